@@ -1,7 +1,9 @@
 """`smtpproxy consent start` and `link`: ask people by mail to confirm, or whether to go on."""
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -24,6 +26,9 @@ from smtpproxy.policy.model import Evidence, Source
 from smtpproxy.settings import Settings
 from smtpproxy.store import open_confirmation_limit
 from smtpproxy.store.protocols import Store
+
+if TYPE_CHECKING:
+    from smtpproxy.web.consent_by_mail import ConsentRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +63,39 @@ def start(settings: Settings, address: str, options: StartOptions) -> Result:
     recorded when the button of the page behind it is pressed. Exit 1 when this person may not be
     mailed, or was mailed as often as may be today.
     """
-    from smtpproxy.web.consent_by_mail import ConsentByMail, ConsentRequest, brand_of
+    from smtpproxy.web.consent_by_mail import ConsentByMail
     from smtpproxy.web.own_mail import RelayUnavailable, submitter
+
+    asked = _request(settings, address, options)
+    if settings.confirmation is None:
+        fail("confirmation: not configured: add a [confirmation] with a sender", 2)
+
+    async def ask(store: Store) -> Result:
+        by_mail = ConsentByMail(settings, lambda: store, submitter(settings), limit, now)
+        try:
+            done = await by_mail.start(asked)
+        except RelayUnavailable as error:
+            fail(f"{error} The request is on record: run the command again then.")
+        contact = await store.contact(address)
+        known = asked.source or (contact is not None and contact.source)
+        if done.state == "sent" and not known:
+            warn("it is not known how the address was obtained, so it is not mailed: give --source")
+        texts = {
+            "sent": f"{address}: asked to confirm {asked.purpose}",
+            "refused": f"{address}: may not be asked: {done.reason or ''} {done.detail or ''}",
+            "too_often": f"{address}: not asked: so many confirmations went to it, or to all,"
+            " in 24 hours",
+        }
+        text = " ".join(texts[done.state].split())
+        return Result({"address": address, "done": done}, [text], code=int(done.state != "sent"))
+
+    with closing(open_confirmation_limit(settings.store)) as limit:
+        return using_store(settings, ask)
+
+
+def _request(settings: Settings, address: str, options: StartOptions) -> "ConsentRequest":
+    """Return what is to be asked; end the command where no stream mails for it."""
+    from smtpproxy.web.consent_by_mail import ConsentRequest, brand_of
 
     check_purpose(settings, options.purpose)
     if options.purpose not in settings.mail_purposes:
@@ -76,42 +112,14 @@ def start(settings: Settings, address: str, options: StartOptions) -> Result:
         known = ", ".join(sorted(purposes))
         wrong = f"no stream of brand {brand} has the purpose {options.purpose!r}"
         fail(f"--purpose: {wrong}; known are {known}", 2)
-    evidence = Evidence(options.wording, options.ip, options.version, options.form)
-    asked = ConsentRequest(
+    return ConsentRequest(
         address,
         options.purpose,
         brand,
-        evidence,
+        Evidence(options.wording, options.ip, options.version, options.form),
         options.language,
         Source(options.source) if options.source else None,
     )
-    limit = open_confirmation_limit(settings.store)
-
-    async def ask(store: Store) -> Result:
-        by_mail = ConsentByMail(settings, lambda: store, submitter(settings), limit, now)
-        try:
-            done = await by_mail.start(asked)
-        except RelayUnavailable as error:
-            fail(f"{error} The request is on record: run the command again then.")
-        contact = await store.contact(address)
-        known = options.source or (contact is not None and contact.source)
-        if done.state == "sent" and not known:
-            warn("it is not known how the address was obtained, so it is not mailed: give --source")
-        texts = {
-            "sent": f"{address}: asked to confirm {asked.purpose}",
-            "refused": f"{address}: may not be asked: {done.reason or ''} {done.detail or ''}",
-            "too_often": f"{address}: not asked: so many confirmations went to it, or to all,"
-            " in 24 hours",
-        }
-        text = " ".join(texts[done.state].split())
-        return Result({"address": address, "done": done}, [text], code=int(done.state != "sent"))
-
-    if settings.confirmation is None:
-        fail("confirmation: not configured: add a [confirmation] with a sender", 2)
-    try:
-        return using_store(settings, ask)
-    finally:
-        limit.close()
 
 
 @dataclass(frozen=True, slots=True)
