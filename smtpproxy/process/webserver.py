@@ -3,10 +3,12 @@
 import asyncio
 import itertools
 import socket
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 
 import uvloop
+from starlette.applications import Starlette
 
 from smtpproxy import retention
 from smtpproxy.intake.accept import TrustedHosts
@@ -26,7 +28,7 @@ from smtpproxy.store import (
 )
 from smtpproxy.store.feedback import FeedbackLog
 from smtpproxy.store.key_files import LinkReader
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.protocols import Store, StoreUnavailable
 from smtpproxy.web.api import Api
 from smtpproxy.web.app import create_app
 from smtpproxy.web.confirmation import ConfirmationLinks
@@ -51,21 +53,54 @@ async def _serve(
     settings: Settings, listening: socket.socket, sock: socket.socket, started_at: float
 ) -> int:
     supervisor = Supervisor(await Channel.over(sock))
-    state_dir = settings.server.state_dir
-    store = open_store(settings.store, state_dir, read_only=True)
-    writer = StoreToWrite(settings)
-    breaker = open_breaker(settings, writer)
-    watched = open_breaker(settings, lambda: store, read_only=True)
+    stores = _Stores(settings)
     stop = asyncio.Event()
     trusts = TrustedHosts(settings.web.trusted if settings.web else ()).__contains__
-    links = LinkReader(state_dir)
-    pages = looks(settings)
-    limit = open_confirmation_limit(settings.store)
-    answers = open_answers(settings.store, _now)
+    app = _app(settings, stores, supervisor, stop=stop, trusts=trusts, started_at=started_at)
+    serving = asyncio.create_task(serve_web(app, listening, stop, trusts=trusts))
+    supervisor.ready()
+    await supervisor.listen()
+    stop.set()
+    await serving
+    await stores.close()
+    return 0
+
+
+class _Stores:
+    """What the web process reads and writes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.read = open_store(settings.store, settings.server.state_dir, read_only=True)
+        self.write = StoreToWrite(settings)
+        self.breaker = open_breaker(settings, self.write)
+        self.watched = open_breaker(settings, lambda: self.read, read_only=True)
+        self.limit = open_confirmation_limit(settings.store)
+        self.answers = open_answers(settings.store, _now)
+        self.feedback = open_feedback(settings.store)
+
+    async def close(self) -> None:
+        for part in (self.breaker, self.watched, self.limit, self.answers, self.feedback):
+            part.close()
+        await self.write.close()
+        await self.read.close()
+
+
+def _app(
+    settings: Settings,
+    stores: _Stores,
+    supervisor: "Supervisor",
+    *,
+    stop: asyncio.Event,
+    trusts: Callable[[str], bool],
+    started_at: float,
+) -> Starlette:
+    state_dir = settings.server.state_dir
+    links, pages = LinkReader(state_dir), looks(settings)
     by_mail = personal = confirmations = None
     if settings.confirmation is not None:
-        by_mail = ConsentByMail(settings, writer, submitter(settings), limit, _now)
-        personal = PersonalPages(settings, writer, submitter(settings), limit, pages, _now)
+        asking = (settings, stores.write, submitter(settings), stores.limit)
+        by_mail = ConsentByMail(*asking, _now)
+        personal = PersonalPages(*asking, pages, _now)
         confirmations = ConfirmationLinks(
             links,
             {"consent": by_mail, "permission": by_mail, "personal": personal},
@@ -73,57 +108,54 @@ async def _serve(
             trusts=trusts,
             now=_now,
         )
-    feedback = open_feedback(settings.store)
 
     async def stats() -> Snapshot:
-        parts = await supervisor.stats(), retention.run_metrics(state_dir), await _heard(feedback)
-        return merge(parts)
+        workers, feedback = await supervisor.stats(), await _heard(stores.feedback)
+        return merge((workers, retention.run_metrics(state_dir), feedback))
 
-    app = create_app(
+    return create_app(
         stats,
         supervisor.health,
-        ReadinessProbe(
-            listeners=supervisor.listeners,
-            store=store.ping,
-            upstream=lambda: greet(settings.upstream.address),
-            audit=lambda: take(state_dir / "audit"),
-        ),
+        _readiness(settings, supervisor, stores.read),
         collector=SnapshotCollector(
             settings, version=version("smtpproxy"), started_at=started_at, processes=relay_processes
         ),
-        counts=store.counts,
-        backlog=store.backlog if settings.webhooks else None,
-        snapshots=store.snapshots if settings.store.partners else None,
-        streams=watched.status,
+        counts=stores.read.counts,
+        backlog=stores.read.backlog if settings.webhooks else None,
+        snapshots=stores.read.snapshots if settings.store.partners else None,
+        streams=stores.watched.status,
         api=Api(
             settings,
-            store,
-            writer,
-            answers=answers,
-            streams=watched.status,
+            stores.read,
+            stores.write,
+            answers=stores.answers,
+            streams=stores.watched.status,
             now=_now,
             version=version("smtpproxy"),
             stop=stop,
             by_mail=by_mail,
         ),
         unsubscribe=Unsubscribe(
-            links, writer, settings.streams, pages, now=_now, breaker=breaker, personal=personal
+            links,
+            stores.write,
+            settings.streams,
+            pages,
+            now=_now,
+            breaker=stores.breaker,
+            personal=personal,
         ),
         confirmations=confirmations,
         why=Why(pages[BUILT_IN_BRAND]),
     )
-    serving = asyncio.create_task(serve_web(app, listening, stop, trusts=trusts))
-    supervisor.ready()
-    await supervisor.listen()
-    stop.set()
-    await serving
-    breaker.close()
-    watched.close()
-    await writer.close()
-    limit.close()
-    answers.close()
-    await store.close()
-    return 0
+
+
+def _readiness(settings: Settings, supervisor: "Supervisor", store: Store) -> ReadinessProbe:
+    return ReadinessProbe(
+        listeners=supervisor.listeners,
+        store=store.ping,
+        upstream=lambda: greet(settings.upstream.address),
+        audit=lambda: take(settings.server.state_dir / "audit"),
+    )
 
 
 def _now() -> datetime:
