@@ -1,5 +1,6 @@
 """systemd's notification protocol, heard on a real datagram socket."""
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterator
@@ -47,15 +48,38 @@ def test_without_systemd_nothing_happens() -> None:
 
 
 def test_nobody_listening_is_no_failure(tmp_path: Path) -> None:
-    Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}).ready()
+    name = str(tmp_path / "notify")
+    notifier = Notifier({"NOTIFY_SOCKET": name})
+    notifier.ready()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(name)
+        sock.settimeout(5)
+        notifier.watchdog()
+        assert sock.recv(200) == b"WATCHDOG=1", "it tells whoever listens later"
 
 
 def test_a_listener_that_does_not_read_blocks_nobody(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.bind(str(tmp_path / "notify"))
-        notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify")})
+    name = str(tmp_path / "notify")
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other,
+    ):
+        sock.bind(name)
+        sock.setblocking(False)
+        other.setblocking(False)
+        notifier = Notifier({"NOTIFY_SOCKET": name})
         for _ in range(2_000):
             notifier.watchdog()
+        with pytest.raises(BlockingIOError):
+            other.sendto(b"", name)  # it is full
+        assert sock.recv(200) == b"WATCHDOG=1"
+        notifier.stopping()
+        heard = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                heard.append(sock.recv(200))
+    assert set(heard[:-1]) == {b"WATCHDOG=1"}
+    assert heard[-1] == b"STOPPING=1", "as soon as there is room, it is told"
 
 
 @pytest.mark.parametrize(
