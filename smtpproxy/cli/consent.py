@@ -25,6 +25,7 @@ from smtpproxy.cli.options import (
     option,
     options,
     plain_text,
+    several,
     sha256_text,
 )
 from smtpproxy.cli.outlook import with_effect
@@ -98,10 +99,9 @@ class RecordOptions:
         "Whether it was a condition of the service (default: not on record).",
         choice(["yes", "no"]),
     )
-    channels: tuple[str, ...] = option(
-        "A channel to reach the person by; repeat for more.",
-        plain_text, name="--channel", multiple=True, default=["email"],
-    )  # fmt: skip
+    channels: tuple[str, ...] = several(
+        "A channel to reach the person by.", plain_text, name="--channel", default=["email"]
+    )
     brand: str | None = option(
         "Whom the person agreed with; required where there are several.",
         plain_text, metavar="NAME",

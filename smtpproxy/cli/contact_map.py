@@ -14,7 +14,16 @@ from smtpproxy.cli.import_file import on_a_terminal
 from smtpproxy.cli.imports import input_file
 from smtpproxy.cli.map_questions import asked, check_known, column_pair, guessed, left_open
 from smtpproxy.cli.map_sample import Sample, sample
-from smtpproxy.cli.options import choice, config_option, flag, option, options, plain_text
+from smtpproxy.cli.options import (
+    OUTPUT_FILE,
+    choice,
+    config_option,
+    flag,
+    option,
+    options,
+    plain_text,
+    several,
+)
 from smtpproxy.cli.printer import Part, Result, progress, shows_result
 from smtpproxy.cli.stores import now, warn
 from smtpproxy.settings import Settings
@@ -45,25 +54,21 @@ class MapOptions:
     output: Path | None = option(
         "The mapping (default: FILE with .mapping.toml as its suffix). A file is never"
         " overwritten.",
-        click.Path(path_type=Path, dir_okay=False), metavar="FILE.toml",
+        OUTPUT_FILE, metavar="FILE.toml",
     )  # fmt: skip
     yes: bool = flag("Ask nothing: take what is guessed, and fail where that is not enough.")
-    column: tuple[tuple[str, str], ...] = option(
-        "What a column is: a field, or none. Repeat it for several.",
-        column_pair, metavar="COLUMN=FIELD", multiple=True,
-    )  # fmt: skip
-    consent: tuple[tuple[str, str], ...] = option(
-        "What people agreed to in a column of yes and no, or of dates; or none. Repeat it for"
-        " several.",
-        column_pair, metavar="COLUMN=PURPOSE", multiple=True,
+    column: tuple[tuple[str, str], ...] = several(
+        "What a column is: a field, or none.", column_pair, metavar="COLUMN=FIELD"
+    )
+    consent: tuple[tuple[str, str], ...] = several(
+        "What people agreed to in a column of yes and no, or of dates; or none.",
+        column_pair, metavar="COLUMN=PURPOSE",
     )  # fmt: skip
     given_at: str | None = option("The column with the date of consents.", metavar="COLUMN")
     withdrawn_at: str | None = option("The column with the date of refusals.", metavar="COLUMN")
-    true: tuple[str, ...] = option("A cell that means yes.", metavar="CELL", multiple=True)
-    false: tuple[str, ...] = option("A cell that means no.", metavar="CELL", multiple=True)
-    nothing: tuple[str, ...] = option(
-        "A cell that is neither: it says nothing.", metavar="CELL", multiple=True
-    )
+    true: tuple[str, ...] = several("A cell that means yes.", metavar="CELL")
+    false: tuple[str, ...] = several("A cell that means no.", metavar="CELL")
+    nothing: tuple[str, ...] = several("A cell that is neither: it says nothing.", metavar="CELL")
     no: Literal["withdrawal", "nothing"] | None = option(
         "What a no is: a withdrawal of what was agreed to before (as is proposed), or nothing.",
         choice(["withdrawal", "nothing"]),
@@ -75,10 +80,10 @@ class MapOptions:
     time_zone: str | None = option(
         "The zone of times that name none: Europe/Paris, UTC …", _zone, metavar="NAME"
     )
-    constants: tuple[tuple[str, str], ...] = option(
+    constants: tuple[tuple[str, str], ...] = several(
         "What holds for every row, such as source=direct, consent_method=unticked_box,"
-        " evidence.wording=TEXT, evidence.form=TEXT, brand=NAME. Repeat it for several.",
-        constant, name="--set", metavar="FIELD=VALUE", multiple=True,
+        " evidence.wording=TEXT, evidence.form=TEXT, brand=NAME.",
+        constant, name="--set", metavar="FIELD=VALUE",
     )  # fmt: skip
     leave_open: bool = flag(
         "Write the mapping although wording, method, source or brand are not known; the file says"

@@ -19,6 +19,7 @@ from smtpproxy.cli.options import (
     option,
     options,
     plain_text,
+    several,
 )
 from smtpproxy.cli.outlook import with_effect
 from smtpproxy.cli.printer import Part, Result, shows_result
@@ -55,14 +56,10 @@ class RectifyOptions:
         "Whether they could opt out at collection.", choice(["yes", "no"])
     )
     language: str | None = option('What they read: a language tag, such as "fr".', language_tag)
-    add_occupation: tuple[str, ...] = option(
-        "What they do; repeat for more.", plain_text, multiple=True
-    )
-    remove_occupation: tuple[str, ...] = option(
-        "What they do not do; repeat for more.", plain_text, multiple=True
-    )
-    add_tag: tuple[str, ...] = option("A tag, such as restricted.", plain_text, multiple=True)
-    remove_tag: tuple[str, ...] = option("A tag that is wrong.", plain_text, multiple=True)
+    add_occupation: tuple[str, ...] = several("What they do.", plain_text)
+    remove_occupation: tuple[str, ...] = several("What they do not do.", plain_text)
+    add_tag: tuple[str, ...] = several("A tag, such as restricted.", plain_text)
+    remove_tag: tuple[str, ...] = several("A tag that is wrong.", plain_text)
     reason: str = option("Why: who asked for it, and how you know.", plain_text, required=True)
 
     def correction(self, restricted_tags: frozenset[str]) -> Correction:

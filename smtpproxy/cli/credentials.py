@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.options import choice, config_option, option, options
+from smtpproxy.cli.options import choice, config_option, options, several
 from smtpproxy.cli.printer import Part, Result, shows_result
 from smtpproxy.settings import Settings
 from smtpproxy.settings.mail import Right
@@ -31,14 +31,8 @@ _RIGHTS = get_args(Right)
 class TokenOptions:
     """What the token may be used for."""
 
-    may: tuple[str, ...] = option(
-        "What it may do; repeat for more. By default changes and check.",
-        choice(_RIGHTS),
-        multiple=True,
-    )  # fmt: skip
-    brand: tuple[str, ...] = option(
-        "A brand that it is for; repeat for more. By default all.", metavar="NAME", multiple=True
-    )
+    may: tuple[str, ...] = several("What it may do. By default changes and check.", choice(_RIGHTS))
+    brand: tuple[str, ...] = several("A brand that it is for. By default all.", metavar="NAME")
 
 
 @click.command("token")

@@ -137,7 +137,7 @@ def record(
     type=file_type(),
     multiple=True,
     metavar="FILE",
-    help="Records as keygen prints them, instead of the DNS; repeat for more.",
+    help="Records as keygen prints them, instead of the DNS. Repeat for more.",
 )
 @shows_result
 @config_option

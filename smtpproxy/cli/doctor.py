@@ -10,12 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from smtpproxy.cli.options import (
-    choice,
-    config_option,
-    option,
-    options,
-)
+from smtpproxy.cli.options import choice, config_option, option, options, several
 from smtpproxy.cli.printer import (
     Column,
     Part,
@@ -51,12 +46,10 @@ def _domain(value: str) -> str:
 class DoctorOptions:
     """What to look at."""
 
-    only: tuple[str, ...] = option(
-        "Run only this check; repeat for more.", choice(Check), multiple=True
-    )
-    domain: tuple[str, ...] = option(
-        "A domain of From to look at, instead of those in the configuration; repeat for more.",
-        _domain, metavar="DOMAIN", multiple=True,
+    only: tuple[str, ...] = several("Run only this check.", choice(Check))
+    domain: tuple[str, ...] = several(
+        "A domain of From to look at, instead of those in the configuration.",
+        _domain, metavar="DOMAIN",
     )  # fmt: skip
     timeout: float = option(
         "How long one check may take.",

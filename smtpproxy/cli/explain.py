@@ -24,6 +24,7 @@ from smtpproxy.cli.options import (
     option,
     options,
     read_kept,
+    several,
 )
 from smtpproxy.cli.printer import Result, shows_result
 from smtpproxy.cli.stores import now, using_store
@@ -52,9 +53,7 @@ class ExplainOptions:
     """The message that is asked about, or the decision."""
 
     mail_from: str | None = option("Reverse path; empty for the null path.", metavar="ADDRESS")
-    rcpt: tuple[str, ...] = option(
-        "A recipient; repeat for more.", multiple=True, metavar="ADDRESS"
-    )
+    rcpt: tuple[str, ...] = several("A recipient.", metavar="ADDRESS")
     stream: str | None = option(
         "Judge on this stream, whether or not the client may use it.", metavar="NAME"
     )

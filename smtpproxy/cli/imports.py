@@ -28,7 +28,7 @@ from smtpproxy.cli.import_record import (
     undo_import,
     undone_in_words,
 )
-from smtpproxy.cli.options import config_option, file_type, flag, option
+from smtpproxy.cli.options import OUTPUT_FILE, config_option, file_type, flag, option, several
 from smtpproxy.cli.printer import Column, Fields, Part, Result, Table, picked, shows_result
 from smtpproxy.cli.stores import now, using_store, warn
 from smtpproxy.policy.model import Contact
@@ -87,8 +87,8 @@ class ImportOptions:
     rejected: Path | None = option(
         "Where unreadable lines go, with their reasons (default: FILE.rejected; for standard"
         " input, stdin.rejected). A file that no import wrote is not overwritten.",
-        click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-    )  # fmt: skip
+        OUTPUT_FILE,
+    )
     file_format: str | None = option(
         "csv or ndjson, our own formats; or a provider's export, such as mailgun or"
         " sendgrid-bounces. Default: by the file's name and header.",
@@ -109,11 +109,11 @@ class ImportOptions:
         " after the fields, or as in a provider's export.",
         file_type(), metavar="FILE.toml",
     )  # fmt: skip
-    constants: tuple[tuple[str, str], ...] = option(
+    constants: tuple[tuple[str, str], ...] = several(
         "What holds for every row that does not say otherwise, such as source=direct,"
         " consent_method=unticked_box, evidence.wording=TEXT; on top of a mapping or of a"
-        " provider's layout. Repeat it for several.",
-        constant, name="--set", metavar="FIELD=VALUE", multiple=True,
+        " provider's layout.",
+        constant, name="--set", metavar="FIELD=VALUE",
     )  # fmt: skip
     dry_run: bool = flag(
         "Show what would be new, changed or ignored, who would be mailed again though refused"

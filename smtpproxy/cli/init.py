@@ -16,7 +16,7 @@ import click
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.asking import Asking
-from smtpproxy.cli.options import choice, config_path_option, flag, option, options
+from smtpproxy.cli.options import choice, config_path_option, flag, option, options, several
 from smtpproxy.cli.printer import Part, Result, Styled, print_text, shows_result
 from smtpproxy.setup.answers import Answers, Route
 from smtpproxy.setup.files import UNIT_COMMAND, UNIT_STATE
@@ -38,40 +38,29 @@ class InitOptions:
     route: str | None = option("How mail gets to smtpproxy (docs/deploy).", choice(Route))
     upstream: str | None = option("Where the MTA behind listens.", metavar="ADDRESS")
     listen: str | None = option("Where smtpproxy listens.", metavar="ADDRESS")
-    brand: tuple[str, ...] = option(
-        "A short name for who is talking to people; repeat for more.",
-        metavar="NAME", multiple=True,
-    )  # fmt: skip
-    legal_name: tuple[str, ...] = option(
-        "Who answers for the mail of a brand.", metavar="[BRAND=]TEXT", multiple=True
+    brand: tuple[str, ...] = several("A short name for who is talking to people.", metavar="NAME")
+    legal_name: tuple[str, ...] = several(
+        "Who answers for the mail of a brand.", metavar="[BRAND=]TEXT"
     )
-    postal_address: tuple[str, ...] = option(
-        "Where that is.", metavar="[BRAND=]TEXT", multiple=True
+    postal_address: tuple[str, ...] = several("Where that is.", metavar="[BRAND=]TEXT")
+    help_address: tuple[str, ...] = several(
+        "Where people write to somebody.", metavar="[BRAND=]ADDRESS"
     )
-    help_address: tuple[str, ...] = option(
-        "Where people write to somebody.", metavar="[BRAND=]ADDRESS", multiple=True
-    )
-    from_domain: tuple[str, ...] = option(
-        "A domain of From of a brand; repeat for more.",
-        metavar="[BRAND=]DOMAIN", multiple=True,
-    )  # fmt: skip
+    from_domain: tuple[str, ...] = several("A domain of From of a brand.", metavar="[BRAND=]DOMAIN")
     rulebook: str | None = option("Whose law it is (docs/rulebooks.md).", metavar="NAME")
-    marketing: tuple[str, ...] = option(
-        "A stream of mail that needs a basis, such as offers; repeat for more.",
-        metavar="[BRAND=]STREAM", multiple=True,
-    )  # fmt: skip
-    transactional: tuple[str, ...] = option(
-        "A stream of mail that people need, such as receipts; repeat for more.",
-        metavar="[BRAND=]STREAM", multiple=True,
-    )  # fmt: skip
-    purpose: tuple[str, ...] = option(
+    marketing: tuple[str, ...] = several(
+        "A stream of mail that needs a basis, such as offers.", metavar="[BRAND=]STREAM"
+    )
+    transactional: tuple[str, ...] = several(
+        "A stream of mail that people need, such as receipts.", metavar="[BRAND=]STREAM"
+    )
+    purpose: tuple[str, ...] = several(
         "What people consent to on a marketing stream; otherwise its name.",
-        metavar="[STREAM=]PURPOSE", multiple=True,
+        metavar="[STREAM=]PURPOSE",
     )  # fmt: skip
-    product: tuple[str, ...] = option(
-        "What is advertised there, for buyers of similar things; repeat for more.",
-        metavar="[STREAM=]TEXT", multiple=True,
-    )  # fmt: skip
+    product: tuple[str, ...] = several(
+        "What is advertised there, for buyers of similar things.", metavar="[STREAM=]TEXT"
+    )
     public_url: str | None = option(
         "Where the web has the unsubscribe pages; without it, the apps add links of their own.",
         metavar="URL",
@@ -81,10 +70,9 @@ class InitOptions:
     )
     web: str | None = option("Where metrics and pages are served.", metavar="ADDRESS")
     state_dir: str = option("Where the relay keeps its data.", metavar="DIR", default=UNIT_STATE)
-    nameserver: tuple[str, ...] = option(
-        "A name server to ask instead of the system's; repeat for more.",
-        metavar="ADDRESS", multiple=True,
-    )  # fmt: skip
+    nameserver: tuple[str, ...] = several(
+        "A name server to ask instead of the system's.", metavar="ADDRESS"
+    )
     yes: bool = flag("Take what is proposed, and do not ask.")
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import click
 
-from smtpproxy.cli.options import config_option, option, options
+from smtpproxy.cli.options import config_option, options, several
 from smtpproxy.cli.printer import Result, shows_result
 from smtpproxy.cli.stores import open_patiently
 from smtpproxy.settings import Settings
@@ -14,11 +14,11 @@ from smtpproxy.store import is_postgresql
 
 @dataclass(frozen=True, slots=True)
 class MigrateOptions:
-    grant_read: tuple[str, ...] = option(
-        "Let this role of PostgreSQL read the tables.", metavar="ROLE", multiple=True
+    grant_read: tuple[str, ...] = several(
+        "Let this role of PostgreSQL read the tables.", metavar="ROLE"
     )
-    grant_write: tuple[str, ...] = option(
-        "Let this role read and write them, as relays do.", metavar="ROLE", multiple=True
+    grant_write: tuple[str, ...] = several(
+        "Let this role read and write them, as relays do.", metavar="ROLE"
     )
 
 

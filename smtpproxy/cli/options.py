@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from smtpproxy.sinks.audit.chain import Head
 
 DEFAULT_CONFIG = Path("/etc/smtpproxy/smtpproxy.toml")
+OUTPUT_FILE = click.Path(path_type=Path, dir_okay=False)
+"""The type of a file that is to be written."""
 TIME_HELP = "A time like 2025-03-01T10:00:00Z, or a date"
 
 R = TypeVar("R")
@@ -98,6 +100,11 @@ def option(help: str, type: Any = None, *, name: str = "", **settings: Any) -> A
 def flag(help: str, *, name: str = "") -> Any:
     """Return a field that is True where `--its-name` is given."""
     return option(help, name=name, is_flag=True)
+
+
+def several(help: str, type: Any = None, *, name: str = "", **settings: Any) -> Any:
+    """Return a field with the values of each `--its-name` that is given, in a tuple."""
+    return option(f"{help} Repeat for more.", type, name=name, multiple=True, **settings)
 
 
 def choice(values: Any) -> click.Choice[str]:
@@ -247,7 +254,7 @@ def output_option(function: Function) -> Function:
 
     return click.option(
         "--output",
-        type=click.Path(path_type=Path, dir_okay=False),
+        type=OUTPUT_FILE,
         metavar="FILE",
         help="Write to FILE, readable only by its owner, instead of standard output.",
     )(command)

@@ -10,6 +10,7 @@ import click
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import (
+    OUTPUT_FILE,
     audit_folder,
     choice,
     config_option,
@@ -57,8 +58,8 @@ class ReportOptions:
     by: str = option("Break it down.", choice(BY), default="reason")
     html: Path | None = option(
         "Write a report for people, as one HTML file, readable only by its owner.",
-        click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-    )  # fmt: skip
+        OUTPUT_FILE,
+    )
     lang: Lang = option("The language of the HTML file.", choice(LANGS), default=REFERENCE)
 
 

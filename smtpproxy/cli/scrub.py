@@ -15,7 +15,15 @@ from typing import BinaryIO, NoReturn
 import click
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.options import choice, config_option, file_type, moment, option, options
+from smtpproxy.cli.options import (
+    OUTPUT_FILE,
+    choice,
+    config_option,
+    file_type,
+    moment,
+    option,
+    options,
+)
 from smtpproxy.cli.printer import (
     Column,
     Part,
@@ -46,7 +54,6 @@ from smtpproxy.store.exchange.lines import ImportFault
 from smtpproxy.terminal import counted
 
 _STANDARD = Path("-")
-_FILE = click.Path(path_type=Path, dir_okay=False)
 _STYLES = {"allow": "green", "refuse": "red", "defer": "yellow"}
 _CHART = 30  # columns
 _NUMBERS = [Column(), Column(right=True), Column(right=True)]
@@ -69,13 +76,12 @@ class ScrubOptions:
         "All lines with their verdicts (default: standard output, when it is piped).",
         click.Path(path_type=Path, dir_okay=False, allow_dash=True), metavar="FILE",
     )  # fmt: skip
-    allowed: Path | None = option("The lines of people who may be mailed.", _FILE, metavar="FILE")
-    refused: Path | None = option("All other lines that could be read.", _FILE, metavar="FILE")
+    allowed: Path | None = option("The lines of people who may be mailed.", OUTPUT_FILE)
+    refused: Path | None = option("All other lines that could be read.", OUTPUT_FILE)
     rejected: Path | None = option(
-        "Unreadable lines, with their reasons (default: LIST.rejected).",
-        _FILE, metavar="FILE",
-    )  # fmt: skip
-    report: Path | None = option("A report for people, as one HTML file.", _FILE, metavar="FILE")
+        "Unreadable lines, with their reasons (default: LIST.rejected).", OUTPUT_FILE
+    )
+    report: Path | None = option("A report for people, as one HTML file.", OUTPUT_FILE)
     lang: Lang = option("The language of the report.", choice(LANGS), default=REFERENCE)
 
 
