@@ -244,7 +244,8 @@ class CopyingTransaction(NotifyingTransaction):
             for r in {r.path: r for r in self.recipients_accepted}.values()
         ]
         try:
-            yield from self._notices.refused(entries, header)
+            if entries:  # none: all were mailed, or told of, at that attempt
+                yield from self._notices.refused(entries, header)
         except NoticeRefused:
             return None
         yield from self._note_told([each.address for each in entries])

@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 
 import pytest
+from msgspec.structs import replace
 
 from tests.core.driving import PEOPLE, SENDER, Setting
+from tests.core.present import streams
 from tests.core.scene import Scene, Told, codes, failing
 from tests.core.world import Effect
 
@@ -159,6 +161,22 @@ def test_who_was_mailed_is_not_refused_when_the_retry_is_for_others_sake(scene: 
     assert f"rfc822; {SENDER}" in notice.content
     assert ANN not in notice.content
     assert scene.ledger == {CYD}, "whose transaction has no answer yet"
+
+
+def test_a_message_that_is_refused_once_all_were_mailed_is_a_refusal_to_nobody() -> None:
+    """The client did not wait for its answer, and the configuration is another by now."""
+    offered = streams(COPIES)
+    scene = Scene(COPIES, offered)
+    scene.mail(ANN, BOB)
+    assert codes(scene.send(client_is_there=False)) == [250, 250]
+    offered["offers"] = replace(offered["offers"], from_domains=frozenset({"other.example"}))
+    scene.mail(ANN, BOB)
+    question = scene.send()
+    assert codes(question) == [250, 250]
+    assert question.answers is not None
+    assert "2 recipients" in question.answers[0].text
+    assert scene.sent == []
+    scene.driver.close()
 
 
 @of(COPIES)
