@@ -1,7 +1,7 @@
 """`smtpproxy migrate`: bring the tables of the store up to date, and let roles use them."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import click
 
@@ -48,7 +48,7 @@ async def _migrate(settings: Settings, options: MigrateOptions) -> tuple[int, in
     from smtpproxy.store.postgres.connection import Lease
     from smtpproxy.store.postgres.migrations import migrate
 
-    lease = Lease(target(settings.store))
+    lease = Lease(replace(target(settings.store), patient=True))
     try:
         return await migrate(
             lease.database,

@@ -142,13 +142,22 @@ class PostgresCluster:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def stop(self) -> None:
+    def restart_as_standby(self) -> None:
+        """Start again as one that answers, and waits for a primary that never comes."""
+        self._end()
+        (self._data / "standby.signal").touch()
+        self.start()
+
+    def _end(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)  # connections are ended
             try:
                 self._process.wait(30)
             except subprocess.TimeoutExpired:
                 self.kill()
+
+    def stop(self) -> None:
+        self._end()
         shutil.rmtree(self.root, ignore_errors=True)
 
 
@@ -174,7 +183,7 @@ def migrated(url: str, state_dir: Path) -> None:
 
 
 async def _migrated(url: str, state_dir: Path | None) -> None:
-    database = Database(Target(url, 10.0, 1))
+    database = Database(Target(url, 10.0, 1, patient=True))
     try:
         await migrate(database, state_dir)
     finally:

@@ -11,6 +11,7 @@ import pytest
 
 from smtpproxy.policy.model import Lookups
 from smtpproxy.store import open_confirmation_limit
+from smtpproxy.store.postgres import connection as reached
 from smtpproxy.store.postgres import migrations, target
 from smtpproxy.store.postgres.connection import Lease, translated
 from smtpproxy.store.protocols import Store, StoreMisconfigured, StoreUnavailable
@@ -199,8 +200,55 @@ async def test_a_database_that_hangs_is_given_up_in_time(
     await store.close()
 
 
-async def _opened(folder: Path, server: PostgresCluster, *, timeout: float) -> Store:
-    url = server.url(server.create())
+@pytest.mark.parametrize("hangs_at", ["the first statement", "the commit"])
+async def test_a_write_that_is_never_answered_is_given_up_and_not_taken_for_done(
+    tmp_path: Path, server: PostgresCluster, monkeypatch: pytest.MonkeyPatch, hangs_at: str
+) -> None:
+    """The machine of the database is gone, and nothing on the way says so."""
+    monkeypatch.setattr(reached, "_NET", 0.3)
+    monkeypatch.setattr(reached, "_ON_THE_WAY", 0.2)
+    store: Any = await _opened(tmp_path, server, timeout=0.5)
+
+    async def write() -> None:
+        if hangs_at == "the first statement":
+            server.signal(signal.SIGSTOP)
+        async with store._to_write().transaction() as session:
+            await session.run("UPDATE store_state SET version = version")
+            server.signal(signal.SIGSTOP)
+
+    try:
+        async with asyncio.timeout(20) as bound:
+            with pytest.raises(StoreUnavailable, match="in time"):
+                await write()
+        assert not bound.expired()
+    finally:
+        server.signal(signal.SIGCONT)
+    assert (await facts_of(store, ANNA)).suppressions
+    await store.close()
+
+
+@pytest.mark.parametrize("attributes", ["", "any", "prefer-standby", "primary", "read-write"])
+async def test_a_standby_is_not_asked_whatever_the_url_says(
+    tmp_path: Path, server: PostgresCluster, attributes: str
+) -> None:
+    """It answers as things were some time ago: somebody may have objected since."""
+    told = f"&target_session_attrs={attributes}" if attributes else ""
+    store = await _opened(tmp_path, server, timeout=0.5, told=told)
+    server.restart_as_standby()
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            await store.facts(Lookups((ANNA,)))
+        with pytest.raises(StoreUnavailable):
+            await store.version()
+    with pytest.raises(StoreUnavailable, match="standby"):
+        await store.imports()
+    await store.close()
+
+
+async def _opened(
+    folder: Path, server: PostgresCluster, *, timeout: float, told: str = ""
+) -> Store:
+    url = server.url(server.create()) + told
     await asyncio.to_thread(postgres.migrated, url, folder)
     store = Database(folder, url).open(timeout=timeout)
     await store.add_suppressions([entry()])

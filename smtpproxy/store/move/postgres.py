@@ -169,7 +169,7 @@ async def _locked(
     url: str, timeout: float, *, moved: bool
 ) -> AsyncIterator[tuple["Connection", Any]]:
     """A transaction in which nobody else writes; what is not committed at its end is undone."""
-    lease = Lease(Target(url, timeout, 1))
+    lease = Lease(Target(url, timeout, 1, patient=True))
     with closing(lease):
         async with lease.database.connection() as connection:
             if not await connection.fetchval(_OWNS):

@@ -33,7 +33,9 @@ _BEGIN_WRITING = """
 UPDATE store_state SET version = version + 1, written_in = pg_current_xact_id()
 """
 _SECRET = "SELECT octets FROM secret WHERE part = $1 OR part IS NULL ORDER BY part LIMIT 1"
+_ONLY_A_PRIMARY = re.compile(r"[?&]target_session_attrs=(?:primary|read-write)(?:&|\Z)")
 _NET = 60.0  # seconds of any statement, and of any pause within a transaction
+_ON_THE_WAY = 5.0  # seconds longer than that: the network is dead, or the machine
 _CONNECT = 5.0  # seconds
 
 
@@ -128,11 +130,17 @@ def _chosen(values: Row, places: tuple[int, ...]) -> list[object]:
 @dataclass(frozen=True, slots=True)
 class Target:
     """Which database, how long anything may wait for it (seconds), and over how many connections
-    at once."""
+    at once. `patient`: what is asked may take as long as it needs."""
 
     url: str
     timeout: float
     connections: int
+    patient: bool = False
+
+    @property
+    def longest(self) -> float | None:
+        """Seconds that any answer is waited for: a dead machine says no more that it is dead."""
+        return None if self.patient else _net(self.timeout) + _ON_THE_WAY
 
 
 class Database:
@@ -170,8 +178,13 @@ class Database:
                     min_size=0,
                     max_size=self.target.connections,
                     timeout=min(_CONNECT, self.target.timeout),
+                    command_timeout=self.target.longest,
                     server_settings=_session_settings(self.target.timeout),
                     reset=_left_as_it_is,
+                    # What a standby says may be older than the last objection.
+                    target_session_attrs=(
+                        None if _ONLY_A_PRIMARY.search(self.target.url) else "primary"
+                    ),
                 )
         return self._pool
 
@@ -216,7 +229,7 @@ def _session_settings(timeout: float) -> Mapping[str, str]:
     must not read all of it once it is not. To plan takes longer than to look something up."""
     return {
         "application_name": "smtpproxy",
-        "statement_timeout": _milliseconds(max(_NET, timeout)),
+        "statement_timeout": _milliseconds(_net(timeout)),
         "lock_timeout": _milliseconds(timeout),
         "idle_in_transaction_session_timeout": _milliseconds(_NET),
         "enable_seqscan": "off",
@@ -224,6 +237,10 @@ def _session_settings(timeout: float) -> Mapping[str, str]:
         "jit": "off",
         "max_parallel_workers_per_gather": "0",
     }
+
+
+def _net(timeout: float) -> float:
+    return max(_NET, timeout)
 
 
 def _milliseconds(seconds: float) -> str:
@@ -343,7 +360,7 @@ def unavailable(error: BaseException) -> StoreUnavailable:
             )
         case pg.ObjectNotInPrerequisiteStateError() if CLOSED in str(error):
             return StoreUnavailable(str(error))
-        case pg.ReadOnlySQLTransactionError():
+        case pg.ReadOnlySQLTransactionError() | pg.TargetServerAttributeNotMatched():
             return StoreUnavailable("the database is a standby, or for reading only")
         case pg.DiskFullError():
             return StoreUnavailable("the disk of the database is full")
