@@ -2,11 +2,12 @@
 twice; which a person has to look at; and which bounces are still to be handed on."""
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from msgspec import Struct
 
+_LASTING = timedelta(days=3 * 366)
 UNKNOWN = "unknown"
 """The stream of what is about none of ours."""
 
@@ -21,6 +22,10 @@ class HeardEvent(Struct, frozen=True):
     kind: str  # of `feedback_total`
     stream: str
     lasting: bool = False
+
+    def dated(self, at: datetime) -> datetime:
+        """Return the moment that it is noted under: what lasts is dated later, and so stays."""
+        return at + _LASTING if self.lasting else at
 
 
 class ReadReport(Struct, frozen=True):

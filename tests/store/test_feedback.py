@@ -83,6 +83,20 @@ async def test_what_is_kept_is_listed_until_it_is_settled(log: FeedbackLog) -> N
     assert await log.forget(BOB) == []
 
 
+async def test_what_lasts_is_known_for_longer_than_its_report_however_it_was_told(
+    log: FeedbackLog,
+) -> None:
+    read, settled = (
+        HeardEvent(n * 16, "unsubscribe", "offers", lasting=True) for n in (b"4", b"5")
+    )
+    await log.note([report("a", events=(read, DEAD)), report("b", kept=True)])
+    await log.looked_at("b", None, settled)
+    assert await log.purge(NOW + 700 * DAY) == ["a", "b"]
+    assert await log.known([read.key, settled.key, DEAD.key]) == {read.key, settled.key}
+    await log.purge(NOW + 1_200 * DAY)
+    assert await log.known([read.key, settled.key]) == set()
+
+
 async def test_old_reports_go_and_what_has_to_be_handed_on_stays(log: FeedbackLog) -> None:
     old = NOW - 40 * DAY
     await log.note(

@@ -55,7 +55,6 @@ _PURGED = (
     "DELETE FROM hand_on WHERE since < ? AND due IS NULL",
 )
 _AT_ONCE, _ALL = 1_000, 2**62
-_LASTING = 3 * 366 * 86_400_000_000  # microseconds
 
 
 class PostgresFeedback(Counts):
@@ -86,7 +85,7 @@ class PostgresFeedback(Counts):
                 people = [_person(secret, person) for person in one.people]
                 await session.run(_CONCERNED, people, one.id)
                 for event in one.events:
-                    await _heard(session, event, at)
+                    await _heard(session, event, one.at)
                 if one.hand_on:
                     await session.run(
                         _HAND_ON, one.hand_on, one.id, one.decision, at, at, self._mailbox
@@ -119,7 +118,7 @@ class PostgresFeedback(Counts):
                 if person is not None:
                     await session.run(_CONCERNED, [_person(secret, person)], id)
                 if event is not None:
-                    await _heard(session, event, at)
+                    await _heard(session, event, from_micros(at))
 
     async def due(self, now: datetime, limit: int) -> Sequence[HandingOn]:
         async with self._asking() as session:
@@ -190,10 +189,7 @@ def _person(secret: bytes, address: str) -> bytes:
     return blake2b(address.encode(), digest_size=16, key=secret).digest()
 
 
-async def _heard(session: PostgresSession, event: HeardEvent, at: int) -> None:
+async def _heard(session: PostgresSession, event: HeardEvent, at: datetime) -> None:
     """Count an event, where it was not heard before."""
-    until = (
-        at + _LASTING if event.lasting else at
-    )  # what lasts is dated later, and stays for longer
-    if await session.run(_EVENT, event.key, until):
+    if await session.run(_EVENT, event.key, to_micros(event.dated(at))):
         await session.run(_COUNT, event.kind, event.stream)

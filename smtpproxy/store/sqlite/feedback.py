@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
 from typing import TypeVar
@@ -90,7 +90,6 @@ _PURGED = (
     "DELETE FROM hand_on WHERE since < ? AND due IS NULL",
 )
 _AT_ONCE = 500
-_LASTING = timedelta(days=3 * 366)
 
 
 class SqliteFeedback:
@@ -125,9 +124,7 @@ class SqliteFeedback:
                     _CONCERNED, [(self._person(person), one.id) for person in one.people]
                 )
                 for event in one.events:
-                    until = to_micros(one.at + _LASTING) if event.lasting else at
-                    if connection.execute(_EVENT, (event.key, until)).rowcount:
-                        connection.execute(_COUNT, (event.kind, event.stream))
+                    _heard(connection, event, one.at)
                 if one.hand_on:
                     connection.execute(_HAND_ON, (one.hand_on, one.id, one.decision, at, at))
 
@@ -180,8 +177,8 @@ class SqliteFeedback:
             connection.execute("UPDATE report SET kept = 0, why = '' WHERE id = ?", (id,))
             if person is not None:
                 connection.execute(_CONCERNED, (self._person(person), id))
-            if event is not None and connection.execute(_EVENT, (event.key, row[0])).rowcount:
-                connection.execute(_COUNT, (event.kind, event.stream))
+            if event is not None:
+                _heard(connection, event, from_micros(row[0]))
 
         await self._file.write(settle)
 
@@ -259,6 +256,12 @@ class SqliteFeedback:
 
     def _person(self, address: str) -> bytes:
         return blake2b(address.encode(), digest_size=16, key=self._file.secret).digest()
+
+
+def _heard(connection: sqlite3.Connection, event: HeardEvent, at: datetime) -> None:
+    """Count an event, where it was not heard before."""
+    if connection.execute(_EVENT, (event.key, to_micros(event.dated(at)))).rowcount:
+        connection.execute(_COUNT, (event.kind, event.stream))
 
 
 def _remove(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
