@@ -22,6 +22,7 @@ from smtpproxy.backup.manifest import (
     named_paths,
     proven,
 )
+from smtpproxy.disk import sync_folder
 from smtpproxy.policy.model import Pause
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
@@ -33,7 +34,6 @@ from smtpproxy.store.change_journal import (
     JournalGap,
     Position,
     files,
-    sync_folder,
 )
 from smtpproxy.store.key_files import give_to_owner_of
 from smtpproxy.store.sqlite.copying import hold

@@ -25,10 +25,11 @@ from smtpproxy.backup.manifest import (
     named_files,
     prove_databases,
 )
+from smtpproxy.disk import sync_folder
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.store import is_postgresql
-from smtpproxy.store.change_journal import FOLDER, Change, Journal, JournalGap, sync_folder
+from smtpproxy.store.change_journal import FOLDER, Change, Journal, JournalGap
 from smtpproxy.store.protocols import StoreMisconfigured
 from smtpproxy.store.sqlite.copying import counts, snapshot
 

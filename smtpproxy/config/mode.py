@@ -13,9 +13,9 @@ from msgspec import Struct, structs
 from tomlkit.exceptions import TOMLKitError
 
 from smtpproxy.config import ConfigError, parse
+from smtpproxy.disk import sync_folder
 from smtpproxy.policy.model import DEFAULT_STREAM, Mode, Stream
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.audit.files import sync_folder
 
 _BOM = b"\xef\xbb\xbf"
 _STANDS_BEFORE = ("purpose", "class", "rulebook", "name")

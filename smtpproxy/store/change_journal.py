@@ -19,6 +19,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from smtpproxy.disk import sync_folder
 from smtpproxy.policy.model import Frequency
 from smtpproxy.store.key_files import give_to_owner_of
 
@@ -202,15 +203,6 @@ class Journal:
 def files(folder: Path) -> list[Path]:
     """Return the files of the journal in a folder, the oldest first."""
     return sorted(path for path in folder.glob("changes-*.ndjson") if _NAME.fullmatch(path.name))
-
-
-def sync_folder(folder: Path) -> None:
-    """Make new names outlive the machine too."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _missing(first: int, last: int) -> str:

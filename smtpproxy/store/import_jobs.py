@@ -18,6 +18,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from smtpproxy.disk import sync_folder
 from smtpproxy.store.key_files import give_to_owner_of
 from smtpproxy.store.operations import Kind
 
@@ -76,7 +77,7 @@ class ImportJobs:
         received, folder = self._root / f".{job.id}", self._root / job.id
         _write(received / "job.json", msgspec.json.encode(job))
         received.rename(folder)
-        _sync_folder(self._root)
+        sync_folder(self._root)
 
     def discard(self, id: str) -> None:
         """Forget an upload that is not accepted."""
@@ -217,16 +218,8 @@ def _write(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.rename(path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

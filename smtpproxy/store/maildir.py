@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 
+from smtpproxy.disk import sync_folder
 from smtpproxy.store.key_files import give_to_owner_of
 
 log = structlog.get_logger(__name__)
@@ -168,11 +169,7 @@ class Maildir:
             aside.unlink(missing_ok=True)
             raise
         if sync:
-            folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(target.parent)
 
 
 def _may_grow(path: Path) -> bool:

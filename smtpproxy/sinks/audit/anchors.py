@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from smtpproxy.disk import sync_folder
 from smtpproxy.sinks.audit import files as journal_files
 from smtpproxy.sinks.audit.chain import START, UNREADABLE, Chain, Head, NotALine, take_apart
 from smtpproxy.sinks.audit.files import Segment
@@ -277,7 +278,7 @@ def _append(
         os.ftruncate(file, os.fstat(file).st_size - written)
         raise OSError(f"wrote {written} of {len(line)} bytes")
     os.fsync(file)
-    journal_files.sync_folder(folder)
+    sync_folder(folder)
     return Anchor(chain.head.n, chain.head.hash, row)
 
 

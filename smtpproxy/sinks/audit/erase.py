@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from smtpproxy.disk import sync_folder
 from smtpproxy.mail.address import readings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit import files as journal_files
@@ -299,4 +300,4 @@ def _copied(folder: Path, segment: Segment, change: Callable[[bytes], bytes]) ->
 
 def _replace(folder: Path, aside: Path, segment: Segment) -> None:
     aside.replace(segment.path)
-    journal_files.sync_folder(folder)
+    sync_folder(folder)

@@ -13,6 +13,7 @@ from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
+from smtpproxy.disk import sync_folder
 from smtpproxy.sinks.audit import anchors, erase
 from smtpproxy.sinks.audit import files as journal_files
 from smtpproxy.sinks.audit.anchors import Anchor, ExpiredFile, ExpiredRow, TrimmedRow
@@ -63,7 +64,7 @@ def expire(folder: Path, before: datetime, *, now: Callable[[], datetime] = utc_
         summary = _summary(chosen)
         for segment, _ in chosen:
             segment.path.unlink()
-        journal_files.sync_folder(folder)
+        sync_folder(folder)
         if chosen:
             trim(folder, now=now)
         return summary
@@ -127,7 +128,7 @@ def trim(folder: Path, *, now: Callable[[], datetime], worth: int = _WORTH) -> i
             return 0
         anchors.note_trimmed(folder, file, now, last, _carried(path, cut))
         _write_rest(path, cut)
-        journal_files.sync_folder(folder)
+        sync_folder(folder)
         return cut
 
 

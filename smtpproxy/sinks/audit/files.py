@@ -206,12 +206,3 @@ def make_alike(old: int, new: int) -> None:
     os.fchmod(new, status.st_mode & 0o777)
     if os.geteuid() == 0:
         os.fchown(new, status.st_uid, status.st_gid)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make new names outlive the machine too."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -6,6 +6,7 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+from smtpproxy.disk import sync_folder
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.anchors import Anchor
 from smtpproxy.sinks.audit.chain import Chain, Head, head_of
@@ -15,7 +16,6 @@ from smtpproxy.sinks.audit.files import (
     last_of,
     new_name,
     segments,
-    sync_folder,
 )
 from smtpproxy.sinks.audit.lines import (
     CLOCK_TOLERANCE,

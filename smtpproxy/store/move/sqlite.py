@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 
-from smtpproxy.store.change_journal import FOLDER, Journal, JournalGap, Mark, sync_folder
+from smtpproxy.disk import sync_folder
+from smtpproxy.store.change_journal import FOLDER, Journal, JournalGap, Mark
 from smtpproxy.store.key_files import give_to_owner_of
 from smtpproxy.store.move import BATCH
 from smtpproxy.store.move.tables import BESIDE, NUMBERED
