@@ -5,7 +5,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ class BounceRelay:
     log: FeedbackLog
     maildir: Maildir
     audit: Path
+    _over: set[bytes] = field(default_factory=set)  # what the log may not know yet
 
     async def hand_on(self, ending: Callable[[], bool]) -> int:
         """Try all that is due; while the upstream takes nothing, only the first. Returns 0."""
@@ -70,36 +71,46 @@ class BounceRelay:
 
     async def _try(self, bounce: HandingOn) -> bool:
         """Try one; return whether the next one is worth a try."""
+        if bounce.key in self._over:
+            await self._is_over(bounce.key)
+            return True
         now = self.services.now()
+        # Noted before it goes: where nothing can be written any more, it would go again at once.
+        await self.log.hand_on_later(bounce.key, now + _pause(bounce.tries))
         try:
             notices, content = await asyncio.to_thread(self._made, bounce)
             await drive(notices.handed_on(content), self._performing(bounce.key))
         except (_Nobody, NoticeRefused) as error:  # a refusal is on record
             log.info("bounce not handed on", id=bounce.decision, reason=str(error))
         except FAILURES as error:
-            return not await self._put_off(bounce, now, _GIVEN_UP_AFTER, error)
+            return not await self._waits(bounce, now, _GIVEN_UP_AFTER, error)
         except _NotFound as error:
-            await self._put_off(bounce, now, _RECORD_WITHIN, error)
+            await self._waits(bounce, now, _RECORD_WITHIN, error)
             return True
         except Exception as error:  # one bounce must not keep the others from going on
             log.error("internal error", id=bounce.decision, exc_info=error)
-            await self._put_off(bounce, now, _GIVEN_UP_AFTER, error)
+            await self._waits(bounce, now, _GIVEN_UP_AFTER, error)
             return True
         else:
             log.info("bounce handed on", id=bounce.decision)
-        await self.log.handed_on(bounce.key)
+        await self._is_over(bounce.key)
         return True
 
-    async def _put_off(
+    async def _is_over(self, key: bytes) -> None:
+        """Note that nothing is to be handed on any more, also if that fails now."""
+        self._over.add(key)
+        await self.log.handed_on(key)
+        self._over.discard(key)
+
+    async def _waits(
         self, bounce: HandingOn, now: datetime, longest: timedelta, error: Exception
     ) -> bool:
-        """Try it again later, or give it up once it is older than `longest`; return which."""
+        """Return whether it is tried again later: else it is older than `longest`, and given up."""
         waits = now - bounce.since < longest
         if waits:
-            await self.log.hand_on_later(bounce.key, now + _pause(bounce.tries))
             log.warning("bounce waits", id=bounce.decision, error=str(error))
         else:
-            await self.log.handed_on(bounce.key)
+            await self._is_over(bounce.key)
             log.error("bounce given up", id=bounce.decision, error=str(error))
         return waits
 
@@ -113,7 +124,7 @@ class BounceRelay:
             reply = await answer
             if reply.code < 300:
                 with suppress(StoreUnavailable):  # it is noted again when all is done
-                    await self.log.handed_on(key)
+                    await self._is_over(key)
             return reply
 
         def perform(effect: Effect[Any]) -> Any:

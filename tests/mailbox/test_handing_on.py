@@ -1,6 +1,7 @@
 """Handing bounces on: as they came, for as long as there is somebody to hand them to."""
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +19,7 @@ from smtpproxy.sinks.audit.erase import pseudonymise
 from smtpproxy.store import open_feedback
 from smtpproxy.store.feedback import HandingOn, ReadReport
 from smtpproxy.store.maildir import Maildir
+from smtpproxy.store.protocols import StoreUnavailable
 from tests.kit import journal
 
 APP, ANN = "news@shop.example", "ann@people.example"
@@ -168,6 +170,30 @@ async def test_a_second_try_comes_within_seconds(mailbox: Mailbox, app: App) -> 
     app.failure = None
     await mailbox.hand_on(seconds=6)
     assert [path for path, _ in app.got] == [APP]
+
+
+@pytest.mark.parametrize("also_late", [True, False], ids=["nothing is written", "only at the end"])
+async def test_a_store_that_can_only_be_read_has_nothing_handed_on_twice(
+    mailbox: Mailbox, app: App, monkeypatch: pytest.MonkeyPatch, also_late: bool
+) -> None:
+    """A full disk of the database: what is due is found, and cannot be ticked off."""
+
+    async def full(*_: object) -> None:
+        raise StoreUnavailable("the disk of the database is full")
+
+    await mailbox.bounced()
+    with monkeypatch.context() as trouble:
+        trouble.setattr(mailbox.log, "handed_on", full)
+        if also_late:
+            trouble.setattr(mailbox.log, "hand_on_later", full)
+        for _ in range(3):
+            with suppress(StoreUnavailable):
+                await mailbox.hand_on(hours=2)
+        assert len(app.got) == (0 if also_late else 1)
+    await mailbox.hand_on(hours=2)
+    await mailbox.hand_on(hours=2)
+    assert [path for path, _ in app.got] == [APP]
+    assert not await mailbox.waits()
 
 
 async def test_a_record_that_is_out_of_reach_for_a_while(mailbox: Mailbox, app: App) -> None:
