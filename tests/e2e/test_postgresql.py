@@ -2,8 +2,7 @@
 
 import signal
 import smtplib
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,8 @@ from tests.kit.parts import needs
 from tests.kit.ports import wait_for
 from tests.kit.postgres import PostgresCluster
 from tests.kit.relay import RelayProcess
-from tests.kit.store import address, fill_database
+from tests.kit.relays import Relays, answer
+from tests.kit.store import address
 from tests.kit.upstream import FakeUpstream
 
 pytestmark = needs("postgresql")
@@ -27,47 +27,15 @@ def server() -> Iterator[PostgresCluster]:
     server.stop()
 
 
-Start = Callable[[str], RelayProcess]
-
-
 @pytest.fixture
-def start(tmp_path: Path, server: PostgresCluster, upstream: FakeUpstream) -> Iterator[Start]:
-    """Start relays on one database, in folders of these names, with the same key."""
-    url = server.url(server.create())
-    relays: list[RelayProcess] = []
-
-    def start(name: str) -> RelayProcess:
-        root = tmp_path / name
-        root.mkdir()
-        relay = RelayProcess(root, upstream.address, {"store": {"url": url, "timeout": "1s"}})
-        if relays:
-            key = relays[0].root / "state" / "suppression.key"
-            copy = root / "state" / "suppression.key"
-            copy.write_bytes(key.read_bytes())
-            copy.chmod(0o600)
-        else:
-            relay.must("migrate")
-            fill_database(url, root / "state", datetime.now(UTC))
-        relay.start()
-        relays.append(relay)
-        return relay
-
-    yield start
-    for relay in relays:
-        relay.kill()
+def relays(tmp_path: Path, server: PostgresCluster, upstream: FakeUpstream) -> Iterator[Relays]:
+    relays = Relays(tmp_path, upstream.address, server)
+    yield relays
+    relays.kill()
 
 
-def answer(relay: RelayProcess, recipient: str) -> int:
-    """Send a message; return the code of the last reply."""
-    with smtplib.SMTP("127.0.0.1", relay.port(), timeout=30) as client:
-        client.ehlo()
-        client.mail("news@shop.example")
-        code, _ = client.rcpt(recipient)
-        return client.data(marketing(to=recipient))[0] if code == 250 else code
-
-
-def test_what_one_relay_is_told_holds_at_the_other(start: Start, upstream: FakeUpstream) -> None:
-    one, two = start("one"), start("two")
+def test_what_one_relay_is_told_holds_at_the_other(relays: Relays, upstream: FakeUpstream) -> None:
+    one, two = relays.start("one"), relays.start("two")
     consenting = address("consent")
     assert answer(one, consenting) == answer(two, consenting) == 250
     one.must("suppress", "add", consenting, "--scope", "marketing", "--origin", "unsubscribe")
@@ -78,9 +46,9 @@ def test_what_one_relay_is_told_holds_at_the_other(start: Start, upstream: FakeU
 
 
 def test_a_suppression_before_the_end_of_data_is_obeyed(
-    start: Start, upstream: FakeUpstream
+    relays: Relays, upstream: FakeUpstream
 ) -> None:
-    one, two = start("one"), start("two")
+    one, two = relays.start("one"), relays.start("two")
     consenting = address("consent")
     with smtplib.SMTP("127.0.0.1", one.port(), timeout=30) as client:
         client.ehlo()
@@ -92,9 +60,9 @@ def test_a_suppression_before_the_end_of_data_is_obeyed(
 
 
 def test_without_its_database_a_relay_says_451_and_recovers(
-    start: Start, server: PostgresCluster, upstream: FakeUpstream
+    relays: Relays, server: PostgresCluster, upstream: FakeUpstream
 ) -> None:
-    relay = start("one")
+    relay = relays.start("one")
     assert answer(relay, address("consent")) == 250
     server.kill()
     assert answer(relay, address("consent")) == 451
@@ -105,8 +73,8 @@ def test_without_its_database_a_relay_says_451_and_recovers(
     assert len(upstream.messages) == 2
 
 
-def test_a_database_that_hangs_is_a_451_in_time(start: Start, server: PostgresCluster) -> None:
-    relay = start("one")
+def test_a_database_that_hangs_is_a_451_in_time(relays: Relays, server: PostgresCluster) -> None:
+    relay = relays.start("one")
     assert answer(relay, address("consent")) == 250
     server.signal(signal.SIGSTOP)
     try:
@@ -117,9 +85,9 @@ def test_a_database_that_hangs_is_a_451_in_time(start: Start, server: PostgresCl
 
 
 def test_a_relay_with_another_key_or_without_tables_does_not_start(
-    tmp_path: Path, server: PostgresCluster, upstream: FakeUpstream, start: Start
+    tmp_path: Path, server: PostgresCluster, upstream: FakeUpstream, relays: Relays
 ) -> None:
-    one = start("one")
+    one = relays.start("one")
     (tmp_path / "other").mkdir()
     other = RelayProcess(tmp_path / "other", upstream.address, {"store": one.config["store"]})
     assert_refused(other, 2, "suppression.key: the key of the suppressions is missing")

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_postgresql import answer
 from tests.kit.parts import needs
 from tests.kit.ports import wait_for
 from tests.kit.postgres import PostgresCluster
 from tests.kit.receiver import Receiver, receiver
 from tests.kit.relay import RelayProcess
-from tests.kit.relays import Relays
+from tests.kit.relays import Relays, answer
 from tests.kit.store import address
 from tests.kit.upstream import FakeUpstream
 

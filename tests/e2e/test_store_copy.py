@@ -1,26 +1,17 @@
 """A running relay's store is copied: it answers 451 from then on, and goes on with the copy."""
 
 import json
-import smtplib
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.kit import postgres
-from tests.kit.messages import marketing
 from tests.kit.parts import needs
 from tests.kit.relay import RelayProcess
+from tests.kit.relays import answer
 from tests.kit.store import address, fill_database
 from tests.kit.upstream import FakeUpstream
 
 pytestmark = needs("postgresql")
-
-
-def answer(relay: RelayProcess, recipient: str) -> int:
-    with smtplib.SMTP("127.0.0.1", relay.port(), timeout=30) as client:
-        client.ehlo()
-        client.mail("news@shop.example")
-        code, _ = client.rcpt(recipient)
-        return client.data(marketing(to=recipient))[0] if code == 250 else code
 
 
 def test_a_relay_whose_store_was_copied_answers_451_until_it_has_the_copy(

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.kit.messages import marketing
 from tests.kit.postgres import PostgresCluster
 from tests.kit.relay import RelayProcess
 from tests.kit.store import fill_database
@@ -65,3 +66,9 @@ class Relays:
     def kill(self) -> None:
         for relay in self.all:
             relay.kill()
+
+
+def answer(relay: RelayProcess, recipient: str) -> int:
+    """Send a message; return the code of the reply that decided."""
+    code, _ = relay.send(marketing(to=recipient), recipient)
+    return code
