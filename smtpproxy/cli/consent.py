@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -42,9 +42,9 @@ from smtpproxy.cli.stores import (
 from smtpproxy.policy.model import ConsentAct, Evidence, RecipientFacts, Source
 from smtpproxy.recorded_consent import CONFIRMED, brand_of, check_method
 from smtpproxy.settings import Settings
+from smtpproxy.store.exchange.plausible import SKEW
 from smtpproxy.store.protocols import Store
 
-_SKEW = timedelta(minutes=5)  # between two clocks
 _EVIDENCE = {
     "wording": "a --wording",
     "version": "a --version",
@@ -57,7 +57,7 @@ _EVIDENCE = {
 def past_moment(value: str) -> datetime:
     """Read an option's time, which has come. For `type=past_moment`."""
     at = moment(value)
-    if at > now() + _SKEW:
+    if at > now() + SKEW:
         raise click.BadParameter(f"{value!r} is in the future: consent cannot be dated ahead")
     return at
 

@@ -19,13 +19,13 @@ from smtpproxy.cli.stores import now, using_store, warn
 from smtpproxy.events import UlidFactory
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.files import Source
+from smtpproxy.store.exchange.plausible import SKEW
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.key_files import give_to_owner_of
 from smtpproxy.store.operations import UNDO_FOR, Checkpoint, ImportRecord, Kind, Undone
 from smtpproxy.store.protocols import NoStoreYet, Store
 from smtpproxy.terminal import counted
 
-_SKEW = timedelta(minutes=5)  # between two clocks
 _BOTH = "none"
 _READING = ("mapping", "format", "purpose", "brand", "scope", "origin", "set")
 """Options that decide what a file is taken to say."""
@@ -89,14 +89,14 @@ def digest_of(path: Path | None) -> str:
 def age_of(file_time: datetime, as_of: datetime | None = None) -> datetime:
     """Return the moment that a file describes: nothing is known of a time to come."""
     if as_of is not None:
-        if as_of > now() + _SKEW:
+        if as_of > now() + SKEW:
             raise click.BadParameter(
                 f"{as_of:%Y-%m-%d %H:%M} UTC is in the future, and no newer profile would count "
                 "until then",
                 param_hint="--as-of",
             )
         return as_of
-    if file_time > now() + _SKEW:
+    if file_time > now() + SKEW:
         warn(
             f"the file was last written on {file_time:%Y-%m-%d}, which is in the future; now counts"
         )

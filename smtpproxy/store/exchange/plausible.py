@@ -19,10 +19,11 @@ from smtpproxy.terminal import counted
 
 GRACE = timedelta(days=1)
 """Between two clocks, or between time zones, a fact may be dated this much later than now."""
+SKEW = timedelta(minutes=5)
+"""Between two clocks, a consent or a file may be dated this much later than now."""
 
 FREE_TEXT = "it may hold personal data, which no list of the suppressed should (docs/data.md)"
 
-_SKEW = timedelta(minutes=5)
 _PROFILE = ("collected_at", "informed_at", "last_activity_at", "first_contacted_at")
 
 Item = Read[ContactUpdate] | Rejected | Passed
@@ -261,7 +262,7 @@ def yet_to_come(contact: Contact, now: datetime) -> str | None:
     future errs on the strict side and is taken.
     """
     for act in contact.acts:
-        if act.at > now + _SKEW and not act.withdrawal:
+        if act.at > now + SKEW and not act.withdrawal:
             return (
                 f"consents: given_at {written_time(act.at)} is in the future: consent cannot"
                 " be dated ahead"

@@ -2,7 +2,7 @@
 
 import ipaddress
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -12,13 +12,12 @@ from smtpproxy.policy.model import ConsentAct, Evidence, Source
 from smtpproxy.recorded_consent import CONFIRMED, NotConfirmable
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.contact_record import Hash, Word
+from smtpproxy.store.exchange.plausible import SKEW
 from smtpproxy.store.exchange.times import read_time
 from smtpproxy.store.protocols import Store
 from smtpproxy.web.api.access import Access
 from smtpproxy.web.api.operation import Call, Mailbox, Operation, When, canonical_address, read_body
 from smtpproxy.web.api.problems import Refused
-
-_SKEW = timedelta(minutes=5)  # between two clocks
 
 Line = Annotated[str, Meta(min_length=1, max_length=1_000, pattern=r"^[^\x00]*[^\x00\s][^\x00]*$")]
 
@@ -176,7 +175,7 @@ class Consents:
             raise Refused("body_wrong", "pending or confirm, not both: they are two acts")
         method = asked.method or (CONFIRMED if double else "")
         at = self._time("given_at", asked.given_at)
-        if at > self._now() + _SKEW:
+        if at > self._now() + SKEW:
             raise Refused("body_wrong", "given_at: consent cannot be dated ahead")
         try:
             recorded_consent.check_purpose(settings, asked.purpose)
