@@ -84,6 +84,19 @@ def test_a_database_that_hangs_is_a_451_in_time(relays: Relays, server: Postgres
     wait_for(lambda: answer(relay, address("consent")) == 250, "the relay to recover")
 
 
+def test_a_database_that_became_a_standby_is_a_451(
+    relays: Relays, server: PostgresCluster, upstream: FakeUpstream
+) -> None:
+    """It answers: with what was so before somebody objected, at the new primary."""
+    relay = relays.start("one")
+    assert answer(relay, address("consent")) == 250
+    server.restart_as_standby()
+    for _ in range(3):
+        assert answer(relay, address("consent")) == 451
+        assert answer(relay, address("unsubscribed")) == 451
+    assert len(upstream.messages) == 1
+
+
 def test_a_relay_with_another_key_or_without_tables_does_not_start(
     tmp_path: Path, server: PostgresCluster, upstream: FakeUpstream, relays: Relays
 ) -> None:

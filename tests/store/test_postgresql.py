@@ -236,9 +236,9 @@ async def test_a_standby_is_not_asked_whatever_the_url_says(
     store = await _opened(tmp_path, server, timeout=0.5, told=told)
     server.restart_as_standby()
     for _ in range(2):
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StoreUnavailable, match="standby"):
             await store.facts(Lookups((ANNA,)))
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StoreUnavailable, match="standby"):
             await store.version()
     with pytest.raises(StoreUnavailable, match="standby"):
         await store.imports()

@@ -100,13 +100,14 @@ class PostgresReader:
             asyncio.get_running_loop().call_soon(self._send)
 
     async def _answer(self, batch: Sequence[_Asked]) -> None:
+        failures: list[StoreUnavailable] = []
         try:
             async with asyncio.timeout_at(batch[0].until):
-                found = await self._found(batch)
+                found = await self._found(batch, failures)
             for asked in batch:
                 asked.answer.settle((found.facts(asked.lookups), found.version))
         except TimeoutError as error:
-            _fail(batch, unavailable(error))
+            _fail(batch, failures[-1] if failures else unavailable(error))
         except asyncio.CancelledError:
             _fail(batch, StoreUnavailable("the store is closed"))
             raise
@@ -115,8 +116,11 @@ class PostgresReader:
         except Exception as error:
             _fail(batch, StoreUnavailable("the database failed"), error)
 
-    async def _found(self, batch: Sequence[_Asked]) -> "_Found":
-        """Ask until there is an answer: a connection may be lost, and a key come or go."""
+    async def _found(self, batch: Sequence[_Asked], failures: list[StoreUnavailable]) -> "_Found":
+        """Ask until there is an answer: a connection may be lost, and a key come or go.
+
+        `failures` gets the last one.
+        """
         names = _Names(batch)
         while True:
             try:
@@ -139,6 +143,7 @@ class PostgresReader:
             except StoreUnavailable as error:
                 if isinstance(error.__cause__, TimeoutError):
                     raise
+                failures[:] = [error]
             await asyncio.sleep(_RETRY)
 
     async def _known_keys(self, connection: Any) -> KeyRing:
