@@ -92,6 +92,21 @@ async def test_every_commit_that_judgements_depend_on_is_another_version(
     assert await store.version() == versions[-1]
 
 
+async def test_what_a_server_says_that_took_over_is_another_version(
+    tmp_path: Path, server: PostgresCluster
+) -> None:
+    """It may lack the last commits of the one before, and count others by the same numbers."""
+    store = await _opened(tmp_path, server, timeout=5.0)
+    before = await store.version()
+    assert await store.version() == before
+    server.kill()
+    server.start()
+    after = await store.version()
+    assert after != before
+    assert await store.version() == after
+    await store.close()
+
+
 async def test_one_writer_waits_for_the_other_and_none_is_lost(database: Database) -> None:
     stores = [database.open(timeout=20.0) for _ in range(4)]
     writes = [stores[n % 4].add_suppressions([entry(name)]) for n, name in enumerate(NAMES)]

@@ -233,7 +233,7 @@ class _Found:
     def _take(self, names: _Names, row: rows.Row) -> None:
         what, place, same, text, other, number, more, last = row[:FIRST_CONTACT]
         if what == columns.STATE:
-            self.live, self.moved_to, self.version = text, other, number
+            self.live, self.moved_to, self.version = text, other, (last, number)
         elif what == columns.PAUSE:
             self._pauses += (rows.read_pause((text, number, other, last, more)),)
         elif what == columns.SNAPSHOTS:
