@@ -102,6 +102,7 @@ def place(
         written = []
         for name, path in places.items():
             if name == DATABASE:
+                _forget_answers(path)
                 anchors.note_restored(audit, now, "restored", manifest.taken_at)
                 _put(backup / name, path, lambda copy: hold(copy, now(), waiting, mark))
             elif path.exists():
@@ -176,6 +177,14 @@ def _put(source: Path, target: Path, prepare: Callable[[Path], None] | None = No
     finally:
         aside.unlink(missing_ok=True)
     sync_folder(target.parent)
+
+
+def _forget_answers(database: Path) -> None:
+    """What the API did after the backup is undone: whoever asks again, with the key of then, has it
+    done again."""
+    answers = database.with_name(f"{database.stem}-answers.db")
+    for end in ("", "-wal", "-shm"):
+        answers.with_name(f"{answers.name}{end}").unlink(missing_ok=True)
 
 
 def _put_named(

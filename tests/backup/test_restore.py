@@ -6,11 +6,15 @@ import re
 import shutil
 import sqlite3
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from smtpproxy.settings import StoreSettings
 from smtpproxy.sinks.audit import anchors
+from smtpproxy.store import open_answers
+from smtpproxy.store.answers import KeptAnswer
 from tests.backup.conftest import Machine
 from tests.kit.journal import Clock, decided, journal
 
@@ -140,6 +144,28 @@ def test_who_came_after_the_backup_stays_withdrawn(machine: Machine, backup: Pat
     machine.run("restore", str(backup), "--journals", str(left))
     machine.people(["late@people.example"])
     assert machine.verdict("late@people.example") == "suppressed_unsubscribe"
+
+
+async def test_what_the_api_had_done_after_the_backup_is_done_again(
+    machine: Machine, backup: Path
+) -> None:
+    """Only the database was lost: what was answered to requests is a file of its own."""
+    (database,) = machine.state.glob("smtpproxy.db")
+    settings = StoreSettings(f"sqlite://{database}")
+
+    async def asked() -> object:
+        answers = open_answers(settings, lambda: datetime(2026, 11, 28, tzinfo=UTC))
+        with closing(answers):
+            begun = await answers.begin("crm", "key", b"suppress somebody")
+            await answers.finish("crm", "key", KeptAnswer(b"{}"))
+            return begun
+
+    assert await asked() == "new"
+    assert await asked() == KeptAnswer(b"{}")
+    for path in machine.state.glob("smtpproxy.db*"):
+        path.unlink()
+    await asyncio.to_thread(machine.run, "restore", str(backup))
+    assert await asked() == "new"
 
 
 def _lines(folder: Path) -> tuple[Path, list[str]]:
