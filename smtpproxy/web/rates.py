@@ -15,6 +15,11 @@ class Bucket:
         self._left = float(per_minute)
         self._seen = 0.0
 
+    @property
+    def left(self) -> int:
+        """How many may come at once, as of the last that came."""
+        return int(self._left)
+
     def take(self, now: float) -> float:
         """Take one (0.0), or return in how many seconds there will be one."""
         self._left = min(self._size, self._left + (now - self._seen) * self._size / 60)
@@ -22,7 +27,12 @@ class Bucket:
         if self._left >= 1:
             self._left -= 1
             return 0.0
-        return (1 - self._left) * 60 / self._size
+        return self.wait
+
+    @property
+    def wait(self) -> float:
+        """Return in how many seconds, as of the last that came, there will be one."""
+        return max(0.0, (1 - self._left) * 60 / self._size)
 
 
 class LinkRates:

@@ -97,11 +97,16 @@ async def test_who_asks_must_be_known_and_have_the_right(served: Served) -> None
 
 
 async def test_a_token_that_asks_too_often_is_told_when_to_come_back(served: Served) -> None:
-    found = [(await served.ask(CHANGES, "often")).status for _ in range(3)]
-    assert found == [200, 200, 429]
+    asked = [await served.ask(CHANGES, "often") for _ in range(3)]
+    assert [answer.status for answer in asked] == [200, 200, 429]
+    assert {answer.headers["ratelimit-policy"] for answer in asked} == {'"token";q=2;w=60'}
+    left = [answer.headers["ratelimit"].partition(";t=")[0] for answer in asked]
+    assert left == ['"token";r=1', '"token";r=0', '"token";r=0']
     answer = await served.ask(CHANGES, "often")
     assert 1 <= int(answer.headers["retry-after"]) <= 31
+    assert answer.headers["ratelimit"] == f'"token";r=0;t={answer.headers["retry-after"]}'
     assert (await served.ask(CHANGES)).status == 200
+    assert "ratelimit" not in (await served.ask(CHANGES, "wrong")).headers
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,8 @@ class Api:
                 response = _refused(
                     Refused("store_unavailable", "try again in some seconds", headers=again)
                 )
+            if token is not None:
+                response.headers.update(self._gate.rate(token))
             name = token.name if token else UNKNOWN
             if operation.writes and response.status_code == operation.status:
                 log.info("api_write", operation=operation.name, token=name)

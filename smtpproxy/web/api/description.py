@@ -18,9 +18,32 @@ EVERYWHERE = (
 )
 """The problems of every operation."""
 
+_RETRY: Json = {
+    "Retry-After": {
+        "description": "Seconds until you may ask again.",
+        "schema": {"type": "integer", "minimum": 1},
+    }
+}
+_RATE: Json = {
+    "RateLimit-Policy": {
+        "description": "`q`: how many requests the token may make in `w` seconds.",
+        "schema": {"type": "string"},
+    },
+    "RateLimit": {
+        "description": "`r`: how many it may make at once now; `t`: where that is none, seconds"
+        " until there is one.",
+        "schema": {"type": "string"},
+    },
+}
+_CHALLENGE: Json = {
+    "WWW-Authenticate": {"description": "Bearer (RFC 6750).", "schema": {"type": "string"}}
+}
 _HEADERS: dict[int, Json] = {
-    429: {"Retry-After": {"description": "Seconds until you may ask again.", "schema": {}}},
-    401: {"WWW-Authenticate": {"description": "Bearer (RFC 6750).", "schema": {}}},
+    401: _CHALLENGE,
+    403: _CHALLENGE,
+    409: _RETRY,
+    429: {**_RETRY, **_RATE},
+    503: _RETRY,
 }
 _ETAG: Json = {
     "ETag": {"description": "The version of what is shown.", "schema": {"type": "string"}}
@@ -107,11 +130,15 @@ def _operation(operation: Operation) -> Json:
         described["requestBody"] = {"required": True, "content": content}
     if operation.takes_file:
         described["requestBody"] = {"required": True, "content": _FILE}
-    headers = (_ETAG if operation.versioned else {}) | (_LOCATION if operation.location else {})
+    headers = {
+        **_RATE,
+        **(_ETAG if operation.versioned else {}),
+        **(_LOCATION if operation.location else {}),
+    }
     answers: Json = {
         str(operation.status): {
             "description": operation.answer,
-            **({"headers": headers} if headers else {}),
+            "headers": headers,
             "content": _content(operation.answers, "application/json"),
         }
     }

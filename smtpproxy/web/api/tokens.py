@@ -1,6 +1,6 @@
 """Who may use the API: bearer tokens (RFC 6750), each with its rights and its rate."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from hmac import compare_digest
 
@@ -58,6 +58,23 @@ class Gate:
         wait = self._buckets[token.name].take(self._clock())
         if wait:
             text = f"the token {token.name} may ask {token.requests_per_minute} times a minute"
-            headers = {"Retry-After": str(int(wait) + 1)}
+            headers = {"Retry-After": str(_whole(wait))}
             raise Refused("too_many_requests", text, headers=headers)
         return token
+
+    def rate(self, token: TokenSettings) -> Mapping[str, str]:
+        """Return the fields that say how often a token may ask, and how much of that is left.
+
+        Of draft-ietf-httpapi-ratelimit-headers-11. What is left comes back all the time, so that
+        there is a time (`t`) only to wait for the next.
+        """
+        bucket = self._buckets[token.name]
+        then = "" if bucket.left else f";t={_whole(bucket.wait)}"
+        return {
+            "RateLimit-Policy": f'"token";q={token.requests_per_minute};w=60',
+            "RateLimit": f'"token";r={bucket.left}{then}',
+        }
+
+
+def _whole(seconds: float) -> int:
+    return int(seconds) + 1
