@@ -2,11 +2,12 @@
 and the report on them: one HTML file that needs nothing else."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from smtpproxy.locale import REFERENCE, Lang, Phrase, has_words, say
 from smtpproxy.policy.as_of import known_at
@@ -15,6 +16,7 @@ from smtpproxy.policy.model import (
     NO_FACTS,
     Action,
     Basis,
+    Contact,
     Facts,
     Reason,
     RecipientFacts,
@@ -23,7 +25,7 @@ from smtpproxy.policy.model import (
     Transaction,
     Verdict,
 )
-from smtpproxy.policy.rules import RecipientCase
+from smtpproxy.policy.rules import RecipientCase, refuse
 from smtpproxy.policy.rules.bases import newest_act, withdrawn_at
 from smtpproxy.policy.rules.recipient import day
 from smtpproxy.store.protocols import FactReader
@@ -50,9 +52,14 @@ class LineVerdict(Struct, frozen=True):
 
 
 async def judge_addresses(
-    store: FactReader, request: ScrubRequest, addresses: Sequence[str]
+    store: FactReader,
+    request: ScrubRequest,
+    addresses: Sequence[str],
+    hides: Callable[[Contact], bool] | None = None,
 ) -> Sequence[LineVerdict]:
     """Return what is said of each canonical address, by one read of the store.
+
+    Whoever asks must not learn from the reasons that there are the contacts that it `hides`.
 
     Raises StoreUnavailable.
     """
@@ -62,6 +69,10 @@ async def judge_addresses(
     if request.as_of:
         facts = {address: known_at(known, request.now) for address, known in facts.items()}
     verdicts = judge(question, facts, rulebook, request.now).recipients
+    if hides is not None:
+        facts = {address: _without_hidden(known, hides) for address, known in facts.items()}
+        as_nobody = judge(question, facts, rulebook, request.now).recipients
+        verdicts = tuple(map(_hidden, verdicts, as_nobody))
     known = [facts.get(address, NO_FACTS) for address in addresses]
     return [
         LineVerdict(
@@ -72,6 +83,22 @@ async def judge_addresses(
         )
         for verdict, of in zip(verdicts, known, strict=True)
     ]
+
+
+def _without_hidden(known: RecipientFacts, hides: Callable[[Contact], bool]) -> RecipientFacts:
+    hidden = known.contact is not None and hides(known.contact)
+    return replace(known, contact=None) if hidden else known
+
+
+def _hidden(verdict: Verdict, as_nobody: Verdict) -> Verdict:
+    """Return what is told: the action is true, and the reason one that nobody's would have."""
+    if verdict.action is as_nobody.action:
+        return as_nobody
+    return verdict if verdict.action is Action.ALLOW else HIDDEN
+
+
+HIDDEN = refuse("no_record", Reason.NO_RECORD)
+"""What is told of whoever is on record, where that must not be learned."""
 
 
 def _since(verdict: Verdict, known: RecipientFacts, request: ScrubRequest) -> str:

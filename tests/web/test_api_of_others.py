@@ -3,10 +3,28 @@
 import base64
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
+from smtpproxy.events import JudgedRecipient
+from smtpproxy.policy.model import (
+    Action,
+    Audience,
+    ConsentAct,
+    Contact,
+    Evidence,
+    Origin,
+    Reason,
+    RecipientFacts,
+    Source,
+    Verdict,
+)
+from smtpproxy.store.protocols import SuppressionEntry
+from tests.kit.journal import Clock, decided, journal
 from tests.web.serving import serving
 from tests.web.test_api_writes import (
     ANNA,
@@ -19,7 +37,7 @@ from tests.web.test_api_writes import (
     two_brands,
 )
 
-SEARCH = "/v1/decisions/search"
+SEARCH, VERDICTS = "/v1/decisions/search", "/v1/check"
 
 
 @pytest.fixture
@@ -118,3 +136,86 @@ async def test_a_consent_that_was_taken_back_since_or_is_restricted_says_so(site
     assert again.json["warnings"] == [
         "they will still not be mailed on the stream offers: contact_restricted"
     ]
+
+
+BERT = "bert@people.example"
+_AT = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def of_the_mill(address: str = BERT, **more: Any) -> Contact:
+    act = ConsentAct("grain", _AT, method="unticked_box", evidence=Evidence("Yes"), brand="mill")
+    return Contact(address, source=Source.DIRECT, brand="mill", acts=(act,), **more)
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        of_the_mill(),
+        of_the_mill(tags=frozenset({"restricted"})),
+        of_the_mill(audience=Audience.PROFESSIONAL),
+        Contact(BERT, source=Source.PURCHASED, brand="mill"),
+        Contact(BERT, acts=(ConsentAct("grain", _AT, withdrawal=True, brand="mill"),)),
+    ],
+)
+async def test_a_verdict_tells_nobody_that_another_brand_knows_the_person(
+    site: Writes, known: Contact
+) -> None:
+    await site.store.put_contacts([known])
+    for stream in ("offers", "news"):
+        asked = {"stream": stream, "addresses": [BERT, "nobody@people.example"]}
+        bert, nobody = (await site.post(VERDICTS, asked, "shop")).json["verdicts"]
+        assert {**bert, "address": ""} == {**nobody, "address": ""}
+        assert bert["reason"] == "no_record"
+    told = (await site.post(VERDICTS, {"stream": "offers", "addresses": [BERT]}, "all")).json
+    assert told["verdicts"][0]["reason"] in ("brand_unproven", "contact_restricted")
+
+
+async def test_a_verdict_is_true_where_the_reason_is_hidden(site: Writes) -> None:
+    """An address of an organisation may be mailed, but not one that is on record as a person's."""
+    await site.store.put_contacts([of_the_mill("info@works.example", audience=Audience.CONSUMER)])
+    asked = {"stream": "offers", "addresses": ["info@works.example", "info@other.example"]}
+    works, other = (await site.post(VERDICTS, asked, "shop")).json["verdicts"]
+    assert (works["verdict"], works["reason"]) == ("refuse", "no_record")
+    assert (other["verdict"], other["basis"]) == ("allow", "generic_address")
+
+
+async def test_what_holds_for_all_mail_is_told_of_whomever_others_know(site: Writes) -> None:
+    await site.store.put_contacts([of_the_mill()])
+    await site.store.add_suppressions([SuppressionEntry(BERT, "all", Origin.COMPLAINT, _AT)])
+    asked = {"stream": "offers", "addresses": [BERT]}
+    (told,) = (await site.post(VERDICTS, asked, "shop")).json["verdicts"]
+    assert (told["reason"], told["since"]) == ("suppressed_complaint", "2026-03-01")
+
+
+async def test_a_decision_tells_nobody_that_another_brand_knows_the_person(site: Writes) -> None:
+    clock = Clock()
+    clock.time = datetime.now(UTC) - timedelta(days=1)
+    log = journal(Path(site.store.folder.name) / "audit", clock)
+    refused = Verdict(Action.REFUSE, Reason.BRAND_UNPROVEN, rule="source")
+    judged = JudgedRecipient(BERT, BERT, refused)
+    one = decided(clock, recipients=(judged,), facts={BERT: RecipientFacts(contact=of_the_mill())})
+    stream = msgspec.structs.replace(one.decision.stream, brand="shop")
+    one = msgspec.structs.replace(
+        one, decision=msgspec.structs.replace(one.decision, stream=stream)
+    )
+    await log.commit(one)
+    log.close()
+    for who, reason, rule in (
+        ("shop", "no_record", "no_record"),
+        ("all", "brand_unproven", "source"),
+    ):
+        for answer in (
+            await site.post(SEARCH, {"recipient": BERT}, who),
+            await site.ask(f"/v1/decisions/{one.id}", who),
+        ):
+            (shown,) = answer.json["decisions"][0]["recipients"]
+            assert (shown["reason"], shown["rule"]) == (reason, rule)
+            assert who == "all" or "mill" not in answer.text
+
+
+async def test_a_withdrawal_tells_of_no_purpose_of_others(site: Writes) -> None:
+    asked = {"address": BERT, "purpose": "grain"}
+    answer = await site.post(WITHDRAW, asked, "shop")
+    unknown = await site.post(WITHDRAW, {**asked, "purpose": "nowhere"}, "shop")
+    assert (answer.status, unknown.status) == (400, 400)
+    assert answer.text.replace("grain", "nowhere") == unknown.text

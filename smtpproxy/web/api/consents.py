@@ -154,7 +154,7 @@ class Consents:
         address, settings = canonical_address(asked.address), self._settings
         brand = call.access.brand(asked.brand)
         at = self._time("withdrawn_at", asked.withdrawn_at)
-        known = asked.purpose in settings.purposes
+        known = asked.purpose in call.access.settings.purposes
         if not known and not call.access.everything:
             raise Refused("purpose_unknown", f"no stream has the purpose {asked.purpose[:40]!r}")
         try:

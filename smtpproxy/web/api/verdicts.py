@@ -11,14 +11,16 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from smtpproxy.events import JudgedRecipient
 from smtpproxy.evidence.gather import record_object
-from smtpproxy.policy.model import Action, Basis, Reason
-from smtpproxy.scrub.verdicts import ScrubRequest, judge_addresses
+from smtpproxy.policy.model import NO_FACTS, Action, Basis, Contact, Reason
+from smtpproxy.scrub.verdicts import HIDDEN, ScrubRequest, judge_addresses
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.reader import Record, find, read
 from smtpproxy.store.exchange.times import read_time
 from smtpproxy.store.protocols import FactReader
 from smtpproxy.web.api.access import Access
+from smtpproxy.web.api.contacts import seen
 from smtpproxy.web.api.operation import (
     MOST_ADDRESSES,
     Call,
@@ -224,7 +226,8 @@ class Verdicts:
         names_of = {address: canonical_or_none(address) for address in asked.addresses}
         wanted = list(dict.fromkeys(name for name in names_of.values() if name is not None))
         request = ScrubRequest(stream, self._settings.rulebooks[stream.rulebook], self._now())
-        judged = dict(zip(wanted, await judge_addresses(self._store, request, wanted), strict=True))
+        lines = await judge_addresses(self._store, request, wanted, _hidden_from(call.access))
+        judged = dict(zip(wanted, lines, strict=True))
         found = []
         for address in asked.addresses:
             name = names_of[address]
@@ -343,9 +346,22 @@ def _is_of(record: Record, access: Access) -> bool:
     return access.sees_brand(record.decided.decision.stream.brand)
 
 
+def _hidden_from(access: Access) -> Callable[[Contact], bool] | None:
+    return None if access.everything else lambda contact: seen(contact, access) is None
+
+
 def _shown(record: Record, access: Access) -> DecisionShown:
     told = msgspec.to_builtins(record_object(record))
-    if not access.everything:
-        for one in told["recipients"]:
+    hides = _hidden_from(access)
+    if hides is not None:
+        for one, judged in zip(told["recipients"], record.decided.recipients, strict=True):
             del one["facts"]
+            known = record.decided.facts.get(judged.canonical, NO_FACTS)
+            if known.contact is not None and hides(known.contact) and _rests_on_record(judged):
+                one.update(reason=HIDDEN.reason, rule=HIDDEN.rule, detail=None)
     return msgspec.convert(told, DecisionShown)
+
+
+def _rests_on_record(judged: JudgedRecipient) -> bool:
+    """Whether the person is refused for what the contact says, or does not say."""
+    return judged.verdict.action is Action.REFUSE and judged.verdict.rule != "suppression"
