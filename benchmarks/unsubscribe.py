@@ -13,7 +13,7 @@ from pathlib import Path
 
 from smtpproxy.events import UlidFactory
 from smtpproxy.mail.unsubscribe_token import Unsubscription, stream_tag
-from smtpproxy.store.key_files import link_ring
+from smtpproxy.store.link_keys import link_ring
 from tests.kit.parts import program
 from tests.kit.relay import RelayProcess
 

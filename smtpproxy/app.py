@@ -19,8 +19,8 @@ from smtpproxy.process.supervisor import Source, Supervisor
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.store import open_store
-from smtpproxy.store.key_files import LINK_KEY_FILE as LINK_KEYS
-from smtpproxy.store.key_files import ensure_link_keys
+from smtpproxy.store.key_places import key_place
+from smtpproxy.store.link_keys import LINK_KEY_FILE, ensure_link_keys
 from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.scopes import lost_scopes
@@ -91,7 +91,9 @@ def _prepare_state(settings: Settings) -> None:
     for warning in restore_warnings(settings):
         structlog.get_logger().warning("marketing deferred", why=warning)
     if settings.makes_tokens and ensure_link_keys(state, datetime.now(UTC).date()):
-        structlog.get_logger().info("key of links made", file=str(state / LINK_KEYS))
+        structlog.get_logger().info(
+            "key of links made", file=str(key_place(state, LINK_KEY_FILE).path)
+        )
 
 
 async def _open_and_close(settings: Settings) -> None:

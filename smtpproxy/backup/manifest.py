@@ -16,7 +16,8 @@ from smtpproxy.sinks.audit.lines import After
 from smtpproxy.store import store_path
 from smtpproxy.store.change_journal import Position
 from smtpproxy.store.key_files import FILE_NAME as SUPPRESSION_KEY
-from smtpproxy.store.key_files import LINK_KEY_FILE, load_link_keys
+from smtpproxy.store.key_places import key_place
+from smtpproxy.store.link_keys import LINK_KEY_FILE, load_link_keys
 from smtpproxy.store.sqlite.copying import counts, integrity, proven_keys
 
 NAME = "manifest.json"
@@ -152,7 +153,8 @@ def fingerprints(folder: Path) -> dict[str, dict[str, str]]:
     found = {SUPPRESSION_KEY: {str(version): name for version, name in live.items()}}
     if (folder / LINK_KEY_FILE).exists():
         found[LINK_KEY_FILE] = {
-            str(version): key.fingerprint for version, key in load_link_keys(folder).items()
+            str(version): key.fingerprint
+            for version, key in load_link_keys(folder, alone=True).items()
         }
     return found
 
@@ -170,7 +172,7 @@ def in_state(settings: Settings) -> dict[str, Path]:
         f"smtpproxy-{part}.db": database.with_name(f"{database.stem}-{part}.db")
         for part in _DATABASES
     }
-    keys = {name: state / name for name in (SUPPRESSION_KEY, LINK_KEY_FILE)}
+    keys = {name: key_place(state, name).path for name in (SUPPRESSION_KEY, LINK_KEY_FILE)}
     return {**keys, **beside, "purges.ndjson": state / "purges.ndjson", DATABASE: database}
 
 

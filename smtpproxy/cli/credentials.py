@@ -198,9 +198,9 @@ def unsubscribe() -> None:
 @shows_result
 def keys(settings: Settings) -> Result:
     """Tell which keys there are; new links are sealed with the newest."""
-    from smtpproxy.store.key_files import LINK_KEY_FILE
+    from smtpproxy.store.link_keys import has_link_keys
 
-    if not settings.makes_tokens and not (settings.server.state_dir / LINK_KEY_FILE).exists():
+    if not settings.makes_tokens and not has_link_keys(settings.server.state_dir):
         fail(
             'there is no key: no stream has unsubscribe = "add" or verp = true, and there'
             " is no [confirmation]"
@@ -218,7 +218,7 @@ def rekey(settings: Settings) -> Result:
     them every link that was sent: keep them for as long as links have to work, which is
     years. Back up unsubscribe.key before and after.
     """
-    from smtpproxy.store.key_files import add_link_key, ensure_link_keys
+    from smtpproxy.store.link_keys import add_link_key, ensure_link_keys
 
     state_dir, today = settings.server.state_dir, datetime.now(UTC).date()
     if not ensure_link_keys(state_dir, today):
@@ -227,7 +227,7 @@ def rekey(settings: Settings) -> Result:
 
 
 def _link_keys(settings: Settings) -> Result:
-    from smtpproxy.store.key_files import load_link_keys
+    from smtpproxy.store.link_keys import load_link_keys
 
     found = load_link_keys(settings.server.state_dir).values()
     newest = max(key.version for key in found)

@@ -21,8 +21,8 @@ from smtpproxy.policy.rules.deferrals import restore_in_force
 from smtpproxy.settings import Address, DkimSettings, Settings, UnixAddress
 from smtpproxy.settings.brands import UnusableLogo, logo_source
 from smtpproxy.store import open_store, store_path
-from smtpproxy.store.key_files import LINK_KEY_FILE as LINK_KEYS
-from smtpproxy.store.key_files import load_link_keys, load_partner_key
+from smtpproxy.store.key_files import load_partner_key
+from smtpproxy.store.link_keys import has_link_keys, load_link_keys
 from smtpproxy.store.protocols import (
     NoStoreYet,
     StoreMisconfigured,
@@ -152,9 +152,10 @@ def _state_faults(settings: Settings) -> Iterator[str]:
     yield from partners
     if not partners:
         yield from _store_faults(settings)
-    if settings.makes_tokens and (state / LINK_KEYS).exists():
+    if settings.makes_tokens:
         try:
-            load_link_keys(state)
+            if has_link_keys(state):
+                load_link_keys(state)
         except StoreMisconfigured as fault:
             yield f"server.state_dir: {fault}"
 

@@ -15,7 +15,7 @@ _MOST = 20  # links of ours in one message: text, button, footer
 
 
 class ConfirmLinks:
-    """Reads them with `open_token` (`store.key_files.LinkReader.open_confirmation`)."""
+    """Reads them with `open_token` (`store.link_keys.LinkReader.open_confirmation`)."""
 
     def __init__(self, public_url: str, open_token: Callable[[str], Confirmation]) -> None:
         self._base = public_url + PATH

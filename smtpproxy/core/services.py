@@ -27,7 +27,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.settings import Credential, ListenerSettings, SenderRule, Settings
-from smtpproxy.store.key_files import LinkReader
+from smtpproxy.store.link_keys import LinkReader
 
 SigningKeys = Callable[[tuple[str, ...], str, datetime], Sequence[Any]]
 """The keys that sign a message with these From domains on a stream, at a time."""

@@ -13,8 +13,10 @@ from msgspec import Struct
 from smtpproxy.doctor.finding import Check, Finding, Status
 from smtpproxy.policy.rules.deferrals import restore_in_force
 from smtpproxy.settings import ListenerSettings, Settings
-from smtpproxy.store import key_files as stored_keys
 from smtpproxy.store import open_store
+from smtpproxy.store.key_files import FILE_NAME
+from smtpproxy.store.key_places import key_place
+from smtpproxy.store.link_keys import LINK_KEY_FILE, load_link_keys
 from smtpproxy.store.protocols import (
     NoStoreYet,
     StoreInaccessible,
@@ -115,20 +117,27 @@ def key_files(settings: Settings) -> Iterator[KeyFile]:
         yield KeyFile(name, dkim.key, _OLD_DKIM, f"replace it {_MOST_DKIM}", dkim.since)
     state = settings.server.state_dir
     rekey = "replace it with smtpproxy suppress rekey where it may have been read by others"
-    yield KeyFile("suppressions", state / stored_keys.FILE_NAME, _OLD_OTHER, rekey, required=False)
+    yield KeyFile("suppressions", _place(state, FILE_NAME), _OLD_OTHER, rekey, required=False)
     newer = "add a newer key and keep this one: links that were sent have to work"
     made = _newest_link_key(state)
-    links = state / stored_keys.LINK_KEY_FILE
+    links = _place(state, LINK_KEY_FILE)
     yield KeyFile("unsubscribe", links, _OLD_OTHER, newer, made, required=settings.makes_tokens)
     for partner in settings.store.partners:
         both = "agree on another with the partner: smtpproxy partner key"
         yield KeyFile(f"partner {partner.name}", partner.key_file, _OLD_OTHER, both)
 
 
+def _place(state_dir: Path, name: str) -> Path:
+    try:
+        return key_place(state_dir, name).path
+    except StoreMisconfigured:  # `check` says why
+        return state_dir / name
+
+
 def _newest_link_key(state_dir: Path) -> datetime | None:
     """When it was made; None where the file does not tell."""
     try:
-        found = stored_keys.load_link_keys(state_dir)
+        found = load_link_keys(state_dir)
     except (StoreMisconfigured, StoreInaccessible):
         return None
     newest = max(each.made for each in found.values())

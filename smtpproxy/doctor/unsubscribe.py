@@ -19,7 +19,7 @@ from smtpproxy.doctor.finding import Check, Finding, Lookup, Status
 from smtpproxy.doctor.machine import days_left, judge_days
 from smtpproxy.mail.unsubscribe_token import Unsubscription
 from smtpproxy.resolver import DnsFailure
-from smtpproxy.store.key_files import link_ring
+from smtpproxy.store.link_keys import link_ring
 from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
 
 _FORM = {"content-type": "application/x-www-form-urlencoded"}

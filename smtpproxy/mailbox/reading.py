@@ -20,7 +20,7 @@ from smtpproxy.mailbox.tokens import Tokens
 from smtpproxy.resolver import Resolver
 from smtpproxy.settings import FeedbackSettings, Settings
 from smtpproxy.store.feedback import UNKNOWN
-from smtpproxy.store.key_files import LinkReader
+from smtpproxy.store.link_keys import LinkReader
 from smtpproxy.store.maildir import Arrived
 from smtpproxy.store.protocols import StoreUnavailable
 

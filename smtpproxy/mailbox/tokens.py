@@ -19,7 +19,7 @@ from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription, stream_
 from smtpproxy.policy.model import Stream
 from smtpproxy.policy.scopes import Scopes
 from smtpproxy.sinks.audit.reader import decision
-from smtpproxy.store.key_files import LinkReader
+from smtpproxy.store.link_keys import LinkReader
 
 _MOST = 20  # tokens that are tried
 _MOST_ADDRESSES = 200

@@ -27,7 +27,7 @@ from smtpproxy.store import (
     open_store,
 )
 from smtpproxy.store.feedback import FeedbackLog
-from smtpproxy.store.key_files import LinkReader
+from smtpproxy.store.link_keys import LinkReader
 from smtpproxy.store.protocols import Store, StoreUnavailable
 from smtpproxy.web.api import Api
 from smtpproxy.web.app import create_app

@@ -42,7 +42,8 @@ from smtpproxy.store import (
     open_store,
     open_stream_counts,
 )
-from smtpproxy.store.key_files import link_ring, load_keys, load_link_keys
+from smtpproxy.store.key_files import load_keys
+from smtpproxy.store.link_keys import link_ring, load_link_keys
 from smtpproxy.waiting import Deadlines
 
 if TYPE_CHECKING:

@@ -1,11 +1,8 @@
-"""Files of secret keys, mode 0600: of the suppressions, of partners, of unsubscribe links.
+"""Files of secret keys, mode 0600: of the suppressions and of partners.
 
 A key that is lost or mixed up would make every suppression match nobody, so the database
 remembers the fingerprints of its keys and is not opened with others. The file of the
 suppressions holds one line for each live key, the newest last.
-
-A link is followed for years, so its key stays when it is replaced: new links are sealed
-under the newest, and all are read. Line: version, the day it was made, key in hexadecimal.
 """
 
 import os
@@ -13,14 +10,9 @@ import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import date
-from hmac import digest
 from pathlib import Path
 
-from smtpproxy.mail.confirmation_token import Confirmation, read_confirmation
-from smtpproxy.mail.return_path import ReturnPaths
-from smtpproxy.mail.unsubscribe_token import KEY_OCTETS, TokenError, TokenRing, Unsubscription
+from smtpproxy.store.key_places import KeyPlace, key_place, not_written, secret_lines
 from smtpproxy.store.keys import KeyRing, SuppressionKey
 from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
 
@@ -37,20 +29,20 @@ _KEY_LINE = re.compile(r"(\d{1,4}) ([0-9a-f]{64})")
 _PARTNER_LINE = re.compile(r"[0-9a-f]{64}")
 
 
-def load_keys(state_dir: Path) -> KeyRing:
-    """Read the keys that are there.
+def load_keys(state_dir: Path, *, alone: bool = False) -> KeyRing:
+    """Read the keys that are there; `alone`: those of a backup's folder.
 
     Raises:
         StoreMisconfigured: there is none, it can be read by others, or it is not a key.
     """
-    return KeyRing(SuppressionKey(key, version) for version, key in _secrets(state_dir).items())
+    found = _secrets(key_place(state_dir, FILE_NAME, alone=alone))
+    return KeyRing(SuppressionKey(key, version) for version, key in found.items())
 
 
-def _secrets(state_dir: Path) -> dict[int, bytes]:
+def _secrets(place: KeyPlace) -> dict[int, bytes]:
     """Return the keys of the file by version."""
-    path = state_dir / FILE_NAME
     lines = secret_lines(
-        path,
+        place,
         what="the key of the suppressions",
         missing="restore it from the backup: without it every stored suppression is void",
     )
@@ -58,7 +50,7 @@ def _secrets(state_dir: Path) -> dict[int, bytes]:
     keys = {int(match[1]): bytes.fromhex(match[2]) for match in found if match}
     if not keys or len(keys) < len(lines):
         raise StoreMisconfigured(
-            f"{path}: not a key file; expected a line with a version and 64 hexadecimal "
+            f"{place.path}: not a key file; expected a line with a version and 64 hexadecimal "
             "digits for each key; restore it from the backup"
         )
     return keys
@@ -71,7 +63,7 @@ def load_partner_key(path: Path) -> SuppressionKey:
         StoreMisconfigured: there is none, it can be read by others, or it is not a key.
     """
     lines = secret_lines(
-        path,
+        KeyPlace(path, "key_file", 0o077),
         what="the key shared with a partner",
         missing="make it with smtpproxy partner key, or copy the partner's",
     )
@@ -83,32 +75,9 @@ def load_partner_key(path: Path) -> SuppressionKey:
     return SuppressionKey(bytes.fromhex(lines[0]))
 
 
-def secret_lines(path: Path, *, what: str, missing: str) -> list[str]:
-    """Return the lines of a secret file, comments left out.
-
-    `what` it holds and what to do where it is `missing` are for the text of the fault.
-    Raises StoreMisconfigured, StoreInaccessible.
-    """
-    try:
-        mode = path.stat().st_mode & 0o777
-        if mode & 0o077:
-            raise StoreMisconfigured(
-                f"{path}: mode {mode:04o} lets others read {what}; make it 0600: chmod 600 {path}"
-            )
-        text = path.read_text("ascii", errors="replace")
-    except FileNotFoundError:
-        raise StoreMisconfigured(f"{path}: {what} is missing; {missing}") from None
-    except OSError as error:
-        raise StoreInaccessible(
-            f"{path}: cannot be read ({error.strerror}); it must belong to the user that "
-            "smtpproxy runs as, mode 0600"
-        ) from error
-    return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
-
-
 def load_or_create_keys(state_dir: Path) -> KeyRing:
     """Read the keys, or make one when there is none. Safe when two processes start at once."""
-    path = state_dir / FILE_NAME
+    path = key_place(state_dir, FILE_NAME).path
     if not path.exists():
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -136,39 +105,55 @@ def add_key(state_dir: Path, live: Mapping[int, str]) -> KeyRing:
     file already, because an earlier attempt broke off, is taken; keys that were retired
     are left out. Raises StoreMisconfigured, StoreInaccessible.
     """
-    keys = {v: key for v, key in _secrets(state_dir).items() if v in live or v > max(live)}
+    place = key_place(state_dir, FILE_NAME)
+    keys = {v: key for v, key in _secrets(place).items() if v in live or v > max(live)}
     if max(keys) == max(live):
         keys[max(keys) + 1] = secrets.token_bytes(32)
-    _replace(state_dir, keys)
+        _replace(place, keys)
     return load_keys(state_dir)
 
 
 def drop_keys(state_dir: Path, live: Iterable[int]) -> KeyRing:
-    """Take the keys out of the file that are not live any more."""
-    keys, kept = _secrets(state_dir), set(live)
+    """Take the keys out of the file that are not live any more; where it is read only, they stay,
+    and do no harm."""
+    place, kept = key_place(state_dir, FILE_NAME), set(live)
+    keys = _secrets(place)
     left = {version: key for version, key in keys.items() if version in kept}
     if left and left != keys:
-        _replace(state_dir, left)
+        with suppress(StoreInaccessible):
+            _replace(place, left)
     return load_keys(state_dir)
 
 
-def _replace(state_dir: Path, keys: Mapping[int, bytes]) -> None:
+def _replace(place: KeyPlace, keys: Mapping[int, bytes]) -> None:
     """Write the whole file aside and rename it into place: it is the old or the new one."""
-    path = state_dir / FILE_NAME
     lines = "".join(f"{version} {key.hex()}\n" for version, key in sorted(keys.items()))
+    replace_key_file(place, _PREAMBLE + lines, "a key of the suppressions")
+
+
+def replace_key_file(place: KeyPlace, text: str, what: str) -> None:
+    """Write a key file anew. Raises StoreInaccessible: it cannot be written."""
+    if place.is_credential:
+        raise not_written(place, what)
     try:
-        replace_secret(path, _PREAMBLE + lines)
+        replace_secret(place.path, text)
     except OSError as error:
-        raise StoreInaccessible(
-            f"{path}: the keys of the suppressions cannot be written ({error.strerror})"
-        ) from error
+        raise not_written(place, what, error) from error
 
 
 def replace_secret(path: Path, text: str) -> None:
-    """Write the whole file aside and rename it into place. Raises OSError."""
+    """Write the whole file aside and rename it into place; who may read it stays.
+
+    Raises OSError.
+    """
     for left in path.parent.glob(f"{path.name}.*.aside"):
         left.unlink(missing_ok=True)  # of a process that was killed
     with _written_aside(path, text) as aside:
+        with suppress(FileNotFoundError):
+            before = path.stat()
+            aside.chmod(before.st_mode & 0o777)
+            if os.geteuid() == 0:
+                os.chown(aside, before.st_uid, before.st_gid)
         aside.replace(path)
 
 
@@ -208,168 +193,3 @@ def give_to_owner_of(folder: Path, path: Path) -> None:
     if os.geteuid() == 0:
         owner = folder.stat()
         os.chown(path, owner.st_uid, owner.st_gid)
-
-
-LINK_KEY_FILE = "unsubscribe.key"
-_VERSIONS = 255
-_LINK_PREAMBLE = """\
-# The secret keys of smtpproxy's unsubscribe links, mode 0600. Keep them secret, and keep a
-# copy: a link that was sent works only while its key is here, and must work for years.
-# Line: version, the day it was made, key in hexadecimal; the newest seals new links.
-"""
-_LINK_LINE = re.compile(rf"(\d{{1,3}}) (\d{{4}}-\d\d-\d\d) ([0-9a-f]{{{2 * KEY_OCTETS}}})")
-
-
-@dataclass(frozen=True, slots=True)
-class LinkKey:
-    version: int
-    made: date
-    secret: bytes
-
-    @property
-    def fingerprint(self) -> str:
-        """What shows which key it is, and gives nothing of it away."""
-        return digest(self.secret, b"smtpproxy link key", "sha256")[:4].hex()
-
-
-def load_link_keys(state_dir: Path) -> Mapping[int, LinkKey]:
-    """Read the keys by version, the oldest first.
-
-    Raises StoreMisconfigured: there is none, others can read it, or it is no key file.
-    """
-    path = state_dir / LINK_KEY_FILE
-    lines = secret_lines(
-        path,
-        what="the key file of the unsubscribe links",
-        missing="restore it from the backup, or no link that was sent works; if none was sent yet,"
-        " smtpproxy serve makes it",
-    )
-    found = [_LINK_LINE.fullmatch(line) for line in lines]
-    try:
-        keys = [
-            LinkKey(int(match[1]), date.fromisoformat(match[2]), bytes.fromhex(match[3]))
-            for match in found
-            if match
-        ]
-    except ValueError:
-        keys = []
-    versions = {key.version for key in keys}
-    if not keys or len(versions) < len(lines) or not versions <= set(range(1, _VERSIONS + 1)):
-        raise StoreMisconfigured(
-            f"{path}: not a file of link keys; expected a line with a version, a day and "
-            f"{2 * KEY_OCTETS} hexadecimal digits for each key; restore it from the backup"
-        )
-    return {key.version: key for key in sorted(keys, key=lambda key: key.version)}
-
-
-def link_ring(state_dir: Path) -> TokenRing:
-    """Return the ring of the keys in the file. Raises StoreMisconfigured."""
-    return TokenRing({key.version: key.secret for key in load_link_keys(state_dir).values()})
-
-
-def ensure_link_keys(state_dir: Path, today: date) -> bool:
-    """Make the first key if there is none; say whether it was made now.
-
-    Raises StoreMisconfigured, StoreInaccessible.
-    """
-    path = state_dir / LINK_KEY_FILE
-    made = False
-    if not path.exists():
-        try:
-            create_secret(path, f"{_LINK_PREAMBLE}{_link_line(_new_link_key(1, today))}")
-            made = True
-        except FileExistsError:
-            pass  # another process was first
-        except OSError as error:
-            raise _inaccessible(path, error) from error
-    load_link_keys(state_dir)
-    return made
-
-
-def add_link_key(state_dir: Path, today: date) -> LinkKey:
-    """Make a key that new links are sealed under; the others stay.
-
-    Raises StoreMisconfigured, StoreInaccessible.
-    """
-    path = state_dir / LINK_KEY_FILE
-    keys = load_link_keys(state_dir)
-    if max(keys) >= _VERSIONS:
-        raise StoreMisconfigured(f"{path}: there are {_VERSIONS} versions, and no more can be")
-    key = _new_link_key(max(keys) + 1, today)
-    text = _LINK_PREAMBLE + "".join(_link_line(each) for each in (*keys.values(), key))
-    try:
-        replace_secret(path, text)
-    except OSError as error:
-        raise _inaccessible(path, error) from error
-    return key
-
-
-def _new_link_key(version: int, today: date) -> LinkKey:
-    return LinkKey(version, today, secrets.token_bytes(KEY_OCTETS))
-
-
-def _link_line(key: LinkKey) -> str:
-    return f"{key.version} {key.made.isoformat()} {key.secret.hex()}\n"
-
-
-def _inaccessible(path: Path, error: OSError) -> StoreInaccessible:
-    return StoreInaccessible(
-        f"{path}: the keys of the unsubscribe links cannot be written ({error.strerror}); "
-        "state_dir must be a folder that smtpproxy may write to"
-    )
-
-
-class LinkReader:
-    """Reads the tokens of links and return paths, under keys that may be added while it runs."""
-
-    def __init__(self, state_dir: Path) -> None:
-        self._state_dir = state_dir
-        self._ring: TokenRing | None = None
-        self._paths: ReturnPaths | None = None
-        self._read_at: tuple[int, int] | None = None  # what the file was when it was read
-
-    def open(self, token: str) -> Unsubscription:
-        """Read a token. Raises TokenError: it is none; StoreMisconfigured: the file is wrong."""
-        return self._ring_of(token).open(token)
-
-    def open_confirmation(self, token: str) -> Confirmation:
-        """Read the token of a confirmation. Raises as `open` does."""
-        return read_confirmation(self._ring_of(token), token)
-
-    def open_record(self, token: str, context: bytes) -> bytes:
-        """Read what `seal_record` sealed. Raises as `open` does."""
-        return self._ring_of(token).open_record(token, context)
-
-    def seal_record(self, record: bytes, context: bytes) -> str:
-        """Seal any record under the newest key. Raises StoreMisconfigured."""
-        if self._ring is None:
-            self._read_again()
-        ring = self._ring or link_ring(self._state_dir)
-        return ring.seal_record(record, context)
-
-    def _ring_of(self, token: str) -> TokenRing:
-        if self._ring is None or not self._ring.knows(token):
-            self._read_again()
-        if self._ring is None:
-            raise TokenError("there are no keys of links")
-        return self._ring
-
-    def return_paths(self, local_part: str = "") -> ReturnPaths:
-        """Return what reads this return path. Raises as `open` does."""
-        if self._paths is None or not self._paths.knows(local_part):
-            self._read_again()
-        if self._paths is None:
-            raise TokenError("there are no keys of links")
-        return self._paths
-
-    def _read_again(self) -> None:
-        """Read the file if it was changed, so that nobody can have it read at will."""
-        try:
-            state = (self._state_dir / LINK_KEY_FILE).stat()
-        except FileNotFoundError:
-            return
-        now = state.st_mtime_ns, state.st_ino
-        if now != self._read_at:
-            keys = {key.version: key.secret for key in load_link_keys(self._state_dir).values()}
-            self._ring, self._paths = TokenRing(keys), ReturnPaths(keys)
-            self._read_at = now

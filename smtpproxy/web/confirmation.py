@@ -45,7 +45,7 @@ log = structlog.get_logger(__name__)
 
 
 class ConfirmationTokens(Protocol):
-    """Reads tokens: see `store.key_files.LinkReader`."""
+    """Reads tokens: see `store.link_keys.LinkReader`."""
 
     def open_confirmation(self, token: str) -> Confirmation: ...
 

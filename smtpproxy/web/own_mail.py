@@ -22,7 +22,7 @@ from smtpproxy.mail.confirmation_token import PATH, Confirmation, seal_confirmat
 from smtpproxy.policy.model import PERSONAL_STREAM, Stream
 from smtpproxy.policy.periods import end
 from smtpproxy.settings import ConfirmationSettings, Settings
-from smtpproxy.store.key_files import link_ring
+from smtpproxy.store.link_keys import link_ring
 
 _TIMEOUT = 60.0  # seconds for each answer of the relay
 

@@ -59,7 +59,7 @@ log = structlog.get_logger(__name__)
 
 
 class LinkTokens(Sealing, Protocol):
-    """Reads tokens: see `store.key_files.LinkReader`."""
+    """Reads tokens: see `store.link_keys.LinkReader`."""
 
     def open(self, token: str) -> Unsubscription: ...
 

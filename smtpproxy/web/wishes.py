@@ -41,7 +41,7 @@ _decode = msgspec.msgpack.Decoder(Undo).decode
 
 
 class Sealing(Protocol):
-    """Seals and opens records: see `store.key_files.LinkReader`."""
+    """Seals and opens records: see `store.link_keys.LinkReader`."""
 
     def open_record(self, token: str, context: bytes) -> bytes: ...
 

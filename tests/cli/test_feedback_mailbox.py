@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from smtpproxy.mail.return_path import ReturnPaths
-from smtpproxy.store.key_files import ensure_link_keys, load_link_keys
+from smtpproxy.store.link_keys import ensure_link_keys, load_link_keys
 from tests.kit.dkim import KeyFile, signed
 from tests.kit.dns import NameServer
 from tests.kit.relay import STREAMS, RelayProcess

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from smtpproxy.cli import main
-from smtpproxy.store.key_files import LINK_KEY_FILE, load_link_keys
+from smtpproxy.store.link_keys import LINK_KEY_FILE, load_link_keys
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml
 

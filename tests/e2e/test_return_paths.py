@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from smtpproxy.mail.return_path import ReturnPath, ReturnPaths
-from smtpproxy.store.key_files import load_link_keys
+from smtpproxy.store.link_keys import load_link_keys
 from tests.kit.messages import marketing, message
 from tests.kit.ports import LOOPBACK
 from tests.kit.relay import STREAMS, RelayProcess, listener

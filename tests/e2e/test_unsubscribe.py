@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.store.key_files import LINK_KEY_FILE
+from smtpproxy.store.link_keys import LINK_KEY_FILE
 from tests.e2e.test_ways_out import bare, config, tokens
 from tests.kit.chromium import Chromium
 from tests.kit.messages import message

@@ -19,7 +19,7 @@ from smtpproxy.policy.periods import parse_cap
 from smtpproxy.settings import FeedbackSettings, StoreSettings, WebhookSettings
 from smtpproxy.store import open_feedback, open_store
 from smtpproxy.store.breaker import Breaker
-from smtpproxy.store.key_files import LinkReader, ensure_link_keys, link_ring, load_link_keys
+from smtpproxy.store.link_keys import LinkReader, ensure_link_keys, link_ring, load_link_keys
 from smtpproxy.store.maildir import Arrived
 from smtpproxy.store.propagation import LoggedEvent, NewEvent
 from smtpproxy.store.protocols import Store

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription
-from smtpproxy.store.key_files import (
+from smtpproxy.store.link_keys import (
     LINK_KEY_FILE,
     LinkReader,
     add_link_key,

@@ -29,7 +29,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.settings import Settings
 from smtpproxy.store import open_confirmation_limit
-from smtpproxy.store.key_files import (
+from smtpproxy.store.link_keys import (
     LINK_KEY_FILE,
     LinkReader,
     add_link_key,

@@ -26,7 +26,7 @@ from smtpproxy.policy.model import (
     Suppression,
 )
 from smtpproxy.store import open_confirmation_limit
-from smtpproxy.store.key_files import LinkReader, ensure_link_keys, link_ring
+from smtpproxy.store.link_keys import LinkReader, ensure_link_keys, link_ring
 from smtpproxy.web.confirmation import ConfirmationLinks
 from smtpproxy.web.known import Known, Stored
 from smtpproxy.web.look import looks

@@ -13,13 +13,13 @@ from starlette.applications import Starlette
 from smtpproxy.config import parse
 from smtpproxy.mail.unsubscribe_token import Unsubscription, stream_tag
 from smtpproxy.policy.model import Suppression
-from smtpproxy.store.key_files import (
+from smtpproxy.store.key_files import load_keys
+from smtpproxy.store.link_keys import (
     LINK_KEY_FILE,
     LinkReader,
     add_link_key,
     ensure_link_keys,
     link_ring,
-    load_keys,
 )
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.web.look import looks

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from smtpproxy.config import parse
 from smtpproxy.mail.unsubscribe_token import Unsubscription, stream_tag
 from smtpproxy.policy.model import ConsentAct, Contact, Evidence, Frequency, Origin, Preference
-from smtpproxy.store.key_files import LinkReader, ensure_link_keys, link_ring
+from smtpproxy.store.link_keys import LinkReader, ensure_link_keys, link_ring
 from smtpproxy.store.protocols import SuppressionEntry
 from smtpproxy.web.look import looks
 from smtpproxy.web.unsubscribe import Unsubscribe, render

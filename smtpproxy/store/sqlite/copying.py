@@ -76,7 +76,7 @@ def proven_keys(path: Path, key_folder: Path) -> Mapping[int, str]:
     with closing(_unwritten(path)) as connection:
         check_not_newer(connection, path)
         wanted = live_keys.live(connection)
-        chosen(load_keys(key_folder), wanted, path)
+        chosen(load_keys(key_folder, alone=True), wanted, path)
     return dict(wanted)
 
 

@@ -1,0 +1,184 @@
+"""The file of the keys of links, mode 0600: of unsubscribing, confirming, and return paths.
+
+A link is followed for years, so its key stays when it is replaced: new links are sealed
+under the newest, and all are read. Line: version, the day it was made, key in hexadecimal.
+"""
+
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from hmac import digest
+from pathlib import Path
+
+from smtpproxy.mail.confirmation_token import Confirmation, read_confirmation
+from smtpproxy.mail.return_path import ReturnPaths
+from smtpproxy.mail.unsubscribe_token import KEY_OCTETS, TokenError, TokenRing, Unsubscription
+from smtpproxy.store.key_files import create_secret, replace_key_file
+from smtpproxy.store.key_places import KeyPlace, key_place, not_written, secret_lines
+from smtpproxy.store.protocols import StoreMisconfigured
+
+LINK_KEY_FILE = "unsubscribe.key"
+_VERSIONS = 255
+_WHAT = "a key of the links"
+_LINK_PREAMBLE = """\
+# The secret keys of smtpproxy's unsubscribe links, mode 0600. Keep them secret, and keep a
+# copy: a link that was sent works only while its key is here, and must work for years.
+# Line: version, the day it was made, key in hexadecimal; the newest seals new links.
+"""
+_LINK_LINE = re.compile(rf"(\d{{1,3}}) (\d{{4}}-\d\d-\d\d) ([0-9a-f]{{{2 * KEY_OCTETS}}})")
+
+
+@dataclass(frozen=True, slots=True)
+class LinkKey:
+    version: int
+    made: date
+    secret: bytes
+
+    @property
+    def fingerprint(self) -> str:
+        """What shows which key it is, and gives nothing of it away."""
+        return digest(self.secret, b"smtpproxy link key", "sha256")[:4].hex()
+
+
+def load_link_keys(state_dir: Path, *, alone: bool = False) -> Mapping[int, LinkKey]:
+    """Read the keys by version, the oldest first; `alone`: those of a backup's folder.
+
+    Raises StoreMisconfigured: there is none, others can read it, or it is no key file.
+    """
+    place = key_place(state_dir, LINK_KEY_FILE, alone=alone)
+    lines = secret_lines(
+        place,
+        what="the key file of the unsubscribe links",
+        missing="restore it from the backup, or no link that was sent works; if none was sent yet,"
+        " smtpproxy serve makes it",
+    )
+    found = [_LINK_LINE.fullmatch(line) for line in lines]
+    try:
+        keys = [
+            LinkKey(int(match[1]), date.fromisoformat(match[2]), bytes.fromhex(match[3]))
+            for match in found
+            if match
+        ]
+    except ValueError:
+        keys = []
+    versions = {key.version for key in keys}
+    if not keys or len(versions) < len(lines) or not versions <= set(range(1, _VERSIONS + 1)):
+        raise StoreMisconfigured(
+            f"{place.path}: not a file of link keys; expected a line with a version, a day and "
+            f"{2 * KEY_OCTETS} hexadecimal digits for each key; restore it from the backup"
+        )
+    return {key.version: key for key in sorted(keys, key=lambda key: key.version)}
+
+
+def has_link_keys(state_dir: Path) -> bool:
+    """Whether there is a file. Raises StoreMisconfigured."""
+    return key_place(state_dir, LINK_KEY_FILE).path.exists()
+
+
+def link_ring(state_dir: Path) -> TokenRing:
+    """Return the ring of the keys in the file. Raises StoreMisconfigured."""
+    return TokenRing({key.version: key.secret for key in load_link_keys(state_dir).values()})
+
+
+def ensure_link_keys(state_dir: Path, today: date) -> bool:
+    """Make the first key if there is none; say whether it was made now.
+
+    Raises StoreMisconfigured, StoreInaccessible.
+    """
+    place = key_place(state_dir, LINK_KEY_FILE)
+    made = False
+    if not place.path.exists():
+        try:
+            create_secret(place.path, f"{_LINK_PREAMBLE}{_link_line(_new_link_key(1, today))}")
+            made = True
+        except FileExistsError:
+            pass  # another process was first
+        except OSError as error:
+            raise not_written(place, _WHAT, error) from error
+    load_link_keys(state_dir)
+    return made
+
+
+def add_link_key(state_dir: Path, today: date) -> LinkKey:
+    """Make a key that new links are sealed under; the others stay.
+
+    Raises StoreMisconfigured, StoreInaccessible.
+    """
+    keys, place = load_link_keys(state_dir), key_place(state_dir, LINK_KEY_FILE)
+    if max(keys) >= _VERSIONS:
+        raise StoreMisconfigured(
+            f"{place.path}: there are {_VERSIONS} versions, and no more can be"
+        )
+    key = _new_link_key(max(keys) + 1, today)
+    _replace(place, (*keys.values(), key))
+    return key
+
+
+def _replace(place: KeyPlace, keys: Iterable[LinkKey]) -> None:
+    replace_key_file(place, _LINK_PREAMBLE + "".join(map(_link_line, keys)), _WHAT)
+
+
+def _new_link_key(version: int, today: date) -> LinkKey:
+    return LinkKey(version, today, secrets.token_bytes(KEY_OCTETS))
+
+
+def _link_line(key: LinkKey) -> str:
+    return f"{key.version} {key.made.isoformat()} {key.secret.hex()}\n"
+
+
+class LinkReader:
+    """Reads the tokens of links and return paths, under keys that may be added while it runs."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+        self._ring: TokenRing | None = None
+        self._paths: ReturnPaths | None = None
+        self._read_at: tuple[int, int] | None = None  # what the file was when it was read
+
+    def open(self, token: str) -> Unsubscription:
+        """Read a token. Raises TokenError: it is none; StoreMisconfigured: the file is wrong."""
+        return self._ring_of(token).open(token)
+
+    def open_confirmation(self, token: str) -> Confirmation:
+        """Read the token of a confirmation. Raises as `open` does."""
+        return read_confirmation(self._ring_of(token), token)
+
+    def open_record(self, token: str, context: bytes) -> bytes:
+        """Read what `seal_record` sealed. Raises as `open` does."""
+        return self._ring_of(token).open_record(token, context)
+
+    def seal_record(self, record: bytes, context: bytes) -> str:
+        """Seal any record under the newest key. Raises StoreMisconfigured."""
+        if self._ring is None:
+            self._read_again()
+        ring = self._ring or link_ring(self._state_dir)
+        return ring.seal_record(record, context)
+
+    def _ring_of(self, token: str) -> TokenRing:
+        if self._ring is None or not self._ring.knows(token):
+            self._read_again()
+        if self._ring is None:
+            raise TokenError("there are no keys of links")
+        return self._ring
+
+    def return_paths(self, local_part: str = "") -> ReturnPaths:
+        """Return what reads this return path. Raises as `open` does."""
+        if self._paths is None or not self._paths.knows(local_part):
+            self._read_again()
+        if self._paths is None:
+            raise TokenError("there are no keys of links")
+        return self._paths
+
+    def _read_again(self) -> None:
+        """Read the file if it was changed, so that nobody can have it read at will."""
+        try:
+            state = key_place(self._state_dir, LINK_KEY_FILE).path.stat()
+        except FileNotFoundError:
+            return
+        now = state.st_mtime_ns, state.st_ino
+        if now != self._read_at:
+            keys = {key.version: key.secret for key in load_link_keys(self._state_dir).values()}
+            self._ring, self._paths = TokenRing(keys), ReturnPaths(keys)
+            self._read_at = now
