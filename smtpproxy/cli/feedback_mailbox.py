@@ -38,10 +38,13 @@ def would_be_done(
     """Read reports as the mailbox would; nothing is done."""
     with asyncio.Runner() as runner, ThreadPoolExecutor(1) as threads:
         reader = Reader.of(settings, feedback, threads)
-        while some := list(islice(contents, _AT_ONCE)):
-            understood = runner.run(reader.read(_arrived([content for _, content in some])))
-            for (name, _), one in zip(some, understood, strict=True):
-                yield name, one.report
+        try:
+            while some := list(islice(contents, _AT_ONCE)):
+                understood = runner.run(reader.read(_arrived([content for _, content in some])))
+                for (name, _), one in zip(some, understood, strict=True):
+                    yield name, one.report
+        finally:
+            runner.run(reader.close())
 
 
 def _arrived(contents: Sequence[bytes]) -> Sequence[Arrived]:
@@ -115,6 +118,7 @@ class _ByHand:
         return await self._actor.act(understood)
 
     async def close(self) -> None:
+        await self._reader.close()
         self._threads.shutdown()
         self._log.close()
         self._breaker.close()

@@ -1,64 +1,128 @@
 """Whether somebody who may say it wrote a report: its DKIM signatures (RFC 6376), by the DNS.
 
-By the verifier of the mail path, whose work is linear in the size of a mail.
+The verifier of the mail path looks first, whose work is linear in the size of a mail. What it finds
+valid, and what would suppress somebody, dkimpy has to find valid too.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
+
+import structlog
+from msgspec import Struct
 
 from smtpproxy.feedback import Action, FeedbackReport
 from smtpproxy.feedback.parts import on_the_wire, read_mail
 from smtpproxy.feedback.personal import writer
 from smtpproxy.feedback.proof import vouched
-from smtpproxy.mail.dkim import NAME, TagError, read_signature
+from smtpproxy.mail.dkim import NAME, TagError, read_record, read_signature
+from smtpproxy.mail.dmarc import all_aligned
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.policy.model import SignatureState
 from smtpproxy.relay.content import Body
 from smtpproxy.relay.dkim_verifying import Texts, Verifier
+from smtpproxy.relay.dkimpy import Dkimpy
+from smtpproxy.resolver import DnsFailure
 
 _LONGEST = 15.0  # seconds for all signatures of a report; then it has none
+_ASKED = 2  # signatures that dkimpy looks at: who signs twice has an RSA and an Ed25519 key
+
+log = structlog.get_logger(__name__)
+
+
+class _Signed(Struct, frozen=True):
+    """A signature that is valid and leaves nothing of the body out."""
+
+    index: int  # from the top
+    domain: str
+    record_name: str
 
 
 class Authentication:
     """Checks reports that have no token of ours."""
 
-    def __init__(self, texts: Texts, threads: Executor, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        texts: Texts,
+        threads: Executor,
+        now: Callable[[], float],
+        dkimpy: Dkimpy | None = None,
+    ) -> None:
         """`now` is Unix time."""
+        self._texts = texts
         self._verifier = Verifier(texts, threads, now)
         self._now = now
+        self._dkimpy = Dkimpy() if dkimpy is None else dkimpy
 
     async def checked(self, content: bytes, report: FeedbackReport) -> FeedbackReport:
         """Return the report; it suppresses only whom its writer may speak for."""
-        suppresses = any(event.action is Action.SUPPRESS for event in report.events)
-        if report.sent is not None or not suppresses:
+        if report.sent is not None or not _suppresses(report):
             return report
+        wire, who = on_the_wire(content), writer(read_mail(content))
         try:
             async with asyncio.timeout(_LONGEST):
-                signers = await self._signers(content)
+                signed = await self._signed(wire)
         except TimeoutError:
-            signers = frozenset()
-        return vouched(report, writer(read_mail(content)), signers)
+            signed = []
+        first_look = vouched(report, who, {each.domain for each in signed})
+        if not _suppresses(first_look) or who is None:
+            return first_look
+        return vouched(report, who, await self._confirmed(wire, who, signed))
 
-    async def _signers(self, content: bytes) -> frozenset[str]:
-        """Return the domains of valid signatures that leave nothing of the body out."""
-        wire = on_the_wire(content)
+    async def close(self) -> None:
+        """End dkimpy's processes."""
+        await self._dkimpy.close()
+
+    async def _signed(self, wire: bytes) -> list[_Signed]:
         head, end, rest = wire.partition(b"\r\n\r\n")
         headers = HeaderBlock(head + end)
         if headers.count("From") != 1 or headers.defect is not None:
-            return frozenset()  # which From was signed, and which one is read, may differ
+            return []  # which From was signed, and which one is read, may differ
         key = NAME.lower().encode()
         fields = headers.raw_fields((key,)).get(key, [])
         body = Body(lambda: iter((rest,)), len(rest))
         found = await self._verifier.check(headers, body, (b"from",), until_valid=False)
-        return frozenset(
-            finding.domain
-            for finding, field in zip(found, fields, strict=False)
-            if finding.state is SignatureState.VALID and self._is_of_all(field)
-        )
+        valid = [
+            (index, self._of_all(field))
+            for index, (finding, field) in enumerate(zip(found, fields, strict=False))
+            if finding.state is SignatureState.VALID
+        ]
+        return [_Signed(index, *each) for index, each in valid if each is not None]
 
-    def _is_of_all(self, field: bytes) -> bool:
+    def _of_all(self, field: bytes) -> tuple[str, str] | None:
+        """Its domain and where its key is; None where it leaves out some of the body."""
         try:
-            return read_signature(field, self._now()).limit is None
+            signature = read_signature(field, self._now())
         except TagError:
-            return False
+            return None
+        return (signature.domain, signature.record_name) if signature.limit is None else None
+
+    async def _confirmed(self, wire: bytes, who: str, signed: Iterable[_Signed]) -> set[str]:
+        """Return the domain of the first signature for the writer that dkimpy finds valid too."""
+        domain = who.rpartition("@")[2]
+        for each in [one for one in signed if all_aligned((domain,), (one.domain,))][:_ASKED]:
+            record = await self._record(each.record_name)
+            if record is not None and await self._dkimpy.is_valid(
+                wire, each.index, each.domain, record
+            ):
+                return {each.domain}
+            log.warning("dkimpy does not confirm a DKIM signature", domain=each.domain)
+        return set()
+
+    async def _record(self, name: str) -> bytes | None:
+        """The first record that is a key, from the cache of the first look."""
+        try:
+            texts = (await self._texts(name)).texts
+        except DnsFailure:
+            return None
+        for text in texts:
+            try:
+                read_record(text)
+            except TagError:
+                continue
+            return text
+        return None
+
+
+def _suppresses(report: FeedbackReport) -> bool:
+    return any(event.action is Action.SUPPRESS for event in report.events)

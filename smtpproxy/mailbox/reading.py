@@ -24,6 +24,7 @@ from smtpproxy.store.link_keys import LinkReader
 from smtpproxy.store.maildir import Arrived
 from smtpproxy.store.protocols import StoreUnavailable
 
+_CHECKED_AT_ONCE = 20  # reports whose signatures are looked at
 _HEADER = 64 * 1024  # octets
 _ID = re.compile(rb"\s*<[^<>\s]{3,998}>\s*")
 _TRACE = (b"return-path:", b"delivered-to:", b"x-original-to:", b"received:", b" ", b"\t")
@@ -94,11 +95,25 @@ class Reader:
         understood = await asyncio.to_thread(all_of_them)
         if self.authentication is None:
             return understood
-        return [await self._checked(one, self.authentication) for one in understood]
+        return await self._all_checked(understood, self.authentication)
 
-    async def _checked(self, one: Understood, authentication: Authentication) -> Understood:
-        report = await authentication.checked(one.arrived.content, one.report)
-        return replace(one, report=report)
+    async def close(self) -> None:
+        """End what checks signatures."""
+        if self.authentication is not None:
+            await self.authentication.close()
+
+    async def _all_checked(
+        self, understood: Sequence[Understood], authentication: Authentication
+    ) -> Sequence[Understood]:
+        """Some at once: a name server that does not answer keeps only its own report waiting."""
+        some = asyncio.Semaphore(_CHECKED_AT_ONCE)
+
+        async def checked(one: Understood) -> Understood:
+            async with some:
+                report = await authentication.checked(one.arrived.content, one.report)
+            return replace(one, report=report)
+
+        return await asyncio.gather(*(checked(one) for one in understood))
 
     def _understood(self, arrived: Arrived) -> Understood:
         tokens, require_token = self.tokens.of(arrived.content), self.settings.require_token

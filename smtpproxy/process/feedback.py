@@ -181,6 +181,7 @@ class Mailbox:
         for task in working:
             task.cancel()
         await asyncio.gather(*working, return_exceptions=True)
+        await self._reader.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._pool.close()
         self._journal.close()

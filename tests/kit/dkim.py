@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import dkim  # type: ignore[import-untyped]
+import dkim
 
 from smtpproxy.mail.dkim import KeyRecord, KeyType
 from smtpproxy.relay.dkim_signing import new_key

@@ -9,6 +9,7 @@ import pytest
 
 from smtpproxy.feedback import Action, read_report
 from smtpproxy.mailbox.authentication import Authentication
+from smtpproxy.relay.dkimpy import Dkimpy
 from smtpproxy.resolver import Answer
 from tests.feedback.samples import bounce, complaint, failed, plain
 from tests.kit.dkim import KeyFile, signed
@@ -21,7 +22,9 @@ def crlf(mail: bytes) -> bytes:
     return mail.replace(b"\n", b"\r\n")
 
 
-async def verdict(content: bytes, *keys: KeyFile) -> tuple[Action, str | None]:
+async def verdict(
+    content: bytes, *keys: KeyFile, dkimpy: Dkimpy | None = None
+) -> tuple[Action, str | None]:
     """What becomes of the one event of a report."""
     records = {key.name: str(key.record).encode() for key in keys}
 
@@ -29,8 +32,9 @@ async def verdict(content: bytes, *keys: KeyFile) -> tuple[Action, str | None]:
         return Answer(texts=(records[name],)) if name in records else Answer(exists=False)
 
     with ThreadPoolExecutor(1) as threads:
-        authentication = Authentication(texts, threads, time.time)
+        authentication = Authentication(texts, threads, time.time, dkimpy)
         report = await authentication.checked(content, read_report(content))
+        await authentication.close()
     (event,) = report.events
     return event.action, event.scope
 
@@ -76,6 +80,46 @@ async def test_what_is_not_signed_is_counted(people: KeyFile) -> None:
 async def test_what_was_changed_is_counted(people: KeyFile) -> None:
     report = by(complaint(ARF, sender="feedback@people.example"), people)
     assert await verdict(report.replace(b"jeanne@", b"victim@"), people) == (Action.COUNT, None)
+
+
+class Recorded(Dkimpy):
+    """dkimpy that gives an answer of its own, and remembers what it was asked."""
+
+    def __init__(self, answer: bool) -> None:
+        super().__init__()
+        self.answer = answer
+        self.asked: list[tuple[int, str]] = []
+
+    async def is_valid(self, message: bytes, index: int, domain: str, record: bytes) -> bool:
+        self.asked.append((index, domain))
+        return self.answer
+
+
+async def test_what_dkimpy_does_not_confirm_is_counted(people: KeyFile) -> None:
+    report = by(complaint(ARF, sender="feedback@people.example"), people)
+    assert await verdict(report, people, dkimpy=(no := Recorded(False))) == (Action.COUNT, None)
+    assert no.asked == [(0, "people.example")]
+    assert (await verdict(report, people, dkimpy=Recorded(True)))[0] is Action.SUPPRESS
+
+
+async def test_dkimpy_is_spared_what_would_suppress_nobody(
+    people: KeyFile, anybody: KeyFile
+) -> None:
+    for report in (
+        crlf(complaint(ARF, sender="feedback@people.example")),
+        by(complaint(ARF, sender="feedback@elsewhere.example"), anybody),
+        by(complaint(ARF, sender="mallory@people.example"), people),
+    ):
+        await verdict(report, people, anybody, dkimpy=(spared := Recorded(True)))
+        assert spared.asked == []
+
+
+async def test_dkimpy_is_asked_about_the_writers_own_signature(
+    people: KeyFile, anybody: KeyFile
+) -> None:
+    once = by(complaint(ARF, sender="feedback@people.example"), people)
+    twice = signed(once, anybody, ["From", "Subject"])
+    assert (await verdict(twice, people, anybody))[0] is Action.SUPPRESS
 
 
 async def test_nobody_speaks_for_people_elsewhere(anybody: KeyFile) -> None:

@@ -1,0 +1,87 @@
+"""dkimpy as the independent verifier of signatures (RFC 6376), in processes of its own.
+
+Its relaxed form takes time by the square of a run of spaces, and its patterns by more: no such work
+may be done where anything else waits for it.
+"""
+
+import asyncio
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from contextlib import suppress
+
+import structlog
+
+from smtpproxy.relay.dkimpy_process import QUESTION, VALID
+
+_PROCESSES = 2
+_SECONDS = 2.0  # of a processor, for a signature
+_LONGEST = 10.0  # seconds of the clock
+_LONGEST_RUN = 998  # octets of a line (RFC 5322 2.1.1), so of spaces
+
+log = structlog.get_logger(__name__)
+
+
+class Dkimpy:
+    """A few processes that check signatures: started when needed, and kept until one has to be
+    killed. Use it in one event loop, and close it there."""
+
+    def __init__(self, seconds: float = _SECONDS) -> None:
+        """`seconds`: processor time for a signature; what needs more is not valid."""
+        self._seconds = seconds
+        self._idle: list[Process] = []
+        self._free = asyncio.Semaphore(_PROCESSES)
+
+    async def is_valid(self, message: bytes, index: int, domain: str, record: bytes) -> bool:
+        """Whether the signature with that index from the top is valid over the whole body.
+
+        By `record`, the text of its key; the signature has to be of `domain`.
+        """
+        if b" " * (_LONGEST_RUN + 1) in message.replace(b"\t", b" "):
+            return False  # would cost a process its time, and the sender nothing
+        name = domain.encode()
+        question = QUESTION.pack(index, len(name), len(record), len(message))
+        async with self._free:
+            process = await self._process()
+            try:
+                async with asyncio.timeout(_LONGEST):
+                    answer = await _asked(process, question + name + record + message)
+            except (OSError, TimeoutError, asyncio.IncompleteReadError):
+                await _end(process)
+                log.warning("no answer from dkimpy", domain=domain, ended=process.returncode)
+                return False
+            except BaseException:
+                await _end(process)
+                raise
+            self._idle.append(process)
+            return answer
+
+    async def _process(self) -> Process:
+        while self._idle:
+            if (kept := self._idle.pop()).returncode is None:
+                return kept
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "smtpproxy.relay.dkimpy_process", str(self._seconds)),
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=DEVNULL,
+            start_new_session=True,  # Ctrl-C is for whoever asks
+        )
+
+    async def close(self) -> None:
+        """End the processes."""
+        while self._idle:
+            await _end(self._idle.pop())
+
+
+async def _asked(process: Process, question: bytes) -> bool:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(question)
+    await process.stdin.drain()
+    return await process.stdout.readexactly(1) == VALID
+
+
+async def _end(process: Process) -> None:
+    with suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
