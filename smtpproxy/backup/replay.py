@@ -3,19 +3,32 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import get_args
 
 from smtpproxy.backup import refusals
+from smtpproxy.backup.journals import (
+    Journals,
+    decisions_that_are_short,
+    trust,
+    what_is_short,
+)
 from smtpproxy.backup.restoring import Pending, pending
 from smtpproxy.policy.breaker import MARKETING, RESTORE
 from smtpproxy.policy.model import Origin
 from smtpproxy.policy.rules.deferrals import restore_in_force
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
+from smtpproxy.sinks.audit.chain import Head
 from smtpproxy.sinks.audit.erase import StillWritten, pseudonymise
 from smtpproxy.sinks.audit.reader import read
-from smtpproxy.store.change_journal import FOLDER, Change, Journal, JournalGap, Refusal
+from smtpproxy.store.change_journal import (
+    FOLDER,
+    Change,
+    Journal,
+    JournalGap,
+    Line,
+    Refusal,
+)
 from smtpproxy.store.key_files import load_keys
 from smtpproxy.store.keys import KeyRing
 from smtpproxy.store.protocols import Store, SuppressionEntry
@@ -26,6 +39,14 @@ _LIFTED = "lifted before the restore"
 _Order = tuple[str, str, str]
 """Key text, scope and origin of a suppression."""
 _REFUSALS = get_args(Refusal)
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """Who says something of the journals that nothing else can tell, and why."""
+
+    by: str
+    reason: str
 
 
 @dataclass(slots=True)
@@ -64,17 +85,23 @@ async def replay(
     settings: Settings,
     store: Store,
     waiting: Pending,
-    folder: Path,
+    journals: Journals,
     now: Callable[[], datetime],
+    *,
+    kept: Sequence[Head] = (),
+    whole: Word | None = None,
 ) -> Replayed:
-    """Do again what the journal in a folder has from the backup on; let marketing go on if whole.
+    """Do again what the journal of changes has from the backup on; let marketing go on if whole.
 
     Where something is missing, all that stops mail is done again, and marketing goes on waiting.
+    A copy is whole when somebody says so, and no anchor, nor one `kept` elsewhere, knows of more.
     Raises StoreUnavailable, OSError.
     """
     done = Replayed(waiting)
     ring = load_keys(settings.server.state_dir)
-    changes, gaps = _changes(Journal(folder), waiting)
+    lines, gaps = _lines(Journal(journals.changes), waiting)
+    changes = [line.change for line in lines]
+    gaps += what_is_short(journals, waiting.changes, lines, kept, whole=not gaps)
     known = {key.fingerprint for key in ring.keys}
     strange = [one for one in changes if one.key and _fingerprint(one.key) not in known]
     if strange:
@@ -83,20 +110,25 @@ async def replay(
             f"{len(strange)} changes are under the key {names}, which the backup does not have:"
             " it was taken before the keys were renewed; restore one that was taken after that"
         )
+    until = max((one.at for one in changes), default=None)
+    if journals.is_copy and whole is None and not gaps:
+        gaps.append(_copied(lines, waiting))
     mine = [one for one in changes if one.key and _fingerprint(one.key) in known]
     found = _gathered(mine, lifting=not gaps)
-    done.changes, done.until = len(changes), max((one.at for one in changes), default=None)
-    done.gaps = tuple(gaps)
+    done.changes, done.until, done.gaps = len(changes), until, tuple(gaps)
+    done.notes = tuple(
+        note
+        for folder in journals.folders
+        for note in decisions_that_are_short(folder, waiting.audit)
+    )
     await _people(settings, store, ring, found, done)
     await _orders(store, found, done, now)
     if not gaps:
-        anchors.note_restored(
-            settings.server.state_dir / FOLDER,
-            now,
-            "replayed",
-            waiting.taken_at,
-            replayed=done.changes,
-        )
+        audit, said = settings.server.state_dir / FOLDER, whole or Word("", "")
+        told = {"by": said.by, "reason": said.reason}
+        at = waiting.taken_at
+        anchors.note_restored(audit, now, "replayed", at, replayed=done.changes, **told)
+        trust(audit)
         await store.note_stream(StreamEvent(now(), MARKETING, "resumed", RESTORE))
     return done
 
@@ -105,23 +137,34 @@ async def give_up(
     settings: Settings,
     store: Store,
     waiting: Pending,
-    by: str,
-    reason: str,
+    word: Word,
     now: Callable[[], datetime],
 ) -> None:
     """Let marketing go on though what came after the backup is lost; who says so is on record."""
     audit = settings.server.state_dir / FOLDER
-    anchors.note_restored(audit, now, "lost", waiting.taken_at, by=by, reason=reason)
+    anchors.note_restored(audit, now, "lost", waiting.taken_at, by=word.by, reason=word.reason)
+    trust(audit)
     await store.note_stream(
-        StreamEvent(now(), MARKETING, "resumed", PERSON, reason=f"{by}: {reason}")
+        StreamEvent(now(), MARKETING, "resumed", PERSON, reason=f"{word.by}: {word.reason}")
     )
 
 
-def _changes(journal: Journal, waiting: Pending) -> tuple[list[Change], list[str]]:
+def _lines(journal: Journal, waiting: Pending) -> tuple[list[Line], list[str]]:
     try:
-        return [line.change for line in journal.after(waiting.changes)], []
+        return list(journal.after(waiting.changes)), []
     except JournalGap as gap:
-        return [line.change for line in journal.readable(waiting.changes.n)], [str(gap)]
+        return list(journal.readable(waiting.changes.n)), [str(gap)]
+
+
+def _copied(lines: Sequence[Line], waiting: Pending) -> str:
+    end, at = waiting.changes.n, waiting.taken_at
+    if lines:
+        end, at = lines[-1].n, lines[-1].change.at
+    return (
+        f"whatever came after change {end} of {at:%Y-%m-%dT%H:%M:%SZ}, with which this copy of the"
+        " journals ends. Where nothing did (the relay had stopped before it was copied, or it was"
+        " moved, not copied), say so: restore again with --journals-whole --by NAME --reason TEXT"
+    )
 
 
 def _gathered(changes: Iterable[Change], *, lifting: bool) -> _Found:

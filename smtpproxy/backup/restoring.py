@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from smtpproxy.backup.journals import Journals, mark_as_copy, own_journals
 from smtpproxy.backup.manifest import (
     CONFIGURATION,
     DATABASE,
@@ -27,6 +28,7 @@ from smtpproxy.policy.model import Pause
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.files import ANCHORS, is_written, segments
+from smtpproxy.sinks.audit.lines import After
 from smtpproxy.store import is_postgresql
 from smtpproxy.store.change_journal import (
     FOLDER,
@@ -44,6 +46,7 @@ class Pending(Struct, frozen=True):
 
     taken_at: datetime
     changes: Position
+    audit: dict[str, After] = {}  # where the decisions ended then
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,9 @@ def place(
             raise BackupFault(
                 f"the journal of changes on this machine is damaged: {error}"
             ) from error
-        waiting = msgspec.json.encode(Pending(manifest.taken_at, manifest.changes)).decode()
+        waiting = msgspec.json.encode(
+            Pending(manifest.taken_at, manifest.changes, manifest.audit)
+        ).decode()
         written = []
         for name, path in places.items():
             if name == DATABASE:
@@ -214,8 +219,8 @@ def _put_named(
     return tuple(written), tuple(left)
 
 
-def bring_journals(settings: Settings, given: Path) -> Path:
-    """Return the folder to replay from: that of the machine, once it has what is given.
+def bring_journals(settings: Settings, given: Path) -> Journals:
+    """Return what to replay from: the machine's folder, once it has what is given.
 
     `given` is a copy of state_dir or of its folder of journals. Where the machine has journals of
     its own, these stay, and those given are only read. Raises BackupFault, OSError.
@@ -224,22 +229,24 @@ def bring_journals(settings: Settings, given: Path) -> Path:
         return _bring(settings, given)
 
 
-def _bring(settings: Settings, given: Path) -> Path:
+def _bring(settings: Settings, given: Path) -> Journals:
     source = given / FOLDER if (given / FOLDER).is_dir() else given
     own = settings.server.state_dir / FOLDER
     if not source.is_dir():
         raise BackupFault(f"{given}: no such folder; right is a copy of state_dir, or of its audit")
     if source.resolve() == own.resolve():
-        return own
+        return own_journals(settings)
     decisions = _decisions(source)
     # Anchors come last: without them, what is here was brought by a restore that was killed.
     if not (own / ANCHORS).exists() and _are_among(_decisions(own), decisions):
         kept = [source / ANCHORS] if (source / ANCHORS).exists() else []
         _put_missing((*decisions, *kept), own)
     if not _are_among(files(own), files(source)):
-        return source
+        return Journals(source, (own,), is_copy=True)
+    if any(not (own / path.name).exists() for path in files(source)):
+        mark_as_copy(own)
     _put_missing(files(source), own)
-    return own
+    return Journals(own, (source,), own_journals(settings).is_copy)
 
 
 def _decisions(folder: Path) -> list[Path]:

@@ -37,6 +37,7 @@ from smtpproxy.policy.model import Rulebook
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit import verify as journal_verify
+from smtpproxy.sinks.audit.anchors import AnchorRow
 from smtpproxy.sinks.audit.chain import Finding, Report
 from smtpproxy.sinks.audit.lines import After
 from smtpproxy.sinks.audit.reader import Record, read
@@ -90,16 +91,17 @@ def anchor(settings: Settings) -> Result:
     if not folder.is_dir():
         fail("nothing is on record yet")
     taken = anchors.take(folder, "asked", now)
-    if taken is None or not taken.row.heads:
+    if taken is None or not isinstance(row := taken.row, AnchorRow) or not row.heads:
         fail("nothing is on record yet")
-    row = taken.row
     heads = {slot: _head(head) for slot, head in row.heads.items()}
     text = [f"anchor {taken.n} of {row.at:%Y-%m-%d %H:%M:%S} UTC: {taken.hash}"]
     text += [
         f"worker {slot}: row {head.n} in {head.file}: {head.hash}"
         for slot, head in row.heads.items()
     ]
-    data = {"at": row.at, "n": taken.n, "hash": taken.hash, "heads": heads}
+    if row.changes is not None:
+        text.append(f"journal of changes: change {row.changes.n}: {row.changes.hash}")
+    data = {"at": row.at, "n": taken.n, "hash": taken.hash, "heads": heads, "changes": row.changes}
     return Result(data, text, one_line=True)
 
 

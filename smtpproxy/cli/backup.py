@@ -7,24 +7,26 @@ from typing import TypeVar
 
 import click
 
+from smtpproxy.backup.journals import own_journals
 from smtpproxy.backup.manifest import BackupFault, Manifest
-from smtpproxy.backup.replay import Replayed, give_up, replay, waiting_restore
+from smtpproxy.backup.replay import Replayed, Word, give_up, replay, waiting_restore
 from smtpproxy.backup.restoring import Pending, Placed, bring_journals, place
 from smtpproxy.backup.taking import take
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import (
+    anchors_option,
     config_path_option,
     flag,
     option,
     options,
     plain_text,
+    read_kept_changes,
     settings_in,
 )
 from smtpproxy.cli.printer import Fields, Part, Result, Styled, shows_result
 from smtpproxy.cli.stores import now, using_store
 from smtpproxy.process.control import NotRunning, Status, ask
 from smtpproxy.settings import Settings
-from smtpproxy.store.change_journal import FOLDER
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.protocols import Store
 from smtpproxy.terminal import counted
@@ -77,6 +79,7 @@ class RestoreOptions:
         "A copy of the journals: of state_dir, or of its folder audit.",
         click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR",
     )  # fmt: skip
+    journals_whole: bool = flag("Say that nothing came after what the copy of the journals has.")
     journals_lost: bool = flag("Say that what came after the backup is lost: marketing goes on.")
     by: str | None = option("Who says so.", plain_text, metavar="NAME")
     reason: str | None = option("Why.", plain_text, metavar="TEXT")
@@ -85,30 +88,39 @@ class RestoreOptions:
 @click.command("restore")
 @click.argument("backup", type=_FOLDER, required=False)
 @options(RestoreOptions)
+@anchors_option
 @shows_result
 @config_path_option
-def restore(config: Path, backup: Path | None, options: RestoreOptions) -> Result:
+def restore(
+    config: Path, backup: Path | None, options: RestoreOptions, kept: Path | None
+) -> Result:
     """Put a BACKUP in place, over nothing that is there; do again what came after it.
 
     Nobody who unsubscribed, objected or was erased since the backup is mailed again: the journal
     of changes in state_dir, or --journals, has them. Until all of it is done again, or somebody
-    has said that it is lost, all marketing is deferred, and this ends with 1. Without BACKUP it
-    goes on with a restore that waits.
+    has said that it is lost, all marketing is deferred, and this ends with 1. A copy of the
+    journals may end too early: nothing goes on before somebody has said that it is whole.
+    Without BACKUP this goes on with a restore that waits.
     """
     settings = settings_in(config)
     if options.journals_lost:
         return _lost(settings, backup, options)
-    if options.by is not None or options.reason is not None:
-        raise click.UsageError("--by and --reason belong to --journals-lost")
+    whole = _word(options, "--journals-whole") if options.journals_whole else None
+    if whole is None and (options.by is not None or options.reason is not None):
+        raise click.UsageError("--by and --reason belong to --journals-whole or --journals-lost")
+    ends = read_kept_changes(kept)
     placed = None
     if backup is not None:
         placed = _place(settings, config, backup, options.journals)
-    folder = settings.server.state_dir / FOLDER
+    journals = own_journals(settings)
     if options.journals is not None:
         given = options.journals
-        folder = _or_fail(lambda: bring_journals(settings, given))
+        journals = _or_fail(lambda: bring_journals(settings, given))
     done = _with_waiting(
-        settings, lambda store, waiting: replay(settings, store, waiting, folder, now)
+        settings,
+        lambda store, waiting: replay(
+            settings, store, waiting, journals, now, kept=ends, whole=whole
+        ),
     )
     data = {
         "restored": None if placed is None else _placed_object(placed),
@@ -145,21 +157,27 @@ def _place(settings: Settings, config: Path, backup: Path, journals: Path | None
 def _lost(settings: Settings, backup: Path | None, options: RestoreOptions) -> Result:
     if backup is not None or options.journals is not None:
         raise click.UsageError("--journals-lost comes after a restore, alone")
-    if options.by is None or options.reason is None:
-        raise click.UsageError("--journals-lost needs --by NAME and --reason TEXT: it is recorded")
-    by, reason = options.by, options.reason
+    if options.journals_whole:
+        raise click.UsageError("--journals-lost and --journals-whole contradict each other")
+    word = _word(options, "--journals-lost")
 
     async def act(store: Store, waiting: Pending) -> Pending:
-        await give_up(settings, store, waiting, by, reason, now)
+        await give_up(settings, store, waiting, word, now)
         return waiting
 
     waiting = _with_waiting(settings, act)
     text = (
         f"marketing goes on; what came after {written_time(waiting.taken_at)} is given up as lost,"
-        f" says {by}, and the audit log"
+        f" says {word.by}, and the audit log"
     )
-    data = {"lost": True, "taken_at": waiting.taken_at, "by": by, "reason": reason}
+    data = {"lost": True, "taken_at": waiting.taken_at, "by": word.by, "reason": word.reason}
     return Result(data, [text])
+
+
+def _word(options: RestoreOptions, flag: str) -> Word:
+    if options.by is None or options.reason is None:
+        raise click.UsageError(f"{flag} needs --by NAME and --reason TEXT: it is recorded")
+    return Word(options.by, options.reason)
 
 
 def _with_waiting(settings: Settings, act: Callable[[Store, Pending], Awaitable[T]]) -> T:

@@ -290,8 +290,31 @@ anchors_option = click.option(
 
 def read_kept(path: Path | None) -> "list[Head]":
     """Read the anchors of a log or of `audit anchor --json`; other lines are skipped."""
+    return [head for entry in _kept(path) if (head := _head(entry.get("n"), entry.get("hash")))]
+
+
+def read_kept_changes(path: Path | None) -> "list[Head]":
+    """Read the ends of the journal of changes that such anchors tell of."""
+    found = []
+    for entry in _kept(path):
+        told = entry.get("changes")
+        if isinstance(told, str):  # as in the log
+            n, _, hash = told.partition(" ")
+            told = {"n": int(n) if n.isdecimal() else None, "hash": hash}
+        if isinstance(told, dict) and (head := _head(told.get("n"), told.get("hash"))):
+            found.append(head)
+    return found
+
+
+def _head(n: object, hash: object) -> "Head | None":
     from smtpproxy.sinks.audit.chain import Head
 
+    if isinstance(n, int) and isinstance(hash, str) and re.fullmatch("[0-9a-f]{64}", hash):
+        return Head(n, hash)
+    return None
+
+
+def _kept(path: Path | None) -> list[dict[str, Any]]:
     if path is None:
         return []
     found = []
@@ -302,14 +325,10 @@ def read_kept(path: Path | None) -> "list[Head]":
                 entry = json.loads(line[start:]) if start >= 0 else None
             except (ValueError, RecursionError):
                 continue
-            if isinstance(entry, dict) and "heads" in entry:
-                n, hash = entry.get("n"), entry.get("hash")
-                if (
-                    isinstance(n, int)
-                    and isinstance(hash, str)
-                    and re.fullmatch("[0-9a-f]{64}", hash)
-                ):
-                    found.append(Head(n, hash))
+            if not isinstance(entry, dict) or "heads" not in entry:
+                continue
+            if _head(entry.get("n"), entry.get("hash")):
+                found.append(entry)
     if not found:
         fail(f"{path}: no anchor in it; expected lines of the log or of audit anchor --json", 2)
     return found

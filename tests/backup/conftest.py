@@ -10,6 +10,8 @@ import pytest
 from tests.cli.stored import DAY_ONE, Stored
 from tests.kit import messages
 
+WHOLE = ("--journals-whole", "--by", "Ada Martin", "--reason", "moved, not copied")
+
 
 class Machine(Stored):
     """Commands on a machine; `state` is its state_dir."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.backup.manifest import digest
-from tests.backup.conftest import Machine
+from tests.backup.conftest import WHOLE, Machine
 
 ANNE, BEN = "anne@people.example", "ben@people.example"
 
@@ -37,7 +37,7 @@ def test_a_backup_writes_nowhere_that_the_configuration_does_not_name(
     target = tmp_path / "cron.d"
     alter(backup, "configuration.toml", path=str(target))
     left = machine.burn()
-    done = machine.json("restore", str(backup), "--journals", str(left))
+    done = machine.json("restore", str(backup), "--journals", str(left), *WHOLE)
     assert not target.exists()
     assert any("does not name it" in one for one in done["restored"]["left"])
 
@@ -97,6 +97,7 @@ def test_a_restore_that_is_killed_anywhere_is_done_by_the_next(
         str(left),
         "--config",
         str(machine.config_path),
+        *WHOLE,
     )
     kills = 0
     for step in range(1, 200):
@@ -123,7 +124,7 @@ def test_a_restore_that_is_killed_anywhere_is_done_by_the_next(
 def test_two_at_once(machine: Machine, backup: Path) -> None:
     machine.run("suppress", "add", ANNE, "--origin", "unsubscribe", "--scope", "marketing")
     left = machine.burn()
-    asked = [str(backup), "--journals", str(left), "--config", str(machine.config_path)]
+    asked = [str(backup), "--journals", str(left), "--config", str(machine.config_path), *WHOLE]
     both = [
         subprocess.Popen(
             [sys.executable, "-m", "smtpproxy", "restore", *asked],

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.policy.model import Frequency
-from tests.backup.conftest import Machine
+from tests.backup.conftest import WHOLE, Machine
 from tests.cli.stored import DAY_ONE
 
 ANNE, BEN, LATE = (f"{name}@people.example" for name in ("anne", "ben", "late"))
@@ -44,7 +44,7 @@ def test_what_a_contact_refuses_is_on_record_again(
     refuse(machine, ANNE, what)
     before = exported(machine, ANNE)
     left = machine.burn()
-    done = machine.json("restore", str(backup), "--journals", str(left))
+    done = machine.json("restore", str(backup), "--journals", str(left), *WHOLE)
     assert (done["complete"], done["refused"]) == (True, 1)
     after = exported(machine, ANNE)
     if what == "restricted":
@@ -70,7 +70,7 @@ def test_who_came_after_the_backup_is_not_revived_by_an_import(
     machine.people([LATE])
     refuse(machine, LATE, what)
     left = machine.burn()
-    machine.run("restore", str(backup), "--journals", str(left))
+    machine.run("restore", str(backup), "--journals", str(left), *WHOLE)
     machine.people([LATE])
     assert machine.verdict(LATE) == reason
 
@@ -78,7 +78,7 @@ def test_who_came_after_the_backup_is_not_revived_by_an_import(
 def test_a_tag_that_is_put_right_by_hand_counts_too(machine: Machine, backup: Path) -> None:
     machine.run("contact", "rectify", ANNE, "--add-tag", "restricted", "--reason", "art. 18")
     left = machine.burn()
-    machine.run("restore", str(backup), "--journals", str(left))
+    machine.run("restore", str(backup), "--journals", str(left), *WHOLE)
     assert machine.verdict(ANNE) == "contact_restricted"
 
 

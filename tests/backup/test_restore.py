@@ -15,7 +15,7 @@ from smtpproxy.settings import StoreSettings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.store import open_answers
 from smtpproxy.store.answers import KeptAnswer
-from tests.backup.conftest import Machine
+from tests.backup.conftest import WHOLE, Machine
 from tests.kit.journal import Clock, decided, journal
 
 ANNE, BEN, CLEO, DAN, EVE = (
@@ -61,7 +61,7 @@ def test_after_a_restore_nobody_is_revived(machine: Machine, backup: Path) -> No
     """The journals were shipped to another machine; this one is empty but for its configuration."""
     stop_four(machine)
     left = machine.burn()
-    done = machine.json("restore", str(backup), "--journals", str(machine.journals(left)))
+    done = machine.json("restore", str(backup), "--journals", str(machine.journals(left)), *WHOLE)
     assert (done["complete"], done["missing"]) == (True, [])
     assert (done["withdrawn"], done["erased"]) == (1, 1)
     assert machine.verdict(ANNE) == "suppressed_unsubscribe"
@@ -88,7 +88,7 @@ def test_journals_may_come_later(machine: Machine, backup: Path) -> None:
     left = machine.burn()
     machine.run("restore", str(backup), code=1)
     machine.run("suppress", "add", "first@since.example", "--origin", "manual", "--scope", "all")
-    machine.run("restore", "--journals", str(left))
+    machine.run("restore", "--journals", str(left), *WHOLE)
     assert machine.verdict(ANNE) == "suppressed_unsubscribe"
     assert machine.verdict(EVE) == "allow"
     machine.run("audit", "verify")
@@ -107,7 +107,7 @@ def test_the_machine_has_its_own_journals_still(machine: Machine, backup: Path) 
     machine.backup("later")
     machine.burn()
     again = machine.folder / "later"
-    machine.run("restore", str(again), "--journals", str(machine.folder / "burnt"))
+    machine.run("restore", str(again), "--journals", str(machine.folder / "burnt"), *WHOLE)
     assert machine.verdict(EVE) == "suppressed_complaint"
 
 
@@ -132,7 +132,7 @@ def test_what_was_lifted_is_lifted_again(machine: Machine, backup: Path) -> None
     machine.run("suppress", "add", ANNE, "--origin", "manual", "--scope", "marketing")
     machine.run("suppress", "remove", ANNE, "--all", "--reason", "a_mistake", "--keep-notes")
     left = machine.burn()
-    machine.run("restore", str(backup), "--journals", str(left))
+    machine.run("restore", str(backup), "--journals", str(left), *WHOLE)
     assert machine.verdict(ANNE) == "allow"
 
 
@@ -141,7 +141,7 @@ def test_who_came_after_the_backup_stays_withdrawn(machine: Machine, backup: Pat
     machine.people(["late@people.example"])
     machine.run("consent", "withdraw", "late@people.example", "--purpose", "offers")
     left = machine.burn()
-    machine.run("restore", str(backup), "--journals", str(left))
+    machine.run("restore", str(backup), "--journals", str(left), *WHOLE)
     machine.people(["late@people.example"])
     assert machine.verdict("late@people.example") == "suppressed_unsubscribe"
 
@@ -281,7 +281,7 @@ def test_files_that_the_configuration_names_come_back(machine: Machine, tmp_path
     backup, secret = machine.backup(), key.read_bytes()
     key.unlink()
     left = machine.burn()
-    machine.run("restore", str(backup), "--journals", str(left))
+    machine.run("restore", str(backup), "--journals", str(left), *WHOLE)
     assert key.read_bytes() == secret
     assert key.stat().st_mode & 0o777 == 0o600
 
@@ -306,7 +306,7 @@ def _burn_after_an_erasure(machine: Machine, backup: Path) -> None:
     (changes,) = audit.glob("changes-*.ndjson")
     shutil.copy(changes, shipped)
     machine.burn()
-    machine.run("restore", str(backup), "--journals", str(shipped))
+    machine.run("restore", str(backup), "--journals", str(shipped), *WHOLE)
     kept = list(audit.glob("0*.ndjson"))
     assert kept
     assert not any(CLEO in path.read_text() for path in kept)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.backup.conftest import WHOLE
 from tests.e2e.test_ways_out import bare, config, tokens
 from tests.kit.messages import message
 from tests.kit.ports import wait_for
@@ -107,8 +108,14 @@ def test_who_was_told_that_they_are_unsubscribed_stays_so(
     relay.kill()
     shutil.copytree(state(relay) / "audit", tmp_path / "journals")
     shutil.rmtree(state(relay))
-    told_of = relay.must("restore", str(target), "--journals", str(tmp_path / "journals"))
-    assert "marketing goes on" in told_of
+    journals, collected = tmp_path / "journals", tmp_path / "collected.log"
+    collected.write_text("\n".join(json.dumps(line) for line in relay.log))
+    asked = ("restore", str(target), "--journals", str(journals), "--anchors", str(collected))
+    code, told_of, _ = relay.command(*asked)
+    assert code == 1
+    assert "this copy of the journals ends" in " ".join(told_of.split())
+    again = (*asked[:1], *asked[2:])
+    assert "marketing goes on" in relay.must(*again, *WHOLE)
     relay.start()
     refused = [person for person in done if relay.send(bare(), person)[0] == 550]
     assert refused == done
@@ -146,7 +153,7 @@ def test_marketing_waits_until_the_journal_is_there(
     assert code == 1
     assert "marketing is deferred" in found
     assert "restore_pending" in relay.must("check")
-    relay.must("restore", "--journals", str(left))
+    relay.must("restore", "--journals", str(left), *WHOLE)
     assert relay.send(bare(), STAYS)[0] == 250
     assert "suppressed_complaint" in relay.send(bare(), ANNE)[1]
     assert "no restore waits" in relay.must("doctor", "--only", "restore")

@@ -47,6 +47,8 @@ class AnchorScheduler:
         self._due_after = 0.0
         self._known_size = 0
         self._unsealed = False
+        self._known_changes = 0  # octets of the journal of changes
+        self._unsealed_changes = False
         self._quiet_until = 0  # there is no news up to this line
 
     def file_begun(self) -> None:
@@ -72,10 +74,13 @@ class AnchorScheduler:
             self._rotate()
             return
         self._look_at_anchors()
+        self._look_at_changes()
         news = self._lines() - self._quiet_until
         if news >= ANCHOR_LINES:
             self._anchor("lines")
-        elif (news > 0 or self._unsealed) and loop.time() >= self._due_after:
+        elif (
+            news > 0 or self._unsealed or self._unsealed_changes
+        ) and loop.time() >= self._due_after:
             self._anchor("time")
 
     def _request(self) -> int:
@@ -96,13 +101,22 @@ class AnchorScheduler:
             return
         self._known_size = size
 
+    def _look_at_changes(self) -> None:
+        """A copy of the journal of changes that lacks the newest shows by an anchor."""
+        try:
+            size = (self._folder / f"changes-{self._now():%Y-%m}.ndjson").stat().st_size
+        except OSError:
+            return
+        if size != self._known_changes:
+            self._known_changes, self._unsealed_changes = size, True
+
     def _anchor(self, why: Why) -> None:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._anchor_aside(why))
 
     async def _anchor_aside(self, why: Why) -> None:
         loop = asyncio.get_running_loop()
-        seen = self._lines()
+        seen, seen_changes = self._lines(), self._known_changes
         # Another worker's anchor tells of this one's files too.
         unless_within = ANCHOR_SECONDS / 2 if why == "time" else 0.0
         anchor = await loop.run_in_executor(None, self._take, why, unless_within)
@@ -113,6 +127,7 @@ class AnchorScheduler:
         self._task = None
         self._report(anchor)
         if anchor is not None:
+            self._unsealed_changes = self._known_changes != seen_changes
             self._anchored(anchor)
 
     def _take(self, why: Why, unless_within: float) -> Anchor | None:
@@ -126,4 +141,13 @@ class AnchorScheduler:
         """The log collector's copy."""
         if anchor is not None and isinstance(anchor.row, AnchorRow):
             heads = {slot: f"{head.n} {head.hash}" for slot, head in anchor.row.heads.items()}
-            log.info("audit anchor", why=anchor.row.why, n=anchor.n, hash=anchor.hash, heads=heads)
+            end = anchor.row.changes
+            changes = {} if end is None else {"changes": f"{end.n} {end.hash}"}
+            log.info(
+                "audit anchor",
+                why=anchor.row.why,
+                n=anchor.n,
+                hash=anchor.hash,
+                heads=heads,
+                **changes,
+            )

@@ -10,6 +10,7 @@ anchor_scheduler.py says when they are taken.
 import os
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -33,12 +34,16 @@ Heads = dict[str, After]
 
 
 class AnchorRow(Struct, frozen=True, omit_defaults=True, tag="anchor", tag_field="kind"):
-    """`set_back_from`, here and below: the time of the row before, where the clock went back."""
+    """`set_back_from`, here and below: the time of the row before, where the clock went back.
+
+    `changes` is the end of the journal of changes.
+    """
 
     at: datetime
     heads: Heads
     why: Why
     set_back_from: datetime | None = None
+    changes: Head | None = None
 
 
 class ExpiredFile(Struct, frozen=True):
@@ -128,7 +133,14 @@ class _Line(Struct, frozen=True):
     entry: Row
 
 
+class _Numbered(Struct, frozen=True):
+    """What is looked at of a line of the journal of changes."""
+
+    n: int
+
+
 _encode = msgspec.json.Encoder().encode
+_decode_change = msgspec.json.Decoder(_Numbered).decode
 _decoder: msgspec.json.Decoder[_Line] = msgspec.json.Decoder(_Line)
 
 
@@ -141,7 +153,7 @@ def take(
     """
 
     def row(at: datetime, heads: Heads) -> AnchorRow:
-        return AnchorRow(at, heads, why)
+        return AnchorRow(at, heads, why, changes=_end_of_changes(folder))
 
     with journal_files.locked(folder / journal_files.ANCHORS) as file:
         newest = _newest(folder)
@@ -295,6 +307,25 @@ def _heads(folder: Path, newest: Anchor | None) -> tuple[Heads, list[Path]]:
             heads[str(slot)] = After(last.segment.name, last.head.n, last.head.hash)
         changed += [segment.path for segment in files[-2:]]
     return heads, changed
+
+
+def _end_of_changes(folder: Path) -> Head | None:
+    """Return the last line of the journal of changes, once that is on the disk."""
+    files = sorted(folder.glob("changes-*.ndjson"), reverse=True)
+    for path in files:
+        _sync(path)
+        if (last := journal_files.last_of(path, _read_change)[0]) is not None:
+            return last
+    return None
+
+
+def _read_change(line: bytes) -> Head:
+    """Return the number of a line, and its hash as the next one holds it. Raises NotALine."""
+    try:
+        number = _decode_change(line).n
+    except UNREADABLE as error:
+        raise NotALine(f"it is no change: {error}") from None
+    return Head(number, sha256(line.removesuffix(b"\n")).hexdigest())
 
 
 def _sync(path: Path) -> None:
