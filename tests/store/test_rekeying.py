@@ -1,15 +1,19 @@
 """Replacing the key while others read and write, and when it is killed half-way."""
 
+import asyncio
 import signal
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from smtpproxy.policy.model import Lookups
 from smtpproxy.store import key_files
+from smtpproxy.store.keys import KeyRing
 from smtpproxy.store.protocols import Store, StoreMisconfigured
 from tests.store.answering import REPOSITORY, Answering
 from tests.store.conftest import Database
@@ -75,6 +79,30 @@ async def test_no_reader_ever_misses_a_suppression(database: Database) -> None:
             facts = await reader.facts(Lookups(NAMES))
             assert all(facts[name].suppressions for name in NAMES)
         process.kill()
+
+
+async def test_a_key_that_comes_while_the_file_is_read_is_read_too(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the reader takes its own, older reading of the file for the wrong one."""
+    await filled(database)
+    others = [database.open()]
+
+    def reads_and_another_adds_a_key(state_dir: Path) -> KeyRing:
+        keys = key_files.load_keys(state_dir)
+        while others:
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(asyncio.run, rekey_and_close(others.pop())).result(10)
+        return keys
+
+    for place in ("postgres.migrations", "sqlite.live_keys"):
+        monkeypatch.setattr(f"smtpproxy.store.{place}.load_keys", reads_and_another_adds_a_key)
+    assert (await facts_of(database.open(read_only=True), NAMES[0])).suppressions
+
+
+async def rekey_and_close(store: Store) -> None:
+    await store.start_rekey(at=T0)
+    await store.close()
 
 
 async def test_a_running_process_notices_a_new_key_with_its_next_read(database: Database) -> None:

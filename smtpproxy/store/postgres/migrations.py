@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smtpproxy.store.key_files import load_or_create_keys
+from smtpproxy.store.key_files import load_keys, load_or_create_keys
 from smtpproxy.store.keys import KeyRing
 from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured, closed_text
-from smtpproxy.store.sql.live_keys import LIVE, chosen
+from smtpproxy.store.sql.live_keys import LIVE, Live, chosen
 from smtpproxy.store.sql.migrations import numbered
 
 if TYPE_CHECKING:
@@ -130,7 +130,17 @@ def _check(version: int, oldest: int, known: int) -> None:
         )
 
 
-async def live_keys(connection: "Connection", keys: KeyRing) -> KeyRing:
-    """Return those of the keys that are live. Raises StoreMisconfigured: one is missing."""
+async def live_keys(connection: "Connection", state_dir: Path) -> KeyRing:
+    """Read the keys that are live from their file. Raises StoreMisconfigured: one is missing."""
+    while True:
+        wanted = await _live(connection)
+        keys = load_keys(state_dir)
+        # A key goes into the file before it is live and out of it after, so what was live
+        # before and after must be there.
+        if wanted == await _live(connection):
+            return chosen(keys, wanted, "store.url")
+
+
+async def _live(connection: "Connection") -> Live:
     rows = await connection.fetch(LIVE)
-    return chosen(keys, [(version, fingerprint) for version, fingerprint in rows], "store.url")
+    return [(version, fingerprint) for version, fingerprint in rows]

@@ -19,7 +19,6 @@ from smtpproxy.policy.model import (
     RecipientFacts,
     Suppression,
 )
-from smtpproxy.store.key_files import load_keys
 from smtpproxy.store.keys import KeyRing, Partner
 from smtpproxy.store.merge import oldest_first, ordered_acts, with_readings
 from smtpproxy.store.postgres import migrations
@@ -149,7 +148,7 @@ class PostgresReader:
     async def _known_keys(self, connection: Any) -> KeyRing:
         if self._keys is None:
             await migrations.check_version(connection, self._lease.database.target.url)
-            self._keys = await migrations.live_keys(connection, load_keys(self._state_dir))
+            self._keys = await migrations.live_keys(connection, self._state_dir)
         return self._keys
 
     def close(self) -> None:
