@@ -15,6 +15,7 @@ from tests.kit.load import SmtpSink
 from tests.kit.postfix import PostfixInstance
 from tests.kit.processes import kill_all, running
 from tests.kit.relay import RelayProcess
+from tests.kit.soak import SOAK, times
 from tests.kit.upstream import FakeUpstream
 
 os.environ.pop("COLUMNS", None)  # set by pytest-xdist; a user's pipe has no width
@@ -23,9 +24,19 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process compiles e
 sys.dont_write_bytecode = False
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell
     signal.signal(signal.SIGINT, signal.default_int_handler)
-hypothesis.settings.register_profile("untimed", deadline=None)  # timings are for benchmarks
-hypothesis.settings.load_profile("untimed")
+# Timings are for benchmarks. What `make test` tries is the same each time, so that a change is
+# refused for what it changed; `make soak` tries what nobody tried before.
+hypothesis.settings.register_profile(
+    "ours", deadline=None, derandomize=not SOAK, max_examples=times(100, 3_000)
+)
+hypothesis.settings.load_profile("ours")
 gc.disable()  # while thousands of tests are collected: all of it stays
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if getattr(getattr(item, "function", None), "is_hypothesis_test", False):
+            item.add_marker(pytest.mark.soak)
 
 
 def pytest_collection_finish() -> None:

@@ -96,6 +96,10 @@ class PostgresCluster:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
+    def does(self, name: str, statements: str) -> bool:
+        """Run statements in a database, all or none; tell whether none failed."""
+        return self._psql(name, statements).returncode == 0
+
     def _psql(self, name: str, *statements: str) -> "subprocess.CompletedProcess[str]":
         commands = [part for text in statements for part in ("-c", text)]
         return subprocess.run(

@@ -10,7 +10,7 @@ import pytest
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_store
 from smtpproxy.store.protocols import Store
-from tests.kit import postgres
+from tests.kit import lent_databases, postgres
 from tests.kit.parts import needs
 
 
@@ -56,7 +56,7 @@ class OnPostgresql:
     """A database of PostgreSQL for as long as it takes; its key is in `folder`."""
 
     def __init__(self, folder: Path) -> None:
-        self._name = postgres.cluster().create(postgres.template())
+        self._name = lent_databases.borrow()
         url = postgres.cluster().url(self._name)
         postgres.migrated(url, folder)
         self._database = Database(folder, url)
@@ -65,7 +65,7 @@ class OnPostgresql:
         return self._database
 
     def __exit__(self, *_: object) -> None:
-        postgres.cluster().drop(self._name)
+        lent_databases.give_back(self._name)
 
 
 @pytest.fixture
