@@ -1,17 +1,30 @@
-"""Erases a person (RGPD 17) everywhere: store, feedback mailbox, audit log."""
+"""Erases a person (RGPD 17) everywhere: store, feedback mailbox, audit logs of all relays."""
 
 import asyncio
 import contextlib
 import os
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
 
 from msgspec import Struct
 
+from smtpproxy.mail.address import readings
 from smtpproxy.settings import Settings
+from smtpproxy.sinks.audit.addressed import addressed
 from smtpproxy.sinks.audit.erase import StillWritten, pseudonymise
+from smtpproxy.store import open_journals
 from smtpproxy.store.erasing import forget_reports
+from smtpproxy.store.journals import Behind, Outstanding, PersonKey, SharedJournals
 from smtpproxy.store.operations import former_addresses
 from smtpproxy.store.protocols import Store
+from smtpproxy.store.relays import known_relay_id
+
+_SOON = 5.0
+"""Seconds that the others have, who look once a second, until they are said to be behind."""
+_LOOK = 0.5
+_THERE = timedelta(minutes=1)
+"""A relay that said nothing for longer does not run."""
 
 
 class Erasure(Struct, frozen=True):
@@ -22,6 +35,7 @@ class Erasure(Struct, frozen=True):
     rows: int  # of the audit log
     others: tuple[str, ...] = ()
     left: str | None = None  # what could not be erased yet, and why
+    behind: tuple[str, ...] = ()  # relays that will erase it from their audit logs
 
 
 async def erase(
@@ -39,11 +53,82 @@ async def erase(
     erased = await store.erase_contact(address, at=at, scope=scope)
     reports = await forget_reports(settings, address)
     rows, left = 0, None
+    behind: tuple[str, ...] = ()
     try:
-        rows = await asyncio.to_thread(_from_audit_log, settings, address)
+        rows, behind = await erase_record(settings, address, at)
     except StillWritten as error:
         left = str(error)
-    return Erasure(erased, reports, rows, tuple(dict.fromkeys(others)), left)
+    others = list(dict.fromkeys(others))
+    return Erasure(erased, reports, rows, tuple(others), left, behind)
+
+
+async def erase_record(
+    settings: Settings, address: str, at: datetime
+) -> tuple[int, tuple[str, ...]]:
+    """Erase a canonical address from the audit log, and have all other relays of the store do it.
+
+    Returns how many rows were about it here, and which relays have yet to follow. Raises
+    StillWritten, StoreUnavailable, OSError.
+    """
+    journals = open_journals(settings.store)
+    if journals is None:
+        return await asyncio.to_thread(_from_audit_log, settings, address), ()
+    try:
+        number = await journals.add_erasure(address, at)
+        rows = await asyncio.to_thread(_from_audit_log, settings, address)
+        return rows, await _behind(settings, journals, number, at)
+    finally:
+        journals.close()
+
+
+async def _behind(
+    settings: Settings, journals: SharedJournals, number: int, at: datetime
+) -> tuple[str, ...]:
+    """Return the relays that did not follow, after a moment for those that run."""
+    own = known_relay_id(settings.server.state_dir)
+    waited = 0.0
+    while True:
+        left = [one for one in await journals.behind(number) if one.relay != own]
+        if waited >= _SOON or not any(at - one.told_at < _THERE for one in left):
+            return _named(left)
+        await asyncio.sleep(_LOOK)
+        waited += _LOOK
+
+
+def _named(relays: Sequence[Behind]) -> tuple[str, ...]:
+    return tuple(f"{one.host} ({one.relay})" for one in relays)
+
+
+async def carry_out(settings: Settings, journals: SharedJournals, relay: str) -> int:
+    """Erase from this relay's audit log whom others have erased since; return how many rows.
+
+    Raises StillWritten, StoreUnavailable, OSError: what is left is erased with the next call.
+    """
+    outstanding = await journals.outstanding(relay)
+    if not outstanding.newest:
+        return 0
+    folder = settings.server.state_dir / "audit"
+    key = await journals.key()
+    found = await asyncio.to_thread(_those_of, folder, outstanding.people, key)
+    rows = 0
+    for address in set(found.values()):
+        rows += await asyncio.to_thread(pseudonymise, folder, address)
+    people = outstanding.people.union(map(key, found))
+    await journals.carried_out(relay, Outstanding(outstanding.newest, people))
+    return rows
+
+
+def _those_of(folder: Path, people: frozenset[bytes], key: PersonKey) -> Mapping[str, str]:
+    """Return the addresses in a journal that stand for these people, each with the person's own."""
+    found: dict[str, str] = {}
+    last = ""
+    for address in addressed(folder):
+        if address != last:  # copies of one mailing come together
+            last = address
+            for name in (address, *readings(address)):
+                if key(name) in people:
+                    found[address] = name
+    return found
 
 
 def _from_audit_log(settings: Settings, address: str) -> int:

@@ -25,7 +25,7 @@ from smtpproxy.sinks.audit.files import give_to_owner_of, last_of, segments
 from smtpproxy.sinks.audit.following import matches
 from smtpproxy.sinks.metrics import Snapshot
 from smtpproxy.sinks.rows import PURGED_KINDS
-from smtpproxy.store import open_feedback, open_mailings, open_stream_counts
+from smtpproxy.store import open_feedback, open_journals, open_mailings, open_stream_counts
 from smtpproxy.store.change_journal import Journal
 from smtpproxy.store.followed import Followed
 from smtpproxy.store.maildir import Maildir
@@ -254,6 +254,8 @@ async def _remove(
     before = beginning(at, keep.audit)
     # On a thread: it may wait for `audit verify`, and who is told to end should not.
     purged.removed["audit"] = await asyncio.to_thread(_expire, audit, before, clock, dry_run)
+    if not dry_run:
+        await _prune_index(settings, before)
 
 
 def _limit(
@@ -335,6 +337,16 @@ async def _prune_counts(settings: Settings, at: datetime) -> None:
         await counts.prune(at - timedelta(seconds=settings.breaker.window))
     finally:
         counts.close()
+
+
+async def _prune_index(settings: Settings, before: datetime) -> None:
+    """The index of decisions is kept as long as the journals that it is of."""
+    journals = open_journals(settings.store)
+    if journals is not None:
+        try:
+            await journals.prune(before)
+        finally:
+            journals.close()
 
 
 async def _purge_reports(settings: Settings, at: datetime, *, dry_run: bool) -> Kind:

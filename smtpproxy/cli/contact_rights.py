@@ -219,4 +219,8 @@ def erase(settings: Settings, address: str, scope: str) -> Result:
         text.append(f"feedback mailbox: {reports} removed")
     if done.rows:
         text.append(f"audit log: {counted(done.rows, 'row is', 'rows are')} pseudonymised")
+    if done.behind:
+        data["relays_behind"] = done.behind
+        relays = ", ".join(done.behind)
+        text.append(f"audit logs of other relays: not erased yet by {relays}, until they run")
     return with_effect(settings, address, Result(data, text))

@@ -19,7 +19,7 @@ from smtpproxy.process.control import NotRunning, Reload, Response, Status, ask
 from smtpproxy.retention import newest_run
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.metrics import Samples, Snapshot
-from smtpproxy.store import open_breaker, open_feedback
+from smtpproxy.store import is_postgresql, open_breaker, open_feedback
 from smtpproxy.store.breaker import StreamStatus
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.maildir import Maildir
@@ -80,6 +80,7 @@ def _object(settings: Settings, response: Response) -> dict[str, Any]:
             "waiting": _sum(gauges, "upstream_waiting"),
         },
         "failures": _by(counters.get("failures_total", {}), 1),
+        "audit_index": _index(settings, gauges),
         "streams_held_back": _held_back(settings),
         "last_purge": None if purge is None else written_time(purge.ended),
         "certificates": {
@@ -116,6 +117,16 @@ def _refusals(numbers: Snapshot) -> dict[str, int]:
 
 def _sum(gauges: Mapping[str, Samples], name: str) -> int:
     return int(sum(gauges.get(name, {}).values()))
+
+
+def _index(settings: Settings, gauges: Mapping[str, Samples]) -> dict[str, Any] | None:
+    """How far the index of decisions is behind; None where there is none."""
+    if not is_postgresql(settings.store):
+        return None
+    rows, seconds = (
+        sum(gauges.get(f"audit_index_backlog_{unit}", {}).values()) for unit in ("rows", "seconds")
+    )
+    return {"rows_behind": int(rows), "seconds_behind": round(seconds, 1)}
 
 
 def _held_back(settings: Settings) -> dict[str, str] | None:
@@ -193,6 +204,7 @@ def _text(found: dict[str, Any], rates: Rates) -> list[Part]:
             {name: "not known" if day is None else day[:10] for name, day in found["keys"].items()}
         ),
         "feedback": _mailbox(found["feedback"]),
+        "audit index": _behind(found["audit_index"]),
         "heard": _listed((found["feedback"] or {}).get("heard") or {}),
     }
     fields = Fields(
@@ -223,6 +235,14 @@ def _text(found: dict[str, Any], rates: Rates) -> list[Part]:
         rows = [(reason, str(n)) for reason, n in reasons]
         parts += ["", Table([Column("not allowed because of"), Column("count", right=True)], rows)]
     return parts
+
+
+def _behind(index: dict[str, Any] | None) -> str | None:
+    if index is None:
+        return None
+    if not index["rows_behind"]:
+        return "has every decision"
+    return f"{index['rows_behind']:,} rows behind, {index['seconds_behind']:.0f} s"
 
 
 def _mailbox(feedback: dict[str, Any] | None) -> str | None:

@@ -93,7 +93,7 @@ than looking at every octet of it."""
 WEB, FEEDBACK = "[web]", "[feedback]"
 """The names of their sockets: those of no listener."""
 
-Role = Literal["worker", "web", "webhooks", "feedback", "purge"]
+Role = Literal["worker", "web", "webhooks", "feedback", "journals", "purge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +159,10 @@ def main() -> int:
         from smtpproxy.process.webhooks import run_webhooks
 
         return run_webhooks(start.settings, channel)
+    if start.role == "journals":
+        from smtpproxy.process.journals import run_journals
+
+        return run_journals(start.settings, channel)
     if start.role == "feedback":
         from smtpproxy.process.feedback import run_feedback
 

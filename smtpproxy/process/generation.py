@@ -27,6 +27,7 @@ from smtpproxy.process.children import (
     start_child,
 )
 from smtpproxy.settings import Settings
+from smtpproxy.store import is_postgresql
 
 _ALIVE_WITHIN = 10.0
 """A worker that was silent for longer (seconds) does not count as alive."""
@@ -39,7 +40,7 @@ _GRACE = 5.0
 
 SHARED: tuple[Role, ...] = ("worker", "web")
 """Of these, the children of two generations work side by side."""
-ALONE: tuple[Role, ...] = ("webhooks", "feedback")
+ALONE: tuple[Role, ...] = ("webhooks", "feedback", "journals")
 """Of these, one works at a time: what they take from a queue is nobody else's."""
 
 log = structlog.get_logger()
@@ -88,6 +89,7 @@ class Generation:
             "web": settings.web is not None,
             "webhooks": bool(settings.webhooks),
             "feedback": settings.feedback is not None,
+            "journals": is_postgresql(settings.store),
         }
         self._others = [Child(role, 0) for role in wanted if wanted[role]]
         self._started_at = started_at

@@ -225,6 +225,16 @@ FAMILIES: tuple[Family, ...] = (
         rows.by_partner,
     ),
     Family(
+        "audit_index_backlog_rows",
+        "Rows of the audit log that are not in the index of decisions yet.",
+        rows.one_row,
+    ),
+    Family(
+        "audit_index_backlog_seconds",
+        "Age of the oldest of these rows; 0: there is none.",
+        rows.one_row,
+    ),
+    Family(
         "webhook_lag_seconds",
         "Age of the oldest change that was not delivered, dead letters included; 0: none.",
         rows.unknown("webhook"),

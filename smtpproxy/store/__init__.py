@@ -9,6 +9,7 @@ from smtpproxy.store.answers import KeptAnswers
 from smtpproxy.store.breaker import Breaker
 from smtpproxy.store.counters import BulkCounter, ConfirmationLimit, CopyLedger, MailingLog
 from smtpproxy.store.feedback import FeedbackLog
+from smtpproxy.store.journals import SharedJournals
 from smtpproxy.store.protocols import Store, StoreMisconfigured
 from smtpproxy.store.streams import StreamCounts
 
@@ -158,6 +159,19 @@ def open_feedback(settings: StoreSettings, mailbox: str = "") -> FeedbackLog:
     from smtpproxy.store.sqlite.feedback import SqliteFeedback
 
     return SqliteFeedback(path, settings.timeout)
+
+
+def open_journals(settings: StoreSettings) -> SharedJournals | None:
+    """Open what relays know of each other's journals, for one event loop; close it.
+
+    None where one relay has the store to itself.
+    """
+    if not is_postgresql(settings):
+        return None
+    from smtpproxy.store.postgres import target
+    from smtpproxy.store.postgres.journals import PostgresJournals
+
+    return PostgresJournals(target(settings))
 
 
 def is_postgresql(settings: StoreSettings) -> bool:

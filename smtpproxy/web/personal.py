@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 import structlog
 from starlette.responses import HTMLResponse, Response
 
+from smtpproxy.erasure import erase_record
 from smtpproxy.locale import PAGE_LANGS, Lang, texts
 from smtpproxy.locale.pages import environment
 from smtpproxy.mail.confirmation_token import Confirmation
@@ -24,7 +25,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.rules.recipient import TRACKING
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.audit.erase import StillWritten, pseudonymise
+from smtpproxy.sinks.audit.erase import StillWritten
 from smtpproxy.store.counters import ConfirmationLimit
 from smtpproxy.store.erasing import forget_reports
 from smtpproxy.store.operations import Correction
@@ -218,16 +219,15 @@ class PersonalPages:
         return "erased"
 
     async def _erase_record(self, address: str) -> None:
-        folder = self._settings.server.state_dir / "audit"
         async with self._erasing:
             try:
                 await forget_reports(self._settings, address)
-                rows = await asyncio.to_thread(pseudonymise, folder, address, now=self._now)
+                rows, behind = await erase_record(self._settings, address, self._now())
             # `contact erase` goes on with it
             except (StillWritten, StoreUnavailable, OSError) as error:
                 log.error("erasure_unfinished", error=str(error))
             else:
-                log.info("erased_from_record", rows=rows)
+                log.info("erased_from_record", rows=rows, relays_to_follow=list(behind))
 
 
 def _by_the_person(told: Confirmation) -> str:

@@ -291,6 +291,11 @@ CASES = (
         UP | {"smtpproxy_webhook_disabled{webhook=crm}": "0x40"},
     ),
     Case(
+        "SmtpproxyAuditIndexBehind",
+        UP | {"smtpproxy_audit_index_backlog_seconds": "0x10 950+60x30"},
+        UP | {"smtpproxy_audit_index_backlog_seconds": "0x10 950x3 20x30"},
+    ),
+    Case(
         "SmtpproxyBouncesWait",
         UP | {"smtpproxy_feedback_reports{state=hand_on}": "0x10 3x90"},
         UP | {"smtpproxy_feedback_reports{state=hand_on}": "3x40 0x1 3x59"},

@@ -4,13 +4,14 @@ A running relay's files are read as far as they are written.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from smtpproxy.sinks.audit.chain import NotALine, number_of
 from smtpproxy.sinks.audit.files import Segment, last_line, segments
-from smtpproxy.sinks.audit.lines import DecisionEntry, Personal, read_line
+from smtpproxy.sinks.audit.lines import DecisionEntry, Personal, read_line, time_of
 
 _MATCHED = b'"suppressions":['
 _MOST = 2_000
@@ -19,6 +20,10 @@ _ROWS = 1_000_000
 
 Row = tuple[int, bytes]
 """A line and its number in the slot."""
+
+
+PlacedRow = tuple[str, int, bytes]
+"""The name of the file, the number in the slot, and the line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,62 @@ def unread(folder: Path, read: Mapping[int, int]) -> Iterator[tuple[int, Iterato
         if last.head.n < after:  # another journal than the one that was read
             after = 0
         yield slot, _rows(_from(files, after), after)
+
+
+class Tail:
+    """What comes after the rows of each slot that were read. Remembers where in its file a row
+    ends, so that a look at a long file that has grown a little is quick."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ends: dict[int, tuple[int, str, int]] = {}  # by slot: row, its file, its end there
+
+    def unread(self, read: Mapping[int, int]) -> Iterator[tuple[int, Iterator[PlacedRow]]]:
+        """Yield each slot that has rows after `read`, and these. Raises OSError."""
+        for slot, files in segments(self._folder).items():
+            last = last_line(files)
+            after = read.get(slot, 0)
+            if last is None or last.head.n == after:
+                continue
+            if last.head.n < after:  # another journal than the one that was read
+                after = 0
+            yield slot, self._of_slot(slot, files, after)
+
+    def backlog(self, read: Mapping[int, int]) -> tuple[int, datetime | None]:
+        """Return how many rows come after `read`, and of when the oldest is. Raises OSError."""
+        lines, oldest = 0, []
+        newest = newest_rows(self._folder)
+        for slot, rows in self.unread(read):
+            after, last = read.get(slot, 0), newest.get(slot, 0)
+            lines += last - after if last > after else last
+            first = next(rows, None)
+            if first is not None:
+                with suppress(NotALine):
+                    oldest.append(time_of(first[2]))
+        return lines, min(oldest, default=None)
+
+    def _of_slot(self, slot: int, files: Sequence[Segment], after: int) -> Iterator[PlacedRow]:
+        number, name, offset = self._ends.get(slot, (0, "", 0))
+        begin = [place for place, file in enumerate(files) if file.name == name]
+        if number != after or not begin:
+            files, offset = _from(files, after), 0
+        else:
+            files = files[begin[0] :]
+        for segment in files:
+            with segment.path.open("rb") as lines:
+                lines.seek(offset)
+                for raw in lines:
+                    if not raw.endswith(b"\n"):
+                        break  # it is being written, or was cut short
+                    offset += len(raw)
+                    try:
+                        number = number_of(raw)
+                    except NotALine:
+                        continue
+                    if number > after:
+                        yield segment.name, number, raw
+                        self._ends[slot] = number, segment.name, offset
+            offset = 0
 
 
 def matches(folder: Path, read: Mapping[int, int]) -> Iterator[Matches]:

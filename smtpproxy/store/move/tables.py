@@ -49,6 +49,9 @@ NOT_COPIED = frozenset(
         "change_number",  # of PostgreSQL, as the next two: goes with the numbers
         "store_state",
         "schema_version",
+        "journal",  # of PostgreSQL: each relay fills them from its journals
+        "journal_erasure",
+        "decision",
     }
 )
 

@@ -41,6 +41,13 @@ SELECT $1, $2 WHERE NOT EXISTS (SELECT 1 FROM suppression_key)
 """
 _READS = "GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role}"
 _USES = "GRANT USAGE ON SCHEMA {schema} TO {role}"
+_GRANTED = """
+SELECT grantee::text, string_agg(privilege_type::text, ', ')
+FROM information_schema.role_table_grants
+WHERE table_schema = current_schema() AND table_name = 'contact'
+AND grantee NOT IN (current_user, 'PUBLIC') GROUP BY grantee
+"""
+_ALIKE = "GRANT {rights} ON ALL TABLES IN SCHEMA {schema} TO {role}"
 _WRITES = "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}"
 
 
@@ -76,6 +83,9 @@ async def migrate(
             await connection.execute(script)
         if before < len(scripts):
             await connection.execute(_PUT_VERSION, len(scripts), _OLDEST)
+        for role, rights in await connection.fetch(_GRANTED) if before else ():
+            # Who could use the tables that were there may use the new ones.
+            await _grant(connection, (role,), (_ALIKE.replace("{rights}", rights),))
         if state_dir is not None:
             await _register(connection, state_dir)
         await _grant(connection, readers, (_USES, _READS))

@@ -117,6 +117,10 @@ class Erased(Struct, frozen=True):
         str | UnsetType,
         Meta(description="What could not be erased yet, and why: ask again until it is missing."),
     ] = UNSET
+    relays_behind: Annotated[
+        tuple[str, ...] | UnsetType,
+        Meta(description="Other relays, which erase it from their audit logs once they run."),
+    ] = UNSET
 
 
 ERASE = Operation(
@@ -200,7 +204,8 @@ class Contacts:
         done = await erasure.erase(
             self._settings, self._writer(), address, at=self._now(), scope=asked.scope
         )
-        return Erased(done.erased, done.reports, done.rows, len(done.others), done.left or UNSET)
+        others, left = len(done.others), done.left or UNSET
+        return Erased(done.erased, done.reports, done.rows, others, left, done.behind or UNSET)
 
     def _update(self, call: Call) -> tuple[ContactUpdate, ContactCheck]:
         """Read and check a contact. Raises Refused."""

@@ -1,0 +1,159 @@
+"""The process that tells the relays of one store of each other's journals: it erases whom others
+have erased, and keeps the index of decisions. No mail waits for it, and nothing is lost while it
+waits: it reads the journal, and goes on where the index ends."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from itertools import islice
+
+import structlog
+
+from smtpproxy.erasure import carry_out
+from smtpproxy.policy.model import Action, Reason
+from smtpproxy.process.children import Beat, Channel, Drain, Ready
+from smtpproxy.settings import Settings
+from smtpproxy.sinks.audit.chain import NotALine
+from smtpproxy.sinks.audit.chosen import verdicts
+from smtpproxy.sinks.audit.erase import StillWritten
+from smtpproxy.sinks.audit.following import PlacedRow, Tail
+from smtpproxy.sinks.audit.lines import DecisionEntry, decided, is_erased, read_line
+from smtpproxy.sinks.log import configure_logging
+from smtpproxy.sinks.metrics import Snapshot
+from smtpproxy.store import open_journals
+from smtpproxy.store.journals import Indexed, SharedJournals
+from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.relays import relay_id
+
+_LOOK = 1.0  # seconds
+_AFTER_TROUBLE = 5.0
+_AT_ONCE = 1_000  # lines of one commit
+_DECISION = b'"entry":{"kind":"decision"'
+
+log = structlog.get_logger()
+
+
+def run_journals(settings: Settings, channel: socket.socket) -> int:
+    """Work until told to end, or until the supervisor is gone; return the exit code."""
+    configure_logging(settings.server, process="journals")
+    os.nice(10)
+    return asyncio.run(_work(settings, channel))
+
+
+async def _work(settings: Settings, sock: socket.socket) -> int:
+    channel = await Channel.over(sock)
+    journals = open_journals(settings.store)
+    assert journals is not None
+    relay = relay_id(settings.server.state_dir)
+    indexer = Indexer(settings, journals, relay, now=lambda: datetime.now(UTC))
+    tasks = [
+        asyncio.create_task(_keep(indexer.look)),
+        asyncio.create_task(_keep(lambda: _erase(settings, journals, relay))),
+        asyncio.create_task(_beat(channel, indexer)),
+    ]
+    channel.send(Ready())
+    async for message in channel.messages():
+        if isinstance(message, Drain):
+            break
+    for task in tasks:
+        task.cancel()  # what is not committed is read again
+    await asyncio.gather(*tasks, return_exceptions=True)
+    channel.close()
+    journals.close()
+    return 0
+
+
+async def _keep(work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        pause = _LOOK
+        try:
+            await work()
+        except (StoreUnavailable, StillWritten, OSError) as error:
+            log.warning("journals wait", error=str(error))
+            pause = _AFTER_TROUBLE
+        except Exception as error:  # a fault of the program: it is tried again
+            log.error("internal error", exc_info=error)
+            pause = _AFTER_TROUBLE
+        await asyncio.sleep(pause)
+
+
+async def _erase(settings: Settings, journals: SharedJournals, relay: str) -> None:
+    rows = await carry_out(settings, journals, relay)
+    if rows:
+        log.info("erased_from_record", rows=rows)
+
+
+async def _beat(channel: Channel, indexer: "Indexer") -> None:
+    while True:
+        with suppress(OSError):
+            channel.send(Beat(Snapshot(gauges=await asyncio.to_thread(indexer.gauges))))
+        await asyncio.sleep(_LOOK)
+
+
+class Indexer:
+    """Adds what a relay has decided to the index."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        journals: SharedJournals,
+        relay: str,
+        *,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._journals = journals
+        self._relay = relay
+        self._host = settings.server.hostname
+        self._now = now
+        self._tail = Tail(settings.server.state_dir / "audit")
+        self._backlog = Tail(settings.server.state_dir / "audit")
+        self._read: Mapping[int, int] = {}
+
+    async def look(self) -> None:
+        """Add all that is new. Raises StoreUnavailable, OSError."""
+        self._read = await self._journals.tell(self._relay, self._host, self._now())
+        for slot, rows in self._tail.unread(self._read):
+            while batch := list(islice(rows, _AT_ONCE)):
+                new = [row for placed in batch for row in indexed(self._relay, placed)]
+                read = {slot: batch[-1][1]}
+                await self._journals.add(self._relay, new, read)
+                self._read = {**self._read, **read}
+
+    def gauges(self) -> Mapping[str, Mapping[tuple[str, ...], float]]:
+        """Return how far the index is behind. Raises OSError."""
+        lines, oldest = self._backlog.backlog(self._read)
+        age = 0.0 if oldest is None else (self._now() - oldest).total_seconds()
+        return {
+            "audit_index_backlog_rows": {(): lines},
+            "audit_index_backlog_seconds": {(): max(age, 0.0)},
+        }
+
+
+def indexed(relay: str, placed: PlacedRow) -> Iterator[Indexed]:
+    """Yield what the index has of a line: a row for each recipient of a decision."""
+    file, number, raw = placed
+    if _DECISION not in raw:
+        return
+    try:
+        line = read_line(raw)
+        if not isinstance(line.entry, DecisionEntry):
+            return
+        one = decided(line, line.entry)
+    except NotALine:
+        return  # `audit verify` tells of it
+    stream, message = one.decision.stream, one.decision.message
+    told = [
+        (verdict, None if is_erased(recipient) else recipient.canonical)
+        for verdict, recipient in zip(verdicts(one), one.recipients, strict=True)
+    ]
+    for place, (verdict, canonical) in enumerate(told or [(message, None)]):
+        yield Indexed(
+            *(relay, file, number, place, one.id, one.at, stream.name, stream.brand),
+            Action.ALLOW if verdict is None else verdict.action,
+            Reason.NONE if verdict is None else verdict.reason,
+            one.observed,
+            canonical,
+        )

@@ -1,0 +1,156 @@
+"""What relays know of each other's audit journals."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from hashlib import blake2b
+
+import msgspec
+
+from smtpproxy.policy.model import Action, Reason
+from smtpproxy.store.journals import Behind, Indexed, Outstanding, PersonKey, Wanted
+from smtpproxy.store.postgres.connection import Counts, Target
+from smtpproxy.store.sql.rows import Row, from_micros, to_micros
+
+_TELL = """
+INSERT INTO journal (relay, host, told_at) VALUES (?, ?, ?)
+ON CONFLICT (relay) DO UPDATE SET host = excluded.host, told_at = excluded.told_at
+RETURNING rows
+"""
+# Numbers are in the order of the commits: nobody reads up to 7 and misses 6.
+_IN_ORDER = "LOCK TABLE journal_erasure IN SHARE ROW EXCLUSIVE MODE"
+_ERASE = "INSERT INTO journal_erasure (person, at) VALUES (?, ?) RETURNING id"
+_FORGET = "UPDATE decision SET person = NULL WHERE person = ANY (?)"
+_FORGET_OWN = "UPDATE decision SET person = NULL WHERE relay = ? AND person = ANY (?)"
+_OUTSTANDING = """
+SELECT id, person FROM journal_erasure
+WHERE id > coalesce((SELECT erased FROM journal WHERE relay = ?), 0)
+"""
+_CARRIED_OUT = "UPDATE journal SET erased = greatest(erased, ?) WHERE relay = ?"
+_BEHIND = "SELECT relay, host, told_at FROM journal WHERE erased < ? ORDER BY host, relay"
+_ADD = """
+INSERT INTO decision
+    (relay, file, line, recipient, id, at, stream, brand, verdict, reason, observed, person)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
+"""
+_READ = "SELECT rows FROM journal WHERE relay = ? FOR UPDATE"
+_PUT_READ = "UPDATE journal SET rows = ? WHERE relay = ?"
+_FIND = """
+SELECT relay, file, line, recipient, id, at, stream, brand, verdict, reason, observed, journal.host
+FROM decision JOIN journal USING (relay)
+"""
+_NEWEST = " ORDER BY at DESC, id DESC, relay, file, line, recipient LIMIT {limit:d}"
+_OLD = """
+DELETE FROM decision WHERE ctid = ANY (ARRAY(SELECT ctid FROM decision WHERE at < ? LIMIT ?))
+"""
+_OLD_ERASURES = "DELETE FROM journal_erasure WHERE at < ?"
+_AT_ONCE = 5_000
+_LONGER = timedelta(days=365)
+"""How much longer erasures are known than journals last: a relay may have been away."""
+
+
+class PostgresJournals(Counts):
+    """A `SharedJournals`."""
+
+    _part = "journals"
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+
+    async def tell(self, relay: str, host: str, at: datetime) -> Mapping[int, int]:
+        async with self._counting() as session:
+            ((rows,),) = await session.fetch_all(_TELL, relay, host, to_micros(at))
+        return _read(rows)
+
+    async def add_erasure(self, address: str, at: datetime) -> int:
+        person = (await self.key())(address)
+        async with self._counting(flushed=True) as session:
+            await session.run(_IN_ORDER)
+            ((number,),) = await session.fetch_all(_ERASE, person, to_micros(at))
+            await session.run(_FORGET, [person])
+        return int(number)
+
+    async def outstanding(self, relay: str) -> Outstanding:
+        async with self._asking() as session:
+            found = await session.fetch_all(_OUTSTANDING, relay)
+        newest = max((number for number, _ in found), default=0)
+        return Outstanding(newest, frozenset(person for _, person in found))
+
+    async def carried_out(self, relay: str, outstanding: Outstanding) -> None:
+        async with self._counting(flushed=True) as session:
+            await session.run(_FORGET_OWN, relay, list(outstanding.people))
+            await session.run(_CARRIED_OUT, outstanding.newest, relay)
+
+    async def behind(self, erasure: int) -> Sequence[Behind]:
+        async with self._asking() as session:
+            found = await session.fetch_all(_BEHIND, erasure)
+        return [Behind(relay, host, from_micros(at)) for relay, host, at in found]
+
+    async def key(self) -> PersonKey:
+        return partial(_person, await self._secret())
+
+    async def add(self, relay: str, rows: Sequence[Indexed], read: Mapping[int, int]) -> None:
+        key = await self.key()
+        written = [_written(row, key) for row in rows]
+        async with self._counting() as session:
+            ((known,),) = await session.fetch_all(_READ, relay)
+            await session.run_many(_ADD, written)
+            after = {str(slot): n for slot, n in (_read(known) | dict(read)).items()}
+            await session.run(_PUT_READ, msgspec.json.encode(after).decode(), relay)
+
+    async def find(self, wanted: Wanted, limit: int, *, but: str = "") -> Sequence[Indexed]:
+        key = await self.key()
+        conditions = {
+            "decision.relay <> ?": but or None,
+            "id >= ?": wanted.id,
+            "id < ?": None if wanted.id is None else f"{wanted.id}\uffff",
+            "person = ANY (?)": [key(one) for one in wanted.recipients] or None,
+            "stream = ?": wanted.stream,
+            "verdict = ?": None if wanted.verdict is None else str(wanted.verdict),
+            "reason = ?": None if wanted.reason is None else str(wanted.reason),
+            "at >= ?": None if wanted.since is None else to_micros(wanted.since),
+            "at < ?": None if wanted.until is None else to_micros(wanted.until),
+        }
+        asked = {text: value for text, value in conditions.items() if value is not None}
+        where = f"WHERE {' AND '.join(asked)}" if asked else ""
+        async with self._asking() as session:
+            found = await session.fetch_all(
+                _FIND + where + _NEWEST.format(limit=limit), *asked.values()
+            )
+        return [_indexed(row) for row in found]
+
+    async def prune(self, before: datetime) -> int:
+        removed = 0
+        while True:
+            async with self._counting() as session:
+                some = await session.run(_OLD, to_micros(before), _AT_ONCE)
+            removed += some
+            if some < _AT_ONCE:
+                break
+        async with self._counting() as session:
+            await session.run(_OLD_ERASURES, to_micros(before - _LONGER))
+        return removed
+
+
+def _person(secret: bytes, address: str) -> bytes:
+    return blake2b(address.encode(), digest_size=16, key=secret).digest()
+
+
+def _written(row: Indexed, key: PersonKey) -> Row:
+    person = None if row.canonical is None else key(row.canonical)
+    return (
+        *(row.relay, row.file, row.line, row.recipient, row.id, to_micros(row.at)),
+        *(row.stream, row.brand, str(row.verdict), str(row.reason), row.observed, person),
+    )
+
+
+def _read(rows: str) -> dict[int, int]:
+    return {int(slot): n for slot, n in msgspec.json.decode(rows, type=dict[str, int]).items()}
+
+
+def _indexed(row: Row) -> Indexed:
+    relay, file, line, place, id, at, stream, brand, verdict, reason, observed, host = row
+    return Indexed(
+        *(relay, file, line, place, id, from_micros(at), stream, brand),
+        *(Action(verdict), Reason(reason), observed, None, host),
+    )

@@ -1,0 +1,91 @@
+"""Relays on one PostgreSQL: an erasure reaches the journals of all of them, and the index of
+decisions knows what each has decided."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kit.audit import folder, records
+from tests.kit.parts import needs
+from tests.kit.ports import wait_for
+from tests.kit.postgres import PostgresCluster
+from tests.kit.relay import RelayProcess
+from tests.kit.relays import Relays, answer
+from tests.kit.store import address
+from tests.kit.upstream import FakeUpstream
+
+pytestmark = needs("postgresql")
+KNOWN, GONE = address("consent"), address("unsubscribed")
+
+
+@pytest.fixture
+def relays(tmp_path: Path, upstream: FakeUpstream) -> Iterator[Relays]:
+    server = PostgresCluster()
+    relays = Relays(tmp_path, upstream.address, server)
+    yield relays
+    relays.kill()
+    server.stop()
+
+
+def journal(relay: RelayProcess) -> bytes:
+    return b"".join(path.read_bytes() for path in folder(relay).glob("*-0.ndjson"))
+
+
+def indexed(relays: Relays) -> int:
+    return int(relays.sql("SELECT count(*) FROM decision"))
+
+
+def test_an_erasure_reaches_every_journal_and_the_index(relays: Relays) -> None:
+    one, two = relays.start("one"), relays.start("two")
+    for relay in (one, two):
+        assert [answer(relay, person) for person in (KNOWN, GONE)] == [250, 550]
+    wait_for(lambda: indexed(relays) == 4, "all decisions to be in the index")
+    assert relays.sql("SELECT count(DISTINCT relay) FROM decision") == "2"
+
+    done = json.loads(one.must("contact", "erase", KNOWN, "--json"))
+    assert "relays_behind" not in done
+    for relay in (one, two):
+        assert KNOWN.encode() not in journal(relay)
+        assert GONE.encode() in journal(relay)
+        relay.must("audit", "verify")
+    assert relays.sql("SELECT count(*) FROM decision WHERE person IS NULL") == "2"
+    assert indexed(relays) == 4
+
+    for child in two.children("journals"):
+        os.kill(child, signal.SIGKILL)
+    two.kill()
+    done = json.loads(one.must("contact", "erase", GONE, "--json"))
+    assert len(done["relays_behind"]) == 1
+    assert GONE.encode() in journal(two)
+    assert GONE not in relays.sql("SELECT * FROM journal_erasure")
+    two.start()
+    wait_for(lambda: GONE.encode() not in journal(two), "the other relay to follow")
+    two.must("audit", "verify")
+    assert answer(two, GONE) == 550
+
+
+def test_the_index_catches_up_after_kills_and_an_outage(relays: Relays) -> None:
+    one = relays.start("one")
+    assert answer(one, GONE) == 550
+    wait_for(lambda: indexed(relays) == 1, "the index to begin")
+    relays.server.kill()
+    assert answer(one, KNOWN) == 451
+    (child,) = one.children("journals")
+    os.kill(child, signal.SIGKILL)
+    relays.server.start()
+    wait_for(lambda: answer(one, KNOWN) == 250, "the relay to recover")
+    decided = sum(len(record.decided.recipients) for record in records(one))
+    assert decided >= 2
+    wait_for(lambda: indexed(relays) == decided, "the index to catch up")
+    told = json.loads(one.must("status", "--json"))["audit_index"]
+    wait_for(
+        lambda: json.loads(one.must("status", "--json"))["audit_index"]["rows_behind"] == 0,
+        f"no backlog, after {told}",
+    )
+    relays.sql("UPDATE journal SET rows = '{}'")  # as when a commit is lost: all is read again
+    wait_for(lambda: relays.sql("SELECT rows FROM journal") != "{}", "the journal to be read again")
+    assert indexed(relays) == decided
