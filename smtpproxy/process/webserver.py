@@ -59,9 +59,10 @@ async def _serve(
     app = _app(settings, stores, supervisor, stop=stop, trusts=trusts, started_at=started_at)
     serving = asyncio.create_task(serve_web(app, listening, stop, trusts=trusts))
     supervisor.ready()
-    await supervisor.listen()
-    stop.set()
-    await serving
+    answers = asyncio.create_task(supervisor.listen(stop))
+    await stop.wait()
+    await serving  # who asked before the end is answered yet
+    answers.cancel()
     await stores.close()
     return 0
 
@@ -186,15 +187,16 @@ class Supervisor:
     def ready(self) -> None:
         self._channel.send(Ready())
 
-    async def listen(self) -> None:
-        """Take answers until told to stop, or until the supervisor is gone."""
+    async def listen(self, stop: asyncio.Event) -> None:
+        """Take answers until the supervisor is gone; set `stop` then, or when told to end."""
         async for message in self._channel.messages():
             if isinstance(message, Answer):
                 future = self._asked.pop(message.number, None)
                 if future is not None and not future.done():
                     future.set_result(message)
             elif isinstance(message, Drain):
-                return
+                stop.set()
+        stop.set()
 
     async def stats(self) -> Snapshot:
         return (await self._ask()).snapshot

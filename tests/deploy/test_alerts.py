@@ -158,6 +158,22 @@ CASES = (
         },
         at=90,
     ),
+    Case(  # … nor what another relay of the same store removed
+        "SmtpproxySuppressionsLost",
+        UP
+        | {
+            "smtpproxy_suppressions{scope=all,origin=complaint,instance=relay1}": "1000x70 800x30",
+            "smtpproxy_suppressions{scope=all,origin=complaint,instance=relay2}": "1000x70 1000x30",
+            "smtpproxy_purged_total{kind=suppressions,instance=relay2}": "50x70 150x30",
+        },
+        UP
+        | {
+            "smtpproxy_suppressions{scope=all,origin=complaint,instance=relay1}": "1000x70 900x30",
+            "smtpproxy_suppressions{scope=all,origin=complaint,instance=relay2}": "1000x70 900x30",
+            "smtpproxy_purged_total{kind=suppressions,instance=relay2}": "50x70 150x30",
+        },
+        at=90,
+    ),
     Case(
         "SmtpproxyNotReloaded",
         UP | {"smtpproxy_reloads_total{outcome=failed}": "0x20 1x20"},
@@ -321,8 +337,8 @@ CASES = (
 def quoted(series: str) -> str:
     """`name{a=b}` with quotes and the instance that every real series has."""
     name, _, labels = series.rstrip("}").partition("{")
-    pairs = [pair.split("=") for pair in labels.split(",") if pair]
-    written = ",".join(f'{key}="{value}"' for key, value in [*pairs, ["instance", "relay1"]])
+    pairs = {"instance": "relay1"} | dict(pair.split("=") for pair in labels.split(",") if pair)
+    written = ",".join(f'{key}="{value}"' for key, value in pairs.items())
     return f"{name}{{{written}}}"
 
 

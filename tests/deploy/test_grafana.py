@@ -67,6 +67,22 @@ def test_the_data_source_is_the_users_choice() -> None:
             assert part["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
 
 
+def test_every_panel_shows_the_chosen_relays() -> None:
+    for title, expression, _ in QUERIES:
+        for selector in re.findall(r"smtpproxy_\w+(\{[^}]*\})?", expression):
+            assert 'instance=~"$instance"' in selector, (title, expression)
+
+
+SHARED = "suppressions|feedback_total|feedback_reports|stream_sent|stream_heard"
+
+
+def test_what_relays_share_is_counted_once() -> None:
+    """The numbers of the store are the same on each relay of it (docs/metrics.md)."""
+    shared = [expression for _, expression, _ in QUERIES if re.search(SHARED, expression)]
+    for expression in shared:
+        assert re.search(rf"max by \([\w, ]+\) \((rate\()?smtpproxy_({SHARED})\{{", expression)
+
+
 def test_panels_have_room_and_names_of_their_own() -> None:
     assert len({panel["id"] for panel in PANELS}) == len(PANELS)
     assert len({panel["title"] for panel in PANELS}) == len(PANELS)

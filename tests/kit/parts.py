@@ -41,6 +41,7 @@ PARTS = {
     "exim": Part("util-linux", ("unshare",), root=True, unpacked=EXIM),
     "faketime": Part("faketime", ("faketime",), library="/usr/lib/*/faketime/libfaketime.so.1"),
     "haproxy": Part("haproxy", ("haproxy",)),
+    "keepalived": Part("keepalived", ("keepalived",)),
     "miltertest": Part("miltertest", ("miltertest",)),
     "msmtp": Part("msmtp", ("msmtp",)),
     "opendkim": Part("opendkim", ("opendkim",)),

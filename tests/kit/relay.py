@@ -324,10 +324,10 @@ def parse_metrics(text: str) -> dict[str, float]:
     return samples
 
 
-def greets(port: int) -> bool:
+def greets(port: int, host: str = LOOPBACK) -> bool:
     """Whether an SMTP server answers 220 there."""
     try:
-        with socket.create_connection((LOOPBACK, port), timeout=5) as connection:
+        with socket.create_connection((host, port), timeout=5) as connection:
             return connection.recv(512).startswith(b"220")
     except OSError:
         return False

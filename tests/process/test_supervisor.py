@@ -14,11 +14,13 @@ import pytest
 from smtpproxy.app import prepare
 from smtpproxy.config import parse
 from smtpproxy.process import generation as module
-from smtpproxy.process.children import Start, start_child
+from smtpproxy.process.children import Answer, Ask, Channel, Drain, Start, start_child
 from smtpproxy.process.listening import Sockets
 from smtpproxy.process.notifier import Notifier
 from smtpproxy.process.supervisor import Source, Supervisor
+from smtpproxy.process.webserver import Supervisor as WebsSupervisor
 from smtpproxy.settings import Settings
+from smtpproxy.sinks.metrics import Snapshot
 from tests.kit.messages import message
 from tests.kit.ports import LOOPBACK, free_port
 from tests.kit.relay import RelayProcess, listener, relay_config
@@ -191,3 +193,23 @@ async def test_a_child_that_starts_is_deaf_to_the_interrupt_of_its_terminal(
     await asyncio.wait_for(child.wait(), 30)
     assert "KeyboardInterrupt" not in capfd.readouterr().err
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+async def test_whoever_asks_the_web_process_while_it_ends_is_answered() -> None:
+    """A balancer asks /readyz all the time: its question must not hold up the end."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    channel, supervisor = await Channel.over(ours), WebsSupervisor(await Channel.over(theirs))
+    stop = asyncio.Event()
+    listening = asyncio.create_task(supervisor.listen(stop))
+    asked = asyncio.create_task(supervisor.health())
+    async with asyncio.timeout(10):
+        question = await anext(channel.messages())
+        assert isinstance(question, Ask)
+        channel.send(Drain())
+        await stop.wait()
+        channel.send(Answer(question.number, Snapshot(), workers=1, alive=0, draining=True))
+        assert (await asked).workers == 1
+        channel.close()
+        await listening

@@ -1,0 +1,231 @@
+"""Two relays behind HAProxy on one PostgreSQL, as docs/deploy/cluster.md has them."""
+
+import re
+import smtplib
+import socket
+import threading
+import time
+import tomllib
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.deploy.recipes.clients import arrived
+from tests.kit.certificates import Authority
+from tests.kit.haproxy import Haproxy
+from tests.kit.messages import marketing, message
+from tests.kit.pages import section
+from tests.kit.parts import needs, program
+from tests.kit.ports import LOOPBACK, free_port, wait_for
+from tests.kit.postgres import cluster
+from tests.kit.processes import run
+from tests.kit.relay import RelayProcess, greets
+from tests.kit.relays import Relays
+from tests.kit.store import address
+from tests.kit.upstream import At, FakeUpstream, Reply
+
+pytestmark = needs("haproxy", "postgresql")
+
+PAGE = "deploy/cluster.md"
+BALANCER = "127.0.0.10"
+HERE = {"10.0.0.": "127.0.0."}  # the hosts of the page are addresses of the loopback network
+ORDERS = "orders@shop.example"
+SENDERS = 4
+NOTICED = 4.0
+"""Seconds after which the checks, two of one second, have certainly taken a relay out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Everything on the page but keepalived."""
+
+    relays: Relays
+    mta: FakeUpstream
+    smtp: int
+    pages: int
+    authority: Authority
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    root = tmp_path_factory.mktemp("cluster")
+    smtp, pages, web = free_port(), free_port(), free_port()
+    authority = Authority(root)
+    pair = authority.issue("unsubscribe.example.com")
+    (root / "site.pem").write_bytes(pair.certificate.read_bytes() + pair.key.read_bytes())
+    ports = {":2525": f":{smtp}", "8025": str(web), **HERE}
+    tls = {
+        "10.0.0.10:443": f"{LOOPBACK}:{pages}",
+        "/etc/haproxy/unsubscribe.pem": str(root / "site.pem"),
+    }
+    with FakeUpstream() as mta:
+        relays = Relays(root, mta.address, cluster())
+        try:
+            start_relays(relays, ports | {"127.0.0.1:10025": mta.address})
+            (config,) = section(PAGE, "HAProxy", tls | ports)
+            with Haproxy(config, pages):
+                site = Site(relays, mta, smtp, pages, authority)
+                wait_for(lambda: both_ready(site), "both relays to be ready")
+                yield site
+        finally:
+            relays.kill()
+
+
+def start_relays(relays: Relays, where: Mapping[str, str]) -> None:
+    """The page's order: the first makes the keys, the second has them copied."""
+    one = relays.start("relay1", configuration(where))
+    two = relays.prepare("relay2", configuration({"10.0.0.11": "10.0.0.12", **where}))
+    made, copy = (each.root / "state" / "unsubscribe.key" for each in (one, two))
+    copy.touch(0o600)
+    copy.write_bytes(made.read_bytes())
+    two.start()
+
+
+def configuration(where: Mapping[str, str]) -> dict[str, Any]:
+    (toml,) = section(PAGE, "The relays", where)
+    return tomllib.loads(toml)
+
+
+def both_ready(site: Site) -> bool:
+    return greets(site.smtp, BALANCER) and all(relay.ready() for relay in site.relays.all)
+
+
+def carried(relay: RelayProcess) -> float:
+    return relay.metric("smtpproxy_relayed_total", code_class="2xx")
+
+
+def test_the_link_of_one_relay_works_at_the_other(site: Site) -> None:
+    with smtplib.SMTP(BALANCER, site.smtp, timeout=30) as client:
+        mail = marketing(unsubscribe=None, one_click=None, message_id="<link@shop.example>")
+        client.sendmail("news@shop.example", address("consent"), mail)
+    (got,) = arrived(site.mta, "<link@shop.example>")
+    found = re.search(rb"<https://unsubscribe\.example\.com(/u/[\w-]+)>", got.data)
+    assert found, got.data
+
+    def page(data: bytes | None) -> int:
+        request = urllib.request.Request(
+            f"https://{LOOPBACK}:{site.pages}{found[1].decode()}",
+            data,
+            {"Content-Type": "application/x-www-form-urlencoded"},
+        )
+        context = site.authority.client_context()
+        with urllib.request.urlopen(request, timeout=30, context=context) as response:
+            return int(response.status)
+
+    assert [page(None), page(None)] == [200, 200]  # each relay
+    assert page(b"List-Unsubscribe=One-Click") == 200
+    for relay in site.relays.all:
+        assert "unsubscribe" in relay.must("suppress", "show", address("consent"))
+
+
+@dataclass(slots=True)
+class Load:
+    """What clients were answered, a connection for each message."""
+
+    answered: set[str] = field(default_factory=set)  # Message-IDs of what was answered 250
+    refused: list[tuple[float, str]] = field(default_factory=list)  # began when; no greeting
+    cut_off: list[tuple[float, str]] = field(default_factory=list)  # … in the session
+
+
+@contextmanager
+def sending(site: Site) -> Iterator[Load]:
+    """Send receipts, over and over, until the end of the block."""
+    load, enough, numbers = Load(), threading.Event(), count(1)
+    run_of = time.monotonic_ns()
+
+    def send() -> None:
+        while not enough.is_set():
+            id = f"<{run_of}.{next(numbers)}@shop.example>"
+            mail = message(stream="receipts", message_id=id)
+            began, greeted = time.monotonic(), False
+            try:
+                with smtplib.SMTP(BALANCER, site.smtp, timeout=30) as client:
+                    greeted = True
+                    client.sendmail(ORDERS, "anybody@people.example", mail)
+                    load.answered.add(id)
+            except (OSError, smtplib.SMTPException) as error:
+                if id not in load.answered:  # else it was cut off at QUIT
+                    (load.cut_off if greeted else load.refused).append((began, repr(error)))
+            enough.wait(0.005)
+
+    threads = [threading.Thread(target=send) for _ in range(SENDERS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield load
+    finally:
+        enough.set()
+        for thread in threads:
+            thread.join()
+
+
+def grows(load: Load, by: int = 40) -> None:
+    before = len(load.answered)
+    wait_for(lambda: len(load.answered) > before + by, "more mail")
+
+
+def test_clients_get_451_where_no_relay_is_ready(site: Site) -> None:
+    site.mta.begin(At("connect", Reply("421 4.3.2 not now")))
+    wait_for(lambda: not any(relay.ready() for relay in site.relays.all), "/readyz to say so")
+    with sending(site) as load:
+        time.sleep(NOTICED)
+        load.refused.clear()
+        load.cut_off.clear()
+        wait_for(lambda: len(load.cut_off) > SENDERS, "answers")
+    assert [error for _, error in load.refused] == []
+    assert [error for _, error in load.cut_off if "(451, " not in error] == []
+    site.mta.begin()
+    wait_for(lambda: both_ready(site), "both relays to be ready")
+
+
+def test_one_relay_dies_and_nothing_answered_is_lost(site: Site) -> None:
+    """Then it is started again, and the other one is told to end, as for a new release."""
+    dying, other = site.relays.all
+    with sending(site) as load:
+        before = carried(dying)
+        wait_for(lambda: carried(dying) > before + 10, "mail by the one that dies")
+        died = time.monotonic()
+        dying.kill()
+        grows(load)
+        time.sleep(max(0.0, died + NOTICED - time.monotonic()))
+        grows(load)
+        dying.start()
+        wait_for(lambda: both_ready(site), "the relay to be back")
+        wait_for(lambda: carried(dying) > 10, "mail by it")
+        assert other.terminate() == 0
+        grows(load)
+    failed = load.refused + load.cut_off
+    assert [one for one in failed if not died - 1 < one[0] < died + NOTICED] == []
+    assert len(load.cut_off) <= SENDERS  # those that it had
+    assert load.answered - in_mta(site) == set()
+
+
+def in_mta(site: Site) -> set[str]:
+    """The Message-IDs of what the MTA has accepted."""
+    head = (mail.data.partition(b"\r\n\r\n")[0].decode() for mail in site.mta.messages)
+    return {found[1] for each in head if (found := re.search(r"^Message-ID: (<.+>)", each, re.M))}
+
+
+@needs("keepalived")
+def test_keepalived_reads_its_lines(tmp_path: Path) -> None:
+    network = next(name for _, name in socket.if_nameindex() if name != "lo")
+    (lines,) = section(PAGE, "One address: keepalived or DNS", {"eth0": network})
+    config = tmp_path / "keepalived.conf"
+    config.write_text(lines)
+    done = run(program("keepalived"), "--config-test", f"--use-file={config}")
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@needs("promtool")
+def test_prometheus_reads_its_lines(tmp_path: Path) -> None:
+    (lines,) = section(PAGE, "Prometheus")
+    config = tmp_path / "prometheus.yml"
+    config.write_text(lines)
+    done = run(program("promtool"), "check", "config", str(config))
+    assert done.returncode == 0, done.stdout + done.stderr
