@@ -16,6 +16,7 @@ from smtpproxy.cli.constants import contact_constants
 from smtpproxy.cli.contact_map import map_contacts
 from smtpproxy.cli.contact_rights import erase, in_words, object_, rectify
 from smtpproxy.cli.import_file import run_import
+from smtpproxy.cli.import_record import access_of, says
 from smtpproxy.cli.imports import (
     Handling,
     ImportOptions,
@@ -119,19 +120,22 @@ def import_contacts(settings: Settings, file: Path, options: ContactImport) -> R
     Profiles are updated, purchases and consent acts added; nothing is removed and no
     suppression lifted. Lines that cannot be read are set aside, and the exit code is 1.
     """
+    access = access_of(settings, options.job)
+    settings = access.settings
     as_of, purpose, own = options.as_of, options.purpose or "", options.own_format is not None
     others = {"as-of": as_of.isoformat() if as_of else "", "purpose": purpose}
     if options.brand is not None:
         check_brand(settings, options.brand)
         others["brand"] = options.brand
-    task = prepare(settings, file, "contacts", options, others, as_of)
+    task = prepare(access, file, "contacts", options, others, as_of)
     try:
         columns = read_mapping(options.mapping) if options.mapping else None
     except MappingFault as error:
         fail(str(error), 2)
     constants = contact_constants(settings, options.constants)
     wanted = Wanted(task.hint, options.layout, own=own, purpose=purpose, constants=constants)
-    check = ContactCheck(settings, now(), options.brand)
+    limit = None if access.everything else says(access.check_contact)
+    check = ContactCheck(settings, now(), options.brand, limit)
 
     def contents(opened: BinaryIO, found: Format) -> Contents[ContactUpdate]:
         age = task.job.as_of

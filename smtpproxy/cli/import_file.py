@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from smtpproxy.access import Access
 from smtpproxy.cli import fail
 from smtpproxy.cli.import_record import (
     check_same,
@@ -131,7 +132,7 @@ def _check_not_before(
     """
     if task.replacing.both or task.replacing.record is not None:
         return
-    if former := imported_otherwise(task.settings, record, file, place):
+    if former := imported_otherwise(task.access, record, file, place):
         said = said_before(task.shown, former)
         if record.kind == "contacts" and place is None:
             fail(f"{said}. To keep both, use --replace none", 2)
@@ -196,9 +197,9 @@ async def _run(
             if record.size is not None:
                 rest += f" with --resume {record.id}"
             if isinstance(error, asyncio.CancelledError):
-                warn(f"interrupted: {_counts(run.progress)} so far; {rest}")
+                warn(f"interrupted: {_counts(run.progress, task.access)} so far; {rest}")
             else:
-                error.add_note(f"before that {_counts(run.progress)}; {rest}")
+                error.add_note(f"before that {_counts(run.progress, task.access)}; {rest}")
             with contextlib.suppress(StoreUnavailable):
                 await store.mark_import(record.id, "interrupted", at=now())
             raise
@@ -212,7 +213,10 @@ def _replaced(task: Task, progress: Progress) -> Undone | None:
     return undo_import(task.settings, former)
 
 
-def _counts(progress: Progress) -> str:
+def _counts(progress: Progress, access: Access) -> str:
+    if not access.everything:  # the token is not to learn whom others know
+        taken = progress.added + progress.changed + progress.unchanged
+        return f"{taken:,} taken in, {progress.rejected:,} rejected"
     return (
         f"{progress.added:,} added, {progress.changed:,} changed, "
         f"{progress.unchanged:,} unchanged, {progress.rejected:,} rejected"
@@ -261,7 +265,7 @@ class _Imported:
 
     def text(self) -> Iterator[Part]:
         done, record, former = self.progress, self.record, self.task.replacing.record
-        yield f"{self.task.shown}: {_counts(done)} in {self.seconds:.1f} s"
+        yield f"{self.task.shown}: {_counts(done, self.task.access)} in {self.seconds:.1f} s"
         if self.decoder is not None and (note := self.decoder.note()):
             yield note
         if done.passed:
@@ -296,7 +300,7 @@ def _compare(
     contents = handling.contents(file, file_format)
     if not task.replacing.both:
         record = task.job.record(task.path, file.size)
-        if former := imported_otherwise(task.settings, record, file):
+        if former := imported_otherwise(task.access, record, file):
             warn(said_before(task.shown, former))
     _warn(task, contents.notices)
     with progress(task.path.name, file.size) as show:

@@ -6,14 +6,16 @@ import os
 import pwd
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import ParamSpec
 
 import click
 
+from smtpproxy.access import Access, OthersConcerned
 from smtpproxy.cli import fail
 from smtpproxy.cli.stores import now, using_store, warn
 from smtpproxy.events import UlidFactory
@@ -22,9 +24,18 @@ from smtpproxy.store.exchange.files import Source
 from smtpproxy.store.exchange.plausible import SKEW
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.key_files import give_to_owner_of
-from smtpproxy.store.operations import UNDO_FOR, Checkpoint, ImportRecord, Kind, Undone
+from smtpproxy.store.operations import (
+    UNDO_FOR,
+    Checkpoint,
+    ImportRecord,
+    Kind,
+    Undone,
+    brands_of,
+)
 from smtpproxy.store.protocols import NoStoreYet, Store
 from smtpproxy.terminal import counted
+
+P = ParamSpec("P")
 
 _BOTH = "none"
 _READING = ("mapping", "format", "purpose", "brand", "scope", "origin", "set")
@@ -43,6 +54,32 @@ def behalf(value: str) -> Behalf:
     """Read `ID WHO`. For `type=behalf`."""
     id, _, by = value.partition(" ")
     return Behalf(id, by)
+
+
+def access_of(settings: Settings, job: Behalf | None) -> Access:
+    """Return what whoever runs a command may see and change; end it where a token may not any more.
+
+    People may everything; a token that the relay runs it for, what it may now.
+    """
+    if job is None:
+        return Access("", frozenset(), settings)
+    name = job.by.removeprefix("token ")
+    token = next((one for one in settings.tokens if one.name == name), None)
+    if token is None or "import" not in token.may:
+        fail(f"the token {name} may not import any more: it, or its right, was taken away")
+    return Access(name, token.brands, settings)
+
+
+def says(check: Callable[P, None]) -> Callable[P, None]:
+    """Return a check of a token's access that rejects a line: it raises ValueError."""
+
+    def checked(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            check(*args, **kwargs)
+        except OthersConcerned as error:
+            raise ValueError(str(error)) from None
+
+    return checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,14 +187,18 @@ def check_same(record: ImportRecord, file: Source, name: str) -> None:
         )
 
 
-def find(settings: Settings, id: str) -> ImportRecord:
-    """Return the import of that id, or of the only one that begins so; else end the command."""
+def find(settings: Settings, id: str, access: Access | None = None) -> ImportRecord:
+    """Return the import of that id, or of the only one that begins so; else end the command.
+
+    `access` sees no other.
+    """
     found = [
         record
         for record in using_store(
             settings, lambda store: store.imports(), read_only=True, or_empty=True
         )
         if record.id.startswith(id.upper())
+        and (access is None or access.sees_import(brands_of(record)))
     ]
     if len(found) != 1 or not id:
         fail(f"{id}: {'more than one id begins with that' if found else 'no such import'}")
@@ -227,11 +268,12 @@ class Replacing:
         return max(age, self.record.as_of + timedelta(microseconds=1))
 
 
-def to_replace(settings: Settings, id: str | None, kind: Kind) -> Replacing:
+def to_replace(access: Access, id: str | None, kind: Kind) -> Replacing:
     """Read --replace; end the command where that import cannot be taken back."""
     if id is None or id == _BOTH:
         return Replacing(both=id is not None)
-    record = find(settings, id)
+    settings = access.settings
+    record = find(settings, id, access)
     if record.kind != kind:
         fail(f"{record.id} is an import of {record.kind}", 2)
     check_undoable(settings, record)
@@ -239,7 +281,7 @@ def to_replace(settings: Settings, id: str | None, kind: Kind) -> Replacing:
 
 
 def imported_otherwise(
-    settings: Settings, record: ImportRecord, file: Source, place: Checkpoint | None = None
+    access: Access, record: ImportRecord, file: Source, place: Checkpoint | None = None
 ) -> ImportRecord | None:
     """Return the newest import of the same octets, when all took them for something else.
 
@@ -247,13 +289,14 @@ def imported_otherwise(
     `record` is the import at hand; `place` its end, of what comes through a pipe.
     """
     try:
-        known = using_store(settings, lambda store: store.imports(), read_only=True)
+        known = using_store(access.settings, lambda store: store.imports(), read_only=True)
     except NoStoreYet:
         return None
     same = [
         one
         for one in known
         if one.kind == record.kind
+        and access.sees_import(brands_of(one))
         and one.id != record.id
         and one.state not in ("undone", "undoing")
         and one.place.octets

@@ -10,12 +10,14 @@ from typing import BinaryIO, Generic, TypeVar
 
 import click
 
+from smtpproxy.access import Access
 from smtpproxy.cli import fail
 from smtpproxy.cli.constants import constant
 from smtpproxy.cli.import_record import (
     Behalf,
     Job,
     Replacing,
+    access_of,
     age_of,
     behalf,
     check_undoable,
@@ -40,7 +42,7 @@ from smtpproxy.store.exchange.layouts import PROVIDERS, layouts
 from smtpproxy.store.exchange.lines import Contents
 from smtpproxy.store.exchange.run import Format
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.operations import Batch, ImportRecord, Kind
+from smtpproxy.store.operations import BRANDS, Batch, ImportRecord, Kind
 from smtpproxy.store.protocols import BatchResult, Store
 from smtpproxy.terminal import counted
 
@@ -137,11 +139,16 @@ class ImportOptions:
 class Task:
     """An import that is about to be run or compared."""
 
-    settings: Settings
+    access: Access
     path: Path
     job: Job
     replacing: Replacing
     options: ImportOptions
+
+    @property
+    def settings(self) -> Settings:
+        """Those of the brands that it may concern."""
+        return self.access.settings
 
     @property
     def hint(self) -> str:
@@ -166,7 +173,7 @@ class Handling(Generic[T]):
 
 
 def prepare(
-    settings: Settings,
+    access: Access,
     file: Path,
     kind: Kind,
     options: ImportOptions,
@@ -181,20 +188,23 @@ def prepare(
         raise click.UsageError(
             f"--mapping is about any table's columns, and --format is {options.file_format}"
         )
+    settings = access.settings
     deciding = {name: value or "" for name, value in others.items()}
     deciding |= {"format": options.file_format or "", "mapping": digest_of(options.mapping)}
     if options.constants:
         deciding["set"] = "; ".join(f"{name}={text}" for name, text in sorted(options.constants))
+    if not access.everything:
+        deciding[BRANDS] = ",".join(sorted(access.brands))
     resume = options.resume
     if options.job is not None and not options.dry_run and is_on_record(settings, options.job.id):
         resume = options.job.id
     earlier = to_resume(settings, resume, kind, deciding)
-    replacing = to_replace(settings, options.replace, kind)
+    replacing = to_replace(access, options.replace, kind)
     age = earlier.as_of if earlier else age_of(input_time(file), as_of)
     if kind == "contacts" and not earlier:
         age = replacing.age(age)
     job = Job(kind, age, deciding, earlier, options.job)
-    return Task(settings, file, job, replacing, options)
+    return Task(access, file, job, replacing, options)
 
 
 def input_time(file: Path) -> datetime:
@@ -307,7 +317,7 @@ def undo(settings: Settings, id: str, dry_run: bool, job: Behalf | None) -> Resu
     added since stays, and so does what later imports said too. It may be interrupted, and run
     again for the rest.
     """
-    record = find(settings, id)
+    record = find(settings, id, access_of(settings, job))
     check_undoable(settings, record)
     if dry_run:
         undone = using_store(

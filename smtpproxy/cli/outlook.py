@@ -34,7 +34,9 @@ _FREES = [Column(), Column(right=True), Column(prose=True)]
 def outlook_for(task: Task) -> Outlook:
     """Return what judges the people of an import."""
     fixes = task.job.kind == "contacts"
-    return Outlook(task.settings, now(), fixes=fixes, foresees=task.options.dry_run)
+    access, foresees = task.access, task.options.dry_run
+    hides = None if access.everything else access.hides
+    return Outlook(access.settings, now(), fixes=fixes, foresees=foresees, hides=hides)
 
 
 def looking(store: Store, handling: Handling[T], outlook: Outlook) -> Look[T]:

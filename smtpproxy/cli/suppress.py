@@ -13,6 +13,7 @@ import click
 from smtpproxy.cli import fail
 from smtpproxy.cli.constants import constants_of
 from smtpproxy.cli.import_file import run_import
+from smtpproxy.cli.import_record import access_of, says
 from smtpproxy.cli.imports import (
     Handling,
     ImportOptions,
@@ -257,6 +258,8 @@ def import_suppressions(settings: Settings, file: Path, options: SuppressionImpo
     `since`, the time of the file counts. Lines that cannot be read are set aside, and the
     exit code is 1.
     """
+    access = access_of(settings, options.job)
+    settings = access.settings
     given = {name: getattr(options, name) for name in ("scope", "origin", "purpose")}
     if options.brand is not None:
         check_brand(settings, options.brand)
@@ -267,7 +270,7 @@ def import_suppressions(settings: Settings, file: Path, options: SuppressionImpo
         return import_snapshot(settings, options.partner, file)
     # Only where it is said: --resume compares it.
     notes = {"keep-notes": "yes"} if options.keep_notes else {}
-    task = prepare(settings, file, "suppressions", options, given | notes)
+    task = prepare(access, file, "suppressions", options, given | notes)
     try:
         columns = read_mapping(options.mapping, SUPPRESSION_FIELDS) if options.mapping else None
     except MappingFault as error:
@@ -278,7 +281,8 @@ def import_suppressions(settings: Settings, file: Path, options: SuppressionImpo
     wanted = Wanted(
         task.hint, options.layout, columns, options.own_format is not None, constants=constants
     )
-    check = ScopeCheck(settings, keep_notes=options.keep_notes)
+    limit = None if access.everything else says(access.check_scope)
+    check = ScopeCheck(settings, keep_notes=options.keep_notes, own=limit)
 
     def contents(opened: BinaryIO, found: Format) -> Contents[SuppressionEntry]:
         if found == "csv":

@@ -101,17 +101,12 @@ class ImportRunner:
                 log.warning("import job died", id=job.id, code=code)
                 return
         self._tries.pop(job.id, None)
-        end = _outcome(folder, cancelled=self._jobs.is_cancelled(job.id))
+        end = outcome(folder, cancelled=self._jobs.is_cancelled(job.id))
         self._jobs.finish(job.id, end)
         log.info("import job ended", id=job.id, outcome=end.outcome)
 
     async def _run_command(self, job: ImportJob, folder: Path, lock: int) -> int:
-        arguments = [_COMMANDS[job.kind], "import", str(folder / UPLOAD), "--json"]
-        arguments += [f"--job={job.id} {job.by}", *job.options]
-        if job.dry_run:
-            arguments.append("--dry-run")
-        if (folder / MAPPING).exists():
-            arguments.append(f"--mapping={folder / MAPPING}")
+        arguments = command_of(job, folder)
         with ExitStack() as files:
             result, errors = (
                 files.enter_context(_created(folder / name)) for name in ("result", "errors")
@@ -127,6 +122,17 @@ class ImportRunner:
         except asyncio.CancelledError:
             await _end(process)
             raise
+
+
+def command_of(job: ImportJob, folder: Path) -> list[str]:
+    """Return the command that does a job, whose files are in `folder`."""
+    arguments = [_COMMANDS[job.kind], "import", str(folder / UPLOAD), "--json"]
+    arguments += [f"--job={job.id} {job.by}", *job.options]
+    if job.dry_run:
+        arguments.append("--dry-run")
+    if (folder / MAPPING).exists():
+        arguments.append(f"--mapping={folder / MAPPING}")
+    return arguments
 
 
 def _created(path: Path) -> BinaryIO:
@@ -158,7 +164,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-def _outcome(folder: Path, *, cancelled: bool) -> JobEnd:
+def outcome(folder: Path, *, cancelled: bool) -> JobEnd:
     """Return what a command that has ended said."""
     now = datetime.now(UTC)
     if (result := _result(folder)) is not None:

@@ -3,7 +3,7 @@ facts would let them through: judged by the decision core, as at RCPT."""
 
 from array import array
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -18,6 +18,7 @@ from smtpproxy.policy.model import (
     Contact,
     Facts,
     RecipientFacts,
+    Rulebook,
     Stream,
     StreamClass,
     Suppression,
@@ -99,17 +100,25 @@ class Outlook:
     """Judges everybody once more with each batch that is about them: the last judgement counts.
 
     It remembers 16 to 64 octets of a person, never an address. With `fixes` it tells what an import
-    could supply. `foresees`: the store does not say yet what it is told.
+    could supply. `foresees`: the store does not say yet what it is told. Who has a contact that it
+    `hides` is judged as if there was none.
     """
 
     def __init__(
-        self, settings: Settings, now: datetime, *, fixes: bool = False, foresees: bool = False
+        self,
+        settings: Settings,
+        now: datetime,
+        *,
+        fixes: bool = False,
+        foresees: bool = False,
+        hides: Callable[[Contact], bool] | None = None,
     ) -> None:
         self._streams = [
             (one, settings.rulebooks[one.rulebook]) for one in settings.streams.values()
         ]
         question = Transaction(tuple(stream for stream, _ in self._streams))
-        self._lookups = needs(question, self._streams[0][1])
+        book = self._streams[0][1] if self._streams else Rulebook("")
+        self._lookups = needs(question, book)
         self._now = now
         self._fixes = fixes
         self._last = _Numbers()
@@ -118,6 +127,7 @@ class Outlook:
         self._shapes = Shapes([book for _, book in self._streams], now)
         self._judged: dict[Hashable, int] = {}  # by shape
         self._foresees = foresees
+        self._hides = hides
         self.nameless = self.missed = 0
         self._apart = 0
 
@@ -183,6 +193,8 @@ class Outlook:
         }
 
     def _put(self, address: str, known: RecipientFacts, told: Sequence[Contact]) -> None:
+        if self._hides and known.contact is not None and self._hides(known.contact):
+            known = replace(known, contact=None)
         shape = self._shapes.of(address, known, told)
         number = None if shape is None else self._judged.get(shape)
         if number is None:

@@ -46,6 +46,7 @@ class ImportJob(Struct, frozen=True):
     dry_run: bool
     size: int
     options: tuple[str, ...] = ()
+    brands: tuple[str, ...] = ()  # of the token; none: all
 
 
 class JobEnd(Struct, frozen=True):

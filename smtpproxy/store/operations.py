@@ -81,6 +81,15 @@ class ImportRecord:
     undone: Undone | None = None
 
 
+BRANDS = "brands"
+"""The option of an import that says which brands its token was for."""
+
+
+def brands_of(record: ImportRecord) -> frozenset[str]:
+    """Return the brands that an import was begun for; none: it was for all."""
+    return frozenset(filter(None, record.options.get(BRANDS, "").split(",")))
+
+
 class ImportStore(Protocol):
     """The imports on record, and the way back. Ids are as given or unknown: KeyError."""
 

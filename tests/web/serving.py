@@ -4,18 +4,23 @@ import asyncio
 import http.client
 import json
 import socket
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from queue import Queue
 from typing import Any, TypeVar
+
+from starlette.applications import Starlette
 
 from smtpproxy.settings import Settings, StoreSettings, TokenSettings
 from smtpproxy.sinks.collector import SnapshotCollector
 from smtpproxy.sinks.metrics import Snapshot
-from smtpproxy.store import open_answers, open_breaker
+from smtpproxy.store import open_answers, open_breaker, open_store
+from smtpproxy.store.protocols import Store
 from smtpproxy.web.api import Api
 from smtpproxy.web.app import create_app
 from smtpproxy.web.health import Health, Readiness
@@ -107,13 +112,7 @@ def api_over(store: TrialStore, settings: Settings, **more: Any) -> Api:
     )
 
 
-@asynccontextmanager
-async def serving(kind: type[S], settings: Settings) -> AsyncIterator[S]:
-    """Serve the API with these settings."""
-    store = TrialStore()
-    sock = socket.create_server(("127.0.0.1", 0))
-    stop = asyncio.Event()
-
+def _app(store: Store, settings: Settings, api: Api) -> Starlette:
     async def stats() -> Snapshot:
         return Snapshot()
 
@@ -123,14 +122,49 @@ async def serving(kind: type[S], settings: Settings) -> AsyncIterator[S]:
     async def ready() -> Readiness:
         return Readiness("ok", "ok", "ok")
 
-    app = create_app(
-        stats,
-        health,
-        ready,
-        collector=SnapshotCollector(settings, version="0", started_at=1.0),
-        backlog=store.backlog,
-        api=api_over(store, settings, stop=stop),
-    )
+    collector = SnapshotCollector(settings, version="0", started_at=1.0)
+    return create_app(stats, health, ready, collector=collector, backlog=store.backlog, api=api)
+
+
+@contextmanager
+def served_aside(settings: Settings) -> Iterator[str]:
+    """Serve the API in a thread, over the store and in the folder of the settings; the URL."""
+    sock = socket.create_server(("127.0.0.1", 0))
+    loops: Queue[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Queue()
+
+    async def serve() -> None:
+        store, stop = open_store(settings.store, settings.server.state_dir), asyncio.Event()
+        loops.put((asyncio.get_running_loop(), stop))
+        api = Api(
+            settings,
+            store,
+            lambda: store,
+            answers=open_answers(settings.store, now),
+            now=now,
+            version="0",
+            stop=stop,
+            streams=open_breaker(settings, lambda: store).status,
+        )
+        await serve_web(_app(store, settings, api), sock, stop)
+        await store.close()
+
+    with ThreadPoolExecutor(1) as aside:
+        served = aside.submit(asyncio.run, serve())
+        loop, stop = loops.get(timeout=30)
+        try:
+            yield f"http://127.0.0.1:{sock.getsockname()[1]}"
+        finally:
+            loop.call_soon_threadsafe(stop.set)
+            served.result(30)
+
+
+@asynccontextmanager
+async def serving(kind: type[S], settings: Settings) -> AsyncIterator[S]:
+    """Serve the API with these settings."""
+    store = TrialStore()
+    sock = socket.create_server(("127.0.0.1", 0))
+    stop = asyncio.Event()
+    app = _app(store, settings, api_over(store, settings, stop=stop))
     task = asyncio.create_task(serve_web(app, sock, stop))
     try:
         yield kind(store, sock.getsockname()[1], stop)

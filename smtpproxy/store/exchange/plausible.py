@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from msgspec.structs import replace
@@ -26,6 +26,8 @@ FREE_TEXT = "it may hold personal data, which no list of the suppressed should (
 
 _PROFILE = ("collected_at", "informed_at", "last_activity_at", "first_contacted_at")
 
+CheckOwn = Callable[[Contact, Collection[str]], None]
+
 Item = Read[ContactUpdate] | Rejected | Passed
 
 
@@ -36,8 +38,18 @@ class ContactCheck:
     a generic address at a provider of private mailboxes; counts what people should know of.
     """
 
-    def __init__(self, settings: Settings, now: datetime, brand: str | None = None) -> None:
-        """`brand`: the brand of whatever names none."""
+    def __init__(
+        self,
+        settings: Settings,
+        now: datetime,
+        brand: str | None = None,
+        own: CheckOwn | None = None,
+    ) -> None:
+        """`brand`: the brand of whatever names none.
+
+        `own` raises where a contact says what is for others to say.
+        """
+        self._own = own
         self._purposes = settings.purposes
         self._brand = brand
         self._brands = settings.brand_names
@@ -132,6 +144,8 @@ class ContactCheck:
             )
         if reason is not None:
             raise ValueError(reason)
+        if self._own is not None:
+            self._own(contact, update.given)
         self.professionals += private
         self.brandless += self._needs_brand and None in _brands(contact)
         self.withdrawn.update(
@@ -153,7 +167,9 @@ class ContactCheck:
                     replace(one, brand=one.brand or brand) for one in contact.purchases
                 ),
             )
-        if any(act.withdrawal and act.brand not in (None, *self._brands) for act in contact.acts):
+        if self._own is None and any(
+            act.withdrawal and act.brand not in (None, *self._brands) for act in contact.acts
+        ):
             acts = (
                 replace(act, brand=None)
                 if act.withdrawal and act.brand not in self._brands
@@ -187,7 +203,15 @@ class ScopeCheck:
     Leaves out the notes that are free text, unless they are to be kept.
     """
 
-    def __init__(self, settings: Settings, *, keep_notes: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        keep_notes: bool = False,
+        own: Callable[[str], None] | None = None,
+    ) -> None:
+        """`own` raises ValueError where a scope is for others to suppress for."""
+        self._own = own
         self._known = {"purpose": settings.purposes, "brand": settings.brand_names}
         self._keep_notes = keep_notes
         self._free = 0  # notes that are no motive
@@ -221,6 +245,11 @@ class ScopeCheck:
     ) -> Read[SuppressionEntry] | Rejected | Passed:
         if not isinstance(item, Read):
             return item
+        if self._own is not None:
+            try:
+                self._own(item.value.scope)
+            except ValueError as error:
+                return Rejected(item.number, str(error), (item.content,))
         if item.value.note is not None and not is_motive(item.value.note):
             self._free += 1
             if not self._keep_notes:

@@ -12,12 +12,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from smtpproxy.access import Access, OthersConcerned
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.metrics import Labels, Snapshot
 from smtpproxy.store.answers import KeptAnswer, KeptAnswers
 from smtpproxy.store.breaker import StreamStatus
 from smtpproxy.store.protocols import Store, StoreUnavailable
-from smtpproxy.web.api.access import Access
 from smtpproxy.web.api.by_mail import CONSENT, PERMISSION, ConsentOperation, PermissionOperation
 from smtpproxy.web.api.consents import CONSENT_OPERATIONS, Consents
 from smtpproxy.web.api.contacts import CONTACT_OPERATIONS, Contacts
@@ -61,7 +61,9 @@ class Api:
         """
         self._answers = answers
         self._gate = Gate(settings.tokens, time.monotonic)
-        self._access = {token.name: Access(token, settings) for token in settings.tokens}
+        self._access = {
+            token.name: Access(token.name, token.brands, settings) for token in settings.tokens
+        }
         feed = ChangeFeed(store, stop or asyncio.Event())
         suppressions = Suppressions(settings, store, writer, now)
         consents = Consents(settings, writer, now)
@@ -117,6 +119,8 @@ class Api:
                 response = _answered(operation, await self._answer(operation, answer, call))
             except Refused as refused:
                 response = _refused(refused)
+            except OthersConcerned as error:
+                response = _refused(Refused("not_of_your_brand", str(error)))
             except ClientDisconnect:
                 response = _refused(Refused("gone", "the request ended early"))
             except StoreUnavailable as error:

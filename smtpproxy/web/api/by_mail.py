@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from smtpproxy.access import Access
 from smtpproxy.mail.address import AddressError, recipient
 from smtpproxy.mail.mailboxes import entered
 from smtpproxy.policy.model import Evidence, Source
-from smtpproxy.web.api.access import Access
 from smtpproxy.web.api.operation import (
     MOST_ADDRESSES,
     Call,

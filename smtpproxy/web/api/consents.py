@@ -8,6 +8,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from smtpproxy import recorded_consent
+from smtpproxy.access import Access
 from smtpproxy.policy.model import ConsentAct, Evidence, Source
 from smtpproxy.recorded_consent import CONFIRMED, NotConfirmable
 from smtpproxy.settings import Settings
@@ -15,7 +16,6 @@ from smtpproxy.store.exchange.contact_record import Hash, Word
 from smtpproxy.store.exchange.plausible import SKEW
 from smtpproxy.store.exchange.times import read_time
 from smtpproxy.store.protocols import Store
-from smtpproxy.web.api.access import Access
 from smtpproxy.web.api.operation import Call, Mailbox, Operation, When, canonical_address, read_body
 from smtpproxy.web.api.problems import Refused
 

@@ -1,23 +1,20 @@
 """Contacts, shown, written and erased, as `smtpproxy contact` does it."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
-from msgspec.structs import replace
 
 from smtpproxy import erasure
-from smtpproxy.policy.model import Audience, Contact, collected, collections
+from smtpproxy.policy.model import Contact
 from smtpproxy.settings import Settings
-from smtpproxy.store.collected import is_void
 from smtpproxy.store.exchange.contact_line import written_contact
 from smtpproxy.store.exchange.contact_record import ContactRecord, read_contact
 from smtpproxy.store.exchange.plausible import ContactCheck
 from smtpproxy.store.protocols import BatchResult, ContactUpdate, Store
-from smtpproxy.web.api.access import Access
 from smtpproxy.web.api.operation import (
     Call,
     Mailbox,
@@ -140,8 +137,6 @@ ERASE = Operation(
 )
 
 CONTACT_OPERATIONS = (GET, UPSERT, ERASE)
-_OF_ALL = ("audience", "occupations", "tags", "language", "first_contacted_at",
-           "profiling_objected_at")  # fmt: skip
 
 
 class Contacts:
@@ -162,7 +157,7 @@ class Contacts:
     async def get_contact(self, call: Call) -> Versioned:
         asked = read_body(call, ContactQuestion, '{"address": "…"}')
         contact = await self._store.contact(canonical_address(asked.address))
-        shown = None if contact is None else seen(contact, call.access)
+        shown = None if contact is None else call.access.seen(contact)
         if shown is None:
             raise Refused("not_found", "there is no contact of that address")
         version = version_of(shown)
@@ -177,7 +172,7 @@ class Contacts:
 
         def fits(known: Contact | None) -> bool:
             nonlocal before
-            before = known and seen(known, call.access)
+            before = known and call.access.seen(known)
             return expected(before)
 
         if orders:  # first of all: if the rest fails, people are mailed too little
@@ -188,7 +183,7 @@ class Contacts:
         if done is None:
             raise _changed()
         contact = await writer.contact(update.contact.address)
-        shown = None if contact is None else seen(contact, call.access)
+        shown = None if contact is None else call.access.seen(contact)
         if shown is None:
             return WrittenContact("erased")
         version, result = version_of(shown), _result(done)
@@ -208,59 +203,16 @@ class Contacts:
         return Erased(done.erased, done.reports, done.rows, others, left, done.behind or UNSET)
 
     def _update(self, call: Call) -> tuple[ContactUpdate, ContactCheck]:
-        """Read and check a contact. Raises Refused."""
+        """Read and check a contact. Raises Refused, OthersConcerned."""
         now, access = self._now(), call.access
         brand = next(iter(access.brands)) if len(access.brands) == 1 else None
-        check = ContactCheck(access.settings, now, brand)
+        own = None if access.everything else access.check_contact
+        check = ContactCheck(access.settings, now, brand, own)
         try:
             update = check.update(read_contact(call.body, now))
         except ValueError as error:
             raise Refused("body_wrong", str(error)) from error
-        if not access.everything:
-            _check_own(update.contact, access, given=update.given)
-            if check.withdrawn:
-                access.refuse("a purpose that no stream has")
         return update, check
-
-
-def _check_own(contact: Contact, access: Access, *, given: Iterable[str]) -> None:
-    """Raises Refused where a contact says anything to or about other brands."""
-    told = [name for name in _OF_ALL if name in given or getattr(contact, name) is not None]
-    said = [n for n in told if n in given or n in ("first_contacted_at", "profiling_objected_at")]
-    if said:
-        access.refuse(", ".join(said))
-    access.check_brands(way.brand for way in collections(contact) if way.brand or not is_void(way))
-    access.check_brands(act.brand for act in contact.acts)
-    access.check_brands(one.brand for one in contact.purchases)
-    access.check_brands(wish.brand for wish in contact.preferences)
-
-
-def seen(contact: Contact, access: Access) -> Contact | None:
-    """Return what a token sees of a contact; None: it had nothing to do with its brands."""
-    if access.everything:
-        return contact
-    sees = access.sees_brand
-    ways = tuple(way for way in collections(contact) if sees(way.brand))
-    acts = tuple(act for act in contact.acts if sees(act.brand))
-    purchases = tuple(one for one in contact.purchases if sees(one.brand))
-    wishes = tuple(wish for wish in contact.preferences if sees(wish.brand))
-    if not (ways or acts or purchases or wishes):
-        return None
-    from_all = (act for act in contact.acts if act.withdrawal and act.brand is None)
-    acts = tuple(sorted((*acts, *from_all), key=lambda act: act.at))
-    own = replace(
-        contact,
-        audience=Audience.UNKNOWN,
-        occupations=frozenset(),
-        tags=frozenset(),
-        first_contacted_at=None,
-        profiling_objected_at=None,
-        language=None,
-        acts=acts,
-        purchases=purchases,
-        preferences=wishes,
-    )
-    return collected(own, ways)
 
 
 def version_of(contact: Contact) -> str:

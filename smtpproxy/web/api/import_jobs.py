@@ -11,6 +11,7 @@ from pathlib import Path
 from msgspec import UNSET
 
 from smtpproxy import recorded_consent, toml
+from smtpproxy.access import Access
 from smtpproxy.events import UlidFactory
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.mapping import (
@@ -21,7 +22,7 @@ from smtpproxy.store.exchange.mapping import (
 )
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.import_jobs import MAPPING, UPLOAD, ImportJob, ImportJobs, private
-from smtpproxy.store.operations import UNDO_FOR, ImportRecord, ImportStore
+from smtpproxy.store.operations import UNDO_FOR, ImportRecord, ImportStore, brands_of
 from smtpproxy.web.api.imports import (
     MOST_WAITING,
     ImportList,
@@ -53,24 +54,23 @@ class Imports:
         self._receiving: set[str] = set()
 
     async def list_imports(self, call: Call) -> ImportList:
-        call.access.check_everything("an import")
+        access = call.access
         records = {one.id: one for one in await self._store.imports()}
         jobs = {job.id: job for job in await asyncio.to_thread(self._jobs.jobs)}
-        newest = sorted({*records, *jobs}, reverse=True)[:_MOST]
-        shown = [self._shown(id, records.get(id), jobs.get(id)) for id in newest]
+        own = (id for id in {*records, *jobs} if _sees(access, records.get(id), jobs.get(id)))
+        newest = sorted(own, reverse=True)[:_MOST]
+        shown = [self._shown(id, records.get(id), jobs.get(id), access) for id in newest]
         return ImportList(tuple(one for one in shown if one is not None))
 
     async def get_import(self, call: Call) -> ImportShown:
-        call.access.check_everything("an import")
-        return await self._found(call.request.path_params["id"])
+        return await self._found(call.request.path_params["id"], call.access)
 
     async def receive(self, call: Call) -> tuple[str, bytes]:
         """Take the file of START_IMPORT in; return the id that it has, and what is asked.
 
-        Raises Refused, ClientDisconnect.
+        Raises Refused, OthersConcerned, ClientDisconnect.
         """
-        call.access.check_everything("an import")
-        options = self._options(read_query(call.request, ImportQuery))
+        options = await self._options(read_query(call.request, ImportQuery), call.access)
         waiting = await asyncio.to_thread(self._jobs.waiting)
         if len(waiting) + len(self._receiving) >= MOST_WAITING:
             again = {"Retry-After": "60"}
@@ -95,41 +95,42 @@ class Imports:
 
     async def start_import(self, call: Call) -> ImportShown:
         asked = read_query(call.request, ImportQuery)
-        await asyncio.to_thread(self._accept, call.received, asked, call.access.token)
-        return await self._found(call.received)
+        options = await self._options(asked, call.access)
+        await asyncio.to_thread(self._accept, call.received, asked, options, call.access)
+        return await self._found(call.received, call.access)
 
-    def _accept(self, id: str, asked: ImportQuery, token: str) -> None:
+    def _accept(self, id: str, asked: ImportQuery, options: list[str], access: Access) -> None:
         folder = self._jobs.receive(id)
         if asked.mapping is not None:
             with open(folder / MAPPING, "x", encoding="utf-8", opener=private) as file:
                 file.write(asked.mapping)
         size = (folder / UPLOAD).stat().st_size
-        options = tuple(self._options(asked))
-        dry_run = asked.dry_run == "true"
         self._jobs.accept(
-            ImportJob(id, asked.kind, f"token {token}", self._now(), dry_run, size, options)
+            ImportJob(
+                id,
+                asked.kind,
+                f"token {access.token}",
+                self._now(),
+                asked.dry_run == "true",
+                size,
+                tuple(options),
+                tuple(sorted(access.brands)),
+            )
         )
 
     async def rejected_lines(self, call: Call) -> RejectedLines:
-        call.access.check_everything("an import")
         asked = read_query(call.request, RejectedQuery)
-        id = call.request.path_params["id"]
-        if self._jobs.job(id) is None:
-            raise Refused("not_found", "no upload of that id is kept any more")
+        id = self._uploaded(call).id
         return await asyncio.to_thread(_rejected, self._jobs.rejected(id), asked)
 
     async def cancel_import(self, call: Call) -> ImportShown:
-        call.access.check_everything("an import")
-        id = call.request.path_params["id"]
-        if self._jobs.job(id) is None:
-            raise Refused("not_found", "no upload of that id is kept any more")
+        id = self._uploaded(call).id
         if self._jobs.end(id) is None:
             await asyncio.to_thread(self._jobs.cancel, id)
-        return await self._found(id)
+        return await self._found(id, call.access)
 
     async def undo_import(self, call: Call) -> ImportShown:
-        call.access.check_everything("an import")
-        shown = await self._found(call.request.path_params["id"])
+        shown = await self._found(call.request.path_params["id"], call.access)
         ended = shown.state in ("complete", "cancelled", "failed", "interrupted")
         if shown.dry_run or (not ended and shown.state != "undoing"):
             raise Refused("not_undoable", f"it is {shown.state}, or was a dry run")
@@ -140,10 +141,17 @@ class Imports:
             text = f"it is older than {UNDO_FOR.days} days: what was before is not kept longer"
             raise Refused("not_undoable", text)
         await asyncio.to_thread(self._jobs.ask_undo, shown.id, f"token {call.access.token}")
-        return await self._found(shown.id)
+        return await self._found(shown.id, call.access)
 
-    def _options(self, asked: ImportQuery) -> list[str]:
-        """Return the options of the command. Raises Refused."""
+    def _uploaded(self, call: Call) -> ImportJob:
+        """Raises Refused."""
+        job = self._jobs.job(call.request.path_params["id"])
+        if job is None or not call.access.sees_import(job.brands):
+            raise Refused("not_found", "no upload of that id is kept any more")
+        return job
+
+    async def _options(self, asked: ImportQuery, access: Access) -> list[str]:
+        """Return the options of the command. Raises Refused, OthersConcerned."""
         for name in ("file_format", "brand", "purpose", "as_of", "scope", "replace"):
             _check_text(name, getattr(asked, name))
         for each in asked.set:
@@ -152,9 +160,17 @@ class Imports:
         for name in other:
             if getattr(asked, name) is not None:
                 raise Refused("parameter_wrong", f"{name} is not about {asked.kind}")
-        if asked.brand is not None:
+        brand = asked.brand
+        if not access.everything:
+            if brand is not None or (asked.kind == "contacts" and len(access.brands) == 1):
+                brand = access.brand(brand)
+            if asked.replace not in (None, "none") and not await self._is_seen(
+                asked.replace, access
+            ):
+                raise Refused("parameter_wrong", "replace: no import of that id is on record")
+        elif brand is not None:
             try:
-                recorded_consent.check_brand(self._settings, asked.brand)
+                recorded_consent.check_brand(self._settings, brand)
             except ValueError as error:
                 raise Refused("parameter_wrong", f"brand: {error}") from error
         if asked.mapping is not None:
@@ -162,23 +178,33 @@ class Imports:
                 asked.mapping, FIELDS if asked.kind == "contacts" else SUPPRESSION_FIELDS
             )
         named = {
-            "--format": asked.file_format, "--brand": asked.brand, "--purpose": asked.purpose,
+            "--format": asked.file_format, "--brand": brand, "--purpose": asked.purpose,
             "--as-of": asked.as_of, "--scope": asked.scope, "--origin": asked.origin,
             "--replace": asked.replace,
         }  # fmt: skip
         found = [f"{name}={value}" for name, value in named.items() if value is not None]
         return [*found, *(f"--set={each}" for each in asked.set)]
 
-    async def _found(self, id: str) -> ImportShown:
-        """Raises Refused where there is none."""
+    async def _is_seen(self, id: str, access: Access) -> bool:
+        return any(one.id == id and _sees(access, one, None) for one in await self._store.imports())
+
+    async def _found(self, id: str, access: Access) -> ImportShown:
+        """Raises Refused where there is none that the token sees."""
         record = next((one for one in await self._store.imports() if one.id == id), None)
-        shown = self._shown(id, record, self._jobs.job(id), whole=True)
-        if shown is None:
+        job = self._jobs.job(id)
+        shown = self._shown(id, record, job, access, whole=True)
+        if shown is None or not _sees(access, record, job):
             raise Refused("not_found", "no import of that id is on record")
         return shown
 
     def _shown(
-        self, id: str, record: ImportRecord | None, job: ImportJob | None, *, whole: bool = False
+        self,
+        id: str,
+        record: ImportRecord | None,
+        job: ImportJob | None,
+        access: Access,
+        *,
+        whole: bool = False,
     ) -> ImportShown | None:
         if record is None and job is None:
             return None
@@ -201,21 +227,41 @@ class Imports:
             record.size if record else job.size,  # type: ignore[union-attr]
             place.octets if place else 0,
             place.lines if place else int(counts.get("lines", 0)),
-            record.added if record else 0,
-            record.changed if record else 0,
-            record.unchanged if record else 0,
-            record.older if record else 0,
+            record.added + record.changed + record.unchanged if record else 0,
             record.erased if record else 0,
             place.rejected if place else int(counts.get("rejected", 0)),
+            **(_counts(record) if access.everything else {}),
             dry_run=job is not None and job.dry_run,
             error=end.error if end and end.error else UNSET,
-            result=_said(end.result) if whole and end and end.result else UNSET,
+            result=_said(end.result, access) if whole and end and end.result else UNSET,
         )
 
 
-def _said(result: dict[str, object]) -> dict[str, object]:
+def _sees(access: Access, record: ImportRecord | None, job: ImportJob | None) -> bool:
+    """Whether a token sees an import: what was begun counts before what was asked."""
+    if record is not None:
+        return access.sees_import(brands_of(record))
+    return job is not None and access.sees_import(job.brands)
+
+
+def _counts(record: ImportRecord | None) -> dict[str, int]:
+    names = ("added", "changed", "unchanged", "older")
+    return {name: getattr(record, name) if record else 0 for name in names}
+
+
+_OF_THE_FILE = frozenset({
+    "id", "lines", "rejected", "erased", "refusals", "passed", "octets", "encoding", "seconds",
+    "dry_run", "outlook",
+})  # fmt: skip
+"""What a command says of an import that tells of nothing that was stored before."""
+
+
+def _said(result: dict[str, object], access: Access) -> dict[str, object]:
     """What the command said, without the names of files on this machine."""
-    return {name: told for name, told in result.items() if name not in ("file", "rejected_file")}
+    kept = {name: told for name, told in result.items() if name not in ("file", "rejected_file")}
+    if access.everything:
+        return kept
+    return {name: told for name, told in kept.items() if name in _OF_THE_FILE}
 
 
 def _check_text(name: str, text: str | None) -> None:

@@ -12,6 +12,12 @@ MOST_WAITING = 20  # jobs
 _Text = Annotated[str, Meta(min_length=1, max_length=255)]
 
 
+_OfAll = Annotated[
+    int | UnsetType,
+    Meta(description="Only for a token for all brands: it tells whom others know."),
+]
+
+
 class ImportShown(Struct, frozen=True):
     """One import, and how far it has come."""
 
@@ -26,12 +32,13 @@ class ImportShown(Struct, frozen=True):
     size: Annotated[int | None, Meta(description="Octets; null: it came through a pipe.")]
     octets: Annotated[int, Meta(description="Read of these.")]
     lines: Annotated[int, Meta(description="That say something, of those that are done.")]
-    added: int
-    changed: int
-    unchanged: int
-    older: int
+    taken: Annotated[int, Meta(description="Taken in: added, changed and unchanged.")]
     erased: Annotated[int, Meta(description="Left out: they were erased.")]
     rejected: int
+    added: _OfAll = UNSET
+    changed: _OfAll = UNSET
+    unchanged: _OfAll = UNSET
+    older: _OfAll = UNSET
     dry_run: bool = False
     error: Annotated[str, Meta(description="Why it failed.")] | UnsetType = UNSET
     result: (
@@ -40,7 +47,8 @@ class ImportShown(Struct, frozen=True):
             Meta(
                 description="What `smtpproxy contact import --json` says at its end; `outlook`:"
                 " how many people may be mailed on each stream, and why not the others. Of an"
-                " import that was uploaded, for seven days."
+                " import that was uploaded, for seven days. A token for some brands is told of"
+                " their streams, and nothing of what was stored before."
             ),
         ]
         | UnsetType
@@ -116,7 +124,7 @@ class RejectedLines(Struct, frozen=True):
     ]
 
 
-_OF_ALL = "It needs a token for all brands."
+_OWN = "A token for some brands sees those that were begun with one of the same, or fewer."
 _ID = {"id": "As the import told it."}
 
 LIST_IMPORTS = Operation(
@@ -125,10 +133,9 @@ LIST_IMPORTS = Operation(
     "GET",
     "/v1/imports",
     summary="The newest imports, and how far they have come",
-    description=f"The newest hundred, whoever began them. {_OF_ALL}",
+    description=f"The newest hundred, whoever began them. {_OWN}",
     answers=ImportList,
     answer="The imports.",
-    problems=("not_of_your_brand",),
 )
 GET_IMPORT = Operation(
     "get_import",
@@ -136,11 +143,11 @@ GET_IMPORT = Operation(
     "GET",
     "/v1/imports/{id}",
     summary="How far an import has come",
-    description=_OF_ALL,
+    description=_OWN,
     places=_ID,
     answers=ImportShown,
     answer="The import.",
-    problems=("not_of_your_brand", "not_found"),
+    problems=("not_found",),
 )
 START_IMPORT = Operation(
     "start_import",
@@ -150,7 +157,9 @@ START_IMPORT = Operation(
     summary="Import a file of contacts or suppressions",
     description="The body is the file: CSV, XLSX or NDJSON, at most 2 GiB. It is imported when it"
     " is its turn, as `smtpproxy contact import` or `suppress import` does, and removed when that"
-    f" is done. {_OF_ALL}",
+    " is done. With a token for some brands every line has to concern these alone: contacts said to"
+    " `brand`, or to the brand that a line names, and suppressions of a `scope` that it may give."
+    " All others are rejected.",
     query=ImportQuery,
     answers=ImportShown,
     answer="It waits for its turn; ask where `Location` says how far it is.",
@@ -170,12 +179,12 @@ REJECTED = Operation(
     "GET",
     "/v1/imports/{id}/rejected",
     summary="The lines of an upload that were not imported, and why",
-    description=f"They are kept for seven days from its end. {_OF_ALL}",
+    description=f"They are kept for seven days from its end. {_OWN}",
     query=RejectedQuery,
     places=_ID,
     answers=RejectedLines,
     answer="Lines, perhaps none.",
-    problems=("parameter_wrong", "parameter_unknown", "not_of_your_brand", "not_found"),
+    problems=("parameter_wrong", "parameter_unknown", "not_found"),
 )
 CANCEL_IMPORT = Operation(
     "cancel_import",
@@ -184,11 +193,11 @@ CANCEL_IMPORT = Operation(
     "/v1/imports/{id}/cancel",
     summary="Stop an import that was uploaded",
     description="It stops after its batch. What it has brought in stays: undo it to take that"
-    f" back. {_OF_ALL}",
+    f" back. {_OWN}",
     places=_ID,
     answers=ImportShown,
     answer="It will stop, or has ended before.",
-    problems=("not_of_your_brand", "not_found"),
+    problems=("not_found",),
     writes=True,
     status=202,
 )
@@ -198,11 +207,11 @@ UNDO_IMPORT = Operation(
     "POST",
     "/v1/imports/{id}/undo",
     summary="Take back what an import brought",
-    description=f"As `smtpproxy import undo` does: what others have changed since stays. {_OF_ALL}",
+    description=f"As `smtpproxy import undo` does: what others have changed since stays. {_OWN}",
     places=_ID,
     answers=ImportShown,
     answer="It is undone when it is its turn; the state is `undoing` until then.",
-    problems=("not_of_your_brand", "not_found", "not_undoable"),
+    problems=("not_found", "not_undoable"),
     writes=True,
     status=202,
 )

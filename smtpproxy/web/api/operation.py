@@ -7,11 +7,11 @@ import msgspec
 from msgspec import Meta, Struct
 from starlette.requests import Request
 
+from smtpproxy.access import Access
 from smtpproxy.mail.address import AddressError, recipient
 from smtpproxy.mail.mailboxes import entered
 from smtpproxy.settings.mail import Right
 from smtpproxy.store.exchange.lines import check_no_nul
-from smtpproxy.web.api.access import Access
 from smtpproxy.web.api.problems import Refused
 
 MOST_ADDRESSES = 1_000  # in a request

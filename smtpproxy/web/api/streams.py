@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from smtpproxy.access import Access
 from smtpproxy.settings import Settings
 from smtpproxy.store import open_stream_counts
 from smtpproxy.store.breaker import StreamStatus, status_object, subject_of
 from smtpproxy.store.exchange.times import read_time
 from smtpproxy.store.protocols import Store
 from smtpproxy.store.streams import PERSON, StreamEvent
-from smtpproxy.web.api.access import Access
 from smtpproxy.web.api.operation import Call, Operation, Time, When, read_body
 from smtpproxy.web.api.problems import Refused
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from smtpproxy.access import Access
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.mailboxes import entered_name
 from smtpproxy.policy.model import Origin
@@ -20,7 +21,6 @@ from smtpproxy.store.exchange.suppression_record import (
 )
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.protocols import Store, SuppressionEntry
-from smtpproxy.web.api.access import Access
 from smtpproxy.web.api.operation import Call, Operation, Scope, Time, When, read_body, read_query
 from smtpproxy.web.api.problems import Refused
 from smtpproxy.web.api.propagation import AddressSuppression, bearing_suppression

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from smtpproxy.access import Access
 from smtpproxy.events import JudgedRecipient
 from smtpproxy.evidence.gather import record_object
 from smtpproxy.policy.model import NO_FACTS, Action, Basis, Contact, Reason
@@ -19,8 +20,6 @@ from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.reader import Record, find, read
 from smtpproxy.store.exchange.times import read_time
 from smtpproxy.store.protocols import FactReader
-from smtpproxy.web.api.access import Access
-from smtpproxy.web.api.contacts import seen
 from smtpproxy.web.api.operation import (
     MOST_ADDRESSES,
     Call,
@@ -347,7 +346,7 @@ def _is_of(record: Record, access: Access) -> bool:
 
 
 def _hidden_from(access: Access) -> Callable[[Contact], bool] | None:
-    return None if access.everything else lambda contact: seen(contact, access) is None
+    return None if access.everything else access.hides
 
 
 def _shown(record: Record, access: Access) -> DecisionShown:

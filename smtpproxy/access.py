@@ -1,0 +1,150 @@
+"""What one token may see and change: that of its brands, and what bears on their mail.
+
+Of a contact it sees what was said to its brands. Whoever had to do with others alone is nobody
+to it.
+
+An order about all marketing, or about all mail, bears on the mail of every brand: each may see it,
+and only a token that is for all brands may give or lift one. So it is with a purpose that streams
+of other brands have too. What names a brand that is not there any more bears on all: it may have
+another name now.
+"""
+
+import dataclasses
+from collections.abc import Collection, Iterable
+
+from msgspec.structs import replace
+
+from smtpproxy.policy.model import Audience, Contact, collected, collections
+from smtpproxy.settings import Settings
+from smtpproxy.store.collected import is_void
+from smtpproxy.store.merge import MARKS
+
+_OF_ALL = ("audience", "occupations", "tags", "language")
+
+
+class OthersConcerned(Exception):
+    """What is asked for bears on the mail of other brands; the text says what does."""
+
+
+class Access:
+    """The brands of one token; a token without any is for all.
+
+    `settings` are those of its brands: faults name no stream, purpose or brand of others.
+    """
+
+    def __init__(self, token: str, brands: frozenset[str], settings: Settings) -> None:
+        self.token = token
+        self.brands = brands
+        self.everything = not brands
+        streams = settings.streams.values()
+        self.settings = settings if self.everything else _of_brands(settings, brands)
+        self.known_brands = settings.brand_names
+        self._bearing = {s.purpose for s in streams if s.purpose and s.brand in brands}
+        others = {s.purpose for s in streams if s.brand not in brands}
+        self._own = self._bearing - others
+
+    def sees_brand(self, brand: str | None) -> bool:
+        return self.everything or brand in self.brands
+
+    def sees_scope(self, scope: str) -> bool:
+        """Whether a suppression of that scope bears on the mail of the token's brands."""
+        kind, _, name = scope.partition(":")
+        if self.everything or kind in ("all", "marketing"):
+            return True
+        if kind == "brand":
+            return name in self.brands or name not in self.known_brands
+        return name in self._bearing
+
+    def changes_scope(self, scope: str) -> bool:
+        """Whether a suppression of that scope bears on no other brand's mail."""
+        kind, _, name = scope.partition(":")
+        return self.everything or name in {"brand": self.brands, "purpose": self._own}.get(kind, ())
+
+    def sees_import(self, brands: Collection[str]) -> bool:
+        """Whether an import that was begun for these brands (none: for all) may be seen."""
+        return self.everything or (bool(brands) and self.brands.issuperset(brands))
+
+    def seen(self, contact: Contact) -> Contact | None:
+        """Return what is seen of a contact; None: it had nothing to do with the brands."""
+        if self.everything:
+            return contact
+        sees = self.sees_brand
+        ways = tuple(way for way in collections(contact) if sees(way.brand))
+        acts = tuple(act for act in contact.acts if sees(act.brand))
+        purchases = tuple(one for one in contact.purchases if sees(one.brand))
+        wishes = tuple(wish for wish in contact.preferences if sees(wish.brand))
+        if not (ways or acts or purchases or wishes):
+            return None
+        from_all = (act for act in contact.acts if act.withdrawal and act.brand is None)
+        acts = tuple(sorted((*acts, *from_all), key=lambda act: act.at))
+        own = replace(
+            contact,
+            audience=Audience.UNKNOWN,
+            occupations=frozenset(),
+            tags=frozenset(),
+            first_contacted_at=None,
+            profiling_objected_at=None,
+            language=None,
+            acts=acts,
+            purchases=purchases,
+            preferences=wishes,
+        )
+        return collected(own, ways)
+
+    def hides(self, contact: Contact) -> bool:
+        return self.seen(contact) is None
+
+    def brand(self, asked: str | None) -> str | None:
+        """Return the brand that is asked for, or the only one of the token.
+
+        Raises OthersConcerned.
+        """
+        if asked is None and len(self.brands) == 1:
+            return next(iter(self.brands))
+        self.check_brands([asked])
+        return asked
+
+    def check_brands(self, brands: Iterable[str | None]) -> None:
+        """Raises OthersConcerned where one is none of the token's; None is every brand."""
+        for brand in brands:
+            if not self.sees_brand(brand):
+                what = "all brands" if brand is None else f"the brand {brand!r}"
+                self.refuse(what)
+
+    def check_scope(self, scope: str) -> None:
+        """Raises OthersConcerned where a suppression of that scope would bear on others' mail."""
+        if not self.changes_scope(scope):
+            self.refuse(f"the scope {scope!r}")
+
+    def check_contact(self, contact: Contact, given: Collection[str]) -> None:
+        """Raises OthersConcerned where what is said bears on others' mail."""
+        if self.everything:
+            return
+        told = [name for name in _OF_ALL if name in given]
+        told += [name for name in MARKS if getattr(contact, name) is not None]
+        if told:
+            self.refuse(", ".join(told))
+        ways = collections(contact)
+        self.check_brands(way.brand for way in ways if way.brand or not is_void(way))
+        self.check_brands(act.brand for act in contact.acts)
+        self.check_brands(one.brand for one in contact.purchases)
+        self.check_brands(wish.brand for wish in contact.preferences)
+        purposes = self.settings.purposes
+        if any(act.withdrawal and act.purpose not in purposes for act in contact.acts):
+            self.refuse("a purpose that no stream has")
+
+    def check_everything(self, what: str) -> None:
+        """Raises OthersConcerned unless the token is for all brands."""
+        if not self.everything:
+            self.refuse(what)
+
+    def refuse(self, what: str) -> None:
+        own = ", ".join(sorted(self.brands))
+        text = f"the token {self.token} is for {own} alone, and {what[:80]} concerns others"
+        raise OthersConcerned(text)
+
+
+def _of_brands(settings: Settings, brands: Collection[str]) -> Settings:
+    own = {name: one for name, one in settings.streams.items() if one.brand in brands}
+    declared = tuple(one for one in settings.declared_brands if one.name in brands)
+    return dataclasses.replace(settings, streams=own, declared_brands=declared)
