@@ -23,10 +23,11 @@ from urllib.parse import quote
 from smtpproxy.store.postgres.connection import Database, Target
 from smtpproxy.store.postgres.migrations import migrate
 from tests.kit.parts import program
-from tests.kit.ports import wait_for
+from tests.kit.ports import LOOPBACK, wait_for
 from tests.kit.processes import descendants
 
-_USER = "smtpproxy"
+USER = "smtpproxy"
+_PORT = 5432  # in the names of sockets, where there is no other
 _SETTINGS = {
     "listen_addresses": "",
     "fsync": "off",  # the tests kill processes, never the machine
@@ -37,12 +38,23 @@ _SETTINGS = {
 
 
 class PostgresCluster:
-    """A server on a Unix socket, which `kill` and `start` again."""
+    """A server on a Unix socket, and with a `port` on loopback, which `kill` and `start` again.
 
-    def __init__(self, settings: dict[str, str] | None = None) -> None:
+    `standby_of` another one, which it follows, unless it was made a primary itself.
+    """
+
+    def __init__(
+        self,
+        settings: dict[str, str] | None = None,
+        *,
+        port: int | None = None,
+        standby_of: "PostgresCluster | None" = None,
+    ) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="smtpproxy-pg-"))
+        self.port = port or _PORT
         self._bin = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))[-1].parent
-        self._settings = _SETTINGS | (settings or {})
+        own = {"port": str(self.port)} | ({} if port is None else {"listen_addresses": LOOPBACK})
+        self._settings = _SETTINGS | own | (settings or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._names = count(1)
         self._as: dict[str, Any] = {}
@@ -51,13 +63,27 @@ class PostgresCluster:
             os.chown(self.root, owner.pw_uid, owner.pw_gid)
             self.root.chmod(0o755)
             self._as = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
+        if standby_of is None:
+            self._run("initdb", "-D", self._data, "-U", USER, "-A", "trust", "-N",
+                      "-E", "UTF8", "--locale=C.UTF-8")  # fmt: skip
+            self.start()
+        else:
+            self.follow(standby_of)
+
+    def follow(self, primary: "PostgresCluster") -> None:
+        """Forget all there was, if anything, and start as the standby of another one."""
+        self._end()
+        shutil.rmtree(self._data, ignore_errors=True)
+        self._run("pg_basebackup", "-D", self._data, "-h", primary.root, "-p", str(primary.port),
+                  "-U", USER, "-c", "fast", "-R", "--no-sync", "-X", "stream")  # fmt: skip
+        self.start()
+
+    def _run(self, name: str, *arguments: "str | Path") -> None:
         done = subprocess.run(
-            [self._bin / "initdb", "-D", self._data, "-U", _USER, "-A", "trust", "-N",
-             "-E", "UTF8", "--locale=C.UTF-8"],
+            [self._bin / name, *arguments],
             check=False, capture_output=True, text=True, timeout=120, cwd=self.root, **self._as,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        self.start()
 
     @property
     def _data(self) -> Path:
@@ -87,8 +113,9 @@ class PostgresCluster:
         assert self._process.poll() is None, (self.root / "output").read_text()
         return self._psql("postgres", "SELECT 1").returncode == 0
 
-    def url(self, name: str, user: str = _USER) -> str:
-        return f"postgresql:///{name}?host={quote(str(self.root), safe='/')}&user={user}"
+    def url(self, name: str, user: str = USER) -> str:
+        place = f"host={quote(str(self.root), safe='/')}&port={self.port}"
+        return f"postgresql:///{name}?{place}&user={user}"
 
     def sql(self, name: str, *statements: str) -> str:
         """Run statements in a database, each on its own; return what they print, without frames."""
@@ -104,7 +131,7 @@ class PostgresCluster:
         commands = [part for text in statements for part in ("-c", text)]
         return subprocess.run(
             [program("psql"), "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1",
-             "-h", self.root, "-U", _USER, "-d", name, *commands],
+             "-h", self.root, "-p", str(self.port), "-U", USER, "-d", name, *commands],
             check=False, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
 
@@ -112,7 +139,8 @@ class PostgresCluster:
     def session(self, name: str) -> Iterator[Callable[[str], None]]:
         """Have a session to say things in that print a line; its end rolls back what is open."""
         with subprocess.Popen(
-            [program("psql"), "-X", "-A", "-t", "-q", "-h", self.root, "-U", _USER, "-d", name],
+            [program("psql"), "-X", "-A", "-t", "-q",
+             "-h", self.root, "-p", str(self.port), "-U", USER, "-d", name],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         ) as psql:  # fmt: skip
 
@@ -151,6 +179,10 @@ class PostgresCluster:
         self._end()
         (self._data / "standby.signal").touch()
         self.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def _end(self) -> None:
         if self._process is not None and self._process.poll() is None:

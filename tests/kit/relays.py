@@ -1,21 +1,35 @@
 """Relays on one PostgreSQL, each in a folder of its own, with the same key."""
 
+import json
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from tests.kit.messages import marketing
 from tests.kit.postgres import PostgresCluster
+from tests.kit.postgres_pair import PostgresPair
 from tests.kit.relay import RelayProcess
 from tests.kit.store import fill_database
+
+_TOKEN = "smtpproxy_of_the_tests"
+API: Mapping[str, Any] = {
+    "web": {},
+    "token": [
+        {"name": "crm", "sha256": sha256(_TOKEN.encode()).hexdigest(), "may": ["suppress"]},
+    ],
+}
+"""What a relay's configuration has for `suppress`."""
 
 
 class Relays:
     """Started by `start`, in folders of these names; ended by `kill`."""
 
-    def __init__(self, folder: Path, upstream: str, server: PostgresCluster) -> None:
+    def __init__(self, folder: Path, upstream: str, server: PostgresCluster | PostgresPair) -> None:
         self.server = server
         self.name = server.create()
         self.all: list[RelayProcess] = []
@@ -72,3 +86,18 @@ def answer(relay: RelayProcess, recipient: str) -> int:
     """Send a message; return the code of the reply that decided."""
     code, _ = relay.send(marketing(to=recipient), recipient)
     return code
+
+
+def suppress(relay: RelayProcess, person: str, timeout: float = 30.0) -> bool:
+    """Suppress somebody by the API of a relay with `API`; return whether it was acknowledged."""
+    asked = json.dumps({"suppressions": [{"address": person, "origin": "manual"}]})
+    request = urllib.request.Request(
+        f"{relay.url}/v1/suppressions", asked.encode(), {"Authorization": f"Bearer {_TOKEN}"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            return bool(response.status == 200)
+    except urllib.error.HTTPError as error:
+        if error.code != 503:
+            raise
+        return False

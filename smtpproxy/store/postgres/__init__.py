@@ -36,7 +36,7 @@ class PostgresStore(SqlStore):
         partners: Sequence[Partner] = (),
         read_only: bool = False,
     ) -> None:
-        self._lease = Lease(target)
+        self._lease = Lease(target, state_dir)
         self._state_dir = state_dir
         self._partners = partners
         self._keys = LiveKeys("store.url", state_dir)

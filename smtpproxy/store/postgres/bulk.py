@@ -2,7 +2,8 @@
 
 from hashlib import blake2b
 
-from smtpproxy.store.postgres.connection import Counts, PostgresSession, Target
+from smtpproxy.store.postgres.connection import Counts, Target
+from smtpproxy.store.postgres.session import PostgresSession
 from smtpproxy.store.sql.bulk import COUNT, BulkCounts, Texts
 from smtpproxy.store.sql.rows import to_micros
 

@@ -5,30 +5,25 @@ asyncpg is loaded with the first use: who keeps the store in SQLite does without
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from smtpproxy.store.postgres.lineage import Lineage
+from smtpproxy.store.postgres.session import PostgresSession, transaction
 from smtpproxy.store.protocols import (
     CLOSED,
     StoreInaccessible,
     StoreMisconfigured,
     StoreUnavailable,
 )
-from smtpproxy.store.sql.rows import Row
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Pool
 
-_PLACE = re.compile(r"\?(\d*)")
-_INSERTION = re.compile(
-    r"\s*(?P<head>INSERT INTO \w+ \((?P<columns>[^()]+)\)\s+)VALUES \(\$1(?:, \$\d+)*\)"
-    r"(?P<rest>\s*(?:ON CONFLICT(?: \((?P<key>[^()]+)\))?.*)?)\Z",
-    re.DOTALL,
-)
 _BEGIN_WRITING = """
 UPDATE store_state SET version = version + 1, written_in = pg_current_xact_id()
 """
@@ -36,95 +31,8 @@ _SECRET = "SELECT octets FROM secret WHERE part = $1 OR part IS NULL ORDER BY pa
 _ONLY_A_PRIMARY = re.compile(r"[?&]target_session_attrs=(?:primary|read-write)(?:&|\Z)")
 _NET = 60.0  # seconds of any statement, and of any pause within a transaction
 _ON_THE_WAY = 5.0  # seconds longer than that: the network is dead, or the machine
+_SOON = 1.0  # seconds
 _CONNECT = 5.0  # seconds
-
-
-@lru_cache(maxsize=512)
-def translated(sql: str) -> tuple[str, tuple[int, ...]]:
-    """Return a statement in PostgreSQL's words, and which of its values are $1, $2, …
-
-    A value that does not occur would have no type.
-    """
-    places: list[int] = []
-    last = -1
-
-    def place(match: re.Match[str]) -> str:
-        nonlocal last
-        last = int(match[1]) - 1 if match[1] else last + 1
-        if last not in places:
-            places.append(last)
-        return f"${places.index(last) + 1}"
-
-    return _PLACE.sub(place, sql).replace("AS BLOB)", "AS bytea)"), tuple(places)
-
-
-class PostgresSession:
-    """A `Session` over an asyncpg connection."""
-
-    __slots__ = ("_connection",)
-
-    def __init__(self, connection: "Connection") -> None:
-        self._connection = connection
-
-    async def fetch_all(self, sql: str, *values: object) -> list[Row]:
-        text, places = translated(sql)
-        return [tuple(row) for row in await self._connection.fetch(text, *_chosen(values, places))]
-
-    async def run(self, sql: str, *values: object) -> int:
-        text, places = translated(sql)
-        status: str = await self._connection.execute(text, *_chosen(values, places))
-        count = status.rpartition(" ")[2]
-        return int(count) if count.isdigit() else 0
-
-    async def run_many(self, sql: str, values: Iterable[Row]) -> int:
-        text, places = translated(sql)
-        rows = [_chosen(each, places) for each in values]
-        if len(rows) > 1 and (insertion := _INSERTION.match(text)):
-            return await self._insert(insertion, rows)
-        # All of them are on their way before the first answer comes.
-        return len(await self._connection.fetchmany(f"{text} RETURNING 1", rows)) if rows else 0
-
-    async def _insert(self, insertion: re.Match[str], rows: Sequence[Sequence[object]]) -> int:
-        """Insert all rows in one statement, whose triggers run once; in several where rows conflict
-        with each other, which one statement may not have."""
-        if insertion[0] not in _types:
-            prepared = await self._connection.prepare(insertion[0])
-            _types[insertion[0]] = [one.name for one in prepared.get_parameters()]
-        names = insertion["columns"].split(", ")
-        arrays = ", ".join(f"${n}::{kind}[]" for n, kind in enumerate(_types[insertion[0]], 1))
-        given = f"SELECT * FROM unnest({arrays}) AS given ({insertion['columns']})"
-        text = f"{insertion['head']}{given}{insertion['rest']}"
-        key = [names.index(name) for name in (insertion["key"] or "").split(", ") if name]
-        changed = 0
-        for some in _apart(rows, key) if key else [rows]:
-            status = await self._connection.execute(text, *map(list, zip(*some, strict=True)))
-            changed += int(status.rpartition(" ")[2])
-        return changed
-
-
-_types: dict[str, list[str]] = {}
-"""Of the values of insertions: the tables are the same wherever we are connected to."""
-
-
-def _apart(
-    rows: Sequence[Sequence[object]], key: Sequence[int]
-) -> Iterator[Sequence[Sequence[object]]]:
-    """Yield the rows in parts, in each of which a key occurs once; of one key in their order."""
-    while rows:
-        part: dict[tuple[object, ...], Sequence[object]] = {}
-        later = []
-        for row in rows:
-            values = tuple([row[place] for place in key])
-            if values in part:
-                later.append(row)
-            else:
-                part[values] = row
-        yield list(part.values())
-        rows = later
-
-
-def _chosen(values: Row, places: tuple[int, ...]) -> list[object]:
-    return [values[place] for place in places]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +50,12 @@ class Target:
         """Seconds that any answer is waited for: a dead machine says no more that it is dead."""
         return None if self.patient else _net(self.timeout) + _ON_THE_WAY
 
+    @property
+    def soon(self) -> float | None:
+        """Seconds that what takes no time is waited for: a beginning, and an end. It may wait for
+        others for as long as `timeout`, which the database says itself."""
+        return None if self.patient else self.timeout + _SOON
+
 
 class Database:
     """The connections of one process to one database. They are made when they are needed, and anew
@@ -153,6 +67,7 @@ class Database:
         self._pool: Pool | None = None
         self._opening = asyncio.Lock()
         self._secrets: dict[str, bytes] = {}
+        self.lineage = Lineage(self._expire)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator["Connection"]:
@@ -181,6 +96,7 @@ class Database:
                     command_timeout=self.target.longest,
                     server_settings=_session_settings(self.target.timeout),
                     reset=_left_as_it_is,
+                    init=self.lineage.admit,
                     # What a standby says may be older than the last objection.
                     target_session_attrs=(
                         None if _ONLY_A_PRIMARY.search(self.target.url) else "primary"
@@ -188,17 +104,26 @@ class Database:
                 )
         return self._pool
 
+    async def _expire(self) -> None:
+        """Use no connection any more that there was so far."""
+        if self._pool is not None:
+            await self._pool.expire_connections()
+
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[PostgresSession]:
         """Do something all at once, beside others who do."""
-        async with self.connection() as connection, connection.transaction():
-            yield PostgresSession(connection)
+        async with (
+            self.connection() as connection,
+            transaction(connection, self.target.soon) as session,
+        ):
+            yield session
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[PostgresSession]:
         """As `Writer.transaction`: its first statement waits until nobody else is writing."""
         async with self.transaction() as session:
-            await session.run(_BEGIN_WRITING)
+            async with asyncio.timeout(self.target.soon):
+                await session.run(_BEGIN_WRITING)
             yield session
 
     @asynccontextmanager
@@ -207,8 +132,9 @@ class Database:
             if not snapshot:
                 yield PostgresSession(connection)
                 return
-            async with connection.transaction(isolation="repeatable_read", readonly=True):
-                yield PostgresSession(connection)
+            how = "ISOLATION LEVEL REPEATABLE READ READ ONLY"
+            async with transaction(connection, self.target.soon, how) as session:
+                yield session
 
     async def secret(self, part: str) -> bytes:
         """Return octets of the database's own, to key the hashes of persons in a part with."""
@@ -258,8 +184,9 @@ class Lease:
     """The share of one part of a process in the connections, taken with the first use: only then
     the event loop is known. The last one who gives it back closes them."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, state_dir: Path | None = None) -> None:
         self.target = target
+        self._state_dir = state_dir
         self._database: Database | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
@@ -274,6 +201,8 @@ class Lease:
             known = _shared.setdefault(loop, {})
             self._database, self._loop = known.setdefault(self.target, Database(self.target)), loop
             self._database.holders += 1
+            if self._state_dir is not None:
+                self._database.lineage.folder = self._state_dir
         return self._database
 
     def close(self) -> None:

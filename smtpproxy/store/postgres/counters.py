@@ -6,7 +6,8 @@ from hashlib import blake2b
 
 from smtpproxy.policy.model import Mailing, Stream
 from smtpproxy.store.counters import Mailed
-from smtpproxy.store.postgres.connection import Counts, PostgresSession
+from smtpproxy.store.postgres.connection import Counts
+from smtpproxy.store.postgres.session import PostgresSession
 from smtpproxy.store.sql.rows import from_micros, to_micros
 
 _KNOWN = """

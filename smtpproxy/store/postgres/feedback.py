@@ -5,7 +5,8 @@ from datetime import datetime, timedelta
 from hashlib import blake2b
 
 from smtpproxy.store.feedback import HandingOn, HeardEvent, ReadReport
-from smtpproxy.store.postgres.connection import Counts, PostgresSession, Target
+from smtpproxy.store.postgres.connection import Counts, Target
+from smtpproxy.store.postgres.session import PostgresSession
 from smtpproxy.store.sql.rows import from_micros, to_micros
 
 _REPORT = "INSERT INTO report VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"

@@ -143,6 +143,9 @@ class PostgresReader:
                 if isinstance(error.__cause__, TimeoutError):
                     raise
                 failures[:] = [error]
+                # To be cancelled in the middle of a failure may have been the same failure.
+                if asyncio.get_running_loop().time() >= batch[0].until:
+                    raise
             await asyncio.sleep(_RETRY)
 
     async def _known_keys(self, connection: Any) -> KeyRing:

@@ -1,0 +1,183 @@
+"""What is said over a connection to PostgreSQL: statements that were written for both databases,
+and transactions that nobody is told are done before they are."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.sql.rows import Row
+
+if TYPE_CHECKING:
+    from asyncpg import Connection
+
+_UNKNOWN = "the database did not confirm it in time: it may be written or not, so do it again"
+_PLACE = re.compile(r"\?(\d*)")
+_INSERTION = re.compile(
+    r"\s*(?P<head>INSERT INTO \w+ \((?P<columns>[^()]+)\)\s+)VALUES \(\$1(?:, \$\d+)*\)"
+    r"(?P<rest>\s*(?:ON CONFLICT(?: \((?P<key>[^()]+)\))?.*)?)\Z",
+    re.DOTALL,
+)
+
+
+@lru_cache(maxsize=512)
+def translated(sql: str) -> tuple[str, tuple[int, ...]]:
+    """Return a statement in PostgreSQL's words, and which of its values are $1, $2, …
+
+    A value that does not occur would have no type.
+    """
+    places: list[int] = []
+    last = -1
+
+    def place(match: re.Match[str]) -> str:
+        nonlocal last
+        last = int(match[1]) - 1 if match[1] else last + 1
+        if last not in places:
+            places.append(last)
+        return f"${places.index(last) + 1}"
+
+    return _PLACE.sub(place, sql).replace("AS BLOB)", "AS bytea)"), tuple(places)
+
+
+class PostgresSession:
+    """A `Session` over an asyncpg connection."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: "Connection") -> None:
+        self._connection = connection
+
+    async def fetch_all(self, sql: str, *values: object) -> list[Row]:
+        text, places = translated(sql)
+        return [tuple(row) for row in await self._connection.fetch(text, *_chosen(values, places))]
+
+    async def run(self, sql: str, *values: object) -> int:
+        text, places = translated(sql)
+        status: str = await self._connection.execute(text, *_chosen(values, places))
+        count = status.rpartition(" ")[2]
+        return int(count) if count.isdigit() else 0
+
+    async def run_many(self, sql: str, values: Iterable[Row]) -> int:
+        text, places = translated(sql)
+        rows = [_chosen(each, places) for each in values]
+        if len(rows) > 1 and (insertion := _INSERTION.match(text)):
+            return await self._insert(insertion, rows)
+        # All of them are on their way before the first answer comes.
+        return len(await self._connection.fetchmany(f"{text} RETURNING 1", rows)) if rows else 0
+
+    async def _insert(self, insertion: re.Match[str], rows: Sequence[Sequence[object]]) -> int:
+        """Insert all rows in one statement, whose triggers run once; in several where rows conflict
+        with each other, which one statement may not have."""
+        if insertion[0] not in _types:
+            prepared = await self._connection.prepare(insertion[0])
+            _types[insertion[0]] = [one.name for one in prepared.get_parameters()]
+        names = insertion["columns"].split(", ")
+        arrays = ", ".join(f"${n}::{kind}[]" for n, kind in enumerate(_types[insertion[0]], 1))
+        given = f"SELECT * FROM unnest({arrays}) AS given ({insertion['columns']})"
+        text = f"{insertion['head']}{given}{insertion['rest']}"
+        key = [names.index(name) for name in (insertion["key"] or "").split(", ") if name]
+        changed = 0
+        for some in _apart(rows, key) if key else [rows]:
+            status = await self._connection.execute(text, *map(list, zip(*some, strict=True)))
+            changed += int(status.rpartition(" ")[2])
+        return changed
+
+
+_types: dict[str, list[str]] = {}
+"""Of the values of insertions: the tables are the same wherever we are connected to."""
+
+
+def _apart(
+    rows: Sequence[Sequence[object]], key: Sequence[int]
+) -> Iterator[Sequence[Sequence[object]]]:
+    """Yield the rows in parts, in each of which a key occurs once; of one key in their order."""
+    while rows:
+        part: dict[tuple[object, ...], Sequence[object]] = {}
+        later = []
+        for row in rows:
+            values = tuple([row[place] for place in key])
+            if values in part:
+                later.append(row)
+            else:
+                part[values] = row
+        yield list(part.values())
+        rows = later
+
+
+def _chosen(values: Row, places: tuple[int, ...]) -> list[object]:
+    return [values[place] for place in places]
+
+
+@asynccontextmanager
+async def transaction(
+    connection: "Connection", within: float | None, how: str = "ISOLATION LEVEL READ COMMITTED"
+) -> AsyncIterator[PostgresSession]:
+    """Do something all at once. What begins and ends it is waited for `within` seconds each. It is
+    not serializable, whatever the database's default: writers wait for each other.
+
+    Raises StoreUnavailable: whether it is committed is not known, so it is to be done again.
+    """
+    try:
+        await connection.execute(f"BEGIN {how}", timeout=within)
+        yield PostgresSession(connection)
+        await _commit(connection, within)
+    except BaseException:
+        await _roll_back(connection, within)
+        raise
+
+
+async def _commit(connection: "Connection", within: float | None) -> None:
+    """A commit that is not answered in time goes on waiting, for the standby perhaps, and nobody
+    waits for it: told to stop waiting, the server would let it hold without the standby."""
+    from asyncpg import exceptions as pg
+
+    gone = (pg.PostgresConnectionError, pg.OperatorInterventionError, pg.InterfaceError, OSError)
+    warnings: list[Any] = []
+
+    def warned(_: object, warning: object) -> None:
+        warnings.append(warning)
+
+    connection.add_log_listener(warned)
+    committing = asyncio.ensure_future(connection.execute("COMMIT"))
+    try:
+        await asyncio.wait({committing}, timeout=within)
+        if not committing.done():
+            connection.terminate()
+        if await committing != "COMMIT":
+            raise StoreUnavailable("the database took back what was written")
+    except gone as error:
+        raise StoreUnavailable(_UNKNOWN) from error
+    finally:
+        committing.cancel()  # where we are told not to wait for it
+        await asyncio.wait({committing})
+        if not _is_over(connection):
+            connection.remove_log_listener(warned)
+    if warnings:  # "canceling wait for synchronous replication": somebody let it hold without
+        raise StoreUnavailable(f"the database wrote it, and the standby did not ({warnings[0]})")
+
+
+async def _roll_back(connection: "Connection", within: float | None) -> None:
+    """Leave nothing open. Where that is not answered in time, the connection ends, and with it the
+    transaction."""
+    if _is_over(connection) or not connection.is_in_transaction():
+        return
+    try:
+        await connection.execute("ROLLBACK", timeout=within)
+    except BaseException as error:
+        if not _is_over(connection):
+            connection.terminate()
+        if not isinstance(error, Exception):
+            raise
+
+
+def _is_over(connection: "Connection") -> bool:
+    """Whether it ended, and so has left the pool, which then says nothing of it any more."""
+    from asyncpg import InterfaceError
+
+    try:
+        return bool(connection.is_closed())
+    except InterfaceError:
+        return True
