@@ -1,41 +1,36 @@
-"""`smtpproxy audit show` and `export`: the record of what was decided."""
+"""`smtpproxy audit show`: the record of what was decided."""
 
-import csv
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from heapq import nlargest
+from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
 
 import click
-import msgspec
 
+from smtpproxy.cli.audit_export import Filters, export
 from smtpproxy.cli.audit_verify import anchor, replay_command, verify
-from smtpproxy.cli.options import (
-    anchors_option,
-    audit_folder,
-    canonical_address,
-    choice,
-    config_option,
-    moment,
-    option,
-    options,
-    output_option,
-    read_kept,
+from smtpproxy.cli.journals import (
+    Journal,
+    elsewhere,
+    found,
+    from_option,
+    indexed_object,
+    journals,
+    where,
 )
+from smtpproxy.cli.options import anchors_option, config_option, option, options, read_kept
 from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Table, shows_result
-from smtpproxy.events import Decided, JudgedRecipient
 from smtpproxy.evidence.gather import record_object
-from smtpproxy.policy.model import NO_FACTS, Action, Reason, RecipientFacts, Verdict, collections
+from smtpproxy.policy.model import NO_FACTS, Action, RecipientFacts, Verdict, collections
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.anchors import Anchor
 from smtpproxy.sinks.audit.chosen import verdicts
-from smtpproxy.sinks.audit.reader import Outcome, Record, find, read
+from smtpproxy.sinks.audit.reader import Record
 from smtpproxy.sinks.audit.verify import State, is_anchored, seal
-from smtpproxy.store.exchange.times import written_time
+from smtpproxy.store.journals import Indexed, Wanted
 from smtpproxy.terminal import counted, printable
 
 _PROOFS = {
@@ -46,6 +41,7 @@ _PROOFS = {
 }
 
 
+_MOST_RECIPIENTS = 1_000
 _COLUMNS = [
     Column("time"),
     Column("id", is_id=True),
@@ -55,7 +51,6 @@ _COLUMNS = [
     Column("basis or reason", clings=True),
     Column("upstream", label="upstream"),
 ]
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @click.group("audit")
@@ -63,44 +58,8 @@ def audit() -> None:
     """The record of every decision: read it, prove it, judge it again."""
 
 
-for subcommand in (verify, anchor, replay_command):
+for subcommand in (export, verify, anchor, replay_command):
     audit.add_command(subcommand)
-
-
-@dataclass(frozen=True, slots=True)
-class Filters:
-    """Which decisions."""
-
-    recipient: str | None = option("Only decisions about this recipient.", canonical_address)
-    stream: str | None = option("Only decisions on this stream.", metavar="NAME")
-    verdict: str | None = option("Only with this verdict.", choice(Action))
-    reason: str | None = option(
-        "Only with this reason, of a recipient or the message.", choice(Reason), metavar="REASON"
-    )
-    app: str | None = option(
-        "Only mail of this application: LISTENER, LISTENER/LOGIN or LISTENER/IP.", metavar="APP"
-    )
-    message_id: str | None = option("Only messages of this Message-ID.", metavar="MESSAGE-ID")
-    since: datetime | None = option("Only from TIME on.", moment)
-    until: datetime | None = option("Only before TIME.", moment)
-
-    @property
-    def any(self) -> bool:
-        return any(getattr(self, each.name) is not None for each in fields(Filters))
-
-    def read(self, folder: Path) -> Iterator[Record]:
-        """Yield them, one worker's after the other."""
-        return read(
-            folder,
-            since=self.since,
-            until=self.until,
-            recipient=self.recipient,
-            stream=self.stream,
-            verdict=Action(self.verdict) if self.verdict else None,
-            reason=Reason(self.reason) if self.reason else None,
-            app=self.app,
-            message_id=self.message_id,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +73,15 @@ class ShowOptions(Filters):
 @click.argument("decision_id", required=False, metavar="[ID]")
 @options(ShowOptions)
 @anchors_option
+@from_option
 @shows_result
 @config_option
 def show(
-    settings: Settings, decision_id: str | None, options: ShowOptions, kept: Path | None
+    settings: Settings,
+    decision_id: str | None,
+    options: ShowOptions,
+    kept: Path | None,
+    shipped: Path | None,
 ) -> Result:
     """Show one decision by its id, or the newest ones, oldest first.
 
@@ -125,52 +89,121 @@ def show(
     where no other decision has them. `smtpproxy explain --id ID`
     shows step by step how a decision came about. Exits with 1 when no decision has that id.
     What no anchor seals yet is called unproven.
+
+    Of decisions of other relays on the same PostgreSQL it shows what the index knows, and says
+    which relay has the record; with --from it shows the records that were shipped.
     """
-    folder = audit_folder(settings)
+    logs = journals(settings, shipped)
     if decision_id is not None:
         if options.any:
             raise click.UsageError("an ID goes without filters")
-        return _one(folder, decision_id, kept)
+        return _one(settings, logs, decision_id, kept, indexed=shipped is None)
     if kept is not None:
         raise click.UsageError("--anchors goes with an ID")
     limit = options.limit
-    newest = nlargest(limit + 1, options.read(folder), key=lambda record: record.decided.at)
-    records, more = newest[:limit][::-1], len(newest) > limit
-    last = anchors.newest(folder)
-    states = [_state(record, last) for record in records]
+    lasts = {log: anchors.newest(log.folder) for log in logs}
+    of_others = () if shipped is not None else _elsewhere(settings, options)
+    own = (
+        _Found(one.decided.at, one, _state(one, lasts[log]))
+        for log in logs
+        for one in options.read(log.folder)
+    )
+    others = (_Found(one.at, one) for one in of_others)
+    newest = nlargest(limit + 1, chain(own, others), key=lambda one: one.at)
+    shown, more = newest[:limit][::-1], len(newest) > limit
+    states = [one.state for one in shown]
 
     def text() -> Iterator[Part]:
-        if not records:
+        if not shown:
             yield Aside("No decision on record matches.")
             return
-        yield Table(_COLUMNS, [row for record in records for row in _rows(record)])
+        yield Table(_COLUMNS, [row for one in shown for row in one.rows()])
+        if any(isinstance(one.what, Indexed) for one in shown):
+            yield Aside("Records of other relays are there: see audit show ID, or --from.")
         if unproven := states.count(State.UNPROVEN):
             decisions = counted(unproven, "decision is", "decisions are")
             yield Aside(f"{decisions} after the last anchor: unproven.")
         if more:
             yield Aside(f"There are older ones than these {limit}: see --limit.")
 
-    return Result(_objects(records, states), text())
+    return Result([one.as_object() for one in shown], text())
 
 
-def _one(folder: Path, decision_id: str, kept: Path | None) -> Result:
+def _elsewhere(settings: Settings, options: ShowOptions) -> Sequence[Indexed]:
+    """What the index has of others; it knows neither apps nor Message-IDs."""
+    if options.app is not None or options.message_id is not None:
+        return ()
+    return elsewhere(settings, options.wanted, options.limit + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A record and what proves it, or what the index has of one of another relay."""
+
+    at: datetime
+    what: Record | Indexed
+    state: State | None = None
+
+    def as_object(self) -> Mapping[str, object]:
+        if isinstance(self.what, Indexed):
+            return indexed_object(self.what)
+        return record_object(self.what, self.state)
+
+    def rows(self) -> Iterator[tuple[str, ...]]:
+        if not isinstance(self.what, Indexed):
+            yield from _rows(self.what)
+            return
+        one = self.what
+        why = "" if one.verdict is Action.ALLOW else str(one.reason)
+        verdict = f"{one.verdict} (observed)" if one.observed else str(one.verdict)
+        yield (
+            f"{one.at:%Y-%m-%d %H:%M:%S}",
+            one.id,
+            one.stream,
+            f"at {one.host}",
+            verdict,
+            why,
+            "",
+        )
+
+
+def _one(
+    settings: Settings,
+    logs: Sequence[Journal],
+    decision_id: str,
+    kept: Path | None,
+    *,
+    indexed: bool,
+) -> Result:
     try:
-        records = find(folder, decision_id)
+        records = found(logs, decision_id)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="'ID'") from error
-    states = [seal(folder, [record], read_kept(kept)).state for record in records]
+    if not records and indexed:
+        others = elsewhere(settings, Wanted(id=decision_id.upper()), _MOST_RECIPIENTS)
+        if others:
+            return _of_another_relay(others)
+    states = [seal(log.folder, [record], read_kept(kept)).state for log, record in records]
 
     def text() -> Iterator[Part]:
-        for record, state in zip(records, states, strict=True):
-            yield Fields(_fields(record, state))
+        for (log, record), state in zip(records, states, strict=True):
+            yield Fields(_fields(record, state, log.relay))
             yield ""
 
     missing = "" if records else f"no decision {printable(decision_id)} is on record"
-    return Result(_objects(records, states), text(), error=missing)
+    data = [
+        record_object(record, state) for (_, record), state in zip(records, states, strict=True)
+    ]
+    return Result(data, text(), error=missing)
 
 
-def _objects(records: Sequence[Record], states: Sequence[State]) -> list[dict[str, object]]:
-    return [record_object(one, state) for one, state in zip(records, states, strict=True)]
+def _of_another_relay(rows: Sequence[Indexed]) -> Result:
+    """Say what the index has, and where the record is."""
+    shown = [_Found(one.at, one) for one in reversed(rows)]
+    places = dict.fromkeys(where(one) for one in rows)
+    text = [Table(_COLUMNS, [row for one in shown for row in one.rows()])]
+    error = f"the record is {'; and '.join(places)}: ask there, or see --from"
+    return Result([one.as_object() for one in shown], text, error=error)
 
 
 def _state(record: Record, newest: Anchor | None) -> State:
@@ -179,11 +212,12 @@ def _state(record: Record, newest: Anchor | None) -> State:
     return State.LOCAL if anchored else State.UNPROVEN
 
 
-def _fields(record: Record, state: State) -> Iterator[tuple[str, str | None]]:
+def _fields(record: Record, state: State, relay: str) -> Iterator[tuple[str, str | None]]:
     decided, client = record.decided, record.decided.client
     features, message = decided.features, decided.decision.message
     yield from {
         "id": decided.id,
+        "relay": relay or None,
         "time": decided.at.isoformat(timespec="milliseconds"),
         "stage": "RCPT" if decided.stage == "rcpt" else "end of data",
         "client": f"{client.peer}, HELO {client.helo}, listener {client.listener}",
@@ -274,107 +308,3 @@ def _upstream_code(record: Record) -> str:
     if not record.decided.relayed:
         return ""
     return "unknown" if record.outcome is None else str(record.outcome.code)
-
-
-@dataclass(frozen=True, slots=True)
-class ExportOptions(Filters):
-    """Which decisions, and in what form."""
-
-    export_format: str = option(
-        "One JSON object a decision, or one CSV row a recipient.",
-        choice(["ndjson", "csv"]), name="--format", default="ndjson",
-    )  # fmt: skip
-
-
-@audit.command("export")
-@options(ExportOptions)
-@output_option
-@config_option
-def export(settings: Settings, output: BinaryIO, options: ExportOptions) -> None:
-    """Write decisions with all that they were based on, one worker's after the other.
-
-    Works on any number of decisions, also while the relay runs.
-    """
-    records = options.read(audit_folder(settings))
-    if options.export_format == "ndjson":
-        encode = msgspec.json.Encoder().encode
-        for record in records:
-            output.write(encode(record_object(record)) + b"\n")
-        return
-    text = io.TextIOWrapper(output, "utf-8", "backslashreplace", newline="", write_through=True)
-    rows = csv.writer(text)
-    rows.writerow(_CSV)
-    for record in records:
-        rows.writerows(as_rows(record))
-    text.detach()
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """What a CSV row is about: one recipient of a decision."""
-
-    record: Record
-    index: int
-
-    @property
-    def decided(self) -> Decided:
-        return self.record.decided
-
-    @property
-    def entry(self) -> JudgedRecipient:
-        return self.record.decided.recipients[self.index]
-
-    @property
-    def message(self) -> Verdict | None:
-        return self.record.decided.decision.message
-
-    @property
-    def outcome(self) -> Outcome | None:
-        return self.record.outcome_of(self.index)
-
-
-_CSV: Mapping[str, Callable[[_Row], object]] = {
-    "id": lambda row: row.decided.id,
-    "at": lambda row: written_time(row.decided.at),
-    "stage": lambda row: row.decided.stage,
-    "listener": lambda row: row.decided.client.listener,
-    "stream": lambda row: row.decided.decision.stream.name,
-    "brand": lambda row: row.decided.decision.stream.brand,
-    "class": lambda row: row.decided.decision.stream.class_name,
-    "purpose": lambda row: row.decided.decision.stream.purpose,
-    "rulebook": lambda row: row.decided.decision.rulebook,
-    "recipient": lambda row: row.entry.address,
-    "verdict": lambda row: row.entry.verdict.action,
-    "reason": lambda row: row.entry.verdict.reason,
-    "basis": lambda row: row.entry.verdict.basis,
-    "rule": lambda row: row.entry.verdict.rule,
-    "detail": lambda row: row.entry.verdict.detail,
-    "message_verdict": lambda row: row.message and row.message.action,
-    "message_reason": lambda row: row.message and row.message.reason,
-    "observed": lambda row: "yes" if row.decided.observed else "no",
-    "relayed": lambda row: "yes" if row.decided.relayed else "no",
-    "upstream_at": lambda row: row.outcome and written_time(row.outcome.at),
-    "upstream_code": lambda row: row.outcome and row.outcome.code,
-    "upstream_reply": lambda row: row.outcome and row.outcome.reply,
-    "mail_from": lambda row: row.decided.reverse_path,
-    "from": lambda row: row.decided.header_from,
-    "subject": lambda row: row.decided.subject,
-    "message_id": lambda row: row.decided.message_id,
-    "size": lambda row: row.decided.size,
-    "file": lambda row: row.record.place and row.record.place.file,
-    "row": lambda row: row.record.place and row.record.place.n,
-    "hash": lambda row: row.record.place and row.record.place.hash,
-}
-
-
-def as_rows(record: Record) -> Iterator[list[str]]:
-    """Yield one row for each recipient, in the order of the columns."""
-    for index in range(len(record.decided.recipients)):
-        row = _Row(record, index)
-        yield [_cell(of(row)) for of in _CSV.values()]
-
-
-def _cell(value: object) -> str:
-    """Text that a spreadsheet would take for a formula gets an apostrophe before it."""
-    text = "" if value is None else str(value)
-    return f"'{text}" if text.startswith(_FORMULA) else text

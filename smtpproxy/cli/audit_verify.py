@@ -1,7 +1,7 @@
 """`smtpproxy audit verify`, `anchor` and `replay`: prove the record, and judge it again."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from smtpproxy.cli import fail
+from smtpproxy.cli.journals import Journal, from_option, journals
 from smtpproxy.cli.options import (
     anchors_option,
     audit_folder,
@@ -24,6 +25,7 @@ from smtpproxy.cli.printer import (
     Column,
     Part,
     Result,
+    Styled,
     Table,
     json_option,
     print_json,
@@ -60,22 +62,46 @@ class VerifyOptions:
 @click.command("verify")
 @options(VerifyOptions)
 @anchors_option
+@from_option
 @shows_result
 @config_option
-def verify(settings: Settings, options: VerifyOptions, kept: Path | None) -> Result:
+def verify(
+    settings: Settings, options: VerifyOptions, kept: Path | None, shipped: Path | None
+) -> Result:
     """Find what was changed, removed, added, moved or cut off, and say where.
 
     Follows the hashes from line to line, the times, and the erasures, and holds them against
     the anchors. Exits with 1 when anything is wrong, not for rows that no anchor seals yet:
-    those are named. Works while the relay runs.
+    those are named. Works while the relay runs. With --from, each relay's log is held against
+    its own anchors, as they were shipped.
     """
-    folder, since, until = audit_folder(settings), options.since, options.until
+    logs, since, until = journals(settings, shipped), options.since, options.until
+    if kept is not None and len(logs) > 1:
+        raise click.UsageError("--anchors are those of one relay: name its folder with --from")
     elsewhere = read_kept(kept)
-    with verify_progress(journal_verify.size(folder, since, until)) as looked:
-        report = journal_verify.verify(
-            folder, since=since, until=until, kept=elsewhere, looked=looked, now=now()
-        )
-    return Result(report_object(report), _report(report), 1 if report.wrong else 0)
+    total = sum(journal_verify.size(log.folder, since, until) for log in logs)
+    with verify_progress(total) as looked:
+        reports = [
+            journal_verify.verify(
+                log.folder, since=since, until=until, kept=elsewhere, looked=looked, now=now()
+            )
+            for log in logs
+        ]
+    code = 1 if any(report.wrong for report in reports) else 0
+    if shipped is None:
+        return Result(report_object(reports[0]), _report(reports[0]), code)
+    data = [
+        {"relay": log.relay, "folder": log.folder.name, **report_object(report)}
+        for log, report in zip(logs, reports, strict=True)
+    ]
+    return Result({"relays": data}, _of_relays(logs, reports), code)
+
+
+def _of_relays(logs: Sequence[Journal], reports: Sequence[Report]) -> Iterator[Part]:
+    for log, report in zip(logs, reports, strict=True):
+        yield Styled(f"{log.relay}, in {log.folder}", "bold")
+        yield from _report(report)
+        yield ""
 
 
 @click.command("anchor")

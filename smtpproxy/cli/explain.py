@@ -15,9 +15,9 @@ import click
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.explanation_text import as_object, text
+from smtpproxy.cli.journals import elsewhere, found, from_option, journals, where
 from smtpproxy.cli.options import (
     anchors_option,
-    audit_folder,
     choice,
     config_option,
     moment,
@@ -40,9 +40,9 @@ from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.model import MessageFeatures, SignatureFinding, Stream
 from smtpproxy.relay.content import Body, Content, Spool
 from smtpproxy.settings import ListenerSettings, Settings
-from smtpproxy.sinks.audit.reader import find
 from smtpproxy.sinks.audit.verify import seal
 from smtpproxy.store import open_stream_counts
+from smtpproxy.store.journals import Wanted
 from smtpproxy.terminal import printable
 from smtpproxy.wire.content import HeaderCount, HeaderLimits, stuffed
 from smtpproxy.wire.session import ContentProblem
@@ -76,10 +76,15 @@ class ExplainOptions:
 @click.argument("message", type=click.File("rb"), required=False, metavar="[MESSAGE.eml]")
 @options(ExplainOptions)
 @anchors_option
+@from_option
 @shows_result
 @config_option
 def explain(
-    settings: Settings, message: BinaryIO | None, options: ExplainOptions, kept: Path | None
+    settings: Settings,
+    message: BinaryIO | None,
+    options: ExplainOptions,
+    kept: Path | None,
+    shipped: Path | None,
 ) -> Result:
     """Say in plain words what would become of a message, and why.
 
@@ -94,10 +99,10 @@ def explain(
     if options.decision_id is not None:
         if message is not None or options.is_about_a_message:
             raise click.UsageError("--id goes without a message and without other options")
-        explanation = _recorded(settings, options.decision_id, options.lang, kept)
+        explanation = _recorded(settings, options.decision_id, options.lang, kept, shipped)
     else:
-        if kept is not None:
-            raise click.UsageError("--anchors goes with --id")
+        if kept is not None or shipped is not None:
+            raise click.UsageError("--anchors and --from go with --id")
         if message is None or options.mail_from is None or not options.rcpt:
             raise click.UsageError("give MESSAGE.eml, --mail-from and --rcpt, or --id")
         raw = _on_the_wire(message.read())
@@ -224,13 +229,19 @@ def _recipient(settings: Settings, given: str, origin: str | None) -> str:
     return path
 
 
-def _recorded(settings: Settings, decision_id: str, lang: Lang, kept: Path | None) -> Explanation:
-    folder = audit_folder(settings)
+def _recorded(
+    settings: Settings, decision_id: str, lang: Lang, kept: Path | None, shipped: Path | None
+) -> Explanation:
     try:
-        records = find(folder, decision_id)
+        records = found(journals(settings, shipped), decision_id)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="'--id'") from error
     if not records:
+        others = () if shipped else elsewhere(settings, Wanted(id=decision_id.upper()), 1)
+        if others:
+            fail(f"decision {others[0].id} is {where(others[0])}: explain it there, or see --from")
         fail(f"no decision {printable(decision_id)} is on record")
-    explanation = recall(records, settings.rulebooks, lang)
-    return dataclasses.replace(explanation, seal=seal(folder, records, read_kept(kept)))
+    of_it = [record for _, record in records]
+    explanation = recall(of_it, settings.rulebooks, lang)
+    proof = seal(records[0][0].folder, of_it, read_kept(kept))
+    return dataclasses.replace(explanation, seal=proof)

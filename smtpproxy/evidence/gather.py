@@ -26,9 +26,11 @@ from smtpproxy.sinks.audit.chain import Head, Report
 from smtpproxy.sinks.audit.lines import is_erased
 from smtpproxy.sinks.audit.reader import Outcome, Record, read
 from smtpproxy.sinks.audit.verify import State, verify
-from smtpproxy.store import open_store
+from smtpproxy.store import open_journals, open_store
+from smtpproxy.store.journals import Indexed, Wanted
 from smtpproxy.store.operations import Rectification, former_addresses
 from smtpproxy.store.protocols import LiftedSuppression
+from smtpproxy.store.relays import known_relay_id
 
 
 class Proof(Struct, frozen=True):
@@ -40,6 +42,9 @@ class Proof(Struct, frozen=True):
     purchases: tuple[Purchase, ...] = ()
     informed_at: datetime | None = None
     occupations: frozenset[str] = frozenset()
+
+
+MOST_ELSEWHERE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,7 @@ class Evidence:
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     controller: ControllerSettings | None = None
     brands: Sequence[BrandSettings] = ()
+    elsewhere: Sequence[Indexed] = ()  # decisions whose records other relays have
 
     def state(self, mailing: Mailing) -> State:
         """What proves a decision and its outcome, where the audit log is as it was written."""
@@ -114,9 +120,10 @@ def evidence(
     """
     folder = settings.server.state_dir / "audit"
     contact, suppressions, lifted, rectified = asyncio.run(_stored(settings, address))
+    names = tuple(dict.fromkeys([address, *former_addresses(rectified)]))
     mailings = [
         Mailing(record, recipient, _proof(record, recipient, settings.rulebooks))
-        for name in dict.fromkeys([address, *former_addresses(rectified)])
+        for name in names
         for record in read(folder, recipient=name)
         for recipient in record.decided.recipients
         if recipient.canonical == name
@@ -136,7 +143,20 @@ def evidence(
         settings.retention,
         settings.controller,
         settings.declared_brands and tuple(settings.brands.values()),
+        asyncio.run(_elsewhere(settings, names)),
     )
+
+
+async def _elsewhere(settings: Settings, names: tuple[str, ...]) -> Sequence[Indexed]:
+    """What other relays of the same store decided about a person, as the index has it."""
+    index = open_journals(settings.store)
+    if index is None:
+        return ()
+    try:
+        own = known_relay_id(settings.server.state_dir) or ""
+        return await index.find(Wanted(recipients=names), MOST_ELSEWHERE, but=own)
+    finally:
+        index.close()
 
 
 async def _stored(
@@ -255,6 +275,19 @@ def evidence_object(evidence: Evidence) -> dict[str, Any]:
         "lifted_suppressions": evidence.lifted,
         "rectifications": evidence.rectifications,
         "decisions": [_mailing_object(mailing, evidence) for mailing in evidence.mailings],
+        "decisions_elsewhere": [
+            {
+                "id": one.id,
+                "at": one.at,
+                "stream": one.stream,
+                "verdict": one.verdict,
+                "reason": one.reason,
+                "relay": one.host,
+                "file": one.file,
+                "row": one.line,
+            }
+            for one in evidence.elsewhere
+        ],
         "audit_log": report_object(evidence.chain),
     }
 

@@ -39,12 +39,31 @@ def indexed(relays: Relays) -> int:
     return int(relays.sql("SELECT count(*) FROM decision"))
 
 
+def others_are_found(one: RelayProcess, two: RelayProcess) -> None:
+    """By its id, by its recipient, in the evidence about a person, over the API."""
+    theirs = {record.decided.id for record in records(two)}
+    listed = json.loads(one.must("audit", "show", "--recipient", GONE, "--json"))
+    (found,) = [each for each in listed if "elsewhere" in each]
+    assert len(listed) == 2
+    assert found["id"] in theirs
+    assert (found["verdict"], found["reason"]) == ("refuse", "suppressed_unsubscribe")
+    assert "at relay" in one.must("audit", "show")
+    place = f"row {found['elsewhere']['row']} of {found['elsewhere']['file']}"
+    for asked in (("audit", "show", found["id"]), ("explain", "--id", found["id"])):
+        code, _, stderr = one.command(*asked)
+        assert (code, place in stderr) == (1, True), stderr
+    told = json.loads(one.must("contact", "export", KNOWN, "--evidence", "--json"))
+    assert (len(told["decisions"]), len(told["decisions_elsewhere"])) == (1, 1)
+    assert "audit logs of other relays" in one.must("contact", "export", KNOWN, "--evidence")
+
+
 def test_an_erasure_reaches_every_journal_and_the_index(relays: Relays) -> None:
     one, two = relays.start("one"), relays.start("two")
     for relay in (one, two):
         assert [answer(relay, person) for person in (KNOWN, GONE)] == [250, 550]
     wait_for(lambda: indexed(relays) == 4, "all decisions to be in the index")
     assert relays.sql("SELECT count(DISTINCT relay) FROM decision") == "2"
+    others_are_found(one, two)
 
     done = json.loads(one.must("contact", "erase", KNOWN, "--json"))
     assert "relays_behind" not in done

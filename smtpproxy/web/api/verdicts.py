@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from heapq import nlargest
 from typing import Annotated, Any
@@ -19,7 +19,9 @@ from smtpproxy.scrub.verdicts import HIDDEN, ScrubRequest, judge_addresses
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.reader import Record, find, read
 from smtpproxy.store.exchange.times import read_time
+from smtpproxy.store.journals import Wanted
 from smtpproxy.store.protocols import FactReader
+from smtpproxy.web.api.elsewhere import DecisionElsewhere, elsewhere
 from smtpproxy.web.api.operation import (
     MOST_ADDRESSES,
     Call,
@@ -154,6 +156,13 @@ class Decisions(Struct, frozen=True):
     next: Annotated[
         str | None, Meta(description="What to send as `after` next; null: there is no more.")
     ]
+    elsewhere: Annotated[
+        tuple[DecisionElsewhere, ...] | UnsetType,
+        Meta(
+            description="What other relays on the same PostgreSQL decided, as the index has it,"
+            " the newest first; on the first page, and not by Message-ID."
+        ),
+    ] = UNSET
 
 
 DECISION = Operation(
@@ -255,9 +264,14 @@ class Verdicts:
             except ValueError as error:
                 raise Refused("parameter_wrong", f"id: {error}") from error
         own = [one for one in records if _is_of(one, call.access)]
+        others: Sequence[DecisionElsewhere] = ()
         if not own:
-            raise Refused("not_found", "no decision of that id is on record")
-        return Decisions(tuple(_shown(one, call.access) for one in own), None)
+            wanted = Wanted(id=id.upper())
+            others = await elsewhere(self._settings, call.access, wanted, MOST_DECISIONS)
+            if not others:
+                raise Refused("not_found", "no decision of that id is on record")
+        shown = tuple(_shown(one, call.access) for one in own)
+        return Decisions(shown, None, tuple(others) or UNSET)
 
     async def find_decisions(self, call: Call) -> Decisions:
         asked = read_body(call, DecisionSearch, '{"recipient": "…"} or {"message_id": "…"}')
@@ -292,6 +306,10 @@ class Verdicts:
             )
             return nlargest(asked.limit + 1, chosen, key=_place)
 
+        others: Sequence[DecisionElsewhere] = ()
+        if recipient is not None and before is None:
+            wanted = Wanted(None, (recipient,), asked.stream, since=since, until=until)
+            others = await elsewhere(self._settings, call.access, wanted, asked.limit)
         async with self._reading:
             try:
                 records = await asyncio.to_thread(search)
@@ -300,7 +318,9 @@ class Verdicts:
                 raise Refused("takes_too_long", text) from error
         shown = records[: asked.limit]
         more = _written_place(shown[-1]) if len(records) > len(shown) else None
-        return Decisions(tuple(_shown(one, call.access) for one in shown), more)
+        return Decisions(
+            tuple(_shown(one, call.access) for one in shown), more, tuple(others) or UNSET
+        )
 
 
 _ID_LENGTH = 26

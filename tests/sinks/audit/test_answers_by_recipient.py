@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from smtpproxy.cli.audit import as_rows
+from smtpproxy.cli.audit_export import as_rows
 from smtpproxy.events import JudgedRecipient, Relayed
 from smtpproxy.evidence.gather import Mailing, record_object
 from smtpproxy.settings import AuditSettings

@@ -1,0 +1,189 @@
+"""`smtpproxy audit export`: decisions for other programs; and which of them."""
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+import msgspec
+
+from smtpproxy.cli.journals import from_option, journals
+from smtpproxy.cli.options import (
+    canonical_address,
+    choice,
+    config_option,
+    moment,
+    option,
+    options,
+    output_option,
+)
+from smtpproxy.events import Decided, JudgedRecipient
+from smtpproxy.evidence.gather import record_object
+from smtpproxy.policy.model import Action, Reason, Verdict
+from smtpproxy.settings import Settings
+from smtpproxy.sinks.audit.reader import Outcome, Record, read
+from smtpproxy.store.exchange.times import written_time
+from smtpproxy.store.journals import Wanted
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which decisions."""
+
+    recipient: str | None = option("Only decisions about this recipient.", canonical_address)
+    stream: str | None = option("Only decisions on this stream.", metavar="NAME")
+    verdict: str | None = option("Only with this verdict.", choice(Action))
+    reason: str | None = option(
+        "Only with this reason, of a recipient or the message.", choice(Reason), metavar="REASON"
+    )
+    app: str | None = option(
+        "Only mail of this application: LISTENER, LISTENER/LOGIN or LISTENER/IP.", metavar="APP"
+    )
+    message_id: str | None = option("Only messages of this Message-ID.", metavar="MESSAGE-ID")
+    since: datetime | None = option("Only from TIME on.", moment)
+    until: datetime | None = option("Only before TIME.", moment)
+
+    @property
+    def any(self) -> bool:
+        return any(getattr(self, each.name) is not None for each in fields(Filters))
+
+    @property
+    def wanted(self) -> Wanted:
+        """The same of the index, which knows neither apps nor Message-IDs."""
+        return Wanted(
+            recipients=() if self.recipient is None else (self.recipient,),
+            stream=self.stream,
+            verdict=Action(self.verdict) if self.verdict else None,
+            reason=Reason(self.reason) if self.reason else None,
+            since=self.since,
+            until=self.until,
+        )
+
+    def read(self, folder: Path) -> Iterator[Record]:
+        """Yield them, one worker's after the other."""
+        return read(
+            folder,
+            since=self.since,
+            until=self.until,
+            recipient=self.recipient,
+            stream=self.stream,
+            verdict=Action(self.verdict) if self.verdict else None,
+            reason=Reason(self.reason) if self.reason else None,
+            app=self.app,
+            message_id=self.message_id,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions(Filters):
+    """Which decisions, and in what form."""
+
+    export_format: str = option(
+        "One JSON object a decision, or one CSV row a recipient.",
+        choice(["ndjson", "csv"]), name="--format", default="ndjson",
+    )  # fmt: skip
+
+
+@click.command("export")
+@options(ExportOptions)
+@from_option
+@output_option
+@config_option
+def export(
+    settings: Settings, output: BinaryIO, options: ExportOptions, shipped: Path | None
+) -> None:
+    """Write decisions with all that they were based on, one worker's after the other.
+
+    Works on any number of decisions, also while the relay runs. Those of other relays are
+    written with --from alone.
+    """
+    logs = journals(settings, shipped)
+    records = (record for log in logs for record in options.read(log.folder))
+    if options.export_format == "ndjson":
+        encode = msgspec.json.Encoder().encode
+        for record in records:
+            output.write(encode(record_object(record)) + b"\n")
+        return
+    text = io.TextIOWrapper(output, "utf-8", "backslashreplace", newline="", write_through=True)
+    rows = csv.writer(text)
+    rows.writerow(_CSV)
+    for record in records:
+        rows.writerows(as_rows(record))
+    text.detach()
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What a CSV row is about: one recipient of a decision."""
+
+    record: Record
+    index: int
+
+    @property
+    def decided(self) -> Decided:
+        return self.record.decided
+
+    @property
+    def entry(self) -> JudgedRecipient:
+        return self.record.decided.recipients[self.index]
+
+    @property
+    def message(self) -> Verdict | None:
+        return self.record.decided.decision.message
+
+    @property
+    def outcome(self) -> Outcome | None:
+        return self.record.outcome_of(self.index)
+
+
+_CSV: Mapping[str, Callable[[_Row], object]] = {
+    "id": lambda row: row.decided.id,
+    "at": lambda row: written_time(row.decided.at),
+    "stage": lambda row: row.decided.stage,
+    "listener": lambda row: row.decided.client.listener,
+    "stream": lambda row: row.decided.decision.stream.name,
+    "brand": lambda row: row.decided.decision.stream.brand,
+    "class": lambda row: row.decided.decision.stream.class_name,
+    "purpose": lambda row: row.decided.decision.stream.purpose,
+    "rulebook": lambda row: row.decided.decision.rulebook,
+    "recipient": lambda row: row.entry.address,
+    "verdict": lambda row: row.entry.verdict.action,
+    "reason": lambda row: row.entry.verdict.reason,
+    "basis": lambda row: row.entry.verdict.basis,
+    "rule": lambda row: row.entry.verdict.rule,
+    "detail": lambda row: row.entry.verdict.detail,
+    "message_verdict": lambda row: row.message and row.message.action,
+    "message_reason": lambda row: row.message and row.message.reason,
+    "observed": lambda row: "yes" if row.decided.observed else "no",
+    "relayed": lambda row: "yes" if row.decided.relayed else "no",
+    "upstream_at": lambda row: row.outcome and written_time(row.outcome.at),
+    "upstream_code": lambda row: row.outcome and row.outcome.code,
+    "upstream_reply": lambda row: row.outcome and row.outcome.reply,
+    "mail_from": lambda row: row.decided.reverse_path,
+    "from": lambda row: row.decided.header_from,
+    "subject": lambda row: row.decided.subject,
+    "message_id": lambda row: row.decided.message_id,
+    "size": lambda row: row.decided.size,
+    "file": lambda row: row.record.place and row.record.place.file,
+    "row": lambda row: row.record.place and row.record.place.n,
+    "hash": lambda row: row.record.place and row.record.place.hash,
+}
+
+
+def as_rows(record: Record) -> Iterator[list[str]]:
+    """Yield one row for each recipient, in the order of the columns."""
+    for index in range(len(record.decided.recipients)):
+        row = _Row(record, index)
+        yield [_cell(of(row)) for of in _CSV.values()]
+
+
+def _cell(value: object) -> str:
+    """Text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    text = "" if value is None else str(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text

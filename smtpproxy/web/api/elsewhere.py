@@ -1,0 +1,51 @@
+"""Decisions of other relays on the same PostgreSQL, as the index has them."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from smtpproxy.access import Access
+from smtpproxy.policy.model import Action, Reason
+from smtpproxy.settings import Settings
+from smtpproxy.store import open_journals
+from smtpproxy.store.exchange.times import written_time
+from smtpproxy.store.journals import Wanted
+from smtpproxy.store.relays import known_relay_id
+from smtpproxy.web.api.operation import Time
+
+
+class DecisionElsewhere(Struct, frozen=True):
+    """What was decided about one recipient by another relay, whose audit log has the record."""
+
+    id: str
+    at: Time
+    stream: str
+    verdict: Action
+    reason: Reason
+    observed: bool
+    relay: Annotated[str, Meta(description="Its host name.")]
+    file: str
+    row: int
+
+
+async def elsewhere(
+    settings: Settings, access: Access, wanted: Wanted, limit: int
+) -> Sequence[DecisionElsewhere]:
+    """Return the newest of them that a token may see. Raises StoreUnavailable, OSError."""
+    index = open_journals(settings.store)
+    if index is None:
+        return ()
+    try:
+        own = known_relay_id(settings.server.state_dir) or ""
+        rows = await index.find(wanted, limit, but=own)
+    finally:
+        index.close()
+    return [
+        DecisionElsewhere(
+            *(one.id, written_time(one.at), one.stream, one.verdict, one.reason),
+            *(one.observed, one.host, one.file, one.line),
+        )
+        for one in rows
+        if access.sees_brand(one.brand)
+    ]
