@@ -7,6 +7,7 @@ name, and the run's summary has one line for each missing part; with `CI=true` i
 
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -92,6 +93,14 @@ def program(name: str) -> str:
     if path is None:
         raise FileNotFoundError(f"{name} is not installed")
     return path
+
+
+def tool(name: str) -> str:
+    """Return the path of a program that pip installed for developers; skips where it is not."""
+    path = Path(sys.executable).parent / name
+    if not path.exists():
+        do_without(f"{name} (pip install -e '.[dev]')")
+    return str(path)
 
 
 def missing(name: str) -> str | None:

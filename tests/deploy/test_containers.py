@@ -1,0 +1,135 @@
+"""The image, the compose file and the manifests for Kubernetes (docs/deploy/containers.md)."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from smtpproxy.config import parse
+from tests.kit.pages import section
+from tests.kit.parts import needs, program, tool
+from tests.kit.processes import run
+from tests.kit.relay import REPOSITORY
+
+COMPOSE = REPOSITORY / "config" / "compose"
+KUBERNETES = REPOSITORY / "config" / "kubernetes"
+CONTAINERFILE = REPOSITORY / "Containerfile"
+MANIFESTS = sorted(set(KUBERNETES.glob("*.yaml")) - {KUBERNETES / "kustomization.yaml"})
+OLDEST, NEWEST = "1.29", "1.37"  # ReadWriteOncePod
+YAML_STYLE = {
+    "extends": "default",
+    "rules": {"document-start": "disable", "line-length": {"max": 120}, "octal-values": "disable"},
+}
+HARDENED = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+
+
+def silent(*command: str) -> None:
+    done = run(*command, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_hadolint_finds_nothing_in_the_containerfile() -> None:
+    silent(tool("hadolint"), str(CONTAINERFILE))
+
+
+def test_the_image_has_what_is_locked_and_nothing_can_be_added() -> None:
+    text = CONTAINERFILE.read_text()
+    assert len(re.findall(r"install --require-hashes -r requirements[\w-]*\.lock", text)) == 2
+    assert "--without-pip /opt/smtpproxy" in text
+    assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
+    ignored = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE):
+        for source in sources.split():
+            assert (REPOSITORY / source).exists()
+            assert f"!{source}" in ignored
+
+
+def test_yamllint_finds_nothing() -> None:
+    silent(tool("yamllint"), "-d", json.dumps(YAML_STYLE), str(COMPOSE), str(KUBERNETES))
+
+
+def test_the_compose_file_is_one() -> None:
+    schema = ("--builtin-schema", "vendor.compose-spec")
+    silent(tool("check-jsonschema"), *schema, str(COMPOSE / "compose.yaml"))
+
+
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+def test_kubernetes_takes_the_manifests(version: str) -> None:
+    silent(tool("kubernetes-validate"), "--strict", "-k", version, *map(str, MANIFESTS))
+
+
+def pods() -> Iterator[dict[str, Any]]:
+    """What pods are made of, in all manifests."""
+    for path in MANIFESTS:
+        for manifest in yaml.safe_load_all(path.read_text()):
+            if "template" in manifest["spec"]:
+                yield manifest["spec"]["template"]["spec"]
+
+
+def test_pods_have_no_rights_and_bounds() -> None:
+    for pod in pods():
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            assert container["securityContext"] == HARDENED
+            assert "memory" in container["resources"]["limits"]
+            assert not container["image"].endswith(":latest")
+    assert len(list(pods())) == 2
+
+
+def test_a_pod_is_given_the_time_to_drain() -> None:
+    settings = parse((KUBERNETES / "smtpproxy.toml").read_text(), "smtpproxy.toml")
+    (relay,) = [pod for pod in pods() if "terminationGracePeriodSeconds" in pod]
+    (_, pause) = relay["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    left = relay["terminationGracePeriodSeconds"] - int(pause)
+    assert left >= settings.server.drain_timeout + 20
+
+
+def test_what_is_linked_together_is_there() -> None:
+    kustomization = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
+    assert {KUBERNETES / name for name in kustomization["resources"]} < set(MANIFESTS)
+    (image,) = kustomization["images"]
+    assert f"{image['newName']}:{image['newTag']}" in (KUBERNETES / "migrate.yaml").read_text()
+    compose = (COMPOSE / "compose.yaml").read_text()
+    for name in re.findall(r"\./([\w.]+):", compose):
+        assert (COMPOSE / name).exists()
+
+
+@pytest.mark.parametrize("folder", [COMPOSE, KUBERNETES])
+def test_relays_are_configured_for_these_ports(folder: Path) -> None:
+    settings = parse((folder / "smtpproxy.toml").read_text(), "smtpproxy.toml")
+    assert settings.web is not None
+    assert [str(one.address) for one in settings.listeners] == ["0.0.0.0:2525"]
+    assert str(settings.web.address) == "0.0.0.0:8025"
+    assert settings.server.state_dir == Path("/var/lib/smtpproxy")
+
+
+def test_the_owner_has_the_same_configuration_but_for_the_role() -> None:
+    owner, relay = ((COMPOSE / name).read_text() for name in ("owner.toml", "smtpproxy.toml"))
+    lines = owner.replace("smtpproxy_owner@", "smtpproxy@").splitlines()
+    assert lines[1:] == relay.splitlines()[1:]
+    assert owner != relay
+
+
+@needs("haproxy")
+def test_haproxy_reads_its_lines() -> None:
+    silent(program("haproxy"), "-c", "-f", str(COMPOSE / "haproxy.cfg"))
+
+
+@needs("promtool")
+def test_prometheus_reads_its_lines(tmp_path: Path) -> None:
+    """But for its finding the pods, which Debian's Prometheus was built without."""
+    lines = section("deploy/containers.md", "Kubernetes")[-1]
+    lines = re.sub(r"kubernetes_sd_configs:\n +- role: pod\n", "static_configs: []\n", lines)
+    assert "static_configs" in lines
+    (tmp_path / "prometheus.yml").write_text(lines)
+    silent(program("promtool"), "check", "config", str(tmp_path / "prometheus.yml"))
