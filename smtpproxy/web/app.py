@@ -67,6 +67,7 @@ class Boundary:
                     headers.setdefault(name, value)
             await send(message)
 
+        names = {name for name, _ in scope["headers"]}
         path: bytes = scope.get("raw_path") or b""
         if sum(len(name) + len(value) for name, value in scope["headers"]) > LARGEST_HEADER:
             await _send_error(
@@ -75,6 +76,10 @@ class Boundary:
                 431,
                 f"a header section has at most {LARGEST_HEADER} octets",
             )
+        elif {b"content-length", b"transfer-encoding"} <= names:
+            # A proxy in front may take the one, and the rest for another request (RFC 9112 6.3).
+            text = "a request has a length or comes in chunks, not both"
+            await _send_error(protected, scope["path"], 400, text, (b"connection", b"close"))
         elif len(path) + len(scope["query_string"]) > LONGEST_TARGET:
             await _send_error(
                 protected, scope["path"], 414, f"a target has at most {LONGEST_TARGET} octets"
@@ -99,11 +104,14 @@ def _error(path: str, status: int, error: str) -> tuple[bytes, str]:
     return json.dumps({"error": error}).encode(), "application/json"
 
 
-async def _send_error(send: Send, path: str, status: int, error: str) -> None:
+async def _send_error(
+    send: Send, path: str, status: int, error: str, *more: tuple[bytes, bytes]
+) -> None:
     body, media_type = _error(path, status, error)
     headers = [
         (b"content-type", media_type.encode()),
         (b"content-length", b"%d" % len(body)),
+        *more,
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

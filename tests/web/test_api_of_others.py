@@ -1,5 +1,6 @@
 """What a token for one brand never learns of others, and requests that are wrong at their edges."""
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
@@ -219,3 +220,43 @@ async def test_a_withdrawal_tells_of_no_purpose_of_others(site: Writes) -> None:
     unknown = await site.post(WITHDRAW, {**asked, "purpose": "nowhere"}, "shop")
     assert (answer.status, unknown.status) == (400, 400)
     assert answer.text.replace("grain", "nowhere") == unknown.text
+
+
+async def test_what_a_proxy_may_read_otherwise_is_refused(site: Writes) -> None:
+    for body in (
+        b'{"suppressions": [{"address": "a@x.example", "address": "b@x.example"}]}',
+        b'{"suppressions": [], "suppressions": [{"address": "b@x.example"}]}',
+    ):
+        answer = await site.post(SUPPRESS, body, "all")
+        assert (answer.status, answer.json["error"]) == (400, "body_wrong")
+        assert "twice" in answer.json["detail"]
+    line = b'{"address": "a@x.example", "source": "direct", "address": "b@x.example"}'
+    assert (await site.post(CONTACT, line, "all")).status == 400
+    assert (await site.post(SUPPRESS, b'{"a":' * 50_000, "all")).status == 400
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        (["Authorization: Bearer all", "Authorization: Bearer shop"], "header_twice"),
+        (["Authorization: Bearer all", "Idempotency-Key: a", "Idempotency-Key: b"], "header_twice"),
+        (["Authorization: Bearer all", 'If-Match: "a"', 'If-Match: "b"'], "header_twice"),
+        (["Authorization: Bearer all", "Transfer-Encoding: chunked"], None),
+    ],
+)
+async def test_a_field_that_counts_comes_once(
+    site: Writes, fields: list[str], error: str | None
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+    body = json.dumps({"address": BERT, "source": "direct"}).encode()
+    head = ["POST /v1/contacts HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *fields]
+    writer.write("\r\n".join([*head, "", ""]).encode() + body)
+    told = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).decode()
+    assert told.startswith("HTTP/1.1 400")
+    if error is None:
+        assert "connection: close" in told
+        assert await asyncio.wait_for(reader.read(-1), 10) != b""
+    else:
+        assert error.encode() in await asyncio.wait_for(reader.read(500), 10)
+    writer.close()
+    assert await site.store.contact(BERT) is None

@@ -24,7 +24,15 @@ from smtpproxy.web.api.contacts import CONTACT_OPERATIONS, Contacts
 from smtpproxy.web.api.description import document, page
 from smtpproxy.web.api.import_jobs import Imports
 from smtpproxy.web.api.imports import IMPORT_OPERATIONS
-from smtpproxy.web.api.operation import Answer, Call, Operation, Versioned, read_octets
+from smtpproxy.web.api.operation import (
+    Answer,
+    Call,
+    Operation,
+    Versioned,
+    check_names_once,
+    header_once,
+    read_octets,
+)
 from smtpproxy.web.api.problems import MEDIA_TYPE, Refused
 from smtpproxy.web.api.propagation import CHANGES, CHECK, ChangeFeed, check
 from smtpproxy.web.api.streams import STREAM_OPERATIONS, Streams
@@ -109,12 +117,14 @@ class Api:
         self, operation: Operation, answer: Answer
     ) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
-            authorization = request.headers.get("authorization")
-            token = self._gate.who(authorization)
+            token = None
             try:
+                authorization = header_once(request, "authorization")
+                token = self._gate.who(authorization)
                 given = authorization is not None
                 admitted = self._gate.admit(token, operation.right, given=given)
                 body = b"" if operation.body is None else await read_octets(request)
+                check_names_once(body)
                 call = Call(request, self._access[admitted.name], body)
                 response = _answered(operation, await self._answer(operation, answer, call))
             except Refused as refused:
@@ -153,7 +163,7 @@ class Api:
 
     async def _once(self, operation: Operation, answer: Answer, call: Call) -> KeptAnswer:
         """Do what is asked, unless it was done already for the same idempotency key."""
-        key = call.request.headers.get("idempotency-key") if operation.keyed else None
+        key = header_once(call.request, "idempotency-key") if operation.keyed else None
         if key is None:
             return _encoded(await answer(call))
         if not 0 < len(key) <= _LONGEST_KEY or not all("!" <= each <= "~" for each in key):

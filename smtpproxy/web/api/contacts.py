@@ -21,6 +21,7 @@ from smtpproxy.web.api.operation import (
     Operation,
     Versioned,
     canonical_address,
+    header_once,
     read_body,
 )
 from smtpproxy.web.api.problems import Refused
@@ -222,8 +223,8 @@ def version_of(contact: Contact) -> str:
 
 def _expected(call: Call) -> Callable[[Contact | None], bool]:
     """Return the condition of If-Match and If-None-Match. Raises Refused."""
-    match = call.request.headers.get("if-match")
-    none_match = call.request.headers.get("if-none-match")
+    match = header_once(call.request, "if-match")
+    none_match = header_once(call.request, "if-none-match")
     if none_match not in (None, "*"):
         raise Refused("changed_meanwhile", "If-None-Match: only * is understood here")
     wanted = None if match is None else {tag.strip().strip('"') for tag in match.split(",")}

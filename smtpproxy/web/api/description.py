@@ -13,7 +13,7 @@ from smtpproxy.web.api.problems import KINDS, MEDIA_TYPE, Gone, Problem
 Json = dict[str, Any]
 
 EVERYWHERE = (
-    *("gone", "token_missing", "token_unknown", "not_permitted"),
+    *("gone", "header_twice", "token_missing", "token_unknown", "not_permitted"),
     *("too_many_requests", "store_unavailable", "target_too_long", "header_too_large"),
 )
 """The problems of every operation."""

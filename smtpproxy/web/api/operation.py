@@ -1,5 +1,6 @@
 """What an operation of the API is, and how a request of one is read, within bounds."""
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Literal, TypeAlias, TypeVar
 
@@ -105,6 +106,32 @@ def read_body(call: Call, record: type[T], like: str) -> T:
         raise Refused("body_wrong", f"not JSON; send {like}") from error
     except ValueError as error:
         raise Refused("body_wrong", str(error)) from error
+
+
+def check_names_once(body: bytes) -> None:
+    """Raises Refused where an object of a request has a name twice (RFC 8259 4).
+
+    A proxy in front and the code here would not read it alike.
+    """
+
+    def once(pairs: list[tuple[str, object]]) -> None:
+        names = [name for name, _ in pairs]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise Refused("body_wrong", f"{twice[:40]!r} comes twice in one object")
+
+    try:
+        json.loads(body, object_pairs_hook=once, parse_int=len, parse_float=len)
+    except (ValueError, RecursionError):
+        return  # whoever reads it says what else is wrong
+
+
+def header_once(request: Request, name: str) -> str | None:
+    """Return a field of a request that is not a list. Raises Refused where it comes twice."""
+    values = request.headers.getlist(name)
+    if len(values) > 1:
+        raise Refused("header_twice", f"send {name.title()} once")
+    return values[0] if values else None
 
 
 async def read_octets(request: Request) -> bytes:

@@ -24,6 +24,7 @@ KINDS: Mapping[str, Kind] = {
     "purpose_unknown": Kind(400, "No stream has the purpose."),
     "stream_wrong": Kind(400, "The stream is not one for this."),
     "reason_wrong": Kind(400, "The reason is free text, which may hold personal data."),
+    "header_twice": Kind(400, "A header field comes twice."),
     "gone": Kind(400, "The request ended early."),
     "token_missing": Kind(401, "There is no token."),
     "token_unknown": Kind(401, "The token is not known."),
