@@ -1,6 +1,6 @@
 """What came after a backup, done again from the journal of changes."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import get_args
@@ -12,6 +12,7 @@ from smtpproxy.backup.journals import (
     trust,
     what_is_short,
 )
+from smtpproxy.backup.mailed import count_again
 from smtpproxy.backup.restoring import Pending, pending
 from smtpproxy.policy.breaker import MARKETING, RESTORE
 from smtpproxy.policy.model import Origin
@@ -61,6 +62,9 @@ class Replayed:
     withdrawn: int = 0
     refused: int = 0  # contacts who were restricted, want less, or object to profiling
     erased: int = 0
+    undone: int = 0  # imports
+    paused: int = 0  # streams and brands
+    mailed: int = 0  # messages that caps, and questions that are asked once, count
     gaps: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -121,8 +125,16 @@ async def replay(
         for folder in journals.folders
         for note in decisions_that_are_short(folder, waiting.audit)
     )
+    events = [one for one in changes if not one.key]
+    await _imports(store, events, done, now, lifting=not gaps)
     await _people(settings, store, ring, found, done)
     await _orders(store, found, done, now)
+    await _pauses(store, events, done, now, lifting=not gaps)
+
+    def erased(addresses: Collection[str]) -> Collection[str]:
+        return _named(ring, found.erased, addresses).values()
+
+    done.mailed = await count_again(settings, journals.folders, waiting, erased)
     if not gaps:
         audit, said = settings.server.state_dir / FOLDER, whole or Word("", "")
         told = {"by": said.by, "reason": said.reason}
@@ -238,6 +250,47 @@ async def _orders(store: Store, found: _Found, done: Replayed, now: Callable[[],
             key, at=now(), reason=_LIFTED, scope=scope, origin=Origin(origin)
         )
         done.lifted += len(lifted)
+
+
+async def _imports(
+    store: Store,
+    events: Iterable[Change],
+    done: Replayed,
+    now: Callable[[], datetime],
+    *,
+    lifting: bool,
+) -> None:
+    """Undo the imports that were undone: whom they brought must not come back with the backup."""
+    known = {one.id: one for one in await store.imports()}
+    for id in dict.fromkeys(one.id for one in events if one.action == "import_undone"):
+        record = known.get(id)
+        if record is None or record.state == "undone":
+            continue
+        if record.kind == "suppressions" and not lifting:
+            continue
+        while await store.undo_import(id, at=now(), by="restore") is not None:
+            pass
+        done.undone += 1
+
+
+async def _pauses(
+    store: Store,
+    events: Iterable[Change],
+    done: Replayed,
+    now: Callable[[], datetime],
+    *,
+    lifting: bool,
+) -> None:
+    last: dict[str, Change] = {}
+    for one in events:
+        if one.action == "paused" or (one.action == "resumed" and lifting):
+            last[one.scope] = one
+    for subject, one in last.items():
+        if one.action == "resumed":
+            await store.note_stream(StreamEvent(now(), subject, "resumed", one.origin))
+        elif one.since is None or one.since > now():
+            paused = StreamEvent(now(), subject, "paused", one.origin, until=one.since)
+            done.paused += await store.note_stream(paused)
 
 
 def _named(ring: KeyRing, keys: Iterable[str], addresses: Iterable[str]) -> dict[str, str]:

@@ -135,6 +135,9 @@ def restore(
         "withdrawn": done.withdrawn,
         "refused": done.refused,
         "erased": done.erased,
+        "imports_undone": done.undone,
+        "paused": done.paused,
+        "mailed": done.mailed,
     }
     return Result(data, [*_placed_text(placed), *_text(done)], 1 if done.gaps else 0)
 
@@ -239,6 +242,9 @@ def _text(done: Replayed) -> Iterator[Part]:
             ("withdrawn again", f"{done.withdrawn:,}"),
             ("restricted or less mail", f"{done.refused:,}"),
             ("erased again", f"{done.erased:,}"),
+            ("imports undone", f"{done.undone:,}"),
+            ("streams paused", f"{done.paused:,}"),
+            ("mailings counted", f"{done.mailed:,}"),
         ]
     )
     if not done.gaps:

@@ -34,7 +34,9 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 Mark = tuple[int, int]
 """The numbers of the newest change of suppressions and of the newest refusal on record."""
 Refusal = Literal["withdrawn", "restricted", "wished", "profiling_objected"]
-Action = Literal["added", "moved", "lifted", "backup"] | Refusal
+Action = (
+    Literal["added", "moved", "lifted", "backup", "import_undone", "paused", "resumed"] | Refusal
+)
 
 
 class Position(Struct, frozen=True):
@@ -45,11 +47,13 @@ class Position(Struct, frozen=True):
 
 
 class Change(Struct, frozen=True, omit_defaults=True):
-    """What happened to a suppression, or what a contact refuses; or that a backup was begun.
+    """What happened to a suppression, or what a contact refuses; that a backup was begun, the
+    import of an `id` undone, or a stream, or all of a brand, paused or resumed.
 
     `key` stands for the address, as in an export of suppressions. `since` is from when that
     holds. `withdrawn`: consent to `purpose`; `brand`: from that one alone. `restricted`: by
-    `tag`. `wished`: mail of `purpose` of `brand` no more often than `frequency`.
+    `tag`. `wished`: mail of `purpose` of `brand` no more often than `frequency`. `paused`: what
+    `scope` names, for the cause `origin`, until `since`.
     """
 
     at: datetime
@@ -62,6 +66,7 @@ class Change(Struct, frozen=True, omit_defaults=True):
     brand: str | None = None
     tag: str = ""
     frequency: Frequency | None = None
+    id: str = ""
 
 
 class Line(Struct, frozen=True):

@@ -11,6 +11,8 @@ from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
 
+from msgspec import Struct
+
 from smtpproxy.policy.model import Mailing, Stream
 from smtpproxy.store.counters import Mailed
 from smtpproxy.store.sql.bulk import COUNT, BulkCounts, Texts
@@ -40,6 +42,7 @@ UNION ALL SELECT at, NULL, NULL, NULL FROM first_mailing WHERE person = ?1 ORDER
 """
 _COUNT = "INSERT INTO mailing (person, at, id, stream, purpose, brand) VALUES (?, ?, ?, ?, ?, ?)"
 _COUNT_FIRST = "INSERT OR IGNORE INTO first_mailing (person, at, id) VALUES (?, ?, ?)"
+_IS_COUNTED = "SELECT 1 FROM mailing WHERE person = ? AND id = ?"
 _TAKE_BACK = "DELETE FROM mailing WHERE person = ? AND id = ?"
 _TAKE_FIRST_BACK = "DELETE FROM first_mailing WHERE person = ? AND id = ?"
 _NEXT_IS_FIRST = """
@@ -57,6 +60,15 @@ DELETE FROM first_mailing WHERE person IN
 """
 _FORGET = ("DELETE FROM mailing WHERE person = ?", "DELETE FROM first_mailing WHERE person = ?")
 _PRUNED_AT_ONCE = 5_000  # rows: other writers wait no longer than for these
+
+
+class Counted(Struct, frozen=True):
+    """That a message went to somebody."""
+
+    address: str
+    id: str
+    stream: Stream
+    at: datetime
 
 
 class SqliteMailings:
@@ -78,6 +90,23 @@ class SqliteMailings:
             connection.executemany(_COUNT, [(p, *sent) for p in persons.values()])
             connection.executemany(_COUNT_FIRST, [(p, moment, id) for p in persons.values()])
             return known
+
+        return await self._file.write(count)
+
+    async def count_again(self, told: Iterable[Counted]) -> int:
+        """Count what is not counted yet; return how many. Raises StoreUnavailable."""
+
+        def count(connection: sqlite3.Connection) -> int:
+            done = 0
+            for one in told:
+                person, moment, stream = self._person(one.address), to_micros(one.at), one.stream
+                if connection.execute(_IS_COUNTED, (person, one.id)).fetchone():
+                    continue
+                sent = (stream.counted_as, stream.purpose, stream.brand)
+                connection.execute(_COUNT, (person, moment, one.id, *sent))
+                connection.execute(_COUNT_FIRST, (person, moment, one.id))
+                done += 1
+            return done
 
         return await self._file.write(count)
 

@@ -4,6 +4,7 @@ import asyncio
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -12,7 +13,7 @@ from smtpproxy.store.change_journal import FOLDER, Change, Journal, JournalGap, 
 from smtpproxy.store.keys import key_text
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sql.live_keys import LiveKeys
-from smtpproxy.store.sql.rows import act_brand, from_micros
+from smtpproxy.store.sql.rows import act_brand, from_micros, optional_moment
 from smtpproxy.store.sql.session import Session
 
 _NEWEST = """
@@ -22,13 +23,16 @@ FROM sqlite_sequence
 """
 # The fingerprint of a key that is not known any more is of no use to anybody.
 _CHANGES = """
-SELECT seq, at, action, coalesce(fingerprint, '00000000'), wide_key, exact_key, scope, origin, since
-FROM suppression_change LEFT JOIN suppression_key ON version = key_version
-WHERE seq > ? AND seq <= ? AND action IN ('added', 'moved', 'lifted') ORDER BY seq LIMIT ?
+SELECT seq, change.at, coalesce(event.action, change.action), coalesce(fingerprint, '00000000'),
+    wide_key, exact_key, coalesce(subject, scope), coalesce(cause, origin), coalesce(until, since)
+FROM suppression_change AS change LEFT JOIN suppression_key ON version = key_version
+    LEFT JOIN stream_event AS event ON event.id = stream_event
+WHERE seq > ? AND seq <= ? AND (change.action IN ('added', 'moved', 'lifted')
+    OR event.action IN ('paused', 'resumed') AND subject <> 'marketing') ORDER BY seq LIMIT ?
 """
 _REFUSALS = """
 SELECT seq, at, address, action, purpose, since, details
-FROM refusal_change JOIN contact ON id = contact
+FROM refusal_change LEFT JOIN contact ON id = contact
 WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?
 """
 _AT_ONCE = 5_000
@@ -75,20 +79,29 @@ class ChangeFollower:
                 return
             found: list[tuple[Change, Mark]] = []
             for change, at, action, fingerprint, wide, exact, scope, origin, since in suppressions:
-                key = key_text(fingerprint, (wide, exact))
-                one = Change(from_micros(at), action, key, scope, origin, from_micros(since))
+                key = "" if wide is None else key_text(fingerprint, (wide, exact))
+                moment = optional_moment(since)
+                one = Change(from_micros(at), action, key, scope, origin, moment)
                 found.append((one, (change, refusal)))
             if refusals:
                 ring = (await self._keys.current(session)).newest
                 for refusal, at, address, *told in refusals:
-                    one = _refusal(from_micros(at), ring.text(ring.pair(address)), *told)
+                    key = "" if address is None else ring.text(ring.pair(address))
+                    one = _refusal(from_micros(at), key, *told)
                     found.append((one, (change, refusal)))
             await asyncio.to_thread(self._journal.append, found, datetime.now(UTC))
 
 
 def _refusal(
-    at: datetime, key: str, action: Refusal, purpose: str, since: int | None, details: str | None
+    at: datetime,
+    key: str,
+    action: Refusal | Literal["import_undone"],
+    purpose: str,
+    since: int | None,
+    details: str | None,
 ) -> Change:
+    if action == "import_undone":
+        return Change(at, action, id=purpose)
     if action == "withdrawn":
         assert since is not None
         brand = act_brand(details)

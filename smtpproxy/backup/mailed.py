@@ -1,0 +1,64 @@
+"""Who was mailed after a backup, counted again from the audit log: caps, and who was asked once."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from datetime import timedelta
+from itertools import islice
+from pathlib import Path
+
+from smtpproxy.backup.restoring import Pending
+from smtpproxy.policy.model import Action, StreamClass
+from smtpproxy.settings import Settings
+from smtpproxy.sinks.audit.reader import Record, read
+from smtpproxy.store import store_path
+from smtpproxy.store.sqlite.counters import Counted, SqliteMailings
+
+_SLACK = timedelta(minutes=5)  # what is counted twice counts once
+_AT_ONCE = 2_000
+_REFUSED = 400
+
+
+async def count_again(
+    settings: Settings,
+    folders: Iterable[Path],
+    waiting: Pending,
+    erased: Callable[[Collection[str]], Collection[str]],
+) -> int:
+    """Count what went to people since the backup, whom `erased` does not name; return to how many.
+
+    Whose message has no answer on record counts, too. Raises StoreUnavailable, OSError.
+    """
+    log = SqliteMailings(store_path(settings.store), settings.store.timeout)
+    done = 0
+    try:
+        for folder in folders:
+            records = read(folder, since=waiting.taken_at - _SLACK)
+            found = (one for record in records for one in _mailed(settings, record))
+            while some := list(islice(found, _AT_ONCE)):
+                done += await log.count_again(_without(some, erased))
+    finally:
+        log.close()
+    return done
+
+
+def _mailed(settings: Settings, record: Record) -> Iterator[Counted]:
+    """Yield one for each person to whom the message went, as far as that is counted at all."""
+    decided = record.decided
+    stream = decided.decision.stream
+    if not decided.relayed or stream.stream_class is not StreamClass.MARKETING:
+        return
+    for place, recipient in enumerate(decided.recipients):
+        name, outcome = recipient.canonical, record.outcome_of(place)
+        known = decided.facts.get(name)
+        counts = settings.counts_mailings or (
+            known is not None and known.contact is not None and known.contact.preferences
+        )
+        went = decided.observed or recipient.verdict.action is Action.ALLOW
+        if counts and went and "@" in name and (outcome is None or outcome.code < _REFUSED):
+            yield Counted(name, decided.id, stream, decided.at)
+
+
+def _without(
+    some: Sequence[Counted], erased: Callable[[Collection[str]], Collection[str]]
+) -> list[Counted]:
+    gone = erased({one.address for one in some})
+    return [one for one in some if one.address not in gone]
