@@ -111,6 +111,22 @@ class Pending(Generic[T]):
         self.when_done(answered)
         return converted
 
+    def otherwise(self, instead: Callable[[Pending[T]], Pending[T] | None]) -> Pending[T]:
+        """This answer, or the one that `instead` returns once this is there, and never raises."""
+        chosen: Pending[T] = Pending()
+        chosen._source = self
+
+        def answered(answer: Pending[T]) -> None:
+            other = instead(answer)
+            if other is None:
+                chosen.give(answer.value, answer.error)
+                return
+            chosen._source = other
+            other.when_done(lambda other: chosen.give(other.value, other.error))
+
+        self.when_done(answered)
+        return chosen
+
     def cancel(self) -> None:
         """Nobody waits any more: tasks that work for it are cancelled."""
         self._callback = None

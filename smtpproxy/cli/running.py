@@ -79,6 +79,7 @@ def _object(settings: Settings, response: Response) -> dict[str, Any]:
             "limit": _sum(gauges, "upstream_connections_limit"),
             "waiting": _sum(gauges, "upstream_waiting"),
         },
+        "replica": _replica(settings, numbers),
         "failures": _by(counters.get("failures_total", {}), 1),
         "audit_index": _index(settings, gauges),
         "streams_held_back": _held_back(settings),
@@ -89,6 +90,19 @@ def _object(settings: Settings, response: Response) -> dict[str, Any]:
         },
         "keys": _keys(settings),
         "feedback": _feedback(settings),
+    }
+
+
+def _replica(settings: Settings, numbers: Snapshot) -> dict[str, Any] | None:
+    """How the standby of the store is; None without one."""
+    if settings.store.replica_url is None:
+        return None
+    gauges = numbers.gauges
+    unused = gauges.get("replica_unused", {}).get(())
+    return {
+        "used": None if unused is None else not unused,  # None: nothing was asked of it yet
+        "lag_seconds": gauges.get("replica_lag_seconds", {}).get(()),
+        "reads": _by(numbers.counters.get("replica_reads_total", {}), 0),
     }
 
 
@@ -197,6 +211,7 @@ def _text(found: dict[str, Any], rates: Rates) -> list[Part]:
     upstream, held = found["upstream"], found["streams_held_back"]
     lists = {
         "draining": f"{found['draining']} earlier configurations" if found["draining"] else None,
+        "standby": _standby(found["replica"]),
         "failures": _listed(found["failures"]),
         "held back": "not known: the store cannot answer" if held is None else _listed(held),
         "certificates": _listed(found["certificates"]),
@@ -243,6 +258,16 @@ def _behind(index: dict[str, Any] | None) -> str | None:
     if not index["rows_behind"]:
         return "has every decision"
     return f"{index['rows_behind']:,} rows behind, {index['seconds_behind']:.0f} s"
+
+
+def _standby(replica: dict[str, Any] | None) -> str | None:
+    if replica is None:
+        return None
+    if replica["used"] is None:
+        return "nothing was asked of it yet"
+    state = "read from" if replica["used"] else "not read from"
+    reads = _listed({f"by {server}": f"{n:,}" for server, n in replica["reads"].items()})
+    return f"{state}, {replica['lag_seconds']:.1f} s behind; reads answered {reads or 'none'}"
 
 
 def _mailbox(feedback: dict[str, Any] | None) -> str | None:

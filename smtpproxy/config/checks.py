@@ -44,6 +44,7 @@ def cross_check(document: Document) -> Iterator[Fault]:
     for section in ("listener", "sender", "credential", "dkim"):
         yield from _stream_choice(document, section)
     yield from _addresses(document)
+    yield from _replica(document)
     yield from access_checks(document)
     yield from _dkim(document)
     yield from _content(document)
@@ -130,6 +131,31 @@ def _undefined(stream: str, defined: list[str]) -> str:
         else f": add a [[stream]] with name = {shown(stream)}"
     )
     return f"no stream {shown(stream)} is defined{hint}"
+
+
+def _replica(document: Document) -> Iterator[Fault]:
+    store = document.get("store")
+    if not isinstance(store, dict):
+        return
+    url, replica = store.get("url"), store.get("replica_url")
+    if replica is None:
+        if "max_replica_lag" in store:
+            yield Fault(
+                ("store", "max_replica_lag"),
+                "there is no replica_url whose lag it could limit: add one, or leave it out",
+            )
+        return
+    if not isinstance(url, str) or not url.startswith("postgresql://"):
+        yield Fault(
+            ("store", "replica_url"),
+            "a store in SQLite has no standby: let url name the primary of PostgreSQL, or leave"
+            " it out",
+        )
+    elif replica == url:
+        yield Fault(
+            ("store", "replica_url"),
+            "is store.url itself: name the standby, or leave it out",
+        )
 
 
 def _addresses(document: Document) -> Iterator[Fault]:

@@ -20,7 +20,7 @@ from smtpproxy.config import ConfigError
 from smtpproxy.policy.rules.deferrals import restore_in_force
 from smtpproxy.settings import Address, DkimSettings, Settings, UnixAddress
 from smtpproxy.settings.brands import UnusableLogo, logo_source
-from smtpproxy.store import open_store, store_path
+from smtpproxy.store import open_store, replica_fault, store_path
 from smtpproxy.store.key_files import load_partner_key
 from smtpproxy.store.link_keys import has_link_keys, load_link_keys
 from smtpproxy.store.protocols import (
@@ -112,7 +112,19 @@ def _logo_faults(settings: Settings) -> Iterator[str]:
 
 def _check_state(settings: Settings, filename: str) -> list[str]:
     _raise_any(filename, _state_faults(settings))
-    return restore_warnings(settings)
+    return [*restore_warnings(settings), *_replica_warnings(settings, filename)]
+
+
+def _replica_warnings(settings: Settings, filename: str) -> list[str]:
+    """A standby that is not read from is no reason not to start: the primary is asked.
+
+    Raises ConfigError: it is a standby of something else.
+    """
+    try:
+        fault = asyncio.run(replica_fault(settings.store))
+    except StoreMisconfigured as error:
+        raise ConfigError([f"{filename}: {error}"]) from error
+    return [f"{fault}; RCPT is answered from the primary meanwhile"] if fault else []
 
 
 def restore_warnings(settings: Settings) -> list[str]:

@@ -73,6 +73,7 @@ class Services:
     asks_domains: bool = False  # recipients' domains are asked for a null MX
     help_url: str = ""  # of a page about each reason, for replies
     record_waits: bool = False  # a record takes so long that others act meanwhile
+    reads_standby: bool = False  # what is read at RCPT may be some time old
 
 
 def services_of(
@@ -117,6 +118,7 @@ def services_of(
         asks_domains=asks_dns and settings.policy.check_recipient_domain,
         help_url=settings.policy.help_url or "",
         record_waits=settings.audit.sync == "disk",
+        reads_standby=settings.store.replica_url is not None,
     )
 
 

@@ -97,7 +97,7 @@ class Transaction(CountedTransaction):
         early = early and self._choice.refuses_at_rcpt
         addresses = [recipient.canonical for _, recipient in known]
         try:
-            verdicts = yield from self._read_and_judge(addresses)
+            verdicts = yield from self._read_and_judge(addresses, provisional=True)
             if early:
                 refused = [
                     (index, recipient, verdict)
@@ -114,11 +114,19 @@ class Transaction(CountedTransaction):
                     replies[index] = failure
         return [recipient for index, recipient in known if replies[index] is None], replies
 
-    def _read_and_judge(self, addresses: Sequence[str]) -> Steps[Sequence[Verdict]]:
-        """Read facts and judge as far as RCPT allows. Raises StoreUnavailable."""
+    def _read_and_judge(
+        self, addresses: Sequence[str], *, provisional: bool = False
+    ) -> Steps[Sequence[Verdict]]:
+        """Read facts and judge as far as RCPT allows. Raises StoreUnavailable.
+
+        `provisional`: at the end of the message they are looked at again.
+        """
         evaluation, services = self._evaluation, self._services
-        yield from self._read(addresses)
+        yield from self._read(addresses, provisional=provisional)
         verdicts = evaluation.judge_at_rcpt(addresses, services.now())
+        if provisional and services.reads_standby and not all(map(_is_allowed, verdicts)):
+            yield from self._refresh(addresses)  # what a standby says alone refuses nobody
+            verdicts = evaluation.judge_at_rcpt(addresses, services.now())
         self._account("policy")
         if services.asks_domains:
             pairs = zip(addresses, verdicts, strict=True)
@@ -169,6 +177,10 @@ class Transaction(CountedTransaction):
             return self._outcome(Decision(default, default.rulebook, verdicts, stream))
         now = services.now()
         judged = evaluation.judge_at_end(stream, addresses, features, now)
+        enforces = stream.mode is not Mode.OBSERVE
+        if enforces and services.reads_standby and not all(map(_is_allowed, judged)):
+            yield from self._refresh(addresses)
+            judged = evaluation.judge_anew(stream, addresses, features, now)
         verdict = judge_message(stream, features)
         self._account("policy")
         may_pass = verdict.action is Action.ALLOW or stream.mode is Mode.OBSERVE
@@ -304,9 +316,11 @@ class Transaction(CountedTransaction):
         if self._evaluation.outdated(addresses, version):
             yield from self._read(addresses)
 
-    def _read(self, addresses: Sequence[str]) -> Steps[None]:
+    def _read(self, addresses: Sequence[str], *, provisional: bool = False) -> Steps[None]:
         evaluation = self._evaluation
         lookups = evaluation.lookups(addresses)
+        if provisional:
+            lookups = replace(lookups, provisional=True)
         if self._counted:
             lookups = replace(lookups, mailings=False)  # the message itself is among them
         self._account("policy")
@@ -351,3 +365,7 @@ class Transaction(CountedTransaction):
     def canonical(self, path: str) -> str:
         """The address by which a recipient is known. Raises AddressError."""
         return canonical(path if "@" in path else f"{path}@{self._services.hostname}")
+
+
+def _is_allowed(verdict: Verdict) -> bool:
+    return verdict.action is Action.ALLOW

@@ -37,6 +37,7 @@ class Check(StrEnum):
     CLOCK = "clock"
     KEYS = "keys"
     RESTORE = "restore"
+    REPLICA = "replica"
     CERTIFICATE = "certificate"
     UNSUBSCRIBE = "unsubscribe"
     TRACKING = "tracking"

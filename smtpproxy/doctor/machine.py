@@ -13,7 +13,7 @@ from msgspec import Struct
 from smtpproxy.doctor.finding import Check, Finding, Status
 from smtpproxy.policy.rules.deferrals import restore_in_force
 from smtpproxy.settings import ListenerSettings, Settings
-from smtpproxy.store import open_store
+from smtpproxy.store import open_store, replica_fault
 from smtpproxy.store.key_files import FILE_NAME
 from smtpproxy.store.key_places import key_place
 from smtpproxy.store.link_keys import LINK_KEY_FILE, load_link_keys
@@ -85,6 +85,26 @@ async def restore(settings: Settings) -> list[Finding]:
     return [Finding(Check.RESTORE, where, Status.FAIL, f"{text}: marketing is deferred", _REPLAY)]
 
 
+async def replica(settings: Settings) -> list[Finding]:
+    """Judge the standby that RCPT may be answered from, where there is one."""
+    if settings.store.replica_url is None:
+        return []
+    where = "store.replica_url"
+    try:
+        fault = await replica_fault(settings.store)
+    except StoreUnavailable as error:
+        return [Finding(Check.REPLICA, where, Status.FAIL, _without(where, error), _OTHER_STANDBY)]
+    if fault:
+        return [Finding(Check.REPLICA, where, Status.WARN, _without(where, fault), _OTHER_STANDBY)]
+    text = f"no more than {settings.store.max_replica_lag:g} s behind the primary"
+    return [Finding(Check.REPLICA, where, Status.PASS, text)]
+
+
+def _without(where: str, text: object) -> str:
+    return str(text).removeprefix(f"{where}: ")
+
+
+_OTHER_STANDBY = "let it name a standby that follows store.url; until then the primary is asked"
 _REPLAY = "smtpproxy restore --journals DIR, or --journals-lost where nothing is left of them"
 
 

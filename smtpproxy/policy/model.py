@@ -311,6 +311,7 @@ class Lookups(Struct, frozen=True):
     mailings: bool = False  # whether it counts what the recipients were mailed before
     snapshots: bool = False  # whether the age of the partners' snapshots counts
     pauses: bool = False  # whether it counts that a stream is paused
+    provisional: bool = False  # asked again before anything comes of it: a standby may answer
 
 
 class Transaction(Struct, frozen=True):

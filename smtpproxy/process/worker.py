@@ -230,7 +230,12 @@ class Worker:
             waiting=pool.waiting,
             saturated=pool.saturated,
         )
+        replica = self._store.replica()
+        if replica is not None:
+            self.metrics.replica_reads(replica.reads)
         if self._number == 0:  # all workers' gauges are added up
+            if replica is not None and replica.in_use is not None:
+                self.metrics.replica(replica.lag or 0.0, unused=not replica.in_use)
             for listener in self._listeners:
                 if listener.tls is not None:
                     self.metrics.certificate(listener.settings.name, listener.tls.expires())

@@ -52,6 +52,7 @@ from smtpproxy.settings.places import (
     Nameserver,
     Network,
     PublicUrl,
+    ReplicaUrl,
     StoreUrl,
 )
 from smtpproxy.toml_tables import AT_LEAST_ONE, DERIVED, Bounds, Key
@@ -211,6 +212,8 @@ class StoreSettings:
     url: StoreUrl = ""  # empty, in the file alone: in `state_dir`
     timeout: Duration = 2.0  # a read or write that waits longer is a 451
     connections: Annotated[int, Bounds(4, 1_000)] = 10  # of each process, to PostgreSQL
+    replica_url: ReplicaUrl | None = None  # a standby, which RCPT may be answered from
+    max_replica_lag: Duration = 1.0  # beyond it the primary is asked
     partners: Annotated[tuple[PartnerSettings, ...], DERIVED] = ()
 
 

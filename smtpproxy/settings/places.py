@@ -237,6 +237,15 @@ def _postgresql_url(value: str) -> str:
     return value
 
 
+def replica_url(value: object) -> str:
+    """Return where a standby of PostgreSQL is."""
+    if not isinstance(value, str) or not value.startswith("postgresql://"):
+        raise ValueError(
+            'must be a standby of PostgreSQL: "postgresql://smtpproxy@db2.example/smtpproxy"'
+        )
+    return _postgresql_url(value)
+
+
 def file(value: object) -> Path:
     """Return an absolute path."""
     if not isinstance(value, str) or not value.startswith("/"):
@@ -254,4 +263,5 @@ PublicUrl = Annotated[str, Written(public_url)]
 HelpUrl = Annotated[str, Written(help_url)]
 WebhookUrl = Annotated[str, Written(webhook_url)]
 StoreUrl = Annotated[str, Written(store_url)]
+ReplicaUrl = Annotated[str, Written(replica_url)]
 File = Annotated[Path, Written(file)]

@@ -235,6 +235,21 @@ FAMILIES: tuple[Family, ...] = (
         rows.one_row,
     ),
     Family(
+        "replica_reads_total",
+        "Reads of the mail path where the store has a standby, by the server that answered.",
+        rows.each("server", rows.SERVERS),
+    ),
+    Family(
+        "replica_lag_seconds",
+        "How far the standby of the store is behind the primary; 0: it lacks nothing.",
+        rows.one_row,
+    ),
+    Family(
+        "replica_unused",
+        "1 while the standby of the store is not read from: too far behind, or silent.",
+        rows.one_row,
+    ),
+    Family(
         "webhook_lag_seconds",
         "Age of the oldest change that was not delivered, dead letters included; 0: none.",
         rows.unknown("webhook"),

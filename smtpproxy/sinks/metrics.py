@@ -187,6 +187,8 @@ class Metrics:
         self._transactions: defaultdict[str, _Latency] = defaultdict(_Latency)
         self._stages: defaultdict[str, _Latency] = defaultdict(_Latency)
         self._pool: dict[str, dict[Labels, float]] = {}
+        self._replica: dict[str, dict[Labels, float]] = {}
+        self._replica_reads: dict[Labels, float] = {}
         self._counting: dict[type, Callable[[Any], None]] = {
             ConnectionOpened: self._connection_opened,
             ConnectionClosed: self._connection_closed,
@@ -219,6 +221,14 @@ class Metrics:
             "upstream_waiting": {(): waiting},
             "upstream_saturated_workers": {(): int(saturated)},
         }
+
+    def replica_reads(self, reads: Mapping[str, int]) -> None:
+        """Say how many reads each server of the store has answered."""
+        self._replica_reads = {(server,): n for server, n in reads.items()}
+
+    def replica(self, lag: float, *, unused: bool) -> None:
+        """Say how far the standby is behind, in seconds; in one worker only."""
+        self._replica = {"replica_lag_seconds": {(): lag}, "replica_unused": {(): int(unused)}}
 
     def certificate(self, listener: str, expires: float) -> None:
         """Say until when a listener's certificate is good; in one worker only: gauges add up."""
@@ -253,12 +263,14 @@ class Metrics:
                 "upstream_replies_total": {
                     (_CODE_CLASSES.get(digit, "none"),): n for digit, n in self.replies.items()
                 },
+                "replica_reads_total": self._replica_reads,
                 "cpu_seconds_total": {(): self._cpu_seconds()},
             },
             gauges={
                 "connections": _plain(self._connections),
                 "certificate_expiry_timestamp_seconds": _plain(self._expiries),
                 **self._pool,
+                **self._replica,
                 "workers": {(): 1},
             },
             histograms={

@@ -51,6 +51,8 @@ ENDS = (
     *("bare_newline", "chunk_size", "tls", "protocol", "shutdown"),
 )
 """Why a connection ended."""
+SERVERS = ("primary", "standby")
+"""Of PostgreSQL, that a read may be answered by."""
 TLS_OUTCOMES: tuple[str, ...] = get_args(TlsOutcome)
 AUTH_OUTCOMES: tuple[str, ...] = get_args(AuthOutcome)
 AUTH_MECHANISMS = ("PLAIN", "LOGIN", "SCRAM-SHA-256")

@@ -174,6 +174,19 @@ def open_journals(settings: StoreSettings) -> SharedJournals | None:
     return PostgresJournals(target(settings))
 
 
+async def replica_fault(settings: StoreSettings) -> str | None:
+    """Say why the standby is not read from as things are; None where it is, or there is none.
+
+    Raises StoreMisconfigured: it is no standby of that database.
+    """
+    if settings.replica_url is None:
+        return None
+    from smtpproxy.store.postgres.replica_look import look_at_replica
+
+    found = await look_at_replica(settings)
+    return None if found is None else found.fault or None
+
+
 def is_postgresql(settings: StoreSettings) -> bool:
     return settings.url.startswith("postgresql://")
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from smtpproxy.policy.model import ConsentAct, Contact, Facts, Lookups, Origin, Suppression
 from smtpproxy.store.keys import PartnerStore
@@ -144,6 +144,14 @@ class BatchResult:
     older: int = 0  # of all these: a differing profile that was no newer than the stored one
     contacts: Mapping[str, Contact] = field(default_factory=dict, compare=False, repr=False)
     """As they are now, by their addresses."""
+
+
+class ReplicaState(NamedTuple):
+    """Of the standby that RCPT may be answered from."""
+
+    lag: float | None  # seconds behind the primary; None: nobody knows yet
+    in_use: bool | None  # None: nothing was asked of it yet
+    reads: Mapping[str, int]  # of the mail path, by the server that answered: primary, standby
 
 
 class FactReader(Protocol):
@@ -369,6 +377,10 @@ class Store(
     StreamStates,
     Protocol,
 ):
+    def replica(self) -> ReplicaState | None:
+        """Tell of the standby that is read from, None where there is none."""
+        ...
+
     async def ping(self) -> None:
         """Raise `StoreUnavailable` unless a read works now."""
         ...

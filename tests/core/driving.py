@@ -26,6 +26,7 @@ class Setting:
     adds_links: bool = False  # `unsubscribe = "add"`: a message for each recipient
     refuses_at_data: bool = False
     returns: bool = False  # `verp`: the same, from a reverse path of the recipient's own
+    standby: bool = False  # RCPT is answered from one that lacks the last change
 
     @property
     def relays(self) -> bool:
@@ -35,7 +36,8 @@ class Setting:
     @property
     def name(self) -> str:
         parts = [self.intake, self.on_mixed, "links" * self.adds_links, "verp" * self.returns]
-        return "-".join(filter(None, [*parts, "late" * self.refuses_at_data]))
+        parts += ["late" * self.refuses_at_data, "standby" * self.standby]
+        return "-".join(filter(None, parts))
 
 
 @dataclass(frozen=True, slots=True)

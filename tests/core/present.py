@@ -44,7 +44,7 @@ from smtpproxy.waiting import Deadlines
 from smtpproxy.wire.commands import Rcpt
 from smtpproxy.wire.content import stuffed
 from tests.core.driving import Answer, Question, Recorded, Setting
-from tests.core.world import Result, Upstream, World
+from tests.core.world import Past, Result, Upstream, World
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ class Present:
         self._pool = _Pool(world, self.loop)
         self._tasks: set[asyncio.Task[Any]] = set()
         numbers = count(1)
-        outside = self.outside = _Outside(world, self.loop)
+        outside = self.outside = _Outside(world, self.loop, standby=setting.standby)
         self.services = Services(
             hostname="relay.example",
             stream_header="X-Mail-Stream",
@@ -100,6 +100,7 @@ class Present:
             return_path=lambda *made: f"{made[-1].replace('@', '=')}@bounces.example",
             counts_mailings=True,
             record_waits=True,
+            reads_standby=setting.standby,
         )
         self.perform = Performer(
             outside,
@@ -297,9 +298,10 @@ class _Policy(_Asked):
 class _Outside:
     """The store, the count of mailings and the journal: all of them ask the world."""
 
-    def __init__(self, world: World, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, world: World, loop: asyncio.AbstractEventLoop, *, standby: bool) -> None:
         self._world = world
         self._loop = loop
+        self._standby = standby
         self.forgets = True  # else the ledger of copies cannot be written
         self.copies: dict[tuple[str, bytes], set[str]] = {}
 
@@ -310,11 +312,16 @@ class _Outside:
         )
 
     async def read(self, lookups: Lookups) -> tuple[Facts, object]:
+        names, past = lookups.addresses, self._world.past
+        if self._standby and lookups.provisional:
+            state = facts_of(past, past.people)
+            told = lambda: (facts_of(past, names), state)  # noqa: E731
+            return await self._asked("facts", names, told, StoreUnavailable)
         version = await self.version()
         return await self.facts(lookups), version
 
     async def version(self) -> object:
-        state = lambda: {name: facts_of(self._world, [name]) for name in self._world.people}  # noqa: E731
+        state = lambda: facts_of(self._world, self._world.people)  # noqa: E731
         return await self._asked("version", [], state, StoreUnavailable)
 
     async def find(
@@ -381,12 +388,12 @@ class _Outside:
         return await future
 
 
-def facts_of(world: World, names: Iterable[str]) -> Facts:
+def facts_of(world: World | Past, names: Iterable[str]) -> Facts:
     """What a store would say of people now."""
     return {name: _facts(world, name) for name in names if name in world.people}
 
 
-def _facts(world: World, name: str) -> RecipientFacts:
+def _facts(world: World | Past, name: str) -> RecipientFacts:
     person, now = world.people[name], world.now
     given = ConsentAct("offers", now, method="unticked_box", evidence=Evidence("form v3"))
     acts = [given] if person.consents else [given, ConsentAct("offers", now, withdrawal=True)]

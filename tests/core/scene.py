@@ -81,8 +81,8 @@ class Scene:
         raise AssertionError("there is no end to what is asked")
 
     def suppress(self, name: str) -> None:
-        self.world.people[name].scopes = {"all"}
         self.world.passes_time()
+        self.world.people[name].scopes = {"all"}
 
     # what came of it
 

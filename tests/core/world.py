@@ -6,6 +6,7 @@ is looked at the moment its end of data comes: what is wrong then is in `violati
 """
 
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -68,10 +69,19 @@ class UnderWay:
     handed_over: set[str] = field(default_factory=set)  # an MTA goes on for these
 
 
+@dataclass(slots=True)
+class Past:
+    """People as they were before the last of them changed their mind."""
+
+    people: dict[str, Person]
+    now: datetime
+
+
 class World:
     def __init__(self) -> None:
         self.now = datetime(2026, 11, 1, 12, tzinfo=UTC)
         self.people = {name: Person() for name in (*PEOPLE, SENDER)}
+        self.past = Past(deepcopy(self.people), self.now)
         self.journal: list[Recorded] = []
         self.outstanding: list[Effect] = []
         self.counted: dict[str, set[str]] = {}
@@ -96,6 +106,8 @@ class World:
     # what happens
 
     def passes_time(self) -> None:
+        """Before somebody changes their mind."""
+        self.past = Past(deepcopy(self.people), self.now)
         self.now += timedelta(seconds=1)
 
     def mailed(self, sent: Sent) -> None:

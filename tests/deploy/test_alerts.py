@@ -282,6 +282,11 @@ CASES = (
         UP | {"smtpproxy_upstream_saturated_workers": "0 1 1 0 0 1 0 1 0x30"},
     ),
     Case(
+        "SmtpproxyReplicaUnused",
+        UP | {"smtpproxy_replica_unused": "0x5 1x40"},
+        UP | {"smtpproxy_replica_unused": "0 1x8 0 1x8 0x30"},
+    ),
+    Case(
         "SmtpproxyConnectionsRefused",
         UP | {REFUSED % "address_limit": "0+2x40"},
         UP | {REFUSED % "draining": "0+2x40"},

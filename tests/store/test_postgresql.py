@@ -93,19 +93,14 @@ async def test_every_commit_that_judgements_depend_on_is_another_version(
     assert await store.version() == versions[-1]
 
 
-async def test_what_a_server_says_that_took_over_is_another_version(
-    tmp_path: Path, server: PostgresCluster
-) -> None:
-    """It may lack the last commits of the one before, and count others by the same numbers."""
-    store = await _opened(tmp_path, server, timeout=5.0)
+async def test_another_commit_of_the_same_number_is_another_version(database: Database) -> None:
+    """A server that took over may lack the last ones, and have its own in their place."""
+    store: Any = database.open()
     before = await store.version()
-    assert await store.version() == before
-    server.kill()
-    server.start()
+    sql(database, "UPDATE store_state SET version = version")  # whatever program it is
     after = await store.version()
     assert after != before
-    assert await store.version() == after
-    await store.close()
+    assert after[0] == before[0]
 
 
 async def test_one_writer_waits_for_the_other_and_none_is_lost(database: Database) -> None:

@@ -10,8 +10,9 @@ from smtpproxy.store.keys import Partner
 from smtpproxy.store.postgres.connection import Lease, PostgresWriter, Target
 from smtpproxy.store.postgres.counters import PostgresMailings
 from smtpproxy.store.postgres.reader import PostgresReader
+from smtpproxy.store.postgres.replica import ReplicaReader
 from smtpproxy.store.postgres.statements import DIALECT
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.protocols import ReplicaState, StoreUnavailable
 from smtpproxy.store.sql.live_keys import LiveKeys
 from smtpproxy.store.sql.session import Session, Writer
 from smtpproxy.store.sql.store import SqlStore
@@ -25,7 +26,7 @@ class PostgresStore(SqlStore):
     that we know, shows with the first use."""
 
     _dialect = DIALECT
-    _reader: PostgresReader
+    _reader: PostgresReader | ReplicaReader
     _mailings: PostgresMailings
 
     def __init__(
@@ -35,12 +36,20 @@ class PostgresStore(SqlStore):
         *,
         partners: Sequence[Partner] = (),
         read_only: bool = False,
+        standby: Target | None = None,
+        most_lag: float = 0.0,
     ) -> None:
         self._lease = Lease(target, state_dir)
         self._state_dir = state_dir
         self._partners = partners
         self._keys = LiveKeys("store.url", state_dir)
-        self._reader = PostgresReader(self._lease, state_dir, partners)
+        reader = PostgresReader(self._lease, state_dir, partners)
+        self._standby = Lease(standby) if standby is not None else None
+        if self._standby is None:
+            self._reader = reader
+        else:
+            second = PostgresReader(self._standby, state_dir, partners)
+            self._reader = ReplicaReader(reader, second, most_lag)
         self._mailings = PostgresMailings(target)
         self._writer = None if read_only else PostgresWriter(self._lease)
 
@@ -62,10 +71,15 @@ class PostgresStore(SqlStore):
             finally:
                 await session.fetch_all(_UNLOCK_SNAPSHOTS)
 
+    def replica(self) -> ReplicaState | None:
+        return self._reader.state() if isinstance(self._reader, ReplicaReader) else None
+
     async def close(self) -> None:
         self._reader.close()
         self._mailings.close()
         self._lease.close()
+        if self._standby is not None:
+            self._standby.close()
 
 
 def open_postgres(
@@ -73,8 +87,23 @@ def open_postgres(
 ) -> PostgresStore:
     """Open a store; nothing is asked yet. Raises StoreMisconfigured: a partner's key is missing."""
     shared = [Partner(one.name, load_partner_key(one.key_file)) for one in settings.partners]
-    return PostgresStore(target(settings), state_dir, partners=shared, read_only=read_only)
+    return PostgresStore(
+        target(settings),
+        state_dir,
+        partners=shared,
+        read_only=read_only,
+        standby=standby(settings),
+        most_lag=settings.max_replica_lag,
+    )
 
 
 def target(settings: StoreSettings) -> Target:
     return Target(settings.url, settings.timeout, settings.connections)
+
+
+def standby(settings: StoreSettings) -> Target | None:
+    """Return where to read what may be some time old. There is time left to ask the primary."""
+    if settings.replica_url is None:
+        return None
+    timeout = settings.timeout / 4
+    return Target(settings.replica_url, timeout, settings.connections, server="standby")

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
 from smtpproxy.store.postgres.lineage import Lineage
@@ -29,10 +29,16 @@ UPDATE store_state SET version = version + 1, written_in = pg_current_xact_id()
 """
 _SECRET = "SELECT octets FROM secret WHERE part = $1 OR part IS NULL ORDER BY part LIMIT 1"
 _ONLY_A_PRIMARY = re.compile(r"[?&]target_session_attrs=(?:primary|read-write)(?:&|\Z)")
+NO_PRIMARY = "the database is a standby, or for reading only"
+NO_STANDBY = "store.replica_url: a primary, no standby"
 _NET = 60.0  # seconds of any statement, and of any pause within a transaction
 _ON_THE_WAY = 5.0  # seconds longer than that: the network is dead, or the machine
 _SOON = 1.0  # seconds
 _CONNECT = 5.0  # seconds
+
+
+Server = Literal["primary", "standby", "prefer-standby"]
+"""What a standby says may be older than the last objection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,7 @@ class Target:
     timeout: float
     connections: int
     patient: bool = False
+    server: Server = "primary"
 
     @property
     def longest(self) -> float | None:
@@ -55,6 +62,17 @@ class Target:
         """Seconds that what takes no time is waited for: a beginning, and an end. It may wait for
         others for as long as `timeout`, which the database says itself."""
         return None if self.patient else self.timeout + _SOON
+
+    @property
+    def setting(self) -> str:
+        """Which one names it, for messages."""
+        return "store.url" if self.server == "primary" else "store.replica_url"
+
+    @property
+    def session_attributes(self) -> str | None:
+        """Which of the hosts of the URL is asked; None: it says that itself."""
+        asks_primary = self.server == "primary" and _ONLY_A_PRIMARY.search(self.url)
+        return None if asks_primary else self.server
 
 
 class Database:
@@ -81,7 +99,7 @@ class Database:
             async with pool.acquire(timeout=self.target.timeout) as connection:
                 yield connection
         except failures as error:
-            raise unavailable(error) from error
+            raise unavailable(error, self.target.setting) from error
 
     async def _opened(self) -> "Pool":
         from asyncpg import create_pool
@@ -97,10 +115,7 @@ class Database:
                     server_settings=_session_settings(self.target.timeout),
                     reset=_left_as_it_is,
                     init=self.lineage.admit,
-                    # What a standby says may be older than the last objection.
-                    target_session_attrs=(
-                        None if _ONLY_A_PRIMARY.search(self.target.url) else "primary"
-                    ),
+                    target_session_attrs=self.target.session_attributes,
                 )
         return self._pool
 
@@ -270,29 +285,27 @@ class PostgresWriter:
         """PostgreSQL removes them itself, when it cleans up (docs/store.md)."""
 
 
-def unavailable(error: BaseException) -> StoreUnavailable:
-    """Return what a failure means to callers; raise it `from error`."""
+def unavailable(error: BaseException, where: str = "store.url") -> StoreUnavailable:
+    """Return what a failure means to callers; raise it `from error`. `where` is the setting."""
     from asyncpg import exceptions as pg
 
     match error:
         case TimeoutError() | pg.LockNotAvailableError() | pg.QueryCanceledError():
             return StoreUnavailable("the database did not answer in time")
         case pg.InvalidPasswordError() | pg.InvalidAuthorizationSpecificationError():
-            return StoreInaccessible(f"store.url: the database does not let us in ({error})")
+            return StoreInaccessible(f"{where}: the database does not let us in ({error})")
         case pg.InvalidCatalogNameError():
-            return StoreInaccessible(f"store.url: {error}; create it, then run smtpproxy migrate")
+            return StoreInaccessible(f"{where}: {error}; create it, then run smtpproxy migrate")
         case pg.UndefinedTableError() | pg.UndefinedColumnError() | pg.UndefinedFunctionError():
-            return StoreInaccessible(f"store.url: {error}; run smtpproxy migrate")
+            return StoreInaccessible(f"{where}: {error}; run smtpproxy migrate")
         case pg.InsufficientPrivilegeError():
-            return StoreInaccessible(
-                f"store.url: {error}; smtpproxy migrate --grant-write gives it"
-            )
+            return StoreInaccessible(f"{where}: {error}; smtpproxy migrate --grant-write gives it")
         case pg.ObjectNotInPrerequisiteStateError() if CLOSED in str(error):
             return StoreUnavailable(str(error))
         case pg.ReadOnlySQLTransactionError() | pg.TargetServerAttributeNotMatched():
-            return StoreUnavailable("the database is a standby, or for reading only")
+            return StoreUnavailable(NO_PRIMARY if where == "store.url" else NO_STANDBY)
         case pg.DiskFullError():
             return StoreUnavailable("the disk of the database is full")
         case pg.ClientConfigurationError():
-            return StoreMisconfigured(f"store.url: {error}")
+            return StoreMisconfigured(f"{where}: {error}")
     return StoreUnavailable("the database failed")

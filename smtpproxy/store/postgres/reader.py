@@ -1,7 +1,7 @@
 """The read of the mail path: one statement for all who wait in a turn of the event loop."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from operator import itemgetter
 from pathlib import Path
@@ -23,7 +23,7 @@ from smtpproxy.store.keys import KeyRing, Partner
 from smtpproxy.store.merge import oldest_first, ordered_acts, with_readings
 from smtpproxy.store.postgres import migrations
 from smtpproxy.store.postgres import statements as columns
-from smtpproxy.store.postgres.connection import Lease, unavailable
+from smtpproxy.store.postgres.connection import NO_PRIMARY, NO_STANDBY, Lease, unavailable
 from smtpproxy.store.postgres.statements import FIRST_ACT, FIRST_CONTACT, question
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable, closed_text
 from smtpproxy.store.sql import rows
@@ -32,6 +32,10 @@ from smtpproxy.waiting import Pending
 _MOST_NAMES = 1_000  # in one statement: others take the next one
 _RETRY = 0.05  # seconds
 _TALLY = "SELECT kind, origin, n FROM tally"
+
+Version = tuple[int, str]
+"""The number of the last commit that judgements depend on, and what tells it from others of that
+number: a server that took over may lack some of the one before."""
 
 
 class _Asked(NamedTuple):
@@ -43,10 +47,21 @@ class _Asked(NamedTuple):
 
 
 class PostgresReader:
-    """Asks for all who wait over one connection, and over the next ones while that one is busy."""
+    """Asks for all who wait over one connection, and over the next ones while that one is busy.
 
-    def __init__(self, lease: Lease, state_dir: Path, partners: Sequence[Partner] = ()) -> None:
+    `heard` is told each version, and when it was asked for, on the loop's clock. Where the target
+    is a standby it is asked once: whoever wants more asks the primary.
+    """
+
+    def __init__(
+        self,
+        lease: Lease,
+        state_dir: Path,
+        partners: Sequence[Partner] = (),
+        heard: Callable[[Version, float], None] | None = None,
+    ) -> None:
         self._lease = lease
+        self.heard = heard
         self._state_dir = state_dir
         self._partners = partners
         self._question = question(partners)
@@ -123,20 +138,10 @@ class PostgresReader:
         names = _Names(batch)
         while True:
             try:
-                async with self._lease.database.connection() as connection:
-                    keys = await self._known_keys(connection)
-                    values = names.values(keys, self._partners)
-                    found = _Found(
-                        names, map(tuple, await connection.fetch(self._question, *values))
-                    )
-                if found.moved_to is not None:
-                    self._keys = None
-                    raise StoreMisconfigured(
-                        closed_text(self._lease.database.target.url, found.moved_to)
-                    )
-                if found.live == _live(keys):
+                if (found := await self._asked_once(names)) is not None:
                     return found
                 self._keys = None
+                failures[:] = [StoreUnavailable("the live keys of the suppressions change")]
             except StoreMisconfigured:
                 raise
             except StoreUnavailable as error:
@@ -146,11 +151,32 @@ class PostgresReader:
                 # To be cancelled in the middle of a failure may have been the same failure.
                 if asyncio.get_running_loop().time() >= batch[0].until:
                     raise
+            if self._lease.target.server == "standby":
+                raise failures[-1]
             await asyncio.sleep(_RETRY)
+
+    async def _asked_once(self, names: "_Names") -> "_Found | None":
+        """Ask; None: under other keys than are live."""
+        target = self._lease.database.target
+        async with self._lease.database.connection() as connection:
+            keys = await self._known_keys(connection)
+            values = names.values(keys, self._partners)
+            asked_at = asyncio.get_running_loop().time()
+            found = _Found(names, map(tuple, await connection.fetch(self._question, *values)))
+        if found.moved_to is not None:
+            self._keys = None
+            raise StoreMisconfigured(closed_text(target.url, found.moved_to))
+        if found.is_standby is not (target.server == "standby"):
+            raise StoreUnavailable(NO_PRIMARY if found.is_standby else NO_STANDBY)
+        if found.live != _live(keys):
+            return None
+        if self.heard is not None:
+            self.heard(found.version, asked_at)
+        return found
 
     async def _known_keys(self, connection: Any) -> KeyRing:
         if self._keys is None:
-            await migrations.check_version(connection, self._lease.database.target.url)
+            await migrations.check_version(connection, self._lease.target.url)
             self._keys = await migrations.live_keys(connection, self._state_dir)
         return self._keys
 
@@ -219,7 +245,8 @@ class _Found:
     """What the statement found."""
 
     def __init__(self, names: _Names, found: Iterable[rows.Row]) -> None:
-        self.version: object = None
+        self.version: Version = (0, "")
+        self.is_standby = False
         self.live = ""
         self.moved_to: str | None = None
         self._pauses: tuple[Pause, ...] = ()
@@ -235,7 +262,8 @@ class _Found:
     def _take(self, names: _Names, row: rows.Row) -> None:
         what, place, same, text, other, number, more, last = row[:FIRST_CONTACT]
         if what == columns.STATE:
-            self.live, self.moved_to, self.version = text, other, (last, number)
+            self.live, self.moved_to, self.version = text, other, (number, more)
+            self.is_standby = same
         elif what == columns.PAUSE:
             self._pauses += (rows.read_pause((text, number, other, last, more)),)
         elif what == columns.SNAPSHOTS:

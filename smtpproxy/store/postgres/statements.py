@@ -21,14 +21,12 @@ FIRST_ACT = FIRST_CONTACT + len(_CONTACT_TYPES)
 _PADDING = "".join(f", NULL::{kind}" for kind in (*_CONTACT_TYPES, *_ACT_TYPES))
 
 # Of the keys that were live when the question was made, others may be by now. A server that took
-# over from another may lack its last commits, and have others of the same versions: when it was
-# started tells them apart.
+# over from another may lack its last commits, and have others of the same versions: each has an id.
 _STATE_ARM = f"""
-SELECT {STATE}, 0, FALSE, (
+SELECT {STATE}, 0, pg_is_in_recovery(), (
     SELECT string_agg(version || ':' || fingerprint, ' ' ORDER BY version)
     FROM suppression_key WHERE retired_at IS NULL
-), moved_to, version, NULL,
-(extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint{_PADDING} FROM store_state
+), moved_to, version, commit_id::text, NULL::bigint{_PADDING} FROM store_state
 """
 _PAUSE_ARM = f"""
 SELECT {PAUSE}, 0, FALSE, subject, cause, at, reason, until{_PADDING} FROM stream_pause

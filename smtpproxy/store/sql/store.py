@@ -11,7 +11,7 @@ from smtpproxy.store.counters import MailingLog, with_mailings
 from smtpproxy.store.keys import suppressed_name
 from smtpproxy.store.merge import SCOPE_KINDS, as_update
 from smtpproxy.store.operations import Batch
-from smtpproxy.store.protocols import BatchResult, ContactUpdate, SuppressionEntry
+from smtpproxy.store.protocols import BatchResult, ContactUpdate, ReplicaState, SuppressionEntry
 from smtpproxy.store.sql import contacts as contact_table
 from smtpproxy.store.sql import imports as import_table
 from smtpproxy.store.sql import suppressions as suppression_table
@@ -157,6 +157,9 @@ class SqlStore(
             if ":" in scope and n:
                 found[scope] += n
         return found
+
+    def replica(self) -> ReplicaState | None:
+        return None
 
     async def ping(self) -> None:
         await self._reader.tally()

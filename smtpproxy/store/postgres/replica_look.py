@@ -1,0 +1,88 @@
+"""Whether `store.replica_url` is a standby of `store.url`, and how far behind, for commands."""
+
+import asyncio
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from smtpproxy.settings import StoreSettings
+from smtpproxy.store.postgres import standby, target
+from smtpproxy.store.postgres.connection import NO_STANDBY, Lease
+from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+
+if TYPE_CHECKING:
+    from asyncpg import Connection
+
+_WHICH = "SELECT system_identifier, current_database()::text FROM pg_control_system()"
+_VERSION = "SELECT version, commit_id::text FROM store_state"
+_PAUSE = 0.02  # seconds
+_MOST = 5.0  # seconds that a command waits for a standby
+
+
+class ReplicaLook(NamedTuple):
+    """`seconds` until the standby had what the primary has; None, and why, where it will not do."""
+
+    seconds: float | None
+    fault: str = ""
+
+
+async def look_at_replica(settings: StoreSettings) -> ReplicaLook | None:
+    """Compare the standby with the primary; None: there is none, or the primary does not answer.
+
+    Raises StoreMisconfigured: it is the standby of another database.
+    """
+    second = standby(settings)
+    if second is None:
+        return None
+    first_lease = Lease(target(settings))
+    second_lease = Lease(replace(second, server="prefer-standby", timeout=settings.timeout))
+    with closing(first_lease), closing(second_lease):
+        try:
+            async with first_lease.database.connection() as primary:
+                which, version = await _which(primary), await _version(primary)
+        except StoreUnavailable:
+            return None  # said elsewhere
+        try:
+            async with asyncio.timeout(_MOST * 2), second_lease.database.connection() as replica:
+                if (other := await _which(replica)) != which:
+                    raise StoreMisconfigured(_text(other, which))
+                if not await replica.fetchval("SELECT pg_is_in_recovery()"):
+                    return ReplicaLook(None, NO_STANDBY)
+                return await _wait(replica, version, min(settings.max_replica_lag, _MOST))
+        except StoreMisconfigured:
+            raise
+        except (StoreUnavailable, TimeoutError) as error:
+            return ReplicaLook(None, str(error) or "store.replica_url: it does not answer")
+
+
+async def _which(connection: "Connection") -> tuple[int, str]:
+    number, name = await connection.fetchrow(_WHICH)
+    return number, name
+
+
+async def _version(connection: "Connection") -> tuple[int, str]:
+    number, commit = await connection.fetchrow(_VERSION)
+    return number, commit
+
+
+async def _wait(replica: "Connection", version: tuple[int, str], most: float) -> ReplicaLook:
+    """Wait until it has this version, or a later one."""
+    clock = asyncio.get_running_loop().time
+    begin = clock()
+    while True:
+        said = await _version(replica)
+        if said == version or said[0] > version[0]:
+            return ReplicaLook(clock() - begin)
+        if clock() - begin > most:
+            text = f"store.replica_url: more than {most:g} s behind the primary"
+            return ReplicaLook(None, text)
+        await asyncio.sleep(_PAUSE)
+
+
+def _text(other: tuple[int, str], which: tuple[int, str]) -> str:
+    if other[0] != which[0]:
+        return (
+            f"store.replica_url: a server of another database (system identifier {other[0]},"
+            f" store.url has {which[0]}): name a standby of store.url"
+        )
+    return f"store.replica_url: database {other[1]}, store.url has {which[1]}: name the same"
