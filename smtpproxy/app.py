@@ -15,15 +15,18 @@ from smtpproxy.config.start_checks import FOLDERS, check_named_files, restore_wa
 from smtpproxy.process.control import HandOver, NotRunning, StepDown, ask
 from smtpproxy.process.listening import CannotListen, Sockets, handed_on_by_systemd
 from smtpproxy.process.notifier import Notifier
+from smtpproxy.process.register import told
 from smtpproxy.process.supervisor import Source, Supervisor
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.log import configure_logging
-from smtpproxy.store import open_store
+from smtpproxy.store import is_postgresql, open_store
 from smtpproxy.store.key_places import key_place
-from smtpproxy.store.link_keys import LINK_KEY_FILE, ensure_link_keys
+from smtpproxy.store.link_keys import LINK_KEY_FILE
 from smtpproxy.store.maildir import Maildir
-from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.protocols import Store, StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.relays import relay_id
 from smtpproxy.store.scopes import lost_scopes
+from smtpproxy.store.shared_keys import settle_link_keys
 
 
 def serve(settings: Settings, read: Callable[[], Settings], *, take_over: bool = False) -> int:
@@ -90,15 +93,12 @@ def _prepare_state(settings: Settings) -> None:
     asyncio.run(_open_and_close(settings))
     for warning in restore_warnings(settings):
         structlog.get_logger().warning("marketing deferred", why=warning)
-    if settings.makes_tokens and ensure_link_keys(state, datetime.now(UTC).date()):
-        structlog.get_logger().info(
-            "key of links made", file=str(key_place(state, LINK_KEY_FILE).path)
-        )
 
 
 async def _open_and_close(settings: Settings) -> None:
     store = open_store(settings.store, settings.server.state_dir)
     try:
+        await _register(settings, store)
         counts = await store.named_scopes()
     finally:
         await store.close()
@@ -106,6 +106,19 @@ async def _open_and_close(settings: Settings) -> None:
         structlog.get_logger().warning(
             "scope of nothing", scope=one.scope, text=one.text, fix=one.fix
         )
+
+
+async def _register(settings: Settings, store: Store) -> None:
+    """Hold the keys that relays share against the store's, and tell the other relays of this one.
+
+    Raises StoreUnavailable, OSError.
+    """
+    state, now = settings.server.state_dir, datetime.now(UTC)
+    if settings.makes_tokens and await settle_link_keys(store, state, at=now):
+        file = key_place(state, LINK_KEY_FILE).path
+        structlog.get_logger().info("key of links made", file=str(file))
+    if is_postgresql(settings.store):
+        await store.tell(relay_id(state), told(settings), at=now)
 
 
 async def _supervise(

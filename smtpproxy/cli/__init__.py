@@ -125,9 +125,9 @@ COMMANDS = {
     "doctor": ("doctor", "doctor", "Check everything that mailbox providers check."),
     "suppress": ("suppress", "suppress", "Add, lift, show, import and export suppressions."),
     "unsubscribe": (
-        "credentials",
+        "link_keys",
         "unsubscribe",
-        "Show and renew the keys of unsubscribe links.",
+        "Show, renew and retire the keys of unsubscribe links.",
     ),
     "partner": ("partner", "partner", "Exchange suppressions with another sender, as hashes."),
     "contact": ("contact", "contact", "Import, show, correct, export and erase contacts."),

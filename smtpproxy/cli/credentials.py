@@ -1,11 +1,10 @@
-"""`smtpproxy token`, `user` and `unsubscribe`: who may use the relay, and the keys of links."""
+"""`smtpproxy token` and `user`: who may use the relay."""
 
 import dataclasses
 import secrets
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -14,7 +13,7 @@ import click
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import choice, config_option, options, several
-from smtpproxy.cli.printer import Part, Result, shows_result
+from smtpproxy.cli.printer import Result, shows_result
 from smtpproxy.settings import Settings
 from smtpproxy.settings.mail import Right
 
@@ -186,56 +185,3 @@ def _password(*, confirm: bool) -> str:
     if sys.stdin.isatty():
         return str(click.prompt("Password", hide_input=True, confirmation_prompt=confirm))
     return sys.stdin.readline().rstrip("\r\n")
-
-
-@click.group("unsubscribe")
-def unsubscribe() -> None:
-    """Show and renew the keys of unsubscribe links (unsubscribe = "add")."""
-
-
-@unsubscribe.command("keys")
-@config_option
-@shows_result
-def keys(settings: Settings) -> Result:
-    """Tell which keys there are; new links are sealed with the newest."""
-    from smtpproxy.store.link_keys import has_link_keys
-
-    if not settings.makes_tokens and not has_link_keys(settings.server.state_dir):
-        fail(
-            'there is no key: no stream has unsubscribe = "add" or verp = true, and there'
-            " is no [confirmation]"
-        )
-    return _link_keys(settings)
-
-
-@unsubscribe.command("rekey")
-@config_option
-@shows_result
-def rekey(settings: Settings) -> Result:
-    """Make a new key for the links of messages to come.
-
-    The relay seals links with it after `smtpproxy reload`. The older keys stay, and with
-    them every link that was sent: keep them for as long as links have to work, which is
-    years. Back up unsubscribe.key before and after.
-    """
-    from smtpproxy.store.link_keys import add_link_key, ensure_link_keys
-
-    state_dir, today = settings.server.state_dir, datetime.now(UTC).date()
-    if not ensure_link_keys(state_dir, today):
-        add_link_key(state_dir, today)
-    return _link_keys(settings)
-
-
-def _link_keys(settings: Settings) -> Result:
-    from smtpproxy.store.link_keys import load_link_keys
-
-    found = load_link_keys(settings.server.state_dir).values()
-    newest = max(key.version for key in found)
-
-    def text() -> Iterator[Part]:
-        for key in found:
-            use = "seals new links" if key.version == newest else "reads links made with it"
-            yield f"key {key.version}, made {key.made.isoformat()}: {use}"
-
-    made = [{"version": key.version, "made": key.made.isoformat()} for key in found]
-    return Result({"newest": newest, "keys": made}, text())

@@ -7,9 +7,11 @@ import click
 
 from smtpproxy.cli.options import config_option, options, several
 from smtpproxy.cli.printer import Result, shows_result
-from smtpproxy.cli.stores import open_patiently
+from smtpproxy.cli.stores import now, open_patiently, using_store
 from smtpproxy.settings import Settings
 from smtpproxy.store import is_postgresql
+from smtpproxy.store.protocols import Store
+from smtpproxy.store.shared_keys import settle_link_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ def migrate(settings: Settings, options: MigrateOptions) -> Result:
     """
     if is_postgresql(settings.store):
         before, after = asyncio.run(_migrate(settings, options))
+        if settings.makes_tokens:
+            using_store(settings, lambda store: _settle(store, settings))
     elif options.grant_read or options.grant_write:
         raise click.UsageError("roles are of PostgreSQL; the store is a file")
     else:
@@ -58,6 +62,10 @@ async def _migrate(settings: Settings, options: MigrateOptions) -> tuple[int, in
         )
     finally:
         lease.close()
+
+
+async def _settle(store: Store, settings: Settings) -> None:
+    await settle_link_keys(store, settings.server.state_dir, at=now())
 
 
 async def _open_and_close(settings: Settings) -> int:

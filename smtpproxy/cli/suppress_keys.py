@@ -13,15 +13,18 @@ import click
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import config_option, file_type, flag, option, options, output_option
 from smtpproxy.cli.printer import Part, Result, json_bytes, json_option, shows_result
+from smtpproxy.cli.relays import holdings, relay_lines
 from smtpproxy.cli.stores import AddressFile, now, using_store
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.mailboxes import entered_name
 from smtpproxy.settings import Settings
 from smtpproxy.store import is_postgresql, store_path
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.key_files import load_keys
+from smtpproxy.store.key_files import FILE_NAME, load_keys
+from smtpproxy.store.key_places import key_place
 from smtpproxy.store.keys import KeyRing, is_key_text
 from smtpproxy.store.protocols import KeyStatus, Store
+from smtpproxy.store.register import Relay
 from smtpproxy.terminal import counted
 
 
@@ -97,6 +100,7 @@ class RekeyOptions:
         file_type(stdin=True), name="--from", metavar="FILE",
     )  # fmt: skip
     status: bool = flag("Only say how much is stored under each key.")
+    force: bool = flag("Begin although a relay does not have the new key: it answers 451.")
     finish: bool = flag("Retire the old key, once nothing is stored under it.")
 
 
@@ -107,22 +111,25 @@ class RekeyOptions:
 def rekey(settings: Settings, options: RekeyOptions) -> Result:
     """Replace the secret key of the suppressions.
 
-    Makes a new key, and moves to it what is stored of every contact's address. Old and new
-    key hold meanwhile, so nobody is mailed for it, and the relay goes on. Addresses are not
-    stored: what is left moves when its address is given with --from, comes up in `suppress
-    show`, or is suppressed again. `--finish` retires the old key when nothing is left, and
-    exits with 1 when something is. Back up suppression.key before and after.
+    Makes a new key, and moves to it what is stored of every contact's address. Where several
+    relays share the store, the new key is only made at first: copy the key file to each, and
+    run the command again once --status shows it everywhere. Old and new key hold meanwhile, so
+    nobody is mailed for it, and the relay goes on. Addresses are not stored: what is left moves
+    when its address is given with --from, comes up in `suppress show`, or is suppressed again.
+    `--finish` retires the old key when nothing is left, and exits with 1 when something is. Back
+    up suppression.key before and after.
     """
     finish = options.finish
     if options.status:
-        if finish or options.addresses:
+        if finish or options.addresses or options.force:
             raise click.UsageError("--status takes no other options")
-        keys = using_store(settings, lambda store: store.keys(), read_only=True)
-        return Result({"keys": keys}, _key_lines(keys))
+        keys, relays = using_store(settings, _status, read_only=True)
+        data = {"keys": keys, "relays": holdings(relays, FILE_NAME)}
+        return Result(data, (*_key_lines(keys), *relay_lines(relays, FILE_NAME)))
 
     async def work(store: Store) -> tuple[int, bool, Sequence[KeyStatus]]:
         if not finish:
-            await store.start_rekey(at=now())
+            await store.start_rekey(at=now(), force=options.force)
         moved = await _move(store, options.addresses)
         finished = finish and await store.finish_rekey(at=now())
         return moved, finished, await store.keys()
@@ -134,9 +141,22 @@ def rekey(settings: Settings, options: RekeyOptions) -> Result:
         yield from _key_lines(keys)
         if finished:
             yield "finished: only the newest key is left; back up suppression.key now"
+            yield from _left_in(settings.server.state_dir, keys[-1].version)
 
-    data = {"moved": moved, "finished": finished, "keys": keys}
-    return Result(data, text(), 1 if finish and not finished else 0)
+    done = {"moved": moved, "finished": finished, "keys": keys}
+    return Result(done, text(), 1 if finish and not finished else 0)
+
+
+async def _status(store: Store) -> tuple[Sequence[KeyStatus], Sequence[Relay]]:
+    return await store.keys(), await store.relays()
+
+
+def _left_in(state_dir: Path, newest: int) -> Iterator[Part]:
+    left = [version for version in load_keys(state_dir).versions if version < newest]
+    if left:
+        place = key_place(state_dir, FILE_NAME)
+        numbers = ", ".join(map(str, left))
+        yield f"{place.path} is read only ({place.why}): take key {numbers} out where it comes from"
 
 
 async def _move(store: Store, path: Path | None) -> int:

@@ -30,6 +30,7 @@ from smtpproxy.store.protocols import (
     StoreUnavailable,
 )
 from smtpproxy.store.scopes import lost_scopes
+from smtpproxy.store.shared_keys import check_link_keys
 from smtpproxy.tls import TlsError, TlsFiles, client_context, server_context
 from smtpproxy.webhooks import SecretFault, check_files
 
@@ -194,8 +195,11 @@ def _store_faults(settings: Settings) -> Iterator[str]:
 
 
 async def _open_and_close(settings: Settings) -> Mapping[str, int]:
-    store = open_store(settings.store, settings.server.state_dir, read_only=True)
+    state_dir = settings.server.state_dir
+    store = open_store(settings.store, state_dir, read_only=True)
     try:
+        if settings.makes_tokens and (used := await store.link_keys()):
+            await check_link_keys(store, state_dir, used)
         return await store.named_scopes()
     finally:
         await store.close()

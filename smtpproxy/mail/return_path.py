@@ -36,24 +36,25 @@ class ReturnPath(Struct, frozen=True):
 
 
 class ReturnPaths:
-    """Makes return paths at a domain under the newest key, and reads those of all keys."""
+    """Makes return paths at a domain under one key, and reads those of all keys."""
 
-    __slots__ = ("_domain", "_keys", "_newest")
+    __slots__ = ("_domain", "_keys", "_sealing")
 
-    def __init__(self, keys: Mapping[int, bytes], domain: str = "") -> None:
-        """`keys` by version, 1 to 255: each use has a key of its own, made of these.
+    def __init__(self, keys: Mapping[int, bytes], domain: str = "", sealing: int = 0) -> None:
+        """`keys` by version, 1 to 255: each use has a key of its own, made of these. `sealing` is
+        the version that makes them, 0 for the newest.
 
         The domain is for making them; they are read whatever domain they stand at.
         """
         self._keys = {version: digest(key, _CONTEXT, sha256) for version, key in keys.items()}
-        self._newest = max(self._keys)
+        self._sealing = sealing or max(self._keys)
         self._domain = domain
 
     def make(self, id: str, stream: str, recipient: str) -> str:
         """Return the address for one recipient, canonical, of a decision."""
-        octets, key = ulid_octets(id), self._keys[self._newest]
+        octets, key = ulid_octets(id), self._keys[self._sealing]
         signed = (
-            bytes((self._newest,)) + octets + stream_tag(stream) + _person(key, octets, recipient)
+            bytes((self._sealing,)) + octets + stream_tag(stream) + _person(key, octets, recipient)
         )
         text = b32encode(signed + digest(key, signed, sha256)[:_MAC]).decode().rstrip("=")
         return f"{_PREFIX}{text.lower()}@{self._domain}"

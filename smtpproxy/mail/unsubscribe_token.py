@@ -59,16 +59,17 @@ def fits(recipient: str, scope: str) -> bool:
 
 
 class TokenRing:
-    """Keys by version (1 to 255). Makes tokens under the newest and reads those of all."""
+    """Keys by version (1 to 255). Makes tokens under one and reads those of all."""
 
-    __slots__ = ("_ciphers", "newest")
+    __slots__ = ("_ciphers", "sealing")
 
-    def __init__(self, keys: Mapping[int, bytes]) -> None:
-        """`keys` are `KEY_OCTETS` long; there is at least one."""
+    def __init__(self, keys: Mapping[int, bytes], sealing: int = 0) -> None:
+        """`keys` are `KEY_OCTETS` long; there is at least one. `sealing` is the version that makes
+        tokens, 0 for the newest."""
         from cryptography.hazmat.primitives.ciphers.aead import AESSIV  # where there are links
 
         self._ciphers = {version: AESSIV(key) for version, key in keys.items()}
-        self.newest = max(self._ciphers)
+        self.sealing = sealing or max(self._ciphers)
 
     def seal(self, unsubscription: Unsubscription) -> str:
         """Return the token. Raises ValueError for an address that does not fit."""
@@ -85,8 +86,8 @@ class TokenRing:
 
     def seal_record(self, record: bytes, context: bytes) -> str:
         """Return the token of any record. It is one for this context alone."""
-        version = bytes((self.newest,))
-        sealed = self._ciphers[self.newest].encrypt(record, [context, version])
+        version = bytes((self.sealing,))
+        sealed = self._ciphers[self.sealing].encrypt(record, [context, version])
         return urlsafe_b64encode(version + sealed).rstrip(b"=").decode()
 
     def open_record(self, token: str, context: bytes) -> bytes:

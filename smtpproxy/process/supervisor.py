@@ -23,6 +23,7 @@ from smtpproxy.process.generation import ALONE, SHARED, Child, Generation
 from smtpproxy.process.import_jobs import ImportRunner
 from smtpproxy.process.listening import CannotListen, Sockets
 from smtpproxy.process.notifier import Notifier
+from smtpproxy.process.register import tell_others
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.sinks.metrics import Samples, Snapshot, Totals
@@ -66,6 +67,7 @@ class Supervisor:
         self._under_way: set[asyncio.Task[Any]] = set()
         self._former: list[Generation] = []
         self._purging: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
         self._importing: asyncio.Task[None] | None = None
 
     async def run(self, take_place: Callable[[], None] | None = None) -> int:
@@ -88,6 +90,7 @@ class Supervisor:
                 generation.start(ALONE)
             self._control.open()
             self._purging = asyncio.create_task(self._purge(generation.settings))
+            self._telling = asyncio.create_task(tell_others(generation.settings))
             self._importing = asyncio.create_task(ImportRunner(generation.settings).run())
             self._say_ready()
             await self._ending.wait()
@@ -108,7 +111,8 @@ class Supervisor:
     async def _end(self) -> None:
         """Drain the workers, then end the other processes: the web one still tells how it is."""
         generation = self._generation
-        alone = [task for task in (self._purging, self._importing) if task is not None]
+        tasks = (self._purging, self._importing, self._telling)
+        alone = [task for task in tasks if task is not None]
         self._sockets.close()
         for task in alone:
             task.cancel()
@@ -192,10 +196,13 @@ class Supervisor:
         successor.start(ALONE)
         self._sockets.keep(sockets)
         self._begin(self._drain(former))
-        if self._purging is not None:
-            self._purging.cancel()
-            await asyncio.wait((self._purging,))
+        if self._purging is not None and self._telling is not None:
+            former_tasks = self._purging, self._telling
+            for task in former_tasks:
+                task.cancel()
+            await asyncio.wait(former_tasks)
             self._purging = asyncio.create_task(self._purge(settings))
+            self._telling = asyncio.create_task(tell_others(settings))
         return []
 
     async def _drain(self, former: Generation) -> None:

@@ -24,7 +24,6 @@ from smtpproxy.intake.listener import Listener
 from smtpproxy.intake.milter import MilterSession
 from smtpproxy.intake.policy import PolicySession
 from smtpproxy.intake.smtp import SmtpSession
-from smtpproxy.mail.return_path import ReturnPaths
 from smtpproxy.policy.model import Alignment
 from smtpproxy.process.breaker import WorkerBreaker
 from smtpproxy.process.children import Answer, Ask, Beat, Channel, Drain, Ready
@@ -43,7 +42,7 @@ from smtpproxy.store import (
     open_stream_counts,
 )
 from smtpproxy.store.key_files import load_keys
-from smtpproxy.store.link_keys import link_ring, load_link_keys
+from smtpproxy.store.link_keys import link_paths, link_ring
 from smtpproxy.waiting import Deadlines
 
 if TYPE_CHECKING:
@@ -270,8 +269,7 @@ class Worker:
         settings, feedback = self._settings, self._settings.feedback
         if feedback is None or not any(stream.verp for stream in settings.streams.values()):
             return None
-        keys = load_link_keys(settings.server.state_dir).values()
-        paths = ReturnPaths({key.version: key.secret for key in keys}, feedback.domain)
+        paths = link_paths(settings.server.state_dir, feedback.domain)
         return lru_cache(1024)(paths.make)  # it is asked for at RCPT and at the end
 
     def _signer(self) -> "Signer | None":

@@ -2,6 +2,9 @@
 
 A link is followed for years, so its key stays when it is replaced: new links are sealed
 under the newest, and all are read. Line: version, the day it was made, key in hexadecimal.
+
+With several relays the newest is not used before all have it: which one new links are sealed under,
+the database says, and each relay keeps beside the keys.
 """
 
 import re
@@ -15,11 +18,12 @@ from pathlib import Path
 from smtpproxy.mail.confirmation_token import Confirmation, read_confirmation
 from smtpproxy.mail.return_path import ReturnPaths
 from smtpproxy.mail.unsubscribe_token import KEY_OCTETS, TokenError, TokenRing, Unsubscription
-from smtpproxy.store.key_files import create_secret, replace_key_file
+from smtpproxy.store.key_files import create_secret, replace_key_file, replace_secret
 from smtpproxy.store.key_places import KeyPlace, key_place, not_written, secret_lines
-from smtpproxy.store.protocols import StoreMisconfigured
+from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
 
 LINK_KEY_FILE = "unsubscribe.key"
+SEALING_FILE = "unsubscribe.version"
 _VERSIONS = 255
 _WHAT = "a key of the links"
 _LINK_PREAMBLE = """\
@@ -79,7 +83,43 @@ def has_link_keys(state_dir: Path) -> bool:
 
 def link_ring(state_dir: Path) -> TokenRing:
     """Return the ring of the keys in the file. Raises StoreMisconfigured."""
-    return TokenRing({key.version: key.secret for key in load_link_keys(state_dir).values()})
+    return TokenRing(*_secrets(state_dir))
+
+
+def link_paths(state_dir: Path, domain: str = "") -> ReturnPaths:
+    """Return what makes return paths at a domain, and reads them. Raises StoreMisconfigured."""
+    keys, sealing = _secrets(state_dir)
+    return ReturnPaths(keys, domain, sealing)
+
+
+def _secrets(state_dir: Path) -> tuple[Mapping[int, bytes], int]:
+    """Return the keys by version, and which one seals what is new. Raises StoreMisconfigured."""
+    keys = {version: key.secret for version, key in load_link_keys(state_dir).items()}
+    sealing = _noted(state_dir) or max(keys)
+    if sealing not in keys:
+        raise StoreMisconfigured(
+            f"{key_place(state_dir, LINK_KEY_FILE).path}: key {sealing}, under which new links are "
+            "sealed, is missing; copy the file from a relay that has it, or the backup"
+        )
+    return keys, sealing
+
+
+def note_sealing(state_dir: Path, version: int) -> None:
+    """Remember which key seals new links. Raises StoreInaccessible."""
+    if _noted(state_dir) == version:
+        return
+    path = state_dir / SEALING_FILE
+    try:
+        replace_secret(path, f"{version}\n")
+    except OSError as error:
+        raise StoreInaccessible(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _noted(state_dir: Path) -> int | None:
+    try:
+        return int((state_dir / SEALING_FILE).read_text("ascii")[:8])
+    except (OSError, ValueError):
+        return None  # not yet: the newest
 
 
 def ensure_link_keys(state_dir: Path, today: date) -> bool:
@@ -114,6 +154,14 @@ def add_link_key(state_dir: Path, today: date) -> LinkKey:
     key = _new_link_key(max(keys) + 1, today)
     _replace(place, (*keys.values(), key))
     return key
+
+
+def drop_link_key(state_dir: Path, version: int) -> None:
+    """Take a key out of the file. Raises StoreMisconfigured, StoreInaccessible."""
+    keys, place = load_link_keys(state_dir), key_place(state_dir, LINK_KEY_FILE)
+    left = [key for key in keys.values() if key.version != version]
+    if left and len(left) < len(keys):
+        _replace(place, left)
 
 
 def _replace(place: KeyPlace, keys: Iterable[LinkKey]) -> None:
@@ -179,6 +227,7 @@ class LinkReader:
             return
         now = state.st_mtime_ns, state.st_ino
         if now != self._read_at:
-            keys = {key.version: key.secret for key in load_link_keys(self._state_dir).values()}
-            self._ring, self._paths = TokenRing(keys), ReturnPaths(keys)
+            keys, sealing = _secrets(self._state_dir)
+            self._ring = TokenRing(keys, sealing)
+            self._paths = ReturnPaths(keys, sealing=sealing)
             self._read_at = now

@@ -23,6 +23,7 @@ from smtpproxy.store.operations import (
     RetentionStore,
 )
 from smtpproxy.store.propagation import ChangeLog, EventLog, WebhookStore
+from smtpproxy.store.register import RelayRegister
 from smtpproxy.store.scopes import ScopeStore
 from smtpproxy.store.streams import StreamStates
 
@@ -312,8 +313,12 @@ class KeyRotation(Protocol):
         """Return the live keys, the newest last."""
         ...
 
-    async def start_rekey(self, *, at: datetime) -> int:
-        """Make a new key the newest, unless there are two already; return its version."""
+    async def start_rekey(self, *, at: datetime, force: bool = False) -> int:
+        """Make a new key the newest, unless there are two already; return its version.
+
+        It is in the key file of this machine first. Raises `NotEverywhere` while it is not in
+        those of all relays, unless `force`.
+        """
         ...
 
     async def rekey(self, addresses: Sequence[str]) -> int:
@@ -371,6 +376,7 @@ class Store(
     EventLog,
     WebhookStore,
     KeyRotation,
+    RelayRegister,
     PartnerStore,
     ImportStore,
     RetentionStore,

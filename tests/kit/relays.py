@@ -46,10 +46,8 @@ class Relays:
         settings = {"url": url or direct, "timeout": "1s", **store}
         relay = RelayProcess(root, self._upstream, {**(config or {}), "store": settings})
         if self.all:
-            key = self.all[0].root / "state" / "suppression.key"
-            copy = root / "state" / "suppression.key"
-            copy.write_bytes(key.read_bytes())
-            copy.chmod(0o600)
+            for name in ("suppression.key", "unsubscribe.key"):
+                self.copy_key(name, self.all[0], relay)
         else:
             relay.config["store"]["url"] = direct
             relay.write_config()
@@ -66,6 +64,14 @@ class Relays:
         relay = self.prepare(name, config, **more)
         relay.start()
         return relay
+
+    @staticmethod
+    def copy_key(name: str, source: RelayProcess, to: RelayProcess) -> None:
+        """Copy a key file, where there is one."""
+        key, copy = (relay.root / "state" / name for relay in (source, to))
+        if key.exists():
+            copy.write_bytes(key.read_bytes())
+            copy.chmod(0o600)
 
     def sql(self, *statements: str) -> str:
         return self.server.sql(self.name, *statements)

@@ -45,7 +45,7 @@ def test_a_key_is_added_and_the_others_stay(tmp_path: Path) -> None:
     added = add_link_key(tmp_path, date(2027, 1, 1))
     assert list(load_link_keys(tmp_path).values()) == [first, added]
     ring = link_ring(tmp_path)
-    assert ring.newest == 2
+    assert ring.sealing == 2
     assert ring.open(old) == TOLD
     assert ring.seal(TOLD) != old
 

@@ -26,6 +26,7 @@ MAIN = (
     "partner_entry",
     "stream_pause",
     "stream_event",
+    "link_key",
 )
 """Those of the store, each after the ones that its rows refer to."""
 
@@ -45,6 +46,7 @@ TABLES = (*MAIN, *(table for tables in BESIDE.values() for table in tables))
 NOT_COPIED = frozenset(
     {
         "secret",  # one for each part goes with it, otherwise
+        "relay",  # each tells again, and where the store is a file there is one
         "refusal_change",  # of SQLite: what has yet to be written to the journal of changes
         "change_number",  # of PostgreSQL, as the next two: goes with the numbers
         "store_state",

@@ -9,8 +9,9 @@ import msgspec
 from smtpproxy.store.key_files import FILE_NAME, add_key, drop_keys, load_keys
 from smtpproxy.store.keys import KeyRing
 from smtpproxy.store.protocols import KeyStatus, StoreMisconfigured
+from smtpproxy.store.sql.register import Register
 from smtpproxy.store.sql.rows import Row, optional_moment, to_micros
-from smtpproxy.store.sql.session import Connections, Session
+from smtpproxy.store.sql.session import Session
 
 LIVE = "SELECT version, fingerprint FROM suppression_key WHERE retired_at IS NULL ORDER BY version"
 
@@ -141,7 +142,7 @@ def moves_of(keys: KeyRing, addresses: Sequence[str]) -> list[Row]:
     return sorted(moves)
 
 
-class Rekeying(Connections):
+class Rekeying(Register):
     """Keeps `KeyRotation` for the store that it is mixed into."""
 
     _keys: LiveKeys
@@ -158,7 +159,7 @@ class Rekeying(Connections):
                 )
             ]
 
-    async def start_rekey(self, *, at: datetime) -> int:
+    async def start_rekey(self, *, at: datetime, force: bool = False) -> int:
         async with self._to_write().transaction() as session:
             keys = await self._keys.current(session)
             if len(keys.versions) > 1:
@@ -166,6 +167,10 @@ class Rekeying(Connections):
             # The file has it before the database names it: who reads finds it there in time.
             live = {key.version: key.fingerprint for key in keys.keys}
             newest = add_key(self._state_dir, live).newest
+            if not force:
+                await self._refuse_to_lack(
+                    session, FILE_NAME, newest.version, newest.fingerprint, at
+                )
             await session.run(_PUT, newest.version, newest.fingerprint, to_micros(at))
             await self._keys_changed(session)
             return newest.version

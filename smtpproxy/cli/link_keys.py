@@ -1,0 +1,157 @@
+"""`smtpproxy unsubscribe`: the keys of links, and which relay has which."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from smtpproxy.cli import fail
+from smtpproxy.cli.options import config_option, flag, options
+from smtpproxy.cli.printer import Part, Result, shows_result
+from smtpproxy.cli.relays import holdings, relay_lines
+from smtpproxy.cli.stores import now, using_store
+from smtpproxy.settings import Settings
+from smtpproxy.store.key_places import key_place
+from smtpproxy.store.link_keys import (
+    LINK_KEY_FILE,
+    LinkKey,
+    add_link_key,
+    drop_link_key,
+    has_link_keys,
+    load_link_keys,
+    note_sealing,
+)
+from smtpproxy.store.protocols import NoStoreYet, Store, StoreInaccessible
+from smtpproxy.store.register import Fingerprints, Relay
+from smtpproxy.store.shared_keys import settle_link_keys
+
+
+@click.group("unsubscribe")
+def unsubscribe() -> None:
+    """Show, renew and retire the keys of unsubscribe links (unsubscribe = "add")."""
+
+
+@unsubscribe.command("keys")
+@config_option
+@shows_result
+def keys(settings: Settings) -> Result:
+    """Tell which keys there are, which one seals new links, and which relay has which."""
+    state_dir = settings.server.state_dir
+    if not settings.makes_tokens and not has_link_keys(state_dir):
+        fail(
+            'there is no key: no stream has unsubscribe = "add" or verp = true, and there'
+            " is no [confirmation]"
+        )
+
+    async def look(store: Store) -> tuple[Fingerprints, Sequence[Relay]]:
+        return await store.link_keys(), await store.relays()
+
+    try:
+        used, relays = using_store(settings, look, read_only=True)
+    except NoStoreYet:
+        used, relays = {}, ()
+    return _shown(load_link_keys(state_dir), used, relays)
+
+
+@dataclass(frozen=True, slots=True)
+class RekeyOptions:
+    force: bool = flag("Use it although a relay lacks it: links are dead there.")
+
+
+@unsubscribe.command("rekey")
+@options(RekeyOptions)
+@config_option
+@shows_result
+def rekey(settings: Settings, options: RekeyOptions) -> Result:
+    """Make a new key for the links of messages to come.
+
+    Where several relays share the store, the new key is only made at first: copy unsubscribe.key
+    to each, and run the command again once `unsubscribe keys` shows it everywhere. A relay seals
+    links with it after `smtpproxy reload`. The older keys stay, and with them every link that was
+    sent: keep them for as long as links have to work, which is years. Back up unsubscribe.key
+    before and after.
+    """
+    state_dir = settings.server.state_dir
+
+    async def work(store: Store) -> tuple[Fingerprints, Sequence[Relay]]:
+        if not await settle_link_keys(store, state_dir, at=now()):
+            newest = max((await store.link_keys()), default=0)
+            held = load_link_keys(state_dir)
+            if max(held) == newest:  # else an earlier attempt made it, or somebody copied it here
+                add_link_key(state_dir, now().date())
+                held = load_link_keys(state_dir)
+            key = held[max(held)]
+            await store.use_link_key(key.version, key.fingerprint, at=now(), force=options.force)
+            note_sealing(state_dir, key.version)
+        return await store.link_keys(), await store.relays()
+
+    used, relays = using_store(settings, work)
+    return _shown(load_link_keys(state_dir), used, relays)
+
+
+@unsubscribe.command("retire")
+@click.argument("version", type=int, metavar="VERSION")
+@config_option
+@shows_result
+def retire(settings: Settings, version: int) -> Result:
+    """Let no link that was sealed under the key VERSION work any more.
+
+    For a key that has leaked, or once no link under it has to work. It is taken out of
+    unsubscribe.key on this machine; take it out on every other. The key that seals new links cannot
+    be retired, unless it is lost: make a newer one first.
+    """
+    state_dir = settings.server.state_dir
+
+    async def work(store: Store) -> tuple[Fingerprints, Sequence[Relay]]:
+        used = await store.link_keys()
+        if version not in used:
+            known = ", ".join(map(str, used)) or "none"
+            fail(f"key {version} is not in use; right would be one of these: {known}")
+        lost = version not in load_link_keys(state_dir) if has_link_keys(state_dir) else True
+        if version == max(used) and not lost:
+            fail(
+                f"key {version} seals new links; make a newer one with smtpproxy unsubscribe rekey,"
+                " reload every relay, then retire this one"
+            )
+        await store.retire_link_key(version, at=now())
+        return await store.link_keys(), await store.relays()
+
+    used, relays = using_store(settings, work)
+    if not has_link_keys(state_dir):
+        return Result({"keys": []}, [f"key {version} is retired; smtpproxy serve makes a new one"])
+    left = _left_in(state_dir, version)
+    shown = _shown(load_link_keys(state_dir), used, relays)
+    return Result(shown.data, (*shown.text, *left))
+
+
+def _left_in(state_dir: Path, version: int) -> list[str]:
+    try:
+        drop_link_key(state_dir, version)
+    except StoreInaccessible as fault:
+        return [str(fault)]
+    path = key_place(state_dir, LINK_KEY_FILE).path
+    return [f"key {version} is out of {path}; take it out on every other relay, and reload all"]
+
+
+def _shown(found: Mapping[int, LinkKey], used: Fingerprints, relays: Sequence[Relay]) -> Result:
+    sealing = max(used, default=max(found))
+
+    def use(key: LinkKey) -> str:
+        if key.version == sealing:
+            return "seals new links"
+        if key.version > sealing:
+            return "waits: smtpproxy unsubscribe rekey lets it count once every relay has it"
+        return "reads links made with it" if not used or key.version in used else "retired"
+
+    def text() -> Iterator[Part]:
+        for key in found.values():
+            yield f"key {key.version} ({key.fingerprint}), made {key.made.isoformat()}: {use(key)}"
+        yield from relay_lines(relays, LINK_KEY_FILE)
+
+    made = [
+        {"version": key.version, "fingerprint": key.fingerprint, "made": key.made.isoformat()}
+        for key in found.values()
+    ]
+    data = {"newest": sealing, "keys": made, "relays": holdings(relays, LINK_KEY_FILE)}
+    return Result(data, text())

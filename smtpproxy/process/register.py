@@ -1,0 +1,91 @@
+"""The relay tells the others that share its store what keys it has, and what it is configured to.
+
+It looks at its key files every few seconds, so that a new key counts soon after it was copied, and
+at what the store knows of them: a key that is missing here is said in the log and the metrics.
+"""
+
+import asyncio
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import structlog
+
+from smtpproxy.settings import Settings
+from smtpproxy.store import is_postgresql, open_store
+from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.register import Told
+from smtpproxy.store.relays import relay_id
+from smtpproxy.store.shared_keys import check_link_keys, check_suppression_keys, held_keys
+
+_LOOK = 2.0  # seconds between two looks at the key files
+_TELL = 60.0  # seconds after which the same is told again: the relay lives
+_CONNECTIONS = 2
+
+log = structlog.get_logger()
+
+
+def told(settings: Settings) -> Told:
+    """Return what a relay with these settings tells the others."""
+    return Told(settings.server.hostname, held_keys(settings.server.state_dir))
+
+
+async def tell_others(settings: Settings) -> None:
+    """Run until cancelled. Where the store is a file, there are no others."""
+    if is_postgresql(settings.store):
+        await RelayTeller(settings).run()
+
+
+class RelayTeller:
+    """Tells for one relay."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        few = replace(settings.store, connections=_CONNECTIONS)
+        self._store = open_store(few, settings.server.state_dir)
+        self._last: Told | None = None
+        self._again_at = 0.0
+        self._fault = ""
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        try:
+            while True:
+                await asyncio.sleep(_LOOK)
+                self._say(await self._tell())
+        finally:
+            await self._store.close()
+
+    async def _tell(self) -> str:
+        """Return what is wrong."""
+        settings = self._settings
+        try:
+            now = await asyncio.to_thread(told, settings)
+            if now == self._last and time.monotonic() < self._again_at:
+                return self._fault
+            store = self._store
+            await store.tell(relay_id(settings.server.state_dir), now, at=datetime.now(UTC))
+            await check_suppression_keys(store, settings.server.state_dir)
+            if settings.makes_tokens:
+                used = await store.link_keys()
+                await check_link_keys(store, settings.server.state_dir, used)
+            self._last, self._again_at = now, time.monotonic() + _TELL
+        except StoreMisconfigured as error:
+            self._last = None  # look again
+            return str(error)
+        except (StoreUnavailable, OSError):
+            return self._fault  # said by those who need the store
+        except Exception as error:  # a fault of the program: mail goes on
+            log.error("internal error", exc_info=error)
+            return self._fault
+        return ""
+
+    def _say(self, fault: str) -> None:
+        """Log a fault once, and that it is over."""
+        if fault == self._fault:
+            return
+        self._fault = fault
+        if fault:
+            log.error("key missing", why=fault)
+        else:
+            log.info("all keys are here")

@@ -1,0 +1,93 @@
+"""The keys that all relays of a store need: whether this machine, and every other, has them."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from smtpproxy.store.key_files import FILE_NAME, load_keys
+from smtpproxy.store.key_places import key_place
+from smtpproxy.store.link_keys import (
+    LINK_KEY_FILE,
+    ensure_link_keys,
+    has_link_keys,
+    load_link_keys,
+    note_sealing,
+)
+from smtpproxy.store.protocols import KeyRotation, StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.register import Fingerprints, Relay, RelayRegister
+
+
+class NotEverywhere(StoreUnavailable):
+    """A new key is not on every relay yet, so it does not count."""
+
+    def __init__(self, file: str, version: int, relays: Sequence[Relay]) -> None:
+        self.version = version
+        self.relays = relays
+        names = ", ".join(relay.name for relay in relays)
+        super().__init__(
+            f"key {version} is in {file} on this machine, and not yet on {names}: copy the file "
+            "there, and run the same command again when they have read it, within seconds; or "
+            "--force, where a relay will not come back. Until then nothing is made with the new key"
+        )
+
+
+def held_keys(state_dir: Path) -> dict[str, dict[int, str]]:
+    """Return the fingerprints of the keys on this machine; a file that cannot be read has none."""
+    found: dict[str, dict[int, str]] = {FILE_NAME: {}, LINK_KEY_FILE: {}}
+    with suppress(StoreMisconfigured):
+        found[FILE_NAME] = {key.version: key.fingerprint for key in load_keys(state_dir).keys}
+    with suppress(StoreMisconfigured):
+        found[LINK_KEY_FILE] = _links_here(state_dir)
+    return found
+
+
+def _links_here(state_dir: Path) -> dict[int, str]:
+    if not has_link_keys(state_dir):
+        return {}
+    return {version: key.fingerprint for version, key in load_link_keys(state_dir).items()}
+
+
+async def check_suppression_keys(store: KeyRotation, state_dir: Path) -> None:
+    """Raise StoreMisconfigured unless every live key of the suppressions is here."""
+    here = {key.version: key.fingerprint for key in load_keys(state_dir).keys}
+    for key in await store.keys():
+        if here.get(key.version) != key.fingerprint:
+            raise StoreMisconfigured(
+                f"{key_place(state_dir, FILE_NAME).path}: key {key.version} of the suppressions "
+                f"({key.fingerprint}) is missing, or another: copy {FILE_NAME} from a relay that "
+                "has it, or the backup; until then mail is answered 451"
+            )
+
+
+async def settle_link_keys(store: RelayRegister, state_dir: Path, *, at: datetime) -> bool:
+    """Make the first key of links of a store, or hold those of this machine against the store's.
+
+    Says whether one was made. Raises StoreMisconfigured: one is missing, or another.
+    """
+    made = False
+    used = await store.link_keys()
+    if not used:
+        made = ensure_link_keys(state_dir, at.date())
+        used = await store.register_link_keys(_links_here(state_dir), at=at)
+    await check_link_keys(store, state_dir, used)
+    note_sealing(state_dir, max(used))
+    return made
+
+
+async def check_link_keys(store: RelayRegister, state_dir: Path, used: Fingerprints) -> None:
+    """Raise StoreMisconfigured unless every key of links that counts is here."""
+    held = _links_here(state_dir)
+    wrong = {version: name for version, name in used.items() if held.get(version) != name}
+    if not wrong:
+        return
+    version, name = next(iter(wrong.items()))
+    relays = [each for each in await store.relays() if each.holds(LINK_KEY_FILE, version, name)]
+    having = f"relay {relays[0].name}" if relays else "a relay that has it, or the backup"
+    path = key_place(state_dir, LINK_KEY_FILE).path
+    what = f"is another ({held[version]})" if version in held else "is missing"
+    raise StoreMisconfigured(
+        f"{path}: key {version} of links ({name}) {what}: links that were sealed under it would "
+        f"not work here; copy {LINK_KEY_FILE} from {having}. Where no link under it has to work "
+        f"any more: smtpproxy unsubscribe retire {version}"
+    )

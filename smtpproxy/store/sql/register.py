@@ -1,0 +1,100 @@
+"""What relays tell of themselves, and the keys of links, in a database that speaks SQL."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+
+from smtpproxy.store.link_keys import LINK_KEY_FILE
+from smtpproxy.store.register import (
+    FORGOTTEN_AFTER,
+    Fingerprints,
+    Relay,
+    Told,
+    living,
+)
+from smtpproxy.store.relays import known_relay_id
+from smtpproxy.store.shared_keys import NotEverywhere
+from smtpproxy.store.sql.rows import optional_moment, to_micros
+from smtpproxy.store.sql.session import Connections, Session
+
+_TELL = """
+INSERT INTO relay (id, at, state) VALUES (?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET at = excluded.at, state = excluded.state
+"""
+_FORGET = "DELETE FROM relay WHERE at < ?"
+_RELAYS = "SELECT id, at, state FROM relay"
+_USED = "SELECT version, fingerprint FROM link_key WHERE retired_at IS NULL ORDER BY version"
+_NONE_COUNTS = "SELECT NOT EXISTS (SELECT 1 FROM link_key WHERE retired_at IS NULL)"
+_USE = """
+INSERT INTO link_key (version, fingerprint, used_from) VALUES (?, ?, ?)
+ON CONFLICT (version) DO UPDATE SET fingerprint = excluded.fingerprint,
+    used_from = excluded.used_from, retired_at = NULL
+WHERE link_key.retired_at IS NOT NULL
+"""
+_RETIRE = "UPDATE link_key SET retired_at = ? WHERE version = ? AND retired_at IS NULL"
+
+_told = msgspec.json.Decoder(Told).decode
+
+
+async def relays(session: Session) -> Sequence[Relay]:
+    found = [
+        Relay(id, at, _told(state))
+        for id, micros, state in await session.fetch_all(_RELAYS)
+        if (at := optional_moment(micros)) is not None
+    ]
+    return sorted(found, key=lambda relay: (relay.told.host, relay.id))
+
+
+class Register(Connections):
+    """Keeps `RelayRegister` for the store that it is mixed into."""
+
+    async def tell(self, id: str, told: Told, *, at: datetime) -> None:
+        state = msgspec.json.encode(told).decode()
+        async with self._to_write().transaction() as session:
+            await session.run(_TELL, id, to_micros(at), state)
+            await session.run(_FORGET, to_micros(at - FORGOTTEN_AFTER))
+
+    async def relays(self) -> Sequence[Relay]:
+        async with self._reading() as session:
+            return await relays(session)
+
+    async def link_keys(self) -> Fingerprints:
+        async with self._reading() as session:
+            return dict(await _used(session))
+
+    async def register_link_keys(self, held: Fingerprints, *, at: datetime) -> Fingerprints:
+        async with self._to_write().transaction() as session:
+            if (await session.fetch_all(_NONE_COUNTS))[0][0]:
+                rows = [(version, name, to_micros(at)) for version, name in held.items()]
+                await session.run_many(_USE, rows)
+            return dict(await _used(session))
+
+    async def use_link_key(
+        self, version: int, fingerprint: str, *, at: datetime, force: bool = False
+    ) -> None:
+        async with self._to_write().transaction() as session:
+            if not force:
+                await self._refuse_to_lack(session, LINK_KEY_FILE, version, fingerprint, at)
+            await session.run(_USE, version, fingerprint, to_micros(at))
+
+    async def retire_link_key(self, version: int, *, at: datetime) -> bool:
+        async with self._to_write().transaction() as session:
+            return await session.run(_RETIRE, to_micros(at), version) > 0
+
+    async def _refuse_to_lack(
+        self, session: Session, file: str, version: int, fingerprint: str, at: datetime
+    ) -> None:
+        """Raise NotEverywhere while a living relay beside this machine's own lacks a key."""
+        own = known_relay_id(self._state_dir)
+        lacking = [
+            relay
+            for relay in living(await relays(session), at)
+            if relay.id != own and not relay.holds(file, version, fingerprint)
+        ]
+        if lacking:
+            raise NotEverywhere(file, version, lacking)
+
+
+async def _used(session: Session) -> Sequence[tuple[int, str]]:
+    return [(version, name) for version, name in await session.fetch_all(_USED)]

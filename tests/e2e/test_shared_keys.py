@@ -1,0 +1,179 @@
+"""Relays on one PostgreSQL share keys: one that lacks one refuses, and a new one counts nowhere
+before it is everywhere."""
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from base64 import urlsafe_b64decode
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.e2e.test_ways_out import bare, config, tokens
+from tests.kit.parts import needs
+from tests.kit.ports import wait_for
+from tests.kit.postgres import PostgresCluster
+from tests.kit.relay import RelayProcess
+from tests.kit.relays import Relays, answer
+from tests.kit.store import address
+from tests.kit.upstream import FakeUpstream
+
+pytestmark = needs("postgresql")
+
+KNOWN, GONE = address("consent"), address("unsubscribed")
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[FakeUpstream]:
+    with FakeUpstream() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def relays(tmp_path_factory: pytest.TempPathFactory, upstream: FakeUpstream) -> Iterator[Relays]:
+    server = PostgresCluster()
+    relays = Relays(tmp_path_factory.mktemp("relays"), upstream.address, server)
+    relays.start("one", config(), timeout="10s")
+    relays.start("two", config(), timeout="10s")
+    yield relays
+    relays.kill()
+    server.stop()
+
+
+@contextmanager
+def load(*relays: RelayProcess) -> Iterator["Counter[tuple[str, int]]"]:
+    """Mail to both all the time; what it is answered is counted by recipient."""
+    found: Counter[tuple[str, int]] = Counter()
+    over = threading.Event()
+
+    def send(relay: RelayProcess) -> None:
+        while not over.is_set():
+            for person in (KNOWN, GONE):
+                found[person, relay.send(bare(), person)[0]] += 1
+
+    threads = [threading.Thread(target=send, args=(relay,)) for relay in relays]
+    for thread in threads:
+        thread.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def holders(relay: RelayProcess, *command: str) -> list[list[str]]:
+    """The versions that each relay says it has."""
+    told = json.loads(relay.must(*command, "--json"))
+    return [sorted(each["keys"]) for each in told["relays"]]
+
+
+def post(relay: RelayProcess, token: str) -> int:
+    request = urllib.request.Request(f"{relay.url}/u/{token}", b"List-Unsubscribe=One-Click")
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def link(relay: RelayProcess, upstream: FakeUpstream) -> str:
+    upstream.messages.clear()
+    code, text = relay.send(bare(), address("customer"))
+    assert code == 250, text
+    return tokens(upstream.messages[0])
+
+
+def version(token: str) -> int:
+    """Of the key that a link is sealed under."""
+    return urlsafe_b64decode(token[:4])[0]
+
+
+def test_the_key_of_suppressions_is_replaced_under_load(relays: Relays) -> None:
+    one, two = relays.all[:2]
+    status = ("suppress", "rekey", "--status")
+    with load(one, two) as found:
+        code, _, error = one.command("suppress", "rekey")
+        assert code == 1
+        assert "key 2 is in suppression.key on this machine, and not yet on relay." in error
+        assert relays.sql("SELECT count(*) FROM suppression_key") == "1"
+        wait_for(lambda: holders(one, *status) in ([["1"], ["1", "2"]], [["1", "2"], ["1"]]), "it")
+        relays.copy_key("suppression.key", one, two)
+        wait_for(lambda: holders(two, *status) == [["1", "2"]] * 2, "both to tell")
+        assert "moved to key 2" in two.must("suppress", "rekey")
+        two.must("suppress", "add", KNOWN.replace("consent", "late"), "--scope", "all",
+                 "--origin", "manual")  # fmt: skip
+        before = sum(found.values())
+        wait_for(lambda: sum(found.values()) > before + 20, "more mail")
+    assert set(found) == {(KNOWN, 250), (GONE, 550)}, found
+    assert answer(one, KNOWN.replace("consent", "late")) == 550, "stored under the new key"
+
+
+def test_a_new_key_of_links_leaves_no_dead_link(relays: Relays, upstream: FakeUpstream) -> None:
+    one, two = relays.all[:2]
+    old = [link(one, upstream), link(two, upstream)]
+    code, _, error = one.command("unsubscribe", "rekey")
+    assert code == 1
+    assert "key 2 is in unsubscribe.key on this machine" in error
+    assert one.must("reload")
+    early = link(one, upstream)
+    assert version(early) == 1, "sealed under the key that both have"
+    relays.copy_key("unsubscribe.key", one, two)
+    wait_for(lambda: holders(two, "unsubscribe", "keys") == [["1", "2"]] * 2, "both to tell")
+    assert "key 2" in one.must("unsubscribe", "rekey")
+    one.must("reload")
+    wait_for(lambda: version(link(one, upstream)) == 2, "the workers before to take no more mail")
+    new = link(one, upstream)
+    assert version(link(two, upstream)) == 1, "until its reload"
+    assert [post(two, token) for token in (new, early, old[0])] == [200] * 3
+    assert post(one, old[1]) == 200
+
+
+def test_a_relay_without_a_key_or_with_another_is_refused(relays: Relays) -> None:
+    two = relays.all[1]
+    key = two.root / "state" / "unsubscribe.key"
+    good = key.read_bytes()
+    key.unlink()
+    code, out, error = two.command("reload")
+    error += out
+    assert code == 1
+    assert "key 1 of links" in error
+    assert "is missing" in error
+    assert "copy unsubscribe.key from relay relay.example" in error
+    wait_for(lambda: any(line["event"] == "key missing" for line in two.log), "it to be said")
+    key.write_bytes(good.replace(b"1 2", b"3 2", 1))
+    key.chmod(0o600)
+    code, out, error = two.command("check")
+    assert code != 0
+    assert "key 1 of links" in out + error
+    key.write_bytes(good)
+    wait_for(lambda: two.log[-1]["event"] == "all keys are here", "it to be over")
+    two.must("reload")
+    three = relays.prepare("three", config())
+    suppressions = three.root / "state" / "suppression.key"
+    suppressions.write_text("1 " + "ab" * 32 + "\n")
+    code, _, error = three.command("serve")
+    assert code == 2
+    assert "suppression.key" in error
+
+
+def test_a_key_that_leaked_is_retired(relays: Relays) -> None:
+    one, two = relays.all[:2]
+    code, _, error = one.command("unsubscribe", "retire", "2")
+    assert code == 1
+    assert "key 2 seals new links" in error
+    assert "is out of" in one.must("unsubscribe", "retire", "1")
+    one.must("reload")
+    assert holders(one, "unsubscribe", "keys")
+    relays.copy_key("unsubscribe.key", one, two)
+    two.must("reload")
+
+
+def test_keys_are_told_of_by_fingerprint_alone(relays: Relays) -> None:
+    stored = relays.sql("SELECT string_agg(state, ' ') FROM relay")
+    for name in ("suppression.key", "unsubscribe.key"):
+        for line in (relays.all[0].root / "state" / name).read_text().splitlines():
+            assert line.startswith("#") or line.split()[-1] not in stored

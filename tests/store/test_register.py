@@ -1,0 +1,90 @@
+"""What relays tell of themselves, and when a new key counts: the same on each kind of database."""
+
+from datetime import timedelta
+
+import pytest
+
+from smtpproxy.store.register import Relay, Told, living
+from smtpproxy.store.relays import relay_id
+from smtpproxy.store.shared_keys import NotEverywhere
+from tests.store.conftest import Database
+from tests.store.contract import T0
+
+OLD, NEW = {1: "aaaa0001"}, {1: "aaaa0001", 2: "bbbb0002"}
+MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
+
+
+@pytest.fixture
+def database(any_database: Database) -> Database:
+    return any_database
+
+
+def told(host: str, links: dict[int, str]) -> Told:
+    return Told(host, {"unsubscribe.key": links, "suppression.key": {}})
+
+
+async def test_what_a_relay_told_last_counts(database: Database) -> None:
+    store = database.open()
+    await store.tell("b" * 16, told("two", OLD), at=T0)
+    await store.tell("a" * 16, told("two", OLD), at=T0)
+    await store.tell("c" * 16, told("one", NEW), at=T0)
+    await store.tell("b" * 16, told("two", NEW), at=T0 + MINUTE)
+    found = await store.relays()
+    assert [(each.told.host, each.id[0]) for each in found] == [
+        ("one", "c"), ("two", "a"), ("two", "b"),
+    ]  # fmt: skip
+    assert found[-1] == Relay("b" * 16, T0 + MINUTE, told("two", NEW))
+    assert found[-1].holds("unsubscribe.key", 2, "bbbb0002")
+    assert not found[1].holds("unsubscribe.key", 2, "bbbb0002")
+    assert [each.id[0] for each in living(found, T0 + HOUR + MINUTE)] == ["b"]
+    await store.tell("b" * 16, told("two", NEW), at=T0 + timedelta(days=31))
+    assert [each.id[0] for each in await store.relays()] == ["b"]
+
+
+async def test_the_first_keys_of_links_are_registered_once(database: Database) -> None:
+    store = database.open()
+    assert await store.link_keys() == {}
+    assert await store.register_link_keys(OLD, at=T0) == OLD
+    assert await store.register_link_keys({1: "cccc0001"}, at=T0) == OLD, "another relay's"
+
+
+async def test_a_key_of_links_counts_once_all_have_it(database: Database) -> None:
+    store = database.open()
+    own = relay_id(database.folder)
+    await store.register_link_keys(OLD, at=T0)
+    await store.tell(own, told("here", OLD), at=T0)  # its file may be read a moment later
+    await store.tell("b" * 16, told("there", OLD), at=T0)
+    with pytest.raises(NotEverywhere, match=r"key 2 .* not yet on there \(bbbbbb\): copy"):
+        await store.use_link_key(2, NEW[2], at=T0)
+    await store.tell("b" * 16, told("there", {**OLD, 2: "cccc0002"}), at=T0)
+    with pytest.raises(NotEverywhere):
+        await store.use_link_key(2, NEW[2], at=T0)
+    assert await store.link_keys() == OLD
+    await store.tell("b" * 16, told("there", NEW), at=T0)
+    await store.use_link_key(2, NEW[2], at=T0)
+    assert await store.link_keys() == NEW
+    assert await store.retire_link_key(1, at=T0)
+    assert not await store.retire_link_key(1, at=T0)
+    assert await store.link_keys() == {2: NEW[2]}
+    assert await store.register_link_keys(OLD, at=T0) == {2: NEW[2]}
+
+
+async def test_nobody_waits_for_the_silent_or_where_it_is_forced(database: Database) -> None:
+    store = database.open()
+    await store.tell("b" * 16, told("there", OLD), at=T0)
+    await store.use_link_key(2, NEW[2], at=T0, force=True)
+    await store.use_link_key(3, "dddd0003", at=T0 + HOUR + MINUTE)
+    assert max(await store.link_keys()) == 3
+
+
+async def test_a_key_of_suppressions_is_made_and_waits(database: Database) -> None:
+    store = database.open()
+    await store.tell("b" * 16, told("there", OLD), at=T0)
+    with pytest.raises(NotEverywhere):
+        await store.start_rekey(at=T0)
+    made = database.key_path.read_bytes()
+    with pytest.raises(NotEverywhere):
+        await store.start_rekey(at=T0)
+    assert database.key_path.read_bytes() == made, "the one that was made is taken again"
+    assert [key.version for key in await store.keys()] == [1]
+    assert await store.start_rekey(at=T0, force=True) == 2
