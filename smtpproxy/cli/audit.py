@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from smtpproxy.cli.audit_export import Filters, export
+from smtpproxy.cli.audit_ship import ship
 from smtpproxy.cli.audit_verify import anchor, replay_command, verify
 from smtpproxy.cli.journals import (
     Journal,
@@ -58,7 +59,7 @@ def audit() -> None:
     """The record of every decision: read it, prove it, judge it again."""
 
 
-for subcommand in (export, verify, anchor, replay_command):
+for subcommand in (export, verify, anchor, ship, replay_command):
     audit.add_command(subcommand)
 
 

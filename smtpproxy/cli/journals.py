@@ -14,14 +14,12 @@ import click
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import audit_folder
 from smtpproxy.settings import Settings
+from smtpproxy.shipping.files import RELAY_FILE
 from smtpproxy.sinks.audit.files import ANCHORS, segments
 from smtpproxy.sinks.audit.reader import Record, find
 from smtpproxy.store import open_journals
 from smtpproxy.store.journals import Indexed, Wanted
 from smtpproxy.store.relays import known_relay_id
-
-RELAY_FILE = "relay.json"
-"""Says whose journal a shipped folder is."""
 
 from_option = click.option(
     "--from",
@@ -77,10 +75,11 @@ def elsewhere(settings: Settings, wanted: Wanted, limit: int) -> Sequence[Indexe
     Raises StoreUnavailable, OSError.
     """
 
+    index = open_journals(settings.store)
+    if index is None:
+        return ()
+
     async def ask() -> Sequence[Indexed]:
-        index = open_journals(settings.store)
-        if index is None:
-            return ()
         try:
             own = known_relay_id(settings.server.state_dir) or ""
             return await index.find(wanted, limit, but=own)

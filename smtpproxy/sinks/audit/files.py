@@ -61,6 +61,10 @@ def segments(folder: Path) -> dict[int, list[Segment]]:
     return dict(sorted(found.items()))
 
 
+def is_segment(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
+
+
 def slot_of(name: str) -> int:
     """Return the slot of a file by its name. Raises ValueError."""
     return int(name.removesuffix(".ndjson").rpartition("-")[2])

@@ -1,0 +1,219 @@
+"""Copies of an audit log where files can be replaced: each relay's folder there is at each moment
+one that `audit verify` can be run on.
+
+Lines go before the anchors that saw them, and no line goes that names an anchor which does not go
+with it. What an erasure put in place of a file, and what retention deleted, is done there too.
+"""
+
+import json
+import mmap
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from smtpproxy.shipping.position import Placed, Position
+from smtpproxy.shipping.targets import FileTarget, TargetUnavailable
+from smtpproxy.sinks.audit.anchors import ExpiredFile, ExpiredRow, TrimmedRow, read_anchor
+from smtpproxy.sinks.audit.chain import NotALine
+from smtpproxy.sinks.audit.files import ANCHORS, Segment, is_segment, segments, slot_of
+from smtpproxy.sinks.audit.lines import AnchorEntry, BeginEntry, read_line
+
+RELAY_FILE = "relay.json"
+"""Says whose journal a folder is."""
+
+_ANCHOR = b'"entry":{"kind":"anchor"'
+_GONE = (b'"entry":{"kind":"expired"', b'"entry":{"kind":"trimmed"')
+
+
+@dataclass(slots=True)
+class Shipped:
+    """What was done: files that were put there or grew, their new octets, and files removed."""
+
+    files: int = 0
+    octets: int = 0
+    removed: int = 0
+
+    def __add__(self, other: "Shipped") -> "Shipped":
+        return Shipped(
+            self.files + other.files, self.octets + other.octets, self.removed + other.removed
+        )
+
+
+class FileShipper:
+    """Ships one relay's audit log to one target."""
+
+    def __init__(
+        self, folder: Path, relay: str, host: str, target: FileTarget, position: Position
+    ) -> None:
+        self._folder = folder
+        self._whose = json.dumps({"relay": relay, "host": host}).encode() + b"\n"
+        self._target = target
+        self._position = position
+        self._there: dict[str, int] | None = None  # what the target has; None: not known
+
+    def look(self) -> Shipped:
+        """Ship what is new. Raises TargetUnavailable, OSError: the rest goes with the next call."""
+        try:
+            return self._round()
+        except (TargetUnavailable, OSError):
+            self._there = None
+            raise
+
+    def _round(self) -> Shipped:
+        done = Shipped()
+        if self._there is None:
+            self._there = dict(self._target.sizes())
+        if self._there.get(RELAY_FILE) != len(self._whose):
+            self._target.put(RELAY_FILE, BytesIO(self._whose), len(self._whose))
+            self._there[RELAY_FILE] = len(self._whose)
+        with ExitStack() as stack:
+            # In this order: whatever was erased from these files, these anchors know.
+            opened = dict(self._opened(stack, {}))
+            anchors = self._opened_anchors(stack)
+            opened |= self._opened(stack, opened)
+            newest, size = _last_anchor(anchors)
+            for files in segments(self._folder).values():
+                for segment in files:
+                    if segment.name in opened and not self._ship(
+                        segment, opened[segment.name], newest, done
+                    ):
+                        break
+            if anchors is not None:
+                self._place(ANCHORS, anchors, size, done)
+        self._remove_expired(done)
+        return done
+
+    def _opened(
+        self, stack: ExitStack, before: Mapping[str, BinaryIO]
+    ) -> Iterator[tuple[str, BinaryIO]]:
+        """Open the files that are not known to be there as they are."""
+        for files in segments(self._folder).values():
+            for segment in files:
+                if segment.name in before:
+                    continue
+                with suppress(FileNotFoundError):  # retention was faster
+                    status = segment.path.stat()
+                    if not self._is_there(segment.name, status):
+                        yield segment.name, stack.enter_context(segment.path.open("rb"))
+
+    def _is_there(self, name: str, status: os.stat_result) -> bool:
+        placed, there = self._position.files.get(name), (self._there or {}).get(name)
+        return placed is not None and (placed.inode, placed.size, there) == (
+            status.st_ino,
+            status.st_size,
+            status.st_size,
+        )
+
+    def _opened_anchors(self, stack: ExitStack) -> BinaryIO | None:
+        try:
+            return stack.enter_context((self._folder / ANCHORS).open("rb"))
+        except FileNotFoundError:
+            return None
+
+    def _ship(self, segment: Segment, file: BinaryIO, newest: int, done: Shipped) -> bool:
+        """Ship a file up to the first line that names a later anchor than `newest`.
+
+        Returns whether that is its end.
+        """
+        placed = self._position.files.get(segment.name)
+        same = placed is not None and placed.inode == os.fstat(file.fileno()).st_ino
+        begin = placed.size if placed is not None and same else 0
+        end, whole = _shippable(file, begin, newest)
+        self._place(segment.name, file, end, done)
+        return whole
+
+    def _place(self, name: str, file: BinaryIO, end: int, done: Shipped) -> None:
+        assert self._there is not None
+        inode = os.fstat(file.fileno()).st_ino
+        placed, there = self._position.files.get(name), self._there.get(name, -1)
+        if placed is not None and placed.inode == inode and placed.size <= min(there, end):
+            if there == placed.size == end:
+                return
+            self._target.append(name, file, placed.size, end)
+            done.octets += end - placed.size
+        elif end:
+            self._target.put(name, file, end)
+            done.octets += end
+        else:
+            return
+        done.files += 1
+        self._there[name] = end
+        self._position.files[name] = Placed(inode, end)
+        self._position.save()
+
+    def _remove_expired(self, done: Shipped) -> None:
+        """Remove what retention deleted here: what is only missing here stays there."""
+        assert self._there is not None
+        here = {segment.name for files in segments(self._folder).values() for segment in files}
+        gone = [name for name in self._there if is_segment(name) and name not in here]
+        expired = _expired(self._folder) if gone else {}
+        for name in gone:
+            if name <= expired.get(slot_of(name), ""):
+                self._target.remove(name)
+                del self._there[name]
+                self._position.files.pop(name, None)
+                self._position.save()
+                done.removed += 1
+
+
+def _shippable(file: BinaryIO, begin: int, newest: int) -> tuple[int, bool]:
+    """Return where the lines end that name no later anchor, and whether that is the file's end."""
+    if os.fstat(file.fileno()).st_size == 0:
+        return 0, True
+    with closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as data:
+        end = data.rfind(b"\n") + 1
+        if begin == 0 and _names(data[: data.find(b"\n") + 1]) > newest:
+            return 0, False
+        found = data.find(_ANCHOR, begin, end)
+        while found >= 0:
+            start = data.rfind(b"\n", 0, found) + 1
+            stop = data.find(b"\n", found) + 1
+            if _names(data[start:stop]) > newest:
+                return start, False
+            found = data.find(_ANCHOR, stop, end)
+        return end, True
+
+
+def _names(line: bytes) -> int:
+    """The anchor that a line names; 0 for none."""
+    with suppress(NotALine):
+        entry = read_line(line).entry
+        if isinstance(entry, AnchorEntry | BeginEntry) and entry.anchor is not None:
+            return entry.anchor.n
+    return 0
+
+
+def _last_anchor(file: BinaryIO | None) -> tuple[int, int]:
+    """Return the number of the last whole anchor, and the octets up to its end."""
+    if file is None or os.fstat(file.fileno()).st_size == 0:
+        return 0, 0
+    with closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as data:
+        size = end = data.rfind(b"\n") + 1
+        while end > 0:
+            start = data.rfind(b"\n", 0, end - 1) + 1
+            with suppress(NotALine):
+                return read_anchor(data[start:end]).n, size
+            end = start
+        return 0, size
+
+
+def _expired(folder: Path) -> Mapping[int, str]:
+    """Return the newest file of each slot that retention deleted, as the anchors say it."""
+    found: dict[int, str] = {}
+    with suppress(FileNotFoundError), (folder / ANCHORS).open("rb") as lines:
+        for raw in lines:
+            if any(kind in raw for kind in _GONE):
+                with suppress(NotALine):
+                    row = read_anchor(raw).row
+                    files: tuple[ExpiredFile, ...] = ()
+                    if isinstance(row, ExpiredRow):
+                        files = row.files
+                    elif isinstance(row, TrimmedRow):
+                        files = row.expired
+                    for one in files:
+                        found[one.slot] = max(one.file, found.get(one.slot, ""))
+    return found

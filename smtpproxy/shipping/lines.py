@@ -1,0 +1,91 @@
+"""The lines of an audit log, for a collector: each at least once, and told by its place."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from smtpproxy.shipping.position import Position
+from smtpproxy.shipping.targets import LineTarget
+from smtpproxy.sinks.audit.chain import NotALine, take_apart
+from smtpproxy.sinks.audit.files import ANCHORS
+from smtpproxy.sinks.audit.following import Tail
+
+_AT_ONCE = 250
+"""Lines in a message: some 500 KB, and seldom more than some MB."""
+
+
+@dataclass(slots=True)
+class Sent:
+    """How many rows of the journal, and how many anchors, were sent."""
+
+    rows: int = 0
+    anchors: int = 0
+
+    def __add__(self, other: "Sent") -> "Sent":
+        return Sent(self.rows + other.rows, self.anchors + other.anchors)
+
+
+class LineShipper:
+    """Ships one relay's audit log to one collector."""
+
+    def __init__(
+        self, folder: Path, relay: str, host: str, target: LineTarget, position: Position
+    ) -> None:
+        self._folder = folder
+        self._whose = msgspec.json.encode({"relay": relay, "host": host})[:-1]
+        self._target = target
+        self._position = position
+        self._tail = Tail(folder)
+        self._anchors = (0, 0)  # the file that was read, and up to which octet
+
+    def look(self) -> Sent:
+        """Send what is new. Raises TargetUnavailable, OSError: the rest goes with the next call."""
+        sent = Sent()
+        for slot, rows in self._tail.unread(self._position.rows):
+            while batch := list(islice(rows, _AT_ONCE)):
+                self._send([self._written(file, n, raw) for file, n, raw in batch])
+                self._position.rows[slot] = batch[-1][1]
+                self._position.save()
+                sent.rows += len(batch)
+        anchors = self._new_anchors()
+        while some := list(islice(anchors, _AT_ONCE)):
+            self._send([self._written(ANCHORS, n, raw) for n, raw in some])
+            self._position.note_anchor(some[-1][0])
+            self._position.save()
+            sent.anchors += len(some)
+        return sent
+
+    def _send(self, lines: list[bytes]) -> None:
+        if wanted := [line for line in lines if line]:
+            self._target.send(wanted)
+
+    def _written(self, file: str, n: int, raw: bytes) -> bytes:
+        """The line without what is personal; nothing for what is no line, which may be."""
+        try:
+            sealed = take_apart(raw)
+        except NotALine:
+            return b""
+        line = sealed.without(range(len(sealed.parts))).rstrip(b"\n")
+        return b'%b,"file":"%b","row":%d,"line":%b}\n' % (self._whose, file.encode(), n, line)
+
+    def _new_anchors(self) -> Iterator[tuple[int, bytes]]:
+        path = self._folder / ANCHORS
+        with suppress(FileNotFoundError):
+            inode, offset = path.stat().st_ino, 0
+            if inode == self._anchors[0]:
+                offset = self._anchors[1]
+            with path.open("rb") as file:
+                file.seek(offset)
+                for raw in file:
+                    if not raw.endswith(b"\n"):
+                        return
+                    with suppress(NotALine):
+                        n = take_apart(raw).n
+                        if n > self._position.anchor:
+                            yield n, raw
+                    offset += len(raw)
+                    self._anchors = (inode, offset)

@@ -1,0 +1,132 @@
+"""Where an audit log is shipped to: what all targets can do, and a directory."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, Protocol, runtime_checkable
+
+from smtpproxy.disk import sync_folder
+
+BLOCK = 4 * 1024 * 1024
+
+
+class TargetUnavailable(Exception):
+    """The target did not take what it was given; the text says why."""
+
+
+class TargetWrong(Exception):
+    """There is no such target, or it cannot be one."""
+
+
+class FileTarget(Protocol):
+    """Has files of one relay, which can be replaced. What has returned is there to stay.
+
+    Methods raise TargetUnavailable.
+    """
+
+    def sizes(self) -> Mapping[str, int]:
+        """Return the octets of each file."""
+        ...
+
+    def append(self, name: str, source: BinaryIO, begin: int, end: int) -> None:
+        """Let a file that has `begin` octets have `end`, as the source has them."""
+        ...
+
+    def put(self, name: str, source: BinaryIO, end: int) -> None:
+        """Put the first octets of a source there, in place of what there is: all or nothing."""
+        ...
+
+    def remove(self, name: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class LineTarget(Protocol):
+    """Takes lines, and forgets none."""
+
+    def send(self, lines: Sequence[bytes]) -> None:
+        """Return when they are taken. Raises TargetUnavailable."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def blocks(source: BinaryIO, begin: int, end: int) -> Iterator[bytes]:
+    """Yield octets of a file. Raises TargetUnavailable: it has not so many any more."""
+    source.seek(begin)
+    while begin < end:
+        block = source.read(min(BLOCK, end - begin))
+        if not block:
+            raise TargetUnavailable("the file became shorter while it was read")
+        begin += len(block)
+        yield block
+
+
+class DirectoryTarget:
+    """A `FileTarget`: a folder on a disk or a share, in which each relay has its own."""
+
+    def __init__(self, folder: Path, relay: str) -> None:
+        """Raises TargetWrong: `folder` is not there."""
+        if not folder.is_dir():
+            raise TargetWrong(f"{folder}: not a folder; make it first, so that a share that is not "
+                              "mounted is noticed")  # fmt: skip
+        self._folder = folder / relay
+        self._top = folder
+
+    def sizes(self) -> Mapping[str, int]:
+        try:
+            if not self._folder.is_dir():
+                self._folder.mkdir(mode=0o700)
+                sync_folder(self._top)
+            for left in self._folder.glob(".*.shipping"):
+                left.unlink()
+            return {path.name: path.stat().st_size for path in self._folder.glob("*json")}
+        except OSError as error:
+            raise _failed(error) from error
+
+    def append(self, name: str, source: BinaryIO, begin: int, end: int) -> None:
+        try:
+            with (self._folder / name).open("r+b") as file:
+                file.truncate(begin)  # what a run that was killed had begun
+                file.seek(begin)
+                for block in blocks(source, begin, end):
+                    file.write(block)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise _failed(error) from error
+
+    def put(self, name: str, source: BinaryIO, end: int) -> None:
+        aside = self._folder / f".{name}.shipping"
+        try:
+            with open(aside, "wb", opener=_private) as file:
+                for block in blocks(source, 0, end):
+                    file.write(block)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(self._folder / name)
+            sync_folder(self._folder)
+        except OSError as error:
+            with suppress(OSError):
+                aside.unlink()
+            raise _failed(error) from error
+
+    def remove(self, name: str) -> None:
+        try:
+            (self._folder / name).unlink(missing_ok=True)
+            sync_folder(self._folder)
+        except OSError as error:
+            raise _failed(error) from error
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _failed(error: OSError) -> TargetUnavailable:
+    return TargetUnavailable(f"{error.filename or 'the target'}: {error.strerror or error}")

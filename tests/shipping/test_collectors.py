@@ -1,0 +1,143 @@
+"""The lines of an audit log at a collector: each at least once, and nobody's name."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smtpproxy.shipping.collectors import HttpTarget, SyslogTarget
+from smtpproxy.shipping.lines import LineShipper, Sent
+from smtpproxy.shipping.position import held
+from smtpproxy.shipping.targets import LineTarget, TargetUnavailable, TargetWrong
+from smtpproxy.sinks.audit.chain import START, take_apart
+from tests.kit.journal import Clock, decided, journal, relayed
+
+ANNA = "anna@people.example"
+
+
+class Collector:
+    """Takes lines over HTTP; `codes` are its next answers, instead of 200."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self.raw: list[bytes] = []
+        self.codes: list[int] = []
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                code = collector.codes.pop(0) if collector.codes else 200
+                if code == 200:
+                    collector.raw += body.splitlines()
+                    collector.lines += [json.loads(line) for line in body.splitlines()]
+                self.send_response(code)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/audit"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    collector = Collector()
+    yield collector
+    collector.server.shutdown()
+    collector.server.server_close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "audit"
+
+
+async def fill(folder: Path, clock: Clock, *people: str) -> None:
+    log = journal(folder, clock)
+    for person in people:
+        entry = decided(clock, person)
+        await log.commit(entry)
+        log.outcome(relayed(entry.id))
+        clock.tick(seconds=1)
+    log.close()
+
+
+def ship(folder: Path, target: LineTarget) -> Sent:
+    try:
+        with held(folder.parent, "x") as position:
+            return LineShipper(folder, "00aa", "mx1.example", target, position).look()
+    finally:
+        target.close()
+
+
+async def test_each_line_comes_with_its_place_and_without_a_name(
+    folder: Path, collector: Collector
+) -> None:
+    clock = Clock()
+    await fill(folder, clock, ANNA, "paul@people.example")
+    sent = ship(folder, HttpTarget(collector.url))
+    assert len(collector.lines) == sent.rows + sent.anchors
+    assert b"people.example" not in b"".join(collector.raw)
+    assert {(each["relay"], each["host"]) for each in collector.lines} == {("00aa", "mx1.example")}
+    keys = [(each["file"], each["row"]) for each in collector.lines]
+    assert len(set(keys)) == len(keys)
+    assert {each["line"]["entry"]["kind"] for each in collector.lines} >= {"decision", "anchor"}
+
+    previous = START.hash.encode()
+    for raw, each in zip(collector.raw, collector.lines, strict=True):
+        if each["file"] != "anchors.ndjson":  # the chain can be followed there
+            sealed = take_apart(raw[raw.index(b'"line":') + 7 : -1] + b"\n")
+            assert sealed.hash_after(previous) == sealed.hash
+            previous = sealed.hash
+
+
+async def test_it_goes_on_where_it_was_taken(folder: Path, collector: Collector) -> None:
+    clock = Clock()
+    await fill(folder, clock, ANNA)
+    collector.codes = [503]
+    with pytest.raises(TargetUnavailable, match="answers 503"):
+        ship(folder, HttpTarget(collector.url))
+    assert ship(folder, HttpTarget(collector.url)).rows
+    assert ship(folder, HttpTarget(collector.url)) == Sent()
+    before = len(collector.lines)
+    await fill(folder, clock, "paul@people.example")
+    sent = ship(folder, HttpTarget(collector.url))
+    assert len(collector.lines) == before + sent.rows + sent.anchors
+    next((folder.parent / "shipped").glob("*.json")).unlink()
+    ship(folder, HttpTarget(collector.url))
+    keys = [(each["file"], each["row"]) for each in collector.lines]
+    assert len(keys) == 2 * len(set(keys)), "doubles can be told by their place"
+
+
+async def test_syslog_has_a_message_for_each_line_and_a_lost_one_is_no_success(
+    folder: Path,
+) -> None:
+    await fill(folder, Clock(), ANNA)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host, port = server.getsockname()
+        sent = ship(folder, SyslogTarget(host, port, "mx1.example"))
+        connection, _ = server.accept()
+        with connection, connection.makefile("rb") as stream:
+            messages = stream.read().splitlines()
+    assert len(messages) == sent.rows + sent.anchors
+    assert all(message.startswith(b"<134>1 20") for message in messages)
+    head, _, body = messages[1].partition(b" - audit - ")
+    assert head.split()[2:] == [b"mx1.example", b"smtpproxy"]
+    assert json.loads(body)["row"] == 2
+    assert b"people.example" not in b"".join(messages)
+    await fill(folder, Clock(), ANNA)
+    with pytest.raises(TargetUnavailable, match="refused"):
+        ship(folder, SyslogTarget(host, port, "mx1.example"))
+
+
+def test_lines_go_nowhere_unencrypted() -> None:
+    with pytest.raises(TargetWrong, match="https"):
+        HttpTarget("http://collector.example/audit")

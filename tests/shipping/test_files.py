@@ -1,0 +1,302 @@
+"""Copies of an audit log in a folder and in an object store: whole, provable at each moment, and
+rid of whom the log is rid of."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from smtpproxy.shipping.files import FileShipper, Shipped
+from smtpproxy.shipping.position import AlreadyShipping, held
+from smtpproxy.shipping.s3 import S3Target
+from smtpproxy.shipping.targets import DirectoryTarget, FileTarget, TargetUnavailable
+from smtpproxy.sinks.audit.anchors import take
+from smtpproxy.sinks.audit.chain import Kind
+from smtpproxy.sinks.audit.erase import pseudonymise
+from smtpproxy.sinks.audit.expire import expire
+from smtpproxy.sinks.audit.journal import Journal
+from smtpproxy.sinks.audit.reader import read
+from smtpproxy.sinks.audit.verify import verify
+from tests.kit.journal import START, Clock, decided, journal, segments
+
+RELAY = "00112233445566aa"
+ANNA = "anna@people.example"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "audit"
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Any]:
+    """An object store, to which boto3 is led by its own variables."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "eu-west-3",
+        }.items():
+            patch.setenv(name, value)
+        import boto3
+
+        client = boto3.client("s3")
+        client.create_bucket(
+            Bucket="record", CreateBucketConfiguration={"LocationConstraint": "eu-west-3"}
+        )
+        yield client
+    server.stop()
+
+
+class InFolder:
+    """A target, and what it has as a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root / "target"
+        self.root.mkdir()
+
+    def open(self) -> FileTarget:
+        return DirectoryTarget(self.root, RELAY)
+
+    def copy(self) -> Path:
+        return self.root / RELAY
+
+
+class InObjects:
+    def __init__(self, root: Path, client: Any) -> None:
+        self._client = client
+        self._prefix = root.name
+        self._copies = root / "copies"
+
+    def open(self) -> FileTarget:
+        return S3Target("record", self._prefix, RELAY)
+
+    def copy(self) -> Path:
+        """What a tool for synchronizing would fetch."""
+        shutil.rmtree(self._copies, ignore_errors=True)
+        folder = self._copies / RELAY
+        folder.mkdir(parents=True)
+        prefix = f"{self._prefix}/{RELAY}/"
+        for one in self._client.list_objects_v2(Bucket="record", Prefix=prefix)["Contents"]:
+            path = folder / one["Key"].removeprefix(prefix)
+            self._client.download_file("record", one["Key"], str(path))
+        return folder
+
+
+@pytest.fixture(params=["folder", "objects"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> InFolder | InObjects:
+    if request.param == "folder":
+        return InFolder(tmp_path)
+    return InObjects(tmp_path, request.getfixturevalue("store"))
+
+
+def ship(folder: Path, target: FileTarget, rounds: int = 1) -> Shipped:
+    """As a run of the command does, which forgets all but its position."""
+    done = Shipped()
+    with held(folder.parent, "x") as position:
+        for _ in range(rounds):
+            done += FileShipper(folder, RELAY, "mx1.example", target, position).look()
+    return done
+
+
+async def write(log: Journal, clock: Clock, *people: str) -> None:
+    for person in people:
+        await log.commit(decided(clock, person))
+        clock.tick(seconds=1)
+    await asyncio.sleep(0)
+
+
+def alike(folder: Path, copy: Path) -> bool:
+    """Whether every whole line is there, and nothing else."""
+    files = [*segments(folder), folder / "anchors.ndjson"]
+    return {path.name: path.read_bytes() for path in files} == {
+        path.name: path.read_bytes() for path in copy.glob("*.ndjson")
+    }
+
+
+async def test_what_is_added_is_added_there_too(
+    folder: Path, clock: Clock, place: InFolder | InObjects
+) -> None:
+    log = journal(folder, clock)
+    await write(log, clock, ANNA, "paul@people.example")
+    ship(folder, place.open(), rounds=2)
+    assert list(verify(place.copy()).faults()) == []
+    before = len(list(read(place.copy())))
+    await write(log, clock, "eve@people.example")
+    log.close()
+    done = ship(folder, place.open())
+    assert done.files == 2, "one file of rows, and the anchors"
+    assert done.octets < sum(path.stat().st_size for path in segments(folder))
+    assert (before, len(list(read(place.copy())))) == (2, 3)
+    assert alike(folder, place.copy())
+    assert ship(folder, place.open()) == Shipped()
+
+
+async def test_an_erasure_and_the_end_of_a_period_reach_the_copy(
+    folder: Path, clock: Clock, place: InFolder | InObjects
+) -> None:
+    for _ in range(3):
+        log = journal(folder, clock)
+        await write(log, clock, ANNA, "paul@people.example")
+        log.close()
+        clock.tick(days=40)
+    ship(folder, place.open())
+    assert ANNA in "".join(path.read_text() for path in place.copy().iterdir())
+    pseudonymise(folder, ANNA, now=clock.now)
+    ship(folder, place.open())
+    assert ANNA not in "".join(path.read_text() for path in place.copy().iterdir())
+    assert verify(place.copy()).erased == 3
+    expire(folder, START + timedelta(days=50), now=clock.now)
+    assert ship(folder, place.open()).removed == 1
+    report = verify(place.copy())
+    assert list(report.faults()) == []
+    assert report.counts[Kind.EXPIRED] == 1
+    assert alike(folder, place.copy())
+
+
+async def test_what_somebody_deletes_here_stays_there(folder: Path, clock: Clock) -> None:
+    place = InFolder(folder.parent)
+    for _ in range(2):
+        log = journal(folder, clock)
+        await write(log, clock, ANNA)
+        log.close()
+        clock.tick(hours=1)
+    ship(folder, place.open())
+    segments(folder)[0].unlink()
+    ship(folder, place.open())
+    assert list(verify(place.copy()).faults()) == []
+    assert verify(folder).wrong
+
+
+async def test_a_copy_that_is_cut_does_not_agree_with_the_anchors_there(
+    folder: Path, clock: Clock
+) -> None:
+    place = InFolder(folder.parent)
+    log = journal(folder, clock)
+    await write(log, clock, ANNA, "paul@people.example")
+    log.close()
+    ship(folder, place.open())
+    (copied,) = segments(place.copy())
+    copied.write_bytes(b"".join(copied.read_bytes().splitlines(keepends=True)[:-1]))
+    assert [finding.kind for finding in verify(place.copy()).faults()] == [Kind.CUT]
+    ship(folder, place.open())
+    assert list(verify(place.copy()).faults()) == []
+
+
+async def test_the_copy_is_one_that_verifies_whatever_was_written_meanwhile(
+    folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows and anchors come while files are read: no anchor is there before what it saw, and no row
+    that names an anchor before that one."""
+    place = InFolder(folder.parent)
+    logs = [journal(folder, clock, worker) for worker in (0, 1)]
+    target: Any = place.open()
+
+    def busy(work: Callable[..., None]) -> Callable[..., None]:
+        def at_work(name: str, *rest: Any) -> None:
+            clock.tick(minutes=2)
+            anchor = take(folder, "time", clock.now)
+            assert anchor is not None
+            for log in logs:
+                log._anchored(anchor)
+                log._write()
+            work(name, *rest)
+
+        return at_work
+
+    for name in ("put", "append"):
+        monkeypatch.setattr(target, name, busy(getattr(target, name)))
+    for number in range(4):
+        for log in logs:
+            await write(log, clock, f"{number}@people.example")
+            if number == 2:
+                log.rotate()
+        ship(folder, target)
+        assert list(verify(place.copy()).faults()) == []
+    for log in logs:
+        log.close()
+    monkeypatch.undo()
+    ship(folder, target, rounds=2)
+    assert alike(folder, place.copy())
+
+
+def broken_after(octets: int) -> Callable[..., Iterator[bytes]]:
+    """A source, network or disk that ends within a file."""
+
+    def some(source: Any, begin: int, end: int) -> Iterator[bytes]:
+        source.seek(begin)
+        yield source.read(min(octets, end - begin))
+        raise TargetUnavailable("no space left")
+
+    return some
+
+
+async def test_what_was_broken_off_is_neither_there_nor_said_to_be(
+    folder: Path, clock: Clock, place: InFolder | InObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = journal(folder, clock)
+    await write(log, clock, ANNA)
+    ship(folder, place.open(), rounds=2)
+    await write(log, clock, "paul@people.example")
+    log.close()
+    for module in ("targets", "s3"):
+        monkeypatch.setattr(f"smtpproxy.shipping.{module}.blocks", broken_after(100))
+    with pytest.raises(TargetUnavailable, match="no space"):
+        ship(folder, place.open())
+    assert len(list(read(place.copy()))) == 1
+    monkeypatch.undo()
+    ship(folder, place.open())
+    assert alike(folder, place.copy())
+
+
+async def test_a_target_that_lost_something_gets_it_again(folder: Path, clock: Clock) -> None:
+    place = InFolder(folder.parent)
+    log = journal(folder, clock)
+    await write(log, clock, ANNA)
+    log.close()
+    ship(folder, place.open())
+    (copied,) = segments(place.copy())
+    os.truncate(copied, 100)
+    ship(folder, place.open())
+    assert alike(folder, place.copy())
+    shutil.rmtree(place.copy())
+    ship(folder, place.open())
+    assert alike(folder, place.copy())
+    shutil.rmtree(folder.parent / "shipped")  # nobody knows any more what is there
+    ship(folder, place.open())
+    assert alike(folder, place.copy())
+
+
+async def test_an_object_grows_by_what_is_new(
+    folder: Path, clock: Clock, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above S3's least part, the object that is there is copied by the store itself."""
+    place = InObjects(folder.parent, store)
+    log = journal(folder, clock)
+    await write(log, clock, *[f"{'x' * 60}{n}@people.example" for n in range(4_000)])
+    ship(folder, place.open(), rounds=2)
+    await write(log, clock, ANNA)
+    log.close()
+    assert 0 < ship(folder, place.open()).octets < 10_000
+    assert alike(folder, place.copy())
+
+
+def test_two_do_not_ship_to_one_target(tmp_path: Path) -> None:
+    held_twice = pytest.raises(AlreadyShipping)
+    with held(tmp_path, "x"), held(tmp_path, "y"), held_twice, held(tmp_path, "x"):
+        pass
