@@ -3,13 +3,16 @@
     with Client("https://consent.example.com", token) as api:
         api.suppress(NewSuppression("anna@example.org", "marketing", Origin.OBJECTION))
 
-A write has an idempotency key, so that what got no answer is asked once more and done once.
+What got no answer, or is to be asked again later, is asked again by itself, and done once: a write
+has an idempotency key, the same each time. What is not done is an ApiError.
 """
 
 import http.client
 import ssl
+import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -18,6 +21,17 @@ from urllib.parse import quote, urlencode, urlsplit
 import msgspec
 from msgspec import Struct
 
+from smtpproxy.client_errors import (
+    ApiError,
+    ApiProblem,
+    ChangedMeanwhile,
+    NoAnswer,
+    NotFound,
+    NotPermitted,
+    TryLater,
+    problem_of,
+)
+from smtpproxy.policy.model import Origin, Source
 from smtpproxy.store.exchange.contact_record import ContactRecord
 from smtpproxy.web.api.by_mail import (
     CONSENT,
@@ -57,7 +71,6 @@ from smtpproxy.web.api.imports import (
     RejectedLines,
 )
 from smtpproxy.web.api.operation import Operation
-from smtpproxy.web.api.problems import Problem
 from smtpproxy.web.api.propagation import CHANGES, CHECK, Changes, CheckRequest, Results
 from smtpproxy.web.api.streams import (
     PAUSE,
@@ -96,30 +109,37 @@ from smtpproxy.web.api.verdicts import (
 )
 
 __all__ = [
+    "ApiError",
     "ApiProblem",
+    "ChangedMeanwhile",
     "CheckRequest",
     "Client",
     "ConsentStart",
     "ConsentToRecord",
     "ContactRecord",
     "DecisionSearch",
+    "Erasing",
     "ImportQuery",
     "Lift",
     "NewSuppression",
+    "NoAnswer",
+    "NotFound",
+    "NotPermitted",
+    "Origin",
+    "PauseRequest",
+    "PermissionLinksRequest",
+    "ResumeRequest",
+    "Source",
     "StoredContact",
+    "TryLater",
     "Withdrawal",
 ]
 
 T = TypeVar("T", bound=Struct)
 
 
-class ApiProblem(Exception):
-    """What was asked is not done. `retry_after` is in seconds, where it is worth a try."""
-
-    def __init__(self, problem: Problem, retry_after: int | None) -> None:
-        super().__init__(f"{problem.error}: {problem.detail}")
-        self.problem = problem
-        self.retry_after = retry_after
+_LONGEST_WAIT = 30  # seconds between two tries
+_PAUSE = 1  # second after a try without an answer
 
 
 class StoredContact(Struct, frozen=True):
@@ -132,7 +152,8 @@ class StoredContact(Struct, frozen=True):
 class Client:
     """One connection to the API of `url`, for one thread.
 
-    Methods raise ApiProblem; OSError and http.client.HTTPException where there was no answer.
+    Methods raise ApiError. They wait between tries; in a program with an event loop, call them in
+    a thread (`asyncio.to_thread`).
     """
 
     def __init__(
@@ -141,9 +162,16 @@ class Client:
         token: str,
         *,
         timeout: float = 90.0,
+        retries: int = 2,
         context: ssl.SSLContext | None = None,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`timeout` is in seconds, longer than the longest wait for changes."""
+        """`timeout` of a try is in seconds, longer than the longest wait for changes.
+
+        `retries` are made where no answer came, or one that says to ask again within 30 seconds.
+        """
+        self._retries = retries
+        self._sleep = sleep
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or parts.hostname is None:
             raise ValueError(f"{url!r} is no http or https URL")
@@ -214,10 +242,8 @@ class Client:
     def get_contact(self, address: str) -> StoredContact | None:
         try:
             return self._ask(GET, StoredContact, ContactQuestion(address))
-        except ApiProblem as refused:
-            if refused.problem.error == "not_found":
-                return None
-            raise
+        except NotFound:
+            return None
 
     def upsert_contact(
         self, contact: ContactRecord, *, version: str | None = None
@@ -305,32 +331,37 @@ class Client:
             sent["Content-Type"] = "application/json"
         if operation.keyed:
             sent["Idempotency-Key"] = str(uuid.uuid4())
-        status, told, retry = self._exchange(operation.method, target, file or body, sent)
-        if status == operation.status:
-            return msgspec.json.decode(told, type=answers)
-        try:
-            problem = msgspec.json.decode(told, type=Problem)
-        except msgspec.MsgspecError:  # a proxy in between
-            problem = Problem("about:blank", "No answer of the API", status, "", "unknown")
-        raise ApiProblem(problem, int(retry) if retry and retry.isdigit() else None)
+        for left in range(self._retries, -1, -1):
+            try:
+                status, told, retry = self._exchange(operation.method, target, file or body, sent)
+            except NoAnswer:
+                if not left:
+                    raise
+                self._sleep(_PAUSE)
+                continue
+            if status == operation.status:
+                return msgspec.json.decode(told, type=answers)
+            if not left or retry is None or retry > _LONGEST_WAIT:
+                raise problem_of(status, told, retry)
+            self._sleep(retry)
+        raise AssertionError("unreachable")
 
     def _exchange(
         self, method: str, target: str, body: bytes | Path | None, headers: Mapping[str, str]
-    ) -> tuple[int, bytes, str | None]:
-        """Return status, body and Retry-After; a connection that was closed is opened once more."""
-        for last in (False, True):
-            try:
+    ) -> tuple[int, bytes, int | None]:
+        """Return status, body and Retry-After. Raises NoAnswer."""
+        used = self._connection.sock is not None
+        try:
+            with suppress(BrokenPipeError, ConnectionResetError):  # it may have answered before
                 self._send(method, target, body, headers)
-                response = self._connection.getresponse()
-                return response.status, response.read(), response.getheader("Retry-After")
-            except (http.client.HTTPException, ConnectionError):
-                self._connection.close()
-                if last:
-                    raise
-            except OSError:
-                self._connection.close()
-                raise
-        raise AssertionError("unreachable")
+            response = self._connection.getresponse()
+            told, retry = response.read(), response.getheader("Retry-After") or ""
+        except (http.client.HTTPException, OSError) as error:
+            self._connection.close()
+            if used and isinstance(error, ConnectionError):  # it was closed meanwhile
+                return self._exchange(method, target, body, headers)
+            raise NoAnswer(f"no answer of the API: {error}") from error
+        return response.status, told, int(retry) if retry.isdecimal() else None
 
     def _send(
         self, method: str, target: str, body: bytes | Path | None, headers: Mapping[str, str]

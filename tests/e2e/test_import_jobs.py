@@ -14,6 +14,7 @@ import pytest
 
 from smtpproxy.client import Client, ImportQuery
 from smtpproxy.settings.mail import Right
+from smtpproxy.store.import_jobs import ImportJobs
 from smtpproxy.web.api.imports import ImportShown
 from tests.kit.ports import wait_for
 from tests.kit.relay import RelayProcess
@@ -141,3 +142,16 @@ def test_a_cancelled_import_stops_and_is_undone(relay: RelayProcess, tmp_path: P
         assert not (folder(relay) / id / "upload").exists()
         api.undo_import(id)
         assert ended(api, id).state == "undone"
+
+
+@pytest.mark.soak
+def test_reloads_disturb_no_import(relay: RelayProcess, tmp_path: Path) -> None:
+    with Client(relay.url, TOKEN) as api:
+        file = people(tmp_path / "people.csv")
+        ids = [api.start_import(file, ImportQuery("contacts", replace="none")).id for _ in range(2)]
+        for _ in range(5):
+            relay.must("reload")
+        done = [ended(api, id) for id in ids]
+    assert [one.state for one in done] == ["complete"] * 2
+    assert [one.taken for one in done] == [PEOPLE] * 2
+    assert len(ImportJobs(relay.root / "state").waiting()) == 0

@@ -104,6 +104,68 @@ async def test_a_request_that_got_no_answer_is_asked_again_and_done_once() -> No
     assert heard[0] == heard[1]
 
 
+class Scripted:
+    """Answers with one text after the other, and hangs up; None: without an answer."""
+
+    def __init__(self, *answers: tuple[int, str, bytes] | None) -> None:
+        self.answers = list(answers)
+        self.keys: list[str] = []
+        self.waited: list[float] = []
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        self.keys += [line for line in head.split("\r\n") if line.startswith("Idempotency-Key")]
+        if (answer := self.answers.pop(0)) is not None:
+            status, more, body = answer
+            line = f"HTTP/1.1 {status} X\r\n{more}Content-Length: {len(body)}\r\n\r\n"
+            writer.write(line.encode() + body)
+        writer.close()
+
+    async def ask(self, retries: int = 2) -> object:
+        def withdraw(port: int) -> object:
+            url = f"http://127.0.0.1:{port}"
+            with Client(url, "x", retries=retries, sleep=self.waited.append) as api:
+                try:
+                    return api.withdraw_consent(Withdrawal(ANNA, "offers")).recorded
+                except client.ApiError as error:
+                    return error
+
+        async with await asyncio.start_server(self, "127.0.0.1", 0) as server:
+            return await asyncio.to_thread(withdraw, server.sockets[0].getsockname()[1])
+
+
+DONE = (200, "", b'{"recorded":true,"warnings":[]}')
+BUSY = (503, "Retry-After: 5\r\n", b"<html>")
+
+
+async def test_what_is_to_be_asked_again_is_with_the_same_key() -> None:
+    script = Scripted(BUSY, None, DONE)
+    assert await script.ask() is True
+    assert script.waited == [5, 1]
+    assert len(script.keys) == 3
+    assert len(set(script.keys)) == 1
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind"),
+    [
+        ([BUSY] * 3, client.TryLater),
+        ([(429, "Retry-After: 3600\r\n", b"")], client.TryLater),
+        ([None] * 3, client.NoAnswer),
+        ([(401, "", b"{}")], client.NotPermitted),
+        ([(404, "", b"")], client.NotFound),
+        ([(412, "", b"")], client.ChangedMeanwhile),
+        ([(500, "", b"oops")], ApiProblem),
+    ],
+)
+async def test_what_is_not_done_is_an_error_of_a_kind(
+    answers: list[tuple[int, str, bytes] | None], kind: type[client.ApiError]
+) -> None:
+    script = Scripted(*answers)
+    assert type(await script.ask()) is kind
+    assert script.answers == [], "asked as often as it makes sense"
+
+
 def test_what_is_no_url_is_told() -> None:
     with pytest.raises(ValueError, match="no http or https URL"):
         Client("consent.example.com", "x")

@@ -1,0 +1,61 @@
+"""What smtpproxy.client raises."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from smtpproxy.web.api.problems import Problem
+
+
+class ApiError(Exception):
+    """What was asked is not done, or nobody knows."""
+
+
+class NoAnswer(ApiError):
+    """There was none, each time; the cause is chained."""
+
+
+class ApiProblem(ApiError):
+    """The API says why it is not done. `retry_after` is in seconds, where it is worth a try."""
+
+    def __init__(self, problem: Problem, retry_after: int | None) -> None:
+        super().__init__(f"{problem.error}: {problem.detail}")
+        self.problem = problem
+        self.error = problem.error
+        self.retry_after = retry_after
+
+
+class NotPermitted(ApiProblem):
+    """The token is not known, or lacks a right or a brand."""
+
+
+class NotFound(ApiProblem):
+    """There is nothing of that name."""
+
+
+class ChangedMeanwhile(ApiProblem):
+    """Somebody else changed it: get it again, and decide anew."""
+
+
+class TryLater(ApiProblem):
+    """Too often, or not now."""
+
+
+_KINDS: Mapping[int, type[ApiProblem]] = {
+    401: NotPermitted,
+    403: NotPermitted,
+    404: NotFound,
+    412: ChangedMeanwhile,
+    429: TryLater,
+    503: TryLater,
+}
+
+
+def problem_of(status: int, told: bytes, retry: int | None) -> ApiProblem:
+    """Return the error for an answer that is not the one hoped for."""
+    try:
+        problem = msgspec.json.decode(told, type=Problem)
+    except msgspec.MsgspecError:  # a proxy in between
+        text = f"status {status}, and not of the API: a proxy in between?"
+        problem = Problem("about:blank", "No answer of the API", status, text, "unknown")
+    return _KINDS.get(status, ApiProblem)(problem, retry)

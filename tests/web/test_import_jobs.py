@@ -1,0 +1,157 @@
+"""Imports that are sent, and wait: what is refused, what is asked twice, and who works on them."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.client import ApiProblem, Client, ImportQuery, NotPermitted, TryLater
+from smtpproxy.config import load
+from smtpproxy.process import import_jobs as runner
+from smtpproxy.process.import_jobs import ImportRunner
+from smtpproxy.store.import_jobs import ImportJobs
+from smtpproxy.web.api import import_jobs, uploads
+from tests.kit.ports import wait_for
+from tests.web.serving import served_aside
+from tests.web.test_imports_of_brands import HEADER, SAID, Desk, token
+
+CONTACTS = ImportQuery("contacts")
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    stream = {"name": "news", "class": "marketing", "purpose": "news"}
+    tokens = [token("all"), token("asks") | {"may": ["imports"]}]
+    desk = Desk(tmp_path_factory.mktemp("desk"), {"stream": [stream], "token": tokens})
+    with served_aside(load(desk.config_path)) as desk.url:
+        yield desk
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(desk: Desk) -> Iterator[None]:
+    yield
+    desk.work()
+    folder = desk.folder / "state" / "imports"
+    assert not [path.name for path in folder.glob(".*")], "no upload is left half"
+
+
+def refused(desk: Desk, who: str = "all", text: str = "address\n") -> ApiProblem:
+    file = Path(desk.file("people.csv", text))
+    with Client(desk.url, who, retries=0) as api, pytest.raises(ApiProblem) as error:
+        api.start_import(file, CONTACTS)
+    return error.value
+
+
+def test_a_file_for_which_there_is_no_room(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "RESERVE", 2**62)
+    error = refused(desk)
+    assert (error.problem.status, error.error) == (507, "disk_full")
+    assert "no room" in error.problem.detail
+
+
+def test_a_disk_that_fails_is_told_without_its_names(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(uploads, "_create", full)
+    error = refused(desk)
+    assert (error.problem.status, error.error) == (507, "disk_full")
+    assert "No space left" in error.problem.detail
+    assert str(desk.folder) not in error.problem.detail
+
+
+def test_only_so_many_wait(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_jobs, "MOST_WAITING", 2)
+    for _ in range(2):
+        desk.send("all", "address\n", CONTACTS)
+    error = refused(desk)
+    assert (error.problem.status, error.error) == (429, "too_many_jobs")
+    assert (type(error), error.retry_after) == (TryLater, 60)
+    desk.work()
+    assert desk.send("all", "address\n", CONTACTS)
+
+
+def test_who_may_not_is_told_so_however_large_the_file_is(desk: Desk) -> None:
+    text = "address\n" + "a@people.example\n" * 500_000
+    assert type(refused(desk, "asks", text)) is NotPermitted
+
+
+def test_a_file_that_is_sent_again_with_its_key_is_imported_once(desk: Desk) -> None:
+    text = f"{HEADER}\na@p.example,{SAID}\n"
+
+    def post(body: str, query: str = "kind=contacts", key: str = "k1") -> tuple[int, str]:
+        with socket.create_connection(("127.0.0.1", int(desk.url.rpartition(":")[2]))) as sock:
+            head = f"POST /v1/imports?{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            head += f"Authorization: Bearer all\r\nIdempotency-Key: {key}\r\n"
+            sock.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+            told = sock.makefile().read()
+        return int(told.split()[1]), told.partition("\n\n")[2]
+
+    first, again = post(text), post(text)
+    assert first == again
+    assert first[0] == 202
+    assert post(text + "b@p.example,,,,,\n")[0] == 422
+    assert post(text, "kind=contacts&dry_run=true")[0] == 422
+    assert post(text, key="k2")[0] == 202
+    assert len(ImportJobs(desk.folder / "state").waiting()) == 2
+    desk.work()
+    assert post(text) == first, "the answer is that of the first time"
+
+
+async def test_two_relays_work_on_one_at_a_time(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On one folder, as when a new relay takes over from an old one."""
+    settings = load(desk.config_path)
+    for _ in range(3):
+        await asyncio.to_thread(desk.send, "all", "address\n", CONTACTS)
+    at_once, most, done = 0, 0, []
+
+    async def run(self: ImportRunner, job: runner.ImportJob, folder: Path, lock: int) -> int:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.05)
+        (folder / "result").write_text('{"outlook": {}}')
+        (folder / "errors").write_text("")
+        done.append(job.id)
+        at_once -= 1
+        return 0
+
+    monkeypatch.setattr(ImportRunner, "_run_command", run)
+    monkeypatch.setattr(runner, "_LOOK", 0.01)
+    relays = [asyncio.create_task(ImportRunner(settings).run()) for _ in range(2)]
+    await asyncio.to_thread(wait_for, lambda: len(done) == 3, "all to be done")
+    await asyncio.sleep(0.2)
+    for relay in relays:
+        relay.cancel()
+    assert most == 1
+    assert len(done) == len(set(done)) == 3
+
+
+async def test_a_job_whose_process_dies_is_tried_three_times(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load(desk.config_path)
+    id = await asyncio.to_thread(desk.send, "all", "address\n", CONTACTS)
+    tries = 0
+
+    async def die(self: ImportRunner, job: runner.ImportJob, folder: Path, lock: int) -> int:
+        nonlocal tries
+        tries += 1
+        (folder / "errors").write_text("")
+        return -9
+
+    monkeypatch.setattr(ImportRunner, "_run_command", die)
+    monkeypatch.setattr(runner, "_LOOK", 0.01)
+    jobs = ImportJobs(desk.folder / "state")
+    relay = asyncio.create_task(ImportRunner(settings).run())
+    await asyncio.to_thread(wait_for, lambda: jobs.end(id), "its end")
+    relay.cancel()
+    end = jobs.end(id)
+    assert end is not None
+    assert (tries, end.outcome, end.error) == (3, "failed", "the process ended without a word")
