@@ -6,6 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from smtpproxy.locale import Lang, Phrase, Value, say, texts
+from smtpproxy.terminal import printable
 
 if TYPE_CHECKING:
     import jinja2
@@ -19,8 +20,9 @@ def environment(lang: Lang) -> "jinja2.Environment":
     """Return what renders the templates in a language.
 
     Templates have `say("evidence.title", address=…)`, `rich` of the same whose values may be
-    `| strong`, and the filters `number`, `percent`, `date`, `short_date`, `time`, `term` and
-    `coded`, which shows what stands in backticks as code. All is escaped, also what the texts hold.
+    `| strong`, and the filters `number`, `percent`, `date`, `short_date`, `time`, `term`,
+    `printable` for what others wrote, and `coded`, which shows what stands in backticks as code.
+    All is escaped, also what the texts hold.
     """
     import jinja2  # with the first page: the relay at rest has none
 
@@ -36,6 +38,7 @@ def environment(lang: Lang) -> "jinja2.Environment":
     for name in ("number", "percent", "date", "short_date", "time", "term"):
         made.filters[name] = getattr(spoken, name)
     made.filters["coded"] = _coded
+    made.filters["printable"] = lambda text: printable(text, typeset=True)
     made.filters["strong"] = lambda text: f"{_STRONG}{text}{_PLAIN}"
     return made
 
