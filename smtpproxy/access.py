@@ -14,12 +14,12 @@ from collections.abc import Collection, Iterable
 
 from msgspec.structs import replace
 
-from smtpproxy.policy.model import Audience, Contact, collected, collections
+from smtpproxy.policy.model import Contact, collected, collections
 from smtpproxy.settings import Settings
 from smtpproxy.store.collected import is_void
 from smtpproxy.store.merge import MARKS
 
-_OF_ALL = ("audience", "occupations", "tags", "language")
+_OF_ALL = ("tags", "language")
 
 
 class OthersConcerned(Exception):
@@ -79,8 +79,6 @@ class Access:
         acts = tuple(sorted((*acts, *from_all), key=lambda act: act.at))
         own = replace(
             contact,
-            audience=Audience.UNKNOWN,
-            occupations=frozenset(),
             tags=frozenset(),
             first_contacted_at=None,
             profiling_objected_at=None,

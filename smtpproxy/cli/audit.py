@@ -272,11 +272,12 @@ def _known(facts: RecipientFacts) -> str:
     if contact is None:
         parts.append("no contact")
     else:
-        who = f"{contact.audience}, "
+        also = ""
         for way in collections(contact):
             collected = f", collected {way.collected_at:%Y-%m-%d}" if way.collected_at else ""
-            parts.append(f"{who}source {way.source or 'unknown'}{collected}{_by(way.brand)}")
-            who = "also "
+            source = f"source {way.source or 'unknown'}{collected}{_by(way.brand)}"
+            parts.append(f"{also}{way.audience}, {source}")
+            also = "also "
         parts += [
             f"{act.purpose} {'withdrawn' if act.withdrawal else 'agreed to'}"
             f" {act.at:%Y-%m-%d}{_by(act.brand)}"

@@ -201,10 +201,8 @@ def show(settings: Settings, address: str) -> Result:
 
 def _rows(contact: Contact, rectified: Sequence[Rectification]) -> Iterator[tuple[str, str | None]]:
     yield "address", contact.address
-    yield "audience", contact.audience
     newest, *others = collections(contact)
     yield from _collected(newest)
-    yield "occupations", ", ".join(sorted(contact.occupations)) or None
     yield "tags", ", ".join(sorted(contact.tags)) or None
     if contact.language:
         yield "language", contact.language
@@ -232,6 +230,8 @@ def _rows(contact: Contact, rectified: Sequence[Rectification]) -> Iterator[tupl
 def _collected(way: Collection) -> Iterator[tuple[str, str | None]]:
     if way.brand:
         yield "brand", way.brand
+    yield "audience", way.audience
+    yield "occupations", ", ".join(sorted(way.occupations)) or None
     yield "source", way.source or "not known"
     yield "collected at", _time(way.collected_at)
     yield "informed at", "was not told" if way.never_informed else _time(way.informed_at)

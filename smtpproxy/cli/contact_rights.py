@@ -44,7 +44,9 @@ class RectifyOptions:
     """What is put right."""
 
     new_address: str | None = option("The address was wrong or has changed.", canonical_address)
-    audience: str | None = option("What kind of recipient they are.", choice(Audience))
+    audience: str | None = option(
+        "What kind of recipient they are, whatever any file says.", choice(Audience)
+    )
     source: str | None = option("How the address was obtained.", choice(Source))
     collected_at: datetime | None = option(
         f"When that was. {TIME_HELP}.", fact_moment, metavar="TIME"

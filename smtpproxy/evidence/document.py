@@ -114,6 +114,9 @@ class _Writer:
     def _collected(self, way: Collection) -> Iterator[tuple[str, str]]:
         if way.brand is not None or self._it.brands:
             yield "brand", printable(way.brand or self._say("not_on_record"))
+        yield "audience", self._term(way.audience)
+        if way.occupations:
+            yield "occupations", printable(", ".join(sorted(way.occupations)))
         yield "source", self._term(way.source or "unknown")
         for name in ("collected_at", "informed_at", "last_activity_at"):
             moment = getattr(way, name)
@@ -127,15 +130,12 @@ class _Writer:
             yield "provenance", " → ".join(self._link(link) for link in hands)
 
     def _profile(self, contact: Contact) -> Iterator[tuple[str, str]]:
-        yield "audience", self._term(contact.audience)
         for name in ("first_contacted_at", "profiling_objected_at"):
             moment = getattr(contact, name)
             if moment is not None:
                 yield name, self._time(moment)
-        for name in ("occupations", "tags"):
-            words = getattr(contact, name)
-            if words:
-                yield name, printable(", ".join(sorted(words)))
+        if contact.tags:
+            yield "tags", printable(", ".join(sorted(contact.tags)))
         if contact.language:
             yield "language", contact.language
         for wish in contact.preferences:

@@ -71,7 +71,8 @@ class Provenance(Struct, frozen=True, omit_defaults=True):
 
 
 class Collection(Struct, frozen=True, omit_defaults=True):
-    """One way in which an address was obtained by a brand, and what the person was told then."""
+    """One way in which an address was obtained by a brand, what the person was told then, and what
+    they are by this source."""
 
     brand: str | None = None  # None: not on record
     source: Source | None = None
@@ -82,6 +83,8 @@ class Collection(Struct, frozen=True, omit_defaults=True):
     last_activity_at: datetime | None = None
     provenance: Provenance | None = None
     as_of: datetime | None = None  # the age of the source that says so
+    audience: Audience = Audience.UNKNOWN
+    occupations: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str | None:
@@ -145,6 +148,8 @@ def collections(contact: Contact) -> tuple[Collection, ...]:
         contact.optout_offered,
         contact.last_activity_at,
         contact.provenance,
+        audience=contact.audience,
+        occupations=contact.occupations,
     )
     return (newest, *contact.others)
 
@@ -162,5 +167,7 @@ def collected(contact: Contact, ways: tuple[Collection, ...]) -> Contact:
         optout_offered=newest.optout_offered,
         last_activity_at=newest.last_activity_at,
         provenance=newest.provenance,
+        audience=newest.audience,
+        occupations=newest.occupations,
         others=tuple(others),
     )

@@ -149,10 +149,14 @@ def _collected(case: RecipientCase, told: Told) -> RecipientCase | None:
 
 
 def _occupations(case: RecipientCase, told: Told) -> RecipientCase | None:
-    contact, topics = case.facts.contact, case.stream.topics
-    if contact is None or contact.occupations or not topics or not told:
+    topics = case.stream.topics
+    if not topics:
         return None
-    return _with(case, replace(contact, occupations=frozenset({min(topics)})))
+
+    def change(way: Collection) -> dict[str, Any]:
+        return {} if way.occupations else {"occupations": frozenset({min(topics)})}
+
+    return _ways(case, told, change)
 
 
 def _products(case: RecipientCase, told: Told) -> RecipientCase | None:

@@ -24,9 +24,14 @@ COLLECTED_FIELDS = frozenset(
         "optout_offered",
         "last_activity_at",
         "provenance",
+        "audience",
+        "occupations",
     }
 )
 """What a collection says beside its brand."""
+
+GATHERED = frozenset({"occupations", "last_activity_at"})
+"""What of it is gathered about a person: after an objection to profiling, no import changes it."""
 
 Key = tuple[str | None, Source | None, str | None]
 Item = TypeVar("Item", ConsentAct, Purchase)
@@ -90,7 +95,7 @@ def joined(
     age. `frozen`: what was gathered about the person is not added to.
     """
     if frozen:
-        given -= {"last_activity_at"}
+        given -= GATHERED
     told = said(told, given)
     place = place_of(ways, told, given)
     known = None if place is None else ways[place]

@@ -26,12 +26,19 @@ from smtpproxy.policy.model import (
     collections,
 )
 from smtpproxy.policy.rules.recipient import restricting
-from smtpproxy.store.collected import COLLECTED_FIELDS, alike, joined, joined_items, renamed
+from smtpproxy.store.collected import (
+    COLLECTED_FIELDS,
+    GATHERED,
+    alike,
+    joined,
+    joined_items,
+    renamed,
+)
 from smtpproxy.store.operations import Limits, Removed
 from smtpproxy.store.protocols import PROFILE_FIELDS, BatchResult, ContactUpdate, SuppressionEntry
 
-FROZEN = frozenset({"occupations", "tags", "last_activity_at"})
-"""What is gathered about a person: after an objection to profiling, no import changes it."""
+FROZEN = GATHERED | {"tags"}
+"""What no import changes of a contact whose person objected to profiling."""
 
 MARKS = ("first_contacted_at", "profiling_objected_at")
 """Moments that an update may set or move back, and never clear or move forward."""

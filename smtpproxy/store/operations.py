@@ -8,7 +8,15 @@ from typing import Literal, Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from smtpproxy.policy.model import Audience, Contact, Rulebook, Source
+from smtpproxy.policy.model import (
+    Audience,
+    Collection,
+    Contact,
+    Rulebook,
+    Source,
+    collected,
+    collections,
+)
 from smtpproxy.policy.rules.recipient import restricting
 
 Kind = Literal["contacts", "suppressions"]
@@ -253,10 +261,11 @@ class Correction:
     add_tags: frozenset[str] = _NOTHING
     remove_tags: frozenset[str] = _NOTHING
     restricted_tags: frozenset[str] = RESTRICTED  # those that follow the person
+    brands: frozenset[str | None] | None = None  # audience, occupations: whose; None: of all
 
     def applied(self, contact: Contact) -> Contact:
+        """Return the contact put right: what the person is, in every collection of `brands`."""
         told = {
-            "audience": self.audience,
             "source": self.source,
             "collected_at": self.collected_at,
             "informed_at": self.informed_at,
@@ -264,12 +273,21 @@ class Correction:
             "optout_offered": self.optout_offered,
             "language": self.language,
         }
+        ways = tuple(map(self._of_the_person, collections(contact)))
         return replace(
-            contact,
+            collected(contact, ways),
             **{name: value for name, value in told.items() if value is not None},
             address=self.new_address or contact.address,
-            occupations=(contact.occupations - self.remove_occupations) | self.add_occupations,
             tags=(contact.tags - restricting(contact.tags, self.remove_tags)) | self.add_tags,
+        )
+
+    def _of_the_person(self, way: Collection) -> Collection:
+        if self.brands is not None and way.brand not in self.brands:
+            return way
+        return replace(
+            way,
+            audience=self.audience or way.audience,
+            occupations=(way.occupations - self.remove_occupations) | self.add_occupations,
         )
 
 

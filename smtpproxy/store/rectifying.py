@@ -15,6 +15,7 @@ from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate, Suppression
 
 _EMPTY = Contact("")
 _FIELDS = ("address", *sorted(PROFILE_FIELDS))
+_OF_THE_PERSON = ("audience", "occupations")  # in each collection, and put right in all
 
 
 def corrected(
@@ -78,7 +79,15 @@ def _has_profile(contact: Contact) -> bool:
 
 def _changes(before: Contact, after: Contact) -> tuple[Change, ...]:
     pairs = [(name, getattr(before, name), getattr(after, name)) for name in _FIELDS]
-    return tuple([Change(name, _text(b), _text(a)) for name, b, a in pairs if b != a])
+    there = {key_of(way): way for way in before.others}
+    pairs += [
+        (name, getattr(there[key], name), getattr(way, name))
+        for way in after.others
+        if (key := key_of(way)) in there
+        for name in _OF_THE_PERSON
+    ]
+    changes = [Change(name, _text(b), _text(a)) for name, b, a in pairs if b != a]
+    return tuple(dict.fromkeys(changes))
 
 
 def _text(value: Any) -> str | None:

@@ -31,7 +31,7 @@ class Known:
         self._look = look
         self._lang = lang
         own = [name for name, _ in look.siblings]
-        self._brands: set[str | None] = {None, BUILT_IN_BRAND, *own}
+        self._brands: frozenset[str | None] = frozenset({None, BUILT_IN_BRAND, *own})
 
     def lines(self) -> list[tuple[str, list[str]]]:
         """Return names of what is stored, each with what is: all of it safe to show."""
@@ -39,6 +39,17 @@ class Known:
         for name, text in self._facts():
             found.setdefault(self._say(name), []).append(text)
         return list(found.items())
+
+    @property
+    def brands(self) -> frozenset[str | None]:
+        """Those of the controller, as the record names them."""
+        return self._brands
+
+    def collections(self) -> list[Collection]:
+        """Return the ways in which these brands obtained the address, the newest first."""
+        contact = self._stored.contact
+        ways = collections(contact) if contact else ()
+        return [way for way in ways if way.brand in self._brands]
 
     def wishes(self) -> dict[str, str]:
         """Return how often the person wants mail, by purpose of the brand; `none`: stopped."""
@@ -71,16 +82,13 @@ class Known:
         yield "address", printable(self._stored.address)
         if contact is not None:
             yield "language", language_name(contact.language) or self._say("not_on_record")
-            yield "audience", self._word(f"audience.{contact.audience}")
-            for collection in collections(contact):
-                if collection.brand in self._brands:
-                    yield from self._collection(collection)
+            for collection in self.collections():
+                yield from self._collection(collection)
             for name in ("first_contacted_at", "profiling_objected_at"):
                 if (at := getattr(contact, name)) is not None:
                     yield name, self._date(at)
-            for name in ("occupations", "tags"):
-                if words := getattr(contact, name):
-                    yield name, printable(", ".join(sorted(words)))
+            if contact.tags:
+                yield "tags", printable(", ".join(sorted(contact.tags)))
             for purchase in contact.purchases:
                 if purchase.brand in self._brands:
                     yield "purchases", f"{printable(purchase.product)}, {self._date(purchase.at)}"
@@ -101,6 +109,9 @@ class Known:
                 yield "corrected", f"{self._date(correction.at)}: {printable(text)}"
 
     def _collection(self, one: Collection) -> Iterator[tuple[str, str]]:
+        yield "audience", self._word(f"audience.{one.audience}")
+        if one.occupations:
+            yield "occupations", printable(", ".join(sorted(one.occupations)))
         yield "source", self._word(f"source.{one.source or 'unknown'}")
         if one.provenance is not None:
             hands = [*(link.supplier for link in one.provenance.chain), one.provenance.supplier]

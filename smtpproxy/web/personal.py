@@ -57,12 +57,18 @@ def page(stored: Stored, look: Look, lang: Lang, notice: str = "") -> str:
             lines=known.lines(),
             languages=[(each, texts(each).language.name) for each in PAGE_LANGS],
             audiences=_AUDIENCES,
+            audience=next((way.audience for way in known.collections()), None),
+            occupations=sorted(_occupations(known)),
             tracked=bool(known.tracking()),
             wishes=[
                 (each, look.label(each, lang), often) for each, often in known.wishes().items()
             ],
         )
     )
+
+
+def _occupations(known: Known) -> frozenset[str]:
+    return frozenset().union(*(way.occupations for way in known.collections()))
 
 
 class PersonalPages:
@@ -155,9 +161,11 @@ class PersonalPages:
         return HTMLResponse(page(stored, look, lang, notice), headers=dict(look.headers))
 
     async def _correct(self, told: Confirmation, form: Mapping[str, str]) -> str:
-        contact = await self._writer().contact(told.recipient)
-        if contact is None or "occupations" not in form:
+        stored = await self._stored(told)
+        if stored.contact is None or "occupations" not in form:
             return "nothing"
+        known = Known(stored, self._looks[told.brand], "en")
+        there = _occupations(known)
         said = {word.strip() for word in form["occupations"].split(",")} - {""}
         if len(said) > _MOST_WORDS or any(not _is_word(word) for word in said):
             return "nothing"
@@ -165,8 +173,9 @@ class PersonalPages:
         correction = Correction(
             language=language if language in PAGE_LANGS else None,
             audience=Audience(audience) if audience in _AUDIENCES else None,
-            add_occupations=frozenset(said - contact.occupations),
-            remove_occupations=frozenset(contact.occupations - said),
+            add_occupations=frozenset(said - there),
+            remove_occupations=frozenset(there - said),
+            brands=known.brands,
         )
         done = await self._writer().rectify(
             told.recipient, correction, at=self._now(), reason=_by_the_person(told)

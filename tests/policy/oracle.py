@@ -170,6 +170,8 @@ def _of_any_collection(
         contact.optout_offered,
         contact.last_activity_at,
         contact.provenance,
+        audience=contact.audience,
+        occupations=contact.occupations,
     )
     own = [c for c in (first, *contact.others) if c.brand in mine]
     active = max((c.last_activity_at for c in own if c.last_activity_at), default=None)
@@ -189,6 +191,8 @@ def _of_any_collection(
             optout_offered=c.optout_offered,
             last_activity_at=active,
             provenance=c.provenance,
+            audience=c.audience,
+            occupations=c.occupations,
             acts=said(contact.acts, name),
             purchases=tuple(
                 p for p in contact.purchases if p.brand in mine and p.came_by in (None, name)

@@ -148,7 +148,7 @@ def _stream(random: Random) -> Stream:
         products=_some(random),
         topics=_some(random),
         paused=random.random() < 0.2,
-        permission=kind is StreamClass.MARKETING and random.random() < 0.3,
+        permission=kind is StreamClass.MARKETING and random.random() < 0.6,
         confirmation=kind is StreamClass.TRANSACTIONAL and random.random() < 0.4,
         frequency_cap=random.choice(CAPS),
         marketing_cap=random.choice(CAPS),
@@ -205,6 +205,8 @@ def _collection(random: Random) -> Collection:
         optout_offered=random.choice([True, True, True, False, None]),
         last_activity_at=_maybe(random),
         provenance=random.choice(PROVENANCES),
+        audience=random.choice(list(Audience)),
+        occupations=_some(random),
     )
 
 

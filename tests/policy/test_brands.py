@@ -5,6 +5,7 @@ from msgspec.structs import replace
 
 from smtpproxy.policy.as_of import known_at
 from smtpproxy.policy.model import (
+    Audience,
     Collection,
     Contact,
     Origin,
@@ -15,6 +16,7 @@ from smtpproxy.policy.model import (
     StreamClass,
     Suppression,
     Transaction,
+    collections,
 )
 from smtpproxy.policy.rules.brands import concerns
 from smtpproxy.policy.rules.recipient import covers
@@ -177,6 +179,17 @@ def test_a_notice_at_one_collection_is_none_at_another() -> None:
     asked = replace(CUSTOMER, informed_at=None)
     assert said(verdict(replace(asked, others=(told,)))) == "refuse notice_missing"
     assert said(verdict(replace(asked, others=(DIRECT,)))) == "allow existing_customer"
+
+
+def test_what_somebody_is_by_one_collection_they_are_not_by_another() -> None:
+    for brand, expected in (("shop", "allow professional"), ("mill", "refuse consent_missing")):
+        buyer = collections(of(brand, BUYER))[0]
+        consumer = replace(of("shop", PERSON), audience=Audience.CONSUMER, others=(buyer,))
+        assert said(verdict(consumer, stream=replace(SHOP, topics=BUYER.occupations))) == expected
+    generic = replace(PERSON, audience=Audience.GENERIC)
+    assert said(verdict(of("shop", generic), stream=SHOP)) == "allow generic_address"
+    mill = replace(of("shop", PERSON), others=collections(of("mill", generic)))
+    assert said(verdict(mill, stream=SHOP)) == "refuse consent_missing"
 
 
 def test_a_click_keeps_consent_alive_for_its_brand_alone() -> None:

@@ -27,6 +27,7 @@ from smtpproxy.policy.model import (
     RecipientFacts,
     Source,
     Suppression,
+    collections,
 )
 from smtpproxy.store.merge import MARKS, SCOPE_KINDS
 from smtpproxy.store.protocols import (
@@ -94,7 +95,12 @@ WHOLE = Contact(
             *(None, Source.DIRECT, T0, T0), optout_offered=False, last_activity_at=T0, as_of=T0
         ),
         Collection(
-            "shop", Source.RENTED, never_informed=True, provenance=Provenance("X"), as_of=T0
+            *("shop", Source.RENTED),
+            never_informed=True,
+            provenance=Provenance("X"),
+            as_of=T0,
+            audience=Audience.GENERIC,
+            occupations=frozenset({"racing", "été"}),
         ),
     ),
 )
@@ -373,12 +379,31 @@ class ContactContract:
 
     async def test_a_newer_profile_stands_in_what_it_speaks_about(self, store: Store) -> None:
         await store.put_contacts([ContactUpdate(WHOLE, as_of=T0)])
-        told = Contact(ANNA, audience=Audience.CONSUMER, tags=frozenset())
+        told = Contact(ANNA, audience=Audience.CONSUMER, tags=frozenset(), brand="mill")
         update = ContactUpdate(told, frozenset({"audience", "tags"}), T0 + DAY)
         assert await store.put_contacts([update]) == BatchResult(changed=1)
         assert await store.contact(ANNA) == replace(
             WHOLE, audience=Audience.CONSUMER, tags=frozenset()
         )
+
+    async def test_what_somebody_is_belongs_to_the_collection_that_says_so(
+        self, store: Store
+    ) -> None:
+        finance, racing = frozenset({"finance"}), frozenset({"racing"})
+        mill = Contact(ANNA, Audience.PROFESSIONAL, Source.DIRECT, T0, brand="mill")
+        mill = replace(mill, occupations=finance)
+        await store.put_contacts([ContactUpdate(mill, as_of=T0)])
+        shop = Contact(ANNA, source=Source.PARTNER, brand="shop")
+        await store.put_contacts([ContactUpdate(shop, as_of=T0 + DAY)])
+        known = collections(mill)[0]
+        assert await store.contact(ANNA) == replace(shop, others=(replace(known, as_of=T0),))
+        told = Contact(ANNA, Audience.CONSUMER, occupations=racing, brand="mill")
+        given = frozenset({"audience", "occupations"})
+        await store.put_contacts([ContactUpdate(told, given, as_of=T0 + 2 * DAY)])
+        (found,) = [one async for one in store.export_contacts()]
+        assert {(way.brand, way.audience, way.occupations) for way in collections(found)} == {
+            ("mill", Audience.CONSUMER, racing), ("shop", Audience.UNKNOWN, frozenset()),
+        }  # fmt: skip
 
     @pytest.mark.parametrize("age", [timedelta(0), DAY])
     async def test_an_older_profile_changes_nothing(self, store: Store, age: timedelta) -> None:

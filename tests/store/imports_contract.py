@@ -309,6 +309,17 @@ class ContactUndoContract:
         await imports[order[1]].undo()
         assert await store.contact(ANNA) is None
 
+    async def test_what_somebody_is_goes_with_the_file_that_said_so(self, store: Store) -> None:
+        imports = [await begun(store), await begun(store)]
+        mill = replace(PROFILE, audience=Audience.PROFESSIONAL, brand="mill")
+        await imports[0].contacts(replace(mill, occupations=frozenset({"finance"})), as_of=T0)
+        shop = replace(PROFILE, acts=(), audience=Audience.UNKNOWN, brand="shop")
+        await imports[1].contacts(shop, as_of=T0 + DAY)
+        await imports[0].undo()
+        found = await store.contact(ANNA)
+        assert found is not None
+        assert (found.brand, found.audience, found.others) == ("shop", Audience.UNKNOWN, ())
+
     async def test_many_are_undone_in_parts(self, store: Store) -> None:
         one = await begun(store)
         people = [Contact(f"user{n}@people.example") for n in range(2_500)]

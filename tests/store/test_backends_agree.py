@@ -86,7 +86,13 @@ CONTACTS = st.builds(
     profiling_objected_at=MAYBE,
     brand=BRANDS,
     others=st.lists(
-        st.builds(Collection, BRANDS, st.sampled_from(Source), MAYBE, MAYBE), max_size=2
+        st.builds(
+            Collection,
+            *(BRANDS, st.sampled_from(Source), MAYBE, MAYBE),
+            audience=st.sampled_from(Audience),
+            occupations=WORDS,
+        ),
+        max_size=2,
     ).map(tuple),
 )
 UPDATES = CONTACTS | st.builds(

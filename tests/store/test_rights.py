@@ -1,5 +1,6 @@
 """What is put right in a contact: what follows, what stays, what is on record."""
 
+import dataclasses
 import sqlite3
 from contextlib import closing
 from datetime import timedelta
@@ -8,7 +9,15 @@ import pytest
 from msgspec.structs import replace
 
 from smtpproxy.policy.contact import collections
-from smtpproxy.policy.model import Audience, ConsentAct, Contact, Origin, Source, Suppression
+from smtpproxy.policy.model import (
+    Audience,
+    Collection,
+    ConsentAct,
+    Contact,
+    Origin,
+    Source,
+    Suppression,
+)
 from smtpproxy.store.operations import Change, Correction, Rectification
 from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
 from tests.store.conftest import Database
@@ -17,6 +26,7 @@ from tests.store.contract import AGREEMENT, ANNA, DAY, T0, WHOLE, facts_of
 NEW = "anna.b@people.example"
 LATER = T0 + 9 * DAY
 MOVE = Correction(NEW)
+ALONE = replace(WHOLE, others=())
 
 
 @pytest.fixture
@@ -33,7 +43,7 @@ async def rectify(
 
 
 async def test_a_profile_is_put_right_and_the_record_says_what_was(store: Store) -> None:
-    await store.put_contacts([WHOLE])
+    await store.put_contacts([ALONE])
     correction = Correction(
         audience=Audience.CONSUMER,
         source=Source.DIRECT,
@@ -54,12 +64,38 @@ async def test_a_profile_is_put_right_and_the_record_says_what_was(store: Store)
     )
     assert list(await store.rectifications(ANNA)) == [done]
     assert await store.contact(ANNA) == replace(
-        WHOLE,
+        ALONE,
         audience=Audience.CONSUMER,
         source=Source.DIRECT,
         occupations=frozenset({"law", "métiers d'art"}),
         tags=frozenset(),
     )
+
+
+async def test_what_the_person_is_is_put_right_in_every_collection(store: Store) -> None:
+    partner, mill = Collection("shop", Source.PARTNER), Collection("mill", Source.WEB)
+    finance = frozenset({"finance"})
+    said = replace(partner, audience=Audience.PROFESSIONAL, occupations=finance)
+    await store.put_contacts([replace(ALONE, audience=Audience.CONSUMER, others=(said, mill))])
+    everywhere = Correction(audience=Audience.CONSUMER, remove_occupations=finance)
+    of_mill = dataclasses.replace(everywhere, brands=frozenset({"mill", None}))
+    done = await rectify(store, of_mill)
+    assert done.changes == (
+        Change("occupations", "finance, métiers d'art", "métiers d'art"),
+        Change("audience", "unknown", "consumer"),
+    )
+    found = await store.contact(ANNA)
+    assert found is not None
+    assert found.others == (said, replace(mill, audience=Audience.CONSUMER))
+    done = await rectify(store, everywhere, days=10)
+    assert done.changes == (
+        Change("audience", "professional", "consumer"),
+        Change("occupations", "finance", None),
+    )
+    found = await store.contact(ANNA)
+    assert found is not None
+    assert {way.audience for way in collections(found)} == {Audience.CONSUMER}
+    assert not any("finance" in way.occupations for way in collections(found))
 
 
 async def test_records_add_up(store: Store) -> None:
@@ -73,7 +109,7 @@ async def test_records_add_up(store: Store) -> None:
 
 
 async def test_what_is_right_already_leaves_no_record(store: Store) -> None:
-    await store.put_contacts([WHOLE])
+    await store.put_contacts([ALONE])
     assert (await rectify(store, Correction(audience=WHOLE.audience))).changes == ()
     assert list(await store.rectifications(ANNA)) == []
 
@@ -96,14 +132,14 @@ async def test_an_older_file_does_not_undo_it(store: Store) -> None:
 
 
 async def test_it_counts_after_a_file_of_the_future_too(store: Store) -> None:
-    await store.put_contacts([ContactUpdate(WHOLE, as_of=T0 + 99 * DAY)])
+    await store.put_contacts([ContactUpdate(ALONE, as_of=T0 + 99 * DAY)])
     await rectify(store, Correction(audience=Audience.CONSUMER))
     found = await store.contact(ANNA)
-    assert found == replace(WHOLE, audience=Audience.CONSUMER)
+    assert found == replace(ALONE, audience=Audience.CONSUMER)
 
 
 async def test_who_objected_to_profiling_may_have_the_profile_put_right(store: Store) -> None:
-    objected = replace(WHOLE, profiling_objected_at=T0)
+    objected = replace(ALONE, profiling_objected_at=T0)
     await store.put_contacts([objected])
     await rectify(store, Correction(remove_occupations=WHOLE.occupations))
     assert await store.contact(ANNA) == replace(objected, occupations=frozenset())
@@ -116,9 +152,9 @@ class TestNewAddress:
         done = await rectify(store, MOVE, days=10)
         assert done.changes == (Change("address", ANNA, NEW),)
         assert await store.contact(ANNA) is None
-        moved = replace(WHOLE, address=NEW, audience=Audience.CONSUMER)
+        moved = replace(Correction(audience=Audience.CONSUMER).applied(WHOLE), address=NEW)
         assert (await facts_of(store, NEW)).contact == moved
-        assert [len(one.changes) for one in await store.rectifications(NEW)] == [1, 1]
+        assert [len(one.changes) for one in await store.rectifications(NEW)] == [3, 1]
         assert list(await store.rectifications(ANNA)) == []
         assert (await store.counts())[0] == 1
 

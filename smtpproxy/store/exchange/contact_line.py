@@ -8,6 +8,7 @@ import msgspec
 
 from smtpproxy.policy.model import (
     BUILT_IN_BRAND,
+    Audience,
     Collection,
     ConsentAct,
     Contact,
@@ -89,6 +90,8 @@ def _collection(way: Collection) -> dict[str, Any]:
         "last_activity_at": _written(way.last_activity_at),
         "provenance": way.provenance and _provenance(way.provenance),
         "as_of": _written(way.as_of),
+        "audience": None if way.audience is Audience.UNKNOWN else way.audience,
+        "occupations": sorted(way.occupations) or None,
     }
     return {name: value for name, value in told.items() if value is not None}
 

@@ -157,6 +157,8 @@ class CollectionRecord(Struct, forbid_unknown_fields=True):
     last_activity_at: Time | None = None
     provenance: ProvenanceRecord | None = None
     as_of: Time | None = None
+    audience: Audience | None = None
+    occupations: Words = []
 
     def told(self) -> Collection:
         return Collection(
@@ -169,6 +171,8 @@ class CollectionRecord(Struct, forbid_unknown_fields=True):
             _moment(self.last_activity_at),
             self.provenance.told() if self.provenance else None,
             _moment(self.as_of),
+            self.audience or Audience.UNKNOWN,
+            frozenset(self.occupations),
         )
 
 

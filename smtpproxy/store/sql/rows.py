@@ -80,7 +80,7 @@ _read_set = msgspec.json.Decoder(frozenset[str]).decode
 _read_purchases = msgspec.json.Decoder(list[_Purchase]).decode
 _read_contact_details = msgspec.json.Decoder(_ContactDetails).decode
 _read_act_details = msgspec.json.Decoder(_ActDetails).decode
-_write = msgspec.json.Encoder().encode
+_write = msgspec.json.Encoder(order="deterministic").encode
 
 
 def to_micros(moment: datetime) -> int:

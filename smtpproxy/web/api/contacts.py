@@ -82,8 +82,7 @@ UPSERT = Operation(
     summary="Insert or update a contact",
     description="As one line of an import: a field that is absent says nothing; purchases, consents"
     " and preferences add up. Whoever was erased is left out. A token for some brands may say what"
-    " was said to these, and nothing about the person that holds for all (audience, occupations,"
-    " tags, language).",
+    " was said to these, and nothing about the person that holds for all (tags, language).",
     body=ContactRecord,
     answers=WrittenContact,
     answer="It is stored.",
