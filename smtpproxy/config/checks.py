@@ -50,6 +50,7 @@ def cross_check(document: Document) -> Iterator[Fault]:
     yield from _content(document)
     yield from _unsubscribe(document)
     yield from _tracking(document)
+    yield from _synchronous(document)
     yield from _verp(document)
     yield from confirmation_checks(document)
 
@@ -344,6 +345,18 @@ def _tracking(document: Document) -> Iterator[Fault]:
     yield from _left_to_the_mta(
         document, stripped, 'tracking_pixels = "strip"', "change a message's text"
     )
+
+
+def _synchronous(document: Document) -> Iterator[Fault]:
+    store = document.get("store")
+    if not isinstance(store, dict) or store.get("require_synchronous") is not True:
+        return
+    if not str(store.get("url")).startswith("postgresql://"):
+        yield Fault(
+            ("store", "require_synchronous"),
+            "a store in SQLite has no standby: let url name a database of PostgreSQL, or leave"
+            " it out",
+        )
 
 
 def _without_adding(index: int, stream: Mapping[str, Any]) -> Iterator[Fault]:

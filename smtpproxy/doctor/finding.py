@@ -38,6 +38,7 @@ class Check(StrEnum):
     KEYS = "keys"
     RESTORE = "restore"
     REPLICA = "replica"
+    FAILOVER = "failover"
     CERTIFICATE = "certificate"
     UNSUBSCRIBE = "unsubscribe"
     TRACKING = "tracking"

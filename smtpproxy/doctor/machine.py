@@ -13,15 +13,17 @@ from msgspec import Struct
 from smtpproxy.doctor.finding import Check, Finding, Status
 from smtpproxy.policy.rules.deferrals import restore_in_force
 from smtpproxy.settings import ListenerSettings, Settings
-from smtpproxy.store import open_store, replica_fault
+from smtpproxy.store import is_postgresql, open_store, replica_fault
 from smtpproxy.store.key_files import FILE_NAME
 from smtpproxy.store.key_places import key_place
 from smtpproxy.store.link_keys import LINK_KEY_FILE, load_link_keys
+from smtpproxy.store.postgres.synchronous import commits_wait
 from smtpproxy.store.protocols import (
     NoStoreYet,
     StoreInaccessible,
     StoreMisconfigured,
     StoreUnavailable,
+    without_password,
 )
 from smtpproxy.terminal import counted
 from smtpproxy.tls import TlsError, TlsFiles, server_context
@@ -68,7 +70,7 @@ _MOST_DKIM = "every year at least: smtpproxy dkim keygen, publish, add it with a
 
 async def restore(settings: Settings) -> list[Finding]:
     """Judge whether all is known of the people that the store knows."""
-    where = settings.store.url
+    where = without_password(settings.store.url)
     try:
         store = open_store(settings.store, settings.server.state_dir, read_only=True)
         try:
@@ -105,6 +107,25 @@ def _without(where: str, text: object) -> str:
 
 
 _OTHER_STANDBY = "let it name a standby that follows store.url; until then the primary is asked"
+
+
+async def failover(settings: Settings) -> list[Finding]:
+    """Judge whether a failover may lose what was acknowledged; nothing where that is SQLite's."""
+    if not is_postgresql(settings.store):
+        return []
+    where = without_password(settings.store.url)
+    try:
+        waits = await commits_wait(settings.store)
+    except StoreUnavailable as fault:
+        return [Finding(Check.FAILOVER, where, Status.UNKNOWN, f"the store cannot answer: {fault}")]
+    if waits:
+        return [Finding(Check.FAILOVER, where, Status.PASS, "a commit waits for a standby")]
+    text = "commits do not wait for a standby: a failover loses the last ones, an unsubscribe too"
+    status = Status.FAIL if settings.store.require_synchronous else Status.WARN
+    return [Finding(Check.FAILOVER, where, status, text, _WAIT)]
+
+
+_WAIT = "set synchronous_standby_names, and synchronous_commit to on; store.require_synchronous"
 _REPLAY = "smtpproxy restore --journals DIR, or --journals-lost where nothing is left of them"
 
 

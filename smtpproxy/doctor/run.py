@@ -19,7 +19,14 @@ from smtpproxy.doctor.dmarc import (
 )
 from smtpproxy.doctor.finding import Check, Finding, Line, Lookup, Status, checklist
 from smtpproxy.doctor.hosts import mx, ptr, sending_addresses, upstream
-from smtpproxy.doctor.machine import certificate, check_clock, keys, replica, restore
+from smtpproxy.doctor.machine import (
+    certificate,
+    check_clock,
+    failover,
+    keys,
+    replica,
+    restore,
+)
 from smtpproxy.doctor.spf import NO_ADDRESSES, spf
 from smtpproxy.doctor.spf_record import IpAddress
 from smtpproxy.doctor.unsubscribe import own_token, unsubscribe
@@ -112,6 +119,7 @@ class Doctor:
             jobs.append((Check.PTR, host, _said([unknown])))
         jobs.append((Check.RESTORE, settings.store.url, lambda: restore(settings)))
         jobs.append((Check.REPLICA, "store.replica_url", lambda: replica(settings)))
+        jobs.append((Check.FAILOVER, settings.store.url, lambda: failover(settings)))
         jobs.append((Check.CLOCK, "clock", _said([check_clock()])))
         jobs.append((Check.TRACKING, "streams", _said(tracking(settings))))
         jobs.append((Check.UNSUBSCRIBE, "suppressions", lambda: suppressions(settings)))

@@ -214,6 +214,7 @@ class StoreSettings:
     connections: Annotated[int, Bounds(4, 1_000)] = 10  # of each process, to PostgreSQL
     replica_url: ReplicaUrl | None = None  # a standby, which RCPT may be answered from
     max_replica_lag: Duration = 1.0  # beyond it the primary is asked
+    require_synchronous: bool = False  # of PostgreSQL: nothing, unless commits wait for a standby
     partners: Annotated[tuple[PartnerSettings, ...], DERIVED] = ()
 
 

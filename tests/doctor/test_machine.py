@@ -9,11 +9,21 @@ import pytest
 from msgspec.structs import replace as with_fields
 
 from smtpproxy.config import parse
+from smtpproxy.doctor import machine
 from smtpproxy.doctor.finding import Check, Finding, Lookup, Status, checklist
 from smtpproxy.doctor.hosts import sending_addresses
-from smtpproxy.doctor.machine import ClockSeen, KeyFile, judge_clock, judge_key, keys, look
+from smtpproxy.doctor.machine import (
+    ClockSeen,
+    KeyFile,
+    failover,
+    judge_clock,
+    judge_key,
+    keys,
+    look,
+)
 from smtpproxy.policy.model import Mode
-from smtpproxy.settings import DkimSettings, DoctorSettings, Settings, TcpAddress
+from smtpproxy.settings import DkimSettings, DoctorSettings, Settings, StoreSettings, TcpAddress
+from smtpproxy.store.protocols import StoreUnavailable
 from tests.kit.dns import NameServer
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -164,3 +174,28 @@ def test_the_worst_of_what_a_demand_needs_is_what_it_gets(settings: Settings) ->
 
     assert [line("pass", "pass"), line("warn", "pass")] == ["pass", "pass"]
     assert [line("fail", "unknown"), line("pass", "unknown")] == ["fail", "unknown"]
+
+
+@pytest.mark.parametrize(
+    ("waits", "required", "status"),
+    [(False, False, "warn"), (False, True, "fail"), (True, True, "pass"), (None, True, "unknown")],
+)
+async def test_whether_a_failover_may_lose_what_was_acknowledged(
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    waits: bool | None,
+    required: bool,
+    status: str,
+) -> None:
+    async def asked(_: StoreSettings) -> bool:
+        if waits is None:
+            raise StoreUnavailable("the database failed")
+        return waits
+
+    monkeypatch.setattr(machine, "commits_wait", asked)
+    assert await failover(settings) == [], "SQLite has none"
+    url = "postgresql://relay:secret@db.example/smtpproxy"
+    store = StoreSettings(url, require_synchronous=required)
+    [found] = await failover(replace(settings, store=store))
+    assert (found.check, found.status) == (Check.FAILOVER, status)
+    assert "secret" not in found.subject

@@ -83,9 +83,10 @@ class SmtpSink:
         return int(counts[-1]) if counts else 0
 
     def dumped(self) -> list[Dumped]:
-        """What it took, in no order."""
+        """What it took, in no order; what it was taking when it was killed is left out."""
         files = (self.root / "dump").glob("m.*")
-        return [_read_dump(path.read_bytes()) for path in files]
+        raw = (path.read_bytes() for path in files)
+        return [_read_dump(each) for each in raw if each.endswith(b"\n\n")]
 
 
 def _read_dump(raw: bytes) -> Dumped:

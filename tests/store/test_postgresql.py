@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from smtpproxy.policy.model import Lookups
-from smtpproxy.store import open_confirmation_limit
+from smtpproxy.settings import StoreSettings
+from smtpproxy.store import open_confirmation_limit, open_store
 from smtpproxy.store.postgres import migrations, target
 from smtpproxy.store.postgres.connection import Lease
 from smtpproxy.store.postgres.session import translated
-from smtpproxy.store.protocols import Store, StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.protocols import Store, StoreInaccessible, StoreMisconfigured, StoreUnavailable
 from tests.kit import postgres
 from tests.kit.parts import needs
 from tests.kit.ports import wait_for
@@ -260,6 +261,38 @@ async def test_a_commit_that_waits_for_a_lost_standby_is_not_taken_for_done(
 
 
 _LET_HOLD = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+
+
+async def test_where_commits_have_to_wait_for_a_standby_nothing_is_done_unless_they_do(
+    tmp_path: Path, server: PostgresCluster
+) -> None:
+    """Whether they do is asked each time: it may change while we are connected."""
+    url = server.url(server.create())
+    await asyncio.to_thread(postgres.migrated, url, tmp_path)
+    store = open_store(StoreSettings(url, 0.5, require_synchronous=True), tmp_path)
+
+    async def may_read() -> bool:
+        try:
+            return not await store.facts(Lookups((ANNA,)))
+        except StoreInaccessible:
+            return False
+
+    async def turns(may: bool, setting: str, value: str) -> None:
+        server.sql("postgres", f"ALTER SYSTEM SET {setting} = '{value}'", "SELECT pg_reload_conf()")
+        async with asyncio.timeout(5):
+            while await may_read() is not may:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    assert not await may_read()
+    with pytest.raises(StoreInaccessible, match="do not wait for a standby"):
+        await store.add_suppressions([entry()])
+    await turns(True, "synchronous_standby_names", "nobody")
+    await turns(False, "synchronous_commit", "local")
+    await turns(True, "synchronous_commit", "remote_apply")
+    await turns(False, "synchronous_standby_names", "")
+    with pytest.raises(StoreInaccessible, match="do not wait for a standby"):
+        await store.add_suppressions([entry()])
+    await store.close()
 
 
 async def test_an_old_primary_is_not_asked_once_another_took_over(

@@ -98,7 +98,12 @@ def open_postgres(
 
 
 def target(settings: StoreSettings) -> Target:
-    return Target(settings.url, settings.timeout, settings.connections)
+    return Target(
+        settings.url,
+        settings.timeout,
+        settings.connections,
+        synchronous=settings.require_synchronous,
+    )
 
 
 def standby(settings: StoreSettings) -> Target | None:

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 from smtpproxy.store.postgres.lineage import Lineage
 from smtpproxy.store.postgres.session import PostgresSession, transaction
+from smtpproxy.store.postgres.synchronous import WAITS, check_waits
 from smtpproxy.store.protocols import (
     CLOSED,
     StoreInaccessible,
@@ -51,6 +52,7 @@ class Target:
     connections: int
     patient: bool = False
     server: Server = "primary"
+    synchronous: bool = False  # whether nothing is done unless commits wait for a standby
 
     @property
     def longest(self) -> float | None:
@@ -114,10 +116,15 @@ class Database:
                     command_timeout=self.target.longest,
                     server_settings=_session_settings(self.target.timeout),
                     reset=_left_as_it_is,
-                    init=self.lineage.admit,
+                    init=self._admit,
                     target_session_attrs=self.target.session_attributes,
                 )
         return self._pool
+
+    async def _admit(self, connection: "Connection") -> None:
+        await self.lineage.admit(connection)
+        if self.target.synchronous:
+            check_waits(await connection.fetchval(f"SELECT {WAITS}"))
 
     async def _expire(self) -> None:
         """Use no connection any more that there was so far."""
@@ -139,6 +146,8 @@ class Database:
         async with self.transaction() as session:
             async with asyncio.timeout(self.target.soon):
                 await session.run(_BEGIN_WRITING)
+                if self.target.synchronous:
+                    check_waits((await session.fetch_all(f"SELECT {WAITS}"))[0][0])
             yield session
 
     @asynccontextmanager

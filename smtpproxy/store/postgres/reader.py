@@ -25,6 +25,7 @@ from smtpproxy.store.postgres import migrations
 from smtpproxy.store.postgres import statements as columns
 from smtpproxy.store.postgres.connection import NO_PRIMARY, NO_STANDBY, Lease, unavailable
 from smtpproxy.store.postgres.statements import FIRST_ACT, FIRST_CONTACT, question
+from smtpproxy.store.postgres.synchronous import check_waits
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable, closed_text
 from smtpproxy.store.sql import rows
 from smtpproxy.waiting import Pending
@@ -168,6 +169,8 @@ class PostgresReader:
             raise StoreMisconfigured(closed_text(target.url, found.moved_to))
         if found.is_standby is not (target.server == "standby"):
             raise StoreUnavailable(NO_PRIMARY if found.is_standby else NO_STANDBY)
+        if target.synchronous:
+            check_waits(found.commits_wait)
         if found.live != _live(keys):
             return None
         if self.heard is not None:
@@ -248,6 +251,7 @@ class _Found:
         self.version: Version = (0, "")
         self.is_standby = False
         self.live = ""
+        self.commits_wait = False
         self.moved_to: str | None = None
         self._pauses: tuple[Pause, ...] = ()
         self._has_partners = False
@@ -264,6 +268,7 @@ class _Found:
         if what == columns.STATE:
             self.live, self.moved_to, self.version = text, other, (number, more)
             self.is_standby = same
+            self.commits_wait = bool(place)
         elif what == columns.PAUSE:
             self._pauses += (rows.read_pause((text, number, other, last, more)),)
         elif what == columns.SNAPSHOTS:

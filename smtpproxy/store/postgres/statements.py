@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from smtpproxy.policy.rulebook import WIDENED_ORIGINS
 from smtpproxy.store.keys import Partner
+from smtpproxy.store.postgres.synchronous import WAITS
 from smtpproxy.store.sql.rows import ACT_COLUMNS, CONTACT_COLUMNS
 from smtpproxy.store.sql.session import Dialect
 
@@ -23,7 +24,7 @@ _PADDING = "".join(f", NULL::{kind}" for kind in (*_CONTACT_TYPES, *_ACT_TYPES))
 # Of the keys that were live when the question was made, others may be by now. A server that took
 # over from another may lack its last commits, and have others of the same versions: each has an id.
 _STATE_ARM = f"""
-SELECT {STATE}, 0, pg_is_in_recovery(), (
+SELECT {STATE}, {WAITS}::integer, pg_is_in_recovery(), (
     SELECT string_agg(version || ':' || fingerprint, ' ' ORDER BY version)
     FROM suppression_key WHERE retired_at IS NULL
 ), moved_to, version, commit_id::text, NULL::bigint{_PADDING} FROM store_state
