@@ -33,13 +33,15 @@ from smtpproxy.relay.transaction import UpstreamTransaction
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.journal import Journal
 from smtpproxy.sinks.log import LOGGED, Log, configure_logging
-from smtpproxy.sinks.metrics import Metrics, Snapshot
+from smtpproxy.sinks.metrics import Metrics, Snapshot, merge
 from smtpproxy.store import (
+    is_postgresql,
     open_bulk_counter,
     open_copies,
     open_mailings,
     open_store,
     open_stream_counts,
+    store_connections,
 )
 from smtpproxy.store.key_files import load_keys
 from smtpproxy.store.link_keys import link_paths, link_ring
@@ -111,6 +113,22 @@ async def _beat(worker: "Worker", channel: Channel) -> None:
     while True:
         channel.send(Beat(worker.snapshot(), worker.paused))
         await asyncio.sleep(_BEAT)
+
+
+def _store_snapshot() -> Snapshot:
+    """How the connections to the database are used."""
+    each = store_connections()
+    return Snapshot(
+        counters={"store_waited_seconds_total": {(): sum(one.waited for one in each)}},
+        gauges={
+            "store_connections": {
+                ("idle",): sum(one.idle for one in each),
+                ("busy",): sum(one.busy for one in each),
+            },
+            "store_connections_limit": {(): sum(one.limit for one in each)},
+            "store_waiting": {(): sum(one.waiting for one in each)},
+        },
+    )
 
 
 class Worker:
@@ -238,7 +256,9 @@ class Worker:
             for listener in self._listeners:
                 if listener.tls is not None:
                     self.metrics.certificate(listener.settings.name, listener.tls.expires())
-        return self.metrics.snapshot()
+        if not is_postgresql(self._settings.store):
+            return self.metrics.snapshot()
+        return merge((self.metrics.snapshot(), _store_snapshot()))
 
     def _rate_table(self) -> RateTable | None:
         if not self._settings.has_rates:

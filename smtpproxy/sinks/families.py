@@ -168,6 +168,22 @@ FAMILIES: tuple[Family, ...] = (
         rows.one_row,
     ),
     Family(
+        "store_connections",
+        "Connections of the workers to the database open now; none to a store in SQLite.",
+        rows.each("state", ("idle", "busy")),
+    ),
+    Family(
+        "store_connections_limit",
+        "Connections to the database that there may be, of all workers.",
+        rows.one_row,
+    ),
+    Family("store_waiting", "Questions that wait for a connection to the database.", rows.one_row),
+    Family(
+        "store_waited_seconds_total",
+        "Time that questions have waited for a connection to the database.",
+        rows.one_row,
+    ),
+    Family(
         "upstream_replies_total",
         "Replies of the upstream to MAIL, RCPT, DATA and the end of data; none: no answer.",
         rows.each("code_class", rows.CODE_CLASSES),

@@ -1,8 +1,9 @@
 """What is known of addresses: suppressions, contacts and their consent acts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from smtpproxy.settings import Settings, StoreSettings
 from smtpproxy.store.answers import KeptAnswers
@@ -12,6 +13,9 @@ from smtpproxy.store.feedback import FeedbackLog
 from smtpproxy.store.journals import SharedJournals
 from smtpproxy.store.protocols import Store, StoreMisconfigured
 from smtpproxy.store.streams import StreamCounts
+
+if TYPE_CHECKING:
+    from smtpproxy.store.postgres.connection import StoreConnections
 
 
 def open_store(settings: StoreSettings, state_dir: Path, *, read_only: bool = False) -> Store:
@@ -185,6 +189,13 @@ async def replica_fault(settings: StoreSettings) -> str | None:
 
     found = await look_at_replica(settings)
     return None if found is None else found.fault or None
+
+
+def store_connections() -> "Sequence[StoreConnections]":
+    """Return how this event loop uses its connections to PostgreSQL now, for each database."""
+    from smtpproxy.store.postgres.connection import databases
+
+    return [database.connections() for database in databases()]
 
 
 def is_postgresql(settings: StoreSettings) -> bool:

@@ -124,6 +124,11 @@ CASES = (
         UP | {FAILURES % "audit": "0x10 1x30"},
     ),
     Case(
+        "SmtpproxyStorePoolExhausted",
+        UP | {"smtpproxy_store_waiting": "0x5 1x40"},
+        UP | {"smtpproxy_store_waiting": "0 1 1 0 0 1 0 1 0x30"},
+    ),
+    Case(
         "SmtpproxySuppressionsLost",
         UP | {"smtpproxy_suppressions{scope=all,origin=complaint}": "1000x70 900x30"},
         UP | {"smtpproxy_suppressions{scope=all,origin=complaint}": "1000x70 995x30"},

@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from smtpproxy.policy.model import Lookups
 from smtpproxy.settings import StoreSettings
-from smtpproxy.store import open_confirmation_limit, open_store
+from smtpproxy.store import open_confirmation_limit, open_store, store_connections
 from smtpproxy.store.postgres import migrations, target
 from smtpproxy.store.postgres.connection import Lease
 from smtpproxy.store.postgres.session import translated
@@ -77,6 +78,26 @@ def _statements_of(monkeypatch: pytest.MonkeyPatch, asked: list[Any]) -> Any:
 
     monkeypatch.setattr(asyncpg.Connection, "fetch", counted)
     return fetch
+
+
+async def test_who_waits_for_a_connection_is_counted(database: Database) -> None:
+    settings = replace(database.settings(), connections=3)  # two of which are not for reads
+    store = open_store(settings, database.folder, read_only=True)
+    database.opened.append(store)
+    await store.facts(Lookups((ANNA,)))
+    name = database.url.partition("///")[2].partition("?")[0]
+    with postgres.cluster().session(name) as say:
+        say("BEGIN; LOCK TABLE contact IN ACCESS EXCLUSIVE MODE; SELECT 1;")
+        asked = []
+        for _ in range(3):  # each in a turn of its own
+            asked.append(asyncio.ensure_future(facts_of(store, ANNA)))
+            await asyncio.sleep(0.05)
+        (use,) = store_connections()
+        assert (use.busy, use.limit, use.waiting) == (1, 3, 2)
+    await asyncio.gather(*asked)
+    (use,) = store_connections()
+    assert (use.busy, use.waiting) == (0, 0)
+    assert use.waited > 0.05
 
 
 async def test_every_commit_that_judgements_depend_on_is_another_version(

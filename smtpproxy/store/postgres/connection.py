@@ -5,7 +5,8 @@ asyncpg is loaded with the first use: who keeps the store in SQLite does without
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +78,18 @@ class Target:
         return None if asks_primary else self.server
 
 
+@dataclass(frozen=True, slots=True)
+class StoreConnections:
+    """How this process uses its connections to a database now; `waited` is in seconds, by all who
+    have waited for one so far."""
+
+    busy: int
+    idle: int
+    limit: int
+    waiting: int
+    waited: float
+
+
 class Database:
     """The connections of one process to one database. They are made when they are needed, and anew
     where they were lost."""
@@ -88,6 +101,24 @@ class Database:
         self._opening = asyncio.Lock()
         self._secrets: dict[str, bytes] = {}
         self.lineage = Lineage(self._expire)
+        self.queued = 0
+        """How many questions wait until a connection is free for the next statement."""
+        self.waited = 0.0
+        """Seconds that all together have waited for a connection."""
+        self._lining_up = 0
+
+    def connections(self) -> StoreConnections:
+        size, idle = (
+            (0, 0)
+            if self._pool is None
+            else (
+                self._pool.get_size(),
+                self._pool.get_idle_size(),
+            )
+        )
+        return StoreConnections(
+            size - idle, idle, self.target.connections, self._lining_up + self.queued, self.waited
+        )
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator["Connection"]:
@@ -98,10 +129,22 @@ class Database:
         failures = (PostgresError, InterfaceError, InternalClientError, OSError, UnicodeError)
         try:
             pool = self._pool or await self._opened()
-            async with pool.acquire(timeout=self.target.timeout) as connection:
-                yield connection
+            lent = await self._lent(pool)
+            try:
+                yield lent
+            finally:
+                await pool.release(lent)
         except failures as error:
             raise unavailable(error, self.target.setting) from error
+
+    async def _lent(self, pool: "Pool") -> "Connection":
+        began = time.monotonic()
+        self._lining_up += 1
+        try:
+            return await pool.acquire(timeout=self.target.timeout)
+        finally:
+            self._lining_up -= 1
+            self.waited += time.monotonic() - began
 
     async def _opened(self) -> "Pool":
         from asyncpg import create_pool
@@ -202,6 +245,11 @@ async def _left_as_it_is(_: "Connection") -> None:
 
 
 _shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Target, Database]] = WeakKeyDictionary()
+
+
+def databases() -> Sequence[Database]:
+    """Return those that this event loop uses now."""
+    return list(_shared.get(asyncio.get_running_loop(), {}).values())
 
 
 class Lease:

@@ -97,16 +97,20 @@ class PostgresReader:
     def _send(self) -> None:
         """Put what waits into statements, as long as there is a connection for one."""
         self._is_called = False
-        most = self._lease.database.target.connections
+        database, now = self._lease.database, asyncio.get_running_loop().time()
+        most = database.target.connections
         while self._waiting and len(self._running) < max(1, most - 2):
             some, names = 0, 0
             while some < len(self._waiting) and names < _MOST_NAMES:
                 names += len(self._waiting[some].lookups.addresses)
                 some += 1
             batch, self._waiting = self._waiting[:some], self._waiting[some:]
+            begun = sum(asked.until for asked in batch) - len(batch) * database.target.timeout
+            database.waited += max(0.0, len(batch) * now - begun)
             task = asyncio.create_task(self._answer(batch))
             self._running.add(task)
             task.add_done_callback(self._sent)
+        database.queued = len(self._waiting)
 
     def _sent(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
