@@ -15,17 +15,16 @@ from smtpproxy.config.start_checks import FOLDERS, check_named_files, restore_wa
 from smtpproxy.process.control import HandOver, NotRunning, StepDown, ask
 from smtpproxy.process.listening import CannotListen, Sockets, handed_on_by_systemd
 from smtpproxy.process.notifier import Notifier
-from smtpproxy.process.register import told
+from smtpproxy.process.register import introduce
 from smtpproxy.process.supervisor import Source, Supervisor
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.log import configure_logging
-from smtpproxy.store import is_postgresql, open_store
+from smtpproxy.store import open_store
+from smtpproxy.store.configurations import of_rows
 from smtpproxy.store.key_places import key_place
 from smtpproxy.store.link_keys import LINK_KEY_FILE
 from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.protocols import Store, StoreMisconfigured, StoreUnavailable
-from smtpproxy.store.relays import relay_id
-from smtpproxy.store.scopes import lost_scopes
 from smtpproxy.store.shared_keys import settle_link_keys
 
 
@@ -39,6 +38,7 @@ def serve(settings: Settings, read: Callable[[], Settings], *, take_over: bool =
     configure_logging(settings.server, process="supervisor")
     try:
         prepare(settings)
+        asyncio.run(introduce(settings))
         sockets = Sockets(settings, _handed_on(settings, take_over=take_over))
     except ConfigError as error:
         print("\n".join(error.faults), file=sys.stderr)
@@ -98,27 +98,22 @@ def _prepare_state(settings: Settings) -> None:
 async def _open_and_close(settings: Settings) -> None:
     store = open_store(settings.store, settings.server.state_dir)
     try:
-        await _register(settings, store)
-        counts = await store.named_scopes()
+        await _settle_keys(settings, store)
+        found = await of_rows(settings, store)
     finally:
         await store.close()
-    for one in lost_scopes(settings.scopes, counts):
+    for one in found:
         structlog.get_logger().warning(
-            "scope of nothing", scope=one.scope, text=one.text, fix=one.fix
+            "does not fit the store", subject=one.subject, text=one.text, fix=one.fix
         )
 
 
-async def _register(settings: Settings, store: Store) -> None:
-    """Hold the keys that relays share against the store's, and tell the other relays of this one.
-
-    Raises StoreUnavailable, OSError.
-    """
+async def _settle_keys(settings: Settings, store: Store) -> None:
+    """Hold the keys that relays share against the store's. Raises StoreUnavailable."""
     state, now = settings.server.state_dir, datetime.now(UTC)
     if settings.makes_tokens and await settle_link_keys(store, state, at=now):
         file = key_place(state, LINK_KEY_FILE).path
         structlog.get_logger().info("key of links made", file=str(file))
-    if is_postgresql(settings.store):
-        await store.tell(relay_id(state), told(settings), at=now)
 
 
 async def _supervise(

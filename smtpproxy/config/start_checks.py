@@ -10,7 +10,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from smtpproxy.policy.rules.deferrals import restore_in_force
 from smtpproxy.settings import Address, DkimSettings, Settings, UnixAddress
 from smtpproxy.settings.brands import UnusableLogo, logo_source
 from smtpproxy.store import open_store, replica_fault, store_path
+from smtpproxy.store.configurations import Misfit, of_relays, of_rows
 from smtpproxy.store.key_files import load_partner_key
 from smtpproxy.store.link_keys import has_link_keys, load_link_keys
 from smtpproxy.store.protocols import (
@@ -29,7 +30,6 @@ from smtpproxy.store.protocols import (
     StoreOutdated,
     StoreUnavailable,
 )
-from smtpproxy.store.scopes import lost_scopes
 from smtpproxy.store.shared_keys import check_link_keys
 from smtpproxy.tls import TlsError, TlsFiles, client_context, server_context
 from smtpproxy.webhooks import SecretFault, check_files
@@ -58,7 +58,7 @@ def check_start(settings: Settings, filename: str) -> list[str]:
     Raises ConfigError with everything that would keep the relay from starting.
     """
     return _all_of(
-        [check_named_files, _check_state, _check_addresses, _check_scopes], settings, filename
+        [check_named_files, _check_state, _check_addresses, _check_fit], settings, filename
     )
 
 
@@ -194,25 +194,32 @@ def _store_faults(settings: Settings) -> Iterator[str]:
         yield f"store: {error}"
 
 
-async def _open_and_close(settings: Settings) -> Mapping[str, int]:
+async def _open_and_close(settings: Settings) -> None:
     state_dir = settings.server.state_dir
     store = open_store(settings.store, state_dir, read_only=True)
     try:
         if settings.makes_tokens and (used := await store.link_keys()):
             await check_link_keys(store, state_dir, used)
-        return await store.named_scopes()
+        await store.ping()
     finally:
         await store.close()
 
 
-def _check_scopes(settings: Settings, filename: str) -> list[str]:
+def _check_fit(settings: Settings, filename: str) -> list[str]:
     """What is wrong with the store, `_check_state` says."""
+
+    async def look() -> list[Misfit]:
+        store = open_store(settings.store, settings.server.state_dir, read_only=True)
+        try:
+            rows = await of_rows(settings, store)
+            return rows + await of_relays(settings, store, now=datetime.now(UTC))
+        finally:
+            await store.close()
+
     try:
-        counts = asyncio.run(_open_and_close(settings))
+        return [f"store: {one}" for one in asyncio.run(look())]
     except (StoreUnavailable, OSError):
         return []
-    lost = lost_scopes(settings.scopes, counts)
-    return [f"store: {one.scope}: {one.text}; {one.fix}" for one in lost]
 
 
 def folder_fault(folder: Path) -> str | None:

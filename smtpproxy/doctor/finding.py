@@ -39,6 +39,7 @@ class Check(StrEnum):
     RESTORE = "restore"
     REPLICA = "replica"
     FAILOVER = "failover"
+    STORE = "store"
     CERTIFICATE = "certificate"
     UNSUBSCRIBE = "unsubscribe"
     TRACKING = "tracking"

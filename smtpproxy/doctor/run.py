@@ -34,8 +34,17 @@ from smtpproxy.policy.model import StreamClass, TrackingPixels
 from smtpproxy.resolver import DnsFailure
 from smtpproxy.settings import Settings
 from smtpproxy.store import open_store
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.configurations import of_consents, of_relays
+from smtpproxy.store.protocols import (
+    NoStoreYet,
+    StoreMisconfigured,
+    StoreOutdated,
+    StoreUnavailable,
+    without_password,
+)
+from smtpproxy.store.register import living
 from smtpproxy.store.scopes import lost_scopes
+from smtpproxy.store.shared_keys import check_link_keys, check_suppression_keys
 
 AT_ONCE = 8
 OF_DOMAINS = frozenset({Check.SPF, Check.DKIM, Check.DMARC, Check.ALIGNMENT, Check.MX})
@@ -120,6 +129,7 @@ class Doctor:
         jobs.append((Check.RESTORE, settings.store.url, lambda: restore(settings)))
         jobs.append((Check.REPLICA, "store.replica_url", lambda: replica(settings)))
         jobs.append((Check.FAILOVER, settings.store.url, lambda: failover(settings)))
+        jobs.append((Check.STORE, settings.store.url, lambda: fit(settings, now)))
         jobs.append((Check.CLOCK, "clock", _said([check_clock()])))
         jobs.append((Check.TRACKING, "streams", _said(tracking(settings))))
         jobs.append((Check.UNSUBSCRIBE, "suppressions", lambda: suppressions(settings)))
@@ -221,6 +231,32 @@ async def suppressions(settings: Settings) -> list[Finding]:
         Finding(Check.UNSUBSCRIBE, one.scope, Status.WARN, one.text, one.fix)
         for one in lost_scopes(settings.scopes, counts)
     ]
+
+
+async def fit(settings: Settings, now: datetime) -> list[Finding]:
+    """Whether keys and configuration fit the store, and the other relays of it."""
+    where, state_dir = without_password(settings.store.url), settings.server.state_dir
+    try:
+        store = open_store(settings.store, state_dir, read_only=True)
+        try:
+            await check_suppression_keys(store, state_dir)
+            if settings.makes_tokens:
+                await check_link_keys(store, state_dir, await store.link_keys())
+            found = await of_consents(settings, store) + await of_relays(settings, store, now=now)
+            others = len(living(await store.relays(), now))
+        finally:
+            await store.close()
+    except (NoStoreYet, StoreOutdated):
+        return []
+    except StoreMisconfigured as fault:
+        return [Finding(Check.STORE, where, Status.FAIL, str(fault), "see docs/store.md")]
+    except (StoreUnavailable, OSError) as fault:
+        text = f"the store cannot answer: {fault}"
+        return [Finding(Check.STORE, where, Status.UNKNOWN, text)]
+    if not found:
+        what = f"{others} relays have the same streams and brands" if others > 1 else "it fits"
+        return [Finding(Check.STORE, where, Status.PASS, f"keys and configuration: {what}")]
+    return [Finding(Check.STORE, one.subject, Status.WARN, one.text, one.fix) for one in found]
 
 
 _AGREED = "tracking pixels reach only people who agreed to them"

@@ -13,10 +13,11 @@ import structlog
 
 from smtpproxy.settings import Settings
 from smtpproxy.store import is_postgresql, open_store
+from smtpproxy.store.configurations import Misfit, of_relays, told
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.register import Told
 from smtpproxy.store.relays import relay_id
-from smtpproxy.store.shared_keys import check_link_keys, check_suppression_keys, held_keys
+from smtpproxy.store.shared_keys import check_link_keys, check_suppression_keys
 
 _LOOK = 2.0  # seconds between two looks at the key files
 _TELL = 60.0  # seconds after which the same is told again: the relay lives
@@ -25,9 +26,15 @@ _CONNECTIONS = 2
 log = structlog.get_logger()
 
 
-def told(settings: Settings) -> Told:
-    """Return what a relay with these settings tells the others."""
-    return Told(settings.server.hostname, held_keys(settings.server.state_dir))
+async def introduce(settings: Settings) -> None:
+    """Tell the others before this relay takes mail. Raises StoreUnavailable, OSError."""
+    if is_postgresql(settings.store):
+        store = open_store(settings.store, settings.server.state_dir)
+        try:
+            id = relay_id(settings.server.state_dir)
+            await store.tell(id, told(settings), at=datetime.now(UTC))
+        finally:
+            await store.close()
 
 
 async def tell_others(settings: Settings) -> None:
@@ -46,13 +53,14 @@ class RelayTeller:
         self._last: Told | None = None
         self._again_at = 0.0
         self._fault = ""
+        self._misfits: list[Misfit] = []
 
     async def run(self) -> None:
         """Run until cancelled."""
         try:
             while True:
-                await asyncio.sleep(_LOOK)
                 self._say(await self._tell())
+                await asyncio.sleep(_LOOK)
         finally:
             await self._store.close()
 
@@ -69,6 +77,7 @@ class RelayTeller:
             if settings.makes_tokens:
                 used = await store.link_keys()
                 await check_link_keys(store, settings.server.state_dir, used)
+            self._compare(await of_relays(settings, store, now=datetime.now(UTC)))
             self._last, self._again_at = now, time.monotonic() + _TELL
         except StoreMisconfigured as error:
             self._last = None  # look again
@@ -79,6 +88,15 @@ class RelayTeller:
             log.error("internal error", exc_info=error)
             return self._fault
         return ""
+
+    def _compare(self, found: list[Misfit]) -> None:
+        """Log what is new: relays that are reloaded one after the other differ for a moment."""
+        for each in found:
+            if each not in self._misfits:
+                log.warning("relays differ", relay=each.subject, text=each.text, fix=each.fix)
+        if self._misfits and not found:
+            log.info("relays are alike")
+        self._misfits = found
 
     def _say(self, fault: str) -> None:
         """Log a fault once, and that it is over."""

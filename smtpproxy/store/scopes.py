@@ -1,6 +1,6 @@
 """How many suppressions name a brand or a purpose, and giving them another name."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -12,6 +12,10 @@ from smtpproxy.terminal import counted
 class ScopeStore(Protocol):
     async def named_scopes(self) -> Mapping[str, int]:
         """Return how many suppressions there are of each scope that names a brand or a purpose."""
+        ...
+
+    async def consent_purposes(self) -> Sequence[str]:
+        """Return every purpose that a consent act was ever recorded for."""
         ...
 
     async def move_scope(self, old: str, new: str) -> int:

@@ -50,7 +50,7 @@ def test_serve_names_them_and_nobody_is_mailed_who_objected(
         relay.must("suppress", "add", "bob@people.example", "--scope", "purpose:offers")
         relay.start()
         try:
-            told = [one["scope"] for one in relay.log if one["event"] == "scope of nothing"]
+            told = [one["subject"] for one in relay.log if one["event"] == "does not fit the store"]
             assert told == ["brand:boutique", "purpose:news"]
             code, text = relay.send(b"Subject: x\r\n\r\nx\r\n", ANN)
             assert (code, "suppressed_objection" in text) == (550, True)

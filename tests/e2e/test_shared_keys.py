@@ -177,3 +177,16 @@ def test_keys_are_told_of_by_fingerprint_alone(relays: Relays) -> None:
     for name in ("suppression.key", "unsubscribe.key"):
         for line in (relays.all[0].root / "state" / name).read_text().splitlines():
             assert line.startswith("#") or line.split()[-1] not in stored
+
+
+def test_relays_that_are_configured_otherwise_are_said(relays: Relays) -> None:
+    one, two = relays.all[:2]
+    two.config["stream"] = [each for each in two.config["stream"] if each["name"] != "b2b"]
+    two.write_config()
+    two.must("reload")
+    text = 'has no stream "b2b", this one has'
+    wait_for(lambda: text in one.must("check"), "the relay to have told")
+    (finding,) = json.loads(one.must("doctor", "--only", "store", "--json"))["findings"]
+    assert (finding["status"], finding["text"]) == ("warn", text)
+    other = 'has stream "b2b", this one has not'
+    wait_for(lambda: other in two.output.replace("\\", ""), "the log to say it")

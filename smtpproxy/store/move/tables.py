@@ -27,6 +27,7 @@ MAIN = (
     "stream_pause",
     "stream_event",
     "link_key",
+    "consent_purpose",
 )
 """Those of the store, each after the ones that its rows refer to."""
 

@@ -23,6 +23,8 @@ from smtpproxy.store.sql.retention import Retention
 from smtpproxy.store.sql.streams import Streams
 from smtpproxy.store.sql.suppressions import Suppressions
 
+_PURPOSES = "SELECT purpose FROM consent_purpose ORDER BY purpose"
+
 
 class Reader(Protocol):
     """The reads of the mail path, in whatever way is the fastest for the database."""
@@ -160,6 +162,10 @@ class SqlStore(
 
     def replica(self) -> ReplicaState | None:
         return None
+
+    async def consent_purposes(self) -> Sequence[str]:
+        async with self._reading() as session:
+            return [name for (name,) in await session.fetch_all(_PURPOSES)]
 
     async def ping(self) -> None:
         await self._reader.tally()

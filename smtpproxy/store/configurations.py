@@ -1,0 +1,90 @@
+"""Whether this configuration fits what the store knows: its rows, and the other relays of it."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from msgspec import Struct
+
+from smtpproxy.policy.model import Stream
+from smtpproxy.settings import Settings
+from smtpproxy.store.register import Relay, RelayRegister, Told, living
+from smtpproxy.store.relays import known_relay_id
+from smtpproxy.store.scopes import ScopeStore, lost_scopes
+from smtpproxy.store.shared_keys import held_keys
+
+
+class Misfit(Struct, frozen=True):
+    """What does not fit: its name, what that does, and what is to be done."""
+
+    subject: str
+    text: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.text}; {self.fix}"
+
+
+def told(settings: Settings) -> Told:
+    """Return what a relay with these settings tells the others."""
+    return Told(
+        settings.server.hostname,
+        held_keys(settings.server.state_dir),
+        {name: _described(stream) for name, stream in settings.streams.items()},
+        tuple(sorted(settings.brand_names)),
+    )
+
+
+def _described(stream: Stream) -> str:
+    parts = [str(stream.stream_class), f"rulebook {stream.rulebook}", f"brand {stream.brand}"]
+    return ", ".join([*parts, *([f"purpose {stream.purpose}"] if stream.purpose else [])])
+
+
+async def of_rows(settings: Settings, store: ScopeStore) -> list[Misfit]:
+    """Return names in the rows that nothing here has. Raises StoreUnavailable."""
+    scopes = lost_scopes(settings.scopes, await store.named_scopes())
+    return [
+        *(Misfit(one.scope, one.text, one.fix) for one in scopes),
+        *await of_consents(settings, store),
+    ]
+
+
+async def of_consents(settings: Settings, store: ScopeStore) -> list[Misfit]:
+    """Return purposes of consents that no stream has. Raises StoreUnavailable."""
+    lost = set(await store.consent_purposes()) - settings.purposes
+    return [_purpose(name) for name in sorted(lost)]
+
+
+def _purpose(name: str) -> Misfit:
+    text = "consent was recorded for it, and no stream has that purpose: it permits nothing"
+    return Misfit(f'purpose "{name}"', text, "give a stream the purpose that people agreed to")
+
+
+async def of_relays(settings: Settings, store: RelayRegister, *, now: datetime) -> list[Misfit]:
+    """Return where other relays that live are configured otherwise. Raises StoreUnavailable."""
+    others = living(await store.relays(), now)
+    own = known_relay_id(settings.server.state_dir)
+    mine = told(settings)
+    return [misfit for each in others if each.id != own for misfit in _of_relay(mine, each)]
+
+
+def _of_relay(mine: Told, other: Relay) -> Sequence[Misfit]:
+    found = [
+        *_between("stream", mine.streams, other.told.streams),
+        *_between("brand", dict.fromkeys(mine.brands, ""), dict.fromkeys(other.told.brands, "")),
+    ]
+    return [Misfit(f"relay {other.name}", text, _FIX) for text in found]
+
+
+def _between(what: str, here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
+    return [
+        *(f'has no {what} "{name}", this one has' for name in sorted(here.keys() - there.keys())),
+        *(f'has {what} "{name}", this one has not' for name in sorted(there.keys() - here.keys())),
+        *(
+            f'{what} "{name}" is {there[name]} there, and {here[name]} here'
+            for name in sorted(here.keys() & there.keys())
+            if here[name] != there[name]
+        ),
+    ]
+
+
+_FIX = "give both the same configuration, and reload: they judge the same mail differently"
