@@ -212,6 +212,7 @@ class StoreSettings:
     url: StoreUrl = ""  # empty, in the file alone: in `state_dir`
     timeout: Duration = 2.0  # a read or write that waits longer is a 451
     connections: Annotated[int, Bounds(4, 1_000)] = 10  # of each process, to PostgreSQL
+    prepared_statements: bool = True  # false: for a pooler that lends a server by transaction
     replica_url: ReplicaUrl | None = None  # a standby, which RCPT may be answered from
     max_replica_lag: Duration = 1.0  # beyond it the primary is asked
     require_synchronous: bool = False  # of PostgreSQL: nothing, unless commits wait for a standby

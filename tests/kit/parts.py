@@ -64,6 +64,7 @@ PARTS = {
         root=True,
         library="/usr/lib/*/sasl2/libplain.so",
     ),
+    "pgbouncer": Part("pgbouncer", ("pgbouncer",)),
     "postgresql": Part("postgresql", ("psql",), library="/usr/lib/postgresql/*/bin/postgres"),
     "prometheus": Part("prometheus", ("prometheus",)),
     "promtool": Part("prometheus", ("promtool",)),

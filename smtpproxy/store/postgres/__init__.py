@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from smtpproxy.settings import StoreSettings
@@ -17,8 +18,7 @@ from smtpproxy.store.sql.live_keys import LiveKeys
 from smtpproxy.store.sql.session import Session, Writer
 from smtpproxy.store.sql.store import SqlStore
 
-_LOCK_SNAPSHOTS = "SELECT pg_try_advisory_lock(hashtext('smtpproxy partner snapshots'))"
-_UNLOCK_SNAPSHOTS = "SELECT pg_advisory_unlock(hashtext('smtpproxy partner snapshots'))"
+_LOCK_SNAPSHOTS = "SELECT pg_try_advisory_xact_lock(hashtext('smtpproxy partner snapshots'))"
 
 
 class PostgresStore(SqlStore):
@@ -63,13 +63,11 @@ class PostgresStore(SqlStore):
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
-        async with self._lease.database.reading() as session:
+        async with self._lease.database.transaction() as session:
+            await session.run("SET LOCAL idle_in_transaction_session_timeout = 0")
             if not (await session.fetch_all(_LOCK_SNAPSHOTS))[0][0]:
                 raise StoreUnavailable("another snapshot is being imported; try again later")
-            try:
-                yield
-            finally:
-                await session.fetch_all(_UNLOCK_SNAPSHOTS)
+            yield
 
     def replica(self) -> ReplicaState | None:
         return self._reader.state() if isinstance(self._reader, ReplicaReader) else None
@@ -103,6 +101,7 @@ def target(settings: StoreSettings) -> Target:
         settings.timeout,
         settings.connections,
         synchronous=settings.require_synchronous,
+        prepares=settings.prepared_statements,
     )
 
 
@@ -111,4 +110,5 @@ def standby(settings: StoreSettings) -> Target | None:
     if settings.replica_url is None:
         return None
     timeout = settings.timeout / 4
-    return Target(settings.replica_url, timeout, settings.connections, server="standby")
+    first = replace(target(settings), url=settings.replica_url, timeout=timeout)
+    return replace(first, server="standby", synchronous=False)

@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakKeyDictionary
 
+from smtpproxy.store.postgres.errors import unavailable
 from smtpproxy.store.postgres.lineage import Lineage
 from smtpproxy.store.postgres.session import PostgresSession, transaction
 from smtpproxy.store.postgres.synchronous import WAITS, check_waits
 from smtpproxy.store.protocols import (
-    CLOSED,
-    StoreInaccessible,
-    StoreMisconfigured,
     StoreUnavailable,
 )
 
@@ -31,8 +29,6 @@ UPDATE store_state SET version = version + 1, written_in = pg_current_xact_id()
 """
 _SECRET = "SELECT octets FROM secret WHERE part = $1 OR part IS NULL ORDER BY part LIMIT 1"
 _ONLY_A_PRIMARY = re.compile(r"[?&]target_session_attrs=(?:primary|read-write)(?:&|\Z)")
-NO_PRIMARY = "the database is a standby, or for reading only"
-NO_STANDBY = "store.replica_url: a primary, no standby"
 _NET = 60.0  # seconds of any statement, and of any pause within a transaction
 _ON_THE_WAY = 5.0  # seconds longer than that: the network is dead, or the machine
 _SOON = 1.0  # seconds
@@ -46,7 +42,8 @@ Server = Literal["primary", "standby", "prefer-standby"]
 @dataclass(frozen=True, slots=True)
 class Target:
     """Which database, how long anything may wait for it (seconds), and over how many connections
-    at once. `patient`: what is asked may take as long as it needs."""
+    at once. `patient`: what is asked may take as long as it needs. `prepares`: a connection is to
+    one session of the server, from its beginning to its end."""
 
     url: str
     timeout: float
@@ -54,6 +51,7 @@ class Target:
     patient: bool = False
     server: Server = "primary"
     synchronous: bool = False  # whether nothing is done unless commits wait for a standby
+    prepares: bool = True
 
     @property
     def longest(self) -> float | None:
@@ -74,8 +72,20 @@ class Target:
     @property
     def session_attributes(self) -> str | None:
         """Which of the hosts of the URL is asked; None: it says that itself."""
+        if not self.prepares:
+            return "any"  # each transaction may be another server's, and says which it needs
         asks_primary = self.server == "primary" and _ONLY_A_PRIMARY.search(self.url)
         return None if asks_primary else self.server
+
+    def begin(self, isolation: str) -> str:
+        """How a transaction begins. One that no session is told anything before is told all, and
+        that it must not be a standby's."""
+        if self.prepares:
+            return f"ISOLATION LEVEL {isolation}"
+        access = "READ WRITE" if self.server == "primary" else "READ ONLY"
+        told = _session_settings(self.timeout).items()
+        settings = "".join(f"; SET LOCAL {name} = '{value}'" for name, value in told)
+        return f"ISOLATION LEVEL {isolation} {access}{settings}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +133,20 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator["Connection"]:
         """Lend a connection. Raises StoreUnavailable for whatever the database does wrong."""
+        async with self._lending() if self.target.prepares else self.begun() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def begun(self, isolation: str = "READ COMMITTED") -> AsyncIterator["Connection"]:
+        """Lend a connection in a transaction."""
+        async with (
+            self._lending() as connection,
+            transaction(connection, self.target.soon, self.target.begin(isolation)),
+        ):
+            yield connection
+
+    @asynccontextmanager
+    async def _lending(self) -> AsyncIterator["Connection"]:
         from asyncpg import InterfaceError, InternalClientError, PostgresError
 
         # The client's own faults are those of a connection that ends while it is asked.
@@ -157,9 +181,12 @@ class Database:
                     max_size=self.target.connections,
                     timeout=min(_CONNECT, self.target.timeout),
                     command_timeout=self.target.longest,
-                    server_settings=_session_settings(self.target.timeout),
+                    server_settings=(
+                        _session_settings(self.target.timeout) if self.target.prepares else None
+                    ),
+                    statement_cache_size=100 if self.target.prepares else 0,
                     reset=_left_as_it_is,
-                    init=self._admit,
+                    init=self._admit if self.target.prepares else None,
                     target_session_attrs=self.target.session_attributes,
                 )
         return self._pool
@@ -177,11 +204,8 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[PostgresSession]:
         """Do something all at once, beside others who do."""
-        async with (
-            self.connection() as connection,
-            transaction(connection, self.target.soon) as session,
-        ):
-            yield session
+        async with self.begun() as connection:
+            yield PostgresSession(connection)
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[PostgresSession]:
@@ -195,13 +219,8 @@ class Database:
 
     @asynccontextmanager
     async def reading(self, *, snapshot: bool = False) -> AsyncIterator[PostgresSession]:
-        async with self.connection() as connection:
-            if not snapshot:
-                yield PostgresSession(connection)
-                return
-            how = "ISOLATION LEVEL REPEATABLE READ READ ONLY"
-            async with transaction(connection, self.target.soon, how) as session:
-                yield session
+        async with self.begun("REPEATABLE READ") if snapshot else self.connection() as connection:
+            yield PostgresSession(connection)
 
     async def secret(self, part: str) -> bytes:
         """Return octets of the database's own, to key the hashes of persons in a part with."""
@@ -340,29 +359,3 @@ class PostgresWriter:
 
     async def forget_pages(self) -> None:
         """PostgreSQL removes them itself, when it cleans up (docs/store.md)."""
-
-
-def unavailable(error: BaseException, where: str = "store.url") -> StoreUnavailable:
-    """Return what a failure means to callers; raise it `from error`. `where` is the setting."""
-    from asyncpg import exceptions as pg
-
-    match error:
-        case TimeoutError() | pg.LockNotAvailableError() | pg.QueryCanceledError():
-            return StoreUnavailable("the database did not answer in time")
-        case pg.InvalidPasswordError() | pg.InvalidAuthorizationSpecificationError():
-            return StoreInaccessible(f"{where}: the database does not let us in ({error})")
-        case pg.InvalidCatalogNameError():
-            return StoreInaccessible(f"{where}: {error}; create it, then run smtpproxy migrate")
-        case pg.UndefinedTableError() | pg.UndefinedColumnError() | pg.UndefinedFunctionError():
-            return StoreInaccessible(f"{where}: {error}; run smtpproxy migrate")
-        case pg.InsufficientPrivilegeError():
-            return StoreInaccessible(f"{where}: {error}; smtpproxy migrate --grant-write gives it")
-        case pg.ObjectNotInPrerequisiteStateError() if CLOSED in str(error):
-            return StoreUnavailable(str(error))
-        case pg.ReadOnlySQLTransactionError() | pg.TargetServerAttributeNotMatched():
-            return StoreUnavailable(NO_PRIMARY if where == "store.url" else NO_STANDBY)
-        case pg.DiskFullError():
-            return StoreUnavailable("the disk of the database is full")
-        case pg.ClientConfigurationError():
-            return StoreMisconfigured(f"{where}: {error}")
-    return StoreUnavailable("the database failed")

@@ -70,7 +70,7 @@ async def migrate(
     without a folder it knows none afterwards either.
     Raises StoreMisconfigured, StoreUnavailable.
     """
-    async with database.connection() as connection, connection.transaction():
+    async with database.begun() as connection:
         # Others wait for the one who migrates, however long that takes.
         await connection.execute("SET LOCAL lock_timeout = 0")
         await connection.execute("SET LOCAL statement_timeout = 0")

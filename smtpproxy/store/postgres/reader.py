@@ -23,7 +23,8 @@ from smtpproxy.store.keys import KeyRing, Partner
 from smtpproxy.store.merge import oldest_first, ordered_acts, with_readings
 from smtpproxy.store.postgres import migrations
 from smtpproxy.store.postgres import statements as columns
-from smtpproxy.store.postgres.connection import NO_PRIMARY, NO_STANDBY, Lease, unavailable
+from smtpproxy.store.postgres.connection import Lease
+from smtpproxy.store.postgres.errors import NO_PRIMARY, NO_STANDBY, unavailable
 from smtpproxy.store.postgres.statements import FIRST_ACT, FIRST_CONTACT, question
 from smtpproxy.store.postgres.synchronous import check_waits
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable, closed_text

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store.postgres import standby, target
-from smtpproxy.store.postgres.connection import NO_STANDBY, Lease
+from smtpproxy.store.postgres.connection import Lease
+from smtpproxy.store.postgres.errors import NO_STANDBY
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 
 if TYPE_CHECKING:

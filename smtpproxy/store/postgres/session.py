@@ -72,7 +72,7 @@ class PostgresSession:
         """Insert all rows in one statement, whose triggers run once; in several where rows conflict
         with each other, which one statement may not have."""
         if insertion[0] not in _types:
-            prepared = await self._connection.prepare(insertion[0])
+            prepared = await self._connection.prepare(insertion[0], name="")
             _types[insertion[0]] = [one.name for one in prepared.get_parameters()]
         names = insertion["columns"].split(", ")
         arrays = ", ".join(f"${n}::{kind}[]" for n, kind in enumerate(_types[insertion[0]], 1))
@@ -113,7 +113,7 @@ def _chosen(values: Row, places: tuple[int, ...]) -> list[object]:
 
 @asynccontextmanager
 async def transaction(
-    connection: "Connection", within: float | None, how: str = "ISOLATION LEVEL READ COMMITTED"
+    connection: "Connection", within: float | None, how: str
 ) -> AsyncIterator[PostgresSession]:
     """Do something all at once. What begins and ends it is waited for `within` seconds each. It is
     not serializable, whatever the database's default: writers wait for each other.

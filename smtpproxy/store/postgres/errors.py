@@ -1,0 +1,49 @@
+"""What errors of PostgreSQL mean, and what would be right."""
+
+from smtpproxy.store.protocols import (
+    CLOSED,
+    StoreInaccessible,
+    StoreMisconfigured,
+    StoreUnavailable,
+)
+
+NO_PRIMARY = "the database is a standby, or for reading only"
+NO_STANDBY = "store.replica_url: a primary, no standby"
+
+
+def unavailable(error: BaseException, where: str = "store.url") -> StoreUnavailable:
+    """Return what a failure means to callers; raise it `from error`. `where` is the setting."""
+    from asyncpg import exceptions as pg
+
+    match error:
+        case TimeoutError() | pg.LockNotAvailableError() | pg.QueryCanceledError():
+            return StoreUnavailable("the database did not answer in time")
+        case pg.InvalidPasswordError() | pg.InvalidAuthorizationSpecificationError():
+            return StoreInaccessible(f"{where}: the database does not let us in ({error})")
+        case pg.InvalidCatalogNameError():
+            return StoreInaccessible(f"{where}: {error}; create it, then run smtpproxy migrate")
+        case pg.UndefinedTableError() | pg.UndefinedColumnError() | pg.UndefinedFunctionError():
+            return StoreInaccessible(f"{where}: {error}; run smtpproxy migrate")
+        case pg.InsufficientPrivilegeError():
+            return StoreInaccessible(f"{where}: {error}; smtpproxy migrate --grant-write gives it")
+        case pg.ObjectNotInPrerequisiteStateError() if CLOSED in str(error):
+            return StoreUnavailable(str(error))
+        case pg.ReadOnlySQLTransactionError() | pg.TargetServerAttributeNotMatched():
+            return StoreUnavailable(NO_PRIMARY if where == "store.url" else NO_STANDBY)
+        case pg.FeatureNotSupportedError() if "recovery" in str(error):  # BEGIN READ WRITE
+            return StoreUnavailable(NO_PRIMARY)
+        case pg.DuplicatePreparedStatementError() | pg.InvalidSQLStatementNameError():
+            return StoreMisconfigured(
+                f"{where}: a prepared statement is not where it was; behind a pooler that lends a"
+                " server by transaction set store.prepared_statements = false, or name the server"
+                " itself"
+            )
+        case pg.ProtocolViolationError() if "startup parameter" in str(error):
+            return StoreMisconfigured(
+                f"{where}: {error}; let PgBouncer pass it (ignore_startup_parameters)"
+            )
+        case pg.DiskFullError():
+            return StoreUnavailable("the disk of the database is full")
+        case pg.ClientConfigurationError():
+            return StoreMisconfigured(f"{where}: {error}")
+    return StoreUnavailable("the database failed")

@@ -1,0 +1,133 @@
+"""PgBouncer between us and PostgreSQL, where no statement and no setting outlives a transaction."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from smtpproxy.policy.model import Lookups
+from smtpproxy.settings import StoreSettings
+from smtpproxy.store.protocols import Store, StoreMisconfigured, StoreUnavailable
+from tests.kit import lent_databases, postgres
+from tests.kit.parts import needs
+from tests.kit.pgbouncer import PgBouncer
+from tests.kit.soak import LONGEST, SOAK
+from tests.store.conftest import Database
+from tests.store.contract import ANNA, DAY, T0, StoreContract, entry
+
+pytestmark = needs("postgresql", "pgbouncer")
+NAMES = tuple(f"p{n}@people.example" for n in range(40))
+
+
+class Pooled(Database):
+    """By transaction, and told so."""
+
+    def settings(self, timeout: float = 5.0) -> StoreSettings:
+        return replace(super().settings(timeout), prepared_statements=False)
+
+
+@pytest.fixture(scope="module")
+def pooler() -> Iterator[PgBouncer]:
+    with PgBouncer(postgres.cluster(), "transaction", size=3) as pooler:
+        yield pooler
+
+
+@pytest.fixture
+async def database(tmp_path: Path, pooler: PgBouncer) -> AsyncIterator[Pooled]:
+    name = await asyncio.to_thread(lent_databases.borrow)
+    await asyncio.to_thread(postgres.migrated, postgres.cluster().url(name), tmp_path)
+    database = Pooled(tmp_path, pooler.url(name))
+    yield database
+    await database.close()
+    await asyncio.to_thread(lent_databases.give_back, name)
+
+
+@pytest.fixture
+def store(database: Pooled) -> Store:
+    return database.open()
+
+
+if SOAK:
+
+    @pytest.mark.soak
+    @pytest.mark.timeout(LONGEST)
+    class TestByTransaction(StoreContract):
+        pass
+
+
+async def test_many_who_ask_at_once_share_a_few_servers(database: Pooled) -> None:
+    stores = [database.open() for _ in range(3)]
+    await stores[0].add_suppressions([entry(name) for name in NAMES[::2]])
+
+    async def ask(store: Store, name: str) -> bool:
+        return name in await store.facts(Lookups((name,)))
+
+    asked = [ask(store, name) for name in NAMES for store in stores]
+    assert await asyncio.gather(*asked) == [n % 2 == 0 for n in range(40) for _ in stores]
+
+
+async def test_a_read_is_a_transaction_that_is_told_what_a_session_else_is(
+    database: Pooled, pooler: PgBouncer
+) -> None:
+    store = database.open()
+    await store.version()
+    name = database.url.rpartition("/")[2]
+    before = pooler.queries(name)
+    for _ in range(10):
+        await store.version()
+    assert pooler.queries(name) == before + 3 * 10  # its beginning, the question, its end
+    async with store._reading() as session:  # type: ignore[attr-defined]
+        for setting, value in {"enable_seqscan": "off", "lock_timeout": "2s"}.items():
+            assert await session.fetch_all(f"SHOW {setting}") == [(value,)]
+
+
+async def test_a_purge_keeps_what_it_has_to_in_a_table_of_its_transaction(store: Store) -> None:
+    await store.add_suppressions([entry(name) for name in NAMES])
+    matched = [{NAMES[0]: T0 + 500 * DAY}]
+    purged = await store.purge_suppressions(T0 + 400 * DAY, matched=matched)
+    assert purged.removed.rows == len(NAMES) - 1
+    assert await store.suppressions(NAMES[0])
+
+
+async def test_a_standby_is_not_asked(database: Pooled, tmp_path: Path) -> None:
+    """As the pooler may be led to one at any time, each transaction says what it needs."""
+    server = await asyncio.to_thread(postgres.PostgresCluster)
+    try:
+        name = server.create()
+        await asyncio.to_thread(postgres.migrated, server.url(name), tmp_path)
+        server.restart_as_standby()
+        store = Pooled(tmp_path, server.url(name)).open(timeout=0.5)
+        with pytest.raises(StoreUnavailable, match="standby"):
+            await store.facts(Lookups((ANNA,)))
+        await store.close()
+    finally:
+        server.stop()
+
+
+async def test_prepared_statements_that_are_gone_are_a_fault_that_says_what_to_do(
+    database: Pooled,
+) -> None:
+    store = Database(database.folder, database.url).open()
+    await store.version()
+    other = await asyncpg.connect(database.url, statement_cache_size=0)
+    try:
+        async with other.transaction():  # over the server that the statement was prepared at
+            await other.execute("SELECT 1")
+            with pytest.raises(StoreMisconfigured, match=r"store\.prepared_statements = false"):
+                await store.version()
+    finally:
+        await other.close()
+        await store.close()
+
+
+async def test_settings_that_pgbouncer_does_not_pass_are_a_fault_that_says_what_to_do(
+    tmp_path: Path,
+) -> None:
+    with PgBouncer(postgres.cluster(), "session", passed="extra_float_digits") as pooler:
+        store = Database(tmp_path, pooler.url("postgres")).open()
+        with pytest.raises(StoreMisconfigured, match="ignore_startup_parameters"):
+            await store.version()
+        await store.close()
