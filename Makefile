@@ -35,7 +35,7 @@ fmt: $(VENV)/.dev  ## put the code in form
 parts: $(VENV)/.dev  ## install the real programs that tests use (as root, on Debian)
 	@scripts/install-parts $(BIN)/python
 
-bench: $(VENV)/.dev parts  ## the benchmark's table; ARGS="--quick", "--large", "--milter", "--json"
+bench: $(VENV)/.dev parts  ## the benchmark's table; ARGS="--quick", "--large", "--postgres", "--milter"
 	$(BIN)/python -m benchmarks $(ARGS)
 
 demo: $(VENV)/.runtime  ## the relay at work on invented people; KEEP=1 leaves it running

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from benchmarks import data, latency, memory, milter, signing, throughput, ways
+from benchmarks import data, latency, memory, milter, postgres, signing, throughput, ways
 from benchmarks.results import Results, print_results
 from benchmarks.subjects import Subject, absent, subjects
 from benchmarks.throughput import LOADS, Load
@@ -42,9 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--alone", action="store_true", help="the wire and smtpproxy's rates only")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     parser.add_argument("--milter", action="store_true", help="what milters cost Postfix, instead")
+    parser.add_argument("--postgres", action="store_true", help="the kinds of store, instead")
     options = parser.parse_args(arguments)
     if options.milter:
         return milter.main(["--quick"] if options.quick else [])
+    if options.postgres:
+        return postgres.main(quick=options.quick, large=options.large)
     for part in ("smtp-source", "smtp-sink"):
         if lack := missing(part):
             print(f"bench: {lack} is missing", file=sys.stderr)

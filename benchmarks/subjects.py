@@ -7,10 +7,11 @@ turns, so that the machine's moods are the same for all.
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks import data
 from benchmarks.peers import haraka
@@ -28,12 +29,16 @@ HOP = "HAProxy, TCP mode"
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One relay. `pids` are its processes now; `relay` is set on smtpproxy's own."""
+    """One relay. `pids` are its processes now, `database` those of a server that it asks.
+
+    `relay` is set on smtpproxy's own.
+    """
 
     name: str
     address: str
     pids: Callable[[], list[int]]
     relay: RelayProcess | None = None
+    database: Callable[[], list[int]] = list
 
 
 @contextmanager
@@ -57,7 +62,9 @@ def subjects(
             chosen.append(_plain(stack, sink, root))
         if peers and haraka.install() is None:
             chosen.append(_haraka(stack, sink, root))
-        chosen += [_smtpproxy(stack, sink, root, state, count) for count in workers]
+        for count in workers:
+            name = f"smtpproxy, {count} worker{'s' * (count > 1)}"
+            chosen.append(smtpproxy(stack, sink, root / f"smtpproxy{count}", state, count, name))
         yield chosen
 
 
@@ -125,13 +132,27 @@ def _started(stack: ExitStack, name: str, command: list[str], log: Path, port: i
     return Subject(name, f"{LOOPBACK}:{port}", _tree(running.pid))
 
 
-def _smtpproxy(stack: ExitStack, sink: SmtpSink, root: Path, state: Path, workers: int) -> Subject:
-    folder = root / f"smtpproxy{workers}"
+def smtpproxy(
+    stack: ExitStack, sink: SmtpSink, folder: Path, state: Path, workers: int, name: str
+) -> Subject:
+    """Start a relay on the people in `state`."""
+    return relay_on(stack, sink, folder, state, data.config(state, workers), name)
+
+
+def relay_on(
+    stack: ExitStack,
+    sink: SmtpSink,
+    folder: Path,
+    state: Path,
+    config: Mapping[str, Any],
+    name: str,
+    database: Callable[[], list[int]] = list,
+) -> Subject:
+    """Start a relay with the keys in `state`; `config` says where its store is."""
     folder.mkdir()
     # The store is shared, but each relay has its own journal and counters.
     own = folder / "state"
     shutil.copytree(state, own, ignore=shutil.ignore_patterns("smtpproxy.db*", "audit"))
-    config = data.config(state, workers)
     relay = RelayProcess(folder, sink.address, config)
     relay.config["server"]["state_dir"] = str(own)
     relay.config["listener"][0] |= {
@@ -140,5 +161,4 @@ def _smtpproxy(stack: ExitStack, sink: SmtpSink, root: Path, state: Path, worker
     }
     relay.write_config()
     stack.enter_context(relay)
-    name = f"smtpproxy, {workers} worker{'s' * (workers > 1)}"
-    return Subject(name, relay.address, lambda: relay.pids, relay)
+    return Subject(name, relay.address, lambda: relay.pids, relay, database)

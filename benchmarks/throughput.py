@@ -41,6 +41,7 @@ class Cell:
 
     rates: list[float] = field(default_factory=list)
     cpu_us: list[float] = field(default_factory=list)
+    database_us: list[float] = field(default_factory=list)
     error: str | None = None
 
     @property
@@ -52,6 +53,11 @@ class Cell:
     def cpu(self) -> float | None:
         """Microseconds of CPU time a message, the median of the runs."""
         return statistics.median(self.cpu_us) if self.cpu_us else None
+
+    @property
+    def database(self) -> float | None:
+        """The same of the database that the relay asks."""
+        return statistics.median(self.database_us) if self.database_us else None
 
 
 Cells = dict[tuple[str, Load], Cell]
@@ -86,9 +92,10 @@ def _count(subject: Subject, load: Load, file: Path, seconds: float, people: int
 
 def _run(subject: Subject, load: Load, file: Path, count: int, cell: Cell) -> None:
     allowed = _allowed(subject)
-    before = cpu_seconds(subject.pids())
+    before, database = cpu_seconds(subject.pids()), cpu_seconds(subject.database())
     sent = _send(subject, load, file, count)
     spent = cpu_seconds(subject.pids()) - before
+    in_database = cpu_seconds(subject.database()) - database
     if sent.exit_code != 0:
         cell.error = sent.output.strip().splitlines()[-1] if sent.output.strip() else "failed"
         return
@@ -99,6 +106,8 @@ def _run(subject: Subject, load: Load, file: Path, count: int, cell: Cell) -> No
     cell.rates.append(sent.rate)
     if spent:
         cell.cpu_us.append(spent / count * 1e6)
+    if in_database:
+        cell.database_us.append(in_database / count * 1e6)
 
 
 def _send(subject: Subject, load: Load, file: Path, count: int) -> Sent:

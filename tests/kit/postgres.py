@@ -94,6 +94,10 @@ class PostgresCluster:
         assert self._process is not None
         return self._process.pid
 
+    def pids(self) -> list[int]:
+        """The server and all its processes now."""
+        return [self.pid, *descendants(self.pid)]
+
     def start(self) -> None:
         """Start, or start again; returns when it answers."""
         options = [
