@@ -56,7 +56,9 @@ def main(*, quick: bool, large: bool) -> int:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     try:
         for count in people:
-            _print(compare(count, rounds=1 if quick else 3, seconds=2.0 if quick else 5.0), console)
+            print_compared(
+                compare(count, rounds=1 if quick else 3, seconds=2.0 if quick else 5.0), console
+            )
     finally:
         kill_all(running())
     console.print(machine())
@@ -117,7 +119,7 @@ def _in_postgresql(state: Path) -> Iterator[tuple[PostgresCluster, str, float]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _print(found: Compared, console: Console) -> None:
+def print_compared(found: Compared, console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
     table.title = (
         f"{found.people:,} contacts and as many suppressions, one worker: messages a second (of "

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks import data, latency
+from benchmarks import data, latency, postgres
 from benchmarks.generator import Way, generate, generators
 from benchmarks.latency import Latency
 from benchmarks.procfs import PeakMemory, cpu_seconds, pss_bytes
@@ -138,3 +138,27 @@ def test_the_table_has_ratios_to_the_wire_and_says_what_failed() -> None:
     assert "9 allowed by consent" in out.getvalue()
     assert results.as_json()["relays"]["relay"]["loads"]["4 KB reuse"]["ratio"] == 0.45
     assert results.as_json()["relays"]["relay"]["loads"]["4 KB reuse"]["hops"] == 3.0
+
+
+def test_postgresql_is_compared_with_sqlite() -> None:
+    def cell(rate: float, cpu: float, database: list[float]) -> Cell:
+        return Cell([rate], [cpu], database)
+
+    cells = {
+        (name, load): cell(*figures)
+        for load in postgres.LOADS
+        for name, figures in {
+            postgres.SQLITE: (1_000.0, 400.0, []),
+            postgres.POSTGRESQL: (850.0, 480.0, [120.0]),
+        }.items()
+    }
+    found = postgres.Compared(20, cells, copied_in=7.0)
+    found.latency = dict.fromkeys(
+        (postgres.SQLITE, postgres.POSTGRESQL), Latency(0.001, 0.004, 0.01, 500, 0)
+    )
+    out = StringIO()
+    postgres.print_compared(found, Console(file=out, width=120))
+    assert "850 (0.85)" in out.getvalue()
+    assert "480 + 120 µs" in out.getvalue()
+    assert "1.00 / 4.00" in out.getvalue()
+    assert "7 s" in out.getvalue()

@@ -1,7 +1,9 @@
 """The image, the compose file and the manifests for Kubernetes (docs/deploy/containers.md)."""
 
 import json
+import os
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import yaml
 from smtpproxy.config import parse
 from tests.kit.pages import section
 from tests.kit.parts import needs, program, tool
+from tests.kit.ports import wait_for
 from tests.kit.processes import run
 from tests.kit.relay import REPOSITORY
 
@@ -79,7 +82,7 @@ def test_pods_have_no_rights_and_bounds() -> None:
         assert pod["automountServiceAccountToken"] is False
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        for container in pod["containers"]:
+        for container in [*pod["containers"], *pod.get("initContainers", ())]:
             assert container["securityContext"] == HARDENED
             assert "memory" in container["resources"]["limits"]
             assert not container["image"].endswith(":latest")
@@ -92,6 +95,22 @@ def test_a_pod_is_given_the_time_to_drain() -> None:
     (_, pause) = relay["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
     left = relay["terminationGracePeriodSeconds"] - int(pause)
     assert left >= settings.server.drain_timeout + 20
+
+
+def test_journals_are_shipped_once_more_when_the_relay_has_ended(tmp_path: Path) -> None:
+    (relay,) = [pod for pod in pods() if "initContainers" in pod]
+    (ship,) = relay["initContainers"]
+    assert ship["restartPolicy"] == "Always"  # which ends it after the relay
+    calls, stub = tmp_path / "calls", tmp_path / "smtpproxy"
+    stub.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
+    stub.chmod(0o755)
+    environment = {one["name"]: one["value"] for one in ship["env"]}
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    with subprocess.Popen(ship["command"], env={**environment, "PATH": path}) as running:
+        wait_for(calls.exists, "the first copy")
+        running.terminate()
+        assert running.wait(20) == 0
+    assert calls.read_text().splitlines() == ["audit ship /record"] * 2
 
 
 def test_what_is_linked_together_is_there() -> None:
