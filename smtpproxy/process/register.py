@@ -6,12 +6,14 @@ at what the store knows of them: a key that is missing here is said in the log a
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import structlog
 
 from smtpproxy.settings import Settings
+from smtpproxy.sinks.metrics import Samples
 from smtpproxy.store import is_postgresql, open_store
 from smtpproxy.store.configurations import Misfit, of_relays, told
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
@@ -37,17 +39,21 @@ async def introduce(settings: Settings) -> None:
             await store.close()
 
 
-async def tell_others(settings: Settings) -> None:
-    """Run until cancelled. Where the store is a file, there are no others."""
+async def tell_others(settings: Settings, counted: Callable[[Samples], None]) -> None:
+    """Run until cancelled. Where the store is a file, there are no others.
+
+    `counted` is given how many keys are missing here, and differences to other relays, by kind.
+    """
     if is_postgresql(settings.store):
-        await RelayTeller(settings).run()
+        await RelayTeller(settings, counted).run()
 
 
 class RelayTeller:
     """Tells for one relay."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, counted: Callable[[Samples], None]) -> None:
         self._settings = settings
+        self._counted = counted
         few = replace(settings.store, connections=_CONNECTIONS)
         self._store = open_store(few, settings.server.state_dir)
         self._last: Told | None = None
@@ -60,6 +66,8 @@ class RelayTeller:
         try:
             while True:
                 self._say(await self._tell())
+                found = len(self._misfits)
+                self._counted({("key",): int(bool(self._fault)), ("configuration",): found})
                 await asyncio.sleep(_LOOK)
         finally:
             await self._store.close()

@@ -90,7 +90,7 @@ class Supervisor:
                 generation.start(ALONE)
             self._control.open()
             self._purging = asyncio.create_task(self._purge(generation.settings))
-            self._telling = asyncio.create_task(tell_others(generation.settings))
+            self._telling = asyncio.create_task(self._tell(generation.settings))
             self._importing = asyncio.create_task(ImportRunner(generation.settings).run())
             self._say_ready()
             await self._ending.wait()
@@ -147,6 +147,14 @@ class Supervisor:
 
         await DailyPurge(settings, failed).run()
 
+    async def _tell(self, settings: Settings) -> None:
+        """Tell the other relays of the store; what does not fit is one of the numbers."""
+
+        def counted(misfits: Samples) -> None:
+            self._totals.update("relays", Snapshot(gauges={"store_misfits": misfits}))
+
+        await tell_others(settings, counted)
+
     # other settings
 
     async def reload(self) -> list[str]:
@@ -202,7 +210,7 @@ class Supervisor:
                 task.cancel()
             await asyncio.wait(former_tasks)
             self._purging = asyncio.create_task(self._purge(settings))
-            self._telling = asyncio.create_task(tell_others(settings))
+            self._telling = asyncio.create_task(self._tell(settings))
         return []
 
     async def _drain(self, former: Generation) -> None:

@@ -314,6 +314,12 @@ FAMILIES: tuple[Family, ...] = (
         "How often the configuration was read anew while the relay ran; failed: all is as before.",
         rows.each("outcome", ("done", "failed")),
     ),
+    Family(
+        "store_misfits",
+        "1 while a key is missing here that relays of the store share; how many streams and brands"
+        " are other ones than those of another relay.",
+        rows.each("kind", ("key", "configuration")),
+    ),
     Family("workers", "Relay processes that are alive.", rows.one_row),
     Family("workers_configured", "Relay processes that there should be.", rows.unknown()),
     Family(

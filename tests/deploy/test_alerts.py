@@ -185,6 +185,17 @@ CASES = (
         UP | {"smtpproxy_reloads_total{outcome=done}": "0x20 1x20"},
     ),
     Case(
+        "SmtpproxyKeyMissing",
+        UP | {"smtpproxy_store_misfits{kind=key}": "1x40"},
+        UP | {"smtpproxy_store_misfits{kind=key}": "0x40"},
+    ),
+    Case(
+        "SmtpproxyRelaysDiffer",
+        UP | {"smtpproxy_store_misfits{kind=configuration}": "1x40"},
+        UP | {"smtpproxy_store_misfits{kind=configuration}": "1x10 0x30"},
+        at=35,
+    ),
+    Case(
         "SmtpproxyPurgeFailing",
         UP | {"smtpproxy_purge_failures_total": "0x20 1x20"},
         UP | {"smtpproxy_purge_failures_total": "1x40"},

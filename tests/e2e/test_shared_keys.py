@@ -9,6 +9,7 @@ from base64 import urlsafe_b64decode
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -87,6 +88,10 @@ def link(relay: RelayProcess, upstream: FakeUpstream) -> str:
     return tokens(upstream.messages[0])
 
 
+def identity(relay: RelayProcess) -> str:
+    return (relay.root / "state" / "relay.id").read_text().strip()
+
+
 def version(token: str) -> int:
     """Of the key that a link is sealed under."""
     return urlsafe_b64decode(token[:4])[0]
@@ -144,13 +149,16 @@ def test_a_relay_without_a_key_or_with_another_is_refused(relays: Relays) -> Non
     assert "is missing" in error
     assert "copy unsubscribe.key from relay relay.example" in error
     wait_for(lambda: any(line["event"] == "key missing" for line in two.log), "it to be said")
+    misfits = lambda: two.metric("smtpproxy_store_misfits", kind="key")  # noqa: E731
+    wait_for(lambda: misfits() == 1, "it to be counted")
     key.write_bytes(good.replace(b"1 2", b"3 2", 1))
     key.chmod(0o600)
     code, out, error = two.command("check")
     assert code != 0
     assert "key 1 of links" in out + error
     key.write_bytes(good)
-    wait_for(lambda: two.log[-1]["event"] == "all keys are here", "it to be over")
+    wait_for(lambda: "all keys are here" in two.output, "it to be over")
+    wait_for(lambda: misfits() == 0, "it to be counted")
     two.must("reload")
     three = relays.prepare("three", config())
     suppressions = three.root / "state" / "suppression.key"
@@ -158,6 +166,26 @@ def test_a_relay_without_a_key_or_with_another_is_refused(relays: Relays) -> Non
     code, _, error = three.command("serve")
     assert code == 2
     assert "suppression.key" in error
+
+
+def test_keys_may_be_credentials_of_systemd(
+    relays: Relays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, three = relays.all[0], relays.all[2]
+    for name in ("suppression.key", "unsubscribe.key"):
+        (tmp_path / name).write_bytes((one.root / "state" / name).read_bytes())
+        (tmp_path / name).chmod(0o440)
+        (three.root / "state" / name).unlink()
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    three.start()
+    assert (three.send(bare(), KNOWN)[0], three.send(bare(), GONE)[0]) == (250, 550)
+    assert len(holders(three, "unsubscribe", "keys")) == 3
+    code, _, error = three.command("unsubscribe", "rekey")
+    assert code == 1
+    assert "a credential of systemd is read only" in error
+    assert three.terminate() == 0
+    relays.sql(f"DELETE FROM relay WHERE id = '{identity(three)}'")
+    assert not (three.root / "state" / "unsubscribe.key").exists()
 
 
 def test_a_key_that_leaked_is_retired(relays: Relays) -> None:
@@ -189,4 +217,6 @@ def test_relays_that_are_configured_otherwise_are_said(relays: Relays) -> None:
     (finding,) = json.loads(one.must("doctor", "--only", "store", "--json"))["findings"]
     assert (finding["status"], finding["text"]) == ("warn", text)
     other = 'has stream "b2b", this one has not'
+    differs = lambda: two.metric("smtpproxy_store_misfits", kind="configuration")  # noqa: E731
+    wait_for(lambda: differs() == 1, "it to be counted")
     wait_for(lambda: other in two.output.replace("\\", ""), "the log to say it")
