@@ -63,7 +63,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.scrub.outlook import Outlook
 from smtpproxy.settings import Settings
-from smtpproxy.store.exchange import contact_csv, contact_record
+from smtpproxy.store.exchange import contact_csv, contact_ndjson
 from smtpproxy.store.exchange.compare import ContactComparison
 from smtpproxy.store.exchange.contact_line import written_contact
 from smtpproxy.store.exchange.layouts import Wanted
@@ -146,7 +146,7 @@ def import_contacts(settings: Settings, file: Path, options: ContactImport) -> R
             fail("--set is about tables; NDJSON of our own says everything itself", 2)
         if purpose or wanted.layout:
             fail("NDJSON is our own form: it takes no provider's --format, and has its purposes", 2)
-        return check.checked(contact_record.read_ndjson(read_lines(opened, "utf-8"), age))
+        return check.checked(contact_ndjson.read_ndjson(read_lines(opened, "utf-8"), age))
 
     def put(store: Store) -> Put[ContactUpdate]:
         async def into(updates: Sequence[ContactUpdate], batch: Batch) -> BatchResult:

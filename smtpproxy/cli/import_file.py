@@ -35,8 +35,9 @@ from smtpproxy.cli.printer import Part, Result, picked, progress
 from smtpproxy.cli.stores import now, using_store, warn
 from smtpproxy.scrub.outlook import Findings, Outlook
 from smtpproxy.store.exchange.compare import Comparison, Kind, compare
+from smtpproxy.store.exchange.encodings import Decoder
 from smtpproxy.store.exchange.files import STDIN, RejectedFault, RejectedFile, Source
-from smtpproxy.store.exchange.lines import Contents, Decoder, ImportFault
+from smtpproxy.store.exchange.lines import Contents, ImportFault
 from smtpproxy.store.exchange.run import Format, Import, Progress, format_of
 from smtpproxy.store.operations import Batch, Checkpoint, ImportRecord, Undone
 from smtpproxy.store.protocols import Store, StoreUnavailable
@@ -160,6 +161,7 @@ def _prepared(
             erased=earlier.erased,
             rejected=place.rejected,
             passed=place.passed,
+            refusals=place.refusals,
         )
     return Import(
         file, contents, aside, lambda now: show(now.octets, now.lines), done=done, place=place

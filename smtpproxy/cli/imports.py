@@ -290,6 +290,7 @@ def _text(record: ImportRecord, state: str) -> Iterator[Part]:
         ("changed", f"{record.changed:,}"),
         ("unchanged", f"{record.unchanged:,}"),
         ("rejected", f"{place.rejected:,}"),
+        ("refusals in these", f"{place.refusals:,}"),
         ("left out, erased", f"{record.erased:,}"),
         ("skipped", f"{place.passed:,}"),
     ]
@@ -375,6 +376,7 @@ def _as_object(record: ImportRecord, state: str) -> dict[str, object]:
         "erased": record.erased,
         "older": record.older,
         "rejected": place.rejected,
+        "refusals": place.refusals,
         "passed": place.passed,
         "undone": record.undone,
     }

@@ -13,8 +13,8 @@ from msgspec import Struct
 from smtpproxy.mail.address import AddressError, recipient
 from smtpproxy.mail.mailboxes import entered
 from smtpproxy.scrub.verdicts import LineVerdict
+from smtpproxy.store.exchange.encodings import Decoder
 from smtpproxy.store.exchange.lines import (
-    Decoder,
     ImportFault,
     Line,
     Lines,

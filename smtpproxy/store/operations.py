@@ -37,6 +37,7 @@ class Checkpoint:
     rejected: int = 0
     passed: int = 0
     aside: int = 0  # octets of the rejected file
+    refusals: int = 0  # of rejected lines, taken in all the same
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,9 +26,10 @@ def stored(tmp_path: Path) -> Stored:
 
 
 def rows(count: int, bad: int = 0) -> str:
-    """Suppressions; the first `bad` of every thousand cannot be read."""
+    """Suppressions; the first `bad` of every thousand cannot be read, and the day of the next."""
     lines = [
-        f"user{n}{'' if n % 1000 < bad else '@people.example'},all,complaint,2026-01-01\n"
+        f"user{n}{'' if n % 1000 < bad else '@people.example'},all,complaint,"
+        f"2026-01-{'32' if bad and n % 1000 == bad else '01'}\n"
         for n in range(count)
     ]
     return HEADER + "".join(lines)
@@ -186,13 +187,13 @@ class TestResume:
         done = stored.json("suppress", "import", path, "--resume", id, code=1)
         assert (done["id"], done["lines"], done["added"]) == (id, 50_000, 49_900)
         assert done["outlook"]["people"] == 49_900, "of both runs"
-        assert (done["unchanged"], done["rejected"]) == (0, 100)
+        assert (done["unchanged"], done["rejected"], done["refusals"]) == (0, 150, 50)
         rejected = Path(f"{path}.rejected").read_text().splitlines()
         named = [line for line in rejected if line.startswith("# line ")]
-        wrong = [n for n in range(50_000) if n % 1000 < 2]
+        wrong = [n for n in range(50_000) if n % 1000 < 3]
         assert [int(line.split()[2][:-1]) for line in named] == [n + 2 for n in wrong]
         assert len(stored.run("suppress", "export").stdout.splitlines()) == 49_901
-        assert records(stored)[0]["state"] == "complete"
+        assert (records(stored)[0]["state"], records(stored)[0]["refusals"]) == ("complete", 50)
         assert stored.json("import", "undo", id)["removed"] == 49_900
 
     def test_nothing_is_left_to_do_of_a_complete_one(self, stored: Stored) -> None:

@@ -1,7 +1,7 @@
 """Contacts from CSV: cells are put into the fields of the NDJSON form and checked there."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from collections.abc import Mapping as MappingOf
 from contextlib import suppress
 from dataclasses import replace
@@ -12,6 +12,7 @@ from smtpproxy.store.exchange.consent_columns import EVIDENCE, ConsentReader, ma
 from smtpproxy.store.exchange.contact_record import convert_contact
 from smtpproxy.store.exchange.layouts import Layout, Wanted, known_columns, recognised
 from smtpproxy.store.exchange.lines import (
+    ILLEGIBLE,
     Contents,
     ImportFault,
     Lines,
@@ -28,6 +29,7 @@ from smtpproxy.store.exchange.rows import (
     column_key,
     read_header,
     read_rows,
+    readings,
     rejected_header,
     told,
 )
@@ -35,6 +37,10 @@ from smtpproxy.store.exchange.times import Notation
 from smtpproxy.store.protocols import ContactUpdate
 
 _WORDS = frozenset({"occupations", "tags", "consent_channels"})
+_FREE = frozenset(
+    {"consent_wording", "consent_form", "supplier", "purchase_product", "tags", "occupations"}
+)
+"""May hold any text."""
 _BOOLS = frozenset({"optout_offered", "sender_disclosed", "consent_conditional", "consent_pending"})
 
 
@@ -87,12 +93,46 @@ def read_csv(
         certain(bare_address(row.cells[places["address"]]), row)
         return reader.update(row.cells, as_of)
 
+    free = header.free(places, _FREE)
+
     def refusal(row: Row) -> ContactUpdate | None:
-        return reader.refusal(row.cells, as_of)
+        return _refusal(reader, row, header, places["address"], free, as_of)
 
     above = rejected_header(header, in_named_encoding=mapping.encoding is not None)
     items = converted(read_rows(lines, header), update, refusal)
     return Contents(items, above, notices, lines.decoder, reader.in_columns)
+
+
+def _refusal(
+    reader: "_Reader",
+    row: Row,
+    header: Header,
+    address: int,
+    free: Container[int],
+    as_of: datetime,
+) -> ContactUpdate | None:
+    """Return what a row that is rejected refuses, where all its readings say so."""
+    found: dict[frozenset[object], ContactUpdate | None] = {}
+    width = len(header.columns)
+    for cells in readings(row, width, header.delimiter, free):
+        try:
+            if ILLEGIBLE in certain(bare_address(cells[address]), row):
+                continue
+            if len(row.cells) > width:
+                reader.update(cells, as_of)  # else that is not how it is meant
+        except ValueError:
+            continue
+        refused = reader.refusal(cells, as_of)
+        found[_refused(refused)] = refused
+    return next(iter(found.values())) if len(found) == 1 else None
+
+
+def _refused(update: ContactUpdate | None) -> frozenset[object]:
+    if update is None:
+        return frozenset()
+    contact = update.contact
+    acts = ((act.purpose, act.brand) for act in contact.acts)
+    return frozenset({contact.address, contact.profiling_objected_at is not None, *acts})
 
 
 def check_constants(constants: MappingOf[str, str], as_of: datetime) -> None:
@@ -188,22 +228,26 @@ class _Reader:
         """What a row that is rejected refuses all the same; None: nothing, or nobody's."""
         refused = [one for reader in self._consents if (one := reader.refusal(cells, as_of))]
         try:
-            if not self._consents and (at := self._withdrawn(cells, as_of)) is not None:
+            if not self._consents and (at := self._no("consent_withdrawn_at", cells, as_of)):
                 refused = [{"purpose": self._text("consent_purpose", cells), "withdrawn_at": at}]
-            if not refused:
+            objected = self._no("profiling_objected_at", cells, as_of)
+            if not refused and objected is None:
                 return None
             named = {name: self._text(name, cells) for name in ("address", "brand")}
             said = {name: text for name, text in named.items() if text}
+            if objected is not None:
+                said["profiling_objected_at"] = objected
             return convert_contact({**said, "consents": refused}, as_of)
         except ValueError:
             return None
 
-    def _withdrawn(self, cells: Sequence[str], as_of: datetime) -> datetime | None:
-        places = [place for place, cell in self._places if cell.name == "consent_withdrawn_at"]
+    def _no(self, name: str, cells: Sequence[str], as_of: datetime) -> datetime | None:
+        """Return when somebody refused, by the column of that name."""
+        places = [place for place, cell in self._places if cell.name == name]
         if not places:
             return None
         try:
-            at: datetime | None = self._cells["consent_withdrawn_at"].value(cells[places[0]])
+            at: datetime | None = self._cells[name].value(cells[places[0]])
         except ValueError:
             return as_of if may_be_a_date(cells[places[0]]) else None
         return at

@@ -27,7 +27,7 @@ from smtpproxy.policy.model import (
     Source,
     came_by,
 )
-from smtpproxy.store.exchange.lines import Contents, Lines, converted, read_object
+from smtpproxy.store.exchange.lines import read_object
 from smtpproxy.store.exchange.times import EXAMPLE, in_utc
 from smtpproxy.store.exchange.type_faults import in_words
 from smtpproxy.store.merge import MARKS
@@ -281,12 +281,6 @@ def _given(record: ContactRecord) -> frozenset[str]:
         if value is not UNSET
     ]
     return PROFILE_FIELDS if len(given) == len(_NAMES) else frozenset(given)
-
-
-def read_ndjson(lines: Lines, as_of: datetime) -> Contents[ContactUpdate]:
-    """Read one JSON object a line."""
-    items = converted(lines, lambda line: read_contact(line.content, as_of))
-    return Contents(items, decoder=lines.decoder)
 
 
 _decode = msgspec.json.Decoder(ContactRecord).decode

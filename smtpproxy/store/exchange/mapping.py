@@ -10,7 +10,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from smtpproxy import toml
 from smtpproxy.store.exchange.consent_columns import FLAGS, ConsentTable, Flags, flags_of
-from smtpproxy.store.exchange.lines import ImportFault, encoding_named
+from smtpproxy.store.exchange.encodings import encoding_named
+from smtpproxy.store.exchange.lines import ImportFault
 from smtpproxy.store.exchange.rows import column_key
 from smtpproxy.store.exchange.times import ISO, Notation
 from smtpproxy.toml import shown

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import tomlkit
 
 from smtpproxy.store.exchange.consent_columns import ConsentTable
-from smtpproxy.store.exchange.lines import GUESSED
+from smtpproxy.store.exchange.encodings import GUESSED
 from smtpproxy.store.exchange.look import TableLook
 from smtpproxy.store.exchange.proposal import LEFT_OPEN, Answers, Proposal
 from smtpproxy.toml import named

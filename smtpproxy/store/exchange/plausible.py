@@ -14,6 +14,7 @@ from smtpproxy.store.collected import is_void
 from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected
 from smtpproxy.store.exchange.suppression_record import is_motive
 from smtpproxy.store.exchange.times import written_time
+from smtpproxy.store.merge import refusals
 from smtpproxy.store.protocols import ContactUpdate, SuppressionEntry
 from smtpproxy.terminal import counted
 
@@ -118,15 +119,9 @@ class ContactCheck:
 
     def _refusal(self, update: ContactUpdate | None) -> ContactUpdate | None:
         """Return what it takes back, as it may be stored; None: nothing, or it may not be."""
-        if update is None:
-            return None
-        contact = update.contact
-        acts = tuple(act for act in contact.acts if act.withdrawal)
-        if not acts:
-            return None
-        refused = Contact(contact.address, acts=acts)
+        refused = None if update is None else refusals(update)
         try:
-            return self.update(ContactUpdate(refused, frozenset(), update.as_of))
+            return None if refused is None else self.update(refused)
         except ValueError:
             return None
 
@@ -243,6 +238,8 @@ class ScopeCheck:
     def _checked(
         self, item: Read[SuppressionEntry] | Rejected | Passed
     ) -> Read[SuppressionEntry] | Rejected | Passed:
+        if isinstance(item, Rejected) and item.refusal is not None:
+            return dataclasses.replace(item, refusal=self._known_scope(item.refusal))
         if not isinstance(item, Read):
             return item
         if self._own is not None:
@@ -255,11 +252,14 @@ class ScopeCheck:
             if not self._keep_notes:
                 entry = dataclasses.replace(item.value, note=None)
                 item = dataclasses.replace(item, value=entry)
-        kind, colon, name = item.value.scope.partition(":")
+        return dataclasses.replace(item, value=self._known_scope(item.value))
+
+    def _known_scope(self, entry: SuppressionEntry) -> SuppressionEntry:
+        kind, colon, name = entry.scope.partition(":")
         if not colon or name in self._known[kind]:
-            return item
+            return entry
         self._widened[kind][name] += 1
-        return dataclasses.replace(item, value=dataclasses.replace(item.value, scope="marketing"))
+        return dataclasses.replace(entry, scope="marketing")
 
 
 def _counted(by_purpose: Counter[str], what: str) -> str:

@@ -4,13 +4,13 @@ import csv
 import re
 import unicodedata
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import msgspec
 
+from smtpproxy.store.exchange.encodings import BOM
 from smtpproxy.store.exchange.lines import (
-    BOM,
     ImportFault,
     Line,
     Lines,
@@ -20,6 +20,7 @@ from smtpproxy.store.exchange.lines import (
 
 _DELIMITERS = ",;\t"
 _MAX_ROW_LINES = 50
+_MOST_CELLS_MORE, _MOST_JOINED = 10, 100  # in a row with too many, whose cells are put together
 _SAMPLE = 20  # lines that tell by what a header is parted
 _OPEN_QUOTE = "unexpected end of data"  # what csv says of a quote that is not closed
 _SEP = re.compile(rb'"?sep=(.)"?\s*', re.IGNORECASE)  # what Excel takes the delimiter from
@@ -71,6 +72,11 @@ class Header:
             if name is not None:
                 found[name] = place
         return found
+
+    def free(self, places: Mapping[str, int], fields: Container[str]) -> Container[int]:
+        """Return which cells may hold any text: of columns that are not read, or of such fields."""
+        read = {place for name, place in places.items() if name not in fields}
+        return set(range(len(self.columns))) - read
 
     def unread(self, fields: Container[str]) -> tuple[str, ...]:
         """Return the notice of columns that are not read: their keys are not in `fields`."""
@@ -211,7 +217,8 @@ def read_rows(lines: Lines, header: Header) -> Iterator[Row | Rejected]:
     again = {header.content, header.above.rstrip(b"\n") or header.content}
     for line in lines:
         if isinstance(line, Rejected):
-            yield line
+            legible = line.legible and _legible(line.legible, header.delimiter)
+            yield replace(line, legible=legible)
             continue
         if line.is_void or line.content in again:
             continue
@@ -230,6 +237,7 @@ def _of_width(row: Row, width: int, delimiter: str) -> Row | Rejected:
             f"{len(row.cells)} cells, but the header has {width}: "
             f"quote a cell that holds {delimiter!r}",
             (row.original,),
+            legible=row,
         )
     del row.cells[width:]
     row.cells.extend([""] * (width - len(row.cells)))
@@ -265,7 +273,35 @@ def _row(line: Line, lines: Lines, delimiter: str) -> Row | Rejected:
         lines.give_back([*taken[1:], following] if following else taken[1:])
         if fault == _OPEN_QUOTE:
             fault = "a quote is opened and not closed; write a quote in a cell twice"
-        return Rejected(line.number, fault, (line.original,))
+        return Rejected(line.number, fault, (line.original,), legible=_legible(line, delimiter))
+
+
+def _legible(line: Line, delimiter: str) -> Row:
+    """Return the cells of a line that is no row, as far as they can be read."""
+    text = line.content.decode(errors="replace")
+    try:
+        cells = _cells([text], delimiter)
+    except csv.Error:
+        cells = text.split(delimiter)
+    return Row(line.number, line.content, is_guessed=True, cells=cells)
+
+
+def readings(row: Row, width: int, delimiter: str, free: Container[int]) -> Iterator[list[str]]:
+    """Yield the cells of a row that is rejected, in each way in which it may be meant.
+
+    Where there are too many, one holds the delimiter and was not quoted: a `free` one, whose column
+    may hold any text.
+    """
+    cells = list(row.cells)
+    while len(cells) > width and not cells[-1].strip():
+        cells.pop()
+    more = len(cells) - width
+    if more <= 0:
+        yield [*cells, *[""] * -more]
+    elif more <= _MOST_CELLS_MORE and width <= _MOST_JOINED:
+        for place in filter(free.__contains__, range(width)):
+            rest = place + more + 1
+            yield [*cells[:place], delimiter.join(cells[place:rest]), *cells[rest:]]
 
 
 def _cells(texts: list[str], delimiter: str) -> list[str]:

@@ -163,6 +163,7 @@ class Import(Generic[T]):
             progress.rejected,
             progress.passed,
             self._rejected.size,
+            progress.refusals,
         )
 
     def _reject(self, rejected: Rejected) -> None:

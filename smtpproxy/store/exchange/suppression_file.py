@@ -16,6 +16,7 @@ from smtpproxy.store.exchange.layouts import (
     recognised,
 )
 from smtpproxy.store.exchange.lines import (
+    ILLEGIBLE,
     Contents,
     ImportFault,
     Line,
@@ -34,6 +35,7 @@ from smtpproxy.store.exchange.rows import (
     one_object_a_line,
     read_header,
     read_rows,
+    readings,
     rejected_header,
 )
 from smtpproxy.store.exchange.rows import told as said
@@ -44,6 +46,7 @@ from smtpproxy.store.exchange.suppression_record import (
     is_whole_domain,
     read_origin,
     read_record,
+    refusal_in,
 )
 from smtpproxy.store.protocols import SuppressionEntry
 
@@ -100,10 +103,11 @@ def read_csv(
         notices = (*notices, *header.unread(mapping.columns))
     notices = (*lines.notices, *notices)
     above = rejected_header(header, in_named_encoding=mapping.encoding is not None) or None
-    convert = _row_entry(
-        header, _Reader(mapping, defaults, layout, wanted.constants), mapping, layout
-    )
-    return Contents(converted(read_rows(lines, header), convert), above, notices, lines.decoder)
+    reader = _Reader(mapping, defaults, layout, wanted.constants)
+    convert = _row_entry(header, reader, mapping, layout)
+    refusal = _row_refusal(header, reader, mapping, convert)
+    items = converted(read_rows(lines, header), convert, refusal)
+    return Contents(items, above, notices, lines.decoder)
 
 
 def _row_entry(
@@ -143,6 +147,34 @@ def _row_entry(
     return entry
 
 
+def _row_refusal(
+    header: Header,
+    reader: "_Reader",
+    mapping: Mapping,
+    convert: Callable[[Row], SuppressionEntry | None],
+) -> Callable[[Row], SuppressionEntry | None]:
+    """Return what reads a row that is rejected, where only its time or its note cannot be read."""
+    places = header.places(mapping.columns)
+    left_out = [place for name, place in places.items() if name in ("since", "note")]
+    width, free = len(header.columns), header.free(places, {"note"})
+
+    def refusal(row: Row) -> SuppressionEntry | None:
+        found: dict[tuple[str, str, str], SuppressionEntry] = {}
+        for cells in readings(row, width, header.delimiter, free):
+            if len(row.cells) <= width:
+                for place in left_out:
+                    cells[place] = ""
+            try:
+                entry = convert(Row(row.number, row.content, row.is_guessed, cells=cells))
+            except ValueError:
+                continue
+            if entry is not None and ILLEGIBLE not in entry.address:
+                found[entry.address, entry.scope, str(entry.origin)] = entry
+        return next(iter(found.values())) if len(found) == 1 else None
+
+    return refusal
+
+
 def read_ndjson(
     lines: Lines, defaults: Defaults, wanted: Wanted | None = None
 ) -> Contents[SuppressionEntry]:
@@ -169,7 +201,11 @@ def read_ndjson(
             notices = _notices(layout, defaults)
             return Contents(converted(objects, entry), None, notices, lines.decoder)
     _check_only_scopes(defaults)
-    items = converted(objects, lambda line: read_record(line.content, defaults))
+    items = converted(
+        objects,
+        lambda line: read_record(line.content, defaults),
+        lambda line: refusal_in(line.content, defaults),
+    )
     return Contents(items, decoder=lines.decoder)
 
 

@@ -13,7 +13,7 @@ from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.mailboxes import entered_name, whole_domain_written
 from smtpproxy.policy.model import Origin, Suppression
 from smtpproxy.store.exchange.layouts import layouts
-from smtpproxy.store.exchange.lines import read_object
+from smtpproxy.store.exchange.lines import ILLEGIBLE, legible_json, read_object
 from smtpproxy.store.exchange.rows import check_no_error, is_error
 from smtpproxy.store.exchange.times import Notation, read_time, written_time
 from smtpproxy.store.keys import is_key_text
@@ -195,6 +195,20 @@ def read_record(content: bytes, defaults: Defaults) -> SuppressionEntry:
         record.since or "",
         record.note or "",
     )
+
+
+def refusal_in(content: bytes, defaults: Defaults) -> SuppressionEntry | None:
+    """Return what a rejected object says, of the time of the file, where only its time, its note or
+    what it has besides cannot be read."""
+    try:
+        told = msgspec.json.decode(legible_json(content), type=dict[str, object])
+        address, scope, origin = (told.get(name) or "" for name in ("address", "scope", "origin"))
+        texts = isinstance(address, str) and isinstance(scope, str) and isinstance(origin, str)
+        if not texts or ILLEGIBLE in str(address):
+            return None
+        return defaults.entry(str(address), str(scope), str(origin), "", "")
+    except (msgspec.MsgspecError, RecursionError, ValueError):
+        return None
 
 
 def _explained(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """Tables of every kind, as lines of CSV: CSV itself, spreadsheets (XLSX), and foreign NDJSON."""
 
 import csv
+import dataclasses
 import io
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ from smtpproxy.store.exchange.lines import (
     Line,
     Lines,
     Rejected,
+    legible_json,
     read_lines,
     read_object,
 )
@@ -74,19 +76,32 @@ def json_rows(lines: Lines, columns: Sequence[str], separator: str, delimiter: s
     A column is a key, or keys with dots between them, in any case.
     """
 
+    keys = [column_key(column) for column in columns]
+
     def rows() -> Iterator[Line | Rejected]:
         yield csv_line(0, columns, delimiter)
-        keys = [column_key(column) for column in columns]
         for line in lines:
-            if isinstance(line, Rejected) or line.is_void:
+            if isinstance(line, Rejected):
+                legible = line.legible and read_as_far(line.legible)
+                yield dataclasses.replace(line, legible=legible)
+                continue
+            if line.is_void:
                 yield line
                 continue
             try:
-                found = {column_key(name): text for name, text in flat(line.content, separator)}
+                yield row(line.number, line.content)
             except ValueError as error:
-                yield Rejected(line.number, str(error), (line.content,))
-                continue
-            yield csv_line(line.number, [found.get(key, "") for key in keys], delimiter)
+                yield Rejected(line.number, str(error), (line.content,), legible=read_as_far(line))
+
+    def row(number: int, content: bytes) -> Line:
+        found = {column_key(name): text for name, text in flat(content, separator)}
+        return csv_line(number, [found.get(key, "") for key in keys], delimiter)
+
+    def read_as_far(line: Line) -> Line | None:
+        try:
+            return row(line.number, legible_json(line.content))
+        except ValueError:
+            return None
 
     return Lines(rows(), lines.decoder)
 
@@ -176,14 +191,15 @@ def _sheet_lines(sheet: Any, copy: BinaryIO, delimiter: str) -> Iterator[Line | 
         try:
             for number, row in enumerate(_rows(sheet), 1):
                 beyond = row[_MOST_COLUMNS:]
-                if beyond.count(None) < len(beyond):
-                    wrong = f"it has a cell beyond column {_MOST_COLUMNS:,}"
-                    yield Rejected(number, wrong, (wrong.encode(),))
-                    continue
                 cells = [_text(cell) for cell in row[:_MOST_COLUMNS]]
                 while cells and not cells[-1]:
                     cells.pop()
-                yield csv_line(number, cells, delimiter)
+                line = csv_line(number, cells, delimiter)
+                if beyond.count(None) < len(beyond):
+                    wrong = f"it has a cell beyond column {_MOST_COLUMNS:,}"
+                    yield Rejected(number, wrong, (wrong.encode(),), legible=line)
+                else:
+                    yield line
         except ImportFault:
             raise
         except Exception as error:  # in the midst of a broken one

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, TypeVar
 from smtpproxy.policy.model import Contact, Suppression
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_store
-from smtpproxy.store.exchange import contact_csv, contact_record, suppression_file
+from smtpproxy.store.exchange import contact_csv, contact_ndjson, suppression_file
 from smtpproxy.store.exchange.files import RejectedFile
 from smtpproxy.store.exchange.layouts import Wanted
 from smtpproxy.store.exchange.lines import Contents, read_lines
@@ -54,7 +54,7 @@ class Importing:
             return self._run(file, contents, "put_contacts")
 
     def import_open(self, file: BinaryIO, as_of: datetime = FILE_TIME) -> Progress:
-        contents = contact_record.read_ndjson(read_lines(file), as_of)
+        contents = contact_ndjson.read_ndjson(read_lines(file), as_of)
         return self._run(file, contents, "put_contacts")
 
     def suppressions(

@@ -10,7 +10,7 @@ from smtpproxy.policy.model import Contact, Origin, Stream, StreamClass
 from smtpproxy.policy.rulebooks import builtin
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_store
-from smtpproxy.store.exchange import contact_record
+from smtpproxy.store.exchange import contact_ndjson
 from smtpproxy.store.exchange.compare import (
     SAMPLES,
     Comparison,
@@ -48,7 +48,7 @@ async def suppressions(store: Store, rows: str) -> Comparison:
 
 
 async def contacts(store: Store, rows: str) -> Comparison:
-    contents = contact_record.read_ndjson(lines(rows), NOW)
+    contents = contact_ndjson.read_ndjson(lines(rows), NOW)
     comparison = ContactComparison(store, [(OFFERS, builtin("fr"))], NOW)
     return await compare(contents, comparison, lambda _: None)
 
@@ -115,7 +115,7 @@ async def test_contacts_are_new_changed_or_ignored(store: Store) -> None:
     done = await contacts(store, rows)
     assert (done.counts["new"], done.counts["ignored"], done.counts["rejected"]) == (1, 1, 1)
     assert await store.contact(ANNA) is None
-    contents = contact_record.read_ndjson(lines(rows), NOW - DAY)
+    contents = contact_ndjson.read_ndjson(lines(rows), NOW - DAY)
     await store.put_contacts([item.value for item in contents.items if hasattr(item, "value")][:1])
     done = await contacts(store, f'{{"address":"{ANNA}","tags":["gone"],"audience":"consumer"}}')
     assert done.counts["changed"] == 1
@@ -172,7 +172,7 @@ class TestResurrected:
             f'{{"address":"{ANNA}","source":"direct","consents":[{{"purpose":"offers",'
             f'"withdrawn_at":"{(NOW - 2 * DAY).isoformat()}"}}]}}'
         )
-        contents = contact_record.read_ndjson(lines(text), NOW - DAY)
+        contents = contact_ndjson.read_ndjson(lines(text), NOW - DAY)
         await store.put_contacts([item.value for item in contents.items if hasattr(item, "value")])
         assert (await contacts(store, consent(NOW - 3 * DAY))).counts["resurrected"] == 0
         done = await contacts(store, consent(NOW - DAY))

@@ -153,7 +153,7 @@ class TestEncodings:
     def test_octets_of_no_character_are_put_aside(self, importing: Importing) -> None:
         content = self.content("cp1252") + b"bert@people.example;all;complaint;\x81;\r\n"
         done = importing.suppressions(content)
-        assert (done.added, done.rejected) == (1, 1)
+        assert (done.added, done.rejected, done.refusals) == (2, 1, 1)
         assert "octet 0x81 at place 35" in importing.rejected
         wanted = Wanted(mapping=suppressions_mapping(encoding="cp1252"))
         content = f"E-mail;Commentaire\n{ANNA};\n{BERT};".encode() + b"\x81\n"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import Action, Lookups, Origin, Stream, StreamClass, Transaction
 from smtpproxy.policy.rulebooks import builtin
-from smtpproxy.store.exchange import contact_record
+from smtpproxy.store.exchange import contact_ndjson
 from smtpproxy.store.exchange.lines import Line, Lines, Read
 from smtpproxy.store.exchange.suppression_file import read_csv
 from smtpproxy.store.exchange.suppression_record import Defaults
@@ -38,7 +38,7 @@ def withdrawal(days: int) -> str:
 
 async def import_contact(store: TrialStore, *consents: str) -> None:
     text = f'{{"address":"{ANNA}","source":"direct","consents":[{",".join(consents)}]}}'
-    contents = contact_record.read_ndjson(Lines([Line(1, text.encode())]), NOW)
+    contents = contact_ndjson.read_ndjson(Lines([Line(1, text.encode())]), NOW)
     await store.put_contacts([one.value for one in contents.items if isinstance(one, Read)])
 
 

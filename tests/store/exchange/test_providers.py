@@ -412,7 +412,7 @@ def test_an_export_may_hold_anything(layout: Layout, rows: list[list[str]], deli
         wanted = Wanted(layout=layout.name)
         first = importing.suppressions(text.encode(), wanted=wanted)
         counted = first.added + first.changed + first.unchanged + first.rejected + first.passed
-        assert first.lines == counted
+        assert first.lines == counted - first.refusals
         second = importing.suppressions(text.encode(), wanted=wanted)
         assert (second.added, second.changed) == (0, 0)
         assert (second.rejected, second.passed) == (first.rejected, first.passed)

@@ -31,7 +31,7 @@ def since(importing: Importing, text: str, **keys: str) -> datetime | str:
     document = {"columns": columns, "constants": constants, **keys}
     wanted = Wanted(mapping=mapping_of("m.toml", document, SUPPRESSION_FIELDS))
     done = importing.suppressions(f"Mail;Le\n{ANNA};{text}\n".encode(), wanted=wanted)
-    return importing.suppressed(ANNA)[-1].since if done.added else importing.rejected
+    return importing.suppressed(ANNA)[-1].since if not done.rejected else importing.rejected
 
 
 PARIS = {"time_zone": "Europe/Paris"}

@@ -1,0 +1,86 @@
+"""Contacts from NDJSON, and what a line refuses that is rejected for something else."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from smtpproxy.store.exchange.consent_columns import may_be_a_date
+from smtpproxy.store.exchange.contact_record import Time, convert_contact, read_contact
+from smtpproxy.store.exchange.lines import (
+    ILLEGIBLE,
+    Contents,
+    Line,
+    Lines,
+    converted,
+    legible_json,
+)
+from smtpproxy.store.protocols import ContactUpdate
+
+_MOST = 1_000  # consents of a line, whose refusals are looked for
+
+
+def read_ndjson(lines: Lines, as_of: datetime) -> Contents[ContactUpdate]:
+    """Read one JSON object a line."""
+
+    def convert(line: Line) -> ContactUpdate:
+        return read_contact(line.content, as_of)
+
+    items = converted(lines, convert, lambda line: refusal_in(line, as_of))
+    return Contents(items, decoder=lines.decoder)
+
+
+def refusal_in(line: Line, as_of: datetime) -> ContactUpdate | None:
+    """Return what a line refuses, whatever else is wrong with it; None: nothing, or nobody's."""
+    try:
+        told = msgspec.json.decode(legible_json(line.content))
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    if not isinstance(told, dict):
+        return None
+    said: dict[str, Any] = {"address": told.get("address")} | _text(told, "brand")
+    if not isinstance(said["address"], str) or ILLEGIBLE in said["address"]:
+        return None
+    if line.is_guessed and not said["address"].isascii():
+        return None
+    if (at := _refused_at(told.get("profiling_objected_at"), as_of)) is not None:
+        said["profiling_objected_at"] = at
+    said["consents"] = list(_withdrawals(told.get("consents"), said["address"], as_of))
+    if len(said["consents"]) + ("profiling_objected_at" in said) == 0:
+        return None
+    try:
+        return convert_contact(said, as_of)
+    except ValueError:
+        return None
+
+
+def _withdrawals(consents: object, address: str, as_of: datetime) -> Iterator[dict[str, Any]]:
+    for one in consents[:_MOST] if isinstance(consents, list) else ():
+        if not isinstance(one, dict):
+            continue
+        at = _refused_at(one.get("withdrawn_at"), as_of)
+        if at is None:
+            continue
+        withdrawal = {"withdrawn_at": at, **_text(one, "purpose"), **_text(one, "brand")}
+        try:
+            convert_contact({"address": address, "consents": [withdrawal]}, as_of)
+        except ValueError:
+            continue
+        yield withdrawal
+
+
+def _text(told: dict[str, Any], name: str) -> dict[str, str]:
+    """Return a member that is text: a brand that is none is every brand's."""
+    value = told.get(name)
+    return {name: value} if isinstance(value, str) and value else {}
+
+
+def _refused_at(value: object, as_of: datetime) -> datetime | None:
+    """Return when somebody refused; what was meant as a time, and is none, is that of the file."""
+    try:
+        return msgspec.convert(value, Time)
+    except msgspec.ValidationError:
+        if value is True or (not isinstance(value, bool | None) and may_be_a_date(str(value))):
+            return as_of
+        return None

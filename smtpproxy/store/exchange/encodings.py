@@ -1,0 +1,152 @@
+"""Octets of any encoding, as UTF-8: what was said of it, what its marks say, or a guess."""
+
+import codecs
+import io
+from typing import Any, BinaryIO
+
+BOM = codecs.BOM_UTF8
+GUESSED = "cp1252"
+"""What a line is read as that is not UTF-8: Excel writes it in Western Europe."""
+
+_UTF_16 = {
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+_ASCII = bytes(range(128))
+_NO_TEXT = frozenset({"idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined"})
+_CHUNK = 256 * 1024
+
+
+def encoding_named(name: str) -> str | None:
+    """Return the encoding of that name as it is used here; None when it is none.
+
+    Besides UTF-16, lines are parted before they are decoded: ASCII has to stay what it is.
+    """
+    try:
+        found = codecs.lookup(name).name
+        if found in _NO_TEXT:
+            return None
+        if found.startswith("utf-16") or _ASCII.decode(found) == _ASCII.decode():
+            return found
+    except (LookupError, ValueError):
+        pass
+    return None
+
+
+def unicode_of(start: bytes) -> str | None:
+    """Return the encoding when the file that starts so is UTF-16, with or without its mark."""
+    for mark, name in _UTF_16.items():
+        if start.startswith(mark):
+            return name
+    half = len(start) // 2
+    if half and start[1::2].count(0) > half // 2 and not start[::2].count(0):
+        return "utf-16-le"
+    if half and start[::2].count(0) > half // 2 and not start[1::2].count(0):
+        return "utf-16-be"
+    return None
+
+
+class Decoder:
+    """Turns lines into UTF-8. `guessed` counts those that were taken for CP1252."""
+
+    def __init__(self, encoding: str | None) -> None:
+        """`encoding` is one that `encoding_named` returned; None: UTF-8 unless it is not."""
+        self.encoding = encoding
+        self.guessed = 0
+        self.replaces = False  # what is no character comes as U+FFFD
+        self._is_utf8 = encoding == "utf-8"
+
+    def opened(self, file: BinaryIO, start: bytes) -> BinaryIO:
+        """Return the file to read lines from, when `start` was read of it already."""
+        found = unicode_of(start)
+        if start.startswith(BOM):
+            self.encoding, self._is_utf8 = "utf-8", True
+        elif found or (self.encoding or "").startswith("utf-16"):
+            transcoded = _Transcoded(file, start, found or self.encoding or "")
+            self.encoding, self._is_utf8 = transcoded.encoding, True
+            self.replaces = True
+            return io.BufferedReader(transcoded, _CHUNK)
+        return file
+
+    def expect_utf8(self) -> None:
+        """Guess no more: what the file holds is always UTF-8, as JSON is."""
+        self._is_utf8 = True
+
+    def utf8(self, line: bytes) -> bytes:
+        """Return the line in UTF-8, or as it is when it has to be found wanting later.
+
+        Raises:
+            ValueError: it is not in the encoding that was named.
+        """
+        if line.isascii():
+            return line
+        if self.encoding is not None and not self._is_utf8:
+            return _decoded(line, self.encoding).encode()
+        try:
+            line.decode()
+        except UnicodeDecodeError:
+            if self._is_utf8:
+                return line
+        else:
+            self._is_utf8 = True
+            return line
+        text = _decoded(line, GUESSED, "neither UTF-8 nor").encode()
+        self.guessed += 1
+        return text
+
+    def found(self) -> str:
+        """Return what the file was read as, as far as it was."""
+        return GUESSED if self.guessed else self.encoding or "utf-8"
+
+    def note(self) -> str | None:
+        """Return what its user ought to know of that; None: it was UTF-8, or as named."""
+        if self.guessed:
+            lines = "line is" if self.guessed == 1 else "lines are"
+            return (
+                f"{self.guessed:,} {lines} not UTF-8 and read as CP1252, which Excel writes; "
+                "if that is wrong, name the encoding in a mapping"
+            )
+        return f"read as {self.found().upper()}" if self.replaces else None
+
+
+def as_it_came(text: bytes, *, guessed: bool) -> bytes:
+    """Return the octets that became `text`, as far as that was guessed."""
+    try:
+        return text.decode().encode(GUESSED) if guessed else text
+    except ValueError:  # a row of which only some lines were
+        return text
+
+
+def _decoded(line: bytes, encoding: str, is_not: str = "not") -> str:
+    try:
+        return line.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{is_not} {encoding} (octet 0x{line[error.start]:02x} at place {error.start + 1}): "
+            "save the file as UTF-8, or name its encoding in a mapping"
+        ) from None
+
+
+class _Transcoded(io.RawIOBase):
+    """A file in UTF-16, as UTF-8. What is no character becomes U+FFFD."""
+
+    def __init__(self, file: BinaryIO, start: bytes, encoding: str) -> None:
+        self.encoding = encoding
+        marked = start.startswith(tuple(_UTF_16))
+        self._file = file
+        self._start = start[2:] if marked else start
+        self._decoder = codecs.getincrementaldecoder(encoding)("replace")
+        self._ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any, /) -> int:
+        while not self._ready:
+            chunk, self._start = self._start or self._file.read(_CHUNK), b""
+            self._ready = self._decoder.decode(chunk, final=not chunk).encode()
+            if not chunk:
+                break
+        part, self._ready = self._ready[: len(target)], self._ready[len(target) :]
+        target[: len(part)] = part
+        return len(part)
