@@ -222,15 +222,12 @@ async def suppressions(settings: Settings) -> list[Finding]:
     try:
         store = open_store(settings.store, settings.server.state_dir, read_only=True)
         try:
-            counts = await store.named_scopes()
+            lost = await lost_scopes(settings.scopes, store)
         finally:
             await store.close()
     except (StoreUnavailable, OSError):
         return []
-    return [
-        Finding(Check.UNSUBSCRIBE, one.scope, Status.WARN, one.text, one.fix)
-        for one in lost_scopes(settings.scopes, counts)
-    ]
+    return [Finding(Check.UNSUBSCRIBE, one.scope, Status.WARN, one.text, one.fix) for one in lost]
 
 
 async def fit(settings: Settings, now: datetime) -> list[Finding]:

@@ -41,7 +41,7 @@ def _described(stream: Stream) -> str:
 
 async def of_rows(settings: Settings, store: ScopeStore) -> list[Misfit]:
     """Return names in the rows that nothing here has. Raises StoreUnavailable."""
-    scopes = lost_scopes(settings.scopes, await store.named_scopes())
+    scopes = await lost_scopes(settings.scopes, store)
     return [
         *(Misfit(one.scope, one.text, one.fix) for one in scopes),
         *await of_consents(settings, store),

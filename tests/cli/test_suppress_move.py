@@ -8,7 +8,7 @@ import pytest
 from tests.kit.relay import STREAMS, RelayProcess
 from tests.kit.upstream import FakeUpstream
 
-ANN = "ann@people.example"
+ANN, BOB = "ann@people.example", "bob@people.example"
 
 
 def configured(tmp_path: Path, upstream: str, brand: str, purpose: str) -> RelayProcess:
@@ -23,6 +23,10 @@ def renamed(tmp_path: Path) -> RelayProcess:
     before = configured(tmp_path, "127.0.0.1:9", "boutique", "news")
     for scope in ("brand:boutique", "purpose:news"):
         before.must("suppress", "add", ANN, "--scope", scope, "--origin", "objection")
+    wish = {"purpose": "news", "frequency": "weekly", "at": "2026-03-01T10:00:00Z"}
+    bob = {"address": BOB, "preferences": [{**wish, "brand": "boutique"}]}
+    (tmp_path / "bob.ndjson").write_text(json.dumps(bob))
+    before.must("contact", "import", str(tmp_path / "bob.ndjson"))
     return configured(tmp_path, "127.0.0.1:9", "shop", "offers")
 
 
@@ -30,9 +34,10 @@ def test_check_and_doctor_name_them(renamed: RelayProcess) -> None:
     _, out, _ = renamed.command("check", "--json")
     warned = [each for each in json.loads(out)["warnings"] if each.startswith("store: ")]
     assert warned == [
-        "store: brand:boutique: 1 suppression of a brand that no [[brand]] is: they stop the"
-        " marketing of every brand; if it is called otherwise now: smtpproxy suppress move"
-        ' "brand:boutique" brand:NAME; else leave them',
+        "store: brand:boutique: 1 suppression and 1 wish for less mail of a brand that no [[brand]]"
+        " is: suppressions stop the marketing of every brand, wishes hold for nothing; if it is"
+        ' called otherwise now: smtpproxy suppress move "brand:boutique" brand:NAME; else leave'
+        " them",
         "store: purpose:news: 1 suppression of a purpose that no stream has: they stop nothing;"
         ' if it is called otherwise now: smtpproxy suppress move "purpose:news" purpose:NAME;'
         " else leave them",
@@ -60,17 +65,20 @@ def test_serve_names_them_and_nobody_is_mailed_who_objected(
 
 def test_they_are_moved(renamed: RelayProcess) -> None:
     dry = renamed.must("suppress", "move", "brand:boutique", "brand:shop", "--dry-run")
-    assert dry == "1 suppression would be moved from brand:boutique to brand:shop\n"
+    both = "1 suppression and 1 wish for less mail"
+    assert dry == f"{both} would be moved from brand:boutique to brand:shop\n"
     assert "brand:boutique" in renamed.must("suppress", "show", ANN)
     renamed.must("suppress", "add", ANN, "--scope", "purpose:offers", "--origin", "objection",
                  "--since", "2020-01-01")  # fmt: skip
     for old, new in (("brand:boutique", "brand:shop"), ("purpose:news", "purpose:offers")):
         told = json.loads(renamed.must("suppress", "move", old, new, "--json"))
-        assert told == {"old": old, "new": new, "moved": 1, "dry_run": False}
+        assert told == {"old": old, "new": new, "moved": 1, "wishes": 1, "dry_run": False}
     _, out, _ = renamed.command("suppress", "show", ANN, "--json")
     found = {one["scope"]: one for one in json.loads(out)["suppressions"]}
     assert set(found) == {"brand:shop", "purpose:offers"}
     assert not found["purpose:offers"]["since"].startswith("2020"), "the later one holds"
+    (wish,) = json.loads(renamed.must("contact", "show", BOB, "--json"))["preferences"]
+    assert (wish["brand"], wish["purpose"], wish["frequency"]) == ("shop", "offers", "weekly")
     assert "store: " not in renamed.command("check")[1]
     metric = json.loads(renamed.must("suppress", "move", "brand:boutique", "brand:shop", "--json"))
     assert metric["moved"] == 0

@@ -625,6 +625,40 @@ class StateContract:
             assert {(one.scope, one.origin, (one.since - T0).days) for one in found} == standing
         assert await store.move_scope("brand:old", "brand:new") == 0
 
+    async def test_wishes_get_the_name_that_a_brand_has_now(self, store: Store) -> None:
+        weekly, monthly = Frequency.WEEKLY, Frequency.MONTHLY
+        old, new = Preference("offers", weekly, T0, "old"), Preference("offers", monthly, T0, "new")
+        wishes = {
+            "ann": (old, replace(new, at=T0 + DAY)),
+            "bob": (replace(old, at=T0 + DAY), new),
+            "cat": (old, Preference("news", monthly, T0, "mill")),
+            "dan": (),
+        }
+        people = {who: f"{who}@people.example" for who in wishes}
+        told = [
+            Contact(people[who], preferences=those, language="fr") for who, those in wishes.items()
+        ]
+        await store.put_contacts(told)
+        assert await store.named_wishes() == {
+            ("old", "offers"): 3, ("new", "offers"): 2, ("mill", "news"): 1
+        }  # fmt: skip
+        assert await store.move_wishes("brand:old", "brand:new") == 3
+        assert await store.move_wishes("brand:old", "brand:new") == 0
+        assert await store.move_wishes("purpose:news", "marketing") == 0
+        assert await store.move_wishes("purpose:news", "purpose:letter") == 1
+        assert await store.move_wishes("brand:mill", "marketing") == 1
+        for who, standing in {
+            "ann": {("new", "offers", monthly, T0 + DAY)},
+            "bob": {("new", "offers", weekly, T0 + DAY)},
+            "cat": {("new", "offers", weekly, T0), ("default", "letter", monthly, T0)},
+            "dan": set(),
+        }.items():
+            found = await store.contact(people[who])
+            assert found is not None
+            assert found.language == "fr"
+            those = {(one.brand, one.purpose, one.frequency, one.at) for one in found.preferences}
+            assert those == standing
+
     async def test_a_closed_store_is_unavailable(self, store: Store) -> None:
         await store.ping()
         await store.close()

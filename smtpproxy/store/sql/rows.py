@@ -261,6 +261,18 @@ def _contact_details(contact: Contact) -> str | None:
     return None if told == _NO_CONTACT_DETAILS else _write(told).decode()
 
 
+def preferences(details: str) -> tuple[Preference, ...]:
+    """Return the wishes in the last of CONTACT_COLUMNS."""
+    return _read_contact_details(details).preferences
+
+
+def with_preferences(details: str, told: tuple[Preference, ...]) -> str:
+    """Return the last of CONTACT_COLUMNS with these wishes in it."""
+    known = _read_contact_details(details)
+    known.preferences = told
+    return _write(known).decode()
+
+
 def _act_details(act: ConsentAct) -> str | None:
     evidence = act.evidence
     told = _ActDetails(

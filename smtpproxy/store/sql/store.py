@@ -22,6 +22,7 @@ from smtpproxy.store.sql.propagation import Propagation
 from smtpproxy.store.sql.retention import Retention
 from smtpproxy.store.sql.streams import Streams
 from smtpproxy.store.sql.suppressions import Suppressions
+from smtpproxy.store.sql.wishes import Wishes
 
 _PURPOSES = "SELECT purpose FROM consent_purpose ORDER BY purpose"
 
@@ -49,6 +50,7 @@ class SqlStore(
     import_table.Imports,
     Retention,
     Streams,
+    Wishes,
 ):
     """All of a `Store` but how its database is reached, and closed."""
 
