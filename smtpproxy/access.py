@@ -43,6 +43,11 @@ class Access:
         others = {s.purpose for s in streams if s.brand not in brands}
         self._own = self._bearing - others
 
+    @property
+    def by(self) -> str:
+        """What is on record of who wrote."""
+        return f"token {self.token}"
+
     def sees_brand(self, brand: str | None) -> bool:
         return self.everything or brand in self.brands
 

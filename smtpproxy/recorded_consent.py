@@ -101,7 +101,8 @@ async def withdraw(store: Store, address: str, act: ConsentAct, scope: str) -> b
     `scope` is that of its purpose, or `marketing` where no stream has that.
     """
     if scope == "marketing":
-        order = SuppressionEntry(address, scope, Origin.UNSUBSCRIBE, act.at)
+        by = act.evidence.recorded_by
+        order = SuppressionEntry(address, scope, Origin.UNSUBSCRIBE, act.at, by=by)
         await store.add_suppressions([order])
     return await store.record_act(address, act)
 

@@ -261,6 +261,7 @@ def _act(act: ConsentAct) -> str:
     words += [f"version {act.evidence.version}"] if act.evidence.version else []
     words += [f"form {act.evidence.form!r}"] if act.evidence.form else []
     words += [f"from {act.evidence.ip}"] if act.evidence.ip else []
+    words += [f"recorded by {act.evidence.recorded_by}"] if act.evidence.recorded_by else []
     proof = act.evidence.document_hash
     words += [f"document SHA-256 {proof}"] if proof else []
     return " ".join(words) + _said_to(act)

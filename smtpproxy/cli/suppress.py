@@ -1,7 +1,7 @@
 """`smtpproxy suppress`: standing orders not to mail, added, lifted, shown and moved."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -185,25 +185,36 @@ def remove(settings: Settings, address: str, options: RemoveOptions) -> Result:
 def show(settings: Settings, address: str) -> Result:
     """Show what suppresses an address, and what was lifted; exit 1 when nothing suppresses it."""
 
-    async def read(store: Store) -> tuple[Sequence[Suppression], Sequence[LiftedSuppression]]:
-        return await store.suppressions(address), await store.lifted_suppressions(address)
+    async def read(
+        store: Store,
+    ) -> tuple[Sequence[Suppression], Sequence[LiftedSuppression], Mapping[tuple[str, str], str]]:
+        return (
+            await store.suppressions(address),
+            await store.lifted_suppressions(address),
+            await store.authors(address),
+        )
 
-    found, lifted = using_store(settings, read, read_only=True, or_empty=True)
+    found, lifted, authors = using_store(settings, read, read_only=True, or_empty=True)
     _move_to_newest_key(settings, address)
 
     def text() -> Iterator[Part]:
         for one in found:
-            yield f"{address}: {_described(one)}"
+            program = authors.get((one.scope, one.origin))
+            yield f"{address}: {_described(one)}" + (f", by {program}" if program else "")
         if not found:
             yield Aside(f"{address}: not suppressed")
         for gone in lifted:
             was = Suppression(gone.scope, gone.origin, gone.since, note=gone.note)
             yield (
                 f"{address}: lifted on {written_time(gone.lifted_at)}: {_described(was)}; "
-                f"reason: {gone.reason}"
+                f"reason: {gone.reason}" + (f", by {gone.lifted_by}" if gone.lifted_by else "")
             )
 
-    data = {"address": address, "suppressions": found, "lifted": lifted}
+    given_by = [
+        {"scope": scope, "origin": origin, "program": program}
+        for (scope, origin), program in authors.items()
+    ]
+    data = {"address": address, "suppressions": found, "suppressed_by": given_by, "lifted": lifted}
     return Result(data, text(), 0 if found else 1)
 
 

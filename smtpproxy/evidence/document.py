@@ -24,6 +24,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.policy.rules.recipient import links
 from smtpproxy.settings import ControllerSettings
 from smtpproxy.sinks.audit.verify import State
+from smtpproxy.store.protocols import LiftedSuppression
 from smtpproxy.terminal import printable
 
 
@@ -241,30 +242,32 @@ class _Writer:
             return self._say("read_as", other=one.read_as)
         if one.domain is not None:
             return self._say("whole_domain", domain=one.domain)
-        return self._say("widened" if one.widened else "in_force")
+        state = self._say("widened" if one.widened else "in_force")
+        return state + self._given_by(self._it.authors.get((one.scope, one.origin)))
+
+    def _lifted(self, one: LiftedSuppression) -> str:
+        reason = printable(one.reason) + (f" ({one.lifted_by})" if one.lifted_by else "")
+        state = self._say("lifted_at", at=self._time(one.lifted_at), reason=reason)
+        return state + self._given_by(one.given_by)
+
+    def _given_by(self, program: str | None) -> str:
+        return "" if program is None else f"; {self._say('given_by', program=program)}"
 
     def _suppressions(self) -> Iterator[Block]:
         yield Heading(self._say("suppressions"))
-        it = self._it
+        orders: list[tuple[Suppression | LiftedSuppression, str]] = [
+            *((one, self._matched_by(one)) for one in self._it.suppressions),
+            *((one, self._lifted(one)) for one in self._it.lifted),
+        ]
         rows = [
             [
                 self._time(one.since),
                 self._term(one.scope),
                 self._term(one.origin),
                 printable(one.note or "–"),
-                self._matched_by(one),
+                state,
             ]
-            for one in it.suppressions
-        ]
-        rows += [
-            [
-                self._time(one.since),
-                self._term(one.scope),
-                self._term(one.origin),
-                printable(one.note or "–"),
-                self._say("lifted_at", at=self._time(one.lifted_at), reason=printable(one.reason)),
-            ]
-            for one in it.lifted
+            for one, state in orders
         ]
         if not rows:
             yield Paragraph(self._say("no_suppressions"))

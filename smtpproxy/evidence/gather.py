@@ -92,6 +92,7 @@ class Evidence:
     controller: ControllerSettings | None = None
     brands: Sequence[BrandSettings] = ()
     elsewhere: Sequence[Indexed] = ()  # decisions whose records other relays have
+    authors: Mapping[tuple[str, str], str] = field(default_factory=dict)  # `store.authors`
 
     def state(self, mailing: Mailing) -> State:
         """What proves a decision and its outcome, where the audit log is as it was written."""
@@ -119,7 +120,8 @@ def evidence(
     Raises StoreUnavailable, OSError.
     """
     folder = settings.server.state_dir / "audit"
-    contact, suppressions, lifted, rectified = asyncio.run(_stored(settings, address))
+    known, authors = asyncio.run(_stored(settings, address))
+    contact, suppressions, lifted, rectified = known
     names = tuple(dict.fromkeys([address, *former_addresses(rectified)]))
     mailings = [
         Mailing(record, recipient, _proof(record, recipient, settings.rulebooks))
@@ -144,6 +146,7 @@ def evidence(
         settings.controller,
         settings.declared_brands and tuple(settings.brands.values()),
         asyncio.run(_elsewhere(settings, names)),
+        authors,
     )
 
 
@@ -159,19 +162,21 @@ async def _elsewhere(settings: Settings, names: tuple[str, ...]) -> Sequence[Ind
         index.close()
 
 
-async def _stored(
-    settings: Settings, address: str
-) -> tuple[
+_Known = tuple[
     Contact | None, Sequence[Suppression], Sequence[LiftedSuppression], Sequence[Rectification]
-]:
+]
+
+
+async def _stored(settings: Settings, address: str) -> tuple[_Known, Mapping[tuple[str, str], str]]:
     store = open_store(settings.store, settings.server.state_dir, read_only=True)
     try:
-        return (
+        known = (
             await store.contact(address),
             await store.suppressions(address),
             await store.lifted_suppressions(address),
             await store.rectifications(address),
         )
+        return known, await store.authors(address)
     finally:
         await store.close()
 
@@ -272,6 +277,10 @@ def evidence_object(evidence: Evidence) -> dict[str, Any]:
         "retention": _retention_object(evidence.retention),
         "contact": evidence.contact,
         "suppressions": evidence.suppressions,
+        "suppressed_by": [
+            {"scope": scope, "origin": origin, "program": program}
+            for (scope, origin), program in evidence.authors.items()
+        ],
         "lifted_suppressions": evidence.lifted,
         "rectifications": evidence.rectifications,
         "decisions": [_mailing_object(mailing, evidence) for mailing in evidence.mailings],

@@ -23,6 +23,7 @@ class Evidence(Struct, frozen=True, omit_defaults=True):
     version: str | None = None  # of the wording
     form: str | None = None  # where it was given: a page, a till, a stand
     document_hash: str | None = None  # SHA-256 of the proof document, in hex
+    recorded_by: str | None = None  # a program, over the API; None: anybody else, or unknown
 
 
 class ConsentAct(Struct, frozen=True, omit_defaults=True):

@@ -201,14 +201,24 @@ def weaker(item: Item, names: Iterable[str | None]) -> list[Item]:
     ]
     if isinstance(item, ConsentAct):
         found += [replace(one, conditional=None) for one in found]
+        if item.evidence.recorded_by is not None:
+            found += [_unsigned(one) for one in found]
     return [one for one in dict.fromkeys(found) if one != item]
 
 
 def same_fact(item: Item) -> Item:
     """Return the item without what may be told later."""
+    item = _unsigned(item)
     if isinstance(item, ConsentAct):
         return replace(item, brand=None, came_by=None, conditional=None)
     return replace(item, brand=None, came_by=None)
+
+
+def _unsigned(item: Item) -> Item:
+    """Return it whoever recorded it."""
+    if not isinstance(item, ConsentAct) or item.evidence.recorded_by is None:
+        return item
+    return replace(item, evidence=replace(item.evidence, recorded_by=None))
 
 
 def _says_all_that(fuller: Item, item: Item) -> bool:

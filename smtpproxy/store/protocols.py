@@ -79,6 +79,7 @@ class SuppressionEntry:
     origin: Origin
     since: datetime
     note: str | None = None
+    by: str | None = None  # a program, over the API
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,8 @@ class LiftedSuppression:
     note: str | None
     lifted_at: datetime
     reason: str
+    given_by: str | None = None  # a program over the API, as `lifted_by`
+    lifted_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +186,8 @@ class SuppressionStore(Protocol):
     ) -> BatchResult:
         """Add a batch in one commit, with where its import is. One that is there changes nothing.
 
-        There is one suppression per address, scope and origin; a later `since` moves
-        it forward (unsubscribing again outweighs a consent in between), an
-        earlier one changes nothing.
+        There is one per address, scope and origin; a later `since` moves it forward
+        (unsubscribing again outweighs a consent in between), an earlier one changes nothing.
         """
         ...
 
@@ -202,17 +204,21 @@ class SuppressionStore(Protocol):
         scope: str | None = None,
         origin: Origin | None = None,
         since: datetime | None = None,
+        by: str | None = None,
     ) -> Sequence[Suppression]:
         """Lift suppressions of the exact address; return those that were lifted.
 
         `since` is the moment that they hold from: one that was moved since then stays.
-
-        Who lifted what and why stays on record, under the key of the address.
+        What was lifted and why stays on record, and `by` which program over the API.
         """
         ...
 
     async def suppressions(self, address: str) -> Sequence[Suppression]:
         """Return what counts for the address, as `facts` does: widened matches included."""
+        ...
+
+    async def authors(self, address: str) -> Mapping[tuple[str, str], str]:
+        """Return by scope and origin which programs suppress exactly this address over the API."""
         ...
 
     async def lifted_suppressions(self, address: str) -> Sequence[LiftedSuppression]:

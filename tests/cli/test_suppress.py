@@ -50,6 +50,8 @@ def test_what_was_lifted_is_shown_beside_what_holds(stored: Stored) -> None:
         "since": DAY_ONE,
         "note": None,
         "reason": "by letter",
+        "given_by": None,
+        "lifted_by": None,
     }
 
 
@@ -92,7 +94,9 @@ def test_json(stored: Stored) -> None:
         "read_as": None,
     }
     shown = stored.json("suppress", "show", ANNA)
-    assert shown == {"address": ANNA, "suppressions": [suppression], "lifted": []}
+    assert shown == {
+        "address": ANNA, "suppressions": [suppression], "suppressed_by": [], "lifted": [],
+    }  # fmt: skip
     removed = stored.json("suppress", "remove", ANNA, "--all", "--reason", "by letter")
     assert removed.pop("streams")["receipts"] == {"allowed": True, "why": "transactional"}
     assert removed == {"address": ANNA, "lifted": [suppression], "left": []}

@@ -14,7 +14,16 @@ from smtpproxy.policy.model import ConsentAct, Contact, Evidence, Origin, Source
 from smtpproxy.store.protocols import SuppressionEntry
 from tests.kit.journal import Clock, decided, journal, relayed
 from tests.web.serving import serving
-from tests.web.test_api_writes import ANNA, CONTACT, RECORD, SUPPRESS, Writes, two_brands
+from tests.web.test_api_writes import (
+    ANNA,
+    CONTACT,
+    LIFT,
+    RECORD,
+    SUPPRESS,
+    WITHDRAW,
+    Writes,
+    two_brands,
+)
 
 CHECK, SEARCH, STREAMS = "/v1/check", "/v1/decisions/search", "/v1/streams"
 
@@ -255,3 +264,27 @@ async def test_what_is_not_there_is_a_problem_too(site: Writes) -> None:
         assert answer.headers["content-type"] == "application/problem+json"
     assert (await site.ask(SEARCH, "all", method="PUT")).headers["allow"] == "POST"
     assert json.loads((await site.ask("/nothing", None)).text) == {"error": "Not Found"}
+
+
+async def test_who_wrote_is_on_record(site: Writes) -> None:
+    await site.suppress({"address": ANNA, "scope": "brand:shop"}, who="shop")
+    act = {"address": ANNA, "purpose": "offers", "brand": "shop"}
+    await site.post(RECORD, act | {"method": "unticked_box", "wording": "Yes"}, "all")
+    await site.post(WITHDRAW, act, "shop")
+    line = {"purpose": "news", "given_at": "2026-01-01T00:00:00Z", "brand": "shop"}
+    await site.post(CONTACT, {"address": ANNA, "brand": "shop", "consents": [line]}, "both")
+    assert await site.store.authors(ANNA) == {("brand:shop", "manual"): "token shop"}
+    contact = await site.store.contact(ANNA)
+    assert contact is not None
+    assert [one.evidence.recorded_by for one in contact.acts] == [
+        "token both", "token all", "token shop",
+    ]  # fmt: skip
+    lift = {
+        "address": ANNA,
+        "any_origin": True,
+        "scope": "brand:shop",
+        "reason": "added by mistake",
+    }
+    await site.post(LIFT, lift, "all")
+    (lifted,) = await site.store.lifted_suppressions(ANNA)
+    assert (lifted.given_by, lifted.lifted_by) == ("token shop", "token all")

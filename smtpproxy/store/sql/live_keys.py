@@ -87,6 +87,7 @@ UPDATE suppression AS kept SET
     since = CASE WHEN gone.since > kept.since THEN gone.since ELSE kept.since END,
     note = CASE WHEN gone.since > kept.since THEN coalesce(gone.note, kept.note)
            ELSE coalesce(kept.note, gone.note) END,
+    given_by = CASE WHEN gone.since > kept.since THEN gone.given_by ELSE kept.given_by END,
     renewed_at = CASE WHEN gone.renewed_at > coalesce(kept.renewed_at, 0) THEN gone.renewed_at
                  ELSE kept.renewed_at END,
     import = NULL, also = NULL, earlier = NULL

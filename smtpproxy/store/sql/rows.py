@@ -72,6 +72,7 @@ class _ActDetails(msgspec.Struct, omit_defaults=True):
     pending: bool = False
     brand: str | None = None
     came_by: str | None = None
+    recorded_by: str | None = None
 
 
 _NO_CONTACT_DETAILS = _ContactDetails()
@@ -176,7 +177,7 @@ def act(row: Row) -> ConsentAct:
         _read_set(channels) if channels else _EMAIL,
         _NO_EVIDENCE
         if wording is None and ip is None and details is None
-        else Evidence(wording, ip, more.version, more.form, more.document_hash),
+        else Evidence(wording, ip, more.version, more.form, more.document_hash, more.recorded_by),
         more.pending,
         more.brand,
         more.came_by,
@@ -276,8 +277,13 @@ def with_preferences(details: str, told: tuple[Preference, ...]) -> str:
 def _act_details(act: ConsentAct) -> str | None:
     evidence = act.evidence
     told = _ActDetails(
-        *(evidence.version, evidence.form, evidence.document_hash),
-        *(act.pending, act.brand, act.came_by),
+        evidence.version,
+        evidence.form,
+        evidence.document_hash,
+        act.pending,
+        act.brand,
+        act.came_by,
+        evidence.recorded_by,
     )
     return None if told == _NO_ACT_DETAILS else _write(told).decode()
 

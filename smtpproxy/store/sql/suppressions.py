@@ -2,7 +2,7 @@
 
 import base64
 from collections import Counter
-from collections.abc import AsyncGenerator, Collection, Container, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -30,15 +30,17 @@ from smtpproxy.store.sql.session import Connections, Session
 from smtpproxy.store.undo import Fate, Standing, Version, fate, said, without
 
 _ADD = """
-INSERT INTO suppression (wide_key, exact_key, scope, origin, since, key_version, note, import,
-                         renewed_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO suppression (wide_key, exact_key, scope, origin, since, key_version, note, given_by,
+                         import, renewed_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (wide_key, exact_key, scope, origin) DO UPDATE SET since = excluded.since,
-    note = coalesce(excluded.note, suppression.note), import = excluded.import, also = NULL
+    note = coalesce(excluded.note, suppression.note), import = excluded.import, also = NULL,
+    given_by = excluded.given_by
 WHERE excluded.since > suppression.since
 """
 _LIFTED = """
-SELECT scope, origin, since, note, lifted_at, reason, id FROM lifted_suppression
+SELECT scope, origin, since, note, lifted_at, reason, given_by, lifted_by, id
+FROM lifted_suppression
 WHERE exact_key = ?
 """
 _FORGET_NOTE = """
@@ -49,15 +51,19 @@ UPDATE lifted_suppression SET note = CASE WHEN note LIKE '%@%' THEN NULL ELSE no
     reason = CASE WHEN reason LIKE '%@%' THEN 'erased' ELSE reason END
 WHERE exact_key = ?
 """
-_LIFTABLE = "wide_key, exact_key, scope, origin, since, key_version, note"
-_LIFT = f"INSERT INTO lifted_suppression ({_LIFTABLE}, lifted_at, reason)"
+_LIFTABLE = "wide_key, exact_key, scope, origin, since, key_version, note, given_by"
+_LIFT = f"INSERT INTO lifted_suppression ({_LIFTABLE}, lifted_at, reason, lifted_by)"
+_AUTHORS = """
+SELECT scope, origin, given_by FROM suppression
+WHERE wide_key = ? AND exact_key = ? AND given_by IS NOT NULL
+"""
 _COUNT = "SELECT CAST(sum(n) AS BIGINT) FROM tally WHERE kind <> 'contact'"
 _WHICH = (
     "wide_key = ?1 AND exact_key = ?2 AND ?3 IN (scope, '') AND ?4 IN (origin, '')"
     " AND coalesce(?5, since) = since"
 )
 _FOUND = f"SELECT scope, origin, since, note FROM suppression WHERE {_WHICH}"
-_LIFT_FOUND = f"{_LIFT} SELECT {_LIFTABLE}, ?6, ?7 FROM suppression WHERE {_WHICH}"
+_LIFT_FOUND = f"{_LIFT} SELECT {_LIFTABLE}, ?6, ?7, ?8 FROM suppression WHERE {_WHICH}"
 _PAGE = """
 SELECT wide_key, exact_key, scope, origin, since, note, key_version FROM suppression
 WHERE (wide_key, exact_key, scope, origin) > (?, ?, ?, ?)
@@ -70,7 +76,10 @@ SELECT wide_key, exact_key, scope, origin FROM suppression
 WHERE (wide_key, exact_key, scope, origin) > (?, ?, ?, ?) AND scope = ?5
 ORDER BY wide_key, exact_key, scope, origin LIMIT ?6
 """
-_MOVED = "wide_key, exact_key, origin, since, key_version, note, import, also, earlier, renewed_at"
+_MOVED = (
+    "wide_key, exact_key, origin, since, key_version, note, given_by, import, also, earlier,"
+    " renewed_at"
+)
 _AS_SCOPE = f"""
 INSERT INTO suppression (scope, {_MOVED}) SELECT ?, {_MOVED} FROM suppression
 WHERE wide_key = ? AND exact_key = ? AND scope = ? AND origin = ?
@@ -109,7 +118,7 @@ _STANDING_ONE = f"SELECT {_COLUMNS} FROM suppression WHERE {_KEY}"
 _BACK = (
     f"UPDATE suppression SET since = ?, note = ?, import = ?, also = ?, earlier = ? WHERE {_KEY}"
 )
-_LIFT_ONE = f"{_LIFT} SELECT {_LIFTABLE}, ?, ? FROM suppression WHERE {_KEY}"
+_LIFT_ONE = f"{_LIFT} SELECT {_LIFTABLE}, ?, ?, NULL FROM suppression WHERE {_KEY}"
 FIRST: Row = (b"", b"", "", "")
 
 # Of an import, the number is in quotes, so that it can be searched for.
@@ -143,7 +152,7 @@ async def add(
     for entry in entries:
         (key, pair), *older = keys.places(entry.address)
         since = to_micros(entry.since)
-        new.append((*pair, entry.scope, entry.origin, since, key.version, entry.note))
+        new.append((*pair, entry.scope, entry.origin, since, key.version, entry.note, entry.by))
         moves += [(*old, *pair, key.version) for _, old in older]
     if moves:
         await live_keys.move(session, moves)
@@ -196,15 +205,22 @@ class Suppressions(Connections):
         scope: str | None = None,
         origin: Origin | None = None,
         since: datetime | None = None,
+        by: str | None = None,
     ) -> Sequence[Suppression]:
         async with self._to_write().transaction() as session:
             (key, pair), *older = (await self._keys.current(session)).places(address)
             await live_keys.move(session, [(*old, *pair, key.version) for _, old in older])
             which = (*pair, scope or "", origin or "", rows.optional_micros(since))
             found = await session.fetch_all(_FOUND, *which)
-            await session.run(_LIFT_FOUND, *which, to_micros(at), reason)
+            await session.run(_LIFT_FOUND, *which, to_micros(at), reason, by)
             await session.run(f"DELETE FROM suppression WHERE {_WHICH}", *which)
         return [rows.suppression(*row, widened=False) for row in found]
+
+    async def authors(self, address: str) -> Mapping[tuple[str, str], str]:
+        async with self._reading() as session:
+            places = (await self._keys.current(session)).places(address)
+            found = [row for _, pair in places for row in await session.fetch_all(_AUTHORS, *pair)]
+        return {(scope, origin): by for scope, origin, by in found}
 
     async def lifted_suppressions(self, address: str) -> Sequence[LiftedSuppression]:
         async with self._reading() as session:
@@ -213,9 +229,9 @@ class Suppressions(Connections):
                      for row in await session.fetch_all(_LIFTED, exact)]  # fmt: skip
         return [
             LiftedSuppression(
-                scope, Origin(origin), from_micros(since), note, from_micros(lifted_at), reason
+                scope, Origin(origin), from_micros(since), note, from_micros(lifted_at), *told
             )
-            for scope, origin, since, note, lifted_at, reason, _ in sorted(
+            for scope, origin, since, note, lifted_at, *told, _ in sorted(
                 found, key=lambda row: (row[4], row[-1])
             )
         ]

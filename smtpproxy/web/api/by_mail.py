@@ -126,7 +126,7 @@ class ConsentOperation:
             address,
             asked.purpose,
             brand,
-            Evidence(asked.wording, client, asked.version, asked.form),
+            Evidence(asked.wording, client, asked.version, asked.form, recorded_by=access.by),
             asked.language,
             asked.source,
         )

@@ -162,7 +162,8 @@ class Consents:
                 recorded_consent.check_brand(settings, brand)
         except ValueError as error:
             raise Refused("body_wrong", f"brand: {error}") from error
-        act = ConsentAct(asked.purpose, at, withdrawal=True, brand=brand)
+        by = Evidence(recorded_by=call.access.by)
+        act = ConsentAct(asked.purpose, at, withdrawal=True, brand=brand, evidence=by)
         scope = f"purpose:{asked.purpose}" if known else "marketing"
         new = await recorded_consent.withdraw(self._writer(), address, act, scope)
         warnings = () if known else ("no stream has the purpose: it counts for all marketing",)
@@ -194,7 +195,7 @@ class Consents:
             method=method,
             conditional=asked.conditional,
             channels=frozenset(asked.channels or ["email"]),
-            evidence=Evidence(asked.wording, client, asked.version, asked.form, proof),
+            evidence=Evidence(asked.wording, client, asked.version, asked.form, proof, access.by),
             pending=asked.pending,
             brand=brand,
         )

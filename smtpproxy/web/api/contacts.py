@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -166,7 +167,7 @@ class Contacts:
     async def upsert_contact(self, call: Call) -> Struct:
         update, check = self._update(call)
         expected = _expected(call)
-        orders = check.orders([update])
+        orders = [replace(one, by=call.access.by) for one in check.orders([update])]
         writer = self._writer()
         before: Contact | None = None
 
@@ -209,10 +210,20 @@ class Contacts:
         own = None if access.everything else access.check_contact
         check = ContactCheck(access.settings, now, brand, own)
         try:
-            update = check.update(read_contact(call.body, now))
+            update = _signed(check.update(read_contact(call.body, now)), access.by)
         except ValueError as error:
             raise Refused("body_wrong", str(error)) from error
         return update, check
+
+
+def _signed(update: ContactUpdate, by: str) -> ContactUpdate:
+    """Return it with who records its acts."""
+    acts = tuple(
+        msgspec.structs.replace(act, evidence=msgspec.structs.replace(act.evidence, recorded_by=by))
+        for act in update.contact.acts
+    )
+    contact = msgspec.structs.replace(update.contact, acts=acts)
+    return replace(update, contact=contact)
 
 
 def version_of(contact: Contact) -> str:

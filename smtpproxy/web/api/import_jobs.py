@@ -109,7 +109,7 @@ class Imports:
             ImportJob(
                 id,
                 asked.kind,
-                f"token {access.token}",
+                access.by,
                 self._now(),
                 asked.dry_run == "true",
                 size,
@@ -140,7 +140,7 @@ class Imports:
         if record.kind == "contacts" and record.started_at < self._now() - UNDO_FOR:
             text = f"it is older than {UNDO_FOR.days} days: what was before is not kept longer"
             raise Refused("not_undoable", text)
-        await asyncio.to_thread(self._jobs.ask_undo, shown.id, f"token {call.access.token}")
+        await asyncio.to_thread(self._jobs.ask_undo, shown.id, call.access.by)
         return await self._found(shown.id, call.access)
 
     def _uploaded(self, call: Call) -> ImportJob:

@@ -1,5 +1,6 @@
 """Suppressions, added, listed, shown and lifted, as `smtpproxy suppress` does it."""
 
+import dataclasses
 from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Annotated, Literal
@@ -315,6 +316,7 @@ class Suppressions:
             reason=asked.reason,
             scope=asked.scope,
             origin=asked.origin,
+            by=call.access.by,
         )
         left = await store.suppressions(address)
         return Lifted(
@@ -349,10 +351,10 @@ class Suppressions:
         kind, colon, name = entry.scope.partition(":")
         if colon and name not in self._known[kind] and access.everything:
             return SuppressionEntry(
-                entry.address, "marketing", entry.origin, entry.since, entry.note
+                entry.address, "marketing", entry.origin, entry.since, entry.note, access.by
             )
         access.check_scope(entry.scope)
-        return entry
+        return dataclasses.replace(entry, by=access.by)
 
 
 def _result(before: datetime | None, since: datetime) -> Literal["added", "moved", "unchanged"]:

@@ -1,0 +1,3 @@
+-- Who wrote it, where that was a program over the API; NULL: anybody else, or not on record.
+ALTER TABLE suppression ADD COLUMN given_by text;
+ALTER TABLE lifted_suppression ADD COLUMN given_by text, ADD COLUMN lifted_by text;
