@@ -6,12 +6,19 @@ acknowledged is lost, and once it is over the relays go on by themselves.
 
 import time
 from collections.abc import Iterator
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
 
 import pytest
 
+from tests.kit.disk import fill, tiny_disk
+from tests.kit.messages import marketing
 from tests.kit.parts import needs
-from tests.kit.ports import wait_for
+from tests.kit.ports import free_port, wait_for
+from tests.kit.postgres import PostgresCluster
 from tests.kit.postgres_pair import PostgresPair
+from tests.kit.relay import REPOSITORY, RelayProcess
 from tests.kit.relays import API, Relays, answer, suppress
 from tests.kit.soak import SOAK
 from tests.kit.store import address
@@ -24,20 +31,53 @@ CONSENTING, GONE = address("consent"), address("unsubscribed")
 IN_TIME = 6.0  # seconds for a reply of the relay, with a timeout of 1 s, on a busy machine
 
 
+ROWS = {
+    "The primary is gone, or its connections are refused": "test_the_network_is_cut",
+    "The standby took over": "test_the_primary_is_killed_and_the_standby_takes_over",
+    "The old primary comes back, and lets anybody write": (
+        "test_the_old_primary_comes_back_and_nobody_fenced_it"
+    ),
+    "The network is silent, or the machine hangs": "test_the_network_is_silent",
+    "The standby is lost, and commits wait for it": (
+        "test_the_standby_is_lost_and_commits_wait_for_it"
+    ),
+    "Commits stop waiting for a standby": (
+        "test_commits_stop_waiting_for_a_standby_that_relays_require"
+    ),
+    "There are too many connections": "test_there_are_too_many_connections",
+    "Locks are held, by migrations or by hand": "test_a_table_is_locked",
+    "The disk is full": "test_the_disk_is_full",
+    # In tests/store/test_postgresql.py:
+    "Writers meet": "test_writers_of_a_serializable_database_wait_for_each_other",
+    "It lost its tables, or the rights to them": "test_what_cannot_be_read_is_no_permission",
+}
+"""What docs/store.md says goes wrong, and the test of it."""
+
+
+def test_each_row_of_the_table_has_its_test() -> None:
+    text = (REPOSITORY / "docs" / "store.md").read_text()
+    table = text.partition("| what goes wrong |")[2].partition("\n\n")[0]
+    rows = [row.partition("|")[2].partition("|")[0] for row in table.splitlines()[2:]]
+    assert [row.partition(" (")[0].strip() for row in rows] == sorted(ROWS, key=text.index)
+    tests = Path(__file__).read_text() + (REPOSITORY / "tests/store/test_postgresql.py").read_text()
+    assert all(f"def {test}(" in tests for test in ROWS.values())
+
+
 class Trouble:
     """A pair and two relays on it; who was acknowledged to be suppressed is remembered."""
 
     def __init__(self, pair: PostgresPair, relays: Relays) -> None:
         self.pair = pair
-        self.relays = relays.all
-        self.acknowledged = [GONE]
+        self.relays = relays
+        self.each = relays.all
+        self.acknowledged: list[str] = []
         self._numbers = iter(range(1_000))
 
     def suppress(self) -> bool:
         """Suppress somebody new who consented; whether that was acknowledged."""
         person = f"consent+{next(self._numbers)}@people.example"
         begun = time.monotonic()
-        acknowledged = suppress(self.relays[0], person)
+        acknowledged = suppress(self.each[0], person)
         assert time.monotonic() - begun < IN_TIME
         if acknowledged:
             self.acknowledged.append(person)
@@ -46,7 +86,7 @@ class Trouble:
     def answers(self, recipient: str = CONSENTING) -> list[int]:
         """What each relay says, in time."""
         found = []
-        for relay in self.relays:
+        for relay in self.each:
             begun = time.monotonic()
             found.append(answer(relay, recipient))
             assert time.monotonic() - begun < IN_TIME
@@ -61,14 +101,20 @@ class Trouble:
     def is_over(self) -> None:
         """Both relays go on by themselves, and nothing that was acknowledged is lost."""
         wait_for(lambda: self.answers() == [250, 250], "the relays to recover")
-        for person in self.acknowledged:
-            assert self.answers(person) == [550, 550], person
+        assert self.answers(GONE) == [550, 550]
         wait_for(self.suppress, "writes to recover")
-        assert self.answers(self.acknowledged[-1]) == [550, 550]
+        for person in self.acknowledged:
+            assert all(is_suppressed(relay, person) for relay in self.each), person
+
+
+def is_suppressed(relay: RelayProcess, person: str) -> bool:
+    """Nobody knows these people, so the reason tells."""
+    code, text = relay.send(marketing(to=person), person)
+    return code == 550 and "suppressed_manual" in text
 
 
 @pytest.fixture(scope="module")
-def trouble(tmp_path_factory: pytest.TempPathFactory, mta: FakeUpstream) -> Iterator[Trouble]:
+def lasting(tmp_path_factory: pytest.TempPathFactory, mta: FakeUpstream) -> Iterator[Trouble]:
     pair = PostgresPair()
     relays = Relays(tmp_path_factory.mktemp("relays"), mta.address, pair)
     for name in ("one", "two"):
@@ -78,19 +124,36 @@ def trouble(tmp_path_factory: pytest.TempPathFactory, mta: FakeUpstream) -> Iter
     pair.stop()
 
 
-@pytest.fixture(autouse=True)
-def as_usual(trouble: Trouble) -> None:
-    assert trouble.suppress()
+@pytest.fixture
+def trouble(lasting: Trouble) -> Trouble:
+    """They are well. What a test started is ended with it."""
+    for relay in lasting.each:
+        if not relay.alive:
+            relay.start()
+    assert lasting.suppress()
+    lasting.is_over()
+    return lasting
+
+
+def test_the_primary_is_killed_and_the_standby_takes_over(trouble: Trouble) -> None:
+    trouble.pair.primary.kill()
+    trouble.stops_all()
+    trouble.pair.fail_over()
+    trouble.is_over()
+    trouble.pair.rejoin()
     trouble.is_over()
 
 
+@at_length
 def test_the_old_primary_comes_back_and_nobody_fenced_it(trouble: Trouble) -> None:
     """It is the first of the URL's hosts, lets anybody write, and does not know who objected."""
     pair = trouble.pair
-    assert pair.primary is pair.servers[0]
+    if pair.primary is not pair.servers[0]:
+        pair.fail_over()
+        pair.rejoin()
     pair.fail_over()
     trouble.is_over()
-    old, (one, two) = pair.standby, trouble.relays
+    old, (one, two) = pair.standby, trouble.each
     old.start()
     assert trouble.answers() == [250, 250], "they know the new one"
     pair.end_connections()
@@ -105,16 +168,6 @@ def test_the_old_primary_comes_back_and_nobody_fenced_it(trouble: Trouble) -> No
     one.start()
     trouble.is_over()
     pair.rejoin()
-
-
-@at_length
-def test_the_primary_is_killed_and_the_standby_takes_over(trouble: Trouble) -> None:
-    trouble.pair.primary.kill()
-    trouble.stops_all()
-    trouble.pair.fail_over()
-    trouble.is_over()
-    trouble.pair.rejoin()
-    trouble.is_over()
 
 
 @at_length
@@ -145,3 +198,61 @@ def test_the_standby_is_lost_and_commits_wait_for_it(trouble: Trouble) -> None:
     assert trouble.answers() == [250, 250]
     trouble.pair.standby.start()
     trouble.is_over()
+
+
+@at_length
+def test_there_are_too_many_connections(trouble: Trouble) -> None:
+    network = trouble.pair.network[trouble.pair.primary]
+    network.cut()  # what the relays have is lost, and others are faster
+    with trouble.pair.primary.crowded():
+        network.mend()
+        trouble.stops_all()
+    trouble.is_over()
+
+
+@at_length
+@pytest.mark.parametrize("table", ["store_state", "suppression"])
+def test_a_table_is_locked(trouble: Trouble, table: str) -> None:
+    with trouble.relays.locked(table):
+        trouble.stops_all()
+    trouble.is_over()
+
+
+@at_length
+def test_commits_stop_waiting_for_a_standby_that_relays_require(trouble: Trouble) -> None:
+    for relay in trouble.each:
+        relay.terminate()
+        relay.config["store"]["require_synchronous"] = True
+        relay.write_config()
+        relay.start()
+    trouble.is_over()
+    trouble.pair.fail_over()
+    trouble.stops_all()
+    trouble.pair.rejoin()
+    trouble.is_over()
+
+
+@at_length
+@needs("tmpfs")
+def test_the_disk_is_full(tmp_path: Path, mta: FakeUpstream) -> None:
+    """What is known goes on to hold, and nothing else is taken for known."""
+    server = PostgresCluster(port=free_port())
+    with tiny_disk(server.root / "small", "16m") as disk:
+        server.own(disk)
+        relays = Relays(tmp_path, mta.address, server)
+        relays.sql(
+            f"CREATE TABLESPACE small LOCATION '{disk}'",
+            f"ALTER DATABASE {relays.name} SET default_tablespace = small",
+        )
+        relay = relays.start("one", API)
+        filler = fill(disk)
+        people = [f"consent+{n}@people.example" for n in range(2_000)]
+        taken = list(takewhile(partial(suppress, relay), people))
+        assert len(taken) < len(people)
+        assert answer(relay, CONSENTING) == 250
+        assert answer(relay, GONE) == 550
+        assert all(is_suppressed(relay, person) for person in taken[-20:])
+        filler.unlink()
+        assert suppress(relay, people[len(taken)])
+        relays.kill()
+        server.stop()

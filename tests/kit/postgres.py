@@ -10,10 +10,13 @@ import os
 import pwd
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
@@ -35,6 +38,9 @@ _SETTINGS = {
     "autovacuum_naptime": "1h",
     "log_min_messages": "warning",
 }
+
+
+_STARTUP = struct.pack("!ii", 42, 196_608) + b"user\0smtpproxy\0database\0postgres\0\0"
 
 
 class PostgresCluster:
@@ -156,6 +162,24 @@ class PostgresCluster:
                 assert psql.stdout.readline()
 
             yield say
+
+    def own(self, folder: Path) -> None:
+        """Give a folder to the server."""
+        if self._as:
+            os.chown(folder, self._as["user"], self._as["group"])
+
+    @contextmanager
+    def crowded(self) -> Iterator[None]:
+        """Take every connection that there is."""
+        with ExitStack() as taken:
+            refused = 0
+            while refused < 10:  # for others end just now
+                one = taken.enter_context(socket.create_connection((LOOPBACK, self.port), 10))
+                one.sendall(_STARTUP)
+                if one.recv(1) != b"R":  # it lets us in
+                    refused += 1
+                    time.sleep(0.1)
+            yield
 
     def create(self, template: str = "template0") -> str:
         """Make a database; return its name."""
