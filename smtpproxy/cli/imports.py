@@ -316,10 +316,13 @@ def undo(settings: Settings, id: str, dry_run: bool, job: Behalf | None) -> Resu
     New contacts go with their purchases and consent acts, changed profiles are put back,
     new suppressions are lifted, moved ones put back. What others have changed, confirmed or
     added since stays, and so does what later imports said too. It may be interrupted, and run
-    again for the rest.
+    again for the rest. It ends with who of these people may be mailed then.
     """
+    from smtpproxy.cli.outlook import outlook_object, outlook_text, outlook_without
+
     record = find(settings, id, access_of(settings, job))
     check_undoable(settings, record)
+    found = outlook_without(settings, record.id)
     if dry_run:
         undone = using_store(
             settings, lambda store: store.would_undo(record.id, at=now()), read_only=True
@@ -332,10 +335,11 @@ def undo(settings: Settings, id: str, dry_run: bool, job: Behalf | None) -> Resu
         "kind": record.kind,
         "dry_run": dry_run,
         **picked(undone, "removed", "put_back", "kept"),
+        "outlook": outlook_object(found, "ndjson"),
     }
     words = undone_in_words(record, undone)
     said = f"it would be {words}; nothing was changed" if dry_run else words
-    return Result(data, [f"{record.id}: {said}"])
+    return Result(data, (f"{record.id}: {said}", *outlook_text(found, "ndjson")))
 
 
 def _warn_of_later(settings: Settings, record: ImportRecord) -> None:

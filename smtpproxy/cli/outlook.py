@@ -1,7 +1,7 @@
 """What an import or an act comes to: who may be mailed on which stream, and why not the others."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import aclosing, closing
 from dataclasses import replace
 from itertools import chain
 from typing import TypeVar
@@ -72,6 +72,19 @@ def looked_again(task: Task, handling: Handling[T], file_format: Format) -> Outl
         except StoreUnavailable as error:
             warn(f"not all are counted who may be mailed: {error}")
     return outlook
+
+
+def outlook_without(settings: Settings, id: str) -> Findings:
+    """Return who of the people of an import of contacts may be mailed once it is undone."""
+    outlook = Outlook(settings, now())
+
+    async def look(store: Store) -> None:
+        async with aclosing(store.without_import(id)) as parts:
+            async for left in parts:
+                await outlook.left(store, left)
+
+    using_store(settings, look, read_only=True)
+    return outlook.findings()
 
 
 def outlook_object(found: Findings, file_format: Format) -> dict[str, object]:

@@ -12,10 +12,12 @@ import click
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import config_option, file_type, option, options
+from smtpproxy.cli.outlook import outlook_object, outlook_text
 from smtpproxy.cli.printer import Aside, Csv, Part, Result, shows_result
 from smtpproxy.cli.stores import AddressFile, now, using_store
 from smtpproxy.mail.address import readings
 from smtpproxy.policy.rulebook import WIDENED_ORIGINS
+from smtpproxy.scrub.outlook import Outlook
 from smtpproxy.settings import PartnerSettings, Settings
 from smtpproxy.store.exchange.snapshot import (
     SnapshotFault,
@@ -25,7 +27,7 @@ from smtpproxy.store.exchange.snapshot import (
 )
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.key_files import create_partner_key, load_partner_key
-from smtpproxy.store.keys import Coverage, PartnerSnapshot, SnapshotRow
+from smtpproxy.store.keys import Coverage, PartnerSnapshot, SnapshotRow, SuppressionKey
 from smtpproxy.store.protocols import Store
 from smtpproxy.terminal import counted
 
@@ -169,8 +171,7 @@ def screen(settings: Settings, name: str, addresses: Path, options: ScreenOption
         found += [
             (address, str(row.scope), str(row.origin), written_time(row.since))
             for address in batch
-            for name in (address, *readings(address))
-            for wide, exact in shared.counting(name)
+            for wide, exact in _keys_of(shared, address)
             for row in snapshot.get(wide, ())
             if row.keys[1] == exact or row.origin in WIDENED_ORIGINS
         ]
@@ -229,10 +230,12 @@ def export_snapshot(settings: Settings, name: str, output: BinaryIO) -> None:
 def import_snapshot(settings: Settings, name: str, path: Path) -> Result:
     """Take in a partner's snapshot in place of the former one; exit code 1 when it cannot be."""
     key = load_partner_key(partner_of(settings, name).key_file)
+    keys: set[bytes] = set()
     try:
         with click.open_file(str(path), "rb") as file:
-            head, rows = read_snapshot(cast(BinaryIO, file), key)
+            head, told = read_snapshot(cast(BinaryIO, file), key)
             _check(settings, head)
+            rows = _noted(told, keys)
             snapshot = PartnerSnapshot(
                 key.fingerprint, head.sender, head.taken_at, now(), head.count, head.digest
             )
@@ -242,7 +245,31 @@ def import_snapshot(settings: Settings, name: str, path: Path) -> Result:
     text = f"{name}: {_described(snapshot)}"
     if former:
         text += f", in place of {former.count:,}"
-    return Result({"partner": name, "snapshot": snapshot, "former": former}, [text])
+    outlook = Outlook(settings, now())
+    using_store(settings, lambda store: _look(store, key, keys, outlook), read_only=True)
+    found = outlook.findings()
+    data = {"partner": name, "snapshot": snapshot, "former": former}
+    data["outlook"] = outlook_object(found, "ndjson")
+    return Result(data, (text, *outlook_text(found, "ndjson")))
+
+
+def _noted(rows: Iterator[SnapshotRow], keys: set[bytes]) -> Iterator[SnapshotRow]:
+    for row in rows:
+        keys.add(row.keys[0])
+        yield row
+
+
+async def _look(store: Store, key: SuppressionKey, keys: set[bytes], outlook: Outlook) -> None:
+    """Judge those of the contacts whom the snapshot may be about."""
+    async with aclosing(store.contact_addresses()) as known:
+        async for some in known:
+            about = [one for one in some if any(wide in keys for wide, _ in _keys_of(key, one))]
+            await outlook.add(store, dict.fromkeys(about, ()))
+
+
+def _keys_of(key: SuppressionKey, address: str) -> Iterator[tuple[bytes, bytes]]:
+    for name in (address, *readings(address)):
+        yield from key.counting(name)
 
 
 def _check(settings: Settings, head: SnapshotHead) -> None:

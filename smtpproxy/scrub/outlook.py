@@ -173,6 +173,15 @@ class Outlook:
                     known = replace(known, suppressions=(*known.suppressions, *orders))
                 self._put(address, known, ())
 
+    async def left(self, store: FactReader, contacts: Mapping[str, Contact | None]) -> None:
+        """Take in people as they would be with these contacts, or none. Raises
+        StoreUnavailable."""
+        after = {address: one for address, one in contacts.items() if one is not None}
+        for some in _parts(list(contacts)):
+            facts = await self._facts(store, some, after)
+            for address in some:
+                self._put(address, _known(facts, address, after), ())
+
     async def _facts(
         self, store: FactReader, addresses: Sequence[str], after: Mapping[str, Contact]
     ) -> Facts:

@@ -1,6 +1,6 @@
 """What running the product asks of a store: imports, retention, webhooks, rights."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
@@ -123,6 +123,11 @@ class ImportStore(Protocol):
         profiles and suppressions are put back as they were, new suppressions lifted, which
         stays on record. What others have changed or confirmed since stays.
         """
+        ...
+
+    def without_import(self, id: str) -> AsyncGenerator[Mapping[str, Contact | None], None]:
+        """Yield what would be left of contacts, by address, if an import of contacts was taken
+        back; None: nothing."""
         ...
 
     async def would_undo(self, id: str, *, at: datetime) -> Undone:

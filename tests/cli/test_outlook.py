@@ -274,3 +274,19 @@ def test_with_json_too_and_not_of_a_whole_domain(stored: Stored) -> None:
     assert streams["shop-offers"] == {"allowed": True, "why": "consent"}
     assert streams["shop-news"] == {"allowed": False, "why": "consent_missing"}
     assert "streams" not in stored.json("suppress", "add", "@people.example")
+
+
+def test_an_undo_ends_with_who_may_be_mailed_then(stored: Stored) -> None:
+    def imported(*names: str) -> str:
+        rows = "".join(line(name).replace(",,\n", f",{DAY},true\n") for name in names)
+        path = stored.file(f"{names[0]}.csv", HEADER + rows)
+        return str(stored.json("contact", "import", path, "--brand", "shop")["id"])
+
+    first, second = imported("anna", "bert"), imported("carl", "anna")
+    would = stored.json("import", "undo", first, "--dry-run")["outlook"]
+    done = stored.json("import", "undo", first)["outlook"]
+    (offers,) = [one for one in done["streams"] if one["stream"] == "shop-offers"]
+    assert (done["people"], offers["allowed"], offers["by_reason"]) == (2, 1, {"no_record": 1})
+    assert {**would, "at": 0} == {**done, "at": 0}
+    text = stored.run("import", "undo", second).stdout
+    assert "Nobody of 2 people may be mailed on a marketing stream." in text

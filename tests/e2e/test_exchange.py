@@ -64,7 +64,9 @@ def test_what_one_side_was_told_counts_on_the_other(
     path = _snapshot(one)
     assert "people.example" not in path.read_text()
     assert path.stat().st_mode & 0o777 == 0o600
-    two.must("suppress", "import", "--partner", "other", str(path))
+    told = json.loads(two.must("suppress", "import", "--partner", "other", str(path), "--json"))
+    (offers,) = [one for one in told["outlook"]["streams"] if one["stream"] == "offers"]
+    assert (told["outlook"]["people"], offers["by_reason"]) == (1, {"suppressed_external": 1})
 
     code, text = two.send(marketing(), SUBSCRIBER)
     assert code == 550

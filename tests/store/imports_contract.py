@@ -63,11 +63,16 @@ class Importing:
     async def undo(self) -> Undone:
         """Undo all of it, and see that it does what it said it would."""
         would = await self.store.would_undo(self.id, at=LATER)
+        left: dict[str, Contact | None] = {}
+        async for part in self.store.without_import(self.id):
+            left.update(part)
         undone = None
-        while (part := await self.store.undo_import(self.id, at=LATER, by="root")) is not None:
-            undone = part
+        while (some := await self.store.undo_import(self.id, at=LATER, by="root")) is not None:
+            undone = some
         assert undone is not None
         assert (would.removed, would.put_back, would.kept) == counts(undone)
+        assert left == {address: await self.store.contact(address) for address in left}
+        assert len(left) >= (undone.removed + undone.put_back) * (self.kind == "contacts")
         (record,) = [one for one in await self.store.imports() if one.id == self.id]
         assert (record.state, record.undone) == ("undone", undone)
         return undone

@@ -122,6 +122,12 @@ async def count_made(session: Session, number: int, first: int, last: int) -> tu
     return found[0][0] - found[0][1], found[0][1]
 
 
+async def addresses_made(session: Session, number: int, first: int, last: int) -> list[str]:
+    """Return whose contacts `remove_made` would remove."""
+    made = f"SELECT address {_MADE} AND NOT ({_CONFIRMED})"
+    return [row[0] for row in await session.fetch_all(made, first, last, number)]
+
+
 async def remove_made(session: Session, number: int, first: int, last: int) -> int:
     """Remove the contacts of the import in this range that nobody has touched since."""
     return await session.run_many(

@@ -1,12 +1,13 @@
 """Imports on record, and how one is taken back, part by part."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 import msgspec
 
+from smtpproxy.policy.model import Contact
 from smtpproxy.store.merge import Known
 from smtpproxy.store.operations import UNDO_FOR, Batch, Checkpoint, ImportRecord, State, Undone
 from smtpproxy.store.protocols import BatchResult
@@ -146,6 +147,21 @@ class Imports(Connections):
             await session.run(_CURSOR, cursor, stored.number)
             return undone
 
+    async def without_import(self, id: str) -> AsyncGenerator[Mapping[str, Contact | None], None]:
+        async with self._reading() as session:
+            stored = await _found(session, id)
+            if stored.record.kind == "suppressions":
+                return
+            after = 0
+            while numbers := await imported_contacts.changed(session, stored.number, after, _PART):
+                yield await _left_of(session, stored, numbers)
+                after = numbers[-1]
+            for first in range(stored.first, stored.last + 1, _PART):
+                made = stored.number, first, min(first + _PART - 1, stored.last)
+                yield dict.fromkeys(await imported_contacts.addresses_made(session, *made))
+                if confirmed := await imported_contacts.confirmed_made(session, *made):
+                    yield await _left_of(session, stored, confirmed)
+
     async def would_undo(self, id: str, *, at: datetime) -> Undone:
         async with self._reading() as session:
             stored = await _found(session, id)
@@ -166,6 +182,17 @@ class Imports(Connections):
                 session, stored.number, stored.first, stored.last
             )
             return undone.and_then(removed, 0, kept)
+
+
+async def _left_of(
+    session: Session, stored: _Stored, numbers: Sequence[int]
+) -> Mapping[str, Contact | None]:
+    _, left, _ = await _changed_back(session, stored, numbers)
+    now = await contact_table.by_number(session, numbers)
+    return {
+        one.contact.address: None if (known := left[n]) is None else known.contact
+        for n, one in now.items()
+    }
 
 
 def _key_text(key: Row) -> str:
