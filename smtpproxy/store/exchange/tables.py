@@ -5,6 +5,7 @@ import dataclasses
 import io
 import shutil
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import date, datetime, time
@@ -53,7 +54,8 @@ def read_table(file: BinaryIO, mapping: Mapping | None = None) -> Lines:
     start = file.peek(_START)[:_START] if isinstance(file, io.BufferedReader) else b""
     delimiter = (mapping and mapping.delimiter) or ","
     if start.startswith(_ZIP):
-        return read_sheet(file, delimiter)
+        counted = mapping is not None and "excel" in (mapping.notation.pattern or "").split("|")
+        return read_sheet(file, delimiter, counted=counted)
     if mapping is not None and is_json(start):
         return json_rows(read_lines(file, "utf-8"), _named(mapping), mapping.separator, delimiter)
     return read_lines(file, mapping.encoding if mapping else None)
@@ -130,13 +132,19 @@ def flat(content: bytes, separator: str = "|") -> list[tuple[str, str]]:
     return found
 
 
-def read_sheet(file: BinaryIO, delimiter: str = ",") -> Lines:
+def read_sheet(file: BinaryIO, delimiter: str = ",", *, counted: bool = False) -> Lines:
     """Read the first sheet of a spreadsheet that is not empty, row by row.
 
+    `counted`: bare numbers are read as days from 1900.
+
     Raises:
-        ImportFault: it cannot be read, or would need too much memory.
+        ImportFault: it cannot be read, would need too much memory, or counts from 1904.
     """
     import openpyxl  # where there is a spreadsheet
+    from openpyxl.utils.datetime import CALENDAR_MAC_1904
+
+    # It warns of what no reader of values needs; a cell that is wrong reads #VALUE!.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"openpyxl\.")
 
     copy = tempfile.TemporaryFile()  # noqa: SIM115 - its rows are read from it
     shutil.copyfileobj(file, copy)
@@ -154,6 +162,11 @@ def read_sheet(file: BinaryIO, delimiter: str = ",") -> Lines:
             f"it is a spreadsheet or an archive that cannot be read ({_in_words(error)}); save it "
             "as XLSX or as CSV in UTF-8"
         ) from None
+    if counted and book.epoch == CALENDAR_MAC_1904:
+        raise ImportFault(
+            'the spreadsheet counts days from 1904, and time_format = "excel" from 1900: give the'
+            " cells with times the format of a date, which says what they are"
+        )
     others = [sheet.title for sheet in sheets if sheet is not read]
     told = f"the sheet {read.title!r} is read" if read else "no sheet has rows"
     notices = (f"{told}; not read: {', '.join(others)[:200]}",) if others else ()

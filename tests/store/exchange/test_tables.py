@@ -8,11 +8,13 @@ from typing import Any
 
 import openpyxl
 import pytest
+from openpyxl.utils.datetime import CALENDAR_MAC_1904
 
 from smtpproxy.store.exchange import tables
 from smtpproxy.store.exchange.lines import ImportFault, Line, Rejected
 from smtpproxy.store.exchange.mapping import Mapping
 from smtpproxy.store.exchange.tables import flat, read_table
+from smtpproxy.store.exchange.times import Notation
 
 
 def workbook(path: Path, *sheets: list[list[Any]]) -> Path:
@@ -54,6 +56,33 @@ def test_cells_are_written_as_a_mapping_reads_them(tmp_path: Path) -> None:
         "",
         'bert@people.example,,,1.5,,"deux\nlignes, dit-il"',
     ]
+
+
+@pytest.mark.parametrize("pattern", ["excel", "iso|excel", "iso"])
+def test_days_that_are_counted_from_1904(tmp_path: Path, pattern: str) -> None:
+    """As Excel of the Mac did: dates are what they are; bare numbers are four years later."""
+    book = openpyxl.Workbook()
+    book.epoch = CALENDAR_MAC_1904
+    for row in (["address", "given"], ["anna@people.example", date(2025, 3, 1)], ["x", 44255]):
+        book.active.append(row)
+    book.save(tmp_path / "people.xlsx")
+    assert texts(tmp_path / "people.xlsx")[1] == "anna@people.example,2025-03-01"
+    mapping = Mapping({"address": "address"}, notation=Notation(pattern))
+    with (tmp_path / "people.xlsx").open("rb") as file:
+        if pattern == "iso":
+            assert len(list(read_table(file, mapping))) == 3
+            return
+        with pytest.raises(ImportFault, match="counts days from 1904"):
+            read_table(file, mapping)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_date_that_is_none_is_an_error_of_the_spreadsheet(tmp_path: Path) -> None:
+    path = workbook(tmp_path / "people.xlsx", [["address", "given"], ["x", 10**9]])
+    book = openpyxl.load_workbook(path)
+    book.active["B2"].number_format = "yyyy-mm-dd"
+    book.save(path)
+    assert texts(path) == ["address,given", "x,#VALUE!"]
 
 
 def test_the_first_sheet_with_rows_is_read_and_the_others_named(tmp_path: Path) -> None:
