@@ -179,6 +179,8 @@ def _put(source: Path, target: Path, prepare: Callable[[Path], None] | None = No
             os.close(file)
         give_to_owner_of(target.parent, aside)
         target.hardlink_to(aside)  # never over what was put there meanwhile
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, error.filename or str(target)) from error
     finally:
         aside.unlink(missing_ok=True)
     sync_folder(target.parent)

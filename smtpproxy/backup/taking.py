@@ -160,8 +160,11 @@ def _copy_state(settings: Settings, folder: Path) -> None:
 def _copy(source: Path, target: Path) -> None:
     """Copy the octets of a file to a new one that only its owner can read."""
     out = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with source.open("rb") as data, os.fdopen(out, "wb") as copy:
-        shutil.copyfileobj(data, copy, 1024 * 1024)
+    try:
+        with source.open("rb") as data, os.fdopen(out, "wb") as copy:
+            shutil.copyfileobj(data, copy, 1024 * 1024)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, error.filename or str(target)) from error
 
 
 def _kept(path: Path, place: Path | None) -> Kept:

@@ -200,6 +200,9 @@ def _or_fail(act: Callable[[], T]) -> T:
         return act()
     except BackupFault as fault:
         fail(str(fault))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        fail(f"{where}{error.strerror or error}; mend that, and run the same again")
 
 
 def _placed_object(placed: Placed) -> dict[str, object]:

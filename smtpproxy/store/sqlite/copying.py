@@ -5,6 +5,8 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from datetime import datetime
+from errno import ENOSPC
+from os import strerror
 from pathlib import Path
 from urllib.parse import quote
 
@@ -55,6 +57,8 @@ def snapshot(source: Path, target: Path) -> None:
             one.backup(other)  # in one step: its read holds one moment, and nobody waits for it
             other.execute("PRAGMA journal_mode = DELETE")  # one file is all of it
     except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:  # the source only is read
+            raise OSError(ENOSPC, strerror(ENOSPC), str(target)) from error
         raise unavailable(error) from error
 
 
