@@ -121,6 +121,9 @@ def test_commands_say_how_the_standby_is(
     assert "a primary, no standby; RCPT is answered from the primary meanwhile" in text
     state, code, text = told(own.replace(str(standby.root), str(tmp_path)))
     assert (state, code) == ("warn", 0)
+    state, code, text = told(standby.url(relays.name, user="nobody"))
+    assert (state, code) == ("warn", 0)
+    assert "store.replica_url: the database does not let us in" in text
     with cut_off(standby):
         relay.must("suppress", "add", "x@people.example", "--scope", "all", "--origin", "manual")
         state, code, text = told(own)

@@ -9,7 +9,7 @@ from smtpproxy.settings import StoreSettings
 from smtpproxy.store.postgres import standby, target
 from smtpproxy.store.postgres.connection import Lease
 from smtpproxy.store.postgres.errors import NO_STANDBY
-from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured, StoreUnavailable
 
 if TYPE_CHECKING:
     from asyncpg import Connection
@@ -50,6 +50,8 @@ async def look_at_replica(settings: StoreSettings) -> ReplicaLook | None:
                 if not await replica.fetchval("SELECT pg_is_in_recovery()"):
                     return ReplicaLook(None, NO_STANDBY)
                 return await _wait(replica, version, min(settings.max_replica_lag, _MOST))
+        except StoreInaccessible as error:  # it lets nobody in, or has no such tables yet
+            return ReplicaLook(None, str(error))
         except StoreMisconfigured:
             raise
         except (StoreUnavailable, TimeoutError) as error:
