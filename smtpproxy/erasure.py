@@ -25,6 +25,8 @@ _SOON = 5.0
 _LOOK = 0.5
 _THERE = timedelta(minutes=1)
 """A relay that said nothing for longer does not run."""
+_GONE = timedelta(days=30)
+"""After which it is taken for one that is gone for ever, and its disk with it."""
 
 
 class Erasure(Struct, frozen=True):
@@ -88,7 +90,11 @@ async def _behind(
     own = known_relay_id(settings.server.state_dir)
     waited = 0.0
     while True:
-        left = [one for one in await journals.behind(number) if one.relay != own]
+        left = [
+            one
+            for one in await journals.behind(number)
+            if one.relay != own and at - one.told_at < _GONE
+        ]
         if waited >= _SOON or not any(at - one.told_at < _THERE for one in left):
             return _named(left)
         await asyncio.sleep(_LOOK)

@@ -6,8 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 import structlog
@@ -29,7 +28,10 @@ from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.relays import relay_id
 
 _LOOK = 1.0  # seconds
-_AFTER_TROUBLE = 5.0
+_TELL = timedelta(seconds=10)
+"""How often a relay says that it is there, and asks how far the index goes."""
+_NEVER = datetime.min.replace(tzinfo=UTC)
+_AFTER_TROUBLE = 10.0
 _AT_ONCE = 1_000  # lines of one commit
 _DECISION = b'"entry":{"kind":"decision"'
 
@@ -88,8 +90,7 @@ async def _erase(settings: Settings, journals: SharedJournals, relay: str) -> No
 
 async def _beat(channel: Channel, indexer: "Indexer") -> None:
     while True:
-        with suppress(OSError):
-            channel.send(Beat(Snapshot(gauges=await asyncio.to_thread(indexer.gauges))))
+        channel.send(Beat(Snapshot(gauges=indexer.gauges())))
         await asyncio.sleep(_LOOK)
 
 
@@ -109,25 +110,34 @@ class Indexer:
         self._host = settings.server.hostname
         self._now = now
         self._tail = Tail(settings.server.state_dir / "audit")
-        self._backlog = Tail(settings.server.state_dir / "audit")
         self._read: Mapping[int, int] = {}
+        self._told_at = _NEVER
+        self._behind = 0
+        self._oldest: datetime | None = None
 
     async def look(self) -> None:
         """Add all that is new. Raises StoreUnavailable, OSError."""
-        self._read = await self._journals.tell(self._relay, self._host, self._now())
-        for slot, rows in self._tail.unread(self._read):
-            while batch := list(islice(rows, _AT_ONCE)):
-                new = [row for placed in batch for row in indexed(self._relay, placed)]
-                read = {slot: batch[-1][1]}
-                await self._journals.add(self._relay, new, read)
-                self._read = {**self._read, **read}
+        self._behind, self._oldest = self._tail.backlog(self._read)
+        try:
+            if not timedelta() <= self._now() - self._told_at < _TELL:
+                self._read = await self._journals.tell(self._relay, self._host, self._now())
+                self._told_at = self._now()
+            for slot, rows in self._tail.unread(self._read):
+                while batch := list(islice(rows, _AT_ONCE)):
+                    new = [row for placed in batch for row in indexed(self._relay, placed)]
+                    read = {slot: batch[-1][1]}
+                    await self._journals.add(self._relay, new, read)
+                    self._read = {**self._read, **read}
+                    self._behind, self._oldest = self._tail.backlog(self._read)
+        except StoreUnavailable:
+            self._told_at = _NEVER  # perhaps another database answers next
+            raise
 
     def gauges(self) -> Mapping[str, Mapping[tuple[str, ...], float]]:
-        """Return how far the index is behind. Raises OSError."""
-        lines, oldest = self._backlog.backlog(self._read)
-        age = 0.0 if oldest is None else (self._now() - oldest).total_seconds()
+        """Return how far the index is behind."""
+        age = 0.0 if self._oldest is None else (self._now() - self._oldest).total_seconds()
         return {
-            "audit_index_backlog_rows": {(): lines},
+            "audit_index_backlog_rows": {(): self._behind},
             "audit_index_backlog_seconds": {(): max(age, 0.0)},
         }
 

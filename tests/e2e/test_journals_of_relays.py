@@ -57,13 +57,21 @@ def others_are_found(one: RelayProcess, two: RelayProcess) -> None:
     assert "audit logs of other relays" in one.must("contact", "export", KNOWN, "--evidence")
 
 
-def test_an_erasure_reaches_every_journal_and_the_index(relays: Relays) -> None:
+def test_an_erasure_reaches_every_journal_and_the_index(relays: Relays, tmp_path: Path) -> None:
+    central = tmp_path / "central"
+    central.mkdir()
     one, two = relays.start("one"), relays.start("two")
     for relay in (one, two):
         assert [answer(relay, person) for person in (KNOWN, GONE)] == [250, 550]
     wait_for(lambda: indexed(relays) == 4, "all decisions to be in the index")
     assert relays.sql("SELECT count(DISTINCT relay) FROM decision") == "2"
     others_are_found(one, two)
+
+    one.must("audit", "ship", str(central))
+    two.must("audit", "ship", str(central))
+    theirs = records(two)[0].decided.id
+    assert theirs in one.must("explain", "--id", theirs, "--from", str(central))
+    one.must("audit", "verify", "--from", str(central))
 
     done = json.loads(one.must("contact", "erase", KNOWN, "--json"))
     assert "relays_behind" not in done

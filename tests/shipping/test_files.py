@@ -23,7 +23,9 @@ from smtpproxy.sinks.audit.expire import expire
 from smtpproxy.sinks.audit.journal import Journal
 from smtpproxy.sinks.audit.reader import read
 from smtpproxy.sinks.audit.verify import verify
+from tests.kit.disk import fill, tiny_disk
 from tests.kit.journal import START, Clock, decided, journal, segments
+from tests.kit.parts import needs
 
 RELAY = "00112233445566aa"
 ANNA = "anna@people.example"
@@ -300,3 +302,22 @@ def test_two_do_not_ship_to_one_target(tmp_path: Path) -> None:
     held_twice = pytest.raises(AlreadyShipping)
     with held(tmp_path, "x"), held(tmp_path, "y"), held_twice, held(tmp_path, "x"):
         pass
+
+
+@needs("tmpfs")
+async def test_a_full_disk_at_the_target_is_a_failure_and_leaves_what_was_there(
+    folder: Path, clock: Clock, tmp_path: Path
+) -> None:
+    log = journal(folder, clock)
+    await write(log, clock, ANNA)
+    with tiny_disk(tmp_path / "small") as disk:
+        ship(folder, DirectoryTarget(disk, RELAY), rounds=2)
+        filler = fill(disk)
+        await write(log, clock, *[f"{n}@people.example" for n in range(20)])
+        log.close()
+        with pytest.raises(TargetUnavailable, match="No space left"):
+            ship(folder, DirectoryTarget(disk, RELAY))
+        assert list(verify(disk / RELAY).faults()) == []
+        filler.unlink()
+        ship(folder, DirectoryTarget(disk, RELAY))
+        assert alike(folder, disk / RELAY)

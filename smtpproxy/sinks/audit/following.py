@@ -64,8 +64,13 @@ class Tail:
         self._folder = folder
         self._ends: dict[int, tuple[int, str, int]] = {}  # by slot: row, its file, its end there
 
-    def unread(self, read: Mapping[int, int]) -> Iterator[tuple[int, Iterator[PlacedRow]]]:
-        """Yield each slot that has rows after `read`, and these. Raises OSError."""
+    def unread(
+        self, read: Mapping[int, int], *, moves: bool = True
+    ) -> Iterator[tuple[int, Iterator[PlacedRow]]]:
+        """Yield each slot that has rows after `read`, and these. Raises OSError.
+
+        Who does not read on from there `moves` nothing.
+        """
         for slot, files in segments(self._folder).items():
             last = last_line(files)
             after = read.get(slot, 0)
@@ -73,13 +78,13 @@ class Tail:
                 continue
             if last.head.n < after:  # another journal than the one that was read
                 after = 0
-            yield slot, self._of_slot(slot, files, after)
+            yield slot, self._of_slot(slot, files, after, moves)
 
     def backlog(self, read: Mapping[int, int]) -> tuple[int, datetime | None]:
         """Return how many rows come after `read`, and of when the oldest is. Raises OSError."""
         lines, oldest = 0, []
         newest = newest_rows(self._folder)
-        for slot, rows in self.unread(read):
+        for slot, rows in self.unread(read, moves=False):
             after, last = read.get(slot, 0), newest.get(slot, 0)
             lines += last - after if last > after else last
             first = next(rows, None)
@@ -88,7 +93,9 @@ class Tail:
                     oldest.append(time_of(first[2]))
         return lines, min(oldest, default=None)
 
-    def _of_slot(self, slot: int, files: Sequence[Segment], after: int) -> Iterator[PlacedRow]:
+    def _of_slot(
+        self, slot: int, files: Sequence[Segment], after: int, moves: bool
+    ) -> Iterator[PlacedRow]:
         number, name, offset = self._ends.get(slot, (0, "", 0))
         begin = [place for place, file in enumerate(files) if file.name == name]
         if number != after or not begin:
@@ -107,8 +114,9 @@ class Tail:
                     except NotALine:
                         continue
                     if number > after:
+                        if moves:
+                            self._ends[slot] = number, segment.name, offset
                         yield segment.name, number, raw
-                        self._ends[slot] = number, segment.name, offset
             offset = 0
 
 

@@ -8,7 +8,7 @@ import pytest
 from smtpproxy.policy.model import Origin, RecipientFacts, Suppression
 from smtpproxy.sinks.audit.erase import pseudonymise
 from smtpproxy.sinks.audit.expire import expire
-from smtpproxy.sinks.audit.following import Matches, matches
+from smtpproxy.sinks.audit.following import Matches, Tail, matches
 from tests.kit.journal import START, Clock, decided, journal, segments
 
 ORDER = Suppression("all", Origin.COMPLAINT, START)
@@ -115,3 +115,25 @@ async def test_much_comes_a_part_at_a_time(folder: Path, clock: Clock) -> None:
 
 def test_without_a_journal_nobody_matched(folder: Path) -> None:
     assert list(matches(folder, {})) == []
+
+
+async def test_a_file_that_grew_is_read_from_where_reading_ended(
+    folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = journal(folder, clock)
+    await log.commit(decided(clock, "anna@people.example"))
+    tail, upto = Tail(folder), {0: 0}
+
+    def new_rows() -> list[int]:
+        found = [n for _, rows in tail.unread(upto) for _, n, _ in rows]
+        upto[0] = found[-1] if found else upto[0]
+        return found
+
+    assert new_rows() == [1, 2]
+    monkeypatch.setattr("smtpproxy.sinks.audit.following._from", None)  # not from the beginning
+    for number in (3, 4):
+        assert tail.backlog(upto) == (0, None)
+        await log.commit(decided(clock, "paul@people.example"))
+        assert tail.backlog(upto) == (1, START)
+        assert new_rows() == [number]
+    log.close()
