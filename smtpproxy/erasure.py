@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -105,9 +106,15 @@ def _named(relays: Sequence[Behind]) -> tuple[str, ...]:
     return tuple(f"{one.host} ({one.relay})" for one in relays)
 
 
-async def carry_out(settings: Settings, journals: SharedJournals, relay: str) -> int:
+async def carry_out(
+    settings: Settings,
+    journals: SharedJournals,
+    relay: str,
+    alone: Callable[[], AbstractAsyncContextManager[None]],
+) -> int:
     """Erase from this relay's audit log whom others have erased since; return how many rows.
 
+    Their rows in the index are made nobody's within `alone`, with which nobody adds any.
     Raises StillWritten, StoreUnavailable, OSError: what is left is erased with the next call.
     """
     outstanding = await journals.outstanding(relay)
@@ -120,7 +127,8 @@ async def carry_out(settings: Settings, journals: SharedJournals, relay: str) ->
     for address in set(found.values()):
         rows += await asyncio.to_thread(pseudonymise, folder, address)
     people = outstanding.people.union(map(key, found))
-    await journals.carried_out(relay, Outstanding(outstanding.newest, people))
+    async with alone():
+        await journals.carried_out(relay, Outstanding(outstanding.newest, people))
     return rows
 
 

@@ -5,7 +5,8 @@ waits: it reads the journal, and goes on where the index ends."""
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
@@ -53,7 +54,7 @@ async def _work(settings: Settings, sock: socket.socket) -> int:
     indexer = Indexer(settings, journals, relay, now=lambda: datetime.now(UTC))
     tasks = [
         asyncio.create_task(_keep(indexer.look)),
-        asyncio.create_task(_keep(lambda: _erase(settings, journals, relay))),
+        asyncio.create_task(_keep(lambda: _erase(settings, journals, relay, indexer))),
         asyncio.create_task(_beat(channel, indexer)),
     ]
     channel.send(Ready())
@@ -82,8 +83,10 @@ async def _keep(work: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(pause)
 
 
-async def _erase(settings: Settings, journals: SharedJournals, relay: str) -> None:
-    rows = await carry_out(settings, journals, relay)
+async def _erase(
+    settings: Settings, journals: SharedJournals, relay: str, indexer: "Indexer"
+) -> None:
+    rows = await carry_out(settings, journals, relay, indexer.reading_anew)
     if rows:
         log.info("erased_from_record", rows=rows)
 
@@ -112,6 +115,8 @@ class Indexer:
         self._tail = Tail(settings.server.state_dir / "audit")
         self._read: Mapping[int, int] = {}
         self._told_at = _NEVER
+        self._alone = asyncio.Lock()
+        self._erased = 0  # times
         self._behind = 0
         self._oldest: datetime | None = None
 
@@ -122,16 +127,32 @@ class Indexer:
             if not timedelta() <= self._now() - self._told_at < _TELL:
                 self._read = await self._journals.tell(self._relay, self._host, self._now())
                 self._told_at = self._now()
+            erased = self._erased
             for slot, rows in self._tail.unread(self._read):
-                while batch := list(islice(rows, _AT_ONCE)):
-                    new = [row for placed in batch for row in indexed(self._relay, placed)]
-                    read = {slot: batch[-1][1]}
-                    await self._journals.add(self._relay, new, read)
-                    self._read = {**self._read, **read}
+                while self._erased == erased and await self._add(slot, rows):
                     self._behind, self._oldest = self._tail.backlog(self._read)
         except StoreUnavailable:
             self._told_at = _NEVER  # perhaps another database answers next
             raise
+
+    async def _add(self, slot: int, rows: Iterator[PlacedRow]) -> bool:
+        """Add some rows; return whether there were any."""
+        async with self._alone:
+            batch = list(islice(rows, _AT_ONCE))
+            if batch:
+                new = [row for placed in batch for row in indexed(self._relay, placed)]
+                read = {slot: batch[-1][1]}
+                await self._journals.add(self._relay, new, read)
+                self._read = {**self._read, **read}
+        return bool(batch)
+
+    @asynccontextmanager
+    async def reading_anew(self) -> AsyncIterator[None]:
+        """Have nobody in the index who was read from a file that an erasure has replaced: within,
+        nothing is added, and after it, files are opened anew."""
+        async with self._alone:
+            yield
+            self._erased += 1
 
     def gauges(self) -> Mapping[str, Mapping[tuple[str, ...], float]]:
         """Return how far the index is behind."""

@@ -18,8 +18,8 @@ from typing import BinaryIO
 from smtpproxy.shipping.position import Placed, Position
 from smtpproxy.shipping.targets import FileTarget, TargetUnavailable
 from smtpproxy.sinks.audit.anchors import ExpiredFile, ExpiredRow, TrimmedRow, read_anchor
-from smtpproxy.sinks.audit.chain import NotALine
-from smtpproxy.sinks.audit.files import ANCHORS, Segment, is_segment, segments, slot_of
+from smtpproxy.sinks.audit.chain import NotALine, head_of
+from smtpproxy.sinks.audit.files import ANCHORS, is_segment, segments, slot_of
 from smtpproxy.sinks.audit.lines import AnchorEntry, BeginEntry, read_line
 
 RELAY_FILE = "relay.json"
@@ -78,12 +78,12 @@ class FileShipper:
             newest, size = _last_anchor(anchors)
             for files in segments(self._folder).values():
                 for segment in files:
-                    if segment.name in opened and not self._ship(
-                        segment, opened[segment.name], newest, done
-                    ):
+                    file = opened.get(segment.name)
+                    grows = segment is files[-1]
+                    if file and not self._ship(segment.name, file, newest, done, grows):
                         break
             if anchors is not None:
-                self._place(ANCHORS, anchors, size, done)
+                self._place(ANCHORS, anchors, size, done, grows=True, whole=True)
         self._remove_expired(done)
         return done
 
@@ -102,10 +102,11 @@ class FileShipper:
 
     def _is_there(self, name: str, status: os.stat_result) -> bool:
         placed, there = self._position.files.get(name), (self._there or {}).get(name)
-        return placed is not None and (placed.inode, placed.size, there) == (
-            status.st_ino,
-            status.st_size,
-            status.st_size,
+        return (
+            placed is not None
+            and placed.whole
+            and placed.size == there
+            and _is_same(placed, status)
         )
 
     def _opened_anchors(self, stack: ExitStack) -> BinaryIO | None:
@@ -114,35 +115,47 @@ class FileShipper:
         except FileNotFoundError:
             return None
 
-    def _ship(self, segment: Segment, file: BinaryIO, newest: int, done: Shipped) -> bool:
+    def _ship(self, name: str, file: BinaryIO, newest: int, done: Shipped, grows: bool) -> bool:
         """Ship a file up to the first line that names a later anchor than `newest`.
 
         Returns whether that is its end.
         """
-        placed = self._position.files.get(segment.name)
-        same = placed is not None and placed.inode == os.fstat(file.fileno()).st_ino
-        begin = placed.size if placed is not None and same else 0
+        placed = self._position.files.get(name)
+        begin = placed.size if placed is not None and grows and _goes_on(placed, file) else 0
         end, whole = _shippable(file, begin, newest)
-        self._place(segment.name, file, end, done)
+        self._place(name, file, end, done, grows=grows, whole=whole)
         return whole
 
-    def _place(self, name: str, file: BinaryIO, end: int, done: Shipped) -> None:
+    def _place(
+        self, name: str, file: BinaryIO, end: int, done: Shipped, *, grows: bool, whole: bool
+    ) -> None:
+        """Let the target have the file up to `end`. One that `grows` no more goes as a whole."""
         assert self._there is not None
-        inode = os.fstat(file.fileno()).st_ino
+        status = os.fstat(file.fileno())
         placed, there = self._position.files.get(name), self._there.get(name, -1)
-        if placed is not None and placed.inode == inode and placed.size <= min(there, end):
-            if there == placed.size == end:
-                return
-            self._target.append(name, file, placed.size, end)
-            done.octets += end - placed.size
-        elif end:
-            self._target.put(name, file, end)
-            done.octets += end
-        else:
+        if not end:
             return
-        done.files += 1
+        if placed is not None and placed.size == there == end and _is_same(placed, status):
+            if placed.whole == whole:
+                return
+        elif (
+            placed is not None
+            and grows
+            and placed.size <= there
+            and placed.size < end
+            and _goes_on(placed, file)
+        ):
+            self._target.append(name, file, placed.size, end)
+            done.files += 1
+            done.octets += end - placed.size
+        else:
+            self._target.put(name, file, end)
+            done.files += 1
+            done.octets += end
         self._there[name] = end
-        self._position.files[name] = Placed(inode, end)
+        self._position.files[name] = Placed(
+            status.st_ino, status.st_ctime_ns, end, _last_hash(file, end), whole
+        )
         self._position.save()
 
     def _remove_expired(self, done: Shipped) -> None:
@@ -176,6 +189,33 @@ def _shippable(file: BinaryIO, begin: int, newest: int) -> tuple[int, bool]:
                 return start, False
             found = data.find(_ANCHOR, stop, end)
         return end, True
+
+
+def _is_same(placed: Placed, status: os.stat_result) -> bool:
+    return (placed.inode, placed.changed) == (status.st_ino, status.st_ctime_ns)
+
+
+def _goes_on(placed: Placed, file: BinaryIO) -> bool:
+    """Whether a file that is written goes on from what is at the target."""
+    same = placed.inode == os.fstat(file.fileno()).st_ino
+    return same and placed.last != "" and placed.last == _last_hash(file, placed.size)
+
+
+_LONGEST = 1024 * 1024
+"""Octets of a line that is looked for: one that is longer is shipped with its whole file."""
+
+
+def _last_hash(file: BinaryIO, end: int) -> str:
+    """The hash of the line that ends there; nothing where none does."""
+    start = max(end - _LONGEST, 0)
+    file.seek(start)
+    octets = file.read(end - start)
+    if len(octets) != end - start or not octets.endswith(b"\n"):
+        return ""
+    try:
+        return head_of(octets[octets.rfind(b"\n", 0, -1) + 1 :]).hash
+    except NotALine:
+        return ""
 
 
 def _names(line: bytes) -> int:

@@ -21,11 +21,19 @@ class AlreadyShipping(Exception):
     """Another process ships to the same target."""
 
 
-class Placed(Struct):
-    """How much of a file is at the target. `inode`: an erasure puts another file in its place."""
+class Placed(Struct, frozen=True):
+    """How much of a file is at the target, and which file that was.
+
+    An erasure puts another one in its place: nothing but the time (nanoseconds) that a change was
+    noted at tells it for sure from the one before, whose inode it may have. `last` is the hash of
+    the last line; `whole`: no line came after it.
+    """
 
     inode: int
+    changed: int
     size: int
+    last: str
+    whole: bool
 
 
 class _Kept(Struct):

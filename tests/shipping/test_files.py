@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from moto.server import ThreadedMotoServer
+from msgspec import structs
 
 from smtpproxy.shipping.files import FileShipper, Shipped
 from smtpproxy.shipping.position import AlreadyShipping, held
@@ -168,6 +169,28 @@ async def test_an_erasure_and_the_end_of_a_period_reach_the_copy(
     report = verify(place.copy())
     assert list(report.faults()) == []
     assert report.counts[Kind.EXPIRED] == 1
+    assert alike(folder, place.copy())
+
+
+async def test_an_erasure_is_noticed_though_the_file_looks_like_the_one_before(
+    folder: Path, clock: Clock
+) -> None:
+    """File systems give the number of a file that is gone to the next one."""
+    place = InFolder(folder.parent)
+    log = journal(folder, clock)
+    await write(log, clock, ANNA)
+    log.close()
+    ship(folder, place.open())
+    (path,) = segments(folder)
+    before = path.read_bytes()
+    pseudonymise(folder, ANNA, now=clock.now)
+    after = path.read_bytes()
+    with held(folder.parent, "x") as position:
+        placed = position.files[path.name]
+        position.files[path.name] = structs.replace(placed, inode=path.stat().st_ino)
+        position.save()
+    assert len(before) != len(after)
+    ship(folder, place.open())
     assert alike(folder, place.copy())
 
 

@@ -62,7 +62,8 @@ class Tail:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._ends: dict[int, tuple[int, str, int]] = {}  # by slot: row, its file, its end there
+        # By slot: a row, its file, and where it stands in it.
+        self._last: dict[int, tuple[int, str, int]] = {}
 
     def unread(
         self, read: Mapping[int, int], *, moves: bool = True
@@ -96,14 +97,15 @@ class Tail:
     def _of_slot(
         self, slot: int, files: Sequence[Segment], after: int, moves: bool
     ) -> Iterator[PlacedRow]:
-        number, name, offset = self._ends.get(slot, (0, "", 0))
+        known, name, start = self._last.get(slot, (0, "", 0))
         begin = [place for place, file in enumerate(files) if file.name == name]
-        if number != after or not begin:
-            files, offset = _from(files, after), 0
-        else:
-            files = files[begin[0] :]
+        files = files[begin[0] :] if known == after and begin else _from(files, after)
         for segment in files:
             with segment.path.open("rb") as lines:
+                offset = start if known == after and segment.name == name else 0
+                lines.seek(offset)
+                if offset and not _is_row(lines.readline(), after):
+                    offset = 0  # an erasure put another file there
                 lines.seek(offset)
                 for raw in lines:
                     if not raw.endswith(b"\n"):
@@ -115,9 +117,15 @@ class Tail:
                         continue
                     if number > after:
                         if moves:
-                            self._ends[slot] = number, segment.name, offset
+                            self._last[slot] = number, segment.name, offset - len(raw)
                         yield segment.name, number, raw
-            offset = 0
+
+
+def _is_row(line: bytes, number: int) -> bool:
+    try:
+        return number_of(line) == number
+    except NotALine:
+        return False
 
 
 def matches(folder: Path, read: Mapping[int, int]) -> Iterator[Matches]:

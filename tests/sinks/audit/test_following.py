@@ -137,3 +137,21 @@ async def test_a_file_that_grew_is_read_from_where_reading_ended(
         assert tail.backlog(upto) == (1, START)
         assert new_rows() == [number]
     log.close()
+
+
+@pytest.mark.parametrize("kept", ["anna", "x" * 200])
+async def test_no_row_is_missed_where_an_erasure_replaced_the_file(
+    folder: Path, clock: Clock, kept: str
+) -> None:
+    """Its rows stand elsewhere then: a part is shorter or longer than its digest."""
+    log = journal(folder, clock)
+    for person in ("anna", "paul"):
+        await log.commit(decided(clock, f"{person}@people.example", subject=kept))
+    tail = Tail(folder)
+    assert [n for _, rows in tail.unread({}) for _, n, _ in rows] == [1, 2, 3]
+    for _ in range(3):
+        await log.commit(decided(clock, "eve@people.example", subject=kept))
+    log.close()
+    pseudonymise(folder, "anna@people.example", now=clock.now)
+    pseudonymise(folder, "paul@people.example", now=clock.now)
+    assert [n for _, rows in tail.unread({0: 3}) for _, n, _ in rows] == [4, 5, 6]

@@ -1,0 +1,114 @@
+"""What relays of one PostgreSQL know of each other's journals."""
+
+import asyncio
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.policy.model import Action, Reason
+from smtpproxy.store import open_journals
+from smtpproxy.store.journals import Indexed, Outstanding, SharedJournals, Wanted
+from tests.kit import postgres
+from tests.kit.parts import needs
+from tests.store.conftest import Database, OnPostgresql
+from tests.store.contract import ANNA, DAY, T0
+
+pytestmark = needs("postgresql")
+ONE, TWO = "00000000000000aa", "00000000000000bb"
+BERT = "bert@people.example"
+ID = "01KJKB3Q0062T0HAH063NCCJA7"
+
+
+@pytest.fixture
+def journals(tmp_path: Path) -> Iterator[SharedJournals]:
+    postgres.cluster()
+    with OnPostgresql(tmp_path) as database:
+        opened = open_journals(database.settings())
+        assert opened is not None
+        yield opened
+        opened.close()
+
+
+def test_a_store_of_one_relay_has_none(tmp_path: Path) -> None:
+    assert open_journals(Database(tmp_path).settings()) is None
+
+
+def row(line: int, canonical: str | None = ANNA, relay: str = ONE, **over: object) -> Indexed:
+    values = {
+        "relay": relay,
+        "file": "01KJKB3Q0062T0HAH063NCCJA7-0.ndjson",
+        "line": line,
+        "recipient": 0,
+        "id": f"{ID[:-2]}{line:02}",
+        "at": T0 + line * DAY,
+        "stream": "offers",
+        "brand": "shop",
+        "verdict": Action.ALLOW,
+        "reason": Reason.NONE,
+        "canonical": canonical,
+    }
+    return Indexed(**(values | over))  # type: ignore[arg-type]
+
+
+async def test_rows_are_there_once_however_often_they_are_added(journals: SharedJournals) -> None:
+    assert await journals.tell(ONE, "mx1.example", T0) == {}
+    await journals.add(ONE, [row(1), row(2)], {0: 2})
+    await journals.add(ONE, [row(2), row(3)], {0: 3, 1: 7})
+    assert [one.line for one in await journals.find(Wanted(), 10)] == [3, 2, 1]
+    assert await journals.tell(ONE, "mx1.example", T0) == {0: 3, 1: 7}
+
+
+async def test_rows_are_found_by_what_is_asked(journals: SharedJournals) -> None:
+    for relay in (ONE, TWO):
+        await journals.tell(relay, f"{relay[-2:]}.example", T0)
+    refused = {"verdict": Action.REFUSE, "reason": Reason.CONSENT_MISSING, "stream": "news"}
+    await journals.add(ONE, [row(1), row(2, BERT, **refused), row(3, None)], {0: 3})
+    await journals.add(TWO, [row(4, relay=TWO)], {0: 4})
+
+    async def found(**wanted: object) -> list[int]:
+        asked = Wanted(**wanted)  # type: ignore[arg-type]
+        return [one.line for one in await journals.find(asked, 10)]
+
+    assert await found(recipients=(ANNA,)) == [4, 1]
+    assert await found(recipients=(ANNA, BERT)) == [4, 2, 1]
+    assert await found(id=f"{ID[:-2]}02") == [2]
+    assert await found(id=ID[:-2]) == [4, 3, 2, 1]
+    assert await found(stream="news", reason=Reason.CONSENT_MISSING) == [2]
+    assert await found(verdict=Action.ALLOW, since=T0 + 3 * DAY) == [4, 3]
+    assert await found(until=T0 + 2 * DAY) == [1]
+    (theirs,) = await journals.find(Wanted(), 10, but=ONE)
+    assert (theirs.relay, theirs.host, theirs.canonical) == (TWO, "bb.example", None)
+    assert len(await journals.find(Wanted(), 2)) == 2
+
+
+async def test_an_erasure_is_outstanding_until_each_relay_has_done_it(
+    journals: SharedJournals,
+) -> None:
+    for relay in (ONE, TWO):
+        await journals.tell(relay, "mx.example", T0)
+    await journals.add(ONE, [row(1), row(2, BERT)], {0: 2})
+    numbers = await asyncio.gather(*(journals.add_erasure(who, T0) for who in (ANNA, BERT)))
+    assert not await journals.find(Wanted(recipients=(ANNA, BERT)), 10)
+    assert len(await journals.find(Wanted(), 10)) == 2
+
+    await journals.add(ONE, [row(3)], {0: 3})  # written before the relay had erased her
+    outstanding = await journals.outstanding(ONE)
+    key = await journals.key()
+    assert outstanding == Outstanding(max(numbers), frozenset({key(ANNA), key(BERT)}))
+    await journals.carried_out(ONE, outstanding)
+    assert not await journals.find(Wanted(recipients=(ANNA,)), 10)
+    assert (await journals.outstanding(ONE)).newest == 0
+    assert [one.relay for one in await journals.behind(max(numbers))] == [TWO]
+
+
+async def test_what_is_old_is_forgotten_and_erasures_a_year_later(journals: SharedJournals) -> None:
+    await journals.tell(ONE, "mx.example", T0)
+    await journals.add(ONE, [row(1), row(2), row(3)], {0: 3})
+    await journals.add_erasure(BERT, T0)
+    assert await journals.prune(T0 + 3 * DAY) == 2
+    assert [one.line for one in await journals.find(Wanted(), 10)] == [3]
+    assert (await journals.outstanding(ONE)).newest
+    await journals.prune(T0 + timedelta(days=370))
+    assert not (await journals.outstanding(ONE)).newest
