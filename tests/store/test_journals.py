@@ -2,14 +2,19 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from smtpproxy.policy.model import Action, Reason
+from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_journals
 from smtpproxy.store.journals import Indexed, Outstanding, SharedJournals, Wanted
+from smtpproxy.store.postgres import target
+from smtpproxy.store.postgres.connection import Lease
+from smtpproxy.store.postgres.migrations import migrate
 from tests.kit import postgres
 from tests.kit.parts import needs
 from tests.store.conftest import Database, OnPostgresql
@@ -22,13 +27,18 @@ ID = "01KJKB3Q0062T0HAH063NCCJA7"
 
 
 @pytest.fixture
-def journals(tmp_path: Path) -> Iterator[SharedJournals]:
+def database(tmp_path: Path) -> Iterator[Database]:
     postgres.cluster()
     with OnPostgresql(tmp_path) as database:
-        opened = open_journals(database.settings())
-        assert opened is not None
-        yield opened
-        opened.close()
+        yield database
+
+
+@pytest.fixture
+def journals(database: Database) -> Iterator[SharedJournals]:
+    opened = open_journals(database.settings())
+    assert opened is not None
+    yield opened
+    opened.close()
 
 
 def test_a_store_of_one_relay_has_none(tmp_path: Path) -> None:
@@ -112,3 +122,21 @@ async def test_what_is_old_is_forgotten_and_erasures_a_year_later(journals: Shar
     assert (await journals.outstanding(ONE)).newest
     await journals.prune(T0 + timedelta(days=370))
     assert not (await journals.outstanding(ONE)).newest
+
+
+async def test_who_could_use_the_tables_may_use_those_of_a_later_migration(
+    database: Database,
+) -> None:
+    role, name = f"relay_{id(database)}", database.url.partition("///")[2].partition("?")[0]
+    rights = "SELECT, INSERT, UPDATE, DELETE"
+    statements = f"CREATE ROLE {role} LOGIN", f"GRANT {rights} ON contact, secret TO {role}"
+    postgres.cluster().sql(name, *statements)
+    with closing(Lease(target(database.settings()))) as lease:
+        await migrate(lease.database, None)
+    journals = open_journals(StoreSettings(database.url.rpartition("&")[0] + f"&user={role}", 5.0))
+    assert journals is not None
+    await journals.tell(ONE, "mx.example", T0)
+    await journals.add(ONE, [row(1)], {0: 1})
+    assert await journals.add_erasure(ANNA, T0)
+    journals.close()
+    postgres.cluster().sql(name, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
