@@ -26,10 +26,13 @@ def chosen(keys: KeyRing, wanted: Live, place: object) -> KeyRing:
         StoreMisconfigured: a live key is missing.
     """
     found = {(key.version, key.fingerprint): key for key in keys.keys}
-    if not wanted or any(one not in found for one in wanted):
+    missing = [f"{version} ({name})" for version, name in wanted if (version, name) not in found]
+    if missing or not wanted:
+        which = f"key {', '.join(missing)}" if missing else "its key"
         raise StoreMisconfigured(
-            f"{place}: its suppressions are stored under another key than {FILE_NAME} in "
-            "state_dir holds; restore the key file that belongs to this database"
+            f"{place}: its suppressions are stored under another key than {FILE_NAME} holds: "
+            f"{which} is not there; copy the file from a relay that has it, or restore the one "
+            "that belongs to this database"
         )
     return KeyRing(found[one] for one in wanted)
 
