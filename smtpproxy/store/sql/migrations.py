@@ -11,13 +11,14 @@ _NAME = re.compile(r"(\d{4})_\w+\.sql")
 def numbered(package: str) -> list[str]:
     """Return the SQL of every file in the folder `migrations` of a package, the first one first.
 
-    Raises StoreMisconfigured when one is missing.
+    Raises StoreMisconfigured when one is missing, or two have one number.
     """
-    found = {
-        int(match[1]): file.read_text("utf-8")
+    found = [
+        (int(match[1]), file.read_text("utf-8"))
         for file in files(package).joinpath("migrations").iterdir()
         if (match := _NAME.fullmatch(file.name))
-    }
-    if sorted(found) != list(range(1, len(found) + 1)):
+    ]
+    found.sort()
+    if [number for number, _ in found] != list(range(1, len(found) + 1)):
         raise StoreMisconfigured("the program is incomplete: install it again (migrations)")
-    return [found[number] for number in sorted(found)]
+    return [text for _, text in found]
