@@ -169,3 +169,9 @@ def test_the_installed_wheel_runs(wheel: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert "state_dirr" in done.stdout + done.stderr
+
+
+def test_no_two_migrations_have_one_number() -> None:
+    for folder in (REPOSITORY / "smtpproxy" / "store").glob("*/migrations"):
+        numbers = [path.name[:4] for path in sorted(folder.glob("*.sql"))]
+        assert numbers == [f"{n:04}" for n in range(1, len(numbers) + 1)], folder
