@@ -24,6 +24,7 @@ from smtpproxy.cli.printer import (
 )
 from smtpproxy.policy.model import Stream
 from smtpproxy.settings import FeedbackSettings, ListenerSettings, Settings
+from smtpproxy.store.protocols import without_password
 
 if TYPE_CHECKING:
     pass
@@ -111,7 +112,7 @@ def _summary(config: Path, settings: Settings, warned: list[str]) -> dict[str, A
             for stream in settings.streams.values()
         ],
         "upstream": str(settings.upstream.address),
-        "store": settings.store.url,
+        "store": without_password(settings.store.url),
         "web": str(settings.web.address) if settings.web else None,
         "feedback": None if settings.feedback is None else settings.feedback.domain,
         "tokens": [picked(token, "name", "may") for token in settings.tokens],
@@ -137,7 +138,7 @@ def _rows(settings: Settings) -> Iterator[tuple[str, str, str]]:
     for stream in settings.streams.values():
         yield "stream", stream.name, _describe(stream)
     yield "upstream", "", str(settings.upstream.address)
-    yield "store", "", settings.store.url
+    yield "store", "", without_password(settings.store.url)
     yield "web", "", str(settings.web.address) if settings.web else "off"
     if settings.feedback is not None:
         yield "feedback", "", _feedback(settings.feedback)

@@ -111,6 +111,18 @@ def test_a_relay_with_another_key_or_without_tables_does_not_start(
     assert_refused(other, 1, "smtpproxy migrate makes them")
 
 
+def test_no_command_shows_the_password_of_the_store(
+    server: PostgresCluster, relays: Relays
+) -> None:
+    one = relays.start("one")
+    one.config["store"]["url"] += "&password=geheim"
+    one.write_config()
+    looks = (("check",), ("check", "--json"), ("doctor", "--only", "store"), ("status",))
+    for words in looks:
+        _, stdout, stderr = one.command(*words)
+        assert "geheim" not in stdout + stderr, words
+
+
 def assert_refused(relay: RelayProcess, code: int, text: str) -> None:
     """`code` is what it says to systemd: whether starting it again may help."""
     for command, expected in (("check", 2), ("serve", code)):
