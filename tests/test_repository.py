@@ -1,5 +1,6 @@
 """The repository itself: its files, its documents, and the wheel that users install."""
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -175,3 +176,18 @@ def test_no_two_migrations_have_one_number() -> None:
     for folder in (REPOSITORY / "smtpproxy" / "store").glob("*/migrations"):
         numbers = [path.name[:4] for path in sorted(folder.glob("*.sql"))]
         assert numbers == [f"{n:04}" for n in range(1, len(numbers) + 1)], folder
+
+
+def test_a_migration_that_landed_is_never_edited() -> None:
+    for folder in (REPOSITORY / "smtpproxy" / "store").glob("*/migrations"):
+        listed = dict(
+            reversed(line.split("  ")) for line in (folder / "SHA256SUMS").read_text().splitlines()
+        )
+        found = {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.glob("*.sql"))
+        }
+        assert found == listed, (
+            f"{folder}: databases that had a migration never have it again, so write a new one; "
+            "a new one goes into the list: sha256sum NAME.sql >> SHA256SUMS"
+        )

@@ -87,14 +87,13 @@ CREATE TABLE consent_act (
     PRIMARY KEY (contact, at, withdrawal, sequence)
 ) WITHOUT ROWID;
 
--- What contacts refuse, and imports that are undone: what of it is still to be written to the
--- journal of changes, and was lately.
+-- What contacts refuse: what of it is still to be written to the journal of changes, and was lately.
 CREATE TABLE refusal_change (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     at INTEGER NOT NULL,
-    contact INTEGER REFERENCES contact (id) ON DELETE CASCADE,
-    action TEXT NOT NULL,      -- withdrawn, restricted, wished, profiling_objected, import_undone
-    purpose TEXT NOT NULL,     -- or the tag that restricts, or the id of the import
+    contact INTEGER NOT NULL REFERENCES contact (id) ON DELETE CASCADE,
+    action TEXT NOT NULL,      -- withdrawn, restricted, wished, profiling_objected
+    purpose TEXT NOT NULL,     -- or the tag that restricts
     since INTEGER,             -- NULL: `details` or `at` tells
     details TEXT               -- those of the act; the preference; the moment: as JSON
 );
@@ -213,14 +212,6 @@ CREATE TABLE import (
     last_contact INTEGER,
     undo_cursor TEXT         -- how far an undo has come
 );
-
-CREATE TRIGGER refusal_change_import_undone AFTER UPDATE OF record ON import
-WHEN json_extract(NEW.record, '$.state') IN ('undoing', 'undone')
-  AND coalesce(json_extract(OLD.record, '$.state'), '') NOT IN ('undoing', 'undone') BEGIN
-    INSERT INTO refusal_change (at, action, purpose)
-    VALUES (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1000,
-            'import_undone', NEW.id);
-END;
 
 -- What a contact was before an import changed it, or after: before somebody else did.
 CREATE TABLE contact_version (
