@@ -1,8 +1,12 @@
 """`smtpproxy audit ship`: copies of the audit log elsewhere."""
 
-import time
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from select import select
+from types import FrameType
 
 import click
 
@@ -25,7 +29,9 @@ _LONGEST_PAUSE = 60.0
 class ShipOptions:
     """For how long."""
 
-    follow: bool = flag("Go on with what is added, until Ctrl-C or SIGTERM.")
+    follow: bool = flag(
+        "Go on with what is added, until Ctrl-C or SIGTERM; then ship what is there, and end."
+    )
     every: float = option(
         "With --follow, look every N seconds.",
         click.FloatRange(min=0.1, max=3600), metavar="N", default=2.0,
@@ -46,12 +52,16 @@ def ship(settings: Settings, target: str, options: ShipOptions) -> Result:
     lines without personal data.
 
     It goes on where the last run ended, however that ended. Exits with 1 when the target did not
-    take everything.
+    take everything. With --follow a second signal ends it at once.
     """
     audit_folder(settings)
     try:
         with shipper(settings, target) as shipping:
-            return _follow(shipping, options) if options.follow else _once(shipping, target)
+            if not options.follow:
+                return _once(shipping, target)
+            with _ending() as ends_within:
+                _follow(shipping, options.every, ends_within)
+                return _once(shipping, target)
     except TargetWrong as error:
         fail(str(error), 2)
     except (AlreadyShipping, TargetUnavailable) as error:
@@ -78,13 +88,37 @@ def _text(done: Shipped) -> Iterator[Part]:
         yield f"{counted(done.removed, 'file')} removed, whose time is over"
 
 
-def _follow(shipping: FileShipper | LineShipper, options: ShipOptions) -> Result:
-    pause = options.every
-    while True:
+def _follow(
+    shipping: FileShipper | LineShipper, every: float, ends_within: Callable[[float], bool]
+) -> None:
+    pause = 0.0
+    while not ends_within(pause):
         try:
             shipping.look()
-            pause = options.every
+            pause = every
         except (TargetUnavailable, OSError) as error:
             pause = min(max(2 * pause, 1.0), _LONGEST_PAUSE)
             warn(f"not shipped: {error}; the next try is in {pause:.0f} seconds")
-        time.sleep(pause)
+
+
+@contextmanager
+def _ending() -> Iterator[Callable[[float], bool]]:
+    """Take signals to end; yields what waits for one, so many seconds, and says whether it came.
+
+    What is being shipped meanwhile is shipped. Process 1 needs it, which no signal ends by itself.
+    """
+    woken, wake = os.pipe()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if select([woken], [], [], 0)[0]:
+            raise KeyboardInterrupt  # the second one
+        os.write(wake, b"\n")
+
+    before = [(each, signal.signal(each, note)) for each in (signal.SIGTERM, signal.SIGINT)]
+    try:
+        yield lambda seconds: bool(select([woken], [], [], seconds)[0])
+    finally:
+        for each, handler in before:
+            signal.signal(each, handler)
+        os.close(woken)
+        os.close(wake)

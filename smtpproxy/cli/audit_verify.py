@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -200,9 +201,12 @@ class ReplayOptions:
 
 @click.command("replay")
 @options(ReplayOptions)
+@from_option
 @json_option
 @config_option
-def replay_command(settings: Settings, options: ReplayOptions, as_json: bool) -> None:
+def replay_command(
+    settings: Settings, options: ReplayOptions, shipped: Path | None, as_json: bool
+) -> None:
     """Judge recorded decisions again under another rulebook, and count what would differ.
 
     Each is judged as of its own time, from the facts on record: the store as it is today
@@ -210,8 +214,10 @@ def replay_command(settings: Settings, options: ReplayOptions, as_json: bool) ->
     """
     rulebook = _rulebook(settings, options.reference)
     totals = _Totals()
-    folder, stream = audit_folder(settings), options.stream
-    for record in read(folder, since=options.since, until=options.until, stream=stream):
+    since, until, stream = options.since, options.until, options.stream
+    logs = journals(settings, shipped)
+    records = (read(log.folder, since=since, until=until, stream=stream) for log in logs)
+    for record in chain.from_iterable(records):
         for change in totals.add(record, rulebook):
             if options.listed and as_json:
                 print_json(_as_object(record, change), one_line=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 
 from smtpproxy.cli import fail
+from smtpproxy.cli.journals import from_option, journals
 from smtpproxy.cli.options import (
     OUTPUT_FILE,
-    audit_folder,
     choice,
     config_option,
     moment,
@@ -24,6 +24,7 @@ from smtpproxy.cli.stores import now
 from smtpproxy.locale import LANGS, REFERENCE, Lang, texts
 from smtpproxy.policy.model import Mode
 from smtpproxy.report import BY, Report, Selection, count, fix, html, in_words, mostly, outcomes
+from smtpproxy.report.counts import Counts
 from smtpproxy.report.judgement import Figure, Judgement, Readiness, StreamReport
 from smtpproxy.settings import Settings
 
@@ -65,26 +66,28 @@ class ReportOptions:
 
 @click.command("report")
 @options(ReportOptions)
+@from_option
 @shows_result
 @config_option
-def report(settings: Settings, options: ReportOptions) -> Result:
+def report(settings: Settings, options: ReportOptions, shipped: Path | None) -> Result:
     """Say what passed, what would be refused and why, and which streams are ready.
 
     Reads the audit journal, also while the relay runs. In observe mode what passed is counted
     by what would have become of it. Ends with a judgement of each stream: ready to be enforced
-    (`smtpproxy stream enforce`), or what stands in the way.
+    (`smtpproxy stream enforce`), or what stands in the way. With --from it is about all relays
+    whose audit logs were shipped.
     """
     if options.stream is not None and options.stream not in settings.streams:
         fail(f"no stream {options.stream!r}; there are {', '.join(settings.streams)}", 2)
-    made = read_report(settings, options)
+    made = read_report(settings, options, shipped)
     if options.html is not None:
         with open(options.html, "w", encoding="utf-8", opener=private) as file:
             file.write(html(made, options.lang))
     return Result(made.as_object(options.by, REFERENCE), _text(made, options.by))
 
 
-def read_report(settings: Settings, options: ReportOptions) -> Report:
-    """Read the journal for a report. Raises OSError."""
+def read_report(settings: Settings, options: ReportOptions, shipped: Path | None = None) -> Report:
+    """Read the journal, or all that were shipped, for a report. Raises OSError."""
     at = now()
     start = options.since
     whole = options.html is not None
@@ -96,7 +99,9 @@ def read_report(settings: Settings, options: ReportOptions) -> Report:
         domains=whole or options.by == "recipient-domain",
     )
     wanted = [s for s in settings.streams.values() if options.stream in (None, s.name)]
-    counts = count(audit_folder(settings), selection)
+    counts = Counts()
+    for log in journals(settings, shipped):
+        counts.merge(count(log.folder, selection))
     modes = {stream.name: stream.mode for stream in wanted}
     classes = {stream.name: stream.stream_class for stream in wanted}
     return Report.of(counts, selection, at, modes, classes)

@@ -50,10 +50,11 @@ class Indexed(Struct, frozen=True):
 
 
 class Wanted(Struct, frozen=True):
-    """Which rows of the index; None is any. `id` may be the first characters of one."""
+    """Which rows of the index; None, or none, is any. `id` may be the first characters of one."""
 
     id: str | None = None
     recipients: tuple[str, ...] = ()
+    brands: frozenset[str] = frozenset()
     stream: str | None = None
     verdict: Action | None = None
     reason: Reason | None = None

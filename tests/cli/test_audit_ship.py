@@ -73,6 +73,9 @@ def test_the_records_of_several_relays_are_read_where_they_were_shipped(
     assert len(one.json("audit", "show", *shipped, "--recipient", ANNA)) == 2
     assert first in one.run("explain", "--id", first, *shipped, code=None).stdout
     assert len(one.run("audit", "export", *shipped).stdout.splitlines()) == 3
+    assert one.json("report", *shipped, "--since", "2026-01-01")["decisions"] == 3
+    replayed = one.json("audit", "replay", "--rulebook", "fr", *shipped)
+    assert replayed["decisions"] == 3
     report = one.json("audit", "verify", *shipped)
     assert {each["folder"] for each in report["relays"]} == {one.id, two.id}
 
@@ -149,3 +152,26 @@ def test_what_is_killed_has_lost_nothing(
         raw = whole[path.name]
         assert path.read_bytes() == raw[: raw.rfind(b"\n") + 1]
     assert {path.name for path in segments(folder)} == whole.keys()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_whoever_is_told_to_end_ships_what_is_there_first(
+    relays: tuple[Relay, Relay], central: Path, number: signal.Signals
+) -> None:
+    one, _ = relays
+    one.decide(ANNA)
+    arguments = ["audit", "ship", str(central), "--follow", "--every", "3600"]
+    with subprocess.Popen(
+        [*COMMAND, *arguments, "--config", str(one.config_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as shipping:
+        wait_for(lambda: any(central.glob("*/anchors.ndjson")), "something to be shipped")
+        one.decide(PAUL)
+        shipping.send_signal(number)
+        told, error = shipping.communicate(timeout=20)
+    assert (shipping.returncode, error) == (0, "")
+    assert "shipped" in told
+    shipped = {path.name: path.read_bytes() for path in segments(central / one.id)}
+    assert shipped == {path.name: path.read_bytes() for path in segments(one.audit)}

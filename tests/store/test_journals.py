@@ -3,11 +3,14 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from smtpproxy.access import Access
+from smtpproxy.config import load
 from smtpproxy.policy.model import Action, Reason
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_journals
@@ -15,8 +18,11 @@ from smtpproxy.store.journals import Indexed, Outstanding, SharedJournals, Wante
 from smtpproxy.store.postgres import target
 from smtpproxy.store.postgres.connection import Lease
 from smtpproxy.store.postgres.migrations import migrate
+from smtpproxy.web.api.elsewhere import elsewhere
 from tests.kit import postgres
 from tests.kit.parts import needs
+from tests.kit.relay import relay_config
+from tests.kit.toml import to_toml
 from tests.store.conftest import Database, OnPostgresql
 from tests.store.contract import ANNA, DAY, T0
 
@@ -88,9 +94,28 @@ async def test_rows_are_found_by_what_is_asked(journals: SharedJournals) -> None
     assert await found(stream="news", reason=Reason.CONSENT_MISSING) == [2]
     assert await found(verdict=Action.ALLOW, since=T0 + 3 * DAY) == [4, 3]
     assert await found(until=T0 + 2 * DAY) == [1]
-    (theirs,) = await journals.find(Wanted(), 10, but=ONE)
+    await journals.add(TWO, [row(5, relay=TWO, brand="other")], {0: 5})
+    assert await found(brands=frozenset({"shop"})) == [4, 3, 2, 1]
+    (newest,) = await journals.find(Wanted(brands=frozenset({"shop"})), 1)
+    assert newest.line == 4, "the limit counts rows of that brand"
+    (theirs,) = await journals.find(Wanted(brands=frozenset({"shop"})), 10, but=ONE)
     assert (theirs.relay, theirs.host, theirs.canonical) == (TWO, "bb.example", None)
     assert len(await journals.find(Wanted(), 2)) == 2
+
+
+async def test_a_token_of_one_brand_gets_as_many_as_it_asks_for(
+    database: Database, journals: SharedJournals, tmp_path: Path
+) -> None:
+    """However many newer ones there are of brands that it does not see."""
+    await journals.tell(TWO, "mx2.example", T0)
+    others = [row(line, relay=TWO, brand="other") for line in (2, 3)]
+    await journals.add(TWO, [row(1, relay=TWO), *others], {0: 3})
+    path = tmp_path / "smtpproxy.toml"
+    path.write_text(to_toml(relay_config(tmp_path, "127.0.0.1:9")))
+    settings = replace(load(path), store=database.settings())
+    access = Access("shop", frozenset({"shop"}), settings)
+    (found,) = await elsewhere(settings, access, Wanted(recipients=(ANNA,)), 1)
+    assert found.row == 1
 
 
 async def test_an_erasure_is_outstanding_until_each_relay_has_done_it(

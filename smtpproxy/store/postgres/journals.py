@@ -105,6 +105,7 @@ class PostgresJournals(Counts):
             "id >= ?": wanted.id,
             "id < ?": None if wanted.id is None else f"{wanted.id}\uffff",
             "person = ANY (?)": [key(one) for one in wanted.recipients] or None,
+            "brand = ANY (?)": list(wanted.brands) or None,
             "stream = ?": wanted.stream,
             "verdict = ?": None if wanted.verdict is None else str(wanted.verdict),
             "reason = ?": None if wanted.reason is None else str(wanted.reason),

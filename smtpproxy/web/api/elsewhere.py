@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from smtpproxy.access import Access
 from smtpproxy.policy.model import Action, Reason
@@ -38,7 +39,7 @@ async def elsewhere(
         return ()
     try:
         own = known_relay_id(settings.server.state_dir) or ""
-        rows = await index.find(wanted, limit, but=own)
+        rows = await index.find(replace(wanted, brands=access.brands), limit, but=own)
     finally:
         index.close()
     return [
@@ -47,5 +48,4 @@ async def elsewhere(
             *(one.observed, one.host, one.file, one.line),
         )
         for one in rows
-        if access.sees_brand(one.brand)
     ]

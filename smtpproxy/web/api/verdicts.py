@@ -308,7 +308,7 @@ class Verdicts:
 
         others: Sequence[DecisionElsewhere] = ()
         if recipient is not None and before is None:
-            wanted = Wanted(None, (recipient,), asked.stream, since=since, until=until)
+            wanted = Wanted(recipients=(recipient,), stream=asked.stream, since=since, until=until)
             others = await elsewhere(self._settings, call.access, wanted, asked.limit)
         async with self._reading:
             try:
