@@ -290,14 +290,10 @@ class DelegatedTransaction(Transaction):
 
         Whether the MTA takes it in the end is not heard here: that errs on the side of too little.
         """
-        counted = self._counted
-        if address in counted:
-            return verdict
         if (yield from self._count(self._choice.candidates[0], [address], [verdict])):
             (verdict,) = self._evaluation.judge_at_rcpt([address], self._services.now())
             if verdict.action is not Action.ALLOW:
-                yield from self._not_mailed()
-        self._counted |= counted
+                yield from self._not_mailed([address])
         return verdict
 
     def _meanwhile(self, asked: Recipient, before: Verdict) -> Steps[Verdict]:

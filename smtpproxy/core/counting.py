@@ -26,7 +26,7 @@ class CountedTransaction(RecordedTransaction):
     def _count(
         self, stream: Stream, addresses: Sequence[str], verdicts: Sequence[Verdict]
     ) -> Steps[bool]:
-        """Count the message for those who may get it; tell whether verdicts depend on that.
+        """Count the message, once for each who may get it; tell whether verdicts depend on that.
 
         From now on the facts hold what was counted before it, by any worker.
         """
@@ -36,7 +36,7 @@ class CountedTransaction(RecordedTransaction):
         observed = stream.mode is Mode.OBSERVE
         pairs = zip(addresses, verdicts, strict=True)
         mailed = frozenset(a for a, v in pairs if observed or v.action is Action.ALLOW)
-        mailed = mailed if all_count else mailed & limited
+        mailed = (mailed if all_count else mailed & limited) - self._counted
         if not mailed:
             return False
         count = CountMailing(self.id, stream, mailed, self._services.now())
@@ -49,7 +49,7 @@ class CountedTransaction(RecordedTransaction):
             return False
         finally:
             self._account("store")
-        self._counted = mailed
+        self._counted |= mailed
         if not (stream.counts_mailings or mailed & limited):
             return False
         self._evaluation.learn_mailings(before)

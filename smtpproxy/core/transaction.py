@@ -268,12 +268,10 @@ class Transaction(CountedTransaction):
         now = self._services.now()  # the facts may be newer than the verdicts, though read before
         anew = self._evaluation.judge_anew(stream, addresses, self._features, now)
         before = decision.recipients
-        verdicts = tuple(
-            [
-                new if old.action is Action.ALLOW else old
-                for old, new in zip(before, anew, strict=True)
-            ]
-        )
+        verdicts = _refused_by_either(before, anew)
+        if (yield from self._count(stream, addresses, verdicts)):  # wishes that were not known
+            anew = self._evaluation.judge_anew(stream, addresses, self._features, now)
+            verdicts = _refused_by_either(before, anew)
         if all(map(stands, before, verdicts)):
             return None
         message = decision.message
@@ -365,6 +363,10 @@ class Transaction(CountedTransaction):
     def canonical(self, path: str) -> str:
         """The address by which a recipient is known. Raises AddressError."""
         return canonical(path if "@" in path else f"{path}@{self._services.hostname}")
+
+
+def _refused_by_either(before: Sequence[Verdict], anew: Sequence[Verdict]) -> tuple[Verdict, ...]:
+    return tuple([new if _is_allowed(old) else old for old, new in zip(before, anew, strict=True)])
 
 
 def _is_allowed(verdict: Verdict) -> bool:

@@ -23,8 +23,10 @@ from smtpproxy.policy.model import (
     Contact,
     Evidence,
     Facts,
+    Frequency,
     Lookups,
     Origin,
+    Preference,
     RecipientFacts,
     Source,
     Stream,
@@ -400,11 +402,14 @@ def _facts(world: World | Past, name: str) -> RecipientFacts:
     suppressions = [Suppression(scope, Origin.COMPLAINT, now) for scope in sorted(person.scopes)]
     if person.erased:
         suppressions.append(Suppression("marketing", Origin.ERASURE, now))
+    wished_at = person.wished_at
+    wishes = (Preference("offers", Frequency.WEEKLY, wished_at),) if wished_at else ()
     return RecipientFacts(
         tuple(suppressions),
         Contact(
             name, audience=Audience.CONSUMER, source=Source.DIRECT,
             collected_at=now, informed_at=now, optout_offered=True, acts=tuple(acts),
+            preferences=wishes,
         ),
     )  # fmt: skip
 

@@ -36,6 +36,7 @@ class Person:
     consents: bool = True
     scopes: set[str] = field(default_factory=set)  # of suppressions
     erased: bool = False
+    wished_at: datetime | None = None  # for mail once a week
 
     def forbids(self, stream: str) -> bool:
         """Whether mail on a stream is forbidden; written from design.md section 4 alone."""
