@@ -104,15 +104,18 @@ def _by_words(said: str, status: str, code: str) -> Class | None:
         return Class.DEAD if (code or status[:1]) == "5" and not later else Class.TRANSIENT
     if later:
         return Class.TRANSIENT
+    if words.MESSAGE.search(said):
+        return Class.BLOCKED
     if words.REFUSAL.search(said):
-        return Class.BLOCKED if status.startswith("5.7.") else Class.UNKNOWN
+        by_status = _by_status(status)
+        return by_status if by_status in (Class.BLOCKED, Class.FULL) else Class.UNKNOWN
     return None
 
 
 def _by_status(status: str) -> Class:
     if status in _DEAD_STATUS:
         return Class.DEAD
-    if status.startswith(("4.", "5.4.")):
+    if status.startswith(("4.", "5.4.")) or status in ("5.3.1", "5.3.2"):
         return Class.FULL if status == "4.2.2" else Class.TRANSIENT
     if status == "5.2.2":
         return Class.FULL

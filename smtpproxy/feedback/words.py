@@ -65,7 +65,8 @@ SENDER = _any(
     r"\breverse (?:dns|lookup|hostname|mapping)|\bptr\b|\bhelo\b|\behlo\b",
     r"\b(?:envelope|from|return|reverse|originator) (?:address|path|sender)\b",
     r"\bsender's (?:domain|address)|\bcall(?:back|out)\b|\bin reply to mail from",
-    r"\bfrom domain\b|\bfrom: (?:address|header)",
+    r"\bfrom domain\b|\bfrom: (?:address|header)|\bmail ?from (?:\w{1,12} )?(?:mismatch|fail)",
+    r"\bsender (?:e-?mail )?is not\b|\bdns:(?:b\d|nr)\b",  # AOL: no reverse name
     r"\byour (?:host|ip|server|domain|mail server|network|provider|isp|hostname|smtp)\b",
 )
 
@@ -78,6 +79,7 @@ SPAM = _any(
     r"|\bpbl\b",
     r"barracuda|sorbs\b|reputation|phish|suspicious|content (?:reject|filter|scan|restrict)",
     r"classified as|profile the internet community|unwanted|advertis",
+    r"\bc?bl\b|\bduh?l\b|deny ?ip\b|\b(?:rtr|rly|hvu|con):(?!ge\b)[a-z]{1,2}\d?\b",  # AOL's, too
     r"垃圾|迷惑メール|спам|스팸",
 )
 
@@ -104,6 +106,9 @@ FULL = _any(
     r"|messages)\w? (?:on|in|stored)",
     r"full mailbox|mailbox (?:is |currently )?(?:full|over)|zuviele mails|zu viele (?:mails"
     r"|nachrichten)",
+    r"\b(?:space|storage)\b[^.;]{0,20}(?:not enough|insufficient|exhausted|exceeded)"
+    r"|exhausted[^.;]{0,30}\b(?:space|storage)\b|(?:mail ?box|inbox|account)[^.;]{0,20}\bcapacity",
+    r"\bmbox (?:is )?full|speicher\w{0,8} [^.;]{0,20}(?:überschritten|voll|erschöpft)|saturée?\b",
     r"has too many messages|too many (?:messages|mails) (?:in|on)|over (?:the|its|his"
     r"|their) (?:\w{1,10} )?(?:storage|size|limit)",
     r"переполнен|邮箱已满|信箱已满|容量|いっぱい|超過|용량|가득"
@@ -137,6 +142,8 @@ POLICY = _any(
     r"too many (?:invalid|unknown|bad) |you (?:have|are) (?:been )?(?:blocked|not allowed|listed)",
     r"without (?:to|from|date|subject)|missing header|header (?:is )?(?:missing|error)|bare lf"
     r"|\bmime\b|8-?bit|\bsmtputf8\b",
+    r"\baup#|\b(?:rp|sc|dy|ou)-00\d\b|\bforgery\b|\bno permit\b|\bauth failed|not a gateway"
+    r"|bounced by administrator|invalid data\b|refused to (?:receive|accept)",
 )
 
 DEAD = _any(
@@ -227,7 +234,8 @@ NOT_FOR_GOOD = _any(
 TRANSIENT = _any(
     r"\b(?:server|local|mailer|write|system|internal|processing) (?:config )?error"
     r"|error (?:reading|writing|while|in)\b",
-    r"\binterrupted|misconfigured|command (?:failed|died|output)|procmail|maildrop\b|pipe to"
+    r"no space left on"
+    r"|\binterrupted|misconfigured|command (?:failed|died|output)|procmail|maildrop\b|pipe to"
     r"|transaction failed",
     r"frequency limit|lookup fail|resolve route|find a gateway|after \d{1,4} tries",
     r"not been collected|\bin queue\b|queue period",
@@ -251,6 +259,17 @@ TRANSIENT = _any(
     r"malformed (?:or unexpected )?name server|name service error|mail server (?:down|error)"
     r"|has not yet been",
 )
+
+MESSAGE = _any(
+    r"\b(?:messages?|mail|e-?mail|data|content|delivery|submission|access)"
+    r"(?: (?!address|recipient|user|account|mail ?box|for\b|to\b)[\w.-]{1,40}){0,3}"
+    r" (?:refused|rejected|denied|blocked|not (?:accepted|allowed|permitted|wanted))",
+    r"\b(?:do|does|will|can) ?(?:not|n't) accept (?:this|the|your|such) (?:\w{1,12} )?"
+    r"(?:message|e-?mail|mail)",
+    r"message a été refusé|(?:nachricht|mail|zugriff) (?:\w{1,12} )?(?:abgelehnt|verweigert)"
+    r"|(?:mensaje|correo|acceso) (?:\w{1,12} )?(?:rechazado|denegado)",
+)
+"""What says that it is the message, or the client, which is not wanted."""
 
 REFUSAL = _any(
     r"mail rejet|system has detected",

@@ -3,9 +3,49 @@
 import pytest
 
 from smtpproxy.feedback import Kind, read_report
+from smtpproxy.feedback.classes import classify
 from tests.feedback.samples import plain
 
 JEANNE = "jeanne@people.example"
+
+# What is refused without a word on whether somebody has the address.
+REFUSALS = {
+    "blocked": [
+        "554 Message refused",
+        "550 Requested action not taken: mail IsCNAPF76kMDARUY.56621S2 is rejected,mx3,BM",
+        "553 Mail data refused by AISP, rule [169648].",
+        "550 Access denied",
+        "550 5.1.1 mail rejected",
+        "554 5.6.0 rejected, id=1",
+        "550 5.0.0 <x@y.example>... No permit",
+        "554 (DNS:NR) no name",
+        "550 AUP#1260",
+        "550 SC-001 (X) see the link",
+        "553 Possible forgery or deactivated due to abuse (#5.1.1)",
+        "553 User refused to receive this mail.",
+        "501 x@y.example Sender email is not in my domain",
+        "550 Verify mailfrom failed,blocked",
+        "550 Votre message a été refusé",
+        "550 Nachricht abgelehnt",
+    ],
+    "spam": ["554- (RTR:BL)", "554 5.7.1 (HVU:B1) see the link", "554 in CBL"],
+    "full": [
+        "552 space not enough",
+        "422 User has exhausted allowed storage space",
+        "550 mailbox at capacity",
+        "552 5.2.2 rejected",
+        "550 boite saturée",
+        "550 Speicherplatz überschritten",
+    ],
+    "transient": [
+        "421 (DYN:T1) try again later",
+        "554 5.3.1",
+        "550 no space left on device",
+        "450 message refused, try later",
+    ],
+    "unknown": ["550 <x@y.example> recipient rejected", "550 mail to x@y.example refused"],
+    "dead": ["550 message rejected: user unknown", "550 Mail refused: no such user here"],
+}
 
 # The forms that have no fields, each as its MTA writes it: text, and what is understood.
 SHAPES = {
@@ -179,6 +219,15 @@ def test_a_bounce_without_fields_is_read_by_its_text(name: str) -> None:
     report = read_report(plain(text))
     assert report.kind is Kind.DSN
     assert [(event.address, event.event_class) for event in report.events] == expected
+
+
+@pytest.mark.parametrize(
+    ("expected", "said"), [(kind, said) for kind, texts in REFUSALS.items() for said in texts]
+)
+def test_a_refusal_of_the_message_is_nobody_s_fault_who_was_mailed(
+    expected: str, said: str
+) -> None:
+    assert classify("5.0.0", said) == expected
 
 
 def test_a_sender_that_a_command_names_is_no_recipient() -> None:
