@@ -24,7 +24,7 @@ class Told(Struct, frozen=True):
 
     host: str
     keys: dict[str, dict[int, str]]
-    streams: dict[str, str] = field(default_factory=dict)  # by name: class, purpose, brand
+    streams: dict[str, str] = field(default_factory=dict)  # by name: what each is
     brands: tuple[str, ...] = ()
 
 

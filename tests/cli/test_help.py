@@ -10,7 +10,9 @@ from click.testing import CliRunner
 
 from smtpproxy.cli import COMMANDS, main
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "commands.md").read_text("utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+DOCUMENT = (DOCS / "commands.md").read_text("utf-8")
+CONTRACT = re.search(r"^Commands: `([^`]+)`", (DOCS / "design.md").read_text("utf-8"), re.M)
 
 
 def walk(
@@ -54,6 +56,16 @@ def test_every_command_is_listed() -> None:
     assert result.exit_code == 0
     listed = re.findall(r"^  (\w+)  ", result.stdout.partition("Commands:")[2], re.M)
     assert listed == list(COMMANDS)
+
+
+def test_the_contract_names_every_command_and_no_other() -> None:
+    assert CONTRACT
+    named = set()
+    for name, _, under in re.findall(
+        r"(\w+)( \[[^]]*\])?(?: \(([\w|]+)\))?(?: \| |$)", CONTRACT[1][10:]
+    ):
+        named |= {f"{name} {one}" for one in under.split("|")} if under else {name}
+    assert named == set(COMMANDS_OF_HELP)
 
 
 def test_no_description_of_a_command_is_cut() -> None:
