@@ -42,18 +42,21 @@ def newest_rows(folder: Path) -> dict[int, int]:
 
 
 def unread(folder: Path, read: Mapping[int, int]) -> Iterator[tuple[int, Iterator[Row]]]:
-    """Yield each slot that has rows after `read`, the last row of each that was read, and these.
+    """Yield each slot that has rows after `read`, and these. Raises OSError."""
+    for slot, files, after in _with_more(folder, read):
+        yield slot, _rows(_from(files, after), after)
 
-    Raises OSError.
-    """
+
+def _with_more(
+    folder: Path, read: Mapping[int, int]
+) -> Iterator[tuple[int, Sequence[Segment], int]]:
+    """Yield each slot that has rows after `read`, its files, and after which row to go on."""
     for slot, files in segments(folder).items():
         last = last_line(files)
         after = read.get(slot, 0)
         if last is None or last.head.n == after:
             continue
-        if last.head.n < after:  # another journal than the one that was read
-            after = 0
-        yield slot, _rows(_from(files, after), after)
+        yield slot, files, after if last.head.n > after else 0  # another journal than was read
 
 
 class Tail:
@@ -72,13 +75,7 @@ class Tail:
 
         Who does not read on from there `moves` nothing.
         """
-        for slot, files in segments(self._folder).items():
-            last = last_line(files)
-            after = read.get(slot, 0)
-            if last is None or last.head.n == after:
-                continue
-            if last.head.n < after:  # another journal than the one that was read
-                after = 0
+        for slot, files, after in _with_more(self._folder, read):
             yield slot, self._of_slot(slot, files, after, moves)
 
     def backlog(self, read: Mapping[int, int]) -> tuple[int, datetime | None]:
