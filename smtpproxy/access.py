@@ -123,7 +123,7 @@ class Access:
         """Raises OthersConcerned where what is said bears on others' mail."""
         if self.everything:
             return
-        told = [name for name in _OF_ALL if name in given]
+        told = [name for name in _OF_ALL if name in given or (name == "tags" and contact.tags)]
         told += [name for name in MARKS if getattr(contact, name) is not None]
         if told:
             self.refuse(", ".join(told))

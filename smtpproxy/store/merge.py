@@ -87,8 +87,11 @@ def merge(known: Known | None, update: ContactUpdate) -> Merged:
     older = _no_newer(update.as_of, known.as_of)
     ways, behind = _with_collections(known, update)
     acts = joined_items(profile.acts, told.acts)
+    contact = before if older else profile
+    if "tags" not in update.given and (tags := _restrictions(known, update)):
+        contact = replace(contact, tags=contact.tags | tags)
     contact = _with_history(
-        _with_marks(before if older else profile, told),
+        _with_marks(contact, told),
         joined_items(profile.purchases, told.purchases),
         acts,
     )
@@ -113,11 +116,17 @@ def refusals(update: ContactUpdate) -> ContactUpdate | None:
     None when it says nothing of the kind.
     """
     told = update.contact
-    acts = tuple(act for act in told.acts if act.withdrawal)
-    if not acts and told.profiling_objected_at is None:
+    contact = Contact(
+        told.address,
+        tags=restricting(told.tags, update.restricted_tags),
+        acts=tuple(act for act in told.acts if act.withdrawal),
+        profiling_objected_at=told.profiling_objected_at,
+        preferences=tuple(one for one in told.preferences if one.frequency is not Frequency.ALL),
+    )
+    if contact == Contact(told.address):
         return None
-    contact = Contact(told.address, acts=acts, profiling_objected_at=told.profiling_objected_at)
-    return ContactUpdate(contact, frozenset(), update.as_of)
+    tags = update.restricted_tags
+    return ContactUpdate(contact, frozenset(), update.as_of, restricted_tags=tags)
 
 
 def _with_collections(known: Known, update: ContactUpdate) -> tuple[tuple[Collection, ...], bool]:
@@ -140,6 +149,13 @@ def _with_collections(known: Known, update: ContactUpdate) -> tuple[tuple[Collec
         ways, differs = joined(ways, way, COLLECTED_FIELDS, frozen=frozen)
         behind |= differs
     return (replace(ways[0], as_of=None), *ways[1:]), behind
+
+
+def _restrictions(known: Known, update: ContactUpdate) -> frozenset[str]:
+    """Return the tags that a source adds which says nothing else of tags, unless it is older."""
+    if update.as_of is not None and known.as_of is not None and update.as_of < known.as_of:
+        return frozenset()
+    return restricting(update.contact.tags, update.restricted_tags) - known.contact.tags
 
 
 def _no_newer(update: datetime | None, stored: datetime | None) -> bool:

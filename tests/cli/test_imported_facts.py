@@ -122,3 +122,45 @@ def test_what_was_said_can_be_put_right(stored: Stored) -> None:
 
 def test_a_notice_without_a_time_is_rejected(stored: Stored) -> None:
     assert "informed_at: true says no time" in imported(stored, code=1, informed_at=True)
+
+
+AGREED = {"purpose": "offers", "given_at": "2024-01-01T00:00:00Z", "method": "signed_form"}
+NO_AT = "2025-01-01T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("refused", "reason"),
+    [
+        ({"tags": ["vip", "Restricted"]}, "contact_restricted"),
+        ({"consents": [{"withdrawn_at": NO_AT}]}, "consent_withdrawn"),
+    ],
+)
+def test_a_restriction_or_a_withdrawal_from_nothing_named_holds_in_a_rejected_line(
+    stored: Stored, refused: dict[str, Any], reason: str
+) -> None:
+    agreed = AGREED | {"evidence": {"wording": "Yes"}}
+    assert imported(stored, source="direct", tags=["vip", "staff"], consents=[agreed]) == ""
+    people = stored.file("list", f"{ANNA}\n")
+    assert imported(stored, code=1, source="unheard of", **refused)
+    found = stored.json("scrub", people, "--stream", "offers", code=1)
+    assert found["by_reason"] == {reason: 1}
+    contact = stored.json("contact", "show", ANNA)
+    assert {"vip", "staff"} <= set(contact["tags"])
+    assert contact["source"] == "direct"
+
+
+def test_a_wish_for_less_mail_holds_in_a_rejected_line(stored: Stored) -> None:
+    wish = {"purpose": "offers", "frequency": "monthly", "at": NO_AT}
+    wishes = [wish, {"purpose": "news", "frequency": "all", "at": NO_AT}]
+    assert imported(stored, code=1, source="unheard of", tags=["vip"], preferences=wishes)
+    contact = stored.json("contact", "show", ANNA)
+    assert [(one["purpose"], one["frequency"]) for one in contact["preferences"]] == [
+        ("offers", "monthly")
+    ]
+    assert not contact.get("tags")
+
+
+def test_a_rejected_line_that_refuses_nothing_is_nobody(stored: Stored) -> None:
+    wish = {"purpose": "news", "frequency": "all", "at": NO_AT}
+    assert imported(stored, code=1, source="unheard of", tags=["vip"], preferences=[wish])
+    stored.run("contact", "show", ANNA, code=1)

@@ -11,6 +11,7 @@ from typing import Any
 from smtpproxy.store.exchange.consent_columns import EVIDENCE, ConsentReader, may_be_a_date
 from smtpproxy.store.exchange.contact_record import convert_contact
 from smtpproxy.store.exchange.layouts import Layout, Wanted, known_columns, recognised
+from smtpproxy.store.exchange.legible import EVERY_PURPOSE, agreed, words_in
 from smtpproxy.store.exchange.lines import (
     ILLEGIBLE,
     Contents,
@@ -112,7 +113,7 @@ def _refusal(
     as_of: datetime,
 ) -> ContactUpdate | None:
     """Return what a row that is rejected refuses, where all its readings say so."""
-    found: dict[frozenset[object], ContactUpdate | None] = {}
+    found: list[ContactUpdate | None] = []
     width = len(header.columns)
     for cells in readings(row, width, header.delimiter, free):
         try:
@@ -122,17 +123,8 @@ def _refusal(
                 reader.update(cells, as_of)  # else that is not how it is meant
         except ValueError:
             continue
-        refused = reader.refusal(cells, as_of)
-        found[_refused(refused)] = refused
-    return next(iter(found.values())) if len(found) == 1 else None
-
-
-def _refused(update: ContactUpdate | None) -> frozenset[object]:
-    if update is None:
-        return frozenset()
-    contact = update.contact
-    acts = ((act.purpose, act.brand) for act in contact.acts)
-    return frozenset({contact.address, contact.profiling_objected_at is not None, *acts})
+        found.append(reader.refusal(cells, as_of))
+    return agreed(found)
 
 
 def check_constants(constants: MappingOf[str, str], as_of: datetime) -> None:
@@ -227,17 +219,19 @@ class _Reader:
     def refusal(self, cells: Sequence[str], as_of: datetime) -> ContactUpdate | None:
         """What a row that is rejected refuses all the same; None: nothing, or nobody's."""
         refused = [one for reader in self._consents if (one := reader.refusal(cells, as_of))]
+        if not self._consents and (at := self._no("consent_withdrawn_at", cells, as_of)):
+            purpose = next(iter(words_in([self._legible("consent_purpose", cells)])), EVERY_PURPOSE)
+            refused = [{"purpose": purpose, "withdrawn_at": at}]
+        said: dict[str, Any] = {
+            "consents": refused,
+            "profiling_objected_at": self._no("profiling_objected_at", cells, as_of),
+            "tags": words_in(self._legible("tags", cells)),
+        }
+        if not any(said.values()):
+            return None
+        said |= {name: self._legible(name, cells) for name in ("address", "brand")}
         try:
-            if not self._consents and (at := self._no("consent_withdrawn_at", cells, as_of)):
-                refused = [{"purpose": self._text("consent_purpose", cells), "withdrawn_at": at}]
-            objected = self._no("profiling_objected_at", cells, as_of)
-            if not refused and objected is None:
-                return None
-            named = {name: self._text(name, cells) for name in ("address", "brand")}
-            said = {name: text for name, text in named.items() if text}
-            if objected is not None:
-                said["profiling_objected_at"] = objected
-            return convert_contact({**said, "consents": refused}, as_of)
+            return convert_contact({name: one for name, one in said.items() if one}, as_of)
         except ValueError:
             return None
 
@@ -252,12 +246,16 @@ class _Reader:
             return as_of if may_be_a_date(cells[places[0]]) else None
         return at
 
-    def _text(self, name: str, cells: Sequence[str]) -> Any:
-        """What the row, or else a constant, says. Raises ValueError."""
-        for place, cell in self._places:
-            if cell.name == name and (value := cell.value(cells[place])) is not None:
-                return value
-        return next((cell.value(text) for text, cell in self._constants if cell.name == name), None)
+    def _legible(self, name: str, cells: Sequence[str]) -> Any:
+        """What the row, or else a constant, says; None: nothing that can be read."""
+        with suppress(ValueError):
+            for place, cell in self._places:
+                if cell.name == name and (value := cell.value(cells[place])) is not None:
+                    return value
+            for text, cell in self._constants:
+                if cell.name == name:
+                    return cell.value(text)
+        return None
 
     def in_columns(self, fault: str) -> str:
         """Return a fault about a field of the NDJSON form in words of the CSV."""

@@ -6,8 +6,10 @@ from typing import Any
 
 import msgspec
 
+from smtpproxy.policy.model import Frequency
 from smtpproxy.store.exchange.consent_columns import may_be_a_date
 from smtpproxy.store.exchange.contact_record import Time, convert_contact, read_contact
+from smtpproxy.store.exchange.legible import EVERY_PURPOSE, words_in
 from smtpproxy.store.exchange.lines import (
     ILLEGIBLE,
     Contents,
@@ -18,7 +20,7 @@ from smtpproxy.store.exchange.lines import (
 )
 from smtpproxy.store.protocols import ContactUpdate
 
-_MOST = 1_000  # consents of a line, whose refusals are looked for
+_MOST = 1_000  # consents, tags or wishes of a line, among which refusals are looked for
 
 
 def read_ndjson(lines: Lines, as_of: datetime) -> Contents[ContactUpdate]:
@@ -46,8 +48,14 @@ def refusal_in(line: Line, as_of: datetime) -> ContactUpdate | None:
         return None
     if (at := _refused_at(told.get("profiling_objected_at"), as_of)) is not None:
         said["profiling_objected_at"] = at
-    said["consents"] = list(_withdrawals(told.get("consents"), said["address"], as_of))
-    if len(said["consents"]) + ("profiling_objected_at" in said) == 0:
+    tags = told.get("tags")
+    refused = {
+        "consents": list(_withdrawals(told.get("consents"), said["address"], as_of)),
+        "tags": words_in(tags[:_MOST] if isinstance(tags, list) else None),
+        "preferences": list(_wishes(told.get("preferences"), said["address"], as_of)),
+    }
+    said |= {name: found for name, found in refused.items() if found}
+    if said.keys() <= {"address", "brand"}:
         return None
     try:
         return convert_contact(said, as_of)
@@ -62,12 +70,31 @@ def _withdrawals(consents: object, address: str, as_of: datetime) -> Iterator[di
         at = _refused_at(one.get("withdrawn_at"), as_of)
         if at is None:
             continue
-        withdrawal = {"withdrawn_at": at, **_text(one, "purpose"), **_text(one, "brand")}
-        try:
-            convert_contact({"address": address, "consents": [withdrawal]}, as_of)
-        except ValueError:
+        withdrawal = {"withdrawn_at": at, **_text(one, "brand")}
+        withdrawal["purpose"] = next(iter(words_in([one.get("purpose")])), EVERY_PURPOSE)
+        if _can_be_read({"address": address, "consents": [withdrawal]}, as_of):
+            yield withdrawal
+
+
+def _wishes(preferences: object, address: str, as_of: datetime) -> Iterator[dict[str, Any]]:
+    """Yield the wishes for less mail; one for all of it is none."""
+    for one in preferences[:_MOST] if isinstance(preferences, list) else ():
+        if not isinstance(one, dict) or one.get("frequency") == Frequency.ALL:
             continue
-        yield withdrawal
+        at = _refused_at(one.get("at"), as_of)
+        wish = {name: one[name] for name in ("purpose", "frequency", "brand") if name in one}
+        if at is not None and _can_be_read(
+            {"address": address, "preferences": [wish | {"at": at}]}, as_of
+        ):
+            yield wish | {"at": at}
+
+
+def _can_be_read(fields: dict[str, Any], as_of: datetime) -> bool:
+    try:
+        convert_contact(fields, as_of)
+    except ValueError:
+        return False
+    return True
 
 
 def _text(told: dict[str, Any], name: str) -> dict[str, str]:

@@ -3,14 +3,23 @@
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from msgspec.structs import replace
 
-from smtpproxy.policy.model import Audience, Contact, Origin, collected, collections
+from smtpproxy.policy.model import (
+    Audience,
+    ConsentAct,
+    Contact,
+    Origin,
+    collected,
+    collections,
+)
 from smtpproxy.policy.rules.recipient import is_within
 from smtpproxy.settings import Settings
 from smtpproxy.store.collected import is_void
+from smtpproxy.store.exchange.legible import EVERY_PURPOSE
 from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected
 from smtpproxy.store.exchange.suppression_record import is_motive
 from smtpproxy.store.exchange.times import written_time
@@ -119,11 +128,28 @@ class ContactCheck:
 
     def _refusal(self, update: ContactUpdate | None) -> ContactUpdate | None:
         """Return what it takes back, as it may be stored; None: nothing, or it may not be."""
-        refused = None if update is None else refusals(update)
-        try:
-            return None if refused is None else self.update(refused)
-        except ValueError:
+        if update is None:
             return None
+        acts = tuple(self._from_what(update.contact.acts))
+        update = dataclasses.replace(
+            update,
+            contact=replace(update.contact, acts=acts),
+            restricted_tags=self._restricted_tags,
+        )
+        consents_alone = Contact(update.contact.address, acts=acts)
+        for told in (update, dataclasses.replace(update, contact=consents_alone)):
+            refused = refusals(told)
+            with suppress(ValueError):  # else it concerns others, by a token for some brands
+                return None if refused is None else self.update(refused)
+        return None
+
+    def _from_what(self, acts: Iterable[ConsentAct]) -> Iterator[ConsentAct]:
+        """Yield acts; a withdrawal that does not say from what is one from every purpose."""
+        for act in acts:
+            if act.purpose == EVERY_PURPOSE and act.withdrawal:
+                yield from (replace(act, purpose=one) for one in sorted(self._purposes))
+            else:
+                yield act
 
     def update(self, update: ContactUpdate) -> ContactUpdate:
         """Return the update as it may be stored. Raises ValueError."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from smtpproxy.store.exchange.legible import EVERY_PURPOSE
 from smtpproxy.store.exchange.lines import read_lines
 from smtpproxy.store.exchange.rows import read_header, read_rows
 from tests.store.exchange.importing import FILE_TIME, Importing
@@ -12,6 +13,7 @@ from tests.store.exchange.importing import FILE_TIME, Importing
 ANNA = "anna@people.example"
 AT = "2025-01-01T00:00:00Z"
 NO = {"purpose": "news", "withdrawn_at": AT}
+WISH = {"purpose": "news", "frequency": "weekly", "at": AT}
 
 
 def refused(importing: Importing, content: bytes, file_format: Any = "ndjson") -> set[str]:
@@ -23,9 +25,9 @@ def refused(importing: Importing, content: bytes, file_format: Any = "ndjson") -
         return set()
     contact = importing.contact(ANNA)
     assert done.refusals == 1
-    assert not contact.tags
     assert all(act.withdrawal for act in contact.acts)
-    told = {act.purpose for act in contact.acts}
+    told = {act.purpose for act in contact.acts} | set(contact.tags)
+    told |= {f"{wish.frequency} {wish.purpose}" for wish in contact.preferences}
     return told | ({"profiling"} if contact.profiling_objected_at else set())
 
 
@@ -34,7 +36,17 @@ def refused(importing: Importing, content: bytes, file_format: Any = "ndjson") -
     [
         ({"consents": [NO], "source": "unheard of"}, {"news"}),
         ({"consents": [NO, {"purpose": "offers", "given_at": "soon"}]}, {"news"}),
-        ({"consents": [NO, {"withdrawn_at": AT}, 7], "tags": 3}, {"news"}),
+        ({"consents": [NO, {"withdrawn_at": AT}, 7], "tags": 3}, {"news", EVERY_PURPOSE}),
+        ({"consents": [{"withdrawn_at": AT, "purpose": None}]}, {EVERY_PURPOSE}),
+        ({"consents": [{"withdrawn_at": AT, "purpose": "x" * 201}]}, {EVERY_PURPOSE}),
+        ({"tags": ["restricted", 3, "vip"]}, {"restricted", "vip"}),  # which restrict is not known
+        ({"preferences": [WISH], "source": "unheard of"}, {"weekly news"}),
+        (
+            {"preferences": [WISH, {**WISH, "purpose": "offers", "at": 1}]},
+            {"weekly news", "weekly offers"},
+        ),
+        ({"preferences": [{**WISH, "frequency": "all"}], "tags": 3}, set()),
+        ({"preferences": [{**WISH, "frequency": "never"}, {**WISH, "brand": 7}]}, set()),
         ({"consents": [{**NO, "withdrawn_at": "2025-02-31"}]}, {"news"}),
         ({"consents": [{**NO, "withdrawn_at": 1735689600}]}, {"news"}),
         ({"consents": [{**NO, "withdrawn_at": True}]}, {"news"}),
@@ -108,6 +120,32 @@ def test_of_a_row_that_says_two_things_only_what_all_its_readings_say(importing:
     header = "address,name,profiling_objected_at,city\n"
     row = "anna@people.example,Doe,2025-01-01,,Paris\n"
     assert refused(importing, (header + row).encode(), "csv") == set()
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "found"),
+    [
+        ("address,source,tags", f"{ANNA},unheard of,restricted|vip", {"restricted", "vip"}),
+        ("address,source,tags,name", f"{ANNA},unheard of,restricted,Doe,Anna", set()),  # or longer
+        ("address,source,name,tags", f"{ANNA},direct,Doe,Anna,restricted", set()),  # or a name
+        ("address,consent_withdrawn_at", f"{ANNA},2025-01-01", {EVERY_PURPOSE}),
+        (
+            "address,consent_purpose,consent_withdrawn_at",
+            f"{ANNA},#REF!,2025-01-01",
+            {EVERY_PURPOSE},
+        ),
+        ("address,consent_purpose,consent_withdrawn_at", f"{ANNA},,no", set()),
+        (
+            "address,tags,name,profiling_objected_at",
+            f"{ANNA},vip,Doe,Anna,2025-01-01",
+            {"profiling"},
+        ),
+    ],
+)
+def test_what_else_a_row_refuses(
+    importing: Importing, header: str, row: str, found: set[str]
+) -> None:
+    assert refused(importing, f"{header}\n{row}\n".encode(), "csv") == found
 
 
 def test_an_objection_to_profiling_in_a_row(importing: Importing) -> None:
