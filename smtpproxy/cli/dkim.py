@@ -28,7 +28,8 @@ from smtpproxy.mail.dkim import NAME, signed_names
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.policy.model import SignatureFinding, SignatureState
 from smtpproxy.relay.content import Body
-from smtpproxy.relay.dkim_verifying import Verifier
+from smtpproxy.relay.dkim_verifying import Verifier, record_of
+from smtpproxy.relay.dkimpy import Dkimpy, Verdict
 from smtpproxy.resolver import Answer, Resolver
 from smtpproxy.settings import DkimSettings, Settings
 from smtpproxy.settings.names import selector as read_selector
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 _LINE = re.compile(r"^\s*(\S+?)\.?\s+(?:\d+\s+)?(?:IN\s+)?TXT\s+(.+)$", re.IGNORECASE)
 _STRINGS = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_VALID = (Verdict.VALID, Verdict.PARTLY)
 
 Texts = Callable[[str], Awaitable[Answer]]
 
@@ -144,13 +146,12 @@ def record(
 def verify(settings: Settings, message: BinaryIO, records: tuple[Path, ...]) -> Result:
     """Check every DKIM signature of MESSAGE.eml (- for standard input).
 
-    Exits with 0 when at least one is valid and 1 when none is.
+    dkimpy checks each independently. Exits with 0 when at least one is valid for both of us, and
+    otherwise with 1.
     """
-    headers, body = _split(_on_the_wire(message.read()))
     known = _read_records(records) if records else None
-    found = asyncio.run(_check(settings, headers, body, known))
-    valid = any(each.state is SignatureState.VALID for each in found)
-    return Result(found, _signatures(found), 0 if valid else 1)
+    found = asyncio.run(_check(settings, _on_the_wire(message.read()), known))
+    return Result(found, _signatures(found), 0 if any(each.valid for each in found) else 1)
 
 
 def _signatures(found: "Sequence[_Checked]") -> Iterator[Part]:
@@ -158,9 +159,19 @@ def _signatures(found: "Sequence[_Checked]") -> Iterator[Part]:
         name = f"{each.domain} (selector {each.selector})" if each.domain else "a signature"
         covers = "" if each.covers_unsubscribe else "; does not cover both unsubscribe fields"
         detail = f": {each.detail}" if each.detail else ""
-        yield f"{name}: {each.state}{detail}{covers}"
+        yield f"{name}: {each.state}{detail}{covers}{_second(each)}"
     if not found:
         yield Aside("no DKIM signature")
+
+
+def _second(found: "_Checked") -> str:
+    """What dkimpy says, and whether it is the same."""
+    if found.dkimpy is None:
+        return ""
+    if found.dkimpy is Verdict.UNANSWERED:
+        return "; dkimpy gives no answer"
+    agrees = (found.state is SignatureState.VALID) is (found.dkimpy in _VALID)
+    return f"; dkimpy{'' if agrees else ' disagrees'}: {found.dkimpy}"
 
 
 def _names(domain: str, selector: str) -> tuple[str, str]:
@@ -209,6 +220,12 @@ class _Checked(Struct, frozen=True):
     state: SignatureState
     detail: str
     covers_unsubscribe: bool
+    dkimpy: Verdict | None = None  # it is not asked without a record to judge by
+
+    @property
+    def valid(self) -> bool:
+        """For the relay's own verifier, and for dkimpy."""
+        return self.state is SignatureState.VALID and self.dkimpy in _VALID
 
 
 def _on_the_wire(raw: bytes) -> bytes:
@@ -252,19 +269,28 @@ async def found_signatures(
 
 
 async def _check(
-    settings: Settings, headers: HeaderBlock, body: Body, records: Mapping[str, bytes] | None
+    settings: Settings, message: bytes, records: Mapping[str, bytes] | None
 ) -> list[_Checked]:
+    headers, body = _split(message)
     key = NAME.lower().encode()
     fields = headers.raw_fields((key,)).get(key, [])
+    ask, dkimpy = texts(settings, records), Dkimpy()
     with ThreadPoolExecutor(1) as threads:
-        verifier = Verifier(texts(settings, records), threads, time.time)
-        found = await verifier.check(headers, body, until_valid=False)
-    return [_checked(each, field) for each, field in zip(found, fields, strict=False)]
-
-
-def _checked(found: SignatureFinding, field: bytes) -> _Checked:
-    covers = set(UNSUBSCRIBE) <= signed_names(field)
-    return _Checked(found.domain, found.selector, found.state, found.detail, covers)
+        found = await Verifier(ask, threads, time.time).check(headers, body, until_valid=False)
+    checked = []
+    try:
+        for index, (each, field) in enumerate(zip(found, fields, strict=False)):
+            said, record = None, None
+            if each.domain:
+                record = await record_of(ask, _name(each.domain, each.selector))
+            if record is not None:
+                said = await dkimpy.verdict(message, index, each.domain, record)
+            covers = set(UNSUBSCRIBE) <= signed_names(field)
+            told = each.domain, each.selector, each.state, each.detail
+            checked.append(_Checked(*told, covers, said))
+    finally:
+        await dkimpy.close()
+    return checked
 
 
 def texts(settings: Settings, records: Mapping[str, bytes] | None) -> Texts:

@@ -5,6 +5,7 @@ suffixes of RFC 7489.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import (
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_public_key,
 )
 from msgspec import Struct
+from msgspec.structs import replace
 
 from smtpproxy.doctor.finding import Check, Finding, Lookup, Status
 from smtpproxy.mail.dkim import KeyRecord, TagError, read_record
@@ -26,7 +28,10 @@ from smtpproxy.mail.dmarc import (
     read_dmarc,
     tree,
 )
-from smtpproxy.relay.dkim_signing import GOOD_BITS, KeyFault, SigningKey, read_key
+from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.relay.content import Body
+from smtpproxy.relay.dkim_signing import GOOD_BITS, KeyFault, RingKey, SigningKey, read_key, sign
+from smtpproxy.relay.dkimpy import Dkimpy, Verdict
 from smtpproxy.resolver import DnsFailure
 from smtpproxy.settings import DkimSettings
 
@@ -109,6 +114,7 @@ class PublishedKey(Struct, frozen=True):
     fault: str = ""  # of the file
     texts: tuple[bytes, ...] = ()
     failure: str = ""  # of the DNS
+    dkimpy: Verdict | None = None  # on what the key signs, by what is published; None: not asked
 
     @property
     def name(self) -> str:
@@ -133,6 +139,19 @@ async def published(lookup: Lookup, settings: DkimSettings) -> PublishedKey:
     except DnsFailure as error:
         return PublishedKey(settings, key, fault, failure=str(error))
     return PublishedKey(settings, key, fault, texts)
+
+
+async def proved(dkimpy: Dkimpy, found: PublishedKey, now: datetime) -> PublishedKey:
+    """Let dkimpy check a message that the key signs here, as receivers would: by the record."""
+    if found.key is None or len(found.texts) != 1:
+        return found
+    domain, body = found.settings.domain, b"A test.\r\n"
+    head = f"From: <postmaster@{domain}>\r\nSubject: A test\r\n\r\n".encode()
+    content = Body(lambda: iter((body,)), len(body))
+    keys = [RingKey(found.settings, found.key)]
+    field = sign(keys, HeaderBlock(head), content, int(now.timestamp()))
+    verdict = await dkimpy.verdict(field + head + body, 0, domain, found.texts[0])
+    return replace(found, dkimpy=verdict)
 
 
 def judge_dkim(domain: str, keys: Sequence[PublishedKey]) -> list[Finding]:
@@ -164,13 +183,21 @@ def _judge_key(found: PublishedKey) -> tuple[Status, str, str]:
         return Status.FAIL, f"the record at {name} cannot be used: {error}", publish
     if record.key_type != key.record.key_type or not _same(record, key.record):
         return Status.FAIL, f"the record at {name} is of another key", publish
+    if found.dkimpy is Verdict.NOT_VALID:
+        text = f"by the record at {name} dkimpy finds what this key signs not valid"
+        return Status.FAIL, text, publish
+    if found.dkimpy is Verdict.UNANSWERED:
+        return Status.UNKNOWN, f"{name} matches, but dkimpy gives no answer", "ask again"
     if record.testing:
         return Status.WARN, f"the record at {name} says t=y: receivers may ignore it", "drop t=y"
     if key.record.key_type == "rsa" and key.bits < GOOD_BITS:
         text = f"{name} matches; the key has {key.bits} bits"
         return Status.WARN, text, f"make one of {GOOD_BITS}: smtpproxy dkim keygen"
     size = f"{key.bits} bits" if key.record.key_type == "rsa" else "256 bits"
-    return Status.PASS, f"{name} matches the key in use ({key.record.key_type}, {size})", ""
+    text = f"{name} matches the key in use ({key.record.key_type}, {size})"
+    if found.dkimpy is not None:
+        text += "; dkimpy verifies what it signs"
+    return Status.PASS, text, ""
 
 
 def _same(one: KeyRecord, other: KeyRecord) -> bool:

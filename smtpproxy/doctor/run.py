@@ -14,6 +14,7 @@ from smtpproxy.doctor.dmarc import (
     judge_dkim,
     judge_dmarc,
     organisation_of,
+    proved,
     published,
     signs,
 )
@@ -31,6 +32,7 @@ from smtpproxy.doctor.spf import NO_ADDRESSES, spf
 from smtpproxy.doctor.spf_record import IpAddress
 from smtpproxy.doctor.unsubscribe import own_token, unsubscribe
 from smtpproxy.policy.model import StreamClass, TrackingPixels
+from smtpproxy.relay.dkimpy import Dkimpy
 from smtpproxy.resolver import DnsFailure
 from smtpproxy.settings import Settings
 from smtpproxy.store import open_store
@@ -73,6 +75,7 @@ class Doctor:
         self._now = now
         self._timeout = timeout
         self._places = asyncio.Semaphore(AT_ONCE)
+        self._dkimpy = Dkimpy()
 
     async def examine(self, domains: Sequence[str], checks: Collection[Check]) -> Report:
         """Run the checks. `providers` alone runs the others too, and shows the list only."""
@@ -82,7 +85,10 @@ class Doctor:
         jobs = self._others(run, addresses)
         if run & OF_DOMAINS:
             jobs += [(Check.SPF, name, self._of_domain(name, addresses)) for name in domains]
-        found = await asyncio.gather(*(self._bounded(*job) for job in jobs))
+        try:
+            found = await asyncio.gather(*(self._bounded(*job) for job in jobs))
+        finally:
+            await self._dkimpy.close()
         findings = [each for one in found for each in one]
         if run & OF_DOMAINS and not domains:
             findings.append(_NO_DOMAINS)
@@ -147,6 +153,7 @@ class Doctor:
                 spf(self._lookup, domain, addresses), mx(self._lookup, domain)
             )
             records = await asyncio.gather(*(published(self._lookup, each) for each in own))
+            records = [await proved(self._dkimpy, each, self._now) for each in records]
             signed = judge_dkim(domain, records)
             try:
                 policy = await find_dmarc(self._lookup, domain)

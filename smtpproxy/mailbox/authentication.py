@@ -15,14 +15,13 @@ from smtpproxy.feedback import Action, FeedbackReport
 from smtpproxy.feedback.parts import on_the_wire, read_mail
 from smtpproxy.feedback.personal import writer
 from smtpproxy.feedback.proof import vouched
-from smtpproxy.mail.dkim import NAME, TagError, read_record, read_signature
+from smtpproxy.mail.dkim import NAME, TagError, read_signature
 from smtpproxy.mail.dmarc import all_aligned
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.policy.model import SignatureState
 from smtpproxy.relay.content import Body
-from smtpproxy.relay.dkim_verifying import Texts, Verifier
+from smtpproxy.relay.dkim_verifying import Texts, Verifier, record_of
 from smtpproxy.relay.dkimpy import Dkimpy
-from smtpproxy.resolver import DnsFailure
 
 _LONGEST = 15.0  # seconds for all signatures of a report; then it has none
 _ASKED = 2  # signatures that dkimpy looks at: who signs twice has an RSA and an Ed25519 key
@@ -101,27 +100,13 @@ class Authentication:
         """Return the domain of the first signature for the writer that dkimpy finds valid too."""
         domain = who.rpartition("@")[2]
         for each in [one for one in signed if all_aligned((domain,), (one.domain,))][:_ASKED]:
-            record = await self._record(each.record_name)
+            record = await record_of(self._texts, each.record_name)
             if record is not None and await self._dkimpy.is_valid(
                 wire, each.index, each.domain, record
             ):
                 return {each.domain}
             log.warning("dkimpy does not confirm a DKIM signature", domain=each.domain)
         return set()
-
-    async def _record(self, name: str) -> bytes | None:
-        """The first record that is a key, from the cache of the first look."""
-        try:
-            texts = (await self._texts(name)).texts
-        except DnsFailure:
-            return None
-        for text in texts:
-            try:
-                read_record(text)
-            except TagError:
-                continue
-            return text
-        return None
 
 
 def _suppresses(report: FeedbackReport) -> bool:

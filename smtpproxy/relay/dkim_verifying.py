@@ -4,6 +4,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from hashlib import sha256
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -149,6 +150,19 @@ def _by_records(
             return SignatureState.VALID, ""
         return SignatureState.BROKEN, "the header is not what was signed"
     return SignatureState.UNUSABLE, said
+
+
+async def record_of(texts: Texts, name: str) -> bytes | None:
+    """Return the record that a signature is judged by: the first that is a key, else the first."""
+    try:
+        found = (await texts(name)).texts[:_MOST_RECORDS]
+    except DnsFailure:
+        return None
+    for text in found:
+        with suppress(TagError):
+            read_record(text)
+            return text
+    return next(iter(found), None)
 
 
 def public_key(record: KeyRecord) -> "RSAPublicKey | Ed25519PublicKey":

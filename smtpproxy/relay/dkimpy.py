@@ -8,10 +8,12 @@ import asyncio
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from contextlib import suppress
+from enum import StrEnum
 
 import structlog
 
-from smtpproxy.relay.dkimpy_process import QUESTION, VALID
+from smtpproxy.relay import dkimpy_process
+from smtpproxy.relay.dkimpy_process import QUESTION
 
 _PROCESSES = 2
 _SECONDS = 2.0  # of a processor, for a signature
@@ -21,23 +23,43 @@ _LONGEST_RUN = 998  # octets of a line (RFC 5322 2.1.1), so of spaces
 log = structlog.get_logger(__name__)
 
 
+class Verdict(StrEnum):
+    """What dkimpy says of a signature. `PARTLY`: what follows in the body was not signed (`l=`)."""
+
+    VALID = "valid"
+    PARTLY = "valid for a part of the body"
+    NOT_VALID = "not valid"
+    UNANSWERED = "no answer"
+
+
+_ANSWERS = {
+    dkimpy_process.VALID: Verdict.VALID,
+    dkimpy_process.PARTLY: Verdict.PARTLY,
+    dkimpy_process.NOT_VALID: Verdict.NOT_VALID,
+}
+
+
 class Dkimpy:
     """A few processes that check signatures: started when needed, and kept until one has to be
     killed. Use it in one event loop, and close it there."""
 
     def __init__(self, seconds: float = _SECONDS) -> None:
-        """`seconds`: processor time for a signature; what needs more is not valid."""
+        """`seconds`: processor time for a signature; what needs more is not answered."""
         self._seconds = seconds
         self._idle: list[Process] = []
         self._free = asyncio.Semaphore(_PROCESSES)
 
     async def is_valid(self, message: bytes, index: int, domain: str, record: bytes) -> bool:
-        """Whether the signature with that index from the top is valid over the whole body.
+        """Whether that signature is valid over the whole body, as in `verdict`."""
+        return await self.verdict(message, index, domain, record) is Verdict.VALID
+
+    async def verdict(self, message: bytes, index: int, domain: str, record: bytes) -> Verdict:
+        """Return what is said of the signature with that index from the top.
 
         By `record`, the text of its key; the signature has to be of `domain`.
         """
         if b" " * (_LONGEST_RUN + 1) in message.replace(b"\t", b" "):
-            return False  # would cost a process its time, and the sender nothing
+            return Verdict.UNANSWERED  # would cost a process its time, and the sender nothing
         name = domain.encode()
         question = QUESTION.pack(index, len(name), len(record), len(message))
         async with self._free:
@@ -48,7 +70,7 @@ class Dkimpy:
             except (OSError, TimeoutError, asyncio.IncompleteReadError):
                 await _end(process)
                 log.warning("no answer from dkimpy", domain=domain, ended=process.returncode)
-                return False
+                return Verdict.UNANSWERED
             except BaseException:
                 await _end(process)
                 raise
@@ -73,12 +95,12 @@ class Dkimpy:
             await _end(self._idle.pop())
 
 
-async def _asked(process: Process, question: bytes) -> bool:
+async def _asked(process: Process, question: bytes) -> Verdict:
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(question)
     await process.stdin.drain()
-    return await process.stdout.readexactly(1) == VALID
+    return _ANSWERS[await process.stdout.readexactly(1)]
 
 
 async def _end(process: Process) -> None:

@@ -51,7 +51,10 @@ def test_a_new_key_is_private_and_its_record_is_what_verifiers_want(
         records = tmp_path / "records"
         records.write_text(done.output)
         found = _run("verify", str(message), "--record", str(records), config=_config(tmp_path))
-        assert (found.exit_code, found.output) == (0, "shop.example (selector s1): valid\n")
+        assert (found.exit_code, found.output) == (
+            0,
+            "shop.example (selector s1): valid; dkimpy: valid\n",
+        )
     again = _run("keygen", str(file), *names)
     assert again.exit_code == 1
     assert "never written over" in again.output
@@ -82,17 +85,41 @@ def test_verify_asks_the_dns_and_says_what_is_wrong_with_each(tmp_path: Path) ->
         config = _config(tmp_path, dns={"nameservers": [dns.address], "timeout": "500ms"})
         done = _run("verify", str(message), config=config)
         assert done.exit_code == 0
-        assert "valid; does not cover both unsubscribe fields\n" in done.output
-        assert done.output.endswith("(selector s1): valid\n")
+        assert "valid; does not cover both unsubscribe fields; dkimpy: valid\n" in done.output
+        assert done.output.endswith("(selector s1): valid; dkimpy: valid\n")
         message.write_bytes(raw.replace(b"are in", b"are out"))
         broken = _run("verify", str(message), "--json", config=config)
         assert broken.exit_code == 1
-        assert [each["state"] for each in json.loads(broken.output)] == ["broken", "broken"]
+        told = json.loads(broken.output)
+        assert [each["state"] for each in told] == ["broken", "broken"]
+        assert [each["dkimpy"] for each in told] == ["not valid", "not valid"]
         dns.fail(key.name, "servfail")
         message.write_bytes(raw)
         unknown = _run("verify", str(message), config=config)
         assert unknown.exit_code == 1
         assert "unknown: TXT s1._domainkey.shop.example" in unknown.output
+
+
+def test_a_signature_is_valid_only_if_dkimpy_says_so_too(tmp_path: Path) -> None:
+    key = KeyFile(tmp_path)
+    message, records = tmp_path / "message.eml", tmp_path / "records"
+    config = _config(tmp_path)
+    message.write_bytes(signed(marketing(), key, ALL))
+
+    def verify(record: str) -> Result:
+        records.write_text(f'{key.name}. IN TXT "{record}"\n')
+        return _run("verify", str(message), "--record", str(records), config=config)
+
+    # A key for no SHA-256, which dkimpy does not look at; and for mail and more, which it refuses.
+    for tag, said in (
+        ("h=sha1", "unusable: it does not take sha256; dkimpy disagrees: valid\n"),
+        ("s=email:other", "valid; dkimpy disagrees: not valid\n"),
+    ):
+        done = verify(str(key.record).replace("v=DKIM1;", f"v=DKIM1; {tag};"))
+        assert (done.exit_code, said in done.output) == (1, True), done.output
+    message.write_bytes(message.read_bytes() + b" " * 2000 + b"x\r\n")
+    done = verify(str(key.record))
+    assert (done.exit_code, "; dkimpy gives no answer" in done.output) == (1, True), done.output
 
 
 def test_a_message_without_signature(tmp_path: Path) -> None:

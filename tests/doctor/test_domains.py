@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from smtpproxy.doctor.dmarc import (
     judge_alignment,
     judge_dkim,
     judge_dmarc,
+    proved,
     published,
     signs,
 )
@@ -18,6 +20,7 @@ from smtpproxy.doctor.finding import Check, Finding, Lookup, Status
 from smtpproxy.doctor.hosts import mx, ptr
 from smtpproxy.doctor.spf import spf
 from smtpproxy.relay.dkim_signing import SigningKey, new_key
+from smtpproxy.relay.dkimpy import Dkimpy
 from smtpproxy.settings import DkimSettings
 from tests.kit.dns import NameServer
 
@@ -62,8 +65,12 @@ async def test_spf_without_addresses_is_not_known(lookup: Lookup) -> None:
 
 
 async def _dkim(lookup: Lookup, path: Path, domain: str = DOMAIN) -> Finding:
-    records = [await published(lookup, DkimSettings(domain, "s1", path))]
-    (found,) = judge_dkim(domain, records)
+    key = await published(lookup, DkimSettings(domain, "s1", path))
+    dkimpy = Dkimpy()
+    try:
+        (found,) = judge_dkim(domain, [await proved(dkimpy, key, datetime.now(UTC))])
+    finally:
+        await dkimpy.close()
     return found
 
 
@@ -71,12 +78,14 @@ async def test_a_published_key_is_compared_with_the_one_in_use(
     dns: NameServer, lookup: Lookup, key_file: tuple[Path, SigningKey]
 ) -> None:
     path, key = key_file
-    assert (await _dkim(lookup, path)).status == "pass"
+    found = await _dkim(lookup, path)
+    assert (found.status, "; dkimpy verifies what it signs" in found.text) == ("pass", True)
     name = "s1._domainkey.shop.example"
     for record, status, text in (
         (str(new_key("ed25519")[1].record), "fail", "of another key"),
         (str(new_key("rsa", 1024)[1].record), "fail", "of another key"),
         (f"{key.record}; t=y", "warn", "t=y"),
+        (f"{key.record}; s=email:other", "fail", "dkimpy finds what this key signs not valid"),
         ("v=DKIM1; k=ed25519; p=", "fail", "revoked"),
         ("nonsense", "fail", "cannot be used"),
     ):

@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import dkim
 import pytest
 
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.relay.content import Body
 from smtpproxy.relay.dkim_signing import Keyring, sign
-from smtpproxy.relay.dkimpy import Dkimpy
+from smtpproxy.relay.dkimpy import Dkimpy, Verdict
 from smtpproxy.settings import DkimSettings
 from tests.kit.dkim import KeyFile, signed
 
@@ -46,6 +47,17 @@ async def test_only_what_was_signed_by_that_domain_is_valid(
     assert not await is_valid(dkimpy, PLAIN, key)
     assert not await is_valid(dkimpy, b"\r\n \x00", key)
     assert await is_valid(dkimpy, message, key)
+
+
+async def test_a_signature_over_a_part_of_the_body_is_told_apart(
+    dkimpy: Dkimpy, key: KeyFile
+) -> None:
+    names = key.selector.encode(), key.domain.encode()
+    field = dkim.sign(PLAIN, *names, key.pem, include_headers=[b"From"], length=True)
+    record = str(key.record).encode()
+    said = await dkimpy.verdict(field + PLAIN + b"More.\r\n", 0, key.domain, record)
+    assert said is Verdict.PARTLY
+    assert not await is_valid(dkimpy, field + PLAIN, key)
 
 
 async def test_an_ed25519_signature_is_checked_too(dkimpy: Dkimpy, tmp_path: Path) -> None:
