@@ -24,7 +24,6 @@ from smtpproxy.cli.printer import (
 )
 from smtpproxy.policy.model import Stream
 from smtpproxy.settings import FeedbackSettings, ListenerSettings, Settings
-from smtpproxy.store.protocols import without_password
 
 if TYPE_CHECKING:
     pass
@@ -93,6 +92,12 @@ def check(config: Path) -> Result:
     return Result(_summary(config, settings, warned), _summary_text(config, settings, warned))
 
 
+def _store(settings: Settings) -> str:
+    from smtpproxy.store.protocols import without_password  # not for --help
+
+    return without_password(settings.store.url)
+
+
 def _summary(config: Path, settings: Settings, warned: list[str]) -> dict[str, Any]:
     return {
         "file": str(config),
@@ -112,7 +117,7 @@ def _summary(config: Path, settings: Settings, warned: list[str]) -> dict[str, A
             for stream in settings.streams.values()
         ],
         "upstream": str(settings.upstream.address),
-        "store": without_password(settings.store.url),
+        "store": _store(settings),
         "web": str(settings.web.address) if settings.web else None,
         "feedback": None if settings.feedback is None else settings.feedback.domain,
         "tokens": [picked(token, "name", "may") for token in settings.tokens],
@@ -138,7 +143,7 @@ def _rows(settings: Settings) -> Iterator[tuple[str, str, str]]:
     for stream in settings.streams.values():
         yield "stream", stream.name, _describe(stream)
     yield "upstream", "", str(settings.upstream.address)
-    yield "store", "", without_password(settings.store.url)
+    yield "store", "", _store(settings)
     yield "web", "", str(settings.web.address) if settings.web else "off"
     if settings.feedback is not None:
         yield "feedback", "", _feedback(settings.feedback)
