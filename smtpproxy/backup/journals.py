@@ -89,10 +89,10 @@ def decisions_that_are_short(folder: Path, at_backup: Mapping[str, After]) -> It
     last = anchors.newest(folder)
     if last is None:
         return
-    files = segments(folder)
+    files = {str(slot): found for slot, found in segments(folder).items()}
     for slot, head in last.row.heads.items():
         before = at_backup[slot].n if slot in at_backup else 0
-        found = last_line(files.get(int(slot), []))
+        found = last_line(files.get(slot, []))
         n = 0 if found is None else found.head.n
         if head.n > max(before, n):
             yield (

@@ -2,7 +2,6 @@
 index of a store knows of the decisions of other relays."""
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import audit_folder
 from smtpproxy.settings import Settings
 from smtpproxy.shipping.files import RELAY_FILE
+from smtpproxy.sinks.audit.chain import UNREADABLE
 from smtpproxy.sinks.audit.files import ANCHORS, segments
 from smtpproxy.sinks.audit.reader import Record, find
 from smtpproxy.store import open_journals
@@ -28,6 +29,13 @@ from_option = click.option(
     metavar="DIR",
     help="Read what `audit ship` has put into DIR: the audit logs of one relay, or of several.",
 )
+
+
+_LONGEST = 4096  # octets of what says whose a copy is
+
+
+class _Whose(msgspec.Struct, frozen=True):
+    host: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +62,8 @@ def _is_journal(folder: Path) -> bool:
 
 
 def _relay(folder: Path) -> str:
-    with suppress(OSError, ValueError):
-        told = json.loads((folder / RELAY_FILE).read_bytes()[:4096])
-        if isinstance(told, dict) and isinstance(told.get("host"), str):
-            return str(told["host"])
+    with suppress(OSError, *UNREADABLE), (folder / RELAY_FILE).open("rb") as file:
+        return msgspec.json.decode(file.read(_LONGEST), type=_Whose).host
     return folder.name
 
 

@@ -10,7 +10,7 @@ from smtpproxy.cli.printer import Result, shows_result
 from smtpproxy.cli.stores import now, open_patiently, using_store
 from smtpproxy.settings import Settings
 from smtpproxy.store import is_postgresql
-from smtpproxy.store.protocols import Store
+from smtpproxy.store.protocols import Store, StoreInaccessible
 from smtpproxy.store.shared_keys import settle_link_keys
 
 
@@ -60,6 +60,13 @@ async def _migrate(settings: Settings, options: MigrateOptions) -> tuple[int, in
             readers=options.grant_read,
             writers=options.grant_write,
         )
+    except StoreInaccessible as error:
+        if type(error.__cause__).__name__ != "InsufficientPrivilegeError":
+            raise
+        raise StoreInaccessible(
+            f"store.url: {error.__cause__}; run it as the role that owns the tables, and may make"
+            " some: GRANT CREATE ON SCHEMA public TO ROLE"
+        ) from error.__cause__
     finally:
         lease.close()
 

@@ -300,7 +300,7 @@ def read_kept_changes(path: Path | None) -> "list[Head]":
         told = entry.get("changes")
         if isinstance(told, str):  # as in the log
             n, _, hash = told.partition(" ")
-            told = {"n": int(n) if n.isdecimal() else None, "hash": hash}
+            told = {"n": int(n) if n.isdecimal() and len(n) < 20 else None, "hash": hash}
         if isinstance(told, dict) and (head := _head(told.get("n"), told.get("hash"))):
             found.append(head)
     return found

@@ -190,8 +190,10 @@ def _store_faults(settings: Settings) -> Iterator[str]:
             yield f"store.url: {fault}"
     except StoreOutdated:
         pass  # serve brings it up to date
-    except StoreUnavailable as error:
+    except StoreMisconfigured as error:
         yield f"store: {error}"
+    except StoreUnavailable as error:
+        yield f"store: {error}{f' ({error.__cause__})' if error.__cause__ else ''}"
 
 
 async def _open_and_close(settings: Settings) -> None:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import idna
 
@@ -19,6 +19,12 @@ from smtpproxy.toml_tables import Written
 
 _UNIX_PATH_LIMIT = 107  # octets of sun_path, less its NUL
 _LONGEST_HELP = 128  # a reply line has 512 octets, with an address and names (policy/replies.py)
+_DATABASE_HOST = re.compile(r"/.*|(?:\[[^\[\]]+\]|[^\[\]:]+)(?::(?P<port>.*))?")
+_WRONG_HOST = (
+    "must have hosts with ports from 1 to 65535, or none, and NAME=VALUE after the ?, as in"
+    ' "postgresql://smtpproxy@db.example:5432/smtpproxy?sslmode=verify-full"; in a password'
+    " : / ? # [ ] @ % are written %3A %2F %3F %23 %5B %5D %40 %25"
+)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -57,7 +63,7 @@ def address(value: object) -> TcpAddress | UnixAddress:
         raise ValueError(f'{shown(value)}: an IPv6 address goes in brackets, "[::1]:2525"')
     elif not _is_ip(host, 4):
         host = hostname(host)
-    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+    if not _is_port(port):
         raise ValueError(f"{shown(value)}: the port must be a number from 1 to 65535")
     return TcpAddress(host, int(port))
 
@@ -230,11 +236,34 @@ def store_url(value: object) -> str:
 
 
 def _postgresql_url(value: str) -> str:
-    """Return it as it is, when it has a database; what it says beyond that is libpq's own."""
-    database = urlsplit(value).path.strip("/")
+    """Return it as it is, when it has a database, and hosts that can be; what it says beyond that
+    is libpq's own. It is never shown: what is wrong may be a part of the password."""
+    try:
+        url = urlsplit(value)
+        told = dict(parse_qsl(url.query, strict_parsing=True)) if url.query else {}
+    except ValueError:
+        raise ValueError(_WRONG_HOST) from None
+    database = url.path.strip("/")
     if not value.isascii() or not value.isprintable() or not database or "/" in database:
         raise ValueError('must name a database: "postgresql://smtpproxy@db.example/smtpproxy"')
+    login, _, hosts = url.netloc.rpartition("@")
+    ports = told.get("port", "")
+    places = [place for text in (hosts, told.get("host")) if text for place in text.split(",")]
+    if "@" in login or not all(map(_is_database_host, places)):
+        raise ValueError(_WRONG_HOST)
+    if ports and not all(map(_is_port, ports.split(","))):
+        raise ValueError(_WRONG_HOST)
     return value
+
+
+def _is_database_host(text: str) -> bool:
+    """Whether it is a host, or a folder of sockets, and its port one."""
+    host = _DATABASE_HOST.fullmatch(text)
+    return host is not None and (not host["port"] or _is_port(host["port"]))
+
+
+def _is_port(text: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,5}", text) is not None and 1 <= int(text) <= 65535
 
 
 def replica_url(value: object) -> str:

@@ -62,8 +62,8 @@ def closed_text(url: str, place: str) -> str:
 
 def without_password(url: str) -> str:
     """Return a store's URL as it may be shown."""
-    shown = re.sub(r"(//[^/:@]*):[^/@]*@", r"\1@", url)
-    return re.sub(r"([?&])password=[^&]*", r"\1password=...", shown)
+    shown = re.sub(r"(//[^/?#:@]*):[^/?#]*@", r"\1@", url)
+    return re.sub(r"([?&](?:ssl)?password)=[^&]*", r"\1=...", shown)
 
 
 class NoStoreYet(StoreInaccessible):

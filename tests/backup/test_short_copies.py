@@ -139,3 +139,17 @@ def test_a_word_has_a_name_and_a_reason(machine: Machine, backup: Path) -> None:
     for wrong in (WHOLE[:1], WHOLE[:3], (*WHOLE, "--journals-lost"), WHOLE[1:]):
         machine.run("restore", str(backup), *wrong, code=2)
     assert not machine.state.exists()
+
+
+def test_anchors_that_somebody_made_up_do_not_end_the_command(
+    machine: Machine, backup: Path, short: Path, tmp_path: Path
+) -> None:
+    (path,) = short.rglob("anchors.ndjson")
+    head = '{"file":"x","n":9,"hash":"' + "0" * 64 + '"}'
+    path.write_text(path.read_text().replace('"heads":{}', f'"heads":{{"x":{head}}}'))
+    kept = tmp_path / "kept.log"
+    told = {"n": 1, "hash": "0" * 64, "heads": {}, "changes": f"{'9' * 5000} {'0' * 64}"}
+    kept.write_text(json.dumps(told))
+    machine.burn()
+    asked = ("restore", str(backup), "--journals", str(short), "--anchors", str(kept), *WHOLE)
+    assert "decisions of worker x end with row 0" in machine.json(*asked)["notes"][0]

@@ -122,6 +122,26 @@ def test_a_folder_without_an_audit_log_is_none_to_read_from(tmp_path: Path, cent
     assert "no audit log in it" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (f"{'0' * 25}U-0.ndjson", b""),  # the form of a name, and no id
+        ("relay.json", b"[" * 4000),
+        ("relay.json", b'{"host":7}'),
+    ],
+)
+def test_what_others_put_beside_a_copy_keeps_nobody_from_reading_it(
+    relays: tuple[Relay, Relay], central: Path, name: str, content: bytes
+) -> None:
+    one, _ = relays
+    (first,) = one.decide(ANNA)
+    one.run("audit", "ship", str(central))
+    (central / one.id / name).write_bytes(content)
+    shipped = ("--from", str(central))
+    assert [each["id"] for each in one.json("audit", "show", *shipped)] == [first]
+    one.run("audit", "verify", *shipped)
+
+
 def test_what_is_killed_has_lost_nothing(
     relays: tuple[Relay, Relay], central: Path, tmp_path: Path
 ) -> None:

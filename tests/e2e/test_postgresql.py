@@ -123,6 +123,30 @@ def test_no_command_shows_the_password_of_the_store(
         assert "geheim" not in stdout + stderr, words
 
 
+def test_who_may_not_make_tables_is_told_who_may(server: PostgresCluster, relays: Relays) -> None:
+    one = relays.start("one")
+    relays.sql("CREATE ROLE weak LOGIN")
+    one.config["store"]["url"] = server.url(server.create(), "weak")
+    one.write_config()
+    ended, _, stderr = one.command("migrate")
+    assert ended == 1
+    assert "GRANT CREATE ON SCHEMA public" in stderr
+    assert "--grant-write" not in stderr
+
+
+def test_a_role_and_a_parameter_that_are_none_are_named(
+    server: PostgresCluster, relays: Relays
+) -> None:
+    one = relays.start("one")
+    ended, _, stderr = one.command("migrate", "--grant-read", "nobody")
+    assert (ended, stderr) == (2, 'Error: store.url: role "nobody" does not exist\n')
+    one.config["store"]["url"] += "&colour=blue"
+    one.write_config()
+    ended, stdout, _ = one.command("check")
+    assert ended == 2
+    assert 'store.url: unrecognized configuration parameter "colour"' in stdout
+
+
 def assert_refused(relay: RelayProcess, code: int, text: str) -> None:
     """`code` is what it says to systemd: whether starting it again may help."""
     for command, expected in (("check", 2), ("serve", code)):

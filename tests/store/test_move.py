@@ -285,3 +285,5 @@ def test_no_password_is_shown() -> None:
     url = "postgresql://owner:secret@db1,db2:5433/smtpproxy?password=secret&sslmode=require"
     shown = "postgresql://owner@db1,db2:5433/smtpproxy?password=...&sslmode=require"
     assert without_password(url) == shown
+    url = "postgresql://owner:se@cr:et@db/smtpproxy?sslpassword=secret"
+    assert without_password(url) == "postgresql://owner@db/smtpproxy?sslpassword=..."

@@ -39,6 +39,7 @@ from smtpproxy.sinks.audit.lines import (
 )
 
 _DIGEST = 32
+_SLOT = re.compile("[0-9]{1,6}")  # as in the name of a file
 _TIME = "%Y-%m-%d %H:%M:%S"
 UNSEALED = "is behind the last one that proves anything"
 
@@ -125,7 +126,7 @@ class AnchorCheck:
         self._head = sealed.head
         self._remember(sealed.head, anchor.row.at)
         self._compare_time(anchor.n, anchor.row)
-        self.slots.update(int(slot) for slot in anchor.row.heads if slot.isdecimal())
+        self.slots.update(int(slot) for slot in anchor.row.heads if _SLOT.fullmatch(slot))
         if isinstance(anchor.row, ExpiredRow):
             for file in anchor.row.files:
                 self.expired.setdefault(file.slot, []).append(file)

@@ -27,7 +27,7 @@ MAINTENANCE_LOCK = "maintenance.lock"
 ROTATION_REQUEST = "rotate"
 """Touch this file to have the files being written closed."""
 
-_NAME = re.compile(r"([0-3][0-9A-Z]{25})-([0-9]{1,6})\.ndjson")
+_NAME = re.compile(r"([0-3][0-9A-HJKMNP-TV-Z]{25})-([0-9]{1,6})\.ndjson")
 _OTHER_SLOTS = 100
 """Where a worker's slot is taken (two relays on one folder), it tries this number further."""
 _TRIES = 3

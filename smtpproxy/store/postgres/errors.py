@@ -26,6 +26,8 @@ def unavailable(error: BaseException, where: str = "store.url") -> StoreUnavaila
             return StoreInaccessible(f"{where}: {error}; run smtpproxy migrate")
         case pg.InsufficientPrivilegeError():
             return StoreInaccessible(f"{where}: {error}; smtpproxy migrate --grant-write gives it")
+        case pg.UndefinedObjectError():  # a role, or a parameter in the URL
+            return StoreMisconfigured(f"{where}: {error}")
         case pg.ObjectNotInPrerequisiteStateError() if CLOSED in str(error):
             return StoreUnavailable(str(error))
         case pg.ReadOnlySQLTransactionError() | pg.TargetServerAttributeNotMatched():
