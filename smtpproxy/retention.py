@@ -154,6 +154,7 @@ class Purged:
     matched: int = 0  # addresses whose suppressions recorded mail has matched since the last run
     notes: int = 0  # in free text, which were forgotten
     held: int = 0  # suppressions that are old enough, and stay since a contact has the address
+    indexed: int = 0  # rows of the index of decisions; none where there is none
     behind: Sequence[str] = ()  # relays that may have mail of today that suppressions matched
 
 
@@ -255,7 +256,7 @@ async def _remove(
     # On a thread: it may wait for `audit verify`, and who is told to end should not.
     purged.removed["audit"] = await asyncio.to_thread(_expire, audit, before, clock, dry_run)
     if not dry_run:
-        await _prune_index(settings, before)
+        purged.indexed = await _prune_index(settings, keep.indexed_since(at), before)
 
 
 def _limit(
@@ -339,14 +340,15 @@ async def _prune_counts(settings: Settings, at: datetime) -> None:
         counts.close()
 
 
-async def _prune_index(settings: Settings, before: datetime) -> None:
-    """The index of decisions is kept as long as the journals that it is of."""
+async def _prune_index(settings: Settings, before: datetime, journals_before: datetime) -> int:
+    """Forget what has outlived its period; return how many rows."""
     journals = open_journals(settings.store)
-    if journals is not None:
-        try:
-            await journals.prune(before)
-        finally:
-            journals.close()
+    if journals is None:
+        return 0
+    try:
+        return await journals.prune(before, journals_before=journals_before)
+    finally:
+        journals.close()
 
 
 async def _purge_reports(settings: Settings, at: datetime, *, dry_run: bool) -> Kind:

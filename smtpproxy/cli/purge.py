@@ -85,6 +85,7 @@ def purge(settings: Settings, options: PurgeOptions) -> Result:
         "notes_forgotten": purged.notes,
         "addresses_matched": purged.matched,
         "suppressions_held": purged.held,
+        "index_rows": purged.indexed,
         "suppressions_wait_for": purged.behind,
     }
     return Result(data, _text(purged, settings.retention))
@@ -124,6 +125,9 @@ def _text(purged: "Purged", keep: RetentionSettings) -> Iterator[Part]:
     if purged.held:
         stay = counted(purged.held, "suppression stays", "suppressions stay")
         yield f"{stay} because a contact has the address"
+    if purged.indexed:
+        indexed = counted(purged.indexed, "row")
+        yield f"{indexed} of the index of decisions removed (kept for {keep.index})"
     if purged.behind:
         relays = ", ".join(purged.behind)
         yield f"suppressions wait: mail that they matched may be in the journal of {relays}"

@@ -279,10 +279,7 @@ class _Writer:
 
     def _mailings(self) -> Iterator[Block]:
         yield Heading(self._say("mailings"))
-        if self._it.elsewhere:
-            relays = ", ".join(sorted({one.host for one in self._it.elsewhere}))
-            count = len(self._it.elsewhere)
-            yield Paragraph(self._say("elsewhere", count=count, relays=relays))
+        yield from writing.of_others(self._it.elsewhere, self._it.elsewhere_since, self._lang)
         if not self._it.mailings:
             yield Paragraph(self._say("no_mailings"))
             return

@@ -92,6 +92,7 @@ class Evidence:
     controller: ControllerSettings | None = None
     brands: Sequence[BrandSettings] = ()
     elsewhere: Sequence[Indexed] = ()  # decisions whose records other relays have
+    elsewhere_since: datetime | None = None  # older ones are not known; None: there is no index
     authors: Mapping[tuple[str, str], str] = field(default_factory=dict)  # `store.authors`
 
     def state(self, mailing: Mailing) -> State:
@@ -132,6 +133,7 @@ def evidence(
     ]
     mailings.sort(key=lambda mailing: mailing.record.decided.at)
     since = mailings[0].record.decided.at - timedelta(seconds=1) if mailings else None
+    of_others = asyncio.run(_elsewhere(settings, names))
     return Evidence(
         address,
         at,
@@ -145,16 +147,20 @@ def evidence(
         settings.retention,
         settings.controller,
         settings.declared_brands and tuple(settings.brands.values()),
-        asyncio.run(_elsewhere(settings, names)),
+        of_others or (),
+        None if of_others is None else settings.retention.indexed_since(at),
         authors,
     )
 
 
-async def _elsewhere(settings: Settings, names: tuple[str, ...]) -> Sequence[Indexed]:
-    """What other relays of the same store decided about a person, as the index has it."""
+async def _elsewhere(settings: Settings, names: tuple[str, ...]) -> Sequence[Indexed] | None:
+    """What other relays of the same store decided about a person, as the index has it.
+
+    None where there is no index.
+    """
     index = open_journals(settings.store)
     if index is None:
-        return ()
+        return None
     try:
         own = known_relay_id(settings.server.state_dir) or ""
         return await index.find(Wanted(recipients=names), MOST_ELSEWHERE, but=own)
@@ -297,6 +303,7 @@ def evidence_object(evidence: Evidence) -> dict[str, Any]:
             }
             for one in evidence.elsewhere
         ],
+        "decisions_elsewhere_since": evidence.elsewhere_since,
         "audit_log": report_object(evidence.chain),
     }
 

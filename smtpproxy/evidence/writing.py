@@ -4,12 +4,14 @@ what a person has to be told beside their data (GDPR 15(1) and (2)), by whom, wh
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import ClassVar, TypeAlias
 
 from smtpproxy.locale import Lang, Phrase, Value, say
 from smtpproxy.locale.pages import environment
 from smtpproxy.policy.periods import Period
 from smtpproxy.settings import BrandSettings, ControllerSettings, RetentionSettings
+from smtpproxy.store.journals import Indexed
 from smtpproxy.terminal import printable
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~!])")
@@ -111,6 +113,15 @@ def _kept(name: str, period: Period | None, lang: Lang) -> str:
     if period is None:
         return _say("keep_for_ever", lang)
     return _say(f"keep_{name}_text", lang, period=period)
+
+
+def of_others(rows: Sequence[Indexed], since: datetime | None, lang: Lang) -> Iterator[Block]:
+    """What the index of decisions knows of other relays; `since`: none that is older."""
+    if rows:
+        relays = ", ".join(sorted({one.host for one in rows}))
+        yield Paragraph(_say("elsewhere", lang, count=len(rows), relays=relays))
+    if since is not None:
+        yield Paragraph(_say("elsewhere_since", lang, since=since))
 
 
 def rights(of: ControllerSettings, lang: Lang) -> Iterator[Block]:

@@ -60,6 +60,10 @@ def months(count: int) -> Period:
     return Period(count, Unit.MONTHS)
 
 
+def days(count: int) -> Period:
+    return Period(count, Unit.DAYS)
+
+
 def within(moment: datetime, period: Period | None, now: datetime) -> bool:
     """Whether `now` is no later than `period` after `moment`; None is without end.
 

@@ -111,6 +111,7 @@ class Indexer:
         self._journals = journals
         self._relay = relay
         self._host = settings.server.hostname
+        self._keep = settings.retention
         self._now = now
         self._tail = Tail(settings.server.state_dir / "audit")
         self._read: Mapping[int, int] = {}
@@ -140,7 +141,9 @@ class Indexer:
         async with self._alone:
             batch = list(islice(rows, _AT_ONCE))
             if batch:
-                new = [row for placed in batch for row in indexed(self._relay, placed)]
+                since = self._keep.indexed_since(self._now())  # a new index is of old journals
+                rows_of = (indexed(self._relay, placed) for placed in batch)
+                new = [row for some in rows_of for row in some if row.at >= since]
                 read = {slot: batch[-1][1]}
                 await self._journals.add(self._relay, new, read)
                 self._read = {**self._read, **read}

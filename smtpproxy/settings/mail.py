@@ -7,11 +7,11 @@ each is for; a test holds the two together.
 """
 
 from dataclasses import dataclass
-from datetime import time
+from datetime import datetime, time
 from pathlib import Path
 from typing import Annotated, Literal
 
-from smtpproxy.policy.periods import months, years
+from smtpproxy.policy.periods import beginning, days, months, years
 from smtpproxy.settings.amounts import (
     DAY,
     KIB,
@@ -235,10 +235,15 @@ class RetentionSettings:
     suppressions: SuppressionPeriod = years(3)  # since it was given, added, matched or held last
     lifted_suppressions: OpenPeriod = years(3)  # since it was lifted
     audit: PeriodWithEnd = years(5)  # since the decision
+    index: PeriodWithEnd = days(90)  # of decisions, in PostgreSQL; no longer than audit
     reports: PeriodWithEnd = months(1)  # that came back by mail, since they came
     changes: OpenPeriod = months(13)  # of the log that others read, since they were written
     enabled: bool = True  # the daily run
     at: TimeOfDay = time(3, 30)  # of the daily run, local
+
+    def indexed_since(self, now: datetime) -> datetime:
+        """From when on decisions are in the index: those whose record is over are not."""
+        return max(beginning(now, self.index), beginning(now, self.audit))
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,8 +100,11 @@ class SharedJournals(Protocol):
         """Return the newest rows, newest first; those of the relay `but` are left out."""
         ...
 
-    async def prune(self, before: datetime) -> int:
-        """Forget rows that are older, and erasures that are much older; return how many rows."""
+    async def prune(self, before: datetime, *, journals_before: datetime) -> int:
+        """Forget rows that are older; return how many.
+
+        And erasures that are much older than what journals have: since `journals_before`.
+        """
         ...
 
     def close(self) -> None: ...

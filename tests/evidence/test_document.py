@@ -113,6 +113,15 @@ def test_what_was_put_right_is_told_in_both_languages() -> None:
     assert said("en", "rectifications") not in text_of(evidence(), "en")
 
 
+def test_from_when_on_other_relays_are_known_is_told() -> None:
+    for lang, told in (
+        ("en", "other relays are known here from 1 March 2026 on"),
+        ("fr", "autres relais sont connues ici à partir du 1er mars 2026"),
+    ):
+        assert told in text_of(evidence(elsewhere_since=AT), lang)  # type: ignore[arg-type]
+        assert told not in text_of(evidence(), lang)  # type: ignore[arg-type]
+
+
 def test_an_objection_to_profiling_is_told() -> None:
     objected = Contact("a@b.example", profiling_objected_at=AT)
     for lang, told in (

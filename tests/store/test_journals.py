@@ -12,6 +12,7 @@ import pytest
 from smtpproxy.access import Access
 from smtpproxy.config import load
 from smtpproxy.policy.model import Action, Reason
+from smtpproxy.process.journals import Indexer
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_journals
 from smtpproxy.store.journals import Indexed, Outstanding, SharedJournals, Wanted
@@ -20,6 +21,7 @@ from smtpproxy.store.postgres.connection import Lease
 from smtpproxy.store.postgres.migrations import migrate
 from smtpproxy.web.api.elsewhere import elsewhere
 from tests.kit import postgres
+from tests.kit.journal import Clock, decided, journal
 from tests.kit.parts import needs
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml
@@ -142,11 +144,42 @@ async def test_what_is_old_is_forgotten_and_erasures_a_year_later(journals: Shar
     await journals.tell(ONE, "mx.example", T0)
     await journals.add(ONE, [row(1), row(2), row(3)], {0: 3})
     await journals.add_erasure(BERT, T0)
-    assert await journals.prune(T0 + 3 * DAY) == 2
+    assert await journals.prune(T0 + 3 * DAY, journals_before=T0) == 2
     assert [one.line for one in await journals.find(Wanted(), 10)] == [3]
-    assert (await journals.outstanding(ONE)).newest
-    await journals.prune(T0 + timedelta(days=370))
+    late = T0 + timedelta(days=370)
+    assert await journals.prune(late, journals_before=T0) == 1
+    assert (await journals.outstanding(ONE)).newest, "journals may still have them"
+    await journals.prune(late, journals_before=late)
     assert not (await journals.outstanding(ONE)).newest
+
+
+async def test_more_old_rows_than_a_batch_go_and_what_is_of_one_moment_is_not_missed(
+    journals: SharedJournals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smtpproxy.store.postgres.journals._AT_ONCE", 2)
+    await journals.tell(ONE, "mx.example", T0)
+    old = [row(line, at=T0 + (line // 4) * DAY) for line in range(9)]
+    await journals.add(ONE, [*old, row(9)], {0: 9})
+    assert await journals.prune(T0 + 3 * DAY, journals_before=T0) == 9
+    assert [one.line for one in await journals.find(Wanted(), 10)] == [9]
+
+
+async def test_an_index_that_is_filled_anew_has_what_is_not_too_old_for_it(
+    database: Database, journals: SharedJournals, tmp_path: Path
+) -> None:
+    path = tmp_path / "smtpproxy.toml"
+    path.write_text(to_toml(relay_config(tmp_path, "127.0.0.1:9")))
+    settings = replace(load(path), store=database.settings())
+    clock = Clock()
+    log = journal(settings.server.state_dir / "audit", clock)
+    for days in (100, 1):
+        await log.commit(decided(clock, ANNA))
+        clock.tick(days=days)
+    log.close()
+    await Indexer(settings, journals, ONE, now=clock.now).look()
+    (found,) = await journals.find(Wanted(), 10)
+    assert clock.now() - found.at < 2 * DAY
+    assert (await journals.tell(ONE, "mx.example", clock.now()))[0] >= found.line > 1
 
 
 async def test_who_could_use_the_tables_may_use_those_of_a_later_migration(

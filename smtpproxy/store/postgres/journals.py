@@ -40,9 +40,16 @@ SELECT relay, file, line, recipient, id, at, stream, brand, verdict, reason, obs
 FROM decision JOIN journal USING (relay)
 """
 _NEWEST = " ORDER BY at DESC, id DESC, relay, file, line, recipient LIMIT {limit:d}"
+# Each batch begins where the last one ended: not with what was deleted, and is still in the index.
 _OLD = """
-DELETE FROM decision WHERE ctid = ANY (ARRAY(SELECT ctid FROM decision WHERE at < ? LIMIT ?))
+WITH gone AS (
+    DELETE FROM decision WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM decision WHERE at >= ? AND at < ? ORDER BY at LIMIT ?
+    )) RETURNING at
+)
+SELECT count(*), max(at) FROM gone
 """
+_FIRST = -(2**62)  # microseconds, before all decisions
 _OLD_ERASURES = "DELETE FROM journal_erasure WHERE at < ?"
 _AT_ONCE = 5_000
 _LONGER = timedelta(days=365)
@@ -120,16 +127,17 @@ class PostgresJournals(Counts):
             )
         return [_indexed(row) for row in found]
 
-    async def prune(self, before: datetime) -> int:
-        removed = 0
+    async def prune(self, before: datetime, *, journals_before: datetime) -> int:
+        removed, start = 0, _FIRST
         while True:
             async with self._counting() as session:
-                some = await session.run(_OLD, to_micros(before), _AT_ONCE)
-            removed += some
+                ((some, last),) = await session.fetch_all(_OLD, start, to_micros(before), _AT_ONCE)
+            removed += int(some)
             if some < _AT_ONCE:
                 break
+            start = last
         async with self._counting() as session:
-            await session.run(_OLD_ERASURES, to_micros(before - _LONGER))
+            await session.run(_OLD_ERASURES, to_micros(journals_before - _LONGER))
         return removed
 
 
