@@ -42,7 +42,7 @@ from smtpproxy.cli.stores import (
 from smtpproxy.policy.model import ConsentAct, Evidence, RecipientFacts, Source
 from smtpproxy.recorded_consent import CONFIRMED, brand_of, check_method
 from smtpproxy.settings import Settings
-from smtpproxy.store.exchange.plausible import SKEW
+from smtpproxy.store.exchange.plausible import SKEW, by_now
 from smtpproxy.store.protocols import Store
 
 _EVIDENCE = {
@@ -214,7 +214,8 @@ def withdraw(settings: Settings, address: str, options: WithdrawOptions) -> Resu
     warn_of_the_future("--withdrawn-at", at, "it counts from now on all the same")
     if options.brand is not None:
         check_brand(settings, options.brand)
-    act = ConsentAct(options.purpose, at or now(), withdrawal=True, brand=options.brand)
+    at = by_now(at or now(), now())
+    act = ConsentAct(options.purpose, at, withdrawal=True, brand=options.brand)
     scope = known_scope(settings, f"purpose:{options.purpose}")
 
     done = using_store(

@@ -56,7 +56,7 @@ from smtpproxy.store.exchange.compare import SuppressionComparison
 from smtpproxy.store.exchange.layouts import Wanted
 from smtpproxy.store.exchange.lines import Contents, read_lines
 from smtpproxy.store.exchange.mapping import SUPPRESSION_FIELDS, MappingFault, read_mapping
-from smtpproxy.store.exchange.plausible import ScopeCheck
+from smtpproxy.store.exchange.plausible import ScopeCheck, by_now
 from smtpproxy.store.exchange.run import Format
 from smtpproxy.store.exchange.suppression_record import (
     LIFT_MOTIVES,
@@ -115,7 +115,8 @@ def add(settings: Settings, address: str, options: AddOptions) -> Result:
         raise click.UsageError(str(error)) from None
     scope = known_scope(settings, scope)
     warn_of_the_future("--since", since, "it suppresses from now on all the same")
-    entry = SuppressionEntry(address, scope, origin, since or now(), options.checked_note())
+    since = by_now(since or now(), now())
+    entry = SuppressionEntry(address, scope, origin, since, options.checked_note())
     stored = using_store(settings, lambda store: store.add_suppressions([entry]))
     done = "moved to the later time" if stored.changed else "there already"
     if stored.added:
@@ -293,7 +294,7 @@ def import_suppressions(settings: Settings, file: Path, options: SuppressionImpo
         task.hint, options.layout, columns, options.own_format is not None, constants=constants
     )
     limit = None if access.everything else says(access.check_scope)
-    check = ScopeCheck(settings, keep_notes=options.keep_notes, own=limit)
+    check = ScopeCheck(settings, now(), age, keep_notes=options.keep_notes, own=limit)
 
     def contents(opened: BinaryIO, found: Format) -> Contents[SuppressionEntry]:
         if found == "csv":

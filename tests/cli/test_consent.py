@@ -131,6 +131,8 @@ def test_the_document_that_proves_it_is_kept_as_its_hash(stored: Stored) -> None
 def test_a_withdrawal_of_the_future_counts_now_and_says_so(stored: Stored) -> None:
     withdraw = ("consent", "withdraw", ANNA, "--purpose", "offers", "--withdrawn-at")
     assert "2999-01-01 is in the future; it counts" in stored.run(*withdraw, "2999-01-01").stderr
+    (consent,) = stored.json("contact", "show", ANNA)["consents"]
+    assert not consent["withdrawn_at"].startswith("2999")
 
 
 def test_a_source_that_is_known_is_not_replaced(stored: Stored) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.cli.stored import Stored
 
 ANNA = "anna@people.example"
+AGREED = {"purpose": "offers", "given_at": "2024-01-01T00:00:00Z", "method": "signed_form"}
 IN_HOURS = (datetime.now(UTC) + timedelta(hours=20)).isoformat()
 
 
@@ -58,6 +59,46 @@ def test_objections_of_the_future_are_taken(stored: Stored) -> None:
     withdrawn = {"purpose": "offers", "withdrawn_at": "2062-01-01T00:00:00Z"}
     objected = "2062-01-01T00:00:00Z"
     assert imported(stored, consents=[withdrawn], profiling_objected_at=objected) == ""
+
+
+def test_a_withdrawal_of_the_future_ends_with_what_is_agreed_to_later(stored: Stored) -> None:
+    """As of the file: else a typing error, or 9999 for `never`, would hold for ever."""
+    withdrawn = {"purpose": "offers", "withdrawn_at": "9999-12-31T00:00:00Z"}
+    wish = {"purpose": "offers", "frequency": "monthly", "at": "9999-12-31T00:00:00Z"}
+    people = stored.file("list", f"{ANNA}\n")
+    path = stored.file(
+        "no.ndjson", json.dumps({"address": ANNA, "consents": [withdrawn], "preferences": [wish]})
+    )
+    done = stored.run("contact", "import", path)
+    assert "1 contact with a withdrawal or a wish dated in the future" in done.stderr + done.stdout
+    found = stored.json("contact", "show", ANNA)
+    assert found["consents"][0]["withdrawn_at"] <= datetime.now(UTC).isoformat()
+    assert found["preferences"][0]["at"] <= datetime.now(UTC).isoformat()
+    assert stored.json("contact", "import", path)["unchanged"] == 1
+    agreed = ("--purpose", "offers", "--method", "signed_form", "--wording", "Yes")
+    before = stored.json("scrub", people, "--stream", "offers", code=1)
+    assert before["by_reason"] == {"consent_withdrawn": 1}
+    stored.run("consent", "record", ANNA, *agreed, "--source", "direct")
+    after = stored.json("scrub", people, "--stream", "offers", code=None)
+    assert "consent_withdrawn" not in after["by_reason"]
+
+
+def test_a_withdrawal_of_the_future_is_not_before_what_its_line_agrees_to(stored: Stored) -> None:
+    act = AGREED | {"withdrawn_at": "9999-12-31T00:00:00Z", "evidence": {"wording": "Yes"}}
+    path = stored.file("people.ndjson", json.dumps({"address": ANNA, "consents": [act]}))
+    stored.run("contact", "import", path, "--as-of", "2020-01-01")
+    (kept,) = stored.json("contact", "show", ANNA)["consents"]
+    assert kept["withdrawn_at"] == kept["given_at"] == AGREED["given_at"]
+
+
+def test_suppressions_of_the_future_are_as_of_their_file(stored: Stored) -> None:
+    path = stored.file("list.csv", f"address,scope,origin,since\n{ANNA},all,manual,9999-12-31\n")
+    done = stored.run("suppress", "import", path)
+    assert "1 suppression dated in the future" in done.stderr + done.stdout
+    stored.run("suppress", "add", "b@people.example", "--since", "9999-12-31")
+    for address in (ANNA, "b@people.example"):
+        (found,) = stored.json("suppress", "show", address)["suppressions"]
+        assert found["since"] <= datetime.now(UTC).isoformat()
 
 
 @pytest.mark.parametrize("option", ["--collected-at", "--informed-at"])
@@ -124,7 +165,6 @@ def test_a_notice_without_a_time_is_rejected(stored: Stored) -> None:
     assert "informed_at: true says no time" in imported(stored, code=1, informed_at=True)
 
 
-AGREED = {"purpose": "offers", "given_at": "2024-01-01T00:00:00Z", "method": "signed_form"}
 NO_AT = "2025-01-01T00:00:00Z"
 
 

@@ -17,6 +17,7 @@ from smtpproxy.store.exchange.lines import (
     Lines,
     converted,
     legible_json,
+    names_in,
 )
 from smtpproxy.store.protocols import ContactUpdate
 
@@ -35,11 +36,12 @@ def read_ndjson(lines: Lines, as_of: datetime) -> Contents[ContactUpdate]:
 
 def refusal_in(line: Line, as_of: datetime) -> ContactUpdate | None:
     """Return what a line refuses, whatever else is wrong with it; None: nothing, or nobody's."""
+    content = legible_json(line.content)
     try:
-        told = msgspec.json.decode(legible_json(line.content))
+        told = msgspec.json.decode(content)
     except (msgspec.MsgspecError, RecursionError):
         return None
-    if not isinstance(told, dict):
+    if not isinstance(told, dict) or _comes_twice("address", content):
         return None
     said: dict[str, Any] = {"address": told.get("address")} | _text(told, "brand")
     if not isinstance(said["address"], str) or ILLEGIBLE in said["address"]:
@@ -61,6 +63,10 @@ def refusal_in(line: Line, as_of: datetime) -> ContactUpdate | None:
         return convert_contact(said, as_of)
     except ValueError:
         return None
+
+
+def _comes_twice(name: str, content: bytes) -> bool:
+    return any(names.count(name) > 1 for names in names_in(content)[-1:])
 
 
 def _withdrawals(consents: object, address: str, as_of: datetime) -> Iterator[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Lines of a file of any size and encoding, with bounded memory."""
 
+import json
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -251,6 +252,29 @@ def check_no_nul(content: bytes) -> None:
         raise ValueError("it holds a NUL octet: no text has one")
 
 
+def names_in(content: bytes) -> list[list[str]]:
+    """Return the names of each object of a JSON text, the outermost last; none: it is no JSON."""
+    found: list[list[str]] = []
+
+    def seen(pairs: list[tuple[str, object]]) -> None:
+        found.append([name for name, _ in pairs])
+
+    try:
+        json.loads(content, object_pairs_hook=seen, parse_int=len, parse_float=len)
+    except (ValueError, RecursionError):
+        return []
+    return found
+
+
+def check_names_once(content: bytes) -> None:
+    """Raise ValueError where an object of JSON has a name twice (RFC 8259 4): programs do not read
+    it alike."""
+    for names in names_in(content):
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"{twice[:40]!r} comes twice in one object; right would be once")
+
+
 def legible_json(content: bytes) -> bytes:
     """Return what can be read of a line of JSON, with U+FFFD for what is no character."""
     text = content.decode(errors="replace").encode()
@@ -260,9 +284,10 @@ def legible_json(content: bytes) -> bytes:
 def read_object(decode: Callable[[bytes], T], content: bytes) -> T:
     """Decode one line of NDJSON.
 
-    Raises msgspec.MsgspecError, and ValueError: it is not UTF-8, or holds NUL.
+    Raises msgspec.MsgspecError, and ValueError: it is not UTF-8, holds NUL, or a name twice.
     """
     check_no_nul(content)
+    check_names_once(content)
     try:
         return decode(content)
     except UnicodeDecodeError:

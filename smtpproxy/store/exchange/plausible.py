@@ -69,6 +69,7 @@ class ContactCheck:
         self._consumer_domains = settings.consumer_domains
         self._restricted_tags = settings.restricted_tags
         self._now = now
+        self.postdated = 0  # contacts with a refusal of the future
         self.undated = 0  # lines with a consent that has no date
         self.professionals = 0  # at providers of private mailboxes
         self.withdrawn: Counter[str] = Counter()  # withdrawals, by a purpose that nobody knows
@@ -91,6 +92,11 @@ class ContactCheck:
 
     def notices(self) -> Iterator[str]:
         """Yield what is to be said aloud of the lines that were taken."""
+        if self.postdated:
+            yield (
+                f"{counted(self.postdated, 'contact')} with a withdrawal or a wish dated in the "
+                "future: it counts from the time of the file"
+            )
         if self.undated:
             yield (
                 f"{counted(self.undated, 'line')} rejected for a consent without its date: nobody "
@@ -153,7 +159,7 @@ class ContactCheck:
 
     def update(self, update: ContactUpdate) -> ContactUpdate:
         """Return the update as it may be stored. Raises ValueError."""
-        contact = self._with_brand(update.contact)
+        contact = self._happened(self._with_brand(update.contact), update.as_of)
         reason = yet_to_come(contact, self._now) or self._unknown(contact)
         private = contact.audience in (Audience.GENERIC, Audience.PROFESSIONAL) and is_within(
             contact.address.rpartition("@")[2], self._consumer_domains
@@ -175,6 +181,28 @@ class ContactCheck:
             if act.withdrawal and act.purpose not in self._purposes
         )
         return dataclasses.replace(update, contact=contact, restricted_tags=self._restricted_tags)
+
+    def _happened(self, contact: Contact, as_of: datetime | None) -> Contact:
+        """Date what is refused in the future as of the file: it was said by then."""
+        if not (contact.acts or contact.preferences):
+            return contact
+        agreed: dict[str, datetime] = {}
+        for act in contact.acts:
+            if not act.withdrawal:
+                agreed[act.purpose] = max(act.at, agreed.get(act.purpose, act.at))
+
+        def dated(act: ConsentAct) -> ConsentAct:
+            at = by_now(act.at, self._now, as_of) if act.withdrawal else act.at
+            return act if at == act.at else replace(act, at=max(at, agreed.get(act.purpose, at)))
+
+        acts = tuple(map(dated, contact.acts))
+        wishes = tuple(
+            replace(one, at=by_now(one.at, self._now, as_of)) for one in contact.preferences
+        )
+        if (acts, wishes) == (contact.acts, contact.preferences):
+            return contact
+        self.postdated += 1
+        return replace(contact, acts=acts, preferences=wishes)
 
     def _with_brand(self, contact: Contact) -> Contact:
         """Name the brand of the file; a withdrawal from nobody known here is one from all."""
@@ -227,13 +255,20 @@ class ScopeCheck:
     def __init__(
         self,
         settings: Settings,
+        now: datetime,
+        as_of: datetime,
         *,
         keep_notes: bool = False,
         own: Callable[[str], None] | None = None,
     ) -> None:
-        """`own` raises ValueError where a scope is for others to suppress for."""
+        """`as_of`: the age of the file.
+
+        `own` raises ValueError where a scope is for others to suppress for.
+        """
         self._own = own
         self._known = {"purpose": settings.purposes, "brand": settings.brand_names}
+        self._now, self._as_of = now, as_of
+        self._postdated = 0
         self._keep_notes = keep_notes
         self._free = 0  # notes that are no motive
         self._widened = {kind: Counter[str]() for kind in self._known}
@@ -243,6 +278,11 @@ class ScopeCheck:
 
     def notices(self) -> Iterator[str]:
         """Yield what is to be said aloud of the lines that were taken."""
+        if self._postdated:
+            yield (
+                f"{counted(self._postdated, 'suppression')} dated in the future: it counts from "
+                "the time of the file"
+            )
         if purposes := self._widened["purpose"]:
             yield (
                 f"{_counted(purposes, 'suppression')} that no stream has "
@@ -281,6 +321,10 @@ class ScopeCheck:
         return dataclasses.replace(item, value=self._known_scope(item.value))
 
     def _known_scope(self, entry: SuppressionEntry) -> SuppressionEntry:
+        since = by_now(entry.since, self._now, self._as_of)
+        if since != entry.since:
+            self._postdated += 1
+            entry = dataclasses.replace(entry, since=since)
         kind, colon, name = entry.scope.partition(":")
         if not colon or name in self._known[kind]:
             return entry
@@ -309,12 +353,20 @@ def unknown_purpose(purpose: str, known: Iterable[str]) -> str:
     return f"consents: no stream has the purpose {purpose[:40]!r}; known are {names}"
 
 
+def by_now(at: datetime, now: datetime, said: datetime | None = None) -> datetime:
+    """Return when a refusal holds from: where it is dated in the future, `said`, or else now.
+
+    A date of its own would outweigh all that the person agrees to until then.
+    """
+    return at if at <= now + GRACE else min(said or now, now)
+
+
 def yet_to_come(contact: Contact, now: datetime) -> str | None:
     """Return what of a contact is in the future, in words; None when nothing is.
 
     Facts have a day's grace. An agreement has five minutes: once its time came, it would
     outweigh every withdrawal that was made until then. A withdrawal or an objection of the
-    future errs on the strict side and is taken.
+    future errs on the strict side and is taken: as of now, see `by_now`.
     """
     for act in contact.acts:
         if act.at > now + SKEW and not act.withdrawal:

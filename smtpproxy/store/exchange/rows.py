@@ -16,6 +16,7 @@ from smtpproxy.store.exchange.lines import (
     Lines,
     Rejected,
     decoded,
+    names_in,
 )
 
 _DELIMITERS = ",;\t"
@@ -365,6 +366,9 @@ def _listed(line: Line) -> Iterator[Line]:
     lists = [value for value in values if isinstance(value, list)]
     if len(lists) != 1 or not all(isinstance(one, dict) for one in lists[0]):
         yield line
+        return
+    if any(len(set(names)) < len(names) for names in names_in(line.content)):
+        yield line  # of which each way to write it again leaves something out
         return
     for one in lists[0]:
         yield Line(line.number, msgspec.json.encode(one))

@@ -13,7 +13,7 @@ from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.mailboxes import entered_name, whole_domain_written
 from smtpproxy.policy.model import Origin, Suppression
 from smtpproxy.store.exchange.layouts import layouts
-from smtpproxy.store.exchange.lines import ILLEGIBLE, legible_json, read_object
+from smtpproxy.store.exchange.lines import ILLEGIBLE, legible_json, names_in, read_object
 from smtpproxy.store.exchange.rows import check_no_error, is_error
 from smtpproxy.store.exchange.times import Notation, read_time, written_time
 from smtpproxy.store.keys import is_key_text
@@ -202,6 +202,9 @@ def refusal_in(content: bytes, defaults: Defaults) -> SuppressionEntry | None:
     what it has besides cannot be read."""
     try:
         told = msgspec.json.decode(legible_json(content), type=dict[str, object])
+        names = [name for names in names_in(legible_json(content))[-1:] for name in names]
+        if any(names.count(name) > 1 for name in ("address", "scope", "origin")):
+            return None
         address, scope, origin = (told.get(name) or "" for name in ("address", "scope", "origin"))
         texts = isinstance(address, str) and isinstance(scope, str) and isinstance(origin, str)
         if not texts or ILLEGIBLE in str(address):

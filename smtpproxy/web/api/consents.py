@@ -13,7 +13,7 @@ from smtpproxy.policy.model import ConsentAct, Evidence, Source
 from smtpproxy.recorded_consent import CONFIRMED, NotConfirmable
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.contact_record import Hash, Word
-from smtpproxy.store.exchange.plausible import SKEW
+from smtpproxy.store.exchange.plausible import SKEW, by_now
 from smtpproxy.store.exchange.times import read_time
 from smtpproxy.store.protocols import Store
 from smtpproxy.web.api.operation import Call, Mailbox, Operation, When, canonical_address, read_body
@@ -153,7 +153,7 @@ class Consents:
         asked = read_body(call, Withdrawal, like)
         address, settings = canonical_address(asked.address), self._settings
         brand = call.access.brand(asked.brand)
-        at = self._time("withdrawn_at", asked.withdrawn_at)
+        at = by_now(self._time("withdrawn_at", asked.withdrawn_at), self._now())
         known = asked.purpose in call.access.settings.purposes
         if not known and not call.access.everything:
             raise Refused("purpose_unknown", f"no stream has the purpose {asked.purpose[:40]!r}")

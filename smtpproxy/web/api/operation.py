@@ -1,6 +1,5 @@
 """What an operation of the API is, and how a request of one is read, within bounds."""
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Literal, TypeAlias, TypeVar
 
@@ -12,6 +11,7 @@ from smtpproxy.access import Access
 from smtpproxy.mail.address import AddressError, recipient
 from smtpproxy.mail.mailboxes import entered
 from smtpproxy.settings.mail import Right
+from smtpproxy.store.exchange import lines
 from smtpproxy.store.exchange.lines import check_no_nul
 from smtpproxy.web.api.problems import Refused
 
@@ -109,21 +109,14 @@ def read_body(call: Call, record: type[T], like: str) -> T:
 
 
 def check_names_once(body: bytes) -> None:
-    """Raises Refused where an object of a request has a name twice (RFC 8259 4).
+    """Raises Refused where an object of a request has a name twice.
 
     A proxy in front and the code here would not read it alike.
     """
-
-    def once(pairs: list[tuple[str, object]]) -> None:
-        names = [name for name, _ in pairs]
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise Refused("body_wrong", f"{twice[:40]!r} comes twice in one object")
-
     try:
-        json.loads(body, object_pairs_hook=once, parse_int=len, parse_float=len)
-    except (ValueError, RecursionError):
-        return  # whoever reads it says what else is wrong
+        lines.check_names_once(body)
+    except ValueError as error:
+        raise Refused("body_wrong", str(error)) from error
 
 
 def header_once(request: Request, name: str) -> str | None:

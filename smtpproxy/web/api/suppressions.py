@@ -12,7 +12,7 @@ from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.mailboxes import entered_name
 from smtpproxy.policy.model import Origin
 from smtpproxy.settings import Settings
-from smtpproxy.store.exchange.plausible import FREE_TEXT
+from smtpproxy.store.exchange.plausible import FREE_TEXT, by_now
 from smtpproxy.store.exchange.suppression_record import (
     LIFT_MOTIVES,
     OWN_MOTIVES,
@@ -348,6 +348,7 @@ class Suppressions:
             )
         except ValueError as error:
             raise Refused("body_wrong", f"suppressions[{place}]: {error}") from error
+        entry = dataclasses.replace(entry, since=by_now(entry.since, now))
         kind, colon, name = entry.scope.partition(":")
         if colon and name not in self._known[kind] and access.everything:
             return SuppressionEntry(

@@ -80,6 +80,34 @@ def test_of_a_line_of_json_with_octets_that_are_none(importing: Importing, line:
 
 
 @pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        (b'{"address": "%s", "source": "direct", "source": "web", "consents": [%s]}\n', {"news"}),
+        (b'{"address": "eva@people.example", "address": "%s", "consents": [%s]}\n', set()),
+    ],
+)
+def test_of_a_line_of_json_with_a_name_twice(
+    importing: Importing, line: bytes, found: set[str]
+) -> None:
+    assert refused(importing, line % (ANNA.encode(), json.dumps(NO).encode())) == found
+    assert "comes twice in one object; right would be once" in importing.rejected
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"address": "%s", "scope": "all", "scope": "marketing", "origin": "manual"}\n',
+        '{"Suppressions": [{"EmailAddress": "%s", "SuppressionReason": "HardBounce", '
+        '"SuppressionReason": "ManualSuppression"}]}\n',
+    ],
+)
+def test_a_suppression_with_a_name_twice_is_none(importing: Importing, line: str) -> None:
+    done = importing.suppressions((line % ANNA).encode(), "ndjson")
+    assert (done.rejected, done.refusals, done.added) == (1, 0, 0)
+    assert "comes twice" in importing.rejected
+
+
+@pytest.mark.parametrize(
     "line",
     [
         b'{"address": "ann\xe9@people.example", "consents": [%s], "source": 7}\n',
