@@ -31,7 +31,7 @@ from smtpproxy.sinks.audit.anchors import Anchor
 from smtpproxy.sinks.audit.chosen import verdicts
 from smtpproxy.sinks.audit.reader import Record
 from smtpproxy.sinks.audit.verify import State, is_anchored, seal
-from smtpproxy.store.journals import Indexed, Wanted
+from smtpproxy.store.journals import IndexQuery, IndexRow
 from smtpproxy.terminal import counted, printable
 
 _PROOFS = {
@@ -119,7 +119,7 @@ def show(
             yield Aside("No decision on record matches.")
             return
         yield Table(_COLUMNS, [row for one in shown for row in one.rows()])
-        if any(isinstance(one.what, Indexed) for one in shown):
+        if any(isinstance(one.what, IndexRow) for one in shown):
             yield Aside("Records of other relays are there: see audit show ID, or --from.")
         if unproven := states.count(State.UNPROVEN):
             decisions = counted(unproven, "decision is", "decisions are")
@@ -130,7 +130,7 @@ def show(
     return Result([one.as_object() for one in shown], text())
 
 
-def _elsewhere(settings: Settings, options: ShowOptions) -> Sequence[Indexed]:
+def _elsewhere(settings: Settings, options: ShowOptions) -> Sequence[IndexRow]:
     """What the index has of others; it knows neither apps nor Message-IDs."""
     if options.app is not None or options.message_id is not None:
         return ()
@@ -142,16 +142,16 @@ class _Found:
     """A record and what proves it, or what the index has of one of another relay."""
 
     at: datetime
-    what: Record | Indexed
+    what: Record | IndexRow
     state: State | None = None
 
     def as_object(self) -> Mapping[str, object]:
-        if isinstance(self.what, Indexed):
+        if isinstance(self.what, IndexRow):
             return indexed_object(self.what)
         return record_object(self.what, self.state)
 
     def rows(self) -> Iterator[tuple[str, ...]]:
-        if not isinstance(self.what, Indexed):
+        if not isinstance(self.what, IndexRow):
             yield from _rows(self.what)
             return
         one = self.what
@@ -181,7 +181,7 @@ def _one(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="'ID'") from error
     if not records and indexed:
-        others = elsewhere(settings, Wanted(id=decision_id.upper()), _MOST_RECIPIENTS)
+        others = elsewhere(settings, IndexQuery(id=decision_id.upper()), _MOST_RECIPIENTS)
         if others:
             return _of_another_relay(others)
     states = [seal(log.folder, [record], read_kept(kept)).state for log, record in records]
@@ -198,7 +198,7 @@ def _one(
     return Result(data, text(), error=missing)
 
 
-def _of_another_relay(rows: Sequence[Indexed]) -> Result:
+def _of_another_relay(rows: Sequence[IndexRow]) -> Result:
     """Say what the index has, and where the record is."""
     shown = [_Found(one.at, one) for one in reversed(rows)]
     places = dict.fromkeys(where(one) for one in rows)

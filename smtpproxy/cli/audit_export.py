@@ -27,7 +27,7 @@ from smtpproxy.policy.model import Action, Reason, Verdict
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.reader import Outcome, Record, read
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.journals import Wanted
+from smtpproxy.store.journals import IndexQuery
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -54,9 +54,9 @@ class Filters:
         return any(getattr(self, each.name) is not None for each in fields(Filters))
 
     @property
-    def wanted(self) -> Wanted:
+    def wanted(self) -> IndexQuery:
         """The same of the index, which knows neither apps nor Message-IDs."""
-        return Wanted(
+        return IndexQuery(
             recipients=() if self.recipient is None else (self.recipient,),
             stream=self.stream,
             verdict=Action(self.verdict) if self.verdict else None,

@@ -42,7 +42,7 @@ from smtpproxy.relay.content import Body, Content, Spool
 from smtpproxy.settings import ListenerSettings, Settings
 from smtpproxy.sinks.audit.verify import seal
 from smtpproxy.store import open_stream_counts
-from smtpproxy.store.journals import Wanted
+from smtpproxy.store.journals import IndexQuery
 from smtpproxy.terminal import printable
 from smtpproxy.wire.content import HeaderCount, HeaderLimits, stuffed
 from smtpproxy.wire.session import ContentProblem
@@ -237,7 +237,7 @@ def _recorded(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="'--id'") from error
     if not records:
-        others = () if shipped else elsewhere(settings, Wanted(id=decision_id.upper()), 1)
+        others = () if shipped else elsewhere(settings, IndexQuery(id=decision_id.upper()), 1)
         if others:
             fail(f"decision {others[0].id} is {where(others[0])}: explain it there, or see --from")
         fail(f"no decision {printable(decision_id)} is on record")

@@ -19,7 +19,7 @@ from smtpproxy.sinks.audit.chain import UNREADABLE
 from smtpproxy.sinks.audit.files import ANCHORS, segments
 from smtpproxy.sinks.audit.reader import Record, find
 from smtpproxy.store import open_journals
-from smtpproxy.store.journals import Indexed, Wanted
+from smtpproxy.store.journals import IndexQuery, IndexRow
 from smtpproxy.store.relays import known_relay_id
 
 from_option = click.option(
@@ -75,7 +75,7 @@ def found(all_of_them: Sequence[Journal], id: str) -> list[tuple[Journal, Record
     return records
 
 
-def elsewhere(settings: Settings, wanted: Wanted, limit: int) -> Sequence[Indexed]:
+def elsewhere(settings: Settings, wanted: IndexQuery, limit: int) -> Sequence[IndexRow]:
     """Return what the index has of other relays, newest first; nothing where there is no index.
 
     Raises StoreUnavailable, OSError.
@@ -85,7 +85,7 @@ def elsewhere(settings: Settings, wanted: Wanted, limit: int) -> Sequence[Indexe
     if index is None:
         return ()
 
-    async def ask() -> Sequence[Indexed]:
+    async def ask() -> Sequence[IndexRow]:
         try:
             own = known_relay_id(settings.server.state_dir) or ""
             return await index.find(wanted, limit, but=own)
@@ -95,12 +95,12 @@ def elsewhere(settings: Settings, wanted: Wanted, limit: int) -> Sequence[Indexe
     return asyncio.run(ask())
 
 
-def where(row: Indexed) -> str:
+def where(row: IndexRow) -> str:
     """Say where a record is."""
     return f"in the audit log of {row.host} (relay {row.relay}), row {row.line} of {row.file}"
 
 
-def indexed_object(row: Indexed) -> Mapping[str, Any]:
+def indexed_object(row: IndexRow) -> Mapping[str, Any]:
     """Return all that is known here of a decision of another relay."""
     return {
         "id": row.id,

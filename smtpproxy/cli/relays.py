@@ -14,10 +14,10 @@ def holdings(relays: Sequence[Relay], file: str) -> list[dict[str, object]]:
     return [
         {
             "id": relay.id,
-            "host": relay.told.host,
+            "host": relay.state.host,
             "told_at": relay.at,
             "counts": relay.id in alive,  # a new key waits for it
-            "keys": relay.told.keys.get(file, {}),
+            "keys": relay.state.keys.get(file, {}),
         }
         for relay in relays
     ]
@@ -30,7 +30,7 @@ def relay_lines(relays: Sequence[Relay], file: str) -> Iterator[Part]:
     alive = {relay.id for relay in living(relays, now())}
     rows = []
     for relay in relays:
-        held = relay.told.keys.get(file, {})
+        held = relay.state.keys.get(file, {})
         keys = ", ".join(f"{version} ({name})" for version, name in held.items())
         state = "" if relay.id in alive else "silent: not waited for"
         rows.append((relay.name, written_time(relay.at), keys or "none", state))

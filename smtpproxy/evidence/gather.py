@@ -27,7 +27,7 @@ from smtpproxy.sinks.audit.lines import is_erased
 from smtpproxy.sinks.audit.reader import Outcome, Record, read
 from smtpproxy.sinks.audit.verify import State, verify
 from smtpproxy.store import open_journals, open_store
-from smtpproxy.store.journals import Indexed, Wanted
+from smtpproxy.store.journals import IndexQuery, IndexRow
 from smtpproxy.store.operations import Rectification, former_addresses
 from smtpproxy.store.protocols import LiftedSuppression
 from smtpproxy.store.relays import known_relay_id
@@ -91,7 +91,7 @@ class Evidence:
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     controller: ControllerSettings | None = None
     brands: Sequence[BrandSettings] = ()
-    elsewhere: Sequence[Indexed] = ()  # decisions whose records other relays have
+    elsewhere: Sequence[IndexRow] = ()  # decisions whose records other relays have
     elsewhere_since: datetime | None = None  # older ones are not known; None: there is no index
     authors: Mapping[tuple[str, str], str] = field(default_factory=dict)  # `store.authors`
 
@@ -153,7 +153,7 @@ def evidence(
     )
 
 
-async def _elsewhere(settings: Settings, names: tuple[str, ...]) -> Sequence[Indexed] | None:
+async def _elsewhere(settings: Settings, names: tuple[str, ...]) -> Sequence[IndexRow] | None:
     """What other relays of the same store decided about a person, as the index has it.
 
     None where there is no index.
@@ -163,7 +163,7 @@ async def _elsewhere(settings: Settings, names: tuple[str, ...]) -> Sequence[Ind
         return None
     try:
         own = known_relay_id(settings.server.state_dir) or ""
-        return await index.find(Wanted(recipients=names), MOST_ELSEWHERE, but=own)
+        return await index.find(IndexQuery(recipients=names), MOST_ELSEWHERE, but=own)
     finally:
         index.close()
 

@@ -11,7 +11,7 @@ from smtpproxy.locale import Lang, Phrase, Value, say
 from smtpproxy.locale.pages import environment
 from smtpproxy.policy.periods import Period
 from smtpproxy.settings import BrandSettings, ControllerSettings, RetentionSettings
-from smtpproxy.store.journals import Indexed
+from smtpproxy.store.journals import IndexRow
 from smtpproxy.terminal import printable
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~!])")
@@ -115,7 +115,7 @@ def _kept(name: str, period: Period | None, lang: Lang) -> str:
     return _say(f"keep_{name}_text", lang, period=period)
 
 
-def of_others(rows: Sequence[Indexed], since: datetime | None, lang: Lang) -> Iterator[Block]:
+def of_others(rows: Sequence[IndexRow], since: datetime | None, lang: Lang) -> Iterator[Block]:
     """What the index of decisions knows of other relays; `since`: none that is older."""
     if rows:
         relays = ", ".join(sorted({one.host for one in rows}))

@@ -24,7 +24,7 @@ from smtpproxy.sinks.audit.lines import DecisionEntry, decided, is_erased, read_
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.sinks.metrics import Snapshot
 from smtpproxy.store import open_journals
-from smtpproxy.store.journals import Indexed, SharedJournals
+from smtpproxy.store.journals import IndexRow, SharedJournals
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.relays import relay_id
 
@@ -142,7 +142,7 @@ class Indexer:
             batch = list(islice(rows, _AT_ONCE))
             if batch:
                 since = self._keep.indexed_since(self._now())  # a new index is of old journals
-                rows_of = (indexed(self._relay, placed) for placed in batch)
+                rows_of = (index_rows(self._relay, placed) for placed in batch)
                 new = [row for some in rows_of for row in some if row.at >= since]
                 read = {slot: batch[-1][1]}
                 await self._journals.add(self._relay, new, read)
@@ -166,7 +166,7 @@ class Indexer:
         }
 
 
-def indexed(relay: str, placed: PlacedRow) -> Iterator[Indexed]:
+def index_rows(relay: str, placed: PlacedRow) -> Iterator[IndexRow]:
     """Yield what the index has of a line: a row for each recipient of a decision."""
     file, number, raw = placed
     if _DECISION not in raw:
@@ -184,7 +184,7 @@ def indexed(relay: str, placed: PlacedRow) -> Iterator[Indexed]:
         for verdict, recipient in zip(verdicts(one), one.recipients, strict=True)
     ]
     for place, (verdict, canonical) in enumerate(told or [(message, None)]):
-        yield Indexed(
+        yield IndexRow(
             *(relay, file, number, place, one.id, one.at, stream.name, stream.brand),
             Action.ALLOW if verdict is None else verdict.action,
             Reason.NONE if verdict is None else verdict.reason,

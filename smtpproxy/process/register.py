@@ -15,9 +15,9 @@ import structlog
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.metrics import Samples
 from smtpproxy.store import is_postgresql, open_store
-from smtpproxy.store.configurations import Misfit, of_relays, told
+from smtpproxy.store.configurations import Misfit, of_relays, state_of
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
-from smtpproxy.store.register import Told
+from smtpproxy.store.register import RelayState
 from smtpproxy.store.relays import relay_id
 from smtpproxy.store.shared_keys import check_link_keys, check_suppression_keys
 
@@ -34,7 +34,7 @@ async def introduce(settings: Settings) -> None:
         store = open_store(settings.store, settings.server.state_dir)
         try:
             id = relay_id(settings.server.state_dir)
-            await store.tell(id, told(settings), at=datetime.now(UTC))
+            await store.tell(id, state_of(settings), at=datetime.now(UTC))
         finally:
             await store.close()
 
@@ -56,7 +56,7 @@ class RelayTeller:
         self._counted = counted
         few = replace(settings.store, connections=_CONNECTIONS)
         self._store = open_store(few, settings.server.state_dir)
-        self._last: Told | None = None
+        self._last: RelayState | None = None
         self._again_at = 0.0
         self._fault = ""
         self._misfits: list[Misfit] = []
@@ -76,7 +76,7 @@ class RelayTeller:
         """Return what is wrong."""
         settings = self._settings
         try:
-            now = await asyncio.to_thread(told, settings)
+            now = await asyncio.to_thread(state_of, settings)
             if now == self._last and time.monotonic() < self._again_at:
                 return self._fault
             store = self._store

@@ -16,7 +16,7 @@ TOKEN = "SMTPPROXY_SHIP_TOKEN"
 """The environment variable with the bearer token of an HTTP collector."""
 
 _TIMEOUT = 30.0
-_LOCAL = ("localhost", "127.0.0.1", "[::1]")
+_LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 class HttpTarget:
@@ -28,7 +28,7 @@ class HttpTarget:
             parsed = httpx.URL(url)
         except httpx.InvalidURL as error:
             raise TargetWrong(f"{url}: {error}") from error
-        if parsed.scheme != "https" and parsed.host not in ("localhost", "127.0.0.1", "::1"):
+        if parsed.scheme != "https" and parsed.host not in _LOCAL:
             raise TargetWrong(f"{url}: not encrypted; use https://")
         self._url = url
         headers = {"Content-Type": "application/x-ndjson"}

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from smtpproxy.policy.model import Stream
 from smtpproxy.settings import Settings
-from smtpproxy.store.register import Relay, RelayRegister, Told, living
+from smtpproxy.store.register import Relay, RelayRegister, RelayState, living
 from smtpproxy.store.relays import known_relay_id
 from smtpproxy.store.scopes import ScopeStore, lost_scopes
 from smtpproxy.store.shared_keys import held_keys
@@ -24,9 +24,9 @@ class Misfit(Struct, frozen=True):
         return f"{self.subject}: {self.text}; {self.fix}"
 
 
-def told(settings: Settings) -> Told:
+def state_of(settings: Settings) -> RelayState:
     """Return what a relay with these settings tells the others."""
-    return Told(
+    return RelayState(
         settings.server.hostname,
         held_keys(settings.server.state_dir),
         {name: _described(stream) for name, stream in settings.streams.items()},
@@ -63,14 +63,14 @@ async def of_relays(settings: Settings, store: RelayRegister, *, now: datetime) 
     """Return where other relays that live are configured otherwise. Raises StoreUnavailable."""
     others = living(await store.relays(), now)
     own = known_relay_id(settings.server.state_dir)
-    mine = told(settings)
+    mine = state_of(settings)
     return [misfit for each in others if each.id != own for misfit in _of_relay(mine, each)]
 
 
-def _of_relay(mine: Told, other: Relay) -> Sequence[Misfit]:
+def _of_relay(mine: RelayState, other: Relay) -> Sequence[Misfit]:
     found = [
-        *_between("stream", mine.streams, other.told.streams),
-        *_between("brand", dict.fromkeys(mine.brands, ""), dict.fromkeys(other.told.brands, "")),
+        *_between("stream", mine.streams, other.state.streams),
+        *_between("brand", dict.fromkeys(mine.brands, ""), dict.fromkeys(other.state.brands, "")),
     ]
     return [Misfit(f"relay {other.name}", text, _FIX) for text in found]
 

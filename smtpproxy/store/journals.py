@@ -28,7 +28,7 @@ class Behind(Struct, frozen=True):
     told_at: datetime
 
 
-class Indexed(Struct, frozen=True):
+class IndexRow(Struct, frozen=True):
     """A row of the index: what was decided about one recipient, and where the record of it is.
 
     `canonical` is the recipient, as far as that is known to whoever adds the row; None, once read.
@@ -49,7 +49,7 @@ class Indexed(Struct, frozen=True):
     host: str = ""
 
 
-class Wanted(Struct, frozen=True):
+class IndexQuery(Struct, frozen=True):
     """Which rows of the index; None, or none, is any. `id` may be the first characters of one."""
 
     id: str | None = None
@@ -92,11 +92,11 @@ class SharedJournals(Protocol):
         """Return what persons are known by."""
         ...
 
-    async def add(self, relay: str, rows: Sequence[Indexed], read: Mapping[int, int]) -> None:
+    async def add(self, relay: str, rows: Sequence[IndexRow], read: Mapping[int, int]) -> None:
         """Add rows to the index, each once, and note up to which row of each slot it goes."""
         ...
 
-    async def find(self, wanted: Wanted, limit: int, *, but: str = "") -> Sequence[Indexed]:
+    async def find(self, wanted: IndexQuery, limit: int, *, but: str = "") -> Sequence[IndexRow]:
         """Return the newest rows, newest first; those of the relay `but` are left out."""
         ...
 

@@ -19,7 +19,7 @@ Fingerprints = Mapping[int, str]
 """Of keys, by version: what shows which they are, and gives none away."""
 
 
-class Told(Struct, frozen=True):
+class RelayState(Struct, frozen=True):
     """What a relay tells. `keys` are fingerprints by key file."""
 
     host: str
@@ -33,19 +33,19 @@ class Relay(Struct, frozen=True):
 
     id: str
     at: datetime
-    told: Told
+    state: RelayState
 
     @property
     def name(self) -> str:
         """For people: hosts may be called alike."""
-        return f"{self.told.host} ({self.id[:6]})"
+        return f"{self.state.host} ({self.id[:6]})"
 
     def holds(self, file: str, version: int, fingerprint: str) -> bool:
-        return self.told.keys.get(file, {}).get(version) == fingerprint
+        return self.state.keys.get(file, {}).get(version) == fingerprint
 
 
 class RelayRegister(Protocol):
-    async def tell(self, id: str, told: Told, *, at: datetime) -> None:
+    async def tell(self, id: str, state: RelayState, *, at: datetime) -> None:
         """Keep what a relay tells; forget those that have told nothing for long."""
         ...
 

@@ -9,7 +9,7 @@ import pytest
 from smtpproxy.config import load
 from smtpproxy.policy.model import ConsentAct
 from smtpproxy.settings import Settings
-from smtpproxy.store.configurations import of_consents, of_relays, of_rows, told
+from smtpproxy.store.configurations import of_consents, of_relays, of_rows, state_of
 from smtpproxy.store.relays import relay_id
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml
@@ -47,7 +47,7 @@ async def test_a_purpose_that_no_stream_has(database: Database, settings: Settin
 
 async def test_relays_that_are_configured_otherwise(database: Database, settings: Settings) -> None:
     store = database.open()
-    mine = told(settings)
+    mine = state_of(settings)
     await store.tell(relay_id(settings.server.state_dir), mine, at=NOW)
     await store.tell("a" * 16, mine, at=NOW)
     assert await of_relays(settings, store, now=NOW) == []

@@ -15,7 +15,7 @@ from smtpproxy.policy.model import Action, Reason
 from smtpproxy.process.journals import Indexer
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_journals
-from smtpproxy.store.journals import Indexed, Outstanding, SharedJournals, Wanted
+from smtpproxy.store.journals import IndexQuery, IndexRow, Outstanding, SharedJournals
 from smtpproxy.store.postgres import target
 from smtpproxy.store.postgres.connection import Lease
 from smtpproxy.store.postgres.migrations import migrate
@@ -53,7 +53,7 @@ def test_a_store_of_one_relay_has_none(tmp_path: Path) -> None:
     assert open_journals(Database(tmp_path).settings()) is None
 
 
-def row(line: int, canonical: str | None = ANNA, relay: str = ONE, **over: object) -> Indexed:
+def row(line: int, canonical: str | None = ANNA, relay: str = ONE, **over: object) -> IndexRow:
     values = {
         "relay": relay,
         "file": "01KJKB3Q0062T0HAH063NCCJA7-0.ndjson",
@@ -67,14 +67,14 @@ def row(line: int, canonical: str | None = ANNA, relay: str = ONE, **over: objec
         "reason": Reason.NONE,
         "canonical": canonical,
     }
-    return Indexed(**(values | over))  # type: ignore[arg-type]
+    return IndexRow(**(values | over))  # type: ignore[arg-type]
 
 
 async def test_rows_are_there_once_however_often_they_are_added(journals: SharedJournals) -> None:
     assert await journals.tell(ONE, "mx1.example", T0) == {}
     await journals.add(ONE, [row(1), row(2)], {0: 2})
     await journals.add(ONE, [row(2), row(3)], {0: 3, 1: 7})
-    assert [one.line for one in await journals.find(Wanted(), 10)] == [3, 2, 1]
+    assert [one.line for one in await journals.find(IndexQuery(), 10)] == [3, 2, 1]
     assert await journals.tell(ONE, "mx1.example", T0) == {0: 3, 1: 7}
 
 
@@ -86,7 +86,7 @@ async def test_rows_are_found_by_what_is_asked(journals: SharedJournals) -> None
     await journals.add(TWO, [row(4, relay=TWO)], {0: 4})
 
     async def found(**wanted: object) -> list[int]:
-        asked = Wanted(**wanted)  # type: ignore[arg-type]
+        asked = IndexQuery(**wanted)  # type: ignore[arg-type]
         return [one.line for one in await journals.find(asked, 10)]
 
     assert await found(recipients=(ANNA,)) == [4, 1]
@@ -98,11 +98,11 @@ async def test_rows_are_found_by_what_is_asked(journals: SharedJournals) -> None
     assert await found(until=T0 + 2 * DAY) == [1]
     await journals.add(TWO, [row(5, relay=TWO, brand="other")], {0: 5})
     assert await found(brands=frozenset({"shop"})) == [4, 3, 2, 1]
-    (newest,) = await journals.find(Wanted(brands=frozenset({"shop"})), 1)
+    (newest,) = await journals.find(IndexQuery(brands=frozenset({"shop"})), 1)
     assert newest.line == 4, "the limit counts rows of that brand"
-    (theirs,) = await journals.find(Wanted(brands=frozenset({"shop"})), 10, but=ONE)
+    (theirs,) = await journals.find(IndexQuery(brands=frozenset({"shop"})), 10, but=ONE)
     assert (theirs.relay, theirs.host, theirs.canonical) == (TWO, "bb.example", None)
-    assert len(await journals.find(Wanted(), 2)) == 2
+    assert len(await journals.find(IndexQuery(), 2)) == 2
 
 
 async def test_a_token_of_one_brand_gets_as_many_as_it_asks_for(
@@ -116,7 +116,7 @@ async def test_a_token_of_one_brand_gets_as_many_as_it_asks_for(
     path.write_text(to_toml(relay_config(tmp_path, "127.0.0.1:9")))
     settings = replace(load(path), store=database.settings())
     access = Access("shop", frozenset({"shop"}), settings)
-    (found,) = await elsewhere(settings, access, Wanted(recipients=(ANNA,)), 1)
+    (found,) = await elsewhere(settings, access, IndexQuery(recipients=(ANNA,)), 1)
     assert found.row == 1
 
 
@@ -127,15 +127,15 @@ async def test_an_erasure_is_outstanding_until_each_relay_has_done_it(
         await journals.tell(relay, "mx.example", T0)
     await journals.add(ONE, [row(1), row(2, BERT)], {0: 2})
     numbers = await asyncio.gather(*(journals.add_erasure(who, T0) for who in (ANNA, BERT)))
-    assert not await journals.find(Wanted(recipients=(ANNA, BERT)), 10)
-    assert len(await journals.find(Wanted(), 10)) == 2
+    assert not await journals.find(IndexQuery(recipients=(ANNA, BERT)), 10)
+    assert len(await journals.find(IndexQuery(), 10)) == 2
 
     await journals.add(ONE, [row(3)], {0: 3})  # written before the relay had erased her
     outstanding = await journals.outstanding(ONE)
     key = await journals.key()
     assert outstanding == Outstanding(max(numbers), frozenset({key(ANNA), key(BERT)}))
     await journals.carried_out(ONE, outstanding)
-    assert not await journals.find(Wanted(recipients=(ANNA,)), 10)
+    assert not await journals.find(IndexQuery(recipients=(ANNA,)), 10)
     assert (await journals.outstanding(ONE)).newest == 0
     assert [one.relay for one in await journals.behind(max(numbers))] == [TWO]
 
@@ -145,7 +145,7 @@ async def test_what_is_old_is_forgotten_and_erasures_a_year_later(journals: Shar
     await journals.add(ONE, [row(1), row(2), row(3)], {0: 3})
     await journals.add_erasure(BERT, T0)
     assert await journals.prune(T0 + 3 * DAY, journals_before=T0) == 2
-    assert [one.line for one in await journals.find(Wanted(), 10)] == [3]
+    assert [one.line for one in await journals.find(IndexQuery(), 10)] == [3]
     late = T0 + timedelta(days=370)
     assert await journals.prune(late, journals_before=T0) == 1
     assert (await journals.outstanding(ONE)).newest, "journals may still have them"
@@ -161,7 +161,7 @@ async def test_more_old_rows_than_a_batch_go_and_what_is_of_one_moment_is_not_mi
     old = [row(line, at=T0 + (line // 4) * DAY) for line in range(9)]
     await journals.add(ONE, [*old, row(9)], {0: 9})
     assert await journals.prune(T0 + 3 * DAY, journals_before=T0) == 9
-    assert [one.line for one in await journals.find(Wanted(), 10)] == [9]
+    assert [one.line for one in await journals.find(IndexQuery(), 10)] == [9]
 
 
 async def test_an_index_that_is_filled_anew_has_what_is_not_too_old_for_it(
@@ -177,7 +177,7 @@ async def test_an_index_that_is_filled_anew_has_what_is_not_too_old_for_it(
         clock.tick(days=days)
     log.close()
     await Indexer(settings, journals, ONE, now=clock.now).look()
-    (found,) = await journals.find(Wanted(), 10)
+    (found,) = await journals.find(IndexQuery(), 10)
     assert clock.now() - found.at < 2 * DAY
     assert (await journals.tell(ONE, "mx.example", clock.now()))[0] >= found.line > 1
 

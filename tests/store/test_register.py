@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from smtpproxy.store.register import Relay, Told, living
+from smtpproxy.store.register import Relay, RelayState, living
 from smtpproxy.store.relays import relay_id
 from smtpproxy.store.shared_keys import NotEverywhere
 from tests.store.conftest import Database
@@ -19,25 +19,25 @@ def database(any_database: Database) -> Database:
     return any_database
 
 
-def told(host: str, links: dict[int, str]) -> Told:
-    return Told(host, {"unsubscribe.key": links, "suppression.key": {}})
+def state(host: str, links: dict[int, str]) -> RelayState:
+    return RelayState(host, {"unsubscribe.key": links, "suppression.key": {}})
 
 
 async def test_what_a_relay_told_last_counts(database: Database) -> None:
     store = database.open()
-    await store.tell("b" * 16, told("two", OLD), at=T0)
-    await store.tell("a" * 16, told("two", OLD), at=T0)
-    await store.tell("c" * 16, told("one", NEW), at=T0)
-    await store.tell("b" * 16, told("two", NEW), at=T0 + MINUTE)
+    await store.tell("b" * 16, state("two", OLD), at=T0)
+    await store.tell("a" * 16, state("two", OLD), at=T0)
+    await store.tell("c" * 16, state("one", NEW), at=T0)
+    await store.tell("b" * 16, state("two", NEW), at=T0 + MINUTE)
     found = await store.relays()
-    assert [(each.told.host, each.id[0]) for each in found] == [
+    assert [(each.state.host, each.id[0]) for each in found] == [
         ("one", "c"), ("two", "a"), ("two", "b"),
     ]  # fmt: skip
-    assert found[-1] == Relay("b" * 16, T0 + MINUTE, told("two", NEW))
+    assert found[-1] == Relay("b" * 16, T0 + MINUTE, state("two", NEW))
     assert found[-1].holds("unsubscribe.key", 2, "bbbb0002")
     assert not found[1].holds("unsubscribe.key", 2, "bbbb0002")
     assert [each.id[0] for each in living(found, T0 + HOUR + MINUTE)] == ["b"]
-    await store.tell("b" * 16, told("two", NEW), at=T0 + timedelta(days=31))
+    await store.tell("b" * 16, state("two", NEW), at=T0 + timedelta(days=31))
     assert [each.id[0] for each in await store.relays()] == ["b"]
 
 
@@ -52,15 +52,15 @@ async def test_a_key_of_links_counts_once_all_have_it(database: Database) -> Non
     store = database.open()
     own = relay_id(database.folder)
     await store.register_link_keys(OLD, at=T0)
-    await store.tell(own, told("here", OLD), at=T0)  # its file may be read a moment later
-    await store.tell("b" * 16, told("there", OLD), at=T0)
+    await store.tell(own, state("here", OLD), at=T0)  # its file may be read a moment later
+    await store.tell("b" * 16, state("there", OLD), at=T0)
     with pytest.raises(NotEverywhere, match=r"key 2 .* not yet on there \(bbbbbb\): copy"):
         await store.use_link_key(2, NEW[2], at=T0)
-    await store.tell("b" * 16, told("there", {**OLD, 2: "cccc0002"}), at=T0)
+    await store.tell("b" * 16, state("there", {**OLD, 2: "cccc0002"}), at=T0)
     with pytest.raises(NotEverywhere):
         await store.use_link_key(2, NEW[2], at=T0)
     assert await store.link_keys() == OLD
-    await store.tell("b" * 16, told("there", NEW), at=T0)
+    await store.tell("b" * 16, state("there", NEW), at=T0)
     await store.use_link_key(2, NEW[2], at=T0)
     assert await store.link_keys() == NEW
     assert await store.retire_link_key(1, at=T0)
@@ -71,7 +71,7 @@ async def test_a_key_of_links_counts_once_all_have_it(database: Database) -> Non
 
 async def test_nobody_waits_for_the_silent_or_where_it_is_forced(database: Database) -> None:
     store = database.open()
-    await store.tell("b" * 16, told("there", OLD), at=T0)
+    await store.tell("b" * 16, state("there", OLD), at=T0)
     await store.use_link_key(2, NEW[2], at=T0, force=True)
     await store.use_link_key(3, "dddd0003", at=T0 + HOUR + MINUTE)
     assert max(await store.link_keys()) == 3
@@ -79,7 +79,7 @@ async def test_nobody_waits_for_the_silent_or_where_it_is_forced(database: Datab
 
 async def test_a_key_of_suppressions_is_made_and_waits(database: Database) -> None:
     store = database.open()
-    await store.tell("b" * 16, told("there", OLD), at=T0)
+    await store.tell("b" * 16, state("there", OLD), at=T0)
     with pytest.raises(NotEverywhere):
         await store.start_rekey(at=T0)
     made = database.key_path.read_bytes()

@@ -8,7 +8,7 @@ from hashlib import blake2b
 import msgspec
 
 from smtpproxy.policy.model import Action, Reason
-from smtpproxy.store.journals import Behind, Indexed, Outstanding, PersonKey, Wanted
+from smtpproxy.store.journals import Behind, IndexQuery, IndexRow, Outstanding, PersonKey
 from smtpproxy.store.postgres.connection import Counts, Target
 from smtpproxy.store.sql.rows import Row, from_micros, to_micros
 
@@ -96,7 +96,7 @@ class PostgresJournals(Counts):
     async def key(self) -> PersonKey:
         return partial(_person, await self._secret())
 
-    async def add(self, relay: str, rows: Sequence[Indexed], read: Mapping[int, int]) -> None:
+    async def add(self, relay: str, rows: Sequence[IndexRow], read: Mapping[int, int]) -> None:
         key = await self.key()
         written = [_written(row, key) for row in rows]
         async with self._counting() as session:
@@ -105,7 +105,7 @@ class PostgresJournals(Counts):
             after = {str(slot): n for slot, n in (_read(known) | dict(read)).items()}
             await session.run(_PUT_READ, msgspec.json.encode(after).decode(), relay)
 
-    async def find(self, wanted: Wanted, limit: int, *, but: str = "") -> Sequence[Indexed]:
+    async def find(self, wanted: IndexQuery, limit: int, *, but: str = "") -> Sequence[IndexRow]:
         key = await self.key()
         conditions = {
             "decision.relay <> ?": but or None,
@@ -125,7 +125,7 @@ class PostgresJournals(Counts):
             found = await session.fetch_all(
                 _FIND + where + _NEWEST.format(limit=limit), *asked.values()
             )
-        return [_indexed(row) for row in found]
+        return [_index_row(row) for row in found]
 
     async def prune(self, before: datetime, *, journals_before: datetime) -> int:
         removed, start = 0, _FIRST
@@ -145,7 +145,7 @@ def _person(secret: bytes, address: str) -> bytes:
     return blake2b(address.encode(), digest_size=16, key=secret).digest()
 
 
-def _written(row: Indexed, key: PersonKey) -> Row:
+def _written(row: IndexRow, key: PersonKey) -> Row:
     person = None if row.canonical is None else key(row.canonical)
     return (
         *(row.relay, row.file, row.line, row.recipient, row.id, to_micros(row.at)),
@@ -157,9 +157,9 @@ def _read(rows: str) -> dict[int, int]:
     return {int(slot): n for slot, n in msgspec.json.decode(rows, type=dict[str, int]).items()}
 
 
-def _indexed(row: Row) -> Indexed:
+def _index_row(row: Row) -> IndexRow:
     relay, file, line, place, id, at, stream, brand, verdict, reason, observed, host = row
-    return Indexed(
+    return IndexRow(
         *(relay, file, line, place, id, from_micros(at), stream, brand),
         *(Action(verdict), Reason(reason), observed, None, host),
     )

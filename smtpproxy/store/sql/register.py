@@ -10,7 +10,7 @@ from smtpproxy.store.register import (
     FORGOTTEN_AFTER,
     Fingerprints,
     Relay,
-    Told,
+    RelayState,
     living,
 )
 from smtpproxy.store.relays import known_relay_id
@@ -34,25 +34,25 @@ WHERE link_key.retired_at IS NOT NULL
 """
 _RETIRE = "UPDATE link_key SET retired_at = ? WHERE version = ? AND retired_at IS NULL"
 
-_told = msgspec.json.Decoder(Told).decode
+_read_state = msgspec.json.Decoder(RelayState).decode
 
 
 async def relays(session: Session) -> Sequence[Relay]:
     found = [
-        Relay(id, at, _told(state))
+        Relay(id, at, _read_state(state))
         for id, micros, state in await session.fetch_all(_RELAYS)
         if (at := optional_moment(micros)) is not None
     ]
-    return sorted(found, key=lambda relay: (relay.told.host, relay.id))
+    return sorted(found, key=lambda relay: (relay.state.host, relay.id))
 
 
 class Register(Connections):
     """Keeps `RelayRegister` for the store that it is mixed into."""
 
-    async def tell(self, id: str, told: Told, *, at: datetime) -> None:
-        state = msgspec.json.encode(told).decode()
+    async def tell(self, id: str, state: RelayState, *, at: datetime) -> None:
+        written = msgspec.json.encode(state).decode()
         async with self._to_write().transaction() as session:
-            await session.run(_TELL, id, to_micros(at), state)
+            await session.run(_TELL, id, to_micros(at), written)
             await session.run(_FORGET, to_micros(at - FORGOTTEN_AFTER))
 
     async def relays(self) -> Sequence[Relay]:

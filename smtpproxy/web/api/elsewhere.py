@@ -11,7 +11,7 @@ from smtpproxy.policy.model import Action, Reason
 from smtpproxy.settings import Settings
 from smtpproxy.store import open_journals
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.journals import Wanted
+from smtpproxy.store.journals import IndexQuery
 from smtpproxy.store.relays import known_relay_id
 from smtpproxy.web.api.operation import Time
 
@@ -31,7 +31,7 @@ class DecisionElsewhere(Struct, frozen=True):
 
 
 async def elsewhere(
-    settings: Settings, access: Access, wanted: Wanted, limit: int
+    settings: Settings, access: Access, wanted: IndexQuery, limit: int
 ) -> Sequence[DecisionElsewhere]:
     """Return the newest of them that a token may see. Raises StoreUnavailable, OSError."""
     index = open_journals(settings.store)

@@ -19,7 +19,7 @@ from smtpproxy.scrub.verdicts import HIDDEN, ScrubRequest, judge_addresses
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.reader import Record, find, read
 from smtpproxy.store.exchange.times import read_time
-from smtpproxy.store.journals import Wanted
+from smtpproxy.store.journals import IndexQuery
 from smtpproxy.store.protocols import FactReader
 from smtpproxy.web.api.elsewhere import DecisionElsewhere, elsewhere
 from smtpproxy.web.api.operation import (
@@ -266,7 +266,7 @@ class Verdicts:
         own = [one for one in records if _is_of(one, call.access)]
         others: Sequence[DecisionElsewhere] = ()
         if not own:
-            wanted = Wanted(id=id.upper())
+            wanted = IndexQuery(id=id.upper())
             others = await elsewhere(self._settings, call.access, wanted, MOST_DECISIONS)
             if not others:
                 raise Refused("not_found", "no decision of that id is on record")
@@ -308,7 +308,9 @@ class Verdicts:
 
         others: Sequence[DecisionElsewhere] = ()
         if recipient is not None and before is None:
-            wanted = Wanted(recipients=(recipient,), stream=asked.stream, since=since, until=until)
+            wanted = IndexQuery(
+                recipients=(recipient,), stream=asked.stream, since=since, until=until
+            )
             others = await elsewhere(self._settings, call.access, wanted, asked.limit)
         async with self._reading:
             try:
