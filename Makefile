@@ -1,7 +1,7 @@
 # Everything a developer or CI runs. `make help` lists the targets.
 
 PYTHON ?= python3
-JOBS   ?= 4
+JOBS   ?= 6
 VENV   := .venv
 BIN    := $(VENV)/bin
 
@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE  # tests start hundreds of processes
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  PYTHON=python3.12 chooses the interpreter of a new .venv; JOBS=4 the tests run at once"
+	@echo "  PYTHON=python3.12 chooses the interpreter of a new .venv; JOBS=6 the tests run at once"
 
 test: lint parts  ## all checks and all tests; TESTS=tests/wire runs one folder
 	$(BIN)/pytest -n $(JOBS) --dist worksteal $(TESTS)

@@ -210,7 +210,7 @@ def test_a_terminal_sees_progress(stored: Stored) -> None:
 
 
 def test_an_interrupted_import_says_how_far_it_got_and_can_be_run_again(stored: Stored) -> None:
-    path = many(stored, 50_000)
+    path = many(stored, 20_000)
     process = subprocess.Popen(
         command(stored, "contact", "import", path),
         stdout=subprocess.PIPE,
@@ -223,29 +223,29 @@ def test_an_interrupted_import_says_how_far_it_got_and_can_be_run_again(stored: 
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     before = imported(stored)
-    assert 0 < before < 50_000
+    assert 0 < before < 20_000
     assert f"interrupted: {before:,} added" in error
     assert "run it again for the rest" in error
     done = stored.json("contact", "import", path)
-    assert (done["added"], done["unchanged"]) == (50_000 - before, before)
+    assert (done["added"], done["unchanged"]) == (20_000 - before, before)
 
 
 def test_a_killed_import_can_be_run_again(stored: Stored) -> None:
-    path = many(stored, 50_000)
+    path = many(stored, 20_000)
     process = subprocess.Popen(command(stored, "contact", "import", path), cwd=REPOSITORY)
     wait_for_a_commit(stored)
     process.kill()
     process.wait()
     before = imported(stored)
-    assert 0 < before < 50_000
+    assert 0 < before < 20_000
     done = stored.json("contact", "import", path)
-    assert (done["added"], done["unchanged"]) == (50_000 - before, before)
+    assert (done["added"], done["unchanged"]) == (20_000 - before, before)
 
 
 def test_a_full_disk_ends_an_import_in_one_line(stored: Stored) -> None:
     """A limit on the size of files stands for the disk: a write past it fails."""
     stored.run("contact", "import", stored.file("people.ndjson", json.dumps(CONTACT)))
-    path = many(stored, 30_000)
+    path = many(stored, 15_000)
     limit = 1024 * 1024
     done = subprocess.run(
         command(stored, "contact", "import", path),
@@ -259,4 +259,4 @@ def test_a_full_disk_ends_an_import_in_one_line(stored: Stored) -> None:
     assert done.stderr.count("\n") == 1
     assert stored.json("contact", "show", ANNA) is not None
     assert stored.json("contact", "import", path)["rejected"] == 0
-    assert imported(stored) == 30_001
+    assert imported(stored) == 15_001

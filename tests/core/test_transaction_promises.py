@@ -118,7 +118,7 @@ def test_in_any_order_that_can_be_made_short(setting: Setting) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         machine,
         settings=settings(
-            max_examples=times(12, 2_000),
+            max_examples=times(8, 2_000),
             stateful_step_count=STEPS,
             deadline=None,
             derandomize=not SOAK,

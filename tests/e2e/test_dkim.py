@@ -12,6 +12,7 @@ from tests.kit.messages import marketing, message
 from tests.kit.parts import needs
 from tests.kit.postfix import PostfixInstance
 from tests.kit.relay import RelayProcess
+from tests.kit.soak import only_at_length
 from tests.kit.store import address
 from tests.kit.upstream import FakeUpstream
 from tests.kit.verifiers import Rspamd, opendkim
@@ -82,6 +83,8 @@ def test_opendkim_verifies_what_postfix_delivers(
     assert set(opendkim(tmp_path, changed, *keys).values()) == {"fail"}
 
 
+@only_at_length
+@pytest.mark.soak
 @needs("postfix", "rspamd")
 def test_rspamd_verifies_what_postfix_delivers(
     delivered: dict[str, bytes], keys: list[KeyFile], tmp_path: Path

@@ -18,6 +18,7 @@ from smtpproxy.store.import_jobs import ImportJobs
 from smtpproxy.web.api.imports import ImportShown
 from tests.kit.ports import wait_for
 from tests.kit.relay import RelayProcess
+from tests.kit.soak import only_at_length
 from tests.kit.upstream import FakeUpstream
 
 TOKEN = "smtpproxy_of_the_tests"
@@ -144,6 +145,7 @@ def test_a_cancelled_import_stops_and_is_undone(relay: RelayProcess, tmp_path: P
         assert ended(api, id).state == "undone"
 
 
+@only_at_length
 @pytest.mark.soak
 def test_reloads_disturb_no_import(relay: RelayProcess, tmp_path: Path) -> None:
     with Client(relay.url, TOKEN) as api:

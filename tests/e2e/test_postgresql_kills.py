@@ -32,13 +32,13 @@ from tests.kit.postgres_pair import PostgresPair
 from tests.kit.processes import descendants
 from tests.kit.relay import RelayProcess
 from tests.kit.relays import API, Relays, answer
-from tests.kit.soak import SOAK
+from tests.kit.soak import only_at_length
 from tests.kit.store import address, people
 
 pytestmark = [
     needs("postgresql", "smtp-sink"),
     pytest.mark.soak,
-    pytest.mark.skipif(not SOAK, reason="goes with make soak"),
+    only_at_length,
 ]
 
 KILLS = int(os.environ.get("SMTPPROXY_TEST_KILLS", "200"))

@@ -20,12 +20,11 @@ from tests.kit.postgres import PostgresCluster
 from tests.kit.postgres_pair import PostgresPair
 from tests.kit.relay import REPOSITORY, RelayProcess
 from tests.kit.relays import API, Relays, answer, suppress
-from tests.kit.soak import SOAK
+from tests.kit.soak import only_at_length
 from tests.kit.store import address
 from tests.kit.upstream import FakeUpstream
 
 pytestmark = [needs("postgresql"), pytest.mark.soak]
-at_length = pytest.mark.skipif(not SOAK, reason="goes with make soak")
 
 CONSENTING, GONE = address("consent"), address("unsubscribed")
 IN_TIME = 6.0  # seconds for a reply of the relay, with a timeout of 1 s, on a busy machine
@@ -144,7 +143,7 @@ def test_the_primary_is_killed_and_the_standby_takes_over(trouble: Trouble) -> N
     trouble.is_over()
 
 
-@at_length
+@only_at_length
 def test_the_old_primary_comes_back_and_nobody_fenced_it(trouble: Trouble) -> None:
     """It is the first of the URL's hosts, lets anybody write, and does not know who objected."""
     pair = trouble.pair
@@ -170,7 +169,7 @@ def test_the_old_primary_comes_back_and_nobody_fenced_it(trouble: Trouble) -> No
     pair.rejoin()
 
 
-@at_length
+@only_at_length
 def test_the_network_is_silent(trouble: Trouble) -> None:
     network = trouble.pair.network[trouble.pair.primary]
     network.fall_silent()
@@ -179,7 +178,7 @@ def test_the_network_is_silent(trouble: Trouble) -> None:
     trouble.is_over()
 
 
-@at_length
+@only_at_length
 def test_the_network_is_cut(trouble: Trouble) -> None:
     network = trouble.pair.network[trouble.pair.primary]
     network.cut()
@@ -188,7 +187,7 @@ def test_the_network_is_cut(trouble: Trouble) -> None:
     trouble.is_over()
 
 
-@at_length
+@only_at_length
 def test_the_standby_is_lost_and_commits_wait_for_it(trouble: Trouble) -> None:
     trouble.pair.standby.kill()
     assert trouble.answers() == [250, 250], "what is known goes on to hold"
@@ -200,7 +199,7 @@ def test_the_standby_is_lost_and_commits_wait_for_it(trouble: Trouble) -> None:
     trouble.is_over()
 
 
-@at_length
+@only_at_length
 def test_there_are_too_many_connections(trouble: Trouble) -> None:
     network = trouble.pair.network[trouble.pair.primary]
     network.cut()  # what the relays have is lost, and others are faster
@@ -210,7 +209,7 @@ def test_there_are_too_many_connections(trouble: Trouble) -> None:
     trouble.is_over()
 
 
-@at_length
+@only_at_length
 @pytest.mark.parametrize("table", ["store_state", "suppression"])
 def test_a_table_is_locked(trouble: Trouble, table: str) -> None:
     with trouble.relays.locked(table):
@@ -218,7 +217,7 @@ def test_a_table_is_locked(trouble: Trouble, table: str) -> None:
     trouble.is_over()
 
 
-@at_length
+@only_at_length
 def test_commits_stop_waiting_for_a_standby_that_relays_require(trouble: Trouble) -> None:
     for relay in trouble.each:
         relay.terminate()
@@ -232,7 +231,7 @@ def test_commits_stop_waiting_for_a_standby_that_relays_require(trouble: Trouble
     trouble.is_over()
 
 
-@at_length
+@only_at_length
 @needs("tmpfs")
 def test_the_disk_is_full(tmp_path: Path, mta: FakeUpstream) -> None:
     """What is known goes on to hold, and nothing else is taken for known."""

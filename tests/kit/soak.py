@@ -5,8 +5,11 @@ What has a long form says `pytestmark = pytest.mark.soak` and takes its numbers 
 
 import os
 
+import pytest
+
 SOAK = os.environ.get("SMTPPROXY_TEST_SOAK") == "1"
 LONGEST = 1800 if SOAK else 180  # seconds that one test may take
+only_at_length = pytest.mark.skipif(not SOAK, reason="goes with make soak")
 
 
 def times(few: int, many: int) -> int:

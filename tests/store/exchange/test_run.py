@@ -15,6 +15,7 @@ from smtpproxy.store.exchange.lines import MAX_LINE, ImportFault
 from smtpproxy.store.exchange.run import format_of
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sqlite import SqliteStore
+from tests.kit.soak import times
 from tests.store.exchange.importing import FILE_TIME, Importing
 
 HEADER = b"address,scope,origin,since,note\n"
@@ -305,7 +306,7 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=times(150, 5_000))
 @given(
     content=st.lists(st.one_of(PIECES, st.binary(max_size=5)), max_size=30).map(b"".join),
     file_format=st.sampled_from(["csv", "ndjson"]),
