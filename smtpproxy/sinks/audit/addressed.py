@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
+from mmap import mmap
 from pathlib import Path
 
 import msgspec
@@ -11,6 +13,16 @@ from smtpproxy.sinks.audit.files import mapped, segments
 _CANONICAL = re.compile(rb'"canonical":("(?:[^"\\]|\\.)*")')
 
 _text = msgspec.json.Decoder(str).decode
+
+
+def odd_names(octets: bytes | mmap) -> Iterator[tuple[bytes, str]]:
+    """Yield each canonical address in some octets that an MTA may take for another one, as it is
+    written there, and what it is."""
+    for match in _CANONICAL.finditer(octets):
+        written = match[1]
+        if b"%" in written or b"!" in written or b'\\"' in written or b".uucp" in written:
+            with suppress(msgspec.DecodeError, UnicodeDecodeError):
+                yield written, _text(written)
 
 
 def addressed(folder: Path) -> Iterator[str]:

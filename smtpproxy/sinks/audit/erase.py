@@ -23,6 +23,7 @@ from smtpproxy.disk import sync_folder
 from smtpproxy.mail.address import readings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit import files as journal_files
+from smtpproxy.sinks.audit.addressed import odd_names
 from smtpproxy.sinks.audit.anchors import Parts
 from smtpproxy.sinks.audit.chain import NotALine, take_apart
 from smtpproxy.sinks.audit.files import Segment, is_written, locked, mapped, segments
@@ -164,6 +165,7 @@ class _Person:
     def __init__(self, canonical: str) -> None:
         self._canonical = canonical
         self._needle = msgspec.json.encode(canonical)
+        self._odd: dict[bytes, str] = {}  # what an MTA may take for it, as it is written
         self._messages: set[str] = set()  # ids of a slot's messages to this person
         self._sole: set[str] = set()  # and to nobody else who is not erased
 
@@ -174,24 +176,35 @@ class _Person:
             if self.may_be_in(segment):
                 with segment.path.open("rb") as lines:
                     for raw in lines:
-                        if self._needle in raw:
+                        if self._names(raw):
                             self.parts(raw)
 
     def may_be_in(self, segment: Segment) -> bool:
         with mapped(segment.path) as data:
-            return data.find(self._needle) >= 0 or (
-                bool(self._messages) and data.find(_PERSONAL_ANSWER) >= 0
+            odd = {name: text for name, text in odd_names(data) if self._is_theirs(text)}
+            self._odd |= odd
+            return (
+                bool(odd)
+                or data.find(self._needle) >= 0
+                or (bool(self._messages) and data.find(_PERSONAL_ANSWER) >= 0)
             )
+
+    def _names(self, raw: bytes) -> bool:
+        """Whether a line may be about them."""
+        if self._needle in raw:
+            return True
+        return bool(self._odd) and any(name in self._odd for name, _ in odd_names(raw))
 
     def named_in(self, part: bytes) -> bool:
         """Whether it contains the address, in any case."""
-        return self._canonical in part.decode("utf-8", "replace").casefold()
+        text = part.decode("utf-8", "replace").casefold()
+        return any(name in text for name in (self._canonical, *self._odd.values()))
 
     def without(self, raw: bytes, erased: list[tuple[int, ...]]) -> bytes:
         """Return a line as it is to be; add its number, and which parts go, to `erased`."""
         if not raw.endswith(b"\n"):  # a torn end is no record, but may name somebody
             return b"" if self.named_in(raw) else raw
-        if self._needle not in raw and _PERSONAL_ANSWER not in raw:
+        if _PERSONAL_ANSWER not in raw and not self._names(raw):
             return raw
         chosen = self.parts(raw)
         if not chosen:

@@ -108,6 +108,31 @@ async def test_a_refusal_of_what_an_mta_may_take_for_theirs_names_them_no_more(
     sound(folder)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "jeanne%example.org@shop.example",
+        "example.org!jeanne@shop.example",
+        '"jeanne@example.org"@shop.example',
+        "jeanne%example.org%b.example@shop.example",
+    ],
+)
+async def test_a_record_that_names_them_only_as_an_mta_may_read_it_goes_too(
+    folder: Path, clock: Clock, name: str
+) -> None:
+    log = journal(folder, clock)
+    await write(log, clock, mail(clock, name), reply=f"250 to <{name}>")
+    await write(log, clock, mail(clock, PAUL), mail(clock, "jeanne%example.com@shop.example"))
+    log.close()
+    assert pseudonymise(folder, JEANNE) > 0
+    left = text(folder)
+    assert json.dumps(name) not in left
+    assert "example.org" not in left.replace(PAUL, "")
+    assert PAUL in left
+    assert "jeanne%example.com" in left
+    sound(folder)
+
+
 async def test_of_a_message_to_several_only_their_part_goes(folder: Path, clock: Clock) -> None:
     log = journal(folder, clock)
     entry = mail(clock, JEANNE, PAUL)
