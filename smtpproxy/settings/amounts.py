@@ -42,7 +42,8 @@ _MOST_OF = {Unit.HOURS: 100_000, Unit.DAYS: 40_000, Unit.MONTHS: 1_200, Unit.YEA
 _SUPPRESSION_YEARS = 3
 _TIME_OF_DAY = re.compile(r"([01]\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?", re.ASCII)
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,4})?)\s*%", re.ASCII)
-_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", re.ASCII)
+_LONGEST = 36_500 * 86_400  # seconds: moments further away may have no date
+_AMOUNT = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,10 @@ def duration(value: object) -> float:
         raise ValueError(f"{shown(value)} is not {right}; units: {', '.join(DURATION_UNITS)}")
     if amount <= 0:
         raise ValueError(f"{shown(value)} must be more than 0")
-    return amount * DURATION_UNITS[unit]
+    seconds = amount * DURATION_UNITS[unit]
+    if seconds > _LONGEST:
+        raise ValueError(f"{shown(value)} is too long: at most 36500d")
+    return seconds
 
 
 def _amount(value: object, right: str) -> tuple[float, str]:

@@ -4,7 +4,7 @@ import pytest
 
 from smtpproxy.policy.periods import Period, Unit, parse_period
 from smtpproxy.policy.rulebooks import RulebookError, parse_rulebook
-from smtpproxy.settings.amounts import duration, period, rate
+from smtpproxy.settings.amounts import duration, period, rate, size
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,18 @@ def test_a_duration_is_seconds(text: str, seconds: float) -> None:
 def test_what_has_no_fixed_length_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="units: ms, s, m, min, h, d"):
         duration(text)
+
+
+@pytest.mark.parametrize("text", ["36501d", 1e308, 10**20, f"{'9' * 400}.5d", "9" * 5000])
+def test_a_duration_is_at_most_a_hundred_years(text: object) -> None:
+    with pytest.raises(ValueError, match=r"is too long: at most 36500d|is not a time such as"):
+        duration(text)
+
+
+@pytest.mark.parametrize("text", [f"{'9' * 400}.5GiB", "9" * 5000])
+def test_a_size_that_no_number_holds_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a size such as"):
+        size(text)
 
 
 @pytest.mark.parametrize(

@@ -209,3 +209,11 @@ async def test_what_root_makes_belongs_to_the_owner_of_the_folder(database: Data
     await database.open().add_suppressions([entry()])
     for path in database.folder.iterdir():
         assert (path.stat().st_uid, path.stat().st_gid) == (12345, 12346), path.name
+
+
+async def test_a_time_that_no_database_has_a_number_for_is_a_long_one(
+    any_database: Database,
+) -> None:
+    store = any_database.open(timeout=36_500 * 86_400)
+    await store.add_suppressions([entry()])
+    assert (await facts_of(store, ANNA)).suppressions

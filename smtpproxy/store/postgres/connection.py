@@ -17,9 +17,7 @@ from smtpproxy.store.postgres.errors import unavailable
 from smtpproxy.store.postgres.lineage import Lineage
 from smtpproxy.store.postgres.session import PostgresSession, transaction
 from smtpproxy.store.postgres.synchronous import WAITS, check_waits
-from smtpproxy.store.protocols import (
-    StoreUnavailable,
-)
+from smtpproxy.store.protocols import StoreUnavailable
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Pool
@@ -32,6 +30,7 @@ _ONLY_A_PRIMARY = re.compile(r"[?&]target_session_attrs=(?:primary|read-write)(?
 _NET = 60.0  # seconds of any statement, and of any pause within a transaction
 _ON_THE_WAY = 5.0  # seconds longer than that: the network is dead, or the machine
 _SOON = 1.0  # seconds
+_MOST = 2_000_000  # seconds: more milliseconds than that, PostgreSQL has no number for
 _CONNECT = 5.0  # seconds
 
 
@@ -256,7 +255,7 @@ def _net(timeout: float) -> float:
 
 
 def _milliseconds(seconds: float) -> str:
-    return str(max(1, int(seconds * 1000)))
+    return str(max(1, int(min(seconds, _MOST) * 1000)))
 
 
 async def _left_as_it_is(_: "Connection") -> None:

@@ -191,6 +191,7 @@ def unavailable(error: BaseException) -> StoreUnavailable:
     return StoreUnavailable("the database failed")
 
 
+_MOST = 2_000_000  # seconds: of more milliseconds SQLite makes none
 _LOOK_SECONDS = 0.002
 
 
@@ -257,7 +258,8 @@ class SqliteWriter:
                         raise
                 await asyncio.sleep(_LOOK_SECONDS)
         finally:
-            await connection.execute(f"PRAGMA busy_timeout = {int(self._timeout * 1000)}")
+            wait = int(min(self._timeout, _MOST) * 1000)
+            await connection.execute(f"PRAGMA busy_timeout = {wait}")
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[aiosqlite.Connection]:
