@@ -314,3 +314,21 @@ def test_a_no_is_obeyed_though_its_row_is_rejected(stored: Stored) -> None:
     people = stored.file("list", "eva@people.example\n")
     found = stored.json("scrub", people, "--stream", "offers", code=1)
     assert found["by_reason"] == {"consent_withdrawn": 1}
+
+
+def test_days_and_months_that_a_spreadsheet_exchanged_are_asked_about(stored: Stored) -> None:
+    book = openpyxl.Workbook()
+    assert book.active is not None
+    book.active.append(["email", "newsletter", "opt-in date"])
+    book.active.append(["eva@people.example", "yes", date(2024, 4, 3)])  # 04/03/2024, of March
+    book.active.append(["noe@people.example", "yes", "13/05/2024"])
+    path = str(stored.folder / "people.xlsx")
+    book.save(path)
+    command = ("contact", "map", path, "--yes", *KNOWN)
+    error = stored.run(*command, code=2).stderr
+    assert "'2024-04-03' have no day after the 12th" in error
+    assert "--time-format 'iso|%d/%m/%Y' or '%Y-%d-%m|%d/%m/%Y'" in error
+    mapping = stored.json(*command, "--time-format", "%Y-%d-%m|%d/%m/%Y")["mapping"]
+    stored.run("contact", "import", path, "--mapping", mapping)
+    (kept,) = stored.json("contact", "show", "eva@people.example")["consents"]
+    assert kept["given_at"].startswith("2024-03-04")

@@ -208,7 +208,10 @@ class _Guess:
         month = next((one.times.month_first for one in read if one.times.month_first), "")
         unclear = next((one.times.unclear for one in read if one.times.unclear), "")
         forms = self._forms(read, day_first=not month)
-        if (day and month) or (unclear and not day and not month):
+        exchanged = next((one for one in read if one.times.may_be_exchanged), None)
+        if exchanged is not None and not (day and month):
+            self._ask_exchanged(exchanged, read, forms)
+        elif (day and month) or (unclear and not day and not month):
             text = f"Is {unclear!r} day or month first?"
             if day and month:
                 text = f"Some dates are day first ({day!r}), some month first ({month!r}): which?"
@@ -226,6 +229,29 @@ class _Guess:
             order = "day" if day else "month"
             self._notes.append(f"dates are {order} first: {shown!r} can be nothing else")
         return None if forms in ([], ["iso"]) else "|".join(forms)
+
+    def _ask_exchanged(
+        self, column: ColumnLook, read: Sequence[ColumnLook], forms: Sequence[str]
+    ) -> None:
+        """Ask whether a spreadsheet exchanged day and month where it could."""
+        answers, times = self._answers, column.times
+        dated = [one.times for one in read if one.times.patterns["iso"]]
+        others = sorted(form for one in dated for form in one.exchanged)
+        choices = ["|".join(forms)]
+        if all(others) and all(one.may_be_exchanged for one in dated):
+            choices.append("|".join([*dict.fromkeys(others), *(f for f in forms if f != "iso")]))
+        right = " or ".join(map(repr, choices))
+        self._questions.append(
+            Question(
+                f"{column.name!r}: dates like {times.early!r} have no day after the 12th, texts"
+                f" like {times.late_text!r} no other: a spreadsheet may have exchanged"
+                " day and month of the dates. If not, the first; if so, "
+                + ("the second" if len(choices) > 1 else "export the file again, as CSV"),
+                f"--time-format {right}",
+                lambda text: replace(answers, time_format=text),
+                tuple(choices),
+            )
+        )
 
     @staticmethod
     def _forms(read: Iterable[ColumnLook], *, day_first: bool) -> list[str]:

@@ -29,6 +29,10 @@ class TimeForms:
     month_first: str = ""
     unclear: str = ""  # a cell that may be two days
     zoneless: str = ""  # a cell with a time of day, and no zone
+    early: str = ""  # a date with the year first, and a day that may be a month
+    exchanged: set[str] = field(default_factory=set)  # how those read with day and month exchanged
+    late_text: str = ""  # a date as people write it, of a day after the 12th
+    _unlike: bool = False  # a cell that a spreadsheet which exchanges days would have changed
 
     def add(self, text: str) -> None:
         if len(text) > _LONGEST or not text[:1].isalnum():
@@ -37,6 +41,7 @@ class TimeForms:
             self._add_parted(text, *found.groups())
         elif found := _ISO.fullmatch(text):
             self.patterns["iso"] += 1
+            self._add_iso(text, found[1] or "", zoned=bool(found[2]))
             if found[1] and not found[2]:
                 self.zoneless = self.zoneless or text
         elif found := _YEAR_FIRST.fullmatch(text):
@@ -50,6 +55,22 @@ class TimeForms:
         elif _RFC_2822.fullmatch(text):
             self.patterns["rfc2822"] += 1
 
+    def _add_iso(self, text: str, time: str, *, zoned: bool) -> None:
+        if int(text[8:10]) > _LAST_MONTH:
+            self._unlike = True
+            return
+        self.early = self.early or text
+        hours = {0: "", len("T10:00:00"): f"{time[:1]}%H:%M:%S"}.get(len(time))
+        self.exchanged.add("" if zoned or hours is None else f"%Y-%d-%m{hours}")
+
+    @property
+    def may_be_exchanged(self) -> bool:
+        """Whether a spreadsheet read days as months, and left as text what can be no month.
+
+        Then dates have no day after the 12th, and texts no other.
+        """
+        return bool(self.early and self.late_text) and not self._unlike
+
     def _add_parted(
         self, text: str, first: str, sign: str, second: str, year: str,
         seconds: str | None, noon: str | None,
@@ -59,6 +80,10 @@ class TimeForms:
         self.patterns[f"%1{sign}%2{sign}{years}{_hours(has_time, seconds, noon)}"] += 1
         if has_time:
             self.zoneless = self.zoneless or text
+        if max(int(first), int(second)) > _LAST_MONTH:
+            self.late_text = self.late_text or text
+        else:
+            self._unlike = True
         if int(first) > _LAST_MONTH or sign == ".":
             self.day_first = self.day_first or text
         elif int(second) > _LAST_MONTH:

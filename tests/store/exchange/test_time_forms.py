@@ -67,3 +67,20 @@ def test_what_is_no_time_is_none(cell: str) -> None:
 )
 def test_a_time_of_day_without_a_zone_is_noticed(cell: str, zoneless: bool) -> None:
     assert bool(forms(cell).zoneless) is zoneless
+
+
+@pytest.mark.parametrize(
+    ("cells", "may_be"),
+    [
+        (["2024-04-03", "13/05/2024"], True),
+        (["2024-04-03T10:00:00", "05/13/2024"], True),
+        (["2024-04-03", "2024-04-13", "13/05/2024"], False),  # a date that cannot be exchanged
+        (["2024-04-03", "13/05/2024", "03/05/2024"], False),  # a text that would have been
+        (["2024-04-03", "2024-04-05"], False),
+        (["13/05/2024", "03/05/2024"], False),
+    ],
+)
+def test_days_that_a_spreadsheet_took_for_months_are_noticed(
+    cells: list[str], may_be: bool
+) -> None:
+    assert forms(*cells).may_be_exchanged is may_be
