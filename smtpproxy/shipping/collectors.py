@@ -30,6 +30,11 @@ class HttpTarget:
             raise TargetWrong(f"{url}: {error}") from error
         if parsed.scheme != "https" and parsed.host not in _LOCAL:
             raise TargetWrong(f"{url}: not encrypted; use https://")
+        if parsed.userinfo:
+            raise TargetWrong(
+                f"{parsed.host}: no name and password in the URL, where messages and the list of"
+                f" processes show it; a token goes in {TOKEN}"
+            )
         self._url = url
         headers = {"Content-Type": "application/x-ndjson"}
         if token := os.environ.get(TOKEN, ""):
