@@ -227,10 +227,10 @@ CASES = (
     ),
     Case(
         "SmtpproxyObserveMode",
-        {"up{job=smtpproxy}": "1x3000", "smtpproxy_observe_mode{stream=offers}": "1x3000"},
-        {"up{job=smtpproxy}": "1x3000", "smtpproxy_observe_mode{stream=offers}": "1x1000 0x2000"},
+        {"up{job=smtpproxy}": "1x500", "smtpproxy_observe_mode{stream=offers}": "1x500"},
+        {"up{job=smtpproxy}": "1x500", "smtpproxy_observe_mode{stream=offers}": "1x150 0x350"},
         at=8 * 24 * 60,
-        step=5,
+        step=30,
     ),
     Case(
         "SmtpproxyNoMailAccepted",

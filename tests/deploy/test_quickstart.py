@@ -186,6 +186,7 @@ def test_no_more_commands_than_ten() -> None:
     assert len(list(commands())) <= MOST_COMMANDS
 
 
+@pytest.mark.timeout(600)  # a week of mail
 @needs("faketime", "nodemailer", "msmtp")
 def test_from_nothing_to_enforcing(tmp_path: Path, clone: Path) -> None:
     people = everybody()
