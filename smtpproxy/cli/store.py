@@ -9,12 +9,20 @@ from smtpproxy.cli import fail
 from smtpproxy.cli.options import config_option
 from smtpproxy.cli.printer import Column, Part, Result, Styled, Table, shows_result
 from smtpproxy.settings import Settings, StoreSettings
+from smtpproxy.settings.places import store_url
 from smtpproxy.store import is_postgresql, store_path
 from smtpproxy.store.move import Moved, Place, move
-from smtpproxy.store.protocols import StoreMisconfigured, closed_text, without_password
+from smtpproxy.store.protocols import closed_text, without_password
 from smtpproxy.store.relays import relay_id
 
 _TIMEOUT = 30.0  # seconds for those who write just now
+
+
+def _url(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    try:
+        return store_url(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 @click.group("store")
@@ -23,8 +31,8 @@ def store() -> None:
 
 
 @store.command("copy")
-@click.argument("source", metavar="FROM")
-@click.argument("target", metavar="TO")
+@click.argument("source", metavar="FROM", callback=_url)
+@click.argument("target", metavar="TO", callback=_url)
 @config_option
 @shows_result
 def copy(settings: Settings, source: str, target: str) -> Result:
@@ -48,7 +56,7 @@ def copy(settings: Settings, source: str, target: str) -> Result:
 
 
 @store.command("reopen")
-@click.argument("url", metavar="URL")
+@click.argument("url", metavar="URL", callback=_url)
 @config_option
 @shows_result
 def reopen(settings: Settings, url: str) -> Result:
@@ -65,7 +73,7 @@ def reopen(settings: Settings, url: str) -> Result:
     else:
         from smtpproxy.store.move.sqlite import reopen as reopen_sqlite
 
-        was_closed = asyncio.run(reopen_sqlite(_path(url), _TIMEOUT))
+        was_closed = asyncio.run(reopen_sqlite(store_path(place), _TIMEOUT))
     if not was_closed:
         fail(f"{without_password(url)}: is open; only a store that was copied is closed")
     return Result({"reopened": without_password(url)}, [f"{without_password(url)}: open again"])
@@ -82,19 +90,8 @@ def _place(url: str, state_dir: Path) -> Place:
         )
     from smtpproxy.store.move import sqlite
 
-    path = _path(url)
+    path = store_path(StoreSettings(url))
     return Place(url, sqlite.held_source(path, _TIMEOUT), sqlite.new_target(path, state_dir))
-
-
-def _path(url: str) -> Path:
-    try:
-        return store_path(StoreSettings(url))
-    except StoreMisconfigured:
-        fail(
-            f"{without_password(url)}: not a URL of a store; it looks like "
-            "sqlite:///var/lib/smtpproxy/smtpproxy.db or postgresql://USER@HOST/DATABASE",
-            2,
-        )
 
 
 def _object(moved: Moved, old: Place, new: Place) -> dict[str, object]:

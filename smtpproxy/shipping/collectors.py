@@ -36,6 +36,7 @@ class HttpTarget:
                 f" processes show it; a token goes in {TOKEN}"
             )
         self._url = url
+        self._shown = str(parsed.copy_with(query=None, fragment=None))  # a query may be a secret
         headers = {"Content-Type": "application/x-ndjson"}
         if token := os.environ.get(TOKEN, ""):
             headers["Authorization"] = f"Bearer {token}"
@@ -45,9 +46,9 @@ class HttpTarget:
         try:
             answer = self._client.post(self._url, content=b"".join(lines))
         except httpx.HTTPError as error:
-            raise TargetUnavailable(f"{self._url}: {error or type(error).__name__}") from error
+            raise TargetUnavailable(f"{self._shown}: {error or type(error).__name__}") from error
         if not answer.is_success:
-            raise TargetUnavailable(f"{self._url}: it answers {answer.status_code}")
+            raise TargetUnavailable(f"{self._shown}: it answers {answer.status_code}")
 
     def close(self) -> None:
         self._client.close()
