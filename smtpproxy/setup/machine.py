@@ -93,16 +93,21 @@ async def _output(*command: str, timeout: float) -> bytes:
         stderr=asyncio.subprocess.DEVNULL,
         start_new_session=True,
     )
+    assert process.stdout is not None
     read = bytearray()
     try:
-        assert process.stdout is not None
         async with asyncio.timeout(timeout):
             while len(read) < _LONGEST and (piece := await process.stdout.read(4096)):
                 read += piece
     finally:
         with suppress(ProcessLookupError):  # all that it started ends with it
             os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                # asyncio waits for the end of a pipe too, and does not see it in one it left full.
+                while await process.stdout.read(_LONGEST):
+                    pass
+                await process.wait()
     return bytes(read[:_LONGEST])
 
 

@@ -144,8 +144,8 @@ def _handler(owner: Receiver) -> type[BaseHTTPRequestHandler]:
                 self.path,
             )
             say = owner.answer(delivery)
+            owner.deliveries.append(delivery)  # before the answer: then whoever got that finds it
             if say.hold:
-                owner.deliveries.append(delivery)
                 owner.release.wait(30)
                 return
             self.send_response(say.status)
@@ -154,7 +154,6 @@ def _handler(owner: Receiver) -> type[BaseHTTPRequestHandler]:
             if say.drip:
                 self.send_header("content-length", "1000000")
                 self.end_headers()
-                owner.deliveries.append(delivery)
                 with contextlib.suppress(OSError):
                     while not owner.release.wait(0.05):
                         self.wfile.write(b".")
@@ -162,7 +161,6 @@ def _handler(owner: Receiver) -> type[BaseHTTPRequestHandler]:
                 return
             self.send_header("content-length", "0")
             self.end_headers()
-            owner.deliveries.append(delivery)
 
         def handle(self) -> None:
             with contextlib.suppress(OSError):

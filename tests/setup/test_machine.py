@@ -54,7 +54,8 @@ def test_control_characters_are_left_out_and_told(postconf: Postconf) -> None:
 )
 def test_any_output_ends_soon(postconf: Postconf, script: str) -> None:
     postconf(script)
-    assert looked().postfix == {}
+    for _ in range(20):  # a pipe that is full now and then must not keep it from ending
+        assert looked().postfix == {}
 
 
 def test_silence_ends_and_so_does_what_it_started(postconf: Postconf, tmp_path: Path) -> None:
