@@ -130,8 +130,8 @@ def test_commands_say_how_the_standby_is(
         assert (state, code) == ("warn", 0)
         assert "more than 1 s behind the primary" in text
     other = relays.server.create()
-    state, code, text = told(standby.url(other))
-    assert (state, code) == ("fail", 2)
+    wait_for(lambda: told(standby.url(other))[:2] == ("fail", 2), "it to have that database too")
+    text = told(standby.url(other))[2]
     assert f"store.replica_url: database {other}, store.url has {relays.name}" in text
     state, code, text = told(postgres.cluster().url("postgres"))
     assert (state, code) == ("fail", 2)
