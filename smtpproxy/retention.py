@@ -213,34 +213,7 @@ async def _remove(
             await followed.note(read)
         await followed.note({}, clock())
     purged.behind = await followed.behind(purged.began)
-    limits = Limits(
-        _limit(settings, at, keep.prospects, lambda b: (b.consent_period, b.activity_period)),
-        _limit(settings, at, keep.customers, lambda b: (b.customer_period, b.inquiry_period)),
-        settings.restricted_tags,
-        _objected_before(settings, at),
-        _requested_before(settings, at),
-    )
-    contacts = await store.purge_contacts(limits, at=at, dry_run=dry_run)
-    purged.removed["contacts"] = _kind(contacts.removed)
-    purged.orders = contacts.orders
-    purged.objected = contacts.objected
-    suppressions = PurgedSuppressions()
-    if keep.suppressions is not None and not purged.behind:
-        suppressions = await store.purge_suppressions(
-            beginning(at, keep.suppressions),
-            dry_run=dry_run,
-            matched=(newest for newest, _ in unread),
-        )
-    purged.removed["suppressions"] = _kind(suppressions.removed)
-    purged.held = suppressions.held
-    lifted = Removed()
-    if keep.lifted_suppressions is not None:
-        limit = beginning(at, keep.lifted_suppressions)
-        lifted = await store.purge_lifted(limit, dry_run=dry_run)
-    purged.removed["lifted_suppressions"] = _kind(lifted)
-    from smtpproxy.store.exchange.suppression_record import is_motive  # 15 ms of layouts
-
-    purged.notes = await store.trim_notes(beginning(at, NOTES_FOR), is_motive, dry_run=dry_run)
+    await _remove_people(settings, store, purged, (newest for newest, _ in unread))
     if keep.changes is not None and not dry_run:
         theirs = of_others(await store.webhook_holdings(), followed.relay, clock())
         names = [*theirs, *(webhook.name for webhook in settings.webhooks)]
@@ -257,6 +230,41 @@ async def _remove(
     purged.removed["audit"] = await asyncio.to_thread(_expire, audit, before, clock, dry_run)
     if not dry_run:
         purged.indexed = await _prune_index(settings, keep.indexed_since(at), before)
+
+
+async def _remove_people(
+    settings: Settings, store: Store, purged: Purged, matched: Iterator[Mapping[str, datetime]]
+) -> None:
+    """Remove contacts, suppressions and notes; `matched` are suppressions that mail has met."""
+    keep, at, dry_run = settings.retention, purged.at, purged.dry_run
+    limits = Limits(
+        _limit(settings, at, keep.prospects, lambda b: (b.consent_period, b.activity_period)),
+        _limit(settings, at, keep.customers, lambda b: (b.customer_period, b.inquiry_period)),
+        settings.restricted_tags,
+        _objected_before(settings, at),
+        _requested_before(settings, at),
+    )
+    contacts = await store.purge_contacts(limits, at=at, dry_run=dry_run)
+    purged.removed["contacts"] = _kind(contacts.removed)
+    purged.orders = contacts.orders
+    purged.objected = contacts.objected
+    suppressions = PurgedSuppressions()
+    if keep.suppressions is not None and not purged.behind:
+        suppressions = await store.purge_suppressions(
+            beginning(at, keep.suppressions),
+            dry_run=dry_run,
+            matched=matched,
+        )
+    purged.removed["suppressions"] = _kind(suppressions.removed)
+    purged.held = suppressions.held
+    lifted = Removed()
+    if keep.lifted_suppressions is not None:
+        limit = beginning(at, keep.lifted_suppressions)
+        lifted = await store.purge_lifted(limit, dry_run=dry_run)
+    purged.removed["lifted_suppressions"] = _kind(lifted)
+    from smtpproxy.store.exchange.suppression_record import is_motive  # 15 ms of layouts
+
+    purged.notes = await store.trim_notes(beginning(at, NOTES_FOR), is_motive, dry_run=dry_run)
 
 
 def _limit(

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -34,7 +34,7 @@ from smtpproxy.web.app import create_app
 from smtpproxy.web.confirmation import ConfirmationLinks
 from smtpproxy.web.consent_by_mail import ConsentByMail
 from smtpproxy.web.health import Health, ReadinessProbe, State, greet, take
-from smtpproxy.web.look import looks
+from smtpproxy.web.look import Look, looks
 from smtpproxy.web.own_mail import submitter
 from smtpproxy.web.personal import PersonalPages
 from smtpproxy.web.server import serve_web
@@ -99,9 +99,7 @@ def _app(
     links, pages = LinkReader(state_dir), looks(settings)
     by_mail = personal = confirmations = None
     if settings.confirmation is not None:
-        asking = (settings, stores.write, submitter(settings), stores.limit)
-        by_mail = ConsentByMail(*asking, _now)
-        personal = PersonalPages(*asking, pages, _now)
+        by_mail, personal = _asking(settings, stores, pages)
         confirmations = ConfirmationLinks(
             links,
             {"consent": by_mail, "permission": by_mail, "personal": personal},
@@ -148,6 +146,14 @@ def _app(
         confirmations=confirmations,
         why=Why(pages[BUILT_IN_BRAND]),
     )
+
+
+def _asking(
+    settings: Settings, stores: _Stores, pages: Mapping[str, Look]
+) -> tuple[ConsentByMail, PersonalPages]:
+    """What asks people by mail, and acts on the link that they follow."""
+    asking = (settings, stores.write, submitter(settings), stores.limit)
+    return ConsentByMail(*asking, _now), PersonalPages(*asking, pages, _now)
 
 
 def _readiness(settings: Settings, supervisor: "Supervisor", store: Store) -> ReadinessProbe:

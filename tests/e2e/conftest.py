@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from tests.kit.postgres import PostgresCluster
 from tests.kit.relay import RelayProcess
+from tests.kit.relays import Relays
 from tests.kit.store import fill_database
 from tests.kit.upstream import FakeUpstream
 
@@ -30,6 +32,22 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartFilled]:
     yield start
     for process in started:
         process.kill()
+
+
+@pytest.fixture
+def server() -> Iterator[PostgresCluster]:
+    """A PostgreSQL of one test, which may kill it."""
+    server = PostgresCluster()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def relays(tmp_path: Path, server: PostgresCluster, upstream: FakeUpstream) -> Iterator[Relays]:
+    """Starts relays that share a database."""
+    relays = Relays(tmp_path, upstream.address, server)
+    yield relays
+    relays.kill()
 
 
 @pytest.fixture(scope="module")

@@ -4,31 +4,17 @@ decisions knows what each has decided."""
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.kit.audit import folder, records
 from tests.kit.parts import needs
 from tests.kit.ports import wait_for
-from tests.kit.postgres import PostgresCluster
 from tests.kit.relay import RelayProcess
 from tests.kit.relays import Relays, answer
 from tests.kit.store import address
-from tests.kit.upstream import FakeUpstream
 
 pytestmark = needs("postgresql")
 KNOWN, GONE = address("consent"), address("unsubscribed")
-
-
-@pytest.fixture
-def relays(tmp_path: Path, upstream: FakeUpstream) -> Iterator[Relays]:
-    server = PostgresCluster()
-    relays = Relays(tmp_path, upstream.address, server)
-    yield relays
-    relays.kill()
-    server.stop()
 
 
 def journal(relay: RelayProcess) -> bytes:

@@ -2,10 +2,7 @@
 
 import signal
 import smtplib
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from smtpproxy.store.key_files import create_secret
 from tests.kit.messages import marketing
@@ -18,20 +15,6 @@ from tests.kit.store import address
 from tests.kit.upstream import FakeUpstream
 
 pytestmark = needs("postgresql")
-
-
-@pytest.fixture
-def server() -> Iterator[PostgresCluster]:
-    server = PostgresCluster()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def relays(tmp_path: Path, server: PostgresCluster, upstream: FakeUpstream) -> Iterator[Relays]:
-    relays = Relays(tmp_path, upstream.address, server)
-    yield relays
-    relays.kill()
 
 
 def test_what_one_relay_is_told_holds_at_the_other(relays: Relays, upstream: FakeUpstream) -> None:

@@ -8,23 +8,12 @@ import pytest
 
 from tests.kit.parts import needs
 from tests.kit.ports import wait_for
-from tests.kit.postgres import PostgresCluster
 from tests.kit.receiver import Receiver, receiver
 from tests.kit.relay import RelayProcess
 from tests.kit.relays import Relays, answer
 from tests.kit.store import address
-from tests.kit.upstream import FakeUpstream
 
 pytestmark = needs("postgresql")
-
-
-@pytest.fixture
-def relays(tmp_path: Path, upstream: FakeUpstream) -> Iterator[Relays]:
-    server = PostgresCluster()
-    relays = Relays(tmp_path, upstream.address, server)
-    yield relays
-    relays.kill()
-    server.stop()
 
 
 @pytest.fixture

@@ -37,10 +37,8 @@ def standby(primary: PostgresCluster) -> Iterator[PostgresCluster]:
 
 
 @pytest.fixture
-def relays(tmp_path: Path, primary: PostgresCluster, upstream: FakeUpstream) -> Iterator[Relays]:
-    relays = Relays(tmp_path, upstream.address, primary)
-    yield relays
-    relays.kill()
+def server(primary: PostgresCluster) -> PostgresCluster:
+    return primary
 
 
 def reading(relays: Relays, standby: PostgresCluster, name: str = "one") -> RelayProcess:
