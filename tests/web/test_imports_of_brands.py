@@ -188,6 +188,21 @@ def test_suppressions_of_a_brand_concern_no_other(desk: Desk) -> None:
     assert desk.imported("shop", "address\ne@p.example\n", asked).taken == 1
 
 
+def test_what_is_legible_of_a_rejected_suppression_concerns_no_other(desk: Desk) -> None:
+    scopes = ("brand:shop", "brand:mill", "marketing", "all", "purpose:news", "brand:gone")
+    lines = "".join(f"j@p.example,{scope},unsubscribe,soon\n" for scope in scopes)
+    objects = "".join(
+        f'{{"address": "k@p.example", "scope": "{scope}", "origin": "manual", "since": "soon"}}\n'
+        for scope in scopes
+    )
+    for name, text in (("p.csv", f"address,scope,origin,since\n{lines}"), ("p.ndjson", objects)):
+        shown = desk.imported("shop", text, ImportQuery("suppressions"), name)
+        assert (shown.rejected, result_of(shown)["refusals"]) == (6, 1)
+    for address in ("j@p.example", "k@p.example"):
+        told = desk.json("suppress", "show", address)
+        assert [one["scope"] for one in told["suppressions"]] == ["brand:shop"]
+
+
 def test_the_outlook_of_suppressions_hides_whom_others_know(desk: Desk) -> None:
     desk.imported("mill", f"{HEADER}\nf@p.example,{SAID}\n", ImportQuery("contacts"))
     lines = "f@p.example,brand:shop,bounce,\ng@p.example,brand:shop,bounce,\n"

@@ -305,20 +305,28 @@ class ScopeCheck:
         self, item: Read[SuppressionEntry] | Rejected | Passed
     ) -> Read[SuppressionEntry] | Rejected | Passed:
         if isinstance(item, Rejected) and item.refusal is not None:
-            return dataclasses.replace(item, refusal=self._known_scope(item.refusal))
+            others = self._others_concerned(item.refusal)
+            refusal = None if others else self._known_scope(item.refusal)
+            return dataclasses.replace(item, refusal=refusal)
         if not isinstance(item, Read):
             return item
-        if self._own is not None:
-            try:
-                self._own(item.value.scope)
-            except ValueError as error:
-                return Rejected(item.number, str(error), (item.content,))
+        if others := self._others_concerned(item.value):
+            return Rejected(item.number, others, (item.content,))
         if item.value.note is not None and not is_motive(item.value.note):
             self._free += 1
             if not self._keep_notes:
                 entry = dataclasses.replace(item.value, note=None)
                 item = dataclasses.replace(item, value=entry)
         return dataclasses.replace(item, value=self._known_scope(item.value))
+
+    def _others_concerned(self, entry: SuppressionEntry) -> str | None:
+        """Return why it is for others to say, by a token for some brands; None: it is not."""
+        try:
+            if self._own is not None:
+                self._own(entry.scope)
+        except ValueError as error:
+            return str(error)
+        return None
 
     def _known_scope(self, entry: SuppressionEntry) -> SuppressionEntry:
         since = by_now(entry.since, self._now, self._as_of)
