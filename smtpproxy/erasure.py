@@ -17,6 +17,7 @@ from smtpproxy.sinks.audit.erase import StillWritten, pseudonymise
 from smtpproxy.store import open_journals
 from smtpproxy.store.erasing import forget_reports
 from smtpproxy.store.journals import Behind, Outstanding, PersonKey, SharedJournals
+from smtpproxy.store.key_files import replace_secret
 from smtpproxy.store.operations import former_addresses
 from smtpproxy.store.protocols import Store
 from smtpproxy.store.relays import known_relay_id
@@ -28,6 +29,9 @@ _THERE = timedelta(minutes=1)
 """A relay that said nothing for longer does not run."""
 _GONE = timedelta(days=30)
 """After which it is taken for one that is gone for ever, and its disk with it."""
+CARRIED_OUT = "erased"
+"""Beside the journal: the number of the last erasure in the store that it is rid of. A journal that
+is put back from a copy is behind what the store was told."""
 
 
 class Erasure(Struct, frozen=True):
@@ -77,6 +81,10 @@ async def erase_record(
     if journals is None:
         return await asyncio.to_thread(_from_audit_log, settings, address), ()
     try:
+        folder, key = settings.server.state_dir / "audit", await journals.key()
+        written = await asyncio.to_thread(_those_of, folder, frozenset({key(address)}), key)
+        for other in written.keys() - {address}:  # the index knows them by their own hashes
+            await journals.add_erasure(other, at)
         number = await journals.add_erasure(address, at)
         rows = await asyncio.to_thread(_from_audit_log, settings, address)
         return rows, await _behind(settings, journals, number, at)
@@ -117,10 +125,10 @@ async def carry_out(
     Their rows in the index are made nobody's within `alone`, with which nobody adds any.
     Raises StillWritten, StoreUnavailable, OSError: what is left is erased with the next call.
     """
-    outstanding = await journals.outstanding(relay)
+    folder = settings.server.state_dir / "audit"
+    outstanding = await journals.outstanding(relay, _carried_out(folder))
     if not outstanding.newest:
         return 0
-    folder = settings.server.state_dir / "audit"
     key = await journals.key()
     found = await asyncio.to_thread(_those_of, folder, outstanding.people, key)
     rows = 0
@@ -129,7 +137,16 @@ async def carry_out(
     people = outstanding.people.union(map(key, found))
     async with alone():
         await journals.carried_out(relay, Outstanding(outstanding.newest, people))
+    if folder.is_dir():
+        replace_secret(folder / CARRIED_OUT, f"{outstanding.newest}\n")
     return rows
+
+
+def _carried_out(folder: Path) -> int:
+    try:
+        return int((folder / CARRIED_OUT).read_bytes()[:20])
+    except (FileNotFoundError, ValueError):
+        return 0
 
 
 def _those_of(folder: Path, people: frozenset[bytes], key: PersonKey) -> Mapping[str, str]:

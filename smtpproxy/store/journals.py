@@ -76,8 +76,9 @@ class SharedJournals(Protocol):
         """
         ...
 
-    async def outstanding(self, relay: str) -> Outstanding:
-        """Return what the relay has yet to erase."""
+    async def outstanding(self, relay: str, carried_out: int) -> Outstanding:
+        """Return what the relay has yet to erase: what it told the store, and what its journal
+        says it has `carried_out`, both have to have."""
         ...
 
     async def carried_out(self, relay: str, outstanding: Outstanding) -> None:

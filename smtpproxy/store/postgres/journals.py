@@ -24,7 +24,7 @@ _FORGET = "UPDATE decision SET person = NULL WHERE person = ANY (?)"
 _FORGET_OWN = "UPDATE decision SET person = NULL WHERE relay = ? AND person = ANY (?)"
 _OUTSTANDING = """
 SELECT id, person FROM journal_erasure
-WHERE id > coalesce((SELECT erased FROM journal WHERE relay = ?), 0)
+WHERE id > least(?, coalesce((SELECT erased FROM journal WHERE relay = ?), 0))
 """
 _CARRIED_OUT = "UPDATE journal SET erased = greatest(erased, ?) WHERE relay = ?"
 _BEHIND = "SELECT relay, host, told_at FROM journal WHERE erased < ? ORDER BY host, relay"
@@ -77,9 +77,9 @@ class PostgresJournals(Counts):
             await session.run(_FORGET, [person])
         return int(number)
 
-    async def outstanding(self, relay: str) -> Outstanding:
+    async def outstanding(self, relay: str, carried_out: int) -> Outstanding:
         async with self._asking() as session:
-            found = await session.fetch_all(_OUTSTANDING, relay)
+            found = await session.fetch_all(_OUTSTANDING, carried_out, relay)
         newest = max((number for number, _ in found), default=0)
         return Outstanding(newest, frozenset(person for _, person in found))
 

@@ -1,0 +1,92 @@
+"""Erasures that relays of one store ask of each other, carried out in a journal and the index."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.config import load
+from smtpproxy.erasure import carry_out, erase_record
+from smtpproxy.process.journals import Indexer
+from smtpproxy.settings import Settings
+from smtpproxy.store import open_journals
+from smtpproxy.store.journals import IndexQuery, SharedJournals
+from smtpproxy.store.relays import relay_id
+from tests.kit import postgres
+from tests.kit.journal import Clock, decided, journal
+from tests.kit.parts import needs
+from tests.kit.relay import relay_config
+from tests.kit.toml import to_toml
+from tests.store.conftest import OnPostgresql
+from tests.store.contract import ANNA
+
+pytestmark = needs("postgresql")
+ODD = ANNA.replace("@", "%") + "@localhost"  # an MTA may take it for hers
+
+
+class Relay:
+    """One relay's part in it, without its process."""
+
+    def __init__(self, settings: Settings, journals: SharedJournals) -> None:
+        self.settings, self.journals = settings, journals
+        self.state_dir = settings.server.state_dir
+        self.clock = Clock()
+
+    async def decides(self, people: Sequence[str]) -> None:
+        log = journal(self.state_dir / "audit", self.clock)
+        for person in people:
+            await log.commit(decided(self.clock, person))
+        log.close()
+
+    async def follows(self) -> int:
+        """Do what its process does once a second, and return how many rows were erased."""
+        relay = relay_id(self.state_dir)
+        indexer = Indexer(self.settings, self.journals, relay, now=self.clock.now)
+        await indexer.look()
+        return await carry_out(self.settings, self.journals, relay, indexer.reading_anew)
+
+    def text(self) -> bytes:
+        return b"".join(path.read_bytes() for path in (self.state_dir / "audit").glob("*-0.ndjson"))
+
+
+@pytest.fixture
+def relay(tmp_path: Path) -> Iterator[Relay]:
+    postgres.cluster()
+    path = tmp_path / "smtpproxy.toml"
+    path.write_text(to_toml(relay_config(tmp_path, "127.0.0.1:9")))
+    with OnPostgresql(tmp_path) as database:
+        settings = replace(load(path), store=database.settings())
+        journals = open_journals(settings.store)
+        assert journals is not None
+        yield Relay(settings, journals)
+        journals.close()
+
+
+async def test_a_journal_that_is_put_back_is_rid_of_them_again(
+    relay: Relay, tmp_path: Path
+) -> None:
+    await relay.decides([ANNA])
+    assert await relay.follows() == 0
+    shutil.copytree(relay.state_dir, tmp_path / "copy")
+    await relay.journals.add_erasure(ANNA, relay.clock.now())
+    assert (await relay.follows(), await relay.follows()) == (1, 0)
+
+    shutil.rmtree(relay.state_dir)
+    shutil.copytree(tmp_path / "copy", relay.state_dir)
+    assert ANNA.encode() in relay.text()
+    assert (await relay.follows(), await relay.follows()) == (1, 0)
+    assert ANNA.encode() not in relay.text()
+    assert not await relay.journals.find(IndexQuery(recipients=(ANNA,)), 10)
+
+
+async def test_the_index_forgets_what_an_mta_takes_for_the_same_person(relay: Relay) -> None:
+    await relay.decides([ANNA, ODD])
+    await relay.follows()
+    assert len(await relay.journals.find(IndexQuery(recipients=(ODD,)), 10)) == 1
+    rows, _ = await erase_record(relay.settings, ANNA, relay.clock.now())
+    assert rows == 2
+    assert not await relay.journals.find(IndexQuery(recipients=(ANNA, ODD)), 10)
+    await relay.follows()
+    assert len(await relay.journals.find(IndexQuery(), 10)) == 2
