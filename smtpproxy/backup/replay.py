@@ -245,9 +245,9 @@ async def _orders(store: Store, found: _Found, done: Replayed, now: Callable[[],
     for start in range(0, len(entries), _AT_ONCE):
         result = await store.add_suppressions(entries[start : start + _AT_ONCE])
         done.suppressed += result.added + result.changed
-    for key, scope, origin in found.lifted:
-        lifted = await store.remove_suppression(
-            key, at=now(), reason=_LIFTED, scope=scope, origin=Origin(origin)
+    for (key, scope, origin), since in found.lifted.items():
+        lifted = await store.remove_suppression(  # what was said again since the restore stays
+            key, at=now(), reason=_LIFTED, scope=scope, origin=Origin(origin), up_to=since
         )
         done.lifted += len(lifted)
 
@@ -285,8 +285,11 @@ async def _pauses(
     for one in events:
         if one.action == "paused" or (one.action == "resumed" and lifting):
             last[one.scope] = one
+    paused_at = {pause.subject: pause.at for pause in await store.pauses()}
     for subject, one in last.items():
         if one.action == "resumed":
+            if paused_at.get(subject, one.at) > one.at:
+                continue  # paused since the restore
             await store.note_stream(StreamEvent(now(), subject, "resumed", one.origin))
         elif one.since is None or one.since > now():
             paused = StreamEvent(now(), subject, "paused", one.origin, until=one.since)

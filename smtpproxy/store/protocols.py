@@ -1,9 +1,8 @@
 """What the rest of the product may ask of a store: a few narrow protocols.
 
-Every backend passes the one contract suite in tests/store/. All methods raise
-`StoreUnavailable` when the store cannot answer (locked, full, gone): the mail path
-turns that into 451 4.3.0, never into a pass. Methods that take an address as given
-canonicalise it and raise `mail.address.AddressError` when it is not one.
+Every backend passes the one contract suite in tests/store/. All methods raise `StoreUnavailable`
+when the store cannot answer (locked, full, gone): the mail path turns that into 451 4.3.0, never
+into a pass. Methods make an address that they are given canonical, and raise `AddressError`.
 """
 
 import re
@@ -204,12 +203,13 @@ class SuppressionStore(Protocol):
         scope: str | None = None,
         origin: Origin | None = None,
         since: datetime | None = None,
+        up_to: datetime | None = None,
         by: str | None = None,
     ) -> Sequence[Suppression]:
         """Lift suppressions of the exact address; return those that were lifted.
 
-        `since` is the moment that they hold from: one that was moved since then stays.
-        What was lifted and why stays on record, and `by` which program over the API.
+        What was moved from the moment `since`, or holds from later than `up_to`, stays. `by`, which
+        program over the API, and the reason stay on record.
         """
         ...
 

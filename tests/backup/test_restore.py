@@ -136,6 +136,20 @@ def test_what_was_lifted_is_lifted_again(machine: Machine, backup: Path) -> None
     assert machine.verdict(ANNE) == "allow"
 
 
+def test_who_complains_while_the_journals_are_awaited_stays_suppressed(
+    machine: Machine, backup: Path
+) -> None:
+    """The journal has that an earlier complaint was lifted."""
+    complaint = ANNE, "--origin", "complaint", "--scope", "marketing"
+    machine.run("suppress", "add", *complaint)
+    machine.run("suppress", "remove", ANNE, "--all", "--reason", "a_mistake", "--keep-notes")
+    left = machine.burn()
+    machine.run("restore", str(backup), code=1)
+    machine.run("suppress", "add", *complaint)
+    machine.run("restore", "--journals", str(left), *WHOLE)
+    assert machine.verdict(ANNE) == "suppressed_complaint"
+
+
 def test_who_came_after_the_backup_stays_withdrawn(machine: Machine, backup: Path) -> None:
     """Their contact is not in it: an import of the old list must not revive them."""
     machine.people(["late@people.example"])

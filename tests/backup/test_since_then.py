@@ -85,6 +85,19 @@ def test_pauses_are_as_they_were_in_the_end(machine: Machine, gap: bool) -> None
     assert (paused["offers"], paused["appeals"]) == (True, gap)
 
 
+def test_a_stream_that_is_paused_while_the_journals_are_awaited_stays_so(machine: Machine) -> None:
+    machine.people([ANNE])
+    backup = machine.backup()
+    machine.run("stream", "pause", "offers", "--reason", "ticket 1")
+    machine.run("stream", "resume", "offers", "--reason", "done")
+    left = machine.burn()
+    machine.run("restore", str(backup), code=1)
+    machine.run("stream", "pause", "offers", "--reason", "ticket 2")
+    machine.run("restore", "--journals", str(left), *WHOLE)
+    paused = {one["stream"]: bool(one["paused"]) for one in machine.json("stream", "show")}
+    assert paused["offers"]
+
+
 def capped(machine: Machine) -> None:
     text = machine.config_path.read_text()
     name = 'name = "offers"'

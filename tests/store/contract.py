@@ -214,7 +214,8 @@ class SuppressionContract:
             (Origin.UNSUBSCRIBE, True),
         }
         assert await store.remove_suppression(ANNA, at=T0, reason="x", scope="all") == []
-        assert len(await store.remove_suppression(ANNA, at=T0, reason="x")) == 1
+        assert await store.remove_suppression(ANNA, at=T0, reason="x", up_to=T0 - DAY) == []
+        assert len(await store.remove_suppression(ANNA, at=T0, reason="x", up_to=T0)) == 1
         await assert_counts_are_right(store)
 
     async def test_an_export_holds_no_address_and_can_be_imported(self, store: Store) -> None:

@@ -60,10 +60,10 @@ WHERE wide_key = ? AND exact_key = ? AND given_by IS NOT NULL
 _COUNT = "SELECT CAST(sum(n) AS BIGINT) FROM tally WHERE kind <> 'contact'"
 _WHICH = (
     "wide_key = ?1 AND exact_key = ?2 AND ?3 IN (scope, '') AND ?4 IN (origin, '')"
-    " AND coalesce(?5, since) = since"
+    " AND coalesce(?5, since) = since AND coalesce(?6, since) >= since"
 )
 _FOUND = f"SELECT scope, origin, since, note FROM suppression WHERE {_WHICH}"
-_LIFT_FOUND = f"{_LIFT} SELECT {_LIFTABLE}, ?6, ?7, ?8 FROM suppression WHERE {_WHICH}"
+_LIFT_FOUND = f"{_LIFT} SELECT {_LIFTABLE}, ?7, ?8, ?9 FROM suppression WHERE {_WHICH}"
 _PAGE = """
 SELECT wide_key, exact_key, scope, origin, since, note, key_version FROM suppression
 WHERE (wide_key, exact_key, scope, origin) > (?, ?, ?, ?)
@@ -205,12 +205,14 @@ class Suppressions(Connections):
         scope: str | None = None,
         origin: Origin | None = None,
         since: datetime | None = None,
+        up_to: datetime | None = None,
         by: str | None = None,
     ) -> Sequence[Suppression]:
         async with self._to_write().transaction() as session:
             (key, pair), *older = (await self._keys.current(session)).places(address)
             await live_keys.move(session, [(*old, *pair, key.version) for _, old in older])
-            which = (*pair, scope or "", origin or "", rows.optional_micros(since))
+            moments = rows.optional_micros(since), rows.optional_micros(up_to)
+            which = (*pair, scope or "", origin or "", *moments)
             found = await session.fetch_all(_FOUND, *which)
             await session.run(_LIFT_FOUND, *which, to_micros(at), reason, by)
             await session.run(f"DELETE FROM suppression WHERE {_WHICH}", *which)
