@@ -178,7 +178,7 @@ def test_draining(listen: Listen, upstream: FakeUpstream) -> None:
             slow.send(marketing(), b".\r\n")
             assert slow.reply().startswith("250 ")
             assert slow.rest() == [SHUTDOWN]
-        drained.result(5)
+        drained.result(30)
     assert len(upstream.messages) == 2
     assert set(intake.wait_closed(4)) == {"shutdown"}
 
@@ -199,7 +199,7 @@ def test_who_comes_at_the_last_moment_may_send_a_message(
         last.begin()
         assert last.say(marketing(), b".\r\n").startswith("250 ")
         assert last.say("QUIT").startswith("221 ")
-        drained.result(5)
+        drained.result(30)
     assert len(upstream.messages) == 2
 
 

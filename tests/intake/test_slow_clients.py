@@ -42,7 +42,7 @@ def trickling(connection: socket.socket, octet: bytes = b"x") -> Iterator[None]:
         thread.join()
 
 
-def ended(intake: Intake, seconds: float = 8.0) -> str:
+def ended(intake: Intake, seconds: float = 30.0) -> str:
     wait_for(lambda: intake.of(ConnectionClosed), "the end of the session", timeout=seconds)
     return intake.of(ConnectionClosed)[0].cause
 
