@@ -76,8 +76,8 @@ class Look:
     """Whether it matters on one of its streams who consents to tracking."""
     siblings: tuple[tuple[str, str], ...]
     """Name and title of each brand of the same controller, itself among them."""
-    everybody: tuple[str, ...]
-    """The titles of all brands."""
+    titles: Mapping[str, str]
+    """Of all brands, by name."""
     scope: str
     """What stops all its marketing."""
     logo: str
@@ -160,7 +160,7 @@ def _look(brand: BrandSettings, settings: Settings) -> Look:
         frozenset(stream.purpose for stream in transactional if stream.purpose),
         any(s.tracking_pixels in (TrackingPixels.REFUSE, TrackingPixels.STRIP) for s in own),
         tuple((each.name, each.title or each.name) for each in same),
-        tuple(each.title or each.name for each in settings.brands.values()),
+        {each.name: each.title or each.name for each in settings.brands.values()},
         f"brand:{brand.name}" if declared_brand else "marketing",
         _shown_logo(brand.logo),
         style,

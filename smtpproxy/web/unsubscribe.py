@@ -352,6 +352,7 @@ def render(
             for each in look.labels
             if not (state == "done" and each == purpose)
         )
+    more = scope != "marketing"  # can be stopped
     return (
         environment(lang)
         .get_template("unsubscribe.html")
@@ -361,8 +362,9 @@ def render(
             stopped=stopped,
             label=label,
             also=also,
-            names=_names(look, stopped),
-            all_brands=_names(look, "controller") if len(look.siblings) > 1 else (),
+            names=_names(look, scope, stopped),
+            all_of_brand=look.title if more and stopped == "this" and scope != look.scope else "",
+            all_brands=_siblings(look) if more and stopped != "controller" else (),
             kept=purpose not in look.also_transactional,
             purposes=choices,
             held=[(look.label(each, lang), often) for each, often in held],
@@ -374,13 +376,19 @@ def render(
     )
 
 
-def _names(look: Look, stopped: str) -> tuple[str, ...]:
-    """Return whose advertising is stopped; none: everybody's, who has no name here."""
+def _names(look: Look, scope: str, stopped: str) -> tuple[str, ...]:
+    """Return whose advertising is stopped: that of these brands; none: all, without a name."""
     if stopped == "controller":
-        return tuple(title for _, title in look.siblings)
+        return _siblings(look)
     if stopped == "brand" and look.title:
         return (look.title,)
-    return look.everybody
+    kind, _, brand = scope.partition(":")
+    return (look.titles.get(brand, brand),) if kind == "brand" else tuple(look.titles.values())
+
+
+def _siblings(look: Look) -> tuple[str, ...]:
+    """Return the brands of the controller, if there are several."""
+    return tuple(title for _, title in look.siblings) if len(look.siblings) > 1 else ()
 
 
 _rendered = lru_cache(maxsize=512)(render)

@@ -191,6 +191,38 @@ async def test_a_controller_with_one_brand_has_no_third_button(site: Site) -> No
     assert await site.held() == {"purpose:flour"}, "a form that was not offered stops no more"
 
 
+async def test_a_link_of_a_brand_says_so_and_offers_the_other_brands(site: Site) -> None:
+    """As `unsubscribe_scope = "brand"` makes them."""
+    link = site.link("brand:shop")
+    page = (await site.client.get(link)).text
+    assert "no more advertising from The Shop." in page
+    assert re.findall(r"<button>(.*?)</button>", page)[:2] == [
+        "Unsubscribe",
+        "No more advertising from The Shop and Boots &amp; Co",
+    ]
+    page = await site.press(link)
+    assert await site.held() == {"brand:shop"}
+    assert "no more advertising from The Shop." in page
+    page = await site.press(link, all="controller")
+    assert await site.held() == {"brand:shop", "brand:boots"}
+    assert "no more advertising from The Shop and Boots &amp; Co." in page
+    assert "No more advertising from" not in page, "there is no more to stop"
+
+
+async def test_a_link_of_all_marketing_names_every_brand_and_has_one_button(site: Site) -> None:
+    for page in ((await site.client.get(site.link("marketing"))).text,
+                 await site.press(site.link("marketing"))):  # fmt: skip
+        assert "no more advertising from The Shop, Boots &amp; Co and Mill Ltd." in page
+        assert "No more advertising from" not in page
+    assert await site.held() == {"marketing"}
+
+
+async def test_where_a_brand_is_alone_its_link_names_it(site: Site) -> None:
+    page = (await site.client.get(site.link("brand:mill", "flour"))).text
+    assert "no more advertising from Mill Ltd." in page
+    assert "No more advertising from" not in page
+
+
 async def test_without_brands_everything_is_all_marketing(tmp_path: Path) -> None:
     site = Site(tmp_path, ONE_BRAND)
     await site.press(site.link(), all="brand")
