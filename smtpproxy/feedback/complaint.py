@@ -8,6 +8,7 @@ from msgspec import Struct
 from smtpproxy.feedback.addresses import of_field
 from smtpproxy.feedback.original import Original
 from smtpproxy.feedback.parts import Mail, field, header_block, text_of
+from smtpproxy.feedback.personal import writer
 from smtpproxy.mail.headers import HeaderBlock
 
 REPORT_TYPE = "message/feedback-report"
@@ -17,6 +18,10 @@ _RECIPIENT_FIELDS = ("Original-Rcpt-To", "Removal-Recipient", "Original-Recipien
 # What only a report on failed authentication has (RFC 6591 3.1), whatever type it claims.
 _AUTHENTICATION = ("Auth-Failure", "Identity-Alignment", "DKIM-Canonicalized-Header", "SPF-DNS")
 _REDACTED = re.compile(r"(?:redacted|anonymi[sz]ed|hidden|removed|xxx+|undisclosed)\b|.{0,64}=\Z")
+
+_ATTACHING = frozenset({"staff@hotmail.com", "scomp@aol.net"})
+"""Who complain by attaching the message, and say nothing else: Microsoft's JMRP, where it does not
+write RFC 5965, and AOL of old."""
 
 
 class Complaint(Struct, frozen=True):
@@ -36,9 +41,21 @@ def complaint_of(mail: Mail, original: Original) -> Complaint | None:
             fields = header_block(part.octets)
             if fields.count("Feedback-Type"):
                 return _complaint(fields, original)
-    if original.values("X-HmXmrOriginalRecipient"):  # Microsoft's JMRP, as it always was
+    if _only_attaches(mail) or original.values("X-HmXmrOriginalRecipient"):  # Microsoft's field
         return _complaint(HeaderBlock(b""), original)
     return None
+
+
+def _only_attaches(mail: Mail) -> bool:
+    """Whether a mailbox provider hands back the message alone, in no form of a report.
+
+    Anybody else who does so forwards it: that is no complaint.
+    """
+    return (
+        mail.type in ("multipart/mixed", "message/rfc822")
+        and writer(mail) in _ATTACHING
+        and any(True for _ in mail.of_type("message/rfc822"))
+    )
 
 
 def _complaint(fields: HeaderBlock, original: Original) -> Complaint:

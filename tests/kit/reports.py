@@ -44,6 +44,42 @@ def complaint(recipient: str, *fields: str, to: str = "abuse@shop.example") -> b
     )
 
 
+def attached_complaint(
+    *fields: str,
+    recipient: str = "undisclosed-recipients:;",
+    sender: str = "staff@hotmail.com",
+    before: str = "",
+) -> bytes:
+    """What Microsoft sent for years, and sends where ARF is not asked for: the message, and nothing
+    else. `fields` are of the message, which often names nobody; `before` is the part before it."""
+    boundary = "F0000EEE2-0000-2111-AAB0-000000000000"
+    text = f"--{boundary}\r\nContent-Type: text/plain\r\n\r\n{before}\r\n" if before else ""
+    return (
+        "Received: from BAY004-OMC4S22.hotmail.com ([192.0.2.25]) by mx.shop.example with ESMTPS;"
+        " Thu, 29 Oct 2026 23:34:45 +0000\r\n"
+        "Date: Thu, 29 Oct 2026 23:34:45 +0000\r\n"
+        f"From: {sender}\r\n"
+        "Subject:  complaint about message from 192.0.2.222\r\n"
+        "To: jmrp@shop.example\r\n"
+        "MIME-Version: 1.0\r\n"
+        f'Content-Type: multipart/mixed; boundary="{boundary}"\r\n'
+        "Message-ID: <BAY0-JMR-000000000000000022@BAY0-XMR.phx.gbl>\r\n"
+        "\r\n"
+        f"{text}--{boundary}\r\n"
+        "Content-Type: message/rfc822\r\n"
+        "Content-Disposition: inline\r\n"
+        "\r\n"
+        "X-Reporter-IP: 192.0.2.22\r\n"
+        "X-SID-PRA: news@shop.example\r\n"
+        "Received: from out.shop.example ([192.0.2.222]) by BAY0-MC1.hotmail.com over TLS;"
+        " Thu, 29 Oct 2026 23:30:01 +0000\r\n"
+        f"{original(recipient, *fields)}"
+        "\r\n"
+        "Buy now.\r\n"
+        f"\r\n--{boundary}--\r\n"
+    ).encode()
+
+
 def letter(subject: str, *fields: str, to: str, sender: str, body: str = "") -> bytes:
     """What a person's mail program sends."""
     lines = (*fields, f"From: {sender}", f"To: {to}", f"Subject: {subject}", "", body, "")

@@ -24,7 +24,7 @@ from smtpproxy.store.maildir import Arrived
 from smtpproxy.store.propagation import LoggedEvent, NewEvent
 from smtpproxy.store.protocols import Store
 from tests.kit import journal, traffic
-from tests.kit.reports import bounce, complaint, letter
+from tests.kit.reports import attached_complaint, bounce, complaint, letter
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 ANN, BOB = "ann@people.example", "bob@people.example"
@@ -185,6 +185,27 @@ async def test_a_complaint_is_known_by_what_is_left_of_the_message(
     token = path if "Message" in field else path.partition("@")[0]
     await mailbox.take(complaint(ANN, field.format(token)))
     assert await mailbox.suppressed(ANN) == [("brand:shop", Origin.COMPLAINT)]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "Return-Path: <{path}>",
+        "Authentication-Results: hotmail.com; spf=pass smtp.mailfrom={path}",
+        "Message-ID: <{path}>",
+        "Feedback-ID: {local}::offers:smtpproxy",
+        "List-Unsubscribe: <https://unsubscribe.example/u/{link}>",
+    ],
+)
+async def test_a_complaint_that_only_attaches_the_message_is_known_by_it(
+    mailbox: Mailbox, field: str
+) -> None:
+    path = mailbox.path(ANN)
+    told = field.format(path=path, local=path.partition("@")[0], link=mailbox.token(ANN))
+    await mailbox.take(attached_complaint(told, recipient=ANN))
+    assert await mailbox.suppressed(ANN) == [("brand:shop", Origin.COMPLAINT)]
+    await mailbox.take(attached_complaint(recipient=BOB))
+    assert await mailbox.suppressed(BOB) == []
 
 
 async def test_a_mail_with_the_token_of_a_link_unsubscribes_as_the_link_does(
