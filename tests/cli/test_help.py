@@ -127,3 +127,13 @@ def test_what_an_option_must_be_given_is_documented(name: str) -> None:
         if isinstance(parameter, click.Option) and parameter.required:
             (row,) = re.findall(rf"^\| `{parameter.opts[0]}` \| (.*) \|$", section(name), re.M)
             assert "Required" in row, row
+
+
+@pytest.mark.parametrize("name", COMMANDS_OF_HELP)
+def test_where_some_of_what_an_option_can_be_is_documented_all_is(name: str) -> None:
+    for parameter in COMMANDS_OF_HELP[name].params:
+        if isinstance(parameter, click.Option) and isinstance(parameter.type, click.Choice):
+            (row,) = re.findall(rf"^\| `{parameter.opts[0]}` \| (.*) \|$", section(name), re.M)
+            choices = set(map(str, parameter.type.choices))
+            listed = choices & set(re.findall(r"`([\w-]+)`", row))
+            assert len(listed) < 3 or listed == choices

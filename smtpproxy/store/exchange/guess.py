@@ -15,9 +15,9 @@ from smtpproxy.store.exchange.proposal import (
     Known,
     Proposal,
     Question,
+    begins,
     fitting,
     longest,
-    refuses,
     words,
 )
 from smtpproxy.store.exchange.rows import column_key
@@ -110,8 +110,10 @@ class _Guess:
         said = self._answers.consents.get(column_key(column.name))
         if column.holds_times or (said is None and column.holds_numbers_for_times):
             name = longest(fitting(column.name, _TIMES))
-            if said not in (None, NONE) or (name and self._is_about_refusals(column)):
-                name = "withdrawn_at" if self._is_about_refusals(column) else "given_at"
+            if self._is_about_refusals(column):
+                name = "withdrawn_at"
+            elif said not in (None, NONE):
+                name = "given_at"
             if name is not None:
                 self._dates[name].append(column)
             if name is not None or column.holds_times:
@@ -121,7 +123,7 @@ class _Guess:
         fits = fitting(column.name, (*_TEXTS, "audience", "opt_in", "opt_out"))
         name = longest(fits)
         is_purpose = plain(column.name) in map(plain, self._known.purposes)
-        is_named = name in ("opt_in", "opt_out") or refuses(column.name, "out")
+        is_named = name in ("opt_in", "opt_out") or self._is_about_refusals(column)
         is_flag = column.values is not None and (is_named or is_purpose)
         if said != NONE and (is_flag or said is not None):
             self._flags.append(Flag(column, self._is_about_refusals(column)))
@@ -129,6 +131,10 @@ class _Guess:
             self._put(column, name)
         elif name in _TEXTS:
             self._put(column, str(name))
+        elif said is None and column.values is not None and _says_no(column.name):
+            self._notes.append(
+                f"{column.name!r} is not read; if a yes there is a refusal, call it 'Opt-out'"
+            )
 
     def _put(self, column: ColumnLook, name: str) -> None:
         if not self._has(name) or name in self._answers.constants:
@@ -139,11 +145,11 @@ class _Guess:
     @staticmethod
     def _is_about_refusals(column: ColumnLook) -> bool:
         """Whether a yes is a refusal: one word of that is enough, whatever else is said."""
-        fits = fitting(column.name, ("withdrawn_at", "opt_in", "opt_out", "given_at", "not"))
-        if {"withdrawn_at", "opt_out"} & fits.keys() or refuses(column.name, "out"):
+        fits = fitting(column.name, ("withdrawn_at", "opt_in", "opt_out", "given_at"))
+        if {"withdrawn_at", "opt_out"} & fits.keys() or begins(column.name, "out"):
             return True
-        is_about_consent = bool({"opt_in", "given_at"} & fits.keys())
-        return is_about_consent and ("not" in fits or refuses(column.name, "refusal"))
+        is_about_mail = {"opt_in", "given_at"} & fits.keys() or begins(column.name, "mail")
+        return bool(is_about_mail) and _says_no(column.name)
 
     def _map_audience(self, column: ColumnLook) -> bool:
         """Say which cells are consumers and which professionals; False: they are neither."""
@@ -289,3 +295,7 @@ class _Guess:
                 may_stay_open=True,
             )
         )
+
+
+def _says_no(header: str) -> bool:
+    return bool(fitting(header, ["not"])) or begins(header, "refusal")

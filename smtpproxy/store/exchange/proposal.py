@@ -88,8 +88,8 @@ def fitting(header: str, names: Iterable[str]) -> dict[str, int]:
     return {name: length for name, length in found.items() if length}
 
 
-def refuses(header: str, kind: Literal["out", "refusal"]) -> bool:
-    """Whether a word of a header begins like one that says no."""
+def begins(header: str, kind: Literal["out", "refusal", "mail"]) -> bool:
+    """Whether a word of a header begins like one that says no, or is about being reached."""
     beginnings = tuple(words("words")[kind])
     return any(word.startswith(beginnings) for word in plain(header).split())
 

@@ -67,11 +67,20 @@ def test_names_are_known_in_four_languages(
     [
         *("Opt-out", "Unsubscribed", "Opted out of email: Newsletter", "Désinscrit", "BLACKLISTED"),
         *("Ne pas contacter", "Pas de newsletter", "Kein Newsletter", "Baja", "Werbesperre"),
-        *("No newsletter", "Opt-in / opt-out", "doNotEmail"),
+        *("No newsletter", "Opt-in / opt-out", "doNotEmail", "Ne plus contacter", "Liste noire"),
+        *("Pas de publicité", "Stop emailing", "No emails", "Nicht mehr kontaktieren"),
+        *("Refuse la prospection", "No enviar correos"),
     ],
 )
 def test_a_column_of_refusals_is_never_one_of_consents(table: Table, name: str) -> None:
     assert table.flag(name) == ((), ("oui",))
+
+
+def test_a_column_that_may_be_of_refusals_is_named(table: Table) -> None:
+    found = table.proposal("email;Bloqué;Client VIP", "a@b.example;oui;oui")
+    (note,) = found.notes
+    assert note.startswith("'Bloqué' is not read; if a yes there is a refusal")
+    assert table.proposal("email;Refus le", "a@b.example;2024-01-01").consents[0].withdrawn_at
 
 
 def test_who_did_not_refuse_did_not_agree(table: Table) -> None:
