@@ -8,19 +8,20 @@ from typing import Any
 
 import structlog
 from aiosmtpd.lmtp import LMTP
-from aiosmtpd.smtp import SMTP, Envelope, Session
+from aiosmtpd.smtp import SMTP, Envelope, Session, syntax
 
 from smtpproxy.settings import FeedbackSettings
 from smtpproxy.store.maildir import Maildir
 
-_LINE = 64 * 1024
-"""Octets of a line: senders of reports write longer ones than RFC 5321 permits."""
+_PIECE = 64 * 1024
+"""Octets that are read at once; a command is no longer."""
 _MOST_CONNECTIONS = 100
 _WITHIN = 300.0  # seconds, for each command
 
 _TAKEN = "250 2.0.0 taken"
 _ONE = "452 4.5.3 one recipient in a transaction"
 _TROUBLE = "451 4.3.0 temporary_failure"
+_LARGE = "552 5.3.4 the report is larger than size_limit"
 _BUSY = b"421 4.3.2 too many connections\r\n"
 
 log = structlog.get_logger(__name__)
@@ -107,9 +108,13 @@ class Listener:
 
 
 class _Bounded(SMTP):
-    """No more connections at once than there is memory for."""
+    """No more connections at once than there is memory for, and of each no more than a report.
 
-    line_length_limit = _LINE
+    Lines are of any length: senders of reports write longer ones than RFC 5321 permits, and what
+    is refused here for good, the MTA bounces to nobody.
+    """
+
+    line_length_limit = _PIECE
 
     def __init__(self, *given: Any, connections: set[asyncio.Transport], **named: Any) -> None:
         super().__init__(*given, **named)
@@ -129,6 +134,47 @@ class _Bounded(SMTP):
             return  # it was turned away
         self._all.discard(self.transport)
         super().connection_lost(error)
+
+    @syntax("DATA")
+    async def smtp_DATA(self, arg: str | None) -> None:
+        """Take a message in, where aiosmtpd's own answers 500 to a line longer than a piece, after
+        keeping all of it."""
+        if await self.check_helo_needed():
+            return
+        if arg:
+            await self.push("501 5.5.4 Syntax: DATA")
+            return
+        if self.envelope is None or not self.envelope.rcpt_tos:
+            await self.push("503 5.5.1 need RCPT command")
+            return
+        await self.push("354 End data with <CR><LF>.<CR><LF>")
+        content = await self._content()
+        status = _LARGE
+        if content is not None:
+            self.envelope.content = self.envelope.original_content = content
+            status = await self._call_handler_hook("DATA")
+        self.envelope = Envelope()
+        await self.push(status)
+
+    async def _content(self) -> bytes | None:
+        """Read a message to its end; None where it is too large."""
+        assert self.data_size_limit is not None
+        kept, size, line_begins = bytearray(), 0, True
+        while True:
+            try:
+                piece = await self._reader.readuntil(b"\r\n")
+            except asyncio.LimitOverrunError as error:
+                piece = await self._reader.read(error.consumed)  # never half of a line's end
+            if line_begins and piece == b".\r\n":
+                return None if size > self.data_size_limit else bytes(kept)
+            if line_begins:
+                piece = piece.removeprefix(b".")  # RFC 5321 4.5.2
+            line_begins = piece.endswith(b"\r\n")
+            size += len(piece)
+            if size > self.data_size_limit:
+                kept.clear()
+            else:
+                kept += piece
 
 
 class _Smtp(_Bounded):

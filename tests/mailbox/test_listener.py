@@ -1,8 +1,10 @@
 """The door of the mailbox: one recipient in a transaction, durable before the 250."""
 
 import asyncio
+import re
 import smtplib
 import socket
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from itertools import count
@@ -80,11 +82,77 @@ async def test_what_cannot_be_written_is_the_mtas_still(maildir: Maildir, tmp_pa
     assert len(maildir.arrived(9, 1000)) == 1
 
 
-async def test_what_is_too_large_is_refused_and_long_lines_are_taken(maildir: Maildir) -> None:
+def said(client: smtplib.SMTP, content: bytes) -> int:
+    """What is answered to the end of a message that is sent as it is, in uneven pieces."""
+    client.mail("")
+    client.rcpt("b123@bounces.example")
+    client.putcmd("DATA")
+    assert client.getreply()[0] == 354
+    wire = re.sub(rb"(\A|(?<=\r\n))\.", b"..", content) + b".\r\n"
+    assert client.sock is not None
+    for at in range(0, len(wire), 7_001):
+        client.sock.sendall(wire[at : at + 7_001])
+    return client.getreply()[0]
+
+
+LONG = 99_000  # octets; a report may have 100,000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"y" * LONG + b"\r\n",
+        b"." * LONG + b"\r\n.\r\n..\r\nend\r\n",
+        b"\r" * LONG + b"\r\n",
+        b"\n.\n" * (LONG // 3) + b"\r\n.\r\n",
+        b"y" * (64 * 1024 - 1) + b"\r\n.\r\n",
+        b".\r\n" * 2_000 + b"y" * 70_000 + b"\r\n.y\r\n",
+    ],
+    ids=[
+        "one line",
+        "dots",
+        "carriage returns",
+        "line feeds",
+        "at the buffer's end",
+        "short first",
+    ],
+)
+async def test_a_line_may_be_as_long_as_a_report(maildir: Maildir, body: bytes) -> None:
+    """An MTA that is told 500 bounces the report, to nobody: it would be lost."""
+    mail = b"Subject: x\r\n\r\n" + body
     async with door(maildir, "lmtp") as port:
-        large = b"x\r\n" * 50_000
-        assert await talk(port, "lmtp", lambda c: [*deliver(c, large)]) == [250, 250, 452, 552]
-        long = b"Subject: x\r\n\r\n" + b"y" * 30_000 + b"\r\n"
-        assert await talk(port, "lmtp", lambda c: [*deliver(c, long)]) == [250, 250, 452, 250]
-    (one,) = maildir.arrived(9, 100_000)
-    assert one.content.endswith(long)
+        assert await talk(port, "lmtp", lambda c: [said(c, mail), said(c, mail)]) == [250, 250]
+    found = [one.content.partition(b"Subject")[2] for one in maildir.arrived(9, 200_000)]
+    assert found == [mail.partition(b"Subject")[2]] * 2
+
+
+@pytest.mark.parametrize("content", [b"x\r\n" * 50_000, b"x" * 150_000 + b"\r\n"])
+async def test_what_is_too_large_is_refused(maildir: Maildir, content: bytes) -> None:
+    async with door(maildir, "lmtp") as port:
+        assert await talk(port, "lmtp", lambda c: [said(c, content), said(c, BOUNCE)]) == [552, 250]
+    assert len(maildir.arrived(9, 1000)) == 1
+
+
+def endless(client: smtplib.SMTP) -> int:
+    """What is answered to a line of 8 MB."""
+    client.mail("")
+    client.rcpt("b123@bounces.example")
+    client.putcmd("DATA")
+    client.getreply()
+    assert client.sock is not None
+    piece = b"x" * 8_000
+    for _ in range(1_000):
+        client.sock.sendall(piece)
+    client.sock.sendall(b"\r\n.\r\n")
+    return client.getreply()[0]
+
+
+async def test_a_line_without_an_end_takes_no_more_memory_than_a_report(maildir: Maildir) -> None:
+    async with door(maildir, "lmtp") as port:
+        tracemalloc.start()
+        try:
+            assert await talk(port, "lmtp", endless) == 552
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert most < 2_000_000
