@@ -288,7 +288,7 @@ class _Imported:
         yield from _refusals(done.refusals)
         if done.rejected:
             yield f"the rejected lines and their reasons: {self.rejected}"
-        yield from outlook_text(self.outlook, self.file_format, record.id)
+        yield from outlook_text(self.outlook, self.file_format, record.id, rejected=done.rejected)
 
 
 def _compare(

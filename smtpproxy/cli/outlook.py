@@ -114,10 +114,12 @@ def outlook_object(found: Findings, file_format: Format) -> dict[str, object]:
     }
 
 
-def outlook_text(found: Findings, file_format: Format, id: str = "") -> Iterator[Part]:
+def outlook_text(
+    found: Findings, file_format: Format, id: str = "", *, rejected: int = 0
+) -> Iterator[Part]:
     """Yield how many may be mailed, why not the others, and what would free how many.
 
-    `id` is that of an import which has been done.
+    `id` is that of an import which has been done, and rejected so many lines.
     """
     if found.people:
         yield ""
@@ -127,7 +129,7 @@ def outlook_text(found: Findings, file_format: Format, id: str = "") -> Iterator
         else:
             yield Styled(f"Of {people} may be mailed:", "bold")
         yield Table(_COLUMNS, [_row(one, found.people) for one in found.shown])
-        yield from _freeing(found, file_format, id)
+        yield from _freeing(found, file_format, id, rejected)
         yield from _advice(found)
     if found.missed:
         yield f"{counted(found.missed, 'line')} could not be looked at: the store did not answer"
@@ -152,7 +154,7 @@ def _row(one: StreamOutlook, people: int) -> Sequence[str]:
     return [cells[0], *(Styled(cell, style) for cell in cells[1:3]), cells[3]]
 
 
-def _freeing(found: Findings, file_format: Format, id: str) -> Iterator[Part]:
+def _freeing(found: Findings, file_format: Format, id: str, rejected: int) -> Iterator[Part]:
     rows = [
         (one.stream.name if not place else "", f"{people:,}", _how(facts, one.stream, file_format))
         for one in found.shown
@@ -164,6 +166,8 @@ def _freeing(found: Findings, file_format: Format, id: str) -> Iterator[Part]:
         yield Table(_FREES, rows)
         if id:
             yield f"to supply it: the same import again, with --replace {id}"
+            if rejected:  # what is replaced is then not undone
+                yield f"then, as lines are rejected again: smtpproxy import undo {id}"
 
 
 def _advice(found: Findings) -> Iterator[Part]:

@@ -189,6 +189,18 @@ def test_after_a_replacement_it_says_what_is_left(stored: Stored) -> None:
     assert done["outlook"]["people"] == 2
 
 
+def test_with_rejected_lines_the_steps_it_names_free_as_many(stored: Stored) -> None:
+    path = stored.file("crm.csv", HEADER + line("anna", method="") + "nobody,direct,,,,,,\n")
+    shown = stored.run("contact", "import", path, "--brand", "shop", code=1).stdout
+    again, undo = shown.splitlines()[-6:-4]
+    assert again.startswith("to supply it: the same import again, with --replace ")
+    assert undo.startswith("then, as lines are rejected again: smtpproxy import undo ")
+    id = undo.split()[-1]
+    more = ("--brand", "shop", "--set", "consent_method=signed_form", "--replace", id)
+    stored.run("contact", "import", path, *more, code=1)
+    assert "shop-offers  1  100%" in stored.run("import", "undo", id).stdout
+
+
 def test_people_with_lines_far_apart_are_counted_once(stored: Stored) -> None:
     between = "".join(f"user{n}@people.example,direct,,,,,,\n" for n in range(10_000))
     text = HEADER + line("anna") + between + "anna@people.example,,,,,,,\n"
