@@ -118,6 +118,8 @@ class _ByHand:
         return await self._actor.act(understood)
 
     async def close(self) -> None:
+        """End when what was heard of streams is judged, too."""
+        await self._breaker.settled()
         await self._reader.close()
         self._threads.shutdown()
         self._log.close()

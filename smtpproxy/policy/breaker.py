@@ -57,6 +57,12 @@ class Tally(Struct, frozen=True):
         return Tally(self.messages + other.messages, heard)
 
 
+def heard_by(before: Tally, now: Tally) -> Tally:
+    """Return what is sent now, with what was heard of it before."""
+    heard = {kind: min(n, before.heard.get(kind, 0)) for kind, n in now.heard.items()}
+    return Tally(now.messages, heard)
+
+
 class Finding(Struct, frozen=True):
     """A bound that is reached."""
 

@@ -9,10 +9,9 @@ import structlog
 
 from smtpproxy.settings import Settings
 from smtpproxy.store import open_breaker, open_store
-from smtpproxy.store.breaker import Breaker
+from smtpproxy.store.breaker import SENT_EVERY, Breaker
 from smtpproxy.store.protocols import Store, StoreUnavailable
 
-_EVERY = 1.0  # seconds between two counts
 _LOOK_EVERY = 5  # counts
 
 log = structlog.get_logger()
@@ -66,7 +65,7 @@ class WorkerBreaker:
 
     async def _run(self) -> None:
         for turn in count(1):
-            await asyncio.sleep(_EVERY)
+            await asyncio.sleep(SENT_EVERY)
             try:
                 await self._count()
                 if self._looks and turn % _LOOK_EVERY == 0:
@@ -86,6 +85,5 @@ class WorkerBreaker:
         try:
             await self._breaker.sent(new)
             self._told = now
-            await self._breaker.judge(new)
         except StoreUnavailable as error:
             log.warning("streams not counted", error=str(error))

@@ -1,10 +1,11 @@
 """The breaker: hears what is said of streams, and pauses those of which too much is said.
 
-Every process that counts judges, right after it counted: no other has to live for that. Who is
+Every process that counts judges, soon after it counted: no other has to live for that. Who is
 to be told learns it from the store (docs/adr/0024-breaker.md).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,12 +21,20 @@ from smtpproxy.policy.breaker import (
     Heard,
     Tally,
     enough,
+    heard_by,
     judged,
 )
 from smtpproxy.policy.model import Pause, Stream, StreamClass
 from smtpproxy.policy.rules.deferrals import pause_in_force
 from smtpproxy.settings import BreakerSettings
+from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.streams import StreamCounts, StreamEvent, StreamStates
+
+SENT_EVERY = 1.0
+"""Seconds after which each process counts anew what it sent."""
+
+_ALL_SENT = 2 * SENT_EVERY
+"""Seconds after which all that was sent before is counted."""
 
 _KNOWN, _WARNED = timedelta(seconds=1), timedelta(seconds=10)
 """For how long the pauses that were read are believed, and for how long no warning is repeated."""
@@ -102,7 +111,7 @@ class Breaker:
     """Counts for all marketing streams of a configuration, over stores of one event loop.
 
     `states` gives the store to write to; it is asked for only where something is amiss. Methods
-    raise StoreUnavailable.
+    raise StoreUnavailable. What is counted is judged in a task, since that takes seconds.
     """
 
     def __init__(
@@ -113,6 +122,7 @@ class Breaker:
         states: Callable[[], StreamStates],
         *,
         now: Callable[[], datetime],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._settings = settings
         self._rules = settings.rules
@@ -123,14 +133,18 @@ class Breaker:
         self._counts = counts
         self._states = states
         self._now = now
+        self._sleep = sleep
+        self._due: set[str] = set()  # streams of which something was counted
+        self._judging: asyncio.Task[None] | None = None
         self._warned: dict[tuple[str, Heard], datetime] = {}
         self._known: tuple[datetime, Mapping[str, datetime], frozenset[str]] | None = None
 
     async def sent(self, messages: Mapping[str, int]) -> None:
-        """Count messages by stream, one for each recipient; `judge` comes next."""
+        """Count messages by stream, one for each recipient."""
         counted = {name: n for name, n in messages.items() if n and name in self._brands}
         if counted:
             await self._counts.add_messages(counted, self._now(), self._settings.window)
+            self._judge_soon(counted)
 
     async def heard(self, kind: Heard, stream: str, id: str, person: str) -> bool:
         """Count what a token proves to be about our message `id` (of a decision) to that person.
@@ -153,35 +167,76 @@ class Breaker:
             )
         counted = await self._counts.add_heard(stream, kind, person, sent_at, self._now(), window)
         if counted:
-            await self.judge([stream])
+            self._judge_soon([stream])
         return counted
 
-    async def judge(self, streams: Iterable[str]) -> None:
-        """Pause what is beyond a bound, and warn, for these and what is of their brands."""
-        now = self._now()
-        brands = {self._brands[name] for name in streams if name in self._brands}
+    async def settled(self) -> None:
+        """Wait until what was counted here is judged."""
+        if self._judging is not None:
+            await self._judging
+
+    def _judge_soon(self, streams: Iterable[str]) -> None:
+        self._due.update(streams)
+        if self._judging is None or self._judging.done():
+            self._judging = asyncio.create_task(self._judge_due())
+
+    async def _judge_due(self) -> None:
+        """What cannot be judged now is judged with what is counted next."""
+        while self._due:
+            streams, self._due = self._due, set()
+            try:
+                await self._judge(streams)
+            except StoreUnavailable as error:
+                self._due |= streams
+                log.warning("streams not judged", error=str(error))
+                return
+            except Exception as error:  # a fault of the program: mail goes on
+                log.error("internal error", exc_info=error)
+
+    async def _judge(self, streams: Iterable[str]) -> None:
+        """Pause what is beyond a bound, and warn, for these and what is of their brands.
+
+        What was heard is held against all that was sent until then: it takes a moment until that is
+        counted, and a share of less would be too high.
+        """
+        brands = {self._brands[name] for name in streams}
         names = [name for name, brand in self._brands.items() if brand in brands]
-        beginning = now - timedelta(seconds=self._settings.window)
+        beginning = self._now() - timedelta(seconds=self._settings.window)
         whole = await self._counts.tallies(dict.fromkeys(names, beginning))
         if not enough(sum(whole.values(), Tally()), self._rules):
             return
-        found: list[tuple[str, Finding]] = []
-        for fresh in (False, True):  # nothing is done by a state that may be another meanwhile
-            since, paused = await self._state(now, fresh=fresh)
-            tallies = await self._counts.tallies({name: since[name] for name in names})
-            found = [
-                (subject, one)
-                for subject, one in judged(tallies, self._brands, self._rules, paused)
-                if one.level == "pause" or not self._warned_lately(subject, one.cause, now)
-            ]
-            if not found:
-                return
+        _, before, found = await self._found(names, fresh=False)
+        if not found:
+            return
+        await self._sleep(_ALL_SENT)
+        now = self._now()
+        since, _, found = await self._found(names, fresh=True, before=before)
         for subject, one in found:
             event = self._event(subject, one, now)
             if one.level == "warn":
                 self._warned[subject, one.cause] = now
             if await self._states().note_stream(event, unless_since=since.get(subject, beginning)):
                 tell(event)
+
+    async def _found(
+        self, names: Sequence[str], *, fresh: bool, before: Mapping[str, Tally] | None = None
+    ) -> tuple[Mapping[str, datetime], Mapping[str, Tally], Sequence[tuple[str, Finding]]]:
+        """What is amiss with streams and their brands, with the tallies that say so and since when
+        these count; only by what was heard `before`, where that is given.
+
+        Nothing may be done by a state that is not `fresh`: it may be another meanwhile.
+        """
+        now = self._now()
+        since, paused = await self._state(now, fresh=fresh)
+        tallies = await self._counts.tallies({name: since[name] for name in names})
+        if before is not None:
+            tallies = {n: heard_by(before.get(n, Tally()), tally) for n, tally in tallies.items()}
+        found = [
+            (subject, one)
+            for subject, one in judged(tallies, self._brands, self._rules, paused)
+            if one.level == "pause" or not self._warned_lately(subject, one.cause, now)
+        ]
+        return since, tallies, found
 
     def _warned_lately(self, subject: str, cause: Heard, now: datetime) -> bool:
         at = self._warned.get((subject, cause))
@@ -256,6 +311,9 @@ class Breaker:
         )
 
     def close(self) -> None:
+        """What is not judged yet is judged when the stream sends again, or is heard of."""
+        if self._judging is not None:
+            self._judging.cancel()
         self._counts.close()
 
 

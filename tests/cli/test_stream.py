@@ -32,6 +32,7 @@ def hear(stored: Stored, kind: Heard, people: int, messages: int = 1_000) -> Non
         await breaker.sent({"offers": messages})
         for n in range(people):
             assert await breaker.heard(kind, "offers", id, f"p{n}@people.example")
+        await breaker.settled()
         breaker.close()
         await store.close()
 

@@ -54,6 +54,7 @@ def hear(relay: RelayProcess, kind: Heard, reports: Sequence[tuple[str, str]]) -
         store = open_store(settings.store, settings.server.state_dir)
         breaker = open_breaker(settings, lambda: store)
         told = [await breaker.heard(kind, "offers", id, person) for id, person in reports]
+        await breaker.settled()
         breaker.close()
         await store.close()
         return sum(told)

@@ -1,5 +1,6 @@
 """What streams sent and what was heard of it, counted by several processes; what follows."""
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,8 +10,8 @@ from smtpproxy.policy.breaker import Heard
 from smtpproxy.policy.model import Lookups, Pause, Stream, StreamClass
 from smtpproxy.settings import BreakerSettings
 from smtpproxy.store import open_stream_counts
-from smtpproxy.store.breaker import Breaker
-from smtpproxy.store.protocols import Store
+from smtpproxy.store.breaker import SENT_EVERY, Breaker
+from smtpproxy.store.protocols import Store, StoreUnavailable
 from smtpproxy.store.streams import PERSON, StreamEvent
 from tests.store.conftest import Database
 
@@ -25,10 +26,11 @@ OFFERS = Lookups(("somebody@people.example",), pauses=True)
 
 
 class Process:
-    """A process that counts, at a clock of its own."""
+    """A process that counts, at a clock of its own; `meanwhile` happens while it waits."""
 
     def __init__(self, database: Database, settings: BreakerSettings | None = None) -> None:
         self.at = T0
+        self.meanwhile: Callable[[], Awaitable[None]] = nothing
         self.store: Store = database.open()
         self.counts = database.part(open_stream_counts(database.settings()))
         self.breaker = Breaker(
@@ -37,7 +39,12 @@ class Process:
             self.counts,
             lambda: self.store,
             now=lambda: self.at,
+            sleep=self.wait,
         )
+
+    async def wait(self, seconds: float) -> None:
+        assert seconds > SENT_EVERY, "all have counted by then"
+        await self.meanwhile()
 
     def id(self) -> str:
         """The id of a message of now."""
@@ -46,14 +53,16 @@ class Process:
 
     async def send(self, n: int, stream: str = "offers") -> str:
         await self.breaker.sent({stream: n})
-        await self.breaker.judge([stream])
+        await self.breaker.settled()
         return self.id()
 
     async def hear(
         self, kind: Heard, n: int, id: str, *, stream: str = "offers", name: str = "p"
     ) -> int:
         people = [f"{name}{i}@people.example" for i in range(n)]
-        return sum([await self.breaker.heard(kind, stream, id, person) for person in people])
+        heard = [await self.breaker.heard(kind, stream, id, person) for person in people]
+        await self.breaker.settled()
+        return sum(heard)
 
     async def paused(self) -> list[str]:
         """By what the mail path reads, once it has asked for the state of the store."""
@@ -64,6 +73,10 @@ class Process:
 
     async def events(self) -> list[str]:
         return [f"{e.action} {e.subject} {e.cause}" for e in await self.store.stream_events()]
+
+
+async def nothing() -> None:
+    """Nobody else does anything."""
 
 
 @pytest.fixture
@@ -141,6 +154,71 @@ async def test_who_answers_before_the_first_messages_are_counted_counts(here: Pr
     assert await here.paused() == ["stream:offers"]
 
 
+async def test_what_is_heard_is_held_against_all_that_was_sent_until_then(
+    here: Process, there: Process
+) -> None:
+    """3 % of 2,000 addresses are dead; another worker has not yet counted its half of them."""
+    id = await here.send(1_000)
+
+    async def another_counts() -> None:
+        here.meanwhile = nothing
+        await there.breaker.sent({"offers": 1_000})
+
+    here.meanwhile = another_counts
+    await here.hear(Heard.DEAD_ADDRESS, 60, id)
+    assert await here.paused() == []
+    assert await here.events() == ["warned stream:offers dead_address"]
+
+
+async def test_what_is_heard_meanwhile_is_judged_next(here: Process, there: Process) -> None:
+    id = await here.send(1_000)
+
+    async def more_is_heard() -> None:
+        here.meanwhile = nothing
+        people = [f"q{i}@people.example" for i in range(30)]
+        for person in people:
+            await here.breaker.heard(Heard.DEAD_ADDRESS, "offers", id, person)
+        assert await here.paused() == [], "their messages may not be counted yet"
+
+    here.meanwhile = more_is_heard
+    await here.hear(Heard.DEAD_ADDRESS, 25, id)
+    assert await here.paused() == ["stream:offers"]
+    assert await here.events() == [
+        "paused stream:offers dead_address",
+        "warned stream:offers dead_address",
+    ]
+
+
+async def test_a_resume_meanwhile_is_obeyed(here: Process) -> None:
+    id = await here.send(1_000)
+
+    async def resumed() -> None:
+        here.at += HOUR
+        paused = StreamEvent(here.at, "stream:offers", "paused", PERSON)
+        assert await here.store.note_stream(paused)
+        resumed = StreamEvent(here.at, "stream:offers", "resumed", PERSON)
+        assert await here.store.note_stream(resumed)
+
+    here.meanwhile = resumed
+    await here.hear(Heard.COMPLAINT, 3, id)
+    assert await here.paused() == []
+
+
+async def test_what_cannot_be_judged_now_is_judged_with_what_is_counted_next(here: Process) -> None:
+    async def database_is_away() -> None:
+        here.meanwhile = nothing
+        raise StoreUnavailable("gone")
+
+    here.meanwhile = database_is_away
+    id = await here.send(1_000)
+    await here.breaker.heard(Heard.COMPLAINT, "offers", id, "p0@people.example")
+    await here.breaker.heard(Heard.COMPLAINT, "offers", id, "p1@people.example")
+    await here.hear(Heard.COMPLAINT, 1, id, name="q")
+    assert await here.paused() == []
+    await here.hear(Heard.BLOCK, 1, id)
+    assert await here.paused() == ["stream:offers"]
+
+
 async def test_what_comes_late_is_not_held_against_later_mail(here: Process) -> None:
     last_week = await here.send(100_000)
     here.at += 6 * DAY
@@ -213,7 +291,7 @@ async def test_a_stream_that_was_resumed_just_now_is_not_paused_for_what_was_bef
 ) -> None:
     id = await here.send(1_000)
     await here.hear(Heard.COMPLAINT, 3, id)
-    await here.breaker.judge(["offers"])  # it knows what is paused, for a second
+    await here.hear(Heard.BLOCK, 1, id)  # it knows what is paused, for a second
     assert await here.store.note_stream(StreamEvent(here.at, "stream:offers", "resumed", PERSON))
     await here.hear(Heard.COMPLAINT, 1, id, name="q")
     assert await here.paused() == []
