@@ -104,6 +104,15 @@ async def test_processes_count_together_and_all_learn_of_a_pause(
     assert await here.events() == ["paused stream:offers complaint"]
 
 
+async def test_facts_have_the_pauses_of_now(here: Process, there: Process) -> None:
+    """Also where nobody asks for the state of the store between, as the API's process does."""
+    assert await here.store.facts(OFFERS) == {}
+    id = await there.send(1_000)
+    await there.hear(Heard.COMPLAINT, 3, id)
+    (known,) = (await here.store.facts(OFFERS)).values()
+    assert [one.subject for one in known.pauses] == ["stream:offers"]
+
+
 async def test_counts_and_pauses_outlive_the_processes(any_database: Database) -> None:
     first = Process(any_database)
     id = await first.send(1_000)

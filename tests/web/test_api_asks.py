@@ -170,6 +170,21 @@ async def test_a_stream_is_paused_and_resumed(site: Writes) -> None:
     assert resumed.json["resumed"] is False
 
 
+async def test_a_verdict_knows_of_a_pause_at_once(site: Writes) -> None:
+    consent = {"address": ANNA, "purpose": "offers", "brand": "shop", "source": "direct"}
+    await site.post(RECORD, consent | {"method": "unticked_box", "wording": "Yes"}, "all")
+
+    async def told() -> Any:
+        asked = {"stream": "offers", "addresses": [ANNA]}
+        return (await site.post(CHECK, asked, "all")).json["verdicts"][0]["verdict"]
+
+    before = await told()
+    await site.post(f"{STREAMS}/pause", {"stream": "offers", "reason": "a test"}, "all")
+    meanwhile = await told()
+    await site.post(f"{STREAMS}/resume", {"stream": "offers"}, "all")
+    assert [before, meanwhile, await told()] == ["allow", "defer", "allow"]
+
+
 async def test_a_brand_s_streams_are_paused_by_itself_alone(site: Writes) -> None:
     seen = (await site.ask(STREAMS, "shop")).json["streams"]
     assert {one["brand"] for one in seen} == {"shop"}
@@ -261,9 +276,16 @@ async def test_what_is_not_there_is_a_problem_too(site: Writes) -> None:
     ):
         answer = await site.ask(path, "all", method=method)
         assert (answer.status, answer.json["error"]) == (status, error)
+        assert "right" in answer.json["detail"] or status == 414
         assert answer.headers["content-type"] == "application/problem+json"
     assert (await site.ask(SEARCH, "all", method="PUT")).headers["allow"] == "POST"
     assert json.loads((await site.ask("/nothing", None)).text) == {"error": "Not Found"}
+
+
+async def test_what_takes_a_setting_says_so_where_it_is_not_set(site: Writes) -> None:
+    answer = await site.post("/v1/consents", {"address": ANNA, "purpose": "offers"}, "all")
+    assert answer.status == 404
+    assert "[confirmation]" in answer.json["detail"]
 
 
 async def test_who_wrote_is_on_record(site: Writes) -> None:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from smtpproxy.policy.model import Facts, Lookups
 from smtpproxy.settings import PartnerSettings
 from smtpproxy.store.key_files import give_to_owner_of, load_or_create_keys, load_partner_key
 from smtpproxy.store.keys import Partner
@@ -69,6 +70,10 @@ class SqliteStore(SqlStore):
         self._partners = partners
         self._reader = SqliteReader(path, state_dir, timeout, partners)
         self._mailings = SqliteMailings(path, timeout, read_only=read_only)
+
+    async def facts(self, lookups: Lookups) -> Facts:
+        await self.version()  # `read` has the pauses as of the last one
+        return await super().facts(lookups)
 
     async def trim_changes(self, before: datetime, *, webhooks: Collection[str] = ()) -> int:
         async with self._to_write().transaction() as session:  # the journal has these

@@ -154,9 +154,11 @@ class Consents:
         address, settings = canonical_address(asked.address), self._settings
         brand = call.access.brand(asked.brand)
         at = by_now(self._time("withdrawn_at", asked.withdrawn_at), self._now())
-        known = asked.purpose in call.access.settings.purposes
+        purposes = call.access.settings.purposes
+        known = asked.purpose in purposes
         if not known and not call.access.everything:
-            raise Refused("purpose_unknown", f"no stream has the purpose {asked.purpose[:40]!r}")
+            text = f"no stream has the purpose {asked.purpose[:40]!r}"
+            raise Refused("purpose_unknown", f"{text}; known are {', '.join(sorted(purposes))}")
         try:
             if brand is not None:
                 recorded_consent.check_brand(settings, brand)

@@ -69,6 +69,13 @@ class Gone(Problem, frozen=True):
     next: Annotated[int, Meta(description="What to ask `since` after a whole export.")]
 
 
+_RIGHT = {
+    "not_found": "no operation has this path; right would be one of those in /v1/docs"
+    " (/v1/consents and /v1/permission-links take a [confirmation] in the configuration)",
+    "not_allowed": "the operations of this path have other methods; right would be one in Allow",
+}
+"""What is said where no operation is asked by a request."""
+
 _OF_HTTP = ("not_found", "not_allowed", "target_too_long", "header_too_large", "internal")
 
 
@@ -76,7 +83,7 @@ def problem_of(status: int, detail: str) -> Problem | None:
     """Return what is said of a request that no operation is asked by; None for no such status."""
     for error in _OF_HTTP:
         if KINDS[error].status == status:
-            return Refused(error, detail).body
+            return Refused(error, _RIGHT.get(error, detail)).body
     return None
 
 

@@ -276,7 +276,7 @@ class Verdicts:
     async def find_decisions(self, call: Call) -> Decisions:
         asked = read_body(call, DecisionSearch, '{"recipient": "…"} or {"message_id": "…"}')
         if (asked.recipient is None) is (asked.message_id is None):
-            raise Refused("body_wrong", "name a recipient or a message_id")
+            raise Refused("body_wrong", "name a recipient or a message_id, one of the two")
         recipient = None if asked.recipient is None else canonical_address(asked.recipient)
         until = _time("until", asked.until) or self._now()
         since = _time("since", asked.since) or max(until, _FIRST_UNTIL) - _USUAL_PERIOD
