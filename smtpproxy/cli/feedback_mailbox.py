@@ -17,6 +17,7 @@ from smtpproxy.cli.printer import Column, Part, Result, Table, picked, shows_res
 from smtpproxy.cli.stores import now, open_patiently, using_store
 from smtpproxy.feedback import Class, FeedbackReport
 from smtpproxy.mailbox.acting import SUPPRESSIONS, Actor, Done, heard_event, telling
+from smtpproxy.mailbox.messages import Messages
 from smtpproxy.mailbox.reading import Reader
 from smtpproxy.settings import FeedbackSettings, Settings
 from smtpproxy.store import open_breaker, open_feedback
@@ -37,13 +38,15 @@ def would_be_done(
 ) -> Iterator[tuple[str, FeedbackReport]]:
     """Read reports as the mailbox would; nothing is done."""
     with asyncio.Runner() as runner, ThreadPoolExecutor(1) as threads:
-        reader = Reader.of(settings, feedback, threads)
+        messages = Messages.of(settings)
+        reader = Reader.of(settings, feedback, messages, threads)
         try:
             while some := list(islice(contents, _AT_ONCE)):
                 understood = runner.run(reader.read(_arrived([content for _, content in some])))
                 for (name, _), one in zip(some, understood, strict=True):
                     yield name, one.report
         finally:
+            messages.close()
             runner.run(reader.close())
 
 
@@ -84,22 +87,28 @@ def act_on(
                     more = {
                         "new": [event in each.news for event in report.events],
                         "kept": each.understood.arrived.id if each.kept else None,
+                        "waits": each.understood.arrived.id in by_hand.waiting,
                     }
                     yield name, report, more
         finally:
             runner.run(by_hand.close())
+        if by_hand.waiting:
+            said = f"{len(by_hand.waiting)} wait in the mailbox for what other relays have to tell"
+            click.echo(said, err=True)
 
 
 class _ByHand:
     """Acts on reports that somebody has as files, over a store that stays open meanwhile."""
 
     def __init__(self, settings: Settings, feedback: FeedbackSettings, maildir: Maildir) -> None:
+        self.waiting: set[str] = set()
         self._maildir = maildir
         self._store = open_patiently(settings)
         self._log = open_feedback(settings.store, relay_id(settings.server.state_dir))
         self._breaker = open_breaker(settings, lambda: self._store)
         self._threads = ThreadPoolExecutor(1)
-        self._reader = Reader.of(settings, feedback, self._threads)
+        self._messages = Messages.of(settings)
+        self._reader = Reader.of(settings, feedback, self._messages, self._threads)
         tell = telling(settings.webhooks, lambda: self._store)
         self._actor = Actor(feedback, lambda: self._store, self._log, self._breaker, tell)
 
@@ -110,12 +119,25 @@ class _ByHand:
         return cls(settings, feedback, maildir)
 
     async def act(self, contents: Sequence[bytes]) -> Sequence[Done]:
-        """The relay's own process hands on: it gets a copy, and a person of what is kept."""
+        """The relay's own process hands on, and waits for what other relays have to tell: it gets
+        a copy, and a person of what is kept."""
         understood = await self._reader.read(_arrived(contents))
+        ready = []
         for one in understood:
+            if one.lacks is not None and self._messages.may_be_elsewhere(one.lacks):
+                self._maildir.deliver(one.arrived.id, one.arrived.content)
+                self.waiting.add(one.arrived.id)
+                continue
             if one.kept or one.hands_on:
                 self._maildir.keep(one.arrived.id, one.arrived.content)
-        return await self._actor.act(understood)
+            ready.append(one)
+        done = iter(await self._actor.act(ready))
+        return [
+            Done(one, (), kept=False, hands_on=False)
+            if one.arrived.id in self.waiting
+            else next(done)
+            for one in understood
+        ]
 
     async def close(self) -> None:
         """End when what was heard of streams is judged, too."""
@@ -123,6 +145,7 @@ class _ByHand:
         await self._reader.close()
         self._threads.shutdown()
         self._log.close()
+        self._messages.close()
         self._breaker.close()
         await self._store.close()
 
@@ -145,10 +168,14 @@ def _with_log(settings: Settings, use: Callable[[FeedbackLog], Awaitable[T]]) ->
 def list_reports(settings: Settings) -> Result:
     """List what came and could not be understood, oldest first."""
     found = _with_log(settings, lambda log: log.kept())
-    columns = (Column("id"), Column("came"), Column("kind"), Column("why", prose=True))
-    rows = [(one.id, written_time(one.at), one.kind, one.why) for one in found]
+    columns = [Column("id"), Column("came"), Column("kind"), Column("why", prose=True)]
+    rows = [[one.id, written_time(one.at), one.kind, one.why] for one in found]
+    if any(one.relay for one in found):
+        columns.insert(3, Column("relay"))
+        for row, one in zip(rows, found, strict=True):
+            row.insert(3, one.relay)
     parts: list[Part] = [Table(columns, rows)] if rows else ["nothing waits for a person"]
-    return Result([picked(one, "id", "at", "kind", "why") for one in found], parts)
+    return Result([picked(one, "id", "at", "kind", "why", "relay") for one in found], parts)
 
 
 @click.command("show")
@@ -160,7 +187,8 @@ def show(settings: Settings, report: str) -> Result:
     one = _one(settings, report)
     arrived = Maildir(settings.feedback_dir).read(one.id, _SHOWN)
     if arrived is None:
-        fail(f"{one.id}: the file is gone from {settings.feedback_dir}")
+        there = f", it is at relay {one.relay}" if one.relay else ""
+        fail(f"{one.id}: the file is not in {settings.feedback_dir}{there}")
     text = arrived.content.decode("utf-8", "replace").replace("\r\n", "\n")
     head = [f"{one.id}, {one.kind}, came {written_time(one.at)}: {one.why}", ""]
     data = {**picked(one, "id", "at", "kind", "why"), "content": text}

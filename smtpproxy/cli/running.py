@@ -22,6 +22,7 @@ from smtpproxy.sinks.metrics import Samples, Snapshot
 from smtpproxy.store import is_postgresql, open_breaker, open_feedback
 from smtpproxy.store.breaker import StreamStatus
 from smtpproxy.store.exchange.times import written_time
+from smtpproxy.store.feedback import Waiting
 from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.protocols import Store, StoreUnavailable
 
@@ -177,18 +178,19 @@ def _feedback(settings: Settings) -> dict[str, Any] | None:
     if settings.feedback is None:
         return None
 
-    async def ask() -> tuple[Mapping[tuple[str, ...], float], tuple[int, int]]:
+    async def ask() -> tuple[Mapping[tuple[str, ...], float], Waiting]:
         log = open_feedback(settings.store)
         try:
             return await log.totals(), await log.counts()
         finally:
             log.close()
 
-    found: dict[str, Any] = {"waiting": None, "kept": None, "to_hand_on": None, "heard": None}
+    names = ("waiting", "kept", "to_hand_on", "elsewhere", "heard")
+    found: dict[str, Any] = dict.fromkeys(names)
     with suppress(OSError):
         found["waiting"] = Maildir(settings.feedback_dir).waiting(_MOST_WAITING)
     with suppress(StoreUnavailable):
-        totals, (found["kept"], found["to_hand_on"]) = asyncio.run(ask())
+        totals, (found["kept"], found["to_hand_on"], found["elsewhere"]) = asyncio.run(ask())
         found["heard"] = _by(totals, 0)
     return found
 
@@ -275,12 +277,13 @@ def _mailbox(feedback: dict[str, Any] | None) -> str | None:
         return None
     numbers = {
         name: "?" if feedback[name] is None else f"{feedback[name]:,}"
-        for name in ("waiting", "kept", "to_hand_on")
+        for name in ("waiting", "kept", "to_hand_on", "elsewhere")
     }
     more = " or more" if feedback["waiting"] == _MOST_WAITING else ""
+    others = f", {numbers['elsewhere']} unanswered by other relays" if feedback["elsewhere"] else ""
     return (
         f"{numbers['waiting']}{more} to be read, {numbers['kept']} kept for a person,"
-        f" {numbers['to_hand_on']} to be handed on"
+        f" {numbers['to_hand_on']} to be handed on{others}"
     )
 
 

@@ -4,7 +4,6 @@ bounces are handed on, and what a person has to look at.
 Everything may be done again after a crash, and is done once: what was heard before does nothing.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,14 +12,13 @@ from hashlib import sha256
 import structlog
 
 from smtpproxy.feedback import Action, Class, Event, Kind, Sent
-from smtpproxy.mailbox.reading import Reader, Understood
+from smtpproxy.mailbox.reading import Understood
 from smtpproxy.policy.breaker import Heard
 from smtpproxy.policy.model import Origin
 from smtpproxy.policy.periods import beginning
 from smtpproxy.settings import FeedbackSettings, WebhookSettings
 from smtpproxy.store.breaker import Breaker
 from smtpproxy.store.feedback import FeedbackLog, HeardEvent, ReadReport
-from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.propagation import EventLog, NewEvent
 from smtpproxy.store.protocols import SuppressionEntry, SuppressionStore
 
@@ -227,13 +225,20 @@ def _noted(one: Understood, news: Sequence[_Keyed]) -> ReadReport:
         id=arrived.id,
         at=arrived.at,
         kind=str(report.kind),
-        why=report.why,
+        why=_why(one),
         kept=one.kept and bool(news),
         people=tuple(people),
         events=tuple(events),
         hand_on=_hand_on_key(one),
         decision="" if one.path is None else one.path.id,
     )
+
+
+def _why(one: Understood) -> str:
+    if one.lacks is None:
+        return one.report.why
+    lacks = f"the record of message {one.lacks} is not found"
+    return f"{one.report.why}; {lacks}" if one.report.why else lacks
 
 
 def _done(one: Understood, news: Sequence[_Keyed]) -> Done:
@@ -247,29 +252,6 @@ def _hand_on_key(one: Understood) -> bytes:
     kinds = " ".join(sorted({str(event.event_class) for event in one.report.events}))
     about = b" ".join((one.path.id.encode(), one.path.person, kinds.encode()))
     return sha256(b"hand on " + about).digest()[:16]
-
-
-async def work_off(
-    maildir: Maildir,
-    reader: Reader,
-    actor: Actor,
-    ending: Callable[[], bool],
-    *,
-    at_once: int = 100,
-) -> Sequence[Done]:
-    """Act on some of what came. Raises StoreUnavailable, OSError."""
-    arrived = await asyncio.to_thread(maildir.arrived, at_once, actor.settings.size_limit + 1)
-    if not arrived or ending():
-        return ()
-    done = await actor.act(await reader.read(arrived))
-    await asyncio.to_thread(_settle, maildir, done)
-    return done
-
-
-def _settle(maildir: Maildir, done: Sequence[Done]) -> None:
-    for each in done:
-        maildir.settle(each.understood.arrived.id)
-        told(each)
 
 
 def told(done: Done) -> None:

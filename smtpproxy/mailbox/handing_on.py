@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -19,9 +18,10 @@ from smtpproxy.core.perform import Performer, drive
 from smtpproxy.core.services import Services
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import RECEIVED_LIMIT, Reply, received
+from smtpproxy.mailbox.messages import Messages
 from smtpproxy.settings import FeedbackSettings
 from smtpproxy.sinks.audit.lines import ERASED
-from smtpproxy.sinks.audit.reader import decision
+from smtpproxy.store.asked_messages import SentMessage
 from smtpproxy.store.feedback import FeedbackLog, HandingOn
 from smtpproxy.store.maildir import Arrived, Maildir
 from smtpproxy.store.protocols import StoreUnavailable
@@ -31,8 +31,11 @@ _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=5), timedelta(hours=1)
 _GIVEN_UP_AFTER = timedelta(days=5)
 """For as long as mail servers commonly retry (RFC 5321 4.5.4.1)."""
 
-_RECORD_WITHIN = timedelta(hours=1)
-"""A record that is not found may only be out of reach: a volume that is mounted late, a restore."""
+_LOOK_AGAIN = timedelta(minutes=5)
+"""After which a record is looked for again at the latest: what another relay tells of it stays for
+a while only."""
+
+_ASKED_AT_LEAST = 3  # times, also about a bounce that came long ago
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _OF_DELIVERY = ("Return-Path", "Delivered-To", "X-Original-To")
@@ -58,7 +61,7 @@ class BounceRelay:
     perform: Performer
     log: FeedbackLog
     maildir: Maildir
-    audit: Path
+    messages: Messages
     _over: set[bytes] = field(default_factory=set)  # what the log may not know yet
 
     async def hand_on(self, ending: Callable[[], bool]) -> int:
@@ -72,20 +75,21 @@ class BounceRelay:
     async def _try(self, bounce: HandingOn) -> bool:
         """Try one; return whether the next one is worth a try."""
         if bounce.key in self._over:
-            await self._is_over(bounce.key)
+            await self._is_over(bounce)
             return True
         now = self.services.now()
         # Noted before it goes: where nothing can be written any more, it would go again at once.
         await self.log.hand_on_later(bounce.key, now + _pause(bounce.tries))
         try:
-            notices, content = await asyncio.to_thread(self._made, bounce)
-            await drive(notices.handed_on(content), self._performing(bounce.key))
+            message = await self._sent(bounce.decision)
+            notices, content = await asyncio.to_thread(self._made, bounce, message)
+            await drive(notices.handed_on(content), self._performing(bounce))
         except (_Nobody, NoticeRefused) as error:  # a refusal is on record
             log.info("bounce not handed on", id=bounce.decision, reason=str(error))
         except FAILURES as error:
             return not await self._waits(bounce, now, _GIVEN_UP_AFTER, error)
         except _NotFound as error:
-            await self._waits(bounce, now, _RECORD_WITHIN, error)
+            await self._looks_again(bounce, now, error)
             return True
         except Exception as error:  # one bounce must not keep the others from going on
             log.error("internal error", id=bounce.decision, exc_info=error)
@@ -93,14 +97,15 @@ class BounceRelay:
             return True
         else:
             log.info("bounce handed on", id=bounce.decision)
-        await self._is_over(bounce.key)
+        await self._is_over(bounce)
         return True
 
-    async def _is_over(self, key: bytes) -> None:
+    async def _is_over(self, bounce: HandingOn) -> None:
         """Note that nothing is to be handed on any more, also if that fails now."""
-        self._over.add(key)
-        await self.log.handed_on(key)
-        self._over.discard(key)
+        self._over.add(bounce.key)
+        await self.log.handed_on(bounce.key)
+        self._over.discard(bounce.key)
+        await self.messages.used([bounce.decision])
 
     async def _waits(
         self, bounce: HandingOn, now: datetime, longest: timedelta, error: Exception
@@ -110,11 +115,19 @@ class BounceRelay:
         if waits:
             log.warning("bounce waits", id=bounce.decision, error=str(error))
         else:
-            await self._is_over(bounce.key)
+            await self.log.keep(bounce.report, f"not handed on: {error}")
+            await self._is_over(bounce)
             log.error("bounce given up", id=bounce.decision, error=str(error))
         return waits
 
-    def _performing(self, key: bytes) -> Callable[[Effect[Any]], Any]:
+    async def _looks_again(self, bounce: HandingOn, now: datetime, error: Exception) -> None:
+        patience = self.messages.patience(bounce.decision)
+        if self.messages.may_be_elsewhere(bounce.decision) and bounce.tries < _ASKED_AT_LEAST:
+            patience = timedelta.max
+        if await self._waits(bounce, now, patience, error) and _pause(bounce.tries) > _LOOK_AGAIN:
+            await self.log.hand_on_later(bounce.key, now + _LOOK_AGAIN)
+
+    def _performing(self, bounce: HandingOn) -> Callable[[Effect[Any]], Any]:
         """Return what performs effects, and notes that the upstream has the bounce once it says so.
 
         A process that is killed later than that does not hand it on again.
@@ -124,7 +137,7 @@ class BounceRelay:
             reply = await answer
             if reply.code < 300:
                 with suppress(StoreUnavailable):  # it is noted again when all is done
-                    await self._is_over(key)
+                    await self._is_over(bounce)
             return reply
 
         def perform(effect: Effect[Any]) -> Any:
@@ -133,23 +146,29 @@ class BounceRelay:
 
         return perform
 
-    def _made(self, bounce: HandingOn) -> tuple[Notices, bytes]:
-        """What hands it on, and its content. Raises _Nobody, _NotFound, OSError."""
+    async def _sent(self, id: str) -> SentMessage:
+        """Find the message, here or elsewhere. Raises _NotFound, StoreUnavailable, OSError."""
+        message = await asyncio.to_thread(self.messages.here, id)
+        if message is None:
+            message = (await self.messages.elsewhere([id])).get(id)
+        if message is None:
+            raise _NotFound(f"the record of message {id} is not found")
+        return message
+
+    def _made(self, bounce: HandingOn, message: SentMessage) -> tuple[Notices, bytes]:
+        """What hands it on, and its content. Raises _Nobody, OSError."""
         arrived = self.maildir.read(bounce.report, self.settings.size_limit + 1)
         if arrived is None:
             raise _Nobody("the report is gone")
-        decided = decision(self.audit, bounce.decision)
-        if decided is None:
-            raise _NotFound("the record of the message is not found")
-        if not decided.reverse_path:
+        path = message.reverse_path
+        if not path:
             raise _Nobody("the app gave the null reverse path")
-        if decided.reverse_path.startswith(ERASED):
+        if path.startswith(ERASED):
             raise _Nobody("the reverse path was erased")
-        if decided.reverse_path.rpartition("@")[2].lower() == self.settings.domain:
+        if path.rpartition("@")[2].lower() == self.settings.domain:
             raise _Nobody("the reverse path leads back to this mailbox")
         content = self._content(arrived, bounce)
-        path = decided.reverse_path
-        return Notices(self.services, bounce.decision, decided.client, path, None), content
+        return Notices(self.services, bounce.decision, message.client, path, None), content
 
     def _content(self, arrived: Arrived, bounce: HandingOn) -> bytes:
         """The report as it came, with lines that end with CRLF and a trace field of ours."""

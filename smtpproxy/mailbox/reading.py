@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -16,9 +16,11 @@ from smtpproxy.feedback import Class, FeedbackReport, Kind, read_report
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.return_path import ReturnPath
 from smtpproxy.mailbox.authentication import Authentication
+from smtpproxy.mailbox.messages import Messages
 from smtpproxy.mailbox.tokens import Tokens
 from smtpproxy.resolver import Resolver
 from smtpproxy.settings import FeedbackSettings, Settings
+from smtpproxy.store.asked_messages import SentMessage
 from smtpproxy.store.feedback import UNKNOWN
 from smtpproxy.store.link_keys import LinkReader
 from smtpproxy.store.maildir import Arrived
@@ -34,13 +36,20 @@ log = structlog.get_logger(__name__)
 
 class Understood(Struct, frozen=True):
     """A report, and what was made of it. `path`: the return path that it came to; `stream`: that
-    of the message that it is surely about."""
+    of the message that it is surely about; `lacks`: the decision on it, of which no record is
+    here, where it takes that to say whom the report concerns."""
 
     arrived: Arrived
     report: FeedbackReport
     path: ReturnPath | None
     stream: str
     digest: bytes  # of what does not change on the way
+    lacks: str | None = None
+
+    @property
+    def about(self) -> str | None:
+        """The decision on the message, as a token says."""
+        return None if self.report.sent is None else self.report.sent.decision_id
 
     @property
     def letter(self) -> bytes:
@@ -76,21 +85,28 @@ class Reader:
     authentication: Authentication | None = None  # None: `authenticate` asks for none
 
     @classmethod
-    def of(cls, settings: Settings, feedback: FeedbackSettings, threads: Executor) -> "Reader":
+    def of(
+        cls, settings: Settings, feedback: FeedbackSettings, messages: Messages, threads: Executor
+    ) -> "Reader":
         """`threads` check signatures. Nothing is read or asked yet."""
-        state = settings.server.state_dir
-        tokens = Tokens(LinkReader(state), feedback.domain, settings.streams, state / "audit")
+        links = LinkReader(settings.server.state_dir)
+        tokens = Tokens(links, feedback.domain, settings.streams, messages.here)
         if feedback.authenticate != "required":
             return cls(feedback, tokens)
         resolver = Resolver(settings.dns, time.monotonic)
         texts = lambda name: resolver.lookup(name, "TXT")  # noqa: E731
         return cls(feedback, tokens, Authentication(texts, threads, time.time))
 
-    async def read(self, arrived: Sequence[Arrived]) -> Sequence[Understood]:
-        """Read reports on a thread. Raises StoreMisconfigured, OSError."""
+    async def read(
+        self, arrived: Sequence[Arrived], elsewhere: Mapping[str, SentMessage] | None = None
+    ) -> Sequence[Understood]:
+        """Read reports on a thread; `elsewhere` is what other relays have told of messages.
+
+        Raises StoreMisconfigured, OSError.
+        """
 
         def all_of_them() -> list[Understood]:
-            return [self._understood(each) for each in arrived]
+            return [self._understood(each, elsewhere or {}) for each in arrived]
 
         understood = await asyncio.to_thread(all_of_them)
         if self.authentication is None:
@@ -115,8 +131,9 @@ class Reader:
 
         return await asyncio.gather(*(checked(one) for one in understood))
 
-    def _understood(self, arrived: Arrived) -> Understood:
-        tokens, require_token = self.tokens.of(arrived.content), self.settings.require_token
+    def _understood(self, arrived: Arrived, elsewhere: Mapping[str, SentMessage]) -> Understood:
+        tokens = self.tokens.of(arrived.content, elsewhere)
+        require_token = self.settings.require_token
         try:
             report = read_report(arrived.content, tokens=tokens, require_token=require_token)
         except (StoreUnavailable, OSError):
@@ -129,7 +146,8 @@ class Reader:
         if stream is None and path is not None:
             found = self.tokens.stream(path.stream)
             stream = None if found is None else found.name
-        return Understood(arrived, report, path, stream or UNKNOWN, _digest(arrived.content))
+        lacks = tokens.lacks if report.events else None
+        return Understood(arrived, report, path, stream or UNKNOWN, _digest(arrived.content), lacks)
 
 
 def _digest(content: bytes) -> bytes:

@@ -5,9 +5,8 @@ find the recipient that a return path was made for.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
-from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -18,7 +17,7 @@ from smtpproxy.mail.return_path import ReturnPath, ReturnPaths, candidates
 from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription, stream_tag
 from smtpproxy.policy.model import Stream
 from smtpproxy.policy.scopes import Scopes
-from smtpproxy.sinks.audit.reader import decision
+from smtpproxy.store.asked_messages import SentMessage
 from smtpproxy.store.link_keys import LinkReader
 
 _MOST = 20  # tokens that are tried
@@ -33,17 +32,25 @@ class Tokens:
     """Reads tokens under all keys there are, and finds whom they were made for."""
 
     def __init__(
-        self, links: LinkReader, domain: str, streams: Mapping[str, Stream], audit: Path
+        self,
+        links: LinkReader,
+        domain: str,
+        streams: Mapping[str, Stream],
+        message: Callable[[str], SentMessage | None],
     ) -> None:
+        """`message` returns what is on record here, by the id of the decision."""
         self._links = links
         self._domain = domain
         self._streams = {stream_tag(name): stream for name, stream in streams.items()}
         self._scopes = Scopes.of(streams)
-        self._audit = audit
+        self._message = message
 
-    def of(self, content: bytes) -> "ReportTokens":
-        """The tokens of one report: a `feedback.TokenReader`."""
-        return ReportTokens(self, content[:_READ])
+    def of(
+        self, content: bytes, elsewhere: Mapping[str, SentMessage] | None = None
+    ) -> "ReportTokens":
+        """The tokens of one report: a `feedback.TokenReader`; `elsewhere` is what other relays have
+        told of messages."""
+        return ReportTokens(self, content[:_READ], elsewhere or {})
 
     def return_path(self, texts: Iterable[str]) -> ReturnPath | None:
         """Return the first return path that we made. Raises StoreMisconfigured."""
@@ -65,20 +72,18 @@ class Tokens:
             return told if scope == told.scope else replace(told, scope=scope)
         return None
 
-    def went_to(self, path: ReturnPath, content: str) -> str | None:
-        """Return whom the message went to, canonical: an address of the report, or of the record.
+    def message(self, id: str) -> SentMessage | None:
+        """Return what is on record of a message here. Raises OSError."""
+        return self._message(id)
 
-        None where neither names them. Raises OSError.
-        """
+    def went_to(self, path: ReturnPath, addresses: Iterable[str]) -> str | None:
+        """Return which of these canonical addresses the return path was made for."""
         paths = self._paths("")
-        for address in _addresses(content, self._domain):
-            if paths.concerns(path, address):
-                return address
-        decided = decision(self._audit, path.id)
-        for recipient in () if decided is None else decided.recipients:
-            if paths.concerns(path, recipient.canonical):
-                return recipient.canonical
-        return None
+        return next((each for each in addresses if paths.concerns(path, each)), None)
+
+    def named(self, content: str) -> Iterator[str]:
+        """Yield the canonical addresses that a report names, each once."""
+        return _addresses(content, self._domain)
 
     def stream(self, tag: bytes) -> Stream | None:
         return self._streams.get(tag)
@@ -88,10 +93,15 @@ class Tokens:
 
 
 class ReportTokens:
-    """Reads the tokens of one report. `path` is the return path that it came to, once read."""
+    """Reads the tokens of one report. Once read, `path` is the return path that it came to, and
+    `lacks` the decision whose record is wanting to say whom it concerns."""
 
-    def __init__(self, tokens: Tokens, content: bytes) -> None:
+    def __init__(
+        self, tokens: Tokens, content: bytes, elsewhere: Mapping[str, SentMessage]
+    ) -> None:
         self._tokens = tokens
+        self._elsewhere = elsewhere
+        self.lacks: str | None = None
         self._text = content.decode("latin-1")
         self._headers = HeaderBlock(content)
         self.path: ReturnPath | None = None
@@ -106,13 +116,28 @@ class ReportTokens:
         places = (*clues.reverse_paths, *clues.message_ids, *clues.feedback_ids, self._text)
         path = self.path or tokens.return_path(places)
         if path is not None:
-            recipient = tokens.went_to(path, self._text)
+            recipient = self._went_to(path)
             if recipient is not None:
                 stream = tokens.stream(path.stream)
                 name, brand = (None, None) if stream is None else (stream.name, stream.brand)
                 return Sent(recipient, name, brand, path.id)
         link = tokens.link(_LINK.findall(" ".join((*clues.unsubscribe_uris, self._text))))
         return None if link is None else self._of_link(link, None)
+
+    def _went_to(self, path: ReturnPath) -> str | None:
+        """Return whom the message went to, canonical: an address of the report, or of the record.
+
+        None where neither names them. Raises OSError.
+        """
+        tokens = self._tokens
+        found = tokens.went_to(path, tokens.named(self._text))
+        if found is not None:
+            return found
+        message = tokens.message(path.id) or self._elsewhere.get(path.id)
+        if message is None:
+            self.lacks = path.id
+            return None
+        return tokens.went_to(path, message.recipients)
 
     def _asked(self, clues: Clues) -> Iterator[str]:
         """Where a mail program puts the token of a mailto link: it asks to unsubscribe by that."""

@@ -15,9 +15,11 @@ import structlog
 from smtpproxy.core.perform import Performer
 from smtpproxy.core.services import services_of
 from smtpproxy.events import Event, UlidFactory
-from smtpproxy.mailbox.acting import Actor, telling, work_off
+from smtpproxy.mailbox.acting import Actor, telling
 from smtpproxy.mailbox.handing_on import BounceRelay
+from smtpproxy.mailbox.inbox import Inbox
 from smtpproxy.mailbox.listener import Listener
+from smtpproxy.mailbox.messages import Messages
 from smtpproxy.mailbox.reading import Reader
 from smtpproxy.process.children import FEEDBACK, Beat, Channel, Drain, Ready
 from smtpproxy.relay.pool import UpstreamPool
@@ -112,16 +114,18 @@ class Mailbox:
         )
         self._breaker = open_breaker(settings, lambda: self._store)
         self._threads = ThreadPoolExecutor(1, "dkim")
-        self._reader = Reader.of(settings, feedback, self._threads)
+        self._messages = Messages.of(settings)
+        self._reader = Reader.of(settings, feedback, self._messages, self._threads)
         tell = telling(settings.webhooks, lambda: self._store)
-        self._actor = Actor(feedback, lambda: self._store, self._feedback, self._breaker, tell)
+        actor = Actor(feedback, lambda: self._store, self._feedback, self._breaker, tell)
+        self._inbox = Inbox(self._maildir, self._reader, actor, self._messages, now)
         self._relay = BounceRelay(
             feedback,
             services,
             Performer(self._store, self._journal),
             self._feedback,
             self._maildir,
-            server.state_dir / "audit",
+            self._messages,
         )
         self._listener = Listener(
             feedback, server.hostname, self._maildir, new_id=new_id, arrived=self._arrived.set
@@ -166,7 +170,7 @@ class Mailbox:
                     await wake.wait()
 
     async def _act_on_some(self) -> int:
-        done = await work_off(self._maildir, self._reader, self._actor, self._is_ending)
+        done = await self._inbox.work_off(self._is_ending)
         if any(each.hands_on for each in done):
             self._acted.set()
         return len(done)
@@ -186,6 +190,7 @@ class Mailbox:
         self._pool.close()
         self._journal.close()
         self._feedback.close()
+        self._messages.close()
         self._breaker.close()
         await self._store.close()
 

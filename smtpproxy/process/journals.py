@@ -1,18 +1,21 @@
 """The process that tells the relays of one store of each other's journals: it erases whom others
-have erased, and keeps the index of decisions. No mail waits for it, and nothing is lost while it
-waits: it reads the journal, and goes on where the index ends."""
+have erased, keeps the index of decisions, and tells of messages that came back to others. No mail
+waits for it, and nothing is lost while it waits: it reads the journal, and goes on where the index
+ends."""
 
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from pathlib import Path
 
 import structlog
 
 from smtpproxy.erasure import carry_out
+from smtpproxy.mailbox.messages import on_record
 from smtpproxy.policy.model import Action, Reason
 from smtpproxy.process.children import Beat, Channel, Drain, Ready
 from smtpproxy.settings import Settings
@@ -23,7 +26,8 @@ from smtpproxy.sinks.audit.following import PlacedRow, Tail
 from smtpproxy.sinks.audit.lines import DecisionEntry, decided, is_erased, read_line
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.sinks.metrics import Snapshot
-from smtpproxy.store import open_journals
+from smtpproxy.store import open_asked_messages, open_journals
+from smtpproxy.store.asked_messages import AskedMessages, SentMessage
 from smtpproxy.store.journals import IndexRow, SharedJournals
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.relays import relay_id
@@ -31,9 +35,12 @@ from smtpproxy.store.relays import relay_id
 _LOOK = 1.0  # seconds
 _TELL = timedelta(seconds=10)
 """How often a relay says that it is there, and asks how far the index goes."""
+_FORGET = timedelta(minutes=1)
+"""How often it is looked for answers that nobody took away."""
 _NEVER = datetime.min.replace(tzinfo=UTC)
 _AFTER_TROUBLE = 10.0
 _AT_ONCE = 1_000  # lines of one commit
+_ANSWERED_AT_ONCE = 100
 _DECISION = b'"entry":{"kind":"decision"'
 
 log = structlog.get_logger()
@@ -51,10 +58,14 @@ async def _work(settings: Settings, sock: socket.socket) -> int:
     journals = open_journals(settings.store)
     assert journals is not None
     relay = relay_id(settings.server.state_dir)
-    indexer = Indexer(settings, journals, relay, now=lambda: datetime.now(UTC))
+    asked = open_asked_messages(settings.store)
+    assert asked is not None
+    indexer = Indexer(settings, journals, relay, now=now)
+    teller = Teller(settings.server.state_dir / "audit", asked, relay, indexer.alone, now=now)
     tasks = [
         asyncio.create_task(_keep(indexer.look)),
         asyncio.create_task(_keep(lambda: _erase(settings, journals, relay, indexer))),
+        asyncio.create_task(_keep(teller.look)),
         asyncio.create_task(_beat(channel, indexer)),
     ]
     channel.send(Ready())
@@ -66,7 +77,12 @@ async def _work(settings: Settings, sock: socket.socket) -> int:
     await asyncio.gather(*tasks, return_exceptions=True)
     channel.close()
     journals.close()
+    asked.close()
     return 0
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
 
 
 async def _keep(work: Callable[[], Awaitable[None]]) -> None:
@@ -116,7 +132,9 @@ class Indexer:
         self._tail = Tail(settings.server.state_dir / "audit")
         self._read: Mapping[int, int] = {}
         self._told_at = _NEVER
-        self._alone = asyncio.Lock()
+        self.alone = asyncio.Lock()
+        """Held by whoever tells others what is in the journal, and while that is put right after an
+        erasure."""
         self._erased = 0  # times
         self._behind = 0
         self._oldest: datetime | None = None
@@ -138,7 +156,7 @@ class Indexer:
 
     async def _add(self, slot: int, rows: Iterator[PlacedRow]) -> bool:
         """Add some rows; return whether there were any."""
-        async with self._alone:
+        async with self.alone:
             batch = list(islice(rows, _AT_ONCE))
             if batch:
                 since = self._keep.indexed_since(self._now())  # a new index is of old journals
@@ -153,7 +171,7 @@ class Indexer:
     async def reading_anew(self) -> AsyncIterator[None]:
         """Have nobody in the index who was read from a file that an erasure has replaced: within,
         nothing is added, and after it, files are opened anew."""
-        async with self._alone:
+        async with self.alone:
             yield
             self._erased += 1
 
@@ -164,6 +182,39 @@ class Indexer:
             "audit_index_backlog_rows": {(): self._behind},
             "audit_index_backlog_seconds": {(): max(age, 0.0)},
         }
+
+
+class Teller:
+    """Tells other relays of messages that this one sent, and that came back to them."""
+
+    def __init__(
+        self,
+        audit: Path,
+        asked: AskedMessages,
+        relay: str,
+        alone: asyncio.Lock,
+        *,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._audit = audit
+        self._asked = asked
+        self._relay = relay
+        self._alone = alone
+        self._now = now
+        self._forgot_at = _NEVER
+
+    async def look(self) -> None:
+        """Answer all that is asked. Raises StoreUnavailable, OSError."""
+        if not timedelta() <= self._now() - self._forgot_at < _FORGET:
+            await self._asked.forget(self._now())
+            self._forgot_at = self._now()
+        while ids := await self._asked.asked(self._relay, _ANSWERED_AT_ONCE):
+            async with self._alone:
+                messages = await asyncio.to_thread(self._found, ids)
+                await self._asked.answer(self._relay, messages, self._now())
+
+    def _found(self, ids: Sequence[str]) -> Mapping[str, SentMessage | None]:
+        return {id: on_record(self._audit, id) for id in ids}
 
 
 def index_rows(relay: str, placed: PlacedRow) -> Iterator[IndexRow]:

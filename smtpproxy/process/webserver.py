@@ -172,12 +172,12 @@ def _now() -> datetime:
 async def _heard(feedback: FeedbackLog) -> Snapshot:
     """What came back by mail, and what of it waits."""
     try:
-        totals, (kept, waiting) = await feedback.totals(), await feedback.counts()
+        totals, waiting = await feedback.totals(), await feedback.counts()
     except StoreUnavailable:
         return Snapshot()
     return Snapshot(
         counters={"feedback_total": totals},
-        gauges={"feedback_reports": {("kept",): kept, ("hand_on",): waiting}},
+        gauges={"feedback_reports": {(state,): n for state, n in waiting._asdict().items()}},
     )
 
 

@@ -230,7 +230,8 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "feedback_reports",
-        "Reports that wait: kept for a person to look at, or to be handed on to the app.",
+        "Reports that wait: kept for a person to look at, to be handed on to the app; and messages"
+        " of which another relay has yet to tell.",
         rows.by_feedback_state,
     ),
     Family("suppressions", "Suppressions in the store.", rows.unknown("scope", "origin")),

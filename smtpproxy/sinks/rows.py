@@ -300,7 +300,8 @@ def by_feedback(settings: Settings) -> Iterable[Labels]:
 
 @_labelled("state")
 def by_feedback_state(settings: Settings) -> Iterable[Labels]:
-    return (("kept",), ("hand_on",)) if settings.feedback is not None else ()
+    """`elsewhere` is 0 where one relay has the store to itself."""
+    return (("kept",), ("hand_on",), ("elsewhere",)) if settings.feedback is not None else ()
 
 
 def _marketing(settings: Settings) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from smtpproxy.settings import Settings, StoreSettings
 from smtpproxy.store.answers import KeptAnswers
+from smtpproxy.store.asked_messages import AskedMessages
 from smtpproxy.store.breaker import Breaker
 from smtpproxy.store.counters import BulkCounter, ConfirmationLimit, CopyLedger, MailingLog
 from smtpproxy.store.feedback import FeedbackLog
@@ -176,6 +177,19 @@ def open_journals(settings: StoreSettings) -> SharedJournals | None:
     from smtpproxy.store.postgres.journals import PostgresJournals
 
     return PostgresJournals(target(settings))
+
+
+def open_asked_messages(settings: StoreSettings) -> AskedMessages | None:
+    """Open what relays ask each other about messages, for one event loop; close it.
+
+    None where one relay has the store to itself.
+    """
+    if not is_postgresql(settings):
+        return None
+    from smtpproxy.store.postgres import target
+    from smtpproxy.store.postgres.asked_messages import PostgresAskedMessages
+
+    return PostgresAskedMessages(target(settings))
 
 
 async def replica_fault(settings: StoreSettings) -> str | None:

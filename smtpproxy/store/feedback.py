@@ -3,7 +3,7 @@ twice; which a person has to look at; and which bounces are still to be handed o
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -38,6 +38,7 @@ class ReadReport(Struct, frozen=True):
     kept: bool = False  # nobody can be told by it: a person has to look
     people: tuple[str, ...] = ()  # whom it concerns, canonical or key texts
     events: tuple[HeardEvent, ...] = ()
+    relay: str = ""  # the host that has the file, once read; empty: the only one, or not known
     hand_on: bytes = b""  # the key of a bounce that is to be handed on; what has the same is not
     decision: str = ""  # that the bounce is about
 
@@ -50,6 +51,14 @@ class HandingOn(Struct, frozen=True):
     decision: str
     since: datetime
     tries: int
+
+
+class Waiting(NamedTuple):
+    """How many reports wait for what."""
+
+    kept: int  # for a person
+    hand_on: int  # to be handed on
+    elsewhere: int  # messages whose record another relay has yet to tell
 
 
 class FeedbackLog(Protocol):
@@ -91,12 +100,16 @@ class FeedbackLog(Protocol):
         """Note that a try failed; the next one is due at `at`."""
         ...
 
+    async def keep(self, id: str, why: str) -> None:
+        """Have a person look at a report that was read; `why` names what could not be done."""
+        ...
+
     async def totals(self) -> Mapping[tuple[str, ...], float]:
         """Return how much was heard, ever, by kind and stream."""
         ...
 
-    async def counts(self) -> tuple[int, int]:
-        """Return how many reports are kept, and how many bounces are to be handed on."""
+    async def counts(self) -> Waiting:
+        """Return how many reports wait."""
         ...
 
     async def purge(self, before: datetime, *, dry_run: bool = False) -> Sequence[str]:

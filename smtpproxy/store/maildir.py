@@ -59,17 +59,21 @@ class Maildir:
         if not (self._cur / (id + _READ)).exists():
             self._write(id, content, self._cur / (id + _READ), sync=False)
 
-    def arrived(self, limit: int, most: int) -> Sequence[Arrived]:
-        """Return some of what came, of each no more octets than `most`.
+    def arrived(
+        self, limit: int, most: int, but: Container[str] = frozenset()
+    ) -> Sequence[Arrived]:
+        """Return some of what came, of each no more octets than `most`; ids of `but` are left.
 
         What another program put there is left for a moment: it may not be whole, where it was not
         moved there as a maildir asks.
         """
         with os.scandir(self._new) as entries:
-            names = sorted(islice((e.name for e in entries if _is_message(e)), 100 * limit))
+            found = (entry.name for entry in entries if _is_message(entry))
+            wanted = (name for name in found if name.partition(":")[0] not in but)
+            names = sorted(islice(wanted, 100 * limit))
         paths = (self._new / name for name in names if not _may_grow(self._new / name))
-        found = (self._read(path, path.name.partition(":")[0], most) for path in paths)
-        return list(islice((each for each in found if each is not None), limit))
+        read = (self._read(path, path.name.partition(":")[0], most) for path in paths)
+        return list(islice((each for each in read if each is not None), limit))
 
     def waiting(self, most: int) -> int:
         """Return how many messages came and were not read yet, at most so many."""

@@ -339,6 +339,12 @@ CASES = (
         at=90,
     ),
     Case(
+        "SmtpproxyBouncesWait",
+        UP | {"smtpproxy_feedback_reports{state=elsewhere}": "0x10 3x90"},
+        UP | {"smtpproxy_feedback_reports{state=elsewhere}": "3x40 0x1 3x59"},
+        at=90,
+    ),
+    Case(
         "SmtpproxyRecipientRefusalsJump",
         UP | {RECIPIENTS: "0+5x300 1600+100x10"},
         UP | {RECIPIENTS: "0+100x310"},

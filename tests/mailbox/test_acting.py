@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -11,6 +12,7 @@ import pytest
 from smtpproxy.mail.return_path import ReturnPaths
 from smtpproxy.mail.unsubscribe_token import Unsubscription, stream_tag
 from smtpproxy.mailbox.acting import Actor, Done, telling
+from smtpproxy.mailbox.messages import on_record
 from smtpproxy.mailbox.reading import Reader
 from smtpproxy.mailbox.tokens import Tokens
 from smtpproxy.policy.breaker import Heard
@@ -45,7 +47,8 @@ class Mailbox:
         self.log = open_feedback(StoreSettings(f"sqlite://{folder}/store.db"))
         self.audit = folder / "audit"
         self.audit.mkdir()
-        tokens = Tokens(LinkReader(folder), DOMAIN, {"offers": OFFERS}, self.audit)
+        here = partial(on_record, self.audit)
+        tokens = Tokens(LinkReader(folder), DOMAIN, {"offers": OFFERS}, here)
         self.reader = Reader(settings, tokens)
         self.actor = Actor(settings, lambda: store, self.log)
         self.number = 0

@@ -11,16 +11,20 @@ import pytest
 from smtpproxy.core.effects import Steps
 from smtpproxy.core.notices import NoticeRefused, Notices
 from smtpproxy.core.services import Services
+from smtpproxy.events import Client
 from smtpproxy.mailbox import handing_on
 from smtpproxy.mailbox.handing_on import BounceRelay
+from smtpproxy.mailbox.messages import Messages
 from smtpproxy.relay.connection import UpstreamError
 from smtpproxy.settings import FeedbackSettings, StoreSettings
 from smtpproxy.sinks.audit.erase import pseudonymise
 from smtpproxy.store import open_feedback
+from smtpproxy.store.asked_messages import SentMessage
 from smtpproxy.store.feedback import HandingOn, ReadReport
 from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.protocols import StoreUnavailable
 from tests.kit import journal
+from tests.kit.other_relays import OtherRelays
 
 APP, ANN = "news@shop.example", "ann@people.example"
 CONTENT = b"Return-Path: <>\nDelivered-To: b@bounces.example\nSubject: bounce\n\n.dot\n\xe9 end"
@@ -63,7 +67,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> App:
 
 
 class Mailbox:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, others: OtherRelays | None = None) -> None:
         self.around = Surroundings()
         self.log = open_feedback(StoreSettings(f"sqlite://{folder}/store.db"))
         self.maildir = Maildir(folder / "feedback")
@@ -76,13 +80,13 @@ class Mailbox:
             cast(Any, lambda effect: None),
             self.log,
             self.maildir,
-            self.audit,
+            Messages(self.audit, others, now=self.around.now),
         )
 
     async def bounced(
         self, reverse_path: str = APP, *, recorded: bool = True, id: str = "r1"
-    ) -> None:
-        """Somebody's message came back."""
+    ) -> str:
+        """Somebody's message came back; return the id of the decision on it."""
         decided = journal.decided(self.clock, ANN, reverse_path=reverse_path)
         if recorded:
             written = journal.journal(self.audit, self.clock)
@@ -93,6 +97,11 @@ class Mailbox:
             id, self.around.time, "dsn", "", hand_on=id.encode(), decision=decided.id
         )
         await self.log.note([report])
+        return decided.id
+
+    async def why(self) -> list[str]:
+        """What the list for people says."""
+        return [each.why for each in await self.log.kept()]
 
     async def hand_on(self, **later: float) -> None:
         self.around.time += timedelta(**later)
@@ -146,6 +155,7 @@ async def test_it_waits_for_the_upstream_and_is_given_up_after_days(
     assert await mailbox.waits()
     await mailbox.hand_on(days=2)
     assert not await mailbox.waits()
+    assert await mailbox.why() == ["not handed on: down"]
 
 
 async def test_a_refusal_for_good_ends_it(mailbox: Mailbox, app: App) -> None:
@@ -207,11 +217,81 @@ async def test_a_record_that_is_out_of_reach_for_a_while(mailbox: Mailbox, app: 
 
 
 async def test_the_record_of_the_message_is_gone(mailbox: Mailbox, app: App) -> None:
-    await mailbox.bounced(recorded=False)
+    id = await mailbox.bounced(recorded=False)
     await mailbox.hand_on(minutes=59)
     assert await mailbox.waits()
+    assert await mailbox.why() == []
     await mailbox.hand_on(minutes=59)
     assert (app.got, await mailbox.waits()) == ([], False)
+    assert await mailbox.why() == [f"not handed on: the record of message {id} is not found"]
+
+
+@pytest.fixture
+async def others() -> OtherRelays:
+    return OtherRelays()
+
+
+@pytest.fixture
+async def one_of_many(tmp_path: Path, others: OtherRelays) -> AsyncIterator[Mailbox]:
+    mailbox = Mailbox(tmp_path, others)
+    mailbox.clock.time = mailbox.around.time
+    yield mailbox
+    mailbox.log.close()
+
+
+def sent(reverse_path: str = APP) -> SentMessage:
+    return SentMessage(Client("apps", "192.0.2.1", "app.example"), reverse_path, (ANN,))
+
+
+async def test_another_relay_sent_the_message(
+    one_of_many: Mailbox, others: OtherRelays, app: App
+) -> None:
+    """It tells once it is there again, and is asked often enough for that to be of use."""
+    mailbox = one_of_many
+    id = await mailbox.bounced(recorded=False)
+    await mailbox.hand_on()
+    assert others.open == {id}
+    for _ in range(400):
+        await mailbox.hand_on(minutes=5)
+    assert (app.got, await mailbox.waits()) == ([], True)
+    others.told[id] = sent()
+    await mailbox.hand_on(minutes=5)
+    assert [path for path, _ in app.got] == [APP]
+    assert others.open == set(), "nothing of it is left in the store"
+    assert not await mailbox.waits()
+
+
+async def test_the_relay_that_sent_the_message_is_gone(
+    one_of_many: Mailbox, others: OtherRelays, app: App
+) -> None:
+    id = await one_of_many.bounced(recorded=False)
+    for _ in range(4):
+        await one_of_many.hand_on(days=1)
+    assert others.open == {id}
+    await one_of_many.hand_on(days=1)
+    assert (app.got, await one_of_many.waits(), others.open) == ([], False, set())
+    assert await one_of_many.why() == [f"not handed on: the record of message {id} is not found"]
+
+
+async def test_a_bounce_that_came_long_ago_is_asked_about_too(
+    one_of_many: Mailbox, others: OtherRelays, app: App
+) -> None:
+    """A mailbox that was put back."""
+    id = await one_of_many.bounced(recorded=False)
+    await one_of_many.hand_on(days=20)
+    others.told[id] = sent()
+    await one_of_many.hand_on(seconds=6)
+    assert [path for path, _ in app.got] == [APP]
+
+
+@pytest.mark.parametrize("path", ["", "app@bounces.example"])
+async def test_what_another_relay_tells_goes_where_it_would_go_there(
+    one_of_many: Mailbox, others: OtherRelays, app: App, path: str
+) -> None:
+    id = await one_of_many.bounced(recorded=False)
+    others.told[id] = sent(path)
+    await one_of_many.hand_on()
+    assert (app.got, await one_of_many.waits(), others.open) == ([], False, set())
 
 
 @pytest.mark.parametrize("fault", ["no record", "a fault of the program"])
@@ -222,10 +302,10 @@ async def test_one_that_cannot_go_keeps_no_other_waiting(
     await mailbox.bounced(id="r2")
     made = BounceRelay._made
 
-    def broken(relay: BounceRelay, bounce: HandingOn) -> Any:
+    def broken(relay: BounceRelay, bounce: HandingOn, message: SentMessage) -> Any:
         if bounce.report == "r1" and fault != "no record":
             raise RuntimeError("nobody thought of that")
-        return made(relay, bounce)
+        return made(relay, bounce, message)
 
     monkeypatch.setattr(BounceRelay, "_made", broken)
     await mailbox.hand_on()

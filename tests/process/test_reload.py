@@ -278,7 +278,7 @@ def test_status_tells_of_the_mailbox_and_of_keys(tmp_path: Path, mta: FakeUpstre
         def feedback() -> Any:
             return json.loads(relay.command("status", "--json")[1])["feedback"]
 
-        assert feedback() == {"waiting": 0, "kept": 0, "to_hand_on": 0, "heard": {}}
+        assert feedback() == {"waiting": 0, "kept": 0, "to_hand_on": 0, "elsewhere": 0, "heard": {}}
         with smtplib.LMTP(LOOPBACK, int(mailbox.rpartition(":")[2])) as client:
             sent = letter("?", to="abuse@bounces.shop.example", sender="x@people.example")
             client.sendmail("x@people.example", ["abuse@bounces.shop.example"], sent)

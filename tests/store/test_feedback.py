@@ -41,7 +41,7 @@ async def test_nothing_is_known_before_the_first_report(log: FeedbackLog) -> Non
     assert await log.missing(["a"]) == frozenset(), "who loses it does not do everything again"
     assert not await log.kept()
     assert not await log.due(NOW, 9)
-    assert await log.counts() == (0, 0)
+    assert await log.counts() == (0, 0, 0)
     assert await log.totals() == {}
     assert not await log.forget(ANN)
     assert not await log.purge(NOW)
@@ -55,7 +55,7 @@ async def test_a_bounce_is_handed_on_once_and_waits_until_it_is(log: FeedbackLog
     await log.hand_on_later(b"k", NOW + DAY)
     assert await log.due(NOW, 9) == []
     assert (await log.due(NOW + DAY, 9))[0].tries == 1
-    assert await log.counts() == (0, 1)
+    assert await log.counts() == (0, 1, 0)
     await log.handed_on(b"k")
     await log.note([report("c", hand_on=b"k", decision="01A")])
     assert await log.due(NOW + DAY, 9) == []
@@ -81,6 +81,18 @@ async def test_what_is_kept_is_listed_until_it_is_settled(log: FeedbackLog) -> N
     assert await log.totals() == {("dead", "offers"): 1}
     assert await log.forget(ANN) == ["a1"]
     assert await log.forget(BOB) == []
+
+
+async def test_what_could_not_be_done_is_listed_with_why(log: FeedbackLog) -> None:
+    await log.note([report("a"), report("b", kept=True)])
+    for id in ("a", "b", "gone"):
+        await log.keep(id, "not handed on")
+    assert {one.id: one.why for one in await log.kept()} == {
+        "a": "not handed on",
+        "b": "why; not handed on",
+    }
+    await log.looked_at("a", None, None)
+    assert [one.id for one in await log.kept()] == ["b"]
 
 
 async def test_what_lasts_is_known_for_longer_than_its_report_however_it_was_told(

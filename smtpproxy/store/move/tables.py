@@ -55,6 +55,7 @@ NOT_COPIED = frozenset(
         "journal",  # of PostgreSQL: each relay fills them from its journals
         "journal_erasure",
         "decision",
+        "asked_message",  # asked again
     }
 )
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from hashlib import blake2b
 
-from smtpproxy.store.feedback import HandingOn, HeardEvent, ReadReport
+from smtpproxy.store.feedback import HandingOn, HeardEvent, ReadReport, Waiting
 from smtpproxy.store.postgres.connection import Counts, Target
 from smtpproxy.store.postgres.session import PostgresSession
 from smtpproxy.store.sql.rows import from_micros, to_micros
@@ -28,11 +28,18 @@ _LATER = "UPDATE hand_on SET due = ?, tries = tries + 1 WHERE key = ?"
 _FULL = "INSERT INTO mailbox_full VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 _HOW_FULL = "SELECT count(*) FROM mailbox_full WHERE person = ? AND at > ?"
 _KEPT = """
-SELECT id, at, kind, why FROM report WHERE kept = 1 AND starts_with(id, ?) ORDER BY at, id
+SELECT id, at, kind, why, coalesce(journal.host, mailbox)
+FROM report LEFT JOIN journal ON journal.relay = mailbox
+WHERE kept = 1 AND starts_with(id, ?) ORDER BY at, id
 """
 _COUNTS = """
 SELECT (SELECT count(*) FROM report WHERE kept = 1),
-       (SELECT count(*) FROM hand_on WHERE due IS NOT NULL)
+       (SELECT count(*) FROM hand_on WHERE due IS NOT NULL),
+       (SELECT count(*) FROM asked_message WHERE answer IS NULL)
+"""
+_KEEP = """
+UPDATE report SET why = CASE WHEN kept = 1 AND why <> '' THEN why || '; ' ELSE '' END || ?, kept = 1
+WHERE id = ? AND NOT erased
 """
 _OF_PERSON = "SELECT report FROM concerned WHERE person = ?"
 # What is still to be handed on stays.
@@ -108,7 +115,8 @@ class PostgresFeedback(Counts):
         async with self._asking() as session:
             found = await session.fetch_all(_KEPT, beginning)
         return [
-            ReadReport(id, from_micros(at), kind, why, kept=True) for id, at, kind, why in found
+            ReadReport(id, from_micros(at), kind, why, kept=True, relay=relay)
+            for id, at, kind, why, relay in found
         ]
 
     async def looked_at(self, id: str, person: str | None, event: HeardEvent | None) -> None:
@@ -137,15 +145,18 @@ class PostgresFeedback(Counts):
         async with self._counting(flushed=True) as session:
             await session.run(_LATER, to_micros(at), key)
 
+    async def keep(self, id: str, why: str) -> None:
+        async with self._counting(flushed=True) as session:
+            await session.run(_KEEP, why, id)
+
     async def totals(self) -> Mapping[tuple[str, ...], float]:
         async with self._asking() as session:
             found = await session.fetch_all("SELECT kind, stream, n FROM total")
         return {(kind, stream): n for kind, stream, n in found}
 
-    async def counts(self) -> tuple[int, int]:
+    async def counts(self) -> Waiting:
         async with self._asking() as session:
-            kept, due = (await session.fetch_all(_COUNTS))[0]
-            return kept, due
+            return Waiting(*(await session.fetch_all(_COUNTS))[0])
 
     async def purge(self, before: datetime, *, dry_run: bool = False) -> Sequence[str]:
         limit = to_micros(before)

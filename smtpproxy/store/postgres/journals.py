@@ -22,6 +22,8 @@ _IN_ORDER = "LOCK TABLE journal_erasure IN SHARE ROW EXCLUSIVE MODE"
 _ERASE = "INSERT INTO journal_erasure (person, at) VALUES (?, ?) RETURNING id"
 _FORGET = "UPDATE decision SET person = NULL WHERE person = ANY (?)"
 _FORGET_OWN = "UPDATE decision SET person = NULL WHERE relay = ? AND person = ANY (?)"
+# What was told of messages may name who is erased: it is told anew, of journals as they are then.
+_UNTELL = "UPDATE asked_message SET answer = NULL, relay = NULL, answered_at = NULL"
 _OUTSTANDING = """
 SELECT id, person FROM journal_erasure
 WHERE id > least(?, coalesce((SELECT erased FROM journal WHERE relay = ?), 0))
@@ -75,6 +77,7 @@ class PostgresJournals(Counts):
             await session.run(_IN_ORDER)
             ((number,),) = await session.fetch_all(_ERASE, person, to_micros(at))
             await session.run(_FORGET, [person])
+            await session.run(_UNTELL)
         return int(number)
 
     async def outstanding(self, relay: str, carried_out: int) -> Outstanding:
@@ -86,6 +89,7 @@ class PostgresJournals(Counts):
     async def carried_out(self, relay: str, outstanding: Outstanding) -> None:
         async with self._counting(flushed=True) as session:
             await session.run(_FORGET_OWN, relay, list(outstanding.people))
+            await session.run(f"{_UNTELL} WHERE relay = ?", relay)
             await session.run(_CARRIED_OUT, outstanding.newest, relay)
 
     async def behind(self, erasure: int) -> Sequence[Behind]:

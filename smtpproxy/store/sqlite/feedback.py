@@ -7,7 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TypeVar
 
-from smtpproxy.store.feedback import HandingOn, HeardEvent, ReadReport
+from smtpproxy.store.feedback import HandingOn, HeardEvent, ReadReport, Waiting
 from smtpproxy.store.sql.rows import from_micros, to_micros
 from smtpproxy.store.sqlite.side_file import SideFile
 
@@ -76,6 +76,10 @@ SELECT id, at, kind, why FROM report WHERE kept AND substr(id, 1, length(?1)) = 
 _COUNTS = """
 SELECT (SELECT count(*) FROM report WHERE kept),
        (SELECT count(*) FROM hand_on WHERE due IS NOT NULL)
+"""
+_KEEP = """
+UPDATE report SET why = CASE WHEN kept AND why != '' THEN why || '; ' ELSE '' END || ?, kept = 1
+WHERE id = ?
 """
 _OF_PERSON = "SELECT report FROM concerned WHERE person = ?"
 # What is still to be handed on stays.
@@ -197,17 +201,20 @@ class SqliteFeedback:
     async def hand_on_later(self, key: bytes, at: datetime) -> None:
         await self._file.write(lambda c: c.execute(_LATER, (to_micros(at), key)))
 
+    async def keep(self, id: str, why: str) -> None:
+        await self._file.write(lambda c: c.execute(_KEEP, (why, id)))
+
     async def totals(self) -> Mapping[tuple[str, ...], float]:
         if not self._file.is_there():
             return {}
         found = await self._file.ask(lambda c: c.execute("SELECT * FROM total").fetchall())
         return {(kind, stream): n for kind, stream, n in found}
 
-    async def counts(self) -> tuple[int, int]:
+    async def counts(self) -> Waiting:
         if not self._file.is_there():
-            return 0, 0
+            return Waiting(0, 0, 0)
         kept, due = await self._file.ask(lambda c: c.execute(_COUNTS).fetchone())
-        return kept, due
+        return Waiting(kept, due, 0)
 
     async def purge(self, before: datetime, *, dry_run: bool = False) -> Sequence[str]:
         if not self._file.is_there():

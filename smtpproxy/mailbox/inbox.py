@@ -1,0 +1,97 @@
+"""Works off what came to the maildir. What waits for another relay's record of a message stays in
+it meanwhile."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import islice
+
+from smtpproxy.mailbox.acting import Actor, Done, told
+from smtpproxy.mailbox.messages import Messages
+from smtpproxy.mailbox.reading import Reader, Understood
+from smtpproxy.store.asked_messages import SentMessage
+from smtpproxy.store.maildir import Maildir
+
+_AT_ONCE = 100
+_MOST_WAITING = 10_000
+_AT_LEAST = timedelta(minutes=1)
+"""Also what came long ago waits for that: nobody was asked yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """A report that waits for the record of a message."""
+
+    decision: str
+    came: datetime
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Inbox:
+    """Reads reports and acts on them, in the order of their names. After a restart a report that
+    waits is read again, and waits on."""
+
+    maildir: Maildir
+    reader: Reader
+    actor: Actor
+    messages: Messages
+    now: Callable[[], datetime]
+    _waiting: dict[str, _Wait] = field(default_factory=dict)
+
+    async def work_off(self, ending: Callable[[], bool]) -> Sequence[Done]:
+        """Act on some of what came. Raises StoreUnavailable, OSError."""
+        answers = await self.messages.elsewhere({wait.decision for wait in self._waiting.values()})
+        again = self._again(answers)
+        most = self.actor.settings.size_limit + 1
+        while not ending():
+            waiting = frozenset(self._waiting)
+            arrived = await asyncio.to_thread(self.maildir.arrived, _AT_ONCE, most, waiting)
+            if not arrived:
+                break
+            understood = await self.reader.read(arrived, answers)
+            ready = [one for one in understood if one.arrived.id in again or not self._waits(one)]
+            if ready:
+                return await self._act(ready)
+            await self.messages.elsewhere({one.lacks for one in understood if one.lacks})
+        return ()
+
+    def _again(self, answers: Mapping[str, SentMessage]) -> set[str]:
+        """Take some reports whose wait is over from those that wait."""
+        over = (
+            id
+            for id, wait in self._waiting.items()
+            if wait.decision in answers or self._is_over(wait)
+        )
+        again = set(islice(over, _AT_ONCE))
+        for id in again:
+            del self._waiting[id]
+        return again
+
+    def _is_over(self, wait: _Wait) -> bool:
+        now = self.now()
+        patience = self.messages.patience(wait.decision)
+        return now - wait.came >= patience and now - wait.since >= _AT_LEAST
+
+    def _waits(self, one: Understood) -> bool:
+        if one.lacks is None or not self.messages.may_be_elsewhere(one.lacks):
+            return False
+        if len(self._waiting) >= _MOST_WAITING:
+            return False
+        self._waiting[one.arrived.id] = _Wait(one.lacks, one.arrived.at, self.now())
+        return True
+
+    async def _act(self, ready: Sequence[Understood]) -> Sequence[Done]:
+        done = await self.actor.act(ready)
+        await asyncio.to_thread(_settle, self.maildir, done)
+        # Who hands it on needs the record still.
+        about = (one.lacks or one.about for one in ready if not one.hands_on)
+        await self.messages.used({id for id in about if id is not None})
+        return done
+
+
+def _settle(maildir: Maildir, done: Sequence[Done]) -> None:
+    for each in done:
+        maildir.settle(each.understood.arrived.id)
+        told(each)

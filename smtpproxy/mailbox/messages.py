@@ -1,0 +1,89 @@
+"""What is on record of a message that came back: in the journal of this relay, or in another's,
+which is asked for it over the store that they share."""
+
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from smtpproxy.events import time_of
+from smtpproxy.settings import RetentionSettings, Settings
+from smtpproxy.sinks.audit.reader import decision
+from smtpproxy.store import open_asked_messages
+from smtpproxy.store.asked_messages import AskedMessages, SentMessage
+from smtpproxy.store.protocols import StoreUnavailable
+
+_RETENTION = RetentionSettings()
+
+
+def on_record(audit: Path, id: str) -> SentMessage | None:
+    """Return what the journal in that folder says of a message. Raises OSError."""
+    decided = decision(audit, id)
+    if decided is None:
+        return None
+    recipients = tuple(recipient.canonical for recipient in decided.recipients)
+    return SentMessage(decided.client, decided.reverse_path, recipients)
+
+
+class Messages:
+    """Finds messages by the id of their decision."""
+
+    def __init__(
+        self,
+        audit: Path,
+        others: AskedMessages | None = None,
+        *,
+        now: Callable[[], datetime],
+        retention: RetentionSettings = _RETENTION,
+    ) -> None:
+        self._audit = audit
+        self._others = others
+        self._now = now
+        self._retention = retention
+        self._asked: set[str] = set()
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Messages":
+        """Those of a relay; close them."""
+        audit, others = settings.server.state_dir / "audit", open_asked_messages(settings.store)
+        now = lambda: datetime.now(UTC)  # noqa: E731
+        return cls(audit, others, now=now, retention=settings.retention)
+
+    def may_be_elsewhere(self, id: str) -> bool:
+        """Whether another relay may tell: of what is older, the index does not know whom to ask."""
+        if self._others is None:
+            return False
+        since = self._retention.indexed_since(self._now())
+        return datetime.fromtimestamp(time_of(id) / 1000, UTC) >= since
+
+    def patience(self, id: str) -> timedelta:
+        """For how long a record may be out of reach and yet be found.
+
+        One's own: a volume that is mounted late, a restore. Another relay may be off for days: as
+        long as mail servers commonly retry (RFC 5321 4.5.4.1).
+        """
+        return timedelta(days=5) if self.may_be_elsewhere(id) else timedelta(hours=1)
+
+    def here(self, id: str) -> SentMessage | None:
+        """Return what this relay has on record. Raises OSError."""
+        return on_record(self._audit, id)
+
+    async def elsewhere(self, ids: Collection[str]) -> Mapping[str, SentMessage]:
+        """Ask the other relays; return what they told by now. Raises StoreUnavailable."""
+        asked = {id for id in ids if self.may_be_elsewhere(id)}
+        if self._others is None or not asked:
+            return {}
+        self._asked |= asked
+        return await self._others.ask(asked, self._now())
+
+    async def used(self, ids: Collection[str]) -> None:
+        """Take back what was asked, and what was told; where that fails it goes after a while."""
+        asked = self._asked.intersection(ids)
+        if self._others is not None and asked:
+            with suppress(StoreUnavailable):
+                await self._others.used(asked)
+                self._asked -= asked
+
+    def close(self) -> None:
+        if self._others is not None:
+            self._others.close()

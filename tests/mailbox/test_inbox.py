@@ -1,0 +1,193 @@
+"""Working off what came: what takes another relay's record of the message waits for that, and for
+nothing else."""
+
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.events import Client
+from smtpproxy.mail.return_path import ReturnPaths
+from smtpproxy.mailbox.acting import Actor
+from smtpproxy.mailbox.inbox import Inbox
+from smtpproxy.mailbox.messages import Messages
+from smtpproxy.mailbox.reading import Reader
+from smtpproxy.mailbox.tokens import Tokens
+from smtpproxy.policy.model import Origin, Stream
+from smtpproxy.settings import FeedbackSettings, StoreSettings
+from smtpproxy.store import open_feedback, open_store
+from smtpproxy.store.asked_messages import SentMessage
+from smtpproxy.store.link_keys import LinkReader, ensure_link_keys, load_link_keys
+from smtpproxy.store.maildir import Maildir
+from smtpproxy.store.protocols import Store, StoreUnavailable
+from tests.kit import journal
+from tests.kit.other_relays import OtherRelays as Others
+from tests.kit.reports import bounce, complaint
+
+ANN, APP = "ann@people.example", "news@shop.example"
+DOMAIN = "bounces.shop.example"
+OFFERS = Stream(name="offers", purpose="offers", verp=True, brand="shop")
+SENT = SentMessage(Client("apps", "192.0.2.1", "app.example"), APP, (ANN,))
+
+
+class Mailbox:
+    def __init__(self, folder: Path, store: Store, others: Others | None) -> None:
+        ensure_link_keys(folder, date(2026, 1, 1))
+        keys = {key.version: key.secret for key in load_link_keys(folder).values()}
+        self.paths = ReturnPaths(keys, DOMAIN)
+        self.store = store
+        self.time = datetime.now(UTC)
+        self.log = open_feedback(StoreSettings(f"sqlite://{folder}/store.db"))
+        self.maildir = Maildir(folder / "feedback")
+        self.maildir.make()
+        self.clock = journal.Clock()
+        self.clock.time = self.time
+        self.folder, self.others = folder, others
+        self.start()
+
+    def start(self) -> None:
+        """Or start again: nothing but the maildir and the stores is left."""
+        settings = FeedbackSettings(DOMAIN)
+        messages = Messages(self.folder / "audit", self.others, now=lambda: self.time)
+        streams = {"offers": OFFERS}
+        tokens = Tokens(LinkReader(self.folder), DOMAIN, streams, messages.here)
+        actor = Actor(settings, lambda: self.store, self.log)
+        reader = Reader(settings, tokens)
+        self.inbox = Inbox(self.maildir, reader, actor, messages, lambda: self.time)
+
+    def path(self, id: str) -> str:
+        return self.paths.make(id, "offers", ANN)
+
+    def deliver(self, name: str, content: bytes) -> None:
+        self.maildir.deliver(name.rjust(26, "0"), content)
+
+    async def look(self, **later: float) -> list[str]:
+        """Return the ids of what was acted on."""
+        self.time += timedelta(**later)
+        found = []
+        while done := await self.inbox.work_off(lambda: False):
+            found += [each.understood.arrived.id.lstrip("0") for each in done]
+        return found
+
+    async def suppressed(self, person: str = ANN) -> list[Origin]:
+        return [each.origin for each in await self.store.suppressions(person)]
+
+    def hidden(self, id: str) -> bytes:
+        """A complaint that names nobody, by a field that the relay wrote."""
+        token = self.path(id).partition("@")[0]
+        return complaint("", f"Feedback-ID: {token}::offers:smtpproxy")
+
+
+Opened = Callable[[Others | None], Mailbox]
+
+
+@pytest.fixture
+async def opened(tmp_path: Path) -> AsyncIterator[Opened]:
+    store = open_store(StoreSettings(f"sqlite://{tmp_path}/store.db"), tmp_path)
+    mailboxes = []
+
+    def opened(others: Others | None) -> Mailbox:
+        mailboxes.append(Mailbox(tmp_path, store, others))
+        return mailboxes[-1]
+
+    yield opened
+    for mailbox in mailboxes:
+        mailbox.log.close()
+    await store.close()
+
+
+@pytest.fixture
+def others() -> Others:
+    return Others()
+
+
+@pytest.fixture
+def mailbox(opened: Opened, others: Others) -> Mailbox:
+    return opened(others)
+
+
+async def test_a_complaint_that_names_nobody_waits_for_the_relay_that_sent_the_mail(
+    mailbox: Mailbox, others: Others
+) -> None:
+    id = mailbox.clock.new_id()
+    mailbox.deliver("A", mailbox.hidden(id))
+    assert await mailbox.look() == []
+    assert others.open == {id}, "it is asked at once"
+    mailbox.deliver("B", bounce("bob@people.example"))
+    assert await mailbox.look() == ["B"], "it holds nothing else up"
+    mailbox.start()
+    assert await mailbox.look() == []
+    others.told[id] = SENT
+    assert await mailbox.look() == ["A"]
+    assert await mailbox.suppressed() == [Origin.COMPLAINT]
+    assert others.open == set()
+    assert (await mailbox.log.totals())["complaint", "offers"] == 1
+
+
+async def test_who_is_named_is_suppressed_at_once(mailbox: Mailbox, others: Others) -> None:
+    id = mailbox.clock.new_id()
+    mailbox.deliver("A", bounce(ANN, to=mailbox.path(id)))
+    assert await mailbox.look() == ["A"]
+    assert await mailbox.suppressed() == [Origin.BOUNCE]
+    assert others.open == set()
+
+
+async def test_what_nobody_can_tell_is_kept_for_a_person_after_days(
+    mailbox: Mailbox, others: Others
+) -> None:
+    id = mailbox.clock.new_id()
+    mailbox.deliver("A", mailbox.hidden(id))
+    assert await mailbox.look() == []
+    assert await mailbox.look(days=4) == []
+    assert await mailbox.look(days=2) == ["A"]
+    (kept,) = await mailbox.log.kept()
+    assert f"the record of message {id} is not found" in kept.why
+    assert others.open == set(), "and asked no more"
+    assert await mailbox.suppressed() == []
+
+
+async def test_what_came_long_ago_waits_a_moment_too(mailbox: Mailbox, others: Others) -> None:
+    """A mailbox that was put back: nobody was asked yet."""
+    id = mailbox.clock.new_id()
+    mailbox.deliver("A", mailbox.hidden(id))
+    mailbox.time += timedelta(days=9)
+    assert await mailbox.look() == []
+    others.told[id] = SENT
+    assert await mailbox.look() == ["A"]
+    assert await mailbox.suppressed() == [Origin.COMPLAINT]
+
+
+async def test_more_than_are_read_at_once_come_one_after_the_other(
+    mailbox: Mailbox, others: Others
+) -> None:
+    ids = [mailbox.clock.new_id() for _ in range(130)]
+    for number, id in enumerate(ids):
+        mailbox.deliver(f"A{number:03}", mailbox.hidden(id))
+    assert await mailbox.look() == []
+    assert others.open == set(ids)
+    others.told = dict.fromkeys(ids, SENT)
+    assert sorted(await mailbox.look()) == [f"A{number:03}" for number in range(130)]
+    assert others.open == set()
+
+
+async def test_while_the_store_does_not_answer_it_stays(mailbox: Mailbox, others: Others) -> None:
+    id = mailbox.clock.new_id()
+    mailbox.deliver("A", mailbox.hidden(id))
+    others.failure = StoreUnavailable("down")
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            await mailbox.look()
+    others.failure = None
+    others.told[id] = SENT
+    assert await mailbox.look() == ["A"]
+
+
+@pytest.mark.parametrize("why", ["one relay", "older than the index"])
+async def test_nobody_is_asked_who_cannot_know(opened: Opened, others: Others, why: str) -> None:
+    mailbox = opened(None if why == "one relay" else others)
+    mailbox.clock.tick(days=-100 if why == "older than the index" else 0)
+    mailbox.deliver("A", mailbox.hidden(mailbox.clock.new_id()))
+    assert await mailbox.look() == ["A"]
+    assert others.open == set()
+    assert len(await mailbox.log.kept()) == 1
