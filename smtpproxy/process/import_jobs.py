@@ -167,10 +167,12 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 def outcome(folder: Path, *, cancelled: bool) -> JobEnd:
     """Return what a command that has ended said."""
     now = datetime.now(UTC)
-    if (result := _result(folder)) is not None:
+    result = _result(folder)
+    if result is not None and result.get("lines"):
         return JobEnd("complete", now, result=result)
-    if cancelled:
+    if result is None and cancelled:
         return JobEnd("cancelled", now)
+    # Without a line, something went wrong where the file was made.
     errors = (folder / "errors").read_bytes().decode(errors="replace")
     return JobEnd("failed", now, told(errors, folder) or "the process ended without a word")
 

@@ -288,6 +288,24 @@ async def test_what_takes_a_setting_says_so_where_it_is_not_set(site: Writes) ->
     assert "[confirmation]" in answer.json["detail"]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "right"),
+    [
+        (SUPPRESS, {"suppressions": [{"address": ANNA, "origin": "x"}]}, "origin: 'x' is unknown; "
+         "right would be one of "),
+        (RECORD, CONSENT | {"source": "moon"}, "direct"),
+        ("/v1/imports?kind=people", None, "contacts, suppressions"),
+        ("/v1/suppressions/check", {"addresses": [], "brand": "shpo"}, "known are mill, shop"),
+    ],
+)  # fmt: skip
+async def test_a_word_that_is_none_is_answered_with_those_that_are(
+    site: Writes, path: str, body: Any, right: str
+) -> None:
+    answer = await site.post(path, body, "all")
+    assert answer.status == 400
+    assert right in answer.json["detail"]
+
+
 async def test_who_wrote_is_on_record(site: Writes) -> None:
     await site.suppress({"address": ANNA, "scope": "brand:shop"}, who="shop")
     act = {"address": ANNA, "purpose": "offers", "brand": "shop"}

@@ -75,6 +75,13 @@ def test_only_so_many_wait(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     assert desk.send("all", "address\n", CONTACTS)
 
 
+@pytest.mark.parametrize("text", ["", "address\n"])
+def test_a_file_without_rows_has_failed(desk: Desk, text: str) -> None:
+    shown = desk.imported("all", text, CONTACTS)
+    assert shown.state == "failed"
+    assert "no rows" in str(shown.error)
+
+
 def test_who_may_not_is_told_so_however_large_the_file_is(desk: Desk) -> None:
     text = "address\n" + "a@people.example\n" * 500_000
     assert type(refused(desk, "asks", text)) is NotPermitted

@@ -210,14 +210,15 @@ class Imports:
             return None
         state = record.state if record else None
         end = self._jobs.end(id) if job is not None else None
-        over = ("complete", "undoing", "undone") if end else ("undoing", "undone")
+        place = record.place if record else None
+        is_empty = end is not None and end.outcome == "failed" and not (place and place.lines)
+        over = ("complete", "undoing", "undone") if end and not is_empty else ("undoing", "undone")
         if job is not None and state not in over:
             state = self._jobs.state(id)  # type: ignore[assignment]
         if state != "undone" and self._jobs.undoing(id):
             state = "undoing"
         counts = end.result or {} if end and record is None else {}
         ended = record.ended_at if record and record.ended_at else end.at if end else None
-        place = record.place if record else None
         return ImportShown(
             id,
             record.kind if record else job.kind,  # type: ignore[union-attr]

@@ -1,7 +1,8 @@
 """What an operation of the API is, and how a request of one is read, within bounds."""
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Annotated, Literal, TypeAlias, TypeVar
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -101,7 +102,7 @@ def read_body(call: Call, record: type[T], like: str) -> T:
         check_no_nul(call.body)
         return msgspec.json.decode(call.body, type=record)
     except msgspec.ValidationError as error:
-        raise Refused("body_wrong", f"{error}; send {like}") from error
+        raise Refused("body_wrong", f"{_fault(error, record)}; send {like}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused("body_wrong", f"not JSON; send {like}") from error
     except ValueError as error:
@@ -159,7 +160,25 @@ def read_query(request: Request, record: type[T]) -> T:
     try:
         return msgspec.convert(found, record)
     except msgspec.ValidationError as error:
-        raise Refused("parameter_wrong", str(error)) from error
+        raise Refused("parameter_wrong", _fault(error, record)) from error
+
+
+def _fault(error: msgspec.ValidationError, record: type) -> str:
+    """Say what msgspec found; of a word of a list, what would be right."""
+    match = re.fullmatch(r"Invalid enum value '(.*)' - at `\$.*?(\w+)`", str(error), re.S)
+    if match is None:
+        return str(error)
+    right = ", ".join(map(str, _words(record, match[2])))
+    return f"{match[2]}: {match[1][:80]!r} is unknown; right would be one of {right}"
+
+
+def _words(record: type, name: str) -> Sequence[object]:
+    """Return what a field of a record, or of one in it, may say."""
+    defined: Mapping[str, Any] = msgspec.json.schema(record)["$defs"]
+    fields = [one.get("properties", {}).get(name, {}) for one in defined.values()]
+    kinds = [kind for field in fields for kind in (field, *field.get("anyOf", ()))]
+    words = [defined[one["$ref"].rpartition("/")[2]] if "$ref" in one else one for one in kinds]
+    return next((one["enum"] for one in words if "enum" in one), ())
 
 
 def _number(name: str, text: str, schema: Mapping[str, int]) -> int:

@@ -251,6 +251,10 @@ def _counting(
         if whose not in (None, read):
             raise Refused("scope_wrong", "scope and brand name different brands")
         whose = read
+    name = "" if whose is None else whose.removeprefix("brand:")
+    if name and known_brands and name not in known_brands:
+        known = ", ".join(sorted(known_brands))
+        raise Refused("scope_wrong", f"there is no brand {name[:80]!r}; known are {known}")
 
     def counts(found: str) -> bool:
         if found.startswith("brand:") and whose is not None:
