@@ -37,6 +37,8 @@ from smtpproxy.toml_tables import read_key
 _MTA_PORTS = (10025, 25, 587)
 """Where an MTA on this machine would take mail, best first."""
 
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
 
 def questions(
     options: InitOptions, machine: Machine, asking: Asking, year: int, timeout: float
@@ -213,7 +215,10 @@ def _domain(text: str) -> str:
 
 
 def _of(option: str, values: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:
-    """Return what an option says of each name: `NAME=VALUE`, or VALUE where there is only one."""
+    """Return what an option says of each name: `NAME=VALUE`, or VALUE where there is only one.
+
+    A name that is none of them was misspelt.
+    """
     found: dict[str, list[str]] = {name: [] for name in names}
     if values and not names:
         fail(f"{option}: there is no stream that it could be of", 2)
@@ -221,7 +226,7 @@ def _of(option: str, values: Sequence[str], names: Sequence[str]) -> dict[str, l
         name, equals, rest = value.partition("=")
         if equals and name in found:
             found[name].append(rest)
-        elif len(names) == 1:
+        elif len(names) == 1 and not (equals and _NAME.fullmatch(name)):
             found[names[0]].append(value)
         else:
             fail(f"{option}: {shown(value)} does not say whose: {'=…, '.join(names)}=…", 2)

@@ -145,6 +145,8 @@ def test_several_brands_have_their_own(tmp_path: Path) -> None:
     assert settings.streams["shop-receipts"].brand == "shop"
     said = init(tmp_path / "b", "--yes", *more, code=2, legal_name="Shop").stderr
     assert '"Shop" does not say whose: shop=…, bags=…' in said
+    said = init(tmp_path / "c", "--yes", code=2, legal_name="shpo=Shop SA").stderr
+    assert '"shpo=Shop SA" does not say whose: shop=…' in said
 
 
 def test_the_law_of_the_domain_is_proposed_and_its_imprint_looked_for(tmp_path: Path) -> None:
