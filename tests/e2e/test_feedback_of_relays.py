@@ -16,6 +16,7 @@ from tests.kit.ports import wait_for
 from tests.kit.relay import RelayProcess
 from tests.kit.relays import Relays
 from tests.kit.reports import bounce, complaint
+from tests.kit.soak import only_at_length
 from tests.kit.store import address
 from tests.kit.upstream import FakeUpstream
 
@@ -56,13 +57,18 @@ def nothing_is_asked(relays: Relays) -> bool:
     return relays.sql("SELECT count(*) FROM asked_message") == "0"
 
 
-def test_a_bounce_at_another_relay_is_handed_on_once(
+def test_what_comes_to_another_relay_is_understood_and_handed_on_once(
     relays: tuple[Relays, RelayProcess, RelayProcess], upstream: FakeUpstream
 ) -> None:
-    """It comes within a second of the mail, and to both."""
+    """Within a second of the mail; the bounce comes to both."""
     shared, one, two = relays
-    person = "gone@people.example"
+    person, complains = "gone@people.example", address("desk")
+    assert one.send(bare(), complains)[0] == 250
+    (marketed,) = upstream.messages
     (mail,) = receipts(one, upstream, person)
+    sent = records(one)[-1].decided.id
+    told = hidden(marketed.data)
+    deliver(two, (f"abuse@{DOMAIN}", told), sender="loop@provider.example")
     report = bounce(person, to=mail.sender)
     deliver(two, (mail.sender, report))
     wait_for(lambda: shared.sql("SELECT count(*) FROM hand_on") == "1", "the report to be read")
@@ -70,14 +76,16 @@ def test_a_bounce_at_another_relay_is_handed_on_once(
     wait_for(lambda: handed_on(upstream) == [person], "the app to have the bounce", timeout=30)
     for relay in (one, two):
         assert refused(relay, person, "suppressed_bounce")
+    assert refused(two, complains, "suppressed_complaint", bare())
     wait_for(lambda: nothing_is_asked(shared), "nothing more to be asked")
     assert handed_on(upstream) == [person]
     notices = [each.decided for each in records(two) if each.decided.stage == "notice"]
     assert [each.recipients[0].canonical for each in notices] == [APP]
-    assert notices[0].notice_about == records(one)[-2].decided.id
+    assert notices[0].notice_about == sent
     assert json.loads(two.must("feedback", "list", "--json")) == []
 
 
+@only_at_length
 def test_the_relay_that_sent_it_was_away(
     relays: tuple[Relays, RelayProcess, RelayProcess], upstream: FakeUpstream
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from smtpproxy.events import Client
 from smtpproxy.mail.return_path import ReturnPaths
+from smtpproxy.mailbox import inbox
 from smtpproxy.mailbox.acting import Actor
 from smtpproxy.mailbox.inbox import Inbox
 from smtpproxy.mailbox.messages import Messages
@@ -181,6 +182,19 @@ async def test_while_the_store_does_not_answer_it_stays(mailbox: Mailbox, others
     others.failure = None
     others.told[id] = SENT
     assert await mailbox.look() == ["A"]
+
+
+async def test_no_more_wait_than_are_remembered(
+    mailbox: Mailbox, others: Others, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has a token of their own can send it as often as they like."""
+    monkeypatch.setattr(inbox, "_MOST_WAITING", 3)
+    content = mailbox.hidden(mailbox.clock.new_id())
+    for number in range(5):
+        mailbox.deliver(f"A{number}", content)
+    assert await mailbox.look() == ["A3", "A4"]
+    assert len(others.open) == 1, "asked once"
+    assert len(await mailbox.log.kept()) == 1, "and the same is kept once"
 
 
 @pytest.mark.parametrize("why", ["one relay", "older than the index"])

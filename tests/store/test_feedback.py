@@ -146,6 +146,10 @@ async def test_each_relay_has_the_files_of_its_own_reports(
     await one.note([report("b", NOW - 9 * DAY), report("c", people=(BOB,))])
     assert await two.due(NOW, 9) == []
     assert [due.report for due in await one.due(NOW, 9)] == ["a"]
+    await two.note([report("a2", NOW, hand_on=b"k", decision="01A")])
+    assert await two.due(NOW, 9) == [], "the one that had it first hands it on"
+    await one.keep("b", "")
+    assert [(kept.id, kept.relay) for kept in await two.kept()] == [("b", "one")]
     assert await two.purge(NOW - DAY) == []
     assert await one.purge(NOW - DAY) == ["b"]
     assert await two.forget(BOB) == ["c"]

@@ -8,8 +8,11 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from smtpproxy.events import Client
 from smtpproxy.policy.model import Lookups
 from smtpproxy.settings import StoreSettings
+from smtpproxy.store import open_asked_messages, open_journals
+from smtpproxy.store.asked_messages import SentMessage
 from smtpproxy.store.protocols import Store, StoreMisconfigured, StoreUnavailable
 from tests.kit import lent_databases, postgres
 from tests.kit.parts import needs
@@ -17,6 +20,7 @@ from tests.kit.pgbouncer import PgBouncer
 from tests.kit.soak import LONGEST, SOAK
 from tests.store.conftest import Database
 from tests.store.contract import ANNA, DAY, T0, StoreContract, entry
+from tests.store.test_journals import ONE, row
 
 pytestmark = needs("postgresql", "pgbouncer")
 NAMES = tuple(f"p{n}@people.example" for n in range(40))
@@ -90,6 +94,26 @@ async def test_a_purge_keeps_what_it_has_to_in_a_table_of_its_transaction(store:
     purged = await store.purge_suppressions(T0 + 400 * DAY, matched=matched)
     assert purged.removed.rows == len(NAMES) - 1
     assert await store.suppressions(NAMES[0])
+
+
+async def test_relays_ask_each_other(database: Pooled) -> None:
+    asked = open_asked_messages(database.settings())
+    journals = open_journals(database.settings())
+    assert asked is not None
+    assert journals is not None
+    for part in (asked, journals):
+        database.part(part)
+    sent = row(1)
+    message = SentMessage(Client("apps", "192.0.2.1", "app.example"), "app@shop.example", (ANNA,))
+    await journals.tell(ONE, "mx1.example", T0)
+    await journals.add(ONE, [sent], {0: 1})
+    assert await asked.ask([sent.id], T0) == {}
+    assert await asked.asked(ONE, 10) == [sent.id]
+    await asked.answer(ONE, {sent.id: message}, T0)
+    assert await asked.ask([sent.id], T0) == {sent.id: message}
+    await asked.used([sent.id])
+    await asked.forget(T0)
+    assert await asked.ask([sent.id], T0) == {}
 
 
 async def test_a_standby_is_not_asked(database: Pooled, tmp_path: Path) -> None:
