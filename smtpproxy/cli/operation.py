@@ -93,7 +93,7 @@ def check(config: Path) -> Result:
 
 
 def _store(settings: Settings) -> str:
-    from smtpproxy.store.protocols import without_password  # not for --help
+    from smtpproxy.store.closed import without_password  # not for --help
 
     return without_password(settings.store.url)
 

@@ -11,8 +11,8 @@ from smtpproxy.cli.printer import Column, Part, Result, Styled, Table, shows_res
 from smtpproxy.settings import Settings, StoreSettings
 from smtpproxy.settings.places import store_url
 from smtpproxy.store import is_postgresql, store_path
+from smtpproxy.store.closed import closed_text, without_password
 from smtpproxy.store.move import Moved, Place, move
-from smtpproxy.store.protocols import closed_text, without_password
 from smtpproxy.store.relays import relay_id
 
 _TIMEOUT = 30.0  # seconds for those who write just now
@@ -39,10 +39,11 @@ def copy(settings: Settings, source: str, target: str) -> Result:
     """Copy the store at the URL FROM to the one at the URL TO, prove it, and close FROM.
 
     One of them is sqlite:///FILE, the other postgresql://…, with the role that owns the tables;
-    smtpproxy migrate has made those, and nobody has written to them. Nobody writes to FROM
-    meanwhile: relays answer 451 where they would have to, and commands fail. From then on FROM
-    refuses everything, until store.url names TO. A copy that was interrupted is begun again by
-    the same command.
+    smtpproxy migrate has made those, and nobody has written to them. Relays go on writing to FROM
+    meanwhile; what changes is copied after. Nobody can write for the last seconds: then relays
+    answer 451 where they would have to, and commands fail. From then on FROM refuses everything,
+    until store.url names TO. A copy that was interrupted goes on with the same command; smtpproxy
+    store reopen FROM gives it up.
     """
     kinds = {is_postgresql(StoreSettings(url)) for url in (source, target)}
     if len(kinds) == 1:
@@ -51,7 +52,7 @@ def copy(settings: Settings, source: str, target: str) -> Result:
         )
     state_dir = settings.server.state_dir
     old, new = _place(source, state_dir), _place(target, state_dir)
-    moved = asyncio.run(move(old, new, closed_text(source, new.shown), state_dir))
+    moved = asyncio.run(move(old, new, closed_text(source, new.shown), state_dir, _say))
     return Result(_object(moved, old, new), _text(moved, old, new))
 
 
@@ -62,36 +63,47 @@ def copy(settings: Settings, source: str, target: str) -> Result:
 def reopen(settings: Settings, url: str) -> Result:
     """Let the store at URL, which was copied to another, answer again; it is as it was then.
 
-    What was written to the other since is not in it: only for a copy that nobody has used.
+    What was written to the other since is not in it: only for a copy that nobody has used. Where a
+    copy was begun and is not whole, it is given up, and URL puts changes on record no more.
     """
     del settings  # as the other commands, this one is for who may read the configuration
     place = StoreSettings(url)
     if is_postgresql(place):
         from smtpproxy.store.move.postgres import reopen as reopen_postgres
 
-        was_closed = asyncio.run(reopen_postgres(url, _TIMEOUT))
+        reopened = asyncio.run(reopen_postgres(url, _TIMEOUT))
     else:
         from smtpproxy.store.move.sqlite import reopen as reopen_sqlite
 
-        was_closed = asyncio.run(reopen_sqlite(store_path(place), _TIMEOUT))
-    if not was_closed:
-        fail(f"{without_password(url)}: is open; only a store that was copied is closed")
-    return Result({"reopened": without_password(url)}, [f"{without_password(url)}: open again"])
+        reopened = asyncio.run(reopen_sqlite(store_path(place), _TIMEOUT))
+    shown = without_password(url)
+    if reopened is None:
+        fail(f"{shown}: is open; only a store that was copied is closed")
+    done = "open again" if reopened.was_closed else f"the copy to {reopened.other} is given up"
+    return Result({"reopened": shown, "was_closed": reopened.was_closed}, [f"{shown}: {done}"])
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def _place(url: str, state_dir: Path) -> Place:
     if is_postgresql(StoreSettings(url)):
-        from smtpproxy.store.move import postgres
+        from smtpproxy.store.move import postgres, postgres_target
 
         return Place(
             url,
-            postgres.held_source(url, _TIMEOUT),
-            postgres.held_target(url, _TIMEOUT, relay_id(state_dir)),
+            postgres.open_source(url, _TIMEOUT),
+            postgres_target.open_target(url, _TIMEOUT, relay_id(state_dir)),
         )
-    from smtpproxy.store.move import sqlite
+    from smtpproxy.store.move import sqlite, sqlite_target
 
     path = store_path(StoreSettings(url))
-    return Place(url, sqlite.held_source(path, _TIMEOUT), sqlite.new_target(path, state_dir))
+    return Place(
+        url,
+        sqlite.open_source(path, _TIMEOUT),
+        sqlite_target.open_target(path, state_dir),
+    )
 
 
 def _object(moved: Moved, old: Place, new: Place) -> dict[str, object]:
@@ -99,7 +111,8 @@ def _object(moved: Moved, old: Place, new: Place) -> dict[str, object]:
         "from": old.shown,
         "to": new.shown,
         "already_there": moved.before,
-        "write_stop_seconds": round(moved.seconds, 1),
+        "resumed": moved.resumed,
+        "write_stop_seconds": round(moved.seconds, 3),
         "tables": {
             table: {"rows": sum.rows, "checksum": str(sum)} for table, sum in moved.sums.items()
         },
@@ -109,9 +122,10 @@ def _object(moved: Moved, old: Place, new: Place) -> dict[str, object]:
 def _text(moved: Moved, old: Place, new: Place) -> list[Part]:
     rows = [(table, f"{sum.rows:,}", str(sum)) for table, sum in moved.sums.items() if sum.rows]
     done = "all of it was there already" if moved.before else "copied, and proven"
+    stop = "" if moved.before else f"nobody could write for {moved.seconds:.1f} s; "
     return [
         Table([Column("table"), Column("rows", right=True), Column("checksum")], rows),
         "",
         Styled(f"{new.shown}: {done}; {old.shown} is closed", "green"),
-        f"nobody could write for {moved.seconds:.1f} s; now let store.url name {new.shown}",
+        f"{stop}now let store.url name {new.shown}",
     ]

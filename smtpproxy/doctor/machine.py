@@ -14,6 +14,7 @@ from smtpproxy.doctor.finding import Check, Finding, Status
 from smtpproxy.policy.rules.deferrals import restore_in_force
 from smtpproxy.settings import ListenerSettings, Settings
 from smtpproxy.store import is_postgresql, open_store, replica_fault
+from smtpproxy.store.closed import without_password
 from smtpproxy.store.key_files import FILE_NAME
 from smtpproxy.store.key_places import key_place
 from smtpproxy.store.link_keys import LINK_KEY_FILE, load_link_keys
@@ -23,7 +24,6 @@ from smtpproxy.store.protocols import (
     StoreInaccessible,
     StoreMisconfigured,
     StoreUnavailable,
-    without_password,
 )
 from smtpproxy.terminal import counted
 from smtpproxy.tls import TlsError, TlsFiles, server_context

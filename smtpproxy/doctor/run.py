@@ -36,13 +36,13 @@ from smtpproxy.relay.dkimpy import Dkimpy
 from smtpproxy.resolver import DnsFailure
 from smtpproxy.settings import Settings
 from smtpproxy.store import open_store
+from smtpproxy.store.closed import without_password
 from smtpproxy.store.configurations import of_consents, of_relays
 from smtpproxy.store.protocols import (
     NoStoreYet,
     StoreMisconfigured,
     StoreOutdated,
     StoreUnavailable,
-    without_password,
 )
 from smtpproxy.store.register import living
 from smtpproxy.store.scopes import lost_scopes

@@ -5,7 +5,6 @@ when the store cannot answer (locked, full, gone): the mail path turns that into
 into a pass. Methods make an address that they are given canonical, and raise `AddressError`.
 """
 
-import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -45,24 +44,6 @@ class StoreInaccessible(StoreMisconfigured):
 
 class StoreOutdated(StoreMisconfigured):
     """The database is of an earlier version; whoever opens it to write brings it up to date."""
-
-
-CLOSED = "the store was copied to"
-"""How the text begins that refuses what is done with a store after that."""
-
-
-def closed_text(url: str, place: str) -> str:
-    """Say that the store of `url` was copied to `place`, and what to do."""
-    return (
-        f"{CLOSED} {place}, which counts now; let store.url name that, or undo it with "
-        f"smtpproxy store reopen '{without_password(url)}'"
-    )
-
-
-def without_password(url: str) -> str:
-    """Return a store's URL as it may be shown."""
-    shown = re.sub(r"(//[^/?#:@]*):[^/?#]*@", r"\1@", url)
-    return re.sub(r"([?&](?:ssl)?password)=[^&]*", r"\1=...", shown)
 
 
 class NoStoreYet(StoreInaccessible):

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,13 +13,20 @@ import pytest
 from smtpproxy.policy.model import Lookups
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_mailings
-from smtpproxy.store.move import Moved, Place, move, postgres, sqlite, tables
-from smtpproxy.store.protocols import (
-    StoreMisconfigured,
-    StoreUnavailable,
-    closed_text,
-    without_password,
+from smtpproxy.store.closed import closed_text, without_password
+from smtpproxy.store.move import (
+    Moved,
+    Place,
+    move,
+    postgres,
+    postgres_target,
+    sqlite,
+    sqlite_target,
+    tables,
 )
+from smtpproxy.store.move.ends import Reopened
+from smtpproxy.store.move.sqlite_files import part_path
+from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from tests.kit import postgres as server
 from tests.kit.parts import needs
 from tests.store.conftest import Database
@@ -31,14 +39,17 @@ NOW = datetime(2026, 11, 1, tzinfo=UTC)
 
 def place(url: str, folder: Path) -> Place:
     if url.startswith("postgresql"):
-        return Place(url, postgres.held_source(url, 5.0), postgres.held_target(url, 5.0, "relay"))
+        target = postgres_target.open_target(url, 5.0, "relay")
+        return Place(url, postgres.open_source(url, 5.0), target)
     path = Path(url.removeprefix("sqlite://"))
-    return Place(url, sqlite.held_source(path, 5.0), sqlite.new_target(path, folder))
+    return Place(url, sqlite.open_source(path, 5.0), sqlite_target.open_target(path, folder))
 
 
-async def moved(old: str, new: str, folder: Path) -> Moved:
+async def moved(
+    old: str, new: str, folder: Path, say: Callable[[str], None] = lambda _: None
+) -> Moved:
     to = place(new, folder)
-    return await move(place(old, folder), to, closed_text(old, to.shown), folder)
+    return await move(place(old, folder), to, closed_text(old, to.shown), folder, say)
 
 
 @pytest.fixture
@@ -60,11 +71,11 @@ async def filled(folder: Path) -> str:
     mailings = open_mailings(database.settings())
     mailings.close()
     await database.close()
-    async with sqlite.held_source(database.path, 5.0):
+    async with sqlite.open_source(database.path, 5.0):
         pass  # makes the files beside
     for table in tables.TABLES:
         part = next((name for name, held in tables.BESIDE.items() if table in held), "")
-        path = sqlite._beside(database.path, part)
+        path = part_path(database.path, part)
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             _fill(connection, table)
     return database.url
@@ -158,7 +169,7 @@ async def test_a_store_that_was_copied_answers_nobody_who_has_it_open(
         await each.close()
 
 
-async def _reopen(url: str) -> bool:
+async def _reopen(url: str) -> Reopened | None:
     if url.startswith("postgresql"):
         return await postgres.reopen(url, 5.0)
     return await sqlite.reopen(Path(url.removeprefix("sqlite://")), 5.0)
@@ -195,7 +206,7 @@ async def test_what_is_written_meanwhile_is_refused_or_copied(tmp_path: Path, em
 
 
 @pytest.mark.parametrize("at", ["write", "finish", "commit"])
-async def test_a_copy_that_ends_too_early_is_done_again(
+async def test_a_copy_that_ends_too_early_is_gone_on_with(
     tmp_path: Path, empty: str, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = await filled(tmp_path)
@@ -204,10 +215,11 @@ async def test_a_copy_that_ends_too_early_is_done_again(
         raise StoreUnavailable("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(postgres.PostgresTarget, at, dies)
+        patch.setattr(postgres_target.PostgresTarget, at, dies)
         with pytest.raises(StoreUnavailable, match="gone"):
             await moved(url, empty, tmp_path)
-    assert sql(empty, "SELECT count(*) FROM suppression") == "0"
+    with pytest.raises(StoreMisconfigured, match="is being filled with a copy of sqlite:"):
+        await Database(tmp_path, empty).open().ping()
     database = Database(tmp_path, url)
     if at == "commit":  # nobody can tell whether the other has it: neither answers
         with pytest.raises(StoreMisconfigured, match="was copied to"):
@@ -215,12 +227,38 @@ async def test_a_copy_that_ends_too_early_is_done_again(
     else:
         await database.open().add_suppressions([entry("late@people.example")])
         await database.close()
-    done = await moved(url, empty, tmp_path)
-    assert done.sums["suppression"].rows
+    said: list[str] = []
+    done = await moved(url, empty, tmp_path, said.append)
+    assert done.resumed
+    assert said[0].startswith("going on with the copy that was begun before: ")
+    assert sql(empty, "SELECT count(*) FROM suppression") == str(done.sums["suppression"].rows)
     assert (await moved(url, empty, tmp_path)).before
     sql(empty, "DELETE FROM bulk")
     with pytest.raises(StoreUnavailable, match="bulk has 0 rows"):
         await moved(url, empty, tmp_path)
+
+
+@pytest.mark.parametrize("at", ["write", "commit"])
+async def test_a_copy_to_a_file_is_gone_on_with(
+    tmp_path: Path, empty: str, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await moved(await filled(tmp_path), empty, tmp_path)
+    back = f"sqlite://{tmp_path}/back.db"
+
+    async def dies(*_: Any) -> None:
+        raise StoreUnavailable("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite_target.SqliteTarget, at, dies)
+        with pytest.raises(StoreUnavailable, match="gone"):
+            await moved(empty, back, tmp_path)
+    assert not (tmp_path / "back.db").exists()
+    done = await moved(empty, back, tmp_path)
+    assert done.resumed
+    assert not (tmp_path / ".back.db.copy").exists()
+    new = Database(tmp_path, back)
+    assert (await facts_of(new.open(), ANNA)).suppressions
+    await new.close()
 
 
 async def test_nothing_is_copied_onto_what_others_wrote(tmp_path: Path, empty: str) -> None:
@@ -251,13 +289,30 @@ async def test_every_table_is_copied_or_is_known_not_to_be(tmp_path: Path, empty
     query = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
     assert set(sql(empty, query).split()) <= known
     await Database(tmp_path).open().close()
-    async with sqlite.held_source(tmp_path / "store.db", 5.0):
+    async with sqlite.open_source(tmp_path / "store.db", 5.0):
         pass
     query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
     for part in ("", *tables.BESIDE):
-        path = sqlite._beside(tmp_path / "store.db", part)
+        path = part_path(tmp_path / "store.db", part)
         with closing(sqlite3.connect(path)) as connection:
             assert {name for (name,) in connection.execute(query)} <= known
+
+
+_UNIQUE = """
+SELECT relname || ':' || string_agg(attname, ',' ORDER BY place) FROM pg_index
+JOIN pg_class ON pg_class.oid = indrelid, unnest(indkey) WITH ORDINALITY AS part (number, place)
+JOIN pg_attribute ON attnum = part.number WHERE attrelid = indrelid AND indisunique
+GROUP BY indexrelid, relname
+"""
+
+
+def test_what_is_unique_is_known(empty: str) -> None:
+    """A row is found by it that has to go before another one comes."""
+    keys = {(table, key) for table, key in tables.KEYS.items() if table != "confirmation"}
+    others = {(table, (column,)) for table, column in tables.UNIQUE.items()}
+    found = [line.split(":") for line in sql(empty, _UNIQUE).split()]
+    assert {(table, tuple(columns.split(","))) for table, columns in found
+            if table in tables.TABLES} == keys | others  # fmt: skip
 
 
 def test_a_file_beside_the_store_is_a_part_that_is_copied() -> None:

@@ -1,86 +1,121 @@
-"""A store in PostgreSQL that moves, by the role that owns its tables."""
+"""A store in PostgreSQL that is copied: changes are put on record, and at the end it is closed."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from smtpproxy.store.move import BATCH
-from smtpproxy.store.move.tables import BESIDE, NUMBERED, OF_RELAYS, TABLES
-from smtpproxy.store.postgres.connection import Lease, Target
-from smtpproxy.store.postgres.migrations import check_version
+from smtpproxy.store.closed import FILLING, closed_text
+from smtpproxy.store.move import state
+from smtpproxy.store.move.ends import Begun, Reopened
+from smtpproxy.store.move.postgres_tables import LOCKED, MOVE, MOVED_TO, Tables, owned, quoted
+from smtpproxy.store.move.reading import NOTED, listed, record_of, same
+from smtpproxy.store.move.tables import BESIDE, KEYS, NUMBERED, PARTS, TABLES
 from smtpproxy.store.protocols import StoreMisconfigured
-from smtpproxy.store.sql.live_keys import LIVE, Live
-from smtpproxy.store.sql.rows import Row
 
 if TYPE_CHECKING:
     from asyncpg import Connection
 
-_OWNS = """
-SELECT coalesce(bool_and(pg_has_role(relowner, 'USAGE')), FALSE) FROM pg_class
-WHERE oid = to_regclass('contact')
-"""
-_COLUMNS = """
-SELECT attname FROM pg_attribute
-WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum
-"""
-_MOVED_TO = "SELECT moved_to FROM store_state"
-_MOVE = "UPDATE store_state SET version = version + 1, moved_to = $1"
+CHANGES = "suppression_change"
+"""Whose number is a row, not a sequence."""
 _SECRETS = "SELECT part, octets FROM secret"
-_PUT_SECRET = """
-INSERT INTO secret (part, octets) VALUES ($1, $2)
-ON CONFLICT (part) DO UPDATE SET octets = excluded.octets
-"""
 _GIVEN = "SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence($1, $2)::regclass), 0)"
-_GIVE = "SELECT setval(pg_get_serial_sequence($1, $2), greatest($3, 1), $3 > 0)"
-_CHANGES = "suppression_change"  # whose number is a row, not a sequence
-_LOCKED = ("store_state", "change_number", *TABLES)  # in the order in which writers lock
+_RECORD = "CREATE TABLE {record} AS SELECT {key} FROM {table} WITH NO DATA"
+_COUNTED = (
+    f"ALTER TABLE {{record}} ADD COLUMN {NOTED} bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
+)
+# Whoever may write to a table has its changes put on record, and no other right to the record.
+_FUNCTION = """
+CREATE FUNCTION {record}() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    IF TG_OP = 'DELETE' OR TG_OP = 'UPDATE' AND NOT ({same}) THEN
+        INSERT INTO {record} ({key}) VALUES ({old});
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        INSERT INTO {record} ({key}) VALUES ({new});
+    END IF;
+    RETURN NULL;
+END $$
+"""
+_TRIGGER = """
+CREATE TRIGGER copying AFTER INSERT OR UPDATE OR DELETE ON {table}
+FOR EACH ROW EXECUTE FUNCTION {record}()
+"""
 
 
-class _Tables:
-    """The tables of a database, in a transaction that keeps other writers out."""
-
-    def __init__(self, connection: "Connection") -> None:
-        self._connection = connection
-
-    async def columns(self, table: str) -> Sequence[str]:
-        return [name for name in await self._all_columns(table) if name not in OF_RELAYS]
-
-    async def _all_columns(self, table: str) -> Sequence[str]:
-        return [row[0] for row in await self._connection.fetch(_COLUMNS, f'"{table}"')]
-
-    async def read(self, table: str, columns: Sequence[str]) -> AsyncIterator[Sequence[Row]]:
-        listed = ", ".join(f'"{column}"' for column in columns)
-        cursor = f'"all of {table}"'  # closed at its end: the table could not be altered else
-        await self._connection.execute(
-            f'DECLARE {cursor} CURSOR FOR SELECT {listed} FROM "{table}"'
-        )
-        while rows := await self._connection.fetch(f"FETCH {BATCH} FROM {cursor}"):
-            yield list(map(tuple, rows))
-        await self._connection.execute(f"CLOSE {cursor}")
-
-    async def live(self) -> Live:
-        return [(version, name) for version, name in await self._connection.fetch(LIVE)]
-
-
-class PostgresSource(_Tables):
+class PostgresSource(Tables):
     """A `Source`."""
 
-    def __init__(self, connection: "Connection", transaction: Any) -> None:
+    def __init__(self, connection: "Connection") -> None:
         super().__init__(connection)
-        self._transaction = transaction
+        self._stop: Any = None
 
     async def moved_to(self) -> str | None:
-        place: str | None = await self._connection.fetchval(_MOVED_TO)
+        place: str | None = await self._connection.fetchval(MOVED_TO)
         return place
+
+    async def begun(self) -> Begun | None:
+        return state.begun(await self._noted())
+
+    async def begin(self, copy: Begun) -> None:
+        await self._forget_changes()
+        async with self._connection.transaction(isolation="read_committed"):
+            await self._lock("SHARE ROW EXCLUSIVE")
+            await self._connection.execute(f"CREATE TABLE {state.STATE} (name text, value bytea)")
+            await self._connection.execute(
+                f"INSERT INTO {state.STATE} VALUES ($1, $2)", state.NAME, state.encode(copy)
+            )
+            for table, key in KEYS.items():
+                names = {
+                    "table": f'"{table}"',
+                    "record": f'"{record_of(table)}"',
+                    "key": listed(key),
+                    "old": listed(key, "OLD."),
+                    "new": listed(key, "NEW."),
+                    "same": same(key, "OLD", "NEW"),
+                }
+                for statement in (_RECORD, _COUNTED, _FUNCTION, _TRIGGER):
+                    await self._connection.execute(statement.format(**names))
+
+    async def _lock(self, mode: str) -> None:
+        await self._connection.execute(f"LOCK TABLE {quoted(LOCKED)} IN {mode} MODE")
+
+    async def _forget_changes(self) -> None:
+        """Each table on its own, since nobody else may use it then: to wait for the next one
+        meanwhile could be to wait for each other. Without its first part no copy goes on."""
+        await self._connection.execute(f"DROP TABLE IF EXISTS {state.STATE}")
+        for table in TABLES:
+            record = f'"{record_of(table)}"'
+            await self._connection.execute(f"DROP FUNCTION IF EXISTS {record}() CASCADE")
+            await self._connection.execute(f"DROP TABLE IF EXISTS {record}")
+
+    @asynccontextmanager
+    async def snapshot(self, part: str) -> AsyncIterator[None]:
+        async with self._connection.transaction(isolation="repeatable_read"):
+            yield
+            if await self._noted():
+                for table in PARTS[part]:  # that is, those changes of which this moment knows
+                    await self._connection.execute(f'DELETE FROM "{record_of(table)}"')
+
+    @asynccontextmanager
+    async def stopped(self) -> AsyncIterator[None]:
+        self._stop = self._connection.transaction(isolation="read_committed")
+        await self._stop.start()
+        try:
+            await self._lock("EXCLUSIVE")
+            yield
+        finally:
+            if self._connection.is_in_transaction():
+                await self._stop.rollback()
 
     async def numbers(self) -> Mapping[str, int]:
         numbers = {
             table: await self._connection.fetchval(_GIVEN, f'"{table}"', column)
             for table, column in NUMBERED.items()
-            if table != _CHANGES
+            if table != CHANGES
         }
         newest = await self._connection.fetchval("SELECT newest FROM change_number")
-        return {**numbers, _CHANGES: newest}
+        return {**numbers, CHANGES: newest}
 
     async def secrets(self) -> Mapping[str, bytes]:
         found: dict[str | None, bytes] = dict(await self._connection.fetch(_SECRETS))
@@ -88,104 +123,44 @@ class PostgresSource(_Tables):
 
     async def close(self, text: str, place: str) -> None:
         if await self.moved_to() is None:
-            await self._connection.execute(_MOVE, place)
+            await self._connection.execute(MOVE, place)
             argument = await self._connection.fetchval("SELECT quote_literal($1::text)", text)
-            for table in _LOCKED:
+            for table in LOCKED:
                 await self._connection.execute(
                     f'CREATE TRIGGER closed BEFORE INSERT OR UPDATE OR DELETE ON "{table}" '
                     f"FOR EACH STATEMENT EXECUTE FUNCTION is_closed({argument})"
                 )
-        await self._transaction.commit()
+        await self._stop.commit()
 
+    async def tidy(self) -> None:
+        await self._forget_changes()
 
-class PostgresTarget(_Tables):
-    """A `Target`. The files of all reports are with the relay `mailbox`."""
-
-    def __init__(self, connection: "Connection", transaction: Any, mailbox: str) -> None:
-        super().__init__(connection)
-        self._transaction = transaction
-        self._mailbox = mailbox
-
-    async def is_empty(self, table: str) -> bool:
-        return not await self._connection.fetchval(f'SELECT EXISTS (SELECT 1 FROM "{table}")')
-
-    async def clear(self, tables: frozenset[str]) -> None:
-        for table in TABLES:  # what rows cause was copied with them
-            await self._connection.execute(f'ALTER TABLE "{table}" DISABLE TRIGGER USER')
-        for table in tables:
-            await self._connection.execute(f'DELETE FROM "{table}"')
-
-    async def write(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
-        if "mailbox" in await self._all_columns(table):
-            columns = [*columns, "mailbox"]
-            rows = [(*row, self._mailbox) for row in rows]
-        await self._connection.copy_records_to_table(table, records=rows, columns=columns)
-
-    async def finish(self, numbers: Mapping[str, int], secrets: Mapping[str, bytes]) -> None:
-        for table, newest in numbers.items():
-            if table == _CHANGES:
-                await self._connection.execute("UPDATE change_number SET newest = $1", newest)
-            else:
-                await self._connection.execute(_GIVE, f'"{table}"', NUMBERED[table], newest)
-        await self._connection.executemany(_PUT_SECRET, list(secrets.items()))
-        for table in TABLES:
-            await self._connection.execute(f'ALTER TABLE "{table}" ENABLE TRIGGER USER')
-        await self._connection.execute("UPDATE store_state SET version = version + 1")
-
-    async def commit(self) -> None:
-        await self._transaction.commit()
-        for table in TABLES:
-            await self._connection.execute(f'ANALYZE "{table}"')
+    async def open_again(self) -> None:
+        """Undo `close` and `begin`. What is read says it last."""
+        await self._forget_changes()
+        for table in LOCKED:
+            await self._connection.execute(f'DROP TRIGGER IF EXISTS closed ON "{table}"')
+        await self._connection.execute(MOVE, None)
 
 
 @asynccontextmanager
-async def held_source(url: str, timeout: float) -> AsyncIterator[PostgresSource]:
-    """Hold a store: nobody else writes to it. Raises StoreMisconfigured, StoreUnavailable."""
-    async with _locked(url, timeout, moved=True) as (connection, transaction):
-        yield PostgresSource(connection, transaction)
+async def open_source(url: str, timeout: float) -> AsyncIterator[PostgresSource]:
+    """Raises StoreMisconfigured, StoreUnavailable."""
+    async with owned(url, timeout) as connection:
+        yield PostgresSource(connection)
 
 
-@asynccontextmanager
-async def held_target(url: str, timeout: float, mailbox: str) -> AsyncIterator[PostgresTarget]:
-    """Hold a store that is to be filled. Raises StoreMisconfigured, StoreUnavailable."""
-    async with _locked(url, timeout, moved=False) as (connection, transaction):
-        yield PostgresTarget(connection, transaction, mailbox)
-
-
-async def reopen(url: str, timeout: float) -> bool:
-    """Let a store that was closed answer again; return whether it was. Raises StoreUnavailable."""
-    async with _locked(url, timeout, moved=True) as (connection, transaction):
-        if await connection.fetchval(_MOVED_TO) is None:
-            return False
-        for table in _LOCKED:
-            await connection.execute(f'DROP TRIGGER IF EXISTS closed ON "{table}"')
-        await connection.execute(_MOVE, None)
-        await transaction.commit()
-        return True
-
-
-@asynccontextmanager
-async def _locked(
-    url: str, timeout: float, *, moved: bool
-) -> AsyncIterator[tuple["Connection", Any]]:
-    """A transaction in which nobody else writes; what is not committed at its end is undone."""
-    lease = Lease(Target(url, timeout, 1, patient=True))
-    with closing(lease):
-        async with lease.database.connection() as connection:
-            if not await connection.fetchval(_OWNS):
-                raise StoreMisconfigured(
-                    "the database has no tables of smtpproxy, or its URL names another role than "
-                    "owns them; use the one that smtpproxy migrate is run with"
-                )
-            await check_version(connection, url, moved=moved)
-            transaction = connection.transaction()
-            await transaction.start()
-            try:
-                await connection.execute("SET LOCAL statement_timeout = 0")
-                await connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-                tables = ", ".join(f'"{table}"' for table in _LOCKED)
-                await connection.execute(f"LOCK TABLE {tables} IN EXCLUSIVE MODE")
-                yield connection, transaction
-            finally:
-                if connection.is_in_transaction():
-                    await transaction.rollback()
+async def reopen(url: str, timeout: float) -> Reopened | None:
+    """Let a store that was closed answer again, or give up a copy that was begun; None: it is open,
+    and there is none. Raises StoreMisconfigured, StoreUnavailable."""
+    async with open_source(url, timeout) as source:
+        place, begun = await source.moved_to(), await source.begun()
+        if place is not None and place.startswith(FILLING):
+            raise StoreMisconfigured(
+                f"{closed_text(url, place)}; to give it up, make the database anew"
+            )
+        other = place or (begun and begun.other)
+        if not other:
+            return None
+        await source.open_again()
+        return Reopened(other, place is not None)

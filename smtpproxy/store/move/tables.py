@@ -1,48 +1,70 @@
 """What is copied when a store moves: every table that both kinds of database have."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from hashlib import blake2b
 
 import msgspec
 
 from smtpproxy.store.sql.rows import Row
 
-MAIN = (
-    "suppression_key",
-    "suppression",
-    "lifted_suppression",
-    "contact",
-    "consent_act",
-    "rectification",
-    "tally",
-    "import",
-    "contact_version",
-    "suppression_change",
-    "event_source",
-    "webhook_state",
-    "webhook_dead_letter",
-    "partner_hash",
-    "partner_snapshot",
-    "partner_entry",
-    "stream_pause",
-    "stream_event",
-    "link_key",
-    "consent_purpose",
-)
-"""Those of the store, each after the ones that its rows refer to."""
+Key = tuple[object, ...]
 
-BESIDE: Mapping[str, tuple[str, ...]] = {
-    "answers": ("answer",),
-    "bulk": ("bulk",),
-    "confirmations": ("confirmation",),
-    "copies": ("copy",),
-    "feedback": ("report", "concerned", "event", "mailbox_full", "hand_on", "total"),
-    "mailings": ("mailing", "first_mailing"),
-    "streams": ("stream_count", "heard", "campaign", "campaign_person"),
+MAIN: Mapping[str, tuple[str, ...]] = {
+    "suppression_key": ("version",),
+    "suppression": ("wide_key", "exact_key", "scope", "origin"),
+    "lifted_suppression": ("id",),
+    "contact": ("id",),
+    "consent_act": ("contact", "at", "withdrawal", "sequence"),
+    "rectification": ("id",),
+    "tally": ("kind", "origin"),
+    "import": ("number",),
+    "contact_version": ("contact", "number"),
+    "suppression_change": ("seq",),
+    "event_source": ("name",),
+    "webhook_state": ("name",),
+    "webhook_dead_letter": ("id",),
+    "partner_hash": ("exact_key", "key"),
+    "partner_snapshot": ("partner",),
+    "partner_entry": ("snapshot", "wide_key", "exact_key", "scope", "origin"),
+    "stream_pause": ("subject",),
+    "stream_event": ("id",),
+    "link_key": ("version",),
+    "consent_purpose": ("purpose",),
+}
+"""Those of the store, with the columns that tell a row from others."""
+
+BESIDE: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "answers": {"answer": ("request",)},
+    "bulk": {"bulk": ("fingerprint", "person")},
+    "confirmations": {"confirmation": ("person", "at")},  # the only one whose rows may be the same
+    "copies": {"copy": ("message", "recipient")},
+    "feedback": {
+        "report": ("id",),
+        "concerned": ("person", "report"),
+        "event": ("key",),
+        "mailbox_full": ("person", "key"),
+        "hand_on": ("key",),
+        "total": ("kind", "stream"),
+    },
+    "mailings": {"mailing": ("person", "at", "id"), "first_mailing": ("person",)},
+    "streams": {
+        "stream_count": ("stream", "kind", "at"),
+        "heard": ("person",),
+        "campaign": ("key",),
+        "campaign_person": ("campaign", "person"),
+    },
 }
 """Those of each part that has a file of its own where the store is in SQLite."""
 
-TABLES = (*MAIN, *(table for tables in BESIDE.values() for table in tables))
+STORE = ""
+"""Among the parts: the store itself."""
+
+PARTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {STORE: MAIN, **BESIDE}
+KEYS = {table: key for tables in PARTS.values() for table, key in tables.items()}
+TABLES = tuple(KEYS)
+
+UNIQUE = {"contact": "address", "import": "id", "suppression_change": "event_key"}
+"""What else only one row of a table may have."""
 
 NOT_COPIED = frozenset(
     {
@@ -83,16 +105,18 @@ class Sum:
 
     __slots__ = ("_total", "rows")
 
-    def __init__(self) -> None:
+    def __init__(self, rows: Collection[Row] = ()) -> None:
         self.rows = 0
         self._total = 0
+        self.add(rows)
 
-    def add(self, rows: Iterable[Row]) -> None:
-        hashes = [
-            int.from_bytes(blake2b(_encode(row), digest_size=16).digest(), "big") for row in rows
-        ]
-        self.rows += len(hashes)
-        self._total = (self._total + sum(hashes)) % (1 << 128)
+    def add(self, rows: Collection[Row]) -> None:
+        self.rows += len(rows)
+        self._total = (self._total + _hashes(rows)) % (1 << 128)
+
+    def take_away(self, rows: Collection[Row]) -> None:
+        self.rows -= len(rows)
+        self._total = (self._total - _hashes(rows)) % (1 << 128)
 
     def __str__(self) -> str:
         return f"{self._total:032x}"
@@ -101,3 +125,9 @@ class Sum:
         return isinstance(other, Sum) and (self.rows, str(self)) == (other.rows, str(other))
 
     __hash__ = None  # type: ignore[assignment]  # it changes
+
+
+def _hashes(rows: Collection[Row]) -> int:
+    return sum(
+        int.from_bytes(blake2b(_encode(row), digest_size=16).digest(), "big") for row in rows
+    )

@@ -1,11 +1,7 @@
 """What errors of PostgreSQL mean, and what would be right."""
 
-from smtpproxy.store.protocols import (
-    CLOSED,
-    StoreInaccessible,
-    StoreMisconfigured,
-    StoreUnavailable,
-)
+from smtpproxy.store.closed import says_closed
+from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured, StoreUnavailable
 
 NO_PRIMARY = "the database is a standby, or for reading only"
 NO_STANDBY = "store.replica_url: a primary, no standby"
@@ -28,7 +24,7 @@ def unavailable(error: BaseException, where: str = "store.url") -> StoreUnavaila
             return StoreInaccessible(f"{where}: {error}; smtpproxy migrate --grant-write gives it")
         case pg.UndefinedObjectError():  # a role, or a parameter in the URL
             return StoreMisconfigured(f"{where}: {error}")
-        case pg.ObjectNotInPrerequisiteStateError() if CLOSED in str(error):
+        case pg.ObjectNotInPrerequisiteStateError() if says_closed(str(error)):
             return StoreUnavailable(str(error))
         case pg.ReadOnlySQLTransactionError() | pg.TargetServerAttributeNotMatched():
             return StoreUnavailable(NO_PRIMARY if where == "store.url" else NO_STANDBY)

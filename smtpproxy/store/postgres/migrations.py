@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from smtpproxy.store.closed import closed_text
 from smtpproxy.store.key_files import load_keys, load_or_create_keys
 from smtpproxy.store.keys import KeyRing
-from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured, closed_text
+from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
 from smtpproxy.store.sql.live_keys import LIVE, Live, chosen
 from smtpproxy.store.sql.migrations import numbered
 

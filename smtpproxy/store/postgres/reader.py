@@ -19,6 +19,7 @@ from smtpproxy.policy.model import (
     RecipientFacts,
     Suppression,
 )
+from smtpproxy.store.closed import closed_text
 from smtpproxy.store.keys import KeyRing, Partner
 from smtpproxy.store.merge import oldest_first, ordered_acts, with_readings
 from smtpproxy.store.postgres import migrations
@@ -27,7 +28,7 @@ from smtpproxy.store.postgres.connection import Lease
 from smtpproxy.store.postgres.errors import NO_PRIMARY, NO_STANDBY, unavailable
 from smtpproxy.store.postgres.statements import FIRST_ACT, FIRST_CONTACT, question
 from smtpproxy.store.postgres.synchronous import check_waits
-from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable, closed_text
+from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sql import rows
 from smtpproxy.waiting import Pending
 

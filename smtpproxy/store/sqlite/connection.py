@@ -15,13 +15,8 @@ from urllib.parse import quote
 
 import aiosqlite
 
-from smtpproxy.store.protocols import (
-    CLOSED,
-    StoreMisconfigured,
-    StoreOutdated,
-    StoreUnavailable,
-    closed_text,
-)
+from smtpproxy.store.closed import closed_text, says_closed
+from smtpproxy.store.protocols import StoreMisconfigured, StoreOutdated, StoreUnavailable
 from smtpproxy.store.sql.migrations import numbered
 from smtpproxy.store.sql.rows import Row
 
@@ -182,7 +177,7 @@ def unavailable(error: BaseException) -> StoreUnavailable:
     if is_busy(error):
         return StoreUnavailable("another process holds the database")
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_CONSTRAINT and CLOSED in str(error):
+    if code == sqlite3.SQLITE_CONSTRAINT and says_closed(str(error)):
         return StoreUnavailable(str(error))
     if code == sqlite3.SQLITE_FULL:
         return StoreUnavailable("the disk of the database is full")

@@ -1,0 +1,228 @@
+"""The copy itself: all rows, then rounds of what has changed, the proof, and the write stop."""
+
+import time
+from collections.abc import Callable, Sequence
+from secrets import token_hex
+
+from smtpproxy.store.move.ends import Begun, Reached, Source, Target
+from smtpproxy.store.move.reading import changes, count_of, pages, sum_of
+from smtpproxy.store.move.tables import (
+    KEYS,
+    MADE_WITH_A_STORE,
+    PARTS,
+    TABLES,
+    UNIQUE,
+    Key,
+    Sum,
+)
+from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.sql.live_keys import Live
+from smtpproxy.store.sql.rows import Row
+
+_FEW = 500
+"""Changes that the write stop may begin with."""
+_MOST_ROUNDS = 20
+_SAY_EVERY = 5.0  # seconds
+
+
+class Copying:
+    """A copy from a source to a target; `say` is told how far it is."""
+
+    def __init__(
+        self, source: Source, target: Target, old: str, new: str, say: Callable[[str], None]
+    ) -> None:
+        self.sums: dict[str, Sum] = {}
+        """Of the tables whose rows were compared; kept up to date from then on."""
+        self._source = source
+        self._target = target
+        self._old = old
+        self._new = new
+        self._say = say
+        self._columns: dict[str, Sequence[str]] = {}
+        self._copy: Begun | None = None  # None: the source is closed, nothing changes
+
+    async def compare_columns(self) -> None:
+        for table in TABLES:
+            columns = await self._source.columns(table)
+            if not columns or set(columns) != set(await self._target.columns(table)):
+                raise StoreMisconfigured(
+                    f"{table}: the two databases have other columns; bring both up to date with "
+                    "smtpproxy migrate of this release"
+                )
+            self._columns[table] = columns
+
+    async def first_with_rows(self) -> str | None:
+        for table in TABLES:
+            if table not in MADE_WITH_A_STORE and await self._target.has_rows(table):
+                return table
+        return None
+
+    async def begin(self, half: Begun | None, *, closed: bool) -> bool:
+        """Go on with the copy that the target is `half` of, or begin; tell which."""
+        known = await self._source.begun()
+        if half and half.other == self._old and (closed or (known and known.id == half.id)):
+            self._copy = None if closed else known
+            there = sum([(await self._target.reached(table)).all for table in TABLES])
+            self._say(
+                f"going on with the copy that was begun before: {there} of {len(TABLES)} tables "
+                "are there, but for what has changed"
+            )
+            return True
+        if half is None:
+            await self._refuse_other_keys()
+        else:
+            self._say(
+                f"begun anew: {self._new} is half of a copy of {half.other}"
+                + (" whose changes are on record no more" if half.other == self._old else "")
+            )
+        if known is not None and known.other != self._new:
+            self._say(f"the copy to {known.other}, which was not brought to its end, is given up")
+        copy = Begun(token_hex(16), self._new)
+        await self._target.begin(Begun(copy.id, self._old))
+        if not closed:
+            await self._source.begin(copy)
+            self._copy = copy
+        return False
+
+    async def _refuse_other_keys(self) -> None:
+        live = await self._source.live()
+        for key in await self._target.live():
+            if key not in live:
+                raise StoreMisconfigured(
+                    f"{self._new}: knows another key ({key[1]}) than {self._old}; copy "
+                    "suppression.key before smtpproxy migrate, and make the database anew"
+                )
+
+    async def copy(self) -> None:
+        """Copy all rows while others write, bring them up to date, and compare them."""
+        for table in TABLES:
+            await self._copy_table(table)
+        self._say("all rows are there; comparing them with what there is now")
+        changed = 0
+        for part in PARTS:
+            changed += await self._round(part, prove=True)
+        for _ in range(_MOST_ROUNDS):
+            self._say(f"{changed:,} changes were made meanwhile, and are copied")
+            before, changed = changed, 0
+            for part in PARTS:
+                changed += await self._round(part)
+            if changed <= _FEW or changed >= before:
+                return
+
+    async def _copy_table(self, table: str) -> None:
+        reached = await self._target.reached(table)
+        if reached.all:
+            return
+        rows, said = 0, time.monotonic()
+        async for some, last in pages(self._source, table, self._columns[table], reached.key):
+            async with self._target.step(table, flushed=False):
+                await self._put(table, (), some)
+                await self._target.reach(table, Reached(last, all=last is None))
+            rows += len(some)
+            if time.monotonic() > said + _SAY_EVERY:
+                said = time.monotonic()
+                self._say(f"{table}: {rows:,} rows copied so far")
+        if rows:
+            self._say(f"{table}: {rows:,} rows copied")
+
+    async def _round(self, part: str, *, prove: bool = False) -> int:
+        """Bring a part up to date; return how many changes there were."""
+        async with self._source.snapshot(part):
+            await self._refuse_another_copy()
+            changed = sum([await self._catch_up(table) for table in PARTS[part]])
+            if prove:
+                for table in PARTS[part]:
+                    self.sums[table] = await self._proven(table)
+        return changed
+
+    async def _refuse_another_copy(self) -> None:
+        if self._copy is not None and await self._source.begun() != self._copy:
+            raise StoreUnavailable(
+                f"{self._old}: this copy was given up meanwhile, for another or by store reopen"
+            )
+
+    async def _catch_up(self, table: str) -> int:
+        """Bring a table up to date with what the source shows."""
+        if self._copy is None:
+            return 0
+        changed = 0
+        async for keys, rows in changes(self._source, table, self._columns[table]):
+            async with self._target.step(table, flushed=True):
+                await self._put(table, keys, rows)
+            changed += len(keys)
+        return changed
+
+    async def _put(self, table: str, keys: Sequence[Key], rows: Sequence[Row]) -> None:
+        """Let there be `rows` in the target, and no others of these keys."""
+        columns, key = self._columns[table], KEYS[table]
+        try:
+            gone = await self._target.remove(table, columns, key, keys)
+            if table in UNIQUE:
+                # Who has it now is in `rows`; who had it before is on record, if not gone.
+                place = columns.index(UNIQUE[table])
+                taken = [(row[place],) for row in rows if row[place] is not None]
+                gone += await self._target.remove(table, columns, (UNIQUE[table],), taken)
+            await self._target.write(table, columns, rows)
+            if (sum := self.sums.get(table)) is not None:
+                found = await self._target.find(table, columns, key, keys)
+                if Sum(found) != Sum(rows):
+                    raise StoreUnavailable(f"{self._new}: {table} has other rows than were written")
+                sum.take_away(gone)
+                sum.add(rows)
+        except StoreUnavailable as error:
+            error.add_note(f"in the table {table}")
+            raise
+
+    async def _proven(self, table: str) -> Sum:
+        """Read a table on both sides. Raises StoreUnavailable where they differ."""
+        there = await sum_of(self._source, table, self._columns[table])
+        found = await sum_of(self._target, table, self._columns[table])
+        if found != there:
+            raise await self._differs(
+                f"{table} has {found.rows:,} rows with checksum {found}, and the source has "
+                f"{there.rows:,} with {there}"
+            )
+        return there
+
+    async def _differs(self, text: str) -> StoreUnavailable:
+        error = StoreUnavailable(f"{self._new}: {text}")
+        if await self._target.begun() is not None:
+            await self._target.spoil()
+            error.add_note(
+                "the source was put back to an older state, or somebody else wrote to the copy; "
+                "run the same command again, which begins anew"
+            )
+        return error
+
+    async def prove_all(self) -> None:
+        for table in TABLES:
+            self.sums[table] = await self._proven(table)
+
+    async def stop(self, text: str, check_keys: Callable[[Live], object]) -> float:
+        """Copy the last changes while nobody writes, close the source, and let the copy count;
+        return the seconds that took."""
+        self._say("nobody can write from now on")
+        began = time.monotonic()
+        async with self._source.stopped():
+            await self._refuse_another_copy()
+            check_keys(await self._source.live())
+            changed = sum([await self._catch_up(table) for table in TABLES])
+            for table in TABLES:
+                there = await count_of(self._source, table)
+                found = await count_of(self._target, table)
+                if not there == found == self.sums[table].rows:
+                    raise await self._differs(
+                        f"{table} has {found:,} rows, and the source has {there:,}"
+                    )
+            await self._target.finish(await self._source.numbers(), await self._source.secrets())
+            await self._source.close(text, self._new)
+            try:
+                await self._target.commit()
+            except StoreUnavailable as error:
+                error.add_note(f"{self._old} is closed; run the same command again")
+                raise
+            seconds = time.monotonic() - began
+        self._say(f"{changed:,} last changes copied; {self._new} counts from now on")
+        await self._target.tidy()
+        await self._source.tidy()
+        return seconds

@@ -1,0 +1,94 @@
+"""The tables of a store in PostgreSQL, either end of a copy, by the role that owns them."""
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
+from typing import TYPE_CHECKING
+
+from smtpproxy.store.move import state
+from smtpproxy.store.move.tables import OF_RELAYS, TABLES
+from smtpproxy.store.postgres.connection import Lease, Target
+from smtpproxy.store.postgres.migrations import check_version
+from smtpproxy.store.postgres.session import PostgresSession
+from smtpproxy.store.protocols import StoreMisconfigured
+from smtpproxy.store.sql.live_keys import LIVE, Live
+from smtpproxy.store.sql.rows import Row
+
+if TYPE_CHECKING:
+    from asyncpg import Connection
+
+LOCKED = ("store_state", "change_number", *TABLES)
+"""Tables in the order in which writers lock them."""
+MOVED_TO = "SELECT moved_to FROM store_state"
+MOVE = "UPDATE store_state SET version = version + 1, moved_to = $1"
+_OWNS = """
+SELECT coalesce(bool_and(pg_has_role(relowner, 'USAGE')), FALSE) FROM pg_class
+WHERE oid = to_regclass('contact')
+"""
+_COLUMNS = """
+SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
+WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum
+"""
+_IS_THERE = "SELECT to_regclass($1) IS NOT NULL"
+# What is asked names rows by their keys, of tables that nobody may have analyzed yet.
+_SESSION = (
+    "SET statement_timeout = 0",
+    "SET idle_in_transaction_session_timeout = 0",
+    "SET enable_hashjoin = off",
+    "SET enable_mergejoin = off",
+)
+# What was erased elsewhere, and its file not here yet: in SQLite it goes with the next purge.
+_SHOWN = {("report", "at"): 'CASE WHEN {of}"erased" THEN 0 ELSE {of}"at" END'}
+
+
+def quoted(tables: Iterable[str]) -> str:
+    return ", ".join(f'"{table}"' for table in tables)
+
+
+class Tables:
+    """The tables of a database."""
+
+    def __init__(self, connection: "Connection") -> None:
+        self._connection = connection
+        self._session = PostgresSession(connection)
+        self._kinds: dict[str, Mapping[str, str]] = {}
+
+    async def columns(self, table: str) -> Sequence[str]:
+        return [name for name in await self._columns(table) if name not in OF_RELAYS]
+
+    async def _columns(self, table: str) -> Mapping[str, str]:
+        """Return the type of each column."""
+        if table not in self._kinds:
+            self._kinds[table] = dict(await self._connection.fetch(_COLUMNS, f'"{table}"'))
+        return self._kinds[table]
+
+    async def fetch(self, _table: str, sql: str, *values: object) -> list[Row]:
+        return await self._session.fetch_all(sql, *values)
+
+    def shown(self, table: str, column: str, of: str = "") -> str:
+        return _SHOWN.get((table, column), '{of}"{column}"').format(of=of, column=column)
+
+    async def live(self) -> Live:
+        return [(version, name) for version, name in await self._connection.fetch(LIVE)]
+
+    async def _noted(self) -> dict[str, bytes]:
+        """Return what is noted of a copy."""
+        if not await self._connection.fetchval(_IS_THERE, state.STATE):
+            return {}
+        return dict(await self._connection.fetch(state.FIND))
+
+
+@asynccontextmanager
+async def owned(url: str, timeout: float) -> AsyncIterator["Connection"]:
+    """Connect as the owner of the tables. Raises StoreMisconfigured, StoreUnavailable."""
+    lease = Lease(Target(url, timeout, 1, patient=True))
+    with closing(lease):
+        async with lease.database.connection() as connection:
+            if not await connection.fetchval(_OWNS):
+                raise StoreMisconfigured(
+                    "the database has no tables of smtpproxy, or its URL names another role than "
+                    "owns them; use the one that smtpproxy migrate is run with"
+                )
+            await check_version(connection, url, moved=True)
+            for statement in _SESSION:
+                await connection.execute(statement)
+            yield connection

@@ -1,0 +1,92 @@
+"""The files of a store in SQLite, whichever end of a copy it is."""
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from smtpproxy.store.move import state
+from smtpproxy.store.move.tables import PARTS, STORE
+from smtpproxy.store.protocols import StoreMisconfigured
+from smtpproxy.store.sql.live_keys import Live
+from smtpproxy.store.sql.rows import Row
+from smtpproxy.store.sqlite import answers, confirmations, counters, feedback, live_keys, streams
+from smtpproxy.store.sqlite.connection import unavailable, uri
+from smtpproxy.store.sqlite.side_file import COPY_TABLES, opened
+
+_TABLES = {
+    "answers": answers.TABLES,
+    "bulk": counters.BULK_TABLES,
+    "confirmations": confirmations.TABLES,
+    "copies": COPY_TABLES,
+    "feedback": feedback.TABLES,
+    "mailings": counters.MAILING_TABLES,
+    "streams": streams.TABLES,
+}
+_PART = {table: part for part, tables in PARTS.items() for table in tables}
+_TRIGGERS = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
+_IS_THERE = "SELECT 1 FROM sqlite_master WHERE name = ?"
+
+
+class Files:
+    """The connections of a store, by part."""
+
+    def __init__(self, connections: Mapping[str, sqlite3.Connection]) -> None:
+        self._connections = connections
+
+    def _of(self, table: str) -> sqlite3.Connection:
+        return self._connections[_PART[table]]
+
+    async def columns(self, table: str) -> Sequence[str]:
+        return [row[1] for row in await self.fetch(table, f'PRAGMA table_info("{table}")')]
+
+    async def fetch(self, table: str, sql: str, *values: object) -> list[Row]:
+        with told():
+            return self._of(table).execute(sql, values).fetchall()
+
+    def shown(self, _table: str, column: str, of: str = "") -> str:
+        return f'{of}"{column}"'
+
+    async def live(self) -> Live:
+        with told():
+            return live_keys.live(self._connections[STORE])
+
+
+def part_path(path: Path, part: str) -> Path:
+    return path.with_name(f"{path.stem}-{part}.db") if part else path
+
+
+def open_part(path: Path, part: str) -> sqlite3.Connection:
+    """Open a file of a store; what is deleted there is overwritten."""
+    if part == STORE:
+        if not path.exists():
+            raise StoreMisconfigured(f"{path}: there is no database; the URL names another file")
+        connection = sqlite3.connect(
+            uri(path, read_only=False), uri=True, timeout=0, isolation_level=None
+        )
+        connection.execute("PRAGMA secure_delete = ON")
+    else:
+        connection = opened(part_path(path, part), _TABLES[part], read_only=False)
+        connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+def triggers(connection: sqlite3.Connection) -> dict[str, str]:
+    """Return the SQL of each trigger."""
+    return dict(connection.execute(_TRIGGERS).fetchall())
+
+
+def noted(connection: sqlite3.Connection) -> dict[str, bytes]:
+    """Return what is noted of a copy."""
+    if not connection.execute(_IS_THERE, (state.STATE,)).fetchone():
+        return {}
+    return dict(connection.execute(state.FIND).fetchall())
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Raise what callers know."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise unavailable(error) from error

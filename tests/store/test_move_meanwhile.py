@@ -1,0 +1,410 @@
+"""A store is written to while it is copied, and copies are interrupted: nothing is lost, and nobody
+who was erased is left."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import asyncpg
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from smtpproxy.policy.model import ConsentAct, Contact, Lookups, Origin, Source
+from smtpproxy.store import open_mailings
+from smtpproxy.store.closed import closed_text, without_password
+from smtpproxy.store.move import (
+    Moved,
+    Place,
+    copying,
+    move,
+    postgres,
+    postgres_target,
+    reading,
+    sqlite,
+    sqlite_target,
+    tables,
+)
+from smtpproxy.store.move.ends import Reopened
+from smtpproxy.store.move.sqlite_files import part_path
+from smtpproxy.store.operations import Correction, Limits
+from smtpproxy.store.protocols import Store, StoreMisconfigured, StoreUnavailable, SuppressionEntry
+from tests.kit import postgres as server
+from tests.kit.parts import needs
+from tests.store.conftest import Database, OnPostgresql
+from tests.store.imports_contract import begun
+from tests.store.test_mailings import OFFERS
+
+pytestmark = needs("postgresql")
+NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
+PEOPLE = [f"p{n}@people.example" for n in range(8)]
+Event = Callable[[], Awaitable[object]]
+
+
+class Killed(Exception):
+    """As when the process ends there."""
+
+
+async def killed() -> None:
+    raise Killed
+
+
+async def nothing() -> None:
+    pass
+
+
+class Meanwhile:
+    """A source: each time that it is asked something, the next of `events` happens before, until
+    nobody can write."""
+
+    def __init__(self, source: Any, events: list[Event]) -> None:
+        self._source = source
+        self._events = events
+        self._is_stopped = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    async def fetch(self, *asked: Any) -> Any:
+        if self._events and not self._is_stopped:
+            await self._events.pop(0)()
+        return await self._source.fetch(*asked)
+
+    @asynccontextmanager
+    async def stopped(self) -> AsyncIterator[None]:
+        async with self._source.stopped():
+            self._is_stopped = True
+            yield
+
+
+@asynccontextmanager
+async def meanwhile(source: Any, events: list[Event]) -> AsyncIterator[Any]:
+    async with source as opened:
+        yield Meanwhile(opened, events)
+
+
+def place(url: str, folder: Path, events: list[Event]) -> Place:
+    path = Path(url.removeprefix("sqlite://"))
+    if url.startswith("postgresql"):
+        source: Any = postgres.open_source(url, 5.0)
+        target: Any = postgres_target.open_target(url, 5.0, "relay")
+    else:
+        source = sqlite.open_source(path, 5.0)
+        target = sqlite_target.open_target(path, folder)
+    return Place(url, meanwhile(source, events), target)
+
+
+async def moved(
+    old: str,
+    new: str,
+    folder: Path,
+    events: Sequence[Event] = (),
+    say: Callable[[str], None] = lambda _: None,
+) -> Moved:
+    to = place(new, folder, [])
+    text = closed_text(old, to.shown)
+    return await move(place(old, folder, list(events)), to, text, folder, say)
+
+
+@dataclass(frozen=True)
+class Write:
+    """Something that somebody writes to a store meanwhile, about one of the people."""
+
+    what: str
+    person: int = 0
+
+    async def to(self, database: Database, store: Store) -> None:
+        address = PEOPLE[self.person]
+        match self.what:
+            case "suppress":
+                await store.add_suppressions([entry(address)])
+            case "lift":
+                await store.remove_suppression(address, at=NOW, reason="asked")
+            case "put":
+                await store.put_contacts([known(address)])
+            case "act":
+                await store.record_act(address, ConsentAct("offers", NOW, method="implied"))
+            case "erase":
+                await store.erase_contact(address, at=NOW)
+            case "rectify":
+                correction = Correction(new_address=f"new{self.person}@people.example")
+                await store.rectify(address, correction, at=NOW, reason="moved")
+            case "import":
+                await (await begun(store)).contacts(known(address), known("i@people.example"))
+            case "undo":
+                for one in await store.imports():
+                    await store.undo_import(one.id, at=NOW, by="root")
+            case "rekey":
+                await store.start_rekey(at=NOW, force=True)
+                await store.rekey(PEOPLE)
+                await store.finish_rekey(at=NOW)
+            case "purge":
+                limits = Limits(NOW, NOW, frozenset(), objected=NOW)
+                await store.purge_contacts(limits, at=NOW + timedelta(days=900))
+                await store.purge_lifted(NOW + timedelta(days=900))
+            case "mail":
+                log = database.part(open_mailings(database.settings()))
+                await log.reserve(f"id{next(_NUMBERS)}", OFFERS, [address], NOW)
+
+
+_NUMBERS = count()
+
+
+WHAT = ("suppress", "lift", "put", "act", "erase", "rectify", "import", "undo", "purge", "mail")
+WRITES = st.builds(Write, st.sampled_from(WHAT), st.integers(0, len(PEOPLE) - 1))
+MEANWHILE = WRITES | WRITES | st.just(Write("rekey"))
+
+
+def entry(address: str) -> SuppressionEntry:
+    return SuppressionEntry(address, "marketing", Origin.UNSUBSCRIBE, NOW - timedelta(days=1))
+
+
+def known(address: str) -> Contact:
+    act = ConsentAct("offers", NOW - timedelta(days=3), method="unticked_box")
+    return Contact(address, source=Source.DIRECT, collected_at=NOW, acts=(act,))
+
+
+async def contents(url: str) -> dict[str, list[str]]:
+    """All rows of a database, whoever may read it."""
+    found: dict[str, list[str]] = {}
+    if url.startswith("postgresql"):
+        connection = await asyncpg.connect(url)
+        for table in tables.TABLES:
+            rows = await connection.fetch(f'SELECT * FROM "{table}"')
+            kept = [{k: v for k, v in row.items() if k not in tables.OF_RELAYS} for row in rows]
+            found[table] = sorted(repr(sorted(row.items())) for row in kept)
+        await connection.close()
+        return found
+    for part, held in tables.PARTS.items():
+        path = part_path(Path(url.removeprefix("sqlite://")), part)
+        with closing(sqlite3.connect(path)) as opened:
+            opened.row_factory = sqlite3.Row
+            for table in held:
+                everything = opened.execute(f'SELECT * FROM "{table}"').fetchall()
+                found[table] = sorted(repr(sorted(dict(row).items())) for row in everything)
+    return found
+
+
+async def written_meanwhile(
+    database: Database, new: str, first: list[Write], events: list[Write | int | None]
+) -> None:
+    """`events` are writes, so many questions without any, or None: the copy is killed."""
+    store = database.open()
+
+    def event(write: Write) -> Event:
+        return lambda: write.to(database, store)
+
+    for write in first:
+        await write.to(database, store)
+    happening: list[Event] = []
+    for one in events:
+        if isinstance(one, Write):
+            happening.append(event(one))
+        else:
+            happening += [killed] if one is None else [nothing] * one
+    while True:
+        to = place(new, database.folder, [])
+        old = place(database.url, database.folder, happening)
+        try:
+            done = await move(old, to, closed_text(old.url, to.shown), database.folder, _silent)
+            break
+        except Killed:
+            continue
+    await database.close()
+    there = await contents(new)
+    assert there == await contents(database.url)
+    assert {table: sum.rows for table, sum in done.sums.items()} == {
+        table: len(rows) for table, rows in there.items()
+    }
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+FIRST = st.lists(WRITES, min_size=3, max_size=8)
+EVENTS = st.lists(st.integers(0, 60) | MEANWHILE | MEANWHILE | st.none(), max_size=20)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_steps() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "BATCH", 2)
+        patch.setattr(copying, "_FEW", 0)
+        yield
+
+
+@settings(deadline=None, max_examples=5, phases=[Phase.generate])
+@given(first=FIRST, events=EVENTS)
+def test_what_is_written_meanwhile_goes_to_postgresql(
+    first: list[Write], events: list[Write | int | None]
+) -> None:
+    with TemporaryDirectory() as folder, OnPostgresql(Path(folder)) as new:
+        old = Database(Path(folder))
+        asyncio.run(written_meanwhile(old, new.url, first, events))
+
+
+@settings(deadline=None, max_examples=5, phases=[Phase.generate])
+@given(first=FIRST, events=EVENTS)
+def test_what_is_written_meanwhile_comes_back(
+    first: list[Write], events: list[Write | int | None]
+) -> None:
+    with TemporaryDirectory() as folder, OnPostgresql(Path(folder)) as old:
+        new = f"sqlite://{folder}/new.db"
+        asyncio.run(written_meanwhile(old, new, first, events))
+        asyncio.run(postgres.reopen(old.url, 5.0))  # it is lent again
+
+
+async def test_who_is_erased_between_rounds_is_not_left(
+    tmp_path: Path, kinds: tuple[Database, str]
+) -> None:
+    """Not even where the copy was killed, and in no octet of a file."""
+    database, new = kinds
+    store = database.open()
+    gone = "somebody.unheard.of@people.example"
+    await store.put_contacts([known(name) for name in [*PEOPLE, gone, "z@people.example"]])
+    await store.add_suppressions([entry(gone)])
+    with pytest.raises(Killed):
+        await moved(database.url, new, tmp_path, [nothing] * 70 + [killed])
+    assert gone in str(await contents(half(new)))
+    await store.erase_contact(gone, at=NOW)
+    said: list[str] = []
+    done = await moved(database.url, new, tmp_path, say=said.append)
+    assert done.resumed, said
+    assert gone not in str(await contents(new))
+    if new.startswith("sqlite"):
+        assert gone.encode() not in (tmp_path / "new.db").read_bytes()
+
+
+def half(url: str) -> str:
+    """Where the rows are before a copy is whole."""
+    return url.replace("/new.db", "/.new.db.copy/new.db")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def kinds(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[tuple[Database, str]]:
+    """A database of one kind, and where one of the other is to be."""
+    file = Database(tmp_path)
+    server.cluster()  # in the main thread, with which it ends
+    with await asyncio.to_thread(OnPostgresql, tmp_path) as on_server:
+        if request.param == "sqlite":
+            yield file, on_server.url
+            await file.close()
+        else:
+            yield on_server, f"sqlite://{tmp_path}/new.db"
+            await on_server.close()
+            await postgres.reopen(on_server.url, 5.0)
+
+
+async def test_two_contacts_change_addresses_while_they_are_copied(
+    tmp_path: Path, kinds: tuple[Database, str]
+) -> None:
+    database, new = kinds
+    store = database.open()
+    await store.put_contacts([known(name) for name in PEOPLE])
+    steps = [(PEOPLE[0], "x"), (PEOPLE[7], PEOPLE[0]), ("x", PEOPLE[7])]
+
+    async def swap() -> None:
+        for before, after in steps:
+            await run(
+                database.url, f"UPDATE contact SET address = '{after}' WHERE address = '{before}'"
+            )
+
+    await moved(database.url, new, tmp_path, [*[nothing] * 15, swap])
+    assert await contents(new) == await contents(database.url)
+
+
+async def run(url: str, statement: str) -> None:
+    if url.startswith("postgresql"):
+        connection = await asyncpg.connect(url)
+        await connection.execute(f"SET smtpproxy.copying = 'on'; {statement}")
+        await connection.close()
+    else:
+        with closing(sqlite3.connect(url.removeprefix("sqlite://"))) as opened, opened:
+            opened.execute(statement)
+
+
+async def test_what_was_copied_of_another_store_or_an_older_state_is_not_gone_on_with(
+    tmp_path: Path, kinds: tuple[Database, str]
+) -> None:
+    database, new = kinds
+    await database.open().put_contacts([known(name) for name in PEOPLE])
+    with pytest.raises(Killed):
+        await moved(database.url, new, tmp_path, [*[nothing] * 20, killed])
+    await reopened(database.url)  # gives up the copy: changes are on record no more
+    said: list[str] = []
+    with pytest.raises(Killed):
+        await moved(database.url, new, tmp_path, [*[nothing] * 20, killed], said.append)
+    assert "begun anew" in said[0]
+    assert "on record no more" in said[0]
+    # As after a restore of the source: changes that were copied are in it no more, nor on record.
+    await run(half(new), "DELETE FROM contact WHERE id = (SELECT min(id) FROM contact)")
+    with pytest.raises(StoreUnavailable, match="contact has 7 rows") as failed:
+        await moved(database.url, new, tmp_path)
+    assert "begins anew" in failed.value.__notes__[0]
+    said.clear()
+    assert not (await moved(database.url, new, tmp_path, say=said.append)).resumed
+    assert "begun anew" in said[0]
+    assert await contents(new) == await contents(database.url)
+
+
+async def reopened(url: str) -> Reopened | None:
+    if url.startswith("postgresql"):
+        return await postgres.reopen(url, 4.0)  # over another connection than the copy's
+    return await sqlite.reopen(Path(url.removeprefix("sqlite://")), 5.0)
+
+
+async def test_a_copy_that_another_one_displaced_ends(
+    tmp_path: Path, kinds: tuple[Database, str]
+) -> None:
+    database, new = kinds
+
+    async def give_up() -> None:
+        given_up = await reopened(database.url)
+        assert given_up == Reopened(without_password(new), was_closed=False)
+
+    await database.open().put_contacts([known(name) for name in PEOPLE])
+    with pytest.raises(StoreUnavailable, match="given up meanwhile"):
+        await moved(database.url, new, tmp_path, [*[nothing] * 20, give_up])
+
+
+async def test_nobody_else_writes_to_what_is_being_filled(
+    tmp_path: Path, kinds: tuple[Database, str]
+) -> None:
+    database, new = kinds
+    if new.startswith("sqlite"):
+        return  # its files have no name yet
+    await database.open().put_contacts([known(name) for name in PEOPLE])
+    there = Database(tmp_path, new)
+    store, mailings = there.open(), there.part(open_mailings(there.settings()))
+
+    async def write() -> None:
+        with pytest.raises(StoreUnavailable, match="is being filled"):
+            await store.add_suppressions([entry(PEOPLE[0])])
+        with pytest.raises(StoreUnavailable, match="is being filled"):
+            await mailings.reserve("1", OFFERS, [PEOPLE[0]], NOW)
+        with pytest.raises(StoreUnavailable, match="is being filled"):
+            await store.facts(Lookups((PEOPLE[0],)))
+        with pytest.raises(StoreUnavailable, match="another copy to it is under way"):
+            async with postgres_target.open_target(new, 0.1, "relay"):
+                pass
+        with pytest.raises(StoreMisconfigured, match="make the database anew"):
+            await postgres.reopen(new, 4.0)
+        other = place(f"sqlite://{tmp_path}/other.db", tmp_path, [])
+        half_full = Place(new, postgres.open_source(new, 4.0), other.target)
+        with pytest.raises(StoreMisconfigured, match="not whole yet"):
+            await move(half_full, other, "", tmp_path, _silent)
+
+    await moved(database.url, new, tmp_path, [*[nothing] * 20, write])
+    assert (await store.facts(Lookups((PEOPLE[0],)))).get(PEOPLE[0]) is not None
+    await store.add_suppressions([entry(PEOPLE[0])])
+    await there.close()
