@@ -12,7 +12,17 @@ import click
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import config_option
-from smtpproxy.cli.printer import Column, Fields, Part, Result, Table, print_text, shows_result
+from smtpproxy.cli.printer import (
+    Column,
+    Fields,
+    Part,
+    Result,
+    Table,
+    json_option,
+    print_json,
+    print_text,
+    shows_result,
+)
 from smtpproxy.cli.stores import using_store
 from smtpproxy.doctor.machine import key_files
 from smtpproxy.process.control import NotRunning, Reload, Response, Status, ask
@@ -34,8 +44,8 @@ _MOST_WAITING = 100_000
 @click.command("status")
 @click.option("--watch", is_flag=True, help="Look every two seconds, with rates, until Ctrl-C.")
 @config_option
-@shows_result
-def status(settings: Settings, watch: bool) -> Result:
+@json_option
+def status(settings: Settings, watch: bool, as_json: bool) -> int:
     """Show how the running relay is; exit 1 where none runs, or not all of its workers live.
 
     Counts are of all workers since the relay started.
@@ -45,9 +55,17 @@ def status(settings: Settings, watch: bool) -> Result:
         before, at = found, time.monotonic()
         time.sleep(_EVERY)
         found = _look(settings)
-        click.clear()
-        print_text(_text(found, _rates(before, found, time.monotonic() - at)))
-    return Result(found, _text(found, {}), 0 if found["alive"] >= found["workers"] else 1)
+        rates = _rates(before, found, time.monotonic() - at)
+        if as_json:
+            print_json({**found, "rates": rates}, one_line=True)
+        else:
+            click.clear()
+            print_text(_text(found, rates))
+    if as_json:
+        print_json(found)
+    else:
+        print_text(_text(found, {}))
+    return 0 if found["alive"] >= found["workers"] else 1
 
 
 def _look(settings: Settings) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import click
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import config_option
-from smtpproxy.cli.printer import Aside, Column, Part, Result, Table, picked, shows_result
+from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Table, picked, shows_result
 from smtpproxy.cli.stores import now, using_store
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.times import written_time
@@ -80,11 +80,16 @@ def show(settings: Settings, name: str, letter: int | None) -> Result | int:
     data = [picked(letter, *_LETTER) for letter in letters]
 
     def text() -> Iterator[Part]:
-        for key, value in summary.items():
-            yield f"{key}: {'' if value is None else value}"
+        yield Fields([(key.replace("_", " "), _shown(value)) for key, value in summary.items()])
         yield from map(_described, letters)
 
     return Result({**summary, "letters": data}, text())
+
+
+def _shown(value: object) -> str | None:
+    if isinstance(value, datetime):
+        return written_time(value)
+    return None if value is None else str(value)
 
 
 def _described(letter: DeadLetter) -> str:

@@ -234,6 +234,12 @@ def test_status_tells_how_it_is(relay: RelayProcess) -> None:
     assert found["refusals"] == {"no_record": 1}
     assert (found["workers"], found["alive"], found["mode"]) == (1, 1, "enforce")
     assert "offers" in relay.command("status")[1]
+    watching = [*COMMAND, "status", "--watch", "--json", "--config", str(relay.config_path)]
+    with subprocess.Popen(watching, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        seen = json.loads(process.stdout.readline())
+        process.terminate()
+    assert (seen["alive"], seen["rates"]["refuse"]) == (1, 0)
 
 
 def test_only_the_relays_own_user_reaches_it_and_nothing_is_left_behind(
