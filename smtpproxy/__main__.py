@@ -13,6 +13,7 @@ def main() -> None:
     by_python = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # or told to ignore
     if by_python:
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    sys.modules["rich"] = None  # type: ignore[assignment]  # a third of a start, see cli/printer.py
     from smtpproxy.cli import main as command_line
 
     if by_python:

@@ -42,7 +42,6 @@ def serve(config: Path, take_over: bool) -> None:
     Either signal drains: no new connections, running transactions finish, then exit 0. SIGHUP
     reads the configuration anew, as `smtpproxy reload` does.
     """
-    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # structlog would load it
     from smtpproxy.app import serve
     from smtpproxy.config import load
 

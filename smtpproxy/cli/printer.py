@@ -192,7 +192,14 @@ def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
     return [max(map(_cells, column)) for column in zip(*rows, strict=True)]
 
 
+def with_rich() -> None:
+    """Let rich be imported: structlog would load all of it into every command, to no use."""
+    if sys.modules.get("rich", sys) is None:
+        del sys.modules["rich"]
+
+
 def _cells(text: str) -> int:
+    with_rich()
     from rich.cells import cell_len  # only where there is a table
 
     return cell_len(text)
@@ -319,6 +326,7 @@ def progress(label: str, octets: int | None) -> Iterator[Callable[[int, int | No
     if not sys.stderr.isatty():
         yield lambda done, lines: None
         return
+    with_rich()
     from rich import progress as bars
     from rich.console import Console
 

@@ -26,6 +26,8 @@ def environment(lang: Lang) -> "jinja2.Environment":
     """
     import jinja2  # with the first page: the relay at rest has none
 
+    from smtpproxy.locale.compiled import compiled_templates
+
     spoken = texts(lang)
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("smtpproxy.locale", "templates"),
@@ -33,6 +35,8 @@ def environment(lang: Lang) -> "jinja2.Environment":
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        bytecode_cache=compiled_templates(),
+        optimized=False,  # or what filters make of constants, in one language, is compiled in
     )
     made.globals.update(say=_saying(lang), rich=_rich(lang), lang=lang)
     for name in ("number", "percent", "date", "short_date", "time", "term"):

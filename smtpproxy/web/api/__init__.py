@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import cached_property
 
 import msgspec
 import structlog
@@ -93,8 +94,12 @@ class Api:
             self.operations.append((CONSENT, ConsentOperation(by_mail)))
             self.operations.append((PERMISSION, PermissionOperation(by_mail)))
         self._document = document([each for each, _ in self.operations], version)
-        self._page = page(self._document)
         self._counted: dict[Labels, float] = {}
+
+    @cached_property
+    def _page(self) -> str:
+        """Made when somebody reads it: it would be a third of what a start costs."""
+        return page(self._document)
 
     @property
     def routes(self) -> list[Route]:
