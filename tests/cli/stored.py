@@ -1,6 +1,7 @@
 """Commands run in this process on a store of their own; no relay runs."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,15 @@ from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml
 
 DAY_ONE = "2026-03-01T10:00:00Z"
+
+BATCH = 500
+IN_SMALL_BATCHES = (
+    sys.executable,
+    "-c",
+    "from smtpproxy.__main__ import main; from smtpproxy.store.exchange import run;"
+    f"run.BATCH_ROWS, run._PAUSE = {BATCH}, 0.3; main()",
+)
+"""`smtpproxy` whose imports commit after few rows, and rest then: a test finds them at work."""
 
 
 class Stored:

@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from smtpproxy.cli import main
-from tests.cli.stored import Stored, first_line
+from tests.cli.stored import IN_SMALL_BATCHES, Stored, first_line
 from tests.kit import store as people
 from tests.kit.ports import wait_for
-from tests.kit.relay import COMMAND, REPOSITORY
+from tests.kit.relay import REPOSITORY
 
 ANNA = "anna@people.example"
 CONTACT = {
@@ -55,7 +55,7 @@ def many(stored: Stored, count: int) -> str:
 
 
 def command(stored: Stored, *arguments: str) -> list[str]:
-    return [*COMMAND, *arguments, "--config", str(stored.config_path)]
+    return [*IN_SMALL_BATCHES, *arguments, "--config", str(stored.config_path)]
 
 
 def imported(stored: Stored) -> int:
@@ -186,7 +186,7 @@ def test_text_from_files_cannot_write_to_the_terminal(stored: Stored) -> None:
 
 
 def test_a_terminal_sees_progress(stored: Stored) -> None:
-    path = many(stored, 20_000)
+    path = many(stored, 4_000)
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         command(stored, "contact", "import", path),
@@ -205,12 +205,12 @@ def test_a_terminal_sees_progress(stored: Stored) -> None:
             pass
         os.close(ours)
         assert process.wait(timeout=60) == 0
-    for part in (b"many.ndjson", b"%", b"20,000 lines", b"/s", b"0:00:00"):
+    for part in (b"many.ndjson", b"%", b"4,000 lines", b"/s", b"0:00:00"):
         assert part in seen
 
 
 def test_an_interrupted_import_says_how_far_it_got_and_can_be_run_again(stored: Stored) -> None:
-    path = many(stored, 20_000)
+    path = many(stored, 4_000)
     process = subprocess.Popen(
         command(stored, "contact", "import", path),
         stdout=subprocess.PIPE,
@@ -223,30 +223,30 @@ def test_an_interrupted_import_says_how_far_it_got_and_can_be_run_again(stored: 
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     before = imported(stored)
-    assert 0 < before < 20_000
+    assert 0 < before < 4_000
     assert f"interrupted: {before:,} added" in error
     assert "run it again for the rest" in error
     done = stored.json("contact", "import", path)
-    assert (done["added"], done["unchanged"]) == (20_000 - before, before)
+    assert (done["added"], done["unchanged"]) == (4_000 - before, before)
 
 
 def test_a_killed_import_can_be_run_again(stored: Stored) -> None:
-    path = many(stored, 20_000)
+    path = many(stored, 4_000)
     process = subprocess.Popen(command(stored, "contact", "import", path), cwd=REPOSITORY)
     wait_for_a_commit(stored)
     process.kill()
     process.wait()
     before = imported(stored)
-    assert 0 < before < 20_000
+    assert 0 < before < 4_000
     done = stored.json("contact", "import", path)
-    assert (done["added"], done["unchanged"]) == (20_000 - before, before)
+    assert (done["added"], done["unchanged"]) == (4_000 - before, before)
 
 
 def test_a_full_disk_ends_an_import_in_one_line(stored: Stored) -> None:
     """A limit on the size of files stands for the disk: a write past it fails."""
     stored.run("contact", "import", stored.file("people.ndjson", json.dumps(CONTACT)))
-    path = many(stored, 15_000)
-    limit = 1024 * 1024
+    path = many(stored, 4_000)
+    limit = 400 * 1024
     done = subprocess.run(
         command(stored, "contact", "import", path),
         capture_output=True,
@@ -259,4 +259,4 @@ def test_a_full_disk_ends_an_import_in_one_line(stored: Stored) -> None:
     assert done.stderr.count("\n") == 1
     assert stored.json("contact", "show", ANNA) is not None
     assert stored.json("contact", "import", path)["rejected"] == 0
-    assert imported(stored) == 15_001
+    assert imported(stored) == 4_001

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.stored import Stored
+from tests.cli.stored import BATCH, IN_SMALL_BATCHES, Stored
 from tests.kit.ports import wait_for
 from tests.kit.relay import COMMAND, REPOSITORY
 
@@ -214,13 +214,13 @@ def as_nobody(call: str) -> str:
 
 def test_an_import_that_breaks_off_says_how_far_it_got(stored: Stored) -> None:
     """A limit on the size of files stands for the disk: a write past it fails."""
-    good = "".join(f"user{n}@people.example,all,complaint\n" for n in range(10_000))
+    good = "".join(f"user{n}@people.example,all,complaint\n" for n in range(BATCH))
     bad = "x" * 2_000 + ",all,complaint\n"
-    path = stored.file("list.csv", HEADER + good + bad * 3_000)
-    limit = 5 * 1024 * 1024
+    path = stored.file("list.csv", HEADER + good + bad * 1_500)
+    limit = 2 * 1024 * 1024
     stored.run("suppress", "add", "anna@people.example")
     done = subprocess.run(
-        [*COMMAND, "suppress", "import", path, "--config", str(stored.config_path)],
+        [*IN_SMALL_BATCHES, "suppress", "import", path, "--config", str(stored.config_path)],
         capture_output=True,
         cwd=REPOSITORY,
         text=True,
@@ -228,8 +228,8 @@ def test_an_import_that_breaks_off_says_how_far_it_got(stored: Stored) -> None:
     )
     assert done.returncode == 1
     assert done.stderr.startswith(
-        f"Error: {path}.rejected: File too large: before that 10,000 added"
+        f"Error: {path}.rejected: File too large: before that {BATCH} added"
     )
     assert "; run it again for the rest with --resume 01" in done.stderr
     assert done.stderr.count("\n") == 1
-    assert suppressed(stored) == 10_001
+    assert suppressed(stored) == BATCH + 1

@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from smtpproxy.cli import main
-from tests.cli.stored import Stored
+from tests.cli.stored import BATCH, IN_SMALL_BATCHES, Stored
 from tests.kit.ports import wait_for
-from tests.kit.relay import COMMAND, REPOSITORY
+from tests.kit.relay import REPOSITORY
 
 HEADER = "address,scope,origin,since\n"
 ANNA, BERT = "anna@people.example", "bert@people.example"
@@ -41,7 +41,7 @@ def records(stored: Stored) -> Any:
 
 def started(stored: Stored, *arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [*COMMAND, *arguments, "--config", str(stored.config_path)],
+        [*IN_SMALL_BATCHES, *arguments, "--config", str(stored.config_path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=stored.folder,
@@ -176,25 +176,25 @@ class TestResume:
     @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
     def test_it_goes_on_behind_the_last_batch(self, stored: Stored, how: signal.Signals) -> None:
         """kill -9 loses no committed batch, and the rejected file is complete at the end."""
-        path = stored.file("list.csv", rows(50_000, bad=2))
-        id = broken_off(stored, path, how, after=9_000)
+        path = stored.file("list.csv", rows(5_000, bad=2))
+        id = broken_off(stored, path, how, after=2 * BATCH)
         (record,) = records(stored)
         assert record["state"] == "interrupted"
         committed = len(stored.run("suppress", "export").stdout.splitlines()) - 1
         assert committed == record["added"] > 0
-        assert committed % 10_000 == 0
+        assert committed % BATCH == 0
         assert f"--resume {id}" in stored.run("import", "show", id).stdout
         done = stored.json("suppress", "import", path, "--resume", id, code=1)
-        assert (done["id"], done["lines"], done["added"]) == (id, 50_000, 49_900)
-        assert done["outlook"]["people"] == 49_900, "of both runs"
-        assert (done["unchanged"], done["rejected"], done["refusals"]) == (0, 150, 50)
+        assert (done["id"], done["lines"], done["added"]) == (id, 5_000, 4_990)
+        assert done["outlook"]["people"] == 4_990, "of both runs"
+        assert (done["unchanged"], done["rejected"], done["refusals"]) == (0, 15, 5)
         rejected = Path(f"{path}.rejected").read_text().splitlines()
         named = [line for line in rejected if line.startswith("# line ")]
-        wrong = [n for n in range(50_000) if n % 1000 < 3]
+        wrong = [n for n in range(5_000) if n % 1000 < 3]
         assert [int(line.split()[2][:-1]) for line in named] == [n + 2 for n in wrong]
-        assert len(stored.run("suppress", "export").stdout.splitlines()) == 49_901
-        assert (records(stored)[0]["state"], records(stored)[0]["refusals"]) == ("complete", 50)
-        assert stored.json("import", "undo", id)["removed"] == 49_900
+        assert len(stored.run("suppress", "export").stdout.splitlines()) == 4_991
+        assert (records(stored)[0]["state"], records(stored)[0]["refusals"]) == ("complete", 5)
+        assert stored.json("import", "undo", id)["removed"] == 4_990
 
     def test_nothing_is_left_to_do_of_a_complete_one(self, stored: Stored) -> None:
         path = stored.file("list.csv", ANNA_CSV)
@@ -206,18 +206,18 @@ class TestResume:
         assert error == f"Error: {id} is an import of suppressions\n"
 
     def test_another_file_or_other_options_are_refused(self, stored: Stored) -> None:
-        path = stored.file("list.csv", rows(50_000))
-        id = broken_off(stored, path, signal.SIGKILL, after=9_000)
+        path = stored.file("list.csv", rows(5_000))
+        id = broken_off(stored, path, signal.SIGKILL, after=2 * BATCH)
         error = stored.run("suppress", "import", path, "--resume", id, "--scope", "all", code=2)
         assert f"{id} was begun without --scope" in error.stderr
-        other = stored.file("other.csv", rows(50_000).replace("user17@", "user71@"))
+        other = stored.file("other.csv", rows(5_000).replace("user17@", "user71@"))
         error = stored.run("suppress", "import", other, "--resume", id, code=1)
         assert f"{other}: not the file that {id} was reading" in error.stderr
-        longer = stored.file("longer.csv", rows(50_001))
+        longer = stored.file("longer.csv", rows(5_001))
         stored.run("suppress", "import", longer, "--resume", id, code=1)
-        moved = stored.file("moved.csv", rows(50_000))
+        moved = stored.file("moved.csv", rows(5_000))
         done = stored.json("suppress", "import", moved, "--resume", id)
-        assert done["added"] == 50_000
+        assert done["added"] == 5_000
 
 
 def test_a_dry_run_needs_no_store_and_makes_none(tmp_path: Path) -> None:

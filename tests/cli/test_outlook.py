@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from smtpproxy.scrub.outlook import Outlook
+from smtpproxy.store.exchange import compare, run
 from smtpproxy.store.protocols import StoreUnavailable
-from tests.cli.stored import Stored
+from tests.cli.stored import BATCH, Stored
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml
 
@@ -201,14 +202,18 @@ def test_with_rejected_lines_the_steps_it_names_free_as_many(stored: Stored) -> 
     assert "shop-offers  1  100%" in stored.run("import", "undo", id).stdout
 
 
-def test_people_with_lines_far_apart_are_counted_once(stored: Stored) -> None:
-    between = "".join(f"user{n}@people.example,direct,,,,,,\n" for n in range(10_000))
+def test_people_with_lines_far_apart_are_counted_once(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (compare, run):
+        monkeypatch.setattr(module, "BATCH_ROWS", BATCH)
+    between = "".join(f"user{n}@people.example,direct,,,,,,\n" for n in range(BATCH))
     text = HEADER + line("anna") + between + "anna@people.example,,,,,,,\n"
     path = stored.file("crm.csv", text)
     found = stored.json("contact", "import", path, "--brand", "shop", "--dry-run")["outlook"]
-    assert (found["people"], found["apart"]) == (10_001, 1)
+    assert (found["people"], found["apart"]) == (BATCH + 1, 1)
     found = stored.json("contact", "import", path, "--brand", "shop")["outlook"]
-    assert (found["people"], found["apart"]) == (10_001, 0)
+    assert (found["people"], found["apart"]) == (BATCH + 1, 0)
     assert on(found, "shop-offers")["allowed"] == 1
 
 

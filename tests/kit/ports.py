@@ -15,6 +15,9 @@ RANGE = range(10_240, 32_000)
 
 _reserved: list[socket.socket] = []
 
+_RESTS = 2  # times as long as a look took
+_LONGEST_REST = 0.2  # seconds
+
 T = TypeVar("T")
 
 
@@ -53,12 +56,16 @@ def listens(port: int) -> bool:
 def wait_for(
     condition: Callable[[], T], what: str, *, timeout: float = 30.0, every: float = 0.02
 ) -> T:
-    """Return the condition's first true value; raises AssertionError naming `what`."""
+    """Return the condition's first true value; raises AssertionError naming `what`.
+
+    What is costly to look at is looked at less often, or looking is what it has to wait for.
+    """
     end = time.monotonic() + timeout
     while True:
+        began = time.monotonic()
         value = condition()
         if value:
             return value
-        if time.monotonic() > end:
+        if (now := time.monotonic()) > end:
             raise AssertionError(f"waited {timeout:g} s for {what}")
-        time.sleep(every)
+        time.sleep(max(every, min(_RESTS * (now - began), _LONGEST_REST)))
