@@ -212,7 +212,7 @@ def _replaced(task: Task, progress: Progress) -> Undone | None:
     former = task.replacing.record
     if former is None or not progress.lines or progress.rejected:
         return None
-    return undo_import(task.settings, former)
+    return undo_import(task.settings, former, task.access)
 
 
 def _counts(progress: Progress, access: Access) -> str:

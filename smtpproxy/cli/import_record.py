@@ -340,20 +340,23 @@ def check_undoable(settings: Settings, record: ImportRecord) -> None:
         )
 
 
-def undo_import(settings: Settings, record: ImportRecord, by: str = "") -> Undone:
+def undo_import(settings: Settings, record: ImportRecord, access: Access, by: str = "") -> Undone:
     """Take an import back; other processes know meanwhile that it is being worked on.
 
-    `by` is on whose behalf, otherwise whoever runs the command.
+    `by` is on whose behalf, otherwise whoever runs the command. What bears on the mail of others
+    than `access` is for stays: a purpose may have become theirs too.
     """
     with held(settings, record.id):
-        return using_store(settings, lambda store: _undo(store, record, by or user()))
+        return using_store(settings, lambda store: _undo(store, record, access, by or user()))
 
 
-async def _undo(store: Store, record: ImportRecord, by: str) -> Undone:
+async def _undo(store: Store, record: ImportRecord, access: Access, by: str) -> Undone:
     at = now()
     done = Undone(at, by)
     try:
-        while (part := await store.undo_import(record.id, at=at, by=by)) is not None:
+        while (
+            part := await store.undo_import(record.id, at=at, by=by, may_lift=access.changes_scope)
+        ) is not None:
             done = part
     except BaseException:
         warn(f"interrupted: {undone_in_words(record, done)} so far; run it again for the rest")

@@ -320,7 +320,8 @@ def undo(settings: Settings, id: str, dry_run: bool, job: Behalf | None) -> Resu
     """
     from smtpproxy.cli.outlook import outlook_object, outlook_text, outlook_without
 
-    record = find(settings, id, access_of(settings, job))
+    access = access_of(settings, job)
+    record = find(settings, id, access)
     check_undoable(settings, record)
     found = outlook_without(settings, record.id)
     if dry_run:
@@ -328,7 +329,7 @@ def undo(settings: Settings, id: str, dry_run: bool, job: Behalf | None) -> Resu
             settings, lambda store: store.would_undo(record.id, at=now()), read_only=True
         )
     else:
-        undone = undo_import(settings, record, job.by if job else "")
+        undone = undo_import(settings, record, access, job.by if job else "")
         _warn_of_later(settings, record)
     data = {
         "id": record.id,

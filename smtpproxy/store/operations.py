@@ -116,12 +116,15 @@ class ImportStore(Protocol):
         """Return all imports, the oldest first."""
         ...
 
-    async def undo_import(self, id: str, *, at: datetime, by: str) -> Undone | None:
+    async def undo_import(
+        self, id: str, *, at: datetime, by: str, may_lift: Callable[[str], bool] | None = None
+    ) -> Undone | None:
         """Take a part of an import back, in one commit; None: all of it was before.
 
         To be called until it returns None. New contacts go, with their acts and purchases;
         profiles and suppressions are put back as they were, new suppressions lifted, which
-        stays on record. What others have changed or confirmed since stays.
+        stays on record. What others have changed or confirmed since stays, and so do suppressions
+        of a scope that may not be lifted.
         """
         ...
 

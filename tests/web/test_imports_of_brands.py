@@ -188,6 +188,30 @@ def test_suppressions_of_a_brand_concern_no_other(desk: Desk) -> None:
     assert desk.imported("shop", "address\ne@p.example\n", asked).taken == 1
 
 
+def test_an_undo_lifts_nothing_that_bears_on_others_by_now(desk: Desk) -> None:
+    streams = desk.config["stream"]
+    both = [
+        {"name": f"{name}-extra", "class": "marketing", "purpose": "extra", "brand": name}
+        for name in ("shop", "mill")
+    ]
+    try:
+        desk.config["stream"] = [*streams, both[0]]
+        desk.write()
+        lines = "q@p.example,purpose:extra,unsubscribe\nq@p.example,brand:shop,unsubscribe\n"
+        shown = desk.imported("shop", f"address,scope,origin\n{lines}", ImportQuery("suppressions"))
+        assert shown.taken == 2
+        desk.config["stream"] = [*streams, *both]
+        desk.write()
+        with Client(desk.url, "shop") as api:
+            api.undo_import(shown.id)
+        desk.work()
+    finally:
+        desk.config["stream"] = streams
+        desk.write()
+    told = desk.json("suppress", "show", "q@p.example")
+    assert [one["scope"] for one in told["suppressions"]] == ["purpose:extra"]
+
+
 def test_what_is_legible_of_a_rejected_suppression_concerns_no_other(desk: Desk) -> None:
     scopes = ("brand:shop", "brand:mill", "marketing", "all", "purpose:news", "brand:gone")
     lines = "".join(f"j@p.example,{scope},unsubscribe,soon\n" for scope in scopes)

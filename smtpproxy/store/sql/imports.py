@@ -1,7 +1,7 @@
 """Imports on record, and how one is taken back, part by part."""
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -125,7 +125,9 @@ class Imports(Connections):
         async with self._reading() as session:
             return [_decode(row[0]) for row in await session.fetch_all(_ALL)]
 
-    async def undo_import(self, id: str, *, at: datetime, by: str) -> Undone | None:
+    async def undo_import(
+        self, id: str, *, at: datetime, by: str, may_lift: Callable[[str], bool] | None = None
+    ) -> Undone | None:
         async with self._reading() as session:
             stored = await _found(session, id)
             if stored.record.state == "undone":
@@ -137,7 +139,11 @@ class Imports(Connections):
             if stored.record.kind == "suppressions":
                 gone = await _undone(session)
                 lift = (to_micros(at), f"import {id} undone by {by}")
-                counts = await suppression_table.take_back(session, stored.number, gone, keys, lift)
+                own = [key for key in keys if may_lift is None or may_lift(key[2])]
+                removed, put_back, kept = await suppression_table.take_back(
+                    session, stored.number, gone, own, lift
+                )
+                counts = (removed, put_back, kept + len(keys) - len(own))
                 cursor = _key_text(keys[-1]) if keys else None
             else:
                 counts, cursor = await _take_contacts_back(session, stored)
