@@ -2,7 +2,9 @@
 understood, and a bounce is handed on to the app, once."""
 
 import json
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,9 +89,10 @@ def test_what_comes_to_another_relay_is_understood_and_handed_on_once(
 
 @only_at_length
 def test_the_relay_that_sent_it_was_away(
-    relays: tuple[Relays, RelayProcess, RelayProcess], upstream: FakeUpstream
+    relays: tuple[Relays, RelayProcess, RelayProcess], upstream: FakeUpstream, tmp_path: Path
 ) -> None:
-    """And the one that has the reports is killed meanwhile: they wait, and are done then."""
+    """And does not come back: its journal does, from a shipped copy, on another machine. The one
+    that has the reports is killed meanwhile: they wait, and are done then."""
     shared, one, two = relays
     (mail,) = receipts(one, upstream, "lost@people.example")
     for person in (JEANNE, PAUL):
@@ -97,6 +100,7 @@ def test_the_relay_that_sent_it_was_away(
     told = [hidden(each.data) for each in upstream.messages if each.recipients[0] in (JEANNE, PAUL)]
     indexed = "SELECT count(*) FROM decision"
     wait_for(lambda: int(shared.sql(indexed)) >= len(records(one)), "the decisions to be known")
+    one.must("audit", "ship", str(tmp_path))
     one.kill()
     deliver(two, (mail.sender, bounce("lost@people.example", to=mail.sender)))
     deliver(two, *((f"abuse@{DOMAIN}", each) for each in told[:1]), sender="loop@provider.example")
@@ -114,7 +118,11 @@ def test_the_relay_that_sent_it_was_away(
     status = json.loads(two.must("status", "--json"))["feedback"]
     assert (status["waiting"], status["to_hand_on"], status["kept"]) == (2, 1, 0)
     assert two.send(bare(), JEANNE)[0] == 250, "nobody knows yet"
-    one.start()
+    id = (one.root / "state/relay.id").read_text()
+    three = shared.prepare("three", returning(), timeout="10s")
+    (three.root / "state/relay.id").write_text(id)
+    shutil.copytree(tmp_path / id.strip(), three.root / "state/audit", dirs_exist_ok=True)
+    three.start()
     for person in (JEANNE, PAUL):
         wait_for(lambda who=person: refused(two, who, "suppressed_complaint", bare()), "to know")  # type: ignore[misc]
     wait_for(lambda: handed_on(upstream) == ["lost@people.example"], "the bounce", timeout=60)
