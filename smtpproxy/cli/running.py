@@ -335,4 +335,7 @@ def reload(settings: Settings) -> Result:
         return Result({"reloaded": False, "faults": response.faults}, response.faults, 1)
     told = response.told
     text = f"reloaded: {told['workers']} workers, mode {told['mode']}, configuration {told['hash']}"
+    if told["hash"] != settings.hash:
+        other = "the running relay has read its own file, which says otherwise than this one"
+        return Result({"reloaded": True, "faults": [other], **told}, [text], error=other)
     return Result({"reloaded": True, "faults": [], **told}, [text])

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from smtpproxy.cli import main
 from tests.kit.dkim import KeyFile
 from tests.kit.messages import marketing
 from tests.kit.ports import LOOPBACK, free_port, wait_for
@@ -240,6 +242,16 @@ def test_status_tells_how_it_is(relay: RelayProcess) -> None:
         seen = json.loads(process.stdout.readline())
         process.terminate()
     assert (seen["alive"], seen["rates"]["refuse"]) == (1, 0)
+
+
+def test_a_file_that_the_relay_does_not_read_is_not_what_was_reloaded(relay: RelayProcess) -> None:
+    other = relay.config_path.with_name("other.toml")
+    other.write_text(relay.config_path.read_text())
+    assert CliRunner().invoke(main, ["reload", "--config", str(other)]).exit_code == 0
+    configure(relay, observe)
+    told = CliRunner().invoke(main, ["reload", "--config", str(other)])
+    assert told.exit_code == 1
+    assert "has read its own file, which says otherwise" in told.stderr
 
 
 def test_only_the_relays_own_user_reaches_it_and_nothing_is_left_behind(
