@@ -140,14 +140,27 @@ def read_sheet(file: BinaryIO, delimiter: str = ",", *, counted: bool = False) -
     Raises:
         ImportFault: it cannot be read, would need too much memory, or counts from 1904.
     """
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 - its rows are read from it
+    try:
+        shutil.copyfileobj(file, copy)
+        read, notices = _first_sheet(copy, counted=counted)
+    except BaseException:
+        copy.close()
+        raise
+    return Lines(_sheet_lines(read, copy, delimiter), notices=notices)
+
+
+def _first_sheet(copy: BinaryIO, *, counted: bool) -> tuple[Any, tuple[str, ...]]:
+    """Return the first visible sheet with rows, None where there is none, and what is not read.
+
+    Raises ImportFault.
+    """
     import openpyxl  # where there is a spreadsheet
     from openpyxl.utils.datetime import CALENDAR_MAC_1904
 
     # It warns of what no reader of values needs; a cell that is wrong reads #VALUE!.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"openpyxl\.")
 
-    copy = tempfile.TemporaryFile()  # noqa: SIM115 - its rows are read from it
-    shutil.copyfileobj(file, copy)
     try:
         _check_size(zipfile.ZipFile(copy).infolist())
         book = openpyxl.load_workbook(copy, read_only=True, data_only=True, keep_links=False)
@@ -169,8 +182,7 @@ def read_sheet(file: BinaryIO, delimiter: str = ",", *, counted: bool = False) -
         )
     others = [sheet.title for sheet in sheets if sheet is not read]
     told = f"the sheet {read.title!r} is read" if read else "no sheet has rows"
-    notices = (f"{told}; not read: {', '.join(others)[:200]}",) if others else ()
-    return Lines(_sheet_lines(read, copy, delimiter), notices=notices)
+    return read, (f"{told}; not read: {', '.join(others)[:200]}",) if others else ()
 
 
 def _check_size(parts: Iterable[zipfile.ZipInfo]) -> None:

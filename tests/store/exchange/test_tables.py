@@ -1,6 +1,8 @@
 """Spreadsheets and foreign JSON, read as the tables that they are."""
 
+import gc
 import io
+import warnings
 import zipfile
 from datetime import date, datetime
 from pathlib import Path
@@ -105,9 +107,12 @@ def archive(**parts: bytes) -> io.BufferedReader:
     return io.BufferedReader(io.BytesIO(raw.getvalue()))  # type: ignore[arg-type]
 
 
-def test_an_archive_that_is_none_is_refused() -> None:
-    with pytest.raises(ImportFault, match="cannot be read"):
-        read_table(archive(letter=b"x"))
+def test_an_archive_that_is_none_is_refused_and_no_copy_of_it_stays_open() -> None:
+    with warnings.catch_warnings(action="always", record=True) as found:
+        with pytest.raises(ImportFault, match="cannot be read"):
+            read_table(archive(letter=b"x"))
+        gc.collect()
+    assert not [each for each in found if each.category is ResourceWarning]
 
 
 def test_one_that_would_fill_the_memory_is_refused() -> None:
