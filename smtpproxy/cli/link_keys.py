@@ -24,7 +24,7 @@ from smtpproxy.store.link_keys import (
 )
 from smtpproxy.store.protocols import NoStoreYet, Store, StoreInaccessible
 from smtpproxy.store.register import Fingerprints, Relay
-from smtpproxy.store.shared_keys import settle_link_keys
+from smtpproxy.store.shared_keys import OtherKeyCounts, check_link_keys, settle_link_keys
 
 
 @click.group("unsubscribe")
@@ -76,13 +76,21 @@ def rekey(settings: Settings, options: RekeyOptions) -> Result:
 
     async def work(store: Store) -> tuple[Fingerprints, Sequence[Relay]]:
         if not await settle_link_keys(store, state_dir, at=now()):
-            newest = max((await store.link_keys()), default=0)
+            used = await store.link_keys()
+            await check_link_keys(store, state_dir, used)  # another machine may do the same now
+            newest = max(used, default=0)
             held = load_link_keys(state_dir)
             if max(held) == newest:  # else an earlier attempt made it, or somebody copied it here
                 add_link_key(state_dir, now().date())
                 held = load_link_keys(state_dir)
             key = held[max(held)]
-            await store.use_link_key(key.version, key.fingerprint, at=now(), force=options.force)
+            try:
+                await store.use_link_key(
+                    key.version, key.fingerprint, at=now(), force=options.force
+                )
+            except OtherKeyCounts:
+                drop_link_key(state_dir, key.version)
+                raise
             note_sealing(state_dir, key.version)
         return await store.link_keys(), await store.relays()
 

@@ -64,7 +64,8 @@ class RelayRegister(Protocol):
     async def use_link_key(
         self, version: int, fingerprint: str, *, at: datetime, force: bool = False
     ) -> None:
-        """Let new links be sealed under a key. Raises NotEverywhere, unless `force`."""
+        """Let new links be sealed under a key. Raises NotEverywhere, unless `force`;
+        OtherKeyCounts."""
         ...
 
     async def retire_link_key(self, version: int, *, at: datetime) -> bool:

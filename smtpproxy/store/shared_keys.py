@@ -32,6 +32,17 @@ class NotEverywhere(StoreUnavailable):
         )
 
 
+class OtherKeyCounts(StoreUnavailable):
+    """Another machine made a key of the same version, and that one counts."""
+
+    def __init__(self, version: int, counts: str, having: Sequence[Relay]) -> None:
+        where = f"relay {having[0].name}" if having else "the machine that made it"
+        super().__init__(
+            f"key {version} of links ({counts}) was made on another machine just now and counts; "
+            f"copy {LINK_KEY_FILE} from {where}. The one that was made here seals nothing"
+        )
+
+
 def held_keys(state_dir: Path) -> dict[str, dict[int, str]]:
     """Return the fingerprints of the keys on this machine; a file that cannot be read has none."""
     found: dict[str, dict[int, str]] = {FILE_NAME: {}, LINK_KEY_FILE: {}}

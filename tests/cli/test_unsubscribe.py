@@ -1,13 +1,16 @@
 """`smtpproxy unsubscribe`: which keys there are, and a new one."""
 
 import json
+import sqlite3
+from contextlib import closing
+from datetime import date
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from smtpproxy.cli import main
-from smtpproxy.store.link_keys import LINK_KEY_FILE, load_link_keys
+from smtpproxy.cli import link_keys, main
+from smtpproxy.store.link_keys import LINK_KEY_FILE, LinkKey, add_link_key, load_link_keys
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml
 
@@ -40,6 +43,29 @@ def test_the_first_key_and_the_next(config: Path) -> None:
     assert out.splitlines()[0].endswith("reads links made with it")
     secret = load_link_keys(state)[2].secret.hex()
     assert secret not in out, "a key is never shown"
+
+
+def test_two_machines_that_make_a_key_at_once_have_one_key_in_the_end(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = config.parent / "state"
+    assert invoke(config, "rekey")[0] == 0
+
+    def both(state_dir: Path, today: date) -> LinkKey:
+        other = "INSERT INTO link_key (version, fingerprint, used_from) VALUES (2, 'bbbb0002', 1)"
+        with closing(sqlite3.connect(state / "smtpproxy.db")) as store, store:
+            store.execute(other)
+        return add_link_key(state_dir, today)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(link_keys, "add_link_key", both)
+        code, _, err = invoke(config, "rekey", "--force")
+    assert code == 1
+    assert "key 2 of links (bbbb0002) was made on another machine just now and counts" in err
+    assert list(load_link_keys(state)) == [1]
+    code, _, err = invoke(config, "rekey", "--force")
+    assert (code, "key 2 of links (bbbb0002) is missing" in err) == (2, True)
+    assert list(load_link_keys(state)) == [1]
 
 
 def test_no_key_and_a_wrong_file(config: Path) -> None:

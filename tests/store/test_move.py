@@ -12,7 +12,7 @@ import pytest
 
 from smtpproxy.policy.model import Lookups
 from smtpproxy.settings import StoreSettings
-from smtpproxy.store import open_mailings
+from smtpproxy.store import open_feedback, open_mailings
 from smtpproxy.store.closed import closed_text, without_password
 from smtpproxy.store.move import (
     Moved,
@@ -259,6 +259,16 @@ async def test_a_copy_to_a_file_is_gone_on_with(
     new = Database(tmp_path, back)
     assert (await facts_of(new.open(), ANNA)).suppressions
     await new.close()
+
+
+async def test_reports_of_the_erased_go_with_the_next_purge(tmp_path: Path, empty: str) -> None:
+    """Where the relay that has the file has not removed it yet."""
+    await moved(await filled(tmp_path), empty, tmp_path)
+    sql(empty, "UPDATE report SET at = 2e15, erased = TRUE", "UPDATE hand_on SET due = NULL")
+    await moved(empty, f"sqlite://{tmp_path}/back.db", tmp_path)
+    log = open_feedback(StoreSettings(f"sqlite://{tmp_path}/back.db"))
+    assert len(await log.purge(datetime(1990, 1, 1, tzinfo=UTC))) == 1
+    log.close()
 
 
 async def test_nothing_is_copied_onto_what_others_wrote(tmp_path: Path, empty: str) -> None:

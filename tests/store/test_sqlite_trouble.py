@@ -13,7 +13,7 @@ import pytest
 from smtpproxy.policy.model import Contact, Lookups
 from smtpproxy.store.protocols import Store, StoreUnavailable
 from tests.store.conftest import Database
-from tests.store.contract import ANNA, WHOLE, entry, facts_of
+from tests.store.contract import ANNA, T0, WHOLE, entry, facts_of
 
 ASK = Lookups((ANNA,))
 
@@ -110,6 +110,26 @@ async def test_a_writer_is_no_obstacle_to_readers(database: Database, reader: St
         assert (await facts_of(reader, ANNA)).contact == WHOLE
         other.execute("COMMIT")
     assert (await facts_of(reader, ANNA)).contact is None
+
+
+async def test_an_erasure_that_waits_for_a_reader_holds_up_nobody(database: Database) -> None:
+    """Such as of an export, or a copy of the store; the log can be cut when it has ended."""
+    store, other = database.open(timeout=30.0), database.open()
+    await store.put_contacts([WHOLE])
+    await other.add_suppressions([entry("before@people.example")])
+    with closing(sqlite3.connect(database.path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM contact").fetchall()
+        erasing = asyncio.create_task(store.erase_contact(ANNA, at=T0))
+        while True:
+            if await other.contact(ANNA) is None:
+                break
+            await asyncio.sleep(0.001)
+        for n in range(3):
+            await other.add_suppressions([entry(f"p{n}@people.example")])
+        assert not erasing.done()
+    assert await erasing
+    assert Path(f"{database.path}-wal").stat().st_size == 0  # noqa: ASYNC240
 
 
 async def test_a_write_gives_up_when_another_one_lasts(database: Database) -> None:

@@ -17,6 +17,7 @@ from smtpproxy.store.move.tables import (
 )
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sql.live_keys import Live
+from smtpproxy.store.sql.migrations import numbered
 from smtpproxy.store.sql.rows import Row
 
 _FEW = 500
@@ -60,7 +61,8 @@ class Copying:
     async def begin(self, half: Begun | None, *, closed: bool) -> bool:
         """Go on with the copy that the target is `half` of, or begin; tell which."""
         known = await self._source.begun()
-        if half and half.other == self._old and (closed or (known and known.id == half.id)):
+        same = half and half.other == self._old and half.id.startswith(f"{_made_for()}:")
+        if half and same and (closed or (known and known.id == half.id)):
             self._copy = None if closed else known
             there = sum([(await self._target.reached(table)).all for table in TABLES])
             self._say(
@@ -77,7 +79,7 @@ class Copying:
             )
         if known is not None and known.other != self._new:
             self._say(f"the copy to {known.other}, which was not brought to its end, is given up")
-        copy = Begun(token_hex(16), self._new)
+        copy = Begun(f"{_made_for()}:{token_hex(16)}", self._new)
         await self._target.begin(Begun(copy.id, self._old))
         if not closed:
             await self._source.begin(copy)
@@ -226,3 +228,9 @@ class Copying:
         await self._target.tidy()
         await self._source.tidy()
         return seconds
+
+
+def _made_for() -> str:
+    """Return what tables both sides have: a migration may make one anew, without our triggers."""
+    sides = ("smtpproxy.store.sqlite", "smtpproxy.store.postgres")
+    return ".".join(str(len(numbered(side))) for side in sides)

@@ -65,6 +65,7 @@ class SqliteSource(Files):
                 yield
             finally:
                 connection.execute("ROLLBACK")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # who was erased meanwhile
         if upto:
             async with self._writing(connection):
                 for table, newest in upto.items():

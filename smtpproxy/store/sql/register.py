@@ -14,7 +14,7 @@ from smtpproxy.store.register import (
     living,
 )
 from smtpproxy.store.relays import known_relay_id
-from smtpproxy.store.shared_keys import NotEverywhere
+from smtpproxy.store.shared_keys import NotEverywhere, OtherKeyCounts
 from smtpproxy.store.sql.rows import optional_moment, to_micros
 from smtpproxy.store.sql.session import Connections, Session
 
@@ -77,6 +77,11 @@ class Register(Connections):
             if not force:
                 await self._refuse_to_lack(session, LINK_KEY_FILE, version, fingerprint, at)
             await session.run(_USE, version, fingerprint, to_micros(at))
+            counts = dict(await _used(session))[version]
+            if counts != fingerprint:
+                all = await relays(session)
+                having = [one for one in all if one.holds(LINK_KEY_FILE, version, counts)]
+                raise OtherKeyCounts(version, counts, having)
 
     async def retire_link_key(self, version: int, *, at: datetime) -> bool:
         async with self._to_write().transaction() as session:

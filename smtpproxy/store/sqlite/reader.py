@@ -18,16 +18,9 @@ from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sql import rows
 from smtpproxy.store.sql.rows import PAUSES, read_pause
 from smtpproxy.store.sqlite import live_keys
-from smtpproxy.store.sqlite.connection import (
-    FileWatch,
-    LogRemoved,
-    LogWatch,
-    check_up_to_date,
-    is_busy,
-    open_reader,
-    unavailable,
-)
+from smtpproxy.store.sqlite.connection import check_up_to_date, is_busy, open_reader, unavailable
 from smtpproxy.store.sqlite.statements import FIRST_ACT, Statements, statements
+from smtpproxy.store.sqlite.watches import FileWatch, LogRemoved, LogWatch
 from smtpproxy.waiting import Pending
 
 T = TypeVar("T")

@@ -18,7 +18,8 @@ from smtpproxy.store.counters import COPIES_KEPT
 from smtpproxy.store.key_files import give_to_owner_of
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sql.rows import to_micros
-from smtpproxy.store.sqlite.connection import FileWatch, is_busy, unavailable, uri
+from smtpproxy.store.sqlite.connection import is_busy, unavailable, uri
+from smtpproxy.store.sqlite.watches import FileWatch
 
 T = TypeVar("T")
 
