@@ -1,5 +1,6 @@
 """Where the `smtpproxy` command begins, and `python -m smtpproxy`."""
 
+import gc
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started us: `>&-`
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123 - until the end
+    gc.set_threshold(50_000, 20, 50)  # the modules that are loaded now all stay
     by_python = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # or told to ignore
     if by_python:
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))

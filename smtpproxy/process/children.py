@@ -1,4 +1,5 @@
-"""How a child process is started, what it is given, and how it speaks with the supervisor.
+"""How a child process is started, what it is given, and how it speaks with the supervisor. Where
+it begins is child.py.
 
 A child is a new interpreter: nothing of the supervisor's state comes along but the settings
 it read (a file that was changed since has no say) and the open sockets."""
@@ -127,50 +128,9 @@ async def _spawn(start: Start) -> asyncio.subprocess.Process:
         sys.executable,
         "-P",  # what lies in the working directory is not ours to run
         "-m",
-        "smtpproxy.process.children",
+        "smtpproxy.process.child",
         start.role,
         stdin=asyncio.subprocess.PIPE,
         pass_fds=(start.channel, *start.listening.values()),
         env=_ALLOCATION | os.environ,
     )
-
-
-def main() -> int:
-    """The child's side: read what to do from standard input, and do it."""
-    sys.modules["rich"] = None  # type: ignore[assignment]  # 5 MB that structlog would load
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides when to end
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    start: Start = pickle.load(sys.stdin.buffer)
-    sockets = {name: socket.socket(fileno=number) for name, number in start.listening.items()}
-    channel = socket.socket(fileno=start.channel)
-    for sock in (*sockets.values(), channel):
-        sock.setblocking(False)
-        os.set_inheritable(sock.fileno(), False)
-    if start.role == "worker":
-        from smtpproxy.process.worker import run_worker
-
-        return run_worker(start.settings, start.number, sockets, channel)
-    if start.role == "purge":
-        from smtpproxy.process.daily_purge import run_purge
-
-        return run_purge(start.settings, channel)
-    if start.role == "webhooks":
-        from smtpproxy.process.webhooks import run_webhooks
-
-        return run_webhooks(start.settings, channel)
-    if start.role == "journals":
-        from smtpproxy.process.journals import run_journals
-
-        return run_journals(start.settings, channel)
-    if start.role == "feedback":
-        from smtpproxy.process.feedback import run_feedback
-
-        return run_feedback(start.settings, sockets, channel)
-    from smtpproxy.process.webserver import run_web
-
-    return run_web(start.settings, sockets[WEB], channel, start.started_at)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -87,7 +87,6 @@ async def _work(
     await worker.open(sockets)
     gc.collect()
     gc.freeze()  # what lives as long as the process need not be looked at again
-    gc.set_threshold(50_000, 20, 50)
     channel.send(Ready())
     beating = asyncio.create_task(_beat(worker, channel))
     try:

@@ -160,7 +160,7 @@ class RelayProcess:
 
     def children(self, role: str) -> list[int]:
         """The process ids of the children with that role."""
-        command = f"smtpproxy.process.children\0{role}\0".encode()
+        command = f"smtpproxy.process.child\0{role}\0".encode()
         return [pid for pid in descendants(self.pid) if command in command_line(pid)]
 
     @property
