@@ -13,13 +13,14 @@ export PIP_NO_INPUT = 1
 unexport PYTHONDONTWRITEBYTECODE  # tests start hundreds of processes
 
 .DEFAULT_GOAL := help
-.PHONY: help test soak lint fmt parts bench demo fresh lock clean
+.PHONY: help test soak lint compiled fmt parts bench demo fresh lock clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  PYTHON=python3.12 chooses the interpreter of a new .venv; JOBS=6 the tests run at once"
 
-test: lint parts  ## all checks and all tests; TESTS=tests/wire runs one folder
+test: parts  ## all checks and all tests; TESTS=tests/wire runs one folder
+	@$(MAKE) --no-print-directory -j 2 lint compiled
 	$(BIN)/pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 soak: $(VENV)/.dev parts  ## load, fuzzing and promises, for long; TESTS=tests/fuzz is a part
@@ -30,6 +31,10 @@ lint: $(VENV)/.dev  ## formatting, lint, types, import floors
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Once, beside the checks: else each of the processes that run tests compiles all of them.
+compiled: $(VENV)/.dev
+	@$(BIN)/pytest --collect-only -qq $(TESTS) >/dev/null
 
 fmt: $(VENV)/.dev  ## put the code in form
 	$(BIN)/ruff check --fix

@@ -6,8 +6,7 @@ is looked at the moment its end of data comes: what is wrong then is in `violati
 """
 
 from collections.abc import Callable, Iterable
-from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -37,6 +36,9 @@ class Person:
     scopes: set[str] = field(default_factory=set)  # of suppressions
     erased: bool = False
     wished_at: datetime | None = None  # for mail once a week
+
+    def copy(self) -> "Person":
+        return replace(self, scopes=set(self.scopes))
 
     def forbids(self, stream: str) -> bool:
         """Whether mail on a stream is forbidden; written from design.md section 4 alone."""
@@ -82,7 +84,7 @@ class World:
     def __init__(self) -> None:
         self.now = datetime(2026, 11, 1, 12, tzinfo=UTC)
         self.people = {name: Person() for name in (*PEOPLE, SENDER)}
-        self.past = Past(deepcopy(self.people), self.now)
+        self.past = Past({name: Person() for name in self.people}, self.now)
         self.journal: list[Recorded] = []
         self.outstanding: list[Effect] = []
         self.counted: dict[str, set[str]] = {}
@@ -108,7 +110,8 @@ class World:
 
     def passes_time(self) -> None:
         """Before somebody changes their mind."""
-        self.past = Past(deepcopy(self.people), self.now)
+        before = {name: person.copy() for name, person in self.people.items()}
+        self.past = Past(before, self.now)
         self.now += timedelta(seconds=1)
 
     def mailed(self, sent: Sent) -> None:

@@ -202,23 +202,23 @@ CASES = (
     ),
     Case(
         "SmtpproxyPurgeFailing",
-        {"up{job=smtpproxy}": "1x800", LAST_PURGE: "0x800"},
-        {"up{job=smtpproxy}": "1x800", LAST_PURGE: "0x400 129600x400"},
+        UP | {LAST_PURGE: "0x120"},
+        UP | {LAST_PURGE: "0x66 129600x54"},
         at=3_000,
-        step=5,
+        step=30,
     ),
     Case(
         "SmtpproxySnapshotStale",
         {
-            "up{job=smtpproxy}": "1x800",
-            "smtpproxy_snapshot_taken_timestamp_seconds{partner=boots-ltd}": "0x800",
+            "up{job=smtpproxy}": "1x400",
+            "smtpproxy_snapshot_taken_timestamp_seconds{partner=boots-ltd}": "0x400",
         },
         {
-            "up{job=smtpproxy}": "1x800",
-            "smtpproxy_snapshot_taken_timestamp_seconds{partner=boots-ltd}": "0x250 72000x550",
+            "up{job=smtpproxy}": "1x400",
+            "smtpproxy_snapshot_taken_timestamp_seconds{partner=boots-ltd}": "0x83 72000x200",
         },
-        at=1_600,
-        step=5,
+        at=1_605,
+        step=15,
     ),
     Case(
         "SmtpproxyUndecided",
