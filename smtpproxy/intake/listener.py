@@ -34,6 +34,9 @@ T = TypeVar("T")
 FIRST_WITHIN = 2.0
 """Seconds in which the first message of a connection is to begin while the listener drains."""
 
+_TURNS = 8
+"""Turns of the event loop after which whoever was accepted has a session."""
+
 
 class Listener:
     """Admits connections, keeps count of them, and closes in good order."""
@@ -223,6 +226,8 @@ class Listener:
         self._drained_from = self.deadlines.now() + FIRST_WITHIN
         if self._listening is not None:
             self._listening.close()
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
         for session in list(self._sessions):
             session.drain()
         await self._left(self.server.drain_timeout)

@@ -1,5 +1,6 @@
 """How sessions end: said why, nothing half done, nothing done lost."""
 
+import asyncio
 import socket
 import struct
 import time
@@ -201,6 +202,27 @@ def test_who_comes_at_the_last_moment_may_send_a_message(
         assert last.say("QUIT").startswith("221 ")
         drained.result(30)
     assert len(upstream.messages) == 2
+
+
+@pytest.mark.parametrize("turns", [0, 1])
+def test_who_was_accepted_as_the_drain_began_is_waited_for(listen: Listen, turns: int) -> None:
+    async def drained_too_soon(address: tuple[str, int]) -> bool:
+        with socket.create_connection(address):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            drained = asyncio.create_task(intake.door.drain())
+            await asyncio.wait([drained], timeout=0.2)
+            was_drained = drained.done()
+            await asyncio.sleep(0.1)
+            left = bool(intake.door._sessions)
+        await drained
+        return was_drained and left
+
+    intake = listen()
+    with intake.client() as before:
+        address = before.socket.getpeername()
+    intake.wait_closed(1)
+    assert not intake.call(drained_too_soon(address)).result(10)
 
 
 def test_who_comes_while_draining_is_turned_away(listen: Listen, upstream: FakeUpstream) -> None:
