@@ -20,7 +20,7 @@ from smtpproxy.store.journals import Behind, Outstanding, PersonKey, SharedJourn
 from smtpproxy.store.key_files import replace_secret
 from smtpproxy.store.operations import former_addresses
 from smtpproxy.store.protocols import Store
-from smtpproxy.store.relays import known_relay_id
+from smtpproxy.store.relays import known_relay_id, relay_id
 
 _SOON = 5.0
 """Seconds that the others have, who look once a second, until they are said to be behind."""
@@ -99,15 +99,37 @@ async def _behind(
     own = known_relay_id(settings.server.state_dir)
     waited = 0.0
     while True:
-        left = [
-            one
-            for one in await journals.behind(number)
-            if one.relay != own and at - one.told_at < _GONE
-        ]
+        left = await _left(journals, number, own, at)
         if waited >= _SOON or not any(at - one.told_at < _THERE for one in left):
             return _named(left)
         await asyncio.sleep(_LOOK)
         waited += _LOOK
+
+
+async def _left(
+    journals: SharedJournals, number: int, own: str | None, at: datetime
+) -> list[Behind]:
+    behind = await journals.behind(number)
+    return [one for one in behind if one.relay != own and at - one.told_at < _GONE]
+
+
+async def erase_outstanding(settings: Settings, at: datetime) -> tuple[int, tuple[str, ...]]:
+    """Erase from the audit log here whom other relays of the store have erased: it is to be no
+    store of theirs any more.
+
+    Returns how many rows were about them, and which relays have yet to do the same. Raises
+    StillWritten, StoreUnavailable, OSError.
+    """
+    journals = open_journals(settings.store)
+    if journals is None:
+        return 0, ()
+    try:
+        own = relay_id(settings.server.state_dir)
+        rows = await carry_out(settings, journals, own, contextlib.nullcontext)
+        newest = (await journals.outstanding("", 0)).newest
+        return rows, _named(await _left(journals, newest, own, at))
+    finally:
+        journals.close()
 
 
 def _named(relays: Sequence[Behind]) -> tuple[str, ...]:

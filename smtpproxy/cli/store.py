@@ -1,6 +1,8 @@
 """`smtpproxy store`: a store moves to another database, or is opened again."""
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -8,12 +10,15 @@ import click
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import config_option
 from smtpproxy.cli.printer import Column, Part, Result, Styled, Table, shows_result
+from smtpproxy.cli.stores import now
+from smtpproxy.erasure import erase_outstanding
 from smtpproxy.settings import Settings, StoreSettings
 from smtpproxy.settings.places import store_url
 from smtpproxy.store import is_postgresql, store_path
 from smtpproxy.store.closed import closed_text, without_password
 from smtpproxy.store.move import Moved, Place, move
 from smtpproxy.store.relays import relay_id
+from smtpproxy.terminal import counted
 
 _TIMEOUT = 30.0  # seconds for those who write just now
 
@@ -52,8 +57,27 @@ def copy(settings: Settings, source: str, target: str) -> Result:
         )
     state_dir = settings.server.state_dir
     old, new = _place(source, state_dir), _place(target, state_dir)
-    moved = asyncio.run(move(old, new, closed_text(source, new.shown), state_dir, _say))
-    return Result(_object(moved, old, new), _text(moved, old, new))
+    moved, behind = asyncio.run(_moved(settings, source, old, new))
+    return Result(_object(moved, old, new, behind), _text(moved, old, new, behind))
+
+
+async def _moved(
+    settings: Settings, source: str, old: Place, new: Place
+) -> tuple[Moved, Sequence[str]]:
+    """Copy, and return also who has yet to erase people from an audit log: only FROM knows whom."""
+    before = replace(settings, store=StoreSettings(source, _TIMEOUT))
+    behind: Sequence[str] = ()
+
+    async def erase_here() -> None:
+        nonlocal behind
+        rows, behind = await erase_outstanding(before, now())
+        if rows:
+            _say(f"{counted(rows, 'row')} of the audit log here erased, as others had asked for")
+
+    text = closed_text(source, new.shown)
+    moved = await move(old, new, text, settings.server.state_dir, _say, erase_here)
+    await erase_here()
+    return moved, behind
 
 
 @store.command("reopen")
@@ -106,20 +130,21 @@ def _place(url: str, state_dir: Path) -> Place:
     )
 
 
-def _object(moved: Moved, old: Place, new: Place) -> dict[str, object]:
+def _object(moved: Moved, old: Place, new: Place, behind: Sequence[str]) -> dict[str, object]:
     return {
         "from": old.shown,
         "to": new.shown,
         "already_there": moved.before,
         "resumed": moved.resumed,
         "write_stop_seconds": round(moved.seconds, 3),
+        "not_erased_by": list(behind),
         "tables": {
             table: {"rows": sum.rows, "checksum": str(sum)} for table, sum in moved.sums.items()
         },
     }
 
 
-def _text(moved: Moved, old: Place, new: Place) -> list[Part]:
+def _text(moved: Moved, old: Place, new: Place, behind: Sequence[str]) -> list[Part]:
     rows = [(table, f"{sum.rows:,}", str(sum)) for table, sum in moved.sums.items() if sum.rows]
     done = "all of it was there already" if moved.before else "copied, and proven"
     stop = "" if moved.before else f"nobody could write for {moved.seconds:.1f} s; "
@@ -128,4 +153,5 @@ def _text(moved: Moved, old: Place, new: Place) -> list[Part]:
         "",
         Styled(f"{new.shown}: {done}; {old.shown} is closed", "green"),
         f"{stop}now let store.url name {new.shown}",
+        *(f"people who were erased are still in the audit log of {one}" for one in behind),
     ]

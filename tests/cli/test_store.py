@@ -4,7 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from smtpproxy.store.move import Moved
+from smtpproxy.store.protocols import StoreUnavailable
 from tests.cli.stored import Stored
+from tests.kit import postgres
+from tests.kit.parts import needs
 
 FILE = "sqlite:////srv/smtpproxy.db"
 WRONG = (
@@ -23,3 +27,50 @@ def test_a_url_that_cannot_be_is_refused_without_its_password(tmp_path: Path, ur
         said = stored.run("store", *words, code=2).stderr
         assert "Invalid value for" in said
         assert "sec" not in said
+
+
+@needs("postgresql")
+def test_a_store_is_copied_there_and_back(tmp_path: Path) -> None:
+    stored = Stored(tmp_path)
+    stored.run("suppress", "add", "anna@people.example", "--scope", "all", "--origin", "manual")
+    (file,) = (tmp_path / "state").glob("smtpproxy.db")
+    old, new = f"sqlite://{file}", postgres.cluster().url(postgres.cluster().create())
+    postgres.migrated(new, tmp_path / "state")
+    done = stored.run("store", "copy", old, new)
+    assert "suppression: 1 rows copied\n" in done.stderr
+    assert "nobody can write from now on\n" in done.stderr
+    assert f"copied, and proven; {old} is closed" in done.stdout
+    assert "nobody could write for " in done.stdout
+    assert "all of it was there already" in stored.run("store", "copy", old, new).stdout
+    assert "was copied to" in stored.run("suppress", "show", "anna@people.example", code=2).stderr
+    back = f"sqlite://{tmp_path}/back.db"
+    told = stored.json("store", "copy", new, back)
+    assert told["tables"]["suppression"]["rows"] == 1
+    assert (told["already_there"], told["resumed"], told["not_erased_by"]) == (False, False, [])
+    assert stored.json("store", "reopen", new)["was_closed"]
+    assert stored.json("store", "reopen", old)["was_closed"]
+    assert "is open" in stored.run("store", "reopen", old, code=1).stderr
+
+
+@needs("postgresql")
+def test_a_copy_that_was_interrupted_is_gone_on_with_or_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = Stored(tmp_path)
+    stored.run("suppress", "add", "anna@people.example", "--scope", "all", "--origin", "manual")
+    old = f"sqlite://{tmp_path}/state/smtpproxy.db"
+    new = postgres.cluster().url(postgres.cluster().create())
+    postgres.migrated(new, tmp_path / "state")
+
+    async def dies(*_: object) -> Moved:
+        raise StoreUnavailable("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("smtpproxy.store.move.copying.Copying.prove", dies)
+        assert stored.run("store", "copy", old, new, code=1).stderr.endswith("gone\n")
+    stored.run("suppress", "add", "ben@people.example", "--scope", "all", "--origin", "manual")
+    said = stored.run("store", "reopen", new, code=2).stderr
+    assert "is being filled with a copy of sqlite:" in said
+    assert "to give it up, make the database anew" in said
+    assert not stored.json("store", "reopen", old)["was_closed"]
+    assert "begun anew: " in stored.run("store", "copy", old, new).stderr

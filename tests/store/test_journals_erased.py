@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.config import load
-from smtpproxy.erasure import carry_out, erase_record
+from smtpproxy.erasure import carry_out, erase_outstanding, erase_record
 from smtpproxy.process.journals import Indexer
 from smtpproxy.settings import Settings
 from smtpproxy.store import open_journals
@@ -90,3 +90,18 @@ async def test_the_index_forgets_what_an_mta_takes_for_the_same_person(relay: Re
     assert not await relay.journals.find(IndexQuery(recipients=(ANNA, ODD)), 10)
     await relay.follows()
     assert len(await relay.journals.find(IndexQuery(), 10)) == 2
+
+
+async def test_a_store_that_moves_leaves_nobody_in_the_journal_here(relay: Relay) -> None:
+    await relay.decides([ANNA])
+    assert await relay.follows() == 0
+    now = relay.clock.now()
+    await relay.journals.tell("b" * 16, "other", now)
+    await relay.journals.add_erasure(ANNA, now)
+    behind = (f"other ({'b' * 16})",)
+    assert await erase_outstanding(relay.settings, now) == (1, behind)
+    assert ANNA.encode() not in relay.text()
+    assert await erase_outstanding(relay.settings, now) == (0, behind)
+    newest = await relay.journals.outstanding("b" * 16, 0)
+    await relay.journals.carried_out("b" * 16, newest)
+    assert await erase_outstanding(relay.settings, now) == (0, ())

@@ -9,7 +9,7 @@ At any moment at most one of the two answers.
 A copy that was interrupted goes on where it was, as long as the changes are on record (ADR 39).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +47,12 @@ class Moved:
 
 
 async def move(
-    old: Place, new: Place, text: str, state_dir: Path, say: Callable[[str], None]
+    old: Place,
+    new: Place,
+    text: str,
+    state_dir: Path,
+    say: Callable[[str], None],
+    before_proof: Callable[[], Awaitable[None]] | None = None,
 ) -> Moved:
     """Copy a store, prove the copy, and close the source: what it is asked is answered by `text`.
 
@@ -75,6 +80,9 @@ async def move(
                 return Moved(copying.sums, before=True)
             resumed = await copying.begin(half, closed=place is not None)
             await copying.copy()
+            if before_proof is not None:
+                await before_proof()
+            await copying.prove()
             seconds = await copying.stop(
                 text, lambda live: chosen(load_keys(state_dir), live, old.shown)
             )
