@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.kit.postgres import PostgresCluster
+from tests.kit.postgres import PostgresCluster, cluster
 from tests.kit.relay import RelayProcess
 from tests.kit.relays import Relays
 from tests.kit.store import fill_database
@@ -48,6 +48,15 @@ def relays(tmp_path: Path, server: PostgresCluster, upstream: FakeUpstream) -> I
     relays = Relays(tmp_path, upstream.address, server)
     yield relays
     relays.kill()
+
+
+@pytest.fixture
+def calm_relays(tmp_path: Path, upstream: FakeUpstream) -> Iterator[Relays]:
+    """Starts relays that share a database of the PostgreSQL that no test kills."""
+    relays = Relays(tmp_path, upstream.address, cluster())
+    yield relays
+    relays.kill()
+    cluster().drop(relays.name)
 
 
 @pytest.fixture(scope="module")

@@ -23,15 +23,19 @@ Start = Callable[..., RelayProcess]
 
 @pytest.fixture
 def started(filled: Start) -> Start:
-    """Start a relay; keyword arguments go to the streams of that name."""
+    """Start a relay, with `web` where metrics are read; the rest is for streams of that name."""
 
     def start(
-        upstream: str, dns: str | None = None, workers: int = 1, **streams: dict[str, Any]
+        upstream: str,
+        dns: str | None = None,
+        workers: int = 1,
+        web: bool = False,
+        **streams: dict[str, Any],
     ) -> RelayProcess:
         changed = [{**stream, **streams.get(stream["name"], {})} for stream in STREAMS]
         config: dict[str, Any] = {
             "server": {"workers": workers},
-            "web": {},
+            "web": {} if web else None,
             "stream": changed,
             "listener": [listener("apps", "offers", "receipts", default="offers")],
         }
@@ -73,7 +77,7 @@ def test_the_text_of_marketing(started: Start) -> None:
 def test_one_text_to_many_is_refused_by_two_workers_together(started: Start) -> None:
     bulk = {"undeclared_bulk": "refuse", "bulk_recipients": 3}
     with FakeUpstream() as mta:
-        relay = started(mta.address, workers=2, receipts=bulk)
+        relay = started(mta.address, workers=2, web=True, receipts=bulk)
         answers = [relay.send(receipt(n), f"p{n}@b.example") for n in range(6)]
         assert [code for code, _ in answers] == [250] * 3 + [550] * 3
         assert "5.7.1 refused: bulk_undeclared (stream receipts)" in answers[-1][1]
@@ -102,7 +106,7 @@ def test_what_cannot_be_counted_does_not_pass_unless_it_is_only_observed(started
 
 def test_observed_bulk_passes_and_is_counted(started: Start) -> None:
     with FakeUpstream() as mta:
-        relay = started(mta.address)
+        relay = started(mta.address, web=True)
         assert relay.send(marketing(stream="receipts"), STRANGER)[0] == 250
         one_sign = receipt(1, headers=[("List-Unsubscribe", "<https://x.example/>")])
         assert relay.send(one_sign, STRANGER)[0] == 250
@@ -117,7 +121,7 @@ def test_bulk_told_by_its_text(started: Start) -> None:
     weak = [("List-Unsubscribe", "<https://x.example/>")]
     news = message(stream="receipts", sender=SHOP, subject="Hello", body=NEWS, headers=weak)
     with FakeUpstream() as mta:
-        relay = started(mta.address)
+        relay = started(mta.address, web=True)
         assert relay.send(news, STRANGER)[0] == 250
         assert bulk_counted(relay, "observe") == 1
         told = records(relay)[-1].decided.features.content
@@ -144,7 +148,7 @@ def test_bulk_told_by_its_text(started: Start) -> None:
 
 def test_bulk_that_is_judged_as_marketing(started: Start) -> None:
     with FakeUpstream() as mta:
-        relay = started(mta.address, receipts={"undeclared_bulk": "marketing"})
+        relay = started(mta.address, web=True, receipts={"undeclared_bulk": "marketing"})
         listed = marketing(stream="receipts")
         code, text = relay.send(listed, STRANGER)
         assert (code, "refused: no_record (stream default)" in text) == (550, True)

@@ -8,7 +8,7 @@ from smtpproxy.store.key_files import create_secret
 from tests.kit.messages import marketing
 from tests.kit.parts import needs
 from tests.kit.ports import wait_for
-from tests.kit.postgres import PostgresCluster
+from tests.kit.postgres import PostgresCluster, cluster
 from tests.kit.relay import RelayProcess
 from tests.kit.relays import Relays, answer
 from tests.kit.store import address
@@ -17,8 +17,10 @@ from tests.kit.upstream import FakeUpstream
 pytestmark = needs("postgresql")
 
 
-def test_what_one_relay_is_told_holds_at_the_other(relays: Relays, upstream: FakeUpstream) -> None:
-    one, two = relays.start("one"), relays.start("two")
+def test_what_one_relay_is_told_holds_at_the_other(
+    calm_relays: Relays, upstream: FakeUpstream
+) -> None:
+    one, two = calm_relays.start("one"), calm_relays.start("two")
     consenting = address("consent")
     assert answer(one, consenting) == answer(two, consenting) == 250
     one.must("suppress", "add", consenting, "--scope", "marketing", "--origin", "unsubscribe")
@@ -29,9 +31,9 @@ def test_what_one_relay_is_told_holds_at_the_other(relays: Relays, upstream: Fak
 
 
 def test_a_suppression_before_the_end_of_data_is_obeyed(
-    relays: Relays, upstream: FakeUpstream
+    calm_relays: Relays, upstream: FakeUpstream
 ) -> None:
-    one, two = relays.start("one"), relays.start("two")
+    one, two = calm_relays.start("one"), calm_relays.start("two")
     consenting = address("consent")
     with smtplib.SMTP("127.0.0.1", one.port(), timeout=30) as client:
         client.ehlo()
@@ -81,23 +83,23 @@ def test_a_database_that_became_a_standby_is_a_451(
 
 
 def test_a_relay_with_another_key_or_without_tables_does_not_start(
-    tmp_path: Path, server: PostgresCluster, upstream: FakeUpstream, relays: Relays
+    tmp_path: Path, upstream: FakeUpstream, calm_relays: Relays
 ) -> None:
-    one = relays.start("one")
+    one = calm_relays.start("one")
     (tmp_path / "other").mkdir()
     other = RelayProcess(tmp_path / "other", upstream.address, {"store": one.config["store"]})
     assert_refused(other, 2, "suppression.key: the key of the suppressions is missing")
     create_secret(tmp_path / "other" / "state" / "suppression.key", f"1 {'0a' * 32}\n")
     assert_refused(other, 2, "another key")
-    other.config["store"] = {"url": server.url(server.create())}
+    empty = cluster().create()
+    other.config["store"] = {"url": cluster().url(empty)}
     other.write_config()
     assert_refused(other, 1, "smtpproxy migrate makes them")
+    cluster().drop(empty)
 
 
-def test_no_command_shows_the_password_of_the_store(
-    server: PostgresCluster, relays: Relays
-) -> None:
-    one = relays.start("one")
+def test_no_command_shows_the_password_of_the_store(calm_relays: Relays) -> None:
+    one = calm_relays.start("one")
     one.config["store"]["url"] += "&password=geheim"
     one.write_config()
     looks = (("check",), ("check", "--json"), ("doctor", "--only", "store"), ("status",))

@@ -25,18 +25,20 @@ HTML = f"<p>{_LONG} shoes &eacute;t&eacute;</p>\r\n..<p>.</p>\r\n{PIXEL}\r\n<p>B
 TYPE = ("Content-Type", "text/html; charset=utf-8")
 BASE64 = ("Content-Transfer-Encoding", "base64")
 
+WEB: dict[str, Any] = {"web": {}}
+
 Start = Callable[..., RelayProcess]
 
 
 @pytest.fixture
 def started(filled: Start) -> Start:
-    """Start a relay; `fate` is that of pixels on the stream offers."""
+    """Start a relay; `fate` is that of pixels on the stream offers. `WEB` has its metrics."""
 
     def start(upstream: str, fate: str, offers: Any = None, **config: Any) -> RelayProcess:
         more = {"tracking_pixels": fate, **(offers or {})}
         streams = [{**each, **(more if each["name"] == "offers" else {})} for each in STREAMS]
         apps = listener("apps", "offers", "receipts", default="offers")
-        return filled(upstream, {"web": {}, "stream": streams, "listener": [apps], **config})
+        return filled(upstream, {"stream": streams, "listener": [apps], **config})
 
     return start
 
@@ -57,7 +59,7 @@ def html(body: str = HTML, **more: Any) -> bytes:
 
 def test_it_is_counted_and_on_record(started: Start) -> None:
     with FakeUpstream() as mta:
-        relay = started(mta.address, "observe")
+        relay = started(mta.address, "observe", **WEB)
         assert relay.send(html(), AGREED)[0] == 250
         assert relay.send(marketing(), AGREED)[0] == 250
         receipt = message(stream="receipts", headers=[TYPE], body=HTML)
@@ -71,7 +73,7 @@ def test_it_is_counted_and_on_record(started: Start) -> None:
 
 def test_it_is_refused_to_who_did_not_agree(started: Start) -> None:
     with FakeUpstream() as mta:
-        relay = started(mta.address, "refuse")
+        relay = started(mta.address, "refuse", **WEB)
         code, text = relay.send(html(), AGREED)
         assert (code, "5.7.1" in text, "refused: tracking_unconsented" in text) == (550, True, True)
         agree(relay, AGREED)
@@ -96,7 +98,7 @@ def test_it_is_taken_out_and_all_else_stays(started: Start, encoding: str) -> No
         return marketing(body=body, headers=fields, message_id="<1@shop.example>")
 
     with FakeUpstream() as mta:
-        relay = started(mta.address, "strip")
+        relay = started(mta.address, "strip", **WEB)
         assert relay.send(sent(HTML), AGREED)[0] == 250
         (found,) = mta.messages
         head, _, body = found.data.partition(b"\r\n\r\n")
@@ -167,7 +169,7 @@ def test_what_its_author_signed_is_never_edited(started: Start) -> None:
     body = f"--b\r\nContent-Type: text/html\r\n\r\n{HTML}\r\n{SIGNATURE}"
     sent = marketing(body=body, headers=[SIGNED_TYPE])
     with FakeUpstream() as mta:
-        relay = started(mta.address, "strip")
+        relay = started(mta.address, "strip", **WEB)
         code, text = relay.send(sent, AGREED)
         assert (code, "refused: tracking_unconsented" in text) == (550, True)
         assert not mta.messages
@@ -258,7 +260,7 @@ def test_who_agreed_is_mailed_where_others_are_refused(started: Start) -> None:
 def test_what_is_observed_goes_as_it_came(started: Start) -> None:
     with FakeUpstream() as mta:
         for fate in ("strip", "refuse"):
-            relay = started(mta.address, fate, {"mode": "observe"})
+            relay = started(mta.address, fate, {"mode": "observe"}, **WEB)
             assert relay.send(html(), AGREED)[0] == 250
             assert counted(relay, "passed") == 1
         assert all(each.data.endswith(HTML.encode()) for each in mta.messages)
