@@ -407,7 +407,8 @@ def test_it_fires_alone_and_only_when_it_should(case: Case, tmp_path: Path) -> N
     for name, (series, firing) in files.items():
         test = unit_test(case, series, firing)
         (tmp_path / f"{name}.yml").write_text(json.dumps(test))  # JSON is YAML
-    done = run("promtool", "test", "rules", *(str(tmp_path / f"{name}.yml") for name in files))
+    asked = [str(tmp_path / f"{name}.yml") for name in files]
+    done = run("promtool", "test", "rules", *asked, env={"GOGC": "400"})  # a fifth less work
     assert done.returncode == 0, done.stdout + done.stderr
 
 
