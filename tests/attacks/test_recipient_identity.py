@@ -19,8 +19,7 @@ from tests.kit.messages import message
 from tests.kit.parts import needs
 from tests.kit.ports import LOOPBACK, free_port
 from tests.kit.postfix import PostfixInstance
-from tests.kit.processes import run
-from tests.kit.relay import COMMAND, RelayProcess, listener
+from tests.kit.relay import RelayProcess, listener
 
 REWRITTEN = [
     "blocked%victim.test@localhost",
@@ -84,8 +83,7 @@ def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PostfixIns
             {"stream": [STREAM], "listener": list(listeners.values())},
         )
         for name in SUPPRESSED:
-            added = run(*COMMAND, "suppress", "add", name, "--config", relay.config_path)
-            assert added.returncode == 0, added.stderr
+            relay.must("suppress", "add", name)
         relay.start()
         yield postfix, {"relay": relay.port("relay"), "milter": asking, "policy": postfix.port}
         relay.kill()

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from smtpproxy.cli import main
 from tests.kit.processes import run
 from tests.kit.relay import COMMAND, REPOSITORY
 
@@ -12,16 +14,17 @@ CONFIGS = Path(__file__).parents[1] / "config"
 
 
 def check(path: Path | str, *arguments: str, **env: str) -> tuple[int, str, str]:
+    """Run it in this process, which spares a start."""
     config = ("--config", str(path)) if path else ()
-    done = run(*COMMAND, "check", *config, *arguments, cwd=REPOSITORY, env=env)
-    return done.returncode, done.stdout, done.stderr
+    done = CliRunner(env=env).invoke(main, ["check", *config, *arguments])
+    return done.exit_code, done.stdout, done.stderr
 
 
 def test_every_fault_is_printed_with_the_file_in_front() -> None:
     path = CONFIGS / "bad" / "many.toml"
-    code, out, err = check(path)
+    done = run(*COMMAND, "check", "--config", str(path), cwd=REPOSITORY)
     expected = path.with_suffix(".expected").read_text().replace("many.toml", str(path))
-    assert (code, out, err) == (2, expected, "")
+    assert (done.returncode, done.stdout, done.stderr) == (2, expected, "")
 
 
 def test_faults_as_json() -> None:
