@@ -153,6 +153,15 @@ class Pending(Generic[T]):
         return self.result()
 
 
+_TURNS = 8
+
+
+async def accepted_are_told() -> None:
+    """Wait until the protocol of every connection that the event loop has accepted knows of it."""
+    for _ in range(_TURNS):  # some of them, after which a loop has called `connection_made`
+        await asyncio.sleep(0)
+
+
 NEVER = float("inf")
 
 

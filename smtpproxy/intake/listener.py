@@ -16,7 +16,7 @@ from smtpproxy.intake.limits import ClientRates, ConnectionLimits, RateTable, Re
 from smtpproxy.relay.content import Spool
 from smtpproxy.settings import ListenerSettings, ServerSettings
 from smtpproxy.tls import ServerTls, TlsError, TlsFiles
-from smtpproxy.waiting import NEVER, Deadlines
+from smtpproxy.waiting import NEVER, Deadlines, accepted_are_told
 from smtpproxy.wire.content import HeaderLimits
 from smtpproxy.wire.session import BASE, PRDR, STARTTLS, Extension, auth
 
@@ -33,9 +33,6 @@ T = TypeVar("T")
 
 FIRST_WITHIN = 2.0
 """Seconds in which the first message of a connection is to begin while the listener drains."""
-
-_TURNS = 8
-"""Turns of the event loop after which whoever was accepted has a session."""
 
 
 class Listener:
@@ -226,8 +223,7 @@ class Listener:
         self._drained_from = self.deadlines.now() + FIRST_WITHIN
         if self._listening is not None:
             self._listening.close()
-        for _ in range(_TURNS):
-            await asyncio.sleep(0)
+        await accepted_are_told()
         for session in list(self._sessions):
             session.drain()
         await self._left(self.server.drain_timeout)

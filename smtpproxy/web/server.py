@@ -21,12 +21,14 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from smtpproxy.auth import network_of
+from smtpproxy.waiting import accepted_are_told
 from smtpproxy.web.api.uploads import PATIENCE
 
 MOST = 1_000  # connections
 PER_ADDRESS = 100  # connections that wait for their client
 GRACE = 1.0  # seconds that each may wait before PER_ADDRESS counts: bursts are served
 KEEP_ALIVE = 5  # seconds between two requests
+FIRST_WITHIN = 2.0  # seconds in which the first request is to begin, once the server stops
 
 Phase = Literal["idle", "header", "body", "answer", "unread"]
 WITHIN: dict[Phase, float] = {"idle": KEEP_ALIVE, "header": 10.0, "body": 30.0, "unread": 30.0}
@@ -118,6 +120,7 @@ class HttpConnection(H11Protocol):
         self._phase: Phase = "answer"
         self._answering: object = None
         self._timer: asyncio.TimerHandle | None = None
+        self._is_stopping = False
 
     # asyncio.Protocol
 
@@ -139,6 +142,8 @@ class HttpConnection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self._is_stopping and self.cycle is not None:
+            self.cycle.keep_alive = False
         self._settle()
 
     def pause_writing(self) -> None:
@@ -150,6 +155,15 @@ class HttpConnection(H11Protocol):
         self._settle()
 
     # uvicorn
+
+    def shutdown(self) -> None:
+        """Serve no more than a request that may be on its way: nobody told its client to wait."""
+        self._is_stopping = True
+        if self.cycle is None:
+            self._stop_timer()
+            self._timer = self.loop.call_later(FIRST_WITHIN, super().shutdown)
+        else:
+            super().shutdown()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -278,6 +292,12 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        await accepted_are_told()
+        await super().shutdown(sockets)
 
 
 async def serve_web(

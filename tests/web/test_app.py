@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import uvloop
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from starlette.applications import Starlette
 
 from smtpproxy.sinks.collector import SnapshotCollector
 from smtpproxy.sinks.metrics import Metrics, Snapshot
@@ -327,18 +328,21 @@ def test_it_leaves_the_signals_to_its_process(relay: Relay) -> None:
     assert received == ["SIGTERM"]
 
 
-async def test_a_unix_socket_does_as_well(relay: Relay, tmp_path: Path) -> None:
-    path = tmp_path / "web.sock"
-    sock = socket.socket(socket.AF_UNIX)
-    sock.bind(str(path))
-    stop = asyncio.Event()
-    app = create_app(
+def health_app(relay: Relay) -> Starlette:
+    return create_app(
         relay.ask_stats,
         relay.ask_health,
         relay.ask_ready,
         collector=SnapshotCollector(settings(), version="0.1.0", started_at=1.0),
     )
-    serving = asyncio.create_task(serve_web(app, sock, stop))
+
+
+async def test_a_unix_socket_does_as_well(relay: Relay, tmp_path: Path) -> None:
+    path = tmp_path / "web.sock"
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(path))
+    stop = asyncio.Event()
+    serving = asyncio.create_task(serve_web(health_app(relay), sock, stop))
     await until_listening(path)
     reader, writer = await asyncio.open_unix_connection(path)
     writer.write(b"GET /healthz HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n")
@@ -358,3 +362,38 @@ async def until_listening(path: Path) -> None:
             else:
                 writer.close()
                 return
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_who_connected_before_it_stops_is_answered(relay: Relay, begun: bool) -> None:
+    """As at a reload: the successor has the socket, and nobody told this client to wait."""
+    request = b"GET /healthz HTTP/1.1\r\nHost: relay\r\n\r\n"
+    sock = socket.create_server(("127.0.0.1", 0))
+    address, stop = sock.getsockname(), asyncio.Event()
+    serving = asyncio.create_task(serve_web(health_app(relay), sock, stop))
+    reader, writer = await asyncio.open_connection(*address)
+    if begun:
+        writer.write(request[:20])
+        await asyncio.sleep(0.05)
+    stop.set()
+    await asyncio.sleep(0.3)
+    writer.write(request[20:] if begun else request)
+    assert (await reader.readline()).split()[1] == b"200"
+    assert b'"status":"ok"' in await asyncio.wait_for(reader.read(), 10), "and it ends"
+    writer.close()
+    await asyncio.wait_for(serving, 10)
+
+
+async def test_a_client_that_asks_for_nothing_does_not_keep_it_from_stopping(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smtpproxy.web.server.FIRST_WITHIN", 0.2)
+    sock = socket.create_server(("127.0.0.1", 0))
+    address, stop = sock.getsockname(), asyncio.Event()
+    serving = asyncio.create_task(serve_web(health_app(relay), sock, stop))
+    reader, writer = await asyncio.open_connection(*address)
+    await asyncio.sleep(0.05)
+    stop.set()
+    assert await reader.read() == b""
+    await asyncio.wait_for(serving, 10)
+    writer.close()
