@@ -42,8 +42,8 @@ PAGE_LANGS = _languages()
 LANGS: tuple[Lang, ...] = (REFERENCE, "fr")
 """The languages that have all texts."""
 
-FOR_PEOPLE = ("page.", "confirm.", "mail.")
-"""The sections that every language has: what people read who have a link."""
+FOR_PEOPLE = ("page.", "confirm.", "mail.", "term.", "why.", "fix.", "help.")
+"""The sections that every language has: what people read who follow a link."""
 
 
 _TAG = re.compile(r"[a-z]{2,3}(-[a-z0-9]{1,8}){0,4}")

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from smtpproxy.locale import LANGS, Lang
+from smtpproxy.locale import PAGE_LANGS, Lang
 from smtpproxy.locale.pages import environment
 from smtpproxy.policy.model import Reason
 from smtpproxy.web.look import Look
@@ -21,11 +21,11 @@ _REASONS = frozenset(Reason) - {Reason.NONE}
 
 
 class Why:
-    """The route of the pages; they look as `look` has it, in the languages that have all texts."""
+    """The route of the pages; they look as `look` has it, in every language."""
 
     def __init__(self, look: Look) -> None:
-        self._look = replace(look, languages=LANGS)
-        self._page = lru_cache(maxsize=len(_REASONS) * len(LANGS))(self._made)
+        self._look = replace(look, languages=PAGE_LANGS)
+        self._page = lru_cache(maxsize=len(_REASONS) * len(PAGE_LANGS))(self._made)
 
     @property
     def routes(self) -> list[Route]:
