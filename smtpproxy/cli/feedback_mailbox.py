@@ -124,7 +124,7 @@ class _ByHand:
         understood = await self._reader.read(_arrived(contents))
         ready = []
         for one in understood:
-            if one.lacks is not None and self._messages.may_be_elsewhere(one.lacks):
+            if one.lacks is not None and self._messages.may_be_elsewhere(one.lacks.id):
                 self._maildir.deliver(one.arrived.id, one.arrived.content)
                 self.waiting.add(one.arrived.id)
                 continue

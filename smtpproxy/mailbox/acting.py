@@ -237,7 +237,7 @@ def _noted(one: Understood, news: Sequence[_Keyed]) -> ReadReport:
 def _why(one: Understood) -> str:
     if one.lacks is None:
         return one.report.why
-    lacks = f"the record of message {one.lacks} is not found"
+    lacks = f"the record of message {one.lacks.id} is not found"
     return f"{one.report.why}; {lacks}" if one.report.why else lacks
 
 

@@ -2,11 +2,13 @@
 it meanwhile."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
 
+from smtpproxy.mail.return_path import ReturnPath
 from smtpproxy.mailbox.acting import Actor, Done, told
 from smtpproxy.mailbox.messages import Messages
 from smtpproxy.mailbox.reading import Reader, Understood
@@ -15,6 +17,9 @@ from smtpproxy.store.maildir import Maildir
 
 _AT_ONCE = 100
 _MOST_WAITING = 10_000
+_MOST_OF_ONE = 5
+"""Reports with the same return path that wait: whoever has one can send it as often as they like,
+and would take the room of all others."""
 _AT_LEAST = timedelta(minutes=1)
 """Also what came long ago waits for that: nobody was asked yet."""
 
@@ -23,9 +28,13 @@ _AT_LEAST = timedelta(minutes=1)
 class _Wait:
     """A report that waits for the record of a message."""
 
-    decision: str
+    path: ReturnPath
     came: datetime
     since: datetime
+
+    @property
+    def decision(self) -> str:
+        return self.path.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,7 @@ class Inbox:
     messages: Messages
     now: Callable[[], datetime]
     _waiting: dict[str, _Wait] = field(default_factory=dict)
+    _of_path: Counter[ReturnPath] = field(default_factory=Counter)
 
     async def work_off(self, ending: Callable[[], bool]) -> Sequence[Done]:
         """Act on some of what came. Raises StoreUnavailable, OSError."""
@@ -54,7 +64,7 @@ class Inbox:
             ready = [one for one in understood if one.arrived.id in again or not self._waits(one)]
             if ready:
                 return await self._act(ready)
-            await self.messages.elsewhere({one.lacks for one in understood if one.lacks})
+            await self.messages.elsewhere({one.lacks.id for one in understood if one.lacks})
         return ()
 
     def _again(self, answers: Mapping[str, SentMessage]) -> set[str]:
@@ -66,7 +76,10 @@ class Inbox:
         )
         again = set(islice(over, _AT_ONCE))
         for id in again:
-            del self._waiting[id]
+            path = self._waiting.pop(id).path
+            self._of_path[path] -= 1
+            if not self._of_path[path]:
+                del self._of_path[path]
         return again
 
     def _is_over(self, wait: _Wait) -> bool:
@@ -75,10 +88,11 @@ class Inbox:
         return now - wait.came >= patience and now - wait.since >= _AT_LEAST
 
     def _waits(self, one: Understood) -> bool:
-        if one.lacks is None or not self.messages.may_be_elsewhere(one.lacks):
+        if one.lacks is None or not self.messages.may_be_elsewhere(one.lacks.id):
             return False
-        if len(self._waiting) >= _MOST_WAITING:
+        if len(self._waiting) >= _MOST_WAITING or self._of_path[one.lacks] >= _MOST_OF_ONE:
             return False
+        self._of_path[one.lacks] += 1
         self._waiting[one.arrived.id] = _Wait(one.lacks, one.arrived.at, self.now())
         return True
 
@@ -86,7 +100,8 @@ class Inbox:
         done = await self.actor.act(ready)
         await asyncio.to_thread(_settle, self.maildir, done)
         # Who hands it on needs the record still.
-        about = (one.lacks or one.about for one in ready if not one.hands_on)
+        done_with = [one for one in ready if not one.hands_on]
+        about = (one.lacks.id if one.lacks else one.about for one in done_with)
         await self.messages.used({id for id in about if id is not None})
         return done
 

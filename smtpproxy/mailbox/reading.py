@@ -36,15 +36,15 @@ log = structlog.get_logger(__name__)
 
 class Understood(Struct, frozen=True):
     """A report, and what was made of it. `path`: the return path that it came to; `stream`: that
-    of the message that it is surely about; `lacks`: the decision on it, of which no record is
-    here, where it takes that to say whom the report concerns."""
+    of the message that it is surely about; `lacks`: the return path of one of which no record
+    is here, where it takes that to say whom the report concerns."""
 
     arrived: Arrived
     report: FeedbackReport
     path: ReturnPath | None
     stream: str
     digest: bytes  # of what does not change on the way
-    lacks: str | None = None
+    lacks: ReturnPath | None = None
 
     @property
     def about(self) -> str | None:

@@ -94,14 +94,14 @@ class Tokens:
 
 class ReportTokens:
     """Reads the tokens of one report. Once read, `path` is the return path that it came to, and
-    `lacks` the decision whose record is wanting to say whom it concerns."""
+    `lacks` the one whose record it takes to say whom it concerns, and is wanting."""
 
     def __init__(
         self, tokens: Tokens, content: bytes, elsewhere: Mapping[str, SentMessage]
     ) -> None:
         self._tokens = tokens
         self._elsewhere = elsewhere
-        self.lacks: str | None = None
+        self.lacks: ReturnPath | None = None
         self._text = content.decode("latin-1")
         self._headers = HeaderBlock(content)
         self.path: ReturnPath | None = None
@@ -135,7 +135,7 @@ class ReportTokens:
             return found
         message = tokens.message(path.id) or self._elsewhere.get(path.id)
         if message is None:
-            self.lacks = path.id
+            self.lacks = path
             return None
         return tokens.went_to(path, message.recipients)
 

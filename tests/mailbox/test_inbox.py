@@ -197,6 +197,27 @@ async def test_no_more_wait_than_are_remembered(
     assert len(await mailbox.log.kept()) == 1, "and the same is kept once"
 
 
+async def test_a_token_sent_often_takes_the_room_of_few(
+    mailbox: Mailbox, others: Others, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox, "_MOST_WAITING", 20)
+    own, others_own = mailbox.clock.new_id(), mailbox.clock.new_id()
+    for number in range(30):
+        mailbox.deliver(f"A{number:02}", mailbox.hidden(own) + b"%d\r\n" % number)
+    mailbox.deliver("B", mailbox.hidden(others_own))
+    assert await mailbox.look() == [f"A{number:02}" for number in range(5, 30)]
+    assert len(await mailbox.log.kept()) == 25, "a person may look at the others"
+    others.told[others_own] = SENT
+    assert await mailbox.look() == ["B"]
+    assert await mailbox.suppressed() == [Origin.COMPLAINT]
+    mailbox.deliver("C", mailbox.hidden(own) + b"C\r\n")
+    others.told[own] = SENT
+    assert len(await mailbox.look()) == 6
+    mailbox.deliver("D", mailbox.hidden(own) + b"D\r\n")
+    del others.told[own]
+    assert await mailbox.look() == [], "those that wait no more take no room"
+
+
 @pytest.mark.parametrize("why", ["one relay", "older than the index"])
 async def test_nobody_is_asked_who_cannot_know(opened: Opened, others: Others, why: str) -> None:
     mailbox = opened(None if why == "one relay" else others)
