@@ -60,6 +60,10 @@ from smtpproxy.wire.commands import Rcpt
 from smtpproxy.wire.content import stuffed
 
 
+class NoticeDeferred(UpstreamError):
+    """The upstream works, and does not take this notice yet."""
+
+
 class NoticeRefused(Exception):
     """The sender may not be mailed, or the upstream refuses the notice for good."""
 
@@ -179,7 +183,7 @@ class Notices:
         if reply.code >= 500:
             raise NoticeRefused(f"the upstream refuses the notice: {reply.code}")
         if reply.code >= 300:
-            raise UpstreamError(f"notice to the sender not accepted: {reply.code}")
+            raise NoticeDeferred(f"notice to the sender not accepted: {reply.code}")
 
     def _hand_over(self, upstream: Upstream, rcpt: Rcpt, notice: bytes) -> Steps[Reply | None]:
         """Put a notice to the upstream; None if the sender may no longer be mailed."""

@@ -13,7 +13,7 @@ import structlog
 
 from smtpproxy.core.delivering import FAILURES
 from smtpproxy.core.effects import Effect, SendContent
-from smtpproxy.core.notices import NoticeRefused, Notices
+from smtpproxy.core.notices import NoticeDeferred, NoticeRefused, Notices
 from smtpproxy.core.perform import Performer, drive
 from smtpproxy.core.services import Services
 from smtpproxy.mail.headers import HeaderBlock
@@ -65,7 +65,7 @@ class BounceRelay:
     _over: set[bytes] = field(default_factory=set)  # what the log may not know yet
 
     async def hand_on(self, ending: Callable[[], bool]) -> int:
-        """Try all that is due; while the upstream takes nothing, only the first. Returns 0."""
+        """Try all that is due; while the upstream is out of reach, only the first. Returns 0."""
         while due := await self.log.due(self.services.now(), _AT_ONCE):
             for bounce in due:
                 if ending() or not await self._try(bounce):
@@ -86,6 +86,9 @@ class BounceRelay:
             await drive(notices.handed_on(content), self._performing(bounce))
         except (_Nobody, NoticeRefused) as error:  # a refusal is on record
             log.info("bounce not handed on", id=bounce.decision, reason=str(error))
+        except NoticeDeferred as error:  # one app's mailbox may be full: others' are not
+            await self._waits(bounce, now, _GIVEN_UP_AFTER, error)
+            return True
         except FAILURES as error:
             return not await self._waits(bounce, now, _GIVEN_UP_AFTER, error)
         except _NotFound as error:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from smtpproxy.core.effects import Steps
-from smtpproxy.core.notices import NoticeRefused, Notices
+from smtpproxy.core.notices import NoticeDeferred, NoticeRefused, Notices
 from smtpproxy.core.services import Services
 from smtpproxy.events import Client
 from smtpproxy.mailbox import handing_on
@@ -49,11 +49,13 @@ class App:
     def __init__(self) -> None:
         self.got: list[tuple[str, bytes]] = []
         self.failure: Exception | None = None
+        self.failures: dict[str, Exception] = {}  # by reverse path
 
     def handed_on(self, notices: Any, content: bytes) -> Steps[None]:
         yield from ()
-        if self.failure is not None:
-            raise self.failure
+        failure = self.failures.get(notices._reverse_path, self.failure)
+        if failure is not None:
+            raise failure
         self.got.append((notices._reverse_path, content))
 
 
@@ -311,6 +313,21 @@ async def test_one_that_cannot_go_keeps_no_other_waiting(
     await mailbox.hand_on()
     assert [path for path, _ in app.got] == [APP]
     assert await mailbox.waits()
+
+
+async def test_an_app_whose_mailbox_is_full_keeps_no_other_waiting(
+    mailbox: Mailbox, app: App
+) -> None:
+    app.failures["full@shop.example"] = NoticeDeferred("not accepted: 452")
+    for number in range(3):
+        await mailbox.bounced("full@shop.example", id=f"r{number}")
+    await mailbox.bounced(id="r3")
+    await mailbox.hand_on()
+    assert [path for path, _ in app.got] == [APP]
+    assert (await mailbox.log.counts()).hand_on == 3
+    app.failures.clear()
+    await mailbox.hand_on(seconds=6)
+    assert len(app.got) == 4
 
 
 async def test_who_was_erased_gets_none(mailbox: Mailbox, app: App) -> None:
