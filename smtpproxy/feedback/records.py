@@ -17,7 +17,7 @@ class Kind(StrEnum):
 
 
 class Class(StrEnum):
-    """What an event is about: for a DSN, why the mail did not arrive."""
+    """What an event is about: for a DSN, why the mail did not arrive, the gravest first."""
 
     DEAD = "dead"  # nobody has this address, or will
     FULL = "full"

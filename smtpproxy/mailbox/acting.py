@@ -247,10 +247,12 @@ def _done(one: Understood, news: Sequence[_Keyed]) -> Done:
 
 
 def _hand_on_key(one: Understood) -> bytes:
+    """Of the gravest kind alone: whoever writes a report can put them together in many ways."""
     if one.path is None or not one.hands_on:
         return b""
-    kinds = " ".join(sorted({str(event.event_class) for event in one.report.events}))
-    about = b" ".join((one.path.id.encode(), one.path.person, kinds.encode()))
+    classes = {event.event_class for event in one.report.events}
+    kind = next((each.value for each in Class if each in classes), "")
+    about = b" ".join((one.path.id.encode(), one.path.person, kind.encode()))
     return sha256(b"hand on " + about).digest()[:16]
 
 

@@ -96,6 +96,18 @@ async def test_a_dead_mailbox_gets_no_more_mail_at_all(mailbox: Mailbox) -> None
     assert [due.decision for due in await mailbox.log.due(NOW, 9)] == [ID]
 
 
+async def test_kinds_put_together_are_handed_on_as_the_gravest_of_them(mailbox: Mailbox) -> None:
+    """Else whoever has one return path makes 63 bounces of six kinds."""
+    full = "552 5.2.2 mailbox full"
+    also = f"Action: failed\r\nStatus: 5.2.2\r\nDiagnostic-Code: smtp; {full}"
+    both = f"550 5.1.1 no such user\r\n\r\nFinal-Recipient: rfc822; {BOB}\r\n{also}"
+    path = mailbox.path(ANN)
+    await mailbox.take(bounce(ANN, to=path, said=both))
+    await mailbox.take(bounce(ANN, to=path), bounce(ANN, to=path, status="5.2.2", said=full))
+    assert [due.report for due in await mailbox.log.due(NOW, 9)] == ["r1", "r3"]
+    assert await mailbox.log.totals() == {("dead", "offers"): 1, ("full", "offers"): 1}
+
+
 @pytest.mark.parametrize(
     ("status", "said", "kind"),
     [
