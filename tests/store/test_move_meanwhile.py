@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -262,6 +263,28 @@ def test_what_is_written_meanwhile_comes_back(
         asyncio.run(postgres.reopen(old.url, 5.0))  # it is lent again
 
 
+async def test_each_kind_of_write_after_its_rows_were_copied(
+    tmp_path: Path, kinds: tuple[Database, str]
+) -> None:
+    database, new = kinds
+    store = database.open()
+    for what in ("put", "suppress", "mail"):
+        for person in range(4):
+            await Write(what, person).to(database, store)
+    await Write("import", 5).to(database, store)
+    events: list[Event] = []
+    late = [Write(what, person % 5) for person, what in enumerate([*WHAT, "rekey"])]
+
+    def say(text: str) -> None:
+        if text.startswith("all rows are there"):
+            events.extend(partial(write.to, database, store) for write in late)
+
+    to = place(new, tmp_path, [])
+    await move(place(database.url, tmp_path, events), to, "closed", tmp_path, say)
+    assert not events
+    assert await contents(new) == await contents(database.url)
+
+
 async def test_who_is_erased_between_rounds_is_not_left(
     tmp_path: Path, kinds: tuple[Database, str]
 ) -> None:
@@ -305,21 +328,39 @@ async def kinds(
             await postgres.reopen(on_server.url, 5.0)
 
 
+class AtContact(Meanwhile):
+    """Something happens between the pages of contacts."""
+
+    async def fetch(self, table: str, *asked: Any) -> Any:
+        if table == "contact":
+            return await super().fetch(table, *asked)
+        return await self._source.fetch(table, *asked)
+
+
 async def test_two_contacts_change_addresses_while_they_are_copied(
     tmp_path: Path, kinds: tuple[Database, str]
 ) -> None:
+    """The last one has the address by which the first one was copied."""
     database, new = kinds
-    store = database.open()
-    await store.put_contacts([known(name) for name in PEOPLE])
+    await database.open().put_contacts([known(name) for name in PEOPLE])
     steps = [(PEOPLE[0], "x"), (PEOPLE[7], PEOPLE[0]), ("x", PEOPLE[7])]
 
     async def swap() -> None:
         for before, after in steps:
-            await run(
-                database.url, f"UPDATE contact SET address = '{after}' WHERE address = '{before}'"
-            )
+            text = f"UPDATE contact SET address = '{after}' WHERE address = '{before}'"
+            await run(database.url, text)
 
-    await moved(database.url, new, tmp_path, [*[nothing] * 15, swap])
+    events: list[Event] = [*[nothing] * 4, swap]
+    old, to = place(database.url, tmp_path, []), place(new, tmp_path, [])
+
+    @asynccontextmanager
+    async def source() -> AsyncIterator[Any]:
+        async with old.source as opened:
+            yield AtContact(opened, events)
+
+    between = Place(old.url, source(), old.target)
+    await move(between, to, "closed", tmp_path, _silent)
+    assert not events
     assert await contents(new) == await contents(database.url)
 
 

@@ -1,11 +1,14 @@
 """The copy itself: all rows, then rounds of what has changed, the proof, and the write stop."""
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import aclosing
 from secrets import token_hex
+from typing import Any, TypeVar
 
 from smtpproxy.store.move.ends import Begun, Reached, Source, Target
-from smtpproxy.store.move.reading import changes, count_of, pages, sum_of
+from smtpproxy.store.move.reading import ahead, changes, count_of, pages, sum_of
 from smtpproxy.store.move.tables import (
     KEYS,
     MADE_WITH_A_STORE,
@@ -19,6 +22,8 @@ from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sql.live_keys import Live
 from smtpproxy.store.sql.migrations import numbered
 from smtpproxy.store.sql.rows import Row
+
+T = TypeVar("T")
 
 _FEW = 500
 """Changes that the write stop may begin with."""
@@ -106,6 +111,7 @@ class Copying:
         changed = 0
         for part in PARTS:
             changed += await self._round(part, prove=True)
+        await self._target.settle()
         for _ in range(_MOST_ROUNDS):
             self._say(f"{changed:,} changes were made meanwhile, and are copied")
             before, changed = changed, 0
@@ -119,14 +125,16 @@ class Copying:
         if reached.all:
             return
         rows, said = 0, time.monotonic()
-        async for some, last in pages(self._source, table, self._columns[table], reached.key):
-            async with self._target.step(table, flushed=False):
-                await self._put(table, (), some)
-                await self._target.reach(table, Reached(last, all=last is None))
-            rows += len(some)
-            if time.monotonic() > said + _SAY_EVERY:
-                said = time.monotonic()
-                self._say(f"{table}: {rows:,} rows copied so far")
+        found = ahead(pages(self._source, table, self._columns[table], reached.key))
+        async with aclosing(found):
+            async for some, last in found:
+                async with self._target.step(table, flushed=False):
+                    await self._put(table, (), some)
+                    await self._target.reach(table, Reached(last, all=last is None))
+                rows += len(some)
+                if time.monotonic() > said + _SAY_EVERY:
+                    said = time.monotonic()
+                    self._say(f"{table}: {rows:,} rows copied so far")
         if rows:
             self._say(f"{table}: {rows:,} rows copied")
 
@@ -180,8 +188,10 @@ class Copying:
 
     async def _proven(self, table: str) -> Sum:
         """Read a table on both sides. Raises StoreUnavailable where they differ."""
-        there = await sum_of(self._source, table, self._columns[table])
-        found = await sum_of(self._target, table, self._columns[table])
+        columns = self._columns[table]
+        there, found = await _both(
+            sum_of(self._source, table, columns), sum_of(self._target, table, columns)
+        )
         if found != there:
             raise await self._differs(
                 f"{table} has {found.rows:,} rows with checksum {found}, and the source has "
@@ -213,8 +223,9 @@ class Copying:
             check_keys(await self._source.live())
             changed = sum([await self._catch_up(table) for table in TABLES])
             for table in TABLES:
-                there = await count_of(self._source, table)
-                found = await count_of(self._target, table)
+                there, found = await _both(
+                    count_of(self._source, table), count_of(self._target, table)
+                )
                 if not there == found == self.sums[table].rows:
                     raise await self._differs(
                         f"{table} has {found:,} rows, and the source has {there:,}"
@@ -231,6 +242,17 @@ class Copying:
         await self._target.tidy()
         await self._source.tidy()
         return seconds
+
+
+async def _both(one: Coroutine[Any, Any, T], other: Coroutine[Any, Any, T]) -> tuple[T, T]:
+    """Have both sides work at once."""
+    other_side = asyncio.ensure_future(other)
+    try:
+        await asyncio.sleep(0)
+        return await one, await other_side
+    finally:
+        other_side.cancel()
+        await asyncio.gather(other_side, return_exceptions=True)
 
 
 def _made_for() -> str:

@@ -108,6 +108,10 @@ class Target(Rows, Protocol):
         """Remove the rows whose columns `by` are among `keys`; return them."""
         ...
 
+    async def settle(self) -> None:
+        """Do what makes it quick to count rows, and to be in use."""
+        ...
+
     async def finish(self, numbers: Mapping[str, int], secrets: Mapping[str, bytes]) -> None:
         """Do all that is left to do before `commit`."""
         ...

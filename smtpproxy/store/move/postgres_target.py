@@ -150,6 +150,10 @@ class PostgresTarget(Tables):
         found = await self._connection.fetch(sql, *map(list, zip(*keys, strict=True)))
         return list(map(tuple, found))
 
+    async def settle(self) -> None:
+        for table in TABLES:
+            await self._run(f'VACUUM (ANALYZE) "{table}"')
+
     async def finish(self, numbers: Mapping[str, int], secrets: Mapping[str, bytes]) -> None:
         self._end = self._connection.transaction(isolation="read_committed")
         await self._end.start()
@@ -175,8 +179,7 @@ class PostgresTarget(Tables):
     async def tidy(self) -> None:
         for table, name, _ in await self._connection.fetch(_REFERENCES, TABLES):
             await self._run(f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}")
-        for table in TABLES:
-            await self._run(f'VACUUM (ANALYZE) "{table}"')
+        await self.settle()  # of rows that were removed once more
 
 
 @asynccontextmanager

@@ -1,10 +1,13 @@
 """How rows are read, of either kind of database: page by page, or those that were changed."""
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Protocol, TypeVar
 
 from smtpproxy.store.move.tables import KEYS, Key, Sum
 from smtpproxy.store.sql.rows import Row
+
+T = TypeVar("T")
 
 BATCH = 20_000
 """Rows that are held at once."""
@@ -47,7 +50,7 @@ def same(columns: Sequence[str], one: str, other: str) -> str:
 
 async def pages(
     rows: Rows, table: str, columns: Sequence[str], after: Key | None = None
-) -> AsyncIterator[tuple[list[Row], Key | None]]:
+) -> AsyncGenerator[tuple[list[Row], Key | None], None]:
     """Yield rows in the order of their keys, each time with the last key, at the end with None.
 
     Rows of one key come together.
@@ -69,6 +72,23 @@ async def pages(
         if not last:
             return
         after = last[0]
+
+
+async def ahead(found: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """Yield the same, and ask for the next one while this one is worked on."""
+
+    async def following() -> T | None:
+        return await anext(found, None)
+
+    asking = asyncio.ensure_future(following())
+    try:
+        while (one := await asking) is not None:
+            asking = asyncio.ensure_future(following())
+            await asyncio.sleep(0)  # the question is on its way
+            yield one
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
 
 
 async def sum_of(rows: Rows, table: str, columns: Sequence[str]) -> Sum:

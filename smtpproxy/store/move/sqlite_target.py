@@ -132,6 +132,11 @@ class SqliteTarget(Files):
         connection = self._of(table)
         return [row for key in keys for row in connection.execute(f"{sql} WHERE {where}", key)]
 
+    async def settle(self) -> None:
+        with told():
+            for connection in self._connections.values():
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     async def finish(self, numbers: Mapping[str, int], secrets: Mapping[str, bytes]) -> None:
         store = self._connections[STORE]
         change, refusal = self._mark

@@ -108,6 +108,7 @@ def archive(**parts: bytes) -> io.BufferedReader:
 
 
 def test_an_archive_that_is_none_is_refused_and_no_copy_of_it_stays_open() -> None:
+    gc.collect()  # what other tests left open
     with warnings.catch_warnings(action="always", record=True) as found:
         with pytest.raises(ImportFault, match="cannot be read"):
             read_table(archive(letter=b"x"))
