@@ -63,18 +63,19 @@ class Inbox:
             understood = await self.reader.read(arrived, answers)
             ready = [one for one in understood if one.arrived.id in again or not self._waits(one)]
             if ready:
-                return await self._act(ready)
+                return await self._act(ready, again)
             await self.messages.elsewhere({one.lacks.id for one in understood if one.lacks})
         return ()
 
-    def _again(self, answers: Mapping[str, SentMessage]) -> set[str]:
-        """Take some reports whose wait is over from those that wait."""
+    def _again(self, answers: Mapping[str, SentMessage]) -> Mapping[str, str]:
+        """Take some reports whose wait is over from those that wait; return the decisions that
+        they are about."""
         over = (
             id
             for id, wait in self._waiting.items()
             if wait.decision in answers or self._is_over(wait)
         )
-        again = set(islice(over, _AT_ONCE))
+        again = {id: self._waiting[id].decision for id in islice(over, _AT_ONCE)}
         for id in again:
             path = self._waiting.pop(id).path
             self._of_path[path] -= 1
@@ -96,17 +97,21 @@ class Inbox:
         self._waiting[one.arrived.id] = _Wait(one.lacks, one.arrived.at, self.now())
         return True
 
-    async def _act(self, ready: Sequence[Understood]) -> Sequence[Done]:
+    async def _act(self, ready: Sequence[Understood], waited: Mapping[str, str]) -> Sequence[Done]:
         done = await self.actor.act(ready)
         await asyncio.to_thread(_settle, self.maildir, done)
         # Who hands it on needs the record still.
         done_with = [one for one in ready if not one.hands_on]
-        about = (one.lacks.id if one.lacks else one.about for one in done_with)
+        lacked = (one.lacks.id if one.lacks else one.about for one in done_with)
+        about = (*lacked, *(waited.get(one.arrived.id) for one in done_with))
         await self.messages.used({id for id in about if id is not None})
         return done
 
 
 def _settle(maildir: Maildir, done: Sequence[Done]) -> None:
     for each in done:
-        maildir.settle(each.understood.arrived.id)
+        one = each.understood
+        maildir.settle(one.arrived.id)
+        if one.is_of_erased and not one.hands_on:  # no erasure finds it: it waited, or hides them
+            maildir.remove([one.arrived.id])
         told(each)

@@ -37,7 +37,8 @@ log = structlog.get_logger(__name__)
 class Understood(Struct, frozen=True):
     """A report, and what was made of it. `path`: the return path that it came to; `stream`: that
     of the message that it is surely about; `lacks`: the return path of one of which no record
-    is here, where it takes that to say whom the report concerns."""
+    is here, where it takes that to say whom the report concerns; `is_of_erased`: it concerns
+    somebody who was erased since they were mailed."""
 
     arrived: Arrived
     report: FeedbackReport
@@ -45,6 +46,7 @@ class Understood(Struct, frozen=True):
     stream: str
     digest: bytes  # of what does not change on the way
     lacks: ReturnPath | None = None
+    is_of_erased: bool = False
 
     @property
     def about(self) -> str | None:
@@ -64,7 +66,7 @@ class Understood(Struct, frozen=True):
     def kept(self) -> bool:
         """Whether a person has to look at it: it does not tell what it is, or about whom."""
         kind, events = self.report.kind, self.report.events
-        if kind is Kind.AUTO_REPLY:
+        if kind is Kind.AUTO_REPLY or self.is_of_erased:
             return False
         if kind is Kind.OTHER or any(e.event_class is Class.UNKNOWN for e in events):
             return True
@@ -147,7 +149,8 @@ class Reader:
             found = self.tokens.stream(path.stream)
             stream = None if found is None else found.name
         lacks = tokens.lacks if report.events else None
-        return Understood(arrived, report, path, stream or UNKNOWN, _digest(arrived.content), lacks)
+        about = (path, stream or UNKNOWN, _digest(arrived.content), lacks, tokens.is_of_erased)
+        return Understood(arrived, report, *about)
 
 
 def _digest(content: bytes) -> bytes:

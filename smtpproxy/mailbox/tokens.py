@@ -17,6 +17,7 @@ from smtpproxy.mail.return_path import ReturnPath, ReturnPaths, candidates
 from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription, stream_tag
 from smtpproxy.policy.model import Stream
 from smtpproxy.policy.scopes import Scopes
+from smtpproxy.sinks.audit.lines import ERASED
 from smtpproxy.store.asked_messages import SentMessage
 from smtpproxy.store.link_keys import LinkReader
 
@@ -94,7 +95,8 @@ class Tokens:
 
 class ReportTokens:
     """Reads the tokens of one report. Once read, `path` is the return path that it came to, and
-    `lacks` the one whose record it takes to say whom it concerns, and is wanting."""
+    `lacks` the one whose record it takes to say whom it concerns, and is wanting; `is_of_erased`
+    says that the record has them erased."""
 
     def __init__(
         self, tokens: Tokens, content: bytes, elsewhere: Mapping[str, SentMessage]
@@ -102,6 +104,7 @@ class ReportTokens:
         self._tokens = tokens
         self._elsewhere = elsewhere
         self.lacks: ReturnPath | None = None
+        self.is_of_erased = False
         self._text = content.decode("latin-1")
         self._headers = HeaderBlock(content)
         self.path: ReturnPath | None = None
@@ -137,7 +140,10 @@ class ReportTokens:
         if message is None:
             self.lacks = path
             return None
-        return tokens.went_to(path, message.recipients)
+        found = tokens.went_to(path, message.recipients)
+        if found is None:
+            self.is_of_erased = any(each.startswith(ERASED) for each in message.recipients)
+        return found
 
     def _asked(self, clues: Clues) -> Iterator[str]:
         """Where a mail program puts the token of a mailto link: it asks to unsubscribe by that."""

@@ -148,6 +148,21 @@ async def test_what_nobody_can_tell_is_kept_for_a_person_after_days(
     assert await mailbox.suppressed() == []
 
 
+async def test_of_whom_was_erased_meanwhile_nothing_is_left(
+    mailbox: Mailbox, others: Others
+) -> None:
+    """Their address may be in it, in some encoding, where no erasure finds it."""
+    id = mailbox.clock.new_id()
+    mailbox.deliver("A", mailbox.hidden(id))
+    assert await mailbox.look() == []
+    others.told[id] = SentMessage(SENT.client, APP, ("erased:1f", "bob@people.example"))
+    assert await mailbox.look() == ["A"]
+    assert list(mailbox.maildir.settled()) == []
+    assert await mailbox.log.kept() == []
+    assert await mailbox.suppressed() == []
+    assert others.open == set()
+
+
 async def test_what_came_long_ago_waits_a_moment_too(mailbox: Mailbox, others: Others) -> None:
     """A mailbox that was put back: nobody was asked yet."""
     id = mailbox.clock.new_id()
