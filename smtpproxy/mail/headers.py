@@ -8,10 +8,10 @@ _EMPTY_LINE = re.compile(rb"\n\r?\n")
 _FIELD_END = re.compile(rb"\n(?![ \t])")
 _NAME = re.compile(rb"([!-9;-~]+)[ \t]*:")
 # A line with those that continue it, and its name if it is a field. Nothing is given back.
-_FIELD = re.compile(rb"((?:([^ \t\n:][^\n:]*+):)?[^\n]*+\n?(?:[ \t][^\n]*+\n?)*+)")
+_FIELD = re.compile(rb"((?:([^ \t\n:][^\n:]*+):)?[^\n]*+\n?(?>(?:[ \t][^\n]*+\n?)*))")
 _NO_FIELD = re.compile(rb"\n(?![ \t]|[!-9;-~]+[ \t]*:|\Z)")
 # Nothing but fields with CRLF at the end of each line, as nearly every block is.
-_SOUND = re.compile(rb"(?:[!-9;-~]++[ \t]*+:[^\0\r\n]*+\r\n(?:[ \t][^\0\r\n]*+\r\n)*+)*+")
+_SOUND = re.compile(rb"(?>(?:[!-9;-~]++[ \t]*+:[^\0\r\n]*+\r\n(?>(?:[ \t][^\0\r\n]*+\r\n)*))*)")
 
 
 _Field = tuple[int, int, int]

@@ -38,7 +38,7 @@ _INLINE = frozenset(
 # A tag as nearly all are; nothing is given back, so that no octet is looked at twice.
 _TAG = re.compile(
     r"""<(/?)([a-zA-Z][a-zA-Z0-9]{0,15}+)(?=[\s/>])"""
-    r"""([^<>"']*+(?:"[^"<>]*+"[^<>"']*+|'[^'<>]*+'[^<>"']*+)*+)>"""
+    r"""([^<>"']*+(?>(?:"[^"<>]*+"[^<>"']*+|'[^'<>]*+'[^<>"']*+){0,999}))>"""
 )
 _QUOTE = re.compile("[\"']")
 _NAME = re.compile(r"/?([a-zA-Z][^\s/>]{0,30})")

@@ -44,13 +44,13 @@ _PLACEHOLDER = re.compile(
     r"|(?<!_)__[A-Za-z_]{0,30}(?:unsub|opt_?out|mail|token|link|url)[A-Za-z_]{0,30}__",
     re.IGNORECASE,
 )
-# RFC 3986 appendix A. Possessive, so that no octet is read twice.
+# RFC 3986 appendix A. Atomic, so that no octet is read twice.
 _PCHAR = r"[A-Za-z0-9._~:@!$&'()*+,;=-]|%[0-9A-Fa-f]{2}"
-_AUTHORITY = re.compile(rf"(?:{_PCHAR}|[\[\]])*+")
-_REST = re.compile(rf"(?:{_PCHAR}|[/?])*+(?:#(?:{_PCHAR}|[/?])*+)?")
+_AUTHORITY = re.compile(rf"(?>(?:{_PCHAR}|[\[\]])*)")
+_REST = re.compile(rf"(?>(?:{_PCHAR}|[/?])*)(?:#(?>(?:{_PCHAR}|[/?])*))?")
 _WEB = re.compile(r"https?:(?://([^/?#]*))?(.*)", re.IGNORECASE | re.DOTALL)
 # Most links: nothing in them can be a placeholder or out of place, and only the host is looked at.
-_PLAIN_LINK = re.compile(r"https://([A-Za-z0-9.-]+)(?:/(?:[A-Za-z0-9.,/?=&+:;-]|_(?!_))*+)?")
+_PLAIN_LINK = re.compile(r"https://([A-Za-z0-9.-]+)(?:/(?>(?:[A-Za-z0-9.,/?=&+:;-]|_(?!_))*))?")
 _MAILTO = re.compile(r"mailto:([^?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _PORT = re.compile(r":[0-9]{0,5}")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.IGNORECASE)
