@@ -17,8 +17,17 @@ def patterns() -> Iterator[tuple[str, "re.Pattern[Any]"]]:
     for module in walk_packages(smtpproxy.__path__, "smtpproxy."):
         if not module.name.endswith("__main__"):
             for name, value in vars(import_module(module.name)).items():
-                if isinstance(value, re.Pattern):
-                    yield f"{module.name}.{name}", value
+                for each in those_in(value):
+                    yield f"{module.name}.{name}", each
+
+
+def those_in(value: object) -> Iterator["re.Pattern[Any]"]:
+    """The pattern that it is, or those that it holds."""
+    if isinstance(value, re.Pattern):
+        yield value
+    elif isinstance(value, tuple | list | dict):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from those_in(each)
 
 
 def repeats_a_group(parsed: Any) -> bool:

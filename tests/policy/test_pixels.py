@@ -116,6 +116,13 @@ def test_it_tells_of_nothing(name: str) -> None:
     assert not find_pixels("<html><body><p>Hello</p>" + OTHERS[name] + "</body></html>")
 
 
+@pytest.mark.parametrize("count", [998, 999, 1_000, 1_001, 120_000])
+def test_it_is_found_behind_any_number_of_tags_that_say_nothing(count: int) -> None:
+    """Which are passed over a thousand at a time, and count for one."""
+    (found,) = find_pixels("<b>" * count + PIXEL)
+    assert found.pixel.host == "t.example"
+
+
 @pytest.mark.parametrize("end", ["", " ", "\r\n", " alt='"])
 def test_it_is_not_closed_at_the_end(end: str) -> None:
     (found,) = find_pixels("<html><body><p>Hello</p>" + PIXEL[:-1] + end)
