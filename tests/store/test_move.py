@@ -220,6 +220,10 @@ async def test_a_copy_that_ends_too_early_is_gone_on_with(
             await moved(url, empty, tmp_path)
     with pytest.raises(StoreMisconfigured, match="is being filled with a copy of sqlite:"):
         await Database(tmp_path, empty).open().ping()
+    with pytest.raises(StoreMisconfigured, match="make the database anew"):
+        await _reopen(empty)
+    with pytest.raises(StoreMisconfigured, match="not whole yet"):
+        await moved(empty, f"sqlite://{tmp_path}/other.db", tmp_path)
     database = Database(tmp_path, url)
     if at == "commit":  # nobody can tell whether the other has it: neither answers
         with pytest.raises(StoreMisconfigured, match="was copied to"):
@@ -352,3 +356,57 @@ def test_no_password_is_shown() -> None:
     assert without_password(url) == shown
     url = "postgresql://owner:se@cr:et@db/smtpproxy?sslpassword=secret"
     assert without_password(url) == "postgresql://owner@db/smtpproxy?sslpassword=..."
+
+
+async def test_a_store_is_moved_or_reopened_by_one_at_a_time(tmp_path: Path, empty: str) -> None:
+    old = await filled(tmp_path)
+    path = Path(old.removeprefix("sqlite://"))
+    under_way = "is under way; wait for its end"
+    async with sqlite.open_source(path, 5.0):
+        with pytest.raises(StoreUnavailable, match=under_way):
+            await moved(old, empty, tmp_path)
+        with pytest.raises(StoreUnavailable, match=under_way):
+            await _reopen(old)
+    async with postgres.open_source(empty, 9.0):
+        with pytest.raises(StoreUnavailable, match=under_way):
+            await postgres.reopen(empty, 0.2)
+        with pytest.raises(StoreUnavailable, match=under_way):
+            async with postgres_target.open_target(empty, 0.2, "relay"):
+                pass
+    await moved(old, empty, tmp_path)
+
+
+async def test_what_was_made_at_the_new_place_meanwhile_is_not_overwritten(
+    tmp_path: Path, empty: str
+) -> None:
+    await moved(await filled(tmp_path), empty, tmp_path)
+    back = tmp_path / "back.db"
+
+    def started_too_soon(text: str) -> None:
+        if "comparing" in text:
+            back.write_bytes(b"")
+
+    with pytest.raises(StoreMisconfigured, match="there is a database already"):
+        await moved(empty, f"sqlite://{back}", tmp_path, started_too_soon)
+    assert back.read_bytes() == b""
+    back.unlink()
+    await moved(empty, f"sqlite://{back}", tmp_path)
+
+
+async def test_a_copy_that_is_gone_is_not_made_again_from_a_store_that_was_closed(
+    tmp_path: Path, empty: str
+) -> None:
+    """It would lack all that was refused since."""
+    await moved(await filled(tmp_path), empty, tmp_path)
+    back = f"sqlite://{tmp_path}/back.db"
+    await moved(empty, back, tmp_path)
+    _put_aside(tmp_path)
+    with pytest.raises(StoreMisconfigured, match="here is nothing of that"):
+        await moved(empty, back, tmp_path)
+    await _reopen(empty)
+    await moved(empty, back, tmp_path)
+
+
+def _put_aside(folder: Path) -> None:
+    for file in folder.glob("back*"):
+        file.rename(folder / f"elsewhere-{file.name}")

@@ -78,6 +78,12 @@ async def move(
                     )
                 await copying.prove_all()
                 return Moved(copying.sums, before=True)
+            if half is None and place is not None:
+                raise StoreMisconfigured(
+                    f"{old.shown}: was copied to {new.shown}, and here is nothing of that: look "
+                    "for it where the copy was made; where it is lost, smtpproxy store reopen lets "
+                    "the source answer again"
+                )
             resumed = await copying.begin(half, closed=place is not None)
             await copying.copy()
             if before_proof is not None:

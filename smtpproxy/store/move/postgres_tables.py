@@ -1,15 +1,18 @@
 """The tables of a store in PostgreSQL, either end of a copy, by the role that owns them."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from typing import TYPE_CHECKING
 
+from smtpproxy.store.closed import without_password
 from smtpproxy.store.move import state
 from smtpproxy.store.move.tables import OF_RELAYS, TABLES
 from smtpproxy.store.postgres.connection import Lease, Target
-from smtpproxy.store.postgres.migrations import check_version
+from smtpproxy.store.postgres.migrations import LOCK, check_version
 from smtpproxy.store.postgres.session import PostgresSession
-from smtpproxy.store.protocols import StoreMisconfigured
+from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sql.live_keys import LIVE, Live
 from smtpproxy.store.sql.rows import Row
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
 LOCKED = ("store_state", "change_number", *TABLES)
 """Tables in the order in which writers lock them."""
+_LOOK_SECONDS = 0.1
 MOVED_TO = "SELECT moved_to FROM store_state"
 MOVE = "UPDATE store_state SET version = version + 1, moved_to = $1"
 _OWNS = """
@@ -91,4 +95,18 @@ async def owned(url: str, timeout: float) -> AsyncIterator["Connection"]:
             await check_version(connection, url, moved=True)
             for statement in _SESSION:
                 await connection.execute(statement)
+            await _alone(connection, url, timeout)
             yield connection
+
+
+async def _alone(connection: "Connection", url: str, timeout: float) -> None:
+    """Keep others from moving the database, and from migrating it, as long as the session lasts;
+    wait for one that was killed to end there as well. Raises StoreUnavailable."""
+    deadline = time.monotonic() + timeout
+    while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK):
+        if time.monotonic() > deadline:
+            raise StoreUnavailable(
+                f"{without_password(url)}: a store copy, store reopen or migrate of it is under "
+                "way; wait for its end"
+            )
+        await asyncio.sleep(_LOOK_SECONDS)

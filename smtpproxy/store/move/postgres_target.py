@@ -1,27 +1,24 @@
 """A store in PostgreSQL that is filled. Nobody else reads or writes it before it is whole."""
 
-import asyncio
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from smtpproxy.store.closed import FILLING, closed_text, without_password
+from smtpproxy.store.closed import FILLING, closed_text
 from smtpproxy.store.move import state
 from smtpproxy.store.move.ends import Begun, Reached
 from smtpproxy.store.move.postgres import CHANGES
 from smtpproxy.store.move.postgres_tables import LOCKED, MOVE, MOVED_TO, Tables, owned, quoted
 from smtpproxy.store.move.reading import listed, same
 from smtpproxy.store.move.tables import NUMBERED, TABLES, Key
-from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.protocols import StoreMisconfigured
 from smtpproxy.store.sql.rows import Row
 
 if TYPE_CHECKING:
     from asyncpg import Connection
 
-_LOCK = 0x636F_7079  # of the database, for whoever fills it
 _LOOK_SECONDS = 0.05
 _MINE = "smtpproxy.copying"  # a setting of our session, which others do not have
 _STATE = f"CREATE TABLE IF NOT EXISTS {state.STATE} (name text PRIMARY KEY, value bytea NOT NULL)"
@@ -190,19 +187,9 @@ async def open_target(url: str, timeout: float, mailbox: str) -> AsyncIterator[P
         place = await connection.fetchval(MOVED_TO)
         if place is not None and not place.startswith(FILLING):
             raise StoreMisconfigured(closed_text(url, place))
-        await _alone(connection, without_password(url), timeout)
         await connection.execute(f"SET {_MINE} = 'on'")
         target = PostgresTarget(connection, mailbox)
         try:
             yield target
         finally:
             await target.leave()
-
-
-async def _alone(connection: "Connection", shown: str, timeout: float) -> None:
-    """Wait for a copy that was killed to end there as well."""
-    deadline = time.monotonic() + timeout
-    while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
-        if time.monotonic() > deadline:
-            raise StoreUnavailable(f"{shown}: another copy to it is under way")
-        await asyncio.sleep(_LOOK_SECONDS)

@@ -1,10 +1,12 @@
 """A store in SQLite that is copied: its changes are put on record, and it is closed at the end."""
 
 import asyncio
+import fcntl
+import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 
 from smtpproxy.store.move import state
@@ -12,7 +14,7 @@ from smtpproxy.store.move.ends import Begun, Reopened
 from smtpproxy.store.move.reading import NOTED, listed, record_of
 from smtpproxy.store.move.sqlite_files import Files, noted, open_part, told, triggers
 from smtpproxy.store.move.tables import BESIDE, NUMBERED, PARTS, STORE
-from smtpproxy.store.protocols import StoreMisconfigured
+from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sqlite import live_keys
 from smtpproxy.store.sqlite.connection import (
     check_not_newer,
@@ -202,8 +204,10 @@ def _views(connection: sqlite3.Connection) -> list[str]:
 
 @asynccontextmanager
 async def open_source(path: Path, timeout: float) -> AsyncIterator[SqliteSource]:
-    """Open all files of a store. Raises StoreMisconfigured, StoreUnavailable."""
+    """Open all files of a store, for nobody else to move. Raises StoreMisconfigured,
+    StoreUnavailable."""
     with told(), ExitStack() as stack:
+        stack.enter_context(_alone(path))
         connections = {}
         for part in PARTS:
             connection = open_part(path, part)
@@ -213,6 +217,21 @@ async def open_source(path: Path, timeout: float) -> AsyncIterator[SqliteSource]
                 if version_of(connection) < len(migrations()):
                     raise StoreMisconfigured(f"{path}: of a release before: run smtpproxy migrate")
         yield SqliteSource(connections, timeout)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the lock of the store's folder. Raises StoreUnavailable."""
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise StoreUnavailable(
+            f"{path}: a store copy or store reopen of it is under way; wait for its end"
+        ) from None
+    finally:
+        os.close(folder)
 
 
 async def _begin(connection: sqlite3.Connection, timeout: float) -> None:

@@ -138,6 +138,7 @@ class SqliteTarget(Files):
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     async def finish(self, numbers: Mapping[str, int], secrets: Mapping[str, bytes]) -> None:
+        _refuse_made(self._path)  # by a relay that was started there too soon
         store = self._connections[STORE]
         change, refusal = self._mark
         # The journal of changes in state_dir may know numbers that must not be given again.
@@ -209,13 +210,17 @@ def _journal_mark(state_dir: Path) -> Mark:
         raise StoreUnavailable(f"the journal of changes is damaged: {error}") from error
 
 
-@contextmanager
-def _aside(path: Path) -> Iterator[Path]:
-    """A private folder beside a file to be, in which it is made."""
+def _refuse_made(path: Path) -> None:
     if path.exists():
         raise StoreMisconfigured(
             f"{path}: there is a database already; right would be the name of a new file"
         )
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """A private folder beside a file to be, in which it is made."""
+    _refuse_made(path)
     folder = path.with_name(f".{path.name}.copy")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

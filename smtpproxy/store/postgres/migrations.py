@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _OLDEST = 1
 """The version of the oldest program that works with the newest migration."""
 
-_LOCK = 0x736D_7470  # of the database, for whoever migrates
+LOCK = 0x736D_7470  # of the database, for whoever migrates or moves it
 _TABLE = """
 CREATE TABLE IF NOT EXISTS schema_version (
     one boolean PRIMARY KEY DEFAULT TRUE CHECK (one),
@@ -75,7 +75,7 @@ async def migrate(
         # Others wait for the one who migrates, however long that takes.
         await connection.execute("SET LOCAL lock_timeout = 0")
         await connection.execute("SET LOCAL statement_timeout = 0")
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
         await connection.execute(_TABLE)
         before, oldest = await connection.fetchrow(_VERSION) or (0, 0)
         scripts = migrations()
