@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from msgspec import Struct
 
+from smtpproxy.mail.unsubscribe_token import ULID_ALPHABET
 from smtpproxy.policy.model import Decision, Facts, MessageFeatures, Verdict
 
 Stage = Literal["policy", "store", "dns", "sign", "upstream", "audit"]
@@ -225,9 +226,8 @@ Event = (
 Emit = Callable[[Event], None]
 
 
-_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_ID = re.compile(f"[0-3][{_ALPHABET}]{{25}}", re.IGNORECASE | re.ASCII)  # to the year 6429
-_PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
+_ID = re.compile(f"[0-3][{ULID_ALPHABET}]{{25}}", re.IGNORECASE | re.ASCII)  # to the year 6429
+_PAIRS = [a + b for a in ULID_ALPHABET for b in ULID_ALPHABET]
 _RANDOM_BITS = 80
 _OCTETS = _RANDOM_BITS // 8
 _AT_ONCE = 400 * _OCTETS
@@ -276,7 +276,7 @@ def time_of(id: str) -> int:
         raise ValueError(_wrong(id))
     number = 0
     for character in id[:10].upper():
-        number = number * 32 + _ALPHABET.index(character)
+        number = number * 32 + ULID_ALPHABET.index(character)
     return number
 
 
@@ -291,5 +291,5 @@ def successor(id: str) -> str:
     """Return the id that comes next after `id`."""
     number = 0
     for character in id.upper():
-        number = number * 32 + _ALPHABET.index(character)
+        number = number * 32 + ULID_ALPHABET.index(character)
     return "".join([_PAIRS[number + 1 >> shift & 1023] for shift in range(120, -1, -10)])

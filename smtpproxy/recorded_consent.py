@@ -17,15 +17,13 @@ from smtpproxy.policy.model import (
     Verdict,
     collections,
 )
+from smtpproxy.policy.rulebook import DOUBLE_OPT_IN
 from smtpproxy.policy.rules import RecipientCase
 from smtpproxy.policy.rules.bases import confirmed_request, withdrawn
 from smtpproxy.policy.rules.recipient import restricted, suppressed
 from smtpproxy.policy.rules.recipient import source as refused_source
 from smtpproxy.settings import Settings
 from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
-
-CONFIRMED = "double_opt_in"
-"""The method of a request and its confirmation."""
 
 
 class NotConfirmable(ValueError):
@@ -68,8 +66,8 @@ def check_method(settings: Settings, method: str, *, double: bool) -> None:
     """Raises ValueError where no rulebook knows the method, or it waits for no confirmation."""
     if method not in settings.methods:
         raise ValueError(f"{method!r} is not one of {', '.join(sorted(settings.methods))}")
-    if double and method != CONFIRMED:
-        raise ValueError(f"only a {CONFIRMED} waits for a confirmation, {method} does not")
+    if double and method != DOUBLE_OPT_IN:
+        raise ValueError(f"only a {DOUBLE_OPT_IN} waits for a confirmation, {method} does not")
 
 
 async def record(
@@ -129,7 +127,7 @@ def _can_be_confirmed(address: str, contact: Contact | None, act: ConsentAct) ->
     ]
     if any(one.withdrawal for one in since):
         raise NotConfirmable(f"{act.purpose} was withdrawn after it was requested; ask again")
-    return all(one.pending or one.method != CONFIRMED for one in since)
+    return all(one.pending or one.method != DOUBLE_OPT_IN for one in since)
 
 
 def unproven(
@@ -139,7 +137,9 @@ def unproven(
 
     Each with the streams that ask for it; none: all of the purpose.
     """
-    request = confirmed_request(contact.acts, act) if contact and act.method == CONFIRMED else None
+    request = (
+        confirmed_request(contact.acts, act) if contact and act.method == DOUBLE_OPT_IN else None
+    )
     stated = [act.evidence, *([request.evidence] if request else [])]
     asking = {
         stream.name: settings.rulebooks[stream.rulebook].required_evidence

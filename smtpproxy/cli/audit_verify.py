@@ -34,7 +34,7 @@ from smtpproxy.cli.printer import (
     shows_result,
     verify_progress,
 )
-from smtpproxy.cli.stores import now
+from smtpproxy.clock import now
 from smtpproxy.evidence.gather import report_object
 from smtpproxy.policy.model import Rulebook
 from smtpproxy.settings import Settings

@@ -24,7 +24,8 @@ from smtpproxy.cli.options import (
     settings_in,
 )
 from smtpproxy.cli.printer import Fields, Part, Result, Styled, shows_result
-from smtpproxy.cli.stores import now, using_store
+from smtpproxy.cli.stores import using_store
+from smtpproxy.clock import now
 from smtpproxy.process.control import NotRunning, Status, ask
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.times import written_time

@@ -34,13 +34,14 @@ from smtpproxy.cli.stores import (
     check_brand,
     check_purpose,
     known_scope,
-    now,
     using_store,
     warn,
     warn_of_the_future,
 )
+from smtpproxy.clock import now
 from smtpproxy.policy.model import ConsentAct, Evidence, RecipientFacts, Source
-from smtpproxy.recorded_consent import CONFIRMED, brand_of, check_method
+from smtpproxy.policy.rulebook import DOUBLE_OPT_IN
+from smtpproxy.recorded_consent import brand_of, check_method
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.plausible import SKEW, by_now
 from smtpproxy.store.protocols import Store
@@ -229,7 +230,7 @@ def _method(settings: Settings, options: RecordOptions) -> str:
     if options.pending and options.confirm:
         raise click.UsageError("--pending or --confirm, not both: they are two acts")
     if method is None and double:
-        return CONFIRMED
+        return DOUBLE_OPT_IN
     if method is None:
         raise click.UsageError("Missing option '--method'.")
     try:

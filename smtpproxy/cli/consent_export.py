@@ -10,7 +10,8 @@ import click
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import canonical_address, config_option, output_option
 from smtpproxy.cli.printer import json_bytes
-from smtpproxy.cli.stores import now, using_store
+from smtpproxy.cli.stores import using_store
+from smtpproxy.clock import now
 from smtpproxy.evidence.receipt import NoReceipt, receipt
 from smtpproxy.policy.model import Lookups, RecipientFacts
 from smtpproxy.settings import Settings

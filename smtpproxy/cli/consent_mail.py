@@ -19,7 +19,8 @@ from smtpproxy.cli.options import (
     plain_text,
 )
 from smtpproxy.cli.printer import Csv, Result, shows_result
-from smtpproxy.cli.stores import AddressFile, check_purpose, now, using_store, warn
+from smtpproxy.cli.stores import AddressFile, check_purpose, using_store, warn
+from smtpproxy.clock import now
 from smtpproxy.locale import PAGE_LANGS
 from smtpproxy.mail.address import names_domain
 from smtpproxy.policy.model import Evidence, Source

@@ -6,7 +6,8 @@ import click
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import plain_text
-from smtpproxy.cli.stores import check_brand, check_purpose, now
+from smtpproxy.cli.stores import check_brand, check_purpose
+from smtpproxy.clock import now
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.contact_csv import check_constants
 from smtpproxy.store.exchange.mapping import FIELDS

@@ -49,7 +49,8 @@ from smtpproxy.cli.printer import (
     shows_result,
     verify_progress,
 )
-from smtpproxy.cli.stores import check_brand, now, using_store
+from smtpproxy.cli.stores import check_brand, using_store
+from smtpproxy.clock import now
 from smtpproxy.locale import LANGS, REFERENCE, Lang
 from smtpproxy.policy.model import (
     BUILT_IN_BRAND,

@@ -25,7 +25,8 @@ from smtpproxy.cli.options import (
     several,
 )
 from smtpproxy.cli.printer import Part, Result, progress, shows_result
-from smtpproxy.cli.stores import now, warn
+from smtpproxy.cli.stores import warn
+from smtpproxy.clock import now
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.guess import propose
 from smtpproxy.store.exchange.layouts import Kind, layouts

@@ -27,11 +27,11 @@ from smtpproxy.cli.stores import (
     NoteOptions,
     fact_moment,
     known_scope,
-    now,
     using_store,
     warn,
     warn_of_the_future,
 )
+from smtpproxy.clock import now
 from smtpproxy.policy.model import Audience, Contact, Origin, Source
 from smtpproxy.settings import Settings
 from smtpproxy.store.operations import Change, Correction

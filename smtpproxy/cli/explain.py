@@ -27,7 +27,8 @@ from smtpproxy.cli.options import (
     several,
 )
 from smtpproxy.cli.printer import Result, shows_result
-from smtpproxy.cli.stores import now, using_store
+from smtpproxy.cli.stores import using_store
+from smtpproxy.clock import now
 from smtpproxy.core.dry_run import Answers, FactSource, Question, would_become
 from smtpproxy.core.explanation import Explanation, recall
 from smtpproxy.core.explanation import explain as explained

@@ -9,13 +9,14 @@ from typing import Any
 import click
 
 from smtpproxy.cli.feedback_mailbox import act_on, assign, list_reports, show, would_be_done
-from smtpproxy.cli.options import DEFAULT_CONFIG, config_path_option, flag, options
+from smtpproxy.cli.options import config_path_option, flag, options
 from smtpproxy.cli.printer import Column, Part, Table, json_option, print_json, print_text
 from smtpproxy.feedback import FeedbackReport, read_report
 from smtpproxy.feedback.parts import MOST_OCTETS
 from smtpproxy.settings import Settings
+from smtpproxy.setup import UNIT_CONFIG
+from smtpproxy.store.exchange.files import STDIN
 
-_STDIN = Path("-")
 _COLUMNS = (
     Column("file"),
     Column("kind"),
@@ -106,7 +107,7 @@ def _would_be_done(
 
 def _settings(config: Path, *, needed: bool) -> Settings | None:
     """Load the configuration. A dry run can do without where none is in the usual place."""
-    if config == DEFAULT_CONFIG and not config.exists() and not needed:
+    if config == UNIT_CONFIG and not config.exists() and not needed:
         return None
     from smtpproxy.config import ConfigError, load
 
@@ -120,7 +121,7 @@ def _settings(config: Path, *, needed: bool) -> Settings | None:
 def _contents(places: tuple[Path, ...]) -> Iterator[tuple[str, bytes]]:
     """Yield each file, by its name within the folder that was given."""
     for place in places:
-        if place == _STDIN:
+        if place == STDIN:
             yield "-", sys.stdin.buffer.read(MOST_OCTETS)
         elif place.is_dir():
             for file in sorted(path for path in place.rglob("*") if path.is_file()):

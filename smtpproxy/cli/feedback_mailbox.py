@@ -14,7 +14,8 @@ import click
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import canonical_address, choice, config_option, option, options
 from smtpproxy.cli.printer import Column, Part, Result, Table, picked, shows_result
-from smtpproxy.cli.stores import now, open_patiently, using_store
+from smtpproxy.cli.stores import open_patiently, using_store
+from smtpproxy.clock import now
 from smtpproxy.feedback import Class, FeedbackReport
 from smtpproxy.mailbox.acting import SUPPRESSIONS, Actor, Done, heard_event, telling
 from smtpproxy.mailbox.messages import Messages

@@ -32,7 +32,8 @@ from smtpproxy.cli.outlook import (
     outlook_text,
 )
 from smtpproxy.cli.printer import Part, Result, picked, progress
-from smtpproxy.cli.stores import now, using_store, warn
+from smtpproxy.cli.stores import using_store, warn
+from smtpproxy.clock import now
 from smtpproxy.scrub.outlook import Findings, Outlook
 from smtpproxy.store.exchange.compare import Comparison, Kind, compare
 from smtpproxy.store.exchange.encodings import Decoder

@@ -4,8 +4,6 @@ import fcntl
 import hashlib
 import os
 import pwd
-import secrets
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -17,8 +15,8 @@ import click
 
 from smtpproxy.access import Access, OthersConcerned
 from smtpproxy.cli import fail
-from smtpproxy.cli.stores import now, using_store, warn
-from smtpproxy.events import UlidFactory
+from smtpproxy.cli.stores import using_store, warn
+from smtpproxy.clock import new_ids, now
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.files import Source
 from smtpproxy.store.exchange.plausible import SKEW
@@ -104,7 +102,7 @@ class Job:
         if self.behalf is not None:
             id, by = self.behalf.id, self.behalf.by
         else:
-            id, by = UlidFactory(lambda: time.time_ns() // 1_000_000, secrets.token_bytes)(), user()
+            id, by = new_ids()(), user()
         return ImportRecord(id, self.kind, name, by, started, self.as_of, size, self.options)
 
 

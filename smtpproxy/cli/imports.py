@@ -32,7 +32,8 @@ from smtpproxy.cli.import_record import (
 )
 from smtpproxy.cli.options import OUTPUT_FILE, config_option, file_type, flag, option, several
 from smtpproxy.cli.printer import Column, Fields, Part, Result, Table, picked, shows_result
-from smtpproxy.cli.stores import now, using_store, warn
+from smtpproxy.cli.stores import using_store, warn
+from smtpproxy.clock import now
 from smtpproxy.policy.model import Contact
 from smtpproxy.scrub.outlook import Outlook
 from smtpproxy.settings import Settings

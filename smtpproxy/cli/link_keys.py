@@ -10,7 +10,8 @@ from smtpproxy.cli import fail
 from smtpproxy.cli.options import config_option, flag, options
 from smtpproxy.cli.printer import Part, Result, shows_result
 from smtpproxy.cli.relays import holdings, relay_lines
-from smtpproxy.cli.stores import now, using_store
+from smtpproxy.cli.stores import using_store
+from smtpproxy.clock import now
 from smtpproxy.settings import Settings
 from smtpproxy.store.key_places import key_place
 from smtpproxy.store.link_keys import (

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from smtpproxy.cli.imports import input_time
 from smtpproxy.cli.printer import Column, Fields, Part, Styled, Table
-from smtpproxy.cli.stores import now, using_store
+from smtpproxy.cli.stores import using_store
+from smtpproxy.clock import now
 from smtpproxy.locale import REFERENCE
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import (

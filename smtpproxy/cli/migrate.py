@@ -7,7 +7,8 @@ import click
 
 from smtpproxy.cli.options import config_option, options, several
 from smtpproxy.cli.printer import Result, shows_result
-from smtpproxy.cli.stores import now, open_patiently, using_store
+from smtpproxy.cli.stores import open_patiently, using_store
+from smtpproxy.clock import now
 from smtpproxy.settings import Settings
 from smtpproxy.store import is_postgresql
 from smtpproxy.store.protocols import Store, StoreInaccessible

@@ -18,12 +18,12 @@ import click
 
 from smtpproxy.cli import fail, forget_stdout
 from smtpproxy.locale import language_tag as read_language
+from smtpproxy.setup import UNIT_CONFIG
 
 if TYPE_CHECKING:
     from smtpproxy.settings import Settings
     from smtpproxy.sinks.audit.chain import Head
 
-DEFAULT_CONFIG = Path("/etc/smtpproxy/smtpproxy.toml")
 OUTPUT_FILE = click.Path(path_type=Path, dir_okay=False)
 """The type of a file that is to be written."""
 TIME_HELP = "A time like 2025-03-01T10:00:00Z, or a date"
@@ -38,9 +38,9 @@ def config_path_option(function: Function) -> Function:
         "--config",
         type=click.Path(path_type=Path),
         envvar="SMTPPROXY_CONFIG",
-        default=DEFAULT_CONFIG,
+        default=UNIT_CONFIG,
         metavar="FILE",
-        help=f"Configuration; else $SMTPPROXY_CONFIG, else {DEFAULT_CONFIG}.",
+        help=f"Configuration; else $SMTPPROXY_CONFIG, else {UNIT_CONFIG}.",
     )(function)
 
 

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from smtpproxy.cli.imports import Handling, Task
 from smtpproxy.cli.printer import Column, Fields, Part, Result, Styled, Table
-from smtpproxy.cli.stores import now, using_store, warn
+from smtpproxy.cli.stores import using_store, warn
+from smtpproxy.clock import now
 from smtpproxy.locale import REFERENCE, texts
 from smtpproxy.policy.model import Mode, Stream
 from smtpproxy.report import fix

@@ -14,7 +14,8 @@ from smtpproxy.cli import fail
 from smtpproxy.cli.options import config_option, file_type, option, options
 from smtpproxy.cli.outlook import outlook_object, outlook_text
 from smtpproxy.cli.printer import Aside, Csv, Part, Result, shows_result
-from smtpproxy.cli.stores import AddressFile, now, using_store
+from smtpproxy.cli.stores import AddressFile, using_store
+from smtpproxy.clock import now
 from smtpproxy.mail.address import readings
 from smtpproxy.policy.rulebook import WIDENED_ORIGINS
 from smtpproxy.scrub.outlook import Outlook

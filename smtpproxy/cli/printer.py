@@ -21,6 +21,8 @@ import click
 from smtpproxy.cli import fail
 from smtpproxy.terminal import printable
 
+VERDICT_STYLES = {"allow": "green", "refuse": "red", "defer": "yellow"}
+
 _GAP = "  "
 _SHORTEST_ID = 12  # of an id: its time, and enough to tell those of one millisecond apart
 _NARROWEST = 24  # columns: a cell of prose narrower than this is hard to read

@@ -61,7 +61,8 @@ def purge(settings: Settings, options: PurgeOptions) -> Result:
     `serve` does it daily. Mail and imports go on meanwhile. What withdrew or objected is
     suppressed before its contact goes.
     """
-    from smtpproxy.cli.stores import now, using_store
+    from smtpproxy.cli.stores import using_store
+    from smtpproxy.clock import now
     from smtpproxy.retention import AlreadyRunning, purge
 
     at, dry_run = options.at, options.dry_run

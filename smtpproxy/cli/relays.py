@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from smtpproxy.cli.printer import Column, Part, Table
-from smtpproxy.cli.stores import now
+from smtpproxy.clock import now
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.register import Relay, living
 

@@ -20,7 +20,7 @@ from smtpproxy.cli.options import (
     private,
 )
 from smtpproxy.cli.printer import Column, Fields, Part, Result, Styled, Table, shows_result
-from smtpproxy.cli.stores import now
+from smtpproxy.clock import now
 from smtpproxy.locale import LANGS, REFERENCE, Lang, texts
 from smtpproxy.policy.model import Mode
 from smtpproxy.report import BY, Report, Selection, count, fix, html, in_words, mostly, outcomes

@@ -25,6 +25,7 @@ from smtpproxy.cli.options import (
     options,
 )
 from smtpproxy.cli.printer import (
+    VERDICT_STYLES,
     Column,
     Part,
     Styled,
@@ -34,7 +35,8 @@ from smtpproxy.cli.printer import (
     print_text,
     progress,
 )
-from smtpproxy.cli.stores import now, using_store, warn
+from smtpproxy.cli.stores import using_store, warn
+from smtpproxy.clock import now
 from smtpproxy.locale import LANGS, REFERENCE, Lang, texts
 from smtpproxy.policy.model import Mode
 from smtpproxy.scrub.formats import Format, open_list
@@ -50,11 +52,10 @@ from smtpproxy.scrub.verdicts import (
     share,
 )
 from smtpproxy.settings import Settings
+from smtpproxy.store.exchange.files import STDIN
 from smtpproxy.store.exchange.lines import ImportFault
 from smtpproxy.terminal import counted
 
-_STANDARD = Path("-")
-_STYLES = {"allow": "green", "refuse": "red", "defer": "yellow"}
 _CHART = 30  # columns
 _NUMBERS = [Column(), Column(right=True), Column(right=True)]
 
@@ -102,8 +103,8 @@ def scrub(settings: Settings, list_path: Path, options: ScrubOptions, as_json: b
         fail(f"no stream {options.stream!r}; there are {', '.join(settings.streams)}", 2)
     output = options.output
     if output is None and not as_json and not sys.stdout.isatty():
-        output = _STANDARD
-    if as_json and output == _STANDARD:
+        output = STDIN
+    if as_json and output == STDIN:
         raise click.UsageError("--json and --output - both write to standard output")
     _check_different(output, options)
     try:
@@ -115,13 +116,13 @@ def scrub(settings: Settings, list_path: Path, options: ScrubOptions, as_json: b
     if as_json:
         print_json(findings.as_object())
     else:
-        print_text(_text(findings), err=output == _STANDARD)
+        print_text(_text(findings), err=output == STDIN)
     return 0 if findings.counts.all_may_be_mailed else 1
 
 
 def _check_different(output: Path | None, options: ScrubOptions) -> None:
     named = [output, options.allowed, options.refused, options.rejected, options.report]
-    files = [path.resolve() for path in named if path is not None and path != _STANDARD]
+    files = [path.resolve() for path in named if path is not None and path != STDIN]
     regular = [path for path in files if path.is_file() or not path.exists()]
     if twice := [path for path in regular if regular.count(path) > 1]:
         raise click.UsageError(f"{twice[0]} is named for two files at once")
@@ -132,7 +133,7 @@ def _scrub(
 ) -> Findings:
     """Judge the list and put the files in their places."""
     gc.set_threshold(500_000)  # a batch is many live objects and no cycles
-    name = "standard input" if list_path == _STANDARD else list_path.name
+    name = "standard input" if list_path == STDIN else list_path.name
     stream = settings.streams[options.stream]
     rulebook = settings.rulebooks[stream.rulebook]
     request = ScrubRequest(stream, rulebook, options.at or now(), as_of=options.at is not None)
@@ -214,7 +215,7 @@ def _totals(counts: Counts) -> Iterator[Sequence[str]]:
 
 def _bar(bar: Bar) -> Sequence[str]:
     block = "█" if sys.stdout.isatty() else "#"
-    drawn = Styled(block * max(1, round(bar.width * _CHART / 100)), _STYLES[bar.kind])
+    drawn = Styled(block * max(1, round(bar.width * _CHART / 100)), VERDICT_STYLES[bar.kind])
     return bar.name, f"{bar.lines:,}", _percent(bar.share), drawn
 
 
@@ -225,13 +226,13 @@ def _percent(share: float) -> str:
 def _written(drafts: Drafts, path: Path | None) -> Sequence[BinaryIO]:
     if path is None:
         return ()
-    return (sys.stdout.buffer if path == _STANDARD else drafts.open(path),)
+    return (sys.stdout.buffer if path == STDIN else drafts.open(path),)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, int | None]]:
     """Yield the list, and its octets where they are known."""
-    if path == _STANDARD:
+    if path == STDIN:
         yield sys.stdin.buffer, None
         return
     with path.open("rb") as file:

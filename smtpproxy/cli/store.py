@@ -10,7 +10,7 @@ import click
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import config_option
 from smtpproxy.cli.printer import Column, Part, Result, Styled, Table, shows_result
-from smtpproxy.cli.stores import now
+from smtpproxy.clock import now
 from smtpproxy.erasure import erase_outstanding
 from smtpproxy.settings import Settings, StoreSettings
 from smtpproxy.settings.places import store_url

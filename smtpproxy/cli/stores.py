@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
@@ -15,6 +15,7 @@ import click
 from smtpproxy import recorded_consent
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import flag, moment, option, plain_text
+from smtpproxy.clock import now
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.mailboxes import entered_name
 from smtpproxy.scrub.formats import address_place
@@ -74,10 +75,6 @@ def open_patiently(settings: Settings, *, read_only: bool = False) -> Store:
     """Open the store for a command, which may wait; close it. Raises as `open_store` does."""
     patient = dataclasses.replace(settings.store, timeout=max(settings.store.timeout, _TIMEOUT))
     return open_store(patient, settings.server.state_dir, read_only=read_only)
-
-
-def now() -> datetime:
-    return datetime.now(UTC)
 
 
 def fact_moment(value: str) -> datetime:

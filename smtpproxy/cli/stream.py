@@ -9,8 +9,9 @@ import click
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import config_option, moment, plain_text
 from smtpproxy.cli.printer import Aside, Column, Part, Result, Table, shows_result
-from smtpproxy.cli.stores import now, using_store
+from smtpproxy.cli.stores import using_store
 from smtpproxy.cli.stream_mode import enforce, observe
+from smtpproxy.clock import now
 from smtpproxy.policy.breaker import BRAND, STREAM, Heard
 from smtpproxy.policy.campaign import Campaign, Trial, held_until
 from smtpproxy.settings import Settings

@@ -41,13 +41,13 @@ from smtpproxy.cli.stores import (
     check_brand,
     check_motive,
     known_scope,
-    now,
     scope_type,
     using_store,
     warn_of_the_future,
 )
 from smtpproxy.cli.suppress_keys import key, rekey
 from smtpproxy.cli.suppress_move import move
+from smtpproxy.clock import now
 from smtpproxy.policy.model import Origin, Suppression
 from smtpproxy.scrub.outlook import Outlook
 from smtpproxy.settings import Settings

@@ -14,7 +14,8 @@ from smtpproxy.cli import fail
 from smtpproxy.cli.options import config_option, file_type, flag, option, options, output_option
 from smtpproxy.cli.printer import Part, Result, json_bytes, json_option, shows_result
 from smtpproxy.cli.relays import holdings, relay_lines
-from smtpproxy.cli.stores import AddressFile, now, using_store
+from smtpproxy.cli.stores import AddressFile, using_store
+from smtpproxy.clock import now
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.mailboxes import entered_name
 from smtpproxy.settings import Settings

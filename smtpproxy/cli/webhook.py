@@ -9,7 +9,8 @@ import click
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import config_option
 from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Table, picked, shows_result
-from smtpproxy.cli.stores import now, using_store
+from smtpproxy.cli.stores import using_store
+from smtpproxy.clock import now
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.propagation import Backlog, DeadLetter, WebhookState

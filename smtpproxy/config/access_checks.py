@@ -150,7 +150,8 @@ Networks = Sequence[tuple[int, Network | None]]
 """By their place in the list; None is `unix`."""
 
 _KEYS = ("proxy_trusted", "xclient_trusted", "login_trusted")
-_MTAS = ("milter", "policy")
+ANSWERING = ("milter", "policy")
+"""Protocols in which an MTA asks and keeps the mail."""
 
 
 def _trust(document: Document) -> Iterator[Fault]:
@@ -168,7 +169,7 @@ def _of_listener(
     for key, networks in zip(_KEYS, (proxy, xclient, login), strict=True):
         if _is_everybody(networks):
             yield (key,), 'covers every host: name those to be trusted, "10.0.0.5"'
-    if listener.get("protocol", "smtp") in _MTAS:
+    if listener.get("protocol", "smtp") in ANSWERING:
         if users and "login_trusted" not in listener and not _is_near(listener.get("address")):
             yield (
                 ("login_trusted",),

@@ -9,7 +9,7 @@ from collections.abc import Container, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from smtpproxy.config.access_checks import access_checks
+from smtpproxy.config.access_checks import ANSWERING, access_checks
 from smtpproxy.config.brands import brand_checks
 from smtpproxy.config.confirmations import confirmation_checks
 from smtpproxy.policy.model import (
@@ -287,7 +287,6 @@ def _verp(document: Document) -> Iterator[Fault]:
 
 
 _OF_ADDING = ("existing_unsubscribe", "unsubscribe_scope", "unsubscribe_mailto", "list_id")
-_ASKING = ("milter", "policy")
 
 
 def _unsubscribe(document: Document) -> Iterator[Fault]:
@@ -321,7 +320,7 @@ def _left_to_the_mta(
     """Yield where a listener whose MTA keeps the message names a stream that needs another one."""
     for index, listener in tables(document, "listener"):
         named = listener.get("streams")
-        if listener.get("protocol") not in _ASKING or not isinstance(named, list):
+        if listener.get("protocol") not in ANSWERING or not isinstance(named, list):
             continue
         for at, name in enumerate(named):
             if isinstance(name, str) and name in named_so:

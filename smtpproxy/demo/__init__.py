@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from smtpproxy.cli.printer import Column, Styled, Table, print_text
+from smtpproxy.cli.printer import VERDICT_STYLES, Column, Styled, Table, print_text
 from smtpproxy.demo.letters import LETTERS, Letter, contacts, suppressions
 from smtpproxy.demo.relay import CaptureMta, DemoError, DemoRelay
 from smtpproxy.policy.model import Action
@@ -92,7 +92,6 @@ def _bases(audit: Path) -> dict[str, str]:
 
 
 _MOVED_ELSEWHERE = ("_bucket", "_sum", "_count", "_created", "_cpu_seconds_total")
-_STYLES = {"allow": "green", "refuse": "red", "defer": "yellow"}
 _OUTCOME = (
     *(Column(heading) for heading in ("to", "stream", "verdict", "basis or reason")),
     Column("the reply", prose=True),
@@ -108,7 +107,7 @@ def _outcomes(outcomes: Sequence[Outcome]) -> Table:
             (
                 outcome.letter.to,
                 outcome.letter.stream,
-                Styled(outcome.verdict, _STYLES[outcome.verdict]),
+                Styled(outcome.verdict, VERDICT_STYLES[outcome.verdict]),
                 outcome.why,
                 outcome.reply,
             )

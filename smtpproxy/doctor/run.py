@@ -28,7 +28,7 @@ from smtpproxy.doctor.machine import (
     replica,
     restore,
 )
-from smtpproxy.doctor.spf import NO_ADDRESSES, spf
+from smtpproxy.doctor.spf import NAME_THEM, NO_ADDRESSES, spf
 from smtpproxy.doctor.spf_record import IpAddress
 from smtpproxy.doctor.unsubscribe import own_token, unsubscribe
 from smtpproxy.policy.model import StreamClass, TrackingPixels
@@ -130,7 +130,7 @@ class Doctor:
             jobs.append((Check.SPF, returns, _one(spf, lookup, returns, addresses)))
             jobs.append((Check.MX, returns, _one(mx, lookup, returns)))
         if not addresses:
-            unknown = Finding(Check.PTR, host, Status.UNKNOWN, NO_ADDRESSES, _NAME_THEM)
+            unknown = Finding(Check.PTR, host, Status.UNKNOWN, NO_ADDRESSES, NAME_THEM)
             jobs.append((Check.PTR, host, _said([unknown])))
         place = without_password(settings.store.url)
         jobs.append((Check.RESTORE, place, lambda: restore(settings)))
@@ -189,7 +189,6 @@ class Doctor:
 
 
 _AGAIN = "look at the name servers, or ask again with a longer --timeout"
-_NAME_THEM = "set sending_addresses in [doctor]"
 _NO_DOMAINS = Finding(
     Check.SPF,
     "-",

@@ -222,7 +222,7 @@ def judge_spf(domain: str, results: dict[IpAddress, Spf], stranger: Spf) -> Find
         text = f"every address there is passes ({stranger.term})"
         return _found(domain, Status.WARN, text, "name the addresses, and end with -all or ~all")
     if not results:
-        return _found(domain, Status.UNKNOWN, "there is a record; " + NO_ADDRESSES, _NAME_THEM)
+        return _found(domain, Status.UNKNOWN, "there is a record; " + NO_ADDRESSES, NAME_THEM)
     told = (
         f"{', '.join(map(str, results))} passes ({first.term}), with {counted(lookups, 'lookup')}"
     )
@@ -232,7 +232,7 @@ def judge_spf(domain: str, results: dict[IpAddress, Spf], stranger: Spf) -> Find
 
 
 NO_ADDRESSES = "the addresses that mail leaves from are not known"
-_NAME_THEM = "set sending_addresses in [doctor]"
+NAME_THEM = "set sending_addresses in [doctor]"
 _MEND_RECORD = (
     f"publish one record, of at most {LOOKUPS} terms that need the DNS: fewer include: and mx,"
     " more ip4: and ip6:"

@@ -20,6 +20,7 @@ from smtpproxy.policy.model import (
     Suppression,
 )
 from smtpproxy.policy.periods import Period, Unit
+from smtpproxy.policy.rulebook import DOUBLE_OPT_IN
 from smtpproxy.policy.rules.recipient import covers
 from smtpproxy.settings import BUILT_IN_PURPOSES, BrandSettings, ControllerSettings, Settings
 from smtpproxy.store.exchange.times import written_time
@@ -42,7 +43,7 @@ _COUNTRIES = {"fr": "FR", "de": "DE", "uk": "GB", "us": "US", "ca": "CA", "eu-st
 _GDPR = frozenset({"fr", "de", "eu-strict"})
 _LETTERS = {Unit.DAYS: "P{}D", Unit.MONTHS: "P{}M", Unit.YEARS: "P{}Y", Unit.HOURS: "PT{}H"}
 _REFUSALS = frozenset({Origin.UNSUBSCRIBE, Origin.COMPLAINT, Origin.OBJECTION, Origin.ERASURE})
-_EXPLICIT = frozenset({"double_opt_in", "signed_form"})
+_EXPLICIT = frozenset({DOUBLE_OPT_IN, "signed_form"})
 
 
 class NoReceipt(ValueError):

@@ -26,7 +26,7 @@ _NAME = 0x3F  # length of the purpose; 0: the scope is all marketing
 _BRAND = 0x40  # it is a brand's name, not a purpose's
 _KEYED = 0x80  # the recipient is a key text, and the stream is left out
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{30,8000}")
-_KEY_TEXT = re.compile(r"hmac:([0-9a-f]{8}):([0-9a-f]{32}):([0-9a-f]{64})")
+KEY_TEXT = re.compile(r"hmac:([0-9a-f]{8}):([0-9a-f]{32}):([0-9a-f]{64})")
 _KEY_OCTETS = (4, 20)  # where the wide and the exact key begin
 
 
@@ -132,7 +132,7 @@ def _named(scope: str) -> tuple[int, bytes]:
 def _packed(told: Unsubscription) -> bytes:
     head, name = _named(told.scope)
     id = ulid_octets(told.id)
-    match = _KEY_TEXT.fullmatch(told.recipient)
+    match = KEY_TEXT.fullmatch(told.recipient)
     if match is not None:
         return id + bytes((_KEYED | head,)) + name + bytes.fromhex("".join(match.groups()))
     stream = told.stream.ljust(_STREAM, b"\0")
@@ -157,8 +157,8 @@ def _unpacked(record: bytes) -> Unsubscription:
     return Unsubscription(text, f"{kind}:{name}" if name else "marketing", ulid_text(id), stream)
 
 
-_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_DIGITS = {character: value for value, character in enumerate(_ALPHABET)}
+ULID_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_DIGITS = {character: value for value, character in enumerate(ULID_ALPHABET)}
 
 
 def ulid_octets(id: str) -> bytes:
@@ -170,4 +170,4 @@ def ulid_octets(id: str) -> bytes:
 
 def ulid_text(octets: bytes) -> str:
     number = int.from_bytes(octets, "big")
-    return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+    return "".join(ULID_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))

@@ -279,7 +279,10 @@ MARKETING_MESSAGE_REASONS = (
 TRANSACTIONAL_MESSAGE_REASONS = (Reason.BULK_UNDECLARED,)
 
 
-_ACTIVE_METHODS = frozenset({"unticked_box", "double_opt_in", "signed_form", "verbal_recorded"})
+DOUBLE_OPT_IN = "double_opt_in"
+"""The method of a request and its confirmation."""
+
+_ACTIVE_METHODS = frozenset({"unticked_box", DOUBLE_OPT_IN, "signed_form", "verbal_recorded"})
 
 
 class Rulebook(Struct, frozen=True):

@@ -7,6 +7,9 @@ from msgspec import Struct
 
 from smtpproxy.policy.model import Stream
 
+SCOPE_KINDS = ("all", "marketing", "brand", "purpose")
+"""Two of them name something: `brand:NAME`, `purpose:NAME`."""
+
 
 class Scopes(Struct, frozen=True):
     """The names that scopes may have in a configuration."""

@@ -1,20 +1,19 @@
 """The process of the feedback mailbox: takes reports in, acts on them, hands bounces on."""
 
 import asyncio
-import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import partial
 
 import structlog
 
+from smtpproxy.clock import new_ids, now
 from smtpproxy.core.perform import Performer
 from smtpproxy.core.services import services_of
-from smtpproxy.events import Event, UlidFactory
+from smtpproxy.events import Event
 from smtpproxy.mailbox.acting import Actor, telling
 from smtpproxy.mailbox.handing_on import BounceRelay
 from smtpproxy.mailbox.inbox import Inbox
@@ -90,7 +89,7 @@ class Mailbox:
         self._arrived = asyncio.Event()
         self._acted = asyncio.Event()
         server = settings.server
-        new_id = UlidFactory(lambda: time.time_ns() // 1_000_000, os.urandom)
+        new_id = new_ids()
         self._store = open_store(settings.store, server.state_dir)
         self._feedback = open_feedback(settings.store, relay_id(server.state_dir))
         self._maildir = Maildir(settings.feedback_dir)
@@ -201,7 +200,3 @@ class Mailbox:
         self.metrics(event)
         if type(event) in LOGGED:
             self._log(event)
-
-
-def now() -> datetime:
-    return datetime.now(UTC)

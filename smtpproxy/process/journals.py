@@ -14,12 +14,13 @@ from pathlib import Path
 
 import structlog
 
+from smtpproxy.clock import now
 from smtpproxy.erasure import carry_out
 from smtpproxy.mailbox.messages import on_record
 from smtpproxy.policy.model import Action, Reason
 from smtpproxy.process.children import Beat, Channel, Drain, Ready
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.audit.chain import NotALine
+from smtpproxy.sinks.audit.chain import DECISION, NotALine
 from smtpproxy.sinks.audit.chosen import verdicts
 from smtpproxy.sinks.audit.erase import StillWritten
 from smtpproxy.sinks.audit.following import PlacedRow, Tail
@@ -41,7 +42,6 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 _AFTER_TROUBLE = 10.0
 _AT_ONCE = 1_000  # lines of one commit
 _ANSWERED_AT_ONCE = 100
-_DECISION = b'"entry":{"kind":"decision"'
 
 log = structlog.get_logger()
 
@@ -79,10 +79,6 @@ async def _work(settings: Settings, sock: socket.socket) -> int:
     journals.close()
     asked.close()
     return 0
-
-
-def now() -> datetime:
-    return datetime.now(UTC)
 
 
 async def _keep(work: Callable[[], Awaitable[None]]) -> None:
@@ -220,7 +216,7 @@ class Teller:
 def index_rows(relay: str, placed: PlacedRow) -> Iterator[IndexRow]:
     """Yield what the index has of a line: a row for each recipient of a decision."""
     file, number, raw = placed
-    if _DECISION not in raw:
+    if DECISION not in raw:
         return
     try:
         line = read_line(raw)

@@ -1,18 +1,15 @@
 """The process that delivers to webhooks, so that no mail ever waits for one."""
 
 import asyncio
-import os
 import random
 import socket
 import threading
-import time
 from contextlib import suppress
-from datetime import UTC, datetime
 from importlib.metadata import version
 
 import structlog
 
-from smtpproxy.events import UlidFactory
+from smtpproxy.clock import new_ids, now
 from smtpproxy.process.children import Beat, Channel, Drain, Ready
 from smtpproxy.process.webhook_events import keep_logging
 from smtpproxy.settings import Settings, WebhookSettings
@@ -43,9 +40,9 @@ async def _deliver(settings: Settings, sock: socket.socket) -> int:
     store = open_store(settings.store, settings.server.state_dir)
     counts = Counts()
     around = Surroundings(
-        now=lambda: datetime.now(UTC),
+        now=now,
         random=random.random,
-        new_id=UlidFactory(lambda: time.time_ns() // 1_000_000, os.urandom),
+        new_id=new_ids(),
         count=counts,
         relay=relay_id(settings.server.state_dir),
     )

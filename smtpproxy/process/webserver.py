@@ -4,13 +4,13 @@ import asyncio
 import itertools
 import socket
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from importlib.metadata import version
 
 import uvloop
 from starlette.applications import Starlette
 
 from smtpproxy import retention
+from smtpproxy.clock import now
 from smtpproxy.intake.accept import TrustedHosts
 from smtpproxy.policy.model import BUILT_IN_BRAND
 from smtpproxy.process.breaker import StoreToWrite
@@ -76,7 +76,7 @@ class _Stores:
         self.breaker = open_breaker(settings, self.write)
         self.watched = open_breaker(settings, lambda: self.read, read_only=True)
         self.limit = open_confirmation_limit(settings.store)
-        self.answers = open_answers(settings.store, _now)
+        self.answers = open_answers(settings.store, now)
         self.feedback = open_feedback(settings.store)
 
     async def close(self) -> None:
@@ -105,7 +105,7 @@ def _app(
             {"consent": by_mail, "permission": by_mail, "personal": personal},
             pages,
             trusts=trusts,
-            now=_now,
+            now=now,
         )
 
     async def stats() -> Snapshot:
@@ -129,7 +129,7 @@ def _app(
             stores.write,
             answers=stores.answers,
             streams=stores.watched.status,
-            now=_now,
+            now=now,
             version=version("smtpproxy"),
             stop=stop,
             by_mail=by_mail,
@@ -139,7 +139,7 @@ def _app(
             stores.write,
             settings.streams,
             pages,
-            now=_now,
+            now=now,
             breaker=stores.breaker,
             personal=personal,
         ),
@@ -153,7 +153,7 @@ def _asking(
 ) -> tuple[ConsentByMail, PersonalPages]:
     """What asks people by mail, and acts on the link that they follow."""
     asking = (settings, stores.write, submitter(settings), stores.limit)
-    return ConsentByMail(*asking, _now), PersonalPages(*asking, pages, _now)
+    return ConsentByMail(*asking, now), PersonalPages(*asking, pages, now)
 
 
 def _readiness(settings: Settings, supervisor: "Supervisor", store: Store) -> ReadinessProbe:
@@ -163,10 +163,6 @@ def _readiness(settings: Settings, supervisor: "Supervisor", store: Store) -> Re
         upstream=lambda: greet(settings.upstream.address),
         audit=lambda: take(settings.server.state_dir / "audit"),
     )
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 async def _heard(feedback: FeedbackLog) -> Snapshot:

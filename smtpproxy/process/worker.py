@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING
 
@@ -15,10 +14,11 @@ import structlog
 import uvloop
 
 from smtpproxy.auth import Authenticator
+from smtpproxy.clock import new_ids, now
 from smtpproxy.core.edits import UnsubscribeLinks
 from smtpproxy.core.perform import Performer
 from smtpproxy.core.services import ReturnPathMaker, StreamTable, services_of
-from smtpproxy.events import DnsAsked, Event, FilesRead, UlidFactory
+from smtpproxy.events import DnsAsked, Event, FilesRead
 from smtpproxy.intake.limits import RateTable
 from smtpproxy.intake.listener import Listener
 from smtpproxy.intake.milter import MilterSession
@@ -62,13 +62,6 @@ SESSIONS: Mapping[str, Callable[[Listener], asyncio.Protocol]] = {
     "policy": PolicySession,
 }
 """By `protocol` of the listener; one session is made for each connection."""
-
-
-now = partial(datetime.now, UTC)
-
-
-def milliseconds() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def run_worker(
@@ -139,7 +132,7 @@ class Worker:
         self._log = Log()
         # None of them is there before it is needed.
         self._threads = ThreadPoolExecutor(_threads(settings), "content")
-        new_id = UlidFactory(milliseconds, os.urandom)
+        new_id = new_ids()
         deadlines = Deadlines(asyncio.get_running_loop())
         server = settings.server
         self._pool = UpstreamPool(

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import repeat
 from multiprocessing import parent_process
@@ -23,15 +23,13 @@ from msgspec import Struct
 
 from smtpproxy.policy.model import Action, Basis, Reason, StreamClass
 from smtpproxy.report.counts import OTHERS, Breakdown, Counts, Fault, Row, What, add
-from smtpproxy.sinks.audit.chain import UNREADABLE
+from smtpproxy.sinks.audit.chain import DECISION, LONGEST_TRANSACTION, UNREADABLE
 from smtpproxy.sinks.audit.files import segments
 
 _PIECE = 32 * 1024 * 1024
 _BLOCK = 1024 * 1024
 _ADDRESS = re.compile(r"[^\s<>@,;:()\"]{1,64}@[\w.-]{1,255}")
 _LONGEST_AUTHOR = 400  # of a From field that may be as long as a header
-_DECISION = b'"entry":{"kind":"decision"'
-_LONGEST_WAIT = timedelta(hours=2)  # between a decision's time and its line
 
 
 class _Client(Struct):
@@ -131,7 +129,10 @@ def _pieces(folder: Path, selection: Selection) -> Iterator[Piece]:
     """The files that may hold decisions of the period: each ends where the next one begins."""
     for files in segments(folder).values():
         for segment, following in zip(files, [*files[1:], None], strict=True):
-            if selection.until is not None and segment.begun >= selection.until + _LONGEST_WAIT:
+            if (
+                selection.until is not None
+                and segment.begun >= selection.until + LONGEST_TRANSACTION
+            ):
                 continue
             if selection.since is not None and following and following.begun < selection.since:
                 continue
@@ -150,7 +151,7 @@ def count_piece(piece: Piece, selection: Selection) -> Counts:
 def count_rows(lines: Iterable[bytes], row: Row) -> None:
     """Add to a row what lines of a journal say."""
     counts = Counts()
-    _count((raw for raw in lines if _DECISION in raw), Selection(), counts)
+    _count((raw for raw in lines if DECISION in raw), Selection(), counts)
     for day in counts.days.values():
         add(row, day)
 
@@ -165,7 +166,7 @@ def _lines(piece: Piece) -> Iterator[bytes]:
             if position >= piece.end or not raw.endswith(b"\n"):
                 return
             position += len(raw)
-            if _DECISION in raw:
+            if DECISION in raw:
                 yield raw
 
 

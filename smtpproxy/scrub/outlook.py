@@ -1,7 +1,6 @@
 """Who of the people of an import may be mailed, on each stream, why the others may not, and which
 facts would let them through: judged by the decision core, as at RCPT."""
 
-from array import array
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.rules import RecipientCase
 from smtpproxy.scrub.fixes import freed_by
+from smtpproxy.scrub.marked import MarkedAddresses
 from smtpproxy.scrub.shapes import Shapes
 from smtpproxy.scrub.verdicts import commonest_first
 from smtpproxy.settings import Settings
@@ -38,8 +38,6 @@ Standing = tuple[str, str, tuple[str, ...]]
 _ALLOW = Action.ALLOW
 _READ = 4_000  # people, in one read of the store
 _MOST_SHAPES = 20_000  # that are remembered
-_LEAST = 1 << 12
-_SIZE_BITS = 0xFFFF_FFFF_FFFF_FFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +119,7 @@ class Outlook:
         self._lookups = needs(question, book)
         self._now = now
         self._fixes = fixes
-        self._last = _Numbers()
+        self._last = MarkedAddresses("L")
         self._outcomes: dict[tuple[Standing, ...], int] = {}
         self._counts: list[int] = []
         self._shapes = Shapes([book for _, book in self._streams], now)
@@ -292,42 +290,3 @@ def person(address: str) -> str | None:
         return None if whole_domain(address) else canonical(address)
     except AddressError:
         return None
-
-
-class _Numbers:
-    """Addresses, as 64-bit hashes in a flat array, each with a small number (scrub.run.Seen)."""
-
-    def __init__(self) -> None:
-        self._marks = array("Q", [0]) * _LEAST
-        self._numbers = array("L", [0]) * _LEAST
-        self._mask = _LEAST - 1
-        self._count = 0
-
-    def put(self, address: str, number: int) -> int | None:
-        """Set the number of an address; return the one that it had."""
-        mark = (hash(address) & _SIZE_BITS) or 1
-        place = self._place(mark)
-        if self._marks[place]:
-            before, self._numbers[place] = self._numbers[place], number
-            return before
-        self._marks[place], self._numbers[place] = mark, number
-        self._count += 1
-        if 2 * self._count > self._mask:
-            self._grow()
-        return None
-
-    def _place(self, mark: int) -> int:
-        place = mark & self._mask
-        while (found := self._marks[place]) and found != mark:
-            place = (place + 1) & self._mask
-        return place
-
-    def _grow(self) -> None:
-        marks, numbers = self._marks, self._numbers
-        size = 2 * len(marks)
-        self._marks, self._numbers = array("Q", [0]) * size, array("L", [0]) * size
-        self._mask = size - 1
-        for mark, number in zip(marks, numbers, strict=True):
-            if mark:
-                place = self._place(mark)
-                self._marks[place], self._numbers[place] = mark, number

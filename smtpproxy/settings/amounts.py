@@ -7,6 +7,7 @@ ValueError with what is wrong and what would be right. The types beneath have th
 import contextlib
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from typing import Annotated
@@ -57,12 +58,7 @@ class Rate:
 def size(value: object) -> int:
     """Return bytes of `1048576`, `"10MB"` (1000²) or `"25MiB"` (1024²)."""
     right = 'a size such as "25MiB", "10MB" or a number of bytes'
-    amount, unit = _amount(value, right)
-    if unit == "":
-        unit = "B"
-    if unit not in SIZE_UNITS:
-        raise ValueError(f"{shown(value)} is not {right}; units: {', '.join(SIZE_UNITS)}")
-    octets = amount * SIZE_UNITS[unit]
+    octets = _in_units(value, right, SIZE_UNITS, "B")
     if octets < 1 or octets != int(octets):
         raise ValueError(f"{shown(value)} is not a whole number of bytes above 0")
     return int(octets)
@@ -82,17 +78,20 @@ def header_size(value: object) -> int:
 def duration(value: object) -> float:
     """Return seconds of `30`, `"30s"`, `"5m"`, `"2h"` or `"1d"`. A month is no duration."""
     right = 'a time such as "30s", "5m", "2h", "1d" or a number of seconds'
-    amount, unit = _amount(value, right)
-    if unit == "":
-        unit = "s"
-    if unit not in DURATION_UNITS:
-        raise ValueError(f"{shown(value)} is not {right}; units: {', '.join(DURATION_UNITS)}")
-    if amount <= 0:
+    seconds = _in_units(value, right, DURATION_UNITS, "s")
+    if seconds <= 0:
         raise ValueError(f"{shown(value)} must be more than 0")
-    seconds = amount * DURATION_UNITS[unit]
     if seconds > _LONGEST:
         raise ValueError(f"{shown(value)} is too long: at most 36500d")
     return seconds
+
+
+def _in_units(value: object, right: str, units: Mapping[str, float], plain: str) -> float:
+    """Return an amount in the unit of which `units` tells how many each is; else it is `plain`."""
+    amount, unit = _amount(value, right)
+    if (unit or plain) not in units:
+        raise ValueError(f"{shown(value)} is not {right}; units: {', '.join(units)}")
+    return amount * units[unit or plain]
 
 
 def _amount(value: object, right: str) -> tuple[float, str]:

@@ -25,7 +25,7 @@ _WRONG_HOST = (
     ' "postgresql://smtpproxy@db.example:5432/smtpproxy?sslmode=verify-full"; in a password'
     " : / ? # [ ] @ % are written %3A %2F %3F %23 %5B %5D %40 %25"
 )
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,7 @@ def _http_url(value: object, wrong: str) -> SplitResult:
 
 
 def _is_plain_and_near(url: SplitResult) -> bool:
-    return url.scheme == "http" and url.hostname in _LOOPBACK
+    return url.scheme == "http" and url.hostname in LOOPBACK_HOSTS
 
 
 def store_url(value: object) -> str:

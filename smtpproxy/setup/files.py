@@ -13,6 +13,7 @@ from msgspec import Struct
 from smtpproxy.mail.dkim import zone_line
 from smtpproxy.settings import UnixAddress
 from smtpproxy.settings.places import hostname as read_hostname
+from smtpproxy.setup import UNIT_CONFIG
 from smtpproxy.setup.answers import STREAM_HEADER, Answers, Route
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ OWNER = "smtpproxy"
 """The user of the service unit: keys are to be its own."""
 
 UNIT_COMMAND = Path("/usr/bin/smtpproxy")
-UNIT_CONFIG = Path("/etc/smtpproxy/smtpproxy.toml")
 UNIT_STATE = Path("/var/lib/smtpproxy")
 """What smtpproxy.service says by itself."""
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from smtpproxy.setup import UNIT_CONFIG
 from smtpproxy.setup.answers import STREAM_HEADER, Answers, Route
-from smtpproxy.setup.files import INSTALL, OWNER, UNIT_CONFIG, File
+from smtpproxy.setup.files import INSTALL, OWNER, File
 
 _DROP_IN = Path("/etc/systemd/system/smtpproxy.service.d")
 

@@ -10,13 +10,13 @@ from logging.handlers import SysLogHandler
 
 import httpx
 
+from smtpproxy.settings.places import LOOPBACK_HOSTS
 from smtpproxy.shipping.targets import TargetUnavailable, TargetWrong
 
 TOKEN = "SMTPPROXY_SHIP_TOKEN"
 """The environment variable with the bearer token of an HTTP collector."""
 
 _TIMEOUT = 30.0
-_LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 class HttpTarget:
@@ -28,7 +28,7 @@ class HttpTarget:
             parsed = httpx.URL(url)
         except httpx.InvalidURL as error:
             raise TargetWrong(f"{url}: {error}") from error
-        if parsed.scheme != "https" and parsed.host not in _LOCAL:
+        if parsed.scheme != "https" and parsed.host not in LOOPBACK_HOSTS:
             raise TargetWrong(f"{url}: not encrypted; use https://")
         if parsed.userinfo:
             raise TargetWrong(

@@ -18,14 +18,13 @@ from typing import BinaryIO
 from smtpproxy.shipping.position import Placed, Position
 from smtpproxy.shipping.targets import FileTarget, TargetUnavailable
 from smtpproxy.sinks.audit.anchors import ExpiredFile, ExpiredRow, TrimmedRow, read_anchor
-from smtpproxy.sinks.audit.chain import NotALine, head_of
+from smtpproxy.sinks.audit.chain import ANCHOR, NotALine, head_of
 from smtpproxy.sinks.audit.files import ANCHORS, is_segment, segments, slot_of
 from smtpproxy.sinks.audit.lines import AnchorEntry, BeginEntry, read_line
 
 RELAY_FILE = "relay.json"
 """Says whose journal a folder is."""
 
-_ANCHOR = b'"entry":{"kind":"anchor"'
 _GONE = (b'"entry":{"kind":"expired"', b'"entry":{"kind":"trimmed"')
 
 
@@ -181,13 +180,13 @@ def _shippable(file: BinaryIO, begin: int, newest: int) -> tuple[int, bool]:
         end = data.rfind(b"\n") + 1
         if begin == 0 and _names(data[: data.find(b"\n") + 1]) > newest:
             return 0, False
-        found = data.find(_ANCHOR, begin, end)
+        found = data.find(ANCHOR, begin, end)
         while found >= 0:
             start = data.rfind(b"\n", 0, found) + 1
             stop = data.find(b"\n", found) + 1
             if _names(data[start:stop]) > newest:
                 return start, False
-            found = data.find(_ANCHOR, stop, end)
+            found = data.find(ANCHOR, stop, end)
         return end, True
 
 

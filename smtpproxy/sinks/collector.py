@@ -20,10 +20,10 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from prometheus_client.utils import floatToGoString
 
 from smtpproxy.policy.model import Mode, Origin
+from smtpproxy.policy.scopes import SCOPE_KINDS
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.families import FAMILIES, PREFIX, Family
 from smtpproxy.sinks.metrics import LATENCY_BUCKETS, Histogram, Labels, Samples, Snapshot
-from smtpproxy.sinks.rows import SCOPE_KINDS
 
 _TOGETHER = {
     "process_cpu_seconds": "Processor time of all processes of the relay.",

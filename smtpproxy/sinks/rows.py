@@ -67,7 +67,6 @@ PURGED_KINDS = (
     *("contacts", "suppressions", "lifted_suppressions", "mailings", "reports", "audit"),
 )
 TRACKING_ACTIONS = ("passed", "stripped", "refused", "consented")
-SCOPE_KINDS = ("all", "marketing", "brand", "purpose")
 API_CODE_CLASSES = ("2xx", "4xx", "5xx")
 WEBHOOK_OUTCOMES = (
     "delivered",

@@ -18,11 +18,11 @@ from hmac import digest
 from typing import NamedTuple, Protocol
 
 from smtpproxy.mail.address import canonical, domains_over, names_domain, whole_domain, widened
+from smtpproxy.mail.unsubscribe_token import KEY_TEXT
 from smtpproxy.policy.model import Origin, Suppression
 
 _BLOCK = 64  # of SHA-256, RFC 2104 section 2
 _WIDE_BYTES = 16  # truncated as RFC 2104 section 5 allows: it only finds candidates
-_KEY_TEXT = re.compile(r"hmac:([0-9a-f]{8}):([0-9a-f]{32}):([0-9a-f]{64})")
 _DOMAIN_KEY_TEXT = re.compile(r"(@|\*\.)hmac:([0-9a-f]{8}):([0-9a-f]{32})")
 _MARKS = {"@": b"@".ljust(16, b"\0"), "*.": b"*.".ljust(16, b"\0")}  # no hash ends so
 _DOMAINS = 4_096  # whose keys are kept at hand
@@ -160,7 +160,7 @@ class KeyRing:
 
 def _read_key_text(text: str) -> tuple[str, KeyPair]:
     """Return the fingerprint and the keys. Raises ValueError."""
-    if match := _KEY_TEXT.fullmatch(text):
+    if match := KEY_TEXT.fullmatch(text):
         return match[1], (bytes.fromhex(match[2]), bytes.fromhex(match[3]))
     if match := _DOMAIN_KEY_TEXT.fullmatch(text):
         wide = bytes.fromhex(match[3])

@@ -43,8 +43,6 @@ FROZEN = GATHERED | {"tags"}
 MARKS = ("first_contacted_at", "profiling_objected_at")
 """Moments that an update may set or move back, and never clear or move forward."""
 
-SCOPE_KINDS = ("all", "marketing", "brand", "purpose")
-
 
 @dataclass(frozen=True, slots=True)
 class Known:
@@ -190,13 +188,14 @@ def _with_marks(contact: Contact, told: Contact) -> Contact:
     return replace(contact, **changes) if changes else contact
 
 
-_STRICTNESS = tuple(Frequency)
+STRICTNESS = tuple(Frequency)
+"""How often people want mail, the loosest first."""
 
 
 def newest_preferences(told: Iterable[Preference]) -> tuple[Preference, ...]:
     """One for each brand and purpose: the newest, and of one moment the strictest."""
     newest: dict[tuple[str, str], Preference] = {}
-    for one in sorted(told, key=lambda one: (one.at, _STRICTNESS.index(one.frequency))):
+    for one in sorted(told, key=lambda one: (one.at, STRICTNESS.index(one.frequency))):
         newest[one.brand, one.purpose] = one
     return tuple(newest[key] for key in sorted(newest))
 

@@ -28,6 +28,7 @@ from smtpproxy.policy.model import (
     Verdict,
     collected,
 )
+from smtpproxy.policy.rulebook import DOUBLE_OPT_IN
 from smtpproxy.policy.rules import RecipientCase
 from smtpproxy.policy.rules.brands import by_collection
 from smtpproxy.policy.rules.recipient import restricted, suppressed
@@ -47,8 +48,6 @@ from smtpproxy.web.own_mail import (
     purpose_label,
     send,
 )
-
-METHOD = "double_opt_in"
 
 
 class ConsentRequest(Struct, frozen=True):
@@ -186,7 +185,7 @@ class ConsentByMail:
         return ConsentAct(
             asked.purpose,
             now,
-            method=METHOD,
+            method=DOUBLE_OPT_IN,
             evidence=evidence,
             pending=True,
             brand=self._on_record(asked.brand),
@@ -204,7 +203,7 @@ class ConsentByMail:
         return ConsentAct(
             told.purpose,
             self._now(),
-            method=METHOD,
+            method=DOUBLE_OPT_IN,
             evidence=evidence,
             brand=self._on_record(told.brand),
         )

@@ -15,6 +15,7 @@ from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription
 from smtpproxy.policy.model import ConsentAct, Contact, Frequency, Origin, Preference
 from smtpproxy.policy.rules.recipient import TRACKING
+from smtpproxy.store.merge import STRICTNESS
 from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
 from smtpproxy.web.group_commit import GroupCommit
 
@@ -177,8 +178,5 @@ def standing(contact: Contact, brand: str) -> dict[str, Frequency]:
     return {p.purpose: p.frequency for p in contact.preferences if p.brand == brand}
 
 
-_ORDER = tuple(Frequency)
-
-
 def _stricter(one: Frequency, other: Frequency | None) -> bool:
-    return other is None or _ORDER.index(one) > _ORDER.index(other)
+    return other is None or STRICTNESS.index(one) > STRICTNESS.index(other)

@@ -29,7 +29,8 @@ from smtpproxy.policy.model import (
     Suppression,
     collections,
 )
-from smtpproxy.store.merge import MARKS, SCOPE_KINDS
+from smtpproxy.policy.scopes import SCOPE_KINDS
+from smtpproxy.store.merge import MARKS
 from smtpproxy.store.protocols import (
     BatchResult,
     ContactUpdate,

@@ -16,9 +16,9 @@ from smtpproxy.policy.model import (
     Suppression,
 )
 from smtpproxy.policy.rulebook import WIDENED_ORIGINS
+from smtpproxy.policy.scopes import SCOPE_KINDS
 from smtpproxy.store.keys import SuppressionKey
 from smtpproxy.store.merge import (
-    SCOPE_KINDS,
     Known,
     as_update,
     merge,

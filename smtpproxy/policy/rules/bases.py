@@ -25,12 +25,12 @@ from smtpproxy.policy.model import (
     Verdict,
 )
 from smtpproxy.policy.periods import within
+from smtpproxy.policy.rulebook import DOUBLE_OPT_IN
 from smtpproxy.policy.rules import RecipientCase, allow, is_active, refuse
 
 WITHDRAWN = refuse("withdrawn", Reason.CONSENT_WITHDRAWN)
 CONSENT = allow("consent", Basis.CONSENT)
 
-_CONFIRMED = "double_opt_in"
 _DEFAULT = Rulebook("")
 _VALID, _MISSING = Reason.NONE, Reason.CONSENT_MISSING
 
@@ -76,7 +76,7 @@ def consent_failure(case: RecipientCase) -> Reason:
 def _act_failure(act: ConsentAct, acts: Sequence[ConsentAct], case: RecipientCase) -> Reason:
     """Return what was wrong with an agreement when it was given, NONE when nothing was."""
     rulebook = case.rulebook
-    request = confirmed_request(acts, act) if act.method == _CONFIRMED else None
+    request = confirmed_request(acts, act) if act.method == DOUBLE_OPT_IN else None
     if act.method in rulebook.preticked_methods:
         return Reason.CONSENT_PRETICKED
     conditional = act.conditional or (request is not None and request.conditional)

@@ -19,6 +19,7 @@ from smtpproxy.sinks.audit.anchors import (
 )
 from smtpproxy.sinks.audit.chain import (
     START,
+    TIME,
     Finding,
     Head,
     Kind,
@@ -40,7 +41,6 @@ from smtpproxy.sinks.audit.lines import (
 
 _DIGEST = 32
 _SLOT = re.compile("[0-9]{1,6}")  # as in the name of a file
-_TIME = "%Y-%m-%d %H:%M:%S"
 UNSEALED = "is behind the last one that proves anything"
 
 
@@ -162,10 +162,10 @@ class AnchorCheck:
         if newest is None or newest - row.at <= CLOCK_TOLERANCE:
             return
         if row.set_back_from is None:
-            what = f"anchor {n} is dated {row.at:{_TIME}}, after one of {newest:{_TIME}}"
+            what = f"anchor {n} is dated {row.at:{TIME}}, after one of {newest:{TIME}}"
             self._report.add(Finding(Kind.BACKDATED, ANCHORS, self._line, what, n))
         else:
-            what = f"the clock was set back from {newest:{_TIME}} to {row.at:{_TIME}}"
+            what = f"the clock was set back from {newest:{TIME}} to {row.at:{TIME}}"
             self._report.add(Finding(Kind.CLOCK, ANCHORS, self._line, what, n))
 
     def _add_erased(self, n: int, *, done: bool) -> None:
@@ -285,7 +285,7 @@ class AnchorCheck:
             file, name = claim.file, claim.file.file
             if claim in wrong and claim.before is not None:
                 what = (
-                    f"it is said to be older than {claim.before:{_TIME}}, and anchors say it is not"
+                    f"it is said to be older than {claim.before:{TIME}}, and anchors say it is not"
                 )
                 self._report.add(Finding(Kind.MISSING, name, None, what, file.last.n))
             else:
@@ -342,15 +342,15 @@ class TimeOrder:
         since, self._since = self._since, b""
         if since and not seen.set_back and _read(since) - seen.at > CLOCK_TOLERANCE:
             return (
-                f"a row up to here is dated {_read(since):{_TIME}}, and was seen by anchor "
-                f"{seen.anchor} at {seen.at:{_TIME}}"
+                f"a row up to here is dated {_read(since):{TIME}}, and was seen by anchor "
+                f"{seen.anchor} at {seen.at:{TIME}}"
             )
         return None
 
     def end(self, now: datetime | None) -> str | None:
         """Nothing is dated in the future."""
         if now is not None and self._since and _read(self._since) - now > CLOCK_TOLERANCE:
-            return f"a row of it is dated {_read(self._since):{_TIME}}, and it is {now:{_TIME}}"
+            return f"a row of it is dated {_read(self._since):{TIME}}, and it is {now:{TIME}}"
         return None
 
     def _after_all(self, at: bytes) -> str | None:
@@ -360,7 +360,7 @@ class TimeOrder:
         latest = _read(self._latest)
         if latest - _read(at) <= CLOCK_TOLERANCE:
             return None
-        return f"it is dated {_read(at):{_TIME}}, after what is dated {latest:{_TIME}}"
+        return f"it is dated {_read(at):{TIME}}, after what is dated {latest:{TIME}}"
 
 
 def _plain(rest: bytes, position: int) -> bool:

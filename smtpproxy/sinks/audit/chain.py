@@ -13,7 +13,7 @@ what the rest of it says. Each part holds a random salt: its digest gives nothin
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
 
@@ -42,6 +42,16 @@ class Head(Struct, frozen=True):
 
 START = Head(0, "0" * 64)
 
+
+TIME = "%Y-%m-%d %H:%M:%S"
+"""How findings write a moment."""
+
+DECISION = b'"entry":{"kind":"decision"'
+ANCHOR = b'"entry":{"kind":"anchor"'
+"""What lines of these kinds hold, and no other: they are told without being read."""
+
+LONGEST_TRANSACTION = timedelta(hours=2)
+"""Between the time of a decision and its line."""
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What reading broken JSON raises."""

@@ -6,7 +6,10 @@ from datetime import datetime
 
 from smtpproxy.sinks.audit.anchor_check import AnchorCheck, Seen, TimeOrder
 from smtpproxy.sinks.audit.chain import (
+    ANCHOR,
+    DECISION,
     START,
+    TIME,
     Finding,
     Head,
     Kind,
@@ -29,11 +32,8 @@ from smtpproxy.sinks.audit.lines import (
 )
 from smtpproxy.terminal import counted
 
-_TIME = "%Y-%m-%d %H:%M:%S"
-_DECISION = b'"entry":{"kind":"decision"'
 _BEGIN = b'"entry":{"kind":"begin"'
 _CLOCK = b'"entry":{"kind":"clock"'
-_ANCHOR = b'"entry":{"kind":"anchor"'
 
 
 @dataclass(slots=True)
@@ -155,7 +155,7 @@ class ChainVerifier:
 
     def _line(self, name: str, number: int, sealed: Sealed, raw: bytes) -> None:
         self._report.lines += 1
-        self._report.decisions += _DECISION in sealed.rest
+        self._report.decisions += DECISION in sealed.rest
         due = sealed.n if self._n is None else self._n + 1
         if sealed.n < due:
             self._out_of_order(name, number, sealed, raw)
@@ -172,7 +172,7 @@ class ChainVerifier:
                 self._add(Kind.BACKDATED, name, number, wrong, sealed.n, _id(raw))
         if sealed.erased or (self._due is not None and self._due <= sealed.n):
             self._compare_parts(name, number, sealed, raw)
-        if _ANCHOR in sealed.rest or _CLOCK in sealed.rest:
+        if ANCHOR in sealed.rest or _CLOCK in sealed.rest:
             self._entry(name, number, sealed, raw)
         if self._next is not None and self._next.head.n <= sealed.n:
             self._compare(name, number, sealed.head)
@@ -183,7 +183,7 @@ class ChainVerifier:
         if isinstance(entry, AnchorEntry):
             self._name(entry.anchor, name, number)
         elif isinstance(entry, ClockEntry):
-            what = f"the time goes back from {entry.before:{_TIME}} to {entry.at:{_TIME}}"
+            what = f"the time goes back from {entry.before:{TIME}} to {entry.at:{TIME}}"
             self._add(Kind.CLOCK, name, number, what, sealed.n)
 
     def _out_of_order(self, name: str, number: int, sealed: Sealed, raw: bytes) -> None:
@@ -290,8 +290,8 @@ class ChainVerifier:
                 self._times.anchor(seen)
                 if begin.set_back_from is None and seen.until - begin.at > CLOCK_TOLERANCE:
                     what = (
-                        f"it is said to begin at {begin.at:{_TIME}}, and anchors until "
-                        f"{seen.until:{_TIME}} know no such slot"
+                        f"it is said to begin at {begin.at:{TIME}}, and anchors until "
+                        f"{seen.until:{TIME}} know no such slot"
                     )
                     self._add(Kind.UNKNOWN, segment.name, 1, what, sealed.n)
                     self._times = TimeOrder()
@@ -299,9 +299,7 @@ class ChainVerifier:
         if wrong is not None:
             self._add(Kind.BACKDATED, segment.name, 1, wrong, sealed.n)
         if begin.set_back_from is not None:
-            what = (
-                f"the clock was set back from {begin.set_back_from:{_TIME}} to {begin.at:{_TIME}}"
-            )
+            what = f"the clock was set back from {begin.set_back_from:{TIME}} to {begin.at:{TIME}}"
             self._add(Kind.CLOCK, segment.name, 1, what, sealed.n)
 
     def _prove(self, seen: Seen) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from smtpproxy import clock
 from smtpproxy.disk import sync_folder
 from smtpproxy.mail.address import readings
 from smtpproxy.sinks.audit import anchors
@@ -106,7 +107,7 @@ def pseudonymise(
     folder: Path,
     canonical: str,
     *,
-    now: Callable[[], datetime] = journal_files.utc_now,
+    now: Callable[[], datetime] = clock.now,
     timeout: float = 10.0,
 ) -> int:
     """Erase a person from every line that is about them; return the number of those lines.

@@ -13,6 +13,7 @@ from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
+from smtpproxy import clock
 from smtpproxy.disk import sync_folder
 from smtpproxy.sinks.audit import anchors, erase
 from smtpproxy.sinks.audit import files as journal_files
@@ -25,7 +26,6 @@ from smtpproxy.sinks.audit.files import (
     last_of,
     locked,
     segments,
-    utc_now,
 )
 from smtpproxy.sinks.audit.lines import BeginEntry, read_line, time_of
 
@@ -44,7 +44,7 @@ def expirable(folder: Path, before: datetime) -> Expired:
     return _summary([(segment, _span(segment)) for segment in _outlived(folder, before)])
 
 
-def expire(folder: Path, before: datetime, *, now: Callable[[], datetime] = utc_now) -> Expired:
+def expire(folder: Path, before: datetime, *, now: Callable[[], datetime] = clock.now) -> Expired:
     """Delete the files all of whose lines are older than `before`.
 
     Never one that is being written. Raises OSError; then what was not deleted is still

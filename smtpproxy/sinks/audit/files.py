@@ -46,10 +46,6 @@ class Segment:
         return self.path.name
 
 
-def utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 def segments(folder: Path) -> dict[int, list[Segment]]:
     """Return the files of each slot, oldest first; none when there is no folder."""
     found: dict[int, list[Segment]] = {}

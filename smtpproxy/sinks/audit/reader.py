@@ -14,7 +14,7 @@ from smtpproxy.events import Decided, time_of, time_span
 from smtpproxy.policy.model import Action, Reason
 from smtpproxy.sinks.audit import files as journal_files
 from smtpproxy.sinks.audit import lines as journal_lines
-from smtpproxy.sinks.audit.chain import NotALine
+from smtpproxy.sinks.audit.chain import LONGEST_TRANSACTION, NotALine
 from smtpproxy.sinks.audit.chosen import Chosen
 from smtpproxy.sinks.audit.files import mapped
 from smtpproxy.sinks.audit.lines import (
@@ -26,7 +26,6 @@ from smtpproxy.sinks.audit.lines import (
 _OUTCOME_WITHIN = 64 * 1024 * 1024
 _NAMED = 3
 _CLOCK_SLACK = timedelta(seconds=1)
-_LONGEST_TRANSACTION = timedelta(hours=2)
 _USUAL_TRANSACTION = timedelta(minutes=5)
 
 
@@ -96,7 +95,7 @@ def find(folder: Path, id: str) -> list[Record]:
     id = id.upper()
     needle = f'"id":"{id}'.encode()
     entries: list[_Entry] = []
-    for paths in _journals(folder, first, last + _LONGEST_TRANSACTION):
+    for paths in _journals(folder, first, last + LONGEST_TRANSACTION):
         entries += [entry for entry in _matching(paths, needle) if _id(entry).startswith(id)]
     found = sorted({_id(entry) for entry in entries})
     if len(found) > 1:
@@ -113,7 +112,7 @@ def decision(folder: Path, id: str) -> Decided | None:
     """
     began = datetime.fromtimestamp(time_of(id) / 1000, UTC)
     needle = f'"id":"{id}"'.encode()
-    for longest in (_USUAL_TRANSACTION, _LONGEST_TRANSACTION):
+    for longest in (_USUAL_TRANSACTION, LONGEST_TRANSACTION):
         since, until = began - CLOCK_TOLERANCE, began + longest
         for paths in _journals(folder, began, until):
             for entry in _matching(paths, needle, since, until):

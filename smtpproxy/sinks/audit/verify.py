@@ -5,14 +5,16 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
 from smtpproxy.sinks.audit.anchor_check import AnchorCheck
 from smtpproxy.sinks.audit.anchors import Anchor, read_anchor
 from smtpproxy.sinks.audit.chain import (
+    LONGEST_TRANSACTION,
     START,
+    TIME,
     Finding,
     Head,
     Kind,
@@ -33,9 +35,6 @@ from smtpproxy.sinks.audit.files import (
 )
 from smtpproxy.sinks.audit.reader import Place, Record
 from smtpproxy.terminal import counted
-
-_LONGEST_WAIT = timedelta(hours=2)
-_TIME = "%Y-%m-%d %H:%M:%S"
 
 
 class State(StrEnum):
@@ -120,9 +119,9 @@ def _compare_date(data: mmap.mmap | bytes, start: int | None, made: datetime) ->
         return
     last = read_anchor(_line(data, data.rfind(b"\n", 0, end - 1) + 1))
     set_back = start is not None and read_anchor(_line(data, start)).row.set_back_from is not None
-    if last.row.at - made > _LONGEST_WAIT and not set_back:
-        seen = f"anchor {last.n} of {last.row.at:{_TIME}} did not see it"
-        raise NotALine(f"it is dated {made:{_TIME}}, and {seen}")
+    if last.row.at - made > LONGEST_TRANSACTION and not set_back:
+        seen = f"anchor {last.n} of {last.row.at:{TIME}} did not see it"
+        raise NotALine(f"it is dated {made:{TIME}}, and {seen}")
 
 
 def _number(head: Head) -> int:

@@ -2,21 +2,23 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from hashlib import blake2b
 
 from smtpproxy.store.answers import KEPT, MOST, UNFINISHED, Begun, KeptAnswer
 from smtpproxy.store.postgres.connection import Counts, Target
 from smtpproxy.store.sql.rows import to_micros
+from smtpproxy.store.sql.side_tables import (
+    FIND_ANSWER,
+    FINISH_ANSWER,
+    FORGET_ANSWER,
+    PRUNE_ANSWERS,
+    keyed_hash,
+)
 
-_PRUNE = "DELETE FROM answer WHERE at < ? OR (body IS NULL AND at < ?)"
 _TRIM = """
 DELETE FROM answer WHERE request IN
     (SELECT request FROM answer ORDER BY at DESC OFFSET ? FOR UPDATE SKIP LOCKED)
 """
 _BEGIN = "INSERT INTO answer (request, asked, at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
-_FIND = "SELECT asked, body, version FROM answer WHERE request = ?"
-_FINISH = "UPDATE answer SET body = ?, version = ? WHERE request = ?"
-_FORGET = "DELETE FROM answer WHERE request = ? AND body IS NULL"
 
 
 class PostgresAnswers(Counts):
@@ -31,11 +33,11 @@ class PostgresAnswers(Counts):
     async def begin(self, token: str, key: str, asked: bytes) -> Begun | KeptAnswer:
         now, request, digest = self._now(), await self._request(token, key), await self._hash(asked)
         async with self._counting() as session:
-            await session.run(_PRUNE, to_micros(now - KEPT), to_micros(now - UNFINISHED))
+            await session.run(PRUNE_ANSWERS, to_micros(now - KEPT), to_micros(now - UNFINISHED))
             await session.run(_TRIM, MOST)
             if await session.run(_BEGIN, request, digest, to_micros(now)):
                 return "new"
-            rows = await session.fetch_all(_FIND, request)
+            rows = await session.fetch_all(FIND_ANSWER, request)
         if not rows:  # it was forgotten just now
             return "running"
         known, body, version = rows[0]
@@ -46,15 +48,15 @@ class PostgresAnswers(Counts):
     async def finish(self, token: str, key: str, answer: KeptAnswer) -> None:
         request = await self._request(token, key)
         async with self._counting() as session:
-            await session.run(_FINISH, answer.body, answer.version, request)
+            await session.run(FINISH_ANSWER, answer.body, answer.version, request)
 
     async def forget(self, token: str, key: str) -> None:
         request = await self._request(token, key)
         async with self._counting() as session:
-            await session.run(_FORGET, request)
+            await session.run(FORGET_ANSWER, request)
 
     async def _request(self, token: str, key: str) -> bytes:
         return await self._hash(f"{token}\0{key}".encode())
 
     async def _hash(self, octets: bytes) -> bytes:
-        return blake2b(octets, digest_size=16, key=await self._secret()).digest()
+        return keyed_hash(octets, await self._secret())

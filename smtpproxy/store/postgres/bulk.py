@@ -1,11 +1,10 @@
 """To how many people one text went, counted for all relays."""
 
-from hashlib import blake2b
-
 from smtpproxy.store.postgres.connection import Counts, Target
 from smtpproxy.store.postgres.session import PostgresSession
 from smtpproxy.store.sql.bulk import COUNT, BulkCounts, Texts
 from smtpproxy.store.sql.rows import to_micros
+from smtpproxy.store.sql.side_tables import reader_hash
 
 # In the order of the rows: two relays that count the same people must not wait for each other.
 _SENT = """
@@ -42,7 +41,7 @@ class PostgresBulkCounter(Counts, BulkCounts):
     async def _add(self, texts: Texts, since: int, most: int) -> dict[bytes, int]:
         secret = await self._secret()
         sent = [
-            (text, blake2b(one.encode(), digest_size=8, key=secret).digest(), to_micros(at))
+            (text, reader_hash(one, secret), to_micros(at))
             for text, people in texts.items()
             for one, at in people.items()
         ]

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Collection
 from datetime import datetime
-from hashlib import blake2b
 
 from smtpproxy.store.counters import COPIES_KEPT
 from smtpproxy.store.postgres.connection import Counts, Target
 from smtpproxy.store.sql.rows import to_micros
+from smtpproxy.store.sql.side_tables import ANY_COPY, keyed_hash, path_octets
 
 _FIND = "SELECT recipient FROM copy WHERE message = ? AND recipient = ANY (?) AND at > ?"
-_ANY = "SELECT EXISTS (SELECT 1 FROM copy)"
 _NOTE = """
 INSERT INTO copy (message, recipient, at) VALUES (?, ?, ?)
 ON CONFLICT (message, recipient) DO UPDATE SET at = excluded.at
@@ -39,7 +38,7 @@ class PostgresCopies(Counts):
         if not await self._holds_any():
             return frozenset()  # as nearly always: nothing is hashed for it
         since = to_micros(self._now() - COPIES_KEPT)
-        paths = {await self._hash(_octets(path)): path for path in forward_paths}
+        paths = {await self._hash(path_octets(path)): path for path in forward_paths}
         message = await self._message(reverse_path, digest)
         async with self._asking() as session:
             found = await session.fetch_all(_FIND, message, list(paths), since)
@@ -47,7 +46,7 @@ class PostgresCopies(Counts):
 
     async def note(self, reverse_path: str, digest: Callable[[], bytes], forward_path: str) -> None:
         message, now = await self._message(reverse_path, digest), self._now()
-        recipient = await self._hash(_octets(forward_path))
+        recipient = await self._hash(path_octets(forward_path))
         self._noted += 1
         async with self._counting(flushed=True) as session:
             await session.run(_NOTE, message, recipient, to_micros(now))
@@ -59,20 +58,16 @@ class PostgresCopies(Counts):
     ) -> None:
         if await self._holds_any():
             message = await self._message(reverse_path, digest)
-            recipients = [await self._hash(_octets(path)) for path in forward_paths]
+            recipients = [await self._hash(path_octets(path)) for path in forward_paths]
             async with self._counting() as session:
                 await session.run(_FORGET, message, recipients)
 
     async def _holds_any(self) -> bool:
         async with self._asking() as session:
-            return bool((await session.fetch_all(_ANY))[0][0])
+            return bool((await session.fetch_all(ANY_COPY))[0][0])
 
     async def _message(self, reverse_path: str, digest: Callable[[], bytes]) -> bytes:
-        return await self._hash(_octets(reverse_path) + b"\0" + digest())
+        return await self._hash(path_octets(reverse_path) + b"\0" + digest())
 
     async def _hash(self, octets: bytes) -> bytes:
-        return blake2b(octets, digest_size=16, key=await self._secret()).digest()
-
-
-def _octets(path: str) -> bytes:
-    return path.encode("utf-8", "surrogateescape")
+        return keyed_hash(octets, await self._secret())

@@ -2,13 +2,20 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from hashlib import blake2b
 
 from smtpproxy.policy.model import Mailing, Stream
 from smtpproxy.store.counters import Mailed
 from smtpproxy.store.postgres.connection import Counts
 from smtpproxy.store.postgres.session import PostgresSession
 from smtpproxy.store.sql.rows import from_micros, to_micros
+from smtpproxy.store.sql.side_tables import (
+    FORGET_MAILINGS,
+    MAILINGS_PRUNED_AT_ONCE,
+    OLDER_MAILINGS,
+    PRUNE_FIRST_MAILINGS,
+    PRUNE_MAILINGS,
+    person_hash,
+)
 
 _KNOWN = """
 SELECT person, at, stream, purpose, brand FROM mailing WHERE person = ANY (?1)
@@ -34,17 +41,6 @@ INSERT INTO first_mailing (person, at, id)
 SELECT DISTINCT ON (person) person, at, id FROM mailing WHERE person = ANY (?1)
 ORDER BY person, at ON CONFLICT DO NOTHING
 """
-_OLDER = "SELECT count(*) FROM mailing WHERE at < ?"
-_PRUNE = """
-DELETE FROM mailing WHERE (person, at, id) IN
-    (SELECT person, at, id FROM mailing WHERE at < ? LIMIT ?)
-"""
-_PRUNE_FIRST = """
-DELETE FROM first_mailing WHERE person IN
-    (SELECT person FROM first_mailing WHERE at < ? LIMIT ?)
-"""
-_FORGET = ("DELETE FROM mailing WHERE person = ?", "DELETE FROM first_mailing WHERE person = ?")
-_AT_ONCE = 5_000  # rows: others wait no longer than for these
 
 
 class PostgresMailings(Counts):
@@ -84,27 +80,28 @@ class PostgresMailings(Counts):
     ) -> int:
         if dry_run:
             async with self._asking() as session:
-                return int((await session.fetch_all(_OLDER, to_micros(before)))[0][0])
+                return int((await session.fetch_all(OLDER_MAILINGS, to_micros(before)))[0][0])
         removed = 0
-        for statement, moment in ((_PRUNE, before), (_PRUNE_FIRST, first_before)):
-            some = _AT_ONCE
-            while some == _AT_ONCE:
+        for statement, moment in (
+            (PRUNE_MAILINGS, before),
+            (PRUNE_FIRST_MAILINGS, first_before),
+        ):
+            some = MAILINGS_PRUNED_AT_ONCE
+            while some == MAILINGS_PRUNED_AT_ONCE:
                 async with self._counting() as session:
-                    some = await session.run(statement, to_micros(moment), _AT_ONCE)
-                removed += some if statement is _PRUNE else 0
+                    some = await session.run(statement, to_micros(moment), MAILINGS_PRUNED_AT_ONCE)
+                removed += some if statement is PRUNE_MAILINGS else 0
         return removed
 
     async def forget(self, address: str) -> None:
         person = (await self._persons([address]))[address]
         async with self._counting() as session:
-            for statement in _FORGET:
+            for statement in FORGET_MAILINGS:
                 await session.run(statement, person)
 
     async def _persons(self, addresses: Iterable[str]) -> dict[str, bytes]:
         secret = await self._secret()
-        return {
-            one: blake2b(one.encode(), digest_size=16, key=secret).digest() for one in addresses
-        }
+        return {one: person_hash(one, secret) for one in addresses}
 
 
 async def _known(session: PostgresSession, persons: Mapping[str, bytes]) -> dict[str, Mailed]:

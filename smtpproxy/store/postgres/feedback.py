@@ -2,12 +2,19 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from hashlib import blake2b
 
 from smtpproxy.store.feedback import HandingOn, HeardEvent, ReadReport, Waiting
 from smtpproxy.store.postgres.connection import Counts, Target
 from smtpproxy.store.postgres.session import PostgresSession
 from smtpproxy.store.sql.rows import from_micros, to_micros
+from smtpproxy.store.sql.side_tables import (
+    HAND_ON_LATER,
+    HANDED_ON,
+    HOW_FULL,
+    PURGE_HEARD,
+    REPORTS_OF_PERSON,
+    person_hash,
+)
 
 _REPORT = "INSERT INTO report VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 _CONCERNED = """
@@ -23,10 +30,7 @@ _DUE = """
 SELECT key, report, decision, since, tries FROM hand_on
 WHERE mailbox = ? AND due <= ? ORDER BY due, since, report LIMIT ?
 """
-_DONE = "UPDATE hand_on SET due = NULL WHERE key = ?"
-_LATER = "UPDATE hand_on SET due = ?, tries = tries + 1 WHERE key = ?"
 _FULL = "INSERT INTO mailbox_full VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
-_HOW_FULL = "SELECT count(*) FROM mailbox_full WHERE person = ? AND at > ?"
 _KEPT = """
 SELECT id, at, kind, why, coalesce(journal.host, mailbox)
 FROM report LEFT JOIN journal ON journal.relay = mailbox
@@ -41,7 +45,6 @@ _KEEP = """
 UPDATE report SET why = CASE WHEN kept = 1 AND why <> '' THEN why || '; ' ELSE '' END || ?, kept = 1
 WHERE id = ? AND NOT erased
 """
-_OF_PERSON = "SELECT report FROM concerned WHERE person = ?"
 # What is still to be handed on stays.
 _OLD = """
 SELECT id FROM report WHERE mailbox = ?3 AND (erased OR at < ?1)
@@ -57,11 +60,6 @@ _REMOVE = (
 # Nobody else removes those of a relay that was taken away.
 _ORPHANS = "DELETE FROM report WHERE at < ? RETURNING id"
 _ORPHANED = timedelta(days=30)
-_PURGED = (
-    "DELETE FROM event WHERE at < ?",
-    "DELETE FROM mailbox_full WHERE at < ?",
-    "DELETE FROM hand_on WHERE since < ? AND due IS NULL",
-)
 _AT_ONCE, _ALL = 1_000, 2**62
 
 
@@ -90,7 +88,7 @@ class PostgresFeedback(Counts):
                 at = to_micros(one.at)
                 why = one.why if one.kept else ""
                 await session.run(_REPORT, one.id, at, one.kind, why, one.kept, self._mailbox)
-                people = [_person(secret, person) for person in one.people]
+                people = [person_hash(person, secret) for person in one.people]
                 await session.run(_CONCERNED, people, one.id)
                 for event in one.events:
                     await _heard(session, event, one.at)
@@ -100,10 +98,10 @@ class PostgresFeedback(Counts):
                     )
 
     async def note_full(self, person: str, key: bytes, at: datetime, since: datetime) -> int:
-        who = _person(await self._secret(), person)
+        who = person_hash(person, await self._secret())
         async with self._counting(flushed=True) as session:
             await session.run(_FULL, who, key, to_micros(at))
-            return int((await session.fetch_all(_HOW_FULL, who, to_micros(since)))[0][0])
+            return int((await session.fetch_all(HOW_FULL, who, to_micros(since)))[0][0])
 
     async def missing(self, ids: Collection[str]) -> frozenset[str]:
         async with self._asking() as session:
@@ -125,7 +123,7 @@ class PostgresFeedback(Counts):
             settled = "UPDATE report SET kept = 0, why = '' WHERE id = ? AND kept = 1 RETURNING at"
             for (at,) in await session.fetch_all(settled, id):
                 if person is not None:
-                    await session.run(_CONCERNED, [_person(secret, person)], id)
+                    await session.run(_CONCERNED, [person_hash(person, secret)], id)
                 if event is not None:
                     await _heard(session, event, from_micros(at))
 
@@ -139,11 +137,11 @@ class PostgresFeedback(Counts):
 
     async def handed_on(self, key: bytes) -> None:
         async with self._counting(flushed=True) as session:
-            await session.run(_DONE, key)
+            await session.run(HANDED_ON, key)
 
     async def hand_on_later(self, key: bytes, at: datetime) -> None:
         async with self._counting(flushed=True) as session:
-            await session.run(_LATER, to_micros(at), key)
+            await session.run(HAND_ON_LATER, to_micros(at), key)
 
     async def keep(self, id: str, why: str) -> None:
         async with self._counting(flushed=True) as session:
@@ -175,7 +173,7 @@ class PostgresFeedback(Counts):
         async with self._counting() as session:
             orphans = await session.fetch_all(_ORPHANS, to_micros(before - _ORPHANED))
             await self._remove(session, [id for (id,) in orphans])
-            for statement in _PURGED:
+            for statement in PURGE_HEARD:
                 await session.run(statement, limit)
         return gone
 
@@ -184,9 +182,9 @@ class PostgresFeedback(Counts):
             await self._remove(session, list(ids))
 
     async def forget(self, address: str) -> Sequence[str]:
-        who = _person(await self._secret(), address)
+        who = person_hash(address, await self._secret())
         async with self._counting(flushed=True) as session:
-            ids = [id for (id,) in await session.fetch_all(_OF_PERSON, who)]
+            ids = [id for (id,) in await session.fetch_all(REPORTS_OF_PERSON, who)]
             await self._remove(session, ids)
             await session.run("DELETE FROM mailbox_full WHERE person = ?", who)
         return ids
@@ -195,10 +193,6 @@ class PostgresFeedback(Counts):
         """Forget reports; what was heard by them stays known."""
         for statement in _REMOVE:
             await session.run(statement, ids, self._mailbox)
-
-
-def _person(secret: bytes, address: str) -> bytes:
-    return blake2b(address.encode(), digest_size=16, key=secret).digest()
 
 
 async def _heard(session: PostgresSession, event: HeardEvent, at: datetime) -> None:

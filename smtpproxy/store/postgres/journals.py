@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from hashlib import blake2b
 
 import msgspec
 
@@ -11,6 +10,7 @@ from smtpproxy.policy.model import Action, Reason
 from smtpproxy.store.journals import Behind, IndexQuery, IndexRow, Outstanding, PersonKey
 from smtpproxy.store.postgres.connection import Counts, Target
 from smtpproxy.store.sql.rows import Row, from_micros, to_micros
+from smtpproxy.store.sql.side_tables import person_hash
 
 _TELL = """
 INSERT INTO journal (relay, host, told_at) VALUES (?, ?, ?)
@@ -98,7 +98,7 @@ class PostgresJournals(Counts):
         return [Behind(relay, host, from_micros(at)) for relay, host, at in found]
 
     async def key(self) -> PersonKey:
-        return partial(_person, await self._secret())
+        return partial(person_hash, secret=await self._secret())
 
     async def add(self, relay: str, rows: Sequence[IndexRow], read: Mapping[int, int]) -> None:
         key = await self.key()
@@ -143,10 +143,6 @@ class PostgresJournals(Counts):
         async with self._counting() as session:
             await session.run(_OLD_ERASURES, to_micros(journals_before - _LONGER))
         return removed
-
-
-def _person(secret: bytes, address: str) -> bytes:
-    return blake2b(address.encode(), digest_size=16, key=secret).digest()
 
 
 def _written(row: IndexRow, key: PersonKey) -> Row:

@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 
-from smtpproxy.policy.rulebook import WIDENED_ORIGINS
 from smtpproxy.store.keys import Partner
 from smtpproxy.store.postgres.synchronous import WAITS
-from smtpproxy.store.sql.rows import ACT_COLUMNS, CONTACT_COLUMNS
+from smtpproxy.store.sql.rows import ACT_COLUMNS, CONTACT_COLUMNS, WIDENED
 from smtpproxy.store.sql.session import Dialect
 
 STATE, PAUSE, SNAPSHOTS, SUPPRESSION, OF_DOMAIN, CONTACT = range(6)
 """What a row is, in its first column."""
 
-_ORIGINS = ", ".join(f"'{origin}'" for origin in sorted(WIDENED_ORIGINS))
 _CONTACT_TYPES = (
     *("bigint", "text", "text", "text", "bigint", "bigint", "bigint"),
     *("bigint", "text", "text", "text", "bigint", "text", "text"),
@@ -37,7 +35,7 @@ SELECT {PAUSE}, 0, FALSE, subject, cause, at, reason, until{_PADDING} FROM strea
 _SUPPRESSION_ARM = f"""
 SELECT {SUPPRESSION}, place, exact_key = exact, scope, origin, since, note, NULL{_PADDING}
 FROM unnest($1::int[], $2::bytea[], $3::bytea[]) AS asked (place, wide, exact)
-JOIN suppression ON wide_key = wide AND (exact_key = exact OR origin IN ({_ORIGINS}))
+JOIN suppression ON wide_key = wide AND (exact_key = exact OR origin IN ({WIDENED}))
 """
 _DOMAIN_ARM = f"""
 SELECT {OF_DOMAIN}, place, FALSE, scope, origin, since, note, NULL{_PADDING}
@@ -58,7 +56,7 @@ FROM unnest($7::text[], $8::text[], $9::int[], $10::bytea[], $11::bytea[])
      AS asked (told_by, shared, place, wide, exact)
 JOIN partner_snapshot ON partner = told_by AND key = shared
 JOIN partner_entry USING (snapshot)
-WHERE wide_key = wide AND (exact_key = exact OR origin IN ({_ORIGINS}))
+WHERE wide_key = wide AND (exact_key = exact OR origin IN ({WIDENED}))
 """
 _PARTNER_DOMAIN_ARM = f"""
 SELECT {OF_DOMAIN}, place, FALSE, scope, 'external', since,

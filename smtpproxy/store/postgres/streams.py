@@ -9,7 +9,8 @@ from smtpproxy.policy.campaign import Campaign
 from smtpproxy.store.postgres.connection import Counts, Target
 from smtpproxy.store.sql import stream_counts as sql
 from smtpproxy.store.sql.rows import to_micros
-from smtpproxy.store.sql.windows import WINDOW_PARTS, window_part, window_part_width
+from smtpproxy.store.sql.side_tables import person_hash
+from smtpproxy.store.sql.stream_counts import WINDOW_PARTS, window_part, window_part_width
 
 _COUNT = """
 INSERT INTO stream_count (stream, kind, at, n)
@@ -59,7 +60,7 @@ class PostgresStreamCounts(Counts):
     ) -> Campaign:
         moment = to_micros(at)
         secret = await self._secret()
-        tried = {sql.hash_of_tried(one, secret): stranger for one, stranger in people.items()}
+        tried = {person_hash(one, secret): stranger for one, stranger in people.items()}
         async with self._counting() as session:
             new = await session.run(sql.NEW_CAMPAIGN, key, stream, moment)
             if new and next(self._tried_ones) % sql.TRIM_EVERY == 0:
@@ -79,7 +80,7 @@ class PostgresStreamCounts(Counts):
     async def campaign_bounced(
         self, id: str, person: str, at: datetime, share: int, least: int
     ) -> None:
-        who = sql.hash_of_tried(person, await self._secret())
+        who = person_hash(person, await self._secret())
         async with self._counting() as session:
             for (campaign,) in await session.fetch_all(sql.BOUNCED, id, who):
                 await session.run(sql.DEAD, campaign, share, least, to_micros(at))

@@ -117,7 +117,7 @@ SELECT EXISTS (SELECT 1 FROM suppression WHERE key_version <> ?1)
 """
 _PUT = "INSERT INTO suppression_key (version, fingerprint, made_at) VALUES (?, ?, ?)"
 _RETIRE = "UPDATE suppression_key SET retired_at = ? WHERE version <> ? AND retired_at IS NULL"
-_ADDRESSES = "SELECT id, address FROM contact WHERE id > ? ORDER BY id LIMIT ?"
+ADDRESSES = "SELECT id, address FROM contact WHERE id > ? ORDER BY id LIMIT ?"
 _PAGE_SIZE = 2_000
 
 
@@ -187,7 +187,7 @@ class Rekeying(Register):
     async def contact_addresses(self) -> AsyncGenerator[Sequence[str], None]:
         last = 0
         async with self._reading() as session:
-            while page := await session.fetch_all(_ADDRESSES, last, _PAGE_SIZE):
+            while page := await session.fetch_all(ADDRESSES, last, _PAGE_SIZE):
                 yield [address for _, address in page]
                 last = page[-1][0]
 

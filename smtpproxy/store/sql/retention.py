@@ -13,14 +13,13 @@ from itertools import islice
 import msgspec
 
 from smtpproxy.policy.model import Contact
-from smtpproxy.policy.rulebook import WIDENED_ORIGINS
 from smtpproxy.store.keys import KeyPair, KeyRing
 from smtpproxy.store.merge import is_undated, orders, outlived, removed
 from smtpproxy.store.operations import NOTHING, Limits, PurgedContacts, PurgedSuppressions, Removed
 from smtpproxy.store.protocols import BatchResult, SuppressionEntry
 from smtpproxy.store.sql import contacts as contact_table
-from smtpproxy.store.sql.live_keys import LiveKeys
-from smtpproxy.store.sql.rows import Row, from_micros, optional_moment, to_micros
+from smtpproxy.store.sql.live_keys import ADDRESSES, LiveKeys
+from smtpproxy.store.sql.rows import WIDENED, Row, from_micros, optional_moment, to_micros
 from smtpproxy.store.sql.session import Connections, Session
 
 _BATCH = 500
@@ -29,7 +28,6 @@ _PAUSE = 0.005
 """Seconds in which others get the write lock."""
 _PAGE = 2_000
 
-_ORIGINS = ", ".join(f"'{origin}'" for origin in sorted(WIDENED_ORIGINS))
 # Contacts whose columns alone show a sign of life are skipped; acts and purchases are read later.
 _SILENT = """
 SELECT id, address, undated_since FROM contact
@@ -48,7 +46,7 @@ AND exact_key = substr(CAST(?2 AS BLOB), place.key * 48 + 17, 32) AND {_OBJECTIO
 GROUP BY place.key
 """
 _UNDATED = "UPDATE contact SET undated_since = ? WHERE id = ? AND undated_since IS NULL"
-_COUNTS_FOR = f"wide_key = ?1 AND (exact_key = ?2 OR origin IN ({_ORIGINS}))"
+_COUNTS_FOR = f"wide_key = ?1 AND (exact_key = ?2 OR origin IN ({WIDENED}))"
 _RENEW = f"""
 UPDATE suppression SET renewed_at = ?3 WHERE {_COUNTS_FOR} AND coalesce(renewed_at, 0) < ?3
 """
@@ -60,11 +58,10 @@ _KEEP = f"""
 INSERT INTO kept
 SELECT wide_key, exact_key, scope, origin FROM json_each(?3) AS place
 CROSS JOIN suppression WHERE wide_key = substr(CAST(?2 AS BLOB), place.key * 48 + 1, 16)
-AND (exact_key = substr(CAST(?2 AS BLOB), place.key * 48 + 17, 32) OR origin IN ({_ORIGINS}))
+AND (exact_key = substr(CAST(?2 AS BLOB), place.key * 48 + 17, 32) OR origin IN ({WIDENED}))
 AND {_OLD}
 ON CONFLICT DO NOTHING
 """
-_ADDRESSES = "SELECT id, address FROM contact WHERE id > ? ORDER BY id LIMIT ?"
 _GOING = f"""
 SELECT wide_key, exact_key, scope, origin,
        CASE WHEN renewed_at > since THEN renewed_at ELSE since END FROM suppression
@@ -229,7 +226,7 @@ class Retention(Connections):
 
     async def _keep_held(self, session: Session, last: int, limit: int) -> int:
         """Keep what contacts after number `last` hold; return the number of the newest."""
-        while page := await session.fetch_all(_ADDRESSES, last, _PAGE):
+        while page := await session.fetch_all(ADDRESSES, last, _PAGE):
             last = page[-1][0]
             await self._keep(session, [address for _, address in page], limit)
         return last

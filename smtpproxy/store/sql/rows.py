@@ -21,6 +21,7 @@ from smtpproxy.policy.model import (
     Source,
     Suppression,
 )
+from smtpproxy.policy.rulebook import WIDENED_ORIGINS
 from smtpproxy.store.streams import StreamEvent
 
 Row = tuple[Any, ...]
@@ -32,6 +33,9 @@ CONTACT_COLUMNS = (
 )
 PAUSES = "SELECT subject, at, cause, until, reason FROM stream_pause ORDER BY subject"
 ACT_COLUMNS = "at, withdrawal, purpose, method, conditional, channels, wording, ip, details"
+
+WIDENED = ", ".join(f"'{origin}'" for origin in sorted(WIDENED_ORIGINS))
+"""The origins that hold for every spelling of a mailbox, as SQL lists them."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

@@ -7,9 +7,10 @@ from typing import Protocol
 
 from smtpproxy.mail.address import canonical
 from smtpproxy.policy.model import ConsentAct, Contact, Facts, Lookups, Origin, Suppression
+from smtpproxy.policy.scopes import SCOPE_KINDS
 from smtpproxy.store.counters import MailingLog, with_mailings
 from smtpproxy.store.keys import suppressed_name
-from smtpproxy.store.merge import SCOPE_KINDS, as_update
+from smtpproxy.store.merge import as_update
 from smtpproxy.store.operations import Batch
 from smtpproxy.store.protocols import BatchResult, ContactUpdate, ReplicaState, SuppressionEntry
 from smtpproxy.store.sql import contacts as contact_table

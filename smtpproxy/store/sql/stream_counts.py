@@ -1,13 +1,14 @@
 """What streams sent and what was heard of that, as both databases are asked for it."""
 
 from collections.abc import Iterable, Sequence
-from hashlib import blake2b
+from datetime import datetime, timedelta
 from typing import Any
 
 from smtpproxy.mail.address import widened
 from smtpproxy.policy.breaker import Heard, Tally
 from smtpproxy.policy.campaign import Campaign
-from smtpproxy.store.sql.rows import Row, optional_moment
+from smtpproxy.store.sql.rows import Row, optional_moment, to_micros
+from smtpproxy.store.sql.side_tables import keyed_hash
 
 SENT = "sent"
 FIRST = "SELECT min(at) FROM stream_count WHERE stream = ? AND kind = 'sent'"
@@ -78,12 +79,23 @@ def read_tally(rows: Iterable[Row]) -> Tally:
     return Tally(found.pop(SENT, 0), {Heard(kind): n for kind, n in found.items()})
 
 
-def hash_of_tried(address: str, secret: bytes) -> bytes:
-    return blake2b(address.encode(), digest_size=16, key=secret).digest()
-
-
 def hash_of_heard(stream: str, kind: Heard, person: str, secret: bytes) -> bytes:
     """By the mailbox: whoever subscribes it under many tags is one all the same."""
     mailbox = widened(person) if "@" in person else person
     octets = f"{stream}\0{kind}\0{mailbox}".encode()
-    return blake2b(octets, digest_size=16, key=secret).digest()
+    return keyed_hash(octets, secret)
+
+
+WINDOW_PARTS = 1_000
+"""Of a window. A part that is not wholly within it, or not wholly after a resume, is left out."""
+
+
+def window_part_width(window: float) -> int:
+    """Microseconds of one part of the window."""
+    return max(1, int(timedelta(seconds=window / WINDOW_PARTS) / timedelta(microseconds=1)))
+
+
+def window_part(at: datetime, window: float) -> int:
+    """The beginning of the part that a moment is in."""
+    moment = to_micros(at)
+    return moment - moment % window_part_width(window)

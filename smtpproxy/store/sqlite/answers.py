@@ -3,11 +3,17 @@
 import sqlite3
 from collections.abc import Callable
 from datetime import datetime
-from hashlib import blake2b
 from pathlib import Path
 
 from smtpproxy.store.answers import KEPT, MOST, UNFINISHED, Begun, KeptAnswer
 from smtpproxy.store.sql.rows import to_micros
+from smtpproxy.store.sql.side_tables import (
+    FIND_ANSWER,
+    FINISH_ANSWER,
+    FORGET_ANSWER,
+    PRUNE_ANSWERS,
+    keyed_hash,
+)
 from smtpproxy.store.sqlite.side_file import SideFile
 
 # `request` is a keyed hash: of who asks, and of the key.
@@ -21,15 +27,11 @@ CREATE TABLE answer (
 ) WITHOUT ROWID;
 CREATE INDEX answer_at ON answer (at);
 """
-_PRUNE = "DELETE FROM answer WHERE at < ? OR (body IS NULL AND at < ?)"
 _TRIM = """
 DELETE FROM answer WHERE request IN
     (SELECT request FROM answer ORDER BY at LIMIT max(0, (SELECT count(*) FROM answer) - ?))
 """
-_FIND = "SELECT asked, body, version FROM answer WHERE request = ?"
 _BEGIN = "INSERT INTO answer (request, asked, at) VALUES (?, ?, ?)"
-_FINISH = "UPDATE answer SET body = ?, version = ? WHERE request = ?"
-_FORGET = "DELETE FROM answer WHERE request = ? AND body IS NULL"
 
 
 class SqliteAnswers:
@@ -43,9 +45,9 @@ class SqliteAnswers:
         def begin(connection: sqlite3.Connection) -> Begun | KeptAnswer:
             now = self._now()
             old = (to_micros(now - KEPT), to_micros(now - UNFINISHED))
-            connection.execute(_PRUNE, old)
+            connection.execute(PRUNE_ANSWERS, old)
             request, digest = self._request(token, key), self._hash(asked)
-            row = connection.execute(_FIND, (request,)).fetchone()
+            row = connection.execute(FIND_ANSWER, (request,)).fetchone()
             if row is None:
                 connection.execute(_TRIM, (MOST - 1,))
                 connection.execute(_BEGIN, (request, digest, to_micros(now)))
@@ -60,12 +62,12 @@ class SqliteAnswers:
     async def finish(self, token: str, key: str, answer: KeptAnswer) -> None:
         def finish(connection: sqlite3.Connection) -> None:
             row = (answer.body, answer.version, self._request(token, key))
-            connection.execute(_FINISH, row)
+            connection.execute(FINISH_ANSWER, row)
 
         await self._file.write(finish)
 
     async def forget(self, token: str, key: str) -> None:
-        await self._file.write(lambda c: c.execute(_FORGET, (self._request(token, key),)))
+        await self._file.write(lambda c: c.execute(FORGET_ANSWER, (self._request(token, key),)))
 
     def close(self) -> None:
         self._file.close()
@@ -74,4 +76,4 @@ class SqliteAnswers:
         return self._hash(f"{token}\0{key}".encode())
 
     def _hash(self, octets: bytes) -> bytes:
-        return blake2b(octets, digest_size=16, key=self._file.secret).digest()
+        return keyed_hash(octets, self._file.secret)

@@ -2,11 +2,15 @@
 
 import sqlite3
 from datetime import datetime, timedelta
-from hashlib import blake2b
 from pathlib import Path
 
-from smtpproxy.mail.address import widened
 from smtpproxy.store.sql.rows import to_micros
+from smtpproxy.store.sql.side_tables import (
+    COUNT_CONFIRMATION,
+    GIVE_CONFIRMATION_BACK,
+    PRUNE_CONFIRMATIONS,
+    mailbox_hash,
+)
 from smtpproxy.store.sqlite.side_file import SideFile
 
 # Times are microseconds since 1970 in UTC; a person is a keyed hash of the widened address.
@@ -17,11 +21,8 @@ CREATE TABLE confirmation (
 );
 CREATE INDEX confirmation_person ON confirmation (person);
 """
-_PRUNE = "DELETE FROM confirmation WHERE at <= ?"
 _OF_PERSON = "SELECT count(*) FROM confirmation WHERE person = ?"
 _OF_ALL = "SELECT count(*) FROM confirmation"
-_COUNT = "INSERT INTO confirmation (person, at) VALUES (?, ?)"
-_GIVE_BACK = "DELETE FROM confirmation WHERE person = ? AND at = ?"
 _DAY = timedelta(days=1)
 
 
@@ -35,25 +36,24 @@ class SqliteConfirmations:
     async def take(self, address: str, at: datetime, *, per_address: int, per_day: int) -> bool:
         def take(connection: sqlite3.Connection) -> bool:
             person = self._person(address)
-            connection.execute(_PRUNE, (to_micros(at - _DAY),))
+            connection.execute(PRUNE_CONFIRMATIONS, (to_micros(at - _DAY),))
             (of_person,) = connection.execute(_OF_PERSON, (person,)).fetchone()
             (of_all,) = connection.execute(_OF_ALL).fetchone()
             if of_person >= per_address or of_all >= per_day:
                 return False
-            connection.execute(_COUNT, (person, to_micros(at)))
+            connection.execute(COUNT_CONFIRMATION, (person, to_micros(at)))
             return True
 
         return await self._file.write(take)
 
     async def give_back(self, address: str, at: datetime) -> None:
         def give_back(connection: sqlite3.Connection) -> None:
-            connection.execute(_GIVE_BACK, (self._person(address), to_micros(at)))
+            connection.execute(GIVE_CONFIRMATION_BACK, (self._person(address), to_micros(at)))
 
         await self._file.write(give_back)
 
     def _person(self, address: str) -> bytes:
-        name = widened(address).encode()  # else a tag would make another mailbox of it
-        return blake2b(name, digest_size=16, key=self._file.secret).digest()
+        return mailbox_hash(address, self._file.secret)
 
     def close(self) -> None:
         self._file.close()

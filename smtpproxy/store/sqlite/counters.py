@@ -8,7 +8,6 @@ behind counts, since the message may have been accepted.
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from hashlib import blake2b
 from pathlib import Path
 
 from msgspec import Struct
@@ -17,6 +16,15 @@ from smtpproxy.policy.model import Mailing, Stream
 from smtpproxy.store.counters import Mailed
 from smtpproxy.store.sql.bulk import COUNT, BulkCounts, Texts
 from smtpproxy.store.sql.rows import from_micros, to_micros
+from smtpproxy.store.sql.side_tables import (
+    FORGET_MAILINGS,
+    MAILINGS_PRUNED_AT_ONCE,
+    OLDER_MAILINGS,
+    PRUNE_FIRST_MAILINGS,
+    PRUNE_MAILINGS,
+    person_hash,
+    reader_hash,
+)
 from smtpproxy.store.sqlite.side_file import SideFile
 
 # Times are microseconds since 1970 in UTC; a person is a keyed hash of the canonical address.
@@ -49,17 +57,6 @@ _NEXT_IS_FIRST = """
 INSERT OR IGNORE INTO first_mailing (person, at, id)
 SELECT person, at, id FROM mailing WHERE person = ?1 ORDER BY at LIMIT 1
 """
-_OLDER = "SELECT count(*) FROM mailing WHERE at < ?"
-_PRUNE = """
-DELETE FROM mailing WHERE (person, at, id) IN
-    (SELECT person, at, id FROM mailing WHERE at < ? LIMIT ?)
-"""
-_PRUNE_FIRST = """
-DELETE FROM first_mailing WHERE person IN
-    (SELECT person FROM first_mailing WHERE at < ? LIMIT ?)
-"""
-_FORGET = ("DELETE FROM mailing WHERE person = ?", "DELETE FROM first_mailing WHERE person = ?")
-_PRUNED_AT_ONCE = 5_000  # rows: other writers wait no longer than for these
 
 
 class Counted(Struct, frozen=True):
@@ -136,19 +133,22 @@ class SqliteMailings:
         if not self._file.is_there():
             return 0
         if dry_run:
-            return await self._file.ask(_counted(_OLDER, (to_micros(before),)))
+            return await self._file.ask(_counted(OLDER_MAILINGS, (to_micros(before),)))
         removed = 0
-        for statement, moment in ((_PRUNE, before), (_PRUNE_FIRST, first_before)):
-            values = (to_micros(moment), _PRUNED_AT_ONCE)
+        for statement, moment in (
+            (PRUNE_MAILINGS, before),
+            (PRUNE_FIRST_MAILINGS, first_before),
+        ):
+            values = (to_micros(moment), MAILINGS_PRUNED_AT_ONCE)
             while some := await self._file.write(_changed(statement, values)):
-                removed += some if statement is _PRUNE else 0
+                removed += some if statement is PRUNE_MAILINGS else 0
         return removed
 
     async def forget(self, address: str) -> None:
         """Erase a person."""
 
         def erase(connection: sqlite3.Connection) -> None:
-            for statement in _FORGET:
+            for statement in FORGET_MAILINGS:
                 connection.execute(statement, (self._person(address),))
 
         if self._file.is_there():
@@ -158,7 +158,7 @@ class SqliteMailings:
         self._file.close()
 
     def _person(self, address: str) -> bytes:
-        return blake2b(address.encode(), digest_size=16, key=self._file.secret).digest()
+        return person_hash(address, self._file.secret)
 
 
 def _known(connection: sqlite3.Connection, person: bytes) -> Mailed:
@@ -235,7 +235,7 @@ class SqliteBulkCounter(BulkCounts):
         return await self._file.write(_changed(_BULK_PRUNE, (before, most)))
 
     def _person(self, address: str) -> bytes:
-        return blake2b(address.encode(), digest_size=8, key=self._file.secret).digest()
+        return reader_hash(address, self._file.secret)
 
 
 def _people(connection: sqlite3.Connection, fingerprint: bytes, since: int, most: int) -> int:

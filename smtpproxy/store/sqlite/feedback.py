@@ -3,12 +3,19 @@
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from hashlib import blake2b
 from pathlib import Path
 from typing import TypeVar
 
 from smtpproxy.store.feedback import HandingOn, HeardEvent, ReadReport, Waiting
 from smtpproxy.store.sql.rows import from_micros, to_micros
+from smtpproxy.store.sql.side_tables import (
+    HAND_ON_LATER,
+    HANDED_ON,
+    HOW_FULL,
+    PURGE_HEARD,
+    REPORTS_OF_PERSON,
+    person_hash,
+)
 from smtpproxy.store.sqlite.side_file import SideFile
 
 T = TypeVar("T")
@@ -66,10 +73,7 @@ _DUE = """
 SELECT key, report, decision, since, tries FROM hand_on
 WHERE due <= ? ORDER BY due, since, report LIMIT ?
 """
-_DONE = "UPDATE hand_on SET due = NULL WHERE key = ?"
-_LATER = "UPDATE hand_on SET due = ?, tries = tries + 1 WHERE key = ?"
 _FULL = "INSERT OR IGNORE INTO mailbox_full VALUES (?, ?, ?)"
-_HOW_FULL = "SELECT count(*) FROM mailbox_full WHERE person = ? AND at > ?"
 _KEPT = """
 SELECT id, at, kind, why FROM report WHERE kept AND substr(id, 1, length(?1)) = ?1 ORDER BY at, id
 """
@@ -81,18 +85,12 @@ _KEEP = """
 UPDATE report SET why = CASE WHEN kept AND why != '' THEN why || '; ' ELSE '' END || ?, kept = 1
 WHERE id = ?
 """
-_OF_PERSON = "SELECT report FROM concerned WHERE person = ?"
 # What is still to be handed on stays.
 _OLD = """
 SELECT id FROM report
 WHERE at < ? AND id NOT IN (SELECT report FROM hand_on WHERE due IS NOT NULL)
 ORDER BY at LIMIT 1000
 """
-_PURGED = (
-    "DELETE FROM event WHERE at < ?",
-    "DELETE FROM mailbox_full WHERE at < ?",
-    "DELETE FROM hand_on WHERE since < ? AND due IS NULL",
-)
 _AT_ONCE = 500
 
 
@@ -141,7 +139,7 @@ class SqliteFeedback:
 
         def note(connection: sqlite3.Connection) -> int:
             connection.execute(_FULL, (who, key, to_micros(at)))
-            return int(connection.execute(_HOW_FULL, (who, to_micros(since))).fetchone()[0])
+            return int(connection.execute(HOW_FULL, (who, to_micros(since))).fetchone()[0])
 
         return await self._file.write(note)
 
@@ -196,10 +194,10 @@ class SqliteFeedback:
         ]
 
     async def handed_on(self, key: bytes) -> None:
-        await self._file.write(lambda c: c.execute(_DONE, (key,)))
+        await self._file.write(lambda c: c.execute(HANDED_ON, (key,)))
 
     async def hand_on_later(self, key: bytes, at: datetime) -> None:
-        await self._file.write(lambda c: c.execute(_LATER, (to_micros(at), key)))
+        await self._file.write(lambda c: c.execute(HAND_ON_LATER, (to_micros(at), key)))
 
     async def keep(self, id: str, why: str) -> None:
         await self._file.write(lambda c: c.execute(_KEEP, (why, id)))
@@ -234,7 +232,7 @@ class SqliteFeedback:
             gone += ids
 
         def trim(connection: sqlite3.Connection) -> None:
-            for statement in _PURGED:
+            for statement in PURGE_HEARD:
                 connection.execute(statement, limit)
 
         await self._file.write(trim)
@@ -251,7 +249,7 @@ class SqliteFeedback:
         who = (self._person(address),)
 
         def erase(connection: sqlite3.Connection) -> list[str]:
-            ids = [row[0] for row in connection.execute(_OF_PERSON, who)]
+            ids = [row[0] for row in connection.execute(REPORTS_OF_PERSON, who)]
             _remove(connection, ids)
             connection.execute("DELETE FROM mailbox_full WHERE person = ?", who)
             return ids
@@ -262,7 +260,7 @@ class SqliteFeedback:
         self._file.close()
 
     def _person(self, address: str) -> bytes:
-        return blake2b(address.encode(), digest_size=16, key=self._file.secret).digest()
+        return person_hash(address, self._file.secret)
 
 
 def _heard(connection: sqlite3.Connection, event: HeardEvent, at: datetime) -> None:

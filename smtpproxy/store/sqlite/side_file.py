@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import closing, suppress
 from datetime import datetime
-from hashlib import blake2b
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +17,7 @@ from smtpproxy.store.counters import COPIES_KEPT
 from smtpproxy.store.key_files import give_to_owner_of
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sql.rows import to_micros
+from smtpproxy.store.sql.side_tables import ANY_COPY, keyed_hash, path_octets
 from smtpproxy.store.sqlite.connection import is_busy, unavailable, uri
 from smtpproxy.store.sqlite.watches import FileWatch
 
@@ -174,7 +174,6 @@ CREATE TABLE copy (
 ) WITHOUT ROWID;
 CREATE INDEX copy_at ON copy (at);
 """
-_ANY_COPY = "SELECT EXISTS (SELECT 1 FROM copy)"
 _FIND_COPY = "SELECT 1 FROM copy WHERE message = ? AND recipient = ? AND at > ?"
 _NOTE_COPY = "INSERT INTO copy VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET at = excluded.at"
 _FORGET_COPY = "DELETE FROM copy WHERE message = ? AND recipient = ?"
@@ -208,7 +207,7 @@ class SqliteCopies:
         message = self._message(reverse_path, digest)
 
         def has(connection: sqlite3.Connection, path: str) -> bool:
-            row = (message, self._hash(_octets(path)), since)
+            row = (message, self._hash(path_octets(path)), since)
             return connection.execute(_FIND_COPY, row).fetchone() is not None
 
         return await self._file.ask(
@@ -218,7 +217,7 @@ class SqliteCopies:
     async def note(self, reverse_path: str, digest: Callable[[], bytes], forward_path: str) -> None:
         await self._file.ask(lambda _: None)  # the secret comes with the file
         message, now = self._message(reverse_path, digest), self._now()
-        recipient = self._hash(_octets(forward_path))
+        recipient = self._hash(path_octets(forward_path))
         self._noted += 1
 
         def note(connection: sqlite3.Connection) -> None:
@@ -234,22 +233,18 @@ class SqliteCopies:
     ) -> None:
         if self._file.is_there() and await self._file.ask(_holds_any):
             message = self._message(reverse_path, digest)
-            rows = [(message, self._hash(_octets(path))) for path in forward_paths]
+            rows = [(message, self._hash(path_octets(path))) for path in forward_paths]
             await self._file.write(lambda c: c.executemany(_FORGET_COPY, rows))
 
     def close(self) -> None:
         self._file.close()
 
     def _message(self, reverse_path: str, digest: Callable[[], bytes]) -> bytes:
-        return self._hash(_octets(reverse_path) + b"\0" + digest())
+        return self._hash(path_octets(reverse_path) + b"\0" + digest())
 
     def _hash(self, octets: bytes) -> bytes:
-        return blake2b(octets, digest_size=16, key=self._file.secret).digest()
-
-
-def _octets(path: str) -> bytes:
-    return path.encode("utf-8", "surrogateescape")
+        return keyed_hash(octets, self._file.secret)
 
 
 def _holds_any(connection: sqlite3.Connection) -> bool:
-    return bool(connection.execute(_ANY_COPY).fetchone()[0])
+    return bool(connection.execute(ANY_COPY).fetchone()[0])

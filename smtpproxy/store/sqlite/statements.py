@@ -3,16 +3,14 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from smtpproxy.policy.rulebook import WIDENED_ORIGINS
 from smtpproxy.store.keys import Partner
-from smtpproxy.store.sql.rows import ACT_COLUMNS, CONTACT_COLUMNS
+from smtpproxy.store.sql.rows import ACT_COLUMNS, CONTACT_COLUMNS, WIDENED
 from smtpproxy.store.sql.session import Dialect
 from smtpproxy.store.sqlite import live_keys
 
 FIRST_ACT = 1 + len(CONTACT_COLUMNS.split(","))
 _WIDTH = FIRST_ACT + len(ACT_COLUMNS.split(","))
 _APART = 6
-_ORIGINS = ", ".join(f"'{origin}'" for origin in sorted(WIDENED_ORIGINS))
 
 # {wide} and {exact} are the places of the address's keys. {over} is about those of the whole
 # domains that it is under, whose wide key is all there is to them: it tells which one it was.
@@ -77,7 +75,7 @@ def statements(
             address, domain = (
                 (_SUPPRESSIONS, _OF_DOMAIN) if "view" in known else (_PARTNER, _PARTNER_DOMAIN)
             )
-            keys = {"wide": f"?{first}", "exact": f"?{first + 1}", "origins": _ORIGINS}
+            keys = {"wide": f"?{first}", "exact": f"?{first + 1}", "origins": WIDENED}
             found.append(address.format(**keys, padding=padding, **known))
             places = [f"?{first + 2 + n}" for n in range(domains)]
             found += [domain.format(over=w, padding=padding, **known) for w in _wanted(places)]

@@ -9,7 +9,8 @@ from smtpproxy.policy.breaker import Heard, Tally
 from smtpproxy.policy.campaign import Campaign
 from smtpproxy.store.sql import stream_counts as sql
 from smtpproxy.store.sql.rows import to_micros
-from smtpproxy.store.sql.windows import WINDOW_PARTS, window_part, window_part_width
+from smtpproxy.store.sql.side_tables import person_hash
+from smtpproxy.store.sql.stream_counts import WINDOW_PARTS, window_part, window_part_width
 from smtpproxy.store.sqlite.side_file import SideFile
 
 # Times are microseconds since 1970 in UTC. `kind` is "sent", or one of `Heard`; `at` is the
@@ -190,4 +191,4 @@ class SqliteStreamCounts:
         self._file.close()
 
     def _tried(self, address: str) -> bytes:
-        return sql.hash_of_tried(address, self._file.secret)
+        return person_hash(address, self._file.secret)

@@ -10,7 +10,8 @@ from msgspec import Meta, Struct
 from smtpproxy import recorded_consent
 from smtpproxy.access import Access
 from smtpproxy.policy.model import ConsentAct, Evidence, Source
-from smtpproxy.recorded_consent import CONFIRMED, NotConfirmable
+from smtpproxy.policy.rulebook import DOUBLE_OPT_IN
+from smtpproxy.recorded_consent import NotConfirmable
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.contact_record import Hash, Word
 from smtpproxy.store.exchange.plausible import SKEW, by_now
@@ -176,7 +177,7 @@ class Consents:
         settings, double = access.settings, asked.pending or asked.confirm
         if asked.pending and asked.confirm:
             raise Refused("body_wrong", "pending or confirm, not both: they are two acts")
-        method = asked.method or (CONFIRMED if double else "")
+        method = asked.method or (DOUBLE_OPT_IN if double else "")
         at = self._time("given_at", asked.given_at)
         if at > self._now() + SKEW:
             raise Refused("body_wrong", "given_at: consent cannot be dated ahead")
