@@ -209,12 +209,13 @@ async def _open_and_close(settings: Settings) -> None:
 
 def _check_fit(settings: Settings, filename: str) -> list[str]:
     """What is wrong with the store, `_check_state` says."""
+    from smtpproxy.store.move.traces import traces
 
     async def look() -> list[Misfit]:
         store = open_store(settings.store, settings.server.state_dir, read_only=True)
         try:
-            rows = await of_rows(settings, store)
-            return rows + await of_relays(settings, store, now=datetime.now(UTC))
+            found = await of_rows(settings, store) + await traces(settings.store)
+            return found + await of_relays(settings, store, now=datetime.now(UTC))
         finally:
             await store.close()
 

@@ -38,6 +38,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.store import open_store
 from smtpproxy.store.closed import without_password
 from smtpproxy.store.configurations import of_consents, of_relays
+from smtpproxy.store.move.traces import traces
 from smtpproxy.store.protocols import (
     NoStoreYet,
     StoreMisconfigured,
@@ -247,6 +248,7 @@ async def fit(settings: Settings, now: datetime) -> list[Finding]:
             if settings.makes_tokens:
                 await check_link_keys(store, state_dir, await store.link_keys())
             found = await of_consents(settings, store) + await of_relays(settings, store, now=now)
+            found += await traces(settings.store)
             others = len(living(await store.relays(), now))
         finally:
             await store.close()

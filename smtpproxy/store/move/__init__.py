@@ -10,7 +10,7 @@ A copy that was interrupted goes on where it was, as long as the changes are on 
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,37 +59,43 @@ async def move(
     `say` is told how far it is. Raises StoreMisconfigured: the two do not fit together;
     StoreUnavailable.
     """
-    async with old.source as source:
+    async with AsyncExitStack() as stack:
+        source = await stack.enter_async_context(old.source)
         place = await source.moved_to()
         if place is not None and place.startswith(FILLING):
             raise StoreMisconfigured(f"{old.shown}: {place}, and that copy is not whole yet")
         if place not in (None, new.shown):
             raise StoreMisconfigured(f"{old.shown}: was copied to {place}, which counts now")
-        async with new.target as target:
-            copying = Copying(source, target, old.shown, new.shown, say)
-            await copying.compare_columns()
-            chosen(load_keys(state_dir), await source.live(), old.shown)
-            half = await target.begun()
-            if half is None and (filled := await copying.first_with_rows()):
-                if place is None:
-                    raise StoreMisconfigured(
-                        f"{new.shown}: has rows in {filled} already; a store is copied to one "
-                        "that nobody has written to"
-                    )
-                await copying.prove_all()
-                return Moved(copying.sums, before=True)
-            if half is None and place is not None:
+        try:
+            target = await stack.enter_async_context(new.target)
+        except StoreMisconfigured as error:
+            if place is not None:
+                error.add_note(f"where it is the copy of {old.shown}, which is closed, it counts")
+            raise
+        copying = Copying(source, target, old.shown, new.shown, say)
+        await copying.compare_columns()
+        chosen(load_keys(state_dir), await source.live(), old.shown)
+        half = await target.begun()
+        if half is None and (filled := await copying.first_with_rows()):
+            if place is None:
                 raise StoreMisconfigured(
-                    f"{old.shown}: was copied to {new.shown}, and here is nothing of that: look "
-                    "for it where the copy was made; where it is lost, smtpproxy store reopen lets "
-                    "the source answer again"
+                    f"{new.shown}: has rows in {filled} already; a store is copied to one that "
+                    "nobody has written to"
                 )
-            resumed = await copying.begin(half, closed=place is not None)
-            await copying.copy()
-            if before_proof is not None:
-                await before_proof()
-            await copying.prove()
-            seconds = await copying.stop(
-                text, lambda live: chosen(load_keys(state_dir), live, old.shown)
+            await copying.prove_all()
+            await copying.tidy()
+            return Moved(copying.sums, before=True)
+        if half is None and place is not None:
+            raise StoreMisconfigured(
+                f"{old.shown}: was copied to {new.shown}, and here is nothing of that: look for it "
+                "where the copy was made; where it is lost, smtpproxy store reopen lets the store "
+                "answer again"
             )
-            return Moved(copying.sums, seconds, resumed=resumed)
+        resumed = await copying.begin(half, closed=place is not None)
+        await copying.copy()
+        if before_proof is not None:
+            await before_proof()
+        seconds = await copying.proven_and_stopped(
+            text, lambda live: chosen(load_keys(state_dir), live, old.shown)
+        )
+        return Moved(copying.sums, seconds, resumed=resumed)

@@ -28,6 +28,7 @@ T = TypeVar("T")
 _FEW = 500
 """Changes that the write stop may begin with."""
 _MOST_ROUNDS = 20
+_MOST_PROOFS = 3
 _SAY_EVERY = 5.0  # seconds
 
 
@@ -45,6 +46,8 @@ class Copying:
         self._new = new
         self._say = say
         self._columns: dict[str, Sequence[str]] = {}
+        self._shape: object = None
+        """Of the source, when the proof began."""
         self._copy: Begun | None = None  # None: the source is closed, nothing changes
 
     async def compare_columns(self) -> None:
@@ -108,6 +111,10 @@ class Copying:
     async def prove(self) -> None:
         """Bring all rows up to date, and compare them, until there is little left to copy."""
         self._say("all rows are there; comparing them with what there is now")
+        self.sums.clear()
+        self._shape = await self._source.shape()
+        await self.compare_columns()
+        await self._target.watch()
         changed = 0
         for part in PARTS:
             changed += await self._round(part, prove=True)
@@ -151,7 +158,8 @@ class Copying:
     async def _refuse_another_copy(self) -> None:
         if self._copy is not None and await self._source.begun() != self._copy:
             raise StoreUnavailable(
-                f"{self._old}: this copy was given up meanwhile, for another or by store reopen"
+                f"{self._old}: changes are on record for this copy no more: it was given up "
+                "meanwhile, or somebody dropped a trigger; run the same command again"
             )
 
     async def _catch_up(self, table: str) -> int:
@@ -201,6 +209,7 @@ class Copying:
 
     async def _differs(self, text: str) -> StoreUnavailable:
         error = StoreUnavailable(f"{self._new}: {text}")
+        await self._target.leave()
         if await self._target.begun() is not None:
             await self._target.spoil()
             error.add_note(
@@ -213,35 +222,66 @@ class Copying:
         for table in TABLES:
             self.sums[table] = await self._proven(table)
 
-    async def stop(self, text: str, check_keys: Callable[[Live], object]) -> float:
+    async def proven_and_stopped(self, text: str, check_keys: Callable[[Live], object]) -> float:
+        """Prove the copy, and let it count; return the seconds in which nobody could write."""
+        for _ in range(_MOST_PROOFS):
+            await self.prove()
+            seconds = await self._stop(text, check_keys)
+            if seconds is not None:
+                return seconds
+        raise StoreUnavailable(
+            f"{self._old}: tables or triggers are changed again and again; run the same command "
+            "again when that is over"
+        )
+
+    async def _stop(self, text: str, check_keys: Callable[[Live], object]) -> float | None:
         """Copy the last changes while nobody writes, close the source, and let the copy count;
-        return the seconds that took."""
+        return the seconds that took, or None where there has to be another proof before.
+
+        What was proven holds: since then all changes of the source are on record, for its triggers
+        are those of then, and nobody else has written to the copy.
+        """
         self._say("nobody can write from now on")
         began = time.monotonic()
         async with self._source.stopped():
             await self._refuse_another_copy()
+            if await self._source.shape() != self._shape:
+                self._say("tables or triggers were changed meanwhile; they can write again")
+                return None
             check_keys(await self._source.live())
             changed = sum([await self._catch_up(table) for table in TABLES])
+            await self._target.hold()
             for table in TABLES:
-                there, found = await _both(
-                    count_of(self._source, table), count_of(self._target, table)
-                )
-                if not there == found == self.sums[table].rows:
-                    raise await self._differs(
-                        f"{table} has {found:,} rows, and the source has {there:,}"
-                    )
+                await self._count(table)
             await self._target.finish(await self._source.numbers(), await self._source.secrets())
             await self._source.close(text, self._new)
             try:
                 await self._target.commit()
             except StoreUnavailable as error:
-                error.add_note(f"{self._old} is closed; run the same command again")
+                error.add_note(
+                    f"{self._old} is closed: run the same command again, or smtpproxy store reopen "
+                    "with its URL"
+                )
                 raise
             seconds = time.monotonic() - began
         self._say(f"{changed:,} last changes copied; {self._new} counts from now on")
-        await self._target.tidy()
-        await self._source.tidy()
+        await self.tidy()
         return seconds
+
+    async def _count(self, table: str) -> None:
+        there, found = await _both(count_of(self._source, table), self._target.count(table))
+        if found is None:
+            raise await self._differs(f"somebody else has written to {table}")
+        if not there == found == self.sums[table].rows:
+            raise await self._differs(f"{table} has {found:,} rows, and the source has {there:,}")
+
+    async def tidy(self) -> None:
+        """Do what could wait. That what was copied counts does not depend on it."""
+        try:
+            await self._target.tidy()
+            await self._source.tidy()
+        except StoreUnavailable as error:
+            self._say(f"what is left of the copying could not be removed: {error}")
 
 
 async def _both(one: Coroutine[Any, Any, T], other: Coroutine[Any, Any, T]) -> tuple[T, T]:

@@ -25,9 +25,10 @@ class Reached(NamedTuple):
 
 
 class Reopened(NamedTuple):
-    """Where a store was copied to, or was to be; it answers again, or did all the time."""
+    """Where a store was copied to, or was to be, where that is known; it answers again, or did all
+    the time."""
 
-    other: str
+    other: str | None
     was_closed: bool
 
 
@@ -39,7 +40,11 @@ class Source(Rows, Protocol):
     async def live(self) -> Live: ...
 
     async def begun(self) -> Begun | None:
-        """Return for which copy changes are put on record."""
+        """Return for which copy all changes are put on record."""
+        ...
+
+    async def shape(self) -> object:
+        """Return what is another once anybody has changed tables or triggers, or back again."""
         ...
 
     async def begin(self, copy: Begun) -> None:
@@ -110,6 +115,22 @@ class Target(Rows, Protocol):
 
     async def settle(self) -> None:
         """Do what makes it quick to count rows, and to be in use."""
+        ...
+
+    async def watch(self) -> None:
+        """Know from now on whether anybody else writes to it."""
+        ...
+
+    async def hold(self) -> None:
+        """Let nobody else have the tables until `commit`, or `leave`."""
+        ...
+
+    async def leave(self) -> None:
+        """Undo `hold`, and `finish`."""
+        ...
+
+    async def count(self, table: str) -> int | None:
+        """Return how many rows there are; None where anybody else has written since `watch`."""
         ...
 
     async def finish(self, numbers: Mapping[str, int], secrets: Mapping[str, bytes]) -> None:

@@ -1,13 +1,21 @@
 """A store in PostgreSQL that is copied: changes are put on record, and at the end it is closed."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from smtpproxy.store.closed import FILLING, closed_text
 from smtpproxy.store.move import state
 from smtpproxy.store.move.ends import Begun, Reopened
-from smtpproxy.store.move.postgres_tables import LOCKED, MOVE, MOVED_TO, Tables, owned, quoted
+from smtpproxy.store.move.postgres_tables import (
+    EXCLUSIVE,
+    LOCKED,
+    MOVE,
+    MOVED_TO,
+    Tables,
+    owned,
+    told,
+)
 from smtpproxy.store.move.reading import NOTED, listed, record_of, same
 from smtpproxy.store.move.tables import BESIDE, KEYS, NUMBERED, PARTS, TABLES
 from smtpproxy.store.protocols import StoreMisconfigured
@@ -17,6 +25,7 @@ if TYPE_CHECKING:
 
 CHANGES = "suppression_change"
 """Whose number is a row, not a sequence."""
+_QUOTED = "SELECT quote_literal($1::text)"
 _SECRETS = "SELECT part, octets FROM secret"
 _GIVEN = "SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence($1, $2)::regclass), 0)"
 _RECORD = "CREATE TABLE {record} AS SELECT {key} FROM {table} WITH NO DATA"
@@ -41,13 +50,33 @@ _TRIGGER = """
 CREATE TRIGGER copying AFTER INSERT OR UPDATE OR DELETE ON {table}
 FOR EACH ROW EXECUTE FUNCTION {record}()
 """
+_ALWAYS = "ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger}"
+"""Also for who replicates, or restores rows with --disable-triggers."""
+_NOTING = """
+SELECT count(*) FROM pg_trigger WHERE tgname = 'copying' AND tgenabled = 'A'
+AND tgrelid = ANY (SELECT to_regclass(quote_ident(name)) FROM unnest($1::text[]) AS name)
+"""
+_SHAPE = """
+SELECT 'trigger', tgrelid, tgname, pg_trigger.xmin::text, pg_proc.xmin::text
+FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid WHERE tgrelid = ANY (
+    SELECT to_regclass(quote_ident(name)) FROM unnest($1::text[]) AS name)
+UNION ALL SELECT 'column', attrelid, attname, xmin::text, atttypid::text
+FROM pg_attribute WHERE attnum > 0 AND attrelid = ANY (
+    SELECT to_regclass(quote_ident(name)) FROM unnest($1::text[]) AS name)
+ORDER BY 1, 2, 3
+"""
+_LEFT = """
+SELECT name FROM unnest($1::text[]) AS name
+WHERE to_regclass(quote_ident(name)) IS NOT NULL
+OR to_regprocedure(quote_ident(name) || '()') IS NOT NULL
+"""
 
 
 class PostgresSource(Tables):
     """A `Source`."""
 
-    def __init__(self, connection: "Connection") -> None:
-        super().__init__(connection)
+    def __init__(self, connection: "Connection", timeout: float) -> None:
+        super().__init__(connection, timeout)
         self._stop: Any = None
 
     async def moved_to(self) -> str | None:
@@ -55,39 +84,63 @@ class PostgresSource(Tables):
         return place
 
     async def begun(self) -> Begun | None:
-        return state.begun(await self._noted())
+        noting = await self._connection.fetchval(_NOTING, TABLES)
+        return state.begun(await self._noted()) if noting == len(TABLES) else None
+
+    async def shape(self) -> object:
+        return [tuple(row) for row in await self._connection.fetch(_SHAPE, TABLES)]
 
     async def begin(self, copy: Begun) -> None:
         await self._forget_changes()
-        async with self._connection.transaction(isolation="read_committed"):
-            await self._lock("SHARE ROW EXCLUSIVE")
-            await self._connection.execute(f"CREATE TABLE {state.STATE} (name text, value bytea)")
+        begun = await self._locked("SHARE ROW EXCLUSIVE")
+        try:
+            await self._run(f"CREATE TABLE {state.STATE} (name text, value bytea)")
             await self._connection.execute(
                 f"INSERT INTO {state.STATE} VALUES ($1, $2)", state.NAME, state.encode(copy)
             )
+            other = await self._connection.fetchval(_QUOTED, copy.other)
+            await self._run(f"COMMENT ON TABLE {state.STATE} IS {other}")  # for whoever asks
             for table, key in KEYS.items():
                 names = {
                     "table": f'"{table}"',
                     "record": f'"{record_of(table)}"',
+                    "trigger": "copying",
                     "key": listed(key),
                     "old": listed(key, "OLD."),
                     "new": listed(key, "NEW."),
                     "same": same(key, "OLD", "NEW"),
                 }
-                for statement in (_RECORD, _COUNTED, _FUNCTION, _TRIGGER):
-                    await self._connection.execute(statement.format(**names))
+                for statement in (_RECORD, _COUNTED, _FUNCTION, _TRIGGER, _ALWAYS):
+                    await self._run(statement.format(**names))
+            await begun.commit()
+        finally:
+            await self._leave(begun)
 
-    async def _lock(self, mode: str) -> None:
-        await self._connection.execute(f"LOCK TABLE {quoted(LOCKED)} IN {mode} MODE")
+    async def _leave(self, begun: Any) -> None:
+        if self._connection.is_in_transaction():
+            await begun.rollback()
 
-    async def _forget_changes(self) -> None:
-        """Each table on its own, since nobody else may use it then: to wait for the next one
-        meanwhile could be to wait for each other. Without its first part no copy goes on."""
-        await self._connection.execute(f"DROP TABLE IF EXISTS {state.STATE}")
+    async def _forget_changes(self) -> bool:
+        """Tell whether anything was left of a copy. No copy goes on without the first thing that
+        goes; the rest goes table by table, so that who uses one waits for no others."""
+        first = await self._left((state.STATE,))
+        await self._run(f"DROP TABLE IF EXISTS {state.STATE}")
+        left = await self._left([record_of(table) for table in TABLES])
         for table in TABLES:
-            record = f'"{record_of(table)}"'
-            await self._connection.execute(f"DROP FUNCTION IF EXISTS {record}() CASCADE")
-            await self._connection.execute(f"DROP TABLE IF EXISTS {record}")
+            record = record_of(table)
+            if record in left:
+                begun = await self._locked(EXCLUSIVE, [table])
+                try:
+                    await self._run(f'DROP FUNCTION IF EXISTS "{record}"() CASCADE')
+                    await self._run(f'DROP TABLE IF EXISTS "{record}"')
+                    await begun.commit()
+                finally:
+                    await self._leave(begun)
+        return bool(first or left)
+
+    async def _left(self, names: Sequence[str]) -> set[str]:
+        """Return those that are tables or functions."""
+        return {name for (name,) in await self._connection.fetch(_LEFT, names)}
 
     @asynccontextmanager
     async def snapshot(self, part: str) -> AsyncIterator[None]:
@@ -99,14 +152,11 @@ class PostgresSource(Tables):
 
     @asynccontextmanager
     async def stopped(self) -> AsyncIterator[None]:
-        self._stop = self._connection.transaction(isolation="read_committed")
-        await self._stop.start()
+        self._stop = await self._locked("EXCLUSIVE")
         try:
-            await self._lock("EXCLUSIVE")
             yield
         finally:
-            if self._connection.is_in_transaction():
-                await self._stop.rollback()
+            await self._leave(self._stop)
 
     async def numbers(self) -> Mapping[str, int]:
         numbers = {
@@ -124,30 +174,40 @@ class PostgresSource(Tables):
     async def close(self, text: str, place: str) -> None:
         if await self.moved_to() is None:
             await self._connection.execute(MOVE, place)
-            argument = await self._connection.fetchval("SELECT quote_literal($1::text)", text)
+            argument = await self._connection.fetchval(_QUOTED, text)
             for table in LOCKED:
-                await self._connection.execute(
+                await self._run(
                     f'CREATE TRIGGER closed BEFORE INSERT OR UPDATE OR DELETE ON "{table}" '
-                    f"FOR EACH STATEMENT EXECUTE FUNCTION is_closed({argument})"
+                    f"FOR EACH STATEMENT EXECUTE FUNCTION is_closed({argument})",
+                    _ALWAYS.format(table=f'"{table}"', trigger="closed"),
                 )
         await self._stop.commit()
 
     async def tidy(self) -> None:
-        await self._forget_changes()
+        with told():
+            await self._forget_changes()
 
-    async def open_again(self) -> None:
-        """Undo `close` and `begin`. What is read says it last."""
-        await self._forget_changes()
-        for table in LOCKED:
-            await self._connection.execute(f'DROP TRIGGER IF EXISTS closed ON "{table}"')
-        await self._connection.execute(MOVE, None)
+    async def open_again(self) -> bool:
+        """Undo `close` at one moment, and then `begin`; tell whether anything was left of a
+        copy."""
+        if await self.moved_to() is not None:
+            begun = await self._locked(EXCLUSIVE)
+            try:
+                for table in LOCKED:
+                    await self._run(f'DROP TRIGGER IF EXISTS closed ON "{table}"')
+                await self._run(f"DROP TABLE IF EXISTS {state.STATE}")
+                await self._connection.execute(MOVE, None)
+                await begun.commit()
+            finally:
+                await self._leave(begun)
+        return await self._forget_changes()
 
 
 @asynccontextmanager
 async def open_source(url: str, timeout: float) -> AsyncIterator[PostgresSource]:
     """Raises StoreMisconfigured, StoreUnavailable."""
     async with owned(url, timeout) as connection:
-        yield PostgresSource(connection)
+        yield PostgresSource(connection, timeout)
 
 
 async def reopen(url: str, timeout: float) -> Reopened | None:
@@ -159,8 +219,6 @@ async def reopen(url: str, timeout: float) -> Reopened | None:
             raise StoreMisconfigured(
                 f"{closed_text(url, place)}; to give it up, make the database anew"
             )
-        other = place or (begun and begun.other)
-        if not other:
+        if not await source.open_again() and place is None:
             return None
-        await source.open_again()
-        return Reopened(other, place is not None)
+        return Reopened(place or (begun and begun.other), place is not None)

@@ -2,14 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, closing
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
+from typing import TYPE_CHECKING, Any
 
 from smtpproxy.store.closed import without_password
 from smtpproxy.store.move import state
 from smtpproxy.store.move.tables import OF_RELAYS, TABLES
 from smtpproxy.store.postgres.connection import Lease, Target
+from smtpproxy.store.postgres.errors import unavailable
 from smtpproxy.store.postgres.migrations import LOCK, check_version
 from smtpproxy.store.postgres.session import PostgresSession
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
 LOCKED = ("store_state", "change_number", *TABLES)
 """Tables in the order in which writers lock them."""
+EXCLUSIVE = "ACCESS EXCLUSIVE"
+"""The one mode of a lock in whose way readers are too."""
+_BRIEF = 0.2
+"""Seconds that others, who wait behind, are kept from tables which are not free yet; twice as long
+with each try."""
 _LOOK_SECONDS = 0.1
 MOVED_TO = "SELECT moved_to FROM store_state"
 MOVE = "UPDATE store_state SET version = version + 1, moved_to = $1"
@@ -32,7 +38,7 @@ _COLUMNS = """
 SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
 WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum
 """
-_IS_THERE = "SELECT to_regclass($1) IS NOT NULL"
+IS_THERE = "SELECT to_regclass($1) IS NOT NULL"
 # What is asked names rows by their keys, of tables that nobody may have analyzed yet.
 _SESSION = (
     "SET statement_timeout = 0",
@@ -51,12 +57,14 @@ def quoted(tables: Iterable[str]) -> str:
 class Tables:
     """The tables of a database."""
 
-    def __init__(self, connection: "Connection") -> None:
+    def __init__(self, connection: "Connection", timeout: float) -> None:
         self._connection = connection
+        self._timeout = timeout
         self._session = PostgresSession(connection)
         self._kinds: dict[str, Mapping[str, str]] = {}
 
     async def columns(self, table: str) -> Sequence[str]:
+        self._kinds.pop(table, None)
         return [name for name in await self._columns(table) if name not in OF_RELAYS]
 
     async def _columns(self, table: str) -> Mapping[str, str]:
@@ -76,9 +84,49 @@ class Tables:
 
     async def _noted(self) -> dict[str, bytes]:
         """Return what is noted of a copy."""
-        if not await self._connection.fetchval(_IS_THERE, state.STATE):
+        if not await self._connection.fetchval(IS_THERE, state.STATE):
             return {}
         return dict(await self._connection.fetch(state.FIND))
+
+    async def _locked(self, mode: str, tables: Iterable[str] = LOCKED) -> Any:
+        """Begin a transaction that has locked tables, in the order in which writers do. Whoever
+        waits for it waits briefly, and it is never in a circle of who waits for whom for long."""
+        from asyncpg import DeadlockDetectedError, LockNotAvailableError
+
+        deadline, patience = time.monotonic() + self._timeout, _BRIEF
+        while True:
+            begun = self._connection.transaction(isolation="read_committed")
+            await begun.start()
+            try:
+                if mode == EXCLUSIVE:
+                    await self._run(f"SET LOCAL lock_timeout = '{patience:.1f}s'")
+                await self._run(f"LOCK TABLE {quoted(tables)} IN {mode} MODE")
+                await self._run("SET LOCAL lock_timeout TO DEFAULT")
+                return begun
+            except (LockNotAvailableError, DeadlockDetectedError):
+                await begun.rollback()
+                if time.monotonic() > deadline:
+                    raise
+            except BaseException:
+                await begun.rollback()
+                raise
+            await asyncio.sleep(_LOOK_SECONDS)
+            patience = min(2 * patience, self._timeout)
+
+    async def _run(self, *statements: str) -> None:
+        for statement in statements:
+            await self._connection.execute(statement)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Raise what callers know."""
+    from asyncpg import InterfaceError, InternalClientError, PostgresError
+
+    try:
+        yield
+    except (PostgresError, InterfaceError, InternalClientError, OSError) as error:
+        raise unavailable(error) from error
 
 
 @asynccontextmanager

@@ -6,11 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from smtpproxy.store.closed import FILLING, closed_text
+from smtpproxy.store.closed import FILLING, closed_text, without_password
 from smtpproxy.store.move import state
 from smtpproxy.store.move.ends import Begun, Reached
 from smtpproxy.store.move.postgres import CHANGES
-from smtpproxy.store.move.postgres_tables import LOCKED, MOVE, MOVED_TO, Tables, owned, quoted
+from smtpproxy.store.move.postgres_tables import (
+    EXCLUSIVE,
+    IS_THERE,
+    LOCKED,
+    MOVE,
+    MOVED_TO,
+    Tables,
+    owned,
+    quoted,
+    told,
+)
 from smtpproxy.store.move.reading import listed, same
 from smtpproxy.store.move.tables import NUMBERED, TABLES, Key
 from smtpproxy.store.protocols import StoreMisconfigured
@@ -38,31 +48,41 @@ WHERE contype = 'f' AND conrelid = ANY (SELECT to_regclass(quote_ident(name))
 """
 _LATER = " NOT VALID"
 _FORGET = f"DELETE FROM {state.STATE} WHERE name = ANY ($1)"
+_NUMBER = "SELECT pg_current_xact_id()::xid"
+# Rows that are older may have any number again, in a database that gave all of them once.
+_COUNT = """
+SELECT count(*), count(*) FILTER (WHERE age(xmin) BETWEEN 0 AND age($1::xid)
+                                  AND xmin <> ALL ($2::xid[])) FROM {table}
+"""
 _REFERENCE = "reference "  # how their names begin among the notes
 
 
 class PostgresTarget(Tables):
     """A `Target`. The files of all reports are with the relay `mailbox`."""
 
-    def __init__(self, connection: "Connection", mailbox: str) -> None:
-        super().__init__(connection)
+    def __init__(self, connection: "Connection", timeout: float, mailbox: str) -> None:
+        super().__init__(connection, timeout)
         self._mailbox = mailbox
         self._end: Any = None
+        self._first: int | None = None  # the first transaction that is watched for
+        self._ours: set[int] = set()
 
     async def leave(self) -> None:
-        """Undo what `finish` did, where it is not committed."""
         if not self._connection.is_closed() and self._connection.is_in_transaction():
             await self._end.rollback()
 
     async def begun(self) -> Begun | None:
+        place = await self._connection.fetchval(MOVED_TO)
+        if place is None or not place.startswith(FILLING):
+            return None
         return state.begun(await self._noted())
 
     async def has_rows(self, table: str) -> bool:
         return bool(await self._connection.fetchval(f'SELECT EXISTS (SELECT 1 FROM "{table}")'))
 
     async def begin(self, copy: Begun) -> None:
-        async with self._connection.transaction(isolation="read_committed"):
-            await self._run(f"LOCK TABLE {quoted(LOCKED)} IN ACCESS EXCLUSIVE MODE")
+        begun = await self._locked(EXCLUSIVE)
+        try:
             place = f"{FILLING} {copy.other}"
             await self._connection.execute(MOVE, place)
             await self._keep_others_out(closed_text("", place))
@@ -74,6 +94,10 @@ class PostgresTarget(Tables):
             await self._run(f"TRUNCATE {quoted(TABLES)}")
             await self._connection.execute(_FORGET, TABLES)
             await self._note(state.NAME, copy)
+            await begun.commit()
+        finally:
+            if self._connection.is_in_transaction():
+                await begun.rollback()
 
     async def _keep_others_out(self, text: str) -> None:
         """Refuse what others write; what rows cause is copied with them, so nothing causes it."""
@@ -86,11 +110,8 @@ class PostgresTarget(Tables):
                 f'CREATE TRIGGER closed BEFORE INSERT OR UPDATE OR DELETE ON "{table}" '
                 f"FOR EACH STATEMENT WHEN (current_setting('{_MINE}', TRUE) IS DISTINCT FROM 'on') "
                 f"EXECUTE FUNCTION is_closed({argument})",
+                f'ALTER TABLE "{table}" ENABLE ALWAYS TRIGGER closed',
             )
-
-    async def _run(self, *statements: str) -> None:
-        for statement in statements:
-            await self._connection.execute(statement)
 
     async def _note(self, name: str, value: object) -> None:
         await self._connection.execute(_NOTE, name, state.encode(value))
@@ -110,6 +131,8 @@ class PostgresTarget(Tables):
             if not flushed:
                 await self._run("SET LOCAL synchronous_commit = off")
             yield
+            if self._first is not None:
+                self._ours.add(await self._connection.fetchval(_NUMBER))
 
     async def write(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
         if "mailbox" in await self._columns(table):
@@ -151,9 +174,19 @@ class PostgresTarget(Tables):
         for table in TABLES:
             await self._run(f'VACUUM (ANALYZE) "{table}"')
 
+    async def watch(self) -> None:
+        self._ours.clear()
+        self._first = await self._connection.fetchval(_NUMBER)
+
+    async def count(self, table: str) -> int | None:
+        sql = _COUNT.format(table=f'"{table}"')
+        rows, others = await self._connection.fetchrow(sql, self._first, list(self._ours))
+        return None if others else rows
+
+    async def hold(self) -> None:
+        self._end = await self._locked(EXCLUSIVE)
+
     async def finish(self, numbers: Mapping[str, int], secrets: Mapping[str, bytes]) -> None:
-        self._end = self._connection.transaction(isolation="read_committed")
-        await self._end.start()
         for table, newest in numbers.items():
             if table == CHANGES:
                 await self._connection.execute("UPDATE change_number SET newest = $1", newest)
@@ -171,12 +204,14 @@ class PostgresTarget(Tables):
         await self._connection.execute(MOVE, None)
 
     async def commit(self) -> None:
-        await self._end.commit()
+        with told():
+            await self._end.commit()
 
     async def tidy(self) -> None:
-        for table, name, _ in await self._connection.fetch(_REFERENCES, TABLES):
-            await self._run(f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}")
-        await self.settle()  # of rows that were removed once more
+        with told():
+            for table, name, _ in await self._connection.fetch(_REFERENCES, TABLES):
+                await self._run(f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}")
+            await self.settle()  # of rows that were removed once more
 
 
 @asynccontextmanager
@@ -187,8 +222,13 @@ async def open_target(url: str, timeout: float, mailbox: str) -> AsyncIterator[P
         place = await connection.fetchval(MOVED_TO)
         if place is not None and not place.startswith(FILLING):
             raise StoreMisconfigured(closed_text(url, place))
+        if place is None and await connection.fetchval(IS_THERE, state.STATE):
+            raise StoreMisconfigured(
+                f"{without_password(url)}: is in use, for a copy of it was begun; smtpproxy store "
+                "reopen gives that up"
+            )
         await connection.execute(f"SET {_MINE} = 'on'")
-        target = PostgresTarget(connection, mailbox)
+        target = PostgresTarget(connection, timeout, mailbox)
         try:
             yield target
         finally:

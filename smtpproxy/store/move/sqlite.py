@@ -1,18 +1,16 @@
 """A store in SQLite that is copied: its changes are put on record, and it is closed at the end."""
 
 import asyncio
-import fcntl
-import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 from smtpproxy.store.move import state
 from smtpproxy.store.move.ends import Begun, Reopened
 from smtpproxy.store.move.reading import NOTED, listed, record_of
-from smtpproxy.store.move.sqlite_files import Files, noted, open_part, told, triggers
+from smtpproxy.store.move.sqlite_files import Files, noted, open_part, part_path, told
 from smtpproxy.store.move.tables import BESIDE, NUMBERED, PARTS, STORE
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sqlite import live_keys
@@ -23,33 +21,50 @@ from smtpproxy.store.sqlite.connection import (
     moved_to,
     version_of,
 )
+from smtpproxy.store.sqlite.moves import (
+    CLOSING,
+    NOTING,
+    alone,
+    drop_triggers,
+    forget_changes,
+    tables,
+    triggers,
+)
+from smtpproxy.store.sqlite.watches import FileWatch
 
 _LOOK_SECONDS = 0.002
-_CLOSING = "closed_"  # how the triggers are called that refuse what is written
-_NOTING = "copying_"  # and those that put it on record, with its tables
-_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
 _SEQUENCE = "SELECT name, seq FROM sqlite_sequence"
 
 
 class SqliteSource(Files):
     """A `Source`. Each of its files has a moment, and a record of changes, of its own."""
 
-    def __init__(self, connections: Mapping[str, sqlite3.Connection], timeout: float) -> None:
+    def __init__(
+        self, path: Path, connections: Mapping[str, sqlite3.Connection], timeout: float
+    ) -> None:
         super().__init__(connections)
         self._timeout = timeout
+        self._watches = [FileWatch(part_path(path, part)) for part in connections]
 
     async def moved_to(self) -> str | None:
         return moved_to(self._connections[STORE])
 
     async def begun(self) -> Begun | None:
         with told():
-            found = {state.begun(noted(connection)) for connection in self._connections.values()}
+            found = {_begun(connection, part) for part, connection in self._connections.items()}
         return found.pop() if len(found) == 1 else None
+
+    async def shape(self) -> object:
+        with told():
+            return [
+                connection.execute("PRAGMA schema_version").fetchone()
+                for connection in self._connections.values()
+            ]
 
     async def begin(self, copy: Begun) -> None:
         for part, connection in _store_last(self._connections):
             async with self._writing(connection):
-                _forget_changes(connection)
+                forget_changes(connection)
                 connection.execute(f"CREATE TABLE {state.STATE} (name TEXT, value BLOB)")
                 row = (state.NAME, state.encode(copy))
                 connection.execute(f"INSERT INTO {state.STATE} VALUES (?, ?)", row)
@@ -92,6 +107,8 @@ class SqliteSource(Files):
             try:
                 for connection in self._connections.values():
                     await _begin(connection, self._timeout)
+                if not all(watch.same() for watch in self._watches):
+                    raise StoreUnavailable("its files are others now than when this began")
                 yield
             finally:
                 for connection in self._connections.values():
@@ -116,7 +133,6 @@ class SqliteSource(Files):
         with told():
             is_open = moved_to(self._connections[STORE]) is None
             for part, connection in _store_last(self._connections):
-                _forget_changes(connection)
                 if is_open:
                     _close_tables(connection, text)
                 if is_open and part == STORE:
@@ -126,18 +142,37 @@ class SqliteSource(Files):
                 connection.execute("COMMIT")
 
     async def tidy(self) -> None:
-        """`close` has done it."""
+        for connection in self._connections.values():
+            async with self._writing(connection):
+                forget_changes(connection)
+            with told():
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    async def open_again(self) -> None:
-        """Undo `close` and `begin`. The store is the last: it is what answers."""
+    async def undo_half_close(self) -> bool:
+        """Let the parts be written to that a command closed which was killed before the store was;
+        tell whether there were any."""
+        if await self.moved_to() is not None:
+            return False
+        found = False
+        for part, connection in _store_last(self._connections):
+            if part != STORE and any(name.startswith(CLOSING) for name in triggers(connection)):
+                async with self._writing(connection):
+                    found |= drop_triggers(connection, CLOSING)
+        return found
+
+    async def open_again(self) -> bool:
+        """Undo `close` and `begin`; tell whether anything was left of a copy. The store is the
+        last: it is what answers."""
+        left = False
         with told():
             for part, connection in _store_last(self._connections):
-                _forget_changes(connection)
-                _drop_triggers(connection, _CLOSING)
+                left |= forget_changes(connection)
+                drop_triggers(connection, CLOSING)
                 if part == STORE and moved_to(connection) is not None:
                     connection.execute("DROP VIEW moved_to")
                     live_keys.name(connection)
                 connection.execute("COMMIT")
+        return left
 
 
 def _store_last(
@@ -145,6 +180,19 @@ def _store_last(
 ) -> list[tuple[str, sqlite3.Connection]]:
     """Where a command is killed between two files, the store says how it was before."""
     return sorted(connections.items(), reverse=True)
+
+
+def _begun(connection: sqlite3.Connection, part: str) -> Begun | None:
+    """Return for which copy all changes of a file are put on record."""
+    wanted = {name for table in PARTS[part] for name in _noting_triggers(table).values()}
+    return state.begun(noted(connection)) if wanted <= triggers(connection).keys() else None
+
+
+def _noting_triggers(table: str) -> dict[str, str]:
+    """Return the name of the trigger of each action."""
+    return {
+        action: f"{NOTING}{action.lower()}_{table}" for action in ("INSERT", "DELETE", "UPDATE")
+    }
 
 
 def _newest(connection: sqlite3.Connection, part: str) -> dict[str, int]:
@@ -168,34 +216,20 @@ def _noting(table: str, key: tuple[str, ...]) -> list[str]:
     return [
         f"CREATE TABLE {record} ({NOTED} INTEGER PRIMARY KEY, {listed(key)})",
         *(
-            f'CREATE TRIGGER "{_NOTING}{action.lower()}_{table}" AFTER {action} ON "{table}" '
-            f"BEGIN {statements}; END"
-            for action, statements in done.items()
+            f'CREATE TRIGGER "{name}" AFTER {action} ON "{table}" BEGIN {done[action]}; END'
+            for action, name in _noting_triggers(table).items()
         ),
     ]
 
 
-def _forget_changes(connection: sqlite3.Connection) -> None:
-    _drop_triggers(connection, _NOTING)
-    for (table,) in connection.execute(_TABLES).fetchall():
-        if table.startswith(_NOTING) or table == state.STATE:
-            connection.execute(f'DROP TABLE "{table}"')
-
-
 def _close_tables(connection: sqlite3.Connection, text: str) -> None:
-    _drop_triggers(connection, _CLOSING)
-    for (table,) in connection.execute(_TABLES).fetchall():
+    drop_triggers(connection, CLOSING)
+    for table in tables(connection):
         for action in ("INSERT", "UPDATE", "DELETE"):
             connection.execute(
-                f'CREATE TRIGGER {_CLOSING}{action.lower()}_{table} BEFORE {action} ON "{table}" '
+                f'CREATE TRIGGER {CLOSING}{action.lower()}_{table} BEFORE {action} ON "{table}" '
                 f"BEGIN SELECT RAISE(ABORT, {_quoted(text)}); END"
             )
-
-
-def _drop_triggers(connection: sqlite3.Connection, beginning: str) -> None:
-    for name in triggers(connection):
-        if name.startswith(beginning):
-            connection.execute(f'DROP TRIGGER "{name}"')
 
 
 def _views(connection: sqlite3.Connection) -> list[str]:
@@ -206,8 +240,15 @@ def _views(connection: sqlite3.Connection) -> list[str]:
 async def open_source(path: Path, timeout: float) -> AsyncIterator[SqliteSource]:
     """Open all files of a store, for nobody else to move. Raises StoreMisconfigured,
     StoreUnavailable."""
+    async with _opened(path, timeout) as source:
+        await source.undo_half_close()
+        yield source
+
+
+@asynccontextmanager
+async def _opened(path: Path, timeout: float) -> AsyncIterator[SqliteSource]:
     with told(), ExitStack() as stack:
-        stack.enter_context(_alone(path))
+        stack.enter_context(alone(path))
         connections = {}
         for part in PARTS:
             connection = open_part(path, part)
@@ -216,22 +257,7 @@ async def open_source(path: Path, timeout: float) -> AsyncIterator[SqliteSource]
                 check_not_newer(connection, path)
                 if version_of(connection) < len(migrations()):
                     raise StoreMisconfigured(f"{path}: of a release before: run smtpproxy migrate")
-        yield SqliteSource(connections, timeout)
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold the lock of the store's folder. Raises StoreUnavailable."""
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise StoreUnavailable(
-            f"{path}: a store copy or store reopen of it is under way; wait for its end"
-        ) from None
-    finally:
-        os.close(folder)
+        yield SqliteSource(path, connections, timeout)
 
 
 async def _begin(connection: sqlite3.Connection, timeout: float) -> None:
@@ -250,11 +276,14 @@ async def _begin(connection: sqlite3.Connection, timeout: float) -> None:
 async def reopen(path: Path, timeout: float) -> Reopened | None:
     """Let a store that was closed answer again, or give up a copy that was begun; None: it is open,
     and there is none. Raises StoreMisconfigured, StoreUnavailable."""
-    async with open_source(path, timeout) as source, source.stopped():
-        place, begun = await source.moved_to(), await source.begun()
-        await source.open_again()
-        other = place or (begun and begun.other)
-        return Reopened(other, place is not None) if other else None
+    async with _opened(path, timeout) as source:
+        half_closed = await source.undo_half_close()
+        async with source.stopped():
+            place, begun = await source.moved_to(), await source.begun()
+            left = await source.open_again()
+    if place is None and not half_closed and not left:
+        return None
+    return Reopened(place or (begun and begun.other), place is not None or half_closed)
 
 
 def _quoted(text: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from smtpproxy.store.move import state
 from smtpproxy.store.move.tables import PARTS, STORE
-from smtpproxy.store.protocols import StoreMisconfigured
+from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sql.live_keys import Live
 from smtpproxy.store.sql.rows import Row
 from smtpproxy.store.sqlite import answers, confirmations, counters, feedback, live_keys, streams
@@ -24,7 +24,6 @@ _TABLES = {
     "streams": streams.TABLES,
 }
 _PART = {table: part for part, tables in PARTS.items() for table in tables}
-_TRIGGERS = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
 _IS_THERE = "SELECT 1 FROM sqlite_master WHERE name = ?"
 
 
@@ -71,11 +70,6 @@ def open_part(path: Path, part: str) -> sqlite3.Connection:
     return connection
 
 
-def triggers(connection: sqlite3.Connection) -> dict[str, str]:
-    """Return the SQL of each trigger."""
-    return dict(connection.execute(_TRIGGERS).fetchall())
-
-
 def noted(connection: sqlite3.Connection) -> dict[str, bytes]:
     """Return what is noted of a copy."""
     if not connection.execute(_IS_THERE, (state.STATE,)).fetchone():
@@ -90,3 +84,5 @@ def told() -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise unavailable(error) from error
+    except OSError as error:
+        raise StoreUnavailable(f"{error.filename or 'a file'}: {error.strerror}") from error

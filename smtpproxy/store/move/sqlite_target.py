@@ -5,7 +5,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 
 from smtpproxy.disk import sync_folder
@@ -13,17 +13,22 @@ from smtpproxy.store.change_journal import FOLDER, Journal, JournalGap, Mark
 from smtpproxy.store.key_files import give_to_owner_of
 from smtpproxy.store.move import state
 from smtpproxy.store.move.ends import Begun, Reached
-from smtpproxy.store.move.reading import listed, places
-from smtpproxy.store.move.sqlite_files import Files, noted, open_part, part_path, told, triggers
+from smtpproxy.store.move.reading import count_of, listed, places
+from smtpproxy.store.move.sqlite_files import Files, noted, open_part, part_path, told
 from smtpproxy.store.move.tables import MADE_WITH_A_STORE, PARTS, STORE, Key
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sql.rows import Row
 from smtpproxy.store.sqlite import live_keys
 from smtpproxy.store.sqlite.connection import migrate
+from smtpproxy.store.sqlite.moves import triggers
 
-_STATE = f"CREATE TABLE {state.STATE} (name TEXT PRIMARY KEY, value BLOB)"
+_STATE = f"{state.STATE} (name TEXT PRIMARY KEY, value BLOB)"
 _SPOILT = Begun("", "another store")
 _NOTE = f"INSERT OR REPLACE INTO {state.STATE} VALUES (?, ?)"
+_WHOLE = "whole"
+"""A file in the folder: what is there is all of the copy, and has yet to be given its names."""
+_ENDS = ("", "-wal", "-shm", "-journal")
+"""Of the names of files of SQLite: it would take what is there for its own."""
 
 
 class SqliteTarget(Files):
@@ -34,6 +39,7 @@ class SqliteTarget(Files):
         self._path = path
         self._mark = mark
         self._is_new = not (folder / path.name).exists()
+        self._seen: Mapping[str, int] = {}
         super().__init__(self._opened())
 
     def _opened(self) -> Mapping[str, sqlite3.Connection]:
@@ -63,35 +69,50 @@ class SqliteTarget(Files):
         """Return None where it was not there before."""
         if self._is_new:
             return None
+        if self._whole.exists():
+            return state.decode(self._whole.read_bytes())
         with told():
             found = {state.begun(noted(connection)) for connection in self._connections.values()}
         begun = found.pop() if len(found) == 1 else None
-        return begun or _SPOILT  # such as where a copy was killed at its very end
+        return begun or _SPOILT  # such as where it was killed while it was begun
+
+    @property
+    def _whole(self) -> Path:
+        return self._folder / _WHOLE
 
     async def has_rows(self, table: str) -> bool:
         return bool(await self.fetch(table, f'SELECT 1 FROM "{table}" LIMIT 1'))
 
     async def begin(self, copy: Begun) -> None:
         _close(self._connections)
-        for file in self._folder.iterdir():
-            file.unlink()
         self._is_new = False
         with told():
+            self._whole.unlink(missing_ok=True)
+            for part in PARTS:
+                made, path = self._places(part)
+                if _is_same(made, path):  # the name that an end gave it which was not reached
+                    path.unlink()
+            for file in self._folder.iterdir():
+                file.unlink()
             self._connections = self._opened()
             for part, connection in self._connections.items():
                 connection.execute("BEGIN")
                 for table in MADE_WITH_A_STORE & PARTS[part].keys():
                     connection.execute(f'DELETE FROM "{table}"')
-                connection.execute(_STATE)
+                connection.execute(f"CREATE TABLE {_STATE}")
                 connection.execute(_NOTE, (state.NAME, state.encode(copy)))
                 connection.execute("COMMIT")
 
     async def spoil(self) -> None:
         with told():
-            row = (state.NAME, state.encode(_SPOILT))
-            self._connections[STORE].execute(_NOTE, row)
+            self._whole.unlink(missing_ok=True)
+            store = self._connections[STORE]
+            store.execute(f"CREATE TABLE IF NOT EXISTS {_STATE}")
+            store.execute(_NOTE, (state.NAME, state.encode(_SPOILT)))
 
     async def reached(self, table: str) -> Reached:
+        if self._whole.exists():
+            return Reached(all=True)
         return state.reached(noted(self._of(table)), table)
 
     async def reach(self, table: str, reached: Reached) -> None:
@@ -137,8 +158,30 @@ class SqliteTarget(Files):
             for connection in self._connections.values():
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    async def watch(self) -> None:
+        with told():
+            self._seen = self._commits_of_others()
+
+    def _commits_of_others(self) -> dict[str, int]:
+        """Return what is another number once anybody else has committed, by part."""
+        return {
+            part: connection.execute("PRAGMA data_version").fetchone()[0]
+            for part, connection in self._connections.items()
+        }
+
+    async def hold(self) -> None:
+        """Nobody knows of it yet."""
+
+    async def leave(self) -> None:
+        """Nothing is held."""
+
+    async def count(self, table: str) -> int | None:
+        with told():
+            is_ours = self._commits_of_others() == self._seen
+        return await count_of(self, table) if is_ours else None
+
     async def finish(self, numbers: Mapping[str, int], secrets: Mapping[str, bytes]) -> None:
-        _refuse_made(self._path)  # by a relay that was started there too soon
+        _refuse_made(self._folder, self._path)  # by a relay that was started there too soon
         store = self._connections[STORE]
         change, refusal = self._mark
         # The journal of changes in state_dir may know numbers that must not be given again.
@@ -160,23 +203,54 @@ class SqliteTarget(Files):
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     async def commit(self) -> None:
+        """Give the files their names, never over what was put there meanwhile. The store itself is
+        the last, once the others have theirs on the disk: all of them count with it, and until then
+        they are in the folder as well."""
         with told():
-            for connection in self._connections.values():
-                connection.execute(f"DROP TABLE {state.STATE}")
+            written = self._folder / f".{_WHOLE}"
+            written.write_bytes(state.encode(await self.begun()))
+            _flush(written)
+            written.rename(self._whole)
+            sync_folder(self._folder)
+            for part in sorted(self._connections, reverse=True):
+                connection = self._connections[part]
+                connection.execute(f"DROP TABLE IF EXISTS {state.STATE}")
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 connection.close()
-            for part in sorted(self._connections, reverse=True):  # the store itself is the last
-                made = part_path(self._folder / self._path.name, part)
-                path = part_path(self._path, part)
-                with made.open("rb") as file:
-                    os.fsync(file.fileno())
+                made, path = self._places(part)
+                _flush(made)
                 give_to_owner_of(path.parent, made)
-                made.replace(path)
+                if part == STORE:
+                    sync_folder(path.parent)
+                    _refuse_made(self._folder, self._path)
+                _name(made, path)
             sync_folder(self._path.parent)
             shutil.rmtree(self._folder, ignore_errors=True)
 
+    def _places(self, part: str) -> tuple[Path, Path]:
+        """Return where a file is made, and where it will be."""
+        return part_path(self._folder / self._path.name, part), part_path(self._path, part)
+
     async def tidy(self) -> None:
         """There is nothing that could wait."""
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+
+
+def _name(made: Path, path: Path) -> None:
+    """Raises StoreMisconfigured where somebody else's is there."""
+    try:
+        path.hardlink_to(made)
+    except FileExistsError:
+        if not _is_same(made, path):
+            raise _there(path) from None
+
+
+def _is_same(made: Path, path: Path) -> bool:
+    return made.exists() and path.exists() and made.samefile(path)
 
 
 def _close(connections: Mapping[str, sqlite3.Connection]) -> None:
@@ -210,25 +284,49 @@ def _journal_mark(state_dir: Path) -> Mark:
         raise StoreUnavailable(f"the journal of changes is damaged: {error}") from error
 
 
-def _refuse_made(path: Path) -> None:
-    if path.exists():
-        raise StoreMisconfigured(
-            f"{path}: there is a database already; right would be the name of a new file"
-        )
+def _refuse_made(folder: Path, path: Path) -> None:
+    """Raise StoreMisconfigured where anything has the name of a file that is to be."""
+    for part in sorted(PARTS):
+        made, file = part_path(folder / path.name, part), part_path(path, part)
+        for end in _ENDS:
+            there = file.with_name(f"{file.name}{end}")
+            if os.path.lexists(there) and (end or not _is_same(made, there)):
+                raise _there(there)
+
+
+def _there(path: Path) -> StoreMisconfigured:
+    return StoreMisconfigured(
+        f"{path}: there is a database already; right would be the name of a new file, or to move "
+        "away what is there"
+    )
 
 
 @contextmanager
 def _aside(path: Path) -> Iterator[Path]:
     """A private folder beside a file to be, in which it is made."""
-    _refuse_made(path)
     folder = path.with_name(f".{path.name}.copy")
+    if not folder.exists():
+        _refuse_made(folder, path)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StoreUnavailable(f"{path}: another copy to it is under way") from None
+        if not (folder / path.name).exists() or _has_two_names(folder / path.name):
+            for file in folder.iterdir():  # of a copy that was killed when it counted already
+                file.unlink()
+        try:
+            _refuse_made(folder, path)
+        except StoreMisconfigured:
+            with suppress(OSError):
+                folder.rmdir()  # where there is no half of a copy in it
+            raise
         yield folder
     finally:
         os.close(lock)
+
+
+def _has_two_names(file: Path) -> bool:
+    return file.exists() and file.stat().st_nlink > 1

@@ -5,7 +5,7 @@ import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, closing, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from smtpproxy.store.sqlite.connection import (
     SqliteWriter,
     is_busy,
     migrate,
+    migrations,
     open_reader,
     open_writer,
     reading,
@@ -36,6 +37,7 @@ from smtpproxy.store.sqlite.connection import (
 )
 from smtpproxy.store.sqlite.counters import SqliteMailings
 from smtpproxy.store.sqlite.journaling import ChangeFollower
+from smtpproxy.store.sqlite.moves import unmoved
 from smtpproxy.store.sqlite.reader import SqliteReader
 from smtpproxy.store.sqlite.statements import DIALECT
 
@@ -151,7 +153,9 @@ def make(path: Path, state_dir: Path, timeout: float) -> None:
     """Bring file, tables and key into being; a new key only for a database that never had one."""
     _make_file(path)
     with closing(open_writer(path, timeout)) as connection:
-        migrate(connection, path, live_keys.name)
+        behind = version_of(connection) < len(migrations())
+        with unmoved(path) if behind else nullcontext():
+            migrate(connection, path, live_keys.name)
         if not live_keys.knows_a_key(connection):
             live_keys.register(connection, load_or_create_keys(state_dir))
 

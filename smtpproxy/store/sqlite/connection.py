@@ -17,6 +17,7 @@ from smtpproxy.store.closed import closed_text, says_closed
 from smtpproxy.store.protocols import StoreMisconfigured, StoreOutdated, StoreUnavailable
 from smtpproxy.store.sql.migrations import numbered
 from smtpproxy.store.sql.rows import Row
+from smtpproxy.store.sqlite.moves import forget_changes
 from smtpproxy.store.sqlite.watches import FileWatch
 
 _READ_PRAGMAS = (
@@ -227,7 +228,7 @@ def migrate(
 ) -> None:
     """Bring the database up to date, in one transaction; safe when two processes start at once.
 
-    `then` is done in the same transaction.
+    `then` is done in the same transaction. Half a copy of the tables as they were is given up.
 
     Raises:
         StoreMisconfigured: the database is newer than the program.
@@ -241,6 +242,7 @@ def migrate(
     connection.execute("BEGIN IMMEDIATE")
     try:
         check_not_newer(connection, path)
+        forget_changes(connection)
         for script in scripts[version_of(connection) :]:
             for statement in _statements(script):
                 connection.execute(statement)

@@ -1,0 +1,69 @@
+"""A copy that was begun and did not come to its end is named, with what to do."""
+
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.store.configurations import Misfit
+from smtpproxy.store.move import sqlite
+from smtpproxy.store.move.traces import traces
+from tests.kit.parts import needs
+from tests.store.conftest import Database
+from tests.store.test_move_meanwhile import PEOPLE, Killed, kinds, known, moved, reopened
+from tests.store.test_move_trouble import FROM_FILE, Step, at
+
+pytestmark = needs("postgresql")
+__all__ = ["kinds"]
+Kinds = tuple[Database, str]
+
+
+async def found(database: Database) -> list[Misfit]:
+    return await traces(database.settings())
+
+
+def kill() -> None:
+    raise Killed
+
+
+async def test_a_copy_that_was_begun_is_named_until_it_is_whole_or_given_up(
+    tmp_path: Path, kinds: Kinds
+) -> None:
+    database, new = kinds
+    await database.open().put_contacts([known(name) for name in PEOPLE])
+    assert await found(database) == []
+    for _ in range(2):
+        with pytest.raises(Killed):
+            await moved(database.url, new, tmp_path, say=at("all rows", kill))
+        (one,) = await found(database)
+        assert one.subject == database.url
+        assert one.text.startswith(f"a copy to {new} was begun, and did not come to its end yet")
+        assert one.fix == (
+            f"smtpproxy store copy '{database.url}' '{new}' goes on, "
+            f"smtpproxy store reopen '{database.url}' gives it up"
+        )
+        await reopened(database.url)
+        assert await found(database) == []
+    if new.startswith("sqlite"):
+        (half,) = await found(Database(tmp_path, new))
+        assert half.subject == str(tmp_path / ".new.db.copy")
+    await moved(database.url, new, tmp_path)
+    assert await found(Database(tmp_path, new)) == []
+
+
+@FROM_FILE
+async def test_a_file_that_was_closed_in_part_is_named(
+    tmp_path: Path, kinds: Kinds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, new = kinds
+    await database.open().put_contacts([known(PEOPLE[0])])
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite, "_close_tables", Step(3, sqlite._close_tables))
+        with pytest.raises(Killed):
+            await moved(database.url, new, tmp_path)
+    (one,) = await found(database)
+    assert one.text == (
+        "a store copy was killed while it closed it, and store-mailings.db, store-streams.db "
+        "can't be written"
+    )
+    await reopened(database.url)
+    assert await found(database) == []

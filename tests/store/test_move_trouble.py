@@ -1,0 +1,396 @@
+"""What happens at the worst moment of a copy: others write past its triggers, change tables, or put
+something where it is to be; and it is killed between two steps of its end."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from smtpproxy.store import open_mailings
+from smtpproxy.store.move import postgres, sqlite, sqlite_target
+from smtpproxy.store.move.sqlite_files import part_path
+from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.sqlite import connection as sqlite_connection
+from tests.kit import postgres as server
+from tests.kit.parts import needs
+from tests.store.conftest import Database
+from tests.store.test_mailings import OFFERS
+from tests.store.test_move_meanwhile import (
+    NOW,
+    PEOPLE,
+    Killed,
+    contents,
+    entry,
+    half,
+    kinds,
+    known,
+    moved,
+    reopened,
+)
+
+pytestmark = needs("postgresql")
+Kinds = tuple[Database, str]
+FROM_FILE = pytest.mark.parametrize("kinds", ["sqlite"], indirect=True)
+FROM_SERVER = pytest.mark.parametrize("kinds", ["postgresql"], indirect=True)
+__all__ = ["kinds"]
+
+CHANGE = "UPDATE contact SET collected_at = 4711 WHERE id = (SELECT min(id) FROM contact)"
+IN_THE_END = "nobody can write from now on"
+
+
+def now(url: str, *statements: str) -> None:
+    """Run statements while nothing else goes on."""
+    if url.startswith("postgresql"):
+        server.cluster().sql(url.partition("///")[2].partition("?")[0], "; ".join(statements))
+        return
+    path = url.removeprefix("sqlite://")
+    with closing(sqlite3.connect(path, isolation_level=None)) as opened:
+        for statement in statements:
+            opened.execute(statement)
+
+
+def at(moment: str, act: Callable[[], object]) -> Callable[[str], None]:
+    """Return a `say` that does something once, when that is said."""
+    acts = [act]
+
+    def say(text: str) -> None:
+        if text.startswith(moment) and acts:
+            acts.pop()()
+
+    return say
+
+
+async def filled(database: Database) -> None:
+    store = database.open()
+    await store.put_contacts([known(name) for name in PEOPLE])
+    await store.add_suppressions([entry(name) for name in PEOPLE])
+    await database.part(open_mailings(database.settings())).reserve("1", OFFERS, PEOPLE, NOW)
+
+
+async def alike(database: Database, new: str) -> bool:
+    return await contents(new) == await contents(database.url)
+
+
+async def test_a_row_that_is_changed_in_the_copy_after_the_proof_is_found(
+    tmp_path: Path, kinds: Kinds
+) -> None:
+    """There are as many rows as before."""
+    database, new = kinds
+    await filled(database)
+
+    def change() -> None:
+        mine = ["SET smtpproxy.copying = 'on'"] if new.startswith("postgresql") else []
+        now(half(new), *mine, CHANGE)
+
+    with pytest.raises(StoreUnavailable, match="somebody else has written to"):
+        await moved(database.url, new, tmp_path, say=at(IN_THE_END, change))
+    await database.open().add_suppressions([entry("late@people.example")])
+    assert not (await moved(database.url, new, tmp_path)).resumed
+    assert await alike(database, new)
+
+
+async def test_a_row_that_is_changed_past_the_triggers_after_the_proof_is_found(
+    tmp_path: Path, kinds: Kinds
+) -> None:
+    database, new = kinds
+    await filled(database)
+
+    def change() -> None:
+        if database.url.startswith("postgresql"):
+            off = "ALTER TABLE contact DISABLE TRIGGER copying"
+            on = "ALTER TABLE contact ENABLE ALWAYS TRIGGER copying"
+        else:
+            query = "SELECT sql FROM sqlite_master WHERE name = 'copying_update_contact'"
+            with closing(sqlite3.connect(database.path)) as opened:
+                (on,) = opened.execute(query).fetchone()
+            off = "DROP TRIGGER copying_update_contact"
+        now(database.url, off, CHANGE, on)
+
+    with pytest.raises(StoreUnavailable, match="contact has 8 rows with checksum"):
+        await moved(database.url, new, tmp_path, say=at(IN_THE_END, change))
+    await moved(database.url, new, tmp_path)
+    assert await alike(database, new)
+
+
+async def test_a_trigger_that_is_missing_ends_the_copy(tmp_path: Path, kinds: Kinds) -> None:
+    database, new = kinds
+    await filled(database)
+    is_file = database.url.startswith("sqlite")
+    off = "DROP TRIGGER " + ("copying_update_contact" if is_file else "copying ON contact")
+    act = at(IN_THE_END, lambda: now(database.url, off, CHANGE))
+    with pytest.raises(StoreUnavailable, match="on record for this copy no more"):
+        await moved(database.url, new, tmp_path, say=act)
+    assert not (await moved(database.url, new, tmp_path)).resumed
+    assert await alike(database, new)
+
+
+@FROM_SERVER
+async def test_what_is_replicated_into_a_source_is_copied(tmp_path: Path, kinds: Kinds) -> None:
+    database, new = kinds
+    await filled(database)
+    act = at(
+        IN_THE_END, lambda: now(database.url, "SET session_replication_role = replica", CHANGE)
+    )
+    await moved(database.url, new, tmp_path, say=act)
+    assert await alike(database, new)
+    assert "4711" in str(await contents(new))
+
+
+async def test_columns_that_come_at_the_end_are_not_lost(tmp_path: Path, kinds: Kinds) -> None:
+    database, new = kinds
+    await filled(database)
+    act = at(IN_THE_END, lambda: now(database.url, "ALTER TABLE contact ADD COLUMN later TEXT"))
+    try:
+        with pytest.raises(StoreMisconfigured, match="contact: the two databases have other"):
+            await moved(database.url, new, tmp_path, say=act)
+        await database.open().add_suppressions([entry("late@people.example")])
+    finally:
+        now(database.url, "ALTER TABLE contact DROP COLUMN later")
+        await reopened(database.url)
+
+
+@FROM_FILE
+async def test_a_file_is_not_migrated_while_it_is_copied(
+    tmp_path: Path, kinds: Kinds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, new = kinds
+    await filled(database)
+    scripts = [*sqlite_connection.migrations(), "ALTER TABLE contact ADD COLUMN more TEXT;\n"]
+
+    def next_release() -> None:
+        with monkeypatch.context() as patch:
+            for module in ("smtpproxy.store.sqlite.connection", "smtpproxy.store.sqlite"):
+                patch.setattr(f"{module}.migrations", lambda: scripts)
+            with pytest.raises(StoreUnavailable, match="its tables are brought up to date after"):
+                database.open()
+
+    def killed() -> None:
+        next_release()
+        raise Killed
+
+    with pytest.raises(Killed):
+        await moved(database.url, new, tmp_path, say=at(IN_THE_END, killed))
+    with closing(sqlite3.connect(database.path, isolation_level=None)) as opened:
+        assert opened.execute(f"PRAGMA user_version = {len(scripts) - 2}") is not None
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite_connection, "migrations", lambda: [*scripts[:-2], "SELECT 1;\n"])
+            sqlite_connection.migrate(opened, database.path, lambda _: None)
+        assert "copying_" not in str(opened.execute("SELECT name FROM sqlite_master").fetchall())
+    assert not (await moved(database.url, new, tmp_path)).resumed
+    assert await alike(database, new)
+
+
+class Step:
+    """Kills the command before the `last` call of something, counted from one."""
+
+    def __init__(self, last: int, does: Callable[..., Any]) -> None:
+        self._left = last
+        self._does = does
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        self._left -= 1
+        if self._left == 0:
+            raise Killed
+        return self._does(*given, **named)
+
+
+@pytest.mark.parametrize(("last", "then"), [(5, "copied"), (5, "reopened"), (8, "copied")])
+@FROM_FILE
+async def test_a_file_that_was_half_closed_can_be_written_to_again(
+    tmp_path: Path, kinds: Kinds, monkeypatch: pytest.MonkeyPatch, last: int, then: str
+) -> None:
+    database, new = kinds
+    await filled(database)
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite, "_close_tables", Step(last, sqlite._close_tables))
+        with pytest.raises(Killed):
+            await moved(database.url, new, tmp_path)
+    await database.open().add_suppressions([entry("late@people.example")])
+    log = database.part(open_mailings(database.settings()))
+    with pytest.raises(StoreUnavailable, match="was copied to"):
+        await log.reserve("2", OFFERS, PEOPLE, NOW)
+    if then == "reopened":
+        found = await reopened(database.url)
+        assert found is not None
+        assert found.was_closed
+        await log.reserve("2", OFFERS, PEOPLE, NOW)
+        assert await reopened(database.url) is None
+        return
+
+    def write() -> None:
+        with closing(sqlite3.connect(part_path(database.path, "mailings"))) as opened, opened:
+            opened.execute("UPDATE mailing SET at = at + 1")
+
+    assert (await moved(database.url, new, tmp_path, say=at("going on", write))).resumed
+    assert await alike(database, new)
+
+
+@FROM_SERVER
+async def test_a_store_in_use_is_not_filled_because_a_copy_of_it_was_begun(
+    tmp_path: Path, kinds: Kinds
+) -> None:
+    database, file = kinds
+    await filled(database)
+    with pytest.raises(Killed):
+        await moved(database.url, file, tmp_path, say=at("all rows", _kill))
+    before = await contents(database.url)
+    other = Database(tmp_path / "other")
+    other.folder.mkdir()
+    (other.folder / "suppression.key").write_bytes((tmp_path / "suppression.key").read_bytes())
+    (other.folder / "suppression.key").chmod(0o600)
+    await other.open().put_contacts([known("elsewhere@people.example")])
+    with pytest.raises(StoreMisconfigured, match="is in use, for a copy of it was begun"):
+        await moved(other.url, database.url, other.folder)
+    assert await contents(database.url) == before
+    await other.close()
+
+
+def _kill() -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize("last", [2, 40, 60])
+@FROM_SERVER
+async def test_a_database_is_open_again_or_closed_whenever_reopen_is_killed(
+    tmp_path: Path, kinds: Kinds, monkeypatch: pytest.MonkeyPatch, last: int
+) -> None:
+    database, file = kinds
+    await filled(database)
+    with monkeypatch.context() as patch:  # what could wait is left
+        patch.setattr(postgres.PostgresSource, "tidy", _nothing)
+        await moved(database.url, file, tmp_path)
+    with monkeypatch.context() as patch:
+        run = Step(last, postgres.PostgresSource._run)
+        patch.setattr(postgres.PostgresSource, "_run", lambda *given: run(*given))
+        with suppress(Killed):
+            await reopened(database.url)
+    store, log = database.open(), database.part(open_mailings(database.settings()))
+    answers = []
+    for write in (
+        lambda: store.add_suppressions([entry("late@people.example")]),
+        lambda: log.reserve("2", OFFERS, PEOPLE, NOW),
+    ):
+        with suppress(StoreUnavailable):
+            await write()
+            answers.append(True)
+    assert len(answers) in (0, 2)
+    await reopened(database.url)
+    assert await reopened(database.url) is None
+    await store.add_suppressions([entry("late@people.example")])
+    connection = await asyncpg.connect(database.url)
+    query = "SELECT relname FROM pg_class UNION SELECT tgname FROM pg_trigger"
+    assert "copying" not in str(await connection.fetch(query))
+    await connection.close()
+
+
+async def _nothing(*_: object) -> None:
+    pass
+
+
+@pytest.mark.parametrize("last", [1, 3, 8])
+@FROM_SERVER
+async def test_files_count_together_whenever_the_end_is_killed(
+    tmp_path: Path, kinds: Kinds, monkeypatch: pytest.MonkeyPatch, last: int
+) -> None:
+    database, new = kinds
+    await filled(database)
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite_target, "_name", Step(last, sqlite_target._name))
+        with pytest.raises(Killed):
+            await moved(database.url, new, tmp_path)
+    assert not (tmp_path / "new.db").exists()
+    assert (tmp_path / "new-streams.db").exists() == (last > 1)
+    assert (await moved(database.url, new, tmp_path)).resumed
+    assert not (tmp_path / ".new.db.copy").exists()
+    assert await alike(database, new)
+    await _is_in_use(tmp_path, new)
+
+
+async def _is_in_use(folder: Path, new: str) -> None:
+    other = Database(folder, new)
+    await other.open().add_suppressions([entry("late@people.example")])
+    await other.part(open_mailings(other.settings())).reserve("2", OFFERS, PEOPLE, NOW)
+    await other.close()
+
+
+@FROM_SERVER
+async def test_a_copy_that_counts_is_not_made_again_where_its_folder_is_left(
+    tmp_path: Path, kinds: Kinds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, new = kinds
+    await filled(database)
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", Step(1, _nothing))
+        with pytest.raises(Killed):
+            await moved(database.url, new, tmp_path)
+    await _is_in_use(tmp_path, new)
+    with pytest.raises(StoreMisconfigured, match="there is a database already") as said:
+        await moved(database.url, new, tmp_path)
+    assert "which is closed, it counts" in said.value.__notes__[0]
+    assert not (tmp_path / ".new.db.copy").exists()
+
+
+@pytest.mark.parametrize("name", ["new.db", "new-bulk.db", "new.db-wal"])
+@FROM_SERVER
+async def test_nothing_that_somebody_made_is_overwritten(
+    tmp_path: Path, kinds: Kinds, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Neither before, nor at the last moment."""
+    database, new = kinds
+    await filled(database)
+    there = tmp_path / name
+    there.write_bytes(b"mine")
+    with pytest.raises(StoreMisconfigured, match="there is a database already"):
+        await moved(database.url, new, tmp_path)
+    there.unlink()
+    assert not (tmp_path / ".new.db.copy").exists()
+
+    def make_it_first(file: Path) -> None:
+        if not there.exists():
+            there.write_bytes(b"mine")
+        return flush(file)
+
+    flush = sqlite_target._flush
+    monkeypatch.setattr(sqlite_target, "_flush", make_it_first)
+    with pytest.raises(StoreMisconfigured, match="there is a database already") as said:
+        await moved(database.url, new, tmp_path)
+    assert "or smtpproxy store reopen" in said.value.__notes__[0]
+    assert there.read_bytes() == b"mine"
+    there.unlink()
+    monkeypatch.undo()
+    assert (await moved(database.url, new, tmp_path)).resumed
+    assert await alike(database, new)
+
+
+@FROM_FILE
+async def test_a_reader_of_the_copy_is_no_deadlock(tmp_path: Path, kinds: Kinds) -> None:
+    """A relay that was started with its URL too soon."""
+    database, new = kinds
+    await filled(database)
+    relay = await asyncpg.connect(new)
+    reads: list[asyncio.Task[None]] = []
+
+    async def read() -> None:
+        async with relay.transaction():
+            await relay.execute("LOCK TABLE contact IN ACCESS SHARE MODE")
+            for _ in range(500):
+                if await relay.fetchval(_IS_WAITED_FOR):
+                    break
+                await asyncio.sleep(0.01)
+            await relay.fetch("SELECT * FROM store_state")
+
+    act = at("all rows", lambda: reads.append(asyncio.create_task(read())))
+    await moved(database.url, new, tmp_path, say=act)
+    await reads[0]
+    await relay.close()
+    assert await alike(database, new)
+
+
+_IS_WAITED_FOR = """
+SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'contact'::regclass)
+"""
