@@ -1,6 +1,7 @@
 """What relays ask each other about messages that came back."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,9 @@ from smtpproxy.sinks.audit.erase import pseudonymise
 from smtpproxy.store import open_asked_messages, open_feedback, open_journals
 from smtpproxy.store.asked_messages import AskedMessages, SentMessage
 from smtpproxy.store.journals import Outstanding, SharedJournals
+from smtpproxy.store.postgres.asked_messages import ASKED
+from smtpproxy.store.postgres.connection import session_settings
+from smtpproxy.store.postgres.session import translated
 from tests.kit import postgres
 from tests.kit.journal import Clock, decided, journal
 from tests.kit.parts import needs
@@ -85,6 +89,32 @@ async def test_the_relay_that_has_the_record_is_asked_and_no_other(
     await asked.used([FIRST])
     assert await asked.ask([FIRST], T0) == {}
     assert await asked.asked(ONE, 10) == [FIRST]
+
+
+@pytest.mark.parametrize("asked_for", [0, 3])
+def test_what_is_asked_is_looked_up_and_the_index_is_not_read_through(
+    database: Database, asked_for: int
+) -> None:
+    """Every second: not even by a plan that was made while there were no decisions."""
+    settings = "".join(f"SET {n} = '{v}';" for n, v in session_settings(2.0).items())
+    name = database.url.partition("///")[2].partition("?")[0]
+    said = postgres.cluster().sql(
+        name,
+        f"""
+        {settings}
+        PREPARE asked AS {translated(ASKED)[0]};
+        EXECUTE asked ('{ONE}', 100);
+        INSERT INTO decision
+        SELECT '{ONE}', 'f', n, 0, 'id' || n, n, 'offers', 'shop', 'allow', 'none', FALSE, NULL
+        FROM generate_series(1, 1000) AS n;
+        INSERT INTO asked_message SELECT 'id' || n, 0 FROM generate_series(1, {asked_for}) AS n;
+        EXPLAIN (ANALYZE, TIMING OFF) EXECUTE asked ('{ONE}', 100);
+        """,
+    )
+    looked = [line for line in said.splitlines() if "on decision" in line]
+    rows = [int(number) for line in looked for number in re.findall(r"actual rows=(\d+)", line)]
+    assert looked, said
+    assert max(rows, default=0) <= 3, said
 
 
 async def test_an_index_that_is_behind_is_waited_for(

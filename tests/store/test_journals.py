@@ -33,6 +33,18 @@ ONE, TWO = "00000000000000aa", "00000000000000bb"
 BERT = "bert@people.example"
 ID = "01KJKB3Q0062T0HAH063NCCJA7"
 NEVER_PUT_BACK = 2**40
+_COUNTING = """
+CREATE TABLE tests.added AS SELECT 0 AS n;
+CREATE FUNCTION tests.count_added() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN UPDATE tests.added SET n = n + 1; RETURN NULL; END $$;
+CREATE TRIGGER added AFTER INSERT ON decision
+FOR EACH STATEMENT EXECUTE FUNCTION tests.count_added();
+"""
+_NOT_COUNTING = """
+DROP TRIGGER added ON decision;
+DROP FUNCTION tests.count_added;
+DROP TABLE tests.added;
+"""
 
 
 @pytest.fixture
@@ -77,6 +89,17 @@ async def test_rows_are_there_once_however_often_they_are_added(journals: Shared
     await journals.add(ONE, [row(2), row(3)], {0: 3, 1: 7})
     assert [one.line for one in await journals.find(IndexQuery(), 10)] == [3, 2, 1]
     assert await journals.tell(ONE, "mx1.example", T0) == {0: 3, 1: 7}
+
+
+async def test_all_rows_of_a_batch_are_added_by_one_statement(
+    journals: SharedJournals, database: Database
+) -> None:
+    cluster, name = postgres.cluster(), database.url.partition("///")[2].partition("?")[0]
+    cluster.sql(name, _COUNTING)
+    await journals.tell(ONE, "mx1.example", T0)
+    await journals.add(ONE, [row(n) for n in range(50)], {0: 50})
+    assert cluster.sql(name, "SELECT n FROM tests.added") == "1"
+    cluster.sql(name, _NOT_COUNTING)
 
 
 async def test_rows_are_found_by_what_is_asked(journals: SharedJournals) -> None:

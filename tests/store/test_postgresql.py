@@ -14,6 +14,7 @@ from smtpproxy.policy.model import Lookups
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_confirmation_limit, open_store, store_connections
 from smtpproxy.store.postgres import migrations, target
+from smtpproxy.store.postgres.connection import Database as PostgresDatabase
 from smtpproxy.store.postgres.connection import Lease
 from smtpproxy.store.postgres.session import translated
 from smtpproxy.store.protocols import Store, StoreInaccessible, StoreMisconfigured, StoreUnavailable
@@ -60,24 +61,17 @@ async def test_all_who_wait_in_a_turn_of_the_loop_share_one_statement(
     store = database.open()
     await store.add_suppressions([entry(name) for name in NAMES[::2]])
     await store.facts(Lookups((ANNA,)))
-    asked: list[Any] = []
-    fetch = _statements_of(monkeypatch, asked)
+    asked: list[str] = []
+    ask = PostgresDatabase.ask
+
+    async def counted(self: PostgresDatabase, sql: str, *more: Any) -> Any:
+        asked.append(sql)
+        return await ask(self, sql, *more)
+
+    monkeypatch.setattr(PostgresDatabase, "ask", counted)
     found = await asyncio.gather(*(store.facts(Lookups((name,))) for name in NAMES))
     assert [bool(facts) for facts in found] == [True, False] * 20
-    assert len(asked) == 1, fetch
-
-
-def _statements_of(monkeypatch: pytest.MonkeyPatch, asked: list[Any]) -> Any:
-    import asyncpg
-
-    fetch = asyncpg.Connection.fetch
-
-    async def counted(self: Any, query: str, *values: Any, **more: Any) -> Any:
-        asked.append(query)
-        return await fetch(self, query, *values, **more)
-
-    monkeypatch.setattr(asyncpg.Connection, "fetch", counted)
-    return fetch
+    assert len(asked) == 1
 
 
 async def test_who_waits_for_a_connection_is_counted(database: Database) -> None:

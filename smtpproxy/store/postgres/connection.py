@@ -10,17 +10,18 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 from smtpproxy.store.postgres.errors import unavailable
+from smtpproxy.store.postgres.kept import KeptConnections, Lent
 from smtpproxy.store.postgres.lineage import Lineage
 from smtpproxy.store.postgres.session import PostgresSession, transaction
 from smtpproxy.store.postgres.synchronous import WAITS, check_waits
 from smtpproxy.store.protocols import StoreUnavailable
 
 if TYPE_CHECKING:
-    from asyncpg import Connection, Pool
+    from asyncpg import Connection, Record
 
 _BEGIN_WRITING = """
 UPDATE store_state SET version = version + 1, written_in = pg_current_xact_id()
@@ -82,7 +83,7 @@ class Target:
         if self.prepares:
             return f"ISOLATION LEVEL {isolation}"
         access = "READ WRITE" if self.server == "primary" else "READ ONLY"
-        told = _session_settings(self.timeout).items()
+        told = session_settings(self.timeout).items()
         settings = "".join(f"; SET LOCAL {name} = '{value}'" for name, value in told)
         return f"ISOLATION LEVEL {isolation} {access}{settings}"
 
@@ -106,7 +107,7 @@ class Database:
     def __init__(self, target: Target) -> None:
         self.target = target
         self.holders = 0
-        self._pool: Pool | None = None
+        self._kept: KeptConnections | None = None
         self._opening = asyncio.Lock()
         self._secrets: dict[str, bytes] = {}
         self.lineage = Lineage(self._expire)
@@ -117,14 +118,10 @@ class Database:
         self._lining_up = 0
 
     def connections(self) -> StoreConnections:
-        size, idle = (
-            (0, 0)
-            if self._pool is None
-            else (
-                self._pool.get_size(),
-                self._pool.get_idle_size(),
-            )
-        )
+        size, idle = 0, 0
+        if self._kept is not None:
+            size, idle = self._kept.pool.get_size(), self._kept.pool.get_idle_size()
+            idle += len(self._kept)
         return StoreConnections(
             size - idle, idle, self.target.connections, self._lining_up + self.queued, self.waited
         )
@@ -144,51 +141,77 @@ class Database:
         ):
             yield connection
 
+    async def ask(self, sql: str, values: Sequence[Any], until: float) -> "Sequence[Record]":
+        """Return the rows of a statement that is asked again and again; `until` is on the loop's
+        clock. Raises StoreUnavailable for whatever the database does wrong."""
+        if not self.target.prepares:
+            async with asyncio.timeout_at(until), self.begun() as connection:
+                rows: Sequence[Record] = await connection.fetch(sql, *values)
+                return rows
+        lent = None if self._kept is None else self._kept.take()
+        try:
+            if lent is None:
+                async with asyncio.timeout_at(until):
+                    lent = await self._lent()
+            try:
+                rows = await lent.fetch(sql, values, until - asyncio.get_running_loop().time())
+            except BaseException:
+                lent.keeper.give_back(lent)  # once the database has taken notice
+                raise
+            if self._lining_up or not lent.keeper.keep(lent):
+                await lent.give_back()
+        except _failures() as error:
+            raise unavailable(error, self.target.setting) from error
+        return rows
+
     @asynccontextmanager
     async def _lending(self) -> AsyncIterator["Connection"]:
-        from asyncpg import InterfaceError, InternalClientError, PostgresError
-
-        # The client's own faults are those of a connection that ends while it is asked.
-        failures = (PostgresError, InterfaceError, InternalClientError, OSError, UnicodeError)
         try:
-            pool = self._pool or await self._opened()
-            lent = await self._lent(pool)
+            lent = None if self._kept is None else self._kept.take()
+            if lent is None:
+                lent = await self._lent()
             try:
-                yield lent
-            finally:
-                await pool.release(lent)
-        except failures as error:
+                yield lent.connection
+            except BaseException:
+                await lent.give_back()
+                raise
+            if self._lining_up or not lent.keeper.keep(lent):
+                await lent.give_back()
+        except _failures() as error:
             raise unavailable(error, self.target.setting) from error
 
-    async def _lent(self, pool: "Pool") -> "Connection":
+    async def _lent(self) -> Lent:
+        """Wait for the pool to lend one."""
+        kept = self._kept or await self._opened()
         began = time.monotonic()
         self._lining_up += 1
         try:
-            return await pool.acquire(timeout=self.target.timeout)
+            return Lent(await kept.pool.acquire(timeout=self.target.timeout), kept)
         finally:
             self._lining_up -= 1
             self.waited += time.monotonic() - began
 
-    async def _opened(self) -> "Pool":
+    async def _opened(self) -> KeptConnections:
         from asyncpg import create_pool
 
         async with self._opening:
-            if self._pool is None:
-                self._pool = await create_pool(
+            if self._kept is None:
+                pool = await create_pool(
                     self.target.url,
                     min_size=0,
                     max_size=self.target.connections,
                     timeout=min(_CONNECT, self.target.timeout),
                     command_timeout=self.target.longest,
                     server_settings=(
-                        _session_settings(self.target.timeout) if self.target.prepares else None
+                        session_settings(self.target.timeout) if self.target.prepares else None
                     ),
                     statement_cache_size=100 if self.target.prepares else 0,
                     reset=_left_as_it_is,
                     init=self._admit if self.target.prepares else None,
                     target_session_attrs=self.target.session_attributes,
                 )
-        return self._pool
+                self._kept = KeptConnections(pool)
+        return self._kept
 
     async def _admit(self, connection: "Connection") -> None:
         await self.lineage.admit(connection)
@@ -197,8 +220,10 @@ class Database:
 
     async def _expire(self) -> None:
         """Use no connection any more that there was so far."""
-        if self._pool is not None:
-            await self._pool.expire_connections()
+        if (kept := self._kept) is not None:
+            self._kept = KeptConnections(kept.pool)
+            kept.retire()
+            await kept.pool.expire_connections()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[PostgresSession]:
@@ -229,13 +254,20 @@ class Database:
         return self._secrets[part]
 
     def terminate(self) -> None:
-        pool, self._pool = self._pool, None
-        if pool is not None:
+        kept, self._kept = self._kept, None
+        if kept is not None:
             with suppress(RuntimeError):  # the loop is closed, and they with it
-                pool.terminate()
+                kept.terminate()
 
 
-def _session_settings(timeout: float) -> Mapping[str, str]:
+def _failures() -> tuple[type[Exception], ...]:
+    """What asyncpg raises. Its own faults are those of a connection that ends while it is asked."""
+    from asyncpg import InterfaceError, InternalClientError, PostgresError
+
+    return (PostgresError, InterfaceError, InternalClientError, OSError, UnicodeError)
+
+
+def session_settings(timeout: float) -> Mapping[str, str]:
     """What each session is told. Every lookup has its index: plans made while a table was empty
     must not read all of it once it is not. To plan takes longer than to look something up."""
     return {

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import structlog
 
 from smtpproxy.policy.model import Facts, Lookups
-from smtpproxy.store.postgres.reader import PostgresReader, Version
+from smtpproxy.store.postgres.batch import Version
+from smtpproxy.store.postgres.reader import PostgresReader
 from smtpproxy.store.protocols import ReplicaState, StoreUnavailable
 from smtpproxy.waiting import Pending
 

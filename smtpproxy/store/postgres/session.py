@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _UNKNOWN = "the database did not confirm it in time: it may be written or not, so do it again"
 _PLACE = re.compile(r"\?(\d*)")
 _INSERTION = re.compile(
-    r"\s*(?P<head>INSERT INTO \w+ \((?P<columns>[^()]+)\)\s+)VALUES \(\$1(?:, \$\d+)*\)"
+    r"\s*(?P<head>INSERT INTO \w+\s+\((?P<columns>[^()]+)\)\s+)VALUES \(\$1(?:, \$\d+)*\)"
     r"(?P<rest>\s*(?:ON CONFLICT(?: \((?P<key>[^()]+)\))?.*)?)\Z",
     re.DOTALL,
 )
@@ -74,7 +74,7 @@ class PostgresSession:
         if insertion[0] not in _types:
             prepared = await self._connection.prepare(insertion[0], name="")
             _types[insertion[0]] = [one.name for one in prepared.get_parameters()]
-        names = insertion["columns"].split(", ")
+        names = [name.strip() for name in insertion["columns"].split(",")]
         arrays = ", ".join(f"${n}::{kind}[]" for n, kind in enumerate(_types[insertion[0]], 1))
         given = f"SELECT * FROM unnest({arrays}) AS given ({insertion['columns']})"
         text = f"{insertion['head']}{given}{insertion['rest']}"
@@ -153,7 +153,7 @@ async def _commit(connection: "Connection", within: float | None) -> None:
     finally:
         committing.cancel()  # where we are told not to wait for it
         await asyncio.wait({committing})
-        if not _is_over(connection):
+        if not is_over(connection):
             connection.remove_log_listener(warned)
     if warnings:  # "canceling wait for synchronous replication": somebody let it hold without
         raise StoreUnavailable(f"the database wrote it, and the standby did not ({warnings[0]})")
@@ -162,18 +162,18 @@ async def _commit(connection: "Connection", within: float | None) -> None:
 async def _roll_back(connection: "Connection", within: float | None) -> None:
     """Leave nothing open. Where that is not answered in time, the connection ends, and with it the
     transaction."""
-    if _is_over(connection) or not connection.is_in_transaction():
+    if is_over(connection) or not connection.is_in_transaction():
         return
     try:
         await connection.execute("ROLLBACK", timeout=within)
     except BaseException as error:
-        if not _is_over(connection):
+        if not is_over(connection):
             connection.terminate()
         if not isinstance(error, Exception):
             raise
 
 
-def _is_over(connection: "Connection") -> bool:
+def is_over(connection: "Connection") -> bool:
     """Whether it ended, and so has left the pool, which then says nothing of it any more."""
     from asyncpg import InterfaceError
 

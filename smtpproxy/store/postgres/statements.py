@@ -7,7 +7,7 @@ from smtpproxy.store.postgres.synchronous import WAITS
 from smtpproxy.store.sql.rows import ACT_COLUMNS, CONTACT_COLUMNS, WIDENED
 from smtpproxy.store.sql.session import Dialect
 
-STATE, PAUSE, SNAPSHOTS, SUPPRESSION, OF_DOMAIN, CONTACT = range(6)
+STATE, PAUSE, SNAPSHOTS, SUPPRESSION, OF_DOMAIN, TOLD, TOLD_OF_DOMAIN, CONTACT = range(8)
 """What a row is, in its first column."""
 
 _CONTACT_TYPES = (
@@ -21,51 +21,62 @@ _PADDING = "".join(f", NULL::{kind}" for kind in (*_CONTACT_TYPES, *_ACT_TYPES))
 
 # Of the keys that were live when the question was made, others may be by now. A server that took
 # over from another may lack its last commits, and have others of the same versions: each has an id.
-_STATE_ARM = f"""
+_STATE = f"""
 SELECT {STATE}, {WAITS}::integer, pg_is_in_recovery(), (
     SELECT string_agg(version || ':' || fingerprint, ' ' ORDER BY version)
     FROM suppression_key WHERE retired_at IS NULL
-), moved_to, version, commit_id::text, NULL::bigint{_PADDING} FROM store_state
-"""
+), moved_to, version, commit_id::text, NULL::bigint"""
+_FROM_STATE = " FROM store_state"
+VERSION = _STATE + _FROM_STATE
+"""The first row alone, for who asks about nobody: the last look nearly always."""
+
+_STATE_ARM = f"{_STATE}{_PADDING}{_FROM_STATE}"
 _PAUSE_ARM = f"""
 SELECT {PAUSE}, 0, FALSE, subject, cause, at, reason, until{_PADDING} FROM stream_pause
 """
-# $1 to $3 are the places, wide and exact keys of addresses; $4 and $5 the places and keys of the
-# whole domains that they are under. Of an act, the last number is its sequence.
+# $1 and $2 are the wide and exact keys of addresses, $3 those of the whole domains that they are
+# under: in hexadecimal, with spaces between them. For arrays of anything but text the client would
+# ask four more questions on each new connection, what they are, and look at each array many times.
+# The places of keys begin with 1. Of an act, the last number is its sequence.
 _SUPPRESSION_ARM = f"""
-SELECT {SUPPRESSION}, place, exact_key = exact, scope, origin, since, note, NULL{_PADDING}
-FROM unnest($1::int[], $2::bytea[], $3::bytea[]) AS asked (place, wide, exact)
-JOIN suppression ON wide_key = wide AND (exact_key = exact OR origin IN ({WIDENED}))
+SELECT {SUPPRESSION}, place, exact_key = decode(exact, 'hex'), scope, origin, since, note,
+       NULL{_PADDING}
+FROM unnest(string_to_array($1, ' '), string_to_array($2, ' '))
+     WITH ORDINALITY AS asked (wide, exact, place)
+JOIN suppression ON wide_key = decode(wide, 'hex')
+     AND (exact_key = decode(exact, 'hex') OR origin IN ({WIDENED}))
 """
 _DOMAIN_ARM = f"""
 SELECT {OF_DOMAIN}, place, FALSE, scope, origin, since, note, NULL{_PADDING}
-FROM unnest($4::int[], $5::bytea[]) AS asked (place, wide) JOIN suppression ON wide_key = wide
+FROM unnest(string_to_array($3, ' ')) WITH ORDINALITY AS asked (wide, place)
+JOIN suppression ON wide_key = decode(wide, 'hex')
 """
 _CONTACT_ARM = f"""
 SELECT {CONTACT}, 0, FALSE, NULL, NULL, NULL, NULL, sequence, {CONTACT_COLUMNS}, {ACT_COLUMNS}
 FROM contact LEFT JOIN consent_act ON consent_act.contact = contact.id
-WHERE address = ANY ($6::text[])
+WHERE address = ANY ($4::text[])
 """
 # What a partner told counts as `external`; whether it counts for variants of the mailbox is
-# up to the origin that it has there. $7 to $11 are the partners' names, the fingerprints of their
-# keys, then places, wide and exact keys; $12 to $15 the same of whole domains.
+# up to the origin that it has there. $5 to $8 are the partners' names, the fingerprints of their
+# keys, wide and exact keys; $9 to $11 the same of whole domains.
 _PARTNER_ARM = f"""
-SELECT {SUPPRESSION}, place, exact_key = exact, scope, 'external', since,
+SELECT {TOLD}, place, exact_key = decode(exact, 'hex'), scope, 'external', since,
        'partner ' || partner || ': ' || origin, NULL{_PADDING}
-FROM unnest($7::text[], $8::text[], $9::int[], $10::bytea[], $11::bytea[])
-     AS asked (told_by, shared, place, wide, exact)
+FROM unnest($5::text[], $6::text[], string_to_array($7, ' '), string_to_array($8, ' '))
+     WITH ORDINALITY AS asked (told_by, shared, wide, exact, place)
 JOIN partner_snapshot ON partner = told_by AND key = shared
 JOIN partner_entry USING (snapshot)
-WHERE wide_key = wide AND (exact_key = exact OR origin IN ({WIDENED}))
+WHERE wide_key = decode(wide, 'hex')
+AND (exact_key = decode(exact, 'hex') OR origin IN ({WIDENED}))
 """
 _PARTNER_DOMAIN_ARM = f"""
-SELECT {OF_DOMAIN}, place, FALSE, scope, 'external', since,
+SELECT {TOLD_OF_DOMAIN}, place, FALSE, scope, 'external', since,
        'partner ' || partner || ': ' || origin, NULL{_PADDING}
-FROM unnest($12::text[], $13::text[], $14::int[], $15::bytea[])
-     AS asked (told_by, shared, place, wide)
+FROM unnest($9::text[], $10::text[], string_to_array($11, ' '))
+     WITH ORDINALITY AS asked (told_by, shared, wide, place)
 JOIN partner_snapshot ON partner = told_by AND key = shared
 JOIN partner_entry USING (snapshot)
-WHERE wide_key = wide
+WHERE wide_key = decode(wide, 'hex')
 """
 _OWN = (_STATE_ARM, _PAUSE_ARM, _SUPPRESSION_ARM, _DOMAIN_ARM, _CONTACT_ARM)
 

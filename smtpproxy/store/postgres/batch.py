@@ -1,0 +1,175 @@
+"""What a statement of the mail path asks about, and what it found."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from operator import itemgetter
+from typing import Any
+
+from msgspec.structs import replace
+
+from smtpproxy.mail.address import domains_over, readings
+from smtpproxy.policy.model import (
+    NO_FACTS,
+    ConsentAct,
+    Facts,
+    Lookups,
+    Pause,
+    RecipientFacts,
+    Suppression,
+)
+from smtpproxy.store.keys import KeyRing, Partner
+from smtpproxy.store.merge import oldest_first, ordered_acts, with_readings
+from smtpproxy.store.postgres import statements as columns
+from smtpproxy.store.postgres.statements import FIRST_ACT, FIRST_CONTACT
+from smtpproxy.store.sql import rows
+
+Version = tuple[int, str]
+"""The number of the last commit that judgements depend on, and what tells it from others of that
+number: a server that took over may lack some of the one before."""
+
+
+class Names:
+    """What a batch asks about, each once: addresses and what else they may be read as."""
+
+    def __init__(self, asked: Iterable[Lookups]) -> None:
+        known: dict[str, bool] = {}  # whether the contact is asked for
+        for lookups in asked:
+            for address in lookups.addresses:
+                for name in (address, *readings(address)):
+                    known[name] = known.get(name, False) or lookups.contacts
+        self.names = list(known)
+        self.at: dict[int, list[str]] = {}
+        """By what a row is: the name, or the whole domain, at each place."""
+        self._contacts = [name for name, wanted in known.items() if wanted]
+
+    def values(self, keys: KeyRing, partners: Sequence[Partner]) -> list[Any]:
+        """Return what the statement asks with."""
+        own = [(name, key.lookup(name)) for key in keys.keys for name in self.names]
+        over = _domains_of(own)
+        self.at = {columns.SUPPRESSION: _first(own), columns.OF_DOMAIN: _first(over)}
+        values = [*_texts(own), _text([key for _, key in over]), self._contacts]
+        return [*values, *self._told(partners)] if partners else values
+
+    def _told(self, partners: Sequence[Partner]) -> list[Any]:
+        told: list[_Looked] = []
+        over: list[tuple[str, bytes]] = []
+        tellers: list[Partner] = []
+        over_tellers: list[Partner] = []
+        for partner in partners:
+            some = [(name, partner.key.lookup(name)) for name in self.names]
+            told += some
+            tellers += [partner] * len(some)
+            domains = _domains_of(some)
+            over += domains
+            over_tellers += [partner] * len(domains)
+        self.at |= {columns.TOLD: _first(told), columns.TOLD_OF_DOMAIN: _first(over)}
+        return [
+            *(_first(tellers), [one.key.fingerprint for one in tellers], *_texts(told)),
+            *(_first(over_tellers), [one.key.fingerprint for one in over_tellers]),
+            _text([key for _, key in over]),
+        ]
+
+
+_Looked = tuple[str, tuple[bytes, ...]]
+"""A name, and what finds all that counts for it under one key."""
+
+
+def _domains_of(looked: Iterable[_Looked]) -> list[tuple[str, bytes]]:
+    """Return the whole domains that names are under, each once, with their keys."""
+    return list(
+        dict.fromkeys(
+            [
+                pair
+                for name, keys in looked
+                for pair in zip(domains_over(name), keys[2:], strict=True)
+            ]
+        )
+    )
+
+
+def _first(pairs: Iterable[tuple[str, Any]]) -> list[str]:
+    return [name for name, _ in pairs]
+
+
+def _texts(looked: Iterable[_Looked]) -> list[str]:
+    """Return the wide keys, and the exact ones."""
+    wide, exact = zip(*[keys[:2] for _, keys in looked], strict=True)
+    return [_text(wide), _text(exact)]
+
+
+def _text(keys: Iterable[bytes]) -> str:
+    return " ".join([key.hex() for key in keys])
+
+
+class Found:
+    """What the statement found."""
+
+    def __init__(self, names: Names, found: Iterable[rows.Row]) -> None:
+        self.version: Version = (0, "")
+        self.is_standby = False
+        self.live = ""
+        self.commits_wait = False
+        self.moved_to: str | None = None
+        self._pauses: tuple[Pause, ...] = ()
+        self._has_partners = False
+        self._snapshot_at: datetime | None = None
+        self._suppressions: dict[str, list[Suppression]] = {}
+        self._of_domains: dict[str, list[Suppression]] = {}
+        self._people: dict[str, rows.Row] = {}
+        self._acts: dict[str, list[tuple[int, ConsentAct]]] = {}  # with their numbers
+        for row in found:
+            self._take(names, row)
+        self._pauses = tuple(sorted(self._pauses, key=lambda pause: pause.subject))
+
+    def _take(self, names: Names, row: rows.Row) -> None:
+        what, place, same, text, other, number, more, last = row[:FIRST_CONTACT]
+        if what == columns.STATE:
+            self.live, self.moved_to, self.version = text, other, (number, more)
+            self.is_standby = same
+            self.commits_wait = bool(place)
+        elif what == columns.PAUSE:
+            self._pauses += (rows.read_pause((text, number, other, last, more)),)
+        elif what == columns.SNAPSHOTS:
+            self._has_partners, self._snapshot_at = True, rows.optional_moment(number)
+        elif what == columns.CONTACT:
+            address = row[FIRST_CONTACT + 1]
+            self._people[address] = row[FIRST_CONTACT:FIRST_ACT]
+            if last is not None:
+                self._acts.setdefault(address, []).append((last, rows.act(row[FIRST_ACT:])))
+        else:
+            name = names.at[what][place - 1]
+            if what in (columns.OF_DOMAIN, columns.TOLD_OF_DOMAIN):
+                found = rows.suppression(text, other, number, more, widened=False, domain=name)
+                self._of_domains.setdefault(name, []).append(found)
+            else:
+                found = rows.suppression(text, other, number, more, widened=not same)
+                self._suppressions.setdefault(name, []).append(found)
+
+    def facts(self, lookups: Lookups) -> Facts:
+        """Return what is known of the addresses of one who asked."""
+        facts: dict[str, RecipientFacts] = {}
+        for address in lookups.addresses:
+            known = self._one(address, lookups)
+            if others := readings(address):
+                known = with_readings(known, [(one, self._one(one, lookups)) for one in others])
+            if lookups.pauses and self._pauses:
+                known = replace(known or NO_FACTS, pauses=self._pauses)
+            if known is not None:
+                facts[address] = known
+        return facts
+
+    def _one(self, name: str, lookups: Lookups) -> RecipientFacts | None:
+        suppressions = [*self._suppressions.get(name, ())]
+        if self._of_domains:
+            for domain in domains_over(name):
+                suppressions += self._of_domains.get(domain, ())
+        person = self._people.get(name) if lookups.contacts else None
+        of_snapshots = lookups.snapshots and self._has_partners
+        if not suppressions and person is None and not of_snapshots:
+            return None
+        acts = tuple(act for _, act in sorted(self._acts.get(name, ()), key=itemgetter(0)))
+        return RecipientFacts(
+            oldest_first(sorted(suppressions, key=lambda one: (one.scope, one.origin))),
+            None if person is None else rows.contact(person, ordered_acts(acts)),
+            snapshot_at=self._snapshot_at if of_snapshots else None,
+        )
