@@ -67,6 +67,19 @@ def streams(setting: Setting) -> dict[str, Stream]:
     return {"offers": offers, "receipts": receipts}
 
 
+class _Loop(asyncio.SelectorEventLoop):
+    """Stops once nothing is left that could go on: no time passes, and nobody comes from outside,
+    so it looks at neither, which is a third of what walks would take."""
+
+    def _run_once(self) -> None:
+        ready = self._ready  # type: ignore[attr-defined]
+        while ready:
+            handle = ready.popleft()
+            if not handle.cancelled():
+                handle._run()
+        self.stop()
+
+
 class Present:
     """A `Driver`."""
 
@@ -78,7 +91,7 @@ class Present:
         self.spool_is_broken = False
         self.events: list[object] = []  # what a transaction told the sinks
         self.outcomes: list[Relayed] = []  # the answers of clients, for the record
-        self.loop = asyncio.new_event_loop()
+        self.loop = _Loop()
         self._world = world
         self._setting = setting
         self._streams = given or streams(setting)
@@ -128,15 +141,7 @@ class Present:
         return _Policy(self, consulted, self._world)
 
     def settle(self) -> None:
-        self.loop.call_soon(self._stop_when_idle)
         self.loop.run_forever()
-
-    def _stop_when_idle(self) -> None:
-        """Stop the loop once nothing is left that could go on in its next turn."""
-        if self.loop._ready:  # type: ignore[attr-defined]
-            self.loop.call_soon(self._stop_when_idle)
-        else:
-            self.loop.stop()
 
     def run(self, work: Callable[[], None]) -> None:
         """Do something on the loop."""

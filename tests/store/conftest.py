@@ -12,6 +12,7 @@ from smtpproxy.store import open_store
 from smtpproxy.store.protocols import Store
 from tests.kit import lent_databases, postgres
 from tests.kit.parts import needs
+from tests.kit.store import put_tables
 
 
 class Closable(Protocol):
@@ -80,6 +81,7 @@ async def any_database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncI
     """Each kind of database: what a test says of a store holds for all of them."""
     if request.param == "sqlite":
         database = Database(tmp_path)
+        put_tables(database.path)
         yield database
         await database.close()
         return

@@ -27,6 +27,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.store.collected import is_told
 from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate, Store, SuppressionEntry
 from tests.kit.parts import needs
+from tests.kit.store import put_tables
 from tests.store.conftest import Database, OnPostgresql
 from tests.store.contract import T0
 from tests.store.model import Model
@@ -165,6 +166,7 @@ def histories(contacts: list[Contact]) -> dict[str, list[ConsentAct]]:
 
 
 async def put_all(folder: Path, updates: list[Contact | ContactUpdate]) -> None:
+    put_tables(folder / "store.db")
     database = Database(folder).open()
     try:
         before: dict[str, list[ConsentAct]] = {}
@@ -206,7 +208,9 @@ async def compare(where: Database, history: list[Call]) -> None:
 @given(history=HISTORY)
 def test_any_history_leads_to_the_same_answers(history: list[Call]) -> None:
     with TemporaryDirectory() as folder:
-        asyncio.run(compare(Database(Path(folder)), history))
+        database = Database(Path(folder))
+        put_tables(database.path)
+        asyncio.run(compare(database, history))
 
 
 @needs("postgresql")
