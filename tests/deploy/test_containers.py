@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,16 @@ def test_yamllint_finds_nothing() -> None:
 def test_the_compose_file_is_one() -> None:
     schema = ("--builtin-schema", "vendor.compose-spec")
     silent(tool("check-jsonschema"), *schema, str(COMPOSE / "compose.yaml"))
+
+
+def test_haproxy_has_the_address_that_relays_trust_whoever_starts_first() -> None:
+    compose = yaml.safe_load((COMPOSE / "compose.yaml").read_text())
+    address = compose["services"]["haproxy"]["networks"]["mail"]["ipv4_address"]
+    (pool,) = compose["networks"]["mail"]["ipam"]["config"]
+    assert ip_address(address) in ip_network(pool["subnet"])
+    assert ip_address(address) not in ip_network(pool["ip_range"])
+    (listener,) = parse((COMPOSE / "smtpproxy.toml").read_text(), "smtpproxy.toml").listeners
+    assert [str(trusted) for trusted in listener.proxy_trusted] == [f"{address}/32"]
 
 
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
