@@ -82,8 +82,8 @@ async def move(
                     f"{new.shown}: has rows in {filled} already; a store is copied to one that "
                     "nobody has written to"
                 )
-            await copying.prove_all()
             await copying.tidy()
+            await copying.prove_all()
             return Moved(copying.sums, before=True)
         if half is None and place is not None:
             raise StoreMisconfigured(

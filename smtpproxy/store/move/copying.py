@@ -251,6 +251,8 @@ class Copying:
             check_keys(await self._source.live())
             changed = sum([await self._catch_up(table) for table in TABLES])
             await self._target.hold()
+            if not await self._target.is_ours():
+                raise await self._differs("somebody else may have written to it")
             for table in TABLES:
                 await self._count(table)
             await self._target.finish(await self._source.numbers(), await self._source.secrets())
@@ -269,9 +271,7 @@ class Copying:
         return seconds
 
     async def _count(self, table: str) -> None:
-        there, found = await _both(count_of(self._source, table), self._target.count(table))
-        if found is None:
-            raise await self._differs(f"somebody else has written to {table}")
+        there, found = await _both(count_of(self._source, table), count_of(self._target, table))
         if not there == found == self.sums[table].rows:
             raise await self._differs(f"{table} has {found:,} rows, and the source has {there:,}")
 

@@ -129,8 +129,8 @@ class Target(Rows, Protocol):
         """Undo `hold`, and `finish`."""
         ...
 
-    async def count(self, table: str) -> int | None:
-        """Return how many rows there are; None where anybody else has written since `watch`."""
+    async def is_ours(self) -> bool:
+        """Tell whether nobody else can have written since `watch`."""
         ...
 
     async def finish(self, numbers: Mapping[str, int], secrets: Mapping[str, bytes]) -> None:

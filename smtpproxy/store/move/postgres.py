@@ -8,6 +8,7 @@ from smtpproxy.store.closed import FILLING, closed_text
 from smtpproxy.store.move import state
 from smtpproxy.store.move.ends import Begun, Reopened
 from smtpproxy.store.move.postgres_tables import (
+    ALWAYS,
     EXCLUSIVE,
     LOCKED,
     MOVE,
@@ -50,20 +51,9 @@ _TRIGGER = """
 CREATE TRIGGER copying AFTER INSERT OR UPDATE OR DELETE ON {table}
 FOR EACH ROW EXECUTE FUNCTION {record}()
 """
-_ALWAYS = "ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger}"
-"""Also for who replicates, or restores rows with --disable-triggers."""
 _NOTING = """
 SELECT count(*) FROM pg_trigger WHERE tgname = 'copying' AND tgenabled = 'A'
 AND tgrelid = ANY (SELECT to_regclass(quote_ident(name)) FROM unnest($1::text[]) AS name)
-"""
-_SHAPE = """
-SELECT 'trigger', tgrelid, tgname, pg_trigger.xmin::text, pg_proc.xmin::text
-FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid WHERE tgrelid = ANY (
-    SELECT to_regclass(quote_ident(name)) FROM unnest($1::text[]) AS name)
-UNION ALL SELECT 'column', attrelid, attname, xmin::text, atttypid::text
-FROM pg_attribute WHERE attnum > 0 AND attrelid = ANY (
-    SELECT to_regclass(quote_ident(name)) FROM unnest($1::text[]) AS name)
-ORDER BY 1, 2, 3
 """
 _LEFT = """
 SELECT name FROM unnest($1::text[]) AS name
@@ -87,9 +77,6 @@ class PostgresSource(Tables):
         noting = await self._connection.fetchval(_NOTING, TABLES)
         return state.begun(await self._noted()) if noting == len(TABLES) else None
 
-    async def shape(self) -> object:
-        return [tuple(row) for row in await self._connection.fetch(_SHAPE, TABLES)]
-
     async def begin(self, copy: Begun) -> None:
         await self._forget_changes()
         begun = await self._locked("SHARE ROW EXCLUSIVE")
@@ -110,7 +97,7 @@ class PostgresSource(Tables):
                     "new": listed(key, "NEW."),
                     "same": same(key, "OLD", "NEW"),
                 }
-                for statement in (_RECORD, _COUNTED, _FUNCTION, _TRIGGER, _ALWAYS):
+                for statement in (_RECORD, _COUNTED, _FUNCTION, _TRIGGER, ALWAYS):
                     await self._run(statement.format(**names))
             await begun.commit()
         finally:
@@ -179,7 +166,7 @@ class PostgresSource(Tables):
                 await self._run(
                     f'CREATE TRIGGER closed BEFORE INSERT OR UPDATE OR DELETE ON "{table}" '
                     f"FOR EACH STATEMENT EXECUTE FUNCTION is_closed({argument})",
-                    _ALWAYS.format(table=f'"{table}"', trigger="closed"),
+                    ALWAYS.format(table=f'"{table}"', trigger="closed"),
                 )
         await self._stop.commit()
 

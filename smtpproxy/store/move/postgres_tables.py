@@ -38,6 +38,17 @@ _COLUMNS = """
 SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
 WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum
 """
+ALWAYS = "ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger}"
+"""Also for who replicates, or restores rows with --disable-triggers."""
+_SHAPE = """
+SELECT 'trigger', tgrelid, tgname, pg_trigger.xmin::text, pg_proc.xmin::text
+FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid WHERE tgrelid = ANY (
+    SELECT to_regclass(quote_ident(name)) FROM unnest($1::text[]) AS name)
+UNION ALL SELECT 'column', attrelid, attname, xmin::text, atttypid::text
+FROM pg_attribute WHERE attnum > 0 AND attrelid = ANY (
+    SELECT to_regclass(quote_ident(name)) FROM unnest($1::text[]) AS name)
+ORDER BY 1, 2, 3
+"""
 IS_THERE = "SELECT to_regclass($1) IS NOT NULL"
 # What is asked names rows by their keys, of tables that nobody may have analyzed yet.
 _SESSION = (
@@ -72,6 +83,10 @@ class Tables:
         if table not in self._kinds:
             self._kinds[table] = dict(await self._connection.fetch(_COLUMNS, f'"{table}"'))
         return self._kinds[table]
+
+    async def shape(self) -> object:
+        """Return what is another once anybody has changed tables or triggers, or back again."""
+        return [tuple(row) for row in await self._connection.fetch(_SHAPE, TABLES)]
 
     async def fetch(self, _table: str, sql: str, *values: object) -> list[Row]:
         return await self._session.fetch_all(sql, *values)

@@ -11,6 +11,7 @@ from smtpproxy.store.move import state
 from smtpproxy.store.move.ends import Begun, Reached
 from smtpproxy.store.move.postgres import CHANGES
 from smtpproxy.store.move.postgres_tables import (
+    ALWAYS,
     EXCLUSIVE,
     IS_THERE,
     LOCKED,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from asyncpg import Connection
 
 _LOOK_SECONDS = 0.05
-_MINE = "smtpproxy.copying"  # a setting of our session, which others do not have
+_MINE = "smtpproxy.copying"  # a setting of our session: the copy's number
 _STATE = f"CREATE TABLE IF NOT EXISTS {state.STATE} (name text PRIMARY KEY, value bytea NOT NULL)"
 _NOTE = f"""
 INSERT INTO {state.STATE} VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value
@@ -48,12 +49,6 @@ WHERE contype = 'f' AND conrelid = ANY (SELECT to_regclass(quote_ident(name))
 """
 _LATER = " NOT VALID"
 _FORGET = f"DELETE FROM {state.STATE} WHERE name = ANY ($1)"
-_NUMBER = "SELECT pg_current_xact_id()::xid"
-# Rows that are older may have any number again, in a database that gave all of them once.
-_COUNT = """
-SELECT count(*), count(*) FILTER (WHERE age(xmin) BETWEEN 0 AND age($1::xid)
-                                  AND xmin <> ALL ($2::xid[])) FROM {table}
-"""
 _REFERENCE = "reference "  # how their names begin among the notes
 
 
@@ -64,8 +59,7 @@ class PostgresTarget(Tables):
         super().__init__(connection, timeout)
         self._mailbox = mailbox
         self._end: Any = None
-        self._first: int | None = None  # the first transaction that is watched for
-        self._ours: set[int] = set()
+        self._shape: object = None
 
     async def leave(self) -> None:
         if not self._connection.is_closed() and self._connection.is_in_transaction():
@@ -84,8 +78,9 @@ class PostgresTarget(Tables):
         begun = await self._locked(EXCLUSIVE)
         try:
             place = f"{FILLING} {copy.other}"
+            await self.write_as(copy)
+            await self._keep_others_out(copy, closed_text("", place))
             await self._connection.execute(MOVE, place)
-            await self._keep_others_out(closed_text("", place))
             await self._run(_STATE)
             for table, name, text in await self._connection.fetch(_REFERENCES, TABLES):
                 again = f"ALTER TABLE {table} ADD CONSTRAINT {name} {text}"
@@ -99,18 +94,24 @@ class PostgresTarget(Tables):
             if self._connection.is_in_transaction():
                 await begun.rollback()
 
-    async def _keep_others_out(self, text: str) -> None:
+    async def write_as(self, copy: Begun) -> None:
+        """Be the one who may write, where it is half of that copy."""
+        await self._connection.execute("SELECT set_config($1, $2, FALSE)", _MINE, copy.id)
+
+    async def _keep_others_out(self, copy: Begun, text: str) -> None:
         """Refuse what others write; what rows cause is copied with them, so nothing causes it."""
-        argument = await self._connection.fetchval("SELECT quote_literal($1::text)", text)
+        argument, id = await self._connection.fetchrow(
+            "SELECT quote_literal($1::text), quote_literal($2::text)", text, copy.id
+        )
         for table in TABLES:
             await self._run(f'ALTER TABLE "{table}" DISABLE TRIGGER USER')
         for table in LOCKED:
             await self._run(
                 f'DROP TRIGGER IF EXISTS closed ON "{table}"',
                 f'CREATE TRIGGER closed BEFORE INSERT OR UPDATE OR DELETE ON "{table}" '
-                f"FOR EACH STATEMENT WHEN (current_setting('{_MINE}', TRUE) IS DISTINCT FROM 'on') "
+                f"FOR EACH STATEMENT WHEN (current_setting('{_MINE}', TRUE) IS DISTINCT FROM {id}) "
                 f"EXECUTE FUNCTION is_closed({argument})",
-                f'ALTER TABLE "{table}" ENABLE ALWAYS TRIGGER closed',
+                ALWAYS.format(table=f'"{table}"', trigger="closed"),
             )
 
     async def _note(self, name: str, value: object) -> None:
@@ -131,8 +132,6 @@ class PostgresTarget(Tables):
             if not flushed:
                 await self._run("SET LOCAL synchronous_commit = off")
             yield
-            if self._first is not None:
-                self._ours.add(await self._connection.fetchval(_NUMBER))
 
     async def write(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
         if "mailbox" in await self._columns(table):
@@ -175,13 +174,11 @@ class PostgresTarget(Tables):
             await self._run(f'VACUUM (ANALYZE) "{table}"')
 
     async def watch(self) -> None:
-        self._ours.clear()
-        self._first = await self._connection.fetchval(_NUMBER)
+        self._shape = await self.shape()
 
-    async def count(self, table: str) -> int | None:
-        sql = _COUNT.format(table=f'"{table}"')
-        rows, others = await self._connection.fetchrow(sql, self._first, list(self._ours))
-        return None if others else rows
+    async def is_ours(self) -> bool:
+        """Nobody else can write, unless triggers are changed."""
+        return await self.shape() == self._shape
 
     async def hold(self) -> None:
         self._end = await self._locked(EXCLUSIVE)
@@ -227,8 +224,9 @@ async def open_target(url: str, timeout: float, mailbox: str) -> AsyncIterator[P
                 f"{without_password(url)}: is in use, for a copy of it was begun; smtpproxy store "
                 "reopen gives that up"
             )
-        await connection.execute(f"SET {_MINE} = 'on'")
         target = PostgresTarget(connection, timeout, mailbox)
+        if half := await target.begun():
+            await target.write_as(half)
         try:
             yield target
         finally:

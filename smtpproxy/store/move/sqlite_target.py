@@ -13,7 +13,7 @@ from smtpproxy.store.change_journal import FOLDER, Journal, JournalGap, Mark
 from smtpproxy.store.key_files import give_to_owner_of
 from smtpproxy.store.move import state
 from smtpproxy.store.move.ends import Begun, Reached
-from smtpproxy.store.move.reading import count_of, listed, places
+from smtpproxy.store.move.reading import listed, places
 from smtpproxy.store.move.sqlite_files import Files, noted, open_part, part_path, told
 from smtpproxy.store.move.tables import MADE_WITH_A_STORE, PARTS, STORE, Key
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
@@ -175,10 +175,9 @@ class SqliteTarget(Files):
     async def leave(self) -> None:
         """Nothing is held."""
 
-    async def count(self, table: str) -> int | None:
+    async def is_ours(self) -> bool:
         with told():
-            is_ours = self._commits_of_others() == self._seen
-        return await count_of(self, table) if is_ours else None
+            return self._commits_of_others() == self._seen
 
     async def finish(self, numbers: Mapping[str, int], secrets: Mapping[str, bytes]) -> None:
         _refuse_made(self._folder, self._path)  # by a relay that was started there too soon
