@@ -174,7 +174,7 @@ class Client:
         self._sleep = sleep
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or parts.hostname is None:
-            raise ValueError(f"{url!r} is no http or https URL")
+            raise ValueError(f"{url!r} is not an http or https URL")
         self._base = parts.path.rstrip("/")
         self._authorization = f"Bearer {token}"
         if parts.scheme == "https":

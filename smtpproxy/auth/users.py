@@ -95,7 +95,7 @@ def read(path: Path) -> Users:
         except (ValueError, InvalidHashError):
             raise UsersError(f"{path}: line {number} cannot be read") from None
         if user.name in users:
-            raise UsersError(f"{path}: line {number}: the user stands there twice")
+            raise UsersError(f"{path}: line {number}: the user appears twice")
         users[user.name] = user
     if len(key) < 32:
         raise UsersError(f"{path} has no line %key: write it with smtpproxy user add")

@@ -108,7 +108,7 @@ def _in_words(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, OSError) and error.errno in _UNWRITTEN:
-        return f"standard output, or a file being written, is not whole: {error.strerror}"
+        return f"standard output, or a file being written, is incomplete: {error.strerror}"
     return (
         f"unexpected {type(error).__name__}: {error}"
         " (run it again with SMTPPROXY_DEBUG=1 to see where)"
@@ -118,8 +118,8 @@ def _in_words(error: Exception) -> str:
 COMMANDS = {
     "init": ("init", "init", "Write a first configuration, and what goes with it."),
     "serve": ("operation", "serve", "Run the relay until SIGTERM or SIGINT."),
-    "status": ("running", "status", "Show how the running relay is."),
-    "reload": ("running", "reload", "Let the running relay read its configuration anew."),
+    "status": ("running", "status", "Show the state of the running relay."),
+    "reload": ("running", "reload", "Have the running relay reload its configuration."),
     "demo": ("operation", "demo", "Show the relay at work on invented people."),
     "check": ("operation", "check", "Check the configuration, and whether the relay can start."),
     "doctor": ("doctor", "doctor", "Check everything that mailbox providers check."),
@@ -138,13 +138,13 @@ COMMANDS = {
     "feedback": ("feedback", "feedback", "Act on bounces, complaints and other answers."),
     "report": ("report", "report", "Say what would be refused and why, and what is ready."),
     "audit": ("audit", "audit", "Read the record of decisions, prove it, judge it again."),
-    "stream": ("stream", "stream", "Show what is heard of streams; pause and resume them."),
+    "stream": ("stream", "stream", "Show what comes back on streams; pause and resume them."),
     "webhook": ("webhook", "webhook", "Show the state of webhooks; send again or drop."),
-    "token": ("credentials", "token", "Make a new token for the API."),
-    "backup": ("backup", "backup", "Copy all that the relay knows, while it runs."),
-    "restore": ("backup", "restore", "Put a backup in place, and do again what came after it."),
+    "token": ("credentials", "token", "Create an API token."),
+    "backup": ("backup", "backup", "Back up all that the relay knows, while it runs."),
+    "restore": ("backup", "restore", "Restore a backup, and replay what came after it."),
     "migrate": ("migrate", "migrate", "Bring the tables of the store up to date."),
-    "store": ("store", "store", "Move all that is stored to another database."),
+    "store": ("store", "store", "Move the whole store to another database."),
     "purge": ("purge", "purge", "Remove what has outlived its retention period."),
     "user": ("credentials", "user", "Add, remove, list and check the users of AUTH."),
     "dkim": ("dkim", "dkim", "Make DKIM keys, print what to publish, check signatures."),

@@ -78,8 +78,10 @@ class Asking:
     def done(self) -> None:
         """End the command where something was not answered and nobody can be asked."""
         if self._missing:
-            take = " or --yes, which takes what is in brackets" if "(" in str(self._missing) else ""
-            fail(f"not said: {', '.join(self._missing)}; give these options{take}", 2)
+            take = (
+                " or --yes, which accepts what is in brackets" if "(" in str(self._missing) else ""
+            )
+            fail(f"missing: {', '.join(self._missing)}; give these options{take}", 2)
 
     def _read(self, option: str, read: Read[T], given: str, optional: bool) -> T | None:
         if optional and given == NOTHING:

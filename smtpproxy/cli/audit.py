@@ -97,10 +97,10 @@ def show(
     logs = journals(settings, shipped)
     if decision_id is not None:
         if options.any:
-            raise click.UsageError("an ID goes without filters")
+            raise click.UsageError("an ID takes no filters")
         return _one(settings, logs, decision_id, kept, indexed=shipped is None)
     if kept is not None:
-        raise click.UsageError("--anchors goes with an ID")
+        raise click.UsageError("--anchors needs an ID")
     limit = options.limit
     lasts = {log: anchors.newest(log.folder) for log in logs}
     of_others = () if shipped is not None else _elsewhere(settings, options)
@@ -125,7 +125,7 @@ def show(
             decisions = counted(unproven, "decision is", "decisions are")
             yield Aside(f"{decisions} after the last anchor: unproven.")
         if more:
-            yield Aside(f"There are older ones than these {limit}: see --limit.")
+            yield Aside(f"There are more, older than these {limit}: see --limit.")
 
     return Result([one.as_object() for one in shown], text())
 
@@ -231,7 +231,7 @@ def _fields(record: Record, state: State, relay: str) -> Iterator[tuple[str, str
         "source announced": (features.source_statement if features else None) or None,
         "size": str(decided.size) if decided.size else None,
         "stream": f"{decided.decision.stream.name}, rulebook {decided.decision.rulebook}",
-        "mode": "observed: it passed whatever was decided" if decided.observed else None,
+        "mode": "observed: it passed all the same" if decided.observed else None,
         "message": _sentence(message) if message else None,
         "upstream": _upstream_reply(record),
         "proof": _PROOFS[state],

@@ -46,7 +46,7 @@ class Filters:
         "Only mail of this application: LISTENER, LISTENER/LOGIN or LISTENER/IP.", metavar="APP"
     )
     message_id: str | None = option("Only messages of this Message-ID.", metavar="MESSAGE-ID")
-    since: datetime | None = option("Only from TIME on.", moment)
+    since: datetime | None = option("Only from TIME onwards.", moment)
     until: datetime | None = option("Only before TIME.", moment)
 
     @property
@@ -98,10 +98,10 @@ class ExportOptions(Filters):
 def export(
     settings: Settings, output: BinaryIO, options: ExportOptions, shipped: Path | None
 ) -> None:
-    """Write decisions with all that they were based on, one worker's after the other.
+    """Write decisions with everything they were based on, one worker after the other.
 
-    Works on any number of decisions, also while the relay runs. Those of other relays are
-    written with --from alone.
+    Handles any number of decisions, even while the relay runs. Those of other relays are
+    written only with --from.
     """
     logs = journals(settings, shipped)
     records = (record for log in logs for record in options.read(log.folder))

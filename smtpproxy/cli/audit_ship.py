@@ -30,7 +30,7 @@ class ShipOptions:
     """For how long."""
 
     follow: bool = flag(
-        "Go on with what is added, until Ctrl-C or SIGTERM; then ship what is there, and end."
+        "Keep shipping what is added until Ctrl-C or SIGTERM; then ship the rest and end."
     )
     every: float = option(
         "With --follow, look every N seconds.",
@@ -85,7 +85,7 @@ def _text(done: Shipped) -> Iterator[Part]:
         return
     yield f"{counted(done.files, 'file')} shipped, {counted(done.octets, 'octet')}"
     if done.removed:
-        yield f"{counted(done.removed, 'file')} removed, whose time is over"
+        yield f"{counted(done.removed, 'file')} removed, as their retention is over"
 
 
 def _follow(

@@ -193,7 +193,7 @@ class ReplayOptions:
         "Built in, named in the configuration, or a file of your own.",
         name="--rulebook", required=True, metavar="NAME|FILE",
     )  # fmt: skip
-    since: datetime | None = option("Only from TIME on.", moment)
+    since: datetime | None = option("Only from TIME onwards.", moment)
     until: datetime | None = option("Only before TIME.", moment)
     stream: str | None = option("Only decisions on this stream.", metavar="NAME")
     listed: bool = flag("Print every verdict that would differ.", name="--list")

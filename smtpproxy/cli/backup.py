@@ -44,7 +44,8 @@ def backup(config: Path, folder: Path) -> Result:
     """Copy all that the relay knows to a new FOLDER, while it runs.
 
     The databases, the keys, the configuration with the files that it names, and the position of
-    the journals, which are to be copied as well. All is proven before the folder has its name.
+    the journals, which are to be copied as well. All of it is verified before the folder gets
+    its name.
     """
     settings = settings_in(config)
     manifest, digest = _or_fail(lambda: take(settings, config, folder, now))
@@ -69,7 +70,7 @@ def backup(config: Path, folder: Path) -> Result:
             ("manifest", f"SHA-256 {digest}"),
         ]
     )
-    return Result(data, [Styled(f"{folder}: whole, and proven", "green"), fields])
+    return Result(data, [Styled(f"{folder}: complete and verified", "green"), fields])
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +96,13 @@ class RestoreOptions:
 def restore(
     config: Path, backup: Path | None, options: RestoreOptions, kept: Path | None
 ) -> Result:
-    """Put a BACKUP in place, over nothing that is there; do again what came after it.
+    """Restore a BACKUP where nothing is yet, and replay what came after it.
 
     Nobody who unsubscribed, objected or was erased since the backup is mailed again: the journal
-    of changes in state_dir, or --journals, has them. Until all of it is done again, or somebody
+    of changes in state_dir, or --journals, has them. Until all of it is replayed, or somebody
     has said that it is lost, all marketing is deferred, and this ends with 1. A copy of the
-    journals may end too early: nothing goes on before somebody has said that it is whole.
-    Without BACKUP this goes on with a restore that waits.
+    journals may end too early: nothing goes on before somebody has said that it is complete.
+    Without BACKUP this continues a restore that is waiting.
     """
     settings = settings_in(config)
     if options.journals_lost:
@@ -148,7 +149,7 @@ def _place(settings: Settings, config: Path, backup: Path, journals: Path | None
         ask(settings.server.state_dir, Status(), timeout=10.0)
     except (NotRunning, OSError) as error:
         if isinstance(error, TimeoutError):
-            fail("the relay runs and does not answer: stop it first")
+            fail("the relay is running but does not answer: stop it first")
     else:
         fail(f"the relay runs with {settings.server.state_dir}: stop it first")
 
@@ -160,7 +161,9 @@ def _place(settings: Settings, config: Path, backup: Path, journals: Path | None
 
 def _lost(settings: Settings, backup: Path | None, options: RestoreOptions) -> Result:
     if backup is not None or options.journals is not None:
-        raise click.UsageError("--journals-lost comes after a restore, alone")
+        raise click.UsageError(
+            "--journals-lost comes after a restore, without BACKUP and --journals"
+        )
     if options.journals_whole:
         raise click.UsageError("--journals-lost and --journals-whole contradict each other")
     word = _word(options, "--journals-lost")
@@ -190,7 +193,7 @@ def _with_waiting(settings: Settings, act: Callable[[Store, Pending], Awaitable[
     async def use(store: Store) -> T:
         waiting = await waiting_restore(store)
         if waiting is None:
-            raise BackupFault("no restore waits for its journal: marketing is not held back")
+            raise BackupFault("no restore is waiting for its journal: marketing is not held back")
         return await act(store, waiting)
 
     return _or_fail(lambda: using_store(settings, use))
@@ -203,7 +206,7 @@ def _or_fail(act: Callable[[], T]) -> T:
         fail(str(fault))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        fail(f"{where}{error.strerror or error}; mend that, and run the same again")
+        fail(f"{where}{error.strerror or error}; fix that, and run the same command again")
 
 
 def _placed_object(placed: Placed) -> dict[str, object]:
@@ -228,8 +231,8 @@ def _placed_text(placed: Placed | None) -> Iterator[Part]:
         yield Styled(f"warning: {left}", "yellow")
     if not placed.same_configuration:
         yield Styled(
-            "warning: the configuration is another than when the backup was taken, which is in it"
-            " as configuration.toml",
+            "warning: the configuration differs from that of the backup, which is in it as"
+            " configuration.toml",
             "yellow",
         )
 
@@ -252,7 +255,7 @@ def _text(done: Replayed) -> Iterator[Part]:
         ]
     )
     if not done.gaps:
-        yield Styled("marketing goes on: all that came after the backup is done again", "green")
+        yield Styled("marketing goes on: all that came after the backup has been replayed", "green")
         return
     for gap in done.gaps:
         yield Styled(f"missing: {gap}", "red")

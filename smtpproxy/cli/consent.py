@@ -95,7 +95,7 @@ class RecordOptions:
     )  # fmt: skip
     document_hash: str | None = option("That SHA-256 itself, in hex.", sha256_text)
     given_at: datetime | None = option(f"{TIME_HELP} (default: now).", past_moment, metavar="TIME")
-    ip: str | None = option("Where the person agreed from.", ip_address)
+    ip: str | None = option("The IP address that the person agreed from.", ip_address)
     conditional: str | None = option(
         "Whether it was a condition of the service (default: not on record).",
         choice(["yes", "no"]),
@@ -133,7 +133,7 @@ class RecordOptions:
 @config_option
 @shows_result
 def record(settings: Settings, address: str, options: RecordOptions) -> Result:
-    """Record that a person agreed to one purpose; makes the contact when there is none.
+    """Record that a person agreed to one purpose; creates the contact if there is none.
 
     A double opt-in is two acts: the request, recorded with --pending, and its confirmation,
     recorded with --confirm. What proves it may be in either.
@@ -209,7 +209,7 @@ class WithdrawOptions:
 def withdraw(settings: Settings, address: str, options: WithdrawOptions) -> Result:
     """Record that a person withdraws the agreement to one purpose.
 
-    It holds against every other basis too, and also when no agreement was on record.
+    It holds against every other basis too, even when no agreement was on record.
     """
     at = options.withdrawn_at
     warn_of_the_future("--withdrawn-at", at, "it counts from now on all the same")

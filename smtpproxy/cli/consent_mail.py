@@ -62,7 +62,7 @@ def start(settings: Settings, address: str, options: StartOptions) -> Result:
 
     The request goes on record, and a mail with a link to the address. The person's yes is
     recorded when the button of the page behind it is pressed. Exit 1 when this person may not be
-    mailed, or was mailed as often as may be today.
+    mailed, or has been mailed as often as is allowed today.
     """
     from smtpproxy.web.consent_by_mail import ConsentByMail
     from smtpproxy.web.own_mail import RelayUnavailable, submitter
@@ -101,8 +101,8 @@ def _request(settings: Settings, address: str, options: StartOptions) -> "Consen
     check_purpose(settings, options.purpose)
     if options.purpose not in settings.mail_purposes:
         fail(
-            f"--purpose: the page asks whether people want mail, and {options.purpose} is none; ask"
-            " where they see what it is, and put the answer on record with `consent record`",
+            f"--purpose: the page asks whether people want mail, and {options.purpose} is not mail;"
+            " ask where they see what it is, and put the answer on record with `consent record`",
             2,
         )
     try:

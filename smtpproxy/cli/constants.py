@@ -31,7 +31,7 @@ def constants_of(given: Iterable[tuple[str, str]], fields: Sequence[str]) -> dic
         if name not in fields or name == "address":
             fail(f"--set {name}: no such field; they are {', '.join(fields[1:])}", 2)
         if name in found:
-            fail(f"--set {name}: it is said twice", 2)
+            fail(f"--set {name}: it is given twice", 2)
         found[name] = text
     return found
 

@@ -175,7 +175,7 @@ def import_contacts(settings: Settings, file: Path, options: ContactImport) -> R
 @config_option
 @shows_result
 def show(settings: Settings, address: str) -> Result:
-    """Show what is stored of an address; exit 1 when there is no contact."""
+    """Show what is stored about an address; exits with 1 if there is no contact."""
 
     async def read(store: Store) -> tuple[Contact | None, int, Sequence[Rectification]]:
         return (
@@ -322,7 +322,7 @@ def export(
             raise click.UsageError("--evidence is about one ADDRESS")
         return _write_evidence(settings, address, output, options.lang, kept, as_json=as_json)
     if kept is not None:
-        raise click.UsageError("--anchors goes with --evidence")
+        raise click.UsageError("--anchors needs --evidence")
 
     async def write(store: Store) -> None:
         if address is not None:

@@ -88,7 +88,7 @@ class MapOptions:
     )  # fmt: skip
     leave_open: bool = flag(
         "Write the mapping although wording, method, source or brand are not known; the file says"
-        " what is wanting."
+        " what is missing."
     )
 
 
@@ -108,7 +108,7 @@ def map_contacts(settings: Settings, file: Path, options: MapOptions) -> Result:
         fail(f"{file}: only a file can be mapped: it is read several times", 2)
     output = options.output or file.with_suffix(".mapping.toml")
     if output.exists():
-        fail(f"{output}: it is there already, and stays; name another with --output", 2)
+        fail(f"{output}: it exists already and is not overwritten; name another with --output", 2)
     try:
         with progress(file.name, file.stat().st_size) as show:
             look = look_at(file, show)

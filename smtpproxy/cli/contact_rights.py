@@ -89,7 +89,7 @@ class RectifyOptions:
 @config_option
 @shows_result
 def rectify(settings: Settings, address: str, options: RectifyOptions) -> Result:
-    """Put right what is stored of a person (RGPD 16). What it was stays on record.
+    """Correct what is stored about a person (RGPD 16). What it was stays on record.
 
     With --new-address the contact moves with its whole history, and what keeps mail from the
     old address keeps it from the new one too, but for bounces; the old one stays suppressed.

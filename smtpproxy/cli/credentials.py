@@ -40,7 +40,7 @@ class TokenOptions:
 @config_option
 @shows_result
 def token(settings: Settings, name: str, options: TokenOptions) -> Result:
-    """Make a new token for the API, and the table that makes it known.
+    """Create an API token, and print the table that registers it.
 
     The token is shown this once; only its hash goes into the configuration, which takes
     effect with `smtpproxy reload`. Nothing is written.
@@ -116,7 +116,7 @@ def add(name: str, replace: bool, settings: Settings) -> None:
 @click.argument("name")
 @config_option
 def remove(name: str, settings: Settings) -> None:
-    """Remove a user. Sessions that have authenticated already go on to their end."""
+    """Remove a user. Sessions that have already authenticated go on to their end."""
     path = _users_file(settings)
     users = _read(path)
     if name not in users.by_name:

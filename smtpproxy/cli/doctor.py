@@ -105,7 +105,7 @@ def _report_text(report: "Report") -> Iterator[Part]:
     counts.update(line.status for line in report.checklist)
     found = ", ".join(f"{counts[status]} {status}" for status in Status if counts[status])
     yield ""
-    yield found or "nothing was looked at"
+    yield found or "nothing was checked"
 
 
 def _findings(report: "Report") -> Iterator[tuple[str, str, str, str]]:

@@ -87,7 +87,7 @@ def explain(
     kept: Path | None,
     shipped: Path | None,
 ) -> Result:
-    """Say in plain words what would become of a message, and why.
+    """Explain in plain words what would happen to a message, and why.
 
     Judges MESSAGE.eml (- for standard input) as the running relay would: same streams,
     same rules, same store. Sends nothing and records nothing. Exits with 0 when everybody
@@ -99,11 +99,11 @@ def explain(
     """
     if options.decision_id is not None:
         if message is not None or options.is_about_a_message:
-            raise click.UsageError("--id goes without a message and without other options")
+            raise click.UsageError("--id takes no message and no other options")
         explanation = _recorded(settings, options.decision_id, options.lang, kept, shipped)
     else:
         if kept is not None or shipped is not None:
-            raise click.UsageError("--anchors and --from go with --id")
+            raise click.UsageError("--anchors and --from need --id")
         if message is None or options.mail_from is None or not options.rcpt:
             raise click.UsageError("give MESSAGE.eml, --mail-from and --rcpt, or --id")
         raw = _on_the_wire(message.read())

@@ -69,10 +69,10 @@ class ReadOptions:
 @json_option
 @config_path_option
 def read(places: tuple[Path, ...], options: ReadOptions, config: Path, as_json: bool) -> int:
-    """Read reports and do what follows, or with --dry-run say what would.
+    """Read reports and act on them, or with --dry-run say what would be done.
 
     Each file is one mail as it came; of a folder, and those inside, every file is read. With
-    --json, one object a file, on a line of its own. What was heard before does nothing.
+    --json, one object a file, on a line of its own. What was heard before has no effect.
 
     A dry run needs no configuration: without [feedback] in it, or without one, reports are read as
     with require_token = false.

@@ -94,7 +94,7 @@ def act_on(
         finally:
             runner.run(by_hand.close())
         if by_hand.waiting:
-            said = f"{len(by_hand.waiting)} wait in the mailbox for what other relays have to tell"
+            said = f"{len(by_hand.waiting)} wait in the mailbox for answers from other relays"
             click.echo(said, err=True)
 
 
@@ -175,7 +175,7 @@ def list_reports(settings: Settings) -> Result:
         columns.insert(3, Column("relay"))
         for row, one in zip(rows, found, strict=True):
             row.insert(3, one.relay)
-    parts: list[Part] = [Table(columns, rows)] if rows else ["nothing waits for a person"]
+    parts: list[Part] = [Table(columns, rows)] if rows else ["nothing is waiting for a person"]
     return Result([picked(one, "id", "at", "kind", "why", "relay") for one in found], parts)
 
 
@@ -184,7 +184,7 @@ def list_reports(settings: Settings) -> Result:
 @config_option
 @shows_result
 def show(settings: Settings, report: str) -> Result:
-    """Show a report that is kept; the first characters of its id do."""
+    """Show a report that is kept; the first characters of its id are enough."""
     one = _one(settings, report)
     arrived = Maildir(settings.feedback_dir).read(one.id, _SHOWN)
     if arrived is None:
@@ -224,7 +224,7 @@ class AssignOptions:
 @config_option
 @shows_result
 def assign(settings: Settings, report: str, address: str | None, options: AssignOptions) -> Result:
-    """Say what a report means, and do what follows: it is off the list then.
+    """Say what a report means, and act on it; that takes it off the list.
 
     `dead` and `full` suppress the address for all mail, `complaint` for the brand of the stream, or
     all marketing, `unsubscribe` for the stream's purpose, or all marketing.

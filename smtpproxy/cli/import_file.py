@@ -49,7 +49,7 @@ T = TypeVar("T")
 _TITLES: dict[Kind, str] = {
     "new": "new",
     "changed": "changed",
-    "ignored": "ignored: nothing that is not known",
+    "ignored": "ignored: nothing new",
     "resurrected": "would resurrect: kept from mail now, and mailed afterwards",
     "rejected": "would be rejected",
 }

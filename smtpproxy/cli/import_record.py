@@ -64,7 +64,7 @@ def access_of(settings: Settings, job: Behalf | None) -> Access:
     name = job.by.removeprefix("token ")
     token = next((one for one in settings.tokens if one.name == name), None)
     if token is None or "import" not in token.may:
-        fail(f"the token {name} may not import any more: it, or its right, was taken away")
+        fail(f"the token {name} may no longer import: it, or its right, was taken away")
     return Access(name, token.brands, settings)
 
 
@@ -166,7 +166,7 @@ def to_resume(
         told, was = options.get(name, ""), record.options.get(name, "")
         if told != was:
             with_what = f"with --{name} {was}" if was else f"without --{name}"
-            fail(f"{record.id} was begun {with_what}: continue in the same way", 2)
+            fail(f"{record.id} was started {with_what}: continue in the same way", 2)
     return record
 
 

@@ -238,7 +238,7 @@ def imports() -> None:
 @config_option
 @shows_result
 def list_imports(settings: Settings) -> Result:
-    """List every import there was, the oldest first."""
+    """List all imports, oldest first."""
     records = using_store(settings, lambda store: store.imports(), read_only=True, or_empty=True)
     data = [_as_object(record, shown_state(settings, record)) for record in records]
     if not records:
@@ -312,7 +312,7 @@ def _text(record: ImportRecord, state: str) -> Iterator[Part]:
 @config_option
 @shows_result
 def undo(settings: Settings, id: str, dry_run: bool, job: Behalf | None) -> Result:
-    """Take back what an import brought, as far as nobody has changed it since.
+    """Undo an import, except for what has been changed since.
 
     New contacts go with their purchases and consent acts, changed profiles are put back,
     new suppressions are lifted, moved ones put back. What others have changed, confirmed or

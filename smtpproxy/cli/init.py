@@ -38,7 +38,9 @@ class InitOptions:
     route: str | None = option("How mail gets to smtpproxy (docs/deploy).", choice(Route))
     upstream: str | None = option("Where the MTA behind listens.", metavar="ADDRESS")
     listen: str | None = option("Where smtpproxy listens.", metavar="ADDRESS")
-    brand: tuple[str, ...] = several("A short name for who is talking to people.", metavar="NAME")
+    brand: tuple[str, ...] = several(
+        "A short name for a brand that writes to people.", metavar="NAME"
+    )
     legal_name: tuple[str, ...] = several(
         "Who answers for the mail of a brand.", metavar="[BRAND=]TEXT"
     )
@@ -100,7 +102,7 @@ def init(config: Path, options: InitOptions) -> Result:
     machine = asyncio.run(look(PATIENCE))
     asking = Asking(person=sys.stdin is not None and sys.stdin.isatty(), take=options.yes)
     if asking.person:
-        intro = "Enter takes what is in brackets; Ctrl-C ends it, with nothing written."
+        intro = "Enter accepts what is in brackets; Ctrl-C ends it, and nothing is written."
         print_text([intro, *machine.notes], err=True)
     answers = questions(options, machine, asking, now.year, PATIENCE)
     names = asyncio.run(_names(answers))
@@ -109,7 +111,7 @@ def init(config: Path, options: InitOptions) -> Result:
     try:
         parse(planned[0].content.decode(), str(config))
     except ConfigError as error:
-        fail("\n".join(["this would be no good configuration:", *error.faults]), 2)
+        fail("\n".join(["this configuration would not be valid:", *error.faults]), 2)
     _must_be_free(in_the_way(planned))
     try:
         given = write(planned, answers.state_dir)

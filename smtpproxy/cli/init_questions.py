@@ -56,7 +56,7 @@ def questions(
     route = _route(options, machine, asking)
     upstream = _upstream(options, machine, asking, route)
     listen = asking.one(
-        "--listen", "Where smtpproxy is to listen",
+        "--listen", "Where smtpproxy should listen",
         partial(_listen, route, upstream), options.listen,
         f"127.0.0.1:{machine.free_port(route.port)}",
     )  # fmt: skip
@@ -173,7 +173,7 @@ def _own_domain(
 
 def _brands(options: InitOptions, asking: Asking, domain: str | None) -> tuple[BrandSettings, ...]:
     proposal = re.sub(r"[^a-z0-9-]", "", domain.partition(".")[0].lower()) if domain else None
-    question = "Brands that talk to people, as short names"
+    question = "Brands that write to people, as short names"
     read = _key(BrandSettings, "name")
     names = asking.many("--brand", question, read, options.brand, proposal) or ("",)
     legal = _of("--legal-name", options.legal_name, names)

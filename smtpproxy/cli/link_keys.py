@@ -37,7 +37,7 @@ def unsubscribe() -> None:
 @config_option
 @shows_result
 def keys(settings: Settings) -> Result:
-    """Tell which keys there are, which one seals new links, and which relay has which."""
+    """Show which keys there are, which one seals new links, and which relay has which."""
     state_dir = settings.server.state_dir
     if not settings.makes_tokens and not has_link_keys(state_dir):
         fail(
@@ -104,7 +104,7 @@ def rekey(settings: Settings, options: RekeyOptions) -> Result:
 @config_option
 @shows_result
 def retire(settings: Settings, version: int) -> Result:
-    """Let no link that was sealed under the key VERSION work any more.
+    """Retire the key VERSION: links sealed under it stop working.
 
     For a key that has leaked, or once no link under it has to work. It is taken out of
     unsubscribe.key on this machine; take it out on every other. The key that seals new links cannot
@@ -150,7 +150,7 @@ def _shown(found: Mapping[int, LinkKey], used: Fingerprints, relays: Sequence[Re
         if key.version == sealing:
             return "seals new links"
         if key.version > sealing:
-            return "waits: smtpproxy unsubscribe rekey lets it count once every relay has it"
+            return "waits: smtpproxy unsubscribe rekey activates it once every relay has it"
         return "reads links made with it" if not used or key.version in used else "retired"
 
     def text() -> Iterator[Part]:

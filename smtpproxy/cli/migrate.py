@@ -30,18 +30,18 @@ class MigrateOptions:
 @config_option
 @shows_result
 def migrate(settings: Settings, options: MigrateOptions) -> Result:
-    """Bring the tables of the store up to date; make them where there are none.
+    """Bring the tables of the store up to date; create them if there are none.
 
     With PostgreSQL run it as the role that owns the tables, before the first start and before
-    a new release is started: relays of the release before go on working meanwhile, and
-    afterwards. With SQLite whatever writes does it by itself.
+    a new release is started: relays of the previous release keep working meanwhile and
+    afterwards. With SQLite, whatever writes first does it.
     """
     if is_postgresql(settings.store):
         before, after = asyncio.run(_migrate(settings, options))
         if settings.makes_tokens:
             using_store(settings, lambda store: _settle(store, settings))
     elif options.grant_read or options.grant_write:
-        raise click.UsageError("roles are of PostgreSQL; the store is a file")
+        raise click.UsageError("only PostgreSQL has roles; this store is a file")
     else:
         before = after = asyncio.run(_open_and_close(settings))
     changed = "up to date" if before == after else f"brought from version {before} to {after}"

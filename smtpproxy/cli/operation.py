@@ -40,7 +40,7 @@ def serve(config: Path, take_over: bool) -> None:
     """Run the relay until SIGTERM or SIGINT.
 
     Either signal drains: no new connections, running transactions finish, then exit 0. SIGHUP
-    reads the configuration anew, as `smtpproxy reload` does.
+    reloads the configuration, as `smtpproxy reload` does.
     """
     from smtpproxy.app import serve
     from smtpproxy.config import load

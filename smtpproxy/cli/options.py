@@ -275,8 +275,8 @@ def private(path: str, flags: int) -> int:
 
 def _written(output: Path | None) -> str:
     if output is None or not output.is_file():
-        return "what was written is not whole"
-    return f"the {output.stat().st_size:,} octets that were written are not whole"
+        return "what was written is incomplete"
+    return f"the {output.stat().st_size:,} octets that were written are incomplete"
 
 
 anchors_option = click.option(

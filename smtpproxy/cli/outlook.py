@@ -1,4 +1,4 @@
-"""What an import or an act comes to: who may be mailed on which stream, and why not the others."""
+"""What an import or an act comes to: who may be mailed on which stream, and why not."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing, closing
@@ -71,7 +71,7 @@ def looked_again(task: Task, handling: Handling[T], file_format: Format) -> Outl
                 read_only=True,
             )
         except StoreUnavailable as error:
-            warn(f"not all are counted who may be mailed: {error}")
+            warn(f"not everybody could be counted: {error}")
     return outlook
 
 
@@ -133,10 +133,10 @@ def outlook_text(
         yield from _freeing(found, file_format, id, rejected)
         yield from _advice(found)
     if found.missed:
-        yield f"{counted(found.missed, 'line')} could not be looked at: the store did not answer"
+        yield f"{counted(found.missed, 'line')} could not be checked: the store did not answer"
     if found.nameless:
         entries = counted(found.nameless, "entry is", "entries are")
-        yield f"{entries} of whole domains, or without an address: nobody was judged by them"
+        yield f"{entries} of whole domains, or without an address: they name nobody to judge"
     if found.apart:
         yield (
             f"{counted(found.apart, 'line is', 'lines are')} more than {BATCH_ROWS:,} lines behind"

@@ -242,7 +242,7 @@ def import_snapshot(settings: Settings, name: str, path: Path) -> Result:
             )
             former = using_store(settings, lambda store: _take(store, name, snapshot, rows))
     except SnapshotFault as error:
-        fail(f"{path}: {error}; the former snapshot stays")
+        fail(f"{path}: {error}; the previous snapshot still counts")
     text = f"{name}: {_described(snapshot)}"
     if former:
         text += f", in place of {former.count:,}"

@@ -52,7 +52,7 @@ class ReportOptions:
     """Of which mail, and how it is broken down."""
 
     since: datetime | timedelta = option(
-        "From how long ago on, or from which time.", since, metavar="7d|TIME", default="7d"
+        "How far back, or from which time.", since, metavar="7d|TIME", default="7d"
     )
     until: datetime | None = option("Only before TIME.", moment)
     stream: str | None = option("Only this stream.", metavar="NAME")

@@ -46,7 +46,7 @@ _MOST_WAITING = 100_000
 @config_option
 @json_option
 def status(settings: Settings, watch: bool, as_json: bool) -> int:
-    """Show how the running relay is; exit 1 where none runs, or not all of its workers live.
+    """Show the state of the running relay; exit 1 where none runs, or some of its workers do not.
 
     Counts are of all workers since the relay started.
     """
@@ -74,7 +74,7 @@ def _look(settings: Settings) -> dict[str, Any]:
     except NotRunning as error:
         fail(str(error))
     except TimeoutError:
-        fail("the relay runs and does not answer within 10 seconds: see its log")
+        fail("the relay is running but does not answer within 10 seconds: see its log")
     return _object(settings, response)
 
 
@@ -322,10 +322,10 @@ def _listed(values: Mapping[str, object]) -> str | None:
 @config_option
 @shows_result
 def reload(settings: Settings) -> Result:
-    """Let the running relay read its configuration anew: all of it, or nothing where it is faulty.
+    """Have the running relay reload its configuration: all of it, or nothing if it is faulty.
 
-    Messages under way go on with what they began with. Exit 1 with the faults where the relay
-    goes on as before. server.state_dir alone needs a restart.
+    Messages under way finish under the old one. Exits with 1 and the faults if the relay
+    keeps the old one. Only server.state_dir needs a restart.
     """
     try:
         response, _ = ask(settings.server.state_dir, Reload())
@@ -336,6 +336,6 @@ def reload(settings: Settings) -> Result:
     told = response.told
     text = f"reloaded: {told['workers']} workers, mode {told['mode']}, configuration {told['hash']}"
     if told["hash"] != settings.hash:
-        other = "the running relay has read its own file, which says otherwise than this one"
+        other = "the running relay has read its own file, which differs from this one"
         return Result({"reloaded": True, "faults": [other], **told}, [text], error=other)
     return Result({"reloaded": True, "faults": [], **told}, [text])

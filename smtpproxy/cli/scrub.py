@@ -92,7 +92,7 @@ class ScrubOptions:
 @json_option
 @config_option
 def scrub(settings: Settings, list_path: Path, options: ScrubOptions, as_json: bool) -> int:
-    """Say who on a list may be mailed, and why not the others.
+    """Say who on a list may be mailed, and why the others may not.
 
     Judges each address of LIST (- for standard input) as the running relay would at RCPT
     on that stream. LIST is CSV with a header, NDJSON, or one address a line. Sends nothing,

@@ -32,7 +32,7 @@ def _url(_context: click.Context, _parameter: click.Parameter, value: str) -> st
 
 @click.group("store")
 def store() -> None:
-    """Move all that is stored to another database, or open again what was closed for that."""
+    """Move the whole store to another database, or open again what was closed for that."""
 
 
 @store.command("copy")
@@ -85,10 +85,10 @@ async def _moved(
 @config_option
 @shows_result
 def reopen(settings: Settings, url: str) -> Result:
-    """Let the store at URL, which was copied to another, answer again; it is as it was then.
+    """Reopen the store at URL, which was copied to another; it is as it was then.
 
     What was written to the other since is not in it: only for a copy that nobody has used. Where a
-    copy was begun and is not whole, it is given up, and URL puts changes on record no more.
+    copy was begun and is incomplete, it is given up, and URL no longer records changes.
     """
     del settings  # as the other commands, this one is for who may read the configuration
     place = StoreSettings(url)
@@ -146,7 +146,7 @@ def _object(moved: Moved, old: Place, new: Place, behind: Sequence[str]) -> dict
 
 def _text(moved: Moved, old: Place, new: Place, behind: Sequence[str]) -> list[Part]:
     rows = [(table, f"{sum.rows:,}", str(sum)) for table, sum in moved.sums.items() if sum.rows]
-    done = "all of it was there already" if moved.before else "copied, and proven"
+    done = "all of it was there already" if moved.before else "copied and verified"
     stop = "" if moved.before else f"nobody could write for {moved.seconds:.1f} s; "
     return [
         Table([Column("table"), Column("rows", right=True), Column("checksum")], rows),

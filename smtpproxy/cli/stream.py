@@ -27,7 +27,7 @@ _REASON = click.option("--reason", type=plain_text, metavar="TEXT", help="Why: n
 
 @click.group("stream")
 def stream() -> None:
-    """See what is heard of streams, pause or resume them, enforce or only observe the rules."""
+    """See what comes back on streams, pause or resume them, enforce or only observe the rules."""
 
 
 for subcommand in (enforce, observe):
@@ -109,7 +109,7 @@ def resume(settings: Settings, name: str, reason: str | None) -> Result:
     done = resumed or released > 0
     text: Part = _described(event)
     if released and not resumed:
-        text = f"{name}: {counted(released, 'campaign')} need not wait any more"
+        text = f"{name}: {counted(released, 'campaign')} no longer have to wait"
     elif not done:
         text = Aside(f"{name} is not paused{_elsewhere(settings, name)}")
     data = {**event_object(event), "resumed": resumed, "campaigns": released}

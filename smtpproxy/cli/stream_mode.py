@@ -28,7 +28,7 @@ class ModeOptions:
     """What is looked at before, and whether it is asked."""
 
     since: datetime | timedelta = option(
-        "Look at the mail from how long ago on, or from which time.",
+        "How far back to look at the mail, or from which time.",
         since, metavar="7d|TIME", default="7d",
     )  # fmt: skip
     yes: bool = flag("Do not ask.")
@@ -41,7 +41,7 @@ class ModeOptions:
 @config_path_option
 def enforce(config: Path, name: str, options: ModeOptions) -> Result:
     """Refuse from now on what a stream only observes: written into the configuration, which a
-    running relay then reads anew.
+    running relay then reloads.
 
     Shows first what `smtpproxy report` says of the stream. NAME may be `default`, for mail
     without a stream; streams without a mode of their own then keep the one that they have.
@@ -55,8 +55,8 @@ def enforce(config: Path, name: str, options: ModeOptions) -> Result:
 @shows_result
 @config_path_option
 def observe(config: Path, name: str, options: ModeOptions) -> Result:
-    """Let all mail of a stream pass again: written into the configuration, which a running relay
-    then reads anew.
+    """Let all mail of a stream pass again: written into the configuration, which a running
+    relay then reloads.
 
     What would be refused is still judged, recorded and counted.
     """
@@ -108,7 +108,7 @@ NOBODY = "No relay runs: it holds from the next start on."
 
 
 def _reload(settings: Settings, hash: str) -> tuple[Sequence[str], str]:
-    """Let the running relay read its configuration; return what is wrong, and what was done."""
+    """Have the running relay reload its configuration; return what is wrong, and what was done."""
     try:
         response, _ = ask(settings.server.state_dir, Reload())
     except NotRunning:
@@ -116,7 +116,7 @@ def _reload(settings: Settings, hash: str) -> tuple[Sequence[str], str]:
     except OSError as error:
         return [f"the running relay cannot be asked: {error.strerror or 'it does not answer'}"], ""
     if not response.faults and response.told["hash"] != hash:
-        return ["the running relay reads another file than this"], ""
+        return ["the running relay uses another file than this"], ""
     return response.faults, "The running relay has read it: it holds for the next message."
 
 

@@ -29,14 +29,14 @@ class MoveOptions:
 def move(settings: Settings, old: str, new: str, options: MoveOptions) -> Result:
     """Give the suppressions, and wishes for less mail, of a brand or purpose its new name.
 
-    OLD is a scope such as brand:NAME or purpose:NAME that the configuration has no more: check,
+    OLD is a scope such as brand:NAME or purpose:NAME that the configuration no longer has: check,
     doctor and serve name it. NEW is one that it has, of the same kind, or marketing. Origin, time
     and note stay; of two that become one, the later holds. Consents are not moved. Moved to
     marketing, wishes about a brand hold for every brand; those about a purpose stay.
     """
     kind = old.partition(":")[0]
     if settings.scopes.knows(old):
-        fail(f"{old} is in use: what was moved away would stop its mail no more", 2)
+        fail(f"{old} is in use: what was moved away would no longer stop its mail", 2)
     if not settings.scopes.knows(new):
         known = settings.scopes.brands if new.startswith("brand:") else settings.scopes.purposes
         fail(f"{new} names nothing in the configuration; known are {', '.join(sorted(known))}", 2)

@@ -146,7 +146,7 @@ def retry(settings: Settings, name: str, letter: int | None) -> Result:
 @config_option
 @shows_result
 def drop(settings: Settings, name: str, letter: int | None, everything: bool) -> Result:
-    """Give dead letters up: the receiver will not hear of these changes from here.
+    """Drop dead letters: the receiver will not hear of these changes from here.
 
     Exits with 1 when there is none.
     """

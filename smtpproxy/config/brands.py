@@ -42,7 +42,7 @@ def brand_checks(document: Document) -> Iterator[Fault]:
             choice = " or ".join(f"brand = {shown(each)}" for each in names)
             yield Fault(
                 ("stream", index, "brand"),
-                f"missing; there are several brands, so it has to be said whose it is: {choice}",
+                f"missing; there are several brands, so say whose it is: {choice}",
             )
         elif isinstance(name, str) and name not in names:
             near = get_close_matches(name, names, n=1)
@@ -73,18 +73,22 @@ def _domains(document: Document) -> Iterator[Fault]:
             other = owners.setdefault(domain, own)
             if other != own:
                 place = ("brand", index, "from_domains", at)
-                yield Fault(place, f'"{domain}" is of brand "{other}": a domain is of one brand')
+                yield Fault(
+                    place, f'"{domain}" belongs to brand "{other}": a domain belongs to one brand'
+                )
     for index, stream in tables(document, "stream"):
         own = str(stream.get("brand") or (brands[0][1].get("name") if len(brands) == 1 else ""))
         for at, domain in _read_domains(stream):
             place = ("stream", index, "from_domains", at)
             other = owners.get(domain, own)
             if other != own:
-                yield Fault(place, f'"{domain}" is of brand "{other}", and the stream of "{own}"')
+                yield Fault(
+                    place, f'"{domain}" belongs to brand "{other}", and the stream to "{own}"'
+                )
             elif own in limited and domain not in owners:
                 yield Fault(
                     place,
-                    f'"{domain}" is no domain of brand "{own}": add it to the brand\'s'
+                    f'"{domain}" is not a domain of brand "{own}": add it to the brand\'s'
                     " from_domains, or leave it out",
                 )
 

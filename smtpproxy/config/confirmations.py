@@ -83,7 +83,7 @@ def permission_checks(
         if book is not None and book.permission_window is None:
             yield Fault(
                 place,
-                f'rulebook "{book.name}" lets nobody be asked when a period is over'
+                f'rulebook "{book.name}" does not let anybody be asked when a period is over'
                 " (permission_window): leave the stream out",
             )
     for index, listener in tables(document, "listener"):

@@ -50,7 +50,7 @@ class Edit(Struct, frozen=True):
         path = self.path.resolve()
         try:
             if path.read_bytes() != self.before:
-                raise CannotChange(f"{self.path}: it has changed meanwhile; run this again")
+                raise CannotChange(f"{self.path}: it changed in the meantime; run this again")
             _replace(path, self.after)
         except OSError as error:
             where = "; ".join(f'{c.table}: mode = "{c.after}"' for c in self.changes)
@@ -82,7 +82,7 @@ def edited(path: Path, name: str, mode: Mode) -> Edit:
                 mark = _BOM if before.startswith(_BOM) else b""
                 return Edit(path, before, mark + after.encode(), changes)
     raise CannotChange(
-        f'{path}: written in a way that is not changed here; set mode = "{mode}" yourself'
+        f'{path}: written in a way that this command cannot change; set mode = "{mode}" yourself'
     )
 
 

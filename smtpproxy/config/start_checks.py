@@ -147,7 +147,7 @@ def restore_warnings(settings: Settings) -> list[str]:
         return []
     return [
         f"store: restored from a backup at {at:%Y-%m-%dT%H:%M:%SZ}; all marketing is deferred"
-        " (restore_pending) until what came after the backup is done again: smtpproxy restore"
+        " (restore_pending) until what came after the backup has been replayed: smtpproxy restore"
         " --journals DIR, or --journals-lost where nothing is left of it"
     ]
 

@@ -66,7 +66,7 @@ def _feedback(settings: Settings) -> Iterator[str]:
     if feedback is None:
         return
     if feedback.address is not None and _public(feedback.address):
-        yield f"feedback.address: {feedback.address} can be reached from outside: guard the port"
+        yield f"feedback.address: {feedback.address} can be reached from outside: protect the port"
     if not feedback.require_token and feedback.authenticate != "required":
         yield (
             "feedback.require_token: no, so whoever can send mail can have anybody suppressed by a"
@@ -79,12 +79,12 @@ def _listener(listener: ListenerSettings) -> Iterator[str]:
     if _public(listener.address) and listener.auth != "required":
         yield (
             f"{where}.address: {listener.address} can be reached from outside, and anyone who"
-            " reaches it may send: guard the port"
+            " reaches it may send: protect the port"
         )
     if listener.auth_without_tls and not is_loopback(listener.address):
-        yield f"{where}.auth_without_tls: passwords cross the network in clear"
+        yield f"{where}.auth_without_tls: passwords cross the network in the clear"
     if listener.tls == "starttls" and not listener.require_tls and listener.auth != "required":
-        yield f"{where}.require_tls: not set, so clients may send in clear although TLS is offered"
+        yield f"{where}.require_tls: not set, so clients may ignore TLS and send in the clear"
     yield from _trusted(listener)
     if not listener.streams:
         yield (
@@ -174,8 +174,8 @@ def _brands(settings: Settings) -> Iterator[str]:
         if other != stream.brand:
             yield (
                 f'stream "{stream.name}".purpose: "{stream.purpose}" is a purpose of brand'
-                f' "{other}" too: consent to one is none to the other, but an order not to mail'
-                " for this purpose stops both; give each brand its own"
+                f' "{other}" too: consent to one is not consent to the other, but an order not to'
+                " mail for this purpose stops both; give each brand its own"
             )
 
 

@@ -91,7 +91,7 @@ async def _record(lookup: Lookup, name: str) -> DmarcRecord | None:
     texts = (await lookup(f"_dmarc.{name}", "TXT")).texts
     records = [text for text in texts if is_dmarc(text)]
     if len(records) > 1:
-        raise DmarcError(f"{len(records)} DMARC records, where there may be one")
+        raise DmarcError(f"{len(records)} DMARC records, where only one is allowed")
     meant = records or [text for text in texts if is_nearly_dmarc(text)]
     return read_dmarc(meant[0]) if meant else None
 
@@ -174,7 +174,7 @@ def _judge_key(found: PublishedKey) -> tuple[Status, str, str]:
     if len(found.texts) > 1:
         return (
             Status.FAIL,
-            f"{name} has {len(found.texts)} records, of which one may be read",
+            f"{name} has {len(found.texts)} records, where only one is allowed",
             (f"leave one record at {name}"),
         )
     try:
@@ -182,9 +182,9 @@ def _judge_key(found: PublishedKey) -> tuple[Status, str, str]:
     except TagError as error:
         return Status.FAIL, f"the record at {name} cannot be used: {error}", publish
     if record.key_type != key.record.key_type or not _same(record, key.record):
-        return Status.FAIL, f"the record at {name} is of another key", publish
+        return Status.FAIL, f"the record at {name} belongs to another key", publish
     if found.dkimpy is Verdict.NOT_VALID:
-        text = f"by the record at {name} dkimpy finds what this key signs not valid"
+        text = f"with the record at {name}, dkimpy rejects what this key signs"
         return Status.FAIL, text, publish
     if found.dkimpy is Verdict.UNANSWERED:
         return Status.UNKNOWN, f"{name} matches, but dkimpy gives no answer", "ask again"
@@ -235,7 +235,7 @@ def judge_dmarc(domain: str, found: Dmarc) -> Finding:
         text += f"; receivers read past this: {'; '.join(record.ignored)}"
         return _dmarc(domain, Status.WARN, text, f'write it as in "{_example(domain)}"')
     if record.testing:
-        return _dmarc(domain, Status.WARN, f"{text}, but t=y: it is not carried out", "drop t=y")
+        return _dmarc(domain, Status.WARN, f"{text}, but t=y: it is not applied", "drop t=y")
     if found.policy(domain) == "none":
         fix = "once the reports show that all mail is aligned, set p=quarantine or p=reject"
         return _dmarc(domain, Status.WARN, f"{text}: forged mail is only reported", fix)

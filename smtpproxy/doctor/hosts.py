@@ -107,7 +107,7 @@ def judge_mx(domain: str, exchangers: Sequence[MxRecord], known: dict[str, bool]
         return _finding(domain, Status.FAIL, text, _PUBLISH_MX)
     if null:
         text = "a null MX beside others, which RFC 7505 forbids"
-        return _finding(domain, Status.FAIL, text, "take the null MX away")
+        return _finding(domain, Status.FAIL, text, "remove the null MX")
     if not exchangers:
         if not known.get(domain):
             return _finding(domain, Status.FAIL, "no MX, and no address either", _PUBLISH_MX)
@@ -180,7 +180,7 @@ def judge_upstream(settings: UpstreamSettings, seen: UpstreamSeen, now: datetime
         text = "it greets, and the way to it does not leave this machine"
         return _upstream_finding(address, Status.PASS, text)
     if seen.untrusted:
-        text = f"its certificate is not good for {_name(settings)}: {seen.untrusted}"
+        text = f"its certificate is not valid for {_name(settings)}: {seen.untrusted}"
         fix = "give it one that is, or set ca_file or tls_name in [upstream]"
         status = Status.FAIL if asked else Status.WARN
         return _upstream_finding(address, status, text, fix)
@@ -189,7 +189,7 @@ def judge_upstream(settings: UpstreamSettings, seen: UpstreamSeen, now: datetime
             fix = "have the MTA offer STARTTLS: until then nothing is relayed"
             return _upstream_finding(address, Status.FAIL, "it does not offer STARTTLS", fix)
         fix = 'have the MTA offer it, and set tls = "starttls" in [upstream]'
-        return _upstream_finding(address, Status.FAIL, "mail goes to it in clear", fix)
+        return _upstream_finding(address, Status.FAIL, "mail goes to it in the clear", fix)
     status, told, fix = judge_days(days_left(seen.expires, now))
     text = f"{seen.protocol}, {told}"
     if not asked and status is Status.PASS:

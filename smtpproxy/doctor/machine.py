@@ -31,7 +31,7 @@ from smtpproxy.tls import TlsError, TlsFiles, server_context
 SOON = 14
 """Days before the end when somebody should act, as in `smtpproxy check`."""
 
-_RENEW_CERTIFICATE = "renew it, and have what renews it run by itself"
+_RENEW_CERTIFICATE = "renew it, and automate the renewal"
 
 
 def certificate(listener: ListenerSettings, now: datetime) -> Finding | None:
@@ -55,12 +55,12 @@ def days_left(expires: datetime | None, now: datetime) -> float | None:
 def judge_days(left: float | None) -> tuple[Status, str, str]:
     """Return status, text and what to do of a certificate that lasts so many days."""
     if left is None:
-        return Status.UNKNOWN, "when its certificate expires cannot be told", ""
+        return Status.UNKNOWN, "the end of its certificate cannot be read", ""
     if left < 0:
         return Status.FAIL, f"its certificate expired {-left:.0f} days ago", _RENEW_CERTIFICATE
     if left < SOON:
         return Status.WARN, f"its certificate expires in {left:.0f} days", _RENEW_CERTIFICATE
-    return Status.PASS, f"its certificate lasts {left:.0f} days more", ""
+    return Status.PASS, f"its certificate is valid for another {left:.0f} days", ""
 
 
 _OLD_DKIM = 365
@@ -82,7 +82,7 @@ async def restore(settings: Settings) -> list[Finding]:
     except StoreUnavailable as fault:
         return [Finding(Check.RESTORE, where, Status.UNKNOWN, f"the store cannot answer: {fault}")]
     if pause is None:
-        return [Finding(Check.RESTORE, where, Status.PASS, "no restore waits for its journal")]
+        return [Finding(Check.RESTORE, where, Status.PASS, "no restore is waiting for its journal")]
     text = f"restored at {pause.at:%Y-%m-%d %H:%M}, and who objected since the backup is not known"
     return [Finding(Check.RESTORE, where, Status.FAIL, f"{text}: marketing is deferred", _REPLAY)]
 
@@ -195,9 +195,11 @@ def judge_key(key: KeyFile, now: datetime) -> Finding | None:
         return Finding(Check.KEYS, key.name, Status.FAIL, f"{key.path} is not there", key.renew)
     except OSError as error:
         text = f"{key.path}: {error.strerror}"
-        return Finding(Check.KEYS, key.name, Status.UNKNOWN, text, "ask as the user that may")
+        return Finding(
+            Check.KEYS, key.name, Status.UNKNOWN, text, "run this as a user that may read it"
+        )
     if status.st_mode & stat.S_IRWXO:
-        text = f"{key.path} may be read by everybody on this machine"
+        text = f"{key.path} is readable by everybody on this machine"
         return Finding(Check.KEYS, key.name, Status.FAIL, text, f"chmod o= {key.path}")
     written = datetime.fromtimestamp(status.st_mtime, UTC)
     since = key.since or written

@@ -185,7 +185,7 @@ class Doctor:
                 async with asyncio.timeout(self._timeout):
                     return await job()
             except TimeoutError:
-                text = f"no end within {self._timeout:g} s"
+                text = f"not finished within {self._timeout:g} s"
                 return [Finding(check, subject, Status.UNKNOWN, text, _AGAIN)]
 
 
@@ -194,7 +194,7 @@ _NO_DOMAINS = Finding(
     Check.SPF,
     "-",
     Status.UNKNOWN,
-    "no stream says as which domains it writes",
+    "no stream says which domains it writes from",
     "set from_domains in [[stream]], or ask with --domain",
 )
 

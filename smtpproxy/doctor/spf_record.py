@@ -45,7 +45,7 @@ def select(texts: Sequence[bytes]) -> str | None:
     decoded = [text.decode("ascii", "replace") for text in texts]
     found = [text for text in decoded if _VERSION.match(text)]
     if len(found) > 1:
-        raise SpfError(f"{len(found)} SPF records, where there may be one")
+        raise SpfError(f"{len(found)} SPF records, where only one is allowed")
     return found[0] if found else None
 
 
@@ -65,7 +65,7 @@ def read_spf(text: str) -> SpfRecord:
         name, value = modifier[1].lower(), modifier[2]
         if name in ("redirect", "exp"):
             if name in modifiers:
-                raise SpfError(f"{name}= stands there twice")
+                raise SpfError(f"{name}= appears twice")
             modifiers[name] = _domain(value, term)
     return SpfRecord(tuple(mechanisms), modifiers.get("redirect", ""))
 
@@ -73,7 +73,7 @@ def read_spf(text: str) -> SpfRecord:
 def _mechanism(term: str) -> Mechanism:
     found = _MECHANISM.fullmatch(term)
     if found is None:
-        raise SpfError(f'"{term[:60]}" is no mechanism')
+        raise SpfError(f'"{term[:60]}" is not a mechanism')
     qualifier: Qualifier = {"-": "-", "~": "~", "?": "?"}.get(found[1], "+")  # type: ignore[assignment]
     name, rest = found[2].lower(), found[3]
     if name == "all" and not rest:
@@ -86,7 +86,7 @@ def _mechanism(term: str) -> Mechanism:
         return _addressed(qualifier, name, rest, term)
     if name == "ptr" and (not rest or rest.startswith(":")):
         return Mechanism(qualifier, name, _domain(rest[1:], term) if rest else "")
-    raise SpfError(f'"{term[:60]}" is no mechanism')
+    raise SpfError(f'"{term[:60]}" is not a mechanism')
 
 
 def _addressed(qualifier: Qualifier, name: str, rest: str, term: str) -> Mechanism:
@@ -96,7 +96,7 @@ def _addressed(qualifier: Qualifier, name: str, rest: str, term: str) -> Mechani
     domain = found[1]
     lengths = int(found[2] or 32), int(found[3] or 128)
     if (domain and not domain.startswith(":")) or lengths[0] > 32 or lengths[1] > 128:
-        raise SpfError(f'"{term[:60]}" is no mechanism')
+        raise SpfError(f'"{term[:60]}" is not a mechanism')
     return Mechanism(qualifier, name, _domain(domain[1:], term) if domain else "", lengths)
 
 
@@ -106,7 +106,7 @@ def _network(text: str, version: int) -> Network:
     except ValueError:
         network = None
     if network is None or network.version != version or not re.fullmatch(r"[^/]+(/\d+)?", text):
-        raise SpfError(f'"{text[:60]}" is no network of IPv{version}')
+        raise SpfError(f'"{text[:60]}" is not a network of IPv{version}')
     return network
 
 

@@ -232,7 +232,7 @@ def _canonical_domain(domain: str) -> str:
             domain = idna.encode(domain, uts46=True).decode("ascii")
         except (UnicodeError, IndexError):
             raise AddressError(
-                "the domain is no internationalised domain name (IDNA 2008): check its"
+                "the domain is not an internationalised domain name (IDNA 2008): check its"
                 " letters, or write it in its xn-- form"
             ) from None
     domain = domain.lower().removesuffix(".")

@@ -35,7 +35,7 @@ def read_tags(text: bytes) -> dict[bytes, bytes]:
         if not equals or _NAME.fullmatch(name) is None:
             raise TagError("not a list of tag=value")
         if name in tags:
-            raise TagError(f"the tag {name.decode()}= stands there twice")
+            raise TagError(f"the tag {name.decode()}= appears twice")
         tags[name] = value.strip(b" \t\r\n")
     return tags
 

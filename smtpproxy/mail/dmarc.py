@@ -116,7 +116,7 @@ def read_dmarc(text: bytes) -> DmarcRecord:
         elif value is not None:
             ignored.append(f"{name}={value} is none of {', '.join(allowed)}")
     if "fo" in tags and not set(tags["fo"].lower().split(":")) <= {"0", "1", "d", "s"}:
-        ignored.append(f"fo={tags['fo']} is no list of 0, 1, d, s with colons between them")
+        ignored.append(f"fo={tags['fo']} is not a list of 0, 1, d, s with colons between them")
     no_reports, wrong = _reports(tags.get("rua"), "rua")
     ignored += wrong
     if "ruf" in tags:
@@ -168,12 +168,12 @@ def _tags(text: bytes) -> tuple[dict[str, str], list[str]]:
             continue
         found = _TAG.fullmatch(spec)
         if found is None or not found[2]:
-            ignored.append(f"“{_shown(spec)}” is no tag=value")
+            ignored.append(f"“{_shown(spec)}” is not tag=value")
             if found is None:
                 continue
         name, value = found[1].decode(), found[2].decode()
         if name in tags or name == "v":
-            raise DmarcError(f"the tag {name}= stands there twice")
+            raise DmarcError(f"the tag {name}= appears twice")
         tags[name] = value
     return tags, ignored
 

@@ -114,7 +114,7 @@ class HeaderBlock:
         broken = _NO_FIELD.search(head)
         if broken is not None:
             return (
-                f"line {head.count(10, 0, broken.end())} is no header field: a field is a name"
+                f"line {head.count(10, 0, broken.end())} is not a header field: a field is a name"
                 " of printable ASCII without spaces, a colon, and a value"
             )
         return None

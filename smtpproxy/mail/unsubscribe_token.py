@@ -125,7 +125,7 @@ def _named(scope: str) -> tuple[int, bytes]:
     kind, _, text = scope.partition(":")
     name = text.encode()
     if kind not in ("purpose", "brand") or not 1 <= len(name) <= _NAME:
-        raise ValueError(f"{scope!r} is no scope of an unsubscribe link")
+        raise ValueError(f"{scope!r} is not a scope of an unsubscribe link")
     return len(name) | (_BRAND if kind == "brand" else 0), name
 
 

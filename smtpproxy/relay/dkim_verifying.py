@@ -136,7 +136,7 @@ def _by_records(
         try:
             record = read_record(text)
             if f"{record.key_type}-sha256".encode() != signature.algorithm:
-                raise TagError("its key is of another type")
+                raise TagError("its key has another type")
             if record.same_domain and not signature.of_domain:
                 raise TagError("its key is not for i= below d=")
             key = public_key(record)

@@ -75,5 +75,5 @@ def logo_source(path: Path) -> str:
         raise UnusableLogo(f"has more than {LARGEST_LOGO // 1024} KiB: it is in every page")
     kind = next((kind for magic, kind in _PICTURES.items() if octets.startswith(magic)), None)
     if kind is None:
-        raise UnusableLogo("is no picture: it may be SVG, PNG, JPEG, WebP or GIF")
+        raise UnusableLogo("is not a picture: it may be SVG, PNG, JPEG, WebP or GIF")
     return f"data:image/{kind};base64,{b64encode(octets).decode()}"

@@ -92,9 +92,9 @@ class Writer:
         if found is None or not found.permission or window is None:
             known = [s.name for s in self._settings.streams.values() if s.permission]
             raise ValueError(
-                f'{stream!r} is no stream of class "permission"; there are {", ".join(known)}'
+                f'{stream!r} is not a stream of class "permission"; there are {", ".join(known)}'
                 if known
-                else 'there is no stream of class "permission"'
+                else 'there is not a stream of class "permission"'
             )
         until, lang = end(now, window), language_for(self._settings, found.brand, lang)
         purpose = found.purpose or ""

@@ -85,7 +85,9 @@ def _address(value: str) -> str:
     try:
         return str(ipaddress.ip_address(text))
     except ValueError:
-        raise CommandError(501, "5.5.4", "ADDR is no IP address; IPv6 begins with IPV6:") from None
+        raise CommandError(
+            501, "5.5.4", "ADDR is not an IP address; IPv6 begins with IPV6:"
+        ) from None
 
 
 def xforward_command(told: ClientInfo, offered: frozenset[str]) -> bytes:
@@ -168,7 +170,7 @@ def _version_1(line: bytes) -> ProxyHeader:
             ipaddress.ip_address(found[name].decode()) for name in ("source", "target")
         )
     except ValueError:
-        raise ProxyError("version 1 with something that is no address") from None
+        raise ProxyError("version 1 with something that is not an address") from None
     if {source.version, target.version} != {int(found["family"][3:])}:
         raise ProxyError("version 1 with an address of another family")
     return ProxyHeader(len(line), _plain(source))

@@ -97,7 +97,7 @@ class PolicyConnection:
     def _attribute(self, line: bytes) -> None:
         name, equals, value = line.removesuffix(b"\r").partition(b"=")
         if not equals or not name:
-            raise PolicyError(f"a line that is no name=value: {line[:40]!r}")
+            raise PolicyError(f"a line that is not name=value: {line[:40]!r}")
         if b"\0" in line:
             raise PolicyError("a NUL octet")
         errors = "surrogateescape" if name in _PATHS else "backslashreplace"

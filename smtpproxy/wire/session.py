@@ -252,7 +252,7 @@ def _breach(code: int, enhanced: str, text: str, cause: str) -> Broken:
 
 TOO_LONG = _breach(500, "5.5.2", "command line too long", "line_too_long")
 OUT_OF_STEP = _breach(554, "5.5.0", "content was sent though DATA was refused", "pipelining")
-BEHIND_STARTTLS = _breach(554, "5.5.0", "commands were sent behind STARTTLS", "pipelining")
+BEHIND_STARTTLS = _breach(554, "5.5.0", "commands were sent after STARTTLS", "pipelining")
 EARLY = _breach(554, "5.5.0", "input came before it was asked for", "pipelining")
 
 

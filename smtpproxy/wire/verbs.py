@@ -149,7 +149,7 @@ def _starttls(session: SessionState, argument: str) -> Command | Answered:
         return _not_here(session, "STARTTLS")
     no_argument("STARTTLS", argument)
     if session.secure:
-        raise CommandError(503, "5.5.1", "TLS is active already")
+        raise CommandError(503, "5.5.1", "TLS is already active")
     return StartTls()
 
 
@@ -159,7 +159,7 @@ def _auth(session: SessionState, argument: str) -> Command | Answered:
     if offer is None:
         return _not_here(session, "AUTH")
     if session.authenticated:
-        raise CommandError(503, "5.5.1", "authenticated already")
+        raise CommandError(503, "5.5.1", "already authenticated")
     mechanisms = offer.parameters(session)
     if mechanisms is None:
         raise CommandError(538, "5.7.11", "encryption required for authentication; use TLS")

@@ -53,7 +53,7 @@ def test_a_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> No
     [
         ("shop", "line 4 cannot be read"),
         ("shop nonsense SCRAM-SHA-256$1:AA==$AA==:AA==", "line 4 cannot be read"),
-        (None, "line 4: the user stands there twice"),
+        (None, "line 4: the user appears twice"),
         ("%key 00", "has no line %key"),
     ],
 )

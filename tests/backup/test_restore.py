@@ -125,7 +125,7 @@ def test_somebody_says_that_the_journals_are_lost(machine: Machine, backup: Path
     assert (rows[-1].what, rows[-1].by, rows[-1].reason) == ("lost", "Ada Martin", "ticket 42")
     machine.run("audit", "verify")
     told = machine.run("restore", "--journals-lost", "--by", "A", "--reason", "B", code=1).stderr
-    assert "no restore waits" in told
+    assert "no restore is waiting" in told
 
 
 def test_what_was_lifted_is_lifted_again(machine: Machine, backup: Path) -> None:

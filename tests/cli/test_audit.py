@@ -106,7 +106,7 @@ def test_it_is_said_when_there_are_more(bench: Bench) -> None:
     sent(bench, messages.marketing(), "bounced")
     sent(bench, messages.marketing(), "bounced")
     _, err = bench.run("audit", "show", "--recipient", address("bounced"), "--limit", "1", code=0)
-    assert err.endswith("There are older ones than these 1: see --limit.\n")
+    assert err.endswith("There are more, older than these 1: see --limit.\n")
     out, err = bench.run("audit", "show", "--recipient", "nobody@else.example", code=0)
     assert (out, err) == ("", "No decision on record matches.\n")
 
@@ -120,7 +120,7 @@ def test_an_unknown_id(bench: Bench) -> None:
     ("arguments", "says"),
     [
         (("x",), "'x' is no decision id"),
-        (("01JBZ4D5E6F7G8H9J0K1M2N3P4", "--stream", "offers"), "an ID goes without filters"),
+        (("01JBZ4D5E6F7G8H9J0K1M2N3P4", "--stream", "offers"), "an ID takes no filters"),
         (("--recipient", "nobody"), "for '--recipient'"),
         (("--since", "yesterday"), "'yesterday' is not a time"),
         (("--limit", "0"), "--limit"),
@@ -204,9 +204,7 @@ def test_decisions_are_found_by_verdict_reason_app_and_message_id(bench: Bench) 
     assert found("--app", "apps/billing") == []
     exported, _ = bench.run("audit", "export", "--since", start, "--reason", "consent_missing")
     assert [mixed in line for line in exported.splitlines()] == [True]
-    assert (
-        "an ID goes without filters" in bench.run("audit", "show", mixed, "--app", "x", code=2)[1]
-    )
+    assert "an ID takes no filters" in bench.run("audit", "show", mixed, "--app", "x", code=2)[1]
     assert "is not one of" in bench.run("audit", "show", "--reason", "nothing", code=2)[1]
 
 

@@ -152,7 +152,7 @@ def test_what_is_behind_the_last_anchor_is_called_unproven(
     assert "UNPROVEN" in out
     assert "Rows after that anchor, which are unproven: 1." in out
     _, err = bench.run("audit", "show", *anchors, code=2, config_path=path)
-    assert "--anchors goes with an ID" in err
+    assert "--anchors needs an ID" in err
 
 
 def new_id(at: datetime) -> str:

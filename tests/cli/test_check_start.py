@@ -80,7 +80,7 @@ def _audit_is_a_file(root: Path) -> str:
     ("content", "said"),
     [
         (None, "logo.svg: No such file or directory"),
-        (b"%PDF-1.7", "logo.svg is no picture: it may be SVG, PNG, JPEG, WebP or GIF"),
+        (b"%PDF-1.7", "logo.svg is not a picture: it may be SVG, PNG, JPEG, WebP or GIF"),
         (b"<svg" + b" " * 65_536, "logo.svg has more than 64 KiB: it is in every page"),
     ],
 )

@@ -230,7 +230,7 @@ def test_a_file_is_never_overwritten(stored: Stored) -> None:
     path = stored.file("crm.csv", FRENCH)
     stored.file("crm.mapping.toml", "precious")
     error = stored.run("contact", "map", path, "--yes", *KNOWN, code=2).stderr
-    assert "it is there already, and stays; name another with --output" in error
+    assert "it exists already and is not overwritten; name another" in error
     assert (stored.folder / "crm.mapping.toml").read_text() == "precious"
     other = stored.folder / "other.toml"
     assert mapped(stored, path, "--output", str(other)) == other

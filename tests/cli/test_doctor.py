@@ -146,7 +146,7 @@ def test_an_answer_that_did_not_fit_is_asked_for_again(
 def test_a_dns_that_never_answers_is_not_waited_for(relay: RelayProcess, dns: NameServer) -> None:
     dns.fail("shop.example", "silence")
     _, report = _report(relay, "--timeout", "0.3", "--only", "spf")
-    assert "no end within 0.3 s" in {f["text"] for f in report["findings"]}
+    assert "not finished within 0.3 s" in {f["text"] for f in report["findings"]}
 
 
 def test_wrong_usage(relay: RelayProcess) -> None:

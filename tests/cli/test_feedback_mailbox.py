@@ -132,7 +132,7 @@ def test_a_person_says_what_a_report_means(relay: RelayProcess, tmp_path: Path) 
     relay.must("feedback", "assign", ids["Hello"], "--as", "nothing")
     assert suppressed(relay, ANN) == [("all", "bounce")]
     assert suppressed(relay, BOB) == [("purpose:offers", "unsubscribe")]
-    assert "nothing waits" in relay.must("feedback", "list")
+    assert "nothing is waiting" in relay.must("feedback", "list")
     code, _, error = relay.command("feedback", "show", ids["Hello"])
     assert (code, "feedback list" in error) == (1, True)
 

@@ -209,7 +209,7 @@ class TestResume:
         path = stored.file("list.csv", rows(5_000))
         id = broken_off(stored, path, signal.SIGKILL, after=2 * BATCH)
         error = stored.run("suppress", "import", path, "--resume", id, "--scope", "all", code=2)
-        assert f"{id} was begun without --scope" in error.stderr
+        assert f"{id} was started without --scope" in error.stderr
         other = stored.file("other.csv", rows(5_000).replace("user17@", "user71@"))
         error = stored.run("suppress", "import", other, "--resume", id, code=1)
         assert f"{other}: not the file that {id} was reading" in error.stderr

@@ -77,7 +77,7 @@ def test_it_says_all_that_is_missing_at_once(tmp_path: Path) -> None:
 
 def test_yes_does_not_invent_what_nothing_shows(tmp_path: Path) -> None:
     said = init(tmp_path, "--yes", code=2, legal_name=None).stderr
-    assert "not said: --legal-name; give this" in said.replace("these options", "this")
+    assert "missing: --legal-name; give this" in said.replace("these options", "this")
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_what_no_single_answer_shows_is_told_before_anything_is_written(tmp_path
     }
     more += ("--postal-address", "bags=2 rue X, Paris")
     result = init(tmp_path, "--yes", *more, code=2, **changed)
-    assert 'is of brand "shop": a domain is of one brand' in result.stderr
+    assert 'belongs to brand "shop": a domain belongs to one brand' in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -155,7 +155,7 @@ def test_the_store_s_silence_stops_no_import(
     path = stored.file("crm.csv", HEADER + line("anna"))
     result = stored.run("contact", "import", path, "--brand", "shop")
     assert "1 added" in result.stdout
-    assert "not all are counted who may be mailed: locked" in result.stderr
+    assert "not everybody could be counted: locked" in result.stderr
 
 
 def test_nothing_is_offered_for_what_another_file_left_out(stored: Stored) -> None:

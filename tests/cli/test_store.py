@@ -39,7 +39,7 @@ def test_a_store_is_copied_there_and_back(tmp_path: Path) -> None:
     done = stored.run("store", "copy", old, new)
     assert "suppression: 1 rows copied\n" in done.stderr
     assert "nobody can write from now on\n" in done.stderr
-    assert f"copied, and proven; {old} is closed" in done.stdout
+    assert f"copied and verified; {old} is closed" in done.stdout
     assert "nobody could write for " in done.stdout
     assert "all of it was there already" in stored.run("store", "copy", old, new).stdout
     assert "was copied to" in stored.run("suppress", "show", "anna@people.example", code=2).stderr
@@ -75,6 +75,6 @@ def test_a_copy_that_was_interrupted_is_gone_on_with_or_given_up(
     stored.run("suppress", "add", "ben@people.example", "--scope", "all", "--origin", "manual")
     said = stored.run("store", "reopen", new, code=2).stderr
     assert "is being filled with a copy of sqlite:" in said
-    assert "to give it up, make the database anew" in said
+    assert "to give it up, create the database again" in said
     assert not stored.json("store", "reopen", old)["was_closed"]
     assert "begun anew: " in stored.run("store", "copy", old, new).stderr

@@ -83,5 +83,5 @@ def test_a_relay_that_reads_another_file_is_not_taken_for_changed(tmp_path: Path
         arguments = ["stream", "observe", "offers", "--yes", "--config", str(copy)]
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 1
-        assert "reads another file" in result.stdout
+        assert "uses another file" in result.stdout
         assert "goes on as before" in result.stderr

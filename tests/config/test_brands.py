@@ -76,7 +76,7 @@ def test_a_stream_of_no_brand_is_a_fault_where_there_are_several() -> None:
     with pytest.raises(ConfigError) as caught:
         parse(START + _brand("shoes") + _brand("hats") + NEWS, "f")
     assert caught.value.faults == (
-        'f: stream "news".brand: missing; there are several brands, so it has to be said whose it'
+        'f: stream "news".brand: missing; there are several brands, so say whose it'
         ' is: brand = "shoes" or brand = "hats"',
     )
 

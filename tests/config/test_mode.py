@@ -130,7 +130,7 @@ def test_what_somebody_else_wrote_meanwhile_is_not_lost(tmp_path: Path) -> None:
     path.write_text(HEAD + STREAMS)
     edit = edited(path, "offers", Mode.OBSERVE)
     path.write_text(HEAD + STREAMS + "# mine\n")
-    with pytest.raises(CannotChange, match="has changed meanwhile"):
+    with pytest.raises(CannotChange, match="changed in the meantime"):
         edit.write()
     assert path.read_text().endswith("# mine\n")
 

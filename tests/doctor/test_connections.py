@@ -155,7 +155,7 @@ def _elsewhere(**more: object) -> UpstreamSettings:
 @pytest.mark.parametrize(
     ("tls", "seen", "status", "text"),
     [
-        ("none", UpstreamSeen(), "fail", "in clear"),
+        ("none", UpstreamSeen(), "fail", "in the clear"),
         ("none", UpstreamSeen("", "TLSv1.3", "", NOW + timedelta(90)), "warn", "not asked"),
         ("starttls", UpstreamSeen("", "TLSv1.3", "", NOW + timedelta(90)), "pass", "90 days"),
         ("starttls", UpstreamSeen("", "TLSv1.3", "", NOW + timedelta(3)), "warn", "3 days"),

@@ -128,10 +128,10 @@ JUDGED = [
     (f"v=DMARC1; p=reject; aspf=; {RUA}", "warn", "aspf= is none of r, s"),
     (f"v=DMARC1; p=reject; psd=maybe; {RUA}", "warn", "psd=maybe is none of y, n, u"),
     (f"v=DMARC1; p=reject; t=yes; {RUA}", "warn", "t=yes is none of y, n"),
-    (f"v=DMARC1; p=reject; fo=2; {RUA}", "warn", "fo=2 is no list"),
-    (f"v=DMARC1; p=reject; fo=1,d; {RUA}", "warn", "fo=1,d is no list"),
+    (f"v=DMARC1; p=reject; fo=2; {RUA}", "warn", "fo=2 is not a list"),
+    (f"v=DMARC1; p=reject; fo=1,d; {RUA}", "warn", "fo=1,d is not a list"),
     (f"v=DMARC1; p=reject; ruf=nobody; {RUA}", "warn", "ruf= holds no URI"),
-    (f"v=DMARC1; p=reject; nonsense; {RUA}", "warn", "“nonsense” is no tag=value"),
+    (f"v=DMARC1; p=reject; nonsense; {RUA}", "warn", "“nonsense” is not tag=value"),
     (f"v=DMARC1; p=reject; pct=50; {RUA}", "warn", "pct= is gone"),
     (f"v=DMARC1; p=reject; ri=3600; rf=afrf; {RUA}", "warn", "ri= is gone"),
 ]

@@ -66,7 +66,7 @@ def _key(path: Path, age: int, mode: int = 0o600) -> Path:
         (10, 0o600, None, "pass", "10 days old"),
         (400, 0o600, None, "warn", "400 days old"),
         (10, 0o640, None, "pass", "10 days old"),
-        (10, 0o644, None, "fail", "may be read by everybody"),
+        (10, 0o644, None, "fail", "is readable by everybody"),
         (400, 0o600, NOW - timedelta(20), "pass", "20 days old"),
         (10, 0o600, NOW + timedelta(20), "pass", "in force from 2026-06-21"),
     ],

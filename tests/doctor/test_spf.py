@@ -95,7 +95,10 @@ async def test_what_a_record_says_of_an_address(
 async def test_two_records_are_an_error(dns: NameServer) -> None:
     dns.add(f'{DOMAIN} TXT "v=spf1 -all"')
     found = await check(dns, "v=spf1 +all")
-    assert (found.result, found.problem) == ("permerror", "2 SPF records, where there may be one")
+    assert (found.result, found.problem) == (
+        "permerror",
+        "2 SPF records, where only one is allowed",
+    )
 
 
 @pytest.mark.parametrize(("terms", "expected"), [(10, "pass"), (11, "permerror")])

@@ -156,7 +156,7 @@ def test_marketing_waits_until_the_journal_is_there(
     relay.must("restore", "--journals", str(left), *WHOLE)
     assert relay.send(bare(), STAYS)[0] == 250
     assert "suppressed_complaint" in relay.send(bare(), ANNE)[1]
-    assert "no restore waits" in relay.must("doctor", "--only", "restore")
+    assert "no restore is waiting" in relay.must("doctor", "--only", "restore")
     deadline = time.monotonic() + 60
     while relay.metric("smtpproxy_stream_paused", **paused):  # counted each half minute
         assert time.monotonic() < deadline

@@ -54,7 +54,7 @@ def test_plain_then_mail(listen: Listen, config: dict[str, Any], upstream: FakeU
         client.greet()
         assert client.say("MAIL FROM:<a@shop.example>").startswith("530 5.7.0 ")
         assert client.say(plain()) == OK
-        assert client.say(plain()) == "503 5.5.1 authenticated already"
+        assert client.say(plain()) == "503 5.5.1 already authenticated"
         client.begin()
         reply = client.say("From: a@shop.example", "Subject: x", "", "hello", ".")
         assert reply.startswith("250 ")

@@ -61,7 +61,7 @@ def test_a_message_over_starttls(
         client.secure(authority.client_context())
         assert client.say("MAIL FROM:<a@shop.example>") == "503 5.5.1 send EHLO first"
         assert "STARTTLS" not in offered(client)
-        assert client.say("STARTTLS") == "503 5.5.1 TLS is active already"
+        assert client.say("STARTTLS") == "503 5.5.1 TLS is already active"
         client.begin()
         reply = client.say("From: a@shop.example", "Subject: x", "", "hello", ".")
         assert reply.startswith("250 ")

@@ -103,10 +103,13 @@ role_local_parts = ["team"]
 FAULTS = [
     (
         'extends = "eu"',
-        'extends: "eu" is no built-in rulebook: one of fr, uk, de, us, ca, eu-strict',
+        'extends: "eu" is not a built-in rulebook: one of fr, uk, de, us, ca, eu-strict',
     ),
-    ('extends = "eu-strickt"', 'extends: "eu-strickt" is no built-in rulebook; did you mean eu-'),
-    ("extends = 1", "extends: 1 is no built-in rulebook: one of fr, uk, de, us, ca, eu-st"),
+    (
+        'extends = "eu-strickt"',
+        'extends: "eu-strickt" is not a built-in rulebook; did you mean eu-',
+    ),
+    ("extends = 1", "extends: 1 is not a built-in rulebook: one of fr, uk, de, us, ca, eu-st"),
     ("consent_yaers = 2", "consent_yaers: not a key of a rulebook; did you mean consent_years?"),
     ("colour = 2", "colour: not a key of a rulebook: one of name, extends, bases, "),
     (

@@ -251,7 +251,7 @@ def test_a_file_that_the_relay_does_not_read_is_not_what_was_reloaded(relay: Rel
     configure(relay, observe)
     told = CliRunner().invoke(main, ["reload", "--config", str(other)])
     assert told.exit_code == 1
-    assert "has read its own file, which says otherwise" in told.stderr
+    assert "has read its own file, which differs" in told.stderr
 
 
 def test_only_the_relays_own_user_reaches_it_and_nothing_is_left_behind(

@@ -220,7 +220,7 @@ async def test_a_copy_that_ends_too_early_is_gone_on_with(
             await moved(url, empty, tmp_path)
     with pytest.raises(StoreMisconfigured, match="is being filled with a copy of sqlite:"):
         await Database(tmp_path, empty).open().ping()
-    with pytest.raises(StoreMisconfigured, match="make the database anew"):
+    with pytest.raises(StoreMisconfigured, match="create the database again"):
         await _reopen(empty)
     with pytest.raises(StoreMisconfigured, match="not whole yet"):
         await moved(empty, f"sqlite://{tmp_path}/other.db", tmp_path)

@@ -167,6 +167,6 @@ async def test_what_is_not_done_is_an_error_of_a_kind(
 
 
 def test_what_is_no_url_is_told() -> None:
-    with pytest.raises(ValueError, match="no http or https URL"):
+    with pytest.raises(ValueError, match="not an http or https URL"):
         Client("consent.example.com", "x")
     assert set(client.__all__) >= {"Client", "ApiProblem"}

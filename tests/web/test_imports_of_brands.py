@@ -263,5 +263,5 @@ def test_a_token_that_is_revoked_meanwhile_imports_nothing(desk: Desk) -> None:
         for id, who in ((gone, "barn"), (unable, "mill")):
             done = api.get_import(id)
             assert done.state == "failed"
-            assert f"{who} may not import any more" in str(done.error)
+            assert f"{who} may no longer import" in str(done.error)
         assert api.get_import(other).state == "complete"

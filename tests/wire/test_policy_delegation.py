@@ -95,9 +95,9 @@ def test_a_count_that_is_none_is_zero(count: str) -> None:
         (b"\n", "request=''"),
         (b"recipient=a@x\n\n", "request=''"),
         (b"request=junk\n\n", "request='junk'"),
-        (b"EHLO client.example\r\n", "no name=value"),
-        (b"=x\n", "no name=value"),
-        (b"GET / HTTP/1.1\r\n", "no name=value"),
+        (b"EHLO client.example\r\n", "not name=value"),
+        (b"=x\n", "not name=value"),
+        (b"GET / HTTP/1.1\r\n", "not name=value"),
         (b"a=\0\n", "NUL"),
     ],
 )

@@ -209,7 +209,7 @@ class _Reading:
         if extended not in BUILTIN_NAMES:
             word = extended if isinstance(extended, str) else ""
             self._fault(
-                f"extends: {shown(extended)} is no built-in rulebook"
+                f"extends: {shown(extended)} is not a built-in rulebook"
                 f"{suggestion(word, BUILTIN_NAMES)}"
             )
             return None

@@ -263,7 +263,7 @@ def read_anchor(line: bytes) -> Anchor:
     try:
         return Anchor(sealed.n, sealed.head.hash, _decoder.decode(line).entry)
     except UNREADABLE as error:
-        raise NotALine(f"it is no anchor: {error}") from None
+        raise NotALine(f"it is not an anchor: {error}") from None
 
 
 def _newest(folder: Path) -> Anchor | None:
@@ -324,7 +324,7 @@ def _read_change(line: bytes) -> Head:
     try:
         number = _decode_change(line).n
     except UNREADABLE as error:
-        raise NotALine(f"it is no change: {error}") from None
+        raise NotALine(f"it is not a change: {error}") from None
     return Head(number, sha256(line.removesuffix(b"\n")).hexdigest())
 
 

@@ -239,7 +239,7 @@ def _of_contact(one: Read[ContactUpdate], before: Known | None, merged: Merged) 
             what += "; only purchases and consents are added"
         return Difference("changed" if changed else "ignored", one.number, address, what)
     after = merged.known.contact
-    what = _changes(before.contact, after) if changed else "nothing that is not known"
+    what = _changes(before.contact, after) if changed else "nothing new"
     if frozen := _frozen(before.contact, one.value, after):
         what += f"; {frozen} as it was: the person objected to profiling"
     return Difference("changed" if changed else "ignored", one.number, address, what)

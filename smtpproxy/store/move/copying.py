@@ -100,7 +100,7 @@ class Copying:
             if key not in live:
                 raise StoreMisconfigured(
                     f"{self._new}: knows another key ({key[1]}) than {self._old}; copy "
-                    "suppression.key before smtpproxy migrate, and make the database anew"
+                    "suppression.key before smtpproxy migrate, and create the database again"
                 )
 
     async def copy(self) -> None:

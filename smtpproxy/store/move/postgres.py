@@ -204,7 +204,7 @@ async def reopen(url: str, timeout: float) -> Reopened | None:
         place, begun = await source.moved_to(), await source.begun()
         if place is not None and place.startswith(FILLING):
             raise StoreMisconfigured(
-                f"{closed_text(url, place)}; to give it up, make the database anew"
+                f"{closed_text(url, place)}; to give it up, create the database again"
             )
         if not await source.open_again() and place is None:
             return None

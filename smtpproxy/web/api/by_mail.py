@@ -145,7 +145,7 @@ class PermissionLink(Struct, frozen=True):
 
     address: Annotated[str, Meta(description="As it was given.")]
     link: str | UnsetType = UNSET
-    error: Annotated[str, Meta(description="It is no mail address.")] | UnsetType = UNSET
+    error: Annotated[str, Meta(description="It is not a mail address.")] | UnsetType = UNSET
 
 
 class PermissionLinks(Struct, frozen=True):
@@ -183,7 +183,7 @@ class PermissionOperation:
             raise Refused("too_large", f"at most {MOST_ADDRESSES} addresses in a request")
         own = [one.name for one in call.access.settings.streams.values() if one.permission]
         if asked.stream not in own:
-            text = f"{asked.stream[:80]!r} is no stream of class permission: {', '.join(own)}"
+            text = f"{asked.stream[:80]!r} is not a stream of class permission: {', '.join(own)}"
             raise Refused("stream_wrong", text)
         names = {address: canonical_or_none(address) for address in asked.addresses}
         wanted = [name for name in names.values() if name is not None]

@@ -46,7 +46,7 @@ class ImportShown(Struct, frozen=True):
             dict[str, Any],
             Meta(
                 description="What `smtpproxy contact import --json` says at its end; `outlook`:"
-                " how many people may be mailed on each stream, and why not the others. Of an"
+                " how many people may be mailed on each stream, and why the others may not. Of an"
                 " import that was uploaded, for seven days. A token for some brands is told of"
                 " their streams, and nothing of what was stored before."
             ),

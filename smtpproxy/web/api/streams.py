@@ -102,7 +102,7 @@ class Resumed(Struct, frozen=True):
 
     subject: str
     resumed: Annotated[bool, Meta(description="false: it was not paused by a person or breaker.")]
-    campaigns: Annotated[int, Meta(description="New campaigns that need not wait any more.")]
+    campaigns: Annotated[int, Meta(description="New campaigns that no longer have to wait.")]
 
 
 PAUSE = Operation(

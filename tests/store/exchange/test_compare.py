@@ -128,7 +128,7 @@ async def test_what_an_objection_to_profiling_keeps_as_it_was_is_told(store: Sto
     done = await contacts(store, f"{line % 'consumer'}\n{line % 'consumer'}")
     assert [(one.kind, one.what) for one in done.samples] == [
         ("changed", "audience; tags as it was: the person objected to profiling"),
-        ("ignored", "nothing that is not known; tags as it was: the person objected to profiling"),
+        ("ignored", "nothing new; tags as it was: the person objected to profiling"),
     ]
 
 
