@@ -40,7 +40,8 @@ _FORGET = timedelta(minutes=1)
 """How often it is looked for answers that nobody took away."""
 _NEVER = datetime.min.replace(tzinfo=UTC)
 _AFTER_TROUBLE = 10.0
-_AT_ONCE = 1_000  # lines of one commit
+_AT_ONCE = 100
+"""Lines of one commit: some ms of the database's time, that mail may wait behind."""
 _ANSWERED_AT_ONCE = 100
 
 log = structlog.get_logger()

@@ -14,7 +14,6 @@ from smtpproxy.policy.model import Lookups
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_confirmation_limit, open_store, store_connections
 from smtpproxy.store.postgres import migrations, target
-from smtpproxy.store.postgres.connection import Database as PostgresDatabase
 from smtpproxy.store.postgres.connection import Lease
 from smtpproxy.store.postgres.session import translated
 from smtpproxy.store.protocols import Store, StoreInaccessible, StoreMisconfigured, StoreUnavailable
@@ -53,25 +52,6 @@ def sql(database: Database, *statements: str) -> str:
 def test_values_are_numbered_as_they_come_and_those_left_out_are_not_sent() -> None:
     assert translated("a = ? AND b = ?") == ("a = $1 AND b = $2", (0, 1))
     assert translated("a = ?3 AND b = ?1 AND c = ?3") == ("a = $1 AND b = $2 AND c = $1", (2, 0))
-
-
-async def test_all_who_wait_in_a_turn_of_the_loop_share_one_statement(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = database.open()
-    await store.add_suppressions([entry(name) for name in NAMES[::2]])
-    await store.facts(Lookups((ANNA,)))
-    asked: list[str] = []
-    ask = PostgresDatabase.ask
-
-    async def counted(self: PostgresDatabase, sql: str, *more: Any) -> Any:
-        asked.append(sql)
-        return await ask(self, sql, *more)
-
-    monkeypatch.setattr(PostgresDatabase, "ask", counted)
-    found = await asyncio.gather(*(store.facts(Lookups((name,))) for name in NAMES))
-    assert [bool(facts) for facts in found] == [True, False] * 20
-    assert len(asked) == 1
 
 
 async def test_who_waits_for_a_connection_is_counted(database: Database) -> None:

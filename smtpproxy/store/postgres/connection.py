@@ -77,15 +77,15 @@ class Target:
         asks_primary = self.server == "primary" and _ONLY_A_PRIMARY.search(self.url)
         return None if asks_primary else self.server
 
-    def begin(self, isolation: str) -> str:
-        """How a transaction begins. One that no session is told anything before is told all, and
-        that it must not be a standby's."""
-        if self.prepares:
-            return f"ISOLATION LEVEL {isolation}"
-        access = "READ WRITE" if self.server == "primary" else "READ ONLY"
-        told = session_settings(self.timeout).items()
-        settings = "".join(f"; SET LOCAL {name} = '{value}'" for name, value in told)
-        return f"ISOLATION LEVEL {isolation} {access}{settings}"
+    def begin(self, isolation: str, **told: str) -> str:
+        """How a transaction begins that is told these settings. One that no session is told
+        anything before is told all, and that it must not be a standby's."""
+        access = ""
+        if not self.prepares:
+            access = " READ WRITE" if self.server == "primary" else " READ ONLY"
+            told = {**session_settings(self.timeout), **told}
+        settings = "".join(f"; SET LOCAL {name} = '{value}'" for name, value in told.items())
+        return f"ISOLATION LEVEL {isolation}{access}{settings}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +133,13 @@ class Database:
             yield connection
 
     @asynccontextmanager
-    async def begun(self, isolation: str = "READ COMMITTED") -> AsyncIterator["Connection"]:
-        """Lend a connection in a transaction."""
+    async def begun(
+        self, isolation: str = "READ COMMITTED", **told: str
+    ) -> AsyncIterator["Connection"]:
+        """Lend a connection in a transaction that is told these settings."""
         async with (
             self._lending() as connection,
-            transaction(connection, self.target.soon, self.target.begin(isolation)),
+            transaction(connection, self.target.soon, self.target.begin(isolation, **told)),
         ):
             yield connection
 
@@ -226,9 +228,9 @@ class Database:
             await kept.pool.expire_connections()
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[PostgresSession]:
-        """Do something all at once, beside others who do."""
-        async with self.begun() as connection:
+    async def transaction(self, **told: str) -> AsyncIterator[PostgresSession]:
+        """Do something all at once, beside others who do, with these settings."""
+        async with self.begun(**told) as connection:
             yield PostgresSession(connection)
 
     @asynccontextmanager
@@ -348,13 +350,12 @@ class Counts:
     @asynccontextmanager
     async def _counting(self, *, flushed: bool = False) -> AsyncIterator[PostgresSession]:
         """Write something down, all at once. Raises StoreUnavailable, in time for a 451."""
+        told = {} if flushed else {"synchronous_commit": "off"}
         try:
             async with (
                 asyncio.timeout(self._lease.target.timeout),
-                self._lease.database.transaction() as session,
+                self._lease.database.transaction(**told) as session,
             ):
-                if not flushed:
-                    await session.run("SET LOCAL synchronous_commit = off")
                 yield session
         except TimeoutError as error:
             raise unavailable(error) from error

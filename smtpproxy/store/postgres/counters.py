@@ -6,8 +6,7 @@ from datetime import datetime
 from smtpproxy.policy.model import Mailing, Stream
 from smtpproxy.store.counters import Mailed
 from smtpproxy.store.postgres.connection import Counts
-from smtpproxy.store.postgres.session import PostgresSession
-from smtpproxy.store.sql.rows import from_micros, to_micros
+from smtpproxy.store.sql.rows import Row, from_micros, to_micros
 from smtpproxy.store.sql.side_tables import (
     FORGET_MAILINGS,
     MAILINGS_PRUNED_AT_ONCE,
@@ -26,13 +25,16 @@ _ALONE = """
 SELECT pg_advisory_xact_lock(lock)
 FROM unnest(?::bigint[]) AS locks (lock) ORDER BY lock
 """
-_COUNT = """
-INSERT INTO mailing (person, at, id, stream, purpose, brand)
-SELECT person, ?2, ?3, ?4, ?5, ?6 FROM unnest(?1::bytea[]) AS persons (person)
-"""
-_COUNT_FIRST = """
-INSERT INTO first_mailing (person, at, id)
-SELECT person, ?2, ?3 FROM unnest(?1::bytea[]) AS persons (person) ON CONFLICT DO NOTHING
+# What is known is as it was before.
+_COUNT = f"""
+WITH counted AS (
+    INSERT INTO mailing (person, at, id, stream, purpose, brand)
+    SELECT person, ?2, ?3, ?4, ?5, ?6 FROM unnest(?1::bytea[]) AS persons (person)
+), counted_first AS (
+    INSERT INTO first_mailing (person, at, id)
+    SELECT person, ?2, ?3 FROM unnest(?1::bytea[]) AS persons (person) ON CONFLICT DO NOTHING
+)
+{_KNOWN}
 """
 _TAKE_BACK = "DELETE FROM mailing WHERE person = ANY (?1) AND id = ?2"
 _TAKE_FIRST_BACK = "DELETE FROM first_mailing WHERE person = ANY (?1) AND id = ?2 RETURNING person"
@@ -55,11 +57,9 @@ class PostgresMailings(Counts):
         keys, moment = list(persons.values()), to_micros(at)
         async with self._counting() as session:
             await session.fetch_all(_ALONE, [int.from_bytes(key[:7]) for key in keys])
-            known = await _known(session, persons)
             values = (stream.counted_as, stream.purpose, stream.brand)
-            await session.run(_COUNT, keys, moment, id, *values)
-            await session.run(_COUNT_FIRST, keys, moment, id)
-        return known
+            rows = await session.fetch_all(_COUNT, keys, moment, id, *values)
+        return _mailed(persons, rows)
 
     async def release(self, id: str, addresses: Iterable[str]) -> None:
         keys = list((await self._persons(addresses)).values())
@@ -73,7 +73,8 @@ class PostgresMailings(Counts):
     async def known(self, addresses: Sequence[str]) -> Mapping[str, Mailed]:
         persons = await self._persons(addresses)
         async with self._asking() as session:
-            return await _known(session, persons)
+            rows = await session.fetch_all(_KNOWN, list(persons.values()))
+        return _mailed(persons, rows)
 
     async def prune(
         self, before: datetime, *, first_before: datetime, dry_run: bool = False
@@ -104,12 +105,10 @@ class PostgresMailings(Counts):
         return {one: person_hash(one, secret) for one in addresses}
 
 
-async def _known(session: PostgresSession, persons: Mapping[str, bytes]) -> dict[str, Mailed]:
+def _mailed(persons: Mapping[str, bytes], rows: Iterable[Row]) -> dict[str, Mailed]:
     mailings: dict[bytes, list[Mailing]] = {person: [] for person in persons.values()}
     first: dict[bytes, datetime] = {}
-    for person, at, stream, purpose, brand in await session.fetch_all(
-        _KNOWN, list(persons.values())
-    ):
+    for person, at, stream, purpose, brand in rows:
         moment = from_micros(at)
         first.setdefault(person, moment)
         if stream is not None:

@@ -20,6 +20,7 @@ from smtpproxy.waiting import Pending
 _MOST_NAMES = 1_000  # in one statement: others take the next one
 _PATIENCE = 0.005
 """Seconds that questions wait for the answer to those before, to be asked together after it."""
+_TICK = 0.001  # seconds: the loop's clock counts no less
 _RETRY = 0.05  # seconds
 _TALLY = "SELECT kind, origin, n FROM tally"
 
@@ -57,10 +58,12 @@ class PostgresReader:
         self._waiting: list[_Asked] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._running = 0  # of them, those that are not at their end
-        self._asked_at = 0.0  # when the last statement was sent, on the loop's clock
+        self._lacks = False  # those who wait lack a connection
         self._is_called = False  # to send what waits, when this turn of the loop is over
         self._is_closed = False
         self._is_timed = False  # to send what waits, when that has taken too long
+        self._due = 0.0  # then, on the loop's clock
+        self._was_late = False
 
     def read(self, lookups: Lookups) -> Pending[tuple[Facts, object]]:
         """Facts and the version of all that is stored, of the same snapshot."""
@@ -70,13 +73,10 @@ class PostgresReader:
         now = loop.time()
         asked = _Asked(lookups, Pending(), now + self._lease.target.timeout)
         self._waiting.append(asked)
-        if self._is_called:
-            pass
-        elif not self._running or now - self._asked_at >= _PATIENCE:
+        if not self._running:
             self._call()
-        elif not self._is_timed:
-            self._is_timed = True
-            loop.call_later(_PATIENCE, self._impatient)
+        elif not self._is_called and not self._is_timed:
+            self._wait(now + _PATIENCE)
         return asked.answer
 
     def facts(self, lookups: Lookups) -> Pending[Facts]:
@@ -101,11 +101,27 @@ class PostgresReader:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         else:
+            self._lacks = True
             self._lease.database.queued = len(self._waiting)
+
+    def _wait(self, until: float) -> None:
+        self._is_timed, self._due = True, until
+        asyncio.get_running_loop().call_at(until, self._impatient)
 
     def _impatient(self) -> None:
         self._is_timed = False
-        if self._waiting and not self._is_called:
+        if not self._waiting or self._is_called:
+            return
+        now = asyncio.get_running_loop().time()
+        due = self._waiting[0].until - self._lease.target.timeout + _PATIENCE
+        if now + _TICK < due:  # it came after the one that we were waiting for
+            self._wait(due)
+        elif now - self._due > _TICK and not self._was_late:
+            # We were late ourselves. The answer may be there, and is read before this comes again.
+            self._was_late = True
+            self._wait(now + _TICK)
+        else:
+            self._was_late = False
             self._call()
 
     async def _answer_all(self) -> None:
@@ -128,11 +144,12 @@ class PostgresReader:
             names += len(self._waiting[some].lookups.addresses)
             some += 1
         batch, self._waiting = self._waiting[:some], self._waiting[some:]
-        database, self._asked_at = self._lease.database, asyncio.get_running_loop().time()
-        timeout = database.target.timeout
-        for asked in batch:
-            database.waited += max(0.0, self._asked_at - (asked.until - timeout) - _PATIENCE)
-        database.queued = 0
+        if self._lacks:
+            database, now = self._lease.database, asyncio.get_running_loop().time()
+            began = [asked.until - database.target.timeout for asked in batch]
+            database.waited += sum(max(0.0, now - at - _PATIENCE) for at in began)
+            database.queued = len(self._waiting)
+            self._lacks = bool(self._waiting)
         return batch
 
     async def _answer(self, batch: Sequence[_Asked]) -> None:

@@ -22,7 +22,7 @@ _PADDING = "".join(f", NULL::{kind}" for kind in (*_CONTACT_TYPES, *_ACT_TYPES))
 # Of the keys that were live when the question was made, others may be by now. A server that took
 # over from another may lack its last commits, and have others of the same versions: each has an id.
 _STATE = f"""
-SELECT {STATE}, {WAITS}::integer, pg_is_in_recovery(), (
+SELECT {STATE}, {WAITS}::integer::bigint, pg_is_in_recovery(), (
     SELECT string_agg(version || ':' || fingerprint, ' ' ORDER BY version)
     FROM suppression_key WHERE retired_at IS NULL
 ), moved_to, version, commit_id::text, NULL::bigint"""
@@ -32,7 +32,7 @@ VERSION = _STATE + _FROM_STATE
 
 _STATE_ARM = f"{_STATE}{_PADDING}{_FROM_STATE}"
 _PAUSE_ARM = f"""
-SELECT {PAUSE}, 0, FALSE, subject, cause, at, reason, until{_PADDING} FROM stream_pause
+SELECT {PAUSE}, 0::bigint, FALSE, subject, cause, at, reason, until{_PADDING} FROM stream_pause
 """
 # $1 and $2 are the wide and exact keys of addresses, $3 those of the whole domains that they are
 # under: in hexadecimal, with spaces between them. For arrays of anything but text the client would
@@ -40,19 +40,20 @@ SELECT {PAUSE}, 0, FALSE, subject, cause, at, reason, until{_PADDING} FROM strea
 # The places of keys begin with 1. Of an act, the last number is its sequence.
 _SUPPRESSION_ARM = f"""
 SELECT {SUPPRESSION}, place, exact_key = decode(exact, 'hex'), scope, origin, since, note,
-       NULL{_PADDING}
+       NULL::bigint{_PADDING}
 FROM unnest(string_to_array($1, ' '), string_to_array($2, ' '))
      WITH ORDINALITY AS asked (wide, exact, place)
 JOIN suppression ON wide_key = decode(wide, 'hex')
      AND (exact_key = decode(exact, 'hex') OR origin IN ({WIDENED}))
 """
 _DOMAIN_ARM = f"""
-SELECT {OF_DOMAIN}, place, FALSE, scope, origin, since, note, NULL{_PADDING}
+SELECT {OF_DOMAIN}, place, FALSE, scope, origin, since, note, NULL::bigint{_PADDING}
 FROM unnest(string_to_array($3, ' ')) WITH ORDINALITY AS asked (wide, place)
 JOIN suppression ON wide_key = decode(wide, 'hex')
 """
 _CONTACT_ARM = f"""
-SELECT {CONTACT}, 0, FALSE, NULL, NULL, NULL, NULL, sequence, {CONTACT_COLUMNS}, {ACT_COLUMNS}
+SELECT {CONTACT}, 0::bigint, FALSE, NULL::text, NULL::text, NULL::bigint, NULL::text, sequence,
+       {CONTACT_COLUMNS}, {ACT_COLUMNS}
 FROM contact LEFT JOIN consent_act ON consent_act.contact = contact.id
 WHERE address = ANY ($4::text[])
 """
@@ -60,8 +61,8 @@ WHERE address = ANY ($4::text[])
 # up to the origin that it has there. $5 to $8 are the partners' names, the fingerprints of their
 # keys, wide and exact keys; $9 to $11 the same of whole domains.
 _PARTNER_ARM = f"""
-SELECT {TOLD}, place, exact_key = decode(exact, 'hex'), scope, 'external', since,
-       'partner ' || partner || ': ' || origin, NULL{_PADDING}
+SELECT {TOLD}, place, exact_key = decode(exact, 'hex'), scope, 'external'::text, since,
+       'partner ' || partner || ': ' || origin, NULL::bigint{_PADDING}
 FROM unnest($5::text[], $6::text[], string_to_array($7, ' '), string_to_array($8, ' '))
      WITH ORDINALITY AS asked (told_by, shared, wide, exact, place)
 JOIN partner_snapshot ON partner = told_by AND key = shared
@@ -70,8 +71,8 @@ WHERE wide_key = decode(wide, 'hex')
 AND (exact_key = decode(exact, 'hex') OR origin IN ({WIDENED}))
 """
 _PARTNER_DOMAIN_ARM = f"""
-SELECT {TOLD_OF_DOMAIN}, place, FALSE, scope, 'external', since,
-       'partner ' || partner || ': ' || origin, NULL{_PADDING}
+SELECT {TOLD_OF_DOMAIN}, place, FALSE, scope, 'external'::text, since,
+       'partner ' || partner || ': ' || origin, NULL::bigint{_PADDING}
 FROM unnest($9::text[], $10::text[], string_to_array($11, ' '))
      WITH ORDINALITY AS asked (told_by, shared, wide, place)
 JOIN partner_snapshot ON partner = told_by AND key = shared
@@ -88,8 +89,9 @@ def question(partners: Sequence[Partner]) -> str:
         return " UNION ALL ".join(_OWN)
     wanted = ", ".join(f"('{name}', '{key.fingerprint}')" for name, key in partners)
     age = f"""
-        SELECT {SNAPSHOTS}, 0, FALSE, NULL, NULL,
-               CASE count(*) WHEN {len(partners)} THEN min(taken_at) END, NULL, NULL{_PADDING}
+        SELECT {SNAPSHOTS}, 0::bigint, FALSE, NULL::text, NULL::text,
+               CASE count(*) WHEN {len(partners)} THEN min(taken_at) END,
+               NULL::text, NULL::bigint{_PADDING}
         FROM partner_snapshot WHERE (partner, key) IN (VALUES {wanted})
     """
     return " UNION ALL ".join((*_OWN, _PARTNER_ARM, _PARTNER_DOMAIN_ARM, age))

@@ -1,0 +1,183 @@
+"""How often PostgreSQL is asked: who waits shares a statement, and connections are kept."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from smtpproxy.policy.model import Lookups, Stream
+from smtpproxy.store import open_mailings
+from smtpproxy.store.postgres import reader
+from smtpproxy.store.postgres.connection import Database as PostgresDatabase
+from smtpproxy.store.postgres.statements import VERSION
+from tests.kit import postgres
+from tests.kit.parts import needs
+from tests.store.conftest import Database, OnPostgresql
+from tests.store.contract import ANNA, T0, entry, facts_of
+
+pytestmark = needs("postgresql")
+NAMES = tuple(f"p{n}@people.example" for n in range(40))
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    postgres.cluster()
+    with await asyncio.to_thread(OnPostgresql, tmp_path) as database:
+        yield database
+        await database.close()
+
+
+class Asked:
+    """What is asked of a database; while `held`, it is not asked yet."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.statements: list[str] = []
+        self.goes_on = asyncio.Event()
+        self.goes_on.set()
+        ask = PostgresDatabase.ask
+
+        async def noted(database: PostgresDatabase, sql: str, *more: Any) -> Any:
+            self.statements.append(sql)
+            await self.goes_on.wait()
+            return await ask(database, sql, *more)
+
+        monkeypatch.setattr(PostgresDatabase, "ask", noted)
+
+
+async def test_all_who_wait_in_a_turn_of_the_loop_share_one_statement(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = database.open()
+    await store.add_suppressions([entry(name) for name in NAMES[::2]])
+    await store.facts(Lookups((ANNA,)))
+    asked = Asked(monkeypatch)
+    found = await asyncio.gather(*(store.facts(Lookups((name,))) for name in NAMES))
+    assert [bool(facts) for facts in found] == [True, False] * 20
+    assert len(asked.statements) == 1
+
+
+async def test_who_comes_while_a_statement_is_answered_shares_the_next_one(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "_PATIENCE", 60.0)
+    store = database.open(timeout=60)
+    await store.add_suppressions([entry(name) for name in NAMES[::2]])
+    await store.facts(Lookups((ANNA,)))
+    asked = Asked(monkeypatch)
+    asked.goes_on.clear()
+    found = []
+    for name in NAMES:
+        found.append(asyncio.ensure_future(facts_of(store, name)))
+        await asyncio.sleep(0.001)
+    asked.goes_on.set()
+    facts = await asyncio.gather(*found)
+    assert [bool(one.suppressions) for one in facts] == [True, False] * 20
+    assert len(asked.statements) == 2
+
+
+async def test_nobody_waits_long_for_the_answer_to_another(database: Database) -> None:
+    store = database.open(timeout=60)
+    await store.facts(Lookups((ANNA,)))
+    name = database.url.partition("///")[2].partition("?")[0]
+    with postgres.cluster().session(name) as say:
+        say("BEGIN; LOCK TABLE contact IN ACCESS EXCLUSIVE MODE; SELECT 1;")
+        hangs = asyncio.ensure_future(facts_of(store, ANNA))
+        await asyncio.sleep(0.05)
+        versions = await asyncio.gather(store.version(), store.version())
+        assert not hangs.done()
+    await hangs
+    assert versions[0] == versions[1]
+
+
+async def test_a_loop_that_is_late_itself_reads_the_answer_first(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store: Any = database.open()
+    await store.version()
+    asked = Asked(monkeypatch)
+    asked.goes_on.clear()
+    first, second = (asyncio.ensure_future(_version(store)) for _ in range(2))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    third = asyncio.ensure_future(_version(store))
+    await asyncio.sleep(0)
+    asked.goes_on.set()
+    store._reader._due -= 1.0  # as after a long turn
+    store._reader._impatient()
+    assert len(asked.statements) == 1
+    await asyncio.gather(first, second, third)
+    assert len(asked.statements) == 2
+
+
+async def _version(store: Any) -> object:
+    return await store.version()
+
+
+async def test_the_last_look_asks_for_the_state_alone(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = database.open()
+    await store.facts(Lookups((ANNA,)))
+    asked = Asked(monkeypatch)
+    await store.version()
+    assert asked.statements == [VERSION]
+
+
+async def test_a_connection_is_kept_and_another_one_used_where_it_has_ended(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = database.open()
+    await store.facts(Lookups((ANNA,)))
+    lent = 0
+    lend = PostgresDatabase._lent
+
+    async def counted(database: PostgresDatabase) -> Any:
+        nonlocal lent
+        lent += 1
+        return await lend(database)
+
+    monkeypatch.setattr(PostgresDatabase, "_lent", counted)
+    for _ in range(10):
+        await store.version()
+    assert lent == 0
+    name = database.url.partition("///")[2].partition("?")[0]
+    await asyncio.to_thread(
+        postgres.cluster().sql,
+        name,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )
+    await store.version()
+    assert lent >= 1
+
+
+async def test_a_mailing_is_counted_in_four_round_trips(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import asyncpg
+
+    mailings = open_mailings(database.settings())
+    assert mailings is not None
+    database.part(mailings)
+    stream = Stream("offers")
+    await mailings.reserve("1", stream, [ANNA], T0)
+    said: list[str] = []
+    for way in ("execute", "fetch", "fetchmany", "prepare"):
+        monkeypatch.setattr(asyncpg.Connection, way, _noting(said, way))
+    known = await mailings.reserve("2", stream, [ANNA], T0)
+    assert [len(one.mailings) for one in known.values()] == [1]
+    assert [text.split()[0] for text in said] == ["BEGIN", "SELECT", "WITH", "COMMIT"]
+
+
+def _noting(said: list[str], way: str) -> Any:
+    import asyncpg
+
+    does = getattr(asyncpg.Connection, way)
+
+    async def noted(connection: Any, text: str, *values: Any, **more: Any) -> Any:
+        said.append(text)
+        return await does(connection, text, *values, **more)
+
+    return noted
