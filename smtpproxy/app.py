@@ -15,6 +15,7 @@ from smtpproxy.config.start_checks import FOLDERS, check_named_files, restore_wa
 from smtpproxy.process.control import HandOver, NotRunning, StepDown, ask
 from smtpproxy.process.listening import CannotListen, Sockets, handed_on_by_systemd
 from smtpproxy.process.notifier import Notifier
+from smtpproxy.process.nursery import Nursery
 from smtpproxy.process.register import introduce
 from smtpproxy.process.supervisor import Source, Supervisor
 from smtpproxy.settings import Settings
@@ -48,7 +49,12 @@ def serve(settings: Settings, read: Callable[[], Settings], *, take_over: bool =
         return error.exit_code if isinstance(error, StoreMisconfigured) else 1
     state_dir = settings.server.state_dir
     take_place = (lambda: _step_down(state_dir)) if take_over else None
-    return asyncio.run(_supervise(settings, sockets, Source(read, prepare), take_place))
+    nursery = Nursery(settings)
+    try:
+        supervising = _supervise(settings, sockets, Source(read, prepare), take_place, nursery)
+        return asyncio.run(supervising)
+    finally:
+        nursery.close()
 
 
 def _handed_on(settings: Settings, *, take_over: bool) -> list[socket.socket]:
@@ -121,5 +127,7 @@ async def _supervise(
     sockets: Sockets,
     source: Source,
     take_place: Callable[[], None] | None,
+    nursery: Nursery,
 ) -> int:
-    return await Supervisor(settings, sockets, source, Notifier(os.environ)).run(take_place)
+    supervisor = Supervisor(settings, sockets, source, Notifier(os.environ), nursery)
+    return await supervisor.run(take_place)

@@ -1,16 +1,10 @@
-"""How a child process is started, what it is given, and how it speaks with the supervisor. Where
-it begins is child.py.
+"""What a child process is given, and how it speaks with the supervisor.
 
-A child is a new interpreter: nothing of the supervisor's state comes along but the settings
-it read (a file that was changed since has no say) and the open sockets."""
+It begins in nursery.py, and does its work in the module of its role."""
 
 import asyncio
-import os
-import pickle
-import signal
 import socket
-import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -87,50 +81,24 @@ class Channel:
         self._writer.close()
 
 
-_ALLOCATION = {"MALLOC_TRIM_THRESHOLD_": "33554432", "MALLOC_MMAP_THRESHOLD_": "33554432"}
-"""Keep freed memory for the next large message: asking for fresh pages each time costs more
-than looking at every octet of it."""
-
 WEB, FEEDBACK = "[web]", "[feedback]"
 """The names of their sockets: those of no listener."""
 
 Role = Literal["worker", "web", "webhooks", "feedback", "journals", "purge"]
 
 
+def name_of(role: Role, number: int) -> str:
+    """What a child is called in the log, and by `ps -e`."""
+    return f"worker-{number}" if role == "worker" else role
+
+
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a child needs. Sockets are file numbers that it inherits."""
+    """What a child needs, and the settings that the supervisor read: a file that was changed since
+    has no say."""
 
     role: Role
     number: int
     settings: Settings
-    channel: int
-    listening: Mapping[str, int]  # by listener name; WEB, FEEDBACK
-    started_at: float  # the relay, not this child; seconds since 1970
-
-
-async def start_child(start: Start) -> asyncio.subprocess.Process:
-    # Ctrl-C goes to all processes of a terminal, and a child inherits what is held back.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        process = await _spawn(start)
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    if process.stdin is None:
-        raise RuntimeError("no pipe to the child")
-    process.stdin.write(pickle.dumps(start))
-    process.stdin.close()
-    return process
-
-
-async def _spawn(start: Start) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-P",  # what lies in the working directory is not ours to run
-        "-m",
-        "smtpproxy.process.child",
-        start.role,
-        stdin=asyncio.subprocess.PIPE,
-        pass_fds=(start.channel, *start.listening.values()),
-        env=_ALLOCATION | os.environ,
-    )
+    listening: tuple[str, ...] = ()  # the names of its sockets: listeners, WEB, FEEDBACK
+    started_at: float = 0.0  # the relay, not this child; seconds since 1970

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import socket
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -12,7 +11,8 @@ from datetime import UTC, datetime
 import structlog
 
 from smtpproxy import retention
-from smtpproxy.process.children import Channel, Drain, Start, start_child
+from smtpproxy.process.children import Channel, Drain, Start
+from smtpproxy.process.nursery import Nursery
 from smtpproxy.retention import AlreadyRunning, Purged, is_due, purge
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.log import configure_logging
@@ -33,8 +33,9 @@ class DailyPurge:
     Of a run that was missed while the relay was down, or that failed, one is made up for.
     """
 
-    def __init__(self, settings: Settings, failed: Callable[[int], None]) -> None:
+    def __init__(self, settings: Settings, nursery: Nursery, failed: Callable[[int], None]) -> None:
         self._settings = settings
+        self._nursery = nursery
         self._failed = failed
         self._failures = 0
 
@@ -67,9 +68,7 @@ class DailyPurge:
     async def _run_once(self) -> int:
         ours, theirs = socket.socketpair()
         try:
-            process = await start_child(
-                Start("purge", 0, self._settings, theirs.fileno(), {}, time.time())
-            )
+            process = await self._nursery.start(Start("purge", 0, self._settings), theirs, {})
         except BaseException:
             ours.close()
             raise

@@ -6,7 +6,6 @@ one drain once the new one is ready. So whatever is under way goes on with what 
 
 import asyncio
 import contextlib
-import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,8 +23,9 @@ from smtpproxy.process.children import (
     Ready,
     Role,
     Start,
-    start_child,
+    name_of,
 )
+from smtpproxy.process.nursery import ChildProcess, Nursery
 from smtpproxy.settings import Settings
 from smtpproxy.store import is_postgresql
 
@@ -52,12 +52,12 @@ class Child:
     def __init__(self, role: Role, number: int) -> None:
         self.role: Role = role
         self.number = number
-        self.name = f"worker-{number}" if role == "worker" else role
+        self.name = name_of(role, number)
         self.ready = asyncio.Event()
         self.heard = 0.0
         self.down_since: float | None = None  # it ended, and is not ready again
         self.channel: Channel | None = None
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: ChildProcess | None = None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -77,6 +77,7 @@ class Generation:
         sockets: Mapping[str, socket.socket],
         started_at: float,
         *,
+        nursery: Nursery,
         heard: Callable[[Child, Channel, Message], None],
         ended: Callable[[Child], None],
     ) -> None:
@@ -93,6 +94,7 @@ class Generation:
         }
         self._others = [Child(role, 0) for role in wanted if wanted[role]]
         self._started_at = started_at
+        self._nursery = nursery
         self._heard = heard
         self._ended = ended
         self._ending = asyncio.Event()
@@ -153,16 +155,11 @@ class Generation:
     async def _run_once(self, child: Child) -> int:
         ours, theirs = socket.socketpair()
         wanted = self._listening(child.role)
-        listening = {name: self.sockets[name].fileno() for name in wanted}
-        for fd in (theirs.fileno(), *listening.values()):
-            os.set_inheritable(fd, True)
+        start = Start(child.role, child.number, self.settings, wanted, self._started_at)
         child.ready.clear()
         child.process = None
-        start = Start(
-            child.role, child.number, self.settings, theirs.fileno(), listening, self._started_at
-        )
         try:
-            child.process = await start_child(start)
+            child.process = await self._nursery.start(start, theirs, self.sockets)
         except BaseException:
             ours.close()
             raise
@@ -172,8 +169,8 @@ class Generation:
         listening_to = asyncio.create_task(self._listen(child, child.channel))
         if self._ending.is_set():
             child.tell(Drain())
-        code = await child.process.wait()
         await listening_to
+        code = await child.process.wait()
         child.channel.close()
         child.channel = None
         return code

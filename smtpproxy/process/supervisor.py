@@ -23,6 +23,7 @@ from smtpproxy.process.generation import ALONE, SHARED, Child, Generation
 from smtpproxy.process.import_jobs import ImportRunner
 from smtpproxy.process.listening import CannotListen, Sockets
 from smtpproxy.process.notifier import Notifier
+from smtpproxy.process.nursery import Nursery
 from smtpproxy.process.register import tell_others
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.log import configure_logging
@@ -49,8 +50,14 @@ class Supervisor:
     """Runs the children of one generation until it is told to end, or to read its settings anew."""
 
     def __init__(
-        self, settings: Settings, sockets: Sockets, source: Source, notifier: Notifier
+        self,
+        settings: Settings,
+        sockets: Sockets,
+        source: Source,
+        notifier: Notifier,
+        nursery: Nursery,
     ) -> None:
+        self._nursery = nursery
         self._sockets = sockets
         self._source = source
         self._notifier = notifier
@@ -60,6 +67,7 @@ class Supervisor:
         self._numbers = itertools.count()
         self._asked: dict[int, asyncio.Future[None]] = {}
         self._ending = asyncio.Event()
+        self._failed = False
         self._reloading = asyncio.Lock()
         self._reloads = {"done": 0, "failed": 0}
         self._generation = self._made(settings, sockets.listening)
@@ -79,6 +87,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ending.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._begin(self.reload()))
+        self._nursery.open(self._nursery_ended)
         generation = self._generation
         generation.start(SHARED if take_place else (*SHARED, *ALONE))
         started = await generation.ready(self._ending)
@@ -101,7 +110,13 @@ class Supervisor:
         async with self._reloading:  # what has begun is undone or done
             await self._end()
         watchdog.cancel()
-        return 0 if started or told else 1
+        return 0 if (started or told) and not self._failed else 1
+
+    def _nursery_ended(self) -> None:
+        """Who starts the relay, starts it again: here nobody could."""
+        log.error("child ended", child="nursery", outcome="the relay ends with it")
+        self._failed = True
+        self._ending.set()
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.create_task(work)
@@ -135,7 +150,12 @@ class Supervisor:
 
     def _made(self, settings: Settings, sockets: Mapping[str, socket.socket]) -> Generation:
         return Generation(
-            settings, sockets, self._started_at, heard=self._heard, ended=self._child_ended
+            settings,
+            sockets,
+            self._started_at,
+            nursery=self._nursery,
+            heard=self._heard,
+            ended=self._child_ended,
         )
 
     async def _purge(self, settings: Settings) -> None:
@@ -145,7 +165,7 @@ class Supervisor:
             counted = Snapshot(counters={"purge_failures_total": {(): times}})
             self._totals.update("purge", counted)
 
-        await DailyPurge(settings, failed).run()
+        await DailyPurge(settings, self._nursery, failed).run()
 
     async def _tell(self, settings: Settings) -> None:
         """Tell the other relays of the store; what does not fit is one of the numbers."""

@@ -27,7 +27,7 @@ from smtpproxy.sinks.metrics import LATENCY_BUCKETS, Histogram, Labels, Samples,
 
 _TOGETHER = {
     "process_cpu_seconds": "Processor time of all processes of the relay.",
-    "process_resident_memory_bytes": "Resident memory of all processes of the relay.",
+    "process_resident_memory_bytes": "Resident memory of all processes, what they share once.",
     "process_virtual_memory_bytes": "Virtual memory of all processes of the relay.",
     "process_open_fds": "Open files of the process that has the most.",
     "process_max_fds": "How many files that process may have open.",
@@ -36,12 +36,21 @@ _TOGETHER = {
 
 
 def relay_processes() -> Sequence[int]:
-    """Return the supervisor, of which this process is a child, and all its children."""
-    supervisor = os.getppid()
-    children = Path(f"/proc/{supervisor}/task/{supervisor}/children")
+    """Return the supervisor, its nursery, of which this process is a child, and all their children.
+
+    Where they cannot be looked at, this process and its parent.
+    """
+    nursery = os.getppid()
     with contextlib.suppress(OSError):
-        return [supervisor, *map(int, children.read_text().split())]
-    return [supervisor, os.getpid()]
+        _, _, rest = Path(f"/proc/{nursery}/stat").read_text().rpartition(") ")
+        supervisor = int(rest.split()[1])
+        return [supervisor, *_children(supervisor), *_children(nursery)]
+    return [nursery, os.getpid()]
+
+
+def _children(process: int) -> list[int]:
+    text = Path(f"/proc/{process}/task/{process}/children").read_text()
+    return [int(each) for each in text.split()]
 
 
 def process_metrics(processes: Sequence[int]) -> Iterator[Metric]:
@@ -64,7 +73,12 @@ def process_metrics(processes: Sequence[int]) -> Iterator[Metric]:
 
 def _figures(process: int) -> dict[str, float]:
     collector = ProcessCollector(pid=lambda: process, registry=CollectorRegistry())
-    return {metric.name: metric.samples[0].value for metric in collector.collect()}
+    figures = {metric.name: metric.samples[0].value for metric in collector.collect()}
+    with contextlib.suppress(OSError):  # what processes share is to count once
+        for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                figures["process_resident_memory_bytes"] = float(line.split()[1]) * 1024
+    return figures
 
 
 _BOUNDS = (*map(floatToGoString, LATENCY_BUCKETS), "+Inf")

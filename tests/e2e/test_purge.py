@@ -15,6 +15,7 @@ import pytest
 from smtpproxy.config import load
 from smtpproxy.process import daily_purge
 from smtpproxy.process.daily_purge import DailyPurge
+from smtpproxy.process.nursery import Nursery
 from tests.kit.journal import Clock, decided, journal
 from tests.kit.load import SmtpSink
 from tests.kit.messages import message
@@ -132,10 +133,14 @@ async def test_it_comes_at_its_time(relay: RelayProcess, monkeypatch: pytest.Mon
     relay.config["retention"] = {"at": at.strftime("%H:%M:%S")}
     relay.write_config()
     failures: list[int] = []
-    daily = asyncio.create_task(DailyPurge(load(relay.config_path), failures.append).run())
+    settings = load(relay.config_path)
+    nursery = Nursery(settings)
+    nursery.open(lambda: None)
+    daily = asyncio.create_task(DailyPurge(settings, nursery, failures.append).run())
     await asyncio.to_thread(wait_for, lambda: len(runs(relay)) == 2, "the daily run", timeout=60)
     daily.cancel()
     await asyncio.wait((daily,))
+    nursery.close()
     assert datetime.fromisoformat(runs(relay)[1]["began"]) >= at.astimezone()
     assert failures == []
 

@@ -114,12 +114,12 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def command_line(pid: int) -> bytes:
-    """The arguments of a process, each with a NUL at its end; nothing when it is gone (Linux)."""
+def name(pid: int) -> str:
+    """What `ps -e` shows of a process; nothing when it is gone (Linux)."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        return Path(f"/proc/{pid}/comm").read_text().strip()
     except (FileNotFoundError, ProcessLookupError):
-        return b""
+        return ""
 
 
 def run(

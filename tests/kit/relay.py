@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from smtpproxy.cli import main
 from tests.kit.ports import LOOPBACK, free_port, wait_for
-from tests.kit.processes import Running, command_line, descendants, run
+from tests.kit.processes import Running, descendants, name, run
 from tests.kit.toml import to_toml
 
 REPOSITORY = Path(__file__).parents[2]
@@ -160,8 +160,7 @@ class RelayProcess:
 
     def children(self, role: str) -> list[int]:
         """The process ids of the children with that role."""
-        command = f"smtpproxy.process.child\0{role}\0".encode()
-        return [pid for pid in descendants(self.pid) if command in command_line(pid)]
+        return [pid for pid in descendants(self.pid) if name(pid).partition("-")[0] == role]
 
     @property
     def alive(self) -> bool:

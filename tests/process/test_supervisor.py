@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ import pytest
 from smtpproxy.app import prepare
 from smtpproxy.config import parse
 from smtpproxy.process import generation as module
-from smtpproxy.process.children import Answer, Ask, Channel, Drain, Start, start_child
+from smtpproxy.process.children import Answer, Ask, Channel, Drain, Start
 from smtpproxy.process.listening import Sockets
 from smtpproxy.process.notifier import Notifier
+from smtpproxy.process.nursery import ChildProcess, Nursery
 from smtpproxy.process.supervisor import Source, Supervisor
 from smtpproxy.process.webserver import Supervisor as WebsSupervisor
 from smtpproxy.settings import Settings
@@ -43,6 +44,13 @@ class Told(Notifier):
 def settings(tmp_path: Path) -> Settings:
     text = to_toml(relay_config(tmp_path, "127.0.0.1:1", {"server": {"workers": 1}}))
     return parse(text, "relay.toml")
+
+
+@pytest.fixture
+def nursery(settings: Settings) -> Iterator[Nursery]:
+    nursery = Nursery(settings)
+    yield nursery
+    nursery.close()
 
 
 def test_a_listener_may_be_called_as_a_table_with_a_socket_is(tmp_path: Path) -> None:
@@ -90,11 +98,12 @@ async def greeting(settings: Settings) -> bytes:
 
 
 async def supervised(
-    settings: Settings, told: Told, while_running: Callable[[], Any]
+    settings: Settings, told: Told, nursery: Nursery, while_running: Callable[[], Any]
 ) -> tuple[int, Any]:
     await asyncio.to_thread(prepare, settings)
     source = Source(lambda: settings, prepare)
-    running = asyncio.create_task(Supervisor(settings, Sockets(settings), source, told).run())
+    supervisor = Supervisor(settings, Sockets(settings), source, told, nursery)
+    running = asyncio.create_task(supervisor.run())
     try:
         result = await while_running()
     finally:
@@ -104,34 +113,36 @@ async def supervised(
 
 
 async def test_a_child_that_cannot_be_started_is_tried_again(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, nursery: Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries = 0
+    begin = nursery.start
 
-    async def sometimes(start: Start) -> asyncio.subprocess.Process:
+    async def sometimes(start: Start, *given: Any) -> ChildProcess:
         nonlocal tries
         tries += 1
         if tries <= 2:
             raise OSError("no memory")
-        return await start_child(start)
+        return await begin(start, *given)
 
-    monkeypatch.setattr(module, "start_child", sometimes)
+    monkeypatch.setattr(nursery, "start", sometimes)
     told = Told()
-    code, greeted = await supervised(settings, told, lambda: greeting(settings))
+    code, greeted = await supervised(settings, told, nursery, lambda: greeting(settings))
     assert greeted == b"220 relay.example ESMTP smtpproxy\r\n"
     assert code == 0
     assert tries >= 3
 
 
 async def test_a_generation_that_does_not_start_leaves_the_one_before_at_work(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, nursery: Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = False
+    begin = nursery.start
 
-    async def start(child: Start) -> asyncio.subprocess.Process:
+    async def start(child: Start, *given: Any) -> ChildProcess:
         if broken:
             raise OSError("no memory")
-        return await start_child(child)
+        return await begin(child, *given)
 
     async def reload() -> tuple[list[str], bytes]:
         nonlocal broken
@@ -141,11 +152,11 @@ async def test_a_generation_that_does_not_start_leaves_the_one_before_at_work(
         faults = await supervisor.reload()
         return faults, await greeting(settings)
 
-    monkeypatch.setattr(module, "start_child", start)
+    monkeypatch.setattr(nursery, "start", start)
     told = Told()
     source = Source(lambda: settings, prepare)
     await asyncio.to_thread(prepare, settings)
-    supervisor = Supervisor(settings, Sockets(settings), source, told)
+    supervisor = Supervisor(settings, Sockets(settings), source, told, nursery)
     running = asyncio.create_task(supervisor.run())
     try:
         faults, greeted = await reload()
@@ -158,41 +169,25 @@ async def test_a_generation_that_does_not_start_leaves_the_one_before_at_work(
 
 
 async def test_children_run_no_code_from_the_working_directory(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, nursery: Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for package in ("smtpproxy", "uvloop"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("raise SystemExit('foreign code')")
     monkeypatch.chdir(tmp_path)
-    code, greeted = await supervised(settings, Told(), lambda: greeting(settings))
+    code, greeted = await supervised(settings, Told(), nursery, lambda: greeting(settings))
     assert greeted.startswith(b"220 ")
     assert code == 0
 
 
 async def test_told_to_end_while_starting_it_ends_and_was_never_ready(
-    settings: Settings, capfd: pytest.CaptureFixture[str]
+    settings: Settings, nursery: Nursery, capfd: pytest.CaptureFixture[str]
 ) -> None:
     told = Told()
-    code, _ = await supervised(settings, told, lambda: asyncio.sleep(0.05))
+    code, _ = await supervised(settings, told, nursery, lambda: asyncio.sleep(0.05))
     assert code == 0
     assert told.messages == ["STOPPING=1"]
     assert "Traceback" not in capfd.readouterr().err
-
-
-async def test_a_child_that_starts_is_deaf_to_the_interrupt_of_its_terminal(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
-) -> None:
-    """Ctrl-C goes to all processes of a terminal, also to one that imports its modules."""
-    (tmp_path / "pickle.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
-    await asyncio.to_thread(prepare, settings)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    ours, theirs = socket.socketpair()
-    child = await start_child(Start("purge", 0, settings, theirs.fileno(), {}, 0.0))
-    theirs.close()
-    ours.close()
-    await asyncio.wait_for(child.wait(), 30)
-    assert "KeyboardInterrupt" not in capfd.readouterr().err
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 async def test_whoever_asks_the_web_process_while_it_ends_is_answered() -> None:

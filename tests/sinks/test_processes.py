@@ -1,13 +1,15 @@
 """`process_*` of all processes of a relay, as one."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
 
-from smtpproxy.sinks.collector import process_metrics, relay_processes
+from smtpproxy.sinks.collector import process_metrics
 
 
 @pytest.fixture
@@ -50,7 +52,26 @@ def test_a_process_that_is_gone_is_left_out() -> None:
     assert figures(os.getpid(), gone.pid).keys() == figures(os.getpid()).keys()
 
 
-def test_the_relay_is_the_parent_and_its_children() -> None:
-    found = relay_processes()
-    assert found[0] == os.getppid()
-    assert os.getpid() in found
+def test_the_relay_is_the_supervisor_the_nursery_and_their_children() -> None:
+    program = "from smtpproxy.sinks.collector import relay_processes; print(relay_processes())"
+    nursery = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {program!r}])"
+    with subprocess.Popen([sys.executable, "-c", nursery], stdout=subprocess.PIPE) as process:
+        found = json.loads(process.communicate()[0])
+    assert found[0] == os.getpid()
+    assert process.pid in found
+    assert len(found) > found.index(process.pid) + 1, "the child of the nursery"
+
+
+def test_memory_that_two_processes_share_counts_once() -> None:
+    alone = figures(os.getpid())["process_resident_memory_bytes"]
+    ready, write = os.pipe()
+    if not (pid := os.fork()):
+        os.write(write, b".")
+        signal.pause()
+    try:
+        os.read(ready, 1)
+        both = figures(os.getpid(), pid)["process_resident_memory_bytes"]
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert both < 1.5 * alone

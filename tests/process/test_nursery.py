@@ -1,0 +1,116 @@
+"""Where child processes come from: what comes along, and what is known of their end."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.app import prepare
+from smtpproxy.config import parse
+from smtpproxy.process.children import Start
+from smtpproxy.process.nursery import ChildProcess, Nursery
+from smtpproxy.settings import Settings
+from tests.kit.messages import message
+from tests.kit.ports import wait_for
+from tests.kit.processes import descendants, name
+from tests.kit.relay import RelayProcess, relay_config
+from tests.kit.toml import to_toml
+from tests.kit.upstream import FakeUpstream
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    settings = parse(to_toml(relay_config(tmp_path, "127.0.0.1:1", {"web": None})), "relay.toml")
+    prepare(settings)
+    return settings
+
+
+@pytest.fixture
+def nursery(settings: Settings) -> Iterator[Nursery]:
+    nursery = Nursery(settings)
+    yield nursery
+    nursery.close()
+
+
+async def started(nursery: Nursery, settings: Settings) -> tuple[ChildProcess, socket.socket]:
+    """A purge, which ends when nobody is at the other end of its channel."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        return await nursery.start(Start("purge", 0, settings), theirs, {}), ours
+
+
+def of(pid: int) -> list[str]:
+    """What a process has open: files and sockets, but for what it writes its log to."""
+    files = [file for file in Path(f"/proc/{pid}/fd").iterdir() if int(file.name) > 2]
+    return [str(to) for file in files if (to := file.readlink()) != Path(os.devnull)]
+
+
+async def test_how_a_child_ends_is_known(nursery: Nursery, settings: Settings) -> None:
+    nursery.open(lambda: None)
+    first, ours = await started(nursery, settings)
+    with ours:
+        assert await asyncio.wait_for(first.wait(), 30) == 0
+    second, ours = await started(nursery, settings)
+    with ours:
+        second.kill()
+        assert await asyncio.wait_for(second.wait(), 30) == -signal.SIGKILL
+    second.kill()  # whoever has its number now is spared
+
+
+async def test_who_gave_up_on_a_child_gets_no_other_one_for_it(
+    nursery: Nursery, settings: Settings
+) -> None:
+    nursery.open(lambda: None)
+    given_up = asyncio.create_task(started(nursery, settings))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    child, ours = await started(nursery, settings)
+    with ours:
+        child.kill()
+        assert await asyncio.wait_for(child.wait(), 30) == -signal.SIGKILL
+
+
+async def test_ctrl_c_is_for_the_supervisor(
+    nursery: Nursery, settings: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A terminal sends it to all of its processes."""
+    lost: list[bool] = []
+    nursery.open(lambda: lost.append(True))
+    child, ours = await started(nursery, settings)
+    (nursing,) = {pid for pid in descendants(os.getpid()) if name(pid) == "nursery"} - {child.pid}
+    with ours:
+        for pid in (nursing, child.pid):
+            os.kill(pid, signal.SIGINT)
+        assert await asyncio.wait_for(child.wait(), 30) == 0
+    assert not lost
+    assert "KeyboardInterrupt" not in capfd.readouterr().err
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_nothing_of_the_supervisor_comes_along(tmp_path: Path) -> None:
+    with FakeUpstream() as mta, RelayProcess(tmp_path, mta.address) as relay:
+        assert [name(pid) for pid in descendants(relay.pid)] == ["nursery", "worker-0"]
+        nursing, worker = descendants(relay.pid)
+        assert len(list(Path(f"/proc/{nursing}/task").iterdir())) == 1  # no thread
+        sockets = {pid: {each for each in of(pid) if "socket" in each} for pid in relay.pids}
+        assert len(of(nursing)) == 3, "its socket, what it waits with, and the end of one child"
+        assert len(sockets[nursing]) == 1
+        assert not sockets[nursing] & (sockets[relay.pid] | sockets[worker])
+
+
+def test_where_the_nursery_is_killed_the_relay_drains_and_ends(tmp_path: Path) -> None:
+    """systemd starts it again; a relay whose workers nobody replaces must not go on."""
+    with FakeUpstream() as mta, RelayProcess(tmp_path, mta.address) as relay:
+        send = ("jeanne@people.example",)
+        assert relay.send(message(stream="receipts"), *send, sender="a@shop.example")[0] == 250
+        (nursing,) = [pid for pid in relay.pids if name(pid) == "nursery"]
+        os.kill(nursing, signal.SIGKILL)
+        wait_for(lambda: not relay.alive, "the relay to end")
+        assert relay.terminate() == 1
+        assert [line["process"] for line in relay.log if line["event"] == "worker drained"]
+        (said,) = [line for line in relay.log if line["event"] == "child ended"]
+        assert said["child"] == "nursery"
