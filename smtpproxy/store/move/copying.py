@@ -241,6 +241,16 @@ class Copying:
         What was proven holds: since then all changes of the source are on record, for its triggers
         are those of then, and nobody else has written to the copy.
         """
+        await self._target.hold()  # whoever has it still is waited for while others write
+        try:
+            seconds = await self._stopped(text, check_keys)
+        finally:
+            await self._target.leave()
+        if seconds is not None:
+            await self.tidy()
+        return seconds
+
+    async def _stopped(self, text: str, check_keys: Callable[[Live], object]) -> float | None:
         self._say("nobody can write from now on")
         began = time.monotonic()
         async with self._source.stopped():
@@ -249,10 +259,9 @@ class Copying:
                 self._say("tables or triggers were changed meanwhile; they can write again")
                 return None
             check_keys(await self._source.live())
-            changed = sum([await self._catch_up(table) for table in TABLES])
-            await self._target.hold()
             if not await self._target.is_ours():
                 raise await self._differs("somebody else may have written to it")
+            changed = sum([await self._catch_up(table) for table in TABLES])
             for table in TABLES:
                 await self._count(table)
             await self._target.finish(await self._source.numbers(), await self._source.secrets())
@@ -267,7 +276,6 @@ class Copying:
                 raise
             seconds = time.monotonic() - began
         self._say(f"{changed:,} last changes copied; {self._new} counts from now on")
-        await self.tidy()
         return seconds
 
     async def _count(self, table: str) -> None:

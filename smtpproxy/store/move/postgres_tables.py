@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 LOCKED = ("store_state", "change_number", *TABLES)
 """Tables in the order in which writers lock them."""
 EXCLUSIVE = "ACCESS EXCLUSIVE"
-"""The one mode of a lock in whose way readers are too."""
 _BRIEF = 0.2
 """Seconds that others, who wait behind, are kept from tables which are not free yet; twice as long
 with each try."""
@@ -113,8 +112,7 @@ class Tables:
             begun = self._connection.transaction(isolation="read_committed")
             await begun.start()
             try:
-                if mode == EXCLUSIVE:
-                    await self._run(f"SET LOCAL lock_timeout = '{patience:.1f}s'")
+                await self._run(f"SET LOCAL lock_timeout = '{patience:.1f}s'")
                 await self._run(f"LOCK TABLE {quoted(tables)} IN {mode} MODE")
                 await self._run("SET LOCAL lock_timeout TO DEFAULT")
                 return begun

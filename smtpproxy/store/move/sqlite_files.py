@@ -85,4 +85,5 @@ def told() -> Iterator[None]:
     except sqlite3.Error as error:
         raise unavailable(error) from error
     except OSError as error:
-        raise StoreUnavailable(f"{error.filename or 'a file'}: {error.strerror}") from error
+        file = error.filename2 or error.filename or "a file"
+        raise StoreUnavailable(f"{file}: {error.strerror}") from error

@@ -94,6 +94,7 @@ class SqliteTarget(Files):
                     path.unlink()
             for file in self._folder.iterdir():
                 file.unlink()
+            self._try_names()
             self._connections = self._opened()
             for part, connection in self._connections.items():
                 connection.execute("BEGIN")
@@ -102,6 +103,14 @@ class SqliteTarget(Files):
                 connection.execute(f"CREATE TABLE {_STATE}")
                 connection.execute(_NOTE, (state.NAME, state.encode(copy)))
                 connection.execute("COMMIT")
+
+    def _try_names(self) -> None:
+        """Do now what must not fail at the end."""
+        one, other = self._folder / ".one", self._folder / ".other"
+        one.touch()
+        other.hardlink_to(one)
+        for file in (one, other):
+            file.unlink()
 
     async def spoil(self) -> None:
         with told():
@@ -198,8 +207,8 @@ class SqliteTarget(Files):
             store.execute("COMMIT")
             for part, octets in secrets.items():
                 self._connections[part].execute("UPDATE secret SET octets = ?", (octets,))
-            for connection in self._connections.values():
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            for part, connection in self._connections.items():
+                _empty_log(connection, self._places(part)[0])
 
     async def commit(self) -> None:
         """Give the files their names, never over what was put there meanwhile. The store itself is
@@ -213,10 +222,10 @@ class SqliteTarget(Files):
             sync_folder(self._folder)
             for part in sorted(self._connections, reverse=True):
                 connection = self._connections[part]
-                connection.execute(f"DROP TABLE IF EXISTS {state.STATE}")
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                connection.close()
                 made, path = self._places(part)
+                connection.execute(f"DROP TABLE IF EXISTS {state.STATE}")
+                _empty_log(connection, made)
+                connection.close()
                 _flush(made)
                 give_to_owner_of(path.parent, made)
                 if part == STORE:
@@ -232,6 +241,13 @@ class SqliteTarget(Files):
 
     async def tidy(self) -> None:
         """There is nothing that could wait."""
+
+
+def _empty_log(connection: sqlite3.Connection, file: Path) -> None:
+    """Have all of a database in its file. Raises StoreUnavailable."""
+    is_busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if is_busy:
+        raise StoreUnavailable(f"{file}: another process reads it, which has to end first")
 
 
 def _flush(file: Path) -> None:
