@@ -12,12 +12,11 @@ from msgspec import Struct
 
 from smtpproxy.mail.address import readings
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.audit.addressed import addressed
-from smtpproxy.sinks.audit.erase import StillWritten, pseudonymise
-from smtpproxy.store import open_journals
-from smtpproxy.store.erasing import forget_reports
+from smtpproxy.sinks.audit.erase import StillWritten, addressed, pseudonymise
+from smtpproxy.store import open_feedback, open_journals
 from smtpproxy.store.journals import Behind, Outstanding, PersonKey, SharedJournals
 from smtpproxy.store.key_files import replace_secret
+from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.operations import former_addresses
 from smtpproxy.store.protocols import Store
 from smtpproxy.store.relays import known_relay_id, relay_id
@@ -189,3 +188,27 @@ def _from_audit_log(settings: Settings, address: str) -> int:
     with contextlib.suppress(FileNotFoundError):  # nothing has been decided yet
         os.scandir(folder).close()  # else what may not be read would look empty
     return pseudonymise(folder, address)
+
+
+_MOST = 100 * 1024 * 1024  # octets of a report
+
+
+async def forget_reports(settings: Settings, address: str) -> int:
+    """Remove the reports that concern a canonical address, and those kept that name it.
+
+    Returns how many. Raises StoreUnavailable, OSError.
+    """
+    mailbox = known_relay_id(settings.server.state_dir) or ""
+    log, maildir = open_feedback(settings.store, mailbox), Maildir(settings.feedback_dir)
+    try:
+        gone = set(await log.forget(address))
+        named = address.encode().lower()
+        for kept in await log.kept():
+            report = maildir.read(kept.id, _MOST)
+            if report is not None and named in report.content.lower():
+                gone.add(kept.id)
+        await log.remove(sorted(gone))
+        maildir.remove(gone)
+    finally:
+        log.close()
+    return len(gone)

@@ -1,6 +1,6 @@
 """What came after a backup, done again from the journal of changes."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import get_args
@@ -103,20 +103,9 @@ async def replay(
     """
     done = Replayed(waiting)
     ring = load_keys(settings.server.state_dir)
-    lines, gaps = _lines(Journal(journals.changes), waiting)
-    changes = [line.change for line in lines]
-    gaps += what_is_short(journals, waiting.changes, lines, kept, whole=not gaps)
     known = {key.fingerprint for key in ring.keys}
-    strange = [one for one in changes if one.key and _fingerprint(one.key) not in known]
-    if strange:
-        names = ", ".join(sorted({_fingerprint(one.key) for one in strange}))
-        gaps.append(
-            f"{len(strange)} changes are under the key {names}, which the backup does not have:"
-            " it was taken before the keys were renewed; restore one that was taken after that"
-        )
+    changes, gaps = _changes(journals, waiting, known, kept, whole)
     until = max((one.at for one in changes), default=None)
-    if journals.is_copy and whole is None and not gaps:
-        gaps.append(_copied(lines, waiting))
     mine = [one for one in changes if one.key and _fingerprint(one.key) in known]
     found = _gathered(mine, lifting=not gaps)
     done.changes, done.until, done.gaps = len(changes), until, tuple(gaps)
@@ -143,6 +132,32 @@ async def replay(
         trust(audit)
         await store.note_stream(StreamEvent(now(), MARKETING, "resumed", RESTORE))
     return done
+
+
+def _changes(
+    journals: Journals,
+    waiting: Pending,
+    known: Set[str],
+    kept: Sequence[Head],
+    whole: Word | None,
+) -> tuple[list[Change], list[str]]:
+    """Return the changes since the backup, and what of them is missing or cannot be read.
+
+    `known` are the fingerprints of the backup's keys.
+    """
+    lines, gaps = _lines(Journal(journals.changes), waiting)
+    changes = [line.change for line in lines]
+    gaps += what_is_short(journals, waiting.changes, lines, kept, whole=not gaps)
+    strange = [one for one in changes if one.key and _fingerprint(one.key) not in known]
+    if strange:
+        names = ", ".join(sorted({_fingerprint(one.key) for one in strange}))
+        gaps.append(
+            f"{len(strange)} changes are under the key {names}, which the backup does not have:"
+            " it was taken before the keys were renewed; restore one that was taken after that"
+        )
+    if journals.is_copy and whole is None and not gaps:
+        gaps.append(_copied(lines, waiting))
+    return changes, gaps
 
 
 async def give_up(

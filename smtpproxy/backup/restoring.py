@@ -3,7 +3,7 @@
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -104,21 +104,31 @@ def place(
         waiting = msgspec.json.encode(
             Pending(manifest.taken_at, manifest.changes, manifest.audit)
         ).decode()
-        written = []
-        for name, path in places.items():
-            if name == DATABASE:
-                _forget_answers(path)
-                anchors.note_restored(audit, now, "restored", manifest.taken_at)
-                _put(backup / name, path, lambda copy: hold(copy, now(), waiting, mark))
-            elif path.exists():
-                continue  # it is newer than the backup's
-            else:
-                _put(backup / name, path)
-            written.append(path)
+
+        def put_database(path: Path) -> None:
+            _forget_answers(path)
+            anchors.note_restored(audit, now, "restored", manifest.taken_at)
+            _put(backup / DATABASE, path, lambda copy: hold(copy, now(), waiting, mark))
+
+        written = tuple(_put_state(backup, places, put_database))
         named, left = _put_named(settings, backup, manifest)
         kept = manifest.kept(CONFIGURATION)
         same = kept is not None and digest(configuration) == kept.sha256
         return Placed(manifest, (*written, *named), left, same)
+
+
+def _put_state(
+    backup: Path, places: Mapping[str, Path], put_database: Callable[[Path], None]
+) -> Iterator[Path]:
+    """Put what is in `state_dir` in place; yield what was written."""
+    for name, path in places.items():
+        if name == DATABASE:
+            put_database(path)
+        elif path.exists():
+            continue  # it is newer than the backup's
+        else:
+            _put(backup / name, path)
+        yield path
 
 
 @contextmanager

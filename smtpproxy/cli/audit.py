@@ -28,8 +28,7 @@ from smtpproxy.policy.model import NO_FACTS, Action, RecipientFacts, Verdict, co
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.anchors import Anchor
-from smtpproxy.sinks.audit.chosen import verdicts
-from smtpproxy.sinks.audit.reader import Record
+from smtpproxy.sinks.audit.reader import Record, verdicts
 from smtpproxy.sinks.audit.verify import State, is_anchored, seal
 from smtpproxy.store.journals import IndexQuery, IndexRow
 from smtpproxy.terminal import counted, printable
@@ -112,22 +111,21 @@ def show(
     others = (_Found(one.at, one) for one in of_others)
     newest = nlargest(limit + 1, chain(own, others), key=lambda one: one.at)
     shown, more = newest[:limit][::-1], len(newest) > limit
-    states = [one.state for one in shown]
+    return Result([one.as_object() for one in shown], _newest(shown, older=more))
 
-    def text() -> Iterator[Part]:
-        if not shown:
-            yield Aside("No decision on record matches.")
-            return
-        yield Table(_COLUMNS, [row for one in shown for row in one.rows()])
-        if any(isinstance(one.what, IndexRow) for one in shown):
-            yield Aside("Records of other relays are there: see audit show ID, or --from.")
-        if unproven := states.count(State.UNPROVEN):
-            decisions = counted(unproven, "decision is", "decisions are")
-            yield Aside(f"{decisions} after the last anchor: unproven.")
-        if more:
-            yield Aside(f"There are more, older than these {limit}: see --limit.")
 
-    return Result([one.as_object() for one in shown], text())
+def _newest(shown: "Sequence[_Found]", *, older: bool) -> Iterator[Part]:
+    if not shown:
+        yield Aside("No decision on record matches.")
+        return
+    yield Table(_COLUMNS, [row for one in shown for row in one.rows()])
+    if any(isinstance(one.what, IndexRow) for one in shown):
+        yield Aside("Records of other relays are there: see audit show ID, or --from.")
+    if unproven := sum(one.state is State.UNPROVEN for one in shown):
+        decisions = counted(unproven, "decision is", "decisions are")
+        yield Aside(f"{decisions} after the last anchor: unproven.")
+    if older:
+        yield Aside(f"There are more, older than these {len(shown)}: see --limit.")
 
 
 def _elsewhere(settings: Settings, options: ShowOptions) -> Sequence[IndexRow]:

@@ -35,7 +35,7 @@ from smtpproxy.cli.printer import Part, Result, picked, progress
 from smtpproxy.cli.stores import using_store, warn
 from smtpproxy.clock import now
 from smtpproxy.scrub.outlook import Findings, Outlook
-from smtpproxy.store.exchange.compare import Comparison, Kind, compare
+from smtpproxy.store.exchange.compare import Comparison, Difference, Kind, compare
 from smtpproxy.store.exchange.encodings import Decoder
 from smtpproxy.store.exchange.files import STDIN, RejectedFault, RejectedFile, Source
 from smtpproxy.store.exchange.lines import Contents, ImportFault
@@ -322,12 +322,6 @@ def _compare(
     for notice in handling.notices():
         warn(notice)
     with_address = on_a_terminal()
-    samples = []
-    for one in done.samples:
-        sample: dict[str, object] = {"kind": one.kind, "line": one.line, "what": one.what}
-        if one.address and with_address:
-            sample["address"] = one.address
-        samples.append(sample)
     data: dict[str, object] = {
         "file": task.path,
         "dry_run": True,
@@ -335,7 +329,7 @@ def _compare(
         **{str(kind): count for kind, count in done.counts.items()},
         "refusals": done.refusals,
         "passed": done.passed,
-        "samples": samples,
+        "samples": [_sample(one, with_address=with_address) for one in done.samples],
         "seconds": round(time.monotonic() - start, 3),
         "outlook": outlook_object(outlook.findings(), file_format),
     }
@@ -348,6 +342,11 @@ def _compare(
         1 if done.counts["rejected"] else 0,
         _no_rows(task, contents, done.lines, file.tell()),
     )
+
+
+def _sample(one: Difference, *, with_address: bool) -> dict[str, object]:
+    sample: dict[str, object] = {"kind": one.kind, "line": one.line, "what": one.what}
+    return sample | {"address": one.address} if one.address and with_address else sample
 
 
 def _refusals(count: int) -> Iterator[Part]:

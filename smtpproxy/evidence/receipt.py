@@ -147,18 +147,25 @@ def _record(
             "dpv:isExercisedAt": (whose and whose.help) or controller.contact,
         },
         "dpv:hasProcess": {
-            "@type": "dpv:Process",
+            **_process(controller, settings.retention.prospects),
             "dpv:hasPurpose": _purpose(settings, stream, purpose, lang),
-            "dpv:hasPersonalData": [{"@id": "pd:EmailAddress"}],
-            "dpv:hasProcessing": [{"@id": "dpv:Store"}, {"@id": "dpv:Use"}],
-            "dpv:hasRecipient": [
-                {"@type": "dpv:Recipient", "dpv:hasName": each} for each in controller.recipients
-            ],
-            "dpv:hasStorageCondition": _storage(controller, settings.retention.prospects),
         },
         "dpv:hasConsentStatus": sorted(
             events, key=lambda event: event["dpv:isIndicatedAtTime"]["@value"]
         ),
+    }
+
+
+def _process(controller: ControllerSettings, kept: Period) -> Node:
+    """What is done with an address, whatever for."""
+    return {
+        "@type": "dpv:Process",
+        "dpv:hasPersonalData": [{"@id": "pd:EmailAddress"}],
+        "dpv:hasProcessing": [{"@id": "dpv:Store"}, {"@id": "dpv:Use"}],
+        "dpv:hasRecipient": [
+            {"@type": "dpv:Recipient", "dpv:hasName": each} for each in controller.recipients
+        ],
+        "dpv:hasStorageCondition": _storage(controller, kept),
     }
 
 

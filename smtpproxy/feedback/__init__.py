@@ -4,10 +4,9 @@
 """
 
 from smtpproxy.feedback.bounce import Failure, failures, inner_bounce, is_bounce
-from smtpproxy.feedback.clues import clues_of
 from smtpproxy.feedback.complaint import Complaint, complaint_of
 from smtpproxy.feedback.notification import as_report
-from smtpproxy.feedback.original import original_of
+from smtpproxy.feedback.original import clues_of, original_of
 from smtpproxy.feedback.parts import read_mail
 from smtpproxy.feedback.personal import (
     asks_by_program,

@@ -1,11 +1,13 @@
-"""The message that a report is about, as far as it came along: its header fields."""
+"""What a report carries of the message that it is about, and where it may hold our own tokens."""
 
 import re
+from collections.abc import Iterable
 
 from msgspec import Struct
 
-from smtpproxy.feedback.addresses import found_in, is_of_a_machine, valid
-from smtpproxy.feedback.parts import Mail, header_block, text_of
+from smtpproxy.feedback.addresses import ADDRESS, found_in, is_of_a_machine, valid
+from smtpproxy.feedback.parts import Mail, field, header_block, text_of
+from smtpproxy.feedback.records import Clues
 from smtpproxy.mail.headers import HeaderBlock
 
 RETURNED_TYPES = (
@@ -70,3 +72,40 @@ def _senders(headers: HeaderBlock) -> tuple[str, ...]:
 def _addresses(headers: HeaderBlock, name: str) -> list[str]:
     values = headers.values(name)[:_MOST_VALUES]
     return found_in(" , ".join(text_of(value) for value in values))
+
+
+_MOST = 20
+_URI = re.compile(r"<\s{0,5}([^<>\s]{1,1000})\s{0,5}>")
+_ID = re.compile(r"<[^<>\s]{1,250}>")
+_TO_US = ("Delivered-To", "X-Original-To", "Envelope-To", "X-Envelope-To", "To")
+
+
+def clues_of(mail: Mail, original: Original, recipient: str) -> Clues:
+    """Return every place that may hold a token, unread. Local parts keep their case."""
+    recipients = [recipient] if recipient else []
+    for name in _TO_US:
+        recipients += _written(field(mail.headers, name))
+    ids = [*original.values("Message-ID"), *_fields(mail, "In-Reply-To", "References")]
+    return Clues(
+        recipients=_once(recipients),
+        message_ids=_once(found for value in ids for found in _ID.findall(value)),
+        unsubscribe_uris=_once(
+            found for value in original.values("List-Unsubscribe") for found in _URI.findall(value)
+        ),
+        feedback_ids=_once(original.values("Feedback-ID")),
+        reverse_paths=_once(
+            found for value in original.values("Return-Path") for found in _written(value)
+        ),
+    )
+
+
+def _fields(mail: Mail, *names: str) -> list[str]:
+    return [field(mail.headers, name) for name in names]
+
+
+def _written(value: str) -> list[str]:
+    return [match[1] for match in ADDRESS.finditer(value)]
+
+
+def _once(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(values))[:_MOST]

@@ -21,8 +21,7 @@ from smtpproxy.mail.reply import RECEIVED_LIMIT, Reply, received
 from smtpproxy.mailbox.messages import Messages
 from smtpproxy.settings import FeedbackSettings
 from smtpproxy.sinks.audit.lines import ERASED
-from smtpproxy.store.asked_messages import SentMessage
-from smtpproxy.store.feedback import FeedbackLog, HandingOn
+from smtpproxy.store.feedback import FeedbackLog, HandingOn, SentMessage
 from smtpproxy.store.maildir import Arrived, Maildir
 from smtpproxy.store.protocols import StoreUnavailable
 

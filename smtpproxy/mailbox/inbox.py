@@ -12,7 +12,7 @@ from smtpproxy.mail.return_path import ReturnPath
 from smtpproxy.mailbox.acting import Actor, Done, told
 from smtpproxy.mailbox.messages import Messages
 from smtpproxy.mailbox.reading import Reader, Understood
-from smtpproxy.store.asked_messages import SentMessage
+from smtpproxy.store.feedback import SentMessage
 from smtpproxy.store.maildir import Maildir
 
 _AT_ONCE = 100

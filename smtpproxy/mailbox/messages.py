@@ -10,7 +10,7 @@ from smtpproxy.events import time_of
 from smtpproxy.settings import RetentionSettings, Settings
 from smtpproxy.sinks.audit.reader import decision
 from smtpproxy.store import open_asked_messages
-from smtpproxy.store.asked_messages import AskedMessages, SentMessage
+from smtpproxy.store.feedback import AskedMessages, SentMessage
 from smtpproxy.store.protocols import StoreUnavailable
 
 _RETENTION = RetentionSettings()

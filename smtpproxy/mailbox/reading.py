@@ -20,8 +20,7 @@ from smtpproxy.mailbox.messages import Messages
 from smtpproxy.mailbox.tokens import Tokens
 from smtpproxy.resolver import Resolver
 from smtpproxy.settings import FeedbackSettings, Settings
-from smtpproxy.store.asked_messages import SentMessage
-from smtpproxy.store.feedback import UNKNOWN
+from smtpproxy.store.feedback import UNKNOWN, SentMessage
 from smtpproxy.store.link_keys import LinkReader
 from smtpproxy.store.maildir import Arrived
 from smtpproxy.store.protocols import StoreUnavailable

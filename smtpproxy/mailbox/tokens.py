@@ -18,7 +18,7 @@ from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription, stream_
 from smtpproxy.policy.model import Stream
 from smtpproxy.policy.scopes import Scopes
 from smtpproxy.sinks.audit.lines import ERASED
-from smtpproxy.store.asked_messages import SentMessage
+from smtpproxy.store.feedback import SentMessage
 from smtpproxy.store.link_keys import LinkReader
 
 _MOST = 20  # tokens that are tried

@@ -21,14 +21,14 @@ from smtpproxy.policy.model import Action, Reason
 from smtpproxy.process.children import Beat, Channel, Drain, Ready
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.chain import DECISION, NotALine
-from smtpproxy.sinks.audit.chosen import verdicts
 from smtpproxy.sinks.audit.erase import StillWritten
 from smtpproxy.sinks.audit.following import PlacedRow, Tail
 from smtpproxy.sinks.audit.lines import DecisionEntry, decided, is_erased, read_line
+from smtpproxy.sinks.audit.reader import verdicts
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.sinks.metrics import Snapshot
 from smtpproxy.store import open_asked_messages, open_journals
-from smtpproxy.store.asked_messages import AskedMessages, SentMessage
+from smtpproxy.store.feedback import AskedMessages, SentMessage
 from smtpproxy.store.journals import IndexRow, SharedJournals
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.relays import relay_id

@@ -13,7 +13,6 @@ from smtpproxy.policy.model import Rulebook, Stream, StreamClass
 from smtpproxy.policy.scopes import Scopes
 from smtpproxy.settings.amounts import Rate
 from smtpproxy.settings.brands import BrandSettings
-from smtpproxy.settings.breaker import BreakerSettings
 from smtpproxy.settings.mail import (
     AuditSettings,
     AuthSettings,
@@ -35,7 +34,7 @@ from smtpproxy.settings.mail import (
     WebSettings,
 )
 from smtpproxy.settings.places import Address, TcpAddress, UnixAddress
-from smtpproxy.settings.streams import PolicySettings, StreamSettings
+from smtpproxy.settings.streams import BreakerSettings, PolicySettings, StreamSettings
 from smtpproxy.settings.webhooks import WebhookSettings
 from smtpproxy.toml_tables import AT_LEAST_ONE, DERIVED, Key
 

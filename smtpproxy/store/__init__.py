@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 from smtpproxy.settings import Settings, StoreSettings
 from smtpproxy.store.answers import KeptAnswers
-from smtpproxy.store.asked_messages import AskedMessages
 from smtpproxy.store.breaker import Breaker
 from smtpproxy.store.counters import BulkCounter, ConfirmationLimit, CopyLedger, MailingLog
-from smtpproxy.store.feedback import FeedbackLog
+from smtpproxy.store.feedback import AskedMessages, FeedbackLog
 from smtpproxy.store.journals import SharedJournals
 from smtpproxy.store.protocols import Store, StoreMisconfigured
 from smtpproxy.store.streams import StreamCounts
@@ -65,7 +64,7 @@ def open_bulk_counter(settings: StoreSettings) -> BulkCounter:
     """
     if is_postgresql(settings):
         from smtpproxy.store.postgres import target
-        from smtpproxy.store.postgres.bulk import PostgresBulkCounter
+        from smtpproxy.store.postgres.counters import PostgresBulkCounter
 
         return PostgresBulkCounter(target(settings))
     path = store_path(settings)
@@ -125,11 +124,11 @@ def open_confirmation_limit(settings: StoreSettings) -> ConfirmationLimit:
     """
     if is_postgresql(settings):
         from smtpproxy.store.postgres import target
-        from smtpproxy.store.postgres.confirmations import PostgresConfirmations
+        from smtpproxy.store.postgres.web_tables import PostgresConfirmations
 
         return PostgresConfirmations(target(settings))
     path = store_path(settings)
-    from smtpproxy.store.sqlite.confirmations import SqliteConfirmations
+    from smtpproxy.store.sqlite.web_tables import SqliteConfirmations
 
     return SqliteConfirmations(path, settings.timeout)
 
@@ -141,11 +140,11 @@ def open_answers(settings: StoreSettings, now: Callable[[], datetime]) -> KeptAn
     """
     if is_postgresql(settings):
         from smtpproxy.store.postgres import target
-        from smtpproxy.store.postgres.answers import PostgresAnswers
+        from smtpproxy.store.postgres.web_tables import PostgresAnswers
 
         return PostgresAnswers(target(settings), now)
     path = store_path(settings)
-    from smtpproxy.store.sqlite.answers import SqliteAnswers
+    from smtpproxy.store.sqlite.web_tables import SqliteAnswers
 
     return SqliteAnswers(path, settings.timeout, now)
 

@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
+from smtpproxy.events import Client
+
 _LASTING = timedelta(days=3 * 366)
 UNKNOWN = "unknown"
 """The stream of what is about none of ours."""
@@ -122,6 +124,48 @@ class FeedbackLog(Protocol):
 
     async def forget(self, address: str) -> Sequence[str]:
         """Erase a person; return the ids of the reports that concern them."""
+        ...
+
+    def close(self) -> None: ...
+
+
+ANSWERED_FOR = timedelta(hours=1)
+"""For how long an answer stays at most; whoever asked takes it away once it is of no more use."""
+ASKED_FOR = timedelta(days=6)
+"""For how long a question stays: a day longer than anybody waits."""
+
+
+class SentMessage(Struct, frozen=True):
+    """What the record of a message says of it. Of whom was erased it has no address."""
+
+    client: Client
+    reverse_path: str  # that the client gave
+    recipients: tuple[str, ...]  # canonical
+
+
+class AskedMessages(Protocol):
+    """Ids are those of decisions. Methods raise StoreUnavailable."""
+
+    async def ask(self, ids: Collection[str], at: datetime) -> Mapping[str, SentMessage]:
+        """Ask for the records of messages, however often; return those that were told by now."""
+        ...
+
+    async def asked(self, relay: str, limit: int) -> Sequence[str]:
+        """Return what was asked and not answered, and the index says that the relay has."""
+        ...
+
+    async def answer(
+        self, relay: str, messages: Mapping[str, SentMessage | None], at: datetime
+    ) -> None:
+        """Tell what this relay's journal says; None: no record is there any more."""
+        ...
+
+    async def used(self, ids: Collection[str]) -> None:
+        """Take these questions back, with what was answered."""
+        ...
+
+    async def forget(self, now: datetime) -> None:
+        """Take away what nobody took back in time."""
         ...
 
     def close(self) -> None: ...

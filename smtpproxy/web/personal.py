@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 import structlog
 from starlette.responses import HTMLResponse, Response
 
-from smtpproxy.erasure import erase_record
+from smtpproxy.erasure import erase_record, forget_reports
 from smtpproxy.locale import PAGE_LANGS, Lang, texts
 from smtpproxy.locale.pages import environment
 from smtpproxy.mail.confirmation_token import Confirmation
@@ -27,7 +27,6 @@ from smtpproxy.policy.rules.recipient import TRACKING
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.erase import StillWritten
 from smtpproxy.store.counters import ConfirmationLimit
-from smtpproxy.store.erasing import forget_reports
 from smtpproxy.store.operations import Correction
 from smtpproxy.store.protocols import ContactUpdate, Store, StoreUnavailable, SuppressionEntry
 from smtpproxy.web.known import Known, Stored

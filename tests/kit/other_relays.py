@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
-from smtpproxy.store.asked_messages import SentMessage
+from smtpproxy.store.feedback import SentMessage
 
 
 class OtherRelays:

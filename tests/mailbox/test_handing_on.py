@@ -19,8 +19,7 @@ from smtpproxy.relay.connection import UpstreamError
 from smtpproxy.settings import FeedbackSettings, StoreSettings
 from smtpproxy.sinks.audit.erase import pseudonymise
 from smtpproxy.store import open_feedback
-from smtpproxy.store.asked_messages import SentMessage
-from smtpproxy.store.feedback import HandingOn, ReadReport
+from smtpproxy.store.feedback import HandingOn, ReadReport, SentMessage
 from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.protocols import StoreUnavailable
 from tests.kit import journal

@@ -18,7 +18,7 @@ from smtpproxy.mailbox.tokens import Tokens
 from smtpproxy.policy.model import Origin, Stream
 from smtpproxy.settings import FeedbackSettings, StoreSettings
 from smtpproxy.store import open_feedback, open_store
-from smtpproxy.store.asked_messages import SentMessage
+from smtpproxy.store.feedback import SentMessage
 from smtpproxy.store.link_keys import LinkReader, ensure_link_keys, load_link_keys
 from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.protocols import Store, StoreUnavailable

@@ -13,7 +13,7 @@ from smtpproxy.mailbox.messages import on_record
 from smtpproxy.process.journals import Teller
 from smtpproxy.sinks.audit.erase import pseudonymise
 from smtpproxy.store import open_asked_messages, open_feedback, open_journals
-from smtpproxy.store.asked_messages import AskedMessages, SentMessage
+from smtpproxy.store.feedback import AskedMessages, SentMessage
 from smtpproxy.store.journals import Outstanding, SharedJournals
 from smtpproxy.store.postgres.asked_messages import ASKED
 from smtpproxy.store.postgres.connection import session_settings

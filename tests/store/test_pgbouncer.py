@@ -12,7 +12,7 @@ from smtpproxy.events import Client
 from smtpproxy.policy.model import Lookups
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_asked_messages, open_journals
-from smtpproxy.store.asked_messages import SentMessage
+from smtpproxy.store.feedback import SentMessage
 from smtpproxy.store.protocols import Store, StoreMisconfigured, StoreUnavailable
 from tests.kit import lent_databases, postgres
 from tests.kit.parts import needs

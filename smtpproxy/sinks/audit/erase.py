@@ -8,13 +8,16 @@ that nobody writes any more are; a running relay is asked to leave its present o
 """
 
 import os
+import re
 import time
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from enum import IntFlag
 from functools import partial
+from mmap import mmap
 from pathlib import Path
 
 import msgspec
@@ -24,7 +27,6 @@ from smtpproxy.disk import sync_folder
 from smtpproxy.mail.address import readings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit import files as journal_files
-from smtpproxy.sinks.audit.addressed import odd_names
 from smtpproxy.sinks.audit.anchors import Parts
 from smtpproxy.sinks.audit.chain import NotALine, take_apart
 from smtpproxy.sinks.audit.files import Segment, is_written, locked, mapped, segments
@@ -315,3 +317,31 @@ def _copied(folder: Path, segment: Segment, change: Callable[[bytes], bytes]) ->
 def _replace(folder: Path, aside: Path, segment: Segment) -> None:
     aside.replace(segment.path)
     sync_folder(folder)
+
+
+_CANONICAL = re.compile(rb'"canonical":("(?:[^"\\]|\\.)*")')
+
+_text = msgspec.json.Decoder(str).decode
+
+
+def odd_names(octets: bytes | mmap) -> Iterator[tuple[bytes, str]]:
+    """Yield each canonical address in some octets that an MTA may take for another one, as it is
+    written there, and what it is."""
+    for match in _CANONICAL.finditer(octets):
+        written = match[1]
+        if b"%" in written or b"!" in written or b'\\"' in written or b".uucp" in written:
+            with suppress(msgspec.DecodeError, UnicodeDecodeError):
+                yield written, _text(written)
+
+
+def addressed(folder: Path) -> Iterator[str]:
+    """Yield the canonical address of each recipient who is named, as often as they are, and None of
+    whom was erased. Torn ends are looked at too. Raises OSError."""
+    for files in segments(folder).values():
+        for segment in files:
+            with mapped(segment.path) as data:
+                for match in _CANONICAL.finditer(data):
+                    try:
+                        yield _text(match[1])
+                    except (msgspec.DecodeError, UnicodeDecodeError):
+                        continue  # torn, or edited: `audit verify` tells of it

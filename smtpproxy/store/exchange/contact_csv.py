@@ -46,36 +46,20 @@ _BOOLS = frozenset({"optout_offered", "sender_disclosed", "consent_conditional",
 
 
 def read_csv(
-    lines: Lines,
-    mapping: Mapping | None,
-    as_of: datetime,
-    wanted: Wanted | None = None,
+    lines: Lines, mapping: Mapping | None, as_of: datetime, wanted: Wanted | None = None
 ) -> Contents[ContactUpdate]:
     """Read rows by their header and the mapping; an empty cell says nothing.
 
     Without a mapping, the columns have the names of the fields, or the file is the export
-    of a provider.
-
-    Raises:
-        ImportFault: a column of the mapping is not in the header, or it fits several exports.
+    of a provider. Raises ImportFault when a column of the mapping is not in the header, or it fits
+    several exports.
     """
     wanted = wanted or Wanted()
     known = mapping.columns_read if mapping else {*FIELDS, *known_columns("contacts")}
     header = read_header(lines, mapping.delimiter if mapping else None, known)
     if header is None:
         return Contents(iter(()))
-    layout = None
-    if mapping is None and not wanted.own:
-        layout = recognised(header.columns, "contacts", wanted)
-    if layout is None and wanted.purpose:
-        raise ImportFault(
-            "--purpose is for exports of providers; here consent_purpose says it, as a column or "
-            "as a constant of the mapping"
-        )
-    if mapping is None:
-        mapping = _of_layout(layout, wanted) if layout else PLAIN
-    mapping = mapping.with_constants(wanted.constants)
-    _check_dated(mapping, header, wanted)
+    mapping, layout = _chosen(mapping, header, wanted)
     places = header.places(mapping.columns)
     if "address" not in places:
         wanting = [column for column, name in mapping.columns.items() if name == "address"]
@@ -102,6 +86,24 @@ def read_csv(
     above = rejected_header(header, in_named_encoding=mapping.encoding is not None)
     items = converted(read_rows(lines, header), update, refusal)
     return Contents(items, above, notices, lines.decoder, reader.in_columns)
+
+
+def _chosen(
+    mapping: Mapping | None, header: Header, wanted: Wanted
+) -> tuple[Mapping, Layout | None]:
+    """Return how the rows are read, and the provider's layout that this is by."""
+    guess = mapping is None and not wanted.own
+    layout = recognised(header.columns, "contacts", wanted) if guess else None
+    if layout is None and wanted.purpose:
+        raise ImportFault(
+            "--purpose is for exports of providers; here consent_purpose says it, as a column or "
+            "as a constant of the mapping"
+        )
+    if mapping is None:
+        mapping = _of_layout(layout, wanted) if layout else PLAIN
+    mapping = mapping.with_constants(wanted.constants)
+    _check_dated(mapping, header, wanted)
+    return mapping, layout
 
 
 def _refusal(

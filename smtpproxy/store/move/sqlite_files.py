@@ -10,14 +10,14 @@ from smtpproxy.store.move.tables import PARTS, STORE
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sql.live_keys import Live
 from smtpproxy.store.sql.rows import Row
-from smtpproxy.store.sqlite import answers, confirmations, counters, feedback, live_keys, streams
+from smtpproxy.store.sqlite import counters, feedback, live_keys, streams, web_tables
 from smtpproxy.store.sqlite.connection import unavailable, uri
 from smtpproxy.store.sqlite.side_file import COPY_TABLES, opened
 
 _TABLES = {
-    "answers": answers.TABLES,
+    "answers": web_tables.ANSWER_TABLES,
     "bulk": counters.BULK_TABLES,
-    "confirmations": confirmations.TABLES,
+    "confirmations": web_tables.CONFIRMATION_TABLES,
     "copies": COPY_TABLES,
     "feedback": feedback.TABLES,
     "mailings": counters.MAILING_TABLES,

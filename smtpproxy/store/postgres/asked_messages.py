@@ -5,7 +5,7 @@ from datetime import datetime
 
 import msgspec
 
-from smtpproxy.store.asked_messages import ANSWERED_FOR, ASKED_FOR, SentMessage
+from smtpproxy.store.feedback import ANSWERED_FOR, ASKED_FOR, SentMessage
 from smtpproxy.store.postgres.connection import Counts
 from smtpproxy.store.sql.rows import to_micros
 

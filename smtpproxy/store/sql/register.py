@@ -6,13 +6,7 @@ from datetime import datetime
 import msgspec
 
 from smtpproxy.store.link_keys import LINK_KEY_FILE
-from smtpproxy.store.register import (
-    FORGOTTEN_AFTER,
-    Fingerprints,
-    Relay,
-    RelayState,
-    living,
-)
+from smtpproxy.store.register import FORGOTTEN_AFTER, Fingerprints, Relay, RelayState, living
 from smtpproxy.store.relays import known_relay_id
 from smtpproxy.store.shared_keys import NotEverywhere, OtherKeyCounts
 from smtpproxy.store.sql.rows import optional_moment, to_micros

@@ -16,14 +16,13 @@ from smtpproxy.store.protocols import BatchResult, ContactUpdate, ReplicaState, 
 from smtpproxy.store.sql import contacts as contact_table
 from smtpproxy.store.sql import imports as import_table
 from smtpproxy.store.sql import suppressions as suppression_table
-from smtpproxy.store.sql.contacts import Contacts
+from smtpproxy.store.sql.contacts import Contacts, Wishes
 from smtpproxy.store.sql.live_keys import Rekeying
 from smtpproxy.store.sql.partners import PartnerExchange
 from smtpproxy.store.sql.propagation import Propagation
 from smtpproxy.store.sql.retention import Retention
 from smtpproxy.store.sql.streams import Streams
 from smtpproxy.store.sql.suppressions import Suppressions
-from smtpproxy.store.sql.wishes import Wishes
 
 _PURPOSES = "SELECT purpose FROM consent_purpose ORDER BY purpose"
 

@@ -1,17 +1,22 @@
-"""What was answered to requests with an idempotency key, for all relays on one database."""
+"""What the web server keeps for all relays on one database: answers to requests with an idempotency
+key, and how many confirmation mails were asked for lately."""
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from smtpproxy.store.answers import KEPT, MOST, UNFINISHED, Begun, KeptAnswer
 from smtpproxy.store.postgres.connection import Counts, Target
 from smtpproxy.store.sql.rows import to_micros
 from smtpproxy.store.sql.side_tables import (
+    COUNT_CONFIRMATION,
     FIND_ANSWER,
     FINISH_ANSWER,
     FORGET_ANSWER,
+    GIVE_CONFIRMATION_BACK,
     PRUNE_ANSWERS,
+    PRUNE_CONFIRMATIONS,
     keyed_hash,
+    mailbox_hash,
 )
 
 _TRIM = """
@@ -60,3 +65,34 @@ class PostgresAnswers(Counts):
 
     async def _hash(self, octets: bytes) -> bytes:
         return keyed_hash(octets, await self._secret())
+
+
+# All who count wait for each other: what a day allows is a bound on all people together.
+_ALONE = "LOCK TABLE confirmation IN SHARE ROW EXCLUSIVE MODE"
+_COUNTED = "SELECT count(*) FILTER (WHERE person = ?), count(*) FROM confirmation"
+_DAY = timedelta(days=1)
+
+
+class PostgresConfirmations(Counts):
+    """A `ConfirmationLimit`."""
+
+    _part = "confirmations"
+
+    async def take(self, address: str, at: datetime, *, per_address: int, per_day: int) -> bool:
+        person = await self._person(address)
+        async with self._counting() as session:
+            await session.run(_ALONE)
+            await session.run(PRUNE_CONFIRMATIONS, to_micros(at - _DAY))
+            of_person, of_all = (await session.fetch_all(_COUNTED, person))[0]
+            if of_person >= per_address or of_all >= per_day:
+                return False
+            await session.run(COUNT_CONFIRMATION, person, to_micros(at))
+            return True
+
+    async def give_back(self, address: str, at: datetime) -> None:
+        person = await self._person(address)
+        async with self._counting() as session:
+            await session.run(GIVE_CONFIRMATION_BACK, person, to_micros(at))
+
+    async def _person(self, address: str) -> bytes:
+        return mailbox_hash(address, await self._secret())
