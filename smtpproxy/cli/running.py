@@ -102,6 +102,7 @@ def _object(settings: Settings, response: Response) -> dict[str, Any]:
         "failures": _by(counters.get("failures_total", {}), 1),
         "audit_index": _index(settings, gauges),
         "streams_held_back": _held_back(settings),
+        "store_copy": _begun_copies(settings),
         "last_purge": None if purge is None else written_time(purge.ended),
         "certificates": {
             name: written_time(datetime.fromtimestamp(until, UTC))
@@ -179,6 +180,15 @@ def _held_back(settings: Settings) -> dict[str, str] | None:
     return {each.name: each.cause for each in found if each.cause is not None}
 
 
+def _begun_copies(settings: Settings) -> list[str] | None:
+    """What is left of copies that did not come to their end; None where the store cannot tell."""
+    from smtpproxy.store.move.traces import traces
+
+    with suppress(StoreUnavailable):
+        return [str(each) for each in asyncio.run(traces(settings.store))]
+    return None
+
+
 def _keys(settings: Settings) -> dict[str, str | None]:
     """Until when each key is young enough; None where its file cannot be seen."""
     found: dict[str, str | None] = {}
@@ -234,6 +244,7 @@ def _text(found: dict[str, Any], rates: Rates) -> list[Part]:
         "standby": _standby(found["replica"]),
         "failures": _listed(found["failures"]),
         "held back": "not known: the store cannot answer" if held is None else _listed(held),
+        "store copy": "; ".join(found["store_copy"] or ()) or None,
         "certificates": _listed(found["certificates"]),
         "replace keys by": _listed(
             {name: "not known" if day is None else day[:10] for name, day in found["keys"].items()}

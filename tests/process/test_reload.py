@@ -5,6 +5,7 @@ import os
 import signal
 import smtplib
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -235,7 +236,11 @@ def test_status_tells_how_it_is(relay: RelayProcess) -> None:
     assert found["messages"]["offers"] == {"refuse": 1}
     assert found["refusals"] == {"no_record": 1}
     assert (found["workers"], found["alive"], found["mode"]) == (1, 1, "enforce")
-    assert "offers" in relay.command("status")[1]
+    assert found["store_copy"] == []
+    with sqlite3.connect(relay.root / "state" / "smtpproxy.db") as store:
+        store.execute("CREATE TRIGGER copying_1 AFTER INSERT ON contact BEGIN SELECT 1; END")
+    assert "offers" in (text := relay.command("status")[1])
+    assert "a copy was begun, and did not come to its end yet" in text
     watching = [*COMMAND, "status", "--watch", "--json", "--config", str(relay.config_path)]
     with subprocess.Popen(watching, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -334,7 +334,7 @@ async def test_a_copy_that_counts_is_not_made_again_where_its_folder_is_left(
     await _is_in_use(tmp_path, new)
     with pytest.raises(StoreMisconfigured, match="there is a database already") as said:
         await moved(database.url, new, tmp_path)
-    assert "which is closed, it counts" in said.value.__notes__[0]
+    assert "if that is its copy, it counts" in said.value.__notes__[0]
     assert not (tmp_path / ".new.db.copy").exists()
 
 

@@ -70,7 +70,9 @@ async def move(
             target = await stack.enter_async_context(new.target)
         except StoreMisconfigured as error:
             if place is not None:
-                error.add_note(f"where it is the copy of {old.shown}, which is closed, it counts")
+                error.add_note(
+                    f"{old.shown} is closed: if that is its copy, it counts; let store.url name it"
+                )
             raise
         copying = Copying(source, target, old.shown, new.shown, say)
         await copying.compare_columns()

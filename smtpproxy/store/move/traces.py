@@ -16,10 +16,10 @@ from smtpproxy.store.sqlite.connection import moved_to, uri
 from smtpproxy.store.sqlite.moves import CLOSING, NOTING, STATE, triggers
 
 _LOOK = f"""
-SELECT EXISTS (SELECT 1 FROM pg_trigger WHERE tgname = 'copying')
-       OR to_regclass('{STATE}') IS NOT NULL,
-       obj_description(to_regclass('{STATE}'), 'pg_class')
-"""
+SELECT moved_to IS NULL AND (EXISTS (SELECT 1 FROM pg_trigger WHERE tgname = 'copying')
+                             OR to_regclass('{STATE}') IS NOT NULL),
+       obj_description(to_regclass('{STATE}'), 'pg_class') FROM store_state
+"""  # one that is closed, or half a copy, says that to whoever asks it
 _WAIT = 5.0  # seconds for a lock
 
 
