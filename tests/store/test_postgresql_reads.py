@@ -1,6 +1,8 @@
 """How often PostgreSQL is asked: who waits shares a statement, and connections are kept."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -181,3 +183,20 @@ def _noting(said: list[str], way: str) -> Any:
         return await does(connection, text, *values, **more)
 
     return noted
+
+
+def test_a_store_holds_no_event_loop_that_is_over(tmp_path: Path) -> None:
+    postgres.cluster()
+    with OnPostgresql(tmp_path) as database:
+        store = database.open()
+        loops: list[weakref.ref[asyncio.AbstractEventLoop]] = []
+
+        async def asks() -> None:
+            loops.append(weakref.ref(asyncio.get_running_loop()))
+            await store.version()
+
+        for _ in range(3):
+            asyncio.run(asks())
+        asyncio.run(store.close())
+        gc.collect()
+        assert [loop() for loop in loops[:-1]] == [None] * 2

@@ -8,10 +8,11 @@ from pathlib import Path
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store.key_files import load_partner_key
 from smtpproxy.store.keys import Partner
-from smtpproxy.store.postgres.connection import Lease, PostgresWriter, Target
+from smtpproxy.store.postgres.connection import Lease, Target
 from smtpproxy.store.postgres.counters import PostgresMailings
 from smtpproxy.store.postgres.reader import PostgresReader
 from smtpproxy.store.postgres.replica import ReplicaReader
+from smtpproxy.store.postgres.session import PostgresSession
 from smtpproxy.store.postgres.statements import DIALECT
 from smtpproxy.store.protocols import ReplicaState, StoreUnavailable
 from smtpproxy.store.sql.live_keys import LiveKeys
@@ -19,6 +20,19 @@ from smtpproxy.store.sql.session import Session, Writer
 from smtpproxy.store.sql.store import SqlStore
 
 _LOCK_SNAPSHOTS = "SELECT pg_try_advisory_xact_lock(hashtext('smtpproxy partner snapshots'))"
+
+
+class PostgresWriter:
+    """A `Writer`."""
+
+    def __init__(self, lease: Lease) -> None:
+        self._lease = lease
+
+    def transaction(self) -> AbstractAsyncContextManager[PostgresSession]:
+        return self._lease.database.writing()
+
+    async def forget_pages(self) -> None:
+        """PostgreSQL removes them itself, when it cleans up (docs/store.md)."""
 
 
 class PostgresStore(SqlStore):

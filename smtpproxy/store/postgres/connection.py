@@ -7,7 +7,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -106,6 +106,8 @@ class Database:
 
     def __init__(self, target: Target) -> None:
         self.target = target
+        self.loop = asyncio.get_running_loop()
+        """To ask for it anew each time is a system call."""
         self.holders = 0
         self._kept: KeptConnections | None = None
         self._opening = asyncio.Lock()
@@ -156,7 +158,7 @@ class Database:
                 async with asyncio.timeout_at(until):
                     lent = await self._lent()
             try:
-                rows = await lent.fetch(sql, values, until - asyncio.get_running_loop().time())
+                rows = await lent.fetch(sql, values, until - self.loop.time())
             except BaseException:
                 lent.keeper.give_back(lent)  # once the database has taken notice
                 raise
@@ -212,7 +214,7 @@ class Database:
                     init=self._admit if self.target.prepares else None,
                     target_session_attrs=self.target.session_attributes,
                 )
-                self._kept = KeptConnections(pool)
+                self._kept = KeptConnections(pool, self.loop)
         return self._kept
 
     async def _admit(self, connection: "Connection") -> None:
@@ -223,7 +225,7 @@ class Database:
     async def _expire(self) -> None:
         """Use no connection any more that there was so far."""
         if (kept := self._kept) is not None:
-            self._kept = KeptConnections(kept.pool)
+            self._kept = KeptConnections(kept.pool, self.loop)
             kept.retire()
             await kept.pool.expire_connections()
 
@@ -322,18 +324,26 @@ class Lease:
             raise StoreUnavailable("the store is closed")
         loop = asyncio.get_running_loop()
         if self._database is None or self._loop is not loop:  # a command may have one after another
+            self._let_go()
             known = _shared.setdefault(loop, {})
-            self._database, self._loop = known.setdefault(self.target, Database(self.target)), loop
+            if self.target not in known:
+                known[self.target] = Database(self.target)
+            self._database, self._loop = known[self.target], loop
             self._database.holders += 1
             if self._state_dir is not None:
                 self._database.lineage.folder = self._state_dir
         return self._database
 
     def close(self) -> None:
-        database, self._database, self._closed = self._database, None, True
+        self._closed = True
+        self._let_go()
+
+    def _let_go(self) -> None:
+        database, self._database, self._loop = self._database, None, None
         if database is not None:
             database.holders -= 1
             if not database.holders:
+                _shared[database.loop].pop(database.target)  # it holds the loop that holds it
                 database.terminate()
 
 
@@ -378,16 +388,3 @@ class Counts:
 
     def close(self) -> None:
         self._lease.close()
-
-
-class PostgresWriter:
-    """A `Writer`."""
-
-    def __init__(self, lease: Lease) -> None:
-        self._lease = lease
-
-    def transaction(self) -> AbstractAsyncContextManager[PostgresSession]:
-        return self._lease.database.writing()
-
-    async def forget_pages(self) -> None:
-        """PostgreSQL removes them itself, when it cleans up (docs/store.md)."""

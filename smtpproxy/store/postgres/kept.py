@@ -40,8 +40,9 @@ class Lent:
 class KeptConnections:
     """Those of a pool that nobody uses now. What was not needed for a while, the pool gets back."""
 
-    def __init__(self, pool: "Pool") -> None:
+    def __init__(self, pool: "Pool", loop: asyncio.AbstractEventLoop) -> None:
         self.pool = pool
+        self._loop = loop
         self._kept: list[Lent] = []  # the last one used is the first to be used again
         self._unused = 0  # so many were there all the time since the last look
         self._timer: asyncio.TimerHandle | None = None
@@ -67,7 +68,7 @@ class KeptConnections:
             return False
         self._kept.append(lent)
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_LOOK, self._look)
+            self._timer = self._loop.call_later(_LOOK, self._look)
         return True
 
     def _look(self) -> None:
@@ -75,7 +76,7 @@ class KeptConnections:
         unused, self._kept = self._kept[: self._unused], self._kept[self._unused :]
         self._unused = len(self._kept)
         if self._kept:
-            self._timer = asyncio.get_running_loop().call_later(_LOOK, self._look)
+            self._timer = self._loop.call_later(_LOOK, self._look)
         for lent in unused:
             self.give_back(lent)
 
@@ -94,7 +95,7 @@ class KeptConnections:
 
     def give_back(self, lent: Lent) -> None:
         """Let the pool have it, and do not wait for that."""
-        task = asyncio.create_task(lent.give_back())
+        task = self._loop.create_task(lent.give_back())
         self._given_back.add(task)
         task.add_done_callback(self._is_given_back)
 

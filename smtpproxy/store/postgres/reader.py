@@ -10,7 +10,7 @@ from smtpproxy.store.closed import closed_text
 from smtpproxy.store.keys import KeyRing, Partner
 from smtpproxy.store.postgres import migrations
 from smtpproxy.store.postgres.batch import Found, Names, Version
-from smtpproxy.store.postgres.connection import Lease
+from smtpproxy.store.postgres.connection import Database, Lease
 from smtpproxy.store.postgres.errors import NO_PRIMARY, NO_STANDBY, unavailable
 from smtpproxy.store.postgres.statements import VERSION, question
 from smtpproxy.store.postgres.synchronous import check_waits
@@ -53,6 +53,7 @@ class PostgresReader:
         self._state_dir = state_dir
         self._partners = partners
         self._question = question(partners)
+        self._database: Database  # as the last one who asked found it
         self._keys: KeyRing | None = None
         self._live = ""  # these keys, as the database says it
         self._waiting: list[_Asked] = []
@@ -69,9 +70,9 @@ class PostgresReader:
         """Facts and the version of all that is stored, of the same snapshot."""
         if self._is_closed:
             return Pending.failed(StoreUnavailable("the store is closed"))
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        asked = _Asked(lookups, Pending(), now + self._lease.target.timeout)
+        self._database = database = self._lease.database
+        now = database.loop.time()
+        asked = _Asked(lookups, Pending(), now + database.target.timeout)
         self._waiting.append(asked)
         if not self._running:
             self._call()
@@ -93,27 +94,27 @@ class PostgresReader:
 
     def _call(self) -> None:
         """Send what waits once this turn of the loop is over, if there is a connection for it."""
-        target = self._lease.target
+        target = self._database.target
         if self._running < max(1, target.connections - 2):
             self._running += 1
             self._is_called = True
-            task = asyncio.create_task(self._answer_all())
+            task = self._database.loop.create_task(self._answer_all())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         else:
             self._lacks = True
-            self._lease.database.queued = len(self._waiting)
+            self._database.queued = len(self._waiting)
 
     def _wait(self, until: float) -> None:
         self._is_timed, self._due = True, until
-        asyncio.get_running_loop().call_at(until, self._impatient)
+        self._database.loop.call_at(until, self._impatient)
 
     def _impatient(self) -> None:
         self._is_timed = False
         if not self._waiting or self._is_called:
             return
-        now = asyncio.get_running_loop().time()
-        due = self._waiting[0].until - self._lease.target.timeout + _PATIENCE
+        now = self._database.loop.time()
+        due = self._waiting[0].until - self._database.target.timeout + _PATIENCE
         if now + _TICK < due:  # it came after the one that we were waiting for
             self._wait(due)
         elif now - self._due > _TICK and not self._was_late:
@@ -145,7 +146,8 @@ class PostgresReader:
             some += 1
         batch, self._waiting = self._waiting[:some], self._waiting[some:]
         if self._lacks:
-            database, now = self._lease.database, asyncio.get_running_loop().time()
+            database = self._database
+            now = database.loop.time()
             began = [asked.until - database.target.timeout for asked in batch]
             database.waited += sum(max(0.0, now - at - _PATIENCE) for at in began)
             database.queued = len(self._waiting)
@@ -186,14 +188,15 @@ class PostgresReader:
                 if isinstance(error.__cause__, TimeoutError):
                     raise failures[-1] if failures else error from error.__cause__
                 failures[:] = [error]
-            left = until - asyncio.get_running_loop().time()
+            left = until - self._database.loop.time()
             if left <= 0 or self._lease.target.server == "standby":
                 raise failures[-1]
             await asyncio.sleep(min(_RETRY, left))
 
     async def _asked_once(self, names: Names, until: float) -> Found | None:
         """Ask; None: under other keys than are live."""
-        database, asked_at = self._lease.database, asyncio.get_running_loop().time()
+        database = self._database
+        asked_at = database.loop.time()
         target = database.target
         if (keys := self._keys) is None:
             async with asyncio.timeout_at(until), database.connection() as connection:
