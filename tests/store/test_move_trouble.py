@@ -397,6 +397,20 @@ async def test_a_reader_of_the_copy_is_no_deadlock(tmp_path: Path, kinds: Kinds)
 
 
 @FROM_SERVER
+async def test_what_closes_a_source_is_on_the_disk_whatever_its_role_is_told(
+    kinds: Kinds,
+) -> None:
+    database, _ = kinds
+    now(database.url, "ALTER ROLE smtpproxy SET synchronous_commit = off")
+    try:
+        async with postgres.open_source(database.url, 5.0) as source:
+            ((flushed,),) = await source.fetch("", "SHOW synchronous_commit")
+    finally:
+        now(database.url, "ALTER ROLE smtpproxy RESET synchronous_commit")
+    assert flushed == "on"
+
+
+@FROM_SERVER
 async def test_a_file_that_is_being_read_does_not_end_without_its_log(
     tmp_path: Path, kinds: Kinds
 ) -> None:

@@ -55,6 +55,9 @@ _SESSION = (
     "SET idle_in_transaction_session_timeout = 0",
     "SET enable_hashjoin = off",
     "SET enable_mergejoin = off",
+    # What closes one side is on the disk before the other one counts, whatever the role is told.
+    "SELECT set_config('synchronous_commit', 'on', FALSE)"
+    " WHERE current_setting('synchronous_commit') = 'off'",
 )
 # What was erased elsewhere, and its file not here yet: in SQLite it goes with the next purge.
 _SHOWN = {("report", "at"): 'CASE WHEN {of}"erased" THEN 0 ELSE {of}"at" END'}

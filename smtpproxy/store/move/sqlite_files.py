@@ -66,7 +66,7 @@ def open_part(path: Path, part: str) -> sqlite3.Connection:
         connection.execute("PRAGMA secure_delete = ON")
     else:
         connection = opened(part_path(path, part), _TABLES[part], read_only=False)
-        connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA synchronous = FULL")
     return connection
 
 
