@@ -89,14 +89,16 @@ def proven(folder: Path) -> Manifest:
     for kept in manifest.files:
         path = folder / kept.name
         if path.is_symlink() or not path.is_file():
-            raise BackupFault(f"{path}: is missing, or no file: the backup is not whole")
+            raise BackupFault(f"{path}: is missing, or not a file: the backup is incomplete")
         size = path.stat().st_size
         if size != kept.size:
             raise BackupFault(
                 f"{path}: has {size} octets, and had {kept.size}; the backup is damaged"
             )
         if digest(path) != kept.sha256:
-            raise BackupFault(f"{path}: is not as it was written (SHA-256); the backup is damaged")
+            raise BackupFault(
+                f"{path}: differs from what was backed up (SHA-256); the backup is damaged"
+            )
     prove_databases(folder, manifest)
     found = fingerprints(folder)
     for name, keys in manifest.keys.items():
@@ -112,11 +114,11 @@ def _read(folder: Path) -> Manifest:
     path = folder / NAME
     try:
         if path.stat().st_size > _LARGEST:
-            raise BackupFault(f"{path}: too large for a manifest; it is no backup of smtpproxy")
+            raise BackupFault(f"{path}: too large for a manifest; it is not a backup of smtpproxy")
         manifest = _decode(path.read_bytes())
     except FileNotFoundError:
         raise BackupFault(
-            f"{folder}: no backup: it has no {NAME}; right is a folder that smtpproxy backup made"
+            f"{folder}: not a backup: no {NAME} in it; right is a folder that smtpproxy backup made"
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BackupFault(f"{path}: cannot be read ({error}); the backup is damaged") from None
@@ -127,7 +129,7 @@ def _read(folder: Path) -> Manifest:
         )
     for kept in manifest.files:
         if not _SAFE.fullmatch(kept.name) or kept.name == NAME:
-            raise BackupFault(f"{path}: {kept.name!r} is no name of a file in a backup")
+            raise BackupFault(f"{path}: {kept.name!r} is not the name of a file in a backup")
     if manifest.kept(DATABASE) is None or manifest.kept(SUPPRESSION_KEY) is None:
         raise BackupFault(f"{path}: names no {DATABASE} with its {SUPPRESSION_KEY}")
     return manifest

@@ -82,7 +82,7 @@ def place(
     the same call does the rest: the database comes last.
     """
     if is_postgresql(settings.store):
-        raise BackupFault("store.url: what was backed up is SQLite; right is sqlite:///PATH")
+        raise BackupFault("store.url: the backup is of SQLite; right is sqlite:///PATH")
     manifest = proven(backup)
     state = settings.server.state_dir
     audit = state / FOLDER
@@ -164,7 +164,7 @@ def _refuse_what_is_there(settings: Settings, places: dict[str, Path], manifest:
         for there in found:
             if os.path.lexists(there):
                 raise BackupFault(
-                    f"{there}: is there already, and a restore overwrites nothing. Stop the relay,"
+                    f"{there}: exists already, and a restore overwrites nothing. Stop the relay,"
                     f" move {settings.server.state_dir} aside, restore, and give what was moved to"
                     " --journals"
                 )
@@ -220,7 +220,7 @@ def _put_named(
         try:
             if path.exists():
                 if digest(path) != kept.sha256:
-                    left.append(f"{path}: is another now; the backup has it as {kept.name}")
+                    left.append(f"{path}: differs from the backup, which has it as {kept.name}")
                 continue
             if not path.parent.is_dir():
                 raise FileNotFoundError(2, "its folder is not there")

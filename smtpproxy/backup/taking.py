@@ -52,10 +52,10 @@ def take(
         )
     if os.path.lexists(target):
         raise BackupFault(
-            f"{target}: is there already; a backup overwrites nothing: name a new folder"
+            f"{target}: exists already; a backup overwrites nothing: name a new folder"
         )
     if not target.parent.is_dir():
-        raise BackupFault(f"{target.parent}: no such folder; make it first")
+        raise BackupFault(f"{target.parent}: no such folder; create it first")
     database = in_state(settings)[DATABASE]
     if not database.exists():
         raise BackupFault(f"{database}: there is no database yet: nothing to back up")

@@ -50,5 +50,5 @@ def contact_constants(settings: Settings, given: Iterable[tuple[str, str]]) -> d
     method = constants.get("consent_method")
     if method is not None and method not in settings.methods:
         known = ", ".join(sorted(settings.methods))
-        fail(f"--set consent_method: {method!r} is none of {known}", 2)
+        fail(f"--set consent_method: {method!r} is not one of {known}", 2)
     return constants

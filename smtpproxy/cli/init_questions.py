@@ -187,7 +187,7 @@ def _brands(options: InitOptions, asking: Asking, domain: str | None) -> tuple[B
             BrandSettings(
                 name,
                 legal_name=asking.one(
-                    "--legal-name", f"{by}Legal name of who answers for the mail",
+                    "--legal-name", f"{by}Legal name of whoever answers for the mail",
                     _key(BrandSettings, "legal_name"), _last(legal[name]),
                 ),
                 address=asking.one(

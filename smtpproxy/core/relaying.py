@@ -77,7 +77,7 @@ class RelayTransaction(CopyingTransaction):
         """Judge the message and what is left of its recipients, record that, relay it.
 
         Returns a reply for each recipient that was accepted, in their order: all the same,
-        but where `mixed` is "each". A client that is not there any more will try again.
+        but where `mixed` is "each". A client that is no longer there will try again.
         """
         accepted = self.accepted
         self._digest = content.digest

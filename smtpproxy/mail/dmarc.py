@@ -114,7 +114,7 @@ def read_dmarc(text: bytes) -> DmarcRecord:
         if value is not None and value.lower() in allowed:
             values[name] = value.lower()
         elif value is not None:
-            ignored.append(f"{name}={value} is none of {', '.join(allowed)}")
+            ignored.append(f"{name}={value} is not one of {', '.join(allowed)}")
     if "fo" in tags and not set(tags["fo"].lower().split(":")) <= {"0", "1", "d", "s"}:
         ignored.append(f"fo={tags['fo']} is not a list of 0, 1, d, s with colons between them")
     no_reports, wrong = _reports(tags.get("rua"), "rua")
@@ -189,7 +189,7 @@ def _policy(tags: Mapping[str, str], values: Mapping[str, str], no_reports: str)
         raise DmarcError("there is no p= in it, and no rua= that would make up for it")
     name = wrong[0]
     hint = "; tags are parted by semicolons" if re.search(r"[,\s\\]", tags[name]) else ""
-    raise DmarcError(f"its {name}={tags[name]} is none of none, quarantine and reject{hint}")
+    raise DmarcError(f"its {name}={tags[name]} is not one of none, quarantine and reject{hint}")
 
 
 def _as_policy(value: str) -> Policy:

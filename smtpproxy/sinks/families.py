@@ -288,7 +288,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "webhook_disabled",
-        "1 when the receiver answered 410, so that nothing is sent to it any more.",
+        "1 when the receiver answered 410, so that nothing more is sent to it.",
         rows.unknown("webhook"),
     ),
     Family(
@@ -312,7 +312,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "reloads_total",
-        "How often the configuration was read anew while the relay ran; failed: all is as before.",
+        "How often the configuration was reloaded; failed: the old one is kept.",
         rows.each("outcome", ("done", "failed")),
     ),
     Family(

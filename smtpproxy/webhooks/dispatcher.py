@@ -241,7 +241,7 @@ class WebhookDispatcher:
     async def _begin_anew(self, state: WebhookState, error: ChangesGone) -> None:
         """The log was trimmed, or the database is another one: the receiver needs an export."""
         text = (
-            f"the changes after {error.since} are not in the log any more: give the receiver"
+            f"the changes after {error.since} are no longer in the log: give the receiver"
             " a whole export"
         )
         self._log.error("webhook missed changes", since=error.since, newest=error.newest)

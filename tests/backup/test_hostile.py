@@ -48,7 +48,7 @@ def test_names_lead_nowhere_else(machine: Machine, backup: Path, name: str) -> N
     alter(backup, "configuration.toml", name=name)
     machine.burn()
     told = machine.run("restore", str(backup), code=1).stderr
-    assert "is no name of a file" in told
+    assert "is not the name of a file" in told
     assert not machine.state.exists()
 
 
@@ -58,7 +58,7 @@ def test_a_link_in_a_backup_is_no_file_of_it(machine: Machine, backup: Path) -> 
     key.symlink_to(moved)
     assert digest(key)
     machine.burn()
-    assert "no file" in machine.run("restore", str(backup), code=1).stderr
+    assert "not a file" in machine.run("restore", str(backup), code=1).stderr
     assert not machine.state.exists()
 
 

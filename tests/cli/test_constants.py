@@ -59,7 +59,7 @@ def test_suppressions_have_it_too(stored: Stored) -> None:
         ("source=mars", "--set source: 'mars' is unknown; right would be one of direct"),
         ("collected_at=once", "--set collected_at: 'once' is not a time"),
         ("consent_purpose=x", "no stream has the purpose 'x'"),
-        ("consent_method=x", "--set consent_method: 'x' is none of"),
+        ("consent_method=x", "--set consent_method: 'x' is not one of"),
         ("optout_offered=maybe", "--set optout_offered: 'maybe' is neither true nor false"),
     ],
 )

@@ -41,7 +41,7 @@ def test_agreement_to_an_unknown_purpose_or_by_an_unknown_method_is_rejected(
     aside, _ = imported(stored, code=1, consents=consent(purpose="ofers"))
     assert "no stream has the purpose 'ofers'; known are " in aside
     aside, _ = imported(stored, code=1, consents=consent(method="untickd_box"))
-    assert "method 'untickd_box' is none of double_opt_in, implied" in aside
+    assert "method 'untickd_box' is not one of double_opt_in, implied" in aside
     stored.run("contact", "show", ANNA, code=1)
     record = ("consent", "record", ANNA, "--purpose", "ofers", "--method", "signed_form")
     assert "no stream has the purpose 'ofers'" in stored.run(*record, code=2).stderr

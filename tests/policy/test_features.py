@@ -48,7 +48,7 @@ MALFORMED = [
     (b"From: nobody: ;\r\n", "the From field holds no address"),
     (b"From: Shop, Inc. <a@x>\r\n", "a name without an address"),
     (b"From: a@x\r\nTo: \0\r\n", "a NUL in line 2"),
-    (b"From: a@x\r\nnonsense\r\n", "line 2 is no header field"),
+    (b"From: a@x\r\nnonsense\r\n", "line 2 is not a header field"),
     (b" From: a@x\r\n", "line 1 continues a field"),
     (b"", "there is no From field"),
 ]

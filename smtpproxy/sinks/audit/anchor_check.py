@@ -227,7 +227,7 @@ class AnchorCheck:
         if known == head.hash:
             return None
         if known is None:
-            return f"anchor {head.n} is not there any more"
+            return f"anchor {head.n} is no longer there"
         return f"anchor {head.n} had the hash {head.hash}, and has {known} now"
 
     def of(self, slot: int) -> Iterator[Seen]:

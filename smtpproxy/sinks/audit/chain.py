@@ -210,7 +210,7 @@ MEANING = {
     Kind.INSERTED: "Somebody added the line, or copied it; one of the two was not written here.",
     Kind.CUT: "Somebody cut the end off, or an older copy of the file was restored.",
     Kind.MISPLACED: "Somebody renamed, split or joined files.",
-    Kind.REWRITTEN: "Somebody wrote these lines anew, with new hashes.",
+    Kind.REWRITTEN: "Somebody rewrote these lines, with new hashes.",
     Kind.BACKDATED: "Somebody added the line later, with a date of the past.",
     Kind.POSTDATED: "Somebody dated the line in the future, or the clock was wrong.",
     Kind.UNKNOWN: "Somebody added the file: every anchor names all slots that there are.",

@@ -325,9 +325,7 @@ class _Reader:
         has = f"and the row has {self._cells[time]}"
         if name in self._cells:
             raise ValueError(f"{self._cells[name]}: it is empty, {has}")
-        raise ValueError(
-            f"{name}: there is none, {has}; map a column to it, or say it under [constants]"
-        )
+        raise ValueError(f"{name}: missing, {has}; map a column to it, or say it under [constants]")
 
 
 class _Cell:

@@ -116,7 +116,7 @@ def zone(name: object) -> tzinfo:
 def _encoding(name: object) -> str:
     if not isinstance(name, str) or (found := encoding_named(name)) is None:
         raise ValueError(
-            f"{shown(name)} is none; it is one like cp1252 (Excel in Western Europe), "
+            f"{shown(name)} is not one; write one like cp1252 (Excel in Western Europe), "
             "iso-8859-15, utf-8, utf-16"
         )
     return found

@@ -242,7 +242,7 @@ class ContactCheck:
                 return unknown_purpose(act.purpose, self._purposes)
             if act.method is not None and act.method not in self._methods:
                 known = ", ".join(sorted(self._methods))
-                return f"consents: method {act.method[:40]!r} is none of {known}"
+                return f"consents: method {act.method[:40]!r} is not one of {known}"
         return None
 
 

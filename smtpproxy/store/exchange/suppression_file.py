@@ -140,7 +140,7 @@ def _row_entry(
             name, _, wrong = str(error).partition(": ")
             if mapping is _OWN or name not in called:
                 raise
-            if name in ("origin", "scope") and " is none of " in wrong:
+            if name in ("origin", "scope") and " is not one of " in wrong:
                 wrong += f"; or say with [values.{name}] in a mapping what it means"
             raise ValueError(f"{called[name]}: {wrong}") from None
 

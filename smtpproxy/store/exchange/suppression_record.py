@@ -91,20 +91,18 @@ def is_motive(note: str) -> bool:
 def read_scope(text: str) -> str:
     """Raises `ValueError` when it is no scope."""
     if not text:
-        raise ValueError(f"scope: there is none; fill it in, or say --scope: {_SCOPES}")
+        raise ValueError(f"scope: missing; fill it in, or say --scope: {_SCOPES}")
     if _SCOPE.fullmatch(text) is None:
-        raise ValueError(f"scope: {text[:40]!r} is none of {_SCOPES}")
+        raise ValueError(f"scope: {text[:40]!r} is not one of {_SCOPES}")
     return text
 
 
 def read_origin(text: str) -> Origin:
     """Raises `ValueError` when it is no origin."""
     if not text:
-        raise ValueError(
-            f"origin: there is none; fill it in, or say --origin: {', '.join(_ORIGINS)}"
-        )
+        raise ValueError(f"origin: missing; fill it in, or say --origin: {', '.join(_ORIGINS)}")
     if text not in _ORIGINS:
-        raise ValueError(f"origin: {text[:40]!r} is none of {', '.join(_ORIGINS)}")
+        raise ValueError(f"origin: {text[:40]!r} is not one of {', '.join(_ORIGINS)}")
     return _ORIGINS[text]
 
 

@@ -3,7 +3,7 @@
 import re
 
 _WORDED = (
-    (r".* matching regex .*0-9A-Fa-f.*", "is no SHA-256"),
+    (r".* matching regex .*0-9A-Fa-f.*", "is not a SHA-256"),
     (r".* matching regex .*", "holds a line end or another control character"),
     (r".* of length >= 1.*", "is empty"),
     (r"Expected `array` of length <= (\d+).*", r"has more than \1 entries"),

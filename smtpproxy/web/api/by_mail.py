@@ -104,7 +104,7 @@ class ConsentOperation:
             text = "the relay does not take the mail now; try again in some seconds"
             raise Refused("relay_unavailable", text, headers={"Retry-After": "5"}) from error
         if done.state == "too_often":
-            text = "so many confirmations went to this address, or to all, in 24 hours"
+            text = "too many confirmations went to this address, or to all, in 24 hours"
             raise Refused("too_many_mails", text, headers={"Retry-After": "3600"})
         return ConsentStarted(done.state, done.reason or UNSET, done.detail or UNSET)
 

@@ -80,7 +80,7 @@ RECORD = Operation(
     "POST",
     "/v1/consents/record",
     summary="Record that a person agreed to one purpose",
-    description="Acts are a history: none is replaced. It makes the contact where there is none. It"
+    description="Acts are a history: none is replaced. It creates the contact if there is none. It"
     " has to be the person's own act: after an erasure it is what lets them be mailed again.",
     body=ConsentToRecord,
     answers=RecordedConsent,
@@ -108,7 +108,7 @@ WITHDRAW = Operation(
     "POST",
     "/v1/consents/withdraw",
     summary="Record that a person withdraws the agreement to one purpose",
-    description="It holds against every other basis too, and also where no agreement was on record."
+    description="It holds against every other basis too, even where no agreement was on record."
     " A purpose that no stream has counts for all marketing.",
     body=Withdrawal,
     answers=RecordedConsent,

@@ -250,7 +250,7 @@ def _expected(call: Call) -> Callable[[Contact | None], bool]:
 
 
 def _changed() -> Refused:
-    text = "it was changed or is gone since; get it again, and decide anew"
+    text = "it has been changed or is gone; get it again, and decide afresh"
     return Refused("changed_meanwhile", text)
 
 

@@ -54,7 +54,7 @@ _LOCATION: Json = {
 _FILE: Json = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _CONDITIONS = {
     "If-Match": "An ETag: changed only while it is still that version, else 412.",
-    "If-None-Match": "`*`: made only where there is none, else 412.",
+    "If-None-Match": "`*`: created only if there is none, else 412.",
 }
 _KEY = (
     "Up to 255 visible characters of ASCII, another for each request. Asked again with it within"

@@ -147,7 +147,7 @@ class Imports:
         """Raises Refused."""
         job = self._jobs.job(call.request.path_params["id"])
         if job is None or not call.access.sees_import(job.brands):
-            raise Refused("not_found", "no upload of that id is kept any more")
+            raise Refused("not_found", "no upload of that id is kept")
         return job
 
     async def _options(self, asked: ImportQuery, access: Access) -> list[str]:

@@ -206,7 +206,7 @@ UNDO_IMPORT = Operation(
     "import",
     "POST",
     "/v1/imports/{id}/undo",
-    summary="Take back what an import brought",
+    summary="Undo an import",
     description=f"As `smtpproxy import undo` does: what others have changed since stays. {_OWN}",
     places=_ID,
     answers=ImportShown,

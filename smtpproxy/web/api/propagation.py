@@ -79,7 +79,7 @@ CHANGES = Operation(
     "/v1/suppressions/changes",
     summary="What changed since, in order",
     description="Begin with an export and with the `next` of an answer from before it; then always"
-    " ask since the last `next`. After a 410 begin anew: keep `next`, load an export made after"
+    " ask since the last `next`. After a 410 start again: keep `next`, load an export made after"
     " this answer, ask since `next`.",
     query=ChangesQuery,
     answers=Changes,
@@ -175,7 +175,7 @@ class ChangeFeed:
         except ChangesGone as error:
             text = (
                 f"the changes after {error.since} are not in the log (it was trimmed, or it is not"
-                " the log that you know). Begin anew: keep `next`, load a whole export of"
+                " the log that you know). Start again: keep `next`, load a whole export of"
                 " `smtpproxy suppress export` that is made after this answer, then ask for"
                 " since=`next`"
             )

@@ -64,7 +64,7 @@ STREAMS = Operation(
     "streams",
     "GET",
     "/v1/streams",
-    summary="How the marketing streams are",
+    summary="The state of the marketing streams",
     description="What they sent within the breaker's window, what is heard of that, and whether"
     " they are paused.",
     answers=StreamList,
@@ -128,7 +128,7 @@ RESUME = Operation(
     description="A pause of the configuration stays.",
     body=ResumeRequest,
     answers=Resumed,
-    answer="It is not paused any more, by a person or the breaker.",
+    answer="It is no longer paused by a person or the breaker.",
     problems=("body_wrong", "stream_wrong", "too_large"),
     writes=True,
     keyed=True,
@@ -165,7 +165,7 @@ class Streams:
         except ValueError as error:
             raise Refused("body_wrong", f"until: {error}") from error
         if until is not None and until <= now:
-            raise Refused("body_wrong", "until: is over already")
+            raise Refused("body_wrong", "until: is in the past")
         event = StreamEvent(now, subject, "paused", PERSON, until=until, reason=asked.reason)
         return Paused(subject, await self._writer().note_stream(event))
 

@@ -191,7 +191,7 @@ TIME = "a time with its zone, like 2025-03-01T10:00:00Z"
         ({"provenance": {"chain": "X"}}, ["provenance.chain: is not a list", "supplier"]),
         (
             {"consents": [{"purpose": "x", "evidence": {"document_hash": "12"}}]},
-            ["document_hash: is no SHA-256", "64 hexadecimal digits"],
+            ["document_hash: is not a SHA-256", "64 hexadecimal digits"],
         ),
         ({"first_contacted_at": "2025"}, ["first_contacted_at", TIME]),
         ({"language": "French, please"}, ["language: 'French, please'", '"de-AT"']),

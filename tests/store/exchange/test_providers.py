@@ -247,7 +247,7 @@ def test_an_unknown_reason_is_put_aside_with_its_line(importing: Importing) -> N
     content = f"EmailAddress,Reason\n{ANNA},MOOD\n"
     done = importing.suppressions(content.encode())
     assert (done.added, done.rejected) == (0, 1)
-    assert "# line 2: \"Reason\" (origin): 'MOOD' is none of" in importing.rejected
+    assert "# line 2: \"Reason\" (origin): 'MOOD' is not one of" in importing.rejected
     mended = importing.rejected.replace("MOOD", "BOUNCE").encode()
     assert importing.suppressions(mended).added == 1
 

@@ -34,7 +34,7 @@ def test_the_rejected_file_has_number_reason_and_original(importing: Importing) 
         "address,scope,origin,since,note",
         "# line 3: address: there is no @: an address is local-part@domain",
         "bert,all,complaint,,x",
-        "# line 5: scope: 'some' is none of all, marketing, brand:NAME and purpose:NAME",
+        "# line 5: scope: 'some' is not one of all, marketing, brand:NAME and purpose:NAME",
         "carl@people.example,some",
     ]
 
@@ -142,12 +142,12 @@ def test_without_since_the_time_of_the_file_counts(importing: Importing) -> None
 @pytest.mark.parametrize(
     ("cells", "part"),
     [
-        (b"anna@people.example,,complaint,,", "scope: there is none; fill it in, or say --scope"),
+        (b"anna@people.example,,complaint,,", "scope: missing; fill it in, or say --scope"),
         (b"anna@people.example,purpose:,complaint,,", "scope"),
         (b"anna@people.example,Marketing,complaint,,", "scope"),
         (
             b"anna@people.example,all,,,",
-            "origin: there is none; fill it in, or say --origin: unsubscribe",
+            "origin: missing; fill it in, or say --origin: unsubscribe",
         ),
         (b"anna@people.example,all,spam,,", "origin: 'spam'"),
         (b"anna@people.example,all,complaint,1.3.2025,", "since: '1.3.2025' is not a time"),

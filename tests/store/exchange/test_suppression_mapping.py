@@ -51,7 +51,7 @@ def wanted(tmp_path: Path) -> Wanted:
 def test_columns_values_and_times_are_mapped(importing: Importing, wanted: Wanted) -> None:
     done = importing.suppressions(CONTENT, wanted=wanted)
     assert (done.added, done.passed, done.rejected) == (3, 1, 1)
-    assert "\"Motif\" (origin): 'Fatigue' is none of" in importing.rejected
+    assert "\"Motif\" (origin): 'Fatigue' is not one of" in importing.rejected
     assert "; or say with [values.origin] in a mapping what it means" in importing.rejected
     (anna,) = importing.suppressed("anna@people.example")
     assert (anna.scope, anna.origin, anna.note) == ("purpose:offers", "unsubscribe", "old CRM")

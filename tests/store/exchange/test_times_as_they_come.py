@@ -154,7 +154,7 @@ class TestWordsOfColumns:
             (f"{ANNA};B2X;;;;;;;;", "\"Segment\" (audience): 'bzx' is unknown"),
             (
                 f"{ANNA};;2026-01-01;;;;;;;",
-                'consent_purpose: there is none, and the row has "Inscrit" (consent_given_at); '
+                'consent_purpose: missing, and the row has "Inscrit" (consent_given_at); '
                 "map a column to it, or say it under [constants]",
             ),
             (
