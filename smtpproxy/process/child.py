@@ -3,6 +3,7 @@
 import os
 import pickle
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from smtpproxy.process.children import WEB, Start, name_of
@@ -12,7 +13,7 @@ def work(given: int, channel: int, *listening: int) -> int:
     """Do what the file `given` says; return the exit code. All arguments are file numbers."""
     with open(given, "rb") as file:
         start: Start = pickle.load(file)
-    Path("/proc/self/comm").write_text(name_of(start.role, start.number))
+    be_called(name_of(start.role, start.number))
     to_supervisor = socket.socket(fileno=channel)
     sockets = {
         name: socket.socket(fileno=number)
@@ -22,6 +23,12 @@ def work(given: int, channel: int, *listening: int) -> int:
         sock.setblocking(False)
         os.set_inheritable(sock.fileno(), False)
     return _run(start, sockets, to_supervisor)
+
+
+def be_called(name: str) -> None:
+    """Have `ps -e`, `top` and `pgrep` call this process so."""
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text(name)
 
 
 def _run(start: Start, sockets: dict[str, socket.socket], channel: socket.socket) -> int:

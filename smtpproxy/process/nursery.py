@@ -6,7 +6,6 @@ memory of all of them, and not loaded again.
 """
 
 import asyncio
-import ctypes
 import gc
 import itertools
 import os
@@ -205,8 +204,10 @@ def _grow(sock: socket.socket) -> NoReturn:
         if not sys.flags.safe_path:
             del sys.path[0]  # what lies in the working directory is not ours to run
         _leave_files(sock)
-        Path("/proc/self/comm").write_text("nursery")
+        child.be_called("nursery")
         with suppress(Exception):  # not with every C library
+            import ctypes
+
             for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
                 ctypes.CDLL(None).mallopt(option, _KEPT)
         with suppress(ConnectionError):  # the supervisor is gone

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from smtpproxy.process.nursery import ChildProcess, Nursery
 from smtpproxy.settings import Settings
 from tests.kit.messages import message
 from tests.kit.ports import wait_for
-from tests.kit.processes import descendants, name
+from tests.kit.processes import descendants, name, run
 from tests.kit.relay import RelayProcess, relay_config
 from tests.kit.toml import to_toml
 from tests.kit.upstream import FakeUpstream
@@ -100,6 +101,28 @@ def test_nothing_of_the_supervisor_comes_along(tmp_path: Path) -> None:
         assert len(of(nursing)) == 3, "its socket, what it waits with, and the end of one child"
         assert len(sockets[nursing]) == 1
         assert not sockets[nursing] & (sockets[relay.pid] | sockets[worker])
+
+
+_FORKING = """
+import os, sys, threading
+from smtpproxy.process import nursery
+
+def tell():
+    print(len(os.listdir("/proc/self/task")), [thread.name for thread in threading.enumerate()])
+    sys.stdout.flush()
+    os._exit(0)
+
+nursery.os.fork = tell
+from smtpproxy.__main__ import main
+main()
+"""
+
+
+def test_it_begins_while_there_is_one_thread(tmp_path: Path) -> None:
+    """What another one has locked at that moment would be locked in each child for ever."""
+    relay = RelayProcess(tmp_path, "127.0.0.1:1")
+    done = run(sys.executable, "-c", _FORKING, "serve", "--config", str(relay.config_path))
+    assert done.stdout.splitlines()[-1] == "1 ['MainThread']", done.stdout + done.stderr
 
 
 def test_where_the_nursery_is_killed_the_relay_drains_and_ends(tmp_path: Path) -> None:
