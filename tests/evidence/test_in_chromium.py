@@ -54,9 +54,9 @@ def test_nothing_sticks_out_on_a_screen_a_phone_or_paper(tmp_path: Path) -> None
         for name, page in pages.items():
             file = tmp_path / f"{name}.html"
             file.write_text(page, "utf-8")
+            browser.open(file.as_uri())
             for width, paper in ((1280, False), (680, True), (360, False)):
                 browser.resize(width, paper=paper)
-                browser.open(file.as_uri())
                 shown = browser.run("document.documentElement.scrollWidth")
                 assert shown <= width, f"{name} is {shown} wide on {width}"
             assert browser.requested()[-1] == file.as_uri(), "nothing else is loaded"

@@ -83,7 +83,7 @@ async def test_nothing_sticks_out(client: httpx.AsyncClient, tmp_path: Path) -> 
         for reason, page in pages.items():
             file = tmp_path / f"{reason}.html"
             file.write_text(page, "utf-8")
+            browser.open(file.as_uri())
             for width, dark in ((1024, False), (320, True)):
                 browser.resize(width, dark=dark)
-                browser.open(file.as_uri())
                 assert browser.run("document.documentElement.scrollWidth") <= width
