@@ -43,10 +43,21 @@ class ConfirmLinks:
 
     def _state(self, token: str, person: str, stream: Stream, now: datetime) -> ConfirmLink:
         try:
-            told = self._open(token)
+            told = self._opened(token)
         except TokenError:
             return ConfirmLink.UNKNOWN
         meant = ("permission", person, stream.brand, stream.purpose)
         if (told.kind, told.recipient, told.brand, told.purpose) != meant:
             return ConfirmLink.FOREIGN
         return ConfirmLink.OVER if now > told.until else ConfirmLink.VALID
+
+    def _opened(self, token: str) -> Confirmation:
+        """In plain text a `_` behind it may be of the token, or mark what is emphasised."""
+        for _ in range(2):  # as `__` does
+            try:
+                return self._open(token)
+            except TokenError:
+                if not token.endswith("_"):
+                    raise
+                token = token.removesuffix("_")
+        return self._open(token)

@@ -235,6 +235,13 @@ def folded(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+def _without_marks(found: str) -> str:
+    """Leave out what ends a sentence, but a `_` directly behind: it may be of a token."""
+    link = found.rstrip(_AFTER_URI)
+    behind = found[len(link) :]
+    return link + "_" * (len(behind) - len(behind.lstrip("_")))
+
+
 def shown_text(body: Body) -> ShownText:
     """Return what most readers see: the HTML parts where there are any, else the plain ones."""
     html = [part.text for part in body.parts if not part.plain]
@@ -247,5 +254,5 @@ def shown_text(body: Body) -> ShownText:
     if not html:
         texts = [part.text for part in body.parts]
     text = "\n".join(texts)
-    links += [found.rstrip(_AFTER_URI) for found in _URI.findall(text)]
+    links += map(_without_marks, _URI.findall(text))
     return ShownText(folded(text), tuple(links), body.whole)

@@ -8,6 +8,8 @@ from msgspec.structs import replace
 
 from smtpproxy.core.confirm_links import ConfirmLinks
 from smtpproxy.mail.confirmation_token import Confirmation, read_confirmation, seal_confirmation
+from smtpproxy.mail.mime import Body, TextPart
+from smtpproxy.mail.shown import shown_text
 from smtpproxy.mail.unsubscribe_token import KEY_OCTETS, TokenRing, Unsubscription
 from smtpproxy.policy.model import ConfirmLink, Stream
 
@@ -52,6 +54,20 @@ def test_links(links: list[str], people: list[str], now: datetime, expected: str
         links, people, STREAM, now
     )
     assert found is ConfirmLink(expected)
+
+
+@pytest.mark.parametrize(
+    "text", ["Yes: {}", "Yes: {}.", "_{}_", "*{}*", "_Say yes: {}_!", "_Yes: {}._", "__{}__"]
+)
+@pytest.mark.parametrize("end", ["_", "-", "A"])
+def test_whatever_a_token_ends_in_it_is_read_from_plain_text(text: str, end: str) -> None:
+    made = (link(recipient=f"p{n}@people.example") for n in range(10_000))
+    number, one = next((n, one) for n, one in enumerate(made) if one.endswith(end))
+    read = shown_text(Body((TextPart(True, text.format(one)),), whole=True)).links
+    found = ConfirmLinks("https://confirm.example", partial(read_confirmation, RING)).found(
+        read, [f"p{number}@people.example"], STREAM, NOW
+    )
+    assert found is ConfirmLink.VALID, (one, read)
 
 
 def test_a_link_shows_nothing_of_its_reader() -> None:
