@@ -38,6 +38,8 @@ _MAILED_MEANWHILE = Reply.of(250, "2.0.0", "mailed at another attempt")
 class CopyingTransaction(NotifyingTransaction):
     """A transaction whose recipients may get a copy each."""
 
+    __slots__ = ("_done_before", "_mail", "_mailed_before", "_one_message")
+
     def __init__(
         self,
         services: Services,

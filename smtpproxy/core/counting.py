@@ -16,6 +16,8 @@ from smtpproxy.store.protocols import StoreUnavailable
 class CountedTransaction(RecordedTransaction):
     """A transaction that knows of its recipients what its rules ask, and counts for them."""
 
+    __slots__ = ("_counted", "_evaluation")
+
     def __init__(
         self, services: Services, client: Client, reverse_path: str, choice: StreamChoice
     ) -> None:

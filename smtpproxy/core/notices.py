@@ -254,6 +254,8 @@ def told(forward_path: str) -> str:
 class NotifyingTransaction(Transaction):
     """A transaction that may go to some of its recipients, and tell the sender of the others."""
 
+    __slots__ = ("_digest", "_kept", "_notices", "_notified")
+
     def __init__(
         self,
         services: Services,

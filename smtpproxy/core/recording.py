@@ -201,6 +201,11 @@ _PARTS: Mapping[type[Exception], Part] = {
 class RecordedTransaction:
     """A transaction that has an id and a client, and is on record."""
 
+    __slots__ = (
+        *("_began", "_choice", "_clock", "_lacks_outcome", "_on_record", "_seconds"),
+        *("_services", "client", "id", "reverse_path"),
+    )
+
     def __init__(
         self, services: Services, client: Client, reverse_path: str, choice: StreamChoice
     ) -> None:

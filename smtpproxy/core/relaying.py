@@ -41,6 +41,11 @@ class RelayTransaction(CopyingTransaction):
     a 451 and an event for the log, never an exception.
     """
 
+    __slots__ = (
+        *("_body_without_pixels", "_makes_copies", "_may_return", "_protocol"),
+        *("_put_from", "_upstream"),
+    )
+
     def __init__(
         self,
         services: Services,

@@ -62,6 +62,8 @@ class Transaction(CountedTransaction):
     log, never an exception out of `recipients` and `message` of the classes below this one.
     """
 
+    __slots__ = ("_features", "_identity", "_mixed", "_size", "recipients_accepted")
+
     def __init__(
         self,
         services: Services,

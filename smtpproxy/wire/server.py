@@ -21,7 +21,6 @@ STARTTLS: answer it with 220, send that, change to TLS, then call `now_secure`; 
 before the change is forgotten. AUTH: answer with 334 and the next line is an `AuthResponse`.
 """
 
-from collections import deque
 from collections.abc import Sequence
 
 from smtpproxy.mail.reply import Reply
@@ -85,6 +84,13 @@ _ALONE = (Data, Hello, Auth)
 class ServerConnection(SessionState):
     """One SMTP session as the server sees it."""
 
+    # Thousands of sessions may be idle: what each has is small, and made when it is needed.
+    __slots__ = (
+        *("_after_chunk", "_answered", "_bare_newline", "_buffer", "_chunks", "_data"),
+        *("_data_refused", "_header_limits", "_pending", "_refuse_early", "_taken", "_verbs"),
+        *("hostname", "lmtp"),
+    )
+
     def __init__(
         self,
         hostname: str,
@@ -118,7 +124,8 @@ class ServerConnection(SessionState):
         self._refuse_early = refuse_early
         self._buffer = b""
         self._taken = 0  # octets of the buffer that were taken as commands
-        self._pending: deque[Command] = deque()
+        self._pending: list[Command] = []  # the oldest first; cleared once all are answered
+        self._answered = 0  # of these
         self._data_refused = False
         self._data: DataContent | None = None
         self._chunks: ChunkedContent | None = None
@@ -208,7 +215,12 @@ class ServerConnection(SessionState):
 
     def answer(self, reply: Reply) -> bytes:
         """Answer the oldest unanswered event; return the bytes to send."""
-        command = self._pending.popleft()
+        pending = self._pending
+        command = pending[self._answered]
+        self._answered += 1
+        if self._answered == len(pending):
+            pending.clear()
+            self._answered = 0
         code = reply.code
         state = NEXT[type(command)].get(code // 100)
         if state and (self.state is not State.START or isinstance(command, FROM_START)):
@@ -267,6 +279,7 @@ class ServerConnection(SessionState):
         self.state = State.CLOSED
         self._forget_input()
         self._pending.clear()
+        self._answered = 0
 
     def _forget_input(self) -> None:
         self._buffer = b""

@@ -6,6 +6,7 @@ and RCPT stand in `commands`.
 
 from collections.abc import Callable, Sequence
 from enum import Enum, IntEnum, auto
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -58,6 +59,12 @@ class State(IntEnum):
     CLOSED = auto()  # QUIT answered, or the client broke the framing
 
 
+@lru_cache(maxsize=64)
+def _keywords(extensions: tuple[Extension, ...]) -> frozenset[str]:
+    """What a listener offers, once for all of its sessions."""
+    return frozenset(extension.keyword for extension in extensions)
+
+
 _TRANSACTION = frozenset({State.MAIL, State.CONTENT, State.CHUNK, State.CHUNKS})
 
 
@@ -67,6 +74,12 @@ class SessionState:
     `require_tls` and `require_auth` bar MAIL until there is such a thing; `barred` is the
     refusal that stands meanwhile.
     """
+
+    __slots__ = (
+        *("_require_auth", "_require_tls", "authenticated", "barred", "extended", "extensions"),
+        *("keywords", "max_recipients", "max_refused", "max_refused_in_all", "recipients"),
+        *("refused", "refused_in_all", "secure", "size_limit", "smtputf8", "state", "unanswered"),
+    )
 
     def __init__(
         self,
@@ -83,7 +96,7 @@ class SessionState:
         self.extended = False  # greeted by EHLO
         self.smtputf8 = False  # of the transaction
         self.extensions = extensions
-        self.keywords = frozenset(extension.keyword for extension in extensions)
+        self.keywords = _keywords(tuple(extensions))
         self.size_limit = size_limit
         self.max_recipients = max_recipients
         self.max_refused = max_refused  # recipients of one transaction

@@ -1,14 +1,19 @@
 """The engine as a whole: pipelining, content, limits, and what ends a session."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpproxy.mail.reply import Reply
 from smtpproxy.wire.commands import COMMAND_LIMIT, Data, Rcpt
+from smtpproxy.wire.server import ServerConnection
 from smtpproxy.wire.session import (
+    BASE,
     BLOCKED,
     NEED_DATA,
+    PRDR,
     Answered,
     Command,
     ContentProblem,
@@ -335,3 +340,18 @@ def test_garbage_is_answered_or_waited_for(
         assert server.engine.buffered <= COMMAND_LIMIT + 2
     for line in server.talk.lines:
         assert line[:3].isdigit()
+
+
+def test_an_idle_session_takes_little_memory() -> None:
+    """Thousands of connections may wait: five thousand take 100 MB, the processes included."""
+    extensions = (*BASE, PRDR)
+    ServerConnection("relay.test", size_limit=1, extensions=extensions)  # what all share
+    tracemalloc.start()
+    try:
+        sessions = [
+            ServerConnection("relay.test", size_limit=1, extensions=extensions) for _ in range(100)
+        ]
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size / len(sessions) < 600
