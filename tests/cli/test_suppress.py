@@ -110,7 +110,7 @@ def test_json(stored: Stored) -> None:
         (["add", "anna"], "'anna': there is no @"),
         (
             ["add", ANNA, "--scope", "everything"],
-            "none of all, marketing, brand:NAME and purpose:NAME",
+            "not one of all, marketing, brand:NAME and purpose:NAME",
         ),
         (["add", ANNA, "--origin", "whim"], "'whim' is not one of"),
         (["add", ANNA, "--note", "caf\udce9"], "must be text in UTF-8"),
