@@ -11,8 +11,9 @@ import pytest
 
 from smtpproxy.policy.model import Lookups, Stream
 from smtpproxy.store import open_mailings
-from smtpproxy.store.postgres import reader
+from smtpproxy.store.postgres import reader, target
 from smtpproxy.store.postgres.connection import Database as PostgresDatabase
+from smtpproxy.store.postgres.connection import Lease
 from smtpproxy.store.postgres.statements import VERSION
 from tests.kit import postgres
 from tests.kit.parts import needs
@@ -153,6 +154,16 @@ async def test_a_connection_is_kept_and_another_one_used_where_it_has_ended(
     )
     await store.version()
     assert lent >= 1
+
+
+async def test_a_connection_is_not_kept_with_a_transaction_that_somebody_forgot(
+    database: Database,
+) -> None:
+    lease = database.part(Lease(target(database.settings())))
+    async with lease.database.connection() as connection:
+        await connection.execute("BEGIN")
+    async with lease.database.connection() as connection:
+        assert not connection.is_in_transaction()
 
 
 async def test_a_mailing_is_counted_in_four_round_trips(

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from smtpproxy.store.postgres.errors import unavailable
 from smtpproxy.store.postgres.kept import KeptConnections, Lent
 from smtpproxy.store.postgres.lineage import Lineage
-from smtpproxy.store.postgres.session import PostgresSession, transaction
+from smtpproxy.store.postgres.session import PostgresSession, is_over, transaction
 from smtpproxy.store.postgres.synchronous import WAITS, check_waits
 from smtpproxy.store.protocols import StoreUnavailable
 
@@ -179,8 +179,9 @@ class Database:
             except BaseException:
                 await lent.give_back()
                 raise
-            if self._lining_up or not lent.keeper.keep(lent):
-                await lent.give_back()
+            open_still = not is_over(lent.connection) and lent.connection.is_in_transaction()
+            if open_still or self._lining_up or not lent.keeper.keep(lent):
+                await lent.give_back()  # which rolls back what somebody forgot to end
         except _failures() as error:
             raise unavailable(error, self.target.setting) from error
 
