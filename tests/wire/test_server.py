@@ -343,7 +343,7 @@ def test_garbage_is_answered_or_waited_for(
 
 
 def test_an_idle_session_takes_little_memory() -> None:
-    """Thousands of connections may wait: five thousand take 100 MB, the processes included."""
+    """Thousands of connections may wait: five thousand take some 100 MB with all processes."""
     extensions = (*BASE, PRDR)
     ServerConnection("relay.test", size_limit=1, extensions=extensions)  # what all share
     tracemalloc.start()
