@@ -214,15 +214,20 @@ class Listener:
             emit=self.services.emit,
         )
 
+    def stop_listening(self) -> None:
+        """Take no new connection any more."""
+        self.draining = True
+        self._drained_from = self.deadlines.now() + FIRST_WITHIN
+        if self._listening is not None:
+            self._listening.close()
+
     async def drain(self) -> None:
         """Take no new connection, let running transactions finish, for a bounded time.
 
         Who was accepted at the last moment may send a first message: nobody told it to wait.
         """
-        self.draining = True
-        self._drained_from = self.deadlines.now() + FIRST_WITHIN
-        if self._listening is not None:
-            self._listening.close()
+        if not self.draining:
+            self.stop_listening()
         await accepted_are_told()
         for session in list(self._sessions):
             session.drain()

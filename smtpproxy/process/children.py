@@ -47,7 +47,11 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
     """Take no new work, finish what is under way, exit."""
 
 
-Message = Ready | Beat | Ask | Answer | Drain
+class Closed(msgspec.Struct, frozen=True, tag=True):
+    """A worker that drains takes no new connection any more."""
+
+
+Message = Ready | Beat | Ask | Answer | Drain | Closed
 _decode = msgspec.msgpack.Decoder(Message).decode
 
 

@@ -18,6 +18,7 @@ from smtpproxy.process.children import (
     Answer,
     Ask,
     Channel,
+    Closed,
     Drain,
     Message,
     Ready,
@@ -54,6 +55,7 @@ class Child:
         self.number = number
         self.name = name_of(role, number)
         self.ready = asyncio.Event()
+        self.closed = asyncio.Event()  # it takes no new connection, or is gone
         self.heard = 0.0
         self.down_since: float | None = None  # it ended, and is not ready again
         self.channel: Channel | None = None
@@ -157,6 +159,7 @@ class Generation:
         wanted = self._listening(child.role)
         start = Start(child.role, child.number, self.settings, wanted, self._started_at)
         child.ready.clear()
+        child.closed.clear()
         child.process = None
         try:
             child.process = await self._nursery.start(start, theirs, self.sockets)
@@ -170,6 +173,7 @@ class Generation:
         if self._ending.is_set():
             child.tell(Drain())
         await listening_to
+        child.closed.set()
         code = await child.process.wait()
         child.channel.close()
         child.channel = None
@@ -187,6 +191,8 @@ class Generation:
             if isinstance(message, Ready):
                 child.ready.set()
                 child.down_since = None
+            elif isinstance(message, Closed):
+                child.closed.set()
             else:
                 self._heard(child, channel, message)
 
@@ -212,6 +218,14 @@ class Generation:
             child.down_since is not None and child.down_since < now - _DOWN_FOR
             for child in self.workers
         )
+
+    async def closed(self, within: float) -> None:
+        """Wait until none of its workers takes a new connection; no longer than so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                for child in self.workers:
+                    if child.channel is not None:
+                        await child.closed.wait()
 
     async def end(self, roles: Sequence[Role]) -> None:
         """Let the children of these roles finish; kill what does not end. None is started again."""

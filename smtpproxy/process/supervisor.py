@@ -31,6 +31,8 @@ from smtpproxy.sinks.metrics import Samples, Snapshot, Totals
 from smtpproxy.store.protocols import StoreUnavailable
 
 _ANSWERS_WITHIN = 1.0
+_CLOSED_WITHIN = 2.0
+"""Seconds in which workers with former settings let go of their sockets; nobody waits longer."""
 
 log = structlog.get_logger()
 
@@ -224,6 +226,7 @@ class Supervisor:
         successor.start(ALONE)
         self._sockets.keep(sockets)
         self._begin(self._drain(former))
+        await former.closed(_CLOSED_WITHIN)  # who connects after "reloaded" meets the new settings
         if self._purging is not None and self._telling is not None:
             former_tasks = self._purging, self._telling
             for task in former_tasks:

@@ -26,7 +26,7 @@ from smtpproxy.intake.policy import PolicySession
 from smtpproxy.intake.smtp import SmtpSession
 from smtpproxy.policy.model import Alignment
 from smtpproxy.process.breaker import WorkerBreaker
-from smtpproxy.process.children import Answer, Ask, Beat, Channel, Drain, Ready
+from smtpproxy.process.children import Answer, Ask, Beat, Channel, Closed, Drain, Ready
 from smtpproxy.relay.content import Spool
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.transaction import UpstreamTransaction
@@ -88,6 +88,8 @@ async def _work(
                 channel.send(Answer(message.number, worker.snapshot()))
             elif isinstance(message, Drain):
                 break
+        worker.stop_listening()
+        channel.send(Closed())
         await worker.close()
         channel.send(Beat(worker.snapshot(), worker.paused))
     finally:
@@ -203,6 +205,11 @@ class Worker:
                 sockets[listener.settings.name], SESSIONS[listener.settings.protocol]
             )
         self._breaker.begin()
+
+    def stop_listening(self) -> None:
+        """Take no new connection any more."""
+        for listener in self._listeners:
+            listener.stop_listening()
 
     async def close(self) -> None:
         """Drain all doors, then let go of everything."""

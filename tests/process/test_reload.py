@@ -55,13 +55,37 @@ def observe(config: dict[str, Any]) -> None:
     config["policy"]["mode"] = "observe"
 
 
+def enforce(config: dict[str, Any]) -> None:
+    config["policy"]["mode"] = "enforce"
+
+
 def test_the_mode_of_the_file_counts_from_the_reload_on(relay: RelayProcess) -> None:
+    """The first client who connects after it was told meets no worker of before."""
     assert relay.send(marketing(), PERSON)[0] == 550
-    configure(relay, observe)
-    code, told, _ = relay.command("reload", "--json")
-    assert (code, json.loads(told)["mode"]) == (0, "observe")
-    # Workers of before may be about to hear of it: the first client may still be theirs.
-    wait_for(lambda: relay.send(marketing(), PERSON)[0] == 250, "the new mode")
+    for mode, change, code in (("observe", observe, 250), ("enforce", enforce, 550)) * 3:
+        configure(relay, change)
+        exit_code, told, _ = relay.command("reload", "--json")
+        assert (exit_code, json.loads(told)["mode"]) == (0, mode)
+        assert relay.send(marketing(), PERSON)[0] == code
+
+
+def test_it_is_told_when_workers_of_before_have_let_go(relay: RelayProcess) -> None:
+    (former,) = relay.workers
+    heard = threading.Event()
+
+    def hear() -> None:
+        heard.set()
+        os.kill(former, signal.SIGCONT)
+
+    later = threading.Timer(1.2, hear)  # less than the relay waits
+    os.kill(former, signal.SIGSTOP)
+    later.start()
+    try:
+        assert relay.command("reload")[0] == 0
+        assert heard.is_set()
+    finally:
+        later.cancel()
+        hear()
 
 
 def test_a_message_goes_on_with_what_it_began_with(relay: RelayProcess, mta: FakeUpstream) -> None:
