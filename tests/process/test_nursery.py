@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,12 @@ async def started(nursery: Nursery, settings: Settings) -> tuple[ChildProcess, s
 
 def of(pid: int) -> list[str]:
     """What a process has open: files and sockets, but for what it writes its log to."""
-    files = [file for file in Path(f"/proc/{pid}/fd").iterdir() if int(file.name) > 2]
-    return [str(to) for file in files if (to := file.readlink()) != Path(os.devnull)]
+    found = []
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            if int(file.name) > 2 and (to := str(file.readlink())) != os.devnull:
+                found.append(to)
+    return found
 
 
 async def test_how_a_child_ends_is_known(nursery: Nursery, settings: Settings) -> None:
