@@ -41,6 +41,7 @@ def serve(settings: Settings, read: Callable[[], Settings], *, take_over: bool =
         prepare(settings)
         asyncio.run(introduce(settings))
         sockets = Sockets(settings, _handed_on(settings, take_over=take_over))
+        nursery = Nursery(settings)
     except ConfigError as error:
         print("\n".join(error.faults), file=sys.stderr)
         return error.exit_code
@@ -49,7 +50,6 @@ def serve(settings: Settings, read: Callable[[], Settings], *, take_over: bool =
         return error.exit_code if isinstance(error, StoreMisconfigured) else 1
     state_dir = settings.server.state_dir
     take_place = (lambda: _step_down(state_dir)) if take_over else None
-    nursery = Nursery(settings)
     try:
         supervising = _supervise(settings, sockets, Source(read, prepare), take_place, nursery)
         return asyncio.run(supervising)

@@ -87,7 +87,11 @@ class Nursery:
     """Starts children. It is made before there is a loop, and used on it."""
 
     def __init__(self, settings: Settings) -> None:
-        """Fork. What children with these settings run is loaded before."""
+        """Fork. What children with these settings run is loaded before. Raises OSError."""
+        try:
+            os.close(os.pidfd_open(os.getpid()))
+        except OSError as error:
+            raise OSError(f"pidfd_open: {error.strerror}; Linux 5.3 or newer has it") from error
         _load(settings)
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         _flush()
@@ -251,13 +255,24 @@ def _serve(sock: socket.socket) -> None:
                 pid = os.fork()
                 if not pid:
                     _be_child(files, [selector.fileno(), *(key.fd for key in waited.values())])
-                selector.register(os.pidfd_open(pid), selectors.EVENT_READ, pid)
+                selector.register(_watched(pid), selectors.EVENT_READ, pid)
             except OSError as error:
                 tell(NotBegun(number, str(error)))
             else:
                 tell(Begun(number, pid))
             for file in files:
                 os.close(file)
+
+
+def _watched(pid: int) -> int:
+    """Return a file that shows the end of a child; where there is none, the child must not live on:
+    who asked for it is told that there is none, and asks for another."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def _be_child(files: list[int], nursing: list[int]) -> NoReturn:

@@ -130,6 +130,56 @@ def test_it_begins_while_there_is_one_thread(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "1 ['MainThread']", done.stdout + done.stderr
 
 
+_FAILING = """
+from smtpproxy.process import nursery
+
+def fail(*pid):
+    raise OSError(11, "Resource temporarily unavailable")
+
+nursery.os.%s = fail
+from smtpproxy.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "said"), [("fork", "temporarily unavailable"), ("pidfd_open", "Linux 5.3 or newer")]
+)
+def test_where_no_process_can_be_made_the_relay_says_so(
+    tmp_path: Path, call: str, said: str
+) -> None:
+    relay = RelayProcess(tmp_path, "127.0.0.1:1")
+    failing = _FAILING % call
+    done = run(sys.executable, "-c", failing, "serve", "--config", str(relay.config_path))
+    assert done.returncode == 1
+    assert "cannot start" in done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_a_child_whose_end_would_not_show_does_not_live_on(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = descendants(os.getpid())
+
+    def fail(pid: int) -> int:
+        if pid != parent:
+            raise OSError(24, "Too many open files")
+        return opened(pid)
+
+    parent, opened = os.getpid(), os.pidfd_open
+    monkeypatch.setattr(os, "pidfd_open", fail)
+    nursery = Nursery(settings)
+    try:
+        nursery.open(lambda: None)
+        with pytest.raises(OSError, match="Too many open files"):
+            await started(nursery, settings)
+        (nursing,) = set(descendants(os.getpid())) - set(before)
+        assert name(nursing) == "nursery"
+    finally:
+        nursery.close()
+
+
 def test_where_the_nursery_is_killed_the_relay_drains_and_ends(tmp_path: Path) -> None:
     """systemd starts it again; a relay whose workers nobody replaces must not go on."""
     with FakeUpstream() as mta, RelayProcess(tmp_path, mta.address) as relay:
