@@ -48,11 +48,11 @@ def expected(
     # what they want
     for wish in facts.contact.preferences if facts.contact else ():
         brands = {wish.brand, stream.brand}
-        if wish.purpose != stream.purpose or wish.at > now:
+        if wish.purpose != stream.purpose:
             continue
         if len(brands) == 2 and "default" not in brands:
             continue
-        for moment in [wish.at, *_mailed_like(stream, facts, now)]:
+        for moment in [wish.at, *_mailed_like(stream, facts)]:
             today, then = now.date(), moment.date()
             if wish.frequency == "weekly" and today < then + timedelta(days=7):
                 return "refuse preference_frequency"
@@ -89,12 +89,11 @@ def expected(
     return answer
 
 
-def _mailed_like(stream: Stream, facts: RecipientFacts, now: datetime) -> list[datetime]:
+def _mailed_like(stream: Stream, facts: RecipientFacts) -> list[datetime]:
     return [
         m.at
         for m in facts.mailings
-        if m.at <= now
-        and m.purpose == stream.purpose
+        if m.purpose == stream.purpose
         and (m.brand == stream.brand or "default" in (m.brand, stream.brand))
     ]
 
@@ -306,7 +305,7 @@ def _permission(
     if not any(earlier[basis] == "holds" for basis in ended):
         return "refuse permission_not_due"
     name = f"permission:{stream.brand}"
-    if any(m.stream == name and before <= m.at <= now for m in facts.mailings):
+    if any(m.stream == name and before <= m.at for m in facts.mailings):
         return "refuse permission_repeated"
     return "allow permission"
 

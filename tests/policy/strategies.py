@@ -52,7 +52,7 @@ MOMENTS = [
     NOW + TICK,
     NOW + DAY,
 ]
-MAILED = [NOW, NOW - DAY, NOW - 7 * DAY, NOW - 7 * DAY - TICK, NOW - 30 * DAY]
+MAILED = [NOW, NOW + TICK, NOW - DAY, NOW - 7 * DAY, NOW - 7 * DAY - TICK, NOW - 30 * DAY]
 CAPS = [None, None, None, parse_cap("1/7d"), parse_cap("2/1d"), parse_cap("3/60d")]
 PAUSES: list[tuple[Pause, ...]] = [
     *[()] * 9,

@@ -58,13 +58,21 @@ def test_the_day_from_which_there_may_be_more(
     assert judged(OFFERS, RecipientFacts(contact=active, mailings=(mailed,)), at) == expected
 
 
+@pytest.mark.parametrize("ahead", [timedelta(microseconds=1), timedelta(seconds=90)])
+def test_what_another_worker_counted_meanwhile_counts(ahead: timedelta) -> None:
+    """It may have asked for the time later than who is judged here, and yet have been first."""
+    wish = Preference("offers", WEEKLY, LONG_AGO)
+    assert judged(OFFERS, facts(wish)) == ALLOWED
+    assert judged(OFFERS, facts(wish, Mailing("offers", NOW + ahead, "offers"))) == REFUSED
+
+
 @pytest.mark.parametrize(
     ("stream", "wish", "mailed", "expected"),
     [
         # the wish came with a message: it counts from there
         (OFFERS, Preference("offers", WEEKLY, NOW - 6 * DAY), (), REFUSED),
         (OFFERS, Preference("offers", WEEKLY, NOW - 7 * DAY), (), ALLOWED),
-        (OFFERS, Preference("offers", WEEKLY, NOW + DAY), (), ALLOWED),  # not said yet
+        (OFFERS, Preference("offers", WEEKLY, NOW + DAY), (), REFUSED),  # a clock that is ahead
         (OFFERS, Preference("news", WEEKLY, NOW), (), ALLOWED),
         # every stream of the purpose counts, of this brand
         (OFFERS, Preference("offers", WEEKLY, LONG_AGO), ("sales", "offers", "default"), REFUSED),

@@ -352,20 +352,19 @@ _NEXT = {Frequency.WEEKLY: next_weekly, Frequency.MONTHLY: next_monthly}
 
 def preferred(case: RecipientCase) -> tuple[Preference, date] | None:
     """Return the strictest wish about mail of the stream's purpose, and the day (UTC) from which
-    there may be more: counted from the last message, and from the wish, which came with one."""
+    there may be more: counted from the last message, and from the wish, which came with one.
+
+    What is on record counts though it is dated later than now: another worker, or a machine whose
+    clock is ahead, counted its message before this one was.
+    """
     contact, stream = case.facts.contact, case.stream
     if contact is None or stream.stream_class is not StreamClass.MARKETING:
         return None
-    mailed = [
-        mailing.at
-        for mailing in case.facts.mailings
-        if mailing.at <= case.now and _is_like(mailing, stream)
-    ]
+    mailed = [mailing.at for mailing in case.facts.mailings if _is_like(mailing, stream)]
     told = [
         (wish, _NEXT[wish.frequency](max([wish.at, *mailed]).date()))
         for wish in contact.preferences
         if wish.frequency in _NEXT
-        and wish.at <= case.now
         and wish.purpose == stream.purpose
         and same_brand(wish.brand, stream.brand)
     ]
