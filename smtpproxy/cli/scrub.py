@@ -1,6 +1,7 @@
 """`smtpproxy scrub`: before a campaign, who may be mailed and why the others may not."""
 
 import gc
+import os
 import signal
 import sys
 import threading
@@ -137,7 +138,7 @@ def _scrub(
     stream = settings.streams[options.stream]
     rulebook = settings.rulebooks[stream.rulebook]
     request = ScrubRequest(stream, rulebook, options.at or now(), as_of=options.at is not None)
-    with Drafts() as drafts, _opened(list_path) as (raw, size), _interruptible():
+    with Drafts() as drafts, _opened(list_path) as (raw, size), _interruptible(drafts):
         source = HashedSource(raw)
         outputs = Outputs(
             every=_written(drafts, output),
@@ -240,17 +241,22 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, int | None]]:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C, or whoever ends this process, end it at once and in order.
+def _interruptible(drafts: Drafts) -> Iterator[None]:
+    """Let Ctrl-C, or whoever ends this process, end it at once, with no draft left behind.
 
-    asyncio would first wait for a read that waits for input; and drafts would be left
-    behind, with people's addresses in them.
+    asyncio would first wait for a read that waits for input. An exception would not do:
+    Python drops one that a signal raises while a finalizer or a weak reference's callback runs.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        drafts.discard()
+        os._exit(128 + number)  # as a shell says it
+
     before = {
-        number: signal.signal(number, _end)
+        number: signal.signal(number, end)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         if signal.getsignal(number) is not signal.SIG_IGN  # nohup
     }
@@ -259,9 +265,3 @@ def _interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    raise SystemExit(128 + number)

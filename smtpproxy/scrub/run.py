@@ -73,6 +73,10 @@ class Drafts:
     def __exit__(self, *exc: object) -> None:
         with suppress(OSError):  # what is still buffered is not wanted any more
             self._open.close()
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove them."""
         for draft, _ in self._drafts:
             draft.unlink(missing_ok=True)
 

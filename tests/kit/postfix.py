@@ -180,6 +180,9 @@ class PostfixInstance:
             self._master.wait(10)
         self._master.kill()
         self._master = None
+        # A daemon that has not ended yet holds the socket: the next master could not bind it,
+        # and `start()` would take that daemon for the new one.
+        wait_for(lambda: not listens(self.port), "Postfix's port to be closed")
 
     def restart(self) -> None:
         self.stop()
