@@ -352,7 +352,7 @@ class Transaction(CountedTransaction):
             except StoreUnavailable:
                 erased = True  # perhaps
             if erased:
-                reply = Reply(reply.code, reply.enhanced, ("",))
+                reply = Reply.of(reply.code, reply.enhanced)
                 each = tuple(" ".join(one.split(" ")[:2]) for one in each)
         self._note(decided, reply, recipients, each)
 

@@ -173,7 +173,7 @@ class AuthDialog:
             raise RuntimeError("a response without a challenge")
         found = await self._authenticator.judge(self._machine.step(response), self._peer)
         if isinstance(found, Challenge):
-            return Reply(334, None, (b64encode(found.data).decode(),))
+            return Reply.of(334, None, b64encode(found.data).decode())
         if found.result == "failed":
             await asyncio.sleep(self._settings.failure_delay)
         self.user = found.user

@@ -11,10 +11,10 @@ from smtpproxy.wire.session import ContentProblem
 
 FOR_SOME = Reply.of(250, "2.0.0", "accepted for some of the recipients")
 
-AS_CLIENT = Reply(220, None, ("go on as that client; greet first",))
+AS_CLIENT = Reply.of(220, None, "go on as that client; greet first")
 OK = Reply.of(250, "2.0.0", "OK")
 SENDER_OK = Reply.of(250, "2.1.0", "sender noted")
-GO_AHEAD = Reply(354, None, ("end with <CR><LF>.<CR><LF>",))
+GO_AHEAD = Reply.of(354, None, "end with <CR><LF>.<CR><LF>")
 GO_SECURE = Reply.of(220, "2.0.0", "begin TLS")
 RATE_LIMIT = Reply.of(450, "4.7.1", "rate limit; try again later")
 TOO_MANY_REFUSED = Reply.of(452, "4.5.3", "too many recipients were refused; send the rest later")

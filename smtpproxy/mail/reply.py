@@ -1,22 +1,48 @@
 """What SMTP says: replies (RFC 5321 4.2), xtext (RFC 3461 4), the trace field (RFC 5321 4.4)."""
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 
 from msgspec import Struct
 
 
-class Reply(Struct, frozen=True):
-    """One reply: code, enhanced code and one or more lines of text."""
+class Reply(Struct, frozen=True, gc=False):
+    """One reply: code, enhanced code and, as it is sent, one or more lines of text.
+
+    It is made once and sent many times, and the upstream's goes on as it came: so it is bytes.
+    """
 
     code: int
     enhanced: str | None
-    lines: tuple[str, ...]
+    wire: bytes  # every line with both codes, CRLF at the end
 
     @classmethod
     def of(cls, code: int, enhanced: str | None, *lines: str) -> "Reply":
-        return cls(code, enhanced, lines or ("",))
+        """A line end in a text is a space: no text makes a line of its own."""
+        texts = [
+            line.replace("\r", " ").replace("\n", " ").encode("utf-8", "surrogateescape")
+            for line in lines
+        ]
+        return cls.with_texts(code, enhanced, texts or [b""])
+
+    @classmethod
+    def with_texts(cls, code: int, enhanced: str | None, texts: Sequence[bytes]) -> "Reply":
+        """Of the text of each line, at least one."""
+        *others, last = texts
+        prefix = b"" if enhanced is None else enhanced.encode() + b" "
+        wire = b"".join([b"%d-%b%b\r\n" % (code, prefix, text) for text in others])
+        return cls(code, enhanced, b"%b%d %b%b\r\n" % (wire, code, prefix, last))
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The text of each line."""
+        begin = len("250 ") + (0 if self.enhanced is None else len(self.enhanced) + 1)
+        return tuple(
+            line[begin:].decode("utf-8", "surrogateescape")
+            for line in self.wire[:-2].split(b"\r\n")
+        )
 
     @property
     def text(self) -> str:
@@ -27,18 +53,10 @@ class Reply(Struct, frozen=True):
         return self.code < 400
 
     def encode(self) -> bytes:
-        """Return the reply as sent: every line with the enhanced code, CRLF at the end."""
-        prefix = "" if self.enhanced is None else self.enhanced + " "
-        if len(self.lines) == 1:
-            return f"{self.code} {prefix}{self.lines[0]}\r\n".encode("utf-8", "surrogateescape")
-        last = len(self.lines) - 1
-        return "".join(
-            f"{self.code}{' ' if i == last else '-'}{prefix}{line}\r\n"
-            for i, line in enumerate(self.lines)
-        ).encode("utf-8", "surrogateescape")
+        return self.wire
 
     def __str__(self) -> str:
-        return self.encode().decode("utf-8", "replace").rstrip("\r\n").replace("\r\n", " / ")
+        return self.wire[:-2].decode("utf-8", "replace").replace("\r\n", " / ")
 
 
 _ESCAPED = re.compile(rb"\+([0-9A-F]{2})")

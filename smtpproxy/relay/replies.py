@@ -15,8 +15,7 @@ def mirrored(reply: Reply) -> Reply:
     """
     if reply.code == 421:
         return UpstreamLost.reply
-    if reply.code // 100 == 3:
-        return UpstreamError.reply
     if reply.enhanced is not None:
         return reply
-    return Reply(reply.code, f"{reply.code // 100}.0.0", reply.lines)
+    kind = reply.code // 100
+    return UpstreamError.reply if kind == 3 else Reply.of(reply.code, f"{kind}.0.0", *reply.lines)

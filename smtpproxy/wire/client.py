@@ -15,8 +15,9 @@ LINE_LIMIT = 4096  # octets before the LF; RFC 5321 4.5.3.1.5 asks for 512 at le
 LINES_LIMIT = 200
 
 _LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
+_GOES_ON = re.compile(rb"^...-", re.MULTILINE)
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # must not go on to the client
-_ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$)")
+_ENHANCED = re.compile(rb"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$)")
 
 
 class ReplyError(Exception):
@@ -26,12 +27,12 @@ class ReplyError(Exception):
 class ReplyReader:
     """Takes bytes and gives whole replies, in order."""
 
-    __slots__ = ("_buffer", "_code", "_lines")
+    __slots__ = ("_buffer", "_code", "_texts")
 
     def __init__(self) -> None:
         self._buffer = b""
         self._code = 0
-        self._lines: list[str] = []
+        self._texts: list[bytes] = []  # of a reply of several lines, as far as it has come
 
     def receive_data(self, data: bytes) -> list[Reply]:
         """Return the replies that are complete now.
@@ -42,60 +43,56 @@ class ReplyReader:
         *lines, self._buffer = data.split(b"\n")
         if len(data) > LINE_LIMIT and max(map(len, (*lines, self._buffer))) > LINE_LIMIT:
             raise ReplyError("reply line too long")
-        replies: list[Reply] = []
-        for line in lines:
-            line = line.rstrip(b"\r")
-            reply = self._line(line) if self._lines or line[3:4] == b"-" else _single(line)
-            if reply is not None:
-                replies.append(reply)
-        return replies
+        read = self._line if self._texts or _GOES_ON.search(data) else _single
+        return list(filter(None, map(read, lines)))
 
     def _line(self, line: bytes) -> Reply | None:
         """The reply of several lines that this one ends."""
         code, more, text = _parsed(line)
-        if self._lines and code != self._code:
+        if self._texts and code != self._code:
             raise ReplyError(f"reply changes its code from {self._code} to {code}")
         self._code = code
-        self._lines.append(text)
+        self._texts.append(text)
         if more:
-            if len(self._lines) > LINES_LIMIT:
+            if len(self._texts) > LINES_LIMIT:
                 raise ReplyError("reply has too many lines")
             return None
-        lines, self._lines = tuple(self._lines), []
-        return _reply(code, lines)
+        texts, self._texts = self._texts, []
+        return _reply(code, texts)
 
 
 @lru_cache(maxsize=256)
 def _single(line: bytes) -> Reply:
     """A reply of one line. An upstream says the same few things all day long."""
     code, _, text = _parsed(line)
-    return _reply(code, (text,))
+    return _reply(code, [text])
 
 
-def _parsed(line: bytes) -> tuple[int, bool, str]:
+def _parsed(line: bytes) -> tuple[int, bool, bytes]:
     """Return (code, whether more lines follow, text)."""
-    found = _LINE.fullmatch(line)
+    found = _LINE.fullmatch(line.rstrip(b"\r"))
     if found is None:
         raise ReplyError(f"not a reply line: {line[:80]!r}")
-    text = _CONTROL.sub(b" ", found[3] or b"").decode("utf-8", "surrogateescape")
-    return int(found[1]), found[2] == b"-", text
+    code, sign, text = found.groups(b"")
+    return int(code), sign == b"-", _CONTROL.sub(b" ", text)
 
 
-def _reply(code: int, lines: tuple[str, ...]) -> Reply:
+def _reply(code: int, texts: list[bytes]) -> Reply:
     """Part the enhanced code from the text (RFC 2034).
 
     The first line's counts; some servers leave it out of the others. One that is of
     another class than the code is only text.
     """
-    found = _ENHANCED.match(lines[0])
-    if found is None or int(found[1][0]) != code // 100:
-        return Reply(code, None, lines)
+    found = _ENHANCED.match(texts[0])
+    if found is None or int(texts[0][:1]) != code // 100:
+        return Reply.with_texts(code, None, texts)
     enhanced = found[1]
-    return Reply(code, enhanced, tuple([_without(line, enhanced) for line in lines]))
+    without = [_without(text, enhanced) for text in texts]
+    return Reply.with_texts(code, enhanced.decode(), without)
 
 
-def _without(line: str, enhanced: str) -> str:
-    return "" if line == enhanced else line.removeprefix(enhanced + " ")
+def _without(text: bytes, enhanced: bytes) -> bytes:
+    return b"" if text == enhanced else text.removeprefix(enhanced + b" ")
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,9 +187,9 @@ def hello_reply(session: SessionState, hostname: str, hello: Hello) -> Reply:
     """The reply to EHLO (with the extensions) or HELO."""
     greeting = f"{hostname} greets {hello.domain.encode('ascii', 'replace').decode()}"
     if not hello.extended:
-        return Reply(250, None, (greeting,))
+        return Reply.of(250, None, greeting)
     lines = (extension.line(session) for extension in session.extensions)
-    return Reply(250, None, (greeting, *(line for line in lines if line is not None)))
+    return Reply.of(250, None, greeting, *(line for line in lines if line is not None))
 
 
 class Signal(Enum):

@@ -19,6 +19,7 @@ from smtpproxy.mail.reply import Reply
         (Reply.of(250, None, "a", "b"), b"250-a\r\n250 b\r\n", "250-a / 250 b"),
         (Reply.of(250, None, "b\xfccher"), "250 bücher\r\n".encode(), "250 bücher"),
         (Reply.of(250, None, "b\udcfccher"), b"250 b\xfccher\r\n", "250 b\ufffdcher"),
+        (Reply.of(550, "5.7.1", "a\r\nb\nc"), b"550 5.7.1 a  b c\r\n", "550 5.7.1 a  b c"),
     ],
 )
 def test_every_line_has_the_code_and_the_enhanced_code(

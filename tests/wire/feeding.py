@@ -46,7 +46,7 @@ def accept(command: Command) -> Reply:
     """Yes to everything; EHLO and HELO are answered by the engine's own words."""
     match command:
         case Data():
-            return Reply(354, None, ("go on",))
+            return Reply.of(354, None, "go on")
         case Quit():
             return Reply.of(221, "2.0.0", "bye")
         case _:

@@ -28,33 +28,33 @@ def read(data: bytes, sizes: tuple[int, ...] | list[int] = ()) -> list[Reply]:
 
 
 REPLIES = {
-    b"250 2.1.0 sender ok\r\n": Reply(250, "2.1.0", ("sender ok",)),
-    b"250 ok\r\n": Reply(250, None, ("ok",)),
-    b"250\r\n": Reply(250, None, ("",)),
-    b"250 \r\n": Reply(250, None, ("",)),
-    b"250 2.0.0\r\n": Reply(250, "2.0.0", ("",)),
-    b"250 2.0.0 \r\n": Reply(250, "2.0.0", ("",)),
-    b"250 ok\n": Reply(250, None, ("ok",)),
-    b"250-one\n250 two\n": Reply(250, None, ("one", "two")),
-    b"250-one\r\n250-\r\n250 three\r\n": Reply(250, None, ("one", "", "three")),
-    b"250-one\r\n250\r\n": Reply(250, None, ("one", "")),
-    b"550-5.7.1 no\r\n550 5.7.1 really\r\n": Reply(550, "5.7.1", ("no", "really")),
-    b"550-5.7.1\r\n550 5.7.1\r\n": Reply(550, "5.7.1", ("", "")),
-    b"550-5.7.1 no\r\n550 see https://up.example\r\n": Reply(
-        550, "5.7.1", ("no", "see https://up.example")
+    b"250 2.1.0 sender ok\r\n": Reply.of(250, "2.1.0", "sender ok"),
+    b"250 ok\r\n": Reply.of(250, None, "ok"),
+    b"250\r\n": Reply.of(250, None, ""),
+    b"250 \r\n": Reply.of(250, None, ""),
+    b"250 2.0.0\r\n": Reply.of(250, "2.0.0", ""),
+    b"250 2.0.0 \r\n": Reply.of(250, "2.0.0", ""),
+    b"250 ok\n": Reply.of(250, None, "ok"),
+    b"250-one\n250 two\n": Reply.of(250, None, "one", "two"),
+    b"250-one\r\n250-\r\n250 three\r\n": Reply.of(250, None, "one", "", "three"),
+    b"250-one\r\n250\r\n": Reply.of(250, None, "one", ""),
+    b"550-5.7.1 no\r\n550 5.7.1 really\r\n": Reply.of(550, "5.7.1", "no", "really"),
+    b"550-5.7.1\r\n550 5.7.1\r\n": Reply.of(550, "5.7.1", "", ""),
+    b"550-5.7.1 no\r\n550 see https://up.example\r\n": Reply.of(
+        550, "5.7.1", "no", "see https://up.example"
     ),
-    b"550-no\r\n550 5.7.1 really\r\n": Reply(550, None, ("no", "5.7.1 really")),
-    b"550 5.7.123 x\r\n": Reply(550, "5.7.123", ("x",)),
-    b"550 5.7.1x\r\n": Reply(550, None, ("5.7.1x",)),
-    b"550 2.7.1 of another class\r\n": Reply(550, None, ("2.7.1 of another class",)),
-    b"354 go on\r\n": Reply(354, None, ("go on",)),
-    b"354 3.0.0 go on\r\n": Reply(354, None, ("3.0.0 go on",)),
-    b"421 4.3.2 bye\r\n": Reply(421, "4.3.2", ("bye",)),
-    "250 bücher\r\n".encode(): Reply(250, None, ("bücher",)),
-    b"250 a\rb\x00c\x1bd\te\r\n": Reply(250, None, ("a b c d\te",)),
-    b"250 ok\r\r\n": Reply(250, None, ("ok",)),
-    b"250 " + b"x" * (LINE_LIMIT - 5) + b"\r\n": Reply(250, None, ("x" * (LINE_LIMIT - 5),)),
-    b"250-x\r\n" * (LINES_LIMIT - 1) + b"250 x\r\n": Reply(250, None, ("x",) * LINES_LIMIT),
+    b"550-no\r\n550 5.7.1 really\r\n": Reply.of(550, None, "no", "5.7.1 really"),
+    b"550 5.7.123 x\r\n": Reply.of(550, "5.7.123", "x"),
+    b"550 5.7.1x\r\n": Reply.of(550, None, "5.7.1x"),
+    b"550 2.7.1 of another class\r\n": Reply.of(550, None, "2.7.1 of another class"),
+    b"354 go on\r\n": Reply.of(354, None, "go on"),
+    b"354 3.0.0 go on\r\n": Reply.of(354, None, "3.0.0 go on"),
+    b"421 4.3.2 bye\r\n": Reply.of(421, "4.3.2", "bye"),
+    "250 bücher\r\n".encode(): Reply.of(250, None, "bücher"),
+    b"250 a\rb\x00c\x1bd\te\r\n": Reply.of(250, None, "a b c d\te"),
+    b"250 ok\r\r\n": Reply.of(250, None, "ok"),
+    b"250 " + b"x" * (LINE_LIMIT - 5) + b"\r\n": Reply.of(250, None, "x" * (LINE_LIMIT - 5)),
+    b"250-x\r\n" * (LINES_LIMIT - 1) + b"250 x\r\n": Reply.of(250, None, *("x",) * LINES_LIMIT),
 }
 
 
@@ -148,7 +148,7 @@ def test_a_reply_is_mirrored_as_it_came(code: int, texts: list[bytes], sizes: li
 def test_capabilities(
     lines: tuple[str, ...], keywords: set[str], size: int | None, pipelining: bool
 ) -> None:
-    capabilities = Capabilities.of(Reply(250, None, lines))
+    capabilities = Capabilities.of(Reply.of(250, None, *lines))
     assert capabilities.keywords == keywords
     assert capabilities.size == size
     assert capabilities.pipelining is pipelining

@@ -85,7 +85,7 @@ def test_data_waits_for_the_answers_to_its_recipients() -> None:
     engine.answer(Reply.of(250, "2.1.5", "yes"))
     assert engine.next_event() == Data()
     assert engine.next_event() is BLOCKED
-    engine.answer(Reply(354, None, ("go on",)))
+    engine.answer(Reply.of(354, None, "go on"))
     assert engine.next_event() is not BLOCKED
 
 
