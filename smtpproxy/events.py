@@ -6,9 +6,9 @@ characters that sort by time and grow within one process.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from msgspec import Struct
 
@@ -225,37 +225,62 @@ Event = (
 
 Emit = Callable[[Event], None]
 
+Telling = Mapping[type[Struct], Callable[[Any], None]]
+"""What a sink does at an event, by its type."""
+
+
+def told_to(*sinks: Telling) -> Emit:
+    """Return what tells each of the sinks of the events that it has anything to do with."""
+    told = {kind: [sink[kind] for sink in sinks if kind in sink] for kind in get_args(Event)}
+
+    def emit(event: Event) -> None:
+        for tell in told[type(event)]:
+            tell(event)
+
+    return emit
+
 
 _ID = re.compile(f"[0-3][{ULID_ALPHABET}]{{25}}", re.IGNORECASE | re.ASCII)  # to the year 6429
 _PAIRS = [a + b for a in ULID_ALPHABET for b in ULID_ALPHABET]
-_RANDOM_BITS = 80
-_OCTETS = _RANDOM_BITS // 8
-_AT_ONCE = 400 * _OCTETS
-_RANDOM_MASK = (1 << _RANDOM_BITS) - 1
+_AT_ONCE = 400  # random numbers taken
 
 
 class UlidFactory:
-    """Makes ids from a clock (milliseconds since 1970) and a source of random octets."""
+    """Makes ids from a clock (milliseconds since 1970) and a source of random octets.
+
+    What comes after the time is a number of 64 bits in hexadecimal digits, which a ULID has as
+    well: a random one of 63, and the next for each further id of the same millisecond.
+    """
 
     def __init__(self, clock: Callable[[], int], random: Callable[[int], bytes]) -> None:
         self._clock = clock
         self._random = random
-        self._octets = b""  # random ones, taken from the system for some hundred ids at a time
-        self._taken = 0
-        self._last = 0
+        self._numbers: list[int] = []  # taken from the system for some hundred ids at a time
+        self._last = -1
+        self._number = 0
+        self._seconds = -1  # of 1024 milliseconds, which the first eight characters tell
+        self._beginning = ""
 
     def __call__(self) -> str:
-        number = self._clock() << _RANDOM_BITS
-        if number <= self._last:
-            number = self._last + 1  # the same millisecond, or the clock was set back
+        now = self._clock()
+        if now > self._last:
+            self._last = now
+            self._number = (self._numbers or self._drawn()).pop() >> 1
         else:
-            if self._taken == len(self._octets):
-                self._octets, self._taken = self._random(_AT_ONCE), 0
-            octets = self._octets[self._taken : self._taken + _OCTETS]
-            self._taken += _OCTETS
-            number |= int.from_bytes(octets, "big") & (_RANDOM_MASK >> 1)
-        self._last = number
-        return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
+            self._number += 1  # the same millisecond, or the clock was set back
+        seconds = self._last >> 10
+        if seconds != self._seconds:
+            self._seconds, self._beginning = seconds, encoded(seconds, 8)
+        return f"{self._beginning}{_PAIRS[self._last & 1023]}{self._number:016X}"
+
+    def _drawn(self) -> list[int]:
+        self._numbers = list(memoryview(self._random(8 * _AT_ONCE)).cast("Q"))
+        return self._numbers
+
+
+def encoded(number: int, length: int) -> str:
+    """Return a number in the digits of ids, an even `length` of them."""
+    return "".join([_PAIRS[number >> shift & 1023] for shift in range(5 * length - 10, -1, -10)])
 
 
 ID_LEAST = 6
@@ -292,4 +317,4 @@ def successor(id: str) -> str:
     number = 0
     for character in id.upper():
         number = number * 32 + ULID_ALPHABET.index(character)
-    return "".join([_PAIRS[number + 1 >> shift & 1023] for shift in range(120, -1, -10)])
+    return encoded(number + 1, 26)

@@ -23,8 +23,8 @@ from smtpproxy.sinks.audit.chain import UNREADABLE, NotALine
 from smtpproxy.sinks.audit.expire import expirable, expire
 from smtpproxy.sinks.audit.files import give_to_owner_of, last_of, segments
 from smtpproxy.sinks.audit.following import matches
-from smtpproxy.sinks.metrics import Snapshot
 from smtpproxy.sinks.rows import PURGED_KINDS
+from smtpproxy.sinks.snapshots import Snapshot
 from smtpproxy.store import open_feedback, open_journals, open_mailings, open_stream_counts
 from smtpproxy.store.change_journal import Journal
 from smtpproxy.store.followed import Followed

@@ -28,7 +28,7 @@ from smtpproxy.doctor.machine import key_files
 from smtpproxy.process.control import NotRunning, Reload, Response, Status, ask
 from smtpproxy.retention import newest_run
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.metrics import Samples, Snapshot
+from smtpproxy.sinks.snapshots import Samples, Snapshot
 from smtpproxy.store import is_postgresql, open_breaker, open_feedback
 from smtpproxy.store.breaker import StreamStatus
 from smtpproxy.store.exchange.times import written_time

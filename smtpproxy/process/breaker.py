@@ -1,7 +1,7 @@
 """A worker's part in the breaker: it tells how much streams sent, away from the mail path."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import count
 
@@ -38,16 +38,18 @@ class StoreToWrite:
 class WorkerBreaker:
     """Counts what was mailed, once a second; the first worker also ends pauses in time.
 
-    `mailed` are recipients by stream, which somebody else adds to.
+    `mailed` tells how many recipients were, by stream.
     """
 
-    def __init__(self, settings: Settings, number: int, mailed: Mapping[str, int]) -> None:
+    def __init__(
+        self, settings: Settings, number: int, mailed: Callable[[], Mapping[str, int]]
+    ) -> None:
         self._writer = StoreToWrite(settings)
         self._breaker: Breaker = open_breaker(settings, self._writer)
         self.paused: tuple[str, ...] = ()  # subjects, as the first worker knows them
         self._looks = number == 0
         self._mailed = mailed
-        self._told: dict[str, int] = {}
+        self._told: Mapping[str, int] = {}
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -78,7 +80,7 @@ class WorkerBreaker:
 
     async def _count(self) -> None:
         """Count what is new; what cannot be counted now is counted at the next turn."""
-        now = dict(self._mailed)
+        now = self._mailed()
         new = {name: n - self._told.get(name, 0) for name, n in now.items()}
         if not any(new.values()):
             return

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.metrics import Snapshot
+from smtpproxy.sinks.snapshots import Snapshot
 
 _LENGTH = 4
 

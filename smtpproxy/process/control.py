@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from smtpproxy.process.listening import answers
-from smtpproxy.sinks.metrics import Snapshot
+from smtpproxy.sinks.snapshots import Snapshot
 
 NAME = "control"
 _LENGTH = 4

@@ -13,7 +13,7 @@ import structlog
 from smtpproxy.clock import new_ids, now
 from smtpproxy.core.perform import Performer
 from smtpproxy.core.services import services_of
-from smtpproxy.events import Event
+from smtpproxy.events import told_to
 from smtpproxy.mailbox.acting import Actor, telling
 from smtpproxy.mailbox.handing_on import BounceRelay
 from smtpproxy.mailbox.inbox import Inbox
@@ -25,7 +25,7 @@ from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.transaction import UpstreamTransaction
 from smtpproxy.settings import FeedbackSettings, Settings
 from smtpproxy.sinks.audit.journal import Journal
-from smtpproxy.sinks.log import LOGGED, Log, configure_logging
+from smtpproxy.sinks.log import Log, configure_logging
 from smtpproxy.sinks.metrics import Metrics
 from smtpproxy.store import open_breaker, open_feedback, open_store
 from smtpproxy.store.maildir import Maildir
@@ -85,6 +85,7 @@ class Mailbox:
     def __init__(self, settings: Settings, feedback: FeedbackSettings) -> None:
         self.metrics = Metrics()
         self._log = Log()
+        self._emit = told_to(self.metrics.told_of, self._log.told_of)
         self._ending = False
         self._arrived = asyncio.Event()
         self._acted = asyncio.Event()
@@ -195,8 +196,3 @@ class Mailbox:
 
     def _is_ending(self) -> bool:
         return self._ending
-
-    def _emit(self, event: Event) -> None:
-        self.metrics(event)
-        if type(event) in LOGGED:
-            self._log(event)

@@ -26,7 +26,7 @@ from smtpproxy.sinks.audit.following import PlacedRow, Tail
 from smtpproxy.sinks.audit.lines import DecisionEntry, decided, is_erased, read_line
 from smtpproxy.sinks.audit.reader import verdicts
 from smtpproxy.sinks.log import configure_logging
-from smtpproxy.sinks.metrics import Snapshot
+from smtpproxy.sinks.snapshots import Snapshot
 from smtpproxy.store import open_asked_messages, open_journals
 from smtpproxy.store.feedback import AskedMessages, SentMessage
 from smtpproxy.store.journals import IndexRow, SharedJournals

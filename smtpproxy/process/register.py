@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import structlog
 
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.metrics import Samples
+from smtpproxy.sinks.snapshots import Samples
 from smtpproxy.store import is_postgresql, open_store
 from smtpproxy.store.configurations import Misfit, of_relays, state_of
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable

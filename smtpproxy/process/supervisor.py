@@ -27,7 +27,7 @@ from smtpproxy.process.nursery import Nursery
 from smtpproxy.process.register import tell_others
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.log import configure_logging
-from smtpproxy.sinks.metrics import Samples, Snapshot, Totals
+from smtpproxy.sinks.snapshots import Samples, Snapshot, Totals
 from smtpproxy.store.protocols import StoreUnavailable
 
 _ANSWERS_WITHIN = 1.0

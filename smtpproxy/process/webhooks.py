@@ -14,7 +14,7 @@ from smtpproxy.process.children import Beat, Channel, Drain, Ready
 from smtpproxy.process.webhook_events import keep_logging
 from smtpproxy.settings import Settings, WebhookSettings
 from smtpproxy.sinks.log import configure_logging
-from smtpproxy.sinks.metrics import Snapshot
+from smtpproxy.sinks.snapshots import Snapshot
 from smtpproxy.store import open_store
 from smtpproxy.store.propagation import of_others
 from smtpproxy.store.protocols import StoreUnavailable

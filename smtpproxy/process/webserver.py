@@ -18,7 +18,7 @@ from smtpproxy.process.children import Answer, Ask, Channel, Drain, Ready
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.collector import SnapshotCollector, relay_processes
 from smtpproxy.sinks.log import configure_logging
-from smtpproxy.sinks.metrics import Snapshot, merge
+from smtpproxy.sinks.snapshots import Snapshot, merge
 from smtpproxy.store import (
     open_answers,
     open_breaker,

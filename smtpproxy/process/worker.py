@@ -18,7 +18,7 @@ from smtpproxy.clock import new_ids, now
 from smtpproxy.core.edits import UnsubscribeLinks
 from smtpproxy.core.perform import Performer
 from smtpproxy.core.services import ReturnPathMaker, StreamTable, services_of
-from smtpproxy.events import DnsAsked, Event, FilesRead
+from smtpproxy.events import DnsAsked, FilesRead, told_to
 from smtpproxy.intake.limits import RateTable
 from smtpproxy.intake.listener import Listener
 from smtpproxy.intake.milter import MilterSession
@@ -32,8 +32,9 @@ from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.transaction import UpstreamTransaction
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.journal import Journal
-from smtpproxy.sinks.log import LOGGED, Log, configure_logging
-from smtpproxy.sinks.metrics import Metrics, Snapshot, merge
+from smtpproxy.sinks.log import Log, configure_logging
+from smtpproxy.sinks.metrics import Metrics
+from smtpproxy.sinks.snapshots import Snapshot, merge
 from smtpproxy.store import (
     is_postgresql,
     open_bulk_counter,
@@ -132,6 +133,7 @@ class Worker:
         self.metrics = Metrics()
         self._settings = settings
         self._log = Log()
+        self._emit = told_to(self.metrics.told_of, self._log.told_of)
         # None of them is there before it is needed.
         self._threads = ThreadPoolExecutor(_threads(settings), "content")
         new_id = new_ids()
@@ -330,8 +332,3 @@ class Worker:
         return Resolver(
             self._settings.dns, time.monotonic, lambda outcome: self._emit(DnsAsked(outcome))
         )
-
-    def _emit(self, event: Event) -> None:
-        self.metrics(event)
-        if type(event) in LOGGED:
-            self._log(event)

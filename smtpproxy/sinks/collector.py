@@ -23,7 +23,7 @@ from smtpproxy.policy.model import Mode, Origin
 from smtpproxy.policy.scopes import SCOPE_KINDS
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.families import FAMILIES, PREFIX, Family
-from smtpproxy.sinks.metrics import LATENCY_BUCKETS, Histogram, Labels, Samples, Snapshot
+from smtpproxy.sinks.snapshots import LATENCY_BUCKETS, Histogram, Labels, Samples, Snapshot
 
 _TOGETHER = {
     "process_cpu_seconds": "Processor time of all processes of the relay.",

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import structlog
+from msgspec import Struct
 
 from smtpproxy.events import (
     Authentication,
@@ -25,6 +26,7 @@ from smtpproxy.events import (
     FilesRead,
     Limited,
     ProxyHeaderRead,
+    Telling,
     TlsHandshake,
 )
 from smtpproxy.policy.model import Action
@@ -131,7 +133,7 @@ def _escaped(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode("ascii")
 
 
-_TROUBLE: Mapping[type, tuple[str, ...]] = {
+_TROUBLE: Mapping[type[Struct], tuple[str, ...]] = {
     Failed: ("failed", "part", "error"),
     ConnectionRefused: ("connection refused", "cause", "peer"),
     ConnectionClosed: ("connection ended", "cause", "peer"),
@@ -141,9 +143,6 @@ _TROUBLE: Mapping[type, tuple[str, ...]] = {
     Authentication: ("authentication failed", "outcome", "peer", "mechanism"),
 }
 """What is said of an event, the field that tells what kind of error, and what else it names."""
-
-LOGGED = frozenset({Decided, FilesRead, *_TROUBLE})
-"""The kinds of events that the log has anything to say about."""
 
 _EVERY = 1.0
 """Seconds between two lines about the same kind of error; those in between are counted."""
@@ -202,21 +201,24 @@ class _FromLibraries(logging.Handler):
 
 
 class Log:
-    """The sink that writes what an operator should see. Call it with every event."""
+    """The sink that writes what an operator should see. Call it with every event, or what is
+    `told_of` one."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = structlog.get_logger()
         self._clock = clock
         self._last: dict[str, float] = {}
         self._unsaid: dict[str, int] = {}
+        self.told_of: Telling = {
+            Decided: self._decided,
+            FilesRead: self._files_read,
+            **dict.fromkeys(_TROUBLE, self._trouble),
+        }
 
     def __call__(self, event: Event) -> None:
-        if type(event) is Decided:
-            self._decided(event)
-        elif type(event) is FilesRead:
-            self._files_read(event)
-        elif getattr(event, "outcome", getattr(event, "cause", "")) not in _NOTHING_WRONG:
-            self._trouble(event)
+        say = self.told_of.get(type(event))
+        if say is not None:
+            say(event)
 
     def unexpected(self, error: Exception) -> None:
         """A fault of the program itself: with its traceback."""
@@ -245,6 +247,8 @@ class Log:
 
     def _trouble(self, event: Event) -> None:
         """Warn, unless that was said of the subject just now: then it is counted as unsaid."""
+        if getattr(event, "outcome", getattr(event, "cause", "")) in _NOTHING_WRONG:
+            return
         message, subject, *others = _TROUBLE[type(event)]
         values = {name: getattr(event, name) for name in ("listener", *others, subject)}
         key = f"{values['listener']} {message} {values[subject]}"

@@ -28,7 +28,7 @@ from smtpproxy.policy.rulebook import (
     TRANSACTIONAL_MESSAGE_REASONS,
 )
 from smtpproxy.settings import ListenerSettings, Settings
-from smtpproxy.sinks.metrics import Labels
+from smtpproxy.sinks.snapshots import Labels
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from smtpproxy.sinks.collector import SnapshotCollector, snapshot_gauges, store_gauges
-from smtpproxy.sinks.metrics import Labels, Samples, Snapshot, merge
+from smtpproxy.sinks.snapshots import Labels, Samples, Snapshot, merge
 from smtpproxy.store.breaker import StreamStatus
 from smtpproxy.store.keys import PartnerSnapshot
 from smtpproxy.store.propagation import Backlog

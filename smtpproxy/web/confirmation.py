@@ -21,8 +21,8 @@ from smtpproxy.locale.pages import environment
 from smtpproxy.mail.confirmation_token import PATH, Confirmation, Kind
 from smtpproxy.mail.unsubscribe_token import TokenError
 from smtpproxy.policy.model import BUILT_IN_BRAND
-from smtpproxy.sinks.metrics import Labels, Snapshot
 from smtpproxy.sinks.rows import CONFIRMATION_ANSWERS
+from smtpproxy.sinks.snapshots import Labels, Snapshot
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.web.forms import OtherType, read_form
 from smtpproxy.web.look import Look

@@ -27,7 +27,7 @@ from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription, stream_
 from smtpproxy.policy.breaker import Heard
 from smtpproxy.policy.model import BUILT_IN_BRAND, Stream
 from smtpproxy.policy.scopes import Scopes
-from smtpproxy.sinks.metrics import Labels, Snapshot
+from smtpproxy.sinks.snapshots import Labels, Snapshot
 from smtpproxy.store.protocols import Store, StoreUnavailable
 from smtpproxy.web.forms import OtherType, read_form
 from smtpproxy.web.look import Look

@@ -14,7 +14,7 @@ import pytest
 from smtpproxy.mail.unsubscribe_token import Unsubscription, stream_tag
 from smtpproxy.settings import TokenSettings
 from smtpproxy.sinks.collector import SnapshotCollector
-from smtpproxy.sinks.metrics import Snapshot
+from smtpproxy.sinks.snapshots import Snapshot
 from smtpproxy.store.link_keys import LinkReader, ensure_link_keys, link_ring
 from smtpproxy.web import app as web_app
 from smtpproxy.web import forms, rates

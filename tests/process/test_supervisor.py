@@ -21,7 +21,7 @@ from smtpproxy.process.nursery import ChildProcess, Nursery
 from smtpproxy.process.supervisor import Source, Supervisor
 from smtpproxy.process.webserver import Supervisor as WebsSupervisor
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.metrics import Snapshot
+from smtpproxy.sinks.snapshots import Snapshot
 from tests.kit.messages import message
 from tests.kit.ports import LOOPBACK, free_port
 from tests.kit.relay import RelayProcess, listener, relay_config

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from smtpproxy import retention
 from smtpproxy.retention import Kind
-from smtpproxy.sinks.metrics import Snapshot
+from smtpproxy.sinks.snapshots import Snapshot
 
 T0 = datetime(2026, 3, 1, 3, 30, tzinfo=UTC)
 DAY = timedelta(days=1)

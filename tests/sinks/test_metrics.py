@@ -14,7 +14,8 @@ from smtpproxy.events import (
     TransactionEnded,
 )
 from smtpproxy.policy.model import Action, Reason, Verdict
-from smtpproxy.sinks.metrics import LATENCY_BUCKETS, Histogram, Metrics, Snapshot
+from smtpproxy.sinks.metrics import Metrics
+from smtpproxy.sinks.snapshots import LATENCY_BUCKETS, Histogram, Snapshot
 from tests.kit.traffic import (
     ALLOWED,
     COMPLAINED,

@@ -24,13 +24,14 @@ from smtpproxy.events import (
 from smtpproxy.policy.model import Origin, Reason
 from smtpproxy.sinks.collector import SnapshotCollector, store_gauges
 from smtpproxy.sinks.families import FAMILIES, PREFIX
-from smtpproxy.sinks.metrics import Metrics, Samples, Snapshot
+from smtpproxy.sinks.metrics import Metrics
 from smtpproxy.sinks.rows import (
     FAILING_PARTS,
     REFUSAL_CAUSES,
     message_verdicts,
     recipient_verdicts,
 )
+from smtpproxy.sinks.snapshots import Samples, Snapshot
 from tests.kit.parts import needs
 from tests.kit.processes import run
 from tests.kit.traffic import OFFERS, RECEIPTS, busy_minute, settings

@@ -1,7 +1,8 @@
 """All workers together: what was counted never goes down."""
 
 from smtpproxy.events import ConnectionOpened, TransactionEnded
-from smtpproxy.sinks.metrics import Metrics, Snapshot, Totals, merge
+from smtpproxy.sinks.metrics import Metrics
+from smtpproxy.sinks.snapshots import Snapshot, Totals, merge
 from tests.kit.traffic import ALLOWED, OFFERS, busy_minute, decided
 
 

@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 
 from smtpproxy.settings import Settings, StoreSettings, TokenSettings
 from smtpproxy.sinks.collector import SnapshotCollector
-from smtpproxy.sinks.metrics import Snapshot
+from smtpproxy.sinks.snapshots import Snapshot
 from smtpproxy.store import open_answers, open_breaker, open_store
 from smtpproxy.store.protocols import Store
 from smtpproxy.web.api import Api

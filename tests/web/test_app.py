@@ -18,7 +18,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from starlette.applications import Starlette
 
 from smtpproxy.sinks.collector import SnapshotCollector
-from smtpproxy.sinks.metrics import Metrics, Snapshot
+from smtpproxy.sinks.metrics import Metrics
+from smtpproxy.sinks.snapshots import Snapshot
 from smtpproxy.web import app as web_app
 from smtpproxy.web.app import create_app
 from smtpproxy.web.health import Health, Readiness

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from smtpproxy.access import Access, OthersConcerned
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.metrics import Labels, Snapshot
+from smtpproxy.sinks.snapshots import Labels, Snapshot
 from smtpproxy.store.answers import KeptAnswer, KeptAnswers
 from smtpproxy.store.breaker import StreamStatus
 from smtpproxy.store.protocols import Store, StoreUnavailable
