@@ -1,84 +1,66 @@
 """Header fields read from raw bytes (RFC 5322): folding, case, 8-bit, duplicates."""
 
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
 _FIELD_END = re.compile(rb"\n(?![ \t])")
 _NAME = re.compile(rb"([!-9;-~]+)[ \t]*:")
-# A line with those that continue it, and its name if it is a field. Nothing is given back.
-_FIELD = re.compile(rb"((?:([^ \t\n:][^\n:]*+):)?[^\n]*+\n?(?>(?:[ \t][^\n]*+\n?)*))")
+# The name of a field, and a line with those that continue it. Nothing is given back.
+_FIELD = re.compile(rb"(?:([!-9;-~]++)[ \t]*+:|)([^\n]*+\n?(?>(?:[ \t][^\n]*+\n?)*))")
 _NO_FIELD = re.compile(rb"\n(?![ \t]|[!-9;-~]+[ \t]*:|\Z)")
-# Nothing but fields with CRLF at the end of each line, as nearly every block is.
-_SOUND = re.compile(rb"(?>(?:[!-9;-~]++[ \t]*+:[^\0\r\n]*+\r\n(?>(?:[ \t][^\0\r\n]*+\r\n)*))*)")
 
-
-_Field = tuple[int, int, int]
-"""Offsets of a field's first octet, of what follows its colon, and of what follows its end."""
-
-_NONE: list[_Field] = []
+_NONE: Sequence[bytes] = []
 
 
 class HeaderBlock:
-    """The header section of a message as it came, dot-unstuffed, fields found by offset.
+    """The header section of a message as it came, dot-unstuffed.
 
     White space before a colon is obsolete (RFC 5322 4.5.8) and read as if it were not there.
     Linear in the size of the block whatever the block holds. Nothing is read before it
     is asked for.
     """
 
-    __slots__ = ("_end", "_index", "_raw")
+    __slots__ = ("_all_fields", "_by_name", "_end", "_raw")
 
     def __init__(self, raw: bytes) -> None:
         """`raw`: everything up to and including the empty line (which may be absent)."""
         self._raw = raw
         self._end = _end_of_fields(raw)
-        self._index: dict[bytes, list[_Field]] | None = None
+        self._by_name: dict[bytes, list[bytes]] | None = None
+        self._all_fields = True  # none of its lines is anything else
+
+    def by_name(self) -> Mapping[bytes, Sequence[bytes]]:
+        """The text after the colon in every field, line ends included, by lower-case name."""
+        if self._by_name is None:
+            self._by_name = self._read()
+        return self._by_name
 
     def values(self, name: str) -> list[bytes]:
         """Unfolded values of every field of that name (any case), in order."""
-        raw = self._raw
-        return [_unfolded(raw[colon:end]) for _, colon, end in self._find(name)]
-
-    def unfolded(self, names: Container[bytes]) -> dict[bytes, list[bytes]]:
-        """Unfolded values of the fields with these lower-case names, by name, all in one pass."""
-        if self._index is None:
-            self._index = self._indexed()
-        raw = self._raw
-        return {
-            name: [_unfolded(raw[colon:end]) for _, colon, end in found]
-            for name, found in self._index.items()
-            if name in names
-        }
+        return [unfolded(value) for value in self.raw_values(name)]
 
     def count(self, name: str) -> int:
         """How many fields of that name (any case) there are."""
-        return len(self._find(name))
+        return len(self.raw_values(name))
 
-    def raw_values(self, name: str) -> list[bytes]:
+    def raw_values(self, name: str) -> Sequence[bytes]:
         """The text after the colon in every field of that name, line ends included."""
-        return [self._raw[colon:end] for _, colon, end in self._find(name)]
+        return self.by_name().get(lowered(name), _NONE)
+
+    def values_by_name(self, names: Container[bytes]) -> dict[bytes, Sequence[bytes]]:
+        """Return the text after the colon in the fields with these lower-case names."""
+        return {name: values for name, values in self.by_name().items() if name in names}
 
     def raw_fields(self, names: Container[bytes]) -> dict[bytes, list[bytes]]:
         """Return the fields with these lower-case names as they stand, in order of names."""
-        if self._index is None:
-            self._index = self._indexed()
-        return {
-            name: [self._raw[start:end] for start, _, end in found]
-            for name, found in self._index.items()
-            if name in names
-        }
-
-    def values_by_name(self, names: Container[bytes]) -> dict[bytes, list[bytes]]:
-        """Return the text after the colon in the fields with these lower-case names."""
-        if self._index is None:
-            self._index = self._indexed()
-        return {
-            name: [self._raw[colon:end] for _, colon, end in found]
-            for name, found in self._index.items()
-            if name in names
-        }
+        found: dict[bytes, list[bytes]] = {name: [] for name in self.by_name() if name in names}
+        if found:
+            for name, field in self._pieces():
+                if name in found:
+                    found[name].append(field)
+        return found
 
     def fields(self) -> Iterator[tuple[bytes, bytes]]:
         """(name as written, raw value with folding) of every field, in order.
@@ -98,13 +80,19 @@ class HeaderBlock:
     @property
     def defect(self) -> str | None:
         """What cannot be read: a NUL, a line that is no field …; None when all is well."""
-        sound = _SOUND.match(self._raw, 0, self._end)
-        if sound is not None and sound.end() == self._end:
+        if self._by_name is None:
+            self._by_name = self._read()
+        head = self._raw[: self._end]
+        ends = head.count(b"\r\n")
+        if (
+            self._all_fields
+            and head.count(b"\r") + head.count(b"\n") == 2 * ends
+            and b"\0" not in head
+        ):
             return None
-        head = b"\n" + self._raw[: self._end]
+        head = b"\n" + head
         if b"\0" in head:
             return f"a NUL in line {head.count(10, 0, head.index(0))}"
-        ends = head.count(b"\r\n")
         if head.count(b"\r") != ends:
             return "a CR without LF: only CRLF ends a line (RFC 5321 2.3.8)"
         if head.count(b"\n") != ends + 1:
@@ -121,38 +109,29 @@ class HeaderBlock:
 
     def without(self, name: str) -> bytes:
         """The raw block less every field of that name; other bytes unchanged."""
-        found = self._find(name)
-        if not found:
+        unwanted = lowered(name)
+        if unwanted not in self.by_name():
             return self._raw
-        kept, position = [], 0
-        for start, _, end in found:
-            kept.append(self._raw[position:start])
-            position = end
-        kept.append(self._raw[position:])
-        return b"".join(kept)
+        kept = [piece for name, piece in self._pieces() if name != unwanted]
+        return b"".join((*kept, self._raw[self._end :]))
 
-    def _find(self, name: str) -> list[_Field]:
-        if self._index is None:
-            self._index = self._indexed()
-        return self._index.get(_lowered(name), _NONE)
-
-    def _indexed(self) -> dict[bytes, list[_Field]]:
+    def _read(self) -> dict[bytes, list[bytes]]:
         """Find all fields in one pass; a line that is no field belongs to none."""
-        index: dict[bytes, list[_Field]] = {}
-        start = 0
-        for field, name in _FIELD.findall(self._raw, 0, self._end):
-            end = start + len(field)
-            if name:
-                found = (start, start + len(name) + 1, end)
-                key = name.lower()
-                if key[-1] in b" \t":
-                    key = key.rstrip(b" \t")
-                if key in index:
-                    index[key].append(found)
-                else:
-                    index[key] = [found]
-            start = end
-        return index
+        found: dict[bytes, list[bytes]] = {}
+        for name, value in _FIELD.findall(self._raw, 0, self._end):
+            key = name.lower()
+            if key in found:
+                found[key].append(value)
+            else:
+                found[key] = [value]
+        # What has no name is no field, but for the nothing that is found at the end.
+        self._all_fields = len(found.pop(b"")) == 1
+        return found
+
+    def _pieces(self) -> Iterator[tuple[bytes, bytes]]:
+        """(lower-case name, field as it stands) in order; b"" for what is no field."""
+        for found in _FIELD.finditer(self._raw, 0, self._end):
+            yield (found[1] or b"").lower(), found[0]
 
     def _field_end(self, position: int) -> int:
         found = _FIELD_END.search(self._raw, position, self._end)
@@ -168,11 +147,12 @@ def _end_of_fields(raw: bytes) -> int:
 
 
 @lru_cache(maxsize=256)
-def _lowered(name: str) -> bytes:
+def lowered(name: str) -> bytes:
+    """The name of a field as `by_name` knows it."""
     return name.lower().encode("ascii")
 
 
-def _unfolded(value: bytes) -> bytes:
+def unfolded(value: bytes) -> bytes:
     """Remove the line ends that folding put in (RFC 5322 2.2.3), and white space around it."""
     value = value.strip(b" \t\r\n")
     if b"\n" in value:

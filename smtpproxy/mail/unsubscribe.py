@@ -49,8 +49,13 @@ _PCHAR = r"[A-Za-z0-9._~:@!$&'()*+,;=-]|%[0-9A-Fa-f]{2}"
 _AUTHORITY = re.compile(rf"(?>(?:{_PCHAR}|[\[\]])*)")
 _REST = re.compile(rf"(?>(?:{_PCHAR}|[/?])*)(?:#(?>(?:{_PCHAR}|[/?])*))?")
 _WEB = re.compile(r"https?:(?://([^/?#]*))?(.*)", re.IGNORECASE | re.DOTALL)
-# Most links: nothing in them can be a placeholder or out of place, and only the host is looked at.
-_PLAIN_LINK = re.compile(r"https://([A-Za-z0-9.-]+)(?:/(?>(?:[A-Za-z0-9.,/?=&+:;-]|_(?!_))*))?")
+# Most URIs: nothing in them can be a placeholder or out of place, and what is left to look at is
+# the host of a link, or the mailbox.
+_CLEAN = r"(?>(?:[A-Za-z0-9.,/?=&+:;-]|_(?!_))*)"
+_PLAIN_URI = re.compile(
+    rf"https://([A-Za-z0-9.-]+)(?:/{_CLEAN})?"
+    rf"|mailto:((?>(?:[A-Za-z0-9.+=-]|_(?!_))+)@[A-Za-z0-9.-]+)(?:\?{_CLEAN})?"
+)
 _MAILTO = re.compile(r"mailto:([^?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _PORT = re.compile(r":[0-9]{0,5}")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.IGNORECASE)
@@ -64,9 +69,15 @@ _NOWHERE = (
 
 def header_fault(uri: str) -> UriFault | None:
     """Return why a URI of List-Unsubscribe is of no use; None where nothing is wrong."""
-    plain = _PLAIN_LINK.fullmatch(uri)
-    if plain is not None:
-        return _host_fault(plain[1])
+    plain = _PLAIN_URI.fullmatch(uri)
+    if plain is None:
+        return _any_fault(uri)
+    host, mailbox = plain.groups()
+    return _mailbox_fault(mailbox) if host is None else _host_fault(host)
+
+
+def _any_fault(uri: str) -> UriFault | None:
+    """As `header_fault`, of any URI."""
     found = _PLACEHOLDER.search(uri)
     if found is not None:
         return _fault(FaultKind.PLACEHOLDER, found[0])
@@ -120,9 +131,10 @@ def _mailbox_fault(path: str) -> UriFault | None:
     """A mailto URI may name several mailboxes (RFC 6068 section 2); each has to be one."""
     for written in path.split(","):
         try:
-            host = canonical(unquote(written)).rpartition("@")[2]
+            address = canonical(unquote(written) if "%" in written else written)
         except AddressError:
             return _fault(FaultKind.ADDRESS, written)
+        host = address.rpartition("@")[2]
         fault = _fault(FaultKind.HOST, host) if host.startswith("[") else _host_fault(host)
         if fault is not None:
             return fault
@@ -182,21 +194,22 @@ def read_unsubscribe(value: bytes) -> UnsubscribeUris:
     if len(value) > _LONGEST:
         return UnsubscribeUris()
     text = value.decode("utf-8", "replace")
-    decoded = decode_words(text)
-    https, mailto = [], []
-    first: UriFault | None = None
+    decoded = decode_words(text) if "=?" in text else text
     uris = _uris(decoded)
-    for uri in uris:
-        scheme = uri.partition(":")[0].lower()
-        fault = header_fault(uri) if scheme in ("https", "mailto") else placeholder(uri)
-        first = first or fault
-        if fault is None and scheme == "https":
-            https.append(uri)
-        elif fault is None and scheme == "mailto":
-            mailto.append(uri)
     if not uris:
-        first = placeholder(decoded)
-    return UnsubscribeUris(tuple(https), tuple(mailto), encoded=decoded != text, fault=first)
+        return UnsubscribeUris(encoded=decoded != text, fault=placeholder(decoded))
+    https: list[str] = []
+    mailto: list[str] = []
+    first: UriFault | None = None
+    for uri in uris:
+        scheme = uri[:7].lower()
+        usable = https if scheme[:6] == "https:" else mailto if scheme == "mailto:" else None
+        fault = placeholder(uri) if usable is None else header_fault(uri)
+        if fault is not None:
+            first = first or fault
+        elif usable is not None:
+            usable.append(uri)
+    return UnsubscribeUris(tuple(https), tuple(mailto), decoded != text, first)
 
 
 def plain_unsubscribe(value: bytes) -> bytes | None:
@@ -221,7 +234,7 @@ def is_one_click(raw_value: bytes) -> bool:
 def _uris(text: str) -> list[str]:
     plain = _PLAIN.fullmatch(text)
     if plain is not None:
-        return [uri for uri in plain.groups() if uri is not None]
+        return [plain[1]] if plain[2] is None else [plain[1], plain[2]]
     found: list[str] = []
     try:
         position = skip_cfws(text, 0)

@@ -1,24 +1,23 @@
 """From the raw header block to what the message rules and the record look at."""
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 
 from msgspec import Struct
 
-from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.mail.headers import HeaderBlock, lowered, unfolded
 from smtpproxy.mail.mailboxes import MailboxError, addresses
 from smtpproxy.mail.mime import decode_words
-from smtpproxy.mail.unsubscribe import is_one_click, read_unsubscribe
+from smtpproxy.mail.unsubscribe import UnsubscribeUris, is_one_click, read_unsubscribe
 from smtpproxy.policy.model import MessageFeatures
 
 _MOST_TEXT = 16_384  # octets of all fields of one name
 _LONGEST_TEXT = 998  # characters of one field kept for the record: a line, RFC 5322 2.1.1
+_MOST_OCTETS = 4 * _LONGEST_TEXT
 
-# Lower-case names.
 _FROM, _SUBJECT, _MESSAGE_ID = b"from", b"subject", b"message-id"
-_UNSUBSCRIBE = b"list-unsubscribe"
+_UNSUBSCRIBE, _ONE_CLICK = b"list-unsubscribe", b"list-unsubscribe-post"
 _SIGNATURE = b"dkim-signature"
-_IDENTITY = frozenset((_FROM, _SUBJECT, _MESSAGE_ID))
+_NO_WAY_OUT = UnsubscribeUris()
 
 
 class MessageIdentity(Struct, frozen=True):
@@ -37,8 +36,7 @@ def read_features(
     `stream_header` is the name of the field that may choose the stream, `source_header`
     that of the field which says where the addresses come from, None when nobody asks.
     """
-    stream_name, source_name, names = _looked_at(stream_header, source_header)
-    found = headers.unfolded(names)
+    found = headers.by_name()
     malformed = headers.defect
     from_domains: tuple[str, ...] = ()
     try:
@@ -46,37 +44,41 @@ def read_features(
     except MailboxError as error:
         malformed = malformed or str(error)
     fields = found.get(_UNSUBSCRIBE, ())
-    unsubscribe = [read_unsubscribe(value) for value in _first(fields)]
-    posts = headers.raw_values("List-Unsubscribe-Post") if unsubscribe else ()
+    offered = _offered(fields) if fields else _NO_WAY_OUT
+    posts = found.get(_ONE_CLICK, ())
     return MessageFeatures(
         malformed=malformed,
         from_domains=from_domains,
-        stream_header=_distinct(found.get(stream_name, ())),
+        stream_header=_distinct(found.get(lowered(stream_header), ())),
         unsubscribe_fields=len(fields),
-        unsubscribe_https=tuple([uri for field in unsubscribe for uri in field.https]),
-        unsubscribe_mailto=tuple([uri for field in unsubscribe for uri in field.mailto]),
-        unsubscribe_encoded=any(field.encoded for field in unsubscribe),
-        unsubscribe_fault=next((field.fault for field in unsubscribe if field.fault), None),
-        one_click=len(posts) == 1 and is_one_click(posts[0]),
-        source_statement=_statement(found, source_name),
+        unsubscribe_https=offered.https,
+        unsubscribe_mailto=offered.mailto,
+        unsubscribe_encoded=offered.encoded,
+        unsubscribe_fault=offered.fault,
+        one_click=len(posts) == 1 and len(fields) > 0 and is_one_click(posts[0]),
+        source_statement=None if source_header is None else _statement(found, source_header),
         dkim_fields=len(found.get(_SIGNATURE, ())),
     )
 
 
-@lru_cache(maxsize=16)
-def _looked_at(stream: str, source: str | None) -> tuple[bytes, bytes, frozenset[bytes]]:
-    """The lower-case names of the two configured fields, and of all that are unfolded."""
-    configured = stream.lower().encode(), (source or "").lower().encode()
-    return *configured, frozenset((_FROM, _UNSUBSCRIBE, _SIGNATURE, *configured))
-
-
 def read_identity(headers: HeaderBlock) -> MessageIdentity:
     """Return Message-ID, Subject and From of the first field of each, None when absent."""
-    found = headers.unfolded(_IDENTITY)
+    found = headers.by_name()
     return MessageIdentity(
-        message_id=_text(found.get(_MESSAGE_ID)),
-        subject=_text(found.get(_SUBJECT)),
-        header_from=_text(found.get(_FROM)),
+        _text(found.get(_MESSAGE_ID)), _text(found.get(_SUBJECT)), _text(found.get(_FROM))
+    )
+
+
+def _offered(fields: Sequence[bytes]) -> UnsubscribeUris:
+    """What List-Unsubscribe offers; several fields are one too many, and read all the same."""
+    if len(fields) == 1:
+        return read_unsubscribe(unfolded(fields[0]))
+    read = [read_unsubscribe(value) for value in _first([unfolded(field) for field in fields])]
+    return UnsubscribeUris(
+        tuple([uri for each in read for uri in each.https]),
+        tuple([uri for each in read for uri in each.mailto]),
+        encoded=any(each.encoded for each in read),
+        fault=next((each.fault for each in read if each.fault), None),
     )
 
 
@@ -85,15 +87,13 @@ def _distinct(values: Sequence[bytes]) -> tuple[str, ...]:
     stream, whatever follows them."""
     if not values:
         return ()
-    texts = dict.fromkeys(value[:_LONGEST_TEXT] for value in values)
+    texts = dict.fromkeys(unfolded(value)[:_LONGEST_TEXT] for value in values)
     return tuple(text.decode("utf-8", "replace") for text in _first(list(texts)))
 
 
 def _first(values: Sequence[bytes]) -> Sequence[bytes]:
     """As many values as are within a bound together, and at least one. Several fields are one
     too many, whatever the others hold."""
-    if len(values) < 2:
-        return values
     size = 0
     for count, value in enumerate(values):
         size += len(value)
@@ -102,9 +102,9 @@ def _first(values: Sequence[bytes]) -> Sequence[bytes]:
     return values
 
 
-def _statement(found: Mapping[bytes, Sequence[bytes]], name: bytes) -> str | None:
+def _statement(found: Mapping[bytes, Sequence[bytes]], name: str) -> str | None:
     """Return what the first field of that name says; None when it says nothing."""
-    text = _text(found.get(name))
+    text = _text(found.get(lowered(name)))
     return None if text is None else text.strip() or None
 
 
@@ -113,16 +113,19 @@ def _from_domains(values: Sequence[bytes]) -> tuple[str, ...]:
         raise MailboxError(
             "there is no From field" if not values else f"there are {len(values)} From fields"
         )
-    found = addresses(values[0])
+    found = addresses(unfolded(values[0]))
     if not found:
         raise MailboxError("the From field holds no address")
-    return tuple(address.rpartition("@")[2] for address in found)
+    return tuple([address.rpartition("@")[2] for address in found])
 
 
 def _text(values: Sequence[bytes] | None) -> str | None:
     if not values:
         return None
-    text = decode_words(values[0][: 4 * _LONGEST_TEXT].decode("utf-8", "replace"))[:_LONGEST_TEXT]
+    text = unfolded(values[0])[:_MOST_OCTETS].decode("utf-8", "replace")
+    if "=?" in text:
+        text = decode_words(text)
+    text = text[:_LONGEST_TEXT]
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else " " for c in text)

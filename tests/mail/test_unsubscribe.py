@@ -2,8 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smtpproxy.mail import unsubscribe
 from smtpproxy.mail.unsubscribe import (
     UnsubscribeUris,
+    header_fault,
     is_one_click,
     plain_unsubscribe,
     read_unsubscribe,
@@ -40,6 +42,7 @@ READ = [
     (WEB, (), ()),
     (f"unsubscribe: <{WEB}>", (), ()),
     ("<http://shop.example/>, <ftp://shop.example/>", (), ()),
+    ("<https>, <mailto>", (), ()),
     ("<>", (), ()),
     ("NO", (), ()),
     ("", (), ()),
@@ -216,3 +219,24 @@ def test_the_order_of_preference_is_kept(uris: list[str]) -> None:
     read = read_unsubscribe(", ".join(f"<{uri}>" for uri in uris).encode())
     assert list(read.https) == [uri for uri in uris if uri.startswith("https:")]
     assert read.mailto == (MAIL,)
+
+
+plain_parts = st.sampled_from(
+    [
+        *("https://", "mailto:", "u.shop.test", "shop", "example.com", "stop", "@", "/", "?", "="),
+        *("_", "__", "unsub", "mail", ".", "-", "+", "&", ":", ";", ",", "%", "#", "a" * 70, "1"),
+    ]
+)
+
+
+@given(st.lists(plain_parts, max_size=12).map("".join))
+def test_plain_uris_are_read_as_all_others_are(uri: str) -> None:
+    assert header_fault(uri) == unsubscribe._any_fault(uri)
+
+
+@given(
+    st.from_regex(unsubscribe._PLAIN_URI, fullmatch=True)
+    | st.builds("{}{}".format, st.sampled_from([WEB, MAIL]), st.text("az09._-/?=&+:;,", max_size=9))
+)
+def test_what_looks_plain_has_no_other_fault(uri: str) -> None:
+    assert header_fault(uri) == unsubscribe._any_fault(uri)
