@@ -277,7 +277,12 @@ _ROUTE = rf"(?P<route>@(?:{_PATH_DOMAIN})(?:,@(?:{_PATH_DOMAIN}))*:)?"
 _MAILBOX = rf"(?P<local>{_DOT_ATOM}|{_QUOTED_LOCAL})(?:@(?P<domain>{_PATH_DOMAIN}))?"
 _BRACKETED = re.compile(rf" *<(?:{_ROUTE}{_MAILBOX})?>")
 _BARE = re.compile(rf" *{_ROUTE}{_MAILBOX}")
-_PLAIN_PATH = re.compile(r"<([a-z0-9+_-]+(?:\.[a-z0-9+_-]+)*)@[a-z0-9]+(?:(?:\.|-+)[a-z0-9]+)+>")
+PLAIN_PATH = (
+    rf"<(?=[^@]{{1,{LOCAL_PART_LIMIT}}}@)(?=.{{1,{PATH_LIMIT - 1}}}\Z)"
+    r"([a-z0-9+_-]+(?:\.[a-z0-9+_-]+)*@[a-z0-9]+(?:(?:\.|-+)[a-z0-9]+)+)>"
+)
+"""What nearly every path is, and nothing behind it: the mailbox is its only group."""
+_PLAIN_PATH = re.compile(PLAIN_PATH)
 _QUOTED_ROUTE = re.compile(r'"[\\ ]*@')
 
 
@@ -296,8 +301,8 @@ def read_path(line: str, start: int = 0) -> tuple[str, int]:
     domain, see `qualified`. Raises PathError.
     """
     plain = _PLAIN_PATH.fullmatch(line, start)
-    if plain is not None and len(plain[1]) <= LOCAL_PART_LIMIT and len(line) <= PATH_LIMIT:
-        return line[start + 1 : -1], len(line)
+    if plain is not None:
+        return plain[1], len(line)
     end = start + _READ_LIMIT
     found = _BRACKETED.match(line, start, end) or _BARE.match(line, start, end)
     if found is None or line[found.end() : found.end() + 1] not in ("", " "):

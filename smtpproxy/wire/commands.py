@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from smtpproxy.mail.address import DOMAIN_LIMIT, PathError, read_path
+from smtpproxy.mail.address import DOMAIN_LIMIT, PLAIN_PATH, PathError, read_path
 from smtpproxy.mail.reply import Reply
 
 COMMAND_LIMIT = 2048  # RFC 5321 4.5.3.1.4 asks for 512 at least, extensions add to it
@@ -128,7 +128,7 @@ def unknown() -> CommandError:
 
 
 def no_argument(verb: str, argument: str) -> None:
-    if argument.strip(" "):
+    if argument and argument.strip(" "):
         raise CommandError(501, "5.5.4", f"{verb} takes no argument")
 
 
@@ -209,6 +209,9 @@ def _orcpt(value: str | None) -> str:
     return value
 
 
+# What nearly every client sends is read by one expression, everything else step by step.
+_PLAIN_MAIL = re.compile(rf"[Ff][Rr][Oo][Mm]:{PLAIN_PATH}")
+_PLAIN_RCPT = re.compile(rf"[Tt][Oo]:{PLAIN_PATH}")
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([\x21-\x3c\x3e-\x7e]+))?")
 
 
@@ -217,6 +220,9 @@ def parse_mail(argument: str, *, extended: bool, size_limit: int, offered: Conta
 
     `offered` are the keywords of EHLO: a parameter of no offered extension is refused.
     """
+    plain = _PLAIN_MAIL.fullmatch(argument)
+    if plain is not None:
+        return Mail(plain[1])
     if argument[:5].upper() != "FROM:":
         raise CommandError(501, "5.5.4", "syntax: MAIL FROM:<address>")
     path, rest = _parse_path(argument, 5, enhanced="5.1.7", null_allowed=True)
@@ -235,6 +241,9 @@ def parse_rcpt(
     argument: str, *, extended: bool, smtputf8: bool, offered: Container[str] = ()
 ) -> Rcpt:
     """Parse `TO:<path> [parameters]`; `argument` is what follows the verb and a space."""
+    plain = _PLAIN_RCPT.fullmatch(argument)
+    if plain is not None:
+        return Rcpt(plain[1])
     if argument[:3].upper() != "TO:":
         raise CommandError(501, "5.5.4", "syntax: RCPT TO:<address>")
     path, rest = _parse_path(argument, 3, enhanced="5.1.3", null_allowed=False)

@@ -41,19 +41,20 @@ def bare_newline(data: bytes) -> str | None:
     return "<CR>" if found is None or found[0] == b"\r" else "<LF>"
 
 
-class ContentReader:
+class ContentReader(Struct):
     """Takes the bytes after 354 and gives the content in chunks, then the end.
 
     A chunk never splits a CRLF and never holds a part of the terminator.
     """
 
-    __slots__ = ("_bare", "_first", "_held", "rest")
-
-    def __init__(self, bare: BareNewline) -> None:
-        self._bare = bare
-        self._held = b"\r\n"  # the line end of the DATA command counts as the first one
-        self._first = True
-        self.rest = b""  # what followed the terminator
+    bare: BareNewline
+    ended: bool = False
+    rest: bytes = b""
+    """What followed the terminator."""
+    _held: bytes = b"\r\n"
+    """Not given out yet; the line end of the DATA command counts as the first one."""
+    _skip: int = 2
+    """Octets of that which are no content."""
 
     def feed(self, data: bytes) -> tuple[bytes, bool]:
         """Return (chunk, ended). After the end, `rest` holds what followed.
@@ -62,26 +63,22 @@ class ContentReader:
         """
         buffer = self._held + data
         end = buffer.find(_END)
-        ended = end >= 0
-        if ended:
+        if end >= 0:
             cut = end + 2
+            self.ended = True
             self.rest = buffer[end + 5 :]
-            self._held = b""
         else:
             cut = self._releasable(buffer)
             self._held = buffer[cut:]
-        start = 0
-        if self._first and cut:
-            self._first = False
-            start = 2
-        chunk = buffer[start:cut]
-        if chunk:
-            name = bare_newline(chunk)
-            if name is not None:
-                if self._bare == "reject":
-                    raise BareNewlineError(name)
-                chunk = with_crlf(_stuffed_after_bare(buffer[:cut]))[start:]
-        return chunk, ended
+        skip = self._skip
+        chunk = buffer[skip:cut]
+        if cut:
+            self._skip = 0
+        if chunk and (name := bare_newline(chunk)) is not None:
+            if self.bare == "reject":
+                raise BareNewlineError(name)
+            chunk = with_crlf(_stuffed_after_bare(buffer[:cut]))[skip:]
+        return chunk, self.ended
 
     def _releasable(self, buffer: bytes) -> int:
         """How much cannot be a part of the terminator nor change with what follows."""
@@ -169,24 +166,21 @@ def read_bdat(session: SessionState, argument: str) -> Chunk | Broken:
     return Chunk(int(found[1]), found[2] is not None, refusal)
 
 
-class ChunkReader:
+class ChunkReader(Struct):
     """Takes the octets of all chunks of one message and gives dot-stuffed lines.
 
     `stray` names the first CR or LF that stood alone, if any: whether the message is
     refused for it is the caller's to say; what is given is rewritten as DATA rewrites it.
     """
 
-    __slots__ = ("_bare", "_held", "_new_line", "stray")
-
-    def __init__(self, bare: BareNewline) -> None:
-        self._bare = bare
-        self._held = b""
-        self._new_line = True
-        self.stray: str | None = None
+    bare: BareNewline
+    stray: str | None = None
+    _held: bytes = b""
+    _new_line: bool = True
 
     @property
     def refused(self) -> bool:
-        return self.stray is not None and self._bare == "reject"
+        return self.stray is not None and self.bare == "reject"
 
     def feed(self, data: bytes) -> bytes:
         buffer = self._held + data
@@ -222,102 +216,90 @@ class HeaderLimits(Struct, frozen=True):
     fields: int = 1000
 
 
-class HeaderCount:
+class HeaderCount(Struct):
     """Counts a header section that comes in pieces, each line ended by CRLF.
 
     No piece splits a CRLF. Each octet is read once, however the pieces are cut.
     """
 
-    __slots__ = ("_begins_line", "_fields", "_limits", "_size", "ended")
-
-    def __init__(self, limits: HeaderLimits) -> None:
-        self._limits = limits
-        self._size = 0
-        self._fields = 0
-        self._begins_line = True
-        self.ended = False  # the empty line was there
+    limits: HeaderLimits
+    ended: bool = False
+    """The empty line was there."""
+    _size: int = 0
+    _fields: int = 0
+    _begins_line: bool = True
 
     @property
     def problem(self) -> ContentProblem | None:
-        if self._fields > self._limits.fields:
+        if self._fields > self.limits.fields:
             return ContentProblem.TOO_MANY_FIELDS
-        return ContentProblem.HEADER_TOO_LARGE if self._size > self._limits.size else None
+        return ContentProblem.HEADER_TOO_LARGE if self._size > self.limits.size else None
 
     def feed(self, piece: bytes) -> None:
         """Count what of `piece` is header; a line that continues a field is not another."""
         if not piece:
             return
-        begun = b"\r\n" if self._begins_line else b""
-        section = begun + piece
+        begun = 2 if self._begins_line else 0
+        section = b"\r\n" + piece if begun else piece
         end = section.find(b"\r\n\r\n")
-        self.ended = end >= 0
-        if self.ended:
-            section = section[: end + 2]
-        self._begins_line = section.endswith(b"\r\n")
-        room = max(self._limits.size - self._size, 0)  # fields beyond it do not count
-        self._size += len(section) - len(begun)
-        section = section[: len(begun) + room].removesuffix(b"\r\n")
-        folded = section.count(b"\r\n ") + section.count(b"\r\n\t")
-        self._fields += section.count(b"\r\n") - folded
+        if end >= 0:
+            self.ended = True
+            end += 2
+        else:
+            end = len(section)
+        self._begins_line = section.endswith(b"\r\n", 0, end)
+        room = max(self.limits.size - self._size, 0)  # fields beyond it do not count
+        self._size += end - begun
+        end = min(end, begun + room)
+        if section.endswith(b"\r\n", 0, end):
+            end -= 2
+        ends, folded = section.count(b"\r\n", 0, end), section.count(b"\r\n ", 0, end)
+        self._fields += ends - folded - section.count(b"\r\n\t", 0, end)
 
 
-class IncomingContent:
+class IncomingContent(Struct):
     """Counts and checks what comes in. `problem` is why it cannot be taken, once that shows."""
 
-    __slots__ = ("_header", "_limit", "problem", "size")
-
-    def __init__(self, size_limit: int, header_limits: HeaderLimits) -> None:
-        self._limit = size_limit
-        self._header = HeaderCount(header_limits)
-        self.size = 0  # octets as received
-        self.problem: ContentProblem | None = None
+    limit: int
+    header: HeaderCount
+    size: int = 0
+    """Octets as received."""
+    problem: ContentProblem | None = None
 
     def _count(self, received: bytes, lines: bytes) -> None:
         """Count octets as received, and as the lines that are made of them."""
         self.size += len(received)
-        if self.size > self._limit:
+        if self.size > self.limit:
             self.problem = ContentProblem.TOO_LARGE
         elif self.problem is None:
             if b"\0" in received:
                 self.problem = ContentProblem.NUL
-            elif not self._header.ended:
-                self._header.feed(lines)
-                self.problem = self._header.problem
+            elif not self.header.ended:
+                self.header.feed(lines)
+                self.problem = self.header.problem
 
 
-class DataContent(IncomingContent):
+class DataContent(IncomingContent, kw_only=True):
     """Behind 354, up to CRLF.CRLF. `rest` is what followed that."""
 
-    __slots__ = ("_reader", "ended", "rest")
-
-    def __init__(self, size_limit: int, header_limits: HeaderLimits, bare: BareNewline) -> None:
-        super().__init__(size_limit, header_limits)
-        self._reader = ContentReader(bare)
-        self.ended = False
-        self.rest = b""
+    reader: ContentReader
 
     def take(self, data: bytes) -> bytes:
         """Return what of `data` is content, nothing once there is a problem.
 
         Raises BareNewlineError.
         """
-        chunk, self.ended = self._reader.feed(data)
+        chunk, _ = self.reader.feed(data)
         self._count(chunk, chunk)
-        if self.ended:
-            self.rest = self._reader.rest
         return chunk if self.problem is None else b""
 
 
-class ChunkedContent(IncomingContent):
+class ChunkedContent(IncomingContent, kw_only=True):
     """Behind BDAT, chunk after chunk; also those that are refused and have to be read over."""
 
-    __slots__ = ("_left", "_now", "_reader")
-
-    def __init__(self, size_limit: int, header_limits: HeaderLimits, bare: BareNewline) -> None:
-        super().__init__(size_limit, header_limits)
-        self._reader = ChunkReader(bare)
-        self._now = Chunk(0, last=False)
-        self._left = 0
+    reader: ChunkReader
+    _now: Chunk = Chunk(0, last=False)
+    _left: int = 0
 
     def begin(self, chunk: Chunk) -> None:
         self._now = chunk
@@ -343,16 +325,16 @@ class ChunkedContent(IncomingContent):
         end = start + len(octets)
         if self._now.refusal is not None:
             return b"", end
-        lines = self._reader.feed(octets)
+        lines = self.reader.feed(octets)
         self._count(octets, lines)
-        if self._reader.refused:
+        if self.reader.refused:
             self.problem = self.problem or ContentProblem.BARE_NEWLINE
         return (lines if self.problem is None else b""), end
 
     def end(self) -> bytes:
         """Return what ends the last line; nothing when asked again."""
-        tail = self._reader.end()
-        if self._reader.refused:
+        tail = self.reader.end()
+        if self.reader.refused:
             self.problem = self.problem or ContentProblem.BARE_NEWLINE
         return tail if self.problem is None else b""
 

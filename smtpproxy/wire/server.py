@@ -8,10 +8,9 @@ judged together; anything else waits until all earlier ones are answered.
 Here is how lines become events and how answers change the state. What there is to say
 stands in rows elsewhere: each verb with the states it may come in is a row of `verbs`, each
 line of the reply to EHLO a row of `extensions`, and `extensions=` says which of these a
-listener has. Where the answer to a command leads is a row of `verbs.NEXT`. A new verb is a row
-there and there, its record in `commands`, and in `answer` a branch if more than the state
-changes. Wrong commands, NOOP, VRFY and HELP never reach the caller: they come out as `Answered`
-with the bytes to send.
+listener has. Where the answer to a command leads is a row of `verbs.ANSWERED`, or of `_ANSWERED`
+below. A new verb is a row there and there, and its record in `commands`. Wrong commands, NOOP,
+VRFY and HELP never reach the caller: they come out as `Answered` with the bytes to send.
 
 `refuse_early`: a client that does not wait where it has to is sent away, since what it sends
 before EHLO, DATA or AUTH are answered may have been meant as something else. `early` says so of
@@ -21,32 +20,31 @@ STARTTLS: answer it with 220, send that, change to TLS, then call `now_secure`; 
 before the change is forgotten. AUTH: answer with 334 and the next line is an `AuthResponse`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from smtpproxy.mail.reply import Reply
 from smtpproxy.wire.commands import (
     AUTH_LIMIT,
     COMMAND_LIMIT,
     Auth,
-    AuthResponse,
     CommandError,
     Data,
     Hello,
-    Mail,
     Rcpt,
     Reset,
     StartTls,
-    XClient,
-    check_characters,
     parse_auth_response,
-    unknown,
 )
 from smtpproxy.wire.content import (
     BareNewline,
     BareNewlineError,
     Chunk,
     ChunkedContent,
+    ChunkReader,
+    ContentReader,
     DataContent,
+    HeaderCount,
     HeaderLimits,
     IncomingContent,
     bare_newline,
@@ -73,12 +71,11 @@ from smtpproxy.wire.session import (
     bare_newline_received,
     hello_reply,
 )
-from smtpproxy.wire.verbs import FROM_START, LMTP_VERBS, NEXT, VERBS
+from smtpproxy.wire.verbs import ANSWERED, LMTP_VERBS, VERBS, read_command
 
 _EACH = Reply.of(353, None, "a reply for each recipient follows").encode()
 _HEADER_LIMITS = HeaderLimits()
-_ALONE = (Data, Hello, Auth)
-"""Behind these nothing may be sent before they are answered (RFC 2920 3.1, RFC 4954 4)."""
+_WITHOUT_COMMANDS = frozenset({State.CONTENT, State.CHUNK, State.AUTH, State.CLOSED})
 
 
 class ServerConnection(SessionState):
@@ -86,8 +83,8 @@ class ServerConnection(SessionState):
 
     # Thousands of sessions may be idle: what each has is small, and made when it is needed.
     __slots__ = (
-        *("_after_chunk", "_answered", "_bare_newline", "_buffer", "_chunks", "_data"),
-        *("_data_refused", "_header_limits", "_pending", "_refuse_early", "_taken", "_verbs"),
+        *("_after_chunk", "_asked", "_bare_newline", "_buffer", "_chunks", "_data"),
+        *("_data_refused", "_header_limits", "_refuse_early", "_taken", "_verbs"),
         *("hostname", "lmtp"),
     )
 
@@ -124,8 +121,7 @@ class ServerConnection(SessionState):
         self._refuse_early = refuse_early
         self._buffer = b""
         self._taken = 0  # octets of the buffer that were taken as commands
-        self._pending: list[Command] = []  # the oldest first; cleared once all are answered
-        self._answered = 0  # of these
+        self._asked: Command | None = None  # is to be answered; for recipients: `unanswered`
         self._data_refused = False
         self._data: DataContent | None = None
         self._chunks: ChunkedContent | None = None
@@ -145,63 +141,48 @@ class ServerConnection(SessionState):
     def content_size(self) -> int:
         """Octets of the content under way that have come."""
         content = self._data or self._chunks
-        return 0 if content is None else content.size
+        return content.size if content else 0
 
     def receive_data(self, data: bytes) -> None:
-        rest = self._buffer[self._taken :]
-        self._buffer = rest + data if rest else data
+        self._buffer = self._buffer[self._taken :] + data
         self._taken = 0
 
     def next_event(self) -> Event | Signal:
         """Return the next event, or why there is none."""
-        if self.state is State.CONTENT:
-            return BLOCKED if self._pending else self._next_content()
-        if self.state is State.CHUNK:
-            return self._next_chunk()
-        if self.state is State.CLOSED:
-            return NEED_DATA
-        pending = self._pending
-        if pending and not isinstance(pending[-1], Rcpt):
+        if self._asked is not None:
             return BLOCKED
+        if self.state in _WITHOUT_COMMANDS:
+            return self._next_within()
+        buffer, start = self._buffer, self._taken
         if self._data_refused:
             self._data_refused = False
-            if self.buffered:
+            if start < len(buffer):
                 return self._broken(OUT_OF_STEP)
-        start = self._taken
-        if start == len(self._buffer):
-            return NEED_DATA
-        end = self._buffer.find(b"\r\n", start)
-        if self.state is State.AUTH:
-            return self._next_response(end)
+        end = buffer.find(b"\r\n", start)
         if end < 0 or end - start > COMMAND_LIMIT:
-            return self._unended(COMMAND_LIMIT)
-        line = self._buffer[start:end]
-        if pending and line[:5].upper() != b"RCPT ":
+            return self._unended(COMMAND_LIMIT) if start < len(buffer) else NEED_DATA
+        line = buffer[start:end]
+        unanswered = self.unanswered
+        if unanswered and line[:5].upper() != b"RCPT ":
             return BLOCKED
-        try:
-            event = self._command(line)
-        except CommandError as error:
-            event = Answered(error.reply.encode(), error=True)
-        if pending and isinstance(event, (Answered, Broken)):
+        event: Any = read_command(self, self._verbs, line)
+        if isinstance(event, Rcpt):
+            self._taken = end + 2
+            self.recipients += 1
+            self.unanswered = unanswered + 1
+            return event
+        if unanswered:
             return BLOCKED  # its turn comes when the recipients before it are answered
         self._taken = end + 2
-        if isinstance(event, Rcpt):
-            self.recipients += 1
-            self.unanswered += 1
-        elif isinstance(event, Answered):
+        if isinstance(event, Answered):
             self._data_refused = line[:5].strip().upper() == b"DATA"
             return event
-        elif isinstance(event, Broken):
-            self.close()
-            return event
-        elif isinstance(event, Chunk):
-            return self._begin_chunk(event)
-        elif isinstance(event, StartTls) and self.buffered:
-            return self._broken(BEHIND_STARTTLS)  # CVE-2011-0411
-        elif self._refuse_early and isinstance(event, _ALONE) and self._has_more:
-            return self._broken(EARLY)
-        pending.append(event)
-        return event
+        taken = _TAKEN.get(type(event))
+        if taken is not None:
+            return taken(self, event)
+        command: Command = event
+        self._asked = command
+        return command
 
     def early(self) -> Broken | None:
         """Call it when the greeting is about to be sent: why it is not to be, or None."""
@@ -211,50 +192,26 @@ class ServerConnection(SessionState):
     def _has_more(self) -> bool:
         """Whether anything waits but QUIT, which means one thing only: `openssl s_client` ends
         so where its input is a file."""
-        return self.buffered > 0 and self._buffer[self._taken :].upper() != b"QUIT\r\n"
+        taken = self._taken
+        return taken < len(self._buffer) and self._buffer[taken:].upper() != b"QUIT\r\n"
 
     def answer(self, reply: Reply) -> bytes:
         """Answer the oldest unanswered event; return the bytes to send."""
-        pending = self._pending
-        command = pending[self._answered]
-        self._answered += 1
-        if self._answered == len(pending):
-            pending.clear()
-            self._answered = 0
-        code = reply.code
-        state = NEXT[type(command)].get(code // 100)
-        if state and (self.state is not State.START or isinstance(command, FROM_START)):
-            self.state = state
-        if isinstance(command, Rcpt):
+        self.answered(reply.code)
+        return reply.encode()
+
+    def answered(self, code: int) -> None:
+        """The oldest unanswered event is answered with a reply of this code."""
+        if self.unanswered:
             self.unanswered -= 1
             if code >= 400:
                 self.recipients -= 1
                 self.refused += 1
                 self.refused_in_all += 1
-        elif isinstance(command, Mail):
-            if code < 400:
-                self.smtputf8 = command.smtputf8
-                self.recipients = self.refused = 0
-        elif isinstance(command, Data):
-            self._data_refused = code != 354
-            if code == 354:
-                self._buffer = self._buffer[self._taken :]
-                self._taken = 0
-                self._data = DataContent(self.size_limit, self._header_limits, self._bare_newline)
-        elif isinstance(command, (EndOfContent, Reset)):
-            self._chunks = None
-        elif isinstance(command, Hello):
-            if code < 400:
-                self._chunks = None
-                self.extended = command.extended
-        elif isinstance(command, (Auth, AuthResponse)):
-            if code < 300:
-                self.now_authenticated()
-        elif isinstance(command, StartTls):
-            self._forget_input()
-        elif isinstance(command, XClient) and code < 400:
-            self.begin_anew(command.told.login)
-        return reply.encode()
+            return
+        command = self._asked
+        self._asked = None
+        _ANSWERED[type(command)](self, command, code)
 
     def answer_each(self, replies: Sequence[Reply], final: Reply | None = None) -> bytes:
         """Answer the end of content with a reply for each recipient that was accepted.
@@ -278,16 +235,38 @@ class ServerConnection(SessionState):
         """Take no further input: whatever is buffered is not looked at."""
         self.state = State.CLOSED
         self._forget_input()
-        self._pending.clear()
-        self._answered = 0
+        self._asked = None
+        self.unanswered = 0
 
     def _forget_input(self) -> None:
         self._buffer = b""
         self._taken = 0
 
-    def _next_response(self, end: int) -> Event | Signal:
+    # what is read
+
+    def _unended(self, limit: int) -> Event | Signal:
+        """No whole line is there: ask for more, unless it is hopeless already."""
+        head = self._buffer[self._taken : self._taken + limit + 1]
+        name = bare_newline(head.removesuffix(b"\r"))  # an LF may follow
+        too_long = self.buffered > limit + 1 or (len(head) > limit and not head.endswith(b"\r"))
+        if name is None and not too_long:
+            return NEED_DATA
+        if self.unanswered:
+            return BLOCKED
+        return self._broken(bare_newline_received(name) if name else TOO_LONG)
+
+    def _next_within(self) -> Event | Signal:
+        """The next event where what comes is no command."""
+        if self.state is State.CONTENT:
+            return self._next_content()
+        if self.state is State.CHUNK:
+            return self._next_chunk()
+        return self._next_response() if self.state is State.AUTH else NEED_DATA
+
+    def _next_response(self) -> Event | Signal:
         """The line after a 334."""
         start = self._taken
+        end = self._buffer.find(b"\r\n", start)
         if end < 0 or end - start > AUTH_LIMIT:
             return self._unended(AUTH_LIMIT)
         self._taken = end + 2
@@ -298,52 +277,24 @@ class ServerConnection(SessionState):
         except CommandError as error:
             self.state = State.READY
             return Answered(error.reply.encode(), error=True)
-        self._pending.append(response)
+        self._asked = response
         return response
-
-    def _unended(self, limit: int) -> Event | Signal:
-        """No whole line is there: ask for more, unless it is hopeless already."""
-        head = self._buffer[self._taken : self._taken + limit + 1]
-        name = bare_newline(head.removesuffix(b"\r"))  # an LF may follow
-        too_long = self.buffered > limit + 1 or (len(head) > limit and not head.endswith(b"\r"))
-        if name is None and not too_long:
-            return NEED_DATA
-        if self._pending:
-            return BLOCKED
-        return self._broken(bare_newline_received(name) if name else TOO_LONG)
-
-    def _command(self, line: bytes) -> Command | Answered | Chunk | Broken:
-        text = line.decode("utf-8", "surrogateescape")
-        verb, _, argument = text.partition(" ")
-        if not (text.isascii() and text.isprintable()):
-            name = bare_newline(line)
-            if name is not None:
-                return bare_newline_received(name)
-            check_characters(verb, text)
-        known = self._verbs.get(verb) or self._verbs.get(verb.upper())
-        if known is None:
-            raise unknown()
-        refused = known.refused
-        if refused and self.state in refused:
-            return refused[self.state]
-        return known.read(self, argument)
 
     def _next_content(self) -> Event | Signal:
         content = self._data
         if content is None:
             return NEED_DATA
-        if content.ended:
+        if content.reader.ended:
             self._data = None
             return self._end_of(content)
-        if not self._buffer:
+        data = self._buffer[self._taken :]
+        if not data:
             return NEED_DATA
-        data, self._buffer = self._buffer, b""
         try:
             chunk = content.take(data)
         except BareNewlineError as error:
             return self._broken(bare_newline_received(error.name))
-        if content.ended:
-            self._buffer = content.rest
+        self._buffer, self._taken = content.reader.rest, 0
         return ContentChunk(chunk) if chunk else self._next_content()
 
     def _begin_chunk(self, chunk: Chunk) -> Event | Signal:
@@ -351,7 +302,8 @@ class ServerConnection(SessionState):
         content = self._chunks
         first = content is None and chunk.refusal is None
         if content is None:
-            content = ChunkedContent(self.size_limit, self._header_limits, self._bare_newline)
+            header, reader = HeaderCount(self._header_limits), ChunkReader(self._bare_newline)
+            content = ChunkedContent(self.size_limit, header, reader=reader)
         self._chunks = content
         content.begin(chunk)
         self._after_chunk = self.state if chunk.refusal is not None else State.CHUNKS
@@ -379,10 +331,66 @@ class ServerConnection(SessionState):
         return content.answer()
 
     def _end_of(self, content: IncomingContent) -> EndOfContent:
-        end = EndOfContent(content.size, content.problem)
-        self._pending.append(end)
+        self._asked = end = EndOfContent(content.size, content.problem)
         return end
+
+    # what a line was read as, where it is not just to be answered
 
     def _broken(self, breach: Broken) -> Broken:
         self.close()
         return breach
+
+    def _alone(self, command: Data | Hello | Auth) -> Event:
+        """Behind these nothing may be sent before they are answered (RFC 2920 3.1, 4954 4)."""
+        if self._refuse_early and self._has_more:
+            return self._broken(EARLY)
+        self._asked = command
+        return command
+
+    def _start_tls(self, command: StartTls) -> Event:
+        if self.buffered:
+            return self._broken(BEHIND_STARTTLS)  # CVE-2011-0411
+        self._asked = command
+        return command
+
+    # where the answer to a command leads, by its code
+
+    def _greeted(self, hello: Hello, code: int) -> None:
+        if code < 400:
+            self.state = State.READY
+            self.extended = hello.extended
+            self._chunks = None
+
+    def _data_answered(self, data: Data, code: int) -> None:
+        if code == 354:
+            self.state = State.CONTENT
+            header, reader = HeaderCount(self._header_limits), ContentReader(self._bare_newline)
+            self._data = DataContent(self.size_limit, header, reader=reader)
+        else:
+            self._data_refused = True
+
+    def _transaction_ended(self, command: EndOfContent | Reset, code: int) -> None:
+        self._chunks = None
+        if self.state is not State.START:  # who only sends RSET is not greeted by it
+            self.state = State.READY
+
+    def _tls_answered(self, command: StartTls, code: int) -> None:
+        self._forget_input()
+
+
+_TAKEN: Mapping[type, Callable[[ServerConnection, Any], Event | Signal]] = {
+    Broken: ServerConnection._broken,
+    Chunk: ServerConnection._begin_chunk,
+    StartTls: ServerConnection._start_tls,
+    Data: ServerConnection._alone,
+    Hello: ServerConnection._alone,
+    Auth: ServerConnection._alone,
+}
+_ANSWERED: Mapping[type, Callable[[ServerConnection, Any, int], None]] = {
+    **ANSWERED,
+    Hello: ServerConnection._greeted,
+    Data: ServerConnection._data_answered,
+    EndOfContent: ServerConnection._transaction_ended,
+    Reset: ServerConnection._transaction_ended,
+    StartTls: ServerConnection._tls_answered,
+}

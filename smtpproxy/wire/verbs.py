@@ -7,6 +7,7 @@ nothing to ask the caller; it raises `CommandError` for what is wrong.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from msgspec import Struct
 
@@ -16,23 +17,30 @@ from smtpproxy.wire.commands import (
     AuthResponse,
     CommandError,
     Data,
-    Hello,
     Mail,
     Quit,
-    Rcpt,
     Reset,
     StartTls,
     XClient,
     XForward,
+    check_characters,
     no_argument,
     parse_auth,
     parse_hello,
     parse_mail,
     parse_rcpt,
+    unknown,
 )
-from smtpproxy.wire.content import Chunk, read_bdat
+from smtpproxy.wire.content import Chunk, bare_newline, read_bdat
 from smtpproxy.wire.forwarding import read_xclient, read_xforward
-from smtpproxy.wire.session import Answered, Broken, Command, EndOfContent, SessionState, State
+from smtpproxy.wire.session import (
+    Answered,
+    Broken,
+    Command,
+    SessionState,
+    State,
+    bare_newline_received,
+)
 
 Read = Callable[[SessionState, str], Command | Answered | Chunk | Broken]
 
@@ -42,28 +50,6 @@ class Verb(Struct, frozen=True):
 
     read: Read
     refused: Mapping[State, Answered] = {}
-
-
-_ENDS_TRANSACTION = {2: State.READY, 4: State.READY, 5: State.READY}
-_AUTHENTICATES = {2: State.READY, 3: State.AUTH, 4: State.READY, 5: State.READY}
-
-NEXT: Mapping[type[Command], Mapping[int, State]] = {
-    Hello: {2: State.READY},
-    Mail: {2: State.MAIL},
-    Rcpt: {},
-    Data: {3: State.CONTENT},
-    EndOfContent: _ENDS_TRANSACTION,
-    Reset: _ENDS_TRANSACTION,
-    Auth: _AUTHENTICATES,
-    AuthResponse: _AUTHENTICATES,
-    StartTls: {},  # `now_secure`, once it is
-    XClient: {2: State.START},
-    XForward: {},
-    Quit: {2: State.CLOSED, 4: State.CLOSED, 5: State.CLOSED},
-}
-"""Where the answer to each command leads, by the first digit of its code; else nowhere."""
-FROM_START = (Hello, Quit)
-"""Which of them lead anywhere before a greeting."""
 
 
 def _refusal(text: str) -> Answered:
@@ -87,6 +73,7 @@ _REFUSED_IN_ALL = Broken(
     "errors",
 )
 _NOOP = Answered(Reply.of(250, "2.0.0", "OK").encode())
+_DATA = Data()
 _VRFY = Answered(Reply.of(252, "2.5.2", "cannot verify; send mail and it will be tried").encode())
 
 
@@ -118,7 +105,7 @@ def _mail(session: SessionState, argument: str) -> Command | Answered | Broken:
 
 def _data(session: SessionState, argument: str) -> Command | Answered:
     no_argument("DATA", argument)
-    return Data() if session.recipients else _NO_RECIPIENTS
+    return _DATA if session.recipients else _NO_RECIPIENTS
 
 
 def _ehlo(session: SessionState, argument: str) -> Command | Answered:
@@ -277,3 +264,60 @@ LMTP_VERBS: Mapping[str, Verb] = {
     "HELP": Verb(_lmtp_help),
 }
 """Those of LMTP: it has LHLO in place of EHLO and HELO (RFC 2033 4.1)."""
+
+
+def read_command(
+    session: SessionState, verbs: Mapping[str, Verb], line: bytes
+) -> Command | Answered | Chunk | Broken:
+    """Read a line, which is given without its CRLF; what is wrong with it is answered."""
+    text = line.decode("utf-8", "surrogateescape")
+    verb, _, argument = text.partition(" ")
+    try:
+        if not (text.isascii() and text.isprintable()):
+            name = bare_newline(line)
+            if name is not None:
+                return bare_newline_received(name)
+            check_characters(verb, text)
+        known = verbs.get(verb) or verbs.get(verb.upper())
+        if known is None:
+            raise unknown()
+        return known.refused.get(session.state) or known.read(session, argument)
+    except CommandError as error:
+        return Answered(error.reply.encode(), error=True)
+
+
+def _mail_answered(session: SessionState, mail: Mail, code: int) -> None:
+    if code < 400:
+        session.state = State.MAIL
+        session.smtputf8 = mail.smtputf8
+        session.recipients = session.refused = 0
+
+
+def _auth_answered(session: SessionState, command: Auth | AuthResponse, code: int) -> None:
+    session.state = State.AUTH if code == 334 else State.READY
+    if code < 300:
+        session.now_authenticated()
+
+
+def _xclient_answered(session: SessionState, command: XClient, code: int) -> None:
+    if code < 400:
+        session.begin_anew(command.told.login)
+
+
+def _xforward_answered(session: SessionState, command: XForward, code: int) -> None:
+    """Nothing follows."""
+
+
+def _quit_answered(session: SessionState, command: Quit, code: int) -> None:
+    session.state = State.CLOSED
+
+
+ANSWERED: Mapping[type, Callable[[SessionState, Any, int], None]] = {
+    Mail: _mail_answered,
+    Auth: _auth_answered,
+    AuthResponse: _auth_answered,
+    XClient: _xclient_answered,
+    XForward: _xforward_answered,
+    Quit: _quit_answered,
+}
+"""What follows from the code of the answer to a command, where only the session's state changes."""

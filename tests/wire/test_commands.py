@@ -1,10 +1,12 @@
 """What each form of a command comes to: the record of it, or the reply that refuses it."""
 
+import re
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from smtpproxy.wire.commands import Hello, Mail, Rcpt
+from smtpproxy.wire.commands import CommandError, Hello, Mail, Rcpt, parse_mail, parse_rcpt
 from tests.wire.feeding import HELLO, quick, settled, talk
 
 LOCAL_64 = "l" * 64
@@ -428,3 +430,42 @@ def test_a_path_that_was_taken_can_be_put_in_brackets_again(path: str, extra: st
             assert isinstance(command, Mail)
             again = talk(HELLO + f"MAIL FROM:<{command.reverse_path}> SMTPUTF8\r\n".encode())
             assert again.commands[1] == command
+
+
+SOMETHING_LIKE_PATHS = st.builds(
+    lambda words, ends: ends[0] + "".join(words) + ends[1],
+    st.lists(st.sampled_from([*'ab9@.-_+A "%<>é', "x.test", "l" * 30, "d.d." * 30]), max_size=12),
+    st.sampled_from([("<", ">"), ("<a", "@b.test>"), ("<a@", ">"), ("", ""), (" <a@b", "c.test>")]),
+)
+
+
+@pytest.mark.parametrize("verb", ["from:", "TO:"])
+@quick
+@given(path=SOMETHING_LIKE_PATHS, behind=st.sampled_from(["", " ", " x"]))
+@example(path=f"<{PATH_256}>", behind="")
+@example(path=f"<{PATH_256}d>", behind="")
+@example(path=f"<{LOCAL_64}l@d.test>", behind="")
+def test_what_is_read_at_one_glance_reads_alike_step_by_step(
+    verb: str, path: str, behind: str
+) -> None:
+    read = {"from:": _mail, "TO:": _rcpt}[verb]
+    glance = read(verb + path + behind)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("smtpproxy.wire.commands._PLAIN_MAIL", "smtpproxy.wire.commands._PLAIN_RCPT"):
+            patch.setattr(name, re.compile(r"(?!)"))
+        patch.setattr("smtpproxy.mail.address._PLAIN_PATH", re.compile(r"(?!)"))
+        assert read(verb + path + behind) == glance
+
+
+def _mail(argument: str) -> object:
+    try:
+        return parse_mail(argument, extended=True, size_limit=1000, offered=())
+    except CommandError as error:
+        return error.reply
+
+
+def _rcpt(argument: str) -> object:
+    try:
+        return parse_rcpt(argument, extended=True, smtputf8=True)
+    except CommandError as error:
+        return error.reply
