@@ -101,7 +101,7 @@ class MilterTransaction(NotifyingTransaction):
         self._resume()
         permitted, replies = yield from self._judge_rcpts([Rcpt(path)], early=self.refuses_at_rcpt)
         self.recipients_accepted += permitted
-        self._account("policy")
+        self._pause()
         return replies[0] and self.unreadable(replies[0])
 
     def unreadable(self, reply: Reply, *, at_end: bool = False) -> Reply | None:
@@ -140,7 +140,7 @@ class MilterTransaction(NotifyingTransaction):
             yield from self._note_outcome(advice.reply)
         if mta_is_there() and (advice.reply is None or advice.reply.code >= 500):
             yield from self._forget()
-        self._account("policy")
+        self._pause()
         self._ended()
         return advice
 
@@ -222,7 +222,7 @@ class DelegatedTransaction(Transaction):
             reply = yield from self._recipient(asked)
         except AddressError as error:
             reply = unreadable(error)
-        self._account("policy")
+        self._pause()
         return reply
 
     def still_permitted(self) -> Steps[Reply | None]:
@@ -237,7 +237,7 @@ class DelegatedTransaction(Transaction):
         except (StoreUnavailable, AuditUnavailable) as error:
             return self._failed(error, recipients=self.permitted, messages=1)
         finally:
-            self._account("policy")
+            self._pause()
 
     def passed(self, size: int) -> None:
         """Tell that the MTA has the whole message. What becomes of it is the MTA's to say."""

@@ -95,9 +95,7 @@ class CopyingTransaction(NotifyingTransaction):
             mailed=self._keep,
             failed=self._failed,
         )
-        self._account("policy")
         results = yield from delivery.deliver(list(once.values()))
-        self._account("upstream")
         by_path = dict(zip(once, results, strict=True))
         return (yield from self._answer_copies(outcome, header, by_path))
 

@@ -49,8 +49,6 @@ class CountedTransaction(RecordedTransaction):
                 raise
             self._failed(error)
             return False
-        finally:
-            self._account("store")
         self._counted |= mailed
         if not (stream.counts_mailings or mailed & limited):
             return False
@@ -83,8 +81,6 @@ class CountedTransaction(RecordedTransaction):
                 raise
             self._failed(error)
             return features
-        finally:
-            self._account("store")
         return replace(features, content=replace(content, campaign=known))
 
     def _not_mailed(self, addresses: Collection[str] | None = None) -> Steps[None]:

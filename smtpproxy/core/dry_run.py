@@ -94,6 +94,7 @@ async def would_become(
     StoreUnavailable.
     """
     run = _DryRun(question, store, network, campaigns)
+    handlers = run.handlers
     services = services_of(
         settings,
         now=lambda: question.now,
@@ -113,26 +114,26 @@ async def would_become(
     if question.protocol == "policy":  # never sees the content
         delegated = DelegatedTransaction(services, client, question.reverse_path, choice)
         for path in question.recipients:
-            await drive(delegated.recipient(path), run)
+            await drive(delegated.recipient(path), handlers)
         return Answers(tuple(run.decided), ())
     if question.protocol == "milter":
         advised = MilterTransaction(
             services, client, question.reverse_path, choice, refuses_at_rcpt=True, can_delete=True
         )
         for path in question.recipients:
-            await drive(advised.recipient(path), run)
+            await drive(advised.recipient(path), handlers)
         if question.content_refusal is not None:
             return Answers(tuple(run.decided), (question.content_refusal,))
         header = content.header()
         text = content.body() if advised.reads_body(header) else None
-        advice = await drive(advised.message(header, content.size, "", text), run)
+        advice = await drive(advised.message(header, content.size, "", text), handlers)
         return Answers(tuple(run.decided), (advice.reply or _OK,))
     mail = MailParameters(question.reverse_path)
     relayed = RelayTransaction(services, client, mail, choice, "ESMTP", mixed)
-    await drive(relayed.recipients(rcpts), run)
+    await drive(relayed.recipients(rcpts), handlers)
     if question.content_refusal is not None:
         return Answers(tuple(run.decided), (question.content_refusal,))
-    replies = await drive(relayed.message(content), run)
+    replies = await drive(relayed.message(content), handlers)
     return Answers(tuple(run.decided), tuple(replies))
 
 
@@ -151,8 +152,11 @@ class _DryRun:
         self._store = store
         self._network = network
         self._campaigns = campaigns
+        self.handlers: effects.Handlers = dict.fromkeys(
+            effects.Effect.__subclasses__(), self._carry_out
+        )
 
-    async def __call__(self, effect: effects.Effect[Any]) -> Any:
+    async def _carry_out(self, effect: effects.Effect[Any]) -> Any:
         match effect:
             case effects.ReadFacts():
                 facts = await self._store.facts(effect.lookups)
@@ -189,7 +193,7 @@ class _DryRun:
                 return effect.work()
             case effects.Together():
                 for steps in effect.runs():
-                    await drive(steps, self)
+                    await drive(steps, self.handlers)
         return None
 
 

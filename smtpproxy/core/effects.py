@@ -9,11 +9,11 @@ docs/adr/0019-transaction-machine.md says why.
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
-from smtpproxy.events import Decided
+from smtpproxy.events import Decided, Stage
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.campaign import Campaign
@@ -28,11 +28,20 @@ Steps = Generator["Effect[Any]", Any, T]
 
 
 class Effect(Struct, Generic[T], frozen=True):
-    """One thing to be done outside; `result = yield from effect`."""
+    """One thing to be done outside; `result = yield from effect`.
+
+    `stage` is what the time that it takes is counted for.
+    """
+
+    stage: ClassVar[Stage] = "store"
 
     def __iter__(self) -> Generator["Effect[Any]", Any, T]:
         answer: T = yield self
         return answer
+
+
+Handlers = Mapping[type, Callable[[Any], Any]]
+"""What carries each kind of effect out: it returns the answer, or what has to be awaited for it."""
 
 
 class Upstream(Protocol):
@@ -88,12 +97,14 @@ STORE_VERSION = StoreVersion()
 class AskDomains(Effect[Mapping[str, bool]], frozen=True):
     """Ask the DNS whether the domains of canonical addresses take no mail, where it is known."""
 
+    stage: ClassVar[Stage] = "dns"
     addresses: Sequence[str]
 
 
 class CheckSignatures(Effect[Sequence[SignatureFinding]], frozen=True):
     """Find out about the DKIM signatures that a message came with."""
 
+    stage: ClassVar[Stage] = "dns"
     headers: HeaderBlock
     body: Body | None  # None: the header alone
 
@@ -104,6 +115,7 @@ class FindOrganisations(Effect[tuple[MessageFeatures, str]], frozen=True):
     The features with these, and what failed, "" when nothing did.
     """
 
+    stage: ClassVar[Stage] = "dns"
     stream: Stream
     features: MessageFeatures
 
@@ -153,12 +165,14 @@ class ReleaseMailing(Effect[None], frozen=True):
 class WriteRecord(Effect[None], frozen=True):
     """Put a decision on record. Raises AuditUnavailable."""
 
+    stage: ClassVar[Stage] = "audit"
     decided: Decided
 
 
 class AskUpstream(Effect[list[Reply]], frozen=True):
     """Put recipients to the upstream, the first with MAIL. Raises UpstreamError."""
 
+    stage: ClassVar[Stage] = "upstream"
     upstream: Upstream
     recipients: Sequence[Rcpt]
 
@@ -166,12 +180,14 @@ class AskUpstream(Effect[list[Reply]], frozen=True):
 class AwaitData(Effect[Reply | None], frozen=True):
     """Wait for the answer to DATA; None when it is 354. Raises UpstreamError."""
 
+    stage: ClassVar[Stage] = "upstream"
     upstream: Upstream
 
 
 class SendContent(Effect[Reply], frozen=True):
     """Send dot-stuffed content and its end; the final reply. Raises UpstreamError, OSError."""
 
+    stage: ClassVar[Stage] = "upstream"
     upstream: Upstream
     content: Iterable[bytes]
 
@@ -179,6 +195,7 @@ class SendContent(Effect[Reply], frozen=True):
 class Sign(Effect[bytes], frozen=True):
     """Make the DKIM-Signature fields of a message. Raises SigningFailed."""
 
+    stage: ClassVar[Stage] = "sign"
     keys: Sequence[Any]
     headers: HeaderBlock
     body: Body
@@ -223,11 +240,13 @@ class ForgetCopies(Effect[None], frozen=True):
 class InThread(Effect[T], Generic[T], frozen=True):
     """Do what takes long apart from the loop, so that other sessions go on meanwhile."""
 
+    stage: ClassVar[Stage] = "policy"
     work: Callable[[], T]
 
 
 class Together(Effect[None], frozen=True):
     """Carry out several runs of steps, no more than `at_once` at a time."""
 
+    stage: ClassVar[Stage] = "upstream"
     runs: Callable[[], Iterable[Steps[None]]]
     at_once: int

@@ -293,8 +293,6 @@ class NotifyingTransaction(Transaction):
                 yield from self._notices.refused(news, header)
         except NoticeRefused:
             return self._refused_whole(outcome)
-        finally:
-            self._account("upstream")
         yield from self._note_told([each.address for each in news])
         return None
 

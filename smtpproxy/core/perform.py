@@ -5,11 +5,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from inspect import isawaitable
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from smtpproxy.core import effects
-from smtpproxy.core.effects import Effect, Steps
-from smtpproxy.events import Decided
+from smtpproxy.core.effects import Handlers, Steps
+from smtpproxy.events import Decided, Stage
 from smtpproxy.policy.model import MessageFeatures, SignatureFinding
 from smtpproxy.store.counters import BulkCounter, CopyLedger, MailingLog
 from smtpproxy.store.protocols import FactReader, StoreUnavailable
@@ -40,13 +41,24 @@ class Run(Pending[T]):
     is a coroutine, because it asks the DNS or a thread, gets a task.
     """
 
-    __slots__ = ("_awaited", "_perform", "_steps")
+    __slots__ = ("_awaited", "_began", "_handlers", "_spent", "_stage", "_steps", "_ticks")
 
-    def __init__(self, steps: Steps[T], perform: Callable[[Effect[Any]], Any]) -> None:
+    def __init__(
+        self,
+        steps: Steps[T],
+        handlers: Handlers,
+        spent: dict[Stage, float],
+        ticks: Callable[[], float] = perf_counter,
+    ) -> None:
+        """What effects take, in seconds of `ticks`, is added to `spent`."""
         super().__init__()
         self._steps = steps
-        self._perform = perform
+        self._handlers = handlers
+        self._spent = spent
+        self._ticks = ticks
         self._awaited: Pending[Any] | None = None
+        self._stage: Stage = "policy"  # of what is waited for, since `_began`
+        self._began = 0.0
         self._go(None, None)
 
     def cancel(self) -> None:
@@ -58,6 +70,8 @@ class Run(Pending[T]):
 
     def _resume(self, answer: Pending[Any]) -> None:
         self._awaited = None
+        stage, spent = self._stage, self._spent
+        spent[stage] = spent.get(stage, 0.0) + self._ticks() - self._began
         error = answer.error
         if error is None or isinstance(error, Exception):
             self._go(answer.value, error)
@@ -66,40 +80,39 @@ class Run(Pending[T]):
             self.fail(error)
 
     def _go(self, answer: Any, error: Exception | None) -> None:
-        steps, perform = self._steps, self._perform
+        steps, handlers, spent, ticks = self._steps, self._handlers, self._spent, self._ticks
         try:
             while True:
                 effect = steps.send(answer) if error is None else steps.throw(error)
-                error = None
+                error, began = None, ticks()
                 try:
-                    answer = perform(effect)
-                    if not isinstance(answer, Pending):
-                        if not isawaitable(answer):
-                            continue
-                        answer = Pending.of(answer)
-                    if not answer.done:
-                        self._awaited = answer
-                        answer.when_done(self._resume)
-                        return
-                    if answer.error is not None:
-                        raise answer.error
-                    answer = answer.value
+                    answer = handlers[type(effect)](effect)
+                    if isinstance(answer, Pending) or isawaitable(answer):
+                        if not isinstance(answer, Pending):
+                            answer = Pending.of(answer)
+                        if not answer.done:
+                            self._awaited, self._stage, self._began = answer, effect.stage, began
+                            answer.when_done(self._resume)
+                            return
+                        error, answer = answer.error, answer.value
                 except Exception as failure:
                     error = failure
+                stage = effect.stage
+                spent[stage] = spent.get(stage, 0.0) + ticks() - began
         except StopIteration as stop:
             self.settle(stop.value)
         except Exception as failure:
             self.fail(failure)
 
 
-async def drive(steps: Steps[T], perform: Callable[[Effect[Any]], Any]) -> T:
+async def drive(steps: Steps[T], handlers: Handlers) -> T:
     """Run steps to their end, for who is a coroutine anyway."""
-    return await Run(steps, perform)
+    return await Run(steps, handlers, {})
 
 
 @dataclass(slots=True)
 class Performer:
-    """Calls the parts of a worker. Use it as a function of an effect, with `drive`."""
+    """Calls the parts of a worker."""
 
     store: FactReader
     audit: AuditLog
@@ -112,11 +125,11 @@ class Performer:
     domains: "RecipientDomains | None" = None  # where the recipients' domains are not asked
     organisations: "Organisations | None" = None  # where no stream asks for relaxed alignment
     threads: Executor | None = None  # for long work; the loop has its own where it is None
-    _table: Mapping[type, Callable[[Any], Any]] = field(init=False)
+    handlers: Handlers = field(init=False)
 
     def __post_init__(self) -> None:
         store, audit = self.store, self.audit
-        self._table = {
+        self.handlers = {
             effects.ReadFacts: lambda effect: store.read(effect.lookups),
             effects.StoreVersion: lambda _: store.version(),
             effects.WriteRecord: lambda effect: audit.commit(effect.decided),
@@ -137,10 +150,6 @@ class Performer:
             effects.Together: self._together,
             effects.InThread: self._in_thread,
         }
-
-    def __call__(self, effect: Effect[Any]) -> Any:
-        """What an effect comes to: its answer, or what has to be awaited for it."""
-        return self._table[type(effect)](effect)
 
     def _ask_domains(self, effect: effects.AskDomains) -> Awaitable[Mapping[str, bool]]:
         return _there(self.domains).null_mx(effect.addresses)
@@ -195,7 +204,7 @@ class Performer:
 
         async def work() -> None:
             for steps in runs:
-                await drive(steps, self)
+                await drive(steps, self.handlers)
 
         runs_done = [work() for _ in range(effect.at_once)]
         for result in await asyncio.gather(*runs_done, return_exceptions=True):

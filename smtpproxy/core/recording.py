@@ -202,8 +202,8 @@ class RecordedTransaction:
     """A transaction that has an id and a client, and is on record."""
 
     __slots__ = (
-        *("_began", "_choice", "_clock", "_lacks_outcome", "_on_record", "_seconds"),
-        *("_services", "client", "id", "reverse_path"),
+        *("_began", "_choice", "_lacks_outcome", "_on_record", "_services", "_turn_began"),
+        *("_worked", "client", "id", "reverse_path", "spent"),
     )
 
     def __init__(
@@ -215,8 +215,9 @@ class RecordedTransaction:
         self._services = services
         self._choice = choice
         self._began = services.now()
-        self._seconds: dict[Stage, float] = {}  # spent, without the client's time
-        self._clock = 0.0  # up to when that is accounted for, in ticks
+        self.spent: dict[Stage, float] = {}  # seconds on effects: whoever carries them out adds
+        self._worked = 0.0  # seconds in all, without the client's time
+        self._turn_began = 0.0
         self._on_record: Decided | None = None  # what passes, as it was last recorded
         self._lacks_outcome = False  # what that came to is not on record yet
 
@@ -246,11 +247,7 @@ class RecordedTransaction:
     def _record(self, decided: Decided) -> Steps[None]:
         """Put a decision on record and tell of it. Raises AuditUnavailable."""
         decided = without_erased(decided, self._began)
-        self._account("policy")
-        try:
-            yield WriteRecord(decided)
-        finally:
-            self._account("audit")
+        yield WriteRecord(decided)
         self._services.emit(decided)
 
     def _record_passing(self, decided: Decided) -> Steps[None]:
@@ -258,15 +255,12 @@ class RecordedTransaction:
         if decided is self._on_record:  # a split is, since before its notice
             return
         told = without_erased(decided, self._began)
-        self._account("policy")
         try:
             yield WriteRecord(told)
         except AuditUnavailable as error:
             if not decided.observed:
                 raise
             self._services.emit(Failed(decided.client.listener, "audit", f"observed: {error}"))
-        finally:
-            self._account("audit")
         self._services.emit(told)
         self._on_record = decided
         self._lacks_outcome = decided.relayed
@@ -308,19 +302,17 @@ class RecordedTransaction:
 
     def _ended(self) -> None:
         """Tell that the message has its final answer."""
-        stages = tuple(self._seconds.items())
-        seconds = sum(self._seconds.values())
-        self._services.emit(TransactionEnded(self.client.listener, seconds, stages))
+        spent, worked = self.spent, self._worked
+        stages = (("policy", worked - sum(spent.values())), *spent.items())
+        self._services.emit(TransactionEnded(self.client.listener, worked, stages))
 
     def _resume(self) -> None:
-        """Begin to account for time again: until now it was the client's."""
-        self._clock = self._services.ticks()
+        """It is our turn: until now time was the client's."""
+        self._turn_began = self._services.ticks()
 
-    def _account(self, stage: Stage) -> None:
-        """Add what passed since the last call, or since `_resume`, to this stage."""
-        now = self._services.ticks()
-        self._seconds[stage] = self._seconds.get(stage, 0.0) + now - self._clock
-        self._clock = now
+    def _pause(self) -> None:
+        """It is the client's turn."""
+        self._worked += self._services.ticks() - self._turn_began
 
 
 def without_erased(decided: Decided, began: datetime) -> Decided:

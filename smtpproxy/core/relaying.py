@@ -73,7 +73,7 @@ class RelayTransaction(CopyingTransaction):
         self._resume()
         permitted, replies = yield from self._judge_rcpts(asked, early=True)
         answers = iter((yield from self._put_upstream(permitted)) if permitted else ())
-        self._account("policy")
+        self._pause()
         return [next(answers) if reply is None else reply for reply in replies]
 
     def message(
@@ -97,7 +97,7 @@ class RelayTransaction(CopyingTransaction):
         yield from self._note_outcome(replies[0])
         if client_is_there() and not any(400 <= reply.code < 500 for reply in replies):
             yield from self._forget()
-        self._account("policy")
+        self._pause()
         self._ended()
         return replies if len(replies) > 1 else replies * accepted
 
@@ -115,8 +115,6 @@ class RelayTransaction(CopyingTransaction):
             answers: list[Reply] = yield ask
         except (UpstreamError, StoreUnavailable) as error:
             answers = [self._failed(error)] * len(permitted)
-        finally:
-            self._account("upstream")
         self._upstream.leave_to_client(self._given_back)
         for recipient, answer in zip(permitted, answers, strict=True):
             if answer.code < 300:
@@ -244,10 +242,7 @@ class RelayTransaction(CopyingTransaction):
             return
         self.abort()
         self._open_upstream(mail)
-        try:
-            replies = yield from AskUpstream(self._upstream, rcpts)
-        finally:
-            self._account("upstream")
+        replies: list[Reply] = yield AskUpstream(self._upstream, rcpts)
         refused = [reply.code for reply in replies if reply.code >= 300]
         if refused:
             self.abort()
@@ -262,13 +257,10 @@ class RelayTransaction(CopyingTransaction):
         upstream.begin_data()
         reply: Reply | None = None
         failure = None
-        self._account("policy")
         try:
             reply = yield AwaitData(upstream)
         except UpstreamError as error:
             failure = error  # what was decided is on record all the same
-        finally:
-            self._account("upstream")
         changed = yield from self._settle(outcome)
         if changed is not None:
             self.abort()
@@ -276,18 +268,12 @@ class RelayTransaction(CopyingTransaction):
         if failure is not None:
             raise failure
         if reply is None:
-            reply = yield from self._send(upstream, outgoing)
+            sent: Reply = yield SendContent(upstream, outgoing)
+            reply = sent
         yield from self._note_outcome(reply, len(upstream.accepted))
         if reply.code >= 300:
             yield from self._not_mailed()
         return reply
-
-    def _send(self, upstream: Upstream, outgoing: Iterator[bytes]) -> Steps[Reply]:
-        try:
-            answer: Reply = yield SendContent(upstream, outgoing)
-        finally:
-            self._account("upstream")
-        return answer
 
     def _split(
         self, outcome: Outcome, headers: HeaderBlock, made: Callable[[], Steps[Iterator[bytes]]]
@@ -382,11 +368,6 @@ class RelayTransaction(CopyingTransaction):
             if body is None:
                 body = yield from body_without_pixels(headers, content.body())
                 self._body_without_pixels = body
-        edits = edited(self._services, decided, headers, content, trace, unsubscribe, body)
-        if self._services.signing_keys is None:
-            return (yield from edits)
-        self._account("policy")
-        try:
-            return (yield from edits)
-        finally:
-            self._account("sign")
+        return (
+            yield from edited(self._services, decided, headers, content, trace, unsubscribe, body)
+        )

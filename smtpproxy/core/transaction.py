@@ -129,13 +129,11 @@ class Transaction(CountedTransaction):
         if provisional and services.reads_standby and not all(map(_is_allowed, verdicts)):
             yield from self._refresh(addresses)  # what a standby says alone refuses nobody
             verdicts = evaluation.judge_at_rcpt(addresses, services.now())
-        self._account("policy")
         if services.asks_domains:
             pairs = zip(addresses, verdicts, strict=True)
             asked = [a for a, v in pairs if v.action is not Action.REFUSE]
             if asked:  # nobody's domain is asked who is refused anyway
                 null_mx = yield from AskDomains(asked)
-                self._account("dns")
                 evaluation.learn_domains(null_mx)
                 yield from self._refresh(addresses)  # it took its time
                 verdicts = evaluation.judge_at_rcpt(addresses, services.now())
@@ -165,10 +163,7 @@ class Transaction(CountedTransaction):
         features = yield from content_features(
             services, self._choice, message, self.reverse_path, addresses
         )
-        self._account("policy")
         self._features, failure = yield from with_dns(services, self._choice, message, features)
-        if failure or self._features is not features:  # it was asked
-            self._account("dns")
         if failure:
             services.emit(Failed(self.client.listener, "dns", failure))
         features = self._features
@@ -184,7 +179,6 @@ class Transaction(CountedTransaction):
             yield from self._refresh(addresses)
             judged = evaluation.judge_anew(stream, addresses, features, now)
         verdict = judge_message(stream, features)
-        self._account("policy")
         may_pass = verdict.action is Action.ALLOW or stream.mode is Mode.OBSERVE
         if may_pass and (yield from self._count(stream, addresses, judged)):
             judged = evaluation.judge_anew(stream, addresses, features, now)
@@ -323,15 +317,11 @@ class Transaction(CountedTransaction):
             lookups = replace(lookups, provisional=True)
         if self._counted:
             lookups = replace(lookups, mailings=False)  # the message itself is among them
-        self._account("policy")
-        try:
-            answer: tuple[Facts, object] = yield ReadFacts(lookups)
-            evaluation.learn(addresses, *answer)
-            if evaluation.limited and (few := evaluation.limited - self._counted):
-                mailed, _ = yield from ReadFacts(Lookups(tuple(few), mailings=True))
-                evaluation.learn_mailed(mailed)
-        finally:
-            self._account("store")
+        answer: tuple[Facts, object] = yield ReadFacts(lookups)
+        evaluation.learn(addresses, *answer)
+        if evaluation.limited and (few := evaluation.limited - self._counted):
+            mailed, _ = yield from ReadFacts(Lookups(tuple(few), mailings=True))
+            evaluation.learn_mailed(mailed)
 
     def _note_outcome(
         self, reply: Reply, recipients: int = 0, each: tuple[str, ...] = ()

@@ -7,10 +7,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from smtpproxy.auth import MECHANISMS, Authenticator
-from smtpproxy.core.effects import Effect, Steps
+from smtpproxy.core.effects import Handlers, Steps
 from smtpproxy.core.perform import Run
 from smtpproxy.core.services import Services, StreamTable
-from smtpproxy.events import ConnectionRefused, FilesRead
+from smtpproxy.events import ConnectionRefused, FilesRead, Stage
 from smtpproxy.intake.accept import Handshakes, ProxyAcceptor, TrustedHosts
 from smtpproxy.intake.limits import ClientRates, ConnectionLimits, RateTable, Refusal
 from smtpproxy.relay.content import Spool
@@ -43,7 +43,7 @@ class Listener:
         settings: ListenerSettings,
         server: ServerSettings,
         services: Services,
-        perform: Callable[[Effect[Any]], Any],
+        handlers: Handlers,
         streams: StreamTable,
         deadlines: Deadlines,
         spool: Spool,
@@ -56,7 +56,7 @@ class Listener:
         self.settings = settings
         self.server = server
         self.services = services
-        self.perform = perform
+        self.handlers = handlers
         self.streams = streams
         self.deadlines = deadlines
         self.spool = spool
@@ -81,9 +81,9 @@ class Listener:
         self._listening: asyncio.Server | ProxyAcceptor | None = None
         self._named: dict[int, str] = {}  # by file number: clients that a PROXY header named
 
-    def run(self, steps: Steps[T]) -> Run[T]:
-        """Run the steps of a transaction to their end."""
-        return Run(steps, self.perform)
+    def run(self, steps: Steps[T], spent: dict[Stage, float]) -> Run[T]:
+        """Run the steps of a transaction to their end; `spent` is what it counts its time in."""
+        return Run(steps, self.handlers, spent, self.services.ticks)
 
     async def open(
         self, sock: socket.socket, session: Callable[["Listener"], asyncio.Protocol]

@@ -244,7 +244,7 @@ class MilterSession(Session):
             return Pending.settled(_TOO_MANY)
         if "@" not in mailbox or forgets_recipient(self._engine.macro):
             transaction.keep_together()
-        return self._listener.run(transaction.recipient(recipient))
+        return self._listener.run(transaction.recipient(recipient), transaction.spent)
 
     def _end_of_message(self, end: EndOfMessage) -> None:
         message = self._message
@@ -258,11 +258,12 @@ class MilterSession(Session):
             self._forget_message()
             return
         queue_id = self._engine.macro("i") or ""
-        steps = message.transaction.message(
+        transaction = message.transaction
+        steps = transaction.message(
             message.header(), message.size, queue_id, message.text(), self._hears
         )
         self._show_progress_soon()
-        self._wait_for(self._listener.run(steps), self._advised)
+        self._wait_for(self._listener.run(steps, transaction.spent), self._advised)
 
     def _hears(self) -> bool:
         """Whether the MTA is there for its answer, as far as that shows."""

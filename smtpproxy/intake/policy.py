@@ -150,7 +150,7 @@ class PolicySession(Session):
                 self._refusals += 1
             return refusal
 
-        return self._listener.run(message.recipient(recipient)).then(judged)
+        return self._listener.run(message.recipient(recipient), message.spent).then(judged)
 
     def _later(self, request: PolicyRequest) -> Pending[Reply | None]:
         """See that nobody slips past who was not asked about at RCPT.
@@ -165,7 +165,7 @@ class PolicySession(Session):
         if path and path not in self._asked:
             return self._recipient(request)
         if path or 0 < count <= message.permitted:
-            return self._listener.run(message.still_permitted())
+            return self._listener.run(message.still_permitted(), message.spent)
         text = (
             f"{counted(count, 'recipient')} at {request.state}, of whom {message.permitted} were"
             " asked about at RCPT on this connection: is check_policy_service in"

@@ -297,7 +297,7 @@ class SmtpSession(Session):
             self._transaction = transaction
         if permitted:
             steps = transaction.recipients(asked[:permitted])
-            self._wait_for(self._listener.run(steps), self._answer_recipients)
+            self._wait_for(self._listener.run(steps, transaction.spent), self._answer_recipients)
         else:
             self._answer_recipients(Pending.settled([]))
 
@@ -333,7 +333,8 @@ class SmtpSession(Session):
             refusal = self._content_refusal(end.problem)
             self._wait_for(Pending.settled([refusal] * transaction.accepted), answered)
         else:
-            self._wait_for(self._listener.run(transaction.message(content, self._hears)), answered)
+            steps = transaction.message(content, self._hears)
+            self._wait_for(self._listener.run(steps, transaction.spent), answered)
 
     def _hears(self) -> bool:
         """Whether the client is there for its answer, as far as that shows."""

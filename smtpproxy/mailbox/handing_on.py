@@ -3,18 +3,17 @@ as one, and goes once for each kind of bounce about a message to a recipient."""
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 
 import structlog
 
 from smtpproxy.core.delivering import FAILURES
-from smtpproxy.core.effects import Effect, SendContent
+from smtpproxy.core.effects import Handlers, SendContent
 from smtpproxy.core.notices import NoticeDeferred, NoticeRefused, Notices
-from smtpproxy.core.perform import Performer, drive
+from smtpproxy.core.perform import drive
 from smtpproxy.core.services import Services
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import RECEIVED_LIMIT, Reply, received
@@ -57,7 +56,7 @@ class BounceRelay:
 
     settings: FeedbackSettings
     services: Services
-    perform: Performer
+    handlers: Handlers
     log: FeedbackLog
     maildir: Maildir
     messages: Messages
@@ -82,7 +81,7 @@ class BounceRelay:
         try:
             message = await self._sent(bounce.decision)
             notices, content = await asyncio.to_thread(self._made, bounce, message)
-            await drive(notices.handed_on(content), self._performing(bounce))
+            await drive(notices.handed_on(content), self._handlers(bounce))
         except (_Nobody, NoticeRefused) as error:  # a refusal is on record
             log.info("bounce not handed on", id=bounce.decision, reason=str(error))
         except NoticeDeferred as error:  # one app's mailbox may be full: others' are not
@@ -129,24 +128,22 @@ class BounceRelay:
         if await self._waits(bounce, now, patience, error) and _pause(bounce.tries) > _LOOK_AGAIN:
             await self.log.hand_on_later(bounce.key, now + _LOOK_AGAIN)
 
-    def _performing(self, bounce: HandingOn) -> Callable[[Effect[Any]], Any]:
-        """Return what performs effects, and notes that the upstream has the bounce once it says so.
+    def _handlers(self, bounce: HandingOn) -> Handlers:
+        """Return what carries effects out, and notes that the upstream has the bounce.
 
         A process that is killed later than that does not hand it on again.
         """
 
-        async def noted(answer: Awaitable[Reply]) -> Reply:
-            reply = await answer
+        send = self.handlers[SendContent]
+
+        async def noted(effect: SendContent) -> Reply:
+            reply: Reply = await send(effect)
             if reply.code < 300:
                 with suppress(StoreUnavailable):  # it is noted again when all is done
                     await self._is_over(bounce)
             return reply
 
-        def perform(effect: Effect[Any]) -> Any:
-            result = self.perform(effect)
-            return noted(result) if isinstance(effect, SendContent) else result
-
-        return perform
+        return {**self.handlers, SendContent: noted}
 
     async def _sent(self, id: str) -> SentMessage:
         """Find the message, here or elsewhere. Raises _NotFound, StoreUnavailable, OSError."""

@@ -122,7 +122,7 @@ class Mailbox:
         self._relay = BounceRelay(
             feedback,
             services,
-            Performer(self._store, self._journal),
+            Performer(self._store, self._journal).handlers,
             self._feedback,
             self._maildir,
             self._messages,

@@ -164,7 +164,7 @@ class Worker:
             return_path=self._return_path(),
             signing_keys=None if signer is None else signer.keys,
         )
-        perform = self._performer(signer)
+        handlers = self._performer(signer).handlers
         streams = StreamTable(settings)
         spool = Spool(server.state_dir / "spool", server.spool_threshold)
         self._number = number
@@ -175,7 +175,7 @@ class Worker:
                 listener,
                 server,
                 services,
-                perform,
+                handlers,
                 streams,
                 deadlines,
                 spool,

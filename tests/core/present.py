@@ -117,7 +117,7 @@ class Present:
             record_waits=True,
             reads_standby=setting.standby,
         )
-        self.perform = Performer(
+        self.performer = Performer(
             outside,
             outside,
             mailings=outside,  # type: ignore[arg-type]
@@ -172,7 +172,7 @@ class Present:
         self.loop.close()
 
     async def drive(self, steps: Steps[T]) -> T:
-        return await drive(steps, self.perform)
+        return await drive(steps, self.performer.handlers)
 
     def ask(self, work: Coroutine[Any, Any, Sequence[Answer]], about: Sequence[str]) -> Question:
         question = Question(tuple(about))

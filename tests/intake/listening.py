@@ -164,12 +164,12 @@ class Intake:
             ),
             checks_signatures=False,
         )
-        perform = Performer(self.store, self.records, signer=self.signer)
+        handlers = Performer(self.store, self.records, signer=self.signer).handlers
         self.door = Listener(
             settings.listeners[0],
             server,
             services,
-            perform,
+            handlers,
             StreamTable(settings),
             deadlines,
             Spool(self.spool, server.spool_threshold),

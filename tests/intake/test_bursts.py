@@ -8,7 +8,7 @@ import pytest
 
 from smtpproxy.core.effects import Steps, StoreVersion
 from smtpproxy.core.services import StreamTable
-from smtpproxy.events import Event
+from smtpproxy.events import Event, Stage
 from smtpproxy.intake.listener import Listener
 from smtpproxy.intake.smtp import SmtpSession
 from smtpproxy.mail.reply import Reply
@@ -58,6 +58,7 @@ class Told:
 
     def __init__(self, *_: Any) -> None:
         self.content = 0
+        self.spent: dict[Stage, float] = {}
         Told.instances.append(self)
 
     def recipients(self, asked: list[Rcpt]) -> Steps[list[Reply]]:
