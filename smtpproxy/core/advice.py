@@ -334,17 +334,13 @@ class DelegatedTransaction(Transaction):
         stream, facts = self._choice.candidates[0], self._evaluation.facts
         verdicts = tuple(verdict for _, verdict in judged)
         people = [recipient for recipient, _ in judged]
+        passes = self._observed or all(verdict.action is Action.ALLOW for verdict in verdicts)
         decided = self._decision(
             "rcpt",
             Decision(stream, stream.rulebook, verdicts, message),
             people,
             {r.canonical: facts[r.canonical] for r in people if r.canonical in facts},
-        )
-        passes = self._observed or all(verdict.action is Action.ALLOW for verdict in verdicts)
-        decided = replace(
-            decided,
             observed=self._observed,
             relayed=message is None and passes,
-            permitted_before=tuple(before),
         )
-        yield from self._record_passing(decided)
+        yield from self._record_passing(replace(decided, permitted_before=tuple(before)))

@@ -25,6 +25,12 @@ class CountedTransaction(RecordedTransaction):
         self._evaluation = Evaluation(services, choice)
         self._counted: frozenset[str] = frozenset()  # for whom the message was counted
 
+    def _counts(self, stream: Stream) -> bool:
+        """Whether messages on this stream are counted for these recipients."""
+        return (
+            self._services.counts_mailings or bool(self._evaluation.limited)
+        ) and stream.stream_class is StreamClass.MARKETING
+
     def _count(
         self, stream: Stream, addresses: Sequence[str], verdicts: Sequence[Verdict]
     ) -> Steps[bool]:
@@ -33,7 +39,7 @@ class CountedTransaction(RecordedTransaction):
         From now on the facts hold what was counted before it, by any worker.
         """
         limited, all_count = self._evaluation.limited, self._services.counts_mailings
-        if not (all_count or limited) or stream.stream_class is not StreamClass.MARKETING:
+        if not self._counts(stream):
             return False
         observed = stream.mode is Mode.OBSERVE
         pairs = zip(addresses, verdicts, strict=True)

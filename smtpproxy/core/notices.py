@@ -6,8 +6,7 @@ final answer: a client that tries again sends nothing twice. docs/adr/0011-fan-o
 """
 
 from collections.abc import Callable, Iterable, Sequence
-
-from msgspec.structs import replace
+from datetime import datetime
 
 from smtpproxy.core.effects import (
     AskUpstream,
@@ -26,12 +25,11 @@ from smtpproxy.core.recording import (
     TEMPORARY_FAILURE,
     Mixed,
     Outcome,
-    decided_on,
     without_erased,
 )
 from smtpproxy.core.services import Services, StreamChoice
 from smtpproxy.core.transaction import Transaction
-from smtpproxy.events import Client, Decided, Relayed
+from smtpproxy.events import Client, Decided, JudgedRecipient, Relayed
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.dsn import (
     Envelope,
@@ -50,6 +48,7 @@ from smtpproxy.policy.model import (
     Decision,
     Facts,
     Lookups,
+    Reason,
     Verdict,
 )
 from smtpproxy.policy.replies import recipient_reply
@@ -72,15 +71,22 @@ class Notices:
     """Judges, records and sends the notices about one message to its reverse path."""
 
     def __init__(
-        self, services: Services, id: str, client: Client, reverse_path: str, envid: str | None
+        self,
+        services: Services,
+        id: str,
+        client: Client,
+        reverse_path: str,
+        envid: str | None,
+        began: datetime,
     ) -> None:
+        """`began` is when the message did: who is erased from then on is not named on record."""
         self._services = services
         self._about = id
         self._client = client
         self._reverse_path = reverse_path
         self._envid = envid
         self._verdict: Verdict | None = None
-        self._began = services.now()
+        self._began = began
         self._facts: Facts = {}
         self._judged_at: object = None  # the state of the store that the verdict is from
 
@@ -207,17 +213,16 @@ class Notices:
     def _record(self, id: str, verdict: Verdict, size: int) -> Steps[Decided]:
         """Put a verdict on the sender on record, before anything follows from it."""
         sender = self._reverse_path
-        decided = replace(
-            decided_on(
-                id,
-                self._services.now(),
-                "notice",
-                self._client,
-                "",
-                Decision(NOTICE_STREAM, NOTICE_STREAM.rulebook, (verdict,)),
-                [(sender, canonical(sender))],
-                self._facts,
-            ),
+        decided = Decided(
+            id=id,
+            at=self._services.now(),
+            stage="notice",
+            client=self._client,
+            reverse_path="",
+            decision=Decision(NOTICE_STREAM, NOTICE_STREAM.rulebook, (verdict,)),
+            recipients=(JudgedRecipient(sender, canonical(sender), verdict),),
+            facts=self._facts,
+            undecided=verdict.reason is Reason.TEMPORARY_FAILURE,
             size=size,
             relayed=verdict.action is Action.ALLOW,
             notice_about=self._about,
@@ -254,7 +259,7 @@ def told(forward_path: str) -> str:
 class NotifyingTransaction(Transaction):
     """A transaction that may go to some of its recipients, and tell the sender of the others."""
 
-    __slots__ = ("_digest", "_kept", "_notices", "_notified")
+    __slots__ = ("_digest", "_envid", "_kept", "_notified", "_own_notices")
 
     def __init__(
         self,
@@ -266,10 +271,21 @@ class NotifyingTransaction(Transaction):
         envid: str | None = None,
     ) -> None:
         super().__init__(services, client, reverse_path, choice, mixed)
-        self._notices = Notices(services, self.id, client, reverse_path, envid)
+        self._envid = envid
+        self._own_notices: Notices | None = None
         self._notified: set[str] = set()  # forward paths of whom the sender was told
         self._digest: Callable[[], bytes] = bytes  # of the content, once there is any
         self._kept: set[str] = set()  # what the ledger has of this message
+
+    @property
+    def _notices(self) -> Notices:
+        """The notices about this message; most have none."""
+        notices = self._own_notices
+        if notices is None:
+            notices = self._own_notices = Notices(
+                self._services, self.id, self.client, self.reverse_path, self._envid, self._began
+            )
+        return notices
 
     def _notify_refused(self, outcome: Outcome, header: bytes) -> Steps[Outcome | None]:
         """Put the decision on record and tell the sender who is not mailed.

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from inspect import isawaitable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -59,7 +58,7 @@ class Run(Pending[T]):
         self._awaited: Pending[Any] | None = None
         self._stage: Stage = "policy"  # of what is waited for, since `_began`
         self._began = 0.0
-        self._go(None, None)
+        self._go(None)
 
     def cancel(self) -> None:
         """Go no further: the steps are closed where they are."""
@@ -68,37 +67,36 @@ class Run(Pending[T]):
             self._awaited.cancel()
         self._steps.close()
 
-    def _resume(self, answer: Pending[Any]) -> None:
-        self._awaited = None
-        stage, spent = self._stage, self._spent
-        spent[stage] = spent.get(stage, 0.0) + self._ticks() - self._began
-        error = answer.error
-        if error is None or isinstance(error, Exception):
-            self._go(answer.value, error)
-        else:  # what was waited for was cancelled, and so is who waits
-            self._steps.close()
-            self.fail(error)
-
-    def _go(self, answer: Any, error: Exception | None) -> None:
+    def _go(self, answer: Pending[Any] | None) -> None:
+        """Go on with what was waited for, up to what has to be waited for next."""
         steps, handlers, spent, ticks = self._steps, self._handlers, self._spent, self._ticks
+        began, stage = self._began, self._stage
         try:
             while True:
-                effect = steps.send(answer) if error is None else steps.throw(error)
-                error, began = None, ticks()
+                if answer is None:
+                    effect = steps.send(None)
+                else:
+                    spent[stage] = spent.get(stage, 0.0) + ticks() - began
+                    error = answer.error
+                    if error is None:
+                        effect = steps.send(answer.value)
+                    elif isinstance(error, Exception):
+                        effect = steps.throw(error)
+                    else:  # what was waited for was cancelled, and so is who waits
+                        steps.close()
+                        self.fail(error)
+                        return
+                stage, began = effect.stage, ticks()
                 try:
                     answer = handlers[type(effect)](effect)
-                    if isinstance(answer, Pending) or isawaitable(answer):
-                        if not isinstance(answer, Pending):
-                            answer = Pending.of(answer)
-                        if not answer.done:
-                            self._awaited, self._stage, self._began = answer, effect.stage, began
-                            answer.when_done(self._resume)
-                            return
-                        error, answer = answer.error, answer.value
+                    if not isinstance(answer, Pending):
+                        answer = Pending.of(answer)
                 except Exception as failure:
-                    error = failure
-                stage = effect.stage
-                spent[stage] = spent.get(stage, 0.0) + ticks() - began
+                    answer = Pending.failed(failure)
+                if not answer.done:
+                    self._awaited, self._stage, self._began = answer, stage, began
+                    answer.when_done(self._go)
+                    return
         except StopIteration as stop:
             self.settle(stop.value)
         except Exception as failure:

@@ -1,7 +1,7 @@
 """What was decided about a message, how it is answered, and what a transaction tells of it: the
 record, events for the sinks, and how long it took."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal, TypeVar
 
@@ -24,11 +24,13 @@ from smtpproxy.events import (
 from smtpproxy.mail.address import AddressError, AmbiguousAddress
 from smtpproxy.mail.dkim import SigningFailed
 from smtpproxy.mail.reply import Reply
+from smtpproxy.policy.features import MessageIdentity
 from smtpproxy.policy.model import (
     NO_FACTS,
     Action,
     Decision,
     Facts,
+    MessageFeatures,
     Origin,
     Reason,
     RecipientFacts,
@@ -156,39 +158,10 @@ def refused_as_a_whole(refused: Sequence[Refused]) -> Verdict:
     return Verdict(action, Reason.RECIPIENTS_REFUSED, rule="on_mixed")
 
 
-def decided_on(
-    id: str,
-    at: datetime,
-    stage: Literal["rcpt", "data", "notice"],
-    client: Client,
-    reverse_path: str,
-    decision: Decision,
-    people: Iterable[tuple[str, str]],
-    facts: Facts,
-) -> Decided:
-    """The record of a decision; nothing is said to pass by it.
-
-    `people` are those it is about, in its order: as they were asked for, and canonical.
-    """
-    verdicts = decision.recipients
-    recipients = [JudgedRecipient(*names, verdicts[at]) for at, names in enumerate(people)]
-    undecided = [v for v in verdicts if v.reason is Reason.TEMPORARY_FAILURE]
-    message = decision.message
-    return Decided(
-        id=id,
-        at=at,
-        stage=stage,
-        client=client,
-        reverse_path=reverse_path,
-        decision=decision,
-        recipients=tuple(recipients),
-        facts=facts,
-        undecided=bool(undecided)
-        or (message is not None and message.reason is Reason.TEMPORARY_FAILURE),
-    )
-
-
 T = TypeVar("T")
+
+_ALLOW = Action.ALLOW
+_NO_FEATURES, _NO_IDENTITY = MessageFeatures(), MessageIdentity()
 
 _PARTS: Mapping[type[Exception], Part] = {
     StoreUnavailable: "store",
@@ -202,8 +175,8 @@ class RecordedTransaction:
     """A transaction that has an id and a client, and is on record."""
 
     __slots__ = (
-        *("_began", "_choice", "_lacks_outcome", "_on_record", "_services", "_turn_began"),
-        *("_worked", "client", "id", "reverse_path", "spent"),
+        *("_began", "_choice", "_features", "_identity", "_lacks_outcome", "_on_record"),
+        *("_services", "_size", "_turn_began", "_worked", "client", "id", "reverse_path", "spent"),
     )
 
     def __init__(
@@ -220,6 +193,10 @@ class RecordedTransaction:
         self._turn_began = 0.0
         self._on_record: Decided | None = None  # what passes, as it was last recorded
         self._lacks_outcome = False  # what that came to is not on record yet
+        # Of the message, once it is there:
+        self._features = _NO_FEATURES
+        self._identity = _NO_IDENTITY
+        self._size = 0  # octets
 
     def _decision(
         self,
@@ -227,22 +204,40 @@ class RecordedTransaction:
         decision: Decision,
         people: Sequence[Recipient],
         facts: Facts,
+        *,
+        features: MessageFeatures | None = None,
+        observed: bool = False,
+        relayed: bool = False,
     ) -> Decided:
-        """What goes on record of a decision; nothing is said to pass by it."""
-        decided = decided_on(
-            self.id,
-            self._services.now(),
-            stage,
-            self.client,
-            self.reverse_path,
-            decision,
-            [(recipient.path, recipient.canonical) for recipient in people],
-            facts,
+        """What goes on record of a decision on these people, in its order."""
+        identity, against = (
+            self._identity,
+            [v for v in decision.recipients if v.action is not _ALLOW],
         )
-        help_url, verdicts = self._services.help_url, (*decision.recipients, decision.message)
-        if help_url and any(v is not None and v.action is not Action.ALLOW for v in verdicts):
-            return replace(decided, help_url=help_url)
-        return decided
+        if decision.message is not None and decision.message.action is not _ALLOW:
+            against.append(decision.message)
+        pairs = zip(people, decision.recipients, strict=True)
+        return Decided(
+            id=self.id,
+            at=self._services.now(),
+            stage=stage,
+            client=self.client,
+            reverse_path=self.reverse_path,
+            decision=decision,
+            recipients=tuple(
+                [JudgedRecipient(r.rcpt.forward_path, r.canonical, verdict) for r, verdict in pairs]
+            ),
+            facts=facts,
+            features=features,
+            observed=observed,
+            undecided=Reason.TEMPORARY_FAILURE in [verdict.reason for verdict in against],
+            message_id=identity.message_id,
+            subject=identity.subject,
+            header_from=identity.header_from,
+            size=self._size,
+            relayed=relayed,
+            help_url=self._services.help_url if against else "",
+        )
 
     def _record(self, decided: Decided) -> Steps[None]:
         """Put a decision on record and tell of it. Raises AuditUnavailable."""

@@ -72,8 +72,11 @@ class RelayTransaction(CopyingTransaction):
         """Judge recipients and put the permitted ones to the upstream; one reply each."""
         self._resume()
         permitted, replies = yield from self._judge_rcpts(asked, early=True)
-        answers = iter((yield from self._put_upstream(permitted)) if permitted else ())
+        answered = (yield from self._put_upstream(permitted)) if permitted else []
         self._pause()
+        if len(answered) == len(replies):
+            return answered
+        answers = iter(answered)
         return [next(answers) if reply is None else reply for reply in replies]
 
     def message(
@@ -94,8 +97,9 @@ class RelayTransaction(CopyingTransaction):
             replies = [self._failed(error, recipients=accepted, messages=1)]
             if not self._upstream.in_doubt:
                 yield from self._not_mailed()
-        yield from self._note_outcome(replies[0])
-        if client_is_there() and not any(400 <= reply.code < 500 for reply in replies):
+        if self._lacks_outcome:
+            yield from self._note_outcome(replies[0])
+        if self._kept and client_is_there() and not any(400 <= r.code < 500 for r in replies):
             yield from self._forget()
         self._pause()
         self._ended()
@@ -160,18 +164,20 @@ class RelayTransaction(CopyingTransaction):
             header, people = headers.without(""), list(fields)
             copy = lambda r: self._outgoing(outcome, headers, content, fields[r], r)  # noqa: E731
             return (yield from self._relay_copies(outcome, header, people, copy))
-        made = partial(self._outgoing, outcome, headers, content, next(iter(fields.values()), b""))
-        if outcome.mixed and self._mixed == "split":
+        mixed, unsubscribe = outcome.mixed, next(iter(fields.values())) if fields else b""
+        if mixed and self._mixed == "split":
+            made = partial(self._outgoing, outcome, headers, content, unsubscribe)
             return (yield from self._split(outcome, headers, made))
-        outgoing = yield from made()
+        outgoing = yield from self._outgoing(outcome, headers, content, unsubscribe)
         yield from self._upstream_for(outcome)
         done = yield from self._deliver(outcome, outgoing)
         if isinstance(done, Outcome):
             return done
-        yield from self._tell_relayed(done, b"" if outcome.mixed else headers.without(""))
-        refused = outcome.refusals if outcome.mixed else {}
-        if not refused:
+        if done.code < 300 and not self._upstream.notifies:
+            yield from self._tell_relayed(b"" if mixed else headers.without(""))
+        if not mixed:
             return [done]
+        refused = outcome.refusals
         return [refused.get(recipient, done) for recipient in self.recipients_accepted]
 
     # nobody gets it
@@ -289,13 +295,12 @@ class RelayTransaction(CopyingTransaction):
         done = yield from self._deliver(outcome, outgoing)
         if isinstance(done, Outcome):
             return done
-        yield from self._tell_relayed(done, headers.without(""))
+        if done.code < 300 and not self._upstream.notifies:
+            yield from self._tell_relayed(headers.without(""))
         return [done]
 
-    def _tell_relayed(self, reply: Reply, header: bytes) -> Steps[None]:
+    def _tell_relayed(self, header: bytes) -> Steps[None]:
         """The mail is accepted: a notice that cannot be sent is a line in the log."""
-        if reply.code >= 300 or self._upstream.notifies:
-            return
         try:
             yield from self._notices.relayed(self._upstream.accepted, header)
         except NoticeRefused:
@@ -309,9 +314,11 @@ class RelayTransaction(CopyingTransaction):
         """The fields that each permitted recipient's copy gets, empty ones too; none where nobody
         gets a copy of their own. Raises StoreUnavailable.
         """
-        fields = self._unsubscribe_fields(outcome, headers)
         stream = outcome.stream
-        if not stream.verp or not self._returns(stream):
+        if stream.unsubscribe_scope is None and not stream.verp:
+            return {}
+        fields = self._unsubscribe_fields(outcome, headers)
+        if not self._returns(stream):
             return fields
         own = {}
         for recipient in self._permitted(outcome):

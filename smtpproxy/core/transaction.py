@@ -32,16 +32,16 @@ from smtpproxy.events import Client, Decided, Failed
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.decide import judge_message
-from smtpproxy.policy.features import MessageIdentity, read_identity
+from smtpproxy.policy.features import read_identity
 from smtpproxy.policy.model import (
     NO_FACTS,
     Action,
     Decision,
     Facts,
     Lookups,
-    MessageFeatures,
     Mode,
     Reason,
+    Stream,
     Verdict,
 )
 from smtpproxy.policy.replies import recipient_reply
@@ -50,6 +50,8 @@ from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.wire.commands import Rcpt
 
 T = TypeVar("T")
+
+_ALLOW = Action.ALLOW
 
 _MOST_LOOKS = 5
 """How often a message may be judged anew because the store changes while it is carried out."""
@@ -62,7 +64,7 @@ class Transaction(CountedTransaction):
     log, never an exception out of `recipients` and `message` of the classes below this one.
     """
 
-    __slots__ = ("_features", "_identity", "_mixed", "_size", "recipients_accepted")
+    __slots__ = ("_addresses", "_mixed", "_stream", "recipients_accepted")
 
     def __init__(
         self,
@@ -75,9 +77,8 @@ class Transaction(CountedTransaction):
         super().__init__(services, client, reverse_path, choice)
         self.recipients_accepted: list[Recipient] = []
         self._mixed: Mixed = mixed or services.on_mixed
-        self._features = MessageFeatures()
-        self._identity = MessageIdentity()
-        self._size = 0
+        self._addresses: Sequence[str] = ()  # of these, at the end of the message
+        self._stream: Stream | None = None  # of the message, while it is known and permitted
 
     # RCPT
 
@@ -90,31 +91,33 @@ class Transaction(CountedTransaction):
         else is left to the end of the message.
         """
         replies: list[Reply | None] = [None] * len(asked)
-        known: list[tuple[int, Recipient]] = []
+        known: dict[int, Recipient] = {}  # by their places among those asked for
+        addresses = []
         for index, rcpt in enumerate(asked):
             try:
-                known.append((index, Recipient(rcpt, self.canonical(rcpt.forward_path))))
+                address = self.canonical(rcpt.forward_path)
             except AddressError as error:
                 replies[index] = unreadable(error)
+            else:
+                known[index] = Recipient(rcpt, address)
+                addresses.append(address)
         early = early and self._choice.refuses_at_rcpt
-        addresses = [recipient.canonical for _, recipient in known]
         try:
             verdicts = yield from self._read_and_judge(addresses, provisional=True)
             if early:
-                refused = [
-                    (index, recipient, verdict)
-                    for (index, recipient), verdict in zip(known, verdicts, strict=True)
-                    if verdict.action is not Action.ALLOW
-                ]
-                yield from self._record_refused([(r, v) for _, r, v in refused])
-                for index, recipient, verdict in refused:
-                    replies[index] = self._recipient_reply(recipient, verdict)
+                judged = zip(known, verdicts, strict=True)
+                refused = {index: v for index, v in judged if v.action is not _ALLOW}
+                if refused:
+                    yield from self._record_refused([(known[i], v) for i, v in refused.items()])
+                    for index, verdict in refused.items():
+                        replies[index] = self._recipient_reply(known.pop(index), verdict)
         except (StoreUnavailable, AuditUnavailable) as error:
             failure = self._failed(error, recipients=len(known) if early else 0)
             if early:
-                for index, _ in known:
+                for index in known:
                     replies[index] = failure
-        return [recipient for index, recipient in known if replies[index] is None], replies
+                known.clear()
+        return list(known.values()), replies
 
     def _read_and_judge(
         self, addresses: Sequence[str], *, provisional: bool = False
@@ -140,10 +143,8 @@ class Transaction(CountedTransaction):
         return verdicts
 
     def _record_refused(self, refused: Sequence[Refused]) -> Steps[None]:
-        if not refused:
-            return
         stream, facts = self._choice.candidates[0], self._evaluation.facts
-        decision = Decision(stream, stream.rulebook, tuple(verdict for _, verdict in refused))
+        decision = Decision(stream, stream.rulebook, tuple([verdict for _, verdict in refused]))
         people = [recipient for recipient, _ in refused]
         about = {recipient.canonical: facts[recipient.canonical] for recipient in people}
         decided = self._decision("rcpt", decision, people, about)
@@ -158,49 +159,51 @@ class Transaction(CountedTransaction):
         """
         services, evaluation = self._services, self._evaluation
         addresses = [recipient.canonical for recipient in self.recipients_accepted]
+        self._addresses = addresses
         self._size = message.size
         self._identity = read_identity(message.headers)
         features = yield from content_features(
             services, self._choice, message, self.reverse_path, addresses
         )
-        self._features, failure = yield from with_dns(services, self._choice, message, features)
-        if failure:
-            services.emit(Failed(self.client.listener, "dns", failure))
-        features = self._features
+        if services.asks_organisations or services.checks_signatures:
+            features, failure = yield from with_dns(services, self._choice, message, features)
+            if failure:
+                services.emit(Failed(self.client.listener, "dns", failure))
+        self._features = features
         stream = evaluation.stream_of(features)
         if isinstance(stream, Verdict):  # on no stream, so nobody can be allowed either
+            self._stream = None
             default = self._choice.default
             verdicts = (stream,) * len(addresses)
             return self._outcome(Decision(default, default.rulebook, verdicts, stream))
+        self._stream = stream
         now = services.now()
         judged = evaluation.judge_at_end(stream, addresses, features, now)
-        enforces = stream.mode is not Mode.OBSERVE
-        if enforces and services.reads_standby and not all(map(_is_allowed, judged)):
+        observes = stream.mode is Mode.OBSERVE
+        if services.reads_standby and not observes and not all(map(_is_allowed, judged)):
             yield from self._refresh(addresses)
             judged = evaluation.judge_anew(stream, addresses, features, now)
         verdict = judge_message(stream, features)
-        may_pass = verdict.action is Action.ALLOW or stream.mode is Mode.OBSERVE
-        if may_pass and (yield from self._count(stream, addresses, judged)):
+        may_pass = observes or verdict.action is _ALLOW
+        if (
+            may_pass
+            and self._counts(stream)
+            and (yield from self._count(stream, addresses, judged))
+        ):
             judged = evaluation.judge_anew(stream, addresses, features, now)
         if may_pass and stream.trial is not None:
             self._features = yield from self._try_campaign(stream, addresses, judged, features)
             judged = evaluation.judge_anew(stream, addresses, self._features, now)
         outcome = self._outcome(Decision(stream, stream.rulebook, tuple(judged), verdict))
-        yield from self._release_refused(outcome)
+        if self._counted:
+            yield from self._release_refused(outcome)
         return outcome
 
     def _outcome(self, decision: Decision) -> Outcome:
         """What follows from the verdicts: whether it passes, and whom it is not for."""
-        refused = tuple(
-            [
-                (recipient, verdict)
-                for recipient, verdict in zip(
-                    self.recipients_accepted, decision.recipients, strict=True
-                )
-                if verdict.action is not Action.ALLOW
-            ]
-        )
-        allowed = decision.message is None or decision.message.action is Action.ALLOW
+        judged = zip(self.recipients_accepted, decision.recipients, strict=True)
+        refused = tuple([(r, verdict) for r, verdict in judged if verdict.action is not _ALLOW])
+        allowed = decision.message is None or decision.message.action is _ALLOW
         passes = decision.stream.mode is Mode.OBSERVE or (
             allowed and (not refused or self._goes_to_some(refused))
         )
@@ -228,15 +231,14 @@ class Transaction(CountedTransaction):
         )
 
     def _decided(self, decision: Decision, passes: bool) -> Decided:
-        decided = self._decision("data", decision, self.recipients_accepted, self._evaluation.facts)
-        return replace(
-            decided,
+        people, facts = self.recipients_accepted, self._evaluation.facts
+        return self._decision(
+            "data",
+            decision,
+            people,
+            facts,
             features=self._features,
             observed=decision.stream.mode is Mode.OBSERVE,
-            message_id=self._identity.message_id,
-            subject=self._identity.subject,
-            header_from=self._identity.header_from,
-            size=self._size,
             relayed=passes,
         )
 
@@ -248,10 +250,9 @@ class Transaction(CountedTransaction):
         Another look may only refuse: nobody becomes permitted by it. Raises StoreUnavailable,
         unless the message is only observed.
         """
-        stream, decision = outcome.stream, outcome.decided.decision
-        if self._evaluation.stream_of(self._features) is not stream:
+        stream, addresses, decision = self._stream, self._addresses, outcome.decided.decision
+        if stream is None:
             return None  # on no stream: nothing was read for it
-        addresses = [recipient.canonical for recipient in self.recipients_accepted]
         try:
             yield from self._refresh(addresses)
         except StoreUnavailable as error:
@@ -286,7 +287,7 @@ class Transaction(CountedTransaction):
             yield from self._record_passing(outcome.decided)
             if self._services.record_waits:
                 changed = yield from self._look_again(outcome)
-        if changed is not None:
+        if changed is not None and self._counted:
             yield from self._release_refused(changed)
         return changed
 
@@ -333,8 +334,8 @@ class Transaction(CountedTransaction):
         decided = self._on_record
         if decided is None or not self._lacks_outcome:
             return
-        if "@" in str(reply) or any("@" in one for one in each):
-            addresses = [recipient.canonical for recipient in self.recipients_accepted]
+        if "@" in str(reply) or (each and any("@" in one for one in each)):
+            addresses = self._addresses
             try:
                 yield from self._refresh(addresses)
                 facts = [self._evaluation.facts.get(address, NO_FACTS) for address in addresses]
@@ -362,4 +363,4 @@ def _refused_by_either(before: Sequence[Verdict], anew: Sequence[Verdict]) -> tu
 
 
 def _is_allowed(verdict: Verdict) -> bool:
-    return verdict.action is Action.ALLOW
+    return verdict.action is _ALLOW

@@ -167,7 +167,8 @@ class BounceRelay:
         if path.rpartition("@")[2].lower() == self.settings.domain:
             raise _Nobody("the reverse path leads back to this mailbox")
         content = self._content(arrived, bounce)
-        return Notices(self.services, bounce.decision, message.client, path, None), content
+        began = self.services.now()
+        return Notices(self.services, bounce.decision, message.client, path, None, began), content
 
     def _content(self, arrived: Arrived, bounce: HandingOn) -> bytes:
         """The report as it came, with lines that end with CRLF and a trace field of ours."""

@@ -1,6 +1,7 @@
 """What a client sends in several reads before the session's task had its turn."""
 
 import asyncio
+import time
 from itertools import pairwise
 from typing import Any, cast
 
@@ -89,6 +90,7 @@ async def session(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[SmtpS
     class Services:
         hostname = "relay.example"
         emit = events.append
+        ticks = time.monotonic
 
     monkeypatch.setattr("smtpproxy.intake.client.RelayTransaction", Told)
     Told.instances = []
@@ -101,7 +103,7 @@ async def session(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[SmtpS
             listener,
             server,
             cast(Any, Services),
-            lambda _: asyncio.sleep(0),  # every effect takes a turn of the loop
+            {StoreVersion: lambda _: asyncio.sleep(0)},  # every effect takes a turn of the loop
             StreamTable(settings),
             Deadlines(asyncio.get_running_loop()),
             Spool(tmp_path, 1000),

@@ -20,7 +20,6 @@ AT: list[tuple[type, str]] = [
     (SmtpSession, "_all_taken"),
     (SmtpSession, "_answer_recipients"),
     (SmtpSession, "_content_begins"),
-    (SmtpSession, "_hears"),
     (SmtpSession, "_give_up"),
     (Content, "append"),
     (Content, "pieces"),

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from smtpproxy.core.effects import Steps
+from smtpproxy.core.effects import SendContent, Steps
 from smtpproxy.core.notices import NoticeDeferred, NoticeRefused, Notices
 from smtpproxy.core.services import Services
 from smtpproxy.events import Client
@@ -78,7 +78,7 @@ class Mailbox:
         self.relay = BounceRelay(
             FeedbackSettings("bounces.example"),
             cast(Services, self.around),
-            cast(Any, lambda effect: None),
+            {SendContent: lambda effect: None},
             self.log,
             self.maildir,
             Messages(self.audit, others, now=self.around.now),
