@@ -124,6 +124,8 @@ def with_dns(
     features: MessageFeatures,
 ) -> Steps[tuple[MessageFeatures, str]]:
     """Find out what the DNS knows, where a rule asks; also what failed, "" when nothing did."""
+    if not features.dkim_fields and not services.asks_organisations:
+        return features, ""
     stream = choose_stream(choice.permitted, choice.default, features.stream_header)
     if isinstance(stream, Verdict):
         return features, ""

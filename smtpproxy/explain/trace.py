@@ -25,11 +25,10 @@ from smtpproxy.policy.model import (
     SignatureFinding,
     SignatureState,
     Stream,
-    StreamClass,
     Transaction,
     Verdict,
 )
-from smtpproxy.policy.rules import Case, DeliveryCase, MessageCase, RecipientCase, Rule
+from smtpproxy.policy.rules import Case, DeliveryCase, MessageCase, RecipientCase, Rule, tables
 from smtpproxy.policy.rules.message import (
     adds_unsubscribe,
     is_undeclared_bulk,
@@ -209,12 +208,9 @@ def message_trace(
 ) -> tuple[TraceStep, ...]:
     """Return the steps to the verdict on the message itself; `rulebook` names the law."""
     case = MessageCase(stream, features)
-    rules = decide.PERMISSION_MESSAGE_RULES if stream.permission else decide.MESSAGE_RULES
-    if stream.stream_class is StreamClass.TRANSACTIONAL:
-        rules = decide.TRANSACTIONAL_MESSAGE_RULES
     law = {} if rulebook is None else rulebook.law
     told = _Telling(lang, law, message_passed, message_decided)
-    steps, verdict = _ask(rules, case, told)
+    steps, verdict = _ask(tables.message_rules(stream), case, told)
     if verdict is None:
         kept = Phrase("passed.message", {"stream": stream.name})
         steps.append(_step(_MESSAGE, "allow", kept, lang))
@@ -226,9 +222,9 @@ def _recipient_steps(
 ) -> list[TraceStep]:
     case, _ = decide.decisive(case, message)
     law = case.rulebook.law
-    rules = decide.recipient_rules(case.rulebook.bases)
+    rules = tables.recipient_rules(case.rulebook.bases)
     if case.stream.permission:
-        rules = decide.PERMISSION_RULES
+        rules = tables.PERMISSION_RULES
     told = _Telling(lang, law, wording.recipient_passed, wording.recipient_decided)
     steps, verdict = _ask(rules, case, told)
     if verdict is None or verdict.action is not Action.ALLOW:
@@ -238,25 +234,25 @@ def _recipient_steps(
         delivery = DeliveryCase(case, verdict.basis, message)
         asked = {"source_announced": case.stream.first_contact_notice}
         asked["tracking"] = message.content is not None and bool(message.content.pixels)
-        rules_asked = [rule for rule in decide.DELIVERY_RULES if asked[rule.name]]
+        rules_asked = [rule for rule in tables.DELIVERY_RULES if asked[rule.name]]
         more, refusal = _ask(rules_asked, delivery, both)
         steps += more
         if refusal is not None:
             return steps
     if case.facts.null_mx is not None:
-        more, refusal = _ask(decide.DOMAIN_RULES, case, told)
+        more, refusal = _ask(tables.DOMAIN_RULES, case, told)
         steps += more
         if refusal is not None:
             return steps
     if case.facts.contact is not None and case.facts.contact.preferences:
-        more, refusal = _ask(decide.WISHES, case, told)
+        more, refusal = _ask(tables.WISHES, case, told)
         steps += more
         if refusal is not None:
             return steps
-    more, deferral = _ask(decide.DEFERRALS, case, told)
+    more, deferral = _ask(tables.DEFERRALS, case, told)
     steps += more
     if deferral is None and message is not None and case.stream.trial is not None:
-        steps += _ask(decide.TRIALS, DeliveryCase(case, verdict.basis, message), both)[0]
+        steps += _ask(tables.TRIALS, DeliveryCase(case, verdict.basis, message), both)[0]
     return steps
 
 

@@ -8,6 +8,7 @@ never changes once it is released (tests/sinks/audit/test_format.py).
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cached_property
 
 from msgspec import Struct
 
@@ -120,8 +121,11 @@ BULK_WINDOW = 3_600.0
 """Seconds in which one text to many people is counted, where none are set."""
 
 
-class Stream(Struct, frozen=True, omit_defaults=True):
-    """A named flow of mail with one class and purpose (docs/settings.md, `[[stream]]`)."""
+class Stream(Struct, frozen=True, omit_defaults=True, dict=True, cache_hash=True):
+    """A named flow of mail with one class and purpose (docs/settings.md, `[[stream]]`).
+
+    What follows from its settings is found out once, and the same of any equal to it.
+    """
 
     name: str
     stream_class: StreamClass = StreamClass.MARKETING
@@ -179,7 +183,12 @@ class Stream(Struct, frozen=True, omit_defaults=True):
         """
         return f"permission:{self.brand}" if self.permission else self.name
 
-    @property
+    @cached_property
+    def own_brands(self) -> tuple[str | None, ...]:
+        """To whom was said what may allow its mail. None: it is not on record."""
+        return (self.brand,) if self.many_brands else (None, self.brand)
+
+    @cached_property
     def checks_content(self) -> bool:
         """Whether a rule asks for more than every message is read for."""
         return (
@@ -190,23 +199,23 @@ class Stream(Struct, frozen=True, omit_defaults=True):
             or self.alignment is not Alignment.OFF
         )
 
-    @property
+    @cached_property
     def reads_text(self) -> bool:
         """Whether a rule asks for the text of the message."""
         if self.stream_class is StreamClass.TRANSACTIONAL:
             return self.bulk_recipients is not None
         return self.body_optout or self.permission or bool(self.imprint or self.source_statement)
 
-    @property
+    @cached_property
     def looks_for_pixels(self) -> bool:
         return self.tracking_pixels is not TrackingPixels.ALLOW
 
-    @property
+    @cached_property
     def may_be_held_back(self) -> bool:
         """Whether pauses count: any of marketing, that of a restore also of what asks people."""
         return self.stream_class is StreamClass.MARKETING or self.confirmation
 
-    @property
+    @cached_property
     def counts_mailings(self) -> bool:
         """Whether a verdict depends on what the recipient was mailed before."""
         return self.stream_class is StreamClass.MARKETING and (
@@ -217,7 +226,7 @@ class Stream(Struct, frozen=True, omit_defaults=True):
             or self.permission
         )
 
-    @property
+    @cached_property
     def asks_for_snapshots(self) -> bool:
         """Whether a verdict depends on how old the partners' snapshots are."""
         return self.stream_class is StreamClass.MARKETING and self.max_snapshot_age is not None

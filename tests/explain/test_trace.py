@@ -7,7 +7,6 @@ from msgspec.structs import replace
 
 from smtpproxy.explain.trace import TraceStep, message_trace, trace
 from smtpproxy.mail.unsubscribe import FaultKind, UriFault
-from smtpproxy.policy import decide
 from smtpproxy.policy.decide import judge_message
 from smtpproxy.policy.model import (
     Audience,
@@ -23,6 +22,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.rulebook import Rulebook
 from smtpproxy.policy.rulebooks import builtin
+from smtpproxy.policy.rules import tables
 from tests.policy.cases import (
     ADDRESS,
     AGREED,
@@ -84,9 +84,9 @@ def test_every_rule_that_was_asked_is_told_in_order() -> None:
 
 def test_every_rule_names_where_it_comes_from() -> None:
     sources = [
-        rule.source for rule in (*decide.recipient_rules(Rulebook("").bases), *decide.DEFERRALS)
+        rule.source for rule in (*tables.recipient_rules(Rulebook("").bases), *tables.DEFERRALS)
     ]
-    for source in sources + [rule.source for rule in decide.MESSAGE_RULES]:
+    for source in sources + [rule.source for rule in tables.MESSAGE_RULES]:
         assert source.startswith("design ")
         assert " A" in source or "RFC" in source
 

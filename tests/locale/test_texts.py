@@ -22,22 +22,22 @@ from smtpproxy.locale import (
     say,
     texts,
 )
-from smtpproxy.policy import decide
 from smtpproxy.policy.model import Action, Audience, Basis, Condition, Origin, Reason, Sign, Source
 from smtpproxy.policy.periods import Period, Unit
 from smtpproxy.policy.rulebook import Rulebook
+from smtpproxy.policy.rules import tables
 
 RULES = {
     rule.name
     for rules in (
-        decide.recipient_rules(Rulebook("").bases),
-        tuple(decide.BASES.values()),
-        decide.DELIVERY_RULES,
-        decide.DOMAIN_RULES,
-        decide.WISHES,
-        decide.DEFERRALS,
-        decide.TRIALS,
-        decide.MESSAGE_RULES,
+        tables.recipient_rules(Rulebook("").bases),
+        tuple(tables.BASES.values()),
+        tables.DELIVERY_RULES,
+        tables.DOMAIN_RULES,
+        tables.WISHES,
+        tables.DEFERRALS,
+        tables.TRIALS,
+        tables.MESSAGE_RULES,
     )
     for rule in rules
 }

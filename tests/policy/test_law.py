@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.policy import decide
+from smtpproxy.policy.rules import tables
 
 REPOSITORY = Path(__file__).parents[2]
 REASONS = (REPOSITORY / "docs" / "reasons.md").read_text("utf-8")
@@ -18,15 +18,15 @@ ROWS = {
 DIGEST = [f"A{number}" for number in range(1, 46)]
 
 RULES = [
-    *decide.recipient_rules(tuple(decide.BASES)),
-    *decide.DELIVERY_RULES,
-    *decide.DOMAIN_RULES,
-    *decide.WISHES,
-    *decide.DEFERRALS,
-    *decide.TRIALS,
-    *decide.MESSAGE_RULES,
-    decide.PERMISSION_RULES[-2],
-    decide.PERMISSION_MESSAGE_RULES[-1],
+    *tables.recipient_rules(tuple(tables.BASES)),
+    *tables.DELIVERY_RULES,
+    *tables.DOMAIN_RULES,
+    *tables.WISHES,
+    *tables.DEFERRALS,
+    *tables.TRIALS,
+    *tables.MESSAGE_RULES,
+    tables.PERMISSION_RULES[-2],
+    tables.PERMISSION_MESSAGE_RULES[-1],
 ]
 
 

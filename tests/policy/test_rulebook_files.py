@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.policy import decide, rulebooks
+from smtpproxy.policy import rulebooks
 from smtpproxy.policy.model import Basis, Condition, Dealing, Origin, Rulebook, Source
 from smtpproxy.policy.periods import Period, Unit, months, years
 from smtpproxy.policy.rulebooks import (
@@ -17,6 +17,7 @@ from smtpproxy.policy.rulebooks import (
     builtin,
     parse_rulebook,
 )
+from smtpproxy.policy.rules import tables
 from tests.policy.rulebook_values import LISTS, matters
 from tests.policy.rulebook_values import table as table_of_values
 
@@ -214,7 +215,7 @@ def test_a_built_in_rulebook_says_all_that_matters_and_where_it_is_from(name: st
 @pytest.mark.parametrize("name", BUILTIN_NAMES)
 def test_a_built_in_rulebook_names_the_law_of_every_rule_that_it_has(name: str) -> None:
     book = builtin(name)
-    asked = {rule.name for rule in decide.recipient_rules(book.bases)}
+    asked = {rule.name for rule in tables.recipient_rules(book.bases)}
     messages = {"sender", "unsubscribe_present", "unsubscribe_usable"}
     assert set(book.law) == asked | messages | {"source_announced", "tracking"}
 

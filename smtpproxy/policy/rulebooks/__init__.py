@@ -18,7 +18,6 @@ from typing import Any
 from msgspec.structs import replace
 
 from smtpproxy import toml
-from smtpproxy.policy import decide
 from smtpproxy.policy.model import (
     Basis,
     Condition,
@@ -43,6 +42,7 @@ from smtpproxy.policy.rulebooks.kinds import (
     domain,
     local_part,
 )
+from smtpproxy.policy.rules import tables
 from smtpproxy.toml import named, shown, suggestion
 
 _CLOCK = PeriodKind((Unit.YEARS, Unit.MONTHS, Unit.DAYS))
@@ -55,12 +55,12 @@ _LIFTABLE = (Origin.UNSUBSCRIBE, Origin.COMPLAINT, Origin.OBJECTION, Origin.ERAS
 _RULES = tuple(
     rule.name
     for rules in (
-        decide.recipient_rules(_IN_FORCE),
-        decide.PERMISSION_RULES[-2:-1],  # the others are among the ones before
-        decide.DELIVERY_RULES,
-        decide.MESSAGE_RULES,
-        decide.PERMISSION_MESSAGE_RULES[-1:],
-        decide.TRANSACTIONAL_MESSAGE_RULES[-1:],
+        tables.recipient_rules(_IN_FORCE),
+        tables.PERMISSION_RULES[-2:-1],  # the others are among the ones before
+        tables.DELIVERY_RULES,
+        tables.MESSAGE_RULES,
+        tables.PERMISSION_MESSAGE_RULES[-1:],
+        tables.TRANSACTIONAL_MESSAGE_RULES[-1:],
     )
     for rule in rules
 )

@@ -50,18 +50,24 @@ class MessageCase(Struct, frozen=True):
 Case = TypeVar("Case", RecipientCase, DeliveryCase, MessageCase)
 
 
+def everywhere(stream: Stream) -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Rule(Generic[Case]):
     """One row of a table.
 
     `judge` returns a verdict when the rule decides and None when the next rule is to be
     asked; the verdict's `rule` is this `name`. `source` names the section of design.md and
-    the rows of law.md that it carries out; the articles of law are the rulebook's.
+    the rows of law.md that it carries out; the articles of law are the rulebook's. On a stream
+    that it is not `on` it never decides, and need not be asked.
     """
 
     name: str
     judge: Callable[[Case], Verdict | None]
     source: str
+    on: Callable[[Stream], bool] = everywhere
 
 
 def allow(rule: str, basis: Basis) -> Verdict:

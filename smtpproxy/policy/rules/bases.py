@@ -21,6 +21,7 @@ from smtpproxy.policy.model import (
     Reading,
     Reason,
     Rulebook,
+    Sign,
     Source,
     Verdict,
 )
@@ -33,6 +34,7 @@ CONSENT = allow("consent", Basis.CONSENT)
 
 _DEFAULT = Rulebook("")
 _VALID, _MISSING = Reason.NONE, Reason.CONSENT_MISSING
+_AGREEING = Sign.CONSENT
 
 
 def withdrawn(case: RecipientCase) -> Verdict | None:
@@ -51,7 +53,12 @@ def withdrawn_reading(case: RecipientCase) -> Reading | None:
 
 
 def valid_consent(case: RecipientCase) -> Verdict | None:
-    return CONSENT if consent_failure(case) is _VALID else None
+    """Allow by consent. That none is withdrawn, the rule `withdrawn` has seen before."""
+    contact = case.facts.contact
+    act = None if contact is None else newest_act(contact, case.stream.purpose, case.rulebook)
+    if contact is None or act is None:
+        return None
+    return CONSENT if _standing_failure(act, contact, case) is _VALID else None
 
 
 def consent_failure(case: RecipientCase) -> Reason:
@@ -65,12 +72,19 @@ def consent_failure(case: RecipientCase) -> Reason:
         return _MISSING
     if _is_withdrawn(case, contact.acts):
         return Reason.CONSENT_WITHDRAWN
+    return _standing_failure(act, contact, case)
+
+
+def _standing_failure(act: ConsentAct, contact: Contact, case: RecipientCase) -> Reason:
+    """Return what is wrong with an agreement that is not withdrawn, NONE when nothing is."""
+    rulebook, now = case.rulebook, case.now
     failure = _act_failure(act, contact.acts, case)
     if failure is not _VALID:
         return failure
-    if not is_active(contact, rulebook.consent_period, rulebook, case.now):
-        return Reason.CONSENT_EXPIRED
-    return _VALID
+    period = rulebook.consent_period
+    if _AGREEING in rulebook.signs_of_life and within(act.at, period, now):
+        return _VALID  # it is a sign of life itself, and the newest is no older
+    return _VALID if is_active(contact, period, rulebook, now) else Reason.CONSENT_EXPIRED
 
 
 def _act_failure(act: ConsentAct, acts: Sequence[ConsentAct], case: RecipientCase) -> Reason:
@@ -162,10 +176,11 @@ def _is_withdrawn(case: RecipientCase, acts: Sequence[ConsentAct]) -> bool:
     have been said at its moment: silence, a box ticked in advance and what was not
     confirmed undo nothing.
     """
-    purpose, now = case.stream.purpose, case.now
+    purpose = case.stream.purpose
     newest = newest_withdrawal(acts, purpose)
     if newest is None:
         return False
+    now = case.now
     later = [
         act
         for act in acts
@@ -192,9 +207,9 @@ def _is_proven(act: ConsentAct, request: ConsentAct | None, case: RecipientCase)
     if act.pending or act.method not in rulebook.valid_methods or act.at > case.now:
         return False
     for name in rulebook.required_evidence:
-        if not (
-            _states(act.evidence, name) or (request is not None and _states(request.evidence, name))
-        ):
+        if _states(act.evidence, name):
+            continue
+        if request is None or not _states(request.evidence, name):
             return False
     return True
 

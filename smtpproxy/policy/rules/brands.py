@@ -24,7 +24,7 @@ from smtpproxy.policy.rules import RecipientCase
 
 def is_own(brand: str | None, stream: Stream) -> bool:
     """Whether what was told to `brand` may allow mail of the stream. None is not on record."""
-    return brand == stream.brand or (brand is None and not stream.many_brands)
+    return brand in stream.own_brands
 
 
 def concerns(brand: str | None, stream: Stream) -> bool:
@@ -64,7 +64,7 @@ def is_plain(contact: Contact, stream: Stream) -> bool:
     """Whether there is one collection, and all that is on record is the brand's and came by it."""
     if contact.others:
         return False
-    own = (stream.brand,) if stream.many_brands else (None, stream.brand)
+    own = stream.own_brands
     if contact.brand not in own:
         return False
     for act in contact.acts:

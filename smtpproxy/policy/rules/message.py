@@ -93,10 +93,9 @@ def unsubscribe_usable(case: MessageCase) -> Verdict | None:
             return None
         if unwanted_unsubscribe(case.stream, features):
             return _UNUSABLE
-    usable = (features.unsubscribe_https or features.unsubscribe_mailto) and (
-        features.unsubscribe_fault is None
-    )
-    return None if usable and features.unsubscribe_fields == 1 else _UNUSABLE
+    if features.unsubscribe_fields != 1 or features.unsubscribe_fault is not None:
+        return _UNUSABLE
+    return None if features.unsubscribe_https or features.unsubscribe_mailto else _UNUSABLE
 
 
 def one_click(case: MessageCase) -> Verdict | None:

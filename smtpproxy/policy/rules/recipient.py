@@ -155,6 +155,7 @@ def _yields(entry: Suppression, case: RecipientCase) -> bool:
 
 
 _UNKNOWN = Source.UNKNOWN
+_OF_NOBODY = Audience.GENERIC
 _GENERIC = allow("generic_address", Basis.GENERIC_ADDRESS)
 _NO_RECORD = refuse("no_record", Reason.NO_RECORD)
 _RESTRICTED = refuse("restricted", Reason.CONTACT_RESTRICTED)
@@ -171,14 +172,11 @@ def generic_address(case: RecipientCase) -> Verdict | None:
     source. At a provider of private mailboxes it is somebody's, whatever the record says.
     """
     contact = case.facts.contact
+    if contact is not None and contact.audience is not _OF_NOBODY:
+        return None
     local, _, domain = case.address.rpartition("@")
     if contact is not None:
-        barred = (
-            contact.audience is not Audience.GENERIC
-            or is_consumer(domain, case.rulebook)
-            or restricted(case)
-            or source(case)
-        )
+        barred = is_consumer(domain, case.rulebook) or restricted(case) or source(case)
         return None if barred else _GENERIC
     if local in case.rulebook.role_local_parts and not is_consumer(domain, case.rulebook):
         return _GENERIC
@@ -200,8 +198,9 @@ def is_within(domain: str, domains: Collection[str]) -> bool:
 
 
 def no_record(case: RecipientCase) -> Verdict | None:
-    missing = case.facts.contact is None and case.rulebook.record_required
-    return _NO_RECORD if missing else None
+    if case.facts.contact is None and case.rulebook.record_required:
+        return _NO_RECORD
+    return None
 
 
 def restricted(case: RecipientCase) -> Verdict | None:
