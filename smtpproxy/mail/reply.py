@@ -112,8 +112,8 @@ def received(
     recipient: str | None = None,
 ) -> bytes:
     """Return a Received field with its CRLF. `recipient` only when there is just one."""
-    source = peer if peer == "unix" else f"[{'IPv6:' if ':' in peer else ''}{peer}]"
-    name = helo.encode("ascii", "replace").decode()
+    source = peer if peer == "unix" else f"[IPv6:{peer}]" if ":" in peer else f"[{peer}]"
+    name = helo if helo.isascii() else helo.encode("ascii", "replace").decode()
     target = f"\r\n\tfor <{recipient}>" if recipient is not None and recipient.isascii() else ""
     return (
         f"Received: from {name} ({source})\r\n"

@@ -7,7 +7,7 @@ import ssl
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from msgspec import Struct
 
@@ -63,8 +63,9 @@ class UpstreamShareUsed(UpstreamBusy):
     reply = Reply.of(451, "4.4.5", "too many messages of this client under way; try later")
 
 
-Answered = Callable[[list[Reply], "UpstreamError | None"], None]
-"""Called once with all replies to what was sent, or with why they did not come."""
+Answered = Callable[[list[Reply], Exception | None], None]
+"""Called once with all replies to what was sent, or with why they did not come: UpstreamError, or
+what the content raised that was to be sent."""
 
 _RSET = b"RSET\r\n"
 _QUIT = b"QUIT\r\n"
@@ -80,26 +81,23 @@ class StartTls:
     name: str
 
 
-class Exchange:
+class Exchange(Struct, eq=False):
     """Commands that were sent together, and their replies so far, in order.
 
     421 is the last of them, whatever else was asked: the upstream closes the connection.
     """
 
-    __slots__ = ("answered", "count", "replies")
+    count: int
+    timeout: float  # seconds
+    answered: Answered
+    waiting: Pending[Any]  # is told of a fault of ours in `answered`, or would wait for ever
+    replies: list[Reply] = []
 
-    def __init__(self, count: int, answered: Answered) -> None:
-        self.count = count
-        self.answered = answered
-        self.replies: list[Reply] = []
-
-
-class Writing(Struct):
-    """Content on its way; `answered` is told the reply to its end, or what went wrong."""
-
-    pieces: Iterator[bytes]
-    timeout: float
-    answered: Callable[[list[Reply], Exception | None], None]
+    def fail(self, error: Exception) -> None:
+        try:
+            self.answered([], error)
+        except Exception as fault:
+            self.waiting.fail(fault)
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -109,10 +107,12 @@ class UpstreamConnection(asyncio.Protocol):
         self, deadlines: Deadlines, replies: Counter[int], closed: Callable[[], None]
     ) -> None:
         self.capabilities = Capabilities()
+        self.alive = False
         self.used = False  # a transaction was begun on it before
         self.private = False  # it is another client's: see `introduce`
         self.client = ""  # whose message it is used for: see UpstreamPool.acquire
         self.idle_since = 0.0
+        self.held: Callable[[], None] | None = None  # called where `hold` is over
         self._loop = asyncio.get_running_loop()
         self._deadlines = deadlines
         self._deadline = Deadline(self._expired)  # watched once there is a connection
@@ -120,16 +120,12 @@ class UpstreamConnection(asyncio.Protocol):
         self._closed = closed
         self._reader = ReplyReader()
         self._greeting: Pending[list[Reply]] = Pending()
-        self._waiting: deque[Exchange] = deque((Exchange(1, self._greeting.give),))
-        self._transport: asyncio.WriteTransport | None = None
+        self._waiting = deque((Exchange(1, 0, self._greeting.give, self._greeting),))
+        self._transport: asyncio.WriteTransport  # once there is a connection
         self._reset: Pending[None] | None = None
-        self._writing: Writing | None = None  # content that waits for room
+        self._writing: tuple[Iterator[bytes], Exchange] | None = None  # waits for room
         self._paused = False
         self._error: UpstreamError | None = None
-
-    @property
-    def alive(self) -> bool:
-        return self._error is None and self._transport is not None
 
     async def open(self, hostname: str, timeout: float, tls: StartTls | None = None) -> None:
         """Read the greeting and say EHLO (HELO where EHLO is not known), once more inside `tls`.
@@ -179,7 +175,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.close()
             raise UpstreamInsecure("upstream does not offer STARTTLS")
         reply = await self.command(b"STARTTLS\r\n", timeout)
-        if reply.code != 220 or self._transport is None:
+        if reply.code != 220:
             self.close()
             raise UpstreamInsecure(f"upstream answers STARTTLS with {reply}")
         self._reader = ReplyReader()  # what came in clear behind the reply is forgotten
@@ -202,54 +198,59 @@ class UpstreamConnection(asyncio.Protocol):
     async def command(self, data: bytes, timeout: float) -> Reply:
         """Send one command and wait for its reply. Raises UpstreamError."""
         answer: Pending[list[Reply]] = Pending()
-        self.exchange(data, 1, timeout, answer.give)
+        self.exchange(data, Exchange(1, timeout, answer.give, answer))
         (reply,) = await answer
         return reply
 
-    def exchange(self, data: bytes, replies: int, timeout: float, answered: Answered) -> None:
-        """Write commands at once; `answered` is called with their replies, this many."""
+    def exchange(self, data: bytes, exchange: Exchange) -> None:
+        """Write commands at once; then their replies are due."""
         if self._error is not None:
-            answered([], self._error)
+            exchange.answered([], self._error)
             return
-        self._waiting.append(Exchange(replies, answered))
-        self._deadline.at = self._deadlines.now() + timeout
-        if data and self._transport is not None:
-            self._transport.write(data)
+        self._waiting.append(exchange)
+        self._deadline.at = self._deadlines.now() + exchange.timeout
+        self._transport.write(data)
 
-    def send_content(self, writing: "Writing") -> None:
+    def send_content(self, pieces: Iterator[bytes], end: Exchange) -> None:
         """Write content, waiting whenever the upstream is slower than we are; then the reply to
         its end is due. What is raised by the content is its answer."""
         self._writing = None
-        batch: list[bytes] = []
-        size = 0
         try:
-            for piece in writing.pieces:
+            batch: list[bytes] = []
+            size = 0
+            for piece in pieces:
                 batch.append(piece)
                 size += len(piece)
                 if size >= _BATCH:
-                    self._write_batch(batch)
+                    self._write(batch)
                     batch, size = [], 0
                     if self._paused:
-                        self._wait_for_room(writing)
-                        return
+                        break
             if batch:
-                self._write_batch(batch)
-                if self._paused:
-                    self._wait_for_room(writing)
-                    return
+                self._write(batch)
+            if self._paused:
+                self._writing = pieces, end
+            else:
+                self._waiting.append(end)
         except Exception as error:
-            writing.answered([], error)
+            end.fail(error)
             return
-        self.exchange(b"", 1, writing.timeout, writing.answered)
+        self._deadline.at = self._deadlines.now() + end.timeout
 
-    def _write_batch(self, batch: list[bytes]) -> None:
-        if self._error is not None or self._transport is None:
-            raise self._error or UpstreamLost("not connected")
+    def _write(self, batch: list[bytes]) -> None:
+        if self._error is not None:
+            raise self._error
         self._transport.writelines(batch)
 
-    def _wait_for_room(self, writing: "Writing") -> None:
-        self._writing = writing
-        self._deadline.at = self._deadlines.now() + writing.timeout
+    def hold(self, seconds: float, over: Callable[[], None]) -> None:
+        """Nothing is due, for it is the client's turn: call `over` if that takes long."""
+        self.held = over
+        self._deadline.at = self._deadlines.now() + seconds
+
+    def end_hold(self) -> None:
+        self.held = None
+        if not self._waiting:
+            self._deadline.at = NEVER
 
     def reset(self, timeout: float) -> None:
         """End the open transaction; nobody waits for the reply.
@@ -258,14 +259,14 @@ class UpstreamConnection(asyncio.Protocol):
         """
         reset: Pending[None] = Pending()
 
-        def answered(replies: list[Reply], error: UpstreamError | None) -> None:
+        def answered(replies: list[Reply], error: Exception | None) -> None:
             if error is None and replies[0].code >= 300:
-                error = UpstreamLost(f"upstream answers RSET with {replies[0]}")
-                self._fail(error)
+                error = lost = UpstreamLost(f"upstream answers RSET with {replies[0]}")
+                self._fail(lost)
             reset.give(None, error)
 
         self._reset = reset
-        self.exchange(_RSET, 1, timeout, answered)
+        self.exchange(_RSET, Exchange(1, timeout, answered, reset))
 
     async def settled(self) -> None:
         """Wait for the reply to RSET, for an upstream that takes one command at a time."""
@@ -274,7 +275,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._reset = None
 
     def quit(self) -> None:
-        if self._transport is not None and self._error is None:
+        if self.alive:
             self._transport.write(_QUIT)
         self.close()
 
@@ -286,6 +287,7 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._deadlines.add(self._deadline)
         self._transport = cast(asyncio.WriteTransport, transport)
+        self.alive = True
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -293,25 +295,30 @@ class UpstreamConnection(asyncio.Protocol):
         except ReplyError as error:
             self._fail(UpstreamError(str(error)))
             return
+        waiting, counts = self._waiting, self._replies
         answered: list[Exchange] = []
-        waiting = self._waiting
         for reply in replies:
             if not waiting:
                 self._fail(UpstreamLost(f"unasked: {reply}"))
                 break
-            self._replies[reply.code // 100] += 1
+            code = reply.code
+            counts[code // 100] += 1
             exchange = waiting[0]
             exchange.replies.append(reply)
-            if len(exchange.replies) == exchange.count or reply.code == 421:
+            if len(exchange.replies) == exchange.count or code == 421:
                 answered.append(waiting.popleft())
         if not waiting:
             self._deadline.at = NEVER
         failed = self._error
         for exchange in answered:  # once all is read: what came unasked answers nothing behind it
-            if self._error is failed:
+            now = self._error
+            if now is not None and now is not failed:  # by what an earlier one was answered
+                exchange.fail(now)
+                continue
+            try:
                 exchange.answered(exchange.replies, None)
-            else:  # by what an earlier one was answered
-                exchange.answered([], self._error)
+            except Exception as fault:
+                exchange.waiting.fail(fault)
 
     def eof_received(self) -> None:
         self._fail(UpstreamLost("upstream closed the connection"))
@@ -325,16 +332,20 @@ class UpstreamConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._paused = False
         if self._writing is not None:
-            self.send_content(self._writing)
+            self.send_content(*self._writing)
 
     def _expired(self) -> None:
-        if self._transport is not None:
+        if self.held is not None and not self._waiting:
+            self.held()
+            return
+        if self.alive:
             self._transport.abort()  # what it does not read would keep the socket for ever
         self._fail(UpstreamTimeout("no reply in time"))
 
     def _fail(self, error: UpstreamError) -> None:
         if self._error is not None:
             return
+        connected, self.alive = self.alive, False
         self._error = error
         self._deadlines.forget(self._deadline)
         if self._waiting:
@@ -342,10 +353,10 @@ class UpstreamConnection(asyncio.Protocol):
         waiting, writing = list(self._waiting), self._writing
         self._waiting.clear()
         self._writing = None
-        if self._transport is not None:
+        if connected:
             self._transport.close()
         self._closed()
         for exchange in waiting:
-            exchange.answered([], error)
+            exchange.fail(error)
         if writing is not None:
-            writing.answered([], error)
+            writing[1].fail(error)

@@ -33,11 +33,12 @@ class UpstreamPool:
         """`replies` counts the upstream's by the first digit of their code; 0: none came."""
         self.settings = settings
         self.deadlines = deadlines
+        self._most, self._share = settings.max_connections, settings.share
         self._hostname = hostname
         self._replies = replies
-        self._idle: list[UpstreamConnection] = []
+        self._idle: list[UpstreamConnection] = []  # all of them alive
         self._busy = 0
-        self._held: Counter[str] = Counter()  # of the busy ones, by client
+        self._held: dict[str, int] = {}  # of the busy ones, by client
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the next client first
         self._start_tls: StartTls | None = None
         self._implicit: dict[str, Any] = {}
@@ -65,42 +66,37 @@ class UpstreamPool:
     @property
     def saturated(self) -> bool:
         """Whether all connections are in use and a message waits for one."""
-        return self._busy >= self.settings.max_connections and bool(self._waiting)
+        return self._busy >= self._most and bool(self._waiting)
 
     def acquire_idle(self, client: str) -> UpstreamConnection | None:
         """Return a connection if one is there for `client` at once; else use `acquire`."""
+        idle, held = self._idle, self._held.get(client, 0)
         if (
-            not self._idle
+            not idle
             or client in self._waiting
-            or self._busy >= self.settings.max_connections
-            or not self._may_have(client)
+            or self._busy >= self._most
+            or (client and held >= self._share)
         ):
             return None
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.alive:
-                self._take(client)
-                connection.client = client
-                return connection
-        return None
+        self._busy += 1
+        self._held[client] = held + 1
+        connection = idle.pop()
+        connection.client = client
+        return connection
 
     async def acquire(self, client: str = "", *, fresh: bool = False) -> UpstreamConnection:
         """Return a connection that has greeted us, to be used for `client`; empty: for the relay.
 
         `fresh`: do not take an idle one. Raises UpstreamError.
         """
-        full = self._busy >= self.settings.max_connections
+        full = self._busy >= self._most
         if full or client in self._waiting or not self._may_have(client):
             await self._wait(client)
         else:
             self._take(client)
         try:
-            while self._idle and not fresh:
-                connection = self._idle.pop()
-                if connection.alive:
-                    break
-            else:
-                connection = await self._connect()
+            reuse = self._idle and not fresh
+            connection = self._idle.pop() if reuse else await self._connect()
         except BaseException:
             self._free(client)
             raise
@@ -113,7 +109,7 @@ class UpstreamPool:
 
     def release(self, connection: UpstreamConnection) -> None:
         """Take back a connection, to be used again if it is alive."""
-        if connection.alive and connection.private:
+        if connection.private:
             connection.quit()
         elif connection.alive:
             connection.idle_since = self.deadlines.now()
@@ -158,19 +154,19 @@ class UpstreamPool:
         return connection
 
     def _may_have(self, client: str) -> bool:
-        return not client or self._held[client] < self.settings.share
+        return not client or self._held.get(client, 0) < self._share
 
     def _take(self, client: str) -> None:
         self._busy += 1
-        self._held[client] += 1
+        self._held[client] = self._held.get(client, 0) + 1
 
     def _free(self, client: str) -> None:
         """Give up a slot; whoever waits has it at once, so that nobody can push in."""
         self._busy -= 1
-        self._held[client] -= 1
-        if not self._held[client]:
-            del self._held[client]
-        if self._waiting and self._busy < self.settings.max_connections:
+        left = self._held.pop(client) - 1
+        if left:
+            self._held[client] = left
+        if self._waiting and self._busy < self._most:
             self._serve()
 
     def _serve(self) -> None:
@@ -211,7 +207,7 @@ class UpstreamPool:
     def _refusal(self, client: str) -> UpstreamBusy:
         if self._may_have(client):
             return UpstreamBusy(f"{self._busy} connections in use")
-        return UpstreamShareUsed(f"{self._held[client]} connections in use by one client")
+        return UpstreamShareUsed(f"{self._held.get(client, 0)} connections in use by one client")
 
     def _drop_dead(self) -> None:
         self._idle = [connection for connection in self._idle if connection.alive]

@@ -4,21 +4,28 @@ from __future__ import annotations  # of functions within functions: each costs 
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 
 from msgspec import Struct
 
 from smtpproxy.mail.eight_bit import EIGHT_BIT, UTF8
 from smtpproxy.mail.reply import Reply
-from smtpproxy.relay.connection import UpstreamConnection, UpstreamError, UpstreamLost, Writing
+from smtpproxy.relay.connection import (
+    Exchange,
+    UpstreamConnection,
+    UpstreamError,
+    UpstreamLost,
+)
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.replies import NO_ADDRESS, NO_EIGHT_BIT, NO_UTF8, mirrored
-from smtpproxy.waiting import Deadline, Pending
-from smtpproxy.wire.client import mail_command, rcpt_command
+from smtpproxy.waiting import Pending
+from smtpproxy.wire.client import Capabilities, mail_command, rcpt_command
 from smtpproxy.wire.commands import ClientInfo, Rcpt
 from smtpproxy.wire.forwarding import xforward_command
 
 _DATA = b"DATA\r\n"
 _END = b".\r\n"
+_BOTH = frozenset({EIGHT_BIT, UTF8})
 
 
 class MailParameters(Struct, frozen=True):
@@ -43,36 +50,33 @@ class MailParameters(Struct, frozen=True):
 class _Put(Pending[list[Reply]]):
     """Recipients on their way to the upstream; the answer is the reply to each."""
 
-    __slots__ = ("again", "asked", "before", "forward", "mail")
+    __slots__ = ("again", "asked", "before", "opening")
 
     def __init__(self, asked: Sequence[Rcpt], before: int) -> None:
         super().__init__()
         self.asked = asked
         self.before = before  # how many of them the upstream had accepted on another connection
-        self.mail = False  # MAIL goes before them
-        self.forward = False  # and XFORWARD before that
+        self.opening = 0  # how many commands go before them: MAIL, and XFORWARD before that
         self.again = False  # may be put once more: it is an idle connection, perhaps a dead one
 
 
-class UpstreamTransaction:
+class UpstreamTransaction(Struct, eq=False):
     """MAIL and RCPT as the client sends them, then the content.
 
     Every reply is the upstream's own; where there is none, the answer is UpstreamError.
     """
 
-    def __init__(self, pool: UpstreamPool, mail: MailParameters) -> None:
-        self.accepted: list[Rcpt] = []
-        self.in_doubt = False  # the end of data was sent and not answered: it may be accepted
-        self.notifies = False  # whether the upstream sends the notifications that are asked for
-        self._pool = pool
-        self._mail = mail
-        self._connection: UpstreamConnection | None = None
-        self._offered: frozenset[str] = frozenset()
-        self._mail_refusal: Reply | None = None
-        self._go_ahead: Pending[Reply | None] | None = None  # the answer to DATA
-        self._data_sent = False  # and not refused: what follows is content
-        self._error: UpstreamError | None = None
-        self._deadline: Deadline | None = None  # while it is the client's turn
+    _pool: UpstreamPool
+    _mail: MailParameters
+    accepted: list[Rcpt] = []
+    in_doubt: bool = False  # the end of data was sent and not answered: it may be accepted
+    notifies: bool = False  # whether the upstream sends the notifications that are asked for
+    _connection: UpstreamConnection | None = None
+    _offered: frozenset[str] = frozenset()
+    _mail_refusal: Reply | None = None
+    _go_ahead: Pending[Reply | None] | None = None  # the answer to DATA
+    _data_sent: bool = False  # and not refused: what follows is content
+    _error: UpstreamError | None = None
 
     def recipients(self, asked: Sequence[Rcpt]) -> Pending[list[Reply]]:
         """Put recipients to the upstream; the first call puts MAIL before them."""
@@ -80,13 +84,18 @@ class UpstreamTransaction:
             return Pending.failed(self._error)
         if self._mail_refusal is not None:
             return Pending.settled([self._mail_refusal] * len(asked))
-        self.end_turn()
         if self._connection is not None:
+            self.end_turn()
             put = _Put(asked, 0)
-            self._send(self._connection, put)
-        else:  # where it was given back, what was accepted is put again
-            put = _Put([*self.accepted, *asked], len(self.accepted))
-            self._begin(put)
+            self._send(self._connection, put, [])
+            return put
+        # Where it was given back, what was accepted is put again.
+        put = _Put([*self.accepted, *asked], len(self.accepted))
+        connection = self._pool.acquire_idle(self._mail.owner)
+        if connection is None:
+            put.after(self._connect_and_begin(put, fresh=False), partial(self._failed, put))
+        else:
+            self._begin_on(connection, put)
         return put
 
     def leave_to_client(self, given_back: Callable[[], None]) -> None:
@@ -95,21 +104,21 @@ class UpstreamTransaction:
         Then `given_back` is called, and what was accepted is put to the upstream again when the
         client goes on.
         """
-        if self._connection is None:
+        connection = self._connection
+        if connection is None:
             return
 
         def give_back() -> None:
             self.abort()
             given_back()
 
-        self._deadline = self._pool.deadlines.watch(give_back)
-        self._deadline.at = self._pool.deadlines.now() + self._pool.settings.hold_timeout
+        connection.hold(self._pool.settings.hold_timeout, give_back)
 
     def end_turn(self) -> None:
         """The client's turn is over: what is open stays so, what was given back is begun anew."""
-        if self._deadline is not None:
-            self._pool.deadlines.forget(self._deadline)
-            self._deadline = None
+        connection = self._connection
+        if connection is not None and connection.held is not None:
+            connection.end_hold()
 
     @property
     def is_open(self) -> bool:
@@ -120,43 +129,41 @@ class UpstreamTransaction:
     def takes_all(self) -> bool:
         """Whether the upstream offers every extension that MAIL asked for."""
         mail = self._mail
-        asked = {EIGHT_BIT, UTF8} if mail.utf8 else {EIGHT_BIT} if mail.eight_bit else set()
-        return asked <= self._offered
+        if mail.utf8:
+            return self._offered >= _BOTH
+        return not mail.eight_bit or EIGHT_BIT in self._offered
 
     def refusal_of(self, needs: frozenset[str]) -> Reply | None:
         """Refuse what the upstream could only garble (RFC 6531 3.5, RFC 6152 section 3)."""
-        mail, lacking = self._mail, needs - self._offered
+        mail = self._mail
+        if not (mail.utf8 or mail.eight_bit):
+            return None
+        lacking = needs - self._offered
         if mail.utf8 and UTF8 in lacking:
             return NO_UTF8
-        if (mail.utf8 or mail.eight_bit) and EIGHT_BIT in lacking:
-            return NO_EIGHT_BIT
-        return None
+        return NO_EIGHT_BIT if EIGHT_BIT in lacking else None
 
     def begin_data(self) -> None:
         """Send DATA now; the record may be committed while the upstream answers."""
         if self._connection is None:
             raise self._error or UpstreamLost("no transaction")
         self._go_ahead, self._data_sent = Pending(), True
-        self._connection.exchange(
-            _DATA, 1, self._pool.settings.command_timeout, self._data_answered
-        )
+        timeout = self._pool.settings.command_timeout
+        self._connection.exchange(_DATA, Exchange(1, timeout, self._data_answered, self._go_ahead))
 
     def data_refusal(self) -> Pending[Reply | None]:
         """The reply to DATA; None when it is 354, and then send the content."""
         return self._go_ahead or Pending.failed(UpstreamLost("DATA was not sent"))
 
-    def _data_answered(self, replies: list[Reply], error: UpstreamError | None) -> None:
+    def _data_answered(self, replies: list[Reply], error: Exception | None) -> None:
         go_ahead = self._go_ahead
         if go_ahead is None:
             return
-        try:
-            if error is not None:
-                self._lose(error)
-                go_ahead.fail(error)
-            else:
-                go_ahead.settle(self._data_refusal(replies[0]))
-        except Exception as fault:
-            go_ahead.fail(fault)
+        if error is None:
+            go_ahead.settle(self._data_refusal(replies[0]))
+        else:
+            self._lose(error)
+            go_ahead.fail(error)
 
     def _data_refusal(self, reply: Reply) -> Reply | None:
         if reply.code == 354:
@@ -177,23 +184,24 @@ class UpstreamTransaction:
         if connection is None:
             return Pending.failed(self._error or UpstreamLost("no transaction"))
         answer: Pending[Reply] = Pending()
-
-        def finished(replies: list[Reply], error: Exception | None) -> None:
-            try:
-                if error is None:
-                    answer.settle(self._finished(replies[0]))
-                    return
-                if isinstance(error, UpstreamError):
-                    self._lose(error)
-                else:
-                    self.abort()
-                answer.fail(error)
-            except Exception as fault:
-                answer.fail(fault)
-
-        timeout = self._pool.settings.data_timeout
-        connection.send_content(Writing(self._ended(content, connection), timeout, finished))
+        answered = partial(self._content_answered, answer)
+        end = Exchange(1, self._pool.settings.data_timeout, answered, answer)
+        connection.send_content(chain(content, self._end(connection)), end)
         return answer
+
+    def _end(self, connection: UpstreamConnection) -> Iterator[bytes]:
+        """The end of the content: from that on, the upstream may accept it."""
+        self.in_doubt = connection.alive
+        yield _END
+
+    def _content_answered(
+        self, answer: Pending[Reply], replies: list[Reply], error: Exception | None
+    ) -> None:
+        if error is None:
+            answer.settle(self._finished(replies[0]))
+        else:
+            self._lose(error)
+            answer.fail(error)
 
     def _finished(self, reply: Reply) -> Reply:
         self.in_doubt = False
@@ -203,12 +211,6 @@ class UpstreamTransaction:
                 connection.close()
             self._release()
         return mirrored(reply)
-
-    def _ended(self, content: Iterable[bytes], to: UpstreamConnection) -> Iterator[bytes]:
-        """The content and its end: from that on, the upstream may accept it."""
-        yield from content
-        self.in_doubt = to.alive
-        yield _END
 
     def abort(self) -> None:
         """Give up the transaction; once DATA was sent, only closing can do that."""
@@ -220,15 +222,6 @@ class UpstreamTransaction:
         elif connection.alive:
             connection.reset(self._pool.settings.command_timeout)
         self._release()
-
-    def _begin(self, put: _Put) -> None:
-        """Send MAIL and the first recipients, at once where a connection is there for it."""
-        put.mail = True
-        connection = self._pool.acquire_idle(self._mail.owner)
-        if connection is None:
-            put.after(self._connect_and_begin(put, fresh=False), partial(self._failed, put))
-        else:
-            self._begin_on(connection, put)
 
     async def _connect_and_begin(self, put: _Put, *, fresh: bool) -> None:
         connection = await self._pool.acquire(self._mail.owner, fresh=fresh)
@@ -250,76 +243,90 @@ class UpstreamTransaction:
         self._put_mail(connection, put)
 
     def _put_mail(self, connection: UpstreamConnection, put: _Put) -> None:
-        self._offered = connection.capabilities.keywords
-        refusal = self._not_offered()
-        if refusal is None:
-            self._send(connection, put)
-        else:
+        knows, mail = connection.capabilities, self._mail
+        self._offered = knows.keywords
+        refusal = self.refusal_of(mail.needs) if mail.needs else None
+        if not self._takes(mail.reverse_path):
+            refusal = NO_ADDRESS
+        if refusal is not None:
             self._release()
             self._refuse_mail(put, refusal)
+            return
+        self.notifies = "DSN" in knows.keywords
+        opening = self._opening(knows)
+        put.opening = len(opening)
+        self._send(connection, put, opening)
 
-    def _send(self, connection: UpstreamConnection, put: _Put) -> None:
+    def _opening(self, knows: Capabilities) -> list[bytes]:
+        """MAIL, behind XFORWARD where the upstream takes that."""
+        mail = self._mail
+        begin = mail_command(
+            mail.reverse_path,
+            knows,
+            size=mail.size,
+            eight_bit=mail.eight_bit or (mail.utf8 and UTF8 not in knows.keywords),
+            utf8=mail.utf8,
+            ret=mail.ret,
+            envid=mail.envid,
+        )
+        if mail.client is None or not knows.xforward:
+            return [begin]
+        forward = xforward_command(mail.client, knows.xforward)
+        return [forward, begin] if forward else [begin]
+
+    def _send(self, connection: UpstreamConnection, put: _Put, opening: list[bytes]) -> None:
         """Send MAIL (if any) and RCPTs, in one go where the upstream takes that."""
         knows = connection.capabilities
-        commands = [
+        commands = opening + [
             rcpt_command(rcpt, knows) for rcpt in put.asked if self._takes(rcpt.forward_path)
         ]
-        if put.mail:
-            commands.insert(0, self._mail_bytes(connection))
-            forward = self._forward(connection)
-            if forward:
-                commands.insert(0, forward)
-                put.forward = True
-        self.notifies = "DSN" in knows.keywords
-
-        def answered(replies: list[Reply], error: BaseException | None) -> None:
-            try:
-                self._answered(connection, put, replies, error)
-            except Exception as fault:  # of ours: it is told, or the client would wait for ever
-                put.fail(fault)
-
         if not commands:
-            answered([], None)
+            self._answered(connection, put, [], None)
         elif knows.pipelining:
             timeout = self._pool.settings.command_timeout
-            connection.exchange(b"".join(commands), len(commands), timeout, answered)
+            answered = partial(self._answered, connection, put)
+            exchange = Exchange(len(commands), timeout, answered, put)
+            connection.exchange(b"".join(commands), exchange)
         else:
-            mail_at = int(put.forward) if put.mail else -1
-            each: Pending[list[Reply]] = Pending.of(self._put_each(connection, commands, mail_at))
-            each.when_done(lambda answer: answered(answer.value, answer.error))
+            put.after(self._put_each(connection, put, commands), partial(self._failed, put))
 
     def _answered(
         self,
         connection: UpstreamConnection,
         put: _Put,
         replies: list[Reply],
-        error: BaseException | None,
+        error: Exception | None,
     ) -> None:
         """Take the replies to MAIL (if any) and RCPTs, or why there are none."""
+        if connection is not self._connection:
+            put.fail(error or UpstreamLost("given up before its answer"))
+            return
         if replies and replies[-1].code == 421:
             error = UpstreamLost(f"upstream answered {replies[-1]}")
         if error is not None:
             self._failed(put, error)
             return
-        at = int(put.forward)  # what the upstream does not believe, it does not need
-        if put.mail:
-            first = replies[at]
-            at += 1
+        asked, opening = put.asked, put.opening
+        if opening:  # what the upstream does not believe of XFORWARD, it does not need
+            first = replies[opening - 1]
             if first.code >= 300:
                 connection.reset(self._pool.settings.command_timeout)
                 self._release()
                 self._refuse_mail(put, mirrored(first))
                 return
-        told = map(mirrored, replies[at:])
-        answers = [
-            next(told) if self._takes(rcpt.forward_path) else NO_ADDRESS for rcpt in put.asked
-        ]
-        for reply in answers[: put.before]:
-            if reply.code >= 300:  # the client was told that they are accepted
-                lost = f"a recipient accepted earlier is now refused: {reply.code}"
-                self._failed(put, UpstreamError(lost))
-                return
-        answers, asked = answers[put.before :], put.asked[put.before :]
+        answers = [mirrored(reply) for reply in replies[opening:]]
+        if len(answers) < len(asked):
+            told = iter(answers)
+            answers = [
+                next(told) if self._takes(rcpt.forward_path) else NO_ADDRESS for rcpt in asked
+            ]
+        if put.before:
+            for reply in answers[: put.before]:
+                if reply.code >= 300:  # the client was told that they are accepted
+                    lost = f"a recipient accepted earlier is now refused: {reply.code}"
+                    self._failed(put, UpstreamError(lost))
+                    return
+            answers, asked = answers[put.before :], asked[put.before :]
         self.accepted += [
             rcpt for rcpt, reply in zip(asked, answers, strict=True) if reply.code < 300
         ]
@@ -337,7 +344,7 @@ class UpstreamTransaction:
     def _failed(self, put: _Put, error: BaseException) -> None:
         """There is no answer, unless an idle connection had died: then a new one is asked."""
         if put.again and isinstance(error, UpstreamLost):
-            put.again = put.forward = False
+            put.again = False
             self._drop()
             put.after(self._connect_and_begin(put, fresh=True), partial(self._failed, put))
             return
@@ -346,8 +353,8 @@ class UpstreamTransaction:
         put.fail(error)
 
     async def _put_each(
-        self, connection: UpstreamConnection, commands: Sequence[bytes], mail_at: int
-    ) -> list[Reply]:
+        self, connection: UpstreamConnection, put: _Put, commands: Sequence[bytes]
+    ) -> None:
         """Send one command after the other, no more behind a MAIL that is refused."""
         timeout = self._pool.settings.command_timeout
         replies: list[Reply] = []
@@ -355,33 +362,12 @@ class UpstreamTransaction:
         for index, command in enumerate(commands):
             reply = await connection.command(command, timeout)
             replies.append(reply)
-            if reply.code == 421 or (index == mail_at and reply.code >= 300):
+            if reply.code == 421 or (index == put.opening - 1 and reply.code >= 300):
                 break
-        return replies
-
-    def _not_offered(self) -> Reply | None:
-        if self._takes(self._mail.reverse_path):
-            return self.refusal_of(self._mail.needs or frozenset())
-        return NO_ADDRESS
+        self._answered(connection, put, replies, None)
 
     def _takes(self, path: str) -> bool:
         return path.isascii() or UTF8 in self._offered
-
-    def _mail_bytes(self, connection: UpstreamConnection) -> bytes:
-        mail = self._mail
-        return mail_command(
-            mail.reverse_path,
-            connection.capabilities,
-            size=mail.size,
-            eight_bit=mail.eight_bit or (mail.utf8 and UTF8 not in self._offered),
-            utf8=mail.utf8,
-            ret=mail.ret,
-            envid=mail.envid,
-        )
-
-    def _forward(self, connection: UpstreamConnection) -> bytes:
-        takes = connection.capabilities.xforward
-        return xforward_command(self._mail.client, takes) if takes and self._mail.client else b""
 
     def _release(self) -> None:
         """Give the connection back to the pool, which looks whether it is alive."""
@@ -395,6 +381,8 @@ class UpstreamTransaction:
             self._connection.close()
             self._release()
 
-    def _lose(self, error: UpstreamError) -> None:
-        self._error = error
+    def _lose(self, error: Exception) -> None:
+        """There is no upstream any more; or it must not take what was sent for all."""
+        if isinstance(error, UpstreamError):
+            self._error = error
         self._drop()

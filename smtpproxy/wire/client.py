@@ -136,14 +136,13 @@ def mail_command(
     envid: str | None = None,
 ) -> bytes:
     """MAIL with the parameters that the upstream knows; what it does not know is left out."""
-    parameters = ""
-    if size is not None and "SIZE" in capabilities.keywords:
-        parameters += f" SIZE={size}"
-    if eight_bit and "8BITMIME" in capabilities.keywords:
+    offered = capabilities.keywords
+    parameters = f" SIZE={size}" if size is not None and "SIZE" in offered else ""
+    if eight_bit and "8BITMIME" in offered:
         parameters += " BODY=8BITMIME"
-    if utf8 and "SMTPUTF8" in capabilities.keywords:
+    if utf8 and "SMTPUTF8" in offered:
         parameters += " SMTPUTF8"
-    if "DSN" in capabilities.keywords:
+    if (ret or envid) and "DSN" in offered:
         parameters += f" RET={ret}" if ret else ""
         parameters += f" ENVID={envid}" if envid else ""
     return f"MAIL FROM:<{reverse_path}>{parameters}\r\n".encode()

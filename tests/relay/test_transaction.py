@@ -23,9 +23,13 @@ from tests.kit.upstream import Reply as Says
 from tests.relay.sending import (
     CONTENT,
     JEANNE,
+    OK,
     SENDER,
+    TO_DATA,
+    converse,
     pooled,
     send,
+    serving,
 )
 
 STEPS: list[Step] = ["connect", "ehlo", "mail", "rcpt", "data", "end"]
@@ -68,6 +72,45 @@ async def test_a_transaction_without_recipients_needs_no_connection(
         with pytest.raises(UpstreamLost):
             transaction.begin_data()
     assert upstream.connections == 0
+
+
+@pytest.mark.parametrize("ending", [b"550 5.7.1 no\r\n550 5.5.1 no\r\n250 2.0.0 ok\r\n", b""])
+async def test_a_transaction_given_up_before_its_answer_is_over(ending: bytes) -> None:
+    """It neither ends the next one on that connection nor takes a connection that nobody wants."""
+    connections, given_up, rest = 0, asyncio.Event(), b""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections, rest
+        connections += 1
+        await converse(reader, writer, [*TO_DATA, OK] if connections == 1 else TO_DATA[:1])
+        for _ in range(2):
+            await reader.readuntil(b"\r\n")  # MAIL and RCPT of the one that is given up
+        await given_up.wait()
+        if not ending:
+            return
+        await reader.readuntil(b"RSET\r\n")
+        writer.write(ending)
+        rest = await reader.readuntil(b"RCPT TO:<next@people.example>\r\n")
+        writer.write(OK + OK)
+        rest += await reader.read()
+
+    async with serving(handle) as port, pooled(port, command_timeout=2) as pool:
+        await send(pool, content=())
+        first = UpstreamTransaction(pool, MailParameters(SENDER))
+        first.recipients([Rcpt(JEANNE)])
+        await asyncio.sleep(0.02)
+        first.abort()
+        given_up.set()
+        if ending:
+            second = UpstreamTransaction(pool, MailParameters(SENDER))
+            (reply,) = await second.recipients([Rcpt("next@people.example")])
+            assert reply.code == 250
+            pool.close()
+            second.abort()
+            pool.close()
+        await asyncio.sleep(0.1)
+    assert connections == 1
+    assert rest.count(b"RSET") == (1 if ending else 0)
 
 
 async def test_an_error_stays_until_the_transaction_is_over(upstream: FakeUpstream) -> None:
