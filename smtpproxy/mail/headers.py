@@ -1,14 +1,13 @@
 """Header fields read from raw bytes (RFC 5322): folding, case, 8-bit, duplicates."""
 
 import re
+from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
-_FIELD_END = re.compile(rb"\n(?![ \t])")
-_NAME = re.compile(rb"([!-9;-~]+)[ \t]*:")
 # The name of a field, and a line with those that continue it. Nothing is given back.
-_FIELD = re.compile(rb"(?:([!-9;-~]++)[ \t]*+:|)([^\n]*+\n?(?>(?:[ \t][^\n]*+\n?)*))")
+_FIELD = re.compile(rb"(?:([!-9;-~]++)[ \t]*+:|(?!\Z))([^\n]*+\n?(?>(?:[ \t][^\n]*+\n?)*))")
 _NO_FIELD = re.compile(rb"\n(?![ \t]|[!-9;-~]+[ \t]*:|\Z)")
 
 _NONE: Sequence[bytes] = []
@@ -18,24 +17,29 @@ class HeaderBlock:
     """The header section of a message as it came, dot-unstuffed.
 
     White space before a colon is obsolete (RFC 5322 4.5.8) and read as if it were not there.
-    Linear in the size of the block whatever the block holds. Nothing is read before it
-    is asked for.
+    Linear in the size of the block whatever the block holds.
     """
 
-    __slots__ = ("_all_fields", "_by_name", "_end", "_raw")
+    __slots__ = ("_all_fields", "_head", "by_name", "raw")
+
+    by_name: Mapping[bytes, Sequence[bytes]]
+    """The text after the colon in every field, line ends included, by lower-case name."""
 
     def __init__(self, raw: bytes) -> None:
         """`raw`: everything up to and including the empty line (which may be absent)."""
-        self._raw = raw
-        self._end = _end_of_fields(raw)
-        self._by_name: dict[bytes, list[bytes]] | None = None
-        self._all_fields = True  # none of its lines is anything else
-
-    def by_name(self) -> Mapping[bytes, Sequence[bytes]]:
-        """The text after the colon in every field, line ends included, by lower-case name."""
-        if self._by_name is None:
-            self._by_name = self._read()
-        return self._by_name
+        self.raw = raw
+        empty = _EMPTY_LINE.search(raw)
+        if raw.startswith((b"\r\n", b"\n")):
+            raw = b""
+        elif empty is not None:
+            raw = raw[: empty.start() + 1]
+        self._head = raw
+        found: defaultdict[bytes, list[bytes]] = defaultdict(list)
+        for name, value in _FIELD.findall(raw):
+            found[name.lower()].append(value)
+        found.default_factory = None
+        self._all_fields = found.pop(b"", None) is None  # a line that is no field has no name
+        self.by_name = found
 
     def values(self, name: str) -> list[bytes]:
         """Unfolded values of every field of that name (any case), in order."""
@@ -47,15 +51,15 @@ class HeaderBlock:
 
     def raw_values(self, name: str) -> Sequence[bytes]:
         """The text after the colon in every field of that name, line ends included."""
-        return self.by_name().get(lowered(name), _NONE)
+        return self.by_name.get(lowered(name), _NONE)
 
     def values_by_name(self, names: Container[bytes]) -> dict[bytes, Sequence[bytes]]:
         """Return the text after the colon in the fields with these lower-case names."""
-        return {name: values for name, values in self.by_name().items() if name in names}
+        return {name: values for name, values in self.by_name.items() if name in names}
 
     def raw_fields(self, names: Container[bytes]) -> dict[bytes, list[bytes]]:
         """Return the fields with these lower-case names as they stand, in order of names."""
-        found: dict[bytes, list[bytes]] = {name: [] for name in self.by_name() if name in names}
+        found: dict[bytes, list[bytes]] = {name: [] for name in self.by_name if name in names}
         if found:
             for name, field in self._pieces():
                 if name in found:
@@ -69,20 +73,15 @@ class HeaderBlock:
         end: in a block without defect, names and values with colons between them are the
         block up to its empty line. Lines that are no field are left out.
         """
-        start = 0
-        while start < self._end:
-            end = self._field_end(start)
-            if _NAME.match(self._raw, start, end):
-                name, _, value = self._raw[start:end].partition(b":")
+        for lower, field in self._pieces():
+            if lower:
+                name, _, value = field.partition(b":")
                 yield name, value
-            start = end
 
     @property
     def defect(self) -> str | None:
         """What cannot be read: a NUL, a line that is no field …; None when all is well."""
-        if self._by_name is None:
-            self._by_name = self._read()
-        head = self._raw[: self._end]
+        head = self._head
         ends = head.count(b"\r\n")
         if (
             self._all_fields
@@ -110,40 +109,15 @@ class HeaderBlock:
     def without(self, name: str) -> bytes:
         """The raw block less every field of that name; other bytes unchanged."""
         unwanted = lowered(name)
-        if unwanted not in self.by_name():
-            return self._raw
+        if unwanted not in self.by_name:
+            return self.raw
         kept = [piece for name, piece in self._pieces() if name != unwanted]
-        return b"".join((*kept, self._raw[self._end :]))
-
-    def _read(self) -> dict[bytes, list[bytes]]:
-        """Find all fields in one pass; a line that is no field belongs to none."""
-        found: dict[bytes, list[bytes]] = {}
-        for name, value in _FIELD.findall(self._raw, 0, self._end):
-            key = name.lower()
-            if key in found:
-                found[key].append(value)
-            else:
-                found[key] = [value]
-        # What has no name is no field, but for the nothing that is found at the end.
-        self._all_fields = len(found.pop(b"")) == 1
-        return found
+        return b"".join((*kept, self.raw[len(self._head) :]))
 
     def _pieces(self) -> Iterator[tuple[bytes, bytes]]:
         """(lower-case name, field as it stands) in order; b"" for what is no field."""
-        for found in _FIELD.finditer(self._raw, 0, self._end):
+        for found in _FIELD.finditer(self._head):
             yield (found[1] or b"").lower(), found[0]
-
-    def _field_end(self, position: int) -> int:
-        found = _FIELD_END.search(self._raw, position, self._end)
-        return self._end if found is None else found.end()
-
-
-def _end_of_fields(raw: bytes) -> int:
-    """Return the offset of the empty line, or of the end."""
-    if raw.startswith((b"\r\n", b"\n")):
-        return 0
-    empty = _EMPTY_LINE.search(raw)
-    return len(raw) if empty is None else empty.start() + 1
 
 
 @lru_cache(maxsize=256)

@@ -53,7 +53,7 @@ _WEB = re.compile(r"https?:(?://([^/?#]*))?(.*)", re.IGNORECASE | re.DOTALL)
 # the host of a link, or the mailbox.
 _CLEAN = r"(?>(?:[A-Za-z0-9.,/?=&+:;-]|_(?!_))*)"
 _PLAIN_URI = re.compile(
-    rf"https://([A-Za-z0-9.-]+)(?:/{_CLEAN})?"
+    rf"https://([A-Za-z0-9.-]{{1,254}})(?:/{_CLEAN})?"
     rf"|mailto:((?>(?:[A-Za-z0-9.+=-]|_(?!_))+)@[A-Za-z0-9.-]+)(?:\?{_CLEAN})?"
 )
 _MAILTO = re.compile(r"mailto:([^?#]*)(.*)", re.IGNORECASE | re.DOTALL)
@@ -73,7 +73,7 @@ def header_fault(uri: str) -> UriFault | None:
     if plain is None:
         return _any_fault(uri)
     host, mailbox = plain.groups()
-    return _mailbox_fault(mailbox) if host is None else _host_fault(host)
+    return _mailbox_fault(mailbox) if host is None else _known_host_fault(host)
 
 
 def _any_fault(uri: str) -> UriFault | None:

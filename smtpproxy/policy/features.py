@@ -36,7 +36,7 @@ def read_features(
     `stream_header` is the name of the field that may choose the stream, `source_header`
     that of the field which says where the addresses come from, None when nobody asks.
     """
-    found = headers.by_name()
+    found = headers.by_name
     malformed = headers.defect
     from_domains: tuple[str, ...] = ()
     try:
@@ -63,7 +63,7 @@ def read_features(
 
 def read_identity(headers: HeaderBlock) -> MessageIdentity:
     """Return Message-ID, Subject and From of the first field of each, None when absent."""
-    found = headers.by_name()
+    found = headers.by_name
     return MessageIdentity(
         _text(found.get(_MESSAGE_ID)), _text(found.get(_SUBJECT)), _text(found.get(_FROM))
     )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smtpproxy.events import UlidFactory
+from smtpproxy.events import encoded
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.unsubscribe_token import (
     LONGEST,
@@ -28,9 +28,7 @@ brands = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,62}", fullmatch=True)
 scopes = st.one_of(
     st.just("marketing"), purposes.map("purpose:{}".format), brands.map("brand:{}".format)
 )
-ids = st.integers(0, 2**128 - 1).map(
-    lambda n: UlidFactory(lambda: n >> 80, lambda _: (n & (1 << 79) - 1).to_bytes(10, "big"))()
-)
+ids = st.integers(0, 2**128 - 1).map(lambda number: encoded(number, 26))
 labels = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", fullmatch=True)
 locals_ = st.one_of(
     st.text(min_size=1, max_size=64).map(

@@ -215,8 +215,8 @@ def _is_proven(act: ConsentAct, request: ConsentAct | None, case: RecipientCase)
 
 
 def _states(evidence: Evidence, name: str) -> bool:
-    value = getattr(evidence, name)
-    return value is not None and value != "" and not value.isspace()
+    value: str | None = getattr(evidence, name)
+    return value is not None and value.strip() != ""
 
 
 _CUSTOMER = allow("existing_customer", Basis.EXISTING_CUSTOMER)
