@@ -6,11 +6,12 @@ import asyncio
 from base64 import b64encode
 from collections.abc import Sequence
 
+from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from smtpproxy.auth import Authenticator, network_of
 from smtpproxy.core.relaying import RelayTransaction
-from smtpproxy.core.services import StreamChoice, StreamTable, permits
+from smtpproxy.core.services import StreamChoice, StreamTable
 from smtpproxy.events import Authentication, AuthOutcome, Client, Emit
 from smtpproxy.intake import replies
 from smtpproxy.intake.listener import Listener
@@ -25,40 +26,63 @@ from smtpproxy.wire.server import ServerConnection
 _NO_INFO = ClientInfo()
 
 
+class Sender(Struct, frozen=True):
+    """Who sends the next message, as it is put in all places that ask for it."""
+
+    client: Client
+    told: ClientInfo  # for an upstream that believes us
+    owner: str  # whom the upstream connection counts for
+    overridden: bool  # XCLIENT said that the session is another client's
+    secured: str  # of the protocol's name: in TLS, authenticated
+
+
 class Identity:
     """A client. `login` is empty while it has proven nothing."""
+
+    __slots__ = (
+        *("_authenticated", "_behind", "_forwarded", "_listener", "_sender", "_streams"),
+        *("credential", "helo", "login", "peer", "secure"),
+    )
 
     def __init__(self, listener: str, streams: StreamTable) -> None:
         self.peer = "unix"
         self.helo = ""
         self.login = ""
         self.secure = False
+        self.credential: Credential | None = None
         self._authenticated = False
         self._listener = listener
         self._streams = streams
-        self._credential: Credential | None = None
         self._behind = _NO_INFO  # by XCLIENT: it takes the place of who is connected
         self._forwarded = _NO_INFO  # by XFORWARD: of the next message alone
+        self._sender: Sender | None = None  # while nothing of the above has changed
 
     @property
-    def record(self) -> Client:
+    def sender(self) -> Sender:
         """Who sends the next message; what a trusted host told counts."""
-        helo = self._forwarded.helo or self.helo
-        return Client(self._listener, self.address, helo, self.login)
+        if self._sender is None:
+            self._sender = self._known()
+        return self._sender
 
-    @property
-    def told(self) -> ClientInfo:
-        """What an upstream that believes us is told of the client."""
+    def _known(self) -> Sender:
         told, behind, peer = self._forwarded, self._behind, self.address
-        return ClientInfo(
+        helo = told.helo or self.helo
+        info = ClientInfo(
             address=None if peer == "unix" else peer,
             name=told.name or behind.name or "",
             port=told.port or behind.port,
             protocol=told.protocol or behind.protocol or "ESMTP",
-            helo=told.helo or self.helo,
+            helo=helo,
             login=behind.login,
             ident=told.ident,
             source=told.source or "REMOTE",
+        )
+        return Sender(
+            Client(self._listener, peer, helo, self.login),
+            info,
+            network_of(peer),
+            behind != _NO_INFO,
+            f"{'S' * self.secure}{'A' * self._authenticated}",
         )
 
     @property
@@ -66,22 +90,22 @@ class Identity:
         """Where the next message comes from; what a trusted host told counts."""
         return self._forwarded.address or self._behind.address or self.peer
 
-    @property
-    def credential(self) -> Credential | None:
-        return self._credential
+    def connected(self, peer: str) -> None:
+        self.peer = peer
+        self._sender = None
 
-    @property
-    def xclient_override(self) -> bool:
-        """Whether XCLIENT said that the session is another client's."""
-        return self._behind != _NO_INFO
+    def greeted(self, helo: str) -> None:
+        self.helo = helo
+        self._sender = None
 
     def put_in_place(self, told: ClientInfo) -> None:
         """XCLIENT: from now on the session is that of the client it names."""
         self._behind = told
         self._forwarded = _NO_INFO
+        self._sender = None
         self.helo = told.helo or ""
         if told.login is not None:
-            self.login, self._authenticated, self._credential = "", False, None
+            self.login, self._authenticated, self.credential = "", False, None
         if told.login:
             self.proven(told.login)
 
@@ -89,43 +113,38 @@ class Identity:
         """XFORWARD: add to what is known of who sends the next message."""
         given = {name: value for name, value in asdict(told).items() if value is not None}
         self._forwarded = replace(self._forwarded, **given)
+        self._sender = None
 
     def forget_forwarded(self) -> None:
-        self._forwarded = _NO_INFO
+        if self._forwarded is not _NO_INFO:
+            self._forwarded = _NO_INFO
+            self._sender = None
 
     def secured(self, transport: asyncio.BaseTransport) -> bool:
         """TLS begins: forget the greeting; return whether a certificate says who it is."""
         self.secure = True
         self.helo = ""
+        self._sender = None
         shown = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
         certificate = certificate_of(shown) if shown else None
         if certificate is not None:
-            self._credential = self._streams.of_certificate(
+            self.credential = self._streams.of_certificate(
                 certificate.fingerprint, certificate.subject
             )
-        if self._credential is None:
+        if self.credential is None:
             return False
-        self.login = self._credential.name
+        self.login = self.credential.name
         return True
 
     def proven(self, user: str) -> None:
         """AUTH succeeded: what the user may do counts, not what a certificate might."""
         self.login = user
         self._authenticated = True
-        self._credential = self._streams.of_user(user)
-
-    def may_send_from(self, reverse_path: str) -> bool:
-        return self._credential is None or permits(self._credential, reverse_path)
+        self._sender = None
+        self.credential = self._streams.of_user(user)
 
     def choice(self, reverse_path: str) -> StreamChoice:
-        return self._streams.choice(self._listener, reverse_path, self._credential)
-
-    def protocol(self, *, extended: bool, smtputf8: bool, lmtp: bool = False) -> str:
-        """Return what the Received field says it came by (RFC 3848, 6531)."""
-        if not extended:
-            return "SMTP"
-        name = ("UTF8LMTP" if smtputf8 else "LMTP") if lmtp else "UTF8SMTP" if smtputf8 else "ESMTP"
-        return f"{name}{'S' * self.secure}{'A' * self._authenticated}"
+        return self._streams.choice(self._listener, reverse_path, self.credential)
 
 
 _REPLIES: dict[AuthOutcome, Reply] = {
@@ -186,6 +205,14 @@ class AuthDialog:
         return _REPLIES[outcome]
 
 
+_PROTOCOLS = {
+    (False, False): "ESMTP",
+    (False, True): "UTF8SMTP",
+    (True, False): "LMTP",
+    (True, True): "UTF8LMTP",
+}
+"""What the Received field says a message came by, by whether it is LMTP and in SMTPUTF8 (RFC 3848,
+6531)."""
 _UNHURRIED = 60.0
 """Seconds of content that count for no rate: an app may make its message while it sends it."""
 
@@ -194,23 +221,25 @@ def begin(
     listener: Listener, client: Identity, mail: Mail, engine: ServerConnection
 ) -> RelayTransaction:
     """Begin the transaction of a MAIL that was answered."""
+    sender, reverse_path, utf8, lmtp = client.sender, mail.reverse_path, mail.smtputf8, engine.lmtp
     return RelayTransaction(
         listener.services,
-        client.record,
+        sender.client,
         MailParameters(
-            mail.reverse_path,
+            reverse_path,
             mail.size,
             mail.body == "8BITMIME",
-            mail.smtputf8,
+            utf8,
             mail.ret,
             mail.envid,
-            client.told,
-            client.xclient_override,
-            owner=network_of(client.address),
+            sender.told,
+            sender.overridden,
+            None,
+            sender.owner,
         ),
-        client.choice(mail.reverse_path),
-        client.protocol(extended=engine.extended, smtputf8=mail.smtputf8, lmtp=engine.lmtp),
-        "each" if engine.lmtp or mail.prdr else None,
+        client.choice(reverse_path),
+        _PROTOCOLS[lmtp, utf8] + sender.secured if engine.extended else "SMTP",
+        "each" if lmtp or mail.prdr else None,
     )
 
 

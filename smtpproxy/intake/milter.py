@@ -4,7 +4,7 @@ from __future__ import annotations  # of functions within functions: each costs 
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from smtpproxy.core.advice import Advice, MilterTransaction
 from smtpproxy.core.edits import UNSUBSCRIBE
@@ -22,7 +22,7 @@ from smtpproxy.intake.milter_message import (
     mails_refused,
     without_smtp,
 )
-from smtpproxy.intake.session import Session
+from smtpproxy.intake.session import UNREAD, Session
 from smtpproxy.mail.address import PathError, for_record, parse_path, qualified
 from smtpproxy.mail.reply import Reply
 from smtpproxy.waiting import NEVER, Pending
@@ -58,9 +58,25 @@ _NO_SPACE = packets.reply_code(replies.NO_SPACE)
 _TOO_MANY = Reply.of(452, "4.5.3", "too many recipients")
 
 
+def _and_answered(take: Callable[[MilterSession, Any], None]) -> Callable[[Any, Any], None]:
+    """Take an event that is answered at once, where the MTA wants an answer at all."""
+
+    def taken(session: MilterSession, event: Command) -> None:
+        take(session, event)
+        if answer := session._engine.answer(event):
+            session._write(answer)
+
+    return taken
+
+
 class MilterSession(Session):
     """One connection. What needs no waiting is done at once; RCPT and the end are waited for."""
 
+    __slots__ = (
+        *("_connect", "_due", "_helo", "_message", "_progress", "_spool_failed", "_within"),
+    )
+
+    breaches = (MilterError,)
     _engine: MilterConnection
 
     def __init__(self, listener: Listener) -> None:
@@ -87,21 +103,6 @@ class MilterSession(Session):
         self._say_fault()
         super().cut()
 
-    def _take_next(self) -> bool:
-        try:
-            event = self._engine.next_event()
-            if isinstance(event, Signal):
-                return False
-            _TAKE[type(event)](self, event)
-            if isinstance(event, (Rcpt, EndOfMessage)):
-                return True  # answered when it is judged
-            if answer := self._engine.answer(event):
-                self._write(answer)
-        except MilterError as error:
-            self._listener.services.emit(Failed(self._settings.name, "protocol", str(error)))
-            self._end("protocol")
-        return True
-
     def _all_taken(self, *, taken: bool) -> None:
         """Set the MTA's time.
 
@@ -109,11 +110,11 @@ class MilterSession(Session):
         to be complete soon: it gets no more time for each octet of it that comes, nor does an
         MTA that leaves our answers unread.
         """
-        within = bool(self._engine.buffered) or self._write_paused
+        within = bool(self._engine.buffered) or bool(self._stops & UNREAD)
         if taken or not (within and self._within) or self._deadline.at == NEVER:
             limit = self._settings
             timeout = limit.command_timeout if within else limit.data_timeout
-            self._deadline.at = self._listener.deadlines.now() + timeout
+            self._deadline.at = self._now() + timeout
         self._within = within
 
     def _nothing(self, event: Command) -> None:
@@ -323,21 +324,20 @@ class MilterSession(Session):
     def _give_up(self) -> None:
         self._forget_message()
 
-
-_TAKE: Mapping[type, Callable[[MilterSession, Any], None]] = {
-    Negotiation: MilterSession._nothing,
-    Connect: MilterSession._connected,
-    Helo: MilterSession._hello,
-    Mail: MilterSession._mail_from,
-    Rcpt: MilterSession._recipient,
-    Data: MilterSession._nothing,
-    Header: MilterSession._header,
-    EndOfHeaders: MilterSession._nothing,
-    Body: MilterSession._body,
-    EndOfMessage: MilterSession._end_of_message,
-    Unknown: MilterSession._nothing,
-    Abort: MilterSession._aborted,
-    NextConnection: MilterSession._next_client,
-    Quit: MilterSession._quit,
-}
-"""How each event is taken."""
+    takes: ClassVar[Mapping[type, Callable[[Any, Any], None] | None]] = {
+        Negotiation: _and_answered(_nothing),
+        Connect: _and_answered(_connected),
+        Helo: _and_answered(_hello),
+        Mail: _and_answered(_mail_from),
+        Rcpt: _recipient,
+        Data: _and_answered(_nothing),
+        Header: _and_answered(_header),
+        EndOfHeaders: _and_answered(_nothing),
+        Body: _and_answered(_body),
+        EndOfMessage: _end_of_message,
+        Unknown: _and_answered(_nothing),
+        Abort: _and_answered(_aborted),
+        NextConnection: _and_answered(_next_client),
+        Quit: _and_answered(_quit),
+        Signal: None,
+    }

@@ -3,6 +3,8 @@
 from __future__ import annotations  # of functions within functions: each costs a call
 
 import re
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 from smtpproxy.core.advice import DelegatedTransaction
 from smtpproxy.core.recording import TEMPORARY_FAILURE
@@ -10,7 +12,7 @@ from smtpproxy.core.services import StreamTable, permits
 from smtpproxy.events import Client, Failed, SenderRefused
 from smtpproxy.intake import replies
 from smtpproxy.intake.listener import Listener
-from smtpproxy.intake.session import Session
+from smtpproxy.intake.session import UNREAD, Session
 from smtpproxy.mail.address import PathError, for_record, parse_path, qualified
 from smtpproxy.mail.reply import Reply
 from smtpproxy.settings import Credential
@@ -55,6 +57,9 @@ _LATER_STATES = frozenset({"DATA", "END-OF-MESSAGE"})
 class PolicySession(Session):
     """One connection. The requests are taken one after the other."""
 
+    __slots__ = ("_asked", "_due", "_instance", "_message", "_refusals", "_within")
+
+    breaches = (PolicyError,)
     _engine: PolicyConnection
 
     def __init__(self, listener: Listener) -> None:
@@ -80,19 +85,10 @@ class PolicySession(Session):
         self._say_fault()
         super().cut()
 
-    def _take_next(self) -> bool:
-        try:
-            request = self._engine.next_request()
-        except PolicyError as error:
-            self._listener.services.emit(Failed(self._settings.name, "protocol", str(error)))
-            self._end("protocol")
-            return False
-        if request is None:
-            return False
+    def _request(self, request: PolicyRequest) -> None:
         self._due = True
         self._within = False
         self._wait_for(self._judge(request), self._judged)
-        return True
 
     def _judged(self, answer: Pending[Reply | None]) -> None:
         refusal = answer.result()
@@ -100,11 +96,11 @@ class PolicySession(Session):
 
     def _all_taken(self, *, taken: bool) -> None:
         """Wait for the MTA: for long between requests, and not for long within one."""
-        within = bool(self._engine.buffered) or self._write_paused
+        within = bool(self._engine.buffered) or bool(self._stops & UNREAD)
         if not (within and self._within):  # a request that trickles in has no longer for that
             limit = self._settings
             timeout = limit.command_timeout if within else limit.data_timeout
-            self._deadline.at = self._listener.deadlines.now() + timeout
+            self._deadline.at = self._now() + timeout
         self._within = within
 
     def _judge(self, request: PolicyRequest) -> Pending[Reply | None]:
@@ -223,3 +219,8 @@ class PolicySession(Session):
 
     def _give_up(self) -> None:
         self._forget()
+
+    takes: ClassVar[Mapping[type, Callable[[Any, Any], None] | None]] = {
+        PolicyRequest: _request,
+        type(None): None,
+    }

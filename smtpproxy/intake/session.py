@@ -5,7 +5,7 @@ from __future__ import annotations  # of functions within functions: each costs 
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 from smtpproxy.events import (
@@ -24,8 +24,8 @@ T = TypeVar("T")
 
 AT_ONCE = 500
 """Events that are taken from one client before others have their turn: some milliseconds."""
-_JUDGED = 20
-"""For how many events one counts of which something is asked: facts, a record, a password."""
+_ANSWERS = 24
+"""And of these, such of which something was asked: facts, a record, a password."""
 _BACKLOG = 256 * 1024
 """Octets that a client may be ahead of us before it is no longer read from."""
 _LINGER = 2.0
@@ -34,13 +34,24 @@ _FLUSH = 30.0
 """Seconds that a client has to read the last of its replies."""
 
 
+BUSY, ENDING, UNREAD, PAUSING = 1, 2, 4, 8
+"""Bits of what keeps a session from taking events: something is waited for, the connection ends,
+the client leaves our answers unread, other sessions have their turn."""
+_UNASKED = BUSY | ENDING
+"""Those in which nothing more is expected of the client."""
+_LEFT = UNREAD | PAUSING
+"""Those in which what the client sends is left to the kernel."""
+
+
 class Engine(Protocol):
-    """What a protocol's engine takes in."""
+    """What a protocol's engine takes in, and the events that it makes of that."""
 
     @property
     def buffered(self) -> int: ...
 
     def receive_data(self, data: bytes) -> None: ...
+
+    def next_event(self) -> Any: ...
 
 
 class Session(asyncio.Protocol, ABC):
@@ -51,6 +62,16 @@ class Session(asyncio.Protocol, ABC):
     is why the connection ends, empty while it is open.
     """
 
+    __slots__ = (
+        *("_answers", "_began", "_cause", "_deadline", "_ended", "_engine", "_eof", "_listener"),
+        *("_now", "_peer", "_reading", "_securing", "_settings", "_stops", "_take_answer"),
+        *("_taking", "_transport"),
+    )
+
+    takes: ClassVar[Mapping[type, Callable[[Any, Any], None] | None]]
+    """How each event is taken; None: that there is none to take."""
+    breaches: ClassVar[tuple[type[Exception], ...]] = ()
+    """What the engine raises where the other side breaks the protocol beyond repair."""
     lingering: ClassVar[frozenset[str]] = frozenset()
     """Ends in which the client may still be sending: closing at once would destroy the reply."""
     _engine: Engine
@@ -58,27 +79,22 @@ class Session(asyncio.Protocol, ABC):
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._settings = listener.settings
+        self._now = listener.deadlines.now
         self._deadline = Deadline(self._out_of_time)  # watched once the client is admitted
         self._transport: asyncio.Transport
         self._peer = "unix"
         self._began = 0.0
         self._cause = ""
-        self._busy = False
-        self._taken = 0  # events, in this turn of the loop
+        self._stops = 0  # bits; what there is to take is taken while this is nothing
+        self._answers = 0  # that were there at once, in this turn of the loop
         self._taking = False  # events are being taken, further down the stack
-        self._pausing = False  # other sessions have their turn, though there is more to take
         self._ended = False
         self._eof = False  # the client has said all it has to say, and may still listen
         self._securing = False  # the transport is between clear text and TLS
         self._reading = True
-        self._write_paused = False  # the client leaves our answers unread
         self._take_answer: Callable[[Pending[Any]], None]  # what the answer is for
 
     # what the protocols have of their own
-
-    @abstractmethod
-    def _take_next(self) -> bool:
-        """Take the next event; return False when there is none to take."""
 
     @abstractmethod
     def _all_taken(self, *, taken: bool) -> None:
@@ -122,17 +138,17 @@ class Session(asyncio.Protocol, ABC):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._peer = self._listener.peer(transport)
-        self._began = self._listener.deadlines.now()
+        self._began = self._now()
         try:
             refusal = self._listener.admit(self, self._peer)
         except Exception as error:  # a session that is not counted must not go on
-            self._cause, self._ended = "error", True
+            self._cause, self._stops, self._ended = "error", ENDING, True
             self._report(error)
             self._say_fault()
             self._transport.close()
             return
         if refusal is not None:
-            self._cause, self._ended = "refused", True
+            self._cause, self._stops, self._ended = "refused", ENDING, True
             self._listener.services.emit(
                 ConnectionRefused(self._settings.name, self._peer, refusal)
             )
@@ -141,20 +157,23 @@ class Session(asyncio.Protocol, ABC):
             return
         self._listener.deadlines.add(self._deadline)
         self._listener.services.emit(ConnectionOpened(self._settings.name, self._peer))
-        self._guarded(self._admitted)
+        try:
+            self._admitted()
+        except (Exception, asyncio.CancelledError) as error:
+            self._fault(error)
         self._go_on()
 
     def data_received(self, data: bytes) -> None:
-        if not self._cause:
+        if not self._stops & ENDING:
             self._engine.receive_data(data)
             self._go_on()
 
     def pause_writing(self) -> None:
-        self._write_paused = True
+        self._stops |= UNREAD
         self._adjust_reading()
 
     def resume_writing(self) -> None:
-        self._write_paused = False
+        self._stops &= ~UNREAD
         self._go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -164,11 +183,11 @@ class Session(asyncio.Protocol, ABC):
 
     def drain(self) -> None:
         """Take no further message; end soon if none is under way."""
-        if self._ended or self._busy or self._in_message():
+        if self._ended or self._stops & BUSY or self._in_message():
             return
         patience = self._patience()
         if patience:
-            self._deadline.at = min(self._deadline.at, self._listener.deadlines.now() + patience)
+            self._deadline.at = min(self._deadline.at, self._now() + patience)
         else:
             self._shut_down()
 
@@ -190,65 +209,69 @@ class Session(asyncio.Protocol, ABC):
 
         What is answered at once is handled in this loop, however many answers call back into it.
         """
-        if self._ended:
-            return
-        if self._taking or self._busy:
+        if self._taking or self._stops & BUSY:
             self._adjust_reading()
             return
         self._taking = True
-        self._taken = 0
+        self._answers = 0
+        next_event, takes, taken = self._engine.next_event, self.takes, False
         try:
-            while not (self._cause or self._write_paused or self._pausing or self._busy):
-                if not self._take_next():
+            for _ in range(AT_ONCE):
+                if self._stops:
                     break
-                self._taken += 1
-                if self._taken >= AT_ONCE:
-                    self._pause()
-            if not (self._busy or self._cause):
-                self._all_taken(taken=self._taken > 0)
+                event = next_event()
+                take = takes[type(event)]
+                if take is None:
+                    break
+                taken = True
+                take(self, event)
+            else:
+                self._pause()
+            if not self._stops & _UNASKED:
+                self._all_taken(taken=taken)
                 if self._listener.draining:
                     self.drain()
-                if self._eof and not (self._write_paused or self._pausing):
+                if self._eof and not self._stops:
                     self._end("eof")
+        except self.breaches as error:
+            self._listener.services.emit(Failed(self._settings.name, "protocol", str(error)))
+            self._end("protocol")
         except Exception as error:
             self._fault(error)
         finally:
             self._taking = False
-        if self._cause and not self._busy:
+        stops = self._stops
+        if stops & ENDING and not stops & BUSY:
             self._finish()
-        elif not self._reading or self._write_paused or self._pausing:
+        elif stops & _LEFT or not self._reading:
             self._adjust_reading()  # while it is busy, whatever comes is looked at as it comes
 
     def _wait_for(self, answer: Pending[T], answered: Callable[[Pending[T]], None]) -> None:
         """Take nothing more before the answer is there and `answered` was called with it."""
-        self._busy = True
-        self._taken += _JUDGED
+        self._stops |= BUSY
         self._deadline.at = NEVER  # our own time is not the client's
         self._take_answer = answered
-        if answer.done:
-            self._answer_came(answer)
-        else:
-            answer.when_done(self._answer_came)
+        answer.when_done(self._answer_came)
 
     def _answer_came(self, answer: Pending[Any]) -> None:
-        self._busy = False
-        self._guarded(self._take_answer, answer)
+        self._stops ^= BUSY
+        try:
+            self._take_answer(answer)
+        except (Exception, asyncio.CancelledError) as error:
+            self._fault(error)
         if not self._taking:
             self._go_on()
+        else:  # it was there at once
+            self._answers += 1
+            if self._answers == _ANSWERS:
+                self._pause()
 
-    def _guarded(self, work: Callable[..., None], *given: Any) -> None:
+    def _fault(self, error: BaseException) -> None:
         """A fault of ours must not pass mail, nor lose the session, nor go up to who called."""
-        try:
-            work(*given)
-        except asyncio.CancelledError:  # the process ends
-            self._end("error")
-        except Exception as error:
-            self._fault(error)
-
-    def _fault(self, error: Exception) -> None:
-        self._report(error)
-        self._say_fault()
-        self._end("error")
+        if isinstance(error, Exception):
+            self._report(error)
+            self._say_fault()
+        self._end("error")  # or the process ends, and with it what was waited for
 
     def _report(self, error: Exception) -> None:
         text = f"{type(error).__name__}: {error}"
@@ -258,19 +281,20 @@ class Session(asyncio.Protocol, ABC):
     def _pause(self) -> None:
         """Go on in the next turn of the loop: a quarter of a megabyte, which is what one read
         brings, may hold tens of thousands of commands."""
-        self._pausing = True
-        asyncio.get_running_loop().call_soon(self._resume)
+        if not self._stops & PAUSING:
+            self._stops |= PAUSING
+            asyncio.get_running_loop().call_soon(self._resume)
 
     def _resume(self) -> None:
-        self._pausing = False
+        self._stops &= ~PAUSING
         self._go_on()
 
     # for the sessions
 
     def _adjust_reading(self) -> None:
         """Read from a client that reads what we write and is not too far ahead of us."""
-        wanted = not (self._write_paused or self._pausing or self._securing) and (
-            not self._busy or self._engine.buffered <= _BACKLOG
+        wanted = not (self._stops & _LEFT or self._securing) and (
+            not self._stops & BUSY or self._engine.buffered <= _BACKLOG
         )
         if wanted != self._reading:
             self._read(wanted)
@@ -296,7 +320,8 @@ class Session(asyncio.Protocol, ABC):
     def _end(self, cause: str) -> None:
         """The connection ends, once nothing is waited for any more."""
         self._cause = self._cause or cause
-        if not (self._busy or self._taking):
+        self._stops |= ENDING
+        if not (self._stops & BUSY or self._taking):
             self._finish()
 
     def _finish(self) -> None:
@@ -326,7 +351,7 @@ class Session(asyncio.Protocol, ABC):
         if self._transport.get_write_buffer_size():
             asyncio.get_running_loop().call_later(_FLUSH, self._transport.abort)
         self._transport.close()
-        seconds = self._listener.deadlines.now() - self._began
+        seconds = self._now() - self._began
         self._listener.leave(self, self._peer)
         self._listener.services.emit(
             ConnectionClosed(self._settings.name, self._peer, seconds, self._cause)

@@ -4,15 +4,16 @@ from __future__ import annotations  # of functions within functions: each costs 
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from smtpproxy.core.relaying import RelayTransaction
+from smtpproxy.core.services import permits
 from smtpproxy.events import Failed, SenderRefused
 from smtpproxy.intake import replies
 from smtpproxy.intake.client import AuthDialog, Identity, begin, content_timeout, final
 from smtpproxy.intake.limits import Refusal
 from smtpproxy.intake.listener import FIRST_WITHIN, Listener
-from smtpproxy.intake.session import Session
+from smtpproxy.intake.session import BUSY, ENDING, UNREAD, Session
 from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.content import Content
 from smtpproxy.waiting import NEVER, Pending
@@ -32,14 +33,13 @@ from smtpproxy.wire.commands import (
 from smtpproxy.wire.forwarding import XCLIENT, XCLIENT_WITHOUT_LOGIN, XFORWARD
 from smtpproxy.wire.server import ServerConnection
 from smtpproxy.wire.session import (
-    BLOCKED,
-    NEED_DATA,
     Answered,
     Broken,
     ContentBegins,
     ContentChunk,
     ContentProblem,
     EndOfContent,
+    Signal,
 )
 from smtpproxy.wire.verbs import TOO_MANY_RECIPIENTS, TOO_MANY_REFUSED
 
@@ -56,6 +56,11 @@ class SmtpSession(Session):
             *("bare_newline", "line_too_long", "pipelining", "chunk_size"),
             *("timeout", "slow", "errors"),
         }
+    )
+
+    __slots__ = (
+        *("_asked", "_auth", "_client", "_content", "_content_began", "_errors", "_mail"),
+        *("_served", "_spool_failed", "_transaction"),
     )
 
     _engine: ServerConnection
@@ -93,7 +98,7 @@ class SmtpSession(Session):
         self._write(replies.REFUSED[refusal].encode())
 
     def _admitted(self) -> None:
-        self._client.peer = self._peer
+        self._client.connected(self._peer)
         if self._listener.takes_xclient(self._peer):
             believed = self._listener.believes_logins(self._peer)
             self._engine.offer(XCLIENT if believed else XCLIENT_WITHOUT_LOGIN, XFORWARD)
@@ -101,7 +106,7 @@ class SmtpSession(Session):
             self._engine.now_secure(authenticated=self._client.secured(self._transport))
         if self._settings.early_commands == "refuse":
             self._deadline.at = self._began + self._settings.command_timeout
-            self._busy = True
+            self._stops |= BUSY
             asyncio.get_running_loop().call_soon(self._greet_in_turns, 2)
         else:
             self._write(self._engine.greeting)
@@ -114,7 +119,7 @@ class SmtpSession(Session):
         if turns:
             asyncio.get_running_loop().call_soon(self._greet_in_turns, turns - 1)
             return
-        self._busy = False
+        self._stops &= ~BUSY
         early = self._engine.early()
         if early is None:
             self._write(self._engine.greeting)
@@ -146,22 +151,15 @@ class SmtpSession(Session):
             self._transport.abort()
         super().cut()
 
-    def _take_next(self) -> bool:
-        event = self._engine.next_event()
-        if event is NEED_DATA or event is BLOCKED:
-            return False
-        _TAKE[type(event)](self, event)
-        return True
-
     def _all_taken(self, *, taken: bool) -> None:
         """A client's time runs from the last command that was taken, whatever trickles in."""
         if self._content is None and (taken or self._deadline.at == NEVER):
-            self._deadline.at = self._listener.deadlines.now() + self._settings.command_timeout
+            self._deadline.at = self._now() + self._settings.command_timeout
 
     def _start_tls(self, event: StartTls) -> None:
         """Change to TLS; whatever was known before is forgotten (RFC 3207 4.2)."""
         self._answer(replies.GO_SECURE)
-        if self._cause or self._transport.is_closing():
+        if self._stops & ENDING or self._transport.is_closing():
             return
         self._abort()
         self._securing = True
@@ -178,7 +176,8 @@ class SmtpSession(Session):
             self._end("tls")
             return
         self._transport = transport
-        self._reading, self._write_paused = True, False
+        self._reading = True
+        self._stops &= ~UNREAD
         self._engine.now_secure(authenticated=self._client.secured(transport))
 
     def _authenticate(self, event: Auth | AuthResponse) -> None:
@@ -204,16 +203,17 @@ class SmtpSession(Session):
             self._end("errors")
 
     def _mail_from(self, mail: Mail) -> None:
-        if self._listener.draining and self._served:
+        listener, client = self._listener, self._client
+        if listener.draining and self._served:
             self._shut_down()
             return
-        if not self._client.may_send_from(mail.reverse_path):
-            self._listener.services.emit(SenderRefused(self._settings.name, self._client.peer))
+        credential = client.credential
+        if credential is not None and not permits(credential, mail.reverse_path):
+            listener.services.emit(SenderRefused(self._settings.name, client.peer))
             self._answer(replies.SENDER_REFUSED)
             return
-        rates = self._listener.rates
-        if rates is not None:
-            limit = rates.message(self._client.address, self._client.credential)
+        if listener.rates is not None:
+            limit = listener.rates.message(client.address, credential)
             if limit is not None:
                 self._limited(limit)
                 self._answer(replies.RATE_LIMIT)
@@ -228,21 +228,22 @@ class SmtpSession(Session):
     def _content_begins(self, begins: ContentBegins | None = None) -> None:
         self._content = Content(self._listener.spool)
         self._spool_failed = False
-        self._content_began = self._listener.deadlines.now()
+        self._content_began = self._now()
         self._deadline.at = self._content_began + content_timeout(self._settings, 0)
 
     def _chunk(self, chunk: ContentChunk) -> None:
-        if self._content is None or self._spool_failed:
+        content = self._content
+        if content is None or self._spool_failed:
             return
         try:
-            self._content.append(chunk.data)
+            content.append(chunk.data)
         except OSError as error:
             self._spool_failed = True
             self._listener.services.emit(Failed(self._settings.name, "spool", str(error)))
 
     def _hello(self, hello: Hello) -> None:
         self._abort()
-        self._client.helo = hello.domain
+        self._client.greeted(hello.domain)
         self._answer(self._engine.hello_reply(hello))
 
     def _reset(self, reset: Reset) -> None:
@@ -282,21 +283,21 @@ class SmtpSession(Session):
         asked = [first]
         while isinstance(event := self._engine.next_event(), Rcpt):
             asked.append(event)
-        permitted = len(asked)
+        self._asked = len(asked)
         rates = self._listener.rates
         if rates is not None:
             client = self._client
-            permitted, limit = rates.recipients(client.address, client.credential, permitted)
+            count, limit = rates.recipients(client.address, client.credential, self._asked)
             if limit is not None:
                 self._limited(limit)
-        self._asked = len(asked)
+            asked = asked[:count]
         transaction = self._transaction
         if transaction is None:
             assert self._mail is not None
             transaction = begin(self._listener, self._client, self._mail, self._engine)
             self._transaction = transaction
-        if permitted:
-            steps = transaction.recipients(asked[:permitted])
+        if asked:
+            steps = transaction.recipients(asked)
             self._wait_for(self._listener.run(steps, transaction.spent), self._answer_recipients)
         else:
             self._answer_recipients(Pending.settled([]))
@@ -306,18 +307,15 @@ class SmtpSession(Session):
         answers = answer.result()
         if len(answers) < self._asked:
             answers = answers + [replies.RATE_LIMIT] * (self._asked - len(answers))
-        said = b""
-        for reply in answers:
-            said += self._engine.answer(reply)
-        self._write(said)
+        self._write(b"".join(map(self._engine.answer, answers)))
 
     def _end_of_content(self, end: EndOfContent) -> None:
         transaction, content, mail = self._transaction, self._content, self._mail
+        if transaction is None or content is None:
+            raise RuntimeError("end of content without a transaction")
         self._transaction = self._content = None
         self._served = True
         self._client.forget_forwarded()
-        if transaction is None or content is None:
-            raise RuntimeError("end of content without a transaction")
 
         def answered(answer: Pending[list[Reply]]) -> None:
             try:
@@ -366,7 +364,7 @@ class SmtpSession(Session):
         cause = "timeout"
         if self._content is not None:  # its rate is looked at only when its time is over
             allowed = content_timeout(self._settings, self._engine.content_size)
-            if self._listener.deadlines.now() < self._content_began + allowed:
+            if self._now() < self._content_began + allowed:
                 self._deadline.at = self._content_began + allowed
                 return
             cause = "slow" if allowed < self._settings.data_timeout else "timeout"
@@ -376,23 +374,22 @@ class SmtpSession(Session):
     def _give_up(self) -> None:
         self._abort()
 
-
-_TAKE: Mapping[type, Callable[[SmtpSession, Any], None]] = {
-    Mail: SmtpSession._mail_from,
-    Rcpt: SmtpSession._recipients,
-    Data: SmtpSession._data,
-    ContentBegins: SmtpSession._content_begins,
-    ContentChunk: SmtpSession._chunk,
-    EndOfContent: SmtpSession._end_of_content,
-    Hello: SmtpSession._hello,
-    Reset: SmtpSession._reset,
-    Quit: SmtpSession._quit,
-    XClient: SmtpSession._xclient,
-    XForward: SmtpSession._xforward,
-    Answered: SmtpSession._answered,
-    StartTls: SmtpSession._start_tls,
-    Auth: SmtpSession._authenticate,
-    AuthResponse: SmtpSession._authenticate,
-    Broken: SmtpSession._broken,
-}
-"""How each event is taken."""
+    takes: ClassVar[Mapping[type, Callable[[Any, Any], None] | None]] = {
+        Mail: _mail_from,
+        Rcpt: _recipients,
+        Data: _data,
+        ContentBegins: _content_begins,
+        ContentChunk: _chunk,
+        EndOfContent: _end_of_content,
+        Hello: _hello,
+        Reset: _reset,
+        Quit: _quit,
+        XClient: _xclient,
+        XForward: _xforward,
+        Answered: _answered,
+        StartTls: _start_tls,
+        Auth: _authenticate,
+        AuthResponse: _authenticate,
+        Broken: _broken,
+        Signal: None,
+    }

@@ -1,6 +1,6 @@
 """Postfix's policy delegation protocol, the server's side, without any I/O.
 
-    bytes --receive_data--> next_request --> PolicyRequest, or None, or PolicyError
+    bytes --receive_data--> next_event --> PolicyRequest, or None, or PolicyError
     answer(action) --> the bytes that answer it
 
 A request is lines of `name=value` and an empty line; the answer is `action=…` and an empty
@@ -77,7 +77,7 @@ class PolicyConnection:
     def receive_data(self, data: bytes) -> None:
         self._buffer += data
 
-    def next_request(self) -> PolicyRequest | None:
+    def next_event(self) -> PolicyRequest | None:
         """Return the next whole request, or None. Raises PolicyError."""
         buffer = self._buffer
         while (end := buffer.find(b"\n", self._seen)) >= 0:

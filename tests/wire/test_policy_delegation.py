@@ -31,7 +31,7 @@ def talk(data: bytes, sizes: Sequence[int] = (), **options: int) -> Talk:
     for piece in cut(data, sizes):
         engine.receive_data(piece)
         try:
-            while (request := engine.next_request()) is not None:
+            while (request := engine.next_event()) is not None:
                 talked.requests.append(request)
         except PolicyError as error:
             talked.error = str(error)
@@ -121,8 +121,8 @@ def test_taken_octets_are_let_go() -> None:
     one = request(recipient="a@x.example")
     for _ in range(500):
         engine.receive_data(one + one)
-        assert engine.next_request() is not None
-        assert engine.next_request() is not None
+        assert engine.next_event() is not None
+        assert engine.next_event() is not None
     assert engine.buffered == 0
     assert len(engine._buffer) < 200_000
 
