@@ -57,31 +57,23 @@ class Pending(Generic[T]):
         value: T = self.value
         return value
 
-    def settle(self, value: T) -> None:
-        """Give the answer; whoever waits is called before this returns. The first one counts."""
-        if not self.done:
-            self.done, self.value = True, value
-            self._call_back()
+    def settle(self, value: T, error: BaseException | None = None) -> None:
+        """Give the answer; whoever waits is called before this returns. The first one counts.
+
+        What waited and what was waited for are let go of: as a cycle, all that belongs to a
+        message would stay in memory until the collector comes, and cost a third more.
+        """
+        if self.done:
+            return
+        self.done, self.value, self.error = True, value, error
+        callback = self._callback
+        self._callback = self._source = None
+        if callback is not None:
+            callback(self)
 
     def fail(self, error: BaseException) -> None:
         """Give an error for an answer, as `settle` does."""
-        if not self.done:
-            self.done, self.error = True, error
-            self._call_back()
-
-    def give(self, value: Any, error: BaseException | None) -> None:
-        """Give the answer, for who has it in this form: an error, or else a value."""
-        if error is None:
-            self.settle(value)
-        else:
-            self.fail(error)
-
-    def _call_back(self) -> None:
-        """What waited and what was waited for are let go of: as a cycle, all that belongs to a
-        message would stay in memory until the collector comes, and cost a third more."""
-        callback, self._callback, self._source = self._callback, None, None
-        if callback is not None:
-            callback(self)
+        self.settle(None, error)  # type: ignore[arg-type]
 
     def when_done(self, callback: Callable[[Pending[T]], None]) -> None:
         """Call back when the answer is there; at once if it is."""
@@ -119,10 +111,10 @@ class Pending(Generic[T]):
         def answered(answer: Pending[T]) -> None:
             other = instead(answer)
             if other is None:
-                chosen.give(answer.value, answer.error)
+                chosen.settle(answer.value, answer.error)
                 return
             chosen._source = other
-            other.when_done(lambda other: chosen.give(other.value, other.error))
+            other.when_done(lambda other: chosen.settle(other.value, other.error))
 
         self.when_done(answered)
         return chosen

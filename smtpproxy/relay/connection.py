@@ -120,7 +120,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._closed = closed
         self._reader = ReplyReader()
         self._greeting: Pending[list[Reply]] = Pending()
-        self._waiting = deque((Exchange(1, 0, self._greeting.give, self._greeting),))
+        self._waiting = deque((Exchange(1, 0, self._greeting.settle, self._greeting),))
         self._transport: asyncio.WriteTransport  # once there is a connection
         self._reset: Pending[None] | None = None
         self._writing: tuple[Iterator[bytes], Exchange] | None = None  # waits for room
@@ -198,7 +198,7 @@ class UpstreamConnection(asyncio.Protocol):
     async def command(self, data: bytes, timeout: float) -> Reply:
         """Send one command and wait for its reply. Raises UpstreamError."""
         answer: Pending[list[Reply]] = Pending()
-        self.exchange(data, Exchange(1, timeout, answer.give, answer))
+        self.exchange(data, Exchange(1, timeout, answer.settle, answer))
         (reply,) = await answer
         return reply
 
@@ -263,7 +263,7 @@ class UpstreamConnection(asyncio.Protocol):
             if error is None and replies[0].code >= 300:
                 error = lost = UpstreamLost(f"upstream answers RSET with {replies[0]}")
                 self._fail(lost)
-            reset.give(None, error)
+            reset.settle(None, error)
 
         self._reset = reset
         self.exchange(_RSET, Exchange(1, timeout, answered, reset))
