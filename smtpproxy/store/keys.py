@@ -102,7 +102,9 @@ class SuppressionKey:
         the order of `domains_over`. Of a whole domain's own name, the first two find nothing.
         """
         over = self._over(name.rpartition("@")[2])
-        return (b"", b"", *over) if names_domain(name) else self._of_address(name) + over
+        if name[0] in "@*" and names_domain(name):
+            return (b"", b"", *over)
+        return self._of_address(name) + over
 
     def counting(self, name: str) -> list[KeyPair]:
         """Return the keys of a canonical address and of each whole domain that it is under."""

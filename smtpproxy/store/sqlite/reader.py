@@ -35,7 +35,7 @@ class _Link:
     """One read-only connection and the questions asked over it. Raises what SQLite raises."""
 
     def __init__(self, path: Path, state_dir: Path, partners: Sequence[Partner]) -> None:
-        self._watch = FileWatch(path)
+        self.file = FileWatch(path)
         self._opened = next(_opened)
         self._version: tuple[int, bytes] | None = None
         self._connection = open_reader(path)
@@ -43,7 +43,7 @@ class _Link:
         try:
             check_up_to_date(self._connection, path)
             keys = live_keys.load(self._connection, state_dir, path)
-            self._log_watch = LogWatch(path)
+            self.log = LogWatch(path)
         except BaseException:
             self._connection.close()
             raise
@@ -56,19 +56,11 @@ class _Link:
         self._first_read = f"SELECT 1 FROM {live_keys.view(keys.versions)} LIMIT 1"
         self._pauses: tuple[Pause, ...] = ()  # of streams, as of the version
         self._versions, self._partners = keys.versions, partners
-        self._prepared: dict[tuple[int, bool], Statements] = {}  # by domains and age
-
-    def is_current(self, *, log: bool = True) -> bool:
-        """Whether the file, and its log, are still what was opened. Raises OSError, LogRemoved."""
-        if not self._watch.same():
-            return False
-        if log:
-            self._log_watch.check()
-        return True
+        self._prepared: dict[tuple[int, bool], Statements] = {}  # by number of keys, and age
 
     def version(self) -> object:
         """The state of the database as of the last commit; of another connection, another one."""
-        version = self._opened, self._log_watch.state()
+        version = self._opened, self.log.state()
         if version != self._version:
             self._pauses = tuple(map(read_pause, self._execute(PAUSES).fetchall()))
             self._version = version
@@ -83,14 +75,14 @@ class _Link:
 
     def facts(self, lookups: Lookups) -> Facts:
         """Read all addresses, and what else they may be read as, from one snapshot."""
-        if len(lookups.addresses) == 1 and not readings(lookups.addresses[0]):
-            (address,) = lookups.addresses
+        addresses = lookups.addresses
+        if len(addresses) == 1 and not readings(address := addresses[0]):
             known = self._one(address, lookups)
             facts = {} if known is None else {address: known}
             return self._with_pauses(facts, lookups) if self._pauses else facts
         self.begin()
         try:
-            return self.some(lookups.addresses, lookups)
+            return self.some(addresses, lookups)
         finally:
             self.end()
 
@@ -132,20 +124,23 @@ class _Link:
     def _one(self, name: str, lookups: Lookups) -> RecipientFacts | None:
         """Read what is known of one canonical name, in one statement."""
         keys = self._keys(name)
-        domains = len(keys) // (1 + len(self._more)) - 2
-        asked = self._asked(domains, age=lookups.snapshots and bool(self._partners))
+        kind = len(keys), lookups.snapshots
+        asked = self._prepared.get(kind) or self._prepare(*kind)
+        values = map(bytearray, keys)  # for each bytes sqlite3 looks for an adapter
         if lookups.contacts:
-            found = self._execute(asked.everything, (*keys, name)).fetchall()
+            found = self._execute(asked.everything, (*values, name)).fetchall()
         else:
-            found = self._execute(asked.suppressions, keys).fetchall()
-        return self._read(found, name, keys, domains) if found else None
+            found = self._execute(asked.suppressions, (*values,)).fetchall()
+        return self._read(found, name, keys) if found else None
 
-    def _asked(self, domains: int, *, age: bool) -> Statements:
-        asked = self._prepared.get((domains, age))
-        if asked is None:
-            asked = statements(self._versions, self._partners, domains=domains, age=age)
-            self._prepared[domains, age] = asked
+    def _prepare(self, keys: int, age: bool) -> Statements:
+        asked = statements(self._versions, self._partners, domains=self._domains(keys), age=age)
+        self._prepared[keys, age] = asked
         return asked
+
+    def _domains(self, keys: int) -> int:
+        """How many whole domains a name is under that has so many keys."""
+        return keys // (1 + len(self._more)) - 2
 
     def _all_keys(self, name: str) -> tuple[bytes, ...]:
         """Return the keys of a name: the live ones' first, then the partners'."""
@@ -154,24 +149,24 @@ class _Link:
             keys += lookup(name)
         return keys
 
-    def _read(
-        self, found: list[rows.Row], name: str, keys: tuple[bytes, ...], domains: int
-    ) -> RecipientFacts:
+    def _read(self, found: list[rows.Row], name: str, keys: tuple[bytes, ...]) -> RecipientFacts:
         suppressions, acts = [], []
         person: rows.Row | None = None
         snapshot_at: datetime | None = None
         for row in found:
-            if row[0] is None:
+            kind = row[0]
+            if kind is None:
                 person = row
                 if row[FIRST_ACT] is not None:
                     acts.append(rows.act(row[FIRST_ACT:]))
-            elif row[0] == _AGE:
+            elif kind == _AGE:
                 snapshot_at = rows.optional_moment(row[3])
-            elif isinstance(row[0], bytes):
-                domain = domains_over(name)[keys.index(row[0]) % (2 + domains) - 2]
+            elif isinstance(kind, bytes):
+                width = 2 + self._domains(len(keys))
+                domain = domains_over(name)[keys.index(kind) % width - 2]
                 suppressions.append(rows.suppression(*row[1:5], widened=False, domain=domain))
             else:
-                suppressions.append(rows.suppression(*row[1:5], widened=not row[0]))
+                suppressions.append(rows.suppression(*row[1:5], widened=not kind))
         return RecipientFacts(
             oldest_first(suppressions) if suppressions else (),
             rows.contact(person[1:FIRST_ACT], ordered_acts(tuple(acts))) if person else None,
@@ -201,27 +196,33 @@ class SqliteReader:
         self._state_dir = state_dir
         self._partners = partners
         self._timeout = timeout
+        self._closed = False
         self._link: _Link | None = self._opened()
         self._many: _Link | None = None
         self._turn = asyncio.Lock()  # of reads of many
-        self._closed = False
 
     def read(self, lookups: Lookups) -> Pending[tuple[Facts, object]]:
         """Facts, and the state that they are no older than, with which the log is looked at."""
         if len(lookups.addresses) > _CHUNK:
             return Pending.of(self._many_read(lookups))
-        return self._ask(lambda link: link.read(lookups), log=False)
+        try:
+            return Pending(self._present().read(lookups), done=True)
+        except Exception as error:
+            return self._once_more(lambda: self._present().read(lookups), error)
 
     def facts(self, lookups: Lookups) -> Pending[Facts]:
         if len(lookups.addresses) > _CHUNK:
             return Pending.of(self._facts_of_many(lookups))
-        return self._ask(lambda link: link.facts(lookups))
+        return self._ask(lambda: self._looked().facts(lookups))
 
     def version(self) -> Pending[object]:
-        return self._ask(_Link.version)
+        return self._ask(self._version)
 
     def tally(self) -> Pending[dict[tuple[str, str], int]]:
-        return self._ask(_Link.tally)
+        return self._ask(lambda: self._looked().tally())
+
+    def _version(self) -> object:
+        return self._looked().version()
 
     async def _many_read(self, lookups: Lookups) -> tuple[Facts, object]:
         version = await self.version()
@@ -231,7 +232,7 @@ class SqliteReader:
         """Read over a connection of its own, whose snapshot can outlast a turn of the loop."""
         facts: dict[str, RecipientFacts] = {}
         async with self._turn:
-            link = await self._ask(lambda _: self._begun())
+            link = await self._ask(self._begun)
             try:
                 for start in range(0, len(lookups.addresses), _CHUNK):
                     some = lookups.addresses[start : start + _CHUNK]
@@ -248,46 +249,57 @@ class SqliteReader:
 
     def _begun(self) -> _Link:
         """Return the connection for many, in a transaction."""
-        self._many = self._renewed(self._many)
-        self._many.version()
-        self._many.begin()
-        return self._many
+        link = self._many
+        if link is None or not link.file.same():
+            link = self._many = self._opened_again(link)
+        link.log.check()
+        link.version()
+        link.begin()
+        return link
 
-    def _ask(self, question: Callable[[_Link], T], *, log: bool = True) -> Pending[T]:
+    def _ask(self, question: Callable[[], T]) -> Pending[T]:
         """The answer is there at once, unless the database is busy. Raises StoreUnavailable."""
         try:
-            return Pending(question(self._current(log=log)), done=True)
+            return Pending(question(), done=True)
         except Exception as error:
-            cause = self._failed(error)
-        return Pending.of(self._ask_again(question, cause))
+            return self._once_more(question, error)
 
-    async def _ask_again(self, question: Callable[[_Link], T], cause: Exception) -> T:
+    def _once_more(self, question: Callable[[], T], error: Exception) -> Pending[T]:
+        """Ask again what failed, if that may help. Raises StoreUnavailable."""
+        return Pending.of(self._ask_again(question, self._failed(error)))
+
+    async def _ask_again(self, question: Callable[[], T], cause: Exception) -> T:
         """Try until the timeout, letting the other sessions run meanwhile."""
         deadline = time.monotonic() + self._timeout
         while time.monotonic() < deadline:
             await asyncio.sleep(_RETRY_SECONDS)
             try:
-                return question(self._current())
+                return question()
             except Exception as error:
                 cause = self._failed(error)
         raise unavailable(cause) from cause
 
-    def _current(self, *, log: bool = True) -> _Link:
-        """Return the connection for few."""
-        if self._closed:
-            raise StoreUnavailable("the store is closed")
-        self._link = self._renewed(self._link, log=log)
-        return self._link
+    def _present(self) -> _Link:
+        """Return the connection for few: a new one when the file was replaced or a read failed."""
+        link = self._link
+        if link is None or not link.file.same():
+            link = self._link = self._opened_again(link)
+        return link
 
-    def _renewed(self, link: _Link | None, *, log: bool = True) -> _Link:
-        """Return `link`; a new one when the file was replaced or a read failed."""
-        if link is not None:
-            if link.is_current(log=log):
-                return link
+    def _looked(self) -> _Link:
+        """The same, once it is sure that the log is the one that others write to."""
+        link = self._present()
+        link.log.check()
+        return link
+
+    def _opened_again(self, replaced: _Link | None) -> _Link:
+        if replaced is not None:
             self._drop()
         return self._opened()
 
     def _opened(self) -> _Link:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
         return _Link(self._path, self._state_dir, self._partners)
 
     def _failed(self, error: Exception) -> Exception:

@@ -28,10 +28,10 @@ class FileWatch:
             OSError: it is gone.
         """
         found = os.stat(self._path)  # noqa: PTH116 - Path.stat takes twice as long
-        if found.st_ino != self._inode or found.st_size < self._size:
-            return False
-        self._size = found.st_size
-        return True
+        if found.st_ino == self._inode and (size := found.st_size) >= self._size:
+            self._size = size
+            return True
+        return False
 
 
 class LogWatch:
@@ -42,26 +42,29 @@ class LogWatch:
     before the database is read again.
     """
 
-    __slots__ = ("_inodes", "_map", "_name")
+    __slots__ = ("_index", "_inodes", "_log", "_map", "_name")
 
     def __init__(self, path: Path) -> None:
         """Raises FileNotFoundError where there is no log: the database was never read."""
         self._name = path.name
-        self._inodes = {file: os.stat(file).st_ino for file in (f"{path}-wal", f"{path}-shm")}  # noqa: PTH116
-        self._map = _index(f"{path}-shm")
+        self._log, self._index = f"{path}-wal", f"{path}-shm"
+        self._inodes = self._found()
+        self._map = _index(self._index)
 
     def check(self) -> None:
         """Raise StoreUnavailable when one is gone or another."""
-        for file, inode in self._inodes.items():
-            try:
-                same = os.stat(file).st_ino == inode  # noqa: PTH116
-            except FileNotFoundError:
-                same = False
-            if not same:
-                raise LogRemoved(
-                    f"{self._name}-wal or -shm was removed while it was in use: writes may be lost."
-                    " Restore the database from the backup, or restart to go on with what is there"
-                )
+        try:
+            if self._found() == self._inodes:
+                return
+        except FileNotFoundError:
+            pass
+        raise LogRemoved(
+            f"{self._name}-wal or -shm was removed while it was in use: writes may be lost."
+            " Restore the database from the backup, or restart to go on with what is there"
+        )
+
+    def _found(self) -> tuple[int, int]:
+        return os.stat(self._log).st_ino, os.stat(self._index).st_ino  # noqa: PTH116
 
     def state(self) -> bytes:
         """The header of the log's index, which every commit has changed before it is acknowledged:
