@@ -92,7 +92,7 @@ class Journal:
 
     def outcome(self, relayed: Relayed) -> None:
         """Note what the upstream answered; it is written with the next lines, or soon."""
-        if "@" in relayed.reply or any("@" in reply for reply in relayed.each):
+        if "@" in relayed.reply or "@" in "".join(relayed.each):
             self._waiting.append(self._lines.personal_answer(relayed, self._now()))
         else:
             self._answers.append(self._lines.answer(relayed, self._now()))

@@ -205,7 +205,7 @@ class LineMaker:
         self._streams: dict[int, tuple[Stream, Stream]] = {}
 
     def decision(self, decided: Decided) -> Entry:
-        decision, recipients = decided.decision, decided.recipients
+        client, decision, recipients = decided.client, decided.decision, decided.recipients
         message: Any = decision.message  # a verdict without detail reads as an OpenVerdict
         verdicts: tuple[Any, ...]
         if len(recipients) == 1:  # as nearly always
@@ -225,7 +225,7 @@ class LineMaker:
                 verdict.detail,
                 decided.facts.get(canonical),
                 None,
-                decided.client.login or None,
+                client.login or None,
             )
             personal = [_encode(part)]
         else:
@@ -235,7 +235,7 @@ class LineMaker:
             decided.id,
             decided.at,
             decided.stage,
-            _open_client(decided.client),
+            client if not client.login else replace(client, login=""),
             self._stream(decision.stream),
             decision.rulebook,
             message if message is None or message.detail is None else _open(message),
@@ -303,10 +303,6 @@ class LineMaker:
 
 def _open(verdict: Verdict) -> OpenVerdict:
     return OpenVerdict(verdict.action, verdict.reason, verdict.basis, verdict.rule)
-
-
-def _open_client(client: Client) -> Client:
-    return replace(client, login="") if client.login else client
 
 
 def decided(line: Line, entry: DecisionEntry) -> Decided:

@@ -86,17 +86,16 @@ class SegmentWriter:
             file = self._opened()
         except OSError as error:
             raise AuditUnavailable(str(error)) from error
-        chain, opening = self._chain, self._size == 0
+        chain, opening = self._chain, not self._size
         mark = chain.n, chain.opening
         lines = [chain.seal(*self._begin())] if opening else []
+        told = entries
         if answers:
-            first = entries[0] if entries else _NO_ENTRY
-            lines.append(chain.seal(*first, answers_member(answers)))
-        elif entries:
-            lines.append(chain.seal(*entries[0]))
-        for entry in entries[1:]:
-            lines.append(chain.seal(*entry))  # noqa: PERF401 - seldom more than one
-        data = lines[0] if len(lines) == 1 else b"".join(lines)
+            (first, parts), *told = entries or (_NO_ENTRY,)
+            lines.append(chain.seal(first, parts, answers_member(answers)))
+        for entry, parts in told:
+            lines.append(chain.seal(entry, parts))
+        data = b"".join(lines)
         failure = None
         try:
             written = os.write(file, data)
@@ -104,13 +103,15 @@ class SegmentWriter:
             written, failure = 0, error
         if written == len(data):
             self._size += written
-            self._note_begun(opening)
+            if opening:
+                self._note_begun()
             answers.clear()
             entries.clear()
             return
         chain.n, chain.opening = mark
         kept = self._keep_whole(lines, written) - opening
-        self._note_begun(opening and kept >= 0)
+        if opening and kept >= 0:
+            self._note_begun()
         if kept > 0:
             answers.clear()
             del entries[:kept]
@@ -118,8 +119,8 @@ class SegmentWriter:
             str(failure) if failure else f"wrote {written} of {len(data)} bytes"
         ) from failure
 
-    def _note_begun(self, begun: bool) -> None:
-        if begun and self._set_back_to is not None:
+    def _note_begun(self) -> None:
+        if self._set_back_to is not None:
             self.latest = self._set_back_to
 
     def leave(self) -> None:
@@ -139,13 +140,14 @@ class SegmentWriter:
             self._lock = None
 
     def _opened(self) -> int:
+        file = self.file
+        if file is not None and self._size < self._largest and self._in_place():
+            return file
         if self._size >= self._largest:
             self.leave()
-        if self.file is not None and not self._in_place():
-            self._close_file()  # nobody would find what is written there
-        if self.file is None:
-            self.file = self._new_file()
-        return self.file
+        self._close_file()  # nobody would find what is written there
+        file = self.file = self._new_file()
+        return file
 
     def _in_place(self) -> bool:
         """Whether the file is still the one of its name: it was neither removed nor moved away."""
