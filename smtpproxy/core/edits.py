@@ -37,11 +37,12 @@ def edited(
     message came with covers the field. `body` leaves in place of the content's own. Raises
     SigningFailed.
     """
-    features, stream = decided.features, decided.decision.stream.name
+    features = decided.features
     if features is None:
         return chain((received,), content.pieces())
     keys: Sequence[Any] = ()
     if services.signing_keys is not None:
+        stream = decided.decision.stream.name
         keys = services.signing_keys(features.from_domains, stream, decided.at)
     # What the header is where the one that came will not do.
     section = None if body is None else headers.without("")

@@ -19,7 +19,7 @@ from smtpproxy.relay.connection import (
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.replies import NO_ADDRESS, NO_EIGHT_BIT, NO_UTF8, mirrored
 from smtpproxy.waiting import Pending
-from smtpproxy.wire.client import Capabilities, mail_command, rcpt_command
+from smtpproxy.wire.client import Capabilities, rcpt_command
 from smtpproxy.wire.commands import ClientInfo, Rcpt
 from smtpproxy.wire.forwarding import xforward_command
 
@@ -45,6 +45,23 @@ class MailParameters(Struct, frozen=True):
     xclient_override: bool = False  # the client was named by XCLIENT
     needs: frozenset[str] | None = None
     owner: str = ""  # the client that its connection counts for; empty: the relay itself
+
+    def commands(self, knows: Capabilities) -> list[bytes]:
+        """MAIL, behind XFORWARD where the upstream takes that; without what it does not know."""
+        offered = knows.keywords
+        parameters = f" SIZE={self.size}" if self.size is not None and "SIZE" in offered else ""
+        if (self.eight_bit or (self.utf8 and UTF8 not in offered)) and EIGHT_BIT in offered:
+            parameters += f" BODY={EIGHT_BIT}"
+        if self.utf8 and UTF8 in offered:
+            parameters += f" {UTF8}"
+        if (self.ret or self.envid) and "DSN" in offered:
+            parameters += f" RET={self.ret}" if self.ret else ""
+            parameters += f" ENVID={self.envid}" if self.envid else ""
+        mail = f"MAIL FROM:<{self.reverse_path}>{parameters}\r\n".encode()
+        if self.client is None or not knows.xforward:
+            return [mail]
+        forward = xforward_command(self.client, knows.xforward)
+        return [forward, mail] if forward else [mail]
 
 
 class _Put(Pending[list[Reply]]):
@@ -205,10 +222,9 @@ class UpstreamTransaction(Struct, eq=False):
 
     def _finished(self, reply: Reply) -> Reply:
         self.in_doubt = False
-        connection = self._connection
-        if connection is not None:
-            if reply.code == 421 or reply.code // 100 == 3:
-                connection.close()
+        if reply.code == 421 or reply.code // 100 == 3:
+            self._drop()
+        else:
             self._release()
         return mirrored(reply)
 
@@ -244,46 +260,26 @@ class UpstreamTransaction(Struct, eq=False):
 
     def _put_mail(self, connection: UpstreamConnection, put: _Put) -> None:
         knows, mail = connection.capabilities, self._mail
-        self._offered = knows.keywords
+        self._offered = offered = knows.keywords
+        self.notifies = "DSN" in offered
         refusal = self.refusal_of(mail.needs) if mail.needs else None
-        if not self._takes(mail.reverse_path):
+        if not (mail.reverse_path.isascii() or UTF8 in offered):
             refusal = NO_ADDRESS
-        if refusal is not None:
+        if refusal is None:
+            opening = mail.commands(knows)
+            put.opening = len(opening)
+            self._send(connection, put, opening)
+        else:
             self._release()
             self._refuse_mail(put, refusal)
-            return
-        self.notifies = "DSN" in knows.keywords
-        opening = self._opening(knows)
-        put.opening = len(opening)
-        self._send(connection, put, opening)
 
-    def _opening(self, knows: Capabilities) -> list[bytes]:
-        """MAIL, behind XFORWARD where the upstream takes that."""
-        mail = self._mail
-        begin = mail_command(
-            mail.reverse_path,
-            knows,
-            size=mail.size,
-            eight_bit=mail.eight_bit or (mail.utf8 and UTF8 not in knows.keywords),
-            utf8=mail.utf8,
-            ret=mail.ret,
-            envid=mail.envid,
-        )
-        if mail.client is None or not knows.xforward:
-            return [begin]
-        forward = xforward_command(mail.client, knows.xforward)
-        return [forward, begin] if forward else [begin]
-
-    def _send(self, connection: UpstreamConnection, put: _Put, opening: list[bytes]) -> None:
+    def _send(self, connection: UpstreamConnection, put: _Put, commands: list[bytes]) -> None:
         """Send MAIL (if any) and RCPTs, in one go where the upstream takes that."""
-        knows = connection.capabilities
-        commands = opening + [
-            rcpt_command(rcpt, knows) for rcpt in put.asked if self._takes(rcpt.forward_path)
-        ]
+        knows, timeout = connection.capabilities, self._pool.settings.command_timeout
+        commands += [rcpt_command(rcpt, knows) for rcpt in put.asked if self._takes(rcpt)]
         if not commands:
             self._answered(connection, put, [], None)
         elif knows.pipelining:
-            timeout = self._pool.settings.command_timeout
             answered = partial(self._answered, connection, put)
             exchange = Exchange(len(commands), timeout, answered, put)
             connection.exchange(b"".join(commands), exchange)
@@ -314,12 +310,8 @@ class UpstreamTransaction(Struct, eq=False):
                 self._release()
                 self._refuse_mail(put, mirrored(first))
                 return
-        answers = [mirrored(reply) for reply in replies[opening:]]
-        if len(answers) < len(asked):
-            told = iter(answers)
-            answers = [
-                next(told) if self._takes(rcpt.forward_path) else NO_ADDRESS for rcpt in asked
-            ]
+        told = map(mirrored, replies[opening:])
+        answers = [next(told) if self._takes(rcpt) else NO_ADDRESS for rcpt in asked]
         if put.before:
             for reply in answers[: put.before]:
                 if reply.code >= 300:  # the client was told that they are accepted
@@ -327,9 +319,9 @@ class UpstreamTransaction(Struct, eq=False):
                     self._failed(put, UpstreamError(lost))
                     return
             answers, asked = answers[put.before :], asked[put.before :]
-        self.accepted += [
-            rcpt for rcpt, reply in zip(asked, answers, strict=True) if reply.code < 300
-        ]
+        for rcpt, reply in zip(asked, answers, strict=True):
+            if reply.code < 300:
+                self.accepted.append(rcpt)
         put.settle(answers)
 
     def _refuse_mail(self, put: _Put, refusal: Reply) -> None:
@@ -366,8 +358,8 @@ class UpstreamTransaction(Struct, eq=False):
                 break
         self._answered(connection, put, replies, None)
 
-    def _takes(self, path: str) -> bool:
-        return path.isascii() or UTF8 in self._offered
+    def _takes(self, rcpt: Rcpt) -> bool:
+        return rcpt.forward_path.isascii() or UTF8 in self._offered
 
     def _release(self) -> None:
         """Give the connection back to the pool, which looks whether it is alive."""

@@ -15,7 +15,6 @@ LINE_LIMIT = 4096  # octets before the LF; RFC 5321 4.5.3.1.5 asks for 512 at le
 LINES_LIMIT = 200
 
 _LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
-_GOES_ON = re.compile(rb"^...-", re.MULTILINE)
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # must not go on to the client
 _ENHANCED = re.compile(rb"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$)")
 
@@ -43,8 +42,11 @@ class ReplyReader:
         *lines, self._buffer = data.split(b"\n")
         if len(data) > LINE_LIMIT and max(map(len, (*lines, self._buffer))) > LINE_LIMIT:
             raise ReplyError("reply line too long")
-        read = self._line if self._texts or _GOES_ON.search(data) else _single
-        return list(filter(None, map(read, lines)))
+        if not self._texts:
+            replies = list(map(_single, lines))
+            if _GOES_ON not in replies:
+                return replies
+        return list(filter(None, map(self._line, lines)))
 
     def _line(self, line: bytes) -> Reply | None:
         """The reply of several lines that this one ends."""
@@ -61,11 +63,15 @@ class ReplyReader:
         return _reply(code, texts)
 
 
+_GOES_ON = Reply(0, None, b"")
+"""In the place of a reply of several lines."""
+
+
 @lru_cache(maxsize=256)
 def _single(line: bytes) -> Reply:
     """A reply of one line. An upstream says the same few things all day long."""
-    code, _, text = _parsed(line)
-    return _reply(code, [text])
+    code, more, text = _parsed(line)
+    return _GOES_ON if more else _reply(code, [text])
 
 
 def _parsed(line: bytes) -> tuple[int, bool, bytes]:
@@ -103,6 +109,7 @@ class Capabilities:
     size: int | None = None  # None: no limit told
     xforward: frozenset[str] = frozenset()  # the attributes that it takes
     xclient: frozenset[str] = frozenset()
+    pipelining: bool = False
 
     @classmethod
     def of(cls, reply: Reply) -> "Capabilities":
@@ -118,34 +125,7 @@ class Capabilities:
                 size = int(words[1]) or None
             elif words[0] in ("XFORWARD", "XCLIENT"):
                 told[words[0].lower()] = frozenset(words[1:])
-        return cls(frozenset(keywords), size, **told)
-
-    @property
-    def pipelining(self) -> bool:
-        return "PIPELINING" in self.keywords
-
-
-def mail_command(
-    reverse_path: str,
-    capabilities: Capabilities,
-    *,
-    size: int | None,
-    eight_bit: bool,
-    utf8: bool,
-    ret: str | None = None,
-    envid: str | None = None,
-) -> bytes:
-    """MAIL with the parameters that the upstream knows; what it does not know is left out."""
-    offered = capabilities.keywords
-    parameters = f" SIZE={size}" if size is not None and "SIZE" in offered else ""
-    if eight_bit and "8BITMIME" in offered:
-        parameters += " BODY=8BITMIME"
-    if utf8 and "SMTPUTF8" in offered:
-        parameters += " SMTPUTF8"
-    if (ret or envid) and "DSN" in offered:
-        parameters += f" RET={ret}" if ret else ""
-        parameters += f" ENVID={envid}" if envid else ""
-    return f"MAIL FROM:<{reverse_path}>{parameters}\r\n".encode()
+        return cls(frozenset(keywords), size, **told, pipelining="PIPELINING" in keywords)
 
 
 def rcpt_command(rcpt: Rcpt, capabilities: Capabilities) -> bytes:

@@ -198,7 +198,7 @@ class ServerConnection(SessionState):
     def answer(self, reply: Reply) -> bytes:
         """Answer the oldest unanswered event; return the bytes to send."""
         self.answered(reply.code)
-        return reply.encode()
+        return reply.wire
 
     def answered(self, code: int) -> None:
         """The oldest unanswered event is answered with a reply of this code."""

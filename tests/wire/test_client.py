@@ -5,13 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpproxy.mail.reply import Reply
+from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.wire.client import (
     LINE_LIMIT,
     LINES_LIMIT,
     Capabilities,
     ReplyError,
     ReplyReader,
-    mail_command,
     rcpt_command,
 )
 from smtpproxy.wire.commands import Rcpt
@@ -165,11 +165,10 @@ def test_capabilities(
 def test_mail_has_the_parameters_that_the_upstream_knows(
     capabilities: Capabilities, command: str
 ) -> None:
-    sent = mail_command("é@b.example", capabilities, size=7, eight_bit=True, utf8=True)
-    assert sent == command.encode()
+    mail = MailParameters("é@b.example", size=7, eight_bit=True, utf8=True)
+    assert mail.commands(capabilities) == [command.encode()]
 
 
 def test_commands() -> None:
-    sent = mail_command("", EVERYTHING, size=None, eight_bit=False, utf8=False)
-    assert sent == b"MAIL FROM:<>\r\n"
+    assert MailParameters("").commands(EVERYTHING) == [b"MAIL FROM:<>\r\n"]
     assert rcpt_command(Rcpt('"a b"@c.example'), EVERYTHING) == b'RCPT TO:<"a b"@c.example>\r\n'
