@@ -88,7 +88,7 @@ def content_features(
         features = replace(features, recipients=len(people))
     if stream.checks_content or (
         stream.tracking_pixels is not _ALLOW_PIXELS
-        and headers.count("Content-Type")
+        and b"content-type" in headers.by_name
         and _looks_for_pixels(stream, headers)
     ):
         if message.body is not None:

@@ -47,7 +47,7 @@ class HeaderBlock:
 
     def count(self, name: str) -> int:
         """How many fields of that name (any case) there are."""
-        return len(self.raw_values(name))
+        return len(self.by_name.get(lowered(name), _NONE))
 
     def raw_values(self, name: str) -> Sequence[bytes]:
         """The text after the colon in every field of that name, line ends included."""

@@ -49,13 +49,6 @@ _PCHAR = r"[A-Za-z0-9._~:@!$&'()*+,;=-]|%[0-9A-Fa-f]{2}"
 _AUTHORITY = re.compile(rf"(?>(?:{_PCHAR}|[\[\]])*)")
 _REST = re.compile(rf"(?>(?:{_PCHAR}|[/?])*)(?:#(?>(?:{_PCHAR}|[/?])*))?")
 _WEB = re.compile(r"https?:(?://([^/?#]*))?(.*)", re.IGNORECASE | re.DOTALL)
-# Most URIs: nothing in them can be a placeholder or out of place, and what is left to look at is
-# the host of a link, or the mailbox.
-_CLEAN = r"(?>(?:[A-Za-z0-9.,/?=&+:;-]|_(?!_))*)"
-_PLAIN_URI = re.compile(
-    rf"https://([A-Za-z0-9.-]{{1,254}})(?:/{_CLEAN})?"
-    rf"|mailto:((?>(?:[A-Za-z0-9.+=-]|_(?!_))+)@[A-Za-z0-9.-]+)(?:\?{_CLEAN})?"
-)
 _MAILTO = re.compile(r"mailto:([^?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _PORT = re.compile(r":[0-9]{0,5}")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.IGNORECASE)
@@ -69,15 +62,6 @@ _NOWHERE = (
 
 def header_fault(uri: str) -> UriFault | None:
     """Return why a URI of List-Unsubscribe is of no use; None where nothing is wrong."""
-    plain = _PLAIN_URI.fullmatch(uri)
-    if plain is None:
-        return _any_fault(uri)
-    host, mailbox = plain.groups()
-    return _mailbox_fault(mailbox) if host is None else _known_host_fault(host)
-
-
-def _any_fault(uri: str) -> UriFault | None:
-    """As `header_fault`, of any URI."""
     found = _PLACEHOLDER.search(uri)
     if found is not None:
         return _fault(FaultKind.PLACEHOLDER, found[0])
@@ -130,15 +114,18 @@ def _authority_fault(authority: str) -> UriFault | None:
 def _mailbox_fault(path: str) -> UriFault | None:
     """A mailto URI may name several mailboxes (RFC 6068 section 2); each has to be one."""
     for written in path.split(","):
-        try:
-            address = canonical(unquote(written) if "%" in written else written)
-        except AddressError:
-            return _fault(FaultKind.ADDRESS, written)
-        host = address.rpartition("@")[2]
-        fault = _fault(FaultKind.HOST, host) if host.startswith("[") else _host_fault(host)
+        fault = _address_fault(unquote(written), written)
         if fault is not None:
             return fault
     return None
+
+
+def _address_fault(address: str, written: str) -> UriFault | None:
+    try:
+        host = canonical(address).rpartition("@")[2]
+    except AddressError:
+        return _fault(FaultKind.ADDRESS, written)
+    return _fault(FaultKind.HOST, host) if host.startswith("[") else _host_fault(host)
 
 
 def _host_fault(host: str) -> UriFault | None:
@@ -171,8 +158,13 @@ _LONGEST_LINE = 990  # octets of one URI that can be written plainly: it cannot 
 # RFC 8058 5: "List-Unsubscribe-Post:" 0*1WSP "List-Unsubscribe=One-Click" CRLF
 _ONE_CLICK = re.compile(rb"(?:\r?\n(?=[ \t]))?[ \t]?List-Unsubscribe=One-Click(?:\r?\n)?")
 
-# What nearly every field has: one URI or two, and nothing between them but a comma.
-_PLAIN = re.compile(r"<([^<>()\s]*)>(?:[ \t]*,[ \t]*<([^<>()\s]*)>)?")
+# What nearly every field has: a link, a mailbox, or both. Without "__" and "=?" nothing in them can
+# be a placeholder, an encoded word or out of place: the host and the mailbox are left to look at.
+_CLEAN = r"[A-Za-z0-9.,/?=&+:;_-]*+"
+_LINK = rf"<(https://([A-Za-z0-9.-]{{1,254}})(?:/{_CLEAN})?)>"
+_BOX = rf"<(mailto:([A-Za-z0-9.+=_-]++@[A-Za-z0-9.-]++)(?:\?{_CLEAN})?)>"
+_COMMA = r"[ \t]*,[ \t]*"
+_PLAIN = re.compile(rf"{_LINK}(?:{_COMMA}{_BOX})?|{_BOX}(?:{_COMMA}{_LINK})?")
 
 
 class UnsubscribeUris(Struct, frozen=True):
@@ -194,7 +186,23 @@ def read_unsubscribe(value: bytes) -> UnsubscribeUris:
     if len(value) > _LONGEST:
         return UnsubscribeUris()
     text = value.decode("utf-8", "replace")
-    decoded = decode_words(text) if "=?" in text else text
+    plain = None if "__" in text or "=?" in text else _PLAIN.fullmatch(text)
+    if plain is not None:
+        link, host, mail, box, other_mail, other_box, other_link, other_host = plain.groups()
+        if link is None:
+            link, host = other_link, other_host
+        if mail is None:
+            mail, box = other_mail, other_box
+        if (host is None or _known_host_fault(host) is None) and (
+            box is None or _address_fault(box, box) is None
+        ):
+            return UnsubscribeUris((link,) if link else (), (mail,) if mail else ())
+    return _read_any(text)
+
+
+def _read_any(text: str) -> UnsubscribeUris:
+    """As `read_unsubscribe`, of any value."""
+    decoded = decode_words(text)
     uris = _uris(decoded)
     if not uris:
         return UnsubscribeUris(encoded=decoded != text, fault=placeholder(decoded))
@@ -232,9 +240,6 @@ def is_one_click(raw_value: bytes) -> bool:
 
 
 def _uris(text: str) -> list[str]:
-    plain = _PLAIN.fullmatch(text)
-    if plain is not None:
-        return [plain[1]] if plain[2] is None else [plain[1], plain[2]]
     found: list[str] = []
     try:
         position = skip_cfws(text, 0)

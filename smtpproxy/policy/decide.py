@@ -5,6 +5,8 @@ their order are those of rules/tables.py (design.md sections 4 and 6).
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache
+from itertools import repeat
+from operator import call
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -27,7 +29,14 @@ from smtpproxy.policy.model import (
     UndeclaredBulk,
     Verdict,
 )
-from smtpproxy.policy.rules import DeliveryCase, MessageCase, RecipientCase, permission, tables
+from smtpproxy.policy.rules import (
+    Case,
+    DeliveryCase,
+    MessageCase,
+    RecipientCase,
+    permission,
+    tables,
+)
 from smtpproxy.policy.rules.brands import by_collection, is_plain
 from smtpproxy.policy.rules.recipient import agreed_to_tracking, is_tracked, yielded
 
@@ -134,10 +143,10 @@ def judge_recipient(case: RecipientCase, message: MessageFeatures | None = None)
         if refusal is not None:
             return refusal
     asked = _asked_of_recipients(stream, case.rulebook.bases)
-    for rule in asked.deferring if facts.pauses or stream.paused else asked.limiting:
-        deferral = rule(case)
-        if deferral is not None:
-            return deferral
+    rules = asked.deferring if facts.pauses or stream.paused else asked.limiting
+    deferral = _first(rules, case) if rules else None
+    if deferral is not None:
+        return deferral
     if message is not None and stream.trial is not None:
         deferral = _campaign(DeliveryCase(case, verdict.basis, message))
         if deferral is not None:
@@ -183,20 +192,17 @@ def _whether_to_ask(
 def _by_basis(case: RecipientCase, message: MessageFeatures | None) -> Verdict:
     """Return the verdict of the first rule that decides."""
     asked = _asked_of_recipients(case.stream, case.rulebook.bases)
-    for rule in asked.permitting:
-        verdict = rule(case)
-        if verdict is not None:
-            break
-    else:
+    verdict = _first(asked.permitting, case)
+    if verdict is None:
         raise AssertionError("the last recipient rule decides always")
     if message is None or not asked.delivering or verdict.action is not _ALLOW:
         return verdict
-    delivery = DeliveryCase(case, verdict.basis, message)
-    for delivery_rule in asked.delivering:
-        refusal = delivery_rule(delivery)
-        if refusal is not None:
-            return refusal
-    return verdict
+    return _first(asked.delivering, DeliveryCase(case, verdict.basis, message)) or verdict
+
+
+def _first(rules: tuple[Callable[[Case], Verdict | None], ...], case: Case) -> Verdict | None:
+    """Return the verdict of the first rule that decides."""
+    return next(filter(None, map(call, rules, repeat(case))), None)
 
 
 _OfRecipient = Callable[[RecipientCase], Verdict | None]
@@ -229,12 +235,7 @@ def _asked_of_message(stream: Stream) -> tuple[Callable[[MessageCase], Verdict |
 
 def judge_message(stream: Stream, features: MessageFeatures) -> Verdict:
     """Return the verdict on the message itself, recipients aside."""
-    case = MessageCase(stream, features)
-    for rule in _asked_of_message(stream):
-        verdict = rule(case)
-        if verdict is not None:
-            return verdict
-    return _ACCEPTED
+    return _first(_asked_of_message(stream), MessageCase(stream, features)) or _ACCEPTED
 
 
 def asks_for_signatures(stream: Stream, features: MessageFeatures) -> bool:

@@ -45,17 +45,18 @@ def read_features(
         malformed = malformed or str(error)
     fields = found.get(_UNSUBSCRIBE, ())
     offered = _offered(fields) if fields else _NO_WAY_OUT
-    posts = found.get(_ONE_CLICK, ())
+    posts = found.get(_ONE_CLICK, ()) if fields else ()
+    named = found.get(lowered(stream_header))
     return MessageFeatures(
         malformed=malformed,
         from_domains=from_domains,
-        stream_header=_distinct(found.get(lowered(stream_header), ())),
+        stream_header=() if named is None else _distinct(named),
         unsubscribe_fields=len(fields),
         unsubscribe_https=offered.https,
         unsubscribe_mailto=offered.mailto,
         unsubscribe_encoded=offered.encoded,
         unsubscribe_fault=offered.fault,
-        one_click=len(posts) == 1 and len(fields) > 0 and is_one_click(posts[0]),
+        one_click=len(posts) == 1 and is_one_click(posts[0]),
         source_statement=None if source_header is None else _statement(found, source_header),
         dkim_fields=len(found.get(_SIGNATURE, ())),
     )
@@ -85,8 +86,6 @@ def _offered(fields: Sequence[bytes]) -> UnsubscribeUris:
 def _distinct(values: Sequence[bytes]) -> tuple[str, ...]:
     """Each value once, in order, as much as the record has room for: two that differ choose no
     stream, whatever follows them."""
-    if not values:
-        return ()
     texts = dict.fromkeys(unfolded(value)[:_LONGEST_TEXT] for value in values)
     return tuple(text.decode("utf-8", "replace") for text in _first(list(texts)))
 
