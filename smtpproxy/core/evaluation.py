@@ -94,7 +94,10 @@ class Evaluation:
     def outdated(self, addresses: Iterable[str], version: object) -> bool:
         """Whether facts of any of these are from another state of the store."""
         read_at = self._read_at
-        return any(read_at.get(address) != version for address in addresses)
+        for address in addresses:  # no generator: it is asked twice a message
+            if read_at.get(address) != version:
+                return True
+        return False
 
     def holds(self, stream: Stream, addresses: Iterable[str]) -> bool:
         """Whether nothing was learned since these were judged for the stream.
@@ -104,7 +107,10 @@ class Evaluation:
         if stream.asks_for_snapshots:
             return False
         judged_on, facts = self._judged_on, self.facts
-        return all(judged_on.get(address) is facts.get(address) for address in addresses)
+        for address in addresses:
+            if judged_on.get(address) is not facts.get(address):
+                return False
+        return True
 
     def _judged_from(self, addresses: Iterable[str]) -> None:
         facts, judged_on = self.facts, self._judged_on

@@ -40,7 +40,7 @@ class Run(Pending[T]):
     is a coroutine, because it asks the DNS or a thread, gets a task.
     """
 
-    __slots__ = ("_awaited", "_began", "_handlers", "_spent", "_stage", "_steps", "_ticks")
+    __slots__ = ("_awaited", "_began", "_stage", "_with")
 
     def __init__(
         self,
@@ -51,10 +51,7 @@ class Run(Pending[T]):
     ) -> None:
         """What effects take, in seconds of `ticks`, is added to `spent`."""
         super().__init__()
-        self._steps = steps
-        self._handlers = handlers
-        self._spent = spent
-        self._ticks = ticks
+        self._with = steps, handlers, spent, ticks
         self._awaited: Pending[Any] | None = None
         self._stage: Stage = "policy"  # of what is waited for, since `_began`
         self._began = 0.0
@@ -65,11 +62,11 @@ class Run(Pending[T]):
         super().cancel()
         if self._awaited is not None:
             self._awaited.cancel()
-        self._steps.close()
+        self._with[0].close()
 
     def _go(self, answer: Pending[Any] | None) -> None:
         """Go on with what was waited for, up to what has to be waited for next."""
-        steps, handlers, spent, ticks = self._steps, self._handlers, self._spent, self._ticks
+        steps, handlers, spent, ticks = self._with
         began, stage = self._began, self._stage
         try:
             while True:
