@@ -112,7 +112,6 @@ class UpstreamConnection(asyncio.Protocol):
         self.private = False  # it is another client's: see `introduce`
         self.client = ""  # whose message it is used for: see UpstreamPool.acquire
         self.idle_since = 0.0
-        self.held: Callable[[], None] | None = None  # called where `hold` is over
         self._loop = asyncio.get_running_loop()
         self._deadlines = deadlines
         self._deadline = Deadline(self._expired)  # watched once there is a connection
@@ -123,6 +122,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._waiting = deque((Exchange(1, 0, self._greeting.settle, self._greeting),))
         self._transport: asyncio.WriteTransport  # once there is a connection
         self._reset: Pending[None] | None = None
+        self._held: Callable[[], None] | None = None  # called when a hold has taken too long
         self._writing: tuple[Iterator[bytes], Exchange] | None = None  # waits for room
         self._paused = False
         self._error: UpstreamError | None = None
@@ -207,6 +207,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._error is not None:
             exchange.answered([], self._error)
             return
+        self._held = None
         self._waiting.append(exchange)
         self._deadline.at = self._deadlines.now() + exchange.timeout
         self._transport.write(data)
@@ -243,13 +244,16 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport.writelines(batch)
 
     def hold(self, seconds: float, over: Callable[[], None]) -> None:
-        """Nothing is due, for it is the client's turn: call `over` if that takes long."""
-        self.held = over
+        """Nothing is due, for it is the client's turn: call `over` if that takes long.
+
+        What is sent next ends it, or `end_hold`.
+        """
+        self._held = over
         self._deadline.at = self._deadlines.now() + seconds
 
     def end_hold(self) -> None:
-        self.held = None
-        if not self._waiting:
+        if self._held is not None:
+            self._held = None
             self._deadline.at = NEVER
 
     def reset(self, timeout: float) -> None:
@@ -335,8 +339,8 @@ class UpstreamConnection(asyncio.Protocol):
             self.send_content(*self._writing)
 
     def _expired(self) -> None:
-        if self.held is not None and not self._waiting:
-            self.held()
+        if self._held is not None:
+            self._held()
             return
         if self.alive:
             self._transport.abort()  # what it does not read would keep the socket for ever
@@ -350,6 +354,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._deadlines.forget(self._deadline)
         if self._waiting:
             self._replies[0] += 1
+        self._held = None
         waiting, writing = list(self._waiting), self._writing
         self._waiting.clear()
         self._writing = None

@@ -102,7 +102,7 @@ class UpstreamTransaction(Struct, eq=False):
         if self._mail_refusal is not None:
             return Pending.settled([self._mail_refusal] * len(asked))
         if self._connection is not None:
-            self.end_turn()
+            self._connection.end_hold()
             put = _Put(asked, 0)
             self._send(self._connection, put, [])
             return put
@@ -133,9 +133,8 @@ class UpstreamTransaction(Struct, eq=False):
 
     def end_turn(self) -> None:
         """The client's turn is over: what is open stays so, what was given back is begun anew."""
-        connection = self._connection
-        if connection is not None and connection.held is not None:
-            connection.end_hold()
+        if self._connection is not None:
+            self._connection.end_hold()
 
     @property
     def is_open(self) -> bool:
@@ -363,7 +362,6 @@ class UpstreamTransaction(Struct, eq=False):
 
     def _release(self) -> None:
         """Give the connection back to the pool, which looks whether it is alive."""
-        self.end_turn()
         connection, self._connection = self._connection, None
         if connection is not None:
             self._pool.release(connection)
