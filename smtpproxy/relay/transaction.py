@@ -213,19 +213,17 @@ class UpstreamTransaction(Struct, eq=False):
     def _content_answered(
         self, answer: Pending[Reply], replies: list[Reply], error: Exception | None
     ) -> None:
-        if error is None:
-            answer.settle(self._finished(replies[0]))
-        else:
+        if error is not None:
             self._lose(error)
             answer.fail(error)
-
-    def _finished(self, reply: Reply) -> Reply:
+            return
+        (reply,) = replies
         self.in_doubt = False
         if reply.code == 421 or reply.code // 100 == 3:
             self._drop()
         else:
             self._release()
-        return mirrored(reply)
+        answer.settle(mirrored(reply))
 
     def abort(self) -> None:
         """Give up the transaction; once DATA was sent, only closing can do that."""
@@ -309,8 +307,10 @@ class UpstreamTransaction(Struct, eq=False):
                 self._release()
                 self._refuse_mail(put, mirrored(first))
                 return
-        told = map(mirrored, replies[opening:])
-        answers = [next(told) if self._takes(rcpt) else NO_ADDRESS for rcpt in asked]
+        answers = list(map(mirrored, replies[opening:]))
+        if len(answers) < len(asked):  # some were not put to it
+            told = iter(answers)
+            answers = [next(told) if self._takes(rcpt) else NO_ADDRESS for rcpt in asked]
         if put.before:
             for reply in answers[: put.before]:
                 if reply.code >= 300:  # the client was told that they are accepted

@@ -32,7 +32,7 @@ AT: list[tuple[type, str]] = [
     (UpstreamTransaction, "leave_to_client"),
     (UpstreamTransaction, "begin_data"),
     (UpstreamTransaction, "_data_refusal"),
-    (UpstreamTransaction, "_finished"),
+    (UpstreamTransaction, "_content_answered"),
     (UpstreamConnection, "exchange"),
     (UpstreamConnection, "send_content"),
 ]
