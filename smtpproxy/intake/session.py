@@ -214,13 +214,13 @@ class Session(asyncio.Protocol, ABC):
             return
         self._taking = True
         self._answers = 0
-        next_event, takes, taken = self._engine.next_event, self.takes, False
+        taken = False
         try:
             for _ in range(AT_ONCE):
                 if self._stops:
                     break
-                event = next_event()
-                take = takes[type(event)]
+                event = self._engine.next_event()
+                take = self.takes[type(event)]
                 if take is None:
                     break
                 taken = True
@@ -240,11 +240,15 @@ class Session(asyncio.Protocol, ABC):
             self._fault(error)
         finally:
             self._taking = False
-        stops = self._stops
-        if stops & ENDING and not stops & BUSY:
+        if self._stops & ~BUSY or not self._reading:
+            self._stopped()
+
+    def _stopped(self) -> None:
+        """End, or leave what comes to the kernel; while it is busy, it is looked at as it comes."""
+        if not self._stops & ENDING:
+            self._adjust_reading()
+        elif not self._stops & BUSY:
             self._finish()
-        elif stops & _LEFT or not self._reading:
-            self._adjust_reading()  # while it is busy, whatever comes is looked at as it comes
 
     def _wait_for(self, answer: Pending[T], answered: Callable[[Pending[T]], None]) -> None:
         """Take nothing more before the answer is there and `answered` was called with it."""

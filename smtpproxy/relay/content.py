@@ -27,6 +27,7 @@ class Spool:
         self._folder = folder
         self._threshold = threshold
         self._memory = memory
+        self.small = min(threshold, _SMALL, _PIECE)  # so much never overflows
 
     def overflows(self, size: int, *, begun: bool) -> bool:
         """Whether `size` octets in memory have to go to disk; `begun`: others of theirs did."""
@@ -55,46 +56,35 @@ class Body(Struct):
     signed_hash: bytes | None = None
 
 
-class Content:
+class Content(Struct, eq=False):
     """Content as it came from the client: dot-stuffed, where it came by SMTP.
 
     `append` raises OSError when the spool cannot take it (disk full).
     """
 
-    __slots__ = (
-        "_body",
-        "_chunks",
-        "_digest",
-        "_file",
-        "_header_size",
-        "_in_memory",
-        "_spool",
-        "size",
-    )
-
-    def __init__(self, spool: Spool) -> None:
-        self._spool = spool
-        self._chunks: list[bytes] = []
-        self._in_memory = 0
-        self._file: int | None = None
-        self._header_size: int | None = None
-        self._body: Body | None = None
-        self._digest = b""
-        self.size = 0
+    _spool: Spool
+    size: int = 0
+    _chunks: list[bytes] = []
+    _in_memory: int = 0
+    _file: int | None = None
+    _header_size: int | None = None
+    _body: Body | None = None
+    _digest: bytes = b""
 
     def append(self, chunk: bytes) -> None:
-        size = len(chunk)
-        chunks = self._chunks
-        if size < _TINY and chunks and len(chunks[-1]) < _TINY:
+        size, chunks, spool = len(chunk), self._chunks, self._spool
+        if chunks and size < _TINY and len(chunks[-1]) < _TINY:
             chunks[-1] += chunk
         else:
             chunks.append(chunk)
         self.size += size
         self._in_memory += size
-        self._spool.in_memory += size
-        if self._spool.overflows(self._in_memory, begun=self._file is not None):
+        spool.in_memory += size
+        if self._in_memory > spool.small and spool.overflows(
+            self._in_memory, begun=self._file is not None
+        ):
             if self._file is None:
-                self._file = self._spool.open()
+                self._file = spool.open()
             self._write()
 
     def header(self) -> bytes:
@@ -103,7 +93,7 @@ class Content:
             self._chunks = [b"".join(self._chunks)]
         header = b""
         for piece in self.pieces():
-            header = header + piece if header else piece
+            header += piece
             end = _header_end(header)
             if end >= 0:
                 header = header[:end]
@@ -117,7 +107,12 @@ class Content:
         return len(self.header()) if self._header_size is None else self._header_size
 
     def pieces(self, skip: int = 0) -> Iterator[bytes]:
-        """Yield the content from octet `skip` on, in pieces of bounded size."""
+        """Return the content from octet `skip` on, in pieces of bounded size."""
+        if skip or self._file is not None:
+            return self._pieces(skip)
+        return iter(self._chunks)
+
+    def _pieces(self, skip: int) -> Iterator[bytes]:
         offset = 0
         if self._file is not None:
             while offset < self._spooled:

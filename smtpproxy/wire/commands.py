@@ -209,10 +209,12 @@ def _orcpt(value: str | None) -> str:
     return value
 
 
-# What nearly every client sends is read by one expression, everything else step by step.
-_PLAIN_MAIL = re.compile(rf"[Ff][Rr][Oo][Mm]:{PLAIN_PATH}")
-_PLAIN_RCPT = re.compile(rf"[Tt][Oo]:{PLAIN_PATH}")
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([\x21-\x3c\x3e-\x7e]+))?")
+
+
+PLAIN_MAIL = re.compile(rf"[Ff][Rr][Oo][Mm]:{PLAIN_PATH}")
+PLAIN_RCPT = re.compile(rf"[Tt][Oo]:{PLAIN_PATH}")
+"""What nearly every client sends; its only group comes to what `parse_mail`, `parse_rcpt` read."""
 
 
 def parse_mail(argument: str, *, extended: bool, size_limit: int, offered: Container[str]) -> Mail:
@@ -220,9 +222,6 @@ def parse_mail(argument: str, *, extended: bool, size_limit: int, offered: Conta
 
     `offered` are the keywords of EHLO: a parameter of no offered extension is refused.
     """
-    plain = _PLAIN_MAIL.fullmatch(argument)
-    if plain is not None:
-        return Mail(plain[1])
     if argument[:5].upper() != "FROM:":
         raise CommandError(501, "5.5.4", "syntax: MAIL FROM:<address>")
     path, rest = _parse_path(argument, 5, enhanced="5.1.7", null_allowed=True)
@@ -241,9 +240,6 @@ def parse_rcpt(
     argument: str, *, extended: bool, smtputf8: bool, offered: Container[str] = ()
 ) -> Rcpt:
     """Parse `TO:<path> [parameters]`; `argument` is what follows the verb and a space."""
-    plain = _PLAIN_RCPT.fullmatch(argument)
-    if plain is not None:
-        return Rcpt(plain[1])
     if argument[:3].upper() != "TO:":
         raise CommandError(501, "5.5.4", "syntax: RCPT TO:<address>")
     path, rest = _parse_path(argument, 3, enhanced="5.1.3", null_allowed=False)

@@ -209,6 +209,9 @@ class ChunkReader(Struct):
         return start + data.replace(b"\r\n.", b"\r\n..")
 
 
+_FIELD = re.compile(rb"\r\n(?=[^ \t])")
+
+
 class HeaderLimits(Struct, frozen=True):
     """How many octets a header section may have before its empty line, and how many fields."""
 
@@ -219,42 +222,39 @@ class HeaderLimits(Struct, frozen=True):
 class HeaderCount(Struct):
     """Counts a header section that comes in pieces, each line ended by CRLF.
 
-    No piece splits a CRLF. Each octet is read once, however the pieces are cut.
+    No piece splits a CRLF. Each octet is read once, however the pieces are cut. `problem` is
+    which limit it is over, `ended` whether the empty line was there.
     """
 
     limits: HeaderLimits
+    problem: ContentProblem | None = None
     ended: bool = False
-    """The empty line was there."""
     _size: int = 0
     _fields: int = 0
     _begins_line: bool = True
-
-    @property
-    def problem(self) -> ContentProblem | None:
-        if self._fields > self.limits.fields:
-            return ContentProblem.TOO_MANY_FIELDS
-        return ContentProblem.HEADER_TOO_LARGE if self._size > self.limits.size else None
 
     def feed(self, piece: bytes) -> None:
         """Count what of `piece` is header; a line that continues a field is not another."""
         if not piece:
             return
-        begun = 2 if self._begins_line else 0
-        section = b"\r\n" + piece if begun else piece
-        end = section.find(b"\r\n\r\n")
+        begun = 0
+        if self._begins_line:
+            piece, begun = b"\r\n" + piece, 2
+        end = piece.find(b"\r\n\r\n")
         if end >= 0:
             self.ended = True
             end += 2
         else:
-            end = len(section)
-        self._begins_line = section.endswith(b"\r\n", 0, end)
-        room = max(self.limits.size - self._size, 0)  # fields beyond it do not count
+            end = len(piece)
+            self._begins_line = piece.endswith(b"\r\n")
         self._size += end - begun
-        end = min(end, begun + room)
-        if section.endswith(b"\r\n", 0, end):
-            end -= 2
-        ends, folded = section.count(b"\r\n", 0, end), section.count(b"\r\n ", 0, end)
-        self._fields += ends - folded - section.count(b"\r\n\t", 0, end)
+        over = self._size - self.limits.size
+        if over > 0:
+            self.problem = ContentProblem.HEADER_TOO_LARGE
+            end = max(end - over, begun)  # fields beyond it do not count
+        self._fields += len(_FIELD.findall(piece, 0, end))
+        if self._fields > self.limits.fields:
+            self.problem = ContentProblem.TOO_MANY_FIELDS
 
 
 class IncomingContent(Struct):

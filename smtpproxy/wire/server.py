@@ -154,13 +154,14 @@ class ServerConnection(SessionState):
         if self.state in _WITHOUT_COMMANDS:
             return self._next_within()
         buffer, start = self._buffer, self._taken
-        if self._data_refused:
+        if start == len(buffer):
             self._data_refused = False
-            if start < len(buffer):
-                return self._broken(OUT_OF_STEP)
+            return NEED_DATA
+        if self._data_refused:
+            return self._broken(OUT_OF_STEP)
         end = buffer.find(b"\r\n", start)
         if end < 0 or end - start > COMMAND_LIMIT:
-            return self._unended(COMMAND_LIMIT) if start < len(buffer) else NEED_DATA
+            return self._unended(COMMAND_LIMIT)
         line = buffer[start:end]
         unanswered = self.unanswered
         if unanswered and line[:5].upper() != b"RCPT ":
@@ -197,21 +198,17 @@ class ServerConnection(SessionState):
 
     def answer(self, reply: Reply) -> bytes:
         """Answer the oldest unanswered event; return the bytes to send."""
-        self.answered(reply.code)
-        return reply.wire
-
-    def answered(self, code: int) -> None:
-        """The oldest unanswered event is answered with a reply of this code."""
+        code = reply.code
         if self.unanswered:
             self.unanswered -= 1
             if code >= 400:
                 self.recipients -= 1
                 self.refused += 1
                 self.refused_in_all += 1
-            return
-        command = self._asked
-        self._asked = None
-        _ANSWERED[type(command)](self, command, code)
+        else:
+            command, self._asked = self._asked, None
+            _ANSWERED[type(command)](self, command, code)
+        return reply.wire
 
     def answer_each(self, replies: Sequence[Reply], final: Reply | None = None) -> bytes:
         """Answer the end of content with a reply for each recipient that was accepted.

@@ -13,12 +13,15 @@ from msgspec import Struct
 
 from smtpproxy.mail.reply import Reply
 from smtpproxy.wire.commands import (
+    PLAIN_MAIL,
+    PLAIN_RCPT,
     Auth,
     AuthResponse,
     CommandError,
     Data,
     Mail,
     Quit,
+    Rcpt,
     Reset,
     StartTls,
     XClient,
@@ -82,6 +85,9 @@ def _rcpt(session: SessionState, argument: str) -> Command | Answered:
         return TOO_MANY_RECIPIENTS
     if session.refused + session.unanswered >= session.max_refused:
         return TOO_MANY_REFUSED  # in its turn, when all before it are answered
+    plain = PLAIN_RCPT.fullmatch(argument)
+    if plain is not None:
+        return Rcpt(plain[1])
     return parse_rcpt(
         argument,
         extended=session.extended,
@@ -95,6 +101,9 @@ def _mail(session: SessionState, argument: str) -> Command | Answered | Broken:
         return _REFUSED_IN_ALL
     if session.barred is not None:
         return Answered(session.barred, error=True)
+    plain = PLAIN_MAIL.fullmatch(argument)
+    if plain is not None:
+        return Mail(plain[1])
     return parse_mail(
         argument,
         extended=session.extended,
