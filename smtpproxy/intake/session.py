@@ -44,7 +44,13 @@ _LEFT = UNREAD | PAUSING
 
 
 class Engine(Protocol):
-    """What a protocol's engine takes in, and the events that it makes of that."""
+    """What a protocol's engine takes in, and the events that it makes of that.
+
+    `idle`: there is surely no event before more is received.
+    """
+
+    @property
+    def idle(self) -> bool: ...
 
     @property
     def buffered(self) -> int: ...
@@ -214,12 +220,12 @@ class Session(asyncio.Protocol, ABC):
             return
         self._taking = True
         self._answers = 0
-        taken = False
+        engine, taken = self._engine, False
         try:
             for _ in range(AT_ONCE):
-                if self._stops:
+                if self._stops or engine.idle:
                     break
-                event = self._engine.next_event()
+                event = engine.next_event()
                 take = self.takes[type(event)]
                 if take is None:
                     break
@@ -240,7 +246,7 @@ class Session(asyncio.Protocol, ABC):
             self._fault(error)
         finally:
             self._taking = False
-        if self._stops & ~BUSY or not self._reading:
+        if self._stops > BUSY or not self._reading:
             self._stopped()
 
     def _stopped(self) -> None:

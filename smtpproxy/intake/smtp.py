@@ -231,7 +231,7 @@ class SmtpSession(Session):
         self._content_began = self._now()
         self._deadline.at = self._content_began + content_timeout(self._settings, 0)
 
-    def _chunk(self, chunk: ContentChunk) -> None:
+    def _chunk(self, chunk: ContentChunk | EndOfContent) -> None:
         content = self._content
         if content is None or self._spool_failed:
             return
@@ -280,8 +280,8 @@ class SmtpSession(Session):
 
     def _recipients(self, first: Rcpt) -> None:
         """Judge together all the recipients that have come together."""
-        asked = [first]
-        while isinstance(event := self._engine.next_event(), Rcpt):
+        asked, engine = [first], self._engine
+        while not engine.idle and isinstance(event := engine.next_event(), Rcpt):
             asked.append(event)
         self._asked = len(asked)
         rates = self._listener.rates
@@ -294,7 +294,7 @@ class SmtpSession(Session):
         transaction = self._transaction
         if transaction is None:
             assert self._mail is not None
-            transaction = begin(self._listener, self._client, self._mail, self._engine)
+            transaction = begin(self._listener, self._client, self._mail, engine)
             self._transaction = transaction
         if asked:
             steps = transaction.recipients(asked)
@@ -310,6 +310,8 @@ class SmtpSession(Session):
         self._write(b"".join(map(self._engine.answer, answers)))
 
     def _end_of_content(self, end: EndOfContent) -> None:
+        if end.data:
+            self._chunk(end)
         transaction, content, mail = self._transaction, self._content, self._mail
         if transaction is None or content is None:
             raise RuntimeError("end of content without a transaction")

@@ -15,7 +15,9 @@ import idna
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
-_PLAIN = re.compile(rf"[a-z0-9#$&'*+/=?^_`{{|}}~.-]+@{_DOMAIN.pattern}")  # without % and !
+_PLAIN = re.compile(  # without % and !
+    rf"[a-z0-9#$&'*+/=?^_`{{|}}~.-]+@{_DOMAIN.pattern}".replace("a-z", "A-Za-z")
+)
 _UNQUOTED = re.compile(r'[^\x00-\x20\x7f"(),:;<>@\[\\\]]+')
 _QUOTED = re.compile(r'"((?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*)"')
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -25,10 +27,12 @@ _WHOLE_DOMAIN = re.compile(r"(?:\*?@|(?=\*\.))(\*\.)?([^*@]*)")
 
 _UUCP = ".uucp"  # no domain: what is before it is a host of bang paths
 
+_READ_ON = re.compile(r'[%!]|\A"|\.uucp\Z')
+
 MOST_READINGS = 16
 """So many other addresses may one address be read as."""
 
-_GMAIL = frozenset({"gmail.com", "googlemail.com"})
+_AT_GMAIL = ("@gmail.com", "@googlemail.com")
 _DOMAIN_OCTETS = 253  # RFC 1035 3.1, as written without the root's dot
 
 
@@ -48,10 +52,8 @@ def canonical(address: str) -> str:
     so that the result is an address again. Dots may stand anywhere in a local part: some
     providers gave out such addresses. Raises `AddressError`.
     """
-    if address.isascii() and len(address) <= _DOMAIN_OCTETS:
-        lowered = address.lower()
-        if _PLAIN.fullmatch(lowered):
-            return lowered
+    if len(address) <= _DOMAIN_OCTETS and _PLAIN.fullmatch(address):
+        return address.lower()
     local, at, domain = address.rpartition("@")
     if not at:
         raise AddressError("there is no @: an address is local-part@domain")
@@ -65,10 +67,10 @@ def widened(canonical_address: str) -> str:
     gmail.com). Two equal canonical addresses have equal widened forms. It may only
     refuse, never allow.
     """
-    local, _, domain = canonical_address.rpartition("@")
-    gmail = domain in _GMAIL
-    if "+" not in local and not gmail:
+    gmail = canonical_address.endswith(_AT_GMAIL)
+    if "+" not in canonical_address and not gmail:
         return canonical_address
+    local, _, domain = canonical_address.rpartition("@")
     if local.startswith('"'):
         local = _unquoted(local)
     local = local.partition("+")[0] or local
@@ -106,12 +108,7 @@ def readings(canonical_address: str) -> tuple[str, ...]:
     them. Which domains are local is not known here, so any may be. At most `MOST_READINGS`; a
     reading may only refuse, never allow.
     """
-    if not (
-        "%" in canonical_address
-        or "!" in canonical_address
-        or canonical_address.startswith('"')
-        or canonical_address.endswith(_UUCP)
-    ):
+    if _READ_ON.search(canonical_address) is None:
         return ()
     local, _, domain = canonical_address.rpartition("@")
     return _read_on(_unquoted(local), domain)

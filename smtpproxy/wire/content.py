@@ -332,7 +332,7 @@ class ChunkedContent(IncomingContent, kw_only=True):
         return (lines if self.problem is None else b""), end
 
     def end(self) -> bytes:
-        """Return what ends the last line; nothing when asked again."""
+        """Return what ends the last line."""
         tail = self.reader.end()
         if self.reader.refused:
             self.problem = self.problem or ContentProblem.BARE_NEWLINE

@@ -80,6 +80,8 @@ _LETTERS = {Mail: "M", Rcpt: "R", Data: "T", EndOfHeaders: "N", EndOfMessage: "E
 class MilterConnection:
     """Takes bytes, gives events. After a MilterError it is of no more use."""
 
+    idle = False  # never surely
+
     def __init__(
         self,
         *,

@@ -61,6 +61,8 @@ class PolicyRequest(Struct, frozen=True):
 class PolicyConnection:
     """Takes bytes, gives requests. After a PolicyError it is of no more use."""
 
+    idle = False  # never surely
+
     def __init__(self, *, request_limit: int = REQUEST_LIMIT) -> None:
         self._limit = request_limit
         self._buffer = bytearray()

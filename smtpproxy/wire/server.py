@@ -85,7 +85,7 @@ class ServerConnection(SessionState):
     __slots__ = (
         *("_after_chunk", "_asked", "_bare_newline", "_buffer", "_chunks", "_data"),
         *("_data_refused", "_header_limits", "_refuse_early", "_taken", "_verbs"),
-        *("hostname", "lmtp"),
+        *("hostname", "idle", "lmtp"),
     )
 
     def __init__(
@@ -114,6 +114,7 @@ class ServerConnection(SessionState):
             require_auth=require_auth,
         )
         self.hostname = hostname
+        self.idle = False  # there is surely no event before more is received
         self.lmtp = lmtp
         self._verbs = LMTP_VERBS if lmtp else VERBS
         self._header_limits = header_limits
@@ -146,6 +147,7 @@ class ServerConnection(SessionState):
     def receive_data(self, data: bytes) -> None:
         self._buffer = self._buffer[self._taken :] + data
         self._taken = 0
+        self.idle = False
 
     def next_event(self) -> Event | Signal:
         """Return the next event, or why there is none."""
@@ -169,6 +171,7 @@ class ServerConnection(SessionState):
         event: Any = read_command(self, self._verbs, line)
         if isinstance(event, Rcpt):
             self._taken = end + 2
+            self.idle = end + 2 == len(buffer)
             self.recipients += 1
             self.unanswered = unanswered + 1
             return event
@@ -178,12 +181,7 @@ class ServerConnection(SessionState):
         if isinstance(event, Answered):
             self._data_refused = line[:5].strip().upper() == b"DATA"
             return event
-        taken = _TAKEN.get(type(event))
-        if taken is not None:
-            return taken(self, event)
-        command: Command = event
-        self._asked = command
-        return command
+        return _TAKEN.get(type(event), ServerConnection._ask)(self, event)
 
     def early(self) -> Broken | None:
         """Call it when the greeting is about to be sent: why it is not to be, or None."""
@@ -278,21 +276,19 @@ class ServerConnection(SessionState):
         return response
 
     def _next_content(self) -> Event | Signal:
-        content = self._data
-        if content is None:
-            return NEED_DATA
-        if content.reader.ended:
-            self._data = None
-            return self._end_of(content)
-        data = self._buffer[self._taken :]
-        if not data:
+        content, data = self._data, self._buffer[self._taken :]
+        if content is None or not data:
             return NEED_DATA
         try:
-            chunk = content.take(data)
+            piece = content.take(data)
         except BareNewlineError as error:
             return self._broken(bare_newline_received(error.name))
-        self._buffer, self._taken = content.reader.rest, 0
-        return ContentChunk(chunk) if chunk else self._next_content()
+        reader = content.reader
+        self._buffer, self._taken = reader.rest, 0
+        if reader.ended:
+            self._data, self.idle = None, not reader.rest
+            return self._end_of(content, piece)
+        return ContentChunk(piece) if piece else NEED_DATA
 
     def _begin_chunk(self, chunk: Chunk) -> Event | Signal:
         """The octets behind a BDAT are read, whether it is refused or not."""
@@ -316,19 +312,16 @@ class ServerConnection(SessionState):
             lines, self._taken = content.take(self._buffer, self._taken)
             return ContentChunk(lines) if lines else self._next_chunk()
         if content.last:
-            tail = content.end()
-            if tail:
-                return ContentChunk(tail)
             self._chunks = None
             self.state = State.CONTENT  # until the end is answered
-            return self._end_of(content)
+            return self._end_of(content, content.end())
         self.state = self._after_chunk
         if self.state is not State.CHUNKS:
             self._chunks = None
         return content.answer()
 
-    def _end_of(self, content: IncomingContent) -> EndOfContent:
-        self._asked = end = EndOfContent(content.size, content.problem)
+    def _end_of(self, content: IncomingContent, last: bytes) -> EndOfContent:
+        self._asked = end = EndOfContent(content.size, content.problem, last)
         return end
 
     # what a line was read as, where it is not just to be answered
@@ -337,18 +330,22 @@ class ServerConnection(SessionState):
         self.close()
         return breach
 
+    def _ask(self, command: Command) -> Command:
+        self._asked = command
+        self.idle = self._taken == len(self._buffer)
+        return command
+
     def _alone(self, command: Data | Hello | Auth) -> Event:
         """Behind these nothing may be sent before they are answered (RFC 2920 3.1, 4954 4)."""
-        if self._refuse_early and self._has_more:
+        self._ask(command)
+        if self._refuse_early and not self.idle and self._has_more:
             return self._broken(EARLY)
-        self._asked = command
         return command
 
     def _start_tls(self, command: StartTls) -> Event:
         if self.buffered:
             return self._broken(BEHIND_STARTTLS)  # CVE-2011-0411
-        self._asked = command
-        return command
+        return self._ask(command)
 
     # where the answer to a command leads, by its code
 
@@ -364,7 +361,7 @@ class ServerConnection(SessionState):
             header, reader = HeaderCount(self._header_limits), ContentReader(self._bare_newline)
             self._data = DataContent(self.size_limit, header, reader=reader)
         else:
-            self._data_refused = True
+            self._data_refused, self.idle = True, False
 
     def _transaction_ended(self, command: EndOfContent | Reset, code: int) -> None:
         self._chunks = None

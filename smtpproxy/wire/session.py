@@ -222,10 +222,12 @@ class ContentProblem(Enum):
 
 
 class EndOfContent(Struct, frozen=True):
-    """All of it was read. `size` is in octets as received, without the terminator of DATA."""
+    """All of it was read. `size` is in octets as received, without the terminator of DATA; `data`
+    is the last piece, whether or not others came before."""
 
     size: int
     problem: ContentProblem | None = None
+    data: bytes = b""
 
 
 class Answered(Struct, frozen=True):

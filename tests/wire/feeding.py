@@ -7,6 +7,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from smtpproxy.mail.reply import Reply
 from smtpproxy.wire.commands import Data, Hello, Quit, Rcpt
@@ -19,6 +20,7 @@ from smtpproxy.wire.session import (
     ContentBegins,
     ContentChunk,
     EndOfContent,
+    Event,
     Signal,
 )
 
@@ -94,7 +96,7 @@ class Server:
         """Return the replies to `data`."""
         said = len(self.talk.replies)
         self.engine.receive_data(data)
-        while (event := self.engine.next_event()) is not NEED_DATA or self._unanswered:
+        while (event := self._next()) is not NEED_DATA or self._unanswered:
             match event:
                 case ContentBegins():
                     self._content = b""
@@ -113,6 +115,12 @@ class Server:
                     self._unanswered.append(event)
         return self.talk.replies[said:]
 
+    def _next(self) -> Event | Signal:
+        idle = self.engine.idle
+        event = self.engine.next_event()
+        assert not idle or isinstance(event, Signal), "an event, though it was surely idle"
+        return event
+
     def _answer_all(self) -> None:
         assert self._unanswered, "blocked, though all is answered"
         if isinstance(self._unanswered[0], Rcpt):
@@ -122,6 +130,9 @@ class Server:
             if isinstance(command, Hello):
                 reply = self.engine.hello_reply(command)
             if isinstance(command, EndOfContent):
+                self._content += command.data
+                self.handed_on += len(command.data)
+                command = replace(command, data=b"")  # how much came last depends on the cuts
                 if command.problem is None:
                     self.talk.contents.append(self._content)
                 self._content = b""

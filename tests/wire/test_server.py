@@ -145,8 +145,7 @@ def test_what_follows_the_content_waits_for_its_answer() -> None:
     for reply in (250, 250, 250, 354):
         engine.next_event()
         engine.answer(Reply.of(reply, None, "ok"))
-    engine.next_event()  # the chunk
-    assert engine.next_event() == EndOfContent(3)
+    assert engine.next_event() == EndOfContent(3, None, b"x\r\n")
     assert engine.next_event() is BLOCKED
     engine.answer(Reply.of(250, "2.0.0", "queued"))
     assert engine.next_event() == Answered(b"250 2.0.0 OK\r\n")
