@@ -47,7 +47,7 @@ ACTS = st.builds(
     channels=st.sampled_from([frozenset[str](), frozenset({"email"}), frozenset({"sms"})]),
     evidence=st.builds(
         Evidence,
-        wording=st.sampled_from([None, "", "v1"]),
+        wording=st.sampled_from([None, "", "v1", 'é "\\\n\x1f\x7f\u2028😀']),
         version=st.sampled_from([None, "", "2"]),
         document_hash=st.sampled_from([None, "0a" * 32]),
     ),

@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 from msgspec.structs import replace
 
 from smtpproxy.mail.address import domains_over, readings
@@ -19,12 +20,13 @@ from smtpproxy.store.sql import rows
 from smtpproxy.store.sql.rows import PAUSES, read_pause
 from smtpproxy.store.sqlite import live_keys
 from smtpproxy.store.sqlite.connection import check_up_to_date, is_busy, open_reader, unavailable
-from smtpproxy.store.sqlite.statements import FIRST_ACT, Statements, statements
+from smtpproxy.store.sqlite.statements import Statements, statements
 from smtpproxy.store.sqlite.watches import FileWatch, LogRemoved, LogWatch
 from smtpproxy.waiting import Pending
 
 T = TypeVar("T")
 
+_values = msgspec.json.Decoder(rows.Row).decode
 _AGE = 2  # in the first column: the age of the partners' snapshots
 _CHUNK = 50  # addresses read before other sessions get their turn
 _RETRY_SECONDS = 0.005
@@ -151,14 +153,14 @@ class _Link:
 
     def _read(self, found: list[rows.Row], name: str, keys: tuple[bytes, ...]) -> RecipientFacts:
         suppressions, acts = [], []
-        person: rows.Row | None = None
+        person: str | None = None
         snapshot_at: datetime | None = None
         for row in found:
             kind = row[0]
             if kind is None:
-                person = row
-                if row[FIRST_ACT] is not None:
-                    acts.append(rows.act(row[FIRST_ACT:]))
+                person = row[1]
+                if row[2] is not None:
+                    acts.append(rows.act(_values(row[2])))
             elif kind == _AGE:
                 snapshot_at = rows.optional_moment(row[3])
             elif isinstance(kind, bytes):
@@ -169,7 +171,7 @@ class _Link:
                 suppressions.append(rows.suppression(*row[1:5], widened=not kind))
         return RecipientFacts(
             oldest_first(suppressions) if suppressions else (),
-            rows.contact(person[1:FIRST_ACT], ordered_acts(tuple(acts))) if person else None,
+            rows.contact(_values(person), ordered_acts(tuple(acts))) if person else None,
             snapshot_at=snapshot_at,
         )
 
