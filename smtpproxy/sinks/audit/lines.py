@@ -236,7 +236,7 @@ class LineMaker:
             decided.at,
             decided.stage,
             client if not client.login else replace(client, login=""),
-            self._stream(decision.stream),
+            (self._streams.get(id(decision.stream)) or self._kept(decision.stream))[1],
             decision.rulebook,
             message if message is None or message.detail is None else _open(message),
             verdicts,
@@ -290,15 +290,12 @@ class LineMaker:
             self._salts = [octets[i : i + _SALT] for i in range(0, len(octets), _SALT)]
         return self._salts.pop()
 
-    def _stream(self, stream: Stream) -> Stream:
-        """The stream, already JSON. Streams are settings: few, and the same all the time."""
-        known = self._streams.get(id(stream))
-        if known is None:
-            if len(self._streams) > 1000:
-                self._streams.clear()
-            known = stream, cast(Stream, Raw(_encode(stream)))
-            self._streams[id(stream)] = known
-        return known[1]
+    def _kept(self, stream: Stream) -> tuple[Stream, Stream]:
+        """The stream, and as it is already JSON. Streams are settings: few, and always the same."""
+        if len(self._streams) > 1000:
+            self._streams.clear()
+        known = self._streams[id(stream)] = stream, cast(Stream, Raw(_encode(stream)))
+        return known
 
 
 def _open(verdict: Verdict) -> OpenVerdict:
