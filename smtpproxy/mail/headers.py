@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import lru_cache
 
+_NUL, _LF = 0, 10  # numbers: `in` looks for a number first, also in bytes
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
 # The name of a field, and a line with those that continue it. Nothing is given back.
 _FIELD = re.compile(rb"(?:([!-9;-~]++)[ \t]*+:|(?!\Z))([^\n]*+\n?(?>(?:[ \t][^\n]*+\n?)*))")
@@ -86,11 +87,11 @@ class HeaderBlock:
         if (
             self._all_fields
             and head.count(b"\r") + head.count(b"\n") == 2 * ends
-            and b"\0" not in head
+            and _NUL not in head
         ):
             return None
         head = b"\n" + head
-        if b"\0" in head:
+        if _NUL in head:
             return f"a NUL in line {head.count(10, 0, head.index(0))}"
         if head.count(b"\r") != ends:
             return "a CR without LF: only CRLF ends a line (RFC 5321 2.3.8)"
@@ -129,6 +130,6 @@ def lowered(name: str) -> bytes:
 def unfolded(value: bytes) -> bytes:
     """Remove the line ends that folding put in (RFC 5322 2.2.3), and white space around it."""
     value = value.strip(b" \t\r\n")
-    if b"\n" in value:
+    if _LF in value:
         return value.replace(b"\r\n", b"").replace(b"\n", b"")
     return value

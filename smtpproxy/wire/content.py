@@ -17,6 +17,7 @@ from smtpproxy.mail.reply import Reply
 from smtpproxy.wire.session import Answered, Broken, ContentProblem, SessionState, State
 
 BareNewline = Literal["reject", "normalize"]
+_NUL, _LF, _CR = 0, 10, 13  # numbers: `in` looks for a number first, also in bytes
 _END = b"\r\n.\r\n"
 _ALONE = re.compile(rb"(?<!\r)\n|\r(?!\n)")
 _BARE_LF_AND_DOT = re.compile(rb"(?<!\r)\n\.")
@@ -35,7 +36,7 @@ class BareNewlineError(Exception):
 def bare_newline(data: bytes) -> str | None:
     """Return which of "<CR>" and "<LF>" is the first to stand alone in `data`, or None."""
     rest = b"".join(data.split(b"\r\n"))  # on lines of usual length, faster than to count them
-    if b"\n" not in rest and b"\r" not in rest:
+    if _LF not in rest and _CR not in rest:
         return None
     found = _ALONE.search(data)
     return "<CR>" if found is None or found[0] == b"\r" else "<LF>"
@@ -272,7 +273,7 @@ class IncomingContent(Struct):
         if self.size > self.limit:
             self.problem = ContentProblem.TOO_LARGE
         elif self.problem is None:
-            if b"\0" in received:
+            if _NUL in received:
                 self.problem = ContentProblem.NUL
             elif not self.header.ended:
                 self.header.feed(lines)
