@@ -217,7 +217,7 @@ class _Asked(Struct, frozen=True):
     deferring: tuple[_OfRecipient, ...]  # where something is paused: those and more
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def _asked_of_recipients(stream: Stream, in_force: tuple[Basis, ...]) -> _Asked:
     permitting = tables.PERMISSION_RULES if stream.permission else tables.recipient_rules(in_force)
     return _Asked(
@@ -228,7 +228,7 @@ def _asked_of_recipients(stream: Stream, in_force: tuple[Basis, ...]) -> _Asked:
     )
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def _asked_of_message(stream: Stream) -> tuple[Callable[[MessageCase], Verdict | None], ...]:
     return tuple(rule.judge for rule in tables.message_rules(stream) if rule.on(stream))
 

@@ -77,14 +77,13 @@ def consent_failure(case: RecipientCase) -> Reason:
 
 def _standing_failure(act: ConsentAct, contact: Contact, case: RecipientCase) -> Reason:
     """Return what is wrong with an agreement that is not withdrawn, NONE when nothing is."""
-    rulebook, now = case.rulebook, case.now
     failure = _act_failure(act, contact.acts, case)
     if failure is not _VALID:
         return failure
-    period = rulebook.consent_period
-    if _AGREEING in rulebook.signs_of_life and within(act.at, period, now):
+    rulebook, period = case.rulebook, case.rulebook.consent_period
+    if _AGREEING in rulebook.signs_of_life and within(act.at, period, case.now):
         return _VALID  # it is a sign of life itself, and the newest is no older
-    return _VALID if is_active(contact, period, rulebook, now) else Reason.CONSENT_EXPIRED
+    return _VALID if is_active(contact, period, rulebook, case.now) else Reason.CONSENT_EXPIRED
 
 
 def _act_failure(act: ConsentAct, acts: Sequence[ConsentAct], case: RecipientCase) -> Reason:
