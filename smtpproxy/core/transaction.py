@@ -334,7 +334,7 @@ class Transaction(CountedTransaction):
         decided = self._on_record
         if decided is None or not self._lacks_outcome:
             return
-        if "@" in str(reply) or (each and any("@" in one for one in each)):
+        if b"@" in reply.wire or (each and any("@" in one for one in each)):
             addresses = self._addresses
             try:
                 yield from self._refresh(addresses)
