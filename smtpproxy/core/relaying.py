@@ -31,6 +31,8 @@ from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.wire.commands import Rcpt
 from smtpproxy.wire.content import unstuffed
 
+_EVERY_EXTENSION = frozenset({EIGHT_BIT, UTF8})  # what MAIL asked for, on every connection
+
 _LOOP = Reply.of(554, "5.4.6", f"mail loop: {RECEIVED_LIMIT} Received fields")
 
 
@@ -214,9 +216,10 @@ class RelayTransaction(CopyingTransaction):
 
     def _unfit(self, content: Content) -> Reply | None:
         """The refusal of content that needs an extension that the upstream lacks."""
-        needs = frozenset({EIGHT_BIT, UTF8})  # what MAIL asked for, on every connection
-        if not self._upstream.takes_all:
-            needs = needed_extensions(content.pieces)
+        if self._upstream.takes_all:
+            self._mail = replace(self._mail, needs=_EVERY_EXTENSION)
+            return None
+        needs = needed_extensions(content.pieces)
         self._mail = replace(self._mail, needs=needs)
         return self._upstream.refusal_of(needs)
 
