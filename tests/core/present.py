@@ -211,7 +211,7 @@ class _Relayed:
 
     def data(self, content: bytes) -> Question:
         async def work() -> Sequence[Answer]:
-            spooled = _Spooled(self._driver)
+            spooled = _Spooled(Spool(Path(), threshold=1 << 30), driver=self._driver)
             spooled.append(stuffed(content))
             is_there = lambda: self._driver.client_is_there  # noqa: E731
             return _answers(await self._driver.drive(self._transaction.message(spooled, is_there)))
@@ -225,13 +225,12 @@ class _Relayed:
 class _Spooled(Content):
     """Content that cannot be read while the spool is broken."""
 
-    def __init__(self, driver: Present) -> None:
-        super().__init__(Spool(Path(), threshold=1 << 30))
-        self._driver = driver
+    driver: Present | None = None
 
     def pieces(self, skip: int = 0) -> Iterator[bytes]:
         for piece in super().pieces(skip):
-            if self._driver.spool_is_broken:
+            assert self.driver is not None
+            if self.driver.spool_is_broken:
                 raise OSError(5, "Input/output error")
             yield piece
 
