@@ -145,9 +145,12 @@ class ServerConnection(SessionState):
         return content.size if content else 0
 
     def receive_data(self, data: bytes) -> None:
-        self._buffer = self._buffer[self._taken :] + data
+        if self.idle:  # all was taken
+            self.idle = False
+            self._buffer = data
+        else:
+            self._buffer = self._buffer[self._taken :] + data
         self._taken = 0
-        self.idle = False
 
     def next_event(self) -> Event | Signal:
         """Return the next event, or why there is none."""
