@@ -120,16 +120,17 @@ class Evaluation:
 
     def judge_at_rcpt(self, addresses: Sequence[str], now: datetime) -> Sequence[Verdict]:
         """Judge as far as RCPT allows; candidates under different rulebooks wait for the end."""
-        candidates = self._choice.candidates
-        rulebook = candidates[0].rulebook
-        if not self._choice.one_rulebook:
-            return [_NOT_REFUSED] * len(addresses)
-        question = Transaction(candidates, tuple(addresses))
-        verdicts = judge(question, self.facts, self._services.rulebooks[rulebook], now).recipients
-        if self._choice.certain:
+        choice = self._choice
+        rulebook = self._services.rulebooks[choice.default.rulebook]
+        if choice.certain:
+            verdicts = judge_recipients(choice.default, addresses, self.facts, rulebook, now, None)
             self._at_rcpt.update(zip(addresses, verdicts, strict=True))
             self._judged_from(addresses)
-        return verdicts
+            return verdicts
+        if not choice.one_rulebook:
+            return [_NOT_REFUSED] * len(addresses)
+        question = Transaction(choice.candidates, tuple(addresses))
+        return judge(question, self.facts, rulebook, now).recipients
 
     def stream_of(self, features: MessageFeatures) -> Stream | Verdict:
         """The stream of the message, or the refusal when it may not choose its stream so."""
