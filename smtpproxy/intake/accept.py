@@ -31,6 +31,8 @@ class TrustedHosts:
         """`peer` is an IP address, or "unix"."""
         if peer == "unix":
             return self._unix
+        if not self._networks:
+            return False
         try:
             address = ipaddress.ip_address(peer.partition("%")[0])
         except ValueError:

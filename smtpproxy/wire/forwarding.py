@@ -20,12 +20,12 @@ from smtpproxy.wire.session import Extension, SessionState
 
 XCLIENT_NAMES = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "LOGIN", "DESTADDR", "DESTPORT")
 XFORWARD_NAMES = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "IDENT", "SOURCE")
-XCLIENT = Extension("XCLIENT", lambda session: " ".join(XCLIENT_NAMES))
+XCLIENT = Extension("XCLIENT", lambda _: " ".join(XCLIENT_NAMES))
 XCLIENT_WITHOUT_LOGIN = Extension(
-    "XCLIENT", lambda session: " ".join(name for name in XCLIENT_NAMES if name != "LOGIN")
+    "XCLIENT", lambda _: " ".join(name for name in XCLIENT_NAMES if name != "LOGIN")
 )
 """For a host whose word on logins does not count: as whom a client logged in is not known then."""
-XFORWARD = Extension("XFORWARD", lambda session: " ".join(XFORWARD_NAMES))
+XFORWARD = Extension("XFORWARD", lambda _: " ".join(XFORWARD_NAMES))
 
 _UNKNOWN = frozenset({"[UNAVAILABLE]", "[TEMPUNAVAIL]"})
 _ATTRIBUTE = re.compile(r"([A-Za-z]+)=([\x21-\x7e]*)")

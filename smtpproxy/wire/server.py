@@ -98,7 +98,7 @@ class ServerConnection(SessionState):
         max_recipients: int = 1000,
         max_refused: int = 1000,
         max_refused_in_all: int = 10_000,
-        extensions: Sequence[Extension] = BASE,
+        extensions: tuple[Extension, ...] = BASE,
         require_tls: bool = False,
         require_auth: bool = False,
         lmtp: bool = False,

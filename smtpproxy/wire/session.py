@@ -29,7 +29,15 @@ NO_TLS = Reply.of(530, "5.7.0", "this listener takes mail over TLS only; send ST
 NO_AUTH = Reply.of(530, "5.7.0", "authentication required; send AUTH first")
 
 
-def _bare(session: "SessionState") -> str:
+class Standing(Struct, frozen=True):
+    """What of a session an extension may depend on."""
+
+    size_limit: int
+    max_recipients: int
+    secure: bool
+
+
+def _bare(standing: Standing) -> str:
     return ""
 
 
@@ -37,15 +45,7 @@ class Extension(Struct, frozen=True):
     """What EHLO says of it: `parameters` behind the keyword, None when not offered now."""
 
     keyword: str
-    parameters: Callable[["SessionState"], str | None] = _bare
-
-    def line(self, session: "SessionState") -> str | None:
-        parameters = self.parameters(session)
-        return f"{self.keyword} {parameters}" if parameters else _only(self.keyword, parameters)
-
-
-def _only(keyword: str, parameters: str | None) -> str | None:
-    return None if parameters is None else keyword
+    parameters: Callable[[Standing], str | None] = _bare
 
 
 class State(IntEnum):
@@ -63,6 +63,13 @@ class State(IntEnum):
 def _keywords(extensions: tuple[Extension, ...]) -> frozenset[str]:
     """What a listener offers, once for all of its sessions."""
     return frozenset(extension.keyword for extension in extensions)
+
+
+@lru_cache(maxsize=64)
+def _offered(extensions: tuple[Extension, ...], standing: Standing) -> tuple[bytes, ...]:
+    """The lines of the reply to EHLO behind the first, once for all sessions that are alike."""
+    each = [(extension.keyword, extension.parameters(standing)) for extension in extensions]
+    return tuple(f"{word} {more}".rstrip().encode() for word, more in each if more is not None)
 
 
 _TRANSACTION = frozenset({State.MAIL, State.CONTENT, State.CHUNK, State.CHUNKS})
@@ -83,7 +90,7 @@ class SessionState:
 
     def __init__(
         self,
-        extensions: Sequence[Extension],
+        extensions: tuple[Extension, ...],
         *,
         size_limit: int,
         max_recipients: int,
@@ -96,7 +103,7 @@ class SessionState:
         self.extended = False  # greeted by EHLO
         self.smtputf8 = False  # of the transaction
         self.extensions = extensions
-        self.keywords = _keywords(tuple(extensions))
+        self.keywords = _keywords(extensions)
         self.size_limit = size_limit
         self.max_recipients = max_recipients
         self.max_refused = max_refused  # recipients of one transaction
@@ -110,6 +117,10 @@ class SessionState:
         self._require_tls = require_tls
         self._require_auth = require_auth
         self.barred = self._bar()
+
+    @property
+    def standing(self) -> Standing:
+        return Standing(self.size_limit, self.max_recipients, self.secure)
 
     @property
     def in_transaction(self) -> bool:
@@ -161,26 +172,26 @@ class SessionState:
 
 BASE: tuple[Extension, ...] = (
     Extension("PIPELINING"),
-    Extension("SIZE", lambda session: str(session.size_limit)),
+    Extension("SIZE", lambda standing: str(standing.size_limit)),
     Extension("8BITMIME"),
     Extension("SMTPUTF8"),
     Extension("ENHANCEDSTATUSCODES"),
     Extension("DSN"),
     Extension("CHUNKING"),
-    Extension("LIMITS", lambda session: f"RCPTMAX={session.max_recipients}"),
+    Extension("LIMITS", lambda standing: f"RCPTMAX={standing.max_recipients}"),
 )
 """What every listener offers."""
 
 PRDR = Extension("PRDR")
 """Per-recipient replies over SMTP (draft-hall-prdr); LMTP has them anyway."""
 
-STARTTLS = Extension("STARTTLS", lambda session: None if session.secure else "")
+STARTTLS = Extension("STARTTLS", lambda standing: None if standing.secure else "")
 
 
 def auth(mechanisms: Sequence[str], *, without_tls: bool = False) -> Extension:
     """AUTH with these mechanisms, told only inside TLS unless `without_tls` (RFC 4954)."""
     words = " ".join(mechanisms)
-    return Extension("AUTH", lambda session: words if session.secure or without_tls else None)
+    return Extension("AUTH", lambda standing: words if standing.secure or without_tls else None)
 
 
 def hello_reply(session: SessionState, hostname: str, hello: Hello) -> Reply:
@@ -188,8 +199,8 @@ def hello_reply(session: SessionState, hostname: str, hello: Hello) -> Reply:
     greeting = f"{hostname} greets {hello.domain.encode('ascii', 'replace').decode()}"
     if not hello.extended:
         return Reply.of(250, None, greeting)
-    lines = (extension.line(session) for extension in session.extensions)
-    return Reply.of(250, None, greeting, *(line for line in lines if line is not None))
+    lines = _offered(session.extensions, session.standing)
+    return Reply.with_texts(250, None, [greeting.encode(), *lines])
 
 
 class Signal(Enum):

@@ -156,7 +156,7 @@ def _auth(session: SessionState, argument: str) -> Command | Answered:
         return _not_here(session, "AUTH")
     if session.authenticated:
         raise CommandError(503, "5.5.1", "already authenticated")
-    mechanisms = offer.parameters(session)
+    mechanisms = offer.parameters(session.standing)
     if mechanisms is None:
         raise CommandError(538, "5.7.11", "encryption required for authentication; use TLS")
     return parse_auth(argument, mechanisms.split(" "))
