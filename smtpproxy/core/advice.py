@@ -222,7 +222,8 @@ class DelegatedTransaction(Transaction):
             reply = yield from self._recipient(asked)
         except AddressError as error:
             reply = unreadable(error)
-        self._pause()
+        finally:
+            self._pause()  # after a fault of ours, too: how long it took is told all the same
         return reply
 
     def still_permitted(self) -> Steps[Reply | None]:

@@ -297,8 +297,9 @@ class RecordedTransaction:
 
     def _ended(self) -> None:
         """Tell that the message has its final answer."""
-        spent, worked = self.spent, self._worked
-        stages = (("policy", worked - sum(spent.values())), *spent.items())
+        worked, spent = self._worked, self.spent
+        ours = worked - sum(spent.values()) + spent.get("policy", 0.0)  # a thread's part is ours
+        stages = tuple({**spent, "policy": ours}.items())
         self._services.emit(TransactionEnded(self.client.listener, worked, stages))
 
     def _resume(self) -> None:
