@@ -205,6 +205,7 @@ class UpstreamConnection(asyncio.Protocol):
     def exchange(self, data: bytes, exchange: Exchange) -> None:
         """Write commands at once; then their replies are due."""
         if self._error is not None:
+            self.end_hold()
             exchange.answered([], self._error)
             return
         self._held = None
@@ -244,17 +245,24 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport.writelines(batch)
 
     def hold(self, seconds: float, over: Callable[[], None]) -> None:
-        """Nothing is due, for it is the client's turn: call `over` if that takes long.
+        """Nothing is due, for it is the client's turn: call `over` if that takes long, also where
+        the connection is lost meanwhile: its place in the pool is taken until then.
 
         What is sent next ends it, or `end_hold`.
         """
         self._held = over
         self._deadline.at = self._deadlines.now() + seconds
+        if self._error is not None:
+            self._deadlines.add(self._deadline)
 
     def end_hold(self) -> None:
-        if self._held is not None:
-            self._held = None
+        if self._held is None:
+            return
+        self._held = None
+        if self._error is None:
             self._deadline.at = NEVER
+        else:
+            self._deadlines.forget(self._deadline)
 
     def reset(self, timeout: float) -> None:
         """End the open transaction; nobody waits for the reply.
@@ -284,6 +292,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.close()
 
     def close(self) -> None:
+        self.end_hold()
         self._fail(UpstreamLost("closed by the relay"))
 
     # asyncio.Protocol
@@ -311,7 +320,7 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.replies.append(reply)
             if len(exchange.replies) == exchange.count or code == 421:
                 answered.append(waiting.popleft())
-        if not waiting:
+        if not waiting and self._held is None:
             self._deadline.at = NEVER
         failed = self._error
         for exchange in answered:  # once all is read: what came unasked answers nothing behind it
@@ -339,8 +348,10 @@ class UpstreamConnection(asyncio.Protocol):
             self.send_content(*self._writing)
 
     def _expired(self) -> None:
-        if self._held is not None:
-            self._held()
+        held = self._held
+        if held is not None:
+            self.end_hold()
+            held()
             return
         if self.alive:
             self._transport.abort()  # what it does not read would keep the socket for ever
@@ -351,10 +362,10 @@ class UpstreamConnection(asyncio.Protocol):
             return
         connected, self.alive = self.alive, False
         self._error = error
-        self._deadlines.forget(self._deadline)
+        if self._held is None:
+            self._deadlines.forget(self._deadline)
         if self._waiting:
             self._replies[0] += 1
-        self._held = None
         waiting, writing = list(self._waiting), self._writing
         self._waiting.clear()
         self._writing = None

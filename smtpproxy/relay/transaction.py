@@ -234,6 +234,8 @@ class UpstreamTransaction(Struct, eq=False):
             connection.close()
         elif connection.alive:
             connection.reset(self._pool.settings.command_timeout)
+        else:
+            connection.end_hold()
         self._release()
 
     async def _connect_and_begin(self, put: _Put, *, fresh: bool) -> None:

@@ -285,3 +285,40 @@ async def test_a_refused_reset_read_together_with_what_follows_it() -> None:
         assert reply.code == 250
         second.abort()
     assert connections == 2
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05], ids=["with-its-answer", "later"])
+@pytest.mark.parametrize("goes", [b"421 4.3.2 going\r\n", b"42", b""], ids=["421", "part", "eof"])
+async def test_a_connection_lost_in_the_clients_turn_is_given_back_in_time(
+    goes: bytes, pause: float
+) -> None:
+    """Or a client that says no more would keep its place in the pool, with nothing behind it."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await converse(reader, writer, [EHLO])
+        await reader.readuntil(b"RCPT TO:<" + JEANNE.encode() + b">\r\n")
+        if pause:
+            writer.write(OK + OK)
+            await asyncio.sleep(pause)
+            writer.write(goes)
+        else:
+            writer.write(OK + OK + goes)
+        if goes == b"42":
+            await reader.readuntil(b"RSET\r\n")
+
+    over, too_late = asyncio.Event(), asyncio.Event()
+    async with serving(handle) as port, pooled(port, hold_timeout=0.2) as pool:
+        silent = UpstreamTransaction(pool, MailParameters(SENDER))
+        await silent.recipients([Rcpt(JEANNE)])
+        silent.leave_to_client(over.set)
+        await asyncio.wait_for(over.wait(), 5)
+        assert not silent.is_open
+        assert pool.busy == 0
+
+        ended = UpstreamTransaction(pool, MailParameters(SENDER))
+        await ended.recipients([Rcpt(JEANNE)])
+        ended.leave_to_client(too_late.set)
+        await asyncio.sleep(0.1)
+        ended.abort()
+        await asyncio.sleep(0.3)
+        assert not too_late.is_set(), "it was no longer the client's turn"
