@@ -8,6 +8,8 @@ final answer: a client that tries again sends nothing twice. docs/adr/0011-fan-o
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
+from msgspec.structs import replace
+
 from smtpproxy.core.effects import (
     AskUpstream,
     AwaitData,
@@ -282,8 +284,9 @@ class NotifyingTransaction(Transaction):
         """The notices about this message; most have none."""
         notices = self._own_notices
         if notices is None:
+            client = replace(self.client, queue_id="")  # it is the message's, not the notice's
             notices = self._own_notices = Notices(
-                self._services, self.id, self.client, self.reverse_path, self._envid, self._began
+                self._services, self.id, client, self.reverse_path, self._envid, self._began
             )
         return notices
 
