@@ -320,7 +320,7 @@ class UpstreamConnection(asyncio.Protocol):
             exchange.replies.append(reply)
             if len(exchange.replies) == exchange.count or code == 421:
                 answered.append(waiting.popleft())
-        if not waiting and self._held is None:
+        if answered and not waiting:
             self._deadline.at = NEVER
         failed = self._error
         for exchange in answered:  # once all is read: what came unasked answers nothing behind it

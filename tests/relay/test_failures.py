@@ -212,13 +212,17 @@ async def test_memory_stays_bounded_when_the_upstream_does_not_read() -> None:
     assert received == 400 * 65536 + 3
 
 
-async def test_an_upstream_that_stops_reading_is_given_up() -> None:
+@pytest.mark.parametrize("half_a_line", [b"", b"45"])
+async def test_an_upstream_that_stops_reading_is_given_up(half_a_line: bytes) -> None:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await converse(reader, writer, TO_DATA)
+        await asyncio.sleep(0.05)
+        writer.write(half_a_line)
         await asyncio.sleep(60)
 
     async with serving(handle) as port, pooled(port, data_timeout=0.2) as pool:
-        error = await failing(pool, content=large(400))
+        async with asyncio.timeout(10):
+            error = await failing(pool, content=large(400))
         assert str(error.reply) == LATE
 
 
