@@ -225,31 +225,32 @@ Event = (
 
 Emit = Callable[[Event], None]
 
-Telling = Mapping[type[Struct], Callable[[Any], None]]
-"""What a sink does at an event, by its type."""
+EventHandlers = Mapping[type[Struct], Callable[[Any], None]]
+"""What a sink does with an event, by its type; the others it ignores."""
 
 
-def told_to(*sinks: Telling) -> Emit:
-    """Return what tells each of the sinks of the events that it has anything to do with."""
-    told = {kind: [sink[kind] for sink in sinks if kind in sink] for kind in get_args(Event)}
+def emitter(*sinks: EventHandlers) -> Emit:
+    """Return what hands each event to the sinks that handle events of its type."""
+    handlers = {kind: [sink[kind] for sink in sinks if kind in sink] for kind in get_args(Event)}
 
     def emit(event: Event) -> None:
-        for tell in told[type(event)]:
-            tell(event)
+        for handle in handlers[type(event)]:
+            handle(event)
 
     return emit
 
 
 _ID = re.compile(f"[0-3][{ULID_ALPHABET}]{{25}}", re.IGNORECASE | re.ASCII)  # to the year 6429
 _PAIRS = [a + b for a in ULID_ALPHABET for b in ULID_ALPHABET]
-_AT_ONCE = 400  # random numbers taken
+_AT_ONCE = 400  # random numbers: one call to the system for each id would cost more than the id
 
 
 class UlidFactory:
     """Makes ids from a clock (milliseconds since 1970) and a source of random octets.
 
-    What comes after the time is a number of 64 bits in hexadecimal digits, which a ULID has as
-    well: a random one of 63, and the next for each further id of the same millisecond.
+    Behind the 10 characters of the time are 16 hexadecimal digits, which are digits of a ULID too
+    and cost one call to format: a random number of 63 bits, and for each further id of the same
+    millisecond the next one.
     """
 
     def __init__(self, clock: Callable[[], int], random: Callable[[int], bytes]) -> None:
@@ -258,7 +259,7 @@ class UlidFactory:
         self._numbers: list[int] = []  # taken from the system for some hundred ids at a time
         self._last = -1
         self._number = 0
-        self._seconds = -1  # of 1024 milliseconds, which the first eight characters tell
+        self._seconds = -1  # of 1024 milliseconds: what the first eight characters stand for
         self._beginning = ""
 
     def __call__(self) -> str:

@@ -30,7 +30,7 @@ Steps = Generator["Effect[Any]", Any, T]
 class Effect(Struct, Generic[T], frozen=True):
     """One thing to be done outside; `result = yield from effect`.
 
-    `stage` is what the time that it takes is counted for.
+    `stage` is where the time that it takes is counted.
     """
 
     stage: ClassVar[Stage] = "store"
@@ -41,7 +41,7 @@ class Effect(Struct, Generic[T], frozen=True):
 
 
 Handlers = Mapping[type, Callable[[Any], Any]]
-"""What carries each kind of effect out: it returns the answer, or what has to be awaited for it."""
+"""What carries out the effects of each type: it returns the answer, or an awaitable of it."""
 
 
 class Upstream(Protocol):

@@ -7,6 +7,8 @@ Pure: facts come in, verdicts go out. core/transaction.py asks for the facts.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import repeat
+from operator import is_, ne
 
 from msgspec.structs import replace
 
@@ -93,24 +95,16 @@ class Evaluation:
 
     def outdated(self, addresses: Iterable[str], version: object) -> bool:
         """Whether facts of any of these are from another state of the store."""
-        read_at = self._read_at
-        for address in addresses:  # noqa: SIM110 - a generator costs more than the question
-            if read_at.get(address) != version:
-                return True
-        return False
+        return any(map(ne, map(self._read_at.get, addresses), repeat(version)))
 
-    def holds(self, stream: Stream, addresses: Iterable[str]) -> bool:
+    def holds(self, stream: Stream, addresses: Sequence[str]) -> bool:
         """Whether nothing was learned since these were judged for the stream.
 
         Of a stream that looks at the age of snapshots it does not say so: time passes.
         """
         if stream.asks_for_snapshots:
             return False
-        judged_on, facts = self._judged_on, self.facts
-        for address in addresses:  # noqa: SIM110
-            if judged_on.get(address) is not facts.get(address):
-                return False
-        return True
+        return all(map(is_, map(self._judged_on.get, addresses), map(self.facts.get, addresses)))
 
     def _judged_from(self, addresses: Iterable[str]) -> None:
         facts, judged_on = self.facts, self._judged_on

@@ -40,7 +40,7 @@ class Run(Pending[T]):
     is a coroutine, because it asks the DNS or a thread, gets a task.
     """
 
-    __slots__ = ("_awaited", "_began", "_stage", "_with")
+    __slots__ = ("_awaited", "_began", "_context", "_stage")
 
     def __init__(
         self,
@@ -49,12 +49,12 @@ class Run(Pending[T]):
         spent: dict[Stage, float],
         ticks: Callable[[], float] = perf_counter,
     ) -> None:
-        """What effects take, in seconds of `ticks`, is added to `spent`."""
+        """Seconds that effects take, by `ticks`, are added to `spent` under their stage."""
         super().__init__()
-        self._with = steps, handlers, spent, ticks
+        self._context = steps, handlers, spent, ticks
         self._awaited: Pending[Any] | None = None
-        self._stage: Stage = "policy"  # of what is waited for, since `_began`
-        self._began = 0.0
+        self._stage: Stage = "policy"  # of the effect that is waited for
+        self._began = 0.0  # when that was yielded
         self._go(None)
 
     def cancel(self) -> None:
@@ -62,11 +62,11 @@ class Run(Pending[T]):
         super().cancel()
         if self._awaited is not None:
             self._awaited.cancel()
-        self._with[0].close()
+        self._context[0].close()
 
     def _go(self, answer: Pending[Any] | None) -> None:
-        """Go on with what was waited for, up to what has to be waited for next."""
-        steps, handlers, spent, ticks = self._with
+        """Go on with the answer that was waited for, to the next that is not there yet."""
+        steps, handlers, spent, ticks = self._context
         began, stage = self._began, self._stage
         try:
             while True:

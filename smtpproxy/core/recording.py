@@ -188,7 +188,7 @@ class RecordedTransaction:
         self._services = services
         self._choice = choice
         self._began = services.now()
-        self.spent: dict[Stage, float] = {}  # seconds on effects: whoever carries them out adds
+        self.spent: dict[Stage, float] = {}  # seconds in effects: whoever carries them out adds
         self._worked = 0.0  # seconds in all, without the client's time
         self._turn_began = 0.0
         self._on_record: Decided | None = None  # what passes, as it was last recorded
@@ -210,10 +210,8 @@ class RecordedTransaction:
         relayed: bool = False,
     ) -> Decided:
         """What goes on record of a decision on these people, in its order."""
-        identity, against = (
-            self._identity,
-            [v for v in decision.recipients if v.action is not _ALLOW],
-        )
+        identity = self._identity
+        against = [verdict for verdict in decision.recipients if verdict.action is not _ALLOW]
         if decision.message is not None and decision.message.action is not _ALLOW:
             against.append(decision.message)
         pairs = zip(people, decision.recipients, strict=True)

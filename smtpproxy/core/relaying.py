@@ -20,7 +20,7 @@ from smtpproxy.core.notices import NoticeRefused, wants_no_notice
 from smtpproxy.core.recording import Mixed, Outcome, Recipient
 from smtpproxy.core.services import Services, StreamChoice
 from smtpproxy.events import Client, Limited
-from smtpproxy.mail.eight_bit import EIGHT_BIT, UTF8, needed_extensions
+from smtpproxy.mail.eight_bit import EXTENSIONS, needed_extensions
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import RECEIVED_LIMIT, Reply, received
 from smtpproxy.policy.rules.message import adds_unsubscribe
@@ -30,8 +30,6 @@ from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.wire.commands import Rcpt
 from smtpproxy.wire.content import unstuffed
-
-_EVERY_EXTENSION = frozenset({EIGHT_BIT, UTF8})  # what MAIL asked for, on every connection
 
 _LOOP = Reply.of(554, "5.4.6", f"mail loop: {RECEIVED_LIMIT} Received fields")
 
@@ -217,7 +215,8 @@ class RelayTransaction(CopyingTransaction):
     def _unfit(self, content: Content) -> Reply | None:
         """The refusal of content that needs an extension that the upstream lacks."""
         if self._upstream.takes_all:
-            self._mail = replace(self._mail, needs=_EVERY_EXTENSION)
+            # Nobody looks which it needs: another connection has to offer what MAIL asked for.
+            self._mail = replace(self._mail, needs=EXTENSIONS)
             return None
         needs = needed_extensions(content.pieces)
         self._mail = replace(self._mail, needs=needs)

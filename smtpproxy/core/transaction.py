@@ -77,8 +77,8 @@ class Transaction(CountedTransaction):
         super().__init__(services, client, reverse_path, choice)
         self.recipients_accepted: list[Recipient] = []
         self._mixed: Mixed = mixed or services.on_mixed
-        self._addresses: Sequence[str] = ()  # of these, at the end of the message
-        self._stream: Stream | None = None  # of the message, while it is known and permitted
+        self._addresses: Sequence[str] = ()  # theirs, canonical, from the end of the message on
+        self._stream: Stream | None = None  # of the message; None: not chosen yet, or not permitted
 
     # RCPT
 

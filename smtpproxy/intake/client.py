@@ -27,13 +27,13 @@ _NO_INFO = ClientInfo()
 
 
 class Sender(Struct, frozen=True):
-    """Who sends the next message, as it is put in all places that ask for it."""
+    """Who sends the next message, in each of the forms that a transaction needs."""
 
     client: Client
     told: ClientInfo  # for an upstream that believes us
     owner: str  # whom the upstream connection counts for
-    overridden: bool  # XCLIENT said that the session is another client's
-    secured: str  # of the protocol's name: in TLS, authenticated
+    overridden: bool  # XCLIENT said so
+    suffix: str  # of the protocol in the Received field: S in TLS, A authenticated (RFC 3848)
 
 
 class Identity:
@@ -55,16 +55,16 @@ class Identity:
         self._streams = streams
         self._behind = _NO_INFO  # by XCLIENT: it takes the place of who is connected
         self._forwarded = _NO_INFO  # by XFORWARD: of the next message alone
-        self._sender: Sender | None = None  # while nothing of the above has changed
+        self._sender: Sender | None = None  # None: something of the above has changed
 
     @property
     def sender(self) -> Sender:
         """Who sends the next message; what a trusted host told counts."""
         if self._sender is None:
-            self._sender = self._known()
+            self._sender = self._sender_now()
         return self._sender
 
-    def _known(self) -> Sender:
+    def _sender_now(self) -> Sender:
         told, behind, peer = self._forwarded, self._behind, self.address
         helo = told.helo or self.helo
         info = ClientInfo(
@@ -238,7 +238,7 @@ def begin(
             sender.owner,
         ),
         client.choice(reverse_path),
-        _PROTOCOLS[lmtp, utf8] + sender.secured if engine.extended else "SMTP",
+        _PROTOCOLS[lmtp, utf8] + sender.suffix if engine.extended else "SMTP",
         "each" if lmtp or mail.prdr else None,
     )
 

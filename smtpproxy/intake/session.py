@@ -25,7 +25,7 @@ T = TypeVar("T")
 AT_ONCE = 500
 """Events that are taken from one client before others have their turn: some milliseconds."""
 _ANSWERS = 24
-"""And of these, such of which something was asked: facts, a record, a password."""
+"""And so many of them where facts, a record or a password had to be looked up."""
 _BACKLOG = 256 * 1024
 """Octets that a client may be ahead of us before it is no longer read from."""
 _LINGER = 2.0
@@ -35,18 +35,18 @@ _FLUSH = 30.0
 
 
 BUSY, ENDING, UNREAD, PAUSING = 1, 2, 4, 8
-"""Bits of what keeps a session from taking events: something is waited for, the connection ends,
-the client leaves our answers unread, other sessions have their turn."""
-_UNASKED = BUSY | ENDING
-"""Those in which nothing more is expected of the client."""
-_LEFT = UNREAD | PAUSING
-"""Those in which what the client sends is left to the kernel."""
+"""Bits of `_stops`, what keeps a session from taking events: something is waited for, the
+connection ends, the client leaves our answers unread, other sessions have their turn. BUSY is the
+lowest: what is more than BUSY has another one."""
+_CLIENT_NOT_AWAITED = BUSY | ENDING
+_READING_PAUSED = UNREAD | PAUSING
+"""While any of these is set, what the client sends is left to the kernel."""
 
 
 class Engine(Protocol):
     """What a protocol's engine takes in, and the events that it makes of that.
 
-    `idle`: there is surely no event before more is received.
+    `idle`: there can be no event before more is received; where that is not known, it is false.
     """
 
     @property
@@ -75,7 +75,7 @@ class Session(asyncio.Protocol, ABC):
     )
 
     takes: ClassVar[Mapping[type, Callable[[Any, Any], None] | None]]
-    """How each event is taken; None: that there is none to take."""
+    """What takes each type of event; None is for what says that there is no event now."""
     breaches: ClassVar[tuple[type[Exception], ...]] = ()
     """What the engine raises where the other side breaks the protocol beyond repair."""
     lingering: ClassVar[frozenset[str]] = frozenset()
@@ -91,8 +91,8 @@ class Session(asyncio.Protocol, ABC):
         self._peer = "unix"
         self._began = 0.0
         self._cause = ""
-        self._stops = 0  # bits; what there is to take is taken while this is nothing
-        self._answers = 0  # that were there at once, in this turn of the loop
+        self._stops = 0  # bits: events are taken while none is set
+        self._answers = 0  # in this turn of the loop, which were there at once
         self._taking = False  # events are being taken, further down the stack
         self._ended = False
         self._eof = False  # the client has said all it has to say, and may still listen
@@ -233,7 +233,7 @@ class Session(asyncio.Protocol, ABC):
                 take(self, event)
             else:
                 self._pause()
-            if not self._stops & _UNASKED:
+            if not self._stops & _CLIENT_NOT_AWAITED:
                 self._all_taken(taken=taken)
                 if self._listener.draining:
                     self.drain()
@@ -250,7 +250,7 @@ class Session(asyncio.Protocol, ABC):
             self._stopped()
 
     def _stopped(self) -> None:
-        """End, or leave what comes to the kernel; while it is busy, it is looked at as it comes."""
+        """End the session, or stop or start reading; while BUSY, `_go_on` sees to that."""
         if not self._stops & ENDING:
             self._adjust_reading()
         elif not self._stops & BUSY:
@@ -271,7 +271,7 @@ class Session(asyncio.Protocol, ABC):
             self._fault(error)
         if not self._taking:
             self._go_on()
-        else:  # it was there at once
+        else:  # it was there at once: `_go_on` goes on itself
             self._answers += 1
             if self._answers == _ANSWERS:
                 self._pause()
@@ -281,7 +281,7 @@ class Session(asyncio.Protocol, ABC):
         if isinstance(error, Exception):
             self._report(error)
             self._say_fault()
-        self._end("error")  # or the process ends, and with it what was waited for
+        self._end("error")  # CancelledError: the process ends
 
     def _report(self, error: Exception) -> None:
         text = f"{type(error).__name__}: {error}"
@@ -303,7 +303,7 @@ class Session(asyncio.Protocol, ABC):
 
     def _adjust_reading(self) -> None:
         """Read from a client that reads what we write and is not too far ahead of us."""
-        wanted = not (self._stops & _LEFT or self._securing) and (
+        wanted = not (self._stops & _READING_PAUSED or self._securing) and (
             not self._stops & BUSY or self._engine.buffered <= _BACKLOG
         )
         if wanted != self._reading:

@@ -27,7 +27,7 @@ _WHOLE_DOMAIN = re.compile(r"(?:\*?@|(?=\*\.))(\*\.)?([^*@]*)")
 
 _UUCP = ".uucp"  # no domain: what is before it is a host of bang paths
 
-_READ_ON = re.compile(r'[%!]|\A"|\.uucp\Z')
+_HAS_READINGS = re.compile(r'[%!]|\A"|\.uucp\Z')
 
 MOST_READINGS = 16
 """So many other addresses may one address be read as."""
@@ -108,7 +108,7 @@ def readings(canonical_address: str) -> tuple[str, ...]:
     them. Which domains are local is not known here, so any may be. At most `MOST_READINGS`; a
     reading may only refuse, never allow.
     """
-    if _READ_ON.search(canonical_address) is None:
+    if _HAS_READINGS.search(canonical_address) is None:
         return ()
     local, _, domain = canonical_address.rpartition("@")
     return _read_on(_unquoted(local), domain)
@@ -278,7 +278,7 @@ PLAIN_PATH = (
     rf"<(?=[^@]{{1,{LOCAL_PART_LIMIT}}}@)(?=.{{1,{PATH_LIMIT - 1}}}\Z)"
     r"([a-z0-9+_-]+(?:\.[a-z0-9+_-]+)*@[a-z0-9]+(?:(?:\.|-+)[a-z0-9]+)+)>"
 )
-"""What nearly every path is, and nothing behind it: the mailbox is its only group."""
+"""Nearly every path, with nothing behind it. The only group is the mailbox."""
 _PLAIN_PATH = re.compile(PLAIN_PATH)
 _QUOTED_ROUTE = re.compile(r'"[\\ ]*@')
 

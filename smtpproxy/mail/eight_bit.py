@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 EIGHT_BIT = "8BITMIME"
 UTF8 = "SMTPUTF8"
+EXTENSIONS = frozenset({EIGHT_BIT, UTF8})
 
 _BOUNDARY = re.compile(rb'boundary\s*=\s*(?:"([^"\r\n]{1,200})"|([^\s;"]{1,200}))', re.IGNORECASE)
 _MESSAGE_INSIDE = re.compile(rb"(?:content-type\s*:|[ \t])\s*message/(?:rfc822|global)\b", re.I)
@@ -21,7 +22,7 @@ def needed_extensions(pieces: Callable[[], Iterable[bytes]]) -> frozenset[str]:
     """
     if all(piece.isascii() for piece in pieces()):
         return frozenset()
-    return frozenset({EIGHT_BIT, UTF8} if _has_utf8_field(pieces()) else {EIGHT_BIT})
+    return EXTENSIONS if _has_utf8_field(pieces()) else frozenset({EIGHT_BIT})
 
 
 def _has_utf8_field(pieces: Iterable[bytes]) -> bool:

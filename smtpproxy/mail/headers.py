@@ -5,9 +5,10 @@ from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import lru_cache
 
-_NUL, _LF = 0, 10  # numbers: `in` looks for a number first, also in bytes
+_NUL, _LF = 0, 10  # `in` tries to take what it looks for as a number before anything else
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
-# The name of a field, and a line with those that continue it. Nothing is given back.
+# The name of a field, and its line with those that continue it; of a line that is no field, the
+# name is empty. Possessive, so that it takes linear time.
 _FIELD = re.compile(rb"(?:([!-9;-~]++)[ \t]*+:|(?!\Z))([^\n]*+\n?(?>(?:[ \t][^\n]*+\n?)*))")
 _NO_FIELD = re.compile(rb"\n(?![ \t]|[!-9;-~]+[ \t]*:|\Z)")
 
@@ -39,7 +40,7 @@ class HeaderBlock:
         for name, value in _FIELD.findall(raw):
             found[name.lower()].append(value)
         found.default_factory = None
-        self._all_fields = found.pop(b"", None) is None  # a line that is no field has no name
+        self._all_fields = found.pop(b"", None) is None
         self.by_name = found
 
     def values(self, name: str) -> list[bytes]:
@@ -123,7 +124,7 @@ class HeaderBlock:
 
 @lru_cache(maxsize=256)
 def lowered(name: str) -> bytes:
-    """The name of a field as `by_name` knows it."""
+    """Return a field name as it is a key of `by_name`."""
     return name.lower().encode("ascii")
 
 

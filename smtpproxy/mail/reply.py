@@ -11,7 +11,8 @@ from msgspec import Struct
 class Reply(Struct, frozen=True, gc=False):
     """One reply: code, enhanced code and, as it is sent, one or more lines of text.
 
-    It is made once and sent many times, and the upstream's goes on as it came: so it is bytes.
+    Bytes, because our own are made once and sent often, and the upstream's are passed on as they
+    came.
     """
 
     code: int
@@ -20,7 +21,8 @@ class Reply(Struct, frozen=True, gc=False):
 
     @classmethod
     def of(cls, code: int, enhanced: str | None, *lines: str) -> "Reply":
-        """A line end in a text is a space: no text makes a line of its own."""
+        """Make a reply of these lines. A line end within one becomes a space: a text from outside
+        cannot begin a line."""
         texts = [
             line.replace("\r", " ").replace("\n", " ").encode("utf-8", "surrogateescape")
             for line in lines
@@ -29,7 +31,7 @@ class Reply(Struct, frozen=True, gc=False):
 
     @classmethod
     def with_texts(cls, code: int, enhanced: str | None, texts: Sequence[bytes]) -> "Reply":
-        """Of the text of each line, at least one."""
+        """Make a reply of one or more lines, which hold no line end."""
         *others, last = texts
         prefix = b"" if enhanced is None else enhanced.encode() + b" "
         wire = b"".join([b"%d-%b%b\r\n" % (code, prefix, text) for text in others])

@@ -40,7 +40,7 @@ from smtpproxy.policy.rules import (
 from smtpproxy.policy.rules.brands import by_collection, is_plain
 from smtpproxy.policy.rules.recipient import agreed_to_tracking, is_tracked, yielded
 
-# What is asked in one place only.
+# Each is asked only where its facts are there.
 (_null_mx,) = (rule.judge for rule in tables.DOMAIN_RULES)
 (_campaign,) = (rule.judge for rule in tables.TRIALS)
 (_preference,) = (rule.judge for rule in tables.WISHES)
@@ -214,7 +214,7 @@ class _Asked(Struct, frozen=True):
     permitting: tuple[_OfRecipient, ...]
     delivering: tuple[Callable[[DeliveryCase], Verdict | None], ...]
     limiting: tuple[_OfRecipient, ...]
-    deferring: tuple[_OfRecipient, ...]  # where something is paused: those and more
+    deferring: tuple[_OfRecipient, ...]  # instead of `limiting`, where something is paused
 
 
 @lru_cache(maxsize=1024)

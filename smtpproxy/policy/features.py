@@ -17,7 +17,7 @@ _MOST_OCTETS = 4 * _LONGEST_TEXT
 _FROM, _SUBJECT, _MESSAGE_ID = b"from", b"subject", b"message-id"
 _UNSUBSCRIBE, _ONE_CLICK = b"list-unsubscribe", b"list-unsubscribe-post"
 _SIGNATURE = b"dkim-signature"
-_NO_WAY_OUT = UnsubscribeUris()
+_NOTHING_OFFERED = UnsubscribeUris()
 
 
 class MessageIdentity(Struct, frozen=True):
@@ -44,7 +44,7 @@ def read_features(
     except MailboxError as error:
         malformed = malformed or str(error)
     fields = found.get(_UNSUBSCRIBE, ())
-    offered = _offered(fields) if fields else _NO_WAY_OUT
+    offered = _offered(fields) if fields else _NOTHING_OFFERED
     posts = found.get(_ONE_CLICK, ()) if fields else ()
     named = found.get(lowered(stream_header))
     return MessageFeatures(

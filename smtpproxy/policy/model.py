@@ -124,7 +124,7 @@ BULK_WINDOW = 3_600.0
 class Stream(Struct, frozen=True, omit_defaults=True, dict=True, cache_hash=True):
     """A named flow of mail with one class and purpose (docs/settings.md, `[[stream]]`).
 
-    What follows from its settings is found out once, and the same of any equal to it.
+    What follows from its settings is worked out once for each object; `replace` makes a new one.
     """
 
     name: str

@@ -13,7 +13,7 @@ import structlog
 from smtpproxy.clock import new_ids, now
 from smtpproxy.core.perform import Performer
 from smtpproxy.core.services import services_of
-from smtpproxy.events import told_to
+from smtpproxy.events import emitter
 from smtpproxy.mailbox.acting import Actor, telling
 from smtpproxy.mailbox.handing_on import BounceRelay
 from smtpproxy.mailbox.inbox import Inbox
@@ -85,7 +85,7 @@ class Mailbox:
     def __init__(self, settings: Settings, feedback: FeedbackSettings) -> None:
         self.metrics = Metrics()
         self._log = Log()
-        self._emit = told_to(self.metrics.told_of, self._log.told_of)
+        self._emit = emitter(self.metrics.handlers, self._log.handlers)
         self._ending = False
         self._arrived = asyncio.Event()
         self._acted = asyncio.Event()

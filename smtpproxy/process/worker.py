@@ -18,7 +18,7 @@ from smtpproxy.clock import new_ids, now
 from smtpproxy.core.edits import UnsubscribeLinks
 from smtpproxy.core.perform import Performer
 from smtpproxy.core.services import ReturnPathMaker, StreamTable, services_of
-from smtpproxy.events import DnsAsked, FilesRead, told_to
+from smtpproxy.events import DnsAsked, FilesRead, emitter
 from smtpproxy.intake.limits import RateTable
 from smtpproxy.intake.listener import Listener
 from smtpproxy.intake.milter import MilterSession
@@ -133,7 +133,7 @@ class Worker:
         self.metrics = Metrics()
         self._settings = settings
         self._log = Log()
-        self._emit = told_to(self.metrics.told_of, self._log.told_of)
+        self._emit = emitter(self.metrics.handlers, self._log.handlers)
         # None of them is there before it is needed.
         self._threads = ThreadPoolExecutor(_threads(settings), "content")
         new_id = new_ids()

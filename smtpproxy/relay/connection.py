@@ -65,7 +65,7 @@ class UpstreamShareUsed(UpstreamBusy):
 
 Answered = Callable[[list[Reply], Exception | None], None]
 """Called once with all replies to what was sent, or with why they did not come: UpstreamError, or
-what the content raised that was to be sent."""
+whatever reading the content raised."""
 
 _RSET = b"RSET\r\n"
 _QUIT = b"QUIT\r\n"
@@ -90,7 +90,7 @@ class Exchange(Struct, eq=False):
     count: int
     timeout: float  # seconds
     answered: Answered
-    waiting: Pending[Any]  # is told of a fault of ours in `answered`, or would wait for ever
+    waiting: Pending[Any]  # fails where `answered` raises: else it would wait for ever
     replies: list[Reply] = []
 
     def fail(self, error: Exception) -> None:
@@ -123,7 +123,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport: asyncio.WriteTransport  # once there is a connection
         self._reset: Pending[None] | None = None
         self._held: Callable[[], None] | None = None  # called when a hold has taken too long
-        self._writing: tuple[Iterator[bytes], Exchange] | None = None  # waits for room
+        self._writing: tuple[Iterator[bytes], Exchange] | None = None  # content that waits for room
         self._paused = False
         self._error: UpstreamError | None = None
 
@@ -245,10 +245,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport.writelines(batch)
 
     def hold(self, seconds: float, over: Callable[[], None]) -> None:
-        """Nothing is due, for it is the client's turn: call `over` if that takes long, also where
-        the connection is lost meanwhile: its place in the pool is taken until then.
+        """Keep the connection while it is the client's turn; call `over` if that takes longer, even
+        where the connection is lost meanwhile: until then its place in the pool is taken.
 
-        What is sent next ends it, or `end_hold`.
+        Whatever is sent next ends the hold, and so does `end_hold`.
         """
         self._held = over
         self._deadline.at = self._deadlines.now() + seconds

@@ -27,7 +27,7 @@ class Spool:
         self._folder = folder
         self._threshold = threshold
         self._memory = memory
-        self.small = min(threshold, _SMALL, _PIECE)  # so much never overflows
+        self.small = min(threshold, _SMALL, _PIECE)  # octets: no content up to this overflows
 
     def overflows(self, size: int, *, begun: bool) -> bool:
         """Whether `size` octets in memory have to go to disk; `begun`: others of theirs did."""

@@ -8,7 +8,7 @@ from itertools import chain
 
 from msgspec import Struct
 
-from smtpproxy.mail.eight_bit import EIGHT_BIT, UTF8
+from smtpproxy.mail.eight_bit import EIGHT_BIT, EXTENSIONS, UTF8
 from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.connection import (
     Exchange,
@@ -25,7 +25,6 @@ from smtpproxy.wire.forwarding import xforward_command
 
 _DATA = b"DATA\r\n"
 _END = b".\r\n"
-_BOTH = frozenset({EIGHT_BIT, UTF8})
 
 
 class MailParameters(Struct, frozen=True):
@@ -47,7 +46,7 @@ class MailParameters(Struct, frozen=True):
     owner: str = ""  # the client that its connection counts for; empty: the relay itself
 
     def commands(self, knows: Capabilities) -> list[bytes]:
-        """MAIL, behind XFORWARD where the upstream takes that; without what it does not know."""
+        """MAIL, after XFORWARD where the upstream takes that. What it does not know is left out."""
         offered = knows.keywords
         parameters = f" SIZE={self.size}" if self.size is not None and "SIZE" in offered else ""
         if (self.eight_bit or (self.utf8 and UTF8 not in offered)) and EIGHT_BIT in offered:
@@ -146,7 +145,7 @@ class UpstreamTransaction(Struct, eq=False):
         """Whether the upstream offers every extension that MAIL asked for."""
         mail = self._mail
         if mail.utf8:
-            return self._offered >= _BOTH
+            return self._offered >= EXTENSIONS
         return not mail.eight_bit or EIGHT_BIT in self._offered
 
     def refusal_of(self, needs: frozenset[str]) -> Reply | None:

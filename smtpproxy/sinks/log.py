@@ -22,11 +22,11 @@ from smtpproxy.events import (
     ConnectionRefused,
     Decided,
     Event,
+    EventHandlers,
     Failed,
     FilesRead,
     Limited,
     ProxyHeaderRead,
-    Telling,
     TlsHandshake,
 )
 from smtpproxy.policy.model import Action
@@ -201,24 +201,24 @@ class _FromLibraries(logging.Handler):
 
 
 class Log:
-    """The sink that writes what an operator should see. Call it with every event, or what is
-    `told_of` one."""
+    """The sink that writes what an operator should see. Call it with every event, or its
+    handler for it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = structlog.get_logger()
         self._clock = clock
         self._last: dict[str, float] = {}
         self._unsaid: dict[str, int] = {}
-        self.told_of: Telling = {
+        self.handlers: EventHandlers = {
             Decided: self._decided,
             FilesRead: self._files_read,
             **dict.fromkeys(_TROUBLE, self._trouble),
         }
 
     def __call__(self, event: Event) -> None:
-        say = self.told_of.get(type(event))
-        if say is not None:
-            say(event)
+        handle = self.handlers.get(type(event))
+        if handle is not None:
+            handle(event)
 
     def unexpected(self, error: Exception) -> None:
         """A fault of the program itself: with its traceback."""

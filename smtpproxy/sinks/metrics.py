@@ -19,13 +19,13 @@ from smtpproxy.events import (
     Decided,
     DnsAsked,
     Event,
+    EventHandlers,
     Failed,
     FilesRead,
     Limited,
     ProxyHeaderRead,
     Relayed,
     SenderRefused,
-    Telling,
     TlsHandshake,
     TransactionEnded,
 )
@@ -46,8 +46,10 @@ N = TypeVar("N", int, float)
 
 
 class _Latency:
-    """A histogram that is still being filled. What is observed is kept as it is, and sorted in when
-    the histogram is asked for, which workers are once a second."""
+    """A histogram that is still being filled.
+
+    To observe is to append to a list; a snapshot, of which there is one a second, does the rest.
+    """
 
     __slots__ = ("_counts", "_seen", "_sum", "observe")
 
@@ -78,11 +80,12 @@ _COUNTED = (
     *("certificate_reloads_total", "auth_total", "senders_refused_total"),
     *("failures_total", "dns_lookups_total"),
 )
-"""What is counted as it is told; the other counters are made of what is counted in one go."""
+"""Counted at the event itself. The other counters are sums over `_recipients` and `_answered`, made
+for a snapshot: a message then costs one increment in each."""
 
 
 class _Answered:
-    """Messages that the upstream gave an answer of one kind to, and their recipients and octets."""
+    """Messages with one class of final reply, their recipients and octets."""
 
     __slots__ = ("messages", "octets", "recipients")
 
@@ -91,8 +94,7 @@ class _Answered:
 
 
 class Metrics:
-    """The sink that counts. Call it with every event, from one thread only: as a whole, or what is
-    `told_of` it.
+    """The sink that counts. Call it with every event, or its handler for it, from one thread only.
 
     Label values are in the order of the metric's labels in `families`. `replies`, the upstream's by
     the first digit of their code (0: none came), are counted where they come.
@@ -114,7 +116,7 @@ class Metrics:
         self._pool: dict[str, dict[Labels, float]] = {}
         self._replica: dict[str, dict[Labels, float]] = {}
         self._replica_reads: dict[Labels, float] = {}
-        self.told_of: Telling = {
+        self.handlers: EventHandlers = {
             ConnectionOpened: self._connection_opened,
             ConnectionClosed: self._connection_closed,
             ConnectionRefused: self._connection_refused,
@@ -132,9 +134,9 @@ class Metrics:
         }
 
     def __call__(self, event: Event) -> None:
-        count = self.told_of.get(type(event))
-        if count is not None:
-            count(event)
+        handle = self.handlers.get(type(event))
+        if handle is not None:
+            handle(event)
 
     def mailed(self) -> Mapping[str, int]:
         """Return how many recipients were mailed, by stream."""

@@ -102,7 +102,7 @@ class SuppressionKey:
         the order of `domains_over`. Of a whole domain's own name, the first two find nothing.
         """
         over = self._over(name.rpartition("@")[2])
-        if name[0] in "@*" and names_domain(name):
+        if name[0] in "@*" and names_domain(name):  # of an address nearly always decided at once
             return (b"", b"", *over)
         return self._of_address(name) + over
 

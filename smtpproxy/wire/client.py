@@ -64,7 +64,7 @@ class ReplyReader:
 
 
 _GOES_ON = Reply(0, None, b"")
-"""In the place of a reply of several lines."""
+"""Instead of the reply that a line is only a part of."""
 
 
 @lru_cache(maxsize=256)

@@ -214,7 +214,7 @@ _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([\x21-\x3c\x3e-\x7e]+))
 
 PLAIN_MAIL = re.compile(rf"[Ff][Rr][Oo][Mm]:{PLAIN_PATH}")
 PLAIN_RCPT = re.compile(rf"[Tt][Oo]:{PLAIN_PATH}")
-"""What nearly every client sends; its only group comes to what `parse_mail`, `parse_rcpt` read."""
+"""Most commands. The only group is the path as `parse_mail`, `parse_rcpt` read it."""
 
 
 def parse_mail(argument: str, *, extended: bool, size_limit: int, offered: Container[str]) -> Mail:

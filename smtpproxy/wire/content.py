@@ -17,7 +17,7 @@ from smtpproxy.mail.reply import Reply
 from smtpproxy.wire.session import Answered, Broken, ContentProblem, SessionState, State
 
 BareNewline = Literal["reject", "normalize"]
-_NUL, _LF, _CR = 0, 10, 13  # numbers: `in` looks for a number first, also in bytes
+_NUL, _LF, _CR = 0, 10, 13  # `in` tries to take what it looks for as a number before anything else
 _END = b"\r\n.\r\n"
 _ALONE = re.compile(rb"(?<!\r)\n|\r(?!\n)")
 _BARE_LF_AND_DOT = re.compile(rb"(?<!\r)\n\.")
@@ -53,9 +53,10 @@ class ContentReader(Struct):
     rest: bytes = b""
     """What followed the terminator."""
     _held: bytes = b"\r\n"
-    """Not given out yet; the line end of the DATA command counts as the first one."""
+    """Not given out yet, at first the line end of the DATA command: a dot alone in the first line
+    ends the content too."""
     _skip: int = 2
-    """Octets of that which are no content."""
+    """Octets of `_held` that are no content: that line end."""
 
     def feed(self, data: bytes) -> tuple[bytes, bool]:
         """Return (chunk, ended). After the end, `rest` holds what followed.
@@ -224,7 +225,7 @@ class HeaderCount(Struct):
     """Counts a header section that comes in pieces, each line ended by CRLF.
 
     No piece splits a CRLF. Each octet is read once, however the pieces are cut. `problem` is
-    which limit it is over, `ended` whether the empty line was there.
+    the limit that it exceeds, `ended` whether the empty line was there.
     """
 
     limits: HeaderLimits

@@ -91,12 +91,9 @@ def _address(value: str) -> str:
         ) from None
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256)  # most clients send many messages
 def xforward_command(told: ClientInfo, offered: frozenset[str]) -> bytes:
-    """Return XFORWARD with what the upstream takes of `told`; nothing where it takes nothing.
-
-    Most clients send many messages.
-    """
+    """Return XFORWARD with what the upstream takes of `told`; nothing where it takes nothing."""
     return _command("XFORWARD", told, offered.intersection(XFORWARD_NAMES))
 
 

@@ -80,7 +80,7 @@ _LETTERS = {Mail: "M", Rcpt: "R", Data: "T", EndOfHeaders: "N", EndOfMessage: "E
 class MilterConnection:
     """Takes bytes, gives events. After a MilterError it is of no more use."""
 
-    idle = False  # never surely
+    idle = False  # whether another event is there shows only when it is asked for
 
     def __init__(
         self,

@@ -61,7 +61,7 @@ class PolicyRequest(Struct, frozen=True):
 class PolicyConnection:
     """Takes bytes, gives requests. After a PolicyError it is of no more use."""
 
-    idle = False  # never surely
+    idle = False  # whether another event is there shows only when it is asked for
 
     def __init__(self, *, request_limit: int = REQUEST_LIMIT) -> None:
         self._limit = request_limit

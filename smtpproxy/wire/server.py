@@ -9,7 +9,7 @@ Here is how lines become events and how answers change the state. What there is 
 stands in rows elsewhere: each verb with the states it may come in is a row of `verbs`, each
 line of the reply to EHLO a row of `extensions`, and `extensions=` says which of these a
 listener has. Where the answer to a command leads is a row of `verbs.ANSWERED`, or of `_ANSWERED`
-below. A new verb is a row there and there, and its record in `commands`. Wrong commands, NOOP,
+below. A new verb is a row in both, and its record in `commands`. Wrong commands, NOOP,
 VRFY and HELP never reach the caller: they come out as `Answered` with the bytes to send.
 
 `refuse_early`: a client that does not wait where it has to is sent away, since what it sends
@@ -114,7 +114,7 @@ class ServerConnection(SessionState):
             require_auth=require_auth,
         )
         self.hostname = hostname
-        self.idle = False  # there is surely no event before more is received
+        self.idle = False  # there can be no event before more is received
         self.lmtp = lmtp
         self._verbs = LMTP_VERBS if lmtp else VERBS
         self._header_limits = header_limits
@@ -122,7 +122,7 @@ class ServerConnection(SessionState):
         self._refuse_early = refuse_early
         self._buffer = b""
         self._taken = 0  # octets of the buffer that were taken as commands
-        self._asked: Command | None = None  # is to be answered; for recipients: `unanswered`
+        self._asked: Command | None = None  # to be answered; how many RCPT are: `unanswered`
         self._data_refused = False
         self._data: DataContent | None = None
         self._chunks: ChunkedContent | None = None
@@ -327,7 +327,7 @@ class ServerConnection(SessionState):
         self._asked = end = EndOfContent(content.size, content.problem, last)
         return end
 
-    # what a line was read as, where it is not just to be answered
+    # what follows from what was read
 
     def _broken(self, breach: Broken) -> Broken:
         self.close()
@@ -368,7 +368,7 @@ class ServerConnection(SessionState):
 
     def _transaction_ended(self, command: EndOfContent | Reset, code: int) -> None:
         self._chunks = None
-        if self.state is not State.START:  # who only sends RSET is not greeted by it
+        if self.state is not State.START:  # RSET before EHLO greets nobody
             self.state = State.READY
 
     def _tls_answered(self, command: StartTls, code: int) -> None:

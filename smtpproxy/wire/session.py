@@ -29,15 +29,15 @@ NO_TLS = Reply.of(530, "5.7.0", "this listener takes mail over TLS only; send ST
 NO_AUTH = Reply.of(530, "5.7.0", "authentication required; send AUTH first")
 
 
-class Standing(Struct, frozen=True):
-    """What of a session an extension may depend on."""
+class EhloContext(Struct, frozen=True):
+    """What of a session the reply to EHLO depends on."""
 
     size_limit: int
     max_recipients: int
     secure: bool
 
 
-def _bare(standing: Standing) -> str:
+def _bare(context: EhloContext) -> str:
     return ""
 
 
@@ -45,7 +45,7 @@ class Extension(Struct, frozen=True):
     """What EHLO says of it: `parameters` behind the keyword, None when not offered now."""
 
     keyword: str
-    parameters: Callable[[Standing], str | None] = _bare
+    parameters: Callable[[EhloContext], str | None] = _bare
 
 
 class State(IntEnum):
@@ -66,9 +66,9 @@ def _keywords(extensions: tuple[Extension, ...]) -> frozenset[str]:
 
 
 @lru_cache(maxsize=64)
-def _offered(extensions: tuple[Extension, ...], standing: Standing) -> tuple[bytes, ...]:
-    """The lines of the reply to EHLO behind the first, once for all sessions that are alike."""
-    each = [(extension.keyword, extension.parameters(standing)) for extension in extensions]
+def _offered(extensions: tuple[Extension, ...], context: EhloContext) -> tuple[bytes, ...]:
+    """The lines of the reply to EHLO behind the first. Most sessions of a listener get the same."""
+    each = [(extension.keyword, extension.parameters(context)) for extension in extensions]
     return tuple(f"{word} {more}".rstrip().encode() for word, more in each if more is not None)
 
 
@@ -119,8 +119,8 @@ class SessionState:
         self.barred = self._bar()
 
     @property
-    def standing(self) -> Standing:
-        return Standing(self.size_limit, self.max_recipients, self.secure)
+    def ehlo_context(self) -> EhloContext:
+        return EhloContext(self.size_limit, self.max_recipients, self.secure)
 
     @property
     def in_transaction(self) -> bool:
@@ -172,26 +172,26 @@ class SessionState:
 
 BASE: tuple[Extension, ...] = (
     Extension("PIPELINING"),
-    Extension("SIZE", lambda standing: str(standing.size_limit)),
+    Extension("SIZE", lambda context: str(context.size_limit)),
     Extension("8BITMIME"),
     Extension("SMTPUTF8"),
     Extension("ENHANCEDSTATUSCODES"),
     Extension("DSN"),
     Extension("CHUNKING"),
-    Extension("LIMITS", lambda standing: f"RCPTMAX={standing.max_recipients}"),
+    Extension("LIMITS", lambda context: f"RCPTMAX={context.max_recipients}"),
 )
 """What every listener offers."""
 
 PRDR = Extension("PRDR")
 """Per-recipient replies over SMTP (draft-hall-prdr); LMTP has them anyway."""
 
-STARTTLS = Extension("STARTTLS", lambda standing: None if standing.secure else "")
+STARTTLS = Extension("STARTTLS", lambda context: None if context.secure else "")
 
 
 def auth(mechanisms: Sequence[str], *, without_tls: bool = False) -> Extension:
     """AUTH with these mechanisms, told only inside TLS unless `without_tls` (RFC 4954)."""
     words = " ".join(mechanisms)
-    return Extension("AUTH", lambda standing: words if standing.secure or without_tls else None)
+    return Extension("AUTH", lambda context: words if context.secure or without_tls else None)
 
 
 def hello_reply(session: SessionState, hostname: str, hello: Hello) -> Reply:
@@ -199,7 +199,7 @@ def hello_reply(session: SessionState, hostname: str, hello: Hello) -> Reply:
     greeting = f"{hostname} greets {hello.domain.encode('ascii', 'replace').decode()}"
     if not hello.extended:
         return Reply.of(250, None, greeting)
-    lines = _offered(session.extensions, session.standing)
+    lines = _offered(session.extensions, session.ehlo_context)
     return Reply.with_texts(250, None, [greeting.encode(), *lines])
 
 
@@ -234,7 +234,7 @@ class ContentProblem(Enum):
 
 class EndOfContent(Struct, frozen=True):
     """All of it was read. `size` is in octets as received, without the terminator of DATA; `data`
-    is the last piece, whether or not others came before."""
+    is its last piece, which no ContentChunk has brought."""
 
     size: int
     problem: ContentProblem | None = None

@@ -156,7 +156,7 @@ def _auth(session: SessionState, argument: str) -> Command | Answered:
         return _not_here(session, "AUTH")
     if session.authenticated:
         raise CommandError(503, "5.5.1", "already authenticated")
-    mechanisms = offer.parameters(session.standing)
+    mechanisms = offer.parameters(session.ehlo_context)
     if mechanisms is None:
         raise CommandError(538, "5.7.11", "encryption required for authentication; use TLS")
     return parse_auth(argument, mechanisms.split(" "))
@@ -278,7 +278,7 @@ LMTP_VERBS: Mapping[str, Verb] = {
 def read_command(
     session: SessionState, verbs: Mapping[str, Verb], line: bytes
 ) -> Command | Answered | Chunk | Broken:
-    """Read a line, which is given without its CRLF; what is wrong with it is answered."""
+    """Read a line, given without its CRLF. What is wrong with it comes out as the answer to it."""
     text = line.decode("utf-8", "surrogateescape")
     verb, _, argument = text.partition(" ")
     try:
@@ -314,7 +314,7 @@ def _xclient_answered(session: SessionState, command: XClient, code: int) -> Non
 
 
 def _xforward_answered(session: SessionState, command: XForward, code: int) -> None:
-    """Nothing follows."""
+    """The caller keeps what XFORWARD said."""
 
 
 def _quit_answered(session: SessionState, command: Quit, code: int) -> None:

@@ -118,7 +118,7 @@ class Server:
     def _next(self) -> Event | Signal:
         idle = self.engine.idle
         event = self.engine.next_event()
-        assert not idle or isinstance(event, Signal), "an event, though it was surely idle"
+        assert not idle or isinstance(event, Signal), "an event, though the engine was idle"
         return event
 
     def _answer_all(self) -> None:

@@ -60,8 +60,8 @@ class Rule(Generic[Case]):
 
     `judge` returns a verdict when the rule decides and None when the next rule is to be
     asked; the verdict's `rule` is this `name`. `source` names the section of design.md and
-    the rows of law.md that it carries out; the articles of law are the rulebook's. On a stream
-    that it is not `on` it never decides, and need not be asked.
+    the rows of law.md that it carries out; the articles of law are the rulebook's. Where `on`
+    is false of a stream the rule never decides, and is not asked (tests/policy/test_tables.py).
     """
 
     name: str

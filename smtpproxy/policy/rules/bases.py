@@ -34,7 +34,7 @@ CONSENT = allow("consent", Basis.CONSENT)
 
 _DEFAULT = Rulebook("")
 _VALID, _MISSING = Reason.NONE, Reason.CONSENT_MISSING
-_AGREEING = Sign.CONSENT
+_CONSENT_SIGN = Sign.CONSENT
 
 
 def withdrawn(case: RecipientCase) -> Verdict | None:
@@ -53,7 +53,7 @@ def withdrawn_reading(case: RecipientCase) -> Reading | None:
 
 
 def valid_consent(case: RecipientCase) -> Verdict | None:
-    """Allow by consent. That none is withdrawn, the rule `withdrawn` has seen before."""
+    """Allow by consent. The rule `withdrawn`, asked before, has seen that it is not withdrawn."""
     contact = case.facts.contact
     act = None if contact is None else newest_act(contact, case.stream.purpose, case.rulebook)
     if contact is None or act is None:
@@ -81,7 +81,7 @@ def _standing_failure(act: ConsentAct, contact: Contact, case: RecipientCase) ->
     if failure is not _VALID:
         return failure
     rulebook, period = case.rulebook, case.rulebook.consent_period
-    if _AGREEING in rulebook.signs_of_life and within(act.at, period, case.now):
+    if _CONSENT_SIGN in rulebook.signs_of_life and within(act.at, period, case.now):
         return _VALID  # it is a sign of life itself, and the newest is no older
     return _VALID if is_active(contact, period, rulebook, case.now) else Reason.CONSENT_EXPIRED
 

@@ -155,7 +155,7 @@ def _yields(entry: Suppression, case: RecipientCase) -> bool:
 
 
 _UNKNOWN = Source.UNKNOWN
-_OF_NOBODY = Audience.GENERIC
+_GENERIC_AUDIENCE = Audience.GENERIC
 _GENERIC = allow("generic_address", Basis.GENERIC_ADDRESS)
 _NO_RECORD = refuse("no_record", Reason.NO_RECORD)
 _RESTRICTED = refuse("restricted", Reason.CONTACT_RESTRICTED)
@@ -172,7 +172,7 @@ def generic_address(case: RecipientCase) -> Verdict | None:
     source. At a provider of private mailboxes it is somebody's, whatever the record says.
     """
     contact = case.facts.contact
-    if contact is not None and contact.audience is not _OF_NOBODY:
+    if contact is not None and contact.audience is not _GENERIC_AUDIENCE:
         return None
     local, _, domain = case.address.rpartition("@")
     if contact is not None:

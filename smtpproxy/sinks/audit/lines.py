@@ -291,7 +291,7 @@ class LineMaker:
         return self._salts.pop()
 
     def _kept(self, stream: Stream) -> tuple[Stream, Stream]:
-        """The stream, and as it is already JSON. Streams are settings: few, and always the same."""
+        """Encode a stream, and keep it: streams are settings, few, and always the same objects."""
         if len(self._streams) > 1000:
             self._streams.clear()
         known = self._streams[id(stream)] = stream, cast(Stream, Raw(_encode(stream)))

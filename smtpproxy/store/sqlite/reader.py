@@ -128,7 +128,7 @@ class _Link:
         keys = self._keys(name)
         kind = len(keys), lookups.snapshots
         asked = self._prepared.get(kind) or self._prepare(*kind)
-        values = map(bytearray, keys)  # for each bytes sqlite3 looks for an adapter
+        values = map(bytearray, keys)  # of bytes sqlite3 looks for an adapter each time
         if lookups.contacts:
             found = self._execute(asked.everything, (*values, name)).fetchall()
         else:
@@ -204,7 +204,7 @@ class SqliteReader:
         self._turn = asyncio.Lock()  # of reads of many
 
     def read(self, lookups: Lookups) -> Pending[tuple[Facts, object]]:
-        """Facts, and the state that they are no older than, with which the log is looked at."""
+        """Facts, and a state of the store that they are no older than."""
         if len(lookups.addresses) > _CHUNK:
             return Pending.of(self._many_read(lookups))
         try:
@@ -215,16 +215,16 @@ class SqliteReader:
     def facts(self, lookups: Lookups) -> Pending[Facts]:
         if len(lookups.addresses) > _CHUNK:
             return Pending.of(self._facts_of_many(lookups))
-        return self._ask(lambda: self._looked().facts(lookups))
+        return self._ask(lambda: self._checked().facts(lookups))
 
     def version(self) -> Pending[object]:
         return self._ask(self._version)
 
     def tally(self) -> Pending[dict[tuple[str, str], int]]:
-        return self._ask(lambda: self._looked().tally())
+        return self._ask(lambda: self._checked().tally())
 
     def _version(self) -> object:
-        return self._looked().version()
+        return self._checked().version()
 
     async def _many_read(self, lookups: Lookups) -> tuple[Facts, object]:
         version = await self.version()
@@ -288,8 +288,8 @@ class SqliteReader:
             link = self._link = self._opened_again(link)
         return link
 
-    def _looked(self) -> _Link:
-        """The same, once it is sure that the log is the one that others write to."""
+    def _checked(self) -> _Link:
+        """Return `_present`, and make sure that others still write to the log that it reads."""
         link = self._present()
         link.log.check()
         return link

@@ -52,7 +52,7 @@ class LogWatch:
         self._map = _index(self._index)
 
     def check(self) -> None:
-        """Raise StoreUnavailable when one is gone or another."""
+        """Raise StoreUnavailable when one was removed or replaced."""
         try:
             if self._found() == self._inodes:
                 return
