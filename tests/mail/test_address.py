@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtpproxy.mail.address import AddressError, canonical, compose, widened
+from smtpproxy.mail.address import (
+    AddressError,
+    _read_on,
+    _unquoted,
+    canonical,
+    compose,
+    readings,
+    widened,
+)
 
 SAME = [
     ("Jeanne.Dupont@Example.ORG", "jeanne.dupont@example.org"),
@@ -193,3 +201,14 @@ def test_every_character_is_settled_after_one_pass() -> None:
         if canonical(once) != once:
             unsettled.append(code)
     assert unsettled == []
+
+
+@given(st.text("ab.@%!\"u+'", max_size=12).map("{}@b.test".format) | st.just("a@b.uucp"))
+def test_what_is_not_looked_through_has_no_other_readings(address: str) -> None:
+    try:
+        name = canonical(address)
+        found = readings(name)
+    except AddressError:
+        return
+    local, _, domain = name.rpartition("@")
+    assert found == _read_on(_unquoted(local), domain)

@@ -162,3 +162,10 @@ def test_a_spool_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file or directory"):
         content.append(HEADER + b"x" * 20)
     content.close()
+
+
+@given(st.integers(0, 200_000), st.integers(0, 100_000), st.booleans())
+def test_a_small_content_never_overflows(threshold: int, size: int, begun: bool) -> None:
+    full = Spool(Path(), threshold, memory=0)
+    full.in_memory = 1
+    assert size > full.small or not full.overflows(size, begun=begun)
