@@ -44,6 +44,9 @@ class TrustedHosts:
         )
 
 
+_BACKLOG = 1_000
+"""Connections that may be taken at once from those that the kernel has accepted."""
+
 Admit = Callable[[socket.socket, str], None]
 """Takes the socket over, with the address of the client that the header names."""
 
@@ -74,28 +77,49 @@ class ProxyAcceptor:
         self._emit = emit
         self._waiting: set[_Arrival] = set()
         self._socket: socket.socket | None = None
+        self._empty: asyncio.Future[None] | None = None  # while it is waited for
 
     def open(self, listening: socket.socket) -> None:
         self._socket = listening
         asyncio.get_running_loop().add_reader(listening.fileno(), self._accept)
 
-    def close(self) -> None:
-        """Accept no more; who has brought no header yet is sent away."""
+    def close(self, patience: float) -> None:
+        """Accept no more than those who have come; they have so many seconds for their headers."""
         if self._socket is not None:
             asyncio.get_running_loop().remove_reader(self._socket.fileno())
+            for _ in range(_BACKLOG):  # closing the socket would cut them off
+                if not self._accept():
+                    break
             self._socket.close()
             self._socket = None
+        until = self._deadlines.now() + patience
+        for visitor in self._waiting:
+            visitor.deadline.at = min(visitor.deadline.at, until)
+
+    async def emptied(self, timeout: float) -> None:
+        """Wait until nobody's header is waited for any more."""
+        if self._waiting:
+            self._empty = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._empty], timeout=timeout)
+
+    def cut(self) -> None:
+        """Send away who has brought no header yet."""
         for visitor in list(self._waiting):
             visitor.end()
 
-    def _accept(self) -> None:
+    @property
+    def waits(self) -> bool:
+        """Whether somebody's header is waited for."""
+        return bool(self._waiting)
+
+    def _accept(self) -> bool:
         """Take one connection; the others make the socket readable again."""
         if self._socket is None:
-            return
+            return False
         try:
             connection, address = self._socket.accept()
         except OSError:  # another worker took it, or it is gone already
-            return
+            return False
         connection.setblocking(False)
         peer = address[0] if isinstance(address, tuple) else "unix"
         if self._trusted is None:
@@ -108,6 +132,7 @@ class ProxyAcceptor:
             self._emit(ProxyHeaderRead(self._listener, peer, "timeout", "too many wait"))
         else:
             _Arrival(self, connection, peer)
+        return True
 
     def watch(self, visitor: "_Arrival") -> Deadline:
         self._waiting.add(visitor)
@@ -119,6 +144,8 @@ class ProxyAcceptor:
         self, visitor: "_Arrival", outcome: ProxyOutcome, client: str | None, detail: str
     ) -> None:
         self._waiting.discard(visitor)
+        if self._empty is not None and not self._waiting and not self._empty.done():
+            self._empty.set_result(None)
         self._deadlines.forget(visitor.deadline)
         self._emit(ProxyHeaderRead(self._listener, visitor.peer, outcome, detail))
         if client is not None:

@@ -78,7 +78,8 @@ class Listener:
         self._sessions: set[Session] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._all_left: asyncio.Future[None] | None = None  # while it is waited for
-        self._listening: asyncio.Server | ProxyAcceptor | None = None
+        self._server: asyncio.Server | None = None
+        self._acceptor: ProxyAcceptor | None = None  # where asyncio's own server cannot serve
         self._named: dict[int, str] = {}  # by file number: clients that a PROXY header named
 
     def run(self, steps: Steps[T], spent: dict[Stage, float]) -> Run[T]:
@@ -95,12 +96,12 @@ class Listener:
             return session(self)
 
         if self.settings.proxy_protocol or self.settings.tls == "implicit":
-            self._listening = self._proxy_acceptor(protocol)
-            self._listening.open(sock)
+            self._acceptor = self._proxy_acceptor(protocol)
+            self._acceptor.open(sock)
         elif sock.family == socket.AF_UNIX:
-            self._listening = await loop.create_unix_server(protocol, sock=sock, backlog=1024)
+            self._server = await loop.create_unix_server(protocol, sock=sock, backlog=1024)
         else:
-            self._listening = await loop.create_server(protocol, sock=sock, backlog=1024)
+            self._server = await loop.create_server(protocol, sock=sock, backlog=1024)
 
     def peer(self, transport: asyncio.BaseTransport) -> str:
         """Return whose connection this is: an IP address, or "unix"."""
@@ -214,12 +215,18 @@ class Listener:
             emit=self.services.emit,
         )
 
-    def stop_listening(self) -> None:
-        """Take no new connection any more."""
+    async def stop_listening(self) -> None:
+        """Take no new connection any more.
+
+        Whom the kernel has accepted is taken first: closing the socket would cut them off.
+        """
+        await accepted_are_told()
         self.draining = True
         self._drained_from = self.deadlines.now() + FIRST_WITHIN
-        if self._listening is not None:
-            self._listening.close()
+        if self._acceptor is not None:
+            self._acceptor.close(FIRST_WITHIN)
+        elif self._server is not None:
+            self._server.close()
 
     async def drain(self) -> None:
         """Take no new connection, let running transactions finish, for a bounded time.
@@ -227,11 +234,13 @@ class Listener:
         Who was accepted at the last moment may send a first message: nobody told it to wait.
         """
         if not self.draining:
-            self.stop_listening()
+            await self.stop_listening()
         await accepted_are_told()
         for session in list(self._sessions):
             session.drain()
         await self._left(self.server.drain_timeout)
+        if self._acceptor is not None:
+            self._acceptor.cut()
         for session in list(self._sessions):
             session.cut()
         await self._left(1.0)
@@ -240,8 +249,13 @@ class Listener:
         """Wait for the end of all sessions, and of what goes before and behind them."""
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
-        if self._sessions:
-            self._all_left = loop.create_future()
-            await asyncio.wait([self._all_left], timeout=timeout)
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=max(until - loop.time(), 0))
+        while (rest := until - loop.time()) > 0:
+            if self._acceptor is not None and self._acceptor.waits:
+                await self._acceptor.emptied(rest)
+            elif self._tasks:
+                await asyncio.wait(self._tasks, timeout=rest)
+            elif self._sessions:
+                self._all_left = loop.create_future()
+                await asyncio.wait([self._all_left], timeout=rest)
+            else:
+                break

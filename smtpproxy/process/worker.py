@@ -89,7 +89,7 @@ async def _work(
                 channel.send(Answer(message.number, worker.snapshot()))
             elif isinstance(message, Drain):
                 break
-        worker.stop_listening()
+        await worker.stop_listening()
         channel.send(Closed())
         await worker.close()
         channel.send(Beat(worker.snapshot(), worker.paused))
@@ -208,10 +208,10 @@ class Worker:
             )
         self._breaker.begin()
 
-    def stop_listening(self) -> None:
+    async def stop_listening(self) -> None:
         """Take no new connection any more."""
         for listener in self._listeners:
-            listener.stop_listening()
+            await listener.stop_listening()
 
     async def close(self) -> None:
         """Drain all doors, then let go of everything."""

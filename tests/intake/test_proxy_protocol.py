@@ -1,6 +1,8 @@
 """The PROXY protocol at the door: whose connection it is, and who may say so."""
 
+import asyncio
 import ipaddress
+import socket
 import struct
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 
 from smtpproxy.events import ConnectionOpened, ConnectionRefused, ProxyHeaderRead
 from tests.intake.conftest import Listen
-from tests.intake.listening import Intake
+from tests.intake.listening import Client, Intake
 from tests.kit.certificates import Authority
 from tests.kit.ports import wait_for
 
@@ -117,13 +119,44 @@ def test_tls_behind_a_header(listen: Listen, tmp_path: Path, tls: str) -> None:
     assert [event.peer for event in intake.of(ConnectionOpened)] == ["192.0.2.9"]
 
 
+@pytest.mark.parametrize("sent", [b"", V1[:5]])
+def test_who_was_accepted_as_the_drain_began_may_bring_its_header(
+    listen: Listen, sent: bytes
+) -> None:
+    """A balancer sends it a moment after it has connected, and knows nothing of the drain."""
+
+    async def drain_behind(waiting: socket.socket) -> asyncio.Task[None]:
+        # In one turn of the loop: the kernel has accepted the connection, and nobody else yet.
+        waiting.connect(address)
+        waiting.sendall(sent)
+        task = asyncio.create_task(intake.door.drain())
+        await asyncio.sleep(0.05)
+        return task
+
+    async def ended(task: asyncio.Task[None]) -> None:
+        await task
+
+    intake = listen(streams=["receipts"], default_stream="receipts", **KEYS)
+    with intake.client() as before:
+        address = before.socket.getpeername()
+    with socket.socket() as connection:
+        connection.settimeout(10)
+        client = Client(connection)
+        drained = intake.call(drain_behind(connection)).result(10)
+        connection.sendall(V1[len(sent) :])
+        client.greet()
+        client.begin()
+        assert client.say("From: a@shop.example", "", "hello", ".").startswith("250 ")
+        intake.call(ended(drained)).result(10)
+
+
 def test_draining_closes_who_has_not_come_in(listen: Listen) -> None:
     intake = listen(**KEYS)
     with intake.client() as waiting, intake.client() as inside:
         inside.send(V1)
         inside.greet()
         waiting.send(b"PROXY ")
-        wait_for(lambda: len(intake.door._listening._waiting) == 1, "the first")  # type: ignore[union-attr]
+        wait_for(lambda: len(intake.door._acceptor._waiting) == 1, "the first")  # type: ignore[union-attr]
         intake.call(intake.door.drain()).result(10)
         assert waiting.rest() == []
         assert inside.rest() == ["421 4.3.2 the relay is shutting down; try again soon"]
