@@ -40,6 +40,7 @@ def test_a_webhook_of_two_relays_is_told_once(relays: Relays, crm: Receiver) -> 
     suppress(one, *people[:3])
     suppress(two, *people[3:])
     wait_for(lambda: len(set(told(crm))) == 6, "all to be told")
+    wait_for(lambda: listed()[0]["position"] == max(told(crm)), "that to be noted")
     assert one.terminate() == 0
     suppress(two, "q@people.example")
     wait_for(lambda: len(set(told(crm))) == 7, "the other one to go on")
