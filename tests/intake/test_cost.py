@@ -40,13 +40,12 @@ MOST = 406
 MOST_WITH_POSTGRESQL = 520
 """The same where two questions to PostgreSQL, each in a task, take the place of SQLite's."""
 MOST_SYSTEM_CALLS = 32
-"""8 epoll_wait, 8 read (7 of each where the upstream's answers to MAIL and RCPT come together, which
-is for the upstream to say), 7 write, 1 writev, 5 stat (the database, its log and index, the audit
-file; twice the database), and for the read of the facts 2 fcntl and 1 stat. Sessions that share a
-turn of the loop share its epoll_wait."""
+"""8 epoll_wait and 8 read (7 of each where the upstream answers MAIL and RCPT together), 7 write,
+1 writev, 5 stat (the database, its log and index, the audit file; twice the database), and for the
+read of the facts 2 fcntl and 1 stat. Sessions that share a turn share its epoll_wait."""
 MOST_SYSTEM_CALLS_WITH_POSTGRESQL = 36
-"""33, and some to spare where the database answers late: 10 epoll_wait and read, 9 write, 1 writev, 1
-stat and 2 getpid, by which who asks for the running loop sees whether it is another process now."""
+"""33, and some to spare where the database answers late: 10 epoll_wait, 10 read, 9 write, 1 writev,
+1 stat, and 2 getpid by which who asks for the loop sees whether it is another process now."""
 
 
 class Counted:

@@ -205,6 +205,7 @@ def test_an_mta_that_leaves_answers_unread(listen: Listen) -> None:
         peer.negotiate(steps=0)  # an MTA that has every step answered
         peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         (session,) = intake.door._sessions
+        sent = 0
         ours = session._transport.get_extra_info("socket")  # type: ignore[attr-defined]
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         peer.socket.settimeout(2)
@@ -212,8 +213,9 @@ def test_an_mta_that_leaves_answers_unread(listen: Listen) -> None:
         with contextlib.suppress(OSError):
             for _ in range(2_000):
                 peer.socket.sendall(helo)
+                sent += 1
         assert ended(intake) == "timeout"
-        assert not session._reading  # type: ignore[attr-defined]
+    assert sent < 500  # 20 MB: the kernel's own buffers take some
 
 
 def test_a_policy_request_that_does_not_end(listen: Listen) -> None:
