@@ -3,14 +3,17 @@
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks import data, latency, memory, milter, postgres, signing, throughput, ways
 from benchmarks.results import Results, print_results
-from benchmarks.subjects import Subject, absent, subjects
+from benchmarks.subjects import Subject, absent, smtpproxy, subjects
 from benchmarks.throughput import LOADS, Load
 from tests.kit.load import SmtpSink
 from tests.kit.parts import missing
@@ -71,7 +74,7 @@ def measure(extent: Extent, scales: Sequence[int], *, alone: bool) -> Results:
     state = data.dataset(extent.people)
     with (
         SmtpSink(count=False) as sink,
-        subjects(sink, state, [1, 2], peers=not alone) as relays,
+        subjects(sink, extent.people, [1, 2], peers=not alone) as relays,
     ):
         say(f"measuring {', '.join(relay.name for relay in relays)}")
         cells = throughput.measure(
@@ -79,7 +82,6 @@ def measure(extent: Extent, scales: Sequence[int], *, alone: bool) -> Results:
             LOADS,
             rounds=extent.rounds,
             seconds=extent.seconds,
-            people=extent.people,
         )
         results = Results(extent.people, relays[0].name, [r.name for r in relays], cells)
         results.notes.append(data.import_note(state))
@@ -93,8 +95,7 @@ def measure(extent: Extent, scales: Sequence[int], *, alone: bool) -> Results:
             results.signing = signing.measure(sink, extent.seconds, rounds=extent.rounds)
             results.notes.append(signing.note(results.signing, signing.signatures_a_second()))
             results.notes += [f"not measured: {line}" for line in absent()]
-    for people in scales:
-        results.scale[people] = scale(people, extent)
+    results.scale = scale(scales, extent) if scales else {}
     return results
 
 
@@ -117,16 +118,21 @@ def measure_memory(results: Results, relays: Sequence[Subject]) -> None:
             results.memory[relay.name] = memory.measure(relay)
 
 
-def scale(people: int, extent: Extent) -> dict[Load, float]:
-    """The rate of one worker with that many contacts and suppressions."""
+def scale(scales: Sequence[int], extent: Extent) -> dict[int, dict[Load, float]]:
+    """The rate of one worker with so many contacts and suppressions, in turns."""
     loads = [Load("4 KB", True), Load("4 KB", False)]
-    state = data.dataset(people)
-    with SmtpSink(count=False) as sink, subjects(sink, state, [1], peers=False) as relays:
-        chosen: list[Subject] = [relay for relay in relays if relay.relay is not None]
-        cells = throughput.measure(
-            chosen, loads, rounds=extent.rounds, seconds=extent.seconds, people=people
-        )
-    return {load: cells[chosen[0].name, load].rate or 0.0 for load in loads}
+    with SmtpSink(count=False) as sink, ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smtpproxy-bench-")))
+        relays = [
+            smtpproxy(stack, sink, root / str(people), people, 1, f"{people:,} contacts")
+            for people in scales
+        ]
+        say(f"measuring with {' and '.join(relay.name for relay in relays)}")
+        cells = throughput.measure(relays, loads, rounds=2 * extent.rounds, seconds=extent.seconds)
+    return {
+        relay.people: {load: cells[relay.name, load].rate or 0.0 for load in loads}
+        for relay in relays
+    }
 
 
 def say(text: str) -> None:

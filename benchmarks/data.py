@@ -87,6 +87,15 @@ def import_note(folder: Path) -> str:
     return (folder / "complete").read_text()
 
 
+def recipient(count: int, people: int, others: int) -> str:
+    """What smtp-source puts 1 … `count` before, so that runs with other `others` go to others.
+
+    With the digits 07 behind it, number 12 is contact 1207.
+    """
+    digits = len(str(max(1, people // (count + 1)))) - 1
+    return f"{others % 10**digits:0{digits}d}{RECIPIENT}" if digits else RECIPIENT
+
+
 def message_file(size: int) -> Path:
     """A message of about `size` bytes that passes every rule, as smtp-source -F reads it."""
     BUILD.mkdir(parents=True, exist_ok=True)

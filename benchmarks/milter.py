@@ -38,10 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
     people, rounds, seconds = (20_000, 1, 2.0) if options.quick else (1_000_000, 3, 5.0)
     try:
-        with _subjects(data.dataset(people)) as subjects:
-            cells = throughput.measure(
-                subjects, LOADS, rounds=rounds, seconds=seconds, people=people
-            )
+        with _subjects(people) as subjects:
+            cells = throughput.measure(subjects, LOADS, rounds=rounds, seconds=seconds)
             _print(subjects, cells, people)
     finally:
         kill_all(running())
@@ -49,13 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _subjects(state: Path) -> Iterator[list[Subject]]:
+def _subjects(people: int) -> Iterator[list[Subject]]:
     with ExitStack() as stack:
         root = Path(tempfile.mkdtemp(prefix="smtpproxy-bench-"))
         stack.callback(shutil.rmtree, root, ignore_errors=True)
         chosen = [_postfix(stack, NONE, {})]
-        relay = _smtpproxy(stack, root, state)
-        chosen.append(_postfix(stack, "with smtpproxy's milter", _milter(relay.port()), relay))
+        relay = _smtpproxy(stack, root, data.dataset(people))
+        name, main = "with smtpproxy's milter", _milter(relay.port())
+        chosen.append(_postfix(stack, name, main, relay, people))
         lack = pymilter.install()
         if lack is None:
             port = free_port()
@@ -78,7 +77,11 @@ def _milter(port: int) -> dict[str, str]:
 
 
 def _postfix(
-    stack: ExitStack, name: str, main: dict[str, str], relay: RelayProcess | None = None
+    stack: ExitStack,
+    name: str,
+    main: dict[str, str],
+    relay: RelayProcess | None = None,
+    people: int = 0,
 ) -> Subject:
     postfix = stack.enter_context(PostfixInstance(main=DISCARD | main))
     pid = postfix.pid
@@ -87,7 +90,7 @@ def _postfix(
         """Postfix's processes, and the milter's where it is ours."""
         return [pid, *descendants(pid), *(relay.pids if relay is not None else [])]
 
-    return Subject(name, postfix.address, pids, relay)
+    return Subject(name, postfix.address, pids, relay, people=people)
 
 
 def _smtpproxy(stack: ExitStack, root: Path, state: Path) -> RelayProcess:

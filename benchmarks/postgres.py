@@ -75,13 +75,13 @@ def compare(people: int, *, rounds: int, seconds: float) -> Compared:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="smtpproxy-bench-")))
         there = data.config(state) | {"store": {"url": url}}
         both = [
-            smtpproxy(stack, sink, root / "sqlite", state, 1, SQLITE),
-            relay_on(stack, sink, root / "postgresql", state, there, POSTGRESQL, server.pids),
+            smtpproxy(stack, sink, root / "sqlite", people, 1, SQLITE),
+            relay_on(stack, sink, root / "postgresql", people, there, POSTGRESQL, server.pids),
         ]
         print(f"measuring with {people:,} contacts", file=sys.stderr, flush=True)
         found = Compared(
             people,
-            throughput.measure(both, LOADS, rounds=rounds, seconds=seconds, people=people),
+            throughput.measure(both, LOADS, rounds=rounds, seconds=seconds),
             copied_in=took,
         )
         for subject in both:

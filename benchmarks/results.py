@@ -133,7 +133,11 @@ def print_results(results: Results, console: Console) -> None:
         table.add_row(*row)
     console.print(table)
     for people, rates in sorted(results.scale.items()):
-        shown = ", ".join(f"{load} {rate:,.0f}/s" for load, rate in rates.items())
+        fewest = results.scale[min(results.scale)]
+        shown = ", ".join(
+            f"{load} {rate:,.0f}/s ({rate / (fewest[load] or rate or 1):.2f})"
+            for load, rate in rates.items()
+        )
         console.print(f"With {people:,} contacts: {shown}")
     for (name, load), cell in results.cells.items():
         if cell.error:

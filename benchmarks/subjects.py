@@ -31,7 +31,7 @@ HOP = "HAProxy, TCP mode"
 class Subject:
     """One relay. `pids` are its processes now, `database` those of a server that it asks.
 
-    `relay` is set on smtpproxy's own.
+    `relay` is set on smtpproxy's own, `people` is how many its store knows.
     """
 
     name: str
@@ -39,11 +39,12 @@ class Subject:
     pids: Callable[[], list[int]]
     relay: RelayProcess | None = None
     database: Callable[[], list[int]] = list
+    people: int = 0
 
 
 @contextmanager
 def subjects(
-    sink: SmtpSink, state: Path, workers: list[int], *, peers: bool = True
+    sink: SmtpSink, people: int, workers: list[int], *, peers: bool = True
 ) -> Iterator[list[Subject]]:
     """Start everything, the wire first; all is ended with the `with`.
 
@@ -64,7 +65,7 @@ def subjects(
             chosen.append(_haraka(stack, sink, root))
         for count in workers:
             name = f"smtpproxy, {count} worker{'s' * (count > 1)}"
-            chosen.append(smtpproxy(stack, sink, root / f"smtpproxy{count}", state, count, name))
+            chosen.append(smtpproxy(stack, sink, root / f"smtpproxy{count}", people, count, name))
         yield chosen
 
 
@@ -133,26 +134,29 @@ def _started(stack: ExitStack, name: str, command: list[str], log: Path, port: i
 
 
 def smtpproxy(
-    stack: ExitStack, sink: SmtpSink, folder: Path, state: Path, workers: int, name: str
+    stack: ExitStack, sink: SmtpSink, folder: Path, people: int, workers: int, name: str
 ) -> Subject:
-    """Start a relay on the people in `state`."""
-    return relay_on(stack, sink, folder, state, data.config(state, workers), name)
+    """Start a relay that knows so many people."""
+    config = data.config(data.dataset(people), workers)
+    return relay_on(stack, sink, folder, people, config, name)
 
 
 def relay_on(
     stack: ExitStack,
     sink: SmtpSink,
     folder: Path,
-    state: Path,
+    people: int,
     config: Mapping[str, Any],
     name: str,
     database: Callable[[], list[int]] = list,
 ) -> Subject:
-    """Start a relay with the keys in `state`; `config` says where its store is."""
+    """Start a relay with the keys that these people were imported with, its store by `config`."""
     folder.mkdir()
     # The store is shared, but each relay has its own journal and counters.
     own = folder / "state"
-    shutil.copytree(state, own, ignore=shutil.ignore_patterns("smtpproxy.db*", "audit"))
+    shutil.copytree(
+        data.dataset(people), own, ignore=shutil.ignore_patterns("smtpproxy.db*", "audit")
+    )
     relay = RelayProcess(folder, sink.address, config)
     relay.config["server"]["state_dir"] = str(own)
     relay.config["listener"][0] |= {
@@ -161,4 +165,4 @@ def relay_on(
     }
     relay.write_config()
     stack.enter_context(relay)
-    return Subject(name, relay.address, lambda: relay.pids, relay, database)
+    return Subject(name, relay.address, lambda: relay.pids, relay, database, people)

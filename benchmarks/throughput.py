@@ -1,6 +1,7 @@
 """How many messages a second pass, and what CPU time each costs.
 
-smtp-source sends, 20 sessions at a time; every message goes to another of the contacts.
+smtp-source sends, 20 sessions at a time; every message goes to another of the contacts, and
+every run to others as far as there are enough: a newsletter reads each of its people once.
 The number of messages of a run follows from a short first run, so that slow relays take
 no longer than fast ones.
 """
@@ -69,31 +70,33 @@ def measure(
     *,
     rounds: int,
     seconds: float,
-    people: int,
 ) -> Cells:
     """Run every load on every relay, `rounds` times in turns, about `seconds` each."""
     cells: Cells = {(s.name, load): Cell() for load in loads for s in subjects}
     for load in loads:
         file = data.message_file(SIZES[load.size])
-        counts = {s.name: _count(s, load, file, seconds, people) for s in subjects}
-        for _ in range(rounds):
+        counts = {s.name: _count(s, load, file, seconds) for s in subjects}
+        for round_ in range(rounds):
             for subject in subjects:
-                cell = cells[subject.name, load]
+                cell, count = cells[subject.name, load], counts[subject.name]
                 if cell.error is None:
-                    _run(subject, load, file, counts[subject.name], cell)
+                    others = loads.index(load) * rounds + round_
+                    to = data.recipient(count, subject.people, others)
+                    _run(subject, load, file, count, to, cell)
     return cells
 
 
-def _count(subject: Subject, load: Load, file: Path, seconds: float, people: int) -> int:
-    first = _send(subject, load, file, FIRST[load.size])
+def _count(subject: Subject, load: Load, file: Path, seconds: float) -> int:
+    first = _send(subject, load, file, FIRST[load.size], data.RECIPIENT)
     rate = first.rate if first.accepted else 1.0
-    return max(SESSIONS, min(int(rate * seconds), MOST[load.size], people))
+    most = min(MOST[load.size], subject.people or MOST[load.size])
+    return max(SESSIONS, min(int(rate * seconds), most))
 
 
-def _run(subject: Subject, load: Load, file: Path, count: int, cell: Cell) -> None:
+def _run(subject: Subject, load: Load, file: Path, count: int, to: str, cell: Cell) -> None:
     allowed = _allowed(subject)
     before, database = cpu_seconds(subject.pids()), cpu_seconds(subject.database())
-    sent = _send(subject, load, file, count)
+    sent = _send(subject, load, file, count, to)
     spent = cpu_seconds(subject.pids()) - before
     in_database = cpu_seconds(subject.database()) - database
     if sent.exit_code != 0:
@@ -110,13 +113,13 @@ def _run(subject: Subject, load: Load, file: Path, count: int, cell: Cell) -> No
         cell.database_us.append(in_database / count * 1e6)
 
 
-def _send(subject: Subject, load: Load, file: Path, count: int) -> Sent:
+def _send(subject: Subject, load: Load, file: Path, count: int, to: str) -> Sent:
     return smtp_source(
         subject.address,
         count,
         sessions=min(SESSIONS, count),
         sender=data.SENDER,
-        to=data.RECIPIENT,
+        to=to,
         numbered=True,
         file=file,
         reuse=load.reuse,

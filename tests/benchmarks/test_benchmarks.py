@@ -33,6 +33,20 @@ def test_people_are_numbered_once_each_in_no_order(count: int) -> None:
         assert neighbours < count / 10
 
 
+@pytest.mark.parametrize(("count", "people"), [(40, 5_000), (500, 10_000), (9, 10), (7, 7)])
+def test_each_run_goes_to_other_people_who_are_on_record(count: int, people: int) -> None:
+    seen: set[str] = set()
+    runs = people // (count + 1) // 10 or 1
+    for others in range(runs):
+        to = data.recipient(count, people, others)
+        names = {f"{number}{to}" for number in range(1, count + 1)}
+        assert not names & seen
+        seen |= names
+    numbers = [int(name.partition("bench@")[0]) for name in seen]
+    assert len(numbers) == runs * count
+    assert 1 <= min(numbers) <= max(numbers) <= people
+
+
 @pytest.mark.parametrize("size", [4_000, 100_000, 1_000_000])
 def test_messages_are_as_large_as_said(size: int) -> None:
     message = data.message(size)
