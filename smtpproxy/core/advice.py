@@ -175,7 +175,7 @@ class MilterTransaction(NotifyingTransaction):
             yield from self._left_to_the_mta(self.recipients)
             return Advice(None, (), count, plain)
         # The sender is told first: once the MTA mails the others, nothing may prevent it.
-        changed = yield from self._notify_refused(outcome, headers.without(""))
+        changed = yield from self._notify_refused(outcome, headers.raw)
         if changed is None:
             changed = yield from self._look_again(outcome)
         if changed is not None:

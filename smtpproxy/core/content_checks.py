@@ -14,7 +14,7 @@ from smtpproxy.core.effects import (
     InThread,
     Steps,
 )
-from smtpproxy.core.services import Services, StreamChoice
+from smtpproxy.core.services import Services
 from smtpproxy.mail.cutting import CannotCut
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import decode_words, read_body, read_texts
@@ -22,8 +22,7 @@ from smtpproxy.mail.shown import ShownText, shown_text
 from smtpproxy.policy.bulk import asks_for_text
 from smtpproxy.policy.campaign import Campaign, campaign_key
 from smtpproxy.policy.content_checks import check_content, fingerprint
-from smtpproxy.policy.decide import asks_for_signatures, choose_stream
-from smtpproxy.policy.features import read_features
+from smtpproxy.policy.decide import asks_for_signatures
 from smtpproxy.policy.model import (
     Alignment,
     ConfirmLink,
@@ -36,7 +35,6 @@ from smtpproxy.policy.model import (
     StreamClass,
     TrackingPixels,
     UndeclaredBulk,
-    Verdict,
 )
 from smtpproxy.policy.pixels import pixels_of, without_pixels
 from smtpproxy.policy.rules.message import stream_in_force
@@ -67,23 +65,20 @@ class Message(Struct, frozen=True):
     text: Body | None = None
 
 
-def content_features(
+def with_content(
     services: Services,
-    choice: StreamChoice,
+    stream: Stream,
+    features: MessageFeatures,
     message: Message,
     reverse_path: str,
     people: Sequence[str],
 ) -> Steps[MessageFeatures]:
-    """Read what the rules look at, but for what only the DNS knows: see `with_dns`.
+    """Find out what else the rules of the stream look at, but for what only the DNS knows.
 
     `people` are the canonical addresses it is for: its text is counted for them where the stream
     counts. Raises StoreUnavailable where a verdict depends on that count.
     """
     headers = message.headers
-    features = read_features(headers, services.stream_header, services.source_header)
-    stream = choose_stream(choice.permitted, choice.default, features.stream_header)
-    if isinstance(stream, Verdict):
-        return features
     if stream.max_recipients is not None:
         features = replace(features, recipients=len(people))
     if stream.checks_content or (
@@ -119,18 +114,11 @@ def _looks_for_pixels(stream: Stream, headers: HeaderBlock) -> bool:
 
 def with_dns(
     services: Services,
-    choice: StreamChoice,
-    message: Message,
+    stream: Stream,
     features: MessageFeatures,
+    message: Message,
 ) -> Steps[tuple[MessageFeatures, str]]:
     """Find out what the DNS knows, where a rule asks; also what failed, "" when nothing did."""
-    if not features.dkim_fields and not services.asks_organisations:
-        return features, ""
-    stream = choose_stream(choice.permitted, choice.default, features.stream_header)
-    if isinstance(stream, Verdict):
-        return features, ""
-    if features.content is not None and features.content.declared_stream is not None:
-        stream = services.undeclared
     failures: list[str] = []
     if services.asks_organisations and stream.alignment is Alignment.RELAXED:
         features, failure = yield from FindOrganisations(stream, features)

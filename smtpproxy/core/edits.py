@@ -45,7 +45,7 @@ def edited(
         stream = decided.decision.stream.name
         keys = services.signing_keys(features.from_domains, stream, decided.at)
     # What the header is where the one that came will not do.
-    section = None if body is None else headers.without("")
+    section = None if body is None else headers.raw
     if features.stream_header and (keys or not _covered(headers, services.stream_header)):
         section = headers.without(services.stream_header)
         headers = HeaderBlock(section)

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import repeat
-from operator import is_, ne
+from operator import ne
 
 from msgspec.structs import replace
 
 from smtpproxy.core.services import Services, StreamChoice
 from smtpproxy.events import Decided, JudgedRecipient, time_of
-from smtpproxy.policy.decide import choose_stream, judge, judge_recipients
+from smtpproxy.policy.decide import judge, judge_recipients
 from smtpproxy.policy.model import (
     NO_FACTS,
     Action,
@@ -53,11 +53,12 @@ class Evaluation:
         self._choice = choice
         self._read_at: dict[str, object] = {}  # the state of the store that facts are from
         self._at_rcpt: dict[str, Verdict] = {}
-        self._judged_on: dict[str, RecipientFacts] = {}  # what the last verdicts come from
+        self._news: set[str] = set()  # of whom something was learned after the last verdict
 
-    def lookups(self, addresses: Sequence[str]) -> Lookups:
+    def lookups(self, addresses: Sequence[str], *, provisional: bool) -> Lookups:
         """What has to be read of these recipients, whichever stream it will be."""
-        return replace(self._choice.lookups, addresses=tuple(dict.fromkeys(addresses)))
+        people = tuple(dict.fromkeys(addresses))
+        return replace(self._choice.lookups, addresses=people, provisional=provisional)
 
     def learn(self, addresses: Iterable[str], facts: Facts, version: object) -> None:
         """Take in what the store knows, in a state that was no older than `version`.
@@ -75,12 +76,14 @@ class Evaluation:
                 )
             self.facts[address] = known
             self._read_at[address] = version
+            self._news.add(address)
             if known.contact is not None and known.contact.preferences:
                 self.limited.add(address)
 
     def learn_domains(self, null_mx: Mapping[str, bool]) -> None:
         for address, known in null_mx.items():
             self.facts[address] = replace(self.facts[address], null_mx=known)
+            self._news.add(address)
 
     def learn_mailings(self, mailed: Mapping[str, Mailed]) -> None:
         for address, known in mailed.items():
@@ -88,6 +91,7 @@ class Evaluation:
             self.facts[address] = replace(
                 facts, mailings=known.mailings, first_mailed_at=known.first_at
             )
+            self._news.add(address)
 
     def learn_mailed(self, facts: Facts) -> None:
         for address, known in facts.items():
@@ -102,15 +106,7 @@ class Evaluation:
 
         Of a stream that looks at the age of snapshots it does not say so: time passes.
         """
-        if stream.asks_for_snapshots:
-            return False
-        return all(map(is_, map(self._judged_on.get, addresses), map(self.facts.get, addresses)))
-
-    def _judged_from(self, addresses: Iterable[str]) -> None:
-        facts, judged_on = self.facts, self._judged_on
-        for address in addresses:
-            if address in facts:
-                judged_on[address] = facts[address]
+        return not stream.asks_for_snapshots and self._news.isdisjoint(addresses)
 
     def judge_at_rcpt(self, addresses: Sequence[str], now: datetime) -> Sequence[Verdict]:
         """Judge as far as RCPT allows; candidates under different rulebooks wait for the end."""
@@ -119,22 +115,12 @@ class Evaluation:
         if choice.certain:
             verdicts = judge_recipients(choice.default, addresses, self.facts, rulebook, now, None)
             self._at_rcpt.update(zip(addresses, verdicts, strict=True))
-            self._judged_from(addresses)
+            self._news.difference_update(addresses)
             return verdicts
         if not choice.one_rulebook:
             return [_NOT_REFUSED] * len(addresses)
         question = Transaction(choice.candidates, tuple(addresses))
         return judge(question, self.facts, rulebook, now).recipients
-
-    def stream_of(self, features: MessageFeatures) -> Stream | Verdict:
-        """The stream of the message, or the refusal when it may not choose its stream so."""
-        choice = self._choice
-        stream = choose_stream(choice.permitted, choice.default, features.stream_header)
-        if isinstance(stream, Verdict):
-            return stream
-        if features.content is not None and features.content.declared_stream is not None:
-            return self._services.undeclared
-        return stream
 
     def strangers(self, stream: Stream, addresses: Iterable[str]) -> dict[str, bool]:
         """Whether each was never mailed before, or has been silent for long."""
@@ -151,7 +137,7 @@ class Evaluation:
         addresses: Sequence[str],
         features: MessageFeatures,
         now: datetime,
-    ) -> Sequence[Verdict]:
+    ) -> tuple[Verdict, ...]:
         """Judge with the message; a recipient that was judged for good at RCPT is not again."""
         if (
             self._choice.certain
@@ -160,8 +146,7 @@ class Evaluation:
             and not stream.asks_for_snapshots
             and (features.content is None or not is_tracked(stream, features.content))
         ):
-            at_rcpt = self._at_rcpt
-            return [at_rcpt.get(address, UNDECIDED) for address in addresses]
+            return tuple(map(self._at_rcpt.get, addresses, repeat(UNDECIDED)))
         return self.judge_anew(stream, addresses, features, now)
 
     def judge_anew(
@@ -170,16 +155,16 @@ class Evaluation:
         addresses: Sequence[str],
         features: MessageFeatures,
         now: datetime,
-    ) -> Sequence[Verdict]:
+    ) -> tuple[Verdict, ...]:
         """Judge from what is known now; whose facts could not be read is UNDECIDED."""
-        self._judged_from(addresses)
+        self._news.difference_update(addresses)
         known = tuple([address for address in addresses if address in self.facts])
         rulebook = self._services.rulebooks[stream.rulebook]
         verdicts = judge_recipients(stream, known, self.facts, rulebook, now, features)
         if len(known) == len(addresses):
             return verdicts
         found = dict(zip(known, verdicts, strict=True))
-        return [found.get(address, UNDECIDED) for address in addresses]
+        return tuple([found.get(address, UNDECIDED) for address in addresses])
 
 
 _NOT_JUDGED = frozenset({Reason.TEMPORARY_FAILURE, Reason.STREAM_NOT_PERMITTED})

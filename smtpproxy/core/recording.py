@@ -160,7 +160,7 @@ def refused_as_a_whole(refused: Sequence[Refused]) -> Verdict:
 
 T = TypeVar("T")
 
-_ALLOW = Action.ALLOW
+_ALLOW, _TEMPORARY_FAILURE = Action.ALLOW, Reason.TEMPORARY_FAILURE
 _NO_FEATURES, _NO_IDENTITY = MessageFeatures(), MessageIdentity()
 
 _PARTS: Mapping[type[Exception], Part] = {
@@ -210,11 +210,14 @@ class RecordedTransaction:
         relayed: bool = False,
     ) -> Decided:
         """What goes on record of a decision on these people, in its order."""
-        identity = self._identity
-        against = [verdict for verdict in decision.recipients if verdict.action is not _ALLOW]
-        if decision.message is not None and decision.message.action is not _ALLOW:
-            against.append(decision.message)
-        pairs = zip(people, decision.recipients, strict=True)
+        identity, message = self._identity, decision.message
+        judged, against = [], set()  # the reasons not to allow
+        for person, verdict in zip(people, decision.recipients, strict=True):
+            judged.append(JudgedRecipient(person.rcpt.forward_path, person.canonical, verdict))
+            if verdict.action is not _ALLOW:
+                against.add(verdict.reason)
+        if message is not None and message.action is not _ALLOW:
+            against.add(message.reason)
         return Decided(
             id=self.id,
             at=self._services.now(),
@@ -222,13 +225,11 @@ class RecordedTransaction:
             client=self.client,
             reverse_path=self.reverse_path,
             decision=decision,
-            recipients=tuple(
-                [JudgedRecipient(r.rcpt.forward_path, r.canonical, verdict) for r, verdict in pairs]
-            ),
+            recipients=tuple(judged),
             facts=facts,
             features=features,
             observed=observed,
-            undecided=Reason.TEMPORARY_FAILURE in [verdict.reason for verdict in against],
+            undecided=_TEMPORARY_FAILURE in against,
             message_id=identity.message_id,
             subject=identity.subject,
             header_from=identity.header_from,

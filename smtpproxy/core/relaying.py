@@ -152,16 +152,16 @@ class RelayTransaction(CopyingTransaction):
     ) -> Steps[list[Reply] | Outcome]:
         """Do what follows from an outcome; return another one when the store has changed."""
         if not outcome.passes:
-            return (yield from self._refuse(outcome, headers.without("")))
+            return (yield from self._refuse(outcome, headers.raw))
         unfit = self._unfit(content)
         if unfit is not None:
-            return (yield from self._refuse_unfit(outcome, unfit, headers.without("")))
+            return (yield from self._refuse_unfit(outcome, unfit, headers.raw))
         fields = self._own_fields(outcome, headers)
         if len(fields) > 1 or (self._done_before and (fields or not self.accepted)):
             self.abort()  # the upstream transaction that all of them are in
             if not (yield from self._one_can_be_told(fields)):
                 return self._as_one_message(outcome)
-            header, people = headers.without(""), list(fields)
+            header, people = headers.raw, list(fields)
             copy = lambda r: self._outgoing(outcome, headers, content, fields[r], r)  # noqa: E731
             return (yield from self._relay_copies(outcome, header, people, copy))
         mixed, unsubscribe = outcome.mixed, next(iter(fields.values())) if fields else b""
@@ -174,7 +174,7 @@ class RelayTransaction(CopyingTransaction):
         if isinstance(done, Outcome):
             return done
         if done.code < 300 and not self._upstream.notifies:
-            yield from self._tell_relayed(b"" if mixed else headers.without(""))
+            yield from self._tell_relayed(b"" if mixed else headers.raw)
         if not mixed:
             return [done]
         refused = outcome.refusals
@@ -290,7 +290,7 @@ class RelayTransaction(CopyingTransaction):
         is mailed, nothing must keep the sender from learning who was not."""
         self.abort()  # the notice needs a connection too
         outgoing = yield from made()  # where it cannot be signed, nobody is told anything yet
-        unnotified = yield from self._notify_refused(outcome, headers.without(""))
+        unnotified = yield from self._notify_refused(outcome, headers.raw)
         if unnotified is not None:
             return unnotified
         yield from self._upstream_for(outcome)
@@ -298,7 +298,7 @@ class RelayTransaction(CopyingTransaction):
         if isinstance(done, Outcome):
             return done
         if done.code < 300 and not self._upstream.notifies:
-            yield from self._tell_relayed(headers.without(""))
+            yield from self._tell_relayed(headers.raw)
         return [done]
 
     def _tell_relayed(self, header: bytes) -> Steps[None]:

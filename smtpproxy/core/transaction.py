@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from smtpproxy.core.content_checks import Message, content_features, with_dns
+from smtpproxy.core.content_checks import Message, with_content, with_dns
 from smtpproxy.core.counting import CountedTransaction
 from smtpproxy.core.effects import (
     STORE_VERSION,
@@ -31,8 +31,8 @@ from smtpproxy.core.services import Services, StreamChoice
 from smtpproxy.events import Client, Decided, Failed
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.reply import Reply
-from smtpproxy.policy.decide import judge_message
-from smtpproxy.policy.features import read_identity
+from smtpproxy.policy.decide import choose_stream, judge_message
+from smtpproxy.policy.features import read_features, read_identity
 from smtpproxy.policy.model import (
     NO_FACTS,
     Action,
@@ -51,7 +51,7 @@ from smtpproxy.wire.commands import Rcpt
 
 T = TypeVar("T")
 
-_ALLOW = Action.ALLOW
+_ALLOW, _OBSERVE = Action.ALLOW, Mode.OBSERVE
 
 _MOST_LOOKS = 5
 """How often a message may be judged anew because the store changes while it is carried out."""
@@ -90,34 +90,32 @@ class Transaction(CountedTransaction):
         Refusals are on record then. Unless `early`, only what is not an address has a reply: all
         else is left to the end of the message.
         """
-        replies: list[Reply | None] = [None] * len(asked)
-        known: dict[int, Recipient] = {}  # by their places among those asked for
-        addresses = []
-        for index, rcpt in enumerate(asked):
+        replies: list[Reply | None] = []
+        people, addresses = [], []
+        for rcpt in asked:
             try:
                 address = self.canonical(rcpt.forward_path)
             except AddressError as error:
-                replies[index] = unreadable(error)
+                replies.append(unreadable(error))
             else:
-                known[index] = Recipient(rcpt, address)
+                replies.append(None)
+                people.append(Recipient(rcpt, address))
                 addresses.append(address)
         early = early and self._choice.refuses_at_rcpt
         try:
             verdicts = yield from self._read_and_judge(addresses, provisional=True)
-            if early:
-                judged = zip(known, verdicts, strict=True)
-                refused = {index: v for index, v in judged if v.action is not _ALLOW}
-                if refused:
-                    yield from self._record_refused([(known[i], v) for i, v in refused.items()])
-                    for index, verdict in refused.items():
-                        replies[index] = self._recipient_reply(known.pop(index), verdict)
+            if not early or all(map(_is_allowed, verdicts)):
+                return people, replies
+            judged = list(zip(people, verdicts, strict=True))
+            yield from self._record_refused([each for each in judged if not _is_allowed(each[1])])
         except (StoreUnavailable, AuditUnavailable) as error:
-            failure = self._failed(error, recipients=len(known) if early else 0)
-            if early:
-                for index in known:
-                    replies[index] = failure
-                known.clear()
-        return list(known.values()), replies
+            failure = self._failed(error, recipients=len(people) if early else 0)
+            if not early:
+                return people, replies
+            return [], [failure if reply is None else reply for reply in replies]
+        told = iter([None if _is_allowed(v) else self._recipient_reply(r, v) for r, v in judged])
+        replies = [next(told) if reply is None else reply for reply in replies]
+        return [r for r, verdict in judged if _is_allowed(verdict)], replies
 
     def _read_and_judge(
         self, addresses: Sequence[str], *, provisional: bool = False
@@ -162,24 +160,26 @@ class Transaction(CountedTransaction):
         self._addresses = addresses
         self._size = message.size
         self._identity = read_identity(message.headers)
-        features = yield from content_features(
-            services, self._choice, message, self.reverse_path, addresses
-        )
-        if services.asks_organisations or services.checks_signatures:
-            features, failure = yield from with_dns(services, self._choice, message, features)
-            if failure:
-                services.emit(Failed(self.client.listener, "dns", failure))
-        self._features = features
-        stream = evaluation.stream_of(features)
+        features = read_features(message.headers, services.stream_header, services.source_header)
+        default = self._choice.default
+        stream = choose_stream(self._choice.permitted, default, features.stream_header)
         if isinstance(stream, Verdict):  # on no stream, so nobody can be allowed either
-            self._stream = None
-            default = self._choice.default
+            self._features, self._stream = features, None
             verdicts = (stream,) * len(addresses)
             return self._outcome(Decision(default, default.rulebook, verdicts, stream))
-        self._stream = stream
+        features = yield from with_content(
+            services, stream, features, message, self.reverse_path, addresses
+        )
+        if features.content is not None and features.content.declared_stream is not None:
+            stream = services.undeclared
+        if services.asks_organisations or (services.checks_signatures and features.dkim_fields):
+            features, failure = yield from with_dns(services, stream, features, message)
+            if failure:
+                services.emit(Failed(self.client.listener, "dns", failure))
+        self._features, self._stream = features, stream
         now = services.now()
         judged = evaluation.judge_at_end(stream, addresses, features, now)
-        observes = stream.mode is Mode.OBSERVE
+        observes = stream.mode is _OBSERVE
         if services.reads_standby and not observes and not all(map(_is_allowed, judged)):
             yield from self._refresh(addresses)
             judged = evaluation.judge_anew(stream, addresses, features, now)
@@ -194,17 +194,19 @@ class Transaction(CountedTransaction):
         if may_pass and stream.trial is not None:
             self._features = yield from self._try_campaign(stream, addresses, judged, features)
             judged = evaluation.judge_anew(stream, addresses, self._features, now)
-        outcome = self._outcome(Decision(stream, stream.rulebook, tuple(judged), verdict))
+        outcome = self._outcome(Decision(stream, stream.rulebook, judged, verdict))
         if self._counted:
             yield from self._release_refused(outcome)
         return outcome
 
     def _outcome(self, decision: Decision) -> Outcome:
         """What follows from the verdicts: whether it passes, and whom it is not for."""
-        judged = zip(self.recipients_accepted, decision.recipients, strict=True)
-        refused = tuple([(r, verdict) for r, verdict in judged if verdict.action is not _ALLOW])
+        refused: tuple[Refused, ...] = ()
+        if not all(map(_is_allowed, decision.recipients)):
+            judged = zip(self.recipients_accepted, decision.recipients, strict=True)
+            refused = tuple([each for each in judged if not _is_allowed(each[1])])
         allowed = decision.message is None or decision.message.action is _ALLOW
-        passes = decision.stream.mode is Mode.OBSERVE or (
+        passes = decision.stream.mode is _OBSERVE or (
             allowed and (not refused or self._goes_to_some(refused))
         )
         if not passes and allowed:
@@ -238,7 +240,7 @@ class Transaction(CountedTransaction):
             people,
             facts,
             features=self._features,
-            observed=decision.stream.mode is Mode.OBSERVE,
+            observed=decision.stream.mode is _OBSERVE,
             relayed=passes,
         )
 
@@ -313,9 +315,7 @@ class Transaction(CountedTransaction):
 
     def _read(self, addresses: Sequence[str], *, provisional: bool = False) -> Steps[None]:
         evaluation = self._evaluation
-        lookups = evaluation.lookups(addresses)
-        if provisional:
-            lookups = replace(lookups, provisional=True)
+        lookups = evaluation.lookups(addresses, provisional=provisional)
         if self._counted:
             lookups = replace(lookups, mailings=False)  # the message itself is among them
         answer: tuple[Facts, object] = yield ReadFacts(lookups)

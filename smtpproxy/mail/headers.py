@@ -1,8 +1,7 @@
 """Header fields read from raw bytes (RFC 5322): folding, case, 8-bit, duplicates."""
 
 import re
-from collections import defaultdict
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import lru_cache
 
 _NUL, _LF = 0, 10  # `in` tries to take what it looks for as a number before anything else
@@ -11,8 +10,6 @@ _EMPTY_LINE = re.compile(rb"\n\r?\n")
 # name is empty. Possessive, so that it takes linear time.
 _FIELD = re.compile(rb"(?:([!-9;-~]++)[ \t]*+:|(?!\Z))([^\n]*+\n?(?>(?:[ \t][^\n]*+\n?)*))")
 _NO_FIELD = re.compile(rb"\n(?![ \t]|[!-9;-~]+[ \t]*:|\Z)")
-
-_NONE: Sequence[bytes] = []
 
 
 class HeaderBlock:
@@ -24,7 +21,7 @@ class HeaderBlock:
 
     __slots__ = ("_all_fields", "_head", "by_name", "raw")
 
-    by_name: Mapping[bytes, Sequence[bytes]]
+    by_name: Mapping[bytes, tuple[bytes, ...]]
     """The text after the colon in every field, line ends included, by lower-case name."""
 
     def __init__(self, raw: bytes) -> None:
@@ -36,10 +33,11 @@ class HeaderBlock:
         elif empty is not None:
             raw = raw[: empty.start() + 1]
         self._head = raw
-        found: defaultdict[bytes, list[bytes]] = defaultdict(list)
-        for name, value in _FIELD.findall(raw):
-            found[name.lower()].append(value)
-        found.default_factory = None
+        written, values = zip(*_FIELD.findall(raw), strict=True) if raw else ((), ())
+        names = b"\n".join(written).lower().split(b"\n")  # all at once: there is no LF in one
+        found: dict[bytes, tuple[bytes, ...]] = dict(zip(names, zip(values), strict=False))
+        if len(found) < len(values):
+            found = _gathered(zip(names, values, strict=True))
         self._all_fields = found.pop(b"", None) is None
         self.by_name = found
 
@@ -49,13 +47,13 @@ class HeaderBlock:
 
     def count(self, name: str) -> int:
         """How many fields of that name (any case) there are."""
-        return len(self.by_name.get(lowered(name), _NONE))
+        return len(self.by_name.get(lowered(name), ()))
 
-    def raw_values(self, name: str) -> Sequence[bytes]:
+    def raw_values(self, name: str) -> list[bytes]:
         """The text after the colon in every field of that name, line ends included."""
-        return self.by_name.get(lowered(name), _NONE)
+        return list(self.by_name.get(lowered(name), ()))
 
-    def values_by_name(self, names: Container[bytes]) -> dict[bytes, Sequence[bytes]]:
+    def values_by_name(self, names: Container[bytes]) -> dict[bytes, tuple[bytes, ...]]:
         """Return the text after the colon in the fields with these lower-case names."""
         return {name: values for name, values in self.by_name.items() if name in names}
 
@@ -120,6 +118,14 @@ class HeaderBlock:
         """(lower-case name, field as it stands) in order; b"" for what is no field."""
         for found in _FIELD.finditer(self._head):
             yield (found[1] or b"").lower(), found[0]
+
+
+def _gathered(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, tuple[bytes, ...]]:
+    """The values by name, where a name is there more than once."""
+    found: dict[bytes, list[bytes]] = {}
+    for name, value in fields:
+        found.setdefault(name, []).append(value)
+    return {name: tuple(values) for name, values in found.items()}
 
 
 @lru_cache(maxsize=256)

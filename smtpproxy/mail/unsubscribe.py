@@ -278,4 +278,4 @@ def with_fields(headers: HeaderBlock, fields: bytes) -> bytes:
         text = name.decode("ascii")
         if headers.raw_values(text):
             headers = HeaderBlock(headers.without(text))
-    return fields + headers.without("")
+    return fields + headers.raw

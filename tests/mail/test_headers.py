@@ -132,6 +132,11 @@ def test_a_good_block_is_its_fields_and_each_is_found(parts: list[bytes], rest: 
     headers = HeaderBlock(raw + rest)
     assert headers.defect is None
     assert b"".join(name + b":" + value for name, value in headers.fields()) == raw
+    each: dict[bytes, tuple[bytes, ...]] = {}
+    for name, value in headers.fields():
+        lower = name.rstrip(b" \t").lower()
+        each[lower] = (*each.get(lower, ()), value)
+    assert headers.by_name == each
     named = [part for part in parts if part.partition(b":")[0].strip().lower() == b"x-stream"]
     assert headers.raw_values("X-Stream") == [part.partition(b":")[2] for part in named]
     kept = [part for part in parts if part not in named]
