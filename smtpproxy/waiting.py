@@ -65,7 +65,9 @@ class Pending(Generic[T]):
         """
         if self.done:
             return
-        self.done, self.value, self.error = True, value, error
+        self.done = True
+        self.value = value
+        self.error = error
         callback = self._callback
         self._callback = self._source = None
         if callback is not None:

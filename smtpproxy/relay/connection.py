@@ -7,9 +7,7 @@ import ssl
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
-
-from msgspec import Struct
+from typing import Any, TypeVar, cast
 
 from smtpproxy.mail.reply import Reply
 from smtpproxy.waiting import NEVER, Deadline, Deadlines, Pending
@@ -63,9 +61,7 @@ class UpstreamShareUsed(UpstreamBusy):
     reply = Reply.of(451, "4.4.5", "too many messages of this client under way; try later")
 
 
-Answered = Callable[[list[Reply], Exception | None], None]
-"""Called once with all replies to what was sent, or with why they did not come: UpstreamError, or
-whatever reading the content raised."""
+T = TypeVar("T")
 
 _RSET = b"RSET\r\n"
 _QUIT = b"QUIT\r\n"
@@ -81,23 +77,32 @@ class StartTls:
     name: str
 
 
-class Exchange(Struct, eq=False):
-    """Commands that were sent together, and their replies so far, in order.
+class Exchange(Pending[T]):
+    """Commands that were sent together, and their replies so far, in order: `answered` makes the
+    answer of them.
 
-    421 is the last of them, whatever else was asked: the upstream closes the connection.
+    It is called once, with all `count` replies, or with why they did not come: UpstreamError, or
+    whatever reading the content raised. 421 is the last of them, whatever else was asked: the
+    upstream closes the connection.
     """
 
-    count: int
-    timeout: float  # seconds
-    answered: Answered
-    waiting: Pending[Any]  # fails where `answered` raises: else it would wait for ever
-    replies: list[Reply] = []
+    __slots__ = ("answered", "count", "replies")
 
-    def fail(self, error: Exception) -> None:
+    def __init__(
+        self, answered: Callable[[Any, list[Reply], Exception | None], None], count: int = 1
+    ) -> None:
+        super().__init__()
+        self.answered = answered
+        self.count = count
+        self.replies: list[Reply] = []
+
+    def lost(self, error: Exception) -> None:
+        """There are no replies. Where `answered` raises, that is the answer: else who waits would
+        wait for ever."""
         try:
-            self.answered([], error)
+            self.answered(self, [], error)
         except Exception as fault:
-            self.waiting.fail(fault)
+            self.fail(fault)
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -118,12 +123,13 @@ class UpstreamConnection(asyncio.Protocol):
         self._replies = replies
         self._closed = closed
         self._reader = ReplyReader()
-        self._greeting: Pending[list[Reply]] = Pending()
-        self._waiting = deque((Exchange(1, 0, self._greeting.settle, self._greeting),))
+        self._greeting: Exchange[list[Reply]] = Exchange(Pending.settle)
+        self._waiting: deque[Exchange[Any]] = deque((self._greeting,))
         self._transport: asyncio.WriteTransport  # once there is a connection
-        self._reset: Pending[None] | None = None
+        self._reset: Exchange[None] | None = None
         self._held: Callable[[], None] | None = None  # called when a hold has taken too long
-        self._writing: tuple[Iterator[bytes], Exchange] | None = None  # content that waits for room
+        # Content that waits for room:
+        self._writing: tuple[Iterator[bytes], Exchange[Any], float] | None = None
         self._paused = False
         self._error: UpstreamError | None = None
 
@@ -197,23 +203,23 @@ class UpstreamConnection(asyncio.Protocol):
 
     async def command(self, data: bytes, timeout: float) -> Reply:
         """Send one command and wait for its reply. Raises UpstreamError."""
-        answer: Pending[list[Reply]] = Pending()
-        self.exchange(data, Exchange(1, timeout, answer.settle, answer))
-        (reply,) = await answer
+        exchange: Exchange[list[Reply]] = Exchange(Pending.settle)
+        self.exchange(data, exchange, timeout)
+        (reply,) = await exchange
         return reply
 
-    def exchange(self, data: bytes, exchange: Exchange) -> None:
-        """Write commands at once; then their replies are due."""
+    def exchange(self, data: bytes, exchange: Exchange[Any], timeout: float) -> None:
+        """Write commands at once; then their replies are due within `timeout` seconds."""
         if self._error is not None:
             self.end_hold()
-            exchange.answered([], self._error)
+            exchange.answered(exchange, [], self._error)
             return
         self._held = None
         self._waiting.append(exchange)
-        self._deadline.at = self._deadlines.now() + exchange.timeout
+        self._deadline.at = self._deadlines.now() + timeout
         self._transport.write(data)
 
-    def send_content(self, pieces: Iterator[bytes], end: Exchange) -> None:
+    def send_content(self, pieces: Iterator[bytes], end: Exchange[Any], timeout: float) -> None:
         """Write content, waiting whenever the upstream is slower than we are; then the reply to
         its end is due. What is raised by the content is its answer."""
         self._writing = None
@@ -231,13 +237,13 @@ class UpstreamConnection(asyncio.Protocol):
             if batch:
                 self._write(batch)
             if self._paused:
-                self._writing = pieces, end
+                self._writing = pieces, end, timeout
             else:
                 self._waiting.append(end)
         except Exception as error:
-            end.fail(error)
+            end.lost(error)
             return
-        self._deadline.at = self._deadlines.now() + end.timeout
+        self._deadline.at = self._deadlines.now() + timeout
 
     def _write(self, batch: list[bytes]) -> None:
         if self._error is not None:
@@ -269,22 +275,24 @@ class UpstreamConnection(asyncio.Protocol):
 
         An upstream that refuses may have kept the transaction: then the connection is closed.
         """
-        reset: Pending[None] = Pending()
-
-        def answered(replies: list[Reply], error: Exception | None) -> None:
-            if error is None and replies[0].code >= 300:
-                error = lost = UpstreamLost(f"upstream answers RSET with {replies[0]}")
-                self._fail(lost)
-            reset.settle(None, error)
-
+        reset: Exchange[None] = Exchange(self._reset_answered)
         self._reset = reset
-        self.exchange(_RSET, Exchange(1, timeout, answered, reset))
+        self.exchange(_RSET, reset, timeout)
+
+    def _reset_answered(
+        self, reset: Exchange[None], replies: list[Reply], error: Exception | None
+    ) -> None:
+        if self._reset is reset:
+            self._reset = None  # which knows us
+        if error is None and replies[0].code >= 300:
+            error = lost = UpstreamLost(f"upstream answers RSET with {replies[0]}")
+            self._fail(lost)
+        reset.settle(None, error)
 
     async def settled(self) -> None:
         """Wait for the reply to RSET, for an upstream that takes one command at a time."""
         if self._reset is not None:
             await self._reset
-            self._reset = None
 
     def quit(self) -> None:
         if self.alive:
@@ -303,35 +311,42 @@ class UpstreamConnection(asyncio.Protocol):
         self.alive = True
 
     def data_received(self, data: bytes) -> None:
+        """What comes while nothing was asked is no reply to what is asked next, not even half a
+        line of it: the connection ends."""
+        waiting, counts, reader = self._waiting, self._replies, self._reader
+        if not waiting and self._writing is None:
+            self._fail(UpstreamLost(f"unasked: {data[:80]!r}"))
+            return
         try:
-            replies = self._reader.receive_data(data)
+            replies = reader.receive_data(data)
         except ReplyError as error:
             self._fail(UpstreamError(str(error)))
             return
-        waiting, counts = self._waiting, self._replies
-        answered: list[Exchange] = []
+        answered: list[Exchange[Any]] = []
         for reply in replies:
             if not waiting:
                 self._fail(UpstreamLost(f"unasked: {reply}"))
                 break
-            code = reply.code
+            code, exchange = reply.code, waiting[0]
             counts[code // 100] += 1
-            exchange = waiting[0]
-            exchange.replies.append(reply)
-            if len(exchange.replies) == exchange.count or code == 421:
+            its = exchange.replies
+            its.append(reply)
+            if len(its) == exchange.count or code == 421:
                 answered.append(waiting.popleft())
         if answered and not waiting:
             self._deadline.at = NEVER
+            if reader.line or reader.texts:
+                self._fail(UpstreamLost("unasked: half a reply"))
         failed = self._error
         for exchange in answered:  # once all is read: what came unasked answers nothing behind it
-            now = self._error
-            if now is not None and now is not failed:  # by what an earlier one was answered
-                exchange.fail(now)
+            lost = self._error
+            if lost is not None and lost is not failed:  # by what an earlier one was answered
+                exchange.lost(lost)
                 continue
             try:
-                exchange.answered(exchange.replies, None)
+                exchange.answered(exchange, exchange.replies, None)
             except Exception as fault:
-                exchange.waiting.fail(fault)
+                exchange.fail(fault)
 
     def eof_received(self) -> None:
         self._fail(UpstreamLost("upstream closed the connection"))
@@ -344,7 +359,11 @@ class UpstreamConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        if self._writing is not None:
+        if self._writing is None:
+            return
+        if self._reader.line or self._reader.texts:
+            self._fail(UpstreamLost("unasked: half a reply"))
+        else:
             self.send_content(*self._writing)
 
     def _expired(self) -> None:
@@ -373,6 +392,6 @@ class UpstreamConnection(asyncio.Protocol):
             self._transport.close()
         self._closed()
         for exchange in waiting:
-            exchange.fail(error)
+            exchange.lost(error)
         if writing is not None:
-            writing[1].fail(error)
+            writing[1].lost(error)

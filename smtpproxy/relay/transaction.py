@@ -63,15 +63,21 @@ class MailParameters(Struct, frozen=True):
         return [forward, mail] if forward else [mail]
 
 
-class _Put(Pending[list[Reply]]):
+class _Put(Exchange[list[Reply]]):
     """Recipients on their way to the upstream; the answer is the reply to each."""
 
-    __slots__ = ("again", "asked", "before", "opening")
+    __slots__ = ("again", "asked", "before", "connection", "opening")
 
-    def __init__(self, asked: Sequence[Rcpt], before: int) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        answered: Callable[[_Put, list[Reply], Exception | None], None],
+        asked: Sequence[Rcpt],
+        before: int = 0,
+    ) -> None:
+        super().__init__(answered)
         self.asked = asked
         self.before = before  # how many of them the upstream had accepted on another connection
+        self.connection: UpstreamConnection | None = None  # that they were put to
         self.opening = 0  # how many commands go before them: MAIL, and XFORWARD before that
         self.again = False  # may be put once more: it is an idle connection, perhaps a dead one
 
@@ -90,7 +96,7 @@ class UpstreamTransaction(Struct, eq=False):
     _connection: UpstreamConnection | None = None
     _offered: frozenset[str] = frozenset()
     _mail_refusal: Reply | None = None
-    _go_ahead: Pending[Reply | None] | None = None  # the answer to DATA
+    _go_ahead: Exchange[Reply | None] | None = None  # the answer to DATA
     _data_sent: bool = False  # and not refused: what follows is content
     _error: UpstreamError | None = None
 
@@ -102,11 +108,11 @@ class UpstreamTransaction(Struct, eq=False):
             return Pending.settled([self._mail_refusal] * len(asked))
         if self._connection is not None:
             self._connection.end_hold()
-            put = _Put(asked, 0)
+            put = _Put(self._answered, asked)
             self._send(self._connection, put, [])
             return put
         # Where it was given back, what was accepted is put again.
-        put = _Put([*self.accepted, *asked], len(self.accepted))
+        put = _Put(self._answered, [*self.accepted, *asked], len(self.accepted))
         connection = self._pool.acquire_idle(self._mail.owner)
         if connection is None:
             put.after(self._connect_and_begin(put, fresh=False), partial(self._failed, put))
@@ -162,18 +168,17 @@ class UpstreamTransaction(Struct, eq=False):
         """Send DATA now; the record may be committed while the upstream answers."""
         if self._connection is None:
             raise self._error or UpstreamLost("no transaction")
-        self._go_ahead, self._data_sent = Pending(), True
-        timeout = self._pool.settings.command_timeout
-        self._connection.exchange(_DATA, Exchange(1, timeout, self._data_answered, self._go_ahead))
+        self._go_ahead, self._data_sent = Exchange(self._data_answered), True
+        self._connection.exchange(_DATA, self._go_ahead, self._pool.settings.command_timeout)
 
     def data_refusal(self) -> Pending[Reply | None]:
         """The reply to DATA; None when it is 354, and then send the content."""
-        return self._go_ahead or Pending.failed(UpstreamLost("DATA was not sent"))
+        go_ahead, self._go_ahead = self._go_ahead, None  # which knows us
+        return go_ahead or Pending.failed(UpstreamLost("DATA was not sent"))
 
-    def _data_answered(self, replies: list[Reply], error: Exception | None) -> None:
-        go_ahead = self._go_ahead
-        if go_ahead is None:
-            return
+    def _data_answered(
+        self, go_ahead: Exchange[Reply | None], replies: list[Reply], error: Exception | None
+    ) -> None:
         if error is None:
             go_ahead.settle(self._data_refusal(replies[0]))
         else:
@@ -198,11 +203,10 @@ class UpstreamTransaction(Struct, eq=False):
         connection = self._connection
         if connection is None:
             return Pending.failed(self._error or UpstreamLost("no transaction"))
-        answer: Pending[Reply] = Pending()
-        answered = partial(self._content_answered, answer)
-        end = Exchange(1, self._pool.settings.data_timeout, answered, answer)
-        connection.send_content(chain(content, self._end(connection)), end)
-        return answer
+        end: Exchange[Reply] = Exchange(self._content_answered)
+        pieces = chain(content, self._end(connection))
+        connection.send_content(pieces, end, self._pool.settings.data_timeout)
+        return end
 
     def _end(self, connection: UpstreamConnection) -> Iterator[bytes]:
         """The end of the content: from that on, the upstream may accept it."""
@@ -210,19 +214,19 @@ class UpstreamTransaction(Struct, eq=False):
         yield _END
 
     def _content_answered(
-        self, answer: Pending[Reply], replies: list[Reply], error: Exception | None
+        self, end: Exchange[Reply], replies: list[Reply], error: Exception | None
     ) -> None:
         if error is not None:
             self._lose(error)
-            answer.fail(error)
+            end.fail(error)
             return
-        (reply,) = replies
+        reply = replies[0]
         self.in_doubt = False
         if reply.code == 421 or reply.code // 100 == 3:
             self._drop()
         else:
             self._release()
-        answer.settle(mirrored(reply))
+        end.settle(mirrored(reply))
 
     def abort(self) -> None:
         """Give up the transaction; once DATA was sent, only closing can do that."""
@@ -275,24 +279,18 @@ class UpstreamTransaction(Struct, eq=False):
         """Send MAIL (if any) and RCPTs, in one go where the upstream takes that."""
         knows, timeout = connection.capabilities, self._pool.settings.command_timeout
         commands += [rcpt_command(rcpt, knows) for rcpt in put.asked if self._takes(rcpt)]
+        put.connection, put.count, put.replies = connection, len(commands), []
         if not commands:
-            self._answered(connection, put, [], None)
+            self._answered(put, [], None)
         elif knows.pipelining:
-            answered = partial(self._answered, connection, put)
-            exchange = Exchange(len(commands), timeout, answered, put)
-            connection.exchange(b"".join(commands), exchange)
+            connection.exchange(b"".join(commands), put, timeout)
         else:
             put.after(self._put_each(connection, put, commands), partial(self._failed, put))
 
-    def _answered(
-        self,
-        connection: UpstreamConnection,
-        put: _Put,
-        replies: list[Reply],
-        error: Exception | None,
-    ) -> None:
+    def _answered(self, put: _Put, replies: list[Reply], error: Exception | None) -> None:
         """Take the replies to MAIL (if any) and RCPTs, or why there are none."""
-        if connection is not self._connection:
+        connection = self._connection
+        if connection is None or connection is not put.connection:
             put.fail(error or UpstreamLost("given up before its answer"))
             return
         if replies and replies[-1].code == 421:
@@ -356,7 +354,7 @@ class UpstreamTransaction(Struct, eq=False):
             replies.append(reply)
             if reply.code == 421 or (index == put.opening - 1 and reply.code >= 300):
                 break
-        self._answered(connection, put, replies, None)
+        self._answered(put, replies, None)
 
     def _takes(self, rcpt: Rcpt) -> bool:
         return rcpt.forward_path.isascii() or UTF8 in self._offered

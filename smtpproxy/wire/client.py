@@ -26,23 +26,23 @@ class ReplyError(Exception):
 class ReplyReader:
     """Takes bytes and gives whole replies, in order."""
 
-    __slots__ = ("_buffer", "_code", "_texts")
+    __slots__ = ("_code", "line", "texts")
 
     def __init__(self) -> None:
-        self._buffer = b""
-        self._code = 0
-        self._texts: list[bytes] = []  # of a reply of several lines, as far as it has come
+        self.line = b""  # of which the end has yet to come
+        self.texts: list[bytes] = []  # of a reply of several lines, as far as it has come
+        self._code = 0  # of that reply
 
     def receive_data(self, data: bytes) -> list[Reply]:
         """Return the replies that are complete now.
 
         Raises ReplyError on what is not a reply; the connection is then unusable.
         """
-        data = self._buffer + data
-        *lines, self._buffer = data.split(b"\n")
-        if len(data) > LINE_LIMIT and max(map(len, (*lines, self._buffer))) > LINE_LIMIT:
+        data = self.line + data
+        *lines, self.line = data.split(b"\n")
+        if len(data) > LINE_LIMIT and max(map(len, (*lines, self.line))) > LINE_LIMIT:
             raise ReplyError("reply line too long")
-        if not self._texts:
+        if not self.texts:
             replies = list(map(_single, lines))
             if _GOES_ON not in replies:
                 return replies
@@ -51,15 +51,15 @@ class ReplyReader:
     def _line(self, line: bytes) -> Reply | None:
         """The reply of several lines that this one ends."""
         code, more, text = _parsed(line)
-        if self._texts and code != self._code:
+        if self.texts and code != self._code:
             raise ReplyError(f"reply changes its code from {self._code} to {code}")
         self._code = code
-        self._texts.append(text)
+        self.texts.append(text)
         if more:
-            if len(self._texts) > LINES_LIMIT:
+            if len(self.texts) > LINES_LIMIT:
                 raise ReplyError("reply has too many lines")
             return None
-        texts, self._texts = self._texts, []
+        texts, self.texts = self.texts, []
         return _reply(code, texts)
 
 

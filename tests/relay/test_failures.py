@@ -24,6 +24,7 @@ from tests.kit.upstream import Reply as Says
 from tests.relay.sending import (
     CONTENT,
     EHLO,
+    GO_ON,
     JEANNE,
     OK,
     SENDER,
@@ -125,6 +126,52 @@ async def test_an_answer_of_the_wrong_kind_is_never_a_success(step: Step, code: 
             assert sent.last.code == 451
             assert (await send(pool)).last.code == 250
         assert len(upstream.messages) == 1
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("step", [b"MAIL", b"RCPT", b"DATA", b"RSET", b"."])
+async def test_a_reply_too_many_makes_no_success(step: bytes, apart: bool) -> None:
+    """All replies behind it answer the command before theirs: no message that is refused may be
+    taken for accepted. Only 2xx behind 354 cannot be told from the answer to the message."""
+    surplus = b""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 upstream.example\r\n")
+        recipients = 0
+        while line := await reader.readline():
+            verb = line[:4].strip()
+            if verb == step:
+                writer.write(surplus)
+                if apart:
+                    await asyncio.sleep(0.01)
+            if verb == b"EHLO":
+                writer.write(EHLO)
+            elif verb == b"RCPT":
+                recipients += 1
+                writer.write(b"550 5.1.1 who?\r\n" if recipients % 2 else OK)
+            elif verb == b"DATA":
+                writer.write(GO_ON)
+                await reader.readuntil(b"\r\n.\r\n")
+                if step == b".":
+                    writer.write(surplus)
+                    await asyncio.sleep(0.01 * apart)
+                writer.write(b"554 5.7.1 no\r\n")
+            else:
+                writer.write(OK)
+
+    async def final(pool: Pool, *recipients: str) -> str:
+        try:
+            sent = await send(pool, *recipients)
+        except UpstreamError as error:
+            return str(error.reply)
+        return str(sent.last)
+
+    async with serving(handle) as port:
+        replies = [b"550 5.1.1 no\r\n", GO_ON, b"354 ", b"550 "]
+        for surplus in replies if step == b"." else [OK, b"250 ", *replies]:
+            async with pooled(port, command_timeout=5, data_timeout=5) as pool:
+                said = [await final(pool, *to) for to in ([JEANNE], [JEANNE, SENDER], [JEANNE])]
+            assert {each[:1] for each in said} <= {"4", "5"}, (surplus, said)
 
 
 @pytest.mark.parametrize("greeting", ["554 5.7.1 not you", "450 4.3.2 busy", "250 odd"])

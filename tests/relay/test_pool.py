@@ -17,7 +17,7 @@ from smtpproxy.relay.connection import (
 from smtpproxy.settings import UnixAddress
 from tests.kit.ports import LOOPBACK, free_port, wait_for
 from tests.kit.upstream import Action, At, Close, FakeUpstream, Hold, Raw, Reply
-from tests.relay.sending import CONTENT, OK, TO_DATA, converse, pooled, send
+from tests.relay.sending import CONTENT, OK, TO_DATA, converse, pooled, send, serving
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
@@ -83,14 +83,30 @@ async def test_an_idle_connection_that_ends_on_mail_costs_nothing(
     assert [message.data for message in upstream.messages] == [CONTENT] * 2
 
 
-async def test_421_on_an_idle_connection_ends_it() -> None:
-    farewell = b"250 2.0.0 queued\r\n421 4.4.2 idle for too long\r\n"
-    with FakeUpstream(At("end", Raw(farewell), nth=1)) as upstream:
-        async with pooled(upstream.port) as pool:
-            assert (await send(pool)).last.code == 250
-            await until(lambda: pool.idle == 0, "421 to be read")
-            assert (await send(pool)).last.code == 250
-        assert upstream.connections == 2
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize(
+    "farewell", [b"421 4.4.2 idle for too long\r\n", b"421-4.4.2 idle\r\n", b"4", b"\r"]
+)
+async def test_what_comes_on_an_idle_connection_ends_it(farewell: bytes, apart: bool) -> None:
+    """Even half a line, which would garble the answer to the next message."""
+    connections = 0
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await converse(reader, writer, TO_DATA)
+        await reader.readuntil(b"\r\n.\r\n")
+        writer.write(OK)
+        if connections == 1:
+            await asyncio.sleep(0.02 * apart)
+            writer.write(farewell)
+        await reader.read()
+
+    async with serving(handle) as port, pooled(port) as pool:
+        assert (await send(pool)).last.code == 250
+        await until(lambda: pool.idle == 0, "the farewell to be read")
+        assert (await send(pool)).last.code == 250
+    assert connections == 2
 
 
 async def test_a_second_death_is_an_error_and_no_endless_loop() -> None:
