@@ -16,6 +16,7 @@ from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sqlite import live_keys
 from smtpproxy.store.sqlite.connection import (
     check_not_newer,
+    empty_log,
     is_busy,
     migrations,
     moved_to,
@@ -44,7 +45,8 @@ class SqliteSource(Files):
     ) -> None:
         super().__init__(connections)
         self._timeout = timeout
-        self._watches = [FileWatch(part_path(path, part)) for part in connections]
+        self._paths = {part: part_path(path, part) for part in connections}
+        self._watches = [FileWatch(file) for file in self._paths.values()]
 
     async def moved_to(self) -> str | None:
         return moved_to(self._connections[STORE])
@@ -82,7 +84,7 @@ class SqliteSource(Files):
                 yield
             finally:
                 connection.execute("ROLLBACK")
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # who was erased meanwhile
+                empty_log(self._paths[part])  # of who was erased meanwhile
         if upto:
             async with self._writing(connection):
                 for table, newest in upto.items():
@@ -142,11 +144,11 @@ class SqliteSource(Files):
                 connection.execute("COMMIT")
 
     async def tidy(self) -> None:
-        for connection in self._connections.values():
+        for part, connection in self._connections.items():
             async with self._writing(connection):
                 forget_changes(connection)
             with told():
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                empty_log(self._paths[part])
 
     async def undo_half_close(self) -> bool:
         """Let the parts be written to that a command closed which was killed before the store was;
@@ -253,6 +255,7 @@ async def _opened(path: Path, timeout: float) -> AsyncIterator[SqliteSource]:
         for part in PARTS:
             connection = open_part(path, part)
             connections[part] = stack.enter_context(closing(connection))
+            connection.execute("PRAGMA wal_autocheckpoint = 0")  # others write: `checkpoint`
             if part == STORE:
                 check_not_newer(connection, path)
                 if version_of(connection) < len(migrations()):

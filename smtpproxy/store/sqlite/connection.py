@@ -4,10 +4,11 @@ Numbered migrations: `user_version` counts those that a database has had.
 """
 
 import asyncio
+import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -33,7 +34,7 @@ _WRITE_PRAGMAS = (
     # People told "unsubscribed" stay unsubscribed, even if the power fails.
     "PRAGMA synchronous = FULL",
     "PRAGMA secure_delete = ON",  # erased means overwritten
-    "PRAGMA wal_autocheckpoint = 8192",  # pages: 32 MiB
+    "PRAGMA wal_autocheckpoint = 0",  # `checkpoint` does that, and loses nothing
     "PRAGMA journal_size_limit = 67108864",
 )
 
@@ -71,6 +72,37 @@ def _opened(
     return connection
 
 
+def checkpoint(path: Path, *modes: str) -> bool:
+    """Move the log of a database into it, or as much as nobody is in the way of; waits for nobody.
+    Tell whether the last of `modes`, which SQLite gives names, did all it had to.
+
+    We have a read open meanwhile. Without one, SQLite before 3.51.3 may lose what others commit:
+    where a writer begins the log anew just when a checkpoint has seen how long it was, what comes
+    then counts as moved (www.sqlite.org/wal.html#walresetbug). While we read from the log, nobody
+    begins it anew; where we read none of it, since all is moved, nobody moves what comes after.
+    """
+    opened = sqlite3.connect(uri(path, read_only=False), uri=True, timeout=0, isolation_level=None)
+    with closing(opened) as connection, closing(open_reader(path)) as reader:
+        done = False
+        for mode in modes:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            done = not connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()[0]
+            reader.execute("ROLLBACK")
+        return done
+
+
+def empty_log(path: Path) -> bool:
+    """Move the log of a database into it, and cut it to nothing; tell whether that was possible.
+    Writers wait for the second alone, which takes no time. Raises sqlite3.Error."""
+    try:
+        return checkpoint(path, "PASSIVE", "TRUNCATE")
+    except sqlite3.Error as error:
+        if is_busy(error):
+            return False
+        raise
+
+
 def is_busy(error: BaseException) -> bool:
     """Tell whether another try may do: locked, being recovered, or lost a race."""
     return isinstance(error, sqlite3.Error) and (
@@ -96,6 +128,7 @@ def unavailable(error: BaseException) -> StoreUnavailable:
 _MOST = 2_000_000  # seconds: of more milliseconds SQLite makes none
 _LOOK_SECONDS = 0.002
 _CUT_SECONDS = 0.02
+_LONG_LOG = 32 * 1024 * 1024  # octets
 
 
 class SqliteSession:
@@ -125,6 +158,7 @@ class SqliteWriter:
 
     def __init__(self, path: Path, timeout: float) -> None:
         self._path = path
+        self._log = f"{path}-wal"
         self._timeout = timeout
         self._turn = asyncio.Lock()
         self._connection: aiosqlite.Connection | None = None
@@ -145,6 +179,7 @@ class SqliteWriter:
                 raise
             if self.committed is not None:
                 await self.committed(SqliteSession(connection))
+            await self._shorten_log()
 
     async def _begin(self, connection: aiosqlite.Connection) -> None:
         """Take the write lock. SQLite's own waiting looks too seldom to get in between the
@@ -189,6 +224,12 @@ class SqliteWriter:
             )
         return self._connection
 
+    async def _shorten_log(self) -> None:
+        """What was committed is so, whatever becomes of this."""
+        with suppress(sqlite3.Error, OSError):
+            if os.stat(self._log).st_size > _LONG_LOG:  # noqa: PTH116 - as often as there are writes
+                await asyncio.to_thread(empty_log, self._path)
+
     async def forget_pages(self) -> None:
         """Move the log into the database and cut it, unless a reader is in the way for long.
 
@@ -202,10 +243,8 @@ class SqliteWriter:
                 await asyncio.sleep(_CUT_SECONDS)
 
     async def _cut_log(self) -> bool:
-        async with self._alone() as connection:
-            await connection.execute("PRAGMA busy_timeout = 0")
-            done = await connection.execute_fetchall("PRAGMA wal_checkpoint(TRUNCATE)")
-            return not next(iter(done))[0]
+        async with self._alone():
+            return await asyncio.to_thread(empty_log, self._path)
 
     async def close(self) -> None:
         if self._connection is not None:

@@ -8,7 +8,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection
-from contextlib import closing, suppress
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +18,7 @@ from smtpproxy.store.key_files import give_to_owner_of
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sql.rows import to_micros
 from smtpproxy.store.sql.side_tables import ANY_COPY, keyed_hash, path_octets
-from smtpproxy.store.sqlite.connection import is_busy, unavailable, uri
+from smtpproxy.store.sqlite.connection import checkpoint, is_busy, unavailable, uri
 from smtpproxy.store.sqlite.watches import FileWatch
 
 T = TypeVar("T")
@@ -107,8 +107,8 @@ class SideFile:
 
     def _empty_log(self) -> None:
         """Move the log into the database, on a thread: it waits for the disk."""
-        with suppress(sqlite3.Error), closing(sqlite3.connect(self._path, timeout=0)) as other:
-            other.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        with suppress(sqlite3.Error):
+            checkpoint(self._path, "PASSIVE")
 
 
 def opened(path: Path, tables: str, *, read_only: bool) -> sqlite3.Connection:

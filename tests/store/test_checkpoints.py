@@ -1,0 +1,154 @@
+"""What moves the log of a file into it loses nothing that others commit at that moment."""
+
+import asyncio
+import fcntl
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import smtpproxy
+from smtpproxy.policy.model import Contact
+from smtpproxy.store import open_mailings
+from smtpproxy.store.move import sqlite
+from smtpproxy.store.sqlite import connection, side_file
+from smtpproxy.store.sqlite.connection import checkpoint, empty_log, open_reader, open_writer
+from smtpproxy.store.sqlite.counters import MAILING_TABLES
+from tests.store.conftest import Database
+from tests.store.test_mailings import OFFERS
+
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+ANNA = "anna@people.example"
+_READ_LOCKS = 123, 5
+"""Octets of the log's index, www.sqlite.org/walformat.html, 2.2."""
+_LOCK = "hhqqi"  # struct flock
+_LOOK = f"""
+import fcntl, struct, sys
+with open(sys.argv[1], "rb") as file:
+    lock = struct.pack("{_LOCK}", {fcntl.F_WRLCK}, 0, *{_READ_LOCKS}, 0)
+    print(struct.unpack("{_LOCK}", fcntl.fcntl(file, {fcntl.F_GETLK}, lock))[0])
+"""
+
+
+def is_read(path: Path) -> bool:
+    """Tell whether this process reads a database; another one has to ask."""
+    command = [sys.executable, "-S", "-c", _LOOK, f"{path}-shm"]
+    return int(subprocess.check_output(command, timeout=30)) != fcntl.F_UNLCK
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether there was a read open, for each checkpoint."""
+    found: list[bool] = []
+
+    class Watched(sqlite3.Connection):
+        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+            if "wal_checkpoint" in sql:
+                (file,) = (row[2] for row in super().execute("PRAGMA database_list"))
+                found.append(is_read(Path(file)))
+            return super().execute(sql, *values)
+
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Watched))
+    return found
+
+
+def log_size(database: Database) -> int:
+    return Path(f"{database.path}-wal").stat().st_size
+
+
+async def test_whoever_is_erased_is_in_no_log_and_it_was_read_meanwhile(
+    database: Database, reads: list[bool]
+) -> None:
+    store = database.open()
+    await store.put_contacts([Contact(ANNA)])
+    await store.erase_contact(ANNA, at=NOW)
+    assert log_size(database) == 0
+    assert reads == [True, True]
+
+
+async def test_a_log_that_is_long_is_cut_and_read_meanwhile(
+    database: Database, reads: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = database.open()
+    await store.put_contacts([Contact(ANNA)])
+    assert log_size(database) > 0
+    assert not reads
+    monkeypatch.setattr(connection, "_LONG_LOG", 0)
+    await store.put_contacts([Contact("bert@people.example")])
+    assert log_size(database) == 0
+    assert reads == [True, True]
+    reader = open_reader(database.path)
+    with closing(reader):
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM contact").fetchall()
+        await store.put_contacts([Contact("carla@people.example")])  # which is done all the same
+    assert log_size(database) > 0
+    assert await store.contact("carla@people.example")
+
+
+async def test_a_store_that_is_copied_is_read_while_its_logs_are_cut(
+    database: Database, reads: list[bool]
+) -> None:
+    await database.open().put_contacts([Contact(ANNA)])
+    async with sqlite.open_source(database.path, 5.0) as source:
+        async with source.snapshot(""):
+            pass
+        assert reads == [True, True]
+        await source.tidy()
+        assert len(reads) > 2
+    assert all(reads)
+
+
+async def test_what_is_counted_is_read_while_its_log_is_moved(
+    database: Database, reads: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def move(path: Path, *modes: str) -> bool:
+        done = checkpoint(path, *modes)
+        loop.call_soon_threadsafe(moved.set)
+        return done
+
+    monkeypatch.setattr(side_file, "checkpoint", move)
+    monkeypatch.setattr(side_file, "_CHECKPOINT_EVERY", 1)
+    log = database.part(open_mailings(database.settings()))
+    database.open()
+    await log.reserve("id", OFFERS, [ANNA], NOW)
+    await asyncio.wait_for(moved.wait(), 10)
+    assert reads == [True]
+
+
+def test_sqlite_itself_moves_no_log_of_others(tmp_path: Path, database: Database) -> None:
+    """That of a copy which is being made has one connection."""
+    database.open()
+    opened: list[Callable[[], sqlite3.Connection]] = [
+        lambda: open_writer(database.path, 1.0),
+        lambda: side_file.opened(tmp_path / "side.db", MAILING_TABLES, read_only=False),
+    ]
+    for one in opened:
+        with closing(one()) as made:
+            assert made.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
+    places = {
+        file.name
+        for file in Path(smtpproxy.__file__).parent.rglob("*.py")
+        if "wal_checkpoint(" in file.read_text()
+    }
+    assert places == {"connection.py", "sqlite_target.py"}
+
+
+def test_it_waits_for_nobody(database: Database) -> None:
+    database.open()
+    with closing(open_writer(database.path, 1.0)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        assert not empty_log(database.path)
+        writer.execute("COMMIT")
+        assert empty_log(database.path)
+        writer.execute("PRAGMA user_version = 1000")
+        assert checkpoint(database.path, "PASSIVE")
