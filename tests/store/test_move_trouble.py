@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from smtpproxy.store import open_mailings
-from smtpproxy.store.move import postgres, sqlite, sqlite_target
+from smtpproxy.store.move import postgres, postgres_target, sqlite, sqlite_target
 from smtpproxy.store.move.sqlite_files import part_path
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sqlite import connection as sqlite_connection
@@ -186,6 +186,29 @@ async def test_a_file_is_not_migrated_while_it_is_copied(
         assert "copying_" not in str(opened.execute("SELECT name FROM sqlite_master").fetchall())
     assert not (await moved(database.url, new, tmp_path)).resumed
     assert await alike(database, new)
+
+
+async def test_what_changed_last_is_in_a_copy_that_was_killed_when_its_source_was_closed(
+    tmp_path: Path, kinds: Kinds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, new = kinds
+    await filled(database)
+    with monkeypatch.context() as patch:
+        for target in (postgres_target.PostgresTarget, sqlite_target.SqliteTarget):
+            patch.setattr(target, "commit", _dies)
+        with pytest.raises(Killed):
+            await moved(
+                database.url, new, tmp_path, say=at(IN_THE_END, lambda: now(database.url, CHANGE))
+            )
+    with pytest.raises(StoreUnavailable, match="was copied to"):
+        await database.open().add_suppressions([entry("late@people.example")])
+    assert (await moved(database.url, new, tmp_path)).resumed
+    assert await alike(database, new)
+    assert "4711" in str(await contents(new))
+
+
+async def _dies(*_: object) -> None:
+    raise Killed
 
 
 class Step:

@@ -48,7 +48,7 @@ class Copying:
         self._columns: dict[str, Sequence[str]] = {}
         self._shape: object = None
         """Of the source, when the proof began."""
-        self._copy: Begun | None = None  # None: the source is closed, nothing changes
+        self._copy: Begun | None = None  # None: the source is closed, and all was copied
 
     async def compare_columns(self) -> None:
         for table in TABLES:
@@ -70,8 +70,9 @@ class Copying:
         """Go on with the copy that the target is `half` of, or begin; tell which."""
         known = await self._source.begun()
         same = half and half.other == self._old and half.id.startswith(f"{_made_for()}:")
-        if half and same and (closed or (known and known.id == half.id)):
-            self._copy = None if closed else known
+        noting = known if known and half and known.id == half.id else None
+        if half and same and (closed or noting):
+            self._copy = noting  # where it was closed and killed, the last changes are on record
             there = sum([(await self._target.reached(table)).all for table in TABLES])
             self._say(
                 f"going on with the copy that was begun before: {there} of {len(TABLES)} tables "
