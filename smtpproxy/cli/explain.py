@@ -45,8 +45,8 @@ from smtpproxy.sinks.audit.verify import seal
 from smtpproxy.store import open_stream_counts
 from smtpproxy.store.journals import IndexQuery
 from smtpproxy.terminal import printable
-from smtpproxy.wire.content import HeaderCount, HeaderLimits, stuffed
-from smtpproxy.wire.session import ContentProblem
+from smtpproxy.wire.content import HeaderCount, stuffed
+from smtpproxy.wire.session import ContentProblem, HeaderLimits
 
 
 @dataclass(frozen=True, slots=True)

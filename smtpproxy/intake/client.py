@@ -221,7 +221,8 @@ def begin(
     listener: Listener, client: Identity, mail: Mail, engine: ServerConnection
 ) -> RelayTransaction:
     """Begin the transaction of a MAIL that was answered."""
-    sender, reverse_path, utf8, lmtp = client.sender, mail.reverse_path, mail.smtputf8, engine.lmtp
+    sender, reverse_path = client.sender, mail.reverse_path
+    utf8, lmtp = mail.smtputf8, engine.terms.lmtp
     return RelayTransaction(
         listener.services,
         sender.client,
@@ -251,7 +252,7 @@ def content_timeout(settings: ListenerSettings, size: int) -> float:
 
 def final(engine: ServerConnection, answers: Sequence[Reply], mail: Mail | None) -> bytes:
     """The answer to the end of content, from a reply for each recipient."""
-    if engine.lmtp:
+    if engine.terms.lmtp:
         return engine.answer_each(answers)
     if mail is not None and mail.prdr:
         return engine.answer_each(answers, final=replies.for_all(answers))

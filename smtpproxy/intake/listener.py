@@ -17,8 +17,15 @@ from smtpproxy.relay.content import Spool
 from smtpproxy.settings import ListenerSettings, ServerSettings
 from smtpproxy.tls import ServerTls, TlsError, TlsFiles
 from smtpproxy.waiting import NEVER, Deadlines, accepted_are_told
-from smtpproxy.wire.content import HeaderLimits
-from smtpproxy.wire.session import BASE, PRDR, STARTTLS, Extension, auth
+from smtpproxy.wire.session import (
+    BASE,
+    PRDR,
+    STARTTLS,
+    Extension,
+    HeaderLimits,
+    Terms,
+    auth,
+)
 
 
 class Session(Protocol):
@@ -65,7 +72,7 @@ class Listener:
         self.authenticator = authenticator if settings.auth != "off" else None
         self.tls = self._tls()
         self.handshakes = self._handshakes()
-        self.extensions = self._extensions()
+        self.terms = self._terms()
         self.draining = False
         self._drained_from = NEVER  # on the loop's clock: who comes from then on is turned away
         self.rates = ClientRates(settings, rates) if rates is not None else None
@@ -165,6 +172,23 @@ class Listener:
 
         files = TlsFiles(settings.certificate, settings.private_key, settings.client_ca)
         return ServerTls(files, time.monotonic, changed)
+
+    def _terms(self) -> Terms:
+        settings, server = self.settings, self.server
+        return Terms(
+            hostname=self.services.hostname,
+            size_limit=server.data_size_limit,
+            header_limits=self.header_limits,
+            bare_newline=server.bare_newline,
+            max_recipients=settings.max_recipients,
+            max_refused=settings.max_refused_recipients,
+            max_refused_in_all=settings.max_refused_per_connection,
+            extensions=self._extensions(),
+            require_tls=settings.require_tls,
+            require_auth=settings.auth == "required",
+            lmtp=settings.protocol == "lmtp",
+            refuse_early=settings.early_commands == "refuse",
+        )
 
     def _extensions(self) -> tuple[Extension, ...]:
         offered = BASE if self.settings.protocol == "lmtp" else (*BASE, PRDR)

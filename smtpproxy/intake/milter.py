@@ -103,7 +103,7 @@ class MilterSession(Session):
         self._say_fault()
         super().cut()
 
-    def _all_taken(self, *, taken: bool) -> None:
+    def _all_taken(self, taken: int) -> None:
         """Set the MTA's time.
 
         An MTA is silent for as long as its own client is, but a packet that has begun is

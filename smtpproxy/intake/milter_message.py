@@ -8,9 +8,8 @@ from smtpproxy.core.advice import MilterTransaction
 from smtpproxy.core.content_checks import READ_LIMIT
 from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.content import Body, Content, Spool
-from smtpproxy.wire.content import HeaderLimits
 from smtpproxy.wire.milter_packets import Actions, Header, Stage, Steps
-from smtpproxy.wire.session import ContentProblem
+from smtpproxy.wire.session import ContentProblem, HeaderLimits
 
 ACTIONS = Actions.CHANGE_HEADERS | Actions.DELETE_RECIPIENTS | Actions.SET_MACROS
 STEPS = (

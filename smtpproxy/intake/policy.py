@@ -94,7 +94,7 @@ class PolicySession(Session):
         refusal = answer.result()
         self._answer(DUNNO if refusal is None else str(refusal))
 
-    def _all_taken(self, *, taken: bool) -> None:
+    def _all_taken(self, taken: int) -> None:
         """Wait for the MTA: for long between requests, and not for long within one."""
         within = bool(self._engine.buffered) or bool(self._stops & UNREAD)
         if not (within and self._within):  # a request that trickles in has no longer for that

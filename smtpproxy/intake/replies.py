@@ -6,8 +6,7 @@ from smtpproxy.core.recording import BAD_ADDRESS
 from smtpproxy.events import Limit
 from smtpproxy.mail.address import PathError
 from smtpproxy.mail.reply import Reply
-from smtpproxy.wire.content import HeaderLimits
-from smtpproxy.wire.session import ContentProblem
+from smtpproxy.wire.session import ContentProblem, HeaderLimits
 
 FOR_SOME = Reply.of(250, "2.0.0", "accepted for some of the recipients")
 

@@ -103,8 +103,8 @@ class Session(asyncio.Protocol, ABC):
     # what the protocols have of their own
 
     @abstractmethod
-    def _all_taken(self, *, taken: bool) -> None:
-        """Set the client's time: it is waited for now. `taken`: events were."""
+    def _all_taken(self, taken: int) -> None:
+        """Set the client's time: it is waited for now, after so many events."""
 
     @abstractmethod
     def _in_message(self) -> bool:
@@ -167,7 +167,8 @@ class Session(asyncio.Protocol, ABC):
             self._admitted()
         except (Exception, asyncio.CancelledError) as error:
             self._fault(error)
-        self._go_on()
+        if self._stops != BUSY:  # what is said first may have to wait
+            self._go_on()
 
     def data_received(self, data: bytes) -> None:
         if not self._stops & ENDING:
@@ -183,7 +184,8 @@ class Session(asyncio.Protocol, ABC):
         self._go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end("eof" if exc is None else "error")
+        if not self._ended:
+            self._end("eof" if exc is None else "error")
 
     # what the listener asks
 
@@ -219,22 +221,20 @@ class Session(asyncio.Protocol, ABC):
             self._adjust_reading()
             return
         self._taking = True
-        self._answers = 0
-        engine, taken = self._engine, False
+        self._answers = taken = 0
+        engine = self._engine
         try:
-            for _ in range(AT_ONCE):
-                if self._stops or engine.idle:
-                    break
+            while not self._stops and not engine.idle:
                 event = engine.next_event()
                 take = self.takes[type(event)]
                 if take is None:
                     break
-                taken = True
                 take(self, event)
-            else:
-                self._pause()
+                taken += 1
+                if taken == AT_ONCE:
+                    self._pause()
             if not self._stops & _CLIENT_NOT_AWAITED:
-                self._all_taken(taken=taken)
+                self._all_taken(taken)
                 if self._listener.draining:
                     self.drain()
                 if self._eof and not self._stops:

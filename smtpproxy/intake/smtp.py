@@ -67,20 +67,7 @@ class SmtpSession(Session):
 
     def __init__(self, listener: Listener) -> None:
         super().__init__(listener)
-        self._engine = ServerConnection(
-            listener.services.hostname,
-            size_limit=listener.server.data_size_limit,
-            header_limits=listener.header_limits,
-            bare_newline=listener.server.bare_newline,
-            max_recipients=listener.settings.max_recipients,
-            max_refused=listener.settings.max_refused_recipients,
-            max_refused_in_all=listener.settings.max_refused_per_connection,
-            extensions=listener.extensions,
-            require_tls=listener.settings.require_tls,
-            require_auth=listener.settings.auth == "required",
-            lmtp=listener.settings.protocol == "lmtp",
-            refuse_early=listener.settings.early_commands == "refuse",
-        )
+        self._engine = ServerConnection(listener.terms)
         self._client = Identity(listener.settings.name, listener.streams)
         self._auth: AuthDialog | None = None
         self._transaction: RelayTransaction | None = None
@@ -107,17 +94,17 @@ class SmtpSession(Session):
         if self._settings.early_commands == "refuse":
             self._deadline.at = self._began + self._settings.command_timeout
             self._stops |= BUSY
-            asyncio.get_running_loop().call_soon(self._greet_in_turns, 2)
+            self._greet_in_turns(asyncio.get_running_loop(), 3)
         else:
             self._write(self._engine.greeting)
 
-    def _greet_in_turns(self, turns: int) -> None:
+    def _greet_in_turns(self, loop: asyncio.AbstractEventLoop, turns: int) -> None:
         """Greet whoever waits for it: what came with the connection itself was not asked for.
 
         In the turns of the loop until then it reads what is there.
         """
         if turns:
-            asyncio.get_running_loop().call_soon(self._greet_in_turns, turns - 1)
+            loop.call_soon(self._greet_in_turns, loop, turns - 1)
             return
         self._stops &= ~BUSY
         early = self._engine.early()
@@ -151,7 +138,7 @@ class SmtpSession(Session):
             self._transport.abort()
         super().cut()
 
-    def _all_taken(self, *, taken: bool) -> None:
+    def _all_taken(self, taken: int) -> None:
         """A client's time runs from the last command that was taken, whatever trickles in."""
         if self._content is None and (taken or self._deadline.at == NEVER):
             self._deadline.at = self._now() + self._settings.command_timeout

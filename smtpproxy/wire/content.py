@@ -9,14 +9,20 @@ comes in counted chunks is made into that form, the only one that the product kn
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Literal
 
 from msgspec import Struct
 
 from smtpproxy.mail.reply import Reply
-from smtpproxy.wire.session import Answered, Broken, ContentProblem, SessionState, State
+from smtpproxy.wire.session import (
+    Answered,
+    BareNewline,
+    Broken,
+    ContentProblem,
+    HeaderLimits,
+    SessionState,
+    State,
+)
 
-BareNewline = Literal["reject", "normalize"]
 _NUL, _LF, _CR = 0, 10, 13  # `in` tries to take what it looks for as a number before anything else
 _END = b"\r\n.\r\n"
 _ALONE = re.compile(rb"(?<!\r)\n|\r(?!\n)")
@@ -212,13 +218,6 @@ class ChunkReader(Struct):
 
 
 _FIELD = re.compile(rb"\r\n(?=[^ \t])")
-
-
-class HeaderLimits(Struct, frozen=True):
-    """How many octets a header section may have before its empty line, and how many fields."""
-
-    size: int = 256 * 1024
-    fields: int = 1000
 
 
 class HeaderCount(Struct):

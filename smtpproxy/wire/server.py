@@ -7,14 +7,14 @@ judged together; anything else waits until all earlier ones are answered.
 
 Here is how lines become events and how answers change the state. What there is to say
 stands in rows elsewhere: each verb with the states it may come in is a row of `verbs`, each
-line of the reply to EHLO a row of `extensions`, and `extensions=` says which of these a
-listener has. Where the answer to a command leads is a row of `verbs.ANSWERED`, or of `_ANSWERED`
+line of the reply to EHLO a row in `session`, and its `Terms` says which of these a listener
+has. Where the answer to a command leads is a row of `verbs.ANSWERED`, or of `_ANSWERED`
 below. A new verb is a row in both, and its record in `commands`. Wrong commands, NOOP,
 VRFY and HELP never reach the caller: they come out as `Answered` with the bytes to send.
 
-`refuse_early`: a client that does not wait where it has to is sent away, since what it sends
-before EHLO, DATA or AUTH are answered may have been meant as something else. `early` says so of
-what came before the greeting.
+`refuse_early` of the `Terms`: a client that does not wait where it has to is sent away, since
+what it sends before EHLO, DATA or AUTH are answered may have been meant as something else. `early`
+says so of what came before the greeting.
 
 STARTTLS: answer it with 220, send that, change to TLS, then call `now_secure`; whatever came
 before the change is forgotten. AUTH: answer with 334 and the next line is an `AuthResponse`.
@@ -37,7 +37,6 @@ from smtpproxy.wire.commands import (
     parse_auth_response,
 )
 from smtpproxy.wire.content import (
-    BareNewline,
     BareNewlineError,
     Chunk,
     ChunkedContent,
@@ -45,12 +44,10 @@ from smtpproxy.wire.content import (
     ContentReader,
     DataContent,
     HeaderCount,
-    HeaderLimits,
     IncomingContent,
     bare_newline,
 )
 from smtpproxy.wire.session import (
-    BASE,
     BEHIND_STARTTLS,
     BLOCKED,
     EARLY,
@@ -64,18 +61,16 @@ from smtpproxy.wire.session import (
     ContentChunk,
     EndOfContent,
     Event,
-    Extension,
     SessionState,
     Signal,
     State,
+    Terms,
     bare_newline_received,
     hello_reply,
 )
-from smtpproxy.wire.verbs import ANSWERED, LMTP_VERBS, VERBS, read_command
+from smtpproxy.wire.verbs import ANSWERED, LMTP_COMMANDS, SMTP_COMMANDS, read_command
 
 _EACH = Reply.of(353, None, "a reply for each recipient follows").encode()
-_HEADER_LIMITS = HeaderLimits()
-_WITHOUT_COMMANDS = frozenset({State.CONTENT, State.CHUNK, State.AUTH, State.CLOSED})
 
 
 class ServerConnection(SessionState):
@@ -83,47 +78,18 @@ class ServerConnection(SessionState):
 
     # Thousands of sessions may be idle: what each has is small, and made when it is needed.
     __slots__ = (
-        *("_after_chunk", "_asked", "_bare_newline", "_buffer", "_chunks", "_data"),
-        *("_data_refused", "_header_limits", "_refuse_early", "_taken", "_verbs"),
-        *("hostname", "idle", "lmtp"),
+        *("_after_chunk", "_asked", "_buffer", "_chunks", "_commands", "_data"),
+        *("_out_of_step", "_taken", "idle"),
     )
 
-    def __init__(
-        self,
-        hostname: str,
-        *,
-        size_limit: int,
-        header_limits: HeaderLimits = _HEADER_LIMITS,
-        bare_newline: BareNewline = "reject",
-        max_recipients: int = 1000,
-        max_refused: int = 1000,
-        max_refused_in_all: int = 10_000,
-        extensions: tuple[Extension, ...] = BASE,
-        require_tls: bool = False,
-        require_auth: bool = False,
-        lmtp: bool = False,
-        refuse_early: bool = False,
-    ) -> None:
-        super().__init__(
-            extensions,
-            size_limit=size_limit,
-            max_recipients=max_recipients,
-            max_refused=max_refused,
-            max_refused_in_all=max_refused_in_all,
-            require_tls=require_tls,
-            require_auth=require_auth,
-        )
-        self.hostname = hostname
-        self.idle = False  # there can be no event before more is received
-        self.lmtp = lmtp
-        self._verbs = LMTP_VERBS if lmtp else VERBS
-        self._header_limits = header_limits
-        self._bare_newline = bare_newline
-        self._refuse_early = refuse_early
+    def __init__(self, terms: Terms) -> None:
+        super().__init__(terms)
+        self.idle = True  # there can be no event before more is received
+        self._commands = LMTP_COMMANDS if terms.lmtp else SMTP_COMMANDS
         self._buffer = b""
         self._taken = 0  # octets of the buffer that were taken as commands
         self._asked: Command | None = None  # to be answered; how many RCPT are: `unanswered`
-        self._data_refused = False
+        self._out_of_step = False  # content is buffered though DATA was refused
         self._data: DataContent | None = None
         self._chunks: ChunkedContent | None = None
         self._after_chunk = State.CHUNKS
@@ -131,7 +97,9 @@ class ServerConnection(SessionState):
     @property
     def greeting(self) -> bytes:
         """What a server says first."""
-        return f"220 {self.hostname} {'LMTP' if self.lmtp else 'ESMTP'} smtpproxy\r\n".encode()
+        terms = self.terms
+        name = "LMTP" if terms.lmtp else "ESMTP"
+        return f"220 {terms.hostname} {name} smtpproxy\r\n".encode()
 
     @property
     def buffered(self) -> int:
@@ -156,39 +124,34 @@ class ServerConnection(SessionState):
         """Return the next event, or why there is none."""
         if self._asked is not None:
             return BLOCKED
-        if self.state in _WITHOUT_COMMANDS:
+        commands = self._commands[self.state]
+        if not commands:
             return self._next_within()
         buffer, start = self._buffer, self._taken
-        if start == len(buffer):
-            self._data_refused = False
-            return NEED_DATA
-        if self._data_refused:
-            return self._broken(OUT_OF_STEP)
         end = buffer.find(b"\r\n", start)
-        if end < 0 or end - start > COMMAND_LIMIT:
+        if end < 0 or end - start > COMMAND_LIMIT or self._out_of_step:
             return self._unended(COMMAND_LIMIT)
         line = buffer[start:end]
-        unanswered = self.unanswered
-        if unanswered and line[:5].upper() != b"RCPT ":
+        if self.unanswered and line[:5].upper() != b"RCPT ":
             return BLOCKED
-        event: Any = read_command(self, self._verbs, line)
-        if isinstance(event, Rcpt):
-            self._taken = end + 2
-            self.idle = end + 2 == len(buffer)
-            self.recipients += 1
-            self.unanswered = unanswered + 1
-            return event
-        if unanswered:
+        event: Any = read_command(self, commands, line)
+        if self.unanswered and not isinstance(event, Rcpt):
             return BLOCKED  # its turn comes when the recipients before it are answered
-        self._taken = end + 2
+        self._taken = end = end + 2
+        self.idle = end == len(buffer)
+        take = _TAKEN.get(type(event))
+        if take is not None:
+            return take(self, event)
         if isinstance(event, Answered):
-            self._data_refused = line[:5].strip().upper() == b"DATA"
+            self._out_of_step = not self.idle and line[:5].strip().upper() == b"DATA"
             return event
-        return _TAKEN.get(type(event), ServerConnection._ask)(self, event)
+        asked: Command = event
+        self._asked = asked
+        return asked
 
     def early(self) -> Broken | None:
         """Call it when the greeting is about to be sent: why it is not to be, or None."""
-        return self._broken(EARLY) if self._refuse_early and self._has_more else None
+        return self._broken(EARLY) if self.terms.refuse_early and self._has_more else None
 
     @property
     def _has_more(self) -> bool:
@@ -223,7 +186,7 @@ class ServerConnection(SessionState):
 
     def hello_reply(self, hello: Hello) -> Reply:
         """The reply to EHLO (with the extensions) or HELO."""
-        return hello_reply(self, self.hostname, hello)
+        return hello_reply(self, hello)
 
     def now_secure(self, *, authenticated: bool = False) -> None:
         super().now_secure(authenticated=authenticated)
@@ -244,6 +207,8 @@ class ServerConnection(SessionState):
 
     def _unended(self, limit: int) -> Event | Signal:
         """No whole line is there: ask for more, unless it is hopeless already."""
+        if self._out_of_step:
+            return self._broken(OUT_OF_STEP)
         head = self._buffer[self._taken : self._taken + limit + 1]
         name = bare_newline(head.removesuffix(b"\r"))  # an LF may follow
         too_long = self.buffered > limit + 1 or (len(head) > limit and not head.endswith(b"\r"))
@@ -268,7 +233,7 @@ class ServerConnection(SessionState):
         if end < 0 or end - start > AUTH_LIMIT:
             return self._unended(AUTH_LIMIT)
         self._taken = end + 2
-        if self._refuse_early and self._has_more:
+        if self.terms.refuse_early and self._has_more:
             return self._broken(EARLY)
         try:
             response = parse_auth_response(self._buffer[start:end])
@@ -298,9 +263,10 @@ class ServerConnection(SessionState):
         content = self._chunks
         first = content is None and chunk.refusal is None
         if content is None:
-            header, reader = HeaderCount(self._header_limits), ChunkReader(self._bare_newline)
-            content = ChunkedContent(self.size_limit, header, reader=reader)
-        self._chunks = content
+            terms = self.terms
+            header, reader = HeaderCount(terms.header_limits), ChunkReader(terms.bare_newline)
+            content = ChunkedContent(terms.size_limit, header, reader=reader)
+        self._chunks, self.idle = content, False
         content.begin(chunk)
         self._after_chunk = self.state if chunk.refusal is not None else State.CHUNKS
         self.state = State.CHUNK
@@ -333,22 +299,23 @@ class ServerConnection(SessionState):
         self.close()
         return breach
 
-    def _ask(self, command: Command) -> Command:
-        self._asked = command
-        self.idle = self._taken == len(self._buffer)
+    def _ask_recipient(self, command: Rcpt) -> Event:
+        self.recipients += 1
+        self.unanswered += 1
         return command
 
-    def _alone(self, command: Data | Hello | Auth) -> Event:
+    def _ask_alone(self, command: Data | Hello | Auth) -> Event:
         """Behind these nothing may be sent before they are answered (RFC 2920 3.1, 4954 4)."""
-        self._ask(command)
-        if self._refuse_early and not self.idle and self._has_more:
+        if not self.idle and self.terms.refuse_early and self._has_more:
             return self._broken(EARLY)
+        self._asked = command
         return command
 
-    def _start_tls(self, command: StartTls) -> Event:
-        if self.buffered:
+    def _ask_for_tls(self, command: StartTls) -> Event:
+        if not self.idle:
             return self._broken(BEHIND_STARTTLS)  # CVE-2011-0411
-        return self._ask(command)
+        self._asked = command
+        return command
 
     # where the answer to a command leads, by its code
 
@@ -361,10 +328,12 @@ class ServerConnection(SessionState):
     def _data_answered(self, data: Data, code: int) -> None:
         if code == 354:
             self.state = State.CONTENT
-            header, reader = HeaderCount(self._header_limits), ContentReader(self._bare_newline)
-            self._data = DataContent(self.size_limit, header, reader=reader)
+            terms = self.terms
+            header = HeaderCount(terms.header_limits)
+            reader = ContentReader(terms.bare_newline)
+            self._data = DataContent(terms.size_limit, header, reader=reader)
         else:
-            self._data_refused, self.idle = True, False
+            self._out_of_step = not self.idle
 
     def _transaction_ended(self, command: EndOfContent | Reset, code: int) -> None:
         self._chunks = None
@@ -378,11 +347,13 @@ class ServerConnection(SessionState):
 _TAKEN: Mapping[type, Callable[[ServerConnection, Any], Event | Signal]] = {
     Broken: ServerConnection._broken,
     Chunk: ServerConnection._begin_chunk,
-    StartTls: ServerConnection._start_tls,
-    Data: ServerConnection._alone,
-    Hello: ServerConnection._alone,
-    Auth: ServerConnection._alone,
+    Rcpt: ServerConnection._ask_recipient,
+    Data: ServerConnection._ask_alone,
+    Hello: ServerConnection._ask_alone,
+    Auth: ServerConnection._ask_alone,
+    StartTls: ServerConnection._ask_for_tls,
 }
+"""What is more to do with what was read than to ask the caller."""
 _ANSWERED: Mapping[type, Callable[[ServerConnection, Any, int], None]] = {
     **ANSWERED,
     Hello: ServerConnection._greeted,

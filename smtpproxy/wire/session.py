@@ -7,6 +7,7 @@ and RCPT stand in `commands`.
 from collections.abc import Callable, Sequence
 from enum import Enum, IntEnum, auto
 from functools import lru_cache
+from typing import Literal
 
 from msgspec import Struct
 
@@ -66,61 +67,95 @@ def _keywords(extensions: tuple[Extension, ...]) -> frozenset[str]:
 
 
 @lru_cache(maxsize=64)
-def _offered(extensions: tuple[Extension, ...], context: EhloContext) -> tuple[bytes, ...]:
-    """The lines of the reply to EHLO behind the first. Most sessions of a listener get the same."""
+def _offered(extensions: tuple[Extension, ...], context: EhloContext) -> bytes:
+    """The reply to EHLO behind its first line. Most sessions of a listener get the same."""
     each = [(extension.keyword, extension.parameters(context)) for extension in extensions]
-    return tuple(f"{word} {more}".rstrip().encode() for word, more in each if more is not None)
+    texts = [f"{word} {more}".rstrip().encode() for word, more in each if more is not None]
+    return Reply.with_texts(250, None, texts).wire if texts else b""
+
+
+BASE: tuple[Extension, ...] = (
+    Extension("PIPELINING"),
+    Extension("SIZE", lambda context: str(context.size_limit)),
+    Extension("8BITMIME"),
+    Extension("SMTPUTF8"),
+    Extension("ENHANCEDSTATUSCODES"),
+    Extension("DSN"),
+    Extension("CHUNKING"),
+    Extension("LIMITS", lambda context: f"RCPTMAX={context.max_recipients}"),
+)
+"""What every listener offers."""
+
+PRDR = Extension("PRDR")
+"""Per-recipient replies over SMTP (draft-hall-prdr); LMTP has them anyway."""
+
+STARTTLS = Extension("STARTTLS", lambda context: None if context.secure else "")
+
+
+def auth(mechanisms: Sequence[str], *, without_tls: bool = False) -> Extension:
+    """AUTH with these mechanisms, told only inside TLS unless `without_tls` (RFC 4954)."""
+    words = " ".join(mechanisms)
+    return Extension("AUTH", lambda context: words if context.secure or without_tls else None)
+
+
+BareNewline = Literal["reject", "normalize"]
+
+
+class HeaderLimits(Struct, frozen=True):
+    """How many octets a header section may have before its empty line, and how many fields."""
+
+    size: int = 256 * 1024
+    fields: int = 1000
+
+
+class Terms(Struct, frozen=True, kw_only=True):
+    """What the sessions of one listener have in common."""
+
+    hostname: str
+    size_limit: int
+    header_limits: HeaderLimits = HeaderLimits()
+    bare_newline: BareNewline = "reject"
+    max_recipients: int = 1000
+    max_refused: int = 1000  # recipients of one transaction
+    max_refused_in_all: int = 10_000
+    extensions: tuple[Extension, ...] = BASE  # in the order in which EHLO offers them
+    require_tls: bool = False
+    require_auth: bool = False
+    lmtp: bool = False
+    refuse_early: bool = False  # a client that does not wait where it has to
 
 
 _TRANSACTION = frozenset({State.MAIL, State.CONTENT, State.CHUNK, State.CHUNKS})
 
 
 class SessionState:
-    """The state of a session. `extensions` is what EHLO offers, in this order.
-
-    `require_tls` and `require_auth` bar MAIL until there is such a thing; `barred` is the
-    refusal that stands meanwhile.
+    """The state of a session. `barred` is the refusal of MAIL that stands while TLS or
+    authentication is required and lacking.
     """
 
     __slots__ = (
-        *("_require_auth", "_require_tls", "authenticated", "barred", "extended", "extensions"),
-        *("keywords", "max_recipients", "max_refused", "max_refused_in_all", "recipients"),
-        *("refused", "refused_in_all", "secure", "size_limit", "smtputf8", "state", "unanswered"),
+        *("authenticated", "barred", "extended", "extensions", "keywords", "recipients"),
+        *("refused", "refused_in_all", "secure", "terms", "smtputf8", "state", "unanswered"),
     )
 
-    def __init__(
-        self,
-        extensions: tuple[Extension, ...],
-        *,
-        size_limit: int,
-        max_recipients: int,
-        max_refused: int = 1_000,
-        max_refused_in_all: int = 10_000,
-        require_tls: bool = False,
-        require_auth: bool = False,
-    ) -> None:
+    def __init__(self, terms: Terms) -> None:
+        self.terms = terms
         self.state = State.START
         self.extended = False  # greeted by EHLO
         self.smtputf8 = False  # of the transaction
-        self.extensions = extensions
-        self.keywords = _keywords(extensions)
-        self.size_limit = size_limit
-        self.max_recipients = max_recipients
-        self.max_refused = max_refused  # recipients of one transaction
-        self.max_refused_in_all = max_refused_in_all
+        self.extensions = terms.extensions
+        self.keywords = _keywords(terms.extensions)
         self.recipients = 0  # of the transaction: accepted, or not answered yet
         self.unanswered = 0  # of these
         self.refused = 0  # of the transaction
         self.refused_in_all = 0
         self.secure = False
         self.authenticated = False
-        self._require_tls = require_tls
-        self._require_auth = require_auth
         self.barred = self._bar()
 
     @property
     def ehlo_context(self) -> EhloContext:
-        return EhloContext(self.size_limit, self.max_recipients, self.secure)
+        return EhloContext(self.terms.size_limit, self.terms.max_recipients, self.secure)
 
     @property
     def in_transaction(self) -> bool:
@@ -163,44 +198,19 @@ class SessionState:
         self.barred = self._bar()
 
     def _bar(self) -> bytes | None:
-        if self._require_tls and not self.secure:
+        if self.terms.require_tls and not self.secure:
             return NO_TLS.encode()
-        if self._require_auth and not self.authenticated:
+        if self.terms.require_auth and not self.authenticated:
             return NO_AUTH.encode()
         return None
 
 
-BASE: tuple[Extension, ...] = (
-    Extension("PIPELINING"),
-    Extension("SIZE", lambda context: str(context.size_limit)),
-    Extension("8BITMIME"),
-    Extension("SMTPUTF8"),
-    Extension("ENHANCEDSTATUSCODES"),
-    Extension("DSN"),
-    Extension("CHUNKING"),
-    Extension("LIMITS", lambda context: f"RCPTMAX={context.max_recipients}"),
-)
-"""What every listener offers."""
-
-PRDR = Extension("PRDR")
-"""Per-recipient replies over SMTP (draft-hall-prdr); LMTP has them anyway."""
-
-STARTTLS = Extension("STARTTLS", lambda context: None if context.secure else "")
-
-
-def auth(mechanisms: Sequence[str], *, without_tls: bool = False) -> Extension:
-    """AUTH with these mechanisms, told only inside TLS unless `without_tls` (RFC 4954)."""
-    words = " ".join(mechanisms)
-    return Extension("AUTH", lambda context: words if context.secure or without_tls else None)
-
-
-def hello_reply(session: SessionState, hostname: str, hello: Hello) -> Reply:
+def hello_reply(session: SessionState, hello: Hello) -> Reply:
     """The reply to EHLO (with the extensions) or HELO."""
-    greeting = f"{hostname} greets {hello.domain.encode('ascii', 'replace').decode()}"
-    if not hello.extended:
-        return Reply.of(250, None, greeting)
-    lines = _offered(session.extensions, session.ehlo_context)
-    return Reply.with_texts(250, None, [greeting.encode(), *lines])
+    offered = _offered(session.extensions, session.ehlo_context) if hello.extended else b""
+    domain = hello.domain.encode("ascii", "replace").decode()
+    greeting = f"250{'-' if offered else ' '}{session.terms.hostname} greets {domain}\r\n"
+    return Reply(250, None, greeting.encode() + offered)
 
 
 class Signal(Enum):

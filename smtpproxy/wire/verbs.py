@@ -76,14 +76,14 @@ _REFUSED_IN_ALL = Broken(
     "errors",
 )
 _NOOP = Answered(Reply.of(250, "2.0.0", "OK").encode())
-_DATA = Data()
+_DATA, _RESET, _QUIT = Data(), Reset(), Quit()
 _VRFY = Answered(Reply.of(252, "2.5.2", "cannot verify; send mail and it will be tried").encode())
 
 
 def _rcpt(session: SessionState, argument: str) -> Command | Answered:
-    if session.recipients >= session.max_recipients:
+    if session.recipients >= session.terms.max_recipients:
         return TOO_MANY_RECIPIENTS
-    if session.refused + session.unanswered >= session.max_refused:
+    if session.refused + session.unanswered >= session.terms.max_refused:
         return TOO_MANY_REFUSED  # in its turn, when all before it are answered
     plain = PLAIN_RCPT.fullmatch(argument)
     if plain is not None:
@@ -97,7 +97,7 @@ def _rcpt(session: SessionState, argument: str) -> Command | Answered:
 
 
 def _mail(session: SessionState, argument: str) -> Command | Answered | Broken:
-    if session.refused_in_all >= session.max_refused_in_all:
+    if session.refused_in_all >= session.terms.max_refused_in_all:
         return _REFUSED_IN_ALL
     if session.barred is not None:
         return Answered(session.barred, error=True)
@@ -107,7 +107,7 @@ def _mail(session: SessionState, argument: str) -> Command | Answered | Broken:
     return parse_mail(
         argument,
         extended=session.extended,
-        size_limit=session.size_limit,
+        size_limit=session.terms.size_limit,
         offered=session.keywords,
     )
 
@@ -131,12 +131,12 @@ def _helo(session: SessionState, argument: str) -> Command | Answered:
 
 def _rset(session: SessionState, argument: str) -> Command | Answered:
     no_argument("RSET", argument)
-    return Reset()
+    return _RESET
 
 
 def _quit(session: SessionState, argument: str) -> Command | Answered:
     no_argument("QUIT", argument)
-    return Quit()
+    return _QUIT
 
 
 def _starttls(session: SessionState, argument: str) -> Command | Answered:
@@ -275,10 +275,41 @@ LMTP_VERBS: Mapping[str, Verb] = {
 """Those of LMTP: it has LHLO in place of EHLO and HELO (RFC 2033 4.1)."""
 
 
+def _unknown(session: SessionState, argument: str) -> Command:
+    raise unknown()
+
+
+def _refusing(answer: Answered) -> Read:
+    return lambda session, argument: answer
+
+
+Commands = Mapping[State, Mapping[str, Read]]
+"""How each verb is read, by the state in which it comes; none where what comes is no command."""
+_WITHOUT_COMMANDS = frozenset({State.CONTENT, State.CHUNK, State.AUTH, State.CLOSED})
+
+
+def _by_state(verbs: Mapping[str, Verb]) -> Commands:
+    return {
+        state: {}
+        if state in _WITHOUT_COMMANDS
+        else {
+            name: _refusing(verb.refused[state]) if state in verb.refused else verb.read
+            for name, verb in verbs.items()
+        }
+        for state in State
+    }
+
+
+SMTP_COMMANDS, LMTP_COMMANDS = _by_state(VERBS), _by_state(LMTP_VERBS)
+
+
 def read_command(
-    session: SessionState, verbs: Mapping[str, Verb], line: bytes
+    session: SessionState, commands: Mapping[str, Read], line: bytes
 ) -> Command | Answered | Chunk | Broken:
-    """Read a line, given without its CRLF. What is wrong with it comes out as the answer to it."""
+    """Read a line, given without its CRLF. What is wrong with it comes out as the answer to it.
+
+    `commands`: those of the state in which it comes.
+    """
     text = line.decode("utf-8", "surrogateescape")
     verb, _, argument = text.partition(" ")
     try:
@@ -287,10 +318,8 @@ def read_command(
             if name is not None:
                 return bare_newline_received(name)
             check_characters(verb, text)
-        known = verbs.get(verb) or verbs.get(verb.upper())
-        if known is None:
-            raise unknown()
-        return known.refused.get(session.state) or known.read(session, argument)
+        read = commands.get(verb) or commands.get(verb.upper(), _unknown)
+        return read(session, argument)
     except CommandError as error:
         return Answered(error.reply.encode(), error=True)
 

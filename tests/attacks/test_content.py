@@ -35,7 +35,7 @@ from smtpproxy.wire.commands import Hello, Mail, Rcpt
 from smtpproxy.wire.content import ContentReader
 from smtpproxy.wire.milter import MilterConnection
 from smtpproxy.wire.server import ServerConnection
-from smtpproxy.wire.session import NEED_DATA
+from smtpproxy.wire.session import NEED_DATA, Terms
 from tests.intake.conftest import Listen
 from tests.kit.messages import marketing
 from tests.kit.mta import encode, mta, strings
@@ -205,7 +205,7 @@ def test_chunks_of_one_octet() -> None:
     """Thousands are in one read: what is behind a chunk must not be copied for each."""
 
     def read(data: bytes) -> None:
-        engine = ServerConnection("relay.example", size_limit=10**9)
+        engine = ServerConnection(Terms(hostname="relay.example", size_limit=10**9))
         engine.receive_data(
             b"EHLO a\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n" + data
         )

@@ -7,8 +7,8 @@ import pytest
 
 from smtpproxy.events import Failed, Limited
 from smtpproxy.relay.content import Content, Spool
-from smtpproxy.wire.content import HeaderCount, HeaderLimits
-from smtpproxy.wire.session import ContentProblem
+from smtpproxy.wire.content import HeaderCount
+from smtpproxy.wire.session import ContentProblem, HeaderLimits
 from tests.cli.stored import Stored
 from tests.intake.conftest import Listen
 from tests.intake.listening import Client, Intake

@@ -22,6 +22,7 @@ from smtpproxy.wire.session import (
     EndOfContent,
     Event,
     Signal,
+    Terms,
 )
 
 HELLO = b"EHLO client.example\r\n"
@@ -77,6 +78,10 @@ class Talk:
         return [" ".join(line.split(" ")[:2]) for line in last]
 
 
+def terms(**options: Any) -> Terms:
+    return Terms(**{"hostname": "relay.example", "size_limit": 1000, **options})
+
+
 class Server:
     """An engine with somebody who answers.
 
@@ -84,7 +89,7 @@ class Server:
     """
 
     def __init__(self, answer: Answer = accept, **options: Any) -> None:
-        self.engine = ServerConnection("relay.example", **{"size_limit": 1000, **options})
+        self.engine = ServerConnection(terms(**options))
         self.talk = Talk()
         self.groups: list[int] = []
         self.handed_on = 0

@@ -9,7 +9,7 @@ from smtpproxy.wire.commands import Rcpt
 from smtpproxy.wire.content import stuffed
 from smtpproxy.wire.server import ServerConnection
 from smtpproxy.wire.session import Command, ContentProblem
-from tests.wire.feeding import HELLO, SIZES, Server, accept, ended, quick, settled, talk
+from tests.wire.feeding import HELLO, SIZES, Server, accept, ended, quick, settled, talk, terms
 
 MAIL = b"MAIL FROM:<a@shop.example>\r\n"
 RCPT = b"RCPT TO:<b@people.example>\r\n"
@@ -136,7 +136,7 @@ def test_lines_come_to_the_same_as_behind_data(text: str, at: int) -> None:
 
 
 def test_lmtp_has_lhlo_in_place_of_ehlo() -> None:
-    engine = ServerConnection("relay.example", size_limit=1000, lmtp=True)
+    engine = ServerConnection(terms(lmtp=True))
     assert engine.greeting == b"220 relay.example LMTP smtpproxy\r\n"
     talked = settled(b"EHLO x\r\nHELO x\r\nMAIL FROM:<>\r\nLHLO client.example\r\n", lmtp=True)
     assert talked.codes[:3] == ["500 5.5.1", "500 5.5.1", "503 5.5.1"]
@@ -152,7 +152,7 @@ def test_lmtp_answers_data_without_a_recipient_as_rfc_2033_demands() -> None:
 
 
 def _at_the_end(**options: bool) -> ServerConnection:
-    engine = ServerConnection("relay.example", size_limit=1000, **options)
+    engine = ServerConnection(terms(**options))
     hello = b"LHLO x\r\n" if options else b"EHLO x\r\n"
     engine.receive_data(hello + MAIL + RCPT + RCPT + bdat(b"x\r\n", last=True))
     for answered in range(4):

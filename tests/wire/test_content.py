@@ -10,13 +10,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from smtpproxy.wire.content import (
-    BareNewline,
     BareNewlineError,
     ContentReader,
     bare_newline,
     stuffed,
     unstuffed,
 )
+from smtpproxy.wire.session import BareNewline
 from tests.wire.feeding import SIZES, cut, quick
 
 END = b"\r\n.\r\n"

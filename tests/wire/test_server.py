@@ -20,7 +20,7 @@ from smtpproxy.wire.session import (
     EndOfContent,
     State,
 )
-from tests.wire.feeding import HELLO, SIZES, Server, accept, cut, ended, quick, settled, talk
+from tests.wire.feeding import HELLO, SIZES, Server, accept, cut, ended, quick, settled, talk, terms
 
 MAIL = b"MAIL FROM:<a@shop.example>\r\n"
 DATA = b"DATA\r\n"
@@ -343,13 +343,11 @@ def test_garbage_is_answered_or_waited_for(
 
 def test_an_idle_session_takes_little_memory() -> None:
     """Thousands of connections may wait: five thousand take some 100 MB with all processes."""
-    extensions = (*BASE, PRDR)
-    ServerConnection("relay.test", size_limit=1, extensions=extensions)  # what all share
+    offered = terms(extensions=(*BASE, PRDR))
+    ServerConnection(offered)  # what all share
     tracemalloc.start()
     try:
-        sessions = [
-            ServerConnection("relay.test", size_limit=1, extensions=extensions) for _ in range(100)
-        ]
+        sessions = [ServerConnection(offered) for _ in range(100)]
         size, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
