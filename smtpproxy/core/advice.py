@@ -26,7 +26,7 @@ from smtpproxy.core.recording import (
     unreadable,
 )
 from smtpproxy.core.services import Services, StreamChoice
-from smtpproxy.core.transaction import Transaction
+from smtpproxy.core.transaction import CHANGES_TOO_FAST, MOST_LOOKS, Transaction
 from smtpproxy.events import Client, Relayed
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.headers import HeaderBlock
@@ -152,11 +152,12 @@ class MilterTransaction(NotifyingTransaction):
         headers = HeaderBlock(header)
         outcome = yield from self._decide(Message(headers, size, None, text))
         count = headers.count(self._services.stream_header)
-        return (
-            yield from self._while_changing(
-                outcome, lambda current: self._carry_out(current, headers, count)
-            )
-        )
+        for _ in range(MOST_LOOKS):
+            done = yield from self._carry_out(outcome, headers, count)
+            if not isinstance(done, Outcome):
+                return done
+            outcome = done  # of the store as it has become meanwhile
+        raise StoreUnavailable(CHANGES_TOO_FAST)
 
     def _carry_out(
         self, outcome: Outcome, headers: HeaderBlock, count: int

@@ -55,14 +55,17 @@ T = TypeVar("T")
 class Message(Struct, frozen=True):
     """What a listener has of a message at its end.
 
-    `body` is what the relay hands on and may sign, None where that is somebody else's; `text` is
-    what there is to read.
+    `body` makes what the relay hands on and may sign, None where that is somebody else's: then
+    `text` is what there is to read.
     """
 
     headers: HeaderBlock
     size: int
-    body: Body | None = None
+    body: Callable[[], Body] | None = None
     text: Body | None = None
+
+    def readable(self) -> Body | None:
+        return self.text if self.body is None else self.body()
 
 
 def with_content(
@@ -128,7 +131,8 @@ def with_dns(
         if signing_keys and signing_keys(features.from_domains, stream.name, services.now()):
             features = replace(features, signed_by_relay=True)  # its own will do
         else:
-            found = yield from CheckSignatures(message.headers, message.body)
+            body = None if message.body is None else message.body()
+            found = yield from CheckSignatures(message.headers, body)
             features, failure = _with_signatures(features, found)
             failures += [failure] if failure else []
     return features, "; ".join(failures)
@@ -143,7 +147,7 @@ def _with_content_checks(
     people: Sequence[str],
 ) -> Steps[MessageFeatures]:
     counts = services.counts_texts and stream.bulk_recipients is not None
-    headers, text = message.headers, message.text or message.body
+    headers, text = message.headers, message.readable()
 
     def looked() -> tuple[MessageFeatures, ShownText | None, bytes | None]:
         shown = _shown(headers, text) if _reads_text(stream, headers) else None
@@ -196,7 +200,7 @@ def _with_pixels(
     services: Services, stream: Stream, features: MessageFeatures, message: Message
 ) -> MessageFeatures:
     """Note what in the message tells of its opening, where the stream asks."""
-    headers, text = message.headers, message.text or message.body
+    headers, text = message.headers, message.readable()
     if text is None or not _looks_for_pixels(stream, headers):
         return features
     octets, whole = _beginning(text.pieces())

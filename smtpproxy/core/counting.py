@@ -5,10 +5,7 @@ from collections.abc import Collection, Sequence
 from msgspec.structs import replace
 
 from smtpproxy.core.effects import CountCampaign, CountMailing, ReleaseMailing, Steps
-from smtpproxy.core.evaluation import Evaluation
 from smtpproxy.core.recording import Outcome, RecordedTransaction
-from smtpproxy.core.services import Services, StreamChoice
-from smtpproxy.events import Client
 from smtpproxy.policy.model import Action, MessageFeatures, Mode, Stream, StreamClass, Verdict
 from smtpproxy.store.protocols import StoreUnavailable
 
@@ -16,14 +13,7 @@ from smtpproxy.store.protocols import StoreUnavailable
 class CountedTransaction(RecordedTransaction):
     """A transaction that knows of its recipients what its rules ask, and counts for them."""
 
-    __slots__ = ("_counted", "_evaluation")
-
-    def __init__(
-        self, services: Services, client: Client, reverse_path: str, choice: StreamChoice
-    ) -> None:
-        super().__init__(services, client, reverse_path, choice)
-        self._evaluation = Evaluation(services, choice)
-        self._counted: frozenset[str] = frozenset()  # for whom the message was counted
+    __slots__ = ()
 
     def _counts(self, stream: Stream) -> bool:
         """Whether messages on this stream are counted for these recipients."""

@@ -74,14 +74,13 @@ class Run(Pending[T]):
                     effect = steps.send(None)
                 else:
                     spent[stage] = spent.get(stage, 0.0) + ticks() - began
-                    error = answer.error
-                    if error is None:
+                    if answer.error is None:
                         effect = steps.send(answer.value)
-                    elif isinstance(error, Exception):
-                        effect = steps.throw(error)
+                    elif isinstance(answer.error, Exception):
+                        effect = steps.throw(answer.error)
                     else:  # what was waited for was cancelled, and so is who waits
                         steps.close()
-                        self.fail(error)
+                        self.fail(answer.error)
                         return
                 stage, began = effect.stage, ticks()
                 try:

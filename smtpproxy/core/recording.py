@@ -3,12 +3,14 @@ record, events for the sinks, and how long it took."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import Literal, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from smtpproxy.core.effects import Steps, WriteRecord
+from smtpproxy.core.evaluation import Evaluation
 from smtpproxy.core.services import Services, StreamChoice
 from smtpproxy.events import (
     Client,
@@ -163,6 +165,8 @@ T = TypeVar("T")
 _ALLOW, _TEMPORARY_FAILURE = Action.ALLOW, Reason.TEMPORARY_FAILURE
 _NO_FEATURES, _NO_IDENTITY = MessageFeatures(), MessageIdentity()
 
+_suppressions = attrgetter("suppressions")
+
 _PARTS: Mapping[type[Exception], Part] = {
     StoreUnavailable: "store",
     AuditUnavailable: "audit",
@@ -172,28 +176,40 @@ _PARTS: Mapping[type[Exception], Part] = {
 
 
 class RecordedTransaction:
-    """A transaction that has an id and a client, and is on record."""
+    """A transaction that has an id and a client, and is on record: what its parts know of it."""
 
     __slots__ = (
-        *("_began", "_choice", "_features", "_identity", "_lacks_outcome", "_on_record"),
-        *("_services", "_size", "_turn_began", "_worked", "client", "id", "reverse_path", "spent"),
+        *("_addresses", "_began", "_choice", "_counted", "_evaluation", "_features", "_identity"),
+        *("_lacks_outcome", "_mixed", "_on_record", "_services", "_size", "_stream"),
+        *("_turn_began", "_worked", "client", "id", "recipients_accepted", "reverse_path", "spent"),
     )
 
     def __init__(
-        self, services: Services, client: Client, reverse_path: str, choice: StreamChoice
+        self,
+        services: Services,
+        client: Client,
+        reverse_path: str,
+        choice: StreamChoice,
+        mixed: Mixed | None = None,
     ) -> None:
         self.id = services.new_id()
         self.client = client
         self.reverse_path = reverse_path
         self._services = services
         self._choice = choice
+        self._mixed: Mixed = mixed or services.on_mixed
         self._began = services.now()
         self.spent: dict[Stage, float] = {}  # seconds in effects: whoever carries them out adds
         self._worked = 0.0  # seconds in all, without the client's time
         self._turn_began = 0.0
         self._on_record: Decided | None = None  # what passes, as it was last recorded
         self._lacks_outcome = False  # what that came to is not on record yet
+        self._evaluation = Evaluation(services, choice)
+        self._counted: frozenset[str] = frozenset()  # for whom the message was counted
+        self.recipients_accepted: list[Recipient] = []
         # Of the message, once it is there:
+        self._addresses: Sequence[str] = ()  # of its recipients, canonical
+        self._stream: Stream | None = None  # None also where none is permitted
         self._features = _NO_FEATURES
         self._identity = _NO_IDENTITY
         self._size = 0  # octets
@@ -312,8 +328,7 @@ class RecordedTransaction:
 
 def without_erased(decided: Decided, began: datetime) -> Decided:
     """The decision as it may be recorded: who was erased since it began is not named in it."""
-    suppressed = [facts for facts in decided.facts.values() if facts.suppressions]
-    if not suppressed:
+    if not any(map(_suppressions, decided.facts.values())):
         return decided
     erased = [
         index

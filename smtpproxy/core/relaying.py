@@ -19,6 +19,7 @@ from smtpproxy.core.effects import (
 from smtpproxy.core.notices import NoticeRefused, wants_no_notice
 from smtpproxy.core.recording import Mixed, Outcome, Recipient
 from smtpproxy.core.services import Services, StreamChoice
+from smtpproxy.core.transaction import CHANGES_TOO_FAST, MOST_LOOKS
 from smtpproxy.events import Client, Limited
 from smtpproxy.mail.eight_bit import EXTENSIONS, needed_extensions
 from smtpproxy.mail.headers import HeaderBlock
@@ -87,7 +88,7 @@ class RelayTransaction(CopyingTransaction):
         Returns a reply for each recipient that was accepted, in their order: all the same,
         but where `mixed` is "each". A client that is no longer there will try again.
         """
-        accepted = self.accepted
+        accepted = len(self.recipients_accepted)
         self._digest = content.digest
         self._resume()
         try:
@@ -139,13 +140,14 @@ class RelayTransaction(CopyingTransaction):
             self._mixed = "refuse"  # a recipient cannot be left out in silence
         if self._makes_copies and self._mixed != "each":
             yield from self._leave_out_done()
-        outcome = yield from self._decide(Message(headers, content.size, content.body()))
+        outcome = yield from self._decide(Message(headers, content.size, content.body))
         self._upstream.end_turn()
-        return (
-            yield from self._while_changing(
-                outcome, lambda current: self._carry_out(current, headers, content)
-            )
-        )
+        for _ in range(MOST_LOOKS):
+            done = yield from self._carry_out(outcome, headers, content)
+            if not isinstance(done, Outcome):
+                return done
+            outcome = done  # of the store as it has become meanwhile
+        raise StoreUnavailable(CHANGES_TOO_FAST)
 
     def _carry_out(
         self, outcome: Outcome, headers: HeaderBlock, content: Content
@@ -185,7 +187,7 @@ class RelayTransaction(CopyingTransaction):
     def _refuse(self, outcome: Outcome, header: bytes) -> Steps[list[Reply]]:
         self.abort()
         yield from self._not_mailed()
-        yield from self._refresh([recipient.canonical for recipient in self.recipients_accepted])
+        yield from self._refresh([r.canonical for r in self.recipients_accepted])
         yield from self._record(outcome.decided)
         if self._done_before and outcome.refusal.code >= 500:
             told_all = yield from self._refuse_the_rest(outcome, outcome.refusal, header)

@@ -4,7 +4,7 @@ What every intake does alike: recipients are judged as they come, the message at
 decision goes on record while the store is as it was. The rest: core/relaying.py, core/advice.py.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -18,7 +18,6 @@ from smtpproxy.core.effects import (
     Steps,
 )
 from smtpproxy.core.recording import (
-    Mixed,
     Outcome,
     Recipient,
     Refused,
@@ -27,8 +26,7 @@ from smtpproxy.core.recording import (
     unreadable,
     was_erased,
 )
-from smtpproxy.core.services import Services, StreamChoice
-from smtpproxy.events import Client, Decided, Failed
+from smtpproxy.events import Decided, Failed
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.decide import choose_stream, judge_message
@@ -41,7 +39,6 @@ from smtpproxy.policy.model import (
     Lookups,
     Mode,
     Reason,
-    Stream,
     Verdict,
 )
 from smtpproxy.policy.replies import recipient_reply
@@ -53,8 +50,9 @@ T = TypeVar("T")
 
 _ALLOW, _OBSERVE = Action.ALLOW, Mode.OBSERVE
 
-_MOST_LOOKS = 5
+MOST_LOOKS = 5
 """How often a message may be judged anew because the store changes while it is carried out."""
+CHANGES_TOO_FAST = "the store changes faster than a message can be judged"
 
 
 class Transaction(CountedTransaction):
@@ -64,21 +62,7 @@ class Transaction(CountedTransaction):
     log, never an exception out of `recipients` and `message` of the classes below this one.
     """
 
-    __slots__ = ("_addresses", "_mixed", "_stream", "recipients_accepted")
-
-    def __init__(
-        self,
-        services: Services,
-        client: Client,
-        reverse_path: str,
-        choice: StreamChoice,
-        mixed: Mixed | None = None,
-    ) -> None:
-        super().__init__(services, client, reverse_path, choice)
-        self.recipients_accepted: list[Recipient] = []
-        self._mixed: Mixed = mixed or services.on_mixed
-        self._addresses: Sequence[str] = ()  # theirs, canonical, from the end of the message on
-        self._stream: Stream | None = None  # of the message; None: not chosen yet, or not permitted
+    __slots__ = ()
 
     # RCPT
 
@@ -292,17 +276,6 @@ class Transaction(CountedTransaction):
         if changed is not None and self._counted:
             yield from self._release_refused(changed)
         return changed
-
-    def _while_changing(
-        self, outcome: Outcome, carry_out: Callable[[Outcome], Steps[T | Outcome]]
-    ) -> Steps[T]:
-        """Do what follows from an outcome, and from each that takes its place meanwhile."""
-        for _ in range(_MOST_LOOKS):
-            done = yield from carry_out(outcome)
-            if not isinstance(done, Outcome):
-                return done
-            outcome = done
-        raise StoreUnavailable("the store changes faster than a message can be judged")
 
     def _refresh(self, addresses: Sequence[str]) -> Steps[None]:
         """Read again what may have changed. Raises StoreUnavailable.

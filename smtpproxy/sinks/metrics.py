@@ -7,7 +7,7 @@ here one is a dictionary update, and the library only writes the page (`collecto
 import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -26,6 +26,7 @@ from smtpproxy.events import (
     ProxyHeaderRead,
     Relayed,
     SenderRefused,
+    Stage,
     TlsHandshake,
     TransactionEnded,
 )
@@ -59,12 +60,32 @@ class _Latency:
         self._seen: list[float] = []
         self.observe = self._seen.append
 
-    def frozen(self) -> Histogram:
-        for bucket in map(_bucket_of, self._seen):
+    def add(self, seen: Sequence[float]) -> None:
+        for bucket in map(_bucket_of, seen):
             self._counts[bucket] += 1
-        self._sum = sum(self._seen, self._sum)
+        self._sum = sum(seen, self._sum)
+
+    def frozen(self) -> Histogram:
+        self.add(self._seen)
         self._seen.clear()
         return Histogram(tuple(self._counts), self._sum)
+
+
+class _Stages:
+    """The latency of each stage of a message. Those with the same stages are added at once."""
+
+    __slots__ = ("_latencies", "seen")
+
+    def __init__(self) -> None:
+        self._latencies: defaultdict[str, _Latency] = defaultdict(_Latency)
+        self.seen: defaultdict[tuple[Stage, ...], list[tuple[float, ...]]] = defaultdict(list)
+
+    def frozen(self) -> dict[Labels, Histogram]:
+        for stages, seen in self.seen.items():
+            for stage, seconds in zip(stages, zip(*seen, strict=True), strict=True):
+                self._latencies[stage].add(seconds)
+        self.seen.clear()
+        return {(stage,): latency.frozen() for stage, latency in self._latencies.items()}
 
 
 _bucket_of = partial(bisect_left, LATENCY_BUCKETS)
@@ -112,7 +133,7 @@ class Metrics:
         self._connections: defaultdict[Labels, float] = defaultdict(int)
         self._expiries: dict[Labels, float] = {}
         self._transactions: defaultdict[str, _Latency] = defaultdict(_Latency)
-        self._stages: defaultdict[str, _Latency] = defaultdict(_Latency)
+        self._stages = _Stages()
         self._pool: dict[str, dict[Labels, float]] = {}
         self._replica: dict[str, dict[Labels, float]] = {}
         self._replica_reads: dict[Labels, float] = {}
@@ -206,7 +227,7 @@ class Metrics:
             },
             histograms={
                 "transaction_seconds": {(k,): h.frozen() for k, h in self._transactions.items()},
-                "stage_seconds": {(k,): h.frozen() for k, h in self._stages.items()},
+                "stage_seconds": self._stages.frozen(),
             },
         )
 
@@ -290,9 +311,9 @@ class Metrics:
 
     def _transaction_ended(self, event: TransactionEnded) -> None:
         self._transactions[event.listener].observe(event.seconds)
-        by_stage = self._stages
-        for stage, seconds in event.stages:
-            by_stage[stage].observe(seconds)
+        if event.stages:
+            stages, seconds = zip(*event.stages, strict=True)
+            self._stages.seen[stages].append(seconds)
 
     def _dns_asked(self, event: DnsAsked) -> None:
         self._counts["dns_lookups_total"][(event.outcome,)] += 1

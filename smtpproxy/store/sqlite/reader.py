@@ -218,7 +218,10 @@ class SqliteReader:
         return self._ask(lambda: self._checked().facts(lookups))
 
     def version(self) -> Pending[object]:
-        return self._ask(self._version)
+        try:
+            return Pending(self._version(), done=True)
+        except Exception as error:
+            return self._once_more(self._version, error)
 
     def tally(self) -> Pending[dict[tuple[str, str], int]]:
         return self._ask(lambda: self._checked().tally())
