@@ -377,30 +377,30 @@ def unfinished(forwarded_for: str) -> bytes:
 # I look for what the framework does when nobody told it what to do.
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "OPTIONS"])
-@pytest.mark.parametrize(
-    "path",
-    [
-        "{link}/", "/{link}", "//evil.example{link}", "/u/", "/u", "/u//", "{link}/x", "/",
-        "/metrics/", "/healthz/", "/readyz/", "/v1/docs/", "/v1", "/v1/", "/admin", "/docs",
-        "/redoc", "/openapi.json", "/static/x", "/favicon.ico", "/robots.txt", "//metrics",
-        "/u/..%2fmetrics", "/u%2F{token}", "%2Fu/{token}", "/u/{token}%2F", "/u/%2e%2e/metrics",
-        "/u/../metrics", "/METRICS", "/metrics%00", "/metrics;x",
-        "/v1/suppressions/check/",
-    ],
+UNKNOWN = (
+    "{link}/", "/{link}", "//evil.example{link}", "/u/", "/u", "/u//", "{link}/x", "/",
+    "/metrics/", "/healthz/", "/readyz/", "/v1/docs/", "/v1", "/v1/", "/admin", "/docs",
+    "/redoc", "/openapi.json", "/static/x", "/favicon.ico", "/robots.txt", "//metrics",
+    "/u/..%2fmetrics", "/u%2F{token}", "%2Fu/{token}", "/u/{token}%2F", "/u/%2e%2e/metrics",
+    "/u/../metrics", "/METRICS", "/metrics%00", "/metrics;x",
+    "/v1/suppressions/check/",
 )  # fmt: skip
-async def test_nothing_but_what_is_documented_is_there(site: Site, path: str, method: str) -> None:
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "OPTIONS"])
+async def test_nothing_but_what_is_documented_is_there(site: Site, method: str) -> None:
     link = site.link()
-    path = path.format(link=link, token=link.removeprefix("/u/"))
-    answer = await site.ask(
-        path, method, ONE_CLICK if method == "POST" else b"", Host="evil.example",
-        Content_Type=FORM,
-    )  # fmt: skip
-    assert answer.status == 404, answer
-    assert "location" not in answer.headers
-    no_framework(answer)
-    assert "evil.example" not in str(answer)
-    assert not await site.suppressed()
+    for unknown in UNKNOWN:
+        path = unknown.format(link=link, token=link.removeprefix("/u/"))
+        answer = await site.ask(
+            path, method, ONE_CLICK if method == "POST" else b"", Host="evil.example",
+            Content_Type=FORM,
+        )  # fmt: skip
+        assert answer.status == 404, (unknown, answer)
+        assert "location" not in answer.headers, unknown
+        no_framework(answer)
+        assert "evil.example" not in str(answer), unknown
+        assert not await site.suppressed(), unknown
 
 
 METHODS = {

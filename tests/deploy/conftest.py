@@ -1,4 +1,4 @@
-"""A relay in use, watched by a real Prometheus: started once for all tests here."""
+"""A relay in use, watched by a real Prometheus."""
 
 import threading
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def in_use(relay: RelayProcess) -> Iterator[None]:
             relay.send(marketing(unsubscribe=None), address("consent"))
             relay.send(message(stream="receipts"), address("unknown"), sender="orders@shop.example")
             relay.send(marketing(), address("withdrawn"), listener="trial")
-            enough.wait(0.2)
+            enough.wait(0.5)
 
     sender = threading.Thread(target=send)
     sender.start()
@@ -82,7 +82,7 @@ def others(root: Path) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     before = running()
     root = tmp_path_factory.mktemp("watched")

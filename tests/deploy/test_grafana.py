@@ -1,63 +1,9 @@
-"""The dashboard: it can be imported, and every query of it finds data."""
+"""The dashboard: what it is made of. That its queries find data is in test_prometheus.py."""
 
-import json
-import math
 import re
-from pathlib import Path
-from typing import Any
-
-import pytest
 
 from smtpproxy.sinks.families import FAMILIES, PREFIX
-from tests.kit.parts import needs
-from tests.kit.ports import wait_for
-from tests.kit.prometheus import Watched
-
-FILE = Path(__file__).parents[2] / "config" / "grafana" / "smtpproxy.json"
-DASHBOARD: dict[str, Any] = json.loads(FILE.read_text())
-PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
-GRAPHS = [panel for panel in PANELS if panel["type"] != "row"]
-QUERIES = [
-    (panel["title"], target["expr"], target["legendFormat"])
-    for panel in GRAPHS
-    for target in panel["targets"]
-]
-VARIABLES = {v["name"]: v for v in DASHBOARD["templating"]["list"]}
-WINDOW = "15s"  # what Grafana would put for $__rate_interval
-
-
-def filled_in(expression: str) -> str:
-    """The query as Grafana sends it with everything chosen."""
-    expression = expression.replace("$__rate_interval", WINDOW)
-    for name in VARIABLES:
-        expression = re.sub(rf"\$\{{?{name}\b\}}?", ".*", expression)
-    assert "$" not in expression, expression
-    return expression
-
-
-@needs("prometheus")
-@pytest.mark.parametrize(("title", "expression", "legend"), QUERIES)
-def test_every_query_finds_data(watched: Watched, title: str, expression: str, legend: str) -> None:
-    def numbers() -> list[dict[str, Any]]:
-        result = watched.prometheus.query(filled_in(expression))
-        return [series for series in result if math.isfinite(float(series["value"][1]))]
-
-    found = wait_for(numbers, f"data for {title}: {expression}")
-    for label in re.findall(r"\{\{(\w+)\}\}", legend):
-        assert all(series["metric"].get(label) for series in found), label
-
-
-@needs("prometheus")
-@pytest.mark.parametrize("name", [name for name in VARIABLES if name != "datasource"])
-def test_every_variable_has_values(watched: Watched, name: str) -> None:
-    query = VARIABLES[name]["definition"]
-    selector, label = re.fullmatch(r"label_values\((.+), (\w+)\)", query).groups()  # type: ignore[union-attr]
-
-    def values() -> list[str]:
-        path = f"label/{label}/values"
-        return list(watched.prometheus.api(path, **{"match[]": filled_in(selector)}))
-
-    assert wait_for(values, query)
+from tests.deploy.dashboard import GRAPHS, PANELS, QUERIES, VARIABLES
 
 
 def test_the_data_source_is_the_users_choice() -> None:

@@ -44,11 +44,13 @@ exec chroot . sh -e /checkout/install.sh
 _BEFORE = """
 cd /checkout
 export PATH={python}:$PATH PIP_NO_INDEX=1 PIP_ROOT_USER_ACTION=ignore
-# What is installed in the environment of the tests counts as installed in the new one.
+export PIP_NO_COMPILE=0  # pip reads it as a no
+# What is installed in the environment of the tests, pip too, is in the new one.
 python3() {{
-    command python3 "$@"
+    command python3 "$@" --without-pip
     echo /packages >"$(echo /opt/smtpproxy/lib/python3*/site-packages)/lock.pth"
 }}
+pip() {{ /opt/smtpproxy/bin/python -m pip "$@"; }}
 systemctl() {{ echo "systemctl $*"; }}
 # Nobody is there to be asked.
 smtpproxy() {{
@@ -65,7 +67,7 @@ install -d -o smtpproxy -g smtpproxy /run/smtpproxy
 (cd /var/lib/smtpproxy && stat -c '%U %a %n' . smtpproxy.db suppression.key)
 (cd /etc/smtpproxy && stat -c '%U %a %n' *.pem smtpproxy.toml)
 setpriv --reuid={user} --regid={user} --init-groups {start} 2>/run/log &
-python3 - <<'END' || { cat /run/log; exit 1; }
+command python3 - <<'END' || { cat /run/log; exit 1; }
 import smtplib, time, urllib.request
 for attempt in range(300):
     try:
