@@ -94,22 +94,17 @@ class SmtpSession(Session):
         if self._settings.early_commands == "refuse":
             self._deadline.at = self._began + self._settings.command_timeout
             self._stops |= BUSY
-            self._greet_in_turns(asyncio.get_running_loop(), 3)
+            later = asyncio.get_running_loop().call_soon
+            later(later, later, self._greet)  # in the turns until then it reads what is there
         else:
-            self._write(self._engine.greeting)
+            self._write(self._listener.terms.greeting)
 
-    def _greet_in_turns(self, loop: asyncio.AbstractEventLoop, turns: int) -> None:
-        """Greet whoever waits for it: what came with the connection itself was not asked for.
-
-        In the turns of the loop until then it reads what is there.
-        """
-        if turns:
-            loop.call_soon(self._greet_in_turns, loop, turns - 1)
-            return
+    def _greet(self) -> None:
+        """Greet whoever waits for it: what came with the connection itself was not asked for."""
         self._stops &= ~BUSY
         early = self._engine.early()
         if early is None:
-            self._write(self._engine.greeting)
+            self._write(self._listener.terms.greeting)
         else:
             self._broken(early)
         self._go_on()

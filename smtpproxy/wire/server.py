@@ -79,7 +79,7 @@ class ServerConnection(SessionState):
     # Thousands of sessions may be idle: what each has is small, and made when it is needed.
     __slots__ = (
         *("_after_chunk", "_asked", "_buffer", "_chunks", "_commands", "_data"),
-        *("_out_of_step", "_taken", "idle"),
+        *("_taken", "idle"),
     )
 
     def __init__(self, terms: Terms) -> None:
@@ -89,17 +89,9 @@ class ServerConnection(SessionState):
         self._buffer = b""
         self._taken = 0  # octets of the buffer that were taken as commands
         self._asked: Command | None = None  # to be answered; how many RCPT are: `unanswered`
-        self._out_of_step = False  # content is buffered though DATA was refused
         self._data: DataContent | None = None
         self._chunks: ChunkedContent | None = None
         self._after_chunk = State.CHUNKS
-
-    @property
-    def greeting(self) -> bytes:
-        """What a server says first."""
-        terms = self.terms
-        name = "LMTP" if terms.lmtp else "ESMTP"
-        return f"220 {terms.hostname} {name} smtpproxy\r\n".encode()
 
     @property
     def buffered(self) -> int:
@@ -128,8 +120,8 @@ class ServerConnection(SessionState):
         if not commands:
             return self._next_within()
         buffer, start = self._buffer, self._taken
-        end = buffer.find(b"\r\n", start)
-        if end < 0 or end - start > COMMAND_LIMIT or self._out_of_step:
+        end = buffer.find(b"\r\n", start, start + COMMAND_LIMIT + 2)
+        if end < 0:
             return self._unended(COMMAND_LIMIT)
         line = buffer[start:end]
         if self.unanswered and line[:5].upper() != b"RCPT ":
@@ -143,7 +135,8 @@ class ServerConnection(SessionState):
         if take is not None:
             return take(self, event)
         if isinstance(event, Answered):
-            self._out_of_step = not self.idle and line[:5].strip().upper() == b"DATA"
+            if not self.idle and line[:5].strip().upper() == b"DATA":
+                self.state = State.OUT_OF_STEP
             return event
         asked: Command = event
         self._asked = asked
@@ -207,8 +200,6 @@ class ServerConnection(SessionState):
 
     def _unended(self, limit: int) -> Event | Signal:
         """No whole line is there: ask for more, unless it is hopeless already."""
-        if self._out_of_step:
-            return self._broken(OUT_OF_STEP)
         head = self._buffer[self._taken : self._taken + limit + 1]
         name = bare_newline(head.removesuffix(b"\r"))  # an LF may follow
         too_long = self.buffered > limit + 1 or (len(head) > limit and not head.endswith(b"\r"))
@@ -224,13 +215,15 @@ class ServerConnection(SessionState):
             return self._next_content()
         if self.state is State.CHUNK:
             return self._next_chunk()
+        if self.state is State.OUT_OF_STEP:
+            return self._broken(OUT_OF_STEP)
         return self._next_response() if self.state is State.AUTH else NEED_DATA
 
     def _next_response(self) -> Event | Signal:
         """The line after a 334."""
         start = self._taken
-        end = self._buffer.find(b"\r\n", start)
-        if end < 0 or end - start > AUTH_LIMIT:
+        end = self._buffer.find(b"\r\n", start, start + AUTH_LIMIT + 2)
+        if end < 0:
             return self._unended(AUTH_LIMIT)
         self._taken = end + 2
         if self.terms.refuse_early and self._has_more:
@@ -332,8 +325,8 @@ class ServerConnection(SessionState):
             header = HeaderCount(terms.header_limits)
             reader = ContentReader(terms.bare_newline)
             self._data = DataContent(terms.size_limit, header, reader=reader)
-        else:
-            self._out_of_step = not self.idle
+        elif not self.idle:
+            self.state = State.OUT_OF_STEP
 
     def _transaction_ended(self, command: EndOfContent | Reset, code: int) -> None:
         self._chunks = None

@@ -5,8 +5,9 @@ and RCPT stand in `commands`.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum, IntEnum, auto
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
 from msgspec import Struct
@@ -57,13 +58,8 @@ class State(IntEnum):
     CHUNK = auto()  # the octets behind a BDAT
     CHUNKS = auto()  # between two BDAT
     AUTH = auto()  # 334 sent: the next line is no command
+    OUT_OF_STEP = auto()  # content is there, though DATA was refused
     CLOSED = auto()  # QUIT answered, or the client broke the framing
-
-
-@lru_cache(maxsize=64)
-def _keywords(extensions: tuple[Extension, ...]) -> frozenset[str]:
-    """What a listener offers, once for all of its sessions."""
-    return frozenset(extension.keyword for extension in extensions)
 
 
 @lru_cache(maxsize=64)
@@ -108,12 +104,16 @@ class HeaderLimits(Struct, frozen=True):
     fields: int = 1000
 
 
-class Terms(Struct, frozen=True, kw_only=True):
+_HEADER_LIMITS = HeaderLimits()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
     """What the sessions of one listener have in common."""
 
     hostname: str
     size_limit: int
-    header_limits: HeaderLimits = HeaderLimits()
+    header_limits: HeaderLimits = _HEADER_LIMITS
     bare_newline: BareNewline = "reject"
     max_recipients: int = 1000
     max_refused: int = 1000  # recipients of one transaction
@@ -123,6 +123,15 @@ class Terms(Struct, frozen=True, kw_only=True):
     require_auth: bool = False
     lmtp: bool = False
     refuse_early: bool = False  # a client that does not wait where it has to
+
+    @cached_property
+    def greeting(self) -> bytes:
+        """What a server says first."""
+        return f"220 {self.hostname} {'LMTP' if self.lmtp else 'ESMTP'} smtpproxy\r\n".encode()
+
+    @cached_property
+    def keywords(self) -> frozenset[str]:
+        return frozenset(extension.keyword for extension in self.extensions)
 
 
 _TRANSACTION = frozenset({State.MAIL, State.CONTENT, State.CHUNK, State.CHUNKS})
@@ -144,7 +153,7 @@ class SessionState:
         self.extended = False  # greeted by EHLO
         self.smtputf8 = False  # of the transaction
         self.extensions = terms.extensions
-        self.keywords = _keywords(terms.extensions)
+        self.keywords = terms.keywords
         self.recipients = 0  # of the transaction: accepted, or not answered yet
         self.unanswered = 0  # of these
         self.refused = 0  # of the transaction

@@ -285,7 +285,9 @@ def _refusing(answer: Answered) -> Read:
 
 Commands = Mapping[State, Mapping[str, Read]]
 """How each verb is read, by the state in which it comes; none where what comes is no command."""
-_WITHOUT_COMMANDS = frozenset({State.CONTENT, State.CHUNK, State.AUTH, State.CLOSED})
+_WITHOUT_COMMANDS = frozenset(
+    {State.CONTENT, State.CHUNK, State.AUTH, State.OUT_OF_STEP, State.CLOSED}
+)
 
 
 def _by_state(verbs: Mapping[str, Verb]) -> Commands:

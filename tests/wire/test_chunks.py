@@ -136,8 +136,7 @@ def test_lines_come_to_the_same_as_behind_data(text: str, at: int) -> None:
 
 
 def test_lmtp_has_lhlo_in_place_of_ehlo() -> None:
-    engine = ServerConnection(terms(lmtp=True))
-    assert engine.greeting == b"220 relay.example LMTP smtpproxy\r\n"
+    assert terms(lmtp=True).greeting == b"220 relay.example LMTP smtpproxy\r\n"
     talked = settled(b"EHLO x\r\nHELO x\r\nMAIL FROM:<>\r\nLHLO client.example\r\n", lmtp=True)
     assert talked.codes[:3] == ["500 5.5.1", "500 5.5.1", "503 5.5.1"]
     assert talked.lines[3] == "250-relay.example greets client.example"
