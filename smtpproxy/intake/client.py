@@ -11,7 +11,7 @@ from msgspec.structs import asdict, replace
 
 from smtpproxy.auth import Authenticator, network_of
 from smtpproxy.core.relaying import RelayTransaction
-from smtpproxy.core.services import StreamChoice, StreamTable
+from smtpproxy.core.services import StreamTable
 from smtpproxy.events import Authentication, AuthOutcome, Client, Emit
 from smtpproxy.intake import replies
 from smtpproxy.intake.listener import Listener
@@ -143,9 +143,6 @@ class Identity:
         self._sender = None
         self.credential = self._streams.of_user(user)
 
-    def choice(self, reverse_path: str) -> StreamChoice:
-        return self._streams.choice(self._listener, reverse_path, self.credential)
-
 
 _REPLIES: dict[AuthOutcome, Reply] = {
     "ok": Reply.of(235, "2.7.0", "authenticated"),
@@ -238,7 +235,7 @@ def begin(
             None,
             sender.owner,
         ),
-        client.choice(reverse_path),
+        listener.streams.choice(listener.settings.name, reverse_path, client.credential),
         _PROTOCOLS[lmtp, utf8] + sender.suffix if engine.extended else "SMTP",
         "each" if lmtp or mail.prdr else None,
     )

@@ -66,7 +66,6 @@ from smtpproxy.wire.session import (
     State,
     Terms,
     bare_newline_received,
-    hello_reply,
 )
 from smtpproxy.wire.verbs import ANSWERED, LMTP_COMMANDS, SMTP_COMMANDS, read_command
 
@@ -176,10 +175,6 @@ class ServerConnection(SessionState):
         last = final or replies[-1]
         each = b"".join([reply.encode() for reply in (replies if final else replies[:-1])])
         return (_EACH if final else b"") + each + self.answer(last)
-
-    def hello_reply(self, hello: Hello) -> Reply:
-        """The reply to EHLO (with the extensions) or HELO."""
-        return hello_reply(self, hello)
 
     def now_secure(self, *, authenticated: bool = False) -> None:
         super().now_secure(authenticated=authenticated)

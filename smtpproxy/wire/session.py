@@ -187,6 +187,13 @@ class SessionState:
             self.authenticated = bool(login)
             self.barred = self._bar()
 
+    def hello_reply(self, hello: Hello) -> Reply:
+        """The reply to EHLO (with the extensions) or HELO."""
+        offered = _offered(self.extensions, self.ehlo_context) if hello.extended else b""
+        domain = hello.domain.encode("ascii", "replace").decode()
+        greeting = f"250{'-' if offered else ' '}{self.terms.hostname} greets {domain}\r\n"
+        return Reply(250, None, greeting.encode() + offered)
+
     def offers(self, keyword: str) -> bool:
         """Whether the listener has the extension, be it now or in another state."""
         return keyword in self.keywords
@@ -212,14 +219,6 @@ class SessionState:
         if self.terms.require_auth and not self.authenticated:
             return NO_AUTH.encode()
         return None
-
-
-def hello_reply(session: SessionState, hello: Hello) -> Reply:
-    """The reply to EHLO (with the extensions) or HELO."""
-    offered = _offered(session.extensions, session.ehlo_context) if hello.extended else b""
-    domain = hello.domain.encode("ascii", "replace").decode()
-    greeting = f"250{'-' if offered else ' '}{session.terms.hostname} greets {domain}\r\n"
-    return Reply(250, None, greeting.encode() + offered)
 
 
 class Signal(Enum):
