@@ -36,7 +36,7 @@ from tests.kit.upstream import FakeUpstream
 from tests.store.conftest import OnPostgresql
 
 MESSAGES = 20
-MOST = 406
+MOST = 397
 """Python functions called, those of the libraries and of generators that go on included."""
 MOST_WITH_POSTGRESQL = 520
 """The same where two questions to PostgreSQL, each in a task, take the place of SQLite's."""
