@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from msgspec import Struct
 
-from smtpproxy.core.effects import AskUpstream, AwaitData, SendContent, Steps, Together
+from smtpproxy.core.effects import AskUpstream, BeginData, SendContent, Steps, Together
 from smtpproxy.core.recording import TEMPORARY_FAILURE, Recipient
 from smtpproxy.core.services import Services
 from smtpproxy.mail.dkim import SigningFailed
@@ -118,8 +118,7 @@ class PerRecipientDelivery:
             if reply.code >= 300:
                 upstream.abort()
                 return Delivered(reply)
-            upstream.begin_data()
-            refusal = yield from AwaitData(upstream)
+            refusal = yield from BeginData(upstream)
             if refusal is not None:
                 return Delivered(refusal, for_all=True)
             answer = yield from self._answered(recipient)

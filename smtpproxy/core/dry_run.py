@@ -216,9 +216,6 @@ class _Accepting:
     def refusal_of(self, needs: frozenset[str]) -> Reply | None:
         return None
 
-    def begin_data(self) -> None:
-        pass
-
     def abort(self) -> None:
         self.is_open = False
 

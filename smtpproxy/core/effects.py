@@ -45,7 +45,7 @@ Handlers = Mapping[type, Callable[[Any], Any]]
 
 
 class Upstream(Protocol):
-    """One mail transaction with the upstream; see AskUpstream, AwaitData and SendContent."""
+    """One mail transaction with the upstream; see AskUpstream, BeginData and SendContent."""
 
     accepted: list[Rcpt]
     in_doubt: bool  # the end of data was sent and not answered: it may be accepted
@@ -67,9 +67,6 @@ class Upstream(Protocol):
 
     def refusal_of(self, needs: frozenset[str]) -> Reply | None:
         """Refuse content that needs extensions that the upstream lacks."""
-
-    def begin_data(self) -> None:
-        """Send DATA now; nobody waits for the answer yet."""
 
     def abort(self) -> None:
         """Give up: nothing of it is mailed."""
@@ -177,8 +174,8 @@ class AskUpstream(Effect[list[Reply]], frozen=True):
     recipients: Sequence[Rcpt]
 
 
-class AwaitData(Effect[Reply | None], frozen=True):
-    """Wait for the answer to DATA; None when it is 354. Raises UpstreamError."""
+class BeginData(Effect[Reply | None], frozen=True):
+    """Send DATA; the answer to it, None when it is 354. Raises UpstreamError."""
 
     stage: ClassVar[Stage] = "upstream"
     upstream: Upstream

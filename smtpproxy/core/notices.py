@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from smtpproxy.core.effects import (
     AskUpstream,
-    AwaitData,
+    BeginData,
     FindCopies,
     ForgetCopies,
     NoteCopy,
@@ -200,8 +200,7 @@ class Notices:
             if reply.code >= 300:
                 upstream.abort()
                 return reply
-            upstream.begin_data()
-            refusal = yield from AwaitData(upstream)
+            refusal = yield from BeginData(upstream)
             if refusal is not None:
                 return refusal
             if not (yield from self.permitted()):

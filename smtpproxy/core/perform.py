@@ -128,7 +128,7 @@ class Performer:
             effects.StoreVersion: lambda _: store.version(),
             effects.WriteRecord: lambda effect: audit.commit(effect.decided),
             effects.AskUpstream: lambda effect: effect.upstream.recipients(effect.recipients),
-            effects.AwaitData: lambda effect: effect.upstream.data_refusal(),
+            effects.BeginData: lambda effect: effect.upstream.begin_data(),
             effects.SendContent: lambda effect: effect.upstream.finish(effect.content),
             effects.AskDomains: self._ask_domains,
             effects.FindOrganisations: self._find_organisations,

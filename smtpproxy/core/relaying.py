@@ -11,7 +11,7 @@ from smtpproxy.core.delivering import FAILURES
 from smtpproxy.core.edits import edited, identifying_fields
 from smtpproxy.core.effects import (
     AskUpstream,
-    AwaitData,
+    BeginData,
     SendContent,
     Steps,
     Upstream,
@@ -264,11 +264,10 @@ class RelayTransaction(CopyingTransaction):
         Returns another outcome when the store has changed: then the upstream has nothing.
         """
         upstream = self._upstream
-        upstream.begin_data()
         reply: Reply | None = None
         failure = None
         try:
-            reply = yield AwaitData(upstream)
+            reply = yield BeginData(upstream)
         except UpstreamError as error:
             failure = error  # what was decided is on record all the same
         changed = yield from self._settle(outcome)

@@ -96,7 +96,6 @@ class UpstreamTransaction(Struct, eq=False):
     _connection: UpstreamConnection | None = None
     _offered: frozenset[str] = frozenset()
     _mail_refusal: Reply | None = None
-    _go_ahead: Exchange[Reply | None] | None = None  # the answer to DATA
     _data_sent: bool = False  # and not refused: what follows is content
     _error: UpstreamError | None = None
 
@@ -164,17 +163,16 @@ class UpstreamTransaction(Struct, eq=False):
             return NO_UTF8
         return NO_EIGHT_BIT if EIGHT_BIT in lacking else None
 
-    def begin_data(self) -> None:
-        """Send DATA now; the record may be committed while the upstream answers."""
-        if self._connection is None:
+    def begin_data(self) -> Pending[Reply | None]:
+        """Send DATA. The answer is None where the upstream says 354, and then send the content;
+        else its refusal. Raises UpstreamError where nothing is begun."""
+        connection = self._connection
+        if connection is None:
             raise self._error or UpstreamLost("no transaction")
-        self._go_ahead, self._data_sent = Exchange(self._data_answered), True
-        self._connection.exchange(_DATA, self._go_ahead, self._pool.settings.command_timeout)
-
-    def data_refusal(self) -> Pending[Reply | None]:
-        """The reply to DATA; None when it is 354, and then send the content."""
-        go_ahead, self._go_ahead = self._go_ahead, None  # which knows us
-        return go_ahead or Pending.failed(UpstreamLost("DATA was not sent"))
+        self._data_sent = True
+        go_ahead: Exchange[Reply | None] = Exchange(self._data_answered)
+        connection.exchange(_DATA, go_ahead, self._pool.settings.command_timeout)
+        return go_ahead
 
     def _data_answered(
         self, go_ahead: Exchange[Reply | None], replies: list[Reply], error: Exception | None
@@ -278,7 +276,8 @@ class UpstreamTransaction(Struct, eq=False):
     def _send(self, connection: UpstreamConnection, put: _Put, commands: list[bytes]) -> None:
         """Send MAIL (if any) and RCPTs, in one go where the upstream takes that."""
         knows, timeout = connection.capabilities, self._pool.settings.command_timeout
-        commands += [rcpt_command(rcpt, knows) for rcpt in put.asked if self._takes(rcpt)]
+        asked, utf8 = put.asked, UTF8 in self._offered
+        commands += [rcpt_command(r, knows) for r in asked if utf8 or r.forward_path.isascii()]
         put.connection, put.count, put.replies = connection, len(commands), []
         if not commands:
             self._answered(put, [], None)
@@ -309,7 +308,7 @@ class UpstreamTransaction(Struct, eq=False):
         answers = list(map(mirrored, replies[opening:]))
         if len(answers) < len(asked):  # some were not put to it
             told = iter(answers)
-            answers = [next(told) if self._takes(rcpt) else NO_ADDRESS for rcpt in asked]
+            answers = [next(told) if rcpt.forward_path.isascii() else NO_ADDRESS for rcpt in asked]
         if put.before:
             for reply in answers[: put.before]:
                 if reply.code >= 300:  # the client was told that they are accepted
@@ -355,9 +354,6 @@ class UpstreamTransaction(Struct, eq=False):
             if reply.code == 421 or (index == put.opening - 1 and reply.code >= 300):
                 break
         self._answered(put, replies, None)
-
-    def _takes(self, rcpt: Rcpt) -> bool:
-        return rcpt.forward_path.isascii() or UTF8 in self._offered
 
     def _release(self) -> None:
         """Give the connection back to the pool, which looks whether it is alive."""

@@ -23,9 +23,6 @@ class Upstream:
     in_doubt = False
     notifies = True
 
-    def begin_data(self) -> None:
-        pass
-
     def abort(self) -> None:
         pass
 

@@ -68,8 +68,7 @@ async def send(
     if not transaction.accepted:
         transaction.abort()
         return Sent(replies, None)
-    transaction.begin_data()
-    return Sent(replies, await transaction.data_refusal() or await transaction.finish(content))
+    return Sent(replies, await transaction.begin_data() or await transaction.finish(content))
 
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

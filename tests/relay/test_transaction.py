@@ -54,9 +54,9 @@ async def test_after_data_giving_up_closes_the_connection(upstream: FakeUpstream
         for wait in (False, True):
             transaction = UpstreamTransaction(pool, MailParameters(SENDER))
             await transaction.recipients([Rcpt(JEANNE)])
-            transaction.begin_data()
+            answer = transaction.begin_data()
             if wait:
-                assert await transaction.data_refusal() is None
+                assert await answer is None
             transaction.abort()
             assert pool.idle == 0
         assert (await send(pool)).last.code == 250
