@@ -35,6 +35,7 @@ from tests.core.driving import PEOPLE, SENDER, STREAMS, Setting
 from tests.core.present import Present, facts_of, streams
 from tests.core.world import UnderWay, World
 from tests.kit.messages import marketing
+from tests.kit.soak import SOAK, times
 
 ANN, BOB, CYD = PEOPLE
 
@@ -235,9 +236,9 @@ cases = st.builds(
 
 
 @settings(
-    max_examples=120,
+    max_examples=times(60, 3_000),
     deadline=None,
-    derandomize=True,
+    derandomize=not SOAK,
     database=None,
     phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),

@@ -66,12 +66,12 @@ def explore(setting: Setting, *, frozen: bool, walks: int) -> None:
 
 @every_setting
 def test_while_nobody_changes_their_mind(setting: Setting) -> None:
-    explore(setting, frozen=True, walks=times(25, 5_000))
+    explore(setting, frozen=True, walks=times(8, 5_000))
 
 
 @every_setting
 def test_whatever_changes_meanwhile(setting: Setting) -> None:
-    explore(setting, frozen=False, walks=times(100, 20_000))
+    explore(setting, frozen=False, walks=times(35, 20_000))
 
 
 # the same steps, in an order of hypothesis's
@@ -118,7 +118,7 @@ def test_in_any_order_that_can_be_made_short(setting: Setting) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         machine,
         settings=settings(
-            max_examples=times(5, 2_000),
+            max_examples=times(2, 2_000),
             stateful_step_count=STEPS,
             deadline=None,
             derandomize=not SOAK,

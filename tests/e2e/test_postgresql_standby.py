@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from tests.kit import postgres
 from tests.kit.messages import marketing
 from tests.kit.parts import needs
 from tests.kit.ports import wait_for
@@ -131,6 +130,10 @@ def test_commands_say_how_the_standby_is(
     wait_for(lambda: told(standby.url(other))[:2] == ("fail", 2), "it to have that database too")
     text = told(standby.url(other))[2]
     assert f"store.replica_url: database {other}, store.url has {relays.name}" in text
-    state, code, text = told(postgres.cluster().url("postgres"))
+    another = PostgresCluster(own_identifier=True)
+    try:
+        state, code, text = told(another.url("postgres"))
+    finally:
+        another.stop()
     assert (state, code) == ("fail", 2)
     assert "a server of another database (system identifier" in text

@@ -35,6 +35,7 @@ _SETTINGS = {
     "listen_addresses": "",
     "fsync": "off",  # the tests kill processes, never the machine
     "max_connections": "300",
+    "max_wal_size": "1GB",
     "autovacuum_naptime": "1h",
     "log_min_messages": "warning",
 }
@@ -46,7 +47,8 @@ _STARTUP = struct.pack("!ii", 42, 196_608) + b"user\0smtpproxy\0database\0postgr
 class PostgresCluster:
     """A server on a Unix socket, and with a `port` on loopback, which `kill` and `start` again.
 
-    `standby_of` another one, which it follows, unless it was made a primary itself.
+    `standby_of` another one, which it follows, unless it was made a primary itself. All of a test
+    process have one system identifier, but for those with an `own_identifier`.
     """
 
     def __init__(
@@ -55,42 +57,34 @@ class PostgresCluster:
         *,
         port: int | None = None,
         standby_of: "PostgresCluster | None" = None,
+        own_identifier: bool = False,
     ) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="smtpproxy-pg-"))
         self.port = port or _PORT
-        self._bin = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))[-1].parent
+        self._bin = _programs()
         self._sql = str(self._bin / "psql")  # in PATH is a script, seven times as slow
         own = {"port": str(self.port)} | ({} if port is None else {"listen_addresses": LOOPBACK})
         self._settings = _SETTINGS | own | (settings or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._names = count(1)
-        self._as: dict[str, Any] = {}
-        if os.geteuid() == 0:  # which PostgreSQL refuses to run as
-            owner = pwd.getpwnam("postgres")
-            os.chown(self.root, owner.pw_uid, owner.pw_gid)
-            self.root.chmod(0o755)
-            self._as = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
-        if standby_of is None:
-            self._run("initdb", "-D", self._data, "-U", USER, "-A", "trust", "-N",
-                      "-E", "UTF8", "--locale=C.UTF-8")  # fmt: skip
-            self.start()
-        else:
+        self._as = _given(self.root)
+        if standby_of is not None:
             self.follow(standby_of)
+            return
+        if own_identifier:
+            _initialise(self._data)
+        else:
+            _run("/bin/cp", "-a", _initialised(), self._data, cwd=self.root)
+        self.start()
 
     def follow(self, primary: "PostgresCluster") -> None:
         """Forget all there was, if anything, and start as the standby of another one."""
         self._end()
         shutil.rmtree(self._data, ignore_errors=True)
-        self._run("pg_basebackup", "-D", self._data, "-h", primary.root, "-p", str(primary.port),
-                  "-U", USER, "-c", "fast", "-R", "--no-sync", "-X", "stream")  # fmt: skip
+        _run("pg_basebackup", "-D", self._data, "-h", primary.root, "-p", str(primary.port),
+             "-U", USER, "-c", "fast", "-R", "--no-sync", "-X", "stream",
+             cwd=self.root)  # fmt: skip
         self.start()
-
-    def _run(self, name: str, *arguments: "str | Path") -> None:
-        done = subprocess.run(
-            [self._bin / name, *arguments],
-            check=False, capture_output=True, text=True, timeout=120, cwd=self.root, **self._as,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
 
     @property
     def _data(self) -> Path:
@@ -166,8 +160,7 @@ class PostgresCluster:
 
     def own(self, folder: Path) -> None:
         """Give a folder to the server."""
-        if self._as:
-            os.chown(folder, self._as["user"], self._as["group"])
+        _given(folder)
 
     @contextmanager
     def crowded(self) -> Iterator[None]:
@@ -224,6 +217,43 @@ class PostgresCluster:
     def stop(self) -> None:
         self._end()
         shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _programs() -> Path:
+    return sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))[-1].parent
+
+
+def _given(folder: Path) -> dict[str, Any]:
+    """Give a folder to whom the server runs as; return who that is, for `subprocess`."""
+    if os.geteuid() != 0:  # which PostgreSQL refuses to run as
+        return {}
+    owner = pwd.getpwnam("postgres")
+    os.chown(folder, owner.pw_uid, owner.pw_gid)
+    folder.chmod(0o755)
+    return {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
+
+
+def _run(name: str, *arguments: "str | Path", cwd: Path) -> None:
+    done = subprocess.run(
+        [_programs() / name, *arguments],
+        check=False, capture_output=True, text=True, timeout=120, cwd=cwd, **_given(cwd),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@lru_cache(maxsize=1)
+def _initialised() -> Path:
+    """A folder of data that no server has had; a copy of it costs a tenth of making one."""
+    root = Path(tempfile.mkdtemp(prefix="smtpproxy-pg-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    _given(root)
+    _initialise(root / "data")
+    return root / "data"
+
+
+def _initialise(data: Path) -> None:
+    _run("initdb", "-D", data, "-U", USER, "-A", "trust", "-N", "--wal-segsize=1",
+         "-E", "UTF8", "--locale=C.UTF-8", cwd=data.parent)  # fmt: skip
 
 
 @lru_cache(maxsize=1)

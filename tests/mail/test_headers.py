@@ -5,6 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smtpproxy.mail.headers import HeaderBlock
+from tests.kit.soak import times
 
 BLOCK = (
     b"Received: from app\r\n\tby relay; today\r\n"
@@ -125,7 +126,7 @@ def fields(draw: st.DrawFn) -> bytes:
     return draw(names) + draw(spaces) + b":" + b"\r\n".join([first, *lines]) + b"\r\n"
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=times(40, 3_000), suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(fields(), max_size=6), st.sampled_from([b"", b"\r\n", b"\r\nbody\r\n"]))
 def test_a_good_block_is_its_fields_and_each_is_found(parts: list[bytes], rest: bytes) -> None:
     raw = b"".join(parts)

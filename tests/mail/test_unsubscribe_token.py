@@ -16,6 +16,7 @@ from smtpproxy.mail.unsubscribe_token import (
     fits,
     stream_tag,
 )
+from tests.kit.soak import times
 
 RING = TokenRing({1: bytes(range(64))})
 ID = "01JKB3Q00020CT1R0RZ1H6E7A8"
@@ -48,7 +49,7 @@ def addresses(draw: st.DrawFn) -> str:
 
 
 @given(addresses(), scopes, ids, st.binary(min_size=4, max_size=4))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=times(60, 3_000), deadline=None)
 def test_every_address_comes_back_or_is_said_not_to_fit(
     address: str, scope: str, id: str, stream: bytes
 ) -> None:
@@ -77,7 +78,7 @@ def test_usual_addresses_need_no_key_text() -> None:
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=times(60, 3_000), deadline=None)
 def test_any_flipped_bit_is_refused(data: st.DataObject) -> None:
     token = RING.seal(TOLD)
     place = data.draw(st.integers(0, len(token) - 1))
@@ -105,7 +106,7 @@ def test_the_unused_bits_of_the_last_character_are_no_second_form() -> None:
 
 
 @given(addresses(), addresses(), ids, ids)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=times(60, 3_000), deadline=None)
 def test_what_differs_has_different_tokens(a: str, b: str, one: str, two: str) -> None:
     told = [Unsubscription(x if fits(x, "marketing") else KEY_TEXT, "marketing", n, OFFERS)
             for x, n in ((a, one), (b, two))]  # fmt: skip

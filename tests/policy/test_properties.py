@@ -3,6 +3,7 @@
 from datetime import datetime
 from random import Random
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -23,6 +24,7 @@ from smtpproxy.policy.model import (
     Transaction,
     Verdict,
 )
+from tests.kit.soak import times
 from tests.policy.cases import BOOK, GOOD_MESSAGE, NOW, OFFERS, SUBSCRIBER, said
 from tests.policy.oracle import expected
 from tests.policy.strategies import (
@@ -67,11 +69,12 @@ def _judge(address: str, stream: Stream, facts: RecipientFacts) -> Verdict:
     return judge(Transaction((stream,), (address,)), {address: facts}, BOOK, NOW).recipients[0]
 
 
+@pytest.mark.soak
 def test_the_rules_say_what_the_design_says() -> None:
     """A sweep against the design written down once more, which must reach every answer."""
     random = Random(20260601)
     seen = set()
-    for _ in range(30_000):
+    for _ in range(times(10_000, 100_000)):
         address, stream, facts = random_case(random)
         # two suppressions of one scope and time: either may be named
         keys = {(entry.scope, entry.since) for entry in facts.suppressions}
@@ -83,10 +86,11 @@ def test_the_rules_say_what_the_design_says() -> None:
     assert seen == recipient_reasons | set(Basis) - {Basis.OPT_OUT}  # no basis of fr
 
 
+@pytest.mark.soak
 def test_new_campaigns_wait_as_the_design_says() -> None:
     random = Random(20261128)
     seen = set()
-    for _ in range(10_000):
+    for _ in range(times(3_000, 100_000)):
         address, stream, facts = random_case(random)
         if len({(s.scope, s.since) for s in facts.suppressions}) != len(facts.suppressions):
             continue

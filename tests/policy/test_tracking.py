@@ -20,6 +20,7 @@ from smtpproxy.policy.model import (
     Transaction,
     Verdict,
 )
+from tests.kit.soak import times
 from tests.policy import strategies
 from tests.policy.cases import (
     ADDRESS,
@@ -96,11 +97,12 @@ def test_consent_to_tracking_opens_nothing_else() -> None:
     assert said(found) == "refuse consent_missing"
 
 
+@pytest.mark.soak
 def test_the_rules_say_what_the_design_says() -> None:
     random = Random(20260714)
     purposes = [*strategies.PURPOSES, "tracking"]
     seen = set()
-    for _ in range(10_000):
+    for _ in range(times(3_000, 100_000)):
         address, stream, facts = strategies.random_case(random)
         if len({(e.scope, e.since) for e in facts.suppressions}) != len(facts.suppressions):
             continue

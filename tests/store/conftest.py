@@ -10,6 +10,7 @@ import pytest
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_store
 from smtpproxy.store.protocols import Store
+from smtpproxy.store.sql import imports
 from tests.kit import lent_databases, postgres
 from tests.kit.parts import needs
 from tests.kit.store import put_tables
@@ -67,6 +68,13 @@ class OnPostgresql:
 
     def __exit__(self, *_: object) -> None:
         lent_databases.give_back(self._name)
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few rows are taken back in one commit."""
+    monkeypatch.setattr(imports, "_PART", 20)
+    monkeypatch.setattr(imports, "_SPAN", 50)
 
 
 @pytest.fixture

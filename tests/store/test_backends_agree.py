@@ -27,6 +27,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.store.collected import is_told
 from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate, Store, SuppressionEntry
 from tests.kit.parts import needs
+from tests.kit.soak import times
 from tests.kit.store import put_tables
 from tests.store.conftest import Database, OnPostgresql
 from tests.store.contract import T0
@@ -185,7 +186,7 @@ async def put_all(folder: Path, updates: list[Contact | ContactUpdate]) -> None:
         await database.close()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=times(20, 1_000))
 @given(updates=st.lists(UPDATES, max_size=8))
 def test_no_import_ever_loses_or_rewrites_an_act(
     updates: list[Contact | ContactUpdate],
@@ -204,7 +205,7 @@ async def compare(where: Database, history: list[Call]) -> None:
         await database.close()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=times(25, 1_000))
 @given(history=HISTORY)
 def test_any_history_leads_to_the_same_answers(history: list[Call]) -> None:
     with TemporaryDirectory() as folder:
@@ -214,7 +215,7 @@ def test_any_history_leads_to_the_same_answers(history: list[Call]) -> None:
 
 
 @needs("postgresql")
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=times(8, 500))
 @given(history=HISTORY)
 def test_any_history_leads_to_the_same_answers_on_postgresql(history: list[Call]) -> None:
     with TemporaryDirectory() as folder, OnPostgresql(Path(folder)) as database:

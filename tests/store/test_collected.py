@@ -19,6 +19,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.store.merge import Known, merge
 from smtpproxy.store.protocols import ContactUpdate
+from tests.kit.soak import times
 
 T0 = datetime(2026, 3, 1, 10, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -182,9 +183,10 @@ def _run(known: Known | None, file: Sequence[ContactUpdate]) -> tuple[Known | No
     return known, changed
 
 
+@pytest.mark.soak
 def test_importing_twice_changes_nothing() -> None:
     random = Random(20261128)
-    for _ in range(5_000):
+    for _ in range(times(1_500, 100_000)):
         as_of = random.choice([T0, T0 + DAY])
         before, _ = _run(None, [some(random, ANY) for _ in range(random.randrange(3))])
         brands = random.choice([[None], ["shop", "mill"]])

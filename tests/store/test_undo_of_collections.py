@@ -7,12 +7,14 @@ from msgspec.structs import replace
 
 from smtpproxy.store.collected import is_told
 from smtpproxy.store.protocols import ContactUpdate
+from tests.kit.soak import times
 from tests.store.conftest import Database
 from tests.store.imports_contract import begun
 from tests.store.test_collected import ANNA, some
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(times(10, 300)))
 async def test_what_is_left_is_what_the_others_said(any_database: Database, seed: int) -> None:
     random = Random(seed)
     store = any_database.open()

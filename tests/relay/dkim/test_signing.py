@@ -18,6 +18,7 @@ from smtpproxy.settings import DkimSettings
 from smtpproxy.wire.content import stuffed
 from tests.kit.dkim import KeyFile, verdicts
 from tests.kit.messages import marketing
+from tests.kit.soak import times
 
 AT = datetime(2026, 6, 1, tzinfo=UTC)
 MOMENT = int(AT.timestamp())
@@ -79,7 +80,9 @@ BODIES = st.lists(st.text(alphabet="ab \t.é", max_size=20), max_size=8)
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=times(20, 1_000),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(HEADERS, BODIES)
 def test_any_message_verifies_with_dkimpy(

@@ -20,6 +20,7 @@ from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.chain import MEANING, Chain, Kind, Report, take_apart
 from smtpproxy.sinks.audit.verify import verify
 from tests.kit.journal import Clock, decided, journal, relayed, segments
+from tests.kit.soak import times
 
 
 async def _written(folder: Path) -> None:
@@ -261,7 +262,9 @@ def edited(content: bytes, random: Random) -> bytes:
     return b"".join(all_lines)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=times(50, 3_000), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 @given(st.integers(0, 2**32))
 def test_any_single_edit_is_found(
     intact: Path, tmp_path_factory: pytest.TempPathFactory, seed: int

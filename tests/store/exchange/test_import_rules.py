@@ -14,6 +14,7 @@ from smtpproxy.store.exchange.lines import Line, Lines, Read
 from smtpproxy.store.exchange.suppression_file import read_csv
 from smtpproxy.store.exchange.suppression_record import Defaults
 from smtpproxy.store.protocols import SuppressionEntry
+from tests.kit.soak import times
 from tests.kit.store import TrialStore
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -60,7 +61,7 @@ async def standing(store: TrialStore) -> set[tuple[str, str, datetime]]:
     return {(one.scope, one.origin, one.since) for one in await store.suppressions(ANNA)}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=times(25, 1_000), deadline=None)
 @given(
     before=st.lists(st.tuples(st.sampled_from(Origin), DAYS), max_size=4),
     imported=st.lists(st.tuples(st.sampled_from(Origin), DAYS), max_size=4),
@@ -113,7 +114,7 @@ async def test_consent_without_evidence_is_stored_as_given_and_allows_nothing(
         assert not await mailed(store)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=times(25, 1_000), deadline=None)
 @given(acts=st.lists(st.tuples(st.booleans(), st.integers(1, 5)), min_size=1, max_size=6))
 async def test_the_newest_act_counts_in_whatever_order_files_come(
     acts: list[tuple[bool, int]],

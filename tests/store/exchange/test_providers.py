@@ -18,6 +18,7 @@ from smtpproxy.store.exchange.layouts import (
 )
 from smtpproxy.store.exchange.lines import ImportFault
 from smtpproxy.store.exchange.mapping import MappingFault
+from tests.kit.soak import times
 from tests.store.exchange.importing import FILE_TIME, Importing
 
 ANNA = "anna@people.example"
@@ -397,7 +398,7 @@ CELLS = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=times(40, 2_000))
 @given(
     layout=st.sampled_from(layouts("suppressions")),
     rows=st.lists(st.lists(CELLS, max_size=8), max_size=6),

@@ -306,7 +306,7 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=times(150, 5_000))
+@settings(deadline=None, max_examples=times(50, 5_000))
 @given(
     content=st.lists(st.one_of(PIECES, st.binary(max_size=5)), max_size=30).map(b"".join),
     file_format=st.sampled_from(["csv", "ndjson"]),
