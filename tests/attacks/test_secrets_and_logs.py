@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import structlog
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpproxy.events import Failed, FilesRead, ProxyHeaderRead, TlsHandshake
@@ -25,6 +25,7 @@ from smtpproxy.sinks.log import Log, configure_logging, redacted
 from tests.kit.messages import message
 from tests.kit.ports import LOOPBACK, wait_for
 from tests.kit.relay import RelayProcess, listener
+from tests.kit.soak import times
 from tests.kit.upstream import At, FakeUpstream, Raw, Reply, Step
 
 LOCAL, DOMAIN = "jeanne.d'arc", "people.example"
@@ -110,6 +111,7 @@ def test_whatever_others_say_no_address_is_in_the_log(
 ) -> None:
     log = sink()
 
+    @settings(max_examples=times(25, 1_000))
     @given(WORDS, st.sampled_from(FORMS), WORDS)
     def whatever(before: str, form: str, after: str) -> None:
         written.seek(0)

@@ -35,6 +35,7 @@ from smtpproxy.sinks.audit.lines import (
 from smtpproxy.sinks.audit.reader import find, read
 from smtpproxy.sinks.audit.verify import Seal, State, seal, verify
 from tests.kit.journal import START, Clock, decided, journal, relayed, segments
+from tests.kit.soak import times
 
 ANN, BEA = "ann@people.example", "bea@people.example"
 PAST = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -607,7 +608,9 @@ def one_deed(content: bytes, random: Random) -> bytes:
     return b"".join(all_lines)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=times(30, 1_000), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 @given(st.integers(0, 2**32))
 def test_any_one_deed_within_what_is_proven_is_found(
     made: tuple[Path, Clock, list[Head]], tmp_path_factory: pytest.TempPathFactory, seed: int

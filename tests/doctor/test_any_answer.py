@@ -20,6 +20,7 @@ from smtpproxy.doctor.spf import spf
 from smtpproxy.relay.dkim_signing import new_key
 from smtpproxy.resolver import Answer, DnsFailure, Kind, MxRecord
 from smtpproxy.settings import DkimSettings
+from tests.kit.soak import times
 
 KEY = new_key("ed25519")[1]
 ADDRESSES = (ipaddress.ip_address("192.0.2.25"), ipaddress.ip_address("2001:db8::25"))
@@ -100,7 +101,7 @@ _OTHER_FAMILY = Answer(texts=(b"v=spf1 ptr a",), values=("192.0.2.25",), exists=
 
 @given(st.lists(_answers, min_size=1, max_size=12))
 @example([_OTHER_FAMILY])  # 192.0.2.25/128 is no network: IPv4 in answer to AAAA
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=times(100, 5_000), deadline=None)
 def test_every_check_ends_with_a_finding(answers: list[Answer | None]) -> None:
     asked = 0
 

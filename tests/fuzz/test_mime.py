@@ -44,14 +44,14 @@ def read_message(raw: bytes, limits: MimeLimits) -> None:
 
 
 @given(st.sampled_from(HEADERS), octets)
-@settings(max_examples=times(400, 20_000), deadline=None)
+@settings(max_examples=times(100, 20_000), deadline=None)
 def test_messages(header: bytes, body: bytes) -> None:
     read_message(header + body, LIMITS)
     read_message(body, LIMITS)
 
 
 @given(octets)
-@settings(max_examples=times(300, 20_000), deadline=None)
+@settings(max_examples=times(100, 20_000), deadline=None)
 def test_html(raw: bytes) -> None:
     source = raw.decode("utf-8", "replace")
     shown = read_html(source)
@@ -60,7 +60,7 @@ def test_html(raw: bytes) -> None:
 
 
 @given(st.sampled_from(HEADERS), flood)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=times(15, 1_000), deadline=None)
 def test_no_flood_takes_longer_than_its_length(header: bytes, raw: bytes) -> None:
     started = time.thread_time()
     read_message(header + raw, MimeLimits())

@@ -19,6 +19,7 @@ from smtpproxy.report.counting import Selection, count
 from smtpproxy.report.counts import OTHERS, PEOPLE, Counts, Fault, What
 from smtpproxy.sinks.audit.reader import read
 from tests.kit.journal import START, Clock, decided, journal, relayed, segments
+from tests.kit.soak import times
 from tests.kit.traffic import OFFERS, RECEIPTS, TRIAL
 
 ALLOWED = Verdict(Action.ALLOW, basis=Basis.CONSENT)
@@ -112,7 +113,7 @@ def flat(rows: dict[str, dict[What, int]]) -> Counter[Any]:
     return Counter({(name, what): n for name, row in rows.items() for what, n in row.items()})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=times(20, 1_000), deadline=None)
 @given(what_came, st.integers(200, 5_000), st.sampled_from([None, 1, 3]), st.booleans())
 def test_a_report_equals_a_slow_count(
     came: Sequence[Any], piece: int, days_left_out: int | None, one_stream: bool

@@ -34,15 +34,15 @@ def report() -> Report:
     return Report.of(counts, Selection(), datetime(2026, 3, 10, tzinfo=UTC), modes, classes)
 
 
-@pytest.mark.parametrize("lang", LANGS)
-def test_nothing_sticks_out(tmp_path: Path, lang: str) -> None:
-    file = tmp_path / "report.html"
-    file.write_text(html(report(), lang), "utf-8")
+def test_nothing_sticks_out(tmp_path: Path) -> None:
     with Chromium(tmp_path / "profile") as browser:
-        browser.open(file.as_uri())
-        for width, dark in ((1280, False), (1280, True), (360, True)):
-            browser.resize(width, dark=dark)
-            assert browser.run("document.documentElement.scrollWidth") <= width
-            if width == 1280:
-                assert axe.faults(browser, *[axe.COLOURS] * dark) == []
+        for lang in LANGS:
+            file = tmp_path / f"report-{lang}.html"
+            file.write_text(html(report(), lang), "utf-8")
+            browser.open(file.as_uri())
+            for width, dark in ((1280, False), (1280, True), (360, True)):
+                browser.resize(width, dark=dark)
+                assert browser.run("document.documentElement.scrollWidth") <= width, lang
+                if width == 1280:
+                    assert axe.faults(browser, *[axe.COLOURS] * dark) == [], lang
         assert {url.partition(":")[0] for url in browser.requested()} == {"file"}

@@ -24,13 +24,16 @@ from smtpproxy.wire.session import (
     Signal,
     Terms,
 )
+from tests.kit.soak import times
 
 HELLO = b"EHLO client.example\r\n"
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=8)
 """Lengths of pieces, used over and over."""
 
-quick = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-"""Many small examples, none of them timed."""
+quick = settings(
+    deadline=None, max_examples=times(25, 3_000), suppress_health_check=[HealthCheck.too_slow]
+)
+"""Small examples, none of them timed."""
 
 Answer = Callable[[Command], Reply]
 

@@ -32,9 +32,12 @@ from smtpproxy.wire.milter_packets import (
     Unknown,
 )
 from tests.kit.mta import connection, encode, macros, negotiation, split_packets, strings
+from tests.kit.soak import times
 
 ALL = Actions(0x1FF), Steps(0x1FFFFF)
-quick = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(
+    deadline=None, max_examples=times(25, 3_000), suppress_health_check=[HealthCheck.too_slow]
+)
 
 
 @dataclass
