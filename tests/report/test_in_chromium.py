@@ -43,6 +43,6 @@ def test_nothing_sticks_out(tmp_path: Path) -> None:
             for width, dark in ((1280, False), (1280, True), (360, True)):
                 browser.resize(width, dark=dark)
                 assert browser.run("document.documentElement.scrollWidth") <= width, lang
-                if width == 1280:
-                    assert axe.faults(browser, *[axe.COLOURS] * dark) == [], lang
+                if width == 1280 and lang == "en":  # what axe looks at is no matter of language
+                    assert axe.faults(browser, *[axe.COLOURS] * dark) == []
         assert {url.partition(":")[0] for url in browser.requested()} == {"file"}
