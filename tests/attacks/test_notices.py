@@ -12,11 +12,12 @@ from tests.kit.mta import mta as milter_client
 from tests.kit.ports import LOOPBACK
 from tests.kit.relay import STREAMS, RelayProcess, listener
 from tests.kit.store import address
-from tests.kit.upstream import KEYWORDS, At, Delay, FakeUpstream, Reply
+from tests.kit.upstream import KEYWORDS, At, Delay, FakeUpstream, Reply, Step
 
 StartFilled = Callable[..., RelayProcess]
 
 JEANNE, PAUL, WITHDRAWN = address("consent"), address("customer"), address("withdrawn")
+SUPPRESSED = "suppressed@shop.example"
 SPLIT = {"policy": {"on_mixed": "split"}}
 NO_DSN = tuple(keyword for keyword in KEYWORDS if keyword != "DSN")
 
@@ -36,18 +37,24 @@ def recorded_for(relay: RelayProcess, recipient: str) -> list[str]:
     ]
 
 
-def suppress_sender(relay: RelayProcess) -> None:
-    relay.must("suppress", "add", SENDER, "--scope", "all", "--origin", "objection")
+def suppress_sender(relay: RelayProcess, sender: str = SENDER) -> None:
+    relay.must("suppress", "add", sender, "--scope", "all", "--origin", "objection")
 
 
-def test_a_split_whose_sender_is_suppressed_is_refused(filled: StartFilled) -> None:
-    with FakeUpstream() as mta:
-        relay = filled(mta.address, SPLIT)
-        suppress_sender(relay)
-        code, text = relay.send(marketing(), JEANNE, WITHDRAWN)
-        assert notices(mta) == []
-        assert mta.messages == []
-        assert (code, f"<{WITHDRAWN}> refused: consent_withdrawn" in text) == (550, True)
+@pytest.fixture(scope="module")
+def splitting(filled: StartFilled, mta: FakeUpstream) -> RelayProcess:
+    return filled(mta.address, SPLIT)
+
+
+def test_a_split_whose_sender_is_suppressed_is_refused(
+    splitting: RelayProcess, mta: FakeUpstream
+) -> None:
+    mta.begin()
+    suppress_sender(splitting, SUPPRESSED)
+    code, text = splitting.send(marketing(), JEANNE, WITHDRAWN, sender=SUPPRESSED)
+    assert notices(mta) == []
+    assert mta.messages == []
+    assert (code, f"<{WITHDRAWN}> refused: consent_withdrawn" in text) == (550, True)
 
 
 def test_a_milters_split_whose_sender_is_suppressed_is_refused(filled: StartFilled) -> None:
@@ -67,12 +74,12 @@ def test_a_milters_split_whose_sender_is_suppressed_is_refused(filled: StartFill
         assert (outcome.final, "consent_withdrawn" in outcome.reply) == ("y", True)
 
 
-def test_a_notice_is_judged_and_on_record(filled: StartFilled) -> None:
-    with FakeUpstream() as mta:
-        relay = filled(mta.address, SPLIT)
-        assert relay.send(marketing(), JEANNE, WITHDRAWN)[0] == 250
-        assert notices(mta) == [SENDER]
-        assert recorded_for(relay, SENDER) == ["allow"]
+def test_a_notice_is_judged_and_on_record(splitting: RelayProcess, mta: FakeUpstream) -> None:
+    mta.begin()
+    told = "told@shop.example"
+    assert splitting.send(marketing(), JEANNE, WITHDRAWN, sender=told)[0] == 250
+    assert notices(mta) == [told]
+    assert recorded_for(splitting, told) == ["allow"]
 
 
 def test_a_suppressed_sender_is_not_told_of_success(filled: StartFilled) -> None:
@@ -101,13 +108,13 @@ def test_a_suppressed_sender_has_to_send_one_each(filled: StartFilled) -> None:
 
 
 @pytest.mark.parametrize("step", ["rcpt", "end"])
-def test_a_split_whose_notice_is_refused_is_refused(filled: StartFilled, step: str) -> None:
-    refusal = Reply("550 5.1.1 no such user")
-    with FakeUpstream(At(step, refusal, to=SENDER)) as mta:  # type: ignore[arg-type]
-        relay = filled(mta.address, SPLIT)
-        code, text = relay.send(marketing(), JEANNE, WITHDRAWN)
-        assert mta.messages == []
-        assert (code, f"<{WITHDRAWN}> refused: consent_withdrawn" in text) == (550, True)
+def test_a_split_whose_notice_is_refused_is_refused(
+    splitting: RelayProcess, mta: FakeUpstream, step: Step
+) -> None:
+    mta.begin(At(step, Reply("550 5.1.1 no such user"), to=SENDER))
+    code, text = splitting.send(marketing(), JEANNE, WITHDRAWN)
+    assert mta.messages == []
+    assert (code, f"<{WITHDRAWN}> refused: consent_withdrawn" in text) == (550, True)
 
 
 # connections

@@ -37,6 +37,15 @@ def get(relay: RelayProcess, path: str, **headers: str) -> tuple[int, Any]:
     return status, json.loads(body) if kind == "application/json" else body.decode()
 
 
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RelayProcess]:
+    """A relay of which nothing is told to end."""
+    folder = tmp_path_factory.mktemp("relay")
+    with FakeUpstream() as mta, RelayProcess(folder, mta.address, TWO_WORKERS) as running:
+        wait_for(lambda: get(running, "/healthz")[0] == 200, "both workers")
+        yield running
+
+
 def receipt(relay: RelayProcess) -> None:
     code, text = relay.send(
         message(stream="receipts"), "jeanne@people.example", sender="orders@shop.example"
@@ -45,8 +54,8 @@ def receipt(relay: RelayProcess) -> None:
 
 
 @needs("promtool")
-def test_promtool_finds_nothing_to_say(relay: StartRelay, upstream: FakeUpstream) -> None:
-    running = relay(upstream.address, WATCHED)
+def test_promtool_finds_nothing_to_say(two_workers: RelayProcess) -> None:
+    running = two_workers
     receipt(running)
     _, page = get(running, "/metrics")
     done = run("promtool", "check", "metrics", stdin=page.encode())
@@ -55,12 +64,12 @@ def test_promtool_finds_nothing_to_say(relay: StartRelay, upstream: FakeUpstream
     assert list(parse_openmetrics(page))  # strict: raises on a fault
 
 
-def test_all_workers_are_counted_together(relay: StartRelay, upstream: FakeUpstream) -> None:
-    running = relay(upstream.address, TWO_WORKERS)
-    wait_for(lambda: get(running, "/healthz")[0] == 200, "both workers")
+def test_all_workers_are_counted_together(two_workers: RelayProcess) -> None:
+    running = two_workers
+    before = running.metric("smtpproxy_relayed_total", code_class="2xx")
     for _ in range(20):
         receipt(running)
-    assert running.metric("smtpproxy_relayed_total", code_class="2xx") == 20
+    assert running.metric("smtpproxy_relayed_total", code_class="2xx") == before + 20
     assert running.metric("smtpproxy_workers") == 2
     assert get(running, "/healthz") == (
         200,

@@ -1,7 +1,8 @@
 """XCLIENT and XFORWARD: the client behind a trusted host is on record, and told to Postfix."""
 
 import smtplib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -13,11 +14,11 @@ from tests.kit.ports import LOOPBACK
 from tests.kit.postfix import PostfixInstance
 from tests.kit.relay import RelayProcess, listener
 from tests.kit.store import address
-from tests.kit.upstream import KEYWORDS, At, FakeUpstream, Reply
+from tests.kit.upstream import KEYWORDS, FakeUpstream
 
 SUBSCRIBER = address("consent")
 SENDER = "news@shop.example"
-TAKES_IT = (*KEYWORDS, "XFORWARD NAME ADDR PROTO HELO SOURCE")
+TAKES_IT = "XFORWARD NAME ADDR PROTO HELO SOURCE"
 
 
 def _config() -> dict[str, Any]:
@@ -78,49 +79,46 @@ def test_hosts_that_are_not_trusted_are_not_believed(relay: RelayProcess) -> Non
     assert records(relay)[-1].decided.client.peer == LOOPBACK
 
 
-def test_an_upstream_that_takes_it_is_told(filled: Callable[..., RelayProcess]) -> None:
-    with FakeUpstream(keywords=TAKES_IT) as mta:
-        relay = filled(mta.address, _config())
+@contextmanager
+def saying(mta: FakeUpstream, *keywords: str) -> Iterator[None]:
+    """From the next connection on it says that it takes these too."""
+    mta.begin()
+    mta.keywords = (*KEYWORDS, *keywords)
+    mta.drop_connections()
+    yield
+    mta.keywords = KEYWORDS
+    mta.drop_connections()
+
+
+def test_an_upstream_that_takes_it_is_told(relay: RelayProcess, mta: FakeUpstream) -> None:
+    with saying(mta, TAKES_IT):
         _send(relay, "XFORWARD ADDR=192.0.2.7 NAME=a.example HELO=spike.example SOURCE=LOCAL")
-        told = [line for _, line in mta.commands if line.startswith("XFORWARD")]
-        assert told == [
-            "XFORWARD ADDR=192.0.2.7 NAME=a.example PROTO=ESMTP HELO=spike.example SOURCE=LOCAL",
-            "XFORWARD ADDR=127.0.0.1 NAME=[UNAVAILABLE] PROTO=ESMTP HELO=filter.example"
-            " SOURCE=REMOTE",
-        ]
-
-
-def test_an_upstream_that_does_not_believe_us_gets_the_mail_all_the_same(
-    filled: Callable[..., RelayProcess],
-) -> None:
-    class Refusing(FakeUpstream):
-        pass
-
-    with Refusing(At("noop", Reply("250 ok")), keywords=TAKES_IT) as mta:
-        relay = filled(mta.address, _config())
-        _send(relay)
-        assert len(mta.messages) == 2, "500 to XFORWARD, and the mail goes on"
+    assert len(mta.messages) == 2, "500 to XFORWARD, and the mail goes on"
+    told = [line for _, line in mta.commands if line.startswith("XFORWARD")]
+    assert told == [
+        "XFORWARD ADDR=192.0.2.7 NAME=a.example PROTO=ESMTP HELO=spike.example SOURCE=LOCAL",
+        "XFORWARD ADDR=127.0.0.1 NAME=[UNAVAILABLE] PROTO=ESMTP HELO=filter.example SOURCE=REMOTE",
+    ]
 
 
 def test_an_upstream_that_lets_us_has_the_session_of_that_client(
-    filled: Callable[..., RelayProcess],
+    relay: RelayProcess, mta: FakeUpstream
 ) -> None:
     """On a connection of its own: nobody else's mail goes over it."""
-    with FakeUpstream(keywords=(*KEYWORDS, "XCLIENT NAME ADDR PROTO HELO LOGIN")) as mta:
-        relay = filled(mta.address, _config())
+    with saying(mta, "XCLIENT NAME ADDR PROTO HELO LOGIN"):
         _send(relay)
         _send(relay, "XCLIENT ADDR=192.0.2.7 NAME=a.example HELO=spike.example LOGIN=shop")
         _send(relay)
-        assert len(mta.messages) == 6
-        said = [(n, line) for n, line in mta.commands if line.startswith(("XCLIENT", "MAIL"))]
-        places = {n: place for place, n in enumerate(dict.fromkeys(n for n, _ in said), 1)}
-        assert [(places[n], line.partition(" ")[0]) for n, line in said] == [
-            *[(1, "MAIL")] * 2,
-            *[(1, "XCLIENT"), (1, "MAIL"), (2, "XCLIENT"), (2, "MAIL")],
-            *[(3, "MAIL")] * 2,
-        ]
-        command = "XCLIENT ADDR=192.0.2.7 NAME=a.example PROTO=ESMTP HELO=client.example LOGIN=shop"
-        assert [line for _, line in said if line.startswith("XCLIENT")] == [command] * 2
+    assert len(mta.messages) == 6
+    said = [(n, line) for n, line in mta.commands if line.startswith(("XCLIENT", "MAIL"))]
+    places = {n: place for place, n in enumerate(dict.fromkeys(n for n, _ in said), 1)}
+    assert [(places[n], line.partition(" ")[0]) for n, line in said] == [
+        *[(1, "MAIL")] * 2,
+        *[(1, "XCLIENT"), (1, "MAIL"), (2, "XCLIENT"), (2, "MAIL")],
+        *[(3, "MAIL")] * 2,
+    ]
+    command = "XCLIENT ADDR=192.0.2.7 NAME=a.example PROTO=ESMTP HELO=client.example LOGIN=shop"
+    assert [line for _, line in said if line.startswith("XCLIENT")] == [command] * 2
 
 
 @needs("postfix")

@@ -12,14 +12,14 @@ from tests.kit.relay import STREAMS, RelayProcess, listener
 from tests.kit.store import address
 from tests.kit.upstream import At, Close, FakeUpstream, Reply
 
-SUBSCRIBER, OTHER = address("consent"), address("customer")
+SUBSCRIBER, OTHER, DESK = address("consent"), address("customer"), address("desk")
 
 
 def _streams(**offers: Any) -> list[dict[str, Any]]:
     return [{**stream, **offers} if stream["name"] == "offers" else stream for stream in STREAMS]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def capped(filled: Callable[..., RelayProcess]) -> Callable[..., RelayProcess]:
     """Start a relay whose stream `offers` has a cap."""
 
@@ -33,6 +33,12 @@ def capped(filled: Callable[..., RelayProcess]) -> Callable[..., RelayProcess]:
         return filled(upstream, config)
 
     return start
+
+
+@pytest.fixture(scope="module")
+def once_a_week(capped: Callable[..., RelayProcess], mta: FakeUpstream) -> RelayProcess:
+    """For tests each of which mails somebody else."""
+    return capped(mta.address, "1/7d")
 
 
 def test_two_workers_together_send_no_more_than_the_cap(
@@ -56,20 +62,19 @@ def test_two_workers_together_send_no_more_than_the_cap(
 
 
 def test_what_the_upstream_did_not_take_does_not_count(
-    capped: Callable[..., RelayProcess],
+    once_a_week: RelayProcess, mta: FakeUpstream
 ) -> None:
-    refusals = [At("end", Reply("451 4.2.0 later"), nth=1), At("end", Reply("554 no"), nth=2)]
-    with FakeUpstream(*refusals) as mta:
-        relay = capped(mta.address, "1/7d")
-        codes = [relay.send(marketing(), SUBSCRIBER)[0] for _ in range(4)]
-        assert codes == [451, 554, 250, 450]
-        assert len(mta.messages) == 1
+    mta.begin(At("end", Reply("451 4.2.0 later"), nth=1), At("end", Reply("554 no"), nth=2))
+    codes = [once_a_week.send(marketing(), SUBSCRIBER)[0] for _ in range(4)]
+    assert codes == [451, 554, 250, 450]
+    assert len(mta.messages) == 1
 
 
-def test_what_the_upstream_may_have_taken_counts(capped: Callable[..., RelayProcess]) -> None:
-    with FakeUpstream(At("end", Close(), nth=1)) as mta:
-        relay = capped(mta.address, "1/7d")
-        assert [relay.send(marketing(), SUBSCRIBER)[0] for _ in range(2)] == [451, 450]
+def test_what_the_upstream_may_have_taken_counts(
+    once_a_week: RelayProcess, mta: FakeUpstream
+) -> None:
+    mta.begin(At("end", Close(), nth=1))
+    assert [once_a_week.send(marketing(), OTHER)[0] for _ in range(2)] == [451, 450]
 
 
 def test_a_cap_on_all_marketing(filled: Callable[..., RelayProcess]) -> None:
@@ -84,15 +89,17 @@ def test_a_cap_on_all_marketing(filled: Callable[..., RelayProcess]) -> None:
         assert (code, "frequency_cap" in text) == (450, True)
 
 
-def test_the_record_holds_what_it_was_judged_on(capped: Callable[..., RelayProcess]) -> None:
-    with FakeUpstream() as mta:
-        relay = capped(mta.address, "1/7d")
-        relay.send(marketing(), SUBSCRIBER)
-        relay.send(marketing(), SUBSCRIBER)
-        first, second = sorted(records(relay), key=lambda record: record.decided.at)
-        assert first.decided.facts[SUBSCRIBER].mailings == ()
-        (counted,) = second.decided.facts[SUBSCRIBER].mailings
-        assert (counted.stream, counted.at <= second.decided.at) == ("offers", True)
+def test_the_record_holds_what_it_was_judged_on(
+    once_a_week: RelayProcess, mta: FakeUpstream
+) -> None:
+    mta.begin()
+    for _ in range(2):
+        once_a_week.send(marketing(), DESK)
+    ours = [record.decided for record in records(once_a_week) if DESK in record.decided.facts]
+    first, second = sorted(ours, key=lambda decided: decided.at)
+    assert first.facts[DESK].mailings == ()
+    (counted,) = second.facts[DESK].mailings
+    assert (counted.stream, counted.at <= second.at) == ("offers", True)
 
 
 def test_observed_mail_passes_and_the_record_says_what_would_have_been(

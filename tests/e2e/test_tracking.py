@@ -2,7 +2,7 @@
 
 import json
 from base64 import encodebytes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ WEB: dict[str, Any] = {"web": {}}
 Start = Callable[..., RelayProcess]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def started(filled: Start) -> Start:
     """Start a relay; `fate` is that of pixels on the stream offers. `WEB` has its metrics."""
 
@@ -41,6 +41,34 @@ def started(filled: Start) -> Start:
         return filled(upstream, {"stream": streams, "listener": [apps], **config})
 
     return start
+
+
+@pytest.fixture(scope="module")
+def shared(started: Start, mta: FakeUpstream) -> RelayProcess:
+    return started(mta.address, "strip", **WEB)
+
+
+@pytest.fixture
+def stripping(shared: RelayProcess, mta: FakeUpstream) -> Iterator[RelayProcess]:
+    """A relay for several tests: nobody agrees to be tracked, and nothing was sent yet."""
+    mta.begin()
+    yield shared
+    shared.command("consent", "withdraw", AGREED, "--purpose", "tracking")
+
+
+@pytest.fixture(scope="module")
+def shared_adding(started: Start, mta: FakeUpstream) -> RelayProcess:
+    offers = {"unsubscribe": "add", "unsubscribe_mailto": "stop@shop.example"}
+    return started(mta.address, "strip", offers, web={"public_url": PUBLIC})
+
+
+@pytest.fixture
+def adding(shared_adding: RelayProcess, mta: FakeUpstream) -> Iterator[RelayProcess]:
+    """The same where each copy gets a link of its own."""
+    mta.begin()
+    yield shared_adding
+    for who in (AGREED, OTHER):
+        shared_adding.command("consent", "withdraw", who, "--purpose", "tracking")
 
 
 def counted(relay: RelayProcess, action: str, stream: str = "offers") -> float:
@@ -91,30 +119,31 @@ def test_it_is_refused_to_who_did_not_agree(started: Start) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["8bit", "base64"])
-def test_it_is_taken_out_and_all_else_stays(started: Start, encoding: str) -> None:
+def test_it_is_taken_out_and_all_else_stays(
+    stripping: RelayProcess, mta: FakeUpstream, encoding: str
+) -> None:
     def sent(text: str) -> bytes:
         body = text if encoding == "8bit" else _base64(text)
         fields = [TYPE] if encoding == "8bit" else [TYPE, BASE64]
         return marketing(body=body, headers=fields, message_id="<1@shop.example>")
 
-    with FakeUpstream() as mta:
-        relay = started(mta.address, "strip", **WEB)
-        assert relay.send(sent(HTML), AGREED)[0] == 250
-        (found,) = mta.messages
-        head, _, body = found.data.partition(b"\r\n\r\n")
-        expected = HTML.replace(PIXEL, "<!---->")
-        if encoding == "8bit":
-            assert body == expected.encode()
-            assert head.endswith(sent(HTML).partition(b"\r\n\r\n")[0])
-        else:
-            assert PIXEL not in _text(body)
-            assert body.split(b"\r\n")[0] == sent(HTML).partition(b"\r\n\r\n")[2].split(b"\r\n")[0]
-        assert counted(relay, "stripped") == 1
-        agree(relay, AGREED)
-        assert relay.send(sent(HTML), AGREED)[0] == 250
-        assert mta.messages[1].data.endswith(sent(HTML).partition(b"\r\n\r\n")[2])
-        assert relay.send(sent(HTML), AGREED, OTHER)[0] == 250  # one message for both
-        assert mta.messages[2].data.partition(b"\r\n\r\n")[2] == body
+    before = counted(stripping, "stripped")
+    assert stripping.send(sent(HTML), AGREED)[0] == 250
+    (found,) = mta.messages
+    head, _, body = found.data.partition(b"\r\n\r\n")
+    expected = HTML.replace(PIXEL, "<!---->")
+    if encoding == "8bit":
+        assert body == expected.encode()
+        assert head.endswith(sent(HTML).partition(b"\r\n\r\n")[0])
+    else:
+        assert PIXEL not in _text(body)
+        assert body.split(b"\r\n")[0] == sent(HTML).partition(b"\r\n\r\n")[2].split(b"\r\n")[0]
+    assert counted(stripping, "stripped") == before + 1
+    agree(stripping, AGREED)
+    assert stripping.send(sent(HTML), AGREED)[0] == 250
+    assert mta.messages[1].data.endswith(sent(HTML).partition(b"\r\n\r\n")[2])
+    assert stripping.send(sent(HTML), AGREED, OTHER)[0] == 250  # one message for both
+    assert mta.messages[2].data.partition(b"\r\n\r\n")[2] == body
 
 
 def _base64(text: str) -> str:
@@ -127,16 +156,12 @@ def _text(body: bytes) -> str:
     return b64decode(body).decode()
 
 
-def test_each_copy_is_for_its_recipient(started: Start) -> None:
-    adds = {"unsubscribe": "add"}
-    web = {"web": {"public_url": "https://unsubscribe.shop.example"}}
-    with FakeUpstream() as mta:
-        relay = started(mta.address, "strip", adds, **web)
-        agree(relay, AGREED)
-        sent = html(unsubscribe=None, one_click=None)
-        assert relay.send(sent, AGREED, OTHER)[0] == 250
-        told = {each.recipients[0]: PIXEL.encode() in each.data for each in mta.messages}
-        assert told == {AGREED: True, OTHER: False}
+def test_each_copy_is_for_its_recipient(adding: RelayProcess, mta: FakeUpstream) -> None:
+    agree(adding, AGREED)
+    sent = html(unsubscribe=None, one_click=None)
+    assert adding.send(sent, AGREED, OTHER)[0] == 250
+    told = {each.recipients[0]: PIXEL.encode() in each.data for each in mta.messages}
+    assert told == {AGREED: True, OTHER: False}
 
 
 def test_what_others_signed_is_refused_and_what_the_relay_signs_is_not(
@@ -164,22 +189,24 @@ SIGNED_TYPE = (
 )
 
 
-def test_what_its_author_signed_is_never_edited(started: Start) -> None:
+def test_what_its_author_signed_is_never_edited(stripping: RelayProcess, mta: FakeUpstream) -> None:
     """With no other signature than that in the message (RFC 1847)."""
     body = f"--b\r\nContent-Type: text/html\r\n\r\n{HTML}\r\n{SIGNATURE}"
     sent = marketing(body=body, headers=[SIGNED_TYPE])
-    with FakeUpstream() as mta:
-        relay = started(mta.address, "strip", **WEB)
-        code, text = relay.send(sent, AGREED)
-        assert (code, "refused: tracking_unconsented" in text) == (550, True)
-        assert not mta.messages
-        agree(relay, AGREED)
-        assert relay.send(sent, AGREED)[0] == 250
-        assert mta.messages[0].data.endswith(sent)
-        assert (counted(relay, "refused"), counted(relay, "consented")) == (1, 1)
+    fates = ("refused", "consented")
+    before = [counted(stripping, fate) for fate in fates]
+    code, text = stripping.send(sent, AGREED)
+    assert (code, "refused: tracking_unconsented" in text) == (550, True)
+    assert not mta.messages
+    agree(stripping, AGREED)
+    assert stripping.send(sent, AGREED)[0] == 250
+    assert mta.messages[0].data.endswith(sent)
+    assert [counted(stripping, fate) for fate in fates] == [count + 1 for count in before]
 
 
-def test_each_form_of_a_pixel_goes_from_mail_in_parts(started: Start) -> None:
+def test_each_form_of_a_pixel_goes_from_mail_in_parts(
+    stripping: RelayProcess, mta: FakeUpstream
+) -> None:
     """multipart/related of quoted-printable, as programs send it."""
     base = "https://t.example/wf/open?upn=3D8f2c"
     forms = [
@@ -199,53 +226,51 @@ def test_each_form_of_a_pixel_goes_from_mail_in_parts(started: Start) -> None:
     between = "=\r\n<p>=\r\n"
     body = top + cell % base + between.join(forms) + end
     expected = top + cell % "data:," + between.join("<!---->" for _ in forms) + end
-    with FakeUpstream() as mta:
-        relay = started(mta.address, "strip")
-        assert relay.send(marketing(body=body, headers=[related]), AGREED)[0] == 250
-        (found,) = mta.messages
-        assert found.data.decode().partition("\r\n\r\n")[2] == expected
+    assert stripping.send(marketing(body=body, headers=[related]), AGREED)[0] == 250
+    (found,) = mta.messages
+    assert found.data.decode().partition("\r\n\r\n")[2] == expected
 
 
-def test_a_large_message_is_edited_at_its_beginning_alone(started: Start) -> None:
+def test_a_large_message_is_edited_at_its_beginning_alone(
+    stripping: RelayProcess, mta: FakeUpstream
+) -> None:
     rest = "".join(f"<p>{'x' * 70} {n}</p>\r\n" for n in range(40_000))
-    with FakeUpstream() as mta:
-        relay = started(mta.address, "strip")
-        assert relay.send(html(HTML + rest), AGREED)[0] == 250
-        expected = HTML.replace(PIXEL, "<!---->") + rest
-        assert mta.messages[0].data.endswith(b"\r\n\r\n" + expected.encode())
+    assert stripping.send(html(HTML + rest), AGREED)[0] == 250
+    expected = HTML.replace(PIXEL, "<!---->") + rest
+    assert mta.messages[0].data.endswith(b"\r\n\r\n" + expected.encode())
 
 
-def test_a_withdrawal_while_the_message_is_on_its_way_counts(started: Start) -> None:
+def test_a_withdrawal_while_the_message_is_on_its_way_counts(
+    stripping: RelayProcess, mta: FakeUpstream
+) -> None:
     """The upstream has answered 354 to nothing yet: what leaves is made anew."""
-    with FakeUpstream() as mta, ThreadPoolExecutor(1) as pool:
-        relay = started(mta.address, "strip")
-        agree(relay, AGREED)
-        mta.behaviours.append(At("data", Hold(), to=AGREED))
-        sent = pool.submit(relay.send, html(), AGREED)
+    agree(stripping, AGREED)
+    mta.begin(At("data", Hold(), to=AGREED))
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(stripping.send, html(), AGREED)
         mta.wait_held()
-        relay.command("consent", "withdraw", AGREED, "--purpose", "tracking")
+        stripping.command("consent", "withdraw", AGREED, "--purpose", "tracking")
         mta.release()
         assert sent.result(30)[0] == 250
-        assert [PIXEL.encode() in each.data for each in mta.messages] == [False]
+    assert [PIXEL.encode() in each.data for each in mta.messages] == [False]
 
 
-def test_the_second_copy_after_a_withdrawal_waits_for_another_attempt(started: Start) -> None:
-    adds = {"unsubscribe": "add"}
-    web = {"web": {"public_url": "https://unsubscribe.shop.example"}}
+def test_the_second_copy_after_a_withdrawal_waits_for_another_attempt(
+    adding: RelayProcess, mta: FakeUpstream
+) -> None:
     sent = html(unsubscribe=None, one_click=None, message_id="<copies@shop.example>")
-    with FakeUpstream() as mta, ThreadPoolExecutor(1) as pool:
-        relay = started(mta.address, "strip", adds, **web)
-        agree(relay, AGREED)
-        agree(relay, OTHER)
-        mta.behaviours.append(At("data", Hold(), to=OTHER))
-        waiting = pool.submit(relay.send, sent, AGREED, OTHER)
+    agree(adding, AGREED)
+    agree(adding, OTHER)
+    mta.begin(At("data", Hold(), to=OTHER))
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(adding.send, sent, AGREED, OTHER)
         mta.wait_held()
-        relay.command("consent", "withdraw", OTHER, "--purpose", "tracking")
+        adding.command("consent", "withdraw", OTHER, "--purpose", "tracking")
         mta.release()
         assert waiting.result(30)[0] == 451
-        assert relay.send(sent, AGREED, OTHER)[0] == 250
-        told = [(each.recipients[0], PIXEL.encode() in each.data) for each in mta.messages]
-        assert told == [(AGREED, True), (OTHER, False)]
+    assert adding.send(sent, AGREED, OTHER)[0] == 250
+    told = [(each.recipients[0], PIXEL.encode() in each.data) for each in mta.messages]
+    assert told == [(AGREED, True), (OTHER, False)]
 
 
 def test_who_agreed_is_mailed_where_others_are_refused(started: Start) -> None:
@@ -270,16 +295,15 @@ def test_what_is_observed_goes_as_it_came(started: Start) -> None:
         assert refused == 1
 
 
-def test_the_link_in_a_message_withdraws_the_consent_for_the_next(started: Start) -> None:
-    offers = {"unsubscribe": "add", "unsubscribe_mailto": "stop@shop.example"}
-    with FakeUpstream() as mta:
-        relay = started(mta.address, "strip", offers, web={"public_url": PUBLIC})
-        agree(relay, AGREED)
-        sent = html(unsubscribe=None, one_click=None)
-        assert relay.send(sent, AGREED)[0] == 250
-        page = f"{relay.url}/u/{tokens(mta.messages[0])}"
-        with urlopen(page, b"do=untrack") as answer:
-            assert b"This holds from the next message on." in answer.read()
-        assert relay.send(sent, AGREED)[0] == 250
-        assert [PIXEL.encode() in each.data for each in mta.messages] == [True, False]
-        assert relay.metric("smtpproxy_feedback_total", stream="offers", kind="untrack") == 1
+def test_the_link_in_a_message_withdraws_the_consent_for_the_next(
+    adding: RelayProcess, mta: FakeUpstream
+) -> None:
+    agree(adding, AGREED)
+    sent = html(unsubscribe=None, one_click=None)
+    assert adding.send(sent, AGREED)[0] == 250
+    page = f"{adding.url}/u/{tokens(mta.messages[0])}"
+    with urlopen(page, b"do=untrack") as answer:
+        assert b"This holds from the next message on." in answer.read()
+    assert adding.send(sent, AGREED)[0] == 250
+    assert [PIXEL.encode() in each.data for each in mta.messages] == [True, False]
+    assert adding.metric("smtpproxy_feedback_total", stream="offers", kind="untrack") == 1

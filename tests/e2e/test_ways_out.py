@@ -311,31 +311,25 @@ def test_many_recipients_take_a_bounded_number_of_connections(
 
 
 def test_an_upstream_that_takes_few_connections_gets_all(
-    filled: Callable[..., RelayProcess],
+    adding: RelayProcess, mta: FakeUpstream
 ) -> None:
+    mta.drop_connections()
     busy = Reply("421 4.7.0 too many connections")
-    with FakeUpstream() as mta:
-        relay = filled(mta.address, config())
-        free = mta.connections + 1  # from now on one more
-        mta.behaviours += [At("connect", busy, Close(), nth=free + n) for n in range(1, 99)]
-        assert relay.send(bare(), *firms(20))[0] == 250
-        assert sorted(m.recipients[0] for m in mta.messages) == sorted(firms(20))
-        assert all(message.sender for message in mta.messages), "no notice of failure"
+    mta.behaviours += [At("connect", busy, Close(), nth=nth) for nth in range(2, 99)]
+    assert adding.send(bare(), *firms(20))[0] == 250
+    assert sorted(m.recipients[0] for m in mta.messages) == sorted(firms(20))
+    assert all(message.sender for message in mta.messages), "no notice of failure"
 
 
 def test_trouble_in_the_middle_ends_it_soon_and_the_sender_is_told(
-    filled: Callable[..., RelayProcess],
+    adding: RelayProcess, mta: FakeUpstream
 ) -> None:
-    with FakeUpstream(*(At("end", Close(), nth=n) for n in range(4, 40))) as mta:
-        relay = filled(mta.address, config())
-        code, _ = relay.send(bare(), *firms(40))
-        assert code == 451, "the notice was lost too: rather twice than never"
-        wait_for(lambda: outcome(relayed(records(relay))[0]) is not None, "the outcome")
-        (entry,) = relayed(records(relay))
-        assert entry.outcome is not None
-        taken = [each for each in entry.outcome.each if each.startswith("250")]
-        assert len(taken) == len(mta.messages) == 3
-        assert len([c for _, c in mta.commands if c == "DATA"]) < 30
+    mta.behaviours += [At("end", Close(), nth=nth) for nth in range(4, 40)]
+    code, text = adding.send(bare(), *firms(40))
+    assert code == 451, "the notice was lost too: rather twice than never"
+    taken = [each for each in the_record(adding, text).outcome.each if each.startswith("250")]
+    assert len(taken) == len(mta.messages) == 3
+    assert len([c for _, c in mta.commands if c == "DATA"]) < 30
 
 
 def test_killed_in_the_middle(filled: Callable[..., RelayProcess]) -> None:

@@ -161,7 +161,7 @@ def sending(site: Site) -> Iterator[Load]:
                 if id not in load.answered:  # else it was cut off at QUIT
                     failure = Failure(began, time.monotonic(), repr(error))
                     (load.cut_off if greeted else load.refused).append(failure)
-            enough.wait(0.005)
+            enough.wait(0.05)
 
     threads = [threading.Thread(target=send) for _ in range(SENDERS)]
     for thread in threads:
@@ -174,7 +174,7 @@ def sending(site: Site) -> Iterator[Load]:
             thread.join()
 
 
-def grows(load: Load, by: int = 40) -> None:
+def grows(load: Load, by: int = 20) -> None:
     before = len(load.answered)
     wait_for(lambda: len(load.answered) > before + by, "more mail")
 
