@@ -50,7 +50,7 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.store = TrialStore(timeout=60.0)  # a burst of writes, on whatever disk
+        self.store = TrialStore(timeout=60.0, copy=True)  # a burst of writes, on whatever disk
         self.trusted: frozenset[str] = frozenset()
         self.port = 0
         ensure_link_keys(folder, T0.date())

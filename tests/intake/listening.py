@@ -39,7 +39,7 @@ from smtpproxy.settings import TcpAddress
 from smtpproxy.waiting import Deadlines
 from tests.kit.ports import LOOPBACK, wait_for
 from tests.kit.relay import relay_config
-from tests.kit.store import TrialStore, fill
+from tests.kit.store import TrialStore
 from tests.kit.toml import to_toml
 
 E = TypeVar("E", bound=Event)
@@ -81,7 +81,7 @@ class Intake:
         self.settings = parse(to_toml(document), "test.toml")
         self.events: list[Event] = []
         self.records = Records()
-        self.store = TrialStore()
+        self.store = TrialStore(filled=True)
         self.spool = root / "spool"
         self.spool.mkdir(exist_ok=True)
         self.unexpected: list[Exception] = []
@@ -148,7 +148,6 @@ class Intake:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         settings, server = self.settings, self.settings.server
-        await fill(self.store, self.store, datetime.now(UTC))
         deadlines = Deadlines(self._loop, resolution=0.02)
         self.pool = UpstreamPool(settings.upstream, server.hostname, deadlines, Counter())
         services = replace(

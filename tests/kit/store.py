@@ -7,7 +7,8 @@ gives them to a store, `ndjson()` and `suppressions()` to the import commands.
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -32,6 +33,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_store
+from smtpproxy.store.key_files import FILE_NAME
 from smtpproxy.store.protocols import (
     ContactStore,
     StoreUnavailable,
@@ -194,12 +196,34 @@ def fill_database(url: str, state_dir: Path, now: datetime = NOW) -> None:
     asyncio.run(put())
 
 
-class TrialStore(SqliteStore):
-    """A database in a folder of its own, which goes with it. `fail_with` makes each call fail."""
+@cache
+def _files(*, filled: bool) -> Mapping[str, bytes]:
+    """The files of a store that was made once, its key too."""
 
-    def __init__(self, timeout: float = 2.0) -> None:
+    async def put(store: TrialStore) -> None:
+        if filled:
+            await fill(store, store, datetime.now(UTC))
+        await SqliteStore.close(store)
+
+    store = TrialStore()
+    with store.folder as folder, ThreadPoolExecutor(1) as aside:  # a test may have a loop
+        aside.submit(asyncio.run, put(store)).result(30)
+        files = (Path(folder) / name for name in ("store.db", "store.db-wal", FILE_NAME))
+        return {file.name: file.read_bytes() for file in files if file.exists()}
+
+
+class TrialStore(SqliteStore):
+    """A database in a folder of its own, which goes with it. `fail_with` makes each call fail.
+
+    A `copy` takes half the time; all of a test process have one key. `filled`: with everybody.
+    """
+
+    def __init__(self, timeout: float = 2.0, *, copy: bool = False, filled: bool = False) -> None:
         self.folder = TemporaryDirectory(prefix="store-")
         folder = Path(self.folder.name)
+        for name, content in _files(filled=filled).items() if copy or filled else ():
+            (folder / name).touch(0o600)
+            (folder / name).write_bytes(content)
         put_tables(folder / "store.db")
         make(folder / "store.db", folder, timeout)
         super().__init__(folder / "store.db", folder, timeout)

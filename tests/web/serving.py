@@ -161,7 +161,7 @@ def served_aside(settings: Settings) -> Iterator[str]:
 @asynccontextmanager
 async def serving(kind: type[S], settings: Settings) -> AsyncIterator[S]:
     """Serve the API with these settings."""
-    store = TrialStore()
+    store = TrialStore(copy=True)
     sock = socket.create_server(("127.0.0.1", 0))
     stop = asyncio.Event()
     app = _app(store, settings, api_over(store, settings, stop=stop))
