@@ -21,7 +21,7 @@ RECEIPT = "Dear {name}, here is the news of the shop for all our friends, {link}
 Start = Callable[..., RelayProcess]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def started(filled: Start) -> Start:
     """Start a relay, with `web` where metrics are read; the rest is for streams of that name."""
 
@@ -104,26 +104,25 @@ def test_what_cannot_be_counted_does_not_pass_unless_it_is_only_observed(started
         assert relay.send(receipt(1), "p1@b.example")[0] == 250
 
 
-def test_observed_bulk_passes_and_is_counted(started: Start) -> None:
-    with FakeUpstream() as mta:
-        relay = started(mta.address, web=True)
-        assert relay.send(marketing(stream="receipts"), STRANGER)[0] == 250
-        one_sign = receipt(1, headers=[("List-Unsubscribe", "<https://x.example/>")])
-        assert relay.send(one_sign, STRANGER)[0] == 250
-        assert bulk_counted(relay, "observe") == 1
+def observed_bulk_passes_and_is_counted(relay: RelayProcess) -> None:
+    assert relay.send(marketing(stream="receipts"), STRANGER)[0] == 250
+    one_sign = receipt(1, headers=[("List-Unsubscribe", "<https://x.example/>")])
+    assert relay.send(one_sign, STRANGER)[0] == 250
+    assert bulk_counted(relay, "observe") == 1
 
 
 SHOP = "Shop <hello@shop.example>"
 NEWS = "View it in your browser: https://x.example/7\r\nYou are subscribed. Unsubscribe here.\r\n"
 
 
-def test_bulk_told_by_its_text(started: Start) -> None:
+def test_bulk_told_by_its_header_or_its_text(started: Start) -> None:
     weak = [("List-Unsubscribe", "<https://x.example/>")]
     news = message(stream="receipts", sender=SHOP, subject="Hello", body=NEWS, headers=weak)
     with FakeUpstream() as mta:
         relay = started(mta.address, web=True)
+        observed_bulk_passes_and_is_counted(relay)
         assert relay.send(news, STRANGER)[0] == 250
-        assert bulk_counted(relay, "observe") == 1
+        assert bulk_counted(relay, "observe") == 2
         told = records(relay)[-1].decided.features.content
         assert told is not None
         assert told.bulk_markers == ("list-unsubscribe",)

@@ -29,8 +29,8 @@ def _config(folder: Path, hostname: str, **offers: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def sides(tmp_path: Path) -> Iterator[tuple[RelayProcess, RelayProcess]]:
-    """The one who tells, of whom only the commands are used, and one with a running relay."""
+def commands(tmp_path: Path) -> Iterator[tuple[RelayProcess, RelayProcess]]:
+    """The one who tells, and the one who is told: of both only the commands are used."""
     with FakeUpstream() as mta:
         teller, told = tmp_path / "teller", tmp_path / "told"
         for folder in (teller, told):
@@ -41,8 +41,16 @@ def sides(tmp_path: Path) -> Iterator[tuple[RelayProcess, RelayProcess]]:
         one.must("partner", "key", "other")
         shutil.copy2(teller / "other.key", told / "other.key")
         fill(two.config["store"]["url"], told / "state", datetime.now(UTC))
-        with two:
-            yield one, two
+        yield one, two
+
+
+@pytest.fixture
+def sides(
+    commands: tuple[RelayProcess, RelayProcess],
+) -> Iterator[tuple[RelayProcess, RelayProcess]]:
+    """The same where the one who is told has a running relay."""
+    with commands[1]:
+        yield commands
 
 
 def _snapshot(one: RelayProcess) -> Path:
@@ -133,8 +141,8 @@ def test_another_key_voids_the_snapshot(sides: tuple[RelayProcess, RelayProcess]
     assert "list_stale" in two.send(marketing(), SUBSCRIBER)[1]
 
 
-def test_a_list_is_screened_without_a_store(sides: tuple[RelayProcess, RelayProcess]) -> None:
-    one, two = sides
+def test_a_list_is_screened_without_a_store(commands: tuple[RelayProcess, RelayProcess]) -> None:
+    one, two = commands
     one.must("suppress", "add", "anna+shop@people.example", "--origin", "unsubscribe")
     path = _snapshot(one)
     people = two.root / "list"
@@ -156,8 +164,8 @@ def test_a_list_is_screened_without_a_store(sides: tuple[RelayProcess, RelayProc
     assert two.command("partner", "screen", "other", str(people), "--snapshot", str(path))[0] == 0
 
 
-def test_what_can_be_told_is_said(sides: tuple[RelayProcess, RelayProcess]) -> None:
-    one, _ = sides
+def test_what_can_be_told_is_said(commands: tuple[RelayProcess, RelayProcess]) -> None:
+    one, _ = commands
     partners = one.config.pop("partner")
     one.write_config()
     one.must("suppress", "add", SUBSCRIBER)
