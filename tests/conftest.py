@@ -10,7 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.kit import parts
+from tests.kit import parts, warm
 from tests.kit.load import SmtpSink
 from tests.kit.postfix import PostfixInstance
 from tests.kit.processes import kill_all, running
@@ -22,6 +22,8 @@ os.environ.pop("COLUMNS", None)  # set by pytest-xdist; a user's pipe has no wid
 os.environ.pop("PYTHONUNBUFFERED", None)  # which users do not set, and which hides what is left
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else every process compiles every module anew
 sys.dont_write_bytecode = False
+if not SOAK:
+    warm.enable()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # Timings are for benchmarks. What `make test` tries is the same each time, so that a change is

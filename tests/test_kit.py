@@ -19,7 +19,7 @@ from tests.kit.parts import needs, program
 from tests.kit.ports import LOOPBACK, free_port, listens
 from tests.kit.postfix import PostfixInstance
 from tests.kit.processes import Running, kill_all, run, running, wait_exit
-from tests.kit.relay import RelayProcess, parse_metrics
+from tests.kit.relay import COMMAND, RelayProcess, parse_metrics
 from tests.kit.store import SUPPRESSED, address, ndjson, people, suppressions_csv
 from tests.kit.toml import to_toml
 from tests.kit.upstream import At, Close, Drip, FakeUpstream, Hold, Reply
@@ -179,6 +179,30 @@ def test_programs_die_with_the_test_process(tmp_path: Path) -> None:
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait(10)
     wait_exit(child)
+
+
+@pytest.mark.parametrize("arguments", [("--version",), ("nonsense",)])
+def test_a_command_that_is_forked_ends_as_one_that_is_started(arguments: tuple[str, ...]) -> None:
+    started = subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=30
+    )
+    forked = run(*COMMAND, *arguments)
+    assert (forked.returncode, forked.stdout, forked.stderr) == (
+        started.returncode,
+        started.stdout,
+        started.stderr,
+    )
+
+
+def test_a_relay_that_is_forked_can_be_killed(tmp_path: Path, upstream: FakeUpstream) -> None:
+    with RelayProcess(tmp_path, upstream.address) as relay:
+        pid, workers = relay.pid, relay.workers
+        assert workers
+        os.kill(pid, signal.SIGKILL)
+        wait_exit(pid)
+        assert not relay.alive
+        for each in workers:
+            wait_exit(each)
 
 
 def test_toml_is_read_back_the_same() -> None:

@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.kit import warm
 from tests.kit.ports import wait_for
 
 _running: set["Running"] = set()
@@ -28,19 +29,25 @@ class Running:
         output: Path,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        cold: bool = False,
     ) -> None:
+        """`cold`: the relay too starts as its users start it (tests/kit/warm.py)."""
         self.argv = list(argv)
         self.output_path = output
+        self.process: subprocess.Popen[bytes] | warm.Begun
         with output.open("ab") as file:
-            self.process = subprocess.Popen(
-                [*_dies_with_us(), *argv],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=None if env is None else {**os.environ, **env},
-                cwd=cwd,
-                start_new_session=True,
-            )
+            if warm.begins(argv, env) and not cold:
+                self.process = warm.Begun(argv[3:], stdout=file, stderr=file, env=env, cwd=cwd)
+            else:
+                self.process = subprocess.Popen(
+                    [*_dies_with_us(), *argv],
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    env=None if env is None else {**os.environ, **env},
+                    cwd=cwd,
+                    start_new_session=True,
+                )
         _running.add(self)
 
     @property
@@ -130,15 +137,18 @@ def run(
     env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end; undecodable output is replaced, no exit code raises."""
-    done = subprocess.run(
-        argv,
-        input=stdin,
-        capture_output=True,
-        timeout=timeout,
-        cwd=cwd,
-        env=None if env is None else {**os.environ, **env},
-        check=False,
-    )
+    if warm.begins(argv, env) and not stdin:
+        done = warm.run(argv[3:], timeout=timeout, cwd=cwd, env=env)
+    else:
+        done = subprocess.run(
+            argv,
+            input=stdin,
+            capture_output=True,
+            timeout=timeout,
+            cwd=cwd,
+            env=None if env is None else {**os.environ, **env},
+            check=False,
+        )
     return subprocess.CompletedProcess(
         done.args,
         done.returncode,

@@ -121,6 +121,7 @@ class RelayProcess:
         self.config_path = root / "smtpproxy.toml"
         Path(self.config["server"]["state_dir"]).mkdir(parents=True, exist_ok=True)
         self.write_config()
+        self.cold = False  # see tests/kit/warm.py
         self._running: Running | None = None
 
     def write_config(self) -> None:
@@ -191,6 +192,7 @@ class RelayProcess:
                 output=self.root / "relay.log",
                 env={"NOTIFY_SOCKET": ours, **os.environ},
                 cwd=REPOSITORY,
+                cold=self.cold,
             )
             if "NOTIFY_SOCKET" not in os.environ:
                 wait_for(lambda: self._says_ready(told), "the relay to be ready", timeout=timeout)
