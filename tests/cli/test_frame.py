@@ -101,8 +101,13 @@ def reads_its_input(pid: int) -> bool:
     return call[:2] == ["0", "0x0"]
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("command", [("check",), ("check", "--json"), ("--help",), ("--version",)])
+@pytest.mark.parametrize(
+    ("command", "unbuffered"),
+    [
+        *[(("check",), ""), (("check",), "1")],
+        *[(("check", "--json"), ""), (("--help",), "1"), (("--version",), "")],
+    ],
+)
 def test_a_full_disk_is_told_in_one_line(command: tuple[str, ...], unbuffered: str) -> None:
     environment = {"SMTPPROXY_CONFIG": str(GOOD), "PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("w") as full:

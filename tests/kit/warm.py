@@ -170,8 +170,9 @@ def _wait_for_a_command(sock: socket.socket) -> None:
             if not request:
                 os._exit(0)
             if (pid := os.fork()) == 0:
-                for each in (selector, sock, *telling.values()):
-                    each.close()  # or they close others' files of that number, once collected
+                selector.close()  # or it closes another's file of that number, once collected
+                for each in (sock, *telling.values()):
+                    each.close()
                 _become(json.loads(request), files)
                 return
             teller = socket.socket(fileno=files.pop())

@@ -72,7 +72,7 @@ async def test_no_reader_ever_misses_a_suppression(database: Database) -> None:
     with rekeying(database) as process:
         assert process.stdout is not None
         rounds = 0
-        while rounds < 20:
+        while rounds < 8:
             rounds += process.stdout.readline() == "finished\n"
             for name in NAMES[::7]:
                 assert (await facts_of(reader, name)).suppressions
@@ -133,7 +133,7 @@ async def test_a_writer_that_was_open_before_writes_under_the_newest_key(
 
 async def test_a_kill_leaves_every_suppression_in_force(database: Database) -> None:
     await (await filled(database)).close()
-    for at_least in ("started", "moved", "finished", "started", "moved"):
+    for at_least in ("moved", "started", "finished"):
         with rekeying(database) as process:
             assert process.stdout is not None
             while process.stdout.readline().strip() != at_least:

@@ -56,7 +56,7 @@ def committed(process: "subprocess.Popen[str]", at_least: int) -> int:
 async def test_a_change_counts_for_the_very_next_read(database: Database) -> None:
     store = database.open()
     with Answering(database.url, database.folder) as answering:
-        for number in range(40):
+        for number in range(15):
             name = f"user{number}@people.example"
             assert not answering.ask(name).suppressions
             await store.add_suppressions([entry(name)])
@@ -86,7 +86,7 @@ async def test_a_read_is_one_snapshot(database: Database) -> None:
                 await store.erase_contact(name, at=T0)
 
     flipping = asyncio.create_task(flip())
-    for _ in range(150):
+    for _ in range(60):
         for some in (pair, names):
             facts = await reader.facts(Lookups(some))
             seen = [facts.get(name) for name in pair]
@@ -127,7 +127,7 @@ async def test_other_processes_see_that_the_database_is_open(database: Database)
 
 async def test_a_kill_loses_no_commit(database: Database) -> None:
     await database.open().close()
-    for _ in range(3):
+    for _ in range(2):
         with put_for_ever(database) as process:
             batch = committed(process, at_least=2)
             process.send_signal(signal.SIGKILL)
@@ -159,8 +159,8 @@ async def test_readers_and_writers_go_on_during_an_import(database: Database) ->
     writes, largest = 0, 0
     with put_for_ever(database) as process:
         committed(process, at_least=0)
-        end = time.monotonic() + 3.0
-        while time.monotonic() < end:
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end or writes < 3:
             name = f"reader{writes}@people.example"
             await store.add_suppressions([entry(name)])  # within its timeout of 2 s
             for _ in range(200):
@@ -169,7 +169,6 @@ async def test_readers_and_writers_go_on_during_an_import(database: Database) ->
             largest = max(largest, log.stat().st_size)
             writes += 1
         process.kill()
-    assert writes >= 3
     assert largest < 128 * 1024 * 1024
 
 

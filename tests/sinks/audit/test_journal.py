@@ -64,8 +64,7 @@ async def test_a_decision_is_read_back_with_all_that_it_was_judged_on(
     assert find(folder, entry.id)[0].decided == entry
 
 
-@pytest.mark.parametrize("sync", ["os", "disk"])
-@pytest.mark.parametrize("count", [1, 50, 400])
+@pytest.mark.parametrize(("sync", "count"), [("os", 1), ("os", 400), ("disk", 50)])
 def test_what_was_committed_outlives_kill_9(folder: Path, sync: str, count: int) -> None:
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(folder), sync],
