@@ -13,7 +13,7 @@ from tests.kit.toml import to_toml
 
 DAY_ONE = "2026-03-01T10:00:00Z"
 
-BATCH = 500
+BATCH = 200
 IN_SMALL_BATCHES = (
     sys.executable,
     "-c",

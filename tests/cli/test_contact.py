@@ -72,7 +72,7 @@ def wait_for_a_commit(stored: Stored) -> None:
         assert result.exit_code == 0 or "no database yet" in result.stderr, result.stderr
         return bool(result.stdout)
 
-    wait_for(committed, "a first commit", timeout=60)
+    wait_for(committed, "a first commit", timeout=60, every=0.1)
 
 
 def test_import_show_and_export(stored: Stored) -> None:
@@ -186,7 +186,7 @@ def test_text_from_files_cannot_write_to_the_terminal(stored: Stored) -> None:
 
 
 def test_a_terminal_sees_progress(stored: Stored) -> None:
-    path = many(stored, 4_000)
+    path = many(stored, 1_600)
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         command(stored, "contact", "import", path),
@@ -205,12 +205,12 @@ def test_a_terminal_sees_progress(stored: Stored) -> None:
             pass
         os.close(ours)
         assert process.wait(timeout=60) == 0
-    for part in (b"many.ndjson", b"%", b"4,000 lines", b"/s", b"0:00:00"):
+    for part in (b"many.ndjson", b"%", b"1,600 lines", b"/s", b"0:00:00"):
         assert part in seen
 
 
 def test_an_interrupted_import_says_how_far_it_got_and_can_be_run_again(stored: Stored) -> None:
-    path = many(stored, 4_000)
+    path = many(stored, 1_600)
     process = subprocess.Popen(
         command(stored, "contact", "import", path),
         stdout=subprocess.PIPE,
@@ -223,29 +223,29 @@ def test_an_interrupted_import_says_how_far_it_got_and_can_be_run_again(stored: 
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     before = imported(stored)
-    assert 0 < before < 4_000
+    assert 0 < before < 1_600
     assert f"interrupted: {before:,} added" in error
     assert "run it again for the rest" in error
     done = stored.json("contact", "import", path)
-    assert (done["added"], done["unchanged"]) == (4_000 - before, before)
+    assert (done["added"], done["unchanged"]) == (1_600 - before, before)
 
 
 def test_a_killed_import_can_be_run_again(stored: Stored) -> None:
-    path = many(stored, 4_000)
+    path = many(stored, 1_600)
     process = subprocess.Popen(command(stored, "contact", "import", path), cwd=REPOSITORY)
     wait_for_a_commit(stored)
     process.kill()
     process.wait()
     before = imported(stored)
-    assert 0 < before < 4_000
+    assert 0 < before < 1_600
     done = stored.json("contact", "import", path)
-    assert (done["added"], done["unchanged"]) == (4_000 - before, before)
+    assert (done["added"], done["unchanged"]) == (1_600 - before, before)
 
 
 def test_a_full_disk_ends_an_import_in_one_line(stored: Stored) -> None:
     """A limit on the size of files stands for the disk: a write past it fails."""
     stored.run("contact", "import", stored.file("people.ndjson", json.dumps(CONTACT)))
-    path = many(stored, 4_000)
+    path = many(stored, 1_600)
     limit = 400 * 1024
     done = subprocess.run(
         command(stored, "contact", "import", path),
@@ -259,4 +259,4 @@ def test_a_full_disk_ends_an_import_in_one_line(stored: Stored) -> None:
     assert done.stderr.count("\n") == 1
     assert stored.json("contact", "show", ANNA) is not None
     assert stored.json("contact", "import", path)["rejected"] == 0
-    assert imported(stored) == 4_001
+    assert imported(stored) == 1_601

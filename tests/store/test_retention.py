@@ -22,6 +22,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.policy.periods import beginning, years
 from smtpproxy.store.operations import Limits, PurgedContacts, PurgedSuppressions, Removed
 from smtpproxy.store.protocols import Store, SuppressionEntry
+from smtpproxy.store.sql import retention
 from tests.store.conftest import Database
 
 NOW = datetime(2040, 6, 1, 12, tzinfo=UTC)  # what is added now was added long before
@@ -216,25 +217,32 @@ async def test_of_who_objected_to_all_marketing_the_suppression_alone_is_kept(
     assert await store.purge_contacts(limits, at=NOW) == PurgedContacts()
 
 
-async def test_a_dry_run_changes_nothing_and_tells_what_a_run_does(store: Store) -> None:
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "_BATCH", 50)
+
+
+async def test_a_dry_run_changes_nothing_and_tells_what_a_run_does(
+    store: Store, small_batches: None
+) -> None:
     acts = (agreed(OLD - DAY), withdrew(OLD))
     await store.put_contacts(
-        [replace(KNOWN, address=f"p{n}@people.example", acts=acts) for n in range(1_203)]
+        [replace(KNOWN, address=f"p{n}@people.example", acts=acts) for n in range(123)]
     )
-    await store.add_suppressions([entry(f"s{n}@people.example") for n in range(1_203)])
+    await store.add_suppressions([entry(f"s{n}@people.example") for n in range(123)])
     before = await everything(store)
     dry = [
         await store.purge_contacts(LIMITS, at=NOW, dry_run=True),
         await store.purge_suppressions(EDGE, dry_run=True),
     ]
     assert await everything(store) == before
-    assert dry[0] == PurgedContacts(Removed(1_203, OLD, OLD), 1_203)
+    assert dry[0] == PurgedContacts(Removed(123, OLD, OLD), 123)
     wet = [await store.purge_contacts(LIMITS, at=NOW), await store.purge_suppressions(EDGE)]
     assert wet == dry
     contacts, left = await everything(store)
-    assert (contacts, len(left)) == ([], 1_203), "those of the withdrawals begin their time"
+    assert (contacts, len(left)) == ([], 123), "those of the withdrawals begin their time"
     counted, kinds = await store.counts()
-    assert (counted, sum(kinds.values())) == (0, 1_203)
+    assert (counted, sum(kinds.values())) == (0, 123)
 
 
 async def test_suppressions_last_to_the_very_moment(store: Store) -> None:
@@ -340,14 +348,16 @@ async def test_who_is_heard_of_meanwhile_stays(any_database: Database) -> None:
     assert longest < 1.0, "others wait for a batch, not for the whole"
 
 
-async def test_a_purge_that_is_interrupted_leaves_whole_batches(any_database: Database) -> None:
+async def test_a_purge_that_is_interrupted_leaves_whole_batches(
+    any_database: Database, small_batches: None
+) -> None:
     store = any_database.open()
     people = [
-        replace(KNOWN, address=f"p{n}@people.example", acts=(withdrew(OLD),)) for n in range(3_000)
+        replace(KNOWN, address=f"p{n}@people.example", acts=(withdrew(OLD),)) for n in range(600)
     ]
     await store.put_contacts(people)
     purging = asyncio.create_task(store.purge_contacts(LIMITS, at=NOW))
-    while (await store.counts())[0] == 3_000:  # noqa: ASYNC110 - the database changes
+    while (await store.counts())[0] == 600:  # noqa: ASYNC110 - the database changes
         await asyncio.sleep(0.001)
     purging.cancel()
     with contextlib.suppress(asyncio.CancelledError):
