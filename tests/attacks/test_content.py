@@ -43,6 +43,7 @@ from tests.kit.mta import encode, mta, strings
 from tests.kit.relay import STREAMS
 from tests.wire.feeding import accept
 
+pytestmark = pytest.mark.soak
 FOUR = 4
 """So many times the octets may cost twice as many times the work, and no more."""
 

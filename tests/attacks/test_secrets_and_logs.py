@@ -105,6 +105,7 @@ def clean(output: str) -> None:
         assert part not in output.lower(), output
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("event", EVENTS)
 def test_whatever_others_say_no_address_is_in_the_log(
     written: io.StringIO, event: Callable[[str], Any]
