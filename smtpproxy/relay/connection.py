@@ -184,7 +184,8 @@ class UpstreamConnection(asyncio.Protocol):
         if reply.code != 220:
             self.close()
             raise UpstreamInsecure(f"upstream answers STARTTLS with {reply}")
-        self._reader = ReplyReader()  # what came in clear behind the reply is forgotten
+        if self._error is not None:  # a handshake would be waited for without end
+            raise UpstreamInsecure(f"behind the answer to STARTTLS: {self._error}")
         try:
             secured = await self._loop.start_tls(
                 self._transport,

@@ -39,6 +39,7 @@ from tests.relay.sending import (
 LOST = "451 4.4.2 connection to the next mail server lost; try later"
 UNREACHABLE = "451 4.4.1 the next mail server cannot be reached; try later"
 LATE = "451 4.4.2 the next mail server did not answer in time; try later"
+INSECURE = "451 4.7.5 no secure connection to the next mail server; try later"
 WRONG = "451 4.4.0 the next mail server did not answer as it should; try later"
 
 
@@ -187,6 +188,25 @@ async def test_an_upstream_that_takes_neither_ehlo_nor_helo() -> None:
         async with pooled(upstream.port) as pool:
             assert str((await failing(pool)).reply) == WRONG
     assert [line for _, line in upstream.commands] == ["EHLO relay.example", "HELO relay.example"]
+
+
+@pytest.mark.parametrize("behind", [b"2", b"250-x\r\n", OK, None])
+async def test_octets_behind_the_answer_to_starttls_end_the_connection_at_once(
+    behind: bytes | None,
+) -> None:
+    """A handshake on a connection that has ended would be waited for without end."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await converse(reader, writer, [EHLO.replace(b"PIPELINING", b"STARTTLS")])
+        await reader.readuntil(b"\r\n")
+        writer.write(b"220 2.0.0 go on\r\n" + (behind or b""))
+        if behind is None:
+            writer.write_eof()
+        assert await reader.read() == b"" or behind is None
+
+    async with serving(handle) as port, pooled(port, tls="starttls") as pool:
+        error = await asyncio.wait_for(failing(pool), 5)
+        assert str(error.reply) == INSECURE
 
 
 # in the middle of the content
