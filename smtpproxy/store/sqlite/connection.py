@@ -72,35 +72,52 @@ def _opened(
     return connection
 
 
-def checkpoint(path: Path, *modes: str) -> bool:
-    """Move the log of a database into it, or as much as nobody is in the way of; waits for nobody.
-    Tell whether the last of `modes`, which SQLite gives names, did all it had to.
+def checkpoint(path: Path, *, cut: bool = False) -> bool:
+    """Move the log of a database into it, as much as nobody is in the way of; tell whether all of
+    it was. `cut`: cut it to nothing too. Waits for nobody. Raises sqlite3.Error.
+
+    Whoever writes all the time never lets a log come to its end: before it is cut, writers are
+    kept out while what came meanwhile is moved, which is little.
 
     We have a read open meanwhile. Without one, SQLite before 3.51.3 may lose what others commit:
     where a writer begins the log anew just when a checkpoint has seen how long it was, what comes
     then counts as moved (www.sqlite.org/wal.html#walresetbug). While we read from the log, nobody
     begins it anew; where we read none of it, since all is moved, nobody moves what comes after.
     """
-    opened = sqlite3.connect(uri(path, read_only=False), uri=True, timeout=0, isolation_level=None)
-    with closing(opened) as connection, closing(open_reader(path)) as reader:
-        done = False
-        for mode in modes:
-            reader.execute("BEGIN")
+    steps = [("BEGIN", "PASSIVE")]
+    if cut:
+        steps += [("BEGIN IMMEDIATE", "PASSIVE"), ("BEGIN", "TRUNCATE")]
+    with closing(_not_waiting(path)) as connection, closing(_not_waiting(path)) as reader:
+        for begin, mode in steps:
+            reader.execute(begin)
             reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            done = not connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()[0]
+            found = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
             reader.execute("ROLLBACK")
-        return done
+            locked, length, moved = found  # pages
+            if locked or length - moved > _FEW_PAGES:  # an old reader needs them, perhaps for long
+                return False
+        return bool(moved == length)
+
+
+def _not_waiting(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(uri(path, read_only=False), uri=True, timeout=0, isolation_level=None)
 
 
 def empty_log(path: Path) -> bool:
     """Move the log of a database into it, and cut it to nothing; tell whether that was possible.
-    Writers wait for the second alone, which takes no time. Raises sqlite3.Error."""
+    Raises sqlite3.Error."""
     try:
-        return checkpoint(path, "PASSIVE", "TRUNCATE")
+        return checkpoint(path, cut=True)
     except sqlite3.Error as error:
         if is_busy(error):
             return False
         raise
+
+
+def has_long_log(path: Path) -> bool:
+    """Tell whether it is time to cut the log. SQLite has it beside the file that a link leads to.
+    Raises OSError."""
+    return os.stat(f"{os.path.realpath(path)}-wal").st_size > _LONG_LOG  # noqa: PTH116 - often
 
 
 def is_busy(error: BaseException) -> bool:
@@ -129,6 +146,7 @@ _MOST = 2_000_000  # seconds: of more milliseconds SQLite makes none
 _LOOK_SECONDS = 0.002
 _CUT_SECONDS = 0.02
 _LONG_LOG = 32 * 1024 * 1024  # octets
+_FEW_PAGES = 1_000
 
 
 class SqliteSession:
@@ -158,7 +176,6 @@ class SqliteWriter:
 
     def __init__(self, path: Path, timeout: float) -> None:
         self._path = path
-        self._log = f"{path}-wal"
         self._timeout = timeout
         self._turn = asyncio.Lock()
         self._connection: aiosqlite.Connection | None = None
@@ -227,7 +244,7 @@ class SqliteWriter:
     async def _shorten_log(self) -> None:
         """What was committed is so, whatever becomes of this."""
         with suppress(sqlite3.Error, OSError):
-            if os.stat(self._log).st_size > _LONG_LOG:  # noqa: PTH116 - as often as there are writes
+            if has_long_log(self._path):
                 await asyncio.to_thread(empty_log, self._path)
 
     async def forget_pages(self) -> None:

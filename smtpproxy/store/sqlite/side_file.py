@@ -18,7 +18,14 @@ from smtpproxy.store.key_files import give_to_owner_of
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sql.rows import to_micros
 from smtpproxy.store.sql.side_tables import ANY_COPY, keyed_hash, path_octets
-from smtpproxy.store.sqlite.connection import checkpoint, is_busy, unavailable, uri
+from smtpproxy.store.sqlite.connection import (
+    checkpoint,
+    empty_log,
+    has_long_log,
+    is_busy,
+    unavailable,
+    uri,
+)
 from smtpproxy.store.sqlite.watches import FileWatch
 
 T = TypeVar("T")
@@ -107,8 +114,11 @@ class SideFile:
 
     def _empty_log(self) -> None:
         """Move the log into the database, on a thread: it waits for the disk."""
-        with suppress(sqlite3.Error):
-            checkpoint(self._path, "PASSIVE")
+        with suppress(sqlite3.Error, OSError):
+            if has_long_log(self._path):
+                empty_log(self._path)
+            else:
+                checkpoint(self._path)
 
 
 def opened(path: Path, tables: str, *, read_only: bool) -> sqlite3.Connection:
