@@ -41,7 +41,7 @@ def test_the_scrape_works(watched: Watched) -> None:
 
     [target] = wait_for(scraped, "the first scrape")
     assert (target["health"], target["lastError"]) == ("up", "")
-    assert watched.prometheus.value('up{job="smtpproxy"}') == 1
+    wait_for(lambda: watched.prometheus.value('up{job="smtpproxy"}') == 1, "the scrape to be kept")
 
 
 def test_prometheus_knows_what_each_metric_is(watched: Watched) -> None:

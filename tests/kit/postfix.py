@@ -217,9 +217,13 @@ class PostfixInstance:
         assert done.returncode == 0, done.stderr
 
     def queued(self) -> list[dict[str, Any]]:
-        """What waits in the queue, as postqueue(1) tells it: queue_id, recipients …"""
+        """What waits in the queue, as postqueue(1) tells it: queue_id, recipients …
+
+        It reads one directory after the other, so what is moved meanwhile may be there twice.
+        """
         done = run(program("postqueue"), "-c", str(self.config), "-j")
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        return list({line["queue_id"]: line for line in lines}.values())
 
     def flush(self) -> None:
         """Try all queued mail now."""

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -239,6 +240,7 @@ async def test_a_commit_that_waits_for_a_lost_standby_is_not_taken_for_done(
     store = await _opened(tmp_path, server, timeout=0.5)
     lost = "ALTER SYSTEM SET synchronous_standby_names = 'nobody'"
     server.sql("postgres", lost, "SELECT pg_reload_conf()")
+    await asyncio.to_thread(wait_for, lambda: _commits_wait(server), "commits to wait")
     with pytest.raises(StoreUnavailable, match="may be written or not, so do it again"):
         await store.add_suppressions([entry(NAMES[0])])
     with pytest.raises(StoreUnavailable, match="in time"):  # one waits, and others for it
@@ -256,6 +258,16 @@ async def test_a_commit_that_waits_for_a_lost_standby_is_not_taken_for_done(
 
 
 _LET_HOLD = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+
+
+def _commits_wait(server: PostgresCluster) -> bool:
+    """Tell whether commits wait for a standby, which the checkpointer says after a reload."""
+    with ThreadPoolExecutor(1) as pool:
+        commit = pool.submit(server.sql, "postgres", "COMMENT ON DATABASE postgres IS 'tried'")
+        while not commit.done():
+            if server.sql("postgres", _LET_HOLD) == "t":
+                return True
+        return False
 
 
 async def test_where_commits_have_to_wait_for_a_standby_nothing_is_done_unless_they_do(
