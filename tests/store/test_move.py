@@ -369,9 +369,9 @@ async def test_a_store_is_moved_or_reopened_by_one_at_a_time(tmp_path: Path, emp
             await _reopen(old)
     async with postgres.open_source(empty, 9.0):
         with pytest.raises(StoreUnavailable, match=under_way):
-            await postgres.reopen(empty, 0.2)
+            await postgres.reopen(empty, 1.5)
         with pytest.raises(StoreUnavailable, match=under_way):
-            async with postgres_target.open_target(empty, 0.2, "relay"):
+            async with postgres_target.open_target(empty, 1.5, "relay"):
                 pass
     await moved(old, empty, tmp_path)
 

@@ -450,7 +450,7 @@ async def test_a_copy_under_way_is_not_given_up_by_others(
 
     async def give_up() -> None:
         if database.url.startswith("postgresql"):
-            reopening = postgres.reopen(database.url, 0.2)
+            reopening = postgres.reopen(database.url, 1.5)
         else:
             reopening = reopened(database.url)
         with pytest.raises(StoreUnavailable, match="is under way; wait for its end"):
@@ -478,10 +478,10 @@ async def test_nobody_else_writes_to_what_is_being_filled(
         with pytest.raises(StoreUnavailable, match="is being filled"):
             await store.facts(Lookups((PEOPLE[0],)))
         with pytest.raises(StoreUnavailable, match="is under way; wait for its end"):
-            async with postgres_target.open_target(new, 0.1, "relay"):
+            async with postgres_target.open_target(new, 1.5, "relay"):
                 pass
         with pytest.raises(StoreUnavailable, match="is under way; wait for its end"):
-            await postgres.reopen(new, 0.2)
+            await postgres.reopen(new, 1.5)
 
     await moved(database.url, new, tmp_path, [*[nothing] * 20, write])
     assert (await store.facts(Lookups((PEOPLE[0],)))).get(PEOPLE[0]) is not None
