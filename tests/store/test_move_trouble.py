@@ -398,7 +398,7 @@ async def test_a_reader_of_the_copy_is_no_deadlock(tmp_path: Path, kinds: Kinds)
     """A relay that was started with its URL too soon; meanwhile others write to the source."""
     database, new = kinds
     await filled(database)
-    writer = database.open(timeout=0.1)
+    writer = database.open(timeout=2.0)
     relay = await asyncpg.connect(new)
     reads: list[asyncio.Task[None]] = []
 
