@@ -26,6 +26,8 @@ if not SOAK:
     warm.enable()
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Timings are for benchmarks. What `make test` tries is the same each time, so that a change is
 # refused for what it changed; `make soak` tries what nobody tried before.
 hypothesis.settings.register_profile(
