@@ -79,7 +79,8 @@ class Begun:
         self.pid = int(self._told.recv(99))
 
     def poll(self) -> int | None:
-        return self._ended(0)
+        gone = not Path(f"/proc/{self.pid}").exists()  # and we are being told so
+        return self._ended(10 if gone else 0)
 
     def wait(self, timeout: float | None = None) -> int:
         if (code := self._ended(timeout)) is None:
