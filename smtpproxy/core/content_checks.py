@@ -166,14 +166,15 @@ def _with_content_checks(
     found, shown, told_by = yield from _apart(text, looked)
     if told_by is not None:
         found = yield from _with_count(services, stream, found, people, told_by)
-    if stream_in_force(stream, found, services.undeclared) is stream:
+    in_force = stream_in_force(stream, found, services.undeclared)
+    if in_force is stream:
         return found
 
     def undeclared() -> MessageFeatures:
-        read = services.undeclared.reads_text and shown is None
+        read = in_force.reads_text and shown is None
         seen = _shown(headers, text) if read else shown
-        judged = _as_undeclared(stream, services.undeclared, found, headers, reverse_path, seen)
-        return _with_pixels(services, services.undeclared, judged, message)
+        judged = _as_undeclared(stream, in_force, found, headers, reverse_path, seen)
+        return _with_pixels(services, in_force, judged, message)
 
     return (yield from _apart(text, undeclared))
 

@@ -42,6 +42,7 @@ from smtpproxy.policy.model import (
     Verdict,
 )
 from smtpproxy.policy.replies import recipient_reply
+from smtpproxy.policy.rules.message import stream_in_force
 from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.wire.commands import Rcpt
@@ -155,7 +156,7 @@ class Transaction(CountedTransaction):
             services, stream, features, message, self.reverse_path, addresses
         )
         if features.content is not None and features.content.declared_stream is not None:
-            stream = services.undeclared
+            stream = stream_in_force(stream, features, services.undeclared)
         if services.asks_organisations or (services.checks_signatures and features.dkim_fields):
             features, failure = yield from with_dns(services, stream, features, message)
             if failure:

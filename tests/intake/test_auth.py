@@ -16,6 +16,7 @@ from tests.intake.conftest import Listen
 from tests.intake.listening import Client, Intake
 from tests.kit.certificates import Authority
 from tests.kit.ports import wait_for
+from tests.kit.relay import STREAMS
 from tests.kit.upstream import FakeUpstream
 
 PASSWORD = "correct horse"
@@ -289,6 +290,10 @@ def test_a_credential_narrows_streams_senders_and_domains(
             "from_domains": ["shop.example"],
         }
     ]
+    config["stream"] = [
+        {**each, "undeclared_bulk": "marketing"} if each["name"] == "receipts" else each
+        for each in STREAMS
+    ]
     intake = listen(config, **keys(streams=["offers", "receipts"], default_stream="offers"))
     with intake.client() as client:
         client.greet()
@@ -298,9 +303,11 @@ def test_a_credential_narrows_streams_senders_and_domains(
         client.begin("stranger@people.example")
         assert client.say("From: a@shop.example", "", "hello", ".").startswith("250 ")
         client.begin("stranger@people.example")
-        reply = client.say("From: a@other.example", "", "hello", ".")
-        assert reply.startswith("550 5.7.1 refused: sender_not_permitted")
-    assert [d.decision.stream.name for d in intake.records.decided] == ["receipts"] * 2
+        for mark in ("X-A: b", "List-Post: <mailto:list@other.example>"):  # of undeclared bulk
+            reply = client.say(mark, "From: a@other.example", "", "hello", ".")
+            assert reply.startswith("550 5.7.1 refused: sender_not_permitted (stream receipts)")
+            client.begin("stranger@people.example")
+    assert [d.decision.stream.name for d in intake.records.decided] == ["receipts"] * 3
     assert len(intake.of(SenderRefused)) == 2
 
 

@@ -18,7 +18,9 @@ from smtpproxy.policy.model import (
     Alignment,
     ContentFeatures,
     MessageFeatures,
+    Mode,
     Stream,
+    TrackingPixels,
     Transaction,
     UndeclaredBulk,
 )
@@ -253,6 +255,30 @@ def test_one_text_to_many(alike: int, bulk: bool) -> None:
     assert said(OFFERS) == "none"
     assert stream_in_force(RECAST, message, DEFAULT_STREAM) == (DEFAULT_STREAM if bulk else RECAST)
     assert stream_in_force(OBSERVE, message, DEFAULT_STREAM) == OBSERVE
+
+
+def test_marks_of_bulk_free_no_message_of_the_limits_of_its_own_stream() -> None:
+    own = replace(RECAST, from_domains=frozenset({"shop.example"}), max_recipients=1)
+    bulk = replace(
+        GOOD_MESSAGE,
+        from_domains=("shop.example",),
+        recipients=1,
+        content=ContentFeatures(alike=101),
+    )
+    assert stream_in_force(own, bulk, DEFAULT_STREAM) == DEFAULT_STREAM
+    foreign = replace(bulk, from_domains=("bank.example",))
+    for stray in (foreign, replace(bulk, recipients=2)):
+        assert stream_in_force(own, stray, DEFAULT_STREAM) == own
+    assert (
+        stream_in_force(replace(own, mode=Mode.OBSERVE), foreign, DEFAULT_STREAM) == DEFAULT_STREAM
+    )
+    strict = replace(own, alignment=Alignment.STRICT, tracking_pixels=TrackingPixels.REFUSE)
+    judged = stream_in_force(strict, bulk, DEFAULT_STREAM)
+    assert (judged.name, judged.alignment, judged.tracking_pixels) == (
+        "default",
+        "strict",
+        "refuse",
+    )
 
 
 def test_what_may_be_marketing_is_asked_about_as_such() -> None:

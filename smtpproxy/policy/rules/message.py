@@ -5,16 +5,22 @@ The rules of what it shows hold only where the stream asks for it: then `feature
 there.
 """
 
+from functools import lru_cache
+
+from msgspec.structs import replace
+
 from smtpproxy.mail.dmarc import all_aligned
 from smtpproxy.policy.model import (
     Alignment,
     ConfirmLink,
     ContentFeatures,
     MessageFeatures,
+    Mode,
     Reason,
     SignatureState,
     Stream,
     StreamClass,
+    TrackingPixels,
     UndeclaredBulk,
     Verdict,
 )
@@ -213,7 +219,36 @@ def is_undeclared_bulk(stream: Stream, features: MessageFeatures) -> bool:
 
 
 def stream_in_force(stream: Stream, features: MessageFeatures, undeclared: Stream) -> Stream:
-    """Return `undeclared` for undeclared bulk that is to be judged as marketing."""
+    """Return the stream that a message is judged on: of undeclared bulk that is to be judged as
+    marketing it is `undeclared`, with the limits of the stream that it claims.
+
+    Marks of bulk free no message of these: what its own stream would refuse for its sender, or
+    for too many recipients, is refused there.
+    """
     if stream.undeclared_bulk is not UndeclaredBulk.MARKETING:
         return stream
-    return undeclared if is_undeclared_bulk(stream, features) else stream
+    if not is_undeclared_bulk(stream, features):
+        return stream
+    if stream.mode is not Mode.ENFORCE:
+        return undeclared
+    case = MessageCase(stream, features)
+    return stream if sender(case) or recipient_limit(case) else _limited(undeclared, stream)
+
+
+_ALIGNMENTS = (Alignment.OFF, Alignment.RELAXED, Alignment.STRICT)
+_PIXELS = (
+    TrackingPixels.ALLOW,
+    TrackingPixels.OBSERVE,
+    TrackingPixels.STRIP,
+    TrackingPixels.REFUSE,
+)
+
+
+@lru_cache(maxsize=256)
+def _limited(undeclared: Stream, own: Stream) -> Stream:
+    """The strictest of both streams, where either of them looks at the content."""
+    alignment = max(undeclared.alignment, own.alignment, key=_ALIGNMENTS.index)
+    pixels = max(undeclared.tracking_pixels, own.tracking_pixels, key=_PIXELS.index)
+    if (alignment, pixels) == (undeclared.alignment, undeclared.tracking_pixels):
+        return undeclared
+    return replace(undeclared, alignment=alignment, tracking_pixels=pixels)
