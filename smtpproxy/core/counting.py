@@ -4,7 +4,13 @@ from collections.abc import Collection, Sequence
 
 from msgspec.structs import replace
 
-from smtpproxy.core.effects import CountCampaign, CountMailing, ReleaseMailing, Steps
+from smtpproxy.core.effects import (
+    CountCampaign,
+    CountMailing,
+    ReleaseCampaign,
+    ReleaseMailing,
+    Steps,
+)
 from smtpproxy.core.recording import Outcome, RecordedTransaction
 from smtpproxy.policy.model import Action, MessageFeatures, Mode, Stream, StreamClass, Verdict
 from smtpproxy.store.protocols import StoreUnavailable
@@ -77,6 +83,7 @@ class CountedTransaction(RecordedTransaction):
                 raise
             self._failed(error)
             return features
+        self._tried = people
         return replace(features, content=replace(content, campaign=known))
 
     def _not_mailed(self, addresses: Collection[str] | None = None) -> Steps[None]:
@@ -90,8 +97,18 @@ class CountedTransaction(RecordedTransaction):
         self._counted -= back
         try:
             yield from ReleaseMailing(self.id, back)
+            if self._tried:
+                yield from self._not_tried(back)
         except StoreUnavailable as error:
             self._failed(error)
+
+    def _not_tried(self, addresses: Collection[str]) -> Steps[None]:
+        """Take back that the campaign was counted for these: others come first then."""
+        content, stream = self._features.content, self._stream
+        back = {one: stranger for one, stranger in self._tried.items() if one in addresses}
+        if back and content and content.campaign and stream and stream.trial:
+            most = stream.trial.recipients
+            yield from ReleaseCampaign(content.campaign.key, self.id, back, most)
 
     def _release_refused(self, outcome: Outcome) -> Steps[None]:
         if self._counted and outcome.refused and not outcome.decided.observed:

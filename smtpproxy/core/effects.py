@@ -140,6 +140,15 @@ class CountCampaign(Effect[Campaign], frozen=True):
     most: int  # people
 
 
+class ReleaseCampaign(Effect[None], frozen=True):
+    """Take back that a campaign was counted for these people. Raises StoreUnavailable."""
+
+    key: str
+    id: str
+    people: Mapping[str, bool]  # as they were counted
+    most: int
+
+
 class CountMailing(Effect[Mapping[str, Mailed]], frozen=True):
     """Count a message for these addresses; what each was mailed before it.
 

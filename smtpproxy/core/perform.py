@@ -135,6 +135,7 @@ class Performer:
             effects.CheckSignatures: self._check_signatures,
             effects.CountText: self._count_text,
             effects.CountCampaign: self._count_campaign,
+            effects.ReleaseCampaign: self._release_campaign,
             effects.CountMailing: self._count_mailing,
             effects.ReleaseMailing: self._release_mailing,
             effects.Sign: self._sign,
@@ -168,6 +169,10 @@ class Performer:
     def _count_campaign(self, effect: effects.CountCampaign) -> Awaitable[Any]:
         e = effect
         return _there(self.campaigns).count_campaign(e.stream, e.key, e.id, e.people, e.at, e.most)
+
+    def _release_campaign(self, effect: effects.ReleaseCampaign) -> Awaitable[None]:
+        e = effect
+        return _there(self.campaigns).uncount_campaign(e.key, e.id, e.people, e.most)
 
     def _count_mailing(self, effect: effects.CountMailing) -> Awaitable[Any]:
         mailings = _there(self.mailings)

@@ -164,6 +164,7 @@ T = TypeVar("T")
 
 _ALLOW, _TEMPORARY_FAILURE = Action.ALLOW, Reason.TEMPORARY_FAILURE
 _NO_FEATURES, _NO_IDENTITY = MessageFeatures(), MessageIdentity()
+_NOBODY: Mapping[str, bool] = {}
 
 _suppressions = attrgetter("suppressions")
 
@@ -180,6 +181,7 @@ class RecordedTransaction:
 
     __slots__ = (
         *("_addresses", "_began", "_choice", "_counted", "_evaluation", "_features", "_identity"),
+        "_tried",
         *("_lacks_outcome", "_mixed", "_on_record", "_services", "_size", "_stream"),
         *("_turn_began", "_worked", "client", "id", "recipients_accepted", "reverse_path", "spent"),
     )
@@ -206,6 +208,7 @@ class RecordedTransaction:
         self._lacks_outcome = False  # what that came to is not on record yet
         self._evaluation = Evaluation(services, choice)
         self._counted: frozenset[str] = frozenset()  # for whom the message was counted
+        self._tried: Mapping[str, bool] = _NOBODY  # of these, for whom its campaign was; strangers
         self.recipients_accepted: list[Recipient] = []
         # Of the message, once it is there:
         self._addresses: Sequence[str] = ()  # of its recipients, canonical

@@ -119,6 +119,15 @@ class StreamCounts(Protocol):
         """
         ...
 
+    async def uncount_campaign(
+        self, key: str, id: str, people: Mapping[str, bool], most: int
+    ) -> None:
+        """Take back that people were counted by that id: they were not mailed.
+
+        With fewer than `most` then, the campaign is on trial again.
+        """
+        ...
+
     async def campaign_bounced(
         self, id: str, person: str, at: datetime, share: int, least: int
     ) -> None:

@@ -23,7 +23,7 @@ from tests.kit.receiver import Receiver, receiver
 from tests.kit.relay import STREAMS, RelayProcess
 from tests.kit.reports import bounce
 from tests.kit.store import address
-from tests.kit.upstream import FakeUpstream
+from tests.kit.upstream import At, FakeUpstream, Reply
 
 SUBSCRIBER = address("consent")
 ADDING = [
@@ -180,6 +180,9 @@ def test_a_new_campaign_to_strangers_waits_after_its_first_recipients(
     def send(person: str, campaign: str = "spring:shop") -> int:
         return say(person, campaign)[0]
 
+    mta.behaviours.append(At("end", Reply("451 4.7.1 later")))
+    assert [send(person) for person in people[:10]] == [451] * 10  # nobody was mailed
+    mta.behaviours.clear()
     with ThreadPoolExecutor(8) as pool:
         codes = list(pool.map(send, people))
     assert 10 <= codes.count(250) < 20

@@ -51,6 +51,22 @@ async def test_two_processes_count_one_campaign_until_it_has_enough(
     assert await here.campaigns("news") == []
 
 
+async def test_who_was_not_mailed_is_not_counted(here: StreamCounts, there: StreamCounts) -> None:
+    await count(here, people(*range(10), strangers=5))
+    await there.uncount_campaign("spring", "B", people(0, 1, strangers=2), 10)  # another message
+    full = Campaign("spring", 10, 5, full_at=T0)
+    assert await here.campaign("spring") == full
+    await there.uncount_campaign("spring", "A", people(0, 1, 9, strangers=1), 10)
+    await there.uncount_campaign("spring", "A", people(0, strangers=1), 10)  # is no more
+    assert await here.campaign("spring") == Campaign("spring", 7, 4)
+    await count(there, people(0, 1, 9, strangers=1), "C", T0 + HOUR)
+    assert await here.campaign("spring") == Campaign("spring", 10, 5, full_at=T0 + HOUR)
+    # what a person let go on has no other trial
+    assert await here.release_campaigns("offers") == 1
+    await here.uncount_campaign("spring", "A", people(3, strangers=4), 10)
+    assert await here.campaign("spring") == Campaign("spring", 9, 0, full_at=T0 + HOUR)
+
+
 async def test_many_at_once_go_no_further_than_a_message_each(
     here: StreamCounts, there: StreamCounts
 ) -> None:

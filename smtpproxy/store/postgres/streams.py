@@ -22,6 +22,10 @@ INSERT INTO campaign_person (campaign, person, id, dead)
 SELECT ?1, person, ?3, 0 FROM unnest(?2::bytea[]) AS tried (person)
 ON CONFLICT DO NOTHING RETURNING person
 """
+_UNTRY = """
+DELETE FROM campaign_person
+WHERE campaign = ?1 AND person = ANY (?2::bytea[]) AND id = ?3 AND dead = 0 RETURNING person
+"""
 
 
 class PostgresStreamCounts(Counts):
@@ -76,6 +80,17 @@ class PostgresStreamCounts(Counts):
                 strangers = sum(tried[person] for (person,) in found)
                 await session.run(sql.TRIED, key, len(found), strangers, most, moment)
             return before
+
+    async def uncount_campaign(
+        self, key: str, id: str, people: Mapping[str, bool], most: int
+    ) -> None:
+        secret = await self._secret()
+        tried = {person_hash(one, secret): stranger for one, stranger in people.items()}
+        async with self._counting() as session:
+            await session.fetch_all(f"{sql.FIND_CAMPAIGN} FOR UPDATE", key)
+            gone = await session.fetch_all(_UNTRY, key, list(tried), id)
+            strangers = sum(tried[person] for (person,) in gone)
+            await session.run(sql.UNTRIED, key, len(gone), strangers, most)
 
     async def campaign_bounced(
         self, id: str, person: str, at: datetime, share: int, least: int

@@ -44,6 +44,13 @@ UPDATE campaign SET people = people + CAST(?2 AS BIGINT), strangers = strangers 
     full_at = CASE WHEN people + CAST(?2 AS BIGINT) >= ?4 THEN CAST(?5 AS BIGINT) END
 WHERE key = ?1
 """
+UNTRIED = """
+UPDATE campaign SET people = people - CAST(?2 AS BIGINT),
+    strangers = CASE WHEN strangers > ?3 THEN strangers - ?3 ELSE 0 END,
+    full_at = CASE WHEN people - CAST(?2 AS BIGINT) >= ?4 OR strangers = 0 THEN full_at END
+WHERE key = ?1
+"""
+"""Where strangers are 0 nobody waits for them, perhaps since a person let the campaign go on."""
 BOUNCED = """
 UPDATE campaign_person SET dead = 1 WHERE id = ? AND person = ? AND dead = 0 RETURNING campaign
 """

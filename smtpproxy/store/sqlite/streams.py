@@ -53,6 +53,7 @@ _COUNT = """
 INSERT INTO stream_count (stream, kind, at, n) VALUES (?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET n = n + excluded.n
 """
+_UNTRY = "DELETE FROM campaign_person WHERE campaign = ? AND person = ? AND id = ? AND dead = 0"
 _TRY = "INSERT OR IGNORE INTO campaign_person VALUES (?, ?, ?, 0)"
 
 
@@ -120,6 +121,19 @@ class SqliteStreamCounts:
             return before
 
         return await self._file.write(count)
+
+    async def uncount_campaign(
+        self, key: str, id: str, people: Mapping[str, bool], most: int
+    ) -> None:
+        def uncount(connection: sqlite3.Connection) -> None:
+            gone = [
+                stranger
+                for address, stranger in people.items()
+                if connection.execute(_UNTRY, (key, self._tried(address), id)).rowcount
+            ]
+            connection.execute(sql.UNTRIED, (key, len(gone), sum(gone), most))
+
+        await self._file.write(uncount)
 
     async def campaign_bounced(
         self, id: str, person: str, at: datetime, share: int, least: int
