@@ -54,8 +54,9 @@ def _coded(text: str) -> "Markup":
 
 
 def _saying(lang: Lang) -> Callable[..., str]:
-    def saying(key: str, **values: Value) -> str:
-        return say(Phrase(key, values), lang)
+    def saying(key: str, **values: "Value | list[Value]") -> str:
+        said = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return say(Phrase(key, said), lang)  # templates have lists, phrases tuples
 
     return saying
 
@@ -65,7 +66,7 @@ def _rich(lang: Lang) -> Callable[..., "Markup"]:
 
     saying = _saying(lang)
 
-    def rich(key: str, **values: Value) -> "Markup":
+    def rich(key: str, **values: "Value | list[Value]") -> "Markup":
         said = escape(saying(key, **values))
         return Markup(
             said.replace(_STRONG, Markup("<strong>")).replace(_PLAIN, Markup("</strong>"))

@@ -25,6 +25,7 @@ def read(folder: Path, content: bytes) -> tuple[list[str], int]:
         f"Prénom;email\r\nZoé;{ANNA}\r\n;;\r\nBob;{BERT};\r\n",
         f"sep=,\nAddress,x\n{ANNA},1\n{BERT},2\n",
         f"email\n{ANNA}\n{BERT}\n",
+        f"email,name\r{ANNA},Zoé\r{BERT},Bob\r",
     ],
 )
 def test_the_addresses_of_a_list(tmp_path: Path, text: str, encoding: str) -> None:

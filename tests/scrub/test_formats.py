@@ -172,5 +172,11 @@ def test_a_line_that_cannot_be_read_costs_itself_alone(text: bytes, number: int,
     assert addresses(opened(text + first)) == ["a@x.example", "a@x.example"]
 
 
+def test_lines_of_old_spreadsheets_end_with_cr_alone() -> None:
+    text = "email,n\ra@x.example,1\r" + "b@x.example,2\r" * 50_000
+    assert len(addresses(opened(text))) == 50_001
+    assert addresses(opened("\ufeffa@x.example\rb@x.example")) == ["a@x.example", "b@x.example"]
+
+
 def test_an_empty_list_is_one() -> None:
     assert written("\n\n") == [f"address,{HEAD}"]

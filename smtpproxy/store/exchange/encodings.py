@@ -65,8 +65,9 @@ class Decoder:
             transcoded = _Transcoded(file, start, found or self.encoding or "")
             self.encoding, self._is_utf8 = transcoded.encoding, True
             self.replaces = True
-            return io.BufferedReader(transcoded, _CHUNK)
-        return file
+            text = io.BufferedReader(transcoded, _CHUNK)
+            return _EndingWithCR.opened(text) if _has_cr_alone(text.peek()) else text
+        return _EndingWithCR.opened(file, start) if _has_cr_alone(start) else file
 
     def expect_utf8(self) -> None:
         """Guess no more: what the file holds is always UTF-8, as JSON is."""
@@ -125,6 +126,32 @@ def _decoded(line: bytes, encoding: str, is_not: str = "not") -> str:
             f"{is_not} {encoding} (octet 0x{line[error.start]:02x} at place {error.start + 1}): "
             "save the file as UTF-8, or name its encoding in a mapping"
         ) from None
+
+
+def _has_cr_alone(start: bytes) -> bool:
+    return b"\r" in start and b"\n" not in start
+
+
+class _EndingWithCR(io.RawIOBase):
+    """A file whose lines end with CR alone (of old spreadsheets), as if they ended with LF."""
+
+    def __init__(self, file: BinaryIO, start: bytes) -> None:
+        self._file = file
+        self._start = start
+
+    @classmethod
+    def opened(cls, file: BinaryIO, start: bytes = b"") -> BinaryIO:
+        return io.BufferedReader(cls(file, start), _CHUNK)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any, /) -> int:
+        size = len(target)
+        chunk = self._start[:size] or self._file.read(size)
+        self._start = self._start[size:]
+        target[: len(chunk)] = chunk.replace(b"\r", b"\n")
+        return len(chunk)
 
 
 class _Transcoded(io.RawIOBase):

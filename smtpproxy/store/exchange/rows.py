@@ -162,7 +162,7 @@ def read_header(
     above = b""
     if (sep := _SEP.fullmatch(first.content)) and (below := first_line(lines)) is not None:
         above, first = first.content + b"\n", below
-        delimiter = delimiter or sep[1].decode()
+        delimiter = delimiter or sep[1].decode(errors="replace")
     if first.content.lstrip().startswith(b'{"'):
         raise ImportFault(
             f"line {first.number}: this is NDJSON (one JSON object a line), not CSV: say "

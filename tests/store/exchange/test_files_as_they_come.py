@@ -88,6 +88,10 @@ class TestShapes:
         assert importing.suppressions(again).added == 1
         assert scrubbed(line + f"\nemail;a,b\n{ANNA};1\n".encode()) == [ANNA]
 
+    def test_a_delimiter_that_is_no_character(self, importing: Importing) -> None:
+        with pytest.raises(ImportFault, match="the header has no column `address`"):
+            importing.suppressions(b"\xef\xbb\xbfsep=\xe9\naddress,scope\n")
+
     def test_a_header_may_hold_the_other_delimiter(self, importing: Importing) -> None:
         content = f"E-mail;Segment;Nom, prénom, titre, ville\n{ANNA};consumer;A, B, C, D\n"
         done = importing.contacts(content.encode(), "csv", contacts_mapping())
