@@ -29,7 +29,7 @@ from smtpproxy.cli.options import (
 from smtpproxy.cli.printer import Result, shows_result
 from smtpproxy.cli.stores import using_store
 from smtpproxy.clock import now
-from smtpproxy.core.dry_run import Answers, FactSource, Question, would_become
+from smtpproxy.core.dry_run import Answers, FactSource, Question, dry_run
 from smtpproxy.core.explanation import Explanation, recall
 from smtpproxy.core.explanation import explain as explained
 from smtpproxy.core.services import StreamChoice, StreamTable
@@ -147,11 +147,11 @@ def _answers(settings: Settings, question: Question, raw: bytes) -> Answers:
 
     async def ask(store: FactSource) -> Answers:
         if question.as_of:
-            return await would_become(settings, question, content, store, None)
+            return await dry_run(settings, question, content, store, None)
         campaigns = open_stream_counts(settings.store, read_only=True)
         with ThreadPoolExecutor(1) as threads, closing(campaigns):
             network = _Dns(settings, threads)
-            return await would_become(settings, question, content, store, network, campaigns)
+            return await dry_run(settings, question, content, store, network, campaigns)
 
     return using_store(settings, ask, read_only=True, or_empty=True)
 

@@ -1,1 +1,2 @@
-"""The life of one message: judged, recorded, relayed. Nothing here waits (docs/flow.md)."""
+"""The life of one message: it is judged, recorded and relayed. Nothing here waits
+(docs/flow.md)."""

@@ -1,9 +1,9 @@
-"""One message that stays in another MTA's hands, which asks us what to do with it.
+"""One message that another MTA keeps, and asks us what to do with.
 
-By milter it is judged like a relayed message; only what follows from it differs: nothing is put
-to the upstream but the notice about recipients that are taken away. By policy delegation the
-content is never seen: a recipient is judged for good when it is asked about, and that is on
-record before the answer, what is permitted too: nothing may follow.
+Over milter it is judged like a relayed message, and only the result differs: the upstream gets
+nothing but the notice about deleted recipients. Policy delegation never shows the content: each
+recipient is judged finally when the MTA asks, and even a permission is on record before the answer,
+because no other question may follow.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,10 +23,10 @@ from smtpproxy.core.recording import (
     Refused,
     refusal_of,
     refused_as_a_whole,
-    unreadable,
+    unreadable_reply,
 )
 from smtpproxy.core.services import Services, StreamChoice
-from smtpproxy.core.transaction import CHANGES_TOO_FAST, MOST_LOOKS, Transaction
+from smtpproxy.core.transaction import CHANGES_TOO_FAST, MAX_LOOKS, Transaction
 from smtpproxy.events import Client, Relayed
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.headers import HeaderBlock
@@ -44,9 +44,9 @@ _NOBODY = Reply.of(554, "5.5.1", "no valid recipients")
 
 
 class Advice(Struct, frozen=True):
-    """What the MTA is to do with a message: refuse it by `reply`, or go on with it less
-    some recipients (as the client gave them) and the first fields of the stream header, and
-    with `unsubscribe` for the value of List-Unsubscribe, where that is not None."""
+    """What the MTA is to do with a message: refuse it with `reply`, or go on with it. Then it
+    deletes recipients (as the client named them) and the first `stream_headers` fields of the
+    stream header, and sets List-Unsubscribe to `unsubscribe`, unless that is None."""
 
     reply: Reply | None = None
     deleted: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ class Advice(Struct, frozen=True):
 class MilterTransaction(NotifyingTransaction):
     """Judges recipients as they come and the message at its end.
 
-    Use `recipient` any number of times, then `message` once; or drop it. An internal failure is a
+    Call `recipient` any number of times, then `message` once, or drop it. An internal failure is a
     451 and an event for the log, never an exception.
     """
 
@@ -71,23 +71,23 @@ class MilterTransaction(NotifyingTransaction):
         refuses_at_rcpt: bool,
         can_delete: bool,
     ) -> None:
-        """`refuses_at_rcpt`: else nobody is refused before the end of the message.
-        `can_delete`: recipients may be taken away then; see `keep_together`."""
+        """`refuses_at_rcpt`: otherwise nobody is refused before the end of the message.
+        `can_delete`: recipients may be deleted at the end; see `keep_together`."""
         super().__init__(services, client, reverse_path, choice, None if can_delete else "refuse")
         self.refuses_at_rcpt = refuses_at_rcpt
         self._unreadable: Reply | None = None
 
     @property
     def recipients(self) -> int:
-        """How many may be mailed so far."""
+        """How many recipients may be mailed so far."""
         return len(self.recipients_accepted)
 
     def keep_together(self) -> None:
-        """A recipient cannot be taken away for sure: to refuse one means to refuse all."""
+        """Refuse all if one is refused, because the MTA may not be able to delete a recipient."""
         self._mixed = "refuse"
 
     def reads_body(self, header: bytes) -> bool:
-        """Whether the body of the message is looked at.
+        """Whether judging the message needs its body.
 
         `header` is the header section with its empty line.
         """
@@ -102,12 +102,12 @@ class MilterTransaction(NotifyingTransaction):
         permitted, replies = yield from self._judge_rcpts([Rcpt(path)], early=self.refuses_at_rcpt)
         self.recipients_accepted += permitted
         self._pause()
-        return replies[0] and self.unreadable(replies[0])
+        return replies[0] and self.refuse_unreadable(replies[0])
 
-    def unreadable(self, reply: Reply, *, at_end: bool = False) -> Reply | None:
-        """Refuse a recipient that is no address, or with `at_end` the whole message as well.
+    def refuse_unreadable(self, reply: Reply, *, at_end: bool = False) -> Reply | None:
+        """Refuse a recipient that is not an address, and with `at_end` the whole message too.
 
-        Returns the refusal where it can be told now.
+        Returns the refusal if it can be given now, at RCPT.
         """
         if at_end or not self.refuses_at_rcpt:
             self._unreadable = self._unreadable or reply
@@ -121,11 +121,11 @@ class MilterTransaction(NotifyingTransaction):
         text: Body | None = None,
         mta_is_there: Callable[[], bool] = lambda: True,
     ) -> Steps[Advice]:
-        """Judge the message and what is left of its recipients, and record that.
+        """Judge the message and its remaining recipients, and record the decision.
 
-        `header` is the header section with its empty line, `size` octets are the whole message,
-        and `text` is the beginning of its body where `reads_body`. An MTA that is not there any
-        more never hears the answer: its client will try again.
+        `header` is the header section with its empty line, `size` the octets of the whole message,
+        and `text` the beginning of its body if `reads_body`. An MTA that has gone never gets the
+        answer: its client will try again.
         """
         self._resume()
         if queue_id:
@@ -152,17 +152,17 @@ class MilterTransaction(NotifyingTransaction):
         headers = HeaderBlock(header)
         outcome = yield from self._decide(Message(headers, size, None, text))
         count = headers.count(self._services.stream_header)
-        for _ in range(MOST_LOOKS):
+        for _ in range(MAX_LOOKS):
             done = yield from self._carry_out(outcome, headers, count)
             if not isinstance(done, Outcome):
                 return done
-            outcome = done  # of the store as it has become meanwhile
+            outcome = done  # by the store as it is now
         raise StoreUnavailable(CHANGES_TOO_FAST)
 
     def _carry_out(
         self, outcome: Outcome, headers: HeaderBlock, count: int
     ) -> Steps[Advice | Outcome]:
-        """Do what follows from an outcome; return another one when the store has changed."""
+        """Carry out an outcome; return a new one if the store has changed."""
         if not outcome.passes:
             yield from self._not_mailed()
             yield from self._refresh([r.canonical for r in self.recipients_accepted])
@@ -175,7 +175,7 @@ class MilterTransaction(NotifyingTransaction):
                 return changed
             yield from self._left_to_the_mta(self.recipients)
             return Advice(None, (), count, plain)
-        # The sender is told first: once the MTA mails the others, nothing may prevent it.
+        # The sender is told first: once the MTA mails the others, it may be too late.
         changed = yield from self._notify_refused(outcome, headers.raw)
         if changed is None:
             changed = yield from self._look_again(outcome)
@@ -186,32 +186,32 @@ class MilterTransaction(NotifyingTransaction):
         return Advice(None, deleted, count, plain)
 
     def _left_to_the_mta(self, recipients: int) -> Steps[None]:
-        """What becomes of the message now is the MTA's to say, and it does not tell us."""
+        """Record that the MTA has the message; it does not tell us what becomes of it."""
         name = f" as {self.client.queue_id}" if self.client.queue_id else ""
         text = f"left to the MTA{name}; its own answer is not known here"
         yield from self._note_outcome(Reply.of(250, "2.0.0", text), recipients)
 
 
 class DelegatedTransaction(Transaction):
-    """Judges recipients as they are asked about, any number of times; nothing has to end it.
+    """Judges recipients as the MTA asks about them, any number of times; nothing has to end it.
 
-    The stream header is not seen. While it could still choose among streams, only who is
-    refused on all of them is refused, and nothing else is decided or recorded. What a stream
-    leaves to the end of the message (`refuse_at`) is refused at once: there may be no other
-    question. An internal failure is a 451 and an event for the log, never an exception.
+    It never sees the stream header. If that could still choose among streams, only recipients
+    refused on all of them are refused, and nothing else is decided or recorded. A refusal that a
+    stream would leave to the end of the message (`refuse_at`) is given at once, because no other
+    question may follow. An internal failure is a 451 and an event for the log, never an exception.
     """
 
     def __init__(
         self, services: Services, client: Client, reverse_path: str, choice: StreamChoice
     ) -> None:
         super().__init__(services, client, reverse_path, choice)
-        self._bases: list[str] = []  # by which those were permitted who are on record, in order
+        self._bases: list[str] = []  # of the permissions on record, in order
         self._observed = all(each.mode is Mode.OBSERVE for each in choice.candidates)
         self._enforced = all(each.mode is Mode.ENFORCE for each in choice.candidates)
 
     @property
     def permitted(self) -> int:
-        """How many recipients were not refused so far; one that is asked for twice counts twice."""
+        """How many recipients were not refused so far; one named twice counts twice."""
         return len(self.recipients_accepted)
 
     def recipient(self, path: str) -> Steps[Reply | None]:
@@ -222,16 +222,16 @@ class DelegatedTransaction(Transaction):
             asked = Recipient(Rcpt(path), self.canonical(path))
             reply = yield from self._recipient(asked)
         except AddressError as error:
-            reply = unreadable(error)
+            reply = unreadable_reply(error)
         finally:
-            self._pause()  # after a fault of ours, too: how long it took is told all the same
+            self._pause()  # after an internal failure too: its time is reported all the same
         return reply
 
     def still_permitted(self) -> Steps[Reply | None]:
         """Look again when the MTA asks about the whole message; return the refusal, or None.
 
-        What was permitted at RCPT is refused when the store has changed so; then the message is
-        refused for everybody, since there is one answer for all.
+        If the store no longer permits a recipient that it permitted at RCPT, the message is refused
+        for everybody, since there is one answer for all.
         """
         self._resume()
         try:
@@ -242,15 +242,15 @@ class DelegatedTransaction(Transaction):
             self._pause()
 
     def passed(self, size: int) -> None:
-        """Tell that the MTA has the whole message. What becomes of it is the MTA's to say."""
+        """Report that the MTA has the whole message; what becomes of it is not known here."""
         stream = self._choice.candidates[0].name
-        told = Reply.of(250, "2.0.0", "left to the MTA; its own answer is not known here")
+        reply = Reply.of(250, "2.0.0", "left to the MTA; its own answer is not known here")
         listener = self.client.listener
-        relayed = Relayed(self.id, listener, stream, told.code, str(told), size, self.permitted)
+        relayed = Relayed(self.id, listener, stream, reply.code, str(reply), size, self.permitted)
         self._services.emit(relayed)
 
     def ended(self) -> None:
-        """Tell how long it took; the MTA is done with the message."""
+        """Report how long it took: the MTA has finished with the message."""
         self._ended()
 
     def _recipient(self, asked: Recipient) -> Steps[Reply | None]:
@@ -271,9 +271,10 @@ class DelegatedTransaction(Transaction):
         return None
 
     def _verdict(self, asked: Recipient) -> Steps[Verdict]:
-        """Raises StoreUnavailable, unless it is only observed.
+        """Judge one recipient. Raises StoreUnavailable, unless it is only observed.
 
-        The state of the store is asked for first: nobody may ask later whether a stream is paused.
+        The state of the store is asked for first, because later nothing may check whether a stream
+        is paused.
         """
         try:
             yield from StoreVersion()
@@ -288,9 +289,10 @@ class DelegatedTransaction(Transaction):
         return verdict
 
     def _counted_for(self, address: str, verdict: Verdict) -> Steps[Verdict]:
-        """The verdict once the mail is counted for somebody who wants only so much of it.
+        """The verdict once the mail is counted for somebody who has limited how much they get.
 
-        Whether the MTA takes it in the end is not heard here: that errs on the side of too little.
+        We do not learn whether the MTA accepts it in the end, so this errs on the side of too
+        little mail.
         """
         if (yield from self._count(self._choice.candidates[0], [address], [verdict])):
             (verdict,) = self._evaluation.judge_at_rcpt([address], self._services.now())
@@ -299,7 +301,7 @@ class DelegatedTransaction(Transaction):
         return verdict
 
     def _meanwhile(self, asked: Recipient, before: Verdict) -> Steps[Verdict]:
-        """The verdict after the wait for the disk: it may be the last question."""
+        """The verdict after the wait for the disk, since this may be the last question."""
         yield from self._refresh([asked.canonical])
         now = self._services.now()
         (verdict,) = self._evaluation.judge_at_rcpt([asked.canonical], now)
@@ -311,7 +313,7 @@ class DelegatedTransaction(Transaction):
         if not self._enforced:
             return None
         addresses = [recipient.canonical for recipient in self.recipients_accepted]
-        yield from self._refresh(addresses)  # the verdicts may be older than the facts
+        yield from self._refresh(addresses)  # verdicts may be older than the facts
         verdicts = self._evaluation.judge_at_rcpt(addresses, self._services.now())
         judged = list(zip(self.recipients_accepted, verdicts, strict=True))
         refused = [(r, verdict) for r, verdict in judged if verdict.action is not Action.ALLOW]
@@ -329,7 +331,7 @@ class DelegatedTransaction(Transaction):
         message: Verdict | None = None,
         before: Sequence[str] = (),
     ) -> Steps[None]:
-        """Put it on record; `before` are the bases of those who are permitted on record so far.
+        """Record the verdicts; `before` has the bases of the permissions on record so far.
 
         Raises AuditUnavailable, unless it is only observed.
         """

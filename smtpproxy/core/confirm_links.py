@@ -1,7 +1,7 @@
-"""Whether a permission message carries the link by which its reader can say yes.
+"""Whether a permission message carries the link by which its reader can consent.
 
-The app gets the link from `smtpproxy consent link` or the API and puts it into its text; here
-each of ours is opened, so that an invented, altered or borrowed one is refused.
+The app gets the link from `smtpproxy consent link` or the API and puts it into its text. Here each
+such link is opened, so that an invented, altered or borrowed one is refused.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,11 +11,11 @@ from smtpproxy.mail.confirmation_token import PATH, Confirmation
 from smtpproxy.mail.unsubscribe_token import TokenError
 from smtpproxy.policy.model import ConfirmLink, Stream
 
-_MOST = 20  # links of ours in one message: text, button, footer
+_MAX_LINKS = 20  # different ones in a message: text, button, footer
 
 
 class ConfirmLinks:
-    """Reads them with `open_token` (`store.link_keys.LinkReader.open_confirmation`)."""
+    """Opens confirm links with `open_token` (`store.link_keys.LinkReader.open_confirmation`)."""
 
     def __init__(self, public_url: str, open_token: Callable[[str], Confirmation]) -> None:
         self._base = public_url + PATH
@@ -24,7 +24,7 @@ class ConfirmLinks:
     def found(
         self, links: Sequence[str], people: Sequence[str], stream: Stream, now: datetime
     ) -> ConfirmLink:
-        """Return what all of ours are: one that is wrong is one too many.
+        """Return the state of all confirm links among `links`, which is VALID only if each one is.
 
         `people` are the canonical recipients of the message. Raises StoreUnavailable.
         """
@@ -33,7 +33,7 @@ class ConfirmLinks:
             return ConfirmLink.MISSING
         if len(people) != 1:
             return ConfirmLink.SEVERAL
-        if len(ours) > _MOST:
+        if len(ours) > _MAX_LINKS:
             return ConfirmLink.UNKNOWN
         for link in ours:
             state = self._state(link.removeprefix(self._base), people[0], stream, now)
@@ -43,16 +43,16 @@ class ConfirmLinks:
 
     def _state(self, token: str, person: str, stream: Stream, now: datetime) -> ConfirmLink:
         try:
-            told = self._opened(token)
+            link = self._opened(token)
         except TokenError:
             return ConfirmLink.UNKNOWN
-        meant = ("permission", person, stream.brand, stream.purpose)
-        if (told.kind, told.recipient, told.brand, told.purpose) != meant:
+        expected = ("permission", person, stream.brand, stream.purpose)
+        if (link.kind, link.recipient, link.brand, link.purpose) != expected:
             return ConfirmLink.FOREIGN
-        return ConfirmLink.OVER if now > told.until else ConfirmLink.VALID
+        return ConfirmLink.OVER if now > link.until else ConfirmLink.VALID
 
     def _opened(self, token: str) -> Confirmation:
-        """In plain text a `_` behind it may be of the token, or mark what is emphasised."""
+        """Open a token. A `_` at its end may belong to it, or be plain text's mark of emphasis."""
         for _ in range(2):  # as `__` does
             try:
                 return self._open(token)

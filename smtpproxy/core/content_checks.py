@@ -1,4 +1,5 @@
-"""What is found out about a message only where its stream asks: text, signatures, other readers."""
+"""What is found out about a message only if its stream requires it: text, signatures, who else got
+it."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -41,7 +42,7 @@ from smtpproxy.policy.rules.message import stream_in_force
 from smtpproxy.relay.content import Body
 
 READ_LIMIT = 2 * 1024 * 1024
-"""Octets of a body in which its text is looked for; attachments come after it."""
+"""Octets of a body that are searched for its text; attachments come after it."""
 
 ON_LOOP = 64 * 1024  # octets of a body that are read on the loop: some milliseconds
 _FEEDBACK_ID = "Feedback-ID"
@@ -55,8 +56,8 @@ T = TypeVar("T")
 class Message(Struct, frozen=True):
     """What a listener has of a message at its end.
 
-    `body` makes what the relay hands on and may sign, None where that is somebody else's: then
-    `text` is what there is to read.
+    `body` makes the body that the relay hands on and may sign. It is None if an MTA keeps the
+    message; then `text` is what can be read of it.
     """
 
     headers: HeaderBlock
@@ -76,10 +77,10 @@ def with_content(
     reverse_path: str,
     people: Sequence[str],
 ) -> Steps[MessageFeatures]:
-    """Find out what else the rules of the stream look at, but for what only the DNS knows.
+    """Find out what else the rules of the stream look at, except for what only the DNS knows.
 
-    `people` are the canonical addresses it is for: its text is counted for them where the stream
-    counts. Raises StoreUnavailable where a verdict depends on that count.
+    `people` are its canonical recipients, for whom the text is counted if the stream counts texts.
+    Raises StoreUnavailable if a verdict depends on that count.
     """
     headers = message.headers
     if stream.max_recipients is not None:
@@ -98,7 +99,7 @@ def with_content(
 
 
 def reads_body(stream: Stream, headers: HeaderBlock) -> bool:
-    """Whether the body of a message with this header is looked at on this stream."""
+    """Whether this stream looks at the body of a message with this header."""
     return _reads_text(stream, headers) or _looks_for_pixels(stream, headers)
 
 
@@ -121,7 +122,7 @@ def with_dns(
     features: MessageFeatures,
     message: Message,
 ) -> Steps[tuple[MessageFeatures, str]]:
-    """Find out what the DNS knows, where a rule asks; also what failed, "" when nothing did."""
+    """Find out what the DNS knows, if a rule asks; also return what failed ("" if nothing did)."""
     failures: list[str] = []
     if services.asks_organisations and stream.alignment is Alignment.RELAXED:
         features, failure = yield from FindOrganisations(stream, features)
@@ -129,7 +130,7 @@ def with_dns(
     if services.checks_signatures and asks_for_signatures(stream, features):
         signing_keys = services.signing_keys if message.body is not None else None
         if signing_keys and signing_keys(features.from_domains, stream.name, services.now()):
-            features = replace(features, signed_by_relay=True)  # its own will do
+            features = replace(features, signed_by_relay=True)  # the relay's own signature will do
         else:
             body = None if message.body is None else message.body()
             found = yield from CheckSignatures(message.headers, body)
@@ -149,7 +150,7 @@ def _with_content_checks(
     counts = services.counts_texts and stream.bulk_recipients is not None
     headers, text = message.headers, message.readable()
 
-    def looked() -> tuple[MessageFeatures, ShownText | None, bytes | None]:
+    def check() -> tuple[MessageFeatures, ShownText | None, bytes | None]:
         shown = _shown(headers, text) if _reads_text(stream, headers) else None
         found = features
         if stream.checks_content:
@@ -163,9 +164,9 @@ def _with_content_checks(
             return found, shown, None
         return found, shown, fingerprint(shown, people, _names(headers))
 
-    found, shown, told_by = yield from _apart(text, looked)
-    if told_by is not None:
-        found = yield from _with_count(services, stream, found, people, told_by)
+    found, shown, text_fingerprint = yield from _in_thread_if_large(text, check)
+    if text_fingerprint is not None:
+        found = yield from _with_count(services, stream, found, people, text_fingerprint)
     in_force = stream_in_force(stream, found, services.undeclared)
     if in_force is stream:
         return found
@@ -176,7 +177,7 @@ def _with_content_checks(
         judged = _as_undeclared(stream, in_force, found, headers, reverse_path, seen)
         return _with_pixels(services, in_force, judged, message)
 
-    return (yield from _apart(text, undeclared))
+    return (yield from _in_thread_if_large(text, undeclared))
 
 
 def _with_campaign(
@@ -200,7 +201,7 @@ def _with_campaign(
 def _with_pixels(
     services: Services, stream: Stream, features: MessageFeatures, message: Message
 ) -> MessageFeatures:
-    """Note what in the message tells of its opening, where the stream asks."""
+    """Note what in the message reports that it was opened, if the stream asks."""
     headers, text = message.headers, message.readable()
     if text is None or not _looks_for_pixels(stream, headers):
         return features
@@ -222,7 +223,7 @@ def _with_pixels(
 def _signed_by_others(
     services: Services, stream: Stream, features: MessageFeatures, headers: HeaderBlock
 ) -> bool:
-    """Whether a signature would break, and the relay gives the message none of its own."""
+    """Whether a cut would break a signature that the relay does not replace by its own."""
     if not features.dkim_fields and not headers.count("ARC-Message-Signature"):
         return False
     keys = services.signing_keys
@@ -230,9 +231,11 @@ def _signed_by_others(
 
 
 def body_without_pixels(headers: HeaderBlock, body: Body) -> Steps[Body]:
-    """Return the body less what tells of its opening, where that is not fixed."""
+    """Return the body without what reports that it was opened, as far as that can be cut out."""
     octets, whole = _beginning(body.pieces())
-    edited = yield from _apart(body, lambda: without_pixels(headers, octets, whole=whole))
+    edited = yield from _in_thread_if_large(
+        body, lambda: without_pixels(headers, octets, whole=whole)
+    )
 
     def pieces() -> Iterator[bytes]:
         yield edited
@@ -252,7 +255,7 @@ def _with_confirm_link(
     shown: ShownText | None,
     people: Sequence[str],
 ) -> MessageFeatures:
-    """Note what was found of the link by which the reader can say yes."""
+    """Note the state of the link by which the reader can consent."""
     found, links = ConfirmLink.MISSING, services.confirm_links
     if shown is not None and links is not None:
         found = links.found(shown.links, people, stream, services.now())
@@ -260,8 +263,8 @@ def _with_confirm_link(
     return replace(features, content=look)
 
 
-def _apart(body: Body | None, work: Callable[[], T]) -> Steps[T]:
-    """Do what takes long for a large body in a thread."""
+def _in_thread_if_large(body: Body | None, work: Callable[[], T]) -> Steps[T]:
+    """Do the work in a thread if the body is large."""
     if body is None or body.size <= ON_LOOP:
         return work()
     return (yield from InThread(work))
@@ -275,7 +278,7 @@ def _as_undeclared(
     reverse_path: str,
     shown: ShownText | None,
 ) -> MessageFeatures:
-    """Return the features of undeclared bulk with what the stream that it falls to asks for."""
+    """Return the features of undeclared bulk, with those that its stream in force looks at."""
     found = features.content or ContentFeatures()
     features = check_content(undeclared, features, headers, reverse_path, shown)
     look = replace(
@@ -291,7 +294,7 @@ def _as_undeclared(
 def _with_own_signature(
     services: Services, stream: Stream, features: MessageFeatures
 ) -> MessageFeatures:
-    """Note that the relay signs the message for its From domain, where alignment asks."""
+    """Note that the relay signs the message for its From domain, if alignment matters."""
     if stream.alignment is Alignment.OFF or services.signing_keys is None:
         return features
     keys = services.signing_keys(features.from_domains, stream.name, services.now())
@@ -305,7 +308,7 @@ def _with_count(
     people: Sequence[str],
     text: bytes,
 ) -> Steps[MessageFeatures]:
-    """Count the text, known by its fingerprint, for these people."""
+    """Count the text, identified by its fingerprint, for these people."""
     if stream.bulk_recipients is None:
         return features
     matters = stream.undeclared_bulk is not UndeclaredBulk.OBSERVE
@@ -325,11 +328,12 @@ def _with_count(
 def _with_signatures(
     features: MessageFeatures, found: Sequence[SignatureFinding]
 ) -> tuple[MessageFeatures, str]:
-    """What the DNS did not answer matters unless another signature is valid."""
+    """The features with the findings, and what the DNS failed to answer, if no signature is
+    valid."""
     failures = [each.detail for each in found if each.state is SignatureState.UNKNOWN]
     valid = any(each.state is SignatureState.VALID for each in found)
-    told = tuple(replace(f, detail="") if f.state is SignatureState.UNKNOWN else f for f in found)
-    return replace(features, signatures=told), "" if valid else "; ".join(failures)
+    kept = tuple(replace(f, detail="") if f.state is SignatureState.UNKNOWN else f for f in found)
+    return replace(features, signatures=kept), "" if valid else "; ".join(failures)
 
 
 def _shown(headers: HeaderBlock, body: Body | None) -> ShownText:
@@ -342,7 +346,7 @@ def _shown(headers: HeaderBlock, body: Body | None) -> ShownText:
 
 
 def _beginning(pieces: Iterator[bytes]) -> tuple[bytes, bool]:
-    """The first octets, and whether they are all."""
+    """The first READ_LIMIT octets, and whether they are the whole."""
     taken, size = [], 0
     for piece in pieces:
         taken.append(piece)
@@ -353,7 +357,7 @@ def _beginning(pieces: Iterator[bytes]) -> tuple[bytes, bool]:
 
 
 def _names(headers: HeaderBlock) -> list[str]:
-    """What the header calls the readers."""
+    """What the header calls the recipients."""
     return [
         decode_words(value[:_LONGEST_FIELD].decode("utf-8", "replace"))
         for name in ("To", "Cc")

@@ -1,18 +1,23 @@
-"""One message to several recipients as a copy each, because no two copies are the same, and the
+"""One message to several recipients as one copy each, because no two copies are the same, and the
 one answer for all of them.
 
-Where one reply serves all, a failure that may pass is answered 4xx: another attempt mails only
+If one reply has to serve all, a temporary failure is answered 4xx: the next attempt mails only
 those without a copy. docs/adr/0011-fan-out.md says why.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 
 from msgspec.structs import replace
 
-from smtpproxy.core.delivering import FAILURES, Delivered, PerRecipientDelivery
+from smtpproxy.core.delivering import FAILURES, CopyMaker, Delivered, PerRecipientDelivery
 from smtpproxy.core.effects import NoteCopy, Steps
-from smtpproxy.core.notices import NoticeRefused, NotifyingTransaction, told, wants_no_notice
+from smtpproxy.core.notices import (
+    NoticeRefused,
+    NotifyingTransaction,
+    notice_entry,
+    wants_no_notice,
+)
 from smtpproxy.core.recording import TEMPORARY_FAILURE, Mixed, Outcome, Recipient
 from smtpproxy.core.services import Services, StreamChoice
 from smtpproxy.events import Client, Decided, JudgedRecipient
@@ -24,19 +29,16 @@ from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.terminal import counted
 
-Made = Callable[[Recipient], Steps[Iterator[bytes]]]
-"""Makes a recipient's copy."""
-
 _SINGLE_RECIPIENT = Verdict(
     Action.REFUSE, Reason.SINGLE_RECIPIENT_REQUIRED, rule="single_recipient"
 )
-"""Nobody could be told of a recipient that fails after another was mailed."""
+"""The verdict if nobody could be told of a recipient that fails after another was mailed."""
 
 _MAILED_MEANWHILE = Reply.of(250, "2.0.0", "mailed at another attempt")
 
 
 class CopyingTransaction(NotifyingTransaction):
-    """A transaction whose recipients may get a copy each."""
+    """A transaction whose recipients may each get their own copy."""
 
     __slots__ = ("_done_before", "_mail", "_mailed_before", "_one_message")
 
@@ -50,19 +52,19 @@ class CopyingTransaction(NotifyingTransaction):
     ) -> None:
         super().__init__(services, client, mail.reverse_path, choice, mixed, envid=mail.envid)
         self._mail = mail
-        self._done_before: list[Recipient] = []  # mailed or told of at an unanswered attempt
+        self._done_before: list[Recipient] = []  # mailed, or told of, at an earlier attempt
         self._mailed_before = 0  # of these
-        self._one_message = False  # copies cannot be answered for, and it is only observed
+        self._one_message = False  # observed, where copies are not possible
 
     def _leave_out_done(self) -> Steps[None]:
-        """Leave out who has a copy from an attempt that was answered 4xx, or not at all.
+        """Leave out those who have a copy from an attempt that was answered 4xx or not at all.
 
-        Also of whom the sender was told that they are not mailed, once others were.
+        If there are any, also leave out those of whom the sender was told that they are not mailed.
         """
         everybody = self.recipients_accepted
         paths = [recipient.path for recipient in everybody]
-        found = yield from self._find([*paths, *map(told, paths)])
-        self._notified.update(path for path in paths if told(path) in found)
+        found = yield from self._find([*paths, *map(notice_entry, paths)])
+        self._notified.update(path for path in paths if notice_entry(path) in found)
         done = found | self._notified
         if found.intersection(paths):
             self._done_before = [r for r in everybody if r.path in done]
@@ -74,11 +76,11 @@ class CopyingTransaction(NotifyingTransaction):
         outcome: Outcome,
         header: bytes,
         recipients: Sequence[Recipient],
-        made: Made,
+        make_copy: CopyMaker,
     ) -> Steps[list[Reply] | Outcome]:
         """Relay a copy to each of several recipients, and answer for all of them.
 
-        Nothing of it is with the upstream yet.
+        The upstream has nothing of it yet.
         """
         if outcome.mixed and self._mixed != "each":
             changed = yield from self._notify_refused(outcome, header)
@@ -86,25 +88,27 @@ class CopyingTransaction(NotifyingTransaction):
             changed = yield from self._settle(outcome)
         if changed is not None:
             return changed
-        once = {recipient.path: recipient for recipient in recipients}  # named twice, one copy
+        once = {r.path: r for r in recipients}  # one copy even if named twice
         delivery = PerRecipientDelivery(
             self._services,
-            mail=partial(self._mail_to, outcome.stream),
-            made=made,
-            answered=partial(self._answered_meanwhile, outcome),
-            mailed=self._keep,
-            failed=self._failed,
+            mail_parameters=partial(self._mail_to, outcome.stream),
+            make_copy=make_copy,
+            answer_instead=partial(self._answered_meanwhile, outcome),
+            note_mailed=self._note_copied,
+            report_failure=self._failed,
         )
         results = yield from delivery.deliver(list(once.values()))
         by_path = dict(zip(once, results, strict=True))
         return (yield from self._answer_copies(outcome, header, by_path))
 
     def _returns(self, stream: Stream) -> bool:
-        """Whether bounces come back to us, by a reverse path of the recipient's own."""
+        """Whether each recipient's copy gets its own reverse path, so that bounces come back to
+        us."""
         return stream.verp and self.reverse_path != "" and not self._one_message
 
     def _mail_to(self, stream: Stream, recipient: Recipient) -> MailParameters:
-        """What MAIL is to say where it is for this recipient alone. Raises StoreUnavailable."""
+        """The parameters of MAIL for a transaction with only this recipient. Raises
+        StoreUnavailable."""
         if not self._returns(stream):
             return self._mail
         make = self._services.return_path
@@ -112,8 +116,8 @@ class CopyingTransaction(NotifyingTransaction):
             raise StoreUnavailable("there are no keys for return paths")
         return replace(self._mail, reverse_path=make(self.id, stream.name, recipient.canonical))
 
-    def _one_can_be_told(self, recipients: Collection[Recipient]) -> Steps[bool]:
-        """Whether somebody can be told of a recipient who fails after another was mailed."""
+    def _failures_can_be_reported(self, recipients: Collection[Recipient]) -> Steps[bool]:
+        """Whether a recipient who fails after another was mailed can be reported to the sender."""
         if self._mixed == "each" or not recipients:
             return True
         if any(wants_no_notice(recipient.rcpt) for recipient in recipients):
@@ -121,15 +125,16 @@ class CopyingTransaction(NotifyingTransaction):
         return (yield from self._notices.permitted())
 
     def _as_one_message(self, outcome: Outcome) -> Outcome:
-        """Nobody gets a copy; where it is only observed, all get the message without links."""
+        """Refuse the message; if it is only observed, all get it as one message without links."""
         self._one_message = True
         message = outcome.decided.decision.message
         if message is not None and message.action is not Action.ALLOW:
             return outcome  # observed, and refused for another reason
         return self._refused(outcome, _SINGLE_RECIPIENT)
 
-    def _keep(self, recipient: Recipient) -> Steps[None]:
-        """Where it cannot be kept, a retry may mail them twice: rather that than never."""
+    def _note_copied(self, recipient: Recipient) -> Steps[None]:
+        """Note that a recipient has a copy. If that fails, a retry may mail them twice, which is
+        better than never."""
         if self._mixed == "each":
             return
         self._kept.add(recipient.path)
@@ -139,10 +144,10 @@ class CopyingTransaction(NotifyingTransaction):
             self._failed(error)
 
     def _answered_meanwhile(self, outcome: Outcome, recipient: Recipient) -> Steps[Reply | None]:
-        """The answer where a copy is not to be sent after all.
+        """The reply about a copy that is not to be sent after all, or None.
 
-        Another attempt has mailed it, of a client that did not wait; or the recipient may not be
-        mailed any more, and that is on record.
+        Either another attempt of a client that did not wait has mailed it, or the recipient may no
+        longer be mailed, which is then recorded.
         """
         if self._mixed != "each" and (yield from self._find([recipient.path])):
             return _MAILED_MEANWHILE
@@ -155,7 +160,7 @@ class CopyingTransaction(NotifyingTransaction):
         if verdict.action is Action.ALLOW:
             too_late = verdict.unconsented_pixels and outcome.strips
             if too_late and not outcome.without_pixels(recipient.canonical):
-                return TEMPORARY_FAILURE  # another attempt makes another copy
+                return TEMPORARY_FAILURE  # the next attempt makes a new copy
             return None
         yield from self._record(self._decided_for(outcome, recipient, verdict))
         return outcome.reply_to(recipient, verdict)
@@ -166,16 +171,16 @@ class CopyingTransaction(NotifyingTransaction):
         header: bytes,
         results: Mapping[str, Delivered],
     ) -> Steps[list[Reply]]:
-        """Answer, and see that the sender hears of everybody who was not mailed.
+        """Answer, and make sure that the sender learns of everybody who was not mailed.
 
-        Where one reply serves all, a failure that may pass is answered 4xx: another attempt
-        mails only recipients without a copy.
+        If one reply has to serve all, a temporary failure is answered 4xx: the next attempt mails
+        only recipients without a copy.
         """
         everybody = self.recipients_accepted
         mailed = [r for r in everybody if r.path in results and results[r.path].accepted]
         found = [(r.canonical, results[r.path]) for r in everybody if r.path in results]
         perhaps = {address for address, each in found if each.accepted or each.in_doubt}
-        surely_not = {address for address, _ in found} - perhaps  # by whichever path
+        surely_not = {address for address, _ in found} - perhaps  # by any of their paths
         if surely_not:
             yield from self._not_mailed(surely_not)
         each = tuple(str(results[r.path].reply) if r.path in results else "" for r in everybody)
@@ -198,7 +203,7 @@ class CopyingTransaction(NotifyingTransaction):
         return [answers[recipient.path] for recipient in everybody]
 
     def _one_reply(self, header: bytes, results: Mapping[str, Delivered]) -> Steps[Reply]:
-        """One reply for all. Raises nothing: what the sender could not be told is a 451."""
+        """One reply for all. Raises nothing: if the sender could not be told, it is a 451."""
         reply = _one_reply(
             list(results.values()), self._mailed_before, len(self._done_before), self.id
         )
@@ -233,10 +238,10 @@ class CopyingTransaction(NotifyingTransaction):
     def _refuse_the_rest(
         self, outcome: Outcome, whole: Reply, header: bytes
     ) -> Steps[Reply | None]:
-        """Answer where others were mailed at an earlier attempt: a 550 would speak of them too.
+        """Answer if others were mailed at an earlier attempt: a 550 would be about them too.
 
-        Nobody else gets it: `whole` is the reply that is not about one of them. None if the sender
-        cannot be told.
+        None of the rest gets the message: `whole` is the reply for those without their own. None if
+        the sender cannot be told.
         """
         refusals = outcome.refusals
         entries = [
@@ -244,7 +249,7 @@ class CopyingTransaction(NotifyingTransaction):
             for r in {r.path: r for r in self.recipients_accepted}.values()
         ]
         try:
-            if entries:  # none: all were mailed, or told of, at that attempt
+            if entries:  # otherwise all were settled at that attempt
                 yield from self._notices.refused(entries, header)
         except NoticeRefused:
             return None
@@ -254,10 +259,10 @@ class CopyingTransaction(NotifyingTransaction):
 
 
 def _one_reply(results: Sequence[Delivered], mailed: int, done: int, id: str) -> Reply:
-    """The client's answer where one has to serve all.
+    """The client's answer if one has to serve all.
 
-    `done` more were left out after an earlier attempt, `mailed` of them because they were. While a
-    failure may pass it is 4xx, once somebody was mailed 250 else.
+    `done` more recipients were settled at an earlier attempt, `mailed` of them by a copy. A
+    temporary failure makes it a 4xx; otherwise it is 250 if anybody was mailed.
     """
     failed = [result.reply for result in results if not result.accepted]
     passing = next((reply for reply in failed if reply.code < 500), None)

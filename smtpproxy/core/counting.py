@@ -1,4 +1,4 @@
-"""For whom a message is counted, where mail is counted, and how that is taken back."""
+"""For whom a message is counted, if mail is counted, and how that is taken back."""
 
 from collections.abc import Collection, Sequence
 
@@ -17,7 +17,7 @@ from smtpproxy.store.protocols import StoreUnavailable
 
 
 class CountedTransaction(RecordedTransaction):
-    """A transaction that knows of its recipients what its rules ask, and counts for them."""
+    """A transaction that counts what its recipients are sent."""
 
     __slots__ = ()
 
@@ -30,9 +30,9 @@ class CountedTransaction(RecordedTransaction):
     def _count(
         self, stream: Stream, addresses: Sequence[str], verdicts: Sequence[Verdict]
     ) -> Steps[bool]:
-        """Count the message, once for each who may get it; tell whether verdicts depend on that.
+        """Count the message once for each who may get it; return whether verdicts depend on that.
 
-        From now on the facts hold what was counted before it, by any worker.
+        The facts then hold what any worker had counted before it.
         """
         limited, all_count = self._evaluation.limited, self._services.counts_mailings
         if not self._counts(stream):
@@ -64,8 +64,9 @@ class CountedTransaction(RecordedTransaction):
         verdicts: Sequence[Verdict],
         features: MessageFeatures,
     ) -> Steps[MessageFeatures]:
-        """Return the features with what is known of the campaign, and count it for those who may
-        get the message while it has too few. Raises StoreUnavailable, unless it is only observed.
+        """Return the features with what is known of the campaign; while too few were counted for
+        it, count those who may get the message. Raises StoreUnavailable, unless it is only
+        observed.
         """
         content, observed = features.content, stream.mode is Mode.OBSERVE
         if stream.trial is None or content is None or content.campaign is None:
@@ -87,9 +88,9 @@ class CountedTransaction(RecordedTransaction):
         return replace(features, content=replace(content, campaign=known))
 
     def _not_mailed(self, addresses: Collection[str] | None = None) -> Steps[None]:
-        """Take back what was counted, for these or for everybody: they were not mailed.
+        """Take back the count for these, or (None) for everybody, because they were not mailed.
 
-        What cannot be uncounted keeps counting: that errs on the side of too little mail.
+        If that fails, the message keeps counting, which errs on the side of too little mail.
         """
         back = self._counted if addresses is None else self._counted.intersection(addresses)
         if not back:

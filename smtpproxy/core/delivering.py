@@ -1,15 +1,15 @@
-"""Copies of one message, put to the upstream one for each recipient.
+"""Delivers a copy of one message to each recipient.
 
-Recipients are tried one after another until the upstream takes the first: what is wrong
-with the message or the upstream shows while nobody is mailed, and is the client's answer
-then. The others follow, some at once. docs/adr/0011-fan-out.md says why.
+Recipients are tried one after another until the upstream accepts the first: a fault of the message
+or the upstream then shows while nobody has been mailed, and becomes the client's answer. The others
+follow, several at once. docs/adr/0011-fan-out.md says why.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from msgspec import Struct
 
-from smtpproxy.core.effects import AskUpstream, BeginData, SendContent, Steps, Together
+from smtpproxy.core.effects import AskUpstream, BeginData, RunConcurrently, SendContent, Steps
 from smtpproxy.core.recording import TEMPORARY_FAILURE, Recipient
 from smtpproxy.core.services import Services
 from smtpproxy.mail.dkim import SigningFailed
@@ -19,10 +19,13 @@ from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.protocols import StoreUnavailable
 
-AT_ONCE = 8
-"""Connections that one message may take."""
+CopyMaker = Callable[[Recipient], Steps[Iterator[bytes]]]
+"""Makes a recipient's copy."""
 
-_TROUBLE_ENOUGH = 3  # in a row: the upstream is not asked again for the others
+AT_ONCE = 8
+"""Connections that one message may use."""
+
+_TROUBLE_ENOUGH = 3  # failures in a row: then the others are not tried now
 
 
 class Delivered(Struct, frozen=True):
@@ -32,10 +35,10 @@ class Delivered(Struct, frozen=True):
     """
 
     reply: Reply
-    in_doubt: bool = False  # it was sent and not answered: it may be accepted
+    in_doubt: bool = False  # it was sent but not answered: it may have been accepted
     for_all: bool = False
-    again: bool = False  # the connection failed, and it was surely not sent
-    notifies: bool = True  # the upstream sends the notifications that are asked for
+    again: bool = False  # the connection failed, and it was certainly not sent
+    notifies: bool = True  # the upstream sends the notifications asked for
 
     @property
     def accepted(self) -> bool:
@@ -43,36 +46,36 @@ class Delivered(Struct, frozen=True):
 
 
 class PerRecipientDelivery:
-    """Puts copies to the upstream. Use `deliver` once."""
+    """Hands copies to the upstream. Call `deliver` once."""
 
     def __init__(
         self,
         services: Services,
         *,
-        mail: Callable[[Recipient], MailParameters],
-        made: Callable[[Recipient], Steps[Iterator[bytes]]],
-        answered: Callable[[Recipient], Steps[Reply | None]],
-        mailed: Callable[[Recipient], Steps[None]],
-        failed: Callable[[Exception], Reply],
+        mail_parameters: Callable[[Recipient], MailParameters],
+        make_copy: CopyMaker,
+        answer_instead: Callable[[Recipient], Steps[Reply | None]],
+        note_mailed: Callable[[Recipient], Steps[None]],
+        report_failure: Callable[[Exception], Reply],
     ) -> None:
-        """`made` makes a recipient's copy, `mail` is what is said of it; `mailed` is told when the
-        upstream has taken it.
+        """`make_copy` and `mail_parameters` are about one recipient's copy; `note_mailed` is called
+        once the upstream has accepted it.
 
-        `answered` is asked last: it has the answer where the copy is not to be sent after all.
-        `failed` is told of what fails, and says what is answered then.
+        `answer_instead` is called before the end of data, and returns a reply if the copy is not to
+        be sent after all. `report_failure` reports an error and returns the reply to give.
         """
         self._services = services
-        self._mail = mail
-        self._made = made
-        self._answered = answered
-        self._mailed = mailed
-        self._failed = failed
+        self._mail_parameters = mail_parameters
+        self._make_copy = make_copy
+        self._answer_instead = answer_instead
+        self._note_mailed = note_mailed
+        self._report_failure = report_failure
         self._trouble = 0
 
     def deliver(self, recipients: Sequence[Recipient]) -> Steps[list[Delivered]]:
-        """Return what became of each, in their order; the first failure for all ends it
-        while nobody is mailed, and several in a row end it later. Who surely got nothing then
-        is tried one by one at the end: the upstream may take fewer connections at once."""
+        """Return what became of each, in order. While nobody is mailed the first failure for all
+        ends it; later, several in a row do. Those who certainly got nothing are tried again at the
+        end, one by one, because the upstream may allow fewer connections."""
         outcomes: list[Delivered | None] = [None] * len(recipients)
         for index, recipient in enumerate(recipients):
             outcome = outcomes[index] = yield from self._one(recipient)
@@ -89,7 +92,7 @@ class PerRecipientDelivery:
             return (later(index) for index in left)
 
         if left:
-            yield from Together(runs, AT_ONCE)
+            yield from RunConcurrently(runs, AT_ONCE)
         results = [known or Delivered(TEMPORARY_FAILURE, for_all=True) for known in outcomes]
         for index, recipient in enumerate(recipients):
             if results[index].again:
@@ -106,14 +109,14 @@ class PerRecipientDelivery:
         return outcome
 
     def _one(self, recipient: Recipient) -> Steps[Delivered]:
-        """Mail one recipient, at the second attempt where the first surely failed."""
+        """Mail one recipient; try a second time if the first attempt certainly failed."""
         first = yield from self._attempt(recipient)
         return (yield from self._attempt(recipient)) if first.again else first
 
     def _attempt(self, recipient: Recipient) -> Steps[Delivered]:
-        upstream = self._services.open_upstream(self._mail(recipient))
+        upstream = self._services.open_upstream(self._mail_parameters(recipient))
         try:
-            copy = yield from self._made(recipient)
+            copy = yield from self._make_copy(recipient)
             (reply,) = yield from AskUpstream(upstream, [recipient.rcpt])
             if reply.code >= 300:
                 upstream.abort()
@@ -121,24 +124,24 @@ class PerRecipientDelivery:
             refusal = yield from BeginData(upstream)
             if refusal is not None:
                 return Delivered(refusal, for_all=True)
-            answer = yield from self._answered(recipient)
+            answer = yield from self._answer_instead(recipient)
             if answer is not None:
                 upstream.abort()
                 return Delivered(answer)
             reply = yield from SendContent(upstream, copy)
         except UpstreamError as error:
-            doubt = upstream.in_doubt
-            return Delivered(self._failed(error), in_doubt=doubt, for_all=True, again=not doubt)
+            reply, doubt = self._report_failure(error), upstream.in_doubt
+            return Delivered(reply, in_doubt=doubt, for_all=True, again=not doubt)
         except (SigningFailed, OSError, StoreUnavailable, AuditUnavailable) as error:
             upstream.abort()
-            return Delivered(self._failed(error), for_all=True)
+            return Delivered(self._report_failure(error), for_all=True)
         except BaseException:
             upstream.abort()
             raise
         if reply.code < 300:
-            yield from self._mailed(recipient)
+            yield from self._note_mailed(recipient)
         return Delivered(reply, for_all=True, notifies=upstream.notifies)
 
 
 FAILURES = (UpstreamError, StoreUnavailable, AuditUnavailable, SigningFailed, OSError)
-"""What may fail while a message is relayed: the answer is 451 then."""
+"""What may fail while a message is relayed; the answer is then 451."""

@@ -1,7 +1,8 @@
-"""What the DNS says of domains: of which organisation one is, and whether one takes no mail.
+"""What the DNS says about domains: which organisation one belongs to, and whether one accepts no
+mail.
 
-Organisations are found by the tree walk of RFC 9989 section 4.10, for relaxed alignment; a null
-MX by RFC 7505. The resolver remembers answers, so that the second message asks nothing.
+Organisations are found by the tree walk of RFC 9989 section 4.10, for relaxed alignment; a null MX
+by RFC 7505. The resolver caches answers, so that the second message asks nothing.
 """
 
 import asyncio
@@ -21,11 +22,11 @@ from smtpproxy.mail.dmarc import (
 from smtpproxy.policy.model import Alignment, MessageFeatures, Stream
 from smtpproxy.resolver import Answer, DnsFailure, Resolver
 
-_MOST_DOMAINS = 4  # of From; honest mail has one
-_MOST_SENDERS = 8  # that are asked about for one of them
+_MAX_FROM_DOMAINS = 4  # in From; honest mail has one
+_MAX_SENDERS = 8  # looked up for each of them
 
 Texts = Callable[[str], Awaitable[Answer]]
-"""Gives the TXT records of a name; raises DnsFailure."""
+"""Returns the TXT records of a name; raises DnsFailure."""
 
 
 class Organisations:
@@ -37,8 +38,7 @@ class Organisations:
     async def of(self, domain: str) -> str:
         """Return the organisational domain. Raises DnsFailure.
 
-        Of a domain that no DMARC record is about, the public suffix list says it: the walk
-        knows nothing of it then.
+        If the walk finds no DMARC record, the public suffix list decides.
         """
         found: dict[str, Psd] = {}
         for name in tree(domain):
@@ -50,7 +50,7 @@ class Organisations:
         return organisation(domain, found) if found else organisational_domain(domain)
 
     async def _psd(self, name: str) -> Psd | None:
-        """What the record of a name says of itself; None where there is none, or several."""
+        """The `psd` of a name's record; None if there is no record, or several."""
         texts = (await self._texts(f"_dmarc.{name}")).texts
         records = [text for text in texts if is_dmarc(text)]
         try:
@@ -62,8 +62,8 @@ class Organisations:
 async def with_organisations(
     organisations: Organisations, stream: Stream, features: MessageFeatures
 ) -> tuple[MessageFeatures, str]:
-    """Return the features with the organisations that relaxed alignment has to know, and what
-    failed ("" when nothing did): of those the organisation is empty."""
+    """Return the features with the organisations that relaxed alignment needs, and what failed (""
+    if nothing did); a domain whose lookup failed has an empty organisation."""
     look = features.content
     if stream.alignment is not Alignment.RELAXED or features.signed_by_relay or look is None:
         return features, ""
@@ -84,11 +84,11 @@ async def with_organisations(
         if domain in look.senders:
             continue
         walked += 1
-        if walked > _MOST_DOMAINS:
-            break  # what is not known is not aligned
+        if walked > _MAX_FROM_DOMAINS:
+            break  # the others count as not aligned
         own = await of(domain)
         below = [each for each in look.senders if own and f".{each}".endswith(f".{own}")]
-        for sender in below[:_MOST_SENDERS]:
+        for sender in below[:_MAX_SENDERS]:
             if await of(sender) == own:
                 break
     organised = replace(look, organisations=tuple(known.items()))
@@ -99,20 +99,21 @@ _AT_ONCE = 50
 
 
 class RecipientDomains:
-    """Asks for MX records. The resolver remembers the answers.
+    """Looks up MX records. The resolver caches the answers.
 
-    Only a null MX is certain. A name that is not there may be there tomorrow, or be known
-    to the upstream alone, and a DNS that does not answer tells nothing: such mail goes on to
-    the upstream, which asks for itself. What the law asks of mail does not hang on it.
+    Only a null MX is certain. A missing name may exist tomorrow, or only the upstream may know it,
+    and a DNS that does not answer says nothing: such mail goes to the upstream, which does its own
+    lookup. No legal requirement depends on it.
     """
 
     def __init__(self, resolver: Resolver, timeout: float) -> None:
-        """`timeout` is how many seconds all the recipients of one step may take together."""
+        """`timeout`: seconds for all recipients of one step together."""
         self._resolver = resolver
         self._timeout = timeout
 
     async def null_mx(self, addresses: Iterable[str]) -> Mapping[str, bool]:
-        """Return for canonical addresses whether their domain has a null MX, where it is known."""
+        """Return whether the domain of each canonical address has a null MX, as far as it is
+        known."""
         domains = {address: address.rpartition("@")[2] for address in addresses}
         names = [name for name in dict.fromkeys(domains.values()) if _is_name(name)]
         known: dict[str, bool] = {}
@@ -124,7 +125,7 @@ class RecipientDomains:
                     some = names[start : start + _AT_ONCE]
                     await asyncio.gather(*(self._ask(name, known) for name in some))
         except TimeoutError:
-            pass  # what is known by now counts
+            pass  # what was learned in time counts
         return {address: known[name] for address, name in domains.items() if name in known}
 
     async def _ask(self, domain: str, known: dict[str, bool]) -> None:
@@ -132,10 +133,10 @@ class RecipientDomains:
             exchangers = (await self._resolver.lookup(domain, "MX")).exchangers
         except DnsFailure:
             return
-        # Beside others it is a mistake (RFC 7505 section 3), and which one is meant is open.
+        # Beside other records it is a mistake (RFC 7505 section 3), and either may be meant.
         known[domain] = len(exchangers) == 1 and not exchangers[0].host
 
 
 def _is_name(domain: str) -> bool:
-    """Whether it can have an MX: an address literal is none, nor is a name without a dot."""
+    """Whether the domain can have an MX: an address literal or a name without a dot cannot."""
     return "." in domain and not domain.startswith("[")

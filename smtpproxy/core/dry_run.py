@@ -1,4 +1,4 @@
-"""A transaction of somebody who asks what would become of a message: nothing is sent or kept."""
+"""Runs a transaction to find out what would become of a message; nothing is sent or kept."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -26,7 +26,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.wire.commands import Rcpt
 
 NO_ID = "explain"
-"""Stands where the id of a decision stands in the reply to real mail."""
+"""Takes the place of the decision's id in replies."""
 
 _OK = Reply.of(250, "2.0.0", "it would be the mail server's to answer")
 
@@ -38,13 +38,13 @@ class FactSource(Protocol):
 
 
 class Campaigns(Protocol):
-    """What a dry run asks of new campaigns; `store.streams.StreamCounts` is one."""
+    """Where campaigns are looked up; `store.streams.StreamCounts` is one."""
 
     async def campaign(self, key: str) -> Campaign: ...
 
 
 class Network(Protocol):
-    """What a dry run asks of the DNS."""
+    """What a dry run asks the DNS."""
 
     async def null_mx(self, addresses: Iterable[str]) -> Mapping[str, bool]: ...
 
@@ -58,9 +58,9 @@ class Network(Protocol):
 
 
 class Question(Struct, frozen=True):
-    """What would become of a message, if it came in by a listener of this protocol.
+    """A message that would come in by a listener of this protocol.
 
-    `at` is the moment to judge as of; only then what was known later is left out.
+    It is judged at `now`; with `as_of`, whatever became known later is left out.
     """
 
     choice: StreamChoice
@@ -70,17 +70,17 @@ class Question(Struct, frozen=True):
     recipients: tuple[str, ...]  # forward paths
     now: datetime
     as_of: bool = False
-    content_refusal: Reply | None = None  # of content that is not judged: it is beyond a limit
+    content_refusal: Reply | None = None  # the content exceeds a limit and is not judged
 
 
 class Answers(Struct, frozen=True):
-    """What was decided, in order, and the replies to the message itself, if it would be judged."""
+    """What was decided, in order, and the replies to the message itself, if it was judged."""
 
     decided: tuple[Decided, ...]
     replies: tuple[Reply, ...]
 
 
-async def would_become(
+async def dry_run(
     settings: Settings,
     question: Question,
     content: Content,
@@ -88,9 +88,9 @@ async def would_become(
     network: Network | None,
     campaigns: Campaigns | None = None,
 ) -> Answers:
-    """Run the very transaction that the relay would, with nothing behind it.
+    """Run the same transaction as the relay would, but with no upstream, store writes or record.
 
-    Without `network` nothing is asked of the DNS, without `campaigns` every one is new. Raises
+    Without `network` the DNS is not asked; without `campaigns` every campaign is new. Raises
     StoreUnavailable.
     """
     run = _DryRun(question, store, network, campaigns)
@@ -102,7 +102,7 @@ async def would_become(
         new_id=lambda: NO_ID,
         emit=lambda _: None,
         note_outcome=lambda _: None,
-        open_upstream=lambda _: _Accepting(),
+        open_upstream=lambda _: _AcceptingUpstream(),
         links=_NoLinks(),
         return_path=lambda *_: question.reverse_path,
         signing_keys=_signing_keys(settings),
@@ -138,7 +138,7 @@ async def would_become(
 
 
 class _DryRun:
-    """Carries out effects without effect."""
+    """Answers effects without carrying them out."""
 
     def __init__(
         self,
@@ -178,26 +178,26 @@ class _DryRun:
             case effects.FindOrganisations() if self._network is not None:
                 return await self._network.organisations(effect.stream, effect.features)
             case effects.CountMailing() | effects.AskDomains():
-                return {}  # the facts say what was mailed before
+                return {}  # the facts already say what was mailed before
             case effects.CountCampaign() if self._campaigns is not None:
                 return await self._campaigns.campaign(effect.key)
             case effects.CountCampaign():
                 return Campaign(effect.key)
             case effects.CountText():
-                return 0  # to whom else the text was sent is not known
+                return 0  # who else was sent the text is not known
             case effects.Sign():
                 return b""
             case effects.FindCopies():
                 return frozenset()
             case effects.InThread():
                 return effect.work()
-            case effects.Together():
+            case effects.RunConcurrently():
                 for steps in effect.runs():
                     await drive(steps, self.handlers)
         return None
 
 
-class _Accepting:
+class _AcceptingUpstream:
     """An upstream that accepts everything."""
 
     def __init__(self) -> None:
@@ -221,7 +221,7 @@ class _Accepting:
 
 
 class _NoLinks:
-    """Stands for the links that would be added: each recipient's own is not made up."""
+    """Adds no links, since no recipient's own is made up."""
 
     def fields(self, stream: Stream, address: str, id: str, *, has_list_id: bool) -> bytes:
         return b""

@@ -1,5 +1,5 @@
-"""What the relay changes in a message, in its order: tracking pixels and the stream header go, the
-unsubscribe fields and Received come, and the DKIM signature is last, over what then leaves."""
+"""What the relay changes in a message, in this order: it removes tracking pixels and the stream
+header, adds the unsubscribe fields and Received, and finally signs the result."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
@@ -29,13 +29,12 @@ def edited(
     unsubscribe: bytes = b"",
     body: Body | None = None,
 ) -> Steps[Iterator[bytes]]:
-    """Return what leaves, dot-stuffed; what needs no edit goes on as it came, octet for octet.
+    """Return what leaves, dot-stuffed; whatever needs no edit is passed on octet for octet.
 
-    `received` is the trace field, which no signature of ours covers: others will add their
-    own. `unsubscribe` are the fields with a link of the recipient's own, which replace their
-    namesakes. Encoded words in List-Unsubscribe are written plainly where no signature that the
-    message came with covers the field. `body` leaves in place of the content's own. Raises
-    SigningFailed.
+    `received` is the trace field, which our signature does not cover because others will add
+    theirs. `unsubscribe` has the fields with the recipient's own link, which replace fields of the
+    same name. Encoded words in List-Unsubscribe are decoded unless a signature that the message
+    came with covers the field. `body` replaces the content's own. Raises SigningFailed.
     """
     features = decided.features
     if features is None:
@@ -44,7 +43,7 @@ def edited(
     if services.signing_keys is not None:
         stream = decided.decision.stream.name
         keys = services.signing_keys(features.from_domains, stream, decided.at)
-    # What the header is where the one that came will not do.
+    # The header section, if it is not the one that came.
     section = None if body is None else headers.raw
     if features.stream_header and (keys or not _covered(headers, services.stream_header)):
         section = headers.without(services.stream_header)
@@ -66,9 +65,9 @@ def edited(
 
 
 def plain_list_unsubscribe(decided: Decided, headers: HeaderBlock) -> bytes | None:
-    """Return what List-Unsubscribe is to say in place of encoded words (RFC 2369 section 2).
+    """Return the value of List-Unsubscribe without encoded words (RFC 2369 section 2).
 
-    None where there is nothing to fix, a signature would break, or the mail is only observed.
+    None if there is nothing to fix, a signature would break, or the mail is only observed.
     """
     features = decided.features
     if features is None or not features.unsubscribe_encoded or decided.observed:
@@ -81,16 +80,16 @@ def plain_list_unsubscribe(decided: Decided, headers: HeaderBlock) -> bytes | No
 
 
 def _covered(headers: HeaderBlock, name: str) -> bool:
-    """Whether a signature of the app covers the field, so that it breaks if the field goes."""
+    """Whether a signature by the app covers the field, so that removing the field breaks it."""
     lower = name.lower().encode()
     signatures = headers.raw_fields(_SIGNATURES)
     return any(lower in signed_names(field) for each in signatures.values() for field in each)
 
 
 def identifying_fields(headers: HeaderBlock, stream: Stream, return_path: str) -> bytes:
-    """The fields by which a complaint is known for one about this copy, where it lacks them.
+    """The fields that identify this copy in a complaint, as far as the message lacks them.
 
-    A Feedback-ID is for the loops of mailbox providers, which are about bulk mail.
+    A Feedback-ID is for mailbox providers' feedback loops, which are about bulk mail.
     """
     local_part = return_path.partition("@")[0]
     fields = b""
@@ -102,7 +101,7 @@ def identifying_fields(headers: HeaderBlock, stream: Stream, return_path: str) -
 
 
 def _lacks(headers: HeaderBlock, name: str) -> bool:
-    """Whether a field can be added: it is not there, and no signature says that it is not."""
+    """Whether a field can be added: it is missing, and no signature covers its absence."""
     return not headers.raw_values(name) and not _covered(headers, name)
 
 
@@ -110,10 +109,10 @@ PATH = "/u/"
 
 
 class UnsubscribeLinks:
-    """Makes the fields with the link. Links are below `public_url`."""
+    """Makes the fields with the unsubscribe link, which is below `public_url`."""
 
     def __init__(self, ring: TokenRing, public_url: str, key_text: Callable[[str], str]) -> None:
-        """`key_text` makes the key text of a suppression; it may raise StoreUnavailable."""
+        """`key_text` returns the key text of a suppression; it may raise StoreUnavailable."""
         self._ring = ring
         self._base = public_url + PATH
         self._key_text = key_text
@@ -122,19 +121,19 @@ class UnsubscribeLinks:
     def fields(self, stream: Stream, address: str, id: str, *, has_list_id: bool) -> bytes:
         """Return the fields for a canonical address, on a stream that adds them.
 
-        `id` is the decision's. A List-Id of the message stays, unless the stream replaces.
+        `id` is the decision's. The message's own List-Id stays, unless the stream replaces it.
         Raises StoreUnavailable.
         """
         scope = stream.unsubscribe_scope or "marketing"
         tag = self._tags.get(stream.name) or self._tags.setdefault(
             stream.name, stream_tag(stream.name)
         )
-        told = (
+        subject = (
             Unsubscription(address, scope, id, tag)
             if fits(address, scope)
             else Unsubscription(self._key_text(address), scope, id)
         )
-        token = self._ring.seal(told)
+        token = self._ring.seal(subject)
         keeps = has_list_id and stream.existing_unsubscribe is not ExistingUnsubscribe.REPLACE
         return unsubscribe_fields(
             self._base + token,

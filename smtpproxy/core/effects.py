@@ -1,10 +1,9 @@
-"""What a transaction asks of the world outside.
+"""What a transaction asks of the outside world.
 
-A transaction is a machine without I/O. Each of its methods is a generator of steps: it yields
-an effect, is sent the effect's result or has its failure thrown in, and returns its answer at
-the end. Whoever drives it (core/perform.py for the relay, core/dry_run.py for somebody who
-asks what would happen, the tests) decides how an effect is carried out and when it is answered.
-docs/adr/0019-transaction-machine.md says why.
+A transaction is a machine without I/O. Each of its methods is a generator of steps: it yields an
+effect, is sent the result or has the failure thrown in, and returns its answer at the end. Whatever
+drives it (core/perform.py for the relay, core/dry_run.py for `explain`, the tests) decides how an
+effect is carried out and when it is answered. docs/adr/0019-transaction-machine.md says why.
 """
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -28,9 +27,9 @@ Steps = Generator["Effect[Any]", Any, T]
 
 
 class Effect(Struct, Generic[T], frozen=True):
-    """One thing to be done outside; `result = yield from effect`.
+    """One thing to be done outside the transaction; `result = yield from effect`.
 
-    `stage` is where the time that it takes is counted.
+    The time that it takes is added to its `stage`.
     """
 
     stage: ClassVar[Stage] = "store"
@@ -41,39 +40,39 @@ class Effect(Struct, Generic[T], frozen=True):
 
 
 Handlers = Mapping[type, Callable[[Any], Any]]
-"""What carries out the effects of each type: it returns the answer, or an awaitable of it."""
+"""What carries out each type of effect: it returns the answer, or an awaitable of it."""
 
 
 class Upstream(Protocol):
     """One mail transaction with the upstream; see AskUpstream, BeginData and SendContent."""
 
     accepted: list[Rcpt]
-    in_doubt: bool  # the end of data was sent and not answered: it may be accepted
-    notifies: bool  # the upstream sends the notifications that are asked for
+    in_doubt: bool  # the end of data was sent but not answered: the mail may be accepted
+    notifies: bool  # the upstream sends the notifications that the sender asked for
 
     @property
     def is_open(self) -> bool:
-        """Whether what was accepted still is."""
+        """Whether the upstream still has the transaction."""
 
     @property
     def takes_all(self) -> bool:
-        """Whether the upstream offers every extension that MAIL asked for."""
+        """Whether the upstream offers every extension that the client's MAIL asked for."""
 
     def leave_to_client(self, given_back: Callable[[], None]) -> None:
-        """It is the client's turn; if that takes long, others may have the connection."""
+        """Begin the client's turn: if it takes long, others may have the connection."""
 
     def end_turn(self) -> None:
-        """The client's turn is over."""
+        """End the client's turn."""
 
     def refusal_of(self, needs: frozenset[str]) -> Reply | None:
-        """Refuse content that needs extensions that the upstream lacks."""
+        """Return the refusal if the upstream lacks one of these extensions."""
 
     def abort(self) -> None:
-        """Give up: nothing of it is mailed."""
+        """Give up; nothing has been mailed."""
 
 
 class ReadFacts(Effect[tuple[Facts, object]], frozen=True):
-    """Read what is known of addresses, and the state of the store that it is no older than.
+    """Read what is known about addresses, and a state of the store that it is no older than.
 
     Raises StoreUnavailable.
     """
@@ -82,7 +81,7 @@ class ReadFacts(Effect[tuple[Facts, object]], frozen=True):
 
 
 class StoreVersion(Effect[object], frozen=True):
-    """Tell the state of the store: another value when facts may have changed.
+    """Return the state of the store, a different value if facts may have changed.
 
     Raises StoreUnavailable.
     """
@@ -92,14 +91,14 @@ STORE_VERSION = StoreVersion()
 
 
 class AskDomains(Effect[Mapping[str, bool]], frozen=True):
-    """Ask the DNS whether the domains of canonical addresses take no mail, where it is known."""
+    """Ask the DNS which canonical addresses have a null MX; what it does not say is missing."""
 
     stage: ClassVar[Stage] = "dns"
     addresses: Sequence[str]
 
 
 class CheckSignatures(Effect[Sequence[SignatureFinding]], frozen=True):
-    """Find out about the DKIM signatures that a message came with."""
+    """Check the DKIM signatures that a message came with."""
 
     stage: ClassVar[Stage] = "dns"
     headers: HeaderBlock
@@ -107,9 +106,9 @@ class CheckSignatures(Effect[Sequence[SignatureFinding]], frozen=True):
 
 
 class FindOrganisations(Effect[tuple[MessageFeatures, str]], frozen=True):
-    """Find out of which organisations the domains are that alignment has to know.
+    """Find the organisational domains that alignment needs.
 
-    The features with these, and what failed, "" when nothing did.
+    The result is the features with these, and what failed ("" if nothing did).
     """
 
     stage: ClassVar[Stage] = "dns"
@@ -118,7 +117,8 @@ class FindOrganisations(Effect[tuple[MessageFeatures, str]], frozen=True):
 
 
 class CountText(Effect[int], frozen=True):
-    """Count people who are sent one text; how many are it by now. Raises StoreUnavailable."""
+    """Count the people who are sent one text, and return how many they are by now. Raises
+    StoreUnavailable."""
 
     key: bytes
     people: Sequence[str]
@@ -129,8 +129,8 @@ class CountText(Effect[int], frozen=True):
 
 
 class CountCampaign(Effect[Campaign], frozen=True):
-    """Count a campaign for people, True for strangers, while it has too few; what was known of it
-    before. Raises StoreUnavailable."""
+    """Count people, and which of them are strangers, for a campaign while it has fewer than `most`;
+    return what was known of it before. Raises StoreUnavailable."""
 
     stream: str
     key: str
@@ -150,7 +150,7 @@ class ReleaseCampaign(Effect[None], frozen=True):
 
 
 class CountMailing(Effect[Mapping[str, Mailed]], frozen=True):
-    """Count a message for these addresses; what each was mailed before it.
+    """Count a message for these addresses; return what each was mailed before it.
 
     Raises StoreUnavailable.
     """
@@ -176,7 +176,7 @@ class WriteRecord(Effect[None], frozen=True):
 
 
 class AskUpstream(Effect[list[Reply]], frozen=True):
-    """Put recipients to the upstream, the first with MAIL. Raises UpstreamError."""
+    """Offer recipients to the upstream, the first with MAIL. Raises UpstreamError."""
 
     stage: ClassVar[Stage] = "upstream"
     upstream: Upstream
@@ -184,14 +184,15 @@ class AskUpstream(Effect[list[Reply]], frozen=True):
 
 
 class BeginData(Effect[Reply | None], frozen=True):
-    """Send DATA; the answer to it, None when it is 354. Raises UpstreamError."""
+    """Send DATA; return the reply, or None if it is 354. Raises UpstreamError."""
 
     stage: ClassVar[Stage] = "upstream"
     upstream: Upstream
 
 
 class SendContent(Effect[Reply], frozen=True):
-    """Send dot-stuffed content and its end; the final reply. Raises UpstreamError, OSError."""
+    """Send dot-stuffed content and its end; return the final reply. Raises UpstreamError,
+    OSError."""
 
     stage: ClassVar[Stage] = "upstream"
     upstream: Upstream
@@ -209,11 +210,12 @@ class Sign(Effect[bytes], frozen=True):
 
 
 class FindCopies(Effect[frozenset[str]], frozen=True):
-    """Which of these were noted of a message at an attempt that the client has no answer to.
+    """Return which of these were noted for a message at attempts that the client has no final
+    answer to.
 
-    `digest` tells the message from others of its reverse path. `paths` are forward paths, for
-    whoever has a copy, or what `core.notices.told` makes of them. Raises StoreUnavailable,
-    OSError.
+    `digest` distinguishes the message from others with the same reverse path. `paths` are forward
+    paths, for those who have a copy, or what `core.notices.notice_entry` makes of them. Raises
+    StoreUnavailable, OSError.
     """
 
     reverse_path: str
@@ -222,7 +224,7 @@ class FindCopies(Effect[frozenset[str]], frozen=True):
 
 
 class NoteCopy(Effect[None], frozen=True):
-    """Keep that somebody has a copy, until the client has its final answer.
+    """Note that somebody has a copy, until the client has its final answer.
 
     Raises StoreUnavailable, OSError.
     """
@@ -233,7 +235,8 @@ class NoteCopy(Effect[None], frozen=True):
 
 
 class ForgetCopies(Effect[None], frozen=True):
-    """The client has its final answer: the same message again is a second sending.
+    """Forget the copies of a message: the client has its final answer, so the same again is a new
+    message.
 
     Raises StoreUnavailable, OSError.
     """
@@ -244,13 +247,13 @@ class ForgetCopies(Effect[None], frozen=True):
 
 
 class InThread(Effect[T], Generic[T], frozen=True):
-    """Do what takes long apart from the loop, so that other sessions go on meanwhile."""
+    """Do long work off the event loop, so that other sessions can go on."""
 
     stage: ClassVar[Stage] = "policy"
     work: Callable[[], T]
 
 
-class Together(Effect[None], frozen=True):
+class RunConcurrently(Effect[None], frozen=True):
     """Carry out several runs of steps, no more than `at_once` at a time."""
 
     stage: ClassVar[Stage] = "upstream"

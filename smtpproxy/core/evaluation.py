@@ -1,5 +1,5 @@
-"""What follows from what is known: the one place where recipients and a message are judged,
-and where decisions on record are judged again under another rulebook.
+"""The one place where recipients and messages are judged, and where recorded decisions are judged
+again under another rulebook.
 
 Pure: facts come in, verdicts go out. core/transaction.py asks for the facts.
 """
@@ -40,30 +40,30 @@ UNDECIDED = Verdict(Action.DEFER, Reason.TEMPORARY_FAILURE, rule="store")
 
 
 class Evaluation:
-    """What is known of the recipients of one transaction, and the verdicts on them.
+    """What is known about the recipients of one transaction, and the verdicts on them.
 
-    Recipients are canonical addresses. A verdict is as good as the facts: `outdated` tells
+    Recipients are canonical addresses. A verdict is only as good as the facts: `outdated` says
     whether the store has changed since they were read.
     """
 
     def __init__(self, services: Services, choice: StreamChoice) -> None:
         self.facts: dict[str, RecipientFacts] = {}
-        self.limited: set[str] = set()  # who have said how often they want mail
+        self.limited: set[str] = set()  # those who have said how often they want mail
         self._services = services
         self._choice = choice
-        self._read_at: dict[str, object] = {}  # the state of the store that facts are from
+        self._read_at: dict[str, object] = {}  # the state of the store that the facts are from
         self._at_rcpt: dict[str, Verdict] = {}
-        self._news: set[str] = set()  # of whom something was learned after the last verdict
+        self._news: set[str] = set()  # something was learned since the last verdict
 
     def lookups(self, addresses: Sequence[str], *, provisional: bool) -> Lookups:
-        """What has to be read of these recipients, whichever stream it will be."""
+        """What has to be read about these recipients, whichever stream it will be."""
         people = tuple(dict.fromkeys(addresses))
         return replace(self._choice.lookups, addresses=people, provisional=provisional)
 
     def learn(self, addresses: Iterable[str], facts: Facts, version: object) -> None:
-        """Take in what the store knows, in a state that was no older than `version`.
+        """Take in what the store knows, in a state no older than `version`.
 
-        What was found out elsewhere (mail before, null MX) is kept.
+        What came from elsewhere (earlier mail, null MX) is kept.
         """
         for address in addresses:
             known, before = facts.get(address, NO_FACTS), self.facts.get(address)
@@ -102,14 +102,15 @@ class Evaluation:
         return any(map(ne, map(self._read_at.get, addresses), repeat(version)))
 
     def holds(self, stream: Stream, addresses: Sequence[str]) -> bool:
-        """Whether nothing was learned since these were judged for the stream.
+        """Whether the verdicts on these still hold, because nothing was learned since.
 
-        Of a stream that looks at the age of snapshots it does not say so: time passes.
+        Always false for a stream that looks at the age of snapshots, because time passes.
         """
         return not stream.asks_for_snapshots and self._news.isdisjoint(addresses)
 
     def judge_at_rcpt(self, addresses: Sequence[str], now: datetime) -> Sequence[Verdict]:
-        """Judge as far as RCPT allows; candidates under different rulebooks wait for the end."""
+        """Judge as far as RCPT allows; if the candidates' rulebooks differ, nobody is refused
+        yet."""
         choice = self._choice
         rulebook = self._services.rulebooks[choice.default.rulebook]
         if choice.certain:
@@ -138,7 +139,7 @@ class Evaluation:
         features: MessageFeatures,
         now: datetime,
     ) -> tuple[Verdict, ...]:
-        """Judge with the message; a recipient that was judged for good at RCPT is not again."""
+        """Judge with the message; a final verdict from RCPT is not computed again."""
         if (
             self._choice.certain
             and stream is self._choice.default
@@ -156,7 +157,7 @@ class Evaluation:
         features: MessageFeatures,
         now: datetime,
     ) -> tuple[Verdict, ...]:
-        """Judge from what is known now; whose facts could not be read is UNDECIDED."""
+        """Judge by what is known now; a recipient whose facts could not be read is UNDECIDED."""
         self._news.difference_update(addresses)
         known = tuple([address for address in addresses if address in self.facts])
         rulebook = self._services.rulebooks[stream.rulebook]
@@ -168,12 +169,12 @@ class Evaluation:
 
 
 _NOT_JUDGED = frozenset({Reason.TEMPORARY_FAILURE, Reason.STREAM_NOT_PERMITTED})
-"""Verdicts that no rulebook gave."""
+"""Reasons that no rulebook gives."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A verdict that would be another. `recipient` is None for the message itself."""
+    """A verdict that would be different. `recipient` is None for the message itself."""
 
     recipient: JudgedRecipient | None
     before: Verdict
@@ -182,7 +183,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """One decision, judged again. `erased` recipients cannot be."""
+    """One decision, judged again, except for the `erased` recipients, who cannot be."""
 
     judged: int
     erased: int
@@ -190,10 +191,10 @@ class Replayed:
 
 
 def replay(decided: Decided, rulebook: Rulebook) -> Replayed:
-    """Judge a recorded decision again, from the facts and features on record.
+    """Judge a recorded decision again, by the facts and features on record.
 
-    Under the rulebook of the record nothing changes. That a message is refused for some
-    recipients' sake follows from theirs and is no change of its own.
+    Under the recorded rulebook nothing changes. That a message is refused because of its recipients
+    follows from their verdicts and is not a change of its own.
     """
     message = decided.decision.message
     recipients = [r for r in decided.recipients if r.verdict.reason not in _NOT_JUDGED]
@@ -212,8 +213,8 @@ def _changes(
     late = judge(question, decided.facts, rulebook, decided.at)
     early = late
     if any(_differ(r.verdict, v) for r, v in zip(known, late.recipients, strict=True)):
-        # Recipients are judged at RCPT, between the beginning of the transaction and its
-        # record: a period that ended in these seconds makes no difference.
+        # Recipients are judged at RCPT, between the beginning of the transaction and its record: a
+        # period that ended in between is not a change.
         early = judge(question, decided.facts, rulebook, _begun(decided))
     for recipient, first, last in zip(known, early.recipients, late.recipients, strict=True):
         if _differ(recipient.verdict, first) and _differ(recipient.verdict, last):
@@ -234,7 +235,7 @@ def _differ(before: Verdict, after: Verdict) -> bool:
 
 
 def _begun(decided: Decided) -> datetime:
-    """The beginning of the transaction, which its id tells; never after the record."""
+    """When the transaction began, according to its id; never after the record."""
     try:
         begun = datetime.fromtimestamp(time_of(decided.id) / 1000, UTC)
     except ValueError:
@@ -243,7 +244,7 @@ def _begun(decided: Decided) -> datetime:
 
 
 def words(verdict: Verdict) -> str:
-    """What is counted: the reason, or the basis of what is allowed."""
+    """The verdict as replays count it: by its reason, or by its basis if it allows."""
     if verdict.action is Action.ALLOW:
         return f"allow, {verdict.basis}" if verdict.basis else "allow"
     return f"{verdict.action}, {verdict.reason}"

@@ -1,4 +1,4 @@
-"""A transaction judged for somebody who asks why, through the core that judges the mail."""
+"""Explains a transaction, through the same core that judges the mail."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -30,14 +30,13 @@ from smtpproxy.policy.rules import RecipientCase
 from smtpproxy.sinks.audit.reader import Outcome, Record
 from smtpproxy.sinks.audit.verify import Seal
 
-_NOT_ASKED = Verdict(Action.ALLOW)
+_NOT_JUDGED = Verdict(Action.ALLOW)
 
 
 @dataclass(frozen=True, slots=True)
 class ExplainedRecipient:
-    """`reply` is None where the upstream's own reply would be given.
-
-    `account` tells the verdict in plain words.
+    """`reply` is None if the upstream's own reply would be given. `account` has the verdict in
+    plain words.
     """
 
     address: str
@@ -49,13 +48,12 @@ class ExplainedRecipient:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """`message` is None when no message was judged: a recorded refusal at RCPT.
+    """`message` is None if no message was judged: a recorded refusal at RCPT.
 
-    `at` is when it was, or is to be, judged; `id` that of a decision on record. `observed`:
-    in observe mode, so that the mail passed or passes all the same. `relayed`: on record as put
-    to the upstream, and `outcome` what that answered, None where it is not known. `seal` says
-    what proves a decision on record. `source_announced` is what the message says of where the
-    addresses come from.
+    `at` is when it was, or would be, judged; `id` is that of a recorded decision. `observed`: in
+    observe mode, so that the mail passed or would pass all the same. `relayed`: recorded as offered
+    to the upstream, whose answer is `outcome`, None if unknown. `seal` says what proves a recorded
+    decision. `source_announced` is what the message says about where the addresses come from.
     """
 
     stream: Stream
@@ -76,7 +74,7 @@ class Explanation:
 
     @property
     def allowed(self) -> bool:
-        """Whether the message and every recipient are."""
+        """Whether the message and every recipient are allowed."""
         verdicts = [recipient.verdict for recipient in self.recipients]
         if self.message_reply is not None:
             return False
@@ -91,51 +89,53 @@ def explain(
     rulebooks: Mapping[str, Rulebook],
     lang: Lang = "en",
 ) -> Explanation:
-    """Explain what would be decided, from the transaction's own decisions (core/dry_run.py)."""
+    """Explain what would be decided, from the decisions of a dry run."""
     records = [Record(decided) for decided in answers.decided if decided.stage != "notice"]
     if records:
-        told = _explained(records, rulebooks, "would", lang)
+        explained = _explained(records, rulebooks, "would", lang)
         order = {path: place for place, path in reversed(list(enumerate(question.recipients)))}
-        people = sorted(told.recipients, key=lambda each: order.get(each.address, len(order)))
-        told = dataclasses.replace(
-            told, recipients=tuple(people), at=question.now, id=None, relayed=False
+        people = sorted(explained.recipients, key=lambda each: order.get(each.address, len(order)))
+        explained = dataclasses.replace(
+            explained, recipients=tuple(people), at=question.now, id=None, relayed=False
         )
     else:
-        told = _nothing_decided(question, lang)
+        explained = _nothing_decided(question, lang)
     if any(record.decided.stage == "data" for record in records):
-        return told
+        return explained
     refusal = next((reply for reply in answers.replies if reply.code >= 300), None)
-    return told if refusal is None else _not_judged(told, question, refusal, rulebooks)
+    return explained if refusal is None else _not_judged(explained, question, refusal, rulebooks)
 
 
 def _nothing_decided(question: Question, lang: Lang) -> Explanation:
-    """Nobody was refused at RCPT, and nothing was judged after it."""
+    """The explanation if nobody was refused at RCPT and nothing was judged after it."""
     stream = question.choice.default
     case = _Case({}, {}, question.now, NO_ID, "would", lang)
-    told = tuple(case.not_asked(path, stream) for path in question.recipients)
+    explained = tuple(case.not_judged(path, stream) for path in question.recipients)
     observed = stream.mode is Mode.OBSERVE
     return Explanation(
-        stream, stream.rulebook, None, None, (), told, None, question.now, None, observed, lang
+        stream, stream.rulebook, None, None, (), explained, None, question.now, None, observed, lang
     )
 
 
 def _not_judged(
-    told: Explanation, question: Question, refusal: Reply, rulebooks: Mapping[str, Rulebook]
+    explained: Explanation, question: Question, refusal: Reply, rulebooks: Mapping[str, Rulebook]
 ) -> Explanation:
-    """The content is refused before anything is judged by it, on every stream, in every mode."""
+    """The explanation of content refused before it is judged, on every stream, in every mode."""
     verdict = Verdict(Action.REFUSE, Reason.HEADER_MALFORMED, rule="header")
     features = MessageFeatures(malformed=refusal.text)
-    steps = message_trace(told.stream, features, rulebooks.get(told.rulebook), told.lang)
-    given = {recipient.address for recipient in told.recipients}
-    case = _Case({}, {}, question.now, NO_ID, "would", told.lang)
-    others = [case.not_asked(p, told.stream) for p in question.recipients if p not in given]
+    steps = message_trace(
+        explained.stream, features, rulebooks.get(explained.rulebook), explained.lang
+    )
+    given = {recipient.address for recipient in explained.recipients}
+    case = _Case({}, {}, question.now, NO_ID, "would", explained.lang)
+    others = [case.not_judged(p, explained.stream) for p in question.recipients if p not in given]
     return dataclasses.replace(
-        told,
+        explained,
         message=verdict,
         message_reply=refusal,
         message_trace=steps,
-        message_account=message_account(verdict, told.stream, steps, "would", told.lang),
-        recipients=(*told.recipients, *others),
+        message_account=message_account(verdict, explained.stream, steps, "would", explained.lang),
+        recipients=(*explained.recipients, *others),
         observed=False,
     )
 
@@ -147,8 +147,8 @@ def recall(
 ) -> Explanation:
     """Explain a recorded decision: its refusals at RCPT, if any, then its message.
 
-    The verdicts are those on record. How they came about is traced again from the
-    recorded facts; a rulebook that is no longer configured leaves no trace.
+    The verdicts are those on record. How they came about is traced again from the recorded facts;
+    if the rulebook is no longer configured, there is no trace.
     """
     return _explained(records, rulebooks, "was", lang)
 
@@ -168,11 +168,11 @@ def _explained(
         for index, entry in enumerate(decided.recipients):
             key, stream = (entry.address, entry.canonical), decided.decision.stream
             if entry.verdict.reason is Reason.STREAM_NOT_PERMITTED:
-                recipients.append(case.not_asked(entry.address, stream))
+                recipients.append(case.not_judged(entry.address, stream))
                 continue
-            told = case.told(key, entry.verdict, stream, decided.features)
-            told = _with_message(told, decided.decision.message, case)
-            recipients.append(_with_own_answer(told, record, index, lang))
+            explained = case.judged(key, entry.verdict, stream, decided.features)
+            explained = _with_message(explained, decided.decision.message, case)
+            recipients.append(_with_own_answer(explained, record, index, lang))
     last = records[-1].decided
     stream, message = last.decision.stream, last.decision.message
     refused = [
@@ -202,7 +202,7 @@ def _explained(
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """What the verdicts were, or are to be, based on."""
+    """What the verdicts were, or would be, based on."""
 
     facts: Facts
     rulebooks: Mapping[str, Rulebook]
@@ -212,19 +212,19 @@ class _Case:
     lang: Lang
     help_url: str = ""
 
-    def not_asked(self, given: str, stream: Stream) -> ExplainedRecipient:
-        """A recipient of a message that is on no stream: nothing is judged of it."""
-        account = recipient_account(given, _NOT_ASKED, stream, (), None, self.tense, self.lang)
-        return ExplainedRecipient(given, _NOT_ASKED, None, (), account)
+    def not_judged(self, given: str, stream: Stream) -> ExplainedRecipient:
+        """A recipient who was not judged."""
+        account = recipient_account(given, _NOT_JUDGED, stream, (), None, self.tense, self.lang)
+        return ExplainedRecipient(given, _NOT_JUDGED, None, (), account)
 
-    def told(
+    def judged(
         self,
         entry: tuple[str, str],
         verdict: Verdict,
         stream: Stream,
         message: MessageFeatures | None = None,
     ) -> ExplainedRecipient:
-        """`message` is None where the verdict was that of RCPT."""
+        """`message` is None if the verdict was given at RCPT."""
         given, key = entry
         reply = None
         if verdict.action is not Action.ALLOW:
@@ -242,30 +242,36 @@ class _Case:
 
 
 def _with_message(
-    told: ExplainedRecipient, message: Verdict | None, case: _Case
+    explained: ExplainedRecipient, message: Verdict | None, case: _Case
 ) -> ExplainedRecipient:
-    """Add that somebody who may be mailed gets nothing, where the message does not pass."""
+    """Add that somebody who may be mailed gets nothing because the message does not pass."""
     stopped = message is not None and message.action is not Action.ALLOW
-    if not stopped or told.verdict.action is not Action.ALLOW or not told.account.happened:
-        return told
-    return _with_note(told, Phrase(f"note.whole.{case.tense}"), case.lang)
+    if (
+        not stopped
+        or explained.verdict.action is not Action.ALLOW
+        or not explained.account.happened
+    ):
+        return explained
+    return _with_note(explained, Phrase(f"note.whole.{case.tense}"), case.lang)
 
 
 def _with_own_answer(
-    told: ExplainedRecipient, record: Record, index: int, lang: Lang
+    explained: ExplainedRecipient, record: Record, index: int, lang: Lang
 ) -> ExplainedRecipient:
-    """Add the upstream's answer where each recipient had a message of their own."""
+    """Add the upstream's answer if each recipient had their own copy."""
     if record.outcome is None or not record.outcome.each:
-        return told
+        return explained
     own = record.outcome_of(index)
     if own is None:
-        return told
-    return _with_note(told, Phrase("note.own_answer", {"reply": own.reply}), lang)
+        return explained
+    return _with_note(explained, Phrase("note.own_answer", {"reply": own.reply}), lang)
 
 
-def _with_note(told: ExplainedRecipient, phrase: Phrase, lang: Lang) -> ExplainedRecipient:
-    notes = (*told.account.notes, say(phrase, lang))
-    return dataclasses.replace(told, account=msgspec.structs.replace(told.account, notes=notes))
+def _with_note(explained: ExplainedRecipient, phrase: Phrase, lang: Lang) -> ExplainedRecipient:
+    notes = (*explained.account.notes, say(phrase, lang))
+    return dataclasses.replace(
+        explained, account=msgspec.structs.replace(explained.account, notes=notes)
+    )
 
 
 def _message_reply(

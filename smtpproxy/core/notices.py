@@ -1,8 +1,9 @@
-"""Notices about a message, which are mail, judged and recorded like any other (RFC 3464), and who
-gets one: the sender of a message that only some of its recipients get.
+"""Notices to the sender of a message that only some of its recipients get (RFC 3464). A notice is
+mail, judged and recorded like any other.
 
-Who has a copy, and of whom the sender was told, is kept in a ledger until the client has its
-final answer: a client that tries again sends nothing twice. docs/adr/0011-fan-out.md says why.
+A ledger holds who has a copy, and which refusals the sender was told of, until the client has its
+final answer, so that a client that tries again sends nothing twice. docs/adr/0011-fan-out.md says
+why.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -62,7 +63,7 @@ from smtpproxy.wire.content import stuffed
 
 
 class NoticeDeferred(UpstreamError):
-    """The upstream works, and does not take this notice yet."""
+    """The upstream works but does not accept this notice yet."""
 
 
 class NoticeRefused(Exception):
@@ -81,7 +82,8 @@ class Notices:
         envid: str | None,
         began: datetime,
     ) -> None:
-        """`began` is when the message did: who is erased from then on is not named on record."""
+        """`began` is when the message's transaction began: anybody erased since then is not named
+        on record."""
         self._services = services
         self._about = id
         self._client = client
@@ -105,13 +107,14 @@ class Notices:
     def refused(self, refused: Sequence[RefusedRecipient], header: bytes) -> Steps[None]:
         """Tell the sender of refused recipients.
 
-        Raises NoticeRefused, UpstreamError unless the upstream takes the responsibility for it.
+        Raises NoticeRefused or UpstreamError unless the upstream takes responsibility for the
+        notice.
         """
         envelope = self._envelope()
         yield from self._send(envelope, failure_notice(envelope, refused, header))
 
     def undelivered(self, failed: Sequence[RefusedRecipient], header: bytes) -> Steps[None]:
-        """Tell the sender of recipients whom the upstream did not take the message for.
+        """Tell the sender for which recipients the upstream did not accept the message.
 
         Raises as `refused` does.
         """
@@ -119,21 +122,21 @@ class Notices:
         yield from self._send(envelope, undelivered_notice(envelope, failed, header))
 
     def relayed(self, accepted: Sequence[Rcpt], header: bytes) -> Steps[None]:
-        """Tell a sender that asked for it that an upstream without DSN has the mail.
+        """Tell a sender that asked for this that an upstream without DSN has the mail.
 
         RFC 3461 5.2.2. Raises as `refused` does.
         """
-        told = [
+        asked = [
             (rcpt.forward_path, rcpt.orcpt)
             for rcpt in accepted
             if rcpt.notify is not None and "SUCCESS" in rcpt.notify.upper()
         ]
-        if told and self._reverse_path:
+        if asked and self._reverse_path:
             envelope = self._envelope()
-            yield from self._send(envelope, relayed_notice(envelope, told, header))
+            yield from self._send(envelope, relayed_notice(envelope, asked, header))
 
     def handed_on(self, bounce: bytes) -> Steps[None]:
-        """Hand a notice of somebody else's on to the sender. Raises as `refused` does."""
+        """Hand on a notice from another system to the sender. Raises as `refused` does."""
         yield from self._send(self._envelope(), bounce)
 
     def _envelope(self) -> Envelope:
@@ -148,7 +151,8 @@ class Notices:
         )
 
     def _judge(self) -> Steps[Verdict | None]:
-        """None: the reverse path is not an address, so nobody can be told."""
+        """Judge the sender; None if the reverse path is not an address, so that nobody can be
+        told."""
         try:
             address = canonical(self._reverse_path)
         except AddressError:
@@ -161,7 +165,7 @@ class Notices:
         return verdict
 
     def _send(self, envelope: Envelope, notice: bytes) -> Steps[None]:
-        """From the null path, and asking for no notice about itself (RFC 3461 6.1)."""
+        """Send from the null path, without asking for a notice about the notice (RFC 3461 6.1)."""
         allowed = yield from self.permitted()
         if self._verdict is None:
             raise NoticeRefused("the reverse path is not an address")
@@ -194,7 +198,8 @@ class Notices:
             raise NoticeDeferred(f"notice to the sender not accepted: {reply.code}")
 
     def _hand_over(self, upstream: Upstream, rcpt: Rcpt, notice: bytes) -> Steps[Reply | None]:
-        """Put a notice to the upstream; None if the sender may no longer be mailed."""
+        """Hand a notice to the upstream; return its reply, or None if the sender may no longer be
+        mailed."""
         try:
             (reply,) = yield from AskUpstream(upstream, [rcpt])
             if reply.code >= 300:
@@ -207,12 +212,12 @@ class Notices:
                 upstream.abort()
                 return None
             return (yield from SendContent(upstream, [stuffed(notice)]))
-        except BaseException:  # also when it is cancelled
+        except BaseException:  # a cancellation too
             upstream.abort()
             raise
 
     def _record(self, id: str, verdict: Verdict, size: int) -> Steps[Decided]:
-        """Put a verdict on the sender on record, before anything follows from it."""
+        """Record a verdict on the sender before acting on it."""
         sender = self._reverse_path
         decided = Decided(
             id=id,
@@ -252,13 +257,14 @@ def wants_no_notice(rcpt: Rcpt) -> bool:
     return rcpt.notify is not None and "FAILURE" not in rcpt.notify.upper()
 
 
-def told(forward_path: str) -> str:
-    """What the ledger has where the sender was told that a recipient is not mailed."""
-    return f"told {forward_path}"  # no path: a space stands between quotes
+def notice_entry(forward_path: str) -> str:
+    """The ledger's entry for a recipient of whom the sender was told that they are not mailed."""
+    return f"told {forward_path}"  # never a path: those have spaces only in quotes
 
 
 class NotifyingTransaction(Transaction):
-    """A transaction that may go to some of its recipients, and tell the sender of the others."""
+    """A transaction that may go to only some of its recipients and tell the sender of the
+    others."""
 
     __slots__ = ("_digest", "_envid", "_kept", "_notified", "_own_notices")
 
@@ -274,25 +280,26 @@ class NotifyingTransaction(Transaction):
         super().__init__(services, client, reverse_path, choice, mixed)
         self._envid = envid
         self._own_notices: Notices | None = None
-        self._notified: set[str] = set()  # forward paths of whom the sender was told
-        self._digest: Callable[[], bytes] = bytes  # of the content, once there is any
-        self._kept: set[str] = set()  # what the ledger has of this message
+        self._notified: set[str] = set()  # forward paths that the sender was told of
+        self._digest: Callable[[], bytes] = bytes  # of the content, once it has arrived
+        self._kept: set[str] = set()  # what the ledger has for this message
 
     @property
     def _notices(self) -> Notices:
-        """The notices about this message; most have none."""
+        """The notices about this message, made at first use because most messages have none."""
         notices = self._own_notices
         if notices is None:
-            client = replace(self.client, queue_id="")  # it is the message's, not the notice's
+            client = replace(self.client, queue_id="")  # that is the message's
             notices = self._own_notices = Notices(
                 self._services, self.id, client, self.reverse_path, self._envid, self._began
             )
         return notices
 
     def _notify_refused(self, outcome: Outcome, header: bytes) -> Steps[Outcome | None]:
-        """Put the decision on record and tell the sender who is not mailed.
+        """Record the decision and tell the sender who is not mailed.
 
-        Returns another outcome where the sender may not or cannot be told, or the store changed.
+        Returns another outcome if the sender may not or cannot be told, or if the store has
+        changed.
         """
         if not (yield from self._notices.permitted()):
             return self._refused_whole(outcome)
@@ -317,35 +324,37 @@ class NotifyingTransaction(Transaction):
     # the ledger
 
     def _find(self, paths: Sequence[str]) -> Steps[frozenset[str]]:
-        """Which of these the ledger has. Raises StoreUnavailable, OSError."""
+        """Return which of these the ledger has. Raises StoreUnavailable, OSError."""
         found = yield from FindCopies(self.reverse_path, self._digest, paths)
         self._kept |= found
         return found
 
     def _find_told(self, forward_paths: Sequence[str]) -> Steps[None]:
-        """Where that cannot be found, the sender may be told twice: rather that than never."""
+        """Find which of these the sender was told of. If that fails they may be told twice, which
+        is better than never."""
         news = [path for path in forward_paths if path not in self._notified]
         if not news:
             return
         try:
-            found = yield from self._find([told(path) for path in news])
+            found = yield from self._find([notice_entry(path) for path in news])
         except (StoreUnavailable, OSError) as error:
             self._failed(error)
             return
-        self._notified.update(path for path in news if told(path) in found)
+        self._notified.update(path for path in news if notice_entry(path) in found)
 
     def _note_told(self, forward_paths: Iterable[str]) -> Steps[None]:
         for path in forward_paths:
             self._notified.add(path)
-            self._kept.add(told(path))
+            self._kept.add(notice_entry(path))
             try:
-                yield from NoteCopy(self.reverse_path, self._digest, told(path))
+                yield from NoteCopy(self.reverse_path, self._digest, notice_entry(path))
             except (StoreUnavailable, OSError) as error:
                 self._failed(error)
                 return
 
     def _forget(self) -> Steps[None]:
-        """The client has its final answer. Where this fails, the message again is a retry still."""
+        """Clear the ledger: the client has its final answer. If this fails, the same message still
+        counts as a retry."""
         if not self._kept:
             return
         try:

@@ -1,7 +1,7 @@
-"""Carries out the effects of transactions for a process that relays mail."""
+"""Carries out the effects of transactions in a process that relays mail."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from smtpproxy.core import effects
 from smtpproxy.core.effects import Handlers, Steps
 from smtpproxy.events import Decided, Stage
-from smtpproxy.policy.model import MessageFeatures, SignatureFinding
+from smtpproxy.policy.model import MessageFeatures
 from smtpproxy.store.counters import BulkCounter, CopyLedger, MailingLog
 from smtpproxy.store.protocols import FactReader, StoreUnavailable
 from smtpproxy.store.streams import StreamCounts
 from smtpproxy.waiting import Pending
 
-if TYPE_CHECKING:  # what signs or asks the DNS is loaded where something does
+if TYPE_CHECKING:  # loaded only where something signs or asks the DNS
     from smtpproxy.core.domains import Organisations, RecipientDomains
     from smtpproxy.relay.dkim_signing import Signer
     from smtpproxy.relay.dkim_verifying import Verifier
@@ -34,10 +34,10 @@ class AuditLog(Protocol):
 
 
 class Run(Pending[T]):
-    """Steps on their way to their end, which is its answer.
+    """Steps that are being carried out; their result is its answer.
 
-    An effect with a ready answer continues at once, one that has to wait calls back. Only what
-    is a coroutine, because it asks the DNS or a thread, gets a task.
+    If an effect has its answer ready, the steps go on immediately; otherwise it calls back. Only a
+    coroutine, which uses the DNS or a thread, gets a task.
     """
 
     __slots__ = ("_awaited", "_began", "_context", "_stage")
@@ -49,23 +49,23 @@ class Run(Pending[T]):
         spent: dict[Stage, float],
         ticks: Callable[[], float] = perf_counter,
     ) -> None:
-        """Seconds that effects take, by `ticks`, are added to `spent` under their stage."""
+        """The seconds that effects take are added to `spent` under their stage."""
         super().__init__()
         self._context = steps, handlers, spent, ticks
         self._awaited: Pending[Any] | None = None
-        self._stage: Stage = "policy"  # of the effect that is waited for
+        self._stage: Stage = "policy"  # of the effect that it waits for
         self._began = 0.0  # when that was yielded
         self._go(None)
 
     def cancel(self) -> None:
-        """Go no further: the steps are closed where they are."""
+        """Stop, and close the steps where they are."""
         super().cancel()
         if self._awaited is not None:
             self._awaited.cancel()
         self._context[0].close()
 
     def _go(self, answer: Pending[Any] | None) -> None:
-        """Go on with the answer that was waited for, to the next that is not there yet."""
+        """Go on with the answer that it waited for, up to the next one that is not ready."""
         steps, handlers, spent, ticks = self._context
         began, stage = self._began, self._stage
         try:
@@ -78,7 +78,7 @@ class Run(Pending[T]):
                         effect = steps.send(answer.value)
                     elif isinstance(answer.error, Exception):
                         effect = steps.throw(answer.error)
-                    else:  # what was waited for was cancelled, and so is who waits
+                    else:  # what it waited for was cancelled, so this is too
                         steps.close()
                         self.fail(answer.error)
                         return
@@ -100,105 +100,86 @@ class Run(Pending[T]):
 
 
 async def drive(steps: Steps[T], handlers: Handlers) -> T:
-    """Run steps to their end, for who is a coroutine anyway."""
+    """Run steps to their end, for a caller that is a coroutine anyway."""
     return await Run(steps, handlers, {})
 
 
 @dataclass(slots=True)
 class Performer:
-    """Calls the parts of a worker."""
+    """Carries out effects with the parts of a worker; a part is None where no setting needs it."""
 
     store: FactReader
     audit: AuditLog
-    mailings: MailingLog | None = None  # where no stream counts what it sends
-    bulk_counter: BulkCounter | None = None  # where no stream counts who is sent one text
-    campaigns: StreamCounts | None = None  # where no stream has trials
-    copies: CopyLedger | None = None  # where no client is asked to try again
-    signer: "Signer | None" = None  # where there are no keys
-    verifier: "Verifier | None" = None  # where no stream asks for signatures
-    domains: "RecipientDomains | None" = None  # where the recipients' domains are not asked
-    organisations: "Organisations | None" = None  # where no stream asks for relaxed alignment
-    threads: Executor | None = None  # for long work; the loop has its own where it is None
+    mailings: MailingLog | None = None
+    bulk_counter: BulkCounter | None = None
+    campaigns: StreamCounts | None = None
+    copies: CopyLedger | None = None
+    signer: "Signer | None" = None
+    verifier: "Verifier | None" = None
+    domains: "RecipientDomains | None" = None
+    organisations: "Organisations | None" = None
+    threads: Executor | None = None  # for long work; None: the loop's own
     handlers: Handlers = field(init=False)
 
     def __post_init__(self) -> None:
         store, audit = self.store, self.audit
         self.handlers = {
-            effects.ReadFacts: lambda effect: store.read(effect.lookups),
+            effects.ReadFacts: lambda e: store.read(e.lookups),
             effects.StoreVersion: lambda _: store.version(),
-            effects.WriteRecord: lambda effect: audit.commit(effect.decided),
-            effects.AskUpstream: lambda effect: effect.upstream.recipients(effect.recipients),
-            effects.BeginData: lambda effect: effect.upstream.begin_data(),
-            effects.SendContent: lambda effect: effect.upstream.finish(effect.content),
-            effects.AskDomains: self._ask_domains,
+            effects.WriteRecord: lambda e: audit.commit(e.decided),
+            effects.AskUpstream: lambda e: e.upstream.recipients(e.recipients),
+            effects.BeginData: lambda e: e.upstream.begin_data(),
+            effects.SendContent: lambda e: e.upstream.finish(e.content),
+            effects.AskDomains: lambda e: _required(self.domains).null_mx(e.addresses),
             effects.FindOrganisations: self._find_organisations,
-            effects.CheckSignatures: self._check_signatures,
+            effects.CheckSignatures: lambda e: _required(self.verifier).check(
+                e.headers, e.body, UNSUBSCRIBE
+            ),
             effects.CountText: self._count_text,
             effects.CountCampaign: self._count_campaign,
-            effects.ReleaseCampaign: self._release_campaign,
-            effects.CountMailing: self._count_mailing,
-            effects.ReleaseMailing: self._release_mailing,
-            effects.Sign: self._sign,
-            effects.FindCopies: self._find_copies,
-            effects.NoteCopy: self._note_copy,
-            effects.ForgetCopies: self._forget_copies,
-            effects.Together: self._together,
+            effects.ReleaseCampaign: lambda e: _required(self.campaigns).uncount_campaign(
+                e.key, e.id, e.people, e.most
+            ),
+            effects.CountMailing: lambda e: _required(self.mailings).reserve(
+                e.id, e.stream, e.addresses, e.at
+            ),
+            effects.ReleaseMailing: lambda e: _required(self.mailings).release(e.id, e.addresses),
+            effects.Sign: lambda e: _required(self.signer).sign(e.keys, e.headers, e.body, e.at),
+            effects.FindCopies: lambda e: _required(self.copies).find(
+                e.reverse_path, e.digest, e.paths
+            ),
+            effects.NoteCopy: lambda e: _required(self.copies).note(
+                e.reverse_path, e.digest, e.path
+            ),
+            effects.ForgetCopies: lambda e: _required(self.copies).forget(
+                e.reverse_path, e.digest, e.paths
+            ),
+            effects.RunConcurrently: self._run_concurrently,
             effects.InThread: self._in_thread,
         }
-
-    def _ask_domains(self, effect: effects.AskDomains) -> Awaitable[Mapping[str, bool]]:
-        return _there(self.domains).null_mx(effect.addresses)
 
     def _find_organisations(
         self, effect: effects.FindOrganisations
     ) -> Awaitable[tuple[MessageFeatures, str]]:
         from smtpproxy.core.domains import with_organisations
 
-        return with_organisations(_there(self.organisations), effect.stream, effect.features)
-
-    def _check_signatures(
-        self, effect: effects.CheckSignatures
-    ) -> Awaitable[tuple[SignatureFinding, ...]]:
-        return _there(self.verifier).check(effect.headers, effect.body, UNSUBSCRIBE)
+        return with_organisations(_required(self.organisations), effect.stream, effect.features)
 
     def _count_text(self, effect: effects.CountText) -> Awaitable[int]:
-        counter = _there(self.bulk_counter)
+        counter = _required(self.bulk_counter)
         count = counter.count if effect.exact else counter.estimate
         return count(effect.key, effect.people, effect.at, effect.window, effect.most)
 
     def _count_campaign(self, effect: effects.CountCampaign) -> Awaitable[Any]:
         e = effect
-        return _there(self.campaigns).count_campaign(e.stream, e.key, e.id, e.people, e.at, e.most)
-
-    def _release_campaign(self, effect: effects.ReleaseCampaign) -> Awaitable[None]:
-        e = effect
-        return _there(self.campaigns).uncount_campaign(e.key, e.id, e.people, e.most)
-
-    def _count_mailing(self, effect: effects.CountMailing) -> Awaitable[Any]:
-        mailings = _there(self.mailings)
-        return mailings.reserve(effect.id, effect.stream, effect.addresses, effect.at)
-
-    def _release_mailing(self, effect: effects.ReleaseMailing) -> Awaitable[None]:
-        return _there(self.mailings).release(effect.id, effect.addresses)
-
-    def _sign(self, effect: effects.Sign) -> Awaitable[bytes]:
-        return _there(self.signer).sign(effect.keys, effect.headers, effect.body, effect.at)
-
-    def _find_copies(self, effect: effects.FindCopies) -> Awaitable[frozenset[str]]:
-        copies = _there(self.copies)
-        return copies.find(effect.reverse_path, effect.digest, effect.paths)
-
-    def _note_copy(self, effect: effects.NoteCopy) -> Awaitable[None]:
-        copies = _there(self.copies)
-        return copies.note(effect.reverse_path, effect.digest, effect.path)
-
-    def _forget_copies(self, effect: effects.ForgetCopies) -> Awaitable[None]:
-        return _there(self.copies).forget(effect.reverse_path, effect.digest, effect.paths)
+        return _required(self.campaigns).count_campaign(
+            e.stream, e.key, e.id, e.people, e.at, e.most
+        )
 
     def _in_thread(self, effect: effects.InThread[T]) -> Awaitable[T]:
         return asyncio.get_running_loop().run_in_executor(self.threads, effect.work)
 
-    async def _together(self, effect: effects.Together) -> None:
+    async def _run_concurrently(self, effect: effects.RunConcurrently) -> None:
         runs = iter(effect.runs())
 
         async def work() -> None:
@@ -207,12 +188,12 @@ class Performer:
 
         runs_done = [work() for _ in range(effect.at_once)]
         for result in await asyncio.gather(*runs_done, return_exceptions=True):
-            if isinstance(result, BaseException):  # nothing goes on behind the failure
+            if isinstance(result, BaseException):  # only now that all have ended
                 raise result
 
 
-def _there(part: T | None) -> T:
-    """A part that no setting asked for cannot be asked: a fault of the program, so a 451."""
+def _required(part: T | None) -> T:
+    """Return a part. Only a fault of the program needs one that no setting asked for: a 451."""
     if part is None:
-        raise StoreUnavailable("this process was not given what the transaction asks for")
+        raise StoreUnavailable("this process lacks a part that the transaction needs")
     return part

@@ -1,5 +1,5 @@
-"""What was decided about a message, how it is answered, and what a transaction tells of it: the
-record, events for the sinks, and how long it took."""
+"""What was decided about a message, how it is answered, and what a transaction reports: the record,
+events for the sinks, and how long it took."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -56,12 +56,12 @@ AMBIGUOUS_ADDRESS = Reply.of(
 )
 
 Mixed = Literal["refuse", "split", "each"]
-"""What becomes of a message that only some may get: nobody gets it, the others get it and
-the sender a notice, or each recipient has a reply of its own (LMTP, PRDR)."""
+"""What becomes of a message that only some recipients may get: nobody gets it; the permitted get it
+and the sender a notice; or each recipient has its own reply (LMTP, PRDR)."""
 
 
 class Recipient(Struct, frozen=True):
-    """A recipient as the client asked for it."""
+    """A recipient as the client named it, and its canonical address."""
 
     rcpt: Rcpt
     canonical: str
@@ -75,7 +75,8 @@ Refused = tuple[Recipient, Verdict]
 
 
 class Outcome(Struct, frozen=True):
-    """A decided message. `refused` are the recipients that it is not for, observed or not."""
+    """A decided message. `refused` are the recipients with another verdict than allow, in observe
+    mode too."""
 
     decided: Decided
     refused: tuple[Refused, ...]
@@ -88,16 +89,16 @@ class Outcome(Struct, frozen=True):
 
     @property
     def mixed(self) -> bool:
-        """Whether it is to go to some of its recipients only."""
+        """Whether it goes to only some of its recipients."""
         return self.passes and bool(self.refused) and not self.decided.observed
 
     @property
     def strips(self) -> bool:
-        """Whether tracking pixels are taken out for those who did not agree to them."""
+        """Whether tracking pixels are removed for those who did not agree to them."""
         return self.stream.tracking_pixels is TrackingPixels.STRIP and not self.decided.observed
 
     def without_pixels(self, canonical: str | None = None) -> bool:
-        """Whether they are taken out of what goes to one recipient, or to any of them."""
+        """Whether they are removed from the copy of this recipient, or (None) of any."""
         return self.strips and any(
             judged.verdict.unconsented_pixels
             for judged in self.decided.recipients
@@ -114,7 +115,7 @@ class Outcome(Struct, frozen=True):
 
     @property
     def refusals(self) -> dict[Recipient, Reply]:
-        """The reply to each recipient that it is not for."""
+        """The reply to each refused recipient."""
         return {recipient: self.reply_to(recipient, verdict) for recipient, verdict in self.refused}
 
     def reply_to(self, recipient: Recipient, verdict: Verdict) -> Reply:
@@ -123,7 +124,7 @@ class Outcome(Struct, frozen=True):
 
     @property
     def for_nobody(self) -> bool:
-        """Whether the message is refused for its recipients' sake alone, each of them refused."""
+        """Whether the message is refused only because every recipient is."""
         message = self.decided.decision.message
         return (
             message is not None
@@ -133,27 +134,27 @@ class Outcome(Struct, frozen=True):
 
 
 def refusal_of(refused: Sequence[Refused], stream: str, id: str, help_url: str) -> Reply:
-    """The one reply for a message that nobody gets for these recipients' sake."""
+    """The one reply for a message that nobody gets because of these recipients."""
     named = [(recipient.path, verdict) for recipient, verdict in refused]
     if len(named) == 1:
         return recipient_reply(*named[0], stream, id, help_url)
     return recipients_reply(named, stream, id, help_url)
 
 
-def unreadable(error: AddressError) -> Reply:
-    """The reply about a recipient that cannot be judged by its address."""
+def unreadable_reply(error: AddressError) -> Reply:
+    """The reply about a recipient whose address cannot be judged."""
     return AMBIGUOUS_ADDRESS if isinstance(error, AmbiguousAddress) else BAD_ADDRESS
 
 
-def stands(before: Verdict, now: Verdict) -> bool:
-    """Whether a verdict can stand though another one would be given now."""
+def verdict_holds(before: Verdict, now: Verdict) -> bool:
+    """Whether a verdict need not be changed although a new one was given."""
     return before.action is now.action and before.unconsented_pixels >= now.unconsented_pixels
 
 
 def refused_as_a_whole(refused: Sequence[Refused]) -> Verdict:
-    """The verdict on a message that is refused for some recipients' sake.
+    """The verdict on a message that is refused because of some recipients.
 
-    Refusals come before deferrals, so that nobody retries the impossible.
+    A refusal outweighs a deferral, so that nobody retries in vain.
     """
     actions = {verdict.action for _, verdict in refused}
     action = Action.REFUSE if Action.REFUSE in actions else Action.DEFER
@@ -177,7 +178,7 @@ _PARTS: Mapping[type[Exception], Part] = {
 
 
 class RecordedTransaction:
-    """A transaction that has an id and a client, and is on record: what its parts know of it."""
+    """The state that all kinds of transaction share, and what they record and report."""
 
     __slots__ = (
         *("_addresses", "_began", "_choice", "_counted", "_evaluation", "_features", "_identity"),
@@ -201,18 +202,18 @@ class RecordedTransaction:
         self._choice = choice
         self._mixed: Mixed = mixed or services.on_mixed
         self._began = services.now()
-        self.spent: dict[Stage, float] = {}  # seconds in effects: whoever carries them out adds
-        self._worked = 0.0  # seconds in all, without the client's time
+        self.spent: dict[Stage, float] = {}  # seconds in effects, added from outside
+        self._worked = 0.0  # seconds in total, without the client's time
         self._turn_began = 0.0
-        self._on_record: Decided | None = None  # what passes, as it was last recorded
-        self._lacks_outcome = False  # what that came to is not on record yet
+        self._on_record: Decided | None = None  # the passing decision that was last recorded
+        self._lacks_outcome = False  # how that ended is not on record yet
         self._evaluation = Evaluation(services, choice)
         self._counted: frozenset[str] = frozenset()  # for whom the message was counted
         self._tried: Mapping[str, bool] = _NOBODY  # of these, for whom its campaign was; strangers
         self.recipients_accepted: list[Recipient] = []
-        # Of the message, once it is there:
+        # About the message, once it has arrived:
         self._addresses: Sequence[str] = ()  # of its recipients, canonical
-        self._stream: Stream | None = None  # None also where none is permitted
+        self._stream: Stream | None = None  # None also if no stream is permitted
         self._features = _NO_FEATURES
         self._identity = _NO_IDENTITY
         self._size = 0  # octets
@@ -228,9 +229,10 @@ class RecordedTransaction:
         observed: bool = False,
         relayed: bool = False,
     ) -> Decided:
-        """What goes on record of a decision on these people, in its order."""
+        """What goes on record about a decision on these people, which are in the order of its
+        verdicts."""
         identity, message = self._identity, decision.message
-        judged, against = [], set()  # the reasons not to allow
+        judged, against = [], set()  # the reasons for not allowing
         for person, verdict in zip(people, decision.recipients, strict=True):
             judged.append(JudgedRecipient(person.rcpt.forward_path, person.canonical, verdict))
             if verdict.action is not _ALLOW:
@@ -258,23 +260,23 @@ class RecordedTransaction:
         )
 
     def _record(self, decided: Decided) -> Steps[None]:
-        """Put a decision on record and tell of it. Raises AuditUnavailable."""
+        """Record a decision and emit it. Raises AuditUnavailable."""
         decided = without_erased(decided, self._began)
         yield WriteRecord(decided)
         self._services.emit(decided)
 
     def _record_passing(self, decided: Decided) -> Steps[None]:
-        """Put on record what passes, once. Raises AuditUnavailable, unless it is only observed."""
-        if decided is self._on_record:  # a split is, since before its notice
+        """Record a passing decision, once. Raises AuditUnavailable, unless it is only observed."""
+        if decided is self._on_record:  # a split was recorded before its notice was sent
             return
-        told = without_erased(decided, self._began)
+        recorded = without_erased(decided, self._began)
         try:
-            yield WriteRecord(told)
+            yield WriteRecord(recorded)
         except AuditUnavailable as error:
             if not decided.observed:
                 raise
             self._services.emit(Failed(decided.client.listener, "audit", f"observed: {error}"))
-        self._services.emit(told)
+        self._services.emit(recorded)
         self._on_record = decided
         self._lacks_outcome = decided.relayed
 
@@ -296,7 +298,8 @@ class RecordedTransaction:
         self._services.emit(relayed)
 
     def _failed(self, error: Exception, *, recipients: int = 0, messages: int = 0) -> Reply:
-        """Tell of an internal failure; what could not be decided for it is counted as deferred."""
+        """Report an internal failure; these recipients and messages, undecided because of it, count
+        as deferred."""
         cause = error.__cause__ or error
         text = f"{type(cause).__name__}: {cause}"
         listener, emit = self.client.listener, self._services.emit
@@ -314,23 +317,24 @@ class RecordedTransaction:
         return TEMPORARY_FAILURE
 
     def _ended(self) -> None:
-        """Tell that the message has its final answer."""
+        """Report that the message has its final answer."""
         worked, spent = self._worked, self.spent
-        ours = worked - sum(spent.values()) + spent.get("policy", 0.0)  # a thread's part is ours
+        ours = worked - sum(spent.values()) + spent.get("policy", 0.0)  # work in threads is ours
         stages = tuple({**spent, "policy": ours}.items())
         self._services.emit(TransactionEnded(self.client.listener, worked, stages))
 
     def _resume(self) -> None:
-        """It is our turn: until now time was the client's."""
+        """Begin our turn: the time until now was the client's."""
         self._turn_began = self._services.ticks()
 
     def _pause(self) -> None:
-        """It is the client's turn."""
+        """End our turn: the time from now on is the client's."""
         self._worked += self._services.ticks() - self._turn_began
 
 
 def without_erased(decided: Decided, began: datetime) -> Decided:
-    """The decision as it may be recorded: who was erased since it began is not named in it."""
+    """The decision as it may be recorded: without the names of those erased since the transaction
+    began."""
     if not any(map(_suppressions, decided.facts.values())):
         return decided
     erased = [
@@ -349,7 +353,7 @@ def without_erased(decided: Decided, began: datetime) -> Decided:
 
 
 def was_erased(facts: RecipientFacts, since: datetime) -> bool:
-    """Whether the person's data were erased at that moment or later."""
+    """Whether the person was erased at that moment or later."""
     return any(
         found.origin is Origin.ERASURE and not found.widened and found.since >= since
         for found in facts.suppressions

@@ -19,7 +19,7 @@ from smtpproxy.core.effects import (
 from smtpproxy.core.notices import NoticeRefused, wants_no_notice
 from smtpproxy.core.recording import Mixed, Outcome, Recipient
 from smtpproxy.core.services import Services, StreamChoice
-from smtpproxy.core.transaction import CHANGES_TOO_FAST, MOST_LOOKS
+from smtpproxy.core.transaction import CHANGES_TOO_FAST, MAX_LOOKS
 from smtpproxy.events import Client, Limited
 from smtpproxy.mail.eight_bit import EXTENSIONS, needed_extensions
 from smtpproxy.mail.headers import HeaderBlock
@@ -38,13 +38,13 @@ _LOOP = Reply.of(554, "5.4.6", f"mail loop: {RECEIVED_LIMIT} Received fields")
 class RelayTransaction(CopyingTransaction):
     """Judges recipients as they come and the message at its end, and relays it.
 
-    Use `recipients` any number of times, then `message` once; or `abort`. An internal failure is
-    a 451 and an event for the log, never an exception.
+    Call `recipients` any number of times, then `message` once, or `abort`. An internal failure is a
+    451 and an event for the log, never an exception.
     """
 
     __slots__ = (
         *("_body_without_pixels", "_makes_copies", "_may_return", "_protocol"),
-        *("_put_from", "_upstream"),
+        *("_upstream_reverse_path", "_upstream"),
     )
 
     def __init__(
@@ -59,9 +59,9 @@ class RelayTransaction(CopyingTransaction):
         super().__init__(services, client, mail, choice, mixed)
         self._protocol = protocol
         self._upstream: Upstream = services.open_upstream(mail)
-        self._put_from = mail.reverse_path
+        self._upstream_reverse_path = mail.reverse_path
         self._makes_copies = choice.makes_copies
-        self._may_return = choice.returns  # the recipients that come first
+        self._may_return = choice.returns  # applies to the first recipients
         self._body_without_pixels: Body | None = None  # made for the first copy that needs it
 
     @property
@@ -70,7 +70,7 @@ class RelayTransaction(CopyingTransaction):
         return len(self.recipients_accepted)
 
     def recipients(self, asked: Sequence[Rcpt]) -> Steps[list[Reply]]:
-        """Judge recipients and put the permitted ones to the upstream; one reply each."""
+        """Judge recipients and offer the permitted ones to the upstream; return one reply each."""
         self._resume()
         permitted, replies = yield from self._judge_rcpts(asked, early=True)
         answered = (yield from self._put_upstream(permitted)) if permitted else []
@@ -83,10 +83,11 @@ class RelayTransaction(CopyingTransaction):
     def message(
         self, content: Content, client_is_there: Callable[[], bool] = lambda: True
     ) -> Steps[list[Reply]]:
-        """Judge the message and what is left of its recipients, record that, relay it.
+        """Judge the message and its remaining recipients, record the decision and relay the
+        message.
 
-        Returns a reply for each recipient that was accepted, in their order: all the same,
-        but where `mixed` is "each". A client that is no longer there will try again.
+        Returns a reply for each accepted recipient, in order: all are the same unless `mixed` is
+        "each". A client that has gone will try again.
         """
         accepted = len(self.recipients_accepted)
         self._digest = content.digest
@@ -107,7 +108,7 @@ class RelayTransaction(CopyingTransaction):
         return replies if len(replies) > 1 else replies * accepted
 
     def abort(self) -> None:
-        """Give up: nothing was mailed."""
+        """Give up; nothing has been mailed."""
         self._upstream.abort()
 
     def _put_upstream(self, permitted: Sequence[Recipient]) -> Steps[list[Reply]]:
@@ -137,22 +138,22 @@ class RelayTransaction(CopyingTransaction):
         if self._mixed == "split" and any(
             wants_no_notice(r.rcpt) for r in self.recipients_accepted
         ):
-            self._mixed = "refuse"  # a recipient cannot be left out in silence
+            self._mixed = "refuse"  # a recipient must not be left out silently
         if self._makes_copies and self._mixed != "each":
             yield from self._leave_out_done()
         outcome = yield from self._decide(Message(headers, content.size, content.body))
         self._upstream.end_turn()
-        for _ in range(MOST_LOOKS):
+        for _ in range(MAX_LOOKS):
             done = yield from self._carry_out(outcome, headers, content)
             if not isinstance(done, Outcome):
                 return done
-            outcome = done  # of the store as it has become meanwhile
+            outcome = done  # by the store as it is now
         raise StoreUnavailable(CHANGES_TOO_FAST)
 
     def _carry_out(
         self, outcome: Outcome, headers: HeaderBlock, content: Content
     ) -> Steps[list[Reply] | Outcome]:
-        """Do what follows from an outcome; return another one when the store has changed."""
+        """Carry out an outcome; return a new one if the store has changed."""
         if not outcome.passes:
             return (yield from self._refuse(outcome, headers.raw))
         unfit = self._unfit(content)
@@ -161,7 +162,7 @@ class RelayTransaction(CopyingTransaction):
         fields = self._own_fields(outcome, headers)
         if len(fields) > 1 or (self._done_before and (fields or not self.accepted)):
             self.abort()  # the upstream transaction that all of them are in
-            if not (yield from self._one_can_be_told(fields)):
+            if not (yield from self._failures_can_be_reported(fields)):
                 return self._as_one_message(outcome)
             header, people = headers.raw, list(fields)
             copy = lambda r: self._outgoing(outcome, headers, content, fields[r], r)  # noqa: E731
@@ -190,12 +191,12 @@ class RelayTransaction(CopyingTransaction):
         yield from self._refresh([r.canonical for r in self.recipients_accepted])
         yield from self._record(outcome.decided)
         if self._done_before and outcome.refusal.code >= 500:
-            told_all = yield from self._refuse_the_rest(outcome, outcome.refusal, header)
-            if told_all is not None:
-                return [told_all]
+            sole_reply = yield from self._refuse_the_rest(outcome, outcome.refusal, header)
+            if sole_reply is not None:
+                return [sole_reply]
         if self._mixed == "each" and outcome.for_nobody:
-            told = outcome.refusals
-            return [told[recipient] for recipient in self.recipients_accepted]
+            refusals = outcome.refusals
+            return [refusals[recipient] for recipient in self.recipients_accepted]
         return [outcome.refusal]
 
     def _refuse_unfit(
@@ -208,16 +209,17 @@ class RelayTransaction(CopyingTransaction):
         yield from self._not_mailed()
         yield from self._note_outcome(unfit)
         if self._done_before:
-            told_all = yield from self._refuse_the_rest(outcome, unfit, header)
-            if told_all is not None:
-                return [told_all]
+            sole_reply = yield from self._refuse_the_rest(outcome, unfit, header)
+            if sole_reply is not None:
+                return [sole_reply]
         refused = outcome.refusals if self._mixed == "each" else {}
         return [refused.get(recipient, unfit) for recipient in self.recipients_accepted]
 
     def _unfit(self, content: Content) -> Reply | None:
-        """The refusal of content that needs an extension that the upstream lacks."""
+        """The refusal of content that needs an extension that the upstream lacks, or None."""
         if self._upstream.takes_all:
-            # Nobody looks which it needs: another connection has to offer what MAIL asked for.
+            # What the content needs is not looked up, so another connection must offer all that
+            # MAIL asked for.
             self._mail = replace(self._mail, needs=EXTENSIONS)
             return None
         needs = needed_extensions(content.pieces)
@@ -234,21 +236,25 @@ class RelayTransaction(CopyingTransaction):
 
     def _open_upstream(self, mail: MailParameters) -> None:
         self._upstream = self._services.open_upstream(mail)
-        self._put_from = mail.reverse_path
+        self._upstream_reverse_path = mail.reverse_path
 
     def _upstream_for(self, outcome: Outcome) -> Steps[None]:
-        """See that the upstream transaction is for the permitted, and from whom it has to be;
-        begin anew where it is not.
+        """Make sure that the upstream transaction has the permitted recipients and the right
+        reverse path; begin a new one if not.
 
-        No connection is held while another is waited for. Raises UpstreamError unless the
-        upstream accepts again every one that it has accepted before.
+        No connection is held while waiting for another. Raises UpstreamError unless the upstream
+        accepts every recipient again.
         """
         recipients, mail = self._permitted(outcome), self._mail
         rcpts = [recipient.rcpt for recipient in recipients]
-        if outcome.stream.verp:  # there is one
+        if outcome.stream.verp:  # so there is one recipient
             mail = self._mail_to(outcome.stream, recipients[0])
         upstream = self._upstream
-        if upstream.is_open and upstream.accepted == rcpts and self._put_from == mail.reverse_path:
+        if (
+            upstream.is_open
+            and upstream.accepted == rcpts
+            and self._upstream_reverse_path == mail.reverse_path
+        ):
             return
         self.abort()
         self._open_upstream(mail)
@@ -259,9 +265,9 @@ class RelayTransaction(CopyingTransaction):
             raise UpstreamError(f"a recipient accepted earlier is now refused: {refused[0]}")
 
     def _deliver(self, outcome: Outcome, outgoing: Iterator[bytes]) -> Steps[Reply | Outcome]:
-        """Put the content to the upstream; the record comes before the end of data.
+        """Send the content to the upstream; the decision is recorded before the end of data.
 
-        Returns another outcome when the store has changed: then the upstream has nothing.
+        Returns a new outcome if the store has changed; then the upstream has nothing.
         """
         upstream = self._upstream
         reply: Reply | None = None
@@ -269,7 +275,7 @@ class RelayTransaction(CopyingTransaction):
         try:
             reply = yield BeginData(upstream)
         except UpstreamError as error:
-            failure = error  # what was decided is on record all the same
+            failure = error  # raised once the decision is on record
         changed = yield from self._settle(outcome)
         if changed is not None:
             self.abort()
@@ -287,10 +293,10 @@ class RelayTransaction(CopyingTransaction):
     def _split(
         self, outcome: Outcome, headers: HeaderBlock, made: Callable[[], Steps[Iterator[bytes]]]
     ) -> Steps[list[Reply] | Outcome]:
-        """Relay to the permitted only. The sender's notice goes first: once a recipient
-        is mailed, nothing must keep the sender from learning who was not."""
+        """Relay to the permitted only. The sender's notice goes first: once a recipient is mailed,
+        nothing may keep the sender from learning who was not."""
         self.abort()  # the notice needs a connection too
-        outgoing = yield from made()  # where it cannot be signed, nobody is told anything yet
+        outgoing = yield from made()  # first: if it cannot be signed, no notice may have gone
         unnotified = yield from self._notify_refused(outcome, headers.raw)
         if unnotified is not None:
             return unnotified
@@ -303,7 +309,8 @@ class RelayTransaction(CopyingTransaction):
         return [done]
 
     def _tell_relayed(self, header: bytes) -> Steps[None]:
-        """The mail is accepted: a notice that cannot be sent is a line in the log."""
+        """Send the notice of success; if that fails it is only logged, since the mail is
+        accepted."""
         try:
             yield from self._notices.relayed(self._upstream.accepted, header)
         except NoticeRefused:
@@ -314,8 +321,8 @@ class RelayTransaction(CopyingTransaction):
     # what leaves
 
     def _own_fields(self, outcome: Outcome, headers: HeaderBlock) -> dict[Recipient, bytes]:
-        """The fields that each permitted recipient's copy gets, empty ones too; none where nobody
-        gets a copy of their own. Raises StoreUnavailable.
+        """The fields to add to each permitted recipient's copy, which may be b""; an empty dict if
+        nobody gets their own copy. Raises StoreUnavailable.
         """
         stream = outcome.stream
         if stream.unsubscribe_scope is None and not stream.verp:
@@ -330,7 +337,7 @@ class RelayTransaction(CopyingTransaction):
         return own
 
     def _unsubscribe_fields(self, outcome: Outcome, headers: HeaderBlock) -> dict[Recipient, bytes]:
-        """The fields with each recipient's own link, where the relay adds them; else none.
+        """The fields with each recipient's own link; an empty dict if the relay adds none.
 
         Raises StoreUnavailable.
         """
@@ -372,8 +379,8 @@ class RelayTransaction(CopyingTransaction):
             recipient=None if only is None else only.path,
         )
         decided, body, found = outcome.decided, None, self._features.content
-        told_of = None if only is None else only.canonical
-        if found is not None and found.pixels and outcome.without_pixels(told_of):
+        address = None if only is None else only.canonical
+        if found is not None and found.pixels and outcome.without_pixels(address):
             body = self._body_without_pixels
             if body is None:
                 body = yield from body_without_pixels(headers, content.body())

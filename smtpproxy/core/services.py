@@ -1,5 +1,5 @@
-"""What a transaction is given: the streams and senders that its client may use (design.md
-section 3, steps 1 to 3), its rules, the clock, where events go. Nothing here waits."""
+"""What a transaction is given: the streams and senders that its client may use (design.md section
+3, steps 1 to 3), the rulebooks, the clock, and where events go. Nothing here waits."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,15 +30,15 @@ from smtpproxy.settings import Credential, ListenerSettings, SenderRule, Setting
 from smtpproxy.store.link_keys import LinkReader
 
 SigningKeys = Callable[[tuple[str, ...], str, datetime], Sequence[Any]]
-"""The keys that sign a message with these From domains on a stream, at a time."""
+"""Returns the keys that sign a message with these From domains, on a stream, at a time."""
 
 
 ReturnPathMaker = Callable[[str, str, str], str]
-"""Makes the reverse path of a decision's id, a stream's name and a canonical recipient."""
+"""Makes the reverse path from a decision's id, a stream's name and a canonical recipient."""
 
 
 class UnsubscribeFields(Protocol):
-    """Makes the header fields with an unsubscribe link of the recipient's own."""
+    """Makes the header fields with the recipient's own unsubscribe link."""
 
     def fields(self, stream: Stream, address: str, id: str, *, has_list_id: bool) -> bytes:
         """Raises StoreUnavailable."""
@@ -47,7 +47,7 @@ class UnsubscribeFields(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The surroundings of every transaction of a process."""
+    """What all transactions of a process share."""
 
     hostname: str
     stream_header: str
@@ -57,23 +57,23 @@ class Services:
     ticks: Callable[[], float]  # seconds, for durations only
     new_id: Callable[[], str]
     emit: Emit
-    note_outcome: Callable[[Relayed], None]  # the client's answer, for the record
+    note_outcome: Callable[[Relayed], None]  # records the client's answer
     open_upstream: Callable[[MailParameters], Upstream]
     notice_texts: NoticeTexts
     source_header: str | None = None
     undeclared: Stream = DEFAULT_STREAM  # for mail that declares nothing, or falsely
-    links: UnsubscribeFields | None = None  # where no stream adds links
-    confirm_links: ConfirmLinks | None = None  # where no message has to carry one
-    return_path: ReturnPathMaker | None = None  # where bounces of no stream come back to us
-    signing_keys: SigningKeys | None = None  # where there are no keys
-    checks_signatures: bool = False  # some stream asks whether signatures are valid
+    links: UnsubscribeFields | None = None  # None: no stream adds links
+    confirm_links: ConfirmLinks | None = None  # None: no message has to carry one
+    return_path: ReturnPathMaker | None = None  # None: no stream has bounces come back to us
+    signing_keys: SigningKeys | None = None  # None: nothing is signed
+    checks_signatures: bool = False  # some stream checks DKIM signatures
     counts_mailings: bool = False  # some stream counts what it sends
     counts_texts: bool = False  # some stream counts who is sent one text
-    asks_organisations: bool = False  # some stream asks for relaxed alignment
-    asks_domains: bool = False  # recipients' domains are asked for a null MX
-    help_url: str = ""  # of a page about each reason, for replies
-    record_waits: bool = False  # a record takes so long that others act meanwhile
-    reads_standby: bool = False  # what is read at RCPT may be some time old
+    asks_organisations: bool = False  # some stream has relaxed alignment
+    asks_domains: bool = False  # recipients' domains are checked for a null MX
+    help_url: str = ""  # a page about each reason, for replies
+    record_waits: bool = False  # for the disk: the store may change meanwhile
+    reads_standby: bool = False  # what is read at RCPT may be out of date
 
 
 def services_of(
@@ -90,7 +90,7 @@ def services_of(
     signing_keys: SigningKeys | None = None,
     asks_dns: bool = True,
 ) -> Services:
-    """Return what the transactions of a process with this configuration are given."""
+    """Return the services of a process with this configuration."""
     check_dkim = any(stream.check_dkim for stream in settings.streams.values())
     relaxed = any(s.alignment is Alignment.RELAXED for s in settings.streams.values())
     return Services(
@@ -123,7 +123,7 @@ def services_of(
 
 
 def _confirm_links(settings: Settings) -> ConfirmLinks | None:
-    """Where a message has to carry one, there is a `public_url`."""
+    """If a message has to carry one, `public_url` is set."""
     if settings.web is None or not any(stream.permission for stream in settings.streams.values()):
         return None
     reader = LinkReader(settings.server.state_dir)
@@ -134,9 +134,9 @@ def _confirm_links(settings: Settings) -> ConfirmLinks | None:
 class StreamChoice:
     """The streams that a message may still turn out to be on.
 
-    `permitted` may be named by the stream header; without one the message is on
-    `default`. `candidates` is all of these, the default first. What all messages of a choice
-    share is worked out once.
+    The stream header may name one of `permitted`; a message without one is on `default`.
+    `candidates` is all of these, the default first. What all messages with the same choice share is
+    computed once.
     """
 
     permitted: tuple[Stream, ...]
@@ -154,37 +154,37 @@ class StreamChoice:
 
     @cached_property
     def one_rulebook(self) -> bool:
-        """Whether it is the same rulebook, whichever stream it will be."""
+        """Whether all candidates have the same rulebook."""
         return all(stream.rulebook == self.candidates[0].rulebook for stream in self.candidates)
 
     @cached_property
     def refuses_at_rcpt(self) -> bool:
-        """Whether recipients are refused at RCPT on every stream that it may still be."""
+        """Whether every candidate refuses recipients at RCPT."""
         return all(
             stream.mode is Mode.ENFORCE and not stream.refuse_at_data for stream in self.candidates
         )
 
     @cached_property
     def makes_copies(self) -> bool:
-        """Whether each recipient may have to get a copy of their own."""
+        """Whether each recipient may need their own copy."""
         return any(s.unsubscribe_scope is not None or s.verp for s in self.candidates)
 
     @cached_property
     def returns(self) -> bool:
-        """Whether bounces surely come back to us, whatever the message says of its stream."""
+        """Whether bounces come back to us, whichever stream the message names."""
         return self.certain and self.default.verp
 
     @cached_property
     def lookups(self) -> Lookups:
-        """What has to be read of each recipient, whichever stream it will be."""
+        """What has to be read about each recipient, whichever stream it will be."""
         rulebook = Rulebook(self.candidates[0].rulebook)
         return needs(Transaction(self.candidates, ()), rulebook)
 
 
 class StreamTable:
-    """Finds the choice by listener, credential and reverse path.
+    """Finds the choice of streams by listener, credential and reverse path.
 
-    Credentials and sender rules narrow what the listener gives, and never widen it.
+    Credentials and sender rules narrow what the listener allows and never widen it.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -218,11 +218,11 @@ class StreamTable:
         return self._narrowed[listener, name, ""] if name else self._listeners[listener]
 
     def of_user(self, user: str) -> Credential | None:
-        """Return what a user may do; None: what the listener gives."""
+        """Return what a user may do; None: whatever the listener allows."""
         return self._users.get(user)
 
     def of_certificate(self, fingerprint: str, subject: str) -> Credential | None:
-        """Return what a client certificate may do; None when it is no credential."""
+        """Return what a client certificate may do; None if it is not a credential."""
         return self._certificates.get(fingerprint) or self._certificates.get(subject)
 
     def _limited(
@@ -231,7 +231,7 @@ class StreamTable:
         credential: Credential | None,
         rule: SenderRule | None,
     ) -> StreamChoice:
-        """The streams that all of them give; a listener without streams gives none."""
+        """The streams that all of them allow; a listener without streams allows none."""
         names, default = listener.streams, listener.default_stream
         for limit in (credential, rule):
             if limit is not None and limit.streams is not None:
@@ -263,18 +263,19 @@ def permits(credential: Credential, reverse_path: str) -> bool:
 
 
 _NO_DOMAIN = frozenset({"."})
-"""No From is of it; an empty set would be no limit."""
+"""No From matches it; an empty set would mean no limit."""
 
 
 def _within(stream: Stream, domains: frozenset[str]) -> Stream:
-    """The stream, with the domains of From that both it and the credential give."""
+    """The stream, with the From domains that both it and the credential allow."""
     own = stream.from_domains
     both = own & domains if own else domains - stream.foreign_domains
     return structs.replace(stream, from_domains=both or _NO_DOMAIN)
 
 
 def _sender(reverse_path: str) -> str:
-    """The form in which sender rules are kept; a path that is no address matches none."""
+    """The form in which sender rules are kept; "" for a path that is not an address, which matches
+    none."""
     try:
         return canonical(reverse_path)
     except AddressError:

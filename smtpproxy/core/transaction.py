@@ -1,7 +1,8 @@
-"""One message before the decision core, from RCPT to the record.
+"""One message in the decision core, from RCPT to the record.
 
-What every intake does alike: recipients are judged as they come, the message at its end, and the
-decision goes on record while the store is as it was. The rest: core/relaying.py, core/advice.py.
+This is what all intakes have in common: recipients are judged as they come, the message at its end,
+and the decision goes on record only if the store has not changed since. core/relaying.py and
+core/advice.py add what differs.
 """
 
 from collections.abc import Sequence
@@ -22,8 +23,8 @@ from smtpproxy.core.recording import (
     Recipient,
     Refused,
     refused_as_a_whole,
-    stands,
-    unreadable,
+    unreadable_reply,
+    verdict_holds,
     was_erased,
 )
 from smtpproxy.events import Decided, Failed
@@ -51,8 +52,9 @@ T = TypeVar("T")
 
 _ALLOW, _OBSERVE = Action.ALLOW, Mode.OBSERVE
 
-MOST_LOOKS = 5
-"""How often a message may be judged anew because the store changes while it is carried out."""
+MAX_LOOKS = 5
+"""How often a message may be judged again because the store changes while the decision is being
+carried out."""
 CHANGES_TOO_FAST = "the store changes faster than a message can be judged"
 
 
@@ -70,10 +72,10 @@ class Transaction(CountedTransaction):
     def _judge_rcpts(
         self, asked: Sequence[Rcpt], *, early: bool
     ) -> Steps[tuple[list[Recipient], list[Reply | None]]]:
-        """Judge recipients; return the permitted, and the reply to each that is not.
+        """Judge recipients; return the permitted ones, and for each one asked for a reply, or None.
 
-        Refusals are on record then. Unless `early`, only what is not an address has a reply: all
-        else is left to the end of the message.
+        Refusals are recorded before this returns. Unless `early`, only a path that is not an
+        address gets a reply; everything else is left to the end of the message.
         """
         replies: list[Reply | None] = []
         people, addresses = [], []
@@ -81,7 +83,7 @@ class Transaction(CountedTransaction):
             try:
                 address = self.canonical(rcpt.forward_path)
             except AddressError as error:
-                replies.append(unreadable(error))
+                replies.append(unreadable_reply(error))
             else:
                 replies.append(None)
                 people.append(Recipient(rcpt, address))
@@ -98,8 +100,8 @@ class Transaction(CountedTransaction):
             if not early:
                 return people, replies
             return [], [failure if reply is None else reply for reply in replies]
-        told = iter([None if _is_allowed(v) else self._recipient_reply(r, v) for r, v in judged])
-        replies = [next(told) if reply is None else reply for reply in replies]
+        given = iter([None if _is_allowed(v) else self._recipient_reply(r, v) for r, v in judged])
+        replies = [next(given) if reply is None else reply for reply in replies]
         return [r for r, verdict in judged if _is_allowed(verdict)], replies
 
     def _read_and_judge(
@@ -107,21 +109,21 @@ class Transaction(CountedTransaction):
     ) -> Steps[Sequence[Verdict]]:
         """Read facts and judge as far as RCPT allows. Raises StoreUnavailable.
 
-        `provisional`: at the end of the message they are looked at again.
+        `provisional`: they are read again at the end of the message.
         """
         evaluation, services = self._evaluation, self._services
         yield from self._read(addresses, provisional=provisional)
         verdicts = evaluation.judge_at_rcpt(addresses, services.now())
         if provisional and services.reads_standby and not all(map(_is_allowed, verdicts)):
-            yield from self._refresh(addresses)  # what a standby says alone refuses nobody
+            yield from self._refresh(addresses)  # nobody is refused by what a standby alone says
             verdicts = evaluation.judge_at_rcpt(addresses, services.now())
         if services.asks_domains:
             pairs = zip(addresses, verdicts, strict=True)
             asked = [a for a, v in pairs if v.action is not Action.REFUSE]
-            if asked:  # nobody's domain is asked who is refused anyway
+            if asked:  # no lookup for a recipient that is refused anyway
                 null_mx = yield from AskDomains(asked)
                 evaluation.learn_domains(null_mx)
-                yield from self._refresh(addresses)  # it took its time
+                yield from self._refresh(addresses)  # the lookup took time
                 verdicts = evaluation.judge_at_rcpt(addresses, services.now())
         return verdicts
 
@@ -136,9 +138,10 @@ class Transaction(CountedTransaction):
     # the end of the message
 
     def _decide(self, message: Message) -> Steps[Outcome]:
-        """Judge the message and what is left of its recipients. Nothing is recorded yet.
+        """Judge the message and its remaining recipients. Nothing is recorded yet.
 
-        Where mail is counted, the permitted are: see `_not_mailed`. Raises StoreUnavailable.
+        Where mail is counted, it is counted here for the permitted recipients; `_not_mailed` takes
+        that back. Raises StoreUnavailable.
         """
         services, evaluation = self._services, self._evaluation
         addresses = [recipient.canonical for recipient in self.recipients_accepted]
@@ -185,7 +188,8 @@ class Transaction(CountedTransaction):
         return outcome
 
     def _outcome(self, decision: Decision) -> Outcome:
-        """What follows from the verdicts: whether it passes, and whom it is not for."""
+        """What follows from the verdicts: whether the message passes, and which recipients it is
+        not for."""
         refused: tuple[Refused, ...] = ()
         if not all(map(_is_allowed, decision.recipients)):
             judged = zip(self.recipients_accepted, decision.recipients, strict=True)
@@ -199,17 +203,18 @@ class Transaction(CountedTransaction):
         return Outcome(self._decided(decision, passes), refused, passes, self._services.help_url)
 
     def _refused(self, outcome: Outcome, message: Verdict) -> Outcome:
-        """The message itself is refused after all, unless it is only observed."""
+        """Refuse the message itself after all, unless it is only observed."""
         decision = replace(outcome.decided.decision, message=message)
         passes = outcome.decided.observed
         return replace(outcome, decided=self._decided(decision, passes), passes=passes)
 
     def _refused_whole(self, outcome: Outcome) -> Outcome:
-        """Nobody gets it, since those who may not cannot be answered for on their own."""
+        """Refuse the message for everybody, since the refused recipients cannot be answered
+        separately."""
         return self._refused(outcome, refused_as_a_whole(outcome.refused))
 
     def _goes_to_some(self, refused: Sequence[Refused]) -> bool:
-        """Whether the permitted are mailed and the others answered for on their own."""
+        """Whether the permitted recipients are mailed and the others answered separately."""
         if len(refused) == len(self.recipients_accepted) or self._mixed == "refuse":
             return False
         return self._mixed == "each" or (
@@ -232,14 +237,14 @@ class Transaction(CountedTransaction):
     # how fresh a verdict is
 
     def _look_again(self, outcome: Outcome) -> Steps[Outcome | None]:
-        """Return what follows from the store as it is now, None while the outcome holds.
+        """Return the outcome by the store as it is now, or None if the old one still holds.
 
-        Another look may only refuse: nobody becomes permitted by it. Raises StoreUnavailable,
-        unless the message is only observed.
+        Looking again can only refuse, never permit. Raises StoreUnavailable, unless the message is
+        only observed.
         """
         stream, addresses, decision = self._stream, self._addresses, outcome.decided.decision
         if stream is None:
-            return None  # on no stream: nothing was read for it
+            return None  # it is on no stream, so nothing was read for it
         try:
             yield from self._refresh(addresses)
         except StoreUnavailable as error:
@@ -249,14 +254,14 @@ class Transaction(CountedTransaction):
             return None
         if self._evaluation.holds(stream, addresses):
             return None
-        now = self._services.now()  # the facts may be newer than the verdicts, though read before
+        now = self._services.now()  # verdicts may be older than the facts
         anew = self._evaluation.judge_anew(stream, addresses, self._features, now)
         before = decision.recipients
         verdicts = _refused_by_either(before, anew)
-        if (yield from self._count(stream, addresses, verdicts)):  # wishes that were not known
+        if (yield from self._count(stream, addresses, verdicts)):  # new preferences
             anew = self._evaluation.judge_anew(stream, addresses, self._features, now)
             verdicts = _refused_by_either(before, anew)
-        if all(map(stands, before, verdicts)):
+        if all(map(verdict_holds, before, verdicts)):
             return None
         message = decision.message
         if message is not None and message.reason is Reason.RECIPIENTS_REFUSED:
@@ -264,9 +269,9 @@ class Transaction(CountedTransaction):
         return self._outcome(replace(decision, recipients=verdicts, message=message))
 
     def _settle(self, outcome: Outcome) -> Steps[Outcome | None]:
-        """Look again, and put the outcome on record if it holds; else return the new one.
+        """Look again, and record the outcome if it still holds; otherwise return the new one.
 
-        None: it is on record, and nothing that was committed to the store before forbids it.
+        None: it is on record, and nothing that was committed to the store before that forbids it.
         Raises StoreUnavailable, AuditUnavailable.
         """
         changed = yield from self._look_again(outcome)
@@ -279,9 +284,9 @@ class Transaction(CountedTransaction):
         return changed
 
     def _refresh(self, addresses: Sequence[str]) -> Steps[None]:
-        """Read again what may have changed. Raises StoreUnavailable.
+        """Read the facts of all these again if any may have changed. Raises StoreUnavailable.
 
-        All of it: the store may change once more before what is outdated is read.
+        All of them, because the store may change once more before the outdated ones are read.
         """
         version: object = yield STORE_VERSION
         if self._evaluation.outdated(addresses, version):
@@ -291,7 +296,7 @@ class Transaction(CountedTransaction):
         evaluation = self._evaluation
         lookups = evaluation.lookups(addresses, provisional=provisional)
         if self._counted:
-            lookups = replace(lookups, mailings=False)  # the message itself is among them
+            lookups = replace(lookups, mailings=False)  # they would include this message
         answer: tuple[Facts, object] = yield ReadFacts(lookups)
         evaluation.learn(addresses, *answer)
         if evaluation.limited and (few := evaluation.limited - self._counted):
@@ -301,9 +306,9 @@ class Transaction(CountedTransaction):
     def _note_outcome(
         self, reply: Reply, recipients: int = 0, each: tuple[str, ...] = ()
     ) -> Steps[None]:
-        """Add the client's answer to the record of what was to be relayed, if it lacks one.
+        """Add the client's answer to the record of a relayed message that lacks one.
 
-        `each` are the upstream's own replies where each recipient had a copy of its own.
+        `each` has the upstream's reply for each recipient where each had their own copy.
         """
         decided = self._on_record
         if decided is None or not self._lacks_outcome:
@@ -328,7 +333,7 @@ class Transaction(CountedTransaction):
         return recipient_reply(recipient.path, verdict, stream, self.id, self._services.help_url)
 
     def canonical(self, path: str) -> str:
-        """The address by which a recipient is known. Raises AddressError."""
+        """The canonical address of a recipient. Raises AddressError."""
         return canonical(path if "@" in path else f"{path}@{self._services.hostname}")
 
 

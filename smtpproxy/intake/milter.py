@@ -238,7 +238,7 @@ class MilterSession(Session):
             recipient = qualified(mailbox, self._settings.origin)
         except PathError as error:
             at_end = mails_refused(self._engine.macro, path)
-            refusal = transaction.unreadable(replies.bad_recipient(error), at_end=at_end)
+            refusal = transaction.refuse_unreadable(replies.bad_recipient(error), at_end=at_end)
             return Pending.settled(refusal)
         if transaction.refuses_at_rcpt and transaction.recipients >= self._settings.max_recipients:
             self._limited("recipients")

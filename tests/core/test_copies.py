@@ -58,11 +58,11 @@ def delivered(
 
     delivery = PerRecipientDelivery(
         cast(Any, Services()),
-        mail=lambda _: MailParameters("s@x.example"),
-        made=made,
-        answered=answered,
-        mailed=mailed,
-        failed=failed,
+        mail_parameters=lambda _: MailParameters("s@x.example"),
+        make_copy=made,
+        answer_instead=answered,
+        note_mailed=mailed,
+        report_failure=failed,
     )
 
     def run(steps: Steps[Any]) -> Any:
@@ -77,7 +77,7 @@ def delivered(
                     case effects.SendContent():
                         (octets,) = effect.content
                         (answer,) = [a for r, a in answers.items() if r.path.encode() == octets]
-                    case effects.Together():
+                    case effects.RunConcurrently():
                         for each in effect.runs():
                             run(each)
         except StopIteration as stop:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from smtpproxy.core.dry_run import Question, would_become
+from smtpproxy.core.dry_run import Question, dry_run
 from smtpproxy.core.explanation import explain
 from smtpproxy.core.services import StreamChoice
 from smtpproxy.policy.model import DEFAULT_STREAM, Action, Lookups, Mode, RecipientFacts, Stream
@@ -128,7 +128,7 @@ def explained(case: Case) -> Outcome:
     )
     content = Content(Spool(Path(), threshold=1 << 30))
     content.append(stuffed(case.content))
-    answers = asyncio.run(would_become(_settings(case), question, content, Facts(world), None))
+    answers = asyncio.run(dry_run(_settings(case), question, content, Facts(world), None))
     found = explain(question, answers, _BOOKS)
     passes = found.message is None or found.message.action is Action.ALLOW
     allowed = [r.address for r in found.recipients if r.verdict.action is Action.ALLOW]
