@@ -45,7 +45,7 @@ from smtpproxy.sinks.audit.verify import seal
 from smtpproxy.store import open_stream_counts
 from smtpproxy.store.journals import IndexQuery
 from smtpproxy.terminal import printable
-from smtpproxy.wire.content import HeaderCount, stuffed
+from smtpproxy.wire.content import HeaderCounter, stuffed
 from smtpproxy.wire.session import ContentProblem, HeaderLimits
 
 
@@ -132,7 +132,7 @@ def _content_refusal(settings: Settings, raw: bytes) -> Reply | None:
     """The relay's answer to a message that is too large to be judged."""
     server = settings.server
     limits = HeaderLimits(server.header_size_limit, server.max_header_fields)
-    count = HeaderCount(limits)
+    count = HeaderCounter(limits)
     count.feed(raw)
     problem = count.problem
     if len(raw) > server.data_size_limit:

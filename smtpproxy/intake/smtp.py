@@ -102,7 +102,7 @@ class SmtpSession(Session):
     def _greet(self) -> None:
         """Greet whoever waits for it: what came with the connection itself was not asked for."""
         self._stops &= ~BUSY
-        early = self._engine.early()
+        early = self._engine.early_input()
         if early is None:
             self._write(self._listener.terms.greeting)
         else:
@@ -233,11 +233,11 @@ class SmtpSession(Session):
         self._answer(replies.OK)
 
     def _xclient(self, event: XClient) -> None:
-        self._client.put_in_place(event.told)
+        self._client.put_in_place(event.client)
         self._write(self._engine.answer(replies.AS_CLIENT))
 
     def _xforward(self, event: XForward) -> None:
-        self._client.forwarded(event.told)
+        self._client.forwarded(event.client)
         self._answer(replies.OK)
 
     def _quit(self, quit: Quit) -> None:

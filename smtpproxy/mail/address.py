@@ -274,12 +274,12 @@ _ROUTE = rf"(?P<route>@(?:{_PATH_DOMAIN})(?:,@(?:{_PATH_DOMAIN}))*:)?"
 _MAILBOX = rf"(?P<local>{_DOT_ATOM}|{_QUOTED_LOCAL})(?:@(?P<domain>{_PATH_DOMAIN}))?"
 _BRACKETED = re.compile(rf" *<(?:{_ROUTE}{_MAILBOX})?>")
 _BARE = re.compile(rf" *{_ROUTE}{_MAILBOX}")
-PLAIN_PATH = (
+SIMPLE_PATH = (
     rf"<(?=[^@]{{1,{LOCAL_PART_LIMIT}}}@)(?=.{{1,{PATH_LIMIT - 1}}}\Z)"
     r"([a-z0-9+_-]+(?:\.[a-z0-9+_-]+)*@[a-z0-9]+(?:(?:\.|-+)[a-z0-9]+)+)>"
 )
 """Nearly every path, with nothing behind it. The only group is the mailbox."""
-_PLAIN_PATH = re.compile(PLAIN_PATH)
+_SIMPLE_PATH = re.compile(SIMPLE_PATH)
 _QUOTED_ROUTE = re.compile(r'"[\\ ]*@')
 
 
@@ -297,7 +297,7 @@ def read_path(line: str, start: int = 0) -> tuple[str, int]:
     The mailbox is as it was written, without brackets; empty for `<>`; and it may lack a
     domain, see `qualified`. Raises PathError.
     """
-    plain = _PLAIN_PATH.fullmatch(line, start)
+    plain = _SIMPLE_PATH.fullmatch(line, start)
     if plain is not None:
         return plain[1], len(line)
     end = start + _READ_LIMIT

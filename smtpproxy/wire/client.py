@@ -11,30 +11,30 @@ from functools import lru_cache
 from smtpproxy.mail.reply import Reply
 from smtpproxy.wire.commands import Rcpt
 
-LINE_LIMIT = 4096  # octets before the LF; RFC 5321 4.5.3.1.5 asks for 512 at least
+LINE_LIMIT = 4096  # octets before the LF; RFC 5321 4.5.3.1.5 requires at least 512
 LINES_LIMIT = 200
 
 _LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # must not go on to the client
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # must not reach the client
 _ENHANCED = re.compile(rb"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$)")
 
 
 class ReplyError(Exception):
-    """The upstream sent what is no SMTP reply."""
+    """The upstream sent something that is not an SMTP reply."""
 
 
 class ReplyReader:
-    """Takes bytes and gives whole replies, in order."""
+    """Turns bytes into whole replies, in order."""
 
     __slots__ = ("_code", "line", "texts")
 
     def __init__(self) -> None:
-        self.line = b""  # of which the end has yet to come
-        self.texts: list[bytes] = []  # of a reply of several lines, as far as it has come
+        self.line = b""  # its end has yet to come
+        self.texts: list[bytes] = []  # the lines so far of a multi-line reply
         self._code = 0  # of that reply
 
     def receive_data(self, data: bytes) -> list[Reply]:
-        """Return the replies that are complete now.
+        """Return the replies that are now complete.
 
         Raises ReplyError on what is not a reply; the connection is then unusable.
         """
@@ -43,13 +43,13 @@ class ReplyReader:
         if len(data) > LINE_LIMIT and max(map(len, (*lines, self.line))) > LINE_LIMIT:
             raise ReplyError("reply line too long")
         if not self.texts:
-            replies = list(map(_single, lines))
-            if _GOES_ON not in replies:
+            replies = list(map(_one_line_reply, lines))
+            if _INCOMPLETE not in replies:
                 return replies
         return list(filter(None, map(self._line, lines)))
 
     def _line(self, line: bytes) -> Reply | None:
-        """The reply of several lines that this one ends."""
+        """Take a line of a multi-line reply; return the reply if this is its last."""
         code, more, text = _parsed(line)
         if self.texts and code != self._code:
             raise ReplyError(f"reply changes its code from {self._code} to {code}")
@@ -63,15 +63,15 @@ class ReplyReader:
         return _reply(code, texts)
 
 
-_GOES_ON = Reply(0, None, b"")
-"""Instead of the reply that a line is only a part of."""
+_INCOMPLETE = Reply(0, None, b"")
+"""Stands for a line that does not end its reply."""
 
 
 @lru_cache(maxsize=256)
-def _single(line: bytes) -> Reply:
-    """A reply of one line. An upstream says the same few things all day long."""
+def _one_line_reply(line: bytes) -> Reply:
+    """Parse a one-line reply. Cached, because an upstream repeats the same few all day long."""
     code, more, text = _parsed(line)
-    return _GOES_ON if more else _reply(code, [text])
+    return _INCOMPLETE if more else _reply(code, [text])
 
 
 def _parsed(line: bytes) -> tuple[int, bool, bytes]:
@@ -84,10 +84,10 @@ def _parsed(line: bytes) -> tuple[int, bool, bytes]:
 
 
 def _reply(code: int, texts: list[bytes]) -> Reply:
-    """Part the enhanced code from the text (RFC 2034).
+    """Separate the enhanced code from the text (RFC 2034).
 
-    The first line's counts; some servers leave it out of the others. One that is of
-    another class than the code is only text.
+    The first line's counts; some servers omit it from the others. One whose class differs from the
+    code's is only text.
     """
     found = _ENHANCED.match(texts[0])
     if found is None or int(texts[0][:1]) != code // 100:
@@ -106,8 +106,8 @@ class Capabilities:
     """What the upstream's EHLO reply offers."""
 
     keywords: frozenset[str] = frozenset()
-    size: int | None = None  # None: no limit told
-    xforward: frozenset[str] = frozenset()  # the attributes that it takes
+    size: int | None = None  # None: it states no limit
+    xforward: frozenset[str] = frozenset()  # the attributes that it accepts
     xclient: frozenset[str] = frozenset()
     pipelining: bool = False
 
@@ -115,7 +115,7 @@ class Capabilities:
     def of(cls, reply: Reply) -> "Capabilities":
         keywords = set()
         size = None
-        told: dict[str, frozenset[str]] = {}
+        extensions: dict[str, frozenset[str]] = {}
         for line in reply.lines[1:]:
             words = line.upper().split()
             if not words:
@@ -124,12 +124,12 @@ class Capabilities:
             if words[0] == "SIZE" and len(words) > 1 and words[1].isdigit():
                 size = int(words[1]) or None
             elif words[0] in ("XFORWARD", "XCLIENT"):
-                told[words[0].lower()] = frozenset(words[1:])
-        return cls(frozenset(keywords), size, **told, pipelining="PIPELINING" in keywords)
+                extensions[words[0].lower()] = frozenset(words[1:])
+        return cls(frozenset(keywords), size, **extensions, pipelining="PIPELINING" in keywords)
 
 
 def rcpt_command(rcpt: Rcpt, capabilities: Capabilities) -> bytes:
-    """RCPT, with its DSN parameters unchanged where the upstream knows them (RFC 3461 5.2.1)."""
+    """RCPT, with its DSN parameters unchanged if the upstream supports them (RFC 3461 5.2.1)."""
     if (rcpt.notify is None and rcpt.orcpt is None) or "DSN" not in capabilities.keywords:
         return f"RCPT TO:<{rcpt.forward_path}>\r\n".encode()
     parameters = f" NOTIFY={rcpt.notify}" if rcpt.notify else ""

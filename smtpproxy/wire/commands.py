@@ -1,8 +1,7 @@
-"""SMTP command lines parsed to frozen records (RFC 5321 section 4.1, parameters of MAIL and RCPT).
+"""Parses SMTP command lines to frozen records (RFC 5321 section 4.1).
 
-A line is given without its CRLF. Anything wrong raises `CommandError`, which carries
-the reply that names it. Parameters of the DSN extension are checked and kept as they came
-(RFC 3461 section 4).
+A line is given without its CRLF. Any error raises `CommandError` with the reply that says what is
+wrong. Parameters of the DSN extension are checked and kept as they came (RFC 3461 section 4).
 """
 
 import base64
@@ -12,15 +11,15 @@ from typing import Any
 
 from msgspec import Struct
 
-from smtpproxy.mail.address import DOMAIN_LIMIT, PLAIN_PATH, PathError, read_path
+from smtpproxy.mail.address import DOMAIN_LIMIT, SIMPLE_PATH, PathError, read_path
 from smtpproxy.mail.reply import Reply
 
-COMMAND_LIMIT = 2048  # RFC 5321 4.5.3.1.4 asks for 512 at least, extensions add to it
+COMMAND_LIMIT = 2048  # RFC 5321 4.5.3.1.4 requires at least 512, and extensions add to it
 AUTH_LIMIT = 12_288  # octets of a response, RFC 4954 section 4.1
 
 
 class CommandError(Exception):
-    """A command that cannot be taken, with the reply that says why."""
+    """A command that cannot be accepted, with the reply that says why."""
 
     def __init__(self, code: int, enhanced: str, text: str) -> None:
         super().__init__(text)
@@ -41,21 +40,21 @@ class Mail(Struct, frozen=True):
     size: int | None = None
     body: str | None = None  # 7BIT or 8BITMIME
     smtputf8: bool = False
-    ret: str | None = None  # of the DSN extension, as it came
+    ret: str | None = None  # DSN, as it came
     envid: str | None = None
-    prdr: bool = False  # each recipient is to have a reply of its own after the content
+    prdr: bool = False  # each recipient gets its own reply after the content
 
 
 class Rcpt(Struct, frozen=True):
     """RCPT TO. `forward_path` has no brackets."""
 
     forward_path: str
-    notify: str | None = None  # of the DSN extension, as it came
+    notify: str | None = None  # DSN, as it came
     orcpt: str | None = None
 
 
 class Data(Struct, frozen=True):
-    """DATA, in its right place: at least one recipient was accepted."""
+    """DATA after at least one accepted recipient."""
 
 
 class Reset(Struct, frozen=True):
@@ -67,24 +66,24 @@ class Quit(Struct, frozen=True):
 
 
 class StartTls(Struct, frozen=True):
-    """STARTTLS, in its right place and with nothing behind it."""
+    """STARTTLS where it is allowed, with nothing after it."""
 
 
 class Auth(Struct, frozen=True):
-    """AUTH with a mechanism that is offered. `initial` is decoded; None where there is none."""
+    """AUTH with an offered mechanism. `initial` is the decoded initial response, or None."""
 
     mechanism: str
     initial: bytes | None = None
 
 
 class AuthResponse(Struct, frozen=True):
-    """The client's line to a challenge, decoded; None when it cancels with `*`."""
+    """The client's answer to a challenge, decoded; None if it cancels with `*`."""
 
     data: bytes | None
 
 
 class ClientInfo(Struct, frozen=True):
-    """What is known of a client; None where nothing was said, empty where nothing is known."""
+    """What a trusted host says of a client; None: not mentioned; empty: not known."""
 
     address: str | None = None  # IPv4 or IPv6, without a prefix
     name: str | None = None
@@ -97,24 +96,24 @@ class ClientInfo(Struct, frozen=True):
 
 
 class XClient(Struct, frozen=True):
-    """XCLIENT; answered with 220 the session begins anew."""
+    """XCLIENT; if it is answered with 220, the session starts again."""
 
-    told: ClientInfo
+    client: ClientInfo
 
 
 class XForward(Struct, frozen=True):
     """XFORWARD, for the next transaction; a second one adds to the first."""
 
-    told: ClientInfo
+    client: ClientInfo
 
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of other octets
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of invalid octets
 _HELO_DOMAIN = re.compile(r"[^\x00-,/;-@\\^`{-\x7f]+")  # of ASCII: letters, digits, `-._:[]`
 
 
 def check_characters(verb: str, text: str) -> None:
-    """Refuse what no command may hold. `text` is decoded with surrogateescape."""
+    """Refuse characters that no command may contain. `text` is decoded with surrogateescape."""
     if _CONTROL.search(text):
         raise CommandError(501, "5.5.2", "a command cannot hold control characters")
     if _NOT_UTF8.search(text):
@@ -133,7 +132,8 @@ def no_argument(verb: str, argument: str) -> None:
 
 
 def parse_hello(verb: str, argument: str) -> Hello:
-    """Parse what follows EHLO, HELO or LHLO. Syntax is checked loosely, as RFC 5321 4.1.4 asks."""
+    """Parse what follows EHLO, HELO or LHLO. The syntax check is lenient, as RFC 5321 4.1.4
+    asks."""
     domain = argument.strip(" ")
     if not _HELO_DOMAIN.fullmatch(domain) or len(domain.encode()) > DOMAIN_LIMIT:
         raise CommandError(501, "5.5.4", f"{verb} needs a domain or an address literal")
@@ -161,7 +161,7 @@ def parse_auth_response(line: bytes) -> AuthResponse:
 def _decoded(encoded: str | bytes) -> bytes:
     try:
         return base64.b64decode(encoded, validate=True)
-    except ValueError:  # binascii.Error, or what is not ASCII
+    except ValueError:  # binascii.Error, or not ASCII
         raise CommandError(501, "5.5.2", "cannot decode the base64 of the response") from None
 
 
@@ -173,21 +173,21 @@ _ORCPT_LIMIT = 500  # section 4.2
 
 
 def _ret(value: str | None) -> str:
-    """Check what of the message a notification is to hold: FULL or HDRS."""
+    """Check how much of the message a notification is to return: FULL or HDRS."""
     if value is None or value.upper() not in ("FULL", "HDRS"):
         raise CommandError(501, "5.5.4", "RET must be FULL or HDRS")
     return value
 
 
 def _envid(value: str | None) -> str:
-    """Check the sender's name for the transaction, in xtext."""
+    """Check the sender's identifier of the transaction, in xtext."""
     if value is None or len(value) > _ENVID_LIMIT or not _XTEXT.fullmatch(value):
         raise CommandError(501, "5.5.4", f"ENVID must be xtext, at most {_ENVID_LIMIT} characters")
     return value
 
 
 def _notify(value: str | None) -> str:
-    """Check of what the sender wants to be told: NEVER, or a list."""
+    """Check when the sender wants to be notified: NEVER, or a list."""
     wanted = (value or "").upper().split(",")
     if wanted != ["NEVER"] and not (_NOTIFY.issuperset(wanted) and len(set(wanted)) == len(wanted)):
         text = "NOTIFY must be NEVER, or a list of SUCCESS, FAILURE and DELAY"
@@ -197,7 +197,7 @@ def _notify(value: str | None) -> str:
 
 
 def _orcpt(value: str | None) -> str:
-    """Check the recipient as the sender wrote it: a type of address, and xtext."""
+    """Check the original recipient: an address type, and xtext."""
     kind, _, text = (value or "").partition(";")
     if (
         value is None
@@ -212,15 +212,15 @@ def _orcpt(value: str | None) -> str:
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([\x21-\x3c\x3e-\x7e]+))?")
 
 
-PLAIN_MAIL = re.compile(rf"[Ff][Rr][Oo][Mm]:{PLAIN_PATH}")
-PLAIN_RCPT = re.compile(rf"[Tt][Oo]:{PLAIN_PATH}")
-"""Most commands. The only group is the path as `parse_mail`, `parse_rcpt` read it."""
+SIMPLE_MAIL = re.compile(rf"[Ff][Rr][Oo][Mm]:{SIMPLE_PATH}")
+SIMPLE_RCPT = re.compile(rf"[Tt][Oo]:{SIMPLE_PATH}")
+"""Matches most commands. The only group is the path, as `parse_mail` and `parse_rcpt` read it."""
 
 
 def parse_mail(argument: str, *, extended: bool, size_limit: int, offered: Container[str]) -> Mail:
     """Parse `FROM:<path> [parameters]`; `argument` is what follows the verb and a space.
 
-    `offered` are the keywords of EHLO: a parameter of no offered extension is refused.
+    `offered` are the keywords of EHLO: parameters of other extensions are refused.
     """
     if argument[:5].upper() != "FROM:":
         raise CommandError(501, "5.5.4", "syntax: MAIL FROM:<address>")
@@ -274,9 +274,9 @@ def _flag(keyword: str) -> Callable[[str | None], bool]:
 
 
 class _Parameter(Struct, frozen=True):
-    """A parameter: the extension that it is of, the field of the record, how it is read.
+    """A parameter: its extension, its field in the record, and how it is read.
 
-    Without a field it is taken and means nothing here.
+    One without a field is accepted and ignored.
     """
 
     extension: str
@@ -291,7 +291,7 @@ _MAIL_PARAMETERS = {
     "RET": _Parameter("DSN", "ret", _ret),
     "ENVID": _Parameter("DSN", "envid", _envid),
     "PRDR": _Parameter("PRDR", "prdr", _flag("PRDR")),
-    "AUTH": _Parameter("AUTH", None, str),  # RFC 4954 section 5: taken, and not trusted
+    "AUTH": _Parameter("AUTH", None, str),  # RFC 4954 section 5: accepted, but not trusted
 }
 _RCPT_PARAMETERS = {
     "NOTIFY": _Parameter("DSN", "notify", _notify),

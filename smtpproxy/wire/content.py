@@ -1,10 +1,10 @@
-"""The content of a message, behind DATA or in chunks (RFC 3030): where it ends, and that
-every line in it ends with CRLF.
+"""The content of a message, after DATA or in chunks (RFC 3030): finds its end, and makes sure that
+every line ends with CRLF.
 
-Only CRLF ends a line and only CRLF "." CRLF ends the content (RFC 5321 sections 2.3.8
-and 4.1.1.4): a bare CR or LF is where one server sees an end and another does not,
-so it is refused or rewritten, never passed on. Content stays dot-stuffed as it came; what
-comes in counted chunks is made into that form, the only one that the product knows.
+Only CRLF ends a line and only CRLF "." CRLF ends the content (RFC 5321 sections 2.3.8 and 4.1.1.4):
+one server may see an end at a bare CR or LF where another does not, so these are refused or
+rewritten, never passed on. Content stays dot-stuffed as it came; counted chunks are converted to
+that form, the only one used elsewhere.
 """
 
 import re
@@ -23,16 +23,16 @@ from smtpproxy.wire.session import (
     State,
 )
 
-_NUL, _LF, _CR = 0, 10, 13  # `in` tries to take what it looks for as a number before anything else
+_NUL, _LF, _CR = 0, 10, 13  # as numbers, which `in` tries first
 _END = b"\r\n.\r\n"
 _ALONE = re.compile(rb"(?<!\r)\n|\r(?!\n)")
 _BARE_LF_AND_DOT = re.compile(rb"(?<!\r)\n\.")
 _UNSETTLED = re.compile(rb"(?:\r\n\.?|(?:\r\n\.)?\n|\r)\Z")
-"""What stands so at the end of a chunk means one thing or another by what follows it."""
+"""The ends of a chunk whose meaning depends on what follows."""
 
 
 class BareNewlineError(Exception):
-    """A CR or LF alone, where only CRLF may stand."""
+    """A bare CR or LF where only CRLF is allowed."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -40,8 +40,8 @@ class BareNewlineError(Exception):
 
 
 def bare_newline(data: bytes) -> str | None:
-    """Return which of "<CR>" and "<LF>" is the first to stand alone in `data`, or None."""
-    rest = b"".join(data.split(b"\r\n"))  # on lines of usual length, faster than to count them
+    """Return "<CR>" or "<LF>", whichever is the first bare one in `data`, or None."""
+    rest = b"".join(data.split(b"\r\n"))  # faster than counting, for lines of the usual length
     if _LF not in rest and _CR not in rest:
         return None
     found = _ALONE.search(data)
@@ -49,9 +49,9 @@ def bare_newline(data: bytes) -> str | None:
 
 
 class ContentReader(Struct):
-    """Takes the bytes after 354 and gives the content in chunks, then the end.
+    """Takes the bytes after 354 and returns the content in chunks, then its end.
 
-    A chunk never splits a CRLF and never holds a part of the terminator.
+    A chunk never splits a CRLF and never contains a part of the terminator.
     """
 
     bare: BareNewline
@@ -59,15 +59,15 @@ class ContentReader(Struct):
     rest: bytes = b""
     """What followed the terminator."""
     _held: bytes = b"\r\n"
-    """Not given out yet, at first the line end of the DATA command: a dot alone in the first line
-    ends the content too."""
+    """Octets not returned yet. It starts with the line end of DATA, because a dot alone on the
+    first line ends the content too."""
     _skip: int = 2
-    """Octets of `_held` that are no content: that line end."""
+    """Octets at the start of `_held` that are not content: that line end."""
 
     def feed(self, data: bytes) -> tuple[bytes, bool]:
         """Return (chunk, ended). After the end, `rest` holds what followed.
 
-        Raises BareNewlineError when such are to be rejected.
+        Raises BareNewlineError if these are to be rejected.
         """
         buffer = self._held + data
         end = buffer.find(_END)
@@ -89,21 +89,21 @@ class ContentReader(Struct):
         return chunk, self.ended
 
     def _releasable(self, buffer: bytes) -> int:
-        """How much cannot be a part of the terminator nor change with what follows."""
+        """How many octets cannot be part of the terminator, whatever follows."""
         cut = max(len(buffer) - 4, 0)
         unsettled = _UNSETTLED.search(buffer, max(cut - 4, 0), cut)
         return unsettled.start() if unsettled else cut
 
 
 def with_crlf(content: bytes) -> bytes:
-    """Return content in which a stray LF is CRLF and a stray CR a space, as in Postfix."""
+    """Return content with each bare LF made a CRLF and each bare CR a space, as Postfix does."""
     return content.replace(b"\r\n", b"\n").replace(b"\r", b" ").replace(b"\n", b"\r\n")
 
 
 def _stuffed_after_bare(content: bytes) -> bytes:
-    """Stuff the dots that begin a line, or are alone on one, only once each LF is a CRLF.
+    """Stuff the dots that begin a line, or are alone on one, only after bare LFs become CRLFs.
 
-    The rewritten content must not hold a terminator that the received one did not.
+    Rewriting must not create a terminator.
     """
     return _BARE_LF_AND_DOT.sub(b"\n..", content.replace(b"\r\n.\n", b"\r\n..\n"))
 
@@ -117,7 +117,7 @@ def unstuffed(content: bytes) -> bytes:
 
 def unstuffed_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Yield content with the transparency dots removed; pieces may be cut anywhere."""
-    held, skip = b"\r\n", 2  # the line end before the content counts, and is no part of it
+    held, skip = b"\r\n", 2  # the line end before the content matters but is not part of it
     for piece in pieces:
         data = held + piece
         cut = len(data) - (2 if data.endswith(b"\r\n") else data.endswith(b"\r"))
@@ -139,8 +139,8 @@ def stuffed(content: bytes) -> bytes:
 
 
 def stuffed_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield content so, from its beginning; pieces may be cut anywhere."""
-    before = b"\r\n"  # the line end before the content counts
+    """Yield content with the same dots added; pieces may be cut anywhere."""
+    before = b"\r\n"  # the line end before the content matters
     for piece in pieces:
         data = before + piece
         yield data.replace(b"\r\n.", b"\r\n..")[len(before) :]
@@ -154,7 +154,7 @@ _NO_RECIPIENTS = Reply.of(554, "5.5.1", "no valid recipients").encode()
 
 
 class Chunk(Struct, frozen=True):
-    """BDAT, with octets that follow in any case. `refusal` is answered when they were read."""
+    """BDAT. Its octets follow in any case; `refusal` is the answer once they have been read."""
 
     size: int
     last: bool
@@ -162,7 +162,7 @@ class Chunk(Struct, frozen=True):
 
 
 def read_bdat(session: SessionState, argument: str) -> Chunk | Broken:
-    """Read what follows BDAT. Without a size nobody knows where the next command begins."""
+    """Parse the arguments of BDAT. Without a size, nobody knows where the next command begins."""
     found = _ARGUMENT.fullmatch(argument)
     if found is None:
         return Broken(_SYNTAX, "chunk_size")
@@ -175,10 +175,10 @@ def read_bdat(session: SessionState, argument: str) -> Chunk | Broken:
 
 
 class ChunkReader(Struct):
-    """Takes the octets of all chunks of one message and gives dot-stuffed lines.
+    """Takes the octets of all chunks of one message and returns dot-stuffed lines.
 
-    `stray` names the first CR or LF that stood alone, if any: whether the message is
-    refused for it is the caller's to say; what is given is rewritten as DATA rewrites it.
+    `stray` names the first bare CR or LF, if any; the caller decides whether the message is refused
+    for it. The lines are rewritten as for DATA.
     """
 
     bare: BareNewline
@@ -193,12 +193,12 @@ class ChunkReader(Struct):
     def feed(self, data: bytes) -> bytes:
         buffer = self._held + data
         self._held = b""
-        if buffer.endswith(b"\r"):  # what follows tells whether it stands alone
+        if buffer.endswith(b"\r"):  # it may be half of a CRLF
             buffer, self._held = buffer[:-1], b"\r"
         return self._lines(buffer)
 
     def end(self) -> bytes:
-        """Return what is left, with the CRLF that DATA needs at the end of the last line."""
+        """Return the rest, with the CRLF that DATA needs at the end of the last line."""
         rest = self._lines(self._held)
         if not self._new_line:
             rest += b"\r\n"
@@ -220,11 +220,11 @@ class ChunkReader(Struct):
 _FIELD = re.compile(rb"\r\n(?=[^ \t])")
 
 
-class HeaderCount(Struct):
+class HeaderCounter(Struct):
     """Counts a header section that comes in pieces, each line ended by CRLF.
 
-    No piece splits a CRLF. Each octet is read once, however the pieces are cut. `problem` is
-    the limit that it exceeds, `ended` whether the empty line was there.
+    No piece splits a CRLF. Each octet is read once, however the pieces are cut. `problem` is the
+    limit that the section exceeds, `ended` whether its empty line has come.
     """
 
     limits: HeaderLimits
@@ -235,7 +235,7 @@ class HeaderCount(Struct):
     _begins_line: bool = True
 
     def feed(self, piece: bytes) -> None:
-        """Count what of `piece` is header; a line that continues a field is not another."""
+        """Count the header lines in `piece`; a continuation line is not another field."""
         if not piece:
             return
         begun = 0
@@ -252,23 +252,24 @@ class HeaderCount(Struct):
         over = self._size - self.limits.size
         if over > 0:
             self.problem = ContentProblem.HEADER_TOO_LARGE
-            end = max(end - over, begun)  # fields beyond it do not count
+            end = max(end - over, begun)  # fields after that do not count
         self._fields += len(_FIELD.findall(piece, 0, end))
         if self._fields > self.limits.fields:
             self.problem = ContentProblem.TOO_MANY_FIELDS
 
 
 class IncomingContent(Struct):
-    """Counts and checks what comes in. `problem` is why it cannot be taken, once that shows."""
+    """Counts and checks what comes in. `problem` is why it cannot be accepted, once that is
+    known."""
 
     limit: int
-    header: HeaderCount
+    header: HeaderCounter
     size: int = 0
     """Octets as received."""
     problem: ContentProblem | None = None
 
     def _count(self, received: bytes, lines: bytes) -> None:
-        """Count octets as received, and as the lines that are made of them."""
+        """Count octets as received, and as the lines made from them."""
         self.size += len(received)
         if self.size > self.limit:
             self.problem = ContentProblem.TOO_LARGE
@@ -281,12 +282,12 @@ class IncomingContent(Struct):
 
 
 class DataContent(IncomingContent, kw_only=True):
-    """Behind 354, up to CRLF.CRLF. `rest` is what followed that."""
+    """Content after 354, up to CRLF.CRLF. `rest` is what followed that."""
 
     reader: ContentReader
 
     def take(self, data: bytes) -> bytes:
-        """Return what of `data` is content, nothing once there is a problem.
+        """Return the part of `data` that is content, or nothing once there is a problem.
 
         Raises BareNewlineError.
         """
@@ -296,7 +297,8 @@ class DataContent(IncomingContent, kw_only=True):
 
 
 class ChunkedContent(IncomingContent, kw_only=True):
-    """Behind BDAT, chunk after chunk; also those that are refused and have to be read over."""
+    """Content after BDAT, chunk after chunk, including refused ones that have to be read and
+    discarded."""
 
     reader: ChunkReader
     _now: Chunk = Chunk(0, last=False)
@@ -316,10 +318,10 @@ class ChunkedContent(IncomingContent, kw_only=True):
         return self._now.last and self._now.refusal is None
 
     def take(self, data: bytes, start: int) -> tuple[bytes, int]:
-        """Return (content, in lines and dot-stuffed; where in `data` the chunk or it ends).
+        """Return the content, as dot-stuffed lines, and where in `data` the chunk or `data` ends.
 
-        What is behind the chunk is not touched: chunks of one octet may be there by the
-        thousand.
+        What follows the chunk is not touched, because there may be thousands of chunks of one
+        octet.
         """
         octets = data[start : start + self._left]
         self._left -= len(octets)
@@ -333,14 +335,14 @@ class ChunkedContent(IncomingContent, kw_only=True):
         return (lines if self.problem is None else b""), end
 
     def end(self) -> bytes:
-        """Return what ends the last line."""
+        """Return what completes the last line."""
         tail = self.reader.end()
         if self.reader.refused:
             self.problem = self.problem or ContentProblem.BARE_NEWLINE
         return tail if self.problem is None else b""
 
     def answer(self) -> Answered:
-        """The engine's own answer to a chunk that is not the last, or is refused."""
+        """The engine's own answer to a chunk that is not the last or is refused."""
         if self._now.refusal is not None:
             return Answered(self._now.refusal)
         return Answered(Reply.of(250, "2.0.0", f"{self._now.size} octets received").encode())

@@ -1,9 +1,9 @@
-"""XCLIENT, XFORWARD and the PROXY protocol: what a trusted host says of the client behind it.
+"""XCLIENT, XFORWARD and the PROXY protocol: what a trusted host says about the client behind it.
 
-The first two are extensions of Postfix (its XCLIENT_README and XFORWARD_README): names and
-values in xtext, and words in brackets where nothing is known. XCLIENT puts the client in the
-place of the host for the rest of the session; XFORWARD is for the record of the next message
-alone. The PROXY protocol, versions 1 and 2, is as HAProxy's proxy-protocol.txt has it.
+The first two are Postfix extensions (XCLIENT_README, XFORWARD_README): names and values in xtext,
+with a word in brackets for an unknown value. XCLIENT replaces the host by the client for the rest
+of the session; XFORWARD is only for the record of the next message. The PROXY protocol, versions 1
+and 2, follows HAProxy's proxy-protocol.txt.
 """
 
 import ipaddress
@@ -24,7 +24,7 @@ XCLIENT = Extension("XCLIENT", lambda _: " ".join(XCLIENT_NAMES))
 XCLIENT_WITHOUT_LOGIN = Extension(
     "XCLIENT", lambda _: " ".join(name for name in XCLIENT_NAMES if name != "LOGIN")
 )
-"""For a host whose word on logins does not count: as whom a client logged in is not known then."""
+"""For a host that is not trusted about logins, so that a client's login is unknown."""
 XFORWARD = Extension("XFORWARD", lambda _: " ".join(XFORWARD_NAMES))
 
 _UNKNOWN = frozenset({"[UNAVAILABLE]", "[TEMPUNAVAIL]"})
@@ -46,24 +46,24 @@ _FIELDS = {
 
 def read_xclient(session: SessionState, argument: str) -> XClient:
     _check_offered(session, "XCLIENT")
-    told = _told("XCLIENT", argument, XCLIENT_NAMES)
-    if told.login and XCLIENT_WITHOUT_LOGIN in session.extensions:
-        told = replace(told, login="")
-    return XClient(told)
+    client = _parse("XCLIENT", argument, XCLIENT_NAMES)
+    if client.login and XCLIENT_WITHOUT_LOGIN in session.extensions:
+        client = replace(client, login="")
+    return XClient(client)
 
 
 def read_xforward(session: SessionState, argument: str) -> XForward:
     _check_offered(session, "XFORWARD")
-    return XForward(_told("XFORWARD", argument, XFORWARD_NAMES))
+    return XForward(_parse("XFORWARD", argument, XFORWARD_NAMES))
 
 
 def _check_offered(session: SessionState, verb: str) -> None:
-    """Only trusted hosts are offered it, and to others there is no such thing."""
+    """Raise CommandError unless this host is offered the verb, as only trusted ones are."""
     if not session.offers(verb):
         raise CommandError(550, "5.7.0", f"{verb} is for trusted hosts only")
 
 
-def _told(verb: str, argument: str, names: tuple[str, ...]) -> ClientInfo:
+def _parse(verb: str, argument: str, names: tuple[str, ...]) -> ClientInfo:
     syntax = CommandError(501, "5.5.4", f"syntax: {verb} attribute=value, of {', '.join(names)}")
     if not argument.strip():
         raise syntax
@@ -92,20 +92,20 @@ def _address(value: str) -> str:
 
 
 @lru_cache(maxsize=256)  # most clients send many messages
-def xforward_command(told: ClientInfo, offered: frozenset[str]) -> bytes:
-    """Return XFORWARD with what the upstream takes of `told`; nothing where it takes nothing."""
-    return _command("XFORWARD", told, offered.intersection(XFORWARD_NAMES))
+def xforward_command(client: ClientInfo, offered: frozenset[str]) -> bytes:
+    """Return XFORWARD with the attributes that the upstream accepts; b"" if it accepts none."""
+    return _command("XFORWARD", client, offered.intersection(XFORWARD_NAMES))
 
 
-def xclient_command(told: ClientInfo, offered: frozenset[str]) -> bytes:
-    """Return XCLIENT with what the upstream takes of `told`; nothing where it takes nothing."""
-    return _command("XCLIENT", told, offered.intersection(XCLIENT_NAMES))
+def xclient_command(client: ClientInfo, offered: frozenset[str]) -> bytes:
+    """Return XCLIENT with the attributes that the upstream accepts; b"" if it accepts none."""
+    return _command("XCLIENT", client, offered.intersection(XCLIENT_NAMES))
 
 
-def _command(verb: str, told: ClientInfo, names: frozenset[str]) -> bytes:
+def _command(verb: str, client: ClientInfo, names: frozenset[str]) -> bytes:
     words = []
     for name, field in _FIELDS.items():
-        value = getattr(told, field)
+        value = getattr(client, field)
         if name not in names or value is None:
             continue
         if name == "ADDR" and ":" in value:
@@ -127,14 +127,14 @@ _V2_KNOWN = {0x00, 0x11, 0x12, 0x21, 0x22, 0x31, 0x32}
 
 
 class ProxyError(Exception):
-    """This is no header of the PROXY protocol; the text says why."""
+    """The input is not a PROXY header; the text says why."""
 
 
 class ProxyHeader(Struct, frozen=True):
-    """`length` octets were the header. `source` is the client's address.
+    """A PROXY header of `length` octets. `source` is the client's address.
 
-    It is None where the header names none: LOCAL (`local`, a health check of the balancer
-    itself), UNKNOWN, or a family that is not TCP.
+    It is None if the header has none: LOCAL (`local`, the balancer's own health check), UNKNOWN, or
+    a family that is not TCP.
     """
 
     length: int
@@ -143,9 +143,9 @@ class ProxyHeader(Struct, frozen=True):
 
 
 def parse_proxy(data: bytes) -> ProxyHeader | None:
-    """Return the PROXY header that `data` begins with, None while more has to come.
+    """Return the PROXY header that `data` begins with, or None while it is incomplete.
 
-    Octets behind it are left alone. Raises ProxyError.
+    Octets after it are ignored. Raises ProxyError.
     """
     if data[:1] == b"\r":
         return _version_2(data)
@@ -175,7 +175,7 @@ def _version_1(line: bytes) -> ProxyHeader:
         raise ProxyError("version 1 with something that is not an address") from None
     if {source.version, target.version} != {int(found["family"][3:])}:
         raise ProxyError("version 1 with an address of another family")
-    return ProxyHeader(len(line), _plain(source))
+    return ProxyHeader(len(line), _address_text(source))
 
 
 def _version_2(data: bytes) -> ProxyHeader | None:
@@ -201,10 +201,10 @@ def _version_2(data: bytes) -> ProxyHeader | None:
     if rest < size:
         raise ProxyError("version 2 without room for its addresses")
     source = struct.unpack_from(layout, data, 16)[0]
-    return ProxyHeader(length, _plain(ipaddress.ip_address(source)))
+    return ProxyHeader(length, _address_text(ipaddress.ip_address(source)))
 
 
-def _plain(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
-    """An IPv4 address in IPv6's clothes is one and the same client."""
+def _address_text(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    """The address as text, IPv4-mapped IPv6 as IPv4, so that a client has only one."""
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return str(mapped or address)

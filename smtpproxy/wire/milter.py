@@ -1,14 +1,14 @@
-"""A milter's side of one connection with an MTA, without any I/O.
+"""The milter's side of one connection with an MTA, without any I/O.
 
     bytes --receive_data--> next_event --> events, or NEED_DATA, or MilterError
-    answer(event) --> the bytes that go on with what needs no thought
+    answer(event) --> the bytes that tell the MTA to continue
 
 The rules, as libmilter and MTAs have them:
 - The first packet is the negotiation, and there is only one.
-- M begins a message; E or A ends it, and so do H, C and K and another M. Then nothing is
-  left of it: no macro, no recipient.
+- M begins a message; E, A, H, C, K or another M ends it. The next one has none of its macros or
+  recipients.
 - R, T, L, N, B and E belong to a message.
-- D, A, K and Q never have a reply. Others have none where that was agreed.
+- D, A, K and Q never get a reply. Others get none if that was negotiated.
 """
 
 import struct
@@ -44,11 +44,12 @@ from smtpproxy.wire.milter_packets import (
 )
 
 PACKET_LIMIT = 1024 * 1024
-"""Octets of one packet: a body chunk is at most 64 KiB, a header field as long as the MTA lets."""
+"""Octets of one packet: a body chunk is at most 64 KiB, a header field as long as the MTA
+allows."""
 
 _LENGTH = struct.Struct("!I")
-_KEEP = 256 * 1024
-"""Octets taken before the buffer is moved up."""
+_COMPACT_AT = 256 * 1024
+"""Octets consumed before the buffer is compacted."""
 
 
 class Signal(Enum):
@@ -74,13 +75,13 @@ _OF_A_MESSAGE = frozenset({Rcpt, Data, Header, EndOfHeaders, Body, EndOfMessage}
 _ENDS_A_MESSAGE = frozenset({Abort, Helo, Connect, NextConnection, Quit})
 _STAGES_OF_A_CONNECTION = frozenset("CH")
 _LETTERS = {Mail: "M", Rcpt: "R", Data: "T", EndOfHeaders: "N", EndOfMessage: "E"}
-"""Commands of a message that macros are told for: those of an earlier one are not theirs."""
+"""Commands of a message that macros are sent for; those of an earlier message do not count."""
 
 
 class MilterConnection:
-    """Takes bytes, gives events. After a MilterError it is of no more use."""
+    """Turns bytes into events. It cannot be used after a MilterError."""
 
-    idle = False  # whether another event is there shows only when it is asked for
+    idle = False  # only next_event knows whether there is another
 
     def __init__(
         self,
@@ -90,7 +91,7 @@ class MilterConnection:
         macros: Mapping[Stage, Sequence[str]] | None = None,
         packet_limit: int = PACKET_LIMIT,
     ) -> None:
-        """`actions` and `steps` are wished for, and had as far as the MTA offers them."""
+        """`actions` and `steps` are requested, and used as far as the MTA offers them."""
         self.agreed = Negotiation(0, Actions(0), Steps(0))
         self.in_message = False
         self._wished = actions, steps
@@ -99,44 +100,44 @@ class MilterConnection:
         self._buffer = bytearray()
         self._at = 0
         self._macros: dict[str, dict[str, str]] = {}  # by command
-        self._told: set[str] = set()  # of them, those for the command that comes next
+        self._fresh_macros: set[str] = set()  # those of them sent for the next command
         self._replies: dict[type, bytes] = {}
 
     @property
     def buffered(self) -> int:
-        """Octets that wait to be taken."""
+        """Octets received but not yet consumed."""
         return len(self._buffer) - self._at
 
     def receive_data(self, data: bytes) -> None:
         self._buffer += data
 
     def next_event(self) -> Event | Signal:
-        """Return the next command, or NEED_DATA. Macros are kept and not told of.
+        """Return the next command, or NEED_DATA. Macros are kept, not returned.
 
-        Raises MilterError for what is not the protocol, or not in its order.
+        Raises MilterError for anything that is not the protocol or is out of order.
         """
         while True:
             command = self._next_packet()
             if command is None:
                 return NEED_DATA
             if type(command) is Macros:
-                self._macros.pop(command.command, None)  # so that the newest stand last
+                self._macros.pop(command.command, None)  # so that the newest are last
                 self._macros[command.command] = command.values
-                self._told.add(command.command)
+                self._fresh_macros.add(command.command)
                 continue
             self._follow(command)
-            self._told.clear()
+            self._fresh_macros.clear()
             return command
 
     def macro(self, name: str) -> str | None:
-        """The value that the MTA told last, for this message or this connection."""
+        """The value that the MTA sent last, for this message or this connection."""
         for values in reversed(self._macros.values()):
             if name in values:
                 return values[name]
         return None
 
     def answer(self, event: Event) -> bytes:
-        """The reply that goes on with the next command; empty where none is due."""
+        """The reply that tells the MTA to continue; empty if none is due."""
         if type(event) is Negotiation:
             macros = self._wanted_macros if Actions.SET_MACROS in self.agreed.actions else None
             return negotiated(self.agreed, macros)
@@ -145,7 +146,7 @@ class MilterConnection:
     def _next_packet(self) -> Command | None:
         at, buffer = self._at, self._buffer
         if len(buffer) - at < 5:
-            # The length alone is enough to see that nothing good can come.
+            # The length alone may show that the packet is invalid.
             if len(buffer) - at == 4:
                 self._length(at)
             self._compact()
@@ -156,7 +157,7 @@ class MilterConnection:
             return None
         self._at = end
         command = parse(buffer[at + 4], bytes(buffer[at + 5 : end]))
-        if end >= _KEEP:
+        if end >= _COMPACT_AT:
             self._compact()
         return command
 
@@ -174,7 +175,7 @@ class MilterConnection:
             self._at = 0
 
     def _follow(self, command: Command) -> None:
-        """Keep track of where the connection is. Raises MilterError."""
+        """Track the state of the connection. Raises MilterError."""
         kind = type(command)
         if kind is Negotiation:
             self._negotiate(command)  # type: ignore[arg-type]
@@ -187,12 +188,12 @@ class MilterConnection:
             if not self.in_message:
                 raise MilterError(f"{kind.__name__} without a message")
             if kind is EndOfMessage:
-                self.in_message = False  # its macros stay for the verdict, until the next begins
+                self.in_message = False  # its macros are kept, for the verdict
             letter = _LETTERS.get(kind, "")
-            if letter not in self._told:
+            if letter not in self._fresh_macros:
                 self._macros.pop(letter, None)
         elif kind is Mail:
-            self._forget(self._told)
+            self._forget(self._fresh_macros)
             self.in_message = True
         elif kind in _ENDS_A_MESSAGE:
             self.in_message = False
@@ -201,16 +202,16 @@ class MilterConnection:
             elif kind is Abort:
                 self._forget()
 
-    def _forget(self, told: Set[str] = frozenset()) -> None:
-        """Forget the macros of a message, but those just told for the next one."""
-        kept = _STAGES_OF_A_CONNECTION | told
+    def _forget(self, fresh: Set[str] = frozenset()) -> None:
+        """Forget the macros of a message, except those just sent for the next one."""
+        kept = _STAGES_OF_A_CONNECTION | fresh
         self._macros = {stage: self._macros[stage] for stage in self._macros if stage in kept}
 
     def _negotiate(self, offer: Negotiation) -> None:
         if self.agreed.version:
             raise MilterError("a second negotiation")
         if offer.version < OLDEST_VERSION:
-            raise MilterError(f"version {offer.version}; the oldest that is spoken is 2")
+            raise MilterError(f"version {offer.version}; the oldest supported is 2")
         self.agreed = agreed(offer, *self._wished)
         steps = self.agreed.steps
         self._replies = {

@@ -1,12 +1,12 @@
-"""The packets of the milter protocol: what an MTA says, parsed to frozen records, and what a
-milter says to it, as bytes ready to be sent.
+"""The packets of the milter protocol: those of an MTA parsed to frozen records, those of a milter
+as bytes ready to be sent.
 
-Bits and numbers are those of Sendmail's include/libmilter/mfdef.h, version 6, whose names stand
-beside ours where they differ. A packet is given as its command letter and what follows it,
-without the length. Paths are decoded as UTF-8 with surrogateescape, so that any octets come back
-as they were; in other text, which is for the record, octets that are no UTF-8 are written as
-`\\xe9`. Anything wrong raises `MilterError`. One of the final replies ends a command; at the
-end of a message, edits and PROGRESS may come before it.
+Bits and numbers are those of Sendmail's include/libmilter/mfdef.h, version 6, whose names are given
+beside ours if they differ. A packet is given as its command letter and what follows it, without the
+length. Paths are decoded as UTF-8 with surrogateescape, so that any octets can be restored; in
+other text, which is for the record, octets that are not UTF-8 are written as `\\xe9`. Any error
+raises `MilterError`. A final reply ends a command; at the end of a message, edits and PROGRESS may
+come before it.
 """
 
 import struct
@@ -22,7 +22,7 @@ OLDEST_VERSION = 2
 
 
 class Actions(IntFlag):
-    """Edits that a milter may ask for at the end of a message (SMFIF_)."""
+    """Edits that a milter may request at the end of a message (SMFIF_)."""
 
     ADD_HEADERS = 0x1
     CHANGE_BODY = 0x2
@@ -36,9 +36,9 @@ class Actions(IntFlag):
 
 
 class Steps(IntFlag):
-    """What the MTA may leave out, and what it need not wait for (SMFIP_).
+    """What the MTA may omit, and what it need not wait for (SMFIP_).
 
-    NO_ leaves a command out; UNANSWERED_ (NR_) is a command that gets no reply.
+    NO_ omits a command; UNANSWERED_ (NR_) means that a command gets no reply.
     """
 
     NO_CONNECT = 0x1
@@ -52,7 +52,7 @@ class Steps(IntFlag):
     NO_UNKNOWN = 0x100
     NO_DATA = 0x200
     SKIP = 0x400  # the milter may say that it has seen enough of the body
-    REJECTED_RECIPIENTS = 0x800  # RCPT_REJ: tell of recipients that the MTA refused
+    REJECTED_RECIPIENTS = 0x800  # RCPT_REJ: send recipients that the MTA refused too
     UNANSWERED_CONNECT = 0x1000
     UNANSWERED_HELO = 0x2000
     UNANSWERED_MAIL = 0x4000
@@ -61,7 +61,7 @@ class Steps(IntFlag):
     UNANSWERED_UNKNOWN = 0x20000
     UNANSWERED_END_OF_HEADERS = 0x40000
     UNANSWERED_BODY = 0x80000
-    LEADING_SPACE = 0x100000  # HDR_LEADSPC: header values as they stand after the colon
+    LEADING_SPACE = 0x100000  # HDR_LEADSPC: header values exactly as after the colon
 
 
 class Stage(IntEnum):
@@ -81,7 +81,7 @@ _PORT = struct.Struct("!H")
 
 
 class MilterError(Exception):
-    """The other side does not speak the protocol; nothing more can be read from it."""
+    """The other side violated the protocol; nothing more can be read from it."""
 
 
 class Negotiation(Struct, frozen=True):
@@ -102,13 +102,13 @@ class Connect(Struct, frozen=True):
 
 
 class Helo(Struct, frozen=True):
-    """H: HELO or EHLO, which also ends a message that was begun."""
+    """H: HELO or EHLO, which also ends an open message."""
 
     name: str
 
 
 class Mail(Struct, frozen=True):
-    """M: MAIL, a message begins. The path is as the client wrote it, usually in brackets."""
+    """M: MAIL begins a message. The path is as the client wrote it, usually in brackets."""
 
     path: str
     parameters: tuple[str, ...] = ()
@@ -143,13 +143,13 @@ class Body(Struct, frozen=True):
 
 
 class EndOfMessage(Struct, frozen=True):
-    """E: the message is complete, the verdict is due. It may bring the last of the body."""
+    """E: the message is complete, and the verdict is due. It may bring the last of the body."""
 
     data: bytes = b""
 
 
 class Abort(Struct, frozen=True):
-    """A: the message is given up; the connection goes on."""
+    """A: the message is abandoned; the connection continues."""
 
 
 class Unknown(Struct, frozen=True):
@@ -163,7 +163,7 @@ class Quit(Struct, frozen=True):
 
 
 class NextConnection(Struct, frozen=True):
-    """K: the client is gone, and the next one will be told of on this connection."""
+    """K: the client has gone; the next one will use this connection."""
 
 
 class Macros(Struct, frozen=True):
@@ -209,7 +209,7 @@ def _text(data: bytes) -> str:
 
 
 def _strings(data: bytes, what: str) -> list[bytes]:
-    """Split octets of which each string is ended by a NUL."""
+    """Split strings that each end with a NUL."""
     if not data.endswith(b"\0"):
         raise MilterError(f"{what}: a string without its NUL")
     return data[:-1].split(b"\0")
@@ -262,7 +262,7 @@ def _unknown(data: bytes) -> Unknown:
 
 def _macros(data: bytes) -> Macros:
     if not data or data[0] not in _PARSERS:
-        raise MilterError("macros: for no command that there is")
+        raise MilterError("macros: for an unknown command")
     strings = _strings(data[1:], "macros") if len(data) > 1 else []
     if len(strings) % 2:
         raise MilterError("macros: a name without a value")
@@ -271,13 +271,13 @@ def _macros(data: bytes) -> Macros:
 
 
 def _macro_name(name: bytes) -> str:
-    """Without the braces, which MTAs write or leave out for names of one letter."""
+    """The name without braces, which are optional for names of one letter."""
     bare = _text(name)
     return bare[1:-1] if bare.startswith("{") and bare.endswith("}") else bare
 
 
 def _bare(command: Command) -> Callable[[bytes], Command]:
-    """A command without data; what comes with it all the same means nothing."""
+    """A parser for a command without data; any data is ignored."""
     return lambda data: command
 
 
@@ -301,7 +301,7 @@ _PARSERS: dict[int, Callable[[bytes], Command]] = {
 
 
 def agreed(offer: Negotiation, actions: Actions, steps: Steps) -> Negotiation:
-    """Return what both sides can: the rest of what was wished for is left out."""
+    """Return what both sides support of what was requested."""
     version = min(offer.version, VERSION)
     return Negotiation(version, actions & offer.actions, steps & offer.steps)
 
@@ -322,7 +322,7 @@ PROGRESS = packet("p")
 
 
 def negotiated(agreed: Negotiation, macros: Mapping[Stage, Sequence[str]] | None = None) -> bytes:
-    """Answer a negotiation; `macros` are the names that are wanted at each stage."""
+    """Answer a negotiation; `macros` are the names wanted at each stage."""
     data = struct.pack("!III", agreed.version, agreed.actions, agreed.steps)
     for stage, names in (macros or {}).items():
         data += _NUMBER.pack(stage) + _string(" ".join(names))
@@ -330,9 +330,9 @@ def negotiated(agreed: Negotiation, macros: Mapping[Stage, Sequence[str]] | None
 
 
 def reply_code(reply: Reply) -> bytes:
-    """Refuse with a reply of our own: every line 4xx, or every line 5xx.
+    """Refuse with our own reply, which is 4xx or 5xx in every line.
 
-    MTAs take the text for a format, so `%` is doubled. Raises ValueError for other codes.
+    MTAs treat the text as a format, so `%` is doubled. Raises ValueError for other codes.
     """
     if reply.code // 100 not in (4, 5):
         raise ValueError(f"a milter's reply is 4xx or 5xx, not {reply.code}")
@@ -346,12 +346,12 @@ def reply_code(reply: Reply) -> bytes:
 
 
 def delete_recipient(path: str) -> bytes:
-    """Take a recipient away; `path` as it came with RCPT, else it matches none."""
+    """Delete a recipient; `path` must be exactly as it came with RCPT."""
     return packet("-", _string(path))
 
 
 def change_header(name: str, value: bytes, index: int = 1) -> bytes:
-    """Replace the field that is the `index`th of its name, from 1; an empty value removes it."""
+    """Replace the `index`th field of this name, from 1; an empty value removes it."""
     return packet("m", _NUMBER.pack(index) + _string(name) + _value(value))
 
 

@@ -1,13 +1,13 @@
-"""Postfix's policy delegation protocol, the server's side, without any I/O.
+"""The server's side of Postfix's policy delegation protocol, without any I/O.
 
     bytes --receive_data--> next_event --> PolicyRequest, or None, or PolicyError
     answer(action) --> the bytes that answer it
 
-A request is lines of `name=value` and an empty line; the answer is `action=…` and an empty
-line (SMTPD_POLICY_README). Lines end with LF; a CR before it is forgiven, as telnet sends it.
-The order of attributes means nothing, unknown ones are kept, and the last of a name counts.
-Octets that are no UTF-8 are written as `\\xe9`, but in addresses: there they are lone surrogates
-(surrogateescape), so that nobody takes them for another address.
+A request is lines of `name=value` and an empty line; the answer is `action=…` and an empty line
+(SMTPD_POLICY_README). Lines end with LF; a CR before it is ignored, because telnet sends one. The
+order of attributes does not matter, unknown ones are kept, and the last of the same name counts.
+Octets that are not UTF-8 are written as `\\xe9`, except in addresses: there they are lone
+surrogates (surrogateescape), so that they cannot be mistaken for another address.
 """
 
 from collections.abc import Mapping
@@ -18,15 +18,15 @@ REQUEST_LIMIT = 64 * 1024
 """Octets of one request; Postfix's have about a thousand."""
 REQUEST_TYPE = "smtpd_access_policy"
 DUNNO = "DUNNO"
-"""The action that says nothing: what stands behind us in the restrictions decides."""
+"""The action without an opinion: the restrictions after ours decide."""
 
 _PATHS = (b"sender", b"recipient")
-_KEEP = 64 * 1024
-"""Octets taken before the buffer is moved up."""
+_COMPACT_AT = 64 * 1024
+"""Octets consumed before the buffer is compacted."""
 
 
 class PolicyError(Exception):
-    """What came is no request; private text. The protocol's only answer is to hang up."""
+    """The input is not a request; the text is private. The only answer is to hang up."""
 
 
 class PolicyRequest(Struct, frozen=True):
@@ -35,7 +35,7 @@ class PolicyRequest(Struct, frozen=True):
     attributes: Mapping[str, str]
 
     def get(self, name: str) -> str:
-        """The value of an attribute; empty where the MTA has none, as it has it itself."""
+        """The value of an attribute; empty if it is missing or the MTA does not know it."""
         return self.attributes.get(name, "")
 
     @property
@@ -50,7 +50,7 @@ class PolicyRequest(Struct, frozen=True):
 
     @property
     def size(self) -> int:
-        """Octets of the message, at its end; before that what the client says they will be."""
+        """Octets of the message, at its end; before that, what the client declared."""
         return self._number("size")
 
     def _number(self, name: str) -> int:
@@ -59,21 +59,21 @@ class PolicyRequest(Struct, frozen=True):
 
 
 class PolicyConnection:
-    """Takes bytes, gives requests. After a PolicyError it is of no more use."""
+    """Turns bytes into requests. It cannot be used after a PolicyError."""
 
-    idle = False  # whether another event is there shows only when it is asked for
+    idle = False  # only next_event knows whether there is another
 
     def __init__(self, *, request_limit: int = REQUEST_LIMIT) -> None:
         self._limit = request_limit
         self._buffer = bytearray()
-        self._at = 0  # where the line begins that is not read yet
-        self._seen = 0  # up to where no line end was found
+        self._at = 0  # where the next unread line begins
+        self._seen = 0  # how far no line end was found
         self._begun = 0  # where the request begins
         self._attributes: dict[str, str] = {}
 
     @property
     def buffered(self) -> int:
-        """Octets of what is not yet a whole request that was taken."""
+        """Octets received that are not yet part of a returned request."""
         return len(self._buffer) - self._begun
 
     def receive_data(self, data: bytes) -> None:
@@ -108,7 +108,7 @@ class PolicyConnection:
     def _whole(self) -> PolicyRequest:
         request, self._attributes = PolicyRequest(self._attributes), {}
         self._begun = self._at
-        if self._begun >= min(_KEEP, len(self._buffer)):
+        if self._begun >= min(_COMPACT_AT, len(self._buffer)):
             del self._buffer[: self._begun]
             self._begun = self._at = self._seen = 0
         if request.get("request") != REQUEST_TYPE:

@@ -1,8 +1,8 @@
 """The server side of SASL mechanisms, sans I/O: PLAIN, LOGIN and SCRAM-SHA-256.
 
-A mechanism is a machine: `step` takes what the client sent (None where AUTH came without an
-initial response) and returns what to do next. Responses are given and taken decoded.
-Nothing here holds or compares a password but SCRAM, which has only keys made of it.
+A mechanism is a state machine: `step` takes what the client sent (None if AUTH had no initial
+response) and returns what to do next. Responses are decoded on both sides. Nothing here stores or
+compares a password; SCRAM has only keys derived from it.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ USER_NAME_RULE = "up to 128 printable characters without spaces, not beginning w
 
 
 def is_user_name(name: str) -> bool:
-    """Whether it can stand in a users file, and is in its prepared form (RFC 4013)."""
+    """Whether it can be in a users file and is in its prepared form (RFC 4013)."""
     if not name or name[0] in "#%" or len(name) > 128 or not name.isprintable() or " " in name:
         return False
     try:
@@ -35,7 +35,7 @@ class Challenge(Struct, frozen=True):
 
 
 class CheckPassword(Struct, frozen=True):
-    """Is this the user's password? The exchange ends with the answer."""
+    """Check the user's password; the result ends the exchange."""
 
     user: str
     password: str
@@ -45,13 +45,13 @@ class CheckPassword(Struct, frozen=True):
 
 
 class Proven(Struct, frozen=True):
-    """The client has proven to be this user."""
+    """The client has proved to be this user."""
 
     user: str
 
 
 class Refused(Struct, frozen=True):
-    """The exchange has failed. `malformed`: what the client sent is no such exchange."""
+    """The exchange has failed. `malformed`: the client broke the mechanism's syntax."""
 
     malformed: bool = False
     user: str | None = None
@@ -66,7 +66,7 @@ class Mechanism(Protocol):
 
 
 class ScramKeys(Struct, frozen=True):
-    """What a server keeps of a password for SCRAM-SHA-256 (RFC 5802 section 3)."""
+    """What a server stores of a password for SCRAM-SHA-256 (RFC 5802 section 3)."""
 
     iterations: int
     salt: bytes
@@ -78,7 +78,7 @@ class ScramKeys(Struct, frozen=True):
 
     @classmethod
     def of(cls, password: str, salt: bytes, iterations: int) -> "ScramKeys":
-        """Make them of a password. Takes as long as the iterations do."""
+        """Derive them from a password. Takes as long as the iterations do."""
         prepared = saslprep(password).encode()
         salted = hashlib.pbkdf2_hmac("sha256", prepared, salt, iterations)
         client_key = _hmac(salted, b"Client Key")
@@ -103,7 +103,7 @@ class Plain:
         if not user or not password:
             return _MALFORMED
         if other not in ("", user):
-            return Refused(user=user)  # nobody may act for somebody else
+            return Refused(user=user)  # no acting for somebody else
         return CheckPassword(user, password)
 
 
@@ -131,9 +131,9 @@ class Login:
 class ScramSha256:
     """SCRAM-SHA-256 without channel binding (RFC 5802, 7677).
 
-    `keys` returns those of a user; for an unknown user some that nobody can match,
-    the same each time, so that nobody learns who exists. `nonce` is printable ASCII without
-    a comma, never used before.
+    `keys` returns a user's keys; for an unknown user it always returns the same unmatchable ones,
+    so that nobody learns which users exist. `nonce` is printable ASCII without a comma, never used
+    before.
     """
 
     def __init__(self, keys: Callable[[str], ScramKeys], nonce: str) -> None:
@@ -201,12 +201,13 @@ class ScramSha256:
         return Challenge(b"v=" + b64encode(server_signature))
 
     def _client_done(self, message: bytes) -> Step:
-        """235 carries no data in SMTP, so the server's proof went in a 334 of its own."""
+        """End the exchange: 235 carries no data in SMTP, so the server's proof was a 334 before
+        it."""
         return Proven(self._user) if not message else _MALFORMED
 
 
 def _fields(message: bytes, names: str) -> Sequence[str] | None:
-    """The values of the first fields, which must be these; extensions may follow."""
+    """The values of the first fields, which must have these names; extensions may follow."""
     try:
         parts = message.decode().split(",")
     except UnicodeDecodeError:
@@ -220,7 +221,7 @@ def _fields(message: bytes, names: str) -> Sequence[str] | None:
 
 
 def _name(encoded: str) -> str:
-    """Undo =2C and =3D. Raises ValueError: another = stands in it."""
+    """Decode =2C and =3D. Raises ValueError for any other =."""
     if "=" in encoded.replace("=2C", "").replace("=3D", ""):
         raise ValueError("a name has = where only =2C and =3D may stand")
     return encoded.replace("=2C", ",").replace("=3D", "=")
@@ -244,11 +245,11 @@ _PROHIBITED = (
 
 
 class NotPreparable(ValueError):
-    """A character that a user name or password cannot have; the text names no character."""
+    """A character that a user name or password cannot have; the text does not quote it."""
 
 
 def saslprep(text: str) -> str:
-    """Return the prepared form of a query: unassigned code points may stand in it.
+    """Return the prepared form of a query, which may contain unassigned code points.
 
     Raises NotPreparable.
     """

@@ -5,19 +5,19 @@ every command event, in order, with `answer`, which returns the bytes to send. S
 RCPT commands may be taken before the first is answered (RFC 2920), so that they can be
 judged together; anything else waits until all earlier ones are answered.
 
-Here is how lines become events and how answers change the state. What there is to say
-stands in rows elsewhere: each verb with the states it may come in is a row of `verbs`, each
-line of the reply to EHLO a row in `session`, and its `Terms` says which of these a listener
-has. Where the answer to a command leads is a row of `verbs.ANSWERED`, or of `_ANSWERED`
-below. A new verb is a row in both, and its record in `commands`. Wrong commands, NOOP,
-VRFY and HELP never reach the caller: they come out as `Answered` with the bytes to send.
+This file turns lines into events and answers into states. The rest is in tables: `verbs` has a row
+for each verb and the states in which it may come, `session` a row for each line of the reply to
+EHLO; its `Terms` says which of these a listener has. `verbs.ANSWERED` and `_ANSWERED` below say
+what the answer to a command changes. A new verb needs a row in both, and a record in `commands`.
+Wrong commands, NOOP, VRFY and HELP never reach the caller: they come out as `Answered`, with the
+bytes to send.
 
-`refuse_early` of the `Terms`: a client that does not wait where it has to is sent away, since
-what it sends before EHLO, DATA or AUTH are answered may have been meant as something else. `early`
-says so of what came before the greeting.
+`Terms.refuse_early`: a client that does not wait where it has to is sent away, since what it sends
+before the answer to EHLO, DATA or AUTH may have been meant as something else. `early_input` checks
+for input before the greeting.
 
-STARTTLS: answer it with 220, send that, change to TLS, then call `now_secure`; whatever came
-before the change is forgotten. AUTH: answer with 334 and the next line is an `AuthResponse`.
+STARTTLS: answer it with 220, send that, switch to TLS, then call `now_secure`; whatever came before
+the switch is discarded. AUTH: after the answer 334 the next line is an `AuthResponse`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,7 +43,7 @@ from smtpproxy.wire.content import (
     ChunkReader,
     ContentReader,
     DataContent,
-    HeaderCount,
+    HeaderCounter,
     IncomingContent,
     bare_newline,
 )
@@ -75,36 +75,36 @@ _EACH = Reply.of(353, None, "a reply for each recipient follows").encode()
 class ServerConnection(SessionState):
     """One SMTP session as the server sees it."""
 
-    # Thousands of sessions may be idle: what each has is small, and made when it is needed.
+    # Thousands of sessions may be idle, so each holds little, and only once it needs it.
     __slots__ = (
-        *("_after_chunk", "_asked", "_buffer", "_chunks", "_commands", "_data"),
+        *("_after_chunk", "_pending", "_buffer", "_chunks", "_commands", "_data"),
         *("_taken", "idle"),
     )
 
     def __init__(self, terms: Terms) -> None:
         super().__init__(terms)
-        self.idle = True  # there can be no event before more is received
+        self.idle = True  # no event is possible before more is received
         self._commands = LMTP_COMMANDS if terms.lmtp else SMTP_COMMANDS
         self._buffer = b""
-        self._taken = 0  # octets of the buffer that were taken as commands
-        self._asked: Command | None = None  # to be answered; how many RCPT are: `unanswered`
+        self._taken = 0  # octets of the buffer that were consumed as commands
+        self._pending: Command | None = None  # to be answered; of RCPT, `unanswered` are
         self._data: DataContent | None = None
         self._chunks: ChunkedContent | None = None
         self._after_chunk = State.CHUNKS
 
     @property
     def buffered(self) -> int:
-        """Octets received and not yet taken as events."""
+        """Octets received but not yet consumed as events."""
         return len(self._buffer) - self._taken
 
     @property
     def content_size(self) -> int:
-        """Octets of the content under way that have come."""
+        """Octets received so far of the current content."""
         content = self._data or self._chunks
         return content.size if content else 0
 
     def receive_data(self, data: bytes) -> None:
-        if self.idle:  # all was taken
+        if self.idle:  # all was consumed
             self.idle = False
             self._buffer = data
         else:
@@ -113,11 +113,11 @@ class ServerConnection(SessionState):
 
     def next_event(self) -> Event | Signal:
         """Return the next event, or why there is none."""
-        if self._asked is not None:
+        if self._pending is not None:
             return BLOCKED
         commands = self._commands[self.state]
         if not commands:
-            return self._next_within()
+            return self._next_non_command()
         buffer, start = self._buffer, self._taken
         end = buffer.find(b"\r\n", start, start + COMMAND_LIMIT + 2)
         if end < 0:
@@ -127,28 +127,28 @@ class ServerConnection(SessionState):
             return BLOCKED
         event: Any = read_command(self, commands, line)
         if self.unanswered and not isinstance(event, Rcpt):
-            return BLOCKED  # its turn comes when the recipients before it are answered
+            return BLOCKED  # until the recipients before it are answered
         self._taken = end = end + 2
         self.idle = end == len(buffer)
-        take = _TAKEN.get(type(event))
-        if take is not None:
-            return take(self, event)
+        handler = _HANDLERS.get(type(event))
+        if handler is not None:
+            return handler(self, event)
         if isinstance(event, Answered):
             if not self.idle and line[:5].strip().upper() == b"DATA":
                 self.state = State.OUT_OF_STEP
             return event
         asked: Command = event
-        self._asked = asked
+        self._pending = asked
         return asked
 
-    def early(self) -> Broken | None:
-        """Call it when the greeting is about to be sent: why it is not to be, or None."""
+    def early_input(self) -> Broken | None:
+        """Call this before sending the greeting: returns why not to send it, or None."""
         return self._broken(EARLY) if self.terms.refuse_early and self._has_more else None
 
     @property
     def _has_more(self) -> bool:
-        """Whether anything waits but QUIT, which means one thing only: `openssl s_client` ends
-        so where its input is a file."""
+        """Whether anything but QUIT is waiting. QUIT is unambiguous, and `openssl s_client` sends
+        it early_input if its input is a file."""
         taken = self._taken
         return taken < len(self._buffer) and self._buffer[taken:].upper() != b"QUIT\r\n"
 
@@ -162,12 +162,12 @@ class ServerConnection(SessionState):
                 self.refused += 1
                 self.refused_in_all += 1
         else:
-            command, self._asked = self._asked, None
+            command, self._pending = self._pending, None
             _ANSWERED[type(command)](self, command, code)
         return reply.wire
 
     def answer_each(self, replies: Sequence[Reply], final: Reply | None = None) -> bytes:
-        """Answer the end of content with a reply for each recipient that was accepted.
+        """Answer the end of content with a reply for each accepted recipient.
 
         That is LMTP (RFC 2033 4.2). With `final` it is PRDR: 353 comes first, and `final`
         last, for the message as a whole.
@@ -181,10 +181,10 @@ class ServerConnection(SessionState):
         self._forget_input()
 
     def close(self) -> None:
-        """Take no further input: whatever is buffered is not looked at."""
+        """Ignore all further input, including what is buffered."""
         self.state = State.CLOSED
         self._forget_input()
-        self._asked = None
+        self._pending = None
         self.unanswered = 0
 
     def _forget_input(self) -> None:
@@ -194,7 +194,7 @@ class ServerConnection(SessionState):
     # what is read
 
     def _unended(self, limit: int) -> Event | Signal:
-        """No whole line is there: ask for more, unless it is hopeless already."""
+        """Without a whole line, ask for more, unless the line is already invalid."""
         head = self._buffer[self._taken : self._taken + limit + 1]
         name = bare_newline(head.removesuffix(b"\r"))  # an LF may follow
         too_long = self.buffered > limit + 1 or (len(head) > limit and not head.endswith(b"\r"))
@@ -204,8 +204,8 @@ class ServerConnection(SessionState):
             return BLOCKED
         return self._broken(bare_newline_received(name) if name else TOO_LONG)
 
-    def _next_within(self) -> Event | Signal:
-        """The next event where what comes is no command."""
+    def _next_non_command(self) -> Event | Signal:
+        """The next event in a state in which the input is not a command."""
         if self.state is State.CONTENT:
             return self._next_content()
         if self.state is State.CHUNK:
@@ -228,7 +228,7 @@ class ServerConnection(SessionState):
         except CommandError as error:
             self.state = State.READY
             return Answered(error.reply.encode(), error=True)
-        self._asked = response
+        self._pending = response
         return response
 
     def _next_content(self) -> Event | Signal:
@@ -247,12 +247,12 @@ class ServerConnection(SessionState):
         return ContentChunk(piece) if piece else NEED_DATA
 
     def _begin_chunk(self, chunk: Chunk) -> Event | Signal:
-        """The octets behind a BDAT are read, whether it is refused or not."""
+        """Begin to read the octets after BDAT, whether it is refused or not."""
         content = self._chunks
         first = content is None and chunk.refusal is None
         if content is None:
             terms = self.terms
-            header, reader = HeaderCount(terms.header_limits), ChunkReader(terms.bare_newline)
+            header, reader = HeaderCounter(terms.header_limits), ChunkReader(terms.bare_newline)
             content = ChunkedContent(terms.size_limit, header, reader=reader)
         self._chunks, self.idle = content, False
         content.begin(chunk)
@@ -278,7 +278,7 @@ class ServerConnection(SessionState):
         return content.answer()
 
     def _end_of(self, content: IncomingContent, last: bytes) -> EndOfContent:
-        self._asked = end = EndOfContent(content.size, content.problem, last)
+        self._pending = end = EndOfContent(content.size, content.problem, last)
         return end
 
     # what follows from what was read
@@ -293,16 +293,17 @@ class ServerConnection(SessionState):
         return command
 
     def _ask_alone(self, command: Data | Hello | Auth) -> Event:
-        """Behind these nothing may be sent before they are answered (RFC 2920 3.1, 4954 4)."""
+        """Ask about a command after which the client must wait for the answer (RFC 2920 3.1, 4954
+        4)."""
         if not self.idle and self.terms.refuse_early and self._has_more:
             return self._broken(EARLY)
-        self._asked = command
+        self._pending = command
         return command
 
     def _ask_for_tls(self, command: StartTls) -> Event:
         if not self.idle:
             return self._broken(BEHIND_STARTTLS)  # CVE-2011-0411
-        self._asked = command
+        self._pending = command
         return command
 
     # where the answer to a command leads, by its code
@@ -317,7 +318,7 @@ class ServerConnection(SessionState):
         if code == 354:
             self.state = State.CONTENT
             terms = self.terms
-            header = HeaderCount(terms.header_limits)
+            header = HeaderCounter(terms.header_limits)
             reader = ContentReader(terms.bare_newline)
             self._data = DataContent(terms.size_limit, header, reader=reader)
         elif not self.idle:
@@ -325,14 +326,14 @@ class ServerConnection(SessionState):
 
     def _transaction_ended(self, command: EndOfContent | Reset, code: int) -> None:
         self._chunks = None
-        if self.state is not State.START:  # RSET before EHLO greets nobody
+        if self.state is not State.START:  # RSET before EHLO is not a greeting
             self.state = State.READY
 
     def _tls_answered(self, command: StartTls, code: int) -> None:
         self._forget_input()
 
 
-_TAKEN: Mapping[type, Callable[[ServerConnection, Any], Event | Signal]] = {
+_HANDLERS: Mapping[type, Callable[[ServerConnection, Any], Event | Signal]] = {
     Broken: ServerConnection._broken,
     Chunk: ServerConnection._begin_chunk,
     Rcpt: ServerConnection._ask_recipient,
@@ -341,7 +342,7 @@ _TAKEN: Mapping[type, Callable[[ServerConnection, Any], Event | Signal]] = {
     Auth: ServerConnection._ask_alone,
     StartTls: ServerConnection._ask_for_tls,
 }
-"""What is more to do with what was read than to ask the caller."""
+"""The commands that need more than asking the caller."""
 _ANSWERED: Mapping[type, Callable[[ServerConnection, Any, int], None]] = {
     **ANSWERED,
     Hello: ServerConnection._greeted,

@@ -1,7 +1,7 @@
-"""One SMTP session: what a server knows of it, what it offers, and what it gives its caller.
+"""One SMTP session: what a server knows about it, what it offers, and the events for its caller.
 
-A new service extension is a row here, its verbs are rows in `verbs`, its parameters of MAIL
-and RCPT stand in `commands`.
+A new service extension is a row here; its verbs are rows in `verbs`, its parameters of MAIL and
+RCPT are in `commands`.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ NO_AUTH = Reply.of(530, "5.7.0", "authentication required; send AUTH first")
 
 
 class EhloContext(Struct, frozen=True):
-    """What of a session the reply to EHLO depends on."""
+    """The part of a session that the reply to EHLO depends on."""
 
     size_limit: int
     max_recipients: int
@@ -44,7 +44,8 @@ def _bare(context: EhloContext) -> str:
 
 
 class Extension(Struct, frozen=True):
-    """What EHLO says of it: `parameters` behind the keyword, None when not offered now."""
+    """A service extension: `parameters` returns what follows its keyword, or None if it is not
+    offered now."""
 
     keyword: str
     parameters: Callable[[EhloContext], str | None] = _bare
@@ -55,16 +56,16 @@ class State(IntEnum):
     READY = auto()  # no transaction
     MAIL = auto()  # MAIL accepted
     CONTENT = auto()  # 354 sent
-    CHUNK = auto()  # the octets behind a BDAT
+    CHUNK = auto()  # the octets after a BDAT
     CHUNKS = auto()  # between two BDAT
-    AUTH = auto()  # 334 sent: the next line is no command
-    OUT_OF_STEP = auto()  # content is there, though DATA was refused
+    AUTH = auto()  # 334 sent: the next line is not a command
+    OUT_OF_STEP = auto()  # content has come, although DATA was refused
     CLOSED = auto()  # QUIT answered, or the client broke the framing
 
 
 @lru_cache(maxsize=64)
 def _offered(extensions: tuple[Extension, ...], context: EhloContext) -> bytes:
-    """The reply to EHLO behind its first line. Most sessions of a listener get the same."""
+    """The reply to EHLO after its first line. Most sessions of a listener get the same."""
     each = [(extension.keyword, extension.parameters(context)) for extension in extensions]
     texts = [f"{word} {more}".rstrip().encode() for word, more in each if more is not None]
     return Reply.with_texts(250, None, texts).wire if texts else b""
@@ -89,7 +90,7 @@ STARTTLS = Extension("STARTTLS", lambda context: None if context.secure else "")
 
 
 def auth(mechanisms: Sequence[str], *, without_tls: bool = False) -> Extension:
-    """AUTH with these mechanisms, told only inside TLS unless `without_tls` (RFC 4954)."""
+    """AUTH with these mechanisms, offered only inside TLS unless `without_tls` (RFC 4954)."""
     words = " ".join(mechanisms)
     return Extension("AUTH", lambda context: words if context.secure or without_tls else None)
 
@@ -122,11 +123,11 @@ class Terms:
     require_tls: bool = False
     require_auth: bool = False
     lmtp: bool = False
-    refuse_early: bool = False  # a client that does not wait where it has to
+    refuse_early: bool = False  # refuse a client that does not wait where it has to
 
     @cached_property
     def greeting(self) -> bytes:
-        """What a server says first."""
+        """The reply that opens a session."""
         return f"220 {self.hostname} {'LMTP' if self.lmtp else 'ESMTP'} smtpproxy\r\n".encode()
 
     @cached_property
@@ -138,8 +139,8 @@ _TRANSACTION = frozenset({State.MAIL, State.CONTENT, State.CHUNK, State.CHUNKS})
 
 
 class SessionState:
-    """The state of a session. `barred` is the refusal of MAIL that stands while TLS or
-    authentication is required and lacking.
+    """The state of a session. `barred` is the refusal of MAIL while required TLS or authentication
+    is missing.
     """
 
     __slots__ = (
@@ -154,7 +155,7 @@ class SessionState:
         self.smtputf8 = False  # of the transaction
         self.extensions = terms.extensions
         self.keywords = terms.keywords
-        self.recipients = 0  # of the transaction: accepted, or not answered yet
+        self.recipients = 0  # of the transaction, accepted or unanswered
         self.unanswered = 0  # of these
         self.refused = 0  # of the transaction
         self.refused_in_all = 0
@@ -171,15 +172,14 @@ class SessionState:
         return self.state in _TRANSACTION
 
     def offer(self, *extensions: Extension) -> None:
-        """Offer more, to this client alone."""
+        """Offer more extensions to this client."""
         self.extensions = (*self.extensions, *extensions)
         self.keywords |= {extension.keyword for extension in extensions}
 
-    def begin_anew(self, login: str | None = None) -> None:
-        """The client is another one from now on: it has to greet first.
+    def restart(self, login: str | None = None) -> None:
+        """Start again with another client, which has to greet first.
 
-        `login`: as whom it has authenticated where it came in, empty if it has not; None: as
-        before.
+        `login`: who it authenticated as at the trusted host, empty if it did not; None: unchanged.
         """
         self.state = State.START
         self.extended = False
@@ -195,13 +195,13 @@ class SessionState:
         return Reply(250, None, greeting.encode() + offered)
 
     def offers(self, keyword: str) -> bool:
-        """Whether the listener has the extension, be it now or in another state."""
+        """Whether the listener has the extension, now or in another state."""
         return keyword in self.keywords
 
     def now_secure(self, *, authenticated: bool = False) -> None:
-        """The session is inside TLS: it begins anew (RFC 3207 4.2).
+        """Start again inside TLS (RFC 3207 4.2).
 
-        `authenticated`: the client's certificate says who it is.
+        `authenticated`: the client's certificate identifies it.
         """
         self.state = State.START
         self.extended = False
@@ -223,7 +223,7 @@ class SessionState:
 
 class Signal(Enum):
     NEED_DATA = auto()
-    BLOCKED = auto()  # answer the events already given first
+    BLOCKED = auto()  # answer the earlier events first
 
 
 NEED_DATA = Signal.NEED_DATA
@@ -231,28 +231,28 @@ BLOCKED = Signal.BLOCKED
 
 
 class ContentChunk(Struct, frozen=True):
-    """A piece of the content, dot-stuffed as it came; whole lines are not promised."""
+    """A piece of the content, dot-stuffed as it came; it may end within a line."""
 
     data: bytes
 
 
 class ContentBegins(Struct, frozen=True):
-    """The first BDAT of a message: content follows. It wants no answer."""
+    """The first BDAT of a message: content follows. It needs no answer."""
 
 
 class ContentProblem(Enum):
-    """Why content was read but cannot be taken."""
+    """Why content was read but cannot be accepted."""
 
     TOO_LARGE = auto()
     HEADER_TOO_LARGE = auto()
     TOO_MANY_FIELDS = auto()
     NUL = auto()
-    BARE_NEWLINE = auto()  # in chunks: behind DATA it ends the connection
+    BARE_NEWLINE = auto()  # only in chunks: after DATA it ends the connection
 
 
 class EndOfContent(Struct, frozen=True):
-    """All of it was read. `size` is in octets as received, without the terminator of DATA; `data`
-    is its last piece, which no ContentChunk has brought."""
+    """All content was read. `size` is in octets as received, without the terminator of DATA; `data`
+    is the last piece, not sent as a ContentChunk."""
 
     size: int
     problem: ContentProblem | None = None
@@ -260,14 +260,14 @@ class EndOfContent(Struct, frozen=True):
 
 
 class Answered(Struct, frozen=True):
-    """A command that the engine answered by itself; send `data`."""
+    """A command that the engine answered itself; send `data`."""
 
     data: bytes
-    error: bool = False  # of the client; DATA pipelined behind refused recipients is none
+    error: bool = False  # a client error, which DATA pipelined after refused recipients is not
 
 
 class Broken(Struct, frozen=True):
-    """The session cannot go on: send `data` and close the connection."""
+    """The session cannot continue: send `data` and close the connection."""
 
     data: bytes
     cause: str  # bare_newline, line_too_long, pipelining, errors

@@ -1,9 +1,9 @@
-"""The commands of SMTP: one row for each verb, with where it may come, how it is read and where
-its answer leads.
+"""The commands of SMTP: a table with a row for each verb, saying where it may come, how it is read
+and what its answer changes.
 
-A new verb is a function and a row in `VERBS`. The function gets the session and what
-follows the verb, and returns a command for the caller, or `Answered` when there is
-nothing to ask the caller; it raises `CommandError` for what is wrong.
+A new verb is a function and a row in `VERBS`. The function gets the session and what follows the
+verb, and returns a command for the caller, or `Answered` if there is nothing to ask; it raises
+`CommandError` if something is wrong.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,8 +13,8 @@ from msgspec import Struct
 
 from smtpproxy.mail.reply import Reply
 from smtpproxy.wire.commands import (
-    PLAIN_MAIL,
-    PLAIN_RCPT,
+    SIMPLE_MAIL,
+    SIMPLE_RCPT,
     Auth,
     AuthResponse,
     CommandError,
@@ -49,7 +49,7 @@ Read = Callable[[SessionState, str], Command | Answered | Chunk | Broken]
 
 
 class Verb(Struct, frozen=True):
-    """`refused` has the replies to it by the states in which it cannot come."""
+    """`refused` has the replies for the states in which it may not come."""
 
     read: Read
     refused: Mapping[State, Answered] = {}
@@ -84,8 +84,8 @@ def _rcpt(session: SessionState, argument: str) -> Command | Answered:
     if session.recipients >= session.terms.max_recipients:
         return TOO_MANY_RECIPIENTS
     if session.refused + session.unanswered >= session.terms.max_refused:
-        return TOO_MANY_REFUSED  # in its turn, when all before it are answered
-    plain = PLAIN_RCPT.fullmatch(argument)
+        return TOO_MANY_REFUSED  # sent once all before it are answered
+    plain = SIMPLE_RCPT.fullmatch(argument)
     if plain is not None:
         return Rcpt(plain[1])
     return parse_rcpt(
@@ -101,7 +101,7 @@ def _mail(session: SessionState, argument: str) -> Command | Answered | Broken:
         return _REFUSED_IN_ALL
     if session.barred is not None:
         return Answered(session.barred, error=True)
-    plain = PLAIN_MAIL.fullmatch(argument)
+    plain = SIMPLE_MAIL.fullmatch(argument)
     if plain is not None:
         return Mail(plain[1])
     return parse_mail(
@@ -140,7 +140,7 @@ def _quit(session: SessionState, argument: str) -> Command | Answered:
 
 
 def _starttls(session: SessionState, argument: str) -> Command | Answered:
-    """RFC 3207. What stands behind it in the same packet is looked at by the engine."""
+    """RFC 3207. The engine checks that nothing follows it in the same packet."""
     if not session.offers("STARTTLS"):
         return _not_here(session, "STARTTLS")
     no_argument("STARTTLS", argument)
@@ -196,7 +196,7 @@ _BETWEEN_TRANSACTIONS = {
     State.CHUNKS: _IN_TRANSACTION,
 }
 _OUTSIDE_TRANSACTIONS = {State.MAIL: _IN_TRANSACTION, State.CHUNKS: _IN_TRANSACTION}
-_OFFERED = ("STARTTLS", "AUTH", "XCLIENT", "XFORWARD")  # here only where EHLO says so
+_OFFERED = ("STARTTLS", "AUTH", "XCLIENT", "XFORWARD")  # known only if EHLO offers them
 _ABSENT = ("EXPN", "TURN", "ETRN")
 
 VERBS: Mapping[str, Verb] = {
@@ -238,7 +238,7 @@ VERBS: Mapping[str, Verb] = {
     "XFORWARD": Verb(read_xforward, _BETWEEN_TRANSACTIONS),
     **{verb: _absent(verb) for verb in _ABSENT},
 }
-"""Every verb; a state that is absent from `refused` is allowed."""
+"""Every verb; it may come in any state that is not in `refused`."""
 
 
 def _not_lmtp(session: SessionState, argument: str) -> Command | Answered:
@@ -272,7 +272,7 @@ LMTP_VERBS: Mapping[str, Verb] = {
     "DATA": _after_lhlo(Verb(_lmtp_data, VERBS["DATA"].refused)),
     "HELP": Verb(_lmtp_help),
 }
-"""Those of LMTP: it has LHLO in place of EHLO and HELO (RFC 2033 4.1)."""
+"""The verbs of LMTP, which has LHLO instead of EHLO and HELO (RFC 2033 4.1)."""
 
 
 def _unknown(session: SessionState, argument: str) -> Command:
@@ -284,7 +284,7 @@ def _refusing(answer: Answered) -> Read:
 
 
 Commands = Mapping[State, Mapping[str, Read]]
-"""How each verb is read, by the state in which it comes; none where what comes is no command."""
+"""How each verb is read, by state; states in which the input is not a command are missing."""
 _WITHOUT_COMMANDS = frozenset(
     {State.CONTENT, State.CHUNK, State.AUTH, State.OUT_OF_STEP, State.CLOSED}
 )
@@ -308,9 +308,9 @@ SMTP_COMMANDS, LMTP_COMMANDS = _by_state(VERBS), _by_state(LMTP_VERBS)
 def read_command(
     session: SessionState, commands: Mapping[str, Read], line: bytes
 ) -> Command | Answered | Chunk | Broken:
-    """Read a line, given without its CRLF. What is wrong with it comes out as the answer to it.
+    """Read a line without its CRLF. If anything is wrong with it, the answer says so.
 
-    `commands`: those of the state in which it comes.
+    `commands` are those of the session's state.
     """
     text = line.decode("utf-8", "surrogateescape")
     verb, _, argument = text.partition(" ")
@@ -341,11 +341,11 @@ def _auth_answered(session: SessionState, command: Auth | AuthResponse, code: in
 
 def _xclient_answered(session: SessionState, command: XClient, code: int) -> None:
     if code < 400:
-        session.begin_anew(command.told.login)
+        session.restart(command.client.login)
 
 
 def _xforward_answered(session: SessionState, command: XForward, code: int) -> None:
-    """The caller keeps what XFORWARD said."""
+    """Nothing changes here: the caller keeps what XFORWARD said."""
 
 
 def _quit_answered(session: SessionState, command: Quit, code: int) -> None:
@@ -360,4 +360,4 @@ ANSWERED: Mapping[type, Callable[[SessionState, Any, int], None]] = {
     XForward: _xforward_answered,
     Quit: _quit_answered,
 }
-"""What follows from the code of the answer to a command, where only the session's state changes."""
+"""What the code of an answer changes, for commands that change only the session's state."""

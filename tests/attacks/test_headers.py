@@ -7,7 +7,7 @@ import pytest
 
 from smtpproxy.events import Failed, Limited
 from smtpproxy.relay.content import Content, Spool
-from smtpproxy.wire.content import HeaderCount
+from smtpproxy.wire.content import HeaderCounter
 from smtpproxy.wire.session import ContentProblem, HeaderLimits
 from tests.cli.stored import Stored
 from tests.intake.conftest import Listen
@@ -142,7 +142,7 @@ def test_a_header_is_counted_alike_however_it_is_cut(
     section: bytes, fields: int, size: int, sizes: Sequence[int]
 ) -> None:
     def problem(limits: HeaderLimits) -> ContentProblem | None:
-        count = HeaderCount(limits)
+        count = HeaderCounter(limits)
         for piece in _whole_line_ends(section, sizes):
             if not count.ended:
                 count.feed(piece)

@@ -7,8 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from smtpproxy.wire.commands import (
-    PLAIN_MAIL,
-    PLAIN_RCPT,
+    SIMPLE_MAIL,
+    SIMPLE_RCPT,
     CommandError,
     Hello,
     Mail,
@@ -457,10 +457,10 @@ SOMETHING_LIKE_PATHS = st.builds(
 def test_what_is_read_at_one_glance_reads_alike_step_by_step(
     verb: str, path: str, behind: str
 ) -> None:
-    read, plain = {"from:": (_mail, PLAIN_MAIL), "TO:": (_rcpt, PLAIN_RCPT)}[verb]
+    read, plain = {"from:": (_mail, SIMPLE_MAIL), "TO:": (_rcpt, SIMPLE_RCPT)}[verb]
     glance = plain.fullmatch(verb + path + behind)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("smtpproxy.mail.address._PLAIN_PATH", re.compile(r"(?!)"))
+        patch.setattr("smtpproxy.mail.address._SIMPLE_PATH", re.compile(r"(?!)"))
         stepwise = read(verb + path + behind)
     if glance:
         assert stepwise == {"from:": Mail, "TO:": Rcpt}[verb](glance[1])

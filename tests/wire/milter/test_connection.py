@@ -168,7 +168,7 @@ WRONG = {
     "rcpt: a string without its NUL": BEGUN + encode("R"),
     "header: not a name": BEGUN + encode("L", b"a\0"),
     "a name without a value": READY + encode("D", b"Mi\0"),
-    "no command that there is": READY + encode("D", b"\xffi\0a\0"),
+    "unknown command": READY + encode("D", b"\xffi\0a\0"),
     "connect: not": READY + encode("C", b"host"),
     "connect: no port": READY + encode("C", b"host\x004\0"),
     "the limit is 1048576": READY + struct.pack("!I", 1024 * 1024 + 1),
