@@ -209,7 +209,7 @@ class _Writer:
             self._say(kind),
             self._term(act.method or "–"),
             self._evidence(act),
-            printable(", ".join(sorted(act.channels))),
+            ", ".join(writing.channel(each, self._lang) for each in sorted(act.channels)),
         ]
 
     def _agreed_before(self, act: ConsentAct) -> bool:
@@ -225,7 +225,11 @@ class _Writer:
 
     def _evidence(self, act: ConsentAct) -> str:
         words = [
-            f"{self._named(name)} {printable(str(value))}"
+            self._say(
+                "quoted" if name == "wording" else "stated",
+                name=self._named(name),
+                text=printable(str(value)),
+            )
             for name, value in msgspec.structs.asdict(act.evidence).items()
             if value is not None
         ]
@@ -251,7 +255,8 @@ class _Writer:
         return state + self._given_by(one.given_by)
 
     def _given_by(self, program: str | None) -> str:
-        return "" if program is None else f"; {self._say('given_by', program=program)}"
+        said = self._say("separator") + self._say("given_by", program=program)
+        return "" if program is None else said
 
     def _suppressions(self) -> Iterator[Block]:
         yield Heading(self._say("suppressions"))
@@ -369,9 +374,7 @@ class _Writer:
             yield Paragraph(self._say("unproven_rows", rows=report.unproven))
         for slot, head in report.heads.items():
             yield Paragraph(self._say("verified_to", slot=slot, n=head.n, hash=head.hash))
-        for finding in report.findings:
-            where = finding.file if finding.line is None else f"{finding.file}:{finding.line}"
-            yield Paragraph(f"{finding.kind}: {printable(f'{where}: {finding.what}')}")
+        yield from writing.findings(report, self._lang)
         rows = [
             (
                 mailing.record.decided.id,

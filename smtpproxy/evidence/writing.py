@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, TypeAlias
 
-from smtpproxy.locale import Lang, Phrase, Value, say
+from smtpproxy.locale import Lang, Phrase, Value, has_words, say
 from smtpproxy.locale.pages import environment
 from smtpproxy.policy.periods import Period
 from smtpproxy.settings import BrandSettings, ControllerSettings, RetentionSettings
+from smtpproxy.sinks.audit.chain import Kind, Report
 from smtpproxy.store.journals import IndexRow
 from smtpproxy.terminal import printable
 
@@ -91,9 +92,30 @@ def controller(
     yield Heading(_say("controller", lang))
     told = [(_say(name, lang), text) for name, text in rows if text]
     for brand in brands:
-        who = f"{brand.title}: {brand.legal_name}, {brand.address}"
-        told.append((_say("brand_named", lang, brand=brand.name), printable(who)))
+        who = printable(f"{brand.legal_name}, {brand.address}")
+        if brand.title != brand.legal_name:
+            title = printable(brand.title or brand.name)
+            who = _say("brand_title", lang, title=title, who=who)
+        told.append((_say("brand_named", lang, brand=brand.name), who))
     yield Facts(told)
+
+
+def channel(name: str, lang: Lang) -> str:
+    """What a way to reach somebody is called; files may name others than we know."""
+    key = f"channel.{name}"
+    return _say(key, lang) if has_words(f"evidence.{key}") else printable(name)
+
+
+def findings(of: Report, lang: Lang) -> Iterator[Block]:
+    """What is odd about the record. Rows that no anchor seals yet are told by their number."""
+    for one in of.findings:
+        if one.kind is Kind.UNPROVEN:
+            continue
+        where = printable(one.file)
+        if one.line is not None:
+            where = _say("place_text", lang, file=where, row=str(one.line))
+        kind = _say(f"finding.{one.kind}", lang)
+        yield Paragraph(_say("found", lang, kind=kind, where=where, what=printable(one.what)))
 
 
 def retention(of: RetentionSettings, lang: Lang) -> Iterator[Block]:

@@ -89,7 +89,7 @@ def test_the_page_tells_everything(bench: Bench, sent: list[str], tmp_path: Path
     for id in sent:
         assert texts.count(id) == 2, "the decision, and its place in the audit log"
     assert "verified, no faults" in texts
-    for proof in ("wording form v3", "192.0.2.7", "box they ticked", "198.51.100.4"):
+    for proof in ("wording “form v3”", "192.0.2.7", "box they ticked", "198.51.100.4"):
         assert proof in page
     assert "by mistake" in page
     assert "they asked for it" in page
@@ -106,7 +106,7 @@ def test_it_is_there_in_french(bench: Bench, sent: list[str], tmp_path: Path) ->
         f"Ce qui est connu de {JEANNE}",
         "vérifié, rien d’anormal",
         "consentement",
-        "envois refusés",
+        "consentement retiré ou refusé",
         "retiré",
     ):
         assert words in texts

@@ -116,7 +116,7 @@ def test_one_file_for_people(observed: Bench, tmp_path: Path) -> None:
     page = file.read_text()
     assert '<html lang="fr">' in page
     assert "prefers-color-scheme: dark" in page
-    assert "Prêt à être appliqué" in page
+    assert "Quels flux sont prêts" in page
     assert "pas prêt" in page
     assert "no_record" in page
     assert not re.search(r"<script|src=|https?://(?!…)|@people\.example", page)

@@ -126,7 +126,7 @@ def test_an_objection_to_profiling_is_told() -> None:
     objected = Contact("a@b.example", profiling_objected_at=AT)
     for lang, told in (
         ("en", "Objected to profiling on**: 1 March 2026, 00:00:00"),
-        ("fr", "Opposition au profilage le**: 1er mars 2026, 00:00:00"),
+        ("fr", "Opposition au profilage le**\u202f: 1er mars 2026, 00:00:00"),
     ):
         text = text_of(evidence(contact=objected), lang)  # type: ignore[arg-type]
         assert f"- **{told}" in text
@@ -147,7 +147,7 @@ def test_every_hand_and_what_was_no_sale_is_told() -> None:
 
 
 PROOFS = {
-    Basis.CONSENT: (Proof(Basis.CONSENT, ACT, ACT), "wording v3"),
+    Basis.CONSENT: (Proof(Basis.CONSENT, ACT, ACT), "wording “v3”"),
     Basis.EXISTING_CUSTOMER: (
         Proof(Basis.EXISTING_CUSTOMER, purchases=(Purchase("shoes", AT),), informed_at=AT),
         "shoes, 1 March 2026",
@@ -198,8 +198,15 @@ def test_the_summary_counts_what_became_of_the_messages() -> None:
 def test_a_fault_of_the_record_is_in_the_document(lang: Lang) -> None:
     report = Report(lines=9, files=1)
     report.add(Finding(Kind.CHANGED, "01J9.ndjson", 7, "it does not agree"))
+    report.add(Finding(Kind.UNPROVEN, "01J9.ndjson", None, "behind the last anchor"))
     page = html(document(evidence(chain=report), lang), lang)
-    assert "changed: 01J9.ndjson:7: it does not agree" in page
+    told = {
+        "en": "changed: 01J9.ndjson, row 7: it",
+        "fr": "Ligne modifiée\u202f: 01J9.ndjson, ligne 7. ",
+    }
+    assert told[lang] in page
+    assert "it does not agree" in page
+    assert "behind" not in page, "the rows that no anchor seals are counted, in both languages"
     assert said(lang, "unsound") in page
 
 
@@ -242,7 +249,8 @@ def test_what_nobody_said_is_not_on_record_and_what_was_denied_is_no() -> None:
         ):
             text = text_of(evidence(contact=contact), lang)
             for field in ("optout_offered", "informed_at"):
-                assert f"- **{words[field]}**: {told}\n" in text
+                colon = "\u202f:" if lang == "fr" else ":"
+                assert f"- **{words[field]}**{colon} {told}\n" in text
 
 
 def test_what_article_15_asks_for_is_told() -> None:
@@ -250,7 +258,7 @@ def test_what_article_15_asks_for_is_told() -> None:
     kept = RetentionSettings(lifted_suppressions=None)
     for lang, told in (
         ("en", ("Controller**: Example SA", "3 years after the last purchase", "without limit")),
-        ("fr", ("Responsable du traitement**: Example SA", "3 ans après le dernier achat",
+        ("fr", ("Responsable du traitement**\u202f: Example SA", "3 ans après le dernier achat",
                 "sans limite\u202f:")),
     ):  # fmt: skip
         text = text_of(evidence(retention=kept), lang)
@@ -291,3 +299,22 @@ def test_the_source_that_a_message_announced_is_in_the_document() -> None:
     for lang, label in (("en", "Announced source: "), ("fr", "Origine annoncée\u202f: ")):
         assert label + said in text_of(evidence(sent), lang)
         assert label + said in html(document(evidence(sent), lang), lang)
+
+
+def test_a_kind_of_fault_has_its_word_in_both_languages() -> None:
+    for lang in ("en", "fr"):
+        assert [
+            k
+            for k in Kind
+            if k is not Kind.UNPROVEN and f"evidence.finding.{k}" not in texts(lang).phrases
+        ] == []
+
+
+def test_what_a_person_agreed_to_stands_in_quotation_marks() -> None:
+    """Without them a court cannot tell the person's words from ours."""
+    contact = Contact("a@b.example", acts=(ACT,))
+    for lang, told in (("en", "wording “v3”, IP"), ("fr", "texte «\u202fv3\u202f», adresse IP")):
+        text = text_of(evidence(contact=contact), lang)
+        assert told in text
+    assert "| courriel |" in text
+    assert "; " not in text.replace("\u202f; ", ""), "French has a space before a semicolon"

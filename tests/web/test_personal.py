@@ -203,7 +203,7 @@ async def test_what_is_stored_is_shown_and_can_do_no_harm(site: Site) -> None:
     french = await site.client.post(
         await site.link(), data={"confirm": "yes"}, headers={"Accept-Language": "fr"}
     )
-    assert "offers (Boots &amp; Co)\u202f: accord donné le 20 février" in french.text
+    assert "offers (Boots &amp; Co)\u202f: consentement donné le 20 février" in french.text
     assert "<form v3>" not in page
 
 
