@@ -18,11 +18,14 @@ Piece = tuple[int, int, bytes]
 """Where it begins and ends, and what stands there instead."""
 
 COMMENT = b"<!---->"
+NOTHING = b"<a></a>"
+"""What shows nothing within a comment, which another one would end."""
 NO_PICTURE = b"data:,"
 """The address of nothing: what loads it asks nobody."""
 _LINE = 76
 _ESCAPE = re.compile(rb"=(?:([0-9A-Fa-f]{2})|\r\n)")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]+")
+_LEADS = (b"<!--", b"<a", NO_PICTURE)  # of what stands there instead: spaces may follow
 _PADDING = re.compile(rb"[^A-Za-z0-9+/]*=+")
 
 
@@ -118,7 +121,7 @@ def _in_base64(raw: bytes, octets: bytes, pieces: Sequence[Piece]) -> list[Piece
         first, last = start - start % 3, min(end + -end % 3, len(octets))
         decoded = octets[first:start] + instead + octets[end:last]
         room = (last - first - len(decoded)) % 3  # so that what follows stands where it stood
-        at = start - first + len(b"<!--" if instead.startswith(COMMENT) else NO_PICTURE)
+        at = start - first + next(len(lead) for lead in _LEADS if instead.startswith(lead))
         decoded = decoded[:at] + b" " * room + decoded[at:]
         until = places[last // 3 * 4 - 1] + 1
         if last % 3:

@@ -9,7 +9,8 @@ import binascii
 import codecs
 import re
 from binascii import a2b_base64, a2b_qp
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from string import ascii_letters, digits
 
 from msgspec import Struct
@@ -173,6 +174,10 @@ class MimeLimits(Struct, frozen=True):
 LIMITS = MimeLimits()
 
 
+AMP = "text/x-amp-html"
+"""What Gmail and others show instead of HTML, while it is new."""
+
+
 class EncodedText(Struct, frozen=True):
     """One text that is shown, where it stands in the body: its octets there are from `start` to
     `end`, under a transfer encoding. `octets` are decoded from it, no more than the limit."""
@@ -225,21 +230,30 @@ def read_body(headers: HeaderBlock, body: bytes, limits: MimeLimits = LIMITS) ->
     the caller knows that the rest was not read). A message inside (message/rfc822) is another's
     text and not read.
     """
-    texts, whole = read_texts(headers, body, limits)
-    return Body(tuple([TextPart(t.plain, decode_text(t.octets, t.charset)) for t in texts]), whole)
+    reader = _Reader(limits, _READ_BY_MOST)
+    reader.read(headers, body, 0, 0)
+    texts = [TextPart(t.plain, decode_text(t.octets, t.charset)) for t in reader.found]
+    return Body(tuple(texts), reader.whole)
 
 
 def read_texts(
     headers: HeaderBlock, body: bytes, limits: MimeLimits = LIMITS
 ) -> tuple[tuple[EncodedText, ...], bool]:
-    """Return the same as `read_body` with its place in the message, and whether it is all."""
-    reader = _Reader(limits)
+    """Return the same as `read_body` with its place in the message, and whether it is all.
+
+    What only some programs show is among it: AMP.
+    """
+    reader = _Reader(limits, (*_READ_BY_MOST, AMP))
     reader.read(headers, body, 0, 0)
     return tuple(reader.found), reader.whole
 
 
+_READ_BY_MOST = ("text/plain", "text/html")
+
+
 class _Reader:
-    def __init__(self, limits: MimeLimits) -> None:
+    def __init__(self, limits: MimeLimits, types: Collection[str]) -> None:
+        self._types = types
         self.found: list[EncodedText] = []
         self.whole = True
         self._parts = limits.parts
@@ -255,7 +269,7 @@ class _Reader:
         kind = content_type(_first(headers, "Content-Type"))
         if kind.type.startswith("multipart/"):
             self._read_parts(body, kind.parameters.get("boundary", ""), at, depth)
-        elif kind.type in ("text/plain", "text/html") and not _attached(headers):
+        elif kind.type in self._types and not _attached(headers):
             self._read_text(headers, body, at, kind)
 
     def _read_parts(self, body: bytes, boundary: str, at: int, depth: int) -> None:
@@ -277,7 +291,7 @@ class _Reader:
         self.read(HeaderBlock(raw[2 : end + 4]), raw[end + 4 :], at + end + 4, depth)
 
     def _read_text(self, headers: HeaderBlock, body: bytes, at: int, kind: ContentType) -> None:
-        encoding = _first(headers, "Content-Transfer-Encoding").strip().lower()
+        encoding = _word(_first(headers, "Content-Transfer-Encoding"))
         octets = plain_octets(body, encoding, self._room)
         if octets is None:
             self.whole = False
@@ -342,7 +356,7 @@ def plain_octets(body: bytes, encoding: str, room: int) -> bytes | None:
 
 def content_type(value: str) -> ContentType:
     """Read a Content-Type; without a type that can be read it is text/plain (RFC 2045 5.2)."""
-    kind = value.partition(";")[0].strip().lower()
+    kind = _word(value)
     if "/" not in kind:
         return ContentType("text/plain", {})
     parameters: dict[str, str] = {}
@@ -352,8 +366,15 @@ def content_type(value: str) -> ContentType:
 
 
 def _attached(headers: HeaderBlock) -> bool:
-    disposition = _first(headers, "Content-Disposition")
-    return disposition.partition(";")[0].strip().lower() == "attachment"
+    return _word(_first(headers, "Content-Disposition")) == "attachment"
+
+
+def _word(value: str) -> str:
+    """The value less its parameters, comments and spaces (RFC 2045 5.1), in lower case."""
+    if "(" in value:
+        with suppress(CommentError):
+            value = value[skip_cfws(value, 0) :].partition("(")[0]
+    return "".join(value.partition(";")[0].split()).lower()
 
 
 def _first(headers: HeaderBlock, name: str) -> str:

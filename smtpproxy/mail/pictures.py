@@ -13,7 +13,13 @@ from msgspec import Struct
 from smtpproxy.mail.shown import plain_of
 
 _UNSHOWN = ("style", "script", "title", "textarea", "template")
-_PICTURES = frozenset({"img", "image", "input", "source"})
+_PICTURES = frozenset(
+    {
+        *("img", "image", "input", "source"),
+        *("amp-img", "amp-anim"),  # of AMP
+        *("v:fill", "v:image", "v:imagedata"),  # of Outlook
+    }
+)
 # Text and tags that say nothing are passed over, many at once. Nothing is ever given back.
 _SAYING = "|".join((*_UNSHOWN, *_PICTURES))
 _DULL = re.compile(rf"""(?>(?:[^<]++|</?+(?!(?:{_SAYING})[\s/>])[a-z][^<>=]*+>){{0,999}})""", re.I)
@@ -39,6 +45,8 @@ class Picture(Struct, frozen=True):
 
     `start` and `end` are those of its tag; of a `background`, those of the address alone, and the
     attributes are those of the element behind which it stands. `closed`: the tag has an end.
+    `commented`: it stands between the marks of a conditional comment, which others than Outlook
+    take for one that ends at the next `-->`.
     """
 
     urls: tuple[str, ...]
@@ -47,18 +55,19 @@ class Picture(Struct, frozen=True):
     end: int
     background: bool = False
     closed: bool = True
+    commented: bool = False
 
 
 def pictures(source: str) -> Iterator[Picture]:
     """Yield the pictures of HTML, in their order."""
-    for name, start, begin, end, closed in _tags(source):
+    for name, start, begin, end, closed, commented in _tags(source):
         tag = source[begin : end - closed]
         name = name.lower()
         if name in _PICTURES:
             attributes = _attributes(tag)
             urls = tuple(_urls(name, attributes))
             if urls:
-                yield Picture(urls, attributes, start, end, closed=closed)
+                yield Picture(urls, attributes, start, end, closed=closed, commented=commented)
         elif closed and ("rl(" in tag.lower() or "background" in tag.lower()):
             yield from _backgrounds(tag, begin)
 
@@ -96,19 +105,23 @@ def _attributes(tag: str) -> dict[str, str]:
     return found
 
 
-_Tag = tuple[str, int, int, int, bool]
-"""Its name, where it begins, its attributes begin, and it ends; whether it has an end."""
+_Tag = tuple[str, int, int, int, bool, bool]
+"""Its name, where it begins, its attributes begin, and it ends; whether it has an end, and is
+within a conditional comment."""
 
 
 def _tags(source: str) -> Iterator[_Tag]:
     """The tags that may load something, but for those in comments and the like."""
-    position, odd = 0, 0
+    position, odd, comment_end = 0, 0, 0
     for _ in range(_MOST_TAGS):
         start = _START.search(source, _DULL.match(source, position).end())  # type: ignore[union-attr]
         if start is None:
             return
         if start[1]:
             position = _after_comment(source, start.end())
+            if source.startswith("[if", start.end()) and position >= comment_end:
+                mark = _COMMENT_END.search(source, position)
+                comment_end = mark.end() if mark is not None else len(source)
         elif start[2]:
             position = source.find(">", start.end()) + 1 or len(source)
         else:
@@ -118,7 +131,7 @@ def _tags(source: str) -> Iterator[_Tag]:
                 continue
             end = tag[0]
             closed = source.startswith(">", end - 1)
-            yield start[3], start.start(), start.end(), end, closed
+            yield start[3], start.start(), start.end(), end, closed, end < comment_end
             position = end
             name = start[3].lower()
             if name in _CLOSING and not source.startswith("/", start.start() + 1):

@@ -17,7 +17,7 @@ from itertools import islice
 
 from msgspec import Struct
 
-from smtpproxy.mail.cutting import COMMENT, NO_PICTURE, CannotCut, Piece, cut
+from smtpproxy.mail.cutting import COMMENT, NO_PICTURE, NOTHING, CannotCut, Piece, cut
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import EncodedText, decode_text, is_ascii_wise, read_texts
 from smtpproxy.mail.pictures import Picture, pictures
@@ -63,8 +63,12 @@ class FoundPixel(Struct, frozen=True):
     @property
     def piece(self) -> Piece:
         """What is cut out: a tag, or the address of what stands behind an element."""
-        instead = NO_PICTURE if self.picture.background else COMMENT
-        return self.picture.start, self.picture.end, instead
+        picture, instead = self.picture, COMMENT
+        if picture.background:
+            instead = NO_PICTURE
+        elif picture.commented:
+            instead = NOTHING
+        return picture.start, picture.end, instead
 
 
 def find_pixels(source: str) -> tuple[FoundPixel, ...]:

@@ -1,5 +1,6 @@
 """What is a tracking pixel, and what only looks like one; and a message without them."""
 
+from base64 import encodebytes
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -8,7 +9,7 @@ import pytest
 
 from smtpproxy.mail.cutting import CannotCut
 from smtpproxy.mail.headers import HeaderBlock
-from smtpproxy.mail.mime import decode_text, read_texts
+from smtpproxy.mail.mime import decode_text, read_body, read_texts
 from smtpproxy.policy.pixels import find_pixels, pixels_of, without_pixels
 
 TOKEN = "606e942a5af74291533850"
@@ -32,6 +33,8 @@ TRACKING = {
     "on several lines": '<img\r\n src="https://a.example/o?i=1"\r\n width="1"\r\n height="1">',
     "character references": '<img src="http&#58;//a&#46;example/o?i=1" width="1" height="1">',
     "for one program": '<!--[if mso]><img src="//a.example/o?i=1" width=1 height=1><![endif]-->',
+    "of AMP": '<amp-img src="https://a.example/o?i=1" width="1" height="1"></amp-img>',
+    "of Outlook": '<!--[if mso]><v:fill src="https://l.emltrk.com/x?d=1"/><![endif]-->',
     "after a quote that is never closed": '<p title="x>' + PIXEL,
     "the other name of img": f'<image src="https://a.example/o?i=1" {ONE}>',
     "a button": f'<input type="IMAGE" src="https://a.example/o?i=1" {ONE}>',
@@ -176,6 +179,34 @@ def test_a_background_goes_and_its_element_stays(encoding: str) -> None:
         '<tr><tdwidth="600"background="data:,">a</td></tr>'
         "<pstyle='color:red;background:url(data:,)00'>b</p><!---->c"
     )
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_what_is_for_outlook_alone_is_for_nobody_else_afterwards(encoding: str) -> None:
+    """A comment within would end the conditional one: all others would show what is behind it."""
+    outlook = f"<!--[if mso]>{PIXEL}<p>Outlook</p>{PIXEL}<![endif]-->"
+    others = f"<!--[if !mso]><!-->{PIXEL}<p>others</p><!--<![endif]-->"
+    headers, body = message(f"{PIXEL}{outlook}{others}{outlook}{PIXEL}c", encoding)
+    edited, _ = read_texts(headers, without_pixels(headers, body))
+    left = edited[1].octets.decode().replace(" ", "").strip()
+    empty = "<!--[ifmso]><a></a><p>Outlook</p><a></a><![endif]-->"
+    assert left == (
+        f"<!---->{empty}<!--[if!mso]><!--><!----><p>others</p><!--<![endif]-->{empty}<!---->c"
+    )
+
+
+def test_a_part_that_only_some_programs_show() -> None:
+    headers, body = message(PIXEL, "quoted-printable")
+    body = body.replace(b"Content-Type: text/html", b"Content-Type: text/x-amp-html")
+    assert pixels_of(read_texts(headers, body)[0])
+    assert PIXEL[5:20].encode() not in without_pixels(headers, body)
+    assert [part.plain for part in read_body(headers, body).parts] == [True]
+
+
+@pytest.mark.parametrize("kind", ["text/html (a; b)", "(a) text/html; x=y", "Text / HTML"])
+def test_a_type_with_comments_and_spaces(kind: str) -> None:
+    head = f"Content-Type: {kind}\r\nContent-Transfer-Encoding: base64 (as ever)\r\n\r\n".encode()
+    assert pixels_of(read_texts(HeaderBlock(head), encodebytes(PIXEL.encode()))[0])
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
