@@ -16,7 +16,7 @@ from smtpproxy.settings import Settings, StoreSettings
 from smtpproxy.settings.places import store_url
 from smtpproxy.store import is_postgresql, store_path
 from smtpproxy.store.closed import closed_text, without_password
-from smtpproxy.store.move import Moved, Place, move
+from smtpproxy.store.move import CopyResult, CopyEnd, move
 from smtpproxy.store.relays import relay_id
 from smtpproxy.terminal import counted
 
@@ -57,13 +57,13 @@ def copy(settings: Settings, source: str, target: str) -> Result:
         )
     state_dir = settings.server.state_dir
     old, new = _place(source, state_dir), _place(target, state_dir)
-    moved, behind = asyncio.run(_moved(settings, source, old, new))
-    return Result(_object(moved, old, new, behind), _text(moved, old, new, behind))
+    copied, behind = asyncio.run(_copied(settings, source, old, new))
+    return Result(_object(copied, old, new, behind), _text(copied, old, new, behind))
 
 
-async def _moved(
-    settings: Settings, source: str, old: Place, new: Place
-) -> tuple[Moved, Sequence[str]]:
+async def _copied(
+    settings: Settings, source: str, old: CopyEnd, new: CopyEnd
+) -> tuple[CopyResult, Sequence[str]]:
     """Copy, and return also who has yet to erase people from an audit log: only FROM knows whom."""
     before = replace(settings, store=StoreSettings(source, _TIMEOUT))
     behind: Sequence[str] = ()
@@ -72,12 +72,12 @@ async def _moved(
         nonlocal behind
         rows, behind = await erase_outstanding(before, now())
         if rows:
-            _say(f"{counted(rows, 'row')} of the audit log here erased, as others had asked for")
+            _report(f"{counted(rows, 'row')} of the audit log here erased, as others had asked for")
 
     text = closed_text(source, new.shown)
-    moved = await move(old, new, text, settings.server.state_dir, _say, erase_here)
+    copied = await move(old, new, text, settings.server.state_dir, _report, erase_here)
     await erase_here()
-    return moved, behind
+    return copied, behind
 
 
 @store.command("reopen")
@@ -107,15 +107,15 @@ def reopen(settings: Settings, url: str) -> Result:
     return Result({"reopened": shown, "was_closed": reopened.was_closed}, [f"{shown}: {done}"])
 
 
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     click.echo(text, err=True)
 
 
-def _place(url: str, state_dir: Path) -> Place:
+def _place(url: str, state_dir: Path) -> CopyEnd:
     if is_postgresql(StoreSettings(url)):
         from smtpproxy.store.move import postgres, postgres_target
 
-        return Place(
+        return CopyEnd(
             url,
             postgres.open_source(url, _TIMEOUT),
             postgres_target.open_target(url, _TIMEOUT, relay_id(state_dir)),
@@ -123,35 +123,37 @@ def _place(url: str, state_dir: Path) -> Place:
     from smtpproxy.store.move import sqlite, sqlite_target
 
     path = store_path(StoreSettings(url))
-    return Place(
+    return CopyEnd(
         url,
         sqlite.open_source(path, _TIMEOUT),
         sqlite_target.open_target(path, state_dir),
     )
 
 
-def _object(moved: Moved, old: Place, new: Place, behind: Sequence[str]) -> dict[str, object]:
+def _object(
+    copied: CopyResult, old: CopyEnd, new: CopyEnd, behind: Sequence[str]
+) -> dict[str, object]:
     return {
         "from": old.shown,
         "to": new.shown,
-        "already_there": moved.before,
-        "resumed": moved.resumed,
-        "write_stop_seconds": round(moved.seconds, 3),
+        "already_there": copied.already_there,
+        "resumed": copied.resumed,
+        "write_stop_seconds": round(copied.seconds, 3),
         "not_erased_by": list(behind),
         "tables": {
-            table: {"rows": sum.rows, "checksum": str(sum)} for table, sum in moved.sums.items()
+            table: {"rows": sum.rows, "checksum": str(sum)} for table, sum in copied.sums.items()
         },
     }
 
 
-def _text(moved: Moved, old: Place, new: Place, behind: Sequence[str]) -> list[Part]:
-    rows = [(table, f"{sum.rows:,}", str(sum)) for table, sum in moved.sums.items() if sum.rows]
-    done = "all of it was there already" if moved.before else "copied and verified"
-    stop = "" if moved.before else f"nobody could write for {moved.seconds:.1f} s; "
+def _text(copied: CopyResult, old: CopyEnd, new: CopyEnd, behind: Sequence[str]) -> list[Part]:
+    rows = [(table, f"{sum.rows:,}", str(sum)) for table, sum in copied.sums.items() if sum.rows]
+    done = "all of it was there already" if copied.already_there else "copied and verified"
+    stop = "" if copied.already_there else f"nobody could write for {copied.seconds:.1f} s; "
     return [
         Table([Column("table"), Column("rows", right=True), Column("checksum")], rows),
         "",
         Styled(f"{new.shown}: {done}; {old.shown} is closed", "green"),
-        f"{stop}now let store.url name {new.shown}",
+        f"{stop}now set store.url to {new.shown}",
         *(f"people who were erased are still in the audit log of {one}" for one in behind),
     ]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.store.move import Moved
+from smtpproxy.store.move import CopyResult
 from smtpproxy.store.protocols import StoreUnavailable
 from tests.cli.stored import Stored
 from tests.kit import postgres
@@ -62,13 +62,13 @@ def test_a_copy_that_was_interrupted_is_gone_on_with_or_given_up(
     new = postgres.cluster().url(postgres.cluster().create())
     postgres.migrated(new, tmp_path / "state")
 
-    async def dies(*_: object) -> Moved:
+    async def dies(*_: object) -> CopyResult:
         raise StoreUnavailable("gone")
 
     with monkeypatch.context() as patch:
         patch.setattr("smtpproxy.store.move.copying.Copying.prove", dies)
         assert stored.run("store", "copy", old, new, code=1).stderr.endswith("gone\n")
-    begun = f"a copy to {new} was begun, and did not come to its end yet"
+    begun = f"a copy to {new} was begun and not finished"
     assert begun in stored.run("check", code=None).stdout
     (finding,) = stored.json("doctor", "--only", "store")["findings"]
     assert (finding["status"], finding["text"].startswith(begun)) == ("warn", True)
@@ -77,4 +77,4 @@ def test_a_copy_that_was_interrupted_is_gone_on_with_or_given_up(
     assert "is being filled with a copy of sqlite:" in said
     assert "to give it up, create the database again" in said
     assert not stored.json("store", "reopen", old)["was_closed"]
-    assert "begun anew: " in stored.run("store", "copy", old, new).stderr
+    assert "starting again: " in stored.run("store", "copy", old, new).stderr

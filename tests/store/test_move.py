@@ -15,8 +15,8 @@ from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_feedback, open_mailings
 from smtpproxy.store.closed import closed_text, without_password
 from smtpproxy.store.move import (
-    Moved,
-    Place,
+    CopyEnd,
+    CopyResult,
     move,
     postgres,
     postgres_target,
@@ -37,17 +37,17 @@ pytestmark = needs("postgresql")
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 
 
-def place(url: str, folder: Path) -> Place:
+def place(url: str, folder: Path) -> CopyEnd:
     if url.startswith("postgresql"):
         target = postgres_target.open_target(url, 5.0, "relay")
-        return Place(url, postgres.open_source(url, 5.0), target)
+        return CopyEnd(url, postgres.open_source(url, 5.0), target)
     path = Path(url.removeprefix("sqlite://"))
-    return Place(url, sqlite.open_source(path, 5.0), sqlite_target.open_target(path, folder))
+    return CopyEnd(url, sqlite.open_source(path, 5.0), sqlite_target.open_target(path, folder))
 
 
 async def moved(
     old: str, new: str, folder: Path, say: Callable[[str], None] = lambda _: None
-) -> Moved:
+) -> CopyResult:
     to = place(new, folder)
     return await move(place(old, folder), to, closed_text(old, to.shown), folder, say)
 
@@ -157,7 +157,7 @@ async def test_a_store_that_was_copied_answers_nobody_who_has_it_open(
     ):
         with pytest.raises(StoreUnavailable, match="was copied to"):
             await refused()
-    with pytest.raises(StoreMisconfigured, match="which counts now; let"):
+    with pytest.raises(StoreMisconfigured, match="which replaces it; set"):
         await Database(tmp_path, old).open().ping()
     other = Database(tmp_path, new)
     assert (await facts_of(other.open(), ANNA)).suppressions
@@ -222,7 +222,7 @@ async def test_a_copy_that_ends_too_early_is_gone_on_with(
         await Database(tmp_path, empty).open().ping()
     with pytest.raises(StoreMisconfigured, match="create the database again"):
         await _reopen(empty)
-    with pytest.raises(StoreMisconfigured, match="not whole yet"):
+    with pytest.raises(StoreMisconfigured, match="not complete yet"):
         await moved(empty, f"sqlite://{tmp_path}/other.db", tmp_path)
     database = Database(tmp_path, url)
     if at == "commit":  # nobody can tell whether the other has it: neither answers
@@ -234,9 +234,9 @@ async def test_a_copy_that_ends_too_early_is_gone_on_with(
     said: list[str] = []
     done = await moved(url, empty, tmp_path, said.append)
     assert done.resumed
-    assert said[0].startswith("going on with the copy that was begun before: ")
+    assert said[0].startswith("resuming the earlier copy: ")
     assert sql(empty, "SELECT count(*) FROM suppression") == str(done.sums["suppression"].rows)
-    assert (await moved(url, empty, tmp_path)).before
+    assert (await moved(url, empty, tmp_path)).already_there
     sql(empty, "DELETE FROM bulk")
     with pytest.raises(StoreUnavailable, match="bulk has 0 rows"):
         await moved(url, empty, tmp_path)
@@ -278,15 +278,17 @@ async def test_reports_of_the_erased_go_with_the_next_purge(tmp_path: Path, empt
 async def test_nothing_is_copied_onto_what_others_wrote(tmp_path: Path, empty: str) -> None:
     url = await filled(tmp_path)
     sql(empty, "INSERT INTO event_source VALUES ('a', 'b')")
-    with pytest.raises(StoreMisconfigured, match="has rows in event_source already"):
+    with pytest.raises(StoreMisconfigured, match="already has rows in event_source"):
         await moved(url, empty, tmp_path)
     sql(empty, "DELETE FROM event_source", "INSERT INTO suppression_key VALUES (1, 'ffffffff')")
-    with pytest.raises(StoreMisconfigured, match="another key"):
+    with pytest.raises(StoreMisconfigured, match="has a key"):
         await moved(url, empty, tmp_path)
     sql(empty, "DELETE FROM suppression_key", "ALTER TABLE contact ADD COLUMN more2 text")
-    with pytest.raises(StoreMisconfigured, match="contact: the two databases have other columns"):
+    with pytest.raises(
+        StoreMisconfigured, match="contact: the two databases have different columns"
+    ):
         await moved(url, empty, tmp_path)
-    with pytest.raises(StoreMisconfigured, match="there is a database already"):
+    with pytest.raises(StoreMisconfigured, match="there is already a database"):
         await moved(empty, url, tmp_path)
     await Database(tmp_path, url).open().close()  # goes on as if nothing had been
 
@@ -361,7 +363,7 @@ def test_no_password_is_shown() -> None:
 async def test_a_store_is_moved_or_reopened_by_one_at_a_time(tmp_path: Path, empty: str) -> None:
     old = await filled(tmp_path)
     path = Path(old.removeprefix("sqlite://"))
-    under_way = "is under way; wait for its end"
+    under_way = "is running on it; wait until that has ended"
     async with sqlite.open_source(path, 5.0):
         with pytest.raises(StoreUnavailable, match=under_way):
             await moved(old, empty, tmp_path)
@@ -386,7 +388,7 @@ async def test_what_was_made_at_the_new_place_meanwhile_is_not_overwritten(
         if "comparing" in text:
             back.write_bytes(b"")
 
-    with pytest.raises(StoreMisconfigured, match="there is a database already"):
+    with pytest.raises(StoreMisconfigured, match="there is already a database"):
         await moved(empty, f"sqlite://{back}", tmp_path, started_too_soon)
     assert back.read_bytes() == b""
     back.unlink()
@@ -401,7 +403,7 @@ async def test_a_copy_that_is_gone_is_not_made_again_from_a_store_that_was_close
     back = f"sqlite://{tmp_path}/back.db"
     await moved(empty, back, tmp_path)
     _put_aside(tmp_path)
-    with pytest.raises(StoreMisconfigured, match="here is nothing of that"):
+    with pytest.raises(StoreMisconfigured, match="nothing of the copy is there"):
         await moved(empty, back, tmp_path)
     await _reopen(empty)
     await moved(empty, back, tmp_path)

@@ -22,8 +22,8 @@ from smtpproxy.policy.model import ConsentAct, Contact, Lookups, Origin, Source
 from smtpproxy.store import open_confirmation_limit, open_mailings
 from smtpproxy.store.closed import closed_text
 from smtpproxy.store.move import (
-    Moved,
-    Place,
+    CopyEnd,
+    CopyResult,
     copying,
     move,
     postgres,
@@ -79,8 +79,8 @@ class Meanwhile:
         return await self._source.fetch(*asked)
 
     @asynccontextmanager
-    async def stopped(self) -> AsyncIterator[None]:
-        async with self._source.stopped():
+    async def writes_stopped(self) -> AsyncIterator[None]:
+        async with self._source.writes_stopped():
             self._is_stopped = True
             yield
 
@@ -91,7 +91,7 @@ async def meanwhile(source: Any, events: list[Event]) -> AsyncIterator[Any]:
         yield Meanwhile(opened, events)
 
 
-def place(url: str, folder: Path, events: list[Event]) -> Place:
+def place(url: str, folder: Path, events: list[Event]) -> CopyEnd:
     path = Path(url.removeprefix("sqlite://"))
     if url.startswith("postgresql"):
         source: Any = postgres.open_source(url, 5.0)
@@ -99,7 +99,7 @@ def place(url: str, folder: Path, events: list[Event]) -> Place:
     else:
         source = sqlite.open_source(path, 5.0)
         target = sqlite_target.open_target(path, folder)
-    return Place(url, meanwhile(source, events), target)
+    return CopyEnd(url, meanwhile(source, events), target)
 
 
 async def moved(
@@ -108,7 +108,7 @@ async def moved(
     folder: Path,
     events: Sequence[Event] = (),
     say: Callable[[str], None] = lambda _: None,
-) -> Moved:
+) -> CopyResult:
     to = place(new, folder, [])
     text = closed_text(old, to.shown)
     return await move(place(old, folder, list(events)), to, text, folder, say)
@@ -238,7 +238,7 @@ EVENTS = st.lists(st.integers(0, 60) | MEANWHILE | MEANWHILE | st.none(), max_si
 def small_steps() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "BATCH", 2)
-        patch.setattr(copying, "_FEW", 0)
+        patch.setattr(copying, "_FEW_CHANGES", 0)
         yield
 
 
@@ -276,7 +276,7 @@ async def test_each_kind_of_write_after_its_rows_were_copied(
     late = [Write(what, person % 5) for person, what in enumerate([*WHAT, "rekey"])]
 
     def say(text: str) -> None:
-        if text.startswith("all rows are there"):
+        if text.startswith("all rows are copied"):
             events.extend(partial(write.to, database, store) for write in late)
             late.clear()  # a rekeying has all compared again
 
@@ -359,7 +359,7 @@ async def test_two_contacts_change_addresses_while_they_are_copied(
         async with old.source as opened:
             yield AtContact(opened, events)
 
-    between = Place(old.url, source(), old.target)
+    between = CopyEnd(old.url, source(), old.target)
     await move(between, to, "closed", tmp_path, _silent)
     assert not events
     assert await contents(new) == await contents(database.url)
@@ -412,28 +412,28 @@ async def test_what_was_copied_of_another_store_or_an_older_state_is_not_gone_on
     await database.open().put_contacts([known(name) for name in PEOPLE])
     with pytest.raises(Killed):
         await moved(database.url, new, tmp_path, [*[nothing] * 20, killed])
-    await reopened(database.url)  # gives up the copy: changes are on record no more
+    await reopened(database.url)  # gives up the copy: changes are no longer on record
     said: list[str] = []
     with pytest.raises(Killed):
         await moved(database.url, new, tmp_path, [*[nothing] * 20, killed], said.append)
-    assert "begun anew" in said[0]
-    assert "on record no more" in said[0]
+    assert "starting again" in said[0]
+    assert "no longer on record" in said[0]
     said.clear()
     monkeypatch.setattr(copying, "numbered", lambda _: [])  # a release with other migrations
     with pytest.raises(Killed):
         await moved(database.url, new, tmp_path, [*[nothing] * 20, killed], said.append)
-    assert "begun anew" in said[0]
+    assert "starting again" in said[0]
     monkeypatch.undo()
     with pytest.raises(Killed):
         await moved(database.url, new, tmp_path, [*[nothing] * 20, killed])
-    # As after a restore of the source: changes that were copied are in it no more, nor on record.
+    # As after a restore of the source, which lacks changes that were copied, and their record.
     await run(half(new), "DELETE FROM contact WHERE id = (SELECT min(id) FROM contact)")
     with pytest.raises(StoreUnavailable, match="contact has 7 rows") as failed:
         await moved(database.url, new, tmp_path)
-    assert "begins anew" in failed.value.__notes__[0]
+    assert "starts from the beginning" in failed.value.__notes__[0]
     said.clear()
     assert not (await moved(database.url, new, tmp_path, say=said.append)).resumed
-    assert "begun anew" in said[0]
+    assert "starting again" in said[0]
     assert await contents(new) == await contents(database.url)
 
 
@@ -453,7 +453,7 @@ async def test_a_copy_under_way_is_not_given_up_by_others(
             reopening = postgres.reopen(database.url, 1.5)
         else:
             reopening = reopened(database.url)
-        with pytest.raises(StoreUnavailable, match="is under way; wait for its end"):
+        with pytest.raises(StoreUnavailable, match="is running on it; wait until that has ended"):
             await reopening
 
     await database.open().put_contacts([known(name) for name in PEOPLE])
@@ -477,10 +477,10 @@ async def test_nobody_else_writes_to_what_is_being_filled(
             await mailings.reserve("1", OFFERS, [PEOPLE[0]], NOW)
         with pytest.raises(StoreUnavailable, match="is being filled"):
             await store.facts(Lookups((PEOPLE[0],)))
-        with pytest.raises(StoreUnavailable, match="is under way; wait for its end"):
+        with pytest.raises(StoreUnavailable, match="is running on it; wait until that has ended"):
             async with postgres_target.open_target(new, 1.5, "relay"):
                 pass
-        with pytest.raises(StoreUnavailable, match="is under way; wait for its end"):
+        with pytest.raises(StoreUnavailable, match="is running on it; wait until that has ended"):
             await postgres.reopen(new, 1.5)
 
     await moved(database.url, new, tmp_path, [*[nothing] * 20, write])

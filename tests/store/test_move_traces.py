@@ -36,9 +36,9 @@ async def test_a_copy_that_was_begun_is_named_until_it_is_whole_or_given_up(
             await moved(database.url, new, tmp_path, say=at("all rows", kill))
         (one,) = await found(database)
         assert one.subject == database.url
-        assert one.text.startswith(f"a copy to {new} was begun, and did not come to its end yet")
+        assert one.text.startswith(f"a copy to {new} was begun and not finished")
         assert one.fix == (
-            f"smtpproxy store copy '{database.url}' '{new}' goes on, "
+            f"smtpproxy store copy '{database.url}' '{new}' resumes it, "
             f"smtpproxy store reopen '{database.url}' gives it up"
         )
         await reopened(database.url)
@@ -62,7 +62,7 @@ async def test_a_file_that_was_closed_in_part_is_named(
             await moved(database.url, new, tmp_path)
     (one,) = await found(database)
     assert one.text == (
-        "a store copy was killed while it closed it, and store-mailings.db, store-streams.db "
+        "a store copy was killed while closing it: store-mailings.db, store-streams.db "
         "can't be written"
     )
     await reopened(database.url)

@@ -126,7 +126,7 @@ async def test_a_trigger_that_is_missing_ends_the_copy(tmp_path: Path, kinds: Ki
     is_file = database.url.startswith("sqlite")
     off = "DROP TRIGGER " + ("copying_update_contact" if is_file else "copying ON contact")
     act = at(IN_THE_END, lambda: now(database.url, off, CHANGE))
-    with pytest.raises(StoreUnavailable, match="on record for this copy no more"):
+    with pytest.raises(StoreUnavailable, match="no longer records its changes for this copy"):
         await moved(database.url, new, tmp_path, say=act)
     assert not (await moved(database.url, new, tmp_path)).resumed
     assert await alike(database, new)
@@ -149,7 +149,7 @@ async def test_columns_that_come_at_the_end_are_not_lost(tmp_path: Path, kinds: 
     await filled(database)
     act = at(IN_THE_END, lambda: now(database.url, "ALTER TABLE contact ADD COLUMN later TEXT"))
     try:
-        with pytest.raises(StoreMisconfigured, match="contact: the two databases have other"):
+        with pytest.raises(StoreMisconfigured, match="contact: the two databases have different"):
             await moved(database.url, new, tmp_path, say=act)
         await database.open().add_suppressions([entry("late@people.example")])
     finally:
@@ -169,7 +169,7 @@ async def test_a_file_is_not_migrated_while_it_is_copied(
         with monkeypatch.context() as patch:
             for module in ("smtpproxy.store.sqlite.connection", "smtpproxy.store.sqlite"):
                 patch.setattr(f"{module}.migrations", lambda: scripts)
-            with pytest.raises(StoreUnavailable, match="its tables are brought up to date after"):
+            with pytest.raises(StoreUnavailable, match="migrate its tables after"):
                 database.open()
 
     def killed() -> None:
@@ -252,7 +252,7 @@ async def test_a_file_that_was_half_closed_can_be_written_to_again(
         with closing(sqlite3.connect(part_path(database.path, "mailings"))) as opened, opened:
             opened.execute("UPDATE mailing SET at = at + 1")
 
-    assert (await moved(database.url, new, tmp_path, say=at("going on", write))).resumed
+    assert (await moved(database.url, new, tmp_path, say=at("resuming", write))).resumed
     assert await alike(database, new)
 
 
@@ -270,7 +270,7 @@ async def test_a_store_in_use_is_not_filled_because_a_copy_of_it_was_begun(
     (other.folder / "suppression.key").write_bytes((tmp_path / "suppression.key").read_bytes())
     (other.folder / "suppression.key").chmod(0o600)
     await other.open().put_contacts([known("elsewhere@people.example")])
-    with pytest.raises(StoreMisconfigured, match="is in use, for a copy of it was begun"):
+    with pytest.raises(StoreMisconfigured, match="is itself being copied"):
         await moved(other.url, database.url, other.folder)
     assert await contents(database.url) == before
     await other.close()
@@ -326,7 +326,7 @@ async def test_files_count_together_whenever_the_end_is_killed(
     database, new = kinds
     await filled(database)
     with monkeypatch.context() as patch:
-        patch.setattr(sqlite_target, "_name", Step(last, sqlite_target._name))
+        patch.setattr(sqlite_target, "_link", Step(last, sqlite_target._link))
         with pytest.raises(Killed):
             await moved(database.url, new, tmp_path)
     assert not (tmp_path / "new.db").exists()
@@ -355,9 +355,9 @@ async def test_a_copy_that_counts_is_not_made_again_where_its_folder_is_left(
         with pytest.raises(Killed):
             await moved(database.url, new, tmp_path)
     await _is_in_use(tmp_path, new)
-    with pytest.raises(StoreMisconfigured, match="there is a database already") as said:
+    with pytest.raises(StoreMisconfigured, match="there is already a database") as said:
         await moved(database.url, new, tmp_path)
-    assert "if that is its copy, it counts" in said.value.__notes__[0]
+    assert "if that is its copy, set store.url" in said.value.__notes__[0]
     assert not (tmp_path / ".new.db.copy").exists()
 
 
@@ -371,7 +371,7 @@ async def test_nothing_that_somebody_made_is_overwritten(
     await filled(database)
     there = tmp_path / name
     there.write_bytes(b"mine")
-    with pytest.raises(StoreMisconfigured, match="there is a database already"):
+    with pytest.raises(StoreMisconfigured, match="there is already a database"):
         await moved(database.url, new, tmp_path)
     there.unlink()
     assert not (tmp_path / ".new.db.copy").exists()
@@ -383,7 +383,7 @@ async def test_nothing_that_somebody_made_is_overwritten(
 
     flush = sqlite_target._flush
     monkeypatch.setattr(sqlite_target, "_flush", make_it_first)
-    with pytest.raises(StoreMisconfigured, match="there is a database already") as said:
+    with pytest.raises(StoreMisconfigured, match="there is already a database") as said:
         await moved(database.url, new, tmp_path)
     assert "or smtpproxy store reopen" in said.value.__notes__[0]
     assert there.read_bytes() == b"mine"
@@ -447,7 +447,9 @@ async def test_a_file_that_is_being_read_does_not_end_without_its_log(
             reader.execute("BEGIN")
             reader.execute("SELECT count(*) FROM other.mailing").fetchall()
 
-        with pytest.raises(StoreUnavailable, match=r"new-mailings\.db: another process reads it"):
+        with pytest.raises(
+            StoreUnavailable, match=r"new-mailings\.db: another process is reading it"
+        ):
             await moved(database.url, new, tmp_path, say=at("all rows", read))
     await database.open().add_suppressions([entry("late@people.example")])
     assert (await moved(database.url, new, tmp_path)).resumed

@@ -1,12 +1,12 @@
 """A store moves from SQLite to PostgreSQL, or back: `smtpproxy store copy`.
 
-The source is written to while it is copied. Triggers put the keys of rows that change on record, so
-that what was copied is brought up to date in rounds, each as of one moment of the source. Then all
-of it is read again on both sides and compared. Only what has changed since is left for the time in
-which nobody writes, at whose end the source is closed for good; only then what was copied counts.
-At any moment at most one of the two answers.
+Relays go on writing to the source while it is copied. Triggers record the keys of rows that change,
+and the copy is brought up to date in rounds, each from one snapshot of the source. Then both sides
+are read again in full and compared. Writes stop only for the last changes. At the end of that stop
+the source is closed for good, and only then does the copy answer. At most one of the two answers at
+any moment.
 
-A copy that was interrupted goes on where it was, as long as the changes are on record (ADR 39).
+An interrupted copy resumes where it was, as long as the changes have been recorded (ADR 39).
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,8 +24,8 @@ from smtpproxy.store.sql.live_keys import chosen
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A database of one kind: it can be either end of a copy."""
+class CopyEnd:
+    """A database that can be either end of a copy."""
 
     url: str
     source: AbstractAsyncContextManager[Source]
@@ -37,67 +37,67 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
-    """What was copied, by table; `seconds` is for how long nobody could write."""
+class CopyResult:
+    """What was copied, by table, and for how many `seconds` nobody could write."""
 
     sums: Mapping[str, Sum]
     seconds: float = 0.0
-    before: bool = False  # all of it was there already
+    already_there: bool = False
     resumed: bool = False
 
 
 async def move(
-    old: Place,
-    new: Place,
-    text: str,
+    old: CopyEnd,
+    new: CopyEnd,
+    closed_text: str,
     state_dir: Path,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
     before_proof: Callable[[], Awaitable[None]] | None = None,
-) -> Moved:
-    """Copy a store, prove the copy, and close the source: what it is asked is answered by `text`.
+) -> CopyResult:
+    """Copy a store, prove the copy, and close the source, which refuses with `closed_text` then.
 
-    `say` is told how far it is. Raises StoreMisconfigured: the two do not fit together;
+    `report` receives the progress. Raises StoreMisconfigured if the two do not fit together, and
     StoreUnavailable.
     """
     async with AsyncExitStack() as stack:
         source = await stack.enter_async_context(old.source)
         place = await source.moved_to()
         if place is not None and place.startswith(FILLING):
-            raise StoreMisconfigured(f"{old.shown}: {place}, and that copy is not whole yet")
+            raise StoreMisconfigured(f"{old.shown}: {place}, and that copy is not complete yet")
         if place not in (None, new.shown):
-            raise StoreMisconfigured(f"{old.shown}: was copied to {place}, which counts now")
+            raise StoreMisconfigured(f"{old.shown}: was copied to {place}, which replaces it")
         try:
             target = await stack.enter_async_context(new.target)
         except StoreMisconfigured as error:
             if place is not None:
                 error.add_note(
-                    f"{old.shown} is closed: if that is its copy, it counts; let store.url name it"
+                    f"{old.shown} is closed: if that is its copy, set store.url to the copy"
                 )
             raise
-        copying = Copying(source, target, old.shown, new.shown, say)
+        copying = Copying(source, target, old.shown, new.shown, report)
         await copying.compare_columns()
-        chosen(load_keys(state_dir), await source.live(), old.shown)
-        half = await target.begun()
-        if half is None and (filled := await copying.first_with_rows()):
+        chosen(load_keys(state_dir), await source.live_keys(), old.shown)
+        unfinished = await target.running_copy()
+        if unfinished is None and (filled := await copying.first_with_rows()):
             if place is None:
                 raise StoreMisconfigured(
-                    f"{new.shown}: has rows in {filled} already; a store is copied to one that "
+                    f"{new.shown}: already has rows in {filled}; copy a store to a database that "
                     "nobody has written to"
                 )
             await copying.tidy()
             await copying.prove_all()
-            return Moved(copying.sums, before=True)
-        if half is None and place is not None:
+            return CopyResult(copying.sums, already_there=True)
+        if unfinished is None and place is not None:
             raise StoreMisconfigured(
-                f"{old.shown}: was copied to {new.shown}, and here is nothing of that: look for it "
-                "where the copy was made; where it is lost, smtpproxy store reopen lets the store "
-                "answer again"
+                f"{old.shown}: was copied to {new.shown}, but nothing of the copy is there. Look "
+                "for it where the copy was made; if it is lost, smtpproxy store reopen makes the "
+                "store answer again"
             )
-        resumed = await copying.begin(half, closed=place is not None)
+        resumed = await copying.begin(unfinished, closed=place is not None)
         await copying.copy()
         if before_proof is not None:
             await before_proof()
-        seconds = await copying.proven_and_stopped(
-            text, lambda live: chosen(load_keys(state_dir), live, old.shown)
+        seconds = await copying.prove_and_switch(
+            closed_text, lambda live: chosen(load_keys(state_dir), live, old.shown)
         )
-        return Moved(copying.sums, seconds, resumed=resumed)
+        return CopyResult(copying.sums, seconds, resumed=resumed)

@@ -1,104 +1,124 @@
-"""What either end of a copy has to be able to do. Raises StoreUnavailable."""
+"""What either end of a copy can do, and the state of the copy that both keep in a table meanwhile.
+
+All methods raise StoreUnavailable.
+"""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from smtpproxy.store.move.reading import Rows
 from smtpproxy.store.move.tables import Key
 from smtpproxy.store.sql.live_keys import Live
 from smtpproxy.store.sql.rows import Row
+from smtpproxy.store.sqlite.moves import STATE as STATE
+
+FIND_STATE = f"SELECT name, value FROM {STATE}"
+COPY_ROW = "begun"
+"""The name of the copy's own row; the other rows have the names of tables, and their progress."""
 
 
-class Begun(NamedTuple):
-    """A copy that both sides know of; `other` is where the rows go, or come from."""
+class RunningCopy(NamedTuple):
+    """A copy that both sides know of; `other` is where the rows go to, or come from."""
 
     id: str
     other: str
 
 
-class Reached(NamedTuple):
-    """How far the rows of a table were copied; `key` is the last one's."""
+class Progress(NamedTuple):
+    """How far a table is copied; `key` is that of the last row."""
 
     key: Key | None = None
     all: bool = False
 
 
 class Reopened(NamedTuple):
-    """Where a store was copied to, or was to be, where that is known; it answers again, or did all
-    the time."""
+    """A store that answers again; `other` is where it was, or was being, copied to, if known."""
 
     other: str | None
     was_closed: bool
 
 
+encode = msgspec.msgpack.encode
+decode_copy = msgspec.msgpack.Decoder(RunningCopy).decode
+_decode_progress = msgspec.msgpack.Decoder(Progress).decode
+
+
+def copy_of(state: Mapping[str, bytes]) -> RunningCopy | None:
+    return decode_copy(state[COPY_ROW]) if COPY_ROW in state else None
+
+
+def progress_of(state: Mapping[str, bytes], table: str) -> Progress:
+    return _decode_progress(state[table]) if table in state else Progress()
+
+
 class Source(Rows, Protocol):
     async def moved_to(self) -> str | None:
-        """Return where it was copied to before, where it is closed; or that it is half a copy."""
+        """Return where it was copied to if it is closed, or that it is still being filled."""
         ...
 
-    async def live(self) -> Live: ...
+    async def live_keys(self) -> Live: ...
 
-    async def begun(self) -> Begun | None:
-        """Return for which copy all changes are put on record."""
+    async def running_copy(self) -> RunningCopy | None:
+        """Return the copy for which all changes are recorded."""
         ...
 
-    async def shape(self) -> object:
-        """Return what is another once anybody has changed tables or triggers, or back again."""
+    async def schema(self) -> object:
+        """Return a value that differs after any change of tables or triggers, even if undone."""
         ...
 
-    async def begin(self, copy: Begun) -> None:
-        """Put changes on record from now on; those for another copy are forgotten."""
+    async def begin(self, copy: RunningCopy) -> None:
+        """Record changes from now on; those recorded for another copy are deleted."""
         ...
 
     def snapshot(self, part: str) -> AbstractAsyncContextManager[None]:
-        """Read as of one moment; the changes that are on record then are forgotten at the end."""
+        """Read from one snapshot; at the end, delete the changes that were recorded before it."""
         ...
 
-    def stopped(self) -> AbstractAsyncContextManager[None]:
-        """Let nobody write."""
-        ...
+    def writes_stopped(self) -> AbstractAsyncContextManager[None]: ...
 
     async def numbers(self) -> Mapping[str, int]:
-        """Return the newest number that was ever given, by table."""
+        """Return the highest number ever assigned, by table."""
         ...
 
     async def secrets(self) -> Mapping[str, bytes]:
-        """Return what the persons are hashed with, by part."""
+        """Return the secrets that persons are hashed with, by part."""
         ...
 
     async def close(self, text: str, place: str) -> None:
-        """Refuse all reads and writes from now on, with `text`; it is on the disk on return."""
+        """Refuse all reads and writes from now on, with `text`; on disk when it returns."""
         ...
 
     async def tidy(self) -> None:
-        """Forget what was noted for the copy, where that could wait."""
+        """Delete what is left of the state and the recorded changes."""
         ...
 
 
 class Target(Rows, Protocol):
-    async def begun(self) -> Begun | None:
-        """Return which copy it is half of."""
+    async def running_copy(self) -> RunningCopy | None:
+        """Return the unfinished copy that it holds."""
         ...
 
     async def has_rows(self, table: str) -> bool: ...
 
-    async def live(self) -> Live: ...
+    async def live_keys(self) -> Live: ...
 
-    async def begin(self, copy: Begun) -> None:
-        """Forget all rows, and answer nobody until `commit`."""
+    async def begin(self, copy: RunningCopy) -> None:
+        """Delete all rows, and answer nobody until `commit`."""
         ...
 
-    async def spoil(self) -> None:
-        """Be half of no copy that anybody can go on with."""
+    async def invalidate(self) -> None:
+        """Make sure that nobody can resume the copy."""
         ...
 
-    async def reached(self, table: str) -> Reached: ...
+    async def progress(self, table: str) -> Progress: ...
 
-    async def reach(self, table: str, reached: Reached) -> None: ...
+    async def set_progress(self, table: str, progress: Progress) -> None: ...
 
-    def step(self, table: str, *, flushed: bool) -> AbstractAsyncContextManager[None]:
-        """Write to a table all at once; `flushed`: it is on the disk at the end."""
+    def transaction(self, table: str, *, flushed: bool) -> AbstractAsyncContextManager[None]:
+        """Write to a table in one transaction; if `flushed`, it is on disk at the end."""
         ...
 
     async def write(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None: ...
@@ -113,24 +133,24 @@ class Target(Rows, Protocol):
         """Remove the rows whose columns `by` are among `keys`; return them."""
         ...
 
-    async def settle(self) -> None:
-        """Do what makes it quick to count rows, and to be in use."""
+    async def optimize(self) -> None:
+        """Vacuum, analyze or checkpoint, so that counting rows and the first queries are quick."""
         ...
 
     async def watch(self) -> None:
-        """Know from now on whether anybody else writes to it."""
+        """Detect from now on whether anybody else writes to it."""
         ...
 
-    async def hold(self) -> None:
-        """Let nobody else have the tables until `commit`, or `leave`."""
+    async def lock(self) -> None:
+        """Keep everybody else from the tables until `commit` or `rollback`."""
         ...
 
-    async def leave(self) -> None:
-        """Undo `hold`, and `finish`."""
+    async def rollback(self) -> None:
+        """Undo `lock` and `finish`."""
         ...
 
-    async def is_ours(self) -> bool:
-        """Tell whether nobody else can have written since `watch`."""
+    async def is_untouched(self) -> bool:
+        """Return whether nobody else can have written since `watch`."""
         ...
 
     async def finish(self, numbers: Mapping[str, int], secrets: Mapping[str, bytes]) -> None:
@@ -138,7 +158,7 @@ class Target(Rows, Protocol):
         ...
 
     async def commit(self) -> None:
-        """Let all of it count, on the disk on return."""
+        """Make it a store that answers; on disk when it returns."""
         ...
 
     async def tidy(self) -> None:

@@ -1,12 +1,11 @@
-"""A store in PostgreSQL that is copied: changes are put on record, and at the end it is closed."""
+"""A store in PostgreSQL as the source of a copy: recording its changes, and closing it."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from smtpproxy.store.closed import FILLING, closed_text
-from smtpproxy.store.move import state
-from smtpproxy.store.move.ends import Begun, Reopened
+from smtpproxy.store.move.ends import COPY_ROW, STATE, Reopened, RunningCopy, copy_of, encode
 from smtpproxy.store.move.postgres_tables import (
     ALWAYS,
     EXCLUSIVE,
@@ -14,8 +13,8 @@ from smtpproxy.store.move.postgres_tables import (
     MOVE,
     MOVED_TO,
     Tables,
-    owned,
-    told,
+    connect_as_owner,
+    store_errors,
 )
 from smtpproxy.store.move.reading import NOTED, listed, record_of, same
 from smtpproxy.store.move.tables import BESIDE, KEYS, NUMBERED, PARTS, TABLES
@@ -25,15 +24,15 @@ if TYPE_CHECKING:
     from asyncpg import Connection
 
 CHANGES = "suppression_change"
-"""Whose number is a row, not a sequence."""
+"""The table whose numbers come from a row, not from a sequence."""
 _QUOTED = "SELECT quote_literal($1::text)"
 _SECRETS = "SELECT part, octets FROM secret"
 _GIVEN = "SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence($1, $2)::regclass), 0)"
 _RECORD = "CREATE TABLE {record} AS SELECT {key} FROM {table} WITH NO DATA"
-_COUNTED = (
+_NUMBERED = (
     f"ALTER TABLE {{record}} ADD COLUMN {NOTED} bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
 )
-# Whoever may write to a table has its changes put on record, and no other right to the record.
+# SECURITY DEFINER: roles that may write to the table have no rights to the record itself.
 _FUNCTION = """
 CREATE FUNCTION {record}() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path FROM CURRENT AS $$
@@ -51,7 +50,7 @@ _TRIGGER = """
 CREATE TRIGGER copying AFTER INSERT OR UPDATE OR DELETE ON {table}
 FOR EACH ROW EXECUTE FUNCTION {record}()
 """
-_NOTING = """
+_RECORDED = """
 SELECT count(*) FROM pg_trigger WHERE tgname = 'copying' AND tgenabled = 'A'
 AND tgrelid = ANY (SELECT to_regclass(quote_ident(name)) FROM unnest($1::text[]) AS name)
 """
@@ -73,20 +72,20 @@ class PostgresSource(Tables):
         place: str | None = await self._connection.fetchval(MOVED_TO)
         return place
 
-    async def begun(self) -> Begun | None:
-        noting = await self._connection.fetchval(_NOTING, TABLES)
-        return state.begun(await self._noted()) if noting == len(TABLES) else None
+    async def running_copy(self) -> RunningCopy | None:
+        recorded = await self._connection.fetchval(_RECORDED, TABLES)
+        return copy_of(await self._state()) if recorded == len(TABLES) else None
 
-    async def begin(self, copy: Begun) -> None:
+    async def begin(self, copy: RunningCopy) -> None:
         await self._forget_changes()
-        begun = await self._locked("SHARE ROW EXCLUSIVE")
+        transaction = await self._locked("SHARE ROW EXCLUSIVE")
         try:
-            await self._run(f"CREATE TABLE {state.STATE} (name text, value bytea)")
+            await self._run(f"CREATE TABLE {STATE} (name text, value bytea)")
             await self._connection.execute(
-                f"INSERT INTO {state.STATE} VALUES ($1, $2)", state.NAME, state.encode(copy)
+                f"INSERT INTO {STATE} VALUES ($1, $2)", COPY_ROW, encode(copy)
             )
             other = await self._connection.fetchval(_QUOTED, copy.other)
-            await self._run(f"COMMENT ON TABLE {state.STATE} IS {other}")  # for whoever asks
+            await self._run(f"COMMENT ON TABLE {STATE} IS {other}")  # read by `traces`
             for table, key in KEYS.items():
                 names = {
                     "table": f'"{table}"',
@@ -97,53 +96,53 @@ class PostgresSource(Tables):
                     "new": listed(key, "NEW."),
                     "same": same(key, "OLD", "NEW"),
                 }
-                for statement in (_RECORD, _COUNTED, _FUNCTION, _TRIGGER, ALWAYS):
+                for statement in (_RECORD, _NUMBERED, _FUNCTION, _TRIGGER, ALWAYS):
                     await self._run(statement.format(**names))
-            await begun.commit()
+            await transaction.commit()
         finally:
-            await self._leave(begun)
+            await self._roll_back(transaction)
 
-    async def _leave(self, begun: Any) -> None:
+    async def _roll_back(self, transaction: Any) -> None:
         if self._connection.is_in_transaction():
-            await begun.rollback()
+            await transaction.rollback()
 
     async def _forget_changes(self) -> bool:
-        """Tell whether anything was left of a copy. No copy goes on without the first thing that
-        goes; the rest goes table by table, so that who uses one waits for no others."""
-        first = await self._left((state.STATE,))
-        await self._run(f"DROP TABLE IF EXISTS {state.STATE}")
+        """Return whether anything was left of a copy. The state goes first: no copy resumes without
+        it. The records go table by table, so that a user of one waits for that one alone."""
+        first = await self._left((STATE,))
+        await self._run(f"DROP TABLE IF EXISTS {STATE}")
         left = await self._left([record_of(table) for table in TABLES])
         for table in TABLES:
             record = record_of(table)
             if record in left:
-                begun = await self._locked(EXCLUSIVE, [table])
+                transaction = await self._locked(EXCLUSIVE, [table])
                 try:
                     await self._run(f'DROP FUNCTION IF EXISTS "{record}"() CASCADE')
                     await self._run(f'DROP TABLE IF EXISTS "{record}"')
-                    await begun.commit()
+                    await transaction.commit()
                 finally:
-                    await self._leave(begun)
+                    await self._roll_back(transaction)
         return bool(first or left)
 
     async def _left(self, names: Sequence[str]) -> set[str]:
-        """Return those that are tables or functions."""
+        """Return the names that tables or functions have."""
         return {name for (name,) in await self._connection.fetch(_LEFT, names)}
 
     @asynccontextmanager
     async def snapshot(self, part: str) -> AsyncIterator[None]:
         async with self._connection.transaction(isolation="repeatable_read"):
             yield
-            if await self._noted():
-                for table in PARTS[part]:  # that is, those changes of which this moment knows
+            if await self._state():
+                for table in PARTS[part]:  # only the changes that the snapshot sees
                     await self._connection.execute(f'DELETE FROM "{record_of(table)}"')
 
     @asynccontextmanager
-    async def stopped(self) -> AsyncIterator[None]:
+    async def writes_stopped(self) -> AsyncIterator[None]:
         self._stop = await self._locked("EXCLUSIVE")
         try:
             yield
         finally:
-            await self._leave(self._stop)
+            await self._roll_back(self._stop)
 
     async def numbers(self) -> Mapping[str, int]:
         numbers = {
@@ -171,41 +170,43 @@ class PostgresSource(Tables):
         await self._stop.commit()
 
     async def tidy(self) -> None:
-        with told():
+        with store_errors():
             await self._forget_changes()
 
     async def open_again(self) -> bool:
-        """Undo `close` at one moment, and then `begin`; tell whether anything was left of a
+        """Undo `close` in one transaction, then `begin`; return whether anything was left of a
         copy."""
         if await self.moved_to() is not None:
-            begun = await self._locked(EXCLUSIVE)
+            transaction = await self._locked(EXCLUSIVE)
             try:
                 for table in LOCKED:
                     await self._run(f'DROP TRIGGER IF EXISTS closed ON "{table}"')
-                await self._run(f"DROP TABLE IF EXISTS {state.STATE}")
+                await self._run(f"DROP TABLE IF EXISTS {STATE}")
                 await self._connection.execute(MOVE, None)
-                await begun.commit()
+                await transaction.commit()
             finally:
-                await self._leave(begun)
+                await self._roll_back(transaction)
         return await self._forget_changes()
 
 
 @asynccontextmanager
 async def open_source(url: str, timeout: float) -> AsyncIterator[PostgresSource]:
     """Raises StoreMisconfigured, StoreUnavailable."""
-    async with owned(url, timeout) as connection:
+    async with connect_as_owner(url, timeout) as connection:
         yield PostgresSource(connection, timeout)
 
 
 async def reopen(url: str, timeout: float) -> Reopened | None:
-    """Let a store that was closed answer again, or give up a copy that was begun; None: it is open,
-    and there is none. Raises StoreMisconfigured, StoreUnavailable."""
+    """Reopen a closed store, or give up an unfinished copy; return None if there is neither.
+
+    Raises StoreMisconfigured, StoreUnavailable.
+    """
     async with open_source(url, timeout) as source:
-        place, begun = await source.moved_to(), await source.begun()
+        place, copy = await source.moved_to(), await source.running_copy()
         if place is not None and place.startswith(FILLING):
             raise StoreMisconfigured(
                 f"{closed_text(url, place)}; to give it up, create the database again"
             )
         if not await source.open_again() and place is None:
             return None
-        return Reopened(place or (begun and begun.other), place is not None)
+        return Reopened(place or (copy and copy.other), place is not None)

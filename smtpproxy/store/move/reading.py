@@ -1,4 +1,4 @@
-"""How rows are read, of either kind of database: page by page, or those that were changed."""
+"""Reading rows from either kind of database: page by page, or the changed ones."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -10,10 +10,10 @@ from smtpproxy.store.sql.rows import Row
 T = TypeVar("T")
 
 BATCH = 20_000
-"""Rows that are held at once."""
+"""Rows held in memory at once."""
 
 NOTED = "noted"
-"""The column that counts the changes of a table on record."""
+"""The column that numbers the recorded changes of a table."""
 
 
 class Rows(Protocol):
@@ -22,16 +22,16 @@ class Rows(Protocol):
     async def columns(self, table: str) -> Sequence[str]: ...
 
     async def fetch(self, table: str, sql: str, *values: object) -> list[Row]:
-        """Run a statement where `table` is."""
+        """Run a statement in the database that has `table`."""
         ...
 
     def shown(self, table: str, column: str, of: str = "") -> str:
-        """Return what of a column is to be copied, in SQL; `of` comes before its name."""
+        """Return the SQL for the value of a column to copy; `of` goes before its name."""
         ...
 
 
 def record_of(table: str) -> str:
-    """Return the name of the table in which keys of changed rows are put on record."""
+    """Return the name of the table that records the keys of changed rows."""
     return f"copying_{table}"
 
 
@@ -51,9 +51,9 @@ def same(columns: Sequence[str], one: str, other: str) -> str:
 async def pages(
     rows: Rows, table: str, columns: Sequence[str], after: Key | None = None
 ) -> AsyncGenerator[tuple[list[Row], Key | None], None]:
-    """Yield rows in the order of their keys, each time with the last key, at the end with None.
+    """Yield pages of rows in key order, each with its last key, and the last page with None.
 
-    Rows of one key come together.
+    Rows with the same key are on the same page.
     """
     key = listed(KEYS[table])
     beyond, within = f"({key}) > ({places(KEYS[table])})", f"({key}) <= ({places(KEYS[table])})"
@@ -74,8 +74,8 @@ async def pages(
         after = last[0]
 
 
-async def ahead(found: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-    """Yield the same, and ask for the next one while this one is worked on."""
+async def prefetched(found: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """Yield the same items, and fetch the next while the caller works on one."""
 
     async def following() -> T | None:
         return await anext(found, None)
@@ -84,7 +84,7 @@ async def ahead(found: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
     try:
         while (one := await asking) is not None:
             asking = asyncio.ensure_future(following())
-            await asyncio.sleep(0)  # the question is on its way
+            await asyncio.sleep(0)  # send the query before the caller goes on
             yield one
     finally:
         asking.cancel()
@@ -105,20 +105,19 @@ async def count_of(rows: Rows, table: str) -> int:
 async def changes(
     rows: Rows, table: str, columns: Sequence[str]
 ) -> AsyncIterator[tuple[list[Key], list[Row]]]:
-    """Yield the keys that are on record, and the rows that there are of them now. A key may come
-    more than once."""
+    """Yield the keys on record, and their current rows. A key may come more than once."""
     key, record = listed(KEYS[table]), f'"{record_of(table)}"'
     first, last = (await rows.fetch(table, f"SELECT min({NOTED}), max({NOTED}) FROM {record}"))[0]
     if first is None:
         return
-    some = f"SELECT DISTINCT {key} FROM {record} WHERE {NOTED} BETWEEN ? AND ?"
+    changed = f"SELECT DISTINCT {key} FROM {record} WHERE {NOTED} BETWEEN ? AND ?"
     wanted = (
-        f"SELECT {_shown(rows, table, columns, 'one.')} FROM ({some}) AS changed "
+        f"SELECT {_shown(rows, table, columns, 'one.')} FROM ({changed}) AS changed "
         f'CROSS JOIN "{table}" AS one WHERE {same(KEYS[table], "one", "changed")}'
     )
     for start in range(first, last + 1, BATCH):
         bounds = start, min(last, start + BATCH - 1)
-        if keys := await rows.fetch(table, some, *bounds):
+        if keys := await rows.fetch(table, changed, *bounds):
             yield keys, await rows.fetch(table, wanted, *bounds)
 
 

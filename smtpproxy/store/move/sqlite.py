@@ -1,4 +1,4 @@
-"""A store in SQLite that is copied: its changes are put on record, and it is closed at the end."""
+"""A store in SQLite as the source of a copy: recording its changes, and closing it."""
 
 import asyncio
 import sqlite3
@@ -7,10 +7,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 
-from smtpproxy.store.move import state
-from smtpproxy.store.move.ends import Begun, Reopened
+from smtpproxy.store.move.ends import COPY_ROW, Reopened, RunningCopy, copy_of, encode
 from smtpproxy.store.move.reading import NOTED, listed, record_of
-from smtpproxy.store.move.sqlite_files import Files, noted, open_part, part_path, told
+from smtpproxy.store.move.sqlite_files import Files, open_part, part_path, read_state, store_errors
 from smtpproxy.store.move.tables import BESIDE, NUMBERED, PARTS, STORE
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sqlite import live_keys
@@ -25,20 +24,21 @@ from smtpproxy.store.sqlite.connection import (
 from smtpproxy.store.sqlite.moves import (
     CLOSING,
     NOTING,
-    alone,
+    STATE,
     drop_triggers,
     forget_changes,
+    locked_for_move,
     tables,
     triggers,
 )
 from smtpproxy.store.sqlite.watches import FileWatch
 
-_LOOK_SECONDS = 0.002
+_RETRY_SECONDS = 0.002
 _SEQUENCE = "SELECT name, seq FROM sqlite_sequence"
 
 
 class SqliteSource(Files):
-    """A `Source`. Each of its files has a moment, and a record of changes, of its own."""
+    """A `Source`. Each of its files has its own snapshot and record of changes."""
 
     def __init__(
         self, path: Path, connections: Mapping[str, sqlite3.Connection], timeout: float
@@ -51,40 +51,40 @@ class SqliteSource(Files):
     async def moved_to(self) -> str | None:
         return moved_to(self._connections[STORE])
 
-    async def begun(self) -> Begun | None:
-        with told():
-            found = {_begun(connection, part) for part, connection in self._connections.items()}
+    async def running_copy(self) -> RunningCopy | None:
+        with store_errors():
+            found = {_running_copy(file, part) for part, file in self._connections.items()}
         return found.pop() if len(found) == 1 else None
 
-    async def shape(self) -> object:
-        with told():
+    async def schema(self) -> object:
+        with store_errors():
             return [
                 connection.execute("PRAGMA schema_version").fetchone()
                 for connection in self._connections.values()
             ]
 
-    async def begin(self, copy: Begun) -> None:
+    async def begin(self, copy: RunningCopy) -> None:
         for part, connection in _store_last(self._connections):
             async with self._writing(connection):
                 forget_changes(connection)
-                connection.execute(f"CREATE TABLE {state.STATE} (name TEXT, value BLOB)")
-                row = (state.NAME, state.encode(copy))
-                connection.execute(f"INSERT INTO {state.STATE} VALUES (?, ?)", row)
+                connection.execute(f"CREATE TABLE {STATE} (name TEXT, value BLOB)")
+                row = (COPY_ROW, encode(copy))
+                connection.execute(f"INSERT INTO {STATE} VALUES (?, ?)", row)
                 for table, key in PARTS[part].items():
-                    for statement in _noting(table, key):
+                    for statement in _recording(table, key):
                         connection.execute(statement)
 
     @asynccontextmanager
     async def snapshot(self, part: str) -> AsyncIterator[None]:
         connection = self._connections[part]
-        with told():
+        with store_errors():
             connection.execute("BEGIN")
             try:
                 upto = _newest(connection, part)
                 yield
             finally:
                 connection.execute("ROLLBACK")
-                empty_log(self._paths[part])  # of who was erased meanwhile
+                empty_log(self._paths[part])  # it may still hold a person who was erased meanwhile
         if upto:
             async with self._writing(connection):
                 for table, newest in upto.items():
@@ -94,7 +94,7 @@ class SqliteSource(Files):
 
     @asynccontextmanager
     async def _writing(self, connection: sqlite3.Connection) -> AsyncIterator[None]:
-        with told():
+        with store_errors():
             await _begin(connection, self._timeout)
             try:
                 yield
@@ -104,13 +104,13 @@ class SqliteSource(Files):
                 raise
 
     @asynccontextmanager
-    async def stopped(self) -> AsyncIterator[None]:
-        with told():
+    async def writes_stopped(self) -> AsyncIterator[None]:
+        with store_errors():
             try:
                 for connection in self._connections.values():
                     await _begin(connection, self._timeout)
                 if not all(watch.same() for watch in self._watches):
-                    raise StoreUnavailable("its files are others now than when this began")
+                    raise StoreUnavailable("the files of the store were replaced meanwhile")
                 yield
             finally:
                 for connection in self._connections.values():
@@ -132,7 +132,7 @@ class SqliteSource(Files):
         }
 
     async def close(self, text: str, place: str) -> None:
-        with told():
+        with store_errors():
             is_open = moved_to(self._connections[STORE]) is None
             for part, connection in _store_last(self._connections):
                 if is_open:
@@ -147,12 +147,12 @@ class SqliteSource(Files):
         for part, connection in self._connections.items():
             async with self._writing(connection):
                 forget_changes(connection)
-            with told():
+            with store_errors():
                 empty_log(self._paths[part])
 
     async def undo_half_close(self) -> bool:
-        """Let the parts be written to that a command closed which was killed before the store was;
-        tell whether there were any."""
+        """Reopen the parts that were closed by a command killed before it closed the store itself;
+        return whether there were any."""
         if await self.moved_to() is not None:
             return False
         found = False
@@ -163,10 +163,10 @@ class SqliteSource(Files):
         return found
 
     async def open_again(self) -> bool:
-        """Undo `close` and `begin`; tell whether anything was left of a copy. The store is the
-        last: it is what answers."""
+        """Undo `close` and `begin`; return whether anything was left of a copy. The store itself
+        comes last, as it is what answers."""
         left = False
-        with told():
+        with store_errors():
             for part, connection in _store_last(self._connections):
                 left |= forget_changes(connection)
                 drop_triggers(connection, CLOSING)
@@ -180,26 +180,26 @@ class SqliteSource(Files):
 def _store_last(
     connections: Mapping[str, sqlite3.Connection],
 ) -> list[tuple[str, sqlite3.Connection]]:
-    """Where a command is killed between two files, the store says how it was before."""
+    """If a command is killed between two files, the store is still in its earlier state."""
     return sorted(connections.items(), reverse=True)
 
 
-def _begun(connection: sqlite3.Connection, part: str) -> Begun | None:
-    """Return for which copy all changes of a file are put on record."""
-    wanted = {name for table in PARTS[part] for name in _noting_triggers(table).values()}
-    return state.begun(noted(connection)) if wanted <= triggers(connection).keys() else None
+def _running_copy(connection: sqlite3.Connection, part: str) -> RunningCopy | None:
+    """Return the copy for which all changes of a file are recorded."""
+    wanted = {name for table in PARTS[part] for name in _recording_triggers(table).values()}
+    return copy_of(read_state(connection)) if wanted <= triggers(connection).keys() else None
 
 
-def _noting_triggers(table: str) -> dict[str, str]:
-    """Return the name of the trigger of each action."""
+def _recording_triggers(table: str) -> dict[str, str]:
+    """Return the names of the triggers, by action."""
     return {
         action: f"{NOTING}{action.lower()}_{table}" for action in ("INSERT", "DELETE", "UPDATE")
     }
 
 
 def _newest(connection: sqlite3.Connection, part: str) -> dict[str, int]:
-    """Return the number of the newest change of each table, where there is any."""
-    if not noted(connection):
+    """Return the number of the newest change of each table that has any."""
+    if not read_state(connection):
         return {}
     found = {
         table: connection.execute(f'SELECT max({NOTED}) FROM "{record_of(table)}"').fetchone()[0]
@@ -208,8 +208,8 @@ def _newest(connection: sqlite3.Connection, part: str) -> dict[str, int]:
     return {table: newest for table, newest in found.items() if newest}
 
 
-def _noting(table: str, key: tuple[str, ...]) -> list[str]:
-    """Return the statements that have the keys of changed rows put on record."""
+def _recording(table: str, key: tuple[str, ...]) -> list[str]:
+    """Return the statements that make a table record the keys of changed rows."""
     record = f'"{record_of(table)}"'
     put = f"INSERT INTO {record} ({listed(key)})"
     new, old = (f"{put} SELECT {listed(key, of)}" for of in ("NEW.", "OLD."))
@@ -219,7 +219,7 @@ def _noting(table: str, key: tuple[str, ...]) -> list[str]:
         f"CREATE TABLE {record} ({NOTED} INTEGER PRIMARY KEY, {listed(key)})",
         *(
             f'CREATE TRIGGER "{name}" AFTER {action} ON "{table}" BEGIN {done[action]}; END'
-            for action, name in _noting_triggers(table).items()
+            for action, name in _recording_triggers(table).items()
         ),
     ]
 
@@ -240,8 +240,10 @@ def _views(connection: sqlite3.Connection) -> list[str]:
 
 @asynccontextmanager
 async def open_source(path: Path, timeout: float) -> AsyncIterator[SqliteSource]:
-    """Open all files of a store, for nobody else to move. Raises StoreMisconfigured,
-    StoreUnavailable."""
+    """Open all files of a store, and lock out other commands that move or migrate it.
+
+    Raises StoreMisconfigured, StoreUnavailable.
+    """
     async with _opened(path, timeout) as source:
         await source.undo_half_close()
         yield source
@@ -249,8 +251,8 @@ async def open_source(path: Path, timeout: float) -> AsyncIterator[SqliteSource]
 
 @asynccontextmanager
 async def _opened(path: Path, timeout: float) -> AsyncIterator[SqliteSource]:
-    with told(), ExitStack() as stack:
-        stack.enter_context(alone(path))
+    with store_errors(), ExitStack() as stack:
+        stack.enter_context(locked_for_move(path))
         connections = {}
         for part in PARTS:
             connection = open_part(path, part)
@@ -259,7 +261,9 @@ async def _opened(path: Path, timeout: float) -> AsyncIterator[SqliteSource]:
             if part == STORE:
                 check_not_newer(connection, path)
                 if version_of(connection) < len(migrations()):
-                    raise StoreMisconfigured(f"{path}: of a release before: run smtpproxy migrate")
+                    raise StoreMisconfigured(
+                        f"{path}: of an earlier release: run smtpproxy migrate"
+                    )
         yield SqliteSource(path, connections, timeout)
 
 
@@ -273,20 +277,22 @@ async def _begin(connection: sqlite3.Connection, timeout: float) -> None:
         except sqlite3.Error as error:
             if not is_busy(error) or time.monotonic() > deadline:
                 raise
-        await asyncio.sleep(_LOOK_SECONDS)
+        await asyncio.sleep(_RETRY_SECONDS)
 
 
 async def reopen(path: Path, timeout: float) -> Reopened | None:
-    """Let a store that was closed answer again, or give up a copy that was begun; None: it is open,
-    and there is none. Raises StoreMisconfigured, StoreUnavailable."""
+    """Reopen a closed store, or give up an unfinished copy; return None if there is neither.
+
+    Raises StoreMisconfigured, StoreUnavailable.
+    """
     async with _opened(path, timeout) as source:
         half_closed = await source.undo_half_close()
-        async with source.stopped():
-            place, begun = await source.moved_to(), await source.begun()
+        async with source.writes_stopped():
+            place, copy = await source.moved_to(), await source.running_copy()
             left = await source.open_again()
     if place is None and not half_closed and not left:
         return None
-    return Reopened(place or (begun and begun.other), place is not None or half_closed)
+    return Reopened(place or (copy and copy.other), place is not None or half_closed)
 
 
 def _quoted(text: str) -> str:

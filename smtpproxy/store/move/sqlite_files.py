@@ -1,11 +1,11 @@
-"""The files of a store in SQLite, whichever end of a copy it is."""
+"""The files of a store in SQLite at either end of a copy."""
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from smtpproxy.store.move import state
+from smtpproxy.store.move.ends import FIND_STATE, STATE
 from smtpproxy.store.move.tables import PARTS, STORE
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sql.live_keys import Live
@@ -24,7 +24,7 @@ _TABLES = {
     "streams": streams.TABLES,
 }
 _PART = {table: part for part, tables in PARTS.items() for table in tables}
-_IS_THERE = "SELECT 1 FROM sqlite_master WHERE name = ?"
+_EXISTS = "SELECT 1 FROM sqlite_master WHERE name = ?"
 
 
 class Files:
@@ -40,14 +40,14 @@ class Files:
         return [row[1] for row in await self.fetch(table, f'PRAGMA table_info("{table}")')]
 
     async def fetch(self, table: str, sql: str, *values: object) -> list[Row]:
-        with told():
+        with store_errors():
             return self._of(table).execute(sql, values).fetchall()
 
     def shown(self, _table: str, column: str, of: str = "") -> str:
         return f'{of}"{column}"'
 
-    async def live(self) -> Live:
-        with told():
+    async def live_keys(self) -> Live:
+        with store_errors():
             return live_keys.live(self._connections[STORE])
 
 
@@ -56,10 +56,10 @@ def part_path(path: Path, part: str) -> Path:
 
 
 def open_part(path: Path, part: str) -> sqlite3.Connection:
-    """Open a file of a store; what is deleted there is overwritten."""
+    """Open a file of a store, so that deleted data is overwritten."""
     if part == STORE:
         if not path.exists():
-            raise StoreMisconfigured(f"{path}: there is no database; the URL names another file")
+            raise StoreMisconfigured(f"{path}: there is no database; check the file in the URL")
         connection = sqlite3.connect(
             uri(path, read_only=False), uri=True, timeout=0, isolation_level=None
         )
@@ -70,16 +70,16 @@ def open_part(path: Path, part: str) -> sqlite3.Connection:
     return connection
 
 
-def noted(connection: sqlite3.Connection) -> dict[str, bytes]:
-    """Return what is noted of a copy."""
-    if not connection.execute(_IS_THERE, (state.STATE,)).fetchone():
+def read_state(connection: sqlite3.Connection) -> dict[str, bytes]:
+    """Return the rows of the copy's state."""
+    if not connection.execute(_EXISTS, (STATE,)).fetchone():
         return {}
-    return dict(connection.execute(state.FIND).fetchall())
+    return dict(connection.execute(FIND_STATE).fetchall())
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Raise what callers know."""
+def store_errors() -> Iterator[None]:
+    """Raise errors of SQLite and of the disk as errors of the store."""
     try:
         yield
     except sqlite3.Error as error:

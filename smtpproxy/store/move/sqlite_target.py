@@ -1,4 +1,4 @@
-"""A store in SQLite that is filled: files in a folder beside, which get their names at the end."""
+"""A store in SQLite as the target of a copy: made in a work folder, then linked into place."""
 
 import fcntl
 import os
@@ -11,10 +11,18 @@ from pathlib import Path
 from smtpproxy.disk import sync_folder
 from smtpproxy.store.change_journal import FOLDER, Journal, JournalGap, Mark
 from smtpproxy.store.key_files import give_to_owner_of
-from smtpproxy.store.move import state
-from smtpproxy.store.move.ends import Begun, Reached
+from smtpproxy.store.move.ends import (
+    COPY_ROW,
+    STATE,
+    Progress,
+    RunningCopy,
+    copy_of,
+    decode_copy,
+    encode,
+    progress_of,
+)
 from smtpproxy.store.move.reading import listed, places
-from smtpproxy.store.move.sqlite_files import Files, noted, open_part, part_path, told
+from smtpproxy.store.move.sqlite_files import Files, open_part, part_path, read_state, store_errors
 from smtpproxy.store.move.tables import MADE_WITH_A_STORE, PARTS, STORE, Key
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sql.rows import Row
@@ -22,17 +30,17 @@ from smtpproxy.store.sqlite import live_keys
 from smtpproxy.store.sqlite.connection import migrate
 from smtpproxy.store.sqlite.moves import triggers
 
-_STATE = f"{state.STATE} (name TEXT PRIMARY KEY, value BLOB)"
-_SPOILT = Begun("", "another store")
-_NOTE = f"INSERT OR REPLACE INTO {state.STATE} VALUES (?, ?)"
+_STATE = f"{STATE} (name TEXT PRIMARY KEY, value BLOB)"
+_INVALID = RunningCopy("", "another store")
+_PUT_STATE = f"INSERT OR REPLACE INTO {STATE} VALUES (?, ?)"
 _WHOLE = "whole"
-"""A file in the folder: what is there is all of the copy, and has yet to be given its names."""
-_ENDS = ("", "-wal", "-shm", "-journal")
-"""Of the names of files of SQLite: it would take what is there for its own."""
+"""A file in the work folder: the copy there is complete, and is being linked into place."""
+_SUFFIXES = ("", "-wal", "-shm", "-journal")
+"""Of the files of a database: SQLite would take any leftover as its own."""
 
 
 class SqliteTarget(Files):
-    """A `Target`. Its triggers come with the end: what rows cause is copied with them."""
+    """A `Target`. It gets its triggers at the end, as their effects are copied as rows."""
 
     def __init__(self, folder: Path, path: Path, mark: Mark) -> None:
         self._folder = folder
@@ -59,22 +67,22 @@ class SqliteTarget(Files):
         return connections
 
     def shut(self) -> None:
-        """Close the files; where nothing was begun, they go."""
-        nothing = not self._folder.exists() or self._is_new
+        """Close the files, and delete them if no copy was begun."""
+        unused = not self._folder.exists() or self._is_new
         _close(self._connections)
-        if nothing:
+        if unused:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    async def begun(self) -> Begun | None:
-        """Return None where it was not there before."""
+    async def running_copy(self) -> RunningCopy | None:
+        """Return None if it did not exist before."""
         if self._is_new:
             return None
         if self._whole.exists():
-            return state.decode(self._whole.read_bytes())
-        with told():
-            found = {state.begun(noted(connection)) for connection in self._connections.values()}
-        begun = found.pop() if len(found) == 1 else None
-        return begun or _SPOILT  # such as where it was killed while it was begun
+            return decode_copy(self._whole.read_bytes())
+        with store_errors():
+            found = {copy_of(read_state(connection)) for connection in self._connections.values()}
+        copy = found.pop() if len(found) == 1 else None
+        return copy or _INVALID  # killed in `begin`, for example
 
     @property
     def _whole(self) -> Path:
@@ -83,54 +91,54 @@ class SqliteTarget(Files):
     async def has_rows(self, table: str) -> bool:
         return bool(await self.fetch(table, f'SELECT 1 FROM "{table}" LIMIT 1'))
 
-    async def begin(self, copy: Begun) -> None:
+    async def begin(self, copy: RunningCopy) -> None:
         _close(self._connections)
         self._is_new = False
-        with told():
+        with store_errors():
             self._whole.unlink(missing_ok=True)
             for part in PARTS:
                 made, path = self._places(part)
-                if _is_same(made, path):  # the name that an end gave it which was not reached
+                if _is_same(made, path):  # linked by a `commit` that was killed
                     path.unlink()
             for file in self._folder.iterdir():
                 file.unlink()
-            self._try_names()
+            self._try_hard_links()
             self._connections = self._opened()
             for part, connection in self._connections.items():
                 connection.execute("BEGIN")
                 for table in MADE_WITH_A_STORE & PARTS[part].keys():
                     connection.execute(f'DELETE FROM "{table}"')
                 connection.execute(f"CREATE TABLE {_STATE}")
-                connection.execute(_NOTE, (state.NAME, state.encode(copy)))
+                connection.execute(_PUT_STATE, (COPY_ROW, encode(copy)))
                 connection.execute("COMMIT")
 
-    def _try_names(self) -> None:
-        """Do now what must not fail at the end."""
+    def _try_hard_links(self) -> None:
+        """Fail now rather than in `commit` if the file system has no hard links."""
         one, other = self._folder / ".one", self._folder / ".other"
         one.touch()
         other.hardlink_to(one)
         for file in (one, other):
             file.unlink()
 
-    async def spoil(self) -> None:
-        with told():
+    async def invalidate(self) -> None:
+        with store_errors():
             self._whole.unlink(missing_ok=True)
             store = self._connections[STORE]
             store.execute(f"CREATE TABLE IF NOT EXISTS {_STATE}")
-            store.execute(_NOTE, (state.NAME, state.encode(_SPOILT)))
+            store.execute(_PUT_STATE, (COPY_ROW, encode(_INVALID)))
 
-    async def reached(self, table: str) -> Reached:
+    async def progress(self, table: str) -> Progress:
         if self._whole.exists():
-            return Reached(all=True)
-        return state.reached(noted(self._of(table)), table)
+            return Progress(all=True)
+        return progress_of(read_state(self._of(table)), table)
 
-    async def reach(self, table: str, reached: Reached) -> None:
-        self._of(table).execute(_NOTE, (table, state.encode(reached)))
+    async def set_progress(self, table: str, progress: Progress) -> None:
+        self._of(table).execute(_PUT_STATE, (table, encode(progress)))
 
     @asynccontextmanager
-    async def step(self, table: str, *, flushed: bool) -> AsyncIterator[None]:
+    async def transaction(self, table: str, *, flushed: bool) -> AsyncIterator[None]:
         connection = self._of(table)
-        with told():
+        with store_errors():
             connection.execute(f"PRAGMA synchronous = {'FULL' if flushed else 'NORMAL'}")
             connection.execute("BEGIN")
             try:
@@ -162,44 +170,44 @@ class SqliteTarget(Files):
         connection = self._of(table)
         return [row for key in keys for row in connection.execute(f"{sql} WHERE {where}", key)]
 
-    async def settle(self) -> None:
-        with told():
+    async def optimize(self) -> None:
+        with store_errors():
             for connection in self._connections.values():
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     async def watch(self) -> None:
-        with told():
+        with store_errors():
             self._seen = self._commits_of_others()
 
     def _commits_of_others(self) -> dict[str, int]:
-        """Return what is another number once anybody else has committed, by part."""
+        """Return a number that changes with each commit by another connection, by part."""
         return {
             part: connection.execute("PRAGMA data_version").fetchone()[0]
             for part, connection in self._connections.items()
         }
 
-    async def hold(self) -> None:
+    async def lock(self) -> None:
         """Nobody knows of it yet."""
 
-    async def leave(self) -> None:
-        """Nothing is held."""
+    async def rollback(self) -> None:
+        """Nothing is locked, and `finish` can be repeated."""
 
-    async def is_ours(self) -> bool:
-        with told():
+    async def is_untouched(self) -> bool:
+        with store_errors():
             return self._commits_of_others() == self._seen
 
     async def finish(self, numbers: Mapping[str, int], secrets: Mapping[str, bytes]) -> None:
-        _refuse_made(self._folder, self._path)  # by a relay that was started there too soon
+        _refuse_existing(self._folder, self._path)  # a relay may have been started there too soon
         store = self._connections[STORE]
         change, refusal = self._mark
-        # The journal of changes in state_dir may know numbers that must not be given again.
-        given = {**numbers, "refusal_change": refusal}
-        given["suppression_change"] = max(change, given["suppression_change"])
-        with told():
+        # Numbers in the journal of changes in state_dir must not be assigned again.
+        newest = {**numbers, "refusal_change": refusal}
+        newest["suppression_change"] = max(change, newest["suppression_change"])
+        with store_errors():
             store.execute("BEGIN")
             store.execute("DELETE FROM sqlite_sequence")
             store.executemany(
-                "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", given.items()
+                "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", newest.items()
             )
             for trigger in _all_triggers():
                 store.execute(trigger)
@@ -211,43 +219,45 @@ class SqliteTarget(Files):
                 _empty_log(connection, self._places(part)[0])
 
     async def commit(self) -> None:
-        """Give the files their names, never over what was put there meanwhile. The store itself is
-        the last, once the others have theirs on the disk: all of them count with it, and until then
-        they are in the folder as well."""
-        with told():
+        """Link the files into place, but never replace an existing one.
+
+        The store itself comes last, once the others are on disk in their places: it is what makes
+        the copy valid. Until then all of them are in the work folder as well.
+        """
+        with store_errors():
             written = self._folder / f".{_WHOLE}"
-            written.write_bytes(state.encode(await self.begun()))
+            written.write_bytes(encode(await self.running_copy()))
             _flush(written)
             written.rename(self._whole)
             sync_folder(self._folder)
             for part in sorted(self._connections, reverse=True):
                 connection = self._connections[part]
                 made, path = self._places(part)
-                connection.execute(f"DROP TABLE IF EXISTS {state.STATE}")
+                connection.execute(f"DROP TABLE IF EXISTS {STATE}")
                 _empty_log(connection, made)
                 connection.close()
                 _flush(made)
                 give_to_owner_of(path.parent, made)
                 if part == STORE:
                     sync_folder(path.parent)
-                    _refuse_made(self._folder, self._path)
-                _name(made, path)
+                    _refuse_existing(self._folder, self._path)
+                _link(made, path)
             sync_folder(self._path.parent)
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _places(self, part: str) -> tuple[Path, Path]:
-        """Return where a file is made, and where it will be."""
+        """Return a file in the work folder, and its final place."""
         return part_path(self._folder / self._path.name, part), part_path(self._path, part)
 
     async def tidy(self) -> None:
-        """There is nothing that could wait."""
+        """`commit` leaves nothing behind."""
 
 
 def _empty_log(connection: sqlite3.Connection, file: Path) -> None:
-    """Have all of a database in its file. Raises StoreUnavailable."""
+    """Move all of the write-prefetched log to the database file. Raises StoreUnavailable."""
     is_busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     if is_busy:
-        raise StoreUnavailable(f"{file}: another process reads it, which has to end first")
+        raise StoreUnavailable(f"{file}: another process is reading it; end that one first")
 
 
 def _flush(file: Path) -> None:
@@ -255,13 +265,13 @@ def _flush(file: Path) -> None:
         os.fsync(opened.fileno())
 
 
-def _name(made: Path, path: Path) -> None:
-    """Raises StoreMisconfigured where somebody else's is there."""
+def _link(made: Path, path: Path) -> None:
+    """Raises StoreMisconfigured if another file is there."""
     try:
         path.hardlink_to(made)
     except FileExistsError:
         if not _is_same(made, path):
-            raise _there(path) from None
+            raise _exists(path) from None
 
 
 def _is_same(made: Path, path: Path) -> bool:
@@ -282,9 +292,9 @@ def _all_triggers() -> list[str]:
 
 @asynccontextmanager
 async def open_target(path: Path, state_dir: Path) -> AsyncIterator[SqliteTarget]:
-    """Make a store that takes its place with `commit`, or go on with one. Raises
+    """Create a store that takes its place with `commit`, or resume filling one. Raises
     StoreMisconfigured."""
-    with told(), _aside(path) as folder:
+    with store_errors(), _work_folder(path) as folder:
         target = SqliteTarget(folder, path, _journal_mark(state_dir))
         try:
             yield target
@@ -299,44 +309,43 @@ def _journal_mark(state_dir: Path) -> Mark:
         raise StoreUnavailable(f"the journal of changes is damaged: {error}") from error
 
 
-def _refuse_made(folder: Path, path: Path) -> None:
-    """Raise StoreMisconfigured where anything has the name of a file that is to be."""
+def _refuse_existing(folder: Path, path: Path) -> None:
+    """Raise StoreMisconfigured if anything has the name of a file of the store."""
     for part in sorted(PARTS):
         made, file = part_path(folder / path.name, part), part_path(path, part)
-        for end in _ENDS:
-            there = file.with_name(f"{file.name}{end}")
-            if os.path.lexists(there) and (end or not _is_same(made, there)):
-                raise _there(there)
+        for suffix in _SUFFIXES:
+            existing = file.with_name(f"{file.name}{suffix}")
+            if os.path.lexists(existing) and (suffix or not _is_same(made, existing)):
+                raise _exists(existing)
 
 
-def _there(path: Path) -> StoreMisconfigured:
+def _exists(path: Path) -> StoreMisconfigured:
     return StoreMisconfigured(
-        f"{path}: there is a database already; right would be the name of a new file, or to move "
-        "away what is there"
+        f"{path}: there is already a database; name a new file, or move this one away"
     )
 
 
 @contextmanager
-def _aside(path: Path) -> Iterator[Path]:
-    """A private folder beside a file to be, in which it is made."""
+def _work_folder(path: Path) -> Iterator[Path]:
+    """Lock the private folder, beside the final place of the store, that it is filled in."""
     folder = path.with_name(f".{path.name}.copy")
     if not folder.exists():
-        _refuse_made(folder, path)
+        _refuse_existing(folder, path)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StoreUnavailable(f"{path}: another copy to it is under way") from None
+            raise StoreUnavailable(f"{path}: another copy to it is running") from None
         if not (folder / path.name).exists() or _has_two_names(folder / path.name):
-            for file in folder.iterdir():  # of a copy that was killed when it counted already
+            for file in folder.iterdir():  # left by a copy that was killed after it was valid
                 file.unlink()
         try:
-            _refuse_made(folder, path)
+            _refuse_existing(folder, path)
         except StoreMisconfigured:
             with suppress(OSError):
-                folder.rmdir()  # where there is no half of a copy in it
+                folder.rmdir()  # unless it holds an unfinished copy
             raise
         yield folder
     finally:

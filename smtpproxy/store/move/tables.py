@@ -1,4 +1,4 @@
-"""What is copied when a store moves: every table that both kinds of database have."""
+"""The tables that are copied when a store moves: all those that both kinds of database have."""
 
 from collections.abc import Collection, Mapping
 from hashlib import blake2b
@@ -31,12 +31,12 @@ MAIN: Mapping[str, tuple[str, ...]] = {
     "link_key": ("version",),
     "consent_purpose": ("purpose",),
 }
-"""Those of the store, with the columns that tell a row from others."""
+"""The tables of the store itself, with the columns that identify a row."""
 
 BESIDE: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "answers": {"answer": ("request",)},
     "bulk": {"bulk": ("fingerprint", "person")},
-    "confirmations": {"confirmation": ("person", "at")},  # the only one whose rows may be the same
+    "confirmations": {"confirmation": ("person", "at")},  # the only one with duplicate rows
     "copies": {"copy": ("message", "recipient")},
     "feedback": {
         "report": ("id",),
@@ -54,35 +54,35 @@ BESIDE: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "campaign_person": ("campaign", "person"),
     },
 }
-"""Those of each part that has a file of its own where the store is in SQLite."""
+"""The tables of each part that has its own file in SQLite."""
 
 STORE = ""
-"""Among the parts: the store itself."""
+"""The part that is the store itself."""
 
 PARTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {STORE: MAIN, **BESIDE}
 KEYS = {table: key for tables in PARTS.values() for table, key in tables.items()}
 TABLES = tuple(KEYS)
 
 UNIQUE = {"contact": "address", "import": "id", "suppression_change": "event_key"}
-"""What else only one row of a table may have."""
+"""Columns that are unique in addition to the key."""
 
 NOT_COPIED = frozenset(
     {
-        "secret",  # one for each part goes with it, otherwise
-        "relay",  # each tells again, and where the store is a file there is one
-        "refusal_change",  # of SQLite: what has yet to be written to the journal of changes
-        "change_number",  # of PostgreSQL, as the next two: goes with the numbers
+        "secret",  # copied by `Source.secrets`
+        "relay",  # each relay registers again; with SQLite there is only one
+        "refusal_change",  # SQLite only: changes yet to be written to the journal of changes
+        "change_number",  # PostgreSQL only, like the next two: copied by `Source.numbers`
         "store_state",
         "schema_version",
-        "journal",  # of PostgreSQL: each relay fills them from its journals
+        "journal",  # PostgreSQL only: each relay fills these from its journals
         "journal_erasure",
         "decision",
-        "asked_message",  # asked again
+        "asked_message",  # requested again
     }
 )
 
 MADE_WITH_A_STORE = frozenset({"suppression_key", "tally"})
-"""Have rows where nobody has written yet."""
+"""Tables that have rows in a new store."""
 
 NUMBERED = {
     "import": "number",
@@ -92,16 +92,16 @@ NUMBERED = {
     "stream_event": "id",
     "webhook_dead_letter": "id",
 }
-"""Whose rows have numbers that are given once: the newest is copied too."""
+"""Tables whose numbers are never assigned twice; the highest is copied too."""
 
 OF_RELAYS = frozenset({"mailbox", "erased"})
-"""Columns of PostgreSQL that tell relays of one store apart: in SQLite there is one."""
+"""Columns that PostgreSQL alone has, as several relays can share it."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class Sum:
-    """How many rows there are, and a checksum of them in any order: the sum of their hashes."""
+    """The number of rows, and a checksum that ignores their order: the sum of their hashes."""
 
     __slots__ = ("_total", "rows")
 

@@ -1,4 +1,4 @@
-"""What is left of a copy that was begun and did not come to its end: it costs, and is forgotten."""
+"""Finding the remains of an unfinished copy: it is easily forgotten, and still costs writes."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ from smtpproxy.settings import StoreSettings
 from smtpproxy.store import is_postgresql, store_path
 from smtpproxy.store.closed import without_password
 from smtpproxy.store.configurations import Misfit
-from smtpproxy.store.move import state
-from smtpproxy.store.move.sqlite_files import noted, part_path, told
+from smtpproxy.store.move.ends import copy_of
+from smtpproxy.store.move.sqlite_files import part_path, read_state, store_errors
 from smtpproxy.store.move.tables import PARTS
 from smtpproxy.store.sqlite.connection import moved_to, uri
 from smtpproxy.store.sqlite.moves import CLOSING, NOTING, STATE, triggers
@@ -19,15 +19,15 @@ _LOOK = f"""
 SELECT moved_to IS NULL AND (EXISTS (SELECT 1 FROM pg_trigger WHERE tgname = 'copying')
                              OR to_regclass('{STATE}') IS NOT NULL),
        obj_description(to_regclass('{STATE}'), 'pg_class') FROM store_state
-"""  # one that is closed, or half a copy, says that to whoever asks it
+"""  # a store that is closed or being filled refuses anyway, and says why
 _WAIT = 5.0  # seconds for a lock
 
 
 async def traces(settings: StoreSettings) -> list[Misfit]:
-    """Look for them at a store that answers. Raises StoreUnavailable."""
+    """Return the unfinished copies of, or beside, a store that answers. Raises StoreUnavailable."""
     if is_postgresql(settings):
         return await _in_database(settings)
-    with told():
+    with store_errors():
         return [*_in_files(store_path(settings)), *_beside(store_path(settings))]
 
 
@@ -38,7 +38,7 @@ async def _in_database(settings: StoreSettings) -> list[Misfit]:
     with closing(Lease(target(settings))) as lease:
         async with lease.database.connection() as connection:
             begun, other = await connection.fetchrow(_LOOK)
-    return [_begun(settings.url, other)] if begun else []
+    return [_unfinished(settings.url, other)] if begun else []
 
 
 def _in_files(path: Path) -> Iterator[Misfit]:
@@ -50,37 +50,37 @@ def _in_files(path: Path) -> Iterator[Misfit]:
         opened = sqlite3.connect(uri(file, read_only=True), uri=True, timeout=_WAIT)
         with closing(opened) as connection:
             if moved_to(connection) is not None:
-                return  # whoever opens it is told
-            copy = state.begun(noted(connection))
+                return  # anyone who opens it is store_errors
+            copy = copy_of(read_state(connection))
             names = triggers(connection)
         other = other or (copy and copy.other)
         begun |= copy is not None or any(name.startswith(NOTING) for name in names)
         if any(name.startswith(CLOSING) for name in names):
             closed.append(file.name)
     if closed:
-        text = (
-            f"a store copy was killed while it closed it, and {', '.join(closed)} can't be written"
-        )
+        text = f"a store copy was killed while closing it: {', '.join(closed)} can't be written"
         yield Misfit(url, text, _fix(url, other))
     elif begun:
-        yield _begun(url, other)
+        yield _unfinished(url, other)
 
 
-def _begun(url: str, other: str | None) -> Misfit:
-    text = f"a copy{f' to {other}' if other else ''} was begun, and did not come to its end yet"
-    text = f"{text}: what changes is put on record for it, and piles up"
+def _unfinished(url: str, other: str | None) -> Misfit:
+    text = (
+        f"a copy{f' to {other}' if other else ''} was begun and not finished: changes are still "
+        "recorded for it, and pile up"
+    )
     return Misfit(without_password(url), text, _fix(url, other))
 
 
 def _fix(url: str, other: str | None) -> str:
     shown = without_password(url)
     give_up = f"smtpproxy store reopen '{shown}' gives it up"
-    return f"smtpproxy store copy '{shown}' '{other}' goes on, {give_up}" if other else give_up
+    return f"smtpproxy store copy '{shown}' '{other}' resumes it, {give_up}" if other else give_up
 
 
 def _beside(path: Path) -> Iterator[Misfit]:
     for folder in sorted(path.parent.glob(".*.copy")):
         if (folder / folder.name[1:].removesuffix(".copy")).exists():
-            text = "half a copy, with people in it who may be erased by now where they come from"
-            fix = "bring that store copy to its end, or remove the folder"
+            text = "an unfinished copy, which may hold people who have since been erased"
+            fix = "finish that store copy, or remove the folder"
             yield Misfit(str(folder), text, fix)

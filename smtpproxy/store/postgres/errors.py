@@ -1,27 +1,27 @@
-"""What errors of PostgreSQL mean, and what would be right."""
+"""Errors of PostgreSQL as errors of the store, with what would be right."""
 
 from smtpproxy.store.closed import says_closed
 from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured, StoreUnavailable
 
-NO_PRIMARY = "the database is a standby, or for reading only"
-NO_STANDBY = "store.replica_url: a primary, no standby"
+NO_PRIMARY = "the database is a standby, or read-only"
+NO_STANDBY = "store.replica_url: names a primary, not a standby"
 
 
 def unavailable(error: BaseException, where: str = "store.url") -> StoreUnavailable:
-    """Return what a failure means to callers; raise it `from error`. `where` is the setting."""
+    """Return the error to raise `from error`. `where` is the setting with the URL."""
     from asyncpg import exceptions as pg
 
     match error:
         case TimeoutError() | pg.LockNotAvailableError() | pg.QueryCanceledError():
             return StoreUnavailable("the database did not answer in time")
         case pg.InvalidPasswordError() | pg.InvalidAuthorizationSpecificationError():
-            return StoreInaccessible(f"{where}: the database does not let us in ({error})")
+            return StoreInaccessible(f"{where}: the database refuses the login ({error})")
         case pg.InvalidCatalogNameError():
             return StoreInaccessible(f"{where}: {error}; create it, then run smtpproxy migrate")
         case pg.UndefinedTableError() | pg.UndefinedColumnError() | pg.UndefinedFunctionError():
             return StoreInaccessible(f"{where}: {error}; run smtpproxy migrate")
         case pg.InsufficientPrivilegeError():
-            return StoreInaccessible(f"{where}: {error}; smtpproxy migrate --grant-write gives it")
+            return StoreInaccessible(f"{where}: {error}; smtpproxy migrate --grant-write grants it")
         case pg.UndefinedObjectError():  # a role, or a parameter in the URL
             return StoreMisconfigured(f"{where}: {error}")
         case pg.ObjectNotInPrerequisiteStateError() if says_closed(str(error)):
@@ -32,9 +32,8 @@ def unavailable(error: BaseException, where: str = "store.url") -> StoreUnavaila
             return StoreUnavailable(NO_PRIMARY)
         case pg.DuplicatePreparedStatementError() | pg.InvalidSQLStatementNameError():
             return StoreMisconfigured(
-                f"{where}: a prepared statement is not where it was; behind a pooler that lends a"
-                " server by transaction set store.prepared_statements = false, or name the server"
-                " itself"
+                f"{where}: a prepared statement has vanished; behind a pooler in transaction mode"
+                " set store.prepared_statements = false, or name the server itself"
             )
         case pg.ProtocolViolationError() if "startup parameter" in str(error):
             return StoreMisconfigured(

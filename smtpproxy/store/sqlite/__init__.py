@@ -37,7 +37,7 @@ from smtpproxy.store.sqlite.connection import (
 )
 from smtpproxy.store.sqlite.counters import SqliteMailings
 from smtpproxy.store.sqlite.journaling import ChangeFollower
-from smtpproxy.store.sqlite.moves import unmoved
+from smtpproxy.store.sqlite.moves import locked_for_migration
 from smtpproxy.store.sqlite.reader import SqliteReader
 from smtpproxy.store.sqlite.statements import DIALECT
 
@@ -154,7 +154,7 @@ def make(path: Path, state_dir: Path, timeout: float) -> None:
     _make_file(path)
     with closing(open_writer(path, timeout)) as connection:
         behind = version_of(connection) < len(migrations())
-        with unmoved(path) if behind else nullcontext():
+        with locked_for_migration(path) if behind else nullcontext():
             migrate(connection, path, live_keys.name)
         if not live_keys.knows_a_key(connection):
             live_keys.register(connection, load_or_create_keys(state_dir))

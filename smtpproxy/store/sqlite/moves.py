@@ -1,4 +1,4 @@
-"""What `store copy` makes in the files of a store, and the lock of whoever moves or changes one."""
+"""The tables and triggers of `store copy` in a store's files, and locks against other commands."""
 
 import fcntl
 import os
@@ -10,11 +10,11 @@ from pathlib import Path
 from smtpproxy.store.protocols import StoreUnavailable
 
 STATE = "store_copy"
-"""The table that says of which copy a file is the source, or half."""
+"""The table with the state of the copy that a file is the source, or the target, of."""
 CLOSING = "closed_"
-"""How the triggers are called that refuse what is written."""
+"""The prefix of the triggers that refuse writes."""
 NOTING = "copying_"
-"""And those that put it on record, with its tables."""
+"""The prefix of the triggers that record changes, and of the tables they record them in."""
 
 _TRIGGERS = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
 _TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
@@ -36,7 +36,7 @@ def _is_of_a_copy(table: str) -> bool:
 
 
 def drop_triggers(connection: sqlite3.Connection, beginning: str) -> bool:
-    """Tell whether there were any."""
+    """Return whether there were any."""
     found = [name for name in triggers(connection) if name.startswith(beginning)]
     for name in found:
         connection.execute(f'DROP TRIGGER "{name}"')
@@ -44,7 +44,7 @@ def drop_triggers(connection: sqlite3.Connection, beginning: str) -> bool:
 
 
 def forget_changes(connection: sqlite3.Connection) -> bool:
-    """Put changes on record no more; tell whether anything was left of a copy."""
+    """Stop recording changes; return whether anything was left of a copy."""
     left = drop_triggers(connection, NOTING)
     for (table,) in connection.execute(_TABLES).fetchall():
         if _is_of_a_copy(table):
@@ -54,16 +54,16 @@ def forget_changes(connection: sqlite3.Connection) -> bool:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Let nobody else move the store, or change its tables. Raises StoreUnavailable."""
-    with _locked(path, fcntl.LOCK_EX, "wait for its end"):
+def locked_for_move(path: Path) -> Iterator[None]:
+    """Keep others from moving the store or changing its tables. Raises StoreUnavailable."""
+    with _locked(path, fcntl.LOCK_EX, "wait until that has ended"):
         yield
 
 
 @contextmanager
-def unmoved(path: Path) -> Iterator[None]:
-    """Let nobody move the store while its tables are changed. Raises StoreUnavailable."""
-    with _locked(path, fcntl.LOCK_SH, "its tables are brought up to date after that, not before"):
+def locked_for_migration(path: Path) -> Iterator[None]:
+    """Keep others from moving the store while its tables change. Raises StoreUnavailable."""
+    with _locked(path, fcntl.LOCK_SH, "migrate its tables after that has ended"):
         yield
 
 
@@ -75,7 +75,7 @@ def _locked(path: Path, kind: int, advice: str) -> Iterator[None]:
         yield
     except BlockingIOError:
         raise StoreUnavailable(
-            f"{path}: a store copy, store reopen or migration of it is under way; {advice}"
+            f"{path}: store copy, store reopen or migrate is running on it; {advice}"
         ) from None
     finally:
         os.close(folder)
