@@ -16,7 +16,7 @@ from smtpproxy.settings import Settings, StoreSettings
 from smtpproxy.settings.places import store_url
 from smtpproxy.store import is_postgresql, store_path
 from smtpproxy.store.closed import closed_text, without_password
-from smtpproxy.store.move import CopyResult, CopyEnd, move
+from smtpproxy.store.move import CopyEnd, CopyResult, move
 from smtpproxy.store.relays import relay_id
 from smtpproxy.terminal import counted
 
