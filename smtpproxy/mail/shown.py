@@ -1,8 +1,9 @@
 """A message's text as people read it: of the part that most of them see, folded for comparing.
 
 HTML is read in one pass, and never an error. No renderer: style sheets are not applied. What is
-hidden by the element itself (`hidden`, `display:none`, `visibility:hidden`, a font size of 0) is
-not shown, nor is the head.
+hidden by the element itself (`hidden`, `display:none`, `visibility:hidden`, `opacity:0`,
+`max-height:0`) is not shown, nor is the head, nor text in a font of size 0: templates (MJML) set
+that around every column, and a size again within.
 """
 
 import re
@@ -48,9 +49,15 @@ _ATTRIBUTE = re.compile(
 _HIDDEN_ATTRIBUTE = re.compile(r"\shidden(?=[\s/=>]|\Z)", re.IGNORECASE)
 _HIDING = re.compile(
     r"display\s{0,9}:\s{0,9}none|visibility\s{0,9}:\s{0,9}hidden"
-    r"|font-size\s{0,9}:\s{0,9}0(?:px|pt|em|%)?\s{0,9}(?:;|!|\Z)",
+    r"|(?<![a-z-])(?:opacity|max-height)\s{0,9}:"
+    r"\s{0,9}0(?:\.0{1,9})?(?:px|pt|em|%)?\s{0,9}(?:;|!|\Z)",
     re.IGNORECASE,
 )
+_FONT = re.compile(r"(?<![a-z-])font(-size)?\s{0,9}:\s{0,9}([^;!]{0,99})", re.IGNORECASE)
+_LENGTH = re.compile(r"(?<!\S)[0-9.][^\s/]{0,20}")  # the first of `font` is the size
+_ZERO = re.compile(r"0{0,9}\.?0{1,9}(?:[a-z]{1,4}|%)?")
+_LIKE_AROUND = re.compile(r".{0,20}(?:(?<!r)em|ex|ch|%)|inherit|unset|revert|smaller|larger")
+_MOST_SIZES = 1_000  # font sizes within each other
 _ENDLESS_NUMBER = re.compile(r"&#[xX]?[0-9a-fA-F]{8,}")
 _MOST_TAGS = 20_000  # what follows them is not read
 _LONGEST_TAG = 16_384  # characters: attributes beyond are not read
@@ -84,6 +91,9 @@ class _Reader:
         self._source = source
         self._hidden = ""  # the element that is not shown, and
         self._depth = 0  # how many of that name are open in it
+        # Elements with a font size, once there was one of 0: the name, how many of it are open
+        # in it, and whether its text has a size.
+        self._sizes: list[tuple[str, int, bool]] = []
         self._no_more: set[str] = set()  # quotes that do not occur any more
 
     def read(self) -> None:
@@ -124,7 +134,7 @@ class _Reader:
         return end + 1
 
     def _show(self, text: str) -> None:
-        if not self._hidden:
+        if not self._hidden and not (self._sizes and not self._sizes[-1][2]):
             self.text.append(text)
 
     def _end_of_tag(self, start: int) -> int:
@@ -161,13 +171,35 @@ class _Reader:
         if name not in _INLINE:
             self.text.append("\n")
         if closing:
+            if self._sizes and self._sizes[-1][0] == name:
+                self._end_of_size(name)
             return
-        if name in _UNSEEN or (attributes and name not in _VOID and _is_hidden(attributes)):
+        style = _style(attributes) if attributes and name not in _VOID else ""
+        if name in _UNSEEN or (style and _HIDING.search(style)):
             self._hidden, self._depth = name, 1
-        elif name == "a" or name == "area":
+            return
+        if style or self._sizes:
+            self._size(name, style)
+        if (name == "a" or name == "area") and not (self._sizes and not self._sizes[-1][2]):
             href = _attributes(attributes).get("href")
             if href:
                 self.links.append(plain_of(href).strip())
+
+    def _size(self, name: str, style: str) -> None:
+        """Note the font size of an element; of most mail none is 0, and nothing is noted."""
+        size, sizes = _font_size(style) if style else None, self._sizes
+        if sizes and sizes[-1][0] == name:
+            if name == "p":
+                sizes.pop()  # a p ends where another begins
+            elif size is None:
+                sizes[-1] = (name, sizes[-1][1] + 1, sizes[-1][2])
+        if (size is False or (sizes and size)) and len(sizes) < _MOST_SIZES:
+            sizes.append((name, 1, size))
+
+    def _end_of_size(self, name: str) -> None:
+        _, count, has_size = self._sizes.pop()
+        if count > 1:
+            self._sizes.append((name, count - 1, has_size))
 
     def _in_hidden(self, name: str, closing: bool) -> None:
         if name == "body" and self._hidden == "head":
@@ -185,13 +217,29 @@ def _attributes(tag: str) -> dict[str, str]:
     return found
 
 
-def _is_hidden(tag: str) -> bool:
-    if "style" not in tag and "hidden" not in tag and "STYLE" not in tag and "HIDDEN" not in tag:
-        return False
-    if _HIDDEN_ATTRIBUTE.search(tag):
-        return True
-    style = _attributes(tag).get("style")
-    return style is not None and _HIDING.search(plain_of(style)) is not None
+def _style(tag: str) -> str:
+    """The style of an element by its attributes, as CSS; `hidden` is one of them."""
+    lower = tag.lower()
+    if "hidden" in lower and _HIDDEN_ATTRIBUTE.search(tag):
+        return "display:none"
+    if "style" not in lower:
+        return ""
+    return plain_of(_attributes(tag).get("style", ""))
+
+
+def _font_size(style: str) -> bool | None:
+    """Whether text of this style has a size; None: as that around it."""
+    has_size = None
+    for whole, value in _FONT.findall(style):
+        size = value.strip().lower()
+        if not whole:  # all of the font at once
+            length = _LENGTH.search(size)
+            size = "" if length is None else length[0]
+        if _ZERO.fullmatch(size):
+            has_size = False
+        elif size and not _LIKE_AROUND.fullmatch(size):
+            has_size = True
+    return has_size
 
 
 class ShownText(Struct, frozen=True):

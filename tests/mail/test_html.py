@@ -20,6 +20,22 @@ SEEN = [
     ("a<span hidden>x</span>b<p hidden>y<p>c", "ab c"),
     ("a<span style='visibility:hidden'>x</span><font style=font-size:0px>y</font>b", "ab"),
     ("<span style='font-size:0.9em'>small</span>", "small"),
+    # templates set a size of 0 around columns, and another one within
+    (
+        '<table><tr><td style="direction:ltr;font-size:0px;padding:20px 0;"><!--[if mso | IE]>'
+        '<table><![endif]--><div class="mj-column-per-100" style="font-size:0px;width:100%;">'
+        '<table><tr><td align="left" style="font-size:0px;padding:10px 25px;"><div style="'
+        'font-family:Ubuntu;font-size:13px;">a</div></td></tr></table></div></td></tr></table>b',
+        "a b",
+    ),
+    (
+        "<p style='font-size:0'>a<b style='font:13px/2 Arial'>b</b>c<i style='font-size:1em'>d</i>",
+        "b",
+    ),
+    ("<td style='font:0/0 a'>a<td>b</td>c</td>d", "d"),
+    ("<p style='font-size: .0PX'>a<p>b", "b"),
+    ("<p Style='opacity:0'>a<p>b<i style='max-height:0px;overflow:hidden'>c</i>", "b"),
+    ("<i style='opacity:0.9;max-height:20px;font-size:12px'>a</i>", "a"),
     ("<span class=hidden-xs data-hidden=1>shown</span>", "shown"),
     ('<img alt="a>b" src=x>c', "c"),
     ("<a title='never closed>c", "c"),
