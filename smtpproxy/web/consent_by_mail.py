@@ -43,7 +43,6 @@ from smtpproxy.web.own_mail import (
     Submit,
     Writer,
     brand_title,
-    confirmation_stream,
     language_for,
     purpose_label,
     send,
@@ -134,18 +133,32 @@ class ConsentByMail:
 
         How the address was obtained is what is claimed now, or any way that is on record.
         """
-        stream = replace(confirmation_stream(self.settings, asked.brand), purpose=asked.purpose)
-        books = {s.rulebook for s in self.settings.streams.values() if s.purpose == stream.purpose}
         if asked.source is not None:
             claimed = Collection(self._on_record(asked.brand), asked.source)
             contact = collected(known.contact or Contact(asked.address), (claimed,))
             known = replace(known, contact=contact)
-        for name in books or {self.settings.policy.rulebook}:
-            case = RecipientCase(asked.address, stream, known, self.settings.rulebooks[name], now)
+        for case in self._cases(asked.address, asked.brand, asked.purpose, known, now):
             refusals = [_refused(each) for each in by_collection(case)]
             if None not in refusals:
                 return refusals[0]
         return None
+
+    def _cases(
+        self, address: str, brand: str, purpose: str, known: RecipientFacts, now: datetime
+    ) -> Iterable[RecipientCase]:
+        """What is judged before somebody is asked for a purpose: one case for each rulebook."""
+        some = next(s for s in self.settings.streams.values() if s.confirmation)
+        stream = replace(some, brand=brand, purpose=purpose)  # links outlive brands
+        books = {s.rulebook for s in self.settings.streams.values() if s.purpose == purpose}
+        for name in books or {self.settings.policy.rulebook}:
+            yield RecipientCase(address, stream, known, self.settings.rulebooks[name], now)
+
+    async def _is_refused_by_now(self, told: Confirmation) -> bool:
+        """Whether what came after the question keeps all mail away that is said yes to."""
+        known = await self._store().facts(Lookups((told.recipient,)))
+        facts = known.get(told.recipient, NO_FACTS)
+        cases = self._cases(told.recipient, told.brand, told.purpose, facts, self._now())
+        return any(suppressed(case) or restricted(case) for case in cases)
 
     def permission_links(
         self, stream: str, addresses: Iterable[str], lang: str | None
@@ -162,11 +175,17 @@ class ConsentByMail:
     async def confirm(
         self, told: Confirmation, client: str, lang: Lang, form: Mapping[str, str]
     ) -> State:
-        """Record the person's yes, once. `over`: it is not asked for any more, or taken back."""
+        """Record the person's yes, once.
+
+        `over`: it is not asked for any more, taken back, or the person objected meanwhile, which no
+        yes outweighs.
+        """
         async with self._one_at_a_time:
             store = self._store()
             contact = await store.contact(told.recipient)
             state = confirmable(contact, told)
+            if state == "ask" and await self._is_refused_by_now(told):
+                state = "over"
             if state == "ask":
                 if told.source is not None:  # not before: anybody may have typed the address
                     brand, source = self._on_record(told.brand), Source(told.source)

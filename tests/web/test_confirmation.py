@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 
 from smtpproxy.config import parse
 from smtpproxy.locale import PAGE_LANGS
-from smtpproxy.mail.confirmation_token import Confirmation, seal_confirmation
+from smtpproxy.mail.confirmation_token import Confirmation, Kind, seal_confirmation
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import (
     ConsentAct,
@@ -206,6 +206,33 @@ async def test_a_permission_of_somebody_who_is_gone(site: Site) -> None:
     assert "may go on" in act.evidence.wording
     other = site.path(replace(told, purpose="news"))
     assert (await site.client.post(other, data=YES)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("origin", "scope", "status"),
+    [
+        (Origin.OBJECTION, "marketing", 410),
+        (Origin.COMPLAINT, "brand:shop", 410),
+        (Origin.MANUAL, "all", 410),
+        (Origin.UNSUBSCRIBE, "marketing", 200),
+    ],
+)
+@pytest.mark.parametrize("kind", ["consent", "permission"])
+async def test_who_objected_since_is_promised_nothing(
+    site: Site, kind: Kind, origin: Origin, scope: str, status: int
+) -> None:
+    path = await site.asked()
+    if kind == "permission":
+        await site.store.put_contacts([Contact(LEA)])
+        path = site.path(
+            Confirmation(kind, LEA, "default", "offers", T0, T0 + timedelta(days=30), "en")
+        )
+    before = await site.acts()
+    site.now += timedelta(hours=1)
+    await site.store.add_suppressions([SuppressionEntry(LEA, scope, origin, site.now)])
+    site.now += timedelta(hours=1)
+    assert (await site.client.post(path, data=YES)).status_code == status
+    assert (await site.acts() == before) is (status == 410)
 
 
 async def test_a_link_outlives_another_key(site: Site) -> None:

@@ -9,6 +9,7 @@ import warnings
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import date, datetime, time
+from functools import partial
 from typing import Any, BinaryIO
 
 import msgspec
@@ -34,6 +35,7 @@ _MOST_PARSED = 8 << 20  # octets of those that become many objects each: above a
 _MOST_ROWS = 1 << 20  # of a sheet, as Excel has it: a number in the file may leave out billions
 _MOST_COLUMNS = 1_000  # of JSON objects, and of a sheet
 _DEEPEST = 5  # objects in objects
+_TOO_LARGE = "the spreadsheet is too large; save it as CSV in UTF-8"
 _PARSED = ("styles.xml", "workbook.xml", ".rels", "[Content_Types].xml", "theme1.xml")
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -155,15 +157,20 @@ def _first_sheet(copy: BinaryIO, *, counted: bool) -> tuple[Any, tuple[str, ...]
 
     Raises ImportFault.
     """
-    import openpyxl  # where there is a spreadsheet
-    from openpyxl.utils.datetime import CALENDAR_MAC_1904
+    from openpyxl.utils.datetime import CALENDAR_MAC_1904  # where there is a spreadsheet
+
+    from smtpproxy.store.exchange.spreadsheet import open_book
 
     # It warns of what no reader of values needs; a cell that is wrong reads #VALUE!.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"openpyxl\.")
 
     try:
         _check_size(zipfile.ZipFile(copy).infolist())
-        book = openpyxl.load_workbook(copy, read_only=True, data_only=True, keep_links=False)
+        book = open_book(
+            copy,
+            check_parsed=partial(_check_part, _MOST_PARSED),
+            check_texts=partial(_check_part, _MOST_IN_MEMORY),
+        )
         sheets = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"]
         for sheet in sheets:
             sheet.reset_dimensions()  # some programs write wrong ones
@@ -194,7 +201,12 @@ def _check_size(parts: Iterable[zipfile.ZipInfo]) -> None:
         if part.filename.endswith(_PARSED):
             parsed += part.file_size
     if whole > _MOST_UNPACKED or in_memory > _MOST_IN_MEMORY or parsed > _MOST_PARSED:
-        raise ImportFault("the spreadsheet is too large; save it as CSV in UTF-8")
+        raise ImportFault(_TOO_LARGE)
+
+
+def _check_part(most: int, part: zipfile.ZipInfo) -> None:
+    if part.file_size > most:
+        raise ImportFault(_TOO_LARGE)
 
 
 def _has_rows(sheet: Any) -> bool:

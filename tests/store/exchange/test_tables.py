@@ -155,6 +155,30 @@ def test_styles_that_would_fill_the_memory_are_refused() -> None:
         read_table(archive(**{"xl/styles.xml": b" " * (9 << 20)}))
 
 
+@pytest.mark.parametrize("part", ["xl/sharedStrings.xml", "xl/workbook.xml", "docProps/core.xml"])
+def test_no_part_gets_around_the_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    path = tmp_path / "people.xlsx"
+    plain = workbook(tmp_path / "plain.xlsx", [["address"], ["a@x.example"]])
+    elsewhere = part if part == "docProps/core.xml" else "xl/worksheets/elsewhere.xml"
+    with zipfile.ZipFile(plain) as read, zipfile.ZipFile(path, "w") as written:
+        for name in read.namelist():
+            text = read.read(name)
+            if name == "[Content_Types].xml":
+                text = text.replace(f'"/{part}"'.encode(), f'"/{elsewhere}"'.encode())
+            if name == "xl/_rels/workbook.xml.rels":
+                written.writestr("xl/worksheets/_rels/elsewhere.xml.rels", text)
+            more = b" " * 20_000 if name == part else b""
+            written.writestr(elsewhere if name == part else name, text + more)
+    assert texts(path) == ["address", "a@x.example"]
+    monkeypatch.setattr(tables, "_MOST_PARSED", 10_000)
+    monkeypatch.setattr(tables, "_MOST_IN_MEMORY", 10_000)
+    monkeypatch.setattr(tables, "_check_size", lambda parts: None)
+    with pytest.raises(ImportFault, match="too large; save it as CSV"):
+        texts(path)
+
+
 def test_one_that_was_cut_is_refused(tmp_path: Path) -> None:
     path = workbook(
         tmp_path / "people.xlsx", [["address"], *[[f"{n}@x.example"] for n in range(99)]]
