@@ -178,7 +178,6 @@ def words_of(case: RecipientCase) -> Words:
     """What phrases about a recipient may be filled in with."""
     stream, contact, book = case.stream, case.facts.contact, case.rulebook
     act = None if contact is None else newest_act(contact, stream.purpose, book)
-    last = None if contact is None else last_activity(contact, book, case.now)
     tags = frozenset[str]() if contact is None else restricting(contact.tags, book.restricted_tags)
     return {
         "stream": stream.name,
@@ -193,12 +192,19 @@ def words_of(case: RecipientCase) -> Words:
         "later": int(act is not None and act.at > case.now),
         "withdrawn": withdrawn_at(case),
         "evidence": evidence_words(book),
-        "last": Phrase("part.last.none") if last is None else Phrase("part.last", {"last": last}),
+        "last": _activity(case, True),
+        "heard": _activity(case, False),
         "consent_period": book.consent_period,
         "activity_period": book.activity_period,
         "customer_past": _customer_past(book),
         "window": book.permission_window,
     }
+
+
+def _activity(case: RecipientCase, passed_on: bool) -> Phrase:
+    who, book = case.facts.contact, case.rulebook
+    last = None if who is None else last_activity(who, book, case.now, passed_on=passed_on)
+    return Phrase("part.last.none") if last is None else Phrase("part.last", {"last": last})
 
 
 def evidence_words(rulebook: Rulebook) -> tuple[Term, ...]:

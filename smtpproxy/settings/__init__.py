@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from smtpproxy.policy.model import Rulebook, Stream, StreamClass
+from smtpproxy.policy.model import Basis, Rulebook, Stream, StreamClass
 from smtpproxy.policy.scopes import Scopes
 from smtpproxy.settings.amounts import Rate
 from smtpproxy.settings.brands import BrandSettings
@@ -149,6 +149,12 @@ class Settings:
     def consumer_domains(self) -> frozenset[str]:
         """Domains of private mailboxes, by any rulebook in use."""
         return frozenset(d for book in self.rulebooks.values() for d in book.consumer_domains)
+
+    @property
+    def role_local_parts(self) -> frozenset[str]:
+        """Names of departments, by any rulebook in use that asks for no basis there."""
+        books = (book for book in self.rulebooks.values() if Basis.GENERIC_ADDRESS in book.bases)
+        return frozenset(local for book in books for local in book.role_local_parts)
 
     @property
     def counts_bulk(self) -> bool:

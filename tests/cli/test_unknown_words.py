@@ -143,6 +143,17 @@ def test_professionals_at_a_provider_of_private_mailboxes_are_counted(stored: St
     assert "1 professional has an address at a provider of private mailboxes" in told
 
 
+def test_a_generic_address_that_names_no_department_is_counted(stored: Stored) -> None:
+    """`audience` generic needs no basis: that of a person, whatever a file calls it, does."""
+    for address, counts in (
+        ("jean.dupont@people.example", True),
+        ("pole.achats@people.example", False),
+        ("contact@people.example", False),
+    ):
+        _, told = imported(stored, address=address, audience="generic", source="direct")
+        assert ("1 generic address names no department" in told) is counts, address
+
+
 def test_a_tag_that_the_rulebook_protects_follows_a_new_address(stored: Stored) -> None:
     imported(stored, tags=[" Restricted"])
     imported(stored, address="anna.b@people.example", audience="consumer")

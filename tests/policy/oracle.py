@@ -410,7 +410,9 @@ def _consent(stream: Stream, contact: Contact, book: Rulebook, now: datetime) ->
     failure = _said_at(max(a.at for a in acts), acts, book, now)
     if failure != "valid":
         return failure
-    last = _last_activity(contact, book, now)
+    ours = contact.source in (None, "direct")
+    seen = contact if ours else replace(contact, collected_at=None)  # somebody passed it on
+    last = _last_activity(seen, book, now)
     expired = last is None or now > _years_later(last, _count(book.consent_period))
     return "consent_expired" if expired else "valid"
 

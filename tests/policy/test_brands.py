@@ -35,6 +35,7 @@ from tests.policy.cases import (
     OFFERS,
     PERSON,
     SUBSCRIBER,
+    THREE_YEARS_AGO,
     WITHDRAWN,
     said,
     suppression,
@@ -153,6 +154,23 @@ DIRECT = Collection(None, Source.DIRECT, COLLECTED, COLLECTED, optout_offered=Tr
 WEB = Collection(source=Source.WEB)
 BOUGHT_LIST = Collection(source=Source.PURCHASED)
 GOOD_LIST = Collection(source=Source.PURCHASED, provenance=DISCLOSED)
+
+
+def test_an_address_that_is_bought_anew_revives_no_consent() -> None:
+    """Three years of silence are the person's; a list on sale says nothing of them."""
+    old = THREE_YEARS_AGO - DAY
+    silent = replace(PERSON, collected_at=old, informed_at=old, acts=(replace(AGREED, at=old),))
+    assert said(verdict(silent)) == "refuse consent_expired"
+    bought = replace(
+        silent,
+        source=Source.PURCHASED,
+        collected_at=COLLECTED,
+        provenance=DISCLOSED,
+        others=(Collection(None, Source.DIRECT, old, old),),
+    )
+    assert said(verdict(bought)) == "refuse consent_expired"
+    clicked = replace(bought, last_activity_at=COLLECTED)
+    assert said(verdict(clicked)) == "allow consent"
 
 
 def test_a_bad_source_taints_only_what_came_by_it() -> None:

@@ -16,6 +16,7 @@ from smtpproxy.policy.model import (
     RecipientFacts,
     Rulebook,
     Sign,
+    Source,
     Stream,
     Verdict,
 )
@@ -85,18 +86,23 @@ def defer(rule: str, reason: Reason) -> Verdict:
 # Looking a member up in its enum costs more than the test that it is for.
 _COLLECTED, _CONSENT = Sign.COLLECTED, Sign.CONSENT
 _PURCHASE, _POSITIVE_ACT = Sign.PURCHASE, Sign.POSITIVE_ACT
+_DIRECT = Source.DIRECT
 
 
-def last_activity(contact: Contact, rulebook: Rulebook, now: datetime) -> datetime | None:
+def last_activity(
+    contact: Contact, rulebook: Rulebook, now: datetime, *, passed_on: bool = True
+) -> datetime | None:
     """Return the newest of the rulebook's signs of life, such as a purchase or a click.
 
     Consent counts when it was given by an active method: silence is no activity (A44),
     and what was not confirmed may be somebody else's. A purchase counts when it is of a
-    kind that the rulebook knows. What is dated after `now` has not happened.
+    kind that the rulebook knows. What is dated after `now` has not happened. Without
+    `passed_on`, a collection counts only where the person gave the address.
     """
     signs = rulebook.signs_of_life
+    theirs = passed_on or contact.source in (None, _DIRECT)
     moments = [
-        contact.collected_at if _COLLECTED in signs else None,
+        contact.collected_at if theirs and _COLLECTED in signs else None,
         contact.last_activity_at if _POSITIVE_ACT in signs else None,
     ]
     if contact.purchases and _PURCHASE in signs:
@@ -116,9 +122,16 @@ def last_activity(contact: Contact, rulebook: Rulebook, now: datetime) -> dateti
     return newest
 
 
-def is_active(contact: Contact, period: Period | None, rulebook: Rulebook, now: datetime) -> bool:
+def is_active(
+    contact: Contact,
+    period: Period | None,
+    rulebook: Rulebook,
+    now: datetime,
+    *,
+    passed_on: bool = True,
+) -> bool:
     """Whether the last activity is no older than `period`; none at all is too old."""
     if period is None:
         return True
-    last = last_activity(contact, rulebook, now)
+    last = last_activity(contact, rulebook, now, passed_on=passed_on)
     return last is not None and within(last, period, now)

@@ -83,7 +83,9 @@ def _standing_failure(act: ConsentAct, contact: Contact, case: RecipientCase) ->
     rulebook, period = case.rulebook, case.rulebook.consent_period
     if _CONSENT_SIGN in rulebook.signs_of_life and within(act.at, period, case.now):
         return _VALID  # it is a sign of life itself, and the newest is no older
-    return _VALID if is_active(contact, period, rulebook, case.now) else Reason.CONSENT_EXPIRED
+    # An address that somebody else passed on says nothing of the person who agreed.
+    active = is_active(contact, period, rulebook, case.now, passed_on=False)
+    return _VALID if active else Reason.CONSENT_EXPIRED
 
 
 def _act_failure(act: ConsentAct, acts: Sequence[ConsentAct], case: RecipientCase) -> Reason:

@@ -4,6 +4,7 @@ Standing orders not to mail (rule 0; A31 to A36), the record and its source (rul
 domain, what a first message must say (A24; RGPD art. 14(3)(b)), and how much mail a person wants.
 """
 
+import re
 from collections.abc import Collection, Iterable, Iterator
 from datetime import date, datetime
 
@@ -181,6 +182,11 @@ def generic_address(case: RecipientCase) -> Verdict | None:
     if local in case.rulebook.role_local_parts and not is_consumer(domain, case.rulebook):
         return _GENERIC
     return None
+
+
+def names_role(local: str, roles: frozenset[str]) -> bool:
+    """Whether a local part is a role, or has one among its words: `pole.achats`."""
+    return local in roles or not roles.isdisjoint(re.split(r"[^a-z]+", local))
 
 
 def is_consumer(domain: str, rulebook: Rulebook) -> bool:

@@ -16,7 +16,7 @@ from smtpproxy.policy.model import (
     collected,
     collections,
 )
-from smtpproxy.policy.rules.recipient import is_within
+from smtpproxy.policy.rules.recipient import is_within, names_role
 from smtpproxy.settings import Settings
 from smtpproxy.store.collected import is_void
 from smtpproxy.store.exchange.legible import EVERY_PURPOSE
@@ -72,6 +72,8 @@ class ContactCheck:
         self.postdated = 0  # contacts with a refusal of the future
         self.undated = 0  # lines with a consent that has no date
         self.professionals = 0  # at providers of private mailboxes
+        self._roles = settings.role_local_parts
+        self.personal = 0  # addresses that are said to be generic, and name no role
         self.withdrawn: Counter[str] = Counter()  # withdrawals, by a purpose that nobody knows
 
     def checked(self, contents: Contents[ContactUpdate]) -> Contents[ContactUpdate]:
@@ -113,12 +115,11 @@ class ContactCheck:
                 " nothing while there are several; say with --brand whose the file is"
             )
         if self.professionals:
-            yield (
-                f"{self.professionals:,} "
-                + ("professional has" if self.professionals == 1 else "professionals have")
-                + " an address at a provider of private "
-                "mailboxes: see that they are no consumers"
-            )
+            who = counted(self.professionals, "professional has", "professionals have")
+            yield f"{who} an address at a provider of private mailboxes: are they consumers?"
+        if self.personal:
+            who = counted(self.personal, "generic address names", "generic addresses name")
+            yield f"{who} no department, and is mailed without any basis: is it a person's?"
 
     def _checked(self, item: Item, worded: Callable[[str], str]) -> Item:
         if isinstance(item, Rejected):
@@ -174,6 +175,9 @@ class ContactCheck:
         if self._own is not None:
             self._own(contact, update.given)
         self.professionals += private
+        local = contact.address.rpartition("@")[0]
+        generic = bool(self._roles) and contact.audience is Audience.GENERIC
+        self.personal += generic and not names_role(local, self._roles)
         self.brandless += self._needs_brand and None in _brands(contact)
         self.withdrawn.update(
             act.purpose
