@@ -154,7 +154,8 @@ def _with_content_checks(
         shown = _shown(headers, text) if _reads_text(stream, headers) else None
         found = features
         if stream.checks_content:
-            found = check_content(stream, features, headers, reverse_path, shown)
+            sender = _leaving(services, stream, reverse_path)
+            found = check_content(stream, features, headers, sender, shown)
         if stream.permission:
             found = _with_confirm_link(services, stream, found, shown, people)
         found = _with_pixels(services, stream, found, message)
@@ -178,6 +179,13 @@ def _with_content_checks(
         return _with_pixels(services, in_force, judged, message)
 
     return (yield from _in_thread_if_large(text, undeclared))
+
+
+def _leaving(services: Services, stream: Stream, reverse_path: str) -> str:
+    """The reverse path that the message leaves with, or one at the same domain."""
+    if stream.verp and reverse_path and services.return_domain:
+        return f"bounces@{services.return_domain}"
+    return reverse_path
 
 
 def _with_campaign(

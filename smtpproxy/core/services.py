@@ -65,6 +65,7 @@ class Services:
     links: UnsubscribeFields | None = None  # None: no stream adds links
     confirm_links: ConfirmLinks | None = None  # None: no message has to carry one
     return_path: ReturnPathMaker | None = None  # None: no stream has bounces come back to us
+    return_domain: str = ""  # of these paths
     signing_keys: SigningKeys | None = None  # None: nothing is signed
     checks_signatures: bool = False  # some stream checks DKIM signatures
     counts_mailings: bool = False  # some stream counts what it sends
@@ -110,6 +111,7 @@ def services_of(
         links=links,
         confirm_links=_confirm_links(settings),
         return_path=return_path,
+        return_domain="" if settings.feedback is None else settings.feedback.domain,
         signing_keys=signing_keys,
         checks_signatures=asks_dns and check_dkim,
         counts_mailings=settings.counts_mailings,

@@ -25,10 +25,11 @@ from smtpproxy.policy.model import (
     Stream,
     StreamClass,
 )
+from smtpproxy.policy.rules.message import adds_unsubscribe
 
 # Of replies and forwards, in English, German, French, Spanish, Italian, Dutch, Nordic languages.
 _PREFIX = re.compile(
-    r"\s*((?:re|aw|antw|sv|rif|fw|fwd|wg|tr|rv|doorst)(?:\s?[\[(]\d{1,3}[\])])?)\s?:",
+    r"\s*((?:re|aw|antw|sv|rif|fw|fwd|wg|tr|rv|doorst)(?:\s?[\[(]\d{1,3}[\])])?)\s?[:\uff1a]",
     re.IGNORECASE,
 )
 _DOMAIN_TAG = re.compile(rb"(?:\A|;)\s*d\s*=\s*([A-Za-z0-9._-]{1,255})\s*(?:;|\Z)")
@@ -62,7 +63,7 @@ def check_content(
     look = ContentFeatures(
         senders=senders,
         fake_prefix=prefix,
-        shows_unsubscribe=stream.body_optout and _shows_unsubscribe(features, shown),
+        shows_unsubscribe=stream.body_optout and _shows_unsubscribe(stream, features, shown),
         shows_imprint=_held(shown, stream.imprint) is not None,
         text_cut=not shown.whole,
     )
@@ -70,16 +71,18 @@ def check_content(
     return replace(features, content=look, source_statement=statement)
 
 
-def _shows_unsubscribe(features: MessageFeatures, shown: ShownText) -> bool:
+def _shows_unsubscribe(stream: Stream, features: MessageFeatures, shown: ShownText) -> bool:
     """Words for unsubscribing, and a link to where List-Unsubscribe leads.
 
-    A message without List-Unsubscribe (the relay adds it, or another rule refuses it) may lead
-    anywhere that is there: a placeholder, or a host that cannot be, is nowhere.
+    A message that has none of its own, or whose own the relay replaces, may lead anywhere that is
+    there: a placeholder, or a host that cannot be, is nowhere.
     """
     if not speaks_of_unsubscribing(shown.text):
         return False
-    hosts = {_host(uri) for uri in features.unsubscribe_https} - {""}
-    boxes = {_mailbox(uri) for uri in features.unsubscribe_mailto}
+    hosts, boxes = set[str](), set[str]()
+    if not adds_unsubscribe(stream, features):
+        hosts = {_host(uri) for uri in features.unsubscribe_https} - {""}
+        boxes = {_mailbox(uri) for uri in features.unsubscribe_mailto}
     for link in shown.links:
         if link_fault(link) is not None:
             continue
@@ -113,7 +116,7 @@ def _fake_prefix(headers: HeaderBlock) -> str | None:
     if not subjects or headers.values("In-Reply-To") or headers.values("References"):
         return None
     subject = decode_words(subjects[0][:_LONGEST_FIELD].decode("utf-8", "replace"))
-    found = _PREFIX.match(subject)
+    found = _PREFIX.match(folded(subject))
     return None if found is None else found[1]
 
 

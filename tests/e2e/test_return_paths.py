@@ -18,6 +18,7 @@ from tests.kit.upstream import Accepted, At, FakeUpstream, Reply
 JEANNE, PAUL, DESK = address("consent"), address("customer"), address("desk")
 DOMAIN = "bounces.shop.example"
 RETURNING = [{**stream, "verp": stream["name"] != "receipts"} for stream in STREAMS]
+RETURNING[-1] |= {"alignment": "strict"}  # b2b
 
 
 def config() -> dict[str, Any]:
@@ -27,6 +28,7 @@ def config() -> dict[str, Any]:
         "listener": [
             listener("apps", "offers", "receipts", default="offers"),
             listener("certain", "offers", default="offers"),
+            listener("aligned", "b2b", default="b2b"),
             listener("local", "offers", default="offers", protocol="lmtp"),
         ],
     }
@@ -65,6 +67,11 @@ def test_one_recipient_has_a_reverse_path_of_its_own(
     assert b"\r\n".join(one.data.split(b"\r\n")[1:]).endswith(marketing().split(b"\r\n\r\n", 1)[1])
     mails = [line for _, line in mta.commands if line.upper().startswith("MAIL")]
     assert len(mails) == (1 if door == "certain" else 2), "no round trip more where it is certain"
+
+
+def test_alignment_is_that_of_the_reverse_path_it_leaves_with(relay: RelayProcess) -> None:
+    code, text = relay.send(marketing(), address("accountant"), listener="aligned")
+    assert (code, "refused: from_misaligned (stream b2b)" in text) == (550, True)
 
 
 def test_several_recipients_get_a_copy_each(relay: RelayProcess, sent: list[Accepted]) -> None:

@@ -17,6 +17,7 @@ from smtpproxy.policy.model import (
     Action,
     Alignment,
     ContentFeatures,
+    ExistingUnsubscribe,
     MessageFeatures,
     Mode,
     Stream,
@@ -127,6 +128,16 @@ def test_without_list_unsubscribe_any_link_is_a_way_out() -> None:
     assert looked.shows_unsubscribe
 
 
+def test_where_the_relay_replaces_the_field_any_link_is_a_way_out() -> None:
+    replacing = replace(
+        OPTOUT, unsubscribe_scope="marketing", existing_unsubscribe=ExistingUnsubscribe.REPLACE
+    )
+    for stream, shows in ((replacing, True), (OPTOUT, False)):
+        look = features_of(stream, text("Unsubscribe: https://shop.example/leave")).content
+        assert look is not None
+        assert look.shows_unsubscribe is shows
+
+
 @pytest.mark.parametrize(
     "link",
     [
@@ -171,6 +182,8 @@ SUBJECTS = [
     ("AW: Angebot", "subject_misleading"),
     ("TR: offre", "subject_misleading"),
     ("Re[2]: hello", "subject_misleading"),
+    ("=?utf-8?b?4oCLUmU6?= your order", "subject_misleading"),  # behind what nobody sees
+    ("Re：your order", "subject_misleading"),
     ("Rentrée : -50 %", "none"),
     ("Refund: yours", "none"),
     ("Offers: Re: nothing", "none"),
