@@ -190,7 +190,7 @@ def _from_audit_log(settings: Settings, address: str) -> int:
     return pseudonymise(folder, address)
 
 
-_MOST = 100 * 1024 * 1024  # octets of a report
+_MAX_REPORT = 100 * 1024 * 1024  # octets of a report
 
 
 async def forget_reports(settings: Settings, address: str) -> int:
@@ -204,7 +204,7 @@ async def forget_reports(settings: Settings, address: str) -> int:
         gone = set(await log.forget(address))
         named = address.encode().lower()
         for kept in await log.kept():
-            report = maildir.read(kept.id, _MOST)
+            report = maildir.read(kept.id, _MAX_REPORT)
             if report is not None and named in report.content.lower():
                 gone.add(kept.id)
         await log.remove(sorted(gone))

@@ -12,7 +12,7 @@ from smtpproxy.cli.feedback_mailbox import act_on, assign, list_reports, show, w
 from smtpproxy.cli.options import config_path_option, flag, options
 from smtpproxy.cli.printer import Column, Part, Table, json_option, print_json, print_text
 from smtpproxy.feedback import FeedbackReport, read_report
-from smtpproxy.feedback.parts import MOST_OCTETS
+from smtpproxy.feedback.parts import MAX_OCTETS
 from smtpproxy.settings import Settings
 from smtpproxy.setup import UNIT_CONFIG
 from smtpproxy.store.exchange.files import STDIN
@@ -122,7 +122,7 @@ def _contents(places: tuple[Path, ...]) -> Iterator[tuple[str, bytes]]:
     """Yield each file, by its name within the folder that was given."""
     for place in places:
         if place == STDIN:
-            yield "-", sys.stdin.buffer.read(MOST_OCTETS)
+            yield "-", sys.stdin.buffer.read(MAX_OCTETS)
         elif place.is_dir():
             for file in sorted(path for path in place.rglob("*") if path.is_file()):
                 yield str(file.relative_to(place)), _content(file)
@@ -132,7 +132,7 @@ def _contents(places: tuple[Path, ...]) -> Iterator[tuple[str, bytes]]:
 
 def _content(file: Path) -> bytes:
     with file.open("rb") as opened:
-        return opened.read(MOST_OCTETS)
+        return opened.read(MAX_OCTETS)
 
 
 def _as_object(name: str, report: FeedbackReport) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from smtpproxy.cli.printer import Aside, Column, Part, Result, Table, shows_resu
 from smtpproxy.cli.stores import using_store
 from smtpproxy.cli.stream_mode import enforce, observe
 from smtpproxy.clock import now
-from smtpproxy.policy.breaker import BRAND, STREAM, Heard
+from smtpproxy.policy.breaker import BRAND, STREAM, Feedback
 from smtpproxy.policy.campaign import Campaign, Trial, held_until
 from smtpproxy.settings import Settings
 from smtpproxy.store import open_breaker, open_stream_counts
@@ -52,7 +52,7 @@ def show(settings: Settings, name: str | None) -> Result:
         Column("brand"),
         Column("state"),
         Column("messages", right=True),
-        *(Column(kind.replace("_", " "), right=True) for kind in Heard),
+        *(Column(kind.replace("_", " "), right=True) for kind in Feedback),
         Column("why", prose=True),
     ]
     rows = [(one["stream"], one["brand"], one["state"], *_figures(one), _why(one)) for one in data]
@@ -172,7 +172,7 @@ def _subject(settings: Settings, name: str) -> str:
 def _figures(one: dict[str, Any]) -> Iterable[str]:
     messages = one["messages"]
     yield f"{messages:,}"
-    for kind in Heard:
+    for kind in Feedback:
         share = f" ({one[kind] / messages:.2%})" if messages and one[kind] else ""
         yield f"{one[kind]:,}{share}"
 

@@ -357,10 +357,10 @@ def check_dkim_files(settings: Settings, filename: str, now: datetime | None = N
             warned.append(
                 f"dkim[{index}].key: {each.key} has {key.bits} bits; use {dkim_keys.GOOD_BITS}"
             )
-        if key.bits > dkim_keys.MOST_BITS:
+        if key.bits > dkim_keys.MAX_BITS:
             warned.append(
                 f"dkim[{index}].key: {each.key} has {key.bits} bits; not every receiver can"
-                f" verify more than {dkim_keys.MOST_BITS} (RFC 8301 3.2)"
+                f" verify more than {dkim_keys.MAX_BITS} (RFC 8301 3.2)"
             )
     faults += [f"{filename}: {text}" for text in _ambiguous(keys)]
     if faults:

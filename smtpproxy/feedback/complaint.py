@@ -13,7 +13,7 @@ from smtpproxy.mail.headers import HeaderBlock
 
 REPORT_TYPE = "message/feedback-report"
 
-_MOST = 20
+_MAX_VALUES = 20
 _RECIPIENT_FIELDS = ("Original-Rcpt-To", "Removal-Recipient", "Original-Recipient")
 # What only a report on failed authentication has (RFC 6591 3.1), whatever type it claims.
 _AUTHENTICATION = ("Auth-Failure", "Identity-Alignment", "DKIM-Canonicalized-Header", "SPF-DNS")
@@ -63,7 +63,7 @@ def _complaint(fields: HeaderBlock, original: Original) -> Complaint:
     if any(fields.count(name) for name in _AUTHENTICATION):
         kind = "auth-failure"
     for name in _RECIPIENT_FIELDS:
-        values = [text_of(value) for value in fields.values(name)[:_MOST]]
+        values = [text_of(value) for value in fields.values(name)[:_MAX_VALUES]]
         named = _unredacted(of_field(value) for value in values)
         if named:
             return Complaint(kind, named, name)

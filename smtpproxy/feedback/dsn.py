@@ -10,7 +10,7 @@ from smtpproxy.mail.headers import HeaderBlock
 
 STATUS_TYPES = ("message/delivery-status", "message/global-delivery-status")
 
-_MOST_RECIPIENTS = 200
+_MAX_RECIPIENTS = 200
 
 
 class Outcome(Struct, frozen=True):
@@ -30,7 +30,7 @@ def field_outcomes(mail: Mail) -> list[Outcome]:
 
 def _groups(mail: Mail) -> Iterator[HeaderBlock]:
     """Yield the fields of each recipient. Some MTAs put empty lines into them, or none between."""
-    left = _MOST_RECIPIENTS
+    left = _MAX_RECIPIENTS
     for part in mail.of_type(*STATUS_TYPES):
         gathered = b""
         for lines in part.octets.replace(b"\r\n", b"\n").split(b"\n\n"):

@@ -5,8 +5,8 @@ from msgspec import Struct
 
 from smtpproxy.feedback.parts import Mail, Part
 
-_MOST_RECIPIENTS = 50
-_MOST_FIELDS = 100
+_MAX_RECIPIENTS = 50
+_MAX_FIELDS = 100
 _SIGNED_OFF = b"\r\n\r\n--"  # before what SNS adds about its own subscription
 _WRAPPED = b"!\r\n "  # how lines that are too long are broken
 
@@ -91,7 +91,7 @@ def _read(octets: bytes) -> _Notification | None:
 
 def _reported(mail: Mail, told: _Notification, kind: str, fields: str) -> Mail:
     sent = [_line("Return-Path", f"<{told.mail.source}>")]
-    sent += [_line(field.name, field.value) for field in told.mail.headers[:_MOST_FIELDS]]
+    sent += [_line(field.name, field.value) for field in told.mail.headers[:_MAX_FIELDS]]
     parts = (
         Part(kind, "", fields.encode("utf-8", "replace")),
         Part("text/rfc822-headers", "", "\r\n".join((*sent, "", "")).encode("utf-8", "replace")),
@@ -101,7 +101,7 @@ def _reported(mail: Mail, told: _Notification, kind: str, fields: str) -> Mail:
 
 def _complaint(complaint: _Complaint) -> str:
     kind = complaint.complaint_feedback_type or "abuse"
-    named = complaint.complained_recipients[:_MOST_RECIPIENTS]
+    named = complaint.complained_recipients[:_MAX_RECIPIENTS]
     lines = [_line("Original-Rcpt-To", one.email_address) for one in named]
     return "\r\n".join((_line("Feedback-Type", kind), *lines, "", ""))
 
@@ -109,13 +109,13 @@ def _complaint(complaint: _Complaint) -> str:
 def _groups(told: _Notification) -> list[str]:
     if told.bounce is not None:
         default = "4.0.0" if told.bounce.bounce_type == "Transient" else ""
-        some = told.bounce.bounced_recipients[:_MOST_RECIPIENTS]
+        some = told.bounce.bounced_recipients[:_MAX_RECIPIENTS]
         return [_group(one, one.action or "failed", default) for one in some]
     if told.delivery_delay is not None:
-        some = told.delivery_delay.delayed_recipients[:_MOST_RECIPIENTS]
+        some = told.delivery_delay.delayed_recipients[:_MAX_RECIPIENTS]
         return [_group(one, "delayed", "") for one in some]
     if told.delivery is not None:
-        arrived = told.delivery.recipients[:_MOST_RECIPIENTS]
+        arrived = told.delivery.recipients[:_MAX_RECIPIENTS]
         return [_group(_Recipient(one), "delivered", "") for one in arrived]
     return []
 

@@ -20,7 +20,7 @@ _BEGIN = re.compile(
 )
 _TO = ("X-HmXmrOriginalRecipient", "X-Original-To", "Delivered-To", "X-Apparently-To", "To")
 _RECEIVED_FOR = re.compile(r"\bfor <([^<>\s]{3,320})>")
-_MOST_VALUES = 20
+_MAX_VALUES = 20
 
 
 class Original(Struct, frozen=True):
@@ -32,7 +32,7 @@ class Original(Struct, frozen=True):
 
     def values(self, name: str) -> tuple[str, ...]:
         """Return the fields of that name, decoded."""
-        return tuple(text_of(value) for value in self.headers.values(name)[:_MOST_VALUES])
+        return tuple(text_of(value) for value in self.headers.values(name)[:_MAX_VALUES])
 
 
 def original_of(mail: Mail) -> Original:
@@ -56,7 +56,7 @@ def _recipient(headers: HeaderBlock) -> str | None:
         names = _addresses(headers, name)
         if len(names) == 1 and not is_of_a_machine(names[0]):
             return names[0]
-    for value in headers.values("Received")[:_MOST_VALUES]:
+    for value in headers.values("Received")[:_MAX_VALUES]:
         found = _RECEIVED_FOR.search(text_of(value))
         address = valid(found[1]) if found is not None else None
         if address is not None:
@@ -70,11 +70,11 @@ def _senders(headers: HeaderBlock) -> tuple[str, ...]:
 
 
 def _addresses(headers: HeaderBlock, name: str) -> list[str]:
-    values = headers.values(name)[:_MOST_VALUES]
+    values = headers.values(name)[:_MAX_VALUES]
     return found_in(" , ".join(text_of(value) for value in values))
 
 
-_MOST = 20
+_MAX_VALUES = 20
 _URI = re.compile(r"<\s{0,5}([^<>\s]{1,1000})\s{0,5}>")
 _ID = re.compile(r"<[^<>\s]{1,250}>")
 _TO_US = ("Delivered-To", "X-Original-To", "Envelope-To", "X-Envelope-To", "To")
@@ -108,4 +108,4 @@ def _written(value: str) -> list[str]:
 
 
 def _once(values: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(values))[:_MOST]
+    return tuple(dict.fromkeys(values))[:_MAX_VALUES]

@@ -18,12 +18,12 @@ from smtpproxy.mail.mime import (
 )
 from smtpproxy.mail.shown import read_html
 
-MOST_OCTETS = 2 * 1024 * 1024
+MAX_OCTETS = 2 * 1024 * 1024
 """Of a report; what is behind them is not read."""
 
 _PART_OCTETS = 256 * 1024
 _TEXT_OCTETS = 64 * 1024  # of a text for people: what matters stands near its beginning
-_MOST_PARTS = 50
+_MAX_PARTS = 50
 _DEEPEST = 8
 _LONGEST_HEADER = 64 * 1024
 _LONGEST_VALUE = 4096  # octets
@@ -57,7 +57,7 @@ class Mail(Struct, frozen=True):
 
 def read_mail(content: bytes) -> Mail:
     """Take a message apart. Line ends may be of any kind."""
-    raw = on_the_wire(content[:MOST_OCTETS])
+    raw = on_the_wire(content[:MAX_OCTETS])
     headers, body = _divided(raw)
     kind = _kind(headers)
     parts: list[Part] = []
@@ -109,7 +109,7 @@ def _walk(headers: HeaderBlock, body: bytes, depth: int, found: list[Part]) -> N
     if kind.type.startswith("multipart/") and 0 < len(boundary) <= 200 and depth < _DEEPEST:
         before = len(found)
         for raw in split_parts(body, boundary):
-            if len(found) >= _MOST_PARTS:
+            if len(found) >= _MAX_PARTS:
                 return
             if raw.startswith(b"\r\n\r\n"):
                 found.append(Part("text/plain", "", raw[4 : 4 + _PART_OCTETS]))

@@ -12,8 +12,8 @@ from msgspec import Struct
 from smtpproxy.feedback.addresses import ADDRESS, found_in, is_of_a_machine, valid
 from smtpproxy.feedback.dsn import Outcome
 
-_MOST_LINES = 400
-_MOST_RECIPIENTS = 100
+_MAX_LINES = 400
+_MAX_RECIPIENTS = 100
 _LONGEST_LINE = 1000
 
 # What begins the message that came back.
@@ -91,7 +91,7 @@ def read_text(text: str, others: Iterable[str], likely: str | None) -> Told:
 
 def _spoken(text: str) -> list[str]:
     lines: list[str] = []
-    for line in text.split("\n", _MOST_LINES)[:_MOST_LINES]:
+    for line in text.split("\n", _MAX_LINES)[:_MAX_LINES]:
         if lines and (_RETURNED.match(line[:_LONGEST_LINE]) or _FOOTER.fullmatch(line)):
             break
         lines.append(line[:_LONGEST_LINE].rstrip())
@@ -136,7 +136,7 @@ class _Reader:
         if self._said:
             return [
                 Outcome(address, "", "", " ".join(lines).strip(), _near(lines))
-                for address, lines in list(self._said.items())[:_MOST_RECIPIENTS]
+                for address, lines in list(self._said.items())[:_MAX_RECIPIENTS]
             ]
         for address, begin in self._mentioned.items():
             if len(self._mentioned) == 1 or address == likely:

@@ -29,7 +29,7 @@ _UUCP = ".uucp"  # no domain: what is before it is a host of bang paths
 
 _HAS_READINGS = re.compile(r'[%!]|\A"|\.uucp\Z')
 
-MOST_READINGS = 16
+MAX_READINGS = 16
 """So many other addresses may one address be read as."""
 
 _AT_GMAIL = ("@gmail.com", "@googlemail.com")
@@ -105,7 +105,7 @@ def readings(canonical_address: str) -> tuple[str, ...]:
     deliver `user%example.com@localhost`, `example.com!user@localhost` and
     `"user@example.com"@localhost` to `user@example.com` (Postfix: allow_percent_hack,
     swap_bangpath, resolve_dequoted_address). Sendmail takes `user@example.com.uucp` for one of
-    them. Which domains are local is not known here, so any may be. At most `MOST_READINGS`; a
+    them. Which domains are local is not known here, so any may be. At most `MAX_READINGS`; a
     reading may only refuse, never allow.
     """
     if _HAS_READINGS.search(canonical_address) is None:
@@ -163,9 +163,9 @@ def _read_on(local: str, domain: str) -> tuple[str, ...]:
                     found[f"{_quoted(_folded(user))}@{one}"] = None
             except AddressError:
                 continue  # nothing delivers there; what is left may hold another route
-        if len(found) > MOST_READINGS or len(rests) > 4 * MOST_READINGS:
+        if len(found) > MAX_READINGS or len(rests) > 4 * MAX_READINGS:
             raise AmbiguousAddress(
-                f"the local part may be read as more than {MOST_READINGS} other addresses:"
+                f"the local part may be read as more than {MAX_READINGS} other addresses:"
                 " write the address without %, ! and quotes"
             )
     return tuple(found)

@@ -48,7 +48,7 @@ def _suffixes() -> Any:
 Policy = Literal["none", "quarantine", "reject"]
 Psd = Literal["y", "n", "u"]
 
-MOST_QUESTIONS = 8
+MAX_QUESTIONS = 8
 """4.10: of longer names the part in the middle is left out."""
 
 _VERSION = re.compile(rb"v[ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)")
@@ -142,7 +142,7 @@ def read_dmarc(text: bytes) -> DmarcRecord:
 def tree(domain: str) -> list[str]:
     """Return the names to ask about, the longest first (4.10)."""
     labels = domain.split(".")
-    start = max(1, len(labels) - MOST_QUESTIONS + 1)
+    start = max(1, len(labels) - MAX_QUESTIONS + 1)
     return [domain, *(".".join(labels[i:]) for i in range(start, len(labels)))]
 
 

@@ -9,7 +9,7 @@ EXTENSIONS = frozenset({EIGHT_BIT, UTF8})
 
 _BOUNDARY = re.compile(rb'boundary\s*=\s*(?:"([^"\r\n]{1,200})"|([^\s;"]{1,200}))', re.IGNORECASE)
 _MESSAGE_INSIDE = re.compile(rb"(?:content-type\s*:|[ \t])\s*message/(?:rfc822|global)\b", re.I)
-_MOST_BOUNDARIES = 100
+_MAX_BOUNDARIES = 100
 _LONGEST_LINE = 64 * 1024  # octets; the rest of a longer one is read as a line of its own
 
 
@@ -42,7 +42,7 @@ def _has_utf8_field(pieces: Iterable[bytes]) -> bool:
         else:
             message_inside = message_inside or _MESSAGE_INSIDE.match(line) is not None
             found = _BOUNDARY.search(line)
-            if found is not None and len(boundaries) < _MOST_BOUNDARIES:
+            if found is not None and len(boundaries) < _MAX_BOUNDARIES:
                 boundaries.add(found[1] or found[2])
     return False
 

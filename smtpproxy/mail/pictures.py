@@ -34,9 +34,9 @@ _NEVER_CLOSED = re.compile(r"""=\s*+(?:"[^"<]*+<[^"]*+(?<==)"|'[^'<]*+<[^']*+(?<
 """A value that ends where the next one begins, with a tag in it."""
 _IN_STYLE = re.compile(r"url\(\s*+([^)]{1,4096}+)\)", re.I)
 _CANDIDATE = re.compile(r"[\s,]*+(\S++)(?:(?<=,)|[^,]*+)")
-_MOST_CANDIDATES = 20  # of a srcset
-_MOST_TAGS = 50_000  # what follows them is not read
-_MOST_ODD = 100  # tags whose quotes are not in pairs
+_MAX_CANDIDATES = 20  # of a srcset
+_MAX_TAGS = 50_000  # what follows them is not read
+_MAX_ODD = 100  # tags whose quotes are not in pairs
 _LONGEST_TAG = 8_192  # characters
 
 
@@ -79,7 +79,7 @@ def _urls(name: str, attributes: Mapping[str, str]) -> Iterator[str]:
         yield attributes["src"]
     if "srcset" in attributes:
         found = _CANDIDATE.finditer(plain_of(attributes["srcset"]))
-        for candidate, _ in zip(found, range(_MOST_CANDIDATES), strict=False):
+        for candidate, _ in zip(found, range(_MAX_CANDIDATES), strict=False):
             yield candidate[1].rstrip(",")
 
 
@@ -113,7 +113,7 @@ within a conditional comment."""
 def _tags(source: str) -> Iterator[_Tag]:
     """The tags that may load something, but for those in comments and the like."""
     position, odd, comment_end = 0, 0, 0
-    for _ in range(_MOST_TAGS):
+    for _ in range(_MAX_TAGS):
         start = _START.search(source, _DULL.match(source, position).end())  # type: ignore[union-attr]
         if start is None:
             return
@@ -126,7 +126,7 @@ def _tags(source: str) -> Iterator[_Tag]:
             position = source.find(">", start.end()) + 1 or len(source)
         else:
             tag = _tag(source, start)
-            if tag is None or (odd := odd + tag[1]) > _MOST_ODD:
+            if tag is None or (odd := odd + tag[1]) > _MAX_ODD:
                 position = start.start() + _LONGEST_TAG
                 continue
             end = tag[0]

@@ -59,7 +59,7 @@ _ZERO = re.compile(r"0{0,9}\.?0{1,9}(?:[a-z]{1,4}|%)?")
 _LIKE_AROUND = re.compile(r".{0,20}(?:(?<!r)em|ex|ch|%)|inherit|unset|revert|smaller|larger")
 _MOST_SIZES = 1_000  # font sizes within each other
 _ENDLESS_NUMBER = re.compile(r"&#[xX]?[0-9a-fA-F]{8,}")
-_MOST_TAGS = 20_000  # what follows them is not read
+_MAX_TAGS = 20_000  # what follows them is not read
 _LONGEST_TAG = 16_384  # characters: attributes beyond are not read
 
 
@@ -98,7 +98,7 @@ class _Reader:
 
     def read(self) -> None:
         source, position = self._source, 0
-        for _ in range(_MOST_TAGS):
+        for _ in range(_MAX_TAGS):
             start = source.find("<", position)
             if start < 0:
                 self._show(source[position:])

@@ -13,7 +13,7 @@ import structlog
 
 from smtpproxy.feedback import Action, Class, Event, Kind, Sent
 from smtpproxy.mailbox.reading import Understood
-from smtpproxy.policy.breaker import Heard
+from smtpproxy.policy.breaker import Feedback
 from smtpproxy.policy.model import Origin
 from smtpproxy.policy.periods import beginning
 from smtpproxy.settings import FeedbackSettings, WebhookSettings
@@ -31,11 +31,11 @@ SUPPRESSIONS = {
 """The origin of a suppression, and its note: one of the motives that name nobody."""
 
 _AGAINST = {
-    Class.DEAD: Heard.DEAD_ADDRESS,
-    Class.BLOCKED: Heard.BLOCK,
-    Class.SPAM: Heard.BLOCK,
-    Class.COMPLAINT: Heard.COMPLAINT,
-    Class.UNSUBSCRIBE: Heard.UNSUBSCRIBE,
+    Class.DEAD: Feedback.DEAD_ADDRESS,
+    Class.BLOCKED: Feedback.BLOCK,
+    Class.SPAM: Feedback.BLOCK,
+    Class.COMPLAINT: Feedback.COMPLAINT,
+    Class.UNSUBSCRIBE: Feedback.UNSUBSCRIBE,
 }
 """What the breaker counts."""
 

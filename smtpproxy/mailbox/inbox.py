@@ -16,8 +16,8 @@ from smtpproxy.store.feedback import SentMessage
 from smtpproxy.store.maildir import Maildir
 
 _AT_ONCE = 100
-_MOST_WAITING = 10_000
-_MOST_OF_ONE = 5
+_MAX_WAITING = 10_000
+_MAX_OF_ONE = 5
 """Reports with the same return path that wait: whoever has one can send it as often as they like,
 and would take the room of all others."""
 _AT_LEAST = timedelta(minutes=1)
@@ -91,7 +91,7 @@ class Inbox:
     def _waits(self, one: Understood) -> bool:
         if one.lacks is None or not self.messages.may_be_elsewhere(one.lacks.id):
             return False
-        if len(self._waiting) >= _MOST_WAITING or self._of_path[one.lacks] >= _MOST_OF_ONE:
+        if len(self._waiting) >= _MAX_WAITING or self._of_path[one.lacks] >= _MAX_OF_ONE:
             return False
         self._of_path[one.lacks] += 1
         self._waiting[one.arrived.id] = _Wait(one.lacks, one.arrived.at, self.now())

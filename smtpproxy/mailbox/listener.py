@@ -15,7 +15,7 @@ from smtpproxy.store.maildir import Maildir
 
 _PIECE = 64 * 1024
 """Octets that are read at once; a command is no longer."""
-_MOST_CONNECTIONS = 100
+_MAX_CONNECTIONS = 100
 _WITHIN = 300.0  # seconds, for each command
 
 _TAKEN = "250 2.0.0 taken"
@@ -122,7 +122,7 @@ class _Bounded(SMTP):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        if len(self._all) >= _MOST_CONNECTIONS:
+        if len(self._all) >= _MAX_CONNECTIONS:
             transport.write(_BUSY)
             transport.close()
             return

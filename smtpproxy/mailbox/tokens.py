@@ -21,8 +21,8 @@ from smtpproxy.sinks.audit.lines import ERASED
 from smtpproxy.store.feedback import SentMessage
 from smtpproxy.store.link_keys import LinkReader
 
-_MOST = 20  # tokens that are tried
-_MOST_ADDRESSES = 200
+_MAX_TOKENS = 20  # tokens that are tried
+_MAX_ADDRESSES = 200
 _READ = 256 * 1024  # octets of a report that are searched
 _LINK = re.compile(r"/u/([A-Za-z0-9_-]{30,200})(?![A-Za-z0-9_-])")
 _SUBJECT = re.compile(r"(?<![A-Za-z0-9_-])([A-Za-z0-9_-]{30,200})(?![A-Za-z0-9_-])")
@@ -55,7 +55,9 @@ class Tokens:
 
     def return_path(self, texts: Iterable[str]) -> ReturnPath | None:
         """Return the first return path that we made. Raises StoreMisconfigured."""
-        for local_part in islice((each for text in texts for each in candidates(text)), _MOST):
+        for local_part in islice(
+            (each for text in texts for each in candidates(text)), _MAX_TOKENS
+        ):
             try:
                 return self._paths(local_part).read(local_part)
             except TokenError:
@@ -64,7 +66,7 @@ class Tokens:
 
     def link(self, texts: Iterable[str]) -> Unsubscription | None:
         """Return what the first token of an unsubscribe link says. Raises StoreMisconfigured."""
-        for token in islice(texts, _MOST):
+        for token in islice(texts, _MAX_TOKENS):
             try:
                 told = self._links.open(token)
             except TokenError:
@@ -162,7 +164,7 @@ def _addresses(text: str, ours: str) -> Iterator[str]:
     for found in _ADDRESS.finditer(text):
         if found[0] in seen or found[0].lower().endswith("@" + ours):
             continue
-        if len(seen) >= _MOST_ADDRESSES:
+        if len(seen) >= _MAX_ADDRESSES:
             return
         seen.add(found[0])
         try:

@@ -1,4 +1,4 @@
-"""What was known at a moment that is past, for decisions as of then (`--at`)."""
+"""What was known at a past moment, for decisions as of then (`--at`)."""
 
 from datetime import datetime
 
@@ -9,12 +9,12 @@ from smtpproxy.policy.model import Contact, RecipientFacts
 
 
 def known_at(facts: RecipientFacts, moment: datetime) -> RecipientFacts:
-    """Return `facts` less everything that happened after `moment`.
+    """Return `facts` without everything that happened after `moment`.
 
-    A time that the store keeps only the newest of (the last activity) is left out when it
-    is later: what was before it is not known any more, and the strict reading is that
-    there was nothing. What was lifted or erased since cannot come back either; the audit
-    log, not this, is the record of what was decided.
+    If the store keeps only the newest of several times (the last activity) and that is later, it is
+    left out: the earlier ones are no longer known, and the strict reading is that there were none.
+    Suppressions lifted since and data erased since cannot be restored either; the audit log, not
+    this, is the record of what was decided.
     """
     suppressions = tuple(s for s in facts.suppressions if s.since <= moment)
     contact = None if facts.contact is None else _contact_at(facts.contact, moment)
@@ -30,7 +30,7 @@ def known_at(facts: RecipientFacts, moment: datetime) -> RecipientFacts:
 
 
 def _contact_at(contact: Contact, moment: datetime) -> Contact | None:
-    """None when the contact was collected later."""
+    """The contact as it was known, or None if it was collected later."""
     ways = tuple(
         replace(
             each,

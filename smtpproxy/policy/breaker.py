@@ -1,8 +1,8 @@
-"""When a stream is warned of or paused for what its recipients and their providers say back.
+"""When a stream gets a warning or a pause because of feedback from recipients and their providers.
 
-A rate is of the messages that were sent within the window: what is heard counts for the time
-when its message was sent, not for the time when it was heard, so that late complaints are not
-held against later mail. docs/adr/0024-breaker.md says why.
+A rate is a share of the messages sent within the window: feedback counts for when its message was
+sent, not for when it arrived, so that late complaints are not held against later mail.
+docs/adr/0024-breaker.md says why.
 """
 
 from collections.abc import Container, Mapping
@@ -14,59 +14,61 @@ from msgspec import Struct
 
 MILLION = 1_000_000
 STREAM, BRAND = "stream:", "brand:"
-"""What the subject of a pause begins with: the name of the stream, or of the brand, follows."""
+"""How the subject of a pause begins, before the name of the stream or brand."""
 MARKETING, RESTORE = "marketing", "restore"
 """Subject and cause of the pause of all marketing after the store was restored from a backup."""
 
 
-class Heard(StrEnum):
-    """What may be heard of a message, by somebody who has its token."""
+class Feedback(StrEnum):
+    """The kinds of feedback about a message, each with the message's valid token."""
 
     COMPLAINT = "complaint"
     DEAD_ADDRESS = "dead_address"
     UNSUBSCRIBE = "unsubscribe"
-    BLOCK = "block"  # the receiving system took it for spam, or its policy forbids it
+    BLOCK = "block"  # the receiving system treated it as spam, or its policy forbids it
 
 
 Level = Literal["warn", "pause"]
 
 
 class Bound(Struct, frozen=True):
-    """Shares of messages, in parts per million, from which on it is so; None: never."""
+    """The shares of messages, in parts per million, that cause a warning or a pause; None:
+    never."""
 
     warn: int | None = None
     pause: int | None = None
 
 
 class BreakerRules(Struct, frozen=True):
-    """The bounds, and from how many on they count: one report of ten messages tells nothing."""
+    """The bounds, and the minimum numbers for them: one report about ten messages proves
+    nothing."""
 
-    bounds: Mapping[Heard, Bound]
+    bounds: Mapping[Feedback, Bound]
     minimum_messages: int = 500
     minimum_reports: int = 3
 
 
 class Tally(Struct, frozen=True):
-    """Messages that were sent within the window, one for each recipient, and what was heard."""
+    """Messages sent within the window, one for each recipient, and the feedback about them."""
 
     messages: int = 0
-    heard: Mapping[Heard, int] = {}
+    heard: Mapping[Feedback, int] = {}
 
     def __add__(self, other: "Tally") -> "Tally":
-        heard = {kind: self.heard.get(kind, 0) + other.heard.get(kind, 0) for kind in Heard}
+        heard = {kind: self.heard.get(kind, 0) + other.heard.get(kind, 0) for kind in Feedback}
         return Tally(self.messages + other.messages, heard)
 
 
 def heard_by(before: Tally, now: Tally) -> Tally:
-    """Return what is sent now, with what was heard of it before."""
+    """Return the messages of `now`, with only the feedback that `before` had too."""
     heard = {kind: min(n, before.heard.get(kind, 0)) for kind, n in now.heard.items()}
     return Tally(now.messages, heard)
 
 
 class Finding(Struct, frozen=True):
-    """A bound that is reached."""
+    """A bound that has been reached."""
 
-    cause: Heard
+    cause: Feedback
     level: Level
     reports: int
     messages: int
@@ -74,14 +76,14 @@ class Finding(Struct, frozen=True):
 
 
 def enough(tally: Tally, rules: BreakerRules) -> bool:
-    """Whether anything may follow from this, or from a part of it."""
+    """Whether this tally, or a part of it, can reach a bound at all."""
     return tally.messages >= rules.minimum_messages and any(
         tally.heard.get(cause, 0) >= rules.minimum_reports for cause in rules.bounds
     )
 
 
 def findings(tally: Tally, rules: BreakerRules) -> tuple[Finding, ...]:
-    """Return what is reached: of each kind of feedback the gravest, those that pause first."""
+    """Return the bounds reached, the most serious for each kind of feedback, pauses first."""
     if not enough(tally, rules):
         return ()
     found = []
@@ -103,10 +105,10 @@ def judged(
     rules: BreakerRules,
     paused: Container[str] = (),
 ) -> list[tuple[str, Finding]]:
-    """Return what is reached, by subject: of each stream, then of each brand.
+    """Return the bounds reached, by subject: for each stream, then for each brand.
 
-    `brands` says whose each stream is. What is paused is not judged. For its brand a stream counts
-    where it is not beyond the bounds by itself: the others may be well without it.
+    `brands` gives each stream's brand. Subjects that are paused are not judged. A stream beyond the
+    bounds does not count for its brand, whose other streams may be fine.
     """
     running = {
         name: tally

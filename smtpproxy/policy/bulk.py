@@ -1,12 +1,13 @@
-"""By which bulk mail is told that does not say so (docs/bulk.md).
+"""How undeclared bulk mail is recognised (docs/bulk.md).
 
-A field that only programs for lists and campaigns write decides alone. Fields that bulk mail
-usually has, and that receipts get from the same senders, weigh: with little weight a subject or
-a sender of offers and news has to say the same, with much of it none of the reader's own matter
-may say otherwise. Where that tells nothing, the text may: two things of those that newsletters say.
+A header field that only list and campaign software writes is decisive. Fields usual in bulk mail,
+which the same senders put on receipts too, have a weight: if it is small, the subject or sender
+must also indicate offers or news; if it is large, the message is bulk unless its subject or sender
+indicates the reader's own affairs. If the header is inconclusive, the text may decide, by two of
+the signs of a newsletter.
 
 The words are folded as `mail.shown.folded` folds text: no case, no accents. A word of more than
-five letters stands for all its endings.
+five letters matches with any ending.
 """
 
 import re
@@ -21,7 +22,7 @@ from smtpproxy.mail.mime import decode_words
 from smtpproxy.mail.shown import folded
 from smtpproxy.policy.bulk_text import listed, newsletter_signs, speaks_of_unsubscribing
 
-OWN = {
+PERSONAL_WORDS = {
     "en": listed(
         """
         receipt, invoice, payment, paid, refund, billing, statement, your bill, order confirm, order
@@ -115,9 +116,9 @@ OWN = {
         """
     ),
 }
-"""Of a receipt, a code, an appointment: mail that one person has occasioned."""
+"""Words of receipts, codes and appointments: mail that one person has occasioned."""
 
-OFFER = {
+OFFER_WORDS = {
     "en": listed(
         """
         sale, % off, $ off, save up to, save $, save on, deals, deal of, discount, special offer,
@@ -177,7 +178,7 @@ OFFER = {
         """
     ),
 }
-"""Of offers and news, which go to many."""
+"""Words of offers and news, which go to many."""
 
 NEWS_SENDERS = listed(
     """
@@ -187,9 +188,9 @@ NEWS_SENDERS = listed(
     novidades
     """
 )
-"""Words of the local part, or of the first label of the domain, of who sends to many."""
+"""Words in the local part, or the first label of the domain, of senders to many."""
 
-OWN_SENDERS = listed(
+PERSONAL_SENDERS = listed(
     """
     receipt, receipts, order, orders, invoice, invoices, billing, payment, payments, confirm,
     confirmation, shipment, shipping, tracking, delivery, security, account, accounts, password,
@@ -198,10 +199,10 @@ OWN_SENDERS = listed(
     facturas, pedidos, transactional, service, auto
     """
 )
-"""The same, of who writes to one."""
+"""The same, of senders to one person."""
 
 
-# Lower-case names. What only list servers and programs for campaigns write.
+# Lower-case names of fields that only list servers and campaign software write.
 _DECISIVE = frozenset(
     (
         *(b"list-post", b"list-subscribe", b"list-archive", b"list-owner", b"x-mailing-list"),
@@ -216,9 +217,9 @@ _DECISIVE = frozenset(
         *(b"x-subscriber-id", b"x-subscriberid", b"x-ac-campaign", b"x-mailing-id"),
     )
 )
-# What senders of all mail put on receipts too, with its weight. What senders of receipts have by
-# default is one sign together (RFC 2369, RFC 8058, Feedback-ID); then RFC 2919, Precedence, which
-# says bulk itself, and the marks of large senders.
+# Fields that are on receipts too, with their weights. Those that senders of receipts add by default
+# count once together (RFC 2369, RFC 8058, Feedback-ID); then RFC 2919, Precedence, which itself
+# says bulk, and the fields of large senders.
 _USUAL: tuple[tuple[int, tuple[bytes, ...]], ...] = (
     (
         1,
@@ -238,7 +239,7 @@ _USUAL: tuple[tuple[int, tuple[bytes, ...]], ...] = (
         ),
     ),
 )
-_MUCH = 3
+_HEAVY = 3
 _BULK = re.compile(rb"\s*(?:bulk|list|junk)\s*", re.IGNORECASE)
 _MAILER = re.compile(
     rb".*\b(mailchimp|mailpoet|phplist|sendy|acymailing|listmonk|mautic|campaign ?monitor"
@@ -247,11 +248,11 @@ _MAILER = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _NAMES = _DECISIVE | {name for _, sign in _USUAL for name in sign} | {b"x-mailer"}
-_LONGEST = 500  # octets of a field that are looked at
+_LONGEST = 500  # octets of a field that are searched
 
 
 def _any_of(languages: Mapping[str, Sequence[str]]) -> re.Pattern[str]:
-    """Parted by first character, so that a subject is not held against every word."""
+    """A pattern grouped by first character, so that a subject is not compared with every word."""
     words = sorted({folded(word) for words in languages.values() for word in words})
     starts = [
         re.escape(first) + "(?:" + "|".join(_rest(word) for word in group) + ")"
@@ -265,18 +266,18 @@ def _rest(word: str) -> str:
     return re.escape(word[1:]) + ("(?![a-z])" if short else "")
 
 
-_OFFER, _OWN = _any_of(OFFER), _any_of(OWN)
+_OFFER, _PERSONAL = _any_of(OFFER_WORDS), _any_of(PERSONAL_WORDS)
 _WORD = re.compile(r"[a-z]+")
-# What an order, an invoice or a case is called: `#1234`, `100200300`, `F3K9P`.
+# The number of an order, an invoice or a case: `#1234`, `100200300`, `F3K9P`.
 _NUMBER = re.compile(
     r"#\s?\d{3}|(?<!\w)\d{6,}|(?<!\w)(?=[A-Z-]*\d)(?=[\d-]*[A-Z])[A-Z\d-]{5,}(?!\w)"
 )
 
 
 class BulkSigns(Struct, frozen=True):
-    """By what a message was told as bulk; nothing in it where nothing does.
+    """The signs by which a message was recognised as bulk; empty if it was not.
 
-    `fields` are lower-case names of header fields, `text` what its text says: "subscribed",
+    `fields` are lower-case names of header fields, `text` the signs in its text: "subscribed",
     "browser", "newsletter", "unsubscribe".
     """
 
@@ -285,7 +286,7 @@ class BulkSigns(Struct, frozen=True):
 
 
 class _Fields(Struct, frozen=True):
-    """Fields of the header that tell bulk or weigh, and whether they are enough."""
+    """The decisive and the usual fields in a header, and the weight of the usual ones."""
 
     decisive: list[bytes]
     usual: list[bytes]
@@ -293,52 +294,53 @@ class _Fields(Struct, frozen=True):
 
 
 _NOTHING = BulkSigns()
-_ENOUGH = 2
-"""Signs of text, way out and offers that tell bulk together."""
+_MIN_SIGNS = 2
+"""How many signs in text, List-Unsubscribe and offers make a message bulk."""
 _FRAME = frozenset({"browser", "unsubscribe"})
-"""What programs for campaigns put around receipts too: it tells only with fields that weigh."""
-_SOME = 2
+"""Signs that campaign software puts around receipts too: they need fields with weight beside
+them."""
+_MIN_WEIGHT = 2
 LONGEST_TEXT = 65_536
-"""Characters of the text that are looked at."""
+"""Characters of the text that are searched."""
 
 
 def bulk_signs(headers: HeaderBlock, text: str | None = None) -> BulkSigns:
-    """Tell bulk by its header and, where that does not, by its text.
+    """Recognise bulk by its header or, if that is inconclusive, by its text.
 
-    `text` is folded; None where it was not read. See `asks_for_text`.
+    `text` is folded; None if it was not read. See `asks_for_text`.
     """
     found = _fields(headers)
-    told = [*found.decisive, *found.usual]
+    fields = [*found.decisive, *found.usual]
     if found.decisive:
-        return _signs(told)
+        return _signs(fields)
     if not found.usual and text is None:
         return _NOTHING
     offers = _offers(headers)
-    own, much = _is_own(headers), found.weight >= _MUCH
-    if found.usual and ((much and b"subject" in offers) or (not own and (much or offers))):
-        return _signs(told + offers)
-    if own or text is None:
+    personal, heavy = _is_personal(headers), found.weight >= _HEAVY
+    if found.usual and ((heavy and b"subject" in offers) or (not personal and (heavy or offers))):
+        return _signs(fields + offers)
+    if personal or text is None:
         return _NOTHING
-    said = _said(text[:LONGEST_TEXT])
-    way_out = b"list-unsubscribe" in found.usual and "unsubscribe" not in said
-    if len(said) + way_out + bool(offers) < _ENOUGH:
+    text_signs = _text_signs(text[:LONGEST_TEXT])
+    way_out = b"list-unsubscribe" in found.usual and "unsubscribe" not in text_signs
+    if len(text_signs) + way_out + bool(offers) < _MIN_SIGNS:
         return _NOTHING
-    if not offers and found.weight < _SOME and _FRAME.issuperset(said):
+    if not offers and found.weight < _MIN_WEIGHT and _FRAME.issuperset(text_signs):
         return _NOTHING
-    return _signs(told + offers, said)
+    return _signs(fields + offers, text_signs)
 
 
 def asks_for_text(headers: HeaderBlock) -> bool:
-    """Whether the header has signs of bulk that do not tell it, and speaks of no own matter."""
+    """Whether the header has inconclusive signs of bulk and none of the reader's own affairs."""
     found = _fields(headers)
-    if found.decisive or not found.usual or _is_own(headers):
+    if found.decisive or not found.usual or _is_personal(headers):
         return False
-    return found.weight < _MUCH and not _offers(headers)
+    return found.weight < _HEAVY and not _offers(headers)
 
 
-def _said(text: str) -> tuple[str, ...]:
-    said = newsletter_signs(text)
-    return (*said, "unsubscribe") if speaks_of_unsubscribing(text) else said
+def _text_signs(text: str) -> tuple[str, ...]:
+    text_signs = newsletter_signs(text)
+    return (*text_signs, "unsubscribe") if speaks_of_unsubscribing(text) else text_signs
 
 
 def _signs(fields: Sequence[bytes], text: tuple[str, ...] = ()) -> BulkSigns:
@@ -366,16 +368,16 @@ _NO_FIELDS = _Fields([], [], 0)
 
 
 def _offers(headers: HeaderBlock) -> list[bytes]:
-    """Which of Subject and From speak of offers or news."""
+    """Which of Subject and From indicate offers or news."""
     found = [b"subject"] if _OFFER.search(folded(_subject(headers))) else []
     return found if _sender(headers).isdisjoint(NEWS_SENDERS) else [*found, b"from"]
 
 
-def _is_own(headers: HeaderBlock) -> bool:
-    """Whether Subject or From speak of one person's own matter."""
+def _is_personal(headers: HeaderBlock) -> bool:
+    """Whether Subject or From indicate one person's own affairs."""
     subject = _subject(headers)
-    own = _OWN.search(folded(subject)) or _NUMBER.search(subject)
-    return own is not None or not _sender(headers).isdisjoint(OWN_SENDERS)
+    own = _PERSONAL.search(folded(subject)) or _NUMBER.search(subject)
+    return own is not None or not _sender(headers).isdisjoint(PERSONAL_SENDERS)
 
 
 def _subject(headers: HeaderBlock) -> str:
@@ -384,7 +386,7 @@ def _subject(headers: HeaderBlock) -> str:
 
 
 def _sender(headers: HeaderBlock) -> frozenset[str]:
-    """Words of the local part and of the first label of the domain of From."""
+    """The words in the local part and in the first label of the domain of From."""
     values = headers.values("From")
     try:
         found = addresses(values[0][: 4 * _LONGEST]) if values else []

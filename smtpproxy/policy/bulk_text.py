@@ -1,13 +1,13 @@
-"""What the text of a newsletter says of itself, and that of a receipt does not (docs/bulk.md).
+"""Phrases that newsletters contain and receipts do not (docs/bulk.md).
 
-The phrases are folded as `mail.shown.folded` folds text, and a stem stands for all its endings.
-Each kind is one sign, however often and in however many phrases a text has it. Of those for
-unsubscribing: precision first; what newsletters use for anything else as well is not here.
+The phrases are folded as `mail.shown.folded` folds text, and a stem matches with any ending. Each
+kind is one sign, however often and in however many phrases it occurs. Those for unsubscribing are
+chosen for precision: phrases that newsletters also use otherwise are left out.
 """
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """Return what stands between commas, each with single spaces."""
+    """Return the parts between commas, with single spaces."""
     return tuple(" ".join(word.split()) for word in text.split(","))
 
 
@@ -78,7 +78,7 @@ UNSUBSCRIBE = {
         """
     ),
 }
-"""It tells how to get no more of it."""
+"""How to unsubscribe."""
 
 SUBSCRIBED = {
     "en": listed(
@@ -145,7 +145,7 @@ SUBSCRIBED = {
         """
     ),
 }
-"""It goes to those who subscribed."""
+"""The reader is a subscriber."""
 
 BROWSER = {
     "en": listed(
@@ -225,7 +225,7 @@ BROWSER = {
         """
     ),
 }
-"""It is a page that may be seen elsewhere."""
+"""The message can be viewed in a browser."""
 
 NEWSLETTER = {
     "en": listed(
@@ -285,7 +285,7 @@ NEWSLETTER = {
         """
     ),
 }
-"""It calls itself news or an offer."""
+"""The message calls itself news or an offer."""
 
 _UNSUBSCRIBE = tuple(
     dict.fromkeys(phrase for phrases in UNSUBSCRIBE.values() for phrase in phrases)
@@ -301,7 +301,7 @@ _KINDS = {
 
 
 def speaks_of_unsubscribing(text: str) -> bool:
-    """Whether folded text holds any of the phrases."""
+    """Whether folded text contains a phrase for unsubscribing."""
     return any(phrase in text for phrase in _UNSUBSCRIBE)
 
 

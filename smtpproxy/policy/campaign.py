@@ -1,4 +1,4 @@
-"""A new campaign on trial: its first recipients show what the others would make of it."""
+"""The trial of a new campaign: its first recipients show how the others would react."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -6,45 +6,45 @@ from hashlib import blake2b
 
 from msgspec import Struct
 
-_LONGEST_ID = 1_000  # octets of a Feedback-ID that are looked at
+_LONGEST_ID = 1_000  # octets of a Feedback-ID that are read
 _MILLION = 1_000_000
 
 
 class Trial(Struct, frozen=True, omit_defaults=True):
-    """What a stream asks of a campaign that is new on it. Shares are parts per million."""
+    """What a stream requires of a new campaign. Shares are parts per million."""
 
-    recipients: int  # the first ones, who get it
-    strangers: int | None = 500_000  # of them, for a pause; None: any
+    recipients: int  # how many get it first
+    strangers: int | None = 500_000  # the share of them that makes the others wait; None: none does
     dead_addresses: int | None = 50_000
     wait: float = 14_400.0  # seconds that the others wait
     silent_after: float = 31_536_000.0  # seconds without a sign of life
 
 
 class Campaign(Struct, frozen=True, omit_defaults=True):
-    """What is known of a campaign from those who were to get it first."""
+    """What is known about a campaign from its first recipients."""
 
-    key: str  # which campaign it is, in hex
+    key: str  # identifies the campaign, in hex
     people: int = 0
-    strangers: int = 0  # of these: never mailed before, or silent for long
-    dead: int = 0  # of these: their address does not exist
-    full_at: datetime | None = None  # when there were enough of them
-    dead_at: datetime | None = None  # when too many were dead
+    strangers: int = 0  # of these, never mailed before or long silent
+    dead: int = 0  # of these, with an address that does not exist
+    full_at: datetime | None = None  # when enough people had been counted
+    dead_at: datetime | None = None  # when too many of them were dead
 
 
 def campaign_key(stream: str, feedback_ids: Sequence[bytes], text: bytes | None) -> str | None:
-    """Return which campaign a message is of, by its Feedback-ID, else by the fingerprint of its
-    text; None where it has neither."""
+    """Return the key of a message's campaign, from its Feedback-ID or else the fingerprint of its
+    text; None if it has neither."""
     if feedback_ids:
-        told = b"id\0" + b" ".join(feedback_ids[0][:_LONGEST_ID].lower().split())
+        identity = b"id\0" + b" ".join(feedback_ids[0][:_LONGEST_ID].lower().split())
     elif text is not None:
-        told = b"text\0" + text
+        identity = b"text\0" + text
     else:
         return None
-    return blake2b(stream.encode() + b"\0" + told, digest_size=16).hexdigest()
+    return blake2b(stream.encode() + b"\0" + identity, digest_size=16).hexdigest()
 
 
 def held_until(campaign: Campaign, trial: Trial) -> datetime | None:
-    """Return until when a campaign waits; None: it never had to."""
+    """Return until when a campaign waits; None: it need not."""
     if campaign.full_at is None:
         return None
     wait, moments = timedelta(seconds=trial.wait), []

@@ -1,7 +1,7 @@
-"""What is on record of one address: how it was obtained, and what the person did and said.
+"""What is on record about one address: how it was obtained, and what the person did and said.
 
-Frozen data, times in UTC. The audit journal and the store keep these records for years, without
-what has its default.
+Frozen data, times in UTC. The audit journal and the store keep these records for years, omitting
+values that equal their defaults.
 """
 
 from datetime import datetime
@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from smtpproxy.policy.rulebook import Audience, Dealing, Frequency, Source
 
 BUILT_IN_BRAND = "default"
-"""Whose streams are where the configuration names no brand, or several and not which."""
+"""The brand of a stream if the configuration names no brand, or several but not the stream's."""
 
 
 class Evidence(Struct, frozen=True, omit_defaults=True):
@@ -29,18 +29,18 @@ class Evidence(Struct, frozen=True, omit_defaults=True):
 class ConsentAct(Struct, frozen=True, omit_defaults=True):
     """One act of agreement to one purpose, or its withdrawal.
 
-    A double opt-in is two acts: one that is `pending`, and the confirmation.
+    A double opt-in is two acts: a `pending` one, and the confirmation.
     """
 
     purpose: str
     at: datetime
     withdrawal: bool = False
     method: str | None = None
-    conditional: bool | None = None  # a condition of the service; None: not on record
+    conditional: bool | None = None  # required for the service; None: not on record
     channels: frozenset[str] = frozenset({"email"})
     evidence: Evidence = Evidence()
-    pending: bool = False  # asked for, and not confirmed by this act
-    brand: str | None = None  # whom it was said to; None: not on record
+    pending: bool = False  # requested, but not confirmed by this act
+    brand: str | None = None  # whom it was given to; None: not on record
     came_by: str | None = None  # the name of the collection that it is known by
 
 
@@ -53,7 +53,7 @@ class Purchase(Struct, frozen=True, omit_defaults=True):
 
 
 class Link(Struct, frozen=True, omit_defaults=True):
-    """One hand that an address went through, and what the person was told there."""
+    """One company that an address passed through, and what it told the person."""
 
     supplier: str | None = None
     sender_disclosed: bool | None = None  # None: not on record
@@ -61,9 +61,9 @@ class Link(Struct, frozen=True, omit_defaults=True):
 
 
 class Provenance(Struct, frozen=True, omit_defaults=True):
-    """Whom an address came from: one supplier, or a chain of them, the collector first.
+    """Where an address came from: one supplier, or a chain of them, the collector first.
 
-    A supplier next to a chain is its last hand.
+    A supplier given beside a chain is its last link.
     """
 
     supplier: str | None = None
@@ -72,8 +72,8 @@ class Provenance(Struct, frozen=True, omit_defaults=True):
 
 
 class Collection(Struct, frozen=True, omit_defaults=True):
-    """One way in which an address was obtained by a brand, what the person was told then, and what
-    they are by this source."""
+    """One way in which a brand obtained an address, what the person was told then, and what this
+    source says they are."""
 
     brand: str | None = None  # None: not on record
     source: Source | None = None
@@ -83,15 +83,15 @@ class Collection(Struct, frozen=True, omit_defaults=True):
     optout_offered: bool | None = None
     last_activity_at: datetime | None = None
     provenance: Provenance | None = None
-    as_of: datetime | None = None  # the age of the source that says so
+    as_of: datetime | None = None  # when the source was current
     audience: Audience = Audience.UNKNOWN
     occupations: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str | None:
-        """What distinguishes it from others of its brand, and what came by it says.
+        """The name that distinguishes it from others of its brand; `came_by` of what it brought.
 
-        None of what the person told us: that needs no collection to vouch for it.
+        None if the person gave us the data: then no collection has to vouch for it.
         """
         return came_by(self.source, self.provenance)
 
@@ -106,7 +106,7 @@ def came_by(source: Source | None, provenance: Provenance | None) -> str | None:
 
 
 class Preference(Struct, frozen=True, omit_defaults=True):
-    """How often a person wants mail of a purpose of a brand, said at a moment."""
+    """How often a person wants a brand's mail of one purpose, and when they said so."""
 
     purpose: str
     frequency: Frequency
@@ -115,7 +115,7 @@ class Preference(Struct, frozen=True, omit_defaults=True):
 
 
 class Contact(Struct, frozen=True, omit_defaults=True):
-    """What the store knows of one address. `acts` is a history, oldest first."""
+    """What the store knows about one address. `acts` is a history, oldest first."""
 
     address: str  # canonical (mail.address)
     audience: Audience = Audience.UNKNOWN
@@ -131,11 +131,11 @@ class Contact(Struct, frozen=True, omit_defaults=True):
     acts: tuple[ConsentAct, ...] = ()
     first_contacted_at: datetime | None = None  # first mail on any marketing stream
     profiling_objected_at: datetime | None = None  # what was gathered is frozen (RGPD 21(2))
-    never_informed: bool = False  # it is on record that nothing was told at collection
-    language: str | None = None  # what the person reads: "fr", "de-at"
+    never_informed: bool = False  # on record: the person was told nothing at collection
+    language: str | None = None  # that the person reads: "fr", "de-at"
     preferences: tuple[Preference, ...] = ()  # one for each brand and purpose
-    brand: str | None = None  # who obtained the address as said above; None: not on record
-    others: tuple[Collection, ...] = ()  # in which other ways it was obtained
+    brand: str | None = None  # that obtained the address as above; None: not on record
+    others: tuple[Collection, ...] = ()  # other ways in which it was obtained
 
 
 def collections(contact: Contact) -> tuple[Collection, ...]:
@@ -156,7 +156,7 @@ def collections(contact: Contact) -> tuple[Collection, ...]:
 
 
 def collected(contact: Contact, ways: tuple[Collection, ...]) -> Contact:
-    """Return the contact as obtained in these ways and no others; the first is the newest."""
+    """Return the contact as obtained only in these ways; the first is the newest."""
     newest, *others = ways or (Collection(),)
     return replace(
         contact,

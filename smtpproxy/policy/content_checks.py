@@ -1,8 +1,8 @@
-"""What is looked at in a message only since its stream asks for it: text, senders, subject.
+"""What is examined in a message only if its stream requires it: text, senders, subject.
 
-Two bodies with one fingerprint differ in nothing but names and addresses of their recipients,
-greetings, and the tokens of links. Numbers and codes in the text are not masked: they are what
-tells receipts, codes and invoices from one another (docs/bulk.md has the figures).
+Two bodies with the same fingerprint differ only in the names and addresses of their recipients, in
+greetings, and in the tokens of links. Numbers and codes in the text are not masked, because they
+distinguish receipts, codes and invoices (docs/bulk.md has the figures).
 """
 
 import re
@@ -27,13 +27,13 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.rules.message import adds_unsubscribe
 
-# Of replies and forwards, in English, German, French, Spanish, Italian, Dutch, Nordic languages.
+# Prefixes of replies and forwards in English, German, French, Spanish, Italian, Dutch and Nordic.
 _PREFIX = re.compile(
     r"\s*((?:re|aw|antw|sv|rif|fw|fwd|wg|tr|rv|doorst)(?:\s?[\[(]\d{1,3}[\])])?)\s?[:\uff1a]",
     re.IGNORECASE,
 )
 _DOMAIN_TAG = re.compile(rb"(?:\A|;)\s*d\s*=\s*([A-Za-z0-9._-]{1,255})\s*(?:;|\Z)")
-_MOST_SIGNATURES = 20
+_MAX_SIGNATURES = 20
 _LONGEST_FIELD = 4_096  # octets
 _NOTHING = ContentFeatures()
 
@@ -47,8 +47,8 @@ def check_content(
 ) -> MessageFeatures:
     """Return the features with what else the rules of the stream need.
 
-    `shown` is the text that readers see, None where nobody asks for it. How many
-    people were sent the text alike is not found out here.
+    `shown` is the text that readers see, None if no rule needs it. How many people were sent the
+    same text is counted elsewhere.
     """
     senders: tuple[str, ...] = ()
     if stream.alignment is not Alignment.OFF:
@@ -72,10 +72,10 @@ def check_content(
 
 
 def _shows_unsubscribe(stream: Stream, features: MessageFeatures, shown: ShownText) -> bool:
-    """Words for unsubscribing, and a link to where List-Unsubscribe leads.
+    """Whether the text has words for unsubscribing, and a link to where List-Unsubscribe leads.
 
-    A message that has none of its own, or whose own the relay replaces, may lead anywhere that is
-    there: a placeholder, or a host that cannot be, is nowhere.
+    If the message has none of its own, or the relay replaces it, any usable link will do; a
+    placeholder or an impossible host is not usable.
     """
     if not speaks_of_unsubscribing(shown.text):
         return False
@@ -106,12 +106,13 @@ def _mailbox(uri: str) -> str:
 
 
 def _held(shown: ShownText, texts: Sequence[str]) -> str | None:
-    """Return the first of the texts that readers see, whatever its case, accents and spaces."""
+    """Return the first of the texts that is in what readers see, ignoring case, accents and
+    spaces."""
     return next((text for text in texts if folded(text) in shown.text), None)
 
 
 def _fake_prefix(headers: HeaderBlock) -> str | None:
-    """Return the prefix of a reply or forward, on a message that answers nothing."""
+    """Return the prefix of a reply or forward if the message is neither."""
     subjects = headers.values("Subject")
     if not subjects or headers.values("In-Reply-To") or headers.values("References"):
         return None
@@ -121,16 +122,16 @@ def _fake_prefix(headers: HeaderBlock) -> str | None:
 
 
 def _senders(headers: HeaderBlock, reverse_path: str) -> tuple[str, ...]:
-    """Domains that answer for the message: of the envelope sender, and of its signatures."""
+    """The domains responsible for the message: those of the envelope sender and the signatures."""
     domains = [reverse_path.rpartition("@")[2].lower()] if reverse_path else []
-    for value in headers.values("DKIM-Signature")[:_MOST_SIGNATURES]:
+    for value in headers.values("DKIM-Signature")[:_MAX_SIGNATURES]:
         found = _DOMAIN_TAG.search(value)
         if found is not None:
             domains.append(found[1].decode("ascii").lower())
     return tuple(dict.fromkeys(domains))
 
 
-# Each word is looked at once: what begins inside of one, or gives octets back, is quadratic.
+# Each word is matched once: matching from inside words, or backtracking, would be quadratic.
 _ADDRESS = re.compile(r"(?<![^\s<>@\"'(),;:])[^\s<>@\"'(),;:]++@[^\s<>@\"'(),;:]{1,255}")
 _URI = re.compile(r"(?:https?://|mailto:)\S+")
 _GREETING = re.compile(
@@ -140,19 +141,19 @@ _GREETING = re.compile(
 )
 _TOKEN = re.compile(r"(?=[^/]*[0-9])[^/]{6,}|[^/]{20,}")
 _NUMBER = re.compile(r"\d+(?:[.,:/-]\d+)*")
-_SHORTEST_NAME = 2  # letters: initials are no names
-_MOST_NAMES = 60
-_LEAST_TEXT = 8  # words: what is shorter tells nothing
-_PIECE = 65_536  # characters: a search by many words holds up other threads until it is through
+_SHORTEST_NAME = 2  # letters: initials are not names
+_MAX_NAMES = 60
+_LEAST_TEXT = 8  # words: a shorter text proves nothing
+_PIECE = 65_536  # characters: searching for many words blocks other threads
 
 
 def fingerprint(
     shown: ShownText, recipients: Iterable[str], names: Sequence[str], *, numbers: bool = False
 ) -> bytes | None:
-    """Return 16 octets; None for a body with too few words to tell it from others.
+    """Return 16 octets; None if the body has too few words to distinguish it from others.
 
-    `recipients` are addresses and `names` what the header calls the readers. `numbers`: mask
-    those in the text as well.
+    `recipients` are addresses, and `names` what the header calls the readers. `numbers`: mask the
+    numbers in the text too.
     """
     text = _URI.sub("~", shown.text)
     text = _ADDRESS.sub("@", text)
@@ -169,7 +170,7 @@ def fingerprint(
 
 
 def _own_words(recipients: Iterable[str], names: Sequence[str]) -> re.Pattern[str] | None:
-    """What the readers are called: words of their names, local parts and words of these."""
+    """A pattern for the readers' names: their words, and local parts and the words in these."""
     words: set[str] = set()
     for name in names:
         words |= set(re.findall(r"[^\W\d_]+", folded(name)))
@@ -179,11 +180,11 @@ def _own_words(recipients: Iterable[str], names: Sequence[str]) -> re.Pattern[st
     longest = sorted((word for word in words if len(word) > _SHORTEST_NAME), key=len, reverse=True)
     if not longest:
         return None
-    return re.compile(rf"\b(?:{'|'.join(map(re.escape, longest[:_MOST_NAMES]))})\b")
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, longest[:_MAX_NAMES]))})\b")
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Cut a text at spaces, which are left out."""
+    """Split a text at spaces, which are dropped."""
     start = 0
     while (space := text.find(" ", start + _PIECE)) >= 0:
         yield text[start:space]
@@ -192,7 +193,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _masked_link(link: str) -> str:
-    """A link without what may be the reader's: query, fragment, path segments like tokens."""
+    """A link without its personal parts: query, fragment, path segments that look like tokens."""
     scheme, colon, rest = link.partition(":")
     path = rest.partition("#")[0].partition("?")[0]
     if scheme.lower() == "mailto":

@@ -1,5 +1,5 @@
-"""The decision core: `needs` and `judge`, pure, with one store read between them. The rules and
-their order are those of rules/tables.py (design.md sections 4 and 6).
+"""The decision core: `needs` and `judge`, both pure, with one store read between them. The rules
+and their order are in rules/tables.py (design.md sections 4 and 6).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -37,10 +37,10 @@ from smtpproxy.policy.rules import (
     permission,
     tables,
 )
-from smtpproxy.policy.rules.brands import by_collection, is_plain
+from smtpproxy.policy.rules.brands import by_collection, has_one_collection
 from smtpproxy.policy.rules.recipient import agreed_to_tracking, is_tracked, yielded
 
-# Each is asked only where its facts are there.
+# Rules that are asked only if their facts are present.
 (_null_mx,) = (rule.judge for rule in tables.DOMAIN_RULES)
 (_campaign,) = (rule.judge for rule in tables.TRIALS)
 (_preference,) = (rule.judge for rule in tables.WISHES)
@@ -54,11 +54,10 @@ _NOT_PERMITTED = Verdict(Action.REFUSE, Reason.STREAM_NOT_PERMITTED, rule="strea
 
 
 def needs(transaction: Transaction, rulebook: Rulebook) -> Lookups:
-    """Return what `judge` will want to know about this transaction.
+    """Return what `judge` needs to know about this transaction.
 
-    Contacts are left out only where no basis is asked for and no consent could make an
-    unsubscribe yield: transactional streams without a purpose, whose mail cannot turn out to
-    be marketing either.
+    Contacts are left out only if no basis is needed and no consent could override an unsubscribe:
+    on transactional streams without a purpose whose mail cannot turn out to be marketing.
     """
     return Lookups(
         addresses=tuple(dict.fromkeys(transaction.recipients)),
@@ -84,10 +83,10 @@ def needs(transaction: Transaction, rulebook: Rulebook) -> Lookups:
 def judge(transaction: Transaction, facts: Facts, rulebook: Rulebook, now: datetime) -> Decision:
     """Return the verdicts (design.md sections 4 to 6).
 
-    While the stream is not certain (several candidates, no message yet) a recipient is
-    refused only if every candidate refuses it, with the first one's verdict; else its
-    verdict is `allow` without a basis: not refused yet. `now` is UTC. Raises `ValueError`
-    for no stream at all, or a message with several.
+    While the stream is uncertain (several candidates, no message yet) a recipient is refused only
+    if every candidate refuses it, with the first one's verdict; otherwise its verdict is `allow`
+    without a basis: not refused yet. `now` is UTC. Raises `ValueError` for no stream, or for
+    several with a message.
     """
     streams, message = transaction.streams, transaction.message
     if len(streams) == 1:
@@ -117,7 +116,7 @@ def judge_recipients(
     now: datetime,
     message: MessageFeatures | None,
 ) -> tuple[Verdict, ...]:
-    """Return the verdict on each recipient of a stream that is certain."""
+    """Return the verdict on each recipient of a message whose stream is certain."""
     return tuple(
         [
             judge_recipient(
@@ -129,7 +128,7 @@ def judge_recipients(
 
 
 def judge_recipient(case: RecipientCase, message: MessageFeatures | None = None) -> Verdict:
-    """Return the verdict on one recipient; without a message, as of RCPT."""
+    """Return the verdict on one recipient; without a message, the verdict at RCPT."""
     case, verdict = decisive(case, message)
     if verdict.action is not _ALLOW:
         return verdict
@@ -142,9 +141,9 @@ def judge_recipient(case: RecipientCase, message: MessageFeatures | None = None)
         refusal = _preference(case)
         if refusal is not None:
             return refusal
-    asked = _asked_of_recipients(stream, case.rulebook.bases)
-    rules = asked.deferring if facts.pauses or stream.paused else asked.limiting
-    deferral = _first(rules, case) if rules else None
+    rules = _rules_for_recipients(stream, case.rulebook.bases)
+    not_now = rules.deferring if facts.pauses or stream.paused else rules.limiting
+    deferral = _first(not_now, case) if not_now else None
     if deferral is not None:
         return deferral
     if message is not None and stream.trial is not None:
@@ -161,13 +160,14 @@ def judge_recipient(case: RecipientCase, message: MessageFeatures | None = None)
 def decisive(
     case: RecipientCase, message: MessageFeatures | None = None
 ) -> tuple[RecipientCase, Verdict]:
-    """Return the case with the collection that decides, the first that allows or else the first,
-    and its verdict by the rules that look at how the address was obtained.
+    """Return the deciding case, and its verdict by the rules about how the address was obtained.
+
+    Of the cases by collection, the first that is allowed decides, or else the first of all.
     """
     facts, stream = case.facts, case.stream
     if stream.permission:
         return _whether_to_ask(by_collection(case), message)
-    if not facts.readings and (facts.contact is None or is_plain(facts.contact, stream)):
+    if not facts.readings and (facts.contact is None or has_one_collection(facts.contact, stream)):
         return case, _by_basis(case, message)
     first: tuple[RecipientCase, Verdict] | None = None
     for each in by_collection(case):
@@ -183,7 +183,8 @@ def decisive(
 def _whether_to_ask(
     cases: Sequence[RecipientCase], message: MessageFeatures | None
 ) -> tuple[RecipientCase, Verdict]:
-    """As `decisive`; nobody is asked whom another collection lets the brand mail anyway."""
+    """As `decisive`, for permission streams: nobody is asked if any collection lets the brand mail
+    them anyway."""
     decided = [(each, _by_basis(each, message)) for each in cases]
     allowed = next((one for one in decided if one[1].action is _ALLOW), decided[0])
     return next((one for one in decided if permission.has_nothing_to_ask(*one)), allowed)
@@ -191,13 +192,13 @@ def _whether_to_ask(
 
 def _by_basis(case: RecipientCase, message: MessageFeatures | None) -> Verdict:
     """Return the verdict of the first rule that decides."""
-    asked = _asked_of_recipients(case.stream, case.rulebook.bases)
-    verdict = _first(asked.permitting, case)
+    rules = _rules_for_recipients(case.stream, case.rulebook.bases)
+    verdict = _first(rules.permitting, case)
     if verdict is None:
-        raise AssertionError("the last recipient rule decides always")
-    if message is None or not asked.delivering or verdict.action is not _ALLOW:
+        raise AssertionError("the last recipient rule always decides")
+    if message is None or not rules.delivering or verdict.action is not _ALLOW:
         return verdict
-    return _first(asked.delivering, DeliveryCase(case, verdict.basis, message)) or verdict
+    return _first(rules.delivering, DeliveryCase(case, verdict.basis, message)) or verdict
 
 
 def _first(rules: tuple[Callable[[Case], Verdict | None], ...], case: Case) -> Verdict | None:
@@ -205,41 +206,41 @@ def _first(rules: tuple[Callable[[Case], Verdict | None], ...], case: Case) -> V
     return next(filter(None, map(call, rules, repeat(case))), None)
 
 
-_OfRecipient = Callable[[RecipientCase], Verdict | None]
+_RecipientRule = Callable[[RecipientCase], Verdict | None]
 
 
-class _Asked(Struct, frozen=True):
-    """The rules that are asked of a recipient of a stream."""
+class _RecipientRules(Struct, frozen=True):
+    """The rules that apply to the recipients of a stream."""
 
-    permitting: tuple[_OfRecipient, ...]
+    permitting: tuple[_RecipientRule, ...]
     delivering: tuple[Callable[[DeliveryCase], Verdict | None], ...]
-    limiting: tuple[_OfRecipient, ...]
-    deferring: tuple[_OfRecipient, ...]  # instead of `limiting`, where something is paused
+    limiting: tuple[_RecipientRule, ...]
+    deferring: tuple[_RecipientRule, ...]  # instead of `limiting`, if something is paused
 
 
 @lru_cache(maxsize=1024)
-def _asked_of_recipients(stream: Stream, in_force: tuple[Basis, ...]) -> _Asked:
+def _rules_for_recipients(stream: Stream, in_force: tuple[Basis, ...]) -> _RecipientRules:
     permitting = tables.PERMISSION_RULES if stream.permission else tables.recipient_rules(in_force)
-    return _Asked(
-        tuple(rule.judge for rule in permitting if rule.on(stream)),
-        tuple(rule.judge for rule in tables.DELIVERY_RULES if rule.on(stream)),
-        tuple(rule.judge for rule in tables.LIMITS if rule.on(stream)),
-        tuple(rule.judge for rule in tables.DEFERRALS if rule.on(stream)),
+    return _RecipientRules(
+        tuple(rule.judge for rule in permitting if rule.applies(stream)),
+        tuple(rule.judge for rule in tables.DELIVERY_RULES if rule.applies(stream)),
+        tuple(rule.judge for rule in tables.LIMITS if rule.applies(stream)),
+        tuple(rule.judge for rule in tables.DEFERRALS if rule.applies(stream)),
     )
 
 
 @lru_cache(maxsize=1024)
-def _asked_of_message(stream: Stream) -> tuple[Callable[[MessageCase], Verdict | None], ...]:
-    return tuple(rule.judge for rule in tables.message_rules(stream) if rule.on(stream))
+def _rules_for_message(stream: Stream) -> tuple[Callable[[MessageCase], Verdict | None], ...]:
+    return tuple(rule.judge for rule in tables.message_rules(stream) if rule.applies(stream))
 
 
 def judge_message(stream: Stream, features: MessageFeatures) -> Verdict:
-    """Return the verdict on the message itself, recipients aside."""
-    return _first(_asked_of_message(stream), MessageCase(stream, features)) or _ACCEPTED
+    """Return the verdict on the message itself, regardless of its recipients."""
+    return _first(_rules_for_message(stream), MessageCase(stream, features)) or _ACCEPTED
 
 
 def asks_for_signatures(stream: Stream, features: MessageFeatures) -> bool:
-    """Whether `judge_message` has to know of the DKIM signatures that a message came with."""
+    """Whether `judge_message` needs the state of the message's DKIM signatures."""
     return (
         stream.check_dkim
         and stream.stream_class is StreamClass.MARKETING
@@ -252,11 +253,11 @@ def asks_for_signatures(stream: Stream, features: MessageFeatures) -> bool:
 def choose_stream(
     permitted: Sequence[Stream], default: Stream | None, header_values: Sequence[str]
 ) -> Stream | Verdict:
-    """Return the stream of a message, or the refusal when the header may not choose so.
+    """Return the stream of a message, or the refusal of the header's choice.
 
-    `permitted` is what the client may use and `default` its default among them;
-    `header_values` is every value of the stream header. One value, however often, names a
-    permitted stream; without any it is the default, else `DEFAULT_STREAM`.
+    `permitted` are the streams that the client may use, and `default` its default among them;
+    `header_values` are all values of the stream header. The same value, however often, may name a
+    permitted stream; without a value the stream is the default, or else `DEFAULT_STREAM`.
     """
     if not header_values:
         return DEFAULT_STREAM if default is None else default

@@ -1,4 +1,4 @@
-"""From the raw header block to what the message rules and the record look at."""
+"""Reads from the raw header block what the message rules and the record need."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,9 +10,9 @@ from smtpproxy.mail.mime import decode_words
 from smtpproxy.mail.unsubscribe import UnsubscribeUris, is_one_click, read_unsubscribe
 from smtpproxy.policy.model import MessageFeatures
 
-_MOST_TEXT = 16_384  # octets of all fields of one name
+_MAX_TEXT = 16_384  # octets of all fields of one name
 _LONGEST_TEXT = 998  # characters of one field kept for the record: a line, RFC 5322 2.1.1
-_MOST_OCTETS = 4 * _LONGEST_TEXT
+_MAX_OCTETS = 4 * _LONGEST_TEXT
 
 _FROM, _SUBJECT, _MESSAGE_ID = b"from", b"subject", b"message-id"
 _UNSUBSCRIBE, _ONE_CLICK = b"list-unsubscribe", b"list-unsubscribe-post"
@@ -21,7 +21,7 @@ _NOTHING_OFFERED = UnsubscribeUris()
 
 
 class MessageIdentity(Struct, frozen=True):
-    """How people name a message, for the record: decoded, one line each."""
+    """What identifies a message to people, for the record: decoded, one line each."""
 
     message_id: str | None = None
     subject: str | None = None
@@ -33,8 +33,8 @@ def read_features(
 ) -> MessageFeatures:
     """Return what the message rules look at; `malformed` says what cannot be read.
 
-    `stream_header` is the name of the field that may choose the stream, `source_header`
-    that of the field which says where the addresses come from, None when nobody asks.
+    `stream_header` is the name of the field that may choose the stream, `source_header` that of the
+    field that says where the addresses come from, None if no stream asks.
     """
     found = headers.by_name
     malformed = headers.defect
@@ -63,7 +63,7 @@ def read_features(
 
 
 def read_identity(headers: HeaderBlock) -> MessageIdentity:
-    """Return Message-ID, Subject and From of the first field of each, None when absent."""
+    """Return the first Message-ID, Subject and From, each None if absent."""
     found = headers.by_name
     return MessageIdentity(
         _text(found.get(_MESSAGE_ID)), _text(found.get(_SUBJECT)), _text(found.get(_FROM))
@@ -71,7 +71,7 @@ def read_identity(headers: HeaderBlock) -> MessageIdentity:
 
 
 def _offered(fields: Sequence[bytes]) -> UnsubscribeUris:
-    """What List-Unsubscribe offers; several fields are one too many, and read all the same."""
+    """The URIs of List-Unsubscribe; several fields are invalid, but all are read."""
     if len(fields) == 1:
         return read_unsubscribe(unfolded(fields[0]))
     read = [read_unsubscribe(value) for value in _first([unfolded(field) for field in fields])]
@@ -84,25 +84,25 @@ def _offered(fields: Sequence[bytes]) -> UnsubscribeUris:
 
 
 def _distinct(values: Sequence[bytes]) -> tuple[str, ...]:
-    """Each value once, in order, as much as the record has room for: two that differ choose no
-    stream, whatever follows them."""
+    """Each value once, in order, within the limits of the record: two different values choose no
+    stream, whatever follows."""
     texts = dict.fromkeys(unfolded(value)[:_LONGEST_TEXT] for value in values)
     return tuple(text.decode("utf-8", "replace") for text in _first(list(texts)))
 
 
 def _first(values: Sequence[bytes]) -> Sequence[bytes]:
-    """As many values as are within a bound together, and at least one. Several fields are one
-    too many, whatever the others hold."""
+    """The first values within a total size, and at least one. Several fields are invalid, whatever
+    is in the others."""
     size = 0
     for count, value in enumerate(values):
         size += len(value)
-        if count > 1 and size > _MOST_TEXT:
+        if count > 1 and size > _MAX_TEXT:
             return values[:count]
     return values
 
 
 def _statement(found: Mapping[bytes, Sequence[bytes]], name: str) -> str | None:
-    """Return what the first field of that name says; None when it says nothing."""
+    """Return the first field of that name; None if it is absent or empty."""
     text = _text(found.get(lowered(name)))
     return None if text is None else text.strip() or None
 
@@ -121,7 +121,7 @@ def _from_domains(values: Sequence[bytes]) -> tuple[str, ...]:
 def _text(values: Sequence[bytes] | None) -> str | None:
     if not values:
         return None
-    text = unfolded(values[0])[:_MOST_OCTETS].decode("utf-8", "replace")
+    text = unfolded(values[0])[:_MAX_OCTETS].decode("utf-8", "replace")
     if "=?" in text:
         text = decode_words(text)
     text = text[:_LONGEST_TEXT]

@@ -1,9 +1,9 @@
-"""The vocabulary of a decision: what is asked, what is known, what is answered.
+"""The vocabulary of a decision: what is asked, what is known, and what is answered.
 
 Everything here is frozen data. Times are timezone-aware `datetime`s in UTC.
 
-The audit journal keeps these records for years, without what has its default: a default
-never changes once it is released (tests/sinks/audit/test_format.py).
+The audit journal keeps these records for years, omitting values that equal their defaults: so a
+default never changes once released (tests/sinks/audit/test_format.py).
 """
 
 from collections.abc import Mapping
@@ -118,13 +118,13 @@ __all__ = [
 
 
 BULK_WINDOW = 3_600.0
-"""Seconds in which one text to many people is counted, where none are set."""
+"""Seconds in which the recipients of one text are counted, unless set otherwise."""
 
 
 class Stream(Struct, frozen=True, omit_defaults=True, dict=True, cache_hash=True):
     """A named flow of mail with one class and purpose (docs/settings.md, `[[stream]]`).
 
-    What follows from its settings is worked out once for each object; `replace` makes a new one.
+    What follows from its settings is computed once per object; `replace` makes a new one.
     """
 
     name: str
@@ -133,37 +133,37 @@ class Stream(Struct, frozen=True, omit_defaults=True, dict=True, cache_hash=True
     nature: Nature = Nature.COMMERCIAL
     products: frozenset[str] = frozenset()
     topics: frozenset[str] = frozenset()
-    brand: str = BUILT_IN_BRAND  # who is talking
-    many_brands: bool = False  # there are several, so what allows must name the stream's own
-    all_brands: frozenset[str] = frozenset()  # those that there are; empty: it is not known
+    brand: str = BUILT_IN_BRAND  # who is speaking
+    many_brands: bool = False  # several exist: a permission must name the stream's own
+    all_brands: frozenset[str] = frozenset()  # all that exist; empty: unknown
     from_domains: frozenset[str] = frozenset()  # lower-case A-labels; empty: any
-    foreign_domains: frozenset[str] = frozenset()  # of other brands, where any would be taken
+    foreign_domains: frozenset[str] = frozenset()  # refused if `from_domains` is empty
     one_click_required: bool = True
     rulebook: str = "fr"
     mode: Mode = Mode.ENFORCE
     paused: bool = False
-    confirmation: bool = False  # the relay's own mail, which asks people to confirm
-    permission: bool = False  # marketing, and only the one message at the end of a period
+    confirmation: bool = False  # the relay's own mail that asks people to confirm
+    permission: bool = False  # marketing, but only the one message at the end of a period
     first_contact_notice: bool = False  # a first message must say where the address is from
     frequency_cap: Cap | None = None  # of this stream's messages
     marketing_cap: Cap | None = None  # of all marketing messages together
-    max_snapshot_age: float | None = None  # seconds; of every partner's snapshot
-    trial: Trial | None = None  # of new campaigns; None: they have none
+    max_snapshot_age: float | None = None  # seconds, for every partner's snapshot
+    trial: Trial | None = None  # of new campaigns; None: none
 
     max_recipients: int | None = None  # of one message
     refuse_at_data: bool = False  # nobody is refused before the end of the message
-    check_dkim: bool = False  # of signed messages, whether the ways out are signed validly
+    check_dkim: bool = False  # if signed: validly, unsubscribe fields included
     unsubscribe_scope: str | None = None  # of the link that the relay adds; None: it adds none
     existing_unsubscribe: ExistingUnsubscribe = ExistingUnsubscribe.KEEP
     unsubscribe_mailto: str | None = None  # an alternative to the link
     list_id: str | None = None  # RFC 2919
-    verp: bool = False  # bounces come back to us: each recipient has a reverse path of their own
+    verp: bool = False  # bounces come back to us, by a reverse path for each recipient
 
-    # What follows is found out by a closer look at the message (policy/content_checks.py).
+    # These need a closer look at the message (policy/content_checks.py).
     alignment: Alignment = Alignment.OFF
     body_optout: bool = False  # the text must show an unsubscribe link
-    imprint: tuple[str, ...] = ()  # one of these must stand in the text
-    source_statement: tuple[str, ...] = ()  # any of these tells where addresses are from
+    imprint: tuple[str, ...] = ()  # one of these must be in the text
+    source_statement: tuple[str, ...] = ()  # any of these says where addresses come from
     honest_subject: bool = False
     undeclared_bulk: UndeclaredBulk = UndeclaredBulk.OBSERVE
     bulk_recipients: int | None = None  # one text to more people is bulk; None: not counted
@@ -172,25 +172,24 @@ class Stream(Struct, frozen=True, omit_defaults=True, dict=True, cache_hash=True
 
     @property
     def class_name(self) -> str:
-        """The class as it is declared."""
+        """The class as configured."""
         return "permission" if self.permission else self.stream_class.value
 
     @property
     def counted_as(self) -> str:
-        """The name that its messages are counted under: all permission streams of a brand are one.
-
-        No stream can have the other name.
+        """The name under which its messages are counted; all permission streams of a brand share
+        one that no stream can have.
         """
         return f"permission:{self.brand}" if self.permission else self.name
 
     @cached_property
     def own_brands(self) -> tuple[str | None, ...]:
-        """To whom was said what may allow its mail. None: it is not on record."""
+        """The brands whose permissions count for its mail. None: no brand is on record."""
         return (self.brand,) if self.many_brands else (None, self.brand)
 
     @cached_property
     def checks_content(self) -> bool:
-        """Whether a rule asks for more than every message is read for."""
+        """Whether a rule needs more than what is read from every message."""
         return (
             self.stream_class is StreamClass.TRANSACTIONAL
             or self.reads_text
@@ -201,7 +200,7 @@ class Stream(Struct, frozen=True, omit_defaults=True, dict=True, cache_hash=True
 
     @cached_property
     def reads_text(self) -> bool:
-        """Whether a rule asks for the text of the message."""
+        """Whether a rule needs the text of the message."""
         if self.stream_class is StreamClass.TRANSACTIONAL:
             return self.bulk_recipients is not None
         return self.body_optout or self.permission or bool(self.imprint or self.source_statement)
@@ -212,7 +211,8 @@ class Stream(Struct, frozen=True, omit_defaults=True, dict=True, cache_hash=True
 
     @cached_property
     def may_be_held_back(self) -> bool:
-        """Whether pauses count: any of marketing, that of a restore also of what asks people."""
+        """Whether pauses can apply: any to marketing, that of a restore to confirmation mail
+        too."""
         return self.stream_class is StreamClass.MARKETING or self.confirmation
 
     @cached_property
@@ -238,18 +238,19 @@ DEFAULT_STREAM = Stream(
     check_dkim=True,
     tracking_pixels=TrackingPixels.OBSERVE,
 )
-"""Where undeclared mail goes: marketing, purpose `marketing`, the strict rules."""
+"""The stream of undeclared mail: marketing, purpose `marketing`, the strict rules."""
 
 NOTICE_STREAM = Stream(name="notices", stream_class=StreamClass.TRANSACTIONAL)
-"""The relay's own mail to senders: people suppressed for all mail get none of it."""
+"""The relay's own mail to senders, except to those suppressed for all mail."""
 
 CONFIRMATION_STREAM = Stream(
     name="confirmations", stream_class=StreamClass.TRANSACTIONAL, confirmation=True
 )
-"""The relay's own mail to people: to whom it may go is narrower than a receipt's (section 4)."""
+"""The relay's own mail to people, which may go to fewer of them than a receipt (section 4)."""
 
 PERSONAL_STREAM = Stream(name="personal", stream_class=StreamClass.TRANSACTIONAL)
-"""Links to what is stored about people, who asked for them: they may have objected to all else."""
+"""Links to what is stored about people, who asked for them, even if they objected to everything
+else."""
 
 
 class Suppression(Struct, frozen=True, omit_defaults=True):
@@ -258,14 +259,14 @@ class Suppression(Struct, frozen=True, omit_defaults=True):
     scope: str
     origin: Origin
     since: datetime
-    widened: bool = False  # matched by the widened key only, not by the address itself
+    widened: bool = False  # matched only by the widened key, not by the address
     note: str | None = None
-    domain: str | None = None  # of everybody there: "@example.com", "*.example.com"
-    read_as: str | None = None  # of this address, which an MTA may take the recipient's for
+    domain: str | None = None  # for a whole domain: "@example.com", "*.example.com"
+    read_as: str | None = None  # for this address, as which an MTA may read the recipient's
 
 
 class Reading(Struct, frozen=True):
-    """Another address that an MTA may take the recipient's for, where consent was withdrawn."""
+    """Another address, as which an MTA may read the recipient's, where consent was withdrawn."""
 
     address: str  # canonical
     acts: tuple[ConsentAct, ...]
@@ -276,17 +277,18 @@ class Mailing(Struct, frozen=True, omit_defaults=True):
 
     stream: str
     at: datetime
-    purpose: str | None = None  # what the stream was for then, and whose it was
+    purpose: str | None = None  # the stream's purpose and brand at the time
     brand: str = BUILT_IN_BRAND
 
 
 class Pause(Struct, frozen=True, omit_defaults=True):
-    """Why the mail of a stream, or of all marketing streams of a brand or at all, is held back."""
+    """Why the mail of a stream, of a brand's marketing streams, or of all of these, is held
+    back."""
 
     subject: str  # "stream:NAME", "brand:NAME" or "marketing"
     at: datetime
-    cause: str  # what was heard too often (`breaker.Heard`), "person" or "restore"
-    until: datetime | None = None  # not from then on; None: until a person resumes it
+    cause: str  # too much feedback (`breaker.Feedback`), "person" or "restore"
+    until: datetime | None = None  # when it ends; None: when a person resumes it
     reason: str | None = None  # for people
 
     def holds(self, now: datetime) -> bool:
@@ -294,39 +296,39 @@ class Pause(Struct, frozen=True, omit_defaults=True):
 
 
 class RecipientFacts(Struct, frozen=True, omit_defaults=True):
-    """All that the store said about one recipient."""
+    """All that the store knows about one recipient."""
 
     suppressions: tuple[Suppression, ...] = ()
     contact: Contact | None = None
     mailings: tuple[Mailing, ...] = ()  # as far back as they are kept
     first_mailed_at: datetime | None = None  # by this relay, on any marketing stream
     snapshot_at: datetime | None = None  # the oldest of the partners'; None: one is missing
-    null_mx: bool | None = None  # the domain says that it takes no mail; None: it is not known
-    readings: tuple[Reading, ...] = ()  # of the address, by an MTA behind us
+    null_mx: bool | None = None  # the domain accepts no mail; None: not known
+    readings: tuple[Reading, ...] = ()  # of the address, by an MTA after us
     pauses: tuple[Pause, ...] = ()  # of streams that it may be on
 
 
 NO_FACTS = RecipientFacts()
 
 Facts = Mapping[str, RecipientFacts]
-"""Canonical address to what is known; an address that is absent has `NO_FACTS`."""
+"""What is known, by canonical address; a missing one has `NO_FACTS`."""
 
 
 class Lookups(Struct, frozen=True):
-    """What a judgement needs from the store, as one batched read."""
+    """What a judgement needs from the store, in one batched read."""
 
     addresses: tuple[str, ...]  # canonical
-    contacts: bool = True  # False: suppressions alone decide
-    mailings: bool = False  # whether it counts what the recipients were mailed before
-    snapshots: bool = False  # whether the age of the partners' snapshots counts
-    pauses: bool = False  # whether it counts that a stream is paused
-    provisional: bool = False  # asked again before anything comes of it: a standby may answer
+    contacts: bool = True  # False: only suppressions decide
+    mailings: bool = False  # whether earlier mail to the recipients matters
+    snapshots: bool = False  # whether the age of the partners' snapshots matters
+    pauses: bool = False  # whether pauses matter
+    provisional: bool = False  # read again before it has an effect: a standby may answer
 
 
 class Transaction(Struct, frozen=True):
     """One question to the decision core."""
 
-    streams: tuple[Stream, ...]  # all that it may still be; certain when there is one
+    streams: tuple[Stream, ...]  # all that it may still be on; certain if there is one
     recipients: tuple[str, ...] = ()  # canonical addresses
     message: MessageFeatures | None = None  # None: judged at RCPT
 
@@ -337,9 +339,9 @@ class Verdict(Struct, frozen=True, omit_defaults=True):
     action: Action
     reason: Reason = Reason.NONE
     basis: Basis | None = None
-    rule: str = ""  # the rule that decided; explain.trace tells what came before it
+    rule: str = ""  # the rule that decided; explain.trace shows those before it
     detail: str | None = None  # for people: which suppression, which date
-    unconsented_pixels: bool = False  # allowed, and nobody agreed that the opening is told
+    unconsented_pixels: bool = False  # allowed, but without consent to report the opening
 
 
 class Decision(Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""Periods as people count them, in UTC: calendar years, months, days; caps such as `3/7d`."""
+"""Periods as people count them, in UTC: calendar years, months and days; caps such as `3/7d`."""
 
 import re
 from calendar import monthrange
@@ -25,7 +25,7 @@ _UNITS |= {name: unit for unit in Unit for name in (unit.value, unit.removesuffi
 
 
 class Period(Struct, frozen=True):
-    """So many of a unit: `3 years`, `10 business days`."""
+    """A number of units: `3 years`, `10 business days`."""
 
     count: int
     unit: Unit
@@ -37,7 +37,7 @@ class Period(Struct, frozen=True):
 def parse_period(text: str) -> Period | None:
     """Return the period of `13 months` or `13mo`, or None.
 
-    `m` is no unit here: everywhere else it is minutes.
+    `m` is not a unit here, because it means minutes everywhere else.
     """
     match = _WRITTEN.fullmatch(text)
     unit = _UNITS.get(match[2]) if match else None
@@ -45,7 +45,7 @@ def parse_period(text: str) -> Period | None:
 
 
 def minutes_fault(text: str) -> str | None:
-    """What is wrong with `13m`, where months may be meant; None of any other text."""
+    """What is wrong with `13m` where months may be meant; None for any other text."""
     match = re.fullmatch(r"([0-9]{1,6}) *m", text)
     if match is None:
         return None
@@ -65,10 +65,10 @@ def days(count: int) -> Period:
 
 
 def within(moment: datetime, period: Period | None, now: datetime) -> bool:
-    """Whether `now` is no later than `period` after `moment`; None is without end.
+    """Whether `now` is no later than `period` after `moment`; None means no limit.
 
-    The moment exactly so much later still counts. Years and months are those of the
-    calendar: where the last month has no such day, they end on its last day.
+    The exact end still counts. Years and months are calendar ones: if the last month has no such
+    day, they end on its last day.
     """
     if period is None:
         return True
@@ -89,8 +89,8 @@ def within(moment: datetime, period: Period | None, now: datetime) -> bool:
 def end(moment: datetime, period: Period) -> datetime:
     """Return the last moment of a period that begins at `moment`.
 
-    Business days are Monday to Friday. Public holidays are not known here; as deadlines
-    they would only be later. Raises OverflowError beyond the year 9999.
+    Business days are Monday to Friday. Public holidays are not known here; they could only make a
+    deadline later. Raises OverflowError beyond the year 9999.
     """
     match period.unit:
         case Unit.HOURS:
@@ -107,10 +107,10 @@ def end(moment: datetime, period: Period) -> datetime:
 
 
 def beginning(now: datetime, period: Period) -> datetime:
-    """Return the earliest moment that is no older than `period` at `now`: what is before it is.
+    """Return the earliest moment that is no older than `period` at `now`.
 
-    The moment exactly so much earlier is not older. Where the month so much earlier has no
-    such day, the period began with the month after. Raises OverflowError before the year 1.
+    The exact beginning is not older. If the earlier month has no such day, the period began with
+    the month after. Raises OverflowError before the year 1.
     """
     match period.unit:
         case Unit.HOURS:
@@ -118,7 +118,7 @@ def beginning(now: datetime, period: Period) -> datetime:
         case Unit.DAYS:
             return now - timedelta(days=period.count)
         case Unit.BUSINESS_DAYS:
-            raise ValueError("a period that is looked back on has no business days")
+            raise ValueError("a period that looks back cannot be in business days")
     counted = period.count * (12 if period.unit is Unit.YEARS else 1)
     year, month = divmod(12 * now.year + now.month - 1 - counted, 12)
     if year < MINYEAR:
@@ -131,24 +131,24 @@ def beginning(now: datetime, period: Period) -> datetime:
 
 
 def shortest_seconds(period: Period) -> float:
-    """Return the shortest time that hours or days can last: a business day is a day."""
+    """Return the shortest duration of a period of hours or days; a business day counts as a day."""
     hours = period.count if period.unit is Unit.HOURS else 24 * period.count
     return timedelta(hours=hours).total_seconds()
 
 
 def at_least_years(period: Period, count: int) -> bool:
-    """Whether a period is never shorter than so many years, wherever it begins."""
+    """Whether a period is never shorter than `count` years, wherever it begins."""
     match period.unit:
         case Unit.YEARS:
             return period.count >= count
         case Unit.MONTHS:
             return period.count >= 12 * count
     days = period.count / 24 if period.unit is Unit.HOURS else period.count
-    return days >= 366 * count - count * 3 // 4  # as many leap years as there can be
+    return days >= 366 * count - count * 3 // 4  # with the fewest leap years possible
 
 
 def _moved(moment: datetime, year: int, month: int) -> datetime:
-    """The same day and time of another month, or of its last day."""
+    """The same time on the same day of another month, or on its last day."""
     try:
         return moment.replace(year=year, month=month)
     except ValueError:
@@ -156,7 +156,8 @@ def _moved(moment: datetime, year: int, month: int) -> datetime:
 
 
 def _business_days_later(moment: datetime, count: int) -> datetime:
-    """From a weekend, the first day counted is Monday."""
+    """The same time `count` business days later; from a weekend, Monday is the first day
+    counted."""
     moment -= timedelta(days=max(0, moment.weekday() - _FRIDAY))
     weeks, left = divmod(count, 5)
     over_weekend = 2 if moment.weekday() + left > _FRIDAY else 0
@@ -164,7 +165,7 @@ def _business_days_later(moment: datetime, count: int) -> datetime:
 
 
 def next_weekly(day: date) -> date:
-    """Return the first day on which somebody who wants mail once a week may have it again."""
+    """Return the first day on which somebody who wants mail once a week may get it again."""
     return day + timedelta(days=7)
 
 
@@ -179,7 +180,7 @@ _CAP_UNITS = {"h": (1, Unit.HOURS), "d": (1, Unit.DAYS), "w": (7, Unit.DAYS)}
 
 
 class Cap(Struct, frozen=True):
-    """So many messages to one person in a period; a message counts until it is over."""
+    """At most so many messages to one person in a period; each message counts for that long."""
 
     count: int
     period: Period

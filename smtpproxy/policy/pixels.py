@@ -1,10 +1,10 @@
-"""Tracking pixels in HTML: pictures that show nothing, and tell their sender who opened a message.
+"""Tracking pixels in HTML: pictures that show nothing but report who opened a message.
 
-A picture counts where it is loaded from elsewhere and
-- it is at an address that is known to count openings (policy/trackers.py), or
+A picture counts if it is loaded from elsewhere and
+- its address is known to count openings (policy/trackers.py), or
 - it is at most one pixel large, or hidden by its own attributes, and its address says whom or which
   message it is for, or
-- it is a background that a program makes at an address that says that openings are counted.
+- it is a background made by a program whose address says that openings are counted.
 What only keeps a table in shape is none: one file for everybody, from the sender's own server
 (docs/tracking.md has the figures). Linear in the length of the source.
 """
@@ -25,9 +25,9 @@ from smtpproxy.mail.shown import plain_of
 from smtpproxy.policy.model import Pixel, PixelSign
 from smtpproxy.policy.trackers import known_trackers
 
-_MOST_PICTURES = 5_000  # what follows them is not looked at
+_MAX_PICTURES = 5_000  # later ones are ignored
 _LONGEST_URL = 4_096
-_MOST_HOSTS = 10  # that are told of
+_MAX_HOSTS = 10  # that are recorded
 
 _NUMBER = re.compile(r"\s{0,9}\+?(\d{1,5})(?:\.\d{1,9})?\s{0,9}(px|pt)?\s{0,9}(?:!|;|\Z)", re.I)
 _DECLARATION = re.compile(r"(?:\A|;)\s{0,99}+([a-z-]{1,20}+)\s{0,9}+:([^;]{0,99}+)", re.I)
@@ -55,14 +55,14 @@ _SIGNED = re.compile(rb"multipart/(?:signed|encrypted)|application/(?:x-)?pkcs7-
 
 
 class FoundPixel(Struct, frozen=True):
-    """A pixel, and what stands for it in the source."""
+    """A pixel, and the picture in the source."""
 
     pixel: Pixel
     picture: Picture
 
     @property
     def piece(self) -> Piece:
-        """What is cut out: a tag, or the address of what stands behind an element."""
+        """What to cut out: a tag, or the address of a background."""
         picture, instead = self.picture, COMMENT
         if picture.background:
             instead = NO_PICTURE
@@ -72,9 +72,9 @@ class FoundPixel(Struct, frozen=True):
 
 
 def find_pixels(source: str) -> tuple[FoundPixel, ...]:
-    """Return the tracking pixels in HTML, in their order."""
+    """Return the tracking pixels in HTML, in order."""
     found = []
-    for picture in islice(pictures(source), _MOST_PICTURES):
+    for picture in islice(pictures(source), _MAX_PICTURES):
         pixel = _pixel(picture)
         if pixel is not None:
             found.append(FoundPixel(pixel, picture))
@@ -82,20 +82,20 @@ def find_pixels(source: str) -> tuple[FoundPixel, ...]:
 
 
 def pixels_of(texts: Iterable[EncodedText]) -> tuple[Pixel, ...]:
-    """Return those of a message, each host once."""
+    """Return the pixels in the texts of a message, each host once."""
     found: dict[str, Pixel] = {}
     for text in texts:
         if not text.plain:
             for each in find_pixels(_source(text)):
                 found.setdefault(each.pixel.host, each.pixel)
-    return tuple(found.values())[:_MOST_HOSTS]
+    return tuple(found.values())[:_MAX_HOSTS]
 
 
 def without_pixels(headers: HeaderBlock, body: bytes, *, whole: bool = True) -> bytes:
-    """Return the body of a message, or its beginning, less the tracking pixels in it.
+    """Return the body of a message, or its beginning, without its tracking pixels.
 
-    Raises CannotCut where they are in what is signed by its own author (RFC 1847, RFC 8551) or
-    cannot be found again in the message as it is encoded.
+    Raises CannotCut if the content is signed by its author (RFC 1847, RFC 8551), or if they cannot
+    be located in the message as encoded.
     """
     if _SIGNED.search(body) or any(map(_SIGNED.search, headers.raw_values("Content-Type"))):
         raise CannotCut("its content is signed")
@@ -108,18 +108,18 @@ def without_pixels(headers: HeaderBlock, body: bytes, *, whole: bool = True) -> 
         cut_off = not whole and text.end == len(body)
         last = pixels[-1].picture
         if not is_ascii_wise(text.charset) or (cut_off and last.end + 4 > len(text.octets)):
-            raise CannotCut("its text is encoded in a way that nothing can be cut from")
+            raise CannotCut("its text is encoded so that nothing can be cut from it")
         if not last.closed and not (whole and all_read):
-            raise CannotCut("where its last tag ends was not read")
+            raise CannotCut("the end of its last tag was not read")
         edited = cut(edited, text, [each.piece for each in pixels])
     after, _ = read_texts(headers, edited)
     if len(after) != len(before) or pixels_of(after):
-        raise CannotCut("what is left when they are cut is another message")
+        raise CannotCut("cutting them out would change the rest of the message")
     return edited
 
 
 def _source(text: EncodedText) -> str:
-    """The HTML of a part, with a character for each octet: all that is looked at is ASCII."""
+    """The HTML of a part, one character per octet if possible; only ASCII matters here."""
     if is_ascii_wise(text.charset):
         return text.octets.decode("latin-1")
     return decode_text(text.octets, text.charset)
@@ -140,24 +140,24 @@ def _pixel_at(address: str, picture: Picture) -> Pixel | None:
         return Pixel(host, PixelSign.KNOWN)
     attributes, style = picture.attributes, _style(picture.attributes.get("style", ""))
     if _is_tiny(style, attributes, both=picture.background):
-        return Pixel(host, PixelSign.TINY) if _says_whose(path) else None
+        return Pixel(host, PixelSign.TINY) if _is_personal(path) else None
     if picture.background:
-        return Pixel(host, PixelSign.HIDDEN) if _counts_openings(path) else None
+        return Pixel(host, PixelSign.HIDDEN) if _is_opening_counter(path) else None
     if _is_hidden(attributes, style):
-        return Pixel(host, PixelSign.HIDDEN) if _says_opened(path) else None
+        return Pixel(host, PixelSign.HIDDEN) if _mentions_opening(path) else None
     return None
 
 
 def _style(value: str) -> dict[str, str]:
-    """Its declarations; the last of one name counts."""
+    """The declarations of a style; the last of the same name counts."""
     if ":" not in value:
         return {}
-    return {name.lower(): told for name, told in _DECLARATION.findall(plain_of(value))}
+    return {name.lower(): stated for name, stated in _DECLARATION.findall(plain_of(value))}
 
 
 @cache
 def _trackers() -> Mapping[str, tuple[str, ...]]:
-    """Beginnings of path and query by host, in lower case."""
+    """The beginnings of path and query by host, in lower case."""
     found: dict[str, list[str]] = defaultdict(list)
     for host, path, _ in known_trackers():
         found[host].append(path.lower())
@@ -175,7 +175,7 @@ def _is_known(host: str, path: str) -> bool:
 
 
 def _pixels(value: str | None, *, attribute: bool) -> int | None:
-    """A length in pixels, None where it is none. In a style it needs its unit, but for 0."""
+    """A length in pixels, or None. In a style it needs its unit, unless it is 0."""
     found = _NUMBER.match(value) if value else None
     if found is None or not (attribute or found[2] or found[1] == "0"):
         return None
@@ -183,15 +183,15 @@ def _pixels(value: str | None, *, attribute: bool) -> int | None:
 
 
 def _is_tiny(style: Mapping[str, str], attributes: Mapping[str, str], *, both: bool) -> bool:
-    """At most one pixel each way; a side that nothing is said of is as long as the other, but
-    where `both` have to be told: a line as wide as the page has a background too."""
+    """Whether it is at most one pixel each way. A missing side is as long as the other, unless
+    `both` are required: a line as wide as the page has a background too."""
     sides: list[int] = []
     for name in ("width", "height"):
-        told = [
+        stated = [
             _pixels(style.get(name), attribute=False),
             _pixels(style.get(f"max-{name}"), attribute=False),
         ]
-        known = [each for each in told if each is not None]
+        known = [each for each in stated if each is not None]
         side = min(known) if known else None
         if side is None:
             if name in style and style[name].strip():
@@ -214,13 +214,13 @@ def _is_hidden(attributes: Mapping[str, str], style: Mapping[str, str]) -> bool:
     )
 
 
-def _says_whose(path: str) -> bool:
-    """Whether the address of a picture nobody sees is not that of one file for everybody."""
+def _is_personal(path: str) -> bool:
+    """Whether an invisible picture's address is not that of one file for everybody."""
     place, mark, query = path.partition("?")
     segments = place.split("/")
     name = _STATIC.sub("", segments[-1])
     if name == segments[-1]:
-        return True  # no picture by its name: a program answers
+        return True  # not a picture by its name: a program answers
     if mark and query and not _VERSION.fullmatch(mark + query):
         return True
     if _WORD.search(place):
@@ -230,12 +230,14 @@ def _says_whose(path: str) -> bool:
     return not _SPACER.match(name) and any(_TOKEN.fullmatch(each) for each in segments[:-1])
 
 
-def _says_opened(path: str) -> bool:
-    """Whether the address says that openings are counted: pictures are hidden for many reasons."""
+def _mentions_opening(path: str) -> bool:
+    """Whether the address says that openings are counted, since pictures are hidden for many
+    reasons."""
     return _WORD.search(path.partition("?")[0]) is not None
 
 
-def _counts_openings(path: str) -> bool:
-    """Whether a program is asked, by a word that says so: a background's size is not told."""
+def _is_opening_counter(path: str) -> bool:
+    """Whether the address is a program's and says that openings are counted, since a background has
+    no size."""
     place = path.partition("?")[0]
     return _WORD.search(place) is not None and _STATIC.search(place) is None

@@ -1,6 +1,6 @@
 """Verdicts as SMTP replies (design.md section 6): one line of ASCII, at most 512 octets.
 
-With a `help_url` a reply ends in ` see URL/REASON`, where that fits whole beside all the rest.
+With a `help_url` a reply ends with ` see URL/REASON`, if all of that fits beside the rest.
 """
 
 import re
@@ -10,7 +10,7 @@ from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.model import Action, Reason, Verdict
 
 LINE_OCTETS = 512  # RFC 5321 4.5.3.1.5, with code and CRLF
-_NAME_OCTETS = 64  # of a stream's name or an id: more would leave no room for an address
+_NAME_OCTETS = 64  # of a stream's name or an id, to leave room for an address
 
 _CUT_ESCAPE = re.compile(r"\\(x(\{[0-9A-F]*)?)?\Z")
 
@@ -37,7 +37,7 @@ _OTHERS = {
 def reply_codes(verdict: Verdict) -> tuple[int, str]:
     """Return code and enhanced code. Raises `ValueError` for a verdict that allows."""
     if verdict.action is Action.ALLOW:
-        raise ValueError("what is allowed gets the upstream's own reply")
+        raise ValueError("an allowed recipient gets the upstream's own reply")
     usual = _REFUSED if verdict.action is Action.REFUSE else _DEFERRED
     return _OTHERS.get(verdict.reason, usual)
 
@@ -45,10 +45,10 @@ def reply_codes(verdict: Verdict) -> tuple[int, str]:
 def recipient_reply(
     address: str, verdict: Verdict, stream: str, id: str, help_url: str = ""
 ) -> Reply:
-    """Return the reply to one recipient; `address` is as the client gave it, no brackets.
+    """Return the reply to one recipient; `address` is as the client gave it, without brackets.
 
-    What is not printable ASCII in the address is shown as `\\x{E9}` (RFC 6533 section 3),
-    and what does not fit into the line is left out.
+    Anything but printable ASCII in the address is shown as `\\x{E9}` (RFC 6533 section 3), and what
+    does not fit into the line is left out.
     """
     head = f" {_verb(verdict)}: {verdict.reason}"
     tail = _tail(stream, id)
@@ -67,11 +67,11 @@ def recipients_reply(
     id: str,
     help_url: str = "",
 ) -> Reply:
-    """Return the one reply for a message that was mailed to nobody, naming the refused.
+    """Return the one reply for a message that nobody gets, naming the refused recipients.
 
-    When any recipient is refused, only the refused are named and the reply is permanent;
-    else it is the first deferral's. As many as fit are named; the others are counted. The help
-    is that for the first.
+    If any recipient is refused, only the refused are named and the reply is permanent; otherwise it
+    is the first deferral's. As many as fit are named; the others are counted. The help is for the
+    first.
     """
     refused = [entry for entry in named if entry[1].action is Action.REFUSE]
     shown = refused or [entry for entry in named if entry[1].action is Action.DEFER]
@@ -107,7 +107,7 @@ def _bracketed(address: str, room: int) -> str:
 
 
 def _printable(text: str) -> str:
-    """Return `text` as printable ASCII in which no angle bracket or line end can hide."""
+    """Return `text` as printable ASCII, without angle brackets or line ends."""
     if text.isascii() and text.isprintable() and "<" not in text and ">" not in text:
         return text
     return "".join(
@@ -116,7 +116,7 @@ def _printable(text: str) -> str:
 
 
 def _code_point(character: str) -> int:
-    """The number to show; an octet that was no UTF-8 came in as a lone surrogate."""
+    """The number to show; an octet that was not UTF-8 came in as a lone surrogate."""
     code = ord(character)
     return code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code
 
@@ -130,7 +130,7 @@ def _tail(stream: str, id: str) -> str:
 
 
 def _room(verdict: Verdict) -> int:
-    """Return the octets there are for text: the line less codes, spaces and CRLF."""
+    """Return the octets left for text: the line without codes, spaces and CRLF."""
     _, enhanced = reply_codes(verdict)
     return LINE_OCTETS - len(f"550 {enhanced} \r\n")
 

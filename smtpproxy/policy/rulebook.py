@@ -1,5 +1,5 @@
-"""The closed sets of words that decisions are made of (design.md section 2), and the parameters
-of one jurisdiction."""
+"""The closed vocabularies of decisions (design.md section 2), and the parameters of one
+jurisdiction."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -56,7 +56,7 @@ class Origin(StrEnum):
 WIDENED_ORIGINS = frozenset(
     {Origin.UNSUBSCRIBE, Origin.COMPLAINT, Origin.OBJECTION, Origin.ERASURE, Origin.EXTERNAL}
 )
-"""Origins that hold for all variants of a mailbox; the others for the exact address alone."""
+"""Origins that apply to all variants of a mailbox; the others only to the exact address."""
 
 
 class Basis(StrEnum):
@@ -68,12 +68,12 @@ class Basis(StrEnum):
     CHARITY = "charity"
     GENERIC_ADDRESS = "generic_address"
     TRANSACTIONAL = "transactional"
-    OPT_OUT = "opt_out"  # mail is lawful until the person objects: no basis of `fr`
-    PERMISSION = "permission"  # the one message at the end of a period, on streams of that class
+    OPT_OUT = "opt_out"  # mail is lawful until the person objects; not in `fr`
+    PERMISSION = "permission"  # the one message at the end of a period, on permission streams
 
 
 class Condition(StrEnum):
-    """What a rulebook may ask of a basis other than consent."""
+    """What a rulebook may require of a basis other than consent."""
 
     SIMILAR_PRODUCT = "similar_product"
     DIRECT_SOURCE = "direct_source"
@@ -84,7 +84,7 @@ class Condition(StrEnum):
 
 
 class Dealing(StrEnum):
-    """What a purchase on record was."""
+    """The kinds of dealing that a recorded purchase may be."""
 
     SALE = "sale"
     INQUIRY = "inquiry"  # asked for an offer, or negotiated
@@ -113,7 +113,7 @@ class Mode(StrEnum):
 
 
 class ExistingUnsubscribe(StrEnum):
-    """What becomes of a message's own List-Unsubscribe where the relay adds one."""
+    """What becomes of a message's own List-Unsubscribe if the relay adds one."""
 
     KEEP = "keep"
     REPLACE = "replace"
@@ -124,7 +124,7 @@ class Alignment(StrEnum):
     """Whether the From domain must be that of the envelope sender or of a signature."""
 
     OFF = "off"
-    RELAXED = "relaxed"  # of one organisation
+    RELAXED = "relaxed"  # the same organisation
     STRICT = "strict"
 
 
@@ -133,20 +133,20 @@ class UndeclaredBulk(StrEnum):
 
     OBSERVE = "observe"
     REFUSE = "refuse"
-    MARKETING = "marketing"  # it is judged as undeclared mail is
+    MARKETING = "marketing"  # it is judged as undeclared mail
 
 
 class TrackingPixels(StrEnum):
-    """What becomes of mail that tells its sender who opened it, to people who did not agree."""
+    """What becomes of mail that reports its opening, to people who did not agree."""
 
-    ALLOW = "allow"  # nobody looks
+    ALLOW = "allow"  # nothing is checked
     OBSERVE = "observe"
     REFUSE = "refuse"
-    STRIP = "strip"  # it goes without them
+    STRIP = "strip"  # they are removed
 
 
 class PixelSign(StrEnum):
-    """By what a picture is known to tell of an opening."""
+    """Why a picture is taken to report an opening."""
 
     KNOWN = "known"  # its address is a tracker's
     TINY = "tiny"
@@ -154,28 +154,28 @@ class PixelSign(StrEnum):
 
 
 class ConfirmLink(StrEnum):
-    """What was found of the confirm link that a permission message has to carry."""
+    """The state of the confirm link that a permission message has to carry."""
 
-    VALID = "valid"  # one or more, each for the message's only recipient and its stream
+    VALID = "valid"  # one or more, each for the only recipient and the stream
     MISSING = "missing"
-    UNKNOWN = "unknown"  # not made here, or changed
-    FOREIGN = "foreign"  # for somebody else, or for something else
-    OVER = "over"  # its time is
-    SEVERAL = "several"  # recipients: a link is for one person
+    UNKNOWN = "unknown"  # not made here, or altered
+    FOREIGN = "foreign"  # for somebody or something else
+    OVER = "over"  # expired
+    SEVERAL = "several"  # several recipients: a link is for one person
 
 
 class SignatureState(StrEnum):
-    """What was found of a DKIM signature that a message came with."""
+    """The state of a DKIM signature that a message came with."""
 
     VALID = "valid"
-    UNCOVERED = "uncovered"  # it does not cover both unsubscribe fields; no key was looked up
+    UNCOVERED = "uncovered"  # does not cover both unsubscribe fields; its key was not looked up
     BROKEN = "broken"
-    UNUSABLE = "unusable"  # it, or the key that it names, cannot be used
+    UNUSABLE = "unusable"  # it or its key cannot be used
     UNKNOWN = "unknown"  # the DNS did not answer
 
 
 class Frequency(StrEnum):
-    """How often a person wants mail of a purpose, at most; the strictest last."""
+    """How often a person wants mail of one purpose at most, the strictest last."""
 
     ALL = "all"
     WEEKLY = "weekly"
@@ -183,7 +183,7 @@ class Frequency(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a verdict is what it is. docs/reasons.md has a paragraph for each."""
+    """The reasons of verdicts. docs/reasons.md has a paragraph for each."""
 
     NONE = "none"  # the verdict is allow
 
@@ -219,9 +219,9 @@ class Reason(StrEnum):
     OPTOUT_NOT_OFFERED = "optout_not_offered"
     TOPIC_UNRELATED = "topic_unrelated"
     INACTIVE = "inactive"
-    # a recipient: what the message would tell of them
+    # a recipient: what the message would report about them
     TRACKING_UNCONSENTED = "tracking_unconsented"
-    # a recipient: the message that asks whether to go on
+    # a recipient: the message that asks whether to continue
     PERMISSION_NOT_DUE = "permission_not_due"
     PERMISSION_REPEATED = "permission_repeated"
     # a recipient: where the mail would go
@@ -248,7 +248,7 @@ class Reason(StrEnum):
     SUBJECT_MISLEADING = "subject_misleading"
     CONFIRM_LINK_MISSING = "confirm_link_missing"
     BULK_UNDECLARED = "bulk_undeclared"
-    RECIPIENT_LIMIT = "recipient_limit"  # more recipients than the stream takes in one message
+    RECIPIENT_LIMIT = "recipient_limit"  # more than the stream allows in one message
     SINGLE_RECIPIENT_REQUIRED = "single_recipient_required"
     RECIPIENTS_REFUSED = "recipients_refused"  # on_mixed = "refuse", or nobody is left
     # internal failures
@@ -288,8 +288,8 @@ _ACTIVE_METHODS = frozenset({"unticked_box", DOUBLE_OPT_IN, "signed_form", "verb
 class Rulebook(Struct, frozen=True):
     """The parameters of one jurisdiction, explained one by one in docs/rulebooks.md.
 
-    The defaults are those of `fr` (design.md sections 4 and 5), but for the lists of
-    mailboxes, which are empty. A period of None is without end.
+    The defaults are those of `fr` (design.md sections 4 and 5), except for the lists of mailboxes,
+    which are empty. A period of None never ends.
     """
 
     name: str
@@ -333,8 +333,8 @@ class Rulebook(Struct, frozen=True):
         Condition.OPTOUT_OFFERED,
         Condition.ACTIVE,
     )
-    charity_dealings: frozenset[Dealing] = frozenset()  # support or interest; empty: none is asked
-    charity_since: datetime | None = None  # only contacts collected from then on
+    charity_dealings: frozenset[Dealing] = frozenset()  # support or interest; empty: none required
+    charity_since: datetime | None = None  # only for contacts collected since then
     professional_requires: tuple[Condition, ...] = (
         Condition.NOTICE,
         Condition.OPTOUT_OFFERED,
@@ -343,15 +343,15 @@ class Rulebook(Struct, frozen=True):
     )
     activity_period: Period | None = years(3)
     signs_of_life: frozenset[Sign] = frozenset(Sign)
-    permission_window: Period | None = Period(30, Unit.DAYS)  # None: nobody may be asked then
+    permission_window: Period | None = Period(30, Unit.DAYS)  # None: nobody may be asked
     # suppressions
     lifted_by_consent: frozenset[Origin] = frozenset({Origin.UNSUBSCRIBE, Origin.ERASURE})
     lifting_methods: frozenset[str] = _ACTIVE_METHODS
     honour_within: Period = Period(48, Unit.HOURS)
-    objection_period: Period | None = Period(30, Unit.DAYS)  # then the contact goes
+    objection_period: Period | None = Period(30, Unit.DAYS)  # then the contact is deleted
     # messages
     imprint_required: bool = False
     notice_each_use: bool = True
     unsubscribe_valid: Period | None = None
-    # rule to the articles of law that it carries out, for explanations
+    # the articles of law that each rule carries out, for explanations
     law: Mapping[str, str] = {}

@@ -1,5 +1,5 @@
-"""Scopes of suppressions that name a brand or a purpose, and what they hold for once nothing is
-called that any more: an objection must not lapse because somebody renamed what it was about."""
+"""Suppression scopes that name a brand or a purpose, and what they mean once that name is gone: an
+objection must not lapse because its object was renamed."""
 
 from collections.abc import Collection, Mapping
 
@@ -8,7 +8,7 @@ from msgspec import Struct
 from smtpproxy.policy.model import Stream
 
 SCOPE_KINDS = ("all", "marketing", "brand", "purpose")
-"""Two of them name something: `brand:NAME`, `purpose:NAME`."""
+"""Two of them need a name: `brand:NAME`, `purpose:NAME`."""
 
 
 class Scopes(Struct, frozen=True):
@@ -19,21 +19,21 @@ class Scopes(Struct, frozen=True):
 
     @classmethod
     def of(cls, streams: Mapping[str, Stream], brands: Collection[str] = ()) -> "Scopes":
-        """Those of some streams, and of brands that may have none."""
+        """The names in these streams, and of brands that may have no stream."""
         named = {stream.brand for stream in streams.values()}.union(brands)
         return cls(named, {each.purpose for each in streams.values() if each.purpose})
 
     def knows(self, scope: str) -> bool:
-        """Whether what a scope names is there; one that names nothing is always known."""
+        """Whether the name in a scope exists; a scope without a name is always known."""
         kind, _, name = scope.partition(":")
         known = {"brand": self.brands, "purpose": self.purposes}.get(kind)
         return known is None or name in known
 
     def of_link(self, scope: str, stream: Stream | None) -> str:
-        """Return what a link stops today that was made for a scope, in mail of the stream.
+        """Return the scope that a link from the stream's mail, made for this scope, stops today.
 
-        Where what it named is gone, that is what links of the stream say now, and all marketing
-        where the stream is gone too.
+        If the name in its scope is gone, that is the scope of the stream's links now; if the stream
+        is gone too, all marketing.
         """
         if self.knows(scope):
             return scope

@@ -1,12 +1,12 @@
-"""Where mail programs' open tracking is served from: data.
+"""Addresses from which the open tracking of mailing services is served: data.
 
-A line is a host (with all below it), a beginning of the path and query, and whose it is. `*` for
-the host is any: these are paths of programs that answer at their customers' own names.
+A line is a host (including its subdomains), a beginning of the path and query, and whose it is. The
+host `*` is any: these are paths of software that runs under its customers' own names.
 
-Facts about addresses that are on the wire in everybody's mail, gathered from the block lists of
+Facts about addresses that are in everybody's mail, gathered from the block lists of
 MailTrackerBlocker (github.com/apparition47/MailTrackerBlocker, BSD-3-Clause, of 2021) and simplify
-(github.com/leggett/simplify-trackers, MIT, of 2021) and from pixels in public mail; chosen and
-written anew. Left out was what is also the address of ordinary pictures or of links alone.
+(github.com/leggett/simplify-trackers, MIT, of 2021) and from pixels in public mail; selected and
+written anew. Addresses that ordinary pictures have too, or only links, are left out.
 """
 
 from collections.abc import Iterator
@@ -136,7 +136,7 @@ li.cnn.com              /imp                            LiveIntent
 
 
 def known_trackers() -> Iterator[tuple[str, str, str]]:
-    """Yield host, beginning of path and query, and name of each."""
+    """Yield the host, beginning of path and query, and name of each."""
     for line in _KNOWN.strip().splitlines():
         host, path, name = line.split(maxsplit=2)
         yield host, path, name

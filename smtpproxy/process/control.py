@@ -19,7 +19,7 @@ from smtpproxy.sinks.snapshots import Snapshot
 NAME = "control"
 _LENGTH = 4
 _LONGEST = 16 * 1024 * 1024
-_MOST_SOCKETS = 250  # that one message of the kernel can take
+_MAX_SOCKETS = 250  # that one message of the kernel can take
 
 log = structlog.get_logger()
 
@@ -121,7 +121,7 @@ class Control:
                 response, sockets = await self._answer(request)
                 data = msgspec.msgpack.encode(response)
                 head = len(data).to_bytes(_LENGTH, "big")
-                files = [sock.fileno() for sock in sockets[:_MOST_SOCKETS]]
+                files = [sock.fileno() for sock in sockets[:_MAX_SOCKETS]]
                 socket.send_fds(connection, [head], files)
                 await loop.sock_sendall(connection, data)
             except (OSError, EOFError, TimeoutError, msgspec.DecodeError) as error:
@@ -150,7 +150,7 @@ def ask(state_dir: Path, request: Request, timeout: float = 120.0) -> Answer:
             raise NotRunning(f"no relay runs with server.state_dir = {state_dir}") from None
         data = msgspec.msgpack.encode(request)
         connection.sendall(len(data).to_bytes(_LENGTH, "big") + data)
-        head, files, _, _ = socket.recv_fds(connection, _LENGTH, _MOST_SOCKETS)
+        head, files, _, _ = socket.recv_fds(connection, _LENGTH, _MAX_SOCKETS)
         sockets = [socket.socket(fileno=number) for number in files]
         size = int.from_bytes(head, "big")
         answer = b""

@@ -28,7 +28,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.store import is_postgresql
 
 _LONGEST = 4096  # octets of a packet
-_MOST_FILES = 253  # that one message of the kernel can take
+_MAX_FILES = 253  # that one message of the kernel can take
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _KEPT = -1, -3, 32 * 1024 * 1024
 """For mallopt(3). Keep freed memory for the next large message: asking for fresh pages each time
@@ -247,7 +247,7 @@ def _serve(sock: socket.socket) -> None:
                 os.close(key.fd)
                 tell(Ended(pid, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
                 continue
-            packet, files, _, _ = socket.recv_fds(sock, _LONGEST, _MOST_FILES)
+            packet, files, _, _ = socket.recv_fds(sock, _LONGEST, _MAX_FILES)
             if not packet:
                 return
             number = int(packet)

@@ -40,7 +40,7 @@ from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.relay.content import Body
 from smtpproxy.settings import DkimSettings
 
-GOOD_BITS, MOST_BITS = 2048, 4096
+GOOD_BITS, MAX_BITS = 2048, 4096
 """RFC 8301 section 3.2: of RSA keys. Verifiers need not take more than the last."""
 
 _PADDING, _PREHASHED = PKCS1v15(), Prehashed(SHA256())

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-MOST = 8
+MAX_SIGNATURES = 8
 """Signatures of a message that are looked at, from the top."""
 
 _ON_LOOP = 64 * 1024  # octets of a body
 _MANY_NAMES = 2048
 _KEYS = "cryptography.hazmat.primitives.serialization"  # 7 MB, where something is signed
-_MOST_RECORDS = 8  # of one name that are looked at: an honest one has a single key
+_MAX_RECORDS = 8  # of one name that are looked at: an honest one has a single key
 
 Texts = Callable[[str], Awaitable[Answer]]
 """Gives the TXT records of a name; raises DnsFailure."""
@@ -68,7 +68,7 @@ class Verifier:
         found: list[SignatureFinding] = []
         hashes: dict[tuple[bool, int | None], bytes | None] = {}
         fields = headers.raw_fields((NAME.lower().encode(),)).get(NAME.lower().encode(), [])
-        for field in fields[:MOST]:
+        for field in fields[:MAX_SIGNATURES]:
             finding = await self._check(field, headers, body, wanted, hashes)
             found.append(finding)
             if until_valid and finding.state is SignatureState.VALID:
@@ -132,7 +132,7 @@ def _by_records(
 ) -> tuple[SignatureState, str]:
     """Judge by the first record that is a key: RFC 6376 6.1.2 leaves several undefined."""
     said = "there is no key in the DNS"
-    for text in records[:_MOST_RECORDS]:
+    for text in records[:_MAX_RECORDS]:
         try:
             record = read_record(text)
             if f"{record.key_type}-sha256".encode() != signature.algorithm:
@@ -155,7 +155,7 @@ def _by_records(
 async def record_of(texts: Texts, name: str) -> bytes | None:
     """Return the record that a signature is judged by: the first that is a key, else the first."""
     try:
-        found = (await texts(name)).texts[:_MOST_RECORDS]
+        found = (await texts(name)).texts[:_MAX_RECORDS]
     except DnsFailure:
         return None
     for text in found:

@@ -38,8 +38,8 @@ SIZE_UNITS = {
 }
 DURATION_UNITS = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
-_LEAST_HEADER, _MOST_HEADER = 4 * KIB, MIB
-_MOST_OF = {Unit.HOURS: 100_000, Unit.DAYS: 40_000, Unit.MONTHS: 1_200, Unit.YEARS: 100}
+_LEAST_HEADER, _MAX_HEADER = 4 * KIB, MIB
+_MAX_OF = {Unit.HOURS: 100_000, Unit.DAYS: 40_000, Unit.MONTHS: 1_200, Unit.YEARS: 100}
 _SUPPRESSION_YEARS = 3
 _TIME_OF_DAY = re.compile(r"([01]\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?", re.ASCII)
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,4})?)\s*%", re.ASCII)
@@ -67,7 +67,7 @@ def size(value: object) -> int:
 def header_size(value: object) -> int:
     """Return bytes that a header section may have."""
     octets = size(value)
-    if not _LEAST_HEADER <= octets <= _MOST_HEADER:
+    if not _LEAST_HEADER <= octets <= _MAX_HEADER:
         raise ValueError(
             f"{shown(value)} is not from 4KiB (less would refuse honest mail)"
             " to 1MiB (more would hold up other sessions while it is read)"
@@ -112,12 +112,12 @@ def period(value: object) -> Period | None:
     if wrong := minutes_fault(text):
         raise ValueError(wrong)
     found = parse_period(text)
-    if found is None or found.unit not in _MOST_OF:
+    if found is None or found.unit not in _MAX_OF:
         raise ValueError(
             f'{shown(value)} is not a period such as "3 years", "13 months", "30 days" or "48h"'
         )
-    if not 1 <= found.count <= _MOST_OF[found.unit]:
-        raise ValueError(f"{shown(value)}: must be from 1 to {_MOST_OF[found.unit]} {found.unit}")
+    if not 1 <= found.count <= _MAX_OF[found.unit]:
+        raise ValueError(f"{shown(value)}: must be from 1 to {_MAX_OF[found.unit]} {found.unit}")
     return found
 
 

@@ -4,7 +4,7 @@ it, and how much may be heard of it."""
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from smtpproxy.policy.breaker import Bound, BreakerRules, Heard
+from smtpproxy.policy.breaker import Bound, BreakerRules, Feedback
 from smtpproxy.policy.campaign import Trial
 from smtpproxy.policy.model import (
     Alignment,
@@ -138,10 +138,10 @@ class BreakerSettings:
     def rules(self) -> BreakerRules:
         return BreakerRules(
             {
-                Heard.COMPLAINT: Bound(self.complaints_warn, self.complaints_pause),
-                Heard.DEAD_ADDRESS: Bound(self.dead_addresses_warn, self.dead_addresses_pause),
-                Heard.UNSUBSCRIBE: Bound(self.unsubscribes_warn),
-                Heard.BLOCK: Bound(self.blocks_warn),
+                Feedback.COMPLAINT: Bound(self.complaints_warn, self.complaints_pause),
+                Feedback.DEAD_ADDRESS: Bound(self.dead_addresses_warn, self.dead_addresses_pause),
+                Feedback.UNSUBSCRIBE: Bound(self.unsubscribes_warn),
+                Feedback.BLOCK: Bound(self.blocks_warn),
             },
             self.minimum_messages,
             self.minimum_reports,

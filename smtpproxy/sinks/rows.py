@@ -11,7 +11,7 @@ from typing import get_args
 
 from smtpproxy.events import AuthOutcome, Part, ProxyOutcome, TlsOutcome
 from smtpproxy.mail.confirmation_token import Kind
-from smtpproxy.policy.breaker import RESTORE, Heard
+from smtpproxy.policy.breaker import RESTORE, Feedback
 from smtpproxy.policy.model import (
     Action,
     Basis,
@@ -311,7 +311,7 @@ PAUSE_CAUSES = (
     "configuration",
     "person",
     RESTORE,
-    *map(str, (Heard.COMPLAINT, Heard.DEAD_ADDRESS)),
+    *map(str, (Feedback.COMPLAINT, Feedback.DEAD_ADDRESS)),
 )
 
 
@@ -327,7 +327,7 @@ def by_marketing_stream(settings: Settings) -> Iterable[Labels]:
 
 @_labelled("stream", "cause")
 def by_heard(settings: Settings) -> Iterable[Labels]:
-    return product(_marketing(settings), map(str, Heard))
+    return product(_marketing(settings), map(str, Feedback))
 
 
 @_labelled("token", "code_class")

@@ -17,8 +17,8 @@ from smtpproxy.policy.breaker import (
     BRAND,
     MILLION,
     STREAM,
+    Feedback,
     Finding,
-    Heard,
     Tally,
     enough,
     heard_by,
@@ -93,7 +93,7 @@ def status_object(status: StreamStatus) -> dict[str, Any]:
         "state": "running" if paused is None else "paused",
         "paused": paused,
         "messages": status.tally.messages,
-        **{kind: status.tally.heard.get(kind, 0) for kind in Heard},
+        **{kind: status.tally.heard.get(kind, 0) for kind in Feedback},
         "reached": [
             {
                 "cause": one.cause,
@@ -136,7 +136,7 @@ class Breaker:
         self._sleep = sleep
         self._due: set[str] = set()  # streams of which something was counted
         self._judging: asyncio.Task[None] | None = None
-        self._warned: dict[tuple[str, Heard], datetime] = {}
+        self._warned: dict[tuple[str, Feedback], datetime] = {}
         self._known: tuple[datetime, Mapping[str, datetime], frozenset[str]] | None = None
 
     async def sent(self, messages: Mapping[str, int]) -> None:
@@ -146,7 +146,7 @@ class Breaker:
             await self._counts.add_messages(counted, self._now(), self._settings.window)
             self._judge_soon(counted)
 
-    async def heard(self, kind: Heard, stream: str, id: str, person: str) -> bool:
+    async def heard(self, kind: Feedback, stream: str, id: str, person: str) -> bool:
         """Count what a token proves to be about our message `id` (of a decision) to that person.
 
         `person` is a canonical address, or the key text in its place. Nothing without a valid token
@@ -160,7 +160,7 @@ class Breaker:
         if self._now() - sent_at >= timedelta(seconds=window):
             return False
         trial = self._trials[stream]
-        if kind is Heard.DEAD_ADDRESS and trial is not None and trial.dead_addresses is not None:
+        if kind is Feedback.DEAD_ADDRESS and trial is not None and trial.dead_addresses is not None:
             least = self._rules.minimum_reports
             await self._counts.campaign_bounced(
                 id, person, self._now(), trial.dead_addresses, least
@@ -238,7 +238,7 @@ class Breaker:
         ]
         return since, tallies, found
 
-    def _warned_lately(self, subject: str, cause: Heard, now: datetime) -> bool:
+    def _warned_lately(self, subject: str, cause: Feedback, now: datetime) -> bool:
         at = self._warned.get((subject, cause))
         return at is not None and now - at < _WARNED
 

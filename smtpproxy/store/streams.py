@@ -6,12 +6,12 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
-from smtpproxy.policy.breaker import MILLION, Heard, Tally
+from smtpproxy.policy.breaker import MILLION, Feedback, Tally
 from smtpproxy.policy.campaign import Campaign
 from smtpproxy.policy.model import Pause
 
 PERSON, TIME = "person", "time"
-"""Causes beside those of `Heard`: somebody did it, or the time of a pause is over."""
+"""Causes beside those of `Feedback`: somebody did it, or the time of a pause is over."""
 
 
 class StreamEvent(Struct, frozen=True, omit_defaults=True):
@@ -20,7 +20,7 @@ class StreamEvent(Struct, frozen=True, omit_defaults=True):
     at: datetime
     subject: str  # "stream:NAME" or "brand:NAME"
     action: Literal["warned", "paused", "resumed"]
-    cause: str  # what was heard too often (`Heard`), PERSON or TIME
+    cause: str  # what was heard too often (`Feedback`), PERSON or TIME
     reports: int = 0
     messages: int = 0  # of these within the window
     bound: int = 0  # that was reached, parts per million
@@ -93,7 +93,13 @@ class StreamCounts(Protocol):
         ...
 
     async def add_heard(
-        self, stream: str, kind: Heard, person: str, sent_at: datetime, at: datetime, window: float
+        self,
+        stream: str,
+        kind: Feedback,
+        person: str,
+        sent_at: datetime,
+        at: datetime,
+        window: float,
     ) -> bool:
         """Count what is heard `at` a moment of a message of then; False where it does not count.
 

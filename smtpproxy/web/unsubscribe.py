@@ -24,7 +24,7 @@ from smtpproxy.locale import PAGE_LANGS, Lang
 from smtpproxy.locale.pages import environment
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription, stream_tag
-from smtpproxy.policy.breaker import Heard
+from smtpproxy.policy.breaker import Feedback
 from smtpproxy.policy.model import BUILT_IN_BRAND, Stream
 from smtpproxy.policy.scopes import Scopes
 from smtpproxy.sinks.snapshots import Labels, Snapshot
@@ -67,7 +67,7 @@ class LinkTokens(Sealing, Protocol):
 class Listening(Protocol):
     """What is told of every link that was used: see `store.breaker.Breaker`."""
 
-    async def heard(self, kind: Heard, stream: str, id: str, person: str) -> bool: ...
+    async def heard(self, kind: Feedback, stream: str, id: str, person: str) -> bool: ...
 
 
 class PersonalLinks(Protocol):
@@ -229,7 +229,7 @@ class Unsubscribe:
             while self._heard:
                 told, stream = self._heard.popleft()
                 try:
-                    await breaker.heard(Heard.UNSUBSCRIBE, stream, told.id, told.recipient)
+                    await breaker.heard(Feedback.UNSUBSCRIBE, stream, told.id, told.recipient)
                 except StoreUnavailable as error:
                     log.warning("unsubscribe_not_counted", id=told.id, error=str(error))
                 await asyncio.sleep(0)  # answers come first

@@ -8,7 +8,7 @@ import pytest
 
 from smtpproxy.config import load
 from smtpproxy.events import UlidFactory
-from smtpproxy.policy.breaker import Heard
+from smtpproxy.policy.breaker import Feedback
 from smtpproxy.store import open_breaker, open_store
 from tests.cli.stored import Stored
 
@@ -20,7 +20,7 @@ def stored(tmp_path: Path) -> Stored:
     return stored
 
 
-def hear(stored: Stored, kind: Heard, people: int, messages: int = 1_000) -> None:
+def hear(stored: Stored, kind: Feedback, people: int, messages: int = 1_000) -> None:
     """Let `offers` have sent messages, and so many people say something of them."""
     settings = load(stored.config_path)
 
@@ -40,7 +40,7 @@ def hear(stored: Stored, kind: Heard, people: int, messages: int = 1_000) -> Non
 
 
 def test_what_was_heard_is_shown_with_its_share(stored: Stored) -> None:
-    hear(stored, Heard.UNSUBSCRIBE, 25)
+    hear(stored, Feedback.UNSUBSCRIBE, 25)
     found = {one["stream"]: one for one in stored.json("stream", "show")}
     assert found.keys() == {"default", "offers", "appeals", "b2b"}  # marketing alone
     offers = found["offers"]
@@ -54,7 +54,7 @@ def test_what_was_heard_is_shown_with_its_share(stored: Stored) -> None:
 
 
 def test_a_pause_by_the_breaker_says_why_and_is_resumed(stored: Stored) -> None:
-    hear(stored, Heard.COMPLAINT, 3)
+    hear(stored, Feedback.COMPLAINT, 3)
     offers = stored.json("stream", "show", "offers")
     assert offers["state"] == "paused"
     assert (offers["paused"]["subject"], offers["paused"]["cause"]) == (

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from smtpproxy.config import load
-from smtpproxy.policy.breaker import Heard
+from smtpproxy.policy.breaker import Feedback
 from smtpproxy.store import open_breaker, open_store
 from tests.e2e.test_ways_out import PUBLIC, bare
 from tests.kit.audit import records, relayed
@@ -46,7 +46,7 @@ def config(**more: Any) -> dict[str, Any]:
     }
 
 
-def hear(relay: RelayProcess, kind: Heard, reports: Sequence[tuple[str, str]]) -> int:
+def hear(relay: RelayProcess, kind: Feedback, reports: Sequence[tuple[str, str]]) -> int:
     """What the feedback mailbox does with valid tokens: message ids, and people."""
     settings = load(relay.config_path)
 
@@ -86,7 +86,7 @@ def test_complaints_pause_a_stream_everywhere_until_it_is_resumed(
         wait_for(lambda: shown(relay)["messages"] == 24, "both workers to have counted")
         ids = [entry.decided.id for entry in relayed(records(relay))]
         reports = [(id, f"p{n}@people.example") for n, id in enumerate(ids[:3])]
-        assert hear(relay, Heard.COMPLAINT, reports) == 3
+        assert hear(relay, Feedback.COMPLAINT, reports) == 3
 
         assert send_many(relay, 12) == [450] * 12
         assert len(mta.messages) == 24
@@ -131,11 +131,12 @@ def test_what_workers_counted_is_there_after_a_restart(
     ids = [entry.decided.id for entry in relayed(records(relay))]
     assert relay.terminate() == 0  # what was not told yet is told with the end
     assert (
-        hear(relay, Heard.COMPLAINT, [(ids[0], "p@people.example"), (ids[1], "q@x.example")]) == 2
+        hear(relay, Feedback.COMPLAINT, [(ids[0], "p@people.example"), (ids[1], "q@x.example")])
+        == 2
     )
     relay.start()
     assert shown(relay)["state"] == "running"
-    assert hear(relay, Heard.COMPLAINT, [(ids[2], "r@people.example")]) == 1
+    assert hear(relay, Feedback.COMPLAINT, [(ids[2], "r@people.example")]) == 1
     assert (shown(relay)["state"], shown(relay)["messages"]) == ("paused", 20)
     assert relay.send(marketing(), SUBSCRIBER)[0] == 450
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpproxy.mail.address import (
-    MOST_READINGS,
+    MAX_READINGS,
     AddressError,
     AmbiguousAddress,
     canonical,
@@ -52,8 +52,8 @@ def test_what_an_mta_may_read(address: str, expected: list[str] | None) -> None:
 
 
 def test_the_most_readings() -> None:
-    most = "%".join(["u", *(f"d{n}" for n in range(MOST_READINGS))])
-    assert len(readings(canonical(f"{most}@x"))) == MOST_READINGS
+    most = "%".join(["u", *(f"d{n}" for n in range(MAX_READINGS))])
+    assert len(readings(canonical(f"{most}@x"))) == MAX_READINGS
     with pytest.raises(AmbiguousAddress, match="more than 16 other addresses"):
         canonical(f"{most}%more@x")
 
@@ -66,7 +66,7 @@ def test_every_reading_is_an_address_whose_readings_are_among_them(local: str) -
         except AddressError:
             continue
         found = readings(settled)
-        assert len(found) <= MOST_READINGS
+        assert len(found) <= MAX_READINGS
         for one in found:
             assert canonical(one) == one
             assert set(readings(one)) <= set(found)

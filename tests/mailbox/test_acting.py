@@ -15,7 +15,7 @@ from smtpproxy.mailbox.acting import Actor, Done, telling
 from smtpproxy.mailbox.messages import on_record
 from smtpproxy.mailbox.reading import Reader
 from smtpproxy.mailbox.tokens import Tokens
-from smtpproxy.policy.breaker import Heard
+from smtpproxy.policy.breaker import Feedback
 from smtpproxy.policy.model import Origin, Stream, Suppression
 from smtpproxy.policy.periods import parse_cap
 from smtpproxy.settings import FeedbackSettings, StoreSettings, WebhookSettings
@@ -340,7 +340,7 @@ class HeardBy:
     def __init__(self) -> None:
         self.heard_of: list[tuple[str, str, str, str]] = []
 
-    async def heard(self, kind: Heard, stream: str, id: str, person: str) -> bool:
+    async def heard(self, kind: Feedback, stream: str, id: str, person: str) -> bool:
         self.heard_of.append((kind, stream, id, person))
         return True
 

@@ -203,7 +203,7 @@ async def test_no_more_wait_than_are_remembered(
     mailbox: Mailbox, others: Others, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever has a token of their own can send it as often as they like."""
-    monkeypatch.setattr(inbox, "_MOST_WAITING", 3)
+    monkeypatch.setattr(inbox, "_MAX_WAITING", 3)
     content = mailbox.hidden(mailbox.clock.new_id())
     for number in range(5):
         mailbox.deliver(f"A{number}", content)
@@ -215,7 +215,7 @@ async def test_no_more_wait_than_are_remembered(
 async def test_a_token_sent_often_takes_the_room_of_few(
     mailbox: Mailbox, others: Others, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inbox, "_MOST_WAITING", 20)
+    monkeypatch.setattr(inbox, "_MAX_WAITING", 20)
     own, others_own = mailbox.clock.new_id(), mailbox.clock.new_id()
     for number in range(30):
         mailbox.deliver(f"A{number:02}", mailbox.hidden(own) + b"%d\r\n" % number)

@@ -2,11 +2,11 @@
 
 import pytest
 
-from smtpproxy.policy.breaker import BreakerRules, Heard, Tally, findings, judged
+from smtpproxy.policy.breaker import BreakerRules, Feedback, Tally, findings, judged
 from smtpproxy.settings import BreakerSettings
 
 RULES = BreakerSettings().rules
-COMPLAINT, DEAD, LEFT, BLOCK = Heard
+COMPLAINT, DEAD, LEFT, BLOCK = Feedback
 
 
 def said(tally: Tally, rules: BreakerRules = RULES) -> list[str]:
@@ -42,7 +42,7 @@ def said(tally: Tally, rules: BreakerRules = RULES) -> list[str]:
         (DEAD, 0, 0, []),
     ],
 )
-def test_bounds(kind: Heard, reports: int, messages: int, answer: list[str]) -> None:
+def test_bounds(kind: Feedback, reports: int, messages: int, answer: list[str]) -> None:
     assert said(Tally(messages, {kind: reports})) == answer
 
 

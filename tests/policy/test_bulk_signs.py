@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.shown import folded
 from smtpproxy.policy.bulk import LONGEST_TEXT, BulkSigns, asks_for_text, bulk_signs
-from smtpproxy.policy.bulk import OFFER as WORDS
+from smtpproxy.policy.bulk import OFFER_WORDS as WORDS
 from smtpproxy.policy.bulk_text import BROWSER, NEWSLETTER, SUBSCRIBED, UNSUBSCRIBE
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import ContentFeatures, Transaction, UndeclaredBulk

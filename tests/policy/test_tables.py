@@ -21,7 +21,7 @@ from smtpproxy.policy.model import (
     TrackingPixels,
     UndeclaredBulk,
 )
-from smtpproxy.policy.rules import DeliveryCase, MessageCase, RecipientCase, everywhere, tables
+from smtpproxy.policy.rules import DeliveryCase, MessageCase, RecipientCase, on_every_stream, tables
 from tests.policy.cases import BOOK, NOW
 from tests.policy.strategies import random_case
 
@@ -110,14 +110,16 @@ def test_a_rule_that_is_not_asked_would_not_have_decided() -> None:
             *[(rule, rule.judge(message)) for rule in tables.message_rules(stream)],
         ]
         for rule, verdict in judged:
-            if rule.on(stream):
+            if rule.applies(stream):
                 decided |= {rule.name} if verdict is not None else set()
                 continue
             off[rule.name] = off.get(rule.name, 0) + 1
             assert verdict is None, (rule.name, stream)
     assert set(off) <= decided  # each was seen deciding too
     rules = (*of_recipients, *tables.DELIVERY_RULES, *tables.MESSAGE_RULES)
-    assert {rule.name for rule in rules if rule.on is not everywhere} | {"bulk"} == set(off)
+    assert {rule.name for rule in rules if rule.applies is not on_every_stream} | {"bulk"} == set(
+        off
+    )
 
 
 def test_pauses_alone_defer_where_nothing_is_limited() -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from smtpproxy.events import UlidFactory
-from smtpproxy.policy.breaker import Heard
+from smtpproxy.policy.breaker import Feedback
 from smtpproxy.policy.model import Lookups, Pause, Stream, StreamClass
 from smtpproxy.settings import BreakerSettings
 from smtpproxy.store import open_stream_counts
@@ -57,7 +57,7 @@ class Process:
         return self.id()
 
     async def hear(
-        self, kind: Heard, n: int, id: str, *, stream: str = "offers", name: str = "p"
+        self, kind: Feedback, n: int, id: str, *, stream: str = "offers", name: str = "p"
     ) -> int:
         people = [f"{name}{i}@people.example" for i in range(n)]
         heard = [await self.breaker.heard(kind, stream, id, person) for person in people]
@@ -95,10 +95,10 @@ async def test_processes_count_together_and_all_learn_of_a_pause(
     id = await here.send(600)
     await there.send(400)
     before = await there.store.version()
-    assert await here.hear(Heard.COMPLAINT, 1, id) == 1
-    assert await there.hear(Heard.COMPLAINT, 1, id, name="q") == 1
+    assert await here.hear(Feedback.COMPLAINT, 1, id) == 1
+    assert await there.hear(Feedback.COMPLAINT, 1, id, name="q") == 1
     assert (await here.paused(), await there.paused()) == ([], [])
-    await there.hear(Heard.COMPLAINT, 1, id, name="r")
+    await there.hear(Feedback.COMPLAINT, 1, id, name="r")
     assert await here.store.version() != before
     assert (await here.paused(), await there.paused()) == (["stream:offers"], ["stream:offers"])
     assert await here.events() == ["paused stream:offers complaint"]
@@ -108,7 +108,7 @@ async def test_facts_have_the_pauses_of_now(here: Process, there: Process) -> No
     """Also where nobody asks for the state of the store between, as the API's process does."""
     assert await here.store.facts(OFFERS) == {}
     id = await there.send(1_000)
-    await there.hear(Heard.COMPLAINT, 3, id)
+    await there.hear(Feedback.COMPLAINT, 3, id)
     (known,) = (await here.store.facts(OFFERS)).values()
     assert [one.subject for one in known.pauses] == ["stream:offers"]
 
@@ -116,11 +116,11 @@ async def test_facts_have_the_pauses_of_now(here: Process, there: Process) -> No
 async def test_counts_and_pauses_outlive_the_processes(any_database: Database) -> None:
     first = Process(any_database)
     id = await first.send(1_000)
-    await first.hear(Heard.COMPLAINT, 2, id)
+    await first.hear(Feedback.COMPLAINT, 2, id)
     await first.store.close()
     first.counts.close()
     second = Process(any_database)
-    await second.hear(Heard.COMPLAINT, 1, id, name="q")
+    await second.hear(Feedback.COMPLAINT, 1, id, name="q")
     assert await second.paused() == ["stream:offers"]
     assert await Process(any_database).paused() == ["stream:offers"]
 
@@ -130,7 +130,7 @@ async def test_a_person_counts_once_however_often_and_under_whatever_tag(here: P
     id = await here.send(1_000)
     people = [f"eve+{n}@people.example" for n in range(50)] + ["e.v.e@gmail.com", "eve@gmail.com"]
     heard = [
-        await here.breaker.heard(Heard.COMPLAINT, "offers", id, person)
+        await here.breaker.heard(Feedback.COMPLAINT, "offers", id, person)
         for person in people
         for _ in range(3)
     ]
@@ -141,23 +141,23 @@ async def test_a_person_counts_once_however_often_and_under_whatever_tag(here: P
 async def test_what_is_about_no_counted_message_does_not_count(here: Process) -> None:
     early = here.id()
     here.at += DAY
-    assert await here.hear(Heard.COMPLAINT, 50, early) == 0  # nothing was ever sent
+    assert await here.hear(Feedback.COMPLAINT, 50, early) == 0  # nothing was ever sent
     await here.send(1_000)
-    assert await here.hear(Heard.COMPLAINT, 50, early) == 0  # before anybody counted
+    assert await here.hear(Feedback.COMPLAINT, 50, early) == 0  # before anybody counted
     here.at += 8 * DAY
     await here.send(1_000)
     here.at -= 8 * DAY
     old = here.id()
     here.at += 8 * DAY
-    assert await here.hear(Heard.COMPLAINT, 50, old) == 0  # outside the window
-    assert await here.hear(Heard.COMPLAINT, 50, here.id(), stream="gone") == 0
-    assert await here.hear(Heard.COMPLAINT, 50, here.id(), stream="receipts") == 0
+    assert await here.hear(Feedback.COMPLAINT, 50, old) == 0  # outside the window
+    assert await here.hear(Feedback.COMPLAINT, 50, here.id(), stream="gone") == 0
+    assert await here.hear(Feedback.COMPLAINT, 50, here.id(), stream="receipts") == 0
     assert await here.events() == []
 
 
 async def test_who_answers_before_the_first_messages_are_counted_counts(here: Process) -> None:
     """Workers say once a second what they sent."""
-    assert await here.hear(Heard.COMPLAINT, 3, here.id()) == 3
+    assert await here.hear(Feedback.COMPLAINT, 3, here.id()) == 3
     assert await here.paused() == []
     await here.send(1_000)
     assert await here.paused() == ["stream:offers"]
@@ -174,7 +174,7 @@ async def test_what_is_heard_is_held_against_all_that_was_sent_until_then(
         await there.breaker.sent({"offers": 1_000})
 
     here.meanwhile = another_counts
-    await here.hear(Heard.DEAD_ADDRESS, 60, id)
+    await here.hear(Feedback.DEAD_ADDRESS, 60, id)
     assert await here.paused() == []
     assert await here.events() == ["warned stream:offers dead_address"]
 
@@ -186,11 +186,11 @@ async def test_what_is_heard_meanwhile_is_judged_next(here: Process, there: Proc
         here.meanwhile = nothing
         people = [f"q{i}@people.example" for i in range(30)]
         for person in people:
-            await here.breaker.heard(Heard.DEAD_ADDRESS, "offers", id, person)
+            await here.breaker.heard(Feedback.DEAD_ADDRESS, "offers", id, person)
         assert await here.paused() == [], "their messages may not be counted yet"
 
     here.meanwhile = more_is_heard
-    await here.hear(Heard.DEAD_ADDRESS, 25, id)
+    await here.hear(Feedback.DEAD_ADDRESS, 25, id)
     assert await here.paused() == ["stream:offers"]
     assert await here.events() == [
         "paused stream:offers dead_address",
@@ -209,7 +209,7 @@ async def test_a_resume_meanwhile_is_obeyed(here: Process) -> None:
         assert await here.store.note_stream(resumed)
 
     here.meanwhile = resumed
-    await here.hear(Heard.COMPLAINT, 3, id)
+    await here.hear(Feedback.COMPLAINT, 3, id)
     assert await here.paused() == []
 
 
@@ -220,11 +220,11 @@ async def test_what_cannot_be_judged_now_is_judged_with_what_is_counted_next(her
 
     here.meanwhile = database_is_away
     id = await here.send(1_000)
-    await here.breaker.heard(Heard.COMPLAINT, "offers", id, "p0@people.example")
-    await here.breaker.heard(Heard.COMPLAINT, "offers", id, "p1@people.example")
-    await here.hear(Heard.COMPLAINT, 1, id, name="q")
+    await here.breaker.heard(Feedback.COMPLAINT, "offers", id, "p0@people.example")
+    await here.breaker.heard(Feedback.COMPLAINT, "offers", id, "p1@people.example")
+    await here.hear(Feedback.COMPLAINT, 1, id, name="q")
     assert await here.paused() == []
-    await here.hear(Heard.BLOCK, 1, id)
+    await here.hear(Feedback.BLOCK, 1, id)
     assert await here.paused() == ["stream:offers"]
 
 
@@ -232,7 +232,7 @@ async def test_what_comes_late_is_not_held_against_later_mail(here: Process) -> 
     last_week = await here.send(100_000)
     here.at += 6 * DAY
     await here.send(1_000)
-    await here.hear(Heard.COMPLAINT, 50, last_week)
+    await here.hear(Feedback.COMPLAINT, 50, last_week)
     assert await here.events() == []
     here.at += 2 * DAY  # that mail is out of the window, and so is what was said of it
     await here.send(1)
@@ -242,7 +242,7 @@ async def test_what_comes_late_is_not_held_against_later_mail(here: Process) -> 
 async def test_a_bound_may_be_met_by_more_mail_alone(here: Process) -> None:
     """Three complaints of 499 messages tell nothing yet; of 500 they do."""
     id = await here.send(499)
-    await here.hear(Heard.COMPLAINT, 3, id)
+    await here.hear(Feedback.COMPLAINT, 3, id)
     assert await here.paused() == []
     await here.send(1)
     assert await here.paused() == ["stream:offers"]
@@ -250,29 +250,29 @@ async def test_a_bound_may_be_met_by_more_mail_alone(here: Process) -> None:
 
 async def test_a_warning_is_given_once_in_a_window(here: Process) -> None:
     id = await here.send(1_000)
-    await here.hear(Heard.UNSUBSCRIBE, 40, id)
+    await here.hear(Feedback.UNSUBSCRIBE, 40, id)
     here.at += HOUR
-    await here.hear(Heard.UNSUBSCRIBE, 40, await here.send(1_000), name="q")
+    await here.hear(Feedback.UNSUBSCRIBE, 40, await here.send(1_000), name="q")
     assert await here.events() == ["warned stream:offers unsubscribe"]
     here.at += 8 * DAY
-    await here.hear(Heard.UNSUBSCRIBE, 40, await here.send(1_000), name="r")
+    await here.hear(Feedback.UNSUBSCRIBE, 40, await here.send(1_000), name="r")
     assert await here.events() == ["warned stream:offers unsubscribe"] * 2
     assert await here.paused() == []
 
 
 async def test_what_was_sent_before_a_resume_does_not_count_again(here: Process) -> None:
     id = await here.send(1_000)
-    await here.hear(Heard.COMPLAINT, 5, id)
+    await here.hear(Feedback.COMPLAINT, 5, id)
     here.at += HOUR
     resumed = StreamEvent(here.at, "stream:offers", "resumed", PERSON)
     assert await here.store.note_stream(resumed)
     assert not await here.store.note_stream(resumed)  # it runs already
     assert await here.paused() == []
-    await here.hear(Heard.COMPLAINT, 5, id, name="q")
+    await here.hear(Feedback.COMPLAINT, 5, id, name="q")
     here.at += HOUR
     assert await here.paused() == []
     fresh = await here.send(1_000)
-    await here.hear(Heard.COMPLAINT, 3, fresh, name="r")
+    await here.hear(Feedback.COMPLAINT, 3, fresh, name="r")
     assert await here.paused() == ["stream:offers"]
 
 
@@ -283,7 +283,7 @@ async def test_what_was_good_before_a_resume_hides_nothing_after_it(here: Proces
     here.at += HOUR
     assert await here.store.note_stream(StreamEvent(here.at, "stream:offers", "resumed", PERSON))
     here.at += HOUR
-    await here.hear(Heard.COMPLAINT, 3, await here.send(1_000))
+    await here.hear(Feedback.COMPLAINT, 3, await here.send(1_000))
     assert await here.paused() == ["stream:offers"]
 
 
@@ -291,7 +291,7 @@ async def test_a_paused_stream_hides_nothing_of_its_brand(here: Process) -> None
     await here.send(100_000, "news")
     assert await here.store.note_stream(StreamEvent(here.at, "stream:news", "paused", PERSON))
     small = await here.send(600)
-    await here.hear(Heard.COMPLAINT, 3, small)
+    await here.hear(Feedback.COMPLAINT, 3, small)
     assert set(await here.paused()) == {"stream:news", "stream:offers"}
 
 
@@ -299,16 +299,16 @@ async def test_a_stream_that_was_resumed_just_now_is_not_paused_for_what_was_bef
     here: Process,
 ) -> None:
     id = await here.send(1_000)
-    await here.hear(Heard.COMPLAINT, 3, id)
-    await here.hear(Heard.BLOCK, 1, id)  # it knows what is paused, for a second
+    await here.hear(Feedback.COMPLAINT, 3, id)
+    await here.hear(Feedback.BLOCK, 1, id)  # it knows what is paused, for a second
     assert await here.store.note_stream(StreamEvent(here.at, "stream:offers", "resumed", PERSON))
-    await here.hear(Heard.COMPLAINT, 1, id, name="q")
+    await here.hear(Feedback.COMPLAINT, 1, id, name="q")
     assert await here.paused() == []
 
 
 async def test_a_pause_ends_by_itself_where_that_is_set(any_database: Database) -> None:
     here = Process(any_database, BreakerSettings(resume_after=3_600.0))
-    await here.hear(Heard.DEAD_ADDRESS, 50, await here.send(1_000))
+    await here.hear(Feedback.DEAD_ADDRESS, 50, await here.send(1_000))
     assert await here.paused() == ["stream:offers"]
     here.at += HOUR
     assert await here.paused() == []  # without anybody's doing
@@ -321,8 +321,8 @@ async def test_a_pause_ends_by_itself_where_that_is_set(any_database: Database) 
 
 async def test_a_brand_is_paused_whole(here: Process) -> None:
     offers, news = await here.send(300), await here.send(300, "news")
-    await here.hear(Heard.COMPLAINT, 2, offers)
-    await here.hear(Heard.COMPLAINT, 1, news, stream="news", name="q")
+    await here.hear(Feedback.COMPLAINT, 2, offers)
+    await here.hear(Feedback.COMPLAINT, 1, news, stream="news", name="q")
     assert await here.paused() == ["brand:shoes"]
 
 
@@ -340,7 +340,7 @@ async def test_a_person_outweighs_a_pause_that_stands(here: Process) -> None:
 
 async def test_old_counts_go(here: Process) -> None:
     id = await here.send(10)
-    await here.hear(Heard.COMPLAINT, 3, id)
+    await here.hear(Feedback.COMPLAINT, 3, id)
     assert await here.counts.prune(T0 - HOUR) == 0
     assert await here.counts.prune(T0 + HOUR) == 5  # two counts and three people
     assert await here.counts.prune(T0 + HOUR) == 0

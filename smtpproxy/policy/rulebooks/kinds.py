@@ -20,7 +20,7 @@ Fault = Callable[[str], None]
 UNLIMITED = "unlimited"
 ALWAYS = "always"
 
-_MOST = {
+_MAX_COUNT = {
     Unit.HOURS: 1_000,
     Unit.DAYS: 36_500,
     Unit.BUSINESS_DAYS: 1_000,
@@ -57,8 +57,8 @@ class PeriodKind:
 
     def counted(self, count: object, unit: Unit, fault: Fault) -> Period | None:
         """Return so many of a unit, as `customer_years = 3` says it too."""
-        if type(count) is not int or not 1 <= count <= _MOST[unit]:  # True is an int too
-            fault(f"must be a whole number from 1 to {_MOST[unit]}, not {shown(count)}")
+        if type(count) is not int or not 1 <= count <= _MAX_COUNT[unit]:  # True is an int too
+            fault(f"must be a whole number from 1 to {_MAX_COUNT[unit]}, not {shown(count)}")
             return None
         return Period(count, unit)
 

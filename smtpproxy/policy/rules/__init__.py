@@ -51,7 +51,7 @@ class MessageCase(Struct, frozen=True):
 Case = TypeVar("Case", RecipientCase, DeliveryCase, MessageCase)
 
 
-def everywhere(stream: Stream) -> bool:
+def on_every_stream(stream: Stream) -> bool:
     return True
 
 
@@ -59,16 +59,16 @@ def everywhere(stream: Stream) -> bool:
 class Rule(Generic[Case]):
     """One row of a table.
 
-    `judge` returns a verdict when the rule decides and None when the next rule is to be
-    asked; the verdict's `rule` is this `name`. `source` names the section of design.md and
-    the rows of law.md that it carries out; the articles of law are the rulebook's. Where `on`
-    is false of a stream the rule never decides, and is not asked (tests/policy/test_tables.py).
+    `judge` returns a verdict if the rule decides, or None to ask the next rule; the verdict's
+    `rule` is this `name`. `source` names the section of design.md and the rows of law.md that it
+    carries out; the articles of law are in the rulebook. If `applies` is false for a stream, the
+    rule never decides and is not asked (tests/policy/test_tables.py).
     """
 
     name: str
     judge: Callable[[Case], Verdict | None]
     source: str
-    on: Callable[[Stream], bool] = everywhere
+    applies: Callable[[Stream], bool] = on_every_stream
 
 
 def allow(rule: str, basis: Basis) -> Verdict:
@@ -83,7 +83,7 @@ def defer(rule: str, reason: Reason) -> Verdict:
     return Verdict(Action.DEFER, reason, rule=rule)
 
 
-# Looking a member up in its enum costs more than the test that it is for.
+# Looking up an enum member costs more than comparing with it.
 _COLLECTED, _CONSENT = Sign.COLLECTED, Sign.CONSENT
 _PURCHASE, _POSITIVE_ACT = Sign.PURCHASE, Sign.POSITIVE_ACT
 _DIRECT = Source.DIRECT
@@ -94,10 +94,10 @@ def last_activity(
 ) -> datetime | None:
     """Return the newest of the rulebook's signs of life, such as a purchase or a click.
 
-    Consent counts when it was given by an active method: silence is no activity (A44),
-    and what was not confirmed may be somebody else's. A purchase counts when it is of a
-    kind that the rulebook knows. What is dated after `now` has not happened. Without
-    `passed_on`, a collection counts only where the person gave the address.
+    Consent counts if it was given by an active method: silence is not activity (A44), and an
+    unconfirmed request may be somebody else's. A purchase counts if the rulebook knows its kind.
+    Anything dated after `now` does not count. Without `passed_on`, a collection counts only if the
+    person gave the address.
     """
     signs = rulebook.signs_of_life
     theirs = passed_on or contact.source in (None, _DIRECT)
@@ -130,7 +130,7 @@ def is_active(
     *,
     passed_on: bool = True,
 ) -> bool:
-    """Whether the last activity is no older than `period`; none at all is too old."""
+    """Whether there was any activity, the last of it no longer ago than `period`."""
     if period is None:
         return True
     last = last_activity(contact, rulebook, now, passed_on=passed_on)

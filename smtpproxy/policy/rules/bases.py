@@ -1,9 +1,8 @@
 """Consent (design.md section 5; rules A2 to A5; RGPD art. 7) and the other bases (section 4).
 
-Each `…_failure` returns the first condition that is missing, `Reason.NONE` when the
-basis holds, and `Reason.CONSENT_MISSING` when the basis is not there at all: then only
-consent could have allowed the mail. Which conditions there are, and in which order, the
-rulebook says.
+Each `…_failure` returns the first condition that is not met, `Reason.NONE` if the basis holds, and
+`Reason.CONSENT_MISSING` if there is nothing of that basis: then only consent could have allowed the
+mail. The rulebook lists the conditions and their order.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,12 +47,12 @@ def withdrawn(case: RecipientCase) -> Verdict | None:
 
 
 def withdrawn_reading(case: RecipientCase) -> Reading | None:
-    """Return another reading of the address where consent is withdrawn."""
+    """Return another reading of the address for which consent is withdrawn."""
     return next((one for one in case.facts.readings if _is_withdrawn(case, one.acts)), None)
 
 
 def valid_consent(case: RecipientCase) -> Verdict | None:
-    """Allow by consent. The rule `withdrawn`, asked before, has seen that it is not withdrawn."""
+    """Allow by consent. The earlier rule `withdrawn` has checked that it is not withdrawn."""
     contact = case.facts.contact
     act = None if contact is None else newest_act(contact, case.stream.purpose, case.rulebook)
     if contact is None or act is None:
@@ -62,9 +61,9 @@ def valid_consent(case: RecipientCase) -> Verdict | None:
 
 
 def consent_failure(case: RecipientCase) -> Reason:
-    """Return the first failure of the consent for the purpose, NONE when it is valid.
+    """Return what is wrong with the consent for the purpose, NONE if it is valid.
 
-    CONSENT_MISSING when there is no act for the purpose at all.
+    CONSENT_MISSING if there is no act for the purpose.
     """
     contact, rulebook = case.facts.contact, case.rulebook
     act = None if contact is None else newest_act(contact, case.stream.purpose, rulebook)
@@ -76,20 +75,20 @@ def consent_failure(case: RecipientCase) -> Reason:
 
 
 def _standing_failure(act: ConsentAct, contact: Contact, case: RecipientCase) -> Reason:
-    """Return what is wrong with an agreement that is not withdrawn, NONE when nothing is."""
+    """Return what is wrong with an agreement that is not withdrawn, NONE if nothing is."""
     failure = _act_failure(act, contact.acts, case)
     if failure is not _VALID:
         return failure
     rulebook, period = case.rulebook, case.rulebook.consent_period
     if _CONSENT_SIGN in rulebook.signs_of_life and within(act.at, period, case.now):
-        return _VALID  # it is a sign of life itself, and the newest is no older
+        return _VALID  # a sign of life itself, so the last activity is no older
     # An address that somebody else passed on says nothing of the person who agreed.
     active = is_active(contact, period, rulebook, case.now, passed_on=False)
     return _VALID if active else Reason.CONSENT_EXPIRED
 
 
 def _act_failure(act: ConsentAct, acts: Sequence[ConsentAct], case: RecipientCase) -> Reason:
-    """Return what was wrong with an agreement when it was given, NONE when nothing was."""
+    """Return what was wrong with an agreement when it was given, NONE if nothing was."""
     rulebook = case.rulebook
     request = confirmed_request(acts, act) if act.method == DOUBLE_OPT_IN else None
     if act.method in rulebook.preticked_methods:
@@ -107,11 +106,10 @@ def _act_failure(act: ConsentAct, acts: Sequence[ConsentAct], case: RecipientCas
 def newest_act(
     contact: Contact, purpose: str | None, rulebook: Rulebook = _DEFAULT
 ) -> ConsentAct | None:
-    """Return the newest act for the purpose; of several at one time, the strictest.
+    """Return the newest act for the purpose; of several at the same time, the strictest.
 
-    A double opt-in that waits for its confirmation counts only where there is nothing
-    else: anybody could have typed the address, and that must not undo what the person
-    said before.
+    An unconfirmed double opt-in counts only if there is nothing else: anybody could have typed the
+    address, and that must not undo what the person said before.
     """
     newest = None
     for act in contact.acts:
@@ -129,8 +127,8 @@ def newest_act(
 
 
 def _strictness(act: ConsentAct, rulebook: Rulebook) -> tuple[bool, ...]:
-    """Rank acts of one moment. Of two otherwise equal ones, the proven one counts:
-    evidence that is found later does not make another act."""
+    """Rank acts of the same moment. Of two otherwise equal ones the proven one counts, because
+    evidence found later does not make a new act."""
     return (
         act.withdrawal,
         act.method in rulebook.preticked_methods,
@@ -142,7 +140,7 @@ def _strictness(act: ConsentAct, rulebook: Rulebook) -> tuple[bool, ...]:
 
 
 def confirmed_request(acts: Sequence[ConsentAct], act: ConsentAct) -> ConsentAct | None:
-    """Return the newest request that `act` may be the confirmation of, None without one."""
+    """Return the newest request that `act` may confirm, or None."""
     requests = [
         each
         for each in acts
@@ -155,7 +153,7 @@ def confirmed_request(acts: Sequence[ConsentAct], act: ConsentAct) -> ConsentAct
 
 
 def withdrawn_at(case: RecipientCase) -> datetime | None:
-    """Return when consent for the purpose was last withdrawn, None when it never was."""
+    """Return when consent for the purpose was last withdrawn, None if it never was."""
     contact, purpose = case.facts.contact, case.stream.purpose
     newest = None if contact is None else newest_withdrawal(contact.acts, purpose)
     elsewhere = [newest_withdrawal(one.acts, purpose) for one in case.facts.readings]
@@ -171,11 +169,11 @@ def newest_withdrawal(acts: Sequence[ConsentAct], purpose: str | None) -> dateti
 
 
 def _is_withdrawn(case: RecipientCase, acts: Sequence[ConsentAct]) -> bool:
-    """Whether a withdrawal is in force: only consent that was valid when given undoes one.
+    """Whether a withdrawal is in force: only consent that was valid when given ends one.
 
-    It must be later than the withdrawal and not later than now, and nothing stricter may
-    have been said at its moment: silence, a box ticked in advance and what was not
-    confirmed undo nothing.
+    It must be later than the withdrawal and no later than now, and nothing stricter may have been
+    said at the same moment. Silence, a pre-ticked box and an unconfirmed request do not end a
+    withdrawal.
     """
     purpose = case.stream.purpose
     newest = newest_withdrawal(acts, purpose)
@@ -195,14 +193,15 @@ def _is_withdrawn(case: RecipientCase, acts: Sequence[ConsentAct]) -> bool:
 
 
 def _was_agreement(act: ConsentAct, case: RecipientCase) -> bool:
-    """Whether an act was one of agreement by what it was, whatever proves it."""
+    """Whether an act was an agreement in itself, regardless of its proof."""
     return not any(_strictness(act, case.rulebook)[:-1])
 
 
 def _is_proven(act: ConsentAct, request: ConsentAct | None, case: RecipientCase) -> bool:
-    """Whether an active method, the evidence and a time that has come are on record.
+    """Whether the act is on record with an active method, the evidence and a time that is not in
+    the future.
 
-    What proves a confirmation may stand in the request that it confirms.
+    The evidence of a confirmation may be that of the request that it confirms.
     """
     rulebook = case.rulebook
     if act.pending or act.method not in rulebook.valid_methods or act.at > case.now:
@@ -224,7 +223,7 @@ _CUSTOMER = allow("existing_customer", Basis.EXISTING_CUSTOMER)
 _CHARITY = allow("charity", Basis.CHARITY)
 _PROFESSIONAL = allow("professional", Basis.PROFESSIONAL)
 _OPT_OUT = allow("opt_out", Basis.OPT_OUT)
-# Looking a member up in its enum costs more than the test that it is for.
+# Looking up an enum member costs more than comparing with it.
 _HOLDS, _NOT_THERE = Reason.NONE, Reason.CONSENT_MISSING
 _INQUIRY, _SIMILAR_PRODUCT = Dealing.INQUIRY, Condition.SIMILAR_PRODUCT
 _DIRECT, _AS_PROFESSIONAL, _OF_CHARITY = Source.DIRECT, Audience.PROFESSIONAL, Nature.CHARITY
@@ -245,12 +244,13 @@ def professional(case: RecipientCase) -> Verdict | None:
 
 
 def opt_out(case: RecipientCase) -> Verdict:
-    """Allow what no rule before this one refused: mail is lawful until the person objects."""
+    """Allow whatever no earlier rule refused: mail is lawful until the person objects."""
     return _OPT_OUT
 
 
 def nearest_refusal(case: RecipientCase) -> Verdict:
-    """Refuse with what is missing from the basis that came nearest: the first that is there."""
+    """Refuse with what is missing from the nearest basis, which is the first with anything on
+    record."""
     for basis in case.rulebook.bases:
         failure = FAILURES.get(basis)
         reason = _NOT_THERE if failure is None else failure(case)
@@ -260,7 +260,7 @@ def nearest_refusal(case: RecipientCase) -> Verdict:
 
 
 def customer_failure(case: RecipientCase) -> Reason:
-    """A customer, told and free to refuse when collected (A6 to A9, A11)."""
+    """A customer, informed and able to refuse at collection (A6 to A9, A11)."""
     contact, rulebook = case.facts.contact, case.rulebook
     if contact is None or not contact.purchases:
         return _NOT_THERE
@@ -287,9 +287,9 @@ def customer_failure(case: RecipientCase) -> Reason:
 
 
 def charity_failure(case: RecipientCase) -> Reason:
-    """A charity's stream to somebody told and free to refuse, and not silent (A10, A17).
+    """A charity's stream, to somebody informed, able to refuse and not inactive (A10, A17).
 
-    Where the law asks for support or interest, one must be on record.
+    If the law requires support or interest, one of them must be on record.
     """
     contact = case.facts.contact
     if contact is None or case.stream.nature is not _OF_CHARITY:
@@ -304,7 +304,7 @@ def charity_failure(case: RecipientCase) -> Reason:
 
 
 def professional_failure(case: RecipientCase) -> Reason:
-    """A professional, told, written to about what they do, and not silent (A13, A14)."""
+    """A professional, informed, mailed about their occupation, and not inactive (A13, A14)."""
     contact = case.facts.contact
     if contact is None or contact.audience is not _AS_PROFESSIONAL:
         return _NOT_THERE
@@ -312,10 +312,10 @@ def professional_failure(case: RecipientCase) -> Reason:
 
 
 def is_informed(contact: Contact, case: RecipientCase) -> bool:
-    """Whether the person was told at collection, not later (A11).
+    """Whether the person was informed at collection, not later (A11).
 
-    Where the time of collection is unknown, a notice that has been given is enough; where
-    it is one that has not come, nothing shows that the notice was not late.
+    If the time of collection is unknown, a past notice is enough; if it is in the future, nothing
+    shows that the notice was in time.
     """
     informed, collected = contact.informed_at, contact.collected_at
     return (
@@ -340,11 +340,12 @@ def _is_direct(contact: Contact, case: RecipientCase) -> bool:
 
 
 def _could_refuse(contact: Contact, case: RecipientCase) -> bool:
-    return contact.optout_offered is True  # not on record is not yes
+    return contact.optout_offered is True  # None, not on record, is not enough
 
 
 def _concerns_them(contact: Contact, case: RecipientCase) -> bool:
-    """Whether the topic is theirs. Who objected to profiling counts as what they said alone."""
+    """Whether the topic is one of their occupations. After an objection to profiling, only
+    occupations that they stated themselves count."""
     if contact.profiling_objected_at is not None and contact.source is not _DIRECT:
         return False
     return not contact.occupations.isdisjoint(case.stream.topics)
@@ -354,7 +355,7 @@ def _is_not_silent(contact: Contact, case: RecipientCase) -> bool:
     return is_active(contact, case.rulebook.activity_period, case.rulebook, case.now)
 
 
-# Similar products are a customer's alone, and are compared where the purchases are.
+# SIMILAR_PRODUCT applies only to customers: `customer_failure` checks it.
 _CONDITIONS: dict[Condition, tuple[Callable[[Contact, RecipientCase], bool], Reason]] = {
     Condition.DIRECT_SOURCE: (_is_direct, Reason.SOURCE_NOT_DIRECT),
     Condition.NOTICE: (is_informed, Reason.NOTICE_MISSING),

@@ -1,7 +1,9 @@
-"""What of a record counts for a stream: what was said to its brand, one collection at a time.
+"""The part of a record that counts for a stream: what was said to its brand, one collection at a
+time.
 
-The law's exceptions hold for the same seller (CPCE L34-5), and consent for whom it was given to.
-Permissions name their brand, or there is only one; a refusal without one counts against all.
+The law's exceptions apply to the same seller (CPCE L34-5), and consent to whoever it was given to.
+A permission names its brand, unless there is only one; a refusal without a brand counts against
+all.
 """
 
 from collections.abc import Iterable
@@ -23,15 +25,15 @@ from smtpproxy.policy.rules import RecipientCase
 
 
 def is_own(brand: str | None, stream: Stream) -> bool:
-    """Whether what was told to `brand` may allow mail of the stream. None is not on record."""
+    """Whether a permission given to `brand` may allow mail of the stream. None: not on record."""
     return brand in stream.own_brands
 
 
 def concerns(brand: str | None, stream: Stream) -> bool:
-    """Whether a refusal that was told to `brand` counts against the stream.
+    """Whether a refusal given to `brand` counts against the stream.
 
-    Who is talking on a stream of the built-in brand is not known: it may be anybody. A brand that
-    is not there any more may be called otherwise now.
+    A stream of the built-in brand may speak for anybody. A brand that no longer exists may have
+    been renamed.
     """
     if brand is None or brand == stream.brand or stream.brand == BUILT_IN_BRAND:
         return True
@@ -39,17 +41,17 @@ def concerns(brand: str | None, stream: Stream) -> bool:
 
 
 def by_collection(case: RecipientCase) -> tuple[RecipientCase, ...]:
-    """Return the case as each collection of the stream's brand makes it, with what came by it.
+    """Return one case for each collection of the stream's brand, with what that collection brought.
 
-    What no collection brought is in each. Where there is none, the record says of no way in which
-    this brand obtained the address: one case is left, with a contact that is not its own.
+    Whatever no collection brought is in each. If there is no collection, the record does not say
+    how this brand obtained the address: then there is one case, with a contact of another brand.
     """
     contact, facts, stream = case.facts.contact, case.facts, case.stream
     if facts.readings:
         facts = replace(facts, readings=_concerning(facts.readings, stream))
     if contact is None:
         return (case if facts is case.facts else replace(case, facts=facts),)
-    if facts is case.facts and is_plain(contact, stream):
+    if facts is case.facts and has_one_collection(contact, stream):
         return (case,)
     own = [each for each in collections(contact) if is_own(each.brand, stream)]
     own = own or [Collection(contact.brand)]
@@ -60,8 +62,8 @@ def by_collection(case: RecipientCase) -> tuple[RecipientCase, ...]:
     )
 
 
-def is_plain(contact: Contact, stream: Stream) -> bool:
-    """Whether there is one collection, and all that is on record is the brand's and came by it."""
+def has_one_collection(contact: Contact, stream: Stream) -> bool:
+    """Whether there is one collection, and everything on record is the brand's and came by it."""
     if contact.others:
         return False
     own = stream.own_brands
@@ -93,7 +95,7 @@ def _seen_from(
 
 
 def _concerning(readings: Iterable[Reading], stream: Stream) -> tuple[Reading, ...]:
-    """Of other addresses, what may refuse: withdrawals, and what undid them."""
+    """The acts for other addresses that may refuse: withdrawals, and what ended them."""
     return tuple(replace(one, acts=_said_to(one.acts, stream, None)) for one in readings)
 
 

@@ -1,4 +1,4 @@
-"""What would be allowed, but not now (design.md section 4, rule 12)."""
+"""Mail that is allowed, but not now (design.md section 4, rule 12)."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -17,7 +17,7 @@ _MISSING = Verdict(
 
 
 def restored(case: RecipientCase) -> Verdict | None:
-    """Defer while nobody knows who objected since the backup that the store was restored from."""
+    """Defer while it is unknown who objected since the backup that the store was restored from."""
     if not case.facts.pauses or not case.stream.may_be_held_back:
         return None
     pause = restore_in_force(case.facts.pauses)
@@ -28,12 +28,12 @@ def restored(case: RecipientCase) -> Verdict | None:
 
 
 def restore_in_force(pauses: Iterable[Pause]) -> Pause | None:
-    """Return the pause of all marketing, where there is one."""
+    """Return the pause of all marketing, if there is one."""
     return next((pause for pause in pauses if pause.subject == MARKETING), None)
 
 
 def paused(case: RecipientCase) -> Verdict | None:
-    """Defer while the configuration, a person or the breaker holds the stream back."""
+    """Defer while the configuration, a person or the breaker pauses the stream."""
     stream = case.stream
     if not (stream.paused or case.facts.pauses) or stream.stream_class is not StreamClass.MARKETING:
         return None
@@ -48,14 +48,14 @@ def paused(case: RecipientCase) -> Verdict | None:
 
 
 def pause_in_force(stream: str, brand: str, pauses: Iterable[Pause], now: datetime) -> Pause | None:
-    """Return the pause of a stream, of its brand or of all, that lasts longest."""
+    """Return the longest pause of a stream, of its brand or of all marketing."""
     subjects = (STREAM + stream, BRAND + brand, MARKETING)
     holding = [pause for pause in pauses if pause.subject in subjects and pause.holds(now)]
     return max(holding, key=lambda pause: pause.until or _NEVER, default=None)
 
 
 def frequency(case: RecipientCase) -> Verdict | None:
-    """Defer while as many messages went to the person as the stream, or all marketing, may send."""
+    """Defer while the person has had as many messages as the stream, or all marketing, may send."""
     stream = case.stream
     if stream.frequency_cap is None and stream.marketing_cap is None:
         return None
@@ -92,7 +92,7 @@ def list_stale(case: RecipientCase) -> Verdict | None:
 
 
 def reached_cap(case: RecipientCase) -> tuple[Cap, datetime] | None:
-    """Return the cap that is reached for longest, and when it no longer will be."""
+    """Return the cap that stays reached the longest, and when it will no longer be reached."""
     stream, mailings = case.stream, case.facts.mailings
     counted = (
         (stream.frequency_cap, [m.at for m in mailings if m.stream == stream.name]),
@@ -110,7 +110,7 @@ def reached_cap(case: RecipientCase) -> tuple[Cap, datetime] | None:
 
 
 def campaign(case: DeliveryCase) -> Verdict | None:
-    """Defer a new campaign whose first recipients do not know the sender, or do not exist."""
+    """Defer a new campaign if too many of its first recipients are strangers or do not exist."""
     stream, content = case.recipient.stream, case.features.content
     trial = stream.trial if stream.stream_class is StreamClass.MARKETING else None
     if trial is None or content is None or content.campaign is None:
@@ -131,7 +131,8 @@ def campaign(case: DeliveryCase) -> Verdict | None:
 
 
 def is_stranger(case: RecipientCase) -> bool:
-    """Whether somebody was never mailed before, or is silent for longer than a trial allows."""
+    """Whether somebody was never mailed before, or has been inactive for longer than a trial
+    allows."""
     trial, contact, now = case.stream.trial, case.facts.contact, case.now
     told = None if contact is None else contact.first_contacted_at
     if not any(at is not None and at <= now for at in (told, case.facts.first_mailed_at)):

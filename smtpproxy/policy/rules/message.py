@@ -1,8 +1,7 @@
-"""How a message is judged: its header, what it shows, and whom it is from (design.md section 6).
+"""How a message is judged: its header, its visible text and its sender (design.md section 6).
 
-The rules judge what will go out, with the fields that the relay adds (`unsubscribe = "add"`).
-The rules of what it shows hold only where the stream asks for it: then `features.content` is
-there.
+The rules judge what will leave, including the fields that the relay adds (`unsubscribe = "add"`).
+Those about visible text apply only if the stream asks for them; then `features.content` is set.
 """
 
 from functools import lru_cache
@@ -33,7 +32,7 @@ _KEEP, _REPLACE = ExistingUnsubscribe.KEEP, ExistingUnsubscribe.REPLACE
 def adds_unsubscribe(stream: Stream, features: MessageFeatures) -> bool:
     """Whether the relay puts List-Unsubscribe and List-Unsubscribe-Post into the message.
 
-    Not into one whose header cannot be read, which only passes where it is observed.
+    It does not if the header cannot be read; such a message passes only in observe mode.
     """
     return (
         stream.unsubscribe_scope is not None
@@ -62,21 +61,21 @@ _UNCHECKED = defer("unsubscribe_signed", Reason.TEMPORARY_FAILURE)
 
 
 def header(case: MessageCase) -> Verdict | None:
-    """Refuse a header that readers may read in different ways: nothing can be judged by it."""
+    """Refuse a header that can be read in different ways, so that nothing can be judged by it."""
     features = case.features
     return None if features.malformed is None and features.from_domains else _MALFORMED
 
 
 def sender(case: MessageCase) -> Verdict | None:
-    """Refuse a From address outside the stream's domains; a stream without any takes all that
-    are no other brand's."""
+    """Refuse a From address outside the stream's domains; a stream without any allows all but those
+    of other brands."""
     domains, found = case.stream.from_domains, case.features.from_domains
     own = domains.issuperset(found) if domains else case.stream.foreign_domains.isdisjoint(found)
     return None if own else _SENDER
 
 
 def recipient_limit(case: MessageCase) -> Verdict | None:
-    """Refuse a message to more recipients than the stream takes in one."""
+    """Refuse a message to more recipients than the stream allows."""
     most = case.stream.max_recipients
     return None if most is None or case.features.recipients <= most else _RECIPIENTS
 
@@ -88,10 +87,10 @@ def unsubscribe_present(case: MessageCase) -> Verdict | None:
 
 
 def unsubscribe_usable(case: MessageCase) -> Verdict | None:
-    """Refuse several fields, or one without a usable https or mailto URI, or with one that is
-    of no use: which of them its reader gets is the mailbox provider's choice.
+    """Refuse several fields, one without a usable https or mailto URI, or one with any unusable
+    URI: the mailbox provider chooses which one the reader gets.
 
-    Where the relay adds the field and no other is wanted, one of the app's is one too many.
+    If the relay adds the field and wants no other, the app's own field is refused.
     """
     features = case.features
     if case.stream.unsubscribe_scope is not None:
@@ -105,7 +104,7 @@ def unsubscribe_usable(case: MessageCase) -> Verdict | None:
 
 
 def one_click(case: MessageCase) -> Verdict | None:
-    """Refuse what cannot be unsubscribed from by one POST (RFC 8058), if the stream requires it."""
+    """Refuse mail that one POST cannot unsubscribe from (RFC 8058), if the stream requires that."""
     features = case.features
     if not case.stream.one_click_required or (features.unsubscribe_https and features.one_click):
         return None
@@ -113,11 +112,12 @@ def one_click(case: MessageCase) -> Verdict | None:
 
 
 def unsubscribe_signed(case: MessageCase) -> Verdict | None:
-    """Refuse a signed message whose ways out no valid signature covers (RFC 8058 section 4).
+    """Refuse a signed message if no valid signature covers its unsubscribe fields (RFC 8058 section
+    4).
 
-    Valid is only said of a signature that covers them. None were looked at where the relay
-    signs the message itself, or nobody asked. No signature that a message came with covers
-    what the relay adds to it.
+    VALID is only a signature that covers them. Signatures are not checked if the relay signs the
+    message itself or no stream asks. No signature that a message came with covers what the relay
+    adds.
     """
     found = case.features.signatures
     if found is None or not case.stream.check_dkim or case.features.signed_by_relay:
@@ -140,16 +140,16 @@ _UNDECLARED = refuse("bulk", Reason.BULK_UNDECLARED)
 
 
 def alignment(case: MessageCase) -> Verdict | None:
-    """Refuse a From domain that neither the envelope sender nor a signature answers for.
+    """Refuse a From domain that matches neither the envelope sender nor a signature.
 
-    Where the relay itself signs, it does so for the From domain.
+    If the relay itself signs, it does so for the From domain.
     """
     mode, features = case.stream.alignment, case.features
     if mode is Alignment.OFF or features.signed_by_relay:
         return None
     content = features.content or ContentFeatures()
     strict = mode is Alignment.STRICT
-    if strict or not content.organisations:  # the DNS was not asked: it had nothing to add
+    if strict or not content.organisations:  # the DNS was not asked, because it could add nothing
         aligned = all_aligned(features.from_domains, content.senders, strict=strict)
         return None if aligned else _MISALIGNED
     known = dict(content.organisations)
@@ -178,7 +178,7 @@ def body_optout(case: MessageCase) -> Verdict | None:
 
 
 def imprint(case: MessageCase) -> Verdict | None:
-    """Refuse a text that does not hold the stream's imprint."""
+    """Refuse a text without the stream's imprint."""
     if not case.stream.imprint:
         return None
     content = case.features.content
@@ -186,7 +186,7 @@ def imprint(case: MessageCase) -> Verdict | None:
 
 
 def subject(case: MessageCase) -> Verdict | None:
-    """Refuse the subject of an answer on a message that answers nothing."""
+    """Refuse the subject of a reply or forward on a message that is neither."""
     if not case.stream.honest_subject:
         return None
     content = case.features.content
@@ -194,22 +194,22 @@ def subject(case: MessageCase) -> Verdict | None:
 
 
 def confirm_link(case: MessageCase) -> Verdict | None:
-    """Refuse a permission message by which its reader cannot say yes."""
+    """Refuse a permission message without a link by which its reader can consent."""
     content = case.features.content
     found = (content and content.confirm_link) or ConfirmLink.MISSING
     return None if found is ConfirmLink.VALID else _CONFIRM_LINK
 
 
 def bulk(case: MessageCase) -> Verdict | None:
-    """Refuse bulk mail on a transactional stream, where the stream says so."""
+    """Refuse bulk mail on a transactional stream, if the stream says so."""
     if case.stream.undeclared_bulk is not UndeclaredBulk.REFUSE:
         return None
     return _UNDECLARED if is_undeclared_bulk(case.stream, case.features) else None
 
 
 def is_undeclared_bulk(stream: Stream, features: MessageFeatures) -> bool:
-    """Whether a message on a stream that claims not to be bulk has the marks of it, or was
-    sent to more people than the stream's `bulk_recipients` within its `bulk_window`."""
+    """Whether a message on a transactional stream has the signs of bulk mail, or was sent to more
+    people than the stream's `bulk_recipients` within its `bulk_window`."""
     content = features.content
     if content is None or stream.stream_class is not StreamClass.TRANSACTIONAL:
         return False

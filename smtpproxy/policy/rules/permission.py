@@ -1,7 +1,7 @@
-"""The one message that asks, when the time of a basis is over, whether a person wants to go on.
+"""The one message that asks, when a basis has expired, whether a person wants to continue.
 
-At the end of the three years without a sign of life the CNIL lets a sender ask once more; silence
-is a no (A17). It is asked on a stream of class `permission`, within the rulebook's window.
+After three years without a sign of life, the CNIL lets a sender ask once more; silence means no
+(A17). The question is asked on a stream of class `permission`, within the rulebook's window.
 """
 
 from msgspec.structs import replace
@@ -12,7 +12,7 @@ from smtpproxy.policy.rules import RecipientCase, allow, refuse
 from smtpproxy.policy.rules.bases import FAILURES
 
 _ENDED = frozenset({Reason.CONSENT_EXPIRED, Reason.CUSTOMER_STALE, Reason.INACTIVE})
-"""What a basis lacks when only time has passed: these are asked last, after all else holds."""
+"""What a basis lacks if only its time is over: these conditions are checked last."""
 
 _MAY_BE_ASKED = allow("permission", Basis.PERMISSION)
 _NOT_DUE = refuse("permission", Reason.PERMISSION_NOT_DUE)
@@ -20,9 +20,10 @@ _REPEATED = refuse("permission", Reason.PERMISSION_REPEATED)
 
 
 def permission(case: RecipientCase) -> Verdict | None:
-    """Allow it once, in the window after the last basis ended; None where none ever was.
+    """Allow one message in the window after the last basis expired; None if there never was a
+    basis.
 
-    A basis that still holds needs no question.
+    While a basis holds, there is nothing to ask.
     """
     failures = basis_failures(case)
     if Basis.OPT_OUT in case.rulebook.bases or Reason.NONE in failures.values():
@@ -33,7 +34,7 @@ def permission(case: RecipientCase) -> Verdict | None:
     window = case.rulebook.permission_window
     if window is None:
         return _NOT_DUE
-    # What holds no more, and held so long ago, ended in between.
+    # A basis that fails now and held at the beginning of the window expired within it.
     earlier = basis_failures(replace(case, now=beginning(case.now, window)))
     if all(earlier[basis] is not Reason.NONE for basis in ended):
         return _NOT_DUE
@@ -41,19 +42,19 @@ def permission(case: RecipientCase) -> Verdict | None:
 
 
 def has_nothing_to_ask(case: RecipientCase, verdict: Verdict) -> bool:
-    """Whether it is refused because a basis holds."""
+    """Whether the question is refused because a basis holds."""
     return (
         verdict.reason is Reason.PERMISSION_NOT_DUE and Reason.NONE in basis_failures(case).values()
     )
 
 
 def basis_failures(case: RecipientCase) -> dict[Basis, Reason]:
-    """Return what each basis of the rulebook that rests on a record lacks, NONE where it holds."""
+    """Return what each recorded basis of the rulebook lacks, NONE if it holds."""
     return {basis: FAILURES[basis](case) for basis in case.rulebook.bases if basis in FAILURES}
 
 
 def asked(case: RecipientCase) -> Mailing | None:
-    """Return the message by which the brand asked in this window, None where it has not."""
+    """Return the message by which the brand already asked in this window, if any."""
     stream, window = case.stream, case.rulebook.permission_window
     return next(
         (

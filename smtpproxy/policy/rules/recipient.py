@@ -1,7 +1,7 @@
 """What is required of a recipient in addition to a basis (design.md section 4).
 
-Standing orders not to mail (rule 0; A31 to A36), the record and its source (rules 3 to 6), the
-domain, what a first message must say (A24; RGPD art. 14(3)(b)), and how much mail a person wants.
+Suppressions (rule 0; A31 to A36), the record and its source (rules 3 to 6), the domain, what a
+first message must say (A24; RGPD art. 14(3)(b)), and how much mail a person wants.
 """
 
 import re
@@ -47,7 +47,7 @@ _REASONS = {origin: Reason(f"suppressed_{origin}") for origin in Origin}
 
 
 def suppressed(case: RecipientCase) -> Verdict | None:
-    """Refuse by the widest of the suppressions that hold, of these by the oldest."""
+    """Refuse by the widest suppression that holds; of several as wide, by the oldest."""
     if not case.facts.suppressions:
         return None
     entry = decisive(case)
@@ -64,7 +64,7 @@ def suppressed(case: RecipientCase) -> Verdict | None:
 
 
 def decisive(case: RecipientCase) -> Suppression | None:
-    """Return the suppression by which the mail is refused, None when none holds."""
+    """Return the suppression by which the mail is refused, or None."""
     holding = [entry for entry in matching(case) if not _yields(entry, case)]
     return min(holding, key=lambda entry: (_width(entry.scope), entry.since), default=None)
 
@@ -74,7 +74,7 @@ def _width(scope: str) -> int:
 
 
 def yielded(case: RecipientCase) -> str | None:
-    """Return what to record when suppressions gave way to newer consent, else None."""
+    """Return what to record if suppressions yielded to newer consent, or None."""
     found = yielding(case)
     if found is None:
         return None
@@ -83,7 +83,7 @@ def yielded(case: RecipientCase) -> str | None:
 
 
 def yielding(case: RecipientCase) -> tuple[Suppression, ConsentAct] | None:
-    """Return the newest suppression that gave way, and the consent it gave way to."""
+    """Return the newest suppression that yielded, and the consent to which it did."""
     entries = [entry for entry in matching(case) if _yields(entry, case)]
     contact = case.facts.contact
     act = None if contact is None else newest_act(contact, case.stream.purpose, case.rulebook)
@@ -93,10 +93,10 @@ def yielding(case: RecipientCase) -> tuple[Suppression, ConsentAct] | None:
 
 
 def matching(case: RecipientCase) -> Iterator[Suppression]:
-    """Yield the suppressions whose scope covers the stream and whose key may count.
+    """Yield the suppressions whose scope covers the stream and whose key counts.
 
-    Who complained or objected, about whatever purpose or brand, is not asked about another: neither
-    to confirm it nor whether it may go on.
+    Anybody who complained or objected, whatever the purpose or brand, is not asked about another
+    either, neither to confirm nor whether to continue.
     """
     asks = case.stream.confirmation or case.stream.permission
     for entry in case.facts.suppressions:
@@ -108,11 +108,11 @@ def matching(case: RecipientCase) -> Iterator[Suppression]:
 
 
 def covers(scope: str, stream: Stream) -> bool:
-    """Whether a scope holds on a stream; `purpose:X` on either class of that purpose.
+    """Whether a scope covers a stream; `purpose:X` covers that purpose's streams of both classes.
 
-    Whose a stream of the built-in brand is, is not known, so `brand:X` holds there whatever X is.
-    Whoever X was, where no brand is called that any more, may be any of those that there are.
-    A scope other than the four cannot be decided, so it applies everywhere.
+    A stream of the built-in brand may be any brand's, so `brand:X` covers it for every X. If brand
+    X no longer exists, it may have become any other, so `brand:X` covers them all. A scope other
+    than the four cannot be interpreted, so it applies everywhere.
     """
     if scope == "marketing":
         return stream.stream_class is _MARKETING or stream.confirmation
@@ -131,18 +131,18 @@ def day(moment: datetime) -> str:
 
 
 def _yields(entry: Suppression, case: RecipientCase) -> bool:
-    """Whether an order gives way to valid consent for the purpose, given later than it.
+    """Whether a suppression yields to valid consent for the purpose, given later than it.
 
-    The rulebook says which origins ever do, and to consent by which methods. What holds for a
-    whole domain is no order of the person's, and what holds for another reading of the address
-    may be another person's.
+    The rulebook says which origins can yield, and to consent by which methods. A suppression of a
+    whole domain never does, because it is not the person's, nor does one of another reading of the
+    address, because it may be another person's.
     """
     contact, rulebook = case.facts.contact, case.rulebook
     if entry.domain is not None or entry.read_as is not None:
         return False
     if entry.origin not in rulebook.lifted_by_consent:
         return False
-    if case.stream.confirmation:  # the consent that it may lead to would be later
+    if case.stream.confirmation:  # any consent that follows would be later
         return entry.scope != "all" and entry.origin not in _NOT_ASKED
     if contact is None:
         return False
@@ -167,10 +167,10 @@ _OTHER_BRAND = refuse("source", Reason.BRAND_UNPROVEN)
 
 
 def generic_address(case: RecipientCase) -> Verdict | None:
-    """Allow an address that belongs to an organisation and not to a person (A15).
+    """Allow an address that belongs to an organisation rather than a person (A15).
 
-    One that is on record needs what every record needs: no tag that protects it, and a
-    source. At a provider of private mailboxes it is somebody's, whatever the record says.
+    A recorded one needs what every record needs: no protective tag, and a source. At a consumer
+    mailbox provider it is a person's, whatever the record says.
     """
     contact = case.facts.contact
     if contact is not None and contact.audience is not _GENERIC_AUDIENCE:
@@ -218,13 +218,13 @@ def restricted(case: RecipientCase) -> Verdict | None:
 
 
 def restricting(tags: Collection[str], restricted_tags: Iterable[str]) -> frozenset[str]:
-    """Return those of a contact's tags that protect it, whatever their case and margins."""
+    """Return those of a contact's tags that protect it, ignoring case and surrounding spaces."""
     wanted = {tag.strip().casefold() for tag in restricted_tags} if tags else ()
     return frozenset(tag for tag in tags if tag.strip().casefold() in wanted)
 
 
 def source(case: RecipientCase) -> Verdict | None:
-    """Refuse what was not obtained from the person or by a chain that named us."""
+    """Refuse an address that came neither from the person nor through a chain that named us."""
     contact, rulebook = case.facts.contact, case.rulebook
     known = known_source(case)
     if known in rulebook.accepted_sources:
@@ -244,7 +244,7 @@ def known_source(case: RecipientCase) -> Source:
 
 
 def is_disclosed(provenance: Provenance | None, rulebook: Rulebook, now: datetime) -> bool:
-    """Whether every hand is named and disclosed this sender at collection (A22)."""
+    """Whether every supplier is named and disclosed this sender at collection (A22)."""
     if provenance is None:
         return False
     hands = links(provenance)
@@ -254,7 +254,7 @@ def is_disclosed(provenance: Provenance | None, rulebook: Rulebook, now: datetim
 
 
 def links(provenance: Provenance) -> tuple[Link, ...]:
-    """Return the chain, the collector first; a supplier next to it is its last link."""
+    """Return the chain, the collector first; a supplier given beside it is its last link."""
     last = Link(provenance.supplier, provenance.sender_disclosed)
     if not provenance.chain:
         return (last,)
@@ -273,7 +273,7 @@ _NULL_MX = refuse("null_mx", Reason.NULL_MX)
 
 
 def null_mx(case: RecipientCase) -> Verdict | None:
-    """Refuse mail to a domain that says it takes none (RFC 7505)."""
+    """Refuse mail to a domain that says it accepts none (RFC 7505)."""
     return _NULL_MX if case.facts.null_mx else None
 
 
@@ -283,8 +283,8 @@ _NOT_ANNOUNCED = refuse("source_announced", Reason.SOURCE_NOT_ANNOUNCED)
 def source_announced(case: DeliveryCase) -> Verdict | None:
     """Refuse a first message that does not say where the address was obtained.
 
-    On streams that ask for it, to persons whose address they did not give themselves.
-    A contact that is not known to have been mailed before was not.
+    This applies on streams that ask for it, to people who did not give their address themselves. A
+    contact not known to have been mailed before counts as not mailed.
     """
     recipient = case.recipient
     stream = recipient.stream
@@ -305,15 +305,16 @@ def source_announced(case: DeliveryCase) -> Verdict | None:
 
 
 TRACKING = "tracking"
-"""The purpose that people agree to where they let openings be told."""
+"""The purpose to which people consent when they let openings be reported."""
 
 _TRACKED = refuse("tracking", Reason.TRACKING_UNCONSENTED)
 
 
 def tracking(case: DeliveryCase) -> Verdict | None:
-    """Refuse a message that tells of its opening to who did not agree to that (CNIL 2026-042).
+    """Refuse a message that reports its opening to anybody who did not agree to that (CNIL
+    2026-042).
 
-    Where the stream takes that out of the message, only if it cannot be taken out.
+    If the stream strips pixels, refuse only those that cannot be removed.
     """
     content, stream = case.features.content, case.recipient.stream
     if content is None or not content.pixels:
@@ -326,12 +327,12 @@ def tracking(case: DeliveryCase) -> Verdict | None:
 
 
 def is_tracked(stream: Stream, content: ContentFeatures) -> bool:
-    """Whether verdicts on recipients depend on whom the message would tell of."""
+    """Whether verdicts depend on who agreed to have openings reported."""
     return bool(content.pixels) and stream.looks_for_pixels
 
 
 def agreed_to_tracking(case: RecipientCase) -> bool:
-    """Whether consent to the purpose `tracking` is valid: to the mail is another one."""
+    """Whether consent to the purpose `tracking` is valid; consent to the mail is separate."""
     asked = replace(case, stream=replace(case.stream, purpose=TRACKING))
     return consent_failure(asked) is Reason.NONE
 
@@ -339,7 +340,7 @@ def agreed_to_tracking(case: RecipientCase) -> bool:
 def preference(case: RecipientCase) -> Verdict | None:
     """Refuse more mail of a purpose than the person wants (RGPD 21; A28).
 
-    It will not be less in an hour, so it is no deferral.
+    It is not a deferral, because waiting an hour would not help.
     """
     contact = case.facts.contact
     if contact is None or not contact.preferences:
@@ -357,10 +358,11 @@ _NEXT = {Frequency.WEEKLY: next_weekly, Frequency.MONTHLY: next_monthly}
 
 def preferred(case: RecipientCase) -> tuple[Preference, date] | None:
     """Return the strictest wish about mail of the stream's purpose, and the day (UTC) from which
-    there may be more: counted from the last message, and from the wish, which came with one.
+    more is allowed: counted from the last message, and from the wish, which was made in answer to
+    one.
 
-    What is on record counts though it is dated later than now: another worker, or a machine whose
-    clock is ahead, counted its message before this one was.
+    Messages on record count even if dated later than now: another worker, or a machine whose clock
+    is ahead, counted them before this one.
     """
     contact, stream = case.facts.contact, case.stream
     if contact is None or stream.stream_class is not StreamClass.MARKETING:
@@ -383,5 +385,5 @@ def _is_like(mailing: Mailing, stream: Stream) -> bool:
 
 
 def same_brand(one: str, other: str) -> bool:
-    """Whether a wish about one brand holds for another; about nobody's it holds everywhere."""
+    """Whether a wish about one brand applies to another; the built-in brand matches every brand."""
     return one == other or BUILT_IN_BRAND in (one, other)

@@ -1,15 +1,15 @@
-"""The rules in their order: the first that decides, decides (design.md sections 4 and 6).
+"""The rules in order; the first that gives a verdict decides (design.md sections 4 and 6).
 
-1. `recipient_rules` of the rulebook's bases (`PERMISSION_RULES`, where the stream is of that
+1. `recipient_rules` of the rulebook's bases (`PERMISSION_RULES`, if the stream is of that
    class) are asked from the top; the last of them always decides.
-2. What they allow at the end of data is put to `DELIVERY_RULES`, which look at the
+2. What they allow at the end of data goes to `DELIVERY_RULES`, which look at the
    message too.
-3. What is still allowed is put to `DOMAIN_RULES`, where the recipient's domain was asked,
+3. What is still allowed goes to `DOMAIN_RULES`, if the recipient's domain was looked up,
    then to `WISHES`, `DEFERRALS` and, with the message, `TRIALS`. Refusals come first, so that
-   nobody retries the impossible.
-4. `MESSAGE_RULES` judge the message itself, `TRANSACTIONAL_MESSAGE_RULES` where the
-   stream is transactional, `PERMISSION_MESSAGE_RULES` where it is of that class; a
-   message that none of them refuses is allowed.
+   nobody retries in vain.
+4. `MESSAGE_RULES` judge the message itself, `TRANSACTIONAL_MESSAGE_RULES` if the stream is
+   transactional, `PERMISSION_MESSAGE_RULES` if it is of that class; a message that none of
+   them refuses is allowed.
 """
 
 from functools import lru_cache
@@ -44,13 +44,13 @@ def _is_transactional(stream: Stream) -> bool:
 
 
 def transactional(case: RecipientCase) -> Verdict | None:
-    """Mail that sells nothing needs no agreement."""
+    """Allow mail that sells nothing, which needs no consent."""
     return _TRANSACTIONAL if _is_transactional(case.stream) else None
 
 
 _FIRST: tuple[Rule[RecipientCase], ...] = (
     Rule("suppression", recipient.suppressed, "design 4.0; A29 to A32, A35 A36 A39 A41"),
-    Rule("transactional", transactional, "design 4.1; A1", on=_is_transactional),
+    Rule("transactional", transactional, "design 4.1; A1", applies=_is_transactional),
     Rule("withdrawn", bases.withdrawn, "design 4.2; A31 A35"),
 )
 _RECORD: tuple[Rule[RecipientCase], ...] = (
@@ -68,7 +68,7 @@ BASES: dict[Basis, Rule[RecipientCase]] = {
         "charity",
         bases.charity,
         "design 4.9; A10 A11 A17 A44",
-        on=lambda stream: stream.nature is Nature.CHARITY,
+        applies=lambda stream: stream.nature is Nature.CHARITY,
     ),
     Basis.PROFESSIONAL: Rule(
         "professional", bases.professional, "design 4.10; A11 A13 A14 A17 A44"
@@ -85,14 +85,14 @@ PERMISSION_RULES: tuple[Rule[RecipientCase], ...] = (
     Rule("permission", permission.permission, "design 4, permission; A17"),
     *_LAST,
 )
-"""Instead of `recipient_rules`, on streams of class `permission`."""
+"""Replaces `recipient_rules` on streams of class `permission`."""
 
 
 @lru_cache(maxsize=64)
 def recipient_rules(in_force: tuple[Basis, ...]) -> tuple[Rule[RecipientCase], ...]:
-    """Return the rules of a rulebook with these bases, in their order.
+    """Return the rules of a rulebook with these bases, in order.
 
-    Generic addresses belong to nobody, so they are checked before a record is required.
+    Generic addresses belong to no person, so they are checked before a record is required.
     """
     generic = [BASES[basis] for basis in in_force if basis is Basis.GENERIC_ADDRESS]
     others = [BASES[basis] for basis in in_force if basis is not Basis.GENERIC_ADDRESS]
@@ -104,9 +104,11 @@ DELIVERY_RULES: tuple[Rule[DeliveryCase], ...] = (
         "source_announced",
         recipient.source_announced,
         "design 4.6; A24",
-        on=lambda stream: stream.first_contact_notice,
+        applies=lambda stream: stream.first_contact_notice,
     ),
-    Rule("tracking", recipient.tracking, "design 6", on=lambda stream: stream.looks_for_pixels),
+    Rule(
+        "tracking", recipient.tracking, "design 6", applies=lambda stream: stream.looks_for_pixels
+    ),
 )
 
 DOMAIN_RULES: tuple[Rule[RecipientCase], ...] = (
@@ -126,13 +128,13 @@ LIMITS: tuple[Rule[RecipientCase], ...] = (
         "frequency",
         deferrals.frequency,
         "design 4.12; A28",
-        on=lambda stream: stream.frequency_cap is not None or stream.marketing_cap is not None,
+        applies=lambda stream: stream.frequency_cap is not None or stream.marketing_cap is not None,
     ),
     Rule(
         "list_stale",
         deferrals.list_stale,
         "design 4.12; A37 A41",
-        on=lambda stream: stream.asks_for_snapshots,
+        applies=lambda stream: stream.asks_for_snapshots,
     ),
 )
 DEFERRALS = (*PAUSES, *LIMITS)
@@ -147,19 +149,19 @@ MESSAGE_RULES: tuple[Rule[MessageCase], ...] = (
         "sender",
         message.sender,
         "design 6; A43",
-        on=lambda stream: bool(stream.from_domains or stream.foreign_domains),
+        applies=lambda stream: bool(stream.from_domains or stream.foreign_domains),
     ),
     Rule(
         "alignment",
         message.alignment,
         "design 6; A43; RFC 9989",
-        on=lambda stream: stream.alignment is not Alignment.OFF,
+        applies=lambda stream: stream.alignment is not Alignment.OFF,
     ),
     Rule(
         "recipient_limit",
         message.recipient_limit,
         "design 6; A28",
-        on=lambda stream: stream.max_recipients is not None,
+        applies=lambda stream: stream.max_recipients is not None,
     ),
     Rule("unsubscribe_present", message.unsubscribe_present, "design 6; A12"),
     Rule("unsubscribe_usable", message.unsubscribe_usable, "design 6; A12; RFC 2369 2, 3"),
@@ -167,17 +169,22 @@ MESSAGE_RULES: tuple[Rule[MessageCase], ...] = (
         "one_click",
         message.one_click,
         "design 6; A12; RFC 8058 3.1, 5",
-        on=lambda stream: stream.one_click_required,
+        applies=lambda stream: stream.one_click_required,
     ),
     Rule(
         "unsubscribe_signed",
         message.unsubscribe_signed,
         "design 6; A12; RFC 8058 4",
-        on=lambda stream: stream.check_dkim,
+        applies=lambda stream: stream.check_dkim,
     ),
-    Rule("body_optout", message.body_optout, "design 6; A12", on=lambda stream: stream.body_optout),
-    Rule("imprint", message.imprint, "design 6; A43", on=lambda stream: bool(stream.imprint)),
-    Rule("subject", message.subject, "design 6; A43", on=lambda stream: stream.honest_subject),
+    Rule(
+        "body_optout",
+        message.body_optout,
+        "design 6; A12",
+        applies=lambda stream: stream.body_optout,
+    ),
+    Rule("imprint", message.imprint, "design 6; A43", applies=lambda stream: bool(stream.imprint)),
+    Rule("subject", message.subject, "design 6; A43", applies=lambda stream: stream.honest_subject),
 )
 
 PERMISSION_MESSAGE_RULES: tuple[Rule[MessageCase], ...] = (
@@ -191,13 +198,13 @@ TRANSACTIONAL_MESSAGE_RULES: tuple[Rule[MessageCase], ...] = (
         "bulk",
         message.bulk,
         "design 6; A1",
-        on=lambda stream: stream.undeclared_bulk is UndeclaredBulk.REFUSE,
+        applies=lambda stream: stream.undeclared_bulk is UndeclaredBulk.REFUSE,
     ),
 )
 
 
 def message_rules(stream: Stream) -> tuple[Rule[MessageCase], ...]:
-    """Return the rules of a message on a stream, in their order."""
+    """Return the rules for a message on a stream, in order."""
     if _is_transactional(stream):
         return TRANSACTIONAL_MESSAGE_RULES
     return PERMISSION_MESSAGE_RULES if stream.permission else MESSAGE_RULES

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import count
 
-from smtpproxy.policy.breaker import Heard, Tally
+from smtpproxy.policy.breaker import Feedback, Tally
 from smtpproxy.policy.campaign import Campaign
 from smtpproxy.store.postgres.connection import Counts, Target
 from smtpproxy.store.sql import stream_counts as sql
@@ -43,7 +43,13 @@ class PostgresStreamCounts(Counts):
             await session.run(_COUNT, list(messages), list(messages.values()), sql.SENT, part)
 
     async def add_heard(
-        self, stream: str, kind: Heard, person: str, sent_at: datetime, at: datetime, window: float
+        self,
+        stream: str,
+        kind: Feedback,
+        person: str,
+        sent_at: datetime,
+        at: datetime,
+        window: float,
     ) -> bool:
         part, width = window_part(sent_at, window), window_part_width(window)
         key = sql.hash_of_heard(stream, kind, person, await self._secret())

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from smtpproxy.mail.address import widened
-from smtpproxy.policy.breaker import Heard, Tally
+from smtpproxy.policy.breaker import Feedback, Tally
 from smtpproxy.policy.campaign import Campaign
 from smtpproxy.store.sql.rows import Row, optional_moment, to_micros
 from smtpproxy.store.sql.side_tables import keyed_hash
@@ -83,10 +83,10 @@ def read_campaign(row: Sequence[Any]) -> Campaign:
 
 def read_tally(rows: Iterable[Row]) -> Tally:
     found: dict[str, int] = dict(rows)
-    return Tally(found.pop(SENT, 0), {Heard(kind): n for kind, n in found.items()})
+    return Tally(found.pop(SENT, 0), {Feedback(kind): n for kind, n in found.items()})
 
 
-def hash_of_heard(stream: str, kind: Heard, person: str, secret: bytes) -> bytes:
+def hash_of_heard(stream: str, kind: Feedback, person: str, secret: bytes) -> bytes:
     """By the mailbox: whoever subscribes it under many tags is one all the same."""
     mailbox = widened(person) if "@" in person else person
     octets = f"{stream}\0{kind}\0{mailbox}".encode()

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from smtpproxy.policy.breaker import Heard, Tally
+from smtpproxy.policy.breaker import Feedback, Tally
 from smtpproxy.policy.campaign import Campaign
 from smtpproxy.store.sql import stream_counts as sql
 from smtpproxy.store.sql.rows import to_micros
@@ -13,7 +13,7 @@ from smtpproxy.store.sql.side_tables import person_hash
 from smtpproxy.store.sql.stream_counts import WINDOW_PARTS, window_part, window_part_width
 from smtpproxy.store.sqlite.side_file import SideFile
 
-# Times are microseconds since 1970 in UTC. `kind` is "sent", or one of `Heard`; `at` is the
+# Times are microseconds since 1970 in UTC. `kind` is "sent", or one of `Feedback`; `at` is the
 # beginning of the part of the window that the messages were sent in. A person is a keyed hash of
 # stream, kind and mailbox.
 TABLES = """
@@ -71,7 +71,13 @@ class SqliteStreamCounts:
         await self._file.write(lambda c: c.executemany(_COUNT, rows))
 
     async def add_heard(
-        self, stream: str, kind: Heard, person: str, sent_at: datetime, at: datetime, window: float
+        self,
+        stream: str,
+        kind: Feedback,
+        person: str,
+        sent_at: datetime,
+        at: datetime,
+        window: float,
     ) -> bool:
         part, width = window_part(sent_at, window), window_part_width(window)
         since = part - width * WINDOW_PARTS
