@@ -1,6 +1,6 @@
-"""The command line: `smtpproxy COMMAND …`; the modules of this folder have the commands.
+"""The command line, `smtpproxy COMMAND …`: each module of this folder holds some commands.
 
-Every command ends with an exit code and without a traceback: 0 done, 1 refused or found wrong,
+Every command ends with an exit code and without a traceback: 0 done, 1 refused or a fault found,
 2 wrong usage or configuration, 130 interrupted.
 """
 
@@ -16,17 +16,17 @@ from typing import Any, NoReturn
 
 import click
 
-INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-BROKEN_PIPE = 1  # as click has it, which sees most of them first
+BROKEN_PIPE = 1  # as in click, which catches most of them first
 
 
 class Failure(click.ClickException):
-    """A command that could not do what it was asked; `fail` raises it."""
+    """A command could not do what was asked; `fail` raises it."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
-        self.exit_code = exit_code  # type: ignore[misc]  # ClickException has it as ClassVar
+        self.exit_code = exit_code  # type: ignore[misc]  # a ClassVar of ClickException
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
@@ -35,7 +35,7 @@ def fail(message: str, code: int = 1) -> NoReturn:
 
 
 class CommandFrame(click.Group):
-    """A group whose commands may raise anything: the user reads one line and gets a code.
+    """A group whose commands may raise anything: the user gets one line and an exit code.
 
     A command that returns an int ends with that exit code.
     """
@@ -53,51 +53,51 @@ class CommandFrame(click.Group):
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
         except Exception as error:
-            sys.exit(_explain(error))
+            sys.exit(_report(error))
         sys.exit(result if type(result) is int else 0)
 
 
 def flush_stdout() -> None:
-    """Raises OSError that names standard output: what was printed did not get there whole."""
+    """Raises OSError that names standard output when not everything printed could be written."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
-        forget_stdout()
+        discard_stdout()
         raise OSError(error.errno, error.strerror, "standard output") from error
 
 
-def forget_stdout() -> None:
-    """What is still buffered goes nowhere, or the interpreter complains at exit."""
+def discard_stdout() -> None:
+    """Drop what is still buffered, or the interpreter complains at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _explain(error: Exception) -> int:
-    """Print `error` for a person to stderr; return the exit code."""
+def _report(error: Exception) -> int:
+    """Print `error` for a person on stderr; return the exit code."""
     with contextlib.suppress(OSError):
-        flush_stdout()  # or what is left in it complains at exit
+        flush_stdout()  # otherwise the interpreter complains at exit
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
     if isinstance(error, click.Abort):
         if not isinstance(error.__cause__, EOFError):
             return INTERRUPTED
-        error = error.__cause__  # click takes any EOFError for Ctrl-D
+        error = error.__cause__  # click turns any EOFError into Abort, as on Ctrl-D
     if isinstance(error, BrokenPipeError):
-        forget_stdout()
+        discard_stdout()
         return BROKEN_PIPE
     if os.environ.get("SMTPPROXY_DEBUG") == "1":
         traceback.print_exception(error)
     if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code
-    text = ": ".join([_in_words(error), *getattr(error, "__notes__", ())])
+    text = ": ".join([_message(error), *getattr(error, "__notes__", ())])
     click.echo("Error: " + " ".join(text.split()), err=True)
-    code: int = getattr(error, "exit_code", 1)  # of StoreMisconfigured, 2
+    code: int = getattr(error, "exit_code", 1)  # 2 for StoreMisconfigured
     return code
 
 
-def _in_words(error: Exception) -> str:
+def _message(error: Exception) -> str:
     from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 
     if isinstance(error, StoreMisconfigured):
@@ -116,7 +116,7 @@ def _in_words(error: Exception) -> str:
 
 
 COMMANDS = {
-    "init": ("init", "init", "Write a first configuration, and what goes with it."),
+    "init": ("init", "init", "Write a first configuration, and the files that go with it."),
     "serve": ("operation", "serve", "Run the relay until SIGTERM or SIGINT."),
     "status": ("running", "status", "Show the state of the running relay."),
     "reload": ("running", "reload", "Have the running relay reload its configuration."),
@@ -133,27 +133,27 @@ COMMANDS = {
     "contact": ("contact", "contact", "Import, show, correct, export and erase contacts."),
     "consent": ("consent", "consent", "Record consent and its withdrawal."),
     "import": ("imports", "imports", "List, show and undo imports."),
-    "scrub": ("scrub", "scrub", "Say who on a list may be mailed, and why the others may not."),
-    "explain": ("explain", "explain", "Say what would happen to a message, or did, and why."),
-    "feedback": ("feedback", "feedback", "Act on bounces, complaints and other answers."),
-    "report": ("report", "report", "Say what would be refused and why, and what is ready."),
-    "audit": ("audit", "audit", "Read the record of decisions, prove it, judge it again."),
-    "stream": ("stream", "stream", "Show what comes back on streams; pause and resume them."),
-    "webhook": ("webhook", "webhook", "Show the state of webhooks; send again or drop."),
+    "scrub": ("scrub", "scrub", "Show who on a list may be mailed, and why the others may not."),
+    "explain": ("explain", "explain", "Explain what would happen, or did happen, to a message."),
+    "feedback": ("feedback", "feedback", "Act on bounces, complaints and other replies."),
+    "report": ("report", "report", "Show what would be refused and why, and what is ready."),
+    "audit": ("audit", "audit", "Read, verify and replay the record of decisions."),
+    "stream": ("stream", "stream", "Show the feedback on streams; pause and resume them."),
+    "webhook": ("webhook", "webhook", "Show webhooks; retry or drop failed deliveries."),
     "token": ("credentials", "token", "Create an API token."),
-    "backup": ("backup", "backup", "Back up all that the relay knows, while it runs."),
+    "backup": ("backup", "backup", "Back up everything the relay knows, while it runs."),
     "restore": ("backup", "restore", "Restore a backup, and replay what came after it."),
-    "migrate": ("migrate", "migrate", "Bring the tables of the store up to date."),
+    "migrate": ("store", "migrate", "Bring the tables of the store up to date."),
     "store": ("store", "store", "Move the whole store to another database."),
-    "purge": ("purge", "purge", "Remove what has outlived its retention period."),
+    "purge": ("purge", "purge", "Remove data that has outlived its retention period."),
     "user": ("credentials", "user", "Add, remove, list and check the users of AUTH."),
     "dkim": ("dkim", "dkim", "Make DKIM keys, print what to publish, check signatures."),
 }
-"""Name → (module, name in it, what --help says): a command is imported when it is run."""
+"""Name → (module, name in it, line in --help): a command is imported only when it is run."""
 
 
 class LazyCommands(CommandFrame):
-    """Imports the module of a command only when the command is asked for."""
+    """Imports a command's module only when that command is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

@@ -1,4 +1,4 @@
-"""`smtpproxy audit show`: the record of what was decided."""
+"""`smtpproxy audit show`: the recorded decisions."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ _PROOFS = {
     State.KEPT: "sealed by an anchor kept elsewhere",
     State.LOCAL: "sealed by an anchor on this machine",
     State.UNPROVEN: "UNPROVEN: it comes after the last anchor",
-    State.BROKEN: "NOT AS IT WAS WRITTEN: see smtpproxy audit verify",
+    State.BROKEN: "ALTERED: see smtpproxy audit verify",
 }
 
 
@@ -55,7 +55,7 @@ _COLUMNS = [
 
 @click.group("audit")
 def audit() -> None:
-    """The record of every decision: read it, prove it, judge it again."""
+    """Read, verify and replay the record of every decision."""
 
 
 for subcommand in (export, verify, anchor, ship, replay_command):
@@ -66,7 +66,9 @@ for subcommand in (export, verify, anchor, ship, replay_command):
 class ShowOptions(Filters):
     """Which decisions, and how many."""
 
-    limit: int = option("The newest N decisions.", click.IntRange(min=1), metavar="N", default=50)
+    limit: int = option(
+        "Show the newest N decisions.", click.IntRange(min=1), metavar="N", default=50
+    )
 
 
 @audit.command("show")
@@ -86,12 +88,12 @@ def show(
     """Show one decision by its id, or the newest ones, oldest first.
 
     The id is in the SMTP reply and in the Received field; its first characters are enough
-    where no other decision has them. `smtpproxy explain --id ID`
-    shows step by step how a decision came about. Exits with 1 when no decision has that id.
-    What no anchor seals yet is called unproven.
+    if no other decision begins with them. `smtpproxy explain --id ID` shows step by step how a
+    decision came about. Exits with 1 when no decision has that id. A record that no anchor seals
+    yet is called unproven.
 
-    Of decisions of other relays on the same PostgreSQL it shows what the index knows, and says
-    which relay has the record; with --from it shows the records that were shipped.
+    For decisions of other relays on the same PostgreSQL it shows what the index knows, and names
+    the relay that has the record; with --from it shows the records that were shipped.
     """
     logs = journals(settings, shipped)
     if decision_id is not None:
@@ -101,15 +103,15 @@ def show(
     if kept is not None:
         raise click.UsageError("--anchors needs an ID")
     limit = options.limit
-    lasts = {log: anchors.newest(log.folder) for log in logs}
+    newest_anchors = {log: anchors.newest(log.folder) for log in logs}
     of_others = () if shipped is not None else _elsewhere(settings, options)
     own = (
-        _Found(one.decided.at, one, _state(one, lasts[log]))
+        _Found(record.decided.at, record, _state(record, newest_anchors[log]))
         for log in logs
-        for one in options.read(log.folder)
+        for record in options.read(log.folder)
     )
-    others = (_Found(one.at, one) for one in of_others)
-    newest = nlargest(limit + 1, chain(own, others), key=lambda one: one.at)
+    others = (_Found(row.at, row) for row in of_others)
+    newest = nlargest(limit + 1, chain(own, others), key=lambda found: found.at)
     shown, more = newest[:limit][::-1], len(newest) > limit
     return Result([one.as_object() for one in shown], _newest(shown, older=more))
 
@@ -119,8 +121,8 @@ def _newest(shown: "Sequence[_Found]", *, older: bool) -> Iterator[Part]:
         yield Aside("No decision on record matches.")
         return
     yield Table(_COLUMNS, [row for one in shown for row in one.rows()])
-    if any(isinstance(one.what, IndexRow) for one in shown):
-        yield Aside("Records of other relays are there: see audit show ID, or --from.")
+    if any(isinstance(one.record, IndexRow) for one in shown):
+        yield Aside("Some records are at other relays: see audit show ID, or --from.")
     if unproven := sum(one.state is State.UNPROVEN for one in shown):
         decisions = counted(unproven, "decision is", "decisions are")
         yield Aside(f"{decisions} after the last anchor: unproven.")
@@ -129,7 +131,7 @@ def _newest(shown: "Sequence[_Found]", *, older: bool) -> Iterator[Part]:
 
 
 def _elsewhere(settings: Settings, options: ShowOptions) -> Sequence[IndexRow]:
-    """What the index has of others; it knows neither apps nor Message-IDs."""
+    """Return the index's rows for other relays; it knows neither apps nor Message-IDs."""
     if options.app is not None or options.message_id is not None:
         return ()
     return elsewhere(settings, options.wanted, options.limit + 1)
@@ -137,29 +139,29 @@ def _elsewhere(settings: Settings, options: ShowOptions) -> Sequence[IndexRow]:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A record and what proves it, or what the index has of one of another relay."""
+    """A record of this log and its proof, or the index's row for one of another relay."""
 
     at: datetime
-    what: Record | IndexRow
+    record: Record | IndexRow
     state: State | None = None
 
     def as_object(self) -> Mapping[str, object]:
-        if isinstance(self.what, IndexRow):
-            return indexed_object(self.what)
-        return record_object(self.what, self.state)
+        if isinstance(self.record, IndexRow):
+            return indexed_object(self.record)
+        return record_object(self.record, self.state)
 
     def rows(self) -> Iterator[tuple[str, ...]]:
-        if not isinstance(self.what, IndexRow):
-            yield from _rows(self.what)
+        if not isinstance(self.record, IndexRow):
+            yield from _rows(self.record)
             return
-        one = self.what
-        why = "" if one.verdict is Action.ALLOW else str(one.reason)
-        verdict = f"{one.verdict} (observed)" if one.observed else str(one.verdict)
+        row = self.record
+        why = "" if row.verdict is Action.ALLOW else str(row.reason)
+        verdict = f"{row.verdict} (observed)" if row.observed else str(row.verdict)
         yield (
-            f"{one.at:%Y-%m-%d %H:%M:%S}",
-            one.id,
-            one.stream,
-            f"at {one.host}",
+            f"{row.at:%Y-%m-%d %H:%M:%S}",
+            row.id,
+            row.stream,
+            f"at {row.host}",
             verdict,
             why,
             "",
@@ -197,11 +199,11 @@ def _one(
 
 
 def _of_another_relay(rows: Sequence[IndexRow]) -> Result:
-    """Say what the index has, and where the record is."""
+    """Show what the index has, and say where the record is."""
     shown = [_Found(one.at, one) for one in reversed(rows)]
     places = dict.fromkeys(where(one) for one in rows)
     text = [Table(_COLUMNS, [row for one in shown for row in one.rows()])]
-    error = f"the record is {'; and '.join(places)}: ask there, or see --from"
+    error = f"the record is {'; and '.join(places)}: run this there, or see --from"
     return Result([one.as_object() for one in shown], text, error=error)
 
 
@@ -229,7 +231,7 @@ def _fields(record: Record, state: State, relay: str) -> Iterator[tuple[str, str
         "source announced": (features.source_statement if features else None) or None,
         "size": str(decided.size) if decided.size else None,
         "stream": f"{decided.decision.stream.name}, rulebook {decided.decision.rulebook}",
-        "mode": "observed: it passed all the same" if decided.observed else None,
+        "mode": "observed: it passed anyway" if decided.observed else None,
         "message": _sentence(message) if message else None,
         "upstream": _upstream_reply(record),
         "proof": _PROOFS[state],
@@ -258,11 +260,11 @@ def _upstream_reply(record: Record) -> str | None:
         return None
     if record.outcome is None:
         return "unknown"
-    return record.outcome.reply or f"{record.outcome.code}, its text is erased"
+    return record.outcome.reply or f"{record.outcome.code}, its text was erased"
 
 
 def _known(facts: RecipientFacts) -> str:
-    """What the decision was based on, in a line; --json and `explain --id` have it all."""
+    """Say in a line what the decision was based on; --json and `explain --id` have all of it."""
     parts = [
         f"suppressed: {s.origin}, {s.scope}, since {s.since:%Y-%m-%d}" for s in facts.suppressions
     ]

@@ -1,4 +1,4 @@
-"""`smtpproxy audit export`: decisions for other programs; and which of them."""
+"""`smtpproxy audit export`: decisions for other programs, and the filters that select them."""
 
 import csv
 import io
@@ -38,16 +38,17 @@ class Filters:
 
     recipient: str | None = option("Only decisions about this recipient.", canonical_address)
     stream: str | None = option("Only decisions on this stream.", metavar="NAME")
-    verdict: str | None = option("Only with this verdict.", choice(Action))
+    verdict: str | None = option("Only decisions with this verdict.", choice(Action))
     reason: str | None = option(
-        "Only with this reason, of a recipient or the message.", choice(Reason), metavar="REASON"
-    )
+        "Only decisions with this reason, for a recipient or for the message.",
+        choice(Reason), metavar="REASON",
+    )  # fmt: skip
     app: str | None = option(
-        "Only mail of this application: LISTENER, LISTENER/LOGIN or LISTENER/IP.", metavar="APP"
+        "Only mail from this application: LISTENER, LISTENER/LOGIN or LISTENER/IP.", metavar="APP"
     )
-    message_id: str | None = option("Only messages of this Message-ID.", metavar="MESSAGE-ID")
-    since: datetime | None = option("Only from TIME onwards.", moment)
-    until: datetime | None = option("Only before TIME.", moment)
+    message_id: str | None = option("Only messages with this Message-ID.", metavar="MESSAGE-ID")
+    since: datetime | None = option("Only decisions from TIME onwards.", moment)
+    until: datetime | None = option("Only decisions before TIME.", moment)
 
     @property
     def any(self) -> bool:
@@ -55,7 +56,7 @@ class Filters:
 
     @property
     def wanted(self) -> IndexQuery:
-        """The same of the index, which knows neither apps nor Message-IDs."""
+        """The same filters for the index, which knows neither apps nor Message-IDs."""
         return IndexQuery(
             recipients=() if self.recipient is None else (self.recipient,),
             stream=self.stream,
@@ -66,7 +67,7 @@ class Filters:
         )
 
     def read(self, folder: Path) -> Iterator[Record]:
-        """Yield them, one worker's after the other."""
+        """Yield the decisions of one worker after another."""
         return read(
             folder,
             since=self.since,
@@ -98,9 +99,9 @@ class ExportOptions(Filters):
 def export(
     settings: Settings, output: BinaryIO, options: ExportOptions, shipped: Path | None
 ) -> None:
-    """Write decisions with everything they were based on, one worker after the other.
+    """Write decisions with everything they were based on, one worker after another.
 
-    Handles any number of decisions, even while the relay runs. Those of other relays are
+    Handles any number of decisions, even while the relay runs. Decisions of other relays are
     written only with --from.
     """
     logs = journals(settings, shipped)
@@ -184,6 +185,6 @@ def as_rows(record: Record) -> Iterator[list[str]]:
 
 
 def _cell(value: object) -> str:
-    """Text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    """Put an apostrophe before text that a spreadsheet would take for a formula."""
     text = "" if value is None else str(value)
     return f"'{text}" if text.startswith(_FORMULA) else text

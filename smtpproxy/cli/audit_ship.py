@@ -27,10 +27,10 @@ _LONGEST_PAUSE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ShipOptions:
-    """For how long."""
+    """Whether to keep going, and how often to look."""
 
     follow: bool = flag(
-        "Keep shipping what is added until Ctrl-C or SIGTERM; then ship the rest and end."
+        "Keep shipping new records until Ctrl-C or SIGTERM; then ship the rest and end."
     )
     every: float = option(
         "With --follow, look every N seconds.",
@@ -44,15 +44,15 @@ class ShipOptions:
 @shows_result
 @config_option
 def ship(settings: Settings, target: str, options: ShipOptions) -> Result:
-    """Copy the audit log to TARGET, and keep the copy as the log is.
+    """Copy the audit log to TARGET, and keep the copy up to date.
 
     TARGET is a folder, s3://BUCKET/PREFIX, https://HOST/PATH or syslog://HOST:PORT. A folder or an
     object store gets files, in a folder for each relay, which `audit show`, `verify` and `explain`
     read with --from; erasures and retention reach them with the next run. A collector gets
     lines without personal data.
 
-    It goes on where the last run ended, however that ended. Exits with 1 when the target did not
-    take everything. With --follow a second signal ends it at once.
+    It continues where the last run ended, however that run ended. Exits with 1 when the target
+    did not accept everything. With --follow a second signal ends it at once.
     """
     audit_folder(settings)
     try:
@@ -69,7 +69,7 @@ def ship(settings: Settings, target: str, options: ShipOptions) -> Result:
 
 
 def _once(shipping: FileShipper | LineShipper, target: str) -> Result:
-    """Ship twice: what changed during the first round, by an erasure for example, goes too."""
+    """Ship twice: the second round takes what changed during the first, for example an erasure."""
     if isinstance(shipping, FileShipper):
         files = shipping.look() + shipping.look()
         data = {"files": files.files, "octets": files.octets, "removed": files.removed}
@@ -85,7 +85,7 @@ def _text(done: Shipped) -> Iterator[Part]:
         return
     yield f"{counted(done.files, 'file')} shipped, {counted(done.octets, 'octet')}"
     if done.removed:
-        yield f"{counted(done.removed, 'file')} removed, as their retention is over"
+        yield f"{counted(done.removed, 'file')} removed: their retention period is over"
 
 
 def _follow(
@@ -98,14 +98,15 @@ def _follow(
             pause = every
         except (TargetUnavailable, OSError) as error:
             pause = min(max(2 * pause, 1.0), _LONGEST_PAUSE)
-            warn(f"not shipped: {error}; the next try is in {pause:.0f} seconds")
+            warn(f"not shipped: {error}; trying again in {pause:.0f} seconds")
 
 
 @contextmanager
 def _ending() -> Iterator[Callable[[float], bool]]:
-    """Take signals to end; yields what waits for one, so many seconds, and says whether it came.
+    """Catch the signals to end; yield a function that waits for one, at most so many seconds, and
+    returns whether it came.
 
-    What is being shipped meanwhile is shipped. Process 1 needs it, which no signal ends by itself.
+    What is being shipped then is finished. Process 1 needs this: it ignores unhandled signals.
     """
     woken, wake = os.pipe()
 

@@ -1,4 +1,4 @@
-"""`smtpproxy audit verify`, `anchor` and `replay`: prove the record, and judge it again."""
+"""`smtpproxy audit verify`, `anchor` and `replay`: prove the record, or judge it again."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -56,8 +56,8 @@ _SHOWN = 100
 class VerifyOptions:
     """Which files."""
 
-    since: datetime | None = option("Only files with lines since then.", moment)
-    until: datetime | None = option("Only files with lines before then.", moment)
+    since: datetime | None = option("Only files with lines from TIME onwards.", moment)
+    until: datetime | None = option("Only files with lines before TIME.", moment)
 
 
 @click.command("verify")
@@ -69,16 +69,16 @@ class VerifyOptions:
 def verify(
     settings: Settings, options: VerifyOptions, kept: Path | None, shipped: Path | None
 ) -> Result:
-    """Find what was changed, removed, added, moved or cut off, and say where.
+    """Find what was changed, removed, added, moved or cut off, and where.
 
-    Follows the hashes from line to line, the times, and the erasures, and holds them against
-    the anchors. Exits with 1 when anything is wrong, not for rows that no anchor seals yet:
-    those are named. Works while the relay runs. With --from, each relay's log is held against
-    its own anchors, as they were shipped.
+    Checks the hashes from line to line, the times and the erasures, and compares them with
+    the anchors. Exits with 1 when anything is wrong, but not for rows that no anchor seals yet:
+    those are only reported. Works while the relay runs. With --from, each relay's log is compared
+    with its own anchors, as they were shipped.
     """
     logs, since, until = journals(settings, shipped), options.since, options.until
     if kept is not None and len(logs) > 1:
-        raise click.UsageError("--anchors are those of one relay: name its folder with --from")
+        raise click.UsageError("--anchors is for one relay: name its folder with --from")
     elsewhere = read_kept(kept)
     total = sum(journal_verify.size(log.folder, since, until) for log in logs)
     with verify_progress(total) as looked:
@@ -109,9 +109,9 @@ def _of_relays(logs: Sequence[Journal], reports: Sequence[Report]) -> Iterator[P
 @shows_result
 @config_option
 def anchor(settings: Settings) -> Result:
-    """Write an anchor for the record as it is now, and print it, to be kept elsewhere.
+    """Write an anchor for the record as it is now, and print it to be kept elsewhere.
 
-    Put what is printed where nobody who may write this machine's files can change it: a
+    Keep the output where nobody who can write this machine's files can change it: a
     ticket, a mail, a notary. `audit verify --anchors FILE` compares it later.
     """
     folder = audit_folder(settings)
@@ -187,14 +187,14 @@ def _where(finding: Finding) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ReplayOptions:
-    """Which decisions are judged again, and by what."""
+    """Which decisions are judged again, and under which rulebook."""
 
     reference: str = option(
-        "Built in, named in the configuration, or a file of your own.",
+        "The rulebook: built in, named in the configuration, or a file of your own.",
         name="--rulebook", required=True, metavar="NAME|FILE",
     )  # fmt: skip
-    since: datetime | None = option("Only from TIME onwards.", moment)
-    until: datetime | None = option("Only before TIME.", moment)
+    since: datetime | None = option("Only decisions from TIME onwards.", moment)
+    until: datetime | None = option("Only decisions before TIME.", moment)
     stream: str | None = option("Only decisions on this stream.", metavar="NAME")
     listed: bool = flag("Print every verdict that would differ.", name="--list")
 
@@ -207,10 +207,10 @@ class ReplayOptions:
 def replay_command(
     settings: Settings, options: ReplayOptions, shipped: Path | None, as_json: bool
 ) -> None:
-    """Judge recorded decisions again under another rulebook, and count what would differ.
+    """Judge recorded decisions again under another rulebook, and count the differences.
 
-    Each is judged as of its own time, from the facts on record: the store as it is today
-    has no say. Nothing is sent or recorded.
+    Each is judged as of its own time, from the facts on record, not from the store as it is
+    today. Nothing is sent or recorded.
     """
     rulebook = _rulebook(settings, options.reference)
     totals = _Totals()
@@ -230,7 +230,7 @@ def replay_command(
 
 
 class _Totals:
-    """What is counted on the way; the records themselves are not kept."""
+    """Running counts; the records themselves are not kept."""
 
     def __init__(self) -> None:
         self._decisions = self._recipients = self._erased = self._differing = 0

@@ -1,4 +1,4 @@
-"""`smtpproxy backup` and `smtpproxy restore`: what the relay knows, kept and put back."""
+"""`smtpproxy backup` and `smtpproxy restore`: everything the relay knows, saved and put back."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -41,11 +41,11 @@ _FOLDER = click.Path(path_type=Path)
 @shows_result
 @config_path_option
 def backup(config: Path, folder: Path) -> Result:
-    """Copy all that the relay knows to a new FOLDER, while it runs.
+    """Copy everything the relay knows to a new FOLDER, while it runs.
 
-    The databases, the keys, the configuration with the files that it names, and the position of
-    the journals, which are to be copied as well. All of it is verified before the folder gets
-    its name.
+    That is the databases, the keys, the configuration with the files that it names, and the
+    position of the journals, which you have to copy as well. All of it is verified before the
+    folder gets its name.
     """
     settings = settings_in(config)
     manifest, digest = _or_fail(lambda: take(settings, config, folder, now))
@@ -75,15 +75,15 @@ def backup(config: Path, folder: Path) -> Result:
 
 @dataclass(frozen=True, slots=True)
 class RestoreOptions:
-    """From where to take what came after the backup, or who says that it is lost."""
+    """Where the journals since the backup are, or who says that they are lost."""
 
     journals: Path | None = option(
         "A copy of the journals: of state_dir, or of its folder audit.",
         click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR",
     )  # fmt: skip
-    journals_whole: bool = flag("Say that nothing came after what the copy of the journals has.")
-    journals_lost: bool = flag("Say that what came after the backup is lost: marketing goes on.")
-    by: str | None = option("Who says so.", plain_text, metavar="NAME")
+    journals_whole: bool = flag("Declare that the copy of the journals is complete.")
+    journals_lost: bool = flag("Declare the changes since the backup lost: marketing resumes.")
+    by: str | None = option("Who declares it.", plain_text, metavar="NAME")
     reason: str | None = option("Why.", plain_text, metavar="TEXT")
 
 
@@ -96,13 +96,13 @@ class RestoreOptions:
 def restore(
     config: Path, backup: Path | None, options: RestoreOptions, kept: Path | None
 ) -> Result:
-    """Restore a BACKUP where nothing is yet, and replay what came after it.
+    """Restore a BACKUP where nothing exists yet, and replay the changes made after it.
 
     Nobody who unsubscribed, objected or was erased since the backup is mailed again: the journal
-    of changes in state_dir, or --journals, has them. Until all of it is replayed, or somebody
-    has said that it is lost, all marketing is deferred, and this ends with 1. A copy of the
-    journals may end too early: nothing goes on before somebody has said that it is complete.
-    Without BACKUP this continues a restore that is waiting.
+    of changes in state_dir, or in --journals, has them. Until all of it is replayed, or somebody
+    declares it lost, all marketing is deferred, and this command exits with 1. A copy of the
+    journals may end too early: marketing stays deferred until somebody declares it complete.
+    Without BACKUP, continue a restore that is waiting.
     """
     settings = settings_in(config)
     if options.journals_lost:
@@ -151,7 +151,7 @@ def _place(settings: Settings, config: Path, backup: Path, journals: Path | None
         if isinstance(error, TimeoutError):
             fail("the relay is running but does not answer: stop it first")
     else:
-        fail(f"the relay runs with {settings.server.state_dir}: stop it first")
+        fail(f"a relay is running with {settings.server.state_dir}: stop it first")
 
     def act() -> Placed:
         return place(settings, config, backup, now, journals)
@@ -174,8 +174,8 @@ def _lost(settings: Settings, backup: Path | None, options: RestoreOptions) -> R
 
     waiting = _with_waiting(settings, act)
     text = (
-        f"marketing goes on; what came after {written_time(waiting.taken_at)} is given up as lost,"
-        f" says {word.by}, and the audit log"
+        f"marketing resumes; {word.by} declared the changes after {written_time(waiting.taken_at)}"
+        " lost, which is on record in the audit log"
     )
     data = {"lost": True, "taken_at": waiting.taken_at, "by": word.by, "reason": word.reason}
     return Result(data, [text])
@@ -183,17 +183,17 @@ def _lost(settings: Settings, backup: Path | None, options: RestoreOptions) -> R
 
 def _word(options: RestoreOptions, flag: str) -> Word:
     if options.by is None or options.reason is None:
-        raise click.UsageError(f"{flag} needs --by NAME and --reason TEXT: it is recorded")
+        raise click.UsageError(f"{flag} needs --by NAME and --reason TEXT: they are recorded")
     return Word(options.by, options.reason)
 
 
 def _with_waiting(settings: Settings, act: Callable[[Store, Pending], Awaitable[T]]) -> T:
-    """Do something with the restore that waits; end the command where none does."""
+    """Do something with the waiting restore; end the command if there is none."""
 
     async def use(store: Store) -> T:
         waiting = await waiting_restore(store)
         if waiting is None:
-            raise BackupFault("no restore is waiting for its journal: marketing is not held back")
+            raise BackupFault("no restore is waiting for its journals: marketing is not held back")
         return await act(store, waiting)
 
     return _or_fail(lambda: using_store(settings, use))
@@ -206,7 +206,7 @@ def _or_fail(act: Callable[[], T]) -> T:
         fail(str(fault))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        fail(f"{where}{error.strerror or error}; fix that, and run the same command again")
+        fail(f"{where}{error.strerror or error}; fix this, then run the same command again")
 
 
 def _placed_object(placed: Placed) -> dict[str, object]:
@@ -231,8 +231,7 @@ def _placed_text(placed: Placed | None) -> Iterator[Part]:
         yield Styled(f"warning: {left}", "yellow")
     if not placed.same_configuration:
         yield Styled(
-            "warning: the configuration differs from that of the backup, which is in it as"
-            " configuration.toml",
+            "warning: the configuration differs from the one in the backup, configuration.toml",
             "yellow",
         )
 
@@ -255,12 +254,12 @@ def _text(done: Replayed) -> Iterator[Part]:
         ]
     )
     if not done.gaps:
-        yield Styled("marketing goes on: all that came after the backup has been replayed", "green")
+        yield Styled("marketing resumes: every change after the backup has been replayed", "green")
         return
     for gap in done.gaps:
         yield Styled(f"missing: {gap}", "red")
     yield (
         "Marketing stays deferred (restore_pending). Give the journals: smtpproxy restore"
-        " --journals DIR; or say that they are lost: smtpproxy restore --journals-lost --by NAME"
+        " --journals DIR; or declare them lost: smtpproxy restore --journals-lost --by NAME"
         " --reason TEXT"
     )

@@ -1,16 +1,19 @@
-"""`smtpproxy consent`: acts of agreement and their withdrawal, one at a time."""
+"""`smtpproxy consent`: acts of consent and their withdrawal, one at a time."""
 
 import hashlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
 
 import click
 from msgspec.structs import replace
 
 from smtpproxy import recorded_consent
 from smtpproxy.cli import fail
-from smtpproxy.cli.consent_export import export
 from smtpproxy.cli.consent_mail import link, start
 from smtpproxy.cli.options import (
     TIME_HELP,
@@ -24,12 +27,13 @@ from smtpproxy.cli.options import (
     moment,
     option,
     options,
+    output_option,
     plain_text,
     several,
     sha256_text,
 )
 from smtpproxy.cli.outlook import with_effect
-from smtpproxy.cli.printer import Result, shows_result
+from smtpproxy.cli.printer import Result, json_bytes, shows_result
 from smtpproxy.cli.stores import (
     check_brand,
     check_purpose,
@@ -39,13 +43,15 @@ from smtpproxy.cli.stores import (
     warn_of_the_future,
 )
 from smtpproxy.clock import now
-from smtpproxy.policy.model import ConsentAct, Evidence, RecipientFacts, Source
+from smtpproxy.evidence.receipt import NoReceipt, receipt
+from smtpproxy.policy.model import ConsentAct, Evidence, Lookups, RecipientFacts, Source
 from smtpproxy.policy.rulebook import DOUBLE_OPT_IN
 from smtpproxy.recorded_consent import brand_of, check_method
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.plausible import SKEW, by_now
 from smtpproxy.store.protocols import Store
 
+_BATCH = 500  # receipts
 _EVIDENCE = {
     "wording": "a --wording",
     "version": "a --version",
@@ -56,16 +62,16 @@ _EVIDENCE = {
 
 
 def past_moment(value: str) -> datetime:
-    """Read an option's time, which has come. For `type=past_moment`."""
+    """Read a time that is not in the future. For `type=past_moment`."""
     at = moment(value)
     if at > now() + SKEW:
-        raise click.BadParameter(f"{value!r} is in the future: consent cannot be dated ahead")
+        raise click.BadParameter(f"{value!r} is in the future: consent cannot be post-dated")
     return at
 
 
 @click.group("consent")
 def consent() -> None:
-    """Record consent and its withdrawal. Acts are a history: none is ever replaced."""
+    """Record consent and its withdrawal. Acts form a history: none is ever replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,39 +82,39 @@ class RecordOptions:
         "What the person agreed to, such as newsletter.", plain_text, required=True
     )
     method: str | None = option(
-        "How: unticked_box, double_opt_in, signed_form … Required unless"
-        " --pending or --confirm says that it is a double opt-in.",
+        "How they agreed: unticked_box, double_opt_in, signed_form … Required unless"
+        " --pending or --confirm makes it a double opt-in.",
         plain_text,
     )
-    pending: bool = flag("The person was asked to confirm, and has not yet: it allows no mail.")
+    pending: bool = flag("The person was asked to confirm but has not yet: this allows no mail.")
     confirm: bool = flag(
-        "The person confirmed what is on record as --pending: a second act, which counts."
+        "The person confirmed what is on record as --pending: this second act is what counts."
     )
     wording: str | None = option(
-        "Which text the person agreed to. Without it nothing is proven.", plain_text
+        "The text that the person agreed to. Without it nothing is proven.", plain_text
     )
-    version: str | None = option("Which version of the wording.", plain_text)
-    form: str | None = option("Where it was given: a page, a till, a stand.", plain_text)
+    version: str | None = option("The version of the wording.", plain_text)
+    form: str | None = option("Where consent was given: a page, a till, a stand.", plain_text)
     document: Path | None = option(
         "The proof, such as a scan: its SHA-256 is kept, not the document.",
         file_type(), metavar="FILE",
     )  # fmt: skip
-    document_hash: str | None = option("That SHA-256 itself, in hex.", sha256_text)
+    document_hash: str | None = option("The SHA-256 itself, in hex.", sha256_text)
     given_at: datetime | None = option(f"{TIME_HELP} (default: now).", past_moment, metavar="TIME")
     ip: str | None = option("The IP address that the person agreed from.", ip_address)
     conditional: str | None = option(
-        "Whether it was a condition of the service (default: not on record).",
+        "Whether consent was a condition of the service (default: not on record).",
         choice(["yes", "no"]),
     )
     channels: tuple[str, ...] = several(
         "A channel to reach the person by.", plain_text, name="--channel", default=["email"]
     )
     brand: str | None = option(
-        "Whom the person agreed with; required where there are several.",
+        "The brand that the person agreed with; required if there are several.",
         plain_text, metavar="NAME",
     )  # fmt: skip
     source: str | None = option(
-        "How the address was obtained, when that is not known yet.", choice(Source)
+        "How the address was obtained, if that is not known yet.", choice(Source)
     )
 
     def act(self, method: str) -> ConsentAct:
@@ -136,7 +142,7 @@ def record(settings: Settings, address: str, options: RecordOptions) -> Result:
     """Record that a person agreed to one purpose; creates the contact if there is none.
 
     A double opt-in is two acts: the request, recorded with --pending, and its confirmation,
-    recorded with --confirm. What proves it may be in either.
+    recorded with --confirm. Either may carry the proof.
     """
     try:
         brand = brand_of(settings, options.brand)
@@ -155,14 +161,14 @@ def record(settings: Settings, address: str, options: RecordOptions) -> Result:
         done = using_store(settings, add)
     except recorded_consent.NotConfirmable as error:
         fail(f"{address}: {error}" + ("" if "ask again" in str(error) else _HOW_TO_CONFIRM))
-    _warn_of_what_is_left(settings, address, act, done.known)
+    _warn_if_not_mailable(settings, address, act, done.known)
     return _result(settings, address, act, done.new)
 
 
 _HOW_TO_CONFIRM = "; record it with --pending first, or leave --confirm out"
 
 
-def _warn_of_what_is_left(
+def _warn_if_not_mailable(
     settings: Settings, address: str, act: ConsentAct, known: RecipientFacts
 ) -> None:
     """Say why the person may still not be mailed."""
@@ -170,7 +176,7 @@ def _warn_of_what_is_left(
     if known.contact is not None and not sources:
         warn("it is not known how the address was obtained, so it is not mailed: give --source")
     if act.pending:
-        warn("nothing is mailed on it until the person confirms: consent record … --confirm")
+        warn("it allows no mail until the person confirms: consent record … --confirm")
         return
     for name, streams in recorded_consent.unproven(settings, act, known.contact):
         where = f" on {', '.join(streams)}" if streams else ""
@@ -183,10 +189,9 @@ def _warn_of_what_is_left(
     for stream, verdict in recorded_consent.source_refused(settings, address, act, known, now()):
         warn(
             f"{address} will still not be mailed on the stream {stream}: {verdict.reason}, since "
-            f"the address is on record as {sources}. Consent"
-            " does not change where it came from; "
-            "if the person gave it themselves, correct it: smtpproxy contact rectify "
-            f"{address} --source direct --reason TEXT"
+            f"the source of the address on record is {sources}. Consent does not change where an"
+            " address came from; if the person gave it themselves, correct the record: smtpproxy"
+            f" contact rectify {address} --source direct --reason TEXT"
         )
 
 
@@ -196,7 +201,7 @@ class WithdrawOptions:
 
     purpose: str = option("What the person no longer agrees to.", plain_text, required=True)
     brand: str | None = option(
-        "From whom it is withdrawn (default: from every brand).", plain_text, metavar="NAME"
+        "The brand that it is withdrawn from (default: every brand).", plain_text, metavar="NAME"
     )
     withdrawn_at: datetime | None = option(f"{TIME_HELP} (default: now).", last_moment)
 
@@ -207,12 +212,12 @@ class WithdrawOptions:
 @config_option
 @shows_result
 def withdraw(settings: Settings, address: str, options: WithdrawOptions) -> Result:
-    """Record that a person withdraws the agreement to one purpose.
+    """Record that a person withdraws consent to one purpose.
 
-    It holds against every other basis too, even when no agreement was on record.
+    The withdrawal overrides every other basis too, even when no consent was on record.
     """
     at = options.withdrawn_at
-    warn_of_the_future("--withdrawn-at", at, "it counts from now on all the same")
+    warn_of_the_future("--withdrawn-at", at, "it counts from now on anyway")
     if options.brand is not None:
         check_brand(settings, options.brand)
     at = by_now(at or now(), now())
@@ -247,10 +252,61 @@ def _sha256_of(document: Path) -> str:
 
 def _result(settings: Settings, address: str, act: ConsentAct, recorded: bool) -> Result:
     kind = "withdrawal of" if act.withdrawal else "request for" if act.pending else "consent to"
-    done = "recorded" if recorded else "was on record already"
+    done = "recorded" if recorded else "was already on record"
     data = {"address": address, "recorded": recorded, "act": act}
     result = Result(data, [f"{address}: {kind} {act.purpose} {done}"])
     return with_effect(settings, address, result)
+
+
+@click.command("export")
+@click.argument("address", type=canonical_address, required=False)
+@output_option
+@config_option
+def export(settings: Settings, address: str | None, output: BinaryIO) -> int:
+    """Write the consent receipt of ADDRESS as JSON-LD, or everybody's, one per line.
+
+    A receipt says who agreed to what with whom, when, how and to which text, and what was
+    withdrawn, in the terms of W3C's Data Privacy Vocabulary, following ISO/IEC TS 27560.
+    """
+
+    def written(facts: RecipientFacts, indent: int | None) -> bytes | None:
+        try:
+            made = receipt(settings, facts, identifier=str(uuid4()), at=now())
+        except NoReceipt as error:
+            fail(str(error), 2)
+        return None if made is None else json_bytes(made, indent=indent) + b"\n"
+
+    async def write(store: Store) -> None:
+        if address is not None:
+            facts = await store.facts(Lookups((address,)))
+            document = written(facts[address], 2) if address in facts else None
+            if document is None:
+                fail(f"{address}: no consent is on record")
+            output.write(document)
+            return
+        async for batch in _batches(store):
+            facts = await store.facts(Lookups(tuple(batch)))
+            for each in batch:
+                line = written(facts[each], None)
+                if line is not None:
+                    output.write(line)
+
+    using_store(settings, write, read_only=True)
+    return 0
+
+
+async def _batches(store: Store) -> AsyncIterator[Sequence[str]]:
+    """Yield the addresses of everybody who has a consent act on record."""
+    batch: list[str] = []
+    async with aclosing(store.export_contacts()) as contacts:
+        async for contact in contacts:
+            if contact.acts:
+                batch.append(contact.address)
+            if len(batch) == _BATCH:
+                yield batch
+                batch = []
+    if batch:
+        yield batch
 
 
 consent.add_command(start)

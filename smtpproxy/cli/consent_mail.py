@@ -1,4 +1,4 @@
-"""`smtpproxy consent start` and `link`: ask people by mail to confirm, or whether to go on."""
+"""`smtpproxy consent start` and `link`: ask people by mail to confirm consent or to renew it."""
 
 from contextlib import closing
 from dataclasses import dataclass
@@ -39,16 +39,17 @@ class StartOptions:
     purpose: str = option(
         "What the person asked for, such as newsletter.", plain_text, required=True
     )
-    brand: str | None = option("Of which brand, where there are several.", plain_text)
-    wording: str = option("Which text the person agreed to.", plain_text, required=True)
-    version: str | None = option("Which version of the wording.", plain_text)
-    form: str | None = option("Where it was given: a page, a till, a stand.", plain_text)
-    ip: str | None = option("Where from; a keyed hash of it is kept.", ip_address)
+    brand: str | None = option("The brand; required if there are several.", plain_text)
+    wording: str = option("The text that the person agreed to.", plain_text, required=True)
+    version: str | None = option("The version of the wording.", plain_text)
+    form: str | None = option("Where consent was given: a page, a till, a stand.", plain_text)
+    ip: str | None = option("The person's IP address; only a keyed hash of it is kept.", ip_address)
     language: str | None = option(
-        "Of the mail (default: the contact's, or the brand's first).", choice(PAGE_LANGS)
+        "The language of the mail (default: the contact's, or the brand's first).",
+        choice(PAGE_LANGS),
     )
     source: str | None = option(
-        "How the address was obtained; on record once it is confirmed.", choice(Source)
+        "How the address was obtained; recorded once consent is confirmed.", choice(Source)
     )
 
 
@@ -60,23 +61,23 @@ class StartOptions:
 def start(settings: Settings, address: str, options: StartOptions) -> Result:
     """Ask somebody by mail to confirm (double opt-in).
 
-    The request goes on record, and a mail with a link to the address. The person's yes is
-    recorded when the button of the page behind it is pressed. Exit 1 when this person may not be
-    mailed, or has been mailed as often as is allowed today.
+    The request is recorded, and a mail with a link is sent to the address. Consent is recorded
+    when the person presses the button on the page behind the link. Exits with 1 when this person
+    may not be mailed, or has had as many of these mails as allowed today.
     """
     from smtpproxy.web.consent_by_mail import ConsentByMail
     from smtpproxy.web.own_mail import RelayUnavailable, submitter
 
     asked = _request(settings, address, options)
     if settings.confirmation is None:
-        fail("confirmation: not configured: add a [confirmation] with a sender", 2)
+        fail("confirmation: not configured; add [confirmation] with a sender", 2)
 
     async def ask(store: Store) -> Result:
         by_mail = ConsentByMail(settings, lambda: store, submitter(settings), limit, now)
         try:
             done = await by_mail.start(asked)
         except RelayUnavailable as error:
-            fail(f"{error} The request is on record: run the command again then.")
+            fail(f"{error} The request is on record: run the command again later.")
         contact = await store.contact(address)
         known = asked.source or (contact is not None and contact.source)
         if done.state == "sent" and not known:
@@ -84,8 +85,8 @@ def start(settings: Settings, address: str, options: StartOptions) -> Result:
         texts = {
             "sent": f"{address}: asked to confirm {asked.purpose}",
             "refused": f"{address}: may not be asked: {done.reason or ''} {done.detail or ''}",
-            "too_often": f"{address}: not asked: so many confirmations went to it, or to all,"
-            " in 24 hours",
+            "too_often": f"{address}: not asked: the limit of confirmations in 24 hours is"
+            " reached, for it or for all",
         }
         text = " ".join(texts[done.state].split())
         return Result({"address": address, "done": done}, [text], code=int(done.state != "sent"))
@@ -95,14 +96,14 @@ def start(settings: Settings, address: str, options: StartOptions) -> Result:
 
 
 def _request(settings: Settings, address: str, options: StartOptions) -> "ConsentRequest":
-    """Return what is to be asked; end the command where no stream mails for it."""
+    """Return the request; end the command if no stream sends mail for its purpose."""
     from smtpproxy.web.consent_by_mail import ConsentRequest, brand_of
 
     check_purpose(settings, options.purpose)
     if options.purpose not in settings.mail_purposes:
         fail(
-            f"--purpose: the page asks whether people want mail, and {options.purpose} is not mail;"
-            " ask where they see what it is, and put the answer on record with `consent record`",
+            f"--purpose: {options.purpose} is not mail, and the page asks only whether people want"
+            " mail; ask where people see what it is, and record the answer with `consent record`",
             2,
         )
     try:
@@ -127,9 +128,9 @@ def _request(settings: Settings, address: str, options: StartOptions) -> "Consen
 class LinkOptions:
     """For which messages the links are."""
 
-    stream: str = option("The stream, of class permission.", plain_text, required=True)
+    stream: str = option("The stream; its class must be permission.", plain_text, required=True)
     language: str | None = option(
-        "Of the page (default: the brand's first, or the relay's).", choice(PAGE_LANGS)
+        "The language of the page (default: the brand's first, or the relay's).", choice(PAGE_LANGS)
     )
 
 
@@ -139,11 +140,12 @@ class LinkOptions:
 @config_option
 @shows_result
 def link(settings: Settings, file: Path, options: LinkOptions) -> Result:
-    """Make the links that messages of a stream of class permission have to carry.
+    """Make the links that messages on a stream of class permission have to carry.
 
-    FILE holds addresses, one a line, or in a column address or email of a CSV; standard input
-    when left out. Prints a CSV: address,link. Whether a person may be asked the relay decides when
-    the message comes, and `smtpproxy scrub --stream` before. Exit 1 when a line holds no address.
+    FILE holds addresses, one per line, or in a column address or email of a CSV; standard input
+    if left out. Prints a CSV: address,link. The relay decides whether a person may be asked when
+    the message comes; `smtpproxy scrub --stream` shows it before. Exits with 1 when a line holds
+    no address.
     """
     from smtpproxy.web.own_mail import Writer
 

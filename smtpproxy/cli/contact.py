@@ -1,4 +1,4 @@
-"""`smtpproxy contact`: what is known of people, filled, shown, exported and erased."""
+"""`smtpproxy contact`: what is known about people, imported, shown, exported and erased."""
 
 import json
 import sys
@@ -12,7 +12,6 @@ from typing import BinaryIO
 import click
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.constants import contact_constants
 from smtpproxy.cli.contact_map import map_contacts
 from smtpproxy.cli.contact_rights import erase, in_words, object_, rectify
 from smtpproxy.cli.import_file import run_import
@@ -49,7 +48,7 @@ from smtpproxy.cli.printer import (
     shows_result,
     verify_progress,
 )
-from smtpproxy.cli.stores import check_brand, using_store
+from smtpproxy.cli.stores import check_brand, contact_constants, using_store
 from smtpproxy.clock import now
 from smtpproxy.locale import LANGS, REFERENCE, Lang
 from smtpproxy.policy.model import (
@@ -94,16 +93,16 @@ class ContactImport(ImportOptions):
     """How contacts are imported."""
 
     as_of: datetime | None = option(
-        "The moment that the file describes (default: its last modification). A profile that is"
-        f" no newer than the stored one changes nothing. {TIME_HELP}.",
+        "The time that the file describes (default: its last modification). A profile no newer"
+        f" than the stored one changes nothing. {TIME_HELP}.",
         moment,
     )
     purpose: str | None = option(
-        "What the consents in a provider's export are for; without it they are left out.",
+        "The purpose of the consents in a provider's export; without it they are left out.",
         plain_text,
     )
     brand: str | None = option(
-        "Whose file it is: the brand that everything in it was said to that names none.",
+        "The brand that owns the file: everything in it that names no brand belongs to this one.",
         plain_text, metavar="NAME",
     )  # fmt: skip
 
@@ -114,10 +113,9 @@ class ContactImport(ImportOptions):
 @config_option
 @shows_result
 def import_contacts(settings: Settings, file: Path, options: ContactImport) -> Result:
-    """Import contacts from NDJSON or CSV, or a provider's export of its contacts.
+    """Import contacts from NDJSON, CSV or a provider's export.
 
-    Exports of Mailchimp, Mailjet, Brevo and listmonk are known by their headers.
-
+    Exports of Mailchimp, Mailjet, Brevo and listmonk are recognised by their headers.
     Profiles are updated, purchases and consent acts added; nothing is removed and no
     suppression lifted. Lines that cannot be read are set aside, and the exit code is 1.
     """
@@ -144,9 +142,12 @@ def import_contacts(settings: Settings, file: Path, options: ContactImport) -> R
             lines = read_table(opened, columns)
             return check.checked(contact_csv.read_csv(lines, columns, age, wanted))
         if constants:
-            fail("--set is about tables; NDJSON of our own says everything itself", 2)
+            fail("--set works with tables only; in our own NDJSON each line has every field", 2)
         if purpose or wanted.layout:
-            fail("NDJSON is our own form: it takes no provider's --format, and has its purposes", 2)
+            fail(
+                "our own NDJSON takes no provider's --format, and has a purpose in each consent",
+                2,
+            )
         return check.checked(contact_ndjson.read_ndjson(read_lines(opened, "utf-8"), age))
 
     def put(store: Store) -> Put[ContactUpdate]:
@@ -162,7 +163,7 @@ def import_contacts(settings: Settings, file: Path, options: ContactImport) -> R
         task,
         Handling(
             contents,
-            lambda store, told: ContactComparison(store, judged, now(), told),
+            lambda store, report: ContactComparison(store, judged, now(), report),
             put,
             check.notices,
             Outlook.imported,
@@ -175,7 +176,7 @@ def import_contacts(settings: Settings, file: Path, options: ContactImport) -> R
 @config_option
 @shows_result
 def show(settings: Settings, address: str) -> Result:
-    """Show what is stored about an address; exits with 1 if there is no contact."""
+    """Show what is stored about an address; exits with 1 when there is no contact."""
 
     async def read(store: Store) -> tuple[Contact | None, int, Sequence[Rectification]]:
         return (
@@ -213,8 +214,8 @@ def _rows(contact: Contact, rectified: Sequence[Rectification]) -> Iterator[tupl
         yield "objected to profiling", _time(contact.profiling_objected_at)
     for purchase in contact.purchases:
         kind = "" if purchase.kind is Dealing.SALE else f" ({purchase.kind})"
-        said = _said_to(purchase)
-        yield "purchase", f"{written_time(purchase.at)} {purchase.product}{kind}{said}"
+        seller = _counterparty(purchase)
+        yield "purchase", f"{written_time(purchase.at)} {purchase.product}{kind}{seller}"
     for act in contact.acts:
         yield "consent", _act(act)
     for wish in contact.preferences:
@@ -225,7 +226,7 @@ def _rows(contact: Contact, rectified: Sequence[Rectification]) -> Iterator[tupl
         yield from _collected(way)
     for one in rectified:
         changes = "; ".join(in_words(change) for change in one.changes)
-        yield "put right", f"{written_time(one.at)} {changes} ({one.reason})"
+        yield "corrected", f"{written_time(one.at)} {changes} ({one.reason})"
 
 
 def _collected(way: Collection) -> Iterator[tuple[str, str | None]]:
@@ -236,16 +237,16 @@ def _collected(way: Collection) -> Iterator[tuple[str, str | None]]:
     yield "source", way.source or "not known"
     yield "collected at", _time(way.collected_at)
     yield "informed at", "was not told" if way.never_informed else _time(way.informed_at)
-    yield "opt-out offered", _known(way.optout_offered)
+    yield "opt-out offered", _yes_or_no(way.optout_offered)
     yield "last activity at", _time(way.last_activity_at)
     if provenance := way.provenance:
         yield "supplier", provenance.supplier or "not named"
-        yield "sender disclosed", _known(provenance.sender_disclosed)
+        yield "sender disclosed", _yes_or_no(provenance.sender_disclosed)
         for link in provenance.chain:
             yield "hand", _hand(link)
 
 
-def _said_to(item: ConsentAct | Purchase) -> str:
+def _counterparty(item: ConsentAct | Purchase) -> str:
     brand = f" (brand {item.brand})" if item.brand else ""
     return brand + (f" (known by {item.came_by})" if item.came_by else "")
 
@@ -265,7 +266,7 @@ def _act(act: ConsentAct) -> str:
     words += [f"recorded by {act.evidence.recorded_by}"] if act.evidence.recorded_by else []
     proof = act.evidence.document_hash
     words += [f"document SHA-256 {proof}"] if proof else []
-    return " ".join(words) + _said_to(act)
+    return " ".join(words) + _counterparty(act)
 
 
 def _hand(link: Link) -> str:
@@ -278,8 +279,8 @@ def _hand(link: Link) -> str:
     return f"{link.supplier or 'not named'}: {disclosed}{date}"
 
 
-def _known(told: bool | None) -> str:
-    return "not known" if told is None else "yes" if told else "no"
+def _yes_or_no(value: bool | None) -> str:
+    return "not known" if value is None else "yes" if value else "no"
 
 
 def _time(moment: datetime | None) -> str:
@@ -291,7 +292,7 @@ class ExportOptions:
     """What to export."""
 
     evidence: bool = flag(
-        "Everything about ADDRESS, as a document: what is stored, what was sent, what proves it."
+        "Everything about ADDRESS as a document: what is stored, what was sent, and the proof."
     )
     lang: Lang = option("The language of the document.", choice(LANGS), default=REFERENCE)
 
@@ -311,11 +312,11 @@ def export(
     output: BinaryIO,
     as_json: bool,
 ) -> int:
-    """Export every contact, or that of ADDRESS, as NDJSON, in the form that `import` reads.
+    """Export every contact, or that of ADDRESS, as NDJSON, in the format that `import` reads.
 
-    With --evidence, the answer to a request about ADDRESS: HTML to a file named so, else
-    Markdown, and beside a file the same as JSON. Exits with 1 when the audit log is not as
-    it was written.
+    With --evidence, write the answer to a request for access by ADDRESS: HTML if the file is
+    named so, otherwise Markdown, and the same as JSON in a file beside it. Exits with 1 when the
+    audit log was altered.
     """
     if options.evidence:
         if address is None:
@@ -348,9 +349,9 @@ def _write_evidence(
     *,
     as_json: bool,
 ) -> int:
-    """Write the document to `output`, and beside a file the same as JSON; return the exit code.
+    """Write the document to `output`, and the same as JSON beside a file; return the exit code.
 
-    HTML to a file named so, else Markdown; JSON alone where it is asked for, or the file is
+    HTML if the file is named so, otherwise Markdown; JSON alone if asked for, or if the file is
     named so. 1: something is wrong with the audit log, and the document says so.
     """
     from smtpproxy.evidence.document import document
@@ -364,9 +365,9 @@ def _write_evidence(
     controller = settings.controller
     if controller is None and not as_json:
         fail(
-            "controller: not set, and the document has to say who processes the data, and why"
+            "controller: not set, but the document has to say who processes the data and why"
             " (RGPD 15(1)); add [controller] to the configuration (docs/settings.md),"
-            " or ask for --json",
+            " or use --json",
             2,
         )
     folder = settings.server.state_dir / "audit"
@@ -383,6 +384,6 @@ def _write_evidence(
             with open(path.with_suffix(".json"), "wb", opener=private) as beside:
                 beside.write(data)
     if found.chain.wrong:
-        click.echo("The audit log is not as it was written: see smtpproxy audit verify", err=True)
+        click.echo("The audit log was altered: see smtpproxy audit verify", err=True)
         return 1
     return 0

@@ -1,4 +1,4 @@
-"""`smtpproxy contact map`: a table that nobody has described gets its mapping."""
+"""`smtpproxy contact map`: write a mapping for a table whose columns are not ours."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,6 @@ from typing import Literal
 import click
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.constants import constant, contact_constants
 from smtpproxy.cli.import_file import on_a_terminal
 from smtpproxy.cli.imports import input_file
 from smtpproxy.cli.map_questions import asked, check_known, column_pair, guessed, left_open
@@ -25,7 +24,7 @@ from smtpproxy.cli.options import (
     several,
 )
 from smtpproxy.cli.printer import Part, Result, progress, shows_result
-from smtpproxy.cli.stores import warn
+from smtpproxy.cli.stores import constant, contact_constants, warn
 from smtpproxy.clock import now
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.guess import propose
@@ -50,28 +49,28 @@ def _zone(value: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class MapOptions:
-    """What is known of the file: all that the command would ask."""
+    """Answers to everything that the command would ask about the file."""
 
     output: Path | None = option(
         "The mapping (default: FILE with .mapping.toml as its suffix). A file is never"
         " overwritten.",
         OUTPUT_FILE, metavar="FILE.toml",
     )  # fmt: skip
-    yes: bool = flag("Ask nothing: take what is guessed, and fail where that is not enough.")
+    yes: bool = flag("Ask nothing: accept the guesses, and fail if they are not enough.")
     column: tuple[tuple[str, str], ...] = several(
-        "What a column is: a field, or none.", column_pair, metavar="COLUMN=FIELD"
+        "The field that a column holds, or none.", column_pair, metavar="COLUMN=FIELD"
     )
     consent: tuple[tuple[str, str], ...] = several(
-        "What people agreed to in a column of yes and no, or of dates; or none.",
+        "The purpose of a consent column (yes and no, or dates), or none.",
         column_pair, metavar="COLUMN=PURPOSE",
     )  # fmt: skip
     given_at: str | None = option("The column with the date of consents.", metavar="COLUMN")
     withdrawn_at: str | None = option("The column with the date of refusals.", metavar="COLUMN")
     true: tuple[str, ...] = several("A cell that means yes.", metavar="CELL")
     false: tuple[str, ...] = several("A cell that means no.", metavar="CELL")
-    nothing: tuple[str, ...] = several("A cell that is neither: it says nothing.", metavar="CELL")
+    nothing: tuple[str, ...] = several("A cell that means neither: it is ignored.", metavar="CELL")
     no: Literal["withdrawal", "nothing"] | None = option(
-        "What a no is: a withdrawal of what was agreed to before (as is proposed), or nothing.",
+        "What a no means: that earlier consent is withdrawn (the proposal), or nothing.",
         choice(["withdrawal", "nothing"]),
     )
     time_format: str | None = option(
@@ -79,15 +78,15 @@ class MapOptions:
         metavar="FORMAT",
     )  # fmt: skip
     time_zone: str | None = option(
-        "The zone of times that name none: Europe/Paris, UTC …", _zone, metavar="NAME"
+        "The zone of times that have none: Europe/Paris, UTC …", _zone, metavar="NAME"
     )
     constants: tuple[tuple[str, str], ...] = several(
-        "What holds for every row, such as source=direct, consent_method=unticked_box,"
+        "The value of a field in every row: source=direct, consent_method=unticked_box,"
         " evidence.wording=TEXT, evidence.form=TEXT, brand=NAME.",
         constant, name="--set", metavar="FIELD=VALUE",
     )  # fmt: skip
     leave_open: bool = flag(
-        "Write the mapping although wording, method, source or brand are not known; the file says"
+        "Write the mapping even if wording, method, source or brand is not known; the file says"
         " what is missing."
     )
 
@@ -100,24 +99,25 @@ class MapOptions:
 def map_contacts(settings: Settings, file: Path, options: MapOptions) -> Result:
     """Look at a CSV, XLSX or NDJSON file of people, and write the mapping that imports it.
 
-    Guesses columns by what they are called, in English, French, German or Spanish, and by
-    all that is in them; shows what people would become; asks what it cannot know. Imports
-    nothing.
+    Guesses columns by their names, in English, French, German or Spanish, and by everything in
+    them; shows how people would be imported; asks what it cannot know. Imports nothing.
     """
     if not file.is_file():
-        fail(f"{file}: only a file can be mapped: it is read several times", 2)
+        fail(f"{file}: not a file; only a file can be mapped, as it is read several times", 2)
     output = options.output or file.with_suffix(".mapping.toml")
     if output.exists():
-        fail(f"{output}: it exists already and is not overwritten; name another with --output", 2)
+        fail(f"{output}: already exists and is not overwritten; name another with --output", 2)
     try:
         with progress(file.name, file.stat().st_size) as show:
             look = look_at(file, show)
     except ImportFault as error:
         fail(f"{file}: {error}")
     if not look.rows:
-        fail(f"{file}: no rows: there is nothing below its header")
+        fail(f"{file}: no rows below its header")
     if look.is_headless:
-        fail(f"{file}: its first row has an address: put a header on top that names the columns")
+        fail(
+            f"{file}: its first row holds an address; put a header above it that names the columns"
+        )
     for notice in look.notices:
         warn(f"{file}: {notice}")
     known = _known(settings)
@@ -145,7 +145,7 @@ def map_contacts(settings: Settings, file: Path, options: MapOptions) -> Result:
 
 def _known(settings: Settings) -> Known:
     methods = {one for book in settings.rulebooks.values() for one in book.valid_methods}
-    # The stream `default` takes what declares no other: nobody is asked to agree to that.
+    # The stream `default` takes mail that declares no other: nobody is asked to agree to that.
     declared = {one.purpose for one in settings.declared_streams if one.purpose}
     return Known(
         tuple(sorted(declared or settings.mail_purposes)),
@@ -155,10 +155,10 @@ def _known(settings: Settings) -> Known:
 
 
 def _answers(settings: Settings, look: TableLook, options: MapOptions) -> Answers:
-    """Return what the options say; end the command where the file or the relay has no such."""
-    for name, said in options.column:
-        if said not in (*FIELDS, NONE):
-            fail(f"--column {name}={said}: no such field; they are none, {', '.join(FIELDS)}", 2)
+    """Return the answers in the options; end the command if one names an unknown thing."""
+    for name, field in options.column:
+        if field not in (*FIELDS, NONE):
+            fail(f"--column {name}={field}: no such field; known are none, {', '.join(FIELDS)}", 2)
     for name, purpose in options.consent:
         if purpose not in (*settings.purposes, NONE):
             known = ", ".join(sorted(settings.purposes))
@@ -166,15 +166,15 @@ def _answers(settings: Settings, look: TableLook, options: MapOptions) -> Answer
     columns = [name for name, _ in (*options.column, *options.consent)]
     for name in filter(None, (*columns, options.given_at, options.withdrawn_at)):
         if look.column(name) is None:
-            there = ", ".join(one.name for one in look.columns)
-            fail(f"{name!r}: no such column; they are {there[:300]}", 2)
-    said_twice = {*options.true} & {*options.false} | {*options.nothing} & {
+            known = ", ".join(column.name for column in look.columns)
+            fail(f"{name!r}: no such column; the columns are {known[:300]}", 2)
+    contradictory = {*options.true} & {*options.false} | {*options.nothing} & {
         *options.true, *options.false,
     }  # fmt: skip
-    if said_twice:
-        fail(f"{min(said_twice)!r} cannot be two of --true, --false and --nothing", 2)
+    if contradictory:
+        fail(f"{min(contradictory)!r} cannot be two of --true, --false and --nothing", 2)
     return Answers(
-        {column_key(name): said for name, said in options.column},
+        {column_key(name): field for name, field in options.column},
         {column_key(name): purpose for name, purpose in options.consent},
         options.given_at,
         options.withdrawn_at,
@@ -195,30 +195,30 @@ def _written(
     read |= {column_key(name) for table in proposal.consents for name in table.columns}
     unread = [one.name for one in look.columns if column_key(one.name) not in read]
     head = [
-        f"Which column of {printable(file.name)} is what, as `smtpproxy contact map` wrote it on "
+        f"The columns of {printable(file.name)}, mapped by `smtpproxy contact map` on "
         f"{now():%Y-%m-%d}",
-        f"after a look at {counted(look.rows, 'row')}. Change what is wrong (docs/data.md), then:",
+        f"after reading {counted(look.rows, 'row')}. Correct it if need be (docs/data.md), then:",
         _next(Path(file.name), Path(output.name)),
     ]
     return mapping_text(proposal, answers, head, unread, look)
 
 
 def _next(file: Path, output: Path) -> str:
-    """Return the command that shows what the mapping makes of the file."""
+    """Return the command that shows how the mapping imports the file."""
     command = ["smtpproxy", "contact", "import", str(file), "--mapping", str(output), "--dry-run"]
     return printable(shlex.join(command))
 
 
 def _exports(look: TableLook) -> Iterator[str]:
-    """Yield what is to be said where the file is a provider's export."""
+    """Yield notes on a file that is a provider's export."""
     columns = tuple(one.name for one in look.columns)
     kinds: tuple[Kind, ...] = ("contacts", "suppressions")
     for kind in kinds:
         for one in layouts(kind):
             if one.fits(columns) and kind == "contacts":
                 yield (
-                    f"it looks like an export of {one.title}, which contact import reads without a "
-                    "mapping too (--purpose, --set)"
+                    f"it looks like an export of {one.title}, which contact import also reads "
+                    "without a mapping (--purpose, --set)"
                 )
             elif one.fits(columns):
                 yield (
@@ -259,7 +259,7 @@ def _as_object(
     found: Sample,
     notes: Sequence[str],
 ) -> dict[str, object]:
-    said = answers.constants.items()
+    constants = answers.constants.items()
     return {
         "file": file,
         "mapping": output,
@@ -267,8 +267,8 @@ def _as_object(
         "columns": proposal.columns,
         "consents": [one.as_written() for one in proposal.consents],
         "time_format": proposal.time_format,
-        "constants": {name: text for name, text in said if text != LEFT_OPEN},
-        "open": [name for name, text in said if text == LEFT_OPEN],
+        "constants": {name: text for name, text in constants if text != LEFT_OPEN},
+        "open": [name for name, text in constants if text == LEFT_OPEN],
         "notes": notes,
         **found.as_object(),
     }

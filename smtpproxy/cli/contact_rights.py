@@ -1,4 +1,4 @@
-"""`smtpproxy contact rectify`, `object` and `erase`: what people may demand of their data."""
+"""`smtpproxy contact rectify`, `object` and `erase`: people's rights over their data."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,25 +41,29 @@ from smtpproxy.terminal import counted
 
 @dataclass(frozen=True, slots=True)
 class RectifyOptions:
-    """What is put right."""
+    """What is corrected."""
 
-    new_address: str | None = option("The address was wrong or has changed.", canonical_address)
+    new_address: str | None = option(
+        "The right address, if it was wrong or has changed.", canonical_address
+    )
     audience: str | None = option(
-        "What kind of recipient they are, whatever any file says.", choice(Audience)
+        "What kind of recipient they are, whatever any import says.", choice(Audience)
     )
     source: str | None = option("How the address was obtained.", choice(Source))
     collected_at: datetime | None = option(
-        f"When that was. {TIME_HELP}.", fact_moment, metavar="TIME"
+        f"When the address was obtained. {TIME_HELP}.", fact_moment, metavar="TIME"
     )
     informed_at: datetime | None = option(
-        f"When the person was told. {TIME_HELP}.", fact_moment, metavar="TIME"
+        f"When the person was told how the data is used. {TIME_HELP}.", fact_moment, metavar="TIME"
     )
     optout_offered: str | None = option(
         "Whether they could opt out at collection.", choice(["yes", "no"])
     )
-    language: str | None = option('What they read: a language tag, such as "fr".', language_tag)
-    add_occupation: tuple[str, ...] = several("What they do.", plain_text)
-    remove_occupation: tuple[str, ...] = several("What they do not do.", plain_text)
+    language: str | None = option(
+        'The language they read: a language tag, such as "fr".', language_tag
+    )
+    add_occupation: tuple[str, ...] = several("An occupation they have.", plain_text)
+    remove_occupation: tuple[str, ...] = several("An occupation they do not have.", plain_text)
     add_tag: tuple[str, ...] = several("A tag, such as restricted.", plain_text)
     remove_tag: tuple[str, ...] = several("A tag that is wrong.", plain_text)
     reason: str = option("Why: who asked for it, and how you know.", plain_text, required=True)
@@ -89,14 +93,16 @@ class RectifyOptions:
 @config_option
 @shows_result
 def rectify(settings: Settings, address: str, options: RectifyOptions) -> Result:
-    """Correct what is stored about a person (RGPD 16). What it was stays on record.
+    """Correct what is stored about a person (RGPD 16). The former values stay on record.
 
-    With --new-address the contact moves with its whole history, and what keeps mail from the
-    old address keeps it from the new one too, but for bounces; the old one stays suppressed.
+    With --new-address the contact moves with its whole history. Whatever suppresses the old
+    address suppresses the new one too, except bounces; the old one stays suppressed.
     """
     correction = options.correction(settings.restricted_tags)
     if correction == Correction(restricted_tags=settings.restricted_tags):
-        raise click.UsageError("say what to correct, such as --new-address or --audience")
+        raise click.UsageError(
+            "nothing to correct: give an option such as --new-address or --audience"
+        )
     done = using_store(
         settings,
         lambda store: store.rectify(address, correction, at=now(), reason=options.reason),
@@ -108,7 +114,7 @@ def rectify(settings: Settings, address: str, options: RectifyOptions) -> Result
         for change in done.changes:
             yield f"{address}: {in_words(change)}"
         if not done.changes:
-            yield f"{address}: already so; nothing changed"
+            yield f"{address}: nothing changed: the record already says so"
 
     name = options.new_address or address
     return with_effect(settings, name, Result({"address": name, "rectification": done}, text()))
@@ -120,7 +126,7 @@ def in_words(change: Change) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ObjectOptions(NoteOptions):
-    """To what the person objects."""
+    """What the person objects to."""
 
     purpose: str | None = option(
         "Object only to mail of this purpose (default: all marketing).", plain_text
@@ -128,7 +134,7 @@ class ObjectOptions(NoteOptions):
     brand: str | None = option(
         "Object only to marketing of this brand.", plain_text, metavar="NAME"
     )
-    profiling: bool = flag("Object to profiling too: what was gathered is frozen.")
+    profiling: bool = flag("Object to profiling too: the profile is frozen.")
     only_profiling: bool = flag("Object to profiling, but not to the mail.")
     since: datetime | None = option(f"{TIME_HELP} (default: now).", last_moment)
 
@@ -141,19 +147,19 @@ class ObjectOptions(NoteOptions):
 def object_(settings: Settings, address: str, options: ObjectOptions) -> Result:
     """Record that a person objects to marketing (RGPD 21(2)), and to profiling for it.
 
-    It leaves a suppression of origin `objection`, which no consent outweighs. After an
-    objection to profiling no import changes or adds occupations, tags or last_activity_at,
-    and none clears the mark.
+    It adds a suppression of origin `objection`, which no consent overrides. After an objection
+    to profiling no import changes or adds occupations, tags or last_activity_at, or lifts the
+    objection.
     """
     purpose = options.purpose
     if options.only_profiling and (purpose or options.brand or options.note):
         raise click.UsageError(
-            "--purpose, --brand and --note are about mail: leave --only-profiling out"
+            "--purpose, --brand and --note are about mail: leave out --only-profiling"
         )
     if purpose and options.brand:
-        raise click.UsageError("object to a purpose or to all marketing of a brand, not to both")
+        raise click.UsageError("give --purpose or --brand, not both")
     since = options.since
-    warn_of_the_future("--since", since, "it counts from now on all the same")
+    warn_of_the_future("--since", since, "it counts from now on anyway")
     at = since or now()
     scope = None
     if not options.only_profiling:
@@ -174,9 +180,9 @@ def object_(settings: Settings, address: str, options: ObjectOptions) -> Result:
     using_store(settings, record)
     text = []
     if scope:
-        text.append(f"{address}: objection to {scope} is on record, and no consent outweighs it")
+        text.append(f"{address}: objection to {scope} recorded; no consent overrides it")
     if freezes:
-        text.append(f"{address}: objection to profiling is on record; what was gathered is frozen")
+        text.append(f"{address}: objection to profiling recorded; the profile is frozen")
     data = {"address": address, "scope": scope, "profiling": freezes, "since": at}
     return with_effect(settings, address, Result(data, text))
 
@@ -195,13 +201,13 @@ def object_(settings: Settings, address: str, options: ObjectOptions) -> Result:
 def erase(settings: Settings, address: str, scope: str) -> Result:
     """Erase a contact with its whole history, and the person from the audit log (RGPD 17).
 
-    What stays is an `erasure` suppression, which holds no address: the person gets no
-    marketing again, and imports leave them out. It yields only to consent that the person
-    gives later, recorded by `consent record`. The decisions stay on record without the
-    person, and the record stays provable.
+    An `erasure` suppression stays, which holds no address: the person gets no marketing
+    again, and imports leave them out. It yields only to consent that the person gives later,
+    recorded by `consent record`. The decisions stay on record without the person, and the
+    record stays provable.
 
-    It goes by the exact address: variants with another plus-tag, and addresses that the
-    contact had before, are named, and erased one by one.
+    Only the exact address is erased: variants with another plus-tag, and former addresses of
+    the contact, are listed for you to erase one by one.
     """
 
     done = using_store(
@@ -224,5 +230,7 @@ def erase(settings: Settings, address: str, scope: str) -> Result:
     if done.behind:
         data["relays_behind"] = done.behind
         relays = ", ".join(done.behind)
-        text.append(f"audit logs of other relays: not erased yet by {relays}, until they run")
+        text.append(
+            f"audit logs of other relays: {relays} will erase the person when they next run"
+        )
     return with_effect(settings, address, Result(data, text))

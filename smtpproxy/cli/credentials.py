@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from smtpproxy.auth.users import Users
 
 PREFIX = "smtpproxy_"
-"""By which scanners of repositories and logs know what they found."""
+"""Lets scanners of repositories and logs recognise a token."""
 
 _RIGHTS = get_args(Right)
 
@@ -30,8 +30,12 @@ _RIGHTS = get_args(Right)
 class TokenOptions:
     """What the token may be used for."""
 
-    may: tuple[str, ...] = several("What it may do. By default changes and check.", choice(_RIGHTS))
-    brand: tuple[str, ...] = several("A brand that it is for. By default all.", metavar="NAME")
+    may: tuple[str, ...] = several(
+        "A right of the token (default: changes and check).", choice(_RIGHTS)
+    )
+    brand: tuple[str, ...] = several(
+        "A brand that the token is for (default: all).", metavar="NAME"
+    )
 
 
 @click.command("token")
@@ -42,8 +46,8 @@ class TokenOptions:
 def token(settings: Settings, name: str, options: TokenOptions) -> Result:
     """Create an API token, and print the table that registers it.
 
-    The token is shown this once; only its hash goes into the configuration, which takes
-    effect with `smtpproxy reload`. Nothing is written.
+    The token is shown only once; the configuration gets only its hash, which takes effect with
+    `smtpproxy reload`. This command writes nothing.
     """
     from smtpproxy.cli.stores import check_brand  # loads the store, which --help does not need
 
@@ -51,7 +55,7 @@ def token(settings: Settings, name: str, options: TokenOptions) -> Result:
     digest = sha256(token.encode()).hexdigest()
     rights = list(dict.fromkeys(options.may)) or list(_RIGHTS[:2])
     if any(known.name == name for known in settings.tokens):
-        click.echo(f"warning: there is a [[token]] named {name!r} already: replace it", err=True)
+        click.echo(f"warning: a [[token]] named {name!r} already exists: replace it", err=True)
     for brand in options.brand:
         check_brand(settings, brand)
     text = [
@@ -77,8 +81,8 @@ def _listed(names: Iterable[str]) -> str:
 def user() -> None:
     """Add, remove, list and check the users of AUTH.
 
-    They are in the file that [auth] users names, mode 0600, with what is needed to check a
-    password and not the password. A running relay takes a change within a second.
+    They are in the file that [auth] users names, mode 0600, without their passwords: only what
+    is needed to check one. A running relay notices a change within a second.
     """
 
 
@@ -93,7 +97,7 @@ def user_name(value: str) -> str:
 
 @user.command("add", short_help="Add a user; asks for the password.")
 @click.argument("name", type=user_name)
-@click.option("--replace", is_flag=True, help="Give an existing user a new password.")
+@click.option("--replace", is_flag=True, help="Set a new password for an existing user.")
 @config_option
 def add(name: str, replace: bool, settings: Settings) -> None:
     """Add a user; asks for the password twice, or reads it from standard input."""
@@ -103,7 +107,7 @@ def add(name: str, replace: bool, settings: Settings) -> None:
     users = _read(path) if path.exists() else empty()
     exists = name in users.by_name
     if exists and not replace:
-        fail(f"{name!r} exists already; --replace gives a new password")
+        fail(f"{name!r} already exists; --replace sets a new password")
     try:
         user = User.of(name, _password(confirm=True))
     except ValueError as error:
@@ -116,7 +120,7 @@ def add(name: str, replace: bool, settings: Settings) -> None:
 @click.argument("name")
 @config_option
 def remove(name: str, settings: Settings) -> None:
-    """Remove a user. Sessions that have already authenticated go on to their end."""
+    """Remove a user. Sessions that have already authenticated continue."""
     path = _users_file(settings)
     users = _read(path)
     if name not in users.by_name:
@@ -130,7 +134,7 @@ def remove(name: str, settings: Settings) -> None:
 @config_option
 @shows_result
 def list_users(settings: Settings) -> Result:
-    """List the users, with the streams that their credentials give."""
+    """List the users, with the streams that their credentials allow."""
     users = _read(_users_file(settings))
     given = {credential.user: credential.streams for credential in settings.credentials}
     streams = {name: given.get(name) for name in users.by_name}
@@ -147,18 +151,18 @@ def list_users(settings: Settings) -> Result:
 @click.argument("name")
 @config_option
 def check(name: str, settings: Settings) -> None:
-    """Say whether a password is right: exit 0 if it is, 1 if not."""
+    """Check a password; exits with 0 when it is right and 1 when it is not."""
     from smtpproxy.auth.users import verify
 
     users = _read(_users_file(settings))
     if not verify(users.by_name.get(name), _password(confirm=False)):
         fail("user name or password is wrong")
-    click.echo(f"{name}: right")
+    click.echo(f"{name}: the password is right")
 
 
 def _users_file(settings: Settings) -> Path:
     if settings.auth.users is None:
-        fail('no file of users: set [auth] users = "/etc/smtpproxy/users"', 2)
+        fail('no users file: set [auth] users = "/etc/smtpproxy/users"', 2)
     return settings.auth.users
 
 
@@ -181,7 +185,7 @@ def _write(path: Path, users: "Users") -> None:
 
 
 def _password(*, confirm: bool) -> str:
-    """Ask on the terminal; from a pipe, the first line."""
+    """Ask on the terminal, or read the first line of a pipe."""
     if sys.stdin.isatty():
         return str(click.prompt("Password", hide_input=True, confirmation_prompt=confirm))
     return sys.stdin.readline().rstrip("\r\n")

@@ -49,23 +49,23 @@ Texts = Callable[[str], Awaitable[Answer]]
 def dkim() -> None:
     """Make keys for DKIM, print what to publish, check signatures.
 
-    The keys that sign are named in [[dkim]] of the configuration; docs/dkim.md tells how to
-    set them up and how to change them.
+    The signing keys are named in [[dkim]] of the configuration; docs/dkim.md describes how to
+    set them up and how to replace them.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class KeygenOptions:
-    """What key is made, and for whose mail."""
+    """What kind of key, and for whose mail."""
 
     domain: str = option("The domain whose mail it signs.", required=True, metavar="DOMAIN")
     selector: str = option("The selector to publish it under.", required=True, metavar="NAME")
     kind: str = option(
-        "Everyone can verify RSA; Ed25519 is for a second, additional key.",
+        "The kind of key. Everyone can verify RSA; use Ed25519 only for a second key.",
         choice(["rsa", "ed25519"]), name="--type", default="rsa",
     )  # fmt: skip
     bits: str = option(
-        "Size of an RSA key; 2048 suits every DNS and every verifier.",
+        "The size of an RSA key; 2048 works with every DNS and every verifier.",
         choice(["2048", "3072", "4096"]), default="2048",
     )  # fmt: skip
 
@@ -76,10 +76,10 @@ class KeygenOptions:
 @shows_result
 @config_path_option
 def keygen(file: Path, options: KeygenOptions, config: Path) -> Result:
-    """Make a key in FILE (mode 0600, never over another), and print its DNS record."""
+    """Make a key in a new FILE (mode 0600), and print its DNS record."""
     from smtpproxy.relay.dkim_signing import new_key
 
-    del config  # taken as every command takes it; the key comes before its table
+    del config  # every command takes it; the key comes before its table
     domain, selector = _names(options.domain, options.selector)
     pem, key = new_key("ed25519" if options.kind == "ed25519" else "rsa", int(options.bits))
     try:
@@ -87,7 +87,7 @@ def keygen(file: Path, options: KeygenOptions, config: Path) -> Result:
         with os.fdopen(handle, "wb") as written:
             written.write(pem)
     except FileExistsError:
-        fail(f"{file} exists already: a key is never written over another")
+        fail(f"{file} already exists: a key is never overwritten")
     except OSError as error:
         fail(f"{file} cannot be written: {error.strerror}")
     text = [
@@ -105,8 +105,12 @@ def keygen(file: Path, options: KeygenOptions, config: Path) -> Result:
 
 @dkim.command("record")
 @click.argument("file", type=click.Path(path_type=Path), required=False)
-@click.option("--domain", metavar="DOMAIN", help="The key's domain; without FILE, only its keys.")
-@click.option("--selector", metavar="NAME", help="The key's selector; without FILE, only its key.")
+@click.option(
+    "--domain", metavar="DOMAIN", help="The key's domain; without FILE, print only its keys."
+)
+@click.option(
+    "--selector", metavar="NAME", help="The key's selector; without FILE, print only its keys."
+)
 @shows_result
 @config_option
 def record(
@@ -120,10 +124,12 @@ def record(
     ]
     if file is not None:
         if domain is None or selector is None:
-            raise click.UsageError("FILE needs --domain and --selector: they are not in a key")
+            raise click.UsageError(
+                "FILE needs --domain and --selector: a key file does not hold them"
+            )
         chosen = [DkimSettings(*_names(domain, selector), file)]
     if not chosen:
-        fail("no such key: there is no [[dkim]] for it in the configuration")
+        fail("no such key: the configuration has no [[dkim]] for it")
     keys = [(each, _key(each.key)) for each in chosen]
     return Result(
         [_as_object(each.key, each.domain, each.selector, key) for each, key in keys],
@@ -139,15 +145,15 @@ def record(
     type=file_type(),
     multiple=True,
     metavar="FILE",
-    help="Records as keygen prints them, instead of the DNS. Repeat for more.",
+    help="Read records from FILE, as keygen prints them, instead of the DNS. Repeat for more.",
 )
 @shows_result
 @config_option
 def verify(settings: Settings, message: BinaryIO, records: tuple[Path, ...]) -> Result:
     """Check every DKIM signature of MESSAGE.eml (- for standard input).
 
-    dkimpy checks each independently. Exits with 0 when at least one is valid for both of us, and
-    otherwise with 1.
+    dkimpy checks each one independently. Exits with 0 when at least one is valid by both
+    verifiers, otherwise with 1.
     """
     known = _read_records(records) if records else None
     found = asyncio.run(_check(settings, _on_the_wire(message.read()), known))
@@ -159,13 +165,13 @@ def _signatures(found: "Sequence[_Checked]") -> Iterator[Part]:
         name = f"{each.domain} (selector {each.selector})" if each.domain else "a signature"
         covers = "" if each.covers_unsubscribe else "; does not cover both unsubscribe fields"
         detail = f": {each.detail}" if each.detail else ""
-        yield f"{name}: {each.state}{detail}{covers}{_second(each)}"
+        yield f"{name}: {each.state}{detail}{covers}{_dkimpy_verdict(each)}"
     if not found:
         yield Aside("no DKIM signature")
 
 
-def _second(found: "_Checked") -> str:
-    """What dkimpy says, and whether it is the same."""
+def _dkimpy_verdict(found: "_Checked") -> str:
+    """Return dkimpy's verdict, and whether it agrees."""
     if found.dkimpy is None:
         return ""
     if found.dkimpy is Verdict.UNANSWERED:
@@ -220,16 +226,16 @@ class _Checked(Struct, frozen=True):
     state: SignatureState
     detail: str
     covers_unsubscribe: bool
-    dkimpy: Verdict | None = None  # it is not asked without a record to judge by
+    dkimpy: Verdict | None = None  # not asked if the DNS has no record
 
     @property
     def valid(self) -> bool:
-        """For the relay's own verifier, and for dkimpy."""
+        """By both the relay's own verifier and dkimpy."""
         return self.state is SignatureState.VALID and self.dkimpy in _VALID
 
 
 def _on_the_wire(raw: bytes) -> bytes:
-    """Return a message of a file as SMTP carries it: every line ends in CRLF."""
+    """Return a message from a file as SMTP carries it: every line ends in CRLF."""
     text = re.sub(rb"\r\n|\r|\n", b"\r\n", raw)
     return text if text.endswith(b"\r\n") else text + b"\r\n"
 
@@ -243,7 +249,7 @@ def _split(message: bytes) -> tuple[HeaderBlock, Body]:
 
 
 def _read_records(paths: Sequence[Path]) -> Mapping[str, bytes]:
-    """Return the records in files, as lines of a zone, by their names."""
+    """Return by name the records in files of zone lines."""
     records = {}
     for path in paths:
         try:
@@ -256,14 +262,15 @@ def _read_records(paths: Sequence[Path]) -> Mapping[str, bytes]:
                 text = "".join(_STRINGS.findall(found[2]))
                 records[found[1].lower()] = text.replace("\\;", ";").encode()
     if not records:
-        fail('it contains no record such as: s2026._domainkey.example.com. IN TXT "v=DKIM1; …"')
+        right = 's2026._domainkey.example.com. IN TXT "v=DKIM1; …"'
+        fail(f"--record: no record found; expected lines such as {right}")
     return records
 
 
 async def found_signatures(
     settings: Settings, headers: HeaderBlock, body: Body | None, threads: Executor
 ) -> tuple[SignatureFinding, ...]:
-    """Return what the relay would find out about a message's signatures, by the DNS."""
+    """Return what the relay would find about a message's signatures, asking the DNS."""
     verifier = Verifier(texts(settings, None), threads, time.time)
     return await verifier.check(headers, body, UNSUBSCRIBE)
 
@@ -280,14 +287,15 @@ async def _check(
     checked = []
     try:
         for index, (each, field) in enumerate(zip(found, fields, strict=False)):
-            said, record = None, None
+            verdict, record = None, None
             if each.domain:
                 record = await record_of(ask, _name(each.domain, each.selector))
             if record is not None:
-                said = await dkimpy.verdict(message, index, each.domain, record)
+                verdict = await dkimpy.verdict(message, index, each.domain, record)
             covers = set(UNSUBSCRIBE) <= signed_names(field)
-            told = each.domain, each.selector, each.state, each.detail
-            checked.append(_Checked(*told, covers, said))
+            checked.append(
+                _Checked(each.domain, each.selector, each.state, each.detail, covers, verdict)
+            )
     finally:
         await dkimpy.close()
     return checked

@@ -1,4 +1,4 @@
-"""`smtpproxy doctor`: what mailbox providers will find wrong."""
+"""`smtpproxy doctor`: what mailbox providers would object to."""
 
 import asyncio
 import time
@@ -44,15 +44,15 @@ def _domain(value: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class DoctorOptions:
-    """What to look at."""
+    """What to check."""
 
     only: tuple[str, ...] = several("Run only this check.", choice(Check))
     domain: tuple[str, ...] = several(
-        "A domain of From to look at, instead of those in the configuration.",
+        "Check this From domain instead of those in the configuration.",
         _domain, metavar="DOMAIN",
     )  # fmt: skip
     timeout: float = option(
-        "How long one check may take.",
+        "The longest that one check may take.",
         click.FloatRange(min=0.1, max=600), metavar="SECONDS", default=20.0,
     )  # fmt: skip
 
@@ -62,12 +62,12 @@ class DoctorOptions:
 @shows_result
 @config_option
 def doctor(settings: Settings, options: DoctorOptions) -> Result:
-    """Look at everything that mailbox providers look at.
+    """Check everything that mailbox providers check.
 
-    Asks the DNS for SPF, DKIM, DMARC and MX of each domain of From and for the names of the
-    sending addresses, connects to the upstream and to the unsubscribe link, looks at keys,
-    certificates and the clock, and holds it all against what Gmail, Yahoo, Microsoft, Orange
-    and La Poste demand. Sends no mail and changes nothing. Exits with 1 when anything fails.
+    Asks the DNS for SPF, DKIM, DMARC and MX of each From domain and for the names of the
+    sending addresses, connects to the upstream and to the unsubscribe link, checks keys,
+    certificates and the clock, and compares it all with what Gmail, Yahoo, Microsoft, Orange
+    and La Poste require. Sends no mail and changes nothing. Exits with 1 when anything fails.
     """
     from smtpproxy.doctor.run import Doctor, from_domains
     from smtpproxy.resolver import Resolver
@@ -95,7 +95,7 @@ def _report_text(report: "Report") -> Iterator[Part]:
         yield Table([*[Column()] * 3, Column(prose=True)], list(_findings(report)))
     if report.checklist:
         yield ""
-        yield Styled("What mailbox providers demand of bulk senders", "bold")
+        yield Styled("What mailbox providers require of bulk senders", "bold")
         rows = [
             (_shown(line.status), line.provider, line.domain, line.demand, line.why)
             for line in report.checklist

@@ -1,4 +1,4 @@
-"""`smtpproxy explain`: what would become of a message, or became of one, and why."""
+"""`smtpproxy explain`: what would happen to a message, or did happen, and why."""
 
 import dataclasses
 import sys
@@ -51,15 +51,15 @@ from smtpproxy.wire.session import ContentProblem, HeaderLimits
 
 @dataclass(frozen=True, slots=True)
 class ExplainOptions:
-    """The message that is asked about, or the decision."""
+    """The message or the decision to explain."""
 
-    mail_from: str | None = option("Reverse path; empty for the null path.", metavar="ADDRESS")
+    mail_from: str | None = option("The reverse path; empty for the null path.", metavar="ADDRESS")
     rcpt: tuple[str, ...] = several("A recipient.", metavar="ADDRESS")
     stream: str | None = option(
         "Judge on this stream, whether or not the client may use it.", metavar="NAME"
     )
     listener: str | None = option(
-        "The listener it comes in by (default: the first).", metavar="NAME"
+        "The listener it arrives at (default: the first).", metavar="NAME"
     )
     at: datetime | None = option("Judge as of TIME.", moment)
     decision_id: str | None = option(
@@ -93,19 +93,18 @@ def explain(
     same rules, same store. Sends nothing and records nothing. Exits with 0 when everybody
     would be mailed and 1 when anybody would not.
 
-    With --at, only what was known by that moment counts. With --id, explains a decision
-    of the audit log, and says what proves it: the id is in the SMTP reply and in the Received
-    field.
+    With --at, only what was known by then counts. With --id, explains a decision in the audit
+    log and says what proves it; the id is in the SMTP reply and in the Received field.
     """
     if options.decision_id is not None:
         if message is not None or options.is_about_a_message:
-            raise click.UsageError("--id takes no message and no other options")
+            raise click.UsageError("--id takes no message and no options about one")
         explanation = _recorded(settings, options.decision_id, options.lang, kept, shipped)
     else:
         if kept is not None or shipped is not None:
             raise click.UsageError("--anchors and --from need --id")
         if message is None or options.mail_from is None or not options.rcpt:
-            raise click.UsageError("give MESSAGE.eml, --mail-from and --rcpt, or --id")
+            raise click.UsageError("give MESSAGE.eml with --mail-from and --rcpt, or give --id")
         raw = _on_the_wire(message.read())
         question = _question(settings, raw, options.mail_from, options)
         answers = _answers(settings, question, raw)
@@ -129,7 +128,7 @@ def _question(settings: Settings, raw: bytes, mail_from: str, options: ExplainOp
 
 
 def _content_refusal(settings: Settings, raw: bytes) -> Reply | None:
-    """The relay's answer to a message that is too large to be judged."""
+    """Return the relay's reply to a message too large to be judged."""
     server = settings.server
     limits = HeaderLimits(server.header_size_limit, server.max_header_fields)
     count = HeaderCounter(limits)
@@ -141,7 +140,7 @@ def _content_refusal(settings: Settings, raw: bytes) -> Reply | None:
 
 
 def _answers(settings: Settings, question: Question, raw: bytes) -> Answers:
-    """Ask the store, and the DNS where the relay would; what that said in the past is not known."""
+    """Ask the store, and the DNS where the relay would. Its past answers are not known."""
     content = Content(Spool(settings.server.state_dir, sys.maxsize))
     content.append(stuffed(raw))
 
@@ -157,14 +156,14 @@ def _answers(settings: Settings, question: Question, raw: bytes) -> Answers:
 
 
 def _on_the_wire(raw: bytes) -> bytes:
-    """Files on this machine have LF where SMTP has CRLF; a file with CRLF is left as it is."""
+    """Return the content with CRLF: a file without any is taken to end its lines in LF."""
     if b"\r\n" not in raw:
         raw = raw.replace(b"\n", b"\r\n")
     return raw if raw.endswith(b"\r\n") else raw + b"\r\n"
 
 
 class _Dns:
-    """The lookups of a relay, for one message."""
+    """The lookups that a relay would make for one message."""
 
     def __init__(self, settings: Settings, threads: ThreadPoolExecutor) -> None:
         self._settings = settings
@@ -200,7 +199,7 @@ def _listener(settings: Settings, name: str | None) -> ListenerSettings:
         if name is None or listener.name == name:
             return listener
     names = ", ".join(listener.name for listener in settings.listeners)
-    return fail(f"no listener {name!r}; there are {names}", 2)
+    return fail(f"no listener {name!r}; known are {names}", 2)
 
 
 def _choice(
@@ -208,7 +207,7 @@ def _choice(
 ) -> StreamChoice:
     if stream is not None:
         if stream not in settings.streams:
-            fail(f"no stream {stream!r}; there are {', '.join(settings.streams)}", 2)
+            fail(f"no stream {stream!r}; known are {', '.join(settings.streams)}", 2)
         return StreamChoice.of((settings.streams[stream],), settings.streams[stream])
     return StreamTable(settings).choice(listener, reverse_path)
 
@@ -221,7 +220,7 @@ def _reverse_path(given: str, origin: str | None) -> str:
 
 
 def _recipient(settings: Settings, given: str, origin: str | None) -> str:
-    """The forward path, as the listener reads it in a RCPT command."""
+    """Return the forward path as the listener would read it in a RCPT command."""
     try:
         path = qualified(parse_path(given.strip()), origin)
         canonical(path if "@" in path else f"{path}@{settings.server.hostname}")
@@ -240,9 +239,9 @@ def _recorded(
     if not records:
         others = () if shipped else elsewhere(settings, IndexQuery(id=decision_id.upper()), 1)
         if others:
-            fail(f"decision {others[0].id} is {where(others[0])}: explain it there, or see --from")
+            fail(f"decision {others[0].id} is {where(others[0])}: run this there, or see --from")
         fail(f"no decision {printable(decision_id)} is on record")
-    of_it = [record for _, record in records]
-    explanation = recall(of_it, settings.rulebooks, lang)
-    proof = seal(records[0][0].folder, of_it, read_kept(kept))
+    decided = [record for _, record in records]
+    explanation = recall(decided, settings.rulebooks, lang)
+    proof = seal(records[0][0].folder, decided, read_kept(kept))
     return dataclasses.replace(explanation, seal=proof)

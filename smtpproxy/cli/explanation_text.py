@@ -1,4 +1,4 @@
-"""How `smtpproxy explain` shows its answer: to people, and to programs."""
+"""The output of `smtpproxy explain`, for people and for programs."""
 
 import re
 import sys
@@ -21,7 +21,7 @@ _WIDEST = 100  # columns: longer lines are hard to read
 
 
 def as_object(explanation: Explanation) -> dict[str, object]:
-    """Return the contract's shape (design.md section 7) and, beside it, the plain words."""
+    """Return the object of design.md section 7, together with the plain words."""
     message, reply = explanation.message, explanation.message_reply
     account = explanation.message_account
     return {
@@ -151,9 +151,9 @@ class _Page:
             passed = step.outcome == "passed"
             style = "dim" if passed else _STYLES[Action(step.outcome)]
             outcome = self.say(f"outcome.{step.outcome}")
-            said = f"{step.text[:1].upper()}{step.text[1:]}"
+            sentence = f"{step.text[:1].upper()}{step.text[1:]}"
             text = self.label(
-                "step", question=step.question, rule=step.rule, outcome=outcome, text=said
+                "step", question=step.question, rule=step.rule, outcome=outcome, text=sentence
             )
             yield from self._lines(text, f"  {number:2}. ", "      ", style)
             yield from self._lines(

@@ -1,4 +1,4 @@
-"""`smtpproxy feedback`: what bounces, complaints and other answers say, and what follows."""
+"""`smtpproxy feedback`: read bounces, complaints and other replies, and act on them."""
 
 import sys
 from collections.abc import Iterator
@@ -26,11 +26,11 @@ _COLUMNS = (
     Column("scope"),
     Column("why", prose=True),
 )
-_TABLE_ROWS = 1000  # files in one table: all its rows have to be at hand
+_TABLE_ROWS = 1000  # files in one table, whose rows are all in memory
 
 
 class _Feedback(click.Group):
-    """A group that takes what is none of its commands for files of `read`."""
+    """A group that passes to `read` any argument that is not a command."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, *ctx.help_option_names):
@@ -40,7 +40,7 @@ class _Feedback(click.Group):
 
 @click.group("feedback", cls=_Feedback)
 def feedback() -> None:
-    """Read what people and servers answer: bounces, complaints, requests to unsubscribe.
+    """Read the replies of people and servers: bounces, complaints, requests to unsubscribe.
 
     `smtpproxy feedback FILE|DIR|-` is short for `smtpproxy feedback read FILE|DIR|-`.
     """
@@ -52,9 +52,9 @@ for command in (list_reports, show, assign):
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """What is to be done with the reports."""
+    """Whether to act on the reports."""
 
-    dry_run: bool = flag("Only say what would be done.")
+    dry_run: bool = flag("Only show what would be done.")
 
 
 @feedback.command("read")
@@ -69,13 +69,14 @@ class ReadOptions:
 @json_option
 @config_path_option
 def read(places: tuple[Path, ...], options: ReadOptions, config: Path, as_json: bool) -> int:
-    """Read reports and act on them, or with --dry-run say what would be done.
+    """Read reports and act on them, or with --dry-run show what would be done.
 
-    Each file is one mail as it came; of a folder, and those inside, every file is read. With
-    --json, one object a file, on a line of its own. What was heard before has no effect.
+    Each file is one mail as it arrived; of a folder, every file in it and its subfolders is read.
+    With --json, prints one object per file, each on its own line. A report that was already read
+    has no further effect.
 
-    A dry run needs no configuration: without [feedback] in it, or without one, reports are read as
-    with require_token = false.
+    A dry run needs no configuration: without one, or without [feedback] in it, reports are read
+    as with require_token = false.
     """
     settings = _settings(config, needed=not options.dry_run)
     contents = _contents(places)
@@ -106,7 +107,7 @@ def _would_be_done(
 
 
 def _settings(config: Path, *, needed: bool) -> Settings | None:
-    """Load the configuration. A dry run can do without where none is in the usual place."""
+    """Load the configuration; None if it is not in the usual place and not needed."""
     if config == UNIT_CONFIG and not config.exists() and not needed:
         return None
     from smtpproxy.config import ConfigError, load
@@ -119,7 +120,7 @@ def _settings(config: Path, *, needed: bool) -> Settings | None:
 
 
 def _contents(places: tuple[Path, ...]) -> Iterator[tuple[str, bytes]]:
-    """Yield each file, by its name within the folder that was given."""
+    """Yield the name and content of each file; names are relative to the folder given."""
     for place in places:
         if place == STDIN:
             yield "-", sys.stdin.buffer.read(MAX_OCTETS)

@@ -1,5 +1,4 @@
-"""What `smtpproxy feedback` does beyond reading: it acts on reports, and shows what is kept for a
-person to look at."""
+"""`smtpproxy feedback`: act on reports, and list, show and assign those kept for a person."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from smtpproxy.store.feedback import UNKNOWN, FeedbackLog, HeardEvent, ReadRepor
 from smtpproxy.store.maildir import Arrived, Maildir
 from smtpproxy.store.protocols import Store, SuppressionEntry
 from smtpproxy.store.relays import relay_id
+from smtpproxy.terminal import counted
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ _SHOWN = 256 * 1024  # octets of a report
 def would_be_done(
     settings: Settings, feedback: FeedbackSettings, contents: Iterator[tuple[str, bytes]]
 ) -> Iterator[tuple[str, FeedbackReport]]:
-    """Read reports as the mailbox would; nothing is done."""
+    """Read reports as the mailbox would, without acting on them."""
     with asyncio.Runner() as runner, ThreadPoolExecutor(1) as threads:
         messages = Messages.of(settings)
         reader = Reader.of(settings, feedback, messages, threads)
@@ -52,7 +52,7 @@ def would_be_done(
 
 
 def _arrived(contents: Sequence[bytes]) -> Sequence[Arrived]:
-    """The same content has the same id."""
+    """Return reports with ids made from their content: the same content has the same id."""
     at = now()
     return [
         Arrived("F" + sha256(content).hexdigest()[:25].upper(), at, len(content), content)
@@ -64,7 +64,7 @@ def _feedback(settings: Settings | None) -> FeedbackSettings:
     if settings is None or settings.feedback is None:
         fail(
             "there is no feedback mailbox: add [feedback] with its domain to the configuration,"
-            " or say --dry-run",
+            " or give --dry-run",
             2,
         )
     return settings.feedback
@@ -73,7 +73,7 @@ def _feedback(settings: Settings | None) -> FeedbackSettings:
 def act_on(
     settings: Settings | None, contents: Iterator[tuple[str, bytes]]
 ) -> Iterator[tuple[str, FeedbackReport, dict[str, Any]]]:
-    """Act on reports; yield each with what was done beside what it says."""
+    """Act on reports; yield each with what was done about it."""
     feedback = _feedback(settings)
     assert settings is not None
     maildir = Maildir(settings.feedback_dir)
@@ -94,12 +94,12 @@ def act_on(
         finally:
             runner.run(by_hand.close())
         if by_hand.waiting:
-            said = f"{len(by_hand.waiting)} wait in the mailbox for answers from other relays"
-            click.echo(said, err=True)
+            reports = counted(len(by_hand.waiting), "report waits", "reports wait")
+            click.echo(f"{reports} in the mailbox for answers from other relays", err=True)
 
 
 class _ByHand:
-    """Acts on reports that somebody has as files, over a store that stays open meanwhile."""
+    """Acts on reports in files, with a store that stays open meanwhile."""
 
     def __init__(self, settings: Settings, feedback: FeedbackSettings, maildir: Maildir) -> None:
         self.waiting: set[str] = set()
@@ -120,8 +120,8 @@ class _ByHand:
         return cls(settings, feedback, maildir)
 
     async def act(self, contents: Sequence[bytes]) -> Sequence[Done]:
-        """The relay's own process hands on, and waits for what other relays have to tell: it gets
-        a copy, and a person of what is kept."""
+        """Act on some reports. One that needs another relay's answer, or is to be forwarded or kept
+        for a person, is put into the mailbox for the relay's own process."""
         understood = await self._reader.read(_arrived(contents))
         ready = []
         for one in understood:
@@ -141,7 +141,7 @@ class _ByHand:
         ]
 
     async def close(self) -> None:
-        """End when what was heard of streams is judged, too."""
+        """Close everything, once the breaker has judged the streams reported on."""
         await self._breaker.settled()
         await self._reader.close()
         self._threads.shutdown()
@@ -167,7 +167,7 @@ def _with_log(settings: Settings, use: Callable[[FeedbackLog], Awaitable[T]]) ->
 @config_option
 @shows_result
 def list_reports(settings: Settings) -> Result:
-    """List what came and could not be understood, oldest first."""
+    """List the reports that could not be understood, oldest first."""
     found = _with_log(settings, lambda log: log.kept())
     columns = [Column("id"), Column("came"), Column("kind"), Column("why", prose=True)]
     rows = [[one.id, written_time(one.at), one.kind, one.why] for one in found]
@@ -175,7 +175,7 @@ def list_reports(settings: Settings) -> Result:
         columns.insert(3, Column("relay"))
         for row, one in zip(rows, found, strict=True):
             row.insert(3, one.relay)
-    parts: list[Part] = [Table(columns, rows)] if rows else ["nothing is waiting for a person"]
+    parts: list[Part] = [Table(columns, rows)] if rows else ["no report is waiting for a person"]
     return Result([picked(one, "id", "at", "kind", "why", "relay") for one in found], parts)
 
 
@@ -184,14 +184,14 @@ def list_reports(settings: Settings) -> Result:
 @config_option
 @shows_result
 def show(settings: Settings, report: str) -> Result:
-    """Show a report that is kept; the first characters of its id are enough."""
+    """Show a report that was kept; the first characters of its id are enough."""
     one = _one(settings, report)
     arrived = Maildir(settings.feedback_dir).read(one.id, _SHOWN)
     if arrived is None:
-        there = f", it is at relay {one.relay}" if one.relay else ""
-        fail(f"{one.id}: the file is not in {settings.feedback_dir}{there}")
+        elsewhere = f"; it is at relay {one.relay}" if one.relay else ""
+        fail(f"{one.id}: the file is not in {settings.feedback_dir}{elsewhere}")
     text = arrived.content.decode("utf-8", "replace").replace("\r\n", "\n")
-    head = [f"{one.id}, {one.kind}, came {written_time(one.at)}: {one.why}", ""]
+    head = [f"{one.id}, {one.kind}, received {written_time(one.at)}: {one.why}", ""]
     data = {**picked(one, "id", "at", "kind", "why"), "content": text}
     return Result(data, [*head, *text.split("\n")])
 
@@ -199,7 +199,7 @@ def show(settings: Settings, report: str) -> Result:
 def _one(settings: Settings, beginning: str) -> ReadReport:
     found = _with_log(settings, lambda log: log.kept(beginning=beginning))
     if len(found) != 1:
-        which = "no report that is kept begins" if not found else f"{len(found)} reports begin"
+        which = "no kept report begins" if not found else f"{len(found)} reports begin"
         fail(f"{which} with {beginning!r}: see smtpproxy feedback list")
     return found[0]
 
@@ -209,12 +209,12 @@ class AssignOptions:
     """What a report means."""
 
     meaning: str = option(
-        "What it says of the address.",
+        "What the report says about the address.",
         choice((*SUPPRESSIONS, "nothing")),
         name="--as",
         required=True,
     )
-    stream: str | None = option("The stream of the message that it is about.")
+    stream: str | None = option("The stream of the message that the report is about.")
 
 
 @click.command("assign")
@@ -224,19 +224,17 @@ class AssignOptions:
 @config_option
 @shows_result
 def assign(settings: Settings, report: str, address: str | None, options: AssignOptions) -> Result:
-    """Say what a report means, and act on it; that takes it off the list.
+    """Say what a report means, and act on it; this takes it off the list.
 
-    `dead` and `full` suppress the address for all mail, `complaint` for the brand of the stream, or
-    all marketing, `unsubscribe` for the stream's purpose, or all marketing.
+    `dead` and `full` suppress the address for all mail. `complaint` suppresses it for the brand
+    of the stream and `unsubscribe` for its purpose; without --stream, for all marketing.
     """
     one = _one(settings, report)
     if options.meaning == "nothing":
         _with_log(settings, lambda log: log.looked_at(one.id, None, None))
         return Result({"id": one.id, "suppressed": None}, [f"{one.id}: off the list"])
     if address is None:
-        fail(
-            f"--as {options.meaning}: say whom it concerns, smtpproxy feedback assign ID ADDRESS", 2
-        )
+        fail(f"--as {options.meaning} needs an address: smtpproxy feedback assign ID ADDRESS", 2)
     meaning = Class(options.meaning)
     scope = _scope(settings, meaning, options.stream)
     origin, note = SUPPRESSIONS[meaning]
@@ -248,7 +246,7 @@ def assign(settings: Settings, report: str, address: str | None, options: Assign
         await store.add_suppressions([entry])
         tell = telling(settings.webhooks, lambda: store)
         if tell is not None:
-            told = heard_event(
+            webhook_event = heard_event(
                 key,
                 at=now(),
                 report=one.id,
@@ -256,7 +254,7 @@ def assign(settings: Settings, report: str, address: str | None, options: Assign
                 stream=event.stream,
                 suppressed=scope,
             )
-            await tell([told])
+            await tell([webhook_event])
 
     using_store(settings, act)
     _with_log(settings, lambda log: log.looked_at(one.id, address, event))
@@ -267,7 +265,7 @@ def assign(settings: Settings, report: str, address: str | None, options: Assign
 def _scope(settings: Settings, meaning: Class, name: str | None) -> str:
     stream = None if name is None else settings.streams.get(name)
     if name is not None and stream is None:
-        fail(f"--stream: there is no stream {name!r}; {', '.join(sorted(settings.streams))}", 2)
+        fail(f"--stream: no stream {name!r}; known are {', '.join(sorted(settings.streams))}", 2)
     if meaning in (Class.DEAD, Class.FULL):
         return "all"
     if stream is None:

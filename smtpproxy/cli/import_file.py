@@ -1,4 +1,4 @@
-"""The run of an import, its comparison by --dry-run, and what came of them."""
+"""Run an import, or compare it with the store (--dry-run), and report the result."""
 
 import asyncio
 import contextlib
@@ -50,15 +50,15 @@ _TITLES: dict[Kind, str] = {
     "new": "new",
     "changed": "changed",
     "ignored": "ignored: nothing new",
-    "resurrected": "would resurrect: kept from mail now, and mailed afterwards",
+    "resurrected": "would resurrect: not mailed now, but mailed afterwards",
     "rejected": "would be rejected",
 }
 
 
 def run_import(task: Task, handling: Handling[T]) -> Result:
-    """Import or compare the file, with progress on a terminal; return what came of it."""
-    # A batch is many live objects and no cycles: by default a quarter of the time goes
-    # into looking through it for garbage.
+    """Import or compare the file, with progress on a terminal; return the result."""
+    # A batch is many live objects and no cycles: with the default threshold a quarter of the time
+    # goes into garbage collection.
     gc.set_threshold(500_000)
     with closing(Source(task.path)) as file:
         found = "csv" if task.options.mapping else task.options.own_format
@@ -81,7 +81,7 @@ def _import(
     aside = RejectedFile(rejected or _rejected_of(task.path), named=rejected is not None)
     start = time.monotonic()
     if file.has_cr_alone:
-        warn(f"{task.shown}: its lines end in CR only; they are read as lines")
+        warn(f"{task.shown}: its lines end in CR only; each is read as a line")
     if earlier is not None:
         check_same(earlier, file, task.shown)
     with progress(task.path.name, file.size) as show:
@@ -127,18 +127,18 @@ def _warn(task: Task, notices: Iterable[str]) -> None:
 def _check_not_before(
     task: Task, record: ImportRecord, file: Source, place: Checkpoint | None = None
 ) -> None:
-    """Tell when the file was imported under another mapping.
+    """Warn when the file was imported under another mapping.
 
-    A second consent act for the same fact would stay: contacts are not imported then. Of
-    suppressions there are too many at worst.
+    Contacts are then not imported: a second consent act for the same fact would stay. With
+    suppressions the worst that can happen is too many of them.
     """
     if task.replacing.both or task.replacing.record is not None:
         return
     if former := imported_otherwise(task.access, record, file, place):
-        said = said_before(task.shown, former)
+        text = said_before(task.shown, former)
         if record.kind == "contacts" and place is None:
-            fail(f"{said}. To keep both, use --replace none", 2)
-        warn(said)
+            fail(f"{text}. To keep both, use --replace none", 2)
+        warn(text)
 
 
 def _prepared(
@@ -148,7 +148,7 @@ def _prepared(
     show: Callable[[int, int | None], None],
     earlier: ImportRecord | None,
 ) -> Import[T]:
-    """Return the import, which continues where an earlier run stopped."""
+    """Return the import, set up to continue where an earlier run stopped."""
     done, place = Progress(), Checkpoint()
     if earlier is not None:
         place = earlier.place
@@ -170,7 +170,7 @@ def _prepared(
 
 
 def _rejected_of(path: Path) -> Path:
-    """Return FILE.rejected; a pipe gets one in the working folder."""
+    """Return FILE.rejected; for a pipe, one in the working folder."""
     if path == STDIN or path.is_relative_to("/dev") or path.is_relative_to("/proc"):
         return Path("stdin.rejected")
     return path.with_name(f"{path.name}.rejected")
@@ -209,7 +209,7 @@ async def _run(
 
 
 def _replaced(task: Task, progress: Progress) -> Undone | None:
-    """Take the import back that this one corrects, when nothing of this one is wanting."""
+    """Undo the import that this one corrects, if this one is complete."""
     former = task.replacing.record
     if former is None or not progress.lines or progress.rejected:
         return None
@@ -217,9 +217,9 @@ def _replaced(task: Task, progress: Progress) -> Undone | None:
 
 
 def _counts(progress: Progress, access: Access) -> str:
-    if not access.everything:  # the token is not to learn whom others know
+    if not access.everything:  # the token must not learn whom others know
         taken = progress.added + progress.changed + progress.unchanged
-        return f"{taken:,} taken in, {progress.rejected:,} rejected"
+        return f"{taken:,} imported, {progress.rejected:,} rejected"
     return (
         f"{progress.added:,} added, {progress.changed:,} changed, "
         f"{progress.unchanged:,} unchanged, {progress.rejected:,} rejected"
@@ -227,18 +227,18 @@ def _counts(progress: Progress, access: Access) -> str:
 
 
 def _no_rows(task: Task, contents: Contents[T], lines: int, octets: int) -> str:
-    """Return what is wrong with a file that has none."""
+    """Return the error for a file without rows, or an empty text."""
     if lines:
         return ""
     if contents.header is not None:
         header = contents.header[:200].decode(errors="replace")
-        return f"{task.shown}: no rows: there is nothing below its header {header!r}"
+        return f"{task.shown}: no rows below its header {header!r}"
     return f"{task.shown}: no rows: {'only blank lines' if octets else 'it is empty'}"
 
 
 @dataclass(frozen=True, slots=True)
 class _Imported:
-    """What came of an import."""
+    """The result of an import."""
 
     task: Task
     record: ImportRecord
@@ -276,13 +276,13 @@ class _Imported:
         if done.older:
             yield f"{done.older:,} had a different profile, no newer than the stored one"
         if done.erased:
-            yield f"{done.erased:,} left out: they were erased, and only they can come back"
+            yield f"{done.erased:,} left out: erased, and only the people themselves can come back"
         if former is not None and self.replaced is not None:
             yield f"{former.id} was undone: {undone_in_words(former, self.replaced)}"
         elif former is not None and done.lines:
             yield (
-                f"{former.id} was not undone, because lines were rejected: what it says of "
-                f"these people is still needed. Later: smtpproxy import undo {former.id}"
+                f"{former.id} was not undone, because lines were rejected: its data about these "
+                f"people is still needed. To undo it later: smtpproxy import undo {former.id}"
             )
         if done.added or done.changed or done.unchanged:
             yield f"to undo it: smtpproxy import undo {record.id}"
@@ -295,9 +295,9 @@ class _Imported:
 def _compare(
     task: Task, handling: Handling[T], file: Source, file_format: Format, outlook: Outlook
 ) -> Result:
-    """Compare the file with the store; return what differs.
+    """Compare the file with the store; return the differences.
 
-    Addresses are shown to whoever looks at a terminal: elsewhere samples have line numbers.
+    Samples show addresses on a terminal only; elsewhere they have line numbers.
     """
     start = time.monotonic()
     contents = handling.contents(file, file_format)
@@ -350,9 +350,9 @@ def _sample(one: Difference, *, with_address: bool) -> dict[str, object]:
 
 
 def _refusals(count: int) -> Iterator[Part]:
-    """A no is obeyed also where the rest of its row cannot be."""
+    """A refusal counts even if the rest of its row cannot be read."""
     if count:
-        yield f"{counted(count, 'refusal')} in rejected rows: counted all the same"
+        yield f"{counted(count, 'refusal')} in rejected rows: they count anyway"
 
 
 def on_a_terminal() -> bool:

@@ -1,4 +1,4 @@
-"""What an import is on record as: who ran it, how it goes on, and what it takes the place of."""
+"""The record of an import: who ran it, how to resume it, and which import it replaces."""
 
 import fcntl
 import hashlib
@@ -37,12 +37,12 @@ P = ParamSpec("P")
 
 _BOTH = "none"
 _READING = ("mapping", "format", "purpose", "brand", "scope", "origin", "set")
-"""Options that decide what a file is taken to say."""
+"""Options that decide how a file is interpreted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Behalf:
-    """For whom the relay runs a command, and the id that it has told them already."""
+    """Whom the relay runs a command for, and the id that it has already given them."""
 
     id: str
     by: str
@@ -55,21 +55,21 @@ def behalf(value: str) -> Behalf:
 
 
 def access_of(settings: Settings, job: Behalf | None) -> Access:
-    """Return what whoever runs a command may see and change; end it where a token may not any more.
+    """Return what a command may see and change; end it if its token may no longer import.
 
-    People may everything; a token that the relay runs it for, what it may now.
+    A person may see and change everything, a token whatever it is allowed now.
     """
     if job is None:
         return Access("", frozenset(), settings)
     name = job.by.removeprefix("token ")
     token = next((one for one in settings.tokens if one.name == name), None)
     if token is None or "import" not in token.may:
-        fail(f"the token {name} may no longer import: it, or its right, was taken away")
+        fail(f"the token {name} may no longer import: the token or its right was removed")
     return Access(name, token.brands, settings)
 
 
 def says(check: Callable[P, None]) -> Callable[P, None]:
-    """Return a check of a token's access that rejects a line: it raises ValueError."""
+    """Return the check of a token's access, raising ValueError, which rejects a line."""
 
     def checked(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
@@ -82,9 +82,9 @@ def says(check: Callable[P, None]) -> Callable[P, None]:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An import that is about to be run, or gone on with.
+    """An import that is to be run or resumed.
 
-    `options` are those of the command that decide how the file is read.
+    `options` are the command's options that decide how the file is read.
     """
 
     kind: Kind
@@ -94,7 +94,7 @@ class Job:
     behalf: "Behalf | None" = None
 
     def record(self, file: Path, size: int | None) -> ImportRecord:
-        """Return the record to begin with."""
+        """Return the record as it is when the import starts."""
         started = now()
         if self.earlier is not None:
             return replace(self.earlier, state="running", ended_at=None)
@@ -107,7 +107,7 @@ class Job:
 
 
 def user() -> str:
-    """Return the name of the user of the operating system, and for whom root does it."""
+    """Return the operating system's user, and under sudo the user behind it."""
     try:
         name = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -117,29 +117,30 @@ def user() -> str:
 
 
 def digest_of(path: Path | None) -> str:
-    """Return what tells whether a mapping is the same; empty without one."""
+    """Return a digest that identifies a mapping; empty without one."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
 
 
 def age_of(file_time: datetime, as_of: datetime | None = None) -> datetime:
-    """Return the moment that a file describes: nothing is known of a time to come."""
+    """Return the time that a file describes, which is never in the future."""
     if as_of is not None:
         if as_of > now() + SKEW:
             raise click.BadParameter(
-                f"{as_of:%Y-%m-%d %H:%M} UTC is in the future, and no newer profile would count "
-                "until then",
+                f"{as_of:%Y-%m-%d %H:%M} UTC is in the future, and until then no newer profile "
+                "would count",
                 param_hint="--as-of",
             )
         return as_of
     if file_time > now() + SKEW:
         warn(
-            f"the file was last written on {file_time:%Y-%m-%d}, which is in the future; now counts"
+            f"the file was last written on {file_time:%Y-%m-%d}, which is in the future;"
+            " the current time is used"
         )
     return min(file_time, now())
 
 
 def is_on_record(settings: Settings, id: str) -> bool:
-    """Tell whether an import of that id has begun."""
+    """Return whether an import with that id has begun."""
     try:
         records = using_store(settings, lambda store: store.imports(), read_only=True)
     except NoStoreYet:
@@ -150,7 +151,7 @@ def is_on_record(settings: Settings, id: str) -> bool:
 def to_resume(
     settings: Settings, id: str | None, kind: Kind, options: Mapping[str, str]
 ) -> ImportRecord | None:
-    """Return the import to go on with; end the command where that cannot be."""
+    """Return the import to resume; end the command if it cannot be resumed."""
     if id is None:
         return None
     record = find(settings, id)
@@ -161,12 +162,12 @@ def to_resume(
         right = (
             "import the file again" if state in ("undone", "undoing") else "nothing is left to do"
         )
-        fail(f"{record.id} is {state}: {right if state != 'running' else 'it is still going'}")
+        fail(f"{record.id} is {state}: {right if state != 'running' else 'wait until it ends'}")
     for name in sorted({*options, *record.options}):
-        told, was = options.get(name, ""), record.options.get(name, "")
-        if told != was:
+        now_given, was = options.get(name, ""), record.options.get(name, "")
+        if now_given != was:
             with_what = f"with --{name} {was}" if was else f"without --{name}"
-            fail(f"{record.id} was started {with_what}: continue in the same way", 2)
+            fail(f"{record.id} was started {with_what}: resume it in the same way", 2)
     return record
 
 
@@ -174,8 +175,8 @@ def check_same(record: ImportRecord, file: Source, name: str) -> None:
     """End the command unless `file` is the one that the import was reading."""
     if file.size is None:
         fail(
-            f"{name}: only a file can be resumed, and this is a pipe; import all of it again:"
-            " what is already there changes nothing"
+            f"{name}: this is a pipe, and only the import of a file can be resumed; import all of"
+            " it again: what is already stored does not change"
         )
     place = record.place
     if file.size != record.size or not file.starts_with(place.octets, place.digest):
@@ -186,9 +187,9 @@ def check_same(record: ImportRecord, file: Source, name: str) -> None:
 
 
 def find(settings: Settings, id: str, access: Access | None = None) -> ImportRecord:
-    """Return the import of that id, or of the only one that begins so; else end the command.
+    """Return the import whose id is, or alone begins with, `id`; otherwise end the command.
 
-    `access` sees no other.
+    Only imports that `access` may see are found.
     """
     found = [
         record
@@ -212,9 +213,9 @@ def shown_state(settings: Settings, record: ImportRecord) -> str:
 
 @contextmanager
 def held(settings: Settings, id: str) -> Iterator[None]:
-    """Let other processes know that this import is being worked on.
+    """Lock this import against other processes.
 
-    The system gives the lock back when the process ends, however it ends.
+    The system releases the lock when the process ends, however it ends.
     """
     with _lock_file(settings) as descriptor:
         if not _locked(descriptor, id):
@@ -223,13 +224,13 @@ def held(settings: Settings, id: str) -> Iterator[None]:
 
 
 def is_held(settings: Settings, id: str) -> bool:
-    """Tell whether another process works on it."""
+    """Return whether another process holds this import."""
     with _lock_file(settings) as descriptor:
         return not _locked(descriptor, id)
 
 
 def _locked(descriptor: int, id: str) -> bool:
-    """Lock the octet of the lock file that stands for an import, if nobody has it."""
+    """Lock the octet of the lock file that stands for an import; False if another process has."""
     place = int.from_bytes(hashlib.sha256(id.encode()).digest()[:7], "big")
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
@@ -254,20 +255,20 @@ def _lock_file(settings: Settings) -> Iterator[int]:
 
 @dataclass(frozen=True, slots=True)
 class Replacing:
-    """What --replace says: which import this one corrects, or that both are wanted."""
+    """The meaning of --replace: the import that this one corrects, or that both are kept."""
 
     record: ImportRecord | None = None
     both: bool = False
 
     def age(self, age: datetime) -> datetime:
-        """Return the age of a file whose profiles have to count for more than the former."""
+        """Return the age of the file, made newer than that of the import it corrects."""
         if self.record is None:
             return age
         return max(age, self.record.as_of + timedelta(microseconds=1))
 
 
 def to_replace(access: Access, id: str | None, kind: Kind) -> Replacing:
-    """Read --replace; end the command where that import cannot be taken back."""
+    """Read --replace; end the command if that import cannot be undone."""
     if id is None or id == _BOTH:
         return Replacing(both=id is not None)
     settings = access.settings
@@ -281,10 +282,10 @@ def to_replace(access: Access, id: str | None, kind: Kind) -> Replacing:
 def imported_otherwise(
     access: Access, record: ImportRecord, file: Source, place: Checkpoint | None = None
 ) -> ImportRecord | None:
-    """Return the newest import of the same octets, when all took them for something else.
+    """Return the newest import of the same octets, if all of them interpreted these otherwise.
 
-    One that brought nothing in, since every line was rejected, is not in the way.
-    `record` is the import at hand; `place` its end, of what comes through a pipe.
+    An import whose lines were all rejected does not count. `record` is the import at hand,
+    `place` its end when it was read from a pipe.
     """
     try:
         known = using_store(access.settings, lambda store: store.imports(), read_only=True)
@@ -315,17 +316,17 @@ def _reading(record: ImportRecord) -> list[str]:
 
 
 def said_before(name: str, former: ImportRecord) -> str:
-    """Say that a file was imported under another mapping, and how to take that back."""
+    """Say that a file was imported under another mapping, and how to undo that."""
     return (
         f"{name} was imported before, as {former.id} on {former.started_at:%Y-%m-%d} by "
-        f"{former.user}, under another mapping or with other options, and what it brought in is "
-        f"still there. To correct it, use --replace {former.id}: this file is imported, and then "
-        f"that import is undone. Or undo it first: smtpproxy import undo {former.id}"
+        f"{former.user}, under another mapping or with other options, and that data is still "
+        f"stored. To correct it, use --replace {former.id}: this file is imported, then that "
+        f"import is undone. Or undo it first: smtpproxy import undo {former.id}"
     )
 
 
 def check_undoable(settings: Settings, record: ImportRecord) -> None:
-    """End the command when an import cannot be taken back."""
+    """End the command if an import cannot be undone."""
     state = shown_state(settings, record)
     if state == "undone" and record.undone is not None:
         fail(f"{record.id} was undone on {written_time(record.undone.at)} by {record.undone.by}")
@@ -333,16 +334,16 @@ def check_undoable(settings: Settings, record: ImportRecord) -> None:
         fail(f"{record.id} is running; stop it first")
     if record.kind == "contacts" and record.started_at < now() - UNDO_FOR:
         fail(
-            f"{record.id} is older than {UNDO_FOR.days} days: what profiles were before is not "
-            "kept longer"
+            f"{record.id} is older than {UNDO_FOR.days} days: earlier profiles are not kept "
+            "longer than that"
         )
 
 
 def undo_import(settings: Settings, record: ImportRecord, access: Access, by: str = "") -> Undone:
-    """Take an import back; other processes know meanwhile that it is being worked on.
+    """Undo an import, locked against other processes meanwhile.
 
-    `by` is on whose behalf, otherwise whoever runs the command. What bears on the mail of others
-    than `access` is for stays: a purpose may have become theirs too.
+    `by` is on whose behalf, otherwise whoever runs the command. Suppressions that bear on the mail
+    of brands outside `access` stay: a purpose may have become theirs too.
     """
     with held(settings, record.id):
         return using_store(settings, lambda store: _undo(store, record, access, by or user()))

@@ -1,4 +1,4 @@
-"""`smtpproxy import`, the imports on record; and what `contact` and `suppress import` are asked."""
+"""`smtpproxy import`, the imports on record; and the options that every import takes."""
 
 import os
 import stat
@@ -12,7 +12,6 @@ import click
 
 from smtpproxy.access import Access
 from smtpproxy.cli import fail
-from smtpproxy.cli.constants import constant
 from smtpproxy.cli.import_record import (
     Behalf,
     Job,
@@ -32,7 +31,7 @@ from smtpproxy.cli.import_record import (
 )
 from smtpproxy.cli.options import OUTPUT_FILE, config_option, file_type, flag, option, several
 from smtpproxy.cli.printer import Column, Fields, Part, Result, Table, picked, shows_result
-from smtpproxy.cli.stores import using_store, warn
+from smtpproxy.cli.stores import constant, using_store, warn
 from smtpproxy.clock import now
 from smtpproxy.policy.model import Contact
 from smtpproxy.scrub.outlook import Outlook
@@ -88,13 +87,13 @@ class ImportOptions:
     """The options that every import has."""
 
     rejected: Path | None = option(
-        "Where unreadable lines go, with their reasons (default: FILE.rejected; for standard"
-        " input, stdin.rejected). A file that no import wrote is not overwritten.",
+        "Where rejected lines go, with their reasons (default: FILE.rejected; for standard"
+        " input, stdin.rejected). Only a file that an import wrote is overwritten.",
         OUTPUT_FILE,
     )
     file_format: str | None = option(
         "csv or ndjson, our own formats; or a provider's export, such as mailgun or"
-        " sendgrid-bounces. Default: by the file's name and header.",
+        " sendgrid-bounces (default: recognised by the file's name and header).",
         format_type, name="--format", metavar="FORMAT",
     )  # fmt: skip
     resume: str | None = option(
@@ -104,41 +103,41 @@ class ImportOptions:
     )  # fmt: skip
     replace: str | None = option(
         "The import that this one corrects: it is undone when this one is complete. none: keep"
-        " what an earlier import of the same file brought in under another mapping.",
+        " an earlier import of the same file under another mapping.",
         metavar="ID",
     )  # fmt: skip
     mapping: Path | None = option(
-        "Says which column of CSV, XLSX or JSON is which field. Without it, columns are named"
+        "A mapping from columns of CSV, XLSX or JSON to fields. Without it, columns must be named"
         " after the fields, or as in a provider's export.",
         file_type(), metavar="FILE.toml",
     )  # fmt: skip
     constants: tuple[tuple[str, str], ...] = several(
-        "What holds for every row that does not say otherwise, such as source=direct,"
-        " consent_method=unticked_box, evidence.wording=TEXT; on top of a mapping or of a"
+        "The value of a field in rows that do not set it: source=direct,"
+        " consent_method=unticked_box, evidence.wording=TEXT … Works with a mapping and with a"
         " provider's layout.",
         constant, name="--set", metavar="FIELD=VALUE",
     )  # fmt: skip
     dry_run: bool = flag(
-        "Show what would be new, changed or ignored, who would be mailed again though refused"
-        " now, and who could be mailed; write nothing."
+        "Show what would be new, changed or ignored, who is refused now but would be mailed again,"
+        " and who could be mailed; write nothing."
     )
-    job: Behalf | None = option("For the relay, which runs imports that were uploaded.", behalf,
+    job: Behalf | None = option("Used by the relay to run uploaded imports.", behalf,
                                 hidden=True)  # fmt: skip
 
     @property
     def own_format(self) -> Format | None:
-        """The format when it is our own form."""
+        """The format, if it is one of our own."""
         return _OWN.get(self.file_format or "")
 
     @property
     def layout(self) -> str | None:
-        """The layout or provider that is meant, if it is one."""
+        """The provider or its layout, if --format names one."""
         return None if self.own_format else self.file_format
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """An import that is about to be run or compared."""
+    """An import that is to be run or compared."""
 
     access: Access
     path: Path
@@ -148,12 +147,12 @@ class Task:
 
     @property
     def settings(self) -> Settings:
-        """Those of the brands that it may concern."""
+        """The settings of the brands that the import may concern."""
         return self.access.settings
 
     @property
     def hint(self) -> str:
-        """The name by which the file hints at what it is."""
+        """The file name, which hints at the format."""
         earlier = self.job.earlier
         return (Path(earlier.file) if earlier else self.path).name.removesuffix(".rejected")
 
@@ -181,13 +180,13 @@ def prepare(
     others: Mapping[str, str | None],
     as_of: datetime | None = None,
 ) -> Task:
-    """Return what is to be done; end the command where that cannot be.
+    """Return the import to run; end the command if its options do not allow one.
 
     `others` are further options that decide how the file is read.
     """
     if options.mapping is not None and options.file_format not in (None, *_OWN):
         raise click.UsageError(
-            f"--mapping is about any table's columns, and --format is {options.file_format}"
+            f"--mapping and --format {options.file_format} both set the columns: give one"
         )
     settings = access.settings
     deciding = {name: value or "" for name, value in others.items()}
@@ -265,7 +264,7 @@ def list_imports(settings: Settings) -> Result:
 @config_option
 @shows_result
 def show(settings: Settings, id: str) -> Result:
-    """Show one import: its file, who ran it, what it did, and what became of it."""
+    """Show one import: its file, who ran it, what it did, and its state."""
     record = find(settings, id)
     state = shown_state(settings, record)
     return Result(_as_object(record, state), _text(record, state))
@@ -314,10 +313,10 @@ def _text(record: ImportRecord, state: str) -> Iterator[Part]:
 def undo(settings: Settings, id: str, dry_run: bool, job: Behalf | None) -> Result:
     """Undo an import, except for what has been changed since.
 
-    New contacts go with their purchases and consent acts, changed profiles are put back,
-    new suppressions are lifted, moved ones put back. What others have changed, confirmed or
-    added since stays, and so does what later imports said too. It may be interrupted, and run
-    again for the rest. It ends with who of these people may be mailed then.
+    New contacts are removed with their purchases and consent acts, changed profiles restored,
+    new suppressions lifted and moved ones restored. Whatever others have changed, confirmed or
+    added since stays, and so does anything that a later import said as well. If interrupted, run
+    it again for the rest. At the end it shows which of these people may be mailed now.
     """
     from smtpproxy.cli.outlook import outlook_object, outlook_text, outlook_without
 
@@ -339,13 +338,14 @@ def undo(settings: Settings, id: str, dry_run: bool, job: Behalf | None) -> Resu
         **picked(undone, "removed", "put_back", "kept"),
         "outlook": outlook_object(found, "ndjson"),
     }
-    words = undone_in_words(record, undone)
-    said = f"it would be {words}; nothing was changed" if dry_run else words
-    return Result(data, (f"{record.id}: {said}", *outlook_text(found, "ndjson")))
+    text = undone_in_words(record, undone)
+    if dry_run:
+        text = f"it would be {text}; nothing was changed"
+    return Result(data, (f"{record.id}: {text}", *outlook_text(found, "ndjson")))
 
 
 def _warn_of_later(settings: Settings, record: ImportRecord) -> None:
-    """A later import may have lost to the profiles that are gone now."""
+    """Warn of later imports that lost to the profiles now removed."""
     later = using_store(settings, lambda store: store.imports(), read_only=True)
     others = [
         one.id
@@ -354,9 +354,9 @@ def _warn_of_later(settings: Settings, record: ImportRecord) -> None:
     ]
     if others:
         warn(
-            f"{counted(len(others), 'later import')} had profiles that were not newer than those "
-            "stored then; to have them count now, run "
-            f"{'it' if len(others) == 1 else 'them'} again: {', '.join(others[-5:])}"
+            f"{counted(len(others), 'later import')} had profiles no newer than those stored then; "
+            f"to make them count now, run {'it' if len(others) == 1 else 'them'} again: "
+            f"{', '.join(others[-5:])}"
         )
 
 

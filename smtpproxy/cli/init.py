@@ -1,4 +1,4 @@
-"""`smtpproxy init`: a first configuration, from what is answered and what the machine shows."""
+"""`smtpproxy init`: a first configuration, from answers and from what the machine shows."""
 
 import asyncio
 import shlex
@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 import click
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.asking import Asking
 from smtpproxy.cli.options import choice, config_path_option, flag, option, options, several
 from smtpproxy.cli.printer import Part, Result, Styled, print_text, shows_result
+from smtpproxy.cli.prompter import Prompter
 from smtpproxy.setup.answers import Answers, Route
 from smtpproxy.setup.files import UNIT_COMMAND, UNIT_STATE
 
@@ -27,29 +27,31 @@ if TYPE_CHECKING:
     from smtpproxy.setup.steps import Step
 
 PATIENCE = 5.0
-"""Seconds for Postfix to say how it is configured, and for the DNS to answer all questions."""
+"""Seconds for Postfix to report its configuration, and for the DNS to answer all questions."""
 
 
 @dataclass(frozen=True, slots=True)
 class InitOptions:
-    """The answers; None or nothing for what is to be asked."""
+    """The answers; None, or empty, for what is to be asked."""
 
     hostname: str | None = option("The relay's own name, as other servers see it.", metavar="NAME")
     route: str | None = option("How mail gets to smtpproxy (docs/deploy).", choice(Route))
-    upstream: str | None = option("Where the MTA behind listens.", metavar="ADDRESS")
+    upstream: str | None = option("Where the MTA behind smtpproxy listens.", metavar="ADDRESS")
     listen: str | None = option("Where smtpproxy listens.", metavar="ADDRESS")
     brand: tuple[str, ...] = several(
-        "A short name for a brand that writes to people.", metavar="NAME"
+        "The short name of a brand that writes to people.", metavar="NAME"
     )
     legal_name: tuple[str, ...] = several(
-        "Who answers for the mail of a brand.", metavar="[BRAND=]TEXT"
+        "The legal name of whoever is responsible for a brand's mail.", metavar="[BRAND=]TEXT"
     )
-    postal_address: tuple[str, ...] = several("Where that is.", metavar="[BRAND=]TEXT")
+    postal_address: tuple[str, ...] = several(
+        "The postal address of a brand.", metavar="[BRAND=]TEXT"
+    )
     help_address: tuple[str, ...] = several(
-        "Where people write to somebody.", metavar="[BRAND=]ADDRESS"
+        "The address where people reach a person.", metavar="[BRAND=]ADDRESS"
     )
-    from_domain: tuple[str, ...] = several("A domain of From of a brand.", metavar="[BRAND=]DOMAIN")
-    rulebook: str | None = option("Whose law it is (docs/rulebooks.md).", metavar="NAME")
+    from_domain: tuple[str, ...] = several("A From domain of a brand.", metavar="[BRAND=]DOMAIN")
+    rulebook: str | None = option("The rulebook, by country (docs/rulebooks.md).", metavar="NAME")
     marketing: tuple[str, ...] = several(
         "A stream of mail that needs a basis, such as offers.", metavar="[BRAND=]STREAM"
     )
@@ -57,25 +59,26 @@ class InitOptions:
         "A stream of mail that people need, such as receipts.", metavar="[BRAND=]STREAM"
     )
     purpose: tuple[str, ...] = several(
-        "What people consent to on a marketing stream; otherwise its name.",
+        "What people consent to on a marketing stream (default: its name).",
         metavar="[STREAM=]PURPOSE",
     )  # fmt: skip
     product: tuple[str, ...] = several(
-        "What is advertised there, for buyers of similar things.", metavar="[STREAM=]TEXT"
+        "A product that the stream advertises, for buyers of similar products.",
+        metavar="[STREAM=]TEXT",
     )
     public_url: str | None = option(
-        "Where the web has the unsubscribe pages; without it, the apps add links of their own.",
+        "The web address of the unsubscribe pages; without it, applications add their own links.",
         metavar="URL",
     )
     selector: str | None = option(
-        "Make DKIM keys, to be published under this name; - for none.", metavar="NAME"
+        "Make DKIM keys to be published under this name; - for none.", metavar="NAME"
     )
     web: str | None = option("Where metrics and pages are served.", metavar="ADDRESS")
     state_dir: str = option("Where the relay keeps its data.", metavar="DIR", default=UNIT_STATE)
     nameserver: tuple[str, ...] = several(
         "A name server to ask instead of the system's.", metavar="ADDRESS"
     )
-    yes: bool = flag("Take what is proposed, and do not ask.")
+    yes: bool = flag("Accept the proposals without asking.")
 
 
 @click.command("init")
@@ -83,12 +86,12 @@ class InitOptions:
 @shows_result
 @config_path_option
 def init(config: Path, options: InitOptions) -> Result:
-    """Write a first configuration, and what goes with it.
+    """Write a first configuration, and the files that go with it.
 
-    Asks for what no option says, and proposes what the machine shows: its Postfix, its open
-    ports, the DNS. Writes the configuration, which begins in observe mode, DKIM keys, and beside
-    it in install/ the lines for Postfix, the drop-in for systemd and the records to publish;
-    never over a file. Changes nothing else.
+    Asks for what no option gives, with proposals from the machine: its Postfix, its open ports,
+    the DNS. Writes the configuration, which starts in observe mode, DKIM keys, and beside it in
+    install/ the lines for Postfix, the drop-in for systemd and the records to publish. Never
+    overwrites a file, and changes nothing else.
     """
     from smtpproxy.cli.init_questions import questions
     from smtpproxy.config import ConfigError, parse
@@ -97,44 +100,46 @@ def init(config: Path, options: InitOptions) -> Result:
     from smtpproxy.setup.steps import steps
 
     config = config.absolute()
-    _must_be_free([config] if config.exists() or config.is_symlink() else [])
+    _must_not_exist([config] if config.exists() or config.is_symlink() else [])
     now = datetime.now(UTC)
     machine = asyncio.run(look(PATIENCE))
-    asking = Asking(person=sys.stdin is not None and sys.stdin.isatty(), take=options.yes)
-    if asking.person:
-        intro = "Enter accepts what is in brackets; Ctrl-C ends it, and nothing is written."
+    prompter = Prompter(
+        on_terminal=sys.stdin is not None and sys.stdin.isatty(), accept=options.yes
+    )
+    if prompter.interactive:
+        intro = "Enter accepts what is in brackets; Ctrl-C ends without writing anything."
         print_text([intro, *machine.notes], err=True)
-    answers = questions(options, machine, asking, now.year, PATIENCE)
+    answers = questions(options, machine, prompter, now.year, PATIENCE)
     names = asyncio.run(_names(answers))
-    around = Machinery(config, _command(), now.date(), machine.postfix, names.addresses)
-    planned = files(answers, around)
+    machinery = Machinery(config, _command(), now.date(), machine.postfix, names.addresses)
+    planned = files(answers, machinery)
     try:
         parse(planned[0].content.decode(), str(config))
     except ConfigError as error:
         fail("\n".join(["this configuration would not be valid:", *error.faults]), 2)
-    _must_be_free(in_the_way(planned))
+    _must_not_exist(in_the_way(planned))
     try:
         given = write(planned, answers.state_dir)
     except FileExistsError as error:
-        _must_be_free([Path(error.filename)])
+        _must_not_exist([Path(error.filename)])
     notes = [*machine.notes, *_replaced(answers, machine), *names.notes]
     if not given:
         own = shlex.join(str(path) for path in (answers.state_dir, *secrets(planned)))
-        notes.append(f"there is no user {OWNER} yet; once there is: chown {OWNER}: {own}")
+        notes.append(f"there is no user {OWNER} yet; once it exists, run: chown {OWNER}: {own}")
     return _result(planned, notes, steps(answers, config, planned))
 
 
-def _must_be_free(there: Sequence[Path]) -> None:
-    if there:
-        are = "is there already: nothing was written" if len(there) == 1 else "are there already"
+def _must_not_exist(existing: Sequence[Path]) -> None:
+    if existing:
+        exist = "already exists" if len(existing) == 1 else "already exist"
         fail(
-            f"{', '.join(map(str, there))} {are}; nothing is ever overwritten: move it away, or"
-            " choose another place with --config"
+            f"{', '.join(map(str, existing))} {exist}: nothing was written, as nothing is ever"
+            " overwritten; move it away, or choose another place with --config"
         )
 
 
 async def _names(answers: Answers) -> "Names":
-    """Ask the DNS about every name that was answered."""
+    """Ask the DNS about every name in the answers."""
     from smtpproxy.resolver import Resolver
     from smtpproxy.settings import DnsSettings
     from smtpproxy.setup.machine import ask_dns
@@ -145,8 +150,7 @@ async def _names(answers: Answers) -> "Names":
 
 
 def _command() -> Path:
-    """The command that a service can start: the one that the unit names, or that of this
-    environment."""
+    """Return the command for a service to start: the unit's, or this environment's."""
     beside = Path(sys.executable).parent / "smtpproxy"
     if UNIT_COMMAND.exists() or not beside.exists():
         return UNIT_COMMAND
@@ -154,7 +158,7 @@ def _command() -> Path:
 
 
 def _replaced(answers: Answers, machine: "Machine") -> Iterator[str]:
-    """What the lines for Postfix take the place of."""
+    """Yield a note if the lines for Postfix replace a setting."""
     taken = {Route.AFTER_QUEUE: "content_filter", Route.RELAYHOST: "relayhost"}
     name = taken.get(answers.route, "")
     if machine.postfix.get(name):

@@ -1,4 +1,4 @@
-"""The questions of `smtpproxy init`: each answer is read as its setting reads it, at once."""
+"""The questions of `smtpproxy init`; each answer is checked at once, as its setting is."""
 
 import asyncio
 import os
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.asking import NOTHING, Asking
 from smtpproxy.cli.init import InitOptions
+from smtpproxy.cli.prompter import NOTHING, Prompter
 from smtpproxy.config import read_rulebook
 from smtpproxy.policy.rulebooks import BUILTIN_NAMES, RulebookError
 from smtpproxy.resolver import Resolver
@@ -35,48 +35,48 @@ from smtpproxy.toml import shown
 from smtpproxy.toml_tables import read_key
 
 _MTA_PORTS = (10025, 25, 587)
-"""Where an MTA on this machine would take mail, best first."""
+"""Where an MTA on this machine would accept mail, best first."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
 def questions(
-    options: InitOptions, machine: Machine, asking: Asking, year: int, timeout: float
+    options: InitOptions, machine: Machine, prompter: Prompter, year: int, timeout: float
 ) -> Answers:
     """Return all answers. `timeout`: seconds for the DNS.
 
-    Ends the command with exit 2 where one is wrong or missing.
+    Ends the command with exit 2 if one is wrong or missing.
     """
-    servers = asking.many("--nameserver", "", nameserver, options.nameserver, optional=True)
+    servers = prompter.many("--nameserver", "", nameserver, options.nameserver, optional=True)
     own = machine.postfix.get("myhostname", machine.hostname)
-    hostname = asking.one(
+    hostname = prompter.one(
         "--hostname", "Name of this relay, as other servers see it",
         _key(ServerSettings, "hostname"), options.hostname, own if "." in own else None,
     )  # fmt: skip
-    route = _route(options, machine, asking)
-    upstream = _upstream(options, machine, asking, route)
-    listen = asking.one(
+    route = _route(options, machine, prompter)
+    upstream = _upstream(options, machine, prompter, route)
+    listen = prompter.one(
         "--listen", "Where smtpproxy should listen",
         partial(_listen, route, upstream), options.listen,
         f"127.0.0.1:{machine.free_port(route.port)}",
     )  # fmt: skip
     domain = _own_domain(machine, hostname, servers, timeout)
-    brands = _brands(options, asking, domain)
-    rulebook = asking.one(
+    brands = _brands(options, prompter, domain)
+    rulebook = prompter.one(
         "--rulebook", f"Whose law it is ({', '.join(sorted(BUILTIN_NAMES))})",
         _rulebook, options.rulebook, _rulebook_of(brands),
     )  # fmt: skip
-    streams = _streams(options, asking, brands, rulebook)
-    public_url = _public_url(options, asking, route)
-    selector = _selector(options, machine, asking, route, year)
-    web = asking.one(
+    streams = _streams(options, prompter, brands, rulebook)
+    public_url = _public_url(options, prompter, route)
+    selector = _selector(options, machine, prompter, route, year)
+    web = prompter.one(
         "--web", "", _key(WebSettings, "address"),
         options.web or f"127.0.0.1:{machine.free_port(8025)}",
     )  # fmt: skip
-    state = asking.one("--state-dir", "", _state_dir, str(options.state_dir))
-    asking.done()
+    state = prompter.one("--state-dir", "", _state_dir, str(options.state_dir))
+    prompter.check_complete()
     if not streams:
-        fail("there has to be a stream: --marketing or --transactional", 2)
+        fail("no stream: give --marketing or --transactional", 2)
     assert hostname
     assert upstream
     assert listen
@@ -106,11 +106,11 @@ def _key(record: type, name: str) -> Callable[[str], Any]:
 def _state_dir(text: str) -> Path:
     folder: Path = read_key(ServerSettings, "state_dir", text)
     if os.path.lexists(folder) and not folder.is_dir():
-        raise ValueError(f"{shown(text)} is there, and is not a folder")
+        raise ValueError(f"{shown(text)} exists, and is not a folder")
     return folder
 
 
-def _route(options: InitOptions, machine: Machine, asking: Asking) -> Route:
+def _route(options: InitOptions, machine: Machine, prompter: Prompter) -> Route:
     def read(text: str) -> Route:
         try:
             return Route(text.strip())
@@ -119,16 +119,16 @@ def _route(options: InitOptions, machine: Machine, asking: Asking) -> Route:
 
     proposal = Route.RELAYHOST if machine.postfix.get("relayhost") else Route.APPS
     question = f"How mail gets to smtpproxy ({', '.join(Route)}; docs/deploy)"
-    return asking.one("--route", question, read, options.route, proposal) or proposal
+    return prompter.one("--route", question, read, options.route, proposal) or proposal
 
 
 def _upstream(
-    options: InitOptions, machine: Machine, asking: Asking, route: Route
+    options: InitOptions, machine: Machine, prompter: Prompter, route: Route
 ) -> Address | None:
     def read(text: str) -> Address:
         address: Address = read_key(UpstreamSettings, "address", text)
         if route.upstream and not isinstance(address, TcpAddress):
-            raise ValueError(f"{shown(text)}: Postfix is to listen there: write host:port")
+            raise ValueError(f"{shown(text)}: Postfix will listen there: write host:port")
         return address
 
     near = next((port for port in _MTA_PORTS if port in machine.ports), None)
@@ -137,11 +137,11 @@ def _upstream(
         proposal = _relayhost(machine.postfix.get("relayhost", ""))
     given = options.upstream or route.upstream or None
     question = "Where the MTA behind smtpproxy listens (host:port)"
-    return asking.one("--upstream", question, read, given, proposal)
+    return prompter.one("--upstream", question, read, given, proposal)
 
 
 def _relayhost(text: str) -> str | None:
-    """Return where Postfix sends to now, as an address; None where it looks up MX records."""
+    """Return where Postfix sends mail now, as an address; None if it looks up MX records."""
     found = re.fullmatch(r"\[([^\]]+)\](?::(\d+))?", text)
     if found is None:
         return None
@@ -152,16 +152,16 @@ def _relayhost(text: str) -> str | None:
 def _listen(route: Route, upstream: Address | None, text: str) -> Address:
     address: Address = read_key(ListenerSettings, "address", text)
     if address == upstream:
-        raise ValueError(f"{shown(text)} is where the MTA behind listens: choose another")
+        raise ValueError(f"{shown(text)} is where the MTA behind smtpproxy listens: choose another")
     if route is not Route.APPS and not isinstance(address, TcpAddress):
-        raise ValueError(f"{shown(text)}: Postfix is to come there: write host:port")
+        raise ValueError(f"{shown(text)}: Postfix will connect there: write host:port")
     return address
 
 
 def _own_domain(
     machine: Machine, hostname: str | None, servers: tuple[TcpAddress, ...], timeout: float
 ) -> str | None:
-    """Return the domain above the machine's name, if it is known to take mail."""
+    """Return the parent domain of the machine's name, if it is known to accept mail."""
     domain = machine.postfix.get("mydomain") or (hostname or "").partition(".")[2]
 
     async def ask() -> bool:
@@ -171,11 +171,13 @@ def _own_domain(
     return domain if "." in domain and asyncio.run(ask()) else None
 
 
-def _brands(options: InitOptions, asking: Asking, domain: str | None) -> tuple[BrandSettings, ...]:
+def _brands(
+    options: InitOptions, prompter: Prompter, domain: str | None
+) -> tuple[BrandSettings, ...]:
     proposal = re.sub(r"[^a-z0-9-]", "", domain.partition(".")[0].lower()) if domain else None
     question = "Brands that write to people, as short names"
     read = _key(BrandSettings, "name")
-    names = asking.many("--brand", question, read, options.brand, proposal) or ("",)
+    names = prompter.many("--brand", question, read, options.brand, proposal) or ("",)
     legal = _of("--legal-name", options.legal_name, names)
     places = _of("--postal-address", options.postal_address, names)
     helps = _of("--help-address", options.help_address, names)
@@ -186,22 +188,22 @@ def _brands(options: InitOptions, asking: Asking, domain: str | None) -> tuple[B
         found.append(
             BrandSettings(
                 name,
-                legal_name=asking.one(
-                    "--legal-name", f"{by}Legal name of whoever answers for the mail",
+                legal_name=prompter.one(
+                    "--legal-name", f"{by}Legal name of whoever is responsible for the mail",
                     _key(BrandSettings, "legal_name"), _last(legal[name]),
                 ),
-                address=asking.one(
+                address=prompter.one(
                     "--postal-address", f"{by}Postal address, on one line",
                     _key(BrandSettings, "address"), _last(places[name]),
                 ),
                 from_domains=frozenset(
-                    asking.many(
-                        "--from-domain", f"{by}Domains of From", _domain, domains[name],
+                    prompter.many(
+                        "--from-domain", f"{by}From domains", _domain, domains[name],
                         domain if name == names[0] else None,
                     )
                 ),
-                help=asking.one(
-                    "--help-address", f"{by}Address where people write to somebody",
+                help=prompter.one(
+                    "--help-address", f"{by}Address where people reach a person",
                     _key(BrandSettings, "help"), _last(helps[name]), optional=True,
                 ),
             )
@@ -215,13 +217,13 @@ def _domain(text: str) -> str:
 
 
 def _of(option: str, values: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:
-    """Return what an option says of each name: `NAME=VALUE`, or VALUE where there is only one.
+    """Return an option's values by name: from `NAME=VALUE`, or VALUE if there is only one name.
 
-    A name that is none of them was misspelt.
+    Any other name was misspelt, and ends the command.
     """
     found: dict[str, list[str]] = {name: [] for name in names}
     if values and not names:
-        fail(f"{option}: there is no stream that it could be of", 2)
+        fail(f"{option}: there is no stream for it; give --marketing", 2)
     for value in values:
         name, equals, rest = value.partition("=")
         if equals and name in found:
@@ -229,7 +231,7 @@ def _of(option: str, values: Sequence[str], names: Sequence[str]) -> dict[str, l
         elif len(names) == 1 and not (equals and _NAME.fullmatch(name)):
             found[names[0]].append(value)
         else:
-            fail(f"{option}: {shown(value)} does not say whose: {'=…, '.join(names)}=…", 2)
+            fail(f"{option}: {shown(value)} names nothing known; write {'=…, '.join(names)}=…", 2)
     return found
 
 
@@ -254,11 +256,11 @@ def _rulebook_of(brands: Sequence[BrandSettings]) -> str:
 
 def _streams(
     options: InitOptions,
-    asking: Asking,
+    prompter: Prompter,
     brands: Sequence[BrandSettings],
     rulebook: str | None,
 ) -> tuple[StreamSettings, ...]:
-    """Where an option names a stream, the streams are those that options name."""
+    """Return the streams: if any option names one, only those that options name."""
     names = [brand.name for brand in brands]
     marketing = _of("--marketing", options.marketing, names)
     transactional = _of("--transactional", options.transactional, names)
@@ -273,18 +275,18 @@ def _streams(
             if named and not given[brand.name]:
                 continue
             by = f"{brand.name}: streams" if before else "Streams"
-            found = asking.many(
+            found = prompter.many(
                 option, f"{by} of {what}, as short names", _key(StreamSettings, "name"),
                 given[brand.name], before + usual, optional=not named,
             )  # fmt: skip
             known += [(brand, name, option == "--marketing") for name in found]
-    return tuple(_stream(known, options, asking, rulebook))
+    return tuple(_stream(known, options, prompter, rulebook))
 
 
 def _stream(
     known: Sequence[tuple[BrandSettings, str, bool]],
     options: InitOptions,
-    asking: Asking,
+    prompter: Prompter,
     rulebook: str | None,
 ) -> Iterator[StreamSettings]:
     asked = [name for _, name, marketing in known if marketing]
@@ -295,12 +297,12 @@ def _stream(
         if not marketing:
             yield StreamSettings(name, "transactional", brand.name)
             continue
-        purpose = asking.one(
+        purpose = prompter.one(
             "--purpose", f"{name}: what people consent to", _key(StreamSettings, "purpose"),
-            _last(purposes[name]) or (None if asking.person else name), name,
+            _last(purposes[name]) or (None if prompter.interactive else name), name,
         )  # fmt: skip
-        sold = asking.many(
-            "--product", f"{name}: what is advertised, with commas between",
+        sold = prompter.many(
+            "--product", f"{name}: what is advertised, separated by commas",
             _product, products[name], optional=True, between=",",
         )  # fmt: skip
         yield StreamSettings(
@@ -318,11 +320,16 @@ def _product(text: str) -> str:
     return str(product)
 
 
-def _public_url(options: InitOptions, asking: Asking, route: Route) -> str | None:
+def _public_url(options: InitOptions, prompter: Prompter, route: Route) -> str | None:
     if not route.relays:
-        _not_with(route, "--public-url", options.public_url, "adds no links: let the apps add them")
+        _not_with(
+            route,
+            "--public-url",
+            options.public_url,
+            "adds no links: have the applications add them",
+        )
         return None
-    return asking.one(
+    return prompter.one(
         "--public-url", "Web address of the unsubscribe pages, if smtpproxy is to add the links",
         _key(WebSettings, "public_url"), options.public_url, optional=True,
     )  # fmt: skip
@@ -334,13 +341,13 @@ def _not_with(route: Route, option: str, given: str | None, why: str) -> None:
 
 
 def _selector(
-    options: InitOptions, machine: Machine, asking: Asking, route: Route, year: int
+    options: InitOptions, machine: Machine, prompter: Prompter, route: Route, year: int
 ) -> str | None:
     if not route.relays:
-        _not_with(route, "--selector", options.selector, "signs nothing: let Postfix sign")
+        _not_with(route, "--selector", options.selector, "signs nothing: have Postfix sign")
         return None
-    signs = bool(machine.postfix.get("smtpd_milters"))  # of Postfix: one that signs, perhaps
-    return asking.one(
+    signs = bool(machine.postfix.get("smtpd_milters"))  # one of Postfix's milters may sign
+    return prompter.one(
         "--selector", "Selector under which new DKIM keys are published",
         _key(DkimSettings, "selector"), options.selector, None if signs else f"s{year}",
         optional=True,

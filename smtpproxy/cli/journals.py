@@ -1,5 +1,5 @@
-"""Which audit logs a command reads: that of this machine, or copies that were shipped; and what the
-index of a store knows of the decisions of other relays."""
+"""The audit logs that a command reads: this machine's, or shipped copies; and the store's index of
+the decisions of other relays."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -27,33 +27,35 @@ from_option = click.option(
     "shipped",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="DIR",
-    help="Read what `audit ship` has put into DIR: the audit logs of one relay, or of several.",
+    help="Read the copies that `audit ship` made in DIR, of one relay or several.",
 )
 
 
-_LONGEST = 4096  # octets of what says whose a copy is
+_LONGEST = 4096  # octets of the file that names a copy's relay
 
 
-class _Whose(msgspec.Struct, frozen=True):
+class _RelayFile(msgspec.Struct, frozen=True):
     host: str
 
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """An audit log; `relay` is its host name, where it is a copy."""
+    """An audit log; `relay` is its relay's host name, if it is a copy."""
 
     folder: Path
     relay: str = ""
 
 
 def journals(settings: Settings, shipped: Path | None) -> list[Journal]:
-    """Return the audit log of this machine, or those in a folder. Ends the command without any."""
+    """Return this machine's audit log, or those in a folder; end the command if it has none."""
     if shipped is None:
         return [Journal(audit_folder(settings))]
     folders = [shipped, *sorted(path for path in shipped.iterdir() if path.is_dir())]
     found = [Journal(folder, _relay(folder)) for folder in folders if _is_journal(folder)]
     if not found:
-        fail(f"--from: {shipped}: no audit log in it; expected what `smtpproxy audit ship` made", 2)
+        fail(
+            f"--from: no audit log in {shipped}; expected copies made by `smtpproxy audit ship`", 2
+        )
     return found
 
 
@@ -63,20 +65,23 @@ def _is_journal(folder: Path) -> bool:
 
 def _relay(folder: Path) -> str:
     with suppress(OSError, *UNREADABLE), (folder / RELAY_FILE).open("rb") as file:
-        return msgspec.json.decode(file.read(_LONGEST), type=_Whose).host
+        return msgspec.json.decode(file.read(_LONGEST), type=_RelayFile).host
     return folder.name
 
 
-def found(all_of_them: Sequence[Journal], id: str) -> list[tuple[Journal, Record]]:
-    """Return every record of that id, or of the one that begins so. Raises ValueError."""
-    records = [(one, record) for one in all_of_them for record in find(one.folder, id)]
+def found(logs: Sequence[Journal], id: str) -> list[tuple[Journal, Record]]:
+    """Return every record whose id is, or begins with, `id`.
+
+    Raises ValueError when several decisions do.
+    """
+    records = [(log, record) for log in logs for record in find(log.folder, id)]
     if len({record.decided.id for _, record in records}) > 1:
         raise ValueError(f"several decisions begin with {id}")
     return records
 
 
 def elsewhere(settings: Settings, wanted: IndexQuery, limit: int) -> Sequence[IndexRow]:
-    """Return what the index has of other relays, newest first; nothing where there is no index.
+    """Return the index's rows for other relays, newest first; nothing without an index.
 
     Raises StoreUnavailable, OSError.
     """
@@ -101,7 +106,7 @@ def where(row: IndexRow) -> str:
 
 
 def indexed_object(row: IndexRow) -> Mapping[str, Any]:
-    """Return all that is known here of a decision of another relay."""
+    """Return everything known here about a decision of another relay."""
     return {
         "id": row.id,
         "at": row.at,

@@ -1,4 +1,4 @@
-"""`smtpproxy unsubscribe`: the keys of links, and which relay has which."""
+"""`smtpproxy unsubscribe`: the keys of links, and which relay has which keys."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ import click
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import config_option, flag, options
-from smtpproxy.cli.printer import Part, Result, shows_result
-from smtpproxy.cli.relays import holdings, relay_lines
+from smtpproxy.cli.printer import Column, Part, Result, Table, shows_result
 from smtpproxy.cli.stores import using_store
 from smtpproxy.clock import now
 from smtpproxy.settings import Settings
+from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.key_places import key_place
 from smtpproxy.store.link_keys import (
     LINK_KEY_FILE,
@@ -24,7 +24,7 @@ from smtpproxy.store.link_keys import (
     note_sealing,
 )
 from smtpproxy.store.protocols import NoStoreYet, Store, StoreInaccessible
-from smtpproxy.store.register import Fingerprints, Relay
+from smtpproxy.store.register import Fingerprints, Relay, living
 from smtpproxy.store.shared_keys import OtherKeyCounts, check_link_keys, settle_link_keys
 
 
@@ -37,7 +37,7 @@ def unsubscribe() -> None:
 @config_option
 @shows_result
 def keys(settings: Settings) -> Result:
-    """Show which keys there are, which one seals new links, and which relay has which."""
+    """Show the keys, which one seals new links, and which relay has which keys."""
     state_dir = settings.server.state_dir
     if not settings.makes_tokens and not has_link_keys(state_dir):
         fail(
@@ -57,7 +57,7 @@ def keys(settings: Settings) -> Result:
 
 @dataclass(frozen=True, slots=True)
 class RekeyOptions:
-    force: bool = flag("Use it although a relay lacks it: links are dead there.")
+    force: bool = flag("Use the new key even if a relay lacks it: there its links do not work.")
 
 
 @unsubscribe.command("rekey")
@@ -65,12 +65,12 @@ class RekeyOptions:
 @config_option
 @shows_result
 def rekey(settings: Settings, options: RekeyOptions) -> Result:
-    """Make a new key for the links of messages to come.
+    """Make a new key for the links of future messages.
 
-    Where several relays share the store, the new key is only made at first: copy unsubscribe.key
-    to each, and run the command again once `unsubscribe keys` shows it everywhere. A relay seals
-    links with it after `smtpproxy reload`. The older keys stay, and with them every link that was
-    sent: keep them for as long as links have to work, which is years. Back up unsubscribe.key
+    If several relays share the store, the first run only makes the key: copy unsubscribe.key to
+    each relay, and run the command again once `unsubscribe keys` shows it everywhere. A relay seals
+    links with it after `smtpproxy reload`. The older keys stay, so that links already sent keep
+    working: keep them as long as links have to work, which is years. Back up unsubscribe.key
     before and after.
     """
     state_dir = settings.server.state_dir
@@ -78,10 +78,10 @@ def rekey(settings: Settings, options: RekeyOptions) -> Result:
     async def work(store: Store) -> tuple[Fingerprints, Sequence[Relay]]:
         if not await settle_link_keys(store, state_dir, at=now()):
             used = await store.link_keys()
-            await check_link_keys(store, state_dir, used)  # another machine may do the same now
+            await check_link_keys(store, state_dir, used)  # another machine may be doing the same
             newest = max(used, default=0)
             held = load_link_keys(state_dir)
-            if max(held) == newest:  # else an earlier attempt made it, or somebody copied it here
+            if max(held) == newest:  # otherwise an earlier run made it, or somebody copied it
                 add_link_key(state_dir, now().date())
                 held = load_link_keys(state_dir)
             key = held[max(held)]
@@ -106,9 +106,9 @@ def rekey(settings: Settings, options: RekeyOptions) -> Result:
 def retire(settings: Settings, version: int) -> Result:
     """Retire the key VERSION: links sealed under it stop working.
 
-    For a key that has leaked, or once no link under it has to work. It is taken out of
-    unsubscribe.key on this machine; take it out on every other. The key that seals new links cannot
-    be retired, unless it is lost: make a newer one first.
+    For a key that has leaked, or whose links no longer have to work. It is removed from
+    unsubscribe.key on this machine; remove it on every other. The key that seals new links cannot
+    be retired unless it is lost: make a newer one first.
     """
     state_dir = settings.server.state_dir
 
@@ -116,7 +116,7 @@ def retire(settings: Settings, version: int) -> Result:
         used = await store.link_keys()
         if version not in used:
             known = ", ".join(map(str, used)) or "none"
-            fail(f"key {version} is not in use; right would be one of these: {known}")
+            fail(f"key {version} is not in use; the keys in use are {known}")
         lost = version not in load_link_keys(state_dir) if has_link_keys(state_dir) else True
         if version == max(used) and not lost:
             fail(
@@ -128,19 +128,21 @@ def retire(settings: Settings, version: int) -> Result:
 
     used, relays = using_store(settings, work)
     if not has_link_keys(state_dir):
-        return Result({"keys": []}, [f"key {version} is retired; smtpproxy serve makes a new one"])
-    left = _left_in(state_dir, version)
+        return Result(
+            {"keys": []}, [f"key {version} is retired; smtpproxy serve will make a new one"]
+        )
+    left = _drop_key(state_dir, version)
     shown = _shown(load_link_keys(state_dir), used, relays)
     return Result(shown.data, (*shown.text, *left))
 
 
-def _left_in(state_dir: Path, version: int) -> list[str]:
+def _drop_key(state_dir: Path, version: int) -> list[str]:
     try:
         drop_link_key(state_dir, version)
     except StoreInaccessible as fault:
         return [str(fault)]
     path = key_place(state_dir, LINK_KEY_FILE).path
-    return [f"key {version} is out of {path}; take it out on every other relay, and reload all"]
+    return [f"key {version} is removed from {path}; remove it on every other relay, and reload all"]
 
 
 def _shown(found: Mapping[int, LinkKey], used: Fingerprints, relays: Sequence[Relay]) -> Result:
@@ -164,3 +166,35 @@ def _shown(found: Mapping[int, LinkKey], used: Fingerprints, relays: Sequence[Re
     ]
     data = {"newest": sealing, "keys": made, "relays": holdings(relays, LINK_KEY_FILE)}
     return Result(data, text())
+
+
+def holdings(relays: Sequence[Relay], file: str) -> list[dict[str, object]]:
+    """Return which keys of a file each relay has, by version."""
+    alive = {relay.id for relay in living(relays, now())}
+    return [
+        {
+            "id": relay.id,
+            "host": relay.state.host,
+            "told_at": relay.at,
+            "counts": relay.id in alive,  # a new key waits for it
+            "keys": relay.state.keys.get(file, {}),
+        }
+        for relay in relays
+    ]
+
+
+def relay_lines(relays: Sequence[Relay], file: str) -> Iterator[Part]:
+    """Yield a table where there are several."""
+    if not relays:
+        return
+    alive = {relay.id for relay in living(relays, now())}
+    rows = []
+    for relay in relays:
+        held = relay.state.keys.get(file, {})
+        keys = ", ".join(f"{version} ({name})" for version, name in held.items())
+        state = "" if relay.id in alive else "silent, so not waited for"
+        rows.append((relay.name, written_time(relay.at), keys or "none", state))
+    yield ""
+    yield Table(
+        [Column("relay"), Column("reported at"), Column(f"keys in {file}"), Column("")], rows
+    )

@@ -1,4 +1,4 @@
-"""What `contact map` shows of a guess, and asks."""
+"""How `contact map` shows its guesses, and asks about the rest."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -22,21 +22,26 @@ _SHOWN = 6  # different cells of a column
 
 def column_pair(value: str) -> tuple[str, str]:
     """Read COLUMN=WORD; a column may have `=` in its name. For `type=column_pair`."""
-    name, said, word = value.rpartition("=")
-    if not said or not name.strip() or not word.strip():
+    name, equals, word = value.rpartition("=")
+    if not equals or not name.strip() or not word.strip():
         raise click.BadParameter(f"{value!r} is not COLUMN=WORD")
     return name.strip(), word.strip()
 
 
 def asked(look: TableLook, known: Known, answers: Answers) -> Answers:
-    """Show what is guessed, and ask until nothing is left to be asked."""
+    """Show the guesses, and ask until no question is left."""
     try:
         answers = _confirmed(look, known, answers)
         while questions := propose(look, known, answers).questions:
             answers = _answer(questions[0])
     except click.Abort:
         left = _listed(propose(look, known, answers).questions)
-        fail("\n".join(["not all is known; without questions it is --yes, with", *left]), 2)
+        fail(
+            "\n".join(
+                ["some answers are missing; to run without questions, give --yes and", *left]
+            ),
+            2,
+        )
     return answers
 
 
@@ -46,9 +51,9 @@ def _confirmed(look: TableLook, known: Known, answers: Answers) -> Answers:
         print_text([guessed(look, proposal)], err=True)
         if not proposal.columns or click.confirm("Is this right?", default=True, err=True):
             return answers
-        said = click.prompt("Which column is what? COLUMN=FIELD, or COLUMN=none", err=True)
+        text = click.prompt("Correct one: COLUMN=FIELD, or COLUMN=none", err=True)
         try:
-            name, word = column_pair(said)
+            name, word = column_pair(text)
         except click.BadParameter as error:
             click.echo(error.message, err=True)
             continue
@@ -59,34 +64,34 @@ def _confirmed(look: TableLook, known: Known, answers: Answers) -> Answers:
 
 
 def _answer(question: Question) -> Answers:
-    """Ask one question until the answer can be."""
+    """Ask one question until the answer is valid."""
     default = "" if question.may_stay_open and question.default is None else question.default
     hint = f" ({', '.join(question.choices)})" if question.choices else ""
     hint += " (Enter: not known)" if question.may_stay_open else ""
     by_word = {word.casefold(): word for word in question.choices}
     while True:
-        said = str(
+        text = str(
             click.prompt(
                 question.text + hint, default=default, show_default=bool(default), err=True
             )
         ).strip()
-        if not said and question.may_stay_open:
+        if not text and question.may_stay_open:
             return question.answered("")
-        if question.check is not None and said.casefold() not in by_word:
+        if question.check is not None and text.casefold() not in by_word:
             try:
-                question.check(said)
+                question.check(text)
             except ValueError as error:
                 click.echo(str(error), err=True)
                 continue
-            return question.answered(said)
-        if question.choices and said.casefold() not in by_word:
-            click.echo(f"one of {', '.join(question.choices)}", err=True)
+            return question.answered(text)
+        if question.choices and text.casefold() not in by_word:
+            click.echo(f"give one of {', '.join(question.choices)}", err=True)
             continue
-        return question.answered(by_word.get(said.casefold(), said))
+        return question.answered(by_word.get(text.casefold(), text))
 
 
 def check_known(file: Path, proposal: Proposal, notes: Iterable[str], *, leave_open: bool) -> None:
-    """End the command where something is wanting that nobody may guess."""
+    """End the command if an answer is missing that must not be guessed."""
     wanting = [
         one
         for one in proposal.questions
@@ -94,10 +99,10 @@ def check_known(file: Path, proposal: Proposal, notes: Iterable[str], *, leave_o
     ]
     if not wanting:
         return
-    lines = [f"{file}: not all is known:"]
+    lines = [f"{file}: these answers are missing:"]
     lines += _listed(wanting)
     if all(one.may_stay_open for one in wanting):
-        lines.append("  or --leave-open: what is not known is not written, and proves nothing")
+        lines.append("  or --leave-open: unknown values are left out, and then prove nothing")
     lines += [f"  note: {note}" for note in notes]
     fail("\n".join(map(printable, lines)), 2)
 
@@ -110,10 +115,10 @@ def _listed(questions: Iterable[Question]) -> Iterator[str]:
 
 
 def left_open(answers: Answers, proposal: Proposal) -> Answers:
-    """Take the defaults of what was not asked, and note what stays open."""
+    """Take the defaults of unasked questions, and note which stay open."""
     for one in proposal.questions:
-        said = one.answered(one.default or "")
-        answers = replace(answers, constants={**answers.constants, **said.constants})
+        answered = one.answered(one.default or "")
+        answers = replace(answers, constants={**answers.constants, **answered.constants})
     return answers
 
 
@@ -144,7 +149,7 @@ def _roles(column: ColumnLook, proposal: Proposal) -> Iterator[str]:
 
 
 def _holds(column: ColumnLook, *, shown: bool) -> str:
-    """Say what is in a column. Cells may be of people: `shown` tells whether they are named."""
+    """Describe a column's content. Cells may be personal data: `shown` allows showing them."""
     if not column.filled:
         return "nothing"
     if column.holds_addresses:

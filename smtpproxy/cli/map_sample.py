@@ -1,4 +1,4 @@
-"""What the first people of a file would become under a mapping: judged, and not stored."""
+"""The first people of a file as a mapping would import them: judged, but not stored."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -35,14 +35,14 @@ from smtpproxy.store.protocols import ContactUpdate, Store
 from smtpproxy.terminal import counted, printable
 
 ROWS = 1_000
-_PEOPLE = 4  # that are shown
+_PEOPLE = 4  # shown
 _FAULTS = 3
 _COLUMNS = [Column(), Column(right=True), Column(prose=True)]
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody on the first lines, and what each marketing stream would say."""
+    """One person, with each marketing stream's verdict."""
 
     line: int
     contact: Contact
@@ -53,7 +53,7 @@ class Person:
         known = [str(self.contact.audience), str(self.contact.source or "source not known")]
         known += [self._act(act) for act in self.contact.acts]
         known += [f"bought {one.product} on {self._day(one.at)}" for one in self.contact.purchases]
-        judged = [f"{stream}: {said}" for stream, said in self.verdicts.items()]
+        judged = [f"{stream}: {verdict}" for stream, verdict in self.verdicts.items()]
         return f"{', '.join(known)} → {'; '.join(judged) or 'no marketing stream'}"
 
     def _act(self, act: ConsentAct) -> str:
@@ -77,7 +77,7 @@ class Sample:
     faults: int = 0
 
     def text(self, *, with_address: bool) -> Iterator[Part]:
-        yield Styled(f"What the first {counted(self.rows, 'row')} would become:", "bold")
+        yield Styled(f"How the first {counted(self.rows, 'row')} would be imported:", "bold")
         for one in self.people:
             address = f" {one.contact.address}" if with_address else ""
             yield f"  line {one.line}:{address} {printable(one.text())}"
@@ -110,7 +110,7 @@ class Sample:
 
 
 def sample(settings: Settings, path: Path, mapping: Mapping) -> Sample:
-    """Read the first rows and judge them, as they would be beside what is stored.
+    """Read the first rows, and judge the people as if they were merged into the store.
 
     Raises OSError.
     """
@@ -165,9 +165,10 @@ async def _judge(
         bars = facts[address].suppressions if address in facts else ()
         verdicts = {}
         for stream in streams:
-            asked = Transaction((stream,), (address,))
-            what = {address: RecipientFacts(bars, contact)}
-            (verdict,) = judge(asked, what, settings.rulebooks[stream.rulebook], moment).recipients
+            message = Transaction((stream,), (address,))
+            known_facts = {address: RecipientFacts(bars, contact)}
+            rulebook = settings.rulebooks[stream.rulebook]
+            (verdict,) = judge(message, known_facts, rulebook, moment).recipients
             if verdict.action is Action.ALLOW:
                 found.allowed[stream.name] += 1
                 verdicts[stream.name] = f"may be mailed ({verdict.basis})"

@@ -33,20 +33,20 @@ if TYPE_CHECKING:
 @click.option(
     "--take-over",
     is_flag=True,
-    help="Take the sockets of the relay that runs with this state_dir, which then ends.",
+    help="Take over the sockets of the relay running with this state_dir, which then ends.",
 )
 @config_path_option
 def serve(config: Path, take_over: bool) -> None:
     """Run the relay until SIGTERM or SIGINT.
 
-    Either signal drains: no new connections, running transactions finish, then exit 0. SIGHUP
-    reloads the configuration, as `smtpproxy reload` does.
+    Either signal drains: it accepts no new connections, finishes running transactions, then exits
+    with 0. SIGHUP reloads the configuration, as `smtpproxy reload` does.
     """
     from smtpproxy.app import serve
     from smtpproxy.config import load
 
     settings = settings_in(config)
-    os.environ["SMTPPROXY_CONFIG"] = str(config.resolve())  # for commands that the relay runs
+    os.environ["SMTPPROXY_CONFIG"] = str(config.resolve())  # for the commands that the relay runs
     sys.exit(serve(settings, lambda: load(config), take_over=take_over))
 
 
@@ -56,7 +56,7 @@ def demo(keep: bool) -> None:
     """Run the relay on invented people and show what it lets through, and why.
 
     Starts a real relay in a temporary directory, with an MTA behind it that keeps what it
-    is given; sends mail through it; then stops and removes everything.
+    receives; sends mail through it; then stops and removes everything.
     """
     from smtpproxy.demo import run
     from smtpproxy.demo.relay import DemoError
@@ -73,9 +73,9 @@ def demo(keep: bool) -> None:
 def check(config: Path) -> Result:
     """Check the configuration, and whether the relay can start.
 
-    Prints every fault as FILE: key.path: what is wrong and what would be right, and
-    exits with 2. When there is none, prints a summary and what deserves a second look.
-    Run it as the user that the relay runs as: it looks at files, folders and addresses too.
+    Prints every fault as FILE: key.path: what is wrong and what would be right, and exits
+    with 2. Without faults, prints a summary and what deserves a second look. Run it as the
+    relay's own user: it also checks files, folders and addresses.
     """
     from smtpproxy.config import ConfigError, load
     from smtpproxy.config.start_checks import check_start
@@ -150,7 +150,7 @@ def _rows(settings: Settings) -> Iterator[tuple[str, str, str]]:
         yield "token", token.name, "may " + ", ".join(sorted(token.may))
     for hook in settings.webhooks:
         hours = f"within {hook.deadline / 3600:g} hours"
-        yield "webhook", hook.name, f"told of {', '.join(sorted(hook.events))} {hours}"
+        yield "webhook", hook.name, f"receives {', '.join(sorted(hook.events))} {hours}"
     for partner in settings.store.partners:
         yield "partner", partner.name, f"key {partner.key_file}"
     yield "mode", "", f"{settings.policy.mode}, on_mixed {settings.policy.on_mixed}"
@@ -158,18 +158,18 @@ def _rows(settings: Settings) -> Iterator[tuple[str, str, str]]:
 
 def _feedback(feedback: FeedbackSettings) -> str:
     where = "by maildir" if feedback.address is None else f"{feedback.protocol} {feedback.address}"
-    believed = "with a token" if feedback.require_token else "without a token too"
+    believed = "with a token only" if feedback.require_token else "without a token too"
     return f"{feedback.domain}, {where}; reports suppress {believed}"
 
 
 def _streams_of(listener: ListenerSettings) -> str:
     if not listener.streams:
-        return "all mail on the stream default"
+        return "all mail is on the stream default"
     default = listener.default_stream
     text = "streams " + ", ".join(
         f"{name} (by default)" if name == default else name for name in listener.streams
     )
-    return text if default else text + "; the header must choose, else the stream default"
+    return text if default else text + "; the header chooses, otherwise the stream default"
 
 
 def _describe(stream: Stream) -> str:

@@ -1,4 +1,4 @@
-"""What commands are given: `--config`, records of options, and the types of their values."""
+"""Options of commands: `--config`, records of options, and the types of their values."""
 
 import contextlib
 import dataclasses
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from smtpproxy.cli import fail, forget_stdout
+from smtpproxy.cli import discard_stdout, fail
 from smtpproxy.locale import language_tag as read_language
 from smtpproxy.setup import UNIT_CONFIG
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from smtpproxy.sinks.audit.chain import Head
 
 OUTPUT_FILE = click.Path(path_type=Path, dir_okay=False)
-"""The type of a file that is to be written."""
+"""The type of a file to write."""
 TIME_HELP = "A time like 2025-03-01T10:00:00Z, or a date"
 
 R = TypeVar("R")
@@ -40,12 +40,12 @@ def config_path_option(function: Function) -> Function:
         envvar="SMTPPROXY_CONFIG",
         default=UNIT_CONFIG,
         metavar="FILE",
-        help=f"Configuration; else $SMTPPROXY_CONFIG, else {UNIT_CONFIG}.",
+        help=f"The configuration (default: $SMTPPROXY_CONFIG, otherwise {UNIT_CONFIG}).",
     )(function)
 
 
 def config_option(function: Function) -> Function:
-    """Add `--config FILE` and pass `settings: Settings`; a faulty file ends with exit 2."""
+    """Add `--config FILE` and pass `settings: Settings`, read by `settings_in`."""
 
     @functools.wraps(function)
     def command(*args: Any, config: Path, **options: Any) -> Any:
@@ -55,7 +55,7 @@ def config_option(function: Function) -> Function:
 
 
 def settings_in(config: Path) -> "Settings":
-    """Read a configuration; a faulty file ends with exit 2."""
+    """Read a configuration; a faulty file ends the command with exit 2."""
     from smtpproxy.config import ConfigError, load
 
     try:
@@ -63,14 +63,14 @@ def settings_in(config: Path) -> "Settings":
     except ConfigError as error:
         click.echo("\n".join(error.faults), err=True)
         if not config.exists():
-            click.echo("Say where it is with --config FILE or SMTPPROXY_CONFIG.", err=True)
+            click.echo("Name it with --config FILE or SMTPPROXY_CONFIG.", err=True)
         raise click.exceptions.Exit(2) from error
     _check_folder(settings.server.state_dir)
     return settings
 
 
 def _check_folder(state_dir: Path) -> None:
-    """Name the setting at fault, where each part of state_dir would only say it cannot be read."""
+    """Name the setting at fault, where later errors would only name a file that cannot be read."""
     try:
         is_folder = stat.S_ISDIR(state_dir.stat().st_mode)
     except (FileNotFoundError, PermissionError):
@@ -78,11 +78,11 @@ def _check_folder(state_dir: Path) -> None:
     except NotADirectoryError:
         is_folder = False
     if not is_folder:
-        fail(f"server.state_dir: {state_dir} is not a folder, or is inside something that is not")
+        fail(f"server.state_dir: {state_dir} is not a folder, or lies inside a file; name a folder")
 
 
 def audit_folder(settings: "Settings") -> Path:
-    """Return where the audit journal is. Raises OSError when it may not be read."""
+    """Return the folder of the audit log. Raises OSError when it may not be read."""
     folder = settings.server.state_dir / "audit"
     with contextlib.suppress(FileNotFoundError):  # nothing has been decided yet
         os.scandir(folder).close()
@@ -90,30 +90,30 @@ def audit_folder(settings: "Settings") -> Path:
 
 
 def option(help: str, type: Any = None, *, name: str = "", **settings: Any) -> Any:
-    """Return a field of a record of options: `--its-name`, unless `name` says otherwise.
+    """Return a field of a record of options: `--its-name`, unless `name` is given.
 
-    A default is shown; `settings` are those of `click.option`.
+    A default is shown; `settings` go to `click.option`.
     """
     return dataclasses.field(metadata={"option": (help, type, name, settings)})
 
 
 def flag(help: str, *, name: str = "") -> Any:
-    """Return a field that is True where `--its-name` is given."""
+    """Return a field that is True if `--its-name` is given."""
     return option(help, name=name, is_flag=True)
 
 
 def several(help: str, type: Any = None, *, name: str = "", **settings: Any) -> Any:
-    """Return a field with the values of each `--its-name` that is given, in a tuple."""
+    """Return a field with the values of every `--its-name` given, in a tuple."""
     return option(f"{help} Repeat for more.", type, name=name, multiple=True, **settings)
 
 
 def choice(values: Any) -> click.Choice[str]:
-    """Return the type of one of some values, which may be an Enum."""
+    """Return the type of an option with a closed set of values, such as an Enum."""
     return click.Choice([str(value) for value in values])
 
 
 def options(record: type[R]) -> Callable[[Function], Function]:
-    """Add an option for each field of a dataclass, and pass one filled in as `options`."""
+    """Add an option for each field of a dataclass, and pass an instance as `options`."""
     fields = dataclasses.fields(record)  # type: ignore[arg-type]
 
     def decorate(function: Function) -> Function:
@@ -139,12 +139,12 @@ def options(record: type[R]) -> Callable[[Function], Function]:
 
 
 def file_type(*, stdin: bool = False) -> click.Path:
-    """Return the type of a file that is there; `stdin`: - is standard input."""
+    """Return the type of an existing file; `stdin`: - is standard input."""
     return click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=stdin)
 
 
 def moment(value: str) -> datetime:
-    """Read a time: ISO 8601, UTC where no offset is given. For `type=moment`."""
+    """Read a time: ISO 8601, in UTC if it has no offset. For `type=moment`."""
     try:
         read = datetime.fromisoformat(value)
         return (read if read.tzinfo else read.replace(tzinfo=UTC)).astimezone(UTC)
@@ -154,7 +154,7 @@ def moment(value: str) -> datetime:
 
 
 def last_moment(value: str) -> datetime:
-    """Read a time as `moment` does, a date alone as its last moment."""
+    """Read a time as `moment` does, but a date alone as the end of that day."""
     from smtpproxy.store.exchange.times import read_time
 
     try:
@@ -187,7 +187,7 @@ def _read(read: Callable[[str], str], value: str) -> str:
 
 
 def plain_text(value: str) -> str:
-    """Read text: something, and in UTF-8. For `type=plain_text`."""
+    """Read text that is not empty, in UTF-8. For `type=plain_text`."""
     text = value.strip()
     if not text or any("\ud800" <= character <= "\udfff" for character in text):
         raise click.BadParameter(f"{value!r} must be text in UTF-8")
@@ -214,7 +214,7 @@ def ip_address(value: str) -> str:
 def sha256_text(value: str) -> str:
     """Read a hash. For `type=sha256_text`."""
     if re.fullmatch(r"[0-9A-Fa-f]{64}", value.strip()) is None:
-        raise click.BadParameter(f"{value!r} is not a SHA-256: that has 64 hexadecimal digits")
+        raise click.BadParameter(f"{value!r} is not a SHA-256, which has 64 hexadecimal digits")
     return value.strip().lower()
 
 
@@ -231,9 +231,9 @@ _METAVARS: dict[Any, str] = {
 
 
 def output_option(function: Function) -> Function:
-    """Add `--output FILE` and pass `output: BinaryIO`; a file is for its owner's eyes only.
+    """Add `--output FILE` and pass `output: BinaryIO`; only its owner may read the file.
 
-    A disk that is full ends the command in one line that says how much was written.
+    A full disk ends the command with one line that says how much was written.
     """
 
     @functools.wraps(function)
@@ -249,7 +249,7 @@ def output_option(function: Function) -> Function:
             if error.filename is not None or isinstance(error, BrokenPipeError):
                 raise
             if output is None:
-                forget_stdout()
+                discard_stdout()
             fail(f"{output or 'standard output'}: {error.strerror}: {_written(output)}")
 
     return click.option(
@@ -261,7 +261,7 @@ def output_option(function: Function) -> Function:
 
 
 def private(path: str, flags: int) -> int:
-    """Open so that only the owner can read it, also what was there already. For `opener=`."""
+    """Open a new or existing file so that only its owner can read it. For `opener=`."""
     descriptor = os.open(path, flags & ~os.O_TRUNC, 0o600)
     try:
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -275,8 +275,8 @@ def private(path: str, flags: int) -> int:
 
 def _written(output: Path | None) -> str:
     if output is None or not output.is_file():
-        return "what was written is incomplete"
-    return f"the {output.stat().st_size:,} octets that were written are incomplete"
+        return "the output is incomplete"
+    return f"incomplete, only {output.stat().st_size:,} octets were written"
 
 
 anchors_option = click.option(
@@ -284,7 +284,7 @@ anchors_option = click.option(
     "kept",
     type=file_type(),
     metavar="FILE",
-    help="Anchors that were kept elsewhere: lines of the log, or of `audit anchor --json`.",
+    help="Anchors kept elsewhere: lines of the log, or of `audit anchor --json`.",
 )
 
 
@@ -294,14 +294,14 @@ def read_kept(path: Path | None) -> "list[Head]":
 
 
 def read_kept_changes(path: Path | None) -> "list[Head]":
-    """Read the ends of the journal of changes that such anchors tell of."""
+    """Read the ends of the journal of changes recorded in such anchors."""
     found = []
     for entry in _kept(path):
-        told = entry.get("changes")
-        if isinstance(told, str):  # as in the log
-            n, _, hash = told.partition(" ")
-            told = {"n": int(n) if n.isdecimal() and len(n) < 20 else None, "hash": hash}
-        if isinstance(told, dict) and (head := _head(told.get("n"), told.get("hash"))):
+        end = entry.get("changes")
+        if isinstance(end, str):  # as in the log
+            n, _, hash = end.partition(" ")
+            end = {"n": int(n) if n.isdecimal() and len(n) < 20 else None, "hash": hash}
+        if isinstance(end, dict) and (head := _head(end.get("n"), end.get("hash"))):
             found.append(head)
     return found
 

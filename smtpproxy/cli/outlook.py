@@ -1,4 +1,4 @@
-"""What an import or an act comes to: who may be mailed on which stream, and why not."""
+"""The effect of an import or a change: who may be mailed on which stream, and why not."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing, closing
@@ -25,15 +25,15 @@ from smtpproxy.terminal import counted
 
 T = TypeVar("T")
 
-_SETS = 6  # of facts, for one stream
+_SETS = 6  # shown for one stream
 _ANSWERS = {"source": "direct", "optout_offered": "true", "sender_disclosed": "true"}
 _APART = ("brand", PRODUCTS)
 _COLUMNS = [Column(), Column(right=True), Column(right=True), Column(prose=True)]
-_FREES = [Column(), Column(right=True), Column(prose=True)]
+_FREEING_COLUMNS = [Column(), Column(right=True), Column(prose=True)]
 
 
 def outlook_for(task: Task) -> Outlook:
-    """Return what judges the people of an import."""
+    """Return the outlook that will judge the people of an import."""
     fixes = task.job.kind == "contacts"
     access, foresees = task.access, task.options.dry_run
     hides = None if access.everything else access.hides
@@ -41,7 +41,7 @@ def outlook_for(task: Task) -> Outlook:
 
 
 def looking(store: Store, handling: Handling[T], outlook: Outlook) -> Look[T]:
-    """Return what looks at the people of a batch that is stored, and never stops an import."""
+    """Return a function that judges a stored batch's people. It never stops an import."""
 
     async def look(items: Sequence[T], result: BatchResult) -> None:
         try:
@@ -53,12 +53,12 @@ def looking(store: Store, handling: Handling[T], outlook: Outlook) -> Look[T]:
 
 
 def comparing(store: Store, handling: Handling[T], outlook: Outlook) -> Compare[T]:
-    """Return what compares a batch with the store and looks at its people as they would be."""
+    """Return a function that compares a batch with the store, and judges its people as imported."""
     return handling.compare(store, lambda items, after: handling.look(outlook, store, items, after))
 
 
 def looked_again(task: Task, handling: Handling[T], file_format: Format) -> Outlook:
-    """Look at all people of the file: an earlier run did its part, or was undone after this one."""
+    """Judge all people in the file again: an earlier run had a part in it, or was undone after."""
     outlook = outlook_for(task)
     with closing(Source(task.path)) as file:
         contents = handling.contents(file, file_format)
@@ -76,7 +76,7 @@ def looked_again(task: Task, handling: Handling[T], file_format: Format) -> Outl
 
 
 def outlook_without(settings: Settings, id: str) -> Findings:
-    """Return who of the people of an import of contacts may be mailed once it is undone."""
+    """Return which people of an import of contacts may be mailed once it is undone."""
     outlook = Outlook(settings, now())
 
     async def look(store: Store) -> None:
@@ -118,9 +118,9 @@ def outlook_object(found: Findings, file_format: Format) -> dict[str, object]:
 def outlook_text(
     found: Findings, file_format: Format, id: str = "", *, rejected: int = 0
 ) -> Iterator[Part]:
-    """Yield how many may be mailed, why not the others, and what would free how many.
+    """Yield how many may be mailed, why not the others, and which facts would free how many.
 
-    `id` is that of an import which has been done, and rejected so many lines.
+    `id` is that of a finished import, which rejected so many lines.
     """
     if found.people:
         yield ""
@@ -133,10 +133,10 @@ def outlook_text(
         yield from _freeing(found, file_format, id, rejected)
         yield from _advice(found)
     if found.missed:
-        yield f"{counted(found.missed, 'line')} could not be checked: the store did not answer"
+        yield f"{counted(found.missed, 'line')} could not be judged: the store did not answer"
     if found.nameless:
         entries = counted(found.nameless, "entry is", "entries are")
-        yield f"{entries} of whole domains, or without an address: they name nobody to judge"
+        yield f"{entries} of whole domains, or without an address: there is nobody to judge"
     if found.apart:
         yield (
             f"{counted(found.apart, 'line is', 'lines are')} more than {BATCH_ROWS:,} lines behind"
@@ -163,12 +163,14 @@ def _freeing(found: Findings, file_format: Format, id: str, rejected: int) -> It
     ]
     if rows:
         yield ""
-        yield Styled("What would free how many, if it is true and you can prove it:", "bold")
-        yield Table(_FREES, rows)
+        yield Styled(
+            "Facts that would free people, if they are true and you can prove them:", "bold"
+        )
+        yield Table(_FREEING_COLUMNS, rows)
         if id:
-            yield f"to supply it: the same import again, with --replace {id}"
-            if rejected:  # what is replaced is then not undone
-                yield f"then, as lines are rejected again: smtpproxy import undo {id}"
+            yield f"to supply them: run the same import again with --replace {id}"
+            if rejected:  # an import with rejected lines does not undo the one it replaces
+                yield f"then, as lines will be rejected again: smtpproxy import undo {id}"
 
 
 def _advice(found: Findings) -> Iterator[Part]:
@@ -181,23 +183,23 @@ def _advice(found: Findings) -> Iterator[Part]:
 
 
 def _how(facts: Sequence[str], stream: Stream, file_format: Format) -> str:
-    """Return the options that would supply these facts; NDJSON has to say them in its lines."""
+    """Return the options that would supply these facts; NDJSON must hold them in its lines."""
     values = [f"{name}={_ANSWERS.get(name, '…')}" for name in facts if name not in _APART]
     if file_format == "csv":
-        told = [f"--set {value}" for value in values]
+        ways = [f"--set {value}" for value in values]
     else:
-        told = [f"{', '.join(values)} in the file"] if values else []
+        ways = [f"{', '.join(values)} in the file"] if values else []
     if "brand" in facts:
-        told.insert(0, f"--brand {stream.brand}")
+        ways.insert(0, f"--brand {stream.brand}")
     if PRODUCTS in facts:
-        told.append(f"and what they bought in `{PRODUCTS}` of the stream")
-    return " ".join(told).removeprefix("and ")
+        ways.append(f"and what they bought in `{PRODUCTS}` of the stream")
+    return " ".join(ways).removeprefix("and ")
 
 
 def with_effect(settings: Settings, address: str, result: Result) -> Result:
-    """Add what a change has come to: on which streams the person may be mailed now, and why not.
+    """Add the effect of a change: on which streams the person may be mailed now, and why not.
 
-    A whole domain is nobody. `result.data` is an object.
+    A whole domain has no such effect to show. `result.data` is an object.
     """
     name = person(address)
     if name is None or not isinstance(result.data, dict):
@@ -220,7 +222,7 @@ def with_effect(settings: Settings, address: str, result: Result) -> Result:
 
 
 def _effect(address: str, found: Findings) -> Iterator[Part]:
-    """Yield one line of where the person may be mailed, and one of where not."""
+    """Yield a line for where the person may be mailed, and one for where not."""
     allowed = [one.stream.name for one in found.shown if one.allowed]
     refusing: dict[str, list[str]] = {}
     for one in found.shown:
@@ -229,5 +231,5 @@ def _effect(address: str, found: Findings) -> Iterator[Part]:
             refusing.setdefault(reason, []).append(one.stream.name + observed)
     yield f"{address}: may be mailed on {', '.join(allowed) or 'no stream'}"
     if refusing:
-        told = [f"{', '.join(names)}: {reason}" for reason, names in refusing.items()]
-        yield f"{address}: not on {'; '.join(told)}"
+        refused = [f"{', '.join(names)}: {reason}" for reason, names in refusing.items()]
+        yield f"{address}: not on {'; '.join(refused)}"

@@ -33,7 +33,7 @@ from smtpproxy.store.protocols import Store
 from smtpproxy.terminal import counted
 
 _BATCH = 5_000
-_AHEAD = timedelta(minutes=5)  # a partner's clock may be so much ahead of ours
+_AHEAD = timedelta(minutes=5)  # how far a partner's clock may be ahead of ours
 _FOUND = ("address", "scope", "origin", "since")
 
 
@@ -47,9 +47,9 @@ def partner() -> None:
 @config_option
 @shows_result
 def key(settings: Settings, name: str) -> Result:
-    """Make the key to share with partner NAME, in its key_file; one that is there stays.
+    """Make the key to share with partner NAME, in its key_file; an existing key stays.
 
-    Copy the file to the other side by a way that nobody else can read. Both sides must
+    Copy the file to the other side over a channel that nobody else can read. Both sides must
     see the same fingerprint.
     """
     path = partner_of(settings, name).key_file
@@ -62,7 +62,7 @@ def key(settings: Settings, name: str) -> Result:
     fingerprint = shared.fingerprint
     return Result(
         {"partner": name, "key_file": path, "fingerprint": fingerprint, "made": made},
-        [f"{path}: {'made' if made else 'there already'}, {fingerprint}"],
+        [f"{path}: {'made' if made else 'already there'}, {fingerprint}"],
     )
 
 
@@ -71,7 +71,7 @@ class CoverOptions:
     """Whose suppressions to look up in addition to those of contacts."""
 
     addresses: Path | None = option(
-        "Look these addresses up too, one a line (- is standard input).",
+        "Look up these addresses too, one per line (- is standard input).",
         file_type(stdin=True), name="--from", metavar="FILE",
     )  # fmt: skip
 
@@ -81,10 +81,10 @@ class CoverOptions:
 @config_option
 @shows_result
 def cover(settings: Settings, options: CoverOptions) -> Result:
-    """Make the hashes that partners get of suppressions from before they were partners.
+    """Make the hashes for partners of suppressions that are older than the partnership.
 
-    A suppression does not hold its address, so this can only be done where a contact has
-    it, or FILE. Says how many of how many suppressions each partner can be told.
+    A suppression does not hold its address, so this works only if a contact or FILE has it.
+    Shows how many suppressions can be shared with each partner.
     """
     addresses = options.addresses
 
@@ -102,7 +102,7 @@ def cover(settings: Settings, options: CoverOptions) -> Result:
     return Result(
         covered,
         (
-            f"{name}: {found.covered:,} of {found.total:,} suppressions can be told"
+            f"{name}: {found.covered:,} of {found.total:,} suppressions can be shared"
             for name, found in covered.items()
         ),
     )
@@ -112,7 +112,7 @@ def cover(settings: Settings, options: CoverOptions) -> Result:
 @config_option
 @shows_result
 def show(settings: Settings) -> Result:
-    """Show each partner's key and snapshot; exit 1 when one has no snapshot that counts."""
+    """Show each partner's key and snapshot; exits with 1 when one has no valid snapshot."""
     taken = using_store(settings, lambda store: store.snapshots(), read_only=True, or_empty=True)
     keys = {
         partner.name: load_partner_key(partner.key_file).fingerprint
@@ -138,10 +138,10 @@ def _described(snapshot: PartnerSnapshot) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ScreenOptions:
-    """What to hold the list against."""
+    """What to compare the list with."""
 
     snapshot: Path = option(
-        "The snapshot that partner NAME gave.", file_type(), metavar="FILE", required=True
+        "The snapshot from partner NAME.", file_type(), metavar="FILE", required=True
     )
 
 
@@ -152,10 +152,11 @@ class ScreenOptions:
 @config_option
 @shows_result
 def screen(settings: Settings, name: str, addresses: Path, options: ScreenOptions) -> Result:
-    """Say who of LIST is in the snapshot of partner NAME; no store is needed or changed.
+    """Show who on LIST is in the snapshot of partner NAME; needs and changes no store.
 
-    LIST is one address a line, or CSV with a column address or email. Prints address, scope,
-    origin and since as CSV; exits with 1 when somebody is in it, or a line cannot be read.
+    LIST has one address per line, or is a CSV with a column address or email. Prints address,
+    scope, origin and since as CSV. Exits with 1 when anybody is in the snapshot, or a line
+    cannot be read.
     """
     shared = load_partner_key(partner_of(settings, name).key_file)
     snapshot: dict[bytes, list[SnapshotRow]] = {}
@@ -191,52 +192,53 @@ def screen(settings: Settings, name: str, addresses: Path, options: ScreenOption
 
 
 def partner_of(settings: Settings, name: str) -> PartnerSettings:
-    """Return a partner's settings; end the command where there is none of that name."""
+    """Return a partner's settings; end the command if there is none of that name."""
     for partner in settings.store.partners:
         if partner.name == name:
             return partner
     known = ", ".join(partner.name for partner in settings.store.partners)
-    there = f"there are {known}" if known else "there is no [[partner]]"
-    return fail(f"no partner {name!r}; {there}", 2)
+    known = f"known are {known}" if known else "the configuration has no [[partner]]"
+    return fail(f"no partner {name!r}; {known}", 2)
 
 
 def export_snapshot(settings: Settings, name: str, output: BinaryIO) -> None:
-    """Write what can be told to a partner, and say on stderr what cannot."""
+    """Write the suppressions that can be shared with a partner; count the others on stderr."""
     key = load_partner_key(partner_of(settings, name).key_file)
     taken_at = now()
 
     async def gather(store: Store, writer: SnapshotWriter) -> int:
-        untold = 0
+        unshared = 0
         async with aclosing(store.export_to_partner(name)) as suppressions:
             async for keys, suppression in suppressions:
                 if keys is None:
-                    untold += 1
+                    unshared += 1
                 else:
                     writer.add(keys, suppression)
-        return untold
+        return unshared
 
     with SnapshotWriter(key) as writer:
-        untold = using_store(settings, lambda store: gather(store, writer), read_only=True)
+        unshared = using_store(settings, lambda store: gather(store, writer), read_only=True)
         writer.write(output, partner=name, sender=settings.server.hostname, taken_at=taken_at)
-        told = writer.count
-    click.echo(f"{told:,} of {told + untold:,} suppressions told to {name}", err=True)
-    if untold:
+        shared = writer.count
+    total = shared + unshared
+    click.echo(f"{shared:,} of {total:,} suppressions shared with {name}", err=True)
+    if unshared:
         click.echo(
-            f"{untold:,} were stored without a hash for {name}, and only their addresses could"
-            " make one: smtpproxy partner cover",
+            f"{unshared:,} were stored without a hash for {name}, which needs their addresses:"
+            " smtpproxy partner cover",
             err=True,
         )
 
 
 def import_snapshot(settings: Settings, name: str, path: Path) -> Result:
-    """Take in a partner's snapshot in place of the former one; exit code 1 when it cannot be."""
+    """Replace a partner's snapshot with this one; fail if this one is not valid."""
     key = load_partner_key(partner_of(settings, name).key_file)
     keys: set[bytes] = set()
     try:
         with click.open_file(str(path), "rb") as file:
-            head, told = read_snapshot(cast(BinaryIO, file), key)
+            head, snapshot_rows = read_snapshot(cast(BinaryIO, file), key)
             _check(settings, head)
-            rows = _noted(told, keys)
+            rows = _collect_keys(snapshot_rows, keys)
             snapshot = PartnerSnapshot(
                 key.fingerprint, head.sender, head.taken_at, now(), head.count, head.digest
             )
@@ -254,14 +256,14 @@ def import_snapshot(settings: Settings, name: str, path: Path) -> Result:
     return Result(data, (text, *outlook_text(found, "ndjson")))
 
 
-def _noted(rows: Iterator[SnapshotRow], keys: set[bytes]) -> Iterator[SnapshotRow]:
+def _collect_keys(rows: Iterator[SnapshotRow], keys: set[bytes]) -> Iterator[SnapshotRow]:
     for row in rows:
         keys.add(row.keys[0])
         yield row
 
 
 async def _look(store: Store, key: SuppressionKey, keys: set[bytes], outlook: Outlook) -> None:
-    """Judge those of the contacts whom the snapshot may be about."""
+    """Judge the contacts whom the snapshot may be about."""
     async with aclosing(store.contact_addresses()) as known:
         async for some in known:
             about = [one for one in some if any(wide in keys for wide, _ in _keys_of(key, one))]

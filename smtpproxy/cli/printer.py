@@ -1,4 +1,4 @@
-"""The one printer: a command returns a `Result`, and this shows it to people or to programs."""
+"""Printing: a command returns a `Result`, which is shown to people or to programs."""
 
 import csv
 import dataclasses
@@ -24,12 +24,12 @@ from smtpproxy.terminal import printable
 VERDICT_STYLES = {"allow": "green", "refuse": "red", "defer": "yellow"}
 
 _GAP = "  "
-_SHORTEST_ID = 12  # of an id: its time, and enough to tell those of one millisecond apart
+_SHORTEST_ID = 12  # of an id: its time, and enough to distinguish ids of one millisecond
 _NARROWEST = 24  # columns: a cell of prose narrower than this is hard to read
 
 
 class Styled(str):
-    """Text in a colour, `bold` or `dim`, where the terminal has that."""
+    """Text in a colour, `bold` or `dim`, if the terminal can show it."""
 
     style: str
 
@@ -41,19 +41,19 @@ class Styled(str):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table; there is no line of headings where all are empty."""
+    """A column of a table; a table whose headings are all empty has no heading line."""
 
     heading: str = ""
     right: bool = False
-    is_id: bool = False  # may be shortened to what no other row begins with
+    is_id: bool = False  # may be shortened to a unique beginning
     prose: bool = False  # may be broken into lines, between words
-    label: str = ""  # before the value, where a row takes several lines
-    clings: bool = False  # to the cell before it: both stay on one line
+    label: str = ""  # before the value, if a row takes several lines
+    clings: bool = False  # stays on one line with the cell before it
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Table:
-    """Rows for people. What does not fit is broken into lines, never cut."""
+    """Rows for people. A row that does not fit is broken into lines, never cut."""
 
     columns: Sequence[Column]
     rows: Sequence[Sequence[str]]
@@ -61,7 +61,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fields:
-    """Names with their values, one a line; a value of None is left out."""
+    """Names with their values, one per line; a value of None is left out."""
 
     rows: Iterable[tuple[str, str | None]]
 
@@ -86,12 +86,12 @@ Part = str | Table | Fields | Csv | Aside
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Result:
-    """What a command found: `data` is for --json, `text` for people, read only for them."""
+    """A command's result: `data` for --json; `text` for people, not iterated for --json."""
 
     data: object
     text: Iterable[Part] = ()
     code: int = 0
-    error: str = ""  # for standard error, behind the rest; the exit code is 1
+    error: str = ""  # for standard error, after the rest; the exit code is then 1
     one_line: bool = False  # JSON without line breaks
 
 
@@ -122,9 +122,9 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def print_text(parts: Iterable[Part], *, err: bool = False) -> None:
-    """Print for people: to standard output, or all to standard error; an `Aside` always there.
+    """Print for people on standard output, or on standard error, where an `Aside` always goes.
 
-    What others wrote cannot steer the terminal: control characters are escaped here.
+    Control characters are escaped, so that foreign text cannot control the terminal.
     """
     width = screen_width(sys.stderr if err else sys.stdout)
     for part in parts:
@@ -149,14 +149,14 @@ def _print_lines(lines: Iterable[str], err: bool) -> None:
 
 
 def screen_width(stream: TextIO | None = None) -> int:
-    """Return the columns of the terminal; a pipe has as many as a line may need."""
+    """Return the columns of the terminal; for a pipe, more than a line needs."""
     if (stream or sys.stdout).isatty() or "COLUMNS" in os.environ:
         return max(shutil.get_terminal_size().columns, 20)
     return 300
 
 
 def table_lines(table: Table, width: int) -> Iterator[str]:
-    """Yield a table's lines: ids are shortened, prose broken, or rows, where it is too wide."""
+    """Yield a table's lines. If it is too wide, shorten ids, then wrap prose, then stack rows."""
     columns = table.columns
     rows = [[_safe(cell) for cell in row] for row in table.rows]
     heading = [column.heading for column in columns]
@@ -195,14 +195,14 @@ def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
 
 
 def with_rich() -> None:
-    """Let rich be imported: structlog would load all of it into every command, to no use."""
+    """Allow importing rich, which is blocked so that structlog does not load it for nothing."""
     if sys.modules.get("rich", sys) is None:
         del sys.modules["rich"]
 
 
 def _cells(text: str) -> int:
     with_rich()
-    from rich.cells import cell_len  # only where there is a table
+    from rich.cells import cell_len  # only for a table
 
     return cell_len(text)
 
@@ -213,8 +213,8 @@ def _padded(text: str, size: int, column: Column) -> str:
 
 
 def _stacked(columns: Sequence[Column], row: Sequence[str], width: int) -> Iterator[str]:
-    """Yield a row on as many lines as it needs, its cells whole and in order."""
-    pieces: list[tuple[str, int]] = []  # with the columns that they take
+    """Yield a row on as many lines as it needs, with its cells whole and in order."""
+    pieces: list[tuple[str, int]] = []  # with their widths
     for column, cell in zip(columns, row, strict=True):
         if not cell:
             continue
@@ -251,7 +251,7 @@ def _safe(text: str) -> str:
 
 
 def _styled(text: str, like: str) -> str:
-    """Return `text` in the style of `like`; nothing is added where nobody sees it."""
+    """Return `text` in the style of `like`, if it has any."""
     if not isinstance(like, Styled) or not text:
         return text
     if like.style in ("bold", "dim"):
@@ -274,7 +274,7 @@ def _with_short_ids(columns: Sequence[Column], rows: list[list[str]]) -> list[li
 
 
 def shortened(ids: Iterable[str]) -> dict[str, str]:
-    """Return each id's shortest beginning that no other here has."""
+    """Return each id's shortest beginning that no other id here shares."""
     ordered = sorted(set(ids))
     short: dict[str, str] = {}
     before = ""
@@ -324,7 +324,7 @@ def _plain(value: object) -> object:
 
 @contextmanager
 def progress(label: str, octets: int | None) -> Iterator[Callable[[int, int | None], None]]:
-    """Yield what takes the octets and lines done so far; silent unless somebody is looking."""
+    """Yield a function to call with the octets and lines done so far; silent off a terminal."""
     if not sys.stderr.isatty():
         yield lambda done, lines: None
         return
@@ -353,7 +353,7 @@ def progress(label: str, octets: int | None) -> Iterator[Callable[[int, int | No
 
 @contextmanager
 def verify_progress(octets: int) -> Iterator[Callable[[int], None]]:
-    """Yield what takes the octets verified since it was last told."""
+    """Yield a function to call with the octets verified since the last call."""
     done = 0
     with progress("verify", octets) as show:
 

@@ -1,4 +1,4 @@
-"""`smtpproxy purge`: remove what has outlived its period."""
+"""`smtpproxy purge`: remove data that has outlived its retention period."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,9 +43,9 @@ _KINDS = {
 class PurgeOptions:
     """What to remove."""
 
-    dry_run: bool = flag("Say what would be removed, and remove nothing.")
+    dry_run: bool = flag("Show what would be removed; remove nothing.")
     at: datetime | None = option(
-        "Remove what has outlived its period at TIME (default: now). A future time needs"
+        "Remove what has outlived its period by TIME (default: now). A future time needs"
         " --dry-run.",
         moment,
     )
@@ -56,10 +56,10 @@ class PurgeOptions:
 @shows_result
 @config_option
 def purge(settings: Settings, options: PurgeOptions) -> Result:
-    """Remove what has outlived its period ([retention] of the configuration).
+    """Remove data that has outlived its retention period ([retention] of the configuration).
 
-    `serve` does it daily. Mail and imports go on meanwhile. What withdrew or objected is
-    suppressed before its contact goes.
+    `serve` does this daily. Mail and imports continue meanwhile. Withdrawals and objections of a
+    contact become suppressions before the contact is removed.
     """
     from smtpproxy.cli.stores import using_store
     from smtpproxy.clock import now
@@ -67,7 +67,9 @@ def purge(settings: Settings, options: PurgeOptions) -> Result:
 
     at, dry_run = options.at, options.dry_run
     if at is not None and at > datetime.now(UTC) and not dry_run:
-        fail("--at: what has not outlived its period yet must not be removed; add --dry-run", 2)
+        fail(
+            "--at: data that has not outlived its period yet must not be removed; add --dry-run", 2
+        )
     try:
         purged = using_store(
             settings,
@@ -131,7 +133,7 @@ def _text(purged: "Purged", keep: RetentionSettings) -> Iterator[Part]:
         yield f"{indexed} of the index of decisions removed (kept for {keep.index})"
     if purged.behind:
         relays = ", ".join(purged.behind)
-        yield f"suppressions wait: mail that they matched may be in the journal of {relays}"
+        yield f"suppressions stay for now: mail that they matched may be in the journal of {relays}"
 
 
 def _kept_for(kind: str, keep: RetentionSettings) -> str:

@@ -1,4 +1,4 @@
-"""`smtpproxy report`: what passed, what would be refused and why, and what stands in the way."""
+"""`smtpproxy report`: what passed, what would be refused and why, and what blocks enforcing."""
 
 import re
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ _ROWS = 30  # of a breakdown, for people
 
 
 def since(value: str) -> datetime | timedelta:
-    """Read how long ago, as in 7d, or a time. For `type=since`."""
+    """Read a length of time such as 7d, or a time. For `type=since`."""
     found = re.fullmatch(r"([0-9]{1,4})([hdw])", value.strip())
     if found is None:
         try:
@@ -49,16 +49,16 @@ def since(value: str) -> datetime | timedelta:
 
 @dataclass(frozen=True, slots=True)
 class ReportOptions:
-    """Of which mail, and how it is broken down."""
+    """Which mail, and how it is broken down."""
 
     since: datetime | timedelta = option(
         "How far back, or from which time.", since, metavar="7d|TIME", default="7d"
     )
-    until: datetime | None = option("Only before TIME.", moment)
-    stream: str | None = option("Only this stream.", metavar="NAME")
-    by: str = option("Break it down.", choice(BY), default="reason")
+    until: datetime | None = option("Only mail before TIME.", moment)
+    stream: str | None = option("Only mail on this stream.", metavar="NAME")
+    by: str = option("How to break it down.", choice(BY), default="reason")
     html: Path | None = option(
-        "Write a report for people, as one HTML file, readable only by its owner.",
+        "Write a report for people as one HTML file, readable only by its owner.",
         OUTPUT_FILE,
     )
     lang: Lang = option("The language of the HTML file.", choice(LANGS), default=REFERENCE)
@@ -70,15 +70,15 @@ class ReportOptions:
 @shows_result
 @config_option
 def report(settings: Settings, options: ReportOptions, shipped: Path | None) -> Result:
-    """Say what passed, what would be refused and why, and which streams are ready.
+    """Show what passed, what would be refused and why, and which streams are ready.
 
-    Reads the audit journal, also while the relay runs. In observe mode what passed is counted
-    by what would have become of it. Ends with a judgement of each stream: ready to be enforced
-    (`smtpproxy stream enforce`), or what stands in the way. With --from it is about all relays
+    Reads the audit log, even while the relay runs. Mail that passed in observe mode is counted
+    under the verdict it would have had. Ends with a judgement of each stream: ready to be enforced
+    (`smtpproxy stream enforce`), or what stands in the way. With --from, reports on all relays
     whose audit logs were shipped.
     """
     if options.stream is not None and options.stream not in settings.streams:
-        fail(f"no stream {options.stream!r}; there are {', '.join(settings.streams)}", 2)
+        fail(f"no stream {options.stream!r}; known are {', '.join(settings.streams)}", 2)
     made = read_report(settings, options, shipped)
     if options.html is not None:
         with open(options.html, "w", encoding="utf-8", opener=private) as file:
@@ -87,7 +87,7 @@ def report(settings: Settings, options: ReportOptions, shipped: Path | None) -> 
 
 
 def read_report(settings: Settings, options: ReportOptions, shipped: Path | None = None) -> Report:
-    """Read the journal, or all that were shipped, for a report. Raises OSError."""
+    """Read this machine's audit log, or all shipped ones, for a report. Raises OSError."""
     at = now()
     start = options.since
     whole = options.html is not None
@@ -160,7 +160,7 @@ def _row(figure: Figure, stream: StreamReport) -> tuple[str, ...]:
 
 
 def _what_to_do(report: Report) -> Iterator[Part]:
-    """Yield each reason once, with who sends such mail on which stream."""
+    """Yield each reason once, with the applications that send such mail on each stream."""
     figures = [(stream, figure) for stream in report.streams for figure in stream.figures]
     for reason in dict.fromkeys(figure.reason for _, figure in figures):
         lines = [(reason, fix(reason, REFERENCE))]
@@ -195,11 +195,11 @@ def _breakdown(report: Report, by: str) -> Table:
 
 
 def judged(name: str, judgement: Judgement, *, advise: bool = True) -> Iterator[Part]:
-    """Yield the judgement of a stream for people; `advise`: with the command that follows."""
+    """Yield the judgement of a stream for people; `advise`: with the command to run next."""
     verdict = _say(judgement.verdict)
     yield Styled(f"{name}: {verdict}", _STYLES.get(judgement.verdict, "bold"))
-    said = [*judgement.obstacles, *judgement.notes]
-    yield Fields([("-", in_words(one, REFERENCE)) for one in said])
+    findings = [*judgement.obstacles, *judgement.notes]
+    yield Fields([("-", in_words(finding, REFERENCE)) for finding in findings])
     if advise and judgement.verdict is Readiness.READY:
         yield f"   smtpproxy stream {Mode.ENFORCE} {name}"
 

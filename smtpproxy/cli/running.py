@@ -1,4 +1,4 @@
-"""`smtpproxy status` and `smtpproxy reload`: what is asked of the relay that runs."""
+"""`smtpproxy status` and `smtpproxy reload`: requests to the running relay."""
 
 import asyncio
 import time
@@ -36,19 +36,19 @@ from smtpproxy.store.feedback import Waiting
 from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.protocols import Store, StoreUnavailable
 
-_EVERY = 2.0  # seconds between two looks
+_EVERY = 2.0  # seconds between two requests
 _MOST_REASONS = 10
 _MOST_WAITING = 100_000
 
 
 @click.command("status")
-@click.option("--watch", is_flag=True, help="Look every two seconds, with rates, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Show it every two seconds, with rates, until Ctrl-C.")
 @config_option
 @json_option
 def status(settings: Settings, watch: bool, as_json: bool) -> int:
-    """Show the state of the running relay; exit 1 where none runs, or some of its workers do not.
+    """Show the state of the running relay; exits with 1 when none runs, or a worker is missing.
 
-    Counts are of all workers since the relay started.
+    Counts are totals of all workers since the relay started.
     """
     found = _look(settings)
     while watch:
@@ -79,15 +79,15 @@ def _look(settings: Settings) -> dict[str, Any]:
 
 
 def _object(settings: Settings, response: Response) -> dict[str, Any]:
-    told, numbers = response.told, response.snapshot
+    state, numbers = response.told, response.snapshot
     counters, gauges = numbers.counters, numbers.gauges
-    started = datetime.fromtimestamp(told["started_at"], UTC)
+    started = datetime.fromtimestamp(state["started_at"], UTC)
     purge = newest_run(settings.server.state_dir)
-    upstream = {state: int(n) for (state,), n in gauges.get("upstream_connections", {}).items()}
+    upstream = {use: int(n) for (use,), n in gauges.get("upstream_connections", {}).items()}
     return {
-        **told,
+        **state,
         "started_at": written_time(started),
-        "uptime_seconds": round(time.time() - told["started_at"]),
+        "uptime_seconds": round(time.time() - state["started_at"]),
         "connections": _by(gauges.get("connections", {}), 0),
         "messages": _by(counters.get("messages_total", {}), 1, 2),
         "recipients": _by(counters.get("recipients_total", {}), 1, 2),
@@ -114,20 +114,20 @@ def _object(settings: Settings, response: Response) -> dict[str, Any]:
 
 
 def _replica(settings: Settings, numbers: Snapshot) -> dict[str, Any] | None:
-    """How the standby of the store is; None without one."""
+    """Return the state of the store's standby; None without one."""
     if settings.store.replica_url is None:
         return None
     gauges = numbers.gauges
     unused = gauges.get("replica_unused", {}).get(())
     return {
-        "used": None if unused is None else not unused,  # None: nothing was asked of it yet
+        "used": None if unused is None else not unused,  # None: not asked yet
         "lag_seconds": gauges.get("replica_lag_seconds", {}).get(()),
         "reads": _by(numbers.counters.get("replica_reads_total", {}), 0),
     }
 
 
 def _by(samples: Samples, *places: int) -> Any:
-    """Sums by the labels at these places, nested where there are two."""
+    """Return sums by the labels at these places, nested if there are two."""
     if len(places) == 1:
         totals: Counter[str] = Counter()
         for labels, n in samples.items():
@@ -140,11 +140,13 @@ def _by(samples: Samples, *places: int) -> Any:
 
 
 def _refusals(numbers: Snapshot) -> dict[str, int]:
-    """What was not allowed, by reason, the most frequent first: recipients, and whole messages."""
+    """Return recipients and whole messages not allowed, by reason, the most frequent first."""
     totals: Counter[str] = Counter()
     for name in ("recipients_total", "messages_total"):
         for (_, _, verdict, reason), n in numbers.counters.get(name, {}).items():
-            if verdict != "allow" and reason != "recipients_refused":  # theirs are counted
+            if (
+                verdict != "allow" and reason != "recipients_refused"
+            ):  # its recipients are counted themselves
                 totals[reason] += int(n)
     return dict(totals.most_common())
 
@@ -154,7 +156,7 @@ def _sum(gauges: Mapping[str, Samples], name: str) -> int:
 
 
 def _index(settings: Settings, gauges: Mapping[str, Samples]) -> dict[str, Any] | None:
-    """How far the index of decisions is behind; None where there is none."""
+    """Return how far the index of decisions is behind; None without one."""
     if not is_postgresql(settings.store):
         return None
     rows, seconds = (
@@ -164,7 +166,7 @@ def _index(settings: Settings, gauges: Mapping[str, Samples]) -> dict[str, Any] 
 
 
 def _held_back(settings: Settings) -> dict[str, str] | None:
-    """The streams that are held back, with the cause; None where the store cannot tell."""
+    """Return the streams held back, each with its cause; None if the store cannot answer."""
 
     async def read(store: Store) -> Sequence[StreamStatus]:
         breaker = open_breaker(settings, lambda: store)
@@ -181,7 +183,7 @@ def _held_back(settings: Settings) -> dict[str, str] | None:
 
 
 def _begun_copies(settings: Settings) -> list[str] | None:
-    """What is left of copies that did not come to their end; None where the store cannot tell."""
+    """Return the traces of unfinished copies of the store; None if it cannot answer."""
     from smtpproxy.store.move.traces import traces
 
     with suppress(StoreUnavailable):
@@ -190,7 +192,7 @@ def _begun_copies(settings: Settings) -> list[str] | None:
 
 
 def _keys(settings: Settings) -> dict[str, str | None]:
-    """Until when each key is young enough; None where its file cannot be seen."""
+    """Return until when each key is young enough; None if its file cannot be read."""
     found: dict[str, str | None] = {}
     for key in key_files(settings):
         with suppress(FileNotFoundError):
@@ -202,7 +204,7 @@ def _keys(settings: Settings) -> dict[str, str | None]:
 
 
 def _feedback(settings: Settings) -> dict[str, Any] | None:
-    """How the mailbox is; None without one, a number None where it cannot be told."""
+    """Return the state of the mailbox, None without one; a number that is not known is None."""
     if settings.feedback is None:
         return None
 
@@ -227,7 +229,7 @@ Rates = Mapping[str, float]
 
 
 def _rates(before: dict[str, Any], after: dict[str, Any], seconds: float) -> Rates:
-    """Messages a second by verdict, and by stream and verdict."""
+    """Return messages per second by verdict, and by stream and verdict."""
     rates: Counter[str] = Counter()
     for stream, verdicts in after["messages"].items():
         for verdict, n in verdicts.items():
@@ -263,7 +265,7 @@ def _text(found: dict[str, Any], rates: Rates) -> list[Part]:
             (
                 "upstream",
                 f"{upstream.get('busy', 0)} busy, {upstream.get('idle', 0)} idle,"
-                f" {upstream['waiting']} wait, at most {upstream['limit']}",
+                f" {upstream['waiting']} waiting, at most {upstream['limit']}",
             ),
             ("answers", _listed(found["relayed"]) or "none yet"),
             ("last purge", found["last_purge"] or "none yet"),
@@ -279,7 +281,7 @@ def _text(found: dict[str, Any], rates: Rates) -> list[Part]:
     reasons = list(found["refusals"].items())[:_MOST_REASONS]
     if reasons:
         rows = [(reason, str(n)) for reason, n in reasons]
-        parts += ["", Table([Column("not allowed because of"), Column("count", right=True)], rows)]
+        parts += ["", Table([Column("reason not allowed"), Column("count", right=True)], rows)]
     return parts
 
 
@@ -295,7 +297,7 @@ def _standby(replica: dict[str, Any] | None) -> str | None:
     if replica is None:
         return None
     if replica["used"] is None:
-        return "nothing was asked of it yet"
+        return "not asked yet"
     state = "read from" if replica["used"] else "not read from"
     reads = _listed({f"by {server}": f"{n:,}" for server, n in replica["reads"].items()})
     return f"{state}, {replica['lag_seconds']:.1f} s behind; reads answered {reads or 'none'}"
@@ -309,7 +311,11 @@ def _mailbox(feedback: dict[str, Any] | None) -> str | None:
         for name in ("waiting", "kept", "to_hand_on", "elsewhere")
     }
     more = " or more" if feedback["waiting"] == _MOST_WAITING else ""
-    others = f", {numbers['elsewhere']} unanswered by other relays" if feedback["elsewhere"] else ""
+    others = (
+        f", {numbers['elsewhere']} waiting for answers from other relays"
+        if feedback["elsewhere"]
+        else ""
+    )
     return (
         f"{numbers['waiting']}{more} to be read, {numbers['kept']} kept for a person,"
         f" {numbers['to_hand_on']} to be handed on{others}"
@@ -333,10 +339,10 @@ def _listed(values: Mapping[str, object]) -> str | None:
 @config_option
 @shows_result
 def reload(settings: Settings) -> Result:
-    """Have the running relay reload its configuration: all of it, or nothing if it is faulty.
+    """Have the running relay reload its configuration: all of it, or none if it is faulty.
 
-    Messages under way finish under the old one. Exits with 1 and the faults if the relay
-    keeps the old one. Only server.state_dir needs a restart.
+    Messages in progress finish under the old one. If the relay keeps the old one, prints the
+    faults and exits with 1. Only server.state_dir needs a restart.
     """
     try:
         response, _ = ask(settings.server.state_dir, Reload())
@@ -344,9 +350,9 @@ def reload(settings: Settings) -> Result:
         fail(str(error))
     if response.faults:
         return Result({"reloaded": False, "faults": response.faults}, response.faults, 1)
-    told = response.told
-    text = f"reloaded: {told['workers']} workers, mode {told['mode']}, configuration {told['hash']}"
-    if told["hash"] != settings.hash:
+    new = response.told
+    text = f"reloaded: {new['workers']} workers, mode {new['mode']}, configuration {new['hash']}"
+    if new["hash"] != settings.hash:
         other = "the running relay has read its own file, which differs from this one"
-        return Result({"reloaded": True, "faults": [other], **told}, [text], error=other)
-    return Result({"reloaded": True, "faults": [], **told}, [text])
+        return Result({"reloaded": True, "faults": [other], **new}, [text], error=other)
+    return Result({"reloaded": True, "faults": [], **new}, [text])

@@ -1,4 +1,4 @@
-"""`smtpproxy scrub`: before a campaign, who may be mailed and why the others may not."""
+"""`smtpproxy scrub`: before a campaign, who may be mailed, and why the others may not."""
 
 import gc
 import os
@@ -63,27 +63,27 @@ _NUMBERS = [Column(), Column(right=True), Column(right=True)]
 
 @dataclass(frozen=True, slots=True)
 class ScrubOptions:
-    """How the list is read and judged, and where things go; a file of None is not written."""
+    """How the list is read and judged, and the files to write; None is not written."""
 
     stream: str = option("The stream on which it will be mailed.", metavar="NAME", required=True)
     column: str | None = option(
         "The column with the address (default: address or email).", metavar="NAME"
     )
     form: Format | None = option(
-        "Default: by the first line; plain is one address per line.",
+        "The format (default: by the first line); plain has one address per line.",
         choice(["csv", "ndjson", "plain"]), name="--format",
     )  # fmt: skip
     at: datetime | None = option("Judge as of TIME.", moment)
     output: Path | None = option(
-        "All lines with their verdicts (default: standard output, when it is piped).",
+        "Write all lines with their verdicts here (default: standard output, if piped).",
         click.Path(path_type=Path, dir_okay=False, allow_dash=True), metavar="FILE",
     )  # fmt: skip
-    allowed: Path | None = option("The lines of people who may be mailed.", OUTPUT_FILE)
-    refused: Path | None = option("All other lines that could be read.", OUTPUT_FILE)
+    allowed: Path | None = option("Write the lines of people who may be mailed here.", OUTPUT_FILE)
+    refused: Path | None = option("Write all other lines that could be read here.", OUTPUT_FILE)
     rejected: Path | None = option(
-        "Unreadable lines, with their reasons (default: LIST.rejected).", OUTPUT_FILE
+        "Write unreadable lines with their reasons here (default: LIST.rejected).", OUTPUT_FILE
     )
-    report: Path | None = option("A report for people, as one HTML file.", OUTPUT_FILE)
+    report: Path | None = option("Write a report for people here, as one HTML file.", OUTPUT_FILE)
     lang: Lang = option("The language of the report.", choice(LANGS), default=REFERENCE)
 
 
@@ -93,15 +93,15 @@ class ScrubOptions:
 @json_option
 @config_option
 def scrub(settings: Settings, list_path: Path, options: ScrubOptions, as_json: bool) -> int:
-    """Say who on a list may be mailed, and why the others may not.
+    """Show who on a list may be mailed, and why the others may not.
 
     Judges each address of LIST (- for standard input) as the running relay would at RCPT
-    on that stream. LIST is CSV with a header, NDJSON, or one address a line. Sends nothing,
+    on that stream. LIST is CSV with a header, NDJSON, or one address per line. Sends nothing,
     records nothing and changes nothing. Exits with 0 when everybody may be mailed and with
     1 when somebody may not, or when a line cannot be read.
     """
     if options.stream not in settings.streams:
-        fail(f"no stream {options.stream!r}; there are {', '.join(settings.streams)}", 2)
+        fail(f"no stream {options.stream!r}; known are {', '.join(settings.streams)}", 2)
     output = options.output
     if output is None and not as_json and not sys.stdout.isatty():
         output = STDIN
@@ -113,7 +113,7 @@ def scrub(settings: Settings, list_path: Path, options: ScrubOptions, as_json: b
     except OSError as error:
         if error.filename is not None or isinstance(error, BrokenPipeError):
             raise
-        fail(f"the list cannot be read or a file not be written: {error.strerror}")
+        fail(f"the list cannot be read, or a file cannot be written: {error.strerror}")
     if as_json:
         print_json(findings.as_object())
     else:
@@ -126,13 +126,13 @@ def _check_different(output: Path | None, options: ScrubOptions) -> None:
     files = [path.resolve() for path in named if path is not None and path != STDIN]
     regular = [path for path in files if path.is_file() or not path.exists()]
     if twice := [path for path in regular if regular.count(path) > 1]:
-        raise click.UsageError(f"{twice[0]} is named for two files at once")
+        raise click.UsageError(f"{twice[0]} is given for two different files")
 
 
 def _scrub(
     settings: Settings, list_path: Path, output: Path | None, options: ScrubOptions
 ) -> Findings:
-    """Judge the list and put the files in their places."""
+    """Judge the list, and write the files."""
     gc.set_threshold(500_000)  # a batch is many live objects and no cycles
     name = "standard input" if list_path == STDIN else list_path.name
     stream = settings.streams[options.stream]
@@ -198,7 +198,7 @@ def _text(findings: Findings) -> Iterator[Part]:
             yield Table([*_NUMBERS, Column()], [_bar(bar) for bar in bars])
     if request.stream.mode is Mode.OBSERVE and not counts.all_may_be_mailed:
         yield ""
-        yield "The stream is in observe mode, so the mail passes all the same."
+        yield "The stream is in observe mode, so the mail passes anyway."
 
 
 def _totals(counts: Counts) -> Iterator[Sequence[str]]:
@@ -232,7 +232,7 @@ def _written(drafts: Drafts, path: Path | None) -> Sequence[BinaryIO]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, int | None]]:
-    """Yield the list, and its octets where they are known."""
+    """Yield the list, and its size in octets if known."""
     if path == STDIN:
         yield sys.stdin.buffer, None
         return
@@ -242,10 +242,10 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, int | None]]:
 
 @contextmanager
 def _interruptible(drafts: Drafts) -> Iterator[None]:
-    """Let Ctrl-C, or whoever ends this process, end it at once, with no draft left behind.
+    """Make Ctrl-C and signals to end take effect at once, and leave no draft behind.
 
-    asyncio would first wait for a read that waits for input. An exception would not do:
-    Python drops one that a signal raises while a finalizer or a weak reference's callback runs.
+    asyncio would first wait for a pending read of the input. An exception is not enough: Python
+    drops one that a signal handler raises during a finalizer or a weak reference's callback.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -253,7 +253,7 @@ def _interruptible(drafts: Drafts) -> Iterator[None]:
 
     def end(number: int, frame: FrameType | None) -> NoReturn:
         drafts.discard()
-        os._exit(128 + number)  # as a shell says it
+        os._exit(128 + number)  # as shells report it
 
     before = {
         number: signal.signal(number, end)

@@ -1,15 +1,16 @@
-"""`smtpproxy store`: a store moves to another database, or is opened again."""
+"""`smtpproxy store` and `migrate`: move a store to another database, and update its tables."""
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.options import config_option
+from smtpproxy.cli.options import config_option, options, several
 from smtpproxy.cli.printer import Column, Part, Result, Styled, Table, shows_result
+from smtpproxy.cli.stores import open_patiently, using_store
 from smtpproxy.clock import now
 from smtpproxy.erasure import erase_outstanding
 from smtpproxy.settings import Settings, StoreSettings
@@ -17,10 +18,12 @@ from smtpproxy.settings.places import store_url
 from smtpproxy.store import is_postgresql, store_path
 from smtpproxy.store.closed import closed_text, without_password
 from smtpproxy.store.move import CopyEnd, CopyResult, move
+from smtpproxy.store.protocols import Store, StoreInaccessible
 from smtpproxy.store.relays import relay_id
+from smtpproxy.store.shared_keys import settle_link_keys
 from smtpproxy.terminal import counted
 
-_TIMEOUT = 30.0  # seconds for those who write just now
+_TIMEOUT = 30.0  # seconds that running writers get to finish
 
 
 def _url(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
@@ -32,7 +35,7 @@ def _url(_context: click.Context, _parameter: click.Parameter, value: str) -> st
 
 @click.group("store")
 def store() -> None:
-    """Move the whole store to another database, or open again what was closed for that."""
+    """Move the whole store to another database, or reopen one that a move closed."""
 
 
 @store.command("copy")
@@ -41,19 +44,19 @@ def store() -> None:
 @config_option
 @shows_result
 def copy(settings: Settings, source: str, target: str) -> Result:
-    """Copy the store at the URL FROM to the one at the URL TO, prove it, and close FROM.
+    """Copy the store at the URL FROM to the one at the URL TO, verify the copy, and close FROM.
 
     One of them is sqlite:///FILE, the other postgresql://…, with the role that owns the tables;
-    smtpproxy migrate has made those, and nobody has written to them. Relays go on writing to FROM
-    meanwhile; what changes is copied after. Nobody can write for the last seconds: then relays
-    answer 451 where they would have to, and commands fail. From then on FROM refuses everything,
-    until store.url names TO. A copy that was interrupted goes on with the same command; smtpproxy
-    store reopen FROM gives it up.
+    smtpproxy migrate must have made these, and nobody may have written to them. Relays go on
+    writing to FROM meanwhile, and their changes are copied too. During the last seconds nobody can
+    write: relays answer 451 if they have to, and commands fail. From then on FROM refuses
+    everything, until store.url names TO. To resume an interrupted copy, run the same command; to
+    give it up, smtpproxy store reopen FROM.
     """
     kinds = {is_postgresql(StoreSettings(url)) for url in (source, target)}
     if len(kinds) == 1:
         raise click.UsageError(
-            "FROM and TO are of one kind; one is sqlite:///FILE, the other postgresql://..."
+            "FROM and TO are of the same kind; one must be sqlite:///FILE, the other postgresql://…"
         )
     state_dir = settings.server.state_dir
     old, new = _place(source, state_dir), _place(target, state_dir)
@@ -64,7 +67,7 @@ def copy(settings: Settings, source: str, target: str) -> Result:
 async def _copied(
     settings: Settings, source: str, old: CopyEnd, new: CopyEnd
 ) -> tuple[CopyResult, Sequence[str]]:
-    """Copy, and return also who has yet to erase people from an audit log: only FROM knows whom."""
+    """Copy; return also the relays yet to erase people from an audit log, known only to FROM."""
     before = replace(settings, store=StoreSettings(source, _TIMEOUT))
     behind: Sequence[str] = ()
 
@@ -72,7 +75,9 @@ async def _copied(
         nonlocal behind
         rows, behind = await erase_outstanding(before, now())
         if rows:
-            _report(f"{counted(rows, 'row')} of the audit log here erased, as others had asked for")
+            _report(
+                f"{counted(rows, 'row')} of the audit log here erased, as requested at other relays"
+            )
 
     text = closed_text(source, new.shown)
     copied = await move(old, new, text, settings.server.state_dir, _report, erase_here)
@@ -87,10 +92,10 @@ async def _copied(
 def reopen(settings: Settings, url: str) -> Result:
     """Reopen the store at URL, which was copied to another; it is as it was then.
 
-    What was written to the other since is not in it: only for a copy that nobody has used. Where a
-    copy was begun and is incomplete, it is given up, and URL no longer records changes.
+    Anything written to the other store since is not in it: use this only if nobody has used the
+    copy. An incomplete copy is given up, and URL no longer records changes for it.
     """
-    del settings  # as the other commands, this one is for who may read the configuration
+    del settings  # like every command, only for users who may read the configuration
     place = StoreSettings(url)
     if is_postgresql(place):
         from smtpproxy.store.move.postgres import reopen as reopen_postgres
@@ -102,8 +107,8 @@ def reopen(settings: Settings, url: str) -> Result:
         reopened = asyncio.run(reopen_sqlite(store_path(place), _TIMEOUT))
     shown = without_password(url)
     if reopened is None:
-        fail(f"{shown}: is open; only a store that was copied is closed")
-    done = "open again" if reopened.was_closed else f"the copy to {reopened.other} is given up"
+        fail(f"{shown}: already open; only a store that was copied is closed")
+    done = "reopened" if reopened.was_closed else f"the copy to {reopened.other} is given up"
     return Result({"reopened": shown, "was_closed": reopened.was_closed}, [f"{shown}: {done}"])
 
 
@@ -148,12 +153,80 @@ def _object(
 
 def _text(copied: CopyResult, old: CopyEnd, new: CopyEnd, behind: Sequence[str]) -> list[Part]:
     rows = [(table, f"{sum.rows:,}", str(sum)) for table, sum in copied.sums.items() if sum.rows]
-    done = "all of it was there already" if copied.already_there else "copied and verified"
+    done = "the copy was already complete" if copied.already_there else "copied and verified"
     stop = "" if copied.already_there else f"nobody could write for {copied.seconds:.1f} s; "
     return [
         Table([Column("table"), Column("rows", right=True), Column("checksum")], rows),
         "",
         Styled(f"{new.shown}: {done}; {old.shown} is closed", "green"),
         f"{stop}now set store.url to {new.shown}",
-        *(f"people who were erased are still in the audit log of {one}" for one in behind),
+        *(f"erased people are still in the audit log of {relay}" for relay in behind),
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class MigrateOptions:
+    grant_read: tuple[str, ...] = several(
+        "Let this role of PostgreSQL read the tables.", metavar="ROLE"
+    )
+    grant_write: tuple[str, ...] = several(
+        "Let this role read and write the tables, as relays do.", metavar="ROLE"
+    )
+
+
+@click.command("migrate")
+@options(MigrateOptions)
+@config_option
+@shows_result
+def migrate(settings: Settings, options: MigrateOptions) -> Result:
+    """Bring the tables of the store up to date; create them if there are none.
+
+    With PostgreSQL, run it as the role that owns the tables, before the first start and before
+    starting a new release: relays of the previous release keep working meanwhile and
+    afterwards. With SQLite, whatever writes first does this by itself.
+    """
+    if is_postgresql(settings.store):
+        before, after = asyncio.run(_migrate(settings, options))
+        if settings.makes_tokens:
+            using_store(settings, lambda store: _settle(store, settings))
+    elif options.grant_read or options.grant_write:
+        raise click.UsageError("only PostgreSQL has roles; this store is a file")
+    else:
+        before = after = asyncio.run(_open_and_close(settings))
+    changed = "up to date" if before == after else f"brought from version {before} to {after}"
+    return Result({"before": before, "after": after}, [f"the tables of the store: {changed}"])
+
+
+async def _migrate(settings: Settings, options: MigrateOptions) -> tuple[int, int]:
+    from smtpproxy.store.postgres import target
+    from smtpproxy.store.postgres.connection import Lease
+    from smtpproxy.store.postgres.migrations import migrate
+
+    lease = Lease(replace(target(settings.store), patient=True))
+    try:
+        return await migrate(
+            lease.database,
+            settings.server.state_dir,
+            readers=options.grant_read,
+            writers=options.grant_write,
+        )
+    except StoreInaccessible as error:
+        if type(error.__cause__).__name__ != "InsufficientPrivilegeError":
+            raise
+        raise StoreInaccessible(
+            f"store.url: {error.__cause__}; run it as the role that owns the tables and may create"
+            " some: GRANT CREATE ON SCHEMA public TO ROLE"
+        ) from error.__cause__
+    finally:
+        lease.close()
+
+
+async def _settle(store: Store, settings: Settings) -> None:
+    await settle_link_keys(store, settings.server.state_dir, at=now())
+
+
+async def _open_and_close(settings: Settings) -> int:
+    from smtpproxy.store.sqlite.connection import migrations
+
+    await open_patiently(settings).close()
+    return len(migrations())

@@ -1,10 +1,10 @@
-"""How a command opens the store, and reads a list of addresses."""
+"""The store for commands, options checked against the configuration, and lists of addresses."""
 
 import asyncio
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from smtpproxy.mail.mailboxes import entered_name
 from smtpproxy.scrub.formats import address_place
 from smtpproxy.settings import Settings, StoreSettings
 from smtpproxy.store import open_store
+from smtpproxy.store.exchange.contact_csv import check_constants
 from smtpproxy.store.exchange.lines import (
     ImportFault,
     Line,
@@ -29,6 +30,7 @@ from smtpproxy.store.exchange.lines import (
     certain,
     read_lines,
 )
+from smtpproxy.store.exchange.mapping import FIELDS
 from smtpproxy.store.exchange.plausible import FREE_TEXT, GRACE
 from smtpproxy.store.exchange.rows import Row, first_line, read_header, read_rows
 from smtpproxy.store.exchange.suppression_record import OWN_MOTIVES, is_motive, read_scope
@@ -36,7 +38,7 @@ from smtpproxy.store.protocols import NoStoreYet, Store
 
 T = TypeVar("T")
 
-_TIMEOUT = 30.0  # seconds; a command may wait longer for a lock than a mail
+_TIMEOUT = 30.0  # seconds; a command may wait longer for a lock than mail may
 _BATCH = 2_000
 
 
@@ -49,8 +51,8 @@ def using_store(
 ) -> T:
     """Open the store, run `use` with it, close it.
 
-    With `or_empty`, one that nobody has written to yet is what the relay would begin with:
-    empty, and standard error says so. Raises StoreUnavailable.
+    With `or_empty`, a store that does not exist yet is taken as empty, with a warning. Raises
+    StoreUnavailable.
     """
 
     async def session() -> T:
@@ -72,44 +74,44 @@ def using_store(
 
 
 def open_patiently(settings: Settings, *, read_only: bool = False) -> Store:
-    """Open the store for a command, which may wait; close it. Raises as `open_store` does."""
+    """Open the store for a command, which may wait. The caller closes it."""
     patient = dataclasses.replace(settings.store, timeout=max(settings.store.timeout, _TIMEOUT))
     return open_store(patient, settings.server.state_dir, read_only=read_only)
 
 
 def fact_moment(value: str) -> datetime:
-    """Read the time of what has happened; it may be a day ahead of this clock."""
+    """Read the time of a past event, at most a day ahead of this clock. For `type=fact_moment`."""
     at = moment(value)
     if at > now() + GRACE:
-        raise click.BadParameter(f"{value!r} is in the future; right would be when it happened")
+        raise click.BadParameter(f"{value!r} is in the future; give the time when it happened")
     return at
 
 
-KEEP_NOTES_HELP = "Keep free text as a note for a year: no personal data."
+KEEP_NOTES_HELP = "Keep free text as a note for a year. It must hold no personal data."
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NoteOptions:
     """Why a suppression is made."""
 
-    note: str | None = option("The motive, of a closed list.", plain_text)
+    note: str | None = option("The motive, from a closed list.", plain_text)
     keep_notes: bool = flag(KEEP_NOTES_HELP)
 
     def checked_note(self) -> str | None:
-        """Return the note; end the command for free text that is not to be kept."""
+        """Return the note; end the command for free text without --keep-notes."""
         if self.note is not None:
             check_motive("--note", self.note, OWN_MOTIVES[:4], keep=self.keep_notes)
         return self.note
 
 
 def check_motive(option: str, text: str, like: Sequence[str], *, keep: bool) -> None:
-    """End the command for free text that is not to be kept; `like` are motives to take instead."""
+    """End the command for free text unless it may be kept; `like` are motives to suggest."""
     if is_motive(text):
         return
     if not keep:
         fail(
-            f"{option}: {text[:40]!r} is free text, and {FREE_TEXT}; right would be a "
-            f"motive like {', '.join(like)}, or --keep-notes",
+            f"{option}: {text[:40]!r} is free text, and {FREE_TEXT}; give a motive such as "
+            f"{', '.join(like)}, or --keep-notes",
             2,
         )
     warn(f"{option}: free text is kept: {FREE_TEXT}")
@@ -120,7 +122,7 @@ def warn(text: str) -> None:
 
 
 def warn_of_the_future(option: str, at: datetime | None, effect: str) -> None:
-    """Warn of a day in the future; today's date alone, which means its last moment, passes."""
+    """Warn of a day in the future; today's date, which means the end of today, passes."""
     if at is not None and at.date() > now().date():
         warn(f"{option}: {at:%Y-%m-%d} is in the future; {effect}")
 
@@ -134,7 +136,7 @@ def scope_type(value: str) -> str:
 
 
 def known_scope(settings: Settings, scope: str) -> str:
-    """Return a scope; `marketing` for that of a purpose or brand that is not known, said aloud."""
+    """Return a scope; for an unknown purpose or brand, warn and return `marketing`."""
     kind, _, name = scope.partition(":")
     if kind == "purpose" and name not in settings.purposes:
         wrong, known = f"no stream has the purpose {name!r}", settings.purposes
@@ -148,7 +150,7 @@ def known_scope(settings: Settings, scope: str) -> str:
 
 
 def check_brand(settings: Settings, brand: str) -> None:
-    """End the command where there is no such brand."""
+    """End the command if there is no such brand."""
     try:
         recorded_consent.check_brand(settings, brand)
     except ValueError as error:
@@ -156,17 +158,58 @@ def check_brand(settings: Settings, brand: str) -> None:
 
 
 def check_purpose(settings: Settings, purpose: str) -> None:
-    """End the command where no stream has the purpose: often it is misspelt."""
+    """End the command if no stream has the purpose, which is often misspelt."""
     try:
         recorded_consent.check_purpose(settings, purpose)
     except ValueError as error:
         fail(f"--purpose: {error}", 2)
 
 
-class AddressFile:
-    """Addresses and whole domains: one a line, or in a column address or email of a CSV.
+def constant(value: str) -> tuple[str, str]:
+    """Read FIELD=VALUE; `evidence.wording` is `consent_wording`. For `type=constant`."""
+    name, equals, text = value.partition("=")
+    name, text = name.strip(), plain_text(text) if text.strip() else ""
+    if not equals or not text:
+        raise click.BadParameter(f"{value!r} is not FIELD=VALUE, such as source=direct")
+    for prefix in ("evidence.", "consent.", "consents."):
+        name = f"consent_{name.removeprefix(prefix)}" if name.startswith(prefix) else name
+    return name, text
 
-    Lines that hold none are told on stderr, counted in `unreadable` and left out.
+
+def constants_of(given: Iterable[tuple[str, str]], fields: Sequence[str]) -> dict[str, str]:
+    """Return the values of `--set` by field; end the command if there is no such field."""
+    found: dict[str, str] = {}
+    for name, text in given:
+        if name not in fields or name == "address":
+            fail(f"--set {name}: no such field; they are {', '.join(fields[1:])}", 2)
+        if name in found:
+            fail(f"--set {name}: given twice", 2)
+        found[name] = text
+    return found
+
+
+def contact_constants(settings: Settings, given: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the values of `--set` for contacts; end the command if one is not valid."""
+    constants = constants_of(given, FIELDS)
+    try:
+        check_constants(constants, now())
+    except ValueError as error:
+        fail(f"--set {error}".replace(" (under [constants] of the mapping)", ""), 2)
+    if (purpose := constants.get("consent_purpose")) is not None:
+        check_purpose(settings, purpose)
+    if (brand := constants.get("brand")) is not None:
+        check_brand(settings, brand)
+    method = constants.get("consent_method")
+    if method is not None and method not in settings.methods:
+        known = ", ".join(sorted(settings.methods))
+        fail(f"--set consent_method: {method!r} is not one of {known}", 2)
+    return constants
+
+
+class AddressFile:
+    """Addresses and whole domains: one per line, or in a column address or email of a CSV.
+
+    Lines that hold none are reported on stderr, counted in `unreadable` and left out.
     """
 
     def __init__(self, path: Path) -> None:
@@ -175,7 +218,7 @@ class AddressFile:
         self.unreadable = 0
 
     def batches(self) -> Iterator[Sequence[str]]:
-        """Yield them in canonical form, by the thousand."""
+        """Yield them in canonical form, in batches."""
         with click.open_file(str(self._path), "rb") as file:
             try:
                 names = self._names(read_lines(cast(BinaryIO, file)))
@@ -198,7 +241,7 @@ class AddressFile:
             items = read_rows(lines, header)
         for item in items:
             if isinstance(item, Rejected):
-                self._tell(item.number, item.reason)
+                self._leave_out(item.number, item.reason)
                 continue
             if item.is_void or (place is None and item.content.startswith(b"#")):
                 continue
@@ -206,9 +249,9 @@ class AddressFile:
                 text = item.cells[place or 0] if isinstance(item, Row) else _text(item.content)
                 yield entered_name(certain(text, item))
             except (AddressError, ValueError) as error:
-                self._tell(item.number, str(error))
+                self._leave_out(item.number, str(error))
 
-    def _tell(self, number: int, reason: str) -> None:
+    def _leave_out(self, number: int, reason: str) -> None:
         self.unreadable += 1
         warn(f"line {number}: {reason}")
 

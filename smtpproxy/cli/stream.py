@@ -1,4 +1,4 @@
-"""`smtpproxy stream`: what is heard of streams, and whether they are paused."""
+"""`smtpproxy stream`: the feedback on streams, and their pauses."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -22,12 +22,14 @@ from smtpproxy.store.protocols import Store
 from smtpproxy.store.streams import PERSON, StreamEvent, event_object
 from smtpproxy.terminal import counted
 
-_REASON = click.option("--reason", type=plain_text, metavar="TEXT", help="Why: no personal data.")
+_REASON = click.option(
+    "--reason", type=plain_text, metavar="TEXT", help="Why; must hold no personal data."
+)
 
 
 @click.group("stream")
 def stream() -> None:
-    """See what comes back on streams, pause or resume them, enforce or only observe the rules."""
+    """Show the feedback on streams; pause, resume, enforce or only observe them."""
 
 
 for subcommand in (enforce, observe):
@@ -39,7 +41,7 @@ for subcommand in (enforce, observe):
 @config_option
 @shows_result
 def show(settings: Settings, name: str | None) -> Result:
-    """Show all marketing streams, or one with what became of it."""
+    """Show all marketing streams, or one with its history."""
     if name is not None:
         _subject(settings, name)
     found, events, campaigns = using_store(
@@ -60,25 +62,25 @@ def show(settings: Settings, name: str | None) -> Result:
     if name is None:
         return Result(data, parts)
     subjects = {s for each in chosen for s in (STREAM + each.name, BRAND + each.brand)}
-    told = [event for event in events if event.subject in subjects]
-    parts += [_described(event) for event in told]
+    history = [event for event in events if event.subject in subjects]
+    parts += [_described(event) for event in history]
     trial = settings.streams[chosen[0].name].trial
     held = [] if trial is None else [_campaign(one, trial) for one in campaigns]
     parts += [_waiting(one) for one in held]
-    data[0] |= {"events": list(map(event_object, told)), "campaigns": held}
+    data[0] |= {"events": list(map(event_object, history)), "campaigns": held}
     return Result(data[0], parts)
 
 
 @stream.command("pause")
 @click.argument("name")
-@click.option("--until", type=moment, metavar="TIME", help="When it ends by itself.")
+@click.option("--until", type=moment, metavar="TIME", help="When the pause ends automatically.")
 @_REASON
 @config_option
 @shows_result
 def pause(settings: Settings, name: str, until: datetime | None, reason: str | None) -> Result:
     """Defer the mail of a stream until it is resumed. NAME is a stream or brand:NAME."""
     if until is not None and until <= now():
-        raise click.BadParameter("is over already", param_hint="--until")
+        raise click.BadParameter("is in the past", param_hint="--until")
     event = StreamEvent(
         now(), _subject(settings, name), "paused", PERSON, until=until, reason=reason
     )
@@ -92,7 +94,7 @@ def pause(settings: Settings, name: str, until: datetime | None, reason: str | N
 @config_option
 @shows_result
 def resume(settings: Settings, name: str, reason: str | None) -> Result:
-    """End a pause, and the waits of new campaigns; exit 1 when there is nothing of that kind.
+    """End a pause, and the waits of new campaigns; exits with 1 when there are none.
 
     NAME is a stream or brand:NAME.
     """
@@ -109,7 +111,7 @@ def resume(settings: Settings, name: str, reason: str | None) -> Result:
     done = resumed or released > 0
     text: Part = _described(event)
     if released and not resumed:
-        text = f"{name}: {counted(released, 'campaign')} no longer have to wait"
+        text = f"{name}: {counted(released, 'campaign')} released from waiting"
     elif not done:
         text = Aside(f"{name} is not paused{_elsewhere(settings, name)}")
     data = {**event_object(event), "resumed": resumed, "campaigns": released}
@@ -117,7 +119,7 @@ def resume(settings: Settings, name: str, reason: str | None) -> Result:
 
 
 def _elsewhere(settings: Settings, name: str) -> str:
-    """What else may hold its mail back."""
+    """Say what else may hold back the stream's mail."""
     configured = settings.streams.get(name)
     if configured is None:
         return ""
@@ -153,7 +155,7 @@ def _campaign(campaign: Campaign, trial: Trial) -> dict[str, Any]:
 
 def _waiting(one: dict[str, Any]) -> str:
     until = one["waits_until"]
-    state = "went on" if until is None else f"waits until {written_time(until)}"
+    state = "resumed" if until is None else f"waits until {written_time(until)}"
     return (
         f"{written_time(one['tried_at'])} campaign {one['campaign'][:8]} {state}: of the first"
         f" {one['people']:,} recipients {one['strangers']:,} strangers,"
@@ -162,7 +164,7 @@ def _waiting(one: dict[str, Any]) -> str:
 
 
 def _subject(settings: Settings, name: str) -> str:
-    """The subject that a name stands for; ends the command where there is none."""
+    """Return the subject that a name stands for; end the command if it stands for none."""
     try:
         return subject_of(settings.streams.values(), name)
     except ValueError as error:
@@ -178,7 +180,7 @@ def _figures(one: dict[str, Any]) -> Iterable[str]:
 
 
 def _why(one: dict[str, Any]) -> str:
-    """Why it is paused, else which bounds are reached."""
+    """Say why the stream is paused, or which bounds it has reached."""
     paused = one["paused"]
     if paused is None:
         reached = [(r["cause"].replace("_", " "), r["bound"]) for r in one["reached"]]

@@ -1,4 +1,4 @@
-"""`smtpproxy stream enforce` and `observe`: a stream's mode, written into the configuration."""
+"""`smtpproxy stream enforce` and `observe`: set a stream's mode in the configuration."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ from smtpproxy.terminal import counted
 
 @dataclass(frozen=True, slots=True)
 class ModeOptions:
-    """What is looked at before, and whether it is asked."""
+    """How much mail to look at first, and whether to ask."""
 
     since: datetime | timedelta = option(
-        "How far back to look at the mail, or from which time.",
+        "How far back to look at mail, or from which time.",
         since, metavar="7d|TIME", default="7d",
     )  # fmt: skip
-    yes: bool = flag("Do not ask.")
+    yes: bool = flag("Do not ask for confirmation.")
 
 
 @click.command("enforce")
@@ -40,11 +40,11 @@ class ModeOptions:
 @shows_result
 @config_path_option
 def enforce(config: Path, name: str, options: ModeOptions) -> Result:
-    """Refuse from now on what a stream only observes: written into the configuration, which a
+    """Refuse from now on what a stream only observes: sets its mode in the configuration, which a
     running relay then reloads.
 
-    Shows first what `smtpproxy report` says of the stream. NAME may be `default`, for mail
-    without a stream; streams without a mode of their own then keep the one that they have.
+    First shows what `smtpproxy report` says about the stream. NAME may be `default`, for mail
+    without a stream; streams without a mode of their own keep the one they have now.
     """
     return _change(config, name, Mode.ENFORCE, options)
 
@@ -55,10 +55,10 @@ def enforce(config: Path, name: str, options: ModeOptions) -> Result:
 @shows_result
 @config_path_option
 def observe(config: Path, name: str, options: ModeOptions) -> Result:
-    """Let all mail of a stream pass again: written into the configuration, which a running
+    """Let all mail of a stream pass again: sets its mode in the configuration, which a running
     relay then reloads.
 
-    What would be refused is still judged, recorded and counted.
+    Mail that would be refused is still judged, recorded and counted.
     """
     return _change(config, name, Mode.OBSERVE, options)
 
@@ -69,7 +69,7 @@ def _change(config: Path, name: str, mode: Mode, options: ModeOptions) -> Result
         edit = edited(config, name, mode)
     except CannotChange as error:
         fail(str(error), 2)
-    found = _seen(settings, name, options.since)
+    found = _stream_report(settings, name, options.since)
     data: dict[str, Any] = {
         "stream": name,
         "mode": mode,
@@ -80,15 +80,15 @@ def _change(config: Path, name: str, mode: Mode, options: ModeOptions) -> Result
         "judgement": judgement_object(found.judgement, REFERENCE),
     }
     if not edit.changes:
-        return Result(data, [f'{name} has mode = "{mode}" already: nothing was changed'])
+        return Result(data, [f'{name} already has mode = "{mode}": nothing was changed'])
     plan = list(_plan(edit, found, mode))
     if not options.yes:
         print_text(plan, err=True)
         plan = []
         try:
             agreed = click.confirm("Write this?", err=True)
-        except click.Abort:  # Ctrl-C, or nobody is there to answer
-            fail("nothing was changed; --yes writes without a question")
+        except click.Abort:  # Ctrl-C, or there is no terminal
+            fail("nothing was changed; --yes writes without asking")
         if not agreed:
             fail("nothing was changed")
     try:
@@ -96,37 +96,37 @@ def _change(config: Path, name: str, mode: Mode, options: ModeOptions) -> Result
     except CannotChange as error:
         fail(str(error))
     written = f"Written to {config}."
-    faults, told = _reload(settings, settings_in(config).hash)
-    data |= {"written": True, "reloaded": not faults and told != NOBODY, "faults": faults}
+    faults, effect = _reload(settings, settings_in(config).hash)
+    data |= {"written": True, "reloaded": not faults and effect != NOT_RUNNING, "faults": faults}
     if faults:
-        left = "it is written, and the running relay goes on as before: fix this, then reload"
+        left = "it is written, but the running relay goes on as before: fix this, then reload"
         return Result(data, [*plan, written, *faults], error=left)
-    return Result(data, [*plan, written, told])
+    return Result(data, [*plan, written, effect])
 
 
-NOBODY = "No relay runs: it holds from the next start on."
+NOT_RUNNING = "No relay is running: it takes effect at the next start."
 
 
 def _reload(settings: Settings, hash: str) -> tuple[Sequence[str], str]:
-    """Have the running relay reload its configuration; return what is wrong, and what was done."""
+    """Have the running relay reload its configuration; return faults, and the effect."""
     try:
         response, _ = ask(settings.server.state_dir, Reload())
     except NotRunning:
-        return (), NOBODY
+        return (), NOT_RUNNING
     except OSError as error:
         return [f"the running relay cannot be asked: {error.strerror or 'it does not answer'}"], ""
     if not response.faults and response.told["hash"] != hash:
-        return ["the running relay uses another file than this"], ""
-    return response.faults, "The running relay has read it: it holds for the next message."
+        return ["the running relay uses a different file"], ""
+    return response.faults, "The running relay has read it: it takes effect with the next message."
 
 
-def _seen(settings: Settings, name: str, start: datetime | timedelta) -> StreamReport:
+def _stream_report(settings: Settings, name: str, start: datetime | timedelta) -> StreamReport:
     report = read_report(settings, ReportOptions(start, None, name, "reason", None, REFERENCE))
     return next(stream for stream in report.streams if stream.name == name)
 
 
 def _plan(edit: Edit, found: StreamReport, mode: Mode) -> Iterator[Part]:
-    """What was seen, what that would mean, and what is written."""
+    """Yield what was seen, what the change would mean, and what will be written."""
     if mode is Mode.ENFORCE:
         yield from judged(found.name, found.judgement, advise=False)
         seen = outcomes(found.total)
@@ -138,7 +138,7 @@ def _plan(edit: Edit, found: StreamReport, mode: Mode) -> Iterator[Part]:
         rows = [(f.reason, f"{f.recipients:,}") for f in found.figures if f.recipients]
         yield Table([Column(), Column(right=True)], rows)
     else:
-        yield f"All mail of {found.name} passes again, also to people who refused it."
+        yield f"All mail of {found.name} will pass again, even to people who refused it."
     for change in edit.changes:
         before = "" if change.before is change.after else f', was "{change.before}"'
         yield f'{edit.path}: {change.table}: mode = "{change.after}"{before}'

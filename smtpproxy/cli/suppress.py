@@ -1,4 +1,4 @@
-"""`smtpproxy suppress`: standing orders not to mail, added, lifted, shown and moved."""
+"""`smtpproxy suppress`: orders not to mail, added, lifted, shown, imported and exported."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,6 @@ from typing import BinaryIO, Literal
 import click
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.constants import constants_of
 from smtpproxy.cli.import_file import run_import
 from smtpproxy.cli.import_record import access_of, says
 from smtpproxy.cli.imports import (
@@ -40,13 +39,13 @@ from smtpproxy.cli.stores import (
     NoteOptions,
     check_brand,
     check_motive,
+    constants_of,
     known_scope,
     scope_type,
     using_store,
     warn_of_the_future,
 )
-from smtpproxy.cli.suppress_keys import key, rekey
-from smtpproxy.cli.suppress_move import move
+from smtpproxy.cli.suppress_keys import key, move, rekey
 from smtpproxy.clock import now
 from smtpproxy.policy.model import Origin, Suppression
 from smtpproxy.scrub.outlook import Outlook
@@ -87,10 +86,10 @@ suppress.add_command(move)
 
 @dataclass(frozen=True, slots=True)
 class AddOptions(NoteOptions):
-    """What is not to be sent, and by whose order."""
+    """What must not be sent, and by whose order."""
 
     scope: str | None = option(
-        f"{SCOPE_HELP} (default: all; of an erasure: marketing).", scope_type, metavar="SCOPE"
+        f"{SCOPE_HELP} (default: all; for an erasure, marketing).", scope_type, metavar="SCOPE"
     )
     origin: str = option("Where the order comes from.", choice(Origin), default="manual")
     since: datetime | None = option(f"{TIME_HELP} (default: now).", last_moment)
@@ -104,7 +103,7 @@ class AddOptions(NoteOptions):
 def add(settings: Settings, address: str, options: AddOptions) -> Result:
     """Suppress an address from now on. The address itself is not stored.
 
-    @example.com is everybody at that domain, *.example.com everybody at it and at its
+    @example.com means everybody at that domain, *.example.com everybody at it and its
     subdomains.
     """
     origin, since = Origin(options.origin), options.since
@@ -114,7 +113,7 @@ def add(settings: Settings, address: str, options: AddOptions) -> Result:
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     scope = known_scope(settings, scope)
-    warn_of_the_future("--since", since, "it suppresses from now on all the same")
+    warn_of_the_future("--since", since, "it suppresses from now on anyway")
     since = by_now(since or now(), now())
     entry = SuppressionEntry(address, scope, origin, since, options.checked_note())
     stored = using_store(settings, lambda store: store.add_suppressions([entry]))
@@ -132,14 +131,16 @@ def add(settings: Settings, address: str, options: AddOptions) -> Result:
 class RemoveOptions:
     """Which suppressions are lifted, and why."""
 
-    scope: str | None = option(f"Only this scope: {SCOPE_HELP}.", scope_type, metavar="SCOPE")
-    origin: str | None = option("Only this origin.", choice(Origin))
-    everything: bool = flag("Any origin.", name="--all")
+    scope: str | None = option(f"Lift only this scope: {SCOPE_HELP}.", scope_type, metavar="SCOPE")
+    origin: str | None = option("Lift only this origin.", choice(Origin))
+    everything: bool = flag("Lift every origin.", name="--all")
     reason: str = option(
-        "On whose authority it is lifted, of a closed list; stays on record.",
+        "On whose authority it is lifted, from a closed list; stays on record.",
         plain_text, required=True,
     )  # fmt: skip
-    keep_notes: bool = flag("Keep free text as the reason for a year: no personal data.")
+    keep_notes: bool = flag(
+        "Keep free text as the reason for a year. It must hold no personal data."
+    )
 
 
 @suppress.command("remove")
@@ -148,7 +149,7 @@ class RemoveOptions:
 @config_option
 @shows_result
 def remove(settings: Settings, address: str, options: RemoveOptions) -> Result:
-    """Lift suppressions of exactly this address and say which; exit 1 if there is none."""
+    """Lift suppressions of exactly this address, and show which; exits with 1 if there is none."""
     if (options.origin is None) is not options.everything:
         raise click.UsageError("name one with --origin, or lift every origin with --all")
     check_motive("--reason", options.reason, LIFT_MOTIVES[:4], keep=options.keep_notes)
@@ -184,7 +185,7 @@ def remove(settings: Settings, address: str, options: RemoveOptions) -> Result:
 @config_option
 @shows_result
 def show(settings: Settings, address: str) -> Result:
-    """Show what suppresses an address, and what was lifted; exit 1 when nothing suppresses it."""
+    """Show what suppresses an address, and what was lifted; exits with 1 if nothing does now."""
 
     async def read(
         store: Store,
@@ -220,8 +221,8 @@ def show(settings: Settings, address: str) -> Result:
 
 
 def _move_to_newest_key(settings: Settings, address: str) -> None:
-    """While the key is being replaced, use that the address is known just now."""
-    with contextlib.suppress(StoreUnavailable):  # a reader without write access has its answer
+    """While the key is being replaced, move this address's rows to the newest one."""
+    with contextlib.suppress(StoreUnavailable):  # without write access, showing them is enough
         if len(using_store(settings, lambda store: store.keys(), read_only=True)) > 1:
             using_store(settings, lambda store: store.rekey([address]))
 
@@ -233,7 +234,7 @@ def _described(suppression: Suppression) -> str:
     if suppression.domain:
         text += f", for the whole domain {suppression.domain}"
     if suppression.read_as:
-        text += f", of {suppression.read_as}, as which a mail server may read the address"
+        text += f", of {suppression.read_as}, which a mail server may read the address as"
     return text + (f" ({suppression.note})" if suppression.note else "")
 
 
@@ -241,19 +242,19 @@ def _described(suppression: Suppression) -> str:
 class SuppressionImport(ImportOptions):
     """How suppressions are imported."""
 
-    scope: str | None = option("For lines that have none.", scope_type, metavar="SCOPE")
-    origin: str | None = option("For lines that have none.", choice(Origin))
+    scope: str | None = option("The scope of lines that have none.", scope_type, metavar="SCOPE")
+    origin: str | None = option("The origin of lines that have none.", choice(Origin))
     purpose: str | None = option(
-        "The purpose of the list that these people left: they are suppressed for purpose:NAME.",
+        "The purpose of the list these people left: they are suppressed for purpose:NAME.",
         plain_text,
     )
     brand: str | None = option(
-        "Whose list it is: where a line would count for all marketing, it counts for brand:NAME.",
+        "The brand whose list it is: lines for all marketing count for brand:NAME instead.",
         plain_text, metavar="NAME",
     )  # fmt: skip
     keep_notes: bool = flag(KEEP_NOTES_HELP)
     partner: str | None = option(
-        "FILE is this partner's snapshot, which replaces the former one.", metavar="NAME"
+        "Import FILE as this partner's snapshot, which replaces the former one.", metavar="NAME"
     )
 
 
@@ -263,12 +264,12 @@ class SuppressionImport(ImportOptions):
 @config_option
 @shows_result
 def import_suppressions(settings: Settings, file: Path, options: SuppressionImport) -> Result:
-    """Import suppressions: CSV (address,scope,origin,since,note), such NDJSON, or an export.
+    """Import suppressions: CSV (address,scope,origin,since,note), the same as NDJSON, or an export.
 
     Exports of SendGrid, Amazon SES, Mailgun, Postmark, Mailchimp, Mailjet, Brevo and
-    listmonk are known by their headers. It only ever adds: no suppression is lifted. Without
-    `since`, the time of the file counts. Lines that cannot be read are set aside, and the
-    exit code is 1.
+    listmonk are recognised by their headers. An import only adds: no suppression is lifted.
+    Without `since`, the time of the file counts. Lines that cannot be read are set aside, and
+    the exit code is 1.
     """
     access = access_of(settings, options.job)
     settings = access.settings
@@ -278,9 +279,9 @@ def import_suppressions(settings: Settings, file: Path, options: SuppressionImpo
         given["brand"] = options.brand
     if options.partner is not None:
         if any(value for name, value in asdict(options).items() if name != "partner"):
-            raise click.UsageError("--partner goes only with FILE: a snapshot is imported whole")
+            raise click.UsageError("--partner takes no other options: a snapshot is imported whole")
         return import_snapshot(settings, options.partner, file)
-    # Only where it is said: --resume compares it.
+    # Only if given: --resume compares it.
     notes = {"keep-notes": "yes"} if options.keep_notes else {}
     task = prepare(access, file, "suppressions", options, given | notes)
     try:
@@ -301,7 +302,7 @@ def import_suppressions(settings: Settings, file: Path, options: SuppressionImpo
             lines = read_table(opened, columns)
             return check.checked(suppression_file.read_csv(lines, defaults, wanted))
         if constants:
-            fail("--set is about tables; lines of NDJSON say everything themselves", 2)
+            fail("--set works with tables only; in NDJSON each line has every field", 2)
         lines = read_lines(opened, "utf-8")
         return check.checked(suppression_file.read_ndjson(lines, defaults, wanted))
 
@@ -319,14 +320,14 @@ def import_suppressions(settings: Settings, file: Path, options: SuppressionImpo
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """In what form, and for whom."""
+    """In what format, and for whom."""
 
     partner: str | None = option(
-        "Write a snapshot for this partner instead: hashes under the key shared with it.",
+        "Write a snapshot for this partner instead: hashes made with the shared key.",
         metavar="NAME",
     )
     file_format: Literal["csv", "ndjson"] = option(
-        "How to write it.", choice(["csv", "ndjson"]), name="--format", default="csv"
+        "The format of the file.", choice(["csv", "ndjson"]), name="--format", default="csv"
     )
 
 
@@ -335,10 +336,10 @@ class ExportOptions:
 @output_option
 @config_option
 def export(settings: Settings, output: BinaryIO, options: ExportOptions) -> None:
-    """Export every suppression in the form that `import` reads.
+    """Export every suppression in the format that `import` reads.
 
-    Addresses are not stored, so keys take their place: they can be imported wherever
-    the same suppression.key is.
+    Addresses are not stored, so the export has keys instead: it can be imported wherever the
+    same suppression.key is in use.
     """
     if options.partner is not None:
         export_snapshot(settings, options.partner, output)

@@ -1,4 +1,4 @@
-"""`smtpproxy suppress key` and `rekey`: what represents an address, and replacing its key."""
+"""`smtpproxy suppress key`, `rekey` and `move`: the key of suppressions, and renamed scopes."""
 
 import os
 import sys
@@ -11,10 +11,10 @@ from typing import BinaryIO
 import click
 
 from smtpproxy.cli import fail
+from smtpproxy.cli.link_keys import holdings, relay_lines
 from smtpproxy.cli.options import config_option, file_type, flag, option, options, output_option
 from smtpproxy.cli.printer import Part, Result, json_bytes, json_option, shows_result
-from smtpproxy.cli.relays import holdings, relay_lines
-from smtpproxy.cli.stores import AddressFile, using_store
+from smtpproxy.cli.stores import AddressFile, scope_type, using_store
 from smtpproxy.clock import now
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.mailboxes import entered_name
@@ -37,11 +37,11 @@ from smtpproxy.terminal import counted
 def key(settings: Settings, address_or_file: str, output: BinaryIO, as_json: bool) -> int:
     """Print the key text of an address, or of each line of a file (- is standard input).
 
-    Of a file each line becomes KEY,ADDRESS. While the key is being replaced there are two
-    lines for each address, the newest key first. Exits with 1 when a line is not an address.
+    Each line of a file becomes KEY,ADDRESS. While the key is being replaced there are two
+    lines per address, the newest key first. Exits with 1 when a line is not an address.
     """
     if not is_postgresql(settings.store) and not store_path(settings.store).exists():
-        fail("there is no key yet: smtpproxy serve makes it with the database, or an import")
+        fail("there is no key yet: smtpproxy serve, or an import, makes it with the database")
     ring = load_keys(settings.server.state_dir)
     path = Path(address_or_file)
     if address_or_file == "-":
@@ -94,15 +94,15 @@ def _line(address: str, texts: Sequence[str]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class RekeyOptions:
-    """What to move, or to look at."""
+    """What to move or show."""
 
     addresses: Path | None = option(
-        "Move the rows of these addresses too, one per line (- is standard input).",
+        "Also move the rows of these addresses, one per line (- is standard input).",
         file_type(stdin=True), name="--from", metavar="FILE",
     )  # fmt: skip
-    status: bool = flag("Only say how much is stored under each key.")
-    force: bool = flag("Begin although a relay does not have the new key: it answers 451.")
-    finish: bool = flag("Retire the old key, once nothing is stored under it.")
+    status: bool = flag("Only show how much is stored under each key.")
+    force: bool = flag("Begin even if a relay lacks the new key: it will answer 451.")
+    finish: bool = flag("Retire the old key if nothing is stored under it.")
 
 
 @click.command("rekey")
@@ -112,13 +112,13 @@ class RekeyOptions:
 def rekey(settings: Settings, options: RekeyOptions) -> Result:
     """Replace the secret key of the suppressions.
 
-    Makes a new key, and moves to it what is stored of every contact's address. Where several
-    relays share the store, the new key is only made at first: copy the key file to each, and
-    run the command again once --status shows it everywhere. Old and new key hold meanwhile, so
-    nobody is mailed for it, and the relay goes on. Addresses are not stored: what is left moves
-    when its address is given with --from, comes up in `suppress show`, or is suppressed again.
-    `--finish` retires the old key when nothing is left, and exits with 1 when something is. Back
-    up suppression.key before and after.
+    Makes a new key, and moves the rows of every contact's address to it. If several relays share
+    the store, the first run only makes the key: copy the key file to each relay, and run the
+    command again once --status shows it everywhere. Meanwhile both keys are valid, so nobody is
+    mailed by mistake, and the relay keeps running. Addresses are not stored: any other row moves
+    when its address is given with --from, looked up by `suppress show`, or suppressed again.
+    `--finish` retires the old key if no row is left under it, otherwise exits with 1. Back up
+    suppression.key before and after.
     """
     finish = options.finish
     if options.status:
@@ -157,7 +157,7 @@ def _left_in(state_dir: Path, newest: int) -> Iterator[Part]:
     if left:
         place = key_place(state_dir, FILE_NAME)
         numbers = ", ".join(map(str, left))
-        yield f"{place.path} is read only ({place.why}): take key {numbers} out where it comes from"
+        yield f"{place.path} is read-only ({place.why}): remove key {numbers} at its source"
 
 
 async def _move(store: Store, path: Path | None) -> int:
@@ -183,8 +183,62 @@ def _key_lines(keys: Sequence[KeyStatus]) -> Iterator[Part]:
     if left:
         rows = counted(left, "row remains", "rows remain")
         yield (
-            f"{rows} under an old key: no address is stored, and no contact has one."
-            " Give addresses with --from FILE, or keep the old key"
+            f"{rows} under an old key: their addresses are not stored, and no contact has them."
+            " Give the addresses with --from FILE, or keep the old key"
         )
     elif len(keys) > 1:
         yield "nothing remains under an old key: smtpproxy suppress rekey --finish retires it"
+
+
+@dataclass(frozen=True, slots=True)
+class MoveOptions:
+    """Whether only to count."""
+
+    dry_run: bool = flag("Show how many would be moved; change nothing.")
+
+
+@click.command("move")
+@click.argument("old", type=scope_type, metavar="OLD")
+@click.argument("new", type=scope_type, metavar="NEW")
+@options(MoveOptions)
+@config_option
+@shows_result
+def move(settings: Settings, old: str, new: str, options: MoveOptions) -> Result:
+    """Move suppressions, and wishes for less mail, to the new name of a brand or purpose.
+
+    OLD is a scope such as brand:NAME or purpose:NAME that the configuration no longer has; check,
+    doctor and serve report it. NEW is one that it has, of the same kind, or marketing. Origin,
+    time and note stay; if two become one, the later one stays. Consents are not moved. With NEW
+    marketing, wishes about a brand apply to every brand; wishes about a purpose stay.
+    """
+    kind = old.partition(":")[0]
+    if settings.scopes.knows(old):
+        fail(f"{old} is in use: if moved, its suppressions would no longer stop its mail", 2)
+    if not settings.scopes.knows(new):
+        known = settings.scopes.brands if new.startswith("brand:") else settings.scopes.purposes
+        fail(f"{new} names nothing in the configuration; known are {', '.join(sorted(known))}", 2)
+    if new not in (f"{kind}:{new.partition(':')[2]}", "marketing"):
+        fail(f"{new} is narrower than {old}, or of another kind; give {kind}:NAME or marketing", 2)
+    work = _would_be_moved if options.dry_run else _moved
+    moved, wishes = using_store(
+        settings, lambda store: work(store, old, new), read_only=options.dry_run
+    )
+    done = "would be moved" if options.dry_run else "moved"
+    what = counted(moved, "suppression")
+    what += f" and {counted(wishes, 'wish', 'wishes')} for less mail" if wishes else ""
+    data = {"old": old, "new": new, "moved": moved, "wishes": wishes, "dry_run": options.dry_run}
+    return Result(data, [f"{what} {done} from {old} to {new}"])
+
+
+async def _would_be_moved(store: Store, old: str, new: str) -> tuple[int, int]:
+    suppressions, wishes = await store.named_scopes(), await store.named_wishes()
+    moved = sum(
+        n
+        for (brand, purpose), n in wishes.items()
+        if old == f"brand:{brand}" or (old == f"purpose:{purpose}" and new != "marketing")
+    )
+    return suppressions.get(old, 0), moved
+
+
+async def _moved(store: Store, old: str, new: str) -> tuple[int, int]:
+    return await store.move_scope(old, new), await store.move_wishes(old, new)

@@ -1,4 +1,4 @@
-"""`smtpproxy webhook`: how far webhooks are, and what could not be delivered."""
+"""`smtpproxy webhook`: the state of webhooks, and their dead letters."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -17,21 +17,21 @@ from smtpproxy.store.propagation import Backlog, DeadLetter, WebhookState
 from smtpproxy.store.protocols import Store
 from smtpproxy.terminal import counted
 
-_LETTER_OPTION = click.option("--letter", type=int, metavar="ID", help="Only this dead letter.")
+_LETTER_OPTION = click.option("--letter", type=int, metavar="ID", help="Only the dead letter ID.")
 _LETTER = ("id", "message_id", "changes", "oldest_at", "died_at", "attempts", "error", "retry")
 _STATE = ("failures", "failing_since", "retry_at", "delivered_at", "last_error")
 
 
 @click.group("webhook")
 def webhook() -> None:
-    """See how far webhooks are, and decide about what could not be delivered."""
+    """Show webhooks; retry or drop deliveries that failed for good."""
 
 
 @webhook.command("list")
 @config_option
 @shows_result
 def list_webhooks(settings: Settings) -> Result:
-    """List the webhooks: how late they are, what fails, how many dead letters there are."""
+    """List the webhooks with their delay, last error and number of dead letters."""
 
     async def read(store: Store) -> tuple[Mapping[str, WebhookState], Mapping[str, Backlog]]:
         return await store.webhook_states(), await store.backlog()
@@ -63,11 +63,11 @@ def list_webhooks(settings: Settings) -> Result:
 
 @webhook.command("show")
 @click.argument("name")
-@click.option("--letter", type=int, metavar="ID", help="Print the body of this dead letter.")
+@click.option("--letter", type=int, metavar="ID", help="Print the body of the dead letter ID.")
 @config_option
 @shows_result
 def show(settings: Settings, name: str, letter: int | None) -> Result | int:
-    """Show one webhook and its dead letters; exit 1 when there is no such letter."""
+    """Show one webhook and its dead letters; exits with 1 when there is no such letter."""
     _check_name(settings, name)
 
     async def read(store: Store) -> tuple[WebhookState | None, Backlog, Sequence[DeadLetter]]:
@@ -117,10 +117,10 @@ def _show_body(letters: Sequence[DeadLetter], wanted: int) -> int:
 @config_option
 @shows_result
 def retry(settings: Settings, name: str, letter: int | None) -> Result:
-    """Have dead letters delivered once more, and whatever is waiting, now.
+    """Deliver dead letters once more, and everything waiting at once.
 
-    A webhook that was disabled (410) is enabled again. The running relay does it; what
-    fails again stays a dead letter. Exits with 1 when there is nothing of that kind.
+    A webhook that was disabled (410) is enabled again. The running relay delivers; a letter that
+    fails again stays dead. Exits with 1 when there is nothing to deliver.
     """
     _check_name(settings, name)
 
@@ -134,7 +134,7 @@ def retry(settings: Settings, name: str, letter: int | None) -> Result:
     if not woken and letter is not None and not marked:
         text = Aside(f"{name}: there is no dead letter {letter}")
     elif not woken:
-        text = Aside(f"{name}: not started yet: the relay starts it")
+        text = Aside(f"{name}: not started yet; the relay will start it")
     data = {"webhook": name, "dead_letters": marked, "asked": woken}
     return Result(data, [text], 0 if woken else 1)
 
@@ -146,9 +146,9 @@ def retry(settings: Settings, name: str, letter: int | None) -> Result:
 @config_option
 @shows_result
 def drop(settings: Settings, name: str, letter: int | None, everything: bool) -> Result:
-    """Drop dead letters: the receiver will not hear of these changes from here.
+    """Drop dead letters: the receiver will not get these changes from this relay.
 
-    Exits with 1 when there is none.
+    Exits with 1 when there are none.
     """
     if (letter is None) is not everything:
         raise click.UsageError("name one with --letter ID, or drop them all with --all")
@@ -162,7 +162,7 @@ def drop(settings: Settings, name: str, letter: int | None, everything: bool) ->
 def _check_name(settings: Settings, name: str) -> None:
     names = [webhook.name for webhook in settings.webhooks]
     if name not in names:
-        fail(f"there is no webhook {name!r}: {', '.join(names) or 'none is configured'}", 2)
+        fail(f"no webhook {name!r}; known are {', '.join(names) or 'none'}", 2)
 
 
 def _summary(name: str, state: WebhookState | None, owed: Backlog, at: datetime) -> dict[str, Any]:

@@ -37,9 +37,12 @@ from smtpproxy.settings import DkimSettings
 
 
 class Dmarc(Struct, frozen=True):
-    """`at` is where the record was found, None where there is none; `organisation` is the
-    domain that relaxed alignment goes by. `problem` is a record that cannot be used. `exists`:
-    the domain itself has an address or takes mail."""
+    """The DMARC record that applies to a domain, and where it was found.
+
+    `at` is the name that has the record, None without one; `organisation` is the domain that
+    relaxed alignment compares. `problem` describes a record that cannot be used. `exists`: the
+    domain itself has an address or accepts mail.
+    """
 
     organisation: str
     at: str | None = None
@@ -57,7 +60,7 @@ class Dmarc(Struct, frozen=True):
 
 
 async def find_dmarc(lookup: Lookup, domain: str) -> Dmarc:
-    """Find the record for a domain of From. Raises DnsFailure."""
+    """Find the record for a From domain. Raises DnsFailure."""
     found: dict[str, DmarcRecord] = {}
     problem = ""
     for name in tree(domain):
@@ -73,7 +76,7 @@ async def find_dmarc(lookup: Lookup, domain: str) -> Dmarc:
             break
     own = organisation(domain, {name: record.psd for name, record in found.items()})
     at = domain if domain in found else own if own in found else None
-    if at is None:  # only a public suffix may have said something
+    if at is None:  # otherwise only a public suffix can have one
         at = next((name for name, record in found.items() if record.psd == "y"), None)
     if at is None:
         return Dmarc(own, problem=problem)
@@ -97,24 +100,24 @@ async def _record(lookup: Lookup, name: str) -> DmarcRecord | None:
 
 
 async def _exists(lookup: Lookup, domain: str) -> bool:
-    """RFC 9989 3.2: a domain without A, AAAA and MX records is not there."""
+    """RFC 9989 3.2: a domain without A, AAAA and MX records does not exist."""
     if (await lookup(domain, "MX")).exchangers:
         return True
     return bool((await lookup(domain, "A")).values or (await lookup(domain, "AAAA")).values)
 
 
-NOT_SIGNED = "the relay signs no mail of this domain; of a key of the MTA nothing is known here"
+NOT_SIGNED = "the relay signs no mail of this domain, and cannot see whether the MTA does"
 
 
 class PublishedKey(Struct, frozen=True):
-    """What the DNS has for one of our keys: records, or why there was no answer."""
+    """What the DNS has for one of the relay's keys: records, or why there was no answer."""
 
     settings: DkimSettings
     key: SigningKey | None
     fault: str = ""  # of the file
     texts: tuple[bytes, ...] = ()
     failure: str = ""  # of the DNS
-    dkimpy: Verdict | None = None  # on what the key signs, by what is published; None: not asked
+    dkimpy: Verdict | None = None  # on a message signed with the key; None: not asked
 
     @property
     def name(self) -> str:
@@ -122,13 +125,13 @@ class PublishedKey(Struct, frozen=True):
 
 
 def signs(settings: DkimSettings, domain: str) -> bool:
-    """Whether a key signs mail whose From is of `domain`."""
+    """Return whether a key signs mail whose From is in `domain`."""
     below = settings.subdomains and domain.endswith(f".{settings.domain}")
     return settings.domain == domain or below
 
 
 async def published(lookup: Lookup, settings: DkimSettings) -> PublishedKey:
-    """Read the key file and ask the DNS for what should be its public half."""
+    """Read the key file, and ask the DNS for its public half."""
     try:
         key, fault = read_key(settings.key), ""
     except KeyFault as error:
@@ -141,8 +144,8 @@ async def published(lookup: Lookup, settings: DkimSettings) -> PublishedKey:
     return PublishedKey(settings, key, fault, texts)
 
 
-async def proved(dkimpy: Dkimpy, found: PublishedKey, now: datetime) -> PublishedKey:
-    """Let dkimpy check a message that the key signs here, as receivers would: by the record."""
+async def checked_by_dkimpy(dkimpy: Dkimpy, found: PublishedKey, now: datetime) -> PublishedKey:
+    """Have dkimpy check a message signed with the key against the record, as receivers would."""
     if found.key is None or len(found.texts) != 1:
         return found
     domain, body = found.settings.domain, b"A test.\r\n"
@@ -157,7 +160,7 @@ async def proved(dkimpy: Dkimpy, found: PublishedKey, now: datetime) -> Publishe
 def judge_dkim(domain: str, keys: Sequence[PublishedKey]) -> list[Finding]:
     """`keys` are those that sign for the domain."""
     if not keys:
-        fix = "let the relay sign ([[dkim]]), or look at what the MTA's signer says"
+        fix = "have the relay sign ([[dkim]]), or check the MTA's own signer"
         return [Finding(Check.DKIM, domain, Status.UNKNOWN, NOT_SIGNED, fix)]
     return [Finding(Check.DKIM, domain, *_judge_key(each)) for each in keys]
 
@@ -167,7 +170,11 @@ def _judge_key(found: PublishedKey) -> tuple[Status, str, str]:
     if key is None:
         return Status.FAIL, found.fault, "put the key back, or name another in [[dkim]]"
     if found.failure:
-        return Status.UNKNOWN, f"no answer: {found.failure}", "look at the name servers, ask again"
+        return (
+            Status.UNKNOWN,
+            f"no answer: {found.failure}",
+            "check the name servers, then ask again",
+        )
     publish = f'publish TXT "{key.record}" at {name}'
     if not found.texts:
         return Status.FAIL, f"{name} has no record, so signatures do not verify", publish
@@ -184,28 +191,28 @@ def _judge_key(found: PublishedKey) -> tuple[Status, str, str]:
     if record.key_type != key.record.key_type or not _same(record, key.record):
         return Status.FAIL, f"the record at {name} belongs to another key", publish
     if found.dkimpy is Verdict.NOT_VALID:
-        text = f"with the record at {name}, dkimpy rejects what this key signs"
+        text = f"dkimpy rejects this key's signatures by the record at {name}"
         return Status.FAIL, text, publish
     if found.dkimpy is Verdict.UNANSWERED:
         return Status.UNKNOWN, f"{name} matches, but dkimpy gives no answer", "ask again"
     if record.testing:
-        return Status.WARN, f"the record at {name} says t=y: receivers may ignore it", "drop t=y"
+        return Status.WARN, f"the record at {name} has t=y: receivers may ignore it", "remove t=y"
     if key.record.key_type == "rsa" and key.bits < GOOD_BITS:
         text = f"{name} matches; the key has {key.bits} bits"
         return Status.WARN, text, f"make one of {GOOD_BITS}: smtpproxy dkim keygen"
     size = f"{key.bits} bits" if key.record.key_type == "rsa" else "256 bits"
     text = f"{name} matches the key in use ({key.record.key_type}, {size})"
     if found.dkimpy is not None:
-        text += "; dkimpy verifies what it signs"
+        text += "; dkimpy verifies its signatures"
     return Status.PASS, text, ""
 
 
 def _same(one: KeyRecord, other: KeyRecord) -> bool:
-    return one.public == other.public or _plain(one) == _plain(other)
+    return one.public == other.public or _comparable(one) == _comparable(other)
 
 
-def _plain(record: KeyRecord) -> bytes:
-    """One form for both ways in which RSA keys are published (RFC 6376 errata, PKCS #1)."""
+def _comparable(record: KeyRecord) -> bytes:
+    """Return one form for both encodings of published RSA keys (RFC 6376 errata, PKCS #1)."""
     if record.key_type != "rsa":
         return record.public
     try:
@@ -219,7 +226,7 @@ _RECORD = "v=DMARC1; p=none; rua=mailto:dmarc@{domain}"
 
 
 def judge_dmarc(domain: str, found: Dmarc) -> Finding:
-    """Judge the record that holds for a domain of From."""
+    """Judge the record that applies to a From domain."""
     record, at = found.record, found.at
     if found.problem and (record is None or at != domain):
         text = f"the record cannot be used: {found.problem}"
@@ -232,10 +239,10 @@ def judge_dmarc(domain: str, found: Dmarc) -> Finding:
         text += f", and nobody gets reports: {record.no_reports}"
         return _dmarc(domain, Status.FAIL, text, f"rua=mailto:dmarc@{domain}, or no rua= at all")
     if record.ignored:
-        text += f"; receivers read past this: {'; '.join(record.ignored)}"
+        text += f"; receivers ignore this part: {'; '.join(record.ignored)}"
         return _dmarc(domain, Status.WARN, text, f'write it as in "{_example(domain)}"')
     if record.testing:
-        return _dmarc(domain, Status.WARN, f"{text}, but t=y: it is not applied", "drop t=y")
+        return _dmarc(domain, Status.WARN, f"{text}, but with t=y it is not applied", "remove t=y")
     if found.policy(domain) == "none":
         fix = "once the reports show that all mail is aligned, set p=quarantine or p=reject"
         return _dmarc(domain, Status.WARN, f"{text}: forged mail is only reported", fix)
@@ -252,10 +259,11 @@ def judge_alignment(
     keys: Sequence[PublishedKey],
     organisations: dict[str, str],
 ) -> Finding:
-    """`dkim` are the findings for `keys`; `organisations` has those of their domains.
+    """Judge whether SPF or DKIM is aligned with From (RFC 9989).
 
-    SPF is aligned where the reverse path is of the domain of From, which is the sending
-    application's choice: only DKIM makes it certain.
+    `dkim` are the findings for `keys`; `organisations` has the organisations of their domains.
+    SPF is aligned if the reverse path is in the From domain, which the sending application
+    chooses: only DKIM makes it certain.
     """
     record = found.record
     strict = record is not None and record.strict_dkim
@@ -271,14 +279,14 @@ def judge_alignment(
         return Finding(Check.ALIGNMENT, domain, Status.PASS, text)
     unsure = [each for each in (spf, *dkim) if each.status is Status.UNKNOWN]
     if keys and any(finding.status in good for finding in dkim):
-        text = f"adkim=s asks for d={domain}, and the relay signs as {keys[0].settings.domain}"
-        fix = f"sign as {domain}, or drop adkim=s"
+        text = f"adkim=s requires d={domain}, but the relay signs as {keys[0].settings.domain}"
+        fix = f"sign as {domain}, or remove adkim=s"
         return Finding(Check.ALIGNMENT, domain, Status.FAIL, text, fix)
     if spf.status in good:
-        text = f"only by SPF, and only where the reverse path is of {domain} too"
+        text = f"only by SPF, and only if the reverse path is in {domain} too"
         return Finding(Check.ALIGNMENT, domain, Status.WARN, text, _SIGN)
     if unsure:
-        text = "whether SPF or DKIM would pass is not known"
+        text = "it is not known whether SPF or DKIM would pass"
         return Finding(Check.ALIGNMENT, domain, Status.UNKNOWN, text, _SIGN)
     text = "neither SPF nor DKIM would pass"
     return Finding(Check.ALIGNMENT, domain, Status.FAIL, text, _SIGN)

@@ -1,5 +1,4 @@
-"""What a check found, and what Gmail, Yahoo, Microsoft, Orange and La Poste demand, held
-against it."""
+"""What checks found, compared with what Gmail, Yahoo, Microsoft, Orange and La Poste require."""
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from enum import StrEnum
@@ -21,7 +20,7 @@ class Status(StrEnum):
     PASS = "pass"
     WARN = "warn"  # works now, and deserves a second look
     FAIL = "fail"
-    UNKNOWN = "unknown"  # nothing that could be asked from here tells
+    UNKNOWN = "unknown"  # cannot be found out from here
 
 
 class Check(StrEnum):
@@ -47,9 +46,10 @@ class Check(StrEnum):
 
 
 class Finding(Struct, frozen=True):
-    """`subject` is the domain, address, listener or file that it is about.
+    """The result of one check.
 
-    `fix` says what would make it right, empty where nothing has to be done.
+    `subject` is the domain, address, listener or file that it is about. `fix` says what would
+    put it right, empty if nothing has to be done.
     """
 
     check: Check
@@ -63,16 +63,16 @@ _WORST = (Status.FAIL, Status.UNKNOWN, Status.WARN, Status.PASS)
 
 
 def worst(statuses: list[Status]) -> Status:
-    """Return what all of them come to; nothing at all is unknown."""
+    """Return the worst of them; without any, UNKNOWN."""
     return next((each for each in _WORST if each in statuses), Status.UNKNOWN)
 
 
 HONOURED_WITHIN = 48 * 3600.0
-"""Seconds: the strictest of the providers; laws leave more."""
+"""Seconds, by the strictest provider; laws allow more."""
 
 
 class Demand(Struct, frozen=True):
-    """`needs` are names of checks and of facts (`FACTS`), `see` where else to look."""
+    """A provider's requirement: `needs` names checks and `FACTS`, `see` where else to look."""
 
     provider: str
     text: str
@@ -82,7 +82,7 @@ class Demand(Struct, frozen=True):
 
 
 class Line(Struct, frozen=True):
-    """One demand for one domain: pass, fail or unknown, and why."""
+    """A requirement for one domain: pass, fail or unknown, and why."""
 
     provider: str
     domain: str
@@ -92,7 +92,7 @@ class Line(Struct, frozen=True):
     source: str
 
 
-Held = tuple[Status, str]
+Judged = tuple[Status, str]
 
 
 @cache
@@ -104,39 +104,39 @@ def demands() -> tuple[Demand, ...]:
 def checklist(
     settings: Settings, domains: Sequence[str], findings: Sequence[Finding]
 ) -> list[Line]:
-    """Hold each demand against the findings about each domain."""
+    """Compare each requirement with the findings about each domain."""
     return [_line(demand, domain, settings, findings) for domain in domains for demand in demands()]
 
 
 def _line(demand: Demand, domain: str, settings: Settings, findings: Sequence[Finding]) -> Line:
-    status, why = Status.UNKNOWN, f"not seen from here: {demand.see}"
+    status, why = Status.UNKNOWN, f"cannot be seen from here: {demand.see}"
     if demand.needs:
-        told = [_need(name, domain, settings, findings) for name in demand.needs]
-        status = worst([each for each, _ in told])
-        why = next(text for each, text in told if each is status)
+        judged = [_need(name, domain, settings, findings) for name in demand.needs]
+        status = worst([each for each, _ in judged])
+        why = next(text for each, text in judged if each is status)
     return Line(demand.provider, domain, demand.text, status, why, demand.source)
 
 
-def _need(name: str, domain: str, settings: Settings, findings: Sequence[Finding]) -> Held:
+def _need(name: str, domain: str, settings: Settings, findings: Sequence[Finding]) -> Judged:
     if name in FACTS:
         return FACTS[name](domain, settings, findings)
     own = Check(name)
     return _of_check(own, None if own is Check.PTR else domain, findings)
 
 
-def _of_check(check: Check, subject: str | None, findings: Sequence[Finding]) -> Held:
-    """Return what a check found about its subject, None for about any."""
+def _of_check(check: Check, subject: str | None, findings: Sequence[Finding]) -> Judged:
+    """Return what a check found about a subject; None for all subjects."""
     found = [each for each in findings if each.check is check and subject in (None, each.subject)]
     if not found:
-        return Status.UNKNOWN, f"{check}: not looked at"
+        return Status.UNKNOWN, f"{check}: not checked"
     status = worst([each.status for each in found])
     text = next(each.text for each in found if each.status is status)
-    # What works counts, even where it could be better.
+    # A warning counts as a pass: it works, though it could be better.
     return Status.PASS if status is Status.WARN else status, f"{check}: {text}"
 
 
 def marketing_streams(settings: Settings, domain: str) -> Iterator[Stream]:
-    """Yield the streams that may send marketing mail under a domain of From."""
+    """Yield the streams that may send marketing mail under a From domain."""
     for stream in settings.streams.values():
         if stream.stream_class is StreamClass.MARKETING and (
             domain in stream.from_domains or not stream.from_domains
@@ -144,39 +144,42 @@ def marketing_streams(settings: Settings, domain: str) -> Iterator[Stream]:
             yield stream
 
 
-def _one_click(domain: str, settings: Settings, findings: Sequence[Finding]) -> Held:
+def _one_click(domain: str, settings: Settings, findings: Sequence[Finding]) -> Judged:
     streams = list(marketing_streams(settings, domain))
     for stream in streams:
         if stream.mode is Mode.OBSERVE:
             return Status.UNKNOWN, f"stream {stream.name} is only observed"
         if not stream.one_click_required:
-            return Status.UNKNOWN, f"stream {stream.name} does not ask for it"
+            return Status.UNKNOWN, f"stream {stream.name} does not require it"
     if any(stream.unsubscribe_scope is not None for stream in streams):
         return _of_check(Check.UNSUBSCRIBE, None, findings)
-    return Status.PASS, f"{_names(streams)}: what has none is refused"
+    return Status.PASS, f"{_names(streams)}: mail without it is refused"
 
 
-def _body_link(domain: str, settings: Settings, findings: Sequence[Finding]) -> Held:
+def _body_link(domain: str, settings: Settings, findings: Sequence[Finding]) -> Judged:
     for stream in marketing_streams(settings, domain):
         if stream.mode is Mode.OBSERVE:
             return Status.UNKNOWN, f"stream {stream.name} is only observed"
         if not stream.body_optout:
-            return Status.UNKNOWN, f"stream {stream.name} does not ask for it (body_optout)"
-    return Status.PASS, "a message whose text shows none is refused"
+            return Status.UNKNOWN, f"stream {stream.name} does not require it (body_optout)"
+    return Status.PASS, "mail whose text shows none is refused"
 
 
-def _honoured(domain: str, settings: Settings, findings: Sequence[Finding]) -> Held:
+def _honoured(domain: str, settings: Settings, findings: Sequence[Finding]) -> Judged:
     for stream in marketing_streams(settings, domain):
         if stream.mode is Mode.OBSERVE:
             return Status.UNKNOWN, f"stream {stream.name} is only observed"
     for webhook in settings.webhooks:
         if webhook.deadline > HONOURED_WITHIN:
             hours = webhook.deadline / 3600
-            return Status.FAIL, f"webhook {webhook.name} may be told after {hours:.0f} hours"
-    return Status.PASS, "a suppression counts for the very next recipient"
+            return (
+                Status.FAIL,
+                f"webhook {webhook.name} may be notified up to {hours:.0f} hours later",
+            )
+    return Status.PASS, "a suppression applies to the very next recipient"
 
 
-FACTS: dict[str, Callable[[str, Settings, Sequence[Finding]], Held]] = {
+FACTS: dict[str, Callable[[str, Settings, Sequence[Finding]], Judged]] = {
     "one_click": _one_click,
     "body_link": _body_link,
     "honoured": _honoured,

@@ -1,5 +1,5 @@
-"""Hosts that send and receive: sending addresses, their names (PTR), MX of a domain, and the MTA
-behind the relay: whether it greets, and what its TLS is worth."""
+"""Hosts that send and receive: sending addresses and their names (PTR), the MX of a domain, and the
+MTA behind the relay: whether it greets, and whether its TLS is valid."""
 
 import asyncio
 import contextlib
@@ -19,46 +19,46 @@ from smtpproxy.settings.places import is_loopback
 from smtpproxy.tls import TlsError, client_context
 from smtpproxy.wire.client import Capabilities, ReplyError, ReplyReader
 
-_INSIDE = tuple(
+_PRIVATE = tuple(
     ipaddress.ip_network(text)
     for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
 )
 
 
 async def sending_addresses(settings: Settings, lookup: Lookup) -> tuple[IpAddress, ...]:
-    """Return what `[doctor]` names, else what the upstream's name leads to, else our own.
+    """Return the addresses in `[doctor]`, otherwise those of the upstream's name, or of our own.
 
-    A guess leaves out addresses that nobody outside can see. Empty: not known.
+    A guess leaves out private addresses. Empty: not known.
     """
     if settings.doctor.sending_addresses:
         return tuple(map(ipaddress.ip_address, settings.doctor.sending_addresses))
     upstream = settings.upstream.address
     near = is_loopback(upstream)
     host = upstream.host if isinstance(upstream, TcpAddress) and not near else None
-    return await _seen_addresses(lookup, host or settings.server.hostname)
+    return await _public_addresses(lookup, host or settings.server.hostname)
 
 
-async def _seen_addresses(lookup: Lookup, host: str) -> tuple[IpAddress, ...]:
+async def _public_addresses(lookup: Lookup, host: str) -> tuple[IpAddress, ...]:
     with contextlib.suppress(ValueError):
         ip = ipaddress.ip_address(host)
-        return (ip,) if _is_seen(ip) else ()
+        return (ip,) if _is_public(ip) else ()
     try:
         values = (*(await lookup(host, "A")).values, *(await lookup(host, "AAAA")).values)
     except DnsFailure:
         return ()
     found = map(ipaddress.ip_address, values)
-    return tuple(ip for ip in found if _is_seen(ip))
+    return tuple(ip for ip in found if _is_public(ip))
 
 
-def _is_seen(ip: IpAddress) -> bool:
+def _is_public(ip: IpAddress) -> bool:
     if ip.is_loopback or ip.is_unspecified or ip.is_link_local:
         return False
-    return not any(ip.version == network.version and ip in network for network in _INSIDE)
+    return not any(ip.version == network.version and ip in network for network in _PRIVATE)
 
 
 _NAME_IT = (
-    "have whoever gave you the address name it (PTR) as the MTA greets, and give that name an"
-    " A or AAAA record of the address"
+    "have the provider of the address set its PTR to the name that the MTA greets with, and give"
+    " that name an A or AAAA record with the address"
 )
 _MOST = 10
 
@@ -74,19 +74,17 @@ async def ptr(lookup: Lookup, ip: IpAddress) -> Finding:
 
 
 def judge_ptr(ip: IpAddress, forward: Mapping[str, tuple[str, ...]]) -> Finding:
-    """`forward` has the addresses of each name that the address has."""
+    """Judge the names of an address; `forward` has the addresses of each name."""
     if not forward:
-        return Finding(Check.PTR, str(ip), Status.FAIL, "the address has no name (PTR)", _NAME_IT)
+        return Finding(Check.PTR, str(ip), Status.FAIL, "the address has no PTR record", _NAME_IT)
     back = [name for name, values in forward.items() if ip in map(ipaddress.ip_address, values)]
     if not back:
-        text = f"its name {', '.join(forward)} does not lead back to it"
+        text = f"its name {', '.join(forward)} does not resolve to the address"
         return Finding(Check.PTR, str(ip), Status.FAIL, text, _NAME_IT)
-    return Finding(Check.PTR, str(ip), Status.PASS, f"{back[0]}, which leads back")
+    return Finding(Check.PTR, str(ip), Status.PASS, f"{back[0]}, which resolves to the address")
 
 
-_PUBLISH_MX = (
-    "publish MX records of hosts that take mail for it: bounces and answers come back there"
-)
+_PUBLISH_MX = "publish MX records of hosts that accept its mail: bounces and replies go there"
 
 
 async def mx(lookup: Lookup, domain: str) -> Finding:
@@ -100,28 +98,31 @@ async def mx(lookup: Lookup, domain: str) -> Finding:
 
 
 def judge_mx(domain: str, exchangers: Sequence[MxRecord], known: dict[str, bool]) -> Finding:
-    """`known` says of each host, or of the domain without any MX, whether it has an address."""
+    """Judge MX records; `known`: whether each host, or without MX the domain, has an address."""
     null = [each for each in exchangers if not each.host]
     if null and len(exchangers) == 1:
-        text = "a null MX: it says that it takes no mail (RFC 7505), so servers refuse mail from it"
+        text = "a null MX: the domain accepts no mail (RFC 7505), so servers refuse mail from it"
         return _finding(domain, Status.FAIL, text, _PUBLISH_MX)
     if null:
-        text = "a null MX beside others, which RFC 7505 forbids"
+        text = "a null MX beside other MX records, which RFC 7505 forbids"
         return _finding(domain, Status.FAIL, text, "remove the null MX")
     if not exchangers:
         if not known.get(domain):
-            return _finding(domain, Status.FAIL, "no MX, and no address either", _PUBLISH_MX)
+            return _finding(domain, Status.FAIL, "no MX record and no address", _PUBLISH_MX)
         return _finding(
-            domain, Status.WARN, "no MX: mail goes to the address of its name", _PUBLISH_MX
+            domain,
+            Status.WARN,
+            "no MX record: mail goes to the address of the domain itself",
+            _PUBLISH_MX,
         )
     lost = [host for host, found in known.items() if not found]
-    told = ", ".join(known)
+    hosts = ", ".join(known)
     if len(lost) == len(known):
-        return _finding(domain, Status.FAIL, f"no MX has an address: {told}", _PUBLISH_MX)
+        return _finding(domain, Status.FAIL, f"no MX has an address: {hosts}", _PUBLISH_MX)
     if lost:
         text = f"MX without an address: {', '.join(lost)}"
-        return _finding(domain, Status.WARN, text, "fix or drop these MX records")
-    return _finding(domain, Status.PASS, told)
+        return _finding(domain, Status.WARN, text, "fix or remove these MX records")
+    return _finding(domain, Status.PASS, hosts)
 
 
 async def _has_address(lookup: Lookup, host: str) -> bool:
@@ -136,7 +137,7 @@ _READ = 65_536
 
 
 class UpstreamSeen(Struct, frozen=True):
-    """What one connection showed. `failure` ended it, `untrusted` ended its TLS."""
+    """What one connection showed. `failure`: why it ended early; `untrusted`: why TLS failed."""
 
     failure: str = ""
     protocol: str = ""  # of TLS, empty where there was none
@@ -145,12 +146,12 @@ class UpstreamSeen(Struct, frozen=True):
 
 
 async def upstream(settings: UpstreamSettings, hostname: str, now: datetime) -> Finding:
-    """Connect, say EHLO and STARTTLS, and QUIT. No mail is sent."""
+    """Connect, send EHLO, STARTTLS and QUIT, and judge the answers. No mail is sent."""
     return judge_upstream(settings, await look(settings, hostname), now)
 
 
 async def look(settings: UpstreamSettings, hostname: str) -> UpstreamSeen:
-    """Never raises for what the upstream does. Give it a limit of time."""
+    """Look at the upstream; never raises for what it does. Bounded by the caller's timeout."""
     try:
         context = client_context(settings.ca_file)
         conversation = await _Conversation.open(settings, context)
@@ -169,7 +170,7 @@ async def look(settings: UpstreamSettings, hostname: str) -> UpstreamSeen:
 
 
 def judge_upstream(settings: UpstreamSettings, seen: UpstreamSeen, now: datetime) -> Finding:
-    """TLS has to be there, and good, where mail leaves this machine on its way to the MTA."""
+    """Require valid TLS if mail leaves this machine on its way to the MTA."""
     address = str(settings.address)
     if seen.failure:
         return _upstream_finding(
@@ -177,24 +178,26 @@ def judge_upstream(settings: UpstreamSettings, seen: UpstreamSeen, now: datetime
         )
     near, asked = is_loopback(settings.address), settings.tls != "none"
     if near and not asked:
-        text = "it greets, and the way to it does not leave this machine"
+        text = "it greets, and mail to it does not leave this machine"
         return _upstream_finding(address, Status.PASS, text)
     if seen.untrusted:
         text = f"its certificate is not valid for {_name(settings)}: {seen.untrusted}"
-        fix = "give it one that is, or set ca_file or tls_name in [upstream]"
+        fix = "give it a valid one, or set ca_file or tls_name in [upstream]"
         status = Status.FAIL if asked else Status.WARN
         return _upstream_finding(address, status, text, fix)
     if not seen.protocol:
         if asked:
-            fix = "have the MTA offer STARTTLS: until then nothing is relayed"
+            fix = "have the MTA offer STARTTLS; until then nothing is relayed"
             return _upstream_finding(address, Status.FAIL, "it does not offer STARTTLS", fix)
         fix = 'have the MTA offer it, and set tls = "starttls" in [upstream]'
         return _upstream_finding(address, Status.FAIL, "mail goes to it in the clear", fix)
-    status, told, fix = judge_days(days_left(seen.expires, now))
-    text = f"{seen.protocol}, {told}"
+    status, validity, fix = judge_days(days_left(seen.expires, now))
+    text = f"{seen.protocol}, {validity}"
     if not asked and status is Status.PASS:
         fix = 'set tls = "starttls" in [upstream]'
-        return _upstream_finding(address, Status.WARN, f"{text}; but it is not asked for", fix)
+        return _upstream_finding(
+            address, Status.WARN, f"{text}; but the relay does not require it", fix
+        )
     return _upstream_finding(address, status, text, fix)
 
 

@@ -1,4 +1,4 @@
-"""Keys, certificates and the clock of this machine."""
+"""The keys, certificates and clock of this machine, and the state of its store."""
 
 import ctypes
 import errno
@@ -29,13 +29,13 @@ from smtpproxy.terminal import counted
 from smtpproxy.tls import TlsError, TlsFiles, server_context
 
 SOON = 14
-"""Days before the end when somebody should act, as in `smtpproxy check`."""
+"""Days before expiry when somebody should act, as in `smtpproxy check`."""
 
 _RENEW_CERTIFICATE = "renew it, and automate the renewal"
 
 
 def certificate(listener: ListenerSettings, now: datetime) -> Finding | None:
-    """Judge the files of a listener, None where it has no TLS."""
+    """Judge the certificate of a listener; None if it has no TLS."""
     if listener.tls == "none" or listener.certificate is None or listener.private_key is None:
         return None
     where = f'listener "{listener.name}"'
@@ -53,9 +53,9 @@ def days_left(expires: datetime | None, now: datetime) -> float | None:
 
 
 def judge_days(left: float | None) -> tuple[Status, str, str]:
-    """Return status, text and what to do of a certificate that lasts so many days."""
+    """Return status, text and fix for a certificate with so many days left."""
     if left is None:
-        return Status.UNKNOWN, "the end of its certificate cannot be read", ""
+        return Status.UNKNOWN, "the expiry date of its certificate cannot be read", ""
     if left < 0:
         return Status.FAIL, f"its certificate expired {-left:.0f} days ago", _RENEW_CERTIFICATE
     if left < SOON:
@@ -65,11 +65,11 @@ def judge_days(left: float | None) -> tuple[Status, str, str]:
 
 _OLD_DKIM = 365
 _OLD_OTHER = 3 * 365
-_MOST_DKIM = "every year at least: smtpproxy dkim keygen, publish, add it with a date"
+_MOST_DKIM = "at least every year: smtpproxy dkim keygen, publish the record, add it with a date"
 
 
 async def restore(settings: Settings) -> list[Finding]:
-    """Judge whether all is known of the people that the store knows."""
+    """Judge whether a restore is still waiting for its journals."""
     where = without_password(settings.store.url)
     try:
         store = open_store(settings.store, settings.server.state_dir, read_only=True)
@@ -82,13 +82,15 @@ async def restore(settings: Settings) -> list[Finding]:
     except StoreUnavailable as fault:
         return [Finding(Check.RESTORE, where, Status.UNKNOWN, f"the store cannot answer: {fault}")]
     if pause is None:
-        return [Finding(Check.RESTORE, where, Status.PASS, "no restore is waiting for its journal")]
-    text = f"restored at {pause.at:%Y-%m-%d %H:%M}, and who objected since the backup is not known"
+        return [
+            Finding(Check.RESTORE, where, Status.PASS, "no restore is waiting for its journals")
+        ]
+    text = f"restored at {pause.at:%Y-%m-%d %H:%M}; who objected since the backup is not known"
     return [Finding(Check.RESTORE, where, Status.FAIL, f"{text}: marketing is deferred", _REPLAY)]
 
 
 async def replica(settings: Settings) -> list[Finding]:
-    """Judge the standby that RCPT may be answered from, where there is one."""
+    """Judge the standby that RCPT may be answered from, if there is one."""
     if settings.store.replica_url is None:
         return []
     where = "store.replica_url"
@@ -106,11 +108,11 @@ def _without(where: str, text: object) -> str:
     return str(text).removeprefix(f"{where}: ")
 
 
-_OTHER_STANDBY = "let it name a standby that follows store.url; until then the primary is asked"
+_OTHER_STANDBY = "name a standby that follows store.url; until then the primary is asked"
 
 
 async def failover(settings: Settings) -> list[Finding]:
-    """Judge whether a failover may lose what was acknowledged; nothing where that is SQLite's."""
+    """Judge whether a failover may lose acknowledged changes; SQLite has no failover."""
     if not is_postgresql(settings.store):
         return []
     where = without_password(settings.store.url)
@@ -120,18 +122,18 @@ async def failover(settings: Settings) -> list[Finding]:
         return [Finding(Check.FAILOVER, where, Status.UNKNOWN, f"the store cannot answer: {fault}")]
     if waits:
         return [Finding(Check.FAILOVER, where, Status.PASS, "a commit waits for a standby")]
-    text = "commits do not wait for a standby: a failover loses the last ones, an unsubscribe too"
+    text = "commits do not wait for a standby: a failover loses the last ones, even an unsubscribe"
     status = Status.FAIL if settings.store.require_synchronous else Status.WARN
     return [Finding(Check.FAILOVER, where, status, text, _WAIT)]
 
 
-_WAIT = "set synchronous_standby_names, and synchronous_commit to on; store.require_synchronous"
-_REPLAY = "smtpproxy restore --journals DIR, or --journals-lost where nothing is left of them"
+_WAIT = "set synchronous_standby_names, and synchronous_commit = on (store.require_synchronous)"
+_REPLAY = "run smtpproxy restore --journals DIR, or --journals-lost if none are left"
 
 
 class KeyFile(Struct, frozen=True):
-    """A key, how many days old it may get, and how it is replaced. `since` is when it came
-    into use, None for when the file was written."""
+    """A key, how many days old it may get, and how to replace it. `since` is when it came into
+    use, None for when the file was written."""
 
     name: str
     path: Path
@@ -141,7 +143,7 @@ class KeyFile(Struct, frozen=True):
     required: bool = True
 
     def replace_by(self) -> datetime:
-        """Until when it is young enough. Raises OSError."""
+        """Return until when it is young enough. Raises OSError."""
         since = self.since or datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
         return since + timedelta(days=self.days)
 
@@ -157,14 +159,14 @@ def key_files(settings: Settings) -> Iterator[KeyFile]:
         name = f"DKIM {dkim.selector}._domainkey.{dkim.domain}"
         yield KeyFile(name, dkim.key, _OLD_DKIM, f"replace it {_MOST_DKIM}", dkim.since)
     state = settings.server.state_dir
-    rekey = "replace it with smtpproxy suppress rekey where it may have been read by others"
+    rekey = "if others may have read it, replace it with smtpproxy suppress rekey"
     yield KeyFile("suppressions", _place(state, FILE_NAME), _OLD_OTHER, rekey, required=False)
-    newer = "add a newer key and keep this one: links that were sent have to work"
+    newer = "add a newer key and keep this one: links already sent have to work"
     made = _newest_link_key(state)
     links = _place(state, LINK_KEY_FILE)
     yield KeyFile("unsubscribe", links, _OLD_OTHER, newer, made, required=settings.makes_tokens)
     for partner in settings.store.partners:
-        both = "agree on another with the partner: smtpproxy partner key"
+        both = "agree on a new one with the partner: smtpproxy partner key"
         yield KeyFile(f"partner {partner.name}", partner.key_file, _OLD_OTHER, both)
 
 
@@ -176,7 +178,7 @@ def _place(state_dir: Path, name: str) -> Path:
 
 
 def _newest_link_key(state_dir: Path) -> datetime | None:
-    """When it was made; None where the file does not tell."""
+    """Return when it was made; None if the file cannot be read."""
     try:
         found = load_link_keys(state_dir)
     except (StoreMisconfigured, StoreInaccessible):
@@ -186,17 +188,17 @@ def _newest_link_key(state_dir: Path) -> datetime | None:
 
 
 def judge_key(key: KeyFile, now: datetime) -> Finding | None:
-    """None for a key that need not be there and is not. Only the file's status is read."""
+    """Judge a key file by its status alone; None if it is missing and not required."""
     try:
         status = key.path.stat()
     except FileNotFoundError:
         if not key.required:
             return None
-        return Finding(Check.KEYS, key.name, Status.FAIL, f"{key.path} is not there", key.renew)
+        return Finding(Check.KEYS, key.name, Status.FAIL, f"{key.path} does not exist", key.renew)
     except OSError as error:
         text = f"{key.path}: {error.strerror}"
         return Finding(
-            Check.KEYS, key.name, Status.UNKNOWN, text, "run this as a user that may read it"
+            Check.KEYS, key.name, Status.UNKNOWN, text, "run this as a user who may read it"
         )
     if status.st_mode & stat.S_IRWXO:
         text = f"{key.path} is readable by everybody on this machine"
@@ -222,7 +224,7 @@ _KEEP_TIME = "run chrony, ntpd or systemd-timesyncd (in a container: on its host
 
 
 class ClockSeen(Struct, frozen=True):
-    """`synchronised` is None where the kernel did not tell; `error` is its bound, in seconds."""
+    """`synchronised` is None if the kernel gave no answer; `error` is its bound, in seconds."""
 
     synchronised: bool | None
     error: float = 0.0
@@ -236,7 +238,7 @@ def check_clock() -> Finding:
 
 def judge_clock(seen: ClockSeen) -> Finding:
     if seen.synchronised:
-        text = f"kept right, to within {seen.error:.3f} s by the kernel's own account"
+        text = f"synchronised to within {seen.error:.3f} s, by the kernel's own estimate"
         if seen.error > _FAR_OFF:
             return Finding(Check.CLOCK, _SUBJECT, Status.WARN, text, _KEEP_TIME)
         return Finding(Check.CLOCK, _SUBJECT, Status.PASS, text)
@@ -244,14 +246,14 @@ def judge_clock(seen: ClockSeen) -> Finding:
         text = "systemd-timesyncd has synchronised it"
         return Finding(Check.CLOCK, _SUBJECT, Status.PASS, text)
     if seen.synchronised is None:
-        text = f"the kernel does not tell: {seen.failure}"
+        text = f"the kernel gives no answer: {seen.failure}"
         return Finding(Check.CLOCK, _SUBJECT, Status.UNKNOWN, text, _KEEP_TIME)
-    text = "nothing tells the kernel that its clock is right"
+    text = "the kernel's clock is not synchronised"
     return Finding(Check.CLOCK, _SUBJECT, Status.WARN, text, _KEEP_TIME)
 
 
 class _Timex(ctypes.Structure):
-    """struct timex of Linux, as far as it is read; the rest is room."""
+    """struct timex of Linux: the fields read here, and space for the others."""
 
     _fields_ = (
         ("modes", ctypes.c_uint),
@@ -265,9 +267,9 @@ class _Timex(ctypes.Structure):
 
 
 def look() -> ClockSeen:
-    """Ask the kernel whether its clock is disciplined (adjtimex(2)); no privilege is needed.
+    """Ask the kernel whether its clock is synchronised (adjtimex(2)); needs no privilege.
 
-    systemd-timesyncd leaves a mark when it has synchronised once.
+    systemd-timesyncd makes a file once it has synchronised.
     """
     marked = _SYNCHRONISED.exists()
     try:

@@ -1,4 +1,4 @@
-"""All checks at once, each with a limit of time, and what they come to."""
+"""Run all checks concurrently, each with a timeout, and report the results."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -9,12 +9,12 @@ from msgspec.structs import replace
 
 from smtpproxy.doctor.dmarc import (
     Dmarc,
+    checked_by_dkimpy,
     find_dmarc,
     judge_alignment,
     judge_dkim,
     judge_dmarc,
     organisation_of,
-    proved,
     published,
     signs,
 )
@@ -66,7 +66,7 @@ class Report(Struct, frozen=True):
 
 
 class Doctor:
-    """Examines one configuration. `timeout` is the seconds that one check may take."""
+    """Examines one configuration. `timeout`: seconds that one check may take."""
 
     def __init__(
         self, settings: Settings, lookup: Lookup, *, now: datetime, timeout: float
@@ -79,7 +79,7 @@ class Doctor:
         self._dkimpy = Dkimpy()
 
     async def examine(self, domains: Sequence[str], checks: Collection[Check]) -> Report:
-        """Run the checks. `providers` alone runs the others too, and shows the list only."""
+        """Run the checks. `providers` needs all others, and alone shows only its list."""
         wanted = set(checks)
         run = set(Check) if Check.PROVIDERS in wanted else wanted
         addresses = await self._addresses()
@@ -154,7 +154,7 @@ class Doctor:
                 spf(self._lookup, domain, addresses), mx(self._lookup, domain)
             )
             records = await asyncio.gather(*(published(self._lookup, each) for each in own))
-            records = [await proved(self._dkimpy, each, self._now) for each in records]
+            records = [await checked_by_dkimpy(self._dkimpy, each, self._now) for each in records]
             signed = judge_dkim(domain, records)
             try:
                 policy = await find_dmarc(self._lookup, domain)
@@ -162,17 +162,17 @@ class Doctor:
                     each.domain: await organisation_of(self._lookup, each.domain) for each in own
                 }
             except DnsFailure as error:
-                told = Finding(Check.DMARC, domain, Status.UNKNOWN, f"no answer: {error}", _AGAIN)
+                dmarc = Finding(Check.DMARC, domain, Status.UNKNOWN, f"no answer: {error}", _AGAIN)
                 policy, organisations = Dmarc(domain), {}
             else:
-                told = judge_dmarc(domain, policy)
+                dmarc = judge_dmarc(domain, policy)
             aligned = judge_alignment(domain, policy, sender, signed, records, organisations)
-            return [sender, received, *signed, told, aligned]
+            return [sender, received, *signed, dmarc, aligned]
 
         return job
 
     async def _of_host(self, host: str, addresses: tuple[IpAddress, ...]) -> Sequence[Finding]:
-        """SPF of the relay's own name: it counts for bounces, if the MTA greets with it."""
+        """Check SPF of the relay's own name, which counts for bounces if the MTA greets with it."""
         found = await spf(self._lookup, host, addresses)
         if found.status is Status.FAIL:
             text = f"as the name of a host that sends bounces: {found.text}"
@@ -189,30 +189,30 @@ class Doctor:
                 return [Finding(check, subject, Status.UNKNOWN, text, _AGAIN)]
 
 
-_AGAIN = "look at the name servers, or ask again with a longer --timeout"
+_AGAIN = "check the name servers, or ask again with a longer --timeout"
 _NO_DOMAINS = Finding(
     Check.SPF,
     "-",
     Status.UNKNOWN,
-    "no stream says which domains it writes from",
+    "no stream names the domains that it writes from",
     "set from_domains in [[stream]], or ask with --domain",
 )
 
 
 _PIXELS = {
     TrackingPixels.ALLOW: (
-        "nobody looks for tracking pixels, which need a consent of their own",
-        'set tracking_pixels = "observe", unless what they are for needs none',
+        "tracking pixels, which need a separate consent, are not looked for",
+        'set tracking_pixels = "observe", unless they are used for something that needs none',
     ),
     TrackingPixels.OBSERVE: (
-        "tracking pixels pass to people who did not agree to them",
-        'look at smtpproxy_tracking_pixels_total, then set tracking_pixels = "refuse" or "strip"',
+        "tracking pixels reach people who did not agree to them",
+        'check smtpproxy_tracking_pixels_total, then set tracking_pixels = "refuse" or "strip"',
     ),
 }
 
 
 def tracking(settings: Settings) -> list[Finding]:
-    """What becomes of tracking pixels on each marketing stream whose rulebook has a law on them."""
+    """Judge the handling of tracking pixels on marketing streams whose law regulates them."""
     found = []
     for stream in settings.streams.values():
         law = settings.rulebooks[stream.rulebook].law.get("tracking", "no law")
@@ -225,8 +225,7 @@ def tracking(settings: Settings) -> list[Finding]:
 
 
 async def suppressions(settings: Settings) -> list[Finding]:
-    """What people asked for in names that nothing has any more; a store that is not there has
-    none."""
+    """Find suppressions that name a brand or purpose no longer configured."""
     try:
         store = open_store(settings.store, settings.server.state_dir, read_only=True)
         try:
@@ -239,7 +238,7 @@ async def suppressions(settings: Settings) -> list[Finding]:
 
 
 async def fit(settings: Settings, now: datetime) -> list[Finding]:
-    """Whether keys and configuration fit the store, and the other relays of it."""
+    """Judge whether keys and configuration fit the store and its other relays."""
     where, state_dir = without_password(settings.store.url), settings.server.state_dir
     try:
         store = open_store(settings.store, state_dir, read_only=True)
@@ -260,7 +259,7 @@ async def fit(settings: Settings, now: datetime) -> list[Finding]:
         text = f"the store cannot answer: {fault}"
         return [Finding(Check.STORE, where, Status.UNKNOWN, text)]
     if not found:
-        what = f"{others} relays have the same streams and brands" if others > 1 else "it fits"
+        what = f"{others} relays have the same streams and brands" if others > 1 else "they fit"
         return [Finding(Check.STORE, where, Status.PASS, f"keys and configuration: {what}")]
     return [Finding(Check.STORE, one.subject, Status.WARN, one.text, one.fix) for one in found]
 
@@ -269,7 +268,7 @@ _AGREED = "tracking pixels reach only people who agreed to them"
 
 
 def from_domains(settings: Settings) -> list[str]:
-    """Return the domains of From that the settings name."""
+    """Return the From domains that the settings name."""
     found = {domain for stream in settings.streams.values() for domain in stream.from_domains}
     found.update(domain for each in settings.credentials for domain in each.from_domains)
     found.update(each.domain for each in settings.dkim)

@@ -1,7 +1,7 @@
-"""SPF of a domain: whether its record lets the sending addresses send (RFC 7208 section 4).
+"""SPF of a domain: whether its record allows the sending addresses (RFC 7208 section 4).
 
-An evaluator of our own: pyspf asks the DNS blocking and through a resolver of its own choice.
-`exp=` is read and never shown.
+An own evaluator: pyspf blocks while it asks the DNS, and chooses its own resolver. `exp=` is read
+but never shown.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ from smtpproxy.doctor.spf_record import (
 from smtpproxy.resolver import Answer, DnsFailure, Kind
 from smtpproxy.terminal import counted
 
-LOOKUPS = 10  # 4.6.4: terms that ask the DNS
-_NAMES = 10  # 4.6.4: of one mx or ptr
-_VOID = 2  # 4.6.4: answers with nothing in them
+LOOKUPS = 10  # 4.6.4: terms that need the DNS
+_NAMES = 10  # 4.6.4: names in one mx or ptr
+_VOID = 2  # 4.6.4: void lookups
 
 
 class SpfResult(StrEnum):
@@ -40,7 +40,7 @@ class SpfResult(StrEnum):
 
 
 class Spf(Struct, frozen=True):
-    """`term` is what decided, as `domain: mechanism`; `problem` what an error is about."""
+    """`term` decided, as `domain: mechanism`; `problem` explains an error."""
 
     result: SpfResult
     lookups: int
@@ -57,7 +57,7 @@ _BY_QUALIFIER = {
 
 
 async def check_host(lookup: Lookup, query: SpfQuery, domain: str) -> Spf:
-    """Evaluate the record of `domain`. Never raises for what the DNS holds."""
+    """Evaluate the record of `domain`. Never raises for what is in the DNS."""
     evaluation = _Evaluation(lookup, query)
     try:
         result, term = await evaluation.of(domain)
@@ -69,7 +69,7 @@ async def check_host(lookup: Lookup, query: SpfQuery, domain: str) -> Spf:
 
 
 class _Evaluation:
-    """One question, with the lookups that it has cost so far."""
+    """One evaluation, with the lookups made so far."""
 
     def __init__(self, lookup: Lookup, query: SpfQuery) -> None:
         self.lookups = 0
@@ -78,7 +78,7 @@ class _Evaluation:
         self._query = query
 
     async def of(self, domain: str) -> tuple[SpfResult, str]:
-        """Return the result for one domain's record, and the term that decided."""
+        """Return the result of one domain's record, and the term that decided."""
         text = select((await self._lookup(domain, "TXT")).texts)
         if text is None:
             return SpfResult.NONE, ""
@@ -92,7 +92,7 @@ class _Evaluation:
         if not record.redirect:
             return SpfResult.NEUTRAL, f"{domain}: nothing in its record matches"
         if any(mechanism.name == "all" for mechanism in record.mechanisms):
-            return SpfResult.NEUTRAL, ""  # 6.1: never come to, as all matches
+            return SpfResult.NEUTRAL, ""  # 6.1: redirect is ignored beside all
         return await self._elsewhere(expand(record.redirect, domain, self._query), domain)
 
     async def _elsewhere(self, target: str, domain: str) -> tuple[SpfResult, str]:
@@ -147,7 +147,7 @@ class _Evaluation:
         return False
 
     async def _is_named(self, domain: str) -> bool:
-        """`ptr`, of which RFC 7208 5.5 says that it should not be used."""
+        """Evaluate `ptr`, which RFC 7208 5.5 says not to use."""
         try:
             names = (await self._ask(self._query.ip.reverse_pointer, "PTR")).values
         except DnsFailure:
@@ -167,7 +167,9 @@ class _Evaluation:
         if not (answer.values or answer.exchangers):
             self._void += 1
             if self._void > _VOID:
-                raise SpfError(f"more than {_VOID} lookups find nothing, the last {kind} {name}")
+                raise SpfError(
+                    f"more than {_VOID} lookups find nothing, the last one {kind} {name}"
+                )
         return answer
 
     def _count(self) -> None:
@@ -188,20 +190,20 @@ def _shown(mechanism: Mechanism) -> str:
 
 
 STRANGER = ipaddress.ip_address("240.0.0.1")
-"""Nobody can send from here (RFC 1112 section 4): who passes it lets everybody pass."""
+"""Nobody can send from here (RFC 1112 section 4): a record that passes it passes everybody."""
 
 _NEARLY = LOOKUPS - 1
 
 
 async def spf(lookup: Lookup, domain: str, addresses: Sequence[IpAddress]) -> Finding:
-    """Ask as receivers do, for mail whose reverse path is of `domain`."""
+    """Evaluate SPF as receivers do, for mail whose reverse path is in `domain`."""
     queries = [SpfQuery(ip, f"postmaster@{domain}", domain) for ip in (*addresses, STRANGER)]
     found = await asyncio.gather(*(check_host(lookup, each, domain) for each in queries))
     return judge_spf(domain, dict(zip(addresses, found, strict=False)), found[-1])
 
 
 def judge_spf(domain: str, results: dict[IpAddress, Spf], stranger: Spf) -> Finding:
-    """`results` are those of the sending addresses, `stranger` that of one that is nobody's."""
+    """Judge the results of the sending addresses; `stranger` is that of `STRANGER`."""
     first = next(iter(results.values()), stranger)
     lookups = max(each.lookups for each in (*results.values(), stranger))
     wrong = {ip: each for ip, each in results.items() if each.result is not SpfResult.PASS}
@@ -210,34 +212,34 @@ def judge_spf(domain: str, results: dict[IpAddress, Spf], stranger: Spf) -> Find
     for each in (*results.values(), stranger):
         if each.result is SpfResult.PERMERROR:
             text = f"the record cannot be used (permerror): {each.problem}"
-            return _found(domain, Status.FAIL, text, _MEND_RECORD)
+            return _found(domain, Status.FAIL, text, _FIX_RECORD)
     for each in (*results.values(), stranger):
         if each.result is SpfResult.TEMPERROR:
             return _found(domain, Status.UNKNOWN, f"no answer: {each.problem}", _ASK_AGAIN)
     if wrong:
-        told = ", ".join(f"{ip} {each.result}" for ip, each in wrong.items())
+        failing = ", ".join(f"{ip} {each.result}" for ip, each in wrong.items())
         fix = f"add {' '.join(map(_mechanism, wrong))} to the record"
-        return _found(domain, Status.FAIL, f"not every sending address passes: {told}", fix)
+        return _found(domain, Status.FAIL, f"not every sending address passes: {failing}", fix)
     if stranger.result is SpfResult.PASS:
-        text = f"every address there is passes ({stranger.term})"
+        text = f"every address on the Internet passes ({stranger.term})"
         return _found(domain, Status.WARN, text, "name the addresses, and end with -all or ~all")
     if not results:
         return _found(domain, Status.UNKNOWN, "there is a record; " + NO_ADDRESSES, NAME_THEM)
-    told = (
+    text = (
         f"{', '.join(map(str, results))} passes ({first.term}), with {counted(lookups, 'lookup')}"
     )
     if lookups > _NEARLY:
-        return _found(domain, Status.WARN, f"{told}, and {LOOKUPS} is the most", _MEND_RECORD)
-    return _found(domain, Status.PASS, told)
+        return _found(domain, Status.WARN, f"{text}, and {LOOKUPS} is the limit", _FIX_RECORD)
+    return _found(domain, Status.PASS, text)
 
 
 NO_ADDRESSES = "the addresses that mail leaves from are not known"
 NAME_THEM = "set sending_addresses in [doctor]"
-_MEND_RECORD = (
-    f"publish one record, of at most {LOOKUPS} terms that need the DNS: fewer include: and mx,"
+_FIX_RECORD = (
+    f"publish one record with at most {LOOKUPS} terms that need the DNS: fewer include: and mx,"
     " more ip4: and ip6:"
 )
-_ASK_AGAIN = "look at the name servers of the domain, or ask again"
+_ASK_AGAIN = "check the name servers of the domain, or ask again"
 
 
 def _publish(addresses: list[IpAddress]) -> str:

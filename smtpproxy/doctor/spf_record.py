@@ -1,4 +1,4 @@
-"""SPF records: found among TXT records, read, and their macros expanded (RFC 7208)."""
+"""SPF records: selected from TXT records, parsed, and their macros expanded (RFC 7208)."""
 
 import ipaddress
 import re
@@ -16,17 +16,17 @@ _MODIFIER = re.compile(r"([A-Za-z][A-Za-z0-9_.-]*)=(.*)")
 _MECHANISM = re.compile(r"([+?~-]?)([A-Za-z][A-Za-z0-9_.-]*)(.*)")
 _LENGTHS = re.compile(r"(.*?)(?:/(0|[1-9][0-9]?))?(?://(0|[1-9][0-9]{0,2}))?")
 _MACRO = re.compile(r"%(?:[%_-]|\{[slodiphcrtv][0-9]*r?[.+,/_=-]*\})", re.IGNORECASE)
-_WITH_DOMAIN = frozenset({"include", "exists"})  # cannot do without
+_WITH_DOMAIN = frozenset({"include", "exists"})  # require one
 _ADDRESSED = frozenset({"a", "mx"})
 
 
 class SpfError(Exception):
-    """A record, or what it leads to, that comes to `permerror`; the text says why."""
+    """A record that results in `permerror`; the text says why."""
 
 
 class Mechanism(Struct, frozen=True):
-    """`domain` is the domain-spec, empty for the domain that is asked about. `lengths` are
-    the prefixes for IPv4 and IPv6, `network` that of ip4 and ip6."""
+    """`domain` is the domain-spec, empty for the current domain. `lengths` are the prefix lengths
+    for IPv4 and IPv6, `network` is that of ip4 and ip6."""
 
     qualifier: Qualifier
     name: str
@@ -41,7 +41,7 @@ class SpfRecord(Struct, frozen=True):
 
 
 def select(texts: Sequence[bytes]) -> str | None:
-    """Return the one SPF record, None where there is none. Raises SpfError for several."""
+    """Return the SPF record, or None. Raises SpfError if there are several."""
     decoded = [text.decode("ascii", "replace") for text in texts]
     found = [text for text in decoded if _VERSION.match(text)]
     if len(found) > 1:
@@ -52,7 +52,7 @@ def select(texts: Sequence[bytes]) -> str | None:
 def read_spf(text: str) -> SpfRecord:
     """Read a record that begins with `v=spf1`. Raises SpfError."""
     if not text.isascii() or "\N{REPLACEMENT CHARACTER}" in text:
-        raise SpfError("it holds characters that are not ASCII")
+        raise SpfError("it has characters that are not ASCII")
     mechanisms: list[Mechanism] = []
     modifiers: dict[str, str] = {}
     for term in text[len("v=spf1") :].split(" "):
@@ -124,7 +124,7 @@ _NAME_OCTETS = 253
 
 
 class SpfQuery(Struct, frozen=True):
-    """Whose mail it is: `sender` is `local@domain`, `helo` the name that the client gave."""
+    """The mail to check: `sender` is `local@domain`, `helo` the client's HELO name."""
 
     ip: IpAddress
     sender: str
@@ -132,7 +132,7 @@ class SpfQuery(Struct, frozen=True):
 
 
 def expand(text: str, domain: str, query: SpfQuery) -> str:
-    """Return a domain-spec with its macros filled in, cut from the left to a name's length."""
+    """Return a domain-spec with its macros expanded, shortened from the left to 253 octets."""
 
     def filled(found: re.Match[str]) -> str:
         if found[1]:
@@ -171,7 +171,7 @@ def _value(letter: str, domain: str, query: SpfQuery) -> str:
             return "in-addr" if query.ip.version == 4 else "ip6"
         case "h":
             return query.helo
-    return "unknown"  # p: its use is discouraged (7.3), and r and t have none here
+    return "unknown"  # p is discouraged (7.3), r and t do not apply here
 
 
 def _dotted(ip: IpAddress) -> str:

@@ -1,7 +1,7 @@
-"""The unsubscribe link: reachable over https, without detours, and able to take a POST.
+"""The unsubscribe link: reachable over https, without redirects, and accepting a POST.
 
-GET shows a link of our own making, which changes nothing; POST has a token that nobody made,
-so it unsubscribes nobody (RFC 8058 section 3.1: a POST, no redirect, no login)."""
+GET asks for a link made with the relay's keys, which changes nothing; POST sends a token that
+nobody made, so it unsubscribes nobody (RFC 8058 section 3.1: a POST, no redirect, no login)."""
 
 import asyncio
 import contextlib
@@ -25,15 +25,15 @@ from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
 _FORM = {"content-type": "application/x-www-form-urlencoded"}
 _ONE_CLICK = b"List-Unsubscribe=One-Click"
 _READ = 65_536
-_SERVE = "have the proxy in front of [web] pass /u/ on, GET and POST, with nothing asked before"
+_SERVE = "have the proxy in front of [web] pass on GET and POST of /u/, without a login before"
 _NOBODYS = 404
 _SHOWN = frozenset({200, _NOBODYS})
 _NO_ID = "0" * 26
 
 
 class Probed(Struct, frozen=True):
-    """What GET and POST were answered; `failure`: they were not. `own`: GET asked for a link
-    that the relay's keys have made."""
+    """The answers to GET and POST, or the `failure`. `own`: GET asked for a link made with the
+    relay's keys."""
 
     get: int = 0
     post: int = 0
@@ -44,7 +44,7 @@ class Probed(Struct, frozen=True):
 
 
 def own_token(state_dir: Path) -> str | None:
-    """Return the token of a link for nobody, None where there are no keys to make one."""
+    """Return the token of a link for nobody; None without keys to make one."""
     try:
         nobody = Unsubscription("nobody@example.invalid", "marketing", _NO_ID)
         return link_ring(state_dir).seal(nobody)
@@ -55,21 +55,21 @@ def own_token(state_dir: Path) -> str | None:
 async def unsubscribe(
     lookup: Lookup, public_url: str | None, token: str | None, now: datetime
 ) -> Finding:
-    """Probe the link as a mailbox provider would; `token` is that of a link of our own.
+    """Probe the link as a mailbox provider would; `token` is made with the relay's keys.
 
-    Give it a limit of time.
+    Bounded by the caller's timeout.
     """
     if public_url is None:
-        text = "the relay has no address for links of its own"
+        text = "the relay has no public address for its links"
         return _finding("public_url", Status.UNKNOWN, text, "set public_url in [web]")
     if not public_url.startswith("https:"):
-        text = "the address is not https, which RFC 8058 asks for"
+        text = "the address is not https, which RFC 8058 requires"
         return _finding(public_url, Status.FAIL, text, "set public_url in [web] to an https URL")
     return judge_probe(public_url, await probe(lookup, public_url, token), now)
 
 
 async def probe(lookup: Lookup, public_url: str, token: str | None) -> Probed:
-    """Never raises for what is at the other end."""
+    """Request the link; never raises for what the other end does."""
     url = urlsplit(public_url)
     host = url.hostname or ""
     try:
@@ -87,7 +87,7 @@ async def probe(lookup: Lookup, public_url: str, token: str | None) -> Probed:
         async with httpx.AsyncClient(
             verify=ssl.create_default_context(), trust_env=False, follow_redirects=False
         ) as client:
-            # The certificate has to be good for the name, whatever address it led to.
+            # The certificate has to be valid for the name, whatever address that resolved to.
             extensions = {"sni_hostname": host}
             got = await _ask(client, "GET", links + (token or unknown), headers, extensions)
             put = await _ask(client, "POST", links + unknown, headers | _FORM, extensions)
@@ -99,12 +99,12 @@ async def probe(lookup: Lookup, public_url: str, token: str | None) -> Probed:
 
 def judge_probe(public_url: str, seen: Probed, now: datetime) -> Finding:
     if seen.failure:
-        fix = "fix the name, the certificate or the server: links that were sent lead there"
+        fix = "fix the name, the certificate or the server: links already sent lead there"
         return _finding(public_url, Status.FAIL, f"it cannot be reached: {seen.failure}", fix)
     for method, code in (("GET", seen.get), ("POST", seen.post)):
         if 300 <= code < 400:
-            text = f"{method} is answered {code}, on to {seen.location or 'elsewhere'}"
-            fix = "answer there itself: RFC 8058 forbids redirects"
+            text = f"{method} is answered {code}, redirecting to {seen.location or 'another place'}"
+            fix = "answer at this address: RFC 8058 forbids redirects"
             return _finding(public_url, Status.FAIL, text, fix)
     if seen.get not in _SHOWN:
         return _finding(public_url, Status.FAIL, f"GET is answered {seen.get}", _SERVE)
@@ -116,9 +116,9 @@ def judge_probe(public_url: str, seen: Probed, now: datetime) -> Finding:
         return _finding(public_url, Status.FAIL, text, _SERVE)
     if seen.post != _NOBODYS:
         return _finding(public_url, Status.FAIL, f"POST is answered {seen.post}", _SERVE)
-    status, told, fix = judge_days(days_left(seen.expires, now))
-    shown = "a link of our own is shown" if seen.own else "GET is answered"
-    text = f"{shown}, and POST of an unknown token is answered {seen.post}; {told}"
+    status, validity, fix = judge_days(days_left(seen.expires, now))
+    shown = "a link made with the relay's keys is shown" if seen.own else "GET is answered"
+    text = f"{shown}, and POST of an unknown token is answered {seen.post}; {validity}"
     return _finding(public_url, status, text, fix)
 
 
@@ -151,7 +151,7 @@ def _expires(response: httpx.Response) -> datetime | None:
 
 
 async def _address(lookup: Lookup, host: str) -> str | None:
-    """Return what the name leads to, as the DNS has it and not this machine's own files."""
+    """Return an address of the name from the DNS, not from this machine's own files."""
     if host == "localhost":
         return "127.0.0.1"
     with contextlib.suppress(ValueError):

@@ -67,7 +67,7 @@ def test_a_brand_that_is_not_known_widens_an_order_to_all_marketing(stored: Stor
 
 def test_an_objection_to_one_brand(stored: Stored) -> None:
     done = stored.run("contact", "object", ANNA, "--brand", "mill")
-    assert "objection to brand:mill is on record" in done.stdout
+    assert "objection to brand:mill recorded" in done.stdout
     stored.run("contact", "object", ANNA, "--brand", "mill", "--purpose", "news", code=2)
     assert scopes(stored) == ["brand:mill"]
 

@@ -33,7 +33,7 @@ def test_record_and_withdraw(stored: Stored) -> None:
 def test_the_same_act_is_recorded_once(stored: Stored) -> None:
     stored.run(*RECORD, *KNOWN)
     again = stored.run(*RECORD, *KNOWN)
-    assert first_line(again) == f"{ANNA}: consent to offers was on record already"
+    assert first_line(again) == f"{ANNA}: consent to offers was already on record"
     assert stored.json(*RECORD, *KNOWN)["recorded"] is False
     assert len(stored.json("contact", "show", ANNA)["consents"]) == 1
 
@@ -77,7 +77,7 @@ MORNING, NOON = ("--given-at", "2026-03-02T08:00:00Z"), ("--given-at", "2026-03-
 def test_a_double_opt_in_is_a_request_and_its_confirmation(stored: Stored) -> None:
     asked = stored.run(*REQUEST, *MORNING, "--wording", "form v3", "--version", "3")
     assert first_line(asked) == f"{ANNA}: request for offers recorded"
-    assert "nothing is mailed on it until the person confirms" in asked.stderr
+    assert "it allows no mail until the person confirms" in asked.stderr
     confirmed = stored.run(*CONFIRM, *NOON, "--ip", "192.0.2.7")
     assert (first_line(confirmed), confirmed.stderr) == (f"{ANNA}: consent to offers recorded", "")
     request, confirmation = stored.json("contact", "show", ANNA)["consents"]
@@ -91,7 +91,7 @@ def test_a_second_click_on_the_same_link_is_no_new_consent(stored: Stored) -> No
     stored.run(*REQUEST, *MORNING)
     stored.run(*CONFIRM, *NOON)
     again = stored.run(*CONFIRM)
-    assert first_line(again) == f"{ANNA}: consent to offers was on record already"
+    assert first_line(again) == f"{ANNA}: consent to offers was already on record"
     assert len(stored.json("contact", "show", ANNA)["consents"]) == 2
 
 
@@ -183,7 +183,7 @@ def test_a_purpose_that_no_stream_has_is_pointed_out(stored: Stored) -> None:
         ),
         (
             (*RECORD[1:], "--document-hash", "12"),
-            "'12' is not a SHA-256: that has 64 hexadecimal digits",
+            "'12' is not a SHA-256, which has 64 hexadecimal digits",
         ),
         ((*RECORD[1:], "--pending"), "only a double_opt_in waits"),
         ((*REQUEST[1:], "--confirm"), "--pending or --confirm, not both"),

@@ -71,7 +71,7 @@ def test_what_no_row_could_say_is_refused_at_once(stored: Stored, said: str, fau
 def test_our_own_ndjson_says_everything_itself(stored: Stored) -> None:
     path = stored.file("people.ndjson", f'{{"address":"{ANNA}"}}\n')
     error = stored.run("contact", "import", path, "--set", "source=direct", code=2).stderr
-    assert "--set is about tables" in error
+    assert "--set works with tables only" in error
 
 
 def test_consents_without_a_date_are_counted(stored: Stored) -> None:

@@ -222,7 +222,7 @@ def test_answers_that_end_name_the_options(stored: Stored) -> None:
     command = ["contact", "map", path, "--config", str(stored.config_path)]
     done = CliRunner().invoke(main, command, input="y\n")
     assert done.exit_code == 2
-    assert "without questions it is --yes, with" in done.stderr
+    assert "to run without questions, give --yes and" in done.stderr
     assert "--set evidence.wording=…" in done.stderr
 
 
@@ -230,7 +230,7 @@ def test_a_file_is_never_overwritten(stored: Stored) -> None:
     path = stored.file("crm.csv", FRENCH)
     stored.file("crm.mapping.toml", "precious")
     error = stored.run("contact", "map", path, "--yes", *KNOWN, code=2).stderr
-    assert "it exists already and is not overwritten; name another" in error
+    assert "already exists and is not overwritten; name another" in error
     assert (stored.folder / "crm.mapping.toml").read_text() == "precious"
     other = stored.folder / "other.toml"
     assert mapped(stored, path, "--output", str(other)) == other
@@ -242,7 +242,7 @@ def test_a_file_is_never_overwritten(stored: Stored) -> None:
         ("", 1, "it is empty"),
         ("email\n", 1, "no rows"),
         ("name,phone\nAnna,1\n", 2, "No column holds addresses, only name, phone."),
-        ("anna@x.example,1\nbert@x.example,2\n", 1, "put a header on top"),
+        ("anna@x.example,1\nbert@x.example,2\n", 1, "put a header above it"),
         ("email,Email\na@b.example,b@b.example\n", 2, "several columns have this name"),
         (b"PK\x03\x04 no", 1, "cannot be read"),
         ("{}\n", 1, "no line is a JSON object"),
@@ -259,7 +259,10 @@ def test_what_cannot_be_mapped_says_why(
     ("options", "part"),
     [
         (["--column", "Nom=surname"], "no such field"),
-        (["--column", "Name=language"], "'Name': no such column; they are Nom, Adresse e-mail"),
+        (
+            ["--column", "Name=language"],
+            "'Name': no such column; the columns are Nom, Adresse e-mail",
+        ),
         (["--consent", "Nom=news"], "no stream has this purpose"),
         (["--given-at", "Jour"], "'Jour': no such column"),
         (["--true", "x", "--false", "x"], "'x' cannot be two of"),
@@ -308,7 +311,7 @@ def test_a_no_is_obeyed_though_its_row_is_rejected(stored: Stored) -> None:
     mapping = str(mapped(stored, path))
     path = stored.file("again.csv", twice.encode())
     tried = stored.run("contact", "import", path, "--mapping", mapping, "--dry-run", code=1)
-    assert "1 refusal in rejected rows: counted all the same" in tried.stdout
+    assert "1 refusal in rejected rows: they count anyway" in tried.stdout
     done = stored.json("contact", "import", path, "--mapping", mapping, code=1)
     assert (done["rejected"], done["refusals"]) == (2, 1)
     people = stored.file("list", "eva@people.example\n")

@@ -57,7 +57,7 @@ def test_a_new_key_is_private_and_its_record_is_what_verifiers_want(
         )
     again = _run("keygen", str(file), *names)
     assert again.exit_code == 1
-    assert "never written over" in again.output
+    assert "never overwritten" in again.output
 
 
 def test_the_records_of_the_configured_keys(tmp_path: Path) -> None:

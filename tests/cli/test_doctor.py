@@ -109,7 +109,7 @@ def test_what_fails_ends_with_1_and_says_what_to_do(relay: RelayProcess, dns: Na
     assert code == 1
     assert "fail" in stdout
     assert "→ publish TXT" in stdout
-    assert "What mailbox providers demand of bulk senders" in stdout
+    assert "What mailbox providers require of bulk senders" in stdout
 
 
 def test_one_check_and_one_domain_alone(relay: RelayProcess, dns: NameServer) -> None:

@@ -81,7 +81,7 @@ def test_all_mail_is_stopped_where_that_was_asked_for(stored: Stored) -> None:
 
 def test_an_import_leaves_them_out_and_says_how_many(stored: Stored) -> None:
     assert "0 added, 0 changed, 1 unchanged" in (out := people(stored))
-    assert "1 left out: they were erased, and only they can come back" in out
+    assert "1 left out: erased, and only the people themselves can come back" in out
     stored.run("contact", "show", ANNA, code=1)
     (record, again) = stored.json("import", "list")[:2]
     assert sorted([record["erased"], again["erased"]]) == [0, 1]

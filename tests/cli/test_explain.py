@@ -268,8 +268,8 @@ def test_observe_mode_is_mentioned(bench: Bench, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "give MESSAGE.eml, --mail-from and --rcpt, or --id"),
-        (("-", "--mail-from", "a@b.example"), "give MESSAGE.eml, --mail-from and --rcpt"),
+        ((), "give MESSAGE.eml with --mail-from and --rcpt, or give --id"),
+        (("-", "--mail-from", "a@b.example"), "give MESSAGE.eml with --mail-from and --rcpt"),
         (("-", "--mail-from", "a@b.example", "--rcpt", "a b@c.example"), "for '--rcpt'"),
         (("-", "--mail-from", "", "--rcpt", "a@b.example", "--stream", "x"), "no stream 'x'"),
         (("-", "--mail-from", "", "--rcpt", "a@b.example", "--listener", "x"), "no listener 'x'"),

@@ -128,11 +128,11 @@ def test_a_person_says_what_a_report_means(relay: RelayProcess, tmp_path: Path) 
         *("feedback", "assign", ids["sister"], BOB, "--as", "unsubscribe", "--stream", "offers")
     )
     code, _, error = relay.command("feedback", "assign", ids["Hello"], "--as", "complaint")
-    assert (code, "say whom it concerns" in error) == (2, True)
+    assert (code, "needs an address" in error) == (2, True)
     relay.must("feedback", "assign", ids["Hello"], "--as", "nothing")
     assert suppressed(relay, ANN) == [("all", "bounce")]
     assert suppressed(relay, BOB) == [("purpose:offers", "unsubscribe")]
-    assert "nothing is waiting" in relay.must("feedback", "list")
+    assert "no report is waiting" in relay.must("feedback", "list")
     code, _, error = relay.command("feedback", "show", ids["Hello"])
     assert (code, "feedback list" in error) == (1, True)
 

@@ -149,7 +149,7 @@ class TestInput:
         )  # fmt: skip
         path = stored.file(name, content.replace("\n", "\r"))
         result = stored.run("suppress", "import", path)
-        assert f"{path}: its lines end in CR only; they are read as lines" in result.stderr
+        assert f"{path}: its lines end in CR only; each is read as a line" in result.stderr
         assert suppressed(stored) == content.count("@")
 
     @pytest.mark.parametrize(
@@ -157,8 +157,8 @@ class TestInput:
         [
             ("", "no rows: it is empty"),
             ("\n\r\n", "no rows: only blank lines"),
-            (HEADER, "no rows: there is nothing below its header 'address,scope,origin,since'"),
-            (HEADER.strip() + "\r", "no rows: there is nothing below its header"),
+            (HEADER, "no rows below its header 'address,scope,origin,since'"),
+            (HEADER.strip() + "\r", "no rows below its header"),
         ],
     )
     def test_a_file_without_rows_is_a_fault(self, stored: Stored, content: str, says: str) -> None:

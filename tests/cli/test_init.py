@@ -86,7 +86,7 @@ def test_yes_does_not_invent_what_nothing_shows(tmp_path: Path) -> None:
         ({"hostname": "a b"}, '--hostname: "a b" is not a host name such as "relay.example.com"'),
         ({"upstream": "mx"}, '--upstream: "mx" is not "host:port"'),
         ({"upstream": "127.0.0.1:99999"}, "--upstream: "),
-        ({"listen": "127.0.0.1:10025"}, "is where the MTA behind listens"),
+        ({"listen": "127.0.0.1:10025"}, "is where the MTA behind smtpproxy listens"),
         ({"brand": "My Shop"}, "--brand: "),
         ({"legal_name": "Shop\nSA"}, "--legal-name: must be text on one line"),
         ({"from_domain": "@shop.example"}, 'write only the domain, "shop.example"'),
@@ -101,7 +101,7 @@ def test_yes_does_not_invent_what_nothing_shows(tmp_path: Path) -> None:
         ({"route": "milter", "public_url": "https://shop.example"}, "--public-url: with --route"),
         ({"route": "milter", "listen": "unix:/run/x"}, "write host:port"),
         ({"marketing": "offers", "purpose": "other=x"}, "--purpose: "),
-        ({"transactional": "bills", "purpose": "offers"}, "there is no stream that"),
+        ({"transactional": "bills", "purpose": "offers"}, "there is no stream for it"),
     ],
 )
 def test_an_answer_is_read_as_its_setting_would_be(
@@ -144,9 +144,9 @@ def test_several_brands_have_their_own(tmp_path: Path) -> None:
     assert (stream.brand, stream.purpose, stream.products) == ("bags", "bags", {"leather bags"})
     assert settings.streams["shop-receipts"].brand == "shop"
     said = init(tmp_path / "b", "--yes", *more, code=2, legal_name="Shop").stderr
-    assert '"Shop" does not say whose: shop=…, bags=…' in said
+    assert '"Shop" names nothing known; write shop=…, bags=…' in said
     said = init(tmp_path / "c", "--yes", code=2, legal_name="shpo=Shop SA").stderr
-    assert '"shpo=Shop SA" does not say whose: shop=…' in said
+    assert '"shpo=Shop SA" names nothing known; write shop=…' in said
 
 
 def test_the_law_of_the_domain_is_proposed_and_its_imprint_looked_for(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_nothing_is_overwritten(tmp_path: Path, name: str, kind: str) -> None:
     else:
         there.symlink_to(tmp_path / "nowhere")
     result = init(tmp_path, "--yes", code=1)
-    assert f"{there} is there already" in result.stderr
+    assert f"{there} already exists: nothing was written" in result.stderr
     assert [path for path in (tmp_path / "etc").rglob("*") if not path.is_dir()] == [there]
     assert not (tmp_path / "nowhere").exists()
     assert not (tmp_path / "state").exists()

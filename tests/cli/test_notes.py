@@ -58,7 +58,7 @@ def test_a_note_in_free_text_is_refused_but_on_demand(
 ) -> None:
     told = stored.run(*command, "--note", FREE, code=2).stderr
     assert "is free text, and it may hold personal data" in told
-    assert "right would be a motive like by phone" in told
+    assert "give a motive such as by phone" in told
     stored.run("suppress", "show", ANNA, code=1)
     told = stored.run(*command, "--note", FREE, "--keep-notes").stderr
     assert "warning: --note: free text is kept" in told
@@ -114,7 +114,7 @@ def test_why_one_is_lifted_is_a_motive_too(stored: Stored) -> None:
     remove = ("suppress", "remove", ANNA, "--all", "--reason")
     told = stored.run(*remove, FREE, code=2).stderr
     assert "--reason: " in told
-    assert "right would be a motive like the person asked, added by mistake" in told
+    assert "give a motive such as the person asked, added by mistake" in told
     stored.run("suppress", "show", ANNA)
     assert (
         "warning: --reason: free text is kept" in stored.run(*remove, FREE, "--keep-notes").stderr

@@ -194,8 +194,8 @@ def test_with_rejected_lines_the_steps_it_names_free_as_many(stored: Stored) -> 
     path = stored.file("crm.csv", HEADER + line("anna", method="") + "nobody,direct,,,,,,\n")
     shown = stored.run("contact", "import", path, "--brand", "shop", code=1).stdout
     again, undo = shown.splitlines()[-6:-4]
-    assert again.startswith("to supply it: the same import again, with --replace ")
-    assert undo.startswith("then, as lines are rejected again: smtpproxy import undo ")
+    assert again.startswith("to supply them: run the same import again with --replace ")
+    assert undo.startswith("then, as lines will be rejected again: smtpproxy import undo ")
     id = undo.split()[-1]
     more = ("--brand", "shop", "--set", "consent_method=signed_form", "--replace", id)
     stored.run("contact", "import", path, *more, code=1)

@@ -56,7 +56,7 @@ def test_a_full_disk_is_one_line(stored: Stored, kind: str, to: str) -> None:
     name = "standard output" if ">" in to else "/dev/full"
     assert (done.returncode, done.stderr) == (
         1,
-        f"Error: {name}: No space left on device: what was written is incomplete\n",
+        f"Error: {name}: No space left on device: the output is incomplete\n",
     )
 
 
@@ -65,7 +65,7 @@ def test_a_full_disk_under_a_file_tells_how_much_was_written(stored: Stored) -> 
     done = shell(stored, f"$SMTPPROXY contact export --output {output}", limit=100_000)
     assert (done.returncode, output.stat().st_size) == (1, 100_000)
     assert done.stderr == (
-        f"Error: {output}: File too large: the 100,000 octets that were written are incomplete\n"
+        f"Error: {output}: File too large: incomplete, only 100,000 octets were written\n"
     )
 
 

@@ -155,10 +155,10 @@ def test_an_agreement_of_the_future_is_put_aside(stored: Stored) -> None:
             1,
         ),
         ("suppress", "a,b\n", ["--mapping", "MAPPING", "--purpose", "offers"], "for `list`", 1),
-        ("suppress", "a,b\n", ["--mapping", "MAPPING", "--format", "ses"], "--format is ses", 2),
-        ("contact", "a,b\n", ["--mapping", "MAPPING", "--format", "brevo"], "--format is brevo", 2),
+        ("suppress", "a,b\n", ["--mapping", "MAPPING", "--format", "ses"], "--format ses", 2),
+        ("contact", "a,b\n", ["--mapping", "MAPPING", "--format", "brevo"], "--format brevo", 2),
         ("contact", "address\n", ["--purpose", "offers"], "here consent_purpose says it", 1),
-        ("contact", '{"address":"a@b.example"}', ["--purpose", "offers"], "our own form", 2),
+        ("contact", '{"address":"a@b.example"}', ["--purpose", "offers"], "our own NDJSON", 2),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(

@@ -50,7 +50,7 @@ def test_what_is_put_right_is_told_and_stays_on_record(stored: Stored) -> None:
 
 def test_what_is_so_already_is_no_rectification(stored: Stored) -> None:
     done = stored.run(*RECTIFY, "--source", "partner")
-    assert first_line(done) == f"{ANNA}: already so; nothing changed"
+    assert first_line(done) == f"{ANNA}: nothing changed: the record already says so"
     assert "rectifications" not in contact(stored)
 
 
@@ -72,7 +72,7 @@ def test_consents_and_what_bars_mail_follow_a_new_address(stored: Stored) -> Non
 
 def test_an_objection_bars_all_marketing(stored: Stored) -> None:
     done = stored.run(*OBJECT, "--note", "by letter", "--since", "2026-02-01T10:00:00Z")
-    assert "objection to marketing is on record" in done.stdout
+    assert "objection to marketing recorded" in done.stdout
     (one,) = stored.json("suppress", "show", ANNA)["suppressions"]
     assert (one["scope"], one["origin"], one["note"]) == ("marketing", "objection", "by letter")
     assert one["since"] == "2026-02-01T10:00:00Z"
@@ -86,7 +86,7 @@ def test_an_objection_may_be_to_one_purpose(stored: Stored) -> None:
 
 
 def test_an_objection_to_profiling_is_kept_by_every_import(stored: Stored) -> None:
-    assert "what was gathered is frozen" in stored.run(*OBJECT, "--profiling").stdout
+    assert "the profile is frozen" in stored.run(*OBJECT, "--profiling").stdout
     before = contact(stored)
     assert before["profiling_objected_at"]
     later = json.dumps(
@@ -125,7 +125,7 @@ def test_erasing_names_who_may_be_the_same_person(stored: Stored) -> None:
     ("arguments", "code", "part"),
     [
         (("rectify", ANNA, "--audience", "consumer"), 2, "--reason"),
-        (RECTIFY[1:], 2, "say what to correct"),
+        (RECTIFY[1:], 2, "nothing to correct"),
         ((*RECTIFY[1:], "--new-address", "anna"), 2, "there is no @"),
         ((*RECTIFY[1:], "--audience", "robots"), 2, "'robots'"),
         (

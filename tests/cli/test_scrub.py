@@ -246,11 +246,11 @@ def test_the_report(bench: Bench, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["--stream", "offer"], "no stream 'offer'; there are default, offers"),
+        (["--stream", "offer"], "no stream 'offer'; known are default, offers"),
         ([], "--stream"),
         (["--stream", "offers", "--column", "mail"], "no column 'mail', only id, email"),
         (["--stream", "offers", "--json", "--output", "-"], "standard output"),
-        (["--stream", "offers", "--allowed", "x", "--refused", "./x"], "two files at once"),
+        (["--stream", "offers", "--allowed", "x", "--refused", "./x"], "for two different files"),
         (["--stream", "offers", "--at", "soon"], "'soon' is not a time"),
     ],
 )

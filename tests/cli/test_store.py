@@ -41,7 +41,7 @@ def test_a_store_is_copied_there_and_back(tmp_path: Path) -> None:
     assert "nobody can write from now on\n" in done.stderr
     assert f"copied and verified; {old} is closed" in done.stdout
     assert "nobody could write for " in done.stdout
-    assert "all of it was there already" in stored.run("store", "copy", old, new).stdout
+    assert "the copy was already complete" in stored.run("store", "copy", old, new).stdout
     assert "was copied to" in stored.run("suppress", "show", "anna@people.example", code=2).stderr
     back = f"sqlite://{tmp_path}/back.db"
     told = stored.json("store", "copy", new, back)
@@ -49,7 +49,7 @@ def test_a_store_is_copied_there_and_back(tmp_path: Path) -> None:
     assert (told["already_there"], told["resumed"], told["not_erased_by"]) == (False, False, [])
     assert stored.json("store", "reopen", new)["was_closed"]
     assert stored.json("store", "reopen", old)["was_closed"]
-    assert "is open" in stored.run("store", "reopen", old, code=1).stderr
+    assert "already open" in stored.run("store", "reopen", old, code=1).stderr
 
 
 @needs("postgresql")

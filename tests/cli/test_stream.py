@@ -90,7 +90,7 @@ def test_a_person_pauses_a_stream_or_a_brand_and_until_when(stored: Stored) -> N
         (("pause", "offer"), 2, "there is no stream 'offer'"),
         (("pause", "brand:nobody"), 2, "there is no stream 'brand:nobody'"),
         (("pause", "receipts"), 2, "transactional stream: its mail is never held back"),
-        (("pause", "offers", "--until", "2020-01-01"), 2, "is over already"),
+        (("pause", "offers", "--until", "2020-01-01"), 2, "is in the past"),
         (("resume", "offers"), 1, "offers is not paused"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from smtpproxy.cli import main
-from smtpproxy.cli.stream_mode import NOBODY
+from smtpproxy.cli.stream_mode import NOT_RUNNING
 from smtpproxy.config import load
 from tests.cli.conftest import Bench
 from tests.cli.stored import Stored
@@ -33,11 +33,11 @@ def test_it_is_asked(stored: Stored, answer: str, becomes: str) -> None:
     arguments = ["stream", "observe", "offers", "--config", str(stored.config_path)]
     result = CliRunner().invoke(main, arguments, input=answer)
     assert mode(stored, "offers") == becomes
-    assert "also to people who refused it" in result.stderr
+    assert "even to people who refused it" in result.stderr
     assert '[[stream]] offers: mode = "observe", was "enforce"' in result.stderr
     if becomes == "observe":
         assert result.exit_code == 0
-        assert NOBODY in result.stdout
+        assert NOT_RUNNING in result.stdout
     else:
         assert result.exit_code == 1
         assert "nothing was changed" in result.stderr
@@ -83,5 +83,5 @@ def test_a_relay_that_reads_another_file_is_not_taken_for_changed(tmp_path: Path
         arguments = ["stream", "observe", "offers", "--yes", "--config", str(copy)]
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 1
-        assert "uses another file" in result.stdout
+        assert "uses a different file" in result.stdout
         assert "goes on as before" in result.stderr

@@ -63,13 +63,16 @@ async def test_a_link_of_our_own_has_to_be_known(lookup: Lookup, web: HttpsServe
     assert [path == "/mail/u/ours" for _, path, _, _ in web.asked] == [True, False]
     web.answers["GET"] = 200
     found = await _probed(lookup, web, "ours")
-    assert (found.status, "a link of our own is shown" in found.text) == ("pass", True), found
+    assert (found.status, "a link made with the relay's keys is shown" in found.text) == (
+        "pass",
+        True,
+    ), found
 
 
 @pytest.mark.parametrize(
     ("get", "post", "text"),
     [
-        (302, 404, "GET is answered 302, on to https://elsewhere.example/"),
+        (302, 404, "GET is answered 302, redirecting to https://elsewhere.example/"),
         (200, 303, "POST is answered 303"),
         (401, 404, "GET is answered 401"),
         (200, 403, "POST is answered 403"),
@@ -156,7 +159,12 @@ def _elsewhere(**more: object) -> UpstreamSettings:
     ("tls", "seen", "status", "text"),
     [
         ("none", UpstreamSeen(), "fail", "in the clear"),
-        ("none", UpstreamSeen("", "TLSv1.3", "", NOW + timedelta(90)), "warn", "not asked"),
+        (
+            "none",
+            UpstreamSeen("", "TLSv1.3", "", NOW + timedelta(90)),
+            "warn",
+            "does not require it",
+        ),
         ("starttls", UpstreamSeen("", "TLSv1.3", "", NOW + timedelta(90)), "pass", "90 days"),
         ("starttls", UpstreamSeen("", "TLSv1.3", "", NOW + timedelta(3)), "warn", "3 days"),
         ("starttls", UpstreamSeen("", untrusted="self-signed"), "fail", "self-signed"),

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.doctor.dmarc import (
+    checked_by_dkimpy,
     find_dmarc,
     judge_alignment,
     judge_dkim,
     judge_dmarc,
-    proved,
     published,
     signs,
 )
@@ -41,7 +41,7 @@ def _publish(dns: NameServer, record: str) -> None:
         ("v=spf1 ip4:192.0.2.25 ip6:2001:db8::25 -all", "pass", "192.0.2.25, 2001:db8::25", ""),
         ("v=spf1 ip4:192.0.2.25 -all", "fail", "2001:db8::25 fail", "add ip6:2001:db8::25"),
         ("v=spf1 ip4:192.0.2.25 ~all", "fail", "2001:db8::25 softfail", "ip6:2001:db8::25"),
-        ("v=spf1 +all", "warn", "every address there is passes", "end with -all"),
+        ("v=spf1 +all", "warn", "every address on the Internet passes", "end with -all"),
         ("v=spf1 ipv4:192.0.2.25", "fail", "permerror", "publish one record"),
         (None, "fail", "no SPF record", "v=spf1 ip4:192.0.2.25 ip6:2001:db8::25 -all"),
     ],
@@ -68,7 +68,7 @@ async def _dkim(lookup: Lookup, path: Path, domain: str = DOMAIN) -> Finding:
     key = await published(lookup, DkimSettings(domain, "s1", path))
     dkimpy = Dkimpy()
     try:
-        (found,) = judge_dkim(domain, [await proved(dkimpy, key, datetime.now(UTC))])
+        (found,) = judge_dkim(domain, [await checked_by_dkimpy(dkimpy, key, datetime.now(UTC))])
     finally:
         await dkimpy.close()
     return found
@@ -79,13 +79,13 @@ async def test_a_published_key_is_compared_with_the_one_in_use(
 ) -> None:
     path, key = key_file
     found = await _dkim(lookup, path)
-    assert (found.status, "; dkimpy verifies what it signs" in found.text) == ("pass", True)
+    assert (found.status, "; dkimpy verifies its signatures" in found.text) == ("pass", True)
     name = "s1._domainkey.shop.example"
     for record, status, text in (
         (str(new_key("ed25519")[1].record), "fail", "belongs to another key"),
         (str(new_key("rsa", 1024)[1].record), "fail", "belongs to another key"),
         (f"{key.record}; t=y", "warn", "t=y"),
-        (f"{key.record}; s=email:other", "fail", "dkimpy rejects what this key signs"),
+        (f"{key.record}; s=email:other", "fail", "dkimpy rejects this key's signatures"),
         ("v=DKIM1; k=ed25519; p=", "fail", "revoked"),
         ("nonsense", "fail", "cannot be used"),
     ):
@@ -186,15 +186,19 @@ async def test_alignment(
     [
         (("shop.example MX 10 mta.shop.example.",), "pass", "mta.shop.example"),
         (("shop.example MX 0 .",), "fail", "a null MX"),
-        (("shop.example MX 0 .", "shop.example MX 10 mta.shop.example."), "fail", "beside others"),
+        (
+            ("shop.example MX 0 .", "shop.example MX 10 mta.shop.example."),
+            "fail",
+            "beside other MX",
+        ),
         (("shop.example MX 10 gone.shop.example.",), "fail", "no MX has an address"),
         (
             ("shop.example MX 10 mta.shop.example.", "shop.example MX 20 gone.shop.example."),
             "warn",
             "without an address: gone.shop.example",
         ),
-        (("shop.example A 192.0.2.80",), "warn", "the address of its name"),
-        ((), "fail", "no MX, and no address"),
+        (("shop.example A 192.0.2.80",), "warn", "the address of the domain itself"),
+        ((), "fail", "no MX record and no address"),
     ],
 )
 async def test_mx(
@@ -209,10 +213,10 @@ async def test_mx(
 
 async def test_names_of_addresses(dns: NameServer, lookup: Lookup) -> None:
     assert (await ptr(lookup, FOUR)).status == "pass"
-    assert "no name" in (await ptr(lookup, SIX)).text
+    assert "no PTR record" in (await ptr(lookup, SIX)).text
     dns.remove("mta.shop.example", "A")
     found = await ptr(lookup, FOUR)
-    assert (found.status, "does not lead back" in found.text) == ("fail", True)
+    assert (found.status, "does not resolve to the address" in found.text) == ("fail", True)
 
 
 @pytest.mark.parametrize("fault", ["servfail", "refused", "silence", "garbage"])

@@ -57,7 +57,7 @@ def test_the_relays_own_link_through_a_proxy(
         with Haproxy(lines, front):
             link, one_click = _examined(relay)
         assert link["status"] == "pass", link
-        assert "a link of our own is shown" in link["text"]
+        assert "a link made with the relay's keys is shown" in link["text"]
         assert one_click == "pass"
         assert relay.metric("smtpproxy_feedback_total") == 0
 

@@ -174,11 +174,11 @@ def test_what_can_be_told_is_said(commands: tuple[RelayProcess, RelayProcess]) -
     one.write_config()
     code, out, err = one.command("suppress", "export", "--partner", "other")
     assert (code, len(out.splitlines())) == (0, 1)
-    assert "0 of 2 suppressions told to other" in err
+    assert "0 of 2 suppressions shared with other" in err
     assert "smtpproxy partner cover" in err
     known = one.root / "known"
     known.write_text(f"{SUBSCRIBER}\n")
-    assert "1 of 2 suppressions can be told" in one.must("partner", "cover", "--from", str(known))
+    assert "1 of 2 suppressions can be shared" in one.must("partner", "cover", "--from", str(known))
     assert len(one.must("suppress", "export", "--partner", "other").splitlines()) == 2
 
 

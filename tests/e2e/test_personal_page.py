@@ -45,7 +45,7 @@ def test_from_a_message_to_what_is_stored_and_to_nothing(
         button = "getComputedStyle(document.querySelector('button')).backgroundColor"
         assert browser.run(button) == "rgb(138, 21, 56)"
         told = browser.press("form:has(input[value=link]) button")
-        assert "Please look into your mailbox" in told
+        assert "Please check your mailbox" in told
         (sent,) = upstream.messages
         mail = message_from_bytes(sent.data, policy=policy.default)
         assert mail["To"] == JEANNE

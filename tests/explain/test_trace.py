@@ -75,10 +75,10 @@ def test_every_rule_that_was_asked_is_told_in_order() -> None:
             "the person agreed to “offers” on 1 March 2025 (box they ticked);"
             " last activity on 1 March 2025",
         ),
-        ("restored", "passed", "the data was not restored, or what came after the backup is known"),
+        ("restored", "passed", "the data was not restored, or the changes after the backup are known"),
         ("paused", "passed", "stream offers is not paused"),
-        ("frequency", "passed", "the person has not had as much mail as allowed"),
-        ("list_stale", "passed", "every list that has to be fresh is"),
+        ("frequency", "passed", "the person has not yet had as much mail as allowed"),
+        ("list_stale", "passed", "every list that must be up to date is"),
     ]
 
 
@@ -355,4 +355,4 @@ def test_what_a_good_message_has() -> None:
     assert told["unsubscribe_usable"] == (
         "List-Unsubscribe has 2 usable URIs, after decoding encoded words"
     )
-    assert told["one_click"] == "stream offers does not ask for one-click"
+    assert told["one_click"] == "stream offers does not require one-click"

@@ -156,7 +156,7 @@ def facts(page: str) -> dict[str, list[str]]:
 
 async def test_the_link_is_mailed_and_shows_nothing_before_its_button(site: Site) -> None:
     told = await site.ask_for_link()
-    assert "look into your mailbox" in told
+    assert "check your mailbox" in told
     (mail,) = site.sent
     assert (mail.recipient, mail.stream) == (JEANNE, "personal")
     read = message_from_bytes(mail.message, policy=policy.default)

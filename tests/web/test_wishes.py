@@ -175,7 +175,7 @@ async def test_all_three_buttons_are_on_the_first_page(site: Site) -> None:
         "No more advertising from The Shop",
         "No more advertising from The Shop and Boots &amp; Co",
     ]
-    told = "Whoever stops “Special offers” stops Sales &amp; clearance as well."
+    told = "Stopping “Special offers” stops Sales &amp; clearance as well."
     assert told in page, "it is of the same purpose"
     assert "This stops Sales &amp; clearance as well." in await site.press(site.link())
 
@@ -381,7 +381,7 @@ async def test_the_consent_to_tracking_is_withdrawn_on_the_page(tmp_path: Path) 
     assert 'value="untrack"' in await site.press(site.link(stream="news"))
     for _ in range(2):
         response = await site.client.post(site.link(), data={"do": "untrack"})
-        assert "This holds from the next message on." in response.text
+        assert "This applies from the next message on." in response.text
         site.now += MINUTE
     contact = await site.store.contact(JEANNE)
     assert contact is not None

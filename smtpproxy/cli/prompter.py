@@ -1,4 +1,4 @@
-"""Answers: an option that was given, what a person says who is asked, or what was proposed."""
+"""Answers to a command's questions: an option given, a person's reply, or an accepted proposal."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -13,18 +13,18 @@ T = TypeVar("T")
 Read = Callable[[str], T]
 
 NOTHING = "-"
-"""What is written to say that there is none."""
+"""The answer for "none"."""
 
 
-class Asking:
-    """Asks a person where there is one; notes which options somebody else would have to give.
+class Prompter:
+    """Asks on a terminal; without one, collects which options are missing.
 
-    `take`: what is proposed is taken without a question.
+    `accept`: take every proposal without asking.
     """
 
-    def __init__(self, *, person: bool, take: bool) -> None:
-        self.person = person and not take
-        self._take = take
+    def __init__(self, *, on_terminal: bool, accept: bool) -> None:
+        self.interactive = on_terminal and not accept
+        self._accept = accept
         self._missing: list[str] = []
 
     def one(
@@ -37,17 +37,17 @@ class Asking:
         *,
         optional: bool = False,
     ) -> T | None:
-        """Return an answer as `read` gives it; None where there is none. Nobody is asked what has
-        no `question`.
+        """Return an answer as `read` gives it, None if there is none. Without a `question` nobody
+        is asked.
 
-        `read` raises ValueError with what is wrong. A proposal that it does not take is none.
+        `read` raises ValueError that says what is wrong. A proposal it rejects is ignored.
         """
         if given is not None:
             return self._read(option, read, given, optional)
-        proposal = _sound(read, proposal)
-        if self.person and question:
-            return self._asked(question, read, proposal, optional)
-        if proposal is not None and self._take:
+        proposal = _if_valid(read, proposal)
+        if self.interactive and question:
+            return self._prompt(question, read, proposal, optional)
+        if proposal is not None and self._accept:
             return read(proposal)
         if not optional:
             self._missing.append(f"{option} ({proposal}?)" if proposal else option)
@@ -64,7 +64,7 @@ class Asking:
         optional: bool = False,
         between: str = r"[\s,]+",
     ) -> tuple[T, ...]:
-        """Return several answers, given one by one, or with `between` between them."""
+        """Return several answers, given one by one or separated by `between`."""
 
         def every(text: str) -> tuple[T, ...]:
             return tuple(read(word) for word in re.split(between, text.strip()) if word.strip())
@@ -75,8 +75,8 @@ class Asking:
         found = self.one(option, question, every, None, proposal, optional=optional)
         return tuple(dict.fromkeys(found or ()))
 
-    def done(self) -> None:
-        """End the command where something was not answered and nobody can be asked."""
+    def check_complete(self) -> None:
+        """End the command if an answer is missing and nobody can be asked."""
         if self._missing:
             take = (
                 " or --yes, which accepts what is in brackets" if "(" in str(self._missing) else ""
@@ -91,7 +91,7 @@ class Asking:
         except ValueError as error:
             fail(f"{option}: {error}", 2)
 
-    def _asked(
+    def _prompt(
         self, question: str, read: Read[T], proposal: str | None, optional: bool
     ) -> T | None:
         def value(text: str) -> T | None:
@@ -111,7 +111,7 @@ class Asking:
         return answer
 
 
-def _sound(read: Read[T], proposal: str | None) -> str | None:
+def _if_valid(read: Read[T], proposal: str | None) -> str | None:
     try:
         if proposal:
             read(proposal)
