@@ -75,7 +75,11 @@ def test_every_rule_that_was_asked_is_told_in_order() -> None:
             "the person agreed to “offers” on 1 March 2025 (box they ticked);"
             " last activity on 1 March 2025",
         ),
-        ("restored", "passed", "the data was not restored, or the changes after the backup are known"),
+        (
+            "restored",
+            "passed",
+            "the data was not restored, or the changes after the backup are known",
+        ),
         ("paused", "passed", "stream offers is not paused"),
         ("frequency", "passed", "the person has not yet had as much mail as allowed"),
         ("list_stale", "passed", "every list that must be up to date is"),
