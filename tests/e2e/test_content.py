@@ -138,7 +138,10 @@ def test_bulk_told_by_its_header_or_its_text(started: Start) -> None:
         path.write_bytes(news)
         asked = ["--mail-from", "a@shop.example", "--rcpt", STRANGER, "--stream", "receipts"]
         said = relay.command("explain", str(path), *asked)[1]
-        assert "its header has list-unsubscribe, and its text has words addressed to subscribers," in said
+        assert (
+            "its header has list-unsubscribe, and its text has words addressed to subscribers,"
+            in said
+        )
         bare = message(stream="receipts", sender=SHOP, subject="Hello", body=NEWS)
         assert relay.send(bare, STRANGER)[0] == 550  # its text was read to be counted
         own = message(stream="receipts", sender=SHOP, body=NEWS, headers=weak)

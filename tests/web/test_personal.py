@@ -291,7 +291,7 @@ async def test_an_erasure_takes_a_tick_and_leaves_no_advertising(site: Site) -> 
     link = await site.link()
     page = await site.post(link, do="erase")
     assert "Nothing was erased" in page
-    assert "It concerns The Shop, Boots &amp; Co and Mill Ltd.</p>" in page
+    assert "This covers The Shop, Boots &amp; Co and Mill Ltd.</p>" in page
     page = await site.post(link, do="erase", sure="yes")
     assert "Your data has been erased." in page
     assert await site.store.contact(JEANNE) is None
