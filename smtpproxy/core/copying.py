@@ -11,10 +11,11 @@ from functools import partial
 from msgspec.structs import replace
 
 from smtpproxy.core.delivering import FAILURES, CopyMaker, Delivered, PerRecipientDelivery
-from smtpproxy.core.effects import NoteCopy, Steps
+from smtpproxy.core.effects import FindCopies, ForgetCopies, NoteCopy, Steps
 from smtpproxy.core.notices import (
     NoticeRefused,
     NotifyingTransaction,
+    is_notice_entry,
     notice_entry,
     wants_no_notice,
 )
@@ -33,6 +34,10 @@ _SINGLE_RECIPIENT = Verdict(
     Action.REFUSE, Reason.SINGLE_RECIPIENT_REQUIRED, rule="single_recipient"
 )
 """The verdict if nobody could be told of a recipient that fails after another was mailed."""
+
+_HAD_ENOUGH = frozenset({Reason.FREQUENCY_CAP, Reason.PREFERENCE_FREQUENCY})
+_NOT_YET = Verdict(Action.ALLOW)
+_OF_ANY_MESSAGE = bytes  # in place of the digest of one
 
 _MAILED_MEANWHILE = Reply.of(250, "2.0.0", "mailed at another attempt")
 
@@ -55,6 +60,38 @@ class CopyingTransaction(NotifyingTransaction):
         self._done_before: list[Recipient] = []  # mailed, or told of, at an earlier attempt
         self._mailed_before = 0  # of these
         self._one_message = False  # observed, where copies are not possible
+
+    def _without_retried(
+        self, people: Sequence[Recipient], verdicts: Sequence[Verdict]
+    ) -> Steps[Sequence[Verdict]]:
+        """Let recipients pass who have a copy of a message that was answered 4xx for others' sake.
+
+        They may have had as much mail as they may get only by that copy. At the end of data they
+        are left out if it is the same message, otherwise they are judged.
+        """
+        if not self._choice.makes_copies or self._mixed == "each":
+            return verdicts
+        judged = list(zip(people, verdicts, strict=True))
+        paths = [recipient.path for recipient, verdict in judged if verdict.reason in _HAD_ENOUGH]
+        if not paths:
+            return verdicts
+        waiting = yield from FindCopies(self.reverse_path, _OF_ANY_MESSAGE, paths)
+        return [_NOT_YET if recipient.path in waiting else verdict for recipient, verdict in judged]
+
+    def _end_attempt(self, *, final: bool) -> Steps[None]:
+        """Forget who has a copy once the client has its final answer; until then also keep that
+        they have one of some message, which is all that is known of it at RCPT."""
+        mailed = sorted(entry for entry in self._kept if not is_notice_entry(entry))
+        try:
+            if not final:
+                for path in mailed:
+                    yield from NoteCopy(self.reverse_path, _OF_ANY_MESSAGE, path)
+                return
+            if self._done_before:
+                yield from ForgetCopies(self.reverse_path, _OF_ANY_MESSAGE, mailed)
+        except (StoreUnavailable, OSError) as error:
+            self._failed(error)
+        yield from self._forget()
 
     def _leave_out_done(self) -> Steps[None]:
         """Leave out those who have a copy from an attempt that was answered 4xx or not at all.

