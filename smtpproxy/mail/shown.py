@@ -44,9 +44,8 @@ _TAG = re.compile(
 _QUOTE = re.compile("[\"']")
 _NAME = re.compile(r"/?([a-zA-Z][^\s/>]{0,30})")
 _ATTRIBUTE = re.compile(
-    r"""\s([a-zA-Z-]{1,20})\s{0,9}=\s{0,9}(?:"([^"]*)"?|'([^']*)'?|([^\s"'>]+))"""
+    r"""([^\s"'<>/=]{1,99}+)(?:\s{0,9}+=\s{0,9}+(?:"([^"]*+)"?|'([^']*+)'?|([^\s"'>][^\s>]*+)))?"""
 )
-_HIDDEN_ATTRIBUTE = re.compile(r"\shidden(?=[\s/=>]|\Z)", re.IGNORECASE)
 _HIDING = re.compile(
     r"display\s{0,9}:\s{0,9}none|visibility\s{0,9}:\s{0,9}hidden"
     r"|(?<![a-z-])(?:opacity|max-height)\s{0,9}:"
@@ -220,11 +219,10 @@ def _attributes(tag: str) -> dict[str, str]:
 def _style(tag: str) -> str:
     """The style of an element by its attributes, as CSS; `hidden` is one of them."""
     lower = tag.lower()
-    if "hidden" in lower and _HIDDEN_ATTRIBUTE.search(tag):
-        return "display:none"
-    if "style" not in lower:
+    if "style" not in lower and "hidden" not in lower:
         return ""
-    return plain_of(_attributes(tag).get("style", ""))
+    attributes = _attributes(tag)
+    return "display:none" if "hidden" in attributes else plain_of(attributes.get("style", ""))
 
 
 def _font_size(style: str) -> bool | None:

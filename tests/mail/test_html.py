@@ -37,6 +37,11 @@ SEEN = [
     ("<p Style='opacity:0'>a<p>b<i style='max-height:0px;overflow:hidden'>c</i>", "b"),
     ("<i style='opacity:0.9;max-height:20px;font-size:12px'>a</i>", "a"),
     ("<span class=hidden-xs data-hidden=1>shown</span>", "shown"),
+    (
+        "<i class='a hidden b' title='a hidden gem'>a</i><b data-a1='b style=display:none'>c</b>",
+        "ac",
+    ),
+    ("a<a href='/'style='display:none'>b</a>c<i id=x hidden='' >d</i><i HIDDEN=hidden>e</i>", "ac"),
     ('<img alt="a>b" src=x>c', "c"),
     ("<a title='never closed>c", "c"),
     ("&#99999999999999999999999999;x", ";x"),
