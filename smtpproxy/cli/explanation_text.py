@@ -76,7 +76,8 @@ def text(explanation: Explanation) -> Iterator[Part]:
         yield from page.account(explanation.message_account, explanation.message_reply)
         yield from page.steps(explanation.message_trace)
     for recipient in explanation.recipients:
-        yield from page.part(recipient.address, recipient.verdict.action)
+        judged = bool(recipient.account.happened)
+        yield from page.part(recipient.address, recipient.verdict.action if judged else None)
         yield from page.account(recipient.account, recipient.reply)
         yield from page.steps(recipient.trace)
     if explanation.observed and not explanation.allowed:
@@ -125,9 +126,12 @@ class _Page:
             return self.label(f"seal.{seal.state}", what=seal.what or "")
         return self.label(f"seal.{seal.state}", anchor=str(seal.anchor), at=Time(seal.at))
 
-    def part(self, title: str, action: Action) -> Iterator[Part]:
+    def part(self, title: str, action: Action | None) -> Iterator[Part]:
         yield ""
-        yield Styled(f"{title}  {self.say(f'outcome.{action}')}", _STYLES[action])
+        if action is None:
+            yield Styled(f"{title}  {self.label('not_judged')}", "dim")
+        else:
+            yield Styled(f"{title}  {self.say(f'outcome.{action}')}", _STYLES[action])
 
     def account(self, account: Account, reply: Reply | None) -> Iterator[Part]:
         for text in (account.happened, *account.notes):

@@ -9,7 +9,7 @@ import msgspec
 
 from smtpproxy.core.dry_run import NO_ID, Answers, Question
 from smtpproxy.explain import Account, Tense, message_account, recipient_account
-from smtpproxy.explain.trace import TraceStep, message_trace, trace
+from smtpproxy.explain.trace import TraceStep, message_trace, stream_choice_trace, trace
 from smtpproxy.locale import Lang, Phrase, say
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.decide import decisive
@@ -179,7 +179,9 @@ def _explained(
         (r.address, r.verdict) for r in last.recipients if r.verdict.action is not Action.ALLOW
     ]
     steps: tuple[TraceStep, ...] = ()
-    if last.features is not None:
+    if message is not None and message.reason is Reason.STREAM_NOT_PERMITTED:
+        steps = () if last.features is None else stream_choice_trace(message, last.features, lang)
+    elif last.features is not None:
         rulebook = rulebooks.get(last.decision.rulebook)
         steps = message_trace(stream, last.features, rulebook, lang)
     return Explanation(

@@ -142,8 +142,10 @@ def _finding(found: SignatureFinding) -> Phrase:
     return Phrase(f"part.signature.{found.state}", words)
 
 
+_LONGEST_NAME = 64
 _UNCERTAIN = ("stream_uncertain", "design 3, step 2")
 _MESSAGE = ("message", "design 6")
+_STREAM_CHOICE = ("stream_choice", "design 3, step 3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +217,15 @@ def message_trace(
         kept = Phrase("passed.message", {"stream": stream.name})
         steps.append(_step(_MESSAGE, "allow", kept, lang))
     return tuple(steps)
+
+
+def stream_choice_trace(
+    verdict: Verdict, features: MessageFeatures, lang: Lang = "en"
+) -> tuple[TraceStep, ...]:
+    """Return the one step to the verdict on a message that names no stream it may be on."""
+    words: Words = {"named": ", ".join(value[:_LONGEST_NAME] for value in features.stream_header)}
+    said = Phrase(f"reason.{verdict.reason}.named", words)
+    return (_step(_STREAM_CHOICE, verdict.action.value, said, lang, verdict=verdict),)
 
 
 def _recipient_steps(

@@ -93,6 +93,18 @@ def test_a_message_that_is_refused_itself(
     assert without_id(result["message"]["reply"]) == without_id(f"{code} {reply}")
 
 
+def test_a_stream_that_may_not_be_used_is_named_and_nobody_is_called_allowed(bench: Bench) -> None:
+    """Its name is what the app's developer has to put right; no other rule was asked."""
+    message = messages.marketing(stream="promos")
+    (step,) = explain(bench, message, "--rcpt", address("consent"), code=1)["message"]["trace"]
+    assert step["rule"] == "stream_choice"
+    assert step["text"].startswith("it names the stream “promos”")
+    told = ("--mail-from", "news@shop.example", "--rcpt", address("consent"))
+    out, _ = bench.run("explain", "-", *told, stdin=message, code=1)
+    assert "“promos”" in out
+    assert f"{address('consent')}  not judged" in out
+
+
 def test_some_are_refused_when_the_message_has_come(bench: Bench) -> None:
     """The header may choose, so only the end of the message settles it: one reply for all."""
     message = messages.marketing()
