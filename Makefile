@@ -13,14 +13,16 @@ export PIP_NO_INPUT = 1
 unexport PYTHONDONTWRITEBYTECODE  # tests start hundreds of processes
 
 .DEFAULT_GOAL := help
-.PHONY: help test soak lint compiled fmt parts bench demo fresh lock clean
+.PHONY: help test tests soak lint compiled fmt parts bench demo fresh lock clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  PYTHON=python3.12 chooses the interpreter of a new .venv; JOBS=6 the tests run at once"
 
 test: parts  ## all checks and all tests; TESTS=tests/wire runs one folder
-	@$(MAKE) --no-print-directory -j 2 lint compiled
+	@$(MAKE) --no-print-directory -j 2 lint tests
+
+tests: compiled
 	$(BIN)/pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 soak: $(VENV)/.dev parts  ## load, fuzzing and promises, for long; TESTS=tests/fuzz is a part
@@ -52,23 +54,23 @@ demo: $(VENV)/.runtime  ## the relay at work on invented people; KEEP=1 leaves i
 fresh:  ## `make demo` and `make test` in a clean Debian (as root, with debootstrap); DIR=, TESTS=
 	@TESTS="$(TESTS)" JOBS=$(JOBS) scripts/fresh $(DIR)
 
-lock:  ## requirements.lock and requirements-build.lock anew, with the newest releases
+lock:  ## the three requirements*.lock anew, with the newest releases
 	@scripts/lock $(PYTHON)
 
 clean:  ## remove all that was made
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamps: installing again is for changed requirements only. What runs is what is locked,
-# each file by its hash; the tools of developers are what their ranges in pyproject.toml let in.
+# The stamps: installing again is for changed requirements only. All of it is locked, each file by
+# its hash.
 $(BIN)/python:
 	@scripts/make-venv $(VENV) $(PYTHON)
 
-$(VENV)/.dev: $(VENV)/.runtime
-	$(BIN)/pip install --quiet --editable '.[dev]'
+$(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock
+	@scripts/install-packages $(BIN) --require-hashes -r requirements-dev.lock
 	@touch $@
 
 $(VENV)/.runtime: pyproject.toml requirements.lock requirements-build.lock | $(BIN)/python
-	$(BIN)/pip install --quiet --require-hashes -r requirements.lock -r requirements-build.lock
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@scripts/install-packages $(BIN) --require-hashes -r requirements.lock -r requirements-build.lock
+	@scripts/install-packages $(BIN) --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -36,11 +36,33 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("ours")
 gc.disable()  # while thousands of tests are collected: all of it stays
 
+_SLOW = {"demo", "deploy", "e2e", "process", "test_recipients_at_the_intakes"}
+"""Folders, and files elsewhere, whose tests take more time than CPU time."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if getattr(getattr(item, "function", None), "is_hypothesis_test", False):
             item.add_marker(pytest.mark.soak)
+    items[:] = _dealt(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+def _dealt(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """Give each worker its share of the files, with those first whose tests wait for others.
+
+    What is left for the end is short then, and of use to whichever worker has nothing to do.
+    """
+    slow: dict[Path, list[pytest.Item]] = {}
+    quick: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files = quick if _SLOW.isdisjoint((*item.path.parts, item.path.stem)) else slow
+        files.setdefault(item.path, []).append(item)
+    shares: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    for number, file in enumerate(slow.values()):
+        shares[number % workers] += file
+    for file in quick.values():
+        min(shares, key=len).extend(file)
+    return [item for share in shares for item in share]
 
 
 def pytest_collection_finish() -> None:

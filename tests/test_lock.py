@@ -1,4 +1,4 @@
-"""requirements.lock has all of the runtime, as pyproject.toml asks for it, file by hash."""
+"""What runs and what developers use is locked, as pyproject.toml asks for it, file by hash."""
 
 import re
 import tomllib
@@ -13,7 +13,8 @@ from packaging.utils import canonicalize_name
 from tests.kit.relay import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
-LOCKS = ("requirements.lock", "requirements-build.lock")
+RUNTIME = ("requirements.lock", "requirements-build.lock")
+DEVELOPMENT = "requirements-dev.lock"
 _PINNED = re.compile(
     r"^(?P<name>[a-z0-9-]+)==(?P<version>[a-z0-9.!+]+)(?: ; (?P<marker>[^\\]+))?"
     r"(?P<hashes>(?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n",
@@ -54,6 +55,16 @@ def test_the_lock_fulfils_what_the_project_asks_for() -> None:
     assert unmet(PROJECT["project"]["dependencies"], locked("requirements.lock")) == []
     build = [*PROJECT["build-system"]["requires"], *PROJECT["dependency-groups"]["build"]]
     assert unmet(build, locked("requirements-build.lock")) == []
+    extras = PROJECT["project"]["optional-dependencies"]
+    tools = [it for it in map(Requirement, extras["dev"]) if not it.marker or it.marker.evaluate()]
+    assert unmet(map(str, tools), locked(DEVELOPMENT)) == []
+
+
+def test_developers_run_what_is_released() -> None:
+    runtime, tools = locked("requirements.lock"), locked(DEVELOPMENT)
+    assert {name: tools[name]["version"] for name in runtime} == {
+        name: pin["version"] for name, pin in runtime.items()
+    }
 
 
 def test_a_lock_that_does_not_is_found() -> None:
@@ -63,7 +74,7 @@ def test_a_lock_that_does_not_is_found() -> None:
     assert unmet(["not-locked"], pins) == ["not-locked"]
 
 
-@pytest.mark.parametrize("name", LOCKS)
+@pytest.mark.parametrize("name", [*RUNTIME, DEVELOPMENT])
 def test_every_line_is_a_release_with_its_hashes(name: str) -> None:
     """pip takes the whole file or nothing; and where it comes from is for pip to know."""
     text = (REPOSITORY / name).read_text()
@@ -74,7 +85,7 @@ def test_every_line_is_a_release_with_its_hashes(name: str) -> None:
     assert locked(name)
 
 
-@pytest.mark.parametrize("name", LOCKS)
+@pytest.mark.parametrize("name", RUNTIME)
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_nothing_is_left_out_on_a_supported_machine(name: str, python: str, machine: str) -> None:
@@ -96,12 +107,12 @@ def test_nothing_is_left_out_on_a_supported_machine(name: str, python: str, mach
 
 
 def test_what_runs_is_installed_from_the_lock() -> None:
-    install = "pip install --require-hashes -r requirements.lock -r requirements-build.lock"
-    project = "pip install --no-deps --no-build-isolation"
+    install = "--require-hashes -r requirements.lock -r requirements-build.lock"
+    project = "--no-deps --no-build-isolation"
     for name in ("README.md", "docs/operations.md"):
         text = (REPOSITORY / name).read_text()
-        assert install in text, name
-        assert project in text, name
-    makefile = (REPOSITORY / "Makefile").read_text().replace(" --quiet", "")
-    assert install in makefile
-    assert project in makefile
+        assert f"pip install {install}" in text, name
+        assert f"pip install {project}" in text, name
+    makefile = (REPOSITORY / "Makefile").read_text()
+    assert f"install-packages $(BIN) {install}" in makefile
+    assert f"install-packages $(BIN) {project}" in makefile

@@ -100,7 +100,7 @@ def tool(name: str) -> str:
     """Return the path of a program that pip installed for developers; skips where it is not."""
     path = Path(sys.executable).parent / name
     if not path.exists():
-        do_without(f"{name} (pip install -e '.[dev]')")
+        do_without(f"{name} (make .venv/.dev)")
     return str(path)
 
 

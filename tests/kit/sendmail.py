@@ -38,6 +38,8 @@ define(`LOCAL_MAILER_PATH', `/bin/true')dnl
 define(`SMART_HOST', `esmtp:[{host}]')dnl
 define(`ESMTP_MAILER_ARGS', `TCP $h {port}')dnl
 define(`confDELIVERY_MODE', `interactive')dnl
+define(`confQUEUE_LA', `1000')dnl
+define(`confREFUSE_LA', `1000')dnl
 FEATURE(`nocanonify')dnl
 FEATURE(`accept_unresolvable_domains')dnl
 FEATURE(`accept_unqualified_senders')dnl
