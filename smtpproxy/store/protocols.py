@@ -168,6 +168,7 @@ class SuppressionStore(Protocol):
 
         There is one per address, scope and origin; a later `since` moves it forward
         (unsubscribing again outweighs a consent in between), an earlier one changes nothing.
+        An address that was put right since (`moved_to`) is suppressed as well, and not counted.
         """
         ...
 
@@ -274,6 +275,7 @@ class ConsentStore(Protocol):
     async def record_act(self, address: str, act: ConsentAct) -> bool:
         """Add one act to the history; create the contact if there is none.
 
+        A withdrawal is also one of whoever had this address before it was put right (`moved_to`).
         Returns False when the very same act is there already.
         """
         ...
@@ -337,13 +339,17 @@ class RightsStore(Protocol):
         """Put a contact right and keep a record of it; None when there is no contact.
 
         With a new address, acts, purchases and suppressions follow, but for bounces, which
-        concern a mailbox, not a person's wishes. What suppresses the old address stays. Where
-        nothing would change, nothing is recorded.
+        concern a mailbox, not a person's wishes; so does what suppresses the old one later. What
+        suppresses the old address stays. Where nothing would change, nothing is recorded.
         """
         ...
 
     async def rectifications(self, address: str) -> Sequence[Rectification]:
         """Return what was put right of exactly this address, oldest first."""
+        ...
+
+    async def moved_to(self, address: str) -> Sequence[str]:
+        """Return the present addresses of contacts that had exactly this one before."""
         ...
 
     async def variants(self, address: str) -> Sequence[str]:

@@ -64,12 +64,17 @@ def corrected(
     return update, _changes(known.contact, after)
 
 
+def follows(origin: Origin) -> bool:
+    """Whether what suppresses an old address does so with the new one: a bounce is a mailbox's."""
+    return origin is not Origin.BOUNCE
+
+
 def following(suppressions: Sequence[Suppression], address: str) -> list[SuppressionEntry]:
     """Return the suppressions of an old address as those of the new one."""
     return [
         SuppressionEntry(address, one.scope, one.origin, one.since, one.note)
         for one in suppressions
-        if one.origin is not Origin.BOUNCE and one.domain is None and one.read_as is None
+        if follows(one.origin) and one.domain is None and one.read_as is None
     ]
 
 

@@ -201,8 +201,8 @@ class Unsubscribe:
             scopes, stopped = [look.scope], "brand"
         elif all_of == "controller" and len(look.siblings) > 1:
             scopes, stopped = [f"brand:{name}" for name, _ in look.siblings], "controller"
-        done = await self._wishes.stop(told, scopes)
         by_page = form.get("from") == FROM_PAGE
+        done = await self._wishes.stop(told, scopes, undoable=by_page)
         if not done.again:
             self._count("unsubscribe", visit.stream)
         log.info(

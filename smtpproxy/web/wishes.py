@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription
@@ -34,6 +35,7 @@ class Undo(Struct, frozen=True, array_like=True):
     at: datetime
     scopes: tuple[str, ...] = ()  # that were not suppressed before
     wishes: tuple[Preference, ...] = ()  # as they were before
+    moved: tuple[tuple[str, str], ...] = ()  # of an address put right since: it, and a scope
 
 
 _CONTEXT = b"smtpproxy undo"
@@ -74,23 +76,33 @@ class Wishes:
         self._commits = GroupCommit(writer)
         self._now = now
 
-    async def stop(self, told: Unsubscription, scopes: Sequence[str]) -> Stopped:
+    async def stop(
+        self, told: Unsubscription, scopes: Sequence[str], *, undoable: bool = True
+    ) -> Stopped:
         """Suppress; it is on the disk when this returns.
 
-        A second request moves it to now, so that it outweighs a consent given in between.
+        The store does the same at an address that this one was put right to. A second request moves
+        it to now, so that it outweighs a consent given in between.
         Raises StoreUnavailable; ValueError: the key of a hashed address was retired.
         """
         now, note = self._now(), f"link of id={told.id}"
+        moved = await self._moved(told.recipient) if undoable else ()
+        asked = [(address, scope) for address in (told.recipient, *moved) for scope in scopes]
         stood = await self._commits.add(
             [
-                SuppressionEntry(told.recipient, scope, Origin.UNSUBSCRIBE, now, note)
-                for scope in scopes
+                SuppressionEntry(address, scope, Origin.UNSUBSCRIBE, now, note)
+                for address, scope in asked
             ]
         )
-        pairs = list(zip(scopes, stood, strict=True))
-        new = [scope for scope, since in pairs if since is None or now - since < _SAME_PRESS]
         again = all(since is not None and now - since < _SAME_WISH for since in stood)
-        return Stopped(Undo(told.id, told.recipient, now, tuple(new)), again)
+        new = [
+            each
+            for each, since in zip(asked, stood, strict=True)
+            if since is None or now - since < _SAME_PRESS
+        ]
+        here = tuple(scope for address, scope in new if address == told.recipient)
+        there = tuple(each for each in new if each[0] != told.recipient)
+        return Stopped(Undo(told.id, told.recipient, now, here, moved=there), again)
 
     async def prefer(self, told: Unsubscription, brand: str, wished: Mapping[str, Often]) -> Undo:
         """Note how often somebody wants mail of purposes.
@@ -98,7 +110,7 @@ class Wishes:
         Nobody gets more by it: what is stricter stands. Whoever is not on record has no place for
         a wish, and gets no more mail of the purpose. Raises as `stop` does.
         """
-        contact = await self._contact(told.recipient)
+        address, contact = await self._person(told.recipient)
         before = {} if contact is None else standing(contact, brand)
         none = [purpose for purpose, often in wished.items() if often == "none" or contact is None]
         undo = Undo(told.id, told.recipient, self._now())
@@ -110,23 +122,23 @@ class Wishes:
             if purpose not in none and _stricter(Frequency(often), before.get(purpose))
         }
         if news:
-            await self._note(told.recipient, brand, news, undo.at)
+            await self._note(address, brand, news, undo.at)
         was = [Preference(p, before.get(p, Frequency.ALL), undo.at, brand) for p in news]
-        return Undo(told.id, told.recipient, undo.at, undo.scopes, tuple(was))
+        return replace(undo, wishes=tuple(was))
 
     async def untrack(self, told: Unsubscription, brand: str | None) -> bool:
         """Withdraw the consent to `tracking`, if anything is on record of the person.
 
         Returns whether that is new. Raises StoreUnavailable.
         """
-        contact = await self._contact(told.recipient)
+        address, contact = await self._person(told.recipient)
         if contact is None:
             return False
         own = [act for act in contact.acts if (act.purpose, act.brand) == (TRACKING, brand)]
         if own and max(own, key=lambda act: act.at).withdrawal:
             return False
         act = ConsentAct(TRACKING, self._now(), withdrawal=True, brand=brand)
-        return await self._writer().record_act(told.recipient, act)
+        return await self._writer().record_act(address, act)
 
     async def take_back(self, told: Unsubscription, undo: Undo) -> bool:
         """Undo one request; False: it is too late, it changed nothing, or more was wished since.
@@ -137,9 +149,9 @@ class Wishes:
         if (undo.link, undo.recipient) != (told.id, told.recipient) or now - undo.at > UNDO_WITHIN:
             return False
         store, done = self._writer(), bool(undo.scopes or undo.wishes)
-        for scope in undo.scopes:
+        for address, scope in (*((told.recipient, each) for each in undo.scopes), *undo.moved):
             lifted = await store.remove_suppression(
-                told.recipient,
+                address,
                 at=now,
                 reason=f"taken back on the page of id={told.id}",
                 scope=scope,
@@ -147,23 +159,32 @@ class Wishes:
                 since=undo.at,
             )
             done = done and bool(lifted)
-        contact = await self._contact(told.recipient) if undo.wishes else None
+        address, contact = await self._person(told.recipient) if undo.wishes else ("", None)
         if contact is not None:
             said = {(p.brand, p.purpose): p.at for p in contact.preferences}
             for wish in undo.wishes:
                 if said.get((wish.brand, wish.purpose)) == undo.at:
-                    await self._note(
-                        told.recipient, wish.brand, {wish.purpose: wish.frequency}, now
-                    )
+                    await self._note(address, wish.brand, {wish.purpose: wish.frequency}, now)
                 else:
                     done = False
         return done
 
-    async def _contact(self, recipient: str) -> Contact | None:
+    async def _person(self, recipient: str) -> tuple[str, Contact | None]:
+        """Return who a message went to, at the address that they have now."""
         try:
-            return await self._writer().contact(canonical(recipient))
+            contact = await self._writer().contact(canonical(recipient))
         except AddressError:  # the key of an address that was too long for the link
-            return None
+            return recipient, None
+        if contact is None:
+            for address in await self._moved(recipient):
+                return address, await self._writer().contact(address)
+        return recipient, contact
+
+    async def _moved(self, recipient: str) -> Sequence[str]:
+        try:
+            return await self._writer().moved_to(recipient)
+        except AddressError:
+            return ()
 
     async def _note(
         self, recipient: str, brand: str, often: Mapping[str, Frequency], at: datetime

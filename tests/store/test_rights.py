@@ -175,6 +175,41 @@ class TestNewAddress:
             Suppression("purpose:news", Origin.MANUAL, T0 + 2 * DAY),
         ]
 
+    async def test_what_is_asked_for_at_the_old_address_later_holds_for_both(
+        self, store: Store
+    ) -> None:
+        newest = "anna.c@people.example"
+        await store.put_contacts([WHOLE])
+        await rectify(store, MOVE)
+        await rectify(store, Correction(newest), address=NEW, days=10)
+        at = T0 + 11 * DAY
+        done = await store.add_suppressions(
+            [
+                SuppressionEntry(ANNA, "marketing", Origin.UNSUBSCRIBE, at),
+                SuppressionEntry(ANNA, "all", Origin.BOUNCE, at),
+                SuppressionEntry("@example.org", "all", Origin.MANUAL, at),
+            ]
+        )
+        assert (done.added, done.changed, done.unchanged) == (3, 0, 0)
+        await store.suppress([SuppressionEntry(NEW, "all", Origin.COMPLAINT, at)])
+        unsubscribed = Suppression("marketing", Origin.UNSUBSCRIBE, at)
+        complained = Suppression("all", Origin.COMPLAINT, at)
+        assert set(await store.suppressions(newest)) == {unsubscribed, complained}
+        assert list(await store.suppressions(NEW)) == [complained]
+        assert list(await store.moved_to(ANNA)) == [newest]
+        assert list(await store.moved_to(newest)) == []
+
+    async def test_who_withdraws_by_the_old_address_withdraws(self, store: Store) -> None:
+        await store.put_contacts([Contact(ANNA, acts=(AGREEMENT,))])
+        await rectify(store, MOVE)
+        withdrawal = ConsentAct(AGREEMENT.purpose, T0 + 11 * DAY, withdrawal=True)
+        assert await store.record_act(ANNA, withdrawal)
+        assert not await store.record_act(ANNA, withdrawal)
+        for address, acts in ((ANNA, (withdrawal,)), (NEW, (AGREEMENT, withdrawal))):
+            contact = await store.contact(address)
+            assert contact is not None
+            assert contact.acts == acts
+
     async def test_a_bounce_tells_of_the_old_mailbox_alone(self, store: Store) -> None:
         await store.put_contacts([WHOLE])
         await store.add_suppressions([SuppressionEntry(ANNA, "all", Origin.BOUNCE, T0)])

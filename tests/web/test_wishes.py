@@ -13,8 +13,17 @@ from starlette.applications import Starlette
 
 from smtpproxy.config import parse
 from smtpproxy.mail.unsubscribe_token import Unsubscription, stream_tag
-from smtpproxy.policy.model import ConsentAct, Contact, Evidence, Frequency, Origin, Preference
+from smtpproxy.policy.model import (
+    ConsentAct,
+    Contact,
+    Evidence,
+    Frequency,
+    Origin,
+    Preference,
+    Source,
+)
 from smtpproxy.store.link_keys import LinkReader, ensure_link_keys, link_ring
+from smtpproxy.store.operations import Correction
 from smtpproxy.store.protocols import SuppressionEntry
 from smtpproxy.web.look import looks
 from smtpproxy.web.unsubscribe import Unsubscribe, render
@@ -298,6 +307,39 @@ async def test_a_button_that_is_pressed_twice_can_be_undone(site: Site) -> None:
     page = await site.press(site.link())
     await site.undo(site.link(), page, MINUTE)
     assert await site.held() == set()
+
+
+async def test_a_link_to_an_address_that_was_put_right_is_the_same_persons(site: Site) -> None:
+    moved = "jeanne.b@people.example"
+    await site.store.put_contacts([Contact(JEANNE, source=Source.DIRECT, brand="shop")])
+    await site.store.rectify(JEANNE, Correction(moved), at=T0, reason="she wrote")
+    link, more = site.link(), {"do": "prefer", "often:offers": "weekly"}
+
+    async def held(address: str) -> set[str]:
+        return {one.scope for one in await site.store.suppressions(address)}
+
+    site.now += MINUTE
+    one_click = {"List-Unsubscribe": "One-Click"}
+    assert (await site.client.post(site.link("brand:mill"), data=one_click)).status_code == 200
+    assert await held(moved) == {"brand:mill"} == await held(JEANNE)
+    page = await site.press(link)
+    assert await held(moved) == {"brand:mill", "purpose:offers"} == await held(JEANNE)
+    await site.undo(link, page, MINUTE)
+    assert await held(moved) == {"brand:mill"} == await held(JEANNE)
+    entry = SuppressionEntry(moved, "purpose:offers", Origin.UNSUBSCRIBE, T0)
+    await site.store.add_suppressions([entry])
+    await site.undo(link, await site.press(link), MINUTE)
+    assert await held(moved) == {"brand:mill", "purpose:offers"}  # as it was before the press
+
+    page = (await site.client.post(link, data=more)).text
+    contact = await site.store.contact(moved)
+    assert contact is not None
+    assert [str(one.frequency) for one in contact.preferences] == ["weekly"]
+    await site.undo(link, page, MINUTE)
+    contact = await site.store.contact(moved)
+    assert contact is not None
+    assert [str(one.frequency) for one in contact.preferences] == ["all"]
+    assert await site.store.contact(JEANNE) is None
 
 
 async def test_only_the_page_that_stopped_it_can_undo_it(site: Site) -> None:

@@ -166,6 +166,16 @@ async def stored(session: Session, addresses: list[str]) -> dict[str, Known]:
     return {address: entry.known for address, entry in entries.items() if entry.known}
 
 
+async def anybody_moved(session: Session) -> bool:
+    return bool(await session.fetch_all(_ANYBODY_MOVED))
+
+
+async def moved_to(session: Session, addresses: Sequence[str]) -> Sequence[tuple[str, str]]:
+    """Return for each address that was put right what its people have now."""
+    asked = msgspec.json.encode(addresses).decode()
+    return [(old, new) for old, new in await session.fetch_all(_MOVED_TO, asked)]
+
+
 async def by_number(session: Session, numbers: Sequence[int]) -> dict[int, Known]:
     """Return what is known of each contact, with the age of its profile."""
     found = await session.fetch_all(_BY_NUMBER, msgspec.json.encode(numbers).decode())
@@ -222,6 +232,15 @@ _MOVE = "UPDATE rectification SET contact = ? WHERE contact = ?"
 _RECORDED = """
 SELECT at, reason, changes FROM rectification JOIN contact ON contact.id = rectification.contact
 WHERE address = ? ORDER BY at, rectification.id
+"""
+# As in the index of them: the address is the first field that a correction names.
+_IS_MOVE = """changes LIKE '[{"field":"address",%'"""
+_ANYBODY_MOVED = f"SELECT 1 FROM rectification WHERE {_IS_MOVE} LIMIT 1"
+_MOVED_TO = f"""
+SELECT asked.value, contact.address FROM json_each(?) AS asked CROSS JOIN rectification
+JOIN contact ON contact.id = rectification.contact
+WHERE json_extract(json_extract(changes, '$[0]'), '$.before') = asked.value AND {_IS_MOVE}
+AND contact.address <> asked.value
 """
 # Tags begin with +, and a comma is the next character after it.
 _TAGGED = "SELECT address FROM contact WHERE address >= ? AND address < ? ORDER BY address"
@@ -302,6 +321,11 @@ class Contacts(Connections):
             Rectification(from_micros(at), reason, _read_changes(changes))
             for at, reason, changes in found
         ]
+
+    async def moved_to(self, address: str) -> Sequence[str]:
+        async with self._reading() as session:
+            found = await moved_to(session, [canonical(address)])
+        return sorted({new for _, new in found})
 
     async def variants(self, address: str) -> Sequence[str]:
         name = canonical(address)

@@ -1,7 +1,8 @@
 """A `Store` in a database that speaks SQL."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
@@ -9,10 +10,11 @@ from smtpproxy.mail.address import canonical
 from smtpproxy.policy.model import ConsentAct, Contact, Facts, Lookups, Origin, Suppression
 from smtpproxy.policy.scopes import SCOPE_KINDS
 from smtpproxy.store.counters import MailingLog, with_mailings
-from smtpproxy.store.keys import suppressed_name
+from smtpproxy.store.keys import KeyRing, is_key_text, suppressed_name
 from smtpproxy.store.merge import as_update
 from smtpproxy.store.operations import Batch
 from smtpproxy.store.protocols import BatchResult, ContactUpdate, ReplicaState, SuppressionEntry
+from smtpproxy.store.rectifying import follows
 from smtpproxy.store.sql import contacts as contact_table
 from smtpproxy.store.sql import imports as import_table
 from smtpproxy.store.sql import suppressions as suppression_table
@@ -21,6 +23,7 @@ from smtpproxy.store.sql.live_keys import Rekeying
 from smtpproxy.store.sql.partners import PartnerExchange
 from smtpproxy.store.sql.propagation import Propagation
 from smtpproxy.store.sql.retention import Retention
+from smtpproxy.store.sql.session import Session
 from smtpproxy.store.sql.streams import Streams
 from smtpproxy.store.sql.suppressions import Suppressions
 
@@ -81,6 +84,7 @@ class SqlStore(
             keys = await self._keys.current(session)
             importer = await import_table.number_of(session, batch)
             result = await suppression_table.add(session, keys, entries, self._partners, importer)
+            await self._follow(session, keys, entries, importer)
             await import_table.take_in(session, batch, result)
             return result
 
@@ -89,7 +93,30 @@ class SqlStore(
             keys = await self._keys.current(session)
             before = await suppression_table.standing(session, keys, entries)
             await suppression_table.add(session, keys, entries, self._partners)
+            await self._follow(session, keys, entries)
             return before
+
+    async def _follow(
+        self,
+        session: Session,
+        keys: KeyRing,
+        entries: Sequence[SuppressionEntry],
+        importer: int | None = None,
+    ) -> None:
+        """Suppress whose address was put right since at the present one too."""
+        if not await contact_table.anybody_moved(session):
+            return
+        named = defaultdict[str, list[SuppressionEntry]](list)
+        for one in entries:
+            if follows(one.origin) and not is_key_text(one.address):
+                named[suppressed_name(one.address)].append(one)
+        moved = [
+            replace(one, address=new)
+            for old, new in await contact_table.moved_to(session, list(named))
+            for one in named[old]
+        ]
+        if moved:
+            await suppression_table.add(session, keys, moved, self._partners, importer)
 
     async def suppressions(self, address: str) -> Sequence[Suppression]:
         name = suppressed_name(address)
@@ -142,9 +169,11 @@ class SqlStore(
         return erased
 
     async def record_act(self, address: str, act: ConsentAct) -> bool:
-        contact = Contact(canonical(address), acts=(act,))
-        result = await self.put_contacts([ContactUpdate(contact, given=frozenset())])
-        return result.unchanged == 0
+        name = canonical(address)
+        people = [name, *(await self.moved_to(name) if act.withdrawal else ())]
+        contacts = [Contact(each, acts=(act,)) for each in people]
+        updates = [ContactUpdate(contact, given=frozenset()) for contact in contacts]
+        return (await self.put_contacts(updates)).unchanged < len(updates)
 
     async def counts(self) -> tuple[int, Mapping[tuple[str, str], int]]:
         tally = await self._reader.tally()
