@@ -1,4 +1,4 @@
-"""Where the `smtpproxy` command begins, and `python -m smtpproxy`."""
+"""The entry point of the `smtpproxy` command and of `python -m smtpproxy`."""
 
 import gc
 import os
@@ -7,12 +7,12 @@ import sys
 
 
 def main() -> None:
-    """Run the command line. Ctrl-C while modules are still imported ends with 130 too."""
+    """Run the command line. Ctrl-C ends with 130 even while modules are still being imported."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started us: `>&-`
+        if getattr(sys, name) is None:  # closed by the parent process: `>&-`
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123 - until the end
-    gc.set_threshold(50_000, 20, 50)  # the modules that are loaded now all stay
-    by_python = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # or told to ignore
+    gc.set_threshold(50_000, 20, 50)  # the modules loaded now all stay
+    by_python = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else ignored
     if by_python:
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     sys.modules["rich"] = None  # type: ignore[assignment]  # a third of a start, see cli/printer.py

@@ -1,12 +1,12 @@
-"""What one token may see and change: that of its brands, and what bears on their mail.
+"""What one token may see and change: the data of its brands, and what affects their mail.
 
-Of a contact it sees what was said to its brands. Whoever had to do with others alone is nobody
-to it.
+Of a contact it sees only what was said to its brands. Anybody who dealt only with other brands does
+not exist for it.
 
-An order about all marketing, or about all mail, bears on the mail of every brand: each may see it,
-and only a token that is for all brands may give or lift one. So it is with a purpose that streams
-of other brands have too. What names a brand that is not there any more bears on all: it may have
-another name now.
+A suppression of all marketing or of all mail affects every brand: each may see it, but only a token
+for all brands may add or lift one. The same applies to a purpose that streams of other brands
+share. A suppression of a brand that no longer exists affects all, because the brand may have been
+renamed.
 """
 
 import dataclasses
@@ -23,13 +23,14 @@ _OF_ALL = ("tags", "language")
 
 
 class OthersConcerned(Exception):
-    """What is asked for bears on the mail of other brands; the text says what does."""
+    """The request affects the mail of other brands; the text says what in it does."""
 
 
 class Access:
-    """The brands of one token; a token without any is for all.
+    """The brands of one token; a token without any is for all brands.
 
-    `settings` are those of its brands: faults name no stream, purpose or brand of others.
+    `settings` has only those of its brands, so that faults name no stream, purpose or brand of
+    others.
     """
 
     def __init__(self, token: str, brands: frozenset[str], settings: Settings) -> None:
@@ -45,14 +46,14 @@ class Access:
 
     @property
     def by(self) -> str:
-        """What is on record of who wrote."""
+        """The author as recorded with what is written."""
         return f"token {self.token}"
 
     def sees_brand(self, brand: str | None) -> bool:
         return self.everything or brand in self.brands
 
     def sees_scope(self, scope: str) -> bool:
-        """Whether a suppression of that scope bears on the mail of the token's brands."""
+        """Whether a suppression of that scope affects the mail of the token's brands."""
         kind, _, name = scope.partition(":")
         if self.everything or kind in ("all", "marketing"):
             return True
@@ -61,16 +62,16 @@ class Access:
         return name in self._bearing
 
     def changes_scope(self, scope: str) -> bool:
-        """Whether a suppression of that scope bears on no other brand's mail."""
+        """Whether a suppression of that scope affects no other brand's mail."""
         kind, _, name = scope.partition(":")
         return self.everything or name in {"brand": self.brands, "purpose": self._own}.get(kind, ())
 
     def sees_import(self, brands: Collection[str]) -> bool:
-        """Whether an import that was begun for these brands (none: for all) may be seen."""
+        """Whether an import for these brands (none: for all) may be seen."""
         return self.everything or (bool(brands) and self.brands.issuperset(brands))
 
     def seen(self, contact: Contact) -> Contact | None:
-        """Return what is seen of a contact; None: it had nothing to do with the brands."""
+        """Return the visible part of a contact; None if it had nothing to do with the brands."""
         if self.everything:
             return contact
         sees = self.sees_brand
@@ -98,7 +99,7 @@ class Access:
         return self.seen(contact) is None
 
     def brand(self, asked: str | None) -> str | None:
-        """Return the brand that is asked for, or the only one of the token.
+        """Return the requested brand, or the token's only one.
 
         Raises OthersConcerned.
         """
@@ -108,19 +109,19 @@ class Access:
         return asked
 
     def check_brands(self, brands: Iterable[str | None]) -> None:
-        """Raises OthersConcerned where one is none of the token's; None is every brand."""
+        """Raises OthersConcerned if one is not the token's; None means every brand."""
         for brand in brands:
             if not self.sees_brand(brand):
                 what = "all brands" if brand is None else f"the brand {brand!r}"
                 self.refuse(what)
 
     def check_scope(self, scope: str) -> None:
-        """Raises OthersConcerned where a suppression of that scope would bear on others' mail."""
+        """Raises OthersConcerned if a suppression of that scope would affect other brands' mail."""
         if not self.changes_scope(scope):
             self.refuse(f"the scope {scope!r}")
 
     def check_contact(self, contact: Contact, given: Collection[str]) -> None:
-        """Raises OthersConcerned where what is said bears on others' mail."""
+        """Raises OthersConcerned if the data given affects other brands' mail."""
         if self.everything:
             return
         told = [name for name in _OF_ALL if name in given or (name == "tags" and contact.tags)]

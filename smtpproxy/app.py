@@ -1,4 +1,4 @@
-"""Wiring only: from a configuration file to a running relay."""
+"""Wiring: from a configuration file to a running relay."""
 
 import asyncio
 import os
@@ -32,9 +32,9 @@ from smtpproxy.store.shared_keys import settle_link_keys
 def serve(settings: Settings, read: Callable[[], Settings], *, take_over: bool = False) -> int:
     """Run the relay until it is told to end; return the exit code.
 
-    0 after a drain, 1 when it could not start, 2 when it is not configured to. `read` gives the
-    settings anew; it raises ConfigError. `take_over`: the sockets are those of the relay that runs
-    with this state_dir, which goes when this one works.
+    0 after a drain, 1 if it could not start, 2 if its configuration is invalid. `read` reads the
+    settings again; it raises ConfigError. `take_over`: use the sockets of the relay running with
+    this state_dir, which ends once this one works.
     """
     configure_logging(settings.server, process="supervisor")
     try:
@@ -70,12 +70,12 @@ def _handed_on(settings: Settings, *, take_over: bool) -> list[socket.socket]:
 def _step_down(state_dir: Path) -> None:
     try:
         ask(state_dir, StepDown())
-    except (NotRunning, OSError) as error:  # it has gone by itself
-        structlog.get_logger().warning("the relay before had ended", error=str(error))
+    except (NotRunning, OSError) as error:  # it has already ended
+        structlog.get_logger().warning("the previous relay had already ended", error=str(error))
 
 
 def prepare(settings: Settings) -> None:
-    """Make the folders and the store, so that what is wrong with them shows at once.
+    """Make the folders and the store, so that faults in them show immediately.
 
     Raises ConfigError, StoreUnavailable, OSError.
     """
@@ -115,7 +115,7 @@ async def _open_and_close(settings: Settings) -> None:
 
 
 async def _settle_keys(settings: Settings, store: Store) -> None:
-    """Hold the keys that relays share against the store's. Raises StoreUnavailable."""
+    """Compare the keys that relays share with the store's. Raises StoreUnavailable."""
     state, now = settings.server.state_dir, datetime.now(UTC)
     if settings.makes_tokens and await settle_link_keys(store, state, at=now):
         file = key_place(state, LINK_KEY_FILE).path

@@ -1,10 +1,10 @@
-"""A client of the API: each operation is a method, what it takes and returns are records.
+"""A client of the API: each operation is a method that takes and returns records.
 
     with Client("https://consent.example.com", token) as api:
         api.suppress(NewSuppression("anna@example.org", "marketing", Origin.OBJECTION))
 
-What got no answer, or is to be asked again later, is asked again by itself, and done once: a write
-has an idempotency key, the same each time. What is not done is an ApiError.
+A request without an answer, or told to come later, is retried automatically and carried out once,
+because each write has an idempotency key. A request that is not carried out is an ApiError.
 """
 
 import http.client
@@ -138,8 +138,8 @@ __all__ = [
 T = TypeVar("T", bound=Struct)
 
 
-_LONGEST_WAIT = 30  # seconds between two tries
-_PAUSE = 1  # second after a try without an answer
+_LONGEST_WAIT = 30  # seconds between two attempts
+_PAUSE = 1  # second after an attempt without an answer
 
 
 class StoredContact(Struct, frozen=True):
@@ -152,8 +152,8 @@ class StoredContact(Struct, frozen=True):
 class Client:
     """One connection to the API of `url`, for one thread.
 
-    Methods raise ApiError. They wait between tries; in a program with an event loop, call them in
-    a thread (`asyncio.to_thread`).
+    Methods raise ApiError. They wait between attempts; in a program with an event loop, call them
+    in a thread (`asyncio.to_thread`).
     """
 
     def __init__(
@@ -166,9 +166,9 @@ class Client:
         context: ssl.SSLContext | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`timeout` of a try is in seconds, longer than the longest wait for changes.
+        """`timeout` of an attempt is in seconds, longer than the longest wait for changes.
 
-        `retries` are made where no answer came, or one that says to ask again within 30 seconds.
+        There are `retries` if no answer came, or one that says to retry within 30 seconds.
         """
         self._retries = retries
         self._sleep = sleep
@@ -248,7 +248,8 @@ class Client:
     def upsert_contact(
         self, contact: ContactRecord, *, version: str | None = None
     ) -> WrittenContact:
-        """Write a contact; with a `version`, only while it is that. A new one has version ""."""
+        """Write a contact; with a `version`, only if that is still current. A new one has version
+        ""."""
         headers = {} if version is None else {"If-Match": f'"{version}"'}
         if version == "":
             headers = {"If-None-Match": "*"}
@@ -265,7 +266,7 @@ class Client:
         return self._ask(DECISION, Decisions, path=path)
 
     def find_decisions(self, asked: DecisionSearch) -> Iterator[DecisionShown]:
-        """Yield all of them, page by page, the newest first."""
+        """Yield all matching decisions, page by page, the newest first."""
         while True:
             page = self._ask(SEARCH, Decisions, asked)
             yield from page.decisions
@@ -289,7 +290,7 @@ class Client:
         return self._ask(GET_IMPORT, ImportShown, path=_of_import(GET_IMPORT, id))
 
     def start_import(self, file: Path, asked: ImportQuery) -> ImportShown:
-        """Send a file; `get_import` says how far it is."""
+        """Send a file; `get_import` returns its progress."""
         query = {
             name: told
             for name, told in msgspec.to_builtins(asked).items()
@@ -352,7 +353,7 @@ class Client:
         """Return status, body and Retry-After. Raises NoAnswer."""
         used = self._connection.sock is not None
         try:
-            with suppress(BrokenPipeError, ConnectionResetError):  # it may have answered before
+            with suppress(BrokenPipeError, ConnectionResetError):  # it may already have answered
                 self._send(method, target, body, headers)
             response = self._connection.getresponse()
             told, retry = response.read(), response.getheader("Retry-After") or ""

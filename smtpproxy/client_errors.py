@@ -1,4 +1,4 @@
-"""What smtpproxy.client raises."""
+"""The errors that smtpproxy.client raises."""
 
 from collections.abc import Mapping
 
@@ -8,15 +8,15 @@ from smtpproxy.web.api.problems import Problem
 
 
 class ApiError(Exception):
-    """What was asked is not done, or nobody knows."""
+    """The request was not carried out, or that is not known."""
 
 
 class NoAnswer(ApiError):
-    """There was none, each time; the cause is chained."""
+    """No attempt got an answer; the cause is chained."""
 
 
 class ApiProblem(ApiError):
-    """The API says why it is not done. `retry_after` is in seconds, where it is worth a try."""
+    """The API says why the request is refused. `retry_after` is in seconds, if a retry may help."""
 
     def __init__(self, problem: Problem, retry_after: int | None) -> None:
         super().__init__(f"{problem.error}: {problem.detail}")
@@ -34,11 +34,11 @@ class NotFound(ApiProblem):
 
 
 class ChangedMeanwhile(ApiProblem):
-    """Somebody else changed it: get it again, and decide anew."""
+    """Somebody else has changed it: get it again and decide again."""
 
 
 class TryLater(ApiProblem):
-    """Too often, or not now."""
+    """Too many requests, or not possible now."""
 
 
 _KINDS: Mapping[int, type[ApiProblem]] = {
@@ -52,7 +52,7 @@ _KINDS: Mapping[int, type[ApiProblem]] = {
 
 
 def problem_of(status: int, told: bytes, retry: int | None) -> ApiProblem:
-    """Return the error for an answer that is not the one hoped for."""
+    """Return the error for an answer other than success."""
     try:
         problem = msgspec.json.decode(told, type=Problem)
     except msgspec.MsgspecError:  # a proxy in between

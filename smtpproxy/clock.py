@@ -1,4 +1,4 @@
-"""The machine's clock, for what starts the work: all below is given its time."""
+"""The machine's clock, for the entry points; everything below them is given the time."""
 
 import os
 import time
@@ -11,7 +11,7 @@ now = partial(datetime.now, UTC)
 
 
 def milliseconds() -> int:
-    """Since 1970."""
+    """Return the milliseconds since 1970."""
     return time.time_ns() // 1_000_000
 
 

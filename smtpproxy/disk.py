@@ -1,11 +1,11 @@
-"""What the disk has to hold before something counts as done."""
+"""Makes changes survive a crash of the machine."""
 
 import os
 from pathlib import Path
 
 
 def sync_folder(folder: Path) -> None:
-    """Make new names in a folder outlive the machine too. Raises OSError."""
+    """Write the names in a folder to disk, so that they survive a crash. Raises OSError."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)

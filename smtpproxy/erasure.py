@@ -22,19 +22,20 @@ from smtpproxy.store.protocols import Store
 from smtpproxy.store.relays import known_relay_id, relay_id
 
 _SOON = 5.0
-"""Seconds that the others have, who look once a second, until they are said to be behind."""
+"""Seconds that the other relays, which check once a second, have before they are reported as
+behind."""
 _LOOK = 0.5
 _THERE = timedelta(minutes=1)
-"""A relay that said nothing for longer does not run."""
+"""A relay silent for longer is not running."""
 _GONE = timedelta(days=30)
-"""After which it is taken for one that is gone for ever, and its disk with it."""
+"""A relay silent for longer is gone for ever, with its disk."""
 CARRIED_OUT = "erased"
-"""Beside the journal: the number of the last erasure in the store that it is rid of. A journal that
-is put back from a copy is behind what the store was told."""
+"""The file beside the journal with the number of the last erasure in the store that was carried out
+in it. A journal restored from a copy is therefore behind the store."""
 
 
 class Erasure(Struct, frozen=True):
-    """What was erased. `others` are addresses that may be the same person's and are not."""
+    """What was erased. `others` are addresses that may be the same person's and were not erased."""
 
     erased: bool  # False: there was no contact
     reports: int
@@ -49,8 +50,8 @@ async def erase(
 ) -> Erasure:
     """Erase a canonical address and leave a suppression of that scope.
 
-    The audit log is rewritten on a thread. Doing it again erases what was left.
-    Raises StoreUnavailable, OSError.
+    The audit log is rewritten in a thread. Calling it again erases what was left. Raises
+    StoreUnavailable, OSError.
     """
     others = [
         *await store.variants(address),
@@ -71,7 +72,8 @@ async def erase(
 async def erase_record(
     settings: Settings, address: str, at: datetime
 ) -> tuple[int, tuple[str, ...]]:
-    """Erase a canonical address from the audit log, and have all other relays of the store do it.
+    """Erase a canonical address from the audit log, and have all other relays of the store do the
+    same.
 
     Returns how many rows were about it here, and which relays have yet to follow. Raises
     StillWritten, StoreUnavailable, OSError.
@@ -82,7 +84,7 @@ async def erase_record(
     try:
         folder, key = settings.server.state_dir / "audit", await journals.key()
         written = await asyncio.to_thread(_those_of, folder, frozenset({key(address)}), key)
-        for other in written.keys() - {address}:  # the index knows them by their own hashes
+        for other in written.keys() - {address}:  # the index has their own hashes
             await journals.add_erasure(other, at)
         number = await journals.add_erasure(address, at)
         rows = await asyncio.to_thread(_from_audit_log, settings, address)
@@ -94,7 +96,7 @@ async def erase_record(
 async def _behind(
     settings: Settings, journals: SharedJournals, number: int, at: datetime
 ) -> tuple[str, ...]:
-    """Return the relays that did not follow, after a moment for those that run."""
+    """Return the relays that are behind, after giving running ones some seconds."""
     own = known_relay_id(settings.server.state_dir)
     waited = 0.0
     while True:
@@ -113,8 +115,8 @@ async def _left(
 
 
 async def erase_outstanding(settings: Settings, at: datetime) -> tuple[int, tuple[str, ...]]:
-    """Erase from the audit log here whom other relays of the store have erased: it is to be no
-    store of theirs any more.
+    """Erase from this relay's audit log everybody whom other relays of the store have erased,
+    before it leaves that store.
 
     Returns how many rows were about them, and which relays have yet to do the same. Raises
     StillWritten, StoreUnavailable, OSError.
@@ -141,10 +143,11 @@ async def carry_out(
     relay: str,
     alone: Callable[[], AbstractAsyncContextManager[None]],
 ) -> int:
-    """Erase from this relay's audit log whom others have erased since; return how many rows.
+    """Erase from this relay's audit log everybody whom others have erased since; return how many
+    rows.
 
-    Their rows in the index are made nobody's within `alone`, with which nobody adds any.
-    Raises StillWritten, StoreUnavailable, OSError: what is left is erased with the next call.
+    Their rows in the index are anonymised within `alone`, while nobody can add any. Raises
+    StillWritten, StoreUnavailable, OSError: the next call erases what is left.
     """
     folder = settings.server.state_dir / "audit"
     outstanding = await journals.outstanding(relay, _carried_out(folder))
@@ -171,11 +174,11 @@ def _carried_out(folder: Path) -> int:
 
 
 def _those_of(folder: Path, people: frozenset[bytes], key: PersonKey) -> Mapping[str, str]:
-    """Return the addresses in a journal that stand for these people, each with the person's own."""
+    """Return the addresses in a journal that are these people's, each with its canonical form."""
     found: dict[str, str] = {}
     last = ""
     for address in addressed(folder):
-        if address != last:  # copies of one mailing come together
+        if address != last:  # copies of one mailing are adjacent
             last = address
             for name in (address, *readings(address)):
                 if key(name) in people:
@@ -186,7 +189,7 @@ def _those_of(folder: Path, people: frozenset[bytes], key: PersonKey) -> Mapping
 def _from_audit_log(settings: Settings, address: str) -> int:
     folder = settings.server.state_dir / "audit"
     with contextlib.suppress(FileNotFoundError):  # nothing has been decided yet
-        os.scandir(folder).close()  # else what may not be read would look empty
+        os.scandir(folder).close()  # an unreadable folder would look empty
     return pseudonymise(folder, address)
 
 
@@ -194,7 +197,7 @@ _MAX_REPORT = 100 * 1024 * 1024  # octets of a report
 
 
 async def forget_reports(settings: Settings, address: str) -> int:
-    """Remove the reports that concern a canonical address, and those kept that name it.
+    """Remove the reports about a canonical address, and unprocessed ones that name it.
 
     Returns how many. Raises StoreUnavailable, OSError.
     """

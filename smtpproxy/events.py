@@ -1,8 +1,7 @@
-"""What happened, as frozen records, and the ids of decisions. The sinks (audit, metrics, log)
-listen to them.
+"""What happened, as frozen records for the sinks (audit, metrics, log), and the ids of decisions.
 
-Every field that a metric may use as a label comes from a closed set. Ids are ULIDs, 26
-characters that sort by time and grow within one process.
+Every field that a metric may use as a label comes from a closed set. Ids are ULIDs, 26 characters
+that sort by time and increase within a process.
 """
 
 import re
@@ -52,7 +51,7 @@ class ConnectionClosed(Struct, frozen=True):
 
 
 class ConnectionRefused(Struct, frozen=True):
-    """Over a connection limit: answered 421 and closed."""
+    """A connection over a limit was answered 421 and closed."""
 
     listener: str
     peer: str
@@ -78,7 +77,7 @@ class TlsHandshake(Struct, frozen=True):
 
 
 class Authentication(Struct, frozen=True):
-    """An AUTH exchange ended. It names no user: what was typed there may be a password."""
+    """An AUTH exchange ended. It names no user, because a password may have been typed there."""
 
     listener: str
     peer: str
@@ -87,15 +86,15 @@ class Authentication(Struct, frozen=True):
 
 
 class SenderRefused(Struct, frozen=True):
-    """A client's credential does not have the reverse path that it gave."""
+    """A client gave a reverse path that its credential does not permit."""
 
     listener: str
     peer: str
 
 
 class Limited(Struct, frozen=True):
-    """A limit was met: a command or message was refused, and the session goes on. Not so with
-    `upstream_hold`: the upstream no longer waits for the client, who does not notice."""
+    """A limit was reached: a command or message was refused, and the session continues. With
+    `upstream_hold` nothing is refused: the upstream connection no longer waits for the client."""
 
     listener: str
     peer: str
@@ -103,25 +102,25 @@ class Limited(Struct, frozen=True):
 
 
 class FilesRead(Struct, frozen=True):
-    """Files changed and were read again; with an `error` the old content stays in use."""
+    """Changed files were read again; with an `error` the old content stays in use."""
 
-    listener: str  # empty: the users, which are everybody's
+    listener: str  # empty: the users file, which all listeners share
     what: Literal["certificate", "users"]
     error: str | None = None
 
 
 class Client(Struct, frozen=True, omit_defaults=True):
-    """Who is talking to us, or to the MTA that asks us."""
+    """The client that talks to us, or to the MTA that asks us."""
 
     listener: str
     peer: str  # IP address, or "unix"
     helo: str
-    login: str = ""  # the name it proved; may be an address, so it is a personal part
-    queue_id: str = ""  # the MTA's name for the message, where an MTA asks us
+    login: str = ""  # the name it proved; personal, since it may be an address
+    queue_id: str = ""  # the MTA's name for the message, if an MTA asks us
 
     @property
     def app(self) -> str:
-        """What its application is called in reports."""
+        """The name of its application in reports."""
         return f"{self.listener}/{self.login or self.peer}"
 
 
@@ -136,10 +135,10 @@ class JudgedRecipient(Struct, frozen=True):
 class Decided(Struct, frozen=True):
     """A decision, before anything is done about it; the audit log commits this.
 
-    `stage` is `rcpt` for recipients refused at RCPT, `data` for the whole message, `notice` for
-    one that the relay writes about the message `notice_about`. A policy listener hears of no
-    message: there `rcpt` is for permitted recipients too.
-    In observe mode the verdicts are what would have been done, and `observed` is set.
+    `stage` is `rcpt` for recipients refused at RCPT, `data` for the whole message, `notice` for a
+    notice of the relay about the message `notice_about`. A policy listener sees no messages, so
+    there `rcpt` is for permitted recipients too. In observe mode the verdicts are what would have
+    been done, and `observed` is set.
     """
 
     id: str
@@ -157,16 +156,16 @@ class Decided(Struct, frozen=True):
     subject: str | None = None
     header_from: str | None = None
     size: int = 0
-    relayed: bool = False  # what is allowed is about to be put to the upstream
+    relayed: bool = False  # what is allowed is about to go to the upstream
     notice_about: str | None = None
-    help_url: str = ""  # what the replies of refusals ended in
+    help_url: str = ""  # the base of the links in the refusals' replies
     permitted_before: tuple[str, ...] = ()
-    """By recipient, the basis of an earlier decision of the same id that permitted them, and that
-    this one takes the place of. Empty: it takes the place of none."""
+    """By recipient, the basis of an earlier decision with the same id that permitted them and that
+    this one replaces. Empty: it replaces none."""
 
 
 class Relayed(Struct, frozen=True):
-    """What the upstream answered to a message: the client's answer too."""
+    """The upstream's answer to a message, which is also the client's."""
 
     id: str
     listener: str
@@ -195,7 +194,7 @@ class TransactionEnded(Struct, frozen=True):
 class Failed(Struct, frozen=True):
     """An internal failure: the client got 451. `part` names what failed.
 
-    `recipients` and `messages` could not be decided on for that, and were deferred.
+    `recipients` and `messages` could not be decided because of it, and were deferred.
     """
 
     listener: str
@@ -226,11 +225,11 @@ Event = (
 Emit = Callable[[Event], None]
 
 EventHandlers = Mapping[type[Struct], Callable[[Any], None]]
-"""What a sink does with an event, by its type; the others it ignores."""
+"""A sink's handlers by type of event; it ignores other events."""
 
 
 def emitter(*sinks: EventHandlers) -> Emit:
-    """Return what hands each event to the sinks that handle events of its type."""
+    """Return a function that passes each event to the sinks with a handler for its type."""
     handlers = {kind: [sink[kind] for sink in sinks if kind in sink] for kind in get_args(Event)}
 
     def emit(event: Event) -> None:
@@ -242,24 +241,24 @@ def emitter(*sinks: EventHandlers) -> Emit:
 
 _ID = re.compile(f"[0-3][{ULID_ALPHABET}]{{25}}", re.IGNORECASE | re.ASCII)  # to the year 6429
 _PAIRS = [a + b for a in ULID_ALPHABET for b in ULID_ALPHABET]
-_AT_ONCE = 400  # random numbers: one call to the system for each id would cost more than the id
+_AT_ONCE = 400  # random numbers: a system call for each id would cost more than the id
 
 
 class UlidFactory:
     """Makes ids from a clock (milliseconds since 1970) and a source of random octets.
 
-    Behind the 10 characters of the time are 16 hexadecimal digits, which are digits of a ULID too
-    and cost one call to format: a random number of 63 bits, and for each further id of the same
-    millisecond the next one.
+    After the 10 characters of the time come 16 hexadecimal digits, which are digits of a ULID too
+    and take one call to format: a random number of 63 bits, incremented for each further id in the
+    same millisecond.
     """
 
     def __init__(self, clock: Callable[[], int], random: Callable[[int], bytes]) -> None:
         self._clock = clock
         self._random = random
-        self._numbers: list[int] = []  # taken from the system for some hundred ids at a time
+        self._numbers: list[int] = []  # from the system, for some hundred ids at a time
         self._last = -1
         self._number = 0
-        self._seconds = -1  # of 1024 milliseconds: what the first eight characters stand for
+        self._seconds = -1  # of 1024 milliseconds: the value of the first eight characters
         self._beginning = ""
 
     def __call__(self) -> str:
@@ -280,16 +279,18 @@ class UlidFactory:
 
 
 def encoded(number: int, length: int) -> str:
-    """Return a number in the digits of ids, an even `length` of them."""
+    """Return a number in the digits of ids; their number, `length`, is even."""
     return "".join([_PAIRS[number >> shift & 1023] for shift in range(5 * length - 10, -1, -10)])
 
 
 ID_LEAST = 6
-"""Characters of an id that are enough to look for it: they tell it to a quarter of an hour."""
+"""How many characters of an id are enough to search for it: they give its time to a quarter of an
+hour."""
 
 
 def time_span(beginning: str) -> tuple[int, int]:
-    """Return the first and the last time of ids that begin so, as `time_of`. Raises ValueError."""
+    """Return the first and last possible time of ids that begin so, as `time_of`. Raises
+    ValueError."""
     first, last = beginning.ljust(26, "0"), beginning.ljust(26, "Z")
     if len(beginning) < ID_LEAST or _ID.fullmatch(first) is None:
         raise ValueError(_wrong(beginning))

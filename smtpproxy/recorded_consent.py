@@ -1,4 +1,5 @@
-"""Consent that is recorded one act at a time: what must hold before, and what it leaves undone."""
+"""Consent recorded one act at a time: what must be true before, and what still forbids mail
+after."""
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -27,18 +28,19 @@ from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
 
 
 class NotConfirmable(ValueError):
-    """There is no request that could be confirmed; the text says why and what to do."""
+    """There is no request to confirm; the text says why and what to do."""
 
 
 class Recorded(Struct, frozen=True):
-    """What became of an act, and what is known of the person now."""
+    """What became of an act, and what is now known about the person."""
 
     new: bool
     known: RecipientFacts
 
 
 def brand_of(settings: Settings, asked: str | None) -> str | None:
-    """Return whom the person agreed with; None is the brand that has no name. Raises ValueError."""
+    """Return the brand that the person agreed with; None is the unnamed brand. Raises
+    ValueError."""
     known = sorted(settings.brand_names)
     if asked is not None:
         check_brand(settings, asked)
@@ -48,7 +50,7 @@ def brand_of(settings: Settings, asked: str | None) -> str | None:
 
 
 def check_brand(settings: Settings, brand: str) -> None:
-    """What nobody here is called is misspelt, or a [[brand]] is missing. Raises ValueError."""
+    """Raises ValueError for an unknown brand, which is misspelt or lacks its [[brand]]."""
     if brand not in settings.brand_names:
         known = ", ".join(sorted(settings.brand_names))
         right = f"known are {known}" if known else "add a [[brand]] to the configuration"
@@ -56,14 +58,14 @@ def check_brand(settings: Settings, brand: str) -> None:
 
 
 def check_purpose(settings: Settings, purpose: str) -> None:
-    """Agreement to what no stream has is agreement to nothing. Raises ValueError."""
+    """Raises ValueError for a purpose that no stream has: agreement to it permits nothing."""
     if purpose not in settings.purposes:
         known = ", ".join(sorted(settings.purposes))
         raise ValueError(f"no stream has the purpose {purpose!r}; known are {known}")
 
 
 def check_method(settings: Settings, method: str, *, double: bool) -> None:
-    """Raises ValueError where no rulebook knows the method, or it waits for no confirmation."""
+    """Raises ValueError if no rulebook knows the method, or (`double`) it needs no confirmation."""
     if method not in settings.methods:
         raise ValueError(f"{method!r} is not one of {', '.join(sorted(settings.methods))}")
     if double and method != DOUBLE_OPT_IN:
@@ -79,9 +81,9 @@ async def record(
     confirm: bool = False,
     source: Source | None = None,
 ) -> Recorded:
-    """Put an act of agreement on record, and how the address was obtained if that is not yet.
+    """Record an act of agreement, and how the address was obtained if that is not on record.
 
-    `confirm`: it confirms a request. Raises NotConfirmable, StoreUnavailable.
+    `confirm`: the act confirms a request. Raises NotConfirmable, StoreUnavailable.
     """
     before = await store.contact(address)
     if confirm and not _can_be_confirmed(address, before, act):
@@ -94,9 +96,9 @@ async def record(
 
 
 async def withdraw(store: Store, address: str, act: ConsentAct, scope: str) -> bool:
-    """Put a withdrawal on record; False when it is already. Raises StoreUnavailable.
+    """Record a withdrawal; return False if it is already on record. Raises StoreUnavailable.
 
-    `scope` is that of its purpose, or `marketing` where no stream has that.
+    `scope` is that of its purpose, or `marketing` if no stream has that.
     """
     if scope == "marketing":
         by = act.evidence.recorded_by
@@ -106,7 +108,7 @@ async def withdraw(store: Store, address: str, act: ConsentAct, scope: str) -> b
 
 
 def sources(contact: Contact | None, settings: Settings, brand: str | None) -> str:
-    """Return how a brand obtained the address, in words; empty: it is not on record."""
+    """Return in words how a brand obtained the address; empty: not on record."""
     own = {brand} if len(settings.brand_names) > 1 else {brand, None}
     ways = () if contact is None else collections(contact)
     known = [str(way.source) for way in ways if way.brand in own and way.source]
@@ -114,7 +116,7 @@ def sources(contact: Contact | None, settings: Settings, brand: str | None) -> s
 
 
 def _can_be_confirmed(address: str, contact: Contact | None, act: ConsentAct) -> bool:
-    """Whether a request waits. False: it is confirmed already. Raises NotConfirmable."""
+    """Whether a request is waiting; False if it is already confirmed. Raises NotConfirmable."""
     request = None if contact is None else confirmed_request(contact.acts, act)
     if contact is None or request is None:
         raise NotConfirmable(f"no request for {act.purpose} is on record to be confirmed")
@@ -133,9 +135,9 @@ def _can_be_confirmed(address: str, contact: Contact | None, act: ConsentAct) ->
 def unproven(
     settings: Settings, act: ConsentAct, contact: Contact | None
 ) -> Iterator[tuple[str, Sequence[str]]]:
-    """Yield the fields of evidence that rulebooks ask for and no act states.
+    """Yield the fields of evidence that rulebooks require and no act has.
 
-    Each with the streams that ask for it; none: all of the purpose.
+    Each with the streams that require it; none means all of the purpose.
     """
     request = (
         confirmed_request(contact.acts, act) if contact and act.method == DOUBLE_OPT_IN else None
@@ -162,7 +164,7 @@ def still_suppressed(
 def refused_still(
     settings: Settings, address: str, act: ConsentAct, known: RecipientFacts, now: datetime
 ) -> Iterator[tuple[str, Verdict]]:
-    """Yield the streams on which a withdrawal that came later, or a restriction, outweighs it."""
+    """Yield the streams on which a later withdrawal or a restriction outweighs the consent."""
     yield from _refused(settings, address, act, known, now, withdrawn)
     if known.contact is not None:
         yield from _refused(settings, address, act, known, now, restricted)
@@ -171,7 +173,7 @@ def refused_still(
 def source_refused(
     settings: Settings, address: str, act: ConsentAct, known: RecipientFacts, now: datetime
 ) -> Iterator[tuple[str, Verdict]]:
-    """Yield the marketing streams of the purpose on which the source on record refuses."""
+    """Yield the marketing streams of the purpose that refuse because of the recorded source."""
     if not sources(known.contact, settings, act.brand):
         return
     for stream, verdict in _refused(settings, address, act, known, now, refused_source):

@@ -1,4 +1,4 @@
-"""Asking the DNS: asynchronous, cached, and clear about what is no answer."""
+"""Asks the DNS: asynchronous, cached, and distinguishing "no such name" from no answer."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,20 +10,20 @@ from msgspec import Struct
 from smtpproxy.events import DnsOutcome
 from smtpproxy.settings import DnsSettings
 
-if TYPE_CHECKING:  # 6 MB, where something is asked
+if TYPE_CHECKING:  # 6 MB, loaded at the first lookup
     import dns.asyncresolver
     import dns.name
 
 Kind = Literal["TXT", "MX", "A", "AAAA", "PTR"]
 Seen = Callable[[DnsOutcome], None]
 
-_LONGEST, _LONGEST_ABSENT = 3600.0, 300.0  # seconds that an answer is kept at most
-_FAILED = 5.0  # seconds before a name that got no answer is asked for again
+_LONGEST, _LONGEST_ABSENT = 3600.0, 300.0  # seconds for which an answer is kept at most
+_FAILED = 5.0  # seconds before a failed lookup is repeated
 _REMEMBERED = 10_000
 
 
 class DnsFailure(Exception):
-    """No answer: neither that the name is there nor that it is not. The text is private."""
+    """There was no answer, so it is unknown whether the name exists. The text is private."""
 
 
 class MxRecord(Struct, frozen=True):
@@ -34,10 +34,10 @@ class MxRecord(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """What the DNS holds of one kind under a name; nothing when it says so.
+    """The records of one kind under a name; empty if the DNS says that there are none.
 
     `texts` are TXT records with their strings joined, `exchangers` MX records by preference,
-    `values` addresses and names as text. `exists`: the name does, with or without such records.
+    `values` addresses and names as text. `exists`: the name exists, with or without such records.
     """
 
     texts: tuple[bytes, ...] = ()
@@ -55,7 +55,7 @@ class _Kept(Struct):
 class Resolver:
     """Looks names up. Use it in one event loop.
 
-    `clock` gives seconds that only grow; `seen` hears how each lookup ended.
+    `clock` returns monotonic seconds; `seen` is called with the outcome of each lookup.
     """
 
     def __init__(
@@ -72,13 +72,13 @@ class Resolver:
         self._asked: dict[tuple[str, Kind], asyncio.Task[_Kept]] = {}
 
     async def lookup(self, name: str, kind: Kind) -> Answer:
-        """Return what the DNS says. Raises DnsFailure when it does not answer in time."""
+        """Return what the DNS says. Raises DnsFailure if it does not answer in time."""
         key = name.lower().removesuffix("."), kind
         kept = self._kept.get(key)
         if kept is not None and kept.until > self._clock():
             self._seen("cached")
         else:
-            # One question for all who ask at once; it outlives who asked first.
+            # One lookup for all who ask at the same time; it outlives the first of them.
             task = self._asked.get(key)
             if task is None:
                 task = self._asked[key] = asyncio.create_task(self._ask(*key))
@@ -89,7 +89,7 @@ class Resolver:
         return kept.answer
 
     async def _ask(self, name: str, kind: Kind) -> _Kept:
-        if self._resolver is None:  # others have their turn while it is loaded
+        if self._resolver is None:  # other sessions have their turn while it is loaded
             await asyncio.get_running_loop().run_in_executor(
                 None, import_module, "dns.asyncresolver"
             )
@@ -117,7 +117,7 @@ class Resolver:
         try:
             question = dns.name.from_text(name)
         except (dns.exception.DNSException, UnicodeError):
-            return Answer(exists=False), _LONGEST_ABSENT  # no such name can be there
+            return Answer(exists=False), _LONGEST_ABSENT  # no such name can exist
         try:
             found = await self._open().resolve(
                 question, kind, search=False, lifetime=self._settings.timeout
@@ -140,7 +140,8 @@ class Resolver:
         return Answer(values=tuple(each.address for each in rrset)), ttl
 
     def _open(self) -> "dns.asyncresolver.Resolver":
-        """Made at the first question: without questions no name servers are needed."""
+        """Make the resolver, at the first lookup, so that without lookups no name servers are
+        needed."""
         import dns.asyncresolver
         import dns.nameserver
 

@@ -1,8 +1,9 @@
-"""Retention: what has outlived its period is removed, daily or by hand (docs/data.md).
+"""Retention: removes data whose period is over, daily or by hand (docs/data.md).
 
-A run finds it and removes it a little at a time. The record of the runs is a line each in
-`purges.ndjson`, the newest at the end: it says when the next run is due, and what metrics
-show, and holds counts and dates alone."""
+A run finds such data and removes it a little at a time. Each run is a line in `purges.ndjson`, the
+newest at the end. These lines say when the next run is due and what metrics show, and contain only
+counts and dates.
+"""
 
 import asyncio
 import fcntl
@@ -35,12 +36,12 @@ from smtpproxy.store.protocols import Store
 from smtpproxy.store.relays import known_relay_id
 
 NOTES_FOR = years(1)
-"""How long the note of a suppression may be free text; then it is forgotten."""
+"""How long the free text of a suppression's note is kept."""
 
 FILE_NAME = "purges.ndjson"
 
 KINDS = PURGED_KINDS
-"""What is removed, as the record, metrics and `smtpproxy purge` call it."""
+"""What is removed, as named in the record, in metrics and by `smtpproxy purge`."""
 
 
 class Kind(Struct, frozen=True):
@@ -52,7 +53,7 @@ class Kind(Struct, frozen=True):
 
 
 class Run(Struct, frozen=True):
-    """One run that came to its end. `total` counts what was ever removed, by kind."""
+    """One completed run. `total` counts everything ever removed, by kind."""
 
     began: datetime
     ended: datetime
@@ -65,7 +66,7 @@ _decode = msgspec.json.Decoder(Run).decode
 
 
 def newest_run(state_dir: Path) -> Run | None:
-    """Return the last run; None where there was none. Raises OSError."""
+    """Return the last run; None if there was none. Raises OSError."""
     try:
         return last_of(state_dir / FILE_NAME, _read)[0]
     except FileNotFoundError:
@@ -89,7 +90,7 @@ def note_run(state_dir: Path, began: datetime, ended: datetime, removed: Mapping
     file = os.open(state_dir / FILE_NAME, flags, 0o600)
     try:
         give_to_owner_of(state_dir, file)
-        # What a crash cut short ends here, and is no line.
+        # Ends a line that a crash cut short, so that it is not read.
         os.write(file, b"\n" * _torn(state_dir / FILE_NAME) + _encode(run) + b"\n")
         os.fsync(file)
     finally:
@@ -116,10 +117,10 @@ def run_metrics(state_dir: Path) -> Snapshot:
 
 
 def latest(now: datetime, at: time) -> datetime:
-    """Return the newest moment, not after `now`, at which the clock on the wall said `at`.
+    """Return the newest moment, not after `now`, at which the local time was `at`.
 
-    Where the clock is put forward over it, an hour earlier; where it is put back, the first
-    of the two. `now` is in any zone, the answer in the local one.
+    If the clock was put forward past it, an hour earlier; if it was put back, the first of the two.
+    `now` is in any zone, the result in the local one.
     """
     today = now.astimezone().date()
     for days in range(3):
@@ -130,7 +131,7 @@ def latest(now: datetime, at: time) -> datetime:
 
 
 def is_due(last: datetime, now: datetime, at: time) -> bool:
-    """Whether a moment for the run has come since `last`, when one was done."""
+    """Whether the time for a run has come since `last`, the last run."""
     return last < latest(now, at)
 
 
@@ -138,7 +139,7 @@ LOCK_NAME = "purge.lock"
 
 
 class AlreadyRunning(Exception):
-    """Another run has not come to its end."""
+    """Another run has not ended yet."""
 
 
 @dataclass(slots=True)
@@ -149,13 +150,13 @@ class Purged:
     at: datetime
     dry_run: bool
     removed: dict[str, Kind] = field(default_factory=dict)
-    orders: int = 0  # suppressions that withdrawals and objections of contacts became
-    objected: int = 0  # contacts that went since the person had objected to all marketing
-    matched: int = 0  # addresses whose suppressions recorded mail has matched since the last run
-    notes: int = 0  # in free text, which were forgotten
-    held: int = 0  # suppressions that are old enough, and stay since a contact has the address
-    indexed: int = 0  # rows of the index of decisions; none where there is none
-    behind: Sequence[str] = ()  # relays that may have mail of today that suppressions matched
+    orders: int = 0  # withdrawals and objections kept as suppressions
+    objected: int = 0  # contacts of people who objected to all marketing
+    matched: int = 0  # addresses whose suppressions mail matched since the last run
+    notes: int = 0  # in free text, forgotten
+    held: int = 0  # old suppressions that stay because of a contact
+    indexed: int = 0  # rows of the index of decisions, if there is one
+    behind: Sequence[str] = ()  # relays whose newest matches are not known yet
 
 
 async def purge(
@@ -166,10 +167,10 @@ async def purge(
     clock: Callable[[], datetime],
     dry_run: bool = False,
 ) -> Purged:
-    """Remove what has outlived its period at `at`, and record that it was done.
+    """Remove everything whose period is over at `at`, and record the run.
 
-    Mail and imports go on meanwhile. What is interrupted is as it was up to there, and the
-    next run does the rest. Raises AlreadyRunning, StoreUnavailable, OSError.
+    Mail and imports go on meanwhile. An interrupted run keeps what it has removed, and the next one
+    does the rest. Raises AlreadyRunning, StoreUnavailable, OSError.
     """
     state = settings.server.state_dir
     purged = Purged(clock(), at, dry_run)
@@ -201,7 +202,7 @@ async def _remove(
 ) -> None:
     keep, at, dry_run = settings.retention, purged.at, purged.dry_run
     audit = settings.server.state_dir / "audit"
-    # Matches first: what they renew stays, and the files they stand in may go below.
+    # Matches first: they renew suppressions, and their files may be removed below.
     followed = await Followed.of(store, settings.server, dry_run=dry_run)
     unread = _unread(audit, followed.rows, purged)
     if not dry_run:
@@ -226,7 +227,7 @@ async def _remove(
         await _prune_counts(settings, at)
     purged.removed["reports"] = await _purge_reports(settings, at, dry_run=dry_run)
     before = beginning(at, keep.audit)
-    # On a thread: it may wait for `audit verify`, and who is told to end should not.
+    # In a thread: it may wait for `audit verify`, which must not delay ending.
     purged.removed["audit"] = await asyncio.to_thread(_expire, audit, before, clock, dry_run)
     if not dry_run:
         purged.indexed = await _prune_index(settings, keep.indexed_since(at), before)
@@ -235,7 +236,7 @@ async def _remove(
 async def _remove_people(
     settings: Settings, store: Store, purged: Purged, matched: Iterator[Mapping[str, datetime]]
 ) -> None:
-    """Remove contacts, suppressions and notes; `matched` are suppressions that mail has met."""
+    """Remove contacts, suppressions and notes; `matched` are suppressions that mail has matched."""
     keep, at, dry_run = settings.retention, purged.at, purged.dry_run
     limits = Limits(
         _limit(settings, at, keep.prospects, lambda b: (b.consent_period, b.activity_period)),
@@ -262,7 +263,7 @@ async def _remove_people(
         limit = beginning(at, keep.lifted_suppressions)
         lifted = await store.purge_lifted(limit, dry_run=dry_run)
     purged.removed["lifted_suppressions"] = _kind(lifted)
-    from smtpproxy.store.exchange.suppression_record import is_motive  # 15 ms of layouts
+    from smtpproxy.store.exchange.suppression_record import is_motive  # 15 ms to load the layouts
 
     purged.notes = await store.trim_notes(beginning(at, NOTES_FOR), is_motive, dry_run=dry_run)
 
@@ -273,10 +274,10 @@ def _limit(
     keep: Period,
     ends: Callable[[Rulebook], Iterable[Period | None]],
 ) -> datetime:
-    """Return the moment before which nobody is kept any more.
+    """Return the moment before which nobody is kept.
 
-    People whose time is over stay while they may be asked whether to go on, unless they go
-    before that time is over.
+    People whose basis has expired stay while they may be asked whether to continue, unless their
+    period ends before the basis does.
     """
     own = beginning(at, keep)
     asked = (
@@ -289,32 +290,32 @@ def _limit(
 
 
 def _asking(settings: Settings) -> Iterator[Rulebook]:
-    """Yield the rulebook of each stream that asks people whether to go on."""
+    """Yield the rulebook of each stream that asks people whether to continue."""
     for stream in settings.streams.values():
         if stream.permission:
             yield settings.rulebooks[stream.rulebook]
 
 
 def _objected_before(settings: Settings, at: datetime) -> datetime | None:
-    """By the shortest `objection_period` of the rulebooks in use; None: none has one."""
+    """The limit by the shortest `objection_period` of the rulebooks in use; None: none has one."""
     periods = [book.objection_period for book in settings.rulebooks.values()]
     return max((beginning(at, period) for period in periods if period), default=None)
 
 
 def _requested_before(settings: Settings, at: datetime) -> datetime:
-    """A request stays while the link that was mailed works."""
+    """The limit for requests, which stay while the mailed link works."""
     limit = beginning(at, settings.retention.requests)
     if settings.confirmation is None:
         return limit
     return min(limit, at - timedelta(seconds=settings.confirmation.valid_for))
 
 
-_MONTH = timedelta(days=32)  # of those who want mail once a month
+_MONTH = timedelta(days=32)  # for those who want mail once a month
 
 
 async def _prune_mailings(settings: Settings, at: datetime, *, dry_run: bool) -> int:
-    """Messages count for as long as the longest cap or window in which people are asked, and a
-    month at least; that somebody was mailed, like a contact."""
+    """Remove messages once the longest cap or permission window is over, and at least a month old;
+    that somebody was mailed is kept as long as a contact."""
     windows = [book.permission_window for book in _asking(settings)]
     caps = [
         cap
@@ -340,7 +341,7 @@ async def _prune_mailings(settings: Settings, at: datetime, *, dry_run: bool) ->
 
 
 async def _prune_counts(settings: Settings, at: datetime) -> None:
-    """What the breaker counts is of no use beyond its window."""
+    """Remove the breaker's counts, which are useless after its window."""
     counts = open_stream_counts(settings.store)
     try:
         await counts.prune(at - timedelta(seconds=settings.breaker.window))
@@ -349,7 +350,7 @@ async def _prune_counts(settings: Settings, at: datetime) -> None:
 
 
 async def _prune_index(settings: Settings, before: datetime, journals_before: datetime) -> int:
-    """Forget what has outlived its period; return how many rows."""
+    """Remove rows of the index whose period is over; return how many."""
     journals = open_journals(settings.store)
     if journals is None:
         return 0

@@ -1,6 +1,6 @@
 """Text that others wrote, made safe to show on a terminal."""
 
-_SPACES = "\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}"  # French is written with them
+_SPACES = "\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}"  # used in French
 
 
 def printable(text: str, *, typeset: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""TLS from files: certificates checked, kept fresh, and the contexts made of them."""
+"""TLS from files: checks certificates, reloads them, and makes the contexts."""
 
 import contextlib
 import hashlib
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from cryptography import x509
 
 _LOOK_EVERY = 1.0
-"""Seconds between two looks at whether files have changed."""
+"""Seconds between two checks whether files have changed."""
 
 
 class TlsError(Exception):
-    """Files that cannot serve for TLS. `key` is the setting at fault."""
+    """The files cannot be used for TLS. `key` is the setting at fault."""
 
     def __init__(self, key: str, text: str) -> None:
         super().__init__(text)
@@ -25,7 +25,7 @@ class TlsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """`client_ca` verifies client certificates, where one is shown."""
+    """`client_ca` verifies client certificates, if a client presents one."""
 
     certificate: Path
     private_key: Path
@@ -68,10 +68,10 @@ def client_context(ca_file: Path | None) -> ssl.SSLContext:
 
 
 class ServerTls:
-    """The context of a listener. When its files change, new connections get the new ones.
+    """The context of a listener. When its files change, new connections use the new ones.
 
-    Files that cannot serve leave the old ones in place: `changed` hears of either, with the
-    error or None. Raises TlsError when they cannot serve at first.
+    If the new files cannot be used, the old ones stay. `changed` is called in both cases, with the
+    error or None. Raises TlsError if the first files cannot be used.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class ServerTls:
             self._changed(error)
         else:
             self._changed(None)
-        self._stamp = stamp  # broken files are said to be so once, until they change again
+        self._stamp = stamp  # broken files are reported once, until they change again
 
     def _now(self) -> tuple[tuple[int, int, int] | None, ...]:
         files = self._files
@@ -126,8 +126,8 @@ class Peer:
 
 
 def peer(certificate: bytes) -> Peer | None:
-    """Return who a DER certificate is about; None when it cannot be read."""
-    from cryptography import x509  # 16 MB, where there is TLS
+    """Return the owner of a DER certificate; None if it cannot be read."""
+    from cryptography import x509  # 16 MB, loaded only for TLS
 
     with contextlib.suppress(ValueError):
         subject = x509.load_der_x509_certificate(certificate).subject.rfc4514_string()
@@ -140,7 +140,7 @@ class _Passphrase(Exception):
 
 
 def _no_passphrase() -> str:
-    """Asked for by OpenSSL, which would otherwise ask on the terminal."""
+    """Refuse to give a passphrase to OpenSSL, which would otherwise ask on the terminal."""
     raise _Passphrase
 
 
@@ -169,7 +169,8 @@ def _pair_error(files: TlsFiles, error: ssl.SSLError) -> TlsError:
 
 
 def file_stamp(path: Path | None) -> tuple[int, int, int] | None:
-    """Return what is another when a file was written or replaced; None where there is none."""
+    """Return a value that changes when the file is written or replaced; None if there is no
+    file."""
     if path is None:
         return None
     try:

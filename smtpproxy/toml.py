@@ -1,7 +1,6 @@
-"""TOML as people write it: read, or told where it is wrong; and its values as they are shown.
+"""Reads TOML as people write it, or says where it is wrong, and formats its values for messages.
 
-Everything that is written in TOML is read here: settings, rulebooks, mappings of CSV files,
-layouts of providers, languages.
+All TOML is read here: settings, rulebooks, mappings of CSV files, layouts of providers, languages.
 """
 
 import re
@@ -19,7 +18,7 @@ _TOKENS = re.compile(
     r"|'''.*?'''|'(?!'')[^'\n]*'|(?P<open>\"\"\"|'''|[\"'])",
     re.DOTALL,
 )
-"""What may hold a quotation mark: comments, text of each kind, and a text that does not end."""
+"""Whatever may contain a quotation mark: comments, each kind of text, and unclosed text."""
 
 _HEADER = re.compile(r"\s*\[{1,2}\s*([A-Za-z0-9_.-]+)\s*\]")
 _PLAINER = {
@@ -30,11 +29,11 @@ _PLAINER = {
 
 
 class TomlError(ValueError):
-    """A file that cannot be read as TOML: where it is wrong, and how."""
+    """A file cannot be read as TOML; the text says where and why."""
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file. Raises TomlError: it cannot be read, or is not UTF-8."""
+    """Return the text of a file. Raises TomlError if it cannot be read or is not UTF-8."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -52,7 +51,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def loads(text: str) -> dict[str, Any]:
-    """Return the document in a text. Raises TomlError with the one fault that it stops at."""
+    """Return the document in a text. Raises TomlError with the first fault."""
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -78,7 +77,7 @@ def loads(text: str) -> dict[str, Any]:
 
 
 def _unclosed_quote(text: str) -> tuple[int, int, str] | None:
-    """Return line and column of the first quotation mark that nothing closes, and which it is."""
+    """Return line, column and kind of the first unclosed quotation mark."""
     for token in _TOKENS.finditer(text):
         if token["open"]:
             before = text[: token.start()]
@@ -111,12 +110,12 @@ def shown(value: object) -> str:
 
 
 def named(key: str) -> str:
-    """Return a key as the file has it: in quotes where TOML asks for them."""
+    """Return a key as written in a file: in quotes if TOML requires them."""
     return key if _BARE_KEY.fullmatch(key) else shown(key)
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return the end of a fault: the word that was meant, or all that could be."""
+    """Return the end of a fault's text: the word probably meant, or all possible ones."""
     names = list(known)
     near = get_close_matches(word, names, n=1)
     return f"; did you mean {near[0]}?" if near else f": one of {', '.join(names)}"

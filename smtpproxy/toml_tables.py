@@ -1,7 +1,7 @@
-"""From a TOML table to a frozen record, or to all that is wrong with it.
+"""Turns a TOML table into a frozen record, or finds everything wrong with it.
 
-A record is a dataclass. Its fields are the keys of the table; their types say what may stand
-there, the defaults of the record are those of the file:
+A record is a dataclass. Its fields are the keys of the table; their types say which values are
+valid, and their defaults are those of the file:
 
     @dataclass(frozen=True)
     class Store:
@@ -25,7 +25,7 @@ from smtpproxy.toml import named, shown
 T = TypeVar("T")
 
 Location = tuple[str | int, ...]
-"""The way to a value: ("listener", 0, "address")."""
+"""The path to a value: ("listener", 0, "address")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +36,14 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """How a value is written: `read` takes what the TOML said, or raises ValueError."""
+    """How a value is written: `read` converts the TOML value, or raises ValueError."""
 
     read: Callable[[object], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Of a whole number."""
+    """The bounds of a whole number."""
 
     least: int
     most: int | None = None
@@ -51,7 +51,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key: what it is called, where a field cannot be, and what to write where it is missing."""
+    """The name of a key, if it cannot be a field's, and an example for when it is missing."""
 
     name: str = ""
     example: object = None
@@ -67,11 +67,11 @@ DERIVED = object()
 class KnownKey:
     field: str
     type: Any  # with its marks
-    default: object  # dataclasses.MISSING: it must be there
+    default: object  # dataclasses.MISSING: the key is required
     example: object
 
     def is_default(self, value: object) -> bool:
-        """Whether the file says no more than what holds anyway."""
+        """Whether the value is the default."""
         reading = _Reading({})
         found = reading.value(self.type, value, ())
         return not reading.faults and bool(found == self.default)
@@ -79,7 +79,7 @@ class KnownKey:
 
 @cache
 def keys_of(record: type) -> Mapping[str, KnownKey]:
-    """Return the keys of a record in their order."""
+    """Return the keys of a record, in order."""
     found: dict[str, KnownKey] = {}
     hints = get_type_hints(record, include_extras=True)
     for each in dataclasses.fields(record):
@@ -99,9 +99,9 @@ def keys_of(record: type) -> Mapping[str, KnownKey]:
 def read_table(
     record: type[T], document: Mapping[str, Any], replaced: Mapping[Location, str] | None = None
 ) -> tuple[T | None, list[Fault]]:
-    """Return the record that a document says, or None and the faults in it.
+    """Return the record of a document, or None and its faults.
 
-    `replaced`: what to say of keys of other versions, by their location without indexes.
+    `replaced`: what to say about keys of other versions, by location without indexes.
     """
     reading = _Reading(replaced or {})
     found = reading.table(record, document, ())
@@ -109,7 +109,7 @@ def read_table(
 
 
 def read_key(record: type, name: str, value: object) -> Any:
-    """Return what one key of a record says. Raises ValueError with what is wrong."""
+    """Return the value of one key of a record. Raises ValueError with what is wrong."""
     reading = _Reading({})
     found = reading.value(keys_of(record)[name].type, value, (name,))
     if reading.faults:
@@ -178,7 +178,7 @@ class _Reading:
         return kind([self.value(item, each, (*at, place)) for place, each in enumerate(value)])
 
     def _words(self, kind: Any, value: object, at: Location) -> Any:
-        """A table whose keys are anybody's."""
+        """Read a table with arbitrary keys."""
         if not isinstance(value, dict):
             return self._wrong(at, "a table", value)
         return {name: self.value(kind, each, (*at, name)) for name, each in value.items()}
@@ -248,7 +248,7 @@ def is_table_list(annotation: Any) -> bool:
 
 
 def _example(name: str, key: KnownKey) -> str:
-    """What to write for a key that must be there."""
+    """Return what to write for a required key."""
     if key.example is not None:
         return f"; for example {name} = {shown(key.example)}"
     kind, _ = _unwrapped(key.type)
@@ -285,7 +285,7 @@ def _toml_type(value: object) -> str:
 def as_meant(document: Mapping[str, Any], record: type) -> dict[str, Any]:
     """Return the document with `[stream]` read as `[[stream]]`, and `[[server]]` as `[server]`.
 
-    Those are faults by themselves; what others say of streams must not be misled by them.
+    These are separate faults, which must not cause misleading ones about streams.
     """
     meant = dict(document)
     for name, key in keys_of(record).items():
@@ -306,14 +306,14 @@ def tables(document: Mapping[str, Any], section: str) -> Iterator[tuple[int, dic
 
 
 def report(filename: str, document: Mapping[str, Any], faults: Iterable[Fault]) -> list[str]:
-    """Return the faults as users read them, in the order of the file, each once."""
+    """Return the faults as text, in the order of the file, each once."""
     ordered = sorted(faults, key=lambda fault: _position(document, fault.location))
     lines = (f"{filename}: {key_path(document, f.location)}: {f.text}" for f in ordered)
     return list(dict.fromkeys(map(printable, lines)))
 
 
 def key_path(document: Mapping[str, Any], location: Location) -> str:
-    """Return `listener "apps".address`, or `listener[0].address` when no name tells it."""
+    """Return `listener "apps".address`, or `listener[0].address` if no name identifies it."""
     path = ""
     for depth, step in enumerate(location):
         if isinstance(step, str):
@@ -327,7 +327,7 @@ def key_path(document: Mapping[str, Any], location: Location) -> str:
 
 
 def _name(tables: object, index: int) -> str | None:
-    """What the entry of a list of tables is called, if nothing else is called so."""
+    """The name of an entry in a list of tables, if it is unique."""
     if not isinstance(tables, list):
         return None
     names = [t.get("name", t.get("address")) if isinstance(t, dict) else None for t in tables]
@@ -338,7 +338,7 @@ def _name(tables: object, index: int) -> str | None:
 
 
 def _position(document: Mapping[str, Any], location: Location) -> tuple[int, ...]:
-    """Where in the file: what is missing comes after all that is there."""
+    """The position in the file; missing keys come last."""
     position: list[int] = []
     value: object = document
     for step in location:

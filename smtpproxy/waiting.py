@@ -1,9 +1,9 @@
-"""Waiting without a task, a future or a timer for each time.
+"""Waiting without a task, a future or a timer each time.
 
-On the mail path nearly everything that is waited for is one reply of the upstream. A future and
-a task would take two turns of the loop for it; a `Pending` calls back at once. A timer of its own
-for every exchange costs more than the exchange's own code; a sweep a few times a second over
-plain numbers (`Deadlines`) does not.
+On the mail path nearly every wait is for one reply of the upstream. A future and a task would take
+two turns of the loop for it; a `Pending` calls back immediately. A timer for every exchange would
+cost more than the exchange's own code; a sweep over numbers a few times a second (`Deadlines`) does
+not.
 """
 
 from __future__ import annotations  # of functions within functions: each costs a call
@@ -17,9 +17,9 @@ U = TypeVar("U")
 
 
 class Pending(Generic[T]):
-    """An answer that is given once: a value, or an error. One party may wait for it.
+    """An answer that is given once: a value, or an error.
 
-    That party leaves a callback, or awaits it in a coroutine.
+    One party may wait for it, by a callback or by awaiting it in a coroutine.
     """
 
     __slots__ = ("_callback", "_source", "done", "error", "value")
@@ -35,7 +35,7 @@ class Pending(Generic[T]):
 
     @classmethod
     def of(cls, awaitable: Awaitable[T]) -> Pending[T]:
-        """Wait for a coroutine in a task, for what cannot do without."""
+        """Run a coroutine in a task, where one is unavoidable."""
         pending = cls()
         task = pending._source = asyncio.ensure_future(awaitable)
         task.add_done_callback(pending._task_ended)
@@ -43,7 +43,7 @@ class Pending(Generic[T]):
 
     @classmethod
     def settled(cls, value: T) -> Pending[T]:
-        """An answer that is there already."""
+        """An answer that is already known."""
         return cls(value, done=True)
 
     @classmethod
@@ -51,17 +51,19 @@ class Pending(Generic[T]):
         return cls(error=error, done=True)
 
     def result(self) -> T:
-        """The answer, once it is there; raises the error if it is one."""
+        """The answer, once known; raises it if it is an error."""
         if self.error is not None:
             raise self.error
         value: T = self.value
         return value
 
     def settle(self, value: T, error: BaseException | None = None) -> None:
-        """Give the answer; whoever waits is called before this returns. The first one counts.
+        """Give the answer; whoever waits is called back before this returns. Only the first one
+        counts.
 
-        What waited and what was waited for are let go of: as a cycle, all that belongs to a
-        message would stay in memory until the collector comes, and cost a third more.
+        References to the waiting party and what this waited for are dropped: otherwise everything
+        that belongs to a message would be a cycle, stay in memory until it is collected, and cost a
+        third more.
         """
         if self.done:
             return
@@ -74,23 +76,23 @@ class Pending(Generic[T]):
             callback(self)
 
     def fail(self, error: BaseException) -> None:
-        """Give an error for an answer, as `settle` does."""
+        """Give an error as the answer; see `settle`."""
         self.settle(None, error)  # type: ignore[arg-type]
 
     def when_done(self, callback: Callable[[Pending[T]], None]) -> None:
-        """Call back when the answer is there; at once if it is."""
+        """Call back with the answer, immediately if it is known."""
         if self.done:
             callback(self)
         else:
             self._callback = callback
 
     def after(self, work: Awaitable[None], failed: Callable[[BaseException], None]) -> None:
-        """Leave the answer to a coroutine in a task; `failed` is called where that fails."""
+        """Run a coroutine that will give the answer in a task; `failed` is called if it fails."""
         task = self._source = Pending.of(work)
         task.when_done(lambda ended: None if ended.error is None else failed(ended.error))
 
     def then(self, convert: Callable[[Pending[T]], U]) -> Pending[U]:
-        """What `convert` makes of this answer when it is there, or raises."""
+        """Return a Pending whose answer is what `convert` returns for this one, or raises."""
         converted: Pending[U] = Pending()
         converted._source = self
 
@@ -106,7 +108,8 @@ class Pending(Generic[T]):
         return converted
 
     def otherwise(self, instead: Callable[[Pending[T]], Pending[T] | None]) -> Pending[T]:
-        """This answer, or the one that `instead` returns once this is there, and never raises."""
+        """Return a Pending with this answer, or with the one that `instead` returns for it.
+        `instead` must not raise."""
         chosen: Pending[T] = Pending()
         chosen._source = self
 
@@ -122,7 +125,7 @@ class Pending(Generic[T]):
         return chosen
 
     def cancel(self) -> None:
-        """Nobody waits any more: tasks that work for it are cancelled."""
+        """Give up waiting; tasks that work for the answer are cancelled."""
         self._callback = None
         if self._source is not None:
             self._source.cancel()
@@ -142,7 +145,7 @@ class Pending(Generic[T]):
             try:
                 yield from future
             finally:
-                if not self.done:  # who waits is cancelled
+                if not self.done:  # the waiting coroutine was cancelled
                     self.cancel()
         return self.result()
 
@@ -151,8 +154,8 @@ _TURNS = 8
 
 
 async def accepted_are_told() -> None:
-    """Wait until the protocol of every connection that the event loop has accepted knows of it."""
-    for _ in range(_TURNS):  # some of them, after which a loop has called `connection_made`
+    """Wait until every connection that the event loop has accepted has reached its protocol."""
+    for _ in range(_TURNS):  # enough for a loop to have called `connection_made`
         await asyncio.sleep(0)
 
 
@@ -188,7 +191,7 @@ class Deadlines:
         return deadline
 
     def add(self, deadline: Deadline) -> None:
-        """Watch one that was made before."""
+        """Watch a deadline made elsewhere."""
         self._watched.add(deadline)
         if self._timer is None:
             self._timer = self._loop.call_later(self._resolution, self._sweep)
@@ -205,6 +208,6 @@ class Deadlines:
         )
         for deadline in late:
             if deadline.at > now:
-                continue  # another one's end has moved or forgotten it
+                continue  # moved or forgotten when another expired
             deadline.clear()
             deadline.expired()

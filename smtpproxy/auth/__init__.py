@@ -1,4 +1,4 @@
-"""Who a client is: its SASL exchange, judged against the users and how often they failed."""
+"""Authenticates clients: judges SASL exchanges against the users and their recent failures."""
 
 import ipaddress
 import os
@@ -28,7 +28,7 @@ from smtpproxy.wire.sasl import (
 )
 
 _REMEMBERED = 20_000
-"""Addresses and users whose failures are kept; the oldest are forgotten first."""
+"""How many addresses and users have their failures kept; the oldest are forgotten first."""
 
 Barred = Literal["address", "user"]
 
@@ -36,8 +36,8 @@ Barred = Literal["address", "user"]
 class Attempts:
     """Counts failures within a window.
 
-    A user's own addresses, where they have succeeded within the last day, are not barred by
-    failures from elsewhere: else anybody could lock the user out.
+    Addresses from which a user has logged in within the last day are not barred by failures from
+    elsewhere; otherwise anybody could lock the user out.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Attempts:
         self._succeeded: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def barred(self, address: str, user: str | None = None) -> Barred | None:
-        """Why the next attempt may not even be looked at, or None."""
+        """Why the next attempt is not even checked, or None."""
         network = network_of(address)
         if self._recent(self._addresses, network) >= self._per_address:
             return "address"
@@ -87,7 +87,8 @@ class Attempts:
 
 
 def network_of(address: str) -> str:
-    """Return by what a client counts: an IPv6 client has a whole /64 to itself."""
+    """Return the network by which a client is counted: for IPv6 its /64, since it has all of
+    that."""
     if ":" not in address:
         return address
     try:
@@ -97,23 +98,23 @@ def network_of(address: str) -> str:
 
 
 MECHANISMS = ("SCRAM-SHA-256", "PLAIN", "LOGIN")
-"""As EHLO offers them: the one that shows the server no password first."""
+"""In the order in which EHLO offers them: first the one that never reveals the password."""
 
 _LOOK_EVERY = 1.0
 
 
 class Outcome(Struct, frozen=True):
-    """How an exchange ended. `user` is set only when it is proven."""
+    """How an exchange ended. `user` is set only if it is proven."""
 
     result: AuthOutcome
     user: str = ""
 
 
 class Authenticator:
-    """Knows the users, in one worker. A file that became unreadable leaves the old users.
+    """Knows the users, in one worker. If the file becomes unreadable, the old users stay.
 
-    `changed` hears of either, with the error or None. Raises UsersError when the file cannot
-    be read at first.
+    `changed` is called with None after a change, or with the error. Raises UsersError if the file
+    cannot be read at the start.
     """
 
     def __init__(
@@ -139,15 +140,15 @@ class Authenticator:
         )
 
     def begin(self, mechanism: str) -> Mechanism:
-        """Return the machine of a mechanism that EHLO offered."""
+        """Return the state machine of a mechanism that EHLO offered."""
         return _MACHINES[mechanism](self.users())
 
     def barred(self, address: str) -> bool:
-        """Whether this address has failed too often of late."""
+        """Whether this address has failed too often recently."""
         return self._attempts.barred(address) is not None
 
     async def judge(self, step: Step, address: str) -> Outcome | Challenge:
-        """Return what a step of an exchange means: another challenge, or the end."""
+        """Return what follows from a step of an exchange: another challenge, or its outcome."""
         match step:
             case Challenge():
                 return step
@@ -170,7 +171,7 @@ class Authenticator:
                 return self._ended(False, user, address)
 
     def users(self) -> Users:
-        """Return the users, read again if their file changed (a look each second)."""
+        """Return the users, read again if their file has changed (checked once a second)."""
         now = self._now()
         if self._path is not None and now - self._looked >= _LOOK_EVERY:
             self._looked = now

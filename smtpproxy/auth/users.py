@@ -1,8 +1,8 @@
-"""The file of users, and the checking of their passwords.
+"""The file of users, and the check of their passwords.
 
-`name argon2-hash SCRAM-SHA-256$iterations:salt$stored-key:server-key`, with spaces between;
-lines that begin with # are comments. The line `%key …` has a secret of the file's own, by
-which users who do not exist look like others (`Users.scram_keys`)."""
+`name argon2-hash SCRAM-SHA-256$iterations:salt$stored-key:server-key`, separated by spaces; lines
+that begin with # are comments. The line `%key …` has the file's secret, by which users who do not
+exist look like others (`Users.scram_keys`)."""
 
 import asyncio
 import contextlib
@@ -24,10 +24,10 @@ from argon2.exceptions import Argon2Error, InvalidHashError
 from smtpproxy.wire.sasl import NotPreparable, ScramKeys, is_user_name, saslprep
 
 ITERATIONS = 4096
-"""Of SCRAM keys: what RFC 7677 asks for at least. The client pays for them, at each login."""
+"""For SCRAM keys: the minimum of RFC 7677. Each login costs the client that many."""
 
 hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
-"""About 20 ms and 19 MiB a check: argon2id as OWASP recommends it for servers."""
+"""About 20 ms and 19 MiB per check: argon2id as OWASP recommends for servers."""
 
 _HEAD = "# The users of smtpproxy; `smtpproxy user` writes this file.\n"
 
@@ -44,7 +44,7 @@ class User:
 
     @classmethod
     def of(cls, name: str, password: str) -> "User":
-        """Make the record of a password; takes some 50 ms. Raises ValueError."""
+        """Make a user's record from a password; takes some 50 ms. Raises ValueError."""
         prepared = saslprep(password)
         if not prepared:
             raise ValueError("is empty")
@@ -60,7 +60,7 @@ class Users:
     key: bytes = field(default=b"", repr=False)
 
     def scram_keys(self, name: str) -> ScramKeys:
-        """Return a user's keys, or such as nobody can match for one who does not exist."""
+        """Return a user's keys, or unmatchable ones for a user who does not exist."""
         user = self.by_name.get(name)
         if user is not None:
             return user.scram
@@ -103,7 +103,7 @@ def read(path: Path) -> Users:
 
 
 def write(path: Path, users: Users) -> None:
-    """Rewrite the file, mode 0600; a concurrent reader gets all the old or all the new.
+    """Replace the file, mode 0600; a concurrent reader gets either the old or the new one.
 
     Raises OSError.
     """
@@ -162,20 +162,20 @@ def _encoded(data: bytes) -> str:
 
 _THREADS = 2
 _WAITING = 64
-"""Checks that may wait for a thread; later ones are told to retry."""
+"""How many checks may wait for a thread; clients beyond that are told to retry."""
 _REMEMBERED = 1_000
 _REMEMBERED_FOR = 300.0  # seconds
 
 
 class TooBusy(Exception):
-    """Too many passwords wait to be checked already."""
+    """Too many passwords are already waiting to be checked."""
 
 
 class PasswordChecker:
-    """argon2 is slow on purpose, so it runs in threads, and what was right is remembered.
+    """Checks passwords in threads, because argon2 is slow on purpose, and caches successes.
 
-    Remembered is an HMAC of user, password and hash under a key of this process: apps that
-    log in on each connection do not pay each time, and a changed hash counts at once.
+    The cache holds an HMAC of user, password and hash under a key of this process: apps that log in
+    on each connection do not pay each time, and a changed hash counts immediately.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -187,7 +187,7 @@ class PasswordChecker:
         self._nobodys = hasher.hash(os.urandom(16).hex())
 
     async def check(self, user: User | None, password: str) -> bool:
-        """Whether it is the user's password; None takes as long and is False.
+        """Whether it is the user's password; for None it takes as long and is False.
 
         Raises TooBusy.
         """
@@ -218,7 +218,7 @@ class PasswordChecker:
 
 
 def verify(user: User | None, password: str) -> bool:
-    """Check a password at once; takes some 20 ms."""
+    """Check a password in this thread; takes some 20 ms."""
     with contextlib.suppress(NotPreparable):
         return user is not None and _matches(user.hash, saslprep(password))
     return False

@@ -1,9 +1,8 @@
-"""Where connections are before a session begins: until their PROXY header has come, and through
-the TLS handshake.
+"""Connections before their session begins: reading the PROXY header, and the TLS handshake.
 
-The header is peeked at and then read to its last octet, so that whatever follows it, be it
-SMTP, TLS or milter packets, is still in the socket when the session gets it. Hosts are believed by
-the address of the socket's peer, never by one that was named.
+The header is peeked at and then read to exactly its last octet, so that whatever follows, be it
+SMTP, TLS or milter packets, is still in the socket when the session gets it. Trust depends on the
+address of the socket's peer, never on one that a header names.
 """
 
 import asyncio
@@ -21,7 +20,7 @@ from smtpproxy.wire.forwarding import ProxyError, ProxyHeader, parse_proxy
 
 
 class TrustedHosts:
-    """The networks of one of a listener's `…_trusted`; "unix" stands for its UNIX socket."""
+    """The networks in one of a listener's `…_trusted` settings; "unix" means its UNIX socket."""
 
     def __init__(self, networks: Sequence[str]) -> None:
         self._unix = "unix" in networks
@@ -45,16 +44,16 @@ class TrustedHosts:
 
 
 _BACKLOG = 1_000
-"""Connections that may be taken at once from those that the kernel has accepted."""
+"""How many connections that the kernel has accepted may be taken at once."""
 
 Admit = Callable[[socket.socket, str], None]
-"""Takes the socket over, with the address of the client that the header names."""
+"""Takes over the socket, with the address of the client that the header names."""
 
 
 class ProxyAcceptor:
-    """Accepts on a listening socket; `admit` gets what brought a good header.
+    """Accepts on a listening socket; `admit` gets the connections with a valid header.
 
-    Without `trusted` there is no header, and every connection is admitted at once.
+    Without `trusted` there are no headers, and every connection is admitted immediately.
     """
 
     def __init__(
@@ -75,16 +74,17 @@ class ProxyAcceptor:
         self._deadlines = deadlines
         self._admit = admit
         self._emit = emit
-        self._waiting: set[_Arrival] = set()
+        self._waiting: set[_PendingConnection] = set()
         self._socket: socket.socket | None = None
-        self._empty: asyncio.Future[None] | None = None  # while it is waited for
+        self._empty: asyncio.Future[None] | None = None  # while `emptied` waits
 
     def open(self, listening: socket.socket) -> None:
         self._socket = listening
         asyncio.get_running_loop().add_reader(listening.fileno(), self._accept)
 
-    def close(self, patience: float) -> None:
-        """Accept no more than those who have come; they have so many seconds for their headers."""
+    def close(self, timeout: float) -> None:
+        """Accept only those already in the queue, and give them `timeout` seconds for their
+        headers."""
         if self._socket is not None:
             asyncio.get_running_loop().remove_reader(self._socket.fileno())
             for _ in range(_BACKLOG):  # closing the socket would cut them off
@@ -92,33 +92,33 @@ class ProxyAcceptor:
                     break
             self._socket.close()
             self._socket = None
-        until = self._deadlines.now() + patience
-        for visitor in self._waiting:
-            visitor.deadline.at = min(visitor.deadline.at, until)
+        until = self._deadlines.now() + timeout
+        for pending in self._waiting:
+            pending.deadline.at = min(pending.deadline.at, until)
 
     async def emptied(self, timeout: float) -> None:
-        """Wait until nobody's header is waited for any more."""
+        """Wait until no connection is waiting for its header."""
         if self._waiting:
             self._empty = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._empty], timeout=timeout)
 
     def cut(self) -> None:
-        """Send away who has brought no header yet."""
-        for visitor in list(self._waiting):
-            visitor.end()
+        """Close the connections without a complete header."""
+        for pending in list(self._waiting):
+            pending.end()
 
     @property
     def waits(self) -> bool:
-        """Whether somebody's header is waited for."""
+        """Whether a connection is waiting for its header."""
         return bool(self._waiting)
 
     def _accept(self) -> bool:
-        """Take one connection; the others make the socket readable again."""
+        """Accept one connection; any others make the socket readable again."""
         if self._socket is None:
             return False
         try:
             connection, address = self._socket.accept()
-        except OSError:  # another worker took it, or it is gone already
+        except OSError:  # another worker took it, or it has gone
             return False
         connection.setblocking(False)
         peer = address[0] if isinstance(address, tuple) else "unix"
@@ -131,37 +131,37 @@ class ProxyAcceptor:
             connection.close()
             self._emit(ProxyHeaderRead(self._listener, peer, "timeout", "too many wait"))
         else:
-            _Arrival(self, connection, peer)
+            _PendingConnection(self, connection, peer)
         return True
 
-    def watch(self, visitor: "_Arrival") -> Deadline:
-        self._waiting.add(visitor)
-        deadline = self._deadlines.watch(visitor.expired)
+    def watch(self, pending: "_PendingConnection") -> Deadline:
+        self._waiting.add(pending)
+        deadline = self._deadlines.watch(pending.expired)
         deadline.at = self._deadlines.now() + self._timeout
         return deadline
 
     def done(
-        self, visitor: "_Arrival", outcome: ProxyOutcome, client: str | None, detail: str
+        self, pending: "_PendingConnection", outcome: ProxyOutcome, client: str | None, detail: str
     ) -> None:
-        self._waiting.discard(visitor)
+        self._waiting.discard(pending)
         if self._empty is not None and not self._waiting and not self._empty.done():
             self._empty.set_result(None)
-        self._deadlines.forget(visitor.deadline)
-        self._emit(ProxyHeaderRead(self._listener, visitor.peer, outcome, detail))
+        self._deadlines.forget(pending.deadline)
+        self._emit(ProxyHeaderRead(self._listener, pending.peer, outcome, detail))
         if client is not None:
-            self._admit(visitor.socket, client)
+            self._admit(pending.socket, client)
 
 
-class _Arrival:
-    """One connection whose header is not complete yet."""
+class _PendingConnection:
+    """One connection whose header is incomplete."""
 
-    def __init__(self, vestibule: ProxyAcceptor, connection: socket.socket, peer: str) -> None:
+    def __init__(self, acceptor: ProxyAcceptor, connection: socket.socket, peer: str) -> None:
         self.socket = connection
         self.peer = peer
-        self._proxy_acceptor = vestibule
+        self._proxy_acceptor = acceptor
         self._loop = asyncio.get_running_loop()
         self._read = b""
-        self.deadline = vestibule.watch(self)
+        self.deadline = acceptor.watch(self)
         self._loop.add_reader(connection.fileno(), self._readable)
 
     def expired(self) -> None:
@@ -186,9 +186,9 @@ class _Arrival:
             return
         self._read += taken
         if header is not None:
-            self._let_in(header)
+            self._admit_client(header)
 
-    def _let_in(self, header: ProxyHeader) -> None:
+    def _admit_client(self, header: ProxyHeader) -> None:
         self._loop.remove_reader(self.socket.fileno())
         named = header.source
         outcome: ProxyOutcome = "ok" if named else "local"
@@ -204,11 +204,11 @@ class _Arrival:
 T = TypeVar("T")
 
 _SHUTDOWN = 2.0
-"""Seconds that a client has to answer our close_notify: most never do."""
+"""Seconds that a client has to answer our close_notify; most never do."""
 
 
 class Handshakes:
-    """Makes clear connections of one listener secure, and says how that went."""
+    """Upgrades one listener's connections to TLS, and reports the result."""
 
     def __init__(self, listener: str, tls: ServerTls, timeout: float, emit: Emit) -> None:
         self._listener = listener
@@ -219,10 +219,11 @@ class Handshakes:
     async def upgrade(
         self, transport: asyncio.Transport, protocol: asyncio.Protocol, peer: str
     ) -> asyncio.Transport | None:
-        """Go on in TLS after STARTTLS; return the new transport, or None: it is gone.
+        """Continue in TLS after STARTTLS; return the new transport, or None if the connection is
+        lost.
 
-        Call it in the same step that answers 220: whatever comes from then on is part of the
-        handshake, and plaintext is never taken for a command.
+        Call it in the same step that answers 220: whatever follows is then part of the handshake,
+        and plaintext is never mistaken for a command.
         """
         upgraded = asyncio.get_running_loop().start_tls(
             transport,
@@ -240,10 +241,10 @@ class Handshakes:
     async def accept(
         self, connection: socket.socket, session: Callable[[], asyncio.Protocol], peer: str
     ) -> None:
-        """Begin in TLS; the session is made when the handshake is over.
+        """Begin in TLS; the session is created after the handshake.
 
-        The socket is not read from before OpenSSL does: `start_tls` would lose what came in
-        between.
+        Nothing is read from the socket before OpenSSL does; `start_tls` would lose what had been
+        read.
         """
         accepted = asyncio.get_running_loop().connect_accepted_socket(
             lambda: _AfterHandshake(session),
@@ -265,14 +266,14 @@ class Handshakes:
         except (ssl.SSLError, OSError) as error:
             outcome = "timeout" if loop.time() - began >= self._timeout - 0.05 else "failed"
             detail = getattr(error, "reason", None) or type(error).__name__
-        if done is None and outcome == "ok":  # it went away in the middle
+        if done is None and outcome == "ok":  # the client went away during the handshake
             outcome, detail = "failed", "closed"
         self._emit(TlsHandshake(self._listener, peer, outcome, detail))
         return done
 
 
 class _AfterHandshake(asyncio.Protocol):
-    """Makes way for a session when there is a connection."""
+    """Replaces itself by a session once connected."""
 
     def __init__(self, session: Callable[[], asyncio.Protocol]) -> None:
         self._session = session

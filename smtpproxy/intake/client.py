@@ -1,5 +1,5 @@
-"""What an SMTP session knows of its client: where it is, what it calls itself, what it proved;
-and the message that it begins.
+"""What an SMTP session knows about its client: address, name and proven identity; and how it begins
+a message.
 """
 
 import asyncio
@@ -27,20 +27,20 @@ _NO_INFO = ClientInfo()
 
 
 class Sender(Struct, frozen=True):
-    """Who sends the next message, in each of the forms that a transaction needs."""
+    """The sender of the next message, in the forms that a transaction needs."""
 
     client: Client
-    told: ClientInfo  # for an upstream that believes us
-    owner: str  # whom the upstream connection counts for
-    overridden: bool  # XCLIENT said so
-    suffix: str  # of the protocol in the Received field: S in TLS, A authenticated (RFC 3848)
+    info: ClientInfo  # for an upstream that trusts us
+    owner: str  # the client that the upstream connection counts for
+    overridden: bool  # by XCLIENT
+    suffix: str  # for the protocol in Received: S in TLS, A authenticated (RFC 3848)
 
 
 class Identity:
-    """A client. `login` is empty while it has proven nothing."""
+    """A client. `login` is empty until it has authenticated."""
 
     __slots__ = (
-        *("_authenticated", "_behind", "_forwarded", "_listener", "_sender", "_streams"),
+        *("_authenticated", "_xclient", "_xforward", "_listener", "_sender", "_streams"),
         *("credential", "helo", "login", "peer", "secure"),
     )
 
@@ -53,42 +53,42 @@ class Identity:
         self._authenticated = False
         self._listener = listener
         self._streams = streams
-        self._behind = _NO_INFO  # by XCLIENT: it takes the place of who is connected
-        self._forwarded = _NO_INFO  # by XFORWARD: of the next message alone
-        self._sender: Sender | None = None  # None: something of the above has changed
+        self._xclient = _NO_INFO  # by XCLIENT: replaces the connected host
+        self._xforward = _NO_INFO  # by XFORWARD: only for the next message
+        self._sender: Sender | None = None  # None: something above has changed
 
     @property
     def sender(self) -> Sender:
-        """Who sends the next message; what a trusted host told counts."""
+        """The sender of the next message; a trusted host's word counts."""
         if self._sender is None:
             self._sender = self._sender_now()
         return self._sender
 
     def _sender_now(self) -> Sender:
-        told, behind, peer = self._forwarded, self._behind, self.address
-        helo = told.helo or self.helo
+        forward, xclient, peer = self._xforward, self._xclient, self.address
+        helo = forward.helo or self.helo
         info = ClientInfo(
             address=None if peer == "unix" else peer,
-            name=told.name or behind.name or "",
-            port=told.port or behind.port,
-            protocol=told.protocol or behind.protocol or "ESMTP",
+            name=forward.name or xclient.name or "",
+            port=forward.port or xclient.port,
+            protocol=forward.protocol or xclient.protocol or "ESMTP",
             helo=helo,
-            login=behind.login,
-            ident=told.ident,
-            source=told.source or "REMOTE",
+            login=xclient.login,
+            ident=forward.ident,
+            source=forward.source or "REMOTE",
         )
         return Sender(
             Client(self._listener, peer, helo, self.login),
             info,
             network_of(peer),
-            behind != _NO_INFO,
+            xclient != _NO_INFO,
             f"{'S' * self.secure}{'A' * self._authenticated}",
         )
 
     @property
     def address(self) -> str:
-        """Where the next message comes from; what a trusted host told counts."""
-        return self._forwarded.address or self._behind.address or self.peer
+        """The address that the next message comes from; a trusted host's word counts."""
+        return self._xforward.address or self._xclient.address or self.peer
 
     def connected(self, peer: str) -> None:
         self.peer = peer
@@ -98,30 +98,31 @@ class Identity:
         self.helo = helo
         self._sender = None
 
-    def put_in_place(self, told: ClientInfo) -> None:
-        """XCLIENT: from now on the session is that of the client it names."""
-        self._behind = told
-        self._forwarded = _NO_INFO
+    def apply_xclient(self, info: ClientInfo) -> None:
+        """Continue as the client that XCLIENT names."""
+        self._xclient = info
+        self._xforward = _NO_INFO
         self._sender = None
-        self.helo = told.helo or ""
-        if told.login is not None:
+        self.helo = info.helo or ""
+        if info.login is not None:
             self.login, self._authenticated, self.credential = "", False, None
-        if told.login:
-            self.proven(told.login)
+        if info.login:
+            self.authenticated(info.login)
 
-    def forwarded(self, told: ClientInfo) -> None:
-        """XFORWARD: add to what is known of who sends the next message."""
-        given = {name: value for name, value in asdict(told).items() if value is not None}
-        self._forwarded = replace(self._forwarded, **given)
+    def apply_xforward(self, info: ClientInfo) -> None:
+        """Add what XFORWARD says about the sender of the next message."""
+        given = {name: value for name, value in asdict(info).items() if value is not None}
+        self._xforward = replace(self._xforward, **given)
         self._sender = None
 
     def forget_forwarded(self) -> None:
-        if self._forwarded is not _NO_INFO:
-            self._forwarded = _NO_INFO
+        if self._xforward is not _NO_INFO:
+            self._xforward = _NO_INFO
             self._sender = None
 
     def secured(self, transport: asyncio.BaseTransport) -> bool:
-        """TLS begins: forget the greeting; return whether a certificate says who it is."""
+        """Forget the greeting when TLS begins; return whether a certificate identifies the
+        client."""
         self.secure = True
         self.helo = ""
         self._sender = None
@@ -136,8 +137,8 @@ class Identity:
         self.login = self.credential.name
         return True
 
-    def proven(self, user: str) -> None:
-        """AUTH succeeded: what the user may do counts, not what a certificate might."""
+    def authenticated(self, user: str) -> None:
+        """Continue as an authenticated user, whose rights replace those of a certificate."""
         self.login = user
         self._authenticated = True
         self._sender = None
@@ -155,7 +156,7 @@ _REPLIES: dict[AuthOutcome, Reply] = {
 
 
 class AuthDialog:
-    """The exchanges of one session. `user` is set once one has succeeded."""
+    """The SASL exchanges of one session. `user` is set once one has succeeded."""
 
     def __init__(self, authenticator: Authenticator, listener: str, peer: str, emit: Emit) -> None:
         self.user = ""
@@ -208,16 +209,17 @@ _PROTOCOLS = {
     (True, False): "LMTP",
     (True, True): "UTF8LMTP",
 }
-"""What the Received field says a message came by, by whether it is LMTP and in SMTPUTF8 (RFC 3848,
+"""The protocol in the Received field, by whether it is LMTP and whether SMTPUTF8 (RFC 3848,
 6531)."""
 _UNHURRIED = 60.0
-"""Seconds of content that count for no rate: an app may make its message while it sends it."""
+"""Seconds at the start of content without a minimum rate: an app may generate its message while
+sending it."""
 
 
 def begin(
     listener: Listener, client: Identity, mail: Mail, engine: ServerConnection
 ) -> RelayTransaction:
-    """Begin the transaction of a MAIL that was answered."""
+    """Begin the transaction of an accepted MAIL."""
     sender, reverse_path = client.sender, mail.reverse_path
     utf8, lmtp = mail.smtputf8, engine.terms.lmtp
     return RelayTransaction(
@@ -230,7 +232,7 @@ def begin(
             utf8,
             mail.ret,
             mail.envid,
-            sender.told,
+            sender.info,
             sender.overridden,
             None,
             sender.owner,
@@ -242,13 +244,13 @@ def begin(
 
 
 def content_timeout(settings: ListenerSettings, size: int) -> float:
-    """How many seconds content may take of which `size` octets have come."""
+    """How many seconds content may take if `size` octets of it have come."""
     rate, most = settings.min_data_rate, settings.data_timeout
     return min(_UNHURRIED + size / rate, most) if rate else most
 
 
 def final(engine: ServerConnection, answers: Sequence[Reply], mail: Mail | None) -> bytes:
-    """The answer to the end of content, from a reply for each recipient."""
+    """Answer the end of content, from a reply for each recipient."""
     if engine.terms.lmtp:
         return engine.answer_each(answers)
     if mail is not None and mail.prdr:

@@ -1,7 +1,7 @@
-"""How many connections a listener takes, and how much its clients may send in a time.
+"""How many connections a listener accepts, and at what rates its clients may send.
 
-Connections are counted in all and from one address (IPv6: one /64); rates for each address and each
-credential, over all workers in one table.
+Connections are counted in total and per address (IPv6: per /64); rates per address and per
+credential, in one table for all workers.
 """
 
 import fcntl
@@ -19,7 +19,7 @@ from smtpproxy.events import Limit
 from smtpproxy.settings import Credential, ListenerSettings, Rate
 
 Refusal = Literal["limit", "address_limit", "rate", "draining"]
-"""Why a connection is not taken."""
+"""Why a connection is not accepted."""
 
 
 class ConnectionLimits:
@@ -32,7 +32,7 @@ class ConnectionLimits:
         self.open = 0
 
     def refusal(self, peer: str) -> Literal["limit", "address_limit"] | None:
-        """Why another connection from `peer` cannot be taken, or None."""
+        """Why another connection from `peer` cannot be accepted, or None."""
         if self.open >= self.total:
             return "limit"
         if self._by_address[network_of(peer)] >= self._each:
@@ -52,7 +52,7 @@ class ConnectionLimits:
 
 
 def _share(limit: int, workers: int) -> int:
-    """A worker's part, rounded up: workers share a port but not their counts."""
+    """One worker's share, rounded up: workers share a port but not their counts."""
     return -(-limit // workers)
 
 
@@ -65,10 +65,10 @@ _SIZE = _SECRET + _BUCKETS * _BUCKET.size
 
 
 class RateTable:
-    """Keeps rates. `now` has to be one clock for all workers and across restarts."""
+    """Keeps rates. `now` must be the same clock in all workers and across restarts."""
 
     def __init__(self, path: Path, now: Callable[[], float]) -> None:
-        """Make the file, or use what another worker made. Raises OSError."""
+        """Create the file, or use the one that another worker created. Raises OSError."""
         self._now = now
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)
@@ -80,18 +80,18 @@ class RateTable:
             self._map = mmap.mmap(self._file, _SIZE)
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
-        self._secret = self._map[:_SECRET]  # or somebody could choose who shares a bucket
+        self._secret = self._map[:_SECRET]  # or a client could choose whose bucket it shares
 
     def close(self) -> None:
         self._map.close()
         os.close(self._file)
 
     def take(self, key: str, rate: Rate, count: int = 1) -> int:
-        """Return how many of `count` the rate still permits, and count these as used."""
+        """Return how many of `count` the rate still permits, and use them up."""
         return self._change(key, rate, count)
 
     def give_back(self, key: str, rate: Rate, count: int) -> None:
-        """What was taken was not used."""
+        """Undo a `take` that was not used."""
         self._change(key, rate, -count)
 
     def _change(self, key: str, rate: Rate, count: int) -> int:
@@ -103,7 +103,7 @@ class RateTable:
             now = self._now()
             entries = _BUCKET.unpack_from(self._map, start)
             place, moment = _find(entries, name)
-            if not now < moment <= now + rate.period * 1.001:  # unused, or of a time before a boot
+            if not now < moment <= now + rate.period * 1.001:  # unused, or from before a reboot
                 moment = now
             each = rate.period / rate.count
             if count > 0:
@@ -118,7 +118,7 @@ class RateTable:
 
 
 def _find(entries: tuple[float, ...], name: int) -> tuple[int, float]:
-    """Return the place of an entry and its moment, or the place that it may have."""
+    """Return the index and moment of an entry, or the index that it may take."""
     if name in (names := entries[::2]):
         place = names.index(name)
         return place, entries[2 * place + 1]
@@ -133,7 +133,7 @@ _OF_CREDENTIALS: Mapping[str, Limit] = {
 
 
 class ClientRates:
-    """The rates of one listener. An IPv6 client counts by its /64, as it has all of it."""
+    """The rates of one listener. An IPv6 client counts by its /64, all of which it may use."""
 
     def __init__(self, listener: ListenerSettings, table: RateTable) -> None:
         self._name = listener.name
@@ -143,19 +143,20 @@ class ClientRates:
         self._table = table
 
     def connection(self, peer: str) -> bool:
-        """Whether another connection may come from there now."""
+        """Count a connection; return whether the rate permits it."""
         rate = self._connections
         return rate is None or bool(self._table.take(self._key("connections", peer), rate))
 
     def message(self, peer: str, credential: Credential | None) -> Limit | None:
-        """Count a message; which limit stands against it, or None."""
+        """Count a message; return the limit that forbids it, or None."""
         own = None if credential is None else credential.message_rate
         return self._take("message_rate", own, self._messages, peer, credential, 1)[1]
 
     def recipients(
         self, peer: str, credential: Credential | None, count: int
     ) -> tuple[int, Limit | None]:
-        """Count as many recipients as may be named now; also which limit stands against more."""
+        """Count as many recipients as are permitted now; return how many, and the limit that
+        forbids more."""
         own = None if credential is None else credential.recipient_rate
         return self._take("recipient_rate", own, self._recipients, peer, credential, count)
 
@@ -168,7 +169,7 @@ class ClientRates:
         credential: Credential | None,
         count: int,
     ) -> tuple[int, Limit | None]:
-        """What the credential's `own` rate gives and the listener's does not is given back."""
+        """What the credential's `own` rate permits but the listener's does not is given back."""
         own_limit = _OF_CREDENTIALS[limit]
         stands: Limit | None = None
         own_key = "" if credential is None else f"{own_limit} {credential.name}"

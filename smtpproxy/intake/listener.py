@@ -1,4 +1,4 @@
-"""One listener in one worker: what its sessions share, and how it is drained."""
+"""One listener in one worker: what its sessions share, and how it drains."""
 
 import asyncio
 import socket
@@ -29,7 +29,7 @@ from smtpproxy.wire.session import (
 
 
 class Session(Protocol):
-    """What a listener knows of its sessions."""
+    """What a listener needs of its sessions."""
 
     def drain(self) -> None: ...
 
@@ -39,11 +39,11 @@ class Session(Protocol):
 T = TypeVar("T")
 
 FIRST_WITHIN = 2.0
-"""Seconds in which the first message of a connection is to begin while the listener drains."""
+"""Seconds within which a new connection must begin its first message while the listener drains."""
 
 
 class Listener:
-    """Admits connections, keeps count of them, and closes in good order."""
+    """Admits connections, counts them, and closes in an orderly way."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Listener:
         authenticator: Authenticator | None = None,
         rates: RateTable | None = None,
     ) -> None:
-        """Raises TlsError where the settings's certificate cannot serve."""
+        """Raises TlsError if the configured certificate cannot be used."""
         self.settings = settings
         self.server = server
         self.services = services
@@ -74,23 +74,23 @@ class Listener:
         self.handshakes = self._handshakes()
         self.terms = self._terms()
         self.draining = False
-        self._drained_from = NEVER  # on the loop's clock: who comes from then on is turned away
+        self._drained_from = NEVER  # on the loop's clock: later connections are refused
         self.rates = ClientRates(settings, rates) if rates is not None else None
         self._limits = ConnectionLimits(settings, server.workers)
-        # What comes behind a PROXY header is not its sender's own word.
+        # Behind a PROXY header, the peer is not the client.
         self._xclient_trusted = TrustedHosts(
             () if settings.proxy_protocol else settings.xclient_trusted
         )
         self._login_trusted = self._hosts_that_tell_logins()
         self._sessions: set[Session] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._all_left: asyncio.Future[None] | None = None  # while it is waited for
+        self._all_left: asyncio.Future[None] | None = None  # while `_left` waits
         self._server: asyncio.Server | None = None
-        self._acceptor: ProxyAcceptor | None = None  # where asyncio's own server cannot serve
-        self._named: dict[int, str] = {}  # by file number: clients that a PROXY header named
+        self._acceptor: ProxyAcceptor | None = None  # if asyncio's own server will not do
+        self._named: dict[int, str] = {}  # clients named by PROXY headers, by file number
 
     def run(self, steps: Steps[T], spent: dict[Stage, float]) -> Run[T]:
-        """Run the steps of a transaction to their end; `spent` is what it counts its time in."""
+        """Run the steps of a transaction to their end; their time is added to `spent`."""
         return Run(steps, self.handlers, spent, self.services.ticks)
 
     async def open(
@@ -111,11 +111,11 @@ class Listener:
             self._server = await loop.create_server(protocol, sock=sock, backlog=1024)
 
     def peer(self, transport: asyncio.BaseTransport) -> str:
-        """Return whose connection this is: an IP address, or "unix"."""
+        """Return the client's address: an IP address, or "unix"."""
         if self._named:
             named = self._named.pop(transport.get_extra_info("socket").fileno(), None)
             if named is not None:
-                self._limits.closed(named)  # the session is counted from now on
+                self._limits.closed(named)  # from now on its session is counted instead
                 return named
         address = transport.get_extra_info("peername")
         return address[0] if isinstance(address, tuple) else "unix"
@@ -125,14 +125,14 @@ class Listener:
         return peer in self._xclient_trusted
 
     def believes_logins(self, peer: str) -> bool:
-        """Whether a login that this host, the socket's own peer, tells counts as one."""
+        """Whether logins reported by this host, the socket's own peer, count."""
         return self._login_trusted is None or peer in self._login_trusted
 
     def admit(self, session: Session, peer: str) -> Refusal | None:
-        """Count a new connection in, or say why not."""
+        """Admit and count a new connection, or return why not."""
         drained = self.draining and self.deadlines.now() >= self._drained_from
         refusal: Refusal | None = "draining" if drained else None
-        if refusal is None:  # with implicit TLS, the rate counted before the handshake
+        if refusal is None:  # with implicit TLS, the rate was checked before the handshake
             refusal = self._refusal(peer, rated=self.settings.tls != "implicit")
         if refusal is None:
             self._limits.opened(peer)
@@ -152,7 +152,8 @@ class Listener:
             self._all_left.set_result(None)
 
     def _hosts_that_tell_logins(self) -> TrustedHosts | None:
-        """None: whoever may connect. Where MTAs ask, all that they tell comes from them."""
+        """The hosts whose reported logins count. None: all, since all that milter and policy
+        clients report is the MTA's own."""
         named, asked = self.settings.login_trusted, self.settings.protocol in ("milter", "policy")
         return None if named is None and asked else TrustedHosts(named or ())
 
@@ -205,13 +206,14 @@ class Listener:
         return Handshakes(self.settings.name, self.tls, timeout, self.services.emit)
 
     def _proxy_acceptor(self, protocol: Callable[[], asyncio.Protocol]) -> ProxyAcceptor:
-        """Sessions begin only when the client is known, and inside TLS where that is implicit."""
+        """An acceptor that begins sessions once the client is known and, with implicit TLS, the
+        handshake is done."""
         loop = asyncio.get_running_loop()
         implicit = self.handshakes if self.settings.tls == "implicit" else None
 
         async def connect(connection: socket.socket, client: str) -> None:
             refusal = self._refusal(client, rated=True) if implicit is not None else None
-            if refusal is not None:  # before a handshake that costs
+            if refusal is not None:  # before an expensive handshake
                 self.services.emit(ConnectionRefused(self.settings.name, client, refusal))
                 connection.close()
                 return
@@ -223,7 +225,7 @@ class Listener:
                     await loop.connect_accepted_socket(protocol, connection)
                 else:
                     await implicit.accept(connection, protocol, client)
-            except OSError:  # it went away in the meantime
+            except OSError:  # it has gone
                 connection.close()
             finally:
                 if self._named.pop(number, None) is not None:  # no session took it over
@@ -240,9 +242,10 @@ class Listener:
         )
 
     async def stop_listening(self) -> None:
-        """Take no new connection any more.
+        """Accept no new connections.
 
-        Whom the kernel has accepted is taken first: closing the socket would cut them off.
+        Those that the kernel has accepted are taken first, because closing the socket would cut
+        them off.
         """
         await accepted_are_told()
         self.draining = True
@@ -253,9 +256,10 @@ class Listener:
             self._server.close()
 
     async def drain(self) -> None:
-        """Take no new connection, let running transactions finish, for a bounded time.
+        """Accept no new connections, and let running transactions finish, for a bounded time.
 
-        Who was accepted at the last moment may send a first message: nobody told it to wait.
+        A client accepted at the last moment may send a first message, since nothing told it to
+        wait.
         """
         if not self.draining:
             await self.stop_listening()
@@ -270,7 +274,7 @@ class Listener:
         await self._left(1.0)
 
     async def _left(self, timeout: float) -> None:
-        """Wait for the end of all sessions, and of what goes before and behind them."""
+        """Wait for the end of all sessions, and of what comes before and after them."""
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout
         while (rest := until - loop.time()) > 0:

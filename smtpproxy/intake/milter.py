@@ -1,4 +1,4 @@
-"""The milter intake: one connection of an MTA that asks what to do with its mail."""
+"""The milter intake: one connection from an MTA that asks what to do with its mail."""
 
 from __future__ import annotations  # of functions within functions: each costs a call
 
@@ -52,14 +52,14 @@ from smtpproxy.wire.milter_packets import (
 T = TypeVar("T")
 
 _PROGRESS = 2.0
-"""Seconds between two signs of life while a message is judged; Sendmail waits for 10."""
+"""Seconds between PROGRESS packets while a message is judged; Sendmail waits for 10."""
 _TROUBLE = packets.reply_code(Reply.of(451, "4.3.0", "temporary_failure"))
 _NO_SPACE = packets.reply_code(replies.NO_SPACE)
 _TOO_MANY = Reply.of(452, "4.5.3", "too many recipients")
 
 
 def _and_answered(take: Callable[[MilterSession, Any], None]) -> Callable[[Any, Any], None]:
-    """Take an event that is answered at once, where the MTA wants an answer at all."""
+    """Wrap a handler so that its event is answered immediately, if the MTA expects an answer."""
 
     def taken(session: MilterSession, event: Command) -> None:
         take(session, event)
@@ -70,7 +70,7 @@ def _and_answered(take: Callable[[MilterSession, Any], None]) -> Callable[[Any, 
 
 
 class MilterSession(Session):
-    """One connection. What needs no waiting is done at once; RCPT and the end are waited for."""
+    """One connection. Only RCPT and the end of a message may have to wait."""
 
     __slots__ = (
         *("_connect", "_due", "_helo", "_message", "_progress", "_spool_failed", "_within"),
@@ -85,9 +85,9 @@ class MilterSession(Session):
         self._connect = Connect("", "U")
         self._helo = ""
         self._message: MilterMessage | None = None
-        self._spool_failed = False  # what it was to keep of the message is not all there
+        self._spool_failed = False  # a part of the message could not be kept
         self._due = False  # whether the MTA waits for an answer
-        self._within = False  # whether a packet has begun, and a deadline for that
+        self._within = False  # whether a packet has begun, with a deadline
         self._progress: asyncio.TimerHandle | None = None
 
     # the session
@@ -104,11 +104,11 @@ class MilterSession(Session):
         super().cut()
 
     def _all_taken(self, taken: int) -> None:
-        """Set the MTA's time.
+        """Set the MTA's deadline.
 
-        An MTA is silent for as long as its own client is, but a packet that has begun is
-        to be complete soon: it gets no more time for each octet of it that comes, nor does an
-        MTA that leaves our answers unread.
+        An MTA is silent for as long as its own client is, but once a packet has begun it must be
+        complete soon: further octets do not extend its deadline, nor for an MTA that leaves our
+        answers unread.
         """
         within = bool(self._engine.buffered) or bool(self._stops & UNREAD)
         if taken or not (within and self._within) or self._deadline.at == NEVER:
@@ -118,7 +118,7 @@ class MilterSession(Session):
         self._within = within
 
     def _nothing(self, event: Command) -> None:
-        """Only to be answered."""
+        """Do nothing but answer."""
 
     def _connected(self, connect: Connect) -> None:
         self._forget_message()
@@ -165,7 +165,7 @@ class MilterSession(Session):
             can_delete=by_smtp and Actions.DELETE_RECIPIENTS in self._engine.agreed.actions,
         )
         if reverse_path != path:
-            transaction.keep_together()  # its sender could not be told of who is left out
+            transaction.keep_together()  # the sender could not be told who is left out
         leading_space = Steps.LEADING_SPACE in self._engine.agreed.steps
         self._forget_message()
         self._message = MilterMessage(
@@ -177,10 +177,10 @@ class MilterSession(Session):
         if credential is not None and not permits(credential, reverse_path):
             refusal = refusal or replies.SENDER_REFUSED
             self._listener.services.emit(SenderRefused(self._settings.name, client.peer))
-        self._message.refusal = refusal  # told at RCPT: MTAs are asked not to wait for MAIL
+        self._message.refusal = refusal  # given at RCPT: MAIL gets no answer
 
     def _reverse_path(self, path: str) -> tuple[str, Reply | None]:
-        """The sender, and the refusal of a path that cannot be taken."""
+        """The sender, and the refusal of an unacceptable path, if any."""
         try:
             return qualified(parse_path(path), self._settings.origin), None
         except PathError as error:
@@ -195,7 +195,7 @@ class MilterSession(Session):
             self._kept(self._message.add_body, body.data)
 
     def _kept(self, keep: Callable[[T], None], what: T) -> None:
-        """Keep a part of the message; that it cannot be kept is said at the end."""
+        """Keep a part of the message; if that fails, the end of the message is refused."""
         if self._spool_failed:
             return
         try:
@@ -261,17 +261,17 @@ class MilterSession(Session):
         queue_id = self._engine.macro("i") or ""
         transaction = message.transaction
         steps = transaction.message(
-            message.header(), message.size, queue_id, message.text(), self._hears
+            message.header(), message.size, queue_id, message.text(), self._is_connected
         )
         self._show_progress_soon()
         self._wait_for(self._listener.run(steps, transaction.spent), self._advised)
 
-    def _hears(self) -> bool:
-        """Whether the MTA is there for its answer, as far as that shows."""
+    def _is_connected(self) -> bool:
+        """Whether the MTA is still connected, as far as is known."""
         return not self._transport.is_closing()
 
     def _advised(self, answer: Pending[Advice]) -> None:
-        """Answer a message that was judged, its edits before the answer."""
+        """Answer a judged message, with its edits first."""
         if self._progress is not None:
             self._progress.cancel()
         try:
@@ -290,7 +290,7 @@ class MilterSession(Session):
         self._show_progress_soon()
 
     def _refusal(self, message: MilterMessage) -> bytes | None:
-        """The answer to a message that is not to be judged."""
+        """The answer to a message that must not be judged, or None."""
         if self._spool_failed:
             return _NO_SPACE
         problem = message.problem(self._listener.server.data_size_limit)
@@ -302,9 +302,9 @@ class MilterSession(Session):
         return None if message.refusal is None else packets.reply_code(message.refusal)
 
     def _edits(self, advice: Advice) -> bytes:
-        """What is to be changed, and that the MTA is to go on.
+        """The edits, and the reply to continue.
 
-        The last field of a name goes first, so that those before it keep their numbers.
+        The last field of a name is deleted first, so that the others keep their numbers.
         """
         edits = [packets.delete_recipient(f"<{path}>") for path in advice.deleted]
         if Actions.CHANGE_HEADERS in self._engine.agreed.actions:

@@ -1,5 +1,5 @@
-"""What the milter intake asks of an MTA, what MTAs do differently, and one message as a milter is
-told of it: header fields, then octets of body.
+"""What the milter intake requests of an MTA, how MTAs differ, and one message as a milter gets it:
+header fields, then pieces of the body.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ STEPS = (
     | Steps.UNANSWERED_BODY
     | Steps.LEADING_SPACE
 )
-"""Only RCPT and the end of a message need an answer."""
+"""What we request of the MTA: only RCPT and the end of a message need an answer."""
 
 MACROS = {
     Stage.CONNECT: ("v", "{client_addr}"),
@@ -33,10 +33,10 @@ MACROS = {
 }
 
 _SMTP_MAILERS = frozenset({"smtp", "esmtp", "smtp8", "dsmtp", "relay"})
-"""Sendmail's own, which know no aliases; which others do is a matter of its configuration."""
+"""Sendmail's own mailers without aliases; whether others have any depends on its configuration."""
 
 Macro = Callable[[str], str | None]
-"""The value of a macro, None where the MTA did not tell it."""
+"""Returns the value of a macro, or None if the MTA did not send it."""
 
 
 def is_postfix(macro: Macro) -> bool:
@@ -44,30 +44,30 @@ def is_postfix(macro: Macro) -> bool:
 
 
 def without_smtp(macro: Macro) -> bool:
-    """Whether mail came to Postfix by no SMTP session (non_smtpd_milters).
+    """Whether mail came to Postfix without an SMTP session (non_smtpd_milters).
 
-    Asked at MAIL. Then a refusal at RCPT is a fault of the configuration to Postfix, and jams
-    the message; the verdict has to wait for its end. Nor can a recipient be taken away by what
-    we are told: Postfix adds domains first, and looks for what the program wrote. Only there
-    is a queue id before the first recipient.
+    Asked at MAIL. If so, Postfix treats a refusal at RCPT as a configuration error and keeps the
+    message, so the verdict has to wait for its end. Nor can a recipient be deleted by the path that
+    we get: Postfix adds a domain to it first, but looks for what the program wrote. Only in this
+    case is there a queue id before the first recipient.
     """
     return bool(macro("i")) and is_postfix(macro)
 
 
 def forgets_recipient(macro: Macro) -> bool:
-    """Whether the MTA may not find this recipient again when it is to be taken away.
+    """Whether the MTA may fail to find this recipient when it is to be deleted.
 
-    Asked at RCPT. Sendmail expands the aliases of its local mailers at once, and then sends to
-    whom they lead, whatever becomes of the recipient; Postfix does it afterwards.
+    Asked at RCPT. Sendmail expands the aliases of its local mailers immediately, and then sends to
+    their targets whatever becomes of the recipient; Postfix expands them later.
     """
     return not is_postfix(macro) and macro("rcpt_mailer") not in _SMTP_MAILERS
 
 
 def mails_refused(macro: Macro, path: str) -> bool:
-    """Whether the MTA may mail somebody whom it was told to refuse at RCPT, or forget another.
+    """Whether the MTA may mail a recipient that it was told to refuse at RCPT, or drop another one.
 
-    Sendmail looks by the path, read as a list, for whom to take away again: a path with commas
-    that is no single address can hit others, and miss the one it meant.
+    Sendmail reads the path as a list to find the recipient to delete: a path with commas that is
+    not a single address can match others, and miss the one meant.
     """
     return "," in path and not is_postfix(macro)
 
@@ -81,10 +81,10 @@ def client_address(macro: Macro, family: str, address: str) -> str:
 
 
 class MilterMessage:
-    """Keeps the header section, and of the body its size and whether it holds a NUL.
+    """Keeps the header section, the size of the body, and whether it contains a NUL.
 
-    The beginning of the body is kept where a stream asks for its text. Both go to the spool as
-    content that is relayed does; `close` lets go of them. What is beyond a limit is not kept.
+    The beginning of the body is kept if a stream needs its text. Both go to the spool like relayed
+    content; `close` releases them. Nothing beyond a limit is kept.
     """
 
     __slots__ = (
@@ -110,9 +110,9 @@ class MilterMessage:
         *,
         leading_space: bool,
     ) -> None:
-        """`leading_space`: values come with the space after the colon (HDR_LEADSPC)."""
+        """`leading_space`: values include the space after the colon (HDR_LEADSPC)."""
         self.transaction = transaction
-        self.refusal: Reply | None = None  # for the sender's sake
+        self.refusal: Reply | None = None  # because of the sender
         self.refused = 0  # recipients
         self.size = 2  # the empty line
         self._problem: ContentProblem | None = None
@@ -125,7 +125,7 @@ class MilterMessage:
         self._reads_body: bool | None = None  # known once the header is complete
 
     def add_field(self, header: Header) -> None:
-        """Take a field; MTAs end the lines of a folded value with LF. Raises OSError."""
+        """Add a field; MTAs end the lines of a folded value with LF. Raises OSError."""
         value = header.value
         folds = value.count(b"\n") - value.count(b"\r\n")
         size = len(header.name) + len(self._separator) + len(value) + folds + 2
@@ -144,7 +144,7 @@ class MilterMessage:
             self._section.append(b"%b%b%b\r\n" % (header.name, self._separator, value))
 
     def add_body(self, chunk: bytes) -> None:
-        """Take a piece of the body. Raises OSError."""
+        """Add a piece of the body. Raises OSError."""
         self.size += len(chunk)
         if b"\0" in chunk:
             self._problem = self._problem or ContentProblem.NUL
@@ -154,17 +154,17 @@ class MilterMessage:
             self._text.append(chunk)
 
     def problem(self, size_limit: int) -> ContentProblem | None:
-        """Why it cannot be taken, once all of it was told."""
+        """Why the complete message cannot be accepted, or None."""
         return ContentProblem.TOO_LARGE if self.size > size_limit else self._problem
 
     def text(self) -> Body | None:
-        """The beginning of the body, where it is asked for."""
+        """The beginning of the body, if a stream needs it."""
         if not self._reads_body:
             return None
         return Body(self._text.pieces, self._text.size)
 
     def header(self) -> bytes:
-        """The header section with its empty line, where it is not beyond a limit."""
+        """The header section with its empty line, if it is within the limits."""
         return b"".join(self._section.pieces()) + b"\r\n"
 
     def close(self) -> None:

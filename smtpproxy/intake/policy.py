@@ -1,4 +1,4 @@
-"""The policy intake: one connection of a Postfix that asks about its recipients."""
+"""The policy intake: one connection from a Postfix that asks about its recipients."""
 
 from __future__ import annotations  # of functions within functions: each costs a call
 
@@ -30,7 +30,7 @@ _UNQUOTED = re.compile(r"[^\s\"(),:;<>@\[\\\]\x00-\x1f\x7f]+")
 
 
 def external(path: str) -> str:
-    """Return an address as SMTP writes it: Postfix tells it without the quotes."""
+    """Return an address as SMTP writes it; Postfix sends it without the quotes."""
     local, at, domain = path.rpartition("@")
     if not at or local.startswith('"') or _UNQUOTED.fullmatch(local):
         return path
@@ -39,10 +39,10 @@ def external(path: str) -> str:
 
 
 def credential(request: PolicyRequest, streams: StreamTable) -> Credential | None:
-    """What the client proved to the MTA, where a `[[credential]]` names it.
+    """The `[[credential]]` that the client proved to the MTA, if any.
 
-    A login counts before a certificate. A certificate is known by its SHA-256 fingerprint
-    alone: the MTA tells no whole subject.
+    A login takes precedence over a certificate. A certificate is identified only by its SHA-256
+    fingerprint, because the MTA does not send the whole subject.
     """
     if user := request.get("sasl_username"):
         return streams.of_user(user)
@@ -55,7 +55,7 @@ _LATER_STATES = frozenset({"DATA", "END-OF-MESSAGE"})
 
 
 class PolicySession(Session):
-    """One connection. The requests are taken one after the other."""
+    """One connection. Requests are handled one after the other."""
 
     __slots__ = ("_asked", "_due", "_instance", "_message", "_refusals", "_within")
 
@@ -66,16 +66,16 @@ class PolicySession(Session):
         super().__init__(listener)
         self._engine = PolicyConnection()
         self._due = False  # whether the MTA waits for an answer
-        self._within = False  # whether it has begun a request, and a deadline for that
-        self._instance = ""  # the MTA's name for the message under way
+        self._within = False  # whether a request has begun, with a deadline
+        self._instance = ""  # the MTA's name for the current message
         self._message: DelegatedTransaction | None = None
         self._asked: set[str] = set()  # its recipients that were not refused
-        self._refusals = 0  # how many of them were
+        self._refusals = 0  # how many were
 
     # the session
 
     def _in_message(self) -> bool:
-        return False  # nothing is lost with a connection between two requests
+        return False  # nothing is lost with a connection between requests
 
     def _say_fault(self) -> None:
         if self._due:
@@ -95,16 +95,16 @@ class PolicySession(Session):
         self._answer(DUNNO if refusal is None else str(refusal))
 
     def _all_taken(self, taken: int) -> None:
-        """Wait for the MTA: for long between requests, and not for long within one."""
+        """Set the MTA's deadline: long between requests, short within one."""
         within = bool(self._engine.buffered) or bool(self._stops & UNREAD)
-        if not (within and self._within):  # a request that trickles in has no longer for that
+        if not (within and self._within):  # a request that trickles in gets no extension
             limit = self._settings
             timeout = limit.command_timeout if within else limit.data_timeout
             self._deadline.at = self._now() + timeout
         self._within = within
 
     def _judge(self, request: PolicyRequest) -> Pending[Reply | None]:
-        """The refusal, or None for what is permitted or not ours to decide."""
+        """The refusal, or None if the request is permitted or not ours to decide."""
         if request.state == "RCPT":
             return self._recipient(request)
         if request.state not in _LATER_STATES:
@@ -149,10 +149,9 @@ class PolicySession(Session):
         return self._listener.run(message.recipient(recipient), message.spent).then(judged)
 
     def _later(self, request: PolicyRequest) -> Pending[Reply | None]:
-        """See that nobody slips past who was not asked about at RCPT.
+        """Refuse a message with recipients that the MTA did not ask about at RCPT.
 
-        The MTA names the recipient of a message that has a single one. Of others only the
-        number is known.
+        The MTA names the recipient only if there is a single one; otherwise it sends their number.
         """
         message = self._message_of(request)
         if isinstance(message, Reply):
@@ -171,7 +170,7 @@ class PolicySession(Session):
         return Pending.settled(TEMPORARY_FAILURE)
 
     def _message_of(self, request: PolicyRequest) -> DelegatedTransaction | Reply:
-        """The message that is asked about, or the refusal for its sender's sake."""
+        """The message that the request is about, or the refusal of its sender."""
         instance = request.get("instance")
         if self._message is not None and instance and instance == self._instance:
             return self._message
@@ -207,7 +206,7 @@ class PolicySession(Session):
         return qualified(parse_path(path), self._settings.origin)
 
     def _forget(self) -> None:
-        """Have nothing left over from the last message."""
+        """Forget the last message."""
         if self._message is not None:
             self._message.ended()
         self._message, self._instance = None, ""

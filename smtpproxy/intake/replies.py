@@ -1,4 +1,4 @@
-"""What an intake says by itself: neither a verdict nor the upstream's answer."""
+"""The intakes' own replies, which are neither a verdict nor the upstream's."""
 
 from collections.abc import Sequence
 
@@ -39,11 +39,11 @@ LIMITED: dict[ContentProblem, Limit] = {
     ContentProblem.HEADER_TOO_LARGE: "header_size",
     ContentProblem.TOO_MANY_FIELDS: "header_fields",
 }
-"""By which limit a content cannot be taken, where it is one."""
+"""The limit that a content problem exceeds, if it is one."""
 
 
 def content_problem(problem: ContentProblem, limits: HeaderLimits) -> Reply:
-    """Return the answer to content that cannot be taken."""
+    """Return the reply to unacceptable content."""
     match problem:
         case ContentProblem.TOO_LARGE:
             return TOO_LARGE
@@ -60,18 +60,18 @@ def content_problem(problem: ContentProblem, limits: HeaderLimits) -> Reply:
 
 
 def bad_recipient(error: PathError) -> Reply:
-    """What an MTA is to say that asks about a recipient whose path cannot be taken."""
+    """Return the reply that an MTA is to give to an unacceptable recipient path."""
     return BAD_ADDRESS if error.code == 501 else Reply.of(error.code, "5.1.3", str(error))
 
 
 def bad_sender(error: PathError) -> Reply:
-    """What an MTA is to say that asks about mail whose reverse path cannot be taken."""
+    """Return the reply that an MTA is to give to an unacceptable reverse path."""
     text = "sender address cannot be read" if error.code == 501 else str(error)
     return Reply.of(553, "5.1.7", text)
 
 
 def for_all(answers: Sequence[Reply]) -> Reply:
-    """The last reply of PRDR, for the message as a whole: permanent only if all are."""
+    """Return the last reply of PRDR, for the message as a whole: permanent only if all are."""
     if len(set(answers)) == 1:
         return answers[0]
     if any(answer.code < 300 for answer in answers):

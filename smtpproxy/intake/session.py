@@ -23,30 +23,30 @@ from smtpproxy.waiting import NEVER, Deadline, Pending
 T = TypeVar("T")
 
 AT_ONCE = 500
-"""Events that are taken from one client before others have their turn: some milliseconds."""
+"""Events handled for one client before others have their turn: some milliseconds."""
 _ANSWERS = 24
-"""And so many of them where facts, a record or a password had to be looked up."""
+"""The same for events that need facts, a record or a password."""
 _BACKLOG = 256 * 1024
-"""Octets that a client may be ahead of us before it is no longer read from."""
+"""Octets that a client may be ahead of us before we stop reading from it."""
 _LINGER = 2.0
-"""Seconds for which a refused client's data is swallowed, so that it can read why."""
+"""Seconds for which a refused client's data is discarded, so that it can read why."""
 _FLUSH = 30.0
-"""Seconds that a client has to read the last of its replies."""
+"""Seconds that a client has to read its last replies."""
 
 
 BUSY, ENDING, UNREAD, PAUSING = 1, 2, 4, 8
-"""Bits of `_stops`, what keeps a session from taking events: something is waited for, the
-connection ends, the client leaves our answers unread, other sessions have their turn. BUSY is the
-lowest: what is more than BUSY has another one."""
+"""Bits of `_stops`, the reasons for which a session handles no events: it waits for an answer, the
+connection is ending, the client leaves our answers unread, other sessions have their turn. BUSY is
+the lowest, so any value above it has another bit."""
 _CLIENT_NOT_AWAITED = BUSY | ENDING
 _READING_PAUSED = UNREAD | PAUSING
-"""While any of these is set, what the client sends is left to the kernel."""
+"""While any of these is set, nothing is read from the client."""
 
 
 class Engine(Protocol):
-    """What a protocol's engine takes in, and the events that it makes of that.
+    """A protocol's engine, which turns octets into events.
 
-    `idle`: there can be no event before more is received; where that is not known, it is false.
+    `idle`: no event is possible before more is received; false if that is not known.
     """
 
     @property
@@ -61,11 +61,11 @@ class Engine(Protocol):
 
 
 class Session(asyncio.Protocol, ABC):
-    """One connection to a listener. Its engine gives events, which are taken in turn.
+    """One connection to a listener. The events of its engine are handled in turn.
 
-    While something is waited for (`_wait_for`) the session is busy: what comes meanwhile stays
-    in the engine, and `_cause`, once it is set, takes effect when the answer is there. `_cause`
-    is why the connection ends, empty while it is open.
+    While it waits for an answer (`_wait_for`) the session is busy: further input stays in the
+    engine, and `_cause`, if it is set then, takes effect after the answer. `_cause` is why the
+    connection ends, empty while it is open.
     """
 
     __slots__ = (
@@ -75,56 +75,57 @@ class Session(asyncio.Protocol, ABC):
     )
 
     takes: ClassVar[Mapping[type, Callable[[Any, Any], None] | None]]
-    """What takes each type of event; None is for what says that there is no event now."""
+    """The handler of each type of event; None for the signals that there is none now."""
     breaches: ClassVar[tuple[type[Exception], ...]] = ()
-    """What the engine raises where the other side breaks the protocol beyond repair."""
+    """What the engine raises if the other side breaks the protocol beyond repair."""
     lingering: ClassVar[frozenset[str]] = frozenset()
-    """Ends in which the client may still be sending: closing at once would destroy the reply."""
+    """Causes of an end at which the client may still be sending, so that closing immediately would
+    destroy the reply."""
     _engine: Engine
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._settings = listener.settings
         self._now = listener.deadlines.now
-        self._deadline = Deadline(self._out_of_time)  # watched once the client is admitted
+        self._deadline = Deadline(self._out_of_time)  # active once the client is admitted
         self._transport: asyncio.Transport
         self._peer = "unix"
         self._began = 0.0
         self._cause = ""
-        self._stops = 0  # bits: events are taken while none is set
-        self._answers = 0  # in this turn of the loop, which were there at once
-        self._taking = False  # events are being taken, further down the stack
+        self._stops = 0  # bits: events are handled while none is set
+        self._answers = 0  # answers that were ready, in this turn of the loop
+        self._taking = False  # `_go_on` is running, further down the stack
         self._ended = False
-        self._eof = False  # the client has said all it has to say, and may still listen
-        self._securing = False  # the transport is between clear text and TLS
+        self._eof = False  # the client sends no more but may still read
+        self._securing = False  # the transport is changing to TLS
         self._reading = True
-        self._take_answer: Callable[[Pending[Any]], None]  # what the answer is for
+        self._take_answer: Callable[[Pending[Any]], None]  # gets the answer
 
-    # what the protocols have of their own
+    # what the protocols define
 
     @abstractmethod
     def _all_taken(self, taken: int) -> None:
-        """Set the client's time: it is waited for now, after so many events."""
+        """Set the client's deadline, after so many events."""
 
     @abstractmethod
     def _in_message(self) -> bool:
-        """Whether a message is under way, which may still be finished while draining."""
+        """Whether a message is open, which may still be finished while draining."""
 
-    def _patience(self) -> float:
-        """Seconds for the client to say that it goes, or what it came for, while we drain."""
+    def _drain_timeout(self) -> float:
+        """Seconds that the client has for QUIT or its first message while we drain."""
         return 0.0
 
     def _say_shutdown(self) -> None:
-        """Say that we are going."""
+        """Say that the relay is shutting down."""
 
     def _say_fault(self) -> None:
-        """Say that the session met a fault of ours."""
+        """Say that an internal failure ends the session."""
 
     def _refused(self, refusal: Refusal) -> None:
-        """Say why. Milter and policy have no words for it: the MTA defers the mail."""
+        """Say why. Milter and policy cannot: there the MTA defers the mail."""
 
     def _admitted(self) -> None:
-        """Get ready, and say what is said before the client says anything."""
+        """Prepare the session, and greet if the protocol does."""
 
     def _out_of_time(self) -> None:
         if self._listener.draining and not self._in_message():
@@ -137,7 +138,7 @@ class Session(asyncio.Protocol, ABC):
 
     @abstractmethod
     def _give_up(self) -> None:
-        """Let go of what was under way: nothing of it was mailed."""
+        """Drop the open message, which has not been mailed."""
 
     # asyncio.Protocol
 
@@ -147,7 +148,7 @@ class Session(asyncio.Protocol, ABC):
         self._began = self._now()
         try:
             refusal = self._listener.admit(self, self._peer)
-        except Exception as error:  # a session that is not counted must not go on
+        except Exception as error:  # an uncounted session must not continue
             self._cause, self._stops, self._ended = "error", ENDING, True
             self._report(error)
             self._say_fault()
@@ -167,7 +168,7 @@ class Session(asyncio.Protocol, ABC):
             self._admitted()
         except (Exception, asyncio.CancelledError) as error:
             self._fault(error)
-        if self._stops != BUSY:  # what is said first may have to wait
+        if self._stops != BUSY:  # the greeting may have to wait
             self._go_on()
 
     def data_received(self, data: bytes) -> None:
@@ -187,15 +188,15 @@ class Session(asyncio.Protocol, ABC):
         if not self._ended:
             self._end("eof" if exc is None else "error")
 
-    # what the listener asks
+    # for the listener
 
     def drain(self) -> None:
-        """Take no further message; end soon if none is under way."""
+        """Accept no further message; end soon if none is open."""
         if self._ended or self._stops & BUSY or self._in_message():
             return
-        patience = self._patience()
-        if patience:
-            self._deadline.at = min(self._deadline.at, self._now() + patience)
+        timeout = self._drain_timeout()
+        if timeout:
+            self._deadline.at = min(self._deadline.at, self._now() + timeout)
         else:
             self._shut_down()
 
@@ -204,7 +205,7 @@ class Session(asyncio.Protocol, ABC):
         self._end("shutdown")
 
     def cut(self) -> None:
-        """End now, whatever is under way: the time for draining is over."""
+        """End now, even if a message is open: the time for draining is over."""
         if not self._ended:
             self._say_shutdown()
         self._end("shutdown")
@@ -213,9 +214,9 @@ class Session(asyncio.Protocol, ABC):
     # one event after the other
 
     def _go_on(self) -> None:
-        """Take what has come, up to something that has to be waited for.
+        """Handle events until one has to wait for its answer.
 
-        What is answered at once is handled in this loop, however many answers call back into it.
+        Answers that are ready are handled in this loop, however many call back into it.
         """
         if self._taking or self._stops & BUSY:
             self._adjust_reading()
@@ -250,16 +251,16 @@ class Session(asyncio.Protocol, ABC):
             self._stopped()
 
     def _stopped(self) -> None:
-        """End the session, or stop or start reading; while BUSY, `_go_on` sees to that."""
+        """End the session, or stop or start reading; while BUSY, `_go_on` does that later."""
         if not self._stops & ENDING:
             self._adjust_reading()
         elif not self._stops & BUSY:
             self._finish()
 
     def _wait_for(self, answer: Pending[T], answered: Callable[[Pending[T]], None]) -> None:
-        """Take nothing more before the answer is there and `answered` was called with it."""
+        """Handle no further events until the answer has come and `answered` was called with it."""
         self._stops |= BUSY
-        self._deadline.at = NEVER  # our own time is not the client's
+        self._deadline.at = NEVER  # the client does not pay for our time
         self._take_answer = answered
         answer.when_done(self._answer_came)
 
@@ -271,13 +272,14 @@ class Session(asyncio.Protocol, ABC):
             self._fault(error)
         if not self._taking:
             self._go_on()
-        else:  # it was there at once: `_go_on` goes on itself
+        else:  # it was ready: `_go_on` itself continues
             self._answers += 1
             if self._answers == _ANSWERS:
                 self._pause()
 
     def _fault(self, error: BaseException) -> None:
-        """A fault of ours must not pass mail, nor lose the session, nor go up to who called."""
+        """End the session after an internal failure, which must neither pass mail nor reach the
+        caller."""
         if isinstance(error, Exception):
             self._report(error)
             self._say_fault()
@@ -289,8 +291,8 @@ class Session(asyncio.Protocol, ABC):
         self._listener.unexpected(error)
 
     def _pause(self) -> None:
-        """Go on in the next turn of the loop: a quarter of a megabyte, which is what one read
-        brings, may hold tens of thousands of commands."""
+        """Go on in the next turn of the loop: one read brings up to a quarter of a megabyte, which
+        may be tens of thousands of commands."""
         if not self._stops & PAUSING:
             self._stops |= PAUSING
             asyncio.get_running_loop().call_soon(self._resume)
@@ -302,7 +304,7 @@ class Session(asyncio.Protocol, ABC):
     # for the sessions
 
     def _adjust_reading(self) -> None:
-        """Read from a client that reads what we write and is not too far ahead of us."""
+        """Read from the client only if it reads what we write and is not too far ahead."""
         wanted = not (self._stops & _READING_PAUSED or self._securing) and (
             not self._stops & BUSY or self._engine.buffered <= _BACKLOG
         )
@@ -310,7 +312,7 @@ class Session(asyncio.Protocol, ABC):
             self._read(wanted)
 
     def _read(self, wanted: bool) -> None:
-        """Read from the client, or leave what it sends to the kernel."""
+        """Start or stop reading from the client."""
         if wanted != self._reading and not self._transport.is_closing():
             self._reading = wanted
             if wanted:
@@ -328,7 +330,7 @@ class Session(asyncio.Protocol, ABC):
     # the end
 
     def _end(self, cause: str) -> None:
-        """The connection ends, once nothing is waited for any more."""
+        """End the connection, once no answer is awaited."""
         self._cause = self._cause or cause
         self._stops |= ENDING
         if not (self._stops & BUSY or self._taking):
@@ -341,7 +343,7 @@ class Session(asyncio.Protocol, ABC):
         self._listener.deadlines.forget(self._deadline)
         try:
             self._give_up()
-        except Exception as error:  # it is over all the same, or it would be counted for ever
+        except Exception as error:  # end it all the same, or it would count for ever
             self._report(error)
         if self._cause in self.lingering and not self._transport.is_closing():
             self._listener.start(self._linger())
@@ -349,7 +351,7 @@ class Session(asyncio.Protocol, ABC):
             self._close()
 
     async def _linger(self) -> None:
-        """Let the client read why, though it may still be sending."""
+        """Let the client read why, although it may still be sending."""
         with contextlib.suppress(OSError, RuntimeError):
             self._transport.write_eof()
             self._transport.resume_reading()

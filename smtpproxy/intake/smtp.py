@@ -44,8 +44,8 @@ from smtpproxy.wire.session import (
 from smtpproxy.wire.verbs import TOO_MANY_RECIPIENTS, TOO_MANY_REFUSED
 
 _LAST_WORD = 1.0
-"""Seconds that a client whose message was answered has for its QUIT: a library that is told 421
-then would take the message for lost, and send it again."""
+"""Seconds that a client whose message was answered has for its QUIT: some libraries take a 421
+there as the loss of the message, and send it again."""
 
 
 class SmtpSession(Session):
@@ -72,12 +72,12 @@ class SmtpSession(Session):
         self._auth: AuthDialog | None = None
         self._transaction: RelayTransaction | None = None
         self._mail: Mail | None = None
-        self._asked = 0  # recipients that wait for their answers
+        self._asked = 0  # recipients without an answer yet
         self._content: Content | None = None
         self._content_began = 0.0
         self._spool_failed = False
         self._errors = 0
-        self._served = False  # a message was answered for
+        self._served = False  # a message was answered
 
     # asyncio.Protocol
 
@@ -89,18 +89,18 @@ class SmtpSession(Session):
         if self._listener.takes_xclient(self._peer):
             believed = self._listener.believes_logins(self._peer)
             self._engine.offer(XCLIENT if believed else XCLIENT_WITHOUT_LOGIN, XFORWARD)
-        if self._settings.tls == "implicit":  # the handshake is over
+        if self._settings.tls == "implicit":  # after the handshake
             self._engine.now_secure(authenticated=self._client.secured(self._transport))
         if self._settings.early_commands == "refuse":
             self._deadline.at = self._began + self._settings.command_timeout
             self._stops |= BUSY
             later = asyncio.get_running_loop().call_soon
-            later(later, later, self._greet)  # in the turns until then it reads what is there
+            later(later, later, self._greet)  # meanwhile early input is read
         else:
             self._write(self._listener.terms.greeting)
 
     def _greet(self) -> None:
-        """Greet whoever waits for it: what came with the connection itself was not asked for."""
+        """Greet the client, unless it has sent input before the greeting."""
         self._stops &= ~BUSY
         early = self._engine.early_input()
         if early is None:
@@ -112,14 +112,14 @@ class SmtpSession(Session):
     def eof_received(self) -> bool:
         self._eof = True
         self._go_on()
-        return not self._client.secure  # what was sent before is still answered; TLS cannot
+        return not self._client.secure  # earlier input is still answered; TLS cannot do that
 
     # the session
 
     def _in_message(self) -> bool:
         return self._engine.in_transaction
 
-    def _patience(self) -> float:
+    def _drain_timeout(self) -> float:
         return _LAST_WORD if self._served else FIRST_WITHIN
 
     def _say_shutdown(self) -> None:
@@ -134,18 +134,18 @@ class SmtpSession(Session):
         super().cut()
 
     def _all_taken(self, taken: int) -> None:
-        """A client's time runs from the last command that was taken, whatever trickles in."""
+        """Set the deadline from the last complete command, whatever trickles in."""
         if self._content is None and (taken or self._deadline.at == NEVER):
             self._deadline.at = self._now() + self._settings.command_timeout
 
     def _start_tls(self, event: StartTls) -> None:
-        """Change to TLS; whatever was known before is forgotten (RFC 3207 4.2)."""
+        """Change to TLS, and forget whatever was known before (RFC 3207 4.2)."""
         self._answer(replies.GO_SECURE)
         if self._stops & ENDING or self._transport.is_closing():
             return
         self._abort()
         self._securing = True
-        self._read(False)  # what comes now is the handshake's
+        self._read(False)  # what follows is the handshake
         self._wait_for(Pending.of(self._secure()), Pending.result)
 
     async def _secure(self) -> None:
@@ -153,7 +153,7 @@ class SmtpSession(Session):
         if handshakes is None:
             raise RuntimeError("STARTTLS on a listener without TLS")
         transport = await handshakes.upgrade(self._transport, self, self._client.peer)
-        self._securing = False  # in this very turn: what came in clear is forgotten, no more
+        self._securing = False  # in this turn of the loop: only input before TLS is discarded
         if transport is None:
             self._end("tls")
             return
@@ -178,7 +178,7 @@ class SmtpSession(Session):
     def _judged(self, answer: Pending[Reply]) -> None:
         reply, dialog = answer.result(), self._auth
         if dialog is not None and dialog.user:
-            self._client.proven(dialog.user)
+            self._client.authenticated(dialog.user)
         self._answer(reply)
         if dialog is not None and dialog.given_up:
             self._write(replies.TOO_MANY_FAILURES.encode())
@@ -233,11 +233,11 @@ class SmtpSession(Session):
         self._answer(replies.OK)
 
     def _xclient(self, event: XClient) -> None:
-        self._client.put_in_place(event.client)
+        self._client.apply_xclient(event.client)
         self._write(self._engine.answer(replies.AS_CLIENT))
 
     def _xforward(self, event: XForward) -> None:
-        self._client.forwarded(event.client)
+        self._client.apply_xforward(event.client)
         self._answer(replies.OK)
 
     def _quit(self, quit: Quit) -> None:
@@ -261,7 +261,7 @@ class SmtpSession(Session):
         self._end(broken.cause)
 
     def _recipients(self, first: Rcpt) -> None:
-        """Judge together all the recipients that have come together."""
+        """Judge all the recipients that have arrived together in one step."""
         asked, engine = [first], self._engine
         while not engine.idle and isinstance(event := engine.next_event(), Rcpt):
             asked.append(event)
@@ -285,7 +285,7 @@ class SmtpSession(Session):
             self._answer_recipients(Pending.settled([]))
 
     def _answer_recipients(self, answer: Pending[list[Reply]]) -> None:
-        """Those that were judged, and the others, which the rate does not permit."""
+        """Answer the judged recipients, and the others, which the rate does not permit."""
         answers = answer.result()
         if len(answers) < self._asked:
             answers = answers + [replies.RATE_LIMIT] * (self._asked - len(answers))
@@ -315,15 +315,15 @@ class SmtpSession(Session):
             refusal = self._content_refusal(end.problem)
             self._wait_for(Pending.settled([refusal] * transaction.accepted), answered)
         else:
-            steps = transaction.message(content, self._hears)
+            steps = transaction.message(content, self._is_connected)
             self._wait_for(self._listener.run(steps, transaction.spent), answered)
 
-    def _hears(self) -> bool:
-        """Whether the client is there for its answer, as far as that shows."""
+    def _is_connected(self) -> bool:
+        """Whether the client is still connected, as far as is known."""
         return not self._eof and not self._transport.is_closing()
 
     def _content_refusal(self, problem: ContentProblem | None) -> Reply:
-        """What is said of content that cannot be taken; without a problem the spool failed."""
+        """The reply to unacceptable content; without a problem, the spool failed."""
         if problem is None:
             return replies.NO_SPACE
         if problem in replies.LIMITED:
@@ -334,11 +334,11 @@ class SmtpSession(Session):
         self._write(self._engine.answer(reply))
 
     def _abort(self) -> None:
-        """End the open transaction, if there is one: nothing of it was mailed."""
+        """Drop the open transaction, if any, which has not been mailed."""
         if self._transaction is not None:
             self._transaction.abort()
             self._transaction = None
-        if self._content is not None:  # chunks of which the last never came
+        if self._content is not None:  # chunks without a last one
             self._content.close()
             self._content = None
         self._mail = None
@@ -346,7 +346,7 @@ class SmtpSession(Session):
 
     def _expired(self) -> None:
         cause = "timeout"
-        if self._content is not None:  # its rate is looked at only when its time is over
+        if self._content is not None:  # the rate is checked only when its time is up
             allowed = content_timeout(self._settings, self._engine.content_size)
             if self._now() < self._content_began + allowed:
                 self._deadline.at = self._content_began + allowed

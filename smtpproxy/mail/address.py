@@ -1,9 +1,9 @@
 """Addresses: canonical form, widened keys, and the path of MAIL and RCPT.
 
-One grammar of paths for every intake (RFC 5321 4.1.2, RFC 6531 3.3). Taken besides what RFC
-5321 allows, as Postfix and Exim do: dots anywhere in a local part (some providers gave out such
-addresses), no angle brackets, spaces before the path. Source routes are refused (RFC 5321
-appendix C): MTAs differ in whom they take the recipient to be.
+Every intake uses the same grammar of paths (RFC 5321 4.1.2, RFC 6531 3.3). Like Postfix and Exim it
+also accepts dots anywhere in a local part (some providers gave out such addresses), no angle
+brackets, and spaces before the path. Source routes are refused (RFC 5321 appendix C), because MTAs
+differ in whom they take to be the recipient.
 """
 
 import re
@@ -21,19 +21,19 @@ _PLAIN = re.compile(  # without % and !
 _UNQUOTED = re.compile(r'[^\x00-\x20\x7f"(),:;<>@\[\\\]]+')
 _QUOTED = re.compile(r'"((?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*)"')
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_ROUTED = re.compile(r"[%!@]")  # in a local part, an MTA may see a route
-_OBSCURED = re.compile(r'[\x00-\x20\x7f"(),:;<>\[\\\]]')  # what else takes an address apart
+_ROUTED = re.compile(r"[%!@]")  # in a local part, an MTA may take these for a route
+_OBSCURED = re.compile(r'[\x00-\x20\x7f"(),:;<>\[\\\]]')  # other characters that split an address
 _WHOLE_DOMAIN = re.compile(r"(?:\*?@|(?=\*\.))(\*\.)?([^*@]*)")
 
-_UUCP = ".uucp"  # no domain: what is before it is a host of bang paths
+_UUCP = ".uucp"  # not a domain: before it is a host of bang paths
 
 _HAS_READINGS = re.compile(r'[%!]|\A"|\.uucp\Z')
 
 MAX_READINGS = 16
-"""So many other addresses may one address be read as."""
+"""How many other addresses one address may be read as."""
 
 _AT_GMAIL = ("@gmail.com", "@googlemail.com")
-_DOMAIN_OCTETS = 253  # RFC 1035 3.1, as written without the root's dot
+_DOMAIN_OCTETS = 253  # RFC 1035 3.1, written without the root's dot
 
 
 class AddressError(ValueError):
@@ -45,12 +45,11 @@ class AmbiguousAddress(AddressError):
 
 
 def canonical(address: str) -> str:
-    """Return the form that matching is on: unquoted, NFC, casefolded, domain as A-label.
+    """Return the form that is matched: unquoted, NFC, casefolded, the domain as A-label.
 
-    `address` is a mailbox without angle brackets or source route. A local part that
-    cannot be written without quotes keeps them, in the shortest form (RFC 5321 4.1.2),
-    so that the result is an address again. Dots may stand anywhere in a local part: some
-    providers gave out such addresses. Raises `AddressError`.
+    `address` is a mailbox without angle brackets or source route. A local part that cannot be
+    written without quotes keeps them, in the shortest form (RFC 5321 4.1.2), so that the result is
+    an address again. Raises `AddressError`.
     """
     if len(address) <= _DOMAIN_OCTETS and _PLAIN.fullmatch(address):
         return address.lower()
@@ -61,11 +60,10 @@ def canonical(address: str) -> str:
 
 
 def widened(canonical_address: str) -> str:
-    """Return the key form shared by variants of one mailbox.
+    """Return the form for keys that variants of one mailbox share.
 
-    The plus-tag is removed on any domain, dots on Gmail's only (googlemail.com is
-    gmail.com). Two equal canonical addresses have equal widened forms. It may only
-    refuse, never allow.
+    The plus-tag is removed on any domain, dots on Gmail's only (googlemail.com is gmail.com). Equal
+    canonical addresses have equal widened forms. A match by it may only refuse, never allow.
     """
     gmail = canonical_address.endswith(_AT_GMAIL)
     if "+" not in canonical_address and not gmail:
@@ -99,13 +97,13 @@ def compose(local: str, domain: str) -> str:
 
 
 def readings(canonical_address: str) -> tuple[str, ...]:
-    """Return the other canonical addresses that an MTA may take this one for.
+    """Return the other canonical addresses as which an MTA may read this one.
 
-    An MTA that a domain is local to looks for a route in the local part: Postfix and Sendmail
+    An MTA for which a domain is local looks for a route in the local part: Postfix and Sendmail
     deliver `user%example.com@localhost`, `example.com!user@localhost` and
     `"user@example.com"@localhost` to `user@example.com` (Postfix: allow_percent_hack,
-    swap_bangpath, resolve_dequoted_address). Sendmail takes `user@example.com.uucp` for one of
-    them. Which domains are local is not known here, so any may be. At most `MAX_READINGS`; a
+    swap_bangpath, resolve_dequoted_address). Sendmail does that with `user@example.com.uucp` too.
+    Which domains are local is not known here, so any may be. At most `MAX_READINGS`; a match by a
     reading may only refuse, never allow.
     """
     if _HAS_READINGS.search(canonical_address) is None:
@@ -115,7 +113,7 @@ def readings(canonical_address: str) -> tuple[str, ...]:
 
 
 def whole_domain(text: str) -> str | None:
-    """Return the canonical name of a whole domain; None: `text` does not name one.
+    """Return the canonical name of a whole domain, or None if `text` is not one.
 
     `@example.com` (or `*@example.com`) is everybody at that domain, `*.example.com` (or
     `*@*.example.com`) everybody at it and at its subdomains. Raises `AddressError`.
@@ -132,12 +130,12 @@ def whole_domain(text: str) -> str | None:
 
 
 def names_domain(name: str) -> bool:
-    """Whether a canonical name is that of a whole domain, and not an address."""
+    """Whether a canonical name is a whole domain's rather than an address."""
     return name[0] == "@" or (name[0] == "*" and "@" not in name)
 
 
 def domains_over(name: str) -> tuple[str, ...]:
-    """Return the names of whole domains that a canonical address, or such a name, is under."""
+    """Return the names of the whole domains that include a canonical address or such a name."""
     domain = name.rpartition("@")[2]
     over = [] if domain.startswith("*.") else [f"@{domain}"]
     domain = domain.removeprefix("*.")
@@ -148,12 +146,12 @@ def domains_over(name: str) -> tuple[str, ...]:
 
 
 def _read_on(local: str, domain: str) -> tuple[str, ...]:
-    """Return the readings of an unquoted local part at a domain, by any order of its routes."""
+    """Return the readings of an unquoted local part at a domain, with its routes in any order."""
     found: dict[str, None] = {}
     if domain.endswith(_UUCP):
         found[f"{_quoted(local)}@{domain.removesuffix(_UUCP)}"] = None
     rests = [local]
-    for rest in rests:  # it grows meanwhile
+    for rest in rests:  # the list grows in the loop
         for user, host in _routes(rest):
             if user not in rests:
                 rests.append(user)
@@ -162,7 +160,7 @@ def _read_on(local: str, domain: str) -> tuple[str, ...]:
                 for one in (there, there.removesuffix(_UUCP)):
                     found[f"{_quoted(_folded(user))}@{one}"] = None
             except AddressError:
-                continue  # nothing delivers there; what is left may hold another route
+                continue  # nothing delivers there, but the rest may be another route
         if len(found) > MAX_READINGS or len(rests) > 4 * MAX_READINGS:
             raise AmbiguousAddress(
                 f"the local part may be read as more than {MAX_READINGS} other addresses:"
@@ -172,7 +170,7 @@ def _read_on(local: str, domain: str) -> tuple[str, ...]:
 
 
 def _routes(local: str) -> Iterator[tuple[str, str]]:
-    """Yield (local part, domain) by each kind of route, of which the outermost goes first."""
+    """Yield (local part, domain) for each kind of route, resolving its outermost step."""
     for sign in "@%":
         user, there, domain = local.rpartition(sign)
         if there and user:
@@ -208,7 +206,7 @@ def _quoted(local: str) -> str:
 
 
 def _folded(local: str) -> str:
-    """Unicode's canonical caseless form (D145), composed: a second pass changes nothing."""
+    """Unicode's canonical caseless form (D145), composed; folding twice changes nothing."""
     if local.isascii():
         return local.lower()
     try:
@@ -242,7 +240,7 @@ def _canonical_domain(domain: str) -> str:
 
 
 def _literal(domain: str) -> str:
-    """Return an address literal in one spelling, the same on every Python version."""
+    """Return an address literal in a spelling that is the same in every Python version."""
     inner = domain[1:-1].lower() if domain.endswith("]") else ""
     try:
         if not inner.startswith("ipv6:"):
@@ -263,8 +261,8 @@ DOMAIN_LIMIT = 255  # 4.5.3.1.2
 PATH_LIMIT = 256  # 4.5.3.1.3, with the angle brackets
 
 _SYNTAX = "bad address syntax; write <local-part@domain>"
-_READ_LIMIT = 2048  # characters that are looked at: no path is nearly as long
-# Sets name the ASCII that is left out: a range to U+10FFFF takes 30 ms to compile, each start.
+_READ_LIMIT = 2048  # characters that are read; no path is nearly as long
+# Sets exclude ASCII: a range to U+10FFFF would take 30 ms to compile at each start.
 _DOT_ATOM = r"[^\x00-\x20\"(),:;<>@\[\\\]\x7f]+"
 _QUOTED_LOCAL = r'"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*"'
 _NO_LETTER = r"\x00-,./:-@\[-^`{-\x7f"  # nor a digit, `-` or `_`
@@ -278,13 +276,13 @@ SIMPLE_PATH = (
     rf"<(?=[^@]{{1,{LOCAL_PART_LIMIT}}}@)(?=.{{1,{PATH_LIMIT - 1}}}\Z)"
     r"([a-z0-9+_-]+(?:\.[a-z0-9+_-]+)*@[a-z0-9]+(?:(?:\.|-+)[a-z0-9]+)+)>"
 )
-"""Nearly every path, with nothing behind it. The only group is the mailbox."""
+"""Matches nearly every path with nothing after it. The only group is the mailbox."""
 _SIMPLE_PATH = re.compile(SIMPLE_PATH)
 _QUOTED_ROUTE = re.compile(r'"[\\ ]*@')
 
 
 class PathError(AddressError):
-    """Not a path that is taken. `code` is the reply's: 501 for bad syntax, else 553."""
+    """A path that is not accepted. `code` is the reply's: 501 for bad syntax, otherwise 553."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
@@ -292,10 +290,10 @@ class PathError(AddressError):
 
 
 def read_path(line: str, start: int = 0) -> tuple[str, int]:
-    """Return the mailbox of the path that begins at `start`, and where what follows begins.
+    """Return the mailbox of the path that begins at `start`, and where the path ends.
 
-    The mailbox is as it was written, without brackets; empty for `<>`; and it may lack a
-    domain, see `qualified`. Raises PathError.
+    The mailbox is as written, without brackets, and empty for `<>`. It may lack a domain; see
+    `qualified`. Raises PathError.
     """
     plain = _SIMPLE_PATH.fullmatch(line, start)
     if plain is not None:
@@ -307,16 +305,16 @@ def read_path(line: str, start: int = 0) -> tuple[str, int]:
     local, domain = found["local"], found["domain"]
     if local is None:
         return "", found.end()
-    if found["route"] is not None or _QUOTED_ROUTE.match(local):  # Postfix takes both for one
+    if found["route"] is not None or _QUOTED_ROUTE.match(local):  # both are routes for Postfix
         raise PathError(553, "source routes are not taken; write <local-part@domain>")
     if domain is None and (local.startswith('"') or found.end() < len(line)):
-        raise PathError(501, _SYNTAX)  # a display name, rather
+        raise PathError(501, _SYNTAX)  # rather a display name
     _check_lengths(local, domain or "")
     return local if domain is None else f"{local}@{domain}", found.end()
 
 
 def parse_path(text: str) -> str:
-    """Return the mailbox of a path that has nothing behind it, as `read_path` does."""
+    """Return the mailbox of a path with nothing after it, as `read_path` does."""
     mailbox, end = read_path(text)
     if text[end:].strip(" "):
         raise PathError(501, _SYNTAX)
@@ -324,10 +322,10 @@ def parse_path(text: str) -> str:
 
 
 def qualified(mailbox: str, origin: str | None) -> str:
-    """Return a mailbox with the domain that the MTA gives to one that has none.
+    """Return a mailbox, completed by the domain that the MTA adds if there is none.
 
-    Without `origin` that domain is not known: PathError, but for `postmaster`, which every
-    server has (RFC 5321 4.1.1.3).
+    Without `origin` that domain is not known, which raises PathError except for `postmaster`, a
+    mailbox of every server (RFC 5321 4.1.1.3).
     """
     if "@" in mailbox or not mailbox:
         return mailbox
@@ -340,15 +338,15 @@ def qualified(mailbox: str, origin: str | None) -> str:
 
 
 def recipient(address: str) -> str:
-    """Return an address if it can be a recipient's, as lists name them. Raises PathError."""
+    """Return an address from a list if it can be a recipient's. Raises PathError."""
     parse_path(address)
     return address
 
 
 def for_record(path: str) -> str:
-    """Return a path with octets that are no UTF-8, lone surrogates, written as `\\xe9`.
+    """Return a path with octets that are not UTF-8 (lone surrogates) written as `\\xe9`.
 
-    That is no address any more: no rule and no credential has it, and no mail can go to it.
+    The result is no longer an address: no rule or credential matches it, and no mail can go to it.
     """
     if path.isascii():
         return path

@@ -1,7 +1,8 @@
-"""The token of a link by which the owner of an address confirms something: what, until when.
+"""The token of a link by which the owner of an address confirms something.
 
 Like an unsubscribe token it is the sealed record itself (docs/adr/0010-unsubscribe-token.md), under
-the same keys and another context: neither is ever taken for the other, and none shows whose it is.
+the same keys but another context: neither can be mistaken for the other, and neither shows whose it
+is.
 """
 
 from datetime import datetime
@@ -21,7 +22,7 @@ _CONTEXT = b"smtpproxy confirmation"
 
 
 class Confirmation(Struct, frozen=True, array_like=True):
-    """What a token says. `at` is when it was asked for: a link is for this request alone."""
+    """What a token says. `at` is when it was requested: a link is only for this request."""
 
     kind: Kind
     recipient: str  # canonical address
@@ -29,8 +30,8 @@ class Confirmation(Struct, frozen=True, array_like=True):
     purpose: str
     at: datetime  # UTC
     until: datetime
-    lang: str  # of the page, where the browser asks for none
-    source: str | None = None  # how the address was obtained: on record once it is confirmed
+    lang: str  # of the page, if the browser requests none
+    source: str | None = None  # how the address was obtained; recorded when it is confirmed
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -38,14 +39,14 @@ _decode = msgspec.msgpack.Decoder(Confirmation).decode
 
 
 def seal_confirmation(ring: TokenRing, confirmation: Confirmation) -> str:
-    """Return the token: the same for the same record."""
+    """Return the token, which is the same for the same record."""
     return ring.seal_record(_encode(confirmation), _CONTEXT)
 
 
 def read_confirmation(ring: TokenRing, token: str) -> Confirmation:
-    """Read a token, whether its time is over or not. Raises TokenError."""
+    """Read a token, even an expired one. Raises TokenError."""
     record = ring.open_record(token, _CONTEXT)
     try:
         return _decode(record)
-    except msgspec.MsgspecError as error:  # of another version
+    except msgspec.MsgspecError as error:  # from another version
         raise TokenError(str(error)) from None

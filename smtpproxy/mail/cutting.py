@@ -1,10 +1,9 @@
-"""Cutting pieces out of the texts of a message without touching another octet of it.
+"""Cuts pieces out of the texts of a message without changing any other octet.
 
-A piece is given by its place in the decoded text. What stands there instead of a tag is an empty
-HTML comment: what follows it cannot become a boundary, and what it was between does not grow
-together.
-Under base64 and quoted-printable the lines around it stay as they are, and none becomes longer than
-76 characters (RFC 2045 sections 6.7 and 6.8).
+A piece is given by its position in the decoded text. A tag is replaced by an empty HTML comment, so
+that what follows cannot become a boundary and what surrounded it stays apart. In base64 and
+quoted-printable the surrounding lines stay as they are, and none becomes longer than 76 characters
+(RFC 2045 sections 6.7 and 6.8).
 """
 
 import re
@@ -15,29 +14,29 @@ from collections.abc import Sequence
 from smtpproxy.mail.mime import EncodedText
 
 Piece = tuple[int, int, bytes]
-"""Where it begins and ends, and what stands there instead."""
+"""Where a piece begins and ends, and what replaces it."""
 
 COMMENT = b"<!---->"
 NOTHING = b"<a></a>"
-"""What shows nothing within a comment, which another one would end."""
+"""Shows nothing within a comment, which another comment would end."""
 NO_PICTURE = b"data:,"
-"""The address of nothing: what loads it asks nobody."""
+"""The address of an empty picture, which is loaded from nowhere."""
 _LINE = 76
 _ESCAPE = re.compile(rb"=(?:([0-9A-Fa-f]{2})|\r\n)")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]+")
-_LEADS = (b"<!--", b"<a", NO_PICTURE)  # of what stands there instead: spaces may follow
+_LEADS = (b"<!--", b"<a", NO_PICTURE)  # of replacements: spaces may follow
 _PADDING = re.compile(rb"[^A-Za-z0-9+/]*=+")
 
 
 class CannotCut(ValueError):
-    """Where a piece stands in the message cannot be told for certain."""
+    """The position of a piece in the message is not certain."""
 
 
 def cut(body: bytes, text: EncodedText, pieces: Sequence[Piece]) -> bytes:
     """Return the body of a message without pieces of one of its texts.
 
-    They are places in `text.octets`, in their order and apart. What stands there instead may get
-    spaces: a comment within, an address behind it. Raises CannotCut.
+    They are positions in `text.octets`, in order and not overlapping. Replacements may be padded
+    with spaces: inside a comment, after an address. Raises CannotCut.
     """
     raw = body[text.start : text.end]
     if text.encoding == "quoted-printable":
@@ -57,7 +56,7 @@ def _spliced(raw: bytes, pieces: Sequence[Piece]) -> bytes:
 
 
 class _Places:
-    """Where decoded octets stand in the raw ones: between two marks both run in step."""
+    """Maps positions of decoded octets to raw ones: between two marks both advance together."""
 
     def __init__(self) -> None:
         self._decoded = [0]
@@ -73,7 +72,7 @@ class _Places:
 
 
 def _quoted(raw: bytes, octets: bytes, pieces: Sequence[Piece]) -> list[Piece]:
-    """The pieces in quoted-printable text."""
+    """The pieces as positions in quoted-printable text."""
     places, known, position, size = _Places(), [], 0, 0
     for found in _ESCAPE.finditer(raw):
         known.append(raw[position : found.start()])
@@ -97,7 +96,7 @@ def _quoted(raw: bytes, octets: bytes, pieces: Sequence[Piece]) -> list[Piece]:
 
 
 def _within_lines(raw: bytes, first: int, last: int, instead: bytes) -> bytes:
-    """What stands there, with soft line breaks where the line would be too long."""
+    """The replacement, with soft line breaks where the line would be too long."""
     near = max(first - _LINE - 2, 0)
     begin = raw.rfind(b"\r\n", near, first)
     end = raw.find(b"\r\n", last, last + _LINE + 2)
@@ -110,8 +109,8 @@ def _within_lines(raw: bytes, first: int, last: int, instead: bytes) -> bytes:
 
 
 def _in_base64(raw: bytes, octets: bytes, pieces: Sequence[Piece]) -> list[Piece]:
-    """The pieces in base64: whole groups of three octets, in place of as many or fewer."""
-    places, count = _Places(), 0  # of the characters that count
+    """The pieces in base64: whole groups of three octets, replaced by as many or fewer."""
+    places, count = _Places(), 0  # of base64 characters
     end_of_text = raw.find(b"=")
     for found in _BASE64.finditer(raw, 0, len(raw) if end_of_text < 0 else end_of_text):
         places.mark(count, found.start())
@@ -120,7 +119,7 @@ def _in_base64(raw: bytes, octets: bytes, pieces: Sequence[Piece]) -> list[Piece
     for start, end, instead in _apart(octets, pieces):
         first, last = start - start % 3, min(end + -end % 3, len(octets))
         decoded = octets[first:start] + instead + octets[end:last]
-        room = (last - first - len(decoded)) % 3  # so that what follows stands where it stood
+        room = (last - first - len(decoded)) % 3  # so that what follows keeps its place
         at = start - first + next(len(lead) for lead in _LEADS if instead.startswith(lead))
         decoded = decoded[:at] + b" " * room + decoded[at:]
         until = places[last // 3 * 4 - 1] + 1
@@ -137,7 +136,7 @@ def _in_base64(raw: bytes, octets: bytes, pieces: Sequence[Piece]) -> list[Piece
 
 
 def _apart(octets: bytes, pieces: Sequence[Piece]) -> list[Piece]:
-    """The pieces; those that share a group of three octets are one, with what is between."""
+    """The pieces, with those that share a group of three octets merged."""
     merged: list[Piece] = []
     for start, end, instead in pieces:
         if merged and start // 3 <= (merged[-1][1] - 1) // 3:
@@ -149,7 +148,7 @@ def _apart(octets: bytes, pieces: Sequence[Piece]) -> list[Piece]:
 
 
 def _on_lines(raw: bytes, begin: int, end: int, decoded: bytes) -> bytes:
-    """Base64 on lines of its own."""
+    """Base64 on separate lines."""
     text = b2a_base64(decoded, newline=False)
     lines = [text[at : at + _LINE] for at in range(0, len(text), _LINE)]
     if begin and raw[begin - 1 : begin] != b"\n":

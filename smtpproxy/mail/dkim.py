@@ -16,15 +16,15 @@ _SPACE = re.compile(rb"[ \t\r\n]+")
 
 
 class SigningFailed(Exception):
-    """A message that is to be signed cannot be; the text is private."""
+    """A message that must be signed cannot be; the text is private."""
 
 
 class TagError(ValueError):
-    """A list that cannot be read, or a tag that says nothing usable."""
+    """A tag list that cannot be read, or a tag without a usable value."""
 
 
 def read_tags(text: bytes) -> dict[bytes, bytes]:
-    """Return the tags and what they say, without white space around. Raises TagError."""
+    """Return the tags and their values, without surrounding white space. Raises TagError."""
     tags: dict[bytes, bytes] = {}
     specs = text.split(b";")
     if not specs[-1].strip(b" \t\r\n"):
@@ -41,30 +41,30 @@ def read_tags(text: bytes) -> dict[bytes, bytes]:
 
 
 def unspaced(value: bytes) -> bytes:
-    """Return a value without the white space that folding may have put into it."""
+    """Return a value without the white space that folding may have added."""
     return _SPACE.sub(b"", value)
 
 
 KeyType = Literal["rsa", "ed25519"]
-FEWEST_BITS = 1024
-"""RFC 8301 section 3.2: what is signed with a smaller RSA key is not signed."""
+MIN_BITS = 1024
+"""RFC 8301 section 3.2: a signature with a smaller RSA key does not count."""
 _STRING = 255  # octets of one string of a TXT record
 
 
 class KeyRecord(Struct, frozen=True):
-    """`public` is what `p=` holds: an RSA SubjectPublicKeyInfo in DER, or 32 octets."""
+    """`public` is the value of `p=`: an RSA SubjectPublicKeyInfo in DER, or 32 octets."""
 
     key_type: KeyType
     public: bytes
     testing: bool = False
-    same_domain: bool = False  # i= has to be of d= itself, not of a part of it
+    same_domain: bool = False  # i= must be in d= itself, not in a subdomain
 
     def __str__(self) -> str:
         return f"v=DKIM1; k={self.key_type}; p={b64encode(self.public).decode()}"
 
 
 def read_record(text: bytes) -> KeyRecord:
-    """Read what a TXT record says, its strings joined. Raises TagError with what is wrong."""
+    """Read a TXT record, its strings joined. Raises TagError with what is wrong."""
     tags = read_tags(text)
     if tags.get(b"v", b"DKIM1") != b"DKIM1" or (b"v" in tags and next(iter(tags)) != b"v"):
         raise TagError("it is no DKIM record")
@@ -89,7 +89,7 @@ def read_record(text: bytes) -> KeyRecord:
 
 
 def zone_line(name: str, record: KeyRecord) -> str:
-    """Return the record as a line of a zone file, cut into strings that DNS can carry."""
+    """Return the record as a line of a zone file, split into strings that fit into DNS."""
     text = str(record)
     strings = [text[i : i + _STRING] for i in range(0, len(text), _STRING)]
     quoted = " ".join(f'"{string}"' for string in strings)
@@ -97,17 +97,17 @@ def zone_line(name: str, record: KeyRecord) -> str:
 
 
 NAME = "DKIM-Signature"
-LONGEST = 16_384  # octets of a field; nobody writes a longer one for an honest reason
+LONGEST = 16_384  # octets of a field; no honest one is longer
 ALGORITHMS = (b"rsa-sha256", b"ed25519-sha256")
 """RFC 8301 section 3.1: never SHA-1."""
 
 _LINE = 74  # octets, with the tab that continues a field
-_USUAL = 64  # signed names: what has more is not remembered
-_CLOCKS_APART = 3600.0  # seconds; a signature a little from the future is no forgery
+_USUAL = 64  # signed names; longer lists are not cached
+_CLOCKS_APART = 3600.0  # seconds; a signature from slightly in the future is not a forgery
 
 
 class Signature(Struct, frozen=True):
-    """What a DKIM-Signature field says, checked for what needs no key."""
+    """The content of a DKIM-Signature field, checked as far as possible without the key."""
 
     domain: str
     selector: str
@@ -118,11 +118,11 @@ class Signature(Struct, frozen=True):
     relaxed_header: bool
     relaxed_body: bool
     limit: int | None = None  # octets of the body that are signed
-    of_domain: bool = True  # its i= is of d= itself, not of a part of it
+    of_domain: bool = True  # its i= is in d= itself, not in a subdomain
 
     @property
     def record_name(self) -> str:
-        """Where its key is in the DNS."""
+        """The DNS name of its key."""
         return f"{self.selector}._domainkey.{self.domain}"
 
     def covers(self, *names: bytes) -> bool:
@@ -169,7 +169,7 @@ def read_signature(field: bytes, now: float) -> Signature:
 
 
 def signed_names(field: bytes) -> frozenset[bytes]:
-    """Return the names that a field's `h=` has, in lower case; none when it cannot be read."""
+    """Return the names in a field's `h=`, in lower case; none if it cannot be read."""
     try:
         tags = read_tags(field.partition(b":")[2]) if len(field) <= LONGEST else {}
     except TagError:
@@ -178,7 +178,7 @@ def signed_names(field: bytes) -> frozenset[bytes]:
 
 
 def hashed_signature(field: bytes, *, relaxed: bool = True) -> bytes:
-    """Return what is hashed of the signature's own field: it without what `b=` says."""
+    """Return what is hashed of the signature's own field: all but the value of `b=`."""
     name, _, value = field.partition(b":")
     specs = value.split(b";")
     for index, spec in enumerate(specs):
@@ -196,7 +196,7 @@ def hashed_signature(field: bytes, *, relaxed: bool = True) -> bytes:
 def unsigned_field(
     algorithm: str, domain: str, selector: str, at: int, names: Sequence[bytes], body_hash: bytes
 ) -> bytes:
-    """Return a field up to `b=`; what `hashed_signature` makes of it is to be signed."""
+    """Return a field up to `b=`; the result of `hashed_signature` for it is what gets signed."""
     return (
         b"%b: v=1; a=%b; c=relaxed/relaxed;\r\n\td=%b; s=%b;\r\n\tt=%d; h=%b;\r\n\tbh=%b;\r\n\tb="
         % (
@@ -214,19 +214,19 @@ def unsigned_field(
 def signed_field(unsigned: bytes, signature: bytes) -> bytes:
     """Return the whole field, with its CRLF."""
     text = b64encode(signature)
-    first = _LINE - 3  # behind the tab and `b=`
+    first = _LINE - 3  # after the tab and `b=`
     lines = [text[:first], *(text[i : i + _LINE] for i in range(first, len(text), _LINE))]
     return unsigned + b"\r\n\t ".join(lines) + b"\r\n"
 
 
 @lru_cache(maxsize=256)
 def _listed(names: tuple[bytes, ...]) -> bytes:
-    """Apps write the same fields again and again."""
+    """The folded names, cached because apps write the same fields again and again."""
     return _folded(names)
 
 
 def _folded(names: Sequence[bytes]) -> bytes:
-    """The names with colons between them, folded."""
+    """The names separated by colons, folded."""
     lines, line = [], b""
     for name in names:
         joined = line + b":" + name if line else name

@@ -9,9 +9,9 @@ _BLOCK = b"\r\n" * 4096
 class BodyHash:
     """SHA-256 of a body in its canonical form, in linear time and bounded memory.
 
-    The body is dot-unstuffed, CR and LF stand in CRLF only, and its last line is ended;
-    pieces may be cut anywhere. `limit` is the tag `l=`: what comes after that many
-    canonical octets does not count.
+    The body is dot-unstuffed, CR and LF occur only as CRLF, and its last line is ended; pieces may
+    be cut anywhere. `limit` is the tag `l=`: what follows that many canonical octets does not
+    count.
     """
 
     __slots__ = ("_ends", "_hash", "_held", "_left", "_relaxed", "_text")
@@ -19,8 +19,8 @@ class BodyHash:
     def __init__(self, *, relaxed: bool = True, limit: int | None = None) -> None:
         self._relaxed = relaxed
         self._hash = sha256()
-        self._held = b""  # a space or a CR: what it means is said by what follows
-        self._ends = 0  # line ends that do not count at the end of the body
+        self._held = b""  # a space or a CR, whose meaning depends on what follows
+        self._ends = 0  # line ends, which do not count at the end of the body
         self._text = False
         self._left = limit
 
@@ -50,7 +50,7 @@ class BodyHash:
 
     @property
     def short(self) -> bool:
-        """Whether the body, once digested, has less octets than `limit` asks for."""
+        """Whether the body, once digested, has fewer octets than `limit`."""
         return bool(self._left)
 
     def _line_ends(self, count: int) -> None:
@@ -70,8 +70,8 @@ class BodyHash:
 def relaxed_space(data: bytes) -> bytes:
     """Return `data` with every run of spaces and tabs made one space.
 
-    Each pass halves the runs, so there are as many as the longest run has binary digits. A
-    regular expression takes ten times as long for a body full of short runs.
+    Each pass halves the runs, so the number of passes is logarithmic in the longest one. A regular
+    expression takes ten times as long for a body full of short runs.
     """
     data = data.replace(b"\t", b" ")
     while b"  " in data:
@@ -86,21 +86,21 @@ SIGNED = frozenset(
     b" list-id list-help list-unsubscribe list-subscribe list-post list-owner list-archive"
     b" list-unsubscribe-post feedback-id auto-submitted".split()
 )
-"""What is signed where it is there: what dkimpy recommends (RFC 6376 5.4.1), and the fields of
-bulk mail that came later. Trace fields and what a relay may rewrite are not."""
+"""The fields that are signed if present: those that dkimpy recommends (RFC 6376 5.4.1), and newer
+ones of bulk mail. Trace fields and those that a relay may rewrite are not signed."""
 
 ALWAYS = (b"from", b"subject", b"to", b"list-unsubscribe", b"list-unsubscribe-post")
-"""Signed once more than they are there, so that nobody can add one (RFC 6376 8.15)."""
+"""Signed once more than they occur, so that nobody can add one (RFC 6376 8.15)."""
 
 _ONCE_MORE = frozenset(
     name for name in SIGNED if name.startswith(b"list-") or name == b"feedback-id"
-).union(ALWAYS)  # where they are there
+).union(ALWAYS)  # if present
 
 
 def to_sign(values: Mapping[bytes, Sequence[bytes]]) -> tuple[tuple[bytes, ...], bytes]:
-    """Return the names for the tag `h=` and what is hashed for it, relaxed.
+    """Return the names for the tag `h=`, and the relaxed header to hash for it.
 
-    `values` has what stands after the colon of every field of `SIGNED`, from the top.
+    `values` has what follows the colon in every field of `SIGNED`, from the top.
     """
     names: list[bytes] = []
     hashed: list[bytes] = []
@@ -122,11 +122,10 @@ def relaxed_value(value: bytes) -> bytes:
 def hashed_fields(
     names: Iterable[bytes], fields: Mapping[bytes, Sequence[bytes]], *, relaxed: bool = True
 ) -> bytes:
-    """Return what is hashed of the header for a tag `h=`, the signature itself left out.
+    """Return what is hashed of the header for a tag `h=`, without the signature itself.
 
-    `names` are in lower case; `fields` has the fields of each name as they stand in the
-    message, from the top. They are taken from the bottom up; names beyond those that are
-    there stand for nothing (RFC 6376 5.4.2).
+    `names` are in lower case; `fields` has the raw fields of each name, from the top. They are
+    taken from the bottom up; surplus names add nothing (RFC 6376 5.4.2).
     """
     left = {name: len(there) for name, there in fields.items()}
     hashed: list[bytes] = []

@@ -1,7 +1,7 @@
-"""DMARC: organisational domains, policy records, and the names where these are looked for.
+"""DMARC: organisational domains, policy records, and the names where these are looked up.
 
-RFC 9989 sections 4.7 and 4.10; the public suffix list as in RFC 7489 3.2. Receivers take a
-record octet by octet as the RFC has it; what is nearly one is none.
+RFC 9989 sections 4.7 and 4.10; the public suffix list as in RFC 7489 3.2. Receivers accept a record
+only if it begins exactly as in the RFC.
 """
 
 import re
@@ -17,10 +17,10 @@ from smtpproxy.mail.address import AddressError, canonical
 
 @lru_cache(maxsize=4_096)
 def organisational_domain(domain: str) -> str:
-    """Return the domain that somebody registered: `example.co.uk` of `news.example.co.uk`.
+    """Return the registered domain: `example.co.uk` of `news.example.co.uk`.
 
-    `domain` is a lower-case A-label; one that is a public suffix itself, or no domain at all
-    (an address literal), is its own. The list is the one that came with the installation.
+    `domain` is a lower-case A-label; a public suffix, or something that is not a domain (an address
+    literal), is its own. The list is the installed one.
     """
     if not domain or domain.startswith("["):
         return domain
@@ -28,8 +28,8 @@ def organisational_domain(domain: str) -> str:
 
 
 def all_aligned(domains: Iterable[str], others: Collection[str], *, strict: bool = False) -> bool:
-    """Whether each of the domains is among the others (`strict`), or of the organisation of one
-    of them (DMARC alignment). Linear in how many there are."""
+    """Whether each domain is among the others (`strict`), or in the organisation of one of them
+    (DMARC alignment). Linear in their number."""
     left = set(domains).difference(others)
     if strict or not left:
         return not left
@@ -39,7 +39,7 @@ def all_aligned(domains: Iterable[str], others: Collection[str], *, strict: bool
 
 @lru_cache(maxsize=1)
 def _suffixes() -> Any:
-    """Read with the first use: the list takes a tenth of a second."""
+    """The public suffix list, read at first use because that takes a tenth of a second."""
     from publicsuffixlist import PublicSuffixList
 
     return PublicSuffixList()
@@ -49,7 +49,7 @@ Policy = Literal["none", "quarantine", "reject"]
 Psd = Literal["y", "n", "u"]
 
 MAX_QUESTIONS = 8
-"""4.10: of longer names the part in the middle is left out."""
+"""4.10: for longer names the middle part is skipped."""
 
 _VERSION = re.compile(rb"v[ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)")
 _NEARLY = re.compile(rb'[\s"\\]*v\s*=\s*"?dmarc', re.IGNORECASE)
@@ -71,13 +71,14 @@ _LONGEST = 4_096  # octets
 
 
 class DmarcError(ValueError):
-    """A record that receivers do not take for one."""
+    """A record that receivers do not accept."""
 
 
 class DmarcRecord(Struct, frozen=True):
-    """`policy` is for the domain itself, `below` for what is below it, `absent` for names below
-    it that are not there. `psd`: it is said to be a public suffix ("y") or an organisation's
-    own ("n"). `ignored` says what receivers read past, `no_reports` why nobody gets any."""
+    """A DMARC record. `policy` is for the domain itself, `below` for its subdomains, `absent` for
+    subdomains that do not exist. `psd`: it declares itself a public suffix ("y") or an
+    organisation's domain ("n"). `ignored` says what receivers skip, `no_reports` why nobody gets
+    reports."""
 
     policy: Policy
     below: Policy
@@ -86,7 +87,7 @@ class DmarcRecord(Struct, frozen=True):
     testing: bool = False
     psd: Psd = "u"
     no_reports: str = ""
-    broken_reports: bool = False  # rua= is there, and holds no URI
+    broken_reports: bool = False  # rua= is present without a URI
     ignored: tuple[str, ...] = ()
 
 
@@ -96,12 +97,12 @@ def is_dmarc(text: bytes) -> bool:
 
 
 def is_nearly_dmarc(text: bytes) -> bool:
-    """Whether it was meant to be one."""
+    """Whether a TXT record was meant to be a DMARC record."""
     return _NEARLY.match(text) is not None
 
 
 def read_dmarc(text: bytes) -> DmarcRecord:
-    """Read a record. Raises DmarcError with what is wrong where receivers ignore it whole."""
+    """Read a record. Raises DmarcError with what is wrong if receivers ignore all of it."""
     version = _VERSION.match(text)
     if version is None:
         raise DmarcError('it does not begin with "v=DMARC1;" octet for octet')
@@ -140,16 +141,18 @@ def read_dmarc(text: bytes) -> DmarcRecord:
 
 
 def tree(domain: str) -> list[str]:
-    """Return the names to ask about, the longest first (4.10)."""
+    """Return the names to look up, the longest first (4.10)."""
     labels = domain.split(".")
     start = max(1, len(labels) - MAX_QUESTIONS + 1)
     return [domain, *(".".join(labels[i:]) for i in range(start, len(labels)))]
 
 
 def organisation(domain: str, found: Mapping[str, Psd]) -> str:
-    """Return the organisational domain (4.10.2), from what `tree` led to, the longest first.
+    """Return the organisational domain (4.10.2), from the records found for `tree`, the longest
+    name first.
 
-    It is what says psd=n, what is right below psd=y, else the shortest name with a record.
+    It is the name with psd=n, the name directly below psd=y, or else the shortest name with a
+    record.
     """
     for name, psd in found.items():
         if psd == "n" or (psd == "y" and name == domain):
@@ -160,7 +163,7 @@ def organisation(domain: str, found: Mapping[str, Psd]) -> str:
 
 
 def _tags(text: bytes) -> tuple[dict[str, str], list[str]]:
-    """Return the tags after the version, and what is not a tag: receivers ignore that."""
+    """Return the tags after the version, and what receivers ignore because it is not a tag."""
     tags: dict[str, str] = {}
     ignored: list[str] = []
     for spec in text.split(b";"):
@@ -179,7 +182,8 @@ def _tags(text: bytes) -> tuple[dict[str, str], list[str]]:
 
 
 def _policy(tags: Mapping[str, str], values: Mapping[str, str], no_reports: str) -> Policy:
-    """4.7: without a usable policy a record counts as p=none, and only for its reports' sake."""
+    """The policy; 4.7: a record without a usable one counts as p=none, but only if it asks for
+    reports."""
     wrong = [name for name in ("p", "sp", "np") if name in tags and name not in values]
     if "p" in values and not wrong:
         return _as_policy(values["p"])
@@ -197,7 +201,7 @@ def _as_policy(value: str) -> Policy:
 
 
 def _reports(value: str | None, name: str) -> tuple[str, list[str]]:
-    """Return why nobody gets reports ("" when somebody does), and what is wrong besides."""
+    """Return why nobody gets reports ("" if somebody does), and what else is wrong."""
     if value is None:
         return f"there is no {name}=", []
     wrong, mailed, other = [], 0, 0

@@ -1,7 +1,8 @@
-"""Delivery status notifications: what a sender is told outside of SMTP replies (RFC 3464).
+"""Delivery status notifications: notices to the sender outside SMTP replies (RFC 3464).
 
-Of refused recipients, when the others were mailed, so that the SMTP reply cannot say it
-(`on_mixed = "split"`); and that mail was relayed to where no notice of success is to be had.
+One kind is about refused recipients when the others were mailed, so that the SMTP reply cannot say
+it (`on_mixed = "split"`); another says that mail was relayed to a server that sends no notice of
+success.
 """
 
 from binascii import b2a_qp
@@ -19,7 +20,8 @@ _LINE_LIMIT = 998  # RFC 5322 2.1.1, without CRLF
 
 @dataclass(frozen=True, slots=True)
 class NoticeText:
-    """What a person reads: placeholders are `{hostname}` and `{recipients}`, a list of lines."""
+    """The text for people, with the placeholders `{hostname}` and `{recipients}`, a list of
+    lines."""
 
     subject: str
     text: str
@@ -27,7 +29,7 @@ class NoticeText:
 
 @dataclass(frozen=True, slots=True)
 class NoticeTexts:
-    """Those of all kinds of notices, in one language; `sender` is the display name of From."""
+    """The texts of all kinds of notices, in one language; `sender` is the display name of From."""
 
     sender: str
     refused: NoticeText
@@ -43,7 +45,7 @@ class RefusedRecipient:
 
 
 class Envelope(Struct, frozen=True):
-    """Which message a notice is about: what the sender called it, and who gets the notice."""
+    """The message that a notice is about, and who gets the notice."""
 
     hostname: str
     id: str
@@ -54,10 +56,10 @@ class Envelope(Struct, frozen=True):
 
 
 def failure_notice(envelope: Envelope, refused: Sequence[RefusedRecipient], header: bytes) -> bytes:
-    """Return the notice about recipients that were refused, CRLF line ends, not dot-stuffed.
+    """Return the notice about refused recipients, with CRLF line ends, not dot-stuffed.
 
-    `header` is the header section of the message it is about; it goes along as it came,
-    quoted-printable where it is no legal 7-bit text (RFC 6522 section 4).
+    `header` is the header section of the message; it is included as it came, or quoted-printable if
+    it is not legal 7-bit text (RFC 6522 section 4).
     """
     lines = [f"  <{entry.address}>: {entry.reply.text}" for entry in refused]
     return _failures(envelope, "refused", envelope.texts.refused, lines, refused, header)
@@ -66,10 +68,10 @@ def failure_notice(envelope: Envelope, refused: Sequence[RefusedRecipient], head
 def undelivered_notice(
     envelope: Envelope, failed: Sequence[RefusedRecipient], header: bytes
 ) -> bytes:
-    """Return the notice about recipients whom the next server did not take the message for.
+    """Return the notice about recipients for whom the next server did not accept the message.
 
-    They failed permanently, whatever the server says about later: the relay does not retry
-    (RFC 3464 2.3.3, 2.3.4: `failed` may carry a status of 4).
+    They failed permanently, even if the server says to try later, because the relay does not retry
+    (RFC 3464 2.3.3, 2.3.4: `failed` may have a status of 4).
     """
     lines = [f"  <{entry.address}>: {entry.reply}" for entry in failed]
     return _failures(envelope, "undelivered", envelope.texts.undelivered, lines, failed, header)
@@ -104,7 +106,7 @@ def _failures(
 def relayed_notice(
     envelope: Envelope, relayed: Sequence[tuple[str, str | None]], header: bytes
 ) -> bytes:
-    """Return the notice that mail went to where no notice of success is to be had.
+    """Return the notice that mail went to a server that sends no notice of success.
 
     `relayed` are addresses, each with the original recipient that the sender gave
     (RFC 3461 5.2.2).
@@ -128,13 +130,12 @@ def _report(
     groups: Sequence[str],
     header: bytes,
 ) -> bytes:
-    """A multipart/report for the reverse path.
+    """Return a multipart/report for the reverse path.
 
-    `kind` is in its Message-ID: of two notices about one message, mailboxes that drop what
-    they have would keep one.
-    Addresses keep their case (RFC 3464 2.3.2); what is not ASCII makes the report a
-    `message/global-delivery-status` (RFC 6533). The notice says auto-replied, never
-    auto-generated (RFC 3834 5.2, read with 3464), and its envelope sender is to be null.
+    `kind` is in its Message-ID, so that mailboxes that drop duplicates keep two notices about one
+    message. Addresses keep their case (RFC 3464 2.3.2); anything but ASCII makes the report a
+    `message/global-delivery-status` (RFC 6533). The notice says auto-replied, never auto-generated
+    (RFC 3834 5.2, read with 3464), and its envelope sender must be null.
     """
     hostname, id = envelope.hostname, envelope.id
     status = "\n".join([_message_group(envelope), *groups])
@@ -175,7 +176,7 @@ def _report(
 
 
 def _text(template: str, hostname: str, lines: Sequence[str], unicode: bool) -> tuple[str, str]:
-    """Return (Content-Transfer-Encoding, the text in it); without `unicode` it is 7-bit."""
+    """Return the Content-Transfer-Encoding and the text in it; without `unicode` it is 7-bit."""
     text = template.format(hostname=hostname, recipients="\n".join(lines)).rstrip() + "\n"
     if unicode:
         return "8bit", text
@@ -185,12 +186,12 @@ def _text(template: str, hostname: str, lines: Sequence[str], unicode: bool) -> 
 
 
 def _word(text: str) -> str:
-    """Return words of a header field, as encoded words where they are not ASCII (RFC 2047)."""
+    """Return words of a header field, as encoded words if they are not ASCII (RFC 2047)."""
     return Header(text, "us-ascii" if text.isascii() else "utf-8", maxlinelen=60).encode("\n")
 
 
 def _message_group(envelope: Envelope) -> str:
-    """The fields about the message, which begin the machine-readable part."""
+    """Return the fields about the message, which begin the machine-readable part."""
     original = f"Original-Envelope-Id: {from_xtext(envelope.envid)}\n" if envelope.envid else ""
     return (
         f"{original}Reporting-MTA: dns; {envelope.hostname}\nX-SMTPProxy-Id: {envelope.id}\n"
@@ -199,7 +200,7 @@ def _message_group(envelope: Envelope) -> str:
 
 
 def _group(address: str, orcpt: str | None, outcome: str) -> str:
-    """The fields about one recipient."""
+    """Return the fields about one recipient."""
     kind = "rfc822" if address.isascii() else "utf-8"
     original = ""
     if orcpt:
@@ -209,7 +210,7 @@ def _group(address: str, orcpt: str | None, outcome: str) -> str:
 
 
 def _attached(header: bytes, unicode: bool) -> tuple[str, str, bytes]:
-    """Return (Content-Type, Content-Transfer-Encoding, the header section in it)."""
+    """Return the Content-Type, the Content-Transfer-Encoding and the header section in it."""
     if max(map(len, header.split(b"\r\n"))) <= _LINE_LIMIT:
         if header.isascii():
             return "text/rfc822-headers", "7bit", header

@@ -1,4 +1,4 @@
-"""Which extensions of SMTP the content of a message needs (RFC 6152, RFC 6531)."""
+"""Which SMTP extensions the content of a message needs (RFC 6152, RFC 6531)."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -10,15 +10,14 @@ EXTENSIONS = frozenset({EIGHT_BIT, UTF8})
 _BOUNDARY = re.compile(rb'boundary\s*=\s*(?:"([^"\r\n]{1,200})"|([^\s;"]{1,200}))', re.IGNORECASE)
 _MESSAGE_INSIDE = re.compile(rb"(?:content-type\s*:|[ \t])\s*message/(?:rfc822|global)\b", re.I)
 _MAX_BOUNDARIES = 100
-_LONGEST_LINE = 64 * 1024  # octets; the rest of a longer one is read as a line of its own
+_LONGEST_LINE = 64 * 1024  # octets; the rest of a longer one is read as another line
 
 
 def needed_extensions(pieces: Callable[[], Iterable[bytes]]) -> frozenset[str]:
     """Return which of 8BITMIME and SMTPUTF8 a content needs, whatever its MAIL command said.
 
-    `pieces` gives the whole content, and may be called twice. What is not ASCII needs
-    8BITMIME, and in a header field SMTPUTF8 too: of the message, of a MIME part, or of a
-    message inside.
+    `pieces` returns the whole content and may be called twice. Anything but ASCII needs 8BITMIME,
+    and in a header field, be it of the message, a MIME part or an enclosed message, SMTPUTF8 too.
     """
     if all(piece.isascii() for piece in pieces()):
         return frozenset()
@@ -33,7 +32,7 @@ def _has_utf8_field(pieces: Iterable[bytes]) -> bool:
             in_header, message_inside = True, False
         elif not in_header:
             continue
-        elif line in (b"", b"\r"):  # white space alone goes on with a field
+        elif line in (b"", b"\r"):  # a line of white space continues a field
             in_header, message_inside = message_inside, False
             if not in_header and not boundaries:
                 return False

@@ -4,10 +4,10 @@ import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import lru_cache
 
-_NUL, _LF = 0, 10  # `in` tries to take what it looks for as a number before anything else
+_NUL, _LF = 0, 10  # as numbers, which `in` tries first
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
-# The name of a field, and its line with those that continue it; of a line that is no field, the
-# name is empty. Possessive, so that it takes linear time.
+# The name of a field, and its line with those that continue it; the name is empty if the line is
+# not a field. Possessive, so that it takes linear time.
 _FIELD = re.compile(rb"(?:([!-9;-~]++)[ \t]*+:|(?!\Z))([^\n]*+\n?(?>(?:[ \t][^\n]*+\n?)*))")
 _NO_FIELD = re.compile(rb"\n(?![ \t]|[!-9;-~]+[ \t]*:|\Z)")
 
@@ -15,8 +15,8 @@ _NO_FIELD = re.compile(rb"\n(?![ \t]|[!-9;-~]+[ \t]*:|\Z)")
 class HeaderBlock:
     """The header section of a message as it came, dot-unstuffed.
 
-    White space before a colon is obsolete (RFC 5322 4.5.8) and read as if it were not there.
-    Linear in the size of the block whatever the block holds.
+    White space before a colon is obsolete (RFC 5322 4.5.8) and ignored. Linear in the size of the
+    block, whatever is in it.
     """
 
     __slots__ = ("_all_fields", "_head", "by_name", "raw")
@@ -34,7 +34,7 @@ class HeaderBlock:
             raw = raw[: empty.start() + 1]
         self._head = raw
         written, values = zip(*_FIELD.findall(raw), strict=True) if raw else ((), ())
-        names = b"\n".join(written).lower().split(b"\n")  # all at once: there is no LF in one
+        names = b"\n".join(written).lower().split(b"\n")  # all at once, since no name contains LF
         found: dict[bytes, tuple[bytes, ...]] = dict(zip(names, zip(values), strict=False))
         if len(found) < len(values):
             found = _gathered(zip(names, values, strict=True))
@@ -58,7 +58,7 @@ class HeaderBlock:
         return {name: values for name, values in self.by_name.items() if name in names}
 
     def raw_fields(self, names: Container[bytes]) -> dict[bytes, list[bytes]]:
-        """Return the fields with these lower-case names as they stand, in order of names."""
+        """Return the raw fields with these lower-case names, in order of names."""
         found: dict[bytes, list[bytes]] = {name: [] for name in self.by_name if name in names}
         if found:
             for name, field in self._pieces():
@@ -67,11 +67,11 @@ class HeaderBlock:
         return found
 
     def fields(self) -> Iterator[tuple[bytes, bytes]]:
-        """(name as written, raw value with folding) of every field, in order.
+        """Yield name as written and raw value with folding of every field, in order.
 
-        The name keeps white space that stands before the colon and the value its line
-        end: in a block without defect, names and values with colons between them are the
-        block up to its empty line. Lines that are no field are left out.
+        The name keeps white space before the colon, and the value its line end: in a block without
+        defects, the names and values joined by colons are the block up to its empty line. Lines
+        that are not fields are left out.
         """
         for lower, field in self._pieces():
             if lower:
@@ -80,7 +80,8 @@ class HeaderBlock:
 
     @property
     def defect(self) -> str | None:
-        """What cannot be read: a NUL, a line that is no field …; None when all is well."""
+        """The first thing that cannot be read, such as a NUL or a line that is not a field, or
+        None."""
         head = self._head
         ends = head.count(b"\r\n")
         if (
@@ -107,7 +108,7 @@ class HeaderBlock:
         return None
 
     def without(self, name: str) -> bytes:
-        """The raw block less every field of that name; other bytes unchanged."""
+        """The raw block without any field of that name; other bytes are unchanged."""
         unwanted = lowered(name)
         if unwanted not in self.by_name:
             return self.raw
@@ -115,13 +116,14 @@ class HeaderBlock:
         return b"".join((*kept, self.raw[len(self._head) :]))
 
     def _pieces(self) -> Iterator[tuple[bytes, bytes]]:
-        """(lower-case name, field as it stands) in order; b"" for what is no field."""
+        """Yield lower-case name and raw field in order; the name is b"" for a line that is not a
+        field."""
         for found in _FIELD.finditer(self._head):
             yield (found[1] or b"").lower(), found[0]
 
 
 def _gathered(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, tuple[bytes, ...]]:
-    """The values by name, where a name is there more than once."""
+    """The values by name, for names that occur more than once."""
     found: dict[bytes, list[bytes]] = {}
     for name, value in fields:
         found.setdefault(name, []).append(value)
@@ -130,12 +132,13 @@ def _gathered(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, tuple[bytes,
 
 @lru_cache(maxsize=256)
 def lowered(name: str) -> bytes:
-    """Return a field name as it is a key of `by_name`."""
+    """Return a field name as a key of `by_name`."""
     return name.lower().encode("ascii")
 
 
 def unfolded(value: bytes) -> bytes:
-    """Remove the line ends that folding put in (RFC 5322 2.2.3), and white space around it."""
+    """Return a value without the line ends of folding (RFC 5322 2.2.3) and surrounding white
+    space."""
     value = value.strip(b" \t\r\n")
     if _LF in value:
         return value.replace(b"\r\n", b"").replace(b"\n", b"")

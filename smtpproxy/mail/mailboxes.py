@@ -1,12 +1,12 @@
 """Addresses as people write them: in a From field, and in files and forms.
 
-A From field (RFC 5322 section 3.4 and its obsolete forms): display names are skipped, never
-interpreted: what stands in quotes, comments or encoded words is no address. Nothing is guessed:
-a field that has two readings has none.
+In a From field (RFC 5322 section 3.4 and its obsolete forms) display names are skipped, never
+interpreted: the content of quotes, comments and encoded words is not an address. Nothing is
+guessed: an ambiguous field is an error.
 
-Elsewhere: what is stored must be what mail is addressed to. So what surrounds an address is
-taken off, and characters that no mailbox has but a spreadsheet or a web page leaves in an
-address are named: stored, they would match nobody.
+Elsewhere, what is stored must be what mail is addressed to. So whatever surrounds an address is
+removed, and characters that no mailbox has but spreadsheets and web pages leave in an address are
+an error, because once stored they would match nobody.
 """
 
 import re
@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from smtpproxy.mail.address import AddressError, canonical, compose, whole_domain
 from smtpproxy.mail.mime import CommentError, skip_cfws
 
-# What nearly every message has: one address, alone or in brackets behind a plain name.
+# What nearly every message has: one address, alone or in brackets after a simple name.
 _PLAIN = re.compile(
     rb"(?:(?:[A-Za-z0-9 \t!#$%&'*+/=?^_`{|}~.\x80-\xff-]*|\"[^\"\\\r\n]*\"[ \t]*)"
     rb"<([A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@[A-Za-z0-9.-]+)>"
@@ -34,7 +34,7 @@ _TOKEN = re.compile(
 
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 _ROUTE = re.compile(r",*@[^@,\"]+(?:,(?:@[^@,\"]+)?)*")
-_LONGEST = 16_384  # octets: a From field beyond this is read by nobody
+_LONGEST = 16_384  # octets: nobody reads a longer From field
 
 _Token = tuple[str, str]  # kind, text; the kind of a special is the special itself
 
@@ -46,9 +46,8 @@ class MailboxError(ValueError):
 def addresses(value: bytes) -> tuple[str, ...]:
     """Return the canonical address of every mailbox in an unfolded field value, in order.
 
-    Members of groups count (RFC 6854), source routes do not. Raises `MailboxError` when
-    the value cannot be read or holds an address that is none; a value without any
-    mailbox gives an empty tuple.
+    Members of groups count (RFC 6854), source routes do not. Raises `MailboxError` if the value
+    cannot be read or has an invalid address; a value without a mailbox gives an empty tuple.
     """
     if len(value) > _LONGEST:
         raise MailboxError(f"the field is longer than {_LONGEST} octets")
@@ -80,7 +79,7 @@ def _tokens(text: str) -> list[_Token]:
 
 @dataclass(slots=True)
 class _Reader:
-    """Walks over the tokens once, keeping what has come since the last delimiter."""
+    """Walks over the tokens once, keeping those since the last delimiter."""
 
     found: list[str] = field(default_factory=list)
     pending: list[_Token] = field(default_factory=list)
@@ -137,7 +136,7 @@ class _Reader:
                 self.pending.append(token)
 
     def _end_mailbox(self) -> None:
-        """A comma, a semicolon or the end: nothing is pending, or a bare address is."""
+        """End at a comma, a semicolon or the end, when nothing or a bare address is pending."""
         if self.pending:
             self.found.append(_address(self.pending))
         self.pending, self.closed = [], False
@@ -150,7 +149,7 @@ def _check_phrase(tokens: list[_Token]) -> None:
 
 
 def _without_route(tokens: list[_Token]) -> list[_Token]:
-    """A source route (RFC 5322 4.4) says nothing of who writes: it is only skipped."""
+    """The tokens without a source route (RFC 5322 4.4), which says nothing about the author."""
     kinds = [kind for kind, _ in tokens]
     if ":" not in kinds:
         return tokens
@@ -176,7 +175,7 @@ def _address(tokens: list[_Token]) -> str:
 
 
 def _dotted(tokens: list[_Token], *also: str) -> str:
-    """Join words with dots between them; comments and spaces are gone (RFC 5322 4.4)."""
+    """Join dotted words, from which comments and spaces are already removed (RFC 5322 4.4)."""
     words = []
     after_word = False
     for kind, text in tokens:
@@ -195,11 +194,11 @@ def _named(character: str) -> str:
 
 
 _LONGEST_ENTRY = 2_000  # characters; the path of a command has 256 octets (RFC 5321 4.5.3.1.3)
-_SIMPLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,253}@[A-Za-z0-9.-]*[A-Za-z0-9]")  # most are so
+_SIMPLE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,253}@[A-Za-z0-9.-]*[A-Za-z0-9]")  # nearly all
 _MAILTO = re.compile(r"mailto:([^?]*)(?:\?.*)?", re.IGNORECASE | re.DOTALL)
 _PAIRS = {'"': '"', "'": "'", "<": ">", "\N{LEFT DOUBLE QUOTATION MARK}": "\u201d", "«": "»"}
-# Unseen, though Unicode does not count them among the format characters or spaces: joiners,
-# fillers, variation selectors, what is kept for more of these, and the empty Braille cell.
+# Invisible, though not format characters or spaces in Unicode: joiners, fillers, variation
+# selectors, code points reserved for more of these, and the empty Braille cell.
 _UNSEEN = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u2800\u3164\ufe00-\ufe0f\uffa0"
     "\ufff0-\ufff8\U000e0000-\U000e0fff]"
@@ -212,7 +211,7 @@ _PATTERNS = (
 
 
 def entered(text: str) -> str:
-    """Return the canonical address of what was written as one.
+    """Return the canonical form of an address as a person wrote it.
 
     Raises `AddressError`.
     """
@@ -225,7 +224,7 @@ def entered(text: str) -> str:
 
 
 def entered_name(text: str) -> str:
-    """Return the canonical address, or the name of a whole domain, of what was written.
+    """Return the canonical form of an address or a whole domain as a person wrote it.
 
     Raises `AddressError`.
     """
@@ -244,12 +243,12 @@ def entered_name(text: str) -> str:
 
 
 def whole_domain_written(text: str) -> bool:
-    """Whether it begins as a whole domain does, rightly written or not."""
+    """Whether the text begins like a whole domain, valid or not."""
     return text.startswith(("@", "*@", "*."))
 
 
 def _bare(text: str) -> str:
-    """Take off what surrounds an address, and what cannot be seen at its ends."""
+    """Remove what surrounds an address, and invisible characters at its ends."""
     if len(text) > _LONGEST_ENTRY:
         raise AddressError(f"it is longer than {_LONGEST_ENTRY} characters")
     bare = _trimmed(text)
@@ -306,9 +305,9 @@ def _is_unseen(character: str) -> bool:
 
 
 def _is_plain(character: str) -> bool:
-    """Whether it is no wide, small or other typographic form of a character (UAX 44, 5.7.3).
+    """Whether it is not a wide, small or other typographic form of a character (UAX 44, 5.7.3).
 
-    What Unicode calls `<compat>` are letters of living scripts too, in Thai and Armenian.
+    Unicode's `<compat>` forms include letters of living scripts, Thai and Armenian.
     """
     form = unicodedata.decomposition(character)
     return not form.startswith("<") or form.startswith("<compat>")

@@ -1,8 +1,8 @@
-"""Text in fields (comments of RFC 5322, encoded words of RFC 2047, charsets) and the parts of a
-message (RFC 2045, 2046), read with bounded work.
+"""Reads text in fields (comments of RFC 5322, encoded words of RFC 2047, charsets) and the parts of
+a message (RFC 2045, 2046), with bounded work.
 
-No structure can make it recurse without end, decode without end, or fail: what is beyond a
-limit, or in no known encoding, is left out, and `Body.whole` says so.
+No structure can make it recurse or decode without bound, or fail: anything beyond a limit or in an
+unknown encoding is left out, and `Body.whole` says so.
 """
 
 import binascii
@@ -22,13 +22,13 @@ _COMMENT_MARK = re.compile(r"[()\\]")
 
 
 class CommentError(ValueError):
-    """A comment that is opened and not closed."""
+    """A comment that is opened but not closed."""
 
 
 def skip_cfws(text: str, position: int) -> int:
-    """Return the offset behind all comments and white space that stand at `position`.
+    """Return the offset after all comments and white space at `position`.
 
-    Comments may nest and hold quoted pairs. Raises `CommentError`.
+    Comments may nest and contain quoted pairs. Raises `CommentError`.
     """
     while True:
         position = _SPACE.match(text, position).end()  # type: ignore[union-attr]
@@ -56,9 +56,9 @@ def _comment_end(text: str, position: int) -> int:
 # charset, perhaps with a language (RFC 2231 5), encoding, text
 _WORD = re.compile(r"=\?([^?*\s]+)(?:\*[^?\s]*)?\?([bBqQ])\?([^?]*)\?=")
 
-# A closed list: a name from the wire must not choose among all of Python's codecs, some
-# of which are slow or no character sets. What is not listed is read as Latin-1, which
-# is right for the ASCII part of nearly every other one.
+# A closed list, because a name from the wire must not choose among all of Python's codecs, some of
+# which are slow or not character sets. Any other is read as Latin-1, which is right for the ASCII
+# part of nearly all of them.
 _CHARSETS = frozenset(
     {"utf-8", "us-ascii", "koi8-r", "koi8-u", "gb2312", "gbk", "gb18030", "big5"}
     | {"shift_jis", "euc-jp", "euc-kr", "iso-2022-jp"}
@@ -68,10 +68,10 @@ _CHARSETS = frozenset(
 
 
 def decode_words(text: str) -> str:
-    """Return `text` with every encoded word replaced by what it stands for.
+    """Return `text` with every encoded word decoded.
 
-    White space between two encoded words belongs to neither and goes (RFC 2047 6.2). A
-    word that cannot be decoded stays as it is. `text` is an unfolded field value.
+    White space between two encoded words is dropped (RFC 2047 6.2). A word that cannot be decoded
+    stays as it is. `text` is an unfolded field value.
     """
     if "=?" not in text:
         return text
@@ -116,7 +116,7 @@ _KNOWN = (
     *("koi8-r", "koi8-u", "macintosh", "gb2312", "gbk", "gb18030", "big5"),
     *("shift_jis", "euc-jp", "iso-2022-jp", "euc-kr", "iso-2022-kr", "tis-620"),
 )
-# Python has codecs that are no charset of mail, and slow on hostile input (punycode).
+# Python has codecs that are not charsets of mail, and slow on hostile input (punycode).
 _NAMES = frozenset(codecs.lookup(name).name for name in _KNOWN)
 _ALIASES = {
     "utf8mb4": "utf-8",
@@ -128,23 +128,23 @@ _ALIASES = {
 
 
 def decode_text(octets: bytes, charset: str) -> str:
-    """Return the text; what cannot be decoded is U+FFFD, never an error.
+    """Return the text; octets that cannot be decoded become U+FFFD, never an error.
 
-    A part that names no charset, or one that no mail has, is read as UTF-8 if it is that, else
-    as windows-1252, as mail programs do.
+    Without a charset, or with one that no mail has, the octets are read as UTF-8 if they are valid,
+    otherwise as windows-1252, as mail programs do.
     """
     name = _name(charset)
     if name is not None and name != "ascii":
         try:
             return octets.decode(name, "replace")
-        except (UnicodeError, ValueError):  # a codec that minds what it is to replace
+        except (UnicodeError, ValueError):  # a codec that cannot replace
             pass
     try:
         return octets.decode("utf-8")
     except UnicodeDecodeError as error:
         good = octets[: error.start]
         if error.reason == "unexpected end of data" and not good.isascii():
-            return good.decode("utf-8")  # cut inside of a character
+            return good.decode("utf-8")  # cut within a character
     return octets.decode("windows-1252", "replace")
 
 
@@ -158,13 +158,13 @@ def _name(charset: str) -> str | None:
 
 
 def is_ascii_wise(charset: str) -> bool:
-    """Whether an octet of ASCII is always the character that it is in ASCII."""
+    """Whether every ASCII octet always means its ASCII character."""
     name = _name(charset) or ""
     return not name.startswith(("utf-16", "utf-7", "utf_7", "iso2022"))
 
 
 class MimeLimits(Struct, frozen=True):
-    """How much is read: nested multiparts, parts in all, octets of decoded text in all."""
+    """How much is read: nested multiparts, parts in total, octets of decoded text in total."""
 
     depth: int = 10
     parts: int = 200
@@ -175,12 +175,12 @@ LIMITS = MimeLimits()
 
 
 AMP = "text/x-amp-html"
-"""What Gmail and others show instead of HTML, while it is new."""
+"""What Gmail and others show instead of HTML, while the message is new."""
 
 
 class EncodedText(Struct, frozen=True):
-    """One text that is shown, where it stands in the body: its octets there are from `start` to
-    `end`, under a transfer encoding. `octets` are decoded from it, no more than the limit."""
+    """One displayed text and its position in the body: from `start` to `end`, in a transfer
+    encoding. `octets` are decoded from that, up to the limit."""
 
     plain: bool
     octets: bytes
@@ -191,21 +191,21 @@ class EncodedText(Struct, frozen=True):
 
 
 class TextPart(Struct, frozen=True):
-    """One text that is shown: its source, decoded. HTML unless `plain`."""
+    """One displayed text: its decoded source. HTML unless `plain`."""
 
     plain: bool
     text: str
 
 
 class Body(Struct, frozen=True):
-    """The texts in their order. `whole`: nothing that may have been text was left out."""
+    """The texts in order. `whole`: nothing that may have been text was left out."""
 
     parts: tuple[TextPart, ...]
     whole: bool
 
 
 class ContentType(Struct, frozen=True):
-    """A media type in lower case, and its parameters by their lower-case names."""
+    """A media type in lower case, and its parameters by lower-case names."""
 
     type: str
     parameters: dict[str, str]
@@ -214,7 +214,7 @@ class ContentType(Struct, frozen=True):
 _LONGEST_VALUE = 4_096  # octets of a Content-… field
 _LONGEST_BOUNDARY = 200  # RFC 2046 5.1.1 has 70
 _LONGEST_HEADER = 65_536  # octets of one part's header section
-# Nothing here can fail after it began, so no octet is looked at twice.
+# None of these can fail after its first octet, so no octet is read twice.
 _PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"?|([^\s;"]*))', re.DOTALL)
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 _DELIMITER_END = re.compile(rb"(--)?[ \t]*(?:\r?\n|\Z)")
@@ -224,11 +224,11 @@ _PLAIN = frozenset({"", "7bit", "8bit", "binary"})
 
 
 def read_body(headers: HeaderBlock, body: bytes, limits: MimeLimits = LIMITS) -> Body:
-    """Return what a message shows of text: plain and HTML parts that are no attachments.
+    """Return the texts that a message displays: plain and HTML parts that are not attachments.
 
-    `body` is what follows the empty line, dot-unstuffed; it may be the beginning only (then
-    the caller knows that the rest was not read). A message inside (message/rfc822) is another's
-    text and not read.
+    `body` is what follows the empty line, dot-unstuffed; it may be only the beginning (the caller
+    knows that the rest was not read). An enclosed message (message/rfc822) is somebody else's text
+    and not read.
     """
     reader = _Reader(limits, _READ_BY_MOST)
     reader.read(headers, body, 0, 0)
@@ -239,9 +239,9 @@ def read_body(headers: HeaderBlock, body: bytes, limits: MimeLimits = LIMITS) ->
 def read_texts(
     headers: HeaderBlock, body: bytes, limits: MimeLimits = LIMITS
 ) -> tuple[tuple[EncodedText, ...], bool]:
-    """Return the same as `read_body` with its place in the message, and whether it is all.
+    """Return the same texts as `read_body` with their positions, and whether they are all.
 
-    What only some programs show is among it: AMP.
+    AMP, which only some programs show, is included.
     """
     reader = _Reader(limits, (*_READ_BY_MOST, AMP))
     reader.read(headers, body, 0, 0)
@@ -261,7 +261,7 @@ class _Reader:
         self._depth = limits.depth
 
     def read(self, headers: HeaderBlock, body: bytes, at: int, depth: int) -> None:
-        """`at` is where the body of this part begins in that of the message."""
+        """Read a part, whose body begins at `at` in the message's."""
         self._parts -= 1
         if self._parts < 0:
             self.whole = False
@@ -283,7 +283,7 @@ class _Reader:
             self._read_part(body[start:end], at + start, depth + 1)
 
     def _read_part(self, raw: bytes, at: int, depth: int) -> None:
-        """`raw` begins with the line end of its delimiter."""
+        """Read a part, which begins with the line end of its delimiter."""
         end = raw.find(b"\r\n\r\n", 0, _LONGEST_HEADER)
         if end < 0:
             self.whole = self.whole and len(raw) <= 2
@@ -306,7 +306,7 @@ class _Reader:
 
 
 def split_parts(body: bytes, boundary: str) -> Iterator[bytes]:
-    """Yield the parts of a multipart, each from the line end of its delimiter on (RFC 2046 5.1.1).
+    """Yield the parts of a multipart, each from the line end of its delimiter (RFC 2046 5.1.1).
 
     `body` has CRLF line ends. The last part may lack its closing delimiter.
     """
@@ -314,7 +314,7 @@ def split_parts(body: bytes, boundary: str) -> Iterator[bytes]:
 
 
 def part_places(body: bytes, boundary: str) -> Iterator[tuple[int, int]]:
-    """Yield where each of them begins and ends."""
+    """Yield where each part of a multipart begins and ends."""
     delimiter = b"\r\n--" + boundary.encode("utf-8", "surrogateescape")
     begin: int | None = None
     position, last = 0, False
@@ -340,8 +340,8 @@ def part_places(body: bytes, boundary: str) -> Iterator[tuple[int, int]]:
 
 
 def plain_octets(body: bytes, encoding: str, room: int) -> bytes | None:
-    """Return at least the first `room` octets of what is encoded and one more, if there are as
-    many; None for an encoding that is not known."""
+    """Decode at least `room + 1` octets, or all if there are fewer; None for an unknown
+    encoding."""
     if encoding in _PLAIN:
         return body[: room + 1]
     if encoding == "quoted-printable":
@@ -355,7 +355,7 @@ def plain_octets(body: bytes, encoding: str, room: int) -> bytes | None:
 
 
 def content_type(value: str) -> ContentType:
-    """Read a Content-Type; without a type that can be read it is text/plain (RFC 2045 5.2)."""
+    """Read a Content-Type; without a readable type it is text/plain (RFC 2045 5.2)."""
     kind = _word(value)
     if "/" not in kind:
         return ContentType("text/plain", {})
@@ -370,7 +370,7 @@ def _attached(headers: HeaderBlock) -> bool:
 
 
 def _word(value: str) -> str:
-    """The value less its parameters, comments and spaces (RFC 2045 5.1), in lower case."""
+    """The value without parameters, comments and spaces (RFC 2045 5.1), in lower case."""
     if "(" in value:
         with suppress(CommentError):
             value = value[skip_cfws(value, 0) :].partition("(")[0]

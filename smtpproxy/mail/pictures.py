@@ -1,8 +1,8 @@
-"""The pictures that HTML loads when it is shown, and where each stands in its source.
+"""The pictures that HTML loads when it is displayed, and the position of each in the source.
 
-Tags are read as HTML 5 reads them (WHATWG HTML 13.2.5), so that what stands in a comment, a style
-sheet or the value of an attribute is no picture, and nothing there hides one. Only ASCII is looked
-at, and no character twice.
+Tags are read as HTML 5 reads them (WHATWG HTML 13.2.5), so that nothing in a comment, a style sheet
+or an attribute's value counts as a picture or hides one. Only ASCII matters, and no character is
+read twice.
 """
 
 import re
@@ -16,11 +16,11 @@ _UNSHOWN = ("style", "script", "title", "textarea", "template")
 _PICTURES = frozenset(
     {
         *("img", "image", "input", "source"),
-        *("amp-img", "amp-anim"),  # of AMP
-        *("v:fill", "v:image", "v:imagedata"),  # of Outlook
+        *("amp-img", "amp-anim"),  # AMP
+        *("v:fill", "v:image", "v:imagedata"),  # Outlook
     }
 )
-# Text and tags that say nothing are passed over, many at once. Nothing is ever given back.
+# Text and irrelevant tags are skipped, many at once. There is no backtracking.
 _SAYING = "|".join((*_UNSHOWN, *_PICTURES))
 _DULL = re.compile(rf"""(?>(?:[^<]++|</?+(?!(?:{_SAYING})[\s/>])[a-z][^<>=]*+>){{0,999}})""", re.I)
 _START = re.compile(r"<(?:(!--)|([!?])|/?+([a-z][^\s/>]{0,30}+))", re.I)
@@ -35,18 +35,17 @@ _NEVER_CLOSED = re.compile(r"""=\s*+(?:"[^"<]*+<[^"]*+(?<==)"|'[^'<]*+<[^']*+(?<
 _IN_STYLE = re.compile(r"url\(\s*+([^)]{1,4096}+)\)", re.I)
 _CANDIDATE = re.compile(r"[\s,]*+(\S++)(?:(?<=,)|[^,]*+)")
 _MAX_CANDIDATES = 20  # of a srcset
-_MAX_TAGS = 50_000  # what follows them is not read
-_MAX_ODD = 100  # tags whose quotes are not in pairs
+_MAX_TAGS = 50_000  # later ones are ignored
+_MAX_ODD = 100  # tags with unpaired quotes
 _LONGEST_TAG = 8_192  # characters
 
 
 class Picture(Struct, frozen=True):
-    """A picture, by the addresses that it may be loaded from, as they are written.
+    """A picture, with the addresses that it may be loaded from, as written.
 
-    `start` and `end` are those of its tag; of a `background`, those of the address alone, and the
-    attributes are those of the element behind which it stands. `closed`: the tag has an end.
-    `commented`: it stands between the marks of a conditional comment, which others than Outlook
-    take for one that ends at the next `-->`.
+    `start` and `end` are those of its tag; for a `background` those of the address, and the
+    attributes are those of its element. `closed`: the tag has an end. `commented`: it is within a
+    conditional comment, which programs other than Outlook end at the next `-->`.
     """
 
     urls: tuple[str, ...]
@@ -59,7 +58,7 @@ class Picture(Struct, frozen=True):
 
 
 def pictures(source: str) -> Iterator[Picture]:
-    """Yield the pictures of HTML, in their order."""
+    """Yield the pictures of HTML, in order."""
     for name, start, begin, end, closed, commented in _tags(source):
         tag = source[begin : end - closed]
         name = name.lower()
@@ -106,12 +105,12 @@ def _attributes(tag: str) -> dict[str, str]:
 
 
 _Tag = tuple[str, int, int, int, bool, bool]
-"""Its name, where it begins, its attributes begin, and it ends; whether it has an end, and is
-within a conditional comment."""
+"""The name; where the tag begins, where its attributes begin, and where it ends; whether it is
+closed; whether it is within a conditional comment."""
 
 
 def _tags(source: str) -> Iterator[_Tag]:
-    """The tags that may load something, but for those in comments and the like."""
+    """The tags that may load something, except those in comments and the like."""
     position, odd, comment_end = 0, 0, 0
     for _ in range(_MAX_TAGS):
         start = _START.search(source, _DULL.match(source, position).end())  # type: ignore[union-attr]
@@ -142,7 +141,7 @@ def _tags(source: str) -> Iterator[_Tag]:
 
 
 def _tag(source: str, start: re.Match[str]) -> tuple[int, bool] | None:
-    """Where a tag ends, and whether its quotes are not in pairs; None where it is too long."""
+    """Where a tag ends, and whether its quotes are unpaired; None if it is too long."""
     limit = start.start() + _LONGEST_TAG
     tag = _REST.match(source, start.end(), limit)
     if tag is not None and not ("<" in tag[1] and _NEVER_CLOSED.search(tag[1])):
@@ -152,11 +151,12 @@ def _tag(source: str, start: re.Match[str]) -> tuple[int, bool] | None:
         return end + 1, True
     if limit < len(source):
         return None
-    return len(source.rstrip()), True  # it is not closed, at the end of all
+    return len(source.rstrip()), True  # not closed before the end
 
 
 def _after_comment(source: str, position: int) -> int:
-    """What is between the marks of a conditional comment is shown by some programs."""
+    """Where a comment ends; inside a conditional one only its marks are skipped, since some
+    programs show its content."""
     if source.startswith("[if", position):
         return position
     if source.startswith((">", "->"), position):

@@ -1,4 +1,4 @@
-"""What SMTP says: replies (RFC 5321 4.2), xtext (RFC 3461 4), the trace field (RFC 5321 4.4)."""
+"""SMTP's texts: replies (RFC 5321 4.2), xtext (RFC 3461 4), the trace field (RFC 5321 4.4)."""
 
 import re
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from msgspec import Struct
 
 
 class Reply(Struct, frozen=True, gc=False):
-    """One reply: code, enhanced code and, as it is sent, one or more lines of text.
+    """One reply: code, enhanced code and one or more lines of text, as sent.
 
-    Bytes, because our own are made once and sent often, and the upstream's are passed on as they
-    came.
+    It keeps bytes, because our own replies are made once and sent often, and the upstream's are
+    passed on as they came.
     """
 
     code: int
@@ -21,8 +21,8 @@ class Reply(Struct, frozen=True, gc=False):
 
     @classmethod
     def of(cls, code: int, enhanced: str | None, *lines: str) -> "Reply":
-        """Make a reply of these lines. A line end within one becomes a space: a text from outside
-        cannot begin a line."""
+        """Make a reply of these lines. A line end within one becomes a space, so that text from
+        outside cannot begin a line."""
         texts = [
             line.replace("\r", " ").replace("\n", " ").encode("utf-8", "surrogateescape")
             for line in lines
@@ -31,7 +31,7 @@ class Reply(Struct, frozen=True, gc=False):
 
     @classmethod
     def with_texts(cls, code: int, enhanced: str | None, texts: Sequence[bytes]) -> "Reply":
-        """Make a reply of one or more lines, which hold no line end."""
+        """Make a reply of one or more lines, which contain no line ends."""
         *others, last = texts
         prefix = b"" if enhanced is None else enhanced.encode() + b" "
         wire = b"".join([b"%d-%b%b\r\n" % (code, prefix, text) for text in others])
@@ -62,18 +62,18 @@ class Reply(Struct, frozen=True, gc=False):
 
 
 _ESCAPED = re.compile(rb"\+([0-9A-F]{2})")
-_PLAIN = re.compile(r"[!-*,-<>-~]*")  # printable ASCII but + and =
+_PLAIN = re.compile(r"[!-*,-<>-~]*")  # printable ASCII except + and =
 
 
 def from_xtext(text: str) -> str:
-    """Decode xtext; control characters and what is not UTF-8 are replaced."""
+    """Decode xtext, replacing control characters and invalid UTF-8."""
     octets = _ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()), text.encode())
     decoded = octets.decode("utf-8", "replace")
     return "".join(each if each.isprintable() else "\ufffd" for each in decoded)
 
 
 def to_xtext(text: str) -> str:
-    """Return text as xtext: what is not printable ASCII, and + and =, in hexadecimal."""
+    """Return text as xtext: anything but printable ASCII, and + and =, in hexadecimal."""
     if _PLAIN.fullmatch(text):
         return text
     return "".join(
@@ -86,7 +86,7 @@ _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 RECEIVED_LIMIT = 100
-"""A message with this many Received fields is going round in circles (RFC 5321 6.3)."""
+"""A message with this many Received fields is in a loop (RFC 5321 6.3)."""
 
 
 def date_time(moment: datetime) -> str:
@@ -96,7 +96,8 @@ def date_time(moment: datetime) -> str:
 
 @lru_cache(maxsize=4)
 def _date_time(moment: datetime) -> str:
-    """Of a whole second: a busy relay asks for the same one many times."""
+    """The date-time of a whole second, cached because a busy relay needs the same one many
+    times."""
     return (
         f"{_DAYS[moment.weekday()]}, {moment.day} {_MONTHS[moment.month - 1]} {moment.year} "
         f"{moment.hour:02}:{moment.minute:02}:{moment.second:02} +0000"
@@ -113,7 +114,7 @@ def received(
     at: datetime,
     recipient: str | None = None,
 ) -> bytes:
-    """Return a Received field with its CRLF. `recipient` only when there is just one."""
+    """Return a Received field with its CRLF. `recipient` is given only if there is just one."""
     source = peer if peer == "unix" else f"[IPv6:{peer}]" if ":" in peer else f"[{peer}]"
     name = helo if helo.isascii() else helo.encode("ascii", "replace").decode()
     target = f"\r\n\tfor <{recipient}>" if recipient is not None and recipient.isascii() else ""

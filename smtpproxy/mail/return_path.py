@@ -1,8 +1,8 @@
-"""The reverse path of a message to one recipient (VERP): a bounce that comes back to it tells by
-itself which message and whom it is about, and nobody without the key can make one.
+"""The reverse path of a message to one recipient (VERP): it identifies which message and recipient
+a bounce to it is about, and nobody without the key can make one.
 
-The local part is at most 64 octets (RFC 5321 4.5.3.1.1) and case says nothing in it.
-docs/adr/0023-return-paths.md says why it is as it is.
+The local part has at most 64 octets (RFC 5321 4.5.3.1.1) and is case-insensitive.
+docs/adr/0023-return-paths.md explains its design.
 """
 
 import re
@@ -27,31 +27,32 @@ _MAC = 10
 
 
 class ReturnPath(Struct, frozen=True):
-    """What a return path says: the decision, its stream, and a keyed digest of the recipient."""
+    """The content of a return path: the decision, its stream, and a keyed digest of the
+    recipient."""
 
     id: str  # a ULID
-    stream: bytes  # what `stream_tag` makes of the stream's name
+    stream: bytes  # the `stream_tag` of the stream's name
     person: bytes
     version: int  # of the key
 
 
 class ReturnPaths:
-    """Makes return paths at a domain under one key, and reads those of all keys."""
+    """Makes return paths at a domain under one key, and reads those under any key."""
 
     __slots__ = ("_domain", "_keys", "_sealing")
 
     def __init__(self, keys: Mapping[int, bytes], domain: str = "", sealing: int = 0) -> None:
-        """`keys` by version, 1 to 255: each use has a key of its own, made of these. `sealing` is
-        the version that makes them, 0 for the newest.
+        """`keys` by version, 1 to 255; each use derives its own key from these. `sealing` is the
+        version that makes return paths, 0 for the newest.
 
-        The domain is for making them; they are read whatever domain they stand at.
+        The domain is only for making them; they are read at any domain.
         """
         self._keys = {version: digest(key, _CONTEXT, sha256) for version, key in keys.items()}
         self._sealing = sealing or max(self._keys)
         self._domain = domain
 
     def make(self, id: str, stream: str, recipient: str) -> str:
-        """Return the address for one recipient, canonical, of a decision."""
+        """Return the address for one canonical recipient of a decision."""
         octets, key = ulid_octets(id), self._keys[self._sealing]
         signed = (
             bytes((self._sealing,)) + octets + stream_tag(stream) + _person(key, octets, recipient)
@@ -60,7 +61,7 @@ class ReturnPaths:
         return f"{_PREFIX}{text.lower()}@{self._domain}"
 
     def read(self, local_part: str) -> ReturnPath:
-        """Read a local part. Raises TokenError for all that `make` did not make."""
+        """Read a local part. Raises TokenError for anything that `make` did not make."""
         if _LOCAL_PART.fullmatch(local_part) is None:
             raise TokenError("not the alphabet or the length of a return path")
         raw = b32decode(local_part[1:].upper() + "=")
@@ -72,23 +73,24 @@ class ReturnPaths:
         return ReturnPath(ulid_text(raw[_ID]), raw[_STREAM], raw[_PERSON], raw[0])
 
     def concerns(self, path: ReturnPath, recipient: str) -> bool:
-        """Whether it was made for this recipient, canonical."""
+        """Whether it was made for this canonical recipient."""
         person = _person(self._keys[path.version], ulid_octets(path.id), recipient)
         return compare_digest(person, path.person)
 
     def knows(self, local_part: str) -> bool:
-        """Whether the key is here that it names; says nothing about the rest."""
+        """Whether the key that it names is known; the rest is not checked."""
         if _LOCAL_PART.fullmatch(local_part) is None:
             return True
         return b32decode(local_part[1:9].upper())[0] in self._keys
 
 
 def candidates(text: str) -> Iterator[str]:
-    """Yield what may be local parts of return paths in a text, in lower case."""
+    """Yield the possible local parts of return paths in a text, in lower case."""
     for found in _FOUND.finditer(text):
         yield found[0].lower()
 
 
 def _person(key: bytes, id: bytes, recipient: str) -> bytes:
-    """The digest is another one in each message: two of them cannot be told to be of one person."""
+    """The digest of the recipient, different in each message so that nobody can see that two are of
+    the same person."""
     return digest(key, b"recipient\0" + id + recipient.encode(), sha256)[:8]

@@ -1,9 +1,10 @@
-"""A message's text as people read it: of the part that most of them see, folded for comparing.
+"""A message's text as people read it: that of the part that most of them see, folded for
+comparison.
 
-HTML is read in one pass, and never an error. No renderer: style sheets are not applied. What is
-hidden by the element itself (`hidden`, `display:none`, `visibility:hidden`, `opacity:0`,
-`max-height:0`) is not shown, nor is the head, nor text in a font of size 0: templates (MJML) set
-that around every column, and a size again within.
+HTML is read in one pass and never causes an error. This is not a renderer: style sheets are not
+applied. Whatever is hidden by the element itself (`hidden`, `display:none`, `visibility:hidden`,
+`opacity:0`, `max-height:0`) is not shown, nor is the head, nor text in a font of size 0: templates
+(MJML) set that around every column, and a size again within.
 """
 
 import re
@@ -36,7 +37,7 @@ _INLINE = frozenset(
         "wbr",
     }
 )
-# A tag as nearly all are; nothing is given back, so that no octet is looked at twice.
+# The usual form of a tag; there is no backtracking, so that no octet is read twice.
 _TAG = re.compile(
     r"""<(/?)([a-zA-Z][a-zA-Z0-9]{0,15}+)(?=[\s/>])"""
     r"""([^<>"']*+(?>(?:"[^"<>]*+"[^<>"']*+|'[^'<>]*+'[^<>"']*+){0,999}))>"""
@@ -56,21 +57,21 @@ _FONT = re.compile(r"(?<![a-z-])font(-size)?\s{0,9}:\s{0,9}([^;!]{0,99})", re.IG
 _LENGTH = re.compile(r"(?<!\S)[0-9.][^\s/]{0,20}")  # the first of `font` is the size
 _ZERO = re.compile(r"0{0,9}\.?0{1,9}(?:[a-z]{1,4}|%)?")
 _LIKE_AROUND = re.compile(r".{0,20}(?:(?<!r)em|ex|ch|%)|inherit|unset|revert|smaller|larger")
-_MOST_SIZES = 1_000  # font sizes within each other
+_MOST_SIZES = 1_000  # nested font sizes
 _ENDLESS_NUMBER = re.compile(r"&#[xX]?[0-9a-fA-F]{8,}")
-_MAX_TAGS = 20_000  # what follows them is not read
-_LONGEST_TAG = 16_384  # characters: attributes beyond are not read
+_MAX_TAGS = 20_000  # later ones are ignored
+_LONGEST_TAG = 16_384  # characters; attributes after that are ignored
 
 
 class Shown(Struct, frozen=True):
-    """The text that is seen, and where the links lead (`href`), in their order."""
+    """The visible text, and the targets of links (`href`), in order."""
 
     text: str
     links: tuple[str, ...]
 
 
 def read_html(source: str) -> Shown:
-    """Return what is seen. Linear in the length of `source`."""
+    """Return what is visible. Linear in the length of `source`."""
     reader = _Reader(source)
     reader.read()
     return Shown(plain_of("".join(reader.text)), tuple(reader.links))
@@ -88,12 +89,12 @@ class _Reader:
         self.text: list[str] = []
         self.links: list[str] = []
         self._source = source
-        self._hidden = ""  # the element that is not shown, and
-        self._depth = 0  # how many of that name are open in it
+        self._hidden = ""  # the current hidden element, and
+        self._depth = 0  # how many of the same name are open in it
         # Elements with a font size, once there was one of 0: the name, how many of it are open
         # in it, and whether its text has a size.
         self._sizes: list[tuple[str, int, bool]] = []
-        self._no_more: set[str] = set()  # quotes that do not occur any more
+        self._no_more: set[str] = set()  # quotes that do not occur again
 
     def read(self) -> None:
         source, position = self._source, 0
@@ -115,7 +116,7 @@ class _Reader:
                     return
 
     def _unusual(self, start: int) -> int:
-        """Read what a < begins that is no plain tag; return where it ends, -1 for never."""
+        """Read what a < begins that is not a usual tag; return where it ends, or -1 for never."""
         source = self._source
         if source.startswith("<!--", start):
             end = source.find("-->", start + 4)
@@ -137,7 +138,8 @@ class _Reader:
             self.text.append(text)
 
     def _end_of_tag(self, start: int) -> int:
-        """Where its > is; one between quotes does not end it, unless they are never closed."""
+        """Where the > of a tag is; one between quotes does not count, unless these are never
+        closed."""
         source, position = self._source, start + 1
         end = source.find(">", position)
         while end >= 0:
@@ -154,7 +156,7 @@ class _Reader:
         return end
 
     def _open_quote(self, position: int, end: int) -> tuple[str, int] | None:
-        """The quote that begins between both and does not end there."""
+        """The quote that begins between the two positions and does not end there."""
         source = self._source
         while (found := _QUOTE.search(source, position, end)) is not None:
             closed = source.find(found[0], found.end(), end)
@@ -217,7 +219,7 @@ def _attributes(tag: str) -> dict[str, str]:
 
 
 def _style(tag: str) -> str:
-    """The style of an element by its attributes, as CSS; `hidden` is one of them."""
+    """The style of an element from its attributes, as CSS; `hidden` is one of them."""
     lower = tag.lower()
     if "style" not in lower and "hidden" not in lower:
         return ""
@@ -241,7 +243,7 @@ def _font_size(style: str) -> bool | None:
 
 
 class ShownText(Struct, frozen=True):
-    """`text` is folded (see `folded`); `links` are URIs as they stand, in their order.
+    """`text` is folded (see `folded`); `links` are URIs as written, in order.
 
     `whole`: nothing that may have been text was left out.
     """
@@ -257,7 +259,8 @@ _INVISIBLE = "\u00ad\u034f\u200b\u200c\u200d\u2060\ufeff"
 
 
 def _base_letters() -> dict[int, str | None]:
-    """Letters with accents to their base, combining accents and what nobody sees to nothing."""
+    """Maps accented letters to their base, and combining accents and invisible characters to
+    nothing."""
     table: dict[int, str | None] = dict.fromkeys(range(0x300, 0x370))
     table |= dict.fromkeys(map(ord, _INVISIBLE))
     for code in (*range(0xC0, 0x250), *range(0x1E00, 0x1F00)):
@@ -274,7 +277,7 @@ _BASE = _base_letters()
 def folded(text: str) -> str:
     """Return text without case, accents, invisible characters and runs of white space.
 
-    No normalisation form: that costs quadratic time on hostile text.
+    It uses no normalisation form, which would take quadratic time on hostile text.
     """
     if not text.isascii():
         text = text.translate(_BASE)
@@ -282,14 +285,15 @@ def folded(text: str) -> str:
 
 
 def _without_marks(found: str) -> str:
-    """Leave out what ends a sentence, but a `_` directly behind: it may be of a token."""
+    """Return a link without a sentence's final punctuation, but keep a final `_`, which may belong
+    to a token."""
     link = found.rstrip(_AFTER_URI)
     behind = found[len(link) :]
     return link + "_" * (len(behind) - len(behind.lstrip("_")))
 
 
 def shown_text(body: Body) -> ShownText:
-    """Return what most readers see: the HTML parts where there are any, else the plain ones."""
+    """Return what most readers see: the HTML parts, or the plain ones if there are none."""
     html = [part.text for part in body.parts if not part.plain]
     texts: list[str] = []
     links: list[str] = []

@@ -1,7 +1,7 @@
-"""The unsubscribe fields: read, checked, and written (RFC 2369, 2919 and 8058).
+"""Reads, checks and writes the unsubscribe fields (RFC 2369, 2919 and 8058).
 
-A URI that a template left unfinished, that is no URI, or whose host is nowhere unsubscribes
-nobody, however well it works for its developer.
+A URI with a placeholder left in it, with invalid syntax or with a host that cannot exist
+unsubscribes nobody, however well it works for its developer.
 """
 
 import re
@@ -15,7 +15,7 @@ from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import CommentError, decode_words, skip_cfws
 
-_SHOWN = 60  # characters of what is wrong
+_SHOWN = 60  # characters of the wrong part
 
 
 class FaultKind(StrEnum):
@@ -26,14 +26,14 @@ class FaultKind(StrEnum):
 
 
 class UriFault(Struct, frozen=True):
-    """Why a URI is of no use; `found` is the part of it that is wrong."""
+    """Why a URI is unusable; `found` is the wrong part of it."""
 
     kind: FaultKind
     found: str
 
 
-# What stands in templates where a value is to come, plain or percent-encoded. The names that
-# undo false alarms: IPv6 literals, `a[b]=c`, `%20`, GUIDs and JSON in braces.
+# Placeholders of templates, plain or percent-encoded. Requiring a name prevents false alarms: IPv6
+# literals, `a[b]=c`, `%20`, GUIDs and JSON in braces.
 _NAME = r"[A-Za-z][A-Za-z0-9_ .:|-]{0,60}"
 _PLACEHOLDER = re.compile(
     r"\{\{[^{}]{0,80}\}\}|\{%[^{}]{0,80}%\}|[$#%@]?\{[^{}]{0,80}\}"
@@ -52,8 +52,8 @@ _WEB = re.compile(r"https?:(?://([^/?#]*))?(.*)", re.IGNORECASE | re.DOTALL)
 _MAILTO = re.compile(r"mailto:([^?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _PORT = re.compile(r":[0-9]{0,5}")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.IGNORECASE)
-# RFC 6761, 6762, 8375; what IANA keeps for documents and templates leave in. Names under
-# .example and .test are not here: tests of unsubscribing use them.
+# RFC 6761, 6762, 8375, and names reserved for documentation that templates leave in. Names under
+# .example and .test are not here, because tests of unsubscribing use them.
 _NOWHERE = (
     *("localhost", "localdomain", "local", "invalid", "internal", "home.arpa"),
     *("example.com", "example.net", "example.org"),
@@ -61,7 +61,7 @@ _NOWHERE = (
 
 
 def header_fault(uri: str) -> UriFault | None:
-    """Return why a URI of List-Unsubscribe is of no use; None where nothing is wrong."""
+    """Return why a URI of List-Unsubscribe is unusable, or None."""
     found = _PLACEHOLDER.search(uri)
     if found is not None:
         return _fault(FaultKind.PLACEHOLDER, found[0])
@@ -77,7 +77,8 @@ def header_fault(uri: str) -> UriFault | None:
 
 
 def link_fault(uri: str) -> UriFault | None:
-    """Return why a link in a text is of no use. Characters do not matter: browsers fix them."""
+    """Return why a link in a text is unusable. Invalid characters do not matter, because browsers
+    fix them."""
     found = _PLACEHOLDER.search(uri)
     if found is not None:
         return _fault(FaultKind.PLACEHOLDER, found[0])
@@ -88,7 +89,7 @@ def link_fault(uri: str) -> UriFault | None:
 
 
 def placeholder(text: str) -> UriFault | None:
-    """Return what a template left in a text that holds no URI at all."""
+    """Return the placeholder that a template left in a text without a URI."""
     found = _PLACEHOLDER.search(text)
     return None if found is None else _fault(FaultKind.PLACEHOLDER, found[0])
 
@@ -112,7 +113,7 @@ def _authority_fault(authority: str) -> UriFault | None:
 
 
 def _mailbox_fault(path: str) -> UriFault | None:
-    """A mailto URI may name several mailboxes (RFC 6068 section 2); each has to be one."""
+    """The fault of a mailto path; all its mailboxes must be valid (RFC 6068 section 2)."""
     for written in path.split(","):
         fault = _address_fault(unquote(written), written)
         if fault is not None:
@@ -129,11 +130,11 @@ def _address_fault(address: str, written: str) -> UriFault | None:
 
 
 def _host_fault(host: str) -> UriFault | None:
-    """A possible host: a name of two labels or more, not below a reserved name."""
+    """The fault of a host; it must be a name of two labels or more, not below a reserved name."""
     return _fault(FaultKind.HOST, host) if len(host) > 254 else _known_host_fault(host)
 
 
-@lru_cache(maxsize=1024)  # the messages of a campaign share theirs
+@lru_cache(maxsize=1024)  # the messages of a campaign share them
 def _known_host_fault(host: str) -> UriFault | None:
     name = host.lower().removesuffix(".")
     labels = name.split(".")
@@ -153,13 +154,13 @@ def _fault(kind: FaultKind, found: str) -> UriFault:
 
 
 _LONGEST = 16_384  # octets: no client reads a longer list
-_LONGEST_LINE = 990  # octets of one URI that can be written plainly: it cannot be folded
+_LONGEST_LINE = 990  # octets of a decoded URI, which cannot be folded
 
 # RFC 8058 5: "List-Unsubscribe-Post:" 0*1WSP "List-Unsubscribe=One-Click" CRLF
 _ONE_CLICK = re.compile(rb"(?:\r?\n(?=[ \t]))?[ \t]?List-Unsubscribe=One-Click(?:\r?\n)?")
 
-# What nearly every field has: a link, a mailbox, or both. Without "__" and "=?" nothing in them can
-# be a placeholder, an encoded word or out of place: the host and the mailbox are left to look at.
+# What nearly every field has: a link, a mailbox, or both. Without "__" and "=?" they cannot contain
+# a placeholder or an encoded word, so only the host and the mailbox need checking.
 _CLEAN = r"[A-Za-z0-9.,/?=&+:;_-]*+"
 _LINK = rf"<(https://([A-Za-z0-9.-]{{1,254}})(?:/{_CLEAN})?)>"
 _BOX = rf"<(mailto:([A-Za-z0-9.+=_-]++@[A-Za-z0-9.-]++)(?:\?{_CLEAN})?)>"
@@ -168,20 +169,20 @@ _PLAIN = re.compile(rf"{_LINK}(?:{_COMMA}{_BOX})?|{_BOX}(?:{_COMMA}{_LINK})?")
 
 
 class UnsubscribeUris(Struct, frozen=True):
-    """What one List-Unsubscribe field offers, in the sender's order of preference."""
+    """The URIs of one List-Unsubscribe field, in the sender's order of preference."""
 
     https: tuple[str, ...] = ()
     mailto: tuple[str, ...] = ()
     encoded: bool = False  # encoded words had to be decoded, which RFC 2369 forbids
-    fault: UriFault | None = None  # the first of a URI that is of no use
+    fault: UriFault | None = None  # of the first unusable URI
 
 
 def read_unsubscribe(value: bytes) -> UnsubscribeUris:
     """Return the usable URIs of an unfolded List-Unsubscribe value (RFC 2369 section 2).
 
-    Usable are https URIs with a host and mailto URIs with an address that can be. Reading
-    stops, as the RFC has clients do, where an item does not begin with `<` or is not followed
-    by a comma. White space inside a URI is removed: folding may have put it there.
+    Usable are https URIs with a host and mailto URIs with a possible address. As the RFC tells
+    clients to, reading stops where an item does not begin with `<` or is not followed by a comma.
+    White space inside a URI is removed, because folding may have added it.
     """
     if len(value) > _LONGEST:
         return UnsubscribeUris()
@@ -201,7 +202,7 @@ def read_unsubscribe(value: bytes) -> UnsubscribeUris:
 
 
 def _read_any(text: str) -> UnsubscribeUris:
-    """As `read_unsubscribe`, of any value."""
+    """As `read_unsubscribe`, for any value."""
     decoded = decode_words(text)
     uris = _uris(decoded)
     if not uris:
@@ -221,9 +222,9 @@ def _read_any(text: str) -> UnsubscribeUris:
 
 
 def plain_unsubscribe(value: bytes) -> bytes | None:
-    """Return a value without encoded words, folded by CRLF; None where it cannot be written so.
+    """Return a value without encoded words, folded with CRLF; None if it cannot be written so.
 
-    `value` is one that `read_unsubscribe` found no fault with.
+    `value` is one in which `read_unsubscribe` found no fault.
     """
     uris = _uris(decode_words(value.decode("utf-8", "replace")))
     if not uris or any(len(uri) > _LONGEST_LINE or header_fault(uri) for uri in uris):
@@ -258,9 +259,9 @@ def _uris(text: str) -> list[str]:
 
 
 def unsubscribe_fields(uri: str, token: str, *, mailto: str | None, list_id: str | None) -> bytes:
-    """Return the fields with their CRLF, the https URI first: it is preferred (RFC 2369 2).
+    """Return the fields with their CRLF, the preferred https URI first (RFC 2369 2).
 
-    `uri` ends with the token. A mailto alternative names the token in its subject.
+    `uri` ends with the token. A mailto alternative has the token in its subject.
     """
     uris = [f"<{uri}>"]
     if mailto is not None:
@@ -273,7 +274,7 @@ def unsubscribe_fields(uri: str, token: str, *, mailto: str | None, list_id: str
 
 
 def with_fields(headers: HeaderBlock, fields: bytes) -> bytes:
-    """Return the header section with `fields` before all others, in place of their namesakes."""
+    """Return the header section with `fields` first, replacing fields of the same names."""
     for name, _ in HeaderBlock(fields).fields():
         text = name.decode("ascii")
         if headers.raw_values(text):

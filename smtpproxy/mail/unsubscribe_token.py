@@ -1,9 +1,9 @@
 """The token of an unsubscribe link: who no longer wants which mail.
 
-A token is the sealed record itself, so nothing has to be looked up to read one years
-later, and nobody without the key can make or read one. It is AES-SIV (RFC 5297) of a
-compact record under one key of a ring, in base64url: at most 200 characters for every
-address there can be. docs/adr/0010-unsubscribe-token.md says why.
+A token is the sealed record itself, so nothing has to be looked up to read one years later, and
+nobody without the key can make or read one. It is a compact record encrypted with AES-SIV (RFC
+5297) under one key of a ring, in base64url: at most 200 characters for any possible address.
+docs/adr/0010-unsubscribe-token.md says why.
 """
 
 import re
@@ -23,23 +23,23 @@ _CONTEXT = b"smtpproxy unsubscribe"
 _ID = 16
 _STREAM = 4
 _NAME = 0x3F  # length of the purpose; 0: the scope is all marketing
-_BRAND = 0x40  # it is a brand's name, not a purpose's
-_KEYED = 0x80  # the recipient is a key text, and the stream is left out
+_BRAND = 0x40  # the name is a brand's, not a purpose's
+_KEYED = 0x80  # the recipient is a key text, and the stream is omitted
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{30,8000}")
 KEY_TEXT = re.compile(r"hmac:([0-9a-f]{8}):([0-9a-f]{32}):([0-9a-f]{64})")
 _KEY_OCTETS = (4, 20)  # where the wide and the exact key begin
 
 
 class TokenError(ValueError):
-    """Not a valid token, or no longer one. The text is for the log, never for its bearer."""
+    """Not a valid token, or no longer valid. The text is for the log, never for its bearer."""
 
 
 class Unsubscription(Struct, frozen=True):
     """What a token says.
 
-    `recipient` is a canonical address, or a key text of the suppressions where the address
-    is too long; `scope` is `marketing`, `brand:NAME` or `purpose:NAME`. `stream` is what
-    `stream_tag` makes of the stream's name, empty beside a key text.
+    `recipient` is a canonical address, or a key text of the suppressions if the address is too
+    long; `scope` is `marketing`, `brand:NAME` or `purpose:NAME`. `stream` is the `stream_tag` of
+    the stream's name, empty beside a key text.
     """
 
     recipient: str
@@ -49,7 +49,7 @@ class Unsubscription(Struct, frozen=True):
 
 
 def stream_tag(name: str) -> bytes:
-    """Return the four octets that a stream is known by in tokens."""
+    """Return the four octets that identify a stream in tokens."""
     return sha256(name.encode()).digest()[:_STREAM]
 
 
@@ -59,14 +59,14 @@ def fits(recipient: str, scope: str) -> bool:
 
 
 class TokenRing:
-    """Keys by version (1 to 255). Makes tokens under one and reads those of all."""
+    """Keys by version (1 to 255). Makes tokens under one and reads those under any."""
 
     __slots__ = ("_ciphers", "sealing")
 
     def __init__(self, keys: Mapping[int, bytes], sealing: int = 0) -> None:
         """`keys` are `KEY_OCTETS` long; there is at least one. `sealing` is the version that makes
         tokens, 0 for the newest."""
-        from cryptography.hazmat.primitives.ciphers.aead import AESSIV  # where there are links
+        from cryptography.hazmat.primitives.ciphers.aead import AESSIV  # for links only
 
         self._ciphers = {version: AESSIV(key) for version, key in keys.items()}
         self.sealing = sealing or max(self._ciphers)
@@ -79,13 +79,13 @@ class TokenRing:
         return self.seal_record(record, _CONTEXT)
 
     def open(self, token: str) -> Unsubscription:
-        """Read a token. Raises TokenError for all that `seal` did not make."""
+        """Read a token. Raises TokenError for anything that `seal` did not make."""
         if len(token) > LONGEST:
             raise TokenError("longer than a token")
         return _unpacked(self.open_record(token, _CONTEXT))
 
     def seal_record(self, record: bytes, context: bytes) -> str:
-        """Return the token of any record. It is one for this context alone."""
+        """Return the token of any record. It is valid only in this context."""
         version = bytes((self.sealing,))
         sealed = self._ciphers[self.sealing].encrypt(record, [context, version])
         return urlsafe_b64encode(version + sealed).rstrip(b"=").decode()
@@ -111,7 +111,7 @@ class TokenRing:
             raise TokenError("not sealed by us") from None
 
     def knows(self, token: str) -> bool:
-        """Whether the key is here that the token names; says nothing about the token."""
+        """Whether the key that the token names is known; the token itself is not checked."""
         try:
             return urlsafe_b64decode(token[:4])[0] in self._ciphers
         except (Base64Error, ValueError, IndexError):
@@ -119,7 +119,7 @@ class TokenRing:
 
 
 def _named(scope: str) -> tuple[int, bytes]:
-    """Return the scope as the octet that tells what it is, and the name in it."""
+    """Return the scope as an octet that says what it is, and the name in it."""
     if scope == "marketing":
         return 0, b""
     kind, _, text = scope.partition(":")
@@ -140,7 +140,7 @@ def _packed(told: Unsubscription) -> bytes:
 
 
 def _unpacked(record: bytes) -> Unsubscription:
-    """Read what was sealed: it is ours, so it is well formed."""
+    """Read a record that we sealed, and which is therefore well formed."""
     id, head, rest = record[:_ID], record[_ID], record[_ID + 1 :]
     stream = b""
     if not head & _KEYED:

@@ -1,5 +1,5 @@
-"""One connection to the upstream: commands out, replies in, in order; and what can go wrong,
-each error with the client's reply."""
+"""One connection to the upstream: commands out, replies in, in order. Each error has the client's
+reply."""
 
 import asyncio
 import re
@@ -17,7 +17,7 @@ from smtpproxy.wire.forwarding import xclient_command
 
 
 class UpstreamError(Exception):
-    """Trouble with the upstream; the text is private, `reply` is for the client.
+    """A failure of the upstream; the text is private, `reply` is for the client.
 
     Always temporary: the client keeps the message and tries again.
     """
@@ -32,25 +32,25 @@ class UpstreamUnreachable(UpstreamError):
 
 
 class UpstreamInsecure(UpstreamError):
-    """There is no TLS with the upstream, or not with a certificate that is good for its name."""
+    """The upstream has no TLS, or no certificate that is valid for its name."""
 
     reply = Reply.of(451, "4.7.5", "no secure connection to the next mail server; try later")
 
 
 class UpstreamLost(UpstreamError):
-    """The connection ended in mid-transaction."""
+    """The connection ended during a transaction."""
 
     reply = Reply.of(451, "4.4.2", "connection to the next mail server lost; try later")
 
 
 class UpstreamTimeout(UpstreamError):
-    """No answer in time."""
+    """The upstream did not answer in time."""
 
     reply = Reply.of(451, "4.4.2", "the next mail server did not answer in time; try later")
 
 
 class UpstreamBusy(UpstreamError):
-    """All connections are in use, and none came free in time."""
+    """All connections are in use, and none became free in time."""
 
     reply = Reply.of(451, "4.4.5", "too many messages under way; try later")
 
@@ -71,19 +71,19 @@ _HELO_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Za-z:.]+\]")
 
 @dataclass(frozen=True, slots=True)
 class StartTls:
-    """STARTTLS is asked for, and the certificate must be good for `name`."""
+    """STARTTLS is required, with a certificate that is valid for `name`."""
 
     context: ssl.SSLContext
     name: str
 
 
 class Exchange(Pending[T]):
-    """Commands that were sent together, and their replies so far, in order: `answered` makes the
-    answer of them.
+    """Commands that were sent together, and their replies so far, in order; `answered` turns these
+    into the answer.
 
-    It is called once, with all `count` replies, or with why they did not come: UpstreamError, or
-    whatever reading the content raised. 421 is the last of them, whatever else was asked: the
-    upstream closes the connection.
+    It is called once, with all `count` replies, or with the error instead: UpstreamError, or
+    whatever reading the content raised. A 421 is always the last reply, because the upstream then
+    closes the connection.
     """
 
     __slots__ = ("answered", "count", "replies")
@@ -97,8 +97,8 @@ class Exchange(Pending[T]):
         self.replies: list[Reply] = []
 
     def lost(self, error: Exception) -> None:
-        """There are no replies. Where `answered` raises, that is the answer: else who waits would
-        wait for ever."""
+        """Report that no replies will come. If `answered` raises, that is the answer, so that
+        nobody waits for ever."""
         try:
             self.answered(self, [], error)
         except Exception as fault:
@@ -106,38 +106,39 @@ class Exchange(Pending[T]):
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """An SMTP connection as its client. Use `open` once, then `exchange` and `send_content`."""
+    """The client side of an SMTP connection. Call `open` once, then `exchange` and
+    `send_content`."""
 
     def __init__(
         self, deadlines: Deadlines, replies: Counter[int], closed: Callable[[], None]
     ) -> None:
         self.capabilities = Capabilities()
         self.alive = False
-        self.used = False  # a transaction was begun on it before
-        self.private = False  # it is another client's: see `introduce`
-        self.client = ""  # whose message it is used for: see UpstreamPool.acquire
+        self.used = False  # for a transaction, at least once
+        self.private = False  # it is one client's: see `introduce`
+        self.client = ""  # it is in use for: see UpstreamPool.acquire
         self.idle_since = 0.0
         self._loop = asyncio.get_running_loop()
         self._deadlines = deadlines
-        self._deadline = Deadline(self._expired)  # watched once there is a connection
+        self._deadline = Deadline(self._expired)  # active once connected
         self._replies = replies
         self._closed = closed
         self._reader = ReplyReader()
         self._greeting: Exchange[list[Reply]] = Exchange(Pending.settle)
         self._waiting: deque[Exchange[Any]] = deque((self._greeting,))
-        self._transport: asyncio.WriteTransport  # once there is a connection
+        self._transport: asyncio.WriteTransport  # once connected
         self._reset: Exchange[None] | None = None
-        self._held: Callable[[], None] | None = None  # called when a hold has taken too long
-        # Content that waits for room:
+        self._held: Callable[[], None] | None = None  # called if a hold takes too long
+        # Content that waits for the upstream to read:
         self._writing: tuple[Iterator[bytes], Exchange[Any], float] | None = None
         self._paused = False
         self._error: UpstreamError | None = None
 
     async def open(self, hostname: str, timeout: float, tls: StartTls | None = None) -> None:
-        """Read the greeting and say EHLO (HELO where EHLO is not known), once more inside `tls`.
+        """Read the greeting and send EHLO (HELO if EHLO is refused), and again inside `tls`.
 
-        Raises UpstreamError when the upstream does not greet with 220, UpstreamInsecure when
-        it has no TLS that is good.
+        Raises UpstreamError if the upstream does not greet with 220, UpstreamInsecure if it has no
+        valid TLS.
         """
         self._deadline.at = self._deadlines.now() + timeout
         (reply,) = await self._greeting
@@ -153,20 +154,21 @@ class UpstreamConnection(asyncio.Protocol):
         raise UpstreamError(f"upstream greets with {reply}")
 
     async def introduce(self, told: ClientInfo, hostname: str, timeout: float) -> None:
-        """Go on as another client, where the upstream lets us: nobody else's mail goes here then.
+        """Continue as another client, if the upstream permits; the connection is then only for its
+        mail.
 
         Raises UpstreamError.
         """
         command = xclient_command(told, self.capabilities.xclient)
         reply = await self.command(command, timeout)
         if reply.code != 220:
-            return  # it does not believe us: then the mail comes from us
+            return  # it does not trust us: the mail comes from us
         self.private = True
         name = told.helo if told.helo and _HELO_NAME.fullmatch(told.helo) else hostname
         reply = await self._hello(name, timeout)
         if reply.code != 250:
             self.close()
-            raise UpstreamError(f"upstream greets the client it was told of with {reply}")
+            raise UpstreamError(f"upstream answers EHLO after XCLIENT with {reply}")
 
     async def _hello(self, hostname: str, timeout: float) -> Reply:
         reply = await self.command(f"EHLO {hostname}\r\n".encode(), timeout)
@@ -176,7 +178,8 @@ class UpstreamConnection(asyncio.Protocol):
         return reply
 
     async def _start_tls(self, tls: StartTls, timeout: float) -> None:
-        """Nothing goes on in clear: whoever takes STARTTLS out of the reply gets no mail."""
+        """Change to TLS. Nothing continues in clear, so removing STARTTLS from the reply gains
+        nothing."""
         if "STARTTLS" not in self.capabilities.keywords:
             self.close()
             raise UpstreamInsecure("upstream does not offer STARTTLS")
@@ -184,8 +187,8 @@ class UpstreamConnection(asyncio.Protocol):
         if reply.code != 220:
             self.close()
             raise UpstreamInsecure(f"upstream answers STARTTLS with {reply}")
-        if self._error is not None:  # a handshake would be waited for without end
-            raise UpstreamInsecure(f"behind the answer to STARTTLS: {self._error}")
+        if self._error is not None:  # a handshake would never end
+            raise UpstreamInsecure(f"after the answer to STARTTLS: {self._error}")
         try:
             secured = await self._loop.start_tls(
                 self._transport,
@@ -210,7 +213,7 @@ class UpstreamConnection(asyncio.Protocol):
         return reply
 
     def exchange(self, data: bytes, exchange: Exchange[Any], timeout: float) -> None:
-        """Write commands at once; then their replies are due within `timeout` seconds."""
+        """Write commands in one go; their replies are due within `timeout` seconds."""
         if self._error is not None:
             self.end_hold()
             exchange.answered(exchange, [], self._error)
@@ -221,8 +224,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport.write(data)
 
     def send_content(self, pieces: Iterator[bytes], end: Exchange[Any], timeout: float) -> None:
-        """Write content, waiting whenever the upstream is slower than we are; then the reply to
-        its end is due. What is raised by the content is its answer."""
+        """Write content, waiting whenever the upstream is slower; then the reply to its end is due.
+        An exception from the content becomes its answer."""
         self._writing = None
         try:
             batch: list[bytes] = []
@@ -252,10 +255,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport.writelines(batch)
 
     def hold(self, seconds: float, over: Callable[[], None]) -> None:
-        """Keep the connection while it is the client's turn; call `over` if that takes longer, even
-        where the connection is lost meanwhile: until then its place in the pool is taken.
+        """Keep the connection during the client's turn; call `over` if that takes longer, even if
+        the connection is lost meanwhile, since it keeps its place in the pool until then.
 
-        Whatever is sent next ends the hold, and so does `end_hold`.
+        The next command ends the hold, as does `end_hold`.
         """
         self._held = over
         self._deadline.at = self._deadlines.now() + seconds
@@ -274,7 +277,7 @@ class UpstreamConnection(asyncio.Protocol):
     def reset(self, timeout: float) -> None:
         """End the open transaction; nobody waits for the reply.
 
-        An upstream that refuses may have kept the transaction: then the connection is closed.
+        If the upstream refuses, it may have kept the transaction, so the connection is closed.
         """
         reset: Exchange[None] = Exchange(self._reset_answered)
         self._reset = reset
@@ -284,7 +287,7 @@ class UpstreamConnection(asyncio.Protocol):
         self, reset: Exchange[None], replies: list[Reply], error: Exception | None
     ) -> None:
         if self._reset is reset:
-            self._reset = None  # which knows us
+            self._reset = None  # it refers to us
         if error is None and replies[0].code >= 300:
             error = lost = UpstreamLost(f"upstream answers RSET with {replies[0]}")
             self._fail(lost)
@@ -312,8 +315,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.alive = True
 
     def data_received(self, data: bytes) -> None:
-        """What comes while nothing was asked is no reply to what is asked next, not even half a
-        line of it: the connection ends."""
+        """Read replies. Unasked input, even half a line, must not count as the reply to a later
+        command, so it ends the connection."""
         waiting, counts, reader = self._waiting, self._replies, self._reader
         if not waiting and self._writing is None:
             self._fail(UpstreamLost(f"unasked: {data[:80]!r}"))
@@ -339,9 +342,9 @@ class UpstreamConnection(asyncio.Protocol):
             if reader.line or reader.texts:
                 self._fail(UpstreamLost("unasked: half a reply"))
         failed = self._error
-        for exchange in answered:  # once all is read: what came unasked answers nothing behind it
+        for exchange in answered:  # only now, when unasked input has been found
             lost = self._error
-            if lost is not None and lost is not failed:  # by what an earlier one was answered
+            if lost is not None and lost is not failed:  # in `answered` of an earlier one
                 exchange.lost(lost)
                 continue
             try:
@@ -374,7 +377,7 @@ class UpstreamConnection(asyncio.Protocol):
             held()
             return
         if self.alive:
-            self._transport.abort()  # what it does not read would keep the socket for ever
+            self._transport.abort()  # unread output would keep the socket open for ever
         self._fail(UpstreamTimeout("no reply in time"))
 
     def _fail(self, error: UpstreamError) -> None:

@@ -1,4 +1,4 @@
-"""The content of one message, in memory or spooled to disk above a limit."""
+"""The content of one message, in memory or, above a limit, spooled to disk."""
 
 import errno
 import os
@@ -13,29 +13,31 @@ from smtpproxy.wire.content import unstuffed_pieces
 
 _PIECE = 256 * 1024
 _SMALL = 16 * 1024
-"""Octets of one content that stay in memory however many there are: a connection's worth."""
+"""Octets of one content that stay in memory however many contents there are."""
 _TINY = 4 * 1024
-"""Octets of a chunk below which it is joined to the one before: each costs extra memory."""
+"""Smaller chunks, in octets, are joined to the one before, because each costs extra memory."""
 
 
 class Spool:
-    """Where contents go that are too large for memory, one by one or all together."""
+    """Where contents go that are too large for memory, individually or together."""
 
     def __init__(self, folder: Path, threshold: int, memory: int = 64 * 1024 * 1024) -> None:
-        """`threshold`: octets of one content, `memory`: of all that are kept in memory."""
+        """`threshold`: octets of one content in memory; `memory`: octets of all of them."""
         self.in_memory = 0
         self._folder = folder
         self._threshold = threshold
         self._memory = memory
-        self.small = min(threshold, _SMALL, _PIECE)  # octets: no content up to this overflows
+        self.small = min(threshold, _SMALL, _PIECE)  # octets: no smaller content overflows
 
     def overflows(self, size: int, *, begun: bool) -> bool:
-        """Whether `size` octets in memory have to go to disk; `begun`: others of theirs did."""
+        """Whether `size` octets in memory have to go to disk; `begun`: others of the same content
+        did."""
         limit = min(self._threshold, _PIECE) if begun else self._threshold
         return size > limit or (size > _SMALL and self.in_memory > self._memory)
 
     def open(self) -> int:
-        """Return a new file without a name: it is gone when it is closed, or we are."""
+        """Return a new file without a name, which vanishes when it is closed or the process
+        ends."""
         try:
             return os.open(self._folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -47,9 +49,9 @@ class Spool:
 
 
 class Body(Struct):
-    """The body of a message as its reader has it, dot-unstuffed; `pieces` may be asked for it
-    in another thread. `size` is what is read for it, in octets. Who signs it notes its hash,
-    for a message that is signed more than once."""
+    """The body of a message as its reader gets it, dot-unstuffed; `pieces` may be called in another
+    thread. `size` is how many octets are read for it. `signed_hash` caches its hash, for a message
+    that is signed more than once."""
 
     pieces: Callable[[], Iterator[bytes]]
     size: int
@@ -57,9 +59,9 @@ class Body(Struct):
 
 
 class Content(Struct, eq=False):
-    """Content as it came from the client: dot-stuffed, where it came by SMTP.
+    """Content as it came from the client: dot-stuffed if it came by SMTP.
 
-    `append` raises OSError when the spool cannot take it (disk full).
+    `append` raises OSError if the spool cannot hold it (disk full).
     """
 
     _spool: Spool
@@ -88,7 +90,8 @@ class Content(Struct, eq=False):
             self._write()
 
     def header(self) -> bytes:
-        """The header section with its empty line, dot-stuffed; all where no empty line is."""
+        """The header section with its empty line, dot-stuffed; everything if there is no empty
+        line."""
         if self._file is None and len(self._chunks) > 1:
             self._chunks = [b"".join(self._chunks)]
         header = b""
@@ -137,7 +140,7 @@ class Content(Struct, eq=False):
         return self._digest
 
     def body(self) -> Body:
-        """What follows the header section."""
+        """The body: what follows the header section."""
         if self._body is None:
             skip = self.header_size
             pieces = lambda: unstuffed_pieces(self.pieces(skip))  # noqa: E731
@@ -167,7 +170,7 @@ class Content(Struct, eq=False):
 
 
 def _header_end(data: bytes) -> int:
-    """Where the header section ends, with its empty line; -1 when no empty line is there."""
+    """Where the header section ends, after its empty line; -1 if there is none."""
     if data.startswith(b"\r\n"):
         return 2
     end = data.find(b"\r\n\r\n")

@@ -1,4 +1,4 @@
-"""DKIM: private keys, read from files and checked, and the signatures that are made with them."""
+"""DKIM: private keys, read from files and checked, and the signatures made with them."""
 
 import asyncio
 import binascii
@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from smtpproxy.mail.dkim import (
-    FEWEST_BITS,
+    MIN_BITS,
     KeyRecord,
     KeyType,
     SigningFailed,
@@ -41,18 +41,19 @@ from smtpproxy.relay.content import Body
 from smtpproxy.settings import DkimSettings
 
 GOOD_BITS, MAX_BITS = 2048, 4096
-"""RFC 8301 section 3.2: of RSA keys. Verifiers need not take more than the last."""
+"""For RSA keys (RFC 8301 section 3.2). Verifiers need not accept more than the last."""
 
 _PADDING, _PREHASHED = PKCS1v15(), Prehashed(SHA256())
 
 
 class KeyFault(Exception):
-    """A file that cannot serve as a key; the text says why and what would be right."""
+    """A file cannot be used as a key; the text says why and what would be right."""
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """`sign` takes the SHA-256 of what is signed. `bits` are those of RSA; Ed25519 has 256."""
+    """`sign` takes the SHA-256 of what is signed. `bits` is the size of an RSA key; Ed25519 has
+    256."""
 
     record: KeyRecord
     bits: int
@@ -64,9 +65,9 @@ class SigningKey:
 
 
 def read_key(path: Path) -> SigningKey:
-    """Read a key of RSA or Ed25519: PEM without a passphrase, or the base64 of 32 octets.
+    """Read an RSA or Ed25519 key: PEM without a passphrase, or 32 octets in base64.
 
-    Raises KeyFault, also when others may read the file.
+    Raises KeyFault, also if others may read the file.
     """
     try:
         with path.open("rb") as file:
@@ -83,11 +84,11 @@ def read_key(path: Path) -> SigningKey:
 
 
 def signing_key(key: RSAPrivateKey | Ed25519PrivateKey) -> SigningKey:
-    """Raises KeyFault for a key too short to be worth a signature."""
+    """Raises KeyFault for a key that is too short."""
     if isinstance(key, Ed25519PrivateKey):
         public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         return SigningKey(KeyRecord("ed25519", public), 256, key.sign)
-    if key.key_size < FEWEST_BITS:
+    if key.key_size < MIN_BITS:
         raise KeyFault(
             f"is an RSA key of {key.key_size} bits, which nobody accepts (RFC 8301 3.2):"
             " smtpproxy dkim keygen makes one of 2048"
@@ -101,7 +102,7 @@ def signing_key(key: RSAPrivateKey | Ed25519PrivateKey) -> SigningKey:
 
 
 def new_key(kind: KeyType, bits: int = GOOD_BITS) -> tuple[bytes, SigningKey]:
-    """Make a key; return it in PEM (PKCS #8) too."""
+    """Make a key; return its PEM (PKCS #8) and the key."""
     key: RSAPrivateKey | Ed25519PrivateKey
     if kind == "ed25519":
         key = Ed25519PrivateKey.generate()
@@ -145,8 +146,7 @@ class RingKey:
 
 
 class Keyring:
-    """The configured keys. Which are in force for a message is remembered until a date of
-    rotation passes."""
+    """The configured keys. Which ones sign a message is cached until a rotation date passes."""
 
     def __init__(self, keys: Mapping[DkimSettings, SigningKey]) -> None:
         self._keys = keys
@@ -161,11 +161,11 @@ class Keyring:
     def in_force(
         self, from_domains: tuple[str, ...], stream: str, now: datetime
     ) -> tuple[RingKey, ...]:
-        """Return what signs: of those that fit, the newest of each type.
+        """Return the keys that sign: of those that fit, the newest of each type.
 
-        RSA comes first: every verifier knows it, and some look at one field only.
+        RSA comes first, because every verifier supports it and some check only one field.
         """
-        if len(set(from_domains)) != 1:  # of which there may be thousands: not to be remembered
+        if len(set(from_domains)) != 1:  # there may be thousands, so it is not cached
             return ()
         domain = from_domains[0]
         if now >= self._until or len(self._remembered) >= _REMEMBERED:
@@ -189,10 +189,10 @@ class Keyring:
 def fitting(
     keys: Iterable[DkimSettings], from_domains: Sequence[str], stream: str, now: datetime
 ) -> list[DkimSettings]:
-    """Return the keys that may sign such a message now; none: it leaves unsigned.
+    """Return the keys that may sign such a message now; if none, it leaves unsigned.
 
-    All addresses of From have to be of the key's domain. Keys of the domain itself come
-    before those of one above it.
+    All addresses of From must be in the key's domain. Keys of the domain itself come before those
+    of a parent domain.
     """
     domains = set(from_domains)
     if len(domains) != 1:
@@ -215,7 +215,7 @@ def fitting(
 
 
 def since(key: DkimSettings) -> datetime:
-    """Return from when on a key signs."""
+    """Return the moment from which a key signs."""
     return key.since or _EARLIEST
 
 
@@ -223,9 +223,9 @@ _ON_LOOP = 64 * 1024  # octets of a body: about 0.1 ms
 
 
 class Signer:
-    """Makes the DKIM-Signature fields of messages, without holding up other sessions.
+    """Makes the DKIM-Signature fields of messages without blocking other sessions.
 
-    See docs/adr/0012-dkim.md for what goes to a thread.
+    docs/adr/0012-dkim.md says what runs in a thread.
     """
 
     def __init__(self, keyring: Keyring, threads: Executor) -> None:
@@ -235,7 +235,7 @@ class Signer:
     def keys(
         self, from_domains: tuple[str, ...], stream: str, now: datetime
     ) -> tuple[RingKey, ...]:
-        """Return the keys that sign such a message now; none: it goes unsigned."""
+        """Return the keys that sign such a message now; if none, it leaves unsigned."""
         return self._keyring.in_force(from_domains, stream, now)
 
     async def sign(
@@ -245,7 +245,7 @@ class Signer:
         body: Body,
         at: datetime,
     ) -> bytes:
-        """Return the fields that go before the header. Raises SigningFailed."""
+        """Return the fields to put before the header. Raises SigningFailed."""
         moment = int(at.timestamp())
         try:
             if body.size <= _ON_LOOP and all(each.key.record.key_type != "rsa" for each in keys):

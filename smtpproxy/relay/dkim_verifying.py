@@ -1,16 +1,17 @@
-"""Checking what apps have signed already (RFC 6376 section 6), by the keys in the DNS."""
+"""Checks the signatures that apps have made (RFC 6376 section 6), with the keys in the DNS."""
 
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from smtpproxy.mail.dkim import (
-    FEWEST_BITS,
+    MIN_BITS,
     NAME,
     KeyRecord,
     Signature,
@@ -30,19 +31,19 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 MAX_SIGNATURES = 8
-"""Signatures of a message that are looked at, from the top."""
+"""How many signatures of a message are checked, from the top."""
 
 _ON_LOOP = 64 * 1024  # octets of a body
 _MANY_NAMES = 2048
-_KEYS = "cryptography.hazmat.primitives.serialization"  # 7 MB, where something is signed
-_MAX_RECORDS = 8  # of one name that are looked at: an honest one has a single key
+_KEYS = "cryptography.hazmat.primitives.serialization"  # 7 MB, loaded only for signed mail
+_MAX_RECORDS = 8  # per name; an honest one has a single key
 
 Texts = Callable[[str], Awaitable[Answer]]
-"""Gives the TXT records of a name; raises DnsFailure."""
+"""Returns the TXT records of a name; raises DnsFailure."""
 
 
 class Verifier:
-    """Finds out which DKIM signatures of a message are valid."""
+    """Checks which DKIM signatures of a message are valid."""
 
     def __init__(self, texts: Texts, threads: Executor, now: Callable[[], float]) -> None:
         """`now` is Unix time."""
@@ -58,12 +59,12 @@ class Verifier:
         *,
         until_valid: bool = True,
     ) -> tuple[SignatureFinding, ...]:
-        """Return what was found of each signature; `until_valid`: up to the first valid one.
+        """Return the finding on each signature; `until_valid`: stop after the first valid one.
 
-        Without a body the header alone is checked. A signature that does not cover the
+        Without a body, only the header is checked. The key of a signature that does not cover the
         fields `wanted` is not looked up.
         """
-        if _KEYS not in sys.modules:  # others have their turn while it is loaded
+        if _KEYS not in sys.modules:  # other sessions have their turn while it is loaded
             await asyncio.get_running_loop().run_in_executor(self._threads, import_module, _KEYS)
         found: list[SignatureFinding] = []
         hashes: dict[tuple[bool, int | None], bytes | None] = {}
@@ -89,23 +90,23 @@ class Verifier:
                 raise TagError("it names too many fields")
         except TagError as error:
             return SignatureFinding("", "", SignatureState.UNUSABLE, str(error))
-        told = _Telling(signature)
+        finding = partial(SignatureFinding, signature.domain, signature.selector)
         if not signature.covers(*wanted):
-            return told(SignatureState.UNCOVERED)
+            return finding(SignatureState.UNCOVERED)
         if body is not None:
             form = signature.relaxed_body, signature.limit
             if form not in hashes:
                 hashes[form] = await self._body_hash(body, *form)
             if hashes[form] != signature.body_hash:
-                return told(SignatureState.BROKEN, "the body is not what was signed")
+                return finding(SignatureState.BROKEN, "the body is not what was signed")
         try:
             records = (await self._texts(signature.record_name)).texts
         except DnsFailure as error:
-            return told(SignatureState.UNKNOWN, str(error))
-        return told(*_by_records(signature, field, headers, records))
+            return finding(SignatureState.UNKNOWN, str(error))
+        return finding(*_by_records(signature, field, headers, records))
 
     async def _body_hash(self, body: Body, relaxed: bool, limit: int | None) -> bytes | None:
-        """None when the body is shorter than what was signed."""
+        """The hash of the body; None if the body is shorter than what was signed."""
 
         def hashed() -> bytes | None:
             taken = BodyHash(relaxed=relaxed, limit=limit)
@@ -119,19 +120,11 @@ class Verifier:
         return await asyncio.get_running_loop().run_in_executor(self._threads, hashed)
 
 
-class _Telling:
-    def __init__(self, signature: Signature) -> None:
-        self._of = signature
-
-    def __call__(self, state: SignatureState, detail: str = "") -> SignatureFinding:
-        return SignatureFinding(self._of.domain, self._of.selector, state, detail)
-
-
 def _by_records(
     signature: Signature, field: bytes, headers: HeaderBlock, records: Sequence[bytes]
 ) -> tuple[SignatureState, str]:
-    """Judge by the first record that is a key: RFC 6376 6.1.2 leaves several undefined."""
-    said = "there is no key in the DNS"
+    """Judge by the first record with a usable key; RFC 6376 6.1.2 leaves several undefined."""
+    reason = "there is no key in the DNS"
     for text in records[:_MAX_RECORDS]:
         try:
             record = read_record(text)
@@ -141,7 +134,7 @@ def _by_records(
                 raise TagError("its key is not for i= below d=")
             key = public_key(record)
         except TagError as error:
-            said = str(error)
+            reason = str(error)
             continue
         fields = headers.raw_fields(frozenset(signature.names))
         signed = hashed_fields(signature.names, fields, relaxed=signature.relaxed_header)
@@ -149,11 +142,12 @@ def _by_records(
         if verified(key, signature.value, signed):
             return SignatureState.VALID, ""
         return SignatureState.BROKEN, "the header is not what was signed"
-    return SignatureState.UNUSABLE, said
+    return SignatureState.UNUSABLE, reason
 
 
 async def record_of(texts: Texts, name: str) -> bytes | None:
-    """Return the record that a signature is judged by: the first that is a key, else the first."""
+    """Return the record by which a signature is judged: the first valid key record, or else the
+    first record."""
     try:
         found = (await texts(name)).texts[:_MAX_RECORDS]
     except DnsFailure:
@@ -180,7 +174,7 @@ def public_key(record: KeyRecord) -> "RSAPublicKey | Ed25519PublicKey":
         raise TagError("its p= holds no key") from None
     if not isinstance(key, RSAPublicKey):
         raise TagError("its p= holds a key of another kind")
-    if key.key_size < FEWEST_BITS:
+    if key.key_size < MIN_BITS:
         raise TagError(f"its key has only {key.key_size} bits")
     return key
 

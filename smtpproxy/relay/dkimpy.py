@@ -1,7 +1,7 @@
-"""dkimpy as the independent verifier of signatures (RFC 6376), in processes of its own.
+"""Uses dkimpy as the independent verifier of signatures (RFC 6376), in separate processes.
 
-Its relaxed form takes time by the square of a run of spaces, and its patterns by more: no such work
-may be done where anything else waits for it.
+Its relaxed canonicalization takes quadratic time on a run of spaces, and its patterns even more, so
+it must not run where anything else waits for it.
 """
 
 import asyncio
@@ -16,15 +16,15 @@ from smtpproxy.relay import dkimpy_process
 from smtpproxy.relay.dkimpy_process import QUESTION
 
 _PROCESSES = 2
-_SECONDS = 2.0  # of a processor, for a signature
+_SECONDS = 2.0  # processor time for a signature
 _LONGEST = 10.0  # seconds of the clock
-_LONGEST_RUN = 998  # octets of a line (RFC 5322 2.1.1), so of spaces
+_LONGEST_RUN = 998  # octets of a line (RFC 5322 2.1.1), and so of spaces
 
 log = structlog.get_logger(__name__)
 
 
 class Verdict(StrEnum):
-    """What dkimpy says of a signature. `PARTLY`: what follows in the body was not signed (`l=`)."""
+    """dkimpy's verdict on a signature. `PARTLY`: the end of the body was not signed (`l=`)."""
 
     VALID = "valid"
     PARTLY = "valid for a part of the body"
@@ -40,26 +40,26 @@ _ANSWERS = {
 
 
 class Dkimpy:
-    """A few processes that check signatures: started when needed, and kept until one has to be
+    """A few processes that check signatures, started when needed and kept until they have to be
     killed. Use it in one event loop, and close it there."""
 
     def __init__(self, seconds: float = _SECONDS) -> None:
-        """`seconds`: processor time for a signature; what needs more is not answered."""
+        """`seconds`: processor time for a signature; one that needs more is UNANSWERED."""
         self._seconds = seconds
         self._idle: list[Process] = []
         self._free = asyncio.Semaphore(_PROCESSES)
 
     async def is_valid(self, message: bytes, index: int, domain: str, record: bytes) -> bool:
-        """Whether that signature is valid over the whole body, as in `verdict`."""
+        """Whether that signature is valid for the whole body; see `verdict`."""
         return await self.verdict(message, index, domain, record) is Verdict.VALID
 
     async def verdict(self, message: bytes, index: int, domain: str, record: bytes) -> Verdict:
-        """Return what is said of the signature with that index from the top.
+        """Return the verdict on the signature with that index from the top.
 
-        By `record`, the text of its key; the signature has to be of `domain`.
+        `record` is the text of its key record; the signature must be of `domain`.
         """
         if b" " * (_LONGEST_RUN + 1) in message.replace(b"\t", b" "):
-            return Verdict.UNANSWERED  # would cost a process its time, and the sender nothing
+            return Verdict.UNANSWERED  # would cost much time, and the sender nothing
         name = domain.encode()
         question = QUESTION.pack(index, len(name), len(record), len(message))
         async with self._free:
@@ -86,7 +86,7 @@ class Dkimpy:
             stdin=PIPE,
             stdout=PIPE,
             stderr=DEVNULL,
-            start_new_session=True,  # Ctrl-C is for whoever asks
+            start_new_session=True,  # Ctrl-C is for the caller
         )
 
     async def close(self) -> None:

@@ -1,7 +1,7 @@
 """The process in which dkimpy checks signatures, one after the other.
 
-It has so much processor time for each, so much memory, and can open nothing. The kernel ends it
-where it takes longer, whatever it is doing, and also if whoever started it is gone.
+Its processor time for each and its memory are limited, and it can open no files. The kernel ends it
+if it takes longer, whatever it is doing, and also if its parent is gone.
 """
 
 import resource
@@ -11,17 +11,17 @@ from importlib import import_module
 from struct import Struct
 
 QUESTION = Struct(">BHHI")
-"""The number of the signature from the top, and the lengths of domain, key record and message."""
+"""The index of the signature from the top, and the lengths of domain, key record and message."""
 NOT_VALID, VALID, PARTLY = b"\x00", b"\x01", b"\x02"
-"""The answer. Partly: valid, but what follows in the body was not signed (`l=`)."""
+"""The answer. PARTLY: valid, but the end of the body was not signed (`l=`)."""
 
 _MEMORY = 512 * 1024 * 1024  # octets of address space
 
 
 def main() -> None:
-    """Answer questions from standard input until it ends. The argument: seconds for each."""
+    """Answer questions from standard input until it ends. The argument is the seconds for each."""
     seconds = float(sys.argv[1])
-    import_module("dkim")  # while files can be opened
+    import_module("dkim")  # while files can still be opened
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
@@ -37,8 +37,8 @@ def main() -> None:
 
 
 def judge(message: bytes, index: int, domain: bytes, record: bytes) -> bytes:
-    """Return whether that signature is valid by this key, and of that domain."""
-    from dkim import DKIM  # here: whoever asks does not need it
+    """Return whether that signature is valid with this key and of that domain."""
+    from dkim import DKIM  # here, since the parent does not need it
 
     try:
         checked = DKIM(message)
@@ -47,7 +47,7 @@ def judge(message: bytes, index: int, domain: bytes, record: bytes) -> bytes:
         if not valid or signed[b"d"].lower() != domain:
             return NOT_VALID
         return PARTLY if b"l" in signed else VALID
-    except Exception:  # dkimpy raises its own, and whatever odd input leads it to
+    except Exception:  # dkimpy's own, and whatever odd input causes
         return NOT_VALID
 
 

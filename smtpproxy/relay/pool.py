@@ -1,7 +1,7 @@
-"""The connections to the upstream: made on demand, kept while idle, counted, shared fairly.
+"""The connections to the upstream: opened on demand, kept while idle, counted, shared fairly.
 
-Clients go by their address. One may hold `max_connections_per_address`; where all are in use, the
-clients that wait take turns, however many messages each has waiting.
+Clients are identified by address. One may hold `max_connections_per_address`; if all are in use,
+the waiting clients take turns, however many messages each has waiting.
 """
 
 import asyncio
@@ -25,12 +25,13 @@ from smtpproxy.wire.commands import ClientInfo
 
 
 class UpstreamPool:
-    """Hands out connections that are alive, the most recently used first."""
+    """Hands out live connections, the most recently used first."""
 
     def __init__(
         self, settings: UpstreamSettings, hostname: str, deadlines: Deadlines, replies: Counter[int]
     ) -> None:
-        """`replies` counts the upstream's by the first digit of their code; 0: none came."""
+        """`replies` counts the upstream's replies by the first digit of their code; 0: none
+        came."""
         self.settings = settings
         self.deadlines = deadlines
         self._most, self._share = settings.max_connections, settings.share
@@ -38,7 +39,7 @@ class UpstreamPool:
         self._replies = replies
         self._idle: list[UpstreamConnection] = []  # all of them alive
         self._busy = 0
-        self._held: dict[str, int] = {}  # of the busy ones, by client
+        self._held: dict[str, int] = {}  # busy ones, by client
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the next client first
         self._start_tls: StartTls | None = None
         self._implicit: dict[str, Any] = {}
@@ -60,16 +61,16 @@ class UpstreamPool:
 
     @property
     def waiting(self) -> int:
-        """How many messages wait for a connection."""
+        """How many messages are waiting for a connection."""
         return sum(map(len, self._waiting.values()))
 
     @property
     def saturated(self) -> bool:
-        """Whether all connections are in use and a message waits for one."""
+        """Whether all connections are in use and a message is waiting for one."""
         return self._busy >= self._most and bool(self._waiting)
 
     def acquire_idle(self, client: str) -> UpstreamConnection | None:
-        """Return a connection if one is there for `client` at once; else use `acquire`."""
+        """Return a connection if one is ready for `client`; otherwise use `acquire`."""
         idle, held = self._idle, self._held.get(client, 0)
         if (
             not idle
@@ -85,7 +86,7 @@ class UpstreamPool:
         return connection
 
     async def acquire(self, client: str = "", *, fresh: bool = False) -> UpstreamConnection:
-        """Return a connection that has greeted us, to be used for `client`; empty: for the relay.
+        """Return a connection that has greeted us, for use by `client`; empty: the relay itself.
 
         `fresh`: do not take an idle one. Raises UpstreamError.
         """
@@ -104,11 +105,11 @@ class UpstreamPool:
         return connection
 
     async def introduce(self, connection: UpstreamConnection, told: ClientInfo) -> None:
-        """Let a connection be that of the client that XCLIENT named. Raises UpstreamError."""
+        """Make a connection that of the client named by XCLIENT. Raises UpstreamError."""
         await connection.introduce(told, self._hostname, self.settings.command_timeout)
 
     def release(self, connection: UpstreamConnection) -> None:
-        """Take back a connection, to be used again if it is alive."""
+        """Take back a connection, for further use if it is alive."""
         if connection.private:
             connection.quit()
         elif connection.alive:
@@ -119,7 +120,7 @@ class UpstreamPool:
         self._free(connection.client)
 
     def close(self) -> None:
-        """End the idle connections; busy ones end when they come back."""
+        """Close the idle connections; busy ones are closed when they come back."""
         if self._trimmer is not None:
             self._trimmer.cancel()
         while self._idle:
@@ -148,7 +149,7 @@ class UpstreamPool:
             raise UpstreamUnreachable(f"{settings.address}: {error!r}") from error
         try:
             await connection.open(self._hostname, settings.command_timeout, self._start_tls)
-        except BaseException:  # also when it is cancelled
+        except BaseException:  # a cancellation too
             connection.close()
             raise
         return connection
@@ -161,7 +162,8 @@ class UpstreamPool:
         self._held[client] = self._held.get(client, 0) + 1
 
     def _free(self, client: str) -> None:
-        """Give up a slot; whoever waits has it at once, so that nobody can push in."""
+        """Release a slot; it goes directly to a waiting message, so that nobody can jump the
+        queue."""
         self._busy -= 1
         left = self._held.pop(client) - 1
         if left:
@@ -170,19 +172,19 @@ class UpstreamPool:
             self._serve()
 
     def _serve(self) -> None:
-        """Let the next go who may: clients take turns."""
+        """Give slots to the next messages that may have one; clients take turns."""
         while (client := next(filter(self._may_have, self._waiting), None)) is not None:
             queue = self._waiting.pop(client)
             slot = queue.popleft()
             if queue:
                 self._waiting[client] = queue  # behind all others
-            if not slot.done():  # otherwise it is giving up at this very moment
+            if not slot.done():  # otherwise it is just giving up
                 self._take(client)
                 slot.set_result(None)
                 return
 
     async def _wait(self, client: str) -> None:
-        """Wait for a slot; `_serve` has taken it when it comes. Raises UpstreamBusy."""
+        """Wait for a slot, which `_serve` has already taken for us. Raises UpstreamBusy."""
         slot: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(client, deque()).append(slot)
         try:
@@ -190,7 +192,7 @@ class UpstreamPool:
                 await slot
         except BaseException as error:
             if slot.done() and not slot.cancelled():
-                self._free(client)  # it came at the very moment
+                self._free(client)  # it came just now
             else:
                 self._forget(client, slot)
             if isinstance(error, TimeoutError):
@@ -213,7 +215,7 @@ class UpstreamPool:
         self._idle = [connection for connection in self._idle if connection.alive]
 
     def _trim(self) -> None:
-        """Close what was idle for too long; look again while anything is idle."""
+        """Close connections that were idle for too long; check again while any are idle."""
         limit = self.deadlines.now() - self.settings.idle_timeout
         for connection in [c for c in self._idle if c.idle_since <= limit]:
             connection.quit()

@@ -1,4 +1,5 @@
-"""What a client is told of the upstream's replies, and of what the upstream cannot take."""
+"""The client's replies made from the upstream's, and those for mail that the upstream cannot
+take."""
 
 from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.connection import UpstreamError, UpstreamLost
@@ -9,9 +10,9 @@ NO_EIGHT_BIT = Reply.of(554, "5.6.3", "the next mail server does not take 8-bit 
 
 
 def mirrored(reply: Reply) -> Reply:
-    """The client's reply: as it came, with an enhanced code if it had none (RFC 2034).
+    """The client's reply: the upstream's, with an enhanced code if it had none (RFC 2034).
 
-    What is no answer to the command is an internal failure, never the client's success.
+    A reply that does not answer the command is an internal failure, never the client's success.
     """
     if reply.code == 421:
         return UpstreamLost.reply

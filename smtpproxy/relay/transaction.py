@@ -28,10 +28,10 @@ _END = b".\r\n"
 
 
 class MailParameters(Struct, frozen=True):
-    """What of the client's MAIL command goes to the upstream.
+    """The parts of the client's MAIL command that go to the upstream.
 
-    `needs` are the extensions that the content needs, None while there is no content: until
-    then nobody is refused for what may be ASCII.
+    `needs` are the extensions that the content needs, None while there is no content: until then
+    nothing is refused, because the content may be ASCII.
     """
 
     reverse_path: str
@@ -40,13 +40,14 @@ class MailParameters(Struct, frozen=True):
     utf8: bool = False
     ret: str | None = None
     envid: str | None = None
-    client: ClientInfo | None = None  # for an upstream that believes what we say of it
-    xclient_override: bool = False  # the client was named by XCLIENT
+    client: ClientInfo | None = None  # for an upstream that trusts us about it
+    xclient_override: bool = False  # XCLIENT named the client
     needs: frozenset[str] | None = None
-    owner: str = ""  # the client that its connection counts for; empty: the relay itself
+    owner: str = ""  # the client that the connection counts for; empty: the relay
 
     def commands(self, knows: Capabilities) -> list[bytes]:
-        """MAIL, after XFORWARD where the upstream takes that. What it does not know is left out."""
+        """MAIL, after XFORWARD if the upstream supports that. Unsupported parameters are left
+        out."""
         offered = knows.keywords
         parameters = f" SIZE={self.size}" if self.size is not None and "SIZE" in offered else ""
         if (self.eight_bit or (self.utf8 and UTF8 not in offered)) and EIGHT_BIT in offered:
@@ -63,67 +64,67 @@ class MailParameters(Struct, frozen=True):
         return [forward, mail] if forward else [mail]
 
 
-class _Put(Exchange[list[Reply]]):
-    """Recipients on their way to the upstream; the answer is the reply to each."""
+class _Offer(Exchange[list[Reply]]):
+    """Recipients that are being offered to the upstream; the answer is the reply to each."""
 
-    __slots__ = ("again", "asked", "before", "connection", "opening")
+    __slots__ = ("asked", "before", "connection", "opening", "retriable")
 
     def __init__(
         self,
-        answered: Callable[[_Put, list[Reply], Exception | None], None],
+        answered: Callable[[_Offer, list[Reply], Exception | None], None],
         asked: Sequence[Rcpt],
         before: int = 0,
     ) -> None:
         super().__init__(answered)
         self.asked = asked
-        self.before = before  # how many of them the upstream had accepted on another connection
-        self.connection: UpstreamConnection | None = None  # that they were put to
-        self.opening = 0  # how many commands go before them: MAIL, and XFORWARD before that
-        self.again = False  # may be put once more: it is an idle connection, perhaps a dead one
+        self.before = before  # how many were accepted on an earlier connection
+        self.connection: UpstreamConnection | None = None  # that they were sent on
+        self.opening = 0  # how many commands precede them: XFORWARD, MAIL
+        self.retriable = False  # may be retried: the connection was idle, perhaps dead
 
 
 class UpstreamTransaction(Struct, eq=False):
     """MAIL and RCPT as the client sends them, then the content.
 
-    Every reply is the upstream's own; where there is none, the answer is UpstreamError.
+    Every reply is the upstream's own; if there is none, the answer is UpstreamError.
     """
 
     _pool: UpstreamPool
     _mail: MailParameters
     accepted: list[Rcpt] = []
-    in_doubt: bool = False  # the end of data was sent and not answered: it may be accepted
-    notifies: bool = False  # whether the upstream sends the notifications that are asked for
+    in_doubt: bool = False  # the end of data was sent but not answered
+    notifies: bool = False  # the upstream sends the notifications asked for
     _connection: UpstreamConnection | None = None
     _offered: frozenset[str] = frozenset()
     _mail_refusal: Reply | None = None
-    _data_sent: bool = False  # and not refused: what follows is content
+    _data_sent: bool = False  # and not refused: content follows
     _error: UpstreamError | None = None
 
     def recipients(self, asked: Sequence[Rcpt]) -> Pending[list[Reply]]:
-        """Put recipients to the upstream; the first call puts MAIL before them."""
+        """Offer recipients to the upstream; the first call sends MAIL before them."""
         if self._error is not None:
             return Pending.failed(self._error)
         if self._mail_refusal is not None:
             return Pending.settled([self._mail_refusal] * len(asked))
         if self._connection is not None:
             self._connection.end_hold()
-            put = _Put(self._answered, asked)
-            self._send(self._connection, put, [])
-            return put
-        # Where it was given back, what was accepted is put again.
-        put = _Put(self._answered, [*self.accepted, *asked], len(self.accepted))
+            offer = _Offer(self._answered, asked)
+            self._send(self._connection, offer, [])
+            return offer
+        # If the connection was given back, the accepted recipients are offered again.
+        offer = _Offer(self._answered, [*self.accepted, *asked], len(self.accepted))
         connection = self._pool.acquire_idle(self._mail.owner)
         if connection is None:
-            put.after(self._connect_and_begin(put, fresh=False), partial(self._failed, put))
+            offer.after(self._connect_and_begin(offer, fresh=False), partial(self._failed, offer))
         else:
-            self._begin_on(connection, put)
-        return put
+            self._begin_on(connection, offer)
+        return offer
 
     def leave_to_client(self, given_back: Callable[[], None]) -> None:
-        """It is the client's turn: after `hold_timeout` others may have the connection.
+        """Begin the client's turn: after `hold_timeout` others may have the connection.
 
-        Then `given_back` is called, and what was accepted is put to the upstream again when the
-        client goes on.
+        Then `given_back` is called, and when the client continues, the accepted recipients are
+        offered to the upstream again.
         """
         connection = self._connection
         if connection is None:
@@ -136,25 +137,27 @@ class UpstreamTransaction(Struct, eq=False):
         connection.hold(self._pool.settings.hold_timeout, give_back)
 
     def end_turn(self) -> None:
-        """The client's turn is over: what is open stays so, what was given back is begun anew."""
+        """End the client's turn: an open transaction stays open; one given back is begun again
+        later."""
         if self._connection is not None:
             self._connection.end_hold()
 
     @property
     def is_open(self) -> bool:
-        """Whether what was accepted still is."""
+        """Whether the upstream still has the transaction."""
         return self._connection is not None
 
     @property
     def takes_all(self) -> bool:
-        """Whether the upstream offers every extension that MAIL asked for."""
+        """Whether the upstream offers every extension that the client's MAIL asked for."""
         mail = self._mail
         if mail.utf8:
             return self._offered >= EXTENSIONS
         return not mail.eight_bit or EIGHT_BIT in self._offered
 
     def refusal_of(self, needs: frozenset[str]) -> Reply | None:
-        """Refuse what the upstream could only garble (RFC 6531 3.5, RFC 6152 section 3)."""
+        """Return the refusal of content that the upstream would garble (RFC 6531 3.5, RFC 6152
+        section 3)."""
         mail = self._mail
         if not (mail.utf8 or mail.eight_bit):
             return None
@@ -164,8 +167,8 @@ class UpstreamTransaction(Struct, eq=False):
         return NO_EIGHT_BIT if EIGHT_BIT in lacking else None
 
     def begin_data(self) -> Pending[Reply | None]:
-        """Send DATA. The answer is None where the upstream says 354, and then send the content;
-        else its refusal. Raises UpstreamError where nothing is begun."""
+        """Send DATA. The answer is None if the upstream says 354, and then the content has to
+        follow; otherwise it is the refusal. Raises UpstreamError if there is no transaction."""
         connection = self._connection
         if connection is None:
             raise self._error or UpstreamLost("no transaction")
@@ -194,9 +197,10 @@ class UpstreamTransaction(Struct, eq=False):
         return mirrored(reply)
 
     def finish(self, content: Iterable[bytes]) -> Pending[Reply]:
-        """Send dot-stuffed content, each line ended, and its end; the final reply.
+        """Send dot-stuffed content, whose last line is ended, and the end of data; answer with the
+        final reply.
 
-        It is OSError where the content cannot be read: then it must not look ended.
+        The answer is OSError if the content cannot be read: then it must not look complete.
         """
         connection = self._connection
         if connection is None:
@@ -207,7 +211,7 @@ class UpstreamTransaction(Struct, eq=False):
         return end
 
     def _end(self, connection: UpstreamConnection) -> Iterator[bytes]:
-        """The end of the content: from that on, the upstream may accept it."""
+        """Yield the end of the content, after which the upstream may have accepted it."""
         self.in_doubt = connection.alive
         yield _END
 
@@ -227,7 +231,7 @@ class UpstreamTransaction(Struct, eq=False):
         end.settle(mirrored(reply))
 
     def abort(self) -> None:
-        """Give up the transaction; once DATA was sent, only closing can do that."""
+        """Give up the transaction; once DATA was sent, only closing the connection can do that."""
         connection = self._connection
         if connection is None:
             return
@@ -239,26 +243,27 @@ class UpstreamTransaction(Struct, eq=False):
             connection.end_hold()
         self._release()
 
-    async def _connect_and_begin(self, put: _Put, *, fresh: bool) -> None:
+    async def _connect_and_begin(self, offer: _Offer, *, fresh: bool) -> None:
         connection = await self._pool.acquire(self._mail.owner, fresh=fresh)
-        self._begin_on(connection, put)
+        self._begin_on(connection, offer)
 
-    def _begin_on(self, connection: UpstreamConnection, put: _Put) -> None:
-        """Begin on this connection; again on a new one if it is an idle one that had died."""
-        put.again, connection.used = connection.used, True
+    def _begin_on(self, connection: UpstreamConnection, offer: _Offer) -> None:
+        """Begin on this connection; if it was idle and proves dead, `_failed` begins again on a new
+        one."""
+        offer.retriable, connection.used = connection.used, True
         self._connection = connection
         if self._mail.xclient_override and connection.capabilities.xclient:
-            put.after(self._introduce_and_put(connection, put), partial(self._failed, put))
+            offer.after(self._introduce_and_send(connection, offer), partial(self._failed, offer))
         else:
-            self._put_mail(connection, put)
+            self._send_mail(connection, offer)
 
-    async def _introduce_and_put(self, connection: UpstreamConnection, put: _Put) -> None:
+    async def _introduce_and_send(self, connection: UpstreamConnection, offer: _Offer) -> None:
         if self._mail.client is not None:
             await connection.settled()
             await self._pool.introduce(connection, self._mail.client)
-        self._put_mail(connection, put)
+        self._send_mail(connection, offer)
 
-    def _put_mail(self, connection: UpstreamConnection, put: _Put) -> None:
+    def _send_mail(self, connection: UpstreamConnection, offer: _Offer) -> None:
         knows, mail = connection.capabilities, self._mail
         self._offered = offered = knows.keywords
         self.notifies = "DSN" in offered
@@ -267,96 +272,96 @@ class UpstreamTransaction(Struct, eq=False):
             refusal = NO_ADDRESS
         if refusal is None:
             opening = mail.commands(knows)
-            put.opening = len(opening)
-            self._send(connection, put, opening)
+            offer.opening = len(opening)
+            self._send(connection, offer, opening)
         else:
             self._release()
-            self._refuse_mail(put, refusal)
+            self._refuse_mail(offer, refusal)
 
-    def _send(self, connection: UpstreamConnection, put: _Put, commands: list[bytes]) -> None:
-        """Send MAIL (if any) and RCPTs, in one go where the upstream takes that."""
+    def _send(self, connection: UpstreamConnection, offer: _Offer, commands: list[bytes]) -> None:
+        """Send MAIL (if any) and RCPTs, in one go if the upstream supports that."""
         knows, timeout = connection.capabilities, self._pool.settings.command_timeout
-        asked, utf8 = put.asked, UTF8 in self._offered
+        asked, utf8 = offer.asked, UTF8 in self._offered
         commands += [rcpt_command(r, knows) for r in asked if utf8 or r.forward_path.isascii()]
-        put.connection, put.count, put.replies = connection, len(commands), []
+        offer.connection, offer.count, offer.replies = connection, len(commands), []
         if not commands:
-            self._answered(put, [], None)
+            self._answered(offer, [], None)
         elif knows.pipelining:
-            connection.exchange(b"".join(commands), put, timeout)
+            connection.exchange(b"".join(commands), offer, timeout)
         else:
-            put.after(self._put_each(connection, put, commands), partial(self._failed, put))
+            offer.after(self._send_each(connection, offer, commands), partial(self._failed, offer))
 
-    def _answered(self, put: _Put, replies: list[Reply], error: Exception | None) -> None:
-        """Take the replies to MAIL (if any) and RCPTs, or why there are none."""
+    def _answered(self, offer: _Offer, replies: list[Reply], error: Exception | None) -> None:
+        """Handle the replies to MAIL (if any) and RCPTs, or the error instead."""
         connection = self._connection
-        if connection is None or connection is not put.connection:
-            put.fail(error or UpstreamLost("given up before its answer"))
+        if connection is None or connection is not offer.connection:
+            offer.fail(error or UpstreamLost("given up before its answer"))
             return
         if replies and replies[-1].code == 421:
             error = UpstreamLost(f"upstream answered {replies[-1]}")
         if error is not None:
-            self._failed(put, error)
+            self._failed(offer, error)
             return
-        asked, opening = put.asked, put.opening
-        if opening:  # what the upstream does not believe of XFORWARD, it does not need
+        asked, opening = offer.asked, offer.opening
+        if opening:  # a refusal of XFORWARD does not matter
             first = replies[opening - 1]
             if first.code >= 300:
                 connection.reset(self._pool.settings.command_timeout)
                 self._release()
-                self._refuse_mail(put, mirrored(first))
+                self._refuse_mail(offer, mirrored(first))
                 return
         answers = list(map(mirrored, replies[opening:]))
-        if len(answers) < len(asked):  # some were not put to it
+        if len(answers) < len(asked):  # some were not sent
             told = iter(answers)
             answers = [next(told) if rcpt.forward_path.isascii() else NO_ADDRESS for rcpt in asked]
-        if put.before:
-            for reply in answers[: put.before]:
-                if reply.code >= 300:  # the client was told that they are accepted
+        if offer.before:
+            for reply in answers[: offer.before]:
+                if reply.code >= 300:  # the client already has a 250 for it
                     lost = f"a recipient accepted earlier is now refused: {reply.code}"
-                    self._failed(put, UpstreamError(lost))
+                    self._failed(offer, UpstreamError(lost))
                     return
-            answers, asked = answers[put.before :], asked[put.before :]
+            answers, asked = answers[offer.before :], asked[offer.before :]
         for rcpt, reply in zip(asked, answers, strict=True):
             if reply.code < 300:
                 self.accepted.append(rcpt)
-        put.settle(answers)
+        offer.settle(answers)
 
-    def _refuse_mail(self, put: _Put, refusal: Reply) -> None:
+    def _refuse_mail(self, offer: _Offer, refusal: Reply) -> None:
         self._mail_refusal = refusal
-        if put.before:
+        if offer.before:
             self._failed(
-                put, UpstreamError(f"MAIL accepted earlier is now refused: {refusal.code}")
+                offer, UpstreamError(f"MAIL accepted earlier is now refused: {refusal.code}")
             )
         else:
-            put.settle([refusal] * len(put.asked))
+            offer.settle([refusal] * len(offer.asked))
 
-    def _failed(self, put: _Put, error: BaseException) -> None:
-        """There is no answer, unless an idle connection had died: then a new one is asked."""
-        if put.again and isinstance(error, UpstreamLost):
-            put.again = False
+    def _failed(self, offer: _Offer, error: BaseException) -> None:
+        """Fail, unless an idle connection had died: then try a new one."""
+        if offer.retriable and isinstance(error, UpstreamLost):
+            offer.retriable = False
             self._drop()
-            put.after(self._connect_and_begin(put, fresh=True), partial(self._failed, put))
+            offer.after(self._connect_and_begin(offer, fresh=True), partial(self._failed, offer))
             return
         if isinstance(error, UpstreamError):
             self._lose(error)
-        put.fail(error)
+        offer.fail(error)
 
-    async def _put_each(
-        self, connection: UpstreamConnection, put: _Put, commands: Sequence[bytes]
+    async def _send_each(
+        self, connection: UpstreamConnection, offer: _Offer, commands: Sequence[bytes]
     ) -> None:
-        """Send one command after the other, no more behind a MAIL that is refused."""
+        """Send one command after the other, and none after a refused MAIL."""
         timeout = self._pool.settings.command_timeout
         replies: list[Reply] = []
         await connection.settled()
         for index, command in enumerate(commands):
             reply = await connection.command(command, timeout)
             replies.append(reply)
-            if reply.code == 421 or (index == put.opening - 1 and reply.code >= 300):
+            if reply.code == 421 or (index == offer.opening - 1 and reply.code >= 300):
                 break
-        self._answered(put, replies, None)
+        self._answered(offer, replies, None)
 
     def _release(self) -> None:
-        """Give the connection back to the pool, which looks whether it is alive."""
+        """Give the connection back to the pool, which checks that it is alive."""
         connection, self._connection = self._connection, None
         if connection is not None:
             self._pool.release(connection)
@@ -367,7 +372,8 @@ class UpstreamTransaction(Struct, eq=False):
             self._release()
 
     def _lose(self, error: Exception) -> None:
-        """There is no upstream any more; or it must not take what was sent for all."""
+        """Drop the connection after an error, so that the upstream cannot take a partial message
+        for a whole one."""
         if isinstance(error, UpstreamError):
             self._error = error
         self._drop()
