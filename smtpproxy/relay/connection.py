@@ -1,5 +1,4 @@
-"""One connection to the upstream: commands out, replies in, in order. Each error has the client's
-reply."""
+"""One connection to the upstream: commands out, replies in, in order, and its errors."""
 
 import asyncio
 import re
@@ -256,7 +255,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def hold(self, seconds: float, over: Callable[[], None]) -> None:
         """Keep the connection during the client's turn; call `over` if that takes longer, even if
-        the connection is lost meanwhile, since it keeps its place in the pool until then.
+        the connection is lost, which keeps its place in the pool until then.
 
         The next command ends the hold, as does `end_hold`.
         """
