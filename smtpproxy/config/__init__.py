@@ -1,4 +1,4 @@
-"""From a TOML file to `Settings`, or to all that is wrong with it."""
+"""Reads a TOML file into `Settings`, or finds everything wrong with it."""
 
 import hashlib
 import os
@@ -39,10 +39,10 @@ _REPLACED: Mapping[Location, str] = {
     " header), xclient_trusted (hosts that may send XCLIENT and XFORWARD) and login_trusted (hosts"
     " among these whose LOGIN counts as AUTH)",
 }
-"""Keys of other versions, and what has to be written instead."""
+"""Keys of other versions, and what to write instead."""
 
 BULK_RECIPIENTS = 100
-"""How many may be sent one text where undeclared bulk has consequences and no number is set."""
+"""How many people may be sent one text if undeclared bulk has consequences and no number is set."""
 
 
 class ConfigError(Exception):
@@ -83,7 +83,7 @@ def parse(text: str, filename: str) -> Settings:
 
 
 def _rulebooks(document: Mapping[str, Any]) -> tuple[dict[str, Rulebook], list[Fault]]:
-    """Return the rulebooks by what the file calls them, and what is wrong with the others."""
+    """Return the rulebooks by their references in the file, and the faults of the others."""
     books: dict[str, Rulebook] = {}
     faults: list[Fault] = []
     for location, reference in _rulebook_references(document):
@@ -136,7 +136,7 @@ def read_rulebook(reference: str) -> Rulebook:
 
 
 def _completed(found: Settings, books: Mapping[str, Rulebook], digest: str) -> Settings:
-    """Return the settings of the file with all that is made of several of them."""
+    """Return the settings of the file with everything derived from several of them."""
     server, common = found.server, books[found.policy.rulebook]
     hostname = server.hostname
     if server.workers == 0:
@@ -182,7 +182,7 @@ def _completed(found: Settings, books: Mapping[str, Rulebook], digest: str) -> S
 
 
 def _webhook(webhook: WebhookSettings, strictest: float) -> WebhookSettings:
-    """Others have to know as soon as the strictest rulebook says."""
+    """Set the deadline, by default that of the strictest rulebook."""
     return webhook if webhook.deadline else replace(webhook, deadline=strictest)
 
 
@@ -242,8 +242,8 @@ def _stream(
 
 
 def _tracking_pixels(stream: StreamSettings, policy: PolicySettings) -> TrackingPixels:
-    """A transactional stream is no stricter than observing by itself: what its pixels are for may
-    need no consent (CNIL 2026-042), and nothing in a message tells."""
+    """The stream's setting, or that of its class. By default a transactional stream only observes:
+    its pixels may need no consent (CNIL 2026-042), which nothing in a message shows."""
     common = policy.tracking_pixels
     if stream.stream_class == "transactional" and common is not TrackingPixels.ALLOW:
         common = TrackingPixels.OBSERVE
@@ -251,9 +251,9 @@ def _tracking_pixels(stream: StreamSettings, policy: PolicySettings) -> Tracking
 
 
 def _unsubscribe_scope(stream: StreamSettings, brand: str) -> str:
-    """Return what the links of its messages unsubscribe from.
+    """Return the scope that the links in its messages unsubscribe from.
 
-    Where no brand has a name, all marketing is that of the only one.
+    If no brand has a name, all marketing belongs to the only one.
     """
     match stream.unsubscribe_scope:
         case "purpose":

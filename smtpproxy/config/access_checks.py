@@ -1,6 +1,6 @@
-"""What must hold between the keys for access: protocols, TLS, logins, trust.
+"""Consistency of the keys for access: protocols, TLS, logins, trust.
 
-A protection that is half configured is a fault, never a weaker protection.
+A half-configured protection is a fault, never a weaker protection.
 """
 
 import ipaddress
@@ -98,7 +98,8 @@ def _credentials(document: Document) -> Iterator[Fault]:
 def _from_domains(
     index: int, credential: Mapping[str, Any], domains: Mapping[Any, Any]
 ) -> Iterator[Fault]:
-    """A stream none of whose domains the credential has could carry no mail of it at all."""
+    """Yield streams that share no domain with the credential, so that none of its mail could
+    pass."""
     own, streams = credential.get("from_domains"), credential.get("streams")
     if not isinstance(own, list) or not own or not isinstance(streams, list):
         return
@@ -147,7 +148,7 @@ def _protocols(document: Document) -> Iterator[Fault]:
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Networks = Sequence[tuple[int, Network | None]]
-"""By their place in the list; None is `unix`."""
+"""With their index in the list; None is `unix`."""
 
 _KEYS = ("proxy_trusted", "xclient_trusted", "login_trusted")
 ANSWERING = ("milter", "policy")
@@ -204,7 +205,7 @@ def _of_listener(
 
 
 def _networks(listener: Mapping[str, Any], key: str) -> Networks:
-    """Those that can be read; the others are faults of their own."""
+    """The networks that can be read; the others are separate faults."""
     written = listener.get(key)
     found: list[tuple[int, Network | None]] = []
     for at, value in enumerate(written if isinstance(written, list) else ()):
@@ -217,7 +218,7 @@ def _networks(listener: Mapping[str, Any], key: str) -> Networks:
 
 
 def _is_everybody(networks: Networks) -> bool:
-    """Whether they are, together, all addresses of a family."""
+    """Whether together they are all addresses of a family."""
     for version in (4, 6):
         of_family = [each for _, each in networks if each is not None and each.version == version]
         if any(each.prefixlen == 0 for each in ipaddress.collapse_addresses(of_family)):  # type: ignore[type-var]
@@ -242,7 +243,7 @@ def _shown(network: Network | None) -> str:
 
 
 def _is_near(address: object) -> bool:
-    """Whether only this machine reaches it. What cannot be read is a fault of its own."""
+    """Whether only this machine can reach it. An unreadable address is a separate fault."""
     try:
         return is_loopback(read_address(address))
     except ValueError:

@@ -1,7 +1,7 @@
-"""Brands: whose a stream is and which From domains are whose, and what is made of both.
+"""Brands: which streams and From domains belong to which brand, and what follows from that.
 
-A brand is who people know, and whom they agree to hear from. Where the configuration names none,
-all streams are of one that is built in.
+A brand is what people know, and what they agree to hear from. If the configuration names none, all
+streams belong to a built-in one.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ Document = Mapping[str, Any]
 
 
 def brand_checks(document: Document) -> Iterator[Fault]:
-    """Yield the faults of brands, and of streams that are of no brand or of a wrong one."""
+    """Yield the faults of brands, and of streams with no brand or a wrong one."""
     names = [str(b["name"]) for _, b in tables(document, "brand") if "name" in b]
     names = [name for name in names if name != BUILT_IN_BRAND]
     for index, brand in tables(document, "brand"):
@@ -62,7 +62,7 @@ def _add(name: str) -> str:
 
 
 def _domains(document: Document) -> Iterator[Fault]:
-    """A From domain is one brand's: people know who is talking by it."""
+    """Yield From domains with a second brand: each belongs to one, by which people recognise it."""
     owners: dict[str, str] = {}
     limited = set()
     brands = list(tables(document, "brand"))
@@ -99,7 +99,7 @@ def _read_domains(table: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
         try:
             yield at, read_domain(each)
         except ValueError:
-            continue  # a fault of its own
+            continue  # a separate fault
 
 
 def completed(found: Settings) -> dict[str, BrandSettings]:
@@ -119,7 +119,7 @@ def completed(found: Settings) -> dict[str, BrandSettings]:
 
 
 def brand_of(stream: StreamSettings | None, brands: Mapping[str, BrandSettings]) -> str:
-    """Return whose a stream is; None is what declares no stream."""
+    """Return the brand of a stream; None is undeclared mail."""
     if stream is not None and stream.brand:
         return stream.brand
     return next(iter(brands)) if len(brands) == 1 else BUILT_IN_BRAND
@@ -128,8 +128,7 @@ def brand_of(stream: StreamSettings | None, brands: Mapping[str, BrandSettings])
 def from_domains(
     own: frozenset[str], name: str, brands: Mapping[str, BrandSettings]
 ) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the From domains of a stream of a brand, and those that are another brand's where
-    it takes any."""
+    """Return the From domains of a brand's stream and, if it allows any, those of other brands."""
     own = own or (brands[name].from_domains if name in brands else own)
     others = [brand.from_domains for brand in brands.values() if brand.name != name]
     return own, frozenset() if own else frozenset().union(*others)

@@ -1,7 +1,7 @@
-"""What must hold between tables: names that are defined once, addresses that do not clash.
+"""Consistency between tables: names defined once, addresses that do not clash.
 
-These look at the file as it was read, whatever its other faults, so that somebody
-who corrects a file sees all there is to correct at once.
+These check the file as it was read, whatever its other faults, so that somebody correcting it sees
+everything at once.
 """
 
 import ipaddress
@@ -81,7 +81,7 @@ _BUILT_IN = {
 
 def _streams(document: Document) -> Iterator[Fault]:
     for index, stream in tables(document, "stream"):
-        if stream.get("name") in [*_BUILT_IN]:  # what is no text is told elsewhere
+        if stream.get("name") in [*_BUILT_IN]:  # anything but text is reported elsewhere
             yield Fault(
                 ("stream", index, "name"),
                 f'"{stream["name"]}" is built in, for {_BUILT_IN[stream["name"]]}:'
@@ -102,7 +102,7 @@ def _streams(document: Document) -> Iterator[Fault]:
 
 
 def _stream_choice(document: Document, section: str) -> Iterator[Fault]:
-    """`streams` and `default_stream` of a listener or sender rule."""
+    """Yield the faults in `streams` and `default_stream` of a listener or sender rule."""
     defined = [DEFAULT_STREAM.name]
     defined += [s["name"] for _, s in tables(document, "stream") if isinstance(s.get("name"), str)]
     for index, table in tables(document, section):
@@ -193,11 +193,11 @@ def _address(document: Document, place: Location) -> Address | None:
     try:
         return read_address(found)
     except ValueError:
-        return None  # a fault of its own
+        return None  # a separate fault
 
 
 def _meet(one: Address, other: Address) -> bool:
-    """Whether both are one socket, as far as can be told without asking the network."""
+    """Whether both are the same socket, as far as is known without asking the network."""
     if isinstance(one, UnixAddress) or isinstance(other, UnixAddress):
         return one == other
     if one.port != other.port:
@@ -206,7 +206,7 @@ def _meet(one: Address, other: Address) -> bool:
 
 
 def _wildcard(everywhere: TcpAddress, other: TcpAddress) -> bool:
-    """Whether `everywhere` is all addresses of a family, and `other` surely one of them."""
+    """Whether `everywhere` is all addresses of a family, and `other` certainly one of them."""
     host, there = _host(everywhere), _host(other)
     if isinstance(host, str) or isinstance(there, str) or host.version != there.version:
         return False
@@ -222,7 +222,7 @@ def _host(address: TcpAddress) -> ipaddress.IPv4Address | ipaddress.IPv6Address 
 
 
 def _dkim(document: Document) -> Iterator[Fault]:
-    """Yield the faults that no table shows by itself: one name for two keys."""
+    """Yield selectors that two keys share."""
     seen: dict[tuple[str, str], int] = {}
     for index, table in tables(document, "dkim"):
         domain, name = table.get("domain"), table.get("selector")
@@ -317,7 +317,8 @@ def _left_to_the_mta(
     setting: str,
     what: str = "give each recipient a separate message",
 ) -> Iterator[Fault]:
-    """Yield where a listener whose MTA keeps the message names a stream that needs another one."""
+    """Yield streams of milter and policy listeners that need the relay to change or copy
+    messages."""
     for index, listener in tables(document, "listener"):
         named = listener.get("streams")
         if listener.get("protocol") not in ANSWERING or not isinstance(named, list):
@@ -332,7 +333,7 @@ def _left_to_the_mta(
 
 
 def _tracking(document: Document) -> Iterator[Fault]:
-    """Yield the listeners that leave to the MTA what a stream is to change."""
+    """Yield the listeners whose MTA keeps messages that a stream has to change."""
     policy = document.get("policy")
     common = policy.get("tracking_pixels") if isinstance(policy, dict) else None
     stripped = {

@@ -1,4 +1,4 @@
-"""`[confirmation]`: what the file has to say for it, and the way in for the relay's own mail."""
+"""`[confirmation]`: what it requires of the file, and the listener for the relay's own mail."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -13,11 +13,11 @@ from smtpproxy.toml import shown
 from smtpproxy.toml_tables import Fault, tables
 
 LISTENER = CONFIRMATION_STREAM.name
-"""The name of the listener, too."""
+"""The name of the listener, which is that of the stream."""
 
 
 def confirmation_checks(document: Mapping[str, Any]) -> Iterator[Fault]:
-    """Yield what confirmations lack, and names that they need for themselves."""
+    """Yield what confirmations lack, and names that are reserved for them."""
     if "confirmation" not in document:
         return
     web = document.get("web")
@@ -31,7 +31,7 @@ def confirmation_checks(document: Mapping[str, Any]) -> Iterator[Fault]:
     brands = [str(brand.get("name")) for _, brand in tables(document, "brand")]
     taken = [stream_name(brand, len(brands)) for brand in brands]
     for index, stream in tables(document, "stream"):
-        if stream.get("name") in taken:  # what is no text is told elsewhere
+        if stream.get("name") in taken:  # anything but text is reported elsewhere
             yield Fault(
                 ("stream", index, "name"),
                 f'"{stream["name"]}" is built in, for the relay\'s own mail to people:'
@@ -46,7 +46,7 @@ def confirmation_checks(document: Mapping[str, Any]) -> Iterator[Fault]:
 
 
 def _senders(document: Mapping[str, Any]) -> Iterator[Fault]:
-    """A brand writes from its own domains."""
+    """Yield brands whose confirmations would not come from their own domains."""
     confirmation = document.get("confirmation")
     common = confirmation.get("sender") if isinstance(confirmation, dict) else None
     for index, brand in tables(document, "brand"):
@@ -65,7 +65,8 @@ def _senders(document: Mapping[str, Any]) -> Iterator[Fault]:
 def permission_checks(
     document: Mapping[str, Any], books: Mapping[str, Rulebook]
 ) -> Iterator[Fault]:
-    """Yield what streams of class `permission` lack; `books` are by what the file calls them."""
+    """Yield what streams of class `permission` lack; `books` are by their references in the
+    file."""
     policy = document.get("policy")
     common = PolicySettings().rulebook
     common = policy.get("rulebook", common) if isinstance(policy, dict) else common
@@ -102,9 +103,9 @@ def stream_name(brand: str, brands: int) -> str:
 
 
 def with_confirmations(settings: Settings) -> Settings:
-    """Add the listener that the relay's own mail comes by, and a stream for each brand.
+    """Add the listener for the relay's own mail, and a stream for each brand.
 
-    The listener is a socket in `state_dir`, which nobody else may look into.
+    The listener is a socket in `state_dir`, which nobody else can access.
     """
     if settings.confirmation is None:
         return settings

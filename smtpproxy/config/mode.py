@@ -1,4 +1,5 @@
-"""The mode of a stream, changed in the configuration file: all else stays as it was written."""
+"""Changes the mode of a stream in the configuration file, leaving everything else as it was
+written."""
 
 import os
 import pwd
@@ -19,15 +20,15 @@ from smtpproxy.settings import Settings
 
 _BOM = b"\xef\xbb\xbf"
 _STANDS_BEFORE = ("purpose", "class", "rulebook", "name")
-"""The keys after which a mode is read best, where there was none."""
+"""The keys after which a new mode is best placed."""
 
 
 class CannotChange(Exception):
-    """The file was left as it is; the text says why, and what would be right."""
+    """The file was left as it was; the text says why, and what would be right."""
 
 
 class Change(Struct, frozen=True):
-    """A key that is written: its table as people know it, the mode that held, and the new one."""
+    """A key that is written: its table as users know it, the previous mode and the new one."""
 
     table: str
     before: Mode
@@ -35,7 +36,7 @@ class Change(Struct, frozen=True):
 
 
 class Edit(Struct, frozen=True):
-    """What is to be written into a file, and what of it is new."""
+    """The new text of a file, and the changes in it."""
 
     path: Path
     before: bytes
@@ -43,9 +44,10 @@ class Edit(Struct, frozen=True):
     changes: tuple[Change, ...]
 
     def write(self) -> None:
-        """Put the new text in the place of the old, whole or not at all.
+        """Replace the old text by the new one, completely or not at all.
 
-        Owner and permissions stay. Raises CannotChange: another wrote into it meanwhile, say.
+        Owner and permissions stay. Raises CannotChange, for example if the file was changed
+        meanwhile.
         """
         path = self.path.resolve()
         try:
@@ -60,10 +62,10 @@ class Edit(Struct, frozen=True):
 
 
 def edited(path: Path, name: str, mode: Mode) -> Edit:
-    """Return the edit that gives a stream a mode; it has no changes where it has that already.
+    """Return the edit that gives a stream a mode; it has no changes if that is already the mode.
 
-    For the stream `default` that is the mode of `[policy]`: streams without one of their own
-    then get the one that held. Raises CannotChange, ConfigError, OSError.
+    For the stream `default` this is the mode of `[policy]`: streams without their own mode then get
+    the previous one written. Raises CannotChange, ConfigError, OSError.
     """
     before = path.read_bytes()
     text = before.decode("utf-8-sig")
@@ -118,7 +120,7 @@ def _put(table: Any, mode: Mode) -> None:
 
 
 def _put_on_a_line(table: Any, mode: Mode) -> None:
-    """Put a new key right after another, not behind the comments that follow the table."""
+    """Put a new key directly after another, not after the comments that follow the table."""
     key = next((key for key in _STANDS_BEFORE if key in table), None)
     if "mode" in table or key is None:
         _put(table, mode)
@@ -138,7 +140,7 @@ def _replace(path: Path, content: bytes) -> None:
         with os.fdopen(handle, "wb") as file:
             os.fchown(handle, status.st_uid, status.st_gid)
             os.fchmod(handle, status.st_mode & 0o7777)
-            for attribute in os.listxattr(path):  # its ACL is one
+            for attribute in os.listxattr(path):  # the ACL is one
                 os.setxattr(handle, attribute, os.getxattr(path, attribute))
             file.write(content)
             file.flush()

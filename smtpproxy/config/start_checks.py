@@ -1,7 +1,7 @@
 """Whether the relay could start with these settings on this machine.
 
-Reading a configuration opens no file but rulebooks, so that commands which need none of them
-work without the right to; `check` and `serve` ask here.
+Reading a configuration opens no files but rulebooks, so that commands that need no others work
+without permission to read them; `check` and `serve` use this.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from smtpproxy.relay.dkim_signing import SigningKey
 
 FOLDERS = ("audit", "spool")
-"""What `serve` makes in state_dir."""
+"""The folders that `serve` makes in state_dir."""
 
 
 def check_named_files(settings: Settings, filename: str) -> list[str]:
@@ -52,9 +52,9 @@ def check_named_files(settings: Settings, filename: str) -> list[str]:
 
 
 def check_start(settings: Settings, filename: str) -> list[str]:
-    """Return the warnings of `check_named_files`; look at store, folders and addresses too.
+    """Return the warnings of `check_named_files`; check store, folders and addresses too.
 
-    Writes nothing. An address that another process listens on is no fault: it may be the relay.
+    Writes nothing. An address on which another process listens is not a fault: it may be the relay.
     Raises ConfigError with everything that would keep the relay from starting.
     """
     return _all_of(
@@ -117,9 +117,9 @@ def _check_state(settings: Settings, filename: str) -> list[str]:
 
 
 def _replica_warnings(settings: Settings, filename: str) -> list[str]:
-    """A standby that is not read from is no reason not to start: the primary is asked.
+    """Return a warning if the standby cannot be read: the relay starts, and asks the primary.
 
-    Raises ConfigError: it is a standby of something else.
+    Raises ConfigError if it is a standby of another database.
     """
     try:
         fault = asyncio.run(replica_fault(settings.store))
@@ -129,7 +129,8 @@ def _replica_warnings(settings: Settings, filename: str) -> list[str]:
 
 
 def restore_warnings(settings: Settings) -> list[str]:
-    """Return a warning while marketing waits for what came after a backup that was restored."""
+    """Return a warning while marketing waits for the replay of what came after a restored
+    backup."""
 
     async def since() -> datetime | None:
         store = open_store(settings.store, settings.server.state_dir, read_only=True)
@@ -142,7 +143,7 @@ def restore_warnings(settings: Settings) -> list[str]:
     try:
         at = asyncio.run(since())
     except StoreUnavailable:
-        return []  # said elsewhere
+        return []  # reported elsewhere
     if at is None:
         return []
     return [
@@ -184,12 +185,12 @@ def _partner_faults(settings: Settings) -> Iterator[str]:
 def _store_faults(settings: Settings) -> Iterator[str]:
     try:
         asyncio.run(_open_and_close(settings))
-    except NoStoreYet:  # serve makes it
+    except NoStoreYet:  # serve creates it
         fault = folder_fault(store_path(settings.store).parent)
         if fault:
             yield f"store.url: {fault}"
     except StoreOutdated:
-        pass  # serve brings it up to date
+        pass  # serve migrates it
     except StoreMisconfigured as error:
         yield f"store: {error}"
     except StoreUnavailable as error:
@@ -208,7 +209,8 @@ async def _open_and_close(settings: Settings) -> None:
 
 
 def _check_fit(settings: Settings, filename: str) -> list[str]:
-    """What is wrong with the store, `_check_state` says."""
+    """Return warnings about keys and settings that do not fit the store; `_check_state` reports its
+    faults."""
     from smtpproxy.store.move.traces import traces
 
     async def look() -> list[Misfit]:
@@ -226,7 +228,7 @@ def _check_fit(settings: Settings, filename: str) -> list[str]:
 
 
 def folder_fault(folder: Path) -> str | None:
-    """Say why no files can be kept in `folder`, which is made where it is missing."""
+    """Return why no files can be kept in `folder`, which would be created if missing."""
     there = folder
     while not os.path.lexists(there):
         there = there.parent
@@ -252,7 +254,7 @@ def _check_addresses(settings: Settings, filename: str) -> list[str]:
 
 
 def _address_fault(address: Address) -> str | None:
-    """Say why nothing could listen there, even if something does now."""
+    """Return why nothing could listen there, even if something does now."""
     if isinstance(address, UnixAddress):
         there = os.path.lexists(address.path) and not address.path.is_socket()
         return f"{address.path} exists and is not a socket" if there else None
@@ -275,7 +277,7 @@ _SOON = 14 * 86_400
 
 
 def check_access_files(settings: Settings, filename: str, now: float | None = None) -> list[str]:
-    """Return warnings about files that are good, each `key.path: what and why`.
+    """Return warnings about valid files, each `key.path: what and why`.
 
     Raises ConfigError with every fault in them.
     """
@@ -335,13 +337,13 @@ def _users(settings: Settings) -> Iterator[tuple[str, str, bool]]:
 
 
 def check_dkim_files(settings: Settings, filename: str, now: datetime | None = None) -> list[str]:
-    """Return warnings about keys that are good, each `key.path: what and why`.
+    """Return warnings about valid keys, each `key.path: what and why`.
 
     Raises ConfigError with every fault in them.
     """
     if not settings.dkim:
         return []
-    from smtpproxy.relay import dkim_signing as dkim_keys  # 6 MB, where mail is signed
+    from smtpproxy.relay import dkim_signing as dkim_keys  # 6 MB, loaded only for DKIM
 
     faults: list[str] = []
     warned: list[str] = []
@@ -369,7 +371,7 @@ def check_dkim_files(settings: Settings, filename: str, now: datetime | None = N
 
 
 def _ambiguous(keys: list[tuple[int, DkimSettings, "SigningKey"]]) -> Iterator[str]:
-    """Two keys of one type that would begin at the same moment for the same mail."""
+    """Yield two keys of the same type that begin at the same moment for the same mail."""
     for position, (index, each, key) in enumerate(keys):
         for other_index, other, other_key in keys[:position]:
             same_type = key.record.key_type == other_key.record.key_type

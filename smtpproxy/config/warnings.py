@@ -112,7 +112,7 @@ def _single(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
 
 
 def _policy_listener(listener: ListenerSettings, settings: Settings) -> Iterator[str]:
-    """What a listener cannot do that sees no header and no content."""
+    """Yield what a listener cannot do because it sees neither header nor content."""
     where = f'listener "{listener.name}".streams'
     names = dict.fromkeys((listener.default_stream or DEFAULT_STREAM.name, *listener.streams))
     if len(names) > 1:
@@ -189,7 +189,7 @@ def _needs_no_agreement(stream: Stream, settings: Settings) -> bool:
 
 
 def _permission(settings: Settings) -> Iterator[str]:
-    """Yield the streams that ask people whom nobody knows any more when they may be asked."""
+    """Yield the streams that ask people whose contacts are removed before they may be asked."""
     keep, moment = settings.retention.prospects, datetime(2026, 1, 1, tzinfo=UTC)
     for stream in settings.streams.values():
         period = settings.rulebooks[stream.rulebook].consent_period
@@ -207,7 +207,7 @@ def _sender_rules(settings: Settings) -> Iterator[str]:
 
 
 def _public(address: Address) -> bool:
-    """Whether the address is all of this machine's, or one of the public internet."""
+    """Whether the address is all of this machine's, or a public one."""
     if isinstance(address, UnixAddress):
         return False
     try:
@@ -247,7 +247,7 @@ def _signs_domain(settings: Settings, domain: str, stream: str) -> bool:
 
 
 def _content(settings: Settings) -> Iterator[str]:
-    """Yield the streams whose rulebook asks for what nobody looks for."""
+    """Yield the streams whose rulebook requires what is not checked."""
     for stream in settings.streams.values():
         marketing = stream.stream_class is StreamClass.MARKETING
         book = settings.rulebooks.get(stream.rulebook)
@@ -314,7 +314,7 @@ _ADDRESS = re.compile(r"(?<![\w.:])[0-9a-f]*[.:][0-9a-f.:]+(?![\w.:])", re.IGNOR
 
 
 def without_controller(settings: Settings) -> list[str]:
-    """Return that no evidence document can be written, where that is so (RGPD 15(1))."""
+    """Return a warning if no evidence document can be written (RGPD 15(1))."""
     if settings.controller is not None:
         return []
     return [
@@ -325,7 +325,7 @@ def without_controller(settings: Settings) -> list[str]:
 
 
 def example_values(path: Path) -> list[str]:
-    """Return a warning about each value of a good file that only an example would have."""
+    """Return a warning about each value of a valid file that only an example would have."""
     document = toml.read(path)
     return [
         printable(f'{key_path(document, location)}: "{found}" is from the example: put your own')

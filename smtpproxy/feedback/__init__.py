@@ -1,6 +1,7 @@
-"""What people and servers answer: bounces, complaints, wishes to unsubscribe, automatic replies.
+"""Feedback by mail: bounces, complaints, requests to unsubscribe, automatic replies.
 
-`read_report` is pure: it says of which kind a mail is, whom it concerns and what is to be done.
+`read_report` is pure: it says what kind of report a mail is, whom it concerns and what is to be
+done.
 """
 
 from smtpproxy.feedback.bounce import Failure, failures, inner_bounce, is_bounce
@@ -43,7 +44,7 @@ _NO_COMPLAINT = {
     "not-spam": "the person took it out of the spam folder",
     "auth-failure": "a report on authentication: nobody complained",
 }
-_SAID = 300  # characters of what a report says, in `why`
+_SAID = 300  # characters of a report's text, in `why`
 
 
 def read_report(
@@ -55,9 +56,9 @@ def read_report(
 ) -> FeedbackReport:
     """Return what a mail reports, and what is to be done about it.
 
-    `content` is the whole mail, hostile or broken as it may be; `recipient` the envelope's, where
-    known. A valid token says whom it concerns, whatever the report says. Without one, nobody is
-    suppressed where `require_token` is set. Never raises.
+    `content` is the whole mail, however hostile or broken; `recipient` is the envelope's, if known.
+    A valid token says whom the mail concerns, whatever the report says. Without one, nobody is
+    suppressed if `require_token` is set. Never raises.
     """
     mail = read_mail(content)
     mail = as_report(mail) or inner_bounce(mail) or mail

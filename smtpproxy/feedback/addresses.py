@@ -1,4 +1,4 @@
-"""Addresses in what machines write: fields of reports, and lines of text."""
+"""Addresses in machine-written text: fields of reports, and lines of text."""
 
 import re
 
@@ -10,14 +10,14 @@ ADDRESS = re.compile(
 )
 _TYPE = re.compile(r"\s*[\w-]{1,20}\s*;")
 _ESCAPED = re.compile(r"\\x\{([0-9A-Fa-f]{2,6})\}")  # RFC 6533 3
-_SMTP_PREFIX = re.compile(r"smtp=", re.IGNORECASE)  # of Exchange's X.400 addresses
+_SMTP_PREFIX = re.compile(r"smtp=", re.IGNORECASE)  # in Exchange's X.400 addresses
 _OURS = frozenset(
     {"postmaster", "mailer-daemon", "mailerdaemon", "mdaemon", "abuse", "hostmaster", "noreply"}
 )
 
 
 def valid(text: str) -> str | None:
-    """Return the canonical address that `text` is, None where it is none with a domain."""
+    """Return the canonical form of the address `text`; None if it is not one with a domain."""
     try:
         address = canonical(text.strip().strip("<>\"'[]() \t,;:"))
     except AddressError:
@@ -35,7 +35,7 @@ def of_field(value: str) -> str | None:
 
 
 def found_in(text: str) -> list[str]:
-    """Return the canonical addresses in a text, each once, in their order."""
+    """Return the canonical addresses in a text, each once, in order."""
     if "@" not in text:
         return []
     found = (valid(_SMTP_PREFIX.sub("", match[1])) for match in ADDRESS.finditer(text))
@@ -43,7 +43,8 @@ def found_in(text: str) -> list[str]:
 
 
 def is_of_a_machine(address: str) -> bool:
-    """Whether it is where reports come from or are asked about, and nobody's."""
+    """Whether it is an address that sends reports or answers questions about them, not a
+    person's."""
     return address.partition("@")[0] in _OURS
 
 

@@ -1,4 +1,4 @@
-"""Bounces: which mails are some, whom they name, and why the mail did not arrive."""
+"""Bounces: which mails are bounces, whom they name, and why the mail did not arrive."""
 
 import re
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ _DELAYED_SUBJECT = re.compile(
 
 
 class Failure(Struct, frozen=True):
-    """Why the mail to one recipient did not arrive. None: the report does not say whom."""
+    """Why the mail to one recipient did not arrive. None: the report names no recipient."""
 
     address: str | None
     failure: Class
@@ -73,7 +73,7 @@ class Failure(Struct, frozen=True):
 
 
 def is_bounce(mail: Mail) -> bool:
-    """Whether a mail is a report of what became of another, in whatever form."""
+    """Whether a mail reports what became of another one, in any form."""
     if any(True for _ in mail.of_type(*STATUS_TYPES)) or mail.headers.count("X-Failed-Recipients"):
         return True
     report = mail.type == "multipart/report"
@@ -88,7 +88,7 @@ def is_bounce(mail: Mail) -> bool:
 
 
 def inner_bounce(mail: Mail) -> Mail | None:
-    """Return the bounce that a gateway wrapped in one of its own which says nothing."""
+    """Return the bounce that a gateway wrapped in an uninformative one of its own."""
     if any(True for _ in mail.of_type(*STATUS_TYPES)):
         return None
     for part in mail.of_type("message/rfc822"):
@@ -101,7 +101,7 @@ def inner_bounce(mail: Mail) -> Mail | None:
 def failures(mail: Mail, original: Original) -> list[Failure]:
     """Return what failed, in the order of the report, each recipient once.
 
-    A notice that mail was delivered has none.
+    A notice that mail was delivered has no failures.
     """
     told = read_text(_text(mail), _others(mail, original), original.recipient)
     outcomes = field_outcomes(mail) or _text_outcomes(mail, told) or [Outcome(None, "", "", "")]
@@ -129,12 +129,12 @@ def _text_outcomes(mail: Mail, told: Told) -> Sequence[Outcome]:
     """Return the recipients of a report without fields."""
     listed = _listed(mail)
     if not listed or len(told.outcomes) == len(listed):
-        return told.outcomes  # as many: they are the same, and the text says more of them
+        return told.outcomes  # as many, so the same, and the text says more
     return listed
 
 
 def _judged(status: str, texts: list[str], room: int) -> tuple[Class, str]:
-    """Judge by what was said nearest to the recipient; further away where that tells nothing."""
+    """Judge by the text nearest to the recipient, or by text further away if that says nothing."""
     given = [text for text in texts if text]
     nearest = next(iter(given), "")
     judged = classify(status, nearest[:room])
@@ -147,7 +147,7 @@ def _judged(status: str, texts: list[str], room: int) -> tuple[Class, str]:
 
 
 def _text(mail: Mail) -> str:
-    """Return the text for people: what stands before the fields and the returned message."""
+    """Return the text for people: what comes before the fields and the returned message."""
     texts = []
     for part in mail.parts:
         if part.type in ("text/plain", "text/html"):

@@ -1,8 +1,8 @@
-"""Why mail did not arrive, from a status and the words beside it.
+"""Why mail did not arrive, from a status and the words with it.
 
-What a server says in words outweighs its code: gateways put 5.1.1 on what a filter refused, and
-5.0.0 or 5.7.1 on people whom nobody knows. Of words that speak for several classes those that spare
-the person win. Every pattern has bounded gaps: linear in the length of the text.
+A server's words outweigh its code: gateways use 5.1.1 for mail that a filter refused, and 5.0.0 or
+5.7.1 for unknown recipients. If words match several classes, the one that spares the person wins.
+Every pattern has bounded gaps, so the time is linear in the length of the text.
 """
 
 import re
@@ -10,10 +10,10 @@ import re
 from smtpproxy.feedback import words
 from smtpproxy.feedback.records import Class
 
-_LONGEST = 4096  # characters of words that are looked at
+_LONGEST = 4096  # characters of text that are read
 
 _DEAD_STATUS = frozenset({"5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10", "5.2.1"})
-_ADDRESS_REJECTED = re.compile(r"#?5\.1\.0 Address rejected\b(?!:)")  # of IronPort: by its table
+_ADDRESS_REJECTED = re.compile(r"#?5\.1\.0 Address rejected\b(?!:)")  # IronPort's table
 _OF_THE_SENDER = frozenset({"5.1.7", "5.1.8"})
 _UNSAID = frozenset({"", "5.0.0", "5.1.0", "5.2.0", "5.3.0", "5.5.0", "5.5.1", "5.5.4"})
 _STATUS = re.compile(r"(?<![\d.])([245]\.\d{1,3}\.\d{1,3})(?![\d.])")
@@ -22,10 +22,10 @@ _CODE = re.compile(r"(?<![\w.:/-])([45])\d\d(?=[ \]-])")
 _ADDRESS = re.compile(
     r"[<\[(\"']?(?<![^\s<>()\[\]\"'@:;,])[^\s<>()\[\]\"'@]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){0,9}[>\])\"']?"
 )
-# Codes, hosts and links: their letters say nothing.
+# Codes, hosts and links, whose letters mean nothing.
 _NOT_WORDS = re.compile(
     r"https?://\S{1,300}"
-    r"|(?<![\w.])(?!resolver\.)(?:[\w-]{1,63}\.){1,9}[a-z]{2,24}(?![\w.])"  # but Exchange's reasons
+    r"|(?<![\w.])(?!resolver\.)(?:[\w-]{1,63}\.){1,9}[a-z]{2,24}(?![\w.])"  # not Exchange's
     r"|(?<![\w.])[245]\d\d[ -](?:[245]\.\d{1,3}\.\d{1,3}\b)?"
     r"|\(?#?\b[245]\.\d{1,3}\.\d{1,3}\b\)?"
 )
@@ -33,10 +33,10 @@ _SPACE = re.compile(r"[\s>|*_=]+")
 
 
 def classify(status: str, text: str) -> Class:
-    """Return the class of a failure that is final.
+    """Return the class of a final failure.
 
-    `status` is the field's (RFC 3463), "" for none; `text` is what was said, which may hold
-    a reply code and a status of its own: that one is nearer to the truth.
+    `status` is the field's (RFC 3463), "" for none; `text` is the server's text, which may contain
+    a reply code and another status: that one is more reliable.
     """
     said = text[:_LONGEST]
     found = _STATUS_OF_REPLY.search(said) or _STATUS.search(said)
@@ -54,12 +54,12 @@ def classify(status: str, text: str) -> Class:
         return Class.SPAM
     by_status = _by_status(own if own not in _UNSAID else status or own)
     if by_status is Class.DEAD and own not in _DEAD_STATUS and not _is_vague(plain):
-        return Class.UNKNOWN  # gateways put 5.1.1 on whatever was refused at RCPT
+        return Class.UNKNOWN  # gateways use 5.1.1 for any refusal at RCPT
     return by_status
 
 
 def _is_vague(plain: str) -> bool:
-    """Whether words say nothing that could speak against a status."""
+    """Whether words say nothing that could contradict a status."""
     return not _means_something(plain) or words.RECIPIENT.search(plain) is not None
 
 
@@ -68,12 +68,12 @@ def _means_something(plain: str) -> bool:
 
 
 def says_anything(text: str) -> bool:
-    """Whether a text holds more than addresses, hosts and codes."""
+    """Whether a text contains more than addresses, hosts and codes."""
     return _means_something(_words(text[:_LONGEST]))
 
 
 def says_nobody_is_there(text: str) -> bool:
-    """Whether a text says in words that nobody has an address."""
+    """Whether a text says in words that an address does not exist."""
     return words.DEAD.search(_words(text)) is not None
 
 

@@ -1,4 +1,4 @@
-"""Complaints of mailbox providers: abuse reports (RFC 5965, 6590, 6650), and the older forms."""
+"""Complaints from mailbox providers: abuse reports (RFC 5965, 6590, 6650), and older forms."""
 
 import re
 from collections.abc import Iterable
@@ -15,17 +15,18 @@ REPORT_TYPE = "message/feedback-report"
 
 _MAX_VALUES = 20
 _RECIPIENT_FIELDS = ("Original-Rcpt-To", "Removal-Recipient", "Original-Recipient")
-# What only a report on failed authentication has (RFC 6591 3.1), whatever type it claims.
+# Fields that only a report on failed authentication has (RFC 6591 3.1), whatever type it claims.
 _AUTHENTICATION = ("Auth-Failure", "Identity-Alignment", "DKIM-Canonicalized-Header", "SPF-DNS")
 _REDACTED = re.compile(r"(?:redacted|anonymi[sz]ed|hidden|removed|xxx+|undisclosed)\b|.{0,64}=\Z")
 
 _ATTACHING = frozenset({"staff@hotmail.com", "scomp@aol.net"})
-"""Who complain by attaching the message, and say nothing else: Microsoft's JMRP, where it does not
-write RFC 5965, and AOL of old."""
+"""Senders of complaints that only attach the message: Microsoft's JMRP, when it does not use RFC
+5965, and formerly AOL."""
 
 
 class Complaint(Struct, frozen=True):
-    """`feedback_type` is as registered by IANA, lower case; `addresses` are who complained."""
+    """`feedback_type` is as registered by IANA, in lower case; `addresses` are those that
+    complained."""
 
     feedback_type: str
     addresses: tuple[str, ...]
@@ -33,7 +34,7 @@ class Complaint(Struct, frozen=True):
 
 
 def complaint_of(mail: Mail, original: Original) -> Complaint | None:
-    """Return what a feedback report says, None for a mail that is none."""
+    """Return what a feedback report says; None if the mail is not one."""
     for part in mail.of_type(REPORT_TYPE):
         return _complaint(header_block(part.octets), original)
     if mail.parameters.get("report-type", "").lower() == "feedback-report":
@@ -47,9 +48,9 @@ def complaint_of(mail: Mail, original: Original) -> Complaint | None:
 
 
 def _only_attaches(mail: Mail) -> bool:
-    """Whether a mailbox provider hands back the message alone, in no form of a report.
+    """Whether a mailbox provider returns only the message, without any report.
 
-    Anybody else who does so forwards it: that is no complaint.
+    Anybody else who does so forwards it, which is not a complaint.
     """
     return (
         mail.type in ("multipart/mixed", "message/rfc822")
@@ -72,6 +73,6 @@ def _complaint(fields: HeaderBlock, original: Original) -> Complaint:
 
 
 def _unredacted(addresses: Iterable[str | None]) -> tuple[str, ...]:
-    """Return the addresses that stand for somebody (RFC 6590 hides them as one likes)."""
+    """Return the addresses that are not redacted (RFC 6590 leaves the form of redaction open)."""
     found = (one for one in addresses if one and not _REDACTED.match(one.partition("@")[0]))
     return tuple(dict.fromkeys(found))

@@ -1,4 +1,4 @@
-"""The fields of a delivery status notification (RFC 3464), as broken as they come."""
+"""The fields of a delivery status notification (RFC 3464), however broken."""
 
 from collections.abc import Iterator
 
@@ -14,22 +14,23 @@ _MAX_RECIPIENTS = 200
 
 
 class Outcome(Struct, frozen=True):
-    """What a report says of one recipient; `action` and `status` are "" where it does not say."""
+    """What a report says about one recipient; `action` and `status` are "" if it does not say."""
 
     address: str | None
     action: str
     status: str
-    said: str  # by the server that refused, or by the one that reports
-    near: str = ""  # the beginning of it, up to an empty line
+    said: str  # by the refusing server, or by the reporting one
+    near: str = ""  # its beginning, up to an empty line
 
 
 def field_outcomes(mail: Mail) -> list[Outcome]:
-    """Return what the fields say, one for each recipient; empty where there are none."""
+    """Return what the fields say, one outcome for each recipient; empty if there are none."""
     return [_outcome(group) for group in _groups(mail)]
 
 
 def _groups(mail: Mail) -> Iterator[HeaderBlock]:
-    """Yield the fields of each recipient. Some MTAs put empty lines into them, or none between."""
+    """Yield the fields of each recipient. Some MTAs put empty lines into them, or none between
+    them."""
     left = _MAX_RECIPIENTS
     for part in mail.of_type(*STATUS_TYPES):
         gathered = b""

@@ -1,4 +1,4 @@
-"""Amazon's notifications by mail (SES, by way of SNS): JSON, where others send RFC 3464 or 5965."""
+"""Amazon's notifications by mail (SES through SNS): JSON, where others use RFC 3464 or 5965."""
 
 import msgspec
 from msgspec import Struct
@@ -7,7 +7,7 @@ from smtpproxy.feedback.parts import Mail, Part
 
 _MAX_RECIPIENTS = 50
 _MAX_FIELDS = 100
-_SIGNED_OFF = b"\r\n\r\n--"  # before what SNS adds about its own subscription
+_SIGNED_OFF = b"\r\n\r\n--"  # before what SNS adds about its subscription
 _WRAPPED = b"!\r\n "  # how lines that are too long are broken
 
 
@@ -59,7 +59,7 @@ class _Envelope(Struct):
 
 
 def as_report(mail: Mail) -> Mail | None:
-    """Return a notification in the form that others use, None for a mail that is none."""
+    """Return a notification in the form that others use; None if the mail is not one."""
     if len(mail.parts) != 1:
         return None
     octets = mail.parts[0].octets.lstrip()
@@ -135,5 +135,5 @@ def _line(name: str, value: str) -> str:
 
 
 def _flat(text: str) -> str:
-    """No value may look like more fields."""
+    """The text without line ends, so that a value cannot look like more fields."""
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""What a report carries of the message that it is about, and where it may hold our own tokens."""
+"""What a report contains of the message that it is about, and where it may have our tokens."""
 
 import re
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ _MAX_VALUES = 20
 
 
 class Original(Struct, frozen=True):
-    """`recipient` is whom it went to, where its fields say one alone."""
+    """`recipient` is whom it went to, if its fields name exactly one."""
 
     headers: HeaderBlock
     recipient: str | None
@@ -36,7 +36,7 @@ class Original(Struct, frozen=True):
 
 
 def original_of(mail: Mail) -> Original:
-    """Return the header fields of the message that came back, empty ones where none did."""
+    """Return the header fields of the returned message, empty if there is none."""
     headers = _headers(mail)
     return Original(headers, _recipient(headers), _senders(headers))
 
@@ -81,7 +81,7 @@ _TO_US = ("Delivered-To", "X-Original-To", "Envelope-To", "X-Envelope-To", "To")
 
 
 def clues_of(mail: Mail, original: Original, recipient: str) -> Clues:
-    """Return every place that may hold a token, unread. Local parts keep their case."""
+    """Return everything that may contain a token, unread. Local parts keep their case."""
     recipients = [recipient] if recipient else []
     for name in _TO_US:
         recipients += _written(field(mail.headers, name))

@@ -1,4 +1,4 @@
-"""A report taken apart: its fields, its parts, and the message that it is about (RFC 2045, 6522).
+"""Splits a report into its fields, its parts, and the message that it is about (RFC 2045, 6522).
 
 Bounded in octets, parts and depth, and linear in time, whatever arrives.
 """
@@ -19,10 +19,10 @@ from smtpproxy.mail.mime import (
 from smtpproxy.mail.shown import read_html
 
 MAX_OCTETS = 2 * 1024 * 1024
-"""Of a report; what is behind them is not read."""
+"""Octets of a report; the rest is not read."""
 
 _PART_OCTETS = 256 * 1024
-_TEXT_OCTETS = 64 * 1024  # of a text for people: what matters stands near its beginning
+_TEXT_OCTETS = 64 * 1024  # of a text for people: what matters is near its beginning
 _MAX_PARTS = 50
 _DEEPEST = 8
 _LONGEST_HEADER = 64 * 1024
@@ -30,7 +30,7 @@ _LONGEST_VALUE = 4096  # octets
 
 
 class Part(Struct, frozen=True):
-    """A part that holds no parts: its media type and what its transfer encoding held."""
+    """A part without parts of its own: its media type and its decoded content."""
 
     type: str
     charset: str
@@ -38,13 +38,13 @@ class Part(Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """The text, its tags gone where it is HTML, its line ends LF."""
+        """The text, without tags if it is HTML, with LF line ends."""
         text = decode_text(self.octets[:_TEXT_OCTETS], self.charset)
         return read_html(text).text if self.type == "text/html" else text.replace("\r", "")
 
 
 class Mail(Struct, frozen=True):
-    """A message: its fields and its leaves in their order."""
+    """A message: its fields and its leaves, in order."""
 
     headers: HeaderBlock
     type: str
@@ -56,7 +56,7 @@ class Mail(Struct, frozen=True):
 
 
 def read_mail(content: bytes) -> Mail:
-    """Take a message apart. Line ends may be of any kind."""
+    """Split a message into parts. Line ends may be of any kind."""
     raw = on_the_wire(content[:MAX_OCTETS])
     headers, body = _divided(raw)
     kind = _kind(headers)
@@ -66,7 +66,7 @@ def read_mail(content: bytes) -> Mail:
 
 
 def on_the_wire(content: bytes) -> bytes:
-    """Return a mail as all who look at it have to read it: lines end with CRLF, the first is a
+    """Return a mail in the form that every reader needs: lines end with CRLF, and the first is a
     field."""
     raw = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     return raw.lstrip(b"\n").replace(b"\n", b"\r\n")
@@ -84,7 +84,7 @@ def text_of(value: bytes) -> str:
 
 
 def header_block(octets: bytes) -> HeaderBlock:
-    """Return the header section that octets begin with."""
+    """Return the header section at the beginning of the octets."""
     start = octets.lstrip(b"\r\n \t")
     return _divided(start)[0]
 

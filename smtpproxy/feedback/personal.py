@@ -1,11 +1,11 @@
-"""Mail that a person or a mail program wrote: wishes to unsubscribe, automatic replies."""
+"""Mail written by a person or a mail program: requests to unsubscribe, automatic replies."""
 
 import re
 
 from smtpproxy.feedback.addresses import found_in
 from smtpproxy.feedback.parts import Mail, field
 
-_TEXT = 2000  # characters of a text that are looked at
+_TEXT = 2000  # characters of a text that are read
 
 _AUTOMATIC_FIELDS = (
     *("X-Autoreply", "X-Autorespond", "X-Auto-Reply", "X-Autoresponder", "X-Auto-Response"),
@@ -58,17 +58,17 @@ _BY_PROGRAM = re.compile(
 
 
 def is_receipt(mail: Mail) -> bool:
-    """Whether it says what became of a message after it had arrived (RFC 8098)."""
+    """Whether it says what became of a message after its arrival (RFC 8098)."""
     return any(True for _ in mail.of_type("message/disposition-notification"))
 
 
 def asks_by_program(mail: Mail) -> bool:
-    """Whether a mail program unsubscribes for its user: Apple's says auto-replied as well."""
+    """Whether a mail program unsubscribes for its user; Apple's also says auto-replied."""
     return mail.headers.count("X-Apple-Unsubscribe") > 0
 
 
 def is_auto_reply(mail: Mail) -> bool:
-    """Whether nobody wrote it (RFC 3834 5, and what was usual before and beside it)."""
+    """Whether no person wrote it (RFC 3834 5, and older or other conventions)."""
     if is_receipt(mail):
         return True
     submitted = field(mail.headers, "Auto-Submitted").partition(";")[0].strip().lower()
@@ -95,7 +95,7 @@ def wants_out(mail: Mail) -> bool:
 
 
 def writer(mail: Mail) -> str | None:
-    """Return the one address that a mail is from, None where there are none or several."""
+    """Return the one address that a mail is from; None if there is none, or several."""
     if mail.headers.count("From") != 1:
         return None
     names = found_in(field(mail.headers, "From"))

@@ -1,7 +1,7 @@
-"""Who may say what of whom: a signature proves only who wrote a report.
+"""Who may report about whom: a signature proves only who wrote a report.
 
-A provider speaks for its own mailboxes, and a few services speak for many providers. That a report
-is signed by some domain says nothing about people elsewhere: anybody has a domain.
+A provider speaks for its own mailboxes, and a few services speak for many providers. A report
+signed by just any domain proves nothing about people elsewhere, because anybody can have a domain.
 """
 
 from collections.abc import Collection
@@ -18,14 +18,14 @@ _FOR_OTHERS = frozenset(
         *("yahooinc.com", "googlemail.com", "google.com", "apple.com", "icloud.com", "comcast.net"),
     }
 )
-"""Organisations whose reports are about mailboxes at domains of others."""
+"""Organisations whose reports are about mailboxes at other domains."""
 
 _ROLES = ("mailer-daemon", "postmaster", "feedback", "fbl", "abuse", "staff", "complaint", "arf")
-"""How the names begin that providers write from: none of their customers has one."""
+"""How the local parts of providers' own senders begin; no customer of theirs has one."""
 
 
 def vouched(report: FeedbackReport, writer: str | None, signers: Collection[str]) -> FeedbackReport:
-    """Return a report that suppresses only whom its writer may speak for.
+    """Return the report so that it suppresses only those for whom its writer may speak.
 
     `writer` is the From address, `signers` the domains of valid DKIM signatures that cover From and
     all of the body.

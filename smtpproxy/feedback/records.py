@@ -1,4 +1,4 @@
-"""What a report says: of which kind it is, whom it concerns, and what is to be done about it."""
+"""What a report says: its kind, whom it concerns, and what is to be done about it."""
 
 from enum import StrEnum
 from typing import Protocol
@@ -7,9 +7,9 @@ from msgspec import Struct
 
 
 class Kind(StrEnum):
-    """What arrived."""
+    """The kind of mail that arrived."""
 
-    DSN = "dsn"  # a delivery status notification, in whatever form
+    DSN = "dsn"  # a delivery status notification, in any form
     COMPLAINT = "complaint"
     UNSUBSCRIBE = "unsubscribe"
     AUTO_REPLY = "auto_reply"
@@ -17,12 +17,12 @@ class Kind(StrEnum):
 
 
 class Class(StrEnum):
-    """What an event is about: for a DSN, why the mail did not arrive, the gravest first."""
+    """What an event is about; for a DSN, why the mail did not arrive, the most serious first."""
 
-    DEAD = "dead"  # nobody has this address, or will
+    DEAD = "dead"  # nobody has or will have this address
     FULL = "full"
     BLOCKED = "blocked"  # a policy against the sender or the message
-    SPAM = "spam"  # taken for spam
+    SPAM = "spam"  # treated as spam
     TRANSIENT = "transient"
     UNKNOWN = "unknown"
     COMPLAINT = "complaint"
@@ -38,8 +38,8 @@ class Action(StrEnum):
 class Event(Struct, frozen=True):
     """What happened to the mail of one person.
 
-    `address` is canonical, None where the report names nobody. `scope` is that of the suppression,
-    None where there is none. `why` is for people, and holds what the report said.
+    `address` is canonical, None if the report names nobody. `scope` is that of the suppression,
+    None if there is none. `why` is for people, with the report's own words.
     """
 
     address: str | None
@@ -50,9 +50,10 @@ class Event(Struct, frozen=True):
 
 
 class Clues(Struct, frozen=True):
-    """Where a report carries tokens of ours, as it wrote them; nothing here is to be trusted."""
+    """The texts of a report that may contain our tokens, as written; none of this can be
+    trusted."""
 
-    recipients: tuple[str, ...] = ()  # that the report came to: envelope first, then its fields
+    recipients: tuple[str, ...] = ()  # of the report: envelope first, then its fields
     message_ids: tuple[str, ...] = ()  # of the message that it is about
     unsubscribe_uris: tuple[str, ...] = ()
     feedback_ids: tuple[str, ...] = ()
@@ -60,7 +61,7 @@ class Clues(Struct, frozen=True):
 
 
 class Sent(Struct, frozen=True):
-    """What a valid token says: to whom a message went, on which stream of which brand."""
+    """What a valid token says: whom a message went to, on which stream of which brand."""
 
     recipient: str  # canonical
     stream: str | None = None
@@ -73,11 +74,11 @@ class TokenReader(Protocol):
     """Reads our own tokens."""
 
     def read(self, clues: Clues) -> Sent | None:
-        """Return what the first valid token says, None where none is."""
+        """Return what the first valid token says; None if there is none."""
 
 
 class FeedbackReport(Struct, frozen=True):
-    """What was read. `why` says what made it this kind; `sent` is of a valid token."""
+    """A report as read. `why` says what made it this kind; `sent` is from a valid token."""
 
     kind: Kind
     why: str

@@ -1,7 +1,7 @@
-"""What a bounce says in text: of whom it speaks, and what became of the mail to them.
+"""What a bounce says in its text: which recipients it names, and what became of the mail to them.
 
-Most MTAs write an introduction, then each recipient at the head of a paragraph with the reason
-below or behind, then the message. qmail, Exim, Postfix, sendmail, Yahoo, Exchange … all do.
+Most MTAs (qmail, Exim, Postfix, sendmail, Yahoo, Exchange …) write an introduction, then each
+recipient at the head of a paragraph with the reason below or after it, then the message.
 """
 
 import re
@@ -16,7 +16,7 @@ _MAX_LINES = 400
 _MAX_RECIPIENTS = 100
 _LONGEST_LINE = 1000
 
-# What begins the message that came back.
+# What begins the returned message.
 _RETURNED = re.compile(
     r"[\s>*=#+-]*(?:"
     r"(?:-{2,}|={2,}|\*{2,})[\s-]*(?:(?:this|below|enclosed|attachment|attached"
@@ -32,7 +32,7 @@ _RETURNED = re.compile(
     r")",
     re.IGNORECASE,
 )
-_FOOTER = re.compile(r"\s*(?:_{10,200}|\*{10,200}|~{10,200}|-- ?)\s*")  # a disclaimer, mostly
+_FOOTER = re.compile(r"\s*(?:_{10,200}|\*{10,200}|~{10,200}|-- ?)\s*")  # mostly a disclaimer
 _HEAD = re.compile(
     r"\s*(?:[*>-]{1,3}\s+|rcpt to:\s*|[45]\d\d[ -](?:[45]\.\d{1,3}\.\d{1,3} )?"
     r"|(?:(?!sender|from|your|our)[\w'-]{1,20} ){0,4}"
@@ -44,7 +44,7 @@ _HEAD = re.compile(
     re.IGNORECASE,
 )
 _REPLY = re.compile(r"\s*[45]\d\d([ -])")
-_SECTION = 3  # empty lines end what is said of a recipient
+_SECTION = 3  # empty lines that end the text about a recipient
 _MADE_FROM = re.compile(
     r"\(?(?:ultimately )?(?:generated|expanded) from:?\s*<?"
     r"|original(?:ly)? address(?:ed)?(?: to)?:?\s",
@@ -63,7 +63,7 @@ _NOT_ABOUT = re.compile(
 
 
 class Told(Struct, frozen=True):
-    """What a text says: of each recipient that it names, before it names any, and in all.
+    """What a text says about each recipient that it names, before it names any, and as a whole.
 
     Action and status of the outcomes are "".
     """
@@ -74,10 +74,10 @@ class Told(Struct, frozen=True):
 
 
 def read_text(text: str, others: Iterable[str], likely: str | None) -> Told:
-    """Read a text up to the message that came back.
+    """Read a text up to the returned message.
 
-    `others` are addresses that are not recipients: the sender's own, and whose report it is.
-    Of several that are only mentioned, none but the `likely` one is.
+    `others` are addresses that are not recipients: the sender's own and the reporter's. Of several
+    that are only mentioned, only the `likely` one is a recipient.
     """
     lines = _spoken(text)
     reader = _Reader(frozenset((*others, *_senders(lines))))
@@ -96,13 +96,13 @@ def _spoken(text: str) -> list[str]:
             break
         lines.append(line[:_LONGEST_LINE].rstrip())
     if any(_REMOTE_SAID.search(line) for line in lines):
-        # sendmail says "User unknown" itself of whatever the other server refused.
+        # sendmail itself says "User unknown" about anything that the other server refused.
         lines = [line for line in lines if not _LOCAL_VERDICT.fullmatch(line)]
     return lines
 
 
 def _senders(lines: Iterable[str]) -> Iterator[str]:
-    """Yield whom SMTP commands name as the sender."""
+    """Yield the senders named in SMTP commands."""
     for line in lines:
         command = _FROM_COMMAND.search(line)
         if command is not None:
@@ -110,7 +110,7 @@ def _senders(lines: Iterable[str]) -> Iterator[str]:
 
 
 class _Reader:
-    """Goes through the lines once; `heads` are recipients with the lines that are theirs."""
+    """Goes through the lines once; `heads` are recipients with the lines about them."""
 
     def __init__(self, others: frozenset[str]) -> None:
         self._others = others
@@ -144,7 +144,7 @@ class _Reader:
         return []
 
     def _begin(self, address: str, line: str) -> None:
-        reply = _REPLY.match(line)  # of a server: it says all, unless it goes on
+        reply = _REPLY.match(line)  # a server's reply is complete, unless it is continued
         self._now = None if reply is not None and reply[1] == " " else address
         self._said.setdefault(address, []).append(line.strip())
 
@@ -163,7 +163,7 @@ class _Reader:
                     self._mentioned.setdefault(address, len(self._rest) - 1)
 
     def _made_from(self, line: str) -> bool:
-        """Whether a line says whom the mail was sent to: that one is the recipient."""
+        """Whether a line names the original recipient, who is then the recipient."""
         found = _MADE_FROM.search(line)
         names = found_in(line[found.end() :]) if found is not None else []
         if found is None or not names:
@@ -179,6 +179,7 @@ class _Reader:
 
 
 def _near(lines: list[str]) -> str:
-    """Return what stands at the recipient itself: up to an empty line, the first one aside."""
+    """Return the lines next to the recipient: up to an empty line, not counting one at the
+    start."""
     end = lines.index("", 1) if "" in lines[1:] else len(lines)
     return " ".join(lines[:end]).strip()

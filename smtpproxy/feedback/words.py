@@ -1,6 +1,6 @@
-"""What servers say when they refuse mail, in lower case: patterns for `classes`.
+"""Phrases of servers that refuse mail, in lower case: patterns for `classes`.
 
-Gaps are bounded and nothing repeats inside of a repetition.
+Gaps are bounded, and there is no repetition within a repetition.
 """
 
 import re
@@ -36,7 +36,7 @@ _BAD = (
 
 NEUTRAL = _any(
     r"return(?:ed|ing)?(?: \w{1,12}){0,2} to (?:the )?sender",
-    r"unknown address error",  # what IronPort puts before whatever it was told
+    r"unknown address error",  # IronPort's prefix to any text
     r"(?:original|returned) (?:message|mail)",
     r"in reply to (?:rcpt to|end of data|data)(?: command)?",
     r"for more information.{0,40}",
@@ -71,7 +71,7 @@ SENDER = _any(
 )
 
 EARLIER = _any(r"\bafter (?:pipelined )?(?:mail from|ehlo|helo)\b|\bafter initial connection\b")
-"""What was refused before anybody was named."""
+"""A refusal before any recipient was named."""
 
 SPAM = _any(
     r"spam(?!cop\.net/w3m)|\bunsolicited|\bbulk\b|\bjunk|\buce\b|\bube\b|\bmass[ -]?mail",
@@ -79,14 +79,14 @@ SPAM = _any(
     r"|\bpbl\b",
     r"barracuda|sorbs\b|reputation|phish|suspicious|content (?:reject|filter|scan|restrict)",
     r"classified as|profile the internet community|unwanted|advertis",
-    r"\bc?bl\b|\bduh?l\b|deny ?ip\b|\b(?:rtr|rly|hvu|con):(?!ge\b)[a-z]{1,2}\d?\b",  # AOL's, too
+    r"\bc?bl\b|\bduh?l\b|deny ?ip\b|\b(?:rtr|rly|hvu|con):(?!ge\b)[a-z]{1,2}\d?\b",  # AOL's too
     r"垃圾|迷惑メール|спам|스팸",
 )
 
 FILTER_LINK = re.compile(
     r"https?://[^\s/]{0,100}(?:spamhaus|spamcop|dnsbl|blocklist|barracudacentral|abuseat|spf\.)"
 )
-"""Links that stand in for words."""
+"""Links that replace words."""
 
 FULL = _any(
     r"storage allocation|space has been used|too much mail data",
@@ -221,7 +221,7 @@ DEAD_ABROAD = (
 """What means `DEAD` in other languages."""
 
 UNAVAILABLE = _any(
-    r"recipient address rejected: access denied",  # of Exchange Online, for whom it has not
+    r"recipient address rejected: access denied",  # Exchange Online, for unknown recipients
     r"(?:mail ?box|user|recipient|account) (?:is |was |temporarily |currently )*(?:not available"
     r"|unavailable)",
 )
@@ -269,7 +269,7 @@ MESSAGE = _any(
     r"message a été refusé|(?:nachricht|mail|zugriff) (?:\w{1,12} )?(?:abgelehnt|verweigert)"
     r"|(?:mensaje|correo|acceso) (?:\w{1,12} )?(?:rechazado|denegado)",
 )
-"""What says that it is the message, or the client, which is not wanted."""
+"""Phrases that say that the message or the client is not wanted."""
 
 REFUSAL = _any(
     r"mail rejet|system has detected",
@@ -285,4 +285,5 @@ RECIPIENT = _any(
     r"(?:rejected|refused|error|failed|failure|problem|bad|undeliverable)",
     r"\bundeliverable|\bnot deliverable|permanent (?:error|failure)|delivery (?:has )?fail",
 )
-"""What says of the recipient that something is wrong, and not what: then a status counts."""
+"""Phrases that say that something is wrong with the recipient but not what: then a status
+counts."""

@@ -1,1 +1,1 @@
-"""The feedback mailbox: takes in what comes back by mail, and does what follows from it."""
+"""The feedback mailbox: receives what comes back by mail, and acts on it."""

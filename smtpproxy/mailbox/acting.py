@@ -1,7 +1,8 @@
-"""What follows from reports: who is not mailed any more, what counts against a stream, which
-bounces are handed on, and what a person has to look at.
+"""Acts on reports: whom to suppress, what counts against a stream, which bounces to hand on, and
+what a person has to look at.
 
-Everything may be done again after a crash, and is done once: what was heard before does nothing.
+Everything may be repeated after a crash and still takes effect once: an event that was already
+recorded does nothing.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -28,7 +29,7 @@ SUPPRESSIONS = {
     Class.COMPLAINT: (Origin.COMPLAINT, "reported as spam"),
     Class.UNSUBSCRIBE: (Origin.UNSUBSCRIBE, "by e-mail"),
 }
-"""The origin of a suppression, and its note: one of the motives that name nobody."""
+"""The origin of a suppression, and its note: one of the standard motives, which name nobody."""
 
 _AGAINST = {
     Class.DEAD: Feedback.DEAD_ADDRESS,
@@ -47,23 +48,23 @@ class Done:
     """What was done about one report."""
 
     understood: Understood
-    news: Sequence[Event]  # of its events, those that were not heard before
+    news: Sequence[Event]  # its events that were not recorded before
     kept: bool
     hands_on: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Acts on reports. Raises StoreUnavailable; then they have to be read again."""
+    """Acts on reports. Raises StoreUnavailable; then the reports have to be read again."""
 
     settings: FeedbackSettings
     store: Callable[[], SuppressionStore]
     log: FeedbackLog
     breaker: Breaker | None = None
-    tell: Callable[[Sequence[NewEvent]], Awaitable[None]] | None = None  # what webhooks want
+    tell: Callable[[Sequence[NewEvent]], Awaitable[None]] | None = None  # logs events for webhooks
 
     async def act(self, understood: Sequence[Understood]) -> Sequence[Done]:
-        """Do what follows, and put it on record."""
+        """Act on the reports, and record it."""
         keyed = [(one, *each) for one in understood for each in _keyed(one)]
         known = set(await self.log.known([key for *_, key in keyed]))
         news: dict[str, list[_Keyed]] = {one.arrived.id: [] for one in understood}
@@ -106,7 +107,7 @@ class Actor:
         return (SuppressionEntry(event.address, "all", origin, at, note),)
 
     async def _tell_breaker(self, sent: Sent | None, event: Event) -> None:
-        """What a token proves counts against its stream; the same again does not."""
+        """Count what a token proves against its stream; the breaker counts a repetition once."""
         kind = _AGAINST.get(event.event_class)
         if self.breaker is None or kind is None or sent is None:
             return
@@ -123,7 +124,7 @@ def _of_link(sent: Sent) -> str | None:
 
 
 _Keyed = tuple[Event | None, bytes]
-"""An event, None where a report has none, and what tells it from all others."""
+"""An event (None if a report has none) and a key that identifies it."""
 
 
 def _keyed(one: Understood) -> Sequence[_Keyed]:
@@ -133,10 +134,11 @@ def _keyed(one: Understood) -> Sequence[_Keyed]:
 
 
 def _key(one: Understood, event: Event) -> bytes:
-    """With a token an event is about the message, else about the report.
+    """The key of an event: about the message if there is a token, otherwise about the report.
 
-    Whoever asks to be unsubscribed again wants it again: they may have consented in between. So a
-    wish is that of one letter, however often and by whichever way that comes.
+    Somebody who asks to be unsubscribed again means it again, because they may have consented in
+    between. So such a request is identified by its letter, however often and by whichever way that
+    comes.
     """
     sent = one.report.sent
     if event.event_class is Class.UNSUBSCRIBE:
@@ -152,7 +154,7 @@ _TOLD = (Class.DEAD, Class.COMPLAINT, Class.UNSUBSCRIBE)
 
 
 def _told(one: Understood, news: Sequence[_Keyed]) -> Iterator[NewEvent]:
-    """What webhooks are told of a report: no address, and nothing that it wrote."""
+    """The events of a report for webhooks, without addresses and without its own words."""
     sent = one.report.sent
     for event, key in news:
         if one.kept or (event is not None and event.event_class in _TOLD):
@@ -180,7 +182,7 @@ def heard_event(
     suppressed: str | None,
     kept: bool = False,
 ) -> NewEvent:
-    """Return what webhooks are told of one thing that was heard; `suppressed` is the scope."""
+    """Return the webhook event of one piece of feedback; `suppressed` is the scope."""
     data = {
         "at": at,
         "report": report,
@@ -196,7 +198,7 @@ def heard_event(
 def telling(
     webhooks: Iterable[WebhookSettings], store: Callable[[], EventLog]
 ) -> Callable[[Sequence[NewEvent]], Awaitable[None]] | None:
-    """Return what logs feedback for webhooks; None where none wants it."""
+    """Return a function that logs feedback for webhooks; None if no webhook wants it."""
     if not any("feedback" in webhook.events for webhook in webhooks):
         return None
 
@@ -247,7 +249,8 @@ def _done(one: Understood, news: Sequence[_Keyed]) -> Done:
 
 
 def _hand_on_key(one: Understood) -> bytes:
-    """Of the gravest kind alone: whoever writes a report can put them together in many ways."""
+    """The key for handing on, by the most serious kind only, because the writer of a report can
+    combine kinds in many ways."""
     if one.path is None or not one.hands_on:
         return b""
     classes = {event.event_class for event in one.report.events}
@@ -257,7 +260,7 @@ def _hand_on_key(one: Understood) -> bytes:
 
 
 def told(done: Done) -> None:
-    """Write what was done into the log, without an address."""
+    """Log what was done, without an address."""
     report = done.understood.report
     log.info(
         "feedback",

@@ -1,7 +1,7 @@
-"""Whether somebody who may say it wrote a report: its DKIM signatures (RFC 6376), by the DNS.
+"""Whether a report was written by somebody entitled to: checks its DKIM signatures (RFC 6376).
 
-The verifier of the mail path looks first, whose work is linear in the size of a mail. What it finds
-valid, and what would suppress somebody, dkimpy has to find valid too.
+The verifier of the mail path checks first, in time linear in the size of a mail. A signature that
+it finds valid and that would suppress somebody must be valid for dkimpy too.
 """
 
 import asyncio
@@ -23,14 +23,14 @@ from smtpproxy.relay.content import Body
 from smtpproxy.relay.dkim_verifying import Texts, Verifier, record_of
 from smtpproxy.relay.dkimpy import Dkimpy
 
-_LONGEST = 15.0  # seconds for all signatures of a report; then it has none
-_ASKED = 2  # signatures that dkimpy looks at: who signs twice has an RSA and an Ed25519 key
+_LONGEST = 15.0  # seconds for all signatures of a report; after that it has none
+_ASKED = 2  # signatures that dkimpy checks: for senders with an RSA and an Ed25519 key
 
 log = structlog.get_logger(__name__)
 
 
 class _Signed(Struct, frozen=True):
-    """A signature that is valid and leaves nothing of the body out."""
+    """A valid signature that covers the whole body."""
 
     index: int  # from the top
     domain: str
@@ -38,7 +38,7 @@ class _Signed(Struct, frozen=True):
 
 
 class Authentication:
-    """Checks reports that have no token of ours."""
+    """Checks reports without a token of ours."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Authentication:
         self._dkimpy = Dkimpy() if dkimpy is None else dkimpy
 
     async def checked(self, content: bytes, report: FeedbackReport) -> FeedbackReport:
-        """Return the report; it suppresses only whom its writer may speak for."""
+        """Return the report so that it suppresses only those for whom its writer may speak."""
         if report.sent is not None or not _suppresses(report):
             return report
         wire, who = on_the_wire(content), writer(read_mail(content))
@@ -76,7 +76,7 @@ class Authentication:
         head, end, rest = wire.partition(b"\r\n\r\n")
         headers = HeaderBlock(head + end)
         if headers.count("From") != 1 or headers.defect is not None:
-            return []  # which From was signed, and which one is read, may differ
+            return []  # the signed From may differ from the one that is read
         key = NAME.lower().encode()
         fields = headers.raw_fields((key,)).get(key, [])
         body = Body(lambda: iter((rest,)), len(rest))
@@ -89,7 +89,7 @@ class Authentication:
         return [_Signed(index, *each) for index, each in valid if each is not None]
 
     def _of_all(self, field: bytes) -> tuple[str, str] | None:
-        """Its domain and where its key is; None where it leaves out some of the body."""
+        """The domain and the key's name; None if the signature leaves out some of the body."""
         try:
             signature = read_signature(field, self._now())
         except TagError:
@@ -97,7 +97,7 @@ class Authentication:
         return (signature.domain, signature.record_name) if signature.limit is None else None
 
     async def _confirmed(self, wire: bytes, who: str, signed: Iterable[_Signed]) -> set[str]:
-        """Return the domain of the first signature for the writer that dkimpy finds valid too."""
+        """Return the domain of the first signature for the writer that is valid for dkimpy too."""
         domain = who.rpartition("@")[2]
         for each in [one for one in signed if all_aligned((domain,), (one.domain,))][:_ASKED]:
             record = await record_of(self._texts, each.record_name)

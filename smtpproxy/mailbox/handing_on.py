@@ -1,5 +1,5 @@
-"""Hands bounces on to the reverse path that the app had given: it is a notice, judged and recorded
-as one, and goes once for each kind of bounce about a message to a recipient."""
+"""Hands bounces on to the reverse path that the app had given. This is a notice, judged and
+recorded as one, and is sent once for each kind of bounce about a message to a recipient."""
 
 import asyncio
 import re
@@ -27,32 +27,32 @@ from smtpproxy.store.protocols import StoreUnavailable
 _AT_ONCE = 50
 _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=5), timedelta(hours=1)
 _GIVEN_UP_AFTER = timedelta(days=5)
-"""For as long as mail servers commonly retry (RFC 5321 4.5.4.1)."""
+"""As long as mail servers commonly retry (RFC 5321 4.5.4.1)."""
 
 _LOOK_AGAIN = timedelta(minutes=5)
-"""After which a record is looked for again at the latest: what another relay tells of it stays for
-a while only."""
+"""The longest time between two searches for a record, because another relay's answer is kept only
+for a while."""
 
-_ASKED_AT_LEAST = 3  # times, also about a bounce that came long ago
+_ASKED_AT_LEAST = 3  # times, also for a bounce that came long ago
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _OF_DELIVERY = ("Return-Path", "Delivered-To", "X-Original-To")
-"""What the mailbox or the MTA puts above a message that it delivers."""
+"""Fields that the mailbox or the MTA adds above a delivered message."""
 
 log = structlog.get_logger(__name__)
 
 
 class _Nobody(Exception):
-    """A bounce that cannot be handed on; the text says why."""
+    """There is nobody to hand the bounce on to; the text says why."""
 
 
 class _NotFound(Exception):
-    """The record of the message is not there, or not there yet."""
+    """The record of the message does not exist, or not yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class BounceRelay:
-    """Hands on what is due. Methods raise StoreUnavailable."""
+    """Hands on bounces that are due. Methods raise StoreUnavailable."""
 
     settings: FeedbackSettings
     services: Services
@@ -60,10 +60,11 @@ class BounceRelay:
     log: FeedbackLog
     maildir: Maildir
     messages: Messages
-    _over: set[bytes] = field(default_factory=set)  # what the log may not know yet
+    _over: set[bytes] = field(default_factory=set)  # finished, but perhaps not yet recorded
 
     async def hand_on(self, ending: Callable[[], bool]) -> int:
-        """Try all that is due; while the upstream is out of reach, only the first. Returns 0."""
+        """Try all bounces that are due, or only the first if the upstream cannot be reached.
+        Returns 0."""
         while due := await self.log.due(self.services.now(), _AT_ONCE):
             for bounce in due:
                 if ending() or not await self._try(bounce):
@@ -71,12 +72,13 @@ class BounceRelay:
         return 0
 
     async def _try(self, bounce: HandingOn) -> bool:
-        """Try one; return whether the next one is worth a try."""
+        """Try one; return whether to try the next one."""
         if bounce.key in self._over:
             await self._is_over(bounce)
             return True
         now = self.services.now()
-        # Noted before it goes: where nothing can be written any more, it would go again at once.
+        # Recorded before it goes: if nothing can be written any more, it would be sent again and
+        # again.
         await self.log.hand_on_later(bounce.key, now + _pause(bounce.tries))
         try:
             message = await self._sent(bounce.decision)
@@ -84,7 +86,7 @@ class BounceRelay:
             await drive(notices.handed_on(content), self._handlers(bounce))
         except (_Nobody, NoticeRefused) as error:  # a refusal is on record
             log.info("bounce not handed on", id=bounce.decision, reason=str(error))
-        except NoticeDeferred as error:  # one app's mailbox may be full: others' are not
+        except NoticeDeferred as error:  # one app's mailbox may be full, but not the others'
             await self._waits(bounce, now, _GIVEN_UP_AFTER, error)
             return True
         except FAILURES as error:
@@ -92,7 +94,7 @@ class BounceRelay:
         except _NotFound as error:
             await self._looks_again(bounce, now, error)
             return True
-        except Exception as error:  # one bounce must not keep the others from going on
+        except Exception as error:  # one bounce must not block the others
             log.error("internal error", id=bounce.decision, exc_info=error)
             await self._waits(bounce, now, _GIVEN_UP_AFTER, error)
             return True
@@ -102,7 +104,7 @@ class BounceRelay:
         return True
 
     async def _is_over(self, bounce: HandingOn) -> None:
-        """Note that nothing is to be handed on any more, also if that fails now."""
+        """Record that nothing remains to be handed on; if that fails, remember it."""
         self._over.add(bounce.key)
         await self.log.handed_on(bounce.key)
         self._over.discard(bounce.key)
@@ -111,7 +113,8 @@ class BounceRelay:
     async def _waits(
         self, bounce: HandingOn, now: datetime, longest: timedelta, error: Exception
     ) -> bool:
-        """Return whether it is tried again later: else it is older than `longest`, and given up."""
+        """Return whether it is tried again later; otherwise it is older than `longest` and given
+        up."""
         waits = now - bounce.since < longest
         if waits:
             log.warning("bounce waits", id=bounce.decision, error=str(error))
@@ -129,9 +132,9 @@ class BounceRelay:
             await self.log.hand_on_later(bounce.key, now + _LOOK_AGAIN)
 
     def _handlers(self, bounce: HandingOn) -> Handlers:
-        """Return what carries effects out, and notes that the upstream has the bounce.
+        """Return the handlers of effects, which also record that the upstream has the bounce.
 
-        A process that is killed later than that does not hand it on again.
+        If the process is killed after that, the bounce is not handed on again.
         """
 
         send = self.handlers[SendContent]
@@ -139,14 +142,15 @@ class BounceRelay:
         async def noted(effect: SendContent) -> Reply:
             reply: Reply = await send(effect)
             if reply.code < 300:
-                with suppress(StoreUnavailable):  # it is noted again when all is done
+                with suppress(StoreUnavailable):  # it is recorded again at the end
                     await self._is_over(bounce)
             return reply
 
         return {**self.handlers, SendContent: noted}
 
     async def _sent(self, id: str) -> SentMessage:
-        """Find the message, here or elsewhere. Raises _NotFound, StoreUnavailable, OSError."""
+        """Find the message, here or on another relay. Raises _NotFound, StoreUnavailable,
+        OSError."""
         message = await asyncio.to_thread(self.messages.here, id)
         if message is None:
             message = (await self.messages.elsewhere([id])).get(id)
@@ -155,7 +159,7 @@ class BounceRelay:
         return message
 
     def _made(self, bounce: HandingOn, message: SentMessage) -> tuple[Notices, bytes]:
-        """What hands it on, and its content. Raises _Nobody, OSError."""
+        """Return the notices to hand it on with, and its content. Raises _Nobody, OSError."""
         arrived = self.maildir.read(bounce.report, self.settings.size_limit + 1)
         if arrived is None:
             raise _Nobody("the report is gone")
@@ -171,10 +175,10 @@ class BounceRelay:
         return Notices(self.services, bounce.decision, message.client, path, None, began), content
 
     def _content(self, arrived: Arrived, bounce: HandingOn) -> bytes:
-        """The report as it came, with lines that end with CRLF and a trace field of ours."""
+        """The report as it came, with CRLF line ends and our trace field."""
         content = _LINE_END.sub(b"\r\n", arrived.content)
         if HeaderBlock(content).count("Received") >= RECEIVED_LIMIT:
-            raise _Nobody("the report goes round in circles")
+            raise _Nobody("the report is in a mail loop")
         for name in _OF_DELIVERY:
             content = HeaderBlock(content).without(name)
         trace = received(

@@ -1,5 +1,5 @@
-"""Works off what came to the maildir. What waits for another relay's record of a message stays in
-it meanwhile."""
+"""Works through the maildir. Reports that wait for another relay's record of a message stay in it
+meanwhile."""
 
 import asyncio
 from collections import Counter
@@ -18,10 +18,10 @@ from smtpproxy.store.maildir import Maildir
 _AT_ONCE = 100
 _MAX_WAITING = 10_000
 _MAX_OF_ONE = 5
-"""Reports with the same return path that wait: whoever has one can send it as often as they like,
-and would take the room of all others."""
+"""How many reports with the same return path may wait: anybody who has one can send it as often as
+they like, and would take up all the room."""
 _AT_LEAST = timedelta(minutes=1)
-"""Also what came long ago waits for that: nobody was asked yet."""
+"""Even a report that came long ago waits so long, because no other relay has been asked yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ class _Wait:
 
 @dataclass(frozen=True, slots=True)
 class Inbox:
-    """Reads reports and acts on them, in the order of their names. After a restart a report that
-    waits is read again, and waits on."""
+    """Reads reports and acts on them, in the order of their names. After a restart a waiting report
+    is read again and waits on."""
 
     maildir: Maildir
     reader: Reader
@@ -51,7 +51,7 @@ class Inbox:
     _of_path: Counter[ReturnPath] = field(default_factory=Counter)
 
     async def work_off(self, ending: Callable[[], bool]) -> Sequence[Done]:
-        """Act on some of what came. Raises StoreUnavailable, OSError."""
+        """Act on some of the reports. Raises StoreUnavailable, OSError."""
         answers = await self.messages.elsewhere({wait.decision for wait in self._waiting.values()})
         again = self._again(answers)
         most = self.actor.settings.size_limit + 1
@@ -68,7 +68,7 @@ class Inbox:
         return ()
 
     def _again(self, answers: Mapping[str, SentMessage]) -> Mapping[str, str]:
-        """Take some reports whose wait is over from those that wait; return the decisions that
+        """Remove some reports whose wait is over from the waiting ones; return the decisions that
         they are about."""
         over = (
             id
@@ -100,7 +100,7 @@ class Inbox:
     async def _act(self, ready: Sequence[Understood], waited: Mapping[str, str]) -> Sequence[Done]:
         done = await self.actor.act(ready)
         await asyncio.to_thread(_settle, self.maildir, done)
-        # Who hands it on needs the record still.
+        # Handing on still needs the record.
         done_with = [one for one in ready if not one.hands_on]
         lacked = (one.lacks.id if one.lacks else one.about for one in done_with)
         about = (*lacked, *(waited.get(one.arrived.id) for one in done_with))
@@ -112,6 +112,6 @@ def _settle(maildir: Maildir, done: Sequence[Done]) -> None:
     for each in done:
         one = each.understood
         maildir.settle(one.arrived.id)
-        if one.is_of_erased and not one.hands_on:  # no erasure finds it: it waited, or hides them
+        if one.is_of_erased and not one.hands_on:  # no erasure finds it
             maildir.remove([one.arrived.id])
         told(each)

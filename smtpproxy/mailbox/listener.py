@@ -1,5 +1,5 @@
-"""Takes reports from the MTA by SMTP or LMTP, on aiosmtpd: one recipient in a transaction, durable
-before the 250. What is taken is never answered, and never comes back to the MTA as a bounce."""
+"""Receives reports from the MTA by SMTP or LMTP, with aiosmtpd: one recipient per transaction, on
+disk before the 250. Accepted reports are never answered and never return to the MTA as a bounce."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ from smtpproxy.settings import FeedbackSettings
 from smtpproxy.store.maildir import Maildir
 
 _PIECE = 64 * 1024
-"""Octets that are read at once; a command is no longer."""
+"""Octets that are read at a time; no command is longer."""
 _MAX_CONNECTIONS = 100
 _WITHIN = 300.0  # seconds, for each command
 
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 class _Reports:
-    """What aiosmtpd asks."""
+    """The handler for aiosmtpd."""
 
     def __init__(
         self, maildir: Maildir, new_id: Callable[[], str], arrived: Callable[[], None]
@@ -87,7 +87,7 @@ class Listener:
         self._server = await loop.create_server(self._protocol, sock=sock)
 
     def close(self) -> None:
-        """What has no 250 yet is the MTA's still."""
+        """Stop listening; the MTA still has every report without a 250."""
         if self._server is not None:
             self._server.close()
         for transport in list(self._connections):
@@ -108,10 +108,10 @@ class Listener:
 
 
 class _Bounded(SMTP):
-    """No more connections at once than there is memory for, and of each no more than a report.
+    """Limits the number of connections to what fits into memory, and each to one report at a time.
 
-    Lines are of any length: senders of reports write longer ones than RFC 5321 permits, and what
-    is refused here for good, the MTA bounces to nobody.
+    Lines may have any length: senders of reports write longer ones than RFC 5321 permits, and a
+    permanent refusal here would lose the report.
     """
 
     line_length_limit = _PIECE
@@ -131,14 +131,14 @@ class _Bounded(SMTP):
 
     def connection_lost(self, error: Exception | None) -> None:
         if self.transport is None and self.session is None:
-            return  # it was turned away
+            return  # it was refused
         self._all.discard(self.transport)
         super().connection_lost(error)
 
     @syntax("DATA")
     async def smtp_DATA(self, arg: str | None) -> None:
-        """Take a message in, where aiosmtpd's own answers 500 to a line longer than a piece, after
-        keeping all of it."""
+        """Receive a message; aiosmtpd's own method answers 500 to a line longer than a piece, after
+        storing all of it."""
         if await self.check_helo_needed():
             return
         if arg:
@@ -157,14 +157,14 @@ class _Bounded(SMTP):
         await self.push(status)
 
     async def _content(self) -> bytes | None:
-        """Read a message to its end; None where it is too large."""
+        """Read a message to its end; return None if it is too large."""
         assert self.data_size_limit is not None
         kept, size, line_begins = bytearray(), 0, True
         while True:
             try:
                 piece = await self._reader.readuntil(b"\r\n")
             except asyncio.LimitOverrunError as error:
-                piece = await self._reader.read(error.consumed)  # never half of a line's end
+                piece = await self._reader.read(error.consumed)  # never half of a line end
             if line_begins and piece == b".\r\n":
                 return None if size > self.data_size_limit else bytes(kept)
             if line_begins:

@@ -1,5 +1,5 @@
-"""What is on record of a message that came back: in the journal of this relay, or in another's,
-which is asked for it over the store that they share."""
+"""What is on record about a message that came back: in this relay's journal, or in that of another,
+which is asked over the shared store."""
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -17,7 +17,7 @@ _RETENTION = RetentionSettings()
 
 
 def on_record(audit: Path, id: str) -> SentMessage | None:
-    """Return what the journal in that folder says of a message. Raises OSError."""
+    """Return what the journal in that folder says about a message. Raises OSError."""
     decided = decision(audit, id)
     if decided is None:
         return None
@@ -44,23 +44,24 @@ class Messages:
 
     @classmethod
     def of(cls, settings: Settings) -> "Messages":
-        """Those of a relay; close them."""
+        """The messages of a relay; close them after use."""
         audit, others = settings.server.state_dir / "audit", open_asked_messages(settings.store)
         now = lambda: datetime.now(UTC)  # noqa: E731
         return cls(audit, others, now=now, retention=settings.retention)
 
     def may_be_elsewhere(self, id: str) -> bool:
-        """Whether another relay may tell: of what is older, the index does not know whom to ask."""
+        """Whether another relay may know it; for older messages the index does not say which one to
+        ask."""
         if self._others is None:
             return False
         since = self._retention.indexed_since(self._now())
         return datetime.fromtimestamp(time_of(id) / 1000, UTC) >= since
 
     def patience(self, id: str) -> timedelta:
-        """For how long a record may be out of reach and yet be found.
+        """How long a record may be missing and yet be found later.
 
-        One's own: a volume that is mounted late, a restore. Another relay may be off for days: as
-        long as mail servers commonly retry (RFC 5321 4.5.4.1).
+        Our own may be missing because of a late mount or a restore. Another relay may be off for
+        days: as long as mail servers commonly retry (RFC 5321 4.5.4.1).
         """
         return timedelta(days=5) if self.may_be_elsewhere(id) else timedelta(hours=1)
 
@@ -69,7 +70,7 @@ class Messages:
         return on_record(self._audit, id)
 
     async def elsewhere(self, ids: Collection[str]) -> Mapping[str, SentMessage]:
-        """Ask the other relays; return what they told by now. Raises StoreUnavailable."""
+        """Ask the other relays; return their answers so far. Raises StoreUnavailable."""
         asked = {id for id in ids if self.may_be_elsewhere(id)}
         if self._others is None or not asked:
             return {}
@@ -77,7 +78,7 @@ class Messages:
         return await self._others.ask(asked, self._now())
 
     async def used(self, ids: Collection[str]) -> None:
-        """Take back what was asked, and what was told; where that fails it goes after a while."""
+        """Remove questions and answers; if that fails, they expire after a while."""
         asked = self._asked.intersection(ids)
         if self._others is not None and asked:
             with suppress(StoreUnavailable):

@@ -1,4 +1,4 @@
-"""Reads the reports that came: what each says, which of it is proven, whom it concerns."""
+"""Reads reports: what each says, what of that is proven, and whom it concerns."""
 
 import asyncio
 import re
@@ -25,7 +25,7 @@ from smtpproxy.store.link_keys import LinkReader
 from smtpproxy.store.maildir import Arrived
 from smtpproxy.store.protocols import StoreUnavailable
 
-_CHECKED_AT_ONCE = 20  # reports whose signatures are looked at
+_CHECKED_AT_ONCE = 20  # reports whose signatures are checked at the same time
 _HEADER = 64 * 1024  # octets
 _ID = re.compile(rb"\s*<[^<>\s]{3,998}>\s*")
 _TRACE = (b"return-path:", b"delivered-to:", b"x-original-to:", b"received:", b" ", b"\t")
@@ -34,27 +34,27 @@ log = structlog.get_logger(__name__)
 
 
 class Understood(Struct, frozen=True):
-    """A report, and what was made of it. `path`: the return path that it came to; `stream`: that
-    of the message that it is surely about; `lacks`: the return path of one of which no record
-    is here, where it takes that to say whom the report concerns; `is_of_erased`: it concerns
-    somebody who was erased since they were mailed."""
+    """A report, and what was found in it. `path` is the return path that it came to; `stream` that
+    of the message that it is certainly about; `lacks` the return path of a message without a record
+    here, if that is needed to know whom the report concerns; `is_of_erased`: it concerns somebody
+    who was erased after being mailed."""
 
     arrived: Arrived
     report: FeedbackReport
     path: ReturnPath | None
     stream: str
-    digest: bytes  # of what does not change on the way
+    digest: bytes  # of what does not change in transit
     lacks: ReturnPath | None = None
     is_of_erased: bool = False
 
     @property
     def about(self) -> str | None:
-        """The decision on the message, as a token says."""
+        """The id of the message's decision, from a token."""
         return None if self.report.sent is None else self.report.sent.decision_id
 
     @property
     def letter(self) -> bytes:
-        """What tells a letter from all others, whatever was added on its way (RFC 5322 3.6.4)."""
+        """What identifies a letter, whatever was added in transit (RFC 5322 3.6.4)."""
         headers = HeaderBlock(self.arrived.content[:_HEADER])
         named = [*headers.values("Message-ID"), *headers.values("Date")]
         if headers.count("Message-ID") != 1 or not _ID.fullmatch(named[0]):
@@ -63,7 +63,8 @@ class Understood(Struct, frozen=True):
 
     @property
     def kept(self) -> bool:
-        """Whether a person has to look at it: it does not tell what it is, or about whom."""
+        """Whether a person has to look at it, because its kind or the person it concerns is
+        unknown."""
         kind, events = self.report.kind, self.report.events
         if kind is Kind.AUTO_REPLY or self.is_of_erased:
             return False
@@ -73,23 +74,24 @@ class Understood(Struct, frozen=True):
 
     @property
     def hands_on(self) -> bool:
-        """Whether the app is to hear of it: of a bounce that came to another path, it did."""
+        """Whether to hand it on to the app, which already has a bounce that came to another
+        path."""
         return self.path is not None and self.report.kind is Kind.DSN
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads reports, as a configuration with `[feedback]` says."""
+    """Reads reports, according to `[feedback]`."""
 
     settings: FeedbackSettings
     tokens: Tokens
-    authentication: Authentication | None = None  # None: `authenticate` asks for none
+    authentication: Authentication | None = None  # None: `authenticate` does not require it
 
     @classmethod
     def of(
         cls, settings: Settings, feedback: FeedbackSettings, messages: Messages, threads: Executor
     ) -> "Reader":
-        """`threads` check signatures. Nothing is read or asked yet."""
+        """`threads` are for checking signatures. This reads and asks nothing yet."""
         links = LinkReader(settings.server.state_dir)
         tokens = Tokens(links, feedback.domain, settings.streams, messages.here)
         if feedback.authenticate != "required":
@@ -101,7 +103,7 @@ class Reader:
     async def read(
         self, arrived: Sequence[Arrived], elsewhere: Mapping[str, SentMessage] | None = None
     ) -> Sequence[Understood]:
-        """Read reports on a thread; `elsewhere` is what other relays have told of messages.
+        """Read reports in a thread; `elsewhere` is what other relays know about messages.
 
         Raises StoreMisconfigured, OSError.
         """
@@ -115,14 +117,15 @@ class Reader:
         return await self._all_checked(understood, self.authentication)
 
     async def close(self) -> None:
-        """End what checks signatures."""
+        """End the processes that check signatures."""
         if self.authentication is not None:
             await self.authentication.close()
 
     async def _all_checked(
         self, understood: Sequence[Understood], authentication: Authentication
     ) -> Sequence[Understood]:
-        """Some at once: a name server that does not answer keeps only its own report waiting."""
+        """Check several at the same time, so that a name server that does not answer delays only
+        its own report."""
         some = asyncio.Semaphore(_CHECKED_AT_ONCE)
 
         async def checked(one: Understood) -> Understood:
@@ -139,7 +142,7 @@ class Reader:
             report = read_report(arrived.content, tokens=tokens, require_token=require_token)
         except (StoreUnavailable, OSError):
             raise
-        except Exception as error:  # one report must not keep the others from being read
+        except Exception as error:  # one report must not block the others
             log.error("internal error", report=arrived.id, exc_info=error)
             report = FeedbackReport(Kind.OTHER, "a fault of the program: it could not be read")
         path, sent = tokens.path, report.sent
@@ -153,7 +156,7 @@ class Reader:
 
 
 def _digest(content: bytes) -> bytes:
-    """Of a report without the trace fields above it, which each delivery adds anew."""
+    """The digest of a report without the trace fields above it, which differ in each delivery."""
     rest = content.replace(b"\r\n", b"\n")
     at = 0
     while rest[at : at + 16].lower().startswith(_TRACE):

@@ -1,7 +1,7 @@
-"""Our own tokens in a report: which message it is about, and to whom that went.
+"""Reads our own tokens in a report: which message it is about, and whom that went to.
 
-What is read here is proven; where it stood does not matter. Addresses of the report only help to
-find the recipient that a return path was made for.
+A token is proof, wherever in the report it is. Addresses in the report only help to find the
+recipient that a return path was made for.
 """
 
 import re
@@ -30,7 +30,7 @@ _ADDRESS = re.compile(r"[^\s<>\"',;:()\[\]\\@]{1,64}@[A-Za-z0-9.-]{1,253}")
 
 
 class Tokens:
-    """Reads tokens under all keys there are, and finds whom they were made for."""
+    """Reads tokens under any of the keys, and finds whom they were made for."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Tokens:
         streams: Mapping[str, Stream],
         message: Callable[[str], SentMessage | None],
     ) -> None:
-        """`message` returns what is on record here, by the id of the decision."""
+        """`message` returns this relay's record by the id of the decision."""
         self._links = links
         self._domain = domain
         self._streams = {stream_tag(name): stream for name, stream in streams.items()}
@@ -49,8 +49,8 @@ class Tokens:
     def of(
         self, content: bytes, elsewhere: Mapping[str, SentMessage] | None = None
     ) -> "ReportTokens":
-        """The tokens of one report: a `feedback.TokenReader`; `elsewhere` is what other relays have
-        told of messages."""
+        """Return the `feedback.TokenReader` for one report; `elsewhere` is what other relays know
+        about messages."""
         return ReportTokens(self, content[:_READ], elsewhere or {})
 
     def return_path(self, texts: Iterable[str]) -> ReturnPath | None:
@@ -76,7 +76,7 @@ class Tokens:
         return None
 
     def message(self, id: str) -> SentMessage | None:
-        """Return what is on record of a message here. Raises OSError."""
+        """Return this relay's record of a message. Raises OSError."""
         return self._message(id)
 
     def went_to(self, path: ReturnPath, addresses: Iterable[str]) -> str | None:
@@ -96,7 +96,7 @@ class Tokens:
 
 
 class ReportTokens:
-    """Reads the tokens of one report. Once read, `path` is the return path that it came to, and
+    """Reads the tokens of one report. After `read`, `path` is the return path that it came to, and
     `lacks` the one whose record it takes to say whom it concerns, and is wanting; `is_of_erased`
     says that the record has them erased."""
 
@@ -130,7 +130,8 @@ class ReportTokens:
         return None if link is None else self._of_link(link, None)
 
     def _went_to(self, path: ReturnPath) -> str | None:
-        """Return whom the message went to, canonical: an address of the report, or of the record.
+        """Return the canonical recipient of the message: an address in the report, or in the
+        record.
 
         None where neither names them. Raises OSError.
         """
@@ -148,7 +149,7 @@ class ReportTokens:
         return found
 
     def _asked(self, clues: Clues) -> Iterator[str]:
-        """Where a mail program puts the token of a mailto link: it asks to unsubscribe by that."""
+        """Where a mail program puts the token of a mailto link when it asks to unsubscribe."""
         for value in (*self._headers.values("Subject"), *map(str.encode, clues.recipients)):
             yield from _SUBJECT.findall(value.decode("latin-1"))
 
@@ -159,7 +160,7 @@ class ReportTokens:
 
 
 def _addresses(text: str, ours: str) -> Iterator[str]:
-    """The canonical addresses that a text names, each once."""
+    """Yield the canonical addresses in a text, each once."""
     seen: set[str] = set()
     for found in _ADDRESS.finditer(text):
         if found[0] in seen or found[0].lower().endswith("@" + ours):

@@ -1,4 +1,4 @@
-"""A worker's part in the breaker: it tells how much streams sent, away from the mail path."""
+"""A worker's part in the breaker: it reports how much streams sent, away from the mail path."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -18,7 +18,8 @@ log = structlog.get_logger()
 
 
 class StoreToWrite:
-    """The store to write to, opened at the first need: most of the time nobody writes here."""
+    """The store for writing, opened at first use, since most of the time nothing is written
+    here."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -36,9 +37,9 @@ class StoreToWrite:
 
 
 class WorkerBreaker:
-    """Counts what was mailed, once a second; the first worker also ends pauses in time.
+    """Counts what was mailed, once a second; the first worker also ends pauses when they are due.
 
-    `mailed` tells how many recipients were, by stream.
+    `mailed` returns how many recipients were mailed, by stream.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class WorkerBreaker:
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Tell what is not told yet."""
+        """Report what has not been reported yet."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -79,7 +80,7 @@ class WorkerBreaker:
                 log.error("internal error", exc_info=error)
 
     async def _count(self) -> None:
-        """Count what is new; what cannot be counted now is counted at the next turn."""
+        """Count what is new; if that fails, it is counted the next time."""
         now = self._mailed()
         new = {name: n - self._told.get(name, 0) for name, n in now.items()}
         if not any(new.values()):

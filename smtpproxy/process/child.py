@@ -1,4 +1,4 @@
-"""Where a child process begins: its role, with what it is given."""
+"""The entry point of a child process: runs its role with what it is given."""
 
 import os
 import pickle
@@ -10,7 +10,8 @@ from smtpproxy.process.children import WEB, Start, name_of
 
 
 def work(given: int, channel: int, *listening: int) -> int:
-    """Do what the file `given` says; return the exit code. All arguments are file numbers."""
+    """Do the work described in the file `given`; return the exit code. All arguments are file
+    numbers."""
     with open(given, "rb") as file:
         start: Start = pickle.load(file)
     be_called(name_of(start.role, start.number))
@@ -26,7 +27,7 @@ def work(given: int, channel: int, *listening: int) -> int:
 
 
 def be_called(name: str) -> None:
-    """Have `ps -e`, `top` and `pgrep` call this process so."""
+    """Set the name of this process in `ps -e`, `top` and `pgrep`."""
     with suppress(OSError):
         Path("/proc/self/comm").write_text(name)
 

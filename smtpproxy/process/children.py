@@ -1,6 +1,7 @@
-"""What a child process is given, and how it speaks with the supervisor.
+"""What a child process is given, and the messages between it and the supervisor.
 
-It begins in nursery.py, and does its work in the module of its role."""
+It begins in nursery.py and works in the module of its role.
+"""
 
 import asyncio
 import socket
@@ -17,24 +18,26 @@ _LENGTH = 4
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """A child does its work now."""
+    """A child has begun its work."""
 
 
 class Beat(msgspec.Struct, frozen=True, tag=True):
-    """A worker lives; every second, with its numbers, and what is paused (`WorkerBreaker`)."""
+    """A worker's sign of life, every second, with its metrics and what is paused
+    (`WorkerBreaker`)."""
 
     snapshot: Snapshot
     paused: tuple[str, ...] = ()
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):
-    """How are things? The web process asks the supervisor, the supervisor its workers."""
+    """A request for metrics, from the web process to the supervisor and from that to its
+    workers."""
 
     number: int
 
 
 class Answer(msgspec.Struct, frozen=True, tag=True):
-    """The numbers (of one worker, or of all), and how many workers there are."""
+    """The metrics of one worker or of all, and how many workers there are."""
 
     number: int
     snapshot: Snapshot
@@ -44,11 +47,11 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
-    """Take no new work, finish what is under way, exit."""
+    """Accept no new work, finish the current work, exit."""
 
 
 class Closed(msgspec.Struct, frozen=True, tag=True):
-    """A worker that drains takes no new connection any more."""
+    """A draining worker no longer accepts connections."""
 
 
 Message = Ready | Beat | Ask | Answer | Drain | Closed
@@ -56,7 +59,7 @@ _decode = msgspec.msgpack.Decoder(Message).decode
 
 
 class Channel:
-    """One end of the pair."""
+    """One end of the socket pair between the supervisor and a child."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -67,7 +70,7 @@ class Channel:
         return cls(*await asyncio.open_unix_connection(sock=sock))
 
     def send(self, message: Message) -> None:
-        """Send without waiting; to a peer that is gone this does nothing."""
+        """Send without waiting; does nothing if the peer is gone."""
         data = msgspec.msgpack.encode(message)
         if not self._writer.is_closing():
             self._writer.write(len(data).to_bytes(_LENGTH, "big") + data)
@@ -86,20 +89,20 @@ class Channel:
 
 
 WEB, FEEDBACK = "[web]", "[feedback]"
-"""The names of their sockets: those of no listener."""
+"""The names of these roles' sockets, which no listener can have."""
 
 Role = Literal["worker", "web", "webhooks", "feedback", "journals", "purge"]
 
 
 def name_of(role: Role, number: int) -> str:
-    """What a child is called in the log, and by `ps -e`."""
+    """The name of a child in the log and in `ps -e`."""
     return f"worker-{number}" if role == "worker" else role
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a child needs, and the settings that the supervisor read: a file that was changed since
-    has no say."""
+    """What a child needs, including the settings that the supervisor read: later changes of the
+    file do not count."""
 
     role: Role
     number: int

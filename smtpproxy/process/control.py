@@ -1,5 +1,5 @@
-"""How commands speak with a relay that runs: over a socket in its `state_dir`, which only its own
-user and root can reach."""
+"""How commands talk to a running relay: over a socket in its `state_dir`, which only its user and
+root can reach."""
 
 import asyncio
 import contextlib
@@ -19,32 +19,33 @@ from smtpproxy.sinks.snapshots import Snapshot
 NAME = "control"
 _LENGTH = 4
 _LONGEST = 16 * 1024 * 1024
-_MAX_SOCKETS = 250  # that one message of the kernel can take
+_MAX_SOCKETS = 250  # that fit into one message of the kernel
 
 log = structlog.get_logger()
 
 
 class Reload(msgspec.Struct, frozen=True, tag=True):
-    """Read the settings anew. The answer comes when that is done, or undone."""
+    """Read the settings again. The answer comes when that has succeeded or was undone."""
 
 
 class Status(msgspec.Struct, frozen=True, tag=True):
-    """Tell how it is."""
+    """Return the relay's state."""
 
 
 class HandOver(msgspec.Struct, frozen=True, tag=True):
-    """Give the listening sockets to another process, which says StepDown once it works."""
+    """Give the listening sockets to another process, which sends StepDown once it works."""
 
 
 class StepDown(msgspec.Struct, frozen=True, tag=True):
-    """Another process works in your place: drain, and end."""
+    """Another process has taken over: drain and end."""
 
 
 Request = Reload | Status | HandOver | StepDown
 
 
 class Response(msgspec.Struct, frozen=True):
-    """`faults`: why it was not done. `told`: settings and the like. Sockets come beside it."""
+    """`faults`: why the request was not carried out. `told`: settings and the like. Sockets are
+    sent with it."""
 
     faults: list[str] = []
     told: dict[str, Any] = {}
@@ -63,7 +64,7 @@ class NotRunning(Exception):
 
 
 class Control:
-    """Answers commands, one connection at a time each."""
+    """Answers commands, one connection per request."""
 
     def __init__(self, state_dir: Path, answer: Callable[[Request], Awaitable[Answer]]) -> None:
         self._state_dir = state_dir
@@ -73,7 +74,7 @@ class Control:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def open(self) -> None:
-        """Listen; where another relay does so for this state_dir, leave it to that one."""
+        """Listen, unless another relay already does so for this state_dir."""
         with _path(self._state_dir) as path:
             if answers(path):
                 log.warning("another relay is controlled here", state_dir=str(self._state_dir))
@@ -91,7 +92,7 @@ class Control:
         self._accepting = asyncio.create_task(self._accept(self._listening))
 
     def leave(self) -> None:
-        """Take no further request: another relay may listen here."""
+        """Accept no further requests, so that another relay may listen here."""
         if self._listening is not None:
             self._accepting.cancel()
             self._listening.close()
@@ -99,7 +100,7 @@ class Control:
             (self._state_dir / NAME).unlink(missing_ok=True)
 
     async def close(self) -> None:
-        """Answer nobody any more. What is being answered is answered."""
+        """Stop answering, after the current answers."""
         self.leave()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1.0)
@@ -134,7 +135,7 @@ async def _received(connection: socket.socket) -> bytes:
     while len(data) < _LENGTH or len(data) < _LENGTH + int.from_bytes(data[:_LENGTH], "big"):
         more = await loop.sock_recv(connection, 65536)
         if not more or len(data) > 65536:
-            raise EOFError("no whole request")
+            raise EOFError("no complete request")
         data += more
     return data[_LENGTH:]
 
@@ -168,7 +169,7 @@ def ask(state_dir: Path, request: Request, timeout: float = 120.0) -> Answer:
 
 @contextmanager
 def _path(state_dir: Path) -> Iterator[str]:
-    """The socket's path, in 107 octets however deep the folder is (unix(7))."""
+    """Yield the socket's path, within 107 octets however deep the folder is (unix(7))."""
     folder = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{folder}/{NAME}"

@@ -1,4 +1,4 @@
-"""The daily purge: when it is due, and the process that does it, out of everybody's way."""
+"""The daily purge: when it is due, and the separate process that does it."""
 
 import asyncio
 import os
@@ -19,18 +19,18 @@ from smtpproxy.sinks.log import configure_logging
 from smtpproxy.store import open_store
 
 _LOOK = 15.0
-"""Seconds between two looks at the clock, which may be set, or have slept."""
+"""Seconds between two checks of the clock, which may be set or have been asleep."""
 _AGAIN = 3_600.0
-"""Seconds after which a run that failed is tried again."""
+"""Seconds after which a failed run is tried again."""
 _GRACE = 5.0
 
 log = structlog.get_logger()
 
 
 class DailyPurge:
-    """Starts a child at the configured time; `failed` is told how many runs failed.
+    """Starts a child at the configured time; `failed` is called with the number of failed runs.
 
-    Of a run that was missed while the relay was down, or that failed, one is made up for.
+    After runs that were missed while the relay was down, or that failed, one is made up for.
     """
 
     def __init__(self, settings: Settings, nursery: Nursery, failed: Callable[[int], None]) -> None:
@@ -54,7 +54,7 @@ class DailyPurge:
             await asyncio.sleep(pause)
 
     def _due(self) -> bool:
-        """Whether it is time. The first start of all begins the record, and counts as a run."""
+        """Whether a run is due. The very first start begins the record and counts as a run."""
         state, now = self._settings.server.state_dir, datetime.now(UTC)
         last = retention.newest_run(state) or retention.note_run(state, now, now, {})
         return is_due(last.began, now, self._settings.retention.at)
@@ -82,7 +82,7 @@ class DailyPurge:
             try:
                 await asyncio.wait_for(process.wait(), _GRACE)
             except TimeoutError:
-                process.kill()  # each batch is whole or not at all
+                process.kill()  # each batch is all or nothing
                 await process.wait()
             raise
         finally:
@@ -90,11 +90,11 @@ class DailyPurge:
 
 
 _LOCK_TIMEOUT = 30.0
-"""Seconds to wait for a lock of the store: an import may hold it."""
+"""Seconds to wait for a lock of the store, which an import may hold."""
 
 
 def run_purge(settings: Settings, channel: socket.socket) -> int:
-    """Run once; return the exit code: 0 done, or told to end before, 1 failed."""
+    """Run once; return the exit code: 0 if done or told to end, 1 if it failed."""
     configure_logging(settings.server, process="purge")
     os.nice(19)
     return asyncio.run(_run(settings, channel))
@@ -107,7 +107,7 @@ async def _run(settings: Settings, sock: socket.socket) -> int:
     await asyncio.wait((purging, watching), return_when=asyncio.FIRST_COMPLETED)
     watching.cancel()
     if not purging.done():
-        purging.cancel()  # what is committed stays, and the next run does the rest
+        purging.cancel()  # what is committed stays; the next run does the rest
     try:
         _tell(await purging)
     except asyncio.CancelledError:
@@ -133,7 +133,7 @@ async def _purge(settings: Settings) -> Purged:
 
 
 async def _until_told(channel: Channel) -> None:
-    """Return when the supervisor says so, or is gone."""
+    """Return when the supervisor says so or is gone."""
     async for message in channel.messages():
         if isinstance(message, Drain):
             return

@@ -1,4 +1,4 @@
-"""The process of the feedback mailbox: takes reports in, acts on them, hands bounces on."""
+"""The feedback process: receives reports, acts on them, hands bounces on."""
 
 import asyncio
 import socket
@@ -35,7 +35,7 @@ from smtpproxy.waiting import Deadlines
 
 _BEAT = 1.0
 _LOOK = 1.0
-"""Seconds between two looks into the maildir, where others may deliver to."""
+"""Seconds between two looks into the maildir, into which others may deliver."""
 _AFTER_TROUBLE = 5.0
 
 log = structlog.get_logger()
@@ -132,7 +132,7 @@ class Mailbox:
         )
 
     async def open(self, listening: socket.socket | None) -> None:
-        """Take reports from now on. What lost its record with the machine is read again."""
+        """Accept reports from now on. Reports whose record was lost in a crash are read again."""
         self._maildir.make()
         lost = await self._feedback.missing(list(self._maildir.settled()))
         for id in lost:
@@ -141,17 +141,17 @@ class Mailbox:
             await self._listener.open(listening)
 
     async def keep_acting(self) -> None:
-        """Act on what comes."""
+        """Act on reports as they come."""
         await self._keep(self._act_on_some, self._arrived)
 
     async def keep_handing_on(self) -> None:
-        """Hand on what is due: a slow upstream keeps nobody from being suppressed."""
+        """Hand on what is due, separately, so that a slow upstream does not delay suppressions."""
         await self._keep(lambda: self._relay.hand_on(self._is_ending), self._acted)
 
     async def _keep(self, work: Callable[[], Awaitable[int]], wake: asyncio.Event) -> None:
-        """Work while there is something to do, when woken, and now and then.
+        """Work while there is something to do, when woken, and at intervals.
 
-        After a failure it waits for longer, and tries again.
+        After a failure it waits longer and tries again.
         """
         while not self._ending:
             wake.clear()
@@ -176,7 +176,7 @@ class Mailbox:
         return len(done)
 
     async def end(self, *working: "asyncio.Task[None]") -> None:
-        """What is begun comes to its end; the rest is in the maildir."""
+        """Finish what has begun; the rest stays in the maildir."""
         self._ending = True
         self._arrived.set()
         self._acted.set()

@@ -1,7 +1,7 @@
 """The children of one configuration: started together, kept alive, drained together.
 
-A reload starts a new generation beside the one that works, over the same sockets, and lets the old
-one drain once the new one is ready. So whatever is under way goes on with what it began with.
+A reload starts a new generation beside the old one, over the same sockets, and drains the old one
+once the new one is ready. So all work in progress goes on under the settings with which it began.
 """
 
 import asyncio
@@ -31,18 +31,18 @@ from smtpproxy.settings import Settings
 from smtpproxy.store import is_postgresql
 
 _ALIVE_WITHIN = 10.0
-"""A worker that was silent for longer (seconds) does not count as alive."""
+"""A worker silent for longer (seconds) does not count as alive."""
 _STARTS_WITHIN = 30.0
 _LONGEST_PAUSE = 30.0
 _DOWN_FOR = 90.0
-"""A worker that could not be started again for this long (seconds) is a case for systemd."""
+"""If a worker could not be restarted for this long (seconds), systemd has to restart the relay."""
 _GRACE = 5.0
-"""What a child has beyond the drain time before it is killed."""
+"""Seconds that a child has beyond the drain time before it is killed."""
 
 SHARED: tuple[Role, ...] = ("worker", "web")
-"""Of these, the children of two generations work side by side."""
+"""Roles whose children in two generations work side by side."""
 ALONE: tuple[Role, ...] = ("webhooks", "feedback", "journals")
-"""Of these, one works at a time: what they take from a queue is nobody else's."""
+"""Roles of which only one child may work at a time, because it takes items from a queue."""
 
 log = structlog.get_logger()
 
@@ -55,9 +55,9 @@ class Child:
         self.number = number
         self.name = name_of(role, number)
         self.ready = asyncio.Event()
-        self.closed = asyncio.Event()  # it takes no new connection, or is gone
+        self.closed = asyncio.Event()  # it accepts no more connections, or is gone
         self.heard = 0.0
-        self.down_since: float | None = None  # it ended, and is not ready again
+        self.down_since: float | None = None  # since it ended, until it is ready again
         self.channel: Channel | None = None
         self.process: ChildProcess | None = None
 
@@ -83,8 +83,8 @@ class Generation:
         heard: Callable[[Child, Channel, Message], None],
         ended: Callable[[Child], None],
     ) -> None:
-        """`sockets` by listener, WEB and FEEDBACK. `heard` is called with what children say,
-        `ended` when one's process is gone."""
+        """`sockets` by listener, WEB and FEEDBACK. `heard` is called with the children's messages,
+        `ended` when a child's process is gone."""
         self.settings = settings
         self.sockets = sockets
         self.workers = [Child("worker", n) for n in range(settings.server.workers)]
@@ -111,7 +111,8 @@ class Generation:
         return [child for child in (*self.workers, *self._others) if child.role in roles]
 
     async def ready(self, told_to_end: asyncio.Event) -> bool:
-        """Wait until every child that was started works; False when told to end, or in vain."""
+        """Wait until every started child works; return False if told to end, or if one does not
+        start."""
         children = list(self._keepers)
         waiting = [asyncio.create_task(child.ready.wait()) for child in children]
         ending = asyncio.create_task(told_to_end.wait())
@@ -129,13 +130,13 @@ class Generation:
 
     @property
     def missing(self) -> list[str]:
-        """The children that were started and do not work."""
+        """The children that were started but do not work."""
         return [child.name for child in self._keepers if not child.ready.is_set()]
 
     # one child
 
     async def _keep(self, child: Child) -> None:
-        """Run a child; start it again whenever it ends before its time."""
+        """Run a child; restart it whenever it ends unexpectedly."""
         pause = 0.5
         while not self._ending.is_set():
             started = time.monotonic()
@@ -200,18 +201,18 @@ class Generation:
 
     @property
     def answering(self) -> list[Child]:
-        """The workers that can be asked."""
+        """The workers that can answer."""
         return [child for child in self.workers if child.channel and child.ready.is_set()]
 
     @property
     def alive(self) -> int:
-        """How many workers gave a sign of life lately."""
+        """How many workers gave a sign of life recently."""
         limit = time.monotonic() - _ALIVE_WITHIN
         return sum(child.heard >= limit for child in self.answering)
 
     @property
     def stuck(self) -> bool:
-        """Whether a worker hangs, or one that ended could not be started again for long."""
+        """Whether a worker hangs, or could not be restarted for a long time."""
         now = time.monotonic()
         silent = any(child.heard < now - _ALIVE_WITHIN for child in self.answering)
         return silent or any(
@@ -220,7 +221,7 @@ class Generation:
         )
 
     async def closed(self, within: float) -> None:
-        """Wait until none of its workers takes a new connection; no longer than so many seconds."""
+        """Wait until none of its workers accepts connections, at most `within` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):
                 for child in self.workers:
@@ -228,7 +229,7 @@ class Generation:
                         await child.closed.wait()
 
     async def end(self, roles: Sequence[Role]) -> None:
-        """Let the children of these roles finish; kill what does not end. None is started again."""
+        """Let the children of these roles finish; kill those that do not end. None is restarted."""
         self._ending.set()
         children = self._of(roles)
         for child in children:

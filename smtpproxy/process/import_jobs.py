@@ -1,4 +1,4 @@
-"""Works on the imports that were uploaded, one after the other, each in a process of its own."""
+"""Runs uploaded imports, one after the other, each in a separate process."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ from smtpproxy.store.import_jobs import (
 )
 
 _LOOK = 0.5  # seconds between two looks at the folder
-_EXPIRE = 3600.0  # seconds between two looks at what is old
+_EXPIRE = 3600.0  # seconds between two searches for old jobs
 _TRIES = 3  # of a job whose process dies
 _GRACE = 10.0  # seconds for a batch to end
 
@@ -34,10 +34,10 @@ log = structlog.get_logger()
 
 
 class ImportRunner:
-    """Runs `smtpproxy contact import` and the like, as it would be run by hand.
+    """Runs `smtpproxy contact import` and the like, as one would by hand.
 
-    What a process that died left is gone on with by the next one. The lock of the folder goes
-    to the child too, so that no other relay begins before it has ended.
+    The next process continues where one that died stopped. The child also holds the lock of the
+    folder, so that no other relay begins before it has ended.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -45,7 +45,7 @@ class ImportRunner:
         self._tries: dict[str, int] = {}
 
     async def run(self) -> None:
-        """Run until cancelled; what is under way then is gone on with at the next start."""
+        """Run until cancelled; a job interrupted by that continues at the next start."""
         loop = asyncio.get_running_loop()
         expire_at = loop.time()
         while True:
@@ -92,7 +92,7 @@ class ImportRunner:
             self._jobs.finish(job.id, JobEnd("cancelled", datetime.now(UTC)))
             return
         folder = self._jobs.begin(job.id)
-        # A process that outlived the relay before may have said all already.
+        # A process that outlived the previous relay may already have finished.
         whole = _result(folder) is not None
         code = 0 if whole else await self._run_command(job, folder, lock)
         if code < 0 and not self._jobs.is_cancelled(job.id):
@@ -125,7 +125,7 @@ class ImportRunner:
 
 
 def command_of(job: ImportJob, folder: Path) -> list[str]:
-    """Return the command that does a job, whose files are in `folder`."""
+    """Return the command for a job, whose files are in `folder`."""
     arguments = [_COMMANDS[job.kind], "import", str(folder / UPLOAD), "--json"]
     arguments += [f"--job={job.id} {job.by}", *job.options]
     if job.dry_run:
@@ -148,12 +148,12 @@ async def _command(
         stdout=output,  # type: ignore[arg-type]  # a file, or PIPE
         stderr=errors,  # type: ignore[arg-type]
         pass_fds=(lock,),
-        start_new_session=True,  # Ctrl-C is for the relay, which tells it
+        start_new_session=True,  # Ctrl-C is for the relay, which ends it
     )
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Have it stop after its batch; each batch is whole or not at all."""
+    """Let the process stop after its batch; each batch is all or nothing."""
     with suppress(ProcessLookupError):
         process.send_signal(signal.SIGINT)
     try:
@@ -165,20 +165,20 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 def outcome(folder: Path, *, cancelled: bool) -> JobEnd:
-    """Return what a command that has ended said."""
+    """Return the outcome of a command that has ended."""
     now = datetime.now(UTC)
     result = _result(folder)
     if result is not None and result.get("lines"):
         return JobEnd("complete", now, result=result)
     if result is None and cancelled:
         return JobEnd("cancelled", now)
-    # Without a line, something went wrong where the file was made.
+    # Without a line number, the fault is not in a line.
     errors = (folder / "errors").read_bytes().decode(errors="replace")
     return JobEnd("failed", now, told(errors, folder) or "the process ended without a word")
 
 
 def _result(folder: Path) -> dict[str, Any] | None:
-    """Return what a command printed, if it came to its end."""
+    """Return the result that a command printed, if it finished."""
     try:
         result = msgspec.json.decode((folder / "result").read_bytes())
     except (FileNotFoundError, msgspec.MsgspecError):

@@ -1,7 +1,7 @@
-"""The process that tells the relays of one store of each other's journals: it erases whom others
-have erased, keeps the index of decisions, and tells of messages that came back to others. No mail
-waits for it, and nothing is lost while it waits: it reads the journal, and goes on where the index
-ends."""
+"""The process for everything that relays of one store need of each other's journals: it erases
+people whom others have erased, adds to the index of decisions, and answers about messages that came
+back to others. No mail waits for it, and nothing is lost while it waits, because it reads the
+journal and continues where the index ends."""
 
 import asyncio
 import os
@@ -35,13 +35,13 @@ from smtpproxy.store.relays import relay_id
 
 _LOOK = 1.0  # seconds
 _TELL = timedelta(seconds=10)
-"""How often a relay says that it is there, and asks how far the index goes."""
+"""How often a relay reports that it is alive and asks how far the index goes."""
 _FORGET = timedelta(minutes=1)
-"""How often it is looked for answers that nobody took away."""
+"""How often unclaimed answers are removed."""
 _NEVER = datetime.min.replace(tzinfo=UTC)
 _AFTER_TROUBLE = 10.0
 _AT_ONCE = 100
-"""Lines of one commit: some ms of the database's time, that mail may wait behind."""
+"""Lines per commit: some milliseconds in the database, for which mail may have to wait."""
 _ANSWERED_AT_ONCE = 100
 
 log = structlog.get_logger()
@@ -111,7 +111,7 @@ async def _beat(channel: Channel, indexer: "Indexer") -> None:
 
 
 class Indexer:
-    """Adds what a relay has decided to the index."""
+    """Adds this relay's decisions to the index."""
 
     def __init__(
         self,
@@ -130,14 +130,14 @@ class Indexer:
         self._read: Mapping[int, int] = {}
         self._told_at = _NEVER
         self.alone = asyncio.Lock()
-        """Held by whoever tells others what is in the journal, and while that is put right after an
+        """Held while others are told what is in the journal, and while that is corrected after an
         erasure."""
         self._erased = 0  # times
         self._behind = 0
         self._oldest: datetime | None = None
 
     async def look(self) -> None:
-        """Add all that is new. Raises StoreUnavailable, OSError."""
+        """Add everything new. Raises StoreUnavailable, OSError."""
         self._behind, self._oldest = self._tail.backlog(self._read)
         try:
             if not timedelta() <= self._now() - self._told_at < _TELL:
@@ -156,7 +156,7 @@ class Indexer:
         async with self.alone:
             batch = list(islice(rows, _AT_ONCE))
             if batch:
-                since = self._keep.indexed_since(self._now())  # a new index is of old journals
+                since = self._keep.indexed_since(self._now())  # a new index covers old journals
                 rows_of = (index_rows(self._relay, placed) for placed in batch)
                 new = [row for some in rows_of for row in some if row.at >= since]
                 read = {slot: batch[-1][1]}
@@ -166,8 +166,8 @@ class Indexer:
 
     @asynccontextmanager
     async def reading_anew(self) -> AsyncIterator[None]:
-        """Have nobody in the index who was read from a file that an erasure has replaced: within,
-        nothing is added, and after it, files are opened anew."""
+        """Keep out of the index anybody read from a file that an erasure has replaced: inside,
+        nothing is added; afterwards the files are opened again."""
         async with self.alone:
             yield
             self._erased += 1
@@ -182,7 +182,7 @@ class Indexer:
 
 
 class Teller:
-    """Tells other relays of messages that this one sent, and that came back to them."""
+    """Answers other relays about messages that this one sent and that came back to them."""
 
     def __init__(
         self,
@@ -201,7 +201,7 @@ class Teller:
         self._forgot_at = _NEVER
 
     async def look(self) -> None:
-        """Answer all that is asked. Raises StoreUnavailable, OSError."""
+        """Answer all questions. Raises StoreUnavailable, OSError."""
         if not timedelta() <= self._now() - self._forgot_at < _FORGET:
             await self._asked.forget(self._now())
             self._forgot_at = self._now()
@@ -215,7 +215,7 @@ class Teller:
 
 
 def index_rows(relay: str, placed: PlacedRow) -> Iterator[IndexRow]:
-    """Yield what the index has of a line: a row for each recipient of a decision."""
+    """Yield the index rows of a line: one for each recipient of a decision."""
     file, number, raw = placed
     if DECISION not in raw:
         return
@@ -225,7 +225,7 @@ def index_rows(relay: str, placed: PlacedRow) -> Iterator[IndexRow]:
             return
         one = decided(line, line.entry)
     except NotALine:
-        return  # `audit verify` tells of it
+        return  # `audit verify` reports it
     stream, message = one.decision.stream, one.decision.message
     told = [
         (verdict, None if is_erased(recipient) else recipient.canonical)

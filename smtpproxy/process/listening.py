@@ -1,4 +1,4 @@
-"""The sockets that a relay listens on: opened, handed on by others, kept through a reload."""
+"""The sockets that a relay listens on: opened, handed over by others, kept through a reload."""
 
 import errno
 import os
@@ -17,25 +17,25 @@ _FIRST_HANDED_ON = 3  # sd_listen_fds(3)
 class Sockets:
     """The listening sockets by listener, WEB and FEEDBACK.
 
-    Where an address is listened on already, by this process or by the one that handed its sockets
-    on, that socket is used: no connection that waits in it is lost.
+    If an address already has a socket, in this process or handed over by another, that socket is
+    used, so that no waiting connection is lost.
     """
 
     def __init__(self, settings: Settings, handed_on: Iterable[socket.socket] = ()) -> None:
-        """Raises CannotListen, also where a socket that was handed on is of no use."""
+        """Raises CannotListen, also if a socket that was handed over cannot be used."""
         self._handed_on = list(handed_on)
         self.listening: Mapping[str, socket.socket] = {}
         self.listening = self.for_settings(settings)
         unused = set(map(_place, self._handed_on)) - set(map(_place, self.listening.values()))
         if unused:
             places = ", ".join(sorted(map(str, unused)))
-            raise CannotListen(f"a socket was handed on for {places}, where no listener is")
+            raise CannotListen(f"a socket was handed over for {places}, where no listener is")
         self._handed_on = []
 
     def for_settings(self, settings: Settings) -> dict[str, socket.socket]:
-        """Return the sockets for these settings, some of them those there are.
+        """Return the sockets for these settings, reusing existing ones.
 
-        They are for `keep` or `forget`. Raises CannotListen.
+        Pass them to `keep` or `forget`. Raises CannotListen.
         """
         there = {_place(sock): sock for sock in (*self._handed_on, *self.listening.values())}
         found: dict[str, socket.socket] = {}
@@ -48,7 +48,7 @@ class Sockets:
         return found
 
     def keep(self, sockets: Mapping[str, socket.socket]) -> None:
-        """Use these from now on, and no others."""
+        """Use these sockets from now on, and close the others."""
         kept = set(sockets.values())
         for sock in self.listening.values():
             if sock not in kept:
@@ -56,7 +56,7 @@ class Sockets:
         self.listening = sockets
 
     def forget(self, sockets: Mapping[str, socket.socket]) -> None:
-        """Close what was opened in vain."""
+        """Close those of these sockets that are not in use."""
         kept = {*self.listening.values(), *self._handed_on}
         for sock in sockets.values():
             if sock not in kept:
@@ -68,7 +68,7 @@ class Sockets:
 
 
 def addresses(settings: Settings) -> dict[str, Address]:
-    """Where these settings listen."""
+    """The addresses on which these settings listen."""
     found: dict[str, Address] = {each.name: each.address for each in settings.listeners}
     if settings.web is not None:
         found[WEB] = settings.web.address
@@ -78,7 +78,7 @@ def addresses(settings: Settings) -> dict[str, Address]:
 
 
 def handed_on_by_systemd(environ: Mapping[str, str]) -> list[socket.socket]:
-    """The sockets of a socket unit (sd_listen_fds(3)); none where there is no such unit."""
+    """The sockets of a systemd socket unit (sd_listen_fds(3)), if there is one."""
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return []
     count = int(environ.get("LISTEN_FDS", "0"))
@@ -90,7 +90,7 @@ def handed_on_by_systemd(environ: Mapping[str, str]) -> list[socket.socket]:
 
 
 def _place(sock: socket.socket) -> object:
-    """Where a socket listens, in a form that two can be compared by."""
+    """Where a socket listens, in a comparable form."""
     name = sock.getsockname()
     return name[:2] if isinstance(name, tuple) else os.path.realpath(name)
 
@@ -105,7 +105,7 @@ def _wanted(address: Address) -> object:
 
 
 _TAKEN_FOR = 5.0
-"""Seconds to wait for an address that a relay which just ended may still hold."""
+"""Seconds to wait for an address that a relay that has just ended may still hold."""
 
 
 class CannotListen(Exception):
@@ -147,7 +147,7 @@ def _resolved(address: TcpAddress) -> tuple[Any, ...]:
 
 
 def _unix(path: Path) -> socket.socket:
-    """A socket file that nobody listens on any more is replaced; no other file is."""
+    """Listen on a socket file, replacing one on which nobody listens, but no other file."""
     if path.exists() and not path.is_socket():
         raise OSError(errno.ENOTSOCK, "it exists and is not a socket")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -7,29 +7,29 @@ from collections.abc import Mapping
 
 
 class Notifier:
-    """Speaks for this process; does nothing when systemd did not ask for it.
+    """Notifies systemd for this process; does nothing if systemd did not ask for it.
 
-    `environ` is the process's environment. Nothing is ever raised: a service must not
-    fail because nobody listens to how it is.
+    `environ` is the process's environment. Nothing is ever raised: a service must not fail because
+    nobody receives its notifications.
     """
 
     def __init__(self, environ: Mapping[str, str], pid: int | None = None) -> None:
         self._address = environ.get("NOTIFY_SOCKET", "")
-        if self._address.startswith("@"):  # abstract: no file, a NUL byte in its place
+        if self._address.startswith("@"):  # an abstract socket: a NUL byte instead of a file
             self._address = "\0" + self._address[1:]
         self._is_unit = bool(self._address) and "INVOCATION_ID" in environ
         self.watchdog_interval = _watchdog_interval(environ, os.getpid() if pid is None else pid)
 
     @property
     def is_unit(self) -> bool:
-        """Whether the process is the service of a unit: systemd knows no other one for it."""
+        """Whether the process is the main process of a systemd unit."""
         return self._is_unit
 
     def ready(self) -> None:
         self._send("READY=1")
 
     def reloading(self) -> None:
-        """Say so to a systemd that knows Type=notify-reload too; `ready` ends it."""
+        """Report a reload, also to a unit with Type=notify-reload; `ready` ends it."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
@@ -54,9 +54,9 @@ class Notifier:
 
 
 def _watchdog_interval(environ: Mapping[str, str], pid: int) -> float | None:
-    """Return the seconds between signs of life; None: not asked.
+    """Return the seconds between signs of life; None if systemd wants none.
 
-    A quarter of what systemd waits, so that a few may fail to come.
+    It is a quarter of the time that systemd waits, so that a few may fail.
     """
     microseconds = environ.get("WATCHDOG_USEC", "")
     if not microseconds.isdecimal() or int(microseconds) == 0:

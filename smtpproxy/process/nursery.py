@@ -1,8 +1,8 @@
-"""Where child processes come from: a process that has loaded what they run, and only forks.
+"""The parent of child processes: a process that has loaded what they run, and only forks.
 
-It is forked from the supervisor before that has a loop, and never has a loop or a thread itself: no
-lock, thread or connection comes along into a child by accident, and what is loaded once is in the
-memory of all of them, and not loaded again.
+It is forked from the supervisor before that has an event loop, and never has a loop or a thread
+itself, so that no lock, thread or connection gets into a child by accident. What it has loaded is
+shared by all children and not loaded again.
 """
 
 import asyncio
@@ -28,29 +28,29 @@ from smtpproxy.settings import Settings
 from smtpproxy.store import is_postgresql
 
 _LONGEST = 4096  # octets of a packet
-_MAX_FILES = 253  # that one message of the kernel can take
+_MAX_FILES = 253  # that fit into one message of the kernel
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _KEPT = -1, -3, 32 * 1024 * 1024
-"""For mallopt(3). Keep freed memory for the next large message: asking for fresh pages each time
-costs more than looking at every octet of it."""
+"""For mallopt(3). Freed memory is kept for the next large message, because requesting new pages
+each time costs more than reading every octet of it."""
 
 
 class Begun(msgspec.Struct, frozen=True, tag=True):
-    """What was asked for with this number is a process of its own now."""
+    """The child requested with this number has been forked."""
 
     number: int
     pid: int
 
 
 class NotBegun(msgspec.Struct, frozen=True, tag=True):
-    """There is no process, or no memory, for it."""
+    """The child could not be forked for lack of processes or memory."""
 
     number: int
     text: str
 
 
 class Ended(msgspec.Struct, frozen=True, tag=True):
-    """A child is gone. A negative `code` is the signal that killed it."""
+    """A child has ended. A negative `code` is the signal that killed it."""
 
     pid: int
     code: int
@@ -61,7 +61,7 @@ _decode = msgspec.msgpack.Decoder(Told).decode
 
 
 class ChildProcess:
-    """A child that has begun, as the supervisor sees it."""
+    """A started child, as the supervisor sees it."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -69,7 +69,8 @@ class ChildProcess:
         self._ended = asyncio.Event()
 
     async def wait(self) -> int:
-        """Return the exit code once it is gone; the negative number of the signal that did it."""
+        """Return the exit code once it has ended, or the negative number of the signal that killed
+        it."""
         await self._ended.wait()
         return -signal.SIGKILL if self.returncode is None else self.returncode
 
@@ -84,10 +85,10 @@ class ChildProcess:
 
 
 class Nursery:
-    """Starts children. It is made before there is a loop, and used on it."""
+    """Starts children. Create it before there is an event loop, and use it on that loop."""
 
     def __init__(self, settings: Settings) -> None:
-        """Fork. What children with these settings run is loaded before. Raises OSError."""
+        """Fork, after loading what children with these settings run. Raises OSError."""
         try:
             os.close(os.pidfd_open(os.getpid()))
         except OSError as error:
@@ -96,8 +97,8 @@ class Nursery:
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         _flush()
         gc.collect()
-        gc.freeze()  # or each process would write to all of its memory when it collects garbage
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until it is held off there
+        gc.freeze()  # or garbage collection in each process would write to all of its memory
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until it is ignored there
         try:
             self._pid = os.fork()
             if not self._pid:
@@ -113,15 +114,16 @@ class Nursery:
         self._lost: Callable[[], None] = lambda: None
 
     def open(self, lost: Callable[[], None]) -> None:
-        """Listen to it. `lost` is called when it ended by itself: then no child can be started, and
-        who has ended is not known."""
+        """Receive its messages. `lost` is called if it ends unexpectedly: then no child can be
+        started, and which ones have ended is unknown."""
         self._lost = lost
         asyncio.get_running_loop().add_reader(self._ours, self._heard)
 
     async def start(
         self, start: Start, channel: socket.socket, sockets: Mapping[str, socket.socket]
     ) -> ChildProcess:
-        """Start a child with its end of the channel; it gets copies. Raises OSError."""
+        """Start a child with copies of its end of the channel and of its sockets. Raises
+        OSError."""
         given = _file_of(start)
         try:
             files = [given, channel.fileno(), *(sockets[each].fileno() for each in start.listening)]
@@ -135,7 +137,7 @@ class Nursery:
             os.close(given)
 
     def close(self) -> None:
-        """Let it end, which it does when it is alone; for when the loop has ended."""
+        """Let it end, which it does once it has no children. Call this after the loop has ended."""
         self._ours.close()
         with suppress(ChildProcessError):
             os.waitpid(self._pid, 0)
@@ -160,7 +162,7 @@ class Nursery:
         answer = self._answers.pop(told.number)
         if isinstance(told, Begun):
             begun = self._children[told.pid] = ChildProcess(told.pid)
-            if not answer.done():  # else nobody waits for it any more, and its channel is closed
+            if not answer.done():  # otherwise nobody waits, and its channel is closed
                 answer.set_result(begun)
         elif not answer.done():
             answer.set_exception(OSError(told.text))
@@ -176,7 +178,7 @@ class Nursery:
 
 
 def _file_of(start: Start) -> int:
-    """Return the number of a file in memory that has it, to be read from its beginning."""
+    """Return the number of a file in memory that contains it, positioned at its beginning."""
     number = os.memfd_create("start")
     with open(number, "wb", closefd=False) as file:
         pickle.dump(start, file)
@@ -185,7 +187,7 @@ def _file_of(start: Start) -> int:
 
 
 def _load(settings: Settings) -> None:
-    """Have in memory what children with these settings run."""
+    """Load what children with these settings run."""
     import smtpproxy.process.worker
 
     if settings.web is not None:
@@ -199,17 +201,17 @@ def _load(settings: Settings) -> None:
 
 
 def _grow(sock: socket.socket) -> NoReturn:
-    """Be the nursery, for whoever is at the other end of a socket, until that is gone."""
+    """Run as the nursery for the other end of a socket, until that is gone."""
     try:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # the supervisor decides when to end
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         if not sys.flags.safe_path:
-            del sys.path[0]  # what lies in the working directory is not ours to run
+            del sys.path[0]  # nothing in the working directory may be imported
         _leave_files(sock)
         child.be_called("nursery")
-        with suppress(Exception):  # not with every C library
+        with suppress(Exception):  # not every C library has it
             import ctypes
 
             for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
@@ -223,9 +225,9 @@ def _grow(sock: socket.socket) -> NoReturn:
 
 
 def _leave_files(sock: socket.socket) -> None:
-    """Hold on to no file of the supervisor's, but to those that are written to.
+    """Close the supervisor's files, except those that are written to.
 
-    Their numbers stay taken: whoever had opened them closes no other file in their place.
+    Their numbers stay in use, so that objects that had opened them cannot close another file.
     """
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
@@ -265,8 +267,8 @@ def _serve(sock: socket.socket) -> None:
 
 
 def _watched(pid: int) -> int:
-    """Return a file that shows the end of a child; where there is none, the child must not live on:
-    who asked for it is told that there is none, and asks for another."""
+    """Return a file that shows the end of a child. If that fails, kill the child: the supervisor is
+    told that there is none, and requests another."""
     try:
         return os.pidfd_open(pid)
     except OSError:
@@ -276,7 +278,7 @@ def _watched(pid: int) -> int:
 
 
 def _be_child(files: list[int], nursing: list[int]) -> NoReturn:
-    """Close what the nursery is `nursing` with, and do the work of a role."""
+    """Close the nursery's own files (`nursing`), and do the work of a role."""
     code = 1
     try:
         for number in nursing:

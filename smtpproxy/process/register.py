@@ -1,7 +1,7 @@
-"""The relay tells the others that share its store what keys it has, and what it is configured to.
+"""Tells the other relays of the same store which keys this one has and how it is configured.
 
-It looks at its key files every few seconds, so that a new key counts soon after it was copied, and
-at what the store knows of them: a key that is missing here is said in the log and the metrics.
+It checks the key files every few seconds, so that a new key counts soon after it was copied, and
+compares them with the store: the log and the metrics report a key that is missing here.
 """
 
 import asyncio
@@ -21,15 +21,15 @@ from smtpproxy.store.register import RelayState
 from smtpproxy.store.relays import relay_id
 from smtpproxy.store.shared_keys import check_link_keys, check_suppression_keys
 
-_LOOK = 2.0  # seconds between two looks at the key files
-_TELL = 60.0  # seconds after which the same is told again: the relay lives
+_LOOK = 2.0  # seconds between two checks of the key files
+_TELL = 60.0  # seconds after which the same is reported again, as a sign of life
 _CONNECTIONS = 2
 
 log = structlog.get_logger()
 
 
 async def introduce(settings: Settings) -> None:
-    """Tell the others before this relay takes mail. Raises StoreUnavailable, OSError."""
+    """Tell the others before this relay accepts mail. Raises StoreUnavailable, OSError."""
     if is_postgresql(settings.store):
         store = open_store(settings.store, settings.server.state_dir)
         try:
@@ -40,16 +40,17 @@ async def introduce(settings: Settings) -> None:
 
 
 async def tell_others(settings: Settings, counted: Callable[[Samples], None]) -> None:
-    """Run until cancelled. Where the store is a file, there are no others.
+    """Run until cancelled. If the store is a file, there are no other relays.
 
-    `counted` is given how many keys are missing here, and differences to other relays, by kind.
+    `counted` is called with the numbers of keys missing here and of differences to other relays, by
+    kind.
     """
     if is_postgresql(settings.store):
         await RelayTeller(settings, counted).run()
 
 
 class RelayTeller:
-    """Tells for one relay."""
+    """Reports keys and configuration of one relay."""
 
     def __init__(self, settings: Settings, counted: Callable[[Samples], None]) -> None:
         self._settings = settings
@@ -73,7 +74,7 @@ class RelayTeller:
             await self._store.close()
 
     async def _tell(self) -> str:
-        """Return what is wrong."""
+        """Report once; return what is wrong."""
         settings = self._settings
         try:
             now = await asyncio.to_thread(state_of, settings)
@@ -88,26 +89,26 @@ class RelayTeller:
             self._compare(await of_relays(settings, store, now=datetime.now(UTC)))
             self._last, self._again_at = now, time.monotonic() + _TELL
         except StoreMisconfigured as error:
-            self._last = None  # look again
+            self._last = None  # compare again
             return str(error)
         except (StoreUnavailable, OSError):
-            return self._fault  # said by those who need the store
+            return self._fault  # those that need the store report it
         except Exception as error:  # a fault of the program: mail goes on
             log.error("internal error", exc_info=error)
             return self._fault
         return ""
 
     def _compare(self, found: list[Misfit]) -> None:
-        """Log what is new: relays that are reloaded one after the other differ for a moment."""
+        """Log new differences; relays that are reloaded one after the other differ for a moment."""
         for each in found:
             if each not in self._misfits:
                 log.warning("relays differ", relay=each.subject, text=each.text, fix=each.fix)
         if self._misfits and not found:
-            log.info("relays are alike")
+            log.info("relays no longer differ")
         self._misfits = found
 
     def _say(self, fault: str) -> None:
-        """Log a fault once, and that it is over."""
+        """Log a fault once, and when it is over."""
         if fault == self._fault:
             return
         self._fault = fault

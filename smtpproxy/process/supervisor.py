@@ -1,5 +1,5 @@
-"""The supervisor: keeps the relay's children at work, changes their configuration, ends them in
-good order."""
+"""The supervisor: keeps the relay's children running, changes their configuration, and ends them in
+order."""
 
 import asyncio
 import itertools
@@ -32,14 +32,14 @@ from smtpproxy.store.protocols import StoreUnavailable
 
 _ANSWERS_WITHIN = 1.0
 _CLOSED_WITHIN = 2.0
-"""Seconds in which workers with former settings let go of their sockets; nobody waits longer."""
+"""Seconds that a reload waits for workers with the old settings to release their sockets."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where settings come from: `read` raises ConfigError, what `prepare` finds wrong too.
+    """Where settings come from: `read` raises ConfigError, and so does `prepare`.
 
     `prepare` makes the folders and the store that the settings name.
     """
@@ -49,7 +49,7 @@ class Source:
 
 
 class Supervisor:
-    """Runs the children of one generation until it is told to end, or to read its settings anew."""
+    """Runs the children of one generation until it is told to end or to reload its settings."""
 
     def __init__(
         self,
@@ -81,9 +81,9 @@ class Supervisor:
         self._importing: asyncio.Task[None] | None = None
 
     async def run(self, take_place: Callable[[], None] | None = None) -> int:
-        """Run until SIGTERM or SIGINT; SIGHUP reads the settings anew. Returns the exit code.
+        """Run until SIGTERM or SIGINT; SIGHUP reloads the settings. Returns the exit code.
 
-        `take_place` lets the relay go that worked before, once this one can take its mail.
+        `take_place` lets the previous relay end, once this one can accept its mail.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -109,13 +109,14 @@ class Supervisor:
             await self._control.close()
         self._ending.set()
         self._notifier.stopping()
-        async with self._reloading:  # what has begun is undone or done
+        async with self._reloading:  # a reload that has begun is completed or undone
             await self._end()
         watchdog.cancel()
         return 0 if (started or told) and not self._failed else 1
 
     def _nursery_ended(self) -> None:
-        """Who starts the relay, starts it again: here nobody could."""
+        """End the relay, so that whatever started it starts it again; no child can be started
+        here."""
         log.error("child ended", child="nursery", outcome="the relay ends with it")
         self._failed = True
         self._ending.set()
@@ -126,7 +127,8 @@ class Supervisor:
         task.add_done_callback(self._under_way.discard)
 
     async def _end(self) -> None:
-        """Drain the workers, then end the other processes: the web one still tells how it is."""
+        """Drain the workers, then end the other processes; meanwhile the web process still
+        answers."""
         generation = self._generation
         tasks = (self._purging, self._importing, self._telling)
         alone = [task for task in tasks if task is not None]
@@ -146,7 +148,7 @@ class Supervisor:
         log.info("ready", **_told(self._generation.settings))
 
     def _tell_status(self) -> None:
-        """What `systemctl status` shows."""
+        """Set the text that `systemctl status` shows."""
         paused = f"; paused: {', '.join(self._paused)}" if self._paused else ""
         self._notifier.status(f"{len(self._generation.workers)} workers take mail{paused}")
 
@@ -161,7 +163,7 @@ class Supervisor:
         )
 
     async def _purge(self, settings: Settings) -> None:
-        """Let the daily purge run; how often it failed is one of the numbers."""
+        """Run the daily purge; its number of failures is a metric."""
 
         def failed(times: int) -> None:
             counted = Snapshot(counters={"purge_failures_total": {(): times}})
@@ -170,7 +172,7 @@ class Supervisor:
         await DailyPurge(settings, self._nursery, failed).run()
 
     async def _tell(self, settings: Settings) -> None:
-        """Tell the other relays of the store; what does not fit is one of the numbers."""
+        """Tell the other relays of the store; the number of differences is a metric."""
 
         def counted(misfits: Samples) -> None:
             self._totals.update("relays", Snapshot(gauges={"store_misfits": misfits}))
@@ -180,9 +182,10 @@ class Supervisor:
     # other settings
 
     async def reload(self) -> list[str]:
-        """Read the settings anew and work by them; else return the faults, and all is as before.
+        """Read and apply the settings again; if that fails, return the faults and leave everything
+        as it was.
 
-        What is under way goes on with the settings that it began with.
+        Work in progress goes on under the settings with which it began.
         """
         async with self._reloading:
             if self._ending.is_set():
@@ -226,7 +229,7 @@ class Supervisor:
         successor.start(ALONE)
         self._sockets.keep(sockets)
         self._begin(self._drain(former))
-        await former.closed(_CLOSED_WITHIN)  # who connects after "reloaded" meets the new settings
+        await former.closed(_CLOSED_WITHIN)  # whoever connects later gets the new settings
         if self._purging is not None and self._telling is not None:
             former_tasks = self._purging, self._telling
             for task in former_tasks:
@@ -265,7 +268,7 @@ class Supervisor:
         web.send(await self._numbers_of_all(number))
 
     async def _numbers_of_all(self, number: int) -> Answer:
-        """Ask every worker for its numbers; one that is silent counts with its last."""
+        """Ask every worker for its metrics; a silent one counts with its last."""
         asked: dict[int, asyncio.Future[None]] = {}
         for generation in (self._generation, *self._former):
             for child in generation.answering:
@@ -286,7 +289,7 @@ class Supervisor:
         )
 
     async def _watchdog(self) -> None:
-        """Tell systemd that all is well, while no worker is stuck."""
+        """Tell systemd that all is well while no worker is stuck."""
         interval = self._notifier.watchdog_interval
         while interval is not None:
             if not self._generation.stuck or self._ending.is_set():
@@ -322,7 +325,7 @@ class Supervisor:
 
 
 def _told(settings: Settings) -> dict[str, Any]:
-    """What a relay with these settings does, in a few words."""
+    """A summary of what a relay with these settings does."""
     return {
         "version": version("smtpproxy"),
         "mode": str(settings.policy.mode),

@@ -1,7 +1,7 @@
-"""What webhooks are told beside what others log: summaries of refusals, and trials of campaigns.
+"""Events for webhooks that no other part logs: summaries of refusals, and trials of campaigns.
 
-Both are read from what the mail path has written anyway, and logged with how far that was read:
-whoever is killed logs each once all the same.
+Both are read from what the mail path writes anyway, and logged together with the position read, so
+that each is logged once even if the process is killed.
 """
 
 import asyncio
@@ -30,13 +30,15 @@ from smtpproxy.store.relays import relay_id
 from smtpproxy.store.streams import StreamCounts
 
 CAMPAIGNS, REFUSALS = "campaigns", "refusals"
-"""The sources; of refusals, one for each relay and period: each relay has a journal of its own."""
+"""The sources; for refusals there is one per relay and period, since each relay has its own
+journal."""
 
 _LOOK = 2.0  # seconds
 _AFTER_TROUBLE = 10.0
 _AT_ONCE = 100  # campaigns in one look
 LEAST = 10
-"""People who got a campaign before it is told of: a text for one person is none."""
+"""How many people must have got a campaign before it is reported: a text for one person is not a
+campaign."""
 
 Clock = Callable[[], datetime]
 
@@ -44,14 +46,14 @@ log = structlog.get_logger()
 
 
 class _Read(Struct):
-    """Up to when refusals were summed up, and the last row of each slot that was read."""
+    """Until when refusals were summed up, and the last row read of each slot."""
 
     until: datetime
     rows: dict[int, int]
 
 
 class _Ended(Exception):
-    """The process ends; what was counted is counted anew."""
+    """The process is ending; what was counted is counted again."""
 
 
 @dataclass(slots=True)
@@ -60,7 +62,7 @@ class RefusalSummaries:
 
     store: EventLog
     relay: str  # its host name
-    id: str  # and what tells its journal from others
+    id: str  # and what distinguishes its journal from others
     audit: Path
     period: float
     now: Clock
@@ -73,8 +75,8 @@ class RefusalSummaries:
     async def look(self) -> None:
         """Log a summary if one is due. Raises StoreUnavailable, OSError.
 
-        It is of what was recorded since the last one, and so of more than a period where nobody
-        looked for longer. The first one is of what comes from now on.
+        It covers what was recorded since the last one, so more than a period if this did not run
+        for longer. The first one covers what is recorded from now on.
         """
         told = (await self.store.event_sources()).get(self.source)
         now = self.now()
@@ -145,7 +147,7 @@ def _by_stream(counted: Row) -> Iterator[dict[str, object]]:
 
 
 class CampaignTrials:
-    """Logs which campaigns were tried, and what came of it."""
+    """Logs which campaigns were on trial, and the result."""
 
     def __init__(
         self,
@@ -193,7 +195,7 @@ class CampaignTrials:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """Of a campaign: its first decision, and the keys of what was logged."""
+    """A campaign's first decision, and the keys of what was logged about it."""
 
     began: str
     told: set[str]
@@ -219,7 +221,8 @@ def _begun(stream: str, campaign: Campaign, trial: Trial, began: str) -> NewEven
 def _ended(
     stream: str, campaign: Campaign, trial: Trial, began: str, full_at: datetime
 ) -> NewEvent:
-    """Where too many turn out dead later, the campaign waits for longer, and that is told too."""
+    """The end of a trial. If too many addresses prove dead later, the campaign waits longer, and
+    that is logged too."""
     until = held_until(campaign, trial)
     data = {
         "at": full_at if until is None else until - timedelta(seconds=trial.wait),
@@ -236,7 +239,7 @@ def _ended(
 
 
 async def keep_logging(settings: Settings, store: EventLog, now: Clock, ending: Flag) -> None:
-    """Log what any webhook wants, until cancelled; a failure is tried again."""
+    """Log what any webhook wants, until cancelled; after a failure it tries again."""
     wanted = frozenset(event for webhook in settings.webhooks for event in webhook.events)
     periods = {one.refusals_every for one in settings.webhooks if "refusals" in one.events}
     relay, audit = settings.server.hostname, settings.server.state_dir / "audit"
@@ -263,7 +266,8 @@ async def keep_logging(settings: Settings, store: EventLog, now: Clock, ending: 
 
 
 async def _forget_others(store: EventLog, id: str, kept: Sequence[str]) -> None:
-    """What is wanted again some day begins then; what other relays read is theirs."""
+    """Forget sources that no webhook wants, which begin afresh if wanted again; those of other
+    relays stay."""
     ours = (CAMPAIGNS, f"{REFUSALS}:{id}:")
     known = await store.event_sources()
     await store.forget_event_sources([n for n in known if n.startswith(ours) and n not in kept])

@@ -58,7 +58,7 @@ async def _deliver(settings: Settings, sock: socket.socket) -> int:
     async for message in channel.messages():
         if isinstance(message, Drain):
             break
-    # What is on its way is broken off: it is sent again, under the same id.
+    # Deliveries in progress are broken off, and sent again under the same id.
     ending.set()
     for task in tasks:
         task.cancel()
@@ -70,9 +70,9 @@ async def _deliver(settings: Settings, sock: socket.socket) -> int:
 
 
 async def _forget_others(settings: Settings, store: PropagationStore, around: Surroundings) -> None:
-    """A webhook that is configured again starts afresh: its old position means nothing.
+    """Forget webhooks that are no longer configured, so that one configured again starts afresh.
 
-    Those of other relays are not ours to forget.
+    Those of other relays stay.
     """
     try:
         ours = [webhook.name for webhook in settings.webhooks]
@@ -85,7 +85,7 @@ async def _forget_others(settings: Settings, store: PropagationStore, around: Su
 async def _keep_delivering(
     webhook: WebhookSettings, store: PropagationStore, around: Surroundings
 ) -> None:
-    """Deliver to one webhook; what is wrong with it keeps no other from being served."""
+    """Deliver to one webhook; its faults do not affect others."""
     while True:
         try:
             poster = Poster(

@@ -61,7 +61,7 @@ async def _serve(
     supervisor.ready()
     answers = asyncio.create_task(supervisor.listen(stop))
     await stop.wait()
-    await serving  # who asked before the end is answered yet
+    await serving  # requests from before the end are still answered
     answers.cancel()
     await stores.close()
     return 0
@@ -151,7 +151,7 @@ def _app(
 def _asking(
     settings: Settings, stores: _Stores, pages: Mapping[str, Look]
 ) -> tuple[ConsentByMail, PersonalPages]:
-    """What asks people by mail, and acts on the link that they follow."""
+    """The part that asks people by mail, and acts on the link that they follow."""
     asking = (settings, stores.write, submitter(settings), stores.limit)
     return ConsentByMail(*asking, now), PersonalPages(*asking, pages, now)
 
@@ -166,7 +166,7 @@ def _readiness(settings: Settings, supervisor: "Supervisor", store: Store) -> Re
 
 
 async def _heard(feedback: FeedbackLog) -> Snapshot:
-    """What came back by mail, and what of it waits."""
+    """Metrics of what came back by mail, and of what is waiting."""
     try:
         totals, waiting = await feedback.totals(), await feedback.counts()
     except StoreUnavailable:
@@ -190,7 +190,7 @@ class Supervisor:
         self._channel.send(Ready())
 
     async def listen(self, stop: asyncio.Event) -> None:
-        """Take answers until the supervisor is gone; set `stop` then, or when told to end."""
+        """Receive answers until the supervisor is gone; set `stop` then, or when told to end."""
         async for message in self._channel.messages():
             if isinstance(message, Answer):
                 future = self._asked.pop(message.number, None)

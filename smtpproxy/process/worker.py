@@ -1,4 +1,4 @@
-"""A worker: one event loop that takes mail in and passes it on."""
+"""A worker: one event loop that accepts mail and passes it on."""
 
 import asyncio
 import gc
@@ -62,7 +62,7 @@ SESSIONS: Mapping[str, Callable[[Listener], asyncio.Protocol]] = {
     "milter": MilterSession,
     "policy": PolicySession,
 }
-"""By `protocol` of the listener; one session is made for each connection."""
+"""The sessions by `protocol` of the listener, one for each connection."""
 
 
 def run_worker(
@@ -80,7 +80,7 @@ async def _work(
     worker = Worker(settings, number)
     await worker.open(sockets)
     gc.collect()
-    gc.freeze()  # what lives as long as the process need not be looked at again
+    gc.freeze()  # what lives as long as the process need not be checked again
     channel.send(Ready())
     beating = asyncio.create_task(_beat(worker, channel))
     try:
@@ -100,7 +100,7 @@ async def _work(
 
 
 def _threads(settings: Settings) -> int:
-    """How many threads sign and read: each worker's share of the processors."""
+    """How many threads sign and read: the worker's share of the processors."""
     return max(1, len(os.sched_getaffinity(0)) // settings.server.workers)
 
 
@@ -111,7 +111,7 @@ async def _beat(worker: "Worker", channel: Channel) -> None:
 
 
 def _store_snapshot() -> Snapshot:
-    """How the connections to the database are used."""
+    """Metrics of the use of database connections."""
     each = store_connections()
     return Snapshot(
         counters={"store_waited_seconds_total": {(): sum(one.waited for one in each)}},
@@ -134,7 +134,7 @@ class Worker:
         self._settings = settings
         self._log = Log()
         self._emit = emitter(self.metrics.handlers, self._log.handlers)
-        # None of them is there before it is needed.
+        # Each of these is made only if it is needed.
         self._threads = ThreadPoolExecutor(_threads(settings), "content")
         new_id = new_ids()
         deadlines = Deadlines(asyncio.get_running_loop())
@@ -209,12 +209,12 @@ class Worker:
         self._breaker.begin()
 
     async def stop_listening(self) -> None:
-        """Take no new connection any more."""
+        """Accept no new connections."""
         for listener in self._listeners:
             await listener.stop_listening()
 
     async def close(self) -> None:
-        """Drain all doors, then let go of everything."""
+        """Drain all listeners, then close everything."""
         await asyncio.gather(*(listener.drain() for listener in self._listeners))
         await self._breaker.close()
         if self._authenticator is not None:
@@ -281,7 +281,7 @@ class Worker:
             return None
 
         def key_text(address: str) -> str:
-            key = load_keys(state_dir).newest  # read each time: it is rare, and may be replaced
+            key = load_keys(state_dir).newest  # read each time: it may be replaced
             return key.text(key.pair(address))
 
         return UnsubscribeLinks(link_ring(state_dir), settings.web.public_url, key_text)
@@ -291,7 +291,7 @@ class Worker:
         if feedback is None or not any(stream.verp for stream in settings.streams.values()):
             return None
         paths = link_paths(settings.server.state_dir, feedback.domain)
-        return lru_cache(1024)(paths.make)  # it is asked for at RCPT and at the end
+        return lru_cache(1024)(paths.make)  # it is needed at RCPT and at the end
 
     def _signer(self) -> "Signer | None":
         """Loaded only if there are keys."""

@@ -1,7 +1,7 @@
 """The settings of a running smtpproxy: each defined once, frozen, in plain units.
 
-`smtpproxy.config` reads them from TOML; the parts of the product take only the piece they
-need. Sizes are bytes, times are seconds. How to add one: CONTRIBUTING.md.
+`smtpproxy.config` reads them from TOML; each part of the product takes only what it needs. Sizes
+are bytes, times are seconds. CONTRIBUTING.md says how to add one.
 """
 
 from collections.abc import Mapping
@@ -70,12 +70,12 @@ __all__ = [
 ]
 
 BUILT_IN_PURPOSES = frozenset({"tracking"})
-"""What people can consent to although no stream is for it: who opened and clicked what."""
+"""What people can consent to although no stream has that purpose: tracking of opens and clicks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The whole file, by the names of its tables, and what is made of them together."""
+    """The whole file, by the names of its tables, and what is derived from several of them."""
 
     server: ServerSettings
     listeners: Annotated[tuple[ListenerSettings, ...], Key("listener"), AT_LEAST_ONE]
@@ -104,19 +104,20 @@ class Settings:
     streams: Annotated[Mapping[str, Stream], DERIVED] = field(default_factory=dict)
     """By name, with `default`."""
     brands: Annotated[Mapping[str, BrandSettings], DERIVED] = field(default_factory=dict)
-    """By name; the built-in one where none is declared. All have a title, and a controller."""
+    """By name; the built-in one if none is declared. All have a title and a controller."""
     rulebooks: Annotated[Mapping[str, Rulebook], DERIVED] = field(default_factory=dict)
     hash: Annotated[str, DERIVED] = ""
     """SHA-256 of the file, 12 hex digits, for config_info."""
 
     @property
     def purposes(self) -> frozenset[str]:
-        """What anybody can consent to here: of every stream, `default` too, and the built-in."""
+        """What anybody can consent to here: the purposes of every stream, `default` too, and the
+        built-in."""
         return BUILT_IN_PURPOSES | self.mail_purposes
 
     @property
     def scopes(self) -> Scopes:
-        """What suppressions may name."""
+        """The names that suppressions may contain."""
         return Scopes(frozenset(self.brands) | self.brand_names, self.purposes)
 
     @property
@@ -131,7 +132,7 @@ class Settings:
 
     @property
     def brand_names(self) -> frozenset[str]:
-        """The brands that have a name: what records may say that something was told to."""
+        """The named brands, which records may name as the one that something was said to."""
         return frozenset(brand.name for brand in self.declared_brands)
 
     @property
@@ -152,13 +153,13 @@ class Settings:
 
     @property
     def role_local_parts(self) -> frozenset[str]:
-        """Names of departments, by any rulebook in use that asks for no basis there."""
+        """Names of departments, by any rulebook in use that requires no basis for them."""
         books = (book for book in self.rulebooks.values() if Basis.GENERIC_ADDRESS in book.bases)
         return frozenset(local for book in books for local in book.role_local_parts)
 
     @property
     def counts_bulk(self) -> bool:
-        """Whether any stream asks to how many people one text was sent."""
+        """Whether any stream needs to know how many people were sent one text."""
         return any(
             stream.stream_class is StreamClass.TRANSACTIONAL and stream.bulk_recipients is not None
             for stream in self.streams.values()
@@ -166,13 +167,13 @@ class Settings:
 
     @property
     def source_header(self) -> str | None:
-        """`server.source_header` if any stream asks for it: else it need not be read."""
+        """`server.source_header` if any stream uses it; otherwise it need not be read."""
         asked = any(stream.first_contact_notice for stream in self.streams.values())
         return self.server.source_header if asked else None
 
     @property
     def own_socket(self) -> Path:
-        """Where the relay takes its own mail to people, if there is a `[confirmation]`."""
+        """The socket for the relay's own mail to people, if there is a `[confirmation]`."""
         return self.server.state_dir / "confirmations.sock"
 
     @property
@@ -182,19 +183,20 @@ class Settings:
 
     @property
     def makes_tokens(self) -> bool:
-        """Whether anything is made, or read, under the link keys."""
+        """Whether anything is made or read with the link keys."""
         by_mail = self.confirmation is not None or self.feedback is not None
         return self.adds_unsubscribe or by_mail
 
     @property
     def feedback_dir(self) -> Path:
-        """The maildir of what recipients answer."""
+        """The maildir of the feedback mailbox."""
         chosen = None if self.feedback is None else self.feedback.maildir
         return chosen or self.server.state_dir / "feedback"
 
     @property
     def counts_mailings(self) -> bool:
-        """Whether any stream asks what people were mailed before: then marketing is counted."""
+        """Whether any stream needs to know what people were mailed before, so that marketing is
+        counted."""
         return any(stream.counts_mailings for stream in self.streams.values())
 
     @property
@@ -204,7 +206,7 @@ class Settings:
 
     @property
     def has_rates(self) -> bool:
-        """Whether anybody may send only so much in a time: then it is counted."""
+        """Whether any client has a rate limit."""
         rates = [each.connection_rate for each in self.listeners]
         rates += [
             rate for each in self.listeners for rate in (each.message_rate, each.recipient_rate)

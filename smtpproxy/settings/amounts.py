@@ -1,7 +1,7 @@
 """How amounts are written: sizes, durations, calendar periods, moments, rates and caps.
 
-Each function takes what the TOML said and returns plain units (bytes, seconds), or raises
-ValueError with what is wrong and what would be right. The types beneath have them applied.
+Each function takes a TOML value and returns plain units (bytes, seconds), or raises ValueError with
+what is wrong and what would be right. The types below apply them.
 """
 
 import contextlib
@@ -49,7 +49,8 @@ _AMOUNT = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many in so many seconds, all at once if need be; then as they become free again."""
+    """So many per period in seconds: all may be used at once, and become free again over the
+    period."""
 
     count: int
     period: float
@@ -65,7 +66,7 @@ def size(value: object) -> int:
 
 
 def header_size(value: object) -> int:
-    """Return bytes that a header section may have."""
+    """Return how many bytes a header section may have."""
     octets = size(value)
     if not _LEAST_HEADER <= octets <= _MAX_HEADER:
         raise ValueError(
@@ -76,7 +77,7 @@ def header_size(value: object) -> int:
 
 
 def duration(value: object) -> float:
-    """Return seconds of `30`, `"30s"`, `"5m"`, `"2h"` or `"1d"`. A month is no duration."""
+    """Return seconds of `30`, `"30s"`, `"5m"`, `"2h"` or `"1d"`. A month is not a duration."""
     right = 'a time such as "30s", "5m", "2h", "1d" or a number of seconds'
     seconds = _in_units(value, right, DURATION_UNITS, "s")
     if seconds <= 0:
@@ -87,7 +88,8 @@ def duration(value: object) -> float:
 
 
 def _in_units(value: object, right: str, units: Mapping[str, float], plain: str) -> float:
-    """Return an amount in the unit of which `units` tells how many each is; else it is `plain`."""
+    """Return an amount in the base unit, of which `units` has the size of each; without a unit, in
+    `plain`."""
     amount, unit = _amount(value, right)
     if (unit or plain) not in units:
         raise ValueError(f"{shown(value)} is not {right}; units: {', '.join(units)}")
@@ -122,7 +124,7 @@ def period(value: object) -> Period | None:
 
 
 def period_with_end(value: object) -> Period:
-    """Return a period of data that names people: such data is never kept for ever."""
+    """Return a period for data that names people, which is never kept for ever."""
     found = period(value)
     if found is None:
         raise ValueError(
@@ -133,7 +135,7 @@ def period_with_end(value: object) -> Period:
 
 
 def suppression_period(value: object) -> Period | None:
-    """Return how long a suppression is kept at least: three years, by law."""
+    """Return how long a suppression is kept: by law at least three years."""
     found = period(value)
     if found is not None and not at_least_years(found, _SUPPRESSION_YEARS):
         raise ValueError(

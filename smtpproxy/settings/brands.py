@@ -1,4 +1,4 @@
-"""Brands: who is talking to people, and how a stream is called when they are told of it."""
+"""Brands: who is talking to people, and what a stream is called when they read about it."""
 
 import re
 from base64 import b64encode
@@ -16,7 +16,7 @@ _COLOUR = re.compile(r"#(?:[0-9a-f]{3}|[0-9a-f]{6})")
 
 
 def colour(value: object) -> str:
-    """Return a colour as six hexadecimal digits behind `#`, in lower case."""
+    """Return a colour as `#` and six hexadecimal digits, in lower case."""
     text = value.lower() if isinstance(value, str) else ""
     if not _COLOUR.fullmatch(text):
         raise ValueError(f'{shown(value)} is not a colour such as "#005a9c"')
@@ -24,7 +24,7 @@ def colour(value: object) -> str:
 
 
 def labels(value: object) -> Mapping[str, str]:
-    """Return what people read, by language."""
+    """Return texts for people, by language."""
     if not isinstance(value, dict) or not value:
         raise ValueError(
             'must be text by language, {en = "Special offers", fr = "Offres"}, not ' + shown(value)
@@ -38,18 +38,18 @@ Labels = Annotated[Mapping[str, str], Written(labels)]
 
 @dataclass(frozen=True, slots=True)
 class BrandSettings:
-    """A seller as people know it, and who answers for it. Consent is given to one brand."""
+    """A seller as people know it, and who is responsible for it. Consent is given to one brand."""
 
     name: Annotated[Name, Key(example="shoes")]
     title: Line | None = None  # what people call it; None: the legal name
     legal_name: Line | None = None  # of the controller; None, in the file: that of [controller]
     address: Line | None = None  # likewise
-    help: Mailbox | None = None  # where people write to somebody
-    from_domains: frozenset[Domain] = frozenset()  # no other brand's; empty: as streams say
-    languages: tuple[PageLanguage, ...] = ()  # the first where none fits; empty: all there are
+    help: Mailbox | None = None  # where people can write
+    from_domains: frozenset[Domain] = frozenset()  # no other brand's; empty: as the streams say
+    languages: tuple[PageLanguage, ...] = ()  # the first if none fits; empty: all available
     logo: File | None = None
-    colour: Colour | None = None  # on a light ground
-    colour_dark: Colour | None = None  # on a dark one
+    colour: Colour | None = None  # on a light background
+    colour_dark: Colour | None = None  # on a dark background
 
 
 LARGEST_LOGO = 64 * 1024  # octets; it is in every page
@@ -64,7 +64,7 @@ _PICTURES = {
 
 
 class UnusableLogo(ValueError):
-    """The file is no picture for a page; the text says why."""
+    """The file cannot be used as a picture; the text says why."""
 
 
 def logo_source(path: Path) -> str:

@@ -1,9 +1,8 @@
-"""The tables of the settings: who may come in, which streams there are, where mail goes; what is
-kept, and who is told.
+"""The tables of the settings: who may send, where mail goes, what is kept, and who is told.
 
-Each class is one table of the file. A field is a setting: its type says how it is written and
-within which bounds, its default is in plain units (bytes, seconds). docs/settings.md says what
-each is for; a test holds the two together.
+Each class is one table of the file. A field is a setting: its type says how it is written and its
+bounds, its default is in plain units (bytes, seconds). docs/settings.md says what each is for; a
+test keeps the two in step.
 """
 
 from dataclasses import dataclass
@@ -64,7 +63,7 @@ Tls = Literal["none", "starttls", "implicit"]
 class ServerSettings:
     hostname: Annotated[Hostname, Key(example="relay.example.com")]
     state_dir: File = Path("/var/lib/smtpproxy")
-    workers: Annotated[int, Bounds(0, 256)] = 1  # 0, in the file: as CPUs
+    workers: Annotated[int, Bounds(0, 256)] = 1  # 0, in the file: one per CPU
     data_size_limit: Size = 25 * MIB
     header_size_limit: HeaderSize = 256 * KIB
     max_header_fields: Annotated[int, Bounds(20, 10_000)] = 1_000
@@ -85,8 +84,8 @@ class ListenerSettings:
     protocol: Literal["smtp", "lmtp", "milter", "policy"] = "smtp"
     streams: tuple[Name, ...] = ()
     default_stream: Name | None = None
-    origin: Hostname | None = None  # of addresses without a domain at the MTA that asks
-    max_connections: Count = 10_000  # each worker takes its share
+    origin: Hostname | None = None  # the asking MTA's domain for addresses without one
+    max_connections: Count = 10_000  # in all workers together
     max_connections_per_address: Count = 1_000
     max_recipients: Count = 1_000
     max_refused_recipients: Count = 1_000  # of one transaction, then 452
@@ -97,17 +96,17 @@ class ListenerSettings:
     tls: Tls = "none"
     certificate: File | None = None
     private_key: File | None = None
-    client_ca: File | None = None  # verifies client certificates, where one is shown
-    require_tls: bool = False  # MAIL before STARTTLS is a 530
+    client_ca: File | None = None  # verifies client certificates, if presented
+    require_tls: bool = False  # MAIL before STARTTLS gets a 530
     auth: Literal["off", "optional", "required"] = "off"
     auth_without_tls: bool = False
-    handshake_timeout: Duration = 10.0  # of TLS, and for the header of the PROXY protocol
+    handshake_timeout: Duration = 10.0  # of TLS, and for the PROXY header
     proxy_protocol: bool = False
     proxy_trusted: tuple[Network, ...] = ()  # networks that may send a PROXY header; "unix"
     xclient_trusted: tuple[Network, ...] = ()  # networks that may send XCLIENT and XFORWARD
-    login_trusted: tuple[Network, ...] | None = None  # networks whose word on logins is believed
+    login_trusted: tuple[Network, ...] | None = None  # networks whose reported logins count
     min_data_rate: Annotated[int, Bounds(0)] = 500  # octets a second; 0: any
-    early_commands: Literal["refuse", "permit"] = "refuse"  # of clients that do not wait
+    early_commands: Literal["refuse", "permit"] = "refuse"  # from clients that do not wait
     connection_rate: PerTime | None = None  # new ones from one address
     message_rate: PerTime | None = None  # from one address
     recipient_rate: PerTime | None = None
@@ -127,7 +126,7 @@ class Credential:
     """What an authenticated client may do; narrows the listener, never widens it.
 
     Either `user` (AUTH) or `certificate` (SHA-256 fingerprint, or subject) is set. An empty
-    tuple of `senders` or `from_domains` is no limit, as `streams` None is.
+    `senders` or `from_domains` is no limit, nor is `streams` None.
     """
 
     user: User | None = None
@@ -141,13 +140,13 @@ class Credential:
 
     @property
     def name(self) -> str:
-        """What the record calls the client: a user, or `certificate:…`."""
+        """The client's name in the record: a user, or `certificate:…`."""
         return self.user if self.user is not None else f"certificate:{self.certificate}"
 
 
 @dataclass(frozen=True, slots=True)
 class AuthSettings:
-    """Who may authenticate, and how often that may fail. Counts are shared by all workers."""
+    """Who may authenticate, and how often that may fail."""
 
     users: File | None = None
     max_failures_per_session: Count = 3
@@ -167,27 +166,27 @@ class UpstreamSettings:
     data_timeout: Duration = 10 * MINUTE  # RFC 5321 4.5.3.2.6, for the end of data
     idle_timeout: Duration = MINUTE
     wait_timeout: Duration = 30.0  # for a free connection
-    hold_timeout: Duration = 10.0  # for the client of a connection; then it is given back
+    hold_timeout: Duration = 10.0  # for the client; then its connection is given back
     tls: Tls = "none"
     ca_file: File | None = None  # None: the system's
     tls_name: Hostname | None = None  # the name in its certificate; None: the host of `address`
 
     @property
     def share(self) -> int:
-        """Connections that the messages of one client address may hold at once."""
+        """How many connections the messages of one client address may hold at once."""
         return self.max_connections_per_address or max(1, self.max_connections * 3 // 4)
 
 
 @dataclass(frozen=True, slots=True)
 class DkimSettings:
-    """A key that signs mail whose From is of `domain`. No streams: all of them."""
+    """A key that signs mail with a From in `domain`. No streams: all of them."""
 
     domain: Annotated[Domain, Key(example="example.com")]  # lower-case A-label
     selector: Annotated[Selector, Key(example="s2026")]
     key: Annotated[File, Key(example="/etc/smtpproxy/s2026.pem")]
     streams: frozenset[Name] = frozenset()
-    since: Annotated[Moment | None, Key("from")] = None  # UTC; in force from then on
-    subdomains: bool = False  # for what is below the domain too
+    since: Annotated[Moment | None, Key("from")] = None  # UTC; signs from then on
+    subdomains: bool = False  # for subdomains too
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,13 +208,13 @@ class PartnerSettings:
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
-    url: StoreUrl = ""  # empty, in the file alone: in `state_dir`
-    timeout: Duration = 2.0  # a read or write that waits longer is a 451
-    connections: Annotated[int, Bounds(4, 1_000)] = 10  # of each process, to PostgreSQL
-    prepared_statements: bool = True  # false: for a pooler that lends a server by transaction
-    replica_url: ReplicaUrl | None = None  # a standby, which RCPT may be answered from
-    max_replica_lag: Duration = 1.0  # beyond it the primary is asked
-    require_synchronous: bool = False  # of PostgreSQL: nothing, unless commits wait for a standby
+    url: StoreUrl = ""  # empty, only in the file: in `state_dir`
+    timeout: Duration = 2.0  # a read or write that waits longer gets a 451
+    connections: Annotated[int, Bounds(4, 1_000)] = 10  # per process, to PostgreSQL
+    prepared_statements: bool = True  # false: for a pooler in transaction mode
+    replica_url: ReplicaUrl | None = None  # a standby from which RCPT may be answered
+    max_replica_lag: Duration = 1.0  # beyond that the primary is asked
+    require_synchronous: bool = False  # commits of PostgreSQL must wait for a standby
     partners: Annotated[tuple[PartnerSettings, ...], DERIVED] = ()
 
 
@@ -231,24 +230,24 @@ class RetentionSettings:
 
     prospects: PeriodWithEnd = years(3)  # since collection, or the last positive or consent act
     customers: PeriodWithEnd = years(3)  # since the last dealing
-    requests: PeriodWithEnd = months(1)  # nobody confirmed, and nothing else is known
-    suppressions: SuppressionPeriod = years(3)  # since it was given, added, matched or held last
+    requests: PeriodWithEnd = months(1)  # never confirmed, and nothing else is known
+    suppressions: SuppressionPeriod = years(3)  # since it was last given, added, matched or held
     lifted_suppressions: OpenPeriod = years(3)  # since it was lifted
     audit: PeriodWithEnd = years(5)  # since the decision
     index: PeriodWithEnd = days(90)  # of decisions, in PostgreSQL; no longer than audit
-    reports: PeriodWithEnd = months(1)  # that came back by mail, since they came
-    changes: OpenPeriod = months(13)  # of the log that others read, since they were written
+    reports: PeriodWithEnd = months(1)  # received by mail, since then
+    changes: OpenPeriod = months(13)  # of the log that other systems read, since written
     enabled: bool = True  # the daily run
     at: TimeOfDay = time(3, 30)  # of the daily run, local
 
     def indexed_since(self, now: datetime) -> datetime:
-        """From when on decisions are in the index: those whose record is over are not."""
+        """The moment since which decisions are indexed; none whose audit record has expired is."""
         return max(beginning(now, self.index), beginning(now, self.audit))
 
 
 @dataclass(frozen=True, slots=True)
 class ControllerSettings:
-    """What people are told of who processes their data and why (GDPR 15(1))."""
+    """What people are told about who processes their data and why (GDPR 15(1))."""
 
     name: Annotated[Line, Key(example="Example SA")]
     address: Annotated[Line, Key(example="1 rue de l'Exemple, 75001 Paris")]
@@ -258,19 +257,19 @@ class ControllerSettings:
     authority: Annotated[Line, Key(example="CNIL, www.cnil.fr")]  # where they may complain
     officer: Line | None = None  # the data protection officer
     transfers: Line | None = None  # to third countries, with their safeguards (15(2))
-    storage: tuple[Country, ...] = ()  # where data are kept
+    storage: tuple[Country, ...] = ()  # where data are stored
 
 
 @dataclass(frozen=True, slots=True)
 class WebSettings:
     address: Annotated[Address, Key(example="127.0.0.1:8025")]
     public_url: PublicUrl | None = None
-    trusted: tuple[Network, ...] = ()  # proxies whose X-Forwarded-For is believed; "unix"
+    trusted: tuple[Network, ...] = ()  # proxies whose X-Forwarded-For counts; "unix"
 
 
 @dataclass(frozen=True, slots=True)
 class ConfirmationSettings:
-    """The relay's own mail with a link by which people confirm what was asked for in their name."""
+    """The relay's own mail, with a link by which people confirm a request in their name."""
 
     sender: Annotated[Mailbox, Key(example="hello@example.com")]  # From, and the reverse path
     valid_for: Duration = 7 * DAY
@@ -301,7 +300,7 @@ Right = Literal[
 
 @dataclass(frozen=True, slots=True)
 class TokenSettings:
-    """A bearer token of the API, known by its hash alone."""
+    """A bearer token of the API, known only by its hash."""
 
     name: Annotated[Name, Key(example="crm")]
     sha256: Annotated[Sha256, Key(example="64 hexadecimal digits of `smtpproxy token`")]
@@ -315,17 +314,17 @@ class FeedbackSettings:
     """Where bounces, complaints and requests to unsubscribe come in by mail."""
 
     domain: Annotated[Domain, Key(example="bounces.example.com")]
-    address: Address | None = None  # where the MTA delivers to; None: into the maildir alone
+    address: Address | None = None  # where the MTA delivers; None: only into the maildir
     protocol: Literal["smtp", "lmtp"] = "lmtp"
     maildir: File | None = None  # None: `feedback` in `state_dir`
     require_token: bool = True  # a report without one of ours suppresses nobody
-    authenticate: Literal["required", "optional"] = "optional"  # reports of providers
+    authenticate: Literal["required", "optional"] = "optional"  # providers' reports
     suppress_full: FrequencyCap | None = None  # "3/30d": full mailboxes; None: never
     size_limit: Size = 10 * MIB  # of one report
 
 
 @dataclass(frozen=True, slots=True)
 class DoctorSettings:
-    """What `smtpproxy doctor` cannot find out by itself."""
+    """What `smtpproxy doctor` cannot find out itself."""
 
     sending_addresses: tuple[IpAddress, ...] = ()  # IP addresses that mail leaves from

@@ -1,7 +1,7 @@
 """How names and words are written: streams, purposes, senders, users, keys, text for people.
 
-Each function takes what the TOML said and returns its usual form, or raises ValueError with
-what is wrong and what would be right. The types beneath have them applied.
+Each function takes a TOML value and returns its canonical form, or raises ValueError with what is
+wrong and what would be right. The types below apply them.
 """
 
 import re
@@ -27,7 +27,7 @@ _SELECTOR = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 
 
 def name(value: object) -> str:
-    """Return the name of a listener or stream: it appears in replies and metric labels."""
+    """Return the name of a listener or stream, which appears in replies and metric labels."""
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise ValueError(
             f"{shown(value)} is not a name: lower-case letters, digits, - and _, at most 63,"
@@ -37,7 +37,7 @@ def name(value: object) -> str:
 
 
 def purpose(value: object) -> str:
-    """Return what people consent to; it is part of a suppression's scope."""
+    """Return a purpose, which may be part of a suppression's scope."""
     if not isinstance(value, str) or not _PURPOSE.fullmatch(value):
         raise ValueError(
             f"{shown(value)} is not a purpose: letters, digits, -, _ and ., at most 63,"
@@ -67,7 +67,7 @@ def field_name(value: object) -> str:
 
 
 def sender(value: object) -> str:
-    """Return a reverse path, `news@example.com`, or all those of a domain, `@example.com`."""
+    """Return a reverse path, `news@example.com`, or all of a domain, `@example.com`."""
     right = '"news@example.com", or "@example.com" for a whole domain'
     if not isinstance(value, str) or "@" not in value:
         raise ValueError(f"{shown(value)} is not {right}")
@@ -80,7 +80,7 @@ def sender(value: object) -> str:
 
 
 def allowed_sender(value: object) -> str:
-    """Return a reverse path, all those of a domain, or `<>` for the null path."""
+    """Return a reverse path, all of a domain, or `<>` for the null path."""
     return "<>" if value == "<>" else sender(value)
 
 
@@ -106,7 +106,7 @@ def list_id(value: object) -> str:
 
 
 def user(value: object) -> str:
-    """Return the name of a user: it goes on record."""
+    """Return the name of a user, which is recorded."""
     if not isinstance(value, str) or not is_user_name(value):
         raise ValueError(f"{shown(value)} is not the name of a user: {USER_NAME_RULE}")
     return value
@@ -154,7 +154,7 @@ def word(value: object) -> str:
 
 
 def passage(value: object) -> str:
-    """Return words that are looked for in the text of messages."""
+    """Return a passage that is searched for in the text of messages."""
     if not isinstance(value, str) or len(folded(value)) < _SHORTEST_PASSAGE:
         raise ValueError(
             f"must be text of at least {_SHORTEST_PASSAGE} characters, as it appears in the"
@@ -164,14 +164,14 @@ def passage(value: object) -> str:
 
 
 def line(value: object) -> str:
-    """Return words that people read, on one line."""
+    """Return text for people, on one line."""
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise ValueError(f"must be text on one line, not {shown(value)}")
     return value.strip()
 
 
 def language(value: object) -> str:
-    """Return a language that everything can be said in."""
+    """Return a language in which all texts exist."""
     return _available(value, LANGS)
 
 
@@ -184,7 +184,7 @@ def country(value: object) -> str:
 
 
 def page_language(value: object) -> str:
-    """Return a language that pages and mail to people can be in."""
+    """Return a language in which pages and mail to people exist."""
     return _available(value, PAGE_LANGS)
 
 

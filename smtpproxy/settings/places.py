@@ -1,7 +1,7 @@
 """How places on the network and on the disk are written: addresses, host names, URLs, files.
 
-Each function takes what the TOML said and returns its usual form, or raises ValueError with
-what is wrong and what would be right. The types beneath have them applied.
+Each function takes a TOML value and returns its canonical form, or raises ValueError with what is
+wrong and what would be right. The types below apply them.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import idna
 from smtpproxy.toml import shown
 from smtpproxy.toml_tables import Written
 
-_UNIX_PATH_LIMIT = 107  # octets of sun_path, less its NUL
+_UNIX_PATH_LIMIT = 107  # octets of sun_path, without its NUL
 _LONGEST_HELP = 128  # a reply line has 512 octets, with an address and names (policy/replies.py)
 _DATABASE_HOST = re.compile(r"/.*|(?:\[[^\[\]]+\]|[^\[\]:]+)(?::(?P<port>.*))?")
 _WRONG_HOST = (
@@ -85,7 +85,7 @@ def _is_ip(host: str, version: int) -> bool:
 
 
 def is_loopback(address: TcpAddress | UnixAddress) -> bool:
-    """Whether only this machine reaches it, as far as can be told without asking the DNS."""
+    """Whether only this machine can reach it, as far as is known without asking the DNS."""
     if isinstance(address, UnixAddress) or address.host == "localhost":
         return True
     try:
@@ -95,7 +95,7 @@ def is_loopback(address: TcpAddress | UnixAddress) -> bool:
 
 
 def ip_address(value: object) -> str:
-    """Return an address of IPv4 or IPv6 in its usual form."""
+    """Return an IPv4 or IPv6 address in its usual form."""
     try:
         if isinstance(value, str):
             return str(ipaddress.ip_address(value))
@@ -141,7 +141,7 @@ def network(value: object) -> str:
 
 
 def nameserver(value: object) -> TcpAddress:
-    """Return where a name server is: an IP address, with a port where that is not 53."""
+    """Return the address of a name server: an IP address, with a port if that is not 53."""
     wrong = ValueError(
         f'{shown(value)} is not the address of a name server such as "127.0.0.1:5353",'
         ' "192.0.2.53" or "[2001:db8::53]:53"'
@@ -178,7 +178,7 @@ def help_url(value: object) -> str:
     url = _http_url(value, wrong)
     if url.scheme not in ("https", "http"):
         raise ValueError(wrong)
-    if set(" @?#") & set(str(value)):  # an @ is how the record knows addresses
+    if set(" @?#") & set(str(value)):  # the record recognises addresses by their @
         raise ValueError(f"{shown(value)} must be scheme, host and path, nothing more")
     if len(str(value)) > _LONGEST_HELP:
         raise ValueError(f"must have at most {_LONGEST_HELP} characters, to fit into replies")
@@ -186,7 +186,7 @@ def help_url(value: object) -> str:
 
 
 def webhook_url(value: object) -> str:
-    """Return where changes are delivered: https, or http on this machine."""
+    """Return the URL to which changes are delivered: https, or http on this machine."""
     wrong = 'must be an https URL such as "https://crm.example.com/hooks/suppressions"'
     url = _http_url(value, wrong)
     if " " in str(value) or url.fragment:
@@ -218,7 +218,7 @@ def _is_plain_and_near(url: SplitResult) -> bool:
 
 
 def store_url(value: object) -> str:
-    """Return where contacts and suppressions are kept. It may hold a password: never shown."""
+    """Return the URL of the store. It may contain a password, so it is never shown."""
     scheme, _, rest = value.partition("://") if isinstance(value, str) else ("", "", "")
     if scheme == "postgresql" and isinstance(value, str):
         return _postgresql_url(value)
@@ -236,8 +236,8 @@ def store_url(value: object) -> str:
 
 
 def _postgresql_url(value: str) -> str:
-    """Return it as it is, when it has a database, and hosts that can be; what it says beyond that
-    is libpq's own. It is never shown: what is wrong may be a part of the password."""
+    """Return the URL unchanged if it has a database and valid hosts; libpq checks the rest. It is
+    never shown, because the faulty part may be part of the password."""
     try:
         url = urlsplit(value)
         told = dict(parse_qsl(url.query, strict_parsing=True)) if url.query else {}
@@ -257,7 +257,7 @@ def _postgresql_url(value: str) -> str:
 
 
 def _is_database_host(text: str) -> bool:
-    """Whether it is a host, or a folder of sockets, and its port one."""
+    """Whether it is a host or a folder of sockets, with a valid port."""
     host = _DATABASE_HOST.fullmatch(text)
     return host is not None and (not host["port"] or _is_port(host["port"]))
 
@@ -267,7 +267,7 @@ def _is_port(text: str) -> bool:
 
 
 def replica_url(value: object) -> str:
-    """Return where a standby of PostgreSQL is."""
+    """Return the URL of a PostgreSQL standby."""
     if not isinstance(value, str) or not value.startswith("postgresql://"):
         raise ValueError(
             'must be a standby of PostgreSQL: "postgresql://smtpproxy@db2.example/smtpproxy"'

@@ -1,5 +1,5 @@
-"""The tables `[[stream]]`, `[policy]` and `[breaker]`: what mail there is, what holds for all of
-it, and how much may be heard of it."""
+"""The tables `[[stream]]`, `[policy]` and `[breaker]`: kinds of mail, what applies to all of them,
+and how much negative feedback is allowed."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -44,17 +44,17 @@ Class = Literal["marketing", "transactional", "permission"]
 
 
 STREAM = Stream("")
-"""What holds for a stream of which nothing is said: the defaults that need no rulebook."""
+"""The defaults of a stream that do not depend on its rulebook."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamSettings:
-    """What a stream is declared to be; with its rulebook it becomes a `policy.model.Stream`."""
+    """A stream as configured; with its rulebook it becomes a `policy.model.Stream`."""
 
     name: Annotated[Name, Key(example="offers")]
     stream_class: Annotated[Class, Key("class", example="marketing")]
-    brand: Name | None = None  # None, in the file: the only one there is
-    label: Labels | None = None  # what people are told that it is, by language
+    brand: Name | None = None  # None, in the file: the only one
+    label: Labels | None = None  # its name for people, by language
     purpose: Purpose | None = None
     nature: Nature = STREAM.nature
     products: frozenset[Word] = STREAM.products
@@ -85,7 +85,7 @@ class StreamSettings:
     max_snapshot_age: Duration | None = None
     campaign_trial: TrialSize | None = None  # recipients of a new campaign; None: no trial
     verp: bool = False
-    tracking_pixels: TrackingPixels | None = None  # None: as all streams of its class
+    tracking_pixels: TrackingPixels | None = None  # None: as for its class
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,21 +94,22 @@ class PolicySettings:
     mode: Mode = STREAM.mode
     on_mixed: Literal["refuse", "split"] = "refuse"
     frequency_cap: FrequencyCap | None = None  # of all marketing messages to a person
-    imprint: tuple[Passage, ...] = ()  # of streams whose rulebook asks for one
+    imprint: tuple[Passage, ...] = ()  # for streams whose rulebook requires one
     tracking_pixels: TrackingPixels = TrackingPixels.OBSERVE  # on marketing streams
-    help_url: HelpUrl | None = None  # of a page about each reason: what replies end in
-    check_recipient_domain: bool = False  # whether it says that it takes no mail (RFC 7505)
+    help_url: HelpUrl | None = None  # base of a page about each reason, for replies
+    check_recipient_domain: bool = False  # for a null MX (RFC 7505)
 
 
 @dataclass(frozen=True, slots=True)
 class BreakerSettings:
-    """From what shares of the messages sent within the window a stream is warned of or paused.
+    """The shares of the messages sent within the window at which a stream gets a warning or a
+    pause.
 
     Shares are parts per million; None is never.
     """
 
     window: Duration = 7 * DAY
-    minimum_messages: Count = 500  # sent within the window: with fewer nothing follows
+    minimum_messages: Count = 500  # sent within the window; fewer have no effect
     minimum_reports: Count = 3
     complaints_warn: Share = 1_000
     complaints_pause: Share = 3_000
@@ -120,7 +121,7 @@ class BreakerSettings:
     trial_strangers: Share = 500_000  # of a new campaign's first recipients
     trial_dead_addresses: Share = 50_000
     trial_wait: Duration = 4 * HOUR  # for its other recipients
-    silent_after: Duration = 365 * DAY  # without a sign of life somebody counts as a stranger
+    silent_after: Duration = 365 * DAY  # without a sign of life, until one is a stranger
 
     def trial(self, recipients: int | None) -> Trial | None:
         """What a stream asks of new campaigns, each of so many first recipients."""

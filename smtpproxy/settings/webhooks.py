@@ -1,4 +1,4 @@
-"""The table `[[webhook]]`: who is told, and of what."""
+"""The table `[[webhook]]`: who is told, and about what."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -13,7 +13,7 @@ SHORTEST = 10.0  # seconds
 
 
 def summary_period(value: object) -> float:
-    """Return seconds that one summary covers."""
+    """Return how many seconds a summary covers."""
     seconds = duration(value)
     if not SHORTEST <= seconds <= DAY:
         raise ValueError(f"{value!r} is not from 10s to 1d")
@@ -26,7 +26,7 @@ Event = Literal["added", "moved", "lifted", "streams", "feedback", "refusals"]
 
 @dataclass(frozen=True, slots=True)
 class WebhookSettings:
-    """Who is told about changes to suppressions, and what else. An empty filter lets all pass."""
+    """A receiver of changes to suppressions and other events. An empty filter passes everything."""
 
     name: Annotated[Name, Key(example="crm")]
     url: Annotated[WebhookUrl, Key(example="https://crm.example.com/hooks/suppressions")]
@@ -36,9 +36,9 @@ class WebhookSettings:
     )
     scopes: frozenset[Scope] = frozenset()
     origins: frozenset[Origin] = frozenset()
-    ca_file: File | None = None  # None: the authorities that the system trusts
+    ca_file: File | None = None  # None: the system's authorities
     batch: Annotated[int, Bounds(1, 1000)] = 500  # changes in one message
     timeout: Duration = 10.0  # a whole delivery
     give_up_after: Duration = DAY  # of failures; then a message is a dead letter
     refusals_every: SummaryPeriod = HOUR
-    deadline: Duration = 0.0  # by when a change has to be told; 0, in the file: as rulebooks say
+    deadline: Duration = 0.0  # for telling a change; 0, in the file: by the rulebooks
