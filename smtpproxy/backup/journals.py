@@ -22,12 +22,13 @@ _COPIED = "changes.copied"
 class Journals:
     """`changes` is the folder to replay from, `others` where else anchors and decisions are.
 
-    A copy may end before the journal that it was made of.
+    A copy may end before the journal that it was made of. `left` files of decisions stay in it.
     """
 
     changes: Path
     others: tuple[Path, ...] = ()
     is_copy: bool = False
+    left: int = 0
 
     @property
     def folders(self) -> tuple[Path, ...]:

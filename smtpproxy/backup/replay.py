@@ -34,6 +34,7 @@ from smtpproxy.store.key_files import load_keys
 from smtpproxy.store.keys import KeyRing
 from smtpproxy.store.protocols import Store, SuppressionEntry
 from smtpproxy.store.streams import PERSON, StreamEvent
+from smtpproxy.terminal import counted
 
 _AT_ONCE = 2_000
 _LIFTED = "lifted before the restore"
@@ -114,6 +115,11 @@ async def replay(
         for folder in journals.folders
         for note in decisions_that_are_short(folder, waiting.audit)
     )
+    if journals.left:
+        done.notes += (
+            f"{counted(journals.left, 'file')} of decisions not copied: the journals here have gone"
+            " on by themselves. Keep that copy of the journals: it is the proof of those decisions",
+        )
     events = [one for one in changes if not one.key]
     await _imports(store, events, done, now, lifting=not gaps)
     await _people(settings, store, ring, found, done)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -249,16 +250,28 @@ def _bring(settings: Settings, given: Path) -> Journals:
     if source.resolve() == own.resolve():
         return own_journals(settings)
     decisions = _decisions(source)
+    follows = _are_among(files(own), files(source))
+    alone = bool(decisions) and follows and not _decisions(own)
+    before = anchors.restored_alone(own) if alone else ()
+    if before:  # else no decision could be put before what is anchored here
+        (own / ANCHORS).unlink()
     # Anchors come last: without them, what is here was brought by a restore that was killed.
     if not (own / ANCHORS).exists() and _are_among(_decisions(own), decisions):
         kept = [source / ANCHORS] if (source / ANCHORS).exists() else []
         _put_missing((*decisions, *kept), own)
-    if not _are_among(files(own), files(source)):
-        return Journals(source, (own,), is_copy=True)
+    for row in before:
+        anchors.note_restored(own, partial(_same, row.at), row.what, row.of)
+    left = sum(not (own / path.name).exists() for path in decisions)
+    if not follows:
+        return Journals(source, (own,), is_copy=True, left=left)
     if any(not (own / path.name).exists() for path in files(source)):
         mark_as_copy(own)
     _put_missing(files(source), own)
-    return Journals(own, (source,), own_journals(settings).is_copy)
+    return Journals(own, (source,), own_journals(settings).is_copy, left)
+
+
+def _same(moment: datetime) -> datetime:
+    return moment
 
 
 def _decisions(folder: Path) -> list[Path]:

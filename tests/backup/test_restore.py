@@ -94,6 +94,28 @@ def test_journals_may_come_later(machine: Machine, backup: Path) -> None:
     machine.run("audit", "verify")
 
 
+@pytest.mark.parametrize("changed", [False, True])
+async def test_the_proof_of_decisions_comes_with_journals_that_come_later(
+    machine: Machine, backup: Path, changed: bool
+) -> None:
+    """A restore without them asks for them. Where this machine has gone on, it says what stays."""
+    writing = journal(machine.state / "audit", Clock())
+    await writing.commit(decided(Clock(), ANNE))
+    writing.close()
+    left = machine.burn()
+    await asyncio.to_thread(machine.run, "restore", str(backup), code=1)
+    if changed:
+        add = ("suppress", "add", ANNE, "--origin", "manual", "--scope", "all")
+        await asyncio.to_thread(machine.run, *add)
+    done = await asyncio.to_thread(
+        machine.json, "restore", "--journals", str(left), *WHOLE, code=None
+    )
+    told = await asyncio.to_thread(machine.run, "audit", "verify")
+    assert "nothing is wrong" in told.stdout
+    assert f"{0 if changed else 1} decision" in told.stdout
+    assert any("it is the proof" in note for note in done["notes"]) is changed
+
+
 def test_the_machine_has_its_own_journals_still(machine: Machine, backup: Path) -> None:
     """The database alone is lost."""
     stop_four(machine)

@@ -211,6 +211,17 @@ def note_restored(
         )
 
 
+def restored_alone(folder: Path) -> tuple[RestoredRow, ...]:
+    """Return the anchors where all that happened since a restore began is that; else none."""
+    try:
+        with (folder / journal_files.ANCHORS).open("rb") as lines:
+            rows = [read_anchor(line).row for line in lines]
+    except (FileNotFoundError, NotALine):
+        return ()
+    begun = tuple(row for row in rows if isinstance(row, RestoredRow) and row.what == "restored")
+    return begun if len(begun) == len(rows) else ()
+
+
 def position(folder: Path) -> tuple[Head | None, Heads]:
     """Return the newest anchor, and the last line of each slot now."""
     last = newest(folder)
