@@ -36,7 +36,7 @@ from smtpproxy.clock import now
 from smtpproxy.policy.model import Contact
 from smtpproxy.scrub.outlook import Outlook
 from smtpproxy.settings import Settings
-from smtpproxy.store.exchange.compare import Compare, Told
+from smtpproxy.store.exchange.compare import Compare, Observer
 from smtpproxy.store.exchange.files import STDIN
 from smtpproxy.store.exchange.layouts import PROVIDERS, layouts
 from smtpproxy.store.exchange.lines import Contents
@@ -166,7 +166,7 @@ class Handling(Generic[T]):
     """How the lines of a kind of import are read, compared with the store, and put into it."""
 
     contents: Callable[[BinaryIO, Format], Contents[T]]
-    compare: Callable[[Store, Told[T]], Compare[T]]
+    compare: Callable[[Store, Observer[T]], Compare[T]]
     put: Callable[[Store], Put[T]]
     notices: Callable[[], Iterable[str]]
     look: Callable[[Outlook, Store, Sequence[T], Mapping[str, Contact]], Awaitable[None]]

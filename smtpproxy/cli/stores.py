@@ -27,7 +27,7 @@ from smtpproxy.store.exchange.lines import (
     Line,
     Lines,
     Rejected,
-    certain,
+    checked_address,
     read_lines,
 )
 from smtpproxy.store.exchange.mapping import FIELDS
@@ -247,7 +247,7 @@ class AddressFile:
                 continue
             try:
                 text = item.cells[place or 0] if isinstance(item, Row) else _text(item.content)
-                yield entered_name(certain(text, item))
+                yield entered_name(checked_address(text, item))
             except (AddressError, ValueError) as error:
                 self._leave_out(item.number, str(error))
 

@@ -20,7 +20,7 @@ from smtpproxy.store.import_jobs import (
     ImportJobs,
     JobEnd,
     private,
-    told,
+    shown_errors,
 )
 
 _LOOK = 0.5  # seconds between two looks at the folder
@@ -174,7 +174,7 @@ def outcome(folder: Path, *, cancelled: bool) -> JobEnd:
         return JobEnd("cancelled", now)
     # Without a line number, the fault is not in a line.
     errors = (folder / "errors").read_bytes().decode(errors="replace")
-    return JobEnd("failed", now, told(errors, folder) or "the process ended without a word")
+    return JobEnd("failed", now, shown_errors(errors, folder) or "the process ended without a word")
 
 
 def _result(folder: Path) -> dict[str, Any] | None:

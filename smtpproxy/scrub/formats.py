@@ -20,7 +20,7 @@ from smtpproxy.store.exchange.lines import (
     Lines,
     Read,
     Rejected,
-    certain,
+    checked_address,
     decoded,
     read_lines,
 )
@@ -150,7 +150,7 @@ def _is_scrubbed(names: Collection[str], there_is: str) -> bool:
 
 
 def _plain_entry(line: Line) -> Entry:
-    text = certain(decoded(line.content).strip(), line)
+    text = checked_address(decoded(line.content).strip(), line)
     return Entry(_address(text), _cells_written([text], ","))
 
 
@@ -172,7 +172,7 @@ def _csv_list(lines: Lines, column: str | None) -> AddressList:
     mark, quote = delimiter.encode(), b'"'
 
     def entry(row: Row) -> Entry:
-        address = _address(certain(bare_address(row.cells[place]), row))
+        address = _address(checked_address(bare_address(row.cells[place]), row))
         content = row.content
         # A row that has all its cells and no quotes is written as it came.
         if whole and quote not in content and content.count(mark) == width - 1:

@@ -1,4 +1,7 @@
-"""What is known of addresses: suppressions, contacts and their consent acts."""
+"""The store of suppressions, contacts and consent acts, and of the counts beside them.
+
+What is opened here for one event loop has to be closed.
+"""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -19,11 +22,11 @@ if TYPE_CHECKING:
 
 
 def open_store(settings: StoreSettings, state_dir: Path, *, read_only: bool = False) -> Store:
-    """Open the store that `settings.url` names; open it after a fork, and close it.
+    """Open the store at `settings.url`. Open it after a fork, and close it.
 
-    Unless `read_only`, the database, its tables and the key of the suppressions (in
-    `state_dir`) are made or brought up to date. A store that is open for reading sees
-    what other processes write with its next read.
+    Unless `read_only`, this creates or migrates the database, its tables and the key of the
+    suppressions (in `state_dir`). An open store sees what other processes have written with its
+    next read.
 
     Raises:
         StoreMisconfigured: it cannot be used as it is; the text says what to do.
@@ -42,10 +45,7 @@ def open_store(settings: StoreSettings, state_dir: Path, *, read_only: bool = Fa
 
 
 def open_mailings(settings: StoreSettings) -> MailingLog:
-    """Open the count of who was mailed when, for one event loop; close it.
-
-    Raises StoreMisconfigured.
-    """
+    """Open the record of who was mailed when, for one event loop. Raises StoreMisconfigured."""
     if is_postgresql(settings):
         from smtpproxy.store.postgres import target
         from smtpproxy.store.postgres.counters import PostgresMailings
@@ -58,10 +58,7 @@ def open_mailings(settings: StoreSettings) -> MailingLog:
 
 
 def open_bulk_counter(settings: StoreSettings) -> BulkCounter:
-    """Open the count of who was sent one text, for one event loop; close it.
-
-    Raises StoreMisconfigured.
-    """
+    """Open the counter of people sent the same text. Raises StoreMisconfigured."""
     if is_postgresql(settings):
         from smtpproxy.store.postgres import target
         from smtpproxy.store.postgres.counters import PostgresBulkCounter
@@ -74,10 +71,7 @@ def open_bulk_counter(settings: StoreSettings) -> BulkCounter:
 
 
 def open_stream_counts(settings: StoreSettings, *, read_only: bool = False) -> StreamCounts:
-    """Open the count of what streams sent and was heard of that, for one event loop; close it.
-
-    Raises StoreMisconfigured.
-    """
+    """Open the counts of mail and feedback by stream. Raises StoreMisconfigured."""
     if is_postgresql(settings):
         from smtpproxy.store.postgres import target
         from smtpproxy.store.postgres.streams import PostgresStreamCounts
@@ -92,9 +86,9 @@ def open_stream_counts(settings: StoreSettings, *, read_only: bool = False) -> S
 def open_breaker(
     settings: Settings, states: Callable[[], Store], *, read_only: bool = False
 ) -> Breaker:
-    """Return what counts feedback on the streams and pauses them, for one event loop; close it.
+    """Open the breaker, for one event loop.
 
-    `states` gives the store to write to, when that is needed. Raises StoreMisconfigured.
+    `states` returns the store to write to, when that is needed. Raises StoreMisconfigured.
     """
     counts = open_stream_counts(settings.store, read_only=read_only)
     streams = settings.streams.values()
@@ -102,10 +96,7 @@ def open_breaker(
 
 
 def open_copies(settings: StoreSettings, now: Callable[[], datetime]) -> CopyLedger:
-    """Open the ledger of copies that wait for a final answer, for one event loop; close it.
-
-    Raises StoreMisconfigured.
-    """
+    """Open the ledger of copies delivered before the final answer. Raises StoreMisconfigured."""
     if is_postgresql(settings):
         from smtpproxy.store.postgres import target
         from smtpproxy.store.postgres.copies import PostgresCopies
@@ -118,10 +109,7 @@ def open_copies(settings: StoreSettings, now: Callable[[], datetime]) -> CopyLed
 
 
 def open_confirmation_limit(settings: StoreSettings) -> ConfirmationLimit:
-    """Open the count of confirmation mails, for one event loop; close it.
-
-    Raises StoreMisconfigured.
-    """
+    """Open the counter of confirmation mails. Raises StoreMisconfigured."""
     if is_postgresql(settings):
         from smtpproxy.store.postgres import target
         from smtpproxy.store.postgres.web_tables import PostgresConfirmations
@@ -134,10 +122,7 @@ def open_confirmation_limit(settings: StoreSettings) -> ConfirmationLimit:
 
 
 def open_answers(settings: StoreSettings, now: Callable[[], datetime]) -> KeptAnswers:
-    """Open the answers to requests with a key, for one event loop; close it.
-
-    Raises StoreMisconfigured.
-    """
+    """Open the answers to requests with an idempotency key. Raises StoreMisconfigured."""
     if is_postgresql(settings):
         from smtpproxy.store.postgres import target
         from smtpproxy.store.postgres.web_tables import PostgresAnswers
@@ -150,9 +135,9 @@ def open_answers(settings: StoreSettings, now: Callable[[], datetime]) -> KeptAn
 
 
 def open_feedback(settings: StoreSettings, mailbox: str = "") -> FeedbackLog:
-    """Open the record of reports, for one event loop; close it. Raises StoreMisconfigured.
+    """Open the record of feedback reports. Raises StoreMisconfigured.
 
-    `mailbox` is the `relay_id` of the one that has their files, for whoever adds or removes some.
+    `mailbox`, needed to add or remove reports, is the `relay_id` of the relay with their files.
     """
     if is_postgresql(settings):
         from smtpproxy.store.postgres import target
@@ -166,10 +151,7 @@ def open_feedback(settings: StoreSettings, mailbox: str = "") -> FeedbackLog:
 
 
 def open_journals(settings: StoreSettings) -> SharedJournals | None:
-    """Open what relays know of each other's journals, for one event loop; close it.
-
-    None where one relay has the store to itself.
-    """
+    """Open what relays know about each other's journals; None if one relay has its own store."""
     if not is_postgresql(settings):
         return None
     from smtpproxy.store.postgres import target
@@ -179,10 +161,7 @@ def open_journals(settings: StoreSettings) -> SharedJournals | None:
 
 
 def open_asked_messages(settings: StoreSettings) -> AskedMessages | None:
-    """Open what relays ask each other about messages, for one event loop; close it.
-
-    None where one relay has the store to itself.
-    """
+    """Open what relays ask each other about messages; None if one relay has its own store."""
     if not is_postgresql(settings):
         return None
     from smtpproxy.store.postgres import target
@@ -192,9 +171,9 @@ def open_asked_messages(settings: StoreSettings) -> AskedMessages | None:
 
 
 async def replica_fault(settings: StoreSettings) -> str | None:
-    """Say why the standby is not read from as things are; None where it is, or there is none.
+    """Return why the standby is not read from now, or None if it is or there is none.
 
-    Raises StoreMisconfigured: it is no standby of that database.
+    Raises StoreMisconfigured if it is not a standby of that database.
     """
     if settings.replica_url is None:
         return None
@@ -205,7 +184,7 @@ async def replica_fault(settings: StoreSettings) -> str | None:
 
 
 def store_connections() -> "Sequence[StoreConnections]":
-    """Return how this event loop uses its connections to PostgreSQL now, for each database."""
+    """Return the use of this event loop's connections to PostgreSQL, for each database."""
     from smtpproxy.store.postgres.connection import databases
 
     return [database.connections() for database in databases()]
@@ -216,10 +195,11 @@ def is_postgresql(settings: StoreSettings) -> bool:
 
 
 def store_path(settings: StoreSettings) -> Path:
-    """Return the file of the database, which is SQLite's. Raises StoreMisconfigured."""
+    """Return the file of a database of SQLite. Raises StoreMisconfigured."""
     scheme, _, rest = settings.url.partition("://")
     if scheme != "sqlite" or not rest.startswith("/"):
         raise StoreMisconfigured(
-            "store.url: not a URL of a store; it looks like sqlite:///var/lib/smtpproxy/smtpproxy.db"
+            "store.url: not the URL of a store; write it like "
+            "sqlite:///var/lib/smtpproxy/smtpproxy.db"
         )
     return Path(rest)

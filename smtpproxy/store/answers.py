@@ -1,4 +1,4 @@
-"""Answers that are kept for whoever asks the same once more, not knowing whether it was done."""
+"""Kept answers of the API, for clients that repeat a request because they missed the answer."""
 
 from datetime import timedelta
 from typing import Literal, Protocol
@@ -7,34 +7,34 @@ from msgspec import Struct
 
 KEPT = timedelta(hours=24)
 UNFINISHED = timedelta(minutes=10)
-"""For so long whoever began is believed to be at it."""
+"""How long a request without an answer counts as running."""
 
 MOST = 20_000
-"""Answers that are kept: the oldest go first."""
+"""Answers kept; the oldest go first."""
 
-Begun = Literal["new", "running", "other"]
-"""Nobody asked that before; somebody just does; the key is that of another request."""
+RequestState = Literal["new", "running", "other"]
+"""A new request; one that is running; another request already has the key."""
 
 
 class KeptAnswer(Struct, frozen=True):
     body: bytes
-    version: str | None = None  # of what it shows, if that has one
+    version: str | None = None  # of the object in it, if that has one
 
 
 class KeptAnswers(Protocol):
     """Answers by token and key of the request. Methods raise StoreUnavailable.
 
-    Power that fails loses some: then what is asked again is done again.
+    A power failure loses the last ones; repeated requests are then carried out again.
     """
 
-    async def begin(self, token: str, key: str, asked: bytes) -> Begun | KeptAnswer:
-        """Return the answer, or say what is to be done. After `new`, finish or forget."""
+    async def begin(self, token: str, key: str, asked: bytes) -> RequestState | KeptAnswer:
+        """Return the kept answer, or the state. After `new`, call `finish` or `forget`."""
         ...
 
     async def finish(self, token: str, key: str, answer: KeptAnswer) -> None: ...
 
     async def forget(self, token: str, key: str) -> None:
-        """It was not done: another try begins anew."""
+        """Drop a request that was not carried out, so that it can be repeated."""
         ...
 
     def close(self) -> None: ...

@@ -1,7 +1,7 @@
-"""The breaker: hears what is said of streams, and pauses those of which too much is said.
+"""The breaker: counts feedback on the streams, and pauses those with too much of it.
 
-Every process that counts judges, soon after it counted: no other has to live for that. Who is
-to be told learns it from the store (docs/adr/0024-breaker.md).
+Every process judges soon after it has counted, so none depends on another. Notifications go
+through the store (docs/adr/0024-breaker.md).
 """
 
 import asyncio
@@ -31,39 +31,38 @@ from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.streams import StreamCounts, StreamEvent, StreamStates
 
 SENT_EVERY = 1.0
-"""Seconds after which each process counts anew what it sent."""
+"""Seconds between two counts of sent mail in each process."""
 
 _ALL_SENT = 2 * SENT_EVERY
-"""Seconds after which all that was sent before is counted."""
+"""Seconds after which all mail sent before has been counted."""
 
-_KNOWN, _WARNED = timedelta(seconds=1), timedelta(seconds=10)
-"""For how long the pauses that were read are believed, and for how long no warning is repeated."""
+_CACHE_TIME, _WARNING_INTERVAL = timedelta(seconds=1), timedelta(seconds=10)
 
 log = structlog.get_logger(__name__)
 
 
 class StreamStatus(Struct, frozen=True):
-    """How a marketing stream is."""
+    """The state of a marketing stream."""
 
     name: str
     brand: str
     tally: Tally  # within the window
     pause: Pause | None  # set by a person or the breaker, and in force
     configured: bool  # `paused` is set in its table
-    reached: tuple[Finding, ...]  # bounds, by itself or together with its brand
+    reached: tuple[Finding, ...]  # the bounds that it, or its brand, has reached
 
     @property
     def cause(self) -> str | None:
-        """Why its mail is held back, as metrics have it; None: it is not."""
+        """Why its mail is held back, as in the metrics; None if it is not."""
         if self.configured:
             return "configuration"
         return None if self.pause is None else self.pause.cause
 
 
 def subject_of(streams: Iterable[Stream], name: str) -> str:
-    """Return the subject that the name of a marketing stream, or brand:NAME, stands for.
+    """Return the subject for the name of a marketing stream, or for brand:NAME.
 
-    Raises ValueError where there is none.
+    Raises ValueError if there is none.
     """
     every = list(streams)
     marketing = [s for s in every if s.stream_class is StreamClass.MARKETING]
@@ -78,7 +77,7 @@ def subject_of(streams: Iterable[Stream], name: str) -> str:
 
 
 def status_object(status: StreamStatus) -> dict[str, Any]:
-    """Return what commands and the API say of a stream; shares are of 1."""
+    """Return the object for a stream in commands and the API; shares are fractions of 1."""
     pause = status.pause
     paused: dict[str, Any] | None = None
     if status.configured:
@@ -108,10 +107,10 @@ def status_object(status: StreamStatus) -> dict[str, Any]:
 
 
 class Breaker:
-    """Counts for all marketing streams of a configuration, over stores of one event loop.
+    """Counts for all marketing streams of a configuration, for one event loop.
 
-    `states` gives the store to write to; it is asked for only where something is amiss. Methods
-    raise StoreUnavailable. What is counted is judged in a task, since that takes seconds.
+    `states` returns the store to write to; it is called only when a stream nears a bound. Methods
+    raise StoreUnavailable. Counts are judged in a task, since that takes seconds.
     """
 
     def __init__(
@@ -134,7 +133,7 @@ class Breaker:
         self._states = states
         self._now = now
         self._sleep = sleep
-        self._due: set[str] = set()  # streams of which something was counted
+        self._due: set[str] = set()  # streams with new counts
         self._judging: asyncio.Task[None] | None = None
         self._warned: dict[tuple[str, Feedback], datetime] = {}
         self._known: tuple[datetime, Mapping[str, datetime], frozenset[str]] | None = None
@@ -147,11 +146,11 @@ class Breaker:
             self._judge_soon(counted)
 
     async def heard(self, kind: Feedback, stream: str, id: str, person: str) -> bool:
-        """Count what a token proves to be about our message `id` (of a decision) to that person.
+        """Count feedback on our message to `person`, which a token proves; return if it counted.
 
-        `person` is a canonical address, or the key text in its place. Nothing without a valid token
-        may come here: what anybody can forge must not be able to pause a stream. A person counts
-        once in a window. Returns whether it counted.
+        `id` is the decision's, `person` a canonical address or a key text. Feedback without a valid
+        token must not come here: nobody may pause a stream with forgeries. A person counts once in
+        a window.
         """
         if stream not in self._brands:
             return False
@@ -171,7 +170,7 @@ class Breaker:
         return counted
 
     async def settled(self) -> None:
-        """Wait until what was counted here is judged."""
+        """Wait until what was counted in this process has been judged."""
         if self._judging is not None:
             await self._judging
 
@@ -181,7 +180,7 @@ class Breaker:
             self._judging = asyncio.create_task(self._judge_due())
 
     async def _judge_due(self) -> None:
-        """What cannot be judged now is judged with what is counted next."""
+        """Judge the due streams; those that cannot be judged wait for the next count."""
         while self._due:
             streams, self._due = self._due, set()
             try:
@@ -190,14 +189,14 @@ class Breaker:
                 self._due |= streams
                 log.warning("streams not judged", error=str(error))
                 return
-            except Exception as error:  # a fault of the program: mail goes on
+            except Exception as error:  # a bug here must not stop the mail
                 log.error("internal error", exc_info=error)
 
     async def _judge(self, streams: Iterable[str]) -> None:
-        """Pause what is beyond a bound, and warn, for these and what is of their brands.
+        """Pause or warn, for these streams and all of the same brands.
 
-        What was heard is held against all that was sent until then: it takes a moment until that is
-        counted, and a share of less would be too high.
+        Feedback is compared with all mail sent before it. That takes a moment to be counted, and
+        the share would be too high without it.
         """
         brands = {self._brands[name] for name in streams}
         names = [name for name, brand in self._brands.items() if brand in brands]
@@ -216,15 +215,15 @@ class Breaker:
             if one.level == "warn":
                 self._warned[subject, one.cause] = now
             if await self._states().note_stream(event, unless_since=since.get(subject, beginning)):
-                tell(event)
+                log_event(event)
 
     async def _found(
         self, names: Sequence[str], *, fresh: bool, before: Mapping[str, Tally] | None = None
     ) -> tuple[Mapping[str, datetime], Mapping[str, Tally], Sequence[tuple[str, Finding]]]:
-        """What is amiss with streams and their brands, with the tallies that say so and since when
-        these count; only by what was heard `before`, where that is given.
+        """Return the findings for streams and their brands, with the start of their windows and
+        their tallies; if `before` is given, with its feedback only.
 
-        Nothing may be done by a state that is not `fresh`: it may be another meanwhile.
+        Only a `fresh` state may be acted on; a cached one may be outdated.
         """
         now = self._now()
         since, paused = await self._state(now, fresh=fresh)
@@ -240,13 +239,13 @@ class Breaker:
 
     def _warned_lately(self, subject: str, cause: Feedback, now: datetime) -> bool:
         at = self._warned.get((subject, cause))
-        return at is not None and now - at < _WARNED
+        return at is not None and now - at < _WARNING_INTERVAL
 
     async def _state(
         self, now: datetime, *, fresh: bool
     ) -> tuple[Mapping[str, datetime], frozenset[str]]:
-        """From when on counts what streams sent, and which subjects are paused."""
-        if fresh or self._known is None or not timedelta(0) <= now - self._known[0] < _KNOWN:
+        """Return the start of each stream's window, and the paused subjects."""
+        if fresh or self._known is None or not timedelta(0) <= now - self._known[0] < _CACHE_TIME:
             since = await self._since(now - timedelta(seconds=self._settings.window))
             pauses = await self._states().pauses()
             paused = frozenset(one.subject for one in pauses if one.holds(now))
@@ -254,20 +253,20 @@ class Breaker:
         return self._known[1:]
 
     async def resume_due(self) -> None:
-        """Resume what was paused for a time that is over."""
+        """Resume the streams whose pause is over."""
         states, now = self._states(), self._now()
         if any(one.until is not None and one.until <= now for one in await states.pauses()):
             for event in await states.resume_due(now):
-                tell(event)
+                log_event(event)
 
     async def paused(self) -> tuple[str, ...]:
-        """Return the subjects that are paused now, streams by their configuration too."""
+        """Return the subjects that are paused now, also by the configuration."""
         now = self._now()
         held = {one.subject for one in await self._states().pauses() if one.holds(now)}
         return tuple(sorted(held | {STREAM + name for name in self._configured}))
 
     async def status(self) -> Sequence[StreamStatus]:
-        """Return how all streams are now."""
+        """Return the state of all streams now."""
         states, now = self._states(), self._now()
         since = await self._since(now - timedelta(seconds=self._settings.window))
         pauses = await states.pauses()
@@ -286,8 +285,8 @@ class Breaker:
         ]
 
     async def _since(self, beginning: datetime) -> Mapping[str, datetime]:
-        """From when on counts what streams sent, by name and by subject: what was sent before a
-        resume was answered for by the pause."""
+        """Return when counting starts, by stream name and by subject: not before the last resume,
+        as the pause has already dealt with earlier mail."""
         resumed = await self._states().resumed_at()
         since = {subject: max(at, beginning) for subject, at in resumed.items()}
         return since | {
@@ -311,14 +310,13 @@ class Breaker:
         )
 
     def close(self) -> None:
-        """What is not judged yet is judged when the stream sends again, or is heard of."""
+        """Stop; streams that are still due are judged with their next count."""
         if self._judging is not None:
             self._judging.cancel()
         self._counts.close()
 
 
-def tell(event: StreamEvent) -> None:
-    """Write what became of a stream to the log."""
+def log_event(event: StreamEvent) -> None:
     write = log.info if event.action == "resumed" else log.warning
     write(
         f"stream {event.action}",

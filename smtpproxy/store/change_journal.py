@@ -1,9 +1,9 @@
-"""The journal of changes: what stops mail to people, on record outside the database as well.
+"""The journal of changes: a record, outside the database, of everything that stops mail to people.
 
-A database that is restored from a backup knows nothing of what came after that; these files do.
-`changes-YYYY-MM.ndjson`, beside the audit log, an object a line. Each line holds the SHA-256 of
-the line before, so that a missing or altered one shows. No line names an address: as in the
-database there are keys alone. docs/adr/0033-backup.md says why it is written as it is.
+A database restored from a backup lacks all later changes; these files have them. They are
+`changes-YYYY-MM.ndjson`, beside the audit log, with an object a line. Each line holds the SHA-256
+of the line before, so that a missing or altered one is detected. As in the database, there are
+keys and no addresses. docs/adr/0033-backup.md has the reasons for the format.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ from smtpproxy.policy.model import Frequency
 from smtpproxy.store.key_files import give_to_owner_of
 
 FOLDER = "audit"
-"""Where the journal is, in `state_dir`."""
+"""The journal's folder in `state_dir`."""
 LOCK_NAME = "changes.lock"
 _NAME = re.compile(r"changes-\d{4}-\d\d\.ndjson")
 _NOTHING = "0" * 64
@@ -32,7 +32,7 @@ _LONGEST = 64 * 1024  # octets of a line
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 Mark = tuple[int, int]
-"""The numbers of the newest change of suppressions and of the newest refusal on record."""
+"""The numbers of the newest change of a suppression and of the newest refusal on record."""
 Refusal = Literal["withdrawn", "restricted", "wished", "profiling_objected"]
 Action = (
     Literal["added", "moved", "lifted", "backup", "import_undone", "paused", "resumed"] | Refusal
@@ -40,20 +40,20 @@ Action = (
 
 
 class Position(Struct, frozen=True):
-    """A line of the journal: its number, and the SHA-256 of it without its line end."""
+    """A line of the journal: its number, and its SHA-256 without the line end."""
 
     n: int = 0
     hash: str = _NOTHING
 
 
 class Change(Struct, frozen=True, omit_defaults=True):
-    """What happened to a suppression, or what a contact refuses; that a backup was begun, the
-    import of an `id` undone, or a stream, or all of a brand, paused or resumed.
+    """A change of a suppression, a contact's refusal, the start of a backup, the undoing of import
+    `id`, or the pausing or resuming of a stream or a brand.
 
-    `key` stands for the address, as in an export of suppressions. `since` is from when that
-    holds. `withdrawn`: consent to `purpose`; `brand`: from that one alone. `restricted`: by
-    `tag`. `wished`: mail of `purpose` of `brand` no more often than `frequency`. `paused`: what
-    `scope` names, for the cause `origin`, until `since`.
+    `key` replaces the address, as in an export of suppressions. `since` is when it takes effect.
+    `withdrawn`: consent to `purpose`, from `brand` alone if that is given. `restricted`: by
+    `tag`. `wished`: mail for `purpose` of `brand` no more often than `frequency`. `paused`: the
+    stream or brand `scope`, for the cause `origin`, until `since`.
     """
 
     at: datetime
@@ -70,7 +70,7 @@ class Change(Struct, frozen=True, omit_defaults=True):
 
 
 class Line(Struct, frozen=True):
-    """A change in its place. `mark`: all that the database has on record up to it is here."""
+    """A change with its number. The journal is complete up to `mark` in the database."""
 
     n: int
     after: str
@@ -79,7 +79,7 @@ class Line(Struct, frozen=True):
 
 
 class JournalGap(Exception):
-    """The journal does not lead on from where it should; the text says what is missing."""
+    """The journal does not continue from a position; the text says what is missing."""
 
 
 _encode = msgspec.json.Encoder().encode
@@ -87,14 +87,14 @@ _decode = msgspec.json.Decoder(Line).decode
 
 
 class Journal:
-    """The journal of a folder; whoever writes holds its lock."""
+    """The journal in a folder; writers hold its lock."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other writers away; waits until it is free. Raises OSError."""
+        """Lock out other writers, after waiting for them. Raises OSError."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = os.open(self._folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -106,9 +106,9 @@ class Journal:
             os.close(file)
 
     def end(self) -> tuple[Position, Mark]:
-        """Return the last line's position and mark; those of nothing where there is none.
+        """Return the position and mark of the last line, or zeros if there is none.
 
-        Raises OSError, JournalGap: no line of the newest file can be read.
+        Raises OSError, and JournalGap if that line cannot be read.
         """
         for path in reversed(files(self._folder)):
             raw = _last_line(path)
@@ -117,7 +117,7 @@ class Journal:
         return Position(), (0, 0)
 
     def append(self, changes: Sequence[tuple[Change, Mark]], at: datetime) -> Position:
-        """Add changes and put them on the disk. The holder of the lock calls it. Raises OSError."""
+        """Add changes durably; the caller holds the lock. Raises OSError."""
         position, _ = self.end()
         lines = []
         for change, mark in changes:
@@ -126,12 +126,12 @@ class Journal:
             lines.append(raw)
         path = self._folder / f"changes-{at:%Y-%m}.ndjson"
         newest = next(reversed(files(self._folder)), path)
-        path = max(path, newest)  # where the clock was set back
+        path = max(path, newest)  # the clock may have been set back
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         file = os.open(path, flags, 0o600)
         try:
             size = _whole(path)
-            os.ftruncate(file, size)  # what a crash cut short was told to nobody
+            os.ftruncate(file, size)  # a line cut short by a crash was never acknowledged
             data = b"\n".join(lines) + b"\n"
             written = os.write(file, data)
             if written != len(data):
@@ -146,7 +146,7 @@ class Journal:
         return position
 
     def expire(self, before: datetime) -> int:
-        """Remove the files of whole months before then; return how many. Raises OSError."""
+        """Remove the files of whole months before a time; return how many. Raises OSError."""
         kept = f"changes-{before:%Y-%m}.ndjson"
         if not self._folder.is_dir():
             return 0
@@ -157,7 +157,7 @@ class Journal:
         return len(gone)
 
     def after(self, position: Position) -> Iterator[Line]:
-        """Yield what follows a position, in order, and prove it on the way.
+        """Yield the lines after a position, and verify the chain on the way.
 
         Raises OSError, JournalGap.
         """
@@ -172,7 +172,7 @@ class Journal:
                 if line.n == position.n and not proven:
                     if found.hash != position.hash:
                         raise JournalGap(
-                            f"{path}: change {line.n} is another than when the backup was made:"
+                            f"{path}: change {line.n} differs from that in the backup:"
                             " this is the journal of another relay, or it was altered"
                         )
                     proven = True
@@ -181,8 +181,8 @@ class Journal:
                     raise JournalGap(f"{path}: {_missing(expected.n + 1, line.n - 1)}")
                 if line.after != expected.hash:
                     raise JournalGap(
-                        f"{path}: change {line.n} does not follow from the one before it:"
-                        " one of the two was altered, or is of another relay"
+                        f"{path}: change {line.n} does not continue the one before it:"
+                        " one of the two was altered, or belongs to another relay"
                     )
                 expected, proven = found, True
                 yield line
@@ -195,7 +195,7 @@ class Journal:
             )
 
     def readable(self, n: int) -> Iterator[Line]:
-        """Yield whatever can be read with a higher number, proven or not. Raises OSError."""
+        """Yield all readable lines after number `n`, without verifying them. Raises OSError."""
         for path in files(self._folder):
             with path.open("rb") as file:
                 while raw := file.readline(_LONGEST):
@@ -233,12 +233,12 @@ def _lines(path: Path) -> Iterator[bytes]:
             if not raw.endswith(b"\n"):
                 if len(raw) == _LONGEST:
                     raise JournalGap(f"{path}: a line is longer than {_LONGEST} octets")
-                return  # it is being written, or was cut short: it was told to nobody
+                return  # being written, or cut short: never acknowledged
             yield raw[:-1]
 
 
 def _whole(path: Path) -> int:
-    """Return how many octets of a file are whole lines."""
+    """Return the number of octets in a file's complete lines."""
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(0, size - _LONGEST))

@@ -1,9 +1,9 @@
-"""What is told again, and what is told anew: collections, acts and purchases of one address.
+"""Merging the collections, acts and purchases of one address with those in a file.
 
-Pure. A collection is its brand, its source and its suppliers: a newer file about the same one
-corrects it, another source makes another one. An act or purchase is its own fields; whom it was
-said to and what it came by may be told later. What is told without a brand and turns out to be a
-brand's becomes that, where nothing but what the brand's own file says goes with it.
+Pure. A collection is identified by brand, source and suppliers: a newer file with the same ones
+corrects it, and a different source makes another one. An act or purchase is identified by its own
+fields, but its brand and its collection may come later. A collection on record without a brand is
+replaced by a brand's if that says everything it says.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,10 +28,10 @@ COLLECTED_FIELDS = frozenset(
         "occupations",
     }
 )
-"""What a collection says beside its brand."""
+"""The fields of a collection other than its brand."""
 
 GATHERED = frozenset({"occupations", "last_activity_at"})
-"""What of it is gathered about a person: after an objection to profiling, no import changes it."""
+"""Fields that profile a person: no import changes them after an objection to profiling."""
 
 Key = tuple[str | None, Source | None, str | None]
 Item = TypeVar("Item", ConsentAct, Purchase)
@@ -40,39 +40,39 @@ _NOTHING = Collection()
 
 
 def key_of(way: Collection) -> Key:
-    """Return what makes it this collection: its brand, its source, its suppliers."""
+    """Return the identity of a collection: its brand, source and suppliers."""
     return (way.brand, way.source, way.name)
 
 
-def said(told: Collection, given: frozenset[str]) -> Collection:
-    """Return a collection with what is told of it alone."""
+def with_given(told: Collection, given: frozenset[str]) -> Collection:
+    """Return a collection with its given fields only."""
     fields = {name: getattr(told, name) for name in given}
     return Collection(told.brand, as_of=told.as_of, **fields)
 
 
-def place_of(ways: Sequence[Collection], told: Collection, given: frozenset[str]) -> int | None:
-    """Return which of the collections `told` is about, None: another one.
+def index_of(ways: Sequence[Collection], told: Collection, given: frozenset[str]) -> int | None:
+    """Return the index of the collection that `told` is about; None if it is a new one.
 
-    Without a source it is about the newest of its brand, without suppliers about the newest of
-    its source. One that has no source yet gets it.
+    Without a source that is the newest of its brand, without suppliers the newest with its
+    source. A collection that has no source yet gets this one.
     """
-    own = [place for place, way in enumerate(ways) if way.brand == told.brand and not is_void(way)]
+    own = [index for index, way in enumerate(ways) if way.brand == told.brand and not is_void(way)]
     if told.source is None or "source" not in given:
         return own[0] if own else None
-    whoever = "provenance" not in given
+    any_supplier = "provenance" not in given
     same = [
-        place
-        for place in own
-        if ways[place].source is told.source and (whoever or ways[place].name == told.name)
+        index
+        for index in own
+        if ways[index].source is told.source and (any_supplier or ways[index].name == told.name)
     ]
-    unsourced = [place for place in own if ways[place].source is None]
+    unsourced = [index for index in own if ways[index].source is None]
     return next(iter(same or unsourced), None)
 
 
 def corrected(
     way: Collection, told: Collection, given: frozenset[str], *, rectifies: bool = False
 ) -> Collection:
-    """Return the collection as a newer file tells it; what a person did last never goes back."""
+    """Return the collection with a newer file's fields; `last_activity_at` never goes back."""
     changes: dict[str, Any] = {
         name: value for name in given if (value := getattr(told, name)) != getattr(way, name)
     }
@@ -89,40 +89,40 @@ def joined(
     *,
     frozen: bool = False,
 ) -> tuple[tuple[Collection, ...], bool]:
-    """Return the collections with what is told, and whether it differed but was no newer.
+    """Return the collections merged with `told`, and whether it differed but was no newer.
 
-    The first is the newest, and stays so unless what is told is newer. `as_of` of each is its
-    age. `frozen`: what was gathered about the person is not added to.
+    The first is the newest, and remains so unless `told` is newer, by `as_of`. `frozen`: the
+    fields that profile the person do not change.
     """
     if frozen:
         given -= GATHERED
-    told = said(told, given)
-    place = place_of(ways, told, given)
-    known = None if place is None else ways[place]
+    told = with_given(told, given)
+    index = index_of(ways, told, given)
+    known = None if index is None else ways[index]
     behind = known is not None and _no_newer(told.as_of, known.as_of)
-    if place is None or known is None or (behind and known.source is None is not told.source):
+    if index is None or known is None or (behind and known.source is None is not told.source):
         return _added(ways, told), False
     now = corrected(known, told, given)
     if behind:
         return tuple(ways), now != known
-    rest = [way for at, way in enumerate(ways) if at != place]
+    rest = [way for at, way in enumerate(ways) if at != index]
     if told.as_of is not None:
         now = replace(now, as_of=told.as_of)
     elif now == known:
         return tuple(ways), False
-    if place and rest and _no_newer(told.as_of, rest[0].as_of):
-        return (*ways[:place], now, *ways[place + 1 :]), False
+    if index and rest and _no_newer(told.as_of, rest[0].as_of):
+        return (*ways[:index], now, *ways[index + 1 :]), False
     return (now, *rest), False
 
 
 def _added(ways: Sequence[Collection], told: Collection) -> tuple[Collection, ...]:
-    """Return the collections and one more, unless one of them says all of that."""
-    if is_void(told) or any(_says_all_of(way, told) for way in ways):
+    """Return the collections and one more, unless one of them includes it."""
+    if is_void(told) or any(_includes_collection(way, told) for way in ways):
         return tuple(ways)
     ways = [
         way
         for way in ways
-        if not (_says_all_of(told, way) or (is_void(way) and way.brand == told.brand))
+        if not (_includes_collection(told, way) or (is_void(way) and way.brand == told.brand))
     ]
     if ways and _no_newer(told.as_of, ways[0].as_of):
         return (*ways, told)
@@ -134,12 +134,12 @@ def _no_newer(told: datetime | None, known: datetime | None) -> bool:
 
 
 def is_void(way: Collection) -> bool:
-    """Whether nothing is on record but the brand."""
+    """Whether only the brand is on record."""
     return replace(way, brand=None, as_of=None) == _NOTHING
 
 
-def _says_all_of(named: Collection, way: Collection) -> bool:
-    """Whether `way` is the same collection, without its brand and with no fact of its own."""
+def _includes_collection(named: Collection, way: Collection) -> bool:
+    """Whether `way` is the same collection without its brand, and has no other facts."""
     if way.brand is not None or named.brand is None or key_of(way)[1:] != key_of(named)[1:]:
         return False
     return all(
@@ -149,7 +149,8 @@ def _says_all_of(named: Collection, way: Collection) -> bool:
 
 
 def renamed(contact: Contact, name: str | None) -> Contact:
-    """Return the contact whose newest collection is now called so, with what came by it."""
+    """Return the contact, after its newest collection got a new name, with that name in its acts
+    and purchases."""
     was = collections(contact)[0].name
     if was is None or was == name:
         return contact
@@ -163,35 +164,35 @@ def renamed(contact: Contact, name: str | None) -> Contact:
 
 
 def alike(ways: Iterable[Collection]) -> frozenset[Collection]:
-    """Return them without their order and age."""
+    """Return the collections without order and age, to compare them."""
     return frozenset(replace(way, as_of=None) for way in ways)
 
 
 def joined_items(before: tuple[Item, ...], told: Iterable[Item]) -> tuple[Item, ...]:
-    """Return `before`, corrected in place, with the items that are new behind it."""
+    """Return `before`, corrected in place, followed by the new items."""
     items = list(before)
     for item in told:
-        if is_told(item, items):
+        if is_included(item, items):
             continue
-        places = [place for place, known in enumerate(items) if _says_all_that(item, known)]
-        if not places or (isinstance(item, ConsentAct) and item.withdrawal):
+        indexes = [index for index, known in enumerate(items) if _includes(item, known)]
+        if not indexes or (isinstance(item, ConsentAct) and item.withdrawal):
             items.append(item)
             continue
-        items[places[0]] = item
-        for place in reversed(places[1:]):
-            del items[place]
+        items[indexes[0]] = item
+        for index in reversed(indexes[1:]):
+            del items[index]
     return tuple(items)
 
 
-def is_told(item: Item, items: Iterable[Item]) -> bool:
-    """Whether `items` say all that `item` says."""
-    return any(_says_all_that(known, item) for known in items)
+def is_included(item: Item, items: Iterable[Item]) -> bool:
+    """Whether one of `items` says all that `item` says."""
+    return any(_includes(known, item) for known in items)
 
 
 def weaker(item: Item, names: Iterable[str | None]) -> list[Item]:
-    """Return what `item` may have been told as before it was what it is, the fullest first.
+    """Return the less complete forms that `item` may have had before, the fullest first.
 
-    `names` are those of the collections that it may have come by.
+    `names` are those of the collections that it may belong to.
     """
     came = [item.came_by] if item.came_by else [None, *sorted(filter(None, names))]
     found = [
@@ -207,7 +208,7 @@ def weaker(item: Item, names: Iterable[str | None]) -> list[Item]:
 
 
 def same_fact(item: Item) -> Item:
-    """Return the item without what may be told later."""
+    """Return the item without the fields that may be added later, to compare it."""
     item = _unsigned(item)
     if isinstance(item, ConsentAct):
         return replace(item, brand=None, came_by=None, conditional=None)
@@ -215,17 +216,17 @@ def same_fact(item: Item) -> Item:
 
 
 def _unsigned(item: Item) -> Item:
-    """Return it whoever recorded it."""
+    """Return the item without who recorded it."""
     if not isinstance(item, ConsentAct) or item.evidence.recorded_by is None:
         return item
     return replace(item, evidence=replace(item.evidence, recorded_by=None))
 
 
-def _says_all_that(fuller: Item, item: Item) -> bool:
-    """Whether one is the other, or the same with more on record: with its brand, told by the
-    person and not by a list, with an answer. What two of them say together is said by nobody.
+def _includes(fuller: Item, item: Item) -> bool:
+    """Whether both are equal, or `fuller` is the same fact with more on record.
 
-    A withdrawal without a brand is the stricter one.
+    That is a brand, an answer, or that it came from the person and not from a list. Two partial
+    items are never combined. A withdrawal without a brand is the stricter one.
     """
     if fuller == item:
         return True

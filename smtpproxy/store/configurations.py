@@ -1,4 +1,4 @@
-"""Whether this configuration fits what the store knows: its rows, and the other relays of it."""
+"""Checking that this configuration fits the rows of the store and the other relays that use it."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -14,7 +14,7 @@ from smtpproxy.store.shared_keys import held_keys
 
 
 class Misfit(Struct, frozen=True):
-    """What does not fit: its name, what that does, and what is to be done."""
+    """Something that does not fit: its name, the consequence, and the remedy."""
 
     subject: str
     text: str
@@ -25,7 +25,7 @@ class Misfit(Struct, frozen=True):
 
 
 def state_of(settings: Settings) -> RelayState:
-    """Return what a relay with these settings tells the others."""
+    """Return the state that a relay with these settings registers for the others."""
     return RelayState(
         settings.server.hostname,
         held_keys(settings.server.state_dir),
@@ -40,7 +40,7 @@ def _described(stream: Stream) -> str:
 
 
 async def of_rows(settings: Settings, store: ScopeStore) -> list[Misfit]:
-    """Return names in the rows that nothing here has. Raises StoreUnavailable."""
+    """Return names in the rows that are not configured. Raises StoreUnavailable."""
     scopes = await lost_scopes(settings.scopes, store)
     return [
         *(Misfit(one.scope, one.text, one.fix) for one in scopes),
@@ -55,12 +55,12 @@ async def of_consents(settings: Settings, store: ScopeStore) -> list[Misfit]:
 
 
 def _purpose(name: str) -> Misfit:
-    text = "consent was recorded for it, and no stream has that purpose: it permits nothing"
+    text = "consent was recorded for it, but no stream has that purpose: it permits nothing"
     return Misfit(f'purpose "{name}"', text, "give a stream the purpose that people agreed to")
 
 
 async def of_relays(settings: Settings, store: RelayRegister, *, now: datetime) -> list[Misfit]:
-    """Return where other relays that live are configured otherwise. Raises StoreUnavailable."""
+    """Return how the configurations of other live relays differ. Raises StoreUnavailable."""
     others = living(await store.relays(), now)
     own = known_relay_id(settings.server.state_dir)
     mine = state_of(settings)
@@ -77,14 +77,17 @@ def _of_relay(mine: RelayState, other: Relay) -> Sequence[Misfit]:
 
 def _between(what: str, here: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
     return [
-        *(f'has no {what} "{name}", this one has' for name in sorted(here.keys() - there.keys())),
-        *(f'has {what} "{name}", this one has not' for name in sorted(there.keys() - here.keys())),
+        *(f'lacks {what} "{name}" of this one' for name in sorted(here.keys() - there.keys())),
         *(
-            f'{what} "{name}" is {there[name]} there, and {here[name]} here'
+            f'has {what} "{name}", but this one lacks it'
+            for name in sorted(there.keys() - here.keys())
+        ),
+        *(
+            f'{what} "{name}" is {there[name]} there, but {here[name]} here'
             for name in sorted(here.keys() & there.keys())
             if here[name] != there[name]
         ),
     ]
 
 
-_FIX = "give both the same configuration, and reload: they judge the same mail differently"
+_FIX = "they judge the same mail differently: give both the same configuration, and reload"

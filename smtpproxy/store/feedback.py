@@ -1,5 +1,5 @@
-"""What came back by mail: which reports were read and what was heard, so that nothing is done
-twice; which a person has to look at; and which bounces are still to be handed on."""
+"""The record of feedback by mail: the reports and events read, so that nothing is done twice; the
+reports a person has to look at; and the bounces still to be forwarded."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -11,13 +11,13 @@ from smtpproxy.events import Client
 
 _LASTING = timedelta(days=3 * 366)
 UNKNOWN = "unknown"
-"""The stream of what is about none of ours."""
+"""The stream of feedback that is about none of ours."""
 
 
 class HeardEvent(Struct, frozen=True):
-    """One thing that was heard. `key` tells it from all others: what has the same is the same.
+    """One event of feedback, identified by `key`.
 
-    `lasting`: it stays known for as long as consents commonly last, and not just with the reports.
+    `lasting`: it is kept as long as consents commonly last, not only as long as reports.
     """
 
     key: bytes
@@ -26,7 +26,7 @@ class HeardEvent(Struct, frozen=True):
     lasting: bool = False
 
     def dated(self, at: datetime) -> datetime:
-        """Return the moment that it is noted under: what lasts is dated later, and so stays."""
+        """Return the time to record it under: a lasting event is dated later, so that it stays."""
         return at + _LASTING if self.lasting else at
 
 
@@ -37,16 +37,16 @@ class ReadReport(Struct, frozen=True):
     at: datetime  # when it came
     kind: str
     why: str
-    kept: bool = False  # nobody can be told by it: a person has to look
+    kept: bool = False  # it could not be understood: a person has to look at it
     people: tuple[str, ...] = ()  # whom it concerns, canonical or key texts
     events: tuple[HeardEvent, ...] = ()
-    relay: str = ""  # the host that has the file, once read; empty: the only one, or not known
-    hand_on: bytes = b""  # the key of a bounce that is to be handed on; what has the same is not
+    relay: str = ""  # the host that has the file, when read; empty: the only one, or unknown
+    hand_on: bytes = b""  # the key of a bounce to forward; of several with the same, one is
     decision: str = ""  # that the bounce is about
 
 
 class HandingOn(Struct, frozen=True):
-    """A bounce that is due to be handed on."""
+    """A bounce that is due to be forwarded."""
 
     key: bytes
     report: str
@@ -56,38 +56,38 @@ class HandingOn(Struct, frozen=True):
 
 
 class Waiting(NamedTuple):
-    """How many reports wait for what."""
+    """How many reports are waiting."""
 
     kept: int  # for a person
-    hand_on: int  # to be handed on
-    elsewhere: int  # messages whose record another relay has yet to tell
+    hand_on: int  # to be forwarded
+    elsewhere: int  # for the record of a message from another relay
 
 
 class FeedbackLog(Protocol):
     """Shared by all that read reports. Methods raise StoreUnavailable."""
 
     async def known(self, keys: Collection[bytes]) -> frozenset[bytes]:
-        """Return which of these events were heard before."""
+        """Return which of these events are already recorded."""
         ...
 
     async def note(self, reports: Sequence[ReadReport]) -> None:
-        """Put reports on record in one commit. What is known stays as it is, counted once."""
+        """Record reports in one commit. Known ones stay unchanged, and count once."""
         ...
 
     async def note_full(self, person: str, key: bytes, at: datetime, since: datetime) -> int:
-        """Note that a mailbox was full, once for each key; return how often it was since then."""
+        """Record a full mailbox, once for each key; return how often it was full `since` a time."""
         ...
 
     async def missing(self, ids: Collection[str]) -> frozenset[str]:
-        """Return which of these reports are not on record; none where the record itself is gone."""
+        """Return which of these reports are not on record; none if the record itself is lost."""
         ...
 
     async def kept(self, *, beginning: str = "") -> Sequence[ReadReport]:
-        """Return the reports that a person has to look at, oldest first, whose ids begin so."""
+        """Return the reports for a person whose ids have that prefix, oldest first."""
         ...
 
     async def looked_at(self, id: str, person: str | None, event: HeardEvent | None) -> None:
-        """Note whom a kept report concerns and what it means, as somebody who looked at it said."""
+        """Record what somebody found in a kept report: whom it concerns, and what it means."""
         ...
 
     async def due(self, now: datetime, limit: int) -> Sequence[HandingOn]:
@@ -95,31 +95,29 @@ class FeedbackLog(Protocol):
         ...
 
     async def handed_on(self, key: bytes) -> None:
-        """Note that the upstream has the bounce, or never will."""
+        """Record that the upstream has the bounce, or never will."""
         ...
 
     async def hand_on_later(self, key: bytes, at: datetime) -> None:
-        """Note that a try failed; the next one is due at `at`."""
+        """Record that a try failed; the next one is due at `at`."""
         ...
 
     async def keep(self, id: str, why: str) -> None:
-        """Have a person look at a report that was read; `why` names what could not be done."""
+        """Keep a report for a person to look at; `why` says what could not be done."""
         ...
 
     async def totals(self) -> Mapping[tuple[str, ...], float]:
-        """Return how much was heard, ever, by kind and stream."""
+        """Return the number of events ever recorded, by kind and stream."""
         ...
 
-    async def counts(self) -> Waiting:
-        """Return how many reports wait."""
-        ...
+    async def counts(self) -> Waiting: ...
 
     async def purge(self, before: datetime, *, dry_run: bool = False) -> Sequence[str]:
-        """Forget the reports that are older; return their ids."""
+        """Forget older reports; return their ids."""
         ...
 
     async def remove(self, ids: Collection[str]) -> None:
-        """Forget these reports; what was heard by them stays known."""
+        """Forget these reports; their events stay on record."""
         ...
 
     async def forget(self, address: str) -> Sequence[str]:
@@ -130,13 +128,13 @@ class FeedbackLog(Protocol):
 
 
 ANSWERED_FOR = timedelta(hours=1)
-"""For how long an answer stays at most; whoever asked takes it away once it is of no more use."""
+"""How long an answer is kept at most; normally the asking relay removes it after use."""
 ASKED_FOR = timedelta(days=6)
-"""For how long a question stays: a day longer than anybody waits."""
+"""How long a question is kept: a day longer than anybody waits."""
 
 
 class SentMessage(Struct, frozen=True):
-    """What the record of a message says of it. Of whom was erased it has no address."""
+    """A message as recorded in a journal, without the addresses of people erased since."""
 
     client: Client
     reverse_path: str  # that the client gave
@@ -144,28 +142,28 @@ class SentMessage(Struct, frozen=True):
 
 
 class AskedMessages(Protocol):
-    """Ids are those of decisions. Methods raise StoreUnavailable."""
+    """Questions between relays about messages, by decision id. Methods raise StoreUnavailable."""
 
     async def ask(self, ids: Collection[str], at: datetime) -> Mapping[str, SentMessage]:
-        """Ask for the records of messages, however often; return those that were told by now."""
+        """Ask for the records of messages; may be repeated. Returns those answered so far."""
         ...
 
     async def asked(self, relay: str, limit: int) -> Sequence[str]:
-        """Return what was asked and not answered, and the index says that the relay has."""
+        """Return the unanswered questions about messages that, by the index, this relay has."""
         ...
 
     async def answer(
         self, relay: str, messages: Mapping[str, SentMessage | None], at: datetime
     ) -> None:
-        """Tell what this relay's journal says; None: no record is there any more."""
+        """Answer from this relay's journal; None if a record is no longer there."""
         ...
 
     async def used(self, ids: Collection[str]) -> None:
-        """Take these questions back, with what was answered."""
+        """Remove these questions and their answers."""
         ...
 
     async def forget(self, now: datetime) -> None:
-        """Take away what nobody took back in time."""
+        """Remove questions and answers that are too old."""
         ...
 
     def close(self) -> None: ...

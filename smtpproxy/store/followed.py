@@ -1,7 +1,7 @@
-"""How far the journal of each relay of a store was followed, for the purge of suppressions.
+"""How far each relay has reported the matches in its journal, for the purge of suppressions.
 
-Mail that a suppression matched renews it, and is in the journal of the relay that refused the mail.
-So no relay purges suppressions before the others have told of theirs.
+A refused mail renews the suppression that it matched, and is recorded in the refusing relay's
+journal. So no relay purges suppressions before the others have reported their matches.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,14 +18,14 @@ from smtpproxy.store.relays import known_relay_id, relay_id
 
 _SOURCE = "matches:"
 _FRESH = timedelta(hours=12)
-"""All relays purge once a day: whoever does last finds what the others told just before."""
+"""All relays purge once a day: the last of them finds the reports of the others."""
 _GONE = timedelta(days=30)
-"""After which a relay that tells nothing any more is taken for one that is gone for ever."""
+"""A relay that has reported nothing for so long is considered gone for good."""
 _NEVER = datetime.fromtimestamp(0, UTC)
 
 
-class _Told(Struct):
-    """Up to when a relay told of all its matches, and the last row of each slot that was read."""
+class _Progress(Struct):
+    """Up to when a relay has reported all its matches, and the last row read of each slot."""
 
     relay: str  # its host name, for people
     until: datetime
@@ -34,18 +34,18 @@ class _Told(Struct):
 
 @dataclass(slots=True)
 class Followed:
-    """What one relay told. Methods raise StoreUnavailable."""
+    """The progress of one relay. Methods raise StoreUnavailable."""
 
     store: EventLog
     source: str
-    told: _Told
+    progress: _Progress
 
     @classmethod
     async def of(cls, store: EventLog, server: ServerSettings, *, dry_run: bool = False) -> Self:
         """Raises StoreUnavailable, OSError."""
-        of = known_relay_id if dry_run else relay_id
-        source = f"{_SOURCE}{of(server.state_dir)}"
-        mine = (await _all(store)).get(source) or _Told(server.hostname, _NEVER, {})
+        id_of = known_relay_id if dry_run else relay_id
+        source = f"{_SOURCE}{id_of(server.state_dir)}"
+        mine = (await _all(store)).get(source) or _Progress(server.hostname, _NEVER, {})
         mine.relay = server.hostname
         return cls(store, source, mine)
 
@@ -55,26 +55,26 @@ class Followed:
 
     @property
     def rows(self) -> Mapping[int, int]:
-        return dict(self.told.rows)
+        return dict(self.progress.rows)
 
     async def note(self, rows: Mapping[int, int], until: datetime | None = None) -> None:
-        """Remember how far it was read; `until`: that nothing is left that was recorded by then."""
-        self.told.rows |= rows
-        self.told.until = until or self.told.until
-        state = msgspec.json.encode(self.told).decode()
+        """Save how far the journal was read; `until`: all that was recorded by then was read."""
+        self.progress.rows |= rows
+        self.progress.until = until or self.progress.until
+        state = msgspec.json.encode(self.progress).decode()
         await self.store.log_events((), (self.source, state))
 
     async def behind(self, now: datetime) -> Sequence[str]:
-        """Return the other relays that have not told of their matches lately."""
-        told = await _all(self.store)
-        told.pop(self.source, None)
-        return sorted(one.relay for one in told.values() if _FRESH < now - one.until < _GONE)
+        """Return the other relays that have not reported their matches recently."""
+        others = await _all(self.store)
+        others.pop(self.source, None)
+        return sorted(one.relay for one in others.values() if _FRESH < now - one.until < _GONE)
 
 
-async def _all(store: EventLog) -> dict[str, _Told]:
+async def _all(store: EventLog) -> dict[str, _Progress]:
     sources = await store.event_sources()
     return {
-        name: msgspec.json.decode(state, type=_Told)
+        name: msgspec.json.decode(state, type=_Progress)
         for name, state in sources.items()
         if name.startswith(_SOURCE)
     }

@@ -1,8 +1,8 @@
-"""Imports that were uploaded and wait for their turn: a folder for each, which outlives the relay.
+"""The queue of uploaded imports: a folder for each, which survives a restart.
 
-`imports/ID/` in `state_dir` has what is asked (`job.json`), the file until it is done, the lines
-that were rejected, and what came of it. Whoever receives files moves a whole folder into place;
-one relay at a time works on them.
+`imports/ID/` in `state_dir` has the request (`job.json`), the file until the job ends, the
+rejected lines, and the result. An upload is moved into place as a whole folder; one relay at a time
+works on the jobs.
 """
 
 import fcntl
@@ -23,12 +23,12 @@ from smtpproxy.store.key_files import give_to_owner_of
 from smtpproxy.store.operations import Kind
 
 KEPT = timedelta(days=7)
-"""How long what was rejected, and what came of a job, is kept from its end."""
+"""How long the rejected lines and the result are kept after the end."""
 
 UPLOAD = "upload"
 MAPPING = "mapping.toml"
 _REJECTED = f"{UPLOAD}.rejected"
-_ABANDONED = 3600.0  # seconds after which nobody is taken to write to an upload any more
+_ABANDONED = 3600.0  # seconds without a write after which an upload is abandoned
 _ID = re.compile(r"[0-9A-Z]{26}", re.ASCII)
 _ERROR = 2_000  # characters
 
@@ -37,7 +37,7 @@ JobState = Literal["waiting", "running", "complete", "failed", "cancelled"]
 
 
 class ImportJob(Struct, frozen=True):
-    """What is asked: `options` are those of the command that imports this kind."""
+    """A request: `options` are those of the command that imports this kind."""
 
     id: str
     kind: Kind
@@ -46,11 +46,11 @@ class ImportJob(Struct, frozen=True):
     dry_run: bool
     size: int
     options: tuple[str, ...] = ()
-    brands: tuple[str, ...] = ()  # of the token; none: all
+    brands: tuple[str, ...] = ()  # of the token; empty: all
 
 
 class JobEnd(Struct, frozen=True):
-    """What came of a job; `result` is what the command said, of one that is complete."""
+    """The end of a job; a complete one has the command's `result`."""
 
     outcome: Outcome
     at: datetime
@@ -59,40 +59,40 @@ class JobEnd(Struct, frozen=True):
 
 
 class ImportJobs:
-    """The folder of the jobs. Methods raise OSError; a job that is not there is None."""
+    """The folder of the jobs. Methods raise OSError; a job that does not exist is None."""
 
     def __init__(self, state_dir: Path) -> None:
         self._root = state_dir / "imports"
 
-    # whoever uploads
+    # for the upload
 
     def receive(self, id: str) -> Path:
-        """Make a folder for an upload, out of the sight of whoever works on jobs."""
+        """Create a folder for an upload that the worker does not see yet."""
         _private_folder(self._root)
         folder = self._root / f".{id}"
         _private_folder(folder)
         return folder
 
     def accept(self, job: ImportJob) -> None:
-        """Let a received file wait for its turn."""
+        """Queue a received file."""
         received, folder = self._root / f".{job.id}", self._root / job.id
         _write(received / "job.json", msgspec.json.encode(job))
         received.rename(folder)
         sync_folder(self._root)
 
     def discard(self, id: str) -> None:
-        """Forget an upload that is not accepted."""
+        """Delete an upload that is not accepted."""
         shutil.rmtree(self._root / f".{id}", ignore_errors=True)
 
     def cancel(self, id: str) -> None:
         _write(self._root / id / "cancel", b"")
 
     def ask_undo(self, id: str, by: str) -> None:
-        """Have any import taken back, whoever began it."""
+        """Queue the undoing of any import, however it was made."""
         _private_folder(self._root)
         _write(self._root / f"{id}.undo", by.encode())
 
-    # what is known
+    # for everyone
 
     def job(self, id: str) -> ImportJob | None:
         if not _ID.fullmatch(id):
@@ -115,30 +115,30 @@ class ImportJobs:
         return "running" if (self._root / id / "begun").exists() else "waiting"
 
     def jobs(self) -> list[ImportJob]:
-        """Return all of them, the oldest first."""
+        """Return all jobs, the oldest first."""
         found = (self.job(name) for name in self._names())
         return [job for job in found if job is not None]
 
     def waiting(self) -> list[ImportJob]:
-        """Return those that have not ended, the oldest first."""
+        """Return the jobs that have not ended, the oldest first."""
         return [job for job in self.jobs() if self.end(job.id) is None]
 
     def undoing(self, id: str) -> bool:
         return (self._root / f"{id}.undo").exists()
 
     def undos(self) -> list[tuple[str, str]]:
-        """Return the imports that are to be undone, and on whose behalf."""
+        """Return the imports to undo, and on whose behalf."""
         found = [path for path in self._entries() if path.suffix == ".undo"]
         return [(path.stem, path.read_text()) for path in sorted(found)]
 
     def rejected(self, id: str) -> Path:
-        """Return where the rejected lines are, if there are any."""
+        """Return the file of the rejected lines, which need not exist."""
         return self._root / id / _REJECTED
 
-    # whoever works on them
+    # for the worker
 
     def lock(self) -> int | None:
-        """Return a descriptor that nobody else has meanwhile: a child may inherit it."""
+        """Return a descriptor that holds the lock, or None; a child may inherit it."""
         _private_folder(self._root)
         descriptor = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -152,7 +152,7 @@ class ImportJobs:
         return any(True for _ in self._entries())
 
     def begin(self, id: str) -> Path:
-        """Note that somebody works on it; return its folder."""
+        """Mark a job as running; return its folder."""
         (self._root / id / "begun").touch(0o600)
         return self._root / id
 
@@ -160,7 +160,7 @@ class ImportJobs:
         return (self._root / id / "cancel").exists()
 
     def finish(self, id: str, end: JobEnd) -> None:
-        """Note what came of it; the file goes, which is personal data."""
+        """Record the end of a job, and delete the file, which is personal data."""
         folder = self._root / id
         _write(folder / "end.json", msgspec.json.encode(end))
         for name in (UPLOAD, MAPPING, "begun", "cancel", "result", "errors"):
@@ -170,7 +170,7 @@ class ImportJobs:
         (self._root / f"{id}.undo").unlink(missing_ok=True)
 
     def expire(self, now: datetime) -> None:
-        """Remove what ended long ago, and uploads that nobody sends any more."""
+        """Remove jobs that ended long ago, and abandoned uploads."""
         for folder in list(self._entries()):
             if folder.name.startswith("."):
                 if _idle(folder) > _ABANDONED:
@@ -192,13 +192,13 @@ class ImportJobs:
         yield from (self._root / name for name in names)
 
 
-def told(errors: str, folder: Path) -> str:
-    """Return what a command said on standard error, as it is shown to others."""
+def shown_errors(errors: str, folder: Path) -> str:
+    """Return a command's standard error as shown to API clients: shortened, without our path."""
     return errors.replace(f"{folder}/", "").strip()[-_ERROR:]
 
 
 def _idle(folder: Path) -> float:
-    """Seconds since somebody wrote to an upload."""
+    """Return the seconds since the last write to an upload."""
     times = [folder.stat().st_mtime, *(path.stat().st_mtime for path in folder.iterdir())]
     return time.time() - max(times)
 
@@ -212,7 +212,7 @@ def _private_folder(path: Path) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a whole file, or none."""
+    """Write a file atomically."""
     beside = path.with_name(f"{path.name}.new")
     with open(beside, "wb", opener=private) as file:
         file.write(content)

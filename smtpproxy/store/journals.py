@@ -1,5 +1,5 @@
-"""What the relays of one store know of each other's audit journals: erasures that all of them have
-to carry out, and an index of decisions. The journals themselves stay on each relay's disk."""
+"""What the relays of one store share about their audit journals: erasures that all have to carry
+out, and an index of decisions. The journals themselves stay on each relay's disk."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -21,7 +21,7 @@ class Outstanding(Struct, frozen=True):
 
 
 class Behind(Struct, frozen=True):
-    """A relay that has yet to carry out an erasure; `told_at` is when it last said anything."""
+    """A relay that has yet to carry out an erasure; `told_at` is when it was last heard from."""
 
     relay: str
     host: str
@@ -29,9 +29,9 @@ class Behind(Struct, frozen=True):
 
 
 class IndexRow(Struct, frozen=True):
-    """A row of the index: what was decided about one recipient, and where the record of it is.
+    """A row of the index: the decision about one recipient, and where its record is.
 
-    `canonical` is the recipient, as far as that is known to whoever adds the row; None, once read.
+    `canonical` is the recipient, if known when the row is added; None when it is read.
     """
 
     relay: str
@@ -50,7 +50,7 @@ class IndexRow(Struct, frozen=True):
 
 
 class IndexQuery(Struct, frozen=True):
-    """Which rows of the index; None, or none, is any. `id` may be the first characters of one."""
+    """A query of the index; None or empty means any. `id` may be a prefix."""
 
     id: str | None = None
     recipients: tuple[str, ...] = ()
@@ -66,23 +66,23 @@ class SharedJournals(Protocol):
     """Methods raise StoreUnavailable."""
 
     async def tell(self, relay: str, host: str, at: datetime) -> Mapping[int, int]:
-        """Say that a relay is there; return the last row of each slot that is in the index."""
+        """Register that a relay is alive; return the last row of each slot in the index."""
         ...
 
     async def add_erasure(self, address: str, at: datetime) -> int:
-        """Note that all journals have to be rid of a person; return the number of the erasure.
+        """Request the erasure of a person from all journals; return the number of the erasure.
 
-        The index is rid of them at once.
+        The index no longer has them on return.
         """
         ...
 
     async def outstanding(self, relay: str, carried_out: int) -> Outstanding:
-        """Return what the relay has yet to erase: what it told the store, and what its journal
-        says it has `carried_out`, both have to have."""
+        """Return the erasures that the relay has not reported to the store, or that its journal
+        does not have as `carried_out`."""
         ...
 
     async def carried_out(self, relay: str, outstanding: Outstanding) -> None:
-        """Note that these people are in the relay's journal no more."""
+        """Record that these people are no longer in the relay's journal."""
         ...
 
     async def behind(self, erasure: int) -> Sequence[Behind]:
@@ -90,11 +90,11 @@ class SharedJournals(Protocol):
         ...
 
     async def key(self) -> PersonKey:
-        """Return what persons are known by."""
+        """Return the function that hashes addresses."""
         ...
 
     async def add(self, relay: str, rows: Sequence[IndexRow], read: Mapping[int, int]) -> None:
-        """Add rows to the index, each once, and note up to which row of each slot it goes."""
+        """Add rows to the index, each once, and record up to which row of each slot it goes."""
         ...
 
     async def find(self, wanted: IndexQuery, limit: int, *, but: str = "") -> Sequence[IndexRow]:
@@ -102,9 +102,9 @@ class SharedJournals(Protocol):
         ...
 
     async def prune(self, before: datetime, *, journals_before: datetime) -> int:
-        """Forget rows that are older; return how many.
+        """Forget older rows; return how many.
 
-        And erasures that are much older than what journals have: since `journals_before`.
+        Also forgets erasures much older than the oldest journals, which begin at `journals_before`.
         """
         ...
 

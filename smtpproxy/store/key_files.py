@@ -1,8 +1,8 @@
-"""Files of secret keys, mode 0600: of the suppressions and of partners.
+"""Files of secret keys, mode 0600, for the suppressions and for partners.
 
-A key that is lost or mixed up would make every suppression match nobody, so the database
-remembers the fingerprints of its keys and is not opened with others. The file of the
-suppressions holds one line for each live key, the newest last.
+With a lost or wrong key no suppression would match anybody, so the database has the fingerprints
+of its keys and cannot be opened with others. The file for the suppressions has one line for
+each live key, the newest last.
 """
 
 import os
@@ -30,10 +30,10 @@ _PARTNER_LINE = re.compile(r"[0-9a-f]{64}")
 
 
 def load_keys(state_dir: Path, *, alone: bool = False) -> KeyRing:
-    """Read the keys that are there; `alone`: those of a backup's folder.
+    """Read the keys; `alone`: only those in the folder of a backup.
 
     Raises:
-        StoreMisconfigured: there is none, it can be read by others, or it is not a key.
+        StoreMisconfigured: there is none, others can read it, or it is not a key.
     """
     found = _secrets(key_place(state_dir, FILE_NAME, alone=alone))
     return KeyRing(SuppressionKey(key, version) for version, key in found.items())
@@ -50,7 +50,7 @@ def _secrets(place: KeyPlace) -> dict[int, bytes]:
     keys = {int(match[1]): bytes.fromhex(match[2]) for match in found if match}
     if not keys or len(keys) < len(lines):
         raise StoreMisconfigured(
-            f"{place.path}: not a key file; expected a line with a version and 64 hexadecimal "
+            f"{place.path}: not a key file, which has a line with a version and 64 hexadecimal "
             "digits for each key; restore it from the backup"
         )
     return keys
@@ -60,7 +60,7 @@ def load_partner_key(path: Path) -> SuppressionKey:
     """Read the key shared with a partner.
 
     Raises:
-        StoreMisconfigured: there is none, it can be read by others, or it is not a key.
+        StoreMisconfigured: there is none, others can read it, or it is not a key.
     """
     lines = secret_lines(
         KeyPlace(path, "key_file", 0o077),
@@ -76,7 +76,7 @@ def load_partner_key(path: Path) -> SuppressionKey:
 
 
 def load_or_create_keys(state_dir: Path) -> KeyRing:
-    """Read the keys, or make one when there is none. Safe when two processes start at once."""
+    """Read the keys, or create one if there is none. Safe if two processes start at once."""
     path = key_place(state_dir, FILE_NAME).path
     if not path.exists():
         try:
@@ -99,11 +99,11 @@ def create_partner_key(path: Path) -> SuppressionKey:
 
 
 def add_key(state_dir: Path, live: Mapping[int, str]) -> KeyRing:
-    """Add the next key to the file and return what is in it then.
+    """Add the next key to the file and return its keys.
 
-    `live` are the fingerprints of the database by version. A newer key that is in the
-    file already, because an earlier attempt broke off, is taken; keys that were retired
-    are left out. Raises StoreMisconfigured, StoreInaccessible.
+    `live` are the fingerprints in the database by version. A newer key left in the file by an
+    earlier, interrupted attempt is used; retired keys are removed. Raises StoreMisconfigured,
+    StoreInaccessible.
     """
     place = key_place(state_dir, FILE_NAME)
     keys = {v: key for v, key in _secrets(place).items() if v in live or v > max(live)}
@@ -114,8 +114,7 @@ def add_key(state_dir: Path, live: Mapping[int, str]) -> KeyRing:
 
 
 def drop_keys(state_dir: Path, live: Iterable[int]) -> KeyRing:
-    """Take the keys out of the file that are not live any more; where it is read only, they stay,
-    and do no harm."""
+    """Remove the keys that are no longer live; in a read-only file they stay, and do no harm."""
     place, kept = key_place(state_dir, FILE_NAME), set(live)
     keys = _secrets(place)
     left = {version: key for version, key in keys.items() if version in kept}
@@ -126,13 +125,13 @@ def drop_keys(state_dir: Path, live: Iterable[int]) -> KeyRing:
 
 
 def _replace(place: KeyPlace, keys: Mapping[int, bytes]) -> None:
-    """Write the whole file aside and rename it into place: it is the old or the new one."""
+    """Replace the file atomically."""
     lines = "".join(f"{version} {key.hex()}\n" for version, key in sorted(keys.items()))
     replace_key_file(place, _PREAMBLE + lines, "a key of the suppressions")
 
 
 def replace_key_file(place: KeyPlace, text: str, what: str) -> None:
-    """Write a key file anew. Raises StoreInaccessible: it cannot be written."""
+    """Replace a key file. Raises StoreInaccessible if it cannot be written."""
     if place.is_credential:
         raise not_written(place, what)
     try:
@@ -142,12 +141,9 @@ def replace_key_file(place: KeyPlace, text: str, what: str) -> None:
 
 
 def replace_secret(path: Path, text: str) -> None:
-    """Write the whole file aside and rename it into place; who may read it stays.
-
-    Raises OSError.
-    """
+    """Replace a file atomically, keeping its owner and mode. Raises OSError."""
     for left in path.parent.glob(f"{path.name}.*.aside"):
-        left.unlink(missing_ok=True)  # of a process that was killed
+        left.unlink(missing_ok=True)  # left by a process that was killed
     with _written_aside(path, text) as aside:
         with suppress(FileNotFoundError):
             before = path.stat()
@@ -158,17 +154,14 @@ def replace_secret(path: Path, text: str) -> None:
 
 
 def create_secret(path: Path, text: str) -> None:
-    """Write the whole file aside and link it into place: the first of two wins.
-
-    Raises FileExistsError, OSError.
-    """
+    """Create a file atomically; the first process wins. Raises FileExistsError, OSError."""
     with _written_aside(path, text) as aside:
         path.hardlink_to(aside)
 
 
 @contextmanager
 def _written_aside(path: Path, text: str) -> Iterator[Path]:
-    """Let the caller move a complete file into place; it is on the disk when this ends."""
+    """Write a file under a temporary name, for the caller to move; durable when this ends."""
     aside = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.aside")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -189,7 +182,7 @@ def _written_aside(path: Path, text: str) -> Iterator[Path]:
 
 
 def give_to_owner_of(folder: Path, path: Path) -> None:
-    """Let root's command make files that the relay's own user can use."""
+    """Give a file that root creates to the owner of its folder, so that the relay can use it."""
     if os.geteuid() == 0:
         owner = folder.stat()
         os.chown(path, owner.st_uid, owner.st_gid)

@@ -1,8 +1,8 @@
-"""Where a key file that all relays of a store share is found on this machine.
+"""Finding the key files that all relays of a store share on this machine.
 
-The first of these that there is: a file that a variable of the environment names, a credential of
-systemd (LoadCredential=), a file in state_dir. A variable never holds the key itself: that would be
-shown by `docker inspect` and /proc, and inherited by every child.
+The first of these counts: a file named by an environment variable, a systemd credential
+(LoadCredential=), a file in state_dir. A variable never holds the key itself: `docker inspect` and
+/proc would show it, and every child would inherit it.
 """
 
 import os
@@ -12,12 +12,12 @@ from pathlib import Path
 from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
 
 CREDENTIALS = "CREDENTIALS_DIRECTORY"
-"""Set by systemd, for the processes of the unit alone."""
+"""Set by systemd, only for the processes of the unit."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyPlace:
-    """A key file. `why` says what makes it count; `bits` of its mode let too many read it."""
+    """A key file. `why` says where it comes from; its mode must have none of `bits`."""
 
     path: Path
     why: str
@@ -26,16 +26,17 @@ class KeyPlace:
 
 
 def variable(name: str) -> str:
-    """Return what the variable is called that names the file `name`: suppression.key …"""
+    """Return the name of the environment variable for a key file such as suppression.key."""
     return f"SMTPPROXY_{name.upper().replace('.', '_')}_FILE"
 
 
 def key_place(state_dir: Path, name: str, *, alone: bool = False) -> KeyPlace:
-    """Return the place that counts; that in state_dir where there is none yet.
+    """Return the place that counts, or that in state_dir if there is no key yet.
 
-    `alone`: the folder is a backup, and its own file the only one that is meant.
+    `alone`: the folder is a backup, and only its own file counts.
+
     Raises:
-        StoreMisconfigured: a variable names what is not there, or two places hold other keys.
+        StoreMisconfigured: a variable names a missing file, or two places have different keys.
     """
     if alone:
         return KeyPlace(state_dir / name, "in the backup", 0o077)
@@ -44,14 +45,14 @@ def key_place(state_dir: Path, name: str, *, alone: bool = False) -> KeyPlace:
     for other in found[1:]:
         if _lines(other.path) != _lines(chosen.path):
             raise StoreMisconfigured(
-                f"{chosen.path} ({chosen.why}) and {other.path} ({other.why}) hold other keys; "
-                "the first would count: remove one of the two, or make both the same"
+                f"{chosen.path} ({chosen.why}) and {other.path} ({other.why}) hold different keys; "
+                "remove one of the two (the first would count), or make both the same"
             )
     return chosen
 
 
 def _places(state_dir: Path, name: str) -> list[KeyPlace]:
-    """Return those that there are, at least one, the one that counts first."""
+    """Return at least one place, the one that counts first."""
     found: dict[Path, KeyPlace] = {}
     named = os.environ.get(variable(name))
     if named:
@@ -61,7 +62,7 @@ def _places(state_dir: Path, name: str) -> list[KeyPlace]:
         found[path] = KeyPlace(path, variable(name), 0o007)
     folder = os.environ.get(CREDENTIALS)
     if folder and (path := Path(folder, name)).exists():
-        # systemd gives it to the unit's user by an ACL, which shows as the group's right.
+        # systemd gives access to the unit's user by an ACL, which shows as a right of the group.
         found.setdefault(path, KeyPlace(path, "a credential of systemd", 0o007, True))
     path = state_dir / name
     if not found or path.exists():
@@ -79,9 +80,9 @@ def _lines(path: Path) -> list[str]:
 
 
 def secret_lines(place: KeyPlace, *, what: str, missing: str) -> list[str]:
-    """Return the lines of a secret file, comments left out.
+    """Return the lines of a secret file without comments.
 
-    `what` it holds and what to do where it is `missing` are for the text of the fault.
+    `what` it holds, and what to do if it is `missing`, are for the text of faults.
     Raises StoreMisconfigured, StoreInaccessible.
     """
     path = place.path
@@ -103,14 +104,14 @@ def secret_lines(place: KeyPlace, *, what: str, missing: str) -> list[str]:
 
 
 def not_written(place: KeyPlace, what: str, error: OSError | None = None) -> StoreInaccessible:
-    """Return the fault that a key cannot be written where it would be read."""
+    """Return the fault for a key that cannot be written to its place."""
     if place.is_credential:
         return StoreInaccessible(
-            f"{place.path}: {what} cannot be written: a credential of systemd is read only; "
+            f"{place.path}: {what} cannot be written: a systemd credential is read-only; "
             "change the file that LoadCredential= names, on every machine, and restart the relays"
         )
-    why = "it is read only" if error is None else error.strerror
+    why = "it is read-only" if error is None else error.strerror
     return StoreInaccessible(
-        f"{place.path}: {what} cannot be written ({why}); its folder must be one that "
-        "smtpproxy may write to, or change the file where it comes from"
+        f"{place.path}: {what} cannot be written ({why}); make its folder writable for smtpproxy, "
+        "or change the file at its origin"
     )

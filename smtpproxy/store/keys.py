@@ -1,11 +1,10 @@
-"""The secret keys of the suppressions, and what they make of an address.
+"""The secret keys of the suppressions, and hashing addresses with them.
 
-Addresses of suppressions are stored as HMAC-SHA256 under a key, never in clear
-(design.md section 8). There is one key; while it is being replaced there are two, and
-every lookup asks under both.
+Addresses of suppressions are stored as HMAC-SHA256 under a key, never in clear (design.md
+section 8). There is one key, or two while it is being replaced: then every lookup uses both.
 
-A whole domain is stored alike. Its exact key is its wide key and a mark, so that it shows what
-it is, though not of which domain.
+A whole domain is stored in the same way. Its exact key is its wide key with a mark, which
+shows that it is a domain, though not which.
 """
 
 import re
@@ -24,15 +23,15 @@ from smtpproxy.policy.model import Origin, Suppression
 _BLOCK = 64  # of SHA-256, RFC 2104 section 2
 _WIDE_BYTES = 16  # truncated as RFC 2104 section 5 allows: it only finds candidates
 _DOMAIN_KEY_TEXT = re.compile(r"(@|\*\.)hmac:([0-9a-f]{8}):([0-9a-f]{32})")
-_MARKS = {"@": b"@".ljust(16, b"\0"), "*.": b"*.".ljust(16, b"\0")}  # no hash ends so
-_DOMAINS = 4_096  # whose keys are kept at hand
+_MARKS = {"@": b"@".ljust(16, b"\0"), "*.": b"*.".ljust(16, b"\0")}  # no hash ends like this
+_DOMAINS = 4_096  # whose keys are cached
 
 KeyPair = tuple[bytes, bytes]
 """(wide key, exact key) of one address, or of a whole domain."""
 
 
 def is_key_text(text: str) -> bool:
-    """Whether it is meant as a key text of an export, and not as an address or a domain."""
+    """Whether it is a key text of an export, rather than an address or a domain."""
     return text.startswith(("hmac:", "@hmac:", "*.hmac:"))
 
 
@@ -45,7 +44,7 @@ def whole_domain_of(pair: KeyPair) -> str | None:
 
 
 def key_text(fingerprint: str, pair: KeyPair) -> str:
-    """Return what represents an address, or a whole domain, under the key of `fingerprint`."""
+    """Return the key text of an address or a whole domain under the key of `fingerprint`."""
     wide, exact = pair
     sign = whole_domain_of(pair)
     if sign is not None:
@@ -54,10 +53,7 @@ def key_text(fingerprint: str, pair: KeyPair) -> str:
 
 
 def suppressed_name(text: str) -> str:
-    """Return the canonical name of what a suppression is of: an address or a whole domain.
-
-    Raises `AddressError`.
-    """
+    """Return the canonical name of an address or a whole domain. Raises `AddressError`."""
     domain = whole_domain(text)
     return canonical(text) if domain is None else domain
 
@@ -96,13 +92,13 @@ class SuppressionKey:
         return (exact if variant == address else self._hmac(variant))[:_WIDE_BYTES], exact
 
     def lookup(self, name: str) -> tuple[bytes, ...]:
-        """Return what finds all that counts for a canonical name.
+        """Return the keys that find everything that counts for a canonical name.
 
-        The keys of the address, then the wide key of each whole domain that it is under, in
-        the order of `domains_over`. Of a whole domain's own name, the first two find nothing.
+        The two keys of the address, then the wide key of each whole domain that it is under, in
+        the order of `domains_over`. For the name of a whole domain the first two are empty.
         """
         over = self._over(name.rpartition("@")[2])
-        if name[0] in "@*" and names_domain(name):  # of an address nearly always decided at once
+        if name[0] in "@*" and names_domain(name):  # the first test settles it for most addresses
             return (b"", b"", *over)
         return self._of_address(name) + over
 
@@ -114,16 +110,16 @@ class SuppressionKey:
         return tuple([self.pair(name)[0] for name in domains_over(domain)])
 
     def seal(self, text: str) -> str:
-        """Return what only a holder of the key can make of a text that is no address."""
+        """Return the HMAC of a text that is not an address."""
         return self._hmac(text).hex()
 
     def text(self, pair: KeyPair) -> str:
-        """Return the key text of an export: it represents the address under this key."""
+        """Return the key text that represents the address in exports."""
         return key_text(self.fingerprint, pair)
 
 
 class KeyRing:
-    """The keys that are live, the oldest first; new suppressions are stored under the newest."""
+    """The live keys, the oldest first; new suppressions are stored under the newest."""
 
     __slots__ = ("keys", "newest", "versions")
 
@@ -133,7 +129,7 @@ class KeyRing:
         self.versions = tuple(key.version for key in self.keys)
 
     def places(self, text: str) -> list[tuple[SuppressionKey, KeyPair]]:
-        """Return where an address or a whole domain as given is stored, under its newest key first.
+        """Return the keys an address or a whole domain is stored under, the newest first.
 
         A key text of an export is stored under its own key only.
 
@@ -149,11 +145,11 @@ class KeyRing:
                 return [(key, pair)]
         raise ValueError(
             f"exported under another key ({fingerprint}, ours is {self.newest.fingerprint}): "
-            "import it where that key is, or with the addresses"
+            "import it where that key is, or import the addresses"
         )
 
     def of_version(self, version: int) -> SuppressionKey:
-        """Return the key of a stored row. Raises KeyError: it is not live."""
+        """Return the key of a stored row. Raises KeyError if it is not live."""
         for key in self.keys:
             if key.version == version:
                 return key
@@ -167,11 +163,11 @@ def _read_key_text(text: str) -> tuple[str, KeyPair]:
     if match := _DOMAIN_KEY_TEXT.fullmatch(text):
         wide = bytes.fromhex(match[3])
         return match[2], (wide, wide + _MARKS[match[1]])
-    raise ValueError("not a key text as `suppress export` writes it")
+    raise ValueError("not a key text; right would be one that `suppress export` wrote")
 
 
 class Partner(NamedTuple):
-    """A partner of the exchange and the key shared with it."""
+    """A partner and the key shared with it."""
 
     name: str
     key: SuppressionKey
@@ -179,7 +175,7 @@ class Partner(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PartnerSnapshot:
-    """What is known of a partner's snapshot beside its rows. `key` is a fingerprint."""
+    """A partner's snapshot without its rows. `key` is a fingerprint."""
 
     key: str
     sender: str  # the host name of the side that took it
@@ -191,7 +187,7 @@ class PartnerSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRow:
-    """One suppression of a partner. `origin` is what it was there."""
+    """One suppression of a partner. `origin` is the partner's."""
 
     keys: KeyPair  # under the key shared with the partner
     scope: str
@@ -201,7 +197,7 @@ class SnapshotRow:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How many suppressions can be told to a partner, of all there are."""
+    """How many of all suppressions can be exported to a partner."""
 
     covered: int
     total: int
@@ -210,19 +206,19 @@ class Coverage:
 class PartnerStore(Protocol):
     """The exchange with the partners that the store was opened with.
 
-    Methods that name a partner raise `KeyError` when it is none of them.
+    Methods raise `KeyError` for the name of any other partner.
     """
 
     async def cover(self, addresses: Sequence[str]) -> int:
-        """Keep every partner's hash of canonical addresses that are suppressed.
+        """Store every partner's hash of those canonical addresses that are suppressed.
 
-        Returns how many are new. A suppression that is added with its address is covered
-        by that; older ones, and those of key texts, are by this alone.
+        Returns how many are new. Suppressions added with their address are covered at once; this is
+        for older ones, and for those added as key texts.
         """
         ...
 
     async def forget_partners(self) -> int:
-        """Forget the hashes under keys of nobody who is a partner now."""
+        """Delete the hashes under keys that are no longer a partner's."""
         ...
 
     async def coverage(self, partner: str) -> Coverage: ...
@@ -230,18 +226,18 @@ class PartnerStore(Protocol):
     def export_to_partner(
         self, partner: str
     ) -> AsyncGenerator[tuple[KeyPair | None, Suppression], None]:
-        """Yield every suppression with its keys for the partner; None: not covered."""
+        """Yield every suppression with its keys for the partner, or None if not covered."""
         ...
 
     async def snapshots(self) -> Mapping[str, PartnerSnapshot]:
-        """Return the snapshots that count, by partner: of a known one, under its key."""
+        """Return the snapshots of known partners that were made with their current key."""
         ...
 
     async def take_snapshot(
         self, partner: str, snapshot: PartnerSnapshot, batches: AsyncIterable[Sequence[SnapshotRow]]
     ) -> None:
-        """Let a snapshot count in place of the partner's former one, all at once.
+        """Replace the partner's snapshot atomically.
 
-        Whatever ends it before, an error in `batches` too, leaves the former one.
+        If it fails, even by an error in `batches`, the former one stays.
         """
         ...

@@ -1,10 +1,10 @@
-"""The file of the keys of links, mode 0600: of unsubscribing, confirming, and return paths.
+"""The file of the keys for unsubscribe links, confirmations and return paths, mode 0600.
 
-A link is followed for years, so its key stays when it is replaced: new links are sealed
-under the newest, and all are read. Line: version, the day it was made, key in hexadecimal.
+A link has to work for years, so a replaced key stays: new links are sealed with the newest key, and
+all are read. Line: version, the day it was made, key in hexadecimal.
 
-With several relays the newest is not used before all have it: which one new links are sealed under,
-the database says, and each relay keeps beside the keys.
+Of several relays, none uses a new key before all have it. Which key seals new links is stored in
+the database, and by each relay beside its keys.
 """
 
 import re
@@ -42,21 +42,21 @@ class LinkKey:
 
     @property
     def fingerprint(self) -> str:
-        """What shows which key it is, and gives nothing of it away."""
+        """Identifies the key without revealing it."""
         return digest(self.secret, b"smtpproxy link key", "sha256")[:4].hex()
 
 
 def load_link_keys(state_dir: Path, *, alone: bool = False) -> Mapping[int, LinkKey]:
-    """Read the keys by version, the oldest first; `alone`: those of a backup's folder.
+    """Read the keys by version, the oldest first; `alone`: only those in the folder of a backup.
 
-    Raises StoreMisconfigured: there is none, others can read it, or it is no key file.
+    Raises StoreMisconfigured: there is no file, others can read it, or it is not a key file.
     """
     place = key_place(state_dir, LINK_KEY_FILE, alone=alone)
     lines = secret_lines(
         place,
         what="the key file of the unsubscribe links",
-        missing="restore it from the backup, or no link that was sent works; if none was sent yet,"
-        " smtpproxy serve makes it",
+        missing="restore it from the backup, as no link sent before works without it; if none was"
+        " sent yet, smtpproxy serve creates it",
     )
     found = [_LINK_LINE.fullmatch(line) for line in lines]
     try:
@@ -70,7 +70,7 @@ def load_link_keys(state_dir: Path, *, alone: bool = False) -> Mapping[int, Link
     versions = {key.version for key in keys}
     if not keys or len(versions) < len(lines) or not versions <= set(range(1, _VERSIONS + 1)):
         raise StoreMisconfigured(
-            f"{place.path}: not a file of link keys; expected a line with a version, a day and "
+            f"{place.path}: not a file of link keys, which has a line with a version, a day and "
             f"{2 * KEY_OCTETS} hexadecimal digits for each key; restore it from the backup"
         )
     return {key.version: key for key in sorted(keys, key=lambda key: key.version)}
@@ -87,13 +87,13 @@ def link_ring(state_dir: Path) -> TokenRing:
 
 
 def link_paths(state_dir: Path, domain: str = "") -> ReturnPaths:
-    """Return what makes return paths at a domain, and reads them. Raises StoreMisconfigured."""
+    """Return the maker and reader of return paths at a domain. Raises StoreMisconfigured."""
     keys, sealing = _secrets(state_dir)
     return ReturnPaths(keys, domain, sealing)
 
 
 def _secrets(state_dir: Path) -> tuple[Mapping[int, bytes], int]:
-    """Return the keys by version, and which one seals what is new. Raises StoreMisconfigured."""
+    """Return the keys by version, and the version that seals. Raises StoreMisconfigured."""
     keys = {version: key.secret for version, key in load_link_keys(state_dir).items()}
     sealing = _noted(state_dir) or max(keys)
     if sealing not in keys:
@@ -105,7 +105,7 @@ def _secrets(state_dir: Path) -> tuple[Mapping[int, bytes], int]:
 
 
 def note_sealing(state_dir: Path, version: int) -> None:
-    """Remember which key seals new links. Raises StoreInaccessible."""
+    """Store which key seals new links. Raises StoreInaccessible."""
     if _noted(state_dir) == version:
         return
     path = state_dir / SEALING_FILE
@@ -123,7 +123,7 @@ def _noted(state_dir: Path) -> int | None:
 
 
 def ensure_link_keys(state_dir: Path, today: date) -> bool:
-    """Make the first key if there is none; say whether it was made now.
+    """Create the first key if there is none; return whether it was created.
 
     Raises StoreMisconfigured, StoreInaccessible.
     """
@@ -142,14 +142,14 @@ def ensure_link_keys(state_dir: Path, today: date) -> bool:
 
 
 def add_link_key(state_dir: Path, today: date) -> LinkKey:
-    """Make a key that new links are sealed under; the others stay.
+    """Add a key for new links; the others stay.
 
     Raises StoreMisconfigured, StoreInaccessible.
     """
     keys, place = load_link_keys(state_dir), key_place(state_dir, LINK_KEY_FILE)
     if max(keys) >= _VERSIONS:
         raise StoreMisconfigured(
-            f"{place.path}: there are {_VERSIONS} versions, and no more can be"
+            f"{place.path}: there are already {_VERSIONS} versions, the most there can be"
         )
     key = _new_link_key(max(keys) + 1, today)
     _replace(place, (*keys.values(), key))
@@ -157,7 +157,7 @@ def add_link_key(state_dir: Path, today: date) -> LinkKey:
 
 
 def drop_link_key(state_dir: Path, version: int) -> None:
-    """Take a key out of the file. Raises StoreMisconfigured, StoreInaccessible."""
+    """Remove a key from the file. Raises StoreMisconfigured, StoreInaccessible."""
     keys, place = load_link_keys(state_dir), key_place(state_dir, LINK_KEY_FILE)
     left = [key for key in keys.values() if key.version != version]
     if left and len(left) < len(keys):
@@ -177,16 +177,16 @@ def _link_line(key: LinkKey) -> str:
 
 
 class LinkReader:
-    """Reads the tokens of links and return paths, under keys that may be added while it runs."""
+    """Reads the tokens of links and return paths, with keys that may be added while it runs."""
 
     def __init__(self, state_dir: Path) -> None:
         self._state_dir = state_dir
         self._ring: TokenRing | None = None
         self._paths: ReturnPaths | None = None
-        self._read_at: tuple[int, int] | None = None  # what the file was when it was read
+        self._read_at: tuple[int, int] | None = None  # identifies the file that was read
 
     def open(self, token: str) -> Unsubscription:
-        """Read a token. Raises TokenError: it is none; StoreMisconfigured: the file is wrong."""
+        """Read a token. Raises TokenError if it is invalid, StoreMisconfigured if the file is."""
         return self._ring_of(token).open(token)
 
     def open_confirmation(self, token: str) -> Confirmation:
@@ -212,7 +212,7 @@ class LinkReader:
         return self._ring
 
     def return_paths(self, local_part: str = "") -> ReturnPaths:
-        """Return what reads this return path. Raises as `open` does."""
+        """Return the reader of this return path. Raises as `open` does."""
         if self._paths is None or not self._paths.knows(local_part):
             self._read_again()
         if self._paths is None:
@@ -220,7 +220,7 @@ class LinkReader:
         return self._paths
 
     def _read_again(self) -> None:
-        """Read the file if it was changed, so that nobody can have it read at will."""
+        """Read the file if it has changed, so that invalid tokens cannot force a read."""
         try:
             state = key_place(self._state_dir, LINK_KEY_FILE).path.stat()
         except FileNotFoundError:

@@ -1,5 +1,8 @@
-"""The maildir of reports: `new` holds what came, `cur` what was read. Other programs may deliver
-into it. A report is durable when it is in `new`, and leaves it when what it says was done."""
+"""The maildir of reports. Other programs may deliver into it, too.
+
+`new` holds reports that came, `cur` those that were read. A report is durable once it is in
+`new`, and moves to `cur` once it has been acted on.
+"""
 
 import os
 import re
@@ -19,16 +22,16 @@ from smtpproxy.store.key_files import give_to_owner_of
 log = structlog.get_logger(__name__)
 
 _OURS = re.compile("[0-9A-Z]{26}")
-"""Names of what we took in ourselves: ULIDs, and whole when they are there."""
+"""The names that `deliver` gives: ULIDs. Their files are always complete."""
 _QUIET = 0.5  # seconds
 
 _READ = ":2,S"
-"""What follows the name of a message that was seen, in every maildir."""
+"""The suffix of a message's name that marks it as seen, in every maildir."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A message in the maildir. `size` is what is there; `content` may be cut short."""
+    """A message in the maildir. `size` is its full size; `content` may be cut short."""
 
     id: str
     at: datetime
@@ -37,11 +40,11 @@ class Arrived:
 
 
 class Maildir:
-    """Its methods raise OSError."""
+    """Methods raise OSError."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._told: set[Path] = set()  # what cannot be read, and the log says so
+        self._logged: set[Path] = set()  # files that cannot be read
         self._tmp, self._new, self._cur = (folder / name for name in ("tmp", "new", "cur"))
 
     def make(self) -> None:
@@ -51,21 +54,21 @@ class Maildir:
                 give_to_owner_of(folder.parent, folder)
 
     def deliver(self, id: str, content: bytes) -> None:
-        """Take a message in: it is on the disk when this returns."""
+        """Add a message to `new`; it is durable when this returns."""
         self._write(id, content, self._new / id)
 
     def keep(self, id: str, content: bytes) -> None:
-        """Keep a copy of a message that was read elsewhere; one that is there stays."""
+        """Add a copy of a message that was read elsewhere to `cur`, unless there is one."""
         if not (self._cur / (id + _READ)).exists():
             self._write(id, content, self._cur / (id + _READ), sync=False)
 
     def arrived(
         self, limit: int, most: int, but: Container[str] = frozenset()
     ) -> Sequence[Arrived]:
-        """Return some of what came, of each no more octets than `most`; ids of `but` are left.
+        """Return some messages from `new`, at most `most` octets of each, except ids in `but`.
 
-        What another program put there is left for a moment: it may not be whole, where it was not
-        moved there as a maildir asks.
+        A very recent file of another program is left for later: it may be incomplete, unless it was
+        moved there as a maildir requires.
         """
         with os.scandir(self._new) as entries:
             found = (entry.name for entry in entries if _is_message(entry))
@@ -76,12 +79,12 @@ class Maildir:
         return list(islice((each for each in read if each is not None), limit))
 
     def waiting(self, most: int) -> int:
-        """Return how many messages came and were not read yet, at most so many."""
+        """Return the number of messages that have not been read yet, `most` at most."""
         with os.scandir(self._new) as entries:
             return sum(1 for _ in islice(filter(_is_message, entries), most))
 
     def settle(self, id: str) -> None:
-        """Move a message to `cur`: what it asks for was done, and that is on record."""
+        """Move a message to `cur`, once it has been acted on and that is on record."""
         target = self._cur / (id + _READ)
         try:
             (self._new / id).replace(target)
@@ -96,16 +99,16 @@ class Maildir:
             path.replace(self._new / id)
 
     def settled(self) -> Iterator[str]:
-        """Yield the ids of what was read."""
+        """Yield the ids of the messages that were read."""
         with os.scandir(self._cur) as entries:
             for entry in entries:
                 if _is_message(entry):
                     yield entry.name.partition(":")[0]
 
     def read(self, id: str, most: int) -> Arrived | None:
-        """Return a message that was read before; None where it is gone.
+        """Return a message that was read before, or None if it is gone.
 
-        It may be on its way from `new` to `cur` just now.
+        It may just be moving from `new` to `cur`.
         """
         for folder in (self._new, self._cur, self._new, self._cur):
             for name in (id, id + _READ):
@@ -151,8 +154,8 @@ class Maildir:
         except FileNotFoundError:
             return None
         except PermissionError as error:
-            if path not in self._told:
-                self._told.add(path)
+            if path not in self._logged:
+                self._logged.add(path)
                 log.error("report cannot be read", path=str(path), error=error.strerror)
             return None
         at = min(datetime.fromtimestamp(about.st_mtime, UTC), datetime.now(UTC))

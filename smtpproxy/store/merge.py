@@ -1,7 +1,7 @@
-"""What a new word about an address changes, what is put right, and what outlives its period.
+"""Merging an update into a contact, and deciding when a contact has outlived its period.
 
-A contact goes when the person has been silent for the period (rules A9 and A17). What the
-person asked for does not go with it: it becomes a suppression, which names nobody (A35).
+A contact is removed when the person has been silent for the period (rules A9 and A17). Their
+withdrawals and objections are kept as suppressions, which name nobody (A35).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,10 +38,10 @@ from smtpproxy.store.operations import Limits, Removed
 from smtpproxy.store.protocols import PROFILE_FIELDS, BatchResult, ContactUpdate, SuppressionEntry
 
 FROZEN = GATHERED | {"tags"}
-"""What no import changes of a contact whose person objected to profiling."""
+"""Fields that no import changes after an objection to profiling."""
 
 MARKS = ("first_contacted_at", "profiling_objected_at")
-"""Moments that an update may set or move back, and never clear or move forward."""
+"""Times that an update may set or move back, but never clear or move forward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +54,23 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What is known after an update, and what that changed."""
+    """A contact after an update, and what that changed."""
 
     known: Known
     new_acts: tuple[ConsentAct, ...]
-    corrected: bool  # one of the acts that were known is told more exactly
+    corrected: bool  # a known act was replaced by a more complete one
     changed: bool  # the contact differs from before
-    touched: bool  # its row differs: changed, or the same profile of a newer source
+    touched: bool  # its row differs: changed, or the same profile from a newer source
     older: bool  # the update's profile differs, but is no newer than the stored one
 
 
 def as_update(contact: Contact | ContactUpdate) -> ContactUpdate:
-    """Return the update that `contact` is."""
+    """Return a bare contact as an update of its whole profile."""
     return contact if isinstance(contact, ContactUpdate) else ContactUpdate(contact)
 
 
 def merge(known: Known | None, update: ContactUpdate) -> Merged:
-    """Apply `update`: the newer profile counts, purchases and acts add up."""
+    """Apply `update`: the newer profile counts, purchases and acts accumulate."""
     told = update.contact
     if known is None:
         contact = _with_history(told, joined_items((), told.purchases), joined_items((), told.acts))
@@ -109,9 +109,9 @@ def merge(known: Known | None, update: ContactUpdate) -> Merged:
 
 
 def refusals(update: ContactUpdate) -> ContactUpdate | None:
-    """Return what an import may say about a person who was erased and came back: that they refuse.
+    """Return the refusals in an update, or None if there are none.
 
-    None when it says nothing of the kind.
+    Nothing else may be imported about a person who was erased and came back.
     """
     told = update.contact
     contact = Contact(
@@ -128,8 +128,7 @@ def refusals(update: ContactUpdate) -> ContactUpdate | None:
 
 
 def _with_collections(known: Known, update: ContactUpdate) -> tuple[tuple[Collection, ...], bool]:
-    """Return the ways in which the address was obtained, and whether the update tells one of them
-    differently but is no newer."""
+    """Return the collections, and whether the update differs in one of them but is no newer."""
     told = update.contact
     if update.rectifies:
         return collections(told), False
@@ -150,7 +149,7 @@ def _with_collections(known: Known, update: ContactUpdate) -> tuple[tuple[Collec
 
 
 def _restrictions(known: Known, update: ContactUpdate) -> frozenset[str]:
-    """Return the tags that a source adds which says nothing else of tags, unless it is older."""
+    """Return the restricting tags that an update adds without replacing all, unless it is older."""
     if update.as_of is not None and known.as_of is not None and update.as_of < known.as_of:
         return frozenset()
     return restricting(update.contact.tags, update.restricted_tags) - known.contact.tags
@@ -189,11 +188,11 @@ def _with_marks(contact: Contact, told: Contact) -> Contact:
 
 
 STRICTNESS = tuple(Frequency)
-"""How often people want mail, the loosest first."""
+"""Frequencies, the least strict first."""
 
 
 def newest_preferences(told: Iterable[Preference]) -> tuple[Preference, ...]:
-    """One for each brand and purpose: the newest, and of one moment the strictest."""
+    """Return the newest for each brand and purpose; of several at one time, the strictest."""
     newest: dict[tuple[str, str], Preference] = {}
     for one in sorted(told, key=lambda one: (one.at, STRICTNESS.index(one.frequency))):
         newest[one.brand, one.purpose] = one
@@ -210,7 +209,7 @@ def _with_history(
 
 
 def ordered_purchases(purchases: tuple[Purchase, ...]) -> tuple[Purchase, ...]:
-    """Each once, oldest first."""
+    """Return each once, oldest first."""
     if len(purchases) < 2:
         return purchases
     return tuple(sorted(dict.fromkeys(purchases), key=_order))
@@ -221,7 +220,7 @@ def _order(one: Purchase) -> tuple[object, ...]:
 
 
 def ordered_acts(acts: tuple[ConsentAct, ...]) -> tuple[ConsentAct, ...]:
-    """Each once, oldest first; of one moment the withdrawal is last: it is what counts."""
+    """Return each once, oldest first; at one time the withdrawal is last, as it counts."""
     if len(acts) < 2:
         return acts
     return tuple(sorted(dict.fromkeys(acts), key=lambda act: (act.at, act.withdrawal)))
@@ -234,9 +233,9 @@ def oldest_first(suppressions: Iterable[Suppression]) -> tuple[Suppression, ...]
 def with_readings(
     own: RecipientFacts | None, others: Iterable[tuple[str, RecipientFacts | None]]
 ) -> RecipientFacts | None:
-    """Add what keeps mail from the other addresses that an address may be read as.
+    """Add the suppressions and withdrawals of the other addresses that an address may be read as.
 
-    Nothing of theirs that would let mail through is taken over.
+    Nothing of theirs that would let mail through is added.
     """
     suppressions, found = [], []
     for address, known in others:
@@ -283,9 +282,9 @@ def removed(dates: list[datetime]) -> Removed:
 
 
 def last_sign(contact: Contact, now: datetime) -> datetime | None:
-    """Return when the person was collected, or last did anything but deal with us.
+    """Return the last sign of life that is not a dealing: a collection, an activity, a consent act.
 
-    Any consent act is one, a withdrawal too: whoever speaks to us is not silent.
+    A withdrawal is one too: a person who withdraws is not silent.
     """
     ways = collections(contact)
     return _newest(
@@ -311,7 +310,7 @@ def is_undated(contact: Contact, now: datetime) -> bool:
 
 
 def _was_only_asked(contact: Contact, now: datetime) -> bool:
-    """Whether all that is known is that somebody, perhaps another, asked in the person's name."""
+    """Whether there is nothing but unconfirmed requests, perhaps by somebody else."""
     asked = bool(contact.acts) and all(act.pending for act in contact.acts)
     return asked and is_undated(replace(contact, acts=()), now)
 
@@ -319,13 +318,13 @@ def _was_only_asked(contact: Contact, now: datetime) -> bool:
 def outlived(
     contact: Contact, undated_since: datetime | None, limits: Limits, now: datetime
 ) -> datetime | None:
-    """Return the date of a contact whose time is over: its last sign or dealing, else None."""
+    """Return the last sign or dealing of a contact that has outlived its period, or else None."""
     sign, dealing = last_sign(contact, now), last_dealing(contact, now)
     if limits.requests is not None and _was_only_asked(contact, now):
         return sign if sign is not None and sign < limits.requests else None
     if sign is None and dealing is None:
         sign = undated_since
-        if sign is None:  # from now on its time is counted
+        if sign is None:  # its period starts now
             return None
     if sign is not None and sign >= limits.prospects:
         return None
@@ -335,10 +334,10 @@ def outlived(
 
 
 def orders(contact: Contact, limits: Limits, now: datetime) -> Iterator[SuppressionEntry]:
-    """Yield what the person asked for, and must not be forgotten with the contact.
+    """Yield the person's refusals as suppressions, which outlast the contact.
 
-    A withdrawal becomes an `unsubscribe` of its purpose: like it, it yields to consent that
-    is given later, and to no older one.
+    A withdrawal becomes an `unsubscribe` from its purpose: like a withdrawal, that gives way to
+    later consent, but not to earlier.
     """
     withdrawn: dict[str, datetime] = {}
     for act in contact.acts:

@@ -1,4 +1,4 @@
-"""What running the product asks of a store: imports, retention, webhooks, rights."""
+"""The operations of a store beside reads and writes: imports, retention, rectification."""
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,26 +23,26 @@ Kind = Literal["contacts", "suppressions"]
 State = Literal["running", "complete", "interrupted", "undoing", "undone"]
 
 UNDO_FOR = timedelta(days=90)
-"""How long what profiles were before is kept, from the start of an import."""
+"""How long earlier profiles are kept, from the start of an import."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """How far into its file an import has come: all up to `line` is committed or rejected."""
+    """How far an import has got in its file: all lines up to `line` are committed or rejected."""
 
     line: int = 0  # of the file
-    octets: int = 0  # read of it, which may be more than those of the lines
+    octets: int = 0  # read, perhaps beyond that line
     digest: str = ""  # SHA-256 of these octets, in hexadecimal
-    lines: int = 0  # that say something
+    lines: int = 0  # that are not blank
     rejected: int = 0
     passed: int = 0
     aside: int = 0  # octets of the rejected file
-    refusals: int = 0  # of rejected lines, taken in all the same
+    refusals: int = 0  # in rejected lines, but stored
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The part of an import that one commit takes in."""
+    """The part of an import that is one commit."""
 
     id: str
     place: Checkpoint
@@ -50,33 +50,30 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Undone:
-    """What an undo has done so far. Its counts are of contacts, or of suppressions."""
+    """What an undo has done so far, in numbers of contacts or of suppressions."""
 
     at: datetime
     by: str
-    removed: int = 0  # contacts gone, suppressions lifted
-    put_back: int = 0  # as they were before the import
-    kept: int = 0  # others have changed or confirmed them since
+    removed: int = 0  # contacts removed, suppressions lifted
+    put_back: int = 0  # restored to what they were before the import
+    kept: int = 0  # changed or confirmed by others since
 
     def and_then(self, removed: int, put_back: int, kept: int) -> "Undone":
-        removed, put_back, kept = (
-            self.removed + removed,
-            self.put_back + put_back,
-            self.kept + kept,
+        return Undone(
+            self.at, self.by, self.removed + removed, self.put_back + put_back, self.kept + kept
         )
-        return Undone(self.at, self.by, removed, put_back, kept)
 
 
 @dataclass(frozen=True, slots=True)
 class ImportRecord:
-    """One import. `options` are what decides how its file is read."""
+    """One import. `options` are those that decide how its file is read."""
 
     id: str
     kind: Kind
     file: str
     user: str
     started_at: datetime
-    as_of: datetime  # the age of what the file says
+    as_of: datetime  # the date of the file's data
     size: int | None = None  # octets; None: it came through a pipe
     options: Mapping[str, str] = field(default_factory=dict)
     state: State = "running"
@@ -91,25 +88,25 @@ class ImportRecord:
 
 
 BRANDS = "brands"
-"""The option of an import that says which brands its token was for."""
+"""The option with the brands of the token that an import was made with."""
 
 
 def brands_of(record: ImportRecord) -> frozenset[str]:
-    """Return the brands that an import was begun for; none: it was for all."""
+    """Return the brands that an import was for; empty means all."""
     return frozenset(filter(None, record.options.get(BRANDS, "").split(",")))
 
 
 class ImportStore(Protocol):
-    """The imports on record, and the way back. Ids are as given or unknown: KeyError."""
+    """The imports on record, and undoing them. Methods raise KeyError for an unknown id."""
 
     async def begin_import(self, record: ImportRecord) -> None:
-        """Put an import on record, before its first batch."""
+        """Record an import, before its first batch."""
         ...
 
     async def mark_import(
         self, id: str, state: State, *, at: datetime | None, place: Checkpoint | None = None
     ) -> None:
-        """Note in which state an import is, since when it has ended, and how far it came."""
+        """Record the state of an import, when it ended, and how far it got."""
         ...
 
     async def imports(self) -> Sequence[ImportRecord]:
@@ -119,18 +116,17 @@ class ImportStore(Protocol):
     async def undo_import(
         self, id: str, *, at: datetime, by: str, may_lift: Callable[[str], bool] | None = None
     ) -> Undone | None:
-        """Take a part of an import back, in one commit; None: all of it was before.
+        """Undo a part of an import, in one commit; return None once all of it is undone.
 
-        To be called until it returns None. New contacts go, with their acts and purchases;
-        profiles and suppressions are put back as they were, new suppressions lifted, which
-        stays on record. What others have changed or confirmed since stays, and so do suppressions
-        of a scope that may not be lifted.
+        Call it until it returns None. New contacts are removed with their acts and purchases;
+        profiles and suppressions are restored, and new suppressions lifted, which stays on
+        record. What others have changed or confirmed since stays, and so do suppressions of a scope
+        that may not be lifted.
         """
         ...
 
     def without_import(self, id: str) -> AsyncGenerator[Mapping[str, Contact | None], None]:
-        """Yield what would be left of contacts, by address, if an import of contacts was taken
-        back; None: nothing."""
+        """Yield contacts, by address, as an undo of the import would leave them; None: removed."""
         ...
 
     async def would_undo(self, id: str, *, at: datetime) -> Undone:
@@ -140,11 +136,11 @@ class ImportStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Contacts stay with a sign of life as prospects, or a dealing, no older than these.
+    """Contacts stay with a sign of life since `prospects`, or a dealing since `customers`.
 
-    `restricted` are the tags that keep bulk mail from somebody. Whoever objected to all
-    marketing before `objected` goes whatever signs of life there are, and whoever is known only by
-    requests that were not confirmed, before `requests`.
+    `restricted` are the tags that keep bulk mail from somebody. People who objected to all
+    marketing before `objected` are removed despite any sign of life, and people known only by
+    unconfirmed requests, if those are from before `requests`.
     """
 
     prospects: datetime
@@ -156,7 +152,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What of one kind was removed, or would be: how many rows, and of which dates."""
+    """What was removed, or would be: how many rows, and their oldest and newest dates."""
 
     rows: int = 0
     oldest: datetime | None = None
@@ -176,10 +172,8 @@ NOTHING = Removed()
 
 @dataclass(frozen=True, slots=True)
 class PurgedContacts:
-    """`orders` counts the suppressions that their withdrawals and objections became.
-
-    `objected` counts those who went since they had objected to all marketing.
-    """
+    """`orders` counts the suppressions made of withdrawals and objections, and `objected` the
+    contacts removed because of an objection to all marketing."""
 
     removed: Removed = NOTHING
     orders: int = 0
@@ -188,41 +182,41 @@ class PurgedContacts:
 
 @dataclass(frozen=True, slots=True)
 class PurgedSuppressions:
-    """`held` counts those that are old enough, and stay since a contact has the address."""
+    """`held` counts suppressions that are old enough, but stay because of a contact."""
 
     removed: Removed = NOTHING
     held: int = 0
 
 
 class RetentionStore(Protocol):
-    """Removing what has outlived its period, a little at a time: others go on writing.
+    """Removing what has outlived its period, in small steps, so that others can write.
 
-    `at` is now. What is dated after it has not happened. With `dry_run` nothing is changed,
-    and the answers are what would be done.
+    `at` is now; anything dated later has not happened. With `dry_run` nothing is changed, and
+    the results are what would be done.
     """
 
     async def purge_contacts(
         self, limits: Limits, *, at: datetime, dry_run: bool = False
     ) -> PurgedContacts:
-        """Remove contacts, once their withdrawals and objections are suppressions.
+        """Remove contacts, after turning their withdrawals and objections into suppressions.
 
-        Of whoever objected to all marketing the suppression is kept, and nothing else.
+        Of people who objected to all marketing only that suppression is kept.
 
-        The suppressions of an address whose contact goes last from now.
+        The period of the suppressions of a removed contact's address starts now.
         """
         ...
 
     async def trim_notes(
         self, before: datetime, is_motive: Callable[[str], bool], *, dry_run: bool = False
     ) -> int:
-        """Forget notes of suppressions, and reasons for lifting one, that are free text and older.
+        """Delete older notes of suppressions, and reasons for lifting one, if they are free text.
 
         Return how many.
         """
         ...
 
     async def renew_suppressions(self, matched: Mapping[str, datetime]) -> int:
-        """Let what counts for these canonical addresses last from these moments.
+        """Restart the period of the suppressions that count for these canonical addresses.
 
         Returns how many were renewed.
         """
@@ -235,15 +229,15 @@ class RetentionStore(Protocol):
         dry_run: bool = False,
         matched: Iterable[Mapping[str, datetime]] = (),
     ) -> PurgedSuppressions:
-        """Remove those that were given, added, matched and held before then, and are held no more.
+        """Remove those last given, added, matched and held before a time, and no longer held.
 
-        Held is one that counts for an address that a contact has. `matched` are for a dry
-        run: matches that have not renewed anything.
+        A suppression is held while it counts for the address of a contact. `matched`, for a dry
+        run, are matches that have not renewed anything.
         """
         ...
 
     async def purge_lifted(self, before: datetime, *, dry_run: bool = False) -> Removed:
-        """Remove the record of suppressions that were lifted before then."""
+        """Remove the record of suppressions that were lifted before a time."""
         ...
 
 
@@ -256,7 +250,7 @@ RESTRICTED = Rulebook("").restricted_tags
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """What is to be put right; what is None or empty stays as it is."""
+    """A rectification to make; fields that are None or empty stay as they are."""
 
     new_address: str | None = None  # canonical
     audience: Audience | None = None
@@ -270,11 +264,11 @@ class Correction:
     add_tags: frozenset[str] = _NOTHING
     remove_tags: frozenset[str] = _NOTHING
     restricted_tags: frozenset[str] = RESTRICTED  # those that follow the person
-    brands: frozenset[str | None] | None = None  # audience, occupations: whose; None: of all
+    brands: frozenset[str | None] | None = None  # for audience, occupations; None: all
 
     def applied(self, contact: Contact) -> Contact:
-        """Return the contact put right: what the person is, in every collection of `brands`."""
-        told = {
+        """Return the rectified contact; audience and occupations in all collections of `brands`."""
+        fields = {
             "source": self.source,
             "collected_at": self.collected_at,
             "informed_at": self.informed_at,
@@ -285,7 +279,7 @@ class Correction:
         ways = tuple(map(self._of_the_person, collections(contact)))
         return replace(
             collected(contact, ways),
-            **{name: value for name, value in told.items() if value is not None},
+            **{name: value for name, value in fields.items() if value is not None},
             address=self.new_address or contact.address,
             tags=(contact.tags - restricting(contact.tags, self.remove_tags)) | self.add_tags,
         )
@@ -301,7 +295,7 @@ class Correction:
 
 
 class Change(Struct, frozen=True):
-    """One field that was put right, in words; None: nothing."""
+    """A rectified field, with its texts before and after; None if empty."""
 
     field: str
     before: str | None
@@ -309,7 +303,7 @@ class Change(Struct, frozen=True):
 
 
 class Rectification(Struct, frozen=True):
-    """What was put right, when and why."""
+    """What was rectified, when and why."""
 
     at: datetime
     reason: str
@@ -317,7 +311,7 @@ class Rectification(Struct, frozen=True):
 
 
 def former_addresses(rectified: Sequence[Rectification]) -> list[str]:
-    """Return the addresses that a contact had before."""
+    """Return the earlier addresses of a contact."""
     return [
         change.before
         for one in rectified

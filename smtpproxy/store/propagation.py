@@ -1,4 +1,4 @@
-"""What others are told: the log of changes, how far webhooks are, and their dead letters."""
+"""Propagation to others: the log of changes, the progress of webhooks, and dead letters."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ Action = Literal["added", "moved", "lifted"]
 
 @dataclass(frozen=True, slots=True)
 class SuppressionChange:
-    """One change. `moved` is a suppression that was asked for again, later.
+    """One change. `moved`: the suppression was requested again, later.
 
-    What was purged or put under another key is not `lifted`: nobody may mail again for it.
+    A suppression that was purged or rekeyed is not `lifted`: that permits no mail.
     """
 
     seq: int  # grows; gaps mean nothing
-    at: datetime  # when it was written here
+    at: datetime  # when it was written
     action: Action
     key: str  # the key text of exports
     scope: str
@@ -31,11 +31,11 @@ class SuppressionChange:
 
 @dataclass(frozen=True, slots=True)
 class StreamChange:
-    """A stream, or a brand, was warned of, paused or resumed."""
+    """A warning about a stream or a brand, its pause, or the end of one."""
 
     seq: int  # among all changes
     at: datetime
-    event: StreamEvent | None  # None: it is forgotten
+    event: StreamEvent | None  # None: deleted since
 
 
 Topic = Literal["campaign", "feedback", "refusals"]
@@ -43,7 +43,7 @@ Topic = Literal["campaign", "feedback", "refusals"]
 
 @dataclass(frozen=True, slots=True)
 class NewEvent:
-    """What happened, to be told. `data` names nobody; what has the same `key` is the same."""
+    """An event to log, identified by `key`. `data` names nobody."""
 
     key: str
     topic: Topic
@@ -52,7 +52,7 @@ class NewEvent:
 
 @dataclass(frozen=True, slots=True)
 class LoggedEvent:
-    """What happened, as it was logged."""
+    """An event in the log."""
 
     seq: int  # among all changes
     at: datetime
@@ -64,9 +64,9 @@ LoggedChange = SuppressionChange | StreamChange | LoggedEvent
 
 
 class ChangesGone(Exception):
-    """The log does not hold what came after `since`: it was trimmed, or it is another log.
+    """The log lacks changes after `since`: it was trimmed, or is a different one.
 
-    The client has to begin again: take `newest`, read an export, then ask since `newest`.
+    The client has to start again: keep `newest`, read an export, then ask for changes since it.
     """
 
     def __init__(self, since: int, newest: int) -> None:
@@ -77,11 +77,11 @@ class ChangesGone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class WebhookState:
-    """How far one webhook is. Written by the dispatcher alone."""
+    """The progress of one webhook. Only the dispatcher writes it."""
 
     name: str
-    position: int  # nothing up to this change has to be sent any more
-    message_id: str | None = None  # of the message under way, the same at every try
+    position: int  # the last change that is dealt with
+    message_id: str | None = None  # of the current message, the same at every try
     message_end: int | None = None  # the last change that it covers
     failures: int = 0  # in a row
     failing_since: datetime | None = None
@@ -93,7 +93,7 @@ class WebhookState:
 
 
 class Holding(Struct, frozen=True):
-    """Which relay delivers to a webhook, and until when nobody else does."""
+    """The relay that delivers to a webhook, and until when it alone does."""
 
     relay: str  # its `relay_id`
     until: datetime
@@ -117,7 +117,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What one webhook has not been told yet."""
+    """What one webhook has not received yet."""
 
     oldest: datetime | None = None  # of the undelivered changes, dead letters included
     dead_letters: int = 0
@@ -128,7 +128,7 @@ _THEIRS = timedelta(days=1)
 
 
 def of_others(holdings: Mapping[str, Holding], relay: str, now: datetime) -> Sequence[str]:
-    """Return the webhooks to which another relay delivers, or did lately."""
+    """Return the webhooks that another relay delivers to, or did recently."""
     return [
         name
         for name, held in holdings.items()
@@ -137,12 +137,12 @@ def of_others(holdings: Mapping[str, Holding], relay: str, now: datetime) -> Seq
 
 
 class ChangeLog(Protocol):
-    """The log of what changed, which every write of suppressions keeps."""
+    """The log of changes, which every write of suppressions appends to."""
 
     async def changes(self, since: int, limit: int) -> Sequence[LoggedChange]:
         """Return up to `limit` changes after number `since`, in order.
 
-        Raises `ChangesGone` when the log does not reach back so far, or never came so far.
+        Raises `ChangesGone` if the log does not reach back to it, or never had that number.
         """
         ...
 
@@ -151,61 +151,61 @@ class ChangeLog(Protocol):
         ...
 
     async def trim_changes(self, before: datetime, *, webhooks: Collection[str] = ()) -> int:
-        """Forget the changes from before then; return how many.
+        """Delete the changes from before a time; return how many.
 
-        What one of `webhooks` has still to be told stays, unless it is disabled.
+        Those that one of `webhooks` has yet to receive stay, unless it is disabled.
         """
         ...
 
 
 class EventLog(Protocol):
-    """What else is told, in the log of changes. Methods raise StoreUnavailable."""
+    """Other events in the log of changes. Methods raise StoreUnavailable."""
 
     async def log_events(
         self, events: Sequence[NewEvent], source: tuple[str, str] | None = None
     ) -> None:
-        """Log what was not logged before, in order; in the same commit note how far a source is.
+        """Log new events, in order, and save how far a source has been read, in one commit.
 
-        `source` is its name, and its state in whatever form.
+        `source` is its name, and its progress in any form.
         """
         ...
 
     async def event_sources(self) -> Mapping[str, str]:
-        """Return how far each source is, by its name."""
+        """Return the progress of each source, by name."""
         ...
 
     async def forget_event_sources(self, names: Collection[str]) -> None:
-        """Forget how far these are: they begin anew."""
+        """Delete the progress of these; they start again."""
         ...
 
 
 class WebhookStore(Protocol):
-    """How far webhooks are. One relay writes of each; people may ask for retries."""
+    """The progress of webhooks. One relay writes that of each; operators may request retries."""
 
     async def webhook_holdings(self) -> Mapping[str, Holding]:
-        """Return who delivers to each webhook, or did last."""
+        """Return which relay delivers to each webhook, or did last."""
         ...
 
     async def hold_webhook(self, name: str, holding: Holding, now: datetime) -> bool:
-        """Have a relay deliver to a webhook for a time; False while another one does at `now`."""
+        """Reserve a webhook for a relay for some time; False if another one has it at `now`."""
         ...
 
     async def webhook_states(self) -> Mapping[str, WebhookState]: ...
 
     async def put_webhook_state(self, state: WebhookState, dead: DeadLetter | None = None) -> None:
-        """Store all but `woken`; with `dead`, bury that message in the same commit."""
+        """Store all but `woken`, and `dead`, if given, as a dead letter in the same commit."""
         ...
 
     async def forget_webhooks(self, kept: Collection[str]) -> None:
-        """Forget how far all others are; their dead letters stay."""
+        """Delete the progress of all but these; dead letters stay."""
         ...
 
     async def wake_webhook(self, name: str) -> bool:
-        """Ask for a retry now, of a disabled one too; False when there is no such webhook."""
+        """Request a retry now, even of a disabled webhook; False if there is no such webhook."""
         ...
 
     async def take_wake(self, name: str) -> bool:
-        """Tell whether a retry was asked for, once."""
+        """Return whether a retry was requested, and clear the request."""
         ...
 
     async def dead_letters(self, webhook: str | None = None) -> Sequence[DeadLetter]:
@@ -213,17 +213,17 @@ class WebhookStore(Protocol):
         ...
 
     async def retry_dead_letters(self, webhook: str, letter: int | None = None) -> int:
-        """Mark one, or all, to be tried once more; return how many."""
+        """Mark one, or all, for another try; return how many."""
         ...
 
     async def settle_dead_letter(self, letter: int, error: str | None) -> None:
-        """Delivered (no error): it goes. Failed again: it stays, unmarked, with the error."""
+        """Delete a delivered letter (no error), or keep one that failed again, unmarked."""
         ...
 
     async def drop_dead_letters(self, webhook: str, letter: int | None = None) -> int:
-        """Give one, or all, up; return how many."""
+        """Give up one, or all; return how many."""
         ...
 
     async def backlog(self) -> Mapping[str, Backlog]:
-        """Return what each webhook that was ever started has not been told yet."""
+        """Return the backlog of each webhook that was ever started."""
         ...

@@ -1,8 +1,8 @@
-"""What the rest of the product may ask of a store: a few narrow protocols.
+"""The interface of a store: a few narrow protocols.
 
-Every backend passes the one contract suite in tests/store/. All methods raise `StoreUnavailable`
-when the store cannot answer (locked, full, gone): the mail path turns that into 451 4.3.0, never
-into a pass. Methods make an address that they are given canonical, and raise `AddressError`.
+Every backend passes the same contract suite in tests/store/. All methods raise `StoreUnavailable`
+if the store cannot answer (locked, full, gone): the mail path turns that into 451 4.3.0, never
+into a pass. Methods canonicalise the addresses that they are given, or raise `AddressError`.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
@@ -37,34 +37,34 @@ class StoreMisconfigured(StoreUnavailable):
 
 
 class StoreInaccessible(StoreMisconfigured):
-    """The store is configured well, but not there yet, or this user may not open it."""
+    """The configuration is right, but the store does not exist yet, or the user may not open it."""
 
     exit_code = 1  # of a command
 
 
 class StoreOutdated(StoreMisconfigured):
-    """The database is of an earlier version; whoever opens it to write brings it up to date."""
+    """The database has an earlier version; opening it to write migrates it."""
 
 
 class NoStoreYet(StoreInaccessible):
-    """Nobody has written to the store so far, so it was not made."""
+    """The store does not exist, as nobody has written to it yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class SuppressionEntry:
-    """A suppression to be added. The address is hashed before it is stored."""
+    """A suppression to add. Its address is hashed before it is stored."""
 
-    address: str  # as given, canonicalised by the store; or a key text of an export
+    address: str  # canonicalised by the store; or a key text of an export
     scope: str
     origin: Origin
     since: datetime
     note: str | None = None
-    by: str | None = None  # a program, over the API
+    by: str | None = None  # the program that added it over the API
 
 
 @dataclass(frozen=True, slots=True)
 class LiftedSuppression:
-    """A suppression that does not hold any more."""
+    """A suppression that was lifted."""
 
     scope: str
     origin: Origin
@@ -72,13 +72,13 @@ class LiftedSuppression:
     note: str | None
     lifted_at: datetime
     reason: str
-    given_by: str | None = None  # a program over the API, as `lifted_by`
+    given_by: str | None = None  # a program over the API, like `lifted_by`
     lifted_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SuppressionPage:
-    """Some suppressions, each with its key text; `next` is None at the end."""
+    """A page of suppressions with their key texts; `next` is None at the end."""
 
     entries: Sequence[tuple[str, Suppression]]
     next: str | None
@@ -98,23 +98,23 @@ PROFILE_FIELDS = frozenset(
         "language",
     }
 )
-"""The fields of a contact that an update replaces; purchases and acts only ever add up."""
+"""The fields of a contact that an update replaces; purchases and acts only accumulate."""
 
 
 @dataclass(frozen=True, slots=True)
 class ContactUpdate:
-    """What one source says of one contact.
+    """A contact as one source has it.
 
-    `given` are the profile fields that the source speaks about: the others keep what is
-    stored. `as_of` is the age of the source: a profile that is no newer than the stored
-    one changes nothing. Without it the profile always counts.
+    `given` are the profile fields of the source; the others stay as stored. `as_of` is the date
+    of the source: a profile that is no newer than the stored one changes nothing. Without it the
+    profile always counts.
     """
 
     contact: Contact
     given: frozenset[str] = PROFILE_FIELDS
     as_of: datetime | None = None
-    rectifies: bool = False  # by the person's right: not held off by an objection to profiling
-    restricted_tags: frozenset[str] = RESTRICTED  # may be added after such an objection too
+    rectifies: bool = False  # at the person's request: despite their objection to profiling
+    restricted_tags: frozenset[str] = RESTRICTED  # may be added even after such an objection
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +124,17 @@ class BatchResult:
     added: int = 0
     changed: int = 0
     unchanged: int = 0
-    erased: int = 0  # in addition: left out, since they were erased
-    older: int = 0  # of all these: a differing profile that was no newer than the stored one
+    erased: int = 0  # not counted above: left out, as they had been erased
+    older: int = 0  # counted above: the profile differed, but was no newer than the stored one
     contacts: Mapping[str, Contact] = field(default_factory=dict, compare=False, repr=False)
-    """As they are now, by their addresses."""
+    """The contacts afterwards, by address."""
 
 
 class ReplicaState(NamedTuple):
-    """Of the standby that RCPT may be answered from."""
+    """The state of the standby that RCPT may be answered from."""
 
-    lag: float | None  # seconds behind the primary; None: nobody knows yet
-    in_use: bool | None  # None: nothing was asked of it yet
+    lag: float | None  # seconds behind the primary; None: unknown yet
+    in_use: bool | None  # None: not queried yet
     reads: Mapping[str, int]  # of the mail path, by the server that answered: primary, standby
 
 
@@ -142,18 +142,18 @@ class FactReader(Protocol):
     """The one read of the mail path."""
 
     async def facts(self, lookups: Lookups) -> Facts:
-        """Return what is known of `lookups.addresses`, as one consistent read."""
+        """Return the facts about `lookups.addresses`, as one consistent read."""
         ...
 
     def read(self, lookups: Lookups) -> Awaitable[tuple[Facts, object]]:
-        """Return what `facts` does, and a `version` that is no newer than that.
+        """Return the result of `facts`, and a `version` that is no newer.
 
-        It may be there at once, without a turn of the event loop (waiting.py).
+        It may be available at once, without a turn of the event loop (waiting.py).
         """
         ...
 
     def version(self) -> Awaitable[object]:
-        """Return the state of the store: equal values mean that `facts` says the same.
+        """Return a value that is equal as long as `facts` returns the same.
 
         Cheap: on SQLite no second read.
         """
@@ -164,16 +164,17 @@ class SuppressionStore(Protocol):
     async def add_suppressions(
         self, entries: Sequence[SuppressionEntry], batch: Batch | None = None
     ) -> BatchResult:
-        """Add a batch in one commit, with where its import is. One that is there changes nothing.
+        """Add a batch, and the checkpoint of its import, in one commit.
 
-        There is one per address, scope and origin; a later `since` moves it forward
-        (unsubscribing again outweighs a consent in between), an earlier one changes nothing.
-        An address that was put right since (`moved_to`) is suppressed as well, and not counted.
+        There is one suppression per address, scope and origin. A later `since` moves it forward
+        (unsubscribing again outweighs a consent in between); the same or an earlier one changes
+        nothing. If the address was corrected since (`moved_to`), the new one is suppressed as
+        well, and not counted.
         """
         ...
 
     async def suppress(self, entries: Sequence[SuppressionEntry]) -> Sequence[datetime | None]:
-        """Add a batch in one commit, as above; return for each what `standing` said before it."""
+        """Add a batch in one commit, as above; return the result of `standing` before it."""
         ...
 
     async def remove_suppression(
@@ -190,40 +191,40 @@ class SuppressionStore(Protocol):
     ) -> Sequence[Suppression]:
         """Lift suppressions of the exact address; return those that were lifted.
 
-        What was moved from the moment `since`, or holds from later than `up_to`, stays. `by`, which
-        program over the API, and the reason stay on record.
+        One whose time is no longer `since`, or is later than `up_to`, stays. The reason and `by`,
+        the program over the API, stay on record.
         """
         ...
 
     async def suppressions(self, address: str) -> Sequence[Suppression]:
-        """Return what counts for the address, as `facts` does: widened matches included."""
+        """Return the suppressions that count for the address, as in `facts`: also widened ones."""
         ...
 
     async def authors(self, address: str) -> Mapping[tuple[str, str], str]:
-        """Return by scope and origin which programs suppress exactly this address over the API."""
+        """Return the programs that suppressed exactly this address, by scope and origin."""
         ...
 
     async def lifted_suppressions(self, address: str) -> Sequence[LiftedSuppression]:
-        """Return what was lifted of exactly this address, in that order."""
+        """Return the lifted suppressions of exactly this address, in the order of lifting."""
         ...
 
     async def standing(self, entries: Sequence[SuppressionEntry]) -> Sequence[datetime | None]:
-        """Return for each entry since when the very same suppression exists; None: it does not."""
+        """Return since when the same suppression exists, for each entry; None if it does not."""
         ...
 
     async def suppression_page(
         self, after: str | None, limit: int, scopes: Collection[str] | None = None
     ) -> SuppressionPage:
-        """Return up to `limit` suppressions in the order of their keys, or those of some scopes.
+        """Return up to `limit` suppressions, of all or some scopes, in the order of their keys.
 
-        `after` is the `next` of the page before. Raises ValueError where it is none.
+        `after` is the `next` of the previous page. Raises ValueError if it is not.
         """
         ...
 
     def export_suppressions(self) -> AsyncGenerator[tuple[str, Suppression], None]:
-        """Yield (key text, suppression): the address itself is not stored.
+        """Yield (key text, suppression), as the address itself is not stored.
 
-        The key text may stand for the address in a `SuppressionEntry`, under the same key.
+        Under the same key, a `SuppressionEntry` may have the key text instead of the address.
         """
         ...
 
@@ -232,21 +233,21 @@ class ContactStore(Protocol):
     async def put_contacts(
         self, contacts: Sequence[Contact | ContactUpdate], batch: Batch | None = None
     ) -> BatchResult:
-        """Insert or update a batch in one commit, with where its import is.
+        """Insert or update a batch, and the checkpoint of its import, in one commit.
 
-        An import (with `batch`) leaves people out who were erased; of those who came back by
-        themselves it takes withdrawals and objections. Purchases and consent acts are added,
-        never removed; an act is replaced only where it is told for the first time whether it
-        was a condition. A bare `Contact` is an update of its whole profile without an age.
+        An import (with `batch`) leaves out people who were erased; of those who have come back
+        by themselves it stores only refusals. Purchases and consent acts are added, never
+        removed; an act is replaced only by a more complete one of the same fact. A bare `Contact`
+        is an update of its whole profile without a date.
         """
         ...
 
     async def put_contact(
         self, update: ContactUpdate, only_if: Callable[[Contact | None], bool]
     ) -> BatchResult | None:
-        """Insert or update one contact as an import would, if what is stored then fits.
+        """Insert or update one contact as an import would, if `only_if` accepts the stored one.
 
-        None, and nothing is changed, where it does not.
+        Otherwise returns None and changes nothing.
         """
         ...
 
@@ -259,14 +260,14 @@ class ContactStore(Protocol):
         ...
 
     def export_contacts(self) -> AsyncGenerator[Contact, None]:
-        """Yield every contact. The store stays open to writers: it is no single snapshot."""
+        """Yield every contact. Others can write meanwhile: it is not one snapshot."""
         ...
 
     async def erase_contact(self, address: str, *, at: datetime, scope: str = "marketing") -> bool:
-        """Remove profile and acts and leave an `erasure` suppression.
+        """Remove profile and acts, and leave an `erasure` suppression.
 
-        Notes and reasons of the address's suppressions that may hold an address go too.
-        Returns False when there was no contact; the suppression is left all the same.
+        Notes and reasons in free text of the address's suppressions are removed too. Returns
+        False if there was no contact; the suppression is left all the same.
         """
         ...
 
@@ -275,15 +276,15 @@ class ConsentStore(Protocol):
     async def record_act(self, address: str, act: ConsentAct) -> bool:
         """Add one act to the history; create the contact if there is none.
 
-        A withdrawal is also one of whoever had this address before it was put right (`moved_to`).
-        Returns False when the very same act is there already.
+        A withdrawal also counts for contacts that had this address before a correction
+        (`moved_to`). Returns False if the same act is already there.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class KeyStatus:
-    """A live key of the suppressions and what is stored under it."""
+    """A live key of the suppressions, and the number of rows under it."""
 
     version: int
     fingerprint: str
@@ -293,9 +294,9 @@ class KeyStatus:
 
 
 class KeyRotation(Protocol):
-    """Replacing the key that addresses of suppressions are hashed under.
+    """Replacing the key that addresses of suppressions are hashed with.
 
-    Old and new keys hold meanwhile: no lookup ever misses what is stored under one.
+    Meanwhile both keys are live: no lookup misses a row under either.
     """
 
     async def keys(self) -> Sequence[KeyStatus]:
@@ -303,15 +304,15 @@ class KeyRotation(Protocol):
         ...
 
     async def start_rekey(self, *, at: datetime, force: bool = False) -> int:
-        """Make a new key the newest, unless there are two already; return its version.
+        """Make a new key the newest, unless there are already two; return its version.
 
-        It is in the key file of this machine first. Raises `NotEverywhere` while it is not in
-        those of all relays, unless `force`.
+        The key is added to the key file of this machine first. Raises `NotEverywhere` as long as
+        another relay lacks it, unless `force`.
         """
         ...
 
     async def rekey(self, addresses: Sequence[str]) -> int:
-        """Move what is stored of addresses as given to the newest key; return how many rows."""
+        """Move the rows of addresses to the newest key; return how many."""
         ...
 
     def contact_addresses(self) -> AsyncGenerator[Sequence[str], None]:
@@ -319,7 +320,7 @@ class KeyRotation(Protocol):
         ...
 
     async def finish_rekey(self, *, at: datetime) -> bool:
-        """Retire the older key; False, and nothing is changed, while a row is under it."""
+        """Retire the older key. Returns False and changes nothing if a row is still under it."""
         ...
 
 
@@ -327,7 +328,7 @@ class Counts(Protocol):
     async def counts(self) -> tuple[int, Mapping[tuple[str, str], int]]:
         """Return the number of contacts and suppressions by (scope kind, origin).
 
-        Every pair is there: kinds `all`, `marketing` and `purpose`, and each origin.
+        It has every pair of the kinds `all`, `marketing` and `purpose` and an origin.
         """
         ...
 
@@ -336,16 +337,16 @@ class RightsStore(Protocol):
     async def rectify(
         self, address: str, correction: Correction, *, at: datetime, reason: str
     ) -> Rectification | None:
-        """Put a contact right and keep a record of it; None when there is no contact.
+        """Rectify a contact and record that; None if there is no contact.
 
-        With a new address, acts, purchases and suppressions follow, but for bounces, which
-        concern a mailbox, not a person's wishes; so does what suppresses the old one later. What
-        suppresses the old address stays. Where nothing would change, nothing is recorded.
+        With a new address, acts, purchases and suppressions follow, except bounces, which are
+        about a mailbox, not the person's wishes; so do later suppressions of the old address,
+        which stays suppressed. If nothing changes, nothing is recorded.
         """
         ...
 
     async def rectifications(self, address: str) -> Sequence[Rectification]:
-        """Return what was put right of exactly this address, oldest first."""
+        """Return the rectifications of exactly this address, oldest first."""
         ...
 
     async def moved_to(self, address: str) -> Sequence[str]:
@@ -353,7 +354,7 @@ class RightsStore(Protocol):
         ...
 
     async def variants(self, address: str) -> Sequence[str]:
-        """Return the other contacts whose addresses differ from it by a plus-tag alone."""
+        """Return the other contacts whose addresses differ only by a plus-tag."""
         ...
 
 
@@ -377,7 +378,7 @@ class Store(
     Protocol,
 ):
     def replica(self) -> ReplicaState | None:
-        """Tell of the standby that is read from, None where there is none."""
+        """Return the state of the standby, or None if there is none."""
         ...
 
     async def ping(self) -> None:

@@ -1,4 +1,4 @@
-"""What is put right about a contact at the person's asking (RGPD 16), or moves with the address."""
+"""Rectifying a contact at the person's request (RGPD 16), perhaps with a new address."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,16 +15,16 @@ from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate, Suppression
 
 _EMPTY = Contact("")
 _FIELDS = ("address", *sorted(PROFILE_FIELDS))
-_OF_THE_PERSON = ("audience", "occupations")  # in each collection, and put right in all
+_OF_THE_PERSON = ("audience", "occupations")  # in each collection, and rectified in all
 
 
 def corrected(
     known: Known, target: Known | None, correction: Correction, at: datetime
 ) -> tuple[ContactUpdate, tuple[Change, ...]]:
-    """Return the update that puts a contact right, and what it changes.
+    """Return the update that rectifies a contact, and its changes.
 
-    `target` is the contact that already has the new address. Its profile stays, unless it
-    has none, and a tag that restricts the one restricts both; histories add up.
+    `target` is the contact that already has the new address. Its profile stays, if it has one;
+    tags that restrict either restrict the result, and the histories are joined.
     """
     old = known.contact
     base = old
@@ -35,17 +35,17 @@ def corrected(
         )
     after = correction.applied(replace(base, address=old.address))
     if base is not old:
-        there = {key_of(way) for way in collections(after)}
+        present = {key_of(way) for way in collections(after)}
         added = (
             replace(way, as_of=way.as_of or known.as_of)
             for way in collections(old)
             if not is_void(way)
         )
-        others = (*after.others, *(way for way in added if key_of(way) not in there))
+        others = (*after.others, *(way for way in added if key_of(way) not in present))
         after = replace(after, others=others)
     else:
         old = renamed(old, collections(after)[0].name)
-    # A newer age would be lost if a file of the future were on record: then it counts as is.
+    # With a source dated in the future on record, `at` would be no newer: then it has no date.
     ages = [one.as_of for one in (known, target) if one is not None and one.as_of is not None]
     as_of = None if any(age >= at for age in ages) else at
     update = ContactUpdate(
@@ -84,11 +84,11 @@ def _has_profile(contact: Contact) -> bool:
 
 def _changes(before: Contact, after: Contact) -> tuple[Change, ...]:
     pairs = [(name, getattr(before, name), getattr(after, name)) for name in _FIELDS]
-    there = {key_of(way): way for way in before.others}
+    earlier = {key_of(way): way for way in before.others}
     pairs += [
-        (name, getattr(there[key], name), getattr(way, name))
+        (name, getattr(earlier[key], name), getattr(way, name))
         for way in after.others
-        if (key := key_of(way)) in there
+        if (key := key_of(way)) in earlier
         for name in _OF_THE_PERSON
     ]
     changes = [Change(name, _text(b), _text(a)) for name, b, a in pairs if b != a]

@@ -1,7 +1,7 @@
-"""What the relays of one store tell of themselves, so that each knows what the others can do.
+"""The register of the relays that use one store.
 
-A new key counts only once every relay has it, and two relays whose configurations differ judge the
-same message differently: both show here.
+It shows whether every relay has a new key, which counts only then, and whether configurations
+differ, which makes relays judge the same message differently.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,25 +11,25 @@ from typing import Protocol
 from msgspec import Struct, field
 
 SILENT_AFTER = timedelta(hours=1)
-"""A relay that told nothing for longer is not waited for: it has ended, or cannot reach the store
-and takes no mail. It does not start again without the keys that came into use meanwhile."""
+"""A relay that has been silent for longer is not waited for: it has ended, or cannot reach the
+store and accepts no mail. It does not start again without the keys that are in use by then."""
 FORGOTTEN_AFTER = timedelta(days=30)
 
 Fingerprints = Mapping[int, str]
-"""Of keys, by version: what shows which they are, and gives none away."""
+"""Fingerprints of keys, by version: they identify the keys without revealing them."""
 
 
 class RelayState(Struct, frozen=True):
-    """What a relay tells. `keys` are fingerprints by key file."""
+    """What a relay registers. `keys` are fingerprints by key file."""
 
     host: str
     keys: dict[str, dict[int, str]]
-    streams: dict[str, str] = field(default_factory=dict)  # by name: what each is
+    streams: dict[str, str] = field(default_factory=dict)  # descriptions by name
     brands: tuple[str, ...] = ()
 
 
 class Relay(Struct, frozen=True):
-    """A relay, by its `relay_id`, and what it told last."""
+    """A relay, by its `relay_id`, and what it last registered."""
 
     id: str
     at: datetime
@@ -37,7 +37,7 @@ class Relay(Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """For people: hosts may be called alike."""
+        """A name for people, unique even if hosts have the same name."""
         return f"{self.state.host} ({self.id[:6]})"
 
     def holds(self, file: str, version: int, fingerprint: str) -> bool:
@@ -46,30 +46,29 @@ class Relay(Struct, frozen=True):
 
 class RelayRegister(Protocol):
     async def tell(self, id: str, state: RelayState, *, at: datetime) -> None:
-        """Keep what a relay tells; forget those that have told nothing for long."""
+        """Register a relay's state; remove relays that have been silent for FORGOTTEN_AFTER."""
         ...
 
     async def relays(self) -> Sequence[Relay]:
-        """Return every relay that tells, in the order of their hosts."""
+        """Return all registered relays, in the order of their hosts."""
         ...
 
     async def link_keys(self) -> Fingerprints:
-        """Return the keys that links were sealed under; new ones are under the newest."""
+        """Return the keys in use for links; the newest seals new ones."""
         ...
 
     async def register_link_keys(self, held: Fingerprints, *, at: datetime) -> Fingerprints:
-        """Let these count where none does yet; return those that count then."""
+        """Take these into use if there are none; return those in use afterwards."""
         ...
 
     async def use_link_key(
         self, version: int, fingerprint: str, *, at: datetime, force: bool = False
     ) -> None:
-        """Let new links be sealed under a key. Raises NotEverywhere, unless `force`;
-        OtherKeyCounts."""
+        """Seal new links with a key. Raises NotEverywhere, unless `force`; OtherKeyCounts."""
         ...
 
     async def retire_link_key(self, version: int, *, at: datetime) -> bool:
-        """Let no link under a key have to work any more; False where it does not count."""
+        """Stop requiring a key, so that its links no longer work; False if it is not in use."""
         ...
 
 

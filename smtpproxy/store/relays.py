@@ -1,4 +1,4 @@
-"""How relays of one store tell themselves from each other: host names may be alike, or change."""
+"""The ids of the relays of one store, as host names may be the same, or change."""
 
 import re
 import secrets
@@ -13,9 +13,9 @@ _ID = re.compile(r"[0-9a-f]{16}")
 
 
 def relay_id(state_dir: Path) -> str:
-    """Return the name of the relay whose journals are in this folder, made with the first use.
+    """Return the id of the relay whose journals are in this folder; create it with the first use.
 
-    It goes where its journals go: how far they were read is kept under it. Raises OSError.
+    It moves with the journals: their progress is stored under it. Raises OSError.
     """
     path = state_dir / FILE_NAME
     with suppress(FileNotFoundError):
@@ -26,7 +26,7 @@ def relay_id(state_dir: Path) -> str:
 
 
 def known_relay_id(state_dir: Path) -> str | None:
-    """Return the name where there is one. Raises OSError."""
+    """Return the id if there is one. Raises OSError."""
     try:
         return _read(state_dir / FILE_NAME)
     except FileNotFoundError:
@@ -36,5 +36,5 @@ def known_relay_id(state_dir: Path) -> str | None:
 def _read(path: Path) -> str:
     text = path.read_bytes()[:64].decode("ascii", "replace").strip()
     if not _ID.fullmatch(text):
-        raise OSError(f"{path}: not the name of a relay; remove the file, and a new one is made")
+        raise OSError(f"{path}: not the id of a relay; remove the file to get a new one")
     return text

@@ -1,4 +1,4 @@
-"""How many suppressions and wishes name a brand or a purpose, and giving them another name."""
+"""Counting the suppressions and wishes that name a brand or a purpose, and renaming those."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from smtpproxy.terminal import counted
 
 class ScopeStore(Protocol):
     async def named_scopes(self) -> Mapping[str, int]:
-        """Return how many suppressions there are of each scope that names a brand or a purpose."""
+        """Return the number of suppressions by scope, for those that name a brand or a purpose."""
         ...
 
     async def consent_purposes(self) -> Sequence[str]:
@@ -21,27 +21,27 @@ class ScopeStore(Protocol):
         ...
 
     async def move_scope(self, old: str, new: str) -> int:
-        """Give all suppressions of a scope another one, some at a time; return how many.
+        """Change the scope of suppressions, in small steps; return how many.
 
-        Where there is one of the new scope already, the later moment holds.
+        If the address already has one with the new scope, the later time holds.
         """
         ...
 
     async def named_wishes(self) -> Mapping[tuple[str, str], int]:
-        """Return how many wishes for a frequency there are of each brand and purpose."""
+        """Return the number of wishes for a frequency by brand and purpose."""
         ...
 
     async def move_wishes(self, old: str, new: str) -> int:
-        """Give all wishes of a brand or purpose (as a scope) another one; return how many.
+        """Change the brand or the purpose (given as scopes) of wishes; return how many.
 
-        `marketing` in the place of a brand: they hold for every brand; of a purpose: they stay.
-        Where there is one of the new name already, the later one holds.
+        From a brand to `marketing`: they then hold for every brand; from a purpose: they stay.
+        If there is already one with the new name, the later one holds.
         """
         ...
 
 
 class LostScope(Struct, frozen=True):
-    """A scope that names what is not there: what is said of it, and what is to be done."""
+    """A scope whose brand or purpose is not configured: the consequence, and the remedy."""
 
     scope: str
     text: str
@@ -49,7 +49,7 @@ class LostScope(Struct, frozen=True):
 
 
 async def lost_scopes(scopes: Scopes, store: ScopeStore) -> list[LostScope]:
-    """Return those among the scopes that suppressions and wishes have. Raises StoreUnavailable."""
+    """Return the lost scopes of suppressions and wishes. Raises StoreUnavailable."""
     suppressed = await store.named_scopes()
     wished: Counter[str] = Counter()
     for (brand, purpose), n in (await store.named_wishes()).items():
@@ -63,19 +63,19 @@ async def lost_scopes(scopes: Scopes, store: ScopeStore) -> list[LostScope]:
     ]
 
 
-_NOTHING_IS = {"brand": "a brand that no [[brand]] is", "purpose": "a purpose that no stream has"}
+_LOST = {"brand": "a brand that has no [[brand]]", "purpose": "a purpose that no stream has"}
 _STOPPED = {"brand": "the marketing of every brand", "purpose": "nothing"}
 
 
 def _lost(scope: str, suppressions: int, wishes: int) -> LostScope:
     kind = scope.partition(":")[0]
-    told, effects = [], []
+    rows, effects = [], []
     if suppressions:
-        told.append(counted(suppressions, "suppression"))
+        rows.append(counted(suppressions, "suppression"))
         effects.append(f"{'they' if not wishes else 'suppressions'} stop {_STOPPED[kind]}")
     if wishes:
-        told.append(f"{counted(wishes, 'wish', 'wishes')} for less mail")
-        effects.append(f"{'they' if not suppressions else 'wishes'} hold for nothing")
-    text = f"{' and '.join(told)} of {_NOTHING_IS[kind]}: {', '.join(effects)}"
+        rows.append(f"{counted(wishes, 'wish', 'wishes')} for less mail")
+        effects.append(f"{'they' if not suppressions else 'wishes'} have no effect")
+    text = f"{' and '.join(rows)} for {_LOST[kind]}: {', '.join(effects)}"
     move = f'smtpproxy suppress move "{scope}" {kind}:NAME'
-    return LostScope(scope, text, f"if it is called otherwise now: {move}; else leave them")
+    return LostScope(scope, text, f"if it was renamed: {move}; otherwise leave them")

@@ -1,4 +1,4 @@
-"""The keys that all relays of a store need: whether this machine, and every other, has them."""
+"""Checking that this machine and all others have the keys that the relays of a store need."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,32 +19,32 @@ from smtpproxy.store.register import Fingerprints, Relay, RelayRegister
 
 
 class NotEverywhere(StoreUnavailable):
-    """A new key is not on every relay yet, so it does not count."""
+    """Not every relay has a new key yet, so it is not used."""
 
     def __init__(self, file: str, version: int, relays: Sequence[Relay]) -> None:
         self.version = version
         self.relays = relays
         names = ", ".join(relay.name for relay in relays)
         super().__init__(
-            f"key {version} is in {file} on this machine, and not yet on {names}: copy the file "
-            "there, and run the same command again when they have read it, within seconds; or "
-            "--force, where a relay will not come back. Until then nothing is made with the new key"
+            f"key {version} is in {file} on this machine, but not yet on {names}: copy the file "
+            "there, and run the same command again after some seconds, when they have read it, or "
+            "with --force, if a relay will not come back. Until then the new key is not used"
         )
 
 
 class OtherKeyCounts(StoreUnavailable):
-    """Another machine made a key of the same version, and that one counts."""
+    """Another machine made a key of the same version, and that one is used."""
 
     def __init__(self, version: int, counts: str, having: Sequence[Relay]) -> None:
         where = f"relay {having[0].name}" if having else "the machine that made it"
         super().__init__(
-            f"key {version} of links ({counts}) was made on another machine just now and counts; "
-            f"copy {LINK_KEY_FILE} from {where}. The one that was made here seals nothing"
+            f"key {version} of links ({counts}) was just made on another machine, and is used "
+            f"instead of the one made here; copy {LINK_KEY_FILE} from {where}"
         )
 
 
 def held_keys(state_dir: Path) -> dict[str, dict[int, str]]:
-    """Return the fingerprints of the keys on this machine; a file that cannot be read has none."""
+    """Return the fingerprints of the keys on this machine, none for a file that cannot be read."""
     found: dict[str, dict[int, str]] = {FILE_NAME: {}, LINK_KEY_FILE: {}}
     with suppress(StoreMisconfigured):
         found[FILE_NAME] = {key.version: key.fingerprint for key in load_keys(state_dir).keys}
@@ -60,21 +60,21 @@ def _links_here(state_dir: Path) -> dict[int, str]:
 
 
 async def check_suppression_keys(store: KeyRotation, state_dir: Path) -> None:
-    """Raise StoreMisconfigured unless every live key of the suppressions is here."""
+    """Raise StoreMisconfigured unless this machine has every live key of the suppressions."""
     here = {key.version: key.fingerprint for key in load_keys(state_dir).keys}
     for key in await store.keys():
         if here.get(key.version) != key.fingerprint:
             raise StoreMisconfigured(
                 f"{key_place(state_dir, FILE_NAME).path}: key {key.version} of the suppressions "
-                f"({key.fingerprint}) is missing, or another: copy {FILE_NAME} from a relay that "
-                "has it, or the backup; until then mail is answered 451"
+                f"({key.fingerprint}) is missing or different: copy {FILE_NAME} from a relay that "
+                "has it, or from the backup; until then mail is answered 451"
             )
 
 
 async def settle_link_keys(store: RelayRegister, state_dir: Path, *, at: datetime) -> bool:
-    """Make the first key of links of a store, or hold those of this machine against the store's.
+    """Create a store's first key of links, or check that this machine has those in use.
 
-    Says whether one was made. Raises StoreMisconfigured: one is missing, or another.
+    Returns whether one was created. Raises StoreMisconfigured if one is missing or different.
     """
     made = False
     used = await store.link_keys()
@@ -87,18 +87,18 @@ async def settle_link_keys(store: RelayRegister, state_dir: Path, *, at: datetim
 
 
 async def check_link_keys(store: RelayRegister, state_dir: Path, used: Fingerprints) -> None:
-    """Raise StoreMisconfigured unless every key of links that counts is here."""
+    """Raise StoreMisconfigured unless this machine has every key of links in use."""
     held = _links_here(state_dir)
     wrong = {version: name for version, name in used.items() if held.get(version) != name}
     if not wrong:
         return
     version, name = next(iter(wrong.items()))
     relays = [each for each in await store.relays() if each.holds(LINK_KEY_FILE, version, name)]
-    having = f"relay {relays[0].name}" if relays else "a relay that has it, or the backup"
+    having = f"relay {relays[0].name}" if relays else "a relay that has it, or from the backup"
     path = key_place(state_dir, LINK_KEY_FILE).path
-    what = f"is another ({held[version]})" if version in held else "is missing"
+    what = f"differs ({held[version]})" if version in held else "is missing"
     raise StoreMisconfigured(
-        f"{path}: key {version} of links ({name}) {what}: links that were sealed under it would "
-        f"not work here; copy {LINK_KEY_FILE} from {having}. Where no link under it has to work "
-        f"any more: smtpproxy unsubscribe retire {version}"
+        f"{path}: key {version} of links ({name}) {what}: links sealed with it would not work "
+        f"here; copy {LINK_KEY_FILE} from {having}. If none of them has to work any more: "
+        f"smtpproxy unsubscribe retire {version}"
     )

@@ -1,4 +1,4 @@
-"""What is known of streams: how many messages they sent, what was heard of these, what followed."""
+"""The counts of messages and feedback by stream, and the pauses that result."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -11,25 +11,25 @@ from smtpproxy.policy.campaign import Campaign
 from smtpproxy.policy.model import Pause
 
 PERSON, TIME = "person", "time"
-"""Causes beside those of `Feedback`: somebody did it, or the time of a pause is over."""
+"""Causes other than those of `Feedback`: an operator, or the end of a pause."""
 
 
 class StreamEvent(Struct, frozen=True, omit_defaults=True):
-    """A stream, or all of a brand, was warned of, paused or resumed."""
+    """A warning about a stream or a whole brand, its pause, or the end of one."""
 
     at: datetime
     subject: str  # "stream:NAME" or "brand:NAME"
     action: Literal["warned", "paused", "resumed"]
-    cause: str  # what was heard too often (`Feedback`), PERSON or TIME
+    cause: str  # the `Feedback`, PERSON or TIME
     reports: int = 0
-    messages: int = 0  # of these within the window
-    bound: int = 0  # that was reached, parts per million
-    until: datetime | None = None  # of a pause; None: until a person resumes it
-    reason: str | None = None  # as a person gave it
+    messages: int = 0  # within the window
+    bound: int = 0  # that was reached, in parts per million
+    until: datetime | None = None  # of a pause; None: until an operator resumes it
+    reason: str | None = None  # given by an operator
 
 
 def event_object(event: StreamEvent) -> dict[str, object]:
-    """Return what commands and webhooks say of it; shares are of 1."""
+    """Return the object for commands and webhooks; shares are fractions of 1."""
     counted = {"reports": event.reports, "messages": event.messages, "bound": event.bound / MILLION}
     return {
         "at": event.at,
@@ -43,42 +43,41 @@ def event_object(event: StreamEvent) -> dict[str, object]:
 
 
 class StreamStates(Protocol):
-    """Which streams are paused, and how that came. `FactReader` hands the pauses to the mail path.
+    """The pauses of streams and their history. The mail path gets the pauses by `FactReader`.
 
     Methods raise StoreUnavailable.
     """
 
     async def pauses(self) -> Sequence[Pause]:
-        """Return those on record; the time of some may be over."""
+        """Return all pauses on record, even those whose time is over."""
         ...
 
     async def note_stream(
         self, event: StreamEvent, *, unless_since: datetime | None = None
     ) -> bool:
-        """Pause, resume or warn, and put that on record; False, and nothing is changed, where it is
-        so already.
+        """Pause, resume or warn, and record it; if it is so already, return False.
 
-        A pause that stands gives way only to a person. A warning is not repeated that was given
-        `unless_since` for the same cause.
+        Only an operator can change a pause in force. A warning given `unless_since` for the same
+        cause is not repeated.
         """
         ...
 
     async def resume_due(self, now: datetime) -> Sequence[StreamEvent]:
-        """Resume what was to be paused until then or before; return what was done."""
+        """Resume the streams whose pause is over; return the events."""
         ...
 
     async def stream_events(
         self, subject: str | None = None, limit: int = 100
     ) -> Sequence[StreamEvent]:
-        """Return what became of one subject, or of all, the newest first."""
+        """Return the events of one subject, or of all, the newest first."""
         ...
 
     async def trim_stream_events(self, before: datetime) -> int:
-        """Forget what became of streams before then; return how much."""
+        """Delete the events from before a time; return how many."""
         ...
 
     async def resumed_at(self) -> Mapping[str, datetime]:
-        """Return when each subject was resumed last."""
+        """Return when each subject was last resumed."""
         ...
 
 
@@ -88,7 +87,7 @@ class StreamCounts(Protocol):
     async def add_messages(self, messages: Mapping[str, int], at: datetime, window: float) -> None:
         """Count messages that streams sent, one for each recipient.
 
-        `window` (seconds) is the longest time that anybody will ask about.
+        `window` (seconds) is the longest period that will be queried.
         """
         ...
 
@@ -101,11 +100,11 @@ class StreamCounts(Protocol):
         at: datetime,
         window: float,
     ) -> bool:
-        """Count what is heard `at` a moment of a message of then; False where it does not count.
+        """Count feedback `at` a time on a message of `sent_at`; return whether it counts.
 
-        So it is where the person was counted for it within the window, or the message is not among
-        those counted, and is not so new that it soon will be. `person` is a canonical address or a
-        key text.
+        It does not if the person was already counted for that within the window, or if the message
+        is not among those counted, and not so new that it soon will be. `person` is a canonical
+        address or a key text.
         """
         ...
 
@@ -118,61 +117,59 @@ class StreamCounts(Protocol):
         at: datetime,
         most: int,
     ) -> Campaign:
-        """Count a campaign for people, True for strangers, while it has had fewer than `most`.
+        """Count people for a campaign while it has fewer than `most`.
 
-        Returns what was known before; one step for all workers. `people` are canonical addresses,
-        each counted once, and `id` is that of the decision.
+        `people` are canonical addresses, each counted once, with True for strangers; `id` is that
+        of the decision. Returns the campaign as it was before. Atomic across workers.
         """
         ...
 
     async def uncount_campaign(
         self, key: str, id: str, people: Mapping[str, bool], most: int
     ) -> None:
-        """Take back that people were counted by that id: they were not mailed.
+        """Undo the count of people by that id, who were not mailed.
 
-        With fewer than `most` then, the campaign is on trial again.
+        With fewer than `most` people the campaign is on trial again.
         """
         ...
 
     async def campaign_bounced(
         self, id: str, person: str, at: datetime, share: int, least: int
     ) -> None:
-        """Note that somebody's address does not exist, where a campaign counted them by that id.
+        """Record a dead address, if a campaign counted the person by that id.
 
-        From `least` of them on, and that share of its people (parts per million), it is said of
-        the campaign.
+        The campaign is marked once there are at least `least` of them, and that share of its people
+        (parts per million).
         """
         ...
 
-    async def campaign(self, key: str) -> Campaign:
-        """Return what is known of one campaign."""
-        ...
+    async def campaign(self, key: str) -> Campaign: ...
 
     async def campaigns(self, stream: str) -> Sequence[Campaign]:
-        """Return those of a stream that had enough people, the newest first."""
+        """Return the campaigns of a stream that had enough people, the newest first."""
         ...
 
     async def tried_since(self, since: datetime, least: int) -> Sequence[tuple[str, Campaign]]:
-        """Return the campaigns that so many people got, each with its stream.
+        """Return the campaigns that `least` people got, each with its stream.
 
         Those that had enough people before `since` are left out.
         """
         ...
 
     async def campaign_began(self, key: str) -> str | None:
-        """Return the id of the first decision that a campaign was counted by."""
+        """Return the id of the first decision that was counted for a campaign."""
         ...
 
     async def release_campaigns(self, stream: str) -> int:
-        """Forget what was found of the campaigns of a stream; return of how many."""
+        """Delete the findings about a stream's campaigns; return for how many."""
         ...
 
     async def tallies(self, streams: Mapping[str, datetime]) -> Mapping[str, Tally]:
-        """Return what each stream sent since then, and what was heard of that."""
+        """Return each stream's messages since a time, and the feedback on them."""
         ...
 
     async def prune(self, before: datetime) -> int:
-        """Remove what is older; return how many rows."""
+        """Remove older rows; return how many."""
         ...
 
     def close(self) -> None: ...

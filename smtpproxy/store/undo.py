@@ -1,7 +1,7 @@
-"""Undoing an import: what goes of its suppressions, and what stays since others brought it too.
+"""Undoing an import of suppressions: which are removed, and which stay because of others.
 
-Pure, and the same on every backend. An import is its number here. A restriction goes only where
-that import alone is behind it. Contacts: undo_contact.py.
+Pure, and the same on every backend. Imports are identified by numbers. A restriction is removed
+only if no other import or person has given it. Contacts: undo_contact.py.
 """
 
 from collections.abc import Container
@@ -10,35 +10,35 @@ from datetime import datetime
 from typing import Literal
 
 SEVERAL = 0
-"""In the place of an import: a person, or more than one other import."""
+"""Instead of the number of an import: a person, or more than one other import."""
 
 Fate = Literal["removed", "put back", "kept", "none"]
 
-_DEPTH = 4  # versions of a suppression that are kept
+_DEPTH = 4  # earlier versions of a suppression that are kept
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What a suppression was. `owner` is the import that made it so, or None."""
+    """A version of a suppression. `owner` is the import that made it, or None."""
 
     since: datetime
     note: str | None
     owner: int | None = None
-    also: int | None = None  # who else said so
+    also: int | None = None  # who else gave the same
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a suppression is, and was; the newest earlier version is the last."""
+    """A suppression with its earlier versions, the newest of them last."""
 
     now: Version
     earlier: tuple[Version, ...] = ()
 
 
-def said(standing: Standing | None, told: Version) -> Standing:
-    """Return what stands after `told`, of an import (its owner) or of somebody else (None).
+def updated(standing: Standing | None, told: Version) -> Standing:
+    """Return the suppression after `told`, by an import (its owner) or somebody else (None).
 
-    A later `since` moves it forward; else it is confirmed.
+    A later `since` moves it forward; an earlier one confirms it.
     """
     if standing is None:
         return Standing(told)
@@ -53,14 +53,14 @@ def said(standing: Standing | None, told: Version) -> Standing:
     if now.owner == told.owner:
         return Standing(moved, standing.earlier)
     earlier = (*standing.earlier, now)
-    if len(earlier) > _DEPTH:  # nobody knows any more what was before the oldest
+    if len(earlier) > _DEPTH:  # the versions before the oldest are lost, and with them its owner
         oldest = earlier[-_DEPTH]
         earlier = (Version(oldest.since, oldest.note), *earlier[1 - _DEPTH :])
     return Standing(moved, earlier)
 
 
 def without(standing: Standing, number: int, undone: Container[int]) -> Standing | None:
-    """Return what remains when an import is undone; None: lift it."""
+    """Return the suppression after an import is undone, or None to lift it."""
     now = standing.now
     if now.also == number:
         return Standing(Version(now.since, now.note, now.owner), standing.earlier)
@@ -83,7 +83,7 @@ def without(standing: Standing, number: int, undone: Container[int]) -> Standing
 
 
 def fate(before: Standing, after: Standing | None, number: int) -> Fate:
-    """Tell how taking an import back is counted; it is "none" of what was never its own."""
+    """Return how the undoing is counted: "none" if the suppression was never the import's own."""
     if after is None:
         return "removed"
     if before.now.owner == number and before.now.also is None:

@@ -1,8 +1,8 @@
-"""Undoing an import: what goes of the contacts that it told of, and what stays.
+"""Undoing an import of contacts: what is removed, and what stays.
 
-Pure, and the same on every backend. An import is its number here. What a contact holds are items:
-its acts, its purchases, the values of its fields and of its collections. Behind each stands who
-brought it, and every later import that said it again; it goes when all of these are taken back.
+Pure, and the same on every backend. Imports are identified by numbers. A contact consists of items:
+acts, purchases, the values of its fields and of its collections. Each item is backed by its
+author and by every later import that repeated it; it is removed once all of these are undone.
 """
 
 from collections.abc import Iterable, Iterator, Sequence, Set
@@ -25,20 +25,20 @@ from smtpproxy.policy.model import (
 from smtpproxy.store.collected import (
     COLLECTED_FIELDS,
     Item,
-    is_told,
+    index_of,
+    is_included,
     is_void,
     joined_items,
     key_of,
-    place_of,
-    said,
     same_fact,
     weaker,
+    with_given,
 )
 from smtpproxy.store.merge import Known
 from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate
 from smtpproxy.store.undo import Fate
 
-_TOLD_BY = 4  # imports of which it is kept what they said again
+_MOST_REPEATS = 4  # imports whose repeated items are kept
 _FIELDS = sorted(PROFILE_FIELDS - COLLECTED_FIELDS)
 _NO_COLLECTION = Collection()
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -46,66 +46,66 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 @dataclass(frozen=True, slots=True)
 class Replaced:
-    """A state of a contact that another took the place of."""
+    """An earlier state of a contact."""
 
     known: Known
-    owner: int | None  # whose state it was
-    by: int | None  # who replaced it
+    owner: int | None  # its author
+    by: int | None  # the author of the next one
 
 
-class Told(msgspec.Struct, frozen=True, array_like=True):
-    """What an import said that was there already: the sums of these items."""
+class Repeated(msgspec.Struct, frozen=True, array_like=True):
+    """The items of an import that were already on record, as checksums."""
 
     number: str
     items: frozenset[int]
 
 
-def told_again(
-    told: Sequence[Told], number: int, known: Known, update: ContactUpdate
-) -> Sequence[Told]:
-    """Return what was said again, with what `update` of an import says of `known`.
+def repeated_items(
+    repeats: Sequence[Repeated], number: int, known: Known, update: ContactUpdate
+) -> Sequence[Repeated]:
+    """Return `repeats` with the items of import `number` in `update` that `known` already has.
 
-    The same object comes back where that is nothing new.
+    Returns the same object if there is nothing new.
     """
-    there, said, nothing = known.contact, update.contact, Contact(known.contact.address)
-    items = {_sum(act) for act in said.acts if is_told(act, there.acts)}
-    items |= {_sum(one) for one in said.purchases if is_told(one, there.purchases)}
+    stored, given, nothing = known.contact, update.contact, Contact(known.contact.address)
+    items = {_sum(act) for act in given.acts if is_included(act, stored.acts)}
+    items |= {_sum(one) for one in given.purchases if is_included(one, stored.purchases)}
     items |= {
         _sum((name, value))
         for name in _FIELDS
         if name in update.given
-        and (value := getattr(said, name)) == getattr(there, name)
+        and (value := getattr(given, name)) == getattr(stored, name)
         and value != getattr(nothing, name)
     }
-    items |= {_sum(item) for item in _collected_again(collections(there), update)}
-    others = [one for one in told if one.number != str(number)]
-    for one in told:
+    items |= {_sum(item) for item in _repeated_in_collections(collections(stored), update)}
+    others = [one for one in repeats if one.number != str(number)]
+    for one in repeats:
         if one.number == str(number):
             if items <= one.items:
-                return told
+                return repeats
             items |= one.items
-    return (*others, Told(str(number), frozenset(items)))[-_TOLD_BY:]
+    return (*others, Repeated(str(number), frozenset(items)))[-_MOST_REPEATS:]
 
 
-def _collected_again(
-    there: Sequence[Collection], update: ContactUpdate
+def _repeated_in_collections(
+    stored: Sequence[Collection], update: ContactUpdate
 ) -> Iterator[tuple[object, object]]:
-    """Yield what the update says of collections that is on record already."""
+    """Yield the update's items of collections that are already on record."""
     first, *more = collections(update.contact)
     given = update.given & COLLECTED_FIELDS
     if "informed_at" in given:
         given |= {"never_informed"}
     for told, names in ((first, given), *((way, COLLECTED_FIELDS) for way in more)):
-        told = said(told, names)
-        place = place_of(there, told, names)
-        if place is None or is_void(told) or not names:
+        told = with_given(told, names)
+        index = index_of(stored, told, names)
+        if index is None or is_void(told) or not names:
             continue
-        key = key_of(there[place])
-        if told.source is there[place].source:
+        key = key_of(stored[index])
+        if told.source is stored[index].source:
             yield key, True
         for name in names:
             value = getattr(told, name)
-            if value == getattr(there[place], name) and value != getattr(_NO_COLLECTION, name):
+            if value == getattr(stored[index], name) and value != getattr(_NO_COLLECTION, name):
                 yield (*key, name), value
 
 
@@ -114,7 +114,7 @@ def _sum(item: ConsentAct | Purchase | tuple[object, object]) -> int:
 
 
 def _plain(value: object) -> object:
-    """Return a value so that equal ones are written alike: omitted defaults are not always."""
+    """Return a value that is encoded the same for equal ones, also with omitted defaults."""
     if isinstance(value, msgspec.Struct):
         return [_plain(getattr(value, name)) for name in value.__struct_fields__]
     return [_plain(one) for one in value] if isinstance(value, tuple) else value
@@ -122,7 +122,7 @@ def _plain(value: object) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What is left of a contact without an import; `known` is None: nothing."""
+    """What is left of a contact without an import; if `known` is None, nothing."""
 
     known: Known | None
     fate: Fate
@@ -134,15 +134,12 @@ def contact_without(
     owner: int | None,
     number: int,
     undone: Iterable[int],
-    told: Sequence[Told] = (),
+    repeats: Sequence[Repeated] = (),
     *,
     keep_withdrawals: bool = False,
 ) -> Left:
-    """Take an import back from a contact, when those in `undone` were before.
-
-    `owner` is whose state `now` is; `told` is what imports said again.
-    """
-    history = _History(chain, now, owner, {*undone, number}, told)
+    """Undo an import of a contact, after those in `undone`. `owner` is the author of `now`."""
+    history = _History(chain, now, owner, {*undone, number}, repeats)
     contact = now.contact
     acts = joined_items((), history.acts(keep_withdrawals=keep_withdrawals))
     purchases = joined_items((), history.held(contact.purchases))
@@ -168,7 +165,7 @@ def contact_without(
 
 
 def _values(contact: Contact) -> dict[object, object]:
-    """Return what is on record by its name: a field's, a collection's key, or both."""
+    """Return the values on record, by field name, collection key, or both."""
     found: dict[object, object] = {name: getattr(contact, name) for name in _FIELDS}
     for way in collections(contact):
         if is_void(way) and way.brand is None:
@@ -180,7 +177,7 @@ def _values(contact: Contact) -> dict[object, object]:
 
 
 class _History:
-    """The states of a contact, and who made each of the one before."""
+    """The states of a contact, and the author of each."""
 
     def __init__(
         self,
@@ -188,27 +185,27 @@ class _History:
         now: Known,
         owner: int | None,
         gone: Set[int],
-        told: Sequence[Told],
+        repeats: Sequence[Repeated],
     ) -> None:
         self._states = [*[one.known for one in chain], now]
         self._authors = [chain[0].owner if chain else owner, *[one.by for one in chain]]
         self._gone = gone
-        self._told = [one for one in told if int(one.number) not in gone]
+        self._repeats = [one for one in repeats if int(one.number) not in gone]
         self._values = [_values(state.contact) for state in self._states]
 
     def of(self, number: int) -> list[int]:
         """Return the states that an import made."""
-        return [place for place, author in enumerate(self._authors) if author == number]
+        return [index for index, author in enumerate(self._authors) if author == number]
 
     def holds(self, item: ConsentAct | Purchase) -> bool:
-        """Whether an import that was not undone, or a command, also brought an item."""
+        """Whether an import that was not undone, or a command, backs an item."""
         was = any(
             item in state.contact.acts or item in state.contact.purchases for state in self._states
         )
-        return self._stands(self._brought_in(item) if was else None, item)
+        return self._is_backed(self._brought_in(item) if was else None, item)
 
     def acts(self, *, keep_withdrawals: bool) -> Iterator[ConsentAct]:
-        """Yield the acts that somebody stands behind, each as far as it was told by them."""
+        """Yield the acts that are still backed, in the most complete form that is."""
         for act in self._states[-1].contact.acts:
             if keep_withdrawals and act.withdrawal:
                 yield act
@@ -216,7 +213,7 @@ class _History:
                 yield from self.held((act,))
 
     def held(self, items: Sequence[Item]) -> Iterator[Item]:
-        """Yield what somebody stands behind, or what it was before more was told of it."""
+        """Yield the items that are still backed, or their earlier, less complete forms."""
         for item in items:
             if self.holds(item):
                 yield item
@@ -224,7 +221,7 @@ class _History:
                 yield from filter(self.holds, self._were(item))
 
     def _were(self, item: Item) -> Iterator[Item]:
-        """Yield what an item may have been before, the newest first, or was told as by others."""
+        """Yield the earlier forms of an item, the newest first, and the forms others gave it."""
         names = {way.name for known in self._states for way in collections(known.contact)}
         yield from weaker(item, names)
         fact, kind = same_fact(item), type(item)
@@ -243,19 +240,19 @@ class _History:
         return self._authors[self._brought_in(item)] == number
 
     def _brought_in(self, item: ConsentAct | Purchase) -> int:
-        """Return since which state the item was there, when it was there last."""
-        there = self._has(item)
-        last = len(there) - 1
-        while last > 0 and not there[last]:
+        """Return the state that brought the item when it was last added."""
+        present = self._has(item)
+        last = len(present) - 1
+        while last > 0 and not present[last]:
             last -= 1
-        return _since(there, last if there[last] else len(there) - 1)
+        return _since(present, last if present[last] else len(present) - 1)
 
     def value(self, name: str) -> object:
-        """Return the newest value of a field that somebody stands behind."""
+        """Return the newest value of a field that is still backed."""
         return self._newest(name, getattr(Contact(""), name))
 
     def collections(self) -> tuple[Collection, ...]:
-        """Return those that somebody stands behind, with the values that somebody does."""
+        """Return the collections that are still backed, with the values that are."""
         newest: dict[Any, Collection] = {}
         for state in reversed(self._states):
             for way in collections(state.contact):
@@ -266,7 +263,7 @@ class _History:
                 name: self._newest((*key, name), getattr(_NO_COLLECTION, name))
                 for name in COLLECTED_FIELDS - {"source"}
             }
-            if self._newest(key, None) is None:  # nobody says any more how it was obtained
+            if self._newest(key, None) is None:  # its source is no longer backed
                 way, fields["provenance"] = replace(way, source=None), None
                 if is_void(replace(way, **fields)):
                     continue
@@ -274,50 +271,48 @@ class _History:
         return tuple({key_of(way): way for way in reversed(found)}.values())[::-1]
 
     def _newest(self, name: object, nothing: object) -> object:
-        """Return the newest value of one of `_values` that somebody stands behind."""
+        """Return the newest of `_values` with that name that is still backed."""
         values = [known.get(name, nothing) for known in self._values]
-        place = len(values) - 1
-        while place >= 0:
-            first = _since([value == values[place] for value in values], place)
-            if self._stands(first, (name, values[place])):
-                return values[place]
-            place = first - 1
+        index = len(values) - 1
+        while index >= 0:
+            first = _since([value == values[index] for value in values], index)
+            if self._is_backed(first, (name, values[index])):
+                return values[index]
+            index = first - 1
         return nothing
 
     def changed(self, own: Sequence[int]) -> set[object]:
-        """Return what these states have otherwise than those before, by its name."""
+        """Return the names of the values that these states changed."""
         nothing = _values(Contact(""))
         pairs = [(self._values[n - 1] if n else nothing, self._values[n]) for n in own]
         return {name for a, b in pairs for name in a | b if a.get(name) != b.get(name)}
 
-    def age_before(self, place: int) -> datetime | None:
-        """Return the age of the profile that stands when a state is taken back."""
-        return next((s.as_of for s, a in self._before(place) if a not in self._gone), None)
+    def age_before(self, index: int) -> datetime | None:
+        """Return the date of the profile that counts once a state is undone."""
+        before = list(zip(self._states, self._authors, strict=True))[:index][::-1]
+        return next((state.as_of for state, a in before if a not in self._gone), None)
 
     def is_gone(self) -> bool:
         """Whether nothing else brought the contact itself."""
-        return self._authors[0] in self._gone and not self._told
-
-    def _before(self, place: int) -> list[tuple[Known, int | None]]:
-        return list(zip(self._states, self._authors, strict=True))[:place][::-1]
+        return self._authors[0] in self._gone and not self._repeats
 
     def _has(self, item: ConsentAct | Purchase) -> list[bool]:
-        """Return in which states the item was there, or more was told of it."""
+        """Return for each state whether it had the item, or a more complete form of it."""
         if isinstance(item, ConsentAct):
-            return [is_told(item, state.contact.acts) for state in self._states]
-        return [is_told(item, state.contact.purchases) for state in self._states]
+            return [is_included(item, state.contact.acts) for state in self._states]
+        return [is_included(item, state.contact.purchases) for state in self._states]
 
-    def _stands(
+    def _is_backed(
         self, first: int | None, item: ConsentAct | Purchase | tuple[object, object]
     ) -> bool:
-        """Whether who made the state `first`, or who said the item again, was not taken back."""
+        """Whether the author of the state `first`, or an import that repeated the item, remains."""
         if first is not None and self._authors[first] not in self._gone:
             return True
-        return bool(self._told) and any(_sum(item) in one.items for one in self._told)
+        return bool(self._repeats) and any(_sum(item) in one.items for one in self._repeats)
 
 
-def _since(there: Sequence[bool], place: int) -> int:
-    """Return since which state something has been there that is at `place`."""
-    while place > 0 and there[place - 1]:
-        place -= 1
-    return place
+def _since(present: Sequence[bool], index: int) -> int:
+    """Return the first state of the run of states, ending at `index`, that have something."""
+    while index > 0 and present[index - 1]:
+        index -= 1
+    return index

@@ -236,7 +236,7 @@ def test_a_journal_that_does_not_lead_on(machine: Machine, backup: Path, fault: 
         lines[0] = lines[0].replace('"backup"', '"backup" ')
     path.write_text("".join(lines))
     done = machine.json("restore", str(backup), "--journals", str(left), code=1)
-    told = {"altered": "does not follow", "older": "no journal", "another": "another than when"}
+    told = {"altered": "does not continue", "older": "no journal", "another": "differs from"}
     assert told[fault] in done["missing"][0]
     assert machine.verdict(EVE) == WAITS
 

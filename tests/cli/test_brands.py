@@ -61,7 +61,7 @@ def test_a_brand_that_is_not_known_widens_an_order_to_all_marketing(stored: Stor
     assert "known are mill, shop" in done.stderr
     path = stored.file("x.csv", f"address,scope,origin\n{ANNA},brand:hats,complaint\n")
     done = stored.run("suppress", "import", path)
-    assert "1 suppression for a brand that is not known here ('hats')" in done.stderr
+    assert "1 suppression for a brand that is not configured ('hats')" in done.stderr
     assert scopes(stored) == ["marketing", "marketing"]
 
 

@@ -55,7 +55,7 @@ def test_from_a_crm_s_export_to_mail(stored: Stored, encoding: str) -> None:
     found = stored.json("scrub", people, "--stream", "offers", code=1)
     assert found["by_basis"] == {"consent": 1}
     assert found["by_reason"] == {"consent_missing": 1, "consent_withdrawn": 1}
-    assert "says yes, and" in Path(f"{path}.rejected").read_text(errors="replace")
+    assert "says yes, but" in Path(f"{path}.rejected").read_text(errors="replace")
 
 
 def test_a_row_of_nobody_asks_nothing_and_every_strange_cell_is_asked_at_once(
@@ -68,7 +68,7 @@ def test_a_row_of_nobody_asks_nothing_and_every_strange_cell_is_asked_at_once(
     rows = "".join(map(people.format, ("oui", "peut-être", "?")))
     path = stored.file("crm.csv", f"{header}{rows}TOTAL;612;98;\n")
     error = stored.run("contact", "map", path, "--yes", *KNOWN, code=2).stderr
-    assert error.count("is that yes (a consent), no, or nothing?") == 2
+    assert error.count("does that mean yes (a consent), no, or nothing?") == 2
     assert "612" not in error
 
 
@@ -88,7 +88,7 @@ def test_what_partners_may_send_is_no_consent_to_ones_own_mail(stored: Stored, n
     header = f"Email;{name};Date d'opt-in\n"
     path = stored.file("crm.csv", f"{header}eva@people.example;oui;2024-12-31\n")
     error = stored.run("contact", "map", path, "--yes", *KNOWN, code=2).stderr
-    assert f"What did those agree to that {name!r} says yes of?" in error
+    assert f"What did people agree to if {name!r} says yes?" in error
 
 
 def test_dates_of_a_spreadsheet(stored: Stored) -> None:

@@ -45,7 +45,7 @@ class TestRejected:
         os.link(path, other)
         for name in (path, str(other)):
             error = stored.run("suppress", "import", path, "--rejected", name, code=2).stderr
-            assert error.startswith(f"Error: {name}: it is the file to be imported")
+            assert error.startswith(f"Error: {name}: is the file to be imported")
         assert Path(path).read_text() == BAD
 
     @pytest.mark.parametrize("content", [GOOD, BAD])

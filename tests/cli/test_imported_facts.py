@@ -162,7 +162,7 @@ def test_what_was_said_can_be_put_right(stored: Stored) -> None:
 
 
 def test_a_notice_without_a_time_is_rejected(stored: Stored) -> None:
-    assert "informed_at: true says no time" in imported(stored, code=1, informed_at=True)
+    assert "informed_at: true is not a time" in imported(stored, code=1, informed_at=True)
 
 
 NO_AT = "2025-01-01T00:00:00Z"

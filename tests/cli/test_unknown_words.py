@@ -134,7 +134,7 @@ def test_so_does_a_suppression_that_is_imported(stored: Stored) -> None:
 
 def test_a_generic_address_at_a_provider_of_private_mailboxes_is_rejected(stored: Stored) -> None:
     aside, _ = imported(stored, code=1, address="contact@gmail.com", audience="generic")
-    assert "generic is the address of an organisation, and this one is at a provider" in aside
+    assert "generic is for addresses of an organisation, and this one is at a provider" in aside
     imported(stored, address="contact@people.example", audience="generic")
 
 

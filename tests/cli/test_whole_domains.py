@@ -69,7 +69,7 @@ def test_an_export_can_be_imported_and_an_import_undone(stored: Stored) -> None:
     assert len(stored.json("suppress", "show", "anna@wild.example")["suppressions"]) == 2
     wrong = exported.replace(",manual,", ",unsubscribe,")
     stored.run("suppress", "import", stored.file("wrong.csv", wrong), code=1)
-    assert "tells of one mailbox" in (stored.folder / "wrong.csv.rejected").read_text()
+    assert "is about one mailbox" in (stored.folder / "wrong.csv.rejected").read_text()
 
 
 @pytest.mark.parametrize("export", EXPORTS, ids=[export[0] for export in EXPORTS])

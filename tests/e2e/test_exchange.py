@@ -106,7 +106,7 @@ def test_a_file_that_is_not_the_partners_changes_nothing(
     whole = path.read_bytes()
     head, row = whole.splitlines(keepends=True)
     for wrong, reason in (
-        (head, "not whole"),
+        (head, "incomplete"),
         (head + row.replace(b"manual", b"bounce"), "digest is wrong"),
         (head.replace(b"teller", b"tellor") + row, "digest is wrong"),
         (b"address,scope\n", "not a snapshot"),

@@ -115,12 +115,12 @@ def test_commands_say_how_the_standby_is(
     assert told(own)[1] == 0
     state, code, text = told(primary.url(relays.name) + "&application_name=second")
     assert (state, code) == ("warn", 0)
-    assert "a primary, no standby; RCPT is answered from the primary meanwhile" in text
+    assert "names a primary, not a standby; RCPT is answered from the primary meanwhile" in text
     state, code, text = told(own.replace(str(standby.root), str(tmp_path)))
     assert (state, code) == ("warn", 0)
     state, code, text = told(standby.url(relays.name, user="nobody"))
     assert (state, code) == ("warn", 0)
-    assert "store.replica_url: the database does not let us in" in text
+    assert "store.replica_url: the database refuses the login" in text
     with cut_off(standby):
         relay.must("suppress", "add", "x@people.example", "--scope", "all", "--origin", "manual")
         state, code, text = told(own)

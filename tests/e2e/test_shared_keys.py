@@ -113,7 +113,7 @@ def test_the_key_of_suppressions_is_replaced_under_load(relays: Relays) -> None:
     with load(one, two) as found:
         code, _, error = one.command("suppress", "rekey")
         assert code == 1
-        assert "key 2 is in suppression.key on this machine, and not yet on relay." in error
+        assert "key 2 is in suppression.key on this machine, but not yet on relay." in error
         assert relays.sql("SELECT count(*) FROM suppression_key") == "1"
         soon(lambda: holders(one, *status) in ([["1"], ["1", "2"]], [["1", "2"], ["1"]]), "it")
         relays.copy_key("suppression.key", one, two)
@@ -175,7 +175,7 @@ def test_a_relay_without_a_key_or_with_another_is_refused(relays: Relays) -> Non
     suppressions.write_text("1 " + "ab" * 32 + "\n")
     code, _, error = three.command("serve")
     assert code == 2
-    assert re.search(r"suppression.key holds: key 1 \([0-9a-f]{8}\).* is not there; copy", error)
+    assert re.search(r"in suppression\.key: key 1 \([0-9a-f]{8}\).* is missing; copy", error)
 
 
 def test_keys_may_be_credentials_of_systemd(
@@ -192,7 +192,7 @@ def test_keys_may_be_credentials_of_systemd(
     assert len(holders(three, "unsubscribe", "keys")) == 3
     code, _, error = three.command("unsubscribe", "rekey")
     assert code == 1
-    assert "a credential of systemd is read only" in error
+    assert "a systemd credential is read-only" in error
     assert three.terminate() == 0
     relays.sql(f"DELETE FROM relay WHERE id = '{identity(three)}'")
     assert not (three.root / "state" / "unsubscribe.key").exists()
@@ -227,11 +227,11 @@ def test_relays_that_are_configured_otherwise_are_said(relays: Relays) -> None:
     two.config["stream"] = [each for each in two.config["stream"] if each["name"] != "b2b"]
     two.write_config()
     two.must("reload")
-    text = 'has no stream "b2b", this one has'
+    text = 'lacks stream "b2b" of this one'
     soon(lambda: text in one.must("check"), "the relay to have told")
     (finding,) = json.loads(one.must("doctor", "--only", "store", "--json"))["findings"]
     assert (finding["status"], finding["text"]) == ("warn", text)
-    other = 'has stream "b2b", this one has not'
+    other = 'has stream "b2b", but this one lacks it'
     differs = lambda: two.metric("smtpproxy_store_misfits", kind="configuration")  # noqa: E731
     soon(lambda: differs() == 1, "it to be counted")
     soon(lambda: other in two.output.replace("\\", ""), "the log to say it")

@@ -39,7 +39,7 @@ async def test_a_purpose_that_no_stream_has(database: Database, settings: Settin
     assert await store.consent_purposes() == ["ofers", "offers"]
     (one,) = await of_consents(settings, store)
     assert str(one) == (
-        'purpose "ofers": consent was recorded for it, and no stream has that purpose: it permits'
+        'purpose "ofers": consent was recorded for it, but no stream has that purpose: it permits'
         " nothing; give a stream the purpose that people agreed to"
     )
     assert await of_rows(settings, store) == [one]
@@ -59,9 +59,9 @@ async def test_relays_that_are_configured_otherwise(database: Database, settings
     found = await of_relays(settings, store, now=NOW)
     assert {one.subject for one in found} == {"relay two (aaaaaa)"}
     assert [one.text for one in found] == [
-        'has no stream "b2b", this one has',
-        'has stream "news", this one has not',
-        f'stream "offers" is {streams["offers"]} there, and {mine.streams["offers"]} here',
-        'has brand "shoes", this one has not',
+        'lacks stream "b2b" of this one',
+        'has stream "news", but this one lacks it',
+        f'stream "offers" is {streams["offers"]} there, but {mine.streams["offers"]} here',
+        'has brand "shoes", but this one lacks it',
     ]
     assert await of_relays(settings, store, now=NOW + timedelta(hours=2)) == [], "it is silent"

@@ -81,7 +81,7 @@ def test_a_credential_is_never_written(credentials: Path, state: Path) -> None:
     before = (credentials / "suppression.key").read_bytes()
     live = {1: load_keys(state).newest.fingerprint}
     for make in (lambda: add_key(state, live), lambda: add_link_key(state, DAY)):
-        with pytest.raises(StoreInaccessible, match="a credential of systemd is read only"):
+        with pytest.raises(StoreInaccessible, match="a systemd credential is read-only"):
             make()
     assert (credentials / "suppression.key").read_bytes() == before
     # The next one was added where it comes from: it is taken, and the old one left at the end.

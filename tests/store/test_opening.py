@@ -120,7 +120,7 @@ def test_another_key_is_refused(database: Database, read_only: bool, tmp_path: P
     other = Database(tmp_path / "other")
     other.open()
     database.key_path.write_bytes(other.key_path.read_bytes())
-    assert_refused(database, str(database.path), "another key", read_only=read_only)
+    assert_refused(database, str(database.path), "not in suppression.key", read_only=read_only)
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ async def test_a_key_of_links_counts_once_all_have_it(database: Database) -> Non
     await store.tell("b" * 16, state("there", NEW), at=T0)
     await store.use_link_key(2, NEW[2], at=T0)
     assert await store.link_keys() == NEW
-    with pytest.raises(OtherKeyCounts, match=r"\(bbbb0002\) was made .* from relay there"):
+    with pytest.raises(OtherKeyCounts, match=r"\(bbbb0002\) was just made .* from relay there"):
         await store.use_link_key(2, "cccc0002", at=T0, force=True)
     assert await store.link_keys() == NEW
     assert await store.retire_link_key(1, at=T0)

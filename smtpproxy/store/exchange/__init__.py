@@ -1,5 +1,5 @@
-"""How contacts and suppressions travel: NDJSON and CSV, read and written line by line.
+"""Reading and writing contacts and suppressions, line by line, as NDJSON and CSV.
 
-Files may be of any size and in any state: a line that cannot be read is put aside with
-its reason, the rest is imported, and memory stays bounded (docs/data.md).
+Files may be of any size and quality: a line that cannot be read is rejected with its reason,
+the rest is imported, and memory stays bounded (docs/data.md).
 """

@@ -1,4 +1,4 @@
-"""What an import would change, without changing it."""
+"""Finding out what an import would change, without changing it."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,16 +30,16 @@ from smtpproxy.terminal import counted
 
 T = TypeVar("T")
 
-Told = Callable[[Sequence[T], Mapping[str, Contact]], Awaitable[None]]
-"""Hears what a batch says, and of contacts what they would be after it, by their addresses."""
+Observer = Callable[[Sequence[T], Mapping[str, Contact]], Awaitable[None]]
+"""Receives each batch, and its contacts as they would be afterwards, by address."""
 
 Kind = Literal["new", "changed", "ignored", "resurrected", "rejected"]
-SAMPLES = 5  # of each kind
+SAMPLES = 5  # kept of each kind
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What one line would do. `address` is empty where the line has none."""
+    """What one line would do. `address` is empty if the line has none."""
 
     kind: Kind
     line: int
@@ -51,13 +51,13 @@ class Difference:
 class Comparison:
     """What a whole file would do, with the first lines of each kind.
 
-    `resurrected` are counted beside: such a line is new or changed too. Lines of one
-    address that are far apart are each compared with the store alone.
+    A `resurrected` line also counts as new or changed. Lines of one address in different batches
+    are each compared only with the store.
     """
 
     lines: int = 0
     passed: int = 0
-    refusals: int = 0  # of rejected lines, compared all the same
+    refusals: int = 0  # in rejected lines, but compared
     counts: dict[Kind, int] = field(
         default_factory=lambda: {
             "new": 0, "changed": 0, "ignored": 0, "resurrected": 0, "rejected": 0,
@@ -77,7 +77,7 @@ Compare = Callable[[Sequence[Read[T]]], Awaitable[Iterable[Difference]]]
 async def compare(
     contents: Contents[T], differences: Compare[T], tick: Callable[[int], None]
 ) -> Comparison:
-    """Compare every line, in batches. `tick` is told the lines done so far."""
+    """Compare every line, in batches. `tick` receives the number of lines done so far."""
     done = Comparison()
     batch: list[Read[T]] = []
     for item in contents.items:
@@ -109,23 +109,23 @@ async def _take(batch: list[Read[T]], differences: Compare[T], done: Comparison)
         if len(batch) == 1:
             done.add(Difference("rejected", batch[0].number, "", str(error)))
             return
-        for one in batch:  # find the entries that the store itself does not take
+        for one in batch:  # find the entries that the store itself refuses
             await _take([one], differences, done)
 
 
 class SuppressionComparison:
     """A suppression is new, moves one forward in time, or changes nothing."""
 
-    def __init__(self, store: Store, told: Told[SuppressionEntry] | None = None) -> None:
+    def __init__(self, store: Store, observe: Observer[SuppressionEntry] | None = None) -> None:
         self._store = store
-        self._told = told
+        self._observe = observe
 
     async def __call__(self, batch: Sequence[Read[SuppressionEntry]]) -> list[Difference]:
-        """Raises ValueError when the store does not take an entry."""
+        """Raises ValueError if the store refuses an entry."""
         entries = [one.value for one in batch]
         stored = await self._store.standing(entries)
-        if self._told is not None:
-            await self._told(entries, {})
+        if self._observe is not None:
+            await self._observe(entries, {})
         seen: dict[tuple[str, str, str], datetime] = {}
         return [
             self._difference(one, since, seen) for one, since in zip(batch, stored, strict=True)
@@ -138,8 +138,8 @@ class SuppressionComparison:
         seen: dict[tuple[str, str, str], datetime],
     ) -> Difference:
         entry = one.value
-        place = (entry.address, entry.scope, str(entry.origin))
-        since = seen.get(place, stored)
+        key = (entry.address, entry.scope, str(entry.origin))
+        since = seen.get(key, stored)
         what = f"{entry.scope}, {entry.origin}, since {written_time(entry.since)}"
         if since is None:
             kind: Kind = "new"
@@ -147,22 +147,22 @@ class SuppressionComparison:
             kind, what = "changed", f"{what}, before it was {written_time(since)}"
         else:
             kind, what = "ignored", f"{what}: stands since {written_time(since)}"
-        seen[place] = max(entry.since, since) if since else entry.since
+        seen[key] = max(entry.since, since) if since else entry.since
         return Difference(kind, one.number, entry.address, what)
 
 
 class ContactComparison:
-    """A contact is new, changed or unchanged; and it may allow mail to a person again."""
+    """A contact is new, changed or unchanged; it may also allow mail to a person again."""
 
     def __init__(
         self,
         store: Store,
         streams: Iterable[tuple[Stream, Rulebook]],
         now: datetime,
-        told: Told[ContactUpdate] | None = None,
+        observe: Observer[ContactUpdate] | None = None,
     ) -> None:
         self._store = store
-        self._told = told
+        self._observe = observe
         self._streams = [pair for pair in streams if pair[0].stream_class is StreamClass.MARKETING]
         self._now = now
 
@@ -188,15 +188,15 @@ class ContactComparison:
             again = self._mailable_again(address, bars, before, merged.known.contact)
             if again:
                 found.append(Difference("resurrected", one.number, address, again))
-        if self._told is not None:
+        if self._observe is not None:
             after = {address: one.contact for address, one in known.items()}
-            await self._told([one.value for one in batch], after)
+            await self._observe([one.value for one in batch], after)
         return found
 
     def _mailable_again(
         self, address: str, bars: RecipientFacts, before: Known | None, after: Contact
     ) -> str:
-        """Return the streams on which this line would let mail through to a person now refused."""
+        """Name the streams on which mail to the person is refused now, and would be allowed."""
         withdrawn = before is not None and any(act.withdrawal for act in before.contact.acts)
         if not bars.suppressions and not withdrawn:
             return ""
@@ -267,8 +267,8 @@ def _changes(before: Contact, after: Contact) -> str:
 
 
 def _frozen(before: Contact, update: ContactUpdate, after: Contact) -> str:
-    """Name what the update says and does not change, because of an objection to profiling."""
+    """Name the fields that the update cannot change because of an objection to profiling."""
     if before.profiling_objected_at is None:
         return ""
-    told, names = update.contact, sorted(update.given & FROZEN)
-    return ", ".join([name for name in names if getattr(told, name) != getattr(after, name)])
+    given, names = update.contact, sorted(update.given & FROZEN)
+    return ", ".join([name for name in names if getattr(given, name) != getattr(after, name)])

@@ -1,4 +1,4 @@
-"""The `[[consent]]` of a mapping: for each purpose, the columns that say who agreed, and when."""
+"""The `[[consent]]` tables of a mapping: the columns with agreements and dates, by purpose."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Mapping as MappingOf
@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from smtpproxy.store.exchange.lines import UndatedConsent
-from smtpproxy.store.exchange.rows import check_no_error, column_key, told
+from smtpproxy.store.exchange.rows import cell_text, check_no_error, column_key
 from smtpproxy.store.exchange.times import Notation
 from smtpproxy.toml_tables import Key
 
@@ -18,20 +18,20 @@ _FALSE = frozenset({"false", "no", "n", "0", "non", "faux"})
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """Which cells mean yes, which no and which nothing, without regard to case."""
+    """Which cells mean yes, which no and which nothing, ignoring case."""
 
     true: frozenset[str] = _TRUE
     false: frozenset[str] = _FALSE
     nothing: frozenset[str] = frozenset()
 
     def read(self, text: str) -> bool | None:
-        """Return what a cell says; None: nothing. Raises ValueError."""
-        said = text.casefold()
-        if said in self.true:
+        """Return what a cell says, or None if it says nothing. Raises ValueError."""
+        folded = text.casefold()
+        if folded in self.true:
             return True
-        if said in self.false:
+        if folded in self.false:
             return False
-        if not said or said in self.nothing:
+        if not folded or folded in self.nothing:
             return None
         raise ValueError(
             f"{text[:40]!r} is neither true nor false; say what it means with true = […] or "
@@ -49,9 +49,9 @@ def flags_of(
     nothing: Iterable[str] = (),
     other: Flags | None = None,
 ) -> Flags:
-    """Return the flags that a mapping names; what it leaves out is as in `other`.
+    """Return the flags that a mapping names, with `other` for those it leaves out.
 
-    Raises ValueError: a cell would mean two things, or an empty one yes.
+    Raises ValueError if a cell would mean two things, or an empty one yes.
     """
     other = other or FLAGS
     yes, no = _folded(true), _folded(false)
@@ -60,7 +60,7 @@ def flags_of(
     if twice := sorted({text for text in named if named.count(text) > 1}):
         raise ValueError(f"{twice[0]!r} would mean two things; leave it in one list")
     if yes and "" in yes:
-        raise ValueError("true: an empty cell is no yes; leave it out")
+        raise ValueError("true: an empty cell cannot mean yes; leave it out")
     return Flags(
         other.true - (no or frozenset()) - none if yes is None else yes,
         other.false - (yes or frozenset()) - none if no is None else no,
@@ -74,7 +74,7 @@ def _folded(texts: Iterable[str] | None) -> frozenset[str] | None:
 
 @dataclass(frozen=True, slots=True)
 class ConsentTable:
-    """A `[[consent]]`, as it is written. The second group are columns, the last constants."""
+    """A `[[consent]]` as written. The second group are columns, the third constants."""
 
     purpose: str
     no: Literal["withdrawal", "nothing"] | None = None
@@ -82,7 +82,7 @@ class ConsentTable:
     false: tuple[str, ...] | None = None
     nothing: tuple[str, ...] = ()
 
-    column: str | None = None  # says yes or no; without it the dates do
+    column: str | None = None  # says yes or no; without it, a date means yes
     given_at: str | None = None
     withdrawn_at: str | None = None
 
@@ -95,28 +95,28 @@ class ConsentTable:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that it is about, as they are written."""
+        """The names of its columns, as written."""
         return tuple(filter(None, (self.column, self.given_at, self.withdrawn_at)))
 
     def as_written(self) -> dict[str, object]:
-        """Return what it says, by the keys of the file."""
-        said = {one.name: getattr(self, one.name) for one in fields(self)}
-        said["true"] = said.pop("yes")
-        return {name: value for name, value in said.items() if value is not None}
+        """Return its values by the keys of the file."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        values["true"] = values.pop("yes")
+        return {name: value for name, value in values.items() if value is not None}
 
     def with_constants(self, constants: MappingOf[str, str]) -> "ConsentTable":
-        """Put constants of a command (`consent_method` …) in the place of its own."""
+        """Replace its constants with those of a command (`consent_method` …)."""
         named = {name: f"consent_{name}" for name in _CONSTANTS - {"brand"}} | {"brand": "brand"}
         given: dict[str, Any] = {n: constants[key] for n, key in named.items() if key in constants}
         return replace(self, **given)
 
     def check(self, *, is_dated: bool) -> None:
-        """Raises ValueError, which names the key. `is_dated`: a constant says when."""
+        """Raises ValueError, which names the key. `is_dated`: a constant has the date."""
         if not self.columns:
             raise ValueError("column: missing; name the column that says yes or no, or given_at")
         is_flag = self.column is not None
         if not is_flag and (self.yes or self.false or self.nothing or self.no):
-            raise ValueError("column: missing; true, false, nothing and no are about its cells")
+            raise ValueError("column: missing; true, false, nothing and no describe its cells")
         if is_flag and self.no is None:
             raise ValueError(
                 'no: missing; say what a no means: "withdrawal" (of an earlier yes), or "nothing"'
@@ -132,12 +132,12 @@ _CONSTANTS = {"method", "brand", *EVIDENCE} & {one.name for one in fields(Consen
 
 
 def may_be_a_date(text: str) -> bool:
-    """Whether a cell that cannot be read as a time was meant as one: not "no", nor 00/00/0000."""
+    """Whether an unreadable cell was meant as a time: "no" and 00/00/0000 were not."""
     return any(digit in text for digit in "123456789")
 
 
 class ConsentReader:
-    """Reads what a row says of one purpose."""
+    """Reads a row's consent to one purpose."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class ConsentReader:
         notation: Notation,
         columns: Sequence[str],
     ) -> None:
-        """`columns` of the header. Raises KeyError: one of the table's is not there."""
+        """`columns` are the header's. Raises ValueError if one of the table's is missing."""
         self._table = table
         self._flags = flags_of(table.yes, table.false, table.nothing, flags)
         self._notation = notation
@@ -161,21 +161,21 @@ class ConsentReader:
         evidence: MappingOf[str, Any],
         as_of: datetime,
     ) -> Iterator[dict[str, Any]]:
-        """Yield the consents of the NDJSON form. `common` holds for all of the row.
+        """Yield the consents in NDJSON form. `common` applies to the whole row.
 
-        A no without a date of its own is one of the file's age. Raises ValueError.
+        A no without a date gets the date of the file, `as_of`. Raises ValueError.
         """  # fmt: skip
         table = self._table
         withdrawn = self._time(table.withdrawn_at, cells, last_moment=True)
         brand = {"brand": table.brand} if table.brand else {}
-        if self._says(cells):
+        if self._is_agreement(cells):
             given = self._time(table.given_at, cells) or common.get("given_at")
             if given is None:
                 raise UndatedConsent(self._undated())
             own = {name: v for name in _CONSTANTS if (v := getattr(table, name)) is not None}
             proof = {**evidence, **{name: own.pop(name) for name in EVIDENCE & own.keys()}}
             if withdrawn is not None and withdrawn < given:
-                # Who says yes now came back; where dates alone say it, one of them is wrong.
+                # A yes after a withdrawal means they came back; with dates alone, one is wrong.
                 if table.column is None:
                     raise ValueError(
                         f"{self._named(table.withdrawn_at)} is before {self._named(table.given_at)}"
@@ -196,7 +196,7 @@ class ConsentReader:
             yield {"purpose": table.purpose, "withdrawn_at": as_of, **brand}
 
     def refusal(self, cells: Sequence[str], as_of: datetime) -> dict[str, Any] | None:
-        """Return what the row refuses, whatever else is wrong with it, in the NDJSON form."""
+        """Return the row's refusal in NDJSON form, whatever else is wrong with the row."""
         column = self._table.withdrawn_at
         try:
             at = as_of if self._refuses(cells) else None
@@ -212,8 +212,8 @@ class ConsentReader:
         brand = {"brand": self._table.brand} if self._table.brand else {}
         return {"purpose": self._table.purpose, "withdrawn_at": at, **brand}
 
-    def _says(self, cells: Sequence[str]) -> bool:
-        """Whether the row is a yes: in the column for it, else by having its date."""
+    def _is_agreement(self, cells: Sequence[str]) -> bool:
+        """Whether the row is a yes: in the column for it, or without one, by having a date."""
         if self._table.column is None:
             return bool(self._table.given_at and self._cell(self._table.given_at, cells))
         return self._flag(self._table.column, cells) is True
@@ -242,7 +242,7 @@ class ConsentReader:
             raise ValueError(f"{self._named(column)}: {error}") from None
 
     def _cell(self, column: str, cells: Sequence[str]) -> str:
-        return told(cells[self._columns[column][0]])
+        return cell_text(cells[self._columns[column][0]])
 
     def _named(self, column: str | None) -> str:
         name = self._columns[column][1] if column else "consent_given_at"
@@ -251,4 +251,4 @@ class ConsentReader:
     def _undated(self) -> str:
         given_at = self._table.given_at
         empty = f'"{self._columns[given_at][1]}" is empty' if given_at else "there is no date"
-        return f"{self._named(self._table.column)} says yes, and {empty}: a consent needs its date"
+        return f"{self._named(self._table.column)} says yes, but {empty}: a consent needs its date"

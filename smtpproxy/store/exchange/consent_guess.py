@@ -1,11 +1,11 @@
-"""Guesses who of a table agreed to what: columns of yes and no, of refusals, and their dates."""
+"""Guessing from a table's columns who agreed to what: yes and no, refusals, and their dates."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from smtpproxy.store.exchange.consent_columns import ConsentTable
-from smtpproxy.store.exchange.look import ColumnLook, TableLook, plain
+from smtpproxy.store.exchange.look import ColumnLook, TableLook, plain_words
 from smtpproxy.store.exchange.proposal import (
     NONE,
     Answers,
@@ -24,7 +24,7 @@ class Flag(NamedTuple):
     """A column of yes and no."""
 
     column: ColumnLook
-    is_refusal: bool  # a yes is one
+    is_refusal: bool  # yes means a refusal
 
 
 class ConsentGuess:
@@ -39,7 +39,7 @@ class ConsentGuess:
         dates: Mapping[str, Sequence[ColumnLook]],
         questions: list[Question],
     ) -> None:
-        """`dates` are columns of times, by what they may be; `questions` gets what is asked."""
+        """`dates` are columns of times, by what they may mean; it appends to `questions`."""
         self._look = look
         self._known = known
         self._answers = answers
@@ -48,7 +48,7 @@ class ConsentGuess:
         self._questions = questions
 
     def tables(self) -> tuple[ConsentTable, ...]:
-        """Return the consents, and ask of each what the table does not say."""
+        """Return the consents, and ask for what the table does not say about each."""
         refused = self._refusal_dates()
         agreed = [flag.column for flag in self._flags if not flag.is_refusal]
         found = self._flagged(agreed, refused) if agreed else self._dated_alone(refused)
@@ -72,10 +72,10 @@ class ConsentGuess:
         return tuple(found)
 
     def _refusal_dates(self) -> dict[str, list[str]]:
-        """Return the columns that say when somebody refused, by purpose."""
+        """Return the columns with dates of refusals, by purpose."""
         columns = list(self._dates["withdrawn_at"])
-        said = self._answers.withdrawn_at
-        if said and (named := self._look.column(said)) and named not in columns:
+        name = self._answers.withdrawn_at
+        if name and (named := self._look.column(name)) and named not in columns:
             columns.append(named)
         found: dict[str, list[str]] = {}
         for column in columns:
@@ -104,19 +104,21 @@ class ConsentGuess:
         return list(found.values())
 
     def _closest(self, agreed: Sequence[ColumnLook]) -> Sequence[ColumnLook]:
-        """Return those that can be about a purpose: one that is called so goes before others."""
+        """Return the columns that can be about a purpose, preferring those named after it."""
         if len(self._known.purposes) > 1 or not any(map(self._named_purposes, agreed)):
             return agreed
-        said = self._answers.consents
-        return [one for one in agreed if self._named_purposes(one) or column_key(one.name) in said]
+        answered = self._answers.consents
+        return [
+            one for one in agreed if self._named_purposes(one) or column_key(one.name) in answered
+        ]
 
     def _ask_which(self, first: ConsentTable, second: ColumnLook) -> None:
         answers, names = self._answers, (first.column or "", second.name)
 
         def answered(kept: str) -> Answers:
             other = names[0] if kept == names[1] else names[1]
-            said = {column_key(kept): first.purpose, column_key(other): NONE}
-            return replace(answers, consents={**answers.consents, **said})
+            chosen = {column_key(kept): first.purpose, column_key(other): NONE}
+            return replace(answers, consents={**answers.consents, **chosen})
 
         self._questions.append(
             Question(
@@ -128,7 +130,7 @@ class ConsentGuess:
         )
 
     def _dated_alone(self, refused: Mapping[str, list[str]]) -> list[ConsentTable]:
-        """Return the consents of columns that say when somebody agreed, and so that they did."""
+        """Return the consents of columns in which the date of an agreement is all there is."""
         columns: dict[str, list[str]] = {}
         for column in self._dates["given_at"]:
             for purpose in self._purposes_of(column):
@@ -146,24 +148,24 @@ class ConsentGuess:
         return found
 
     def _named(self, name: str | None) -> str | None:
-        """Return a column that was named as the header has it."""
+        """Return the header's spelling of a column that the user named."""
         column = self._look.column(name) if name else None
         return column.name if column else None
 
     def _given_at(self, column: ColumnLook) -> str | None:
-        """Return the column with the date of a consent; None: it is a constant, or not known."""
+        """Return the column with a consent's date, or None if that is a constant or unknown."""
         if named := self._named(self._answers.given_at):
             return named
         if "consent_given_at" in self._answers.constants:
             return None
-        there = self._dates["given_at"] or self._dates["signed_up_at"]
-        if len(there) > 1:
-            own = set(plain(column.name).split())
-            shared = {one.name: len(own & set(plain(one.name).split())) for one in there}
-            best = [one for one in there if shared[one.name] == max(shared.values())]
-            there = best if len(best) == 1 else there
-        if len(there) == 1:
-            return there[0].name
+        found = self._dates["given_at"] or self._dates["signed_up_at"]
+        if len(found) > 1:
+            own = set(plain_words(column.name).split())
+            shared = {one.name: len(own & set(plain_words(one.name).split())) for one in found}
+            best = [one for one in found if shared[one.name] == max(shared.values())]
+            found = best if len(best) == 1 else found
+        if len(found) == 1:
+            return found[0].name
         times = tuple(one.name for one in self._look.columns
                       if one.holds_times and one.name not in self._refused_dates())  # fmt: skip
         self._ask_date(times)
@@ -174,8 +176,8 @@ class ConsentGuess:
             return
         self._questions.append(
             Question(
-                "Which column says when they agreed, or on which day did all? Without its date a "
-                "consent is no proof.",
+                "Which column says when they agreed, or on which day did they all agree? Without "
+                "its date a consent proves nothing.",
                 "--given-at COLUMN, or one day for all: --set consent_given_at=2024-12-31",
                 self._dated,
                 columns,
@@ -188,7 +190,7 @@ class ConsentGuess:
             read_time(text)
 
     def _dated(self, text: str) -> Answers:
-        """Take a column, or one day for all."""
+        """Answer with a column, or with one day for all."""
         if self._look.column(text) is not None:
             return replace(self._answers, given_at=text)
         return self._answers.with_constant("consent_given_at", text)
@@ -197,10 +199,10 @@ class ConsentGuess:
         return {one.name for one in self._dates["withdrawn_at"]}
 
     def _purposes_of(self, column: ColumnLook, *, of_all: bool = False) -> Sequence[str]:
-        """Return what a column is about; a refusal that names nothing is one of everything."""
-        said = self._answers.consents.get(column_key(column.name))
-        if said:
-            return [] if said == NONE else [said]
+        """Return a column's purposes; a refusal that names none (`of_all`) is about all of them."""
+        answer = self._answers.consents.get(column_key(column.name))
+        if answer:
+            return [] if answer == NONE else [answer]
         purposes = self._known.purposes
         named = self._named_purposes(column)
         if of_all:
@@ -211,7 +213,7 @@ class ConsentGuess:
         key = column_key(column.name)
         self._questions.append(
             Question(
-                f"What did those agree to that {column.name!r} says yes of?",
+                f"What did people agree to if {column.name!r} says yes?",
                 f"--consent '{column.name}=PURPOSE'",
                 lambda text: replace(answers, consents={**answers.consents, key: text}),
                 (*purposes, NONE),
@@ -220,9 +222,9 @@ class ConsentGuess:
         return ()
 
     def _named_purposes(self, column: ColumnLook) -> list[str]:
-        header = set(plain(column.name).split())
-        named = [one for one in self._known.purposes if set(plain(one).split()) <= header]
-        if fitting(column.name, ["others"]):  # what partners may send is about mail of theirs
+        header = set(plain_words(column.name).split())
+        named = [one for one in self._known.purposes if set(plain_words(one).split()) <= header]
+        if fitting(column.name, ["others"]):  # partners' mail is about purposes for partners
             named = [one for one in named if fitting(one, ["others"])]
         return named
 
@@ -230,15 +232,15 @@ class ConsentGuess:
         self, column: ColumnLook, *, refusals: bool
     ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
         """Return which cells of a flag mean a consent, a no, and nothing."""
-        said, cells = self._answers, words("cells")
+        answers, cells = self._answers, words("cells")
         mean: dict[str, list[str]] = {"true": [], "false": [], "nothing": [], "unknown": []}
         for text in sorted({value.casefold() for value in column.values or ()}):
-            bare = plain(text) or text
-            if text in _folded(said.true):
+            bare = plain_words(text) or text
+            if text in _folded(answers.true):
                 kind = "true"
-            elif text in _folded(said.false):
+            elif text in _folded(answers.false):
                 kind = "false"
-            elif text in _folded(said.nothing):
+            elif text in _folded(answers.nothing):
                 kind = "nothing"
             elif bare in cells["yes"] or bare in cells["out" if refusals else "in"]:
                 kind = "true"
@@ -250,7 +252,7 @@ class ConsentGuess:
         for text in mean["unknown"]:
             self._ask_meaning(column, text, refusals=refusals)
         yes, no, none = (tuple(mean[kind]) for kind in ("true", "false", "nothing"))
-        # In a column of refusals, yes is the refusal, and who has no refusal did not agree.
+        # In a column of refusals, yes is a refusal, and anything else is not an agreement.
         return ((), yes, (*no, *none)) if refusals else (yes, no, none)
 
     def _ask_meaning(self, column: ColumnLook, text: str, *, refusals: bool) -> None:
@@ -267,7 +269,8 @@ class ConsentGuess:
         rows = counted(count, "row")
         self._questions.append(
             Question(
-                f"{column.name!r} says {text!r} in {rows}: is that yes ({of}), no, or nothing?",
+                f"{column.name!r} says {text!r} in {rows}: does that mean yes ({of}), no, or "
+                "nothing?",
                 f"--true {text!r}, --false {text!r} or --nothing {text!r}",
                 answered,
                 ("yes", "no", "nothing"),
@@ -279,7 +282,7 @@ class ConsentGuess:
         if answers.no is None and not any(one.option == "--no" for one in self._questions):
             self._questions.append(
                 Question(
-                    "What is a no? A withdrawal of what they agreed to before, or nothing?",
+                    "What does a no mean? A withdrawal of what they agreed to before, or nothing?",
                     "--no",
                     lambda text: replace(
                         answers, no="nothing" if text == "nothing" else "withdrawal"
@@ -293,10 +296,6 @@ class ConsentGuess:
 
 def _only(names: Sequence[str] | None) -> str | None:
     return names[0] if names and len(names) == 1 else None
-
-
-def _no(text: str) -> Literal["withdrawal", "nothing"]:
-    return "nothing" if text == "nothing" else "withdrawal"
 
 
 def _folded(texts: Iterable[str]) -> set[str]:

@@ -1,4 +1,4 @@
-"""Contacts from CSV: cells are put into the fields of the NDJSON form and checked there."""
+"""Contacts from CSV: cells become fields of the NDJSON form, and are checked as such."""
 
 import re
 from collections.abc import Callable, Container, Sequence
@@ -9,16 +9,16 @@ from datetime import datetime
 from typing import Any
 
 from smtpproxy.store.exchange.consent_columns import EVIDENCE, ConsentReader, may_be_a_date
+from smtpproxy.store.exchange.contact_ndjson import EVERY_PURPOSE, common_refusal, words_in
 from smtpproxy.store.exchange.contact_record import convert_contact
 from smtpproxy.store.exchange.layouts import Layout, Wanted, known_columns, recognised
-from smtpproxy.store.exchange.legible import EVERY_PURPOSE, agreed, words_in
 from smtpproxy.store.exchange.lines import (
     ILLEGIBLE,
     Contents,
     ImportFault,
     Lines,
     UndatedConsent,
-    certain,
+    checked_address,
     converted,
 )
 from smtpproxy.store.exchange.mapping import FIELDS, PLAIN, Mapping
@@ -26,13 +26,13 @@ from smtpproxy.store.exchange.rows import (
     Header,
     Row,
     bare_address,
+    cell_text,
     check_no_error,
     column_key,
     read_header,
     read_rows,
     readings,
     rejected_header,
-    told,
 )
 from smtpproxy.store.exchange.times import Notation
 from smtpproxy.store.protocols import ContactUpdate
@@ -41,7 +41,7 @@ _WORDS = frozenset({"occupations", "tags", "consent_channels"})
 _FREE = frozenset(
     {"consent_wording", "consent_form", "supplier", "purchase_product", "tags", "occupations"}
 )
-"""May hold any text."""
+"""Fields that may hold any text."""
 _BOOLS = frozenset({"optout_offered", "sender_disclosed", "consent_conditional", "consent_pending"})
 
 
@@ -50,9 +50,8 @@ def read_csv(
 ) -> Contents[ContactUpdate]:
     """Read rows by their header and the mapping; an empty cell says nothing.
 
-    Without a mapping, the columns have the names of the fields, or the file is the export
-    of a provider. Raises ImportFault when a column of the mapping is not in the header, or it fits
-    several exports.
+    Without a mapping, the columns have the names of the fields, or the file is a provider's
+    export. Raises ImportFault if the header lacks a column of the mapping, or fits several exports.
     """
     wanted = wanted or Wanted()
     known = mapping.columns_read if mapping else {*FIELDS, *known_columns("contacts")}
@@ -63,7 +62,7 @@ def read_csv(
     places = header.places(mapping.columns)
     if "address" not in places:
         wanting = [column for column, name in mapping.columns.items() if name == "address"]
-        then = "say with --mapping which column is which field"
+        then = "map the columns to fields with --mapping"
         raise header.without_address(repr(wanting[0]), then)
     header.check_once(mapping.columns_read.__contains__)
     notices = (*lines.notices, *header.unread(mapping.columns_read))
@@ -75,7 +74,7 @@ def read_csv(
     def update(row: Row) -> ContactUpdate | None:
         if passed_over and any(row.cells[p].strip().casefold() in no for p, no in passed_over):
             return None
-        certain(bare_address(row.cells[places["address"]]), row)
+        checked_address(bare_address(row.cells[places["address"]]), row)
         return reader.update(row.cells, as_of)
 
     free = header.free(places, _FREE)
@@ -91,13 +90,13 @@ def read_csv(
 def _chosen(
     mapping: Mapping | None, header: Header, wanted: Wanted
 ) -> tuple[Mapping, Layout | None]:
-    """Return how the rows are read, and the provider's layout that this is by."""
+    """Return the mapping to read the rows with, and the provider's layout it comes from."""
     guess = mapping is None and not wanted.own
     layout = recognised(header.columns, "contacts", wanted) if guess else None
     if layout is None and wanted.purpose:
         raise ImportFault(
-            "--purpose is for exports of providers; here consent_purpose says it, as a column or "
-            "as a constant of the mapping"
+            "--purpose is for exports of providers; here consent_purpose has the purpose, as a "
+            "column or as a constant of the mapping"
         )
     if mapping is None:
         mapping = _of_layout(layout, wanted) if layout else PLAIN
@@ -114,29 +113,29 @@ def _refusal(
     free: Container[int],
     as_of: datetime,
 ) -> ContactUpdate | None:
-    """Return what a row that is rejected refuses, where all its readings say so."""
+    """Return the refusal in a rejected row, if all its readings agree."""
     found: list[ContactUpdate | None] = []
     width = len(header.columns)
     for cells in readings(row, width, header.delimiter, free):
         try:
-            if ILLEGIBLE in certain(bare_address(cells[address]), row):
+            if ILLEGIBLE in checked_address(bare_address(cells[address]), row):
                 continue
             if len(row.cells) > width:
-                reader.update(cells, as_of)  # else that is not how it is meant
+                reader.update(cells, as_of)  # a reading that is not valid is not meant
         except ValueError:
             continue
         found.append(reader.refusal(cells, as_of))
-    return agreed(found)
+    return common_refusal(found)
 
 
 def check_constants(constants: MappingOf[str, str], as_of: datetime) -> None:
-    """Check values that are to hold for every row. Raises ValueError, which names the field."""
+    """Check constants for every row. Raises ValueError, which names the field."""
     record = _Reader(Mapping({}, constants), {}, ()).record((), as_of)
     convert_contact({**record, "address": "somebody@example.com"}, as_of)
 
 
 def _of_layout(layout: Layout, wanted: Wanted) -> Mapping:
-    """Return the mapping of a layout. Without a purpose there is no consent to be recorded."""
+    """Return the mapping of a layout. Without a purpose, its columns of consents are left out."""
     mapping = layout.mapping
     if "consent_purpose" in wanted.constants:
         return mapping
@@ -147,31 +146,31 @@ def _of_layout(layout: Layout, wanted: Wanted) -> Mapping:
 
 
 def _check_dated(mapping: Mapping, header: Header, wanted: Wanted) -> None:
-    """Raise ImportFault where a constant is about consents, and no column says when one was."""
+    """Raise ImportFault if a constant is about consents, but no column has their dates."""
     about = sorted(name for name in wanted.constants if name.startswith("consent_"))
     dates = {"consent_given_at", "consent_withdrawn_at"}
-    there = {mapping.columns.get(column_key(column)) for column in header.columns}
-    if about and not mapping.consents and not dates & {*there, *mapping.constants}:
+    found = {mapping.columns.get(column_key(column)) for column in header.columns}
+    if about and not mapping.consents and not dates & {*found, *mapping.constants}:
         raise ImportFault(
             f"--set {about[0]}: no column says when anybody agreed, and a consent needs its date; "
-            "say with --mapping which does (smtpproxy contact map writes one)"
+            "name the column with --mapping (smtpproxy contact map writes one)"
         )
 
 
 def _left_out(layout: Layout, mapping: Mapping) -> tuple[str, ...]:
-    """Say that consents are not read, where the export has any."""
+    """Return a notice if the export has consents that are not read."""
     if set(layout.mapping.columns) <= set(mapping.columns):
         return ()
     return (
-        "when people agreed is left out, as the export does not say to what:"
-        " --purpose NAME says it, and without it nobody may be mailed by consent",
+        "consents are left out, as the export does not say what people agreed to: give it with"
+        " --purpose NAME; without it nobody may be mailed by consent",
     )
 
 
 def _passed_over(
     layout: Layout | None, columns: tuple[str, ...]
 ) -> list[tuple[int, frozenset[str]]]:
-    """Return the columns that say who must not be mailed, and what they say."""
+    """Return the columns whose cells exclude a row, with those cells."""
     if layout is None:
         return []
     places = {column_key(column): place for place, column in enumerate(columns)}
@@ -179,12 +178,12 @@ def _passed_over(
 
 
 class _Reader:
-    """Puts the cells of a row into the fields of the NDJSON form."""
+    """Turns the cells of a row into fields of the NDJSON form."""
 
     def __init__(
         self, mapping: Mapping, places: MappingOf[str, int], columns: Sequence[str]
     ) -> None:
-        """`places`: which of the `columns` each field is in."""
+        """`places`: the index in `columns` of each field."""
         self._constants = [
             (text, _Cell(name, mapping, None)) for name, text in mapping.constants.items()
         ]
@@ -200,12 +199,12 @@ class _Reader:
                 for table in mapping.consents
             ]
         except ValueError:
-            there = {column_key(column) for column in columns}
+            found = {column_key(column) for column in columns}
             missing = [
                 f"{name!r} of [[consent]] {table.purpose}"
                 for table in mapping.consents
                 for name in table.columns
-                if column_key(name) not in there
+                if column_key(name) not in found
             ]
             raise ImportFault(f"the header has no column {', '.join(missing)}") from None
 
@@ -219,26 +218,26 @@ class _Reader:
             raise ValueError(self.in_columns(str(error))) from None
 
     def refusal(self, cells: Sequence[str], as_of: datetime) -> ContactUpdate | None:
-        """What a row that is rejected refuses all the same; None: nothing, or nobody's."""
+        """Return the refusal in a rejected row, or None if it has none, or no address."""
         refused = [one for reader in self._consents if (one := reader.refusal(cells, as_of))]
-        if not self._consents and (at := self._no("consent_withdrawn_at", cells, as_of)):
+        if not self._consents and (at := self._refused_at("consent_withdrawn_at", cells, as_of)):
             purpose = next(iter(words_in([self._legible("consent_purpose", cells)])), EVERY_PURPOSE)
             refused = [{"purpose": purpose, "withdrawn_at": at}]
-        said: dict[str, Any] = {
+        found: dict[str, Any] = {
             "consents": refused,
-            "profiling_objected_at": self._no("profiling_objected_at", cells, as_of),
+            "profiling_objected_at": self._refused_at("profiling_objected_at", cells, as_of),
             "tags": words_in(self._legible("tags", cells)),
         }
-        if not any(said.values()):
+        if not any(found.values()):
             return None
-        said |= {name: self._legible(name, cells) for name in ("address", "brand")}
+        found |= {name: self._legible(name, cells) for name in ("address", "brand")}
         try:
-            return convert_contact({name: one for name, one in said.items() if one}, as_of)
+            return convert_contact({name: one for name, one in found.items() if one}, as_of)
         except ValueError:
             return None
 
-    def _no(self, name: str, cells: Sequence[str], as_of: datetime) -> datetime | None:
-        """Return when somebody refused, by the column of that name."""
+    def _refused_at(self, name: str, cells: Sequence[str], as_of: datetime) -> datetime | None:
+        """Return the time of a refusal in the column of a field."""
         places = [place for place, cell in self._places if cell.name == name]
         if not places:
             return None
@@ -249,7 +248,7 @@ class _Reader:
         return at
 
     def _legible(self, name: str, cells: Sequence[str]) -> Any:
-        """What the row, or else a constant, says; None: nothing that can be read."""
+        """Return the value of a field, from the row or a constant; None if none can be read."""
         with suppress(ValueError):
             for place, cell in self._places:
                 if cell.name == name and (value := cell.value(cells[place])) is not None:
@@ -260,7 +259,7 @@ class _Reader:
         return None
 
     def in_columns(self, fault: str) -> str:
-        """Return a fault about a field of the NDJSON form in words of the CSV."""
+        """Return a fault about a field of the NDJSON form with the CSV's name for it."""
         if self._consents and fault.startswith("consents"):
             return fault
         fault = fault.replace("consents: no stream", "consents: purpose no stream")
@@ -272,11 +271,11 @@ class _Reader:
         if cell is None:
             return fault
         if "is unknown; right" in wrong and cell.column:
-            wrong += f"; or say with [values.{cell.name}] in a mapping what it means"
+            wrong += f"; or give its meaning with [values.{cell.name}] in a mapping"
         return f"{cell}: {wrong}"
 
     def record(self, cells: Sequence[str], as_of: datetime) -> dict[str, Any]:
-        """Return a row in the nesting of the NDJSON form; an empty cell says nothing."""
+        """Return a row nested like the NDJSON form; an empty cell says nothing."""
         parts: dict[str, dict[str, Any]] = {"": {"address": ""}}
         for text, cell in self._constants:
             if (value := cell.value(text)) is not None:
@@ -286,7 +285,7 @@ class _Reader:
                 parts.setdefault(cell.part, {})[cell.key] = value
         record = parts[""]
         purchase, consent = parts.get("purchases", {}), parts.get("consents", {})
-        # Without its time, a purchase or a consent is no record of one.
+        # A purchase or a consent without its time is not recorded.
         if "at" in purchase:
             self._check_named("purchase_product", purchase.get("product"), "purchase_at")
             record["purchases"] = [purchase]
@@ -314,27 +313,27 @@ class _Reader:
         return record
 
     def _check_dated(self, cells: Sequence[str]) -> None:
-        """Raise UndatedConsent where a cell names what somebody agreed to, or how."""
+        """Raise UndatedConsent if a cell names the purpose or the method of a consent."""
         for place, cell in self._places:
             if cell.name in ("consent_purpose", "consent_method") and cell.value(cells[place]):
-                raise UndatedConsent(f"{cell} names one, and no date: a consent needs its date")
+                raise UndatedConsent(f"{cell} has no date: a consent needs its date")
 
     def _check_named(self, name: str, value: str | None, time: str) -> None:
         if value:
             return
-        has = f"and the row has {self._cells[time]}"
+        has = f"but the row has {self._cells[time]}"
         if name in self._cells:
-            raise ValueError(f"{self._cells[name]}: it is empty, {has}")
-        raise ValueError(f"{name}: missing, {has}; map a column to it, or say it under [constants]")
+            raise ValueError(f"{self._cells[name]}: is empty, {has}")
+        raise ValueError(f"{name}: missing, {has}; map a column to it, or set it under [constants]")
 
 
 class _Cell:
-    """Where a field of CSV goes in the NDJSON form, and how its text is read."""
+    """The place of a CSV field in the NDJSON form, and how its text is read."""
 
     __slots__ = ("_mapping", "_read", "_values", "column", "key", "name", "part")
 
     def __init__(self, name: str, mapping: Mapping, column: str | None) -> None:
-        """`column` is what the header calls it; None: it is a constant of the mapping."""
+        """`column` is its name in the header; None for a constant of the mapping."""
         self.name = name
         self.column = column
         self._mapping = mapping
@@ -359,7 +358,7 @@ class _Cell:
 
     @property
     def path(self) -> str:
-        """Where it goes in the NDJSON form."""
+        """Its place in the NDJSON form."""
         return f"{self.part}.{self.key}" if self.part else self.key
 
     def __str__(self) -> str:
@@ -368,10 +367,10 @@ class _Cell:
         return self.name if self.column == self.name else f'"{self.column}" ({self.name})'
 
     def value(self, text: str) -> Any:
-        """Return what the cell says; None: nothing. Raises ValueError, which names the column."""
-        text = told(text)
+        """Return the cell's value, None if it has none. Raises ValueError, naming the column."""
+        text = cell_text(text)
         if self._values:
-            text = told(self._values.get(text, text))
+            text = cell_text(self._values.get(text, text))
         if not text:
             return None
         try:
@@ -391,7 +390,7 @@ class _Cell:
             return False
         last_moment = self.name == "consent_withdrawn_at"
         notation = self._mapping.notation
-        if self.column is None:  # however the file writes its times, ISO 8601 is understood here
+        if self.column is None:  # constants may use ISO 8601, whatever the file uses
             with suppress(ValueError):
                 return Notation(None, notation.zone).read(text, last_moment=last_moment)
         return notation.read(text, last_moment=last_moment)

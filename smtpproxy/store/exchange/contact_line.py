@@ -1,4 +1,4 @@
-"""A contact written as one line of NDJSON, as contact_record.py reads it."""
+"""Writing a contact as one line of NDJSON, which contact_record.py reads."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -26,7 +26,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def written_contact(contact: Contact) -> bytes:
-    """Return the contact as one line of NDJSON, without its end; reading it changes nothing."""
+    """Return the contact as one line of NDJSON, without LF; importing it changes nothing."""
     line = Line(contact.brand, came_by(contact.source, contact.provenance))
     return _encode(
         {
@@ -104,7 +104,7 @@ def _purchase(purchase: Purchase, line: Line) -> dict[str, Any]:
 
 
 def _said_to(item: ConsentAct | Purchase, line: Line) -> dict[str, Any]:
-    """Return what is not as the line says."""
+    """Return the brand and the collection where they differ from the line's."""
     told: dict[str, Any] = {}
     if item.brand != line.brand:
         told["brand"] = item.brand
@@ -123,7 +123,7 @@ def _evidence(evidence: Evidence) -> dict[str, Any]:
 
 
 def _consents(acts: Iterable[ConsentAct], line: Line) -> list[dict[str, Any]]:
-    """Pair a withdrawal with the agreement it ends; an act without a pair is separate."""
+    """Pair each withdrawal with the agreement it ends; an act without a pair stands alone."""
     consents: list[dict[str, Any]] = []
     standing: dict[tuple[str, str | None], dict[str, Any]] = {}  # the newest agreement of each
     for act in acts:

@@ -1,15 +1,16 @@
-"""Contacts from NDJSON, and what a line refuses that is rejected for something else."""
+"""Contacts from NDJSON, and the refusals in records that are rejected for another reason."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from smtpproxy.policy.model import Frequency
 from smtpproxy.store.exchange.consent_columns import may_be_a_date
-from smtpproxy.store.exchange.contact_record import Time, convert_contact, read_contact
-from smtpproxy.store.exchange.legible import EVERY_PURPOSE, words_in
+from smtpproxy.store.exchange.contact_record import Time, Word, Words, convert_contact, read_contact
 from smtpproxy.store.exchange.lines import (
     ILLEGIBLE,
     Contents,
@@ -21,7 +22,10 @@ from smtpproxy.store.exchange.lines import (
 )
 from smtpproxy.store.protocols import ContactUpdate
 
-_MOST = 1_000  # consents, tags or wishes of a line, among which refusals are looked for
+EVERY_PURPOSE = "*"
+"""The purpose of a withdrawal that names none."""
+
+_MOST = 1_000  # consents, tags or wishes of a line that are searched for refusals
 
 
 def read_ndjson(lines: Lines, as_of: datetime) -> Contents[ContactUpdate]:
@@ -35,38 +39,34 @@ def read_ndjson(lines: Lines, as_of: datetime) -> Contents[ContactUpdate]:
 
 
 def refusal_in(line: Line, as_of: datetime) -> ContactUpdate | None:
-    """Return what a line refuses, whatever else is wrong with it; None: nothing, or nobody's."""
+    """Return the refusal in a line, whatever else is wrong; None if it has none, or no address."""
     content = legible_json(line.content)
     try:
-        told = msgspec.json.decode(content)
+        record = msgspec.json.decode(content)
     except (msgspec.MsgspecError, RecursionError):
         return None
-    if not isinstance(told, dict) or _comes_twice("address", content):
+    if not isinstance(record, dict) or any(n.count("address") > 1 for n in names_in(content)[-1:]):
         return None
-    said: dict[str, Any] = {"address": told.get("address")} | _text(told, "brand")
-    if not isinstance(said["address"], str) or ILLEGIBLE in said["address"]:
+    found: dict[str, Any] = {"address": record.get("address")} | _text(record, "brand")
+    if not isinstance(found["address"], str) or ILLEGIBLE in found["address"]:
         return None
-    if line.is_guessed and not said["address"].isascii():
+    if line.is_guessed and not found["address"].isascii():
         return None
-    if (at := _refused_at(told.get("profiling_objected_at"), as_of)) is not None:
-        said["profiling_objected_at"] = at
-    tags = told.get("tags")
+    if (at := _refused_at(record.get("profiling_objected_at"), as_of)) is not None:
+        found["profiling_objected_at"] = at
+    tags = record.get("tags")
     refused = {
-        "consents": list(_withdrawals(told.get("consents"), said["address"], as_of)),
+        "consents": list(_withdrawals(record.get("consents"), found["address"], as_of)),
         "tags": words_in(tags[:_MOST] if isinstance(tags, list) else None),
-        "preferences": list(_wishes(told.get("preferences"), said["address"], as_of)),
+        "preferences": list(_wishes(record.get("preferences"), found["address"], as_of)),
     }
-    said |= {name: found for name, found in refused.items() if found}
-    if said.keys() <= {"address", "brand"}:
+    found |= {name: values for name, values in refused.items() if values}
+    if found.keys() <= {"address", "brand"}:
         return None
     try:
-        return convert_contact(said, as_of)
+        return convert_contact(found, as_of)
     except ValueError:
         return None
-
-
-def _comes_twice(name: str, content: bytes) -> bool:
-    return any(names.count(name) > 1 for names in names_in(content)[-1:])
 
 
 def _withdrawals(consents: object, address: str, as_of: datetime) -> Iterator[dict[str, Any]]:
@@ -83,7 +83,7 @@ def _withdrawals(consents: object, address: str, as_of: datetime) -> Iterator[di
 
 
 def _wishes(preferences: object, address: str, as_of: datetime) -> Iterator[dict[str, Any]]:
-    """Yield the wishes for less mail; one for all of it is none."""
+    """Yield the wishes for less mail; a wish for all mail refuses nothing."""
     for one in preferences[:_MOST] if isinstance(preferences, list) else ():
         if not isinstance(one, dict) or one.get("frequency") == Frequency.ALL:
             continue
@@ -103,17 +103,50 @@ def _can_be_read(fields: dict[str, Any], as_of: datetime) -> bool:
     return True
 
 
-def _text(told: dict[str, Any], name: str) -> dict[str, str]:
-    """Return a member that is text: a brand that is none is every brand's."""
-    value = told.get(name)
+def _text(record: dict[str, Any], name: str) -> dict[str, str]:
+    """Return a member if it is text. A refusal without a brand counts for every brand."""
+    value = record.get(name)
     return {name: value} if isinstance(value, str) and value else {}
 
 
 def _refused_at(value: object, as_of: datetime) -> datetime | None:
-    """Return when somebody refused; what was meant as a time, and is none, is that of the file."""
+    """Return the time of a refusal; for one that was meant as a time but is none, the file's."""
     try:
         return msgspec.convert(value, Time)
     except msgspec.ValidationError:
         if value is True or (not isinstance(value, bool | None) and may_be_a_date(str(value))):
             return as_of
         return None
+
+
+def words_in(value: object) -> Words:
+    """Return the words in a list."""
+    found = value if isinstance(value, list) else []
+    return [word for word in found if isinstance(word, str) and _is_word(word)]
+
+
+def _is_word(text: str) -> bool:
+    try:
+        msgspec.convert(text, Word)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def common_refusal(readings: Sequence[ContactUpdate | None]) -> ContactUpdate | None:
+    """Return the refusal in all readings of a row, or None if there is none, or they differ."""
+    found = {_refused(one): one for one in readings}
+    update = next(iter(found.values())) if len(found) == 1 else None
+    if update is None:
+        return None
+    tags = frozenset.intersection(*(one.contact.tags for one in readings if one is not None))
+    return dataclasses.replace(update, contact=structs.replace(update.contact, tags=tags))
+
+
+def _refused(update: ContactUpdate | None) -> frozenset[object]:
+    """Return what readings must have in common; tags are left out, as few of them restrict."""
+    if update is None:
+        return frozenset()
+    contact = update.contact
+    acts = ((act.purpose, act.brand) for act in contact.acts)
+    return frozenset({contact.address, contact.profiling_objected_at is not None, *acts})

@@ -1,4 +1,4 @@
-"""A contact as one JSON object (design.md section 7), checked strictly, and written again."""
+"""A contact as one JSON object (design.md section 7), checked strictly."""
 
 import re
 from datetime import datetime
@@ -29,7 +29,6 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.store.exchange.lines import read_object
 from smtpproxy.store.exchange.times import EXAMPLE, in_utc
-from smtpproxy.store.exchange.type_faults import in_words
 from smtpproxy.store.merge import MARKS
 from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate
 
@@ -42,13 +41,13 @@ Hash = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f]{64}\Z")]
 
 
 class Line(NamedTuple):
-    """What holds for everything on a line that does not say otherwise."""
+    """Defaults for the entries of a line."""
 
     brand: str | None
     came_by: str | None  # the name of its collection
 
     def said_to(self, one: "PurchaseRecord | ConsentRecord") -> tuple[str | None, str | None]:
-        """Return the brand and the collection of one of its entries; null: not on record."""
+        """Return the brand and the collection of an entry; null means not on record."""
         return (
             self.brand if one.brand is UNSET else one.brand,
             self.came_by if one.came_by is UNSET else one.came_by,
@@ -72,7 +71,7 @@ class EvidenceRecord(Struct, forbid_unknown_fields=True):
 
 
 class LinkRecord(Struct, forbid_unknown_fields=True):
-    """One hand that an address went through."""
+    """One holder that an address went through."""
 
     supplier: str | None = None
     sender_disclosed: bool | None = None
@@ -189,7 +188,7 @@ class PreferenceRecord(Struct, forbid_unknown_fields=True):
 
 
 class ContactRecord(Struct, forbid_unknown_fields=True):
-    """A person, as docs/data.md describes it: a field that is absent says nothing."""
+    """A person (docs/data.md): an absent field says nothing."""
 
     address: str
     audience: Audience | UnsetType | None = UNSET
@@ -211,14 +210,10 @@ class ContactRecord(Struct, forbid_unknown_fields=True):
     collections: Annotated[list[CollectionRecord], Meta(max_length=100)] = []
 
     def update(self, as_of: datetime) -> ContactUpdate:
-        """Return what this says; a field that is absent says nothing.
-
-        Raises:
-            ValueError: the address is none, or a time is out of range.
-        """
+        """Raises ValueError if the address is invalid, or a time is out of range."""
         if self.informed_at is True:
             raise ValueError(
-                f"informed_at: true says no time; right would be {_RIGHT['informed_at']}"
+                f"informed_at: true is not a time; right would be {_RIGHT['informed_at']}"
             )
         provenance = self.provenance.told() if self.provenance else None
         line = Line(self.brand, came_by(self.source or None, provenance))
@@ -299,7 +294,7 @@ def read_contact(content: bytes, as_of: datetime) -> ContactUpdate:
 
 
 def convert_contact(fields: dict[str, Any], as_of: datetime) -> ContactUpdate:
-    """Check fields that were read from elsewhere in the same way."""
+    """Check fields from another format in the same way."""
     try:
         return msgspec.convert(fields, ContactRecord).update(as_of)
     except msgspec.MsgspecError as error:
@@ -351,7 +346,7 @@ _KNOWN = {
 
 
 def explain(error: Exception) -> str:
-    """Return the error in words that name the field and what would be right."""
+    """Return an error message with the field, the fault, and what would be right."""
     text, _, path = str(error).partition(" - at `$")
     path = path.rstrip("`").lstrip(".")
     if not isinstance(error, msgspec.ValidationError):
@@ -359,9 +354,35 @@ def explain(error: Exception) -> str:
     if not path and text.startswith("Expected `object`"):
         return 'not a JSON object; a line looks like {"address": "a@b.example"}'
     name = re.sub(r"\[.*?\]", "", path).rpartition(".")[2]
-    wrong = in_words(text)
+    wrong = _in_words(text)
     where = f"{path}: " if path else ""
     if "unknown field" in wrong and name in _KNOWN:
         return f"{where}{wrong}; known are {', '.join(_KNOWN[name].__struct_fields__)}"
     right = _RIGHT.get(name)
     return f"{where}{wrong}" + (f"; right would be {right}" if right else "")
+
+
+_WORDED = (
+    (r".* matching regex .*0-9A-Fa-f.*", "is not a SHA-256"),
+    (r".* matching regex .*", "holds a line end or another control character"),
+    (r".* of length >= 1.*", "is empty"),
+    (r"Expected `array` of length <= (\d+).*", r"has more than \1 entries"),
+    (r".* of length <= (\d+).*", r"has more than \1 characters"),
+    (r"Expected `datetime` with a timezone component", "has no time zone"),
+    (r"Invalid RFC3339 encoded datetime", "is not a time"),
+    (r"Expected `object.*", "is not an object"),
+    (r"Expected `array.*", "is not a list"),
+    (r"Expected `bool.*", "is neither true nor false"),
+    (r"Expected `str.*", "is not text"),
+    (r"Expected `datetime.*", "is not a time"),
+    (r"Invalid enum value '?(.*?)'?", r"'\1' is unknown"),
+    (r"Object missing required field `(\w+)`", r"the field `\1` is missing"),
+)
+
+
+def _in_words(text: str) -> str:
+    """Return an error of msgspec without its types and patterns."""
+    for pattern, words in _WORDED:
+        if match := re.fullmatch(pattern, text):
+            return match.expand(words)
+    return (text[:1].lower() + text[1:]).removeprefix("object ")

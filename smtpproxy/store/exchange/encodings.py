@@ -1,4 +1,4 @@
-"""Octets of any encoding, as UTF-8: what was said of it, what its marks say, or a guess."""
+"""Turning any encoding into UTF-8: the named one, the one its byte order mark shows, or a guess."""
 
 import codecs
 import io
@@ -6,7 +6,7 @@ from typing import Any, BinaryIO
 
 BOM = codecs.BOM_UTF8
 GUESSED = "cp1252"
-"""What a line is read as that is not UTF-8: Excel writes it in Western Europe."""
+"""The encoding of lines that are not UTF-8: Excel writes it in Western Europe."""
 
 _UTF_16 = {
     codecs.BOM_UTF16_LE: "utf-16-le",
@@ -18,9 +18,9 @@ _CHUNK = 256 * 1024
 
 
 def encoding_named(name: str) -> str | None:
-    """Return the encoding of that name as it is used here; None when it is none.
+    """Return the codec for a name, or None if there is none that can be used.
 
-    Besides UTF-16, lines are parted before they are decoded: ASCII has to stay what it is.
+    Except for UTF-16, lines are split before they are decoded, so it has to keep ASCII.
     """
     try:
         found = codecs.lookup(name).name
@@ -34,7 +34,7 @@ def encoding_named(name: str) -> str | None:
 
 
 def unicode_of(start: bytes) -> str | None:
-    """Return the encoding when the file that starts so is UTF-16, with or without its mark."""
+    """Return the codec of a file in UTF-16, with or without a byte order mark, by its start."""
     for mark, name in _UTF_16.items():
         if start.startswith(mark):
             return name
@@ -47,17 +47,17 @@ def unicode_of(start: bytes) -> str | None:
 
 
 class Decoder:
-    """Turns lines into UTF-8. `guessed` counts those that were taken for CP1252."""
+    """Turns lines into UTF-8. `guessed` counts those that were read as CP1252."""
 
     def __init__(self, encoding: str | None) -> None:
-        """`encoding` is one that `encoding_named` returned; None: UTF-8 unless it is not."""
+        """`encoding` comes from `encoding_named`; None: UTF-8, or a guess for other lines."""
         self.encoding = encoding
         self.guessed = 0
-        self.replaces = False  # what is no character comes as U+FFFD
+        self.replaces = False  # invalid characters become U+FFFD
         self._is_utf8 = encoding == "utf-8"
 
     def opened(self, file: BinaryIO, start: bytes) -> BinaryIO:
-        """Return the file to read lines from, when `start` was read of it already."""
+        """Return the file to read lines from, of which `start` has already been read."""
         found = unicode_of(start)
         if start.startswith(BOM):
             self.encoding, self._is_utf8 = "utf-8", True
@@ -70,14 +70,14 @@ class Decoder:
         return _EndingWithCR.opened(file, start) if _has_cr_alone(start) else file
 
     def expect_utf8(self) -> None:
-        """Guess no more: what the file holds is always UTF-8, as JSON is."""
+        """Stop guessing, as for JSON, which is always UTF-8."""
         self._is_utf8 = True
 
     def utf8(self, line: bytes) -> bytes:
-        """Return the line in UTF-8, or as it is when it has to be found wanting later.
+        """Return the line in UTF-8, or unchanged if a later check will reject it.
 
         Raises:
-            ValueError: it is not in the encoding that was named.
+            ValueError: it is not in the named encoding.
         """
         if line.isascii():
             return line
@@ -96,11 +96,11 @@ class Decoder:
         return text
 
     def found(self) -> str:
-        """Return what the file was read as, as far as it was."""
+        """Return the encoding that the file has been read as so far."""
         return GUESSED if self.guessed else self.encoding or "utf-8"
 
     def note(self) -> str | None:
-        """Return what its user ought to know of that; None: it was UTF-8, or as named."""
+        """Return a notice for the user, or None if it was UTF-8 or the named encoding."""
         if self.guessed:
             lines = "line is" if self.guessed == 1 else "lines are"
             return (
@@ -111,10 +111,10 @@ class Decoder:
 
 
 def as_it_came(text: bytes, *, guessed: bool) -> bytes:
-    """Return the octets that became `text`, as far as that was guessed."""
+    """Return the original octets of `text`, if its encoding was `guessed`."""
     try:
         return text.decode().encode(GUESSED) if guessed else text
-    except ValueError:  # a row of which only some lines were
+    except ValueError:  # a row of which only some lines were guessed
         return text
 
 
@@ -155,7 +155,7 @@ class _EndingWithCR(io.RawIOBase):
 
 
 class _Transcoded(io.RawIOBase):
-    """A file in UTF-16, as UTF-8. What is no character becomes U+FFFD."""
+    """A file in UTF-16, read as UTF-8. Invalid characters become U+FFFD."""
 
     def __init__(self, file: BinaryIO, start: bytes, encoding: str) -> None:
         self.encoding = encoding

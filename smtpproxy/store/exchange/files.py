@@ -1,7 +1,7 @@
 """The file that an import reads, and FILE.rejected, which gets the rejected lines.
 
-It can be corrected and imported as it is: its own comment lines are skipped. It holds
-what a file of people held, so it is for its owner's eyes only.
+FILE.rejected can be corrected and imported as it is: the comment lines in it are skipped. It
+holds personal data, so only its owner may read it.
 """
 
 import asyncio
@@ -18,16 +18,16 @@ from typing import Any, BinaryIO
 from smtpproxy.store.exchange.lines import ImportFault, Line, Rejected, comment
 
 STDIN = Path("-")
-_START = 64 * 1024  # octets without any LF, by which lines are taken to end with CR
+_START = 64 * 1024  # octets; if there is a CR but no LF in them, lines end with CR
 _READ_AT_ONCE = 1024 * 1024
-_POLL_SECONDS = 0.3  # seconds between two looks whether a reader of a slow pipe was interrupted
+_POLL_SECONDS = 0.3  # how often a read from a slow pipe checks for an interruption
 
 
 class Source(io.BufferedReader):
-    """An opened file. It is read once, from its start, and never sought in.
+    """An open file. It is read once, from its start, without seeking.
 
-    `size` is None where nobody knows how much there will be. Files whose lines end with
-    CR alone (of old spreadsheets) are read as if they ended with LF.
+    `size` is None if it is unknown, as for a pipe. CR alone at the end of lines (old
+    spreadsheets) is read as LF.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,20 +40,20 @@ class Source(io.BufferedReader):
         super().__init__(self._octets, _START)
 
     def tell(self) -> int:
-        """Return how many octets were read so far; a pipe has no place to ask for."""
+        """Return the number of octets read so far, for pipes too."""
         return self._octets.count
 
     def digest(self) -> str:
-        """Return the SHA-256 of the octets that were read so far, in hexadecimal."""
+        """Return the SHA-256 of the octets read so far, in hexadecimal."""
         return self._octets.hash.hexdigest()
 
     def starts_with(self, count: int, digest: str) -> bool:
-        """Tell whether the first `count` octets of this regular file have that digest."""
+        """Return whether the first `count` octets of this regular file have that digest."""
         return self._octets.starts_with(count, digest)
 
 
 class _Octets(io.RawIOBase):
-    """The octets as they come; counts them."""
+    """The octets as they come, counted and hashed."""
 
     def __init__(self, path: Path) -> None:
         self.count = 0
@@ -104,9 +104,9 @@ class _Octets(io.RawIOBase):
             raise OSError(error.errno, error.strerror, str(self._path)) from error
 
     def _wait(self) -> None:
-        """Wait for a slow writer, and end when Ctrl-C ended the import meanwhile.
+        """Wait for a slow writer; raise CancelledError if the import was interrupted meanwhile.
 
-        asyncio turns the first Ctrl-C into a cancellation, which a read would sleep through.
+        asyncio turns the first Ctrl-C into a cancellation, which a blocking read would not notice.
         """
         while not select.select([self._file], [], [], _POLL_SECONDS)[0]:
             try:
@@ -122,33 +122,33 @@ class _Octets(io.RawIOBase):
         super().close()
 
 
-_LOOK = 64 * 1024  # octets within which one of our files has its first comment
+_LONGEST_LINE = 64 * 1024  # octets, in the search for our first comment
 
 
 class RejectedFault(ImportFault):
-    """The file is not one that an import wrote: it is neither overwritten nor removed."""
+    """The file cannot be FILE.rejected; it is neither overwritten nor removed."""
 
 
 class RejectedFile:
-    """Made with the first rejected line; one of an earlier run goes when nothing is rejected.
+    """Created with the first rejected line; if there is none, an earlier run's file is removed.
 
-    `named`: somebody chose the name; then a file that is there stays when nothing is.
+    `named`: the user chose the name; then an existing file stays if nothing is rejected.
     """
 
     def __init__(self, path: Path, *, named: bool = False) -> None:
         self.path = path
         self.count = 0
-        self.size = 0  # octets that are safely in it
+        self.size = 0  # octets that are durable
         self.header: bytes | None = None  # of a CSV file, repeated so that this is one too
         self._named = named
         self._file: BinaryIO | None = None
-        self._is_new = False  # it was not there before `prepare`
+        self._is_new = False  # `prepare` created it
 
     def prepare(self, source: tuple[int, int]) -> None:
         """Make sure that lines can be rejected. `source`: device and inode of the input.
 
         Raises:
-            RejectedFault: another's file is there.
+            RejectedFault: there is a file that is not ours.
             OSError: it cannot be written; the error names it.
         """
         with self._naming():
@@ -160,7 +160,7 @@ class RejectedFile:
                 return
             if (found.st_dev, found.st_ino) == source:
                 raise RejectedFault(
-                    f"{self.path}: it is the file to be imported; name another with --rejected"
+                    f"{self.path}: is the file to be imported; name another with --rejected"
                 )
             if stat.S_ISREG(found.st_mode) and found.st_size and not self._is_ours():
                 raise RejectedFault(
@@ -183,7 +183,7 @@ class RejectedFile:
             self._file.write(b"\n")
 
     def flush(self) -> None:
-        """Make sure that it survives whatever comes; `size` says how much that is."""
+        """Make what was written durable, and count it in `size`."""
         if self._file is not None:
             with self._naming():
                 self._file.flush()
@@ -192,10 +192,10 @@ class RejectedFile:
                     self.size = self._file.tell()
 
     def go_on(self, count: int, size: int) -> None:
-        """Go on behind the first `size` octets, which hold `count` lines of an earlier run.
+        """Continue after the first `size` octets, which hold `count` lines of an earlier run.
 
         Raises:
-            RejectedFault: they are not there any more.
+            RejectedFault: they are no longer there.
         """
         self.count = count
         if not size:
@@ -204,8 +204,8 @@ class RejectedFile:
             found = self.path.stat()
             if found.st_size < size:
                 raise RejectedFault(
-                    f"{self.path}: the lines that were put aside before are not all there; put "
-                    "the file back, or import the whole file again"
+                    f"{self.path}: some of the lines rejected earlier are missing; put the file "
+                    "back, or import the whole file again"
                 )
             self._file = open(self.path, "r+b", opener=_private)  # noqa: SIM115
             self._file.truncate(size)
@@ -213,7 +213,7 @@ class RejectedFile:
             self.size = size
 
     def close(self, *, complete: bool = True) -> None:
-        """Close it. `complete`: the whole file was read, so that an older one is outdated."""
+        """Close it. `complete`: the whole input was read, so an earlier run's file is outdated."""
         if self._file is not None:
             with self._naming():
                 self._file.close()
@@ -232,13 +232,13 @@ class RejectedFile:
         return os.fdopen(descriptor, "wb")
 
     def _is_ours(self) -> bool:
-        """Tell by its first comment, which is in the first line or below a CSV header."""
+        """Whether it has our comment in its first line, or below a CSV header."""
         try:
             if not stat.S_ISREG(os.stat(self.path).st_mode):  # noqa: PTH116
                 return False
             with self.path.open("rb") as file:
-                # Behind a header there may be a line `sep=`.
-                return any(_is_comment(file.readline(_LOOK)) for _ in range(3))
+                # There may be a line `sep=` above the header.
+                return any(_is_comment(file.readline(_LONGEST_LINE)) for _ in range(3))
         except FileNotFoundError:
             return False
 

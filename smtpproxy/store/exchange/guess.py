@@ -1,12 +1,12 @@
-"""Guesses what a table that nobody has described means, column by column."""
+"""Guessing the meaning of a table without a mapping, column by column."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from smtpproxy.policy.model import Source
 from smtpproxy.store.exchange.consent_columns import ConsentTable
 from smtpproxy.store.exchange.consent_guess import ConsentGuess, Flag
-from smtpproxy.store.exchange.look import ColumnLook, TableLook, plain
+from smtpproxy.store.exchange.look import ColumnLook, TableLook, plain_words
 from smtpproxy.store.exchange.mapping import zone
 from smtpproxy.store.exchange.proposal import (
     LEFT_OPEN,
@@ -28,7 +28,7 @@ _TEXTS = ("language", "brand", "consent_ip", "consent_wording", "consent_form", 
 
 
 def propose(look: TableLook, known: Known, answers: Answers) -> Proposal:
-    """Return the best guess, and the questions that are left."""
+    """Return the best guess, and the remaining questions."""
     return _Guess(look, known, answers).proposal()
 
 
@@ -45,11 +45,11 @@ class _Guess:
         self._flags: list[Flag] = []
 
     def proposal(self) -> Proposal:
-        self._take_said()
+        self._take_answers()
         self._find_address()
         for column in self._look.columns:
-            if column.name not in self._columns and self._said(column) is None:
-                self._take(column)
+            if column.name not in self._columns and self._answer(column) is None:
+                self._guess(column)
         self._place_dates()
         consents = ConsentGuess(
             self._look, self._known, self._answers, self._flags, self._dates, self._questions
@@ -59,22 +59,22 @@ class _Guess:
         if self._look.twice:
             names = ", ".join(map(repr, self._look.twice))
             self._notes.append(
-                f"{names}: several columns have this name, and none is read; rename those you need"
+                f"{names}: several columns have this name, so none is read; rename those you need"
             )
-        columns = {name: said for name, said in self._columns.items() if said != NONE}
+        columns = {name: field for name, field in self._columns.items() if field != NONE}
         return Proposal(
             columns, consents, self._values, time_format, tuple(self._questions),
             tuple(self._notes),
         )  # fmt: skip
 
-    def _said(self, column: ColumnLook) -> str | None:
+    def _answer(self, column: ColumnLook) -> str | None:
         return self._answers.columns.get(column_key(column.name))
 
-    def _take_said(self) -> None:
+    def _take_answers(self) -> None:
         for column in self._look.columns:
-            if said := self._said(column):
-                self._columns[column.name] = said
-                if said == "audience":
+            if field := self._answer(column):
+                self._columns[column.name] = field
+                if field == "audience":
                     self._map_audience(column)
 
     def _has(self, name: str) -> bool:
@@ -83,36 +83,35 @@ class _Guess:
     def _find_address(self) -> None:
         if self._has("address"):
             return
-        there = [one for one in self._look.columns if one.holds_addresses and not self._said(one)]
-        named = [one for one in there if fitting(one.name, ["address"])]
-        found = named if len(named) == 1 else there
+        found = [one for one in self._look.columns if one.holds_addresses and not self._answer(one)]
+        names = tuple(one.name for one in found or self._look.columns)
+        text = "Which column has the addresses to mail people at?"
+        if not found:
+            text = f"No column holds addresses, only {', '.join(names)[:300]}. {text}"
+        named = [one for one in found if fitting(one.name, ["address"])]
+        found = named if len(named) == 1 else found
         if len(found) > 1 and (exact := [
-            one for one in named if plain(one.name) in words("names")["address"]
+            one for one in named if plain_words(one.name) in words("names")["address"]
         ]):  # fmt: skip
             found = exact[:1]
         if len(found) == 1:
             self._columns[found[0].name] = "address"
             return
-        names = tuple(one.name for one in there or self._look.columns)
-        text = "Which column is the address people are to be mailed at?"
-        if not there:
-            text = f"No column holds addresses, only {', '.join(names)[:300]}. {text}"
-        self._questions.append(
-            Question(text, "--column 'COLUMN=address'", self._said_column("address"), names)
-        )
-
-    def _said_column(self, said: str) -> Callable[[str], Answers]:
         answers = self._answers
-        return lambda name: replace(answers, columns={**answers.columns, column_key(name): said})
 
-    def _take(self, column: ColumnLook) -> None:
-        """Guess one column: by what is in it, then by what it is called."""
-        said = self._answers.consents.get(column_key(column.name))
-        if column.holds_times or (said is None and column.holds_numbers_for_times):
+        def answered(name: str) -> Answers:
+            return replace(answers, columns={**answers.columns, column_key(name): "address"})
+
+        self._questions.append(Question(text, "--column 'COLUMN=address'", answered, names))
+
+    def _guess(self, column: ColumnLook) -> None:
+        """Guess the meaning of a column, from its cells and then from its name."""
+        purpose = self._answers.consents.get(column_key(column.name))
+        if column.holds_times or (purpose is None and column.holds_numbers_for_times):
             name = longest(fitting(column.name, _TIMES))
             if self._is_about_refusals(column):
                 name = "withdrawn_at"
-            elif said not in (None, NONE):
+            elif purpose not in (None, NONE):
                 name = "given_at"
             if name is not None:
                 self._dates[name].append(column)
@@ -122,42 +121,42 @@ class _Guess:
             return
         fits = fitting(column.name, (*_TEXTS, "audience", "opt_in", "opt_out"))
         name = longest(fits)
-        is_purpose = plain(column.name) in map(plain, self._known.purposes)
+        is_purpose = plain_words(column.name) in map(plain_words, self._known.purposes)
         is_named = name in ("opt_in", "opt_out") or self._is_about_refusals(column)
         is_flag = column.values is not None and (is_named or is_purpose)
-        if said != NONE and (is_flag or said is not None):
+        if purpose != NONE and (is_flag or purpose is not None):
             self._flags.append(Flag(column, self._is_about_refusals(column)))
         elif name == "audience" and self._map_audience(column):
             self._put(column, name)
         elif name in _TEXTS:
             self._put(column, str(name))
-        elif said is None and column.values is not None and _says_no(column.name):
+        elif purpose is None and column.values is not None and _is_negative(column.name):
             self._notes.append(
-                f"{column.name!r} is not read; if a yes there is a refusal, call it 'Opt-out'"
+                f"{column.name!r} is not read; if a yes in it is a refusal, rename it to 'Opt-out'"
             )
 
     def _put(self, column: ColumnLook, name: str) -> None:
         if not self._has(name) or name in self._answers.constants:
             self._columns.setdefault(column.name, name)
         else:
-            self._notes.append(f"{column.name!r} may be {name} too; it is not read")
+            self._notes.append(f"{column.name!r} may also be {name}; it is not read")
 
     @staticmethod
     def _is_about_refusals(column: ColumnLook) -> bool:
-        """Whether a yes is a refusal: one word of that is enough, whatever else is said."""
+        """Whether a yes is a refusal: one such word in the name is enough."""
         fits = fitting(column.name, ("withdrawn_at", "opt_in", "opt_out", "given_at"))
         if {"withdrawn_at", "opt_out"} & fits.keys() or begins(column.name, "out"):
             return True
         is_about_mail = {"opt_in", "given_at"} & fits.keys() or begins(column.name, "mail")
-        return bool(is_about_mail) and _says_no(column.name)
+        return bool(is_about_mail) and _is_negative(column.name)
 
     def _map_audience(self, column: ColumnLook) -> bool:
-        """Say which cells are consumers and which professionals; False: they are neither."""
+        """Map the cells to consumers and professionals; return False if none is either."""
         cells = words("cells")
         found = {}
         for text in column.values or ():
             for audience in ("consumer", "professional"):
-                if plain(text) in cells[audience] or text.casefold() == audience:
+                if plain_words(text) in cells[audience] or text.casefold() == audience:
                     found[text] = audience
         if not found:
             return False
@@ -168,18 +167,18 @@ class _Guess:
         return True
 
     def _place_dates(self) -> None:
-        """Give each field of a time its column; a sign-up is a collection too."""
+        """Map the columns of times to fields; the time of a sign-up is that of the collection."""
         dates = self._dates
         if not self._has("purchase_product") and dates["purchase_at"]:
             name = dates["purchase_at"][0].name
             self._notes.append(
-                f"{name!r} has purchases, and no column says of what; to have them count: "
+                f"{name!r} has purchases, but no column says of what; to make them count: "
                 f"--column {name + '=purchase_at'!r} --set purchase_product=NAME"
             )
             dates["purchase_at"] = []
         elif not dates["purchase_at"] and not self._has("purchase_at"):
             self._columns = {
-                one: said for one, said in self._columns.items() if said != "purchase_product"
+                one: field for one, field in self._columns.items() if field != "purchase_product"
             }
         for name, columns in (
             ("collected_at", [*dates["collected_at"], *dates["signed_up_at"]]),
@@ -190,19 +189,19 @@ class _Guess:
                 self._put(column, name)
 
     def _time_format(self, consents: Sequence[ConsentTable]) -> str | None:
-        """Return how times are written; ask where one may be two days."""
-        names = {name for name, said in self._columns.items() if said.endswith("_at")}
+        """Return the notations of the times; ask if a date is ambiguous."""
+        names = {name for name, field in self._columns.items() if field.endswith("_at")}
         names |= {n for one in consents for n in (one.given_at, one.withdrawn_at) if n}
         read = [one for one in self._look.columns if one.name in names]
         answers = self._answers
         for one in read:
             if one.unread_times:
-                self._notes.append(f"{one.name!r}: {one.unread_times:,} cells are no date")
+                self._notes.append(f"{one.name!r}: {one.unread_times:,} cells are not dates")
         zoneless = next((one.times.zoneless for one in read if one.times.zoneless), "")
         if zoneless and answers.time_zone is None:
             self._questions.append(
                 Question(
-                    f"In which time zone are times like {zoneless!r}? As in Europe/Paris, UTC",
+                    f"In which time zone are times like {zoneless!r}? (Europe/Paris, UTC, …)",
                     "--time-zone NAME",
                     lambda text: replace(answers, time_zone=text),
                     check=zone,
@@ -239,7 +238,7 @@ class _Guess:
     def _ask_exchanged(
         self, column: ColumnLook, read: Sequence[ColumnLook], forms: Sequence[str]
     ) -> None:
-        """Ask whether a spreadsheet exchanged day and month where it could."""
+        """Ask whether a spreadsheet swapped day and month where both were possible."""
         answers, times = self._answers, column.times
         dated = [one.times for one in read if one.times.patterns["iso"]]
         others = sorted(form for one in dated for form in one.exchanged)
@@ -249,9 +248,9 @@ class _Guess:
         right = " or ".join(map(repr, choices))
         self._questions.append(
             Question(
-                f"{column.name!r}: dates like {times.early!r} have no day after the 12th, texts"
-                f" like {times.late_text!r} no other: a spreadsheet may have exchanged"
-                " day and month of the dates. If not, the first; if so, "
+                f"{column.name!r}: dates like {times.early!r} have no day after the 12th, and texts"
+                f" like {times.late_text!r} have no other day: a spreadsheet may have swapped"
+                " day and month of the dates. If not, choose the first; if so, "
                 + ("the second" if len(choices) > 1 else "export the file again, as CSV"),
                 f"--time-format {right}",
                 lambda text: replace(answers, time_format=text),
@@ -268,7 +267,7 @@ class _Guess:
         known = self._known
         agreed = self._dates["given_at"] or any(not flag.is_refusal for flag in self._flags)
         if len(known.brands) > 1:
-            self._ask("brand", "Which brand were these people's words said to?", known.brands)
+            self._ask("brand", "Which brand did these people deal with?", known.brands)
         sources = tuple(str(one) for one in Source)
         self._ask("source", "How were the addresses obtained? direct: from the people", sources)
         if not agreed:
@@ -289,7 +288,7 @@ class _Guess:
             Question(
                 text,
                 f"--set {shown}=…",
-                lambda said: answers.with_constant(name, said or LEFT_OPEN),
+                lambda text: answers.with_constant(name, text or LEFT_OPEN),
                 choices,
                 default,
                 may_stay_open=True,
@@ -297,5 +296,5 @@ class _Guess:
         )
 
 
-def _says_no(header: str) -> bool:
+def _is_negative(header: str) -> bool:
     return bool(fitting(header, ["not"])) or begins(header, "refusal")

@@ -1,9 +1,9 @@
-"""Exports of mail providers: how each is laid out, as data with its sources.
+"""The layouts of mail providers' exports, as data with its sources.
 
-`NAME.toml` of the folder `providers` holds the layouts of one provider: the columns that a file is
-recognised by, and below them what a mapping file says (`exchange.mapping`). `confirmed`
-says how far the columns are known: from `documentation` (or source) of the provider, from
-its `api`, from programs of `others`, or from `nothing` but general knowledge.
+`providers/NAME.toml` holds the layouts of one provider: the columns that a file is recognised by,
+and the keys of a mapping file (`exchange.mapping`). `confirmed` names the source for the columns:
+the provider's `documentation` (or source code), its `api`, programs of `others`, or `nothing` but
+general knowledge.
 """
 
 from collections.abc import Mapping as MappingOf
@@ -33,28 +33,28 @@ from smtpproxy.toml_tables import AT_LEAST_ONE, Key, Written
 Kind = Literal["suppressions", "contacts"]
 
 NO_SUPPRESSION = "none"
-"""The origin of a row that is of no suppression, such as a subscriber in a mixed export."""
+"""The origin of a row that is not a suppression, such as a subscriber in a mixed export."""
 
 _FIELDS: dict[Kind, tuple[str, ...]] = {"suppressions": SUPPRESSION_FIELDS, "contacts": FIELDS}
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """How a file is to be taken: as it is recognised, unless something is said."""
+    """How to read a file: as it is recognised, unless one of these is given."""
 
     file_name: str = ""
     layout: str | None = None  # a layout or a provider
     mapping: Mapping | None = None  # of suppressions
     own: bool = False  # in our own form, whatever it looks like
-    purpose: str = ""  # what the consents of a provider's export are for
-    constants: MappingOf[str, str] = field(default_factory=dict)  # field to text, above all others
+    purpose: str = ""  # of the consents in a provider's export
+    constants: MappingOf[str, str] = field(default_factory=dict)  # field to text; override others
 
 
 @dataclass(frozen=True, slots=True)
 class When:
-    """What holds for rows with these cells, instead of what their columns say."""
+    """Constants for rows with these cells, overriding their columns."""
 
-    columns: MappingOf[str, str]  # their cells, both without regard to case
+    columns: MappingOf[str, str]  # column to cell, both ignoring case
     constants: MappingOf[str, str]
 
 
@@ -71,7 +71,7 @@ class Layout:
     absent: frozenset[str] = frozenset()
     open: bool = False  # other columns are allowed
     hints: tuple[str, ...] = ()  # parts of a file's name
-    no_hints: tuple[str, ...] = ()  # parts of the name of a file that is another
+    no_hints: tuple[str, ...] = ()  # parts of a file's name that rule it out
     of_list: bool = False  # its unsubscribes are from one list, group or stream
     when: tuple[When, ...] = ()
     passed_over: MappingOf[str, frozenset[str]] = field(default_factory=dict)
@@ -83,20 +83,20 @@ class Layout:
 
     def fits(self, columns: tuple[str, ...]) -> bool:
         keys = [column_key(column) for column in columns if column]
-        there = {self.also.get(key, key) for key in keys}
+        found = {self.also.get(key, key) for key in keys}
         required = self._required()
-        if not required <= there or self.absent & there:
+        if not required <= found or self.absent & found:
             return False
-        return self.open or there <= required | self.optional
+        return self.open or found <= required | self.optional
 
     def is_hinted(self, file_name: str) -> bool:
-        """Whether the file's name, in lower case, says that it is this one."""
+        """Whether the file's name, in lower case, suggests this layout."""
         return any(hint in file_name for hint in self.hints) and not any(
             hint in file_name for hint in self.no_hints
         )
 
     def may_be(self, origin: str) -> bool:
-        """Whether its rows may be of that origin; the empty one is any."""
+        """Whether its rows may have that origin; an empty one means any."""
         fixed = self.mapping.constants.get("origin")
         return not origin or fixed is None or fixed == origin
 
@@ -109,7 +109,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _LayoutTable(MappingFile):
-    """A layout as it is written: a mapping, and what it is recognised by."""
+    """A layout as written: a mapping, and how to recognise the file."""
 
     name: str
     header: Annotated[tuple[str, ...], AT_LEAST_ONE, Key(example=("email",))]
@@ -121,7 +121,7 @@ class _LayoutTable(MappingFile):
     of_list: bool = False
     when: tuple[When, ...] = ()
     passed_over: MappingOf[str, tuple[str, ...]] = field(default_factory=dict)
-    # Times of providers that name no zone are UTC.
+    # Providers' times without a zone are UTC.
     time_zone: Annotated[tzinfo | None, Written(zone)] = UTC
 
 
@@ -148,7 +148,7 @@ def read_layouts(provider: str, text: str) -> list[Layout]:
     except toml.TomlError as error:
         raise MappingFault(f"{path}: {error}") from None
     if file.provider != provider:
-        raise MappingFault(f"{path}: provider: must be {provider!r}, as the file is called")
+        raise MappingFault(f"{path}: provider: must be {provider!r}, the name of the file")
     return [
         *(_layout(path, file, "suppressions", table) for table in file.suppressions),
         *(_layout(path, file, "contacts", table) for table in file.contacts),
@@ -194,8 +194,8 @@ def _layout(path: str, file: _LayoutFile, kind: Kind, table: _LayoutTable) -> La
 def _check_origins(where: str, kind: Kind, mapping: Mapping, whens: tuple[When, ...]) -> None:
     if kind != "suppressions":
         return
-    told = [mapping.constants, *[when.constants for when in whens]]
-    origins = {constants["origin"] for constants in told if "origin" in constants}
+    every = [mapping.constants, *[when.constants for when in whens]]
+    origins = {constants["origin"] for constants in every if "origin" in constants}
     origins |= set(mapping.values.get("origin", {}).values())
     right = {*map(str, Origin), NO_SUPPRESSION}
     if not origins or not origins <= right:
@@ -228,14 +228,14 @@ def layouts(kind: Kind) -> tuple[Layout, ...]:
 
 @cache
 def known_columns(kind: Kind) -> frozenset[str]:
-    """Return the keys of all columns that an export of `kind` is known by."""
+    """Return the keys of all columns that exports of `kind` are recognised by."""
     return frozenset(
         column_key(name) for layout in layouts(kind) for name in (*layout.header, *layout.also)
     )
 
 
 def named(kind: Kind, name: str) -> tuple[Layout, ...]:
-    """Return the layouts that `name` means: one by its own name, or all of a provider."""
+    """Return the layout with that name, or all layouts of the provider with that name."""
     return tuple(layout for layout in layouts(kind) if name in (layout.name, layout.provider))
 
 
@@ -249,14 +249,14 @@ def recognise(
 ) -> Layout | None:
     """Return the one layout that a file with these columns has, or None.
 
-    The most telling header wins, then what the file's name hints at. `name` is of a
-    layout or a provider; `origin` leaves out layouts whose rows are all of another.
+    The most specific header wins, then the hints in the file's name. `name` is that of a layout
+    or a provider; `origin` excludes layouts whose rows all have another one.
 
     Raises:
-        ImportFault: several fit, or none of those that were asked for; the text names them.
+        ImportFault: several fit, or none with that name does.
     """
-    asked = named(kind, name) if name else layouts(kind)
-    found = [one for one in asked if one.fits(columns) and one.may_be(origin)]
+    candidates = named(kind, name) if name else layouts(kind)
+    found = [one for one in candidates if one.fits(columns) and one.may_be(origin)]
     found = [one for one in found if not any(one.says_less_than(other) for other in found)]
     if len(found) > 1:
         lowered = PurePath(file_name).name.casefold()
@@ -265,29 +265,26 @@ def recognise(
     if len(found) > 1:
         raise ImportFault(
             f"the header fits several exports: {', '.join(one.name for one in found)}; "
-            "say which it is with --format"
+            "choose one with --format"
         )
     if name and not found:
-        wanted = "; ".join(f"{one.name} has {', '.join(one.header)}" for one in asked)
-        raise ImportFault(f"the header has not the columns of {name}: {wanted}"[:400])
+        wanted = "; ".join(f"{one.name} has {', '.join(one.header)}" for one in candidates)
+        raise ImportFault(f"the header does not have the columns of {name}: {wanted}"[:400])
     return found[0] if found else None
 
 
 _OF_OTHERS: dict[Kind, str] = {
     "contacts": "it is an export of suppressions ({}); use suppress import, or --format csv if it "
     "is one of contacts",
-    "suppressions": "it is an export of contacts ({}) that says nothing of suppressions; use "
-    "contact import",
+    "suppressions": "it is an export of contacts ({}) without suppressions; use contact import",
 }
 
 
 def recognised(
     columns: tuple[str, ...], kind: Kind, wanted: Wanted, *, origin: str = ""
 ) -> Layout | None:
-    """As `recognise`, for what is wanted.
-
-    Suppressions are no list of people to be mailed: an export of the other kind is refused.
-    """
+    """Return the layout as `recognise` does, but refuse an export of the other kind: a list of
+    suppressions must not be imported as people to mail."""
     layout = recognise(columns, kind, file_name=wanted.file_name, name=wanted.layout, origin=origin)
     other: Kind = "suppressions" if kind == "contacts" else "contacts"
     if layout is None and (fitting := [one.name for one in layouts(other) if one.fits(columns)]):

@@ -1,4 +1,4 @@
-"""Lines of a file of any size and encoding, with bounded memory."""
+"""Reading the lines of a file of any size and encoding, with bounded memory."""
 
 import json
 import re
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 MAX_LINE = 1024 * 1024
 ILLEGIBLE = "\ufffd"
-"""Stands for what is no character."""
+"""Replaces octets that are not a character."""
 _REPLACEMENT = ILLEGIBLE.encode()
 _CHUNK = 256 * 1024
 _COMMENT = re.compile(rb"# line \d+: ")
@@ -26,18 +26,18 @@ _NOT_TEXT = {
 
 
 class ImportFault(Exception):
-    """The file as a whole cannot be imported; the text says why and what would do."""
+    """The file as a whole cannot be imported; the text says why, and what would be right."""
 
 
 class UndatedConsent(ValueError):
-    """A row says that somebody agreed, and not when."""
+    """A row has a consent without its date."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
     number: int
     content: bytes  # without its end
-    is_guessed: bool = False  # its encoding is not known, and was not UTF-8
+    is_guessed: bool = False  # not UTF-8, and its encoding is a guess
 
     @property
     def original(self) -> bytes:
@@ -57,20 +57,20 @@ class Rejected:
     reason: str
     original: Iterable[bytes]
     is_undated: bool = False  # a consent without its date
-    legible: "Line | None" = None  # what can be read of it, with U+FFFD for all else
-    refusal: Any = None  # what it refuses holds all the same: a value as `Read` has it
+    legible: "Line | None" = None  # what can be read of it, with U+FFFD for the rest
+    refusal: Any = None  # its refusal, which counts all the same; a value like that of `Read`
 
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """A line that says nothing of what is imported, such as a subscriber among unsubscribes."""
+    """A line with nothing to import, such as a subscriber among unsubscribes."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Read(Generic[T]):
-    """What a line says."""
+    """A line that was read."""
 
     number: int
     value: T
@@ -83,13 +83,13 @@ class Contents(Generic[T]):
 
     items: Iterator[Read[T] | Rejected | Passed]
     header: bytes | None = None  # the first line of a CSV file
-    notices: tuple[str, ...] = ()  # what its user ought to know
-    decoder: Decoder | None = None  # how it is read
-    worded: Callable[[str], str] = str  # a fault that names a field, in words of the file
+    notices: tuple[str, ...] = ()  # for the user
+    decoder: Decoder | None = None
+    worded: Callable[[str], str] = str  # puts the file's column names into a fault
 
 
 class Lines(Iterator[Line | Rejected]):
-    """The lines of a file, which can be given back, and what they were read as."""
+    """The lines of a file, which can be given back, and their decoder."""
 
     def __init__(
         self,
@@ -97,7 +97,6 @@ class Lines(Iterator[Line | Rejected]):
         decoder: Decoder | None = None,
         notices: tuple[str, ...] = (),
     ) -> None:
-        """`notices`: what the user of the file ought to know."""
         self.decoder = decoder or Decoder("utf-8")
         self.notices = notices
         self._lines = iter(lines)
@@ -111,14 +110,14 @@ class Lines(Iterator[Line | Rejected]):
 
 
 def read_lines(file: BinaryIO, encoding: str | None = None) -> Lines:
-    """Read lines, as UTF-8; one that is longer than MAX_LINE or holds NUL is rejected.
+    """Read lines as UTF-8; a line longer than MAX_LINE, or with NUL, is rejected.
 
     Lines end with LF or CRLF; a byte order mark at the start of a line is dropped. Without
-    an `encoding`, lines that are not UTF-8 are taken for CP1252, unless others of the file
-    showed that it is UTF-8.
+    an `encoding`, lines that are not UTF-8 are read as CP1252, unless earlier lines have shown
+    that the file is UTF-8.
 
-    Raises:
-        ImportFault: the file is no text, with the first line.
+    Raises (with the first line):
+        ImportFault: the file is not text.
     """
     decoder = Decoder(encoding)
     return Lines(_read_lines(file, decoder), decoder)
@@ -153,7 +152,7 @@ def _line(number: int, content: bytes, decoder: Decoder) -> Line | Rejected:
     if b"\0" in text:
         return _illegible(number, "it holds a NUL octet: no text has one", text, decoder)
     if decoder.replaces and _REPLACEMENT in text:
-        fault = f"it holds what is no character of {decoder.encoding}"
+        fault = f"it holds octets that are not characters of {decoder.encoding}"
         return _illegible(number, fault, text, decoder)
     return Line(number, text, decoder.guessed > guessed)
 
@@ -178,7 +177,7 @@ def _check_is_text(start: bytes) -> None:
 
 
 def comment(rejected: Rejected) -> bytes:
-    """Return the line above a rejected one."""
+    """Return the comment line to write above a rejected line."""
     return f"# line {rejected.number}: {' '.join(rejected.reason.split())}\n".encode(
         errors="replace"
     )
@@ -192,10 +191,10 @@ def converted(
     convert: Callable[[N], T | None],
     refusal: Callable[[Any], T | None] = lambda _: None,
 ) -> Iterator[Read[T] | Rejected | Passed]:
-    """Apply `convert` to each line or row; a ValueError puts it aside with its text.
+    """Apply `convert` to each line or row; a ValueError rejects it with its text.
 
-    None passes the line over. `refusal` tells what one that is put aside refuses, as far as it is
-    legible.
+    For None, the line has nothing to import. `refusal` returns the refusal in a rejected line, as
+    far as that is legible.
     """
     for item in items:
         if isinstance(item, Rejected):
@@ -214,11 +213,11 @@ def converted(
         yield Passed(item.number) if value is None else Read(item.number, value, item.original)
 
 
-def certain(address: str, source: Line) -> str:
-    """Return an address as it is, unless its letters are no more than a guess.
+def checked_address(address: str, source: Line) -> str:
+    """Return an address unchanged.
 
     Raises:
-        ValueError: it is not ASCII, and its line not UTF-8.
+        ValueError: its letters would be a guess: it is not ASCII, and its line not UTF-8.
     """
     if source.is_guessed and not address.isascii():
         raise ValueError(
@@ -243,17 +242,17 @@ def decoded(content: bytes) -> str:
         ) from None
 
 
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # as JSON writes it; raw it is no JSON
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # escaped; JSON does not allow it raw
 
 
 def check_no_nul(content: bytes) -> None:
-    """Raise ValueError where a text of JSON holds NUL, which not every database keeps."""
+    """Raise ValueError if JSON text holds NUL, which not every database can store."""
     if b"\\u0000" in content and _NUL.search(content):
         raise ValueError("it holds a NUL octet: no text has one")
 
 
 def names_in(content: bytes) -> list[list[str]]:
-    """Return the names of each object of a JSON text, the outermost last; none: it is no JSON."""
+    """Return the names in each object of a JSON text, the outermost last; [] if it is not JSON."""
     found: list[list[str]] = []
 
     def seen(pairs: list[tuple[str, object]]) -> None:
@@ -267,8 +266,7 @@ def names_in(content: bytes) -> list[list[str]]:
 
 
 def check_names_once(content: bytes) -> None:
-    """Raise ValueError where an object of JSON has a name twice (RFC 8259 4): programs do not read
-    it alike."""
+    """Raise ValueError if a JSON object has a name twice (RFC 8259 4): parsers differ on those."""
     for names in names_in(content):
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
@@ -276,7 +274,7 @@ def check_names_once(content: bytes) -> None:
 
 
 def legible_json(content: bytes) -> bytes:
-    """Return what can be read of a line of JSON, with U+FFFD for what is no character."""
+    """Return a line of JSON with U+FFFD for NUL and for octets that are not UTF-8."""
     text = content.decode(errors="replace").encode()
     return _NUL.sub(lambda nul: nul[0][:-6] + b"\\ufffd", text)
 
@@ -291,5 +289,5 @@ def read_object(decode: Callable[[bytes], T], content: bytes) -> T:
     try:
         return decode(content)
     except UnicodeDecodeError:
-        decoded(content)  # it says where in the line
+        decoded(content)  # its error has the place
         raise

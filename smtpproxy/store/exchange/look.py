@@ -1,4 +1,4 @@
-"""A look at a whole table that nobody has described: what its columns hold, in bounded memory."""
+"""Surveying a whole table without a mapping: what its columns hold, in bounded memory."""
 
 import re
 import unicodedata
@@ -9,12 +9,18 @@ from pathlib import Path
 
 from smtpproxy.store.exchange.files import Source
 from smtpproxy.store.exchange.lines import ImportFault, Lines, Rejected, read_lines
-from smtpproxy.store.exchange.rows import bare_address, column_key, read_header, read_rows, told
+from smtpproxy.store.exchange.rows import (
+    bare_address,
+    cell_text,
+    column_key,
+    read_header,
+    read_rows,
+)
 from smtpproxy.store.exchange.tables import columns_of, is_json, json_rows, read_table
 from smtpproxy.store.exchange.time_forms import TimeForms
 
 MOST_VALUES = 24
-"""A column with more different cells is no flag."""
+"""A column with more different cells is not a flag."""
 
 _LONGEST_VALUE = 60
 _EXAMPLES = 3
@@ -25,7 +31,7 @@ _SIGNS = re.compile(r"[^0-9a-z]+")
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
-def plain(text: str) -> str:
+def plain_words(text: str) -> str:
     """Return words without case, accents and signs: `optInDate`, `Opt-in date` → `opt in date`."""
     parted = unicodedata.normalize("NFKD", _HUMP.sub(" ", text))
     bare = "".join(c for c in parted if not unicodedata.combining(c)).casefold()
@@ -34,17 +40,17 @@ def plain(text: str) -> str:
 
 @dataclass(slots=True)
 class ColumnLook:
-    """What the cells of one column are; an empty one is nothing."""
+    """What the cells of one column hold, apart from empty ones."""
 
     name: str
     filled: int = 0
     addresses: int = 0
-    values: Counter[str] | None = field(default_factory=Counter)  # None: too many are different
+    values: Counter[str] | None = field(default_factory=Counter)  # None: too many different ones
     examples: list[str] = field(default_factory=list)
     times: TimeForms = field(default_factory=TimeForms)
 
     def add(self, cell: str) -> None:
-        text = told(cell)
+        text = cell_text(cell)
         if not text:
             return
         self.filled += 1
@@ -74,22 +80,22 @@ class ColumnLook:
 
     @property
     def unread_times(self) -> int:
-        """Cells that are no time, in a column of times."""
+        """How many cells of a column of times are not times."""
         return self.filled - (self.times.patterns or self.times.numbers).total()
 
 
 @dataclass(frozen=True, slots=True)
 class TableLook:
-    """A whole table."""
+    """What a whole table holds."""
 
-    columns: tuple[ColumnLook, ...]  # those with a name of their own
-    twice: tuple[str, ...]  # names of several columns, which cannot be told apart
+    columns: tuple[ColumnLook, ...]  # those with a unique name
+    twice: tuple[str, ...]  # names that several columns have
     rows: int
     rejected: tuple[str, ...]  # the first faults
-    delimiter: str | None  # None: it is no CSV
-    encoding: str | None  # None: it is no CSV
+    delimiter: str | None  # None: not CSV
+    encoding: str | None  # None: not CSV
     notices: tuple[str, ...]
-    is_headless: bool  # its first row is one of people
+    is_headless: bool  # its first row holds an address
 
     def column(self, name: str) -> ColumnLook | None:
         key = column_key(name)
@@ -97,10 +103,10 @@ class TableLook:
 
 
 def look_at(path: Path, tick: Callable[[int, int | None], None]) -> TableLook:
-    """Read the whole of a file. `tick` is told octets and rows.
+    """Read a whole file. `tick` receives the octets and rows read so far.
 
     Raises:
-        ImportFault: it is no table, or an empty one.
+        ImportFault: it is not a table, or an empty one.
         OSError: it cannot be read.
     """
     with Source(path) as file:
@@ -126,7 +132,7 @@ def look_at(path: Path, tick: Callable[[int, int | None], None]) -> TableLook:
                 del rejected[_EXAMPLES:]
                 continue
             if not any("@" in cell for cell in row.cells):
-                continue  # of nobody: a total, a title; what its cells mean is not asked
+                continue  # a total, a title: about no person
             for place, column in columns:
                 column.add(row.cells[place])
         is_csv = not (is_sheet or of_json)

@@ -1,4 +1,4 @@
-"""The mapping file of a CSV: which column is which field (docs/data.md)."""
+"""Mapping files, which map the columns of a table to fields (docs/data.md)."""
 
 from collections.abc import Mapping as MappingOf
 from collections.abc import Sequence
@@ -51,13 +51,13 @@ FIELDS = (
     "language",
     "brand",
 )
-"""What a column may be. A row holds at most one purchase and one consent."""
+"""The fields of contacts. A row holds at most one purchase and one consent."""
 
 SUPPRESSION_FIELDS = ("address", "scope", "origin", "since", "note", "list", "brand")
-"""What a column of suppressions may be; `list` names what the person unsubscribed from."""
+"""The fields of suppressions; `list` is the list that the person unsubscribed from."""
 
 _REPLACED: MappingOf[Location, str] = {
-    (other,): f"unknown key; {key} says it"
+    (other,): f"unknown key; it is called {key}"
     for other, key in (
         ("charset", "encoding"),
         ("date_format", "time_format"),
@@ -77,10 +77,10 @@ class Mapping:
     columns: MappingOf[str, str]  # column, by its key, to field
     constants: MappingOf[str, str] = field(default_factory=dict)  # field to text
     values: MappingOf[str, MappingOf[str, str]] = field(default_factory=dict)  # by field
-    delimiter: str | None = None  # None: the commonest in the header
+    delimiter: str | None = None  # None: detected from the header
     separator: str = "|"  # between the words of one cell
     notation: Notation = ISO  # of times
-    encoding: str | None = None  # None: found out
+    encoding: str | None = None  # None: detected
     flags: Flags = FLAGS
     consents: tuple[ConsentTable, ...] = ()
 
@@ -92,7 +92,7 @@ class Mapping:
         )
 
     def with_constants(self, constants: MappingOf[str, str]) -> "Mapping":
-        """Return it with constants of a command, which replace its own."""
+        """Replace its constants with those of a command."""
         return replace(
             self,
             constants={**self.constants, **constants},
@@ -101,7 +101,7 @@ class Mapping:
 
 
 PLAIN = Mapping({name: name for name in FIELDS})
-"""Without a mapping file the columns have the names of the fields."""
+"""The mapping without a mapping file: columns have the names of the fields."""
 
 
 def zone(name: object) -> tzinfo:
@@ -109,14 +109,14 @@ def zone(name: object) -> tzinfo:
         return UTC if name == "UTC" else ZoneInfo(name)  # type: ignore[arg-type]
     except (ValueError, TypeError, OSError, ZoneInfoNotFoundError):
         raise ValueError(
-            f'there is no {shown(name)}; write it as the tz database does, like "Europe/Paris"'
+            f'there is no {shown(name)}; use a name of the tz database, like "Europe/Paris"'
         ) from None
 
 
 def _encoding(name: object) -> str:
     if not isinstance(name, str) or (found := encoding_named(name)) is None:
         raise ValueError(
-            f"{shown(name)} is not one; write one like cp1252 (Excel in Western Europe), "
+            f"{shown(name)} is not an encoding; write one like cp1252 (Excel in Western Europe), "
             "iso-8859-15, utf-8, utf-16"
         )
     return found
@@ -136,7 +136,7 @@ def _character(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class MappingFile:
-    """A mapping as it is written."""
+    """A mapping as written."""
 
     columns: MappingOf[str, str] = field(default_factory=dict)
     constants: MappingOf[str, str] = field(default_factory=dict)
@@ -165,7 +165,7 @@ def read_mapping(path: Path, fields: Sequence[str] = FIELDS) -> Mapping:
 
 
 def mapping_of(path: str, document: dict[str, Any], fields: Sequence[str]) -> Mapping:
-    """Check what a mapping file says. `path` is how faults name it.
+    """Check the contents of a mapping file. `path` names it in faults.
 
     Raises:
         MappingFault: as `read_mapping`.
@@ -182,7 +182,7 @@ def checked(path: str, document: dict[str, Any], record: type[T]) -> T:
 
 
 def of_file(path: str, file: MappingFile, fields: Sequence[str]) -> Mapping:
-    """Return the mapping onto `fields` that a file says. Raises MappingFault."""
+    """Return the mapping in a file, onto `fields`. Raises MappingFault."""
     columns, named = file.columns, file.columns.values()
     for key, names in (("columns", named), ("constants", file.constants), ("values", file.values)):
         if unknown := sorted(set(names) - set(fields)):
@@ -193,7 +193,7 @@ def of_file(path: str, file: MappingFile, fields: Sequence[str]) -> Mapping:
     if twice:
         raise MappingFault(f"{path}: columns: {twice[0]} has several columns; leave one")
     if "address" not in named:
-        raise MappingFault(f'{path}: columns: none is the address; add "COLUMN" = "address"')
+        raise MappingFault(f'{path}: columns: no address; add "COLUMN" = "address"')
     flags = _checked_consents(path, file, fields)
     return Mapping(
         {column_key(column): name for column, name in columns.items()},
@@ -222,8 +222,8 @@ def _checked_consents(path: str, file: MappingFile, fields: Sequence[str]) -> Fl
     if not file.consent:
         return flags
     if "consent_purpose" not in fields:
-        raise MappingFault(f"{path}: consent: it is about contacts, and these are suppressions")
-    said = {"consent_purpose", "consent_given_at", "consent_withdrawn_at"}
-    if twice := sorted(said & {*file.columns.values()} | {"consent_purpose"} & {*file.constants}):
-        raise MappingFault(f"{path}: {twice[0]}: the [[consent]] say it; leave it out here")
+        raise MappingFault(f"{path}: consent: is for contacts, but this file maps suppressions")
+    fixed = {"consent_purpose", "consent_given_at", "consent_withdrawn_at"}
+    if twice := sorted(fixed & {*file.columns.values()} | {"consent_purpose"} & {*file.constants}):
+        raise MappingFault(f"{path}: {twice[0]}: is in a [[consent]] already; leave it out here")
     return flags

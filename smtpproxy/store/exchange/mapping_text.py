@@ -1,4 +1,4 @@
-"""A mapping file as it is written for people: TOML with comments."""
+"""Writing a mapping file for people: TOML with comments."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -11,18 +11,18 @@ from smtpproxy.store.exchange.proposal import LEFT_OPEN, Answers, Proposal
 from smtpproxy.toml import named
 
 _WANTED = {
-    "source": "how the addresses were obtained; without it they count as of unknown origin",
+    "source": "how the addresses were obtained; without it their origin is unknown",
     "consent_method": "how they agreed; without it no consent is proven",
     "consent_wording": "what they agreed to; without it no consent is proven",
     "consent_form": "where they agreed",
-    "brand": "whom they said it to; without it nobody may be mailed while there are several brands",
+    "brand": "whom they dealt with; without it nobody may be mailed while there are several brands",
 }
 _MEANING = {
-    "true": "cells that are a consent",
-    "false": "cells that are a no",
+    "true": "cells that mean yes",
+    "false": "cells that mean no",
     "nothing": "cells that say nothing",
     "given_at": "when they agreed; without it a row is rejected",
-    "withdrawn_at": "when they took it back",
+    "withdrawn_at": "when they withdrew",
 }
 _WIDE = 44  # where comments begin
 
@@ -34,7 +34,7 @@ def mapping_text(
     unread: Sequence[str],
     look: TableLook,
 ) -> str:
-    """Return the file. `head` are the lines of the comment on top, `unread` columns."""
+    """Return the file. `head` are the lines of its first comment, `unread` the columns left out."""
     return "".join(f"{line}\n" for line in _lines(proposal, answers, head, unread, look))
 
 
@@ -48,21 +48,21 @@ def _lines(
     yield from (f"# {line}" for line in head)
     yield ""
     if look.encoding == GUESSED:
-        yield _pair("# encoding", GUESSED, "as which it was read; say it if that is right")
+        yield _pair("# encoding", GUESSED, "a guess; uncomment it if it is right")
     if look.delimiter not in (None, ","):
         yield _pair("delimiter", look.delimiter)
     if proposal.time_format:
         yield _pair("time_format", proposal.time_format)
     if answers.time_zone:
-        yield _pair("time_zone", answers.time_zone, "of times that name none")
+        yield _pair("time_zone", answers.time_zone, "of times without one")
     yield ""
     yield "[columns]                                   # column = field"
-    for column, said in proposal.columns.items():
-        yield _pair(_key(column), said)
+    for column, field in proposal.columns.items():
+        yield _pair(_key(column), field)
     if unread:
         yield f"# not read: {', '.join(map(_text, unread))}"
     yield ""
-    yield "[constants]                                 # in every row that does not say otherwise"
+    yield "[constants]                                 # in every row without a value of its own"
     for name, text in answers.constants.items():
         if text != LEFT_OPEN:
             yield _pair(name, text)
@@ -80,13 +80,13 @@ def _lines(
 def _consent(table: ConsentTable) -> Iterator[str]:
     yield "[[consent]]"
     no = {
-        "withdrawal": "what a no is: they withdraw what they agreed to before",
-        "nothing": "what a no is: nothing, what is on record stays",
+        "withdrawal": "a no withdraws an earlier consent",
+        "nothing": "a no means nothing, and changes nothing",
     }
     yield _pair("purpose", table.purpose)
-    told = table.as_written()
+    written = table.as_written()
     for name in ("column", "true", "false", "nothing", "no", "given_at", "withdrawn_at"):
-        value = told.get(name)
+        value = written.get(name)
         if value is None or (name == "nothing" and not value):
             continue
         comment = no.get(str(value), "") if name == "no" else _MEANING.get(name, "")

@@ -1,4 +1,4 @@
-"""What no record of the past can say."""
+"""Checking an import's lines against the configuration, the clock and each other."""
 
 import dataclasses
 from collections import Counter
@@ -19,7 +19,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.policy.rules.recipient import is_within, names_role
 from smtpproxy.settings import Settings
 from smtpproxy.store.collected import is_void
-from smtpproxy.store.exchange.legible import EVERY_PURPOSE
+from smtpproxy.store.exchange.contact_ndjson import EVERY_PURPOSE
 from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected
 from smtpproxy.store.exchange.suppression_record import is_motive
 from smtpproxy.store.exchange.times import written_time
@@ -28,9 +28,9 @@ from smtpproxy.store.protocols import ContactUpdate, SuppressionEntry
 from smtpproxy.terminal import counted
 
 GRACE = timedelta(days=1)
-"""Between two clocks, or between time zones, a fact may be dated this much later than now."""
+"""How far in the future a fact may be dated, for clocks and time zones that differ."""
 SKEW = timedelta(minutes=5)
-"""Between two clocks, a consent or a file may be dated this much later than now."""
+"""How far in the future a consent or a file may be dated, for clocks that differ."""
 
 FREE_TEXT = "it may hold personal data, which no list of the suppressed should (docs/data.md)"
 
@@ -42,10 +42,10 @@ Item = Read[ContactUpdate] | Rejected | Passed
 
 
 class ContactCheck:
-    """Looks at what an import of contacts says, before it is stored.
+    """Checks the lines of an import of contacts before they are stored.
 
-    Puts lines aside that name a purpose or method that nobody knows, facts of the future, or
-    a generic address at a provider of private mailboxes; counts what people should know of.
+    Rejects lines with an unknown purpose or method, facts in the future, or a generic address at
+    a provider of private mailboxes; counts what the user should know about.
     """
 
     def __init__(
@@ -55,26 +55,23 @@ class ContactCheck:
         brand: str | None = None,
         own: CheckOwn | None = None,
     ) -> None:
-        """`brand`: the brand of whatever names none.
-
-        `own` raises where a contact says what is for others to say.
-        """
+        """`brand`: the default brand. `own` raises if a contact touches other brands' data."""
         self._own = own
         self._purposes = settings.purposes
         self._brand = brand
         self._brands = settings.brand_names
         self._needs_brand = len(self._brands) > 1
-        self.brandless = 0  # lines that say something without saying to whom
+        self.brandless = 0  # lines with something that names no brand
         self._methods = settings.methods
         self._consumer_domains = settings.consumer_domains
         self._restricted_tags = settings.restricted_tags
         self._now = now
-        self.postdated = 0  # contacts with a refusal of the future
-        self.undated = 0  # lines with a consent that has no date
+        self.postdated = 0  # contacts with a refusal dated in the future
+        self.undated = 0  # lines with a consent without its date
         self.professionals = 0  # at providers of private mailboxes
         self._roles = settings.role_local_parts
-        self.personal = 0  # addresses that are said to be generic, and name no role
-        self.withdrawn: Counter[str] = Counter()  # withdrawals, by a purpose that nobody knows
+        self.personal = 0  # addresses said to be generic that name no role
+        self.withdrawn: Counter[str] = Counter()  # withdrawals, by unknown purpose
 
     def checked(self, contents: Contents[ContactUpdate]) -> Contents[ContactUpdate]:
         items = (self._checked(item, contents.worded) for item in contents.items)
@@ -83,7 +80,7 @@ class ContactCheck:
     def orders(self, updates: Sequence[ContactUpdate]) -> list[SuppressionEntry]:
         """Return the suppressions that withdrawals from unknown purposes become.
 
-        Whoever says no to what is not known here must not be mailed as if nothing was said.
+        A no to something unknown here must not be ignored.
         """
         return [
             SuppressionEntry(update.contact.address, "marketing", Origin.UNSUBSCRIBE, act.at)
@@ -93,7 +90,7 @@ class ContactCheck:
         ]
 
     def notices(self) -> Iterator[str]:
-        """Yield what is to be said aloud of the lines that were taken."""
+        """Yield notices for the user."""
         if self.postdated:
             yield (
                 f"{counted(self.postdated, 'contact')} with a withdrawal or a wish dated in the "
@@ -101,8 +98,8 @@ class ContactCheck:
             )
         if self.undated:
             yield (
-                f"{counted(self.undated, 'line')} rejected for a consent without its date: nobody "
-                "can prove that it came first"
+                f"{counted(self.undated, 'line')} rejected for a consent without its date, which "
+                "nobody can prove came first"
             )
         if self.withdrawn:
             yield (
@@ -111,8 +108,8 @@ class ContactCheck:
             )
         if self.brandless:
             yield (
-                f"{counted(self.brandless, 'line')} not saying to which brand: what they say allows"
-                " nothing while there are several; say with --brand whose the file is"
+                f"{counted(self.brandless, 'line')} without a brand: they allow nothing while there"
+                " are several; name the file's with --brand"
             )
         if self.professionals:
             who = counted(self.professionals, "professional has", "professionals have")
@@ -134,24 +131,24 @@ class ContactCheck:
             return Rejected(item.number, worded(str(error)), (item.content,), refusal=refusal)
 
     def _refusal(self, update: ContactUpdate | None) -> ContactUpdate | None:
-        """Return what it takes back, as it may be stored; None: nothing, or it may not be."""
+        """Return its refusals as they may be stored, or None if there are none that may be."""
         if update is None:
             return None
-        acts = tuple(self._from_what(update.contact.acts))
+        acts = tuple(self._for_each_purpose(update.contact.acts))
         update = dataclasses.replace(
             update,
             contact=replace(update.contact, acts=acts),
             restricted_tags=self._restricted_tags,
         )
         consents_alone = Contact(update.contact.address, acts=acts)
-        for told in (update, dataclasses.replace(update, contact=consents_alone)):
-            refused = refusals(told)
-            with suppress(ValueError):  # else it concerns others, by a token for some brands
+        for attempt in (update, dataclasses.replace(update, contact=consents_alone)):
+            refused = refusals(attempt)
+            with suppress(ValueError):  # it touches other brands than those of the token
                 return None if refused is None else self.update(refused)
         return None
 
-    def _from_what(self, acts: Iterable[ConsentAct]) -> Iterator[ConsentAct]:
-        """Yield acts; a withdrawal that does not say from what is one from every purpose."""
+    def _for_each_purpose(self, acts: Iterable[ConsentAct]) -> Iterator[ConsentAct]:
+        """Yield the acts; a withdrawal without a purpose becomes one from every purpose."""
         for act in acts:
             if act.purpose == EVERY_PURPOSE and act.withdrawal:
                 yield from (replace(act, purpose=one) for one in sorted(self._purposes))
@@ -167,7 +164,7 @@ class ContactCheck:
         )
         if private and contact.audience is Audience.GENERIC:
             reason = reason or (
-                "audience: generic is the address of an organisation, and this one is at a "
+                "audience: generic is for addresses of an organisation, and this one is at a "
                 "provider of private mailboxes; right would be consumer"
             )
         if reason is not None:
@@ -187,7 +184,7 @@ class ContactCheck:
         return dataclasses.replace(update, contact=contact, restricted_tags=self._restricted_tags)
 
     def _happened(self, contact: Contact, as_of: datetime | None) -> Contact:
-        """Date what is refused in the future as of the file: it was said by then."""
+        """Give refusals dated in the future the time of the file, by when they had been made."""
         if not (contact.acts or contact.preferences):
             return contact
         agreed: dict[str, datetime] = {}
@@ -209,7 +206,7 @@ class ContactCheck:
         return replace(contact, acts=acts, preferences=wishes)
 
     def _with_brand(self, contact: Contact) -> Contact:
-        """Name the brand of the file; a withdrawal from nobody known here is one from all."""
+        """Fill in the brand of the file; a withdrawal from an unknown brand counts for all."""
         brand = self._brand
         if brand is not None:
             ways = [replace(way, brand=way.brand or brand) for way in collections(contact)]
@@ -233,7 +230,7 @@ class ContactCheck:
         return contact
 
     def _unknown(self, contact: Contact) -> str | None:
-        """Name the brand, or the purpose or method of an agreement, that nobody here knows."""
+        """Return a fault if a brand, or an agreement's purpose or method, is not configured."""
         for brand in _brands(contact):
             if brand is not None and brand not in self._brands:
                 known = ", ".join(sorted(self._brands))
@@ -251,9 +248,9 @@ class ContactCheck:
 
 
 class ScopeCheck:
-    """Widens suppressions for a purpose or brand that nobody here has to all marketing.
+    """Widens suppressions for an unknown purpose or brand to all marketing.
 
-    Leaves out the notes that are free text, unless they are to be kept.
+    Leaves out notes in free text, unless `keep_notes`.
     """
 
     def __init__(
@@ -265,23 +262,20 @@ class ScopeCheck:
         keep_notes: bool = False,
         own: Callable[[str], None] | None = None,
     ) -> None:
-        """`as_of`: the age of the file.
-
-        `own` raises ValueError where a scope is for others to suppress for.
-        """
+        """`as_of`: the time of the file. `own` raises ValueError if a scope is other brands'."""
         self._own = own
         self._known = {"purpose": settings.purposes, "brand": settings.brand_names}
         self._now, self._as_of = now, as_of
         self._postdated = 0
         self._keep_notes = keep_notes
-        self._free = 0  # notes that are no motive
+        self._free = 0  # notes in free text
         self._widened = {kind: Counter[str]() for kind in self._known}
 
     def checked(self, contents: Contents[SuppressionEntry]) -> Contents[SuppressionEntry]:
         return dataclasses.replace(contents, items=map(self._checked, contents.items))
 
     def notices(self) -> Iterator[str]:
-        """Yield what is to be said aloud of the lines that were taken."""
+        """Yield notices for the user."""
         if self._postdated:
             yield (
                 f"{counted(self._postdated, 'suppression')} dated in the future: it counts from "
@@ -294,7 +288,7 @@ class ScopeCheck:
             )
         if brands := self._widened["brand"]:
             yield (
-                f"{counted(brands.total(), 'suppression')} for a brand that is not known here "
+                f"{counted(brands.total(), 'suppression')} for a brand that is not configured "
                 f"({_named(brands)}): each counts for all marketing"
             )
         if self._free and self._keep_notes:
@@ -324,7 +318,7 @@ class ScopeCheck:
         return dataclasses.replace(item, value=self._known_scope(item.value))
 
     def _others_concerned(self, entry: SuppressionEntry) -> str | None:
-        """Return why it is for others to say, by a token for some brands; None: it is not."""
+        """Return the fault if the token does not cover the entry's brand, or None."""
         try:
             if self._own is not None:
                 self._own(entry.scope)
@@ -354,7 +348,7 @@ def _named(purposes: Iterable[str]) -> str:
 
 
 def _brands(contact: Contact) -> set[str | None]:
-    """Return to whom what may allow mail was said, None: it does not say."""
+    """Return the brands of all that may allow mail, None for what names none."""
     brands = {way.brand for way in collections(contact) if way.brand or not is_void(way)}
     brands |= {act.brand for act in contact.acts if not act.withdrawal}
     return brands | {one.brand for one in contact.purchases}
@@ -366,19 +360,19 @@ def unknown_purpose(purpose: str, known: Iterable[str]) -> str:
 
 
 def by_now(at: datetime, now: datetime, said: datetime | None = None) -> datetime:
-    """Return when a refusal holds from: where it is dated in the future, `said`, or else now.
+    """Return when a refusal counts from: if it is in the future, `said`, but at most now.
 
-    A date of its own would outweigh all that the person agrees to until then.
+    A future time would outweigh all that the person agrees to until then.
     """
     return at if at <= now + GRACE else min(said or now, now)
 
 
 def yet_to_come(contact: Contact, now: datetime) -> str | None:
-    """Return what of a contact is in the future, in words; None when nothing is.
+    """Return a fault if a fact or an agreement of a contact is in the future, or None.
 
-    Facts have a day's grace. An agreement has five minutes: once its time came, it would
-    outweigh every withdrawal that was made until then. A withdrawal or an objection of the
-    future errs on the strict side and is taken: as of now, see `by_now`.
+    Facts have a day's grace. An agreement has five minutes: at its time it would outweigh
+    every withdrawal made until then. A withdrawal or an objection in the future is on the strict
+    side, and accepted as of now: see `by_now`.
     """
     for act in contact.acts:
         if act.at > now + SKEW and not act.withdrawal:

@@ -1,4 +1,4 @@
-"""What a table nobody has described may mean: a mapping that is proposed, and what to ask."""
+"""A proposed mapping for a table without one, and the questions to its user."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -8,24 +8,24 @@ from typing import Literal
 
 from smtpproxy import toml
 from smtpproxy.store.exchange.consent_columns import ConsentTable
-from smtpproxy.store.exchange.look import plain
+from smtpproxy.store.exchange.look import plain_words
 
 LEFT_OPEN = "?"
-"""A constant that its user does not know: it is not written."""
+"""A constant that its user does not know, and that is not written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the configuration says of streams."""
+    """What the configuration has."""
 
     purposes: tuple[str, ...]
     brands: tuple[str, ...]
-    methods: tuple[str, ...]  # that prove something
+    methods: tuple[str, ...]  # those that prove a consent
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What the user said: each is an option of the command. Columns are by their keys."""
+    """The user's answers, each also an option of the command. Columns are by key."""
 
     columns: Mapping[str, str] = field(default_factory=dict)  # column to field, or none
     consents: Mapping[str, str] = field(default_factory=dict)  # column to purpose, or none
@@ -45,7 +45,7 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What only the user can know, and the option that says it too."""
+    """A question only the user can answer, and the option with the same effect."""
 
     text: str
     option: str
@@ -58,7 +58,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    columns: Mapping[str, str]  # column, as it is written, to field
+    columns: Mapping[str, str]  # column, as in the header, to field
     consents: tuple[ConsentTable, ...]
     values: Mapping[str, Mapping[str, str]]
     time_format: str | None
@@ -67,20 +67,20 @@ class Proposal:
 
 
 NONE = "none"
-"""What a column is that is not read."""
+"""The field of a column that is not read."""
 
 
 @cache
 def words(table: str) -> Mapping[str, frozenset[str]]:
-    """Return the names of columns, or of cells, that a field has, or words by what they say."""
+    """Return a table of columns.toml: the names of columns or cells for a field, or other words."""
     folder = resources.files("smtpproxy.store.exchange")
     document = toml.loads(folder.joinpath("columns.toml").read_text("utf-8"))
     return {name: frozenset(texts) for name, texts in document[table].items()}
 
 
 def fitting(header: str, names: Iterable[str]) -> dict[str, int]:
-    """Return how long a name of each field is that the header has; only those that it has."""
-    text = f" {plain(header)} "
+    """Return the fields with a name that the header contains, and the length of the longest."""
+    text = f" {plain_words(header)} "
     found = {
         name: max((len(one) for one in words("names")[name] if f" {one} " in text), default=0)
         for name in names
@@ -89,17 +89,17 @@ def fitting(header: str, names: Iterable[str]) -> dict[str, int]:
 
 
 def begins(header: str, kind: Literal["out", "refusal", "mail"]) -> bool:
-    """Whether a word of a header begins like one that says no, or is about being reached."""
+    """Whether a word of a header begins with one of the prefixes of that kind."""
     beginnings = tuple(words("words")[kind])
-    return any(word.startswith(beginnings) for word in plain(header).split())
+    return any(word.startswith(beginnings) for word in plain_words(header).split())
 
 
 def unexplained(header: str, purposes: Iterable[str]) -> bool:
-    """Whether a header says more than that people agreed, and to which of the purposes."""
+    """Whether a header has words that are not about agreeing, nor names of the purposes."""
     names = words("names")
     known = {word for name in _AGREED for text in names[name] for word in text.split()}
-    known |= {word for one in purposes for word in plain(one).split()}
-    return not set(plain(header).split()) <= known | words("words")["passing"]
+    known |= {word for one in purposes for word in plain_words(one).split()}
+    return not set(plain_words(header).split()) <= known | words("words")["passing"]
 
 
 _AGREED = ("opt_in", "given_at", "signed_up_at")

@@ -1,4 +1,4 @@
-"""Rows of a CSV file (RFC 4180) and JSON objects, none able to spoil the next."""
+"""Reading rows of CSV (RFC 4180) and JSON objects, so that a faulty one cannot spoil the next."""
 
 import csv
 import re
@@ -21,10 +21,10 @@ from smtpproxy.store.exchange.lines import (
 
 _DELIMITERS = ",;\t"
 _MAX_ROW_LINES = 50
-_MOST_CELLS_MORE, _MOST_JOINED = 10, 100  # in a row with too many, whose cells are put together
-_SAMPLE = 20  # lines that tell by what a header is parted
-_OPEN_QUOTE = "unexpected end of data"  # what csv says of a quote that is not closed
-_SEP = re.compile(rb'"?sep=(.)"?\s*', re.IGNORECASE)  # what Excel takes the delimiter from
+_MOST_CELLS_MORE, _MOST_JOINED = 10, 100  # extra cells, and width, of a row that can be repaired
+_SAMPLE = 20  # lines to detect the delimiter from
+_OPEN_QUOTE = "unexpected end of data"  # csv's error for a quote that is not closed
+_SEP = re.compile(rb'"?sep=(.)"?\s*', re.IGNORECASE)  # names the delimiter to Excel
 _AROUND = re.compile(
     r"[^<>@]*<\s*(?:mailto:)?([^<>\s@]+@[^<>\s@]+)\s*>|mailto:([^<>\s@,;?]+@[^<>\s@,;?]+)",
     re.IGNORECASE,
@@ -35,30 +35,30 @@ _ERROR = re.compile(r"#(?:N/A|NV|[A-ZÀ-Ý/0-9_]{2,12}[!?])")  # #REF!, #NOM?, #
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The line with the names of the columns, as they are there, and what parts the cells."""
+    """The line with the names of the columns, and the delimiter of the file."""
 
     columns: tuple[str, ...]
     delimiter: str
     content: bytes
     number: int = 1  # of its line
-    original: bytes = b""  # of the content, as it came
-    above: bytes = b""  # lines of the header above it, with their ends
+    original: bytes = b""  # the content before decoding
+    above: bytes = b""  # a line `sep=` above it, with its end
 
     def check_once(self, is_read: Callable[[str], bool]) -> None:
-        """Raise ImportFault when a column that is read, by its key, is there more than once."""
+        """Raise ImportFault if a column that `is_read`, by its key, comes more than once."""
         keys = [column_key(column) for column in self.columns]
         twice = {key for key in keys if key and keys.count(key) > 1 and is_read(key)}
         if twice:
             raise ImportFault(
                 f"line {self.number}: the header has {', '.join(sorted(twice))} more than once; "
-                "give each column a name of its own"
+                "give each column a unique name"
             )
 
     def places(self, fields: Mapping[str, str]) -> dict[str, int]:
-        """Return which cell each field is in; `fields` are by the keys of columns.
+        """Return the index of the cell of each field; `fields` are by the keys of columns.
 
         Raises:
-            ImportFault: two columns are one field.
+            ImportFault: two columns are the same field.
         """
         self.check_once(fields.__contains__)
         found: dict[str, int] = {}
@@ -75,69 +75,69 @@ class Header:
         return found
 
     def free(self, places: Mapping[str, int], fields: Container[str]) -> Container[int]:
-        """Return which cells may hold any text: of columns that are not read, or of such fields."""
+        """Return the indexes of cells that may hold any text: of `fields`, and unread ones."""
         read = {place for name, place in places.items() if name not in fields}
         return set(range(len(self.columns))) - read
 
     def unread(self, fields: Container[str]) -> tuple[str, ...]:
-        """Return the notice of columns that are not read: their keys are not in `fields`."""
+        """Return a notice of the columns whose keys are not in `fields`, if there are any."""
         others = [one for one in self.columns if one and column_key(one) not in fields]
         return (f"columns that are not read: {', '.join(others)[:200]}",) if others else ()
 
     def without_address(self, column: str, then: str) -> ImportFault:
-        """Return the fault of a header without `column`, as it is to be shown."""
+        """Return the fault of a header without `column`; `then` is what would be right."""
         return ImportFault(
             f"line {self.number}: the header has no column {column} for the address, only "
-            f"{', '.join(filter(None, self.columns))[:200]} (parted by {self.delimiter!r}, which "
-            f"a mapping's delimiter can say otherwise); {then}"
+            f"{', '.join(filter(None, self.columns))[:200]} (split at {self.delimiter!r}, unless "
+            f"a mapping sets the delimiter); {then}"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Row(Line):
-    """One or more lines, under the number of the first."""
+    """The cells of one or more lines, with the number of the first line."""
 
     cells: list[str] = field(kw_only=True)
 
     @property
     def is_void(self) -> bool:
-        """Whether no cell holds anything, as spreadsheets write rows that were emptied."""
+        """Whether all cells are empty, like those of rows that were cleared in a spreadsheet."""
         return not any(map(str.strip, self.cells))
 
 
-def told(cell: str) -> str:
-    """Return what a cell says: nothing, where a database wrote what it writes for nothing."""
+def cell_text(cell: str) -> str:
+    """Return the text of a cell without spaces around it; a database's NULL is empty."""
     text = cell.strip()
     return "" if text in _NOTHING else text
 
 
 def bare_address(cell: str) -> str:
-    """Return the address of a cell that has more around it: `Eva <eva@x.example>`, `mailto:…`.
+    """Return the address in a cell like `Eva <eva@x.example>` or `mailto:…`.
 
-    Any other cell is returned as it is, also one of several addresses.
+    Any other cell is returned unchanged, even one with several addresses.
     """
     found = _AROUND.fullmatch(cell.strip())
     return cell if found is None else found[1] or found[2]
 
 
 def is_error(text: str) -> bool:
-    """Whether a spreadsheet wrote that it could not compute a cell."""
+    """Whether a cell holds a spreadsheet's error value."""
     return text.startswith("#") and _ERROR.fullmatch(text) is not None
 
 
 def check_no_error(text: str) -> None:
-    """Raise ValueError when a spreadsheet could not compute a cell."""
+    """Raise ValueError if a cell holds a spreadsheet's error value."""
     if text[:1] == "#" and is_error(text):
-        raise ValueError(f"{text[:40]!r} is an error of the spreadsheet, and no value")
+        raise ValueError(f"{text[:40]!r} is an error of the spreadsheet, not a value")
 
 
 def column_key(name: str) -> str:
-    """Return what a column is known by: composed, without regard to case and space around."""
+    """Return the key that identifies a column: in NFC, without case and spaces around it."""
     return unicodedata.normalize("NFC", name.strip()).casefold()
 
 
 def first_line(lines: Iterable[Line | Rejected]) -> Line | None:
-    """Return the line that ought to be the header; None when the file is empty."""
+    """Return the first line with content, or None if the file is empty. Raises ImportFault."""
     first = next((line for line in lines if isinstance(line, Rejected) or not line.is_void), None)
     if isinstance(first, Rejected):
         raise ImportFault(f"line {first.number}: the header cannot be read: {first.reason}")
@@ -147,11 +147,11 @@ def first_line(lines: Iterable[Line | Rejected]) -> Line | None:
 def read_header(
     lines: Lines, delimiter: str | None = None, known: Container[str] = ()
 ) -> Header | None:
-    """Read the names of the columns; None when the file is empty.
+    """Read the names of the columns; return None if the file is empty.
 
-    Without `delimiter` it is what a line `sep=` says, else , ; or tab: of those in the
-    header the one that parts it into the most columns that are known by their keys, then
-    the one that parts the next rows into as many cells, then the commonest.
+    The default delimiter is that of a line `sep=`. Otherwise it is , ; or tab: of those in the
+    header, the one that yields the most columns whose keys are `known`; then the one that splits
+    the most of the next rows into as many cells as the header has; then the commonest.
 
     Raises:
         ImportFault: it cannot be read.
@@ -165,8 +165,8 @@ def read_header(
         delimiter = delimiter or sep[1].decode(errors="replace")
     if first.content.lstrip().startswith(b'{"'):
         raise ImportFault(
-            f"line {first.number}: this is NDJSON (one JSON object a line), not CSV: say "
-            "--format ndjson, and give no --mapping, which is about columns"
+            f"line {first.number}: this is NDJSON (one JSON object a line), not CSV: use "
+            "--format ndjson, and no --mapping, which is for columns"
         )
     try:
         delimiter = delimiter or _delimiter(decoded(first.content), lines, known)
@@ -189,7 +189,7 @@ def _delimiter(header: str, lines: Lines, known: Container[str]) -> str:
 def _fitting(
     header: str, rows: Iterable[bytes], delimiter: str, known: Container[str]
 ) -> tuple[int, int]:
-    """Return how many columns are known, and how many rows have as many cells as there are."""
+    """Return how many columns are known, and how many rows have as many cells as columns."""
     try:
         columns = _cells([header], delimiter)
     except csv.Error:
@@ -205,15 +205,15 @@ def _fitting(
 
 
 def rejected_header(header: Header, *, in_named_encoding: bool = False) -> bytes:
-    """Return the header of FILE.rejected, which is read in the same way as the file.
+    """Return the header of FILE.rejected, which can be imported in the same way as the file.
 
-    Where a mapping names the encoding, its text is UTF-8 all the same, and a mark says so.
+    If a mapping names the encoding, a byte order mark shows that this file is UTF-8.
     """
     return (BOM if in_named_encoding else b"") + header.above + header.original
 
 
 def read_rows(lines: Lines, header: Header) -> Iterator[Row | Rejected]:
-    """Yield the rows after the header. A header that comes again (files joined) is skipped."""
+    """Yield the rows after the header; a repeated header, from joined files, is skipped."""
     width = len(header.columns)
     again = {header.content, header.above.rstrip(b"\n") or header.content}
     for line in lines:
@@ -231,7 +231,7 @@ def read_rows(lines: Lines, header: Header) -> Iterator[Row | Rejected]:
 
 
 def _of_width(row: Row, width: int, delimiter: str) -> Row | Rejected:
-    """Fill a short row up, and take empty cells off the end of a long one."""
+    """Pad a short row, and drop empty cells from the end of a long one."""
     if any(cell.strip() for cell in row.cells[width:]):
         return Rejected(
             row.number,
@@ -246,10 +246,10 @@ def _of_width(row: Row, width: int, delimiter: str) -> Row | Rejected:
 
 
 def _row(line: Line, lines: Lines, delimiter: str) -> Row | Rejected:
-    """Read one row, which goes on into the next lines while a quote is open.
+    """Read one row, which continues on the next lines while a quote is open.
 
-    Lines that were looked at in vain are given back: a quote that is never closed costs
-    its own line, not the rest of the file.
+    If the quote is never closed, those lines are given back: it costs its own line, not the rest
+    of the file.
     """
     taken = [line]
     while True:
@@ -273,12 +273,12 @@ def _row(line: Line, lines: Lines, delimiter: str) -> Row | Rejected:
             continue
         lines.give_back([*taken[1:], following] if following else taken[1:])
         if fault == _OPEN_QUOTE:
-            fault = "a quote is opened and not closed; write a quote in a cell twice"
+            fault = "a quote is opened and not closed; double a quote inside a cell"
         return Rejected(line.number, fault, (line.original,), legible=_legible(line, delimiter))
 
 
 def _legible(line: Line, delimiter: str) -> Row:
-    """Return the cells of a line that is no row, as far as they can be read."""
+    """Return the cells of an invalid row, as far as they can be read."""
     text = line.content.decode(errors="replace")
     try:
         cells = _cells([text], delimiter)
@@ -288,10 +288,10 @@ def _legible(line: Line, delimiter: str) -> Row:
 
 
 def readings(row: Row, width: int, delimiter: str, free: Container[int]) -> Iterator[list[str]]:
-    """Yield the cells of a row that is rejected, in each way in which it may be meant.
+    """Yield the cells of a rejected row in every way in which they may be meant.
 
-    Where there are too many, one holds the delimiter and was not quoted: a `free` one, whose column
-    may hold any text.
+    With too many cells, one of them holds an unquoted delimiter: a `free` one, whose column may
+    hold any text.
     """
     cells = list(row.cells)
     while len(cells) > width and not cells[-1].strip():
@@ -316,7 +316,7 @@ _LIST = re.compile(rb"\[\s*\{")
 
 
 def keys_of(content: bytes) -> tuple[str, ...]:
-    """Return the keys of an object; none when it is no object."""
+    """Return the keys of a JSON object, or none if it is something else."""
     try:
         found = msgspec.json.decode(content)
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -325,14 +325,14 @@ def keys_of(content: bytes) -> tuple[str, ...]:
 
 
 def one_object_a_line(lines: Iterator[Line | Rejected]) -> Iterator[Line | Rejected]:
-    """Yield the lines that say something, one object each.
+    """Yield one object a line, without blank lines.
 
     Of a document such as `{"Suppressions": [ {…}, {…} ]}`, on one line or printed with one
-    field a line, the innermost objects are yielded and what holds them is left out. An
-    object in an object is not looked for.
+    field a line, only the innermost objects are yielded. Objects nested in those are not
+    supported.
     """
     pending: list[Line] = []
-    spread = False  # the last line but blanks opened an object, or one is open
+    spread = False  # an object is spread over lines, and not closed yet
     for line in lines:
         if isinstance(line, Rejected):
             pending.clear()
@@ -351,13 +351,13 @@ def one_object_a_line(lines: Iterator[Line | Rejected]) -> Iterator[Line | Rejec
                 yield Line(pending[0].number, content)
             pending = []
         elif pending and text.endswith((b"[", b"{")):
-            pending = []  # it held others
+            pending = []  # it contains other objects
         elif pending and len(pending) < _MOST_LINES:
             pending.append(line)
 
 
 def _listed(line: Line) -> Iterator[Line]:
-    """Yield the objects of the one list that a document on one line is about; else the line."""
+    """Yield the objects of the only list in a document on one line, or else the line itself."""
     try:
         found = msgspec.json.decode(line.content) if _LIST.search(line.content) else None
     except msgspec.MsgspecError:
@@ -368,7 +368,7 @@ def _listed(line: Line) -> Iterator[Line]:
         yield line
         return
     if any(len(set(names)) < len(names) for names in names_in(line.content)):
-        yield line  # of which each way to write it again leaves something out
+        yield line  # encoding it again would drop one of the values
         return
     for one in lists[0]:
         yield Line(line.number, msgspec.json.encode(one))

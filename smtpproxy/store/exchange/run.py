@@ -1,4 +1,4 @@
-"""An import, from the opened file to the store: batch by batch, one commit each."""
+"""Running an import from the open file to the store, in batches of one commit each."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,8 +14,8 @@ from smtpproxy.store.protocols import BatchResult
 T = TypeVar("T")
 
 BATCH_ROWS = 10_000
-BATCH_OCTETS = 8 * 1024 * 1024  # of lines; what is made of them takes a multiple
-_PAUSE = 0.005  # seconds between batches: others get their writes in
+BATCH_OCTETS = 8 * 1024 * 1024  # of lines; the records take a multiple
+_PAUSE = 0.005  # seconds between batches, so that others can write
 _TICK = 500  # lines between two reports of progress
 
 Format = Literal["csv", "ndjson"]
@@ -31,7 +31,7 @@ _SUFFIXES: dict[str, Format] = {
 
 
 def format_of(path: Path, start: bytes) -> Format:
-    """Tell the format by the file's name (without .rejected), or else by how it starts."""
+    """Return the format by the file's name (without .rejected), or else by its start."""
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix != ".rejected"]
     known = _SUFFIXES.get(suffixes[-1]) if suffixes else None
     text = start.replace(b"\0", b"").lstrip(b" \t\r\n\xef\xbb\xbf\xff\xfe")  # UTF-16 too
@@ -40,17 +40,17 @@ def format_of(path: Path, start: bytes) -> Format:
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """What an import has done so far, and at its end its result."""
+    """What an import has done so far; at the end, its result."""
 
     lines: int = 0
     added: int = 0
     changed: int = 0
     unchanged: int = 0
     older: int = 0
-    erased: int = 0  # left out
+    erased: int = 0  # people erased before, and left out
     rejected: int = 0
-    refusals: int = 0  # of rejected lines, taken in all the same
-    passed: int = 0  # rows that are of no suppression, or of nobody to be mailed
+    refusals: int = 0  # in rejected lines, but stored
+    passed: int = 0  # rows with nothing to import
     octets: int = 0  # read
 
     def count(self, result: BatchResult) -> None:
@@ -62,17 +62,17 @@ class Progress:
 
 
 Put = Callable[[Sequence[T], Checkpoint], Awaitable[BatchResult]]
-"""Takes a batch in, in one commit with the place that the import has reached by it."""
+"""Stores a batch and the checkpoint that the import reaches with it in one commit."""
 
 Look = Callable[[Sequence[T], BatchResult], Awaitable[None]]
-"""Looks at a batch that was taken in."""
+"""Receives each batch once it is stored."""
 
 
 class Import(Generic[T]):
-    """Takes the contents of a file into the store.
+    """Puts the contents of a file into the store.
 
-    `progress` is up to date whenever `tick` is called, and after an interruption: all
-    that it counts is committed, and another run does the rest.
+    `progress` is up to date whenever `tick` is called, and after an interruption: all that it
+    counts is committed, and another run can do the rest.
     """
 
     def __init__(
@@ -85,18 +85,18 @@ class Import(Generic[T]):
         done: Progress | None = None,
         place: Checkpoint | None = None,
     ) -> None:
-        """`done` and `place`: what an earlier run did, and how far it came."""
+        """`done` and `place`: what an earlier run did, and how far it got."""
         self._file = file
         self._contents = contents
         self._rejected = rejected
         self._tick = tick
-        self._last = 0  # line that was looked at
+        self._last = 0  # line that was read
         self._look: Look[T] | None = None
         self.place = place or Checkpoint()
         self.progress = done or Progress()
 
     async def into(self, put: Put[T], look: Look[T] | None = None) -> None:
-        """Raises what `put` raises when the store cannot take a batch, and what `look` raises."""
+        """Raises what `look` raises, and what `put` raises, except ValueError."""
         self._look = look
         batch: list[Read[T]] = []
         octets = 0
@@ -105,7 +105,7 @@ class Import(Generic[T]):
         for item in self._contents.items:
             if item.number <= behind:
                 continue
-            # Not before the next line is there: it tells how far the batch reaches.
+            # Only when the next line has been read: its number shows how far the batch reaches.
             full = len(batch) >= BATCH_ROWS or octets >= BATCH_OCTETS
             if full and item.number > self._last:
                 await self._store(put, batch, item.number - 1)
@@ -131,7 +131,7 @@ class Import(Generic[T]):
         self._report()
 
     async def _store(self, put: Put[T], batch: Sequence[Read[T]], line: int | None) -> None:
-        """Store a batch that reaches to `line`; None: others that belong to it are to come."""
+        """Store a batch that reaches to `line`; None: further parts of the batch follow."""
         self._rejected.flush()
         place = self.place if line is None else self._reached(line)
         try:
@@ -141,7 +141,7 @@ class Import(Generic[T]):
             self.place = place
             await asyncio.sleep(_PAUSE)
         except ValueError as error:
-            # Find the entries that the store itself does not take.
+            # Find the entries that the store itself refuses.
             if len(batch) == 1:
                 self._reject(Rejected(batch[0].number, str(error), (batch[0].content,)))
                 return

@@ -1,8 +1,8 @@
-"""The file in which a partner is told what is suppressed: hashes, and no address.
+"""The file of suppressions for a partner: it holds hashes, and no address.
 
-NDJSON. The first line says whose it is, under which key, when it was taken, how many lines
-follow and their digest; that is keyed, so only the two partners can make a file that is
-taken. Each other line is one suppression: `hash` of the address, and `variants`, the hash
+NDJSON. The first line has the sender, the key, the time, the number of lines that follow, and
+their digest. The digest is keyed, so that only the two partners can make a file that is accepted.
+Each other line is one suppression: `hash` is that of the address, and `variants` the one
 that all spellings of a mailbox share.
 """
 
@@ -28,7 +28,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class SnapshotFault(ValueError):
-    """The file is no snapshot that can be taken; the text says why."""
+    """The file is not a snapshot that can be accepted; the text says why."""
 
 
 class _Header(msgspec.Struct, frozen=True):
@@ -55,7 +55,7 @@ _read_row = msgspec.json.Decoder(_Row).decode
 
 @dataclass(frozen=True, slots=True)
 class SnapshotHead:
-    """What a snapshot says of itself. `partner` is what its maker calls the other side."""
+    """The header of a snapshot. `partner` is its maker's name for the other side."""
 
     partner: str
     sender: str
@@ -65,7 +65,7 @@ class SnapshotHead:
 
 
 class SnapshotWriter:
-    """Gathers a snapshot aside, since its first line tells what all others come to."""
+    """Collects a snapshot in a temporary file, as its first line has the digest of all others."""
 
     def __init__(self, key: SuppressionKey) -> None:
         self._key = key
@@ -116,8 +116,8 @@ def read_snapshot(
 ) -> tuple[SnapshotHead, Iterator[SnapshotRow]]:
     """Read a snapshot under the key shared with its maker.
 
-    The rows are only to be trusted when the iterator has come to its end: then number and
-    digest were right. Raises SnapshotFault, the iterator too.
+    The rows can only be trusted once the iterator has ended: it checks their number and digest
+    last. Raises SnapshotFault, also from the iterator.
     """
     try:
         header = _read_header(file.readline(_LONGEST_LINE))
@@ -128,7 +128,7 @@ def read_snapshot(
         ) from error
     if header.key != key.fingerprint:
         raise SnapshotFault(
-            f"made under another key ({header.key}, the one shared with this partner is"
+            f"made with another key ({header.key}, the one shared with this partner is"
             f" {key.fingerprint}): both sides need the same key file"
         )
     head = SnapshotHead(header.partner, header.sender, taken_at, header.count, header.digest)
@@ -144,16 +144,16 @@ def _rows(file: BinaryIO, key: SuppressionKey, header: _Header) -> Iterator[Snap
             row = _read_row(line)
             keys = bytes.fromhex(row.variants), bytes.fromhex(row.hash)
             if (len(keys[0]), len(keys[1])) != (16, 32):
-                raise ValueError("hash or variants has another length than 64 and 32 digits")
+                raise ValueError("hash must have 64 digits, and variants 32")
             scope, origin = read_scope(row.scope), read_origin(row.origin)
             yield SnapshotRow(keys, scope, origin, read_time(row.since))
         except ValueError as error:
             raise SnapshotFault(f"line {count + 1}: {error}") from error
     if count != header.count:
-        raise SnapshotFault(f"not whole: {count:,} of {header.count:,} suppressions")
+        raise SnapshotFault(f"incomplete: {count:,} of {header.count:,} suppressions")
     wanted = _digest(key, header.sender, header.taken_at, count, seen.hexdigest())
     if not compare_digest(wanted.encode(), header.digest.encode()):
-        raise SnapshotFault("changed on its way, or not made by the partner: the digest is wrong")
+        raise SnapshotFault("changed in transit, or not made by the partner: the digest is wrong")
 
 
 def _digest(key: SuppressionKey, sender: str, taken_at: str, count: int, rows: str) -> str:

@@ -1,6 +1,6 @@
-"""openpyxl within bounds: it reads whole parts of a spreadsheet, wherever that says they are.
+"""openpyxl within limits: it reads whole parts of a spreadsheet, wherever the file says they are.
 
-It is loaded with the first spreadsheet: nothing else of the program needs openpyxl.
+Loaded with the first spreadsheet: nothing else in the program needs openpyxl.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from openpyxl.xml.constants import SHARED_STRINGS
 
 
 class _Archive(ZipFile):
-    """An archive whose parts are read as a whole only after `check` let them pass."""
+    """An archive that reads a whole part only after `check` has let it pass."""
 
     def __init__(self, file: BinaryIO, check: Callable[[ZipInfo], None]) -> None:
         super().__init__(file)

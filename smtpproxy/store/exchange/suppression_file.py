@@ -21,7 +21,7 @@ from smtpproxy.store.exchange.lines import (
     ImportFault,
     Line,
     Lines,
-    certain,
+    checked_address,
     converted,
     read_object,
 )
@@ -30,6 +30,7 @@ from smtpproxy.store.exchange.rows import (
     Header,
     Row,
     bare_address,
+    cell_text,
     column_key,
     keys_of,
     one_object_a_line,
@@ -38,7 +39,6 @@ from smtpproxy.store.exchange.rows import (
     readings,
     rejected_header,
 )
-from smtpproxy.store.exchange.rows import told as said
 from smtpproxy.store.exchange.suppression_record import (
     COLUMNS,
     DOMAIN_ORIGINS,
@@ -59,10 +59,10 @@ SCOPES = {
     Origin.UNSUBSCRIBE: "marketing",
     Origin.OBJECTION: "marketing",
 }
-"""The scope of rows that name none, in an export or a mapped CSV, by their origin.
+"""The scope of rows without one in an export or a mapped CSV, by origin.
 
-Providers keep the addresses of bounces and complaints from all mail. Who unsubscribes or
-objects does so from marketing, and still gets a receipt.
+Providers keep the addresses of bounces and complaints from all mail. People who unsubscribe or
+object refuse marketing, and still get a receipt.
 """
 
 _OF_PURPOSE = frozenset({Origin.UNSUBSCRIBE, Origin.OBJECTION})
@@ -77,7 +77,7 @@ def read_csv(
     """Read CSV by its header; without one, the columns are those of COLUMNS in this order.
 
     Raises:
-        ImportFault: the header has no address, fits several exports, or not the one wanted.
+        ImportFault: the header has no address, fits several exports, or not the one named.
     """
     wanted = wanted or Wanted()
     mapping, layout = wanted.mapping, None
@@ -86,7 +86,7 @@ def read_csv(
     if header is None:
         return Contents(iter(()))
     if mapping and defaults.purpose and "list" not in mapping.columns.values():
-        raise ImportFault("--purpose is about lists, and the mapping has no column for `list`")
+        raise ImportFault("--purpose is for lists, but the mapping has no column for `list`")
     names = [column_key(column) for column in header.columns]
     if mapping is None and (wanted.layout or not (wanted.own or _is_own(names))):
         layout = recognised(header.columns, "suppressions", wanted, origin=defaults.origin)
@@ -113,11 +113,11 @@ def read_csv(
 def _row_entry(
     header: Header, reader: "_Reader", mapping: Mapping, layout: Layout | None
 ) -> Callable[[Row], SuppressionEntry | None]:
-    """Return what reads a row. Raises ImportFault: the header has no address, or one twice."""
+    """Return the converter of rows. Raises ImportFault if the header has no address, or two."""
     places = header.places(mapping.columns)
     if "address" not in places:
         wanting = next(column for column, name in mapping.columns.items() if name == "address")
-        then = "the mapping says which is which field"
+        then = "the mapping sets the columns"
         if mapping is _OWN:
             then = f"expected {','.join(COLUMNS)}, an export of a provider, or --mapping"
             raise header.without_address("`address`", then)
@@ -133,7 +133,7 @@ def _row_entry(
 
     def entry(row: Row) -> SuppressionEntry | None:
         cells = list(row.cells)
-        cells[address] = certain(bare_address(cells[address]), row)
+        cells[address] = checked_address(bare_address(cells[address]), row)
         try:
             return reader.entry(dict(zip(columns, cells, strict=False)))
         except ValueError as error:
@@ -141,7 +141,7 @@ def _row_entry(
             if mapping is _OWN or name not in called:
                 raise
             if name in ("origin", "scope") and " is not one of " in wrong:
-                wrong += f"; or say with [values.{name}] in a mapping what it means"
+                wrong += f"; or give its meaning with [values.{name}] in a mapping"
             raise ValueError(f"{called[name]}: {wrong}") from None
 
     return entry
@@ -153,7 +153,7 @@ def _row_refusal(
     mapping: Mapping,
     convert: Callable[[Row], SuppressionEntry | None],
 ) -> Callable[[Row], SuppressionEntry | None]:
-    """Return what reads a row that is rejected, where only its time or its note cannot be read."""
+    """Return the converter of rejected rows, for those with only a faulty time or note."""
     places = header.places(mapping.columns)
     left_out = [place for name, place in places.items() if name in ("since", "note")]
     width, free = len(header.columns), header.free(places, {"note"})
@@ -178,12 +178,12 @@ def _row_refusal(
 def read_ndjson(
     lines: Lines, defaults: Defaults, wanted: Wanted | None = None
 ) -> Contents[SuppressionEntry]:
-    """Read one JSON object a line, in our own form or in that of a provider's API.
+    """Read one JSON object a line, in our own form or that of a provider's API.
 
     A provider's objects may also be spread over lines, as its command line prints them.
 
     Raises:
-        ImportFault: the first object fits several exports, or not the one wanted.
+        ImportFault: the first object fits several exports, or not the one named.
     """
     wanted = wanted or Wanted()
     objects = one_object_a_line(lines)
@@ -213,15 +213,15 @@ def _check_only_scopes(defaults: Defaults) -> None:
     for name in ("purpose", "brand"):
         if text := getattr(defaults, name):
             raise ImportFault(
-                f"--{name} is for exports of providers; here a line's scope says it, or for lines "
-                f"without one --scope {name}:{text}"
+                f"--{name} is for exports of providers; here a line's scope has it, and "
+                f"--scope {name}:{text} sets it for lines without one"
             )
 
 
 def _is_own(names: Iterable[str]) -> bool:
-    """Whether these are our own columns: a bare `address` may be anybody's, but needs no other."""
-    there = set(names)
-    return "address" in there and (bool(there & _OUR_COLUMNS) or len(there) == 1)
+    """Whether these are our own columns: `address` alone, or with another of ours."""
+    found = set(names)
+    return "address" in found and (bool(found & _OUR_COLUMNS) or len(found) == 1)
 
 
 def _notices(layout: Layout, defaults: Defaults) -> tuple[str, ...]:
@@ -229,20 +229,20 @@ def _notices(layout: Layout, defaults: Defaults) -> tuple[str, ...]:
     by_list = layout.of_list or "list" in layout.mapping.columns.values()
     if defaults.purpose and not by_list:
         raise ImportFault(
-            f"{layout.name} holds for all mail of the sender, and --purpose would narrow it; "
+            f"{layout.name} counts for all mail of the sender, and --purpose would narrow it; "
             "leave --purpose out"
         )
     if by_list and not defaults.purpose and not defaults.scope:
         of_brand = f" of {defaults.brand}" if defaults.brand else ""
         notices.append(
-            f"unsubscribes from one list count for all marketing{of_brand}; say with --purpose "
-            "what the list is about"
+            f"unsubscribes from one list count for all marketing{of_brand}; give the list's "
+            "purpose with --purpose"
         )
     return tuple(notices)
 
 
 class _Reader:
-    """Turns the cells of a row into an entry, by a mapping and, of a provider, its layout."""
+    """Turns the cells of a row into an entry, by a mapping and perhaps a provider's layout."""
 
     def __init__(
         self,
@@ -251,7 +251,7 @@ class _Reader:
         layout: Layout | None = None,
         constants: MappingOf[str, str] | None = None,
     ) -> None:
-        """`constants` are those of the command, in the place of the mapping's."""
+        """`constants` are those of the command, and override the mapping's."""
         self._defaults = defaults
         self._columns = tuple(mapping.columns.items())
         self._constants = {**mapping.constants, **(constants or {})}
@@ -259,59 +259,59 @@ class _Reader:
             name: {text.casefold(): value for text, value in values.items()}
             for name, values in mapping.values.items()
         }
-        # A list's name may be its purpose's, so it is not replaced but looked up.
+        # Looked up, not replaced: a list's name may be the same as its purpose's.
         self._purposes = self._values.pop("list", {})
         self._notation = mapping.notation
         self._of_provider = layout is not None
         self._of_list = layout is not None and layout.of_list
         self.when: tuple[When, ...] = layout.when if layout else ()
-        self._is_own = mapping is _OWN  # a row says its scope, and nothing else is left out
+        self._is_own = mapping is _OWN  # no scope by origin, and no row is skipped
 
     def entry(self, cells: dict[str, str]) -> SuppressionEntry | None:
-        """Return what the row says; None when it is of no suppression.
+        """Return the row's entry, or None if it is not a suppression.
 
-        `cells` are by column in lower case. Raises ValueError as `Defaults.entry`.
+        `cells` are by column in lower case. Raises ValueError as `Defaults.entry` does.
         """
-        told = dict(self._constants)
+        fields = dict(self._constants)
         for column, name in self._columns:
             if text := cells.get(column, "").strip():
                 values = self._values.get(name)
                 text = values.get(text.casefold(), text) if values else text
-                if text := said(text):
-                    told[name] = text
+                if text := cell_text(text):
+                    fields[name] = text
         for when in self.when:
             if all(cells.get(c, "").strip().casefold() == text for c, text in when.columns.items()):
-                told.update(when.constants)
-        origin = told.get("origin") or self._defaults.origin
+                fields.update(when.constants)
+        origin = fields.get("origin") or self._defaults.origin
         if self._is_own:
-            scope = told.get("scope", "")
+            scope = fields.get("scope", "")
         elif origin == NO_SUPPRESSION:
             return None
         else:
-            scope = told.get("scope") or self._scope(read_origin(origin), told)
-        address = told.get("address", "")
+            scope = fields.get("scope") or self._scope(read_origin(origin), fields)
+        address = fields.get("address", "")
         if self._of_provider and is_whole_domain(address) and origin not in DOMAIN_ORIGINS:
-            origin = Origin.EXTERNAL  # in a list of bounces it is still an order of the provider's
+            origin = Origin.EXTERNAL  # whatever the list, the provider blocks the domain
         return self._defaults.entry(
             address,
             scope,
             origin,
-            told.get("since", ""),
-            told.get("note", ""),
+            fields.get("since", ""),
+            fields.get("note", ""),
             self._notation,
         )
 
-    def _scope(self, origin: Origin, told: dict[str, str]) -> str:
+    def _scope(self, origin: Origin, fields: dict[str, str]) -> str:
         if self._defaults.scope:
             return self._defaults.scope
-        list_name = told.get("list", "")
+        list_name = fields.get("list", "")
         name = list_name.strip("[]'\" ")
         if origin in _OF_PURPOSE and (self._of_list or name not in _EVERY_LIST):
             purpose = self._purposes.get(list_name.casefold()) or self._defaults.purpose
             if purpose:
                 return f"purpose:{purpose}"
         scope = SCOPES[origin]
-        brand = told.get("brand") or self._defaults.brand
+        brand = fields.get("brand") or self._defaults.brand
         return f"brand:{brand}" if brand and scope == "marketing" else scope
 
 

@@ -1,4 +1,4 @@
-"""A suppression as a CSV row or an NDJSON object (design.md section 7), and its changes."""
+"""Suppressions and their changes as CSV rows and NDJSON objects (design.md section 7)."""
 
 import csv
 import io
@@ -28,14 +28,14 @@ _SCOPE = re.compile(
 _SCOPES = "all, marketing, brand:NAME and purpose:NAME"
 _ORIGINS = {str(origin): origin for origin in Origin}
 DOMAIN_ORIGINS = (Origin.MANUAL, Origin.OBJECTION, Origin.EXTERNAL)
-"""What a whole domain is suppressed by: an order of the operator, of its owner, or of a list.
+"""Origins for a whole domain: an order of the operator, of the domain's owner, or of a list.
 
-All others tell of one mailbox.
+All others are about one mailbox.
 """
 
 
 MAILCHIMP_REASONS = ("NORMAL", "NOSIGNUP", "INAPPROPRIATE", "SPAM", "OTHER")
-"""The values of UNSUB_REASON; what people wrote themselves is in UNSUB_REASON_OTHER."""
+"""The values of UNSUB_REASON; people's own words are in UNSUB_REASON_OTHER."""
 
 BOUNCE_CLASSES = (
     *("hard", "soft", "bounce", "complaint", "blocked", "HardBounce", "SoftBounce"),  # Postmark …
@@ -56,7 +56,7 @@ LIFT_MOTIVES = (
     *("the person asked", "added by mistake", "mailbox works again", "order of the controller"),
     *("order of counsel", "erased", "not kept"),
 )
-"""Why a suppression was lifted; the last two stand in the place of free text that is gone."""
+"""Why a suppression was lifted; the last two replace free text that was erased or not kept."""
 
 _CODES = re.compile(r"[245]\d\d|[245]\.\d{1,3}\.\d{1,3}|[245]\d\d [245]\.\d{1,3}\.\d{1,3}")
 _OF_US = re.compile(
@@ -66,20 +66,20 @@ _OF_US = re.compile(
 
 @cache
 def motives() -> frozenset[str]:
-    """Return what a note may say without --keep-notes, casefolded: a closed list of motives."""
+    """Return the notes that are allowed without --keep-notes, casefolded: a closed list."""
     own = (*MAILCHIMP_REASONS, *BOUNCE_CLASSES, *OWN_MOTIVES, *LIFT_MOTIVES)
     exports = (
-        told.get("note")
+        constants.get("note")
         for layout in layouts("suppressions")
-        for told in (layout.mapping.constants, *(when.constants for when in layout.when))
+        for constants in (layout.mapping.constants, *(when.constants for when in layout.when))
     )
     return frozenset(text.casefold() for text in (*own, *exports) if text)
 
 
 def is_motive(note: str) -> bool:
-    """Whether a note is of the closed list, or an SMTP or enhanced code (RFC 5321, 3463).
+    """Whether a note is in the closed list, or an SMTP or enhanced code (RFC 5321, 3463).
 
-    All else is free text, which may hold personal data (CNIL, MED-2023-040).
+    Anything else is free text, which may hold personal data (CNIL, MED-2023-040).
     """
     return (
         note.casefold() in motives()
@@ -89,46 +89,46 @@ def is_motive(note: str) -> bool:
 
 
 def read_scope(text: str) -> str:
-    """Raises `ValueError` when it is no scope."""
+    """Raises `ValueError` if it is not a scope."""
     if not text:
-        raise ValueError(f"scope: missing; fill it in, or say --scope: {_SCOPES}")
+        raise ValueError(f"scope: missing; fill it in, or use --scope: {_SCOPES}")
     if _SCOPE.fullmatch(text) is None:
         raise ValueError(f"scope: {text[:40]!r} is not one of {_SCOPES}")
     return text
 
 
 def read_origin(text: str) -> Origin:
-    """Raises `ValueError` when it is no origin."""
+    """Raises `ValueError` if it is not an origin."""
     if not text:
-        raise ValueError(f"origin: missing; fill it in, or say --origin: {', '.join(_ORIGINS)}")
+        raise ValueError(f"origin: missing; fill it in, or use --origin: {', '.join(_ORIGINS)}")
     if text not in _ORIGINS:
         raise ValueError(f"origin: {text[:40]!r} is not one of {', '.join(_ORIGINS)}")
     return _ORIGINS[text]
 
 
 def is_whole_domain(address: str) -> bool:
-    """Whether it is a whole domain's name, rightly written or not, or its key text."""
+    """Whether it names a whole domain, validly or not, or is a domain's key text."""
     return whole_domain_written(address) or (is_key_text(address) and address[0] in "@*")
 
 
 def check_origin(address: str, origin: Origin) -> None:
-    """Raises `ValueError` when a whole domain is to be suppressed for what one mailbox did."""
+    """Raises `ValueError` if a whole domain has an origin that is about one mailbox."""
     if origin not in DOMAIN_ORIGINS and is_whole_domain(address):
         raise ValueError(
-            f"origin: {origin} tells of one mailbox, not of a whole domain, whose origin is "
+            f"origin: {origin} is about one mailbox, not a whole domain; right would be one of "
             f"{', '.join(DOMAIN_ORIGINS)}"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What holds for lines that do not say it themselves."""
+    """Values for lines that do not have them."""
 
     since: datetime  # the time of the file
     scope: str = ""
     origin: str = ""
-    purpose: str = ""  # what the unsubscribes from a list are about
-    brand: str = ""  # whose the file is: it narrows `marketing`
+    purpose: str = ""  # of the unsubscribes from a list
+    brand: str = ""  # the file's; it narrows `marketing`
 
     def entry(
         self,
@@ -196,14 +196,14 @@ def read_record(content: bytes, defaults: Defaults) -> SuppressionEntry:
 
 
 def refusal_in(content: bytes, defaults: Defaults) -> SuppressionEntry | None:
-    """Return what a rejected object says, of the time of the file, where only its time, its note or
-    what it has besides cannot be read."""
+    """Return the entry of a rejected object, with the time of the file, if only its time, its note
+    or an unknown field is at fault."""
     try:
-        told = msgspec.json.decode(legible_json(content), type=dict[str, object])
+        record = msgspec.json.decode(legible_json(content), type=dict[str, object])
         names = [name for names in names_in(legible_json(content))[-1:] for name in names]
         if any(names.count(name) > 1 for name in ("address", "scope", "origin")):
             return None
-        address, scope, origin = (told.get(name) or "" for name in ("address", "scope", "origin"))
+        address, scope, origin = (record.get(name) or "" for name in ("address", "scope", "origin"))
         texts = isinstance(address, str) and isinstance(scope, str) and isinstance(origin, str)
         if not texts or ILLEGIBLE in str(address):
             return None
@@ -213,7 +213,7 @@ def refusal_in(content: bytes, defaults: Defaults) -> SuppressionEntry | None:
 
 
 def _explained(error: Exception) -> str:
-    """Return the error in words that name the field."""
+    """Return an error message that names the field."""
     text, _, path = str(error).partition(" - at `$")
     name = path.rstrip("`").lstrip(".")
     if "unknown field" in text:
@@ -254,7 +254,7 @@ def ndjson_line(address: str, suppression: Suppression) -> str:
 
 
 def change_object(change: SuppressionChange) -> dict[str, object]:
-    """Return the object of one change. It holds no address and no note."""
+    """Return a change as a JSON object, which has no address and no note."""
     return {
         "seq": change.seq,
         "at": written_time(change.at),

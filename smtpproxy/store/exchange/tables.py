@@ -1,4 +1,4 @@
-"""Tables of every kind, as lines of CSV: CSV itself, spreadsheets (XLSX), and foreign NDJSON."""
+"""Reading any table as lines of CSV: CSV itself, spreadsheets (XLSX), and other NDJSON."""
 
 import csv
 import dataclasses
@@ -30,9 +30,9 @@ _ZIP = b"PK\x03\x04"
 _START = 64
 _NOT_SPACE = b" \t\r\n\xef\xbb\xbf"
 _MOST_UNPACKED = 2 << 30  # octets of a whole spreadsheet, read in a stream
-_MOST_IN_MEMORY = 256 << 20  # octets of its parts that are not: above all, its texts
-_MOST_PARSED = 8 << 20  # octets of those that become many objects each: above all, its styles
-_MOST_ROWS = 1 << 20  # of a sheet, as Excel has it: a number in the file may leave out billions
+_MOST_IN_MEMORY = 256 << 20  # octets of the other parts: above all, its texts
+_MOST_PARSED = 8 << 20  # octets of parts that become many objects: above all, its styles
+_MOST_ROWS = 1 << 20  # of a sheet, Excel's own limit: row numbers in a file may skip billions
 _MOST_COLUMNS = 1_000  # of JSON objects, and of a sheet
 _DEEPEST = 5  # objects in objects
 _TOO_LARGE = "the spreadsheet is too large; save it as CSV in UTF-8"
@@ -41,17 +41,17 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def is_json(start: bytes) -> bool:
-    """Tell by its first octets whether a file is JSON objects."""
+    """Whether a file holds JSON objects, by its first octets."""
     return start.lstrip(_NOT_SPACE).startswith(b"{")
 
 
 def read_table(file: BinaryIO, mapping: Mapping | None = None) -> Lines:
     """Read the lines of a table, the first of them its header.
 
-    Without a mapping, lines of JSON are returned as they are.
+    Without a mapping, lines of JSON are returned unchanged.
 
     Raises:
-        ImportFault: it is no table; later, with its first line, where it is no text.
+        ImportFault: it is not a table; from the first line, if it is not text.
     """
     start = file.peek(_START)[:_START] if isinstance(file, io.BufferedReader) else b""
     delimiter = (mapping and mapping.delimiter) or ","
@@ -68,18 +68,17 @@ def _named(mapping: Mapping) -> list[str]:
 
 
 def csv_line(number: int, cells: Sequence[str], delimiter: str = ",") -> Line:
-    """Return cells as a line of CSV; a line break in one stays in its quotes."""
+    """Return cells as a line of CSV; a line break in a cell is quoted."""
     out = io.StringIO()
     csv.writer(out, delimiter=delimiter, lineterminator="").writerow(cells)
     return Line(number, out.getvalue().encode("utf-8", "replace"))
 
 
 def json_rows(lines: Lines, columns: Sequence[str], separator: str, delimiter: str = ",") -> Lines:
-    """Return JSON objects, one a line, as rows of these columns, below a header of them.
+    """Return JSON objects, one a line, as rows of these columns, after a header.
 
-    A column is a key, or keys with dots between them, in any case.
+    A column is a key, or keys joined with dots, in any case.
     """
-
     keys = [column_key(column) for column in columns]
 
     def rows() -> Iterator[Line | Rejected]:
@@ -111,10 +110,10 @@ def json_rows(lines: Lines, columns: Sequence[str], separator: str, delimiter: s
 
 
 def flat(content: bytes, separator: str = "|") -> list[tuple[str, str]]:
-    """Return the keys and texts of a JSON object, those of objects in it as `outer.inner`.
+    """Return the keys and texts of a JSON object, with `outer.inner` for nested ones.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a JSON object.
     """
     try:
         pending = [("", read_object(_decode, content), 0)]
@@ -135,9 +134,9 @@ def flat(content: bytes, separator: str = "|") -> list[tuple[str, str]]:
 
 
 def read_sheet(file: BinaryIO, delimiter: str = ",", *, counted: bool = False) -> Lines:
-    """Read the first sheet of a spreadsheet that is not empty, row by row.
+    """Read the first sheet with rows of a spreadsheet, row by row.
 
-    `counted`: bare numbers are read as days from 1900.
+    `counted`: bare numbers will be read as days from 1900.
 
     Raises:
         ImportFault: it cannot be read, would need too much memory, or counts from 1904.
@@ -153,15 +152,15 @@ def read_sheet(file: BinaryIO, delimiter: str = ",", *, counted: bool = False) -
 
 
 def _first_sheet(copy: BinaryIO, *, counted: bool) -> tuple[Any, tuple[str, ...]]:
-    """Return the first visible sheet with rows, None where there is none, and what is not read.
+    """Return the first visible sheet with rows, if any, and notices of the sheets not read.
 
     Raises ImportFault.
     """
-    from openpyxl.utils.datetime import CALENDAR_MAC_1904  # where there is a spreadsheet
+    from openpyxl.utils.datetime import CALENDAR_MAC_1904  # slow, and only for spreadsheets
 
     from smtpproxy.store.exchange.spreadsheet import open_book
 
-    # It warns of what no reader of values needs; a cell that is wrong reads #VALUE!.
+    # Its warnings do not concern values; an invalid cell reads #VALUE!.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"openpyxl\.")
 
     try:
@@ -177,19 +176,19 @@ def _first_sheet(copy: BinaryIO, *, counted: bool) -> tuple[Any, tuple[str, ...]
         read = next((sheet for sheet in sheets if _has_rows(sheet)), None)
     except ImportFault:
         raise
-    except Exception as error:  # whatever openpyxl makes of a file that is none
+    except Exception as error:  # openpyxl raises many kinds for an invalid file
         raise ImportFault(
             f"it is a spreadsheet or an archive that cannot be read ({_in_words(error)}); save it "
             "as XLSX or as CSV in UTF-8"
         ) from None
     if counted and book.epoch == CALENDAR_MAC_1904:
         raise ImportFault(
-            'the spreadsheet counts days from 1904, and time_format = "excel" from 1900: give the'
-            " cells with times the format of a date, which says what they are"
+            'the spreadsheet counts days from 1904, but time_format = "excel" from 1900: give the'
+            " cells with times a date format"
         )
     others = [sheet.title for sheet in sheets if sheet is not read]
-    told = f"the sheet {read.title!r} is read" if read else "no sheet has rows"
-    return read, (f"{told}; not read: {', '.join(others)[:200]}",) if others else ()
+    which = f"the sheet {read.title!r} is read" if read else "no sheet has rows"
+    return read, (f"{which}; not read: {', '.join(others)[:200]}",) if others else ()
 
 
 def _check_size(parts: Iterable[zipfile.ZipInfo]) -> None:
@@ -214,7 +213,7 @@ def _has_rows(sheet: Any) -> bool:
 
 
 def _rows(sheet: Any) -> Iterator[tuple[Any, ...]]:
-    """Yield the values of each row, empty ones too. Raises ImportFault: there are too many."""
+    """Yield the values of each row, even empty ones. Raises ImportFault if there are too many."""
     for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
         if number > _MOST_ROWS:
             raise ImportFault(f"the spreadsheet has more than {_MOST_ROWS:,} rows")
@@ -239,7 +238,7 @@ def _sheet_lines(sheet: Any, copy: BinaryIO, delimiter: str) -> Iterator[Line | 
                     yield line
         except ImportFault:
             raise
-        except Exception as error:  # in the midst of a broken one
+        except Exception as error:  # as above
             raise ImportFault(
                 f"row {number + 1}: the spreadsheet is broken ({_in_words(error)})"
             ) from None

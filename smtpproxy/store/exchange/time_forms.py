@@ -1,4 +1,4 @@
-"""How the times of a column are written: told from all of its cells, never guessed from one."""
+"""Detecting how the times of a column are written, from all of its cells together."""
 
 import re
 from collections import Counter
@@ -10,29 +10,29 @@ _PARTED = re.compile(
 _ISO = re.compile(r"\d{4}-\d\d-\d\d(?:([T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?) ?(Z|[+-]\d\d:?\d\d)?)?")
 _YEAR_FIRST = re.compile(r"\d{4}([/.])\d{1,2}\1\d{1,2}(?: \d{1,2}:\d\d(:\d\d)?)?")
 _RFC_2822 = re.compile(r"(?:[A-Z][a-z]{2}, )?\d{1,2} [A-Z][a-z]{2} \d{4} \d\d:\d\d(?::\d\d)? \S+")
-_EXCEL = re.compile(r"[2-5]\d{4}(?:[.,]\d+)?")  # days of 1954 to 2064
-_EPOCH = re.compile(r"1\d{9}(?:\.\d+)?|1\d{12}")  # of 2001 to 2033
+_EXCEL = re.compile(r"[2-5]\d{4}(?:[.,]\d+)?")  # days from 1954 to 2064
+_EPOCH = re.compile(r"1\d{9}(?:\.\d+)?|1\d{12}")  # from 2001 to 2033
 _LONGEST = 40
 _LAST_MONTH = 12
 
 
 @dataclass(slots=True)
 class TimeForms:
-    """The notations that the cells of a column have, with cells that show them.
+    """The notations of a column's cells, with examples.
 
-    In a pattern, `%1` and `%2` are day and month, in whichever order.
+    In a pattern, `%1` and `%2` are day and month, in an unknown order.
     """
 
     patterns: Counter[str] = field(default_factory=Counter)
-    numbers: Counter[str] = field(default_factory=Counter)  # of Excel or since 1970, or of no time
-    day_first: str = ""  # a cell that can be nothing else
+    numbers: Counter[str] = field(default_factory=Counter)  # Excel or epoch, or not times at all
+    day_first: str = ""  # a cell that can only be day first
     month_first: str = ""
-    unclear: str = ""  # a cell that may be two days
-    zoneless: str = ""  # a cell with a time of day, and no zone
+    unclear: str = ""  # a cell that can be either
+    zoneless: str = ""  # a cell with a time of day but no zone
     early: str = ""  # a date with the year first, and a day that may be a month
-    exchanged: set[str] = field(default_factory=set)  # how those read with day and month exchanged
+    exchanged: set[str] = field(default_factory=set)  # patterns of those with day and month swapped
     late_text: str = ""  # a date as people write it, of a day after the 12th
-    _unlike: bool = False  # a cell that a spreadsheet which exchanges days would have changed
+    _unlike: bool = False  # a cell that a spreadsheet which swaps them would have changed
 
     def add(self, text: str) -> None:
         if len(text) > _LONGEST or not text[:1].isalnum():
@@ -65,9 +65,9 @@ class TimeForms:
 
     @property
     def may_be_exchanged(self) -> bool:
-        """Whether a spreadsheet read days as months, and left as text what can be no month.
+        """Whether a spreadsheet may have read days as months, and left other days as text.
 
-        Then dates have no day after the 12th, and texts no other.
+        Then no date has a day after the 12th, and all texts have one.
         """
         return bool(self.early and self.late_text) and not self._unlike
 

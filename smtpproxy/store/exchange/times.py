@@ -7,7 +7,7 @@ from email.utils import parsedate_to_datetime
 
 EXAMPLE = "2025-03-01T10:00:00Z"
 NOTATIONS = ("iso", "epoch", "rfc2822", "go", "excel")
-"""Notations that have a name; all others are patterns of strptime."""
+"""Notations with a name; all others are strptime patterns."""
 
 _EPOCH_NUMBER = re.compile(r"\d{9,13}(?:\.\d+)?")
 _MILLISECONDS = 10**11  # seconds would be the year 5138
@@ -19,10 +19,10 @@ _LAST_MONTH = 12
 
 
 def read_time(text: str, *, last_moment: bool = False) -> datetime:
-    """Read a time of ISO 8601 with its zone, or a date alone, which is meant in UTC.
+    """Read an ISO 8601 time with its zone, or a date alone, in UTC.
 
-    A date alone is its first moment; with `last_moment` its last, where the later is the
-    stricter (somebody who unsubscribed that day did so after all that they agreed to).
+    A date alone is its first moment, or with `last_moment` its last: for an unsubscribe that is
+    the stricter, as it then comes after all that the person agreed to that day.
 
     Raises:
         ValueError: with what is wrong and what would be right.
@@ -38,18 +38,18 @@ def read_time(text: str, *, last_moment: bool = False) -> datetime:
 class Notation:
     """How the times of a file are written.
 
-    `pattern` is one of NOTATIONS or a pattern of strptime, or several with | between them,
-    tried in turn; None is ISO 8601. `zone` is that of times which name none.
+    `pattern` is one of NOTATIONS or a strptime pattern, or several separated by |, which are
+    tried in turn; None is ISO 8601. `zone` is for times without one.
     """
 
     pattern: str | None = None
     zone: tzinfo | None = None
 
     def read(self, text: str, *, last_moment: bool = False) -> datetime:
-        """Read a cell. A date alone is one of the zone, else of UTC.
+        """Read a cell. A date alone is in the zone, or UTC.
 
-        An hour that a clock showed twice, or left out, is taken for the earlier moment; with
-        `last_moment` for the later.
+        A local time that came twice, or was skipped, is read as the earlier moment, or with
+        `last_moment` as the later.
 
         Raises:
             ValueError: with what is wrong and what to write in a mapping.
@@ -58,9 +58,9 @@ class Notation:
             found = _of_any(text, self.pattern or "iso")
             return _placed(*found, self.zone, last_moment=last_moment)
         except _NoZone:
-            right = 'has no time zone; name one in a mapping, like time_zone = "Europe/Paris"'
+            right = 'has no time zone; set one in a mapping, like time_zone = "Europe/Paris"'
         except (ValueError, OverflowError, OSError):
-            right = f"is not a time; write it as the mapping's time_format {self.pattern}"
+            right = f"is not a time in the mapping's time_format {self.pattern}"
             if self.pattern is None:
                 right = _guess(text)
         raise ValueError(f"{text[:40]!r} {right}")
@@ -70,7 +70,7 @@ ISO = Notation()
 
 
 class _NoZone(ValueError):
-    """A time of day that may be anywhere."""
+    """A time of day without a zone."""
 
 
 def _placed(
@@ -95,7 +95,7 @@ def _only_one(local: datetime, zone: tzinfo, *, last_moment: bool) -> datetime:
 
 
 def _guess(text: str) -> str:
-    """Say of what is no ISO 8601 how a mapping makes it a time."""
+    """Return what is wrong with a text that is not ISO 8601, and how a mapping can read it."""
     if match := _PARTED.fullmatch(text):
         first, sign, second, year, seconds = match.groups()
         ending = sign + ("%Y" if len(year) > len("26") else "%y")
@@ -103,21 +103,21 @@ def _guess(text: str) -> str:
             ending += " %H:%M" + (":%S" if seconds else "")
         day_first, month_first = f"%d{sign}%m{ending}", f"%m{sign}%d{ending}"
         if int(second) > _LAST_MONTH:
-            return f'is not a time; say time_format = "{month_first}" in a mapping'
+            return f'is not a time; set time_format = "{month_first}" in a mapping'
         if int(first) > _LAST_MONTH or sign == "." or first == second:
-            return f'is not a time; say time_format = "{day_first}" in a mapping'
+            return f'is not a time; set time_format = "{day_first}" in a mapping'
         return (
-            "may be two different days; say in a mapping which: "
+            "may be two different days; choose one in a mapping: "
             f'time_format = "{day_first}" or "{month_first}"'
         )
     if _EXCEL_NUMBER.fullmatch(text) and len(text) >= len("10000"):
         day = _of_one(text, "excel")[0]
         return (
-            f'is not a time; of Excel it is {day:%Y-%m-%d}, with time_format = "excel" in a mapping'
+            f'is not a time; in Excel it is {day:%Y-%m-%d}: set time_format = "excel" in a mapping'
         )
     if _EPOCH_NUMBER.fullmatch(text):
-        return 'is not a time; seconds since 1970 are, with time_format = "epoch" in a mapping'
-    return f"is not a time; write it like {EXAMPLE}, or say time_format in a mapping"
+        return 'is not a time; for seconds since 1970 set time_format = "epoch" in a mapping'
+    return f"is not a time; write it like {EXAMPLE}, or set time_format in a mapping"
 
 
 def _of_any(text: str, patterns: str) -> tuple[datetime, bool]:
@@ -147,7 +147,7 @@ def _of_one(text: str, pattern: str) -> tuple[datetime, bool]:
     if pattern == "rfc2822":
         return parsedate_to_datetime(text), True
     if pattern == "go":
-        match = _GO.fullmatch(text)  # what Go's time.Time.String() prints
+        match = _GO.fullmatch(text)  # as Go's time.Time.String() prints
         if match is None:
             raise ValueError("not of Go")
         return datetime.fromisoformat("{}T{}{}".format(*match.groups())), True
@@ -161,5 +161,5 @@ def in_utc(moment: datetime) -> datetime:
 
 
 def written_time(moment: datetime) -> str:
-    """Return the time as exports have it: UTC, with Z, as exact as it is known."""
+    """Return the time as in exports: UTC, with Z, in full precision."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

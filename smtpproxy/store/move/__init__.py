@@ -20,7 +20,7 @@ from smtpproxy.store.move.copying import Copying
 from smtpproxy.store.move.ends import Source, Target
 from smtpproxy.store.move.tables import Sum
 from smtpproxy.store.protocols import StoreMisconfigured
-from smtpproxy.store.sql.live_keys import chosen
+from smtpproxy.store.sql.live_keys import live_ring
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ async def move(
             raise
         copying = Copying(source, target, old.shown, new.shown, report)
         await copying.compare_columns()
-        chosen(load_keys(state_dir), await source.live_keys(), old.shown)
+        live_ring(load_keys(state_dir), await source.live_keys(), old.shown)
         unfinished = await target.running_copy()
         if unfinished is None and (filled := await copying.first_with_rows()):
             if place is None:
@@ -98,6 +98,6 @@ async def move(
         if before_proof is not None:
             await before_proof()
         seconds = await copying.prove_and_switch(
-            closed_text, lambda live: chosen(load_keys(state_dir), live, old.shown)
+            closed_text, lambda live: live_ring(load_keys(state_dir), live, old.shown)
         )
         return CopyResult(copying.sums, seconds, resumed=resumed)

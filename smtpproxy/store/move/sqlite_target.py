@@ -254,7 +254,7 @@ class SqliteTarget(Files):
 
 
 def _empty_log(connection: sqlite3.Connection, file: Path) -> None:
-    """Move all of the write-prefetched log to the database file. Raises StoreUnavailable."""
+    """Move all of the write-ahead log to the database file. Raises StoreUnavailable."""
     is_busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     if is_busy:
         raise StoreUnavailable(f"{file}: another process is reading it; end that one first")

@@ -50,7 +50,7 @@ def _in_files(path: Path) -> Iterator[Misfit]:
         opened = sqlite3.connect(uri(file, read_only=True), uri=True, timeout=_WAIT)
         with closing(opened) as connection:
             if moved_to(connection) is not None:
-                return  # anyone who opens it is store_errors
+                return  # anyone who opens it is told
             copy = copy_of(read_state(connection))
             names = triggers(connection)
         other = other or (copy and copy.other)

@@ -31,7 +31,7 @@ class PostgresWriter:
     def transaction(self) -> AbstractAsyncContextManager[PostgresSession]:
         return self._lease.database.writing()
 
-    async def forget_pages(self) -> None:
+    async def purge_log(self) -> None:
         """PostgreSQL removes them itself, when it cleans up (docs/store.md)."""
 
 
@@ -76,7 +76,7 @@ class PostgresStore(SqlStore):
         return self._lease.database.reading(snapshot=snapshot)
 
     @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
+    async def _importing(self) -> AsyncIterator[None]:
         async with self._lease.database.transaction() as session:
             await session.run("SET LOCAL idle_in_transaction_session_timeout = 0")
             if not (await session.fetch_all(_LOCK_SNAPSHOTS))[0][0]:

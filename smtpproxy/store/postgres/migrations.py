@@ -12,7 +12,7 @@ from smtpproxy.store.closed import closed_text
 from smtpproxy.store.key_files import load_keys, load_or_create_keys
 from smtpproxy.store.keys import KeyRing
 from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
-from smtpproxy.store.sql.live_keys import LIVE, Live, chosen
+from smtpproxy.store.sql.live_keys import LIVE, Live, live_ring
 from smtpproxy.store.sql.migrations import numbered
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ async def live_keys(connection: "Connection", state_dir: Path) -> KeyRing:
         # A key goes into the file before it is live and out of it after, so what was live
         # before and after must be there.
         if wanted == await _live(connection):
-            return chosen(keys, wanted, "store.url")
+            return live_ring(keys, wanted, "store.url")
 
 
 async def _live(connection: "Connection") -> Live:

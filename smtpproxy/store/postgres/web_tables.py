@@ -4,7 +4,7 @@ key, and how many confirmation mails were asked for lately."""
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from smtpproxy.store.answers import KEPT, MOST, UNFINISHED, Begun, KeptAnswer
+from smtpproxy.store.answers import KEPT, MOST, UNFINISHED, KeptAnswer, RequestState
 from smtpproxy.store.postgres.connection import Counts, Target
 from smtpproxy.store.sql.rows import to_micros
 from smtpproxy.store.sql.side_tables import (
@@ -35,7 +35,7 @@ class PostgresAnswers(Counts):
         super().__init__(target)
         self._now = now
 
-    async def begin(self, token: str, key: str, asked: bytes) -> Begun | KeptAnswer:
+    async def begin(self, token: str, key: str, asked: bytes) -> RequestState | KeptAnswer:
         now, request, digest = self._now(), await self._request(token, key), await self._hash(asked)
         async with self._counting() as session:
             await session.run(PRUNE_ANSWERS, to_micros(now - KEPT), to_micros(now - UNFINISHED))

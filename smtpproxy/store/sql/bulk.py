@@ -1,4 +1,4 @@
-"""To how many people one text went: estimates without commits of their own, and what is removed."""
+"""Counting the people sent one text: estimates without extra commits, and pruning."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -10,10 +10,10 @@ from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sql.rows import to_micros
 
 Texts = Mapping[bytes, Mapping[str, datetime]]
-"""Who was sent each text, and when."""
+"""When each person was sent each text."""
 
 COUNT = "SELECT count(*) FROM bulk WHERE fingerprint = ? AND at > ?"
-_PRUNED_AT_ONCE = 500  # rows: other writers wait no longer than for these
+_PRUNED_AT_ONCE = 500  # rows in one transaction, while other writers wait
 _PRUNE_EVERY = 2_000  # rows written
 _PRUNE_PAUSE = 0.01  # seconds
 _MERGE_EVERY = timedelta(seconds=1)
@@ -21,10 +21,10 @@ _MOST_PENDING = 2_000  # people: a worker merges sooner
 
 
 class BulkCounts(ABC):
-    """A `BulkCounter` but for its statements.
+    """A `BulkCounter` without its statements.
 
-    Estimates are counted in the process and merged with what others counted once a second, with
-    the next message: an estimate costs no extra commit.
+    Estimates are counted in the process. Once a second, with the next message, they are merged
+    with the counts of others: so an estimate costs no commit of its own.
     """
 
     def __init__(self) -> None:
@@ -38,14 +38,14 @@ class BulkCounts(ABC):
 
     @abstractmethod
     async def _add(self, texts: Texts, since: int, most: int) -> dict[bytes, int]:
-        """Write who was sent what; return to how many people each text went after `since`.
+        """Store who was sent what; return the number of people sent each text after `since`.
 
-        Of a text that went to many more than `most`, the newest rows are kept: it goes on counting.
+        Of a text sent to many more than `most` people only the newest rows are kept.
         """
 
     @abstractmethod
     async def _remove(self, before: int, most: int) -> int:
-        """Remove at most so many older rows; return how many."""
+        """Remove at most `most` older rows; return how many."""
 
     async def count(
         self, fingerprint: bytes, people: Collection[str], at: datetime, window: float, most: int
@@ -68,7 +68,7 @@ class BulkCounts(ABC):
             with suppress(StoreUnavailable):
                 counted = await self._count(texts, at, window, most)
                 if len(self._merged) > 10 * _MOST_PENDING:
-                    self._merged.clear()  # estimates start afresh from the next merge on
+                    self._merged.clear()  # the next merge fills it again
                 self._merged.update(counted)
                 known = counted[fingerprint]
         return known
@@ -82,7 +82,7 @@ class BulkCounts(ABC):
         return counted
 
     def _wrote(self, rows: int, at: datetime, window: float) -> None:
-        """Now and then have removed what no window reaches any more."""
+        """Start pruning what no window reaches, after every _PRUNE_EVERY rows."""
         self._longest = max(window, self._longest)
         self._written += rows
         if self._written >= _PRUNE_EVERY and (self._pruning is None or self._pruning.done()):
@@ -91,7 +91,7 @@ class BulkCounts(ABC):
             self._pruning = asyncio.create_task(self._prune(before))
 
     async def _prune(self, before: int) -> None:
-        """Remove older rows in small steps, between which mail goes on."""
+        """Remove older rows in small steps, so that mail can pass in between."""
         removed = _PRUNED_AT_ONCE
         with suppress(StoreUnavailable):
             while removed == _PRUNED_AT_ONCE:

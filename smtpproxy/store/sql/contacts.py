@@ -1,4 +1,4 @@
-"""Contacts, their acts and wishes, and what is put right in them."""
+"""The tables of contacts, their acts, wishes and rectifications."""
 
 from abc import abstractmethod
 from collections import Counter
@@ -18,7 +18,7 @@ from smtpproxy.store.rectifying import corrected, following
 from smtpproxy.store.sql import imported_contacts, rows
 from smtpproxy.store.sql.rows import ACT_COLUMNS, CONTACT_COLUMNS, Row, from_micros, to_micros
 from smtpproxy.store.sql.session import Connections, Session
-from smtpproxy.store.undo_contact import told_again
+from smtpproxy.store.undo_contact import repeated_items
 
 _COLUMNS = f"{CONTACT_COLUMNS}, as_of"
 _VALUES = ", ".join(f"?{place}" for place in range(1, _COLUMNS.count(",") + 2))
@@ -44,7 +44,7 @@ _PAGE_SIZE = 1_000
 
 
 class _Entry:
-    """A contact of the batch: its row, and what of it is to be written."""
+    """A contact of a batch, and which of its rows have to be written."""
 
     __slots__ = (
         *("acts", "corrected", "is_new", "known", "number", "origin", "restricted", "touched"),
@@ -60,7 +60,7 @@ class _Entry:
         self.touched = False
         self.acts: list[Row] = []
         self.restricted: frozenset[str] = frozenset()  # new tags that restrict
-        self.corrected = False  # acts that are stored are told more exactly: all are written
+        self.corrected = False  # stored acts were replaced by more complete ones: write all
 
     def apply(self, update: ContactUpdate, tally: Tally, importer: int | None) -> None:
         merged = merge(self.known, update)
@@ -78,8 +78,8 @@ class _Entry:
         self.known = merged.known
 
     def _remember(self, update: ContactUpdate, importer: int | None, *, changed: bool) -> None:
-        """Note whose state it is from now on, and what it was before."""
-        owner, confirmed, told = self.origin.owner, self.origin.confirmed, self.origin.told
+        """Record the new author of the state, and the earlier state."""
+        owner, confirmed, repeats = self.origin.owner, self.origin.confirmed, self.origin.repeats
         if self.known is None:
             self.origin = imported_contacts.Origin(importer)
             return
@@ -88,16 +88,16 @@ class _Entry:
         if not confirmed and imported_contacts.confirms(self.known, update):
             confirmed = self.touched = True
         if importer is not None:
-            told = told_again(told, importer, self.known, update)
-            self.touched |= told is not self.origin.told
+            repeats = repeated_items(repeats, importer, self.known, update)
+            self.touched |= repeats is not self.origin.repeats
         if changed:
             version = imported_contacts.version_row(self.number, self.known, owner, importer)
             self.versions.append(version)
             owner = importer
-        self.origin = imported_contacts.Origin(owner, confirmed, told)
+        self.origin = imported_contacts.Origin(owner, confirmed, repeats)
 
     def act_rows(self) -> list[Row]:
-        """Return the rows to be inserted."""
+        """Return the rows to insert."""
         if not self.corrected or self.known is None:
             return self.acts
         acts = self.known.contact.acts
@@ -117,11 +117,10 @@ async def put(
     importer: int | None = None,
     erased: Container[str] = (),
 ) -> tuple[BatchResult, list[tuple[int, str]]]:
-    """Insert or update. `importer` is the number of the import whose updates these are.
+    """Insert or update. `importer` is the number of the import that the updates belong to.
 
-    Returns besides which contacts got which tag that restricts them.
-
-    People in `erased` are left out; of those who came back by themselves, refusals are taken.
+    People in `erased` are left out; of those who have come back by themselves, only refusals are
+    stored. Also returns the new restricting tags, with their contacts.
     """
     entries = await _stored(session, [update.contact.address for update in updates])
     by_number = {entry.number: entry for entry in entries.values()}
@@ -161,7 +160,7 @@ async def erase(session: Session, address: str) -> bool:
 
 
 async def stored(session: Session, addresses: list[str]) -> dict[str, Known]:
-    """Return what is known of each address, with the age of its profile."""
+    """Return the contact of each address, with the date of its profile."""
     entries = await _stored(session, addresses)
     return {address: entry.known for address, entry in entries.items() if entry.known}
 
@@ -177,7 +176,7 @@ async def moved_to(session: Session, addresses: Sequence[str]) -> Sequence[tuple
 
 
 async def by_number(session: Session, numbers: Sequence[int]) -> dict[int, Known]:
-    """Return what is known of each contact, with the age of its profile."""
+    """Return each contact, with the date of its profile."""
     found = await session.fetch_all(_BY_NUMBER, msgspec.json.encode(numbers).decode())
     acts = await _acts(session, found)
     return {row[0]: _known(row, acts) for row in found}
@@ -188,7 +187,7 @@ async def overwrite(
     contacts: Mapping[int, Known],
     origins: Mapping[int, imported_contacts.Origin],
 ) -> None:
-    """Put contacts in the place of what is stored, with their acts, and whose state they are."""
+    """Replace stored contacts, with their acts and origins."""
     updates, acts = [], []
     for number, known in contacts.items():
         entry = _Entry(number, known)
@@ -251,7 +250,7 @@ _read_changes = msgspec.json.Decoder(tuple[Change, ...]).decode
 
 
 class Contacts(Connections):
-    """Keeps `RightsStore` and what reads contacts, for the store that it is mixed into."""
+    """Implements `RightsStore` and the reads of contacts, for the store it is mixed into."""
 
     @abstractmethod
     async def suppressions(self, address: str) -> Sequence[Suppression]: ...
@@ -272,7 +271,7 @@ class Contacts(Connections):
         return result
 
     async def _restricted(self, session: Session, tags: Sequence[tuple[int, str]]) -> None:
-        """Note, where that is kept, which contacts got which tag that restricts them."""
+        """Record new restricting tags of contacts, in a store that keeps a journal of those."""
 
     async def profiles(
         self, addresses: Sequence[str]
@@ -282,7 +281,7 @@ class Contacts(Connections):
         return {name: (known.contact, known.as_of) for name, known in found.items()}
 
     async def export_contacts(self) -> AsyncGenerator[Contact, None]:
-        # Page by page: one long read would keep the log from being emptied.
+        # Page by page: during one long read the log could not be emptied.
         last = 0
         async with self._reading() as session:
             while page := await session.fetch_all(_BY_ID, last, _PAGE_SIZE):
@@ -300,7 +299,7 @@ class Contacts(Connections):
             async with self._reading() as session:
                 if not await session.fetch_all(_NUMBER, name):
                     return None
-            # First of all: if the rest fails, people are mailed too little, not too much.
+            # This comes first: if the rest fails, people get too little mail, not too much.
             await self.add_suppressions(following(await self.suppressions(name), new))
         async with self._to_write().transaction() as session:
             known = await stored(session, [name, new])
@@ -348,7 +347,7 @@ async def _record(session: Session, name: str, new: str, done: Rectification) ->
     await session.run_many(_RECORD, [(number, to_micros(done.at), done.reason, changes)])
 
 
-# As in the index of those who have any: few have.
+# The condition is that of the index on contacts with wishes, which are few.
 _WISHING = """
 SELECT id, more FROM contact WHERE id > ? AND more LIKE '%"preferences":%' ORDER BY id LIMIT ?
 """
@@ -356,7 +355,7 @@ _PUT = "UPDATE contact SET more = ? WHERE id = ?"
 
 
 class Wishes(Connections):
-    """Keeps the part of `ScopeStore` that is about wishes, for the store that it is mixed into."""
+    """Implements the wishes of `ScopeStore`, for the store it is mixed into."""
 
     async def named_wishes(self) -> Mapping[tuple[str, str], int]:
         found: Counter[tuple[str, str]] = Counter()
@@ -370,7 +369,7 @@ class Wishes(Connections):
 
     async def move_wishes(self, old: str, new: str) -> int:
         moved = last = 0
-        while True:  # a batch each commit: the mail path waits for none of them
+        while True:  # commits are small, so that the mail path need not wait
             changed = []
             async with self._to_write().transaction() as session:
                 page = await session.fetch_all(_WISHING, last, _PAGE_SIZE)
@@ -379,8 +378,8 @@ class Wishes(Connections):
                     now = [_renamed(wish, old, new) for wish in wishes]
                     if n := sum(a is not b for a, b in zip(wishes, now, strict=True)):
                         moved += n
-                        told = newest_preferences(now)
-                        changed.append((rows.with_preferences(more, told), number))
+                        newest = newest_preferences(now)
+                        changed.append((rows.with_preferences(more, newest), number))
                 await session.run_many(_PUT, changed)
             if not page:
                 return moved
@@ -388,7 +387,7 @@ class Wishes(Connections):
 
 
 def _renamed(wish: Preference, old: str, new: str) -> Preference:
-    """`marketing` as the new name of a brand: the wish holds for all of them."""
+    """Return the wish with the new brand or purpose; `marketing` as a brand means all brands."""
     if old == f"brand:{wish.brand}":
         return replace(wish, brand=new.partition(":")[2] or BUILT_IN_BRAND)
     if old == f"purpose:{wish.purpose}" and new != "marketing":

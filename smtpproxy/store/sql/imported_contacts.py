@@ -1,4 +1,4 @@
-"""Which import a contact is from, what it was before, and how an import is taken back."""
+"""The origins and earlier states of imported contacts, which the undoing of an import needs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from datetime import datetime
 import msgspec
 
 from smtpproxy.policy.model import Contact
-from smtpproxy.store.collected import is_told
+from smtpproxy.store.collected import is_included
 from smtpproxy.store.merge import Known
 from smtpproxy.store.protocols import ContactUpdate
 from smtpproxy.store.sql.rows import Row
 from smtpproxy.store.sql.session import Session
-from smtpproxy.store.undo_contact import Replaced, Told
+from smtpproxy.store.undo_contact import Repeated, Replaced
 
 _INSERT = """
 INSERT INTO contact_version (contact, number, import, replaced_by, state)
@@ -35,7 +35,7 @@ _ORIGINS = """
 SELECT id, import, withdrawal_confirmed, told FROM contact
 WHERE id IN (SELECT CAST(value AS BIGINT) FROM json_each(?))
 """
-# Those that the import made, and nobody has touched since.
+# Contacts that the import created, and that nobody else has touched since.
 _MADE = """
 FROM contact WHERE id BETWEEN ?1 AND ?2 AND import = ?3 AND told IS NULL
 AND NOT EXISTS (SELECT 1 FROM contact_version WHERE contact = contact.id)
@@ -47,37 +47,37 @@ DELETE FROM contact_version WHERE (contact, number) IN (
 """
 _CONFIRMED = "withdrawal_confirmed IS NOT NULL"
 
-# Half of what a state takes is the address, which the contact has.
+
 _State = tuple[Contact, datetime | None]
 _decode = msgspec.json.Decoder(_State).decode
-_read_told = msgspec.json.Decoder(tuple[Told, ...]).decode
+_read_repeats = msgspec.json.Decoder(tuple[Repeated, ...]).decode
 _encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Whose state the row of a contact is in."""
+    """The origin of a contact's present state."""
 
-    owner: int | None = None
-    confirmed: bool = False  # a withdrawal in it was told by several
-    told: Sequence[Told] = ()  # what later imports said again
+    owner: int | None = None  # the import that made it
+    confirmed: bool = False  # several have given a withdrawal in it
+    repeats: Sequence[Repeated] = ()  # by later imports
 
     def row(self) -> Row:
         """Return its columns import, withdrawal_confirmed and told."""
-        told = _encode(self.told).decode() if self.told else None
-        return (self.owner, 1 if self.confirmed else None, told)
+        repeats = _encode(self.repeats).decode() if self.repeats else None
+        return (self.owner, 1 if self.confirmed else None, repeats)
 
 
 def confirms(known: Known | None, update: ContactUpdate) -> bool:
-    """Tell whether a withdrawal that is known is told again."""
+    """Whether an update repeats a known withdrawal."""
     if known is None or not update.contact.acts:
         return False
     acts = known.contact.acts
-    return any(act.withdrawal and is_told(act, acts) for act in update.contact.acts)
+    return any(act.withdrawal and is_included(act, acts) for act in update.contact.acts)
 
 
 def version_row(number: int, known: Known, owner: int | None, by: int | None) -> Row:
-    """Return the row of a state that `by` takes the place of."""
+    """Return the row for a state that `by` replaces."""
     return (number, owner, by, _encode((known.contact, known.as_of)).decode())
 
 
@@ -86,50 +86,48 @@ async def remember(session: Session, versions: Iterable[Row]) -> None:
 
 
 async def origins(session: Session, numbers: Sequence[int]) -> dict[int, Origin]:
-    """Return whose state each contact is in."""
+    """Return the origin of each contact."""
     if not numbers:
         return {}
     found = await session.fetch_all(_ORIGINS, msgspec.json.encode(numbers).decode())
     return {
-        number: Origin(owner, confirmed is not None, _read_told(told) if told else ())
+        number: Origin(owner, confirmed is not None, _read_repeats(told) if told else ())
         for number, owner, confirmed, told in found
     }
 
 
 async def changed(session: Session, number: int, after: int, limit: int) -> list[int]:
-    """Return the next contacts that others had to do with too, before the import or after it."""
+    """Return the next contacts that the import and others have touched."""
     found = await session.fetch_all(_CHANGED, after, number, limit, f'%"{number}"%')
     return [row[0] for row in found]
 
 
 async def chains(session: Session, contacts: Sequence[int]) -> dict[int, list[Replaced]]:
-    """Return what each contact was before, oldest first."""
+    """Return the earlier states of each contact, oldest first."""
     found: dict[int, list[Replaced]] = {}
-    asked = msgspec.json.encode(contacts).decode()
-    for contact, owner, by, state in await session.fetch_all(_CHAINS, asked):
+    numbers = msgspec.json.encode(contacts).decode()
+    for contact, owner, by, state in await session.fetch_all(_CHAINS, numbers):
         known = Known(*_decode(state))
         found.setdefault(contact, []).append(Replaced(known, owner, by))
     return found
 
 
 async def count_made(session: Session, number: int, first: int, last: int) -> tuple[int, int]:
-    """Return how many contacts of the import nobody has touched since, and how many stay.
-
-    Those stay in which a withdrawal was confirmed.
-    """
+    """Return the numbers of contacts only the import has touched: those to remove, and those that
+    stay because others have confirmed a withdrawal."""
     counted = f"SELECT count(*), count(withdrawal_confirmed) {_MADE}"
     found = await session.fetch_all(counted, first, last, number)
     return found[0][0] - found[0][1], found[0][1]
 
 
 async def addresses_made(session: Session, number: int, first: int, last: int) -> list[str]:
-    """Return whose contacts `remove_made` would remove."""
+    """Return the addresses of the contacts that `remove_made` would remove."""
     made = f"SELECT address {_MADE} AND NOT ({_CONFIRMED})"
     return [row[0] for row in await session.fetch_all(made, first, last, number)]
 
 
 async def remove_made(session: Session, number: int, first: int, last: int) -> int:
-    """Remove the contacts of the import in this range that nobody has touched since."""
+    """Remove the contacts in this range that only the import has touched."""
     return await session.run_many(
         f"DELETE FROM contact WHERE id IN (SELECT id {_MADE} AND NOT ({_CONFIRMED}))",
         [(first, last, number)],
@@ -137,11 +135,11 @@ async def remove_made(session: Session, number: int, first: int, last: int) -> i
 
 
 async def confirmed_made(session: Session, number: int, first: int, last: int) -> list[int]:
-    """Return those of the range that cannot simply go."""
+    """Return the contacts in this range that cannot be removed whole."""
     found = await session.fetch_all(f"SELECT id {_MADE} AND {_CONFIRMED}", first, last, number)
     return [row[0] for row in found]
 
 
 async def forget(session: Session, before: int, limit: int) -> int:
-    """Remove what contacts were before, of imports with a lower number."""
+    """Delete the earlier states of contacts that imports with a lower number replaced."""
     return await session.run_many(_FORGET, [(before, limit)])

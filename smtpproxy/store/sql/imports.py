@@ -1,4 +1,4 @@
-"""Imports on record, and how one is taken back, part by part."""
+"""The table of imports, and undoing one, part by part."""
 
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -20,9 +20,9 @@ from smtpproxy.store.sql.session import Connections, Session
 from smtpproxy.store.undo import Fate
 from smtpproxy.store.undo_contact import contact_without
 
-_PART = 2_000  # rows taken back in one commit
-_SPAN = 20_000  # numbers of contacts looked through in one commit
-_FORGOTTEN = 100_000  # versions that one import may forget, so that it begins soon
+_PART = 2_000  # rows undone in one commit
+_SPAN = 20_000  # numbers of contacts searched in one commit
+_FORGOTTEN = 100_000  # old versions that one import deletes at most, so that it starts soon
 
 _ALL = "SELECT record FROM import ORDER BY number"
 _ONE = """
@@ -46,7 +46,7 @@ _decode = msgspec.json.Decoder(ImportRecord).decode
 
 
 class _Stored:
-    """An import and what the store itself keeps of it."""
+    """An import's row."""
 
     __slots__ = ("cursor", "first", "last", "number", "record")
 
@@ -64,7 +64,7 @@ async def _found(session: Session, id: str) -> _Stored:
 
 
 async def number_of(session: Session, batch: Batch | None) -> int | None:
-    """Return the number that the rows of this batch have."""
+    """Return the number of the import that a batch belongs to."""
     return (await _found(session, batch.id)).number if batch else None
 
 
@@ -73,13 +73,13 @@ async def newest_contact(session: Session) -> int:
     return number
 
 
-async def take_in(
+async def record_batch(
     session: Session,
     batch: Batch | None,
     result: BatchResult,
     before: int | None = None,
 ) -> None:
-    """Note in the same commit what a batch did. `before` was the newest contact until then."""
+    """Record the result of a batch in its commit. `before` is the newest contact until then."""
     if batch is None:
         return
     stored = await _found(session, batch.id)
@@ -103,7 +103,7 @@ async def _put(session: Session, number: int, record: ImportRecord) -> None:
 
 
 class Imports(Connections):
-    """Keeps `ImportStore` for the store that it is mixed into."""
+    """Implements `ImportStore` for the store it is mixed into."""
 
     async def begin_import(self, record: ImportRecord) -> None:
         async with self._to_write().transaction() as session:
@@ -140,13 +140,13 @@ class Imports(Connections):
                 gone = await _undone(session)
                 lift = (to_micros(at), f"import {id} undone by {by}")
                 own = [key for key in keys if may_lift is None or may_lift(key[2])]
-                removed, put_back, kept = await suppression_table.take_back(
+                removed, put_back, kept = await suppression_table.undo(
                     session, stored.number, gone, own, lift
                 )
                 counts = (removed, put_back, kept + len(keys) - len(own))
                 cursor = _key_text(keys[-1]) if keys else None
             else:
-                counts, cursor = await _take_contacts_back(session, stored)
+                counts, cursor = await _undo_contacts(session, stored)
             undone = undone.and_then(*counts)
             state: State = "undone" if cursor is None else "undoing"
             await _put(session, stored.number, replace(stored.record, state=state, undone=undone))
@@ -176,13 +176,13 @@ class Imports(Connections):
             if stored.record.kind == "suppressions":
                 while keys := await _next_suppressions(session, stored):
                     undone = undone.and_then(
-                        *await suppression_table.take_back(session, stored.number, gone, keys, None)
+                        *await suppression_table.undo(session, stored.number, gone, keys, None)
                     )
                     stored.cursor = _key_text(keys[-1])
                 return undone
             after = 0
             while numbers := await imported_contacts.changed(session, stored.number, after, _PART):
-                undone = undone.and_then(*(await _changed_back(session, stored, numbers))[0])
+                undone = undone.and_then(*(await _without(session, stored, numbers))[0])
                 after = numbers[-1]
             removed, kept = await imported_contacts.count_made(
                 session, stored.number, stored.first, stored.last
@@ -193,7 +193,7 @@ class Imports(Connections):
 async def _left_of(
     session: Session, stored: _Stored, numbers: Sequence[int]
 ) -> Mapping[str, Contact | None]:
-    _, left, _ = await _changed_back(session, stored, numbers)
+    _, left, _ = await _without(session, stored, numbers)
     now = await contact_table.by_number(session, numbers)
     return {
         one.contact.address: None if (known := left[n]) is None else known.contact
@@ -207,12 +207,12 @@ def _key_text(key: Row) -> str:
 
 
 async def _undone(session: Session) -> list[int]:
-    """Return the imports that were taken back, or are being."""
+    """Return the imports that are undone, or being undone."""
     return [row[0] for row in await session.fetch_all(_UNDONE)]
 
 
 async def _next_suppressions(session: Session, stored: _Stored) -> list[Row]:
-    """Return the keys of the next part; none of an import of contacts."""
+    """Return the keys of the next part, or none for an import of contacts."""
     if stored.record.kind != "suppressions":
         return []
     after = suppression_table.FIRST
@@ -225,40 +225,40 @@ async def _next_suppressions(session: Session, stored: _Stored) -> list[Row]:
 _Counts = tuple[int, int, int]  # removed, put back, kept
 
 
-async def _take_contacts_back(session: Session, stored: _Stored) -> tuple[_Counts, str | None]:
-    """Take the next part back; return the counts, and how far it came or None at the end.
+async def _undo_contacts(session: Session, stored: _Stored) -> tuple[_Counts, str | None]:
+    """Undo the next part; return the counts, and the cursor, or None at the end.
 
-    First those contacts that others had to do with too, then all that the import made.
+    The contacts that others have touched too come first, then all others that the import created.
     """
     made, after = msgspec.json.decode(stored.cursor or "[false,0]", type=tuple[bool, int])
     if not made:
         numbers = await imported_contacts.changed(session, stored.number, after, _PART)
-        counts = await _write_back(session, stored, numbers)
+        counts = await _write_without(session, stored, numbers)
         next_cursor = (False, numbers[-1]) if numbers else (True, stored.first - 1)
         return counts, _encode(next_cursor).decode()
     first, last = after + 1, min(after + _SPAN, stored.last)
     if first > last:
         return (0, 0, 0), None
     confirmed = await imported_contacts.confirmed_made(session, stored.number, first, last)
-    gone, put_back, kept = await _write_back(session, stored, confirmed)
+    gone, put_back, kept = await _write_without(session, stored, confirmed)
     gone += await imported_contacts.remove_made(session, stored.number, first, last)
     return (gone, put_back, kept), _encode((True, last)).decode()
 
 
-async def _write_back(session: Session, stored: _Stored, numbers: Sequence[int]) -> _Counts:
+async def _write_without(session: Session, stored: _Stored, numbers: Sequence[int]) -> _Counts:
     if not numbers:
         return (0, 0, 0)
-    counts, left, origins = await _changed_back(session, stored, numbers)
+    counts, left, origins = await _without(session, stored, numbers)
     await contact_table.remove(session, [n for n, known in left.items() if known is None])
     kept = {number: known for number, known in left.items() if known is not None}
     await contact_table.overwrite(session, kept, origins)
     return counts
 
 
-async def _changed_back(
+async def _without(
     session: Session, stored: _Stored, numbers: Sequence[int]
 ) -> tuple[_Counts, dict[int, Known | None], dict[int, Origin]]:
-    """Return the counts, what is left of each contact, and whose state that is."""
+    """Return the counts, what is left of each contact without the import, and its origin."""
     now = await contact_table.by_number(session, numbers)
     chains = await imported_contacts.chains(session, numbers)
     origins = await imported_contacts.origins(session, numbers)
@@ -273,7 +273,7 @@ async def _changed_back(
             origin.owner,
             stored.number,
             undone,
-            origin.told,
+            origin.repeats,
             keep_withdrawals=origin.confirmed,
         )
         left[number] = found.known

@@ -1,4 +1,4 @@
-"""Which keys the rows of a database are stored under, and how rows move from one to another."""
+"""The live keys of a database, and moving rows from one key to another."""
 
 from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
@@ -19,8 +19,8 @@ Live = list[tuple[int, str]]
 """(version, fingerprint) of each live key, the oldest first."""
 
 
-def chosen(keys: KeyRing, wanted: Live, place: object) -> KeyRing:
-    """Return the keys that are live; those of the file that are not yet, or not any more, go.
+def live_ring(keys: KeyRing, wanted: Live, place: object) -> KeyRing:
+    """Return only the live ones of the keys in the file.
 
     Raises:
         StoreMisconfigured: a live key is missing.
@@ -30,25 +30,25 @@ def chosen(keys: KeyRing, wanted: Live, place: object) -> KeyRing:
     if missing or not wanted:
         which = f"key {', '.join(missing)}" if missing else "its key"
         raise StoreMisconfigured(
-            f"{place}: its suppressions are stored under another key than {FILE_NAME} holds: "
-            f"{which} is not there; copy the file from a relay that has it, or restore the one "
-            "that belongs to this database"
+            f"{place}: its suppressions are stored under a key that is not in {FILE_NAME}: {which} "
+            "is missing; copy the file from a relay that has it, or restore the one that belongs "
+            "to this database"
         )
     return KeyRing(found[one] for one in wanted)
 
 
 class LiveKeys:
-    """The keys of one store's slow path, read again when others are live."""
+    """The keys of a store, read again when other keys become live; not for the mail path."""
 
     def __init__(self, place: object, state_dir: Path) -> None:
-        """`place` is what messages call the database."""
+        """`place` names the database in messages."""
         self._place = place
         self._state_dir = state_dir
         self._live: Live = []
         self._keys: KeyRing | None = None
 
     async def current(self, session: Session) -> KeyRing:
-        """Return the keys that are live, in a write transaction as long as it lasts.
+        """Return the live keys; in a write transaction they stay live until its end.
 
         Raises StoreMisconfigured.
         """
@@ -57,7 +57,7 @@ class LiveKeys:
             keys, before = load_keys(self._state_dir), wanted
             wanted = await _live(session)
             if before == wanted:
-                self._keys, self._live = chosen(keys, wanted, self._place), wanted
+                self._keys, self._live = live_ring(keys, wanted, self._place), wanted
         return self._keys
 
 
@@ -65,7 +65,7 @@ async def _live(session: Session) -> Live:
     return [(version, fingerprint) for version, fingerprint in await session.fetch_all(LIVE)]
 
 
-# ?1 holds the old keys, 16 and 32 octets each; ?2 is a list as long. Most have nothing to move.
+# ?1 holds the old keys, 16 and 32 octets each; ?2 is a list of that length. Finds those with rows.
 _STORED = """
 WITH entry AS (
     SELECT key AS place, substr(CAST(?1 AS BLOB), key * 48 + 1, 16) AS wide,
@@ -83,8 +83,8 @@ UPDATE suppression AS old SET {_NEW_KEYS} WHERE wide_key = ?1 AND exact_key = ?2
 AND NOT EXISTS (SELECT 1 FROM suppression AS kept WHERE kept.wide_key = ?3 AND kept.exact_key = ?4
                 AND kept.scope = old.scope AND kept.origin = old.origin)
 """
-# Where the newest key has the very same suppression already, the later word counts, and no
-# import alone is behind it any more.
+# If the same suppression is stored under both keys, the later one counts, and it is no longer
+# attributed to an import.
 _MERGE = """
 UPDATE suppression AS kept SET
     since = CASE WHEN gone.since > kept.since THEN gone.since ELSE kept.since END,
@@ -124,8 +124,8 @@ _PAGE_SIZE = 2_000
 async def move(session: Session, moves: Sequence[Row]) -> int:
     """Move rows to the newest key; return how many.
 
-    Each move is (old wide, old exact, new wide, new exact, version). What stood under both
-    keys becomes one, as if it had been added again: nothing is forgotten, nothing lifted.
+    Each move is (old wide, old exact, new wide, new exact, version). The same suppression under
+    both keys becomes one, as if it had been added again: nothing is lost or lifted.
     """
     old = b"".join([wide + exact for wide, exact, *_ in moves])
     places = msgspec.json.encode([0] * len(moves)).decode()
@@ -138,7 +138,7 @@ async def move(session: Session, moves: Sequence[Row]) -> int:
 
 
 def moves_of(keys: KeyRing, addresses: Sequence[str]) -> list[Row]:
-    """Return the moves for addresses as given. Raises AddressError."""
+    """Return the moves for addresses. Raises AddressError."""
     moves: list[Row] = []
     for address in addresses:
         (key, pair), *older = keys.places(address)
@@ -147,12 +147,12 @@ def moves_of(keys: KeyRing, addresses: Sequence[str]) -> list[Row]:
 
 
 class Rekeying(Register):
-    """Keeps `KeyRotation` for the store that it is mixed into."""
+    """Implements `KeyRotation` for the store it is mixed into."""
 
     _keys: LiveKeys
 
     async def _keys_changed(self, session: Session) -> None:
-        """Let whoever looks something up notice, in the transaction that changed the keys."""
+        """Notify readers, in the transaction that changed the keys."""
 
     async def keys(self) -> Sequence[KeyStatus]:
         async with self._reading() as session:
@@ -168,7 +168,7 @@ class Rekeying(Register):
             keys = await self._keys.current(session)
             if len(keys.versions) > 1:
                 return keys.newest.version
-            # The file has it before the database names it: who reads finds it there in time.
+            # The file comes first, so that readers find the key there when the database names it.
             live = {key.version: key.fingerprint for key in keys.keys}
             newest = add_key(self._state_dir, live).newest
             if not force:

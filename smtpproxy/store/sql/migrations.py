@@ -9,9 +9,9 @@ _NAME = re.compile(r"(\d{4})_\w+\.sql")
 
 
 def numbered(package: str) -> list[str]:
-    """Return the SQL of every file in the folder `migrations` of a package, the first one first.
+    """Return the SQL of every file in the folder `migrations` of a package, in order.
 
-    Raises StoreMisconfigured when one is missing, or two have one number.
+    Raises StoreMisconfigured if one is missing, or two have the same number.
     """
     found = [
         (int(match[1]), file.read_text("utf-8"))
@@ -20,5 +20,5 @@ def numbered(package: str) -> list[str]:
     ]
     found.sort()
     if [number for number, _ in found] != list(range(1, len(found) + 1)):
-        raise StoreMisconfigured("the program is incomplete: install it again (migrations)")
+        raise StoreMisconfigured("the program lacks migrations: install it again")
     return [text for _, text in found]

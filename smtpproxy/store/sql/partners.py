@@ -1,4 +1,4 @@
-"""What partners are told of suppressions, and the snapshots that they gave."""
+"""The hashes of suppressions for partners, and the snapshots from them."""
 
 import fcntl
 import os
@@ -25,7 +25,7 @@ from smtpproxy.store.sql.live_keys import LiveKeys
 from smtpproxy.store.sql.rows import Row, from_micros, to_micros
 from smtpproxy.store.sql.session import Connections, Session
 
-# Only of what is suppressed: the address of a mere contact is nobody's business.
+# Only for suppressed addresses: those of other contacts do not concern partners.
 _COVER = """
 INSERT INTO partner_hash (exact_key, key, partner_wide, partner_exact) SELECT ?2, ?3, ?4, ?5
 WHERE EXISTS (SELECT 1 FROM suppression WHERE wide_key = ?1 AND exact_key = ?2)
@@ -82,7 +82,7 @@ async def cover(
     partners: Sequence[Partner],
     addresses: Sequence[str],
 ) -> int:
-    """Keep the partners' keys of addresses and domains that are suppressed; return how many."""
+    """Store the partners' hashes of those addresses that are suppressed; return how many."""
     values = [
         (*own, key.fingerprint, *key.pair(address))
         for address in addresses
@@ -93,7 +93,7 @@ async def cover(
 
 
 class PartnerExchange(Connections):
-    """Keeps `PartnerStore` for the store that it is mixed into."""
+    """Implements `PartnerStore` for the store it is mixed into."""
 
     _partners: Sequence[Partner]
     _keys: LiveKeys
@@ -145,14 +145,14 @@ class PartnerExchange(Connections):
     async def take_snapshot(
         self, partner: str, snapshot: PartnerSnapshot, batches: AsyncIterable[Sequence[SnapshotRow]]
     ) -> None:
-        """Write the rows beside the ones that count, in batches; then let them count instead."""
+        """Write the rows in batches beside those that count, then switch to them."""
         self._partner(partner)
-        async with self._alone():
+        async with self._importing():
             await self._take(partner, snapshot, batches)
 
     @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
-        """Keep a second import out: it would sweep away what the first has written so far."""
+    async def _importing(self) -> AsyncIterator[None]:
+        """Lock out a second import, which would remove the rows written so far."""
         with _locked(self._state_dir / "partner.lock"):
             yield
 
@@ -173,7 +173,7 @@ class PartnerExchange(Connections):
         await self._sweep()
 
     async def _sweep(self) -> None:
-        """Remove the rows of snapshots that do not count: replaced, or broken off."""
+        """Remove the rows of snapshots that were replaced or not completed."""
         async with self._reading() as session:
             left = await session.fetch_all(_LEFT)
         for number in left:
@@ -185,7 +185,7 @@ class PartnerExchange(Connections):
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a file. Raises StoreUnavailable: another process has it."""
+    """Hold the lock of a file. Raises StoreUnavailable if another process has it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         give_to_owner_of(path.parent, path)

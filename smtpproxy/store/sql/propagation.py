@@ -1,4 +1,4 @@
-"""What others are told of suppressions: the log of changes, how far webhooks are, dead letters.
+"""The tables of the log of changes, of webhooks and of dead letters.
 
 Triggers write the log (0001_initial.sql of each database).
 """
@@ -33,7 +33,7 @@ from smtpproxy.store.sql.rows import (
 )
 from smtpproxy.store.sql.session import Connections, Session
 
-# The fingerprint of a key that is not known any more is of no use to anybody.
+# The fingerprint of a key that is no longer known is replaced by zeros.
 _AFTER = """
 SELECT seq, change.at, change.action, change.event, coalesce(fingerprint, '00000000'), wide_key,
     exact_key, scope, origin, since, stream_event.*
@@ -42,14 +42,14 @@ FROM suppression_change AS change LEFT JOIN suppression_key ON version = key_ver
 WHERE seq > ? ORDER BY seq LIMIT ?
 """
 _OLDEST = "SELECT min(seq) FROM suppression_change"
-# In the order of the numbers, which a clock that was set back does not disturb.
+# Ordered by number, as the clock may have been set back.
 _FIRST_TO_KEEP = "SELECT seq FROM suppression_change WHERE at >= ? ORDER BY seq LIMIT 1"
 _TRIM = """
 DELETE FROM suppression_change WHERE seq <= ?1 AND seq IN
     (SELECT seq FROM suppression_change ORDER BY seq LIMIT ?2)
 """
 _AT_ONCE = 5_000
-"""Rows in one transaction: other writers wait no longer than for these."""
+"""Rows in one transaction, while other writers wait."""
 _POSITIONS = """
 SELECT min(position) FROM webhook_state
 WHERE disabled_at IS NULL AND name IN (SELECT value FROM json_each(?))
@@ -88,7 +88,7 @@ UPDATE webhook_dead_letter SET retry = 0, attempts = attempts + 1, error = ? WHE
 """
 _FORGET = "DELETE FROM webhook_state WHERE name NOT IN (SELECT value FROM json_each(?))"
 _WHICH = "webhook = ? AND CAST(? AS BIGINT) IN (id, 0)"
-_ARREARS = """
+_BACKLOG = """
 SELECT name, disabled_at IS NOT NULL,
     (SELECT at FROM suppression_change WHERE seq > position ORDER BY seq LIMIT 1),
     (SELECT min(oldest_at) FROM webhook_dead_letter WHERE webhook = name),
@@ -98,10 +98,10 @@ FROM webhook_state
 
 
 class Propagation(Connections):
-    """Keeps `ChangeLog`, `EventLog` and `WebhookStore` for the store that it is mixed into."""
+    """Implements `ChangeLog`, `EventLog` and `WebhookStore` for the store it is mixed into."""
 
     async def changes(self, since: int, limit: int) -> Sequence[LoggedChange]:
-        # One snapshot: what is trimmed meanwhile must not be missing in silence.
+        # One snapshot, so that changes trimmed meanwhile are not missed unnoticed.
         async with self._reading(snapshot=True) as session:
             newest = await self._newest(session)
             oldest = (await session.fetch_all(_OLDEST))[0][0]
@@ -229,7 +229,7 @@ class Propagation(Connections):
     async def backlog(self) -> Mapping[str, Backlog]:
         found = {}
         async with self._reading() as session:
-            for name, disabled, waiting, dead, count in await session.fetch_all(_ARREARS):
+            for name, disabled, waiting, dead, count in await session.fetch_all(_BACKLOG):
                 moments = [from_micros(at) for at in (waiting, dead) if at is not None]
                 found[name] = Backlog(min(moments, default=None), count, bool(disabled))
         return found
@@ -249,9 +249,9 @@ def _listed(names: Collection[str]) -> str:
 
 
 def _change(row: Row) -> LoggedChange:
-    seq, at, action, told, fingerprint, wide, exact, scope, origin, moment, id, *event = row
-    if told is not None:
-        return LoggedEvent(seq, from_micros(at), action, msgspec.json.decode(told))
+    seq, at, action, data, fingerprint, wide, exact, scope, origin, moment, id, *event = row
+    if data is not None:
+        return LoggedEvent(seq, from_micros(at), action, msgspec.json.decode(data))
     if action == "stream":
         return StreamChange(seq, from_micros(at), read_event(tuple(event)) if id else None)
     key = key_text(fingerprint, (wide, exact))

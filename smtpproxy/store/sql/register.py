@@ -1,4 +1,4 @@
-"""What relays tell of themselves, and the keys of links, in a database that speaks SQL."""
+"""The tables of relays and of the keys of links."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -41,7 +41,7 @@ async def relays(session: Session) -> Sequence[Relay]:
 
 
 class Register(Connections):
-    """Keeps `RelayRegister` for the store that it is mixed into."""
+    """Implements `RelayRegister` for the store it is mixed into."""
 
     async def tell(self, id: str, state: RelayState, *, at: datetime) -> None:
         written = msgspec.json.encode(state).decode()
@@ -84,7 +84,7 @@ class Register(Connections):
     async def _refuse_to_lack(
         self, session: Session, file: str, version: int, fingerprint: str, at: datetime
     ) -> None:
-        """Raise NotEverywhere while a living relay beside this machine's own lacks a key."""
+        """Raise NotEverywhere if a live relay, other than this machine's own, lacks a key."""
         own = known_relay_id(self._state_dir)
         lacking = [
             relay

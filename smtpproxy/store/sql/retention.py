@@ -1,7 +1,7 @@
-"""Removing what has outlived its period: in small batches, so that mail and imports go on.
+"""Removing what has outlived its period, in small batches, so that mail and imports can go on.
 
-What goes is found over a session of its own, which only reads; each batch is looked at
-again in the transaction that removes it.
+A separate session finds the rows and only reads; each batch is checked again in the transaction
+that removes it.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ from smtpproxy.store.sql.rows import WIDENED, Row, from_micros, optional_moment,
 from smtpproxy.store.sql.session import Connections, Session
 
 _BATCH = 500
-"""Rows of one transaction: some 20 ms under the write lock."""
+"""Rows of one transaction, which hold the write lock for some 20 ms."""
 _PAUSE = 0.005
-"""Seconds in which others get the write lock."""
+"""Seconds for others to get the write lock."""
 _PAGE = 2_000
 
-# Contacts whose columns alone show a sign of life are skipped; acts and purchases are read later.
+# Skips contacts whose columns show a sign of life; acts and purchases are checked later.
 _SILENT = """
 SELECT id, address, undated_since FROM contact
 WHERE id > ?1 AND coalesce(coalesce(collected_at, informed_at) NOT BETWEEN ?2 AND ?3, TRUE)
@@ -38,7 +38,7 @@ ORDER BY id LIMIT ?4
 _CONTACTS = "SELECT id, address, undated_since FROM contact WHERE id > ?1 ORDER BY id LIMIT ?4"
 _OBJECTION = "origin = 'objection' AND scope IN ('marketing', 'all') AND since < ?1"
 _ANY_OBJECTION = f"SELECT EXISTS (SELECT 1 FROM suppression WHERE {_OBJECTION})"
-# ?2 and ?3 as below; since when, and of which of the keys.
+# ?2 and ?3 as below; the time of each objection, and the number of its key.
 _OBJECTED = f"""
 SELECT place.key, min(since) FROM json_each(?3) AS place
 CROSS JOIN suppression WHERE wide_key = substr(CAST(?2 AS BLOB), place.key * 48 + 1, 16)
@@ -53,7 +53,7 @@ UPDATE suppression SET renewed_at = ?3 WHERE {_COUNTS_FOR} AND coalesce(renewed_
 
 _OLD = "since < ?1 AND renewed_at < ?1"
 _ANY_OLD = f"SELECT EXISTS (SELECT 1 FROM suppression WHERE {_OLD})"
-# ?2 holds the keys of addresses, 16 and 32 octets each; ?3 is a list as long as they are many.
+# ?2 holds the keys of addresses, 16 and 32 octets each; ?3 is a list of that length.
 _KEEP = f"""
 INSERT INTO kept
 SELECT wide_key, exact_key, scope, origin FROM json_each(?3) AS place
@@ -75,8 +75,8 @@ _DELETE_SUPPRESSION = f"""
 DELETE FROM suppression
 WHERE wide_key = ?2 AND exact_key = ?3 AND scope = ?4 AND origin = ?5 AND {_OLD}
 """
-# What may be free text, since when, and what takes its place: of each, the texts there are, how
-# many rows have one, and how one is forgotten.
+# For each column that may hold free text: the statements that find the texts, count the rows with
+# one, and replace it.
 _FREE = [
     (
         f"SELECT DISTINCT {column} FROM {table} WHERE {column} IS NOT NULL AND {at} < ?1",
@@ -94,7 +94,7 @@ _LIFTED = "SELECT id, lifted_at FROM lifted_suppression WHERE id > ? AND lifted_
 
 
 class Retention(Connections):
-    """Keeps `RetentionStore` for the store that it is mixed into."""
+    """Implements `RetentionStore` for the store it is mixed into."""
 
     _keys: LiveKeys
 
@@ -114,7 +114,7 @@ class Retention(Connections):
             while page := await session.fetch_all(pages, last, first, now, _BATCH):
                 last = page[-1][0]
                 no = await self._objections(session, page, limits) if anybody else {}
-                going, undated = await _look_at(session, page, no, limits, at)
+                going, undated = await _outlived(session, page, no, limits, at)
                 entries = [entry for one in going for entry in orders(one, limits, at)]
                 if not dry_run:
                     going = await self._remove_contacts(going, entries, at)
@@ -122,34 +122,35 @@ class Retention(Connections):
                 total += removed(list(going.values()))
                 became += len(entries)
                 objected += sum(contact.address in no for contact in going)
-        await self._forget_pages(total, dry_run=dry_run)
+        await self._purge_log(total, dry_run=dry_run)
         return PurgedContacts(total, became, objected)
 
     async def _objections(
         self, session: Session, page: list[Row], limits: Limits
     ) -> dict[str, datetime]:
-        """Return who of a page of contacts objected to all marketing in time, and since when."""
+        """Return the contacts of a page with an early enough objection to all marketing, and its
+        time."""
         if limits.objected is None:
             return {}
         keys = (await self._keys.current(session)).keys
-        of = [(address, key.pair(address)) for _, address, _ in page for key in keys]
-        octets = b"".join([wide + exact for _, (wide, exact) in of])
-        places = msgspec.json.encode([0] * len(of)).decode()
+        pairs = [(address, key.pair(address)) for _, address, _ in page for key in keys]
+        octets = b"".join([wide + exact for _, (wide, exact) in pairs])
+        indexes = msgspec.json.encode([0] * len(pairs)).decode()
         limit = to_micros(limits.objected)
-        found = await session.fetch_all(_OBJECTED, limit, octets, places)
-        return {of[place][0]: from_micros(since) for place, since in found}
+        found = await session.fetch_all(_OBJECTED, limit, octets, indexes)
+        return {pairs[index][0]: from_micros(since) for index, since in found}
 
     async def _remove_contacts(
         self, going: dict[Contact, datetime], entries: list[SuppressionEntry], at: datetime
     ) -> dict[Contact, datetime]:
-        """Leave what people asked for, then remove a batch; return those that went."""
+        """Store the refusals of a batch of contacts, then remove it; return those removed."""
         if not going:
             return {}
         await self.add_suppressions(entries)
         await self.renew_suppressions({contact.address: at for contact in going})
         async with self._to_write().transaction() as session:
             known = await contact_table.stored(session, [one.address for one in going])
-            # Somebody may have been heard of since it was looked at.
+            # A contact may have changed since it was read.
             same = {
                 contact: date
                 for contact, date in going.items()
@@ -161,7 +162,7 @@ class Retention(Connections):
         return same
 
     async def _mark_undated(self, numbers: list[int], at: datetime) -> None:
-        """Remember since when contacts are known to have no date."""
+        """Record when contacts were first found to have no date."""
         if numbers:
             async with self._to_write().transaction() as session:
                 marks = [(to_micros(at), number) for number in numbers]
@@ -183,7 +184,7 @@ class Retention(Connections):
                 if free and not dry_run:
                     async with self._to_write().transaction() as writing:
                         await writing.run_many(update, free)
-        await self._forget_pages(Removed(count), dry_run=dry_run)
+        await self._purge_log(Removed(count), dry_run=dry_run)
         return count
 
     async def renew_suppressions(self, matched: Mapping[str, datetime]) -> int:
@@ -221,18 +222,18 @@ class Retention(Connections):
                 if not dry_run:
                     await self._remove_suppressions(going, limit)
                     last = await self._keep_held(session, last, limit)
-        await self._forget_pages(total, dry_run=dry_run)
+        await self._purge_log(total, dry_run=dry_run)
         return PurgedSuppressions(total, held)
 
     async def _keep_held(self, session: Session, last: int, limit: int) -> int:
-        """Keep what contacts after number `last` hold; return the number of the newest."""
+        """Keep the suppressions held by contacts after number `last`; return the newest number."""
         while page := await session.fetch_all(ADDRESSES, last, _PAGE):
             last = page[-1][0]
             await self._keep(session, [address for _, address in page], limit)
         return last
 
     async def _keep(self, session: Session, addresses: Sequence[str], limit: int) -> None:
-        """Keep the old ones that count for these canonical addresses."""
+        """Keep the old suppressions that count for these canonical addresses."""
         keys = await self._keys.current(session)
         pairs = [pair for address in addresses for pair in _pairs(keys, address)]
         octets = b"".join([wide + exact for wide, exact in pairs])
@@ -254,13 +255,13 @@ class Retention(Connections):
                     async with self._to_write().transaction() as session:
                         await session.run_many(_DELETE_LIFTED, [(row[0],) for row in page])
                     await asyncio.sleep(_PAUSE)
-        await self._forget_pages(total, dry_run=dry_run)
+        await self._purge_log(total, dry_run=dry_run)
         return total
 
-    async def _forget_pages(self, total: Removed, *, dry_run: bool) -> None:
-        """The log still holds the pages as they were."""
+    async def _purge_log(self, total: Removed, *, dry_run: bool) -> None:
+        """Remove the rows from the log as well, which still holds the old pages."""
         if total.rows and not dry_run:
-            await self._to_write().forget_pages()
+            await self._to_write().purge_log()
 
 
 async def _any_objection(session: Session, limits: Limits) -> bool:
@@ -270,14 +271,14 @@ async def _any_objection(session: Session, limits: Limits) -> bool:
     return bool(found)
 
 
-async def _look_at(
+async def _outlived(
     session: Session,
     page: list[Row],
     objected: Mapping[str, datetime],
     limits: Limits,
     at: datetime,
 ) -> tuple[dict[Contact, datetime], list[int]]:
-    """Return the contacts whose time is over, each with its date, and those without any date."""
+    """Return the contacts that have outlived their period, with dates, and those without a date."""
     known = await contact_table.stored(session, [address for _, address, _ in page])
     going: dict[Contact, datetime] = {}
     undated: list[int] = []

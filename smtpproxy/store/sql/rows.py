@@ -1,4 +1,4 @@
-"""Rows of the database and the records they stand for."""
+"""Converting rows of the database from and to records."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -35,14 +35,14 @@ PAUSES = "SELECT subject, at, cause, until, reason FROM stream_pause ORDER BY su
 ACT_COLUMNS = "at, withdrawal, purpose, method, conditional, channels, wording, ip, details"
 
 WIDENED = ", ".join(f"'{origin}'" for origin in sorted(WIDENED_ORIGINS))
-"""The origins that hold for every spelling of a mailbox, as SQL lists them."""
+"""The origins that count for every spelling of a mailbox, as an SQL list."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _NOTHING: frozenset[str] = frozenset()
 _EMAIL = frozenset({"email"})
 _NO_EVIDENCE = Evidence()
-# A look in a dict is a tenth of the time of calling the enum.
+# A dict takes a tenth of the time of calling the enum.
 _AUDIENCES = {str(audience): audience for audience in Audience}
 _NOT_ON_RECORD = 2
 _DISCLOSED = (False, True, None)
@@ -118,7 +118,7 @@ def suppression(
 
 
 def contact(row: Row, acts: tuple[ConsentAct, ...]) -> Contact:
-    """Read the columns of CONTACT_COLUMNS. Times are inline: a call would cost as much again."""
+    """Read CONTACT_COLUMNS. Times are converted inline: calls would double the cost."""
     (
         _id,
         address,
@@ -211,7 +211,7 @@ def contact_row(number: int, contact: Contact, as_of: datetime | None) -> Row:
 
 
 def act_brand(details: str | None) -> str | None:
-    """Return the brand that the details of an act name."""
+    """Return the brand in the details of an act."""
     return _read_act_details(details).brand if details else None
 
 
@@ -242,7 +242,7 @@ def _purchases(purchases: tuple[Purchase, ...]) -> str:
 
 
 def _purchase(one: Purchase) -> tuple[object, ...]:
-    """Return it without the values at the end that are the usual ones."""
+    """Return the values without default ones at the end."""
     values = [one.product, to_micros(one.at), one.kind, one.brand, one.came_by]
     while values[-1] is None:
         values.pop()
@@ -253,7 +253,7 @@ def _purchase(one: Purchase) -> tuple[object, ...]:
 
 def _contact_details(contact: Contact) -> str | None:
     chain = contact.provenance.chain if contact.provenance else ()
-    told = _ContactDetails(
+    details = _ContactDetails(
         chain,
         contact.first_contacted_at,
         contact.profiling_objected_at,
@@ -263,24 +263,24 @@ def _contact_details(contact: Contact) -> str | None:
         contact.brand,
         contact.others,
     )
-    return None if told == _NO_CONTACT_DETAILS else _write(told).decode()
+    return None if details == _NO_CONTACT_DETAILS else _write(details).decode()
 
 
 def preferences(details: str) -> tuple[Preference, ...]:
-    """Return the wishes in the last of CONTACT_COLUMNS."""
+    """Return the wishes in the column `more`."""
     return _read_contact_details(details).preferences
 
 
-def with_preferences(details: str, told: tuple[Preference, ...]) -> str:
-    """Return the last of CONTACT_COLUMNS with these wishes in it."""
+def with_preferences(details: str, preferences: tuple[Preference, ...]) -> str:
+    """Return the column `more` with these wishes."""
     known = _read_contact_details(details)
-    known.preferences = told
+    known.preferences = preferences
     return _write(known).decode()
 
 
 def _act_details(act: ConsentAct) -> str | None:
     evidence = act.evidence
-    told = _ActDetails(
+    details = _ActDetails(
         evidence.version,
         evidence.form,
         evidence.document_hash,
@@ -289,7 +289,7 @@ def _act_details(act: ConsentAct) -> str | None:
         act.came_by,
         evidence.recorded_by,
     )
-    return None if told == _NO_ACT_DETAILS else _write(told).decode()
+    return None if details == _NO_ACT_DETAILS else _write(details).decode()
 
 
 def _json_set(values: frozenset[str]) -> str | None:
@@ -302,7 +302,7 @@ def read_pause(row: Row) -> Pause:
 
 
 def read_event(row: Row) -> StreamEvent:
-    """Of all columns but the id."""
+    """Read all columns of a stream's event except the id."""
     at, subject, action, cause, reports, messages, bound, until, reason = row
     moments = from_micros(at), optional_moment(until)
     return StreamEvent(

@@ -1,7 +1,7 @@
-"""How the parts of a store reach its database, whichever it is.
+"""The access of a store's parts to its database, whichever kind it is.
 
-Statements are written once, in what SQLite and PostgreSQL both understand: `?` or `?1` for a value,
-lists as JSON. What differs is in a `Dialect`.
+Statements are written once, in SQL for both databases: `?` or `?1` is a value, and
+lists are JSON. The few that differ are in a `Dialect`.
 """
 
 from abc import ABC, abstractmethod
@@ -14,16 +14,16 @@ from smtpproxy.store.sql.rows import Row
 
 
 class Session(Protocol):
-    """A connection for as long as it is lent."""
+    """A borrowed connection."""
 
     async def fetch_all(self, sql: str, *values: object) -> list[Row]: ...
 
     async def run(self, sql: str, *values: object) -> int:
-        """Return how many rows it changed."""
+        """Return the number of changed rows."""
         ...
 
     async def run_many(self, sql: str, values: Iterable[Row]) -> int:
-        """Run `sql` for each of `values`; return how many rows it changed."""
+        """Run `sql` for each of `values`; return the number of changed rows."""
         ...
 
 
@@ -31,37 +31,37 @@ class Writer(Protocol):
     """Writes, one transaction at a time. Raises StoreUnavailable."""
 
     def transaction(self) -> AbstractAsyncContextManager[Session]:
-        """Hold the right to write; commit at the end, or change nothing where it ends in an error.
+        """Commit at the end, or change nothing after an error.
 
-        Nobody else writes meanwhile: what was read in it still holds when it is written.
+        Nobody else writes meanwhile, so what was read in it is still true at the commit.
         """
         ...
 
-    async def forget_pages(self) -> None:
-        """Let no log hold pages as they were any more, as far as that is in our hands."""
+    async def purge_log(self) -> None:
+        """Remove deleted data from the log, if the database lets us."""
         ...
 
 
 class Dialect(NamedTuple):
-    """The statements that a database wants in its own words."""
+    """The statements that differ between databases."""
 
-    newest_change: str  # the number of the newest there ever was
-    kept: str  # makes the table of what a purge leaves
+    newest_change: str  # the highest number ever assigned
+    kept: str  # creates the table of the suppressions that a purge keeps
     earlier_texts: tuple[str, str, str]
-    """What suppressions were before may be free text: the texts before ?1, how many rows have text
-    ?2, and how it is forgotten."""
+    """For notes in earlier versions of suppressions: find the texts before ?1, count the rows with
+    text ?2, and replace it."""
 
 
 class Connections(ABC):
-    """What the parts of one store are mixed into."""
+    """The base of the parts of a store."""
 
     _dialect: Dialect
     _state_dir: Path
 
     @abstractmethod
     def _to_write(self) -> Writer:
-        """Raises StoreUnavailable: the store is open for reading only."""
+        """Raises StoreUnavailable if the store is open for reading only."""
 
     @abstractmethod
     def _reading(self, *, snapshot: bool = False) -> AbstractAsyncContextManager[Session]:
-        """A connection of its own for a long read; all of it from one snapshot where asked."""
+        """Return a separate connection for a long read, perhaps from one snapshot."""

@@ -1,6 +1,6 @@
-"""What every backend says alike of what is counted and kept beside contacts and suppressions.
+"""Statements that both databases share for the tables beside contacts and suppressions.
 
-People and what was asked are in these tables as keyed hashes.
+These tables hold people and requests as keyed hashes.
 """
 
 from hashlib import blake2b
@@ -29,7 +29,7 @@ FORGET_MAILINGS = (
     "DELETE FROM mailing WHERE person = ?",
     "DELETE FROM first_mailing WHERE person = ?",
 )
-MAILINGS_PRUNED_AT_ONCE = 5_000  # rows: other writers wait no longer than for these
+MAILINGS_PRUNED_AT_ONCE = 5_000  # rows in one transaction, while other writers wait
 
 ANY_COPY = "SELECT EXISTS (SELECT 1 FROM copy)"
 
@@ -49,20 +49,20 @@ def keyed_hash(octets: bytes, secret: bytes) -> bytes:
 
 
 def person_hash(address: str, secret: bytes) -> bytes:
-    """Of a canonical address."""
+    """Hash a canonical address."""
     return keyed_hash(address.encode(), secret)
 
 
 def mailbox_hash(address: str, secret: bytes) -> bytes:
-    """The same under any tag: else a tag would make another mailbox of it."""
+    """Hash the mailbox of an address, which is the same with any plus-tag."""
     return keyed_hash(widened(address).encode(), secret)
 
 
 def reader_hash(address: str, secret: bytes) -> bytes:
-    """Of whoever was sent a text: shorter, since there are many, and only their number counts."""
+    """Hash a person who was sent a text: shorter, as there are many, and only counted."""
     return blake2b(address.encode(), digest_size=8, key=secret).digest()
 
 
 def path_octets(path: str) -> bytes:
-    """Of an SMTP path, as it came."""
+    """Encode an SMTP path as it came."""
     return path.encode("utf-8", "surrogateescape")

@@ -1,4 +1,4 @@
-"""A `Store` in a database that speaks SQL."""
+"""A `Store` in an SQL database."""
 
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -31,7 +31,7 @@ _PURPOSES = "SELECT purpose FROM consent_purpose ORDER BY purpose"
 
 
 class Reader(Protocol):
-    """The reads of the mail path, in whatever way is the fastest for the database."""
+    """The reads of the mail path, in the fastest way for the database."""
 
     def read(self, lookups: Lookups) -> Awaitable[tuple[Facts, object]]: ...
 
@@ -55,7 +55,7 @@ class SqlStore(
     Streams,
     Wishes,
 ):
-    """All of a `Store` but how its database is reached, and closed."""
+    """A `Store` except for opening and closing its database."""
 
     _reader: Reader
     _mailings: MailingLog
@@ -85,7 +85,7 @@ class SqlStore(
             importer = await import_table.number_of(session, batch)
             result = await suppression_table.add(session, keys, entries, self._partners, importer)
             await self._follow(session, keys, entries, importer)
-            await import_table.take_in(session, batch, result)
+            await import_table.record_batch(session, batch, result)
             return result
 
     async def suppress(self, entries: Sequence[SuppressionEntry]) -> Sequence[datetime | None]:
@@ -103,7 +103,7 @@ class SqlStore(
         entries: Sequence[SuppressionEntry],
         importer: int | None = None,
     ) -> None:
-        """Suppress whose address was put right since at the present one too."""
+        """Suppress people at their present addresses too, if these were corrected since."""
         if not await contact_table.anybody_moved(session):
             return
         named = defaultdict[str, list[SuppressionEntry]](list)
@@ -136,7 +136,7 @@ class SqlStore(
                 addresses = [update.contact.address for update in updates]
                 erased = await suppression_table.erased(session, keys, addresses)
             result = await self._put(session, updates, importer, erased)
-            await import_table.take_in(session, batch, result, before)
+            await import_table.record_batch(session, batch, result, before)
             return result
 
     async def put_contact(
@@ -165,7 +165,7 @@ class SqlStore(
             erased = await contact_table.erase(session, entry.address)
             await suppression_table.forget_texts(session, keys.places(entry.address))
         await self._mailings.forget(entry.address)
-        await writer.forget_pages()
+        await writer.purge_log()
         return erased
 
     async def record_act(self, address: str, act: ConsentAct) -> bool:

@@ -1,4 +1,4 @@
-"""What streams sent and what was heard of that, as both databases are asked for it."""
+"""Statements that both databases share for the counts of streams and campaigns."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -16,7 +16,7 @@ HEARD = """
 INSERT INTO heard (person, at) VALUES (?1, ?2)
 ON CONFLICT (person) DO UPDATE SET at = excluded.at WHERE heard.at <= ?3
 """
-"""Changes no row where a person was heard after ?3."""
+"""Changes no row if a person was heard after ?3."""
 SUMS = """
 SELECT kind, CAST(sum(n) AS BIGINT) FROM stream_count WHERE stream = ? AND at > ? GROUP BY kind
 """
@@ -50,7 +50,7 @@ UPDATE campaign SET people = people - CAST(?2 AS BIGINT),
     full_at = CASE WHEN people - CAST(?2 AS BIGINT) >= ?4 OR strangers = 0 THEN full_at END
 WHERE key = ?1
 """
-"""Where strangers are 0 nobody waits for them, perhaps since a person let the campaign go on."""
+"""With 0 strangers it stays full: an operator may have released the campaign."""
 BOUNCED = """
 UPDATE campaign_person SET dead = 1 WHERE id = ? AND person = ? AND dead = 0 RETURNING campaign
 """
@@ -87,22 +87,22 @@ def read_tally(rows: Iterable[Row]) -> Tally:
 
 
 def hash_of_heard(stream: str, kind: Feedback, person: str, secret: bytes) -> bytes:
-    """By the mailbox: whoever subscribes it under many tags is one all the same."""
+    """Hash by mailbox, so that one person with many plus-tags counts once."""
     mailbox = widened(person) if "@" in person else person
     octets = f"{stream}\0{kind}\0{mailbox}".encode()
     return keyed_hash(octets, secret)
 
 
 WINDOW_PARTS = 1_000
-"""Of a window. A part that is not wholly within it, or not wholly after a resume, is left out."""
+"""Parts of a window. One that is not wholly within it, or wholly after a resume, is not counted."""
 
 
 def window_part_width(window: float) -> int:
-    """Microseconds of one part of the window."""
+    """Return the microseconds of one part of the window."""
     return max(1, int(timedelta(seconds=window / WINDOW_PARTS) / timedelta(microseconds=1)))
 
 
 def window_part(at: datetime, window: float) -> int:
-    """The beginning of the part that a moment is in."""
+    """Return the start of the part that a time is in."""
     moment = to_micros(at)
     return moment - moment % window_part_width(window)

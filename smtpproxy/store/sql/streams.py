@@ -1,4 +1,4 @@
-"""Pauses of streams and how they came."""
+"""The tables of the pauses of streams and their history."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -19,8 +19,8 @@ from smtpproxy.store.streams import PERSON, TIME, StreamEvent
 _EVENT = "at, subject, action, cause, reports, messages, bound, until, reason"
 _NOTE = f"INSERT INTO stream_event ({_EVENT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _EVENTS = f"SELECT {_EVENT} FROM stream_event WHERE ? IN (subject, '') ORDER BY id DESC LIMIT ?"
-# Whatever clock wrote it: what is paused by itself stays so until its time is over.
-_STANDS = "SELECT 1 FROM stream_pause WHERE subject = ? AND (until IS NULL OR until > ?)"
+
+_PAUSED = "SELECT 1 FROM stream_pause WHERE subject = ? AND (until IS NULL OR until > ?)"
 _PAUSE = """
 INSERT INTO stream_pause (subject, at, cause, until, reason) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (subject) DO UPDATE SET at = excluded.at, cause = excluded.cause,
@@ -36,7 +36,7 @@ _RESUMED = "SELECT subject, max(at) FROM stream_event WHERE action = 'resumed' G
 
 
 class Streams(Connections):
-    """Keeps `StreamStates` for the store that it is mixed into."""
+    """Implements `StreamStates` for the store it is mixed into."""
 
     async def pauses(self) -> Sequence[Pause]:
         async with self._reading() as session:
@@ -88,10 +88,10 @@ async def _is_so(session: Session, event: StreamEvent, unless_since: datetime | 
     if event.action == "warned":
         since = at if unless_since is None else to_micros(unless_since)
         return bool(await session.fetch_all(_WARNED, event.subject, event.cause, since))
-    stands = bool(await session.fetch_all(_STANDS, event.subject, at))
+    paused = bool(await session.fetch_all(_PAUSED, event.subject, at))
     if event.action == "paused":
-        return stands and event.cause != PERSON
-    return not stands
+        return paused and event.cause != PERSON
+    return not paused
 
 
 def _row(event: StreamEvent) -> Row:

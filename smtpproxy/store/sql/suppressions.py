@@ -1,4 +1,4 @@
-"""Suppressions: added, lifted, exported, and taken back where an import brought them."""
+"""The table of suppressions: adding, lifting, exporting, and undoing an import of them."""
 
 import base64
 from collections import Counter
@@ -27,7 +27,7 @@ from smtpproxy.store.sql import partners as partner_table
 from smtpproxy.store.sql.live_keys import LiveKeys
 from smtpproxy.store.sql.rows import Row, from_micros, to_micros
 from smtpproxy.store.sql.session import Connections, Session
-from smtpproxy.store.undo import Fate, Standing, Version, fate, said, without
+from smtpproxy.store.undo import Fate, Standing, Version, fate, updated, without
 
 _ADD = """
 INSERT INTO suppression (wide_key, exact_key, scope, origin, since, key_version, note, given_by,
@@ -96,7 +96,7 @@ AND scope = json_extract(asked.value, '$[0]') AND origin = json_extract(asked.va
 """
 _STANDING = f"SELECT place, since FROM ({_ENTRIES}) AS found"
 _ERASURES = "SELECT CAST(sum(n) AS BIGINT) FROM tally WHERE origin = 'erasure'"
-# ?1 holds the wide keys, 16 octets each; ?2 is a list as long.
+# ?1 holds the wide keys, 16 octets each; ?2 is a list of that length.
 _ERASED = """
 SELECT DISTINCT asked.key FROM json_each(?2) AS asked CROSS JOIN suppression
 WHERE wide_key = substr(CAST(?1 AS BLOB), asked.key * 16 + 1, 16) AND origin = 'erasure'
@@ -121,14 +121,14 @@ _BACK = (
 _LIFT_ONE = f"{_LIFT} SELECT {_LIFTABLE}, ?, ?, NULL FROM suppression WHERE {_KEY}"
 FIRST: Row = (b"", b"", "", "")
 
-# Of an import, the number is in quotes, so that it can be searched for.
+# The number of an import is in quotes, so that it can be searched for.
 _Earlier = list[tuple[int, str | None, str | None, int | None]]
 _read = msgspec.json.Decoder(_Earlier).decode
 _write = msgspec.json.Encoder().encode
 
 
 async def erased(session: Session, keys: KeyRing, addresses: Sequence[str]) -> set[str]:
-    """Return which of the canonical addresses are of people who were erased."""
+    """Return the canonical addresses whose people were erased."""
     if not (await session.fetch_all(_ERASURES))[0][0]:
         return set()
     places = [(address, key.pair(address)[0]) for address in addresses for key in keys.keys]
@@ -146,7 +146,7 @@ async def add(
 ) -> BatchResult:
     """Add under the newest key; raises what `KeyRing.places` raises.
 
-    `importer` is the number of the import whose entries these are.
+    `importer` is the number of the import that the entries belong to.
     """
     new, moves = [], []
     for entry in entries:
@@ -159,20 +159,20 @@ async def add(
     await _remember(session, new, importer)
     before = (await session.fetch_all(_COUNT))[0][0]
     now = to_micros(datetime.now(UTC).replace(microsecond=0))
-    # In the order of the primary key, neighbours share a page and its copy in the log.
+    # In the order of the primary key, neighbouring rows share a page and its copy in the log.
     ordered = sorted(new, key=lambda row: row[:2])
     written = await session.run_many(_ADD, [(*row, importer, now) for row in ordered])
     added = (await session.fetch_all(_COUNT))[0][0] - before
     if partners:
-        told = [suppressed_name(e.address) for e in entries if not is_key_text(e.address)]
-        await partner_table.cover(session, keys, partners, told)
+        names = [suppressed_name(e.address) for e in entries if not is_key_text(e.address)]
+        await partner_table.cover(session, keys, partners, names)
     return BatchResult(added, written - added, len(entries) - written)
 
 
 async def standing(
     session: Session, keys: KeyRing, entries: Sequence[SuppressionEntry]
 ) -> list[datetime | None]:
-    """Return for each entry since when the very same one exists; raises as `add` does."""
+    """Return since when the same suppression exists, for each entry; raises as `add` does."""
     found: list[datetime | None] = [None] * len(entries)
     places = [(n, pair) for n, e in enumerate(entries) for _, pair in keys.places(e.address)]
     octets = b"".join([wide + exact for _, (wide, exact) in places])
@@ -185,14 +185,14 @@ async def standing(
 
 
 async def forget_texts(session: Session, places: Sequence[tuple[SuppressionKey, KeyPair]]) -> None:
-    """Remove what people wrote to suppressions of the exact address, where it may hold one."""
+    """Remove the notes and reasons of the exact address that may hold an address."""
     pairs = [pair for _, pair in places]
     await session.run_many(_FORGET_NOTE, pairs)
     await session.run_many(_FORGET_REASON, [(exact,) for _, exact in pairs])
 
 
 class Suppressions(Connections):
-    """Keeps what of `SuppressionStore` no import comes through, for the store it is mixed into."""
+    """Implements `SuppressionStore`, except adding, for the store it is mixed into."""
 
     _keys: LiveKeys
 
@@ -231,9 +231,9 @@ class Suppressions(Connections):
                      for row in await session.fetch_all(_LIFTED, exact)]  # fmt: skip
         return [
             LiftedSuppression(
-                scope, Origin(origin), from_micros(since), note, from_micros(lifted_at), *told
+                scope, Origin(origin), from_micros(since), note, from_micros(lifted_at), *rest
             )
-            for scope, origin, since, note, lifted_at, *told, _ in sorted(
+            for scope, origin, since, note, lifted_at, *rest, _ in sorted(
                 found, key=lambda row: (row[4], row[-1])
             )
         ]
@@ -262,7 +262,7 @@ class Suppressions(Connections):
 
     async def move_scope(self, old: str, new: str) -> int:
         moved, last = 0, FIRST
-        while True:  # a batch each commit: the mail path waits for none of them
+        while True:  # commits are small, so that the mail path need not wait
             async with self._to_write().transaction() as session:
                 page = await session.fetch_all(_OF_SCOPE, *last, old, _PAGE_SIZE)
                 await session.run_many(_AS_SCOPE, [(new, *key) for key in page])
@@ -272,8 +272,8 @@ class Suppressions(Connections):
             moved, last = moved + len(page), page[-1]
 
     async def export_suppressions(self) -> AsyncGenerator[tuple[str, Suppression], None]:
-        # Page by page: one long read would keep the log from being emptied. What is moved to
-        # another key meanwhile may come twice; adding it twice changes nothing.
+        # Page by page: during one long read the log could not be emptied. A suppression that is
+        # moved to another key meanwhile may come twice; adding it twice changes nothing.
         last = FIRST
         async with self._reading() as session:
             while page := await session.fetch_all(_PAGE, *last, _PAGE_SIZE):
@@ -294,11 +294,11 @@ def _read_place(text: str) -> Row:
         octets = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         return msgspec.msgpack.decode(octets, type=tuple[bytes, bytes, str, str])
     except (ValueError, msgspec.MsgspecError) as error:
-        raise ValueError("no `next` of a page") from error
+        raise ValueError("not the `next` of a page") from error
 
 
 async def _remember(session: Session, entries: Sequence[Row], importer: int | None) -> None:
-    """Note what is about to be moved forward, and what is said again."""
+    """Record the versions of suppressions that are about to be moved forward or confirmed."""
     keys = b"".join([wide + exact for wide, exact, *_ in entries])
     kinds = msgspec.json.encode([(row[2], row[3]) for row in entries]).decode()
     changed: dict[Row, Row] = {}
@@ -307,30 +307,30 @@ async def _remember(session: Session, entries: Sequence[Row], importer: int | No
         row = entries[place]
         key = row[:4]
         before = standing.get(key) or _standing(known)
-        after = said(before, Version(from_micros(row[4]), row[6], importer))
+        after = updated(before, Version(from_micros(row[4]), row[6], importer))
         standing[key] = after
         if after is not before:
-            # A later moment is put by the insertion, which starts without `also`.
+            # A later time is written by the insertion, which clears `also`.
             also = after.now.also if after.now.since == before.now.since else None
             changed[key] = (also, _written(after.earlier), *key)
     await session.run_many(_PUT, changed.values())
 
 
 async def page(session: Session, number: int, after: Row, limit: int) -> list[Row]:
-    """Return the next keys of suppressions that the import had to do with."""
+    """Return the next keys of suppressions that the import has touched."""
     return await session.fetch_all(_OF_IMPORT, *after, number, f'%"{number}"%', limit)
 
 
-async def take_back(
+async def undo(
     session: Session,
     number: int,
     undone: Container[int],
     keys: Iterable[Row],
     lift: tuple[int, str] | None,
 ) -> tuple[int, int, int]:
-    """Take the import back from these; return how many were lifted, put back and kept.
+    """Undo the import for these; return how many were lifted, put back and kept.
 
-    `lift` is the moment in microseconds and the reason; None only counts.
+    `lift` is the time in microseconds and the reason; with None this only counts.
     """
     lifted: list[Row] = []
     put: list[Row] = []

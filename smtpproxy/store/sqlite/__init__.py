@@ -1,5 +1,7 @@
-"""SQLite, in WAL mode: one writer and any number of readers that never wait for it. The mail path
-reads on the event loop, the rest is on a thread."""
+"""A store in SQLite, in WAL mode: one writer, and any number of readers that never wait for it.
+
+The mail path reads on the event loop; everything else runs on a thread.
+"""
 
 import os
 import sqlite3
@@ -74,7 +76,7 @@ class SqliteStore(SqlStore):
         self._mailings = SqliteMailings(path, timeout, read_only=read_only)
 
     async def facts(self, lookups: Lookups) -> Facts:
-        await self.version()  # `read` has the pauses as of the last one
+        await self.version()  # which reads the pauses
         return await super().facts(lookups)
 
     async def trim_changes(self, before: datetime, *, webhooks: Collection[str] = ()) -> int:
@@ -117,10 +119,10 @@ def open_sqlite(
     partners: Sequence[PartnerSettings] = (),
     read_only: bool,
 ) -> SqliteStore:
-    """Open the database; unless `read_only`, make it, its key and its tables where missing.
+    """Open the database; unless `read_only`, create it, its key and its tables if missing.
 
     Raises:
-        StoreMisconfigured: what is there cannot be used; the text says how to fix it.
+        StoreMisconfigured: it cannot be used as it is; the text says how to fix it.
         StoreUnavailable: another process holds the database.
     """
     shared = [Partner(one.name, load_partner_key(one.key_file)) for one in partners]
@@ -135,22 +137,22 @@ def open_sqlite(
         except sqlite3.Error as error:
             if not is_busy(error) or time.monotonic() > deadline:
                 raise _fault(error, path) from error
-            time.sleep(0.01)  # another process starts or ends just now
+            time.sleep(0.01)  # another process is just starting or ending
         except OSError as error:
             raise StoreInaccessible(f"{path}: {error.strerror} ({error.filename})") from error
 
 
 def _check_there(path: Path) -> None:
-    """Refuse a database that is not there, or only being made and without a key."""
+    """Refuse a database that does not exist, or that is still being created and has no key."""
     if path.exists():
         with closing(open_reader(path)) as connection:
             if version_of(connection) and live_keys.knows_a_key(connection):
                 return
-    raise NoStoreYet(f"{path}: there is no database yet; smtpproxy serve makes it, or an import")
+    raise NoStoreYet(f"{path}: there is no database yet; smtpproxy serve or an import creates it")
 
 
 def make(path: Path, state_dir: Path, timeout: float) -> None:
-    """Bring file, tables and key into being; a new key only for a database that never had one."""
+    """Create file, tables and key, if missing; a key only for a database that never had one."""
     _make_file(path)
     with closing(open_writer(path, timeout)) as connection:
         behind = version_of(connection) < len(migrations())
@@ -161,7 +163,7 @@ def make(path: Path, state_dir: Path, timeout: float) -> None:
 
 
 def _make_file(path: Path) -> None:
-    """Make an empty file that only its owner can read: it will hold people's addresses."""
+    """Create an empty file that only its owner can read, as it will hold addresses."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
@@ -171,7 +173,7 @@ def _make_file(path: Path) -> None:
 def _fault(error: sqlite3.Error, path: Path) -> StoreUnavailable:
     primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if primary == sqlite3.SQLITE_NOTADB:
-        return StoreMisconfigured(f"{path}: not an SQLite database; store.url names another file")
+        return StoreMisconfigured(f"{path}: not an SQLite database; check the file in store.url")
     if primary in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
         return StoreInaccessible(
             f"{path}: cannot be opened ({error}); the file and its folder must belong to the "

@@ -1,6 +1,6 @@
-"""How the database file is opened, written and brought up to date.
+"""Opening, writing and migrating the database file.
 
-Numbered migrations: `user_version` counts those that a database has had.
+`user_version` is the number of the last migration that a database has had.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ from smtpproxy.store.sqlite.moves import forget_changes
 from smtpproxy.store.sqlite.watches import FileWatch
 
 _READ_PRAGMAS = (
-    # Pages come from the map without a copy and outlive other processes' commits, which
-    # empty the private cache. One byte more than 2 GiB - 64 KiB would be cut to that.
+    # Mapped pages need no copy, and survive commits of other processes, which empty the private
+    # cache. 2 GiB - 64 KiB is the most that SQLite maps.
     "PRAGMA mmap_size = 2147418112",
     "PRAGMA cache_size = -16384",
     "PRAGMA query_only = ON",
@@ -31,10 +31,10 @@ _READ_PRAGMAS = (
 _WRITE_PRAGMAS = (
     "PRAGMA foreign_keys = ON",
     "PRAGMA cache_size = -65536",
-    # People told "unsubscribed" stay unsubscribed, even if the power fails.
+    # People told "unsubscribed" stay unsubscribed, even after a power failure.
     "PRAGMA synchronous = FULL",
     "PRAGMA secure_delete = ON",  # erased means overwritten
-    "PRAGMA wal_autocheckpoint = 0",  # `checkpoint` does that, and loses nothing
+    "PRAGMA wal_autocheckpoint = 0",  # `checkpoint` does it without losing anything
     "PRAGMA journal_size_limit = 67108864",
 )
 
@@ -44,7 +44,7 @@ def uri(path: Path, *, read_only: bool) -> str:
 
 
 def open_reader(path: Path, timeout: float = 0.0) -> sqlite3.Connection:
-    """Open for reading. On the event loop it must not wait, that would stop all sessions."""
+    """Open for reading. On the event loop the timeout has to be 0, or all sessions would wait."""
     return _opened(path, _READ_PRAGMAS, read_only=True, timeout=timeout)
 
 
@@ -73,16 +73,17 @@ def _opened(
 
 
 def checkpoint(path: Path, *, cut: bool = False) -> bool:
-    """Move the log of a database into it, as much as nobody is in the way of; tell whether all of
-    it was. `cut`: cut it to nothing too. Waits for nobody. Raises sqlite3.Error.
+    """Move the log of a database into it, as far as readers allow; return whether all was moved.
 
-    Whoever writes all the time never lets a log come to its end: before it is cut, writers are
-    kept out while what came meanwhile is moved, which is little.
+    `cut`: also truncate the log. Waits for nobody. Raises sqlite3.Error.
 
-    We have a read open meanwhile. Without one, SQLite before 3.51.3 may lose what others commit:
-    where a writer begins the log anew just when a checkpoint has seen how long it was, what comes
-    then counts as moved (www.sqlite.org/wal.html#walresetbug). While we read from the log, nobody
-    begins it anew; where we read none of it, since all is moved, nobody moves what comes after.
+    A process that writes all the time never lets the log end. So before it is truncated, writers
+    are locked out while the little that came meanwhile is moved.
+
+    We hold a read open during this. Without one, SQLite before 3.51.3 may lose commits of others:
+    if a writer restarts the log just after a checkpoint has read its length, the new frames count
+    as moved (www.sqlite.org/wal.html#walresetbug). While we read from the log, nobody restarts it;
+    if we read none of it, because all is moved, nobody moves the frames that follow.
     """
     steps = [("BEGIN", "PASSIVE")]
     if cut:
@@ -94,7 +95,7 @@ def checkpoint(path: Path, *, cut: bool = False) -> bool:
             found = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
             reader.execute("ROLLBACK")
             locked, length, moved = found  # pages
-            if locked or length - moved > _FEW_PAGES:  # an old reader needs them, perhaps for long
+            if locked or length - moved > _FEW_PAGES:  # an old reader may need them for long
                 return False
         return bool(moved == length)
 
@@ -104,8 +105,10 @@ def _not_waiting(path: Path) -> sqlite3.Connection:
 
 
 def empty_log(path: Path) -> bool:
-    """Move the log of a database into it, and cut it to nothing; tell whether that was possible.
-    Raises sqlite3.Error."""
+    """Move the log of a database into it, and truncate it; return whether that was possible.
+
+    Raises sqlite3.Error.
+    """
     try:
         return checkpoint(path, cut=True)
     except sqlite3.Error as error:
@@ -115,13 +118,15 @@ def empty_log(path: Path) -> bool:
 
 
 def has_long_log(path: Path) -> bool:
-    """Tell whether it is time to cut the log. SQLite has it beside the file that a link leads to.
-    Raises OSError."""
+    """Return whether the log should be truncated. It is beside the target of a symbolic link.
+
+    Raises OSError.
+    """
     return os.stat(f"{os.path.realpath(path)}-wal").st_size > _LONG_LOG  # noqa: PTH116 - often
 
 
 def is_busy(error: BaseException) -> bool:
-    """Tell whether another try may do: locked, being recovered, or lost a race."""
+    """Return whether another try may succeed: locked, being recovered, or lost a race."""
     return isinstance(error, sqlite3.Error) and (
         getattr(error, "sqlite_errorcode", 0) & 0xFF
         in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
@@ -129,7 +134,7 @@ def is_busy(error: BaseException) -> bool:
 
 
 def unavailable(error: BaseException) -> StoreUnavailable:
-    """Return what a failed read or write means to callers; raise it `from error`."""
+    """Return the error to raise `from error` after a failed read or write."""
     if is_busy(error):
         return StoreUnavailable("another process holds the database")
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
@@ -142,15 +147,15 @@ def unavailable(error: BaseException) -> StoreUnavailable:
     return StoreUnavailable("the database failed")
 
 
-_MOST = 2_000_000  # seconds: of more milliseconds SQLite makes none
-_LOOK_SECONDS = 0.002
+_LONGEST_WAIT = 2_000_000  # seconds: the milliseconds have to fit into 31 bits
+_RETRY_SECONDS = 0.002
 _CUT_SECONDS = 0.02
 _LONG_LOG = 32 * 1024 * 1024  # octets
 _FEW_PAGES = 1_000
 
 
 class SqliteSession:
-    """A `Session` over an aiosqlite connection, whose work is on a thread."""
+    """A `Session` over an aiosqlite connection, which works on a thread."""
 
     __slots__ = ("_connection",)
 
@@ -172,7 +177,7 @@ class SqliteSession:
 
 
 class SqliteWriter:
-    """The one writing connection of a store. Opened with the first write."""
+    """The only writing connection of a store, opened with the first write."""
 
     def __init__(self, path: Path, timeout: float) -> None:
         self._path = path
@@ -181,12 +186,12 @@ class SqliteWriter:
         self._connection: aiosqlite.Connection | None = None
         self._watch: FileWatch | None = None
         self.committed: Callable[[SqliteSession], Awaitable[None]] | None = None
-        """Is told of each commit, before anybody else is."""
+        """Called after each commit, before its caller learns of it."""
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[SqliteSession]:
-        """As `Writer` says. Raises StoreUnavailable: no write lock in time, or the write failed."""
-        async with self._alone() as connection:
+        """Raises StoreUnavailable if there is no write lock in time, or the write fails."""
+        async with self._exclusive() as connection:
             await self._begin(connection)
             try:
                 yield SqliteSession(connection)
@@ -199,8 +204,8 @@ class SqliteWriter:
             await self._shorten_log()
 
     async def _begin(self, connection: aiosqlite.Connection) -> None:
-        """Take the write lock. SQLite's own waiting looks too seldom to get in between the
-        batches of another process's import."""
+        """Take the write lock. SQLite itself retries too rarely to get in between the batches of
+        another process's import."""
         deadline = time.monotonic() + self._timeout
         await connection.execute("PRAGMA busy_timeout = 0")
         try:
@@ -211,14 +216,14 @@ class SqliteWriter:
                 except sqlite3.Error as error:
                     if not is_busy(error) or time.monotonic() > deadline:
                         raise
-                await asyncio.sleep(_LOOK_SECONDS)
+                await asyncio.sleep(_RETRY_SECONDS)
         finally:
-            wait = int(min(self._timeout, _MOST) * 1000)
+            wait = int(min(self._timeout, _LONGEST_WAIT) * 1000)
             await connection.execute(f"PRAGMA busy_timeout = {wait}")
 
     @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[aiosqlite.Connection]:
-        """Take a turn on the connection: transactions of tasks must not mix."""
+    async def _exclusive(self) -> AsyncIterator[aiosqlite.Connection]:
+        """Reserve the connection, as transactions of several tasks must not mix."""
         try:
             async with asyncio.timeout(self._timeout):
                 await self._turn.acquire()
@@ -242,15 +247,15 @@ class SqliteWriter:
         return self._connection
 
     async def _shorten_log(self) -> None:
-        """What was committed is so, whatever becomes of this."""
+        """Truncate a long log; the commit is valid even if this fails."""
         with suppress(sqlite3.Error, OSError):
             if has_long_log(self._path):
                 await asyncio.to_thread(empty_log, self._path)
 
-    async def forget_pages(self) -> None:
-        """Move the log into the database and cut it, unless a reader is in the way for long.
+    async def purge_log(self) -> None:
+        """Move the log into the database and truncate it, unless a reader prevents it for long.
 
-        SQLite would wait for it with the write lock in its hands, and so would everybody else.
+        SQLite itself would wait for the reader with the write lock, and block everybody else.
         """
         deadline = time.monotonic() + self._timeout
         with suppress(StoreUnavailable):
@@ -260,7 +265,7 @@ class SqliteWriter:
                 await asyncio.sleep(_CUT_SECONDS)
 
     async def _cut_log(self) -> bool:
-        async with self._alone():
+        async with self._exclusive():
             return await asyncio.to_thread(empty_log, self._path)
 
     async def close(self) -> None:
@@ -270,7 +275,7 @@ class SqliteWriter:
 
 
 def migrations() -> list[str]:
-    """Return the SQL of every migration, the first one first."""
+    """Return the SQL of every migration, in order."""
     return numbered("smtpproxy.store.sqlite")
 
 
@@ -282,9 +287,9 @@ def version_of(connection: sqlite3.Connection) -> int:
 def migrate(
     connection: sqlite3.Connection, path: Path, then: Callable[[sqlite3.Connection], None]
 ) -> None:
-    """Bring the database up to date, in one transaction; safe when two processes start at once.
+    """Migrate the database in one transaction; safe if two processes start at once.
 
-    `then` is done in the same transaction. Half a copy of the tables as they were is given up.
+    `then` runs in the same transaction. An unfinished copy of the store is given up.
 
     Raises:
         StoreMisconfigured: the database is newer than the program.
@@ -314,20 +319,20 @@ def check_not_newer(connection: sqlite3.Connection, path: Path) -> None:
     version, known = version_of(connection), len(migrations())
     if version > known:
         raise StoreMisconfigured(
-            f"{path}: made by a newer smtpproxy (version {version} of the database, this "
+            f"{path}: made by a newer smtpproxy (the database has version {version}, this "
             f"program knows {known}); run that release, or restore an older backup"
         )
 
 
 def check_open(connection: sqlite3.Connection, path: Path) -> None:
-    """Raise StoreMisconfigured for a database that was copied to another, which counts now."""
+    """Raise StoreMisconfigured for a database that was copied to another one, which replaces it."""
     place = moved_to(connection)
     if place is not None:
         raise StoreMisconfigured(closed_text(f"sqlite://{path}", place))
 
 
 def moved_to(connection: sqlite3.Connection) -> str | None:
-    """Return where a database was copied to, which is closed for that."""
+    """Return where a closed database was copied to, or None."""
     if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'moved_to'").fetchone():
         return str(connection.execute("SELECT place FROM moved_to").fetchone()[0])
     return None
@@ -339,13 +344,13 @@ def check_up_to_date(connection: sqlite3.Connection, path: Path) -> None:
     version, known = version_of(connection), len(migrations())
     if version < known:
         raise StoreOutdated(
-            f"{path}: version {version} of the database, this program needs {known}; "
+            f"{path}: the database has version {version}, this program needs {known}; "
             "start smtpproxy serve, or any command that writes, to bring it up to date"
         )
 
 
 def _statements(script: str) -> Iterator[str]:
-    """Split at the ends of statements; a trigger's own semicolons are no ends."""
+    """Split a script into statements, keeping the semicolons inside a trigger."""
     pending = ""
     for line in script.splitlines(keepends=True):
         pending += line
@@ -356,7 +361,7 @@ def _statements(script: str) -> Iterator[str]:
 
 @asynccontextmanager
 async def reading(path: Path, timeout: float, *, snapshot: bool) -> AsyncIterator[SqliteSession]:
-    """A separate connection for a long read, on a thread; it may write what is temporary."""
+    """Open a separate connection for a long read, on a thread; it may write temporary tables."""
 
     def connect() -> sqlite3.Connection:
         connection = open_reader(path, timeout)

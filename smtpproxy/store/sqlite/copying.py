@@ -1,4 +1,4 @@
-"""Copies of databases: taken while they are written, proven, and prepared to take their place."""
+"""Backups of databases: taking one while others write, checking it, and preparing its restore."""
 
 import os
 import sqlite3
@@ -14,7 +14,7 @@ from smtpproxy.policy.breaker import MARKETING, RESTORE
 from smtpproxy.store.change_journal import Mark
 from smtpproxy.store.key_files import load_keys
 from smtpproxy.store.protocols import StoreMisconfigured
-from smtpproxy.store.sql.live_keys import chosen
+from smtpproxy.store.sql.live_keys import live_ring
 from smtpproxy.store.sql.rows import to_micros
 from smtpproxy.store.sqlite import live_keys
 from smtpproxy.store.sqlite.connection import (
@@ -25,8 +25,8 @@ from smtpproxy.store.sqlite.connection import (
     version_of,
 )
 
-_PATIENCE = 30.0  # seconds for a lock
-# One that waits already began earlier: what it lacks is still missing.
+_LOCK_TIMEOUT = 30.0  # seconds
+# IGNORE: an earlier hold has an earlier position, from where changes are still missing.
 _HOLD = "INSERT OR IGNORE INTO stream_pause (subject, at, cause, reason) VALUES (?, ?, ?, ?)"
 _NOTE = """
 INSERT INTO stream_event (at, subject, action, cause, reports, messages, bound)
@@ -37,12 +37,12 @@ SELECT coalesce(sum(iif(kind = 'contact', n, 0)), 0), coalesce(sum(iif(kind = 'c
 FROM tally
 """
 _BEYOND = 1_000_000
-"""Numbers of changes that are left out after a restore: those that nobody knows of were used too,
-and whoever reads the log must not take a new one for one that it has seen."""
+"""How many numbers of changes are skipped after a restore. Some above the known ones were used, and
+a reader of the log must not mistake a new change for one that it has seen."""
 
 
 def snapshot(source: Path, target: Path) -> None:
-    """Copy a database as it is at one moment, while others write to it; `target` is new.
+    """Copy a database from one snapshot, while others write to it; `target` must not exist.
 
     Raises StoreUnavailable, OSError.
     """
@@ -50,20 +50,20 @@ def snapshot(source: Path, target: Path) -> None:
     try:
         with (
             closing(
-                sqlite3.connect(uri(source, read_only=True), uri=True, timeout=_PATIENCE)
+                sqlite3.connect(uri(source, read_only=True), uri=True, timeout=_LOCK_TIMEOUT)
             ) as one,
             closing(sqlite3.connect(target, isolation_level=None)) as other,
         ):
-            one.backup(other)  # in one step: its read holds one moment, and nobody waits for it
-            other.execute("PRAGMA journal_mode = DELETE")  # one file is all of it
+            one.backup(other)  # in one step: one snapshot, and nobody waits for it
+            other.execute("PRAGMA journal_mode = DELETE")  # a single file
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:  # the source only is read
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL:  # only target is written
             raise OSError(ENOSPC, strerror(ENOSPC), str(target)) from error
         raise unavailable(error) from error
 
 
 def integrity(path: Path) -> str:
-    """Return `ok`, or what SQLite finds wrong with a database that nobody writes."""
+    """Return `ok`, or the faults that SQLite finds in a database that nobody writes."""
     try:
         with closing(_unwritten(path)) as connection:
             found = connection.execute("PRAGMA integrity_check(3)").fetchall()
@@ -73,29 +73,29 @@ def integrity(path: Path) -> str:
 
 
 def proven_keys(path: Path, key_folder: Path) -> Mapping[int, str]:
-    """Return the live keys of a copy of the store, each a fingerprint by its version.
+    """Return the fingerprints of the live keys of a copy of the store, by version.
 
-    Raises StoreMisconfigured: its keys are not those in the folder, or it is of a newer program.
+    Raises StoreMisconfigured if the folder lacks one, or the copy is of a newer release.
     """
     with closing(_unwritten(path)) as connection:
         check_not_newer(connection, path)
         wanted = live_keys.live(connection)
-        chosen(load_keys(key_folder, alone=True), wanted, path)
+        live_ring(load_keys(key_folder, alone=True), wanted, path)
     return dict(wanted)
 
 
 def counts(path: Path) -> tuple[int, int, int]:
-    """Return the version of a copy of the store, and how many contacts and suppressions it has."""
+    """Return the version of a copy of the store, and its numbers of contacts and suppressions."""
     with closing(_unwritten(path)) as connection:
         contacts, suppressions = connection.execute(_COUNTS).fetchone()
         return version_of(connection), contacts, suppressions
 
 
 def hold(path: Path, at: datetime, position: str, mark: Mark) -> None:
-    """Hold back all marketing in a copy that is about to take its place.
+    """Hold back all marketing in a copy before it is restored.
 
-    `position` is from where the journal has to be replayed, `mark` that of its end here. Raises
-    StoreMisconfigured, OSError.
+    `position` is where the replay of the journal has to start, and `mark` that of the journal's
+    end. Raises StoreMisconfigured, OSError.
     """
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -108,7 +108,7 @@ def hold(path: Path, at: datetime, position: str, mark: Mark) -> None:
                 _skip_numbers(connection, table, seen)
             connection.execute(_NOTE, (moment, MARKETING, RESTORE))
             connection.execute("COMMIT")
-            connection.execute("PRAGMA journal_mode = WAL")  # as whoever only reads expects it
+            connection.execute("PRAGMA journal_mode = WAL")  # read-only processes rely on it
     except sqlite3.Error as error:
         raise StoreMisconfigured(f"{path}: cannot be restored ({error})") from error
 
@@ -123,5 +123,5 @@ def _skip_numbers(connection: sqlite3.Connection, table: str, seen: int) -> None
 
 
 def _unwritten(path: Path) -> sqlite3.Connection:
-    """Open what nobody writes, without the files that SQLite would make beside it."""
+    """Open a database that nobody writes, so that SQLite creates no files beside it."""
     return sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)

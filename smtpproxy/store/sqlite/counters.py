@@ -1,8 +1,8 @@
-"""Who was mailed when, and to how many people a text went: counted on the mail path.
+"""Counting mailings, and people sent the same text, on the mail path.
 
-A message is counted before it is put to the upstream and taken back if it is not taken:
-then two workers can never both send the last one that a cap allows. What a crash leaves
-behind counts, since the message may have been accepted.
+A message is counted before it goes to the upstream, and the count undone if it is not accepted:
+so two workers can never both send the last message that a cap allows. After a crash the count
+stays, since the message may have been accepted.
 """
 
 import sqlite3
@@ -60,7 +60,7 @@ SELECT person, at, id FROM mailing WHERE person = ?1 ORDER BY at LIMIT 1
 
 
 class Counted(Struct, frozen=True):
-    """That a message went to somebody."""
+    """A message to a person."""
 
     address: str
     id: str
@@ -69,7 +69,7 @@ class Counted(Struct, frozen=True):
 
 
 class SqliteMailings:
-    """A `MailingLog`, and the reading of it. Opened with the first use, on the event loop."""
+    """A `MailingLog`. Opened with the first use, on the event loop."""
 
     def __init__(self, database: Path, timeout: float, *, read_only: bool = False) -> None:
         path = database.with_name(f"{database.stem}-mailings.db")
@@ -90,12 +90,12 @@ class SqliteMailings:
 
         return await self._file.write(count)
 
-    async def count_again(self, told: Iterable[Counted]) -> int:
-        """Count what is not counted yet; return how many. Raises StoreUnavailable."""
+    async def count_again(self, messages: Iterable[Counted]) -> int:
+        """Count the messages that are not counted yet; return how many. Raises StoreUnavailable."""
 
         def count(connection: sqlite3.Connection) -> int:
             done = 0
-            for one in told:
+            for one in messages:
                 person, moment, stream = self._person(one.address), to_micros(one.at), one.stream
                 if connection.execute(_IS_COUNTED, (person, one.id)).fetchone():
                     continue
@@ -117,8 +117,8 @@ class SqliteMailings:
         await self._file.write(take_back)
 
     async def known(self, addresses: Sequence[str]) -> Mapping[str, Mailed]:
-        """Return what is known of each address; nothing where there is no database yet."""
-        if not self._file.is_there():
+        """Return the mailings of each address, or nothing if there is no database yet."""
+        if not self._file.exists():
             return {}
 
         def read(connection: sqlite3.Connection) -> dict[str, Mailed]:
@@ -129,8 +129,8 @@ class SqliteMailings:
     async def prune(
         self, before: datetime, *, first_before: datetime, dry_run: bool = False
     ) -> int:
-        """Remove what is older, in small steps; return how many messages."""
-        if not self._file.is_there():
+        """Remove older rows, in small steps; return how many messages."""
+        if not self._file.exists():
             return 0
         if dry_run:
             return await self._file.ask(_counted(OLDER_MAILINGS, (to_micros(before),)))
@@ -151,7 +151,7 @@ class SqliteMailings:
             for statement in FORGET_MAILINGS:
                 connection.execute(statement, (self._person(address),))
 
-        if self._file.is_there():
+        if self._file.exists():
             await self._file.write(erase)
 
     def close(self) -> None:

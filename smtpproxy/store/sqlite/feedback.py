@@ -1,4 +1,4 @@
-"""The record of reports, in a database beside the store's."""
+"""The record of feedback reports, in a database beside the store's."""
 
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
@@ -85,7 +85,7 @@ _KEEP = """
 UPDATE report SET why = CASE WHEN kept AND why != '' THEN why || '; ' ELSE '' END || ?, kept = 1
 WHERE id = ?
 """
-# What is still to be handed on stays.
+# Bounces that are still to be forwarded stay.
 _OLD = """
 SELECT id FROM report
 WHERE at < ? AND id NOT IN (SELECT report FROM hand_on WHERE due IS NOT NULL)
@@ -114,7 +114,7 @@ class SqliteFeedback:
             ]
             return frozenset(found)
 
-        return await self._file.ask(find) if self._file.is_there() else frozenset()
+        return await self._file.ask(find) if self._file.exists() else frozenset()
 
     async def note(self, reports: Sequence[ReadReport]) -> None:
         def note(connection: sqlite3.Connection) -> None:
@@ -144,7 +144,7 @@ class SqliteFeedback:
         return await self._file.write(note)
 
     async def missing(self, ids: Collection[str]) -> frozenset[str]:
-        if not self._file.is_there():
+        if not self._file.exists():
             return frozenset()
         asked = list(ids)
 
@@ -161,7 +161,7 @@ class SqliteFeedback:
         return await self._file.ask(find)
 
     async def kept(self, *, beginning: str = "") -> Sequence[ReadReport]:
-        if not self._file.is_there():
+        if not self._file.exists():
             return ()
         found = await self._file.ask(lambda c: c.execute(_KEPT, (beginning,)).fetchall())
         return [
@@ -185,7 +185,7 @@ class SqliteFeedback:
         await self._file.write(settle)
 
     async def due(self, now: datetime, limit: int) -> Sequence[HandingOn]:
-        if not self._file.is_there():
+        if not self._file.exists():
             return ()
         found = await self._file.ask(lambda c: c.execute(_DUE, (to_micros(now), limit)).fetchall())
         return [
@@ -203,19 +203,19 @@ class SqliteFeedback:
         await self._file.write(lambda c: c.execute(_KEEP, (why, id)))
 
     async def totals(self) -> Mapping[tuple[str, ...], float]:
-        if not self._file.is_there():
+        if not self._file.exists():
             return {}
         found = await self._file.ask(lambda c: c.execute("SELECT * FROM total").fetchall())
         return {(kind, stream): n for kind, stream, n in found}
 
     async def counts(self) -> Waiting:
-        if not self._file.is_there():
+        if not self._file.exists():
             return Waiting(0, 0, 0)
         kept, due = await self._file.ask(lambda c: c.execute(_COUNTS).fetchone())
         return Waiting(kept, due, 0)
 
     async def purge(self, before: datetime, *, dry_run: bool = False) -> Sequence[str]:
-        if not self._file.is_there():
+        if not self._file.exists():
             return ()
         limit = (to_micros(before),)
         if dry_run:
@@ -243,7 +243,7 @@ class SqliteFeedback:
             await self._file.write(lambda c: _remove(c, list(ids)))
 
     async def forget(self, address: str) -> Sequence[str]:
-        if not self._file.is_there():
+        if not self._file.exists():
             return ()
         await self._file.ask(lambda _: None)
         who = (self._person(address),)
@@ -264,13 +264,13 @@ class SqliteFeedback:
 
 
 def _heard(connection: sqlite3.Connection, event: HeardEvent, at: datetime) -> None:
-    """Count an event, where it was not heard before."""
+    """Count an event, unless it is already recorded."""
     if connection.execute(_EVENT, (event.key, to_micros(event.dated(at)))).rowcount:
         connection.execute(_COUNT, (event.kind, event.stream))
 
 
 def _remove(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
-    """Forget reports; what was heard by them stays known."""
+    """Delete reports; their events stay recorded."""
     names = [(id,) for id in ids]
     connection.executemany("DELETE FROM report WHERE id = ?", names)
     connection.executemany("DELETE FROM concerned WHERE report = ?", names)

@@ -1,4 +1,4 @@
-"""What of a commit goes into the journal of changes, before anybody is told that it is done."""
+"""Writing each commit to the journal of changes, before it is acknowledged."""
 
 import asyncio
 from contextlib import ExitStack
@@ -21,7 +21,7 @@ SELECT coalesce(max(iif(name = 'suppression_change', seq, 0)), 0),
     coalesce(max(iif(name = 'refusal_change', seq, 0)), 0)
 FROM sqlite_sequence
 """
-# The fingerprint of a key that is not known any more is of no use to anybody.
+# The fingerprint of a key that is no longer known is replaced by zeros.
 _CHANGES = """
 SELECT seq, change.at, coalesce(event.action, change.action), coalesce(fingerprint, '00000000'),
     wide_key, exact_key, coalesce(subject, scope), coalesce(cause, origin), coalesce(until, since)
@@ -40,7 +40,7 @@ _read_wish = msgspec.json.Decoder(Preference).decode
 
 
 class ChangeFollower:
-    """Brings the journal up to what a store has committed; other processes do so as well."""
+    """Appends what a store has committed to the journal; other processes do so as well."""
 
     def __init__(self, state_dir: Path, keys: LiveKeys) -> None:
         self._journal = Journal(state_dir / FOLDER)
@@ -48,9 +48,9 @@ class ChangeFollower:
         self._known: Mark | None = None
 
     async def follow(self, session: Session) -> None:
-        """Write down what is not there yet.
+        """Append the commits that are not in the journal yet.
 
-        Raises StoreUnavailable: it is in the database, and not in the journal. The next commit
+        Raises StoreUnavailable if it cannot; then only the database has them, and the next commit
         tries again.
         """
         newest = await _newest(session)
@@ -64,7 +64,7 @@ class ChangeFollower:
         except (OSError, JournalGap) as error:
             raise StoreUnavailable(f"the journal of changes cannot be written: {error}") from error
         finally:
-            if not taking.done():  # cancelled: the lock is given up as soon as it is there
+            if not taking.done():  # cancelled: release the lock as soon as it is taken
                 taking.add_done_callback(lambda _: stack.close())
             else:
                 stack.close()
@@ -85,9 +85,9 @@ class ChangeFollower:
                 found.append((one, (change, refusal)))
             if refusals:
                 ring = (await self._keys.current(session)).newest
-                for refusal, at, address, *told in refusals:
+                for refusal, at, address, *rest in refusals:
                     key = "" if address is None else ring.text(ring.pair(address))
-                    one = _refusal(from_micros(at), key, *told)
+                    one = _refusal(from_micros(at), key, *rest)
                     found.append((one, (change, refusal)))
             await asyncio.to_thread(self._journal.append, found, datetime.now(UTC))
 

@@ -1,9 +1,9 @@
-"""Which keys the rows of this database are stored under, and how nobody reads with fewer.
+"""The live keys of this database, and the view that keeps lookups from using outdated ones.
 
-The view that lookups read suppressions through is named after the live keys. Whoever adds
-or retires a key renames it in the same transaction, so a lookup that was prepared for other
-keys fails on the very next read, and is prepared again with those of the file: there is no
-moment when a row can be missed, and while nothing changes it costs nothing.
+Lookups read suppressions through a view that is named after the live keys. Adding or retiring a
+key renames it in the same transaction. A lookup prepared for other keys then fails on its next
+read, and is prepared again with the keys in the file: no row can be missed at any moment, and as
+long as nothing changes this costs nothing.
 """
 
 import sqlite3
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from smtpproxy.store.key_files import load_keys
 from smtpproxy.store.keys import KeyRing, SuppressionKey
-from smtpproxy.store.sql.live_keys import LIVE, Live, chosen
+from smtpproxy.store.sql.live_keys import LIVE, Live, live_ring
 from smtpproxy.store.sql.session import Session
 
 _VIEW = "suppression_under_"
@@ -20,12 +20,12 @@ VIEWS = f"SELECT name FROM sqlite_master WHERE type = 'view' AND name GLOB '{_VI
 
 
 def view(versions: Sequence[int]) -> str:
-    """Return the name of the view while these keys are live."""
+    """Return the name of the view for these live keys."""
     return _VIEW + "_".join(map(str, sorted(versions)))
 
 
 def is_gone(error: BaseException) -> bool:
-    """Tell whether a lookup failed because other keys are live than it was prepared for."""
+    """Return whether a lookup failed because the live keys have changed since it was prepared."""
     return isinstance(error, sqlite3.OperationalError) and f"no such table: {_VIEW}" in str(error)
 
 
@@ -45,7 +45,7 @@ def name(connection: sqlite3.Connection) -> None:
 
 
 def naming(views: Sequence[str], versions: Sequence[int]) -> list[str]:
-    """Return the statements that leave one view, of the name that these versions make."""
+    """Return the statements that replace the views by one for these versions."""
     drops = [f"DROP VIEW {old}" for old in views]
     if not versions:
         return drops
@@ -53,7 +53,7 @@ def naming(views: Sequence[str], versions: Sequence[int]) -> list[str]:
 
 
 def register(connection: sqlite3.Connection, keys: KeyRing) -> None:
-    """Remember the newest key when the database knows none yet."""
+    """Store the newest key, if the database has none yet."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         if not knows_a_key(connection):
@@ -66,7 +66,7 @@ def register(connection: sqlite3.Connection, keys: KeyRing) -> None:
 
 
 def put(connection: sqlite3.Connection, key: SuppressionKey, made_at: int | None = None) -> None:
-    """Let a key count as live from now on, in the caller's transaction."""
+    """Make a key live, in the caller's transaction."""
     connection.execute(
         "INSERT INTO suppression_key (version, fingerprint, made_at) VALUES (?, ?, ?)",
         (key.version, key.fingerprint, made_at),
@@ -74,22 +74,22 @@ def put(connection: sqlite3.Connection, key: SuppressionKey, made_at: int | None
 
 
 def load(connection: sqlite3.Connection, state_dir: Path, path: Path) -> KeyRing:
-    """Read the keys that are live in the database from their file.
+    """Read the live keys of the database from their file.
 
     Raises:
-        StoreMisconfigured: the file does not hold them; the suppressions would match nobody.
+        StoreMisconfigured: the file lacks one; its suppressions would match nobody.
     """
     while True:
         wanted = live(connection)
         keys = load_keys(state_dir)
-        # A key goes into the file before it is live and out of it after, so what was live
-        # before and after must be there.
+        # A key is added to the file before it becomes live, and removed after it was retired: if
+        # the live ones are the same before and after reading, the file must have them.
         if wanted == live(connection):
-            return chosen(keys, wanted, path)
+            return live_ring(keys, wanted, path)
 
 
 async def rename(session: Session) -> None:
-    """Name the view after the keys that are live now, in the caller's transaction."""
+    """Name the view after the live keys, in the caller's transaction."""
     views = [row[0] for row in await session.fetch_all(VIEWS)]
     for statement in naming(views, [row[0] for row in await session.fetch_all(LIVE)]):
         await session.run(statement)

@@ -1,4 +1,4 @@
-"""The read of the mail path: straight from SQLite on the event loop (docs/adr/0002)."""
+"""The reads of the mail path: directly from SQLite on the event loop (docs/adr/0002)."""
 
 import asyncio
 import time
@@ -34,7 +34,7 @@ _opened = count()
 
 
 class _Link:
-    """One read-only connection and the questions asked over it. Raises what SQLite raises."""
+    """One read-only connection and its queries. Raises sqlite3.Error."""
 
     def __init__(self, path: Path, state_dir: Path, partners: Sequence[Partner]) -> None:
         self.file = FileWatch(path)
@@ -61,7 +61,7 @@ class _Link:
         self._prepared: dict[tuple[int, bool], Statements] = {}  # by number of keys, and age
 
     def version(self) -> object:
-        """The state of the database as of the last commit; of another connection, another one."""
+        """Return the state of the database after the last commit; it differs by connection."""
         version = self._opened, self.log.state()
         if version != self._version:
             self._pauses = tuple(map(read_pause, self._execute(PAUSES).fetchall()))
@@ -69,14 +69,15 @@ class _Link:
         return version
 
     def read(self, lookups: Lookups) -> tuple[Facts, object]:
-        """Facts and a state that they are no older than: the last one that was asked for.
-        It is a recent one, as every transaction asks for it before anything is mailed. Not so those
-        that are held back by a pause, which may be over."""
+        """Return facts, and a state that they are no older than: the last one read.
+
+        That is recent, as every transaction reads it before anything is mailed. With pauses it is
+        read again: they hold transactions back, and may be over."""
         version = self.version() if self._pauses else self._version or self.version()
         return self.facts(lookups), version
 
     def facts(self, lookups: Lookups) -> Facts:
-        """Read all addresses, and what else they may be read as, from one snapshot."""
+        """Read all addresses, and those they may be read as, from one snapshot."""
         addresses = lookups.addresses
         if len(addresses) == 1 and not readings(address := addresses[0]):
             known = self._one(address, lookups)
@@ -89,7 +90,7 @@ class _Link:
             self.end()
 
     def begin(self) -> None:
-        """Hold one snapshot until `end`. It is taken with a first read, not with BEGIN."""
+        """Hold one snapshot until `end`. The first read takes it, not BEGIN."""
         self._execute("BEGIN")
         try:
             self._execute(self._first_read).fetchone()
@@ -115,7 +116,7 @@ class _Link:
     def _with_pauses(
         self, facts: dict[str, RecipientFacts], lookups: Lookups
     ) -> dict[str, RecipientFacts]:
-        """Add the pauses of streams to what is known of each address."""
+        """Add the pauses of streams to the facts about each address."""
         if not lookups.pauses:
             return facts
         return {
@@ -124,11 +125,11 @@ class _Link:
         }
 
     def _one(self, name: str, lookups: Lookups) -> RecipientFacts | None:
-        """Read what is known of one canonical name, in one statement."""
+        """Read the facts about one canonical name, in one statement."""
         keys = self._keys(name)
         kind = len(keys), lookups.snapshots
         asked = self._prepared.get(kind) or self._prepare(*kind)
-        values = map(bytearray, keys)  # of bytes sqlite3 looks for an adapter each time
+        values = map(bytearray, keys)  # for bytes sqlite3 looks up an adapter each time
         if lookups.contacts:
             found = self._execute(asked.everything, (*values, name)).fetchall()
         else:
@@ -141,11 +142,11 @@ class _Link:
         return asked
 
     def _domains(self, keys: int) -> int:
-        """How many whole domains a name is under that has so many keys."""
+        """Return the number of whole domains that a name with so many keys is under."""
         return keys // (1 + len(self._more)) - 2
 
     def _all_keys(self, name: str) -> tuple[bytes, ...]:
-        """Return the keys of a name: the live ones' first, then the partners'."""
+        """Return a name's keys under the live keys, then under the partners' keys."""
         keys: tuple[bytes, ...] = self._lookup(name)
         for lookup in self._more:
             keys += lookup(name)
@@ -187,8 +188,8 @@ class _Link:
 class SqliteReader:
     """Reads facts over a read-only connection, on the thread of the event loop.
 
-    A read takes some 20 microseconds, a thread hop ten times that. It never waits: while
-    the database is locked, it tries again from the event loop until `timeout`.
+    A read takes some 20 microseconds, a thread hop ten times that. It never blocks: while the
+    database is locked, it is retried from the event loop until `timeout`.
     """
 
     def __init__(
@@ -204,7 +205,7 @@ class SqliteReader:
         self._turn = asyncio.Lock()  # of reads of many
 
     def read(self, lookups: Lookups) -> Pending[tuple[Facts, object]]:
-        """Facts, and a state of the store that they are no older than."""
+        """Return facts, and a state of the store that they are no older than."""
         if len(lookups.addresses) > _CHUNK:
             return Pending.of(self._many_read(lookups))
         try:
@@ -234,7 +235,7 @@ class SqliteReader:
         return await self._facts_of_many(lookups), version
 
     async def _facts_of_many(self, lookups: Lookups) -> Facts:
-        """Read over a connection of its own, whose snapshot can outlast a turn of the loop."""
+        """Read over a separate connection, whose snapshot can outlast a turn of the loop."""
         facts: dict[str, RecipientFacts] = {}
         async with self._turn:
             link = await self._ask(self._begun)
@@ -263,18 +264,18 @@ class SqliteReader:
         return link
 
     def _ask(self, question: Callable[[], T]) -> Pending[T]:
-        """The answer is there at once, unless the database is busy. Raises StoreUnavailable."""
+        """Return the answer at once, unless the database is busy. Raises StoreUnavailable."""
         try:
             return Pending(question(), done=True)
         except Exception as error:
             return self._once_more(question, error)
 
     def _once_more(self, question: Callable[[], T], error: Exception) -> Pending[T]:
-        """Ask again what failed, if that may help. Raises StoreUnavailable."""
+        """Retry a failed query, if that may help. Raises StoreUnavailable."""
         return Pending.of(self._ask_again(question, self._failed(error)))
 
     async def _ask_again(self, question: Callable[[], T], cause: Exception) -> T:
-        """Try until the timeout, letting the other sessions run meanwhile."""
+        """Retry until the timeout, letting other sessions run meanwhile."""
         deadline = time.monotonic() + self._timeout
         while time.monotonic() < deadline:
             await asyncio.sleep(_RETRY_SECONDS)
@@ -285,14 +286,15 @@ class SqliteReader:
         raise unavailable(cause) from cause
 
     def _present(self) -> _Link:
-        """Return the connection for few: a new one when the file was replaced or a read failed."""
+        """Return the connection for few addresses; a new one if the file was replaced, or a read
+        failed."""
         link = self._link
         if link is None or not link.file.same():
             link = self._link = self._opened_again(link)
         return link
 
     def _checked(self) -> _Link:
-        """Return `_present`, and make sure that others still write to the log that it reads."""
+        """Return `_present`, after checking that others still write to the log that it reads."""
         link = self._present()
         link.log.check()
         return link
@@ -310,18 +312,18 @@ class SqliteReader:
     def _failed(self, error: Exception) -> Exception:
         """Return an error that another try may fix; raise for all others."""
         if isinstance(error, LogRemoved):
-            raise error  # another connection would see another state: nothing is read any more
+            raise error  # a new connection would see another state: stop reading
         if is_busy(error):
             return error
         self._drop()
         if live_keys.is_gone(error):
-            return error  # a key came or went: the next connection asks under those of now
+            return error  # a key was added or retired: the next connection uses the current ones
         if isinstance(error, StoreUnavailable):
             raise error
         raise unavailable(error) from error
 
     def _drop(self) -> None:
-        """Close what is open; the next read reopens it."""
+        """Close the connections; the next read opens new ones."""
         for link in filter(None, (self._link, self._many)):
             link.close()
         self._link = self._many = None

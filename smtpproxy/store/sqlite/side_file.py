@@ -1,6 +1,6 @@
-"""A database next to the store's that the mail path writes, across workers.
+"""A database beside the store's that the mail path writes to, shared by workers.
 
-Its loss costs counts and no proof: commits are not flushed. It is made with the first use.
+Its loss costs counts but no proof, so commits are not flushed. It is created with the first use.
 """
 
 import asyncio
@@ -39,13 +39,13 @@ INSERT INTO secret VALUES (randomblob(32));
 
 
 class _BeingMade(sqlite3.Error):
-    """Another process has made the file, and not its tables yet."""
+    """Another process has created the file, but not its tables yet."""
 
 
 class SideFile:
-    """Such a database, for one event loop. `tables` is the SQL that makes them.
+    """Such a database, for one event loop. `tables` is the SQL that creates its tables.
 
-    `secret` is octets of its own, known in every `work`, to key hashes with.
+    `secret` is a key for hashes, stored in the database, and known whenever `work` runs.
     """
 
     def __init__(self, path: Path, tables: str, timeout: float, *, read_only: bool = False) -> None:
@@ -59,7 +59,7 @@ class SideFile:
         self._commits = 0
         self._checkpoint: asyncio.Task[None] | None = None
 
-    def is_there(self) -> bool:
+    def exists(self) -> bool:
         return self._connection is not None or self._path.exists()
 
     def close(self) -> None:
@@ -68,7 +68,7 @@ class SideFile:
             self._connection = self._watch = None
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do `work` as one transaction. Commits are not flushed: losing power loses some."""
+        """Run `work` as one transaction. Commits are not flushed: a power failure loses some."""
 
         def transaction(connection: sqlite3.Connection) -> T:
             connection.execute("BEGIN IMMEDIATE")
@@ -87,7 +87,7 @@ class SideFile:
         return done
 
     async def ask(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do `work` now; while the database is locked, try again from the event loop.
+        """Run `work` now; while the database is locked, retry from the event loop.
 
         Raises StoreUnavailable.
         """
@@ -113,7 +113,7 @@ class SideFile:
         return self._connection
 
     def _empty_log(self) -> None:
-        """Move the log into the database, on a thread: it waits for the disk."""
+        """Move the log into the database; runs on a thread, as it waits for the disk."""
         with suppress(sqlite3.Error, OSError):
             if has_long_log(self._path):
                 empty_log(self._path)
@@ -122,7 +122,7 @@ class SideFile:
 
 
 def opened(path: Path, tables: str, *, read_only: bool) -> sqlite3.Connection:
-    """Open the database; unless `read_only`, make it where it is missing, for its owner alone."""
+    """Open the database; unless `read_only`, create it if missing, for its owner only."""
     if read_only:
         return _opened_to_read(path)
     if not path.exists():
@@ -173,7 +173,7 @@ def _make_tables(connection: sqlite3.Connection, tables: str) -> None:
 
 
 MOST = 1_000_000
-"""Copies that are kept: the oldest go first."""
+"""Copies kept; the oldest go first."""
 
 COPY_TABLES = """
 CREATE TABLE copy (
@@ -211,8 +211,8 @@ class SqliteCopies:
     async def find(
         self, reverse_path: str, digest: Callable[[], bytes], forward_paths: Collection[str]
     ) -> frozenset[str]:
-        if not self._file.is_there() or not await self._file.ask(_holds_any):
-            return frozenset()  # as nearly always: nothing is hashed for it
+        if not self._file.exists() or not await self._file.ask(_holds_any):
+            return frozenset()  # nearly always, without hashing the content
         since = to_micros(self._now() - COPIES_KEPT)
         message = self._message(reverse_path, digest)
 
@@ -241,7 +241,7 @@ class SqliteCopies:
     async def forget(
         self, reverse_path: str, digest: Callable[[], bytes], forward_paths: Collection[str]
     ) -> None:
-        if self._file.is_there() and await self._file.ask(_holds_any):
+        if self._file.exists() and await self._file.ask(_holds_any):
             message = self._message(reverse_path, digest)
             rows = [(message, self._hash(path_octets(path))) for path in forward_paths]
             await self._file.write(lambda c: c.executemany(_FORGET_COPY, rows))

@@ -1,4 +1,4 @@
-"""What the mail path asks SQLite about an address: one statement, which is one snapshot."""
+"""The mail path's query of SQLite about an address: one statement, and so one snapshot."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,8 +10,8 @@ from smtpproxy.store.sqlite import live_keys
 
 _APART = 6
 
-# {wide} and {exact} are the places of the address's keys. {over} is about those of the whole
-# domains that it is under, whose wide key is all there is to them: it tells which one it was.
+# {wide} and {exact} are the parameters with the address's keys. {over} is the condition for the
+# whole domains that it is under; the wide key that matched identifies the domain.
 _SUPPRESSIONS = """
 SELECT exact_key = {exact}, scope, origin, since, note FROM {view}
 WHERE wide_key = {wide} AND (exact_key = {exact} OR origin IN ({origins}))
@@ -19,8 +19,8 @@ WHERE wide_key = {wide} AND (exact_key = {exact} OR origin IN ({origins}))
 _OF_DOMAIN = """
 SELECT wide_key, scope, origin, since, note FROM {view} WHERE {over}
 """
-# What a partner told counts as `external`; whether it counts for variants of the mailbox is
-# up to the origin that it has there.
+# A partner's suppression counts as `external`; its origin at the partner decides whether it counts
+# for variants of the mailbox.
 _PARTNER = """
 SELECT exact_key = {exact}, scope, 'external', since, 'partner {name}: ' || origin
 FROM partner_snapshot CROSS JOIN partner_entry USING (snapshot)
@@ -36,7 +36,7 @@ _SNAPSHOT_AGE = """
 SELECT 2, NULL, NULL, CASE count(*) WHEN {count} THEN min(taken_at) END, NULL
 FROM partner_snapshot WHERE (partner, key) IN (VALUES {wanted})
 """
-# sqlite3 takes longer for a column, even where it is NULL, than for a value of a JSON array.
+# For sqlite3 a column, even if NULL, costs more than a value of a JSON array.
 _CONTACT = f"""
 SELECT NULL, json_array({CONTACT_COLUMNS}),
     CASE WHEN at IS NOT NULL THEN json_array({ACT_COLUMNS}) END, NULL, NULL
@@ -46,9 +46,8 @@ WHERE address = {{address}}
 
 
 class Statements(NamedTuple):
-    """What to ask; the values are those of each `SuppressionKey.lookup`, for `everything` then
-    the address itself.
-    """
+    """The statements; their values are those of each `SuppressionKey.lookup`, and for `everything`
+    also the address."""
 
     suppressions: str
     everything: str
@@ -57,12 +56,11 @@ class Statements(NamedTuple):
 def statements(
     versions: Sequence[int], partners: Sequence[Partner] = (), *, domains: int, age: bool = False
 ) -> Statements:
-    """Return the statements while the keys of these versions are live.
+    """Return the statements for these live keys, and an address under that many whole `domains`.
 
-    They are for an address under so many whole domains. One statement is one snapshot and
-    takes the read lock once. A first column of NULL is the contact, with one of its acts in
-    each row, as JSON; two is the age of the partners' snapshots; a wide key is that of a whole
-    domain.
+    One statement is one snapshot and takes the read lock once. The first column is NULL for the
+    contact, with one of its acts in each row, as JSON; 2 for the age of the partners' snapshots;
+    and the wide key for a whole domain.
     """
     width = 2 + domains
     names = [{"view": live_keys.view(versions)}] * len(versions)
@@ -85,9 +83,9 @@ def statements(
 
 
 def _wanted(places: Sequence[str]) -> list[str]:
-    """Return the conditions on wide keys. One SELECT for each is the fastest; IN takes any number.
+    """Return the conditions on wide keys: one SELECT for each, which is fastest, or else one IN.
 
-    SQLite takes 500 SELECTs in one statement, and a domain may have 127 labels.
+    SQLite allows 500 SELECTs in one statement, and a domain may have 127 labels.
     """
     if len(places) > _APART:
         return [f"wide_key IN ({', '.join(places)})"]

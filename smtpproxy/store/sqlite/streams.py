@@ -1,4 +1,4 @@
-"""What streams sent, and what was heard of that, beside the database."""
+"""The counts of messages and feedback by stream, in a database beside the store's."""
 
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -84,7 +84,7 @@ class SqliteStreamCounts:
 
         def add(connection: sqlite3.Connection) -> bool:
             (first,) = connection.execute(sql.FIRST, (stream,)).fetchone()
-            if first is None:  # workers say once a second what they sent
+            if first is None:  # workers add what they sent only once a second
                 first = window_part(at, window)
             if part < first - width:  # its message is not among those counted
                 return False
@@ -109,7 +109,7 @@ class SqliteStreamCounts:
 
         def count(connection: sqlite3.Connection) -> Campaign:
             self._tried_ones += connection.execute(sql.NEW_CAMPAIGN, (key, stream, moment)).rowcount
-            if self._tried_ones >= sql.TRIM_EVERY:  # who names each message otherwise fills no disk
+            if self._tried_ones >= sql.TRIM_EVERY:  # a new name for each message fills no disk
                 self._tried_ones = 0
                 connection.execute(sql.TRIM_CAMPAIGNS, (sql.MOST_CAMPAIGNS,))
                 connection.execute(sql.FORGET_PEOPLE)
@@ -152,38 +152,38 @@ class SqliteStreamCounts:
         await self._file.write(bounce)
 
     async def campaign(self, key: str) -> Campaign:
-        if not self._file.is_there():
+        if not self._file.exists():
             return Campaign(key)
         found = await self._file.ask(lambda c: c.execute(sql.FIND_CAMPAIGN, (key,)).fetchone())
         return Campaign(key) if found is None else sql.read_campaign(found[:-1])
 
     async def campaigns(self, stream: str) -> Sequence[Campaign]:
-        if not self._file.is_there():
+        if not self._file.exists():
             return ()
         return await self._file.ask(
             lambda c: list(map(sql.read_campaign, c.execute(sql.CAMPAIGNS, (stream,))))
         )
 
     async def tried_since(self, since: datetime, least: int) -> Sequence[tuple[str, Campaign]]:
-        if not self._file.is_there():
+        if not self._file.exists():
             return ()
         values = (least, to_micros(since))
         found = await self._file.ask(lambda c: c.execute(sql.TRIED_SINCE, values).fetchall())
         return [(stream, sql.read_campaign(row)) for stream, *row in found]
 
     async def campaign_began(self, key: str) -> str | None:
-        if not self._file.is_there():
+        if not self._file.exists():
             return None
         (began,) = await self._file.ask(lambda c: c.execute(sql.BEGAN, (key,)).fetchone())
         return None if began is None else str(began)
 
     async def release_campaigns(self, stream: str) -> int:
-        if not self._file.is_there():
+        if not self._file.exists():
             return 0
         return await self._file.write(lambda c: c.execute(sql.RELEASE, (stream,)).rowcount)
 
     async def tallies(self, streams: Mapping[str, datetime]) -> Mapping[str, Tally]:
-        if not self._file.is_there():
+        if not self._file.exists():
             return {}
 
         def read(connection: sqlite3.Connection) -> dict[str, Tally]:
@@ -196,7 +196,7 @@ class SqliteStreamCounts:
 
     async def prune(self, before: datetime) -> int:
         limit = (to_micros(before),)
-        if not self._file.is_there():
+        if not self._file.exists():
             return 0
 
         def prune(connection: sqlite3.Connection) -> int:

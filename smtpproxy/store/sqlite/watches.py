@@ -1,4 +1,4 @@
-"""What notices that files of a database are not those any more that are open."""
+"""Detecting that the files of an open database were removed or replaced."""
 
 import mmap
 import os
@@ -8,9 +8,9 @@ from smtpproxy.store.protocols import StoreUnavailable
 
 
 class FileWatch:
-    """Notices that the database file was removed, replaced or cut short.
+    """Detects that the database file was removed, replaced or truncated.
 
-    SQLite would go on with the file it has open, or die of a map that lost its pages.
+    SQLite would continue with the file it has open, or crash on mapped pages that are gone.
     """
 
     __slots__ = ("_inode", "_path", "_size")
@@ -22,7 +22,7 @@ class FileWatch:
         self._size = found.st_size
 
     def same(self) -> bool:
-        """Tell whether the file is still the one it was at first, and no shorter than ever.
+        """Return whether the file is still the same, and has not shrunk.
 
         Raises:
             OSError: it is gone.
@@ -35,24 +35,24 @@ class FileWatch:
 
 
 class LogWatch:
-    """Notices that the log of a database, or its index, was removed while it is in use.
+    """Detects that the log of a database, or its index, was removed while in use.
 
-    What is committed then is seen by some processes and not by others, and what was in the log is
-    lost. Make it after a first read, which makes the files; the process that made it has to end
-    before the database is read again.
+    Then some processes see a commit and others do not, and what was in the log is lost. Create it
+    after a first read, which creates the files. Once one was removed, the process has to end before
+    it may read the database again.
     """
 
     __slots__ = ("_index", "_inodes", "_log", "_map", "_name")
 
     def __init__(self, path: Path) -> None:
-        """Raises FileNotFoundError where there is no log: the database was never read."""
+        """Raises FileNotFoundError if there is no log, as the database was never read."""
         self._name = path.name
         self._log, self._index = f"{path}-wal", f"{path}-shm"
         self._inodes = self._found()
         self._map = _index(self._index)
 
     def check(self) -> None:
-        """Raise StoreUnavailable when one was removed or replaced."""
+        """Raise StoreUnavailable if one was removed or replaced."""
         try:
             if self._found() == self._inodes:
                 return
@@ -60,34 +60,34 @@ class LogWatch:
             pass
         raise LogRemoved(
             f"{self._name}-wal or -shm was removed while it was in use: writes may be lost."
-            " Restore the database from the backup, or restart to go on with what is there"
+            " Restore the database from the backup, or restart to continue with what is there"
         )
 
     def _found(self) -> tuple[int, int]:
         return os.stat(self._log).st_ino, os.stat(self._index).st_ino  # noqa: PTH116
 
     def state(self) -> bytes:
-        """The header of the log's index, which every commit has changed before it is acknowledged:
-        it counts the changes and the frames of the log (www.sqlite.org/walformat.html, 2.1).
+        """Return the header of the log's index, which every commit changes before it is
+        acknowledged: it counts changes and frames (www.sqlite.org/walformat.html, 2.1).
 
-        It is read without a lock. What is half written differs from all that was there before.
+        It is read without a lock; a half-written header differs from all earlier ones.
         """
         return self._map[:_INDEX_HEADER]
 
 
 _INDEX_HEADER = 48
-"""Octets of the first of its two copies; it is written last."""
+"""Octets of the first of its two copies, which is written last."""
 _indexes: dict[tuple[int, int], tuple[int, mmap.mmap]] = {}
 
 
 def _index(path: str) -> mmap.mmap:
-    """Return the header of an index in shared memory. It is kept while the file is there.
+    """Return the header of an index in shared memory, which stays open as long as the file exists.
 
-    To close any descriptor of a file gives up all locks of the process on it (fcntl(2)), those of
-    SQLite as well: then others take the index for unused, and truncate it.
+    Closing any descriptor of a file releases all locks of the process on it (fcntl(2)), including
+    SQLite's: others would then consider the index unused, and truncate it.
     """
     for key, (descriptor, _) in list(_indexes.items()):
-        if os.fstat(descriptor).st_nlink == 0:  # whoever watches it still has the map
+        if os.fstat(descriptor).st_nlink == 0:  # a watcher of it keeps its map
             os.close(descriptor)
             del _indexes[key]
     found = os.stat(path)  # noqa: PTH116
@@ -100,4 +100,4 @@ def _index(path: str) -> mmap.mmap:
 
 
 class LogRemoved(StoreUnavailable):
-    """What the database says cannot be trusted until people have looked at it."""
+    """The database cannot be trusted until an operator has checked it."""

@@ -1,12 +1,12 @@
-"""What the web server keeps beside the store: answers to requests with an idempotency key, so that
-a retry does nothing again, and how many confirmation mails were asked for lately."""
+"""The web server's tables beside the store: answers to requests with an idempotency key, so that a
+retry has no further effect, and the number of recent confirmation mails."""
 
 import sqlite3
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from smtpproxy.store.answers import KEPT, MOST, UNFINISHED, Begun, KeptAnswer
+from smtpproxy.store.answers import KEPT, MOST, UNFINISHED, KeptAnswer, RequestState
 from smtpproxy.store.sql.rows import to_micros
 from smtpproxy.store.sql.side_tables import (
     COUNT_CONFIRMATION,
@@ -21,7 +21,7 @@ from smtpproxy.store.sql.side_tables import (
 )
 from smtpproxy.store.sqlite.side_file import SideFile
 
-# `request` is a keyed hash: of who asks, and of the key.
+# `request` is a keyed hash of the client's token and the idempotency key.
 ANSWER_TABLES = """
 CREATE TABLE answer (
     request BLOB PRIMARY KEY,
@@ -48,8 +48,8 @@ class SqliteAnswers:
         )
         self._now = now
 
-    async def begin(self, token: str, key: str, asked: bytes) -> Begun | KeptAnswer:
-        def begin(connection: sqlite3.Connection) -> Begun | KeptAnswer:
+    async def begin(self, token: str, key: str, asked: bytes) -> RequestState | KeptAnswer:
+        def begin(connection: sqlite3.Connection) -> RequestState | KeptAnswer:
             now = self._now()
             old = (to_micros(now - KEPT), to_micros(now - UNFINISHED))
             connection.execute(PRUNE_ANSWERS, old)

@@ -352,7 +352,7 @@ def _read_place(text: str) -> _Place:
         if place[0].tzinfo is None:
             raise ValueError("no zone")
     except (ValueError, msgspec.MsgspecError) as error:
-        raise Refused("body_wrong", "after: no `next` of a page") from error
+        raise Refused("body_wrong", "after: not the `next` of a page") from error
     return place
 
 

@@ -129,7 +129,7 @@ def test_any_other_value_is_an_error_with_line_and_value(
 
 def test_a_consent_without_a_date_is_rejected(mapped: Mapped) -> None:
     assert (
-        '"Opt-in newsletter" (consent to news) says yes, and "Date d\'inscription" is empty: '
+        '"Opt-in newsletter" (consent to news) says yes, but "Date d\'inscription" is empty: '
         "a consent needs its date"
     ) in mapped.rejected("oui,,,")
 
@@ -138,7 +138,7 @@ def test_a_consent_without_a_date_is_rejected(mapped: Mapped) -> None:
 def test_so_is_one_that_is_said_by_columns_of_its_own(importing: Importing, name: str) -> None:
     done = importing.contacts(f"address,{name}\nanna@people.example,x\n".encode(), "csv")
     assert done.rejected == 1
-    assert "names one, and no date: a consent needs its date" in importing.rejected
+    assert "has no date: a consent needs its date" in importing.rejected
 
 
 def test_a_date_for_all_is_a_constant(mapped: Mapped) -> None:
@@ -197,9 +197,15 @@ def test_constants_about_consent_need_its_date(importing: Importing) -> None:
         (HEAD + NEWS.replace("column", "# column"), 'consent "news": column: missing; true'),
         (HEAD + "[[consent]]\npurpose = 'x'\n", 'consent "x": column: missing; name'),
         (HEAD.replace('"X"', '"non"') + NEWS, "true, false: 'non' would mean two things"),
-        (HEAD.replace('"X"', '""') + NEWS, "true, false: true: an empty cell is no yes"),
-        (HEAD + "'D' = 'consent_given_at'\n" + NEWS, "consent_given_at: the [[consent]] say it"),
-        (HEAD + "[constants]\nconsent_purpose = 'x'\n" + NEWS, "consent_purpose: the [[consent"),
+        (HEAD.replace('"X"', '""') + NEWS, "true, false: true: an empty cell cannot mean yes"),
+        (
+            HEAD + "'D' = 'consent_given_at'\n" + NEWS,
+            "consent_given_at: is in a [[consent]] already",
+        ),
+        (
+            HEAD + "[constants]\nconsent_purpose = 'x'\n" + NEWS,
+            "consent_purpose: is in a [[consent",
+        ),
         (HEAD + NEWS.replace('"withdrawal"', '"yes"'), 'consent[0].no: "yes" is not one of'),
     ],
 )
@@ -211,7 +217,7 @@ def test_suppressions_have_no_consents(mapped: Mapped) -> None:
     mapped.path.write_text(HEAD + NEWS)
     with pytest.raises(MappingFault) as caught:
         read_mapping(mapped.path, SUPPRESSION_FIELDS)
-    assert "it is about contacts" in str(caught.value)
+    assert "is for contacts" in str(caught.value)
 
 
 @pytest.mark.parametrize(

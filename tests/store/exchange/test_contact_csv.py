@@ -91,9 +91,8 @@ def test_a_mapping_turns_columns_into_fields(importing: Importing, tmp_path: Pat
         source=Source.DIRECT,
         optout_offered=False,
     )
-    assert (
-        "\"Inscrit le\" (consent_given_at): '3.3.2025' is not a time; write it as the mapping's"
-        in (importing.rejected)
+    assert "\"Inscrit le\" (consent_given_at): '3.3.2025' is not a time in the mapping's" in (
+        importing.rejected
     )
     assert (
         "\"Accord\" (optout_offered): 'peut-être' is neither true nor false" in importing.rejected
@@ -188,7 +187,7 @@ def test_a_header_without_an_address_says_what_to_do(importing: Importing) -> No
     ("text", "part"),
     [
         ("columns = ", "line 1, column 11: not TOML"),
-        ("", 'columns: none is the address; add "COLUMN" = "address"'),
+        ("", 'columns: no address; add "COLUMN" = "address"'),
         ("column = 1", "column: unknown key; did you mean columns?"),
         ("[columns]\nMail = 'adress'", "columns: no field 'adress'; they are address, audience"),
         ("[columns]\nA = 'address'\nB = 'address'", "columns: address has several columns"),

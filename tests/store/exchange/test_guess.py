@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.store.exchange.guess import propose
-from smtpproxy.store.exchange.look import TableLook, look_at, plain
+from smtpproxy.store.exchange.look import TableLook, look_at, plain_words
 from smtpproxy.store.exchange.mapping import FIELDS
 from smtpproxy.store.exchange.proposal import Answers, Known, Proposal, words
 
@@ -79,7 +79,7 @@ def test_a_column_of_refusals_is_never_one_of_consents(table: Table, name: str) 
 def test_a_column_that_may_be_of_refusals_is_named(table: Table) -> None:
     found = table.proposal("email;Bloqué;Client VIP", "a@b.example;oui;oui")
     (note,) = found.notes
-    assert note.startswith("'Bloqué' is not read; if a yes there is a refusal")
+    assert note.startswith("'Bloqué' is not read; if a yes in it is a refusal")
     assert table.proposal("email;Refus le", "a@b.example;2024-01-01").consents[0].withdrawn_at
 
 
@@ -250,6 +250,6 @@ def test_memory_is_bounded_by_the_columns(table: Table) -> None:
 def test_the_words_are_written_as_they_are_compared() -> None:
     for name in ("names", "cells", "words"):
         for texts in words(name).values():
-            assert [text for text in texts if plain(text) != text] == []
+            assert [text for text in texts if plain_words(text) != text] == []
     guessed = {"given_at", "signed_up_at", "withdrawn_at", "opt_in", "opt_out", "not", "others"}
     assert set(words("names")) - guessed <= set(FIELDS)

@@ -193,7 +193,7 @@ class TestAmbiguous:
     def test_a_format_that_does_not_fit_says_what_would(self, importing: Importing) -> None:
         with pytest.raises(ImportFault) as caught:
             importing.suppressions(self.CONTENT, wanted=Wanted(layout="ses"))
-        assert "has not the columns of ses: ses-suppressions has EmailAddress, Reason" in str(
+        assert "does not have the columns of ses: ses-suppressions has EmailAddress, Reason" in str(
             caught.value
         )
 

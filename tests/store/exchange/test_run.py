@@ -142,12 +142,12 @@ def test_without_since_the_time_of_the_file_counts(importing: Importing) -> None
 @pytest.mark.parametrize(
     ("cells", "part"),
     [
-        (b"anna@people.example,,complaint,,", "scope: missing; fill it in, or say --scope"),
+        (b"anna@people.example,,complaint,,", "scope: missing; fill it in, or use --scope"),
         (b"anna@people.example,purpose:,complaint,,", "scope"),
         (b"anna@people.example,Marketing,complaint,,", "scope"),
         (
             b"anna@people.example,all,,,",
-            "origin: missing; fill it in, or say --origin: unsubscribe",
+            "origin: missing; fill it in, or use --origin: unsubscribe",
         ),
         (b"anna@people.example,all,spam,,", "origin: 'spam'"),
         (b"anna@people.example,all,complaint,1.3.2025,", "since: '1.3.2025' is not a time"),

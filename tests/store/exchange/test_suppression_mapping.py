@@ -52,7 +52,7 @@ def test_columns_values_and_times_are_mapped(importing: Importing, wanted: Wante
     done = importing.suppressions(CONTENT, wanted=wanted)
     assert (done.added, done.passed, done.rejected) == (3, 1, 1)
     assert "\"Motif\" (origin): 'Fatigue' is not one of" in importing.rejected
-    assert "; or say with [values.origin] in a mapping what it means" in importing.rejected
+    assert "; or give its meaning with [values.origin] in a mapping" in importing.rejected
     (anna,) = importing.suppressed("anna@people.example")
     assert (anna.scope, anna.origin, anna.note) == ("purpose:offers", "unsubscribe", "old CRM")
     assert anna.since == datetime(2024, 3, 1, 12, 0, tzinfo=UTC)

@@ -82,21 +82,21 @@ def test_suppressions(
 @pytest.mark.parametrize(
     ("text", "keys", "part"),
     [
-        ("2026-01-05 10:00", {}, "has no time zone; name one in a mapping, like time_zone"),
-        ("05/01/2026 10:00", FRENCH, "has no time zone; name one in a mapping, like time_zone"),
-        ("46027,5", {"time_format": "excel"}, "has no time zone; name one in a mapping"),
+        ("2026-01-05 10:00", {}, "has no time zone; set one in a mapping, like time_zone"),
+        ("05/01/2026 10:00", FRENCH, "has no time zone; set one in a mapping, like time_zone"),
+        ("46027,5", {"time_format": "excel"}, "has no time zone; set one in a mapping"),
         (
             "05/01/2026",
             {},
-            "may be two different days; say in a mapping which: "
+            "may be two different days; choose one in a mapping: "
             'time_format = "%d/%m/%Y" or "%m/%d/%Y"',
         ),
-        ("25/01/2026", {}, 'is not a time; say time_format = "%d/%m/%Y" in a mapping'),
-        ("01/25/26", {}, 'is not a time; say time_format = "%m/%d/%y" in a mapping'),
-        ("25.01.2026 10:00", {}, 'is not a time; say time_format = "%d.%m.%Y %H:%M" in a mapping'),
-        ("46027", {}, 'is not a time; of Excel it is 2026-01-05, with time_format = "excel"'),
-        ("1767600000", {}, 'is not a time; seconds since 1970 are, with time_format = "epoch"'),
-        ("30/02/2026", FRENCH, "is not a time; write it as the mapping's time_format"),
+        ("25/01/2026", {}, 'is not a time; set time_format = "%d/%m/%Y" in a mapping'),
+        ("01/25/26", {}, 'is not a time; set time_format = "%m/%d/%y" in a mapping'),
+        ("25.01.2026 10:00", {}, 'is not a time; set time_format = "%d.%m.%Y %H:%M" in a mapping'),
+        ("46027", {}, 'is not a time; in Excel it is 2026-01-05: set time_format = "excel"'),
+        ("1767600000", {}, 'is not a time; for seconds since 1970 set time_format = "epoch"'),
+        ("30/02/2026", FRENCH, "is not a time in the mapping's time_format"),
         ("#VALUE!", {}, "is an error of the spreadsheet"),
     ],
 )
@@ -119,7 +119,7 @@ def test_a_zone_that_is_none(name: object) -> None:
 
 
 def test_a_key_by_another_name_is_pointed_out() -> None:
-    with pytest.raises(MappingFault, match="date_format: unknown key; time_format says it"):
+    with pytest.raises(MappingFault, match="date_format: unknown key; it is called time_format"):
         mapping_of("m.toml", {"columns": {"a": "address"}, "date_format": "%d"}, FIELDS)
 
 
@@ -150,16 +150,16 @@ class TestWordsOfColumns:
         [
             ("anna;;;;;;;;;", '"Mail" (address): there is no @'),
             (f"{ANNA};B2C;;;;;;;;", "\"Segment\" (audience): 'B2C' is unknown; right would be"),
-            (f"{ANNA};B2C;;;;;;;;", "or say with [values.audience] in a mapping what it means"),
+            (f"{ANNA};B2C;;;;;;;;", "or give its meaning with [values.audience] in a mapping"),
             (f"{ANNA};B2X;;;;;;;;", "\"Segment\" (audience): 'bzx' is unknown"),
             (
                 f"{ANNA};;2026-01-01;;;;;;;",
-                'consent_purpose: missing, and the row has "Inscrit" (consent_given_at); '
-                "map a column to it, or say it under [constants]",
+                'consent_purpose: missing, but the row has "Inscrit" (consent_given_at); '
+                "map a column to it, or set it under [constants]",
             ),
             (
                 f"{ANNA};;;;;;;2026-01-01;;",
-                '"Achat" (purchase_product): it is empty, and the row has "Date achat"',
+                '"Achat" (purchase_product): is empty, but the row has "Date achat"',
             ),
             (f"{ANNA};;;;;;;;;peut-être", "\"Nommé\" (sender_disclosed): 'peut-être' is neither"),
             (f"{ANNA};;;;#N/A;;;;;", "\"Texte\" (consent_wording): '#N/A' is an error of the"),
