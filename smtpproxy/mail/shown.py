@@ -15,7 +15,12 @@ from msgspec import Struct
 
 from smtpproxy.mail.mime import Body
 
-_UNSEEN = frozenset({"script", "style", "head", "title", "template", "noscript", "textarea"})
+_UNSEEN = frozenset({"script", "style", "title", "template", "noscript", "textarea"})
+_RAW_END = {
+    name: re.compile(f"</{name}", re.IGNORECASE)
+    for name in ("script", "style", "title", "textarea")  # no tag within is one
+}
+_IN_HEAD = frozenset({*_UNSEEN, "base", "basefont", "bgsound", "head", "html", "link", "meta"})
 _VOID = frozenset(
     {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}
 )
@@ -42,7 +47,8 @@ _TAG = re.compile(
     r"""<(/?)([a-zA-Z][a-zA-Z0-9]{0,15}+)(?=[\s/>])"""
     r"""([^<>"']*+(?>(?:"[^"<>]*+"[^<>"']*+|'[^'<>]*+'[^<>"']*+){0,999}))>"""
 )
-_QUOTE = re.compile("[\"']")
+# Any other, as HTML 5 reads it: a quote means nothing unless it stands behind a =.
+_REST = re.compile(r"""(?>(?:[^>=]++|=\s*+(?:"[^"]*+"|'[^']*+'|(?!["'])[^\s>]*+))*)>""")
 _NAME = re.compile(r"/?([a-zA-Z][^\s/>]{0,30})")
 _ATTRIBUTE = re.compile(
     r"""([^\s"'<>/=]{1,99}+)(?:\s{0,9}+=\s{0,9}+(?:"([^"]*+)"?|'([^']*+)'?|([^\s"'>][^\s>]*+)))?"""
@@ -61,6 +67,7 @@ _MOST_SIZES = 1_000  # nested font sizes
 _ENDLESS_NUMBER = re.compile(r"&#[xX]?[0-9a-fA-F]{8,}")
 _MAX_TAGS = 20_000  # later ones are ignored
 _LONGEST_TAG = 16_384  # characters; attributes after that are ignored
+_MAX_OPEN = 100  # tags with a quote that is never closed, or not soon
 
 
 class Shown(Struct, frozen=True):
@@ -94,7 +101,9 @@ class _Reader:
         # Elements with a font size, once there was one of 0: the name, how many of it are open
         # in it, and whether its text has a size.
         self._sizes: list[tuple[str, int, bool]] = []
-        self._no_more: set[str] = set()  # quotes that do not occur again
+        self._in_head = False
+        self._begun = False  # something was shown
+        self._open_quotes = 0  # tags with a quote that is not closed
 
     def read(self) -> None:
         source, position = self._source, 0
@@ -112,20 +121,24 @@ class _Reader:
                 position = tag.end()
             else:
                 position = self._unusual(start)
-                if position < 0:
-                    return
+            raw_end = _RAW_END.get(self._hidden)
+            if raw_end is not None and position >= 0:
+                end = raw_end.search(source, position)
+                position = -1 if end is None else end.start()
+            if position < 0:
+                return
 
     def _unusual(self, start: int) -> int:
         """Read what a < begins that is not a usual tag; return where it ends, or -1 for never."""
         source = self._source
         if source.startswith("<!--", start):
-            end = source.find("-->", start + 4)
+            end = source.find("-->", start + 2)  # <!--> is one, too
             return end + 3 if end >= 0 else -1
         name = _NAME.match(source, start + 1)
         if name is None and source[start + 1 : start + 2] not in ("!", "?", "/"):
             self._show("<")
             return start + 1
-        end = self._end_of_tag(start)
+        end = source.find(">", start) if name is None else self._end_of_tag(start)
         if end < 0:
             return -1
         if name is not None:
@@ -134,41 +147,30 @@ class _Reader:
         return end + 1
 
     def _show(self, text: str) -> None:
-        if not self._hidden and not (self._sizes and not self._sizes[-1][2]):
+        if self._hidden or (self._sizes and not self._sizes[-1][2]):
+            return
+        if not self._begun and text.strip():
+            self._begun, self._in_head = True, False  # a head need not be closed
+        if not self._in_head:
             self.text.append(text)
 
     def _end_of_tag(self, start: int) -> int:
-        """Where the > of a tag is; one between quotes does not count, unless these are never
-        closed."""
-        source, position = self._source, start + 1
-        end = source.find(">", position)
-        while end >= 0:
-            quote = self._open_quote(position, end)
-            if quote is None:
-                return end
-            mark, opened = quote
-            closed = -1 if mark in self._no_more else source.find(mark, max(end, opened + 1))
-            if closed < 0:
-                self._no_more.add(mark)
-                return end
-            position = closed + 1
-            end = source.find(">", position)
-        return end
-
-    def _open_quote(self, position: int, end: int) -> tuple[str, int] | None:
-        """The quote that begins between the two positions and does not end there."""
-        source = self._source
-        while (found := _QUOTE.search(source, position, end)) is not None:
-            closed = source.find(found[0], found.end(), end)
-            if closed < 0:
-                return found[0], found.start()
-            position = closed + 1
-        return None
+        """Where its > is; one between quotes does not end it, unless they are never closed."""
+        if self._open_quotes < _MAX_OPEN:
+            end = _REST.match(self._source, start + 1, start + 4 * _LONGEST_TAG)
+            if end is not None:
+                return end.end() - 1
+            self._open_quotes += 1
+        return self._source.find(">", start + 1)
 
     def _tag(self, name: str, closing: bool, attributes: str) -> None:
         if self._hidden:
             self._in_hidden(name, closing)
             return
+        if name == "head":
+            self._in_head = not closing and not self._begun
+        elif self._in_head and not closing and name not in _IN_HEAD:
+            self._in_head = False
         if name not in _INLINE:
             self.text.append("\n")
         if closing:
@@ -203,9 +205,7 @@ class _Reader:
             self._sizes.append((name, count - 1, has_size))
 
     def _in_hidden(self, name: str, closing: bool) -> None:
-        if name == "body" and self._hidden == "head":
-            self._hidden = ""  # a head need not be closed
-        elif name == self._hidden:
+        if name == self._hidden:
             self._depth += -1 if closing or name == "p" else 1  # a p ends where another begins
             if self._depth <= 0:
                 self._hidden = ""
