@@ -124,10 +124,10 @@ class Access:
         """Raises OthersConcerned if the data given affects other brands' mail."""
         if self.everything:
             return
-        told = [name for name in _OF_ALL if name in given or (name == "tags" and contact.tags)]
-        told += [name for name in MARKS if getattr(contact, name) is not None]
-        if told:
-            self.refuse(", ".join(told))
+        affected = [name for name in _OF_ALL if name in given or (name == "tags" and contact.tags)]
+        affected += [name for name in MARKS if getattr(contact, name) is not None]
+        if affected:
+            self.refuse(", ".join(affected))
         ways = collections(contact)
         self.check_brands(way.brand for way in ways if way.brand or not is_void(way))
         self.check_brands(act.brand for act in contact.acts)

@@ -84,7 +84,7 @@ def prepare(settings: Settings) -> None:
 
 
 def _prepare_state(settings: Settings) -> None:
-    """Make the folders and the store, so that what is wrong with them shows at once."""
+    """Make the folders and the store; see `prepare`."""
     state = settings.server.state_dir
     for folder in (state, *(state / name for name in FOLDERS)):
         try:

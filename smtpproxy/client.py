@@ -292,9 +292,9 @@ class Client:
     def start_import(self, file: Path, asked: ImportQuery) -> ImportShown:
         """Send a file; `get_import` returns its progress."""
         query = {
-            name: told
-            for name, told in msgspec.to_builtins(asked).items()
-            if told not in (None, [], ())
+            name: content
+            for name, content in msgspec.to_builtins(asked).items()
+            if content not in (None, [], ())
         }
         return self._ask(START_IMPORT, ImportShown, query=query, file=file)
 
@@ -334,16 +334,18 @@ class Client:
             sent["Idempotency-Key"] = str(uuid.uuid4())
         for left in range(self._retries, -1, -1):
             try:
-                status, told, retry = self._exchange(operation.method, target, file or body, sent)
+                status, content, retry = self._exchange(
+                    operation.method, target, file or body, sent
+                )
             except NoAnswer:
                 if not left:
                     raise
                 self._sleep(_PAUSE)
                 continue
             if status == operation.status:
-                return msgspec.json.decode(told, type=answers)
+                return msgspec.json.decode(content, type=answers)
             if not left or retry is None or retry > _LONGEST_WAIT:
-                raise problem_of(status, told, retry)
+                raise problem_of(status, content, retry)
             self._sleep(retry)
         raise AssertionError("unreachable")
 
@@ -356,13 +358,13 @@ class Client:
             with suppress(BrokenPipeError, ConnectionResetError):  # it may already have answered
                 self._send(method, target, body, headers)
             response = self._connection.getresponse()
-            told, retry = response.read(), response.getheader("Retry-After") or ""
+            content, retry = response.read(), response.getheader("Retry-After") or ""
         except (http.client.HTTPException, OSError) as error:
             self._connection.close()
             if used and isinstance(error, ConnectionError):  # it was closed meanwhile
                 return self._exchange(method, target, body, headers)
             raise NoAnswer(f"no answer of the API: {error}") from error
-        return response.status, told, int(retry) if retry.isdecimal() else None
+        return response.status, content, int(retry) if retry.isdecimal() else None
 
     def _send(
         self, method: str, target: str, body: bytes | Path | None, headers: Mapping[str, str]

@@ -51,10 +51,10 @@ _KINDS: Mapping[int, type[ApiProblem]] = {
 }
 
 
-def problem_of(status: int, told: bytes, retry: int | None) -> ApiProblem:
+def problem_of(status: int, content: bytes, retry: int | None) -> ApiProblem:
     """Return the error for an answer other than success."""
     try:
-        problem = msgspec.json.decode(told, type=Problem)
+        problem = msgspec.json.decode(content, type=Problem)
     except msgspec.MsgspecError:  # a proxy in between
         text = f"status {status}, and not of the API: a proxy in between?"
         problem = Problem("about:blank", "No answer of the API", status, text, "unknown")

@@ -165,7 +165,7 @@ def _streams(settings: Settings) -> Iterator[str]:
 
 
 def _brands(settings: Settings) -> Iterator[str]:
-    """Purposes of one name, which no order not to mail tells apart."""
+    """Yield purposes that two brands share, which suppressions do not distinguish."""
     brands: dict[str, str] = {}
     for stream in settings.streams.values():
         if stream.purpose is None or stream.name == DEFAULT_STREAM.name:

@@ -46,7 +46,7 @@ READ_LIMIT = 2 * 1024 * 1024
 
 ON_LOOP = 64 * 1024  # octets of a body that are read on the loop: some milliseconds
 _FEEDBACK_ID = "Feedback-ID"
-_LONGEST_FIELD = 4_096  # octets of To and Cc that are looked at
+_LONGEST_FIELD = 4_096  # octets of To and Cc that are read
 _ALLOW_PIXELS = TrackingPixels.ALLOW
 _HTML_WITHIN = re.compile(rb"text/html|multipart/", re.IGNORECASE)
 

@@ -37,7 +37,7 @@ _SINGLE_RECIPIENT = Verdict(
 
 _HAD_ENOUGH = frozenset({Reason.FREQUENCY_CAP, Reason.PREFERENCE_FREQUENCY})
 _NOT_YET = Verdict(Action.ALLOW)
-_OF_ANY_MESSAGE = bytes  # in place of the digest of one
+_OF_ANY_MESSAGE = bytes  # instead of one message's digest
 
 _MAILED_MEANWHILE = Reply.of(250, "2.0.0", "mailed at another attempt")
 
@@ -64,10 +64,10 @@ class CopyingTransaction(NotifyingTransaction):
     def _without_retried(
         self, people: Sequence[Recipient], verdicts: Sequence[Verdict]
     ) -> Steps[Sequence[Verdict]]:
-        """Let recipients pass who have a copy of a message that was answered 4xx for others' sake.
+        """Let recipients pass who have a copy of a message that was answered 4xx because of others.
 
-        They may have had as much mail as they may get only by that copy. At the end of data they
-        are left out if it is the same message, otherwise they are judged.
+        That copy alone may have used up their limit. At the end of data they are left out if this
+        is the same message; otherwise they are judged.
         """
         if not self._choice.makes_copies or self._mixed == "each":
             return verdicts
@@ -79,8 +79,8 @@ class CopyingTransaction(NotifyingTransaction):
         return [_NOT_YET if recipient.path in waiting else verdict for recipient, verdict in judged]
 
     def _end_attempt(self, *, final: bool) -> Steps[None]:
-        """Forget who has a copy once the client has its final answer; until then also keep that
-        they have one of some message, which is all that is known of it at RCPT."""
+        """Forget who has a copy once the client has its final answer. Until then also keep that
+        they have a copy of some message, since at RCPT it is not known which one comes."""
         mailed = sorted(entry for entry in self._kept if not is_notice_entry(entry))
         try:
             if not final:

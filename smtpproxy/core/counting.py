@@ -104,7 +104,7 @@ class CountedTransaction(RecordedTransaction):
             self._failed(error)
 
     def _not_tried(self, addresses: Collection[str]) -> Steps[None]:
-        """Take back that the campaign was counted for these: others come first then."""
+        """Take back the campaign's count for these, so that others are among the first."""
         content, stream = self._features.content, self._stream
         back = {one: stranger for one, stranger in self._tried.items() if one in addresses}
         if back and content and content.campaign and stream and stream.trial:

@@ -141,7 +141,7 @@ class CountCampaign(Effect[Campaign], frozen=True):
 
 
 class ReleaseCampaign(Effect[None], frozen=True):
-    """Take back that a campaign was counted for these people. Raises StoreUnavailable."""
+    """Take back the count of a campaign for these people. Raises StoreUnavailable."""
 
     key: str
     id: str

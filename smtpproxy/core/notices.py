@@ -257,7 +257,7 @@ def wants_no_notice(rcpt: Rcpt) -> bool:
     return rcpt.notify is not None and "FAILURE" not in rcpt.notify.upper()
 
 
-_TOLD = "told "  # begins no path: those have spaces only in quotes
+_TOLD = "told "  # no path begins so: those have spaces only in quotes
 
 
 def notice_entry(forward_path: str) -> str:

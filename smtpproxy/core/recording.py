@@ -209,7 +209,7 @@ class RecordedTransaction:
         self._lacks_outcome = False  # how that ended is not on record yet
         self._evaluation = Evaluation(services, choice)
         self._counted: frozenset[str] = frozenset()  # for whom the message was counted
-        self._tried: Mapping[str, bool] = _NOBODY  # of these, for whom its campaign was; strangers
+        self._tried: Mapping[str, bool] = _NOBODY  # of these, in its campaign
         self.recipients_accepted: list[Recipient] = []
         # About the message, once it has arrived:
         self._addresses: Sequence[str] = ()  # of its recipients, canonical

@@ -109,7 +109,7 @@ class Transaction(CountedTransaction):
     def _without_retried(
         self, people: Sequence[Recipient], verdicts: Sequence[Verdict]
     ) -> Steps[Sequence[Verdict]]:
-        """Let recipients pass for now who may be asked for again because others were deferred."""
+        """Let recipients pass for now who may be named again because others were deferred."""
         yield from ()
         return verdicts
 

@@ -11,7 +11,7 @@ from smtpproxy.feedback.dsn import STATUS_TYPES, Outcome, field_outcomes
 from smtpproxy.feedback.original import RETURNED_TYPES, Original
 from smtpproxy.feedback.parts import Mail, field, read_mail
 from smtpproxy.feedback.records import Class
-from smtpproxy.feedback.transcript import Told, read_text
+from smtpproxy.feedback.transcript import Transcript, read_text
 
 _WORDS_IN_ALL = 64 * 1024
 _DELIVERED = ("delivered", "relayed", "expanded", "deliverable")
@@ -103,12 +103,14 @@ def failures(mail: Mail, original: Original) -> list[Failure]:
 
     A notice that mail was delivered has no failures.
     """
-    told = read_text(_text(mail), _others(mail, original), original.recipient)
-    outcomes = field_outcomes(mail) or _text_outcomes(mail, told) or [Outcome(None, "", "", "")]
+    transcript = read_text(_text(mail), _others(mail, original), original.recipient)
+    outcomes = (
+        field_outcomes(mail) or _text_outcomes(mail, transcript) or [Outcome(None, "", "", "")]
+    )
     room = min(2048, _WORDS_IN_ALL // len(outcomes))
-    beside = {outcome.address: outcome for outcome in told.outcomes}
-    at_last = told.whole if len(outcomes) == 1 else told.preface
-    late = _is_late(mail, told.whole)
+    beside = {outcome.address: outcome for outcome in transcript.outcomes}
+    at_last = transcript.whole if len(outcomes) == 1 else transcript.preface
+    late = _is_late(mail, transcript.whole)
     found: dict[str | None, Failure] = {}
     for outcome in outcomes:
         if outcome.action in _DELIVERED or (not outcome.action and outcome.status[:2] == "2."):
@@ -118,18 +120,18 @@ def failures(mail: Mail, original: Original) -> list[Failure]:
         if address in beside:
             texts = [outcome.said, beside[address].near, beside[address].said]
         if outcome.action.startswith("delay") or (late and not outcome.action):
-            failure = Failure(address, Class.TRANSIENT, outcome.said or told.whole)
+            failure = Failure(address, Class.TRANSIENT, outcome.said or transcript.whole)
         else:
             failure = Failure(address, *_judged(outcome.status, [*texts, at_last], room))
         found.setdefault(address, failure)
     return list(found.values())
 
 
-def _text_outcomes(mail: Mail, told: Told) -> Sequence[Outcome]:
+def _text_outcomes(mail: Mail, transcript: Transcript) -> Sequence[Outcome]:
     """Return the recipients of a report without fields."""
     listed = _listed(mail)
-    if not listed or len(told.outcomes) == len(listed):
-        return told.outcomes  # as many, so the same, and the text says more
+    if not listed or len(transcript.outcomes) == len(listed):
+        return transcript.outcomes  # as many, so the same, and the text says more
     return listed
 
 

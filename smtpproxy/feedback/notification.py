@@ -65,16 +65,18 @@ def as_report(mail: Mail) -> Mail | None:
     octets = mail.parts[0].octets.lstrip()
     if not octets.startswith(b"{") or b'"mail' not in octets.replace(b"\\", b""):
         return None
-    told = _read(octets.partition(_SIGNED_OFF)[0].replace(_WRAPPED, b""))
-    if told is None:
+    notification = _read(octets.partition(_SIGNED_OFF)[0].replace(_WRAPPED, b""))
+    if notification is None:
         return None
-    if told.complaint is not None:
-        return _reported(mail, told, "message/feedback-report", _complaint(told.complaint))
-    groups = _groups(told)
+    if notification.complaint is not None:
+        return _reported(
+            mail, notification, "message/feedback-report", _complaint(notification.complaint)
+        )
+    groups = _groups(notification)
     if not groups:
         return None
     text = "\r\n\r\n".join(("Reporting-MTA: dns; amazonses.com", *groups))
-    return _reported(mail, told, "message/delivery-status", text)
+    return _reported(mail, notification, "message/delivery-status", text)
 
 
 def _read(octets: bytes) -> _Notification | None:
@@ -89,9 +91,9 @@ def _read(octets: bytes) -> _Notification | None:
         return None
 
 
-def _reported(mail: Mail, told: _Notification, kind: str, fields: str) -> Mail:
-    sent = [_line("Return-Path", f"<{told.mail.source}>")]
-    sent += [_line(field.name, field.value) for field in told.mail.headers[:_MAX_FIELDS]]
+def _reported(mail: Mail, notification: _Notification, kind: str, fields: str) -> Mail:
+    sent = [_line("Return-Path", f"<{notification.mail.source}>")]
+    sent += [_line(field.name, field.value) for field in notification.mail.headers[:_MAX_FIELDS]]
     parts = (
         Part(kind, "", fields.encode("utf-8", "replace")),
         Part("text/rfc822-headers", "", "\r\n".join((*sent, "", "")).encode("utf-8", "replace")),
@@ -106,16 +108,16 @@ def _complaint(complaint: _Complaint) -> str:
     return "\r\n".join((_line("Feedback-Type", kind), *lines, "", ""))
 
 
-def _groups(told: _Notification) -> list[str]:
-    if told.bounce is not None:
-        default = "4.0.0" if told.bounce.bounce_type == "Transient" else ""
-        some = told.bounce.bounced_recipients[:_MAX_RECIPIENTS]
+def _groups(notification: _Notification) -> list[str]:
+    if notification.bounce is not None:
+        default = "4.0.0" if notification.bounce.bounce_type == "Transient" else ""
+        some = notification.bounce.bounced_recipients[:_MAX_RECIPIENTS]
         return [_group(one, one.action or "failed", default) for one in some]
-    if told.delivery_delay is not None:
-        some = told.delivery_delay.delayed_recipients[:_MAX_RECIPIENTS]
+    if notification.delivery_delay is not None:
+        some = notification.delivery_delay.delayed_recipients[:_MAX_RECIPIENTS]
         return [_group(one, "delayed", "") for one in some]
-    if told.delivery is not None:
-        arrived = told.delivery.recipients[:_MAX_RECIPIENTS]
+    if notification.delivery is not None:
+        arrived = notification.delivery.recipients[:_MAX_RECIPIENTS]
         return [_group(_Recipient(one), "delivered", "") for one in arrived]
     return []
 

@@ -62,7 +62,7 @@ _NOT_ABOUT = re.compile(
 )
 
 
-class Told(Struct, frozen=True):
+class Transcript(Struct, frozen=True):
     """What a text says about each recipient that it names, before it names any, and as a whole.
 
     Action and status of the outcomes are "".
@@ -73,7 +73,7 @@ class Told(Struct, frozen=True):
     whole: str
 
 
-def read_text(text: str, others: Iterable[str], likely: str | None) -> Told:
+def read_text(text: str, others: Iterable[str], likely: str | None) -> Transcript:
     """Read a text up to the returned message.
 
     `others` are addresses that are not recipients: the sender's own and the reporter's. Of several
@@ -82,7 +82,7 @@ def read_text(text: str, others: Iterable[str], likely: str | None) -> Told:
     lines = _spoken(text)
     reader = _Reader(frozenset((*others, *_senders(lines))))
     reader.read(lines)
-    return Told(
+    return Transcript(
         outcomes=tuple(reader.outcomes(likely)),
         preface=" ".join(reader.preface).strip(),
         whole="\n".join(lines).strip(),

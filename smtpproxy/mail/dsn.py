@@ -80,7 +80,7 @@ def undelivered_notice(
 def _failures(
     envelope: Envelope,
     kind: str,
-    told: NoticeText,
+    notice: NoticeText,
     lines: Sequence[str],
     refused: Sequence[RefusedRecipient],
     header: bytes,
@@ -88,7 +88,7 @@ def _failures(
     return _report(
         envelope,
         kind,
-        told,
+        notice,
         lines,
         [
             _group(
@@ -125,7 +125,7 @@ def relayed_notice(
 def _report(
     envelope: Envelope,
     kind: str,
-    told: NoticeText,
+    notice: NoticeText,
     lines: Sequence[str],
     groups: Sequence[str],
     header: bytes,
@@ -141,7 +141,7 @@ def _report(
     status = "\n".join([_message_group(envelope), *groups])
     unicode = not status.isascii() or not envelope.reverse_path.isascii()
     boundary = f"=_smtpproxy_{id}"
-    text_encoding, text = _text(told.text, hostname, lines, unicode)
+    text_encoding, text = _text(notice.text, hostname, lines, unicode)
     status_type = "message/global-delivery-status" if unicode else "message/delivery-status"
     headers_type, encoding, headers = _attached(header.rstrip(b"\r\n") + b"\r\n", unicode)
     parts = (
@@ -149,7 +149,7 @@ def _report(
         f"To: <{envelope.reverse_path}>\n"
         f"Date: {date_time(envelope.at)}\n"
         f"Message-ID: <{id}.{kind}@{hostname}>\n"
-        f"Subject: {_word(told.subject)}\n"
+        f"Subject: {_word(notice.subject)}\n"
         "Auto-Submitted: auto-replied\n"
         "MIME-Version: 1.0\n"
         "Content-Type: multipart/report; report-type=delivery-status;\n"

@@ -129,14 +129,14 @@ def _named(scope: str) -> tuple[int, bytes]:
     return len(name) | (_BRAND if kind == "brand" else 0), name
 
 
-def _packed(told: Unsubscription) -> bytes:
-    head, name = _named(told.scope)
-    id = ulid_octets(told.id)
-    match = KEY_TEXT.fullmatch(told.recipient)
+def _packed(unsubscription: Unsubscription) -> bytes:
+    head, name = _named(unsubscription.scope)
+    id = ulid_octets(unsubscription.id)
+    match = KEY_TEXT.fullmatch(unsubscription.recipient)
     if match is not None:
         return id + bytes((_KEYED | head,)) + name + bytes.fromhex("".join(match.groups()))
-    stream = told.stream.ljust(_STREAM, b"\0")
-    return id + bytes((head,)) + stream + name + told.recipient.encode()
+    stream = unsubscription.stream.ljust(_STREAM, b"\0")
+    return id + bytes((head,)) + stream + name + unsubscription.recipient.encode()
 
 
 def _unpacked(record: bytes) -> Unsubscription:

@@ -80,9 +80,11 @@ class Actor:
         if entries:
             await self.store().add_suppressions(entries)
         if self.tell is not None:
-            told = [each for one in understood for each in _told(one, news[one.arrived.id])]
-            if told:
-                await self.tell(told)
+            log_done = [
+                each for one in understood for each in _webhook_events(one, news[one.arrived.id])
+            ]
+            if log_done:
+                await self.tell(log_done)
         await self.log.note([_noted(one, news[one.arrived.id]) for one in understood])
         return [_done(one, news[one.arrived.id]) for one in understood]
 
@@ -153,7 +155,7 @@ def _key(one: Understood, event: Event) -> bytes:
 _TOLD = (Class.DEAD, Class.COMPLAINT, Class.UNSUBSCRIBE)
 
 
-def _told(one: Understood, news: Sequence[_Keyed]) -> Iterator[NewEvent]:
+def _webhook_events(one: Understood, news: Sequence[_Keyed]) -> Iterator[NewEvent]:
     """The events of a report for webhooks, without addresses and without its own words."""
     sent = one.report.sent
     for event, key in news:
@@ -259,7 +261,7 @@ def _hand_on_key(one: Understood) -> bytes:
     return sha256(b"hand on " + about).digest()[:16]
 
 
-def told(done: Done) -> None:
+def log_done(done: Done) -> None:
     """Log what was done, without an address."""
     report = done.understood.report
     log.info(

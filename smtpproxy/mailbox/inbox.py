@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 
 from smtpproxy.mail.return_path import ReturnPath
-from smtpproxy.mailbox.acting import Actor, Done, told
+from smtpproxy.mailbox.acting import Actor, Done, log_done
 from smtpproxy.mailbox.messages import Messages
 from smtpproxy.mailbox.reading import Reader, Understood
 from smtpproxy.store.feedback import SentMessage
@@ -114,4 +114,4 @@ def _settle(maildir: Maildir, done: Sequence[Done]) -> None:
         maildir.settle(one.arrived.id)
         if one.is_of_erased and not one.hands_on:  # no erasure finds it
             maildir.remove([one.arrived.id])
-        told(each)
+        log_done(each)

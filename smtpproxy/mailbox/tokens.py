@@ -68,11 +68,17 @@ class Tokens:
         """Return what the first token of an unsubscribe link says. Raises StoreMisconfigured."""
         for token in islice(texts, _MAX_TOKENS):
             try:
-                told = self._links.open(token)
+                unsubscription = self._links.open(token)
             except TokenError:
                 continue
-            scope = self._scopes.of_link(told.scope, self._streams.get(told.stream))
-            return told if scope == told.scope else replace(told, scope=scope)
+            scope = self._scopes.of_link(
+                unsubscription.scope, self._streams.get(unsubscription.stream)
+            )
+            return (
+                unsubscription
+                if scope == unsubscription.scope
+                else replace(unsubscription, scope=scope)
+            )
         return None
 
     def message(self, id: str) -> SentMessage | None:
@@ -97,8 +103,8 @@ class Tokens:
 
 class ReportTokens:
     """Reads the tokens of one report. After `read`, `path` is the return path that it came to, and
-    `lacks` the one whose record it takes to say whom it concerns, and is wanting; `is_of_erased`
-    says that the record has them erased."""
+    `lacks` the one whose record is missing but needed to know whom it concerns; `is_of_erased` says
+    that the record has them erased."""
 
     def __init__(
         self, tokens: Tokens, content: bytes, elsewhere: Mapping[str, SentMessage]
@@ -153,10 +159,10 @@ class ReportTokens:
         for value in (*self._headers.values("Subject"), *map(str.encode, clues.recipients)):
             yield from _SUBJECT.findall(value.decode("latin-1"))
 
-    def _of_link(self, told: Unsubscription, scope: str | None) -> Sent:
-        stream = self._tokens.stream(told.stream)
+    def _of_link(self, unsubscription: Unsubscription, scope: str | None) -> Sent:
+        stream = self._tokens.stream(unsubscription.stream)
         name, brand = (None, None) if stream is None else (stream.name, stream.brand)
-        return Sent(told.recipient, name, brand, told.id, scope)
+        return Sent(unsubscription.recipient, name, brand, unsubscription.id, scope)
 
 
 def _addresses(text: str, ours: str) -> Iterator[str]:

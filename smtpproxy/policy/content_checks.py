@@ -54,8 +54,8 @@ def check_content(
     if stream.alignment is not Alignment.OFF:
         senders = _senders(headers, reverse_path)
     if stream.stream_class is StreamClass.TRANSACTIONAL:
-        told = bulk_signs(headers, None if shown is None else shown.text)
-        look = ContentFeatures(senders=senders, bulk_markers=told.fields, bulk_text=told.text)
+        signs = bulk_signs(headers, None if shown is None else shown.text)
+        look = ContentFeatures(senders=senders, bulk_markers=signs.fields, bulk_text=signs.text)
         return features if look == _NOTHING else replace(features, content=look)
     prefix = _fake_prefix(headers) if stream.honest_subject else None
     if shown is None:

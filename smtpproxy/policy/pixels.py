@@ -5,7 +5,7 @@ A picture counts if it is loaded from elsewhere and
 - it is at most one pixel large, or hidden by its own attributes, and its address says whom or which
   message it is for, or
 - it is a background made by a program whose address says that openings are counted.
-What only keeps a table in shape is none: one file for everybody, from the sender's own server
+A spacer that keeps a table in shape is not one: a file for everybody, on the sender's server
 (docs/tracking.md has the figures). Linear in the length of the source.
 """
 

@@ -50,7 +50,7 @@ class WorkerBreaker:
         self.paused: tuple[str, ...] = ()  # subjects, as the first worker knows them
         self._looks = number == 0
         self._mailed = mailed
-        self._told: Mapping[str, int] = {}
+        self._reported: Mapping[str, int] = {}
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -82,11 +82,11 @@ class WorkerBreaker:
     async def _count(self) -> None:
         """Count what is new; if that fails, it is counted the next time."""
         now = self._mailed()
-        new = {name: n - self._told.get(name, 0) for name, n in now.items()}
+        new = {name: n - self._reported.get(name, 0) for name, n in now.items()}
         if not any(new.values()):
             return
         try:
             await self._breaker.sent(new)
-            self._told = now
+            self._reported = now
         except StoreUnavailable as error:
             log.warning("streams not counted", error=str(error))

@@ -227,11 +227,11 @@ def index_rows(relay: str, placed: PlacedRow) -> Iterator[IndexRow]:
     except NotALine:
         return  # `audit verify` reports it
     stream, message = one.decision.stream, one.decision.message
-    told = [
+    judged = [
         (verdict, None if is_erased(recipient) else recipient.canonical)
         for verdict, recipient in zip(verdicts(one), one.recipients, strict=True)
     ]
-    for place, (verdict, canonical) in enumerate(told or [(message, None)]):
+    for place, (verdict, canonical) in enumerate(judged or [(message, None)]):
         yield IndexRow(
             *(relay, file, number, place, one.id, one.at, stream.name, stream.brand),
             Action.ALLOW if verdict is None else verdict.action,

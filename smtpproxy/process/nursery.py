@@ -56,8 +56,8 @@ class Ended(msgspec.Struct, frozen=True, tag=True):
     code: int
 
 
-Told = Begun | NotBegun | Ended
-_decode = msgspec.msgpack.Decoder(Told).decode
+Message = Begun | NotBegun | Ended
+_decode = msgspec.msgpack.Decoder(Message).decode
 
 
 class ChildProcess:
@@ -155,17 +155,17 @@ class Nursery:
                 return
             self._take(_decode(packet))
 
-    def _take(self, told: Told) -> None:
-        if isinstance(told, Ended):
-            self._children.pop(told.pid).end(told.code)
+    def _take(self, message: Message) -> None:
+        if isinstance(message, Ended):
+            self._children.pop(message.pid).end(message.code)
             return
-        answer = self._answers.pop(told.number)
-        if isinstance(told, Begun):
-            begun = self._children[told.pid] = ChildProcess(told.pid)
+        answer = self._answers.pop(message.number)
+        if isinstance(message, Begun):
+            begun = self._children[message.pid] = ChildProcess(message.pid)
             if not answer.done():  # otherwise nobody waits, and its channel is closed
                 answer.set_result(begun)
         elif not answer.done():
-            answer.set_exception(OSError(told.text))
+            answer.set_exception(OSError(message.text))
 
     def _is_lost(self) -> None:
         asyncio.get_running_loop().remove_reader(self._ours)
@@ -236,8 +236,8 @@ def _leave_files(sock: socket.socket) -> None:
 
 
 def _serve(sock: socket.socket) -> None:
-    def tell(told: Told) -> None:
-        sock.send(msgspec.msgpack.encode(told))
+    def tell(message: Message) -> None:
+        sock.send(msgspec.msgpack.encode(message))
 
     selector = selectors.EpollSelector()
     selector.register(sock, selectors.EVENT_READ)

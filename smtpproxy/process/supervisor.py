@@ -93,7 +93,7 @@ class Supervisor:
         generation = self._generation
         generation.start(SHARED if take_place else (*SHARED, *ALONE))
         started = await generation.ready(self._ending)
-        told = self._ending.is_set()
+        told_to_end = self._ending.is_set()
         watchdog = asyncio.create_task(self._watchdog())
         if started:
             if take_place is not None:
@@ -112,7 +112,7 @@ class Supervisor:
         async with self._reloading:  # a reload that has begun is completed or undone
             await self._end()
         watchdog.cancel()
-        return 0 if (started or told) and not self._failed else 1
+        return 0 if (started or told_to_end) and not self._failed else 1
 
     def _nursery_ended(self) -> None:
         """End the relay, so that whatever started it starts it again; no child can be started
@@ -145,7 +145,7 @@ class Supervisor:
     def _say_ready(self) -> None:
         self._notifier.ready()
         self._tell_status()
-        log.info("ready", **_told(self._generation.settings))
+        log.info("ready", **_summary(self._generation.settings))
 
     def _tell_status(self) -> None:
         """Set the text that `systemctl status` shows."""
@@ -301,7 +301,7 @@ class Supervisor:
     async def _asked_for(self, request: Request) -> control.Answer:
         if isinstance(request, Reload):
             faults = await self.reload()
-            return Response(faults, _told(self._generation.settings)), []
+            return Response(faults, _summary(self._generation.settings)), []
         if isinstance(request, HandOver):
             if self._notifier.is_unit:
                 fault = "systemd started the relay: use a socket unit and systemctl restart"
@@ -314,17 +314,17 @@ class Supervisor:
             return Response(), []
         now = await self._numbers_of_all(next(self._numbers))
         generation = self._generation
-        told = _told(generation.settings) | {
+        summary = _summary(generation.settings) | {
             "pid": os.getpid(),
             "started_at": self._started_at,
             "alive": generation.alive,
             "draining": len(self._former),
             "reloads": self._reloads,
         }
-        return Response(told=told, snapshot=now.snapshot), []
+        return Response(told=summary, snapshot=now.snapshot), []
 
 
-def _told(settings: Settings) -> dict[str, Any]:
+def _summary(settings: Settings) -> dict[str, Any]:
     """A summary of what a relay with these settings does."""
     return {
         "version": version("smtpproxy"),

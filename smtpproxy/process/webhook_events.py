@@ -78,12 +78,12 @@ class RefusalSummaries:
         It covers what was recorded since the last one, so more than a period if this did not run
         for longer. The first one covers what is recorded from now on.
         """
-        told = (await self.store.event_sources()).get(self.source)
+        noted = (await self.store.event_sources()).get(self.source)
         now = self.now()
-        if told is None:
+        if noted is None:
             await self._note((), _Read(now, await asyncio.to_thread(newest_rows, self.audit)))
             return
-        before = msgspec.json.decode(told, type=_Read)
+        before = msgspec.json.decode(noted, type=_Read)
         if _periods(now, self.period) == _periods(before.until, self.period):
             return
         with suppress(_Ended):
@@ -164,9 +164,9 @@ class CampaignTrials:
 
     async def look(self) -> None:
         """Log what is new. Raises StoreUnavailable."""
-        told = (await self._store.event_sources()).get(CAMPAIGNS)
-        since = self._now() if told is None else datetime.fromisoformat(told)
-        if told is None:
+        noted = (await self._store.event_sources()).get(CAMPAIGNS)
+        since = self._now() if noted is None else datetime.fromisoformat(noted)
+        if noted is None:
             await self._store.log_events((), (CAMPAIGNS, since.isoformat()))
         found = await self._counts.tried_since(since, LEAST)
         known, self._known = self._known, {}
@@ -181,12 +181,12 @@ class CampaignTrials:
                 news += [
                     each
                     for each in _events(stream, campaign, trial, of_it.began)
-                    if each.key not in of_it.told
+                    if each.key not in of_it.noted
                 ]
         if news:
             await self._store.log_events(news)
         for one in news:
-            self._known[str(one.data["campaign"])].told.add(one.key)
+            self._known[str(one.data["campaign"])].noted.add(one.key)
 
     async def _first_seen(self, campaign: str) -> "_Known | None":
         began = await self._counts.campaign_began(campaign)
@@ -198,7 +198,7 @@ class _Known:
     """A campaign's first decision, and the keys of what was logged about it."""
 
     began: str
-    told: set[str]
+    noted: set[str]
 
 
 def _events(stream: str, campaign: Campaign, trial: Trial, began: str) -> Iterator[NewEvent]:

@@ -152,18 +152,18 @@ class UpstreamConnection(asyncio.Protocol):
         self.close()
         raise UpstreamError(f"upstream greets with {reply}")
 
-    async def introduce(self, told: ClientInfo, hostname: str, timeout: float) -> None:
+    async def introduce(self, client: ClientInfo, hostname: str, timeout: float) -> None:
         """Continue as another client, if the upstream permits; the connection is then only for its
         mail.
 
         Raises UpstreamError.
         """
-        command = xclient_command(told, self.capabilities.xclient)
+        command = xclient_command(client, self.capabilities.xclient)
         reply = await self.command(command, timeout)
         if reply.code != 220:
             return  # it does not trust us: the mail comes from us
         self.private = True
-        name = told.helo if told.helo and _HELO_NAME.fullmatch(told.helo) else hostname
+        name = client.helo if client.helo and _HELO_NAME.fullmatch(client.helo) else hostname
         reply = await self._hello(name, timeout)
         if reply.code != 250:
             self.close()

@@ -104,9 +104,9 @@ class UpstreamPool:
         connection.client = client
         return connection
 
-    async def introduce(self, connection: UpstreamConnection, told: ClientInfo) -> None:
+    async def introduce(self, connection: UpstreamConnection, client: ClientInfo) -> None:
         """Make a connection that of the client named by XCLIENT. Raises UpstreamError."""
-        await connection.introduce(told, self._hostname, self.settings.command_timeout)
+        await connection.introduce(client, self._hostname, self.settings.command_timeout)
 
     def release(self, connection: UpstreamConnection) -> None:
         """Take back a connection, for further use if it is alive."""

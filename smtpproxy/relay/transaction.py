@@ -312,8 +312,8 @@ class UpstreamTransaction(Struct, eq=False):
                 return
         answers = list(map(mirrored, replies[opening:]))
         if len(answers) < len(asked):  # some were not sent
-            told = iter(answers)
-            answers = [next(told) if rcpt.forward_path.isascii() else NO_ADDRESS for rcpt in asked]
+            sent = iter(answers)
+            answers = [next(sent) if rcpt.forward_path.isascii() else NO_ADDRESS for rcpt in asked]
         if offer.before:
             for reply in answers[: offer.before]:
                 if reply.code >= 300:  # the client already has a 250 for it

@@ -240,15 +240,17 @@ def _postgresql_url(value: str) -> str:
     never shown, because the faulty part may be part of the password."""
     try:
         url = urlsplit(value)
-        told = dict(parse_qsl(url.query, strict_parsing=True)) if url.query else {}
+        parameters = dict(parse_qsl(url.query, strict_parsing=True)) if url.query else {}
     except ValueError:
         raise ValueError(_WRONG_HOST) from None
     database = url.path.strip("/")
     if not value.isascii() or not value.isprintable() or not database or "/" in database:
         raise ValueError('must name a database: "postgresql://smtpproxy@db.example/smtpproxy"')
     login, _, hosts = url.netloc.rpartition("@")
-    ports = told.get("port", "")
-    places = [place for text in (hosts, told.get("host")) if text for place in text.split(",")]
+    ports = parameters.get("port", "")
+    places = [
+        place for text in (hosts, parameters.get("host")) if text for place in text.split(",")
+    ]
     if "@" in login or not all(map(_is_database_host, places)):
         raise ValueError(_WRONG_HOST)
     if ports and not all(map(_is_port, ports.split(","))):

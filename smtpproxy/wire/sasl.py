@@ -223,7 +223,7 @@ def _fields(message: bytes, names: str) -> Sequence[str] | None:
 def _name(encoded: str) -> str:
     """Decode =2C and =3D. Raises ValueError for any other =."""
     if "=" in encoded.replace("=2C", "").replace("=3D", ""):
-        raise ValueError("a name has = where only =2C and =3D may stand")
+        raise ValueError("a name has an = that is not part of =2C or =3D")
     return encoded.replace("=2C", ",").replace("=3D", "=")
 
 

@@ -1,13 +1,13 @@
 """Rulebooks: the parameters of one jurisdiction, as data with their sources.
 
-A rulebook is a TOML text. `name` is the only key that must be there; the others are those
-of `PARAMETERS`. `extends` names a built-in rulebook whose values hold where
-this one says nothing, `[add]` and `[remove]` change its lists, and `[sources]` may say for
-each parameter where its value comes from. What neither says has the default of `Rulebook`;
-lists of mailboxes are empty then, so that nothing counts as a generic address.
+A rulebook is a TOML text. Only `name` is required; the other keys are those of `PARAMETERS`.
+`extends` names a built-in rulebook whose values apply where this one has none, `[add]` and
+`[remove]` change its lists, and `[sources]` may say where each parameter's value comes from. A
+parameter in neither has the default of `Rulebook`; lists of mailboxes are then empty, so that
+nothing counts as a generic address.
 
 docs/rulebooks.md explains the parameters and shows the values of the built-in rulebooks; a test
-holds the two together.
+keeps the two in step.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,14 +49,14 @@ _CLOCK = PeriodKind((Unit.YEARS, Unit.MONTHS, Unit.DAYS))
 _SOURCES = MembersKind(tuple(Source), Source)
 _IN_FORCE = tuple(b for b in Basis if b not in (Basis.TRANSACTIONAL, Basis.PERMISSION))
 _NOT_SIMILAR = tuple(each for each in Condition if each is not Condition.SIMILAR_PRODUCT)
-# Consent does not fix a mailbox that bounces, and what somebody else entered is not the
-# person's order alone.
+# Consent does not fix a mailbox that bounces, and a suppression entered by somebody else is not
+# only the person's.
 _LIFTABLE = (Origin.UNSUBSCRIBE, Origin.COMPLAINT, Origin.OBJECTION, Origin.ERASURE)
 _RULES = tuple(
     rule.name
     for rules in (
         tables.recipient_rules(_IN_FORCE),
-        tables.PERMISSION_RULES[-2:-1],  # the others are among the ones before
+        tables.PERMISSION_RULES[-2:-1],  # the others are among those above
         tables.DELIVERY_RULES,
         tables.MESSAGE_RULES,
         tables.PERMISSION_MESSAGE_RULES[-1:],
@@ -107,11 +107,11 @@ SHORTHANDS: dict[str, tuple[str, Unit]] = {
     if kind is _CLOCK
     for unit in _CLOCK.units
 }
-"""A period may say its unit in the key: `customer_years = 3` is `customer_period = "3 years"`."""
+"""A period may have its unit in the key: `customer_years = 3` is `customer_period = "3 years"`."""
 
 
 BUILTIN_NAMES: tuple[str, ...] = ("fr", "uk", "de", "us", "ca", "eu-strict")
-"""The rulebooks that come as `NAME.toml` in this package, data that is read like code."""
+"""The rulebooks in this package, each a `NAME.toml`."""
 
 _KEYS = ("name", "extends", *PARAMETERS, "add", "remove", "sources")
 _PARAMETER_KEYS = (*PARAMETERS, *SHORTHANDS)
@@ -121,7 +121,7 @@ _SETS = tuple(
 
 
 class RulebookError(ValueError):
-    """A rulebook that cannot be used. `faults`: `key: what is wrong and what would be right`."""
+    """The rulebook cannot be used. `faults`: `key: what is wrong and what would be right`."""
 
     def __init__(self, faults: Sequence[str]) -> None:
         super().__init__("\n".join(faults))
@@ -150,7 +150,7 @@ def parse_rulebook(text: str) -> Rulebook:
 
 
 class _Reading:
-    """One text being read; what is wrong is collected in `faults`."""
+    """One text being read; its faults are collected in `faults`."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self.faults: list[str] = []
@@ -216,7 +216,7 @@ class _Reading:
         return builtin(extended)
 
     def _adjust(self, base: Rulebook, changes: dict[str, Any], key: str, value: object) -> None:
-        """Add to a list of what is extended, or remove from it."""
+        """Add to a list of the extended rulebook, or remove from it."""
         if not isinstance(value, dict):
             self._fault(f"{key}: must be a table: [{key}] with lists, such as consumer_domains")
             return
@@ -246,7 +246,7 @@ class _Reading:
 
 
 def conflicts(rulebook: Rulebook) -> Iterator[str]:
-    """Yield what does not go together, each as `key: what and why`."""
+    """Yield contradictions, each as `key: what and why`."""
     for method in sorted(rulebook.valid_methods & rulebook.preticked_methods):
         yield f'preticked_methods: "{method}" is in valid_methods too'
     lists = ("accepted_sources", "disclosed_sources", "forbidden_sources")

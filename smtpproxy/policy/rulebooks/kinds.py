@@ -1,8 +1,7 @@
 """How the parameters of a rulebook are written: one class for each kind of value.
 
-`read` takes what the TOML said, tells each thing that is wrong with it to `fault` (in
-words that also say what would be right), and returns what it could read. `written` is the
-way back, for people.
+`read` takes the TOML value, calls `fault` with each thing that is wrong with it (and what would be
+right), and returns what it could read. `written` is the reverse, for people.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -37,7 +36,7 @@ class Kind(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PeriodKind:
-    """A period in one of `units`; `without` is how None is written, where it may be."""
+    """A period in one of `units`; `without` is how None is written, if it is allowed."""
 
     units: tuple[Unit, ...]
     without: str | None = UNLIMITED
@@ -56,7 +55,7 @@ class PeriodKind:
         return self.counted(found.count, found.unit, fault)
 
     def counted(self, count: object, unit: Unit, fault: Fault) -> Period | None:
-        """Return so many of a unit, as `customer_years = 3` says it too."""
+        """Return a period from a count and a unit, as in `customer_years = 3`."""
         if type(count) is not int or not 1 <= count <= _MAX_COUNT[unit]:  # True is an int too
             fault(f"must be a whole number from 1 to {_MAX_COUNT[unit]}, not {shown(count)}")
             return None
@@ -100,7 +99,7 @@ class CountKind:
 
 @dataclass(frozen=True, slots=True)
 class DayKind:
-    """A day from which on something holds, as its first moment in UTC; None is always."""
+    """A day from which something applies, as its first moment in UTC; None is always."""
 
     def read(self, value: object, fault: Fault) -> datetime | None:
         if value == ALWAYS:
@@ -134,7 +133,7 @@ class WordsKind:
 
 @dataclass(frozen=True, slots=True)
 class MembersKind:
-    """A set of words out of a closed set. `of` makes a member of its word."""
+    """A subset of a closed set of words. `of` makes a member from its word."""
 
     choices: tuple[str, ...]
     of: Callable[[str], Any] = str
@@ -148,7 +147,7 @@ class MembersKind:
 
 @dataclass(frozen=True, slots=True)
 class OrderKind:
-    """Words out of a closed set, in an order that counts."""
+    """Words from a closed set, in a significant order."""
 
     choices: tuple[str, ...]
     of: Callable[[str], Any]
@@ -162,7 +161,7 @@ class OrderKind:
 
 @dataclass(frozen=True, slots=True)
 class TextsKind:
-    """A table of texts, each under a word out of a closed set."""
+    """A table of texts, each under a word from a closed set."""
 
     keys: tuple[str, ...]
 
@@ -203,7 +202,8 @@ def domain(item: str) -> str | None:
 
 
 def _as_compared(item: str, address: str, part: str) -> str | None:
-    """What addresses are compared with must be written as addresses are compared."""
+    """Return what is wrong with an entry that is not written in the form in which addresses are
+    compared."""
     try:
         right = entered(address)
     except AddressError as error:

@@ -82,7 +82,7 @@ def _standing_failure(act: ConsentAct, contact: Contact, case: RecipientCase) ->
     rulebook, period = case.rulebook, case.rulebook.consent_period
     if _CONSENT_SIGN in rulebook.signs_of_life and within(act.at, period, case.now):
         return _VALID  # a sign of life itself, so the last activity is no older
-    # An address that somebody else passed on says nothing of the person who agreed.
+    # An address passed on by somebody else says nothing about the person who agreed.
     active = is_active(contact, period, rulebook, case.now, passed_on=False)
     return _VALID if active else Reason.CONSENT_EXPIRED
 

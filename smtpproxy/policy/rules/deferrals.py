@@ -134,8 +134,8 @@ def is_stranger(case: RecipientCase) -> bool:
     """Whether somebody was never mailed before, or has been inactive for longer than a trial
     allows."""
     trial, contact, now = case.stream.trial, case.facts.contact, case.now
-    told = None if contact is None else contact.first_contacted_at
-    if not any(at is not None and at <= now for at in (told, case.facts.first_mailed_at)):
+    contacted_at = None if contact is None else contact.first_contacted_at
+    if not any(at is not None and at <= now for at in (contacted_at, case.facts.first_mailed_at)):
         return True
     if contact is None or trial is None:
         return False

@@ -214,16 +214,16 @@ def is_undeclared_bulk(stream: Stream, features: MessageFeatures) -> bool:
     if content is None or stream.stream_class is not StreamClass.TRANSACTIONAL:
         return False
     most = stream.bulk_recipients
-    told = content.bulk_markers or content.bulk_text
-    return bool(told) or (most is not None and content.alike > most)
+    signs = content.bulk_markers or content.bulk_text
+    return bool(signs) or (most is not None and content.alike > most)
 
 
 def stream_in_force(stream: Stream, features: MessageFeatures, undeclared: Stream) -> Stream:
-    """Return the stream that a message is judged on: of undeclared bulk that is to be judged as
-    marketing it is `undeclared`, with the limits of the stream that it claims.
+    """Return the stream that a message is judged on: for undeclared bulk that is to be judged as
+    marketing, `undeclared` with the limits of the declared stream.
 
-    Marks of bulk free no message of these: what its own stream would refuse for its sender, or
-    for too many recipients, is refused there.
+    Signs of bulk do not release a message from these: what its own stream would refuse for its
+    sender or its number of recipients is refused there.
     """
     if stream.undeclared_bulk is not UndeclaredBulk.MARKETING:
         return stream
@@ -246,7 +246,7 @@ _PIXELS = (
 
 @lru_cache(maxsize=256)
 def _limited(undeclared: Stream, own: Stream) -> Stream:
-    """The strictest of both streams, where either of them looks at the content."""
+    """The undeclared stream, with the stricter of both streams' checks of content."""
     alignment = max(undeclared.alignment, own.alignment, key=_ALIGNMENTS.index)
     pixels = max(undeclared.tracking_pixels, own.tracking_pixels, key=_PIXELS.index)
     if (alignment, pixels) == (undeclared.alignment, undeclared.tracking_pixels):

@@ -297,9 +297,10 @@ def source_announced(case: DeliveryCase) -> Verdict | None:
     ):
         return None
     known = recipient.facts
-    told = None if known.contact is None else known.contact.first_contacted_at
+    contacted_at = None if known.contact is None else known.contact.first_contacted_at
     before = any(
-        first is not None and first <= recipient.now for first in (told, known.first_mailed_at)
+        first is not None and first <= recipient.now
+        for first in (contacted_at, known.first_mailed_at)
     )
     return None if before else _NOT_ANNOUNCED
 
@@ -345,10 +346,10 @@ def preference(case: RecipientCase) -> Verdict | None:
     contact = case.facts.contact
     if contact is None or not contact.preferences:
         return None
-    told = preferred(case)
-    if told is None or told[1] <= case.now.date():
+    found = preferred(case)
+    if found is None or found[1] <= case.now.date():
         return None
-    wish, free_on = told
+    wish, free_on = found
     detail = f"{wish.frequency} at most, said on {day(wish.at)}; again from {free_on:%Y-%m-%d}"
     return refuse("preference", Reason.PREFERENCE_FREQUENCY, detail)
 
@@ -368,14 +369,14 @@ def preferred(case: RecipientCase) -> tuple[Preference, date] | None:
     if contact is None or stream.stream_class is not StreamClass.MARKETING:
         return None
     mailed = [mailing.at for mailing in case.facts.mailings if _is_like(mailing, stream)]
-    told = [
+    wishes = [
         (wish, _NEXT[wish.frequency](max([wish.at, *mailed]).date()))
         for wish in contact.preferences
         if wish.frequency in _NEXT
         and wish.purpose == stream.purpose
         and same_brand(wish.brand, stream.brand)
     ]
-    return max(told, key=lambda one: one[1], default=None)
+    return max(wishes, key=lambda one: one[1], default=None)
 
 
 def _is_like(mailing: Mailing, stream: Stream) -> bool:
