@@ -133,6 +133,7 @@ class CopyingTransaction(NotifyingTransaction):
             answer_instead=partial(self._answered_meanwhile, outcome),
             note_mailed=self._note_copied,
             report_failure=self._failed,
+            reply_for_each=self._mixed == "each",
         )
         results = yield from delivery.deliver(list(once.values()))
         by_path = dict(zip(once, results, strict=True))

@@ -57,12 +57,14 @@ class PerRecipientDelivery:
         answer_instead: Callable[[Recipient], Steps[Reply | None]],
         note_mailed: Callable[[Recipient], Steps[None]],
         report_failure: Callable[[Exception], Reply],
+        reply_for_each: bool = False,
     ) -> None:
         """`make_copy` and `mail_parameters` are about one recipient's copy; `note_mailed` is called
         once the upstream has accepted it.
 
         `answer_instead` is called before the end of data, and returns a reply if the copy is not to
         be sent after all. `report_failure` reports an error and returns the reply to give.
+        `reply_for_each`: each recipient gets its own reply (LMTP, PRDR).
         """
         self._services = services
         self._mail_parameters = mail_parameters
@@ -70,18 +72,25 @@ class PerRecipientDelivery:
         self._answer_instead = answer_instead
         self._note_mailed = note_mailed
         self._report_failure = report_failure
+        self._most_refusals = _TROUBLE_ENOUGH if reply_for_each else 1
         self._trouble = 0
 
     def deliver(self, recipients: Sequence[Recipient]) -> Steps[list[Delivered]]:
-        """Return what became of each, in order. While nobody is mailed the first failure for all
-        ends it; later, several in a row do. Those who certainly got nothing are tried again at the
-        end, one by one, because the upstream may allow fewer connections."""
+        """Return what became of each, in order.
+
+        While nobody is mailed the first failure for all ends it; later, several in a row do, as do
+        several refusals for good where each recipient gets its own reply: nobody is told of what
+        may be another's. Those who certainly got nothing are tried again at the end, one by one,
+        because the upstream may allow fewer connections.
+        """
         outcomes: list[Delivered | None] = [None] * len(recipients)
+        refusals = 0
         for index, recipient in enumerate(recipients):
             outcome = outcomes[index] = yield from self._one(recipient)
             if outcome.accepted:
                 break
-            if outcome.for_all:
+            refusals += outcome.for_all
+            if outcome.for_all and (outcome.reply.code < 500 or refusals >= self._most_refusals):
                 return [known or Delivered(outcome.reply) for known in outcomes]
         left = [index for index, known in enumerate(outcomes) if known is None]
 

@@ -279,8 +279,9 @@ def test_two_notices_about_one_message_are_two_messages(
         assert len({notice["Message-ID"] for notice in notices}) == 2
 
 
-def test_lmtp_has_an_answer_for_each(adding: RelayProcess, mta: FakeUpstream) -> None:
-    mta.behaviours.append(At("end", Reply("550 5.2.2 mailbox full"), nth=2))
+@pytest.mark.parametrize("nth", [1, 2])
+def test_lmtp_has_an_answer_for_each(adding: RelayProcess, mta: FakeUpstream, nth: int) -> None:
+    mta.behaviours.append(At("end", Reply("550 5.2.2 mailbox full"), nth=nth))
     with smtplib.LMTP("127.0.0.1", adding.port("local"), timeout=30) as client:
         client.ehlo("client.example")
         client.mail("news@shop.example")
@@ -291,6 +292,22 @@ def test_lmtp_has_an_answer_for_each(adding: RelayProcess, mta: FakeUpstream) ->
         codes = sorted(client.getreply()[0] for _ in range(3))
     assert codes == [250, 250, 550]
     assert all(message.sender for message in mta.messages), "no notice: the client knows"
+
+
+def test_lmtp_takes_what_several_are_refused_for_as_said_of_all(
+    adding: RelayProcess, mta: FakeUpstream
+) -> None:
+    mta.behaviours.append(At("end", Reply("554 5.6.0 no such content")))
+    with smtplib.LMTP("127.0.0.1", adding.port("local"), timeout=30) as client:
+        client.ehlo("client.example")
+        client.mail("news@shop.example")
+        before = len(mta.commands)
+        for recipient in firms(5):
+            assert client.rcpt(recipient)[0] == 250
+        client.docmd("DATA")
+        client.send(bare() + b".\r\n")
+        assert [client.getreply()[0] for _ in range(5)] == [554] * 5
+    assert [line for _, line in mta.commands[before:]].count("DATA") == 3
 
 
 def firms(count: int) -> list[str]:
