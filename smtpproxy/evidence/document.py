@@ -91,8 +91,7 @@ class _Writer:
         rows.append((self._say("consents"), str(len(acts))))
         rows.append((self._say("suppressed"), str(len(it.suppressions))))
         rows.append((self._say("chain"), self._say("unsound" if it.chain.wrong else "sound")))
-        unproven = [it.state(mailing) for mailing in it.mailings].count(State.UNPROVEN)
-        if unproven:
+        if unproven := [it.state(mailing) for mailing in it.mailings].count(State.UNPROVEN):
             rows.append((self._say("unproven"), str(unproven)))
         yield Heading(self._say("summary"))
         yield Facts(rows)
@@ -250,7 +249,8 @@ class _Writer:
         return state + self._given_by(self._it.authors.get((one.scope, one.origin)))
 
     def _lifted(self, one: LiftedSuppression) -> str:
-        reason = printable(one.reason) + (f" ({one.lifted_by})" if one.lifted_by else "")
+        by = f" ({one.lifted_by})" if one.lifted_by else ""
+        reason = writing.motive(one.reason, self._lang) + by
         state = self._say("lifted_at", at=self._time(one.lifted_at), reason=reason)
         return state + self._given_by(one.given_by)
 
@@ -269,7 +269,7 @@ class _Writer:
                 self._time(one.since),
                 self._term(one.scope),
                 self._term(one.origin),
-                printable(one.note or "–"),
+                writing.motive(one.note, self._lang),
                 state,
             ]
             for one, state in orders

@@ -15,6 +15,7 @@ from smtpproxy.sinks.audit.chain import Kind, Report
 from smtpproxy.store.journals import IndexRow
 from smtpproxy.terminal import printable
 
+_OF_LINK = re.compile(r"link of id=([0-9A-Z]{26})")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~!])")
 
 
@@ -104,6 +105,16 @@ def channel(name: str, lang: Lang) -> str:
     """What a way to reach somebody is called; files may name others than we know."""
     key = f"channel.{name}"
     return _say(key, lang) if has_words(f"evidence.{key}") else printable(name)
+
+
+def motive(note: str | None, lang: Lang) -> str:
+    """A note on an order not to mail; free text stays as it is."""
+    if not note:
+        return "–"
+    if has_words(key := f"evidence.motive.{note.casefold()}"):
+        return say(Phrase(key), lang)
+    link = _OF_LINK.fullmatch(note)
+    return printable(note) if link is None else _say("of_link", lang, id=link[1])
 
 
 def findings(of: Report, lang: Lang) -> Iterator[Block]:

@@ -34,6 +34,7 @@ from smtpproxy.policy.model import Evidence as ConsentEvidence
 from smtpproxy.settings import ControllerSettings, RetentionSettings
 from smtpproxy.sinks.audit.chain import Finding, Kind, Report
 from smtpproxy.sinks.audit.reader import Outcome, Place, Record
+from smtpproxy.store.exchange.suppression_record import LIFT_MOTIVES, OWN_MOTIVES
 from smtpproxy.store.operations import Change, Rectification
 from tests.kit.journal import START, Clock, decided
 
@@ -308,6 +309,18 @@ def test_a_kind_of_fault_has_its_word_in_both_languages() -> None:
             for k in Kind
             if k is not Kind.UNPROVEN and f"evidence.finding.{k}" not in texts(lang).phrases
         ] == []
+
+
+def test_motives_are_told_in_the_language_of_the_document() -> None:
+    for motive in (*OWN_MOTIVES, *LIFT_MOTIVES):
+        assert f"evidence.motive.{motive}" in texts("fr").phrases
+    for note, told in (
+        ("By letter", "| par courrier |"),
+        (f"link of id={'0' * 26}", f"| lien du message {'0' * 26} |"),
+        ("free text", "| free text |"),
+    ):
+        order = Suppression("all", Origin.OBJECTION, AT, note=note)
+        assert told in text_of(evidence(suppressions=[order]), "fr")
 
 
 def test_what_a_person_agreed_to_stands_in_quotation_marks() -> None:

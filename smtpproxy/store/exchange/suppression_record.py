@@ -51,6 +51,7 @@ OWN_MOTIVES = (
     *("consent was withdrawn", "objected to profiling", "the contact was restricted"),
     *("one-click", "reported as spam", "no such mailbox", "mailbox full", "role address"),
     *("duplicate", "test address", "request of the authority", "request of the domain's owner"),
+    "the person has died",
 )
 LIFT_MOTIVES = (
     *("the person asked", "added by mistake", "mailbox works again", "order of the controller"),
