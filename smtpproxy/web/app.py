@@ -1,4 +1,4 @@
-"""The web application: /metrics, /healthz, /readyz, the links of people, the API under /v1."""
+"""The web application: /metrics, /healthz, /readyz, links for people, and the API under /v1."""
 
 import asyncio
 import json
@@ -40,16 +40,15 @@ HEADERS: Mapping[str, str] = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-"""What an answer has unless its endpoint says otherwise."""
+"""Headers of every answer, unless its endpoint sets them."""
 
 log = structlog.get_logger(__name__)
 
 
 class Boundary:
-    """An ASGI middleware: targets that can be meant, headers that protect, faults without words.
+    """ASGI middleware: bounds on requests, protective headers, and errors that reveal nothing.
 
-    A path with an encoded slash is answered 404: a proxy in front and the routes here would
-    not read it alike.
+    A path with an encoded slash is answered 404, as a proxy in front might read it differently.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -77,8 +76,8 @@ class Boundary:
                 f"a header section has at most {LARGEST_HEADER} octets",
             )
         elif {b"content-length", b"transfer-encoding"} <= names:
-            # A proxy in front may take the one, and the rest for another request (RFC 9112 6.3).
-            text = "a request has a length or comes in chunks, not both"
+            # A proxy in front may use the other one and see a second request (RFC 9112 6.3).
+            text = "a request has Content-Length or Transfer-Encoding, not both"
             await _send_error(protected, scope["path"], 400, text, (b"connection", b"close"))
         elif len(path) + len(scope["query_string"]) > LONGEST_TARGET:
             await _send_error(
@@ -92,12 +91,12 @@ class Boundary:
             except Exception as error:
                 log.error("internal error", exc_info=error)
                 if started:
-                    raise  # the server ends the connection, or half an answer would look whole
+                    raise  # the server closes the connection, so that half an answer does not look whole
                 await _send_error(protected, scope["path"], 500, "internal error")
 
 
 def _error(path: str, status: int, error: str) -> tuple[bytes, str]:
-    """Return what is said of an error, and its media type: under /v1 as the API does."""
+    """Return the body of an error and its media type, under /v1 in the API's format."""
     problem = problem_of(status, error) if path.startswith("/v1/") else None
     if problem is not None:
         return msgspec.json.encode(problem), MEDIA_TYPE
@@ -118,7 +117,7 @@ async def _send_error(
 
 
 def webhook_gauges(backlog: Mapping[str, Backlog], now: datetime) -> Mapping[str, Samples]:
-    """Return the gauges of what a store's `backlog()` said. A lag is in seconds."""
+    """Return the gauges of a store's `backlog()`. Lags are in seconds."""
     lag: dict[Labels, float] = {}
     for name, owed in backlog.items():
         age = 0.0 if owed.oldest is None else (now - owed.oldest).total_seconds()
@@ -131,7 +130,7 @@ def webhook_gauges(backlog: Mapping[str, Backlog], now: datetime) -> Mapping[str
 
 
 def stream_gauges(streams: Sequence[StreamStatus]) -> Mapping[str, Samples]:
-    """Return the gauges of what a breaker's `status()` said."""
+    """Return the gauges of a breaker's `status()`."""
     return {
         "stream_paused": {(s.name, s.cause): 1 for s in streams if s.cause is not None},
         "stream_sent": {(s.name,): s.tally.messages for s in streams},
@@ -167,11 +166,10 @@ def create_app(
 ) -> Starlette:
     """Return the application.
 
-    `stats` gives the numbers of all workers together, `health` what is known of the
-    workers without asking anybody else, `ready` what works now, `counts` what
-    the store holds (`store.counts`), `backlog` what webhooks were not told yet
-    (`store.backlog`), `snapshots` those of the partners (`store.snapshots`), `streams` how the
-    streams are (`breaker.status`).
+    `stats` returns the totals of all workers, `health` the state of the workers, `ready` which
+    parts work now, `counts` what the store holds (`store.counts`), `backlog` what webhooks have
+    yet to deliver (`store.backlog`), `snapshots` those of the partners (`store.snapshots`),
+    `streams` the state of the streams (`breaker.status`).
     """
     counting = [part.snapshot for part in (api, unsubscribe, confirmations) if part is not None]
     monitoring = _Monitoring(
@@ -195,7 +193,7 @@ def create_app(
 
 
 class _Monitoring:
-    """The three endpoints that machines watch."""
+    """The three monitoring endpoints."""
 
     def __init__(
         self,
@@ -242,7 +240,7 @@ class _Monitoring:
         return Response(encode(self._collector), headers={"Content-Type": content_type})
 
     async def healthz(self, request: Request) -> Response:
-        """Tell whether the relay lives: what is wrong here, a restart may cure."""
+        """Answer whether the workers are alive; if not, a restart may help."""
         health = await _answer(self._health)
         if health is None:
             return _json(503, {"status": "failing"})
@@ -252,7 +250,7 @@ class _Monitoring:
         return _json(503, {"status": "failing", "workers": workers})
 
     async def readyz(self, request: Request) -> Response:
-        """Tell whether mail would be taken and passed on now."""
+        """Answer whether mail would be accepted and relayed now."""
         _, readiness = await self._state()
         if readiness is None:
             return _json(503, {"status": "failing"})
@@ -269,7 +267,7 @@ class _Monitoring:
         return _json(503, {"status": status, **body})
 
     async def _state(self) -> tuple[Health | None, Readiness | None]:
-        """Ask both; nobody listens when no worker is alive."""
+        """Return both; without a live worker the listeners are failing."""
         health = await _answer(self._health)
         readiness = await _answer(self._ready)
         if readiness is not None and readiness.listeners == "ok" and not (health and health.alive):
@@ -277,13 +275,13 @@ class _Monitoring:
         return health, readiness
 
     async def _count(self) -> None:
-        """Remember what the store holds; keep the old figures when it does not answer."""
+        """Refresh the store's counts; keep the old ones when it does not answer."""
         try:
             if self._counts is not None:
                 self._counted = {**self._counted, **store_gauges(*await self._counts())}
             if self._backlog is not None:
-                told = webhook_gauges(await self._backlog(), datetime.now(UTC))
-                self._counted = {**self._counted, **told}
+                lags = webhook_gauges(await self._backlog(), datetime.now(UTC))
+                self._counted = {**self._counted, **lags}
             if self._snapshots is not None:
                 found = await self._snapshots()
                 taken = snapshot_gauges({name: one.taken_at for name, one in found.items()})
@@ -305,7 +303,7 @@ async def _answer(ask: Ask[T]) -> T | None:
 
 
 def _upstream_pool(snapshot: Snapshot | None) -> Mapping[str, object]:
-    """Say whether messages have to wait. No part fails for that: others would have to wait too."""
+    """Return whether messages wait for a connection. Readiness does not fail for that."""
     gauges = {} if snapshot is None else snapshot.gauges
     if "upstream_waiting" not in gauges:
         return {}
@@ -324,7 +322,7 @@ def _json(status: int, content: Mapping[str, object]) -> JSONResponse:
 
 
 def _plain_error(request: Request, error: Exception) -> Response:
-    """Answer 404, 405 and the like with what is wrong, as JSON."""
+    """Answer 404, 405 and the like as JSON."""
     assert isinstance(error, HTTPException)
     body, media_type = _error(request.scope["path"], error.status_code, error.detail)
     headers = dict(error.headers or {})

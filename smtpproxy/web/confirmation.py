@@ -1,8 +1,8 @@
-"""The links of confirmation mails: GET shows what is asked and changes nothing, POST confirms.
+"""The links in confirmation mails: GET shows the question and changes nothing, POST confirms.
 
-Programs follow links before people do (RFC 8058 section 1), so only the button of the page acts. A
-link is of use once, until its time is over, and for nobody but the owner of the address that it
-was mailed to; what is answered says nothing of that address.
+Programs follow links before people do (RFC 8058 section 1), so only the button on the page acts. A
+link works once, until it expires, and only for the owner of the address that it was mailed to; the
+answers reveal nothing about that address.
 """
 
 import ipaddress
@@ -51,21 +51,21 @@ class ConfirmationTokens(Protocol):
 
 
 class Confirmed(Protocol):
-    """What a kind of confirmation is for."""
+    """What to do for one kind of confirmation."""
 
-    def words(self, told: Confirmation, lang: Lang) -> Mapping[str, str]:
-        """What fills the texts `confirm.STATE.KIND` in."""
+    def words(self, confirmation: Confirmation, lang: Lang) -> Mapping[str, str]:
+        """Return the values for the texts `confirm.STATE.KIND`."""
         ...
 
     async def confirm(
-        self, told: Confirmation, client: str, lang: Lang, form: Mapping[str, str]
+        self, confirmation: Confirmation, client: str, lang: Lang, form: Mapping[str, str]
     ) -> State | Response:
-        """Act; `client` is an IP address, or empty. Raises StoreUnavailable."""
+        """Act on it; `client` is an IP address, or empty. Raises StoreUnavailable."""
         ...
 
 
 class ConfirmationLinks:
-    """The routes of the links. `kinds` says what is done about each."""
+    """The routes of the links. `kinds` act on each kind."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class ConfirmationLinks:
         now: Callable[[], datetime],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`trusts` tells of a peer whether it is a proxy whose X-Forwarded-For is believed."""
+        """`trusts` returns whether a peer is a proxy whose X-Forwarded-For is trusted."""
         self._tokens = tokens
         self._kinds = kinds
         self._looks = looks
@@ -99,29 +99,31 @@ class ConfirmationLinks:
         token = request.path_params["token"]
         look = self._looks[BUILT_IN_BRAND]
         lang = look.language(request.headers.get("accept-language", "")) or REFERENCE
-        told: Confirmation | None = None
+        confirmation: Confirmation | None = None
         found: State | Response
         try:
-            told = self._tokens.open_confirmation(token)
-            look = self._looks.get(told.brand, look)
+            confirmation = self._tokens.open_confirmation(token)
+            look = self._looks.get(confirmation.brand, look)
             accepted = request.headers.get("accept-language", "")
-            lang = look.language(accepted) or look.language_of(told.lang)
-            found = await self._answer(request, token, told, lang)
+            lang = look.language(accepted) or look.language_of(confirmation.lang)
+            found = await self._answer(request, token, confirmation, lang)
         except TokenError as error:
-            log.debug("confirmation_link_unknown", cause=str(error))  # anybody can ask at will
+            log.debug("confirmation_link_unknown", cause=str(error))  # anybody can cause this
             found = "unknown"
         except StoreUnavailable as error:
             log.error("confirmation_failed", error=str(error))
             found = "trouble"
-        return found if isinstance(found, Response) else self._page(found, told, look, lang)
+        return found if isinstance(found, Response) else self._page(found, confirmation, look, lang)
 
     async def _answer(
-        self, request: Request, token: str, told: Confirmation, lang: Lang
+        self, request: Request, token: str, confirmation: Confirmation, lang: Lang
     ) -> State | Response:
-        if told.kind not in self._kinds:
+        if confirmation.kind not in self._kinds:
             return "unknown"
-        gone = told.brand and told.brand not in self._looks  # nobody is left to say yes to
-        if gone or self._now() > told.until:
+        gone = (
+            confirmation.brand and confirmation.brand not in self._looks
+        )  # the brand is no longer configured
+        if gone or self._now() > confirmation.until:
             return "over"
         if request.method != "POST":
             return "ask"
@@ -134,20 +136,29 @@ class ConfirmationLinks:
         if form.get("confirm") != "yes":
             return "ask"
         client = client_address(request, self._trusts)
-        found = await self._kinds[told.kind].confirm(told, client, lang, form)
+        found = await self._kinds[confirmation.kind].confirm(confirmation, client, lang, form)
         state: State = "done" if isinstance(found, Response) else found
         if state in CONFIRMATION_ANSWERS:
-            row = (told.kind, state)
+            row = (confirmation.kind, state)
             self._counted[row] = self._counted.get(row, 0) + 1
-        log.info("confirmation", kind=told.kind, brand=told.brand, state=state)
+        log.info("confirmation", kind=confirmation.kind, brand=confirmation.brand, state=state)
         return found
 
-    def _page(self, state: State, told: Confirmation | None, look: Look, lang: Lang) -> Response:
+    def _page(
+        self, state: State, confirmation: Confirmation | None, look: Look, lang: Lang
+    ) -> Response:
         words: Mapping[str, str] = {}
         key: str = state
-        if told is not None and told.kind in self._kinds and state in ("ask", "done"):
-            words, key = self._kinds[told.kind].words(told, lang), f"{state}.{told.kind}"
-        said = {
+        if (
+            confirmation is not None
+            and confirmation.kind in self._kinds
+            and state in ("ask", "done")
+        ):
+            words, key = (
+                self._kinds[confirmation.kind].words(confirmation, lang),
+                f"{state}.{confirmation.kind}",
+            )
+        texts = {
             part: say(Phrase(f"confirm.{part}.{key}", dict(words)), lang)
             for part in (("title", "text", "button") if state == "ask" else ("title", "text"))
         }
@@ -155,13 +166,13 @@ class ConfirmationLinks:
         headers = dict(look.headers)
         if state in ("trouble", "too_often"):
             headers["Retry-After"] = "60"
-        return HTMLResponse(page.render(state=state, look=look, **said), _STATUS[state], headers)
+        return HTMLResponse(page.render(state=state, look=look, **texts), _STATUS[state], headers)
 
 
 def client_address(request: Request, trusts: Callable[[str], bool]) -> str:
-    """Return the last address in X-Forwarded-For that is no trusted proxy's, otherwise the peer's.
+    """Return the last address in X-Forwarded-For that is not a trusted proxy's, or the peer's.
 
-    Empty where neither is an address.
+    Empty if neither is an address.
     """
     peer = request.client.host if request.client else "unix"
     if trusts(peer):

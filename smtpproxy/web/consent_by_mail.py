@@ -1,7 +1,7 @@
-"""Double opt-in by mail: the request goes on record, its mail to the person, their yes on record.
+"""Double opt-in by mail: record the request, mail its link, record the person's yes.
 
 A request is an act that is `pending` and allows nothing. The confirmation is a second act, with
-the sentence that was agreed to, when, and a keyed hash of where from. docs/consent.md.
+the sentence agreed to, the time, and a keyed hash of the IP address. See docs/consent.md.
 """
 
 import asyncio
@@ -50,18 +50,18 @@ from smtpproxy.web.own_mail import (
 
 
 class ConsentRequest(Struct, frozen=True):
-    """Who is asked to confirm what. The address is canonical."""
+    """Whom to ask to confirm what. The address is canonical."""
 
     address: str
     purpose: str
     brand: str
-    evidence: Evidence = Evidence()  # of the request; its IP address is kept as a keyed hash
-    lang: str | None = None  # of the mail; None: the contact's, or the brand's first
-    source: Source | None = None  # how the address was obtained, on record once it is confirmed
+    evidence: Evidence = Evidence()  # of the request; its IP address is stored as a keyed hash
+    lang: str | None = None  # language of the mail; None: the contact's, or the brand's first
+    source: Source | None = None  # how the address was obtained, recorded on confirmation
 
 
 class Started(Struct, frozen=True):
-    """What became of a request: a mail is on its way, or may not be sent, or not so soon."""
+    """The result of a request: a mail was sent, is not allowed, or not so soon again."""
 
     state: Literal["sent", "refused", "too_often"]
     reason: Reason | None = None
@@ -69,7 +69,7 @@ class Started(Struct, frozen=True):
 
 
 class ConsentByMail:
-    """Starts requests, and confirms them: the kind `consent` of the links."""
+    """Starts requests and confirms them: the kind `consent` of confirmation links."""
 
     def __init__(
         self,
@@ -79,20 +79,20 @@ class ConsentByMail:
         limit: ConfirmationLimit,
         now: Callable[[], datetime],
     ) -> None:
-        """`writer` gives the store to write to. Raises ValueError without a `[confirmation]`."""
+        """`writer` returns the store to write to. Raises ValueError without `[confirmation]`."""
         self.settings = settings
         self._store = writer
         self._submit = submit
         self._limit = limit
         self._now = now
         self._mails = Writer(settings)
-        self._one_at_a_time = asyncio.Lock()  # two clicks are one act
+        self._one_at_a_time = asyncio.Lock()  # two clicks must give one act
 
     async def start(self, asked: ConsentRequest) -> Started:
-        """Put a request on record and mail its link, unless this person may not be mailed.
+        """Record a request and mail its link, unless this person may not be mailed.
 
-        Nothing is recorded of who may not, or not so soon. Raises StoreUnavailable, and
-        RelayUnavailable: then the request is on record, and can be made again.
+        If they may not, or not so soon, nothing is recorded. Raises StoreUnavailable, and
+        RelayUnavailable: then the request is recorded, and can be repeated.
         """
         store, now, bounds = self._store(), self._now(), self._mails.confirmation
         known = (await store.facts(Lookups((asked.address,)))).get(asked.address, NO_FACTS)
@@ -100,7 +100,7 @@ class ConsentByMail:
         if verdict is not None:
             return Started("refused", verdict.reason, verdict.detail)
         language = known.contact.language if known.contact else None
-        told = Confirmation(
+        confirmation = Confirmation(
             "consent",
             asked.address,
             asked.brand,
@@ -110,7 +110,9 @@ class ConsentByMail:
             language_for(self.settings, asked.brand, asked.lang, language),
             asked.source,
         )
-        mail = self._mails.mail(told, now)  # what is wrong with the keys shows before all else
+        mail = self._mails.mail(
+            confirmation, now
+        )  # faults of the keys show before anything is recorded
         if not await self._limit.take(
             asked.address, now, per_address=bounds.max_per_address, per_day=bounds.max_per_day
         ):
@@ -122,7 +124,7 @@ class ConsentByMail:
             if error.certain:
                 await self._limit.give_back(asked.address, now)
             raise
-        if reply.code >= 500:  # the relay knows more than was known a moment ago
+        if reply.code >= 500:  # the relay may know more by now
             return Started("refused", detail=reply.text)
         return Started("sent")
 
@@ -131,7 +133,7 @@ class ConsentByMail:
     ) -> Verdict | None:
         """Return why the person may not be asked, by the rulebooks of the purpose.
 
-        How the address was obtained is what is claimed now, or any way that is on record.
+        The source is the one claimed now, or any on record.
         """
         if asked.source is not None:
             claimed = Collection(self._on_record(asked.brand), asked.source)
@@ -153,11 +155,13 @@ class ConsentByMail:
         for name in books or {self.settings.policy.rulebook}:
             yield RecipientCase(address, stream, known, self.settings.rulebooks[name], now)
 
-    async def _is_refused_by_now(self, told: Confirmation) -> bool:
+    async def _is_refused_by_now(self, confirmation: Confirmation) -> bool:
         """Whether what came after the question keeps all mail away that is said yes to."""
-        known = await self._store().facts(Lookups((told.recipient,)))
-        facts = known.get(told.recipient, NO_FACTS)
-        cases = self._cases(told.recipient, told.brand, told.purpose, facts, self._now())
+        known = await self._store().facts(Lookups((confirmation.recipient,)))
+        facts = known.get(confirmation.recipient, NO_FACTS)
+        cases = self._cases(
+            confirmation.recipient, confirmation.brand, confirmation.purpose, facts, self._now()
+        )
         return any(suppressed(case) or restricted(case) for case in cases)
 
     def permission_links(
@@ -166,14 +170,14 @@ class ConsentByMail:
         """Return the links of messages on a stream of class `permission`. Raises ValueError."""
         return self._mails.permission_links(stream, addresses, lang, self._now())
 
-    def words(self, told: Confirmation, lang: Lang) -> Mapping[str, str]:
+    def words(self, confirmation: Confirmation, lang: Lang) -> Mapping[str, str]:
         return {
-            "brand": brand_title(self.settings, told.brand),
-            "purpose": purpose_label(self.settings, told.purpose, lang),
+            "brand": brand_title(self.settings, confirmation.brand),
+            "purpose": purpose_label(self.settings, confirmation.purpose, lang),
         }
 
     async def confirm(
-        self, told: Confirmation, client: str, lang: Lang, form: Mapping[str, str]
+        self, confirmation: Confirmation, client: str, lang: Lang, form: Mapping[str, str]
     ) -> State:
         """Record the person's yes, once.
 
@@ -182,21 +186,25 @@ class ConsentByMail:
         """
         async with self._one_at_a_time:
             store = self._store()
-            contact = await store.contact(told.recipient)
-            state = confirmable(contact, told)
-            if state == "ask" and await self._is_refused_by_now(told):
+            contact = await store.contact(confirmation.recipient)
+            state = confirmable(contact, confirmation)
+            if state == "ask" and await self._is_refused_by_now(confirmation):
                 state = "over"
             if state == "ask":
-                if told.source is not None:  # not before: anybody may have typed the address
-                    brand, source = self._on_record(told.brand), Source(told.source)
-                    named = Contact(told.recipient, source=source, brand=brand)
+                if (
+                    confirmation.source is not None
+                ):  # not before: anybody may have typed the address
+                    brand, source = self._on_record(confirmation.brand), Source(confirmation.source)
+                    named = Contact(confirmation.recipient, source=source, brand=brand)
                     await store.put_contacts([ContactUpdate(named, given=frozenset({"source"}))])
-                await store.record_act(told.recipient, self._act(told, client, lang))
+                await store.record_act(
+                    confirmation.recipient, self._act(confirmation, client, lang)
+                )
                 state = "done"
         return state
 
     def _on_record(self, brand: str) -> str | None:
-        """What acts say of whom they were said to: the built-in brand is none."""
+        """Return the brand as acts record it; None for the built-in one."""
         return brand if brand in self.settings.brand_names else None
 
     def _request(self, asked: ConsentRequest, now: datetime) -> ConsentAct:
@@ -210,9 +218,11 @@ class ConsentByMail:
             brand=self._on_record(asked.brand),
         )
 
-    def _act(self, told: Confirmation, client: str, lang: Lang) -> ConsentAct:
+    def _act(self, confirmation: Confirmation, client: str, lang: Lang) -> ConsentAct:
         web = self.settings.web
-        said = say(Phrase(f"confirm.text.ask.{told.kind}", self.words(told, lang)), lang)
+        said = say(
+            Phrase(f"confirm.text.ask.{confirmation.kind}", self.words(confirmation, lang)), lang
+        )
         evidence = Evidence(
             wording=said,
             version=f"smtpproxy {version('smtpproxy')} {lang}",
@@ -220,15 +230,15 @@ class ConsentByMail:
             ip=self._keyed(client),
         )
         return ConsentAct(
-            told.purpose,
+            confirmation.purpose,
             self._now(),
             method=DOUBLE_OPT_IN,
             evidence=evidence,
-            brand=self._on_record(told.brand),
+            brand=self._on_record(confirmation.brand),
         )
 
     def _keyed(self, client: str | None) -> str | None:
-        """Return what stands for an IP address: only who has the key can compare it.
+        """Return a keyed hash of an IP address, which only a holder of the key can compare.
 
         Raises StoreMisconfigured.
         """
@@ -239,13 +249,13 @@ class ConsentByMail:
 
 
 def _refused(case: RecipientCase) -> Verdict | None:
-    """Return the refusal that no confirmation would change; a source may be on record later."""
+    """Return a refusal that no confirmation can change; a source may still be recorded."""
     unknown = case.facts.contact is None or case.facts.contact.source is None
     return suppressed(case) or restricted(case) or (None if unknown else refused_source(case))
 
 
 def brand_of(settings: Settings, asked: str | None) -> str:
-    """Return the brand that was asked for, or the only one. Raises ValueError."""
+    """Return the brand asked for, or the only one. Raises ValueError."""
     if asked is None and len(settings.brands) == 1:
         return next(iter(settings.brands))
     if asked is None or asked not in settings.brands:
@@ -254,17 +264,21 @@ def brand_of(settings: Settings, asked: str | None) -> str:
     return asked
 
 
-def confirmable(contact: Contact | None, told: Confirmation) -> State:
+def confirmable(contact: Contact | None, confirmation: Confirmation) -> State:
     """Whether a link still asks (`ask`), was used (`again`), or is of no use (`over`)."""
     if contact is None:
         return "over"
     since = [
         act
         for act in contact.acts
-        if act.purpose == told.purpose and act.at >= told.at and act.brand in (None, told.brand)
+        if act.purpose == confirmation.purpose
+        and act.at >= confirmation.at
+        and act.brand in (None, confirmation.brand)
     ]
     if any(act.withdrawal for act in since):
         return "over"
-    if told.kind == "consent" and not any(a.pending and a.at == told.at for a in since):
+    if confirmation.kind == "consent" and not any(
+        a.pending and a.at == confirmation.at for a in since
+    ):
         return "over"  # the person was erased meanwhile
     return "again" if any(not act.pending for act in since) else "ask"

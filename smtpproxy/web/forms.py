@@ -1,4 +1,4 @@
-"""Forms as programs and browsers send them, read within bounds."""
+"""Read forms sent by programs and browsers, within bounds."""
 
 import asyncio
 import re
@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 from starlette.requests import ClientDisconnect, Request
 
 URLENCODED, _MULTIPART = "application/x-www-form-urlencoded", "multipart/form-data"
-"""RFC 8058 3.2. What names no type is read as the first."""
+"""RFC 8058 3.2. Without a type, the first is assumed."""
 _BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))\s*(?:;|$)', re.IGNORECASE)
 _FIELD_NAME = re.compile(
     rb'^content-disposition:[^\r\n]*;[ \t]*name="?([^";\r\n]*)', re.IGNORECASE | re.MULTILINE
@@ -18,11 +18,11 @@ _BODY_WITHIN = 20.0  # seconds
 
 
 class OtherType(Exception):
-    """What was sent is no form by its type."""
+    """The content type is not that of a form."""
 
 
 async def read_form(request: Request) -> dict[str, str]:
-    """Return the fields by lower-case name; none of what is no form. Raises OtherType."""
+    """Return the fields by lower-case name, none if malformed. Raises OtherType."""
     kind, _, parameters = request.headers.get("content-type", URLENCODED).partition(";")
     kind = kind.strip().lower()
     if kind == _MULTIPART:
@@ -33,7 +33,7 @@ async def read_form(request: Request) -> dict[str, str]:
 
 
 async def _body(request: Request) -> bytes:
-    """Return the body, empty when it is too large or does not come."""
+    """Return the body, empty if it is too large or does not arrive in time."""
     body = b""
     try:
         async with asyncio.timeout(_BODY_WITHIN):
@@ -55,12 +55,14 @@ def _urlencoded(body: bytes) -> dict[str, str]:
 
 
 def _multipart(parameters: str, body: bytes) -> dict[str, str]:
-    """The same of a form of RFC 7578."""
+    """Read a form of RFC 7578."""
     found = _BOUNDARY.search(parameters)
     if found is None:
         return {}
     delimiter = b"\n--" + (found[1] or found[2]).encode("latin-1")
-    lines = b"\n" + body.replace(b"\r\n", b"\n")  # a bare LF is taken too: people come first
+    lines = b"\n" + body.replace(
+        b"\r\n", b"\n"
+    )  # a bare LF is accepted too: an unsubscribe must not fail for that
     fields = {}
     for part in lines.split(delimiter, _MOST_FIELDS)[1:-1]:
         head, _, value = part.partition(b"\n\n")

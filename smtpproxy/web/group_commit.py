@@ -1,7 +1,7 @@
-"""Suppressions of many requests in one commit: all that wait when one begins.
+"""Commits the suppressions of many requests at once: all those waiting when a commit begins.
 
-A commit waits for the disk, which takes it as long for one request as for hundreds. Nobody is
-answered before their own is on the disk.
+A commit waits for the disk, as long for one request as for hundreds. Each request is answered only
+when its own suppressions are on disk.
 """
 
 import asyncio
@@ -10,14 +10,14 @@ from datetime import datetime
 
 from smtpproxy.store.protocols import SuppressionEntry, SuppressionStore
 
-_MOST = 500  # requests: one commit holds the loop no longer than a message may wait
+_MOST = 500  # requests, so that a commit does not block the loop longer than a message may wait
 
 Before = Sequence[datetime | None]
-"""Since when the very same suppression existed already, for each entry."""
+"""For each entry, since when the same suppression already existed, or None."""
 
 
 class GroupCommit:
-    """Adds suppressions. `writer` gives the store, opened when it is first needed."""
+    """Adds suppressions. `writer` returns the store, opened at first use."""
 
     def __init__(self, writer: Callable[[], SuppressionStore]) -> None:
         self._writer = writer
@@ -25,7 +25,7 @@ class GroupCommit:
         self._working: asyncio.Task[None] | None = None
 
     async def add(self, entries: Sequence[SuppressionEntry]) -> Before:
-        """Return when they are on the disk. Raises StoreUnavailable, ValueError."""
+        """Return once the entries are on disk. Raises StoreUnavailable, ValueError."""
         done: asyncio.Future[Before] = asyncio.get_running_loop().create_future()
         self._waiting.append((entries, done))
         if self._working is None:
@@ -38,7 +38,7 @@ class GroupCommit:
                 batch, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
                 try:
                     await self._commit(batch)
-                except ValueError:  # one names a key that was retired: the others are innocent
+                except ValueError:  # one names a retired key: the others must not fail for it
                     for one in batch:
                         await self._alone(one)
                 except Exception as error:
@@ -60,10 +60,10 @@ class GroupCommit:
         every = [entry for entries, _ in batch for entry in entries]
         before = dict(zip(map(_key, every), await store.suppress(every), strict=True))
         for entries, done in batch:
-            stood = [before[_key(entry)] for entry in entries]
+            existed = [before[_key(entry)] for entry in entries]
             before.update((_key(entry), entry.since) for entry in entries)
-            if not done.done():  # whoever asked may be gone
-                done.set_result(stood)
+            if not done.done():  # the caller may be gone
+                done.set_result(existed)
 
 
 def _key(entry: SuppressionEntry) -> tuple[str, str, str]:

@@ -1,4 +1,4 @@
-"""What /healthz and /readyz tell, and how readiness is found out; answers that are cached."""
+"""The states behind /healthz and /readyz, the readiness probe, and cached answers."""
 
 import asyncio
 import tempfile
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Cached(Generic[T]):
-    """The answer to `ask`: asked once for all who wait, and again after `every` seconds.
+    """Caches the answer to `ask`: one question for all waiting, repeated after `every` seconds.
 
     `ask` must not raise.
     """
@@ -30,7 +30,7 @@ class Cached(Generic[T]):
         if self._asking is None or (self._asking.done() and now >= self._good_until):
             self._asking = asyncio.create_task(self._answer())
             self._good_until = now + self._every
-        # shielded: a caller that goes away must not end it for the others
+        # shielded: a caller that gives up must not cancel it for the others
         return await asyncio.shield(self._asking)
 
     async def _answer(self) -> T:
@@ -38,14 +38,14 @@ class Cached(Generic[T]):
 
 
 _ROOM = 256 * 1024
-"""Octets that must find room where decisions are recorded: some hundred of them."""
+"""Octets that must fit where decisions are recorded: some hundred decisions."""
 
 State = Literal["ok", "failing", "draining"]
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How many workers there should be and how many gave a sign of life lately."""
+    """How many workers there should be, and how many have reported lately."""
 
     workers: int
     alive: int
@@ -57,7 +57,7 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Whether mail would be taken and passed on now, part by part."""
+    """Whether mail would be accepted and relayed now, part by part."""
 
     listeners: State
     store: State
@@ -81,8 +81,8 @@ class Readiness:
 class ReadinessProbe:
     """Asks each part whether it works.
 
-    `listeners` tells at once. `store`, `upstream` and `audit` return when they work and
-    raise when not; they have `timeout` seconds and are asked again after `every` seconds.
+    `listeners` answers at once. `store`, `upstream` and `audit` return if they work and raise if
+    not, within `timeout` seconds, and are asked again after `every` seconds.
     """
 
     def __init__(
@@ -115,17 +115,17 @@ class ReadinessProbe:
         try:
             async with asyncio.timeout(self._timeout):
                 await ask()
-        except Exception:  # whatever a part raises, it does not work
+        except Exception:  # whatever it raises, it does not work
             return "failing"
         return "ok"
 
 
 async def _always() -> None:
-    """The answer of a part that nobody asks."""
+    """The probe of a part that is not configured."""
 
 
 async def take(folder: Path) -> None:
-    """Return when files can be written in `folder`; raise `OSError` when not."""
+    """Return if files can be written in `folder`; raise `OSError` if not."""
     await asyncio.to_thread(_write_and_forget, folder)
 
 
@@ -135,7 +135,7 @@ def _write_and_forget(folder: Path) -> None:
 
 
 async def greet(address: Address) -> None:
-    """Return when an SMTP server at `address` greets with 220; raise `OSError` otherwise."""
+    """Return if an SMTP server at `address` greets with 220; raise `OSError` otherwise."""
     if isinstance(address, UnixAddress):
         reader, writer = await asyncio.open_unix_connection(address.path)
     else:
@@ -146,7 +146,7 @@ async def greet(address: Address) -> None:
             raise ConnectionRefusedError(f"{address} does not greet with 220: {greeting[:80]!r}")
         writer.write(b"QUIT\r\n")
         with suppress(OSError):
-            await reader.read()  # its 221 and the end: leaving at once would be a lost connection
+            await reader.read()  # its 221 and the close: otherwise it would log a lost connection
     finally:
         writer.close()
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""What is stored about a person, in words for themselves: what the controller of a brand keeps."""
+"""What a brand's controller stores about a person, in words for that person."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -15,7 +15,7 @@ from smtpproxy.web.look import Look
 
 
 class Stored(Struct, frozen=True):
-    """What the store has of one address."""
+    """What the store has about one address."""
 
     address: str
     contact: Contact | None
@@ -24,7 +24,7 @@ class Stored(Struct, frozen=True):
 
 
 class Known:
-    """Says what is stored to the person, as far as it is of the brands of one controller."""
+    """Describes what is stored to the person, limited to the brands of one controller."""
 
     def __init__(self, stored: Stored, look: Look, lang: Lang) -> None:
         self._stored = stored
@@ -34,7 +34,7 @@ class Known:
         self._brands: frozenset[str | None] = frozenset({None, BUILT_IN_BRAND, *own})
 
     def lines(self) -> list[tuple[str, list[str]]]:
-        """Return names of what is stored, each with what is: all of it safe to show."""
+        """Return what is stored as names with their values, all safe to show."""
         found: dict[str, list[str]] = {}
         for name, text in self._facts():
             found.setdefault(self._say(name), []).append(text)
@@ -42,17 +42,17 @@ class Known:
 
     @property
     def brands(self) -> frozenset[str | None]:
-        """Those of the controller, as the record names them."""
+        """The controller's brands, as the record names them."""
         return self._brands
 
     def collections(self) -> list[Collection]:
-        """Return the ways in which these brands obtained the address, the newest first."""
+        """Return how these brands obtained the address, the newest first."""
         contact = self._stored.contact
         ways = collections(contact) if contact else ()
         return [way for way in ways if way.brand in self._brands]
 
     def wishes(self) -> dict[str, str]:
-        """Return how often the person wants mail, by purpose of the brand; `none`: stopped."""
+        """Return how often the person wants mail, by the brand's purposes; `none`: stopped."""
         contact = self._stored.contact
         held = {one.scope for one in self._stored.suppressions}
         wishes = {
@@ -69,7 +69,7 @@ class Known:
         }
 
     def tracking(self) -> list[str | None]:
-        """Return the brands, as acts name them, that may see when the person opens a message."""
+        """Return the brands, as acts name them, that may track when the person opens a message."""
         contact = self._stored.contact
         acts = [act for act in contact.acts if act.purpose == TRACKING] if contact else []
         agreed = {act.brand for act in acts if not act.withdrawal} & self._brands
@@ -134,7 +134,7 @@ class Known:
         return f"{text} ({shown})" if shown else text
 
     def _stopped(self, scope: str) -> str:
-        """Return what a scope stops; nothing of other controllers' brands."""
+        """Return what a scope stops; empty for brands of other controllers."""
         kind, _, name = scope.partition(":")
         if kind == "brand":
             titles = dict(self._look.siblings)
@@ -157,12 +157,12 @@ class Known:
 
 
 def _holds(acts: Sequence[ConsentAct], brand: str | None) -> bool:
-    """Whether the newest of what was said to a brand, or to nobody by name, agrees."""
-    said = [act for act in acts if act.brand in (None, brand)]
-    return not max(said, key=lambda act: (act.at, act.withdrawal)).withdrawal
+    """Return whether the newest act for a brand, or for none by name, agrees."""
+    own = [act for act in acts if act.brand in (None, brand)]
+    return not max(own, key=lambda act: (act.at, act.withdrawal)).withdrawal
 
 
 def language_name(tag: str | None) -> str | None:
-    """Return what a language calls itself, or its tag where it is none of ours."""
+    """Return a language's own name, or its tag if the pages do not have it."""
     primary = (tag or "").partition("-")[0]
     return texts(primary).language.name if primary in PAGE_LANGS else tag

@@ -1,4 +1,4 @@
-"""What people see of a brand: its name, logo and colours, whose it is, how its mail is called."""
+"""How pages show a brand: its name, logo, colours and owner, and the names of its mail."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -66,33 +66,33 @@ class Look:
     help: str
     languages: tuple[Lang, ...]
     labels: Labels
-    """What its marketing is called, by purpose and stream."""
+    """The names of its marketing, by purpose and stream."""
     elsewhere: Mapping[str, Labels]
-    """What that of the other brands is called."""
+    """The names of the other brands' marketing."""
     also_transactional: frozenset[str]
-    """Purposes that a transactional stream has too, of whatever brand, so that more than marketing
-    is stopped."""
+    """Purposes that any brand's transactional stream also has: stopping them stops more than
+    marketing."""
     tracks: bool
-    """Whether it matters on one of its streams who consents to tracking."""
+    """Whether consent to tracking matters on any of its streams."""
     siblings: tuple[tuple[str, str], ...]
-    """Name and title of each brand of the same controller, itself among them."""
+    """Name and title of each brand of the same controller, including this one."""
     titles: Mapping[str, str]
-    """Of all brands, by name."""
+    """The titles of all brands, by name."""
     scope: str
-    """What stops all its marketing."""
+    """The scope that stops all its marketing."""
     logo: str
     style: Markup
     headers: Mapping[str, str]
 
     def stopped(self, purpose: str, lang: Lang) -> Mapping[str, str]:
-        """Return what `purpose:NAME` stops, by stream: that of other brands too."""
+        """Return the names of what `purpose:NAME` stops, by stream, other brands included."""
         found: dict[str, str] = {}
         for labels in (*self.elsewhere.values(), self.labels):
             found.update(_named(labels, purpose, lang))
         return found
 
     def label(self, purpose: str, lang: Lang, brand: str | None = None) -> str:
-        """Return what the mail of a purpose is called, with the brand where it is another's."""
+        """Return the name of a purpose's mail, with the brand if it is another one."""
         if purpose == TRACKING:
             return say(Phrase("page.tracking"), lang)
         labels = self.elsewhere.get(brand or "", self.labels)
@@ -101,7 +101,7 @@ class Look:
         return f"{label} ({other})" if other else label
 
     def language(self, accept_language: str) -> Lang | None:
-        """Return the language of an Accept-Language header (RFC 9110 12.5.4) that it speaks."""
+        """Return the best language of an Accept-Language header (RFC 9110 12.5.4) that it has."""
         best, weight = None, 0.0
         for item in accept_language[:500].split(","):
             tag, _, parameter = item.strip().lower().partition(";")
@@ -115,7 +115,7 @@ class Look:
         return best
 
     def language_of(self, tag: str | None) -> Lang:
-        """Return the language of a person's tag, or English, or the first that it speaks."""
+        """Return the language of a tag, otherwise English, otherwise the brand's first."""
         primary = (tag or "").partition("-")[0]
         if primary in self.languages:
             return primary
@@ -123,7 +123,7 @@ class Look:
 
 
 def looks(settings: Settings) -> dict[str, Look]:
-    """Return the look of each brand, and as `BUILT_IN_BRAND` that of pages which know none."""
+    """Return the look of each brand, and as `BUILT_IN_BRAND` that of pages without one."""
     made = {name: _look(brand, settings) for name, brand in settings.brands.items()}
     if BUILT_IN_BRAND not in made:
         nobody = BrandSettings(BUILT_IN_BRAND, title="", legal_name="", address="")
@@ -169,7 +169,7 @@ def _look(brand: BrandSettings, settings: Settings) -> Look:
 
 
 def _streams(brand: str, settings: Settings) -> list[Stream]:
-    """The streams of a brand that have a purpose; all of them where there is one brand."""
+    """Return the brand's streams that have a purpose; if there is only one brand, all such."""
     return [
         stream
         for stream in settings.streams.values()
@@ -193,7 +193,7 @@ def _named(labels: Labels, purpose: str, lang: Lang) -> dict[str, str]:
 
 
 def _headers(style: str) -> Mapping[str, str]:
-    """What answers with pages have beside the headers of every answer (`web.app.HEADERS`)."""
+    """Return the headers of pages, in addition to those of every answer (`web.app.HEADERS`)."""
     digest = b64encode(sha256(style.encode()).digest()).decode()
     return {
         "Content-Security-Policy": (
@@ -206,8 +206,8 @@ def _headers(style: str) -> Mapping[str, str]:
 
 
 def readable_on(colour: str) -> str:
-    """Return black or white, whichever is read better on it: one has a contrast of 4.58 at least
-    (WCAG 2.2, 1.4.3)."""
+    """Return black or white, whichever is more readable on it: the better one has a contrast of at
+    least 4.58 (WCAG 2.2, 1.4.3)."""
     red, green, blue = (_linear(int(colour[place : place + 2], 16) / 255) for place in (1, 3, 5))
     luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
     return "#000000" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "#ffffff"

@@ -1,7 +1,7 @@
-"""The relay's own mail to people: written here, and handed to the relay like anybody's.
+"""The relay's own mail to people: written here, and submitted to the relay like any other.
 
-It comes in by the listener that `[confirmation]` makes, so it is judged, signed, recorded and
-relayed as all mail is: docs/adr/0025-confirmation.md says why.
+It arrives at the listener that `[confirmation]` makes, so it is judged, signed, recorded and
+relayed like all mail: docs/adr/0025-confirmation.md says why.
 """
 
 import asyncio
@@ -37,16 +37,16 @@ class OwnMail(Struct, frozen=True):
 
 
 class Reply(Struct, frozen=True):
-    """What the relay answered: to the recipient, or to the whole."""
+    """The relay's reply to the recipient, or to the message."""
 
     code: int
     text: str
 
 
 class RelayUnavailable(Exception):
-    """The relay did not take the mail, and did not refuse it; the text says why.
+    """The relay neither accepted nor refused the mail; the text says why.
 
-    Where the connection ended early it is not certain that the mail was not taken.
+    If the connection ended early, it is not `certain` that the mail was not accepted.
     """
 
     exit_code = 1
@@ -57,32 +57,31 @@ class RelayUnavailable(Exception):
 
 
 Submit = Callable[[OwnMail], Reply]
-"""Hands a mail to the relay; it blocks. Raises RelayUnavailable."""
+"""Submits a mail to the relay, blocking. Raises RelayUnavailable."""
 
 
 class Writer:
-    """Writes mail with a link by which the reader confirms something."""
+    """Writes mail with a link that lets its reader confirm something."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises ValueError unless there is a `[confirmation]`."""
+        """Raises ValueError without `[confirmation]`."""
         if settings.confirmation is None or settings.web is None or not settings.web.public_url:
             raise ValueError(
-                "confirmation: not configured; add a [confirmation] with a sender, and"
-                " web.public_url"
+                "confirmation: not configured; add [confirmation] with a sender, and web.public_url"
             )
         self._settings = settings
         self._public_url = settings.web.public_url
         self.confirmation: ConfirmationSettings = settings.confirmation
 
-    def links(self, *told: Confirmation) -> list[str]:
+    def links(self, *confirmations: Confirmation) -> list[str]:
         """Return their links. Raises StoreMisconfigured."""
         ring = link_ring(self._settings.server.state_dir)
-        return [self._public_url + PATH + seal_confirmation(ring, each) for each in told]
+        return [self._public_url + PATH + seal_confirmation(ring, each) for each in confirmations]
 
     def permission_links(
         self, stream: str, addresses: Iterable[str], lang: str | None, now: datetime
     ) -> list[str]:
-        """Return the links that messages of a stream of class `permission` have to carry.
+        """Return the links that messages on a stream of class `permission` have to carry.
 
         Addresses are canonical; the relay opens the link of each message again. Raises ValueError
         for another stream, StoreMisconfigured.
@@ -92,9 +91,9 @@ class Writer:
         if found is None or not found.permission or window is None:
             known = [s.name for s in self._settings.streams.values() if s.permission]
             raise ValueError(
-                f'{stream!r} is not a stream of class "permission"; there are {", ".join(known)}'
+                f'{stream!r} is not a stream of class "permission"; known are {", ".join(known)}'
                 if known
-                else 'there is not a stream of class "permission"'
+                else 'no stream has the class "permission"'
             )
         until, lang = end(now, window), language_for(self._settings, found.brand, lang)
         purpose = found.purpose or ""
@@ -105,45 +104,47 @@ class Writer:
             )
         )
 
-    def mail(self, told: Confirmation, now: datetime) -> OwnMail:
-        """Return the mail that asks the owner of an address to confirm, in `told.lang`.
+    def mail(self, confirmation: Confirmation, now: datetime) -> OwnMail:
+        """Return the mail that asks the owner of an address to confirm, in `confirmation.lang`.
 
         Its texts are `mail.KIND.subject` and `mail.KIND.text`. Raises StoreMisconfigured.
         """
         settings = self._settings
-        brand = brand_title(settings, told.brand)
+        brand = brand_title(settings, confirmation.brand)
         words: dict[str, Value] = {
             "brand": brand,
-            "purpose": purpose_label(settings, told.purpose, told.lang),
-            "link": self.links(told)[0],
-            "until": Time(told.until) if told.kind == "personal" else told.until,
+            "purpose": purpose_label(settings, confirmation.purpose, confirmation.lang),
+            "link": self.links(confirmation)[0],
+            "until": Time(confirmation.until)
+            if confirmation.kind == "personal"
+            else confirmation.until,
         }
-        ascii = told.recipient.isascii()
+        ascii = confirmation.recipient.isascii()
         mail = EmailMessage(policy=SMTP if ascii else SMTPUTF8)
-        known = settings.brands.get(told.brand)
+        known = settings.brands.get(confirmation.brand)
         sender = (known.help if known else None) or self.confirmation.sender
         mail["From"] = Address(brand, addr_spec=sender)
-        mail["To"] = Address(addr_spec=told.recipient) if ascii else told.recipient
-        mail["Subject"] = say(Phrase(f"mail.{told.kind}.subject", words), told.lang)
+        mail["To"] = Address(addr_spec=confirmation.recipient) if ascii else confirmation.recipient
+        mail["Subject"] = say(Phrase(f"mail.{confirmation.kind}.subject", words), confirmation.lang)
         mail["Date"] = format_datetime(now)
         mail["Message-ID"] = make_msgid(domain=settings.server.hostname)
-        mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody is to answer by machine
-        mail.set_content(say(Phrase(f"mail.{told.kind}.text", words), told.lang))
-        mail["Content-Language"] = told.lang
+        mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: no automatic replies
+        mail.set_content(say(Phrase(f"mail.{confirmation.kind}.text", words), confirmation.lang))
+        mail["Content-Language"] = confirmation.lang
         stream = PERSONAL_STREAM
-        if told.kind != "personal":
-            stream = confirmation_stream(settings, told.brand)
-        return OwnMail(told.recipient, sender, stream.name, mail.as_bytes())
+        if confirmation.kind != "personal":
+            stream = confirmation_stream(settings, confirmation.brand)
+        return OwnMail(confirmation.recipient, sender, stream.name, mail.as_bytes())
 
 
 def brand_title(settings: Settings, brand: str) -> str:
-    """Return what people call who is talking to them."""
+    """Return the name by which people know the brand."""
     found = settings.brands.get(brand)
     return (found.title if found else None) or settings.server.hostname
 
 
 def purpose_label(settings: Settings, purpose: str, lang: Lang) -> str:
-    """Return what people are told that a purpose is: the label of a stream that is for it."""
+    """Return a purpose's name for people: the label of a stream with that purpose."""
     for stream in settings.declared_streams:
         if stream.purpose == purpose and stream.label:
             label = stream.label
@@ -152,9 +153,9 @@ def purpose_label(settings: Settings, purpose: str, lang: Lang) -> str:
 
 
 def language_for(settings: Settings, brand: str, *asked: str | None) -> Lang:
-    """Return the first of the languages asked for that the brand has, or else the brand's first.
+    """Return the first language asked for that the brand has, otherwise the brand's first.
 
-    `fr-be` asks for French.
+    `fr-be` means French.
     """
     found = settings.brands.get(brand)
     spoken = (found.languages if found else ()) or PAGE_LANGS
@@ -169,7 +170,7 @@ def confirmation_stream(settings: Settings, brand: str) -> Stream:
 
 
 def submitter(settings: Settings) -> Submit:
-    """Return what hands mail to the relay of this configuration."""
+    """Return a function that submits mail to the relay of this configuration."""
     path, hostname = settings.own_socket, settings.server.hostname
     header = settings.server.stream_header
 
@@ -186,20 +187,20 @@ def submitter(settings: Settings) -> Submit:
             return _reply(refused.smtp_code, refused.smtp_error)
         except (OSError, smtplib.SMTPException) as error:
             text = (
-                f"{path}: the relay does not take its own mail ({error}); is smtpproxy serve"
+                f"{path}: the relay does not accept its own mail ({error}); is smtpproxy serve"
                 " running with this configuration?"
             )
             raise RelayUnavailable(text, certain=client is None) from error
         finally:
             if client is not None:
-                client.close()  # whatever it would say to QUIT: the answer is there
+                client.close()  # without QUIT: the answer is complete
         return Reply(250, "accepted")
 
     return submit
 
 
 async def send(submit: Submit, mail: OwnMail) -> Reply:
-    """Submit on a thread. Raises RelayUnavailable, also where the relay says to try later."""
+    """Submit on a thread. Raises RelayUnavailable, even if the relay only says to try later."""
     reply = await asyncio.to_thread(submit, mail)
     if 400 <= reply.code < 500 or reply.code < 200:
         text = f"the relay asks to try again later: {reply.code} {reply.text}"

@@ -1,7 +1,7 @@
-"""The page of one person: what is stored about them, put right, objected to, erased.
+"""The personal page: people see what is stored about them, correct it, object, or erase it.
 
-Messages are forwarded, so an unsubscribe link does not lead here: a link that is mailed to the
-address does, for a day (kind `personal` of the confirmations).
+Messages get forwarded, so an unsubscribe link does not lead here. A link mailed to the address
+does, for a day (kind `personal` of the confirmations).
 """
 
 import asyncio
@@ -44,7 +44,7 @@ log = structlog.get_logger(__name__)
 
 
 def page(stored: Stored, look: Look, lang: Lang, notice: str = "") -> str:
-    """Return the page; `notice` is what was just done."""
+    """Return the page; `notice` names what was just done."""
     known = Known(stored, look, lang)
     return (
         environment(lang)
@@ -71,9 +71,9 @@ def _occupations(known: Known) -> frozenset[str]:
 
 
 class PersonalPages:
-    """Mails links to these pages, and carries out what is asked for on them.
+    """Mails links to these pages, and carries out requests made on them.
 
-    Raises ValueError where there is no `[confirmation]`.
+    Raises ValueError without `[confirmation]`.
     """
 
     def __init__(
@@ -96,9 +96,9 @@ class PersonalPages:
         self._work: set[asyncio.Task[None]] = set()
 
     async def send(self, address: str, brand: str, lang: Lang) -> None:
-        """Mail a link to an address, unless it may not be mailed, or was too often.
+        """Mail a link to an address, unless it may not be mailed, or was mailed too often.
 
-        Which of them is not told. Raises StoreUnavailable.
+        The caller does not learn which. Raises StoreUnavailable.
         """
         now, bounds = self._now(), self._mails.confirmation
         if not await self._limit.take(
@@ -110,118 +110,118 @@ class PersonalPages:
         tag = contact.language if contact else None
         look = self._looks[brand]
         spoken = look.language_of(tag) if tag else lang
-        told = Confirmation("personal", address, brand, "", now, now + VALID_FOR, spoken)
+        confirmation = Confirmation("personal", address, brand, "", now, now + VALID_FOR, spoken)
         try:
-            reply = await send(self._submit, self._mails.mail(told, now))
+            reply = await send(self._submit, self._mails.mail(confirmation, now))
         except RelayUnavailable as error:
-            if error.certain:  # nothing was sent, so it is not one of the day's
+            if error.certain:  # nothing was sent, so it does not count
                 await self._limit.give_back(address, now)
             raise StoreUnavailable(str(error)) from error
         log.info("personal_link", sent=reply.code < 300, code=reply.code, brand=brand)
 
     # the kind `personal` of the confirmations
 
-    def words(self, told: Confirmation, lang: Lang) -> Mapping[str, str]:
-        return {"brand": self._looks[told.brand].title}
+    def words(self, confirmation: Confirmation, lang: Lang) -> Mapping[str, str]:
+        return {"brand": self._looks[confirmation.brand].title}
 
     async def confirm(
-        self, told: Confirmation, client: str, lang: Lang, form: Mapping[str, str]
+        self, confirmation: Confirmation, client: str, lang: Lang, form: Mapping[str, str]
     ) -> Response:
-        """Do what a form asks for, and show what is stored then. Raises StoreUnavailable."""
+        """Do what a form asks for, then show what is stored. Raises StoreUnavailable."""
         notice = ""
         match form.get("do"):
             case "correct":
-                notice = await self._correct(told, form)
+                notice = await self._correct(confirmation, form)
             case "prefer":
-                notice = await self._prefer(told, form)
+                notice = await self._prefer(confirmation, form)
             case "untrack":
-                notice = await self._untrack(told, lang)
+                notice = await self._untrack(confirmation, lang)
             case "object":
-                mark = Contact(told.recipient, profiling_objected_at=self._now())
+                mark = Contact(confirmation.recipient, profiling_objected_at=self._now())
                 await self._writer().put_contacts([ContactUpdate(mark, given=frozenset())])
                 notice = "objected"
             case "erase":
-                notice = await self._erase(told) if form.get("sure") == "yes" else "unsure"
+                notice = await self._erase(confirmation) if form.get("sure") == "yes" else "unsure"
         if notice:
-            log.info("personal_page", done=notice, brand=told.brand)
-        return await self._page(told, lang, notice)
+            log.info("personal_page", done=notice, brand=confirmation.brand)
+        return await self._page(confirmation, lang, notice)
 
-    async def _stored(self, told: Confirmation) -> Stored:
+    async def _stored(self, confirmation: Confirmation) -> Stored:
         store = self._writer()
         return Stored(
-            told.recipient,
-            await store.contact(told.recipient),
-            await store.suppressions(told.recipient),
-            await store.rectifications(told.recipient),
+            confirmation.recipient,
+            await store.contact(confirmation.recipient),
+            await store.suppressions(confirmation.recipient),
+            await store.rectifications(confirmation.recipient),
         )
 
-    async def _page(self, told: Confirmation, lang: Lang, notice: str) -> Response:
-        stored, look = await self._stored(told), self._looks[told.brand]
+    async def _page(self, confirmation: Confirmation, lang: Lang, notice: str) -> Response:
+        stored, look = await self._stored(confirmation), self._looks[confirmation.brand]
         return HTMLResponse(page(stored, look, lang, notice), headers=dict(look.headers))
 
-    async def _correct(self, told: Confirmation, form: Mapping[str, str]) -> str:
-        stored = await self._stored(told)
+    async def _correct(self, confirmation: Confirmation, form: Mapping[str, str]) -> str:
+        stored = await self._stored(confirmation)
         if stored.contact is None or "occupations" not in form:
             return "nothing"
-        known = Known(stored, self._looks[told.brand], "en")
-        there = _occupations(known)
-        said = {word.strip() for word in form["occupations"].split(",")} - {""}
-        if len(said) > _MOST_WORDS or any(not _is_word(word) for word in said):
+        known = Known(stored, self._looks[confirmation.brand], "en")
+        stored_words = _occupations(known)
+        words = {word.strip() for word in form["occupations"].split(",")} - {""}
+        if len(words) > _MOST_WORDS or any(not _is_word(word) for word in words):
             return "nothing"
         language, audience = form.get("language"), form.get("audience", "")
         correction = Correction(
             language=language if language in PAGE_LANGS else None,
             audience=Audience(audience) if audience in _AUDIENCES else None,
-            add_occupations=frozenset(said - there),
-            remove_occupations=frozenset(there - said),
+            add_occupations=frozenset(words - stored_words),
+            remove_occupations=frozenset(stored_words - words),
             brands=known.brands,
         )
         done = await self._writer().rectify(
-            told.recipient, correction, at=self._now(), reason=_by_the_person(told)
+            confirmation.recipient, correction, at=self._now(), reason=_by_the_person(confirmation)
         )
         return "corrected" if done is not None and done.changes else "nothing"
 
-    async def _prefer(self, told: Confirmation, form: Mapping[str, str]) -> str:
-        """Note how often mail is wanted. What was stopped is not resumed: that takes consent."""
-        address, store, now = told.recipient, self._writer(), self._now()
+    async def _prefer(self, confirmation: Confirmation, form: Mapping[str, str]) -> str:
+        """Record how often mail is wanted. Stopped mail is not resumed: that needs consent."""
+        address, store, now = confirmation.recipient, self._writer(), self._now()
         contact = await store.contact(address)
         wished = {
             purpose: form.get(f"often:{purpose.lower()}", "")
-            for purpose in self._looks[told.brand].labels
+            for purpose in self._looks[confirmation.brand].labels
         }
         none = [
             SuppressionEntry(
-                address, f"purpose:{purpose}", Origin.UNSUBSCRIBE, now, _by_the_person(told)
+                address, f"purpose:{purpose}", Origin.UNSUBSCRIBE, now, _by_the_person(confirmation)
             )
             for purpose, often in wished.items()
             if often == "none"
         ]
         if none:
             await store.add_suppressions(none)
-        before = {} if contact is None else standing(contact, told.brand)
+        before = {} if contact is None else standing(contact, confirmation.brand)
         wishes = tuple(
-            Preference(purpose, Frequency(often), now, told.brand)
+            Preference(purpose, Frequency(often), now, confirmation.brand)
             for purpose, often in wished.items()
             if often in _OFTEN and often != before.get(purpose, Frequency.ALL)
         )
         if wishes and contact is not None:
-            told_now = ContactUpdate(Contact(address, preferences=wishes), given=frozenset())
-            await store.put_contacts([told_now])
+            update = ContactUpdate(Contact(address, preferences=wishes), given=frozenset())
+            await store.put_contacts([update])
         return "preferred" if none or (wishes and contact is not None) else "nothing"
 
-    async def _untrack(self, told: Confirmation, lang: Lang) -> str:
-        """Withdraw the consent to tracking from each brand of the controller that has it."""
-        known = Known(await self._stored(told), self._looks[told.brand], lang)
+    async def _untrack(self, confirmation: Confirmation, lang: Lang) -> str:
+        """Withdraw consent to tracking from each brand of the controller that has it."""
+        known = Known(await self._stored(confirmation), self._looks[confirmation.brand], lang)
         brands = known.tracking()
         for brand in brands:
             act = ConsentAct(TRACKING, self._now(), withdrawal=True, brand=brand)
-            await self._writer().record_act(told.recipient, act)
+            await self._writer().record_act(confirmation.recipient, act)
         return "preferred" if brands else "nothing"
 
-    async def _erase(self, told: Confirmation) -> str:
-        """Erase what decides about mail now, and the person from the record behind it."""
-        await self._writer().erase_contact(told.recipient, at=self._now())
-        task = asyncio.create_task(self._erase_record(told.recipient))
+    async def _erase(self, confirmation: Confirmation) -> str:
+        """Erase the contact now, and the person from the audit log in the background."""
+        await self._writer().erase_contact(confirmation.recipient, at=self._now())
+        task = asyncio.create_task(self._erase_record(confirmation.recipient))
         self._work.add(task)
         task.add_done_callback(self._work.discard)
         return "erased"
@@ -231,15 +231,15 @@ class PersonalPages:
             try:
                 await forget_reports(self._settings, address)
                 rows, behind = await erase_record(self._settings, address, self._now())
-            # `contact erase` goes on with it
+            # `contact erase` completes it
             except (StillWritten, StoreUnavailable, OSError) as error:
                 log.error("erasure_unfinished", error=str(error))
             else:
                 log.info("erased_from_record", rows=rows, relays_to_follow=list(behind))
 
 
-def _by_the_person(told: Confirmation) -> str:
-    return f"by the person, on the page whose link was mailed on {told.at:%Y-%m-%d}"
+def _by_the_person(confirmation: Confirmation) -> str:
+    return f"by the person, on the page whose link was mailed on {confirmation.at:%Y-%m-%d}"
 
 
 def _is_word(text: str) -> bool:

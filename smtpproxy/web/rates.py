@@ -1,14 +1,14 @@
-"""How often a token of the API, or the link of a mail, may be used."""
+"""Rate limits for API tokens and for links in mail."""
 
 from collections import OrderedDict
 from collections.abc import Callable
 
 PER_MINUTE = 10  # uses of one link
-_LINKS = 10_000  # whose rates are remembered
+_LINKS = 10_000  # remembered
 
 
 class Bucket:
-    """Lets `per_minute` requests through a minute; all of them at once if none came before."""
+    """A token bucket: `per_minute` requests a minute, as many at once after a pause."""
 
     def __init__(self, per_minute: int) -> None:
         self._size = float(per_minute)
@@ -17,11 +17,11 @@ class Bucket:
 
     @property
     def left(self) -> int:
-        """How many may come at once, as of the last that came."""
+        """How many may come at once, as of the last request."""
         return int(self._left)
 
     def take(self, now: float) -> float:
-        """Take one (0.0), or return in how many seconds there will be one."""
+        """Take one and return 0.0, or return the seconds until one is available."""
         self._left = min(self._size, self._left + (now - self._seen) * self._size / 60)
         self._seen = now
         if self._left >= 1:
@@ -31,19 +31,22 @@ class Bucket:
 
     @property
     def wait(self) -> float:
-        """Return in how many seconds, as of the last that came, there will be one."""
+        """The seconds until one is available, as of the last request."""
         return max(0.0, (1 - self._left) * 60 / self._size)
 
 
 class LinkRates:
-    """How often each link was used. `clock` is in seconds and never goes back."""
+    """The use of each link. `clock`: monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
 
     def too_often(self, token: str) -> bool:
-        """Only someone with a link can use up its rate, so nobody can use up another's."""
+        """Count a use of a link, and return whether it is above its rate.
+
+        Only someone who has a link can exhaust its rate.
+        """
         bucket = self._buckets.pop(token, None) or Bucket(PER_MINUTE)
         self._buckets[token] = bucket
         if len(self._buckets) > _LINKS:

@@ -1,7 +1,7 @@
-"""Serves HTTP: how many connections there may be, and how long a client may take for what.
+"""Serves HTTP, with limits on connections and on the time that clients may take.
 
-uvicorn limits the time of idle connections alone, and answers 503 to everybody once there are
-many. Here the client that has kept us waiting longest gives way to a new one.
+uvicorn limits only the time of idle connections, and answers 503 to everybody once there are
+many. Here the client that has kept the server waiting longest is closed for a new one.
 """
 
 import asyncio
@@ -22,17 +22,17 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from smtpproxy.auth import network_of
 from smtpproxy.waiting import accepted_are_told
-from smtpproxy.web.api.uploads import PATIENCE
+from smtpproxy.web.api.uploads import EXTEND_TIME
 
 MOST = 1_000  # connections
-PER_ADDRESS = 100  # connections that wait for their client
-GRACE = 1.0  # seconds that each may wait before PER_ADDRESS counts: bursts are served
+PER_ADDRESS = 100  # connections waiting for their client
+GRACE = 1.0  # seconds each may wait before PER_ADDRESS applies, so that bursts are served
 KEEP_ALIVE = 5  # seconds between two requests
-FIRST_WITHIN = 2.0  # seconds in which the first request is to begin, once the server stops
+FIRST_WITHIN = 2.0  # seconds for a first request to begin once the server is stopping
 
 Phase = Literal["idle", "header", "body", "answer", "unread"]
 WITHIN: dict[Phase, float] = {"idle": KEEP_ALIVE, "header": 10.0, "body": 30.0, "unread": 30.0}
-"""Seconds for all of it, not for each octet. The time of an answer is ours."""
+"""Seconds for the whole phase, not for each octet; answering is not limited."""
 
 _HOPS = 10  # of X-Forwarded-For that are read
 _LOG_EVERY = 1.0  # seconds
@@ -41,10 +41,10 @@ log = structlog.get_logger(__name__)
 
 
 class ConnectionTable:
-    """The open connections, those that wait for their client the longest first.
+    """The open connections; those waiting for their client longest come first.
 
-    `trusts` tells of the address of a peer whether it is a proxy that speaks for many clients:
-    `PER_ADDRESS` is then for each client that its X-Forwarded-For names. Nobody else's is read.
+    `trusts` returns whether a peer's address is that of a proxy for many clients. `PER_ADDRESS`
+    then applies to each client in its X-Forwarded-For, which is not read from anybody else.
     """
 
     def __init__(self, trusts: Callable[[str], bool] = lambda peer: False) -> None:
@@ -55,7 +55,7 @@ class ConnectionTable:
         self._logged: dict[str, float] = {}
 
     def opened(self, connection: "HttpConnection", address: str) -> bool:
-        """Take a connection in, if need be for another; False when every other one is busy."""
+        """Admit a connection, closing another if need be; False if all others are busy."""
         if self.open >= MOST:
             longest = self._of_the_most_crowded()
             if longest is None:
@@ -66,7 +66,7 @@ class ConnectionTable:
         return True
 
     def counted(self, address: str) -> None:
-        """Count a connection to an address, whose longest waiting one may have to go for it."""
+        """Count a connection for an address; above the limit, close its longest waiting one."""
         self._of[address] += 1
         if self._of[address] > PER_ADDRESS and not self.trusts(address):
             now = asyncio.get_running_loop().time()
@@ -82,24 +82,24 @@ class ConnectionTable:
             del self._of[address]
 
     def waits(self, connection: "HttpConnection", address: str) -> None:
-        """It is the client's turn, from now."""
+        """Note that the connection now waits for its client."""
         self.settled(connection, address)
         self._waiting.setdefault(address, {})[connection] = asyncio.get_running_loop().time()
 
     def settled(self, connection: "HttpConnection", address: str) -> None:
-        """It is our turn, or the connection is no more."""
+        """Note that the connection no longer waits for its client."""
         waiting = self._waiting.get(address)
         if waiting is not None and waiting.pop(connection, None) is not None and not waiting:
             del self._waiting[address]
 
-    def tell(self, cause: str, peer: str) -> None:
+    def log_closed(self, cause: str, peer: str) -> None:
         now = asyncio.get_running_loop().time()
         if now - self._logged.get(cause, -_LOG_EVERY) >= _LOG_EVERY:
             self._logged[cause] = now
             log.warning("http connection ended", cause=cause, peer=peer, open=self.open)
 
     def _of_the_most_crowded(self) -> "HttpConnection | None":
-        """The one that waits longest, of the address with most connections of those that wait."""
+        """Return the longest waiting connection of the address with the most connections."""
         if not self._waiting:
             return None
         crowded = max(self._waiting, key=lambda each: (self._of[each], -self._since_longest(each)))
@@ -110,7 +110,7 @@ class ConnectionTable:
 
 
 class HttpConnection(H11Protocol):
-    """uvicorn's, with a time for everything that the client has to do."""
+    """uvicorn's connection, with a time limit for everything that the client has to do."""
 
     def __init__(self, *args: Any, table: ConnectionTable, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -132,8 +132,8 @@ class HttpConnection(H11Protocol):
             self._counted_as = address
             self._settle()
         else:
-            self._table.tell("limit", self._peer)
-            self._answer(503, "too many connections; try again in some seconds")
+            self._table.log_closed("limit", self._peer)
+            self._answer(503, "too many connections; try again in a few seconds")
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -157,7 +157,7 @@ class HttpConnection(H11Protocol):
     # uvicorn
 
     def shutdown(self) -> None:
-        """Serve no more than a request that may be on its way: nobody told its client to wait."""
+        """Serve at most one more request, which may be on its way, then close."""
         self._is_stopping = True
         if self.cycle is None:
             self._stop_timer()
@@ -175,8 +175,8 @@ class HttpConnection(H11Protocol):
     # whose turn it is
 
     def end(self, cause: Literal["timeout", "crowded"]) -> None:
-        """Let the client go, with a word where one can be said."""
-        self._table.tell(cause, self._peer)
+        """Close the connection, answering 408 if a request has begun."""
+        self._table.log_closed(cause, self._peer)
         if self._phase == "unread":
             self._forget()
             self.transport.abort()
@@ -191,7 +191,7 @@ class HttpConnection(H11Protocol):
         return self.conn.their_state is not h11.IDLE or bool(self.conn.trailing_data[0])
 
     def _settle(self) -> None:
-        """Find out what we wait for; the time for it runs from when we began to."""
+        """Determine the phase, and start its time limit when it begins."""
         if self._counted_as is None:
             return
         phase = self._what_next()
@@ -201,7 +201,7 @@ class HttpConnection(H11Protocol):
         self._phase, self._answering = phase, self.cycle
         if new_request and self.cycle is not None:
             extensions = cast(dict[str, object], self.cycle.scope.setdefault("extensions", {}))
-            extensions[PATIENCE] = self._more_time
+            extensions[EXTEND_TIME] = self._more_time
         if self._table.trusts(self._peer) and (new_request or phase == "idle"):
             self._count_as(network_of(self._peer if phase == "idle" else self._client()))
         self._stop_timer()
@@ -216,7 +216,7 @@ class HttpConnection(H11Protocol):
             self._table.waits(self, self._counted_as)
 
     def _more_time(self) -> None:
-        """Give a client that sends a large body all its time anew (`PATIENCE`)."""
+        """Restart the time limit of a client that sends a large body (`EXTEND_TIME`)."""
         if self._phase == "body" and self._counted_as is not None:
             self._stop_timer()
             self._timer = self.loop.call_later(WITHIN["body"], self.end, "timeout")
@@ -231,7 +231,7 @@ class HttpConnection(H11Protocol):
         return "header" if self.cycle is None or self._has_begun else "idle"
 
     def _client(self) -> str:
-        """The last address in X-Forwarded-For that is not a trusted proxy, otherwise the peer's."""
+        """Return the last address in X-Forwarded-For that is not a trusted proxy's, or the peer's."""
         values = [value for name, value in self.headers if name == b"x-forwarded-for"]
         hops = b",".join(values).decode("latin-1").rsplit(",", _HOPS)[-_HOPS:]
         for hop in reversed(hops):
@@ -261,7 +261,7 @@ class HttpConnection(H11Protocol):
             self._timer = None
 
     def _answer(self, status: int, error: str) -> None:
-        """Answer without asking the application, and close."""
+        """Answer without the application, and close."""
         self._forget()
         self._stop_timer()
         if self.cycle is not None and not self.cycle.response_complete:
@@ -283,11 +283,11 @@ class HttpConnection(H11Protocol):
         self._timer = self.loop.call_later(WITHIN["header"], self.transport.abort)
 
 
-SHUTDOWN_TIMEOUT = 5  # seconds for requests that are running when it stops
+SHUTDOWN_TIMEOUT = 5  # seconds for running requests when it stops
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: when to stop is for the process to say."""
+    """uvicorn without its signal handlers: the process decides when to stop."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -319,7 +319,7 @@ async def serve_web(
         ws="none",
         lifespan="off",
         log_config=None,
-        log_level="error",  # anybody can make it warn at will
+        log_level="error",  # anybody can make it warn
         access_log=False,
         server_header=False,
         proxy_headers=False,

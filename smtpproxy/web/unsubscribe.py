@@ -1,9 +1,10 @@
 """The unsubscribe links: GET shows a page and changes nothing, POST acts.
 
-RFC 8058: programs that look at links before people do (scanners, previews) send GET; a
-mail program's button sends one POST without login, and takes no redirect for an answer.
-What is answered to a link says nothing of what is known of its recipient, but for the language
-that they read where the browser asks for none that there is.
+RFC 8058: programs that open links before people do (scanners, previews) send GET; a mail program's
+button sends one POST without login, and accepts no redirect.
+
+The answers reveal nothing about the recipient, except their language if the browser asks for none
+that the pages have.
 """
 
 import asyncio
@@ -49,9 +50,9 @@ State = Literal[
 ]
 
 FROM_PAGE = "page"
-"""The value of the form's field `from`: the button was pressed, by no mail program."""
+"""The value of the form field `from`: the button on the page was pressed."""
 UNKNOWN = "unknown"
-"""The stream of a link that no configured stream has made."""
+"""The stream of a link whose stream is not configured."""
 _STATUS: Mapping[str, int] = {"unknown": 404, "trouble": 503, "too_often": 429, "gone": 410}
 _OFTEN = ("weekly", "monthly", "none")
 
@@ -65,24 +66,24 @@ class LinkTokens(Sealing, Protocol):
 
 
 class Listening(Protocol):
-    """What is told of every link that was used: see `store.breaker.Breaker`."""
+    """Counts every link used: see `store.breaker.Breaker`."""
 
     async def heard(self, kind: Feedback, stream: str, id: str, person: str) -> bool: ...
 
 
 class PersonalLinks(Protocol):
-    """Mails people a link to what is stored about them: see `web.personal`."""
+    """Mails people a link to their personal page: see `web.personal`."""
 
     async def send(self, address: str, brand: str, lang: Lang) -> None:
-        """Send it, unless mail to the address may not be sent. Raises StoreUnavailable."""
+        """Send it, unless the address may not be mailed. Raises StoreUnavailable."""
         ...
 
 
 class Unsubscribe:
-    """The routes of the links, and how often what was asked for.
+    """The routes of the links, with counts of what was asked for.
 
-    `writer` gives the store to write to, opened when it is first needed; `streams` are those of
-    the settings. Without `personal` no mail can be sent from the page.
+    `writer` returns the store to write to, opened at first use; `streams` are those of the
+    settings. Without `personal` the page cannot send mail.
     """
 
     def __init__(
@@ -125,15 +126,15 @@ class Unsubscribe:
         token = request.path_params["token"]
         visit = Visit(self._looks[BUILT_IN_BRAND], request.headers.get("accept-language", ""))
         try:
-            told = self._as_of_now(self._tokens.open(token))
-            visit = await self._visit(request, told)
+            link = self._as_of_now(self._tokens.open(token))
+            visit = await self._visit(request, link)
             if request.method != "POST":
                 return visit.page("ask")
             if self._rates.too_often(token):
                 return visit.page("too_often")
-            return await self._act(visit, told, await read_form(request))
+            return await self._act(visit, link, await read_form(request))
         except TokenError as error:
-            log.debug("unsubscribe_link_unknown", cause=str(error))  # anybody can ask at will
+            log.debug("unsubscribe_link_unknown", cause=str(error))  # anybody can cause this
             return visit.page("unknown")
         except OtherType:
             return visit.page("ask", status=415)
@@ -144,46 +145,48 @@ class Unsubscribe:
             log.error("unsubscribe_link_void", id=visit.id, error=str(error))
             return visit.page("gone")
 
-    def _as_of_now(self, told: Unsubscription) -> Unsubscription:
-        """What a link says, in the names that brands and purposes have today."""
-        scope = self._scopes.of_link(told.scope, self._streams.get(told.stream))
-        return told if scope == told.scope else structs.replace(told, scope=scope)
+    def _as_of_now(self, link: Unsubscription) -> Unsubscription:
+        """Return a link's content with the current names of brands and purposes."""
+        scope = self._scopes.of_link(link.scope, self._streams.get(link.stream))
+        return link if scope == link.scope else structs.replace(link, scope=scope)
 
-    async def _visit(self, request: Request, told: Unsubscription) -> "Visit":
-        stream = self._streams.get(told.stream)
+    async def _visit(self, request: Request, link: Unsubscription) -> "Visit":
+        stream = self._streams.get(link.stream)
         accepted = request.headers.get("accept-language", "")
         visit = Visit(
             self._looks.get(stream.brand, self._otherwise) if stream else self._otherwise,
             accepted,
-            told,
+            link,
             stream.name if stream else UNKNOWN,
             personal=self._personal is not None,
         )
-        if visit.asked is None and (accepted or request.method != "POST"):  # else a mail program
-            visit.tag = await self._reads(told.recipient)
+        if visit.asked is None and (
+            accepted or request.method != "POST"
+        ):  # otherwise it is a mail program
+            visit.tag = await self._language_of(link.recipient)
         return visit
 
-    async def _reads(self, recipient: str) -> str | None:
-        """The language of a person, where it is on record and can be read."""
+    async def _language_of(self, recipient: str) -> str | None:
+        """Return a person's language, if it is on record and the store answers."""
         try:
             contact = await self._writer().contact(canonical(recipient))
         except (AddressError, StoreUnavailable):
             return None
         return contact.language if contact else None
 
-    async def _act(self, visit: "Visit", told: Unsubscription, form: dict[str, str]) -> Response:
+    async def _act(self, visit: "Visit", link: Unsubscription, form: dict[str, str]) -> Response:
         """Do what a form asks for. Raises StoreUnavailable, TokenError, _Void."""
         try:
             if form.get("list-unsubscribe", "").lower() == "one-click":
-                return await self._stop(visit, told, form)
+                return await self._stop(visit, link, form)
             match form.get("do"):
                 case "undo":
-                    return await self._take_back(visit, told, form.get("undo", ""))
+                    return await self._undo(visit, link, form.get("undo", ""))
                 case "prefer":
-                    return await self._prefer(visit, told, form)
-                case "untrack" if visit.is_somebodys:
-                    return await self._untrack(visit, told)
-                case "link" if self._personal is not None and visit.is_somebodys:
+                    return await self._prefer(visit, link, form)
+                case "untrack" if visit.is_identified:
+                    return await self._untrack(visit, link)
+                case "link" if self._personal is not None and visit.is_identified:
                     await self._personal.send(visit.address, visit.look.brand, visit.lang)
                     return visit.page("mailed")
         except ValueError as error:  # the key of a hashed address was retired
@@ -193,62 +196,62 @@ class Unsubscribe:
         return visit.page("ask", status=400)
 
     async def _stop(
-        self, visit: "Visit", told: Unsubscription, form: Mapping[str, str]
+        self, visit: "Visit", link: Unsubscription, form: Mapping[str, str]
     ) -> Response:
         look, all_of = visit.look, form.get("all")
-        scopes, stopped = [told.scope], "this"
+        scopes, stopped = [link.scope], "this"
         if all_of == "brand" and look.title:
             scopes, stopped = [look.scope], "brand"
         elif all_of == "controller" and len(look.siblings) > 1:
             scopes, stopped = [f"brand:{name}" for name, _ in look.siblings], "controller"
         by_page = form.get("from") == FROM_PAGE
-        done = await self._wishes.stop(told, scopes, undoable=by_page)
+        done = await self._wishes.stop(link, scopes, undoable=by_page)
         if not done.again:
             self._count("unsubscribe", visit.stream)
         log.info(
             "unsubscribed",
-            id=told.id,
+            id=link.id,
             stream=visit.stream,
             scope=" ".join(scopes),
             by="page" if by_page else "one_click",
             again=done.again,
         )
-        self._hear(told, visit.stream)
+        self._hear(link, visit.stream)
         undo = sealed(done.undo, self._tokens) if by_page else ""
         return visit.page("done", stopped, undo=undo)
 
-    def _hear(self, told: Unsubscription, stream: str) -> None:
+    def _hear(self, link: Unsubscription, stream: str) -> None:
         if self._breaker is not None:
-            self._heard.append((told, stream))
+            self._heard.append((link, stream))
             if self._telling is None:
                 self._telling = asyncio.create_task(self._tell(self._breaker))
 
     async def _tell(self, breaker: Listening) -> None:
-        """Have unsubscribes counted; nobody waits for that, since the wish is on the disk."""
+        """Have unsubscribes counted; no answer waits for it, as the suppression is on disk."""
         try:
             while self._heard:
-                told, stream = self._heard.popleft()
+                link, stream = self._heard.popleft()
                 try:
-                    await breaker.heard(Feedback.UNSUBSCRIBE, stream, told.id, told.recipient)
+                    await breaker.heard(Feedback.UNSUBSCRIBE, stream, link.id, link.recipient)
                 except StoreUnavailable as error:
-                    log.warning("unsubscribe_not_counted", id=told.id, error=str(error))
+                    log.warning("unsubscribe_not_counted", id=link.id, error=str(error))
                 await asyncio.sleep(0)  # answers come first
         finally:
             self._telling = None
 
-    async def _take_back(self, visit: "Visit", told: Unsubscription, token: str) -> Response:
+    async def _undo(self, visit: "Visit", link: Unsubscription, token: str) -> Response:
         try:
             undo = opened(token, self._tokens)
         except TokenError:
             return visit.page("late")
-        done = await self._wishes.take_back(told, undo)
+        done = await self._wishes.undo(link, undo)
         if done:
             self._count("undo", visit.stream)
-        log.info("unsubscribe_undone", id=told.id, stream=visit.stream, done=done)
+        log.info("unsubscribe_undone", id=link.id, stream=visit.stream, done=done)
         return visit.page("undone" if done else "late")
 
     async def _prefer(
-        self, visit: "Visit", told: Unsubscription, form: Mapping[str, str]
+        self, visit: "Visit", link: Unsubscription, form: Mapping[str, str]
     ) -> Response:
         wished = {
             purpose: cast(Often, often)
@@ -257,18 +260,18 @@ class Unsubscribe:
         }
         if not wished or not visit.address:
             return visit.page("ask")
-        undo = await self._wishes.prefer(told, visit.look.brand, wished)
+        undo = await self._wishes.prefer(link, visit.look.brand, wished)
         self._count("preference", visit.stream)
         if "none" in wished.values():
-            self._hear(told, visit.stream)
-        log.info("preference", id=told.id, stream=visit.stream, brand=visit.look.brand)
+            self._hear(link, visit.stream)
+        log.info("preference", id=link.id, stream=visit.stream, brand=visit.look.brand)
         return visit.page("saved", undo=sealed(undo, self._tokens), held=wished)
 
-    async def _untrack(self, visit: "Visit", told: Unsubscription) -> Response:
+    async def _untrack(self, visit: "Visit", link: Unsubscription) -> Response:
         brand = None if visit.look.brand == BUILT_IN_BRAND else visit.look.brand
-        if await self._wishes.untrack(told, brand):
+        if await self._wishes.untrack(link, brand):
             self._count("untrack", visit.stream)
-        log.info("tracking_withdrawn", id=told.id, stream=visit.stream, brand=brand)
+        log.info("tracking_withdrawn", id=link.id, stream=visit.stream, brand=brand)
         return visit.page("untracked")
 
     def _count(self, kind: str, stream: str) -> None:
@@ -276,34 +279,34 @@ class Unsubscribe:
 
 
 class _Void(Exception):
-    """One of our links that can no longer be used."""
+    """A link of the relay that can no longer be used."""
 
 
 class Visit:
-    """One request: whose page it is, in which language, about which link."""
+    """One request: its brand's look, language and link."""
 
     def __init__(
         self,
         look: Look,
         accept_language: str,
-        told: Unsubscription | None = None,
+        link: Unsubscription | None = None,
         stream: str = UNKNOWN,
         *,
         personal: bool = False,
     ) -> None:
         self.look = look
         self.asked = look.language(accept_language)
-        self.tag: str | None = None  # of the person's own language
+        self.tag: str | None = None  # the person's language
         self.stream = stream
-        self.id = told.id if told else ""
-        self.scope = told.scope if told else ""
-        keyed = told is None or told.recipient.startswith("hmac:")
-        self.address = "" if told is None or keyed else told.recipient
+        self.id = link.id if link else ""
+        self.scope = link.scope if link else ""
+        keyed = link is None or link.recipient.startswith("hmac:")
+        self.address = "" if link is None or keyed else link.recipient
         self._personal = personal
 
     @property
-    def is_somebodys(self) -> bool:
-        """Whether it is known whose data it is, and who keeps it."""
+    def is_identified(self) -> bool:
+        """Whether the person and the brand are known."""
         return bool(self.address and self.look.title)
 
     @property
@@ -319,7 +322,7 @@ class Visit:
         held: Mapping[str, Often] | None = None,
         status: int | None = None,
     ) -> Response:
-        data = "" if not self.is_somebodys else "link" if self._personal else "write"
+        data = "" if not self.is_identified else "link" if self._personal else "write"
         asked = (self.look, self.lang, state, self.scope, self.stream, stopped, data)
         page = render(*asked, undo, tuple((held or {}).items())) if undo else _rendered(*asked)
         headers = dict(self.look.headers)
@@ -339,8 +342,8 @@ def render(
     undo: str = "",
     held: tuple[tuple[str, Often], ...] = (),
 ) -> str:
-    """Return the page. The forms have no target: they post to the link itself, wherever a proxy
-    put that."""
+    """Return the page. Its forms have no target: they post to the link itself, at whatever path a
+    proxy serves it."""
     purpose = scope.removeprefix("purpose:") if scope.startswith("purpose:") else ""
     named = dict(look.stopped(purpose, lang))
     label = named.pop(stream, "") or look.label(purpose, lang) if purpose else ""
@@ -377,7 +380,7 @@ def render(
 
 
 def _names(look: Look, scope: str, stopped: str) -> tuple[str, ...]:
-    """Return whose advertising is stopped: that of these brands; none: all, without a name."""
+    """Return the brands whose advertising is stopped; empty: all, unnamed."""
     if stopped == "controller":
         return _siblings(look)
     if stopped == "brand" and look.title:

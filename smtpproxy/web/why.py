@@ -1,6 +1,6 @@
-"""What a reason in a reply means and what to do about it, for the developer whose mail was refused.
+"""What a reason in a reply means, and what to do about it, for developers whose mail was refused.
 
-The pages are the same for everybody: they name nobody, and nothing is looked up for them.
+The pages are the same for everybody: they name nobody, and look up nothing.
 """
 
 from dataclasses import replace
@@ -21,11 +21,11 @@ _REASONS = frozenset(Reason) - {Reason.NONE}
 
 
 class Why:
-    """The route of the pages; they look as `look` has it, in every language."""
+    """The route of the pages, in the style of `look`, in every language."""
 
     def __init__(self, look: Look) -> None:
         self._look = replace(look, languages=PAGE_LANGS)
-        self._page = lru_cache(maxsize=len(_REASONS) * len(PAGE_LANGS))(self._made)
+        self._page = lru_cache(maxsize=len(_REASONS) * len(PAGE_LANGS))(self._rendered)
 
     @property
     def routes(self) -> list[Route]:
@@ -39,6 +39,6 @@ class Why:
         headers = {**self._look.headers, "Cache-Control": "public, max-age=3600"}
         return HTMLResponse(self._page(reason, self._look.language_of(asked)), headers=headers)
 
-    def _made(self, reason: str, lang: Lang) -> str:
+    def _rendered(self, reason: str, lang: Lang) -> str:
         page = environment(lang).get_template("why.html")
         return page.render(look=self._look, reason=reason)

@@ -1,7 +1,7 @@
-"""What people wish behind an unsubscribe link: less mail, or none; and that taken back.
+"""Requests behind an unsubscribe link: less mail, none, or undoing that.
 
-Anybody may hold the link, since messages are forwarded. So a link never allows more mail, but for
-what it stopped itself within the last hour, to whoever has the page that said so.
+Anybody may hold the link, since messages are forwarded. So a link never allows more mail, except
+what it stopped itself within the last hour, and only for whoever has the page that confirmed it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,21 +21,21 @@ from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
 from smtpproxy.web.group_commit import GroupCommit
 
 UNDO_WITHIN = timedelta(hours=1)
-_SAME_PRESS = timedelta(seconds=10)  # a button that is pressed twice
-_SAME_WISH = timedelta(days=1)  # in which another request is no second person's
+_SAME_PRESS = timedelta(seconds=10)  # a button pressed twice
+_SAME_WISH = timedelta(days=1)  # within which another request counts as the same
 
 Often = Literal["weekly", "monthly", "none"]
 
 
 class Undo(Struct, frozen=True, array_like=True):
-    """What one request did, and how to take it back. It is sealed, and in the page alone."""
+    """What one request did, and how to undo it. It exists only sealed, in the page."""
 
     link: str  # the id of the decision whose link it was
     recipient: str
     at: datetime
-    scopes: tuple[str, ...] = ()  # that were not suppressed before
+    scopes: tuple[str, ...] = ()  # not suppressed before
     wishes: tuple[Preference, ...] = ()  # as they were before
-    moved: tuple[tuple[str, str], ...] = ()  # of an address put right since: it, and a scope
+    moved: tuple[tuple[str, str], ...] = ()  # (address, scope) at a later address of the person
 
 
 _CONTEXT = b"smtpproxy undo"
@@ -65,11 +65,11 @@ def opened(token: str, sealing: Sealing) -> Undo:
 
 class Stopped(Struct, frozen=True):
     undo: Undo
-    again: bool  # it was so already
+    again: bool  # it was already so
 
 
 class Wishes:
-    """Carries out what is wished over the store that `writer` gives."""
+    """Carries out the requests with the store that `writer` returns."""
 
     def __init__(self, writer: Callable[[], Store], now: Callable[[], datetime]) -> None:
         self._writer = writer
@@ -77,45 +77,45 @@ class Wishes:
         self._now = now
 
     async def stop(
-        self, told: Unsubscription, scopes: Sequence[str], *, undoable: bool = True
+        self, link: Unsubscription, scopes: Sequence[str], *, undoable: bool = True
     ) -> Stopped:
-        """Suppress; it is on the disk when this returns.
+        """Suppress; it is on disk when this returns.
 
-        The store does the same at an address that this one was put right to. A second request moves
-        it to now, so that it outweighs a consent given in between.
+        The store does the same at an address that replaced this one. A second request moves it to
+        now, so that it overrides a consent given in between.
         Raises StoreUnavailable; ValueError: the key of a hashed address was retired.
         """
-        now, note = self._now(), f"link of id={told.id}"
-        moved = await self._moved(told.recipient) if undoable else ()
-        asked = [(address, scope) for address in (told.recipient, *moved) for scope in scopes]
-        stood = await self._commits.add(
+        now, note = self._now(), f"link of id={link.id}"
+        moved = await self._moved(link.recipient) if undoable else ()
+        asked = [(address, scope) for address in (link.recipient, *moved) for scope in scopes]
+        existed = await self._commits.add(
             [
                 SuppressionEntry(address, scope, Origin.UNSUBSCRIBE, now, note)
                 for address, scope in asked
             ]
         )
-        again = all(since is not None and now - since < _SAME_WISH for since in stood)
+        again = all(since is not None and now - since < _SAME_WISH for since in existed)
         new = [
             each
-            for each, since in zip(asked, stood, strict=True)
+            for each, since in zip(asked, existed, strict=True)
             if since is None or now - since < _SAME_PRESS
         ]
-        here = tuple(scope for address, scope in new if address == told.recipient)
-        there = tuple(each for each in new if each[0] != told.recipient)
-        return Stopped(Undo(told.id, told.recipient, now, here, moved=there), again)
+        here = tuple(scope for address, scope in new if address == link.recipient)
+        there = tuple(each for each in new if each[0] != link.recipient)
+        return Stopped(Undo(link.id, link.recipient, now, here, moved=there), again)
 
-    async def prefer(self, told: Unsubscription, brand: str, wished: Mapping[str, Often]) -> Undo:
-        """Note how often somebody wants mail of purposes.
+    async def prefer(self, link: Unsubscription, brand: str, wished: Mapping[str, Often]) -> Undo:
+        """Record how often a person wants mail of some purposes.
 
-        Nobody gets more by it: what is stricter stands. Whoever is not on record has no place for
-        a wish, and gets no more mail of the purpose. Raises as `stop` does.
+        Nobody gets more mail by it: a stricter wish stays. For a person without a contact a wish
+        cannot be stored, so the purpose is stopped. Raises as `stop` does.
         """
-        address, contact = await self._person(told.recipient)
+        address, contact = await self._person(link.recipient)
         before = {} if contact is None else standing(contact, brand)
         none = [purpose for purpose, often in wished.items() if often == "none" or contact is None]
-        undo = Undo(told.id, told.recipient, self._now())
+        undo = Undo(link.id, link.recipient, self._now())
         if none:
-            undo = (await self.stop(told, [f"purpose:{purpose}" for purpose in none])).undo
+            undo = (await self.stop(link, [f"purpose:{purpose}" for purpose in none])).undo
         news = {
             purpose: Frequency(often)
             for purpose, often in wished.items()
@@ -126,12 +126,12 @@ class Wishes:
         was = [Preference(p, before.get(p, Frequency.ALL), undo.at, brand) for p in news]
         return replace(undo, wishes=tuple(was))
 
-    async def untrack(self, told: Unsubscription, brand: str | None) -> bool:
-        """Withdraw the consent to `tracking`, if anything is on record of the person.
+    async def untrack(self, link: Unsubscription, brand: str | None) -> bool:
+        """Withdraw the consent to `tracking`, if the person has a contact.
 
         Returns whether that is new. Raises StoreUnavailable.
         """
-        address, contact = await self._person(told.recipient)
+        address, contact = await self._person(link.recipient)
         if contact is None:
             return False
         own = [act for act in contact.acts if (act.purpose, act.brand) == (TRACKING, brand)]
@@ -140,40 +140,40 @@ class Wishes:
         act = ConsentAct(TRACKING, self._now(), withdrawal=True, brand=brand)
         return await self._writer().record_act(address, act)
 
-    async def take_back(self, told: Unsubscription, undo: Undo) -> bool:
-        """Undo one request; False: it is too late, it changed nothing, or more was wished since.
+    async def undo(self, link: Unsubscription, undo: Undo) -> bool:
+        """Undo one request; False if it is too late, changed nothing, or was changed since.
 
-        What was suppressed before stays. Raises as `stop` does.
+        Earlier suppressions stay. Raises as `stop` does.
         """
         now = self._now()
-        if (undo.link, undo.recipient) != (told.id, told.recipient) or now - undo.at > UNDO_WITHIN:
+        if (undo.link, undo.recipient) != (link.id, link.recipient) or now - undo.at > UNDO_WITHIN:
             return False
         store, done = self._writer(), bool(undo.scopes or undo.wishes)
-        for address, scope in (*((told.recipient, each) for each in undo.scopes), *undo.moved):
+        for address, scope in (*((link.recipient, each) for each in undo.scopes), *undo.moved):
             lifted = await store.remove_suppression(
                 address,
                 at=now,
-                reason=f"taken back on the page of id={told.id}",
+                reason=f"taken back on the page of id={link.id}",
                 scope=scope,
                 origin=Origin.UNSUBSCRIBE,
                 since=undo.at,
             )
             done = done and bool(lifted)
-        address, contact = await self._person(told.recipient) if undo.wishes else ("", None)
+        address, contact = await self._person(link.recipient) if undo.wishes else ("", None)
         if contact is not None:
-            said = {(p.brand, p.purpose): p.at for p in contact.preferences}
+            newest = {(p.brand, p.purpose): p.at for p in contact.preferences}
             for wish in undo.wishes:
-                if said.get((wish.brand, wish.purpose)) == undo.at:
+                if newest.get((wish.brand, wish.purpose)) == undo.at:
                     await self._note(address, wish.brand, {wish.purpose: wish.frequency}, now)
                 else:
                     done = False
         return done
 
     async def _person(self, recipient: str) -> tuple[str, Contact | None]:
-        """Return who a message went to, at the address that they have now."""
+        """Return the current address and contact of a message's recipient."""
         try:
             contact = await self._writer().contact(canonical(recipient))
-        except AddressError:  # the key of an address that was too long for the link
+        except AddressError:  # a hash, as the address was too long for the link
             return recipient, None
         if contact is None:
             for address in await self._moved(recipient):
@@ -190,12 +190,12 @@ class Wishes:
         self, recipient: str, brand: str, often: Mapping[str, Frequency], at: datetime
     ) -> None:
         wishes = tuple(Preference(purpose, each, at, brand) for purpose, each in often.items())
-        told = ContactUpdate(Contact(recipient, preferences=wishes), given=frozenset())
-        await self._writer().put_contacts([told])
+        update = ContactUpdate(Contact(recipient, preferences=wishes), given=frozenset())
+        await self._writer().put_contacts([update])
 
 
 def standing(contact: Contact, brand: str) -> dict[str, Frequency]:
-    """Return how often a person wants mail of a brand, by purpose."""
+    """Return how often a person wants mail from a brand, by purpose."""
     return {p.purpose: p.frequency for p in contact.preferences if p.brand == brand}
 
 

@@ -134,7 +134,7 @@ async def test_a_consent_is_recorded_confirmed_and_withdrawn(site: Writes) -> No
     early = await site.post(RECORD, asked | {"confirm": True}, "all")
     assert (early.status, early.json["error"]) == (409, "not_confirmable")
     pending = await site.post(RECORD, asked | {"pending": True, "source": "direct"}, "all")
-    assert pending.json["warnings"] == ["nothing is mailed on it until the person confirms"]
+    assert pending.json["warnings"] == ["it allows no mail until the person confirms"]
     done = await site.post(RECORD, asked | {"confirm": True}, "all")
     assert done.json == {"recorded": True, "warnings": []}
     gone = await site.post(WITHDRAW, {"address": ANNA, "purpose": "offers"}, "all")

@@ -1,4 +1,4 @@
-"""The API under /v1: bearer tokens, JSON, nothing that a cache may keep, and a description."""
+"""The API under /v1: bearer tokens, JSON, no caching, and its own description."""
 
 import asyncio
 import time
@@ -48,7 +48,7 @@ log = structlog.get_logger(__name__)
 
 
 class Api:
-    """The routes, and how often they were used. Long polls end when `stop` is set."""
+    """The routes, with counts of their use. Long polls end when `stop` is set."""
 
     def __init__(
         self,
@@ -63,10 +63,10 @@ class Api:
         streams: Callable[[], Awaitable[Sequence[StreamStatus]]],
         by_mail: ConsentByMail | None = None,
     ) -> None:
-        """`store` is read; `writer` gives the one to write to, opened when it is first needed.
+        """`store` is for reading; `writer` returns the one for writing, opened at first use.
 
-        `streams` says how they are (`breaker.status`), `by_mail` asks people for consent; None
-        where that is not configured.
+        `streams` returns their state (`breaker.status`); `by_mail` asks people for consent, None
+        if that is not configured.
         """
         self._answers = answers
         self._gate = Gate(settings.tokens, time.monotonic)
@@ -98,7 +98,7 @@ class Api:
 
     @cached_property
     def _page(self) -> str:
-        """Made when somebody reads it: it would be a third of what a start costs."""
+        """The description for people; made at first use, as it would slow down the start."""
         return page(self._document)
 
     @property
@@ -142,7 +142,7 @@ class Api:
                 log.warning("api_store_failed", operation=operation.name, error=str(error))
                 again = {"Retry-After": "5"}
                 response = _refused(
-                    Refused("store_unavailable", "try again in some seconds", headers=again)
+                    Refused("store_unavailable", "try again in a few seconds", headers=again)
                 )
             if token is not None:
                 response.headers.update(self._gate.rate(token))
@@ -167,7 +167,7 @@ class Api:
             self._imports.discard(id)
 
     async def _once(self, operation: Operation, answer: Answer, call: Call) -> KeptAnswer:
-        """Do what is asked, unless it was done already for the same idempotency key."""
+        """Answer the call, from memory if the same idempotency key was already answered."""
         key = header_once(call.request, "idempotency-key") if operation.keyed else None
         if key is None:
             return _encoded(await answer(call))
@@ -180,17 +180,19 @@ class Api:
         if isinstance(begun, KeptAnswer):
             return begun
         if begun == "other":
-            raise Refused("key_reused", "take another key for another request")
+            raise Refused("key_reused", "use a new key for a different request")
         if begun == "running":
             again = {"Retry-After": "1"}
-            raise Refused("in_progress", "ask again for its answer", headers=again)
+            raise Refused("in_progress", "repeat the request to get its answer", headers=again)
         try:
             done = _encoded(await answer(call))
         except BaseException:
             with suppress(StoreUnavailable):
                 await self._answers.forget(who, key)
             raise
-        with suppress(StoreUnavailable):  # it is done: what is lost is that it was
+        with suppress(
+            StoreUnavailable
+        ):  # the call is done; only its stored answer would be missing
             await self._answers.finish(who, key, done)
         return done
 
@@ -210,7 +212,7 @@ class Api:
 def _by_method(
     endpoints: Mapping[str, Callable[[Request], Awaitable[Response]]],
 ) -> Callable[[Request], Awaitable[Response]]:
-    """Return one endpoint for all methods of a path, so that a 405 names every one."""
+    """Return one endpoint for all methods of a path, so that a 405 lists them all."""
 
     async def endpoint(request: Request) -> Response:
         method = "GET" if request.method == "HEAD" else request.method

@@ -1,4 +1,4 @@
-"""The operations of the API by which people are asked to confirm a consent, or whether to go on."""
+"""API operations that ask people to confirm consent, or whether to go on receiving mail."""
 
 import ipaddress
 from typing import Annotated, Literal
@@ -24,43 +24,49 @@ Line = Annotated[str, Meta(min_length=1, max_length=1_000)]
 
 
 class ConsentStart(Struct, frozen=True, forbid_unknown_fields=True):
-    """Who asked for what, and what they were shown then."""
+    """What a person asked for, and what they were shown."""
 
-    address: Annotated[str, Meta(description="Of the person, as they typed it.")]
-    purpose: Annotated[str, Meta(description="Of a configured stream.")]
+    address: Annotated[str, Meta(description="The person's address, as they typed it.")]
+    purpose: Annotated[str, Meta(description="The purpose of a configured stream.")]
     wording: Annotated[Line, Meta(description="The text beside the box or the button.")]
-    brand: Annotated[str | None, Meta(description="Of which brand, where there are several.")] = (
+    brand: Annotated[str | None, Meta(description="The brand; required if there are several.")] = (
         None
     )
-    version: Annotated[Line | None, Meta(description="Of the wording.")] = None
-    form: Annotated[Line | None, Meta(description="Where it was given: a page, a till.")] = None
+    version: Annotated[Line | None, Meta(description="The version of the wording.")] = None
+    form: Annotated[Line | None, Meta(description="Where consent was given: a page, a till.")] = (
+        None
+    )
     client: Annotated[
         str | None, Meta(description="The person's IP address. A keyed hash of it is kept.")
     ] = None
     language: Annotated[
         str | None,
         Meta(
-            description="Of the mail: de, en, es, fr, it or nl. Without it, the contact's, or the"
-            " brand's first."
+            description=(
+                "The language of the mail: de, en, es, fr, it or nl. By default the contact's, or"
+                " the brand's first."
+            )
         ),
     ] = None
     source: Annotated[
         Source | None,
         Meta(
-            description="How the address was obtained: `direct` means from the person. On record"
-            " once it is confirmed."
+            description=(
+                "How the address was obtained: `direct` means from the person. Recorded once"
+                " consent is confirmed."
+            )
         ),
     ] = None
 
 
 class ConsentStarted(Struct, frozen=True):
-    """What became of it."""
+    """Whether the mail was sent."""
 
     state: Annotated[
         Literal["sent", "refused"],
         Meta(description="`refused`: this person may not be mailed, and nothing was recorded."),
     ]
-    reason: Annotated[str, Meta(description="A reason of docs/reasons.md.")] | UnsetType = UNSET
+    reason: Annotated[str, Meta(description="A reason in docs/reasons.md.")] | UnsetType = UNSET
     detail: Annotated[str, Meta(description="For people.")] | UnsetType = UNSET
 
 
@@ -70,11 +76,11 @@ CONSENT = Operation(
     "POST",
     "/v1/consents",
     summary="Ask somebody to confirm a consent by mail",
-    description="The request is put on record, and a mail with a link goes to the address; nothing"
-    " else is mailed on it until the person presses the button of the page behind it.",
+    description="The request is recorded, and a mail with a link is sent to the address. It allows"
+    " no other mail until the person presses the button on the page behind the link.",
     body=ConsentStart,
     answers=ConsentStarted,
-    answer="The relay has the mail, or refuses it.",
+    answer="The relay has accepted the mail, or refuses it.",
     problems=(
         "body_wrong",
         "purpose_unknown",
@@ -101,10 +107,12 @@ class ConsentOperation:
         try:
             done = await self._by_mail.start(wanted)
         except RelayUnavailable as error:
-            text = "the relay does not take the mail now; try again in some seconds"
+            text = "the relay does not accept the mail now; try again in a few seconds"
             raise Refused("relay_unavailable", text, headers={"Retry-After": "5"}) from error
         if done.state == "too_often":
-            text = "too many confirmations went to this address, or to all, in 24 hours"
+            text = (
+                "too many confirmations were sent in 24 hours, to this address or to all; try later"
+            )
             raise Refused("too_many_mails", text, headers={"Retry-After": "3600"})
         return ConsentStarted(done.state, done.reason or UNSET, done.detail or UNSET)
 
@@ -135,9 +143,11 @@ class ConsentOperation:
 class PermissionLinksRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """For whom, and on which stream."""
 
-    stream: Annotated[str, Meta(description="Of class `permission`.")]
+    stream: Annotated[str, Meta(description="A stream of class `permission`.")]
     addresses: Annotated[list[str], Meta(extra_json_schema={"maxItems": MOST_ADDRESSES})]
-    language: Annotated[str | None, Meta(description="Of the page behind the link.")] = None
+    language: Annotated[
+        str | None, Meta(description="The language of the page behind the link.")
+    ] = None
 
 
 class PermissionLink(Struct, frozen=True):
@@ -159,10 +169,12 @@ PERMISSION = Operation(
     "permission",
     "POST",
     "/v1/permission-links",
-    summary="Links for messages that ask people whether to go on",
-    description="Each message has to carry its reader's own link; nothing of the request is"
-    " kept, and no link says that the person may be asked: that the relay decides when the message"
-    " comes.",
+    summary="Make links for messages that ask people whether to go on",
+    description=(
+        "Each message has to carry its own recipient's link. Nothing of the request is kept. A"
+        " link does not mean that the person may be asked: the relay decides that when the"
+        " message comes."
+    ),
     body=PermissionLinksRequest,
     answers=PermissionLinks,
     answer="A link for each address, in the order of the request.",
@@ -183,7 +195,10 @@ class PermissionOperation:
             raise Refused("too_large", f"at most {MOST_ADDRESSES} addresses in a request")
         own = [one.name for one in call.access.settings.streams.values() if one.permission]
         if asked.stream not in own:
-            text = f"{asked.stream[:80]!r} is not a stream of class permission: {', '.join(own)}"
+            text = (
+                f"{asked.stream[:80]!r} is not a stream of class permission; known:"
+                f" {', '.join(own)}"
+            )
             raise Refused("stream_wrong", text)
         names = {address: canonical_or_none(address) for address in asked.addresses}
         wanted = [name for name in names.values() if name is not None]

@@ -1,4 +1,4 @@
-"""Consent and its withdrawal, recorded as `smtpproxy consent record` and `withdraw` do it."""
+"""API operations that record consent and its withdrawal, as `smtpproxy consent` does."""
 
 import ipaddress
 from collections.abc import Callable
@@ -27,48 +27,54 @@ class ConsentToRecord(Struct, frozen=True, forbid_unknown_fields=True):
     """What a person agreed to, how, and what proves it."""
 
     address: Mailbox
-    purpose: Annotated[str, Meta(description="What they agreed to: of a configured stream.")]
+    purpose: Annotated[
+        str, Meta(description="What they agreed to: the purpose of a configured stream.")
+    ]
     method: Annotated[
         Line | None,
         Meta(
-            description="How: unticked_box, double_opt_in, signed_form … Not needed with `pending`"
-            " or `confirm`, which are two acts of a double opt-in."
+            description=(
+                "How they agreed: unticked_box, double_opt_in, signed_form … Not needed with"
+                " `pending` or `confirm`, the two acts of a double opt-in."
+            )
         ),
     ] = None
     pending: Annotated[
-        bool, Meta(description="They were asked to confirm, and have not yet: it allows no mail.")
+        bool, Meta(description="They were asked to confirm but have not yet: this allows no mail.")
     ] = False
     confirm: Annotated[bool, Meta(description="They confirmed what is on record as `pending`.")] = (
         False
     )
-    brand: Annotated[str | None, Meta(description="Whom they agreed with.")] = None
-    given_at: Annotated[When | None, Meta(description="Now, where it is not said.")] = None
+    brand: Annotated[str | None, Meta(description="The brand that they agreed with.")] = None
+    given_at: Annotated[When | None, Meta(description="Default: now.")] = None
     wording: Annotated[
-        Line | None, Meta(description="The text that they agreed to: without it nothing is proven.")
+        Line | None, Meta(description="The text that they agreed to. Without it nothing is proven.")
     ] = None
-    version: Annotated[Line | None, Meta(description="Of the wording.")] = None
-    form: Annotated[Line | None, Meta(description="Where it was given: a page, a till.")] = None
-    client: Annotated[Line | None, Meta(description="The IP address they agreed from.")] = None
+    version: Annotated[Line | None, Meta(description="The version of the wording.")] = None
+    form: Annotated[Line | None, Meta(description="Where consent was given: a page, a till.")] = (
+        None
+    )
+    client: Annotated[Line | None, Meta(description="The IP address that they agreed from.")] = None
     document_hash: Annotated[
         Hash | None, Meta(description="SHA-256 of a proof, such as a scan, in hex.")
     ] = None
     conditional: Annotated[
-        bool | None, Meta(description="Whether it was a condition of the service.")
+        bool | None, Meta(description="Whether consent was a condition of the service.")
     ] = None
     channels: Annotated[
         Annotated[list[Line], Meta(min_length=1, max_length=20)] | None,
-        Meta(description="By which to reach the person; email, where it is not said."),
+        Meta(description="Channels to reach the person by. Default: email."),
     ] = None
     source: Annotated[
         Source | None,
-        Meta(description="How the address was obtained, where that is not on record."),
+        Meta(description="How the address was obtained, if that is not on record."),
     ] = None
 
 
 class RecordedConsent(Struct, frozen=True):
-    """What became of an act."""
+    """Whether an act was recorded, and its effect."""
 
-    recorded: Annotated[bool, Meta(description="false: the same act was on record already.")]
+    recorded: Annotated[bool, Meta(description="false: the same act was already on record.")]
     warnings: Annotated[
         tuple[str, ...], Meta(description="Why the person may still not be mailed.")
     ]
@@ -80,8 +86,10 @@ RECORD = Operation(
     "POST",
     "/v1/consents/record",
     summary="Record that a person agreed to one purpose",
-    description="Acts are a history: none is replaced. It creates the contact if there is none. It"
-    " has to be the person's own act: after an erasure it is what lets them be mailed again.",
+    description=(
+        "Acts form a history: none is replaced. Creates the contact if there is none. It must be"
+        " the person's own act: after an erasure, this is what allows mailing them again."
+    ),
     body=ConsentToRecord,
     answers=RecordedConsent,
     answer="It is on record.",
@@ -92,14 +100,14 @@ RECORD = Operation(
 
 
 class Withdrawal(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a person does not agree to any more."""
+    """What a person no longer agrees to."""
 
     address: Mailbox
     purpose: Annotated[Word, Meta(description="What they no longer agree to.")]
     brand: Annotated[
-        str | None, Meta(description="From whom it is withdrawn. Without it, from all.")
+        str | None, Meta(description="The brand that it is withdrawn from. Default: all brands.")
     ] = None
-    withdrawn_at: Annotated[When | None, Meta(description="Now, where it is not said.")] = None
+    withdrawn_at: Annotated[When | None, Meta(description="Default: now.")] = None
 
 
 WITHDRAW = Operation(
@@ -107,9 +115,9 @@ WITHDRAW = Operation(
     "withdraw",
     "POST",
     "/v1/consents/withdraw",
-    summary="Record that a person withdraws the agreement to one purpose",
-    description="It holds against every other basis too, even where no agreement was on record."
-    " A purpose that no stream has counts for all marketing.",
+    summary="Record that a person withdraws consent to one purpose",
+    description="The withdrawal overrides every other basis too, even if no consent was on record."
+    " A purpose that no stream has counts as all marketing.",
     body=Withdrawal,
     answers=RecordedConsent,
     answer="It is on record.",
@@ -169,7 +177,7 @@ class Consents:
         act = ConsentAct(asked.purpose, at, withdrawal=True, brand=brand, evidence=by)
         scope = f"purpose:{asked.purpose}" if known else "marketing"
         new = await recorded_consent.withdraw(self._writer(), address, act, scope)
-        warnings = () if known else ("no stream has the purpose: it counts for all marketing",)
+        warnings = () if known else ("no stream has the purpose: it counts as all marketing",)
         return RecordedConsent(new, warnings)
 
     def _act(self, asked: ConsentToRecord, access: Access) -> ConsentAct:
@@ -180,7 +188,7 @@ class Consents:
         method = asked.method or (DOUBLE_OPT_IN if double else "")
         at = self._time("given_at", asked.given_at)
         if at > self._now() + SKEW:
-            raise Refused("body_wrong", "given_at: consent cannot be dated ahead")
+            raise Refused("body_wrong", "given_at: consent cannot be post-dated")
         try:
             recorded_consent.check_purpose(settings, asked.purpose)
         except ValueError as error:
@@ -220,7 +228,7 @@ class Consents:
         if not recorded_consent.sources(known.contact, settings, act.brand):
             found.append("it is not known how the address was obtained: give `source`")
         if act.pending:
-            return [*found, "nothing is mailed on it until the person confirms"]
+            return [*found, "it allows no mail until the person confirms"]
         for name, streams in recorded_consent.unproven(settings, act, known.contact):
             where = f" on {', '.join(streams)}" if streams else ""
             found.append(

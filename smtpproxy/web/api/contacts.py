@@ -1,4 +1,4 @@
-"""Contacts, shown, written and erased, as `smtpproxy contact` does it."""
+"""API operations that show, write and erase contacts, as `smtpproxy contact` does."""
 
 import hashlib
 from collections.abc import Callable
@@ -29,18 +29,18 @@ from smtpproxy.web.api.problems import Refused
 
 
 class ContactQuestion(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whom it is about."""
+    """Whose contact to show."""
 
     address: Mailbox
 
 
 class KnownContact(Struct, frozen=True):
-    """What is known of one address."""
+    """What is known about one address."""
 
     contact: Annotated[
         msgspec.Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/ContactRecord"})
     ]
-    version: Annotated[str, Meta(description="Of what is shown here: the ETag.")]
+    version: Annotated[str, Meta(description="The version of what is shown here: the ETag.")]
 
 
 GET = Operation(
@@ -48,10 +48,10 @@ GET = Operation(
     "contacts",
     "POST",
     "/v1/contacts/get",
-    summary="What is known of one address",
+    summary="Show what is known about one address",
     description="As `smtpproxy contact export` writes it. The address is in the body, so that no"
-    " log of a proxy has it. A token for some brands sees what was said to these, and nobody who"
-    " had to do with others alone.",
+    " proxy logs it. A token for some brands sees what concerns these, and nobody who dealt with"
+    " other brands only.",
     body=ContactQuestion,
     answers=KnownContact,
     answer="The contact.",
@@ -61,17 +61,17 @@ GET = Operation(
 
 
 class WrittenContact(Struct, frozen=True):
-    """What became of a contact."""
+    """How a contact was written."""
 
     result: Annotated[
         Literal["added", "changed", "unchanged", "older", "erased"],
         Meta(
-            description="`older`: what is stored is of a later time. `erased`: the person was"
-            " erased, and nothing but refusals is taken."
+            description="`older`: the stored contact is newer. `erased`: the person was erased, and"
+            " only refusals are stored."
         ),
     ]
     version: Annotated[
-        str | UnsetType, Meta(description="Of what the token sees now: the ETag.")
+        str | UnsetType, Meta(description="The version of what the token sees now: the ETag.")
     ] = UNSET
 
 
@@ -81,9 +81,11 @@ UPSERT = Operation(
     "POST",
     "/v1/contacts",
     summary="Insert or update a contact",
-    description="As one line of an import: a field that is absent says nothing; purchases, consents"
-    " and preferences add up. Whoever was erased is left out. A token for some brands may say what"
-    " was said to these, and nothing about the person that holds for all (tags, language).",
+    description=(
+        "Like one line of an import: an absent field changes nothing; purchases, consents and"
+        " preferences add up. Erased people are left out. A token for some brands may write what"
+        " concerns these, but nothing that applies to all brands (tags, language)."
+    ),
     body=ContactRecord,
     answers=WrittenContact,
     answer="It is stored.",
@@ -96,7 +98,7 @@ UPSERT = Operation(
 
 
 class Erasing(Struct, frozen=True, forbid_unknown_fields=True):
-    """Who is erased, and what they no longer receive."""
+    """Whom to erase, and what they no longer receive."""
 
     address: Mailbox
     scope: Annotated[
@@ -105,19 +107,21 @@ class Erasing(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Erased(Struct, frozen=True):
-    """What was erased. Addresses that may be the same person's have to be erased one by one."""
+    """What was erased. Other addresses of the person have to be erased one by one."""
 
     erased: Annotated[bool, Meta(description="false: there was no contact.")]
-    reports: Annotated[int, Meta(description="Removed from the feedback mailbox.")]
-    audit_rows: Annotated[int, Meta(description="Pseudonymised in the audit log.")]
-    others: Annotated[int, Meta(description="Variants and former addresses, which are not erased.")]
+    reports: Annotated[int, Meta(description="Reports removed from the feedback mailbox.")]
+    audit_rows: Annotated[int, Meta(description="Rows pseudonymised in the audit log.")]
+    others: Annotated[
+        int, Meta(description="Variants and former addresses, which were not erased.")
+    ]
     left: Annotated[
         str | UnsetType,
-        Meta(description="What could not be erased yet, and why: ask again until it is missing."),
+        Meta(description="What could not be erased yet, and why: repeat until this is missing."),
     ] = UNSET
     relays_behind: Annotated[
         tuple[str, ...] | UnsetType,
-        Meta(description="Other relays, which erase it from their audit logs once they run."),
+        Meta(description="Other relays, which erase it from their audit logs when they next run."),
     ] = UNSET
 
 
@@ -127,9 +131,9 @@ ERASE = Operation(
     "POST",
     "/v1/contacts/erase",
     summary="Erase a person (RGPD 17)",
-    description="The contact with its history goes, and the person from the audit log and the"
-    " feedback mailbox; an `erasure` suppression stays, which holds no address. It takes as long as"
-    " the audit log is large, and needs a token for all brands.",
+    description="Removes the contact with its history, and the person from the audit log and the"
+    " feedback mailbox; an `erasure` suppression stays, which holds no address. The time it takes"
+    " depends on the size of the audit log. Needs a token for all brands.",
     body=Erasing,
     answers=Erased,
     answer="The person is erased.",
@@ -171,16 +175,16 @@ class Contacts:
         writer = self._writer()
         before: Contact | None = None
 
-        def fits(known: Contact | None) -> bool:
+        def unchanged_since(known: Contact | None) -> bool:
             nonlocal before
             before = known and call.access.seen(known)
             return expected(before)
 
-        if orders:  # first of all: if the rest fails, people are mailed too little
-            if not fits(await writer.contact(update.contact.address)):
+        if orders:  # first: if the rest fails, people get too little mail, not too much
+            if not unchanged_since(await writer.contact(update.contact.address)):
                 raise _changed()
             await writer.add_suppressions(orders)
-        done = await writer.put_contact(update, fits)
+        done = await writer.put_contact(update, unchanged_since)
         if done is None:
             raise _changed()
         contact = await writer.contact(update.contact.address)
@@ -188,7 +192,7 @@ class Contacts:
         if shown is None:
             return WrittenContact("erased")
         version, result = version_of(shown), _result(done)
-        if not call.access.everything:  # what others have of the person shows in no answer
+        if not call.access.everything:  # the answer must not show what other brands know
             result = "added" if before is None else "changed"
             result = "unchanged" if before == shown else result
         return Versioned(WrittenContact(result, version), version)
@@ -210,14 +214,14 @@ class Contacts:
         own = None if access.everything else access.check_contact
         check = ContactCheck(access.settings, now, brand, own)
         try:
-            update = _signed(check.update(read_contact(call.body, now)), access.by)
+            update = _recorded_by(check.update(read_contact(call.body, now)), access.by)
         except ValueError as error:
             raise Refused("body_wrong", str(error)) from error
         return update, check
 
 
-def _signed(update: ContactUpdate, by: str) -> ContactUpdate:
-    """Return it with who records its acts."""
+def _recorded_by(update: ContactUpdate, by: str) -> ContactUpdate:
+    """Return the update with `by` in the evidence of its acts."""
     acts = tuple(
         msgspec.structs.replace(act, evidence=msgspec.structs.replace(act.evidence, recorded_by=by))
         for act in update.contact.acts
@@ -227,7 +231,7 @@ def _signed(update: ContactUpdate, by: str) -> ContactUpdate:
 
 
 def version_of(contact: Contact) -> str:
-    """Return what is another for every other state of a contact."""
+    """Return a digest that identifies the state of a contact."""
     return hashlib.sha256(written_contact(contact)).hexdigest()[:32]
 
 
@@ -236,7 +240,7 @@ def _expected(call: Call) -> Callable[[Contact | None], bool]:
     match = header_once(call.request, "if-match")
     none_match = header_once(call.request, "if-none-match")
     if none_match not in (None, "*"):
-        raise Refused("changed_meanwhile", "If-None-Match: only * is understood here")
+        raise Refused("changed_meanwhile", "If-None-Match: only * is supported here")
     wanted = None if match is None else {tag.strip().strip('"') for tag in match.split(",")}
 
     def expected(known: Contact | None) -> bool:
@@ -250,7 +254,7 @@ def _expected(call: Call) -> Callable[[Contact | None], bool]:
 
 
 def _changed() -> Refused:
-    text = "it has been changed or is gone; get it again, and decide afresh"
+    text = "the contact was changed or removed; get it again, then decide"
     return Refused("changed_meanwhile", text)
 
 

@@ -1,4 +1,4 @@
-"""The description of the API (OpenAPI 3.1), made from its operations, and a page for people."""
+"""The API's description (OpenAPI 3.1), made from its operations, and a page for people."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,18 +20,17 @@ EVERYWHERE = (
 
 _RETRY: Json = {
     "Retry-After": {
-        "description": "Seconds until you may ask again.",
+        "description": "Seconds to wait before the next try.",
         "schema": {"type": "integer", "minimum": 1},
     }
 }
 _RATE: Json = {
     "RateLimit-Policy": {
-        "description": "`q`: how many requests the token may make in `w` seconds.",
+        "description": "`q`: requests allowed to the token in `w` seconds.",
         "schema": {"type": "string"},
     },
     "RateLimit": {
-        "description": "`r`: how many it may make at once now; `t`: where that is none, seconds"
-        " until there is one.",
+        "description": "`r`: requests allowed at once now; `t`: if none, seconds until one is.",
         "schema": {"type": "string"},
     },
 }
@@ -45,20 +44,18 @@ _HEADERS: dict[int, Json] = {
     429: {**_RETRY, **_RATE},
     503: _RETRY,
 }
-_ETAG: Json = {
-    "ETag": {"description": "The version of what is shown.", "schema": {"type": "string"}}
-}
+_ETAG: Json = {"ETag": {"description": "The version of the answer.", "schema": {"type": "string"}}}
 _LOCATION: Json = {
-    "Location": {"description": "Where to ask how far it is.", "schema": {"type": "string"}}
+    "Location": {"description": "Where to ask for its progress.", "schema": {"type": "string"}}
 }
 _FILE: Json = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _CONDITIONS = {
-    "If-Match": "An ETag: changed only while it is still that version, else 412.",
-    "If-None-Match": "`*`: created only if there is none, else 412.",
+    "If-Match": "An ETag: change it only if this is still its version, otherwise 412.",
+    "If-None-Match": "`*`: create it only if it does not exist, otherwise 412.",
 }
 _KEY = (
-    "Up to 255 visible characters of ASCII, another for each request. Asked again with it within"
-    " 24 hours, the same is answered and nothing is done again."
+    "Up to 255 visible ASCII characters, new for each request. A repeated request with the same key"
+    " within 24 hours gets the same answer, and nothing is done again."
 )
 
 
@@ -75,8 +72,8 @@ def document(operations: Sequence[Operation], version: str) -> Json:
         "info": {
             "title": "smtpproxy",
             "version": version,
-            "description": "Who may be mailed and who not, for other systems of the same company."
-            " docs/api.md tells how to use it.",
+            "description": "Who may be mailed and who may not, for other systems of the same company."
+            " docs/api.md describes how to use it.",
         },
         "paths": paths,
         "components": {
@@ -84,7 +81,7 @@ def document(operations: Sequence[Operation], version: str) -> Json:
                 "token": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "Made by `smtpproxy token`, named in a `[[token]]` table.",
+                    "description": "Made by `smtpproxy token`, registered in a `[[token]]` table.",
                 }
             },
             "schemas": schemas,
@@ -93,13 +90,13 @@ def document(operations: Sequence[Operation], version: str) -> Json:
 
 
 def page(document: Json) -> str:
-    """Return the description for people: one page that loads nothing from elsewhere."""
+    """Return the description for people: one page that loads nothing else."""
     template = environment(REFERENCE).get_template("api.html")
     return template.render(api=document, problems=KINDS)
 
 
 def statuses(operation: Operation) -> dict[int, list[str]]:
-    """Return the words of the problems that an operation may answer with, by their status."""
+    """Return the problems that an operation may answer with, by status."""
     found: dict[int, list[str]] = {}
     keyed = ("parameter_wrong", "in_progress", "key_reused") if operation.keyed else ()
     for word in dict.fromkeys((*EVERYWHERE, *keyed, *operation.problems)):
@@ -109,17 +106,17 @@ def statuses(operation: Operation) -> dict[int, list[str]]:
 
 def _records(operation: Operation) -> list[type[msgspec.Struct]]:
     body = [] if operation.body is None else [operation.body]
-    return [operation.answers, *body, Problem, *([Gone] if _is_gone(operation) else [])]
+    return [operation.answers, *body, Problem, *([Gone] if _has_changes_gone(operation) else [])]
 
 
-def _is_gone(operation: Operation) -> bool:
+def _has_changes_gone(operation: Operation) -> bool:
     return "changes_gone" in operation.problems
 
 
 def _operation(operation: Operation) -> Json:
     described: Json = {
         "summary": operation.summary,
-        "description": f"Asks for the right `{operation.right}`. {operation.description}",
+        "description": f"Needs the right `{operation.right}`. {operation.description}",
         "operationId": operation.name,
         "security": [{"token": []}],
     }
@@ -161,7 +158,7 @@ def _parameters(operation: Operation) -> list[Json]:
     ]  # fmt: skip
     if operation.query is not None:
         kinds = msgspec.json.schema(operation.query)["$defs"]
-        fields = _whole(kinds[operation.query.__name__], kinds)
+        fields = _resolved(kinds[operation.query.__name__], kinds)
         found += [
             {
                 "name": name,
@@ -182,15 +179,15 @@ def _parameters(operation: Operation) -> list[Json]:
     return found
 
 
-def _whole(schema: Any, kinds: Json) -> Any:
-    """Return a schema with the `kinds` that it names in their places."""
+def _resolved(schema: Any, kinds: Json) -> Any:
+    """Return a schema with its references to `kinds` resolved."""
     if isinstance(schema, list):
-        return [_whole(each, kinds) for each in schema]
+        return [_resolved(each, kinds) for each in schema]
     if not isinstance(schema, dict):
         return schema
-    whole = {key: _whole(each, kinds) for key, each in schema.items()}
+    whole = {key: _resolved(each, kinds) for key, each in schema.items()}
     named = whole.pop("$ref", "").removeprefix("#/$defs/")
-    return {**_whole(kinds[named], kinds), **whole} if named else whole
+    return {**_resolved(kinds[named], kinds), **whole} if named else whole
 
 
 def _content(record: type[msgspec.Struct], media_type: str) -> Json:

@@ -17,7 +17,7 @@ from smtpproxy.web.api.operation import Time
 
 
 class DecisionElsewhere(Struct, frozen=True):
-    """What was decided about one recipient by another relay, whose audit log has the record."""
+    """A decision about one recipient by another relay, whose audit log has the record."""
 
     id: str
     at: Time

@@ -1,4 +1,4 @@
-"""Answers about imports: what is on record together with the jobs that were uploaded."""
+"""API operations on imports: those on record, together with the uploaded jobs."""
 
 import asyncio
 import io
@@ -36,8 +36,8 @@ from smtpproxy.web.api.operation import Call, read_query
 from smtpproxy.web.api.problems import Refused
 from smtpproxy.web.api.uploads import receive_file
 
-_MOST = 100  # imports that are listed
-_LONGEST_LINE = 10_000  # characters that are shown
+_MOST = 100  # imports listed
+_LONGEST_LINE = 10_000  # characters shown
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _FOR_ONE = {"contacts": ("as_of",), "suppressions": ("scope", "origin")}
 
@@ -66,7 +66,7 @@ class Imports:
         return await self._found(call.request.path_params["id"], call.access)
 
     async def receive(self, call: Call) -> tuple[str, bytes]:
-        """Take the file of START_IMPORT in; return the id that it has, and what is asked.
+        """Receive the file of START_IMPORT; return its id, and the request as octets.
 
         Raises Refused, OthersConcerned, ClientDisconnect.
         """
@@ -74,7 +74,7 @@ class Imports:
         waiting = await asyncio.to_thread(self._jobs.waiting)
         if len(waiting) + len(self._receiving) >= MOST_WAITING:
             again = {"Retry-After": "60"}
-            text = f"{MOST_WAITING} imports wait or are being sent; ask again later"
+            text = f"{MOST_WAITING} imports are waiting or being sent; try again later"
             raise Refused("too_many_jobs", text, headers=again)
         id = self._new_id()
         self._receiving.add(id)
@@ -84,12 +84,14 @@ class Imports:
         except BaseException as error:
             self.discard(id)
             if isinstance(error, OSError):
-                raise Refused("disk_full", f"the file cannot be kept: {error.strerror}") from error
+                raise Refused(
+                    "disk_full", f"the file cannot be stored: {error.strerror}"
+                ) from error
             raise
         return id, "\0".join((digest, *options, call.request.url.query)).encode()
 
     def discard(self, id: str) -> None:
-        """Forget a file that was received, unless it was accepted."""
+        """Remove a received file, unless it was accepted."""
         self._receiving.discard(id)
         self._jobs.discard(id)
 
@@ -136,9 +138,9 @@ class Imports:
             raise Refused("not_undoable", f"it is {shown.state}, or was a dry run")
         record = next((one for one in await self._store.imports() if one.id == shown.id), None)
         if record is None:
-            raise Refused("not_undoable", "it has brought nothing in")
+            raise Refused("not_undoable", "it has imported nothing")
         if record.kind == "contacts" and record.started_at < self._now() - UNDO_FOR:
-            text = f"it is older than {UNDO_FOR.days} days: what was before is not kept longer"
+            text = f"it is older than {UNDO_FOR.days} days: earlier profiles are not kept longer"
             raise Refused("not_undoable", text)
         await asyncio.to_thread(self._jobs.ask_undo, shown.id, call.access.by)
         return await self._found(shown.id, call.access)
@@ -159,7 +161,7 @@ class Imports:
         other = _FOR_ONE["suppressions" if asked.kind == "contacts" else "contacts"]
         for name in other:
             if getattr(asked, name) is not None:
-                raise Refused("parameter_wrong", f"{name} is not about {asked.kind}")
+                raise Refused("parameter_wrong", f"{name} does not apply to {asked.kind}")
         brand = asked.brand
         if not access.everything:
             if brand is not None or (asked.kind == "contacts" and len(access.brands) == 1):
@@ -189,7 +191,7 @@ class Imports:
         return any(one.id == id and _sees(access, one, None) for one in await self._store.imports())
 
     async def _found(self, id: str, access: Access) -> ImportShown:
-        """Raises Refused where there is none that the token sees."""
+        """Return an import. Raises Refused when the token sees none of that id."""
         record = next((one for one in await self._store.imports() if one.id == id), None)
         job = self._jobs.job(id)
         shown = self._shown(id, record, job, access, whole=True)
@@ -234,12 +236,12 @@ class Imports:
             **(_counts(record) if access.everything else {}),
             dry_run=job is not None and job.dry_run,
             error=end.error if end and end.error else UNSET,
-            result=_said(end.result, access) if whole and end and end.result else UNSET,
+            result=_visible_result(end.result, access) if whole and end and end.result else UNSET,
         )
 
 
 def _sees(access: Access, record: ImportRecord | None, job: ImportJob | None) -> bool:
-    """Whether a token sees an import: what was begun counts before what was asked."""
+    """Return whether a token sees an import: by its record, or before that by its job."""
     if record is not None:
         return access.sees_import(brands_of(record))
     return job is not None and access.sees_import(job.brands)
@@ -254,24 +256,24 @@ _OF_THE_FILE = frozenset({
     "id", "lines", "rejected", "erased", "refusals", "passed", "octets", "encoding", "seconds",
     "dry_run", "outlook",
 })  # fmt: skip
-"""What a command says of an import that tells of nothing that was stored before."""
+"""Keys of a command's result that reveal nothing about what was stored before."""
 
 
-def _said(result: dict[str, object], access: Access) -> dict[str, object]:
-    """What the command said, without the names of files on this machine."""
-    kept = {name: told for name, told in result.items() if name not in ("file", "rejected_file")}
+def _visible_result(result: dict[str, object], access: Access) -> dict[str, object]:
+    """Return the command's result without names of files on this machine."""
+    kept = {name: value for name, value in result.items() if name not in ("file", "rejected_file")}
     if access.everything:
         return kept
-    return {name: told for name, told in kept.items() if name in _OF_THE_FILE}
+    return {name: value for name, value in kept.items() if name in _OF_THE_FILE}
 
 
 def _check_text(name: str, text: str | None) -> None:
     if text is not None and _CONTROL.search(text):
-        raise Refused("parameter_wrong", f"{name} has a control character")
+        raise Refused("parameter_wrong", f"{name} must not have control characters")
 
 
 def _check_mapping(text: str, fields: Sequence[str]) -> None:
-    """Raises Refused where a mapping is none."""
+    """Raises Refused when the mapping is not valid."""
     try:
         mapping_of("mapping", toml.loads(text), fields)
     except (MappingFault, toml.TomlError) as error:
@@ -289,8 +291,8 @@ def _rejected(path: Path, asked: RejectedQuery) -> RejectedLines:
         file.seek(asked.after)
         place = asked.after
         while line := file.readline(_LONGEST_LINE):
-            said = _COMMENT.match(line)
-            if said is None:
+            comment = _COMMENT.match(line)
+            if comment is None:
                 if len(content) < _LONGEST_LINE:
                     content += line
             else:
@@ -298,7 +300,8 @@ def _rejected(path: Path, asked: RejectedQuery) -> RejectedLines:
                     found.append(_line(number, reason, content))
                 if len(found) == asked.limit:
                     return RejectedLines(tuple(found), place)
-                number, reason, content = int(said[1]), said[2].decode(errors="replace"), b""
+                number, reason = int(comment[1]), comment[2].decode(errors="replace")
+                content = b""
             place = file.tell()
     if number:
         found.append(_line(number, reason, content))

@@ -1,4 +1,4 @@
-"""Imports: those on record, how far they have come, and what can be asked about them."""
+"""The API's operations and records for imports; `import_jobs` answers them."""
 
 from typing import Annotated, Any, Literal
 
@@ -14,26 +14,28 @@ _Text = Annotated[str, Meta(min_length=1, max_length=255)]
 
 _OfAll = Annotated[
     int | UnsetType,
-    Meta(description="Only for a token for all brands: it tells whom others know."),
+    Meta(description="Only for a token for all brands, as it reveals whom others know."),
 ]
 
 
 class ImportShown(Struct, frozen=True):
-    """One import, and how far it has come."""
+    """One import and its progress."""
 
     id: str
     kind: Kind
     state: Annotated[
         State | Literal["waiting", "failed", "cancelled"],
-        Meta(description="`waiting`, `failed`, `cancelled`: of those that were uploaded."),
+        Meta(description="`waiting`, `failed` and `cancelled` occur for uploads only."),
     ]
     started_at: Time
     ended_at: Time | None
-    size: Annotated[int | None, Meta(description="Octets; null: it came through a pipe.")]
-    octets: Annotated[int, Meta(description="Read of these.")]
-    lines: Annotated[int, Meta(description="That say something, of those that are done.")]
-    taken: Annotated[int, Meta(description="Taken in: added, changed and unchanged.")]
-    erased: Annotated[int, Meta(description="Left out: they were erased.")]
+    size: Annotated[
+        int | None, Meta(description="Octets of the file; null: it came through a pipe.")
+    ]
+    octets: Annotated[int, Meta(description="Octets read so far.")]
+    lines: Annotated[int, Meta(description="Lines done so far, without blank ones.")]
+    taken: Annotated[int, Meta(description="Lines imported: added, changed and unchanged.")]
+    erased: Annotated[int, Meta(description="Lines left out because the person was erased.")]
     rejected: int
     added: _OfAll = UNSET
     changed: _OfAll = UNSET
@@ -45,10 +47,10 @@ class ImportShown(Struct, frozen=True):
         Annotated[
             dict[str, Any],
             Meta(
-                description="What `smtpproxy contact import --json` says at its end; `outlook`:"
-                " how many people may be mailed on each stream, and why the others may not. Of an"
-                " import that was uploaded, for seven days. A token for some brands is told of"
-                " their streams, and nothing of what was stored before."
+                description="What `smtpproxy contact import --json` prints; `outlook`: how many"
+                " people may be mailed on each stream, and why the others may not. For uploads,"
+                " kept for seven days. A token for some brands sees their streams only, and nothing"
+                " of what was stored before."
             ),
         ]
         | UnsetType
@@ -62,48 +64,50 @@ class ImportList(Struct, frozen=True):
 
 
 class ImportQuery(Struct, frozen=True, rename={"file_format": "format"}):
-    """How a file is imported: what the options of the same names say to the command."""
+    """How a file is imported, like the options of the same names of the command."""
 
-    kind: Annotated[Kind, Meta(description="What the file has.")]
+    kind: Annotated[Kind, Meta(description="What the file contains.")]
     dry_run: Annotated[
-        Literal["true", "false"], Meta(description="`true`: only say what would come of it.")
+        Literal["true", "false"], Meta(description="`true`: only show what would be imported.")
     ] = "false"
     file_format: Annotated[
         _Text | None,
-        Meta(description="`csv`, `ndjson`, or a provider's; else by what is in it."),
+        Meta(description="`csv`, `ndjson` or a provider's. Default: by its content."),
     ] = None
     mapping: Annotated[
         Annotated[str, Meta(min_length=1)] | None,
-        Meta(description="The text of a mapping (TOML): which column is which field."),
+        Meta(description="The text of a mapping (TOML) from columns to fields."),
     ] = None
     set: Annotated[
         tuple[Annotated[str, Meta(min_length=3, max_length=2_000)], ...],
-        Meta(description="FIELD=VALUE for every row that does not say otherwise; repeat it."),
+        Meta(description="FIELD=VALUE for rows that do not set the field. Repeat for more."),
     ] = ()
-    brand: Annotated[_Text | None, Meta(description="Whose file it is.")] = None
+    brand: Annotated[_Text | None, Meta(description="The brand that owns the file.")] = None
     purpose: Annotated[
         _Text | None,
-        Meta(description="What the consents in a provider's export are for; the list they left."),
+        Meta(
+            description="The purpose of the consents in a provider's export, or of the list left."
+        ),
     ] = None
     as_of: Annotated[
-        _Text | None, Meta(description="Of contacts: the moment that the file describes.")
+        _Text | None, Meta(description="For contacts: the time that the file describes.")
     ] = None
     scope: Annotated[
-        _Text | None, Meta(description="Of suppressions: for lines that have none.")
+        _Text | None, Meta(description="For suppressions: of lines that have none.")
     ] = None
     origin: Annotated[
-        Origin | None, Meta(description="Of suppressions: for lines that have none.")
+        Origin | None, Meta(description="For suppressions: of lines that have none.")
     ] = None
     replace: Annotated[
         _Text | None,
-        Meta(description="The import that this one corrects, or `none`: keep both."),
+        Meta(description="The import that this one corrects; `none`: keep both."),
     ] = None
 
 
 class RejectedQuery(Struct, frozen=True):
     """Which page of rejected lines."""
 
-    after: Annotated[int, Meta(ge=0, le=2**53, description="The `next` of the page before.")] = 0
+    after: Annotated[int, Meta(ge=0, le=2**53, description="The `next` of the previous page.")] = 0
     limit: Annotated[int, Meta(ge=1, le=1_000, description="How many at most.")] = 100
 
 
@@ -112,7 +116,7 @@ class RejectedLine(Struct, frozen=True):
 
     line: Annotated[int, Meta(description="Its number in the file.")]
     reason: str
-    content: Annotated[str, Meta(description="As it was; at most 10,000 characters.")]
+    content: Annotated[str, Meta(description="The line itself, at most 10,000 characters.")]
 
 
 class RejectedLines(Struct, frozen=True):
@@ -120,19 +124,19 @@ class RejectedLines(Struct, frozen=True):
 
     rejected: tuple[RejectedLine, ...]
     next: Annotated[
-        int | None, Meta(description="What to send as `after` next; null: there is no more.")
+        int | None, Meta(description="Send as `after` for the next page; null: no more.")
     ]
 
 
-_OWN = "A token for some brands sees those that were begun with one of the same, or fewer."
-_ID = {"id": "As the import told it."}
+_OWN = "A token for some brands sees imports begun with a token for the same brands or fewer."
+_ID = {"id": "The id of the import."}
 
 LIST_IMPORTS = Operation(
     "list_imports",
     "imports",
     "GET",
     "/v1/imports",
-    summary="The newest imports, and how far they have come",
+    summary="List the newest imports with their progress",
     description=f"The newest hundred, whoever began them. {_OWN}",
     answers=ImportList,
     answer="The imports.",
@@ -142,7 +146,7 @@ GET_IMPORT = Operation(
     "imports",
     "GET",
     "/v1/imports/{id}",
-    summary="How far an import has come",
+    summary="Show an import and its progress",
     description=_OWN,
     places=_ID,
     answers=ImportShown,
@@ -155,14 +159,13 @@ START_IMPORT = Operation(
     "POST",
     "/v1/imports",
     summary="Import a file of contacts or suppressions",
-    description="The body is the file: CSV, XLSX or NDJSON, at most 2 GiB. It is imported when it"
-    " is its turn, as `smtpproxy contact import` or `suppress import` does, and removed when that"
-    " is done. With a token for some brands every line has to concern these alone: contacts said to"
-    " `brand`, or to the brand that a line names, and suppressions of a `scope` that it may give."
-    " All others are rejected.",
+    description="The body is the file: CSV, XLSX or NDJSON, at most 2 GiB. It waits for its turn, is"
+    " imported as by `smtpproxy contact import` or `suppress import`, then removed. With a token for"
+    " some brands, every line has to concern these only: contacts of `brand`, or of the brand in the"
+    " line, and suppressions of a `scope` that the token may set. Other lines are rejected.",
     query=ImportQuery,
     answers=ImportShown,
-    answer="It waits for its turn; ask where `Location` says how far it is.",
+    answer="It waits for its turn; ask at `Location` for its progress.",
     problems=(
         *("parameter_wrong", "parameter_unknown", "not_of_your_brand"),
         *("too_large", "too_many_jobs", "disk_full"),
@@ -178,8 +181,8 @@ REJECTED = Operation(
     "import",
     "GET",
     "/v1/imports/{id}/rejected",
-    summary="The lines of an upload that were not imported, and why",
-    description=f"They are kept for seven days from its end. {_OWN}",
+    summary="List the lines of an upload that were not imported, and why",
+    description=f"Kept for seven days after the import ends. {_OWN}",
     query=RejectedQuery,
     places=_ID,
     answers=RejectedLines,
@@ -191,12 +194,12 @@ CANCEL_IMPORT = Operation(
     "import",
     "POST",
     "/v1/imports/{id}/cancel",
-    summary="Stop an import that was uploaded",
-    description="It stops after its batch. What it has brought in stays: undo it to take that"
-    f" back. {_OWN}",
+    summary="Cancel an uploaded import",
+    description="It stops after the current batch. What was imported stays; undo the import to"
+    f" remove it. {_OWN}",
     places=_ID,
     answers=ImportShown,
-    answer="It will stop, or has ended before.",
+    answer="It will stop, or had already ended.",
     problems=("not_found",),
     writes=True,
     status=202,
@@ -207,10 +210,10 @@ UNDO_IMPORT = Operation(
     "POST",
     "/v1/imports/{id}/undo",
     summary="Undo an import",
-    description=f"As `smtpproxy import undo` does: what others have changed since stays. {_OWN}",
+    description=f"As `smtpproxy import undo` does: later changes by others stay. {_OWN}",
     places=_ID,
     answers=ImportShown,
-    answer="It is undone when it is its turn; the state is `undoing` until then.",
+    answer="It waits for its turn to be undone; until then its state is `undoing`.",
     problems=("not_found", "not_undoable"),
     writes=True,
     status=202,

@@ -1,4 +1,4 @@
-"""What an operation of the API is, and how a request of one is read, within bounds."""
+"""The API's operations, and reading their requests within bounds."""
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -40,18 +40,17 @@ Mailbox: TypeAlias = Annotated[
 Scope: TypeAlias = Annotated[
     str,
     Meta(
-        description="What is not to be sent: all, marketing, brand:NAME or purpose:NAME.",
+        description="What must not be sent: all, marketing, brand:NAME or purpose:NAME.",
         extra_json_schema={"pattern": "^(all|marketing|(brand|purpose):.+)$"},
     ),
 ]
 
 
 class Operation(Struct, frozen=True):
-    """What can be asked of the API. A token needs the `right`.
+    """One operation of the API. A token needs the `right`.
 
-    `answers` is what a `status` has; `problems` are words of those beside the ones of every
-    operation.
-    A `versioned` answer has an ETag, and a request may say If-Match.
+    `answers` is the record of the answer, with `status`; `problems` come in addition to those of
+    every operation. A `versioned` answer has an ETag.
     """
 
     name: str
@@ -63,11 +62,11 @@ class Operation(Struct, frozen=True):
     answers: type[Struct]
     answer: str
     status: Literal[200, 202] = 200
-    location: str = ""  # where to ask on, with {id} of the answer
+    location: str = ""  # where to ask for progress, with {id} from the answer
     query: type[Struct] | None = None
     body: type[Struct] | None = None
     problems: tuple[str, ...] = ()
-    places: Mapping[str, str] = {}  # names in the path, and what they mean
+    places: Mapping[str, str] = {}  # parameters in the path, with their descriptions
     writes: bool = False
     keyed: bool = False  # Idempotency-Key is obeyed
     versioned: bool = False
@@ -81,11 +80,11 @@ class Call(Struct, frozen=True):
     request: Request
     access: Access
     body: bytes = b""
-    received: str = ""  # what the file that came is known by
+    received: str = ""  # id of the received file
 
 
 class Versioned(Struct, frozen=True):
-    """An answer with the version of what it shows, for its ETag."""
+    """An answer with its version, for the ETag."""
 
     record: Struct
     version: str
@@ -97,7 +96,7 @@ T = TypeVar("T", bound=Struct)
 
 
 def read_body(call: Call, record: type[T], like: str) -> T:
-    """Read the JSON of a request; `like` it should be is for people. Raises Refused."""
+    """Read the JSON of a request; `like` is an example for the error text. Raises Refused."""
     try:
         check_no_nul(call.body)
         return msgspec.json.decode(call.body, type=record)
@@ -110,9 +109,9 @@ def read_body(call: Call, record: type[T], like: str) -> T:
 
 
 def check_names_once(body: bytes) -> None:
-    """Raises Refused where an object of a request has a name twice.
+    """Raises Refused when an object in a request has a name twice.
 
-    A proxy in front and the code here would not read it alike.
+    A proxy in front might read it differently.
     """
     try:
         lines.check_names_once(body)
@@ -121,7 +120,7 @@ def check_names_once(body: bytes) -> None:
 
 
 def header_once(request: Request, name: str) -> str | None:
-    """Return a field of a request that is not a list. Raises Refused where it comes twice."""
+    """Return a header field that is not a list. Raises Refused when it is given twice."""
     values = request.headers.getlist(name)
     if len(values) > 1:
         raise Refused("header_twice", f"send {name.title()} once")
@@ -148,14 +147,14 @@ def read_query(request: Request, record: type[T]) -> T:
     for name, text in request.query_params.multi_items():
         if name not in known:
             names = ", ".join(known)
-            raise Refused("parameter_unknown", f"there is no parameter {name!r}: {names}")
+            raise Refused("parameter_unknown", f"there is no parameter {name!r}; known are {names}")
         if known[name].get("type") == "array":
             values = found.setdefault(name, [])
             assert isinstance(values, list)
             values.append(text)
             continue
         if name in found:
-            raise Refused("parameter_wrong", f"{name} comes twice")
+            raise Refused("parameter_wrong", f"{name} is given twice")
         found[name] = _number(name, text, known[name]) if "minimum" in known[name] else text
     try:
         return msgspec.convert(found, record)
@@ -164,7 +163,7 @@ def read_query(request: Request, record: type[T]) -> T:
 
 
 def _fault(error: msgspec.ValidationError, record: type) -> str:
-    """Say what msgspec found; of a word of a list, what would be right."""
+    """Return msgspec's error, for an unknown word with the known ones."""
     match = re.fullmatch(r"Invalid enum value '(.*)' - at `\$.*?(\w+)`", str(error), re.S)
     if match is None:
         return str(error)
@@ -173,7 +172,7 @@ def _fault(error: msgspec.ValidationError, record: type) -> str:
 
 
 def _words(record: type, name: str) -> Sequence[object]:
-    """Return what a field of a record, or of one in it, may say."""
+    """Return the words that a field of a record, or of a nested one, may have."""
     defined: Mapping[str, Any] = msgspec.json.schema(record)["$defs"]
     fields = [one.get("properties", {}).get(name, {}) for one in defined.values()]
     kinds = [kind for field in fields for kind in (field, *field.get("anyOf", ()))]
@@ -183,7 +182,7 @@ def _words(record: type, name: str) -> Sequence[object]:
 
 def _number(name: str, text: str, schema: Mapping[str, int]) -> int:
     least, most = schema["minimum"], schema["maximum"]
-    # More digits than any number here has: int() would take its time for a million.
+    # More digits than any number here needs; int() of a million digits is slow.
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
     if not least <= number <= most:
         raise Refused("parameter_wrong", f"{name} must be a whole number from {least} to {most}")

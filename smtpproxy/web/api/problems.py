@@ -1,4 +1,4 @@
-"""What is answered to a request that is not done: problem details (RFC 9457), by their words."""
+"""Answers to refused requests: problem details (RFC 9457), by kind."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -30,7 +30,7 @@ KINDS: Mapping[str, Kind] = {
     "token_unknown": Kind(401, "The token is not known."),
     "not_permitted": Kind(403, "The token lacks the right."),
     "not_of_your_brand": Kind(403, "The token is not for this brand, or for all of them."),
-    "not_found": Kind(404, "There is nothing of that name."),
+    "not_found": Kind(404, "There is nothing with that name."),
     "not_allowed": Kind(405, "The path does not take this method."),
     "target_too_long": Kind(414, "The path and query are too long."),
     "header_too_large": Kind(431, "The header section is too large."),
@@ -38,35 +38,35 @@ KINDS: Mapping[str, Kind] = {
     "in_progress": Kind(409, "The same request is being done."),
     "not_confirmable": Kind(409, "There is nothing to confirm."),
     "changes_gone": Kind(410, "The log of changes does not reach back so far."),
-    "changed_meanwhile": Kind(412, "It is no longer as you know it."),
+    "changed_meanwhile": Kind(412, "It was changed in the meantime."),
     "not_undoable": Kind(409, "The import cannot be undone."),
     "too_large": Kind(413, "The request is too large."),
-    "key_reused": Kind(422, "The idempotency key is that of another request."),
-    "too_many_requests": Kind(429, "The token asks too often."),
+    "key_reused": Kind(422, "The idempotency key was used for a different request."),
+    "too_many_requests": Kind(429, "The token makes too many requests."),
     "too_many_jobs": Kind(429, "Too many imports are waiting for their turn."),
-    "too_many_mails": Kind(429, "Too many confirmations went to this address, or to all."),
-    "takes_too_long": Kind(503, "It takes too long."),
-    "relay_unavailable": Kind(503, "The relay does not take the mail at the moment."),
+    "too_many_mails": Kind(429, "Too many confirmations were sent to this address, or to all."),
+    "takes_too_long": Kind(503, "The request takes too long."),
+    "relay_unavailable": Kind(503, "The relay does not accept the mail at the moment."),
     "store_unavailable": Kind(503, "The store does not answer at the moment."),
     "disk_full": Kind(507, "There is no room for the file."),
 }
 
 
 class Problem(Struct, frozen=True):
-    """Why a request is not done (RFC 9457)."""
+    """Why a request was refused (RFC 9457)."""
 
     type: Annotated[str, Meta(description="Where this kind of problem is described.")]
-    title: Annotated[str, Meta(description="What kind of problem it is; always the same.")]
-    status: Annotated[int, Meta(description="The status of the answer.")]
+    title: Annotated[str, Meta(description="The kind of problem; always the same text.")]
+    status: Annotated[int, Meta(description="The HTTP status.")]
     detail: Annotated[str, Meta(description="What is wrong this time, for people.")]
     error: Annotated[str, Meta(description="The kind, as a word for programs.")]
 
 
 class Gone(Problem, frozen=True):
-    """Why there is no page of changes since then."""
+    """The log of changes does not reach back to `since`."""
 
     since: int
-    next: Annotated[int, Meta(description="What to ask `since` after a whole export.")]
+    next: Annotated[int, Meta(description="Send as `since` after a whole export.")]
 
 
 _RIGHT = {
@@ -74,13 +74,13 @@ _RIGHT = {
     " (/v1/consents and /v1/permission-links take a [confirmation] in the configuration)",
     "not_allowed": "the operations of this path have other methods; right would be one in Allow",
 }
-"""What is said where no operation is asked by a request."""
+"""Details for requests that match no operation."""
 
 _OF_HTTP = ("not_found", "not_allowed", "target_too_long", "header_too_large", "internal")
 
 
 def problem_of(status: int, detail: str) -> Problem | None:
-    """Return what is said of a request that no operation is asked by; None for no such status."""
+    """Return the problem of a request that matches no operation; None for other statuses."""
     for error in _OF_HTTP:
         if KINDS[error].status == status:
             return Refused(error, _RIGHT.get(error, detail)).body
@@ -88,7 +88,7 @@ def problem_of(status: int, detail: str) -> Problem | None:
 
 
 class Refused(Exception):
-    """A request that is not done; `error` is one of KINDS."""
+    """A refused request; `error` is one of KINDS."""
 
     def __init__(
         self, error: str, detail: str, *, headers: Mapping[str, str] | None = None
@@ -101,7 +101,7 @@ class Refused(Exception):
 
 
 class RefusedChanges(Refused):
-    """There are no changes since then any more."""
+    """The changes asked for are no longer in the log."""
 
     def __init__(self, detail: str, since: int, newest: int) -> None:
         super().__init__("changes_gone", detail)

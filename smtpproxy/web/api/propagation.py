@@ -1,4 +1,4 @@
-"""Who must not be mailed any more, told to other systems: the feed of changes, and a check."""
+"""API operations that tell other systems whom not to mail: the change feed, and a check."""
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
@@ -41,7 +41,7 @@ class ChangesQuery(Struct, frozen=True):
         Meta(
             ge=0,
             le=LONGEST_WAIT,
-            description="Seconds to wait for a change when there is none.",
+            description="Seconds to wait for a change if there is none.",
         ),
     ] = 0
 
@@ -49,14 +49,14 @@ class ChangesQuery(Struct, frozen=True):
 class Change(Struct, frozen=True):
     """A change of a suppression."""
 
-    seq: Annotated[int, Meta(description="Grows; gaps mean nothing.")]
+    seq: Annotated[int, Meta(description="Increases; gaps mean nothing.")]
     at: Annotated[Time, Meta(description="When it was written to the log.")]
-    action: Annotated[Action, Meta(description="`moved`: asked for again, later.")]
+    action: Annotated[Action, Meta(description="`moved`: requested again, at a later time.")]
     key: Annotated[
         str,
         Meta(
-            description="The key text of exports: who shares the key file makes the same of an"
-            " address with `smtpproxy suppress key`."
+            description="The key text of exports. Whoever has the key file can make it from an address"
+            " with `smtpproxy suppress key`."
         ),
     ]
     scope: Scope
@@ -68,8 +68,8 @@ class Changes(Struct, frozen=True):
     """A page of the feed."""
 
     changes: tuple[Change, ...]
-    next: Annotated[int, Meta(description="What to ask `since` next.")]
-    more: Annotated[bool, Meta(description="Whether there is more already.")]
+    next: Annotated[int, Meta(description="Send as `since` next.")]
+    more: Annotated[bool, Meta(description="Whether there are more already.")]
 
 
 CHANGES = Operation(
@@ -77,10 +77,10 @@ CHANGES = Operation(
     "changes",
     "GET",
     "/v1/suppressions/changes",
-    summary="What changed since, in order",
-    description="Begin with an export and with the `next` of an answer from before it; then always"
-    " ask since the last `next`. After a 410 start again: keep `next`, load an export made after"
-    " this answer, ask since `next`.",
+    summary="List changes since a position, in order",
+    description="Begin with an export, and the `next` of an answer from before it; then always send"
+    " the last `next` as `since`. After a 410 start again: keep its `next`, load an export made after"
+    " that answer, then ask since that `next`.",
     query=ChangesQuery,
     answers=Changes,
     answer="Changes, perhaps none.",
@@ -89,20 +89,20 @@ CHANGES = Operation(
 
 
 class CheckRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is asked: addresses, and the scope of the mailing."""
+    """Addresses, and the scope of the mailing."""
 
     addresses: Annotated[list[str], Meta(extra_json_schema={"maxItems": MOST_ADDRESSES})]
     scope: Annotated[
-        Scope | None, Meta(description="That of the mailing. Without it, every suppression.")
+        Scope | None, Meta(description="The scope of the mailing. Default: every suppression.")
     ] = None
     brand: Annotated[
         str | None,
-        Meta(description="Whose mailing it is. Without it, marketing of any brand is meant."),
+        Meta(description="The brand of the mailing. Default: marketing of any brand."),
     ] = None
 
 
 class AddressSuppression(Struct, frozen=True):
-    """A suppression that counts for an address."""
+    """A suppression that applies to an address."""
 
     scope: Scope
     origin: Origin
@@ -110,7 +110,7 @@ class AddressSuppression(Struct, frozen=True):
     domain: (
         Annotated[
             str,
-            Meta(description="Where it holds for everybody there: @example.com, or *.example.com."),
+            Meta(description="If it applies to a whole domain: @example.com or *.example.com."),
         ]
         | UnsetType
     ) = UNSET
@@ -118,8 +118,8 @@ class AddressSuppression(Struct, frozen=True):
         Annotated[
             str,
             Meta(
-                description="The address that it is of, where a mail server may take the one"
-                " asked for it."
+                description="The address it was made for, if a mail server may read the one asked"
+                " about as that."
             ),
         ]
         | UnsetType
@@ -127,7 +127,7 @@ class AddressSuppression(Struct, frozen=True):
 
 
 class Result(Struct, frozen=True):
-    """What is known of one address. `since` and `suppressions` are missing with an `error`."""
+    """The result for one address; with an `error`, without `since` and `suppressions`."""
 
     address: Annotated[str, Meta(description="As it was given.")]
     suppressed: Annotated[
@@ -149,7 +149,7 @@ CHECK = Operation(
     "check",
     "POST",
     "/v1/suppressions/check",
-    summary="Which addresses are suppressed, and since when",
+    summary="Check which addresses are suppressed, and since when",
     description="Nothing of the request is kept.",
     body=CheckRequest,
     answers=Results,
@@ -159,7 +159,7 @@ CHECK = Operation(
 
 
 class ChangeFeed:
-    """Answers CHANGES. All who wait share one look at the log."""
+    """Answers CHANGES. All waiting requests share one poll of the log."""
 
     def __init__(self, store: ChangeLog, stop: asyncio.Event) -> None:
         self._store = store
@@ -174,10 +174,9 @@ class ChangeFeed:
             found = await self._store.changes(asked.since, asked.limit + 1)
         except ChangesGone as error:
             text = (
-                f"the changes after {error.since} are not in the log (it was trimmed, or it is not"
-                " the log that you know). Start again: keep `next`, load a whole export of"
-                " `smtpproxy suppress export` that is made after this answer, then ask for"
-                " since=`next`"
+                f"the changes after {error.since} are not in the log (it was trimmed, or it is a"
+                " different log). Start again: keep `next`, load a whole export made by"
+                " `smtpproxy suppress export` after this answer, then ask for since=`next`"
             )
             raise RefusedChanges(text, error.since, error.newest) from error
         shown = found[: asked.limit]
@@ -195,7 +194,7 @@ class ChangeFeed:
         )
 
     async def _wait(self, request: Request, since: int, seconds: int) -> None:
-        """Return when there is something, time is up, or nobody listens any more."""
+        """Return when there is a change, the time is up, or the client has gone."""
         clock = asyncio.get_running_loop().time
         end = clock() + seconds
         while clock() < end and not self._stop.is_set():
@@ -211,7 +210,7 @@ class ChangeFeed:
 
 
 async def check(call: Call, store: FactReader) -> Results:
-    """Answer CHECK: for each address, in order; nothing of it is kept."""
+    """Answer CHECK for each address, in order; nothing of it is kept."""
     asked = read_body(call, CheckRequest, '{"addresses": ["…"]}')
     if len(asked.addresses) > MOST_ADDRESSES:
         raise Refused("too_large", f"at most {MOST_ADDRESSES} addresses in a request")
@@ -236,10 +235,10 @@ async def check(call: Call, store: FactReader) -> Results:
 def _counting(
     scope: str | None, brand: str | None, known_brands: Collection[str]
 ) -> Callable[[str], bool]:
-    """Return whether a suppression's scope bears on mail of a scope by a brand.
+    """Return a function: whether a suppression's scope bears on mail of this scope and brand.
 
-    Where it is not said whose the mail is, an order about any brand does; one about a brand that is
-    not there any more always does.
+    Without a brand, an order about any brand does. An order about a brand that is no longer
+    configured always does.
     """
     try:
         read = None if scope is None else read_scope(scope)

@@ -1,4 +1,4 @@
-"""Streams: how they are, and paused or resumed, as `smtpproxy stream` does it."""
+"""API operations that show, pause and resume streams, as `smtpproxy stream` does."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
@@ -29,7 +29,7 @@ class PauseShown(Struct, frozen=True):
 
 
 class BoundReached(Struct, frozen=True):
-    """A bound of `[breaker]` that is reached."""
+    """A bound of `[breaker]` that was reached."""
 
     cause: str
     level: str
@@ -39,7 +39,7 @@ class BoundReached(Struct, frozen=True):
 
 
 class StreamShown(Struct, frozen=True):
-    """How a marketing stream is, and what is heard of it within the breaker's window."""
+    """The state of a marketing stream, and its feedback within the breaker's window."""
 
     stream: str
     brand: str
@@ -64,27 +64,29 @@ STREAMS = Operation(
     "streams",
     "GET",
     "/v1/streams",
-    summary="The state of the marketing streams",
-    description="What they sent within the breaker's window, what is heard of that, and whether"
-    " they are paused.",
+    summary="Show the state of the marketing streams",
+    description="What they sent within the breaker's window, the feedback on that, and whether they"
+    " are paused.",
     answers=StreamList,
     answer="The streams.",
 )
 
 Subject = Annotated[str, Meta(description="A marketing stream, or brand:NAME for all of a brand.")]
-Text = Annotated[str, Meta(min_length=1, max_length=200, description="Why: no personal data.")]
+Text = Annotated[
+    str, Meta(min_length=1, max_length=200, description="Why; must hold no personal data.")
+]
 
 
 class PauseRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is paused, and until when."""
+    """What to pause, and until when."""
 
     stream: Subject
-    until: Annotated[When | None, Meta(description="When it ends by itself.")] = None
+    until: Annotated[When | None, Meta(description="When the pause ends automatically.")] = None
     reason: Text | None = None
 
 
 class ResumeRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is resumed."""
+    """What to resume."""
 
     stream: Subject
     reason: Text | None = None
@@ -94,14 +96,16 @@ class Paused(Struct, frozen=True):
     """What was done."""
 
     subject: str
-    paused: Annotated[bool, Meta(description="false: it was paused so already.")]
+    paused: Annotated[bool, Meta(description="false: it was already paused in this way.")]
 
 
 class Resumed(Struct, frozen=True):
     """What was done."""
 
     subject: str
-    resumed: Annotated[bool, Meta(description="false: it was not paused by a person or breaker.")]
+    resumed: Annotated[
+        bool, Meta(description="false: it was not paused by a person or the breaker.")
+    ]
     campaigns: Annotated[int, Meta(description="New campaigns that no longer have to wait.")]
 
 
@@ -111,7 +115,7 @@ PAUSE = Operation(
     "POST",
     "/v1/streams/pause",
     summary="Defer the mail of a stream until it is resumed",
-    description="It counts for the next message. A transactional stream is never paused.",
+    description="Takes effect with the next message. A transactional stream is never paused.",
     body=PauseRequest,
     answers=Paused,
     answer="It is paused.",
@@ -125,7 +129,7 @@ RESUME = Operation(
     "POST",
     "/v1/streams/resume",
     summary="End a pause, and the waits of new campaigns",
-    description="A pause of the configuration stays.",
+    description="A pause in the configuration stays.",
     body=ResumeRequest,
     answers=Resumed,
     answer="It is no longer paused by a person or the breaker.",
@@ -181,7 +185,7 @@ class Streams:
             counts.close()
 
     def _subject(self, name: str, access: Access) -> str:
-        """Raises Refused; streams of other brands are as unknown as those that are not there."""
+        """Return the subject. Raises Refused, for streams of other brands as for unknown ones."""
         own = [s for s in self._settings.streams.values() if access.sees_brand(s.brand)]
         try:
             return subject_of(own, name)

@@ -1,4 +1,4 @@
-"""Suppressions, added, listed, shown and lifted, as `smtpproxy suppress` does it."""
+"""API operations that add, list, show and lift suppressions, as `smtpproxy suppress` does."""
 
 import dataclasses
 from collections.abc import Callable, Collection
@@ -34,51 +34,51 @@ Name = Annotated[
     str,
     Meta(
         max_length=1_000,
-        description="An address, @example.com (everybody there), *.example.com (and at its"
-        " subdomains), or a key text of an export.",
+        description="An address, @example.com (everybody there), *.example.com (also at its"
+        " subdomains), or a key text from an export.",
     ),
 ]
 
 
 class NewSuppression(Struct, frozen=True, forbid_unknown_fields=True):
-    """Who is not to be mailed, and by whose order."""
+    """Whom not to mail, and by whose order."""
 
     address: Name
     scope: Annotated[
         Scope | None,
-        Meta(description="all, or marketing of an erasure, where it is not said."),
+        Meta(description="Default: all; for an erasure, marketing."),
     ] = None
     origin: Origin = Origin.MANUAL
-    since: Annotated[When | None, Meta(description="Now, where it is not said.")] = None
-    note: Annotated[Note | None, Meta(description="The motive, of a closed list.")] = None
+    since: Annotated[When | None, Meta(description="Default: now.")] = None
+    note: Annotated[Note | None, Meta(description="The motive, from a closed list.")] = None
 
 
 class NewSuppressions(Struct, frozen=True, forbid_unknown_fields=True):
-    """Suppressions that are added together, or not at all."""
+    """Suppressions to add, all or none."""
 
     suppressions: Annotated[
         list[NewSuppression], Meta(extra_json_schema={"maxItems": MOST_ENTRIES})
     ]
     keep_notes: Annotated[
-        bool, Meta(description="Keep notes in free text for a year: no personal data.")
+        bool, Meta(description="Keep free-text notes for a year. They must hold no personal data.")
     ] = False
 
 
 class AddedSuppression(Struct, frozen=True):
-    """What became of one."""
+    """The result for one suppression."""
 
     result: Annotated[
         Literal["added", "moved", "unchanged"],
-        Meta(description="`moved`: it was there, and now holds from a later moment."),
+        Meta(description="`moved`: it existed, and now counts from a later time."),
     ]
     scope: Annotated[
         Scope,
-        Meta(description="marketing, where no stream has the purpose, or nobody is the brand."),
+        Meta(description="marketing, if the purpose or brand is not known."),
     ]
 
 
 class AddedSuppressions(Struct, frozen=True):
-    """What became of each, in the order of the request."""
+    """The results, in the order of the request."""
 
     results: tuple[AddedSuppression, ...]
 
@@ -89,12 +89,12 @@ SUPPRESS = Operation(
     "POST",
     "/v1/suppressions",
     summary="Suppress addresses or whole domains from now on",
-    description="They are on the disk when the answer comes, and count for the next RCPT. Adding"
-    " again changes nothing, or moves it to the later time. Where one is wrong, none is added. A"
-    " token for some brands may give orders that concern no others.",
+    description="They are on disk when the answer comes, and apply to the next RCPT. Adding one again"
+    " changes nothing, or moves it to the later time. If one is wrong, none is added. A token for"
+    " some brands may only add orders that concern no other brand.",
     body=NewSuppressions,
     answers=AddedSuppressions,
-    answer="What became of each, in the order of the request.",
+    answer="The results, in the order of the request.",
     problems=("body_wrong", "reason_wrong", "purpose_unknown", "not_of_your_brand", "too_large"),
     writes=True,
     keyed=True,
@@ -104,14 +104,18 @@ SUPPRESS = Operation(
 class ListQuery(Struct, frozen=True):
     """Where a page begins."""
 
-    after: Annotated[str, Meta(max_length=1_000, description="The `next` of the page before.")] = ""
+    after: Annotated[
+        str, Meta(max_length=1_000, description="The `next` of the previous page.")
+    ] = ""
     limit: Annotated[int, Meta(ge=1, le=MOST_LISTED, description="How many at most.")] = 100
 
 
 class ListedSuppression(Struct, frozen=True):
-    """A suppression. The address itself is not stored."""
+    """A suppression. Its address is not stored."""
 
-    key: Annotated[str, Meta(description="The key text of exports; may stand for the address.")]
+    key: Annotated[
+        str, Meta(description="The key text of exports; accepted in place of the address.")
+    ]
     scope: Scope
     origin: Origin
     since: Time
@@ -119,11 +123,11 @@ class ListedSuppression(Struct, frozen=True):
 
 
 class SuppressionList(Struct, frozen=True):
-    """A page; those that concern none of the token's brands are left out."""
+    """A page, without suppressions that concern none of the token's brands."""
 
     suppressions: tuple[ListedSuppression, ...]
     next: Annotated[
-        str | None, Meta(description="What to ask `after` next; null: there is no more.")
+        str | None, Meta(description="Send as `after` for the next page; null: no more.")
     ]
 
 
@@ -132,9 +136,9 @@ LIST = Operation(
     "suppressions",
     "GET",
     "/v1/suppressions",
-    summary="All suppressions, page by page",
-    description="In the order of their keys. What is added meanwhile may be missing: the feed of"
-    " changes has it.",
+    summary="List all suppressions, page by page",
+    description="In the order of their keys. Suppressions added meanwhile may be missing; the feed of"
+    " changes has them.",
     query=ListQuery,
     answers=SuppressionList,
     answer="A page, perhaps empty.",
@@ -143,7 +147,7 @@ LIST = Operation(
 
 
 class AddressQuestion(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whom it is about."""
+    """Whose suppressions to show."""
 
     address: Name
 
@@ -159,7 +163,7 @@ class FormerSuppression(Struct, frozen=True):
 
 
 class KnownSuppressions(Struct, frozen=True):
-    """What suppresses an address, and what did."""
+    """What suppresses an address now, and what did before."""
 
     suppressions: tuple[AddressSuppression, ...]
     lifted: tuple[FormerSuppression, ...]
@@ -170,32 +174,32 @@ SHOW = Operation(
     "suppressions",
     "POST",
     "/v1/suppressions/show",
-    summary="What suppresses an address, and what was lifted",
-    description="The address is in the body, so that no log of a proxy has it.",
+    summary="Show what suppresses an address, and what was lifted",
+    description="The address is in the body, so that no proxy logs it.",
     body=AddressQuestion,
     answers=KnownSuppressions,
-    answer="What suppresses it, and what did; perhaps nothing.",
+    answer="What suppresses it now, and what did before; perhaps nothing.",
     problems=("body_wrong", "too_large"),
 )
 
 
 class Lift(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which suppressions are lifted, and on whose authority."""
+    """Which suppressions to lift, and on whose authority."""
 
     address: Name
-    reason: Annotated[Note, Meta(description="Of a closed list; it stays on record.")]
+    reason: Annotated[Note, Meta(description="From a closed list; stays on record.")]
     origin: Annotated[
-        Origin | None, Meta(description="Only this origin. Name one, or say `any_origin`.")
+        Origin | None, Meta(description="Only this origin. Give one, or `any_origin`.")
     ] = None
     any_origin: bool = False
     scope: Annotated[Scope | None, Meta(description="Only this scope.")] = None
     keep_notes: Annotated[
-        bool, Meta(description="Keep a reason in free text for a year: no personal data.")
+        bool, Meta(description="Keep a free-text reason for a year. It must hold no personal data.")
     ] = False
 
 
 class Lifted(Struct, frozen=True):
-    """What does not suppress the address any more, and what still does."""
+    """What was lifted, and what still suppresses the address."""
 
     lifted: tuple[AddressSuppression, ...]
     left: tuple[AddressSuppression, ...]
@@ -207,8 +211,8 @@ LIFT = Operation(
     "POST",
     "/v1/suppressions/lift",
     summary="Lift suppressions of exactly this address",
-    description="Who asks for it answers for it: complaints, bounces, objections and manual entries"
-    " yield to nobody else. A token for some brands has to name a scope that concerns no others.",
+    description="The caller is responsible: complaints, bounces, objections and manual entries are"
+    " lifted by nothing else. A token for some brands has to name a scope that concerns no other.",
     body=Lift,
     answers=Lifted,
     answer="What was lifted, perhaps nothing, and what is left.",
@@ -307,7 +311,7 @@ class Suppressions:
         else:
             call.access.check_everything("every scope")
         if (asked.origin is None) is not asked.any_origin:
-            raise Refused("body_wrong", "name one `origin`, or lift every one with `any_origin`")
+            raise Refused("body_wrong", "give one `origin`, or lift all with `any_origin`")
         _check_motive("reason", asked.reason, LIFT_MOTIVES[:4], keep=asked.keep_notes)
         store = self._writer()
         lifted = await store.remove_suppression(
@@ -325,7 +329,7 @@ class Suppressions:
         )
 
     async def _scopes(self, access: Access) -> Collection[str] | None:
-        """Return the scopes that a token sees; None: all. `next` is to tell of no other."""
+        """Return the scopes that a token sees, None for all, so that `next` reveals no other."""
         if access.everything:
             return None
         named = await self._store.named_scopes()
@@ -382,6 +386,6 @@ def _check_motive(field: str, text: str, like: tuple[str, ...], *, keep: bool) -
     if not (keep or is_motive(text)):
         raise Refused(
             "reason_wrong",
-            f"{field}: free text, and {FREE_TEXT}; right would be a motive like"
-            f" {', '.join(like)}, or keep_notes",
+            f"{field}: free text, and {FREE_TEXT}; give a motive such as {', '.join(like)},"
+            " or keep_notes",
         )

@@ -9,11 +9,11 @@ from smtpproxy.web.api.problems import Refused
 from smtpproxy.web.rates import Bucket
 
 UNKNOWN = "unknown"
-"""What a request without a known token is counted under."""
+"""The name under which requests without a known token are counted."""
 
 
 class Gate:
-    """Knows the tokens by their hashes. `clock` is in seconds and never goes back."""
+    """Knows the tokens by their hashes. `clock`: monotonic seconds."""
 
     def __init__(self, tokens: Sequence[TokenSettings], clock: Callable[[], float]) -> None:
         self._tokens = tuple(tokens)
@@ -24,7 +24,7 @@ class Gate:
     def who(self, authorization: str | None) -> TokenSettings | None:
         """Return the token of an Authorization header.
 
-        Every hash is compared whole, whichever fits, so that time tells nothing.
+        Every hash is compared in constant time, whichever matches.
         """
         scheme, _, secret = (authorization or "").strip().partition(" ")
         digest = sha256(secret.strip().encode("utf-8", "surrogateescape")).digest()
@@ -37,7 +37,7 @@ class Gate:
     def admit(self, token: TokenSettings | None, right: str, *, given: bool) -> TokenSettings:
         """Return the token.
 
-        Raises Refused: 401 without a known token, 403 without the right, 429 too often.
+        Raises Refused: 401 without a known token, 403 without the right, 429 above its rate.
         """
         if token is None:
             problem = ', error="invalid_token"' if given else ""
@@ -57,16 +57,16 @@ class Gate:
             raise Refused("not_permitted", text, headers=headers)
         wait = self._buckets[token.name].take(self._clock())
         if wait:
-            text = f"the token {token.name} may ask {token.requests_per_minute} times a minute"
+            text = f"the token {token.name} may make {token.requests_per_minute} requests a minute"
             headers = {"Retry-After": str(_whole(wait))}
             raise Refused("too_many_requests", text, headers=headers)
         return token
 
     def rate(self, token: TokenSettings) -> Mapping[str, str]:
-        """Return the fields that say how often a token may ask, and how much of that is left.
+        """Return the header fields with a token's rate limit, and how much of it is left.
 
-        Of draft-ietf-httpapi-ratelimit-headers-11. What is left comes back all the time, so that
-        there is a time (`t`) only to wait for the next.
+        After draft-ietf-httpapi-ratelimit-headers-11. The quota refills continuously, so `t` is
+        given only while a client has to wait.
         """
         bucket = self._buckets[token.name]
         then = "" if bucket.left else f";t={_whole(bucket.wait)}"

@@ -1,4 +1,4 @@
-"""A file that comes with a request: to the disk as it comes, never whole in memory."""
+"""Receives a file with a request: written to disk as it arrives, never whole in memory."""
 
 import asyncio
 import hashlib
@@ -16,24 +16,24 @@ LARGEST_FILE = 2 * 1024**3
 """Octets of an upload."""
 
 RESERVE = 512 * 1024**2
-"""Octets that stay free on the disk, which is that of the audit log."""
+"""Octets to keep free on the disk, which also holds the audit log."""
 
 _AT_ONCE = 1024 * 1024  # octets
-PATIENCE = "smtpproxy.patience"
-"""The extension of a scope by which the server is asked to wait for more of a body."""
+EXTEND_TIME = "smtpproxy.patience"
+"""The ASGI scope extension that extends the server's time limit for a body."""
 
 
 async def receive_file(request: Request, path: Path) -> tuple[int, str]:
-    """Write the body of a request to a new file; return its octets and their SHA-256.
+    """Write the body of a request to a new file; return its size in octets and its SHA-256.
 
-    Whoever sends a MiB gets as much time again for the next one.
+    The time limit starts again with every MiB received.
 
     Raises Refused, ClientDisconnect, OSError.
     """
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length[:20]) > LARGEST_FILE:
         raise _too_large()
-    patience: Callable[[], None] = request.scope.get("extensions", {}).get(PATIENCE, _nothing)
+    extend_time: Callable[[], None] = request.scope.get("extensions", {}).get(EXTEND_TIME, _nothing)
     digest, size, pending = hashlib.sha256(), 0, bytearray()
 
     def write() -> None:
@@ -52,7 +52,7 @@ async def receive_file(request: Request, path: Path) -> tuple[int, str]:
                 raise _too_large()
             if len(pending) >= _AT_ONCE:
                 await asyncio.to_thread(write)
-                patience()
+                extend_time()
         await asyncio.to_thread(write)
         file.flush()
         await asyncio.to_thread(os.fsync, file.fileno())

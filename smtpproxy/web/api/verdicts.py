@@ -1,4 +1,4 @@
-"""What the relay would say at RCPT now, and what it said: verdicts, and the record of decisions."""
+"""API operations on decisions: what the relay would decide at RCPT now, and what it decided."""
 
 import asyncio
 import base64
@@ -43,20 +43,24 @@ _WITHIN = 20.0  # seconds
 
 
 class VerdictRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whom a message is for, and on which stream."""
+    """The recipients of a message, and its stream."""
 
     stream: str
     addresses: Annotated[list[str], Meta(extra_json_schema={"maxItems": MOST_ADDRESSES})]
 
 
 class AddressVerdict(Struct, frozen=True):
-    """What the relay would say of one address; `error` alone where it is none."""
+    """The verdict on one address, or an `error` alone."""
 
     address: Annotated[str, Meta(description="As it was given.")]
     verdict: Action | UnsetType = UNSET
-    reason: Annotated[Reason, Meta(description="Of docs/reasons.md.")] | UnsetType = UNSET
-    basis: Annotated[Basis, Meta(description="Why it is allowed.")] | UnsetType = UNSET
-    since: Annotated[str, Meta(description="The day of what it rests on.")] | UnsetType = UNSET
+    reason: Annotated[Reason, Meta(description="A reason in docs/reasons.md.")] | UnsetType = UNSET
+    basis: Annotated[Basis, Meta(description="The basis on which mail is allowed.")] | UnsetType = (
+        UNSET
+    )
+    since: (
+        Annotated[str, Meta(description="The day of the fact that it is based on.")] | UnsetType
+    ) = UNSET
     error: str | UnsetType = UNSET
 
 
@@ -71,9 +75,9 @@ VERDICTS = Operation(
     "check",
     "POST",
     "/v1/check",
-    summary="What the relay would say at RCPT now",
-    description="By the same rules and the same facts. Nothing of the request is kept, and no"
-    " message is counted. What is asked of the message itself shows only when it comes.",
+    summary="Show what the relay would decide at RCPT now",
+    description="By the same rules and facts. Nothing of the request is kept, and no message is"
+    " counted. Rules about the message itself apply only when it comes.",
     body=VerdictRequest,
     answers=AddressVerdicts,
     answer="A verdict for each address, in the order of the request.",
@@ -82,14 +86,14 @@ VERDICTS = Operation(
 
 
 class MessageVerdict(Struct, frozen=True):
-    """What was decided about the message."""
+    """The verdict on the message."""
 
     verdict: Action
     reason: Reason | None
 
 
 class RecipientVerdict(Struct, frozen=True):
-    """What was decided about one recipient."""
+    """The verdict on one recipient."""
 
     address: str
     verdict: Action
@@ -97,16 +101,18 @@ class RecipientVerdict(Struct, frozen=True):
     basis: Basis | None
     rule: str | None
     detail: str | None
-    erased: Annotated[bool, Meta(description="The person was erased since.")]
+    erased: Annotated[bool, Meta(description="The person has been erased since.")]
     facts: Annotated[
         dict[str, Any] | UnsetType | None,
-        Meta(description="What it was decided by. Only for a token for all brands."),
+        Meta(description="The facts it was based on. Only for a token for all brands."),
     ] = UNSET
-    upstream: Annotated[str, Meta(description="Where each had an own copy.")] | UnsetType = UNSET
+    upstream: (
+        Annotated[str, Meta(description="If each recipient had a copy of their own.")] | UnsetType
+    ) = UNSET
 
 
 class UpstreamAnswer(Struct, frozen=True):
-    """What the MTA behind the relay answered."""
+    """The reply of the MTA behind the relay."""
 
     at: Time
     code: int
@@ -122,7 +128,7 @@ class Proof(Struct, frozen=True):
 
 
 class DecisionShown(Struct, frozen=True, rename={"header_from": "from"}):
-    """One decision, and what became of the message."""
+    """One decision, and the outcome of the message."""
 
     id: str
     at: Time
@@ -154,13 +160,13 @@ class Decisions(Struct, frozen=True):
 
     decisions: tuple[DecisionShown, ...]
     next: Annotated[
-        str | None, Meta(description="What to send as `after` next; null: there is no more.")
+        str | None, Meta(description="Send as `after` for the next page; null: no more.")
     ]
     elsewhere: Annotated[
         tuple[DecisionElsewhere, ...] | UnsetType,
         Meta(
-            description="What other relays on the same PostgreSQL decided, as the index has it,"
-            " the newest first; on the first page, and not by Message-ID."
+            description="Decisions of other relays on the same PostgreSQL, from the index, the newest"
+            " first; on the first page only, and not for a Message-ID."
         ),
     ] = UNSET
 
@@ -170,17 +176,17 @@ DECISION = Operation(
     "decisions",
     "GET",
     "/v1/decisions/{id}",
-    summary="The decision of an id",
+    summary="Show the decision with an id",
     description="The id is in the SMTP reply, and in the Received field.",
     places={"id": "26 letters and digits."},
     answers=Decisions,
-    answer="The decision; refusals at RCPT have records of their own with the same id.",
+    answer="The decision; refusals at RCPT are separate records with the same id.",
     problems=("parameter_wrong", "not_found"),
 )
 
 
 class DecisionSearch(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which decisions. One of `recipient` and `message_id` is needed."""
+    """Which decisions. Give either `recipient` or `message_id`."""
 
     recipient: Mailbox | None = None
     message_id: Annotated[
@@ -188,9 +194,9 @@ class DecisionSearch(Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="The Message-ID."),
     ] = None
     stream: str | None = None
-    since: Annotated[When | None, Meta(description="Seven days before `until`, else.")] = None
-    until: Annotated[When | None, Meta(description="Now, where it is not said.")] = None
-    after: Annotated[str | None, Meta(description="The `next` of the page before.")] = None
+    since: Annotated[When | None, Meta(description="Default: seven days before `until`.")] = None
+    until: Annotated[When | None, Meta(description="Default: now.")] = None
+    after: Annotated[str | None, Meta(description="The `next` of the previous page.")] = None
     limit: Annotated[int, Meta(ge=1, le=MOST_DECISIONS, description="How many at most.")] = 20
 
 
@@ -199,9 +205,9 @@ SEARCH = Operation(
     "decisions",
     "POST",
     "/v1/decisions/search",
-    summary="The decisions about a recipient, or a Message-ID",
-    description=f"Within {LONGEST_PERIOD.days} days at most. The audit log is searched, one request"
-    f" after the other, for {_WITHIN:.0f} seconds at most.",
+    summary="Find decisions about a recipient or a Message-ID",
+    description=f"Within at most {LONGEST_PERIOD.days} days. Requests search the audit log one at a"
+    f" time, for at most {_WITHIN:.0f} seconds each.",
     body=DecisionSearch,
     answers=Decisions,
     answer="Decisions, the newest first; perhaps none.",
@@ -229,7 +235,9 @@ class Verdicts:
         known = sorted(s.name for s in streams.values() if call.access.sees_brand(s.brand))
         if asked.stream not in known:
             names = ", ".join(known)
-            raise Refused("stream_wrong", f"there is no stream {asked.stream[:80]!r}: {names}")
+            raise Refused(
+                "stream_wrong", f"there is no stream {asked.stream[:80]!r}; known are {names}"
+            )
         stream = streams[asked.stream]
         names_of = {address: canonical_or_none(address) for address in asked.addresses}
         wanted = list(dict.fromkeys(name for name in names_of.values() if name is not None))
@@ -276,7 +284,7 @@ class Verdicts:
     async def find_decisions(self, call: Call) -> Decisions:
         asked = read_body(call, DecisionSearch, '{"recipient": "…"} or {"message_id": "…"}')
         if (asked.recipient is None) is (asked.message_id is None):
-            raise Refused("body_wrong", "name a recipient or a message_id, one of the two")
+            raise Refused("body_wrong", "give either a recipient or a message_id")
         recipient = None if asked.recipient is None else canonical_address(asked.recipient)
         until = _time("until", asked.until) or self._now()
         since = _time("since", asked.since) or max(until, _FIRST_UNTIL) - _USUAL_PERIOD
@@ -316,7 +324,7 @@ class Verdicts:
             try:
                 records = await asyncio.to_thread(search)
             except TimeoutError as error:
-                text = "the audit log of this period is too large; ask about a shorter one"
+                text = "the audit log of this period is too large; give a shorter period"
                 raise Refused("takes_too_long", text) from error
         shown = records[: asked.limit]
         more = _written_place(shown[-1]) if len(records) > len(shown) else None
@@ -372,17 +380,17 @@ def _hidden_from(access: Access) -> Callable[[Contact], bool] | None:
 
 
 def _shown(record: Record, access: Access) -> DecisionShown:
-    told = msgspec.to_builtins(record_object(record))
+    shown = msgspec.to_builtins(record_object(record))
     hides = _hidden_from(access)
     if hides is not None:
-        for one, judged in zip(told["recipients"], record.decided.recipients, strict=True):
+        for one, judged in zip(shown["recipients"], record.decided.recipients, strict=True):
             del one["facts"]
             known = record.decided.facts.get(judged.canonical, NO_FACTS)
             if known.contact is not None and hides(known.contact) and _rests_on_record(judged):
                 one.update(reason=HIDDEN.reason, rule=HIDDEN.rule, detail=None)
-    return msgspec.convert(told, DecisionShown)
+    return msgspec.convert(shown, DecisionShown)
 
 
 def _rests_on_record(judged: JudgedRecipient) -> bool:
-    """Whether the person is refused for what the contact says, or does not say."""
+    """Return whether the refusal is for what the contact says or lacks."""
     return judged.verdict.action is Action.REFUSE and judged.verdict.rule != "suppression"
