@@ -95,7 +95,7 @@ def init(config: Path, options: InitOptions) -> Result:
     """
     from smtpproxy.cli.init_questions import questions
     from smtpproxy.config import ConfigError, parse
-    from smtpproxy.setup.files import OWNER, Machinery, files, in_the_way, secrets, write
+    from smtpproxy.setup.files import OWNER, Machinery, already_existing, files, secrets, write
     from smtpproxy.setup.machine import look
     from smtpproxy.setup.steps import steps
 
@@ -117,7 +117,7 @@ def init(config: Path, options: InitOptions) -> Result:
         parse(planned[0].content.decode(), str(config))
     except ConfigError as error:
         fail("\n".join(["this configuration would not be valid:", *error.faults]), 2)
-    _must_not_exist(in_the_way(planned))
+    _must_not_exist(already_existing(planned))
     try:
         given = write(planned, answers.state_dir)
     except FileExistsError as error:

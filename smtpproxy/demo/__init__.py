@@ -23,7 +23,7 @@ _REFUSED = re.compile(r"refused: (\w+)|: (temporary_failure)")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one letter. `why` is the basis or the reason."""
+    """The outcome of one letter. `why` is the basis or the reason."""
 
     letter: Letter
     message_id: str
@@ -34,7 +34,7 @@ class Outcome:
 
 
 def send(port: int, letters: Sequence[Letter], now: datetime, audit: Path) -> list[Outcome]:
-    """Send each letter as an app does, and tell the reply; the basis is the audit log's."""
+    """Send each letter as an application does; bases come from the audit log."""
     replies = []
     try:
         with smtplib.SMTP("127.0.0.1", port, "app.shop.example", timeout=10) as client:
@@ -59,7 +59,7 @@ def send(port: int, letters: Sequence[Letter], now: datetime, audit: Path) -> li
 
 
 def _put(client: smtplib.SMTP, letter: Letter, message_id: str, now: datetime) -> tuple[int, str]:
-    """One transaction; the reply that decided: the first that was not positive, or the last."""
+    """Run a transaction; return the deciding reply: the first negative one, or the last."""
     code, text = client.mail(letter.reverse_path)
     if code < 400:
         code, text = client.rcpt(letter.to)
@@ -82,7 +82,7 @@ def _reason(reply: str) -> str:
 
 
 def _bases(audit: Path) -> dict[str, str]:
-    """Message-ID to the basis that is on record for its (only) recipient."""
+    """Return the recorded basis for the only recipient of each Message-ID."""
     bases = {}
     for record in journal_reader.read(audit):
         decided = record.decided
@@ -96,11 +96,15 @@ _OUTCOME = (
     *(Column(heading) for heading in ("to", "stream", "verdict", "basis or reason")),
     Column("the reply", prose=True),
 )
-_METRIC = (Column("metrics that moved"), Column("before", right=True), Column("after", right=True))
+_METRIC = (
+    Column("metrics that changed"),
+    Column("before", right=True),
+    Column("after", right=True),
+)
 
 
 def _outcomes(outcomes: Sequence[Outcome]) -> Table:
-    """To whom, stream, verdict, basis or reason, the reply."""
+    """Return the outcomes as a table."""
     return Table(
         _OUTCOME,
         [
@@ -117,7 +121,7 @@ def _outcomes(outcomes: Sequence[Outcome]) -> Table:
 
 
 def _moved(before: Mapping[str, float], after: Mapping[str, float]) -> Table:
-    """The counters and gauges of mail that changed; histograms are for Grafana."""
+    """Return the counters and gauges that changed, without histograms."""
     names = [
         name
         for name in sorted(after)
@@ -131,12 +135,12 @@ def _moved(before: Mapping[str, float], after: Mapping[str, float]) -> Table:
 
 
 def _try_it(relay: DemoRelay, keep: bool) -> Iterator[str]:
-    """How to send a message of one's own."""
+    """Yield how to send one's own message."""
     server = f"127.0.0.1:{relay.smtp_port}"
     if keep:
-        yield f"The relay goes on at {server}. Send one of your own:"
+        yield f"The relay keeps running at {server}. Send your own message:"
     else:
-        yield "`make demo KEEP=1` leaves the relay running. Then send one of your own:"
+        yield "`make demo KEEP=1` leaves the relay running. Then send your own message:"
     yield "  # a receipt goes through; without the stream header the strict rules of offers apply"
     yield (
         f"  swaks --server {server} --from news@shop.example --to karim@people.example"
@@ -155,7 +159,7 @@ def _try_it(relay: DemoRelay, keep: bool) -> Iterator[str]:
 def run(*, keep: bool) -> None:
     """Run the whole demo; with `keep`, leave the relay running until Ctrl-C.
 
-    Raises DemoError. All that it started or wrote is gone when it returns or raises.
+    Raises DemoError. Removes everything it started or wrote before it returns or raises.
     """
     ended = signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -179,7 +183,7 @@ def _show(relay: DemoRelay, mta: CaptureMta, folder: Path, keep: bool) -> None:
     print_text(
         [
             f"The relay listens on 127.0.0.1:{relay.smtp_port}, in front of an MTA on"
-            f" {mta.address} that keeps what it is given.",
+            f" {mta.address} that keeps what it receives.",
             "Imported: {} contacts and {} suppressions, all invented.".format(*imported),
             "",
         ]
@@ -211,7 +215,7 @@ def _import(relay: DemoRelay, folder: Path, now: datetime) -> None:
 
 
 def _compare(outcomes: Sequence[Outcome], mta: CaptureMta) -> str:
-    """Say that the MTA holds what was answered 250, nothing less and nothing more."""
+    """Return a line that the MTA holds exactly what was answered 250; otherwise raise."""
     wrong = [f"{o.letter.to}: {o.why}" for o in outcomes if o.why != o.letter.expected]
     if wrong:
         raise DemoError(f"not judged as expected: {', '.join(wrong)}")
@@ -219,8 +223,8 @@ def _compare(outcomes: Sequence[Outcome], mta: CaptureMta) -> str:
     held = sorted((_message_id(m.content), *m.recipients) for m in mta.messages)
     if answered != held:
         raise DemoError(
-            f"{len(answered)} messages were answered 250, but the MTA holds {len(held)}"
-            " others: please report this"
+            f"{len(answered)} messages were answered 250, but the MTA holds {len(held)}, not the"
+            " same: please report this"
         )
     return (
         f"The MTA behind the relay holds {len(held)} messages:"
@@ -237,19 +241,19 @@ def _message_id(content: bytes) -> str:
 
 
 def _stay(relay: DemoRelay, mta: CaptureMta) -> None:
-    """Until Ctrl-C: tell of every message that reaches the MTA."""
-    told = len(mta.messages)
+    """Until Ctrl-C, show every message that reaches the MTA."""
+    shown = len(mta.messages)
     try:
-        print_text(["Ctrl-C ends it."])
+        print_text(["Ctrl-C ends the demo."])
         while relay.alive:
-            for message in mta.messages[told:]:
+            for message in mta.messages[shown:]:
                 print_text([f"The MTA got a message to {', '.join(message.recipients)}."])
-                told += 1
+                shown += 1
             time.sleep(0.2)
     except KeyboardInterrupt:
         print_text([""])
         return
-    raise DemoError("the relay ended by itself")
+    raise DemoError("the relay ended unexpectedly")
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

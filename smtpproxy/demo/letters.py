@@ -1,4 +1,4 @@
-"""The letters of the demo, and the invented people they go to."""
+"""The demo's letters, and the invented people they are sent to."""
 
 import json
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ MAILTO = "<mailto:stop@shop.example>"
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """One message to one person. `expected` is the basis or the reason that is due."""
+    """One message to one person. `expected` is the expected basis or reason."""
 
     to: str
     stream: str
@@ -29,7 +29,7 @@ class Letter:
         return self.sender.partition("<")[2].rstrip(">")
 
     def message(self, message_id: str, now: datetime) -> bytes:
-        """The bytes that an app would send, CRLF line ends."""
+        """Return the octets that an application would send, with CRLF line ends."""
         lines = [
             f"From: {self.sender}",
             f"To: {self.to}",

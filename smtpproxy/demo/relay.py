@@ -15,7 +15,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 
 
 class DemoError(Exception):
-    """The demo cannot go on; its text is the line that the user reads."""
+    """The demo failed; the text is the line shown to the user."""
 
 
 LOOPBACK = "127.0.0.1"
@@ -31,7 +31,7 @@ class Captured:
 
 
 class CaptureMta:
-    """aiosmtpd, another author's server, in a thread; `with` starts and ends it."""
+    """aiosmtpd, an independent server, in a thread; `with` starts and ends it."""
 
     def __init__(self) -> None:
         self.messages: list[Captured] = []
@@ -74,7 +74,7 @@ class CaptureMta:
 
 READY_WITHIN = 15.0
 STOPPED_WITHIN = 5.0
-# -P: a folder `smtpproxy` where the user happens to stand is not the product.
+# -P: do not import a folder `smtpproxy` in the user's working directory.
 COMMAND = (sys.executable, "-P", "-m", "smtpproxy")
 
 CONFIG = """\
@@ -131,7 +131,7 @@ from_domains = ["shop.example"]
 
 
 class DemoRelay:
-    """`with DemoRelay(folder, upstream)`: the configuration is there, nothing runs yet."""
+    """A relay with its configuration, not started yet; the end of `with` stops it."""
 
     def __init__(self, folder: Path, upstream: str) -> None:
         self.state = folder / "state"
@@ -170,7 +170,7 @@ class DemoRelay:
     def start(self) -> None:
         """Start the relay and wait until it is ready."""
         with self.log.open("wb") as log:
-            # A session of its own: Ctrl-C is for the demo, which then stops the relay.
+            # Its own session: Ctrl-C reaches only the demo, which then stops the relay.
             self._process = subprocess.Popen(
                 [*COMMAND, "serve", "--config", str(self.config)],
                 stdin=subprocess.DEVNULL,
@@ -187,7 +187,7 @@ class DemoRelay:
             time.sleep(0.05)
 
     def metrics(self) -> dict[str, float]:
-        """Scrape /metrics: each sample line's name and labels, and its value."""
+        """Scrape /metrics; return values by name and labels."""
         text = _get(f"{self.url}/metrics")
         if text is None:
             raise DemoError("the relay's /metrics cannot be read")
@@ -203,7 +203,7 @@ class DemoRelay:
         return self._process is not None and self._process.poll() is None
 
     def stop(self) -> None:
-        """SIGTERM, as systemd would; SIGKILL when that does not end it."""
+        """Stop it with SIGTERM, as systemd would; with SIGKILL if that is not enough."""
         if self._process is None:
             return
         self._process.terminate()
@@ -221,7 +221,7 @@ class DemoRelay:
 
 
 def free_port(wanted: int) -> int:
-    """Return `wanted`, or a higher port when somebody listens there."""
+    """Return `wanted`, or the next port without a listener."""
     for port in range(wanted, wanted + 1_000):
         with contextlib.suppress(OSError), socket.create_server((LOOPBACK, port)):
             return port
@@ -249,4 +249,4 @@ def _greets(port: int) -> bool:
 
 def _last(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "no output"

@@ -1,1 +1,1 @@
-"""The evidence file of one address: what is known, what was sent, on which basis, how proven."""
+"""The evidence document about one address: what is known, what was sent, why, and the proof."""

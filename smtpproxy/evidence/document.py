@@ -1,4 +1,4 @@
-"""An evidence file as a document: headings, facts and tables, whatever they are written in."""
+"""The evidence document as headings, facts and tables, independent of the output format."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -29,7 +29,7 @@ from smtpproxy.terminal import printable
 
 
 def document(evidence: Evidence, controller: ControllerSettings, lang: Lang) -> list[Block]:
-    """Return the document. Every text in it is safe to show, and on one line."""
+    """Return the document. Every text in it is safe to show and on one line."""
     return list(_Writer(evidence, controller, lang).blocks())
 
 
@@ -60,7 +60,7 @@ class _Writer:
         return say(Phrase(f"evidence.{word}", values), self._lang)
 
     def _named(self, field: str) -> str:
-        """Return what a field of the store is called."""
+        """Return the name of a field of the store."""
         return self._say(field) if has_words(f"evidence.{field}") else field
 
     def _table(self, names: Sequence[str], rows: Iterable[Sequence[str | Cell]]) -> Table:
@@ -161,8 +161,8 @@ class _Writer:
     def _link(self, link: Link) -> str:
         name = printable(link.supplier) if link.supplier else self._say("unnamed")
         date = f", {self._spoken.date(link.at)}" if link.at else ""
-        told = {True: "told", False: "untold", None: "untold_unknown"}[link.sender_disclosed]
-        return f"{name} ({self._say(told)}{date})"
+        disclosed = {True: "told", False: "untold", None: "untold_unknown"}[link.sender_disclosed]
+        return f"{name} ({self._say(disclosed)}{date})"
 
     def _rectifications(self) -> Iterator[Block]:
         if not self._it.rectifications:
@@ -291,7 +291,7 @@ class _Writer:
         names = ["when", "stream", "subject", "verdict", "proof", "upstream"]
         rows = [self._mailing(mailing) for mailing in self._it.mailings]
         sent_to = [mailing.recipient.canonical for mailing in self._it.mailings]
-        if any(address != self._it.address for address in sent_to):  # one that they had before
+        if any(address != self._it.address for address in sent_to):  # a former one
             names.insert(1, "address")
             for row, address in zip(rows, sent_to, strict=True):
                 row.insert(1, printable(address))
@@ -306,18 +306,18 @@ class _Writer:
         if verdict.action is Action.ALLOW and message and message.action is not Action.ALLOW:
             verdict = message
         stream = decided.decision.stream
-        told = self._say(verdict.action.value)
+        action = self._say(verdict.action.value)
         proof = "–"
         if mailing.proof is not None:
             raw = msgspec.json.encode(mailing.proof, order="sorted")
             proof = self._proofs.setdefault(raw, f"P{len(self._proofs) + 1}")
         if decided.observed:
-            told = f"{told} ({self._say('observed')})"
+            action = f"{action} ({self._say('observed')})"
         return [
             (self._time(decided.at), decided.id),
             (printable(stream.name), self._term(stream.class_name)),
             self._subject(decided),
-            (told, self._term(verdict.basis or verdict.reason)),
+            (action, self._term(verdict.basis or verdict.reason)),
             proof,
             self._upstream(mailing),
         ]

@@ -1,4 +1,4 @@
-"""All that is known of one address: gathered, and as objects for JSON."""
+"""Gathers everything known about one address, and returns it as objects for JSON."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -34,11 +34,11 @@ from smtpproxy.store.relays import known_relay_id
 
 
 class Proof(Struct, frozen=True):
-    """What a decision was based on, as it was known when it was made."""
+    """What a decision was based on, as known at that time."""
 
     basis: Basis
     consent: ConsentAct | None = None
-    request: ConsentAct | None = None  # of a double opt-in, which `consent` confirmed
+    request: ConsentAct | None = None  # the request of a double opt-in that `consent` confirmed
     purchases: tuple[Purchase, ...] = ()
     informed_at: datetime | None = None
     occupations: frozenset[str] = frozenset()
@@ -49,7 +49,7 @@ MOST_ELSEWHERE = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Mailing:
-    """One decision about the address. `proof` is None where nothing was allowed."""
+    """One decision about the address. `proof` is None if it allowed nothing."""
 
     record: Record
     recipient: JudgedRecipient
@@ -57,14 +57,14 @@ class Mailing:
 
     @property
     def outcome(self) -> Outcome | None:
-        """What became of the message for this recipient."""
+        """The outcome of the message for this recipient."""
         recipients = self.record.decided.recipients
         index = next(i for i, each in enumerate(recipients) if each is self.recipient)
         return self.record.outcome_of(index)
 
     @property
     def reply(self) -> str | None:
-        """The mail server's answer, unless it may name another recipient of the message."""
+        """The mail server's reply, unless it may name another recipient of the message."""
         outcome, recipients = self.outcome, self.record.decided.recipients
         reply = outcome.reply if outcome else None
         alone = len(recipients) == 1 or (outcome is not None and outcome is not self.record.outcome)
@@ -73,10 +73,10 @@ class Mailing:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """The answer to: what do you know of this address, and what did you send to it?
+    """Everything known about an address, and everything sent to it.
 
-    `mailings` has those to addresses that the contact had before, too. `chain` is the state of
-    the audit log from the first of them on.
+    `mailings` include those to former addresses of the contact. `chain` is the state of the audit
+    log from the first of them on.
     """
 
     address: str
@@ -91,12 +91,12 @@ class Evidence:
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     controller: ControllerSettings | None = None
     brands: Sequence[BrandSettings] = ()
-    elsewhere: Sequence[IndexRow] = ()  # decisions whose records other relays have
-    elsewhere_since: datetime | None = None  # older ones are not known; None: there is no index
+    elsewhere: Sequence[IndexRow] = ()  # decisions whose records are at other relays
+    elsewhere_since: datetime | None = None  # older ones are not known; None: no index
     authors: Mapping[tuple[str, str], str] = field(default_factory=dict)  # `store.authors`
 
     def state(self, mailing: Mailing) -> State:
-        """What proves a decision and its outcome, where the audit log is as it was written."""
+        """Return what proves a decision and its outcome, if the audit log was not altered."""
         record, witness = mailing.record, self.chain.witness
         places = [record.place, None if record.outcome is None else record.outcome.place]
         if witness is None or not all(
@@ -114,9 +114,9 @@ def evidence(
     kept: Sequence[Head] = (),
     looked: Callable[[int], None] = lambda octets: None,
 ) -> Evidence:
-    """Gather it for a canonical address. `at` is now; it blocks for as long as it reads.
+    """Gather the evidence for a canonical address. `at` is now; blocks while it reads.
 
-    `kept` are anchors of the audit log that were kept elsewhere.
+    `kept` are anchors of the audit log kept elsewhere.
 
     Raises StoreUnavailable, OSError.
     """
@@ -190,7 +190,7 @@ async def _stored(settings: Settings, address: str) -> tuple[_Known, Mapping[tup
 def _proof(
     record: Record, recipient: JudgedRecipient, rulebooks: Mapping[str, Rulebook]
 ) -> Proof | None:
-    """What the recorded facts held for the basis that the verdict names."""
+    """Return the recorded facts that support the verdict's basis."""
     basis = recipient.verdict.basis
     if basis is None:
         return None
@@ -217,7 +217,7 @@ def _proof(
 
 
 def record_object(record: Record, state: State | None = None) -> dict[str, Any]:
-    """Everything that is on record of one decision. `state` is that of its seal, if known."""
+    """Return everything on record about one decision. `state` is that of its seal, if known."""
     decided, message = record.decided, record.decided.decision.message
     outcome, place = record.outcome, record.place
     return {
@@ -267,14 +267,14 @@ def record_object(record: Record, state: State | None = None) -> dict[str, Any]:
 
 
 def _own(record: Record, index: int) -> dict[str, Any]:
-    """The upstream's answer for one recipient, where each had a message of his own."""
+    """Return the upstream's reply for one recipient, if each had a separate message."""
     if record.outcome is None or not record.outcome.each:
         return {}
     return {"upstream": record.outcome.each[index]}
 
 
 def evidence_object(evidence: Evidence) -> dict[str, Any]:
-    """The whole evidence file. It names no other recipient of the messages."""
+    """Return the whole evidence. It names no other recipient of the messages."""
     return {
         "address": evidence.address,
         "at": evidence.at,
@@ -328,7 +328,7 @@ def _mailing_object(mailing: Mailing, evidence: Evidence) -> dict[str, Any]:
 
 
 def report_object(report: Report) -> dict[str, Any]:
-    """What a look through the journal found."""
+    """Return the result of verifying an audit log."""
     return {
         "sound": not report.wrong,
         "wrong": report.wrong,

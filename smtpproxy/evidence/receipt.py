@@ -1,7 +1,8 @@
-"""Consent receipts: what one person agreed to and withdrew, as JSON-LD in the words of W3C's Data
-Privacy Vocabulary, after its guide to ISO/IEC TS 27560:2023 (w3id.org/dpv/guides/consent-27560).
+"""Consent receipts: what one person agreed to and withdrew, as JSON-LD in the terms of W3C's Data
+Privacy Vocabulary, following its guide to ISO/IEC TS 27560:2023
+(w3id.org/dpv/guides/consent-27560).
 
-Pure: the store, the clock and random identifiers are the caller's. What is not on record stays out.
+Pure: store, clock and random identifiers come from the caller. Only what is on record is included.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,28 +48,28 @@ _EXPLICIT = frozenset({DOUBLE_OPT_IN, "signed_form"})
 
 
 class NoReceipt(ValueError):
-    """The configuration does not say what a receipt has to; the text says what is missing."""
+    """The configuration lacks something that a receipt needs; the text says what."""
 
 
 def receipt(
     settings: Settings, facts: RecipientFacts, *, identifier: str, at: datetime
 ) -> Node | None:
-    """Return the receipt of a contact, None where it never agreed to anything.
+    """Return the receipt of a contact; None if it never agreed to anything.
 
-    `identifier` is a UUID of its own. Raises NoReceipt.
+    `identifier` is the receipt's own UUID. Raises NoReceipt.
     """
     contact = facts.contact
     if contact is None or all(act.withdrawal for act in contact.acts):
         return None
     if settings.controller is None:
         raise NoReceipt(
-            "controller: not set, and a receipt has to say who was agreed with; add [controller] to"
-            " the configuration (docs/settings.md)"
+            "controller: not set, but a receipt has to say with whom the person agreed; add"
+            " [controller] to the configuration (docs/settings.md)"
         )
     if not settings.controller.storage:
         raise NoReceipt(
-            "controller.storage: not set, and a receipt has to say in which countries the data are"
-            ' kept; add it to the configuration, for example storage = ["FR"]'
+            "controller.storage: not set, but a receipt has to say in which countries the data is"
+            ' stored; add it to the configuration, for example storage = ["FR"]'
         )
     records = [
         _record(settings, settings.controller, contact, facts.suppressions, brand, purpose, acts)
@@ -89,9 +90,9 @@ def receipt(
 def _by_purpose(
     settings: Settings, acts: Sequence[ConsentAct]
 ) -> Mapping[tuple[str, str], list[ConsentAct]]:
-    """What was said to each brand about each purpose that the person ever agreed to.
+    """Return the acts for each brand and purpose that the person ever agreed to.
 
-    A withdrawal without a brand is of all.
+    A withdrawal without a brand applies to all.
     """
     only = next(iter(settings.brands)) if len(settings.brands) == 1 else ""
     found: dict[tuple[str, str], list[ConsentAct]] = {}
@@ -99,10 +100,10 @@ def _by_purpose(
         if not act.withdrawal:
             found.setdefault((act.brand or only, act.purpose), [])
     for act in acts:
-        for (brand, purpose), told in found.items():
+        for (brand, purpose), own_acts in found.items():
             own = brand == (act.brand or only) or (act.withdrawal and act.brand is None)
             if purpose == act.purpose and own:
-                told.append(act)
+                own_acts.append(act)
     return found
 
 
@@ -157,7 +158,7 @@ def _record(
 
 
 def _process(controller: ControllerSettings, kept: Period) -> Node:
-    """What is done with an address, whatever for."""
+    """Return the processing of an address, without its purpose."""
     return {
         "@type": "dpv:Process",
         "dpv:hasPersonalData": [{"@id": "pd:EmailAddress"}],
@@ -170,7 +171,7 @@ def _process(controller: ControllerSettings, kept: Period) -> Node:
 
 
 def _orders(suppressions: Iterable[Suppression], stream: Stream) -> Iterable[Suppression]:
-    """The person's own orders not to get such mail at this very address."""
+    """Return the person's own orders not to mail exactly this address on this stream."""
     return (
         entry
         for entry in suppressions
@@ -183,7 +184,7 @@ def _orders(suppressions: Iterable[Suppression], stream: Stream) -> Iterable[Sup
 
 
 def _stream(settings: Settings, brand: str, purpose: str) -> Stream:
-    """The stream that such mail is on; one that is like it where none is for the purpose."""
+    """Return the stream for such mail, or a stand-in if no stream has the purpose."""
     own = [s for s in settings.streams.values() if s.purpose == purpose]
     of_brand = [stream for stream in own if stream.brand == brand]
     for stream in (*of_brand, *own):
@@ -229,12 +230,12 @@ def _purpose(settings: Settings, stream: Stream, purpose: str, lang: str) -> Nod
 
 
 def _notices(acts: Sequence[ConsentAct]) -> list[Node]:
-    """The texts that were agreed to, each once."""
+    """Return the texts agreed to, each once."""
     found: dict[tuple[str | None, ...], Node] = {}
     for act in acts:
         proof = act.evidence
-        told = (proof.wording, proof.version, proof.form)
-        if not any(told):
+        text = (proof.wording, proof.version, proof.form)
+        if not any(text):
             continue
         notice = {
             "@type": "dpv:ConsentNotice",
@@ -243,7 +244,7 @@ def _notices(acts: Sequence[ConsentAct]) -> list[Node]:
             "dct:hasVersion": proof.version,
             "dpv:hasLocation": proof.form,
         }
-        found.setdefault(told, {key: value for key, value in notice.items() if value})
+        found.setdefault(text, {key: value for key, value in notice.items() if value})
     return list(found.values())
 
 
@@ -271,7 +272,7 @@ def _event(act: ConsentAct, person: str, rulebook: Rulebook) -> Node:
 
 
 def _refusal(entry: Suppression, person: str) -> Node:
-    """A standing order of the person's not to be mailed, which withdraws what they agreed to."""
+    """Return a person's order not to be mailed as an event: it withdraws their consent."""
     event = _status(["dpv:ConsentWithdrawn"], entry.since, person)
     event["dpv:hasIndicationMethod"] = str(entry.origin)
     return event

@@ -1,5 +1,5 @@
-"""A document in Markdown or as one HTML page that needs nothing else, and the part that each has:
-what a person has to be told beside their data (GDPR 15(1) and (2)), by whom, why, how long."""
+"""Writes a document as Markdown or one self-contained HTML page, and the parts that every one has:
+what a person must be told beside their data (GDPR 15(1) and (2)): by whom, why and how long."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -41,7 +41,7 @@ class Facts:
 
 
 Cell: TypeAlias = tuple[str, ...]
-"""Its lines: the first is what it says, the others are less important."""
+"""The lines of a cell: the first is its main text, the others are less important."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def markdown(blocks: Sequence[Block], lang: Lang) -> str:
 
 
 def html(blocks: Sequence[Block], lang: Lang) -> str:
-    """Return the document as a page of its own: no script, no link, fit for paper and phones."""
+    """Return the document as a page: no script, no link, suitable for paper and phones."""
     made = environment(lang)
     made.filters["longest_word"] = _longest_word
     return made.get_template("evidence.html").render(blocks=blocks)
@@ -79,7 +79,7 @@ def _longest_word(text: str) -> int:
 def controller(
     of: ControllerSettings, brands: Sequence[BrandSettings], lang: Lang
 ) -> Iterator[Block]:
-    """Who processes the data, for what, and who else gets them."""
+    """Yield who processes the data, for what, and who else receives it."""
     separator = _say("separator", lang)
     rows = [
         ("controller_name", printable(of.name)),
@@ -130,7 +130,7 @@ def findings(of: Report, lang: Lang) -> Iterator[Block]:
 
 
 def retention(of: RetentionSettings, lang: Lang) -> Iterator[Block]:
-    """How long data is kept."""
+    """Yield how long data is kept."""
     rows = (
         ("prospects", of.prospects),
         ("customers", of.customers),
@@ -149,7 +149,7 @@ def _kept(name: str, period: Period | None, lang: Lang) -> str:
 
 
 def of_others(rows: Sequence[IndexRow], since: datetime | None, lang: Lang) -> Iterator[Block]:
-    """What the index of decisions knows of other relays; `since`: none that is older."""
+    """Yield what the index knows about decisions of other relays; `since`: none older."""
     if rows:
         relays = ", ".join(sorted({one.host for one in rows}))
         yield Paragraph(_say("elsewhere", lang, count=len(rows), relays=relays))
@@ -158,7 +158,7 @@ def of_others(rows: Sequence[IndexRow], since: datetime | None, lang: Lang) -> I
 
 
 def rights(of: ControllerSettings, lang: Lang) -> Iterator[Block]:
-    """What the person may ask for, and whom they may complain to."""
+    """Yield the person's rights, and where they may complain."""
     yield Heading(_say("rights", lang))
     yield Paragraph(_say("rights_text", lang, contact=printable(of.contact)))
     yield Paragraph(_say("complaint", lang, authority=printable(of.authority)))

@@ -1,6 +1,6 @@
-"""What became of a recipient or a message, why, and what would change it, in plain words.
+"""What happened to a recipient or a message, why, and what would change it, in plain words.
 
-For people who know nothing of SMTP. The steps of `explain.trace` are the long form.
+For people who know nothing about SMTP. The steps of `explain.trace` are the long form.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,14 +18,14 @@ from smtpproxy.policy.rules.recipient import decisive
 
 Tense = Literal["was", "would"]
 
-# What no rule of the trace decides.
+# Decided outside the rules of the trace.
 _OUTSIDE = frozenset({"", "stream_uncertain", "stream_choice", "on_mixed"})
 
 
 class Account(Struct, frozen=True):
-    """`happened` is two sentences: what, and why. Any one of `changes` would change it.
+    """`happened` is two sentences, what and why. Any one of `changes` would change it.
 
-    Both are empty where nothing is to be said; `notes` are what else one has to know.
+    Both may be empty; `notes` are further information.
     """
 
     happened: str
@@ -42,11 +42,11 @@ def recipient_account(
     tense: Tense,
     lang: Lang,
 ) -> Account:
-    """Tell of a verdict on `who`.
+    """Explain a verdict on `who`.
 
-    `steps` are its trace in `lang`; without them, and where they end otherwise than the
-    verdict on record, its reason alone is told. `case` is what it was judged on, None where
-    the rulebook is not known any more.
+    `steps` are its trace in `lang`; without them, or if they end differently from the verdict on
+    record, only its reason is given. `case` is what was judged, None if the rulebook is no longer
+    known.
     """
     if verdict.action is Action.ALLOW and verdict.basis is None and not verdict.rule:
         return Account("", notes=(say(Phrase("note.undecided"), lang),))
@@ -64,7 +64,7 @@ def recipient_account(
 def message_account(
     verdict: Verdict, stream: Stream, steps: Sequence[TraceStep], tense: Tense, lang: Lang
 ) -> Account:
-    """Tell of a verdict on the message itself, and what the sender's developer has to do."""
+    """Explain a verdict on the message itself, and what the sender's developer has to do."""
     words: Words = {"stream": stream.name}
     happened = _happened(f"{tense}.message.{verdict.action}", words, verdict, steps, lang)
     change = f"change.{verdict.reason}"
@@ -123,7 +123,7 @@ def _said(phrases: Sequence[Phrase], lang: Lang) -> tuple[str, ...]:
 
 
 def _changes(verdict: Verdict, case: RecipientCase | None) -> Sequence[Phrase]:
-    """Any one of these would remove the reason; other obstacles would remain."""
+    """Return the changes of which any one would remove the reason; other obstacles remain."""
     reason = verdict.reason
     if case is None:
         return [Phrase(f"change.{reason}")] if is_complete(f"change.{reason}") else []

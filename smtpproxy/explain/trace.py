@@ -1,7 +1,7 @@
-"""Why a verdict is what it is: every rule that was asked, in order, in plain words.
+"""How a verdict came about: every rule that was asked, in order, in plain words.
 
-The mail path builds none of this. A verdict names the rule that decided, and as rules
-are pure, asking them again with the same facts tells the same story."""
+The mail path builds none of this. Rules are pure, so asking them again with the same facts gives
+the same answers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ from smtpproxy.policy.rules.message import (
 
 
 def message_passed(rule: str, case: MessageCase) -> Phrase:
-    """Why a message rule did not refuse."""
+    """Return why a message rule did not refuse."""
     features, key = case.features, f"passed.{rule}"
     words: Words = {"stream": case.stream.name, "domains": ", ".join(features.from_domains)}
     match rule:
@@ -78,13 +78,13 @@ def message_passed(rule: str, case: MessageCase) -> Phrase:
 
 
 def _strangers(stream: Stream, features: MessageFeatures) -> set[str]:
-    """The From domains that the stream does not take."""
+    """Return the From domains that the stream does not allow."""
     found = set(features.from_domains)
     return found - stream.from_domains if stream.from_domains else found & stream.foreign_domains
 
 
 def message_decided(verdict: Verdict, case: MessageCase) -> Phrase:
-    """Why a message rule refused."""
+    """Return why a message rule refused."""
     features, stream, key = case.features, case.stream, f"reason.{verdict.reason}"
     words: Words = {
         "stream": stream.name,
@@ -121,7 +121,7 @@ def message_decided(verdict: Verdict, case: MessageCase) -> Phrase:
 
 
 def _bulk_words(case: MessageCase) -> Words:
-    """By what undeclared bulk was told."""
+    """Return how undeclared bulk mail was recognised."""
     content, stream = case.features.content, case.stream
     if content is not None and content.bulk_text:
         said = tuple(Phrase(f"part.bulk.said.{each}") for each in content.bulk_text)
@@ -152,10 +152,10 @@ _STREAM_CHOICE = ("stream_choice", "design 3, step 3")
 class TraceStep:
     """One rule that was asked.
 
-    `outcome` is `passed` where the rule did not decide, else `allow`, `refuse` or `defer`;
-    the verdict is that of the last step that decided, `reason` or `basis` its own. `source`
-    names the place in design.md, the rows of law.md and the articles of the rulebook's
-    law; `rows` and `law` are its two halves. `question` is the rule in plain words.
+    `outcome` is `passed` if the rule did not decide, otherwise `allow`, `refuse` or `defer`, with
+    its `reason` or `basis`; the last step that decided gives the verdict. `source` names the place
+    in design.md, the rows of law.md and the articles of the rulebook's law; `rows` and `law` are
+    its two halves. `question` is the rule in plain words.
     """
 
     rule: str
@@ -179,9 +179,9 @@ def trace(
 ) -> tuple[TraceStep, ...]:
     """Return the steps to the verdict on `transaction.recipients[index]`.
 
-    The arguments are those of `judge`: with a message, what it decides is told too. While
-    the stream is uncertain the steps say what each candidate would do, and follow the
-    first one's rules if all of them refuse.
+    The arguments are those of `judge`; a message adds the steps that it decides. While the stream
+    is uncertain the steps say what each candidate would do, and follow the first one's rules if
+    all of them refuse.
     """
     address = transaction.recipients[index]
     known = facts.get(address, NO_FACTS)
@@ -189,14 +189,14 @@ def trace(
     if len(cases) == 1:
         return tuple(_recipient_steps(cases[0], lang, transaction.message))
     verdicts = [judge_recipient(case) for case in cases]
-    said = [
+    outcomes = [
         Phrase(
             "part.uncertain.would",
             {"stream": case.stream.name, "verdict": wording.summary(verdict)},
         )
         for case, verdict in zip(cases, verdicts, strict=True)
     ]
-    steps = [_step(_UNCERTAIN, "passed", phrase, lang) for phrase in said]
+    steps = [_step(_UNCERTAIN, "passed", phrase, lang) for phrase in outcomes]
     if all(verdict.action is Action.REFUSE for verdict in verdicts):
         return (*steps, *_recipient_steps(cases[0], lang))
     return (*steps, _step(_UNCERTAIN, "allow", Phrase("part.uncertain.allow"), lang))
@@ -211,7 +211,7 @@ def message_trace(
     """Return the steps to the verdict on the message itself; `rulebook` names the law."""
     case = MessageCase(stream, features)
     law = {} if rulebook is None else rulebook.law
-    told = _Telling(lang, law, message_passed, message_decided)
+    told = _Wording(lang, law, message_passed, message_decided)
     steps, verdict = _ask(tables.message_rules(stream), case, told)
     if verdict is None:
         kept = Phrase("passed.message", {"stream": stream.name})
@@ -236,11 +236,11 @@ def _recipient_steps(
     rules = tables.recipient_rules(case.rulebook.bases)
     if case.stream.permission:
         rules = tables.PERMISSION_RULES
-    told = _Telling(lang, law, wording.recipient_passed, wording.recipient_decided)
+    told = _Wording(lang, law, wording.recipient_passed, wording.recipient_decided)
     steps, verdict = _ask(rules, case, told)
     if verdict is None or verdict.action is not Action.ALLOW:
         return steps
-    both = _Telling(lang, law, wording.delivery_passed, wording.delivery_decided)
+    both = _Wording(lang, law, wording.delivery_passed, wording.delivery_decided)
     if message is not None:
         delivery = DeliveryCase(case, verdict.basis, message)
         asked = {"source_announced": case.stream.first_contact_notice}
@@ -268,8 +268,8 @@ def _recipient_steps(
 
 
 @dataclass(frozen=True, slots=True)
-class _Telling(Generic[Case]):
-    """How the rules of one table are told."""
+class _Wording(Generic[Case]):
+    """How the rules of one table are put into words."""
 
     lang: Lang
     law: Mapping[str, str]
@@ -278,17 +278,17 @@ class _Telling(Generic[Case]):
 
 
 def _ask(
-    rules: Sequence[Rule[Case]], case: Case, told: _Telling[Case]
+    rules: Sequence[Rule[Case]], case: Case, told: _Wording[Case]
 ) -> tuple[list[TraceStep], Verdict | None]:
     steps: list[TraceStep] = []
     for rule in rules:
         asked, law = (rule.name, rule.source), told.law.get(rule.name, "")
         verdict = rule.judge(case)
         if verdict is not None:
-            said = told.decided(verdict, case)
+            phrase = told.decided(verdict, case)
             if verdict.reason is Reason.SUPPRESSED_BOUNCE:
                 law = ""  # hygiene: the person did not object
-            steps.append(_step(asked, verdict.action.value, said, told.lang, law, verdict))
+            steps.append(_step(asked, verdict.action.value, phrase, told.lang, law, verdict))
             return steps, verdict
         steps.append(_step(asked, "passed", told.passed(rule.name, case), told.lang, law))
     return steps, None
@@ -297,7 +297,7 @@ def _ask(
 def _step(
     asked: tuple[str, str],
     outcome: str,
-    said: Phrase,
+    phrase: Phrase,
     lang: Lang,
     law: str = "",
     verdict: Verdict | None = None,
@@ -306,7 +306,7 @@ def _step(
     return TraceStep(
         rule,
         outcome,
-        say(said, lang),
+        say(phrase, lang),
         f"{rows}; {law}" if law else rows,
         say(Phrase(f"rule.{rule}"), lang),
         law,

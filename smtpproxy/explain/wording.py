@@ -1,4 +1,4 @@
-"""What the rules say, as phrases that `locale` tells in each language."""
+"""The rules' answers as phrases, which `locale` has in each language."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -37,24 +37,24 @@ from smtpproxy.policy.rules.recipient import (
 
 Words: TypeAlias = dict[str, Value]
 
-NOTHING = ""  # in place of a part of a sentence that is left out
+NOTHING = ""  # for an omitted part of a sentence
 
 
 def recipient_passed(rule: str, case: RecipientCase) -> Phrase:
-    """Why a recipient rule did not decide."""
+    """Return why a recipient rule did not decide."""
     told = _PASSED.get(rule)
     return Phrase(f"passed.{rule}", words_of(case)) if told is None else told(case)
 
 
 def recipient_decided(verdict: Verdict, case: RecipientCase) -> Phrase:
-    """Why a recipient rule decided as it did."""
+    """Return why a recipient rule decided as it did."""
     if verdict.basis is not None:
         return _allowed(verdict.basis, case)
     return failure(verdict.reason, case)
 
 
 def delivery_passed(rule: str, case: DeliveryCase) -> Phrase:
-    """Why a rule that looks at recipient and message did not refuse."""
+    """Return why a rule on recipient and message did not refuse."""
     if rule == "tracking":
         return _tracking_passed(case)
     if rule == "campaign":
@@ -69,7 +69,7 @@ def delivery_passed(rule: str, case: DeliveryCase) -> Phrase:
 
 
 def delivery_decided(verdict: Verdict, case: DeliveryCase) -> Phrase:
-    """Why a rule that looks at recipient and message refused."""
+    """Return why a rule on recipient and message refused."""
     if verdict.reason is Reason.TRACKING_UNCONSENTED:
         return Phrase(f"reason.{verdict.reason}", {"hosts": _hosts(case)})
     if verdict.reason is Reason.CAMPAIGN_ON_TRIAL:
@@ -102,14 +102,14 @@ def _hosts(case: DeliveryCase) -> str:
 
 
 def summary(verdict: Verdict) -> Phrase:
-    """A verdict in a few words: `refused, no record`, `allowed by consent`."""
+    """Return a verdict in a few words: `refused, no record`, `allowed by consent`."""
     if verdict.basis is not None:
         return Phrase("part.verdict.basis", {"word": Term(verdict.basis)})
     return Phrase(f"part.verdict.{verdict.action}", {"word": Term(verdict.reason)})
 
 
 def failure(reason: Reason, case: RecipientCase) -> Phrase:
-    """What is missing for a recipient to be mailed, or in the way of it."""
+    """Return what is missing, or what prevents mail to a recipient."""
     words = words_of(case)
     if reason.startswith("suppressed_"):
         return Phrase(f"reason.{reason}", words | _of_suppression(decisive(case)))
@@ -148,7 +148,7 @@ def failure(reason: Reason, case: RecipientCase) -> Phrase:
 
 
 def _paused(case: RecipientCase) -> Phrase:
-    """By whom and since when, where the configuration does not say so."""
+    """Return who paused a stream and since when, if it is not the configuration."""
     stream = case.stream
     pause = pause_in_force(stream.name, stream.brand, case.facts.pauses, case.now)
     if pause is None:
@@ -165,7 +165,7 @@ def _paused(case: RecipientCase) -> Phrase:
 
 
 def _ever_agreed(case: RecipientCase) -> bool:
-    """Whether there was a consent that could be withdrawn."""
+    """Return whether there was a consent to withdraw."""
     contacts = (case.facts.contact, *case.facts.readings)
     acts = (act for contact in contacts if contact is not None for act in contact.acts)
     return any(
@@ -175,7 +175,7 @@ def _ever_agreed(case: RecipientCase) -> bool:
 
 
 def words_of(case: RecipientCase) -> Words:
-    """What phrases about a recipient may be filled in with."""
+    """Return the values for phrases about a recipient."""
     stream, contact, book = case.stream, case.facts.contact, case.rulebook
     act = None if contact is None else newest_act(contact, stream.purpose, book)
     tags = frozenset[str]() if contact is None else restricting(contact.tags, book.restricted_tags)
@@ -208,13 +208,13 @@ def _activity(case: RecipientCase, passed_on: bool) -> Phrase:
 
 
 def evidence_words(rulebook: Rulebook) -> tuple[Term, ...]:
-    """What a consent has to be proven by."""
+    """Return the evidence that a consent needs."""
     fields = Evidence.__struct_fields__
     return tuple(Term(name) for name in fields if name in rulebook.required_evidence)
 
 
 def _of_suppression(entry: Suppression | None) -> Words:
-    if entry is None:  # no such order is among the facts any more
+    if entry is None:  # the facts no longer hold such an order
         return {"covers": Phrase("part.unknown"), "widened": NOTHING}
     kind, _, name = entry.scope.partition(":")
     return {
@@ -225,7 +225,7 @@ def _of_suppression(entry: Suppression | None) -> Words:
 
 
 def _matched_by(entry: Suppression) -> Value:
-    """How an order came to count that was not given for the address as it is written."""
+    """Return why an order applies that was not given for exactly this address."""
     whole: Value = NOTHING
     if entry.domain is not None:
         kind = "part.whole_domain" if entry.domain.startswith("@") else "part.whole_domain.below"
@@ -236,7 +236,7 @@ def _matched_by(entry: Suppression) -> Value:
 
 
 def _customer_past(rulebook: Rulebook) -> Value:
-    """Since when a purchase makes a person a customer; None if it always does."""
+    """Return for how long a purchase makes a person a customer; None: for ever."""
     sale, inquiry = rulebook.customer_period, rulebook.inquiry_period
     if Dealing.INQUIRY not in rulebook.dealings or inquiry == sale:
         return None if sale is None else Past(sale)
@@ -249,7 +249,7 @@ def _customer_past(rulebook: Rulebook) -> Value:
 
 
 def _undisclosed(case: RecipientCase) -> Phrase:
-    """Which hand the address went through that did not name this sender."""
+    """Return which supplier in the chain did not disclose this sender."""
     contact, longest = case.facts.contact, case.rulebook.longest_chain
     hands = () if contact is None or contact.provenance is None else links(contact.provenance)
     key = f"reason.{Reason.SOURCE_UNDISCLOSED}"
@@ -314,7 +314,7 @@ def _as_professional(case: RecipientCase) -> Phrase:
 
 
 def _told(conditions: Sequence[Condition]) -> tuple[Phrase, ...]:
-    """What the person was told at collection, as far as that was asked for."""
+    """Return what the person was told at collection, as far as it is required."""
     told = [Phrase("part.told.notice")] if Condition.NOTICE in conditions else []
     if Condition.OPTOUT_OFFERED in conditions:
         told.append(Phrase("part.told.optout"))
@@ -376,7 +376,7 @@ def _charity_passed(case: RecipientCase) -> Phrase:
 def _absent(
     nothing: str, check: Callable[[RecipientCase], Reason]
 ) -> Callable[[RecipientCase], Phrase]:
-    """`nothing` where the basis is not there at all, else what is missing from it."""
+    """Return a function: `nothing` if the basis is absent, otherwise what it lacks."""
 
     def told(case: RecipientCase) -> Phrase:
         reason = check(case)

@@ -21,7 +21,7 @@ from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.relays import relay_id
 from smtpproxy.webhooks import SecretFault, read_secrets
 from smtpproxy.webhooks.delivery import Kind, Poster
-from smtpproxy.webhooks.dispatcher import PropagationStore, Surroundings, WebhookDispatcher
+from smtpproxy.webhooks.dispatcher import PropagationStore, Environment, WebhookDispatcher
 
 _BEAT = 1.0
 _AFTER_TROUBLE = 30.0
@@ -39,7 +39,7 @@ async def _deliver(settings: Settings, sock: socket.socket) -> int:
     channel = await Channel.over(sock)
     store = open_store(settings.store, settings.server.state_dir)
     counts = Counts()
-    around = Surroundings(
+    around = Environment(
         now=now,
         random=random.random,
         new_id=new_ids(),
@@ -69,7 +69,7 @@ async def _deliver(settings: Settings, sock: socket.socket) -> int:
     return 0
 
 
-async def _forget_others(settings: Settings, store: PropagationStore, around: Surroundings) -> None:
+async def _forget_others(settings: Settings, store: PropagationStore, around: Environment) -> None:
     """Forget webhooks that are no longer configured, so that one configured again starts afresh.
 
     Those of other relays stay.
@@ -83,7 +83,7 @@ async def _forget_others(settings: Settings, store: PropagationStore, around: Su
 
 
 async def _keep_delivering(
-    webhook: WebhookSettings, store: PropagationStore, around: Surroundings
+    webhook: WebhookSettings, store: PropagationStore, around: Environment
 ) -> None:
     """Deliver to one webhook; its faults do not affect others."""
     while True:

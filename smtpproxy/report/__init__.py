@@ -1,4 +1,4 @@
-"""`smtpproxy report`: what the journal says of a time, in whatever form."""
+"""`smtpproxy report`: the decisions of a period, as text, JSON or HTML."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from smtpproxy.locale import Lang, Phrase, Time, say
 from smtpproxy.policy.model import Action, Mode, StreamClass
 from smtpproxy.report.counting import Selection, count
 from smtpproxy.report.counts import OTHERS, Counts, Row, What
-from smtpproxy.report.judgement import Figure, Judgement, Said, StreamReport, stream_reports
+from smtpproxy.report.judgement import Figure, Judgement, Remark, StreamReport, stream_reports
 
 __all__ = ["BY", "Report", "Selection", "count", "html"]
 
 BY = ("reason", "app", "sender", "recipient-domain", "day")
-"""By what mail may be broken down."""
+"""The breakdowns of mail."""
 
 OUTCOMES: Mapping[str, Callable[[What], bool]] = {
     "passed": lambda what: what.action is Action.ALLOW,
@@ -26,18 +26,18 @@ OUTCOMES: Mapping[str, Callable[[What], bool]] = {
 
 
 def outcomes(row: Row) -> dict[str, int]:
-    """Return how many passed, and how many did not or would not.
+    """Return how many recipients passed, and how many did not or would not.
 
-    Whoever was permitted before the period, and refused after all in it, had not passed in it.
+    A recipient permitted before the period, but finally refused in it, did not pass in it.
     """
     return {
-        name: max(sum(recipients for what, recipients in row.items() if is_so(what)), 0)
-        for name, is_so in OUTCOMES.items()
+        name: max(sum(recipients for what, recipients in row.items() if matches(what)), 0)
+        for name, matches in OUTCOMES.items()
     }
 
 
 def mostly(row: Row) -> str:
-    """Return the reason for most of what was or would be refused; empty where nothing was."""
+    """Return the most frequent reason of what was or would be refused; empty if nothing was."""
     reasons: dict[str, int] = {}
     for what, recipients in row.items():
         if what.action is not Action.ALLOW:
@@ -47,7 +47,7 @@ def mostly(row: Row) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What is said of the mail of a time."""
+    """The report on the mail of a period."""
 
     selection: Selection
     until: datetime
@@ -68,12 +68,12 @@ class Report:
         )
 
     def rows(self, by: str) -> dict[str, Row]:
-        """The rows of a breakdown by `app`, `sender`, `recipient-domain` or `day`."""
+        """Return the rows of a breakdown by `app`, `sender`, `recipient-domain` or `day`."""
         counts = self.counts
         if by == "day":
             return dict(sorted(counts.days.items()))
         chosen = {"app": counts.apps, "sender": counts.senders, "recipient-domain": counts.domains}
-        return chosen[by].told()
+        return chosen[by].shown()
 
     def period(self, lang: Lang) -> str:
         if self.selection.since is None:
@@ -141,11 +141,11 @@ def judgement_object(judgement: Judgement, lang: Lang) -> dict[str, Any]:
     }
 
 
-def _said_object(said: Said, lang: Lang) -> dict[str, Any]:
+def _said_object(said: Remark, lang: Lang) -> dict[str, Any]:
     return {"what": said.key, "reason": said.reason, "text": in_words(said, lang)}
 
 
-def in_words(said: Said, lang: Lang) -> str:
+def in_words(said: Remark, lang: Lang) -> str:
     return say(Phrase(f"report.{said.key}", said.values), lang)
 
 
@@ -155,8 +155,8 @@ def fix(reason: str, lang: Lang) -> str:
 
 
 def html(report: Report, lang: Lang) -> str:
-    """Return the report as one page that needs nothing beside it; all is escaped."""
-    from smtpproxy.locale.pages import environment  # only where there is a page
+    """Return the report as one self-contained page, with all values escaped."""
+    from smtpproxy.locale.pages import environment  # only for a page
 
     breakdowns = [(by, report.rows(by)) for by in BY if by != "reason"]
     return (
@@ -176,6 +176,6 @@ def html(report: Report, lang: Lang) -> str:
 
 
 def spark(days: Mapping[str, int]) -> list[tuple[int, float]]:
-    """Return the bars of a chart of the days: where each stands, and how high it is, 0 to 20."""
+    """Return the bars of a chart of the days: the position of each, and its height, 0 to 20."""
     highest = max(days.values(), default=0) or 1
     return [(at, round(20 * height / highest, 2)) for at, height in enumerate(days.values())]

@@ -1,7 +1,7 @@
-"""Counts what a journal says became of the mail, in bounded memory, as fast as it can be read.
+"""Counts the outcomes of mail in an audit log, in bounded memory, as fast as it can be read.
 
-Of a line only what is counted is decoded. What is counted adds up: pieces of a journal are
-counted by as many processes as there are cores.
+Only the counted parts of a line are decoded. Counts can be added, so pieces of a log are counted by
+as many processes as there are cores.
 """
 
 import os
@@ -29,7 +29,7 @@ from smtpproxy.sinks.audit.files import segments
 _PIECE = 32 * 1024 * 1024
 _BLOCK = 1024 * 1024
 _ADDRESS = re.compile(r"[^\s<>@,;:()\"]{1,64}@[\w.-]{1,255}")
-_LONGEST_AUTHOR = 400  # of a From field that may be as long as a header
+_LONGEST_AUTHOR = 400  # characters of a From field, which may be as long as a header
 
 
 class _Client(Struct):
@@ -75,7 +75,7 @@ class _Line(Struct):
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which decisions, and which breakdowns cost extra. `until` is exclusive; whole seconds."""
+    """Which decisions, and which costly breakdowns. `until` is exclusive; whole seconds."""
 
     since: datetime | None = None
     until: datetime | None = None
@@ -85,7 +85,7 @@ class Selection:
 
 
 class Piece(NamedTuple):
-    """A part of a file: the lines that begin from `start` on and before `end`."""
+    """A part of a file: the lines that begin at `start` or later, and before `end`."""
 
     path: Path
     start: int
@@ -93,7 +93,7 @@ class Piece(NamedTuple):
 
 
 def count(folder: Path, selection: Selection, *, processes: int | None = None) -> Counts:
-    """Count a folder's journal; what is being written at the moment is left out.
+    """Count the audit log in a folder, without a line that is just being written.
 
     `processes` is by default the number of cores. Raises OSError.
     """
@@ -114,7 +114,7 @@ def count(folder: Path, selection: Selection, *, processes: int | None = None) -
 
 
 def _end_with_the_command() -> None:
-    """A process of the pool would wait for work for ever, were the command killed."""
+    """End a process of the pool when the command is killed: it would wait for work for ever."""
     parent = parent_process()
     assert parent is not None
 
@@ -126,7 +126,7 @@ def _end_with_the_command() -> None:
 
 
 def _pieces(folder: Path, selection: Selection) -> Iterator[Piece]:
-    """The files that may hold decisions of the period: each ends where the next one begins."""
+    """Yield the pieces of files that may hold decisions of the period."""
     for files in segments(folder).values():
         for segment, following in zip(files, [*files[1:], None], strict=True):
             if (
@@ -149,7 +149,7 @@ def count_piece(piece: Piece, selection: Selection) -> Counts:
 
 
 def count_rows(lines: Iterable[bytes], row: Row) -> None:
-    """Add to a row what lines of a journal say."""
+    """Add the outcomes in lines of an audit log to a row."""
     counts = Counts()
     _count((raw for raw in lines if DECISION in raw), Selection(), counts)
     for day in counts.days.values():
@@ -171,7 +171,7 @@ def _lines(piece: Piece) -> Iterator[bytes]:
 
 
 def _count(lines: Iterable[bytes], selection: Selection, counts: Counts) -> None:
-    """Called for each line of a journal: written for speed."""
+    """Count lines. Written for speed: this loop sees every line of a log."""
     decode = msgspec.json.Decoder(_Line).decode
     since, until = _second(selection.since), _second(selection.until)
     wanted, senders, domains = selection.stream, selection.senders, selection.domains
@@ -211,7 +211,7 @@ def _count(lines: Iterable[bytes], selection: Selection, counts: Counts) -> None
             rows.append(counts.senders.row(_sender(head)))
         bad = None if message is None or message.action is allow else message
         if entry.permitted_before:
-            _take_back(entry, rows, counts.domains if domains else None, parts)
+            _subtract_permitted(entry, rows, counts.domains if domains else None, parts)
         permitted = 0
         for index, verdict in enumerate(verdicts):
             if bad is not None and verdict.action is allow:
@@ -231,10 +231,10 @@ def _count(lines: Iterable[bytes], selection: Selection, counts: Counts) -> None
             counts.alongside[stream] = counts.alongside.get(stream, 0) + permitted
 
 
-def _take_back(
+def _subtract_permitted(
     entry: _Entry, rows: Sequence[Row], domains: Breakdown | None, parts: Sequence[_Part | str]
 ) -> None:
-    """Uncount those whom an earlier decision permitted: this one takes its place."""
+    """Subtract recipients permitted by an earlier decision, which this one replaces."""
     for index, basis in enumerate(entry.permitted_before):
         what = What(entry.stream.name, entry.observed, Action.ALLOW, basis)
         for row in rows:
@@ -261,14 +261,14 @@ def _count_domain(domains: Breakdown, part: _Part | str, what: What, people: int
 
 @lru_cache(maxsize=4096)
 def _author(header_from: str) -> str:
-    """The address in a From field: what stands around it is not needed."""
+    """Return the address in a From field."""
     found = _ADDRESS.findall(header_from)
     return found[-1].lower() if found else OTHERS
 
 
 def _sender(part: _Part | str) -> str:
-    """The address in From; where no From was seen, the domain of the reverse path, which may
-    name the recipient before it."""
+    """Return the address in From; without From, only the domain of the reverse path, as its local
+    part may name the recipient."""
     if isinstance(part, str):
         return OTHERS
     if part.header_from:

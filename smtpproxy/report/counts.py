@@ -1,4 +1,4 @@
-"""What is counted of a journal: recipients by what became of them. Counts add up."""
+"""Counts of an audit log: recipients by outcome. Counts can be added."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,10 +8,10 @@ from typing import Literal, NamedTuple
 from smtpproxy.policy.model import Action, StreamClass
 
 OTHERS = ""
-"""The row of all that have no row of their own."""
+"""The row for everything without a row of its own."""
 
 PEOPLE = 10
-"""A domain with fewer recipients than these has no row of its own: it could name a person."""
+"""A domain with fewer recipients has no row of its own, as it could identify a person."""
 
 _APPS = 1_000
 _SENDERS = 5_000
@@ -20,7 +20,7 @@ _EXAMPLES = 3
 
 
 class What(NamedTuple):
-    """What became of a recipient: `word` is the basis if it passed, else the reason."""
+    """The outcome for a recipient: `word` is the basis if it passed, otherwise the reason."""
 
     stream: str
     observed: bool
@@ -33,19 +33,19 @@ Row = dict[What, int]
 
 @dataclass(slots=True)
 class Breakdown:
-    """Rows by name. Those of the smallest are added up once there are twice as many as `most`."""
+    """Rows by name. Beyond twice `most`, the smallest are merged into `OTHERS`."""
 
     most: int
-    guarded: Literal["", "recipients", "people"] = ""  # of which a row needs `PEOPLE`
+    guarded: Literal["", "recipients", "people"] = ""  # what a row needs `PEOPLE` of
     rows: dict[str, Row] = field(default_factory=dict)
     people: dict[str, set[int] | None] = field(default_factory=dict)
-    """Who was seen, by checksum, until they are `PEOPLE`; then None."""
+    """Checksums of the people seen, up to `PEOPLE`; then None."""
 
     def row(self, name: str) -> Row:
         row = self.rows.get(name)
         if row is None:
             if len(self.rows) >= 2 * self.most:
-                self._add_up_the_smallest()
+                self._merge_smallest()
             row = self.rows[name] = {}
         return row
 
@@ -68,8 +68,8 @@ class Breakdown:
                 for person in people:
                     self.seen(name, person)
 
-    def told(self) -> dict[str, Row]:
-        """The rows that may be told, the largest first, and `OTHERS` last."""
+    def shown(self) -> dict[str, Row]:
+        """Return the rows that may be shown, the largest first, and `OTHERS` last."""
         rows = dict(self.rows)
         others: Row = rows.pop(OTHERS, {})
         for name, row in self.rows.items():
@@ -79,12 +79,12 @@ class Breakdown:
         return {**dict(ordered), **({OTHERS: others} if others else {})}
 
     def _is_small(self, name: str, row: Row) -> bool:
-        """Whether it may be about one person."""
+        """Return whether a row may be about one person."""
         if self.guarded == "people":
             return self.people.get(name, ()) is not None
         return self.guarded == "recipients" and sum(row.values()) < PEOPLE
 
-    def _add_up_the_smallest(self) -> None:
+    def _merge_smallest(self) -> None:
         others = self.rows.pop(OTHERS, {})
         kept = set(nlargest(self.most, self.rows, key=lambda name: sum(self.rows[name].values())))
         for name in list(self.rows):
@@ -101,7 +101,7 @@ def add(row: Row, other: Mapping[What, int]) -> None:
 
 
 class Fault(NamedTuple):
-    """What a message itself was judged to be; `reason` is `none` where it was in order."""
+    """The verdict on a message itself; `reason` is `none` if it was accepted."""
 
     day: str
     stream: str
@@ -111,7 +111,7 @@ class Fault(NamedTuple):
 
 @dataclass(slots=True)
 class Counts:
-    """What a journal, or a piece of it, says. `days` are by their date in UTC, as 2026-03-01."""
+    """Counts of an audit log, or a piece of it. `days` are UTC dates such as 2026-03-01."""
 
     days: dict[str, Row] = field(default_factory=dict)
     apps: Breakdown = field(default_factory=lambda: Breakdown(_APPS))
@@ -119,7 +119,7 @@ class Counts:
     domains: Breakdown = field(default_factory=lambda: Breakdown(_DOMAINS, "people"))
     messages: dict[Fault, int] = field(default_factory=dict)
     alongside: dict[str, int] = field(default_factory=dict)
-    """By stream: permitted recipients of observed messages that had others who were not."""
+    """By stream: permitted recipients of observed messages that also had refused ones."""
     examples: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     """The newest ids by stream and reason."""
     classes: dict[str, StreamClass] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Whether a stream is ready to be enforced, or what stands in the way: from what was counted."""
+"""Judges from counts whether a stream is ready to be enforced, or what stands in the way."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,26 +15,26 @@ from smtpproxy.policy.rulebook import (
 from smtpproxy.report.counts import Counts, Row
 
 ENOUGH = 20
-"""Recipients: fewer say nothing about a stream."""
+"""Recipients needed to judge a stream."""
 
 RECENT = 2
-"""The last days with mail: what has been fixed no longer occurs in them."""
+"""How many last days with mail to look at: a fixed fault no longer occurs in them."""
 
 FAULT, TRANSACTIONAL_FAULT = 0.01, 0.001
-"""The share of a stream's messages from which on a fault in them stands in the way."""
+"""The share of a stream's messages above which their faults stand in the way."""
 
 GAP = 0.1
-"""The share of a stream's recipients from which on what is not on record stands in the way."""
+"""The share of a stream's recipients above which missing records stand in the way."""
 
 UNDECIDED = 0.001
 WEEK = 7
 
 
 class Kind(StrEnum):
-    """Who could do something about a reason."""
+    """Who can do something about a reason."""
 
-    PERSON = "person"  # nobody: to stop such mail is what enforcing is for
-    RECORD = "record"  # whoever knows more than is on record
+    PERSON = "person"  # nobody: enforcing is meant to stop such mail
+    RECORD = "record"  # whoever has data that is not on record
     MESSAGE = "message"  # the developer of the application
     TIME = "time"  # nobody: it passes
     RELAY = "relay"  # the operator of the relay
@@ -87,7 +87,7 @@ Trend = Literal["new", "rising", "steady", "falling", "gone"]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What is said of one reason on one stream."""
+    """The figures for one reason on one stream."""
 
     reason: str
     kind: Kind
@@ -97,7 +97,7 @@ class Figure:
     trend: Trend
     apps: Sequence[tuple[str, int]]  # the largest first
     examples: Sequence[str]
-    messages: int = 0  # which had that fault themselves, whoever they were to
+    messages: int = 0  # messages with that fault themselves, whatever their recipients
     of_messages: float = 0.0  # share of the stream's messages
     recently: float = 0.0  # share, in the last days
 
@@ -111,8 +111,8 @@ class Readiness(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """A text of the section `report` of the locale, and what fills it."""
+class Remark:
+    """A text of the locale's section `report`, with its values."""
 
     key: str
     values: Mapping[str, str | int] = field(default_factory=dict)
@@ -122,13 +122,13 @@ class Said:
 @dataclass(frozen=True, slots=True)
 class Judgement:
     verdict: Readiness
-    obstacles: Sequence[Said] = ()
-    notes: Sequence[Said] = ()
+    obstacles: Sequence[Remark] = ()
+    notes: Sequence[Remark] = ()
 
 
 @dataclass(frozen=True)
 class StreamReport:
-    """What became of one stream's mail. `mode` is None where the stream is not configured."""
+    """The outcome of one stream's mail. `mode` is None if the stream is not configured."""
 
     name: str
     stream_class: StreamClass
@@ -137,7 +137,7 @@ class StreamReport:
 
     @cached_property
     def days(self) -> dict[str, Row]:
-        """Its part of each day, in order."""
+        """The stream's part of each day, in order."""
         parts = {day: self._own(row) for day, row in sorted(self.counts.days.items())}
         return {day: row for day, row in parts.items() if row}
 
@@ -151,8 +151,8 @@ class StreamReport:
 
     @cached_property
     def apps(self) -> dict[str, Row]:
-        """Its part of each application's mail."""
-        return {app: self._own(row) for app, row in self.counts.apps.told().items()}
+        """The stream's part of each application's mail."""
+        return {app: self._own(row) for app, row in self.counts.apps.shown().items()}
 
     @property
     def recipients(self) -> int:
@@ -160,7 +160,7 @@ class StreamReport:
 
     @property
     def observed(self) -> bool:
-        """Whether any of it was."""
+        """Whether any of its mail was only observed."""
         return any(what.observed for what in self.total)
 
     @cached_property
@@ -176,7 +176,7 @@ class StreamReport:
 
     @cached_property
     def bases(self) -> dict[str, int]:
-        """What passed, by basis, the largest first."""
+        """Recipients that passed, by basis, the largest first."""
         found: dict[str, int] = {}
         for what, count in self.total.items():
             if what.action is Action.ALLOW:
@@ -186,7 +186,7 @@ class StreamReport:
 
     @cached_property
     def figures(self) -> list[Figure]:
-        """Why mail was or would be refused, the most frequent first."""
+        """The reasons why mail was or would be refused, the most frequent first."""
         words = {what.word for what in self.total if what.action is not Action.ALLOW}
         words |= {
             fault.reason
@@ -225,13 +225,13 @@ class StreamReport:
 
     @cached_property
     def _recent_since(self) -> str:
-        """The first of the last days; of all days, where those few have too little mail."""
+        """The first of the last days; empty, for all days, if they have too little mail."""
         last = list(self.days)[-RECENT:]
         seen = sum(sum(self.days[day].values()) for day in last)
         return last[0] if last and seen >= ENOUGH else ""
 
     def _trend(self, days: Mapping[str, int]) -> Trend:
-        """How its share of the mail changes from the first half of the days to the second."""
+        """Return how its share of mail changes from the first half of the days to the second."""
         names = list(days)
         half = len(names) // 2
         early, late = (
@@ -263,9 +263,9 @@ class StreamReport:
             Readiness.BLOCKED if obstacles else Readiness.READY, obstacles, tuple(self._notes())
         )
 
-    def _obstacles(self) -> Iterator[Said]:
+    def _obstacles(self) -> Iterator[Remark]:
         if self.recipients < ENOUGH:
-            yield Said("few", {"count": self.recipients, "enough": ENOUGH})
+            yield Remark("few", {"count": self.recipients, "enough": ENOUGH})
         for figure in self.figures:
             if self._is_fault(figure) and figure.recently >= self._bound:
                 yield _said("fault", figure, figure.messages or figure.recipients)
@@ -286,19 +286,19 @@ class StreamReport:
         """A message refused for its recipients' sake alone is in order itself."""
         return figure.kind is Kind.MESSAGE and figure.reason != Reason.RECIPIENTS_REFUSED
 
-    def _notes(self) -> Iterator[Said]:
+    def _notes(self) -> Iterator[Remark]:
         if len(self.days) < WEEK:
-            yield Said("short", {"count": len(self.days)})
+            yield Remark("short", {"count": len(self.days)})
         for figure in self.figures:
             if self._is_fault(figure) and figure.recently < self._bound:
                 key = "mended" if figure.of_messages >= self._bound else "rare"
                 yield _said(key, figure, figure.messages or figure.recipients)
         if alongside := self.counts.alongside.get(self.name):
-            yield Said("alongside", {"count": alongside})
+            yield Remark("alongside", {"count": alongside})
 
 
-def _said(key: str, figure: Figure, count: int) -> Said:
-    return Said(key, {"count": count, "reason": figure.reason}, figure.reason)
+def _said(key: str, figure: Figure, count: int) -> Remark:
+    return Remark(key, {"count": count, "reason": figure.reason}, figure.reason)
 
 
 def _of(row: Row, word: str) -> int:

@@ -1,1 +1,1 @@
-"""A list judged before a campaign: who may be mailed on a stream, and why the others may not."""
+"""Judges a list before a campaign: who may be mailed on a stream, and why the others may not."""

@@ -1,8 +1,8 @@
-"""What is wanting of a record that a person is refused for, where a fact of the file would do.
+"""Which missing facts a person is refused for, if the imported file could supply them.
 
-Nothing is guessed here: a fact is supplied, and the person is judged again by the decision core.
-Only what the file leaves out is supplied, as a constant of an import would be: what it says, and
-what the record has from elsewhere, stays.
+Nothing is guessed: a fact is supplied, and the decision core judges the person again. Only facts
+that the file leaves out are supplied, as by a constant of an import; what the file says, and what
+the record has from elsewhere, stays.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,29 +29,29 @@ from smtpproxy.policy.model import (
 from smtpproxy.policy.rules import RecipientCase, last_activity
 from smtpproxy.policy.rules.brands import is_own
 
-Told = Sequence[Contact]
-"""What the lines of a file say of one person."""
+Lines = Sequence[Contact]
+"""What the lines of a file say about one person."""
 
-Fix = Callable[[RecipientCase, Told], RecipientCase | None]
-"""Supplies a fact; None where it is not wanting, or the file is not about it."""
+Fix = Callable[[RecipientCase, Lines], RecipientCase | None]
+"""Supplies a fact; None if it is not missing, or the file does not cover it."""
 
 EVIDENCE = "evidence."
 PRODUCTS = "products"
-"""The one that is of the configuration, not of the file."""
+"""The one fact that belongs to the configuration, not to the file."""
 
 _SUPPLIED = "supplied"
 _ALLOW, _REFUSE = Action.ALLOW, Action.REFUSE
 
 
-def freed_by(case: RecipientCase, verdict: Verdict, told: Told) -> tuple[str, ...]:
-    """Return the facts which, all together, would let mail through; empty: none would.
+def freed_by(case: RecipientCase, verdict: Verdict, lines: Lines) -> tuple[str, ...]:
+    """Return the facts that together would let mail through; empty if none would.
 
-    `verdict` is that of the case. Each fact is what the verdict without it asks for.
+    `verdict` is that of the case. Each fact is one that the verdict without it requires.
     """
     found: list[str] = []
     while verdict.action is _REFUSE:
         for name, fix in _fixes(verdict.reason, case):
-            if name not in found and (better := fix(case, told)) is not None:
+            if name not in found and (better := fix(case, lines)) is not None:
                 case = better
                 found.append(name)
                 verdict = judge_recipient(case)
@@ -76,16 +76,16 @@ def _with(case: RecipientCase, contact: Contact | None) -> RecipientCase | None:
 
 def _ways(
     case: RecipientCase,
-    told: Told,
+    lines: Lines,
     change: Callable[[Collection], dict[str, Any]],
 ) -> RecipientCase | None:
-    """Change the collections of the stream's brand that the file is about."""
+    """Change the stream's brand's collections that the file covers."""
     contact = case.facts.contact
     if contact is None:
         return None
-    brands = {each.brand for each in told}
+    brands = {each.brand for each in lines}
     if None in brands:
-        brands.add(case.stream.brand)  # supplied before
+        brands.add(case.stream.brand)  # may have been supplied before
     ways = collections(contact)
     changed = tuple(
         replace(way, **change(way))
@@ -96,48 +96,48 @@ def _ways(
     return None if changed == ways else _with(case, collected(contact, changed))
 
 
-def _source(case: RecipientCase, told: Told) -> RecipientCase | None:
+def _source(case: RecipientCase, lines: Lines) -> RecipientCase | None:
     def change(way: Collection) -> dict[str, Any]:
         return {"source": Source.DIRECT} if way.source is None else {}
 
-    return _ways(case, told, change)
+    return _ways(case, lines, change)
 
 
-def _supplier(case: RecipientCase, told: Told) -> RecipientCase | None:
+def _supplier(case: RecipientCase, lines: Lines) -> RecipientCase | None:
     def change(way: Collection) -> dict[str, Any]:
         known = way.provenance or Provenance()
-        wanting = not known.supplier and not known.chain
-        return {"provenance": replace(known, supplier=_SUPPLIED)} if wanting else {}
+        missing = not known.supplier and not known.chain
+        return {"provenance": replace(known, supplier=_SUPPLIED)} if missing else {}
 
-    return _ways(case, told, change)
+    return _ways(case, lines, change)
 
 
-def _disclosed(case: RecipientCase, told: Told) -> RecipientCase | None:
+def _disclosed(case: RecipientCase, lines: Lines) -> RecipientCase | None:
     def change(way: Collection) -> dict[str, Any]:
         known = way.provenance or Provenance()
-        wanting = known.sender_disclosed is None and not known.chain
-        return {"provenance": replace(known, sender_disclosed=True)} if wanting else {}
+        missing = known.sender_disclosed is None and not known.chain
+        return {"provenance": replace(known, sender_disclosed=True)} if missing else {}
 
-    return _ways(case, told, change)
+    return _ways(case, lines, change)
 
 
-def _informed(case: RecipientCase, told: Told) -> RecipientCase | None:
+def _informed(case: RecipientCase, lines: Lines) -> RecipientCase | None:
     def change(way: Collection) -> dict[str, Any]:
-        wanting = way.informed_at is None and not way.never_informed
-        return {"informed_at": way.collected_at or case.now} if wanting else {}
+        missing = way.informed_at is None and not way.never_informed
+        return {"informed_at": way.collected_at or case.now} if missing else {}
 
-    return _ways(case, told, change)
+    return _ways(case, lines, change)
 
 
-def _optout(case: RecipientCase, told: Told) -> RecipientCase | None:
+def _optout(case: RecipientCase, lines: Lines) -> RecipientCase | None:
     def change(way: Collection) -> dict[str, Any]:
         return {"optout_offered": True} if way.optout_offered is None else {}
 
-    return _ways(case, told, change)
+    return _ways(case, lines, change)
 
 
-def _collected(case: RecipientCase, told: Told) -> RecipientCase | None:
-    """Who was active long ago stays silent, whatever else is said."""
+def _collected(case: RecipientCase, lines: Lines) -> RecipientCase | None:
+    """Supply `collected_at`, unless some activity is on record: too old activity stays so."""
     contact = case.facts.contact
     if contact is None or last_activity(contact, case.rulebook, case.now) is not None:
         return None
@@ -145,10 +145,10 @@ def _collected(case: RecipientCase, told: Told) -> RecipientCase | None:
     def change(way: Collection) -> dict[str, Any]:
         return {"collected_at": case.now} if way.collected_at is None else {}
 
-    return _ways(case, told, change)
+    return _ways(case, lines, change)
 
 
-def _occupations(case: RecipientCase, told: Told) -> RecipientCase | None:
+def _occupations(case: RecipientCase, lines: Lines) -> RecipientCase | None:
     topics = case.stream.topics
     if not topics:
         return None
@@ -156,10 +156,10 @@ def _occupations(case: RecipientCase, told: Told) -> RecipientCase | None:
     def change(way: Collection) -> dict[str, Any]:
         return {} if way.occupations else {"occupations": frozenset({min(topics)})}
 
-    return _ways(case, told, change)
+    return _ways(case, lines, change)
 
 
-def _products(case: RecipientCase, told: Told) -> RecipientCase | None:
+def _products(case: RecipientCase, lines: Lines) -> RecipientCase | None:
     contact, stream = case.facts.contact, case.stream
     bought = frozenset() if contact is None else frozenset(p.product for p in contact.purchases)
     if not bought - stream.products:
@@ -167,10 +167,10 @@ def _products(case: RecipientCase, told: Told) -> RecipientCase | None:
     return replace(case, stream=replace(stream, products=stream.products | bought))
 
 
-def _brand(case: RecipientCase, told: Told) -> RecipientCase | None:
-    """What the file says of nobody's is the stream's brand's; a withdrawal stays everybody's."""
+def _brand(case: RecipientCase, lines: Lines) -> RecipientCase | None:
+    """Give the file's data without a brand to the stream's brand; withdrawals stay for all."""
     contact, brand = case.facts.contact, case.stream.brand
-    nobodys = [each for each in told if each.brand is None]
+    nobodys = [each for each in lines if each.brand is None]
     if contact is None or not nobodys or brand == BUILT_IN_BRAND or not case.stream.many_brands:
         return None
     acts = _agreed(nobodys)
@@ -196,22 +196,22 @@ _Key = tuple[str, datetime, bool, bool]
 
 
 def _key(act: ConsentAct) -> _Key:
-    """What makes it this act, whatever is on record of it."""
+    """Return what identifies an act, whatever else is recorded about it."""
     return (act.purpose, act.at, act.pending, act.withdrawal)
 
 
-def _agreed(told: Told) -> set[_Key]:
-    return {_key(act) for each in told for act in each.acts if not act.withdrawal}
+def _agreed(lines: Lines) -> set[_Key]:
+    return {_key(act) for each in lines for act in each.acts if not act.withdrawal}
 
 
 def _agreements(
-    case: RecipientCase, told: Told, change: Callable[[ConsentAct], ConsentAct]
+    case: RecipientCase, lines: Lines, change: Callable[[ConsentAct], ConsentAct]
 ) -> RecipientCase | None:
-    """Change the agreements to the stream's purpose that the file tells of."""
+    """Change the consents to the stream's purpose that the file contains."""
     contact = case.facts.contact
     if contact is None:
         return None
-    ours = _agreed(told)
+    ours = _agreed(lines)
     acts = tuple(
         change(act) if act.purpose == case.stream.purpose and _key(act) in ours else act
         for act in contact.acts
@@ -219,12 +219,12 @@ def _agreements(
     return None if acts == contact.acts else _with(case, replace(contact, acts=acts))
 
 
-def _method(case: RecipientCase, told: Told) -> RecipientCase | None:
+def _method(case: RecipientCase, lines: Lines) -> RecipientCase | None:
     method = min(case.rulebook.valid_methods, default=None)
     if method is None:
         return None
     return _agreements(
-        case, told, lambda act: replace(act, method=method) if act.method is None else act
+        case, lines, lambda act: replace(act, method=method) if act.method is None else act
     )
 
 
@@ -233,8 +233,8 @@ def _evidence(name: str) -> Fix:
         known = getattr(evidence, name)
         return replace(evidence, **{name: _SUPPLIED}) if not (known or "").strip() else evidence
 
-    return lambda case, told: _agreements(
-        case, told, lambda act: replace(act, evidence=supply(act.evidence))
+    return lambda case, lines: _agreements(
+        case, lines, lambda act: replace(act, evidence=supply(act.evidence))
     )
 
 
@@ -250,4 +250,4 @@ _FIXES: Mapping[Reason, Sequence[tuple[str, Fix]]] = {
     Reason.INACTIVE: [("collected_at", _collected)],
     Reason.PRODUCT_NOT_SIMILAR: [(PRODUCTS, _products)],
 }
-"""By what a person is refused for, what a file may say and this one does not."""
+"""By reason of a refusal: facts that a file may supply, if this one does not."""

@@ -1,4 +1,4 @@
-"""The forms that a list may have, and how a verdict is written behind each of its lines."""
+"""The formats that a list may have, and how a verdict is appended to each of its lines."""
 
 import csv
 import io
@@ -38,9 +38,9 @@ from smtpproxy.store.exchange.rows import (
 Format = Literal["csv", "ndjson", "plain"]
 
 ADDED = ("verdict", "reason", "basis", "since", "duplicate", "profiling_objected")
-"""The columns that are added. Those of an earlier scrub are replaced."""
+"""The columns added to the list, replacing those of an earlier scrub."""
 
-_ALWAYS_ADDED = ADDED[:5]  # by every version
+_ALWAYS_ADDED = ADDED[:5]  # by all versions
 
 Source = TypeVar("Source", Line, Row)
 
@@ -51,7 +51,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Entry(Struct, frozen=True):
-    """One line: `start` is what is written of it, up to where the verdict goes."""
+    """One line: `start` is its output, up to where the verdict follows."""
 
     address: str  # canonical
     start: bytes
@@ -62,7 +62,7 @@ Ending = Callable[[LineVerdict], bytes]
 
 @dataclass(frozen=True, slots=True)
 class AddressList:
-    """An opened list. `header` and each line's start and ending make the output."""
+    """An opened list. The output is `header`, then each line's start and ending."""
 
     form: Format
     items: Iterator[Read[Entry] | Rejected]
@@ -73,13 +73,13 @@ class AddressList:
 
 
 def open_list(file: BinaryIO, form: Format | None = None, column: str | None = None) -> AddressList:
-    """Read a list; without `form`, it is told by the first line.
+    """Read a list; without `form`, its format is recognised by the first line.
 
-    `column` has the address, a column of CSV or a field of NDJSON; otherwise it is
-    the one called address or email, or the only one there is.
+    `column` has the address, a column of CSV or a field of NDJSON; by default the one named
+    address or email, or the only one.
 
     Raises:
-        ImportFault: there is no telling where the addresses are.
+        ImportFault: the column of the addresses cannot be determined.
     """
     lines = read_lines(file)
     first = first_line(lines)
@@ -90,7 +90,7 @@ def open_list(file: BinaryIO, form: Format | None = None, column: str | None = N
     if form == "csv":
         return _csv_list(lines, column)
     if column is not None and form == "plain":
-        raise ImportFault("it has one address a line and no columns: leave --column out")
+        raise ImportFault("it has one address per line and no columns: leave out --column")
     if form == "ndjson":
         lines.decoder.expect_utf8()
         items = _read(lines, _object_reader(column))
@@ -111,7 +111,7 @@ def _form_of(first: Line, column: str | None) -> Format:
 
 
 def _address(text: str) -> str:
-    """Raises ValueError with what is wrong, and without the address."""
+    """Return the canonical address. Raises ValueError with a text that does not hold it."""
     if not text.strip():
         raise ValueError("address: it is empty")
     try:
@@ -134,19 +134,17 @@ def _read(
 
 
 def _is_scrubbed(names: Collection[str], there_is: str) -> bool:
-    """Whether it has the columns of an earlier scrub.
+    """Return whether the list has the columns of an earlier scrub.
 
-    Raises ValueError when it has only some of these names: they are the list's own.
+    Raises ValueError when it has only some of these names, so that they are the list's own.
     """
     taken = [name for name in ADDED if name in names]
     if taken and not all(name in names for name in _ALWAYS_ADDED):
-        raise ValueError(
-            f"{there_is} {taken[0]}, which is the name of one that is added; rename it"
-        )
+        raise ValueError(f"{there_is} {taken[0]}, a name that scrub adds itself; rename it")
     return bool(taken)
 
 
-# one address a line
+# one address per line
 
 
 def _plain_entry(line: Line) -> Entry:
@@ -174,7 +172,7 @@ def _csv_list(lines: Lines, column: str | None) -> AddressList:
     def entry(row: Row) -> Entry:
         address = _address(checked_address(bare_address(row.cells[place]), row))
         content = row.content
-        # A row that has all its cells and no quotes is written as it came.
+        # A row with all its cells and no quotes is written unchanged.
         if whole and quote not in content and content.count(mark) == width - 1:
             return Entry(address, content)
         return Entry(address, _cells_written([row.cells[i] for i in kept], delimiter))
@@ -191,10 +189,10 @@ def _csv_list(lines: Lines, column: str | None) -> AddressList:
 
 
 def address_place(header: Header, column: str | None = None) -> int:
-    """Return which cell is the address: that of `column`, of address or email, or the only one.
+    """Return the index of the address cell: of `column`, of address or email, or the only one.
 
     Raises:
-        ImportFault: there is no telling.
+        ImportFault: it cannot be determined.
     """
     line = header.number
     names = [column_key(name) for name in header.columns]
@@ -212,17 +210,17 @@ def address_place(header: Header, column: str | None = None) -> int:
     if len(found) == 2:
         raise ImportFault(
             f"line {line}: there is a column address and a column email; "
-            "say with --column which one is the mail address"
+            "name the one with the mail address with --column"
         )
     if len(names) == 1:
         return 0
     if any("@" in name for name in names):
         raise ImportFault(
-            f"line {line}: it is an address, not a header; put a line with names above it"
+            f"line {line}: it is an address, not a header; put a line with column names above it"
         )
     raise ImportFault(
         f"line {line}: there is no column address or email, only {listed}; "
-        "say with --column which one is the mail address"
+        "name the one with the mail address with --column"
     )
 
 
@@ -232,7 +230,7 @@ def _added_header(start: bytes, delimiter: str) -> bytes:
 
 def _cells_written(cells: list[str], delimiter: str) -> bytes:
     text = io.StringIO()
-    # A line end within a cell is quoted only if it is of the line ends that are written.
+    # A line end within a cell is quoted only if it is one of the written line ends.
     csv.writer(text, delimiter=delimiter, lineterminator="\r\n").writerow(cells)
     return text.getvalue().removesuffix("\r\n").encode()
 
@@ -258,19 +256,19 @@ def _object_reader(column: str | None) -> Callable[[Line], Entry]:
 
     def entry(line: Line) -> Entry:
         if line.is_guessed:
-            raise ValueError("not UTF-8, as JSON has to be")
-        decoded(line.content)  # msgspec does not look into what it leaves raw
+            raise ValueError("not UTF-8, which JSON has to be")
+        decoded(line.content)  # msgspec does not check raw values
         try:
             fields = _decode(line.content)
         except msgspec.MsgspecError as error:
-            raise ValueError(f"no JSON object: {error}") from None
+            raise ValueError(f"not a JSON object: {error}") from None
         raw = next((fields[name] for name in names if name in fields), None)
         if raw is None:
             raise ValueError(f"there is no field {' or '.join(names)}")
         try:
             address = _address(_decode_text(raw))
         except msgspec.MsgspecError:
-            raise ValueError("address: it is no text") from None
+            raise ValueError("address: not a text") from None
         if not _is_scrubbed(fields, "there is a field"):
             return Entry(address, line.content.rstrip()[:-1].rstrip())
         kept = {name: value for name, value in fields.items() if name not in ADDED}

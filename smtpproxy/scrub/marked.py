@@ -1,4 +1,4 @@
-"""Many addresses in little memory."""
+"""Numbers for many addresses in little memory."""
 
 from array import array
 from typing import Literal
@@ -8,15 +8,15 @@ _MARK_BITS = 0xFFFF_FFFF_FFFF_FFFF
 
 
 class MarkedAddresses:
-    """A number for each address: 64-bit hashes with open addressing in one flat array.
+    """A number for each address: a hash table with open addressing in flat arrays.
 
-    A dict of Python objects would take five times as much. Of a million addresses, two
-    different ones share a hash once in some 40 million lists, and are then taken for one.
+    A dict would take five times the memory. With 64-bit hashes, two of a million addresses collide
+    once in some 40 million lists, and are then treated as one.
     """
 
     def __init__(self, numbers: Literal["B", "L"]) -> None:
         """`numbers` is the type code of the numbers: octets or words."""
-        self._marks = array("Q", [0]) * _LEAST  # 0 is an empty place
+        self._marks = array("Q", [0]) * _LEAST  # 0: empty
         self._numbers = array(numbers, [0]) * _LEAST
         self._mask = _LEAST - 1
         self._count = 0
@@ -25,8 +25,8 @@ class MarkedAddresses:
         return self._count
 
     def put(self, address: str, number: int) -> int | None:
-        """Set the number of an address; return the one that it had."""
-        # Python's own hash of text is SipHash under a random key: nobody can aim at it.
+        """Set the number of an address; return its former one."""
+        # Python hashes text by SipHash with a random key, so nobody can construct collisions.
         mark = (hash(address) & _MARK_BITS) or 1
         place = self._place(mark)
         if self._marks[place]:

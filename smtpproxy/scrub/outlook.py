@@ -1,5 +1,5 @@
-"""Who of the people of an import may be mailed, on each stream, why the others may not, and which
-facts would let them through: judged by the decision core, as at RCPT."""
+"""Which people of an import may be mailed on each stream, why the others may not, and which facts
+would let them through: judged by the decision core, as at RCPT."""
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -27,7 +27,7 @@ from smtpproxy.policy.rules import RecipientCase
 from smtpproxy.scrub.fixes import freed_by
 from smtpproxy.scrub.marked import MarkedAddresses
 from smtpproxy.scrub.shapes import Shapes
-from smtpproxy.scrub.verdicts import commonest_first
+from smtpproxy.scrub.verdicts import most_frequent_first
 from smtpproxy.settings import Settings
 from smtpproxy.store.keys import is_key_text
 from smtpproxy.store.protocols import ContactUpdate, FactReader, Store, SuppressionEntry
@@ -36,18 +36,18 @@ Standing = tuple[str, str, tuple[str, ...]]
 """One person on one stream: verdict, basis or reason, and the facts that would free them."""
 
 _ALLOW = Action.ALLOW
-_READ = 4_000  # people, in one read of the store
-_MOST_SHAPES = 20_000  # that are remembered
+_READ = 4_000  # people in one read of the store
+_MOST_SHAPES = 20_000  # remembered
 
 
 @dataclass(frozen=True, slots=True)
 class StreamOutlook:
-    """What becomes of mail to these people on one stream."""
+    """The verdicts on these people on one stream, counted."""
 
     stream: Stream
     bases: Mapping[str, int]
     reasons: Mapping[str, int]
-    wanting: Mapping[tuple[str, ...], int]  # exactly these facts
+    missing: Mapping[tuple[str, ...], int]  # exactly these facts
 
     @property
     def allowed(self) -> int:
@@ -55,15 +55,15 @@ class StreamOutlook:
 
     @property
     def frees(self) -> list[tuple[tuple[str, ...], int]]:
-        """Return sets of facts and how many people each would free, the most first.
+        """Return sets of facts with how many people each would free, the most first.
 
-        Supplied together, they free those too who lack only some of them.
+        A set also frees people who lack only some of its facts.
         """
-        told = [
-            (facts, sum(n for other, n in self.wanting.items() if set(other) <= set(facts)))
-            for facts in self.wanting
+        freed = [
+            (facts, sum(n for other, n in self.missing.items() if set(other) <= set(facts)))
+            for facts in self.missing
         ]
-        return sorted(told, key=lambda one: (-one[1], one[0]))
+        return sorted(freed, key=lambda pair: (-pair[1], pair[0]))
 
     @property
     def is_marketing(self) -> bool:
@@ -72,34 +72,34 @@ class StreamOutlook:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What is said at the end of an import."""
+    """The outlook at the end of an import."""
 
     people: int
     streams: Sequence[StreamOutlook]
     at: datetime
-    nameless: int = 0  # entries under a key text, or for a whole domain: they name no person
-    apart: int = 0  # lines too far behind another of the same person to be seen together
-    missed: int = 0  # lines that the store did not answer about
+    nameless: int = 0  # entries by key text or for a whole domain, which name no person
+    apart: int = 0  # lines too far after another one of the same person to be judged together
+    missed: int = 0  # lines not judged, as the store did not answer
 
     @property
     def shown(self) -> list[StreamOutlook]:
-        """The streams worth a word: not the one that nobody configured and nobody may use."""
+        """The streams worth showing: the built-in default only if it allows anybody or is alone."""
         shown = [one for one in self.streams if one.stream.name != DEFAULT_STREAM.name]
         return [one for one in self.streams if one in shown or one.allowed or not shown]
 
     @property
     def nobody(self) -> bool:
-        """Whether there are people, and none of them may be mailed on a marketing stream."""
+        """Whether there are people, and none may be mailed on any marketing stream."""
         marketing = [one for one in self.streams if one.is_marketing]
         return bool(self.people and marketing) and not any(one.allowed for one in marketing)
 
 
 class Outlook:
-    """Judges everybody once more with each batch that is about them: the last judgement counts.
+    """Judges people again with each batch about them; their last verdicts count.
 
-    It remembers 16 to 64 octets of a person, never an address. With `fixes` it tells what an import
-    could supply. `foresees`: the store does not say yet what it is told. Who has a contact that it
-    `hides` is judged as if there was none.
+    Keeps 16 to 64 octets per person, never an address. `fixes`: also find which facts an import
+    could supply. `foresees`: the batches are not in the store (a dry run). A contact that it
+    `hides` is judged as if it did not exist.
     """
 
     def __init__(
@@ -132,14 +132,14 @@ class Outlook:
     async def imported(
         self, store: FactReader, updates: Sequence[ContactUpdate], after: Mapping[str, Contact]
     ) -> None:
-        """Take in contacts, as they are `after` the updates. Raises StoreUnavailable."""
-        told: dict[str, list[Contact]] = {}
+        """Judge contacts as they are `after` the updates. Raises StoreUnavailable."""
+        lines: dict[str, list[Contact]] = {}
         for update in updates:
-            told.setdefault(update.contact.address, []).append(update.contact)
-        for some in _parts(list(told)):
+            lines.setdefault(update.contact.address, []).append(update.contact)
+        for some in _parts(list(lines)):
             facts = await self._facts(store, some, after)
             for address in some:
-                self._put(address, _known(facts, address, after), told[address])
+                self._put(address, _known(facts, address, after), lines[address])
 
     async def suppressed(
         self,
@@ -147,21 +147,20 @@ class Outlook:
         entries: Sequence[SuppressionEntry],
         after: Mapping[str, Contact],
     ) -> None:
-        """Take in who is suppressed; `after` says nothing of them. Raises StoreUnavailable."""
-        told: dict[str, list[Suppression]] = {}
+        """Judge the people of suppressions; `after` is not used. Raises StoreUnavailable."""
+        orders_of: dict[str, list[Suppression]] = {}
         for entry in entries:
             address = person(entry.address)
             if address is None:
                 self.nameless += 1
                 continue
-            orders = told.setdefault(address, [])
+            orders = orders_of.setdefault(address, [])
             if self._foresees:
                 orders.append(Suppression(entry.scope, entry.origin, entry.since))
-        await self.add(store, told)
+        await self.add(store, orders_of)
 
     async def add(self, store: Store, people: Mapping[str, Sequence[Suppression]]) -> None:
-        """Take in people, each with what suppresses them and is not stored. Raises
-        StoreUnavailable."""
+        """Judge people, each with suppressions that are not stored. Raises StoreUnavailable."""
         for some in _parts(list(people)):
             contacts = {name: one for name, (one, _) in (await store.profiles(some)).items()}
             facts = await self._facts(store, some, contacts)
@@ -172,8 +171,7 @@ class Outlook:
                 self._put(address, known, ())
 
     async def left(self, store: FactReader, contacts: Mapping[str, Contact | None]) -> None:
-        """Take in people as they would be with these contacts, or none. Raises
-        StoreUnavailable."""
+        """Judge people as if they had these contacts, or none. Raises StoreUnavailable."""
         after = {address: one for address, one in contacts.items() if one is not None}
         for some in _parts(list(contacts)):
             facts = await self._facts(store, some, after)
@@ -183,7 +181,7 @@ class Outlook:
     async def _facts(
         self, store: FactReader, addresses: Sequence[str], after: Mapping[str, Contact]
     ) -> Facts:
-        """Read what is known beside contacts, and all where that says more."""
+        """Read the facts beside contacts, and all facts of people for whom more matters."""
         facts = await store.facts(
             replace(self._lookups, addresses=tuple(addresses), contacts=False)
         )
@@ -199,13 +197,13 @@ class Outlook:
             **await store.facts(replace(self._lookups, addresses=tuple(whole), mailings=True)),
         }
 
-    def _put(self, address: str, known: RecipientFacts, told: Sequence[Contact]) -> None:
+    def _put(self, address: str, known: RecipientFacts, lines: Sequence[Contact]) -> None:
         if self._hides and known.contact is not None and self._hides(known.contact):
             known = replace(known, contact=None)
-        shape = self._shapes.of(address, known, told)
+        shape = self._shapes.of(address, known, lines)
         number = None if shape is None else self._judged.get(shape)
         if number is None:
-            number = self._outcome(address, known, told)
+            number = self._outcome(address, known, lines)
             if shape is not None and len(self._judged) < _MOST_SHAPES:
                 self._judged[shape] = number
         before = self._last.put(address, number)
@@ -214,17 +212,17 @@ class Outlook:
             self._apart += self._foresees
         self._counts[number] += 1
 
-    def _outcome(self, address: str, known: RecipientFacts, told: Sequence[Contact]) -> int:
-        outcome = self.standings(address, known, told)
+    def _outcome(self, address: str, known: RecipientFacts, lines: Sequence[Contact]) -> int:
+        outcome = self.standings(address, known, lines)
         number = self._outcomes.setdefault(outcome, len(self._counts))
         if number == len(self._counts):
             self._counts.append(0)
         return number
 
     def standings(
-        self, address: str, known: RecipientFacts, told: Sequence[Contact] = ()
+        self, address: str, known: RecipientFacts, lines: Sequence[Contact] = ()
     ) -> tuple[Standing, ...]:
-        """Return how a person stands on each stream."""
+        """Return a person's verdict on each stream."""
         found: list[Standing] = []
         for stream, rulebook in self._streams:
             case = RecipientCase(address, stream, known, rulebook, self._now)
@@ -232,7 +230,7 @@ class Outlook:
             if verdict.action is _ALLOW:
                 found.append(("allow", str(verdict.basis), ()))
                 continue
-            facts = freed_by(case, verdict, told) if self._fixes else ()
+            facts = freed_by(case, verdict, lines) if self._fixes else ()
             found.append((str(verdict.action), str(verdict.reason), facts))
         return tuple(found)
 
@@ -250,9 +248,9 @@ class Outlook:
             streams.append(
                 StreamOutlook(
                     stream,
-                    commonest_first(found.bases),
-                    commonest_first(found.reasons),
-                    found.wanting,
+                    most_frequent_first(found.bases),
+                    most_frequent_first(found.reasons),
+                    found.missing,
                 )
             )
         return Findings(
@@ -264,13 +262,13 @@ class Outlook:
 class _Counted:
     bases: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
-    wanting: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    missing: Counter[tuple[str, ...]] = field(default_factory=Counter)
 
     def add(self, standing: Standing, people: int) -> None:
         action, word, facts = standing
         (self.bases if action == "allow" else self.reasons)[word] += people
         if facts:
-            self.wanting[facts] += people
+            self.missing[facts] += people
 
 
 def _known(facts: Facts, address: str, contacts: Mapping[str, Contact]) -> RecipientFacts:
@@ -283,7 +281,7 @@ def _parts(addresses: Sequence[str]) -> Iterable[Sequence[str]]:
 
 
 def person(address: str) -> str | None:
-    """Return a canonical address; None for what names no single person."""
+    """Return a canonical address; None for anything that names no single person."""
     if is_key_text(address):
         return None
     try:

@@ -1,4 +1,4 @@
-"""A list on its way: read, judged some thousand lines at a time, written in its order."""
+"""Runs a scrub: read the list, judge some thousand lines at a time, write them in order."""
 
 import hashlib
 import io
@@ -23,7 +23,7 @@ _READ_BUFFER = 256 * 1024
 
 
 class HashedSource(io.RawIOBase):
-    """Passes on what `raw` gives. `sha256` and `octets` are of all that was read so far."""
+    """Passes on the content of `raw`; `sha256` and `octets` cover everything read so far."""
 
     def __init__(self, raw: BinaryIO) -> None:
         self._raw = raw
@@ -57,10 +57,10 @@ _BUFFER = 256 * 1024
 
 
 class Drafts:
-    """Files under temporary names beside their places, put there by `commit`.
+    """Files under temporary names beside their destinations, moved there by `commit`.
 
-    Without it, all of them are gone at the end of `with`. They may be read by their owner
-    only. What is no file (a pipe, /dev/null) is written to directly.
+    Without `commit`, all are removed at the end of `with`. Only their owner may read them. A
+    destination that is no file (a pipe, /dev/null) is written to directly.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Drafts:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        with suppress(OSError):  # what is still buffered is not wanted any more
+        with suppress(OSError):  # what is still buffered is not needed
             self._open.close()
         self.discard()
 
@@ -96,35 +96,35 @@ class Drafts:
         return draft
 
     def commit(self) -> None:
-        """Put all of them in their places, replacing what is there."""
+        """Move all drafts to their destinations, replacing existing files."""
         self._open.close()
         for draft, place in self._drafts:
             draft.replace(place)
 
 
-_TOLD = 5
+_REPORTED = 5
 
 
 class Unreadable:
-    """Puts them into a FILE.rejected; where there is to be none, tells of the first few.
+    """Collects unreadable lines in a FILE.rejected; without a path, reports the first few.
 
-    `header` is that of the list. `tell` takes the number of a line and its fault, which
-    hold nothing of the line itself. `keep`: nobody chose `path`, so that a file which is
-    there and is no FILE.rejected is not touched.
+    `header` is that of the list. `report` gets the number and fault of a line, which hold nothing
+    of the line itself. `keep`: `path` is the default, so an existing file that is no FILE.rejected
+    must not be touched.
     """
 
     def __init__(
         self,
         drafts: Drafts,
         path: Path | None,
-        tell: Callable[[str], None],
+        report: Callable[[str], None],
         *,
         keep: bool = False,
     ) -> None:
         self.path = path
         self.header: bytes | None = None
         self._drafts = drafts
-        self._tell = tell
+        self._report = report
         self._keep = keep
         self._file: RejectedFile | None = None
         self._count = 0
@@ -135,19 +135,19 @@ class Unreadable:
             if self._file is None:
                 if self._keep and self.path.exists() and not _is_rejected_file(self.path):
                     raise ImportFault(
-                        f"{self.path} is there and is no file of lines put aside;"
-                        " name another with --rejected"
+                        f"{self.path} exists and is not a file of rejected lines;"
+                        " name another one with --rejected"
                     )
                 self._file = RejectedFile(self._drafts.reserve(self.path))
                 self._file.header = self.header
             self._file.write(rejected)
-        elif self._count <= _TOLD:
-            self._tell(f"line {rejected.number}: {rejected.reason}")
-        elif self._count == _TOLD + 1:
-            self._tell("more lines cannot be read; --rejected FILE keeps them with their reasons")
+        elif self._count <= _REPORTED:
+            self._report(f"line {rejected.number}: {rejected.reason}")
+        elif self._count == _REPORTED + 1:
+            self._report("more lines cannot be read; --rejected FILE saves them with their reasons")
 
     def close(self) -> None:
-        """Finish the file; that of an earlier run goes when now all could be read."""
+        """Finish the file; without unreadable lines, remove that of an earlier run."""
         if self._file is not None:
             self._file.close()
         elif self._keep and self.path is not None and _is_rejected_file(self.path):
@@ -155,7 +155,7 @@ class Unreadable:
 
 
 def _is_rejected_file(path: Path) -> bool:
-    """Tell by its first comment, which stands on top or below a CSV header."""
+    """Return whether a file begins with the comment of a rejected line, below any CSV header."""
     try:
         with path.open("rb") as file:
             return any(file.readline(MAX_LINE).startswith(b"# line ") for _ in range(2))
@@ -169,7 +169,7 @@ BATCH_OCTETS = 8 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Where lines go: all of them, those who may be mailed, all others."""
+    """The files for all lines, for those of people who may be mailed, and for the others."""
 
     every: Sequence[BinaryIO] = ()
     allowed: Sequence[BinaryIO] = ()
@@ -209,7 +209,7 @@ class Scrub:
         self.counts = Counts()
 
     async def through(self, store: FactReader) -> None:
-        """Raises StoreUnavailable, or OSError when an output cannot be written."""
+        """Judge the whole list. Raises StoreUnavailable, or OSError for an output."""
         self._outputs.write_header(self._list.header)
         batch: list[Entry] = []
         octets = 0

@@ -1,6 +1,6 @@
-"""What of a person a verdict at RCPT depends on: of many people of one shape, one is judged.
+"""The shape of a person: all that a verdict at RCPT depends on. One of each shape is judged.
 
-Two moments count alike where no rule can tell them apart: rules compare them with each other, with
+Two times are equal here if no rule can distinguish them: rules compare times with each other, with
 now, and with the beginnings of the rulebooks' periods (tests/scrub/test_shapes.py).
 """
 
@@ -18,12 +18,12 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.periods import Period, beginning, within
 
-_MOST = 100_000  # moments that are remembered
+_MOST = 100_000  # times remembered
 _EVIDENCE = Evidence()
 
 
 class Shapes:
-    """Tells the shapes of people, under some rulebooks, at one moment."""
+    """Determines the shapes of people, under some rulebooks, at one time."""
 
     def __init__(self, rulebooks: Iterable[Rulebook], now: datetime) -> None:
         books = list(rulebooks)
@@ -38,8 +38,8 @@ class Shapes:
         self._roles = frozenset().union(*(book.role_local_parts for book in books))
         self._places: dict[datetime, int] = {}
 
-    def of(self, address: str, known: RecipientFacts, told: Sequence[Contact]) -> Hashable | None:
-        """Return the shape of a person of whom a file told; None: there may be no other like it."""
+    def of(self, address: str, known: RecipientFacts, lines: Sequence[Contact]) -> Hashable | None:
+        """Return the shape of a person with these `lines` in a file; None: judge them alone."""
         contact, orders = known.contact, known.suppressions
         if known.mailings or known.readings or known.null_mx is not None:
             return None
@@ -57,7 +57,7 @@ class Shapes:
             or contact.preferences
             or contact.audience is Audience.GENERIC
             or (contact.provenance is not None and contact.provenance.chain)
-            or (told and (len(told) > 1 or told[0] != contact))
+            or (lines and (len(lines) > 1 or lines[0] != contact))
         ):
             return None
         acts, bought = contact.acts, contact.purchases
@@ -82,21 +82,21 @@ class Shapes:
             contact.tags,
             tuple([_act(act) for act in acts]) if acts else (),
             tuple([(one.product, one.kind, one.brand, one.came_by) for one in bought]),
-            bool(told),
+            bool(lines),
             beside,
         )
 
     def _order(self, moments: Sequence[datetime | None]) -> Hashable:
-        """Return where each is among all of them, and among what rules compare them with."""
-        there = sorted({at for at in moments if at is not None})
-        ranks = {at: rank for rank, at in enumerate(there)}
+        """Return the order of the times among themselves, and among those that rules use."""
+        distinct = sorted({at for at in moments if at is not None})
+        ranks = {at: rank for rank, at in enumerate(distinct)}
         return (
             tuple([None if at is None else ranks[at] for at in moments]),
-            tuple([self._place(at) for at in there]),
+            tuple([self._place(at) for at in distinct]),
         )
 
     def _place(self, at: datetime) -> int:
-        """Count what it is not before: that tells which, as later moments are before no more."""
+        """Return how many of the rules' times it is not before, which identifies its place."""
         place = self._places.get(at)
         if place is None:
             place = sum(at > then for then in self._nows) + sum(at >= on for on in self._since)
@@ -122,10 +122,10 @@ def _act(act: ConsentAct) -> Hashable:
 
 
 def _stated(evidence: Evidence) -> Hashable:
-    told = (
+    values = (
         evidence.wording, evidence.ip, evidence.version, evidence.form, evidence.document_hash,
     )  # fmt: skip
-    return tuple([bool(one and not one.isspace()) for one in told])
+    return tuple([bool(one and not one.isspace()) for one in values])
 
 
 def _order_of(one: Suppression) -> Hashable:

@@ -1,5 +1,5 @@
-"""What the decision core says of the addresses of a list, as at RCPT on one stream; the counts,
-and the report on them: one HTML file that needs nothing else."""
+"""The decision core's verdicts on the addresses of a list, as at RCPT on one stream; their counts,
+and a report on them as one self-contained HTML file."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +34,7 @@ from smtpproxy.terminal import printable
 
 @dataclass(frozen=True, slots=True)
 class ScrubRequest:
-    """What the list is for. `now` is the moment it is judged as of."""
+    """What the list is judged for, as of `now`."""
 
     stream: Stream
     rulebook: Rulebook
@@ -43,12 +43,12 @@ class ScrubRequest:
 
 
 class LineVerdict(Struct, frozen=True):
-    """One line's verdict; `since` is the day of what it rests on, empty where there is none."""
+    """One line's verdict; `since` is the day of the fact it is based on, or empty."""
 
     verdict: Verdict
     since: str = ""
-    duplicate: bool = False  # the same mailbox stood further up
-    profiling_objected: bool = False  # for who chooses recipients by what is known of them
+    duplicate: bool = False  # the same mailbox appeared further up
+    profiling_objected: bool = False  # for selecting recipients by their profile
 
 
 async def judge_addresses(
@@ -57,11 +57,9 @@ async def judge_addresses(
     addresses: Sequence[str],
     hides: Callable[[Contact], bool] | None = None,
 ) -> Sequence[LineVerdict]:
-    """Return what is said of each canonical address, by one read of the store.
+    """Return the verdict on each canonical address, with one read of the store.
 
-    Whoever asks must not learn from the reasons that there are the contacts that it `hides`.
-
-    Raises StoreUnavailable.
+    The reasons do not reveal that contacts exist that it `hides`. Raises StoreUnavailable.
     """
     stream, rulebook = request.stream, request.rulebook
     question = Transaction((stream,), tuple(addresses))
@@ -91,18 +89,18 @@ def _without_hidden(known: RecipientFacts, hides: Callable[[Contact], bool]) -> 
 
 
 def _hidden(verdict: Verdict, as_nobody: Verdict) -> Verdict:
-    """Return what is told: the action is true, and the reason one that nobody's would have."""
+    """Return the verdict to show: its action is true, its reason as without a contact."""
     if verdict.action is as_nobody.action:
         return as_nobody
     return verdict if verdict.action is Action.ALLOW else HIDDEN
 
 
 HIDDEN = refuse("no_record", Reason.NO_RECORD)
-"""What is told of whoever is on record, where that must not be learned."""
+"""The verdict shown for a person whose contact must not be revealed."""
 
 
 def _since(verdict: Verdict, known: RecipientFacts, request: ScrubRequest) -> str:
-    """The day of the suppression, the withdrawal or the consent that decided."""
+    """Return the day of the suppression, withdrawal or consent that decided."""
     if verdict.rule == "suppression":
         return (verdict.detail or "").partition(" since ")[2][:10]
     whole = RecipientCase("", request.stream, known, request.rulebook, request.now)
@@ -120,10 +118,10 @@ def _since(verdict: Verdict, known: RecipientFacts, request: ScrubRequest) -> st
 
 @dataclass(slots=True)
 class Counts:
-    """What was found so far. Every line is allowed, refused, deferred or unreadable."""
+    """Counts so far. Every line is allowed, refused, deferred or unreadable."""
 
     unreadable: int = 0
-    duplicates: int = 0  # of those that could be read
+    duplicates: int = 0  # among the readable lines
     bases: Counter[str] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
     deferrals: Counter[str] = field(default_factory=Counter)
@@ -156,7 +154,7 @@ class Counts:
 
     @property
     def longest(self) -> int:
-        """The most lines that have one basis or reason: what charts are drawn against."""
+        """The most lines with one basis or reason: the scale of the charts."""
         found = (self.bases, self.refusals, self.deferrals)
         return max((lines for each in found for lines in each.values()), default=1)
 
@@ -166,7 +164,7 @@ class Counts:
 
     @property
     def reasons(self) -> list[tuple[str, str, int]]:
-        """Return (verdict, reason, lines) of all that is not allowed, the commonest first."""
+        """Return (verdict, reason, lines) for lines not allowed, the most frequent first."""
         rows = [
             (str(action), reason, lines)
             for action, found in ((Action.REFUSE, self.refusals), (Action.DEFER, self.deferrals))
@@ -175,12 +173,12 @@ class Counts:
         return sorted(rows, key=lambda row: (-row[2], row[1]))
 
 
-def commonest_first(found: Mapping[str, int]) -> dict[str, int]:
+def most_frequent_first(found: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(found.items(), key=lambda row: (-row[1], row[0])))
 
 
 def share(part: int, whole: int) -> float:
-    """Return hundredths for people: never 0 or 100 where it is not so."""
+    """Return a percentage for people: 0 and 100 only if exactly so."""
     if not whole or not part:
         return 0
     if part == whole:
@@ -190,7 +188,7 @@ def share(part: int, whole: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What is said of a list, in whatever form."""
+    """The result for a list, whatever its output format."""
 
     name: str  # of the list
     sha256: str
@@ -207,7 +205,7 @@ class Findings:
             "at": request.now,
             "total": counts.total,
             "allowed": counts.allowed,
-            "by_basis": commonest_first(counts.bases),
+            "by_basis": most_frequent_first(counts.bases),
             "refused": counts.refused,
             "deferred": counts.deferred,
             "by_reason": {reason: lines for _, reason, lines in counts.reasons},
@@ -218,7 +216,7 @@ class Findings:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One row of the charts; `width` is in hundredths of the longest of all."""
+    """One row of the charts; `width` is a percentage of the longest bar."""
 
     name: str
     kind: str  # allow, refuse or defer
@@ -229,7 +227,7 @@ class Bar:
 
 
 def reason_bars(counts: Counts, lang: Lang = REFERENCE) -> Sequence[Bar]:
-    """What is in the way, the commonest first."""
+    """Return the reasons of lines not allowed, the most frequent first."""
     rows = [
         (reason, kind, lines, of_reason(reason, lang)) for kind, reason, lines in counts.reasons
     ]
@@ -237,8 +235,8 @@ def reason_bars(counts: Counts, lang: Lang = REFERENCE) -> Sequence[Bar]:
 
 
 def basis_bars(counts: Counts, lang: Lang = REFERENCE) -> Sequence[Bar]:
-    """Why the others may be mailed, on the scale of `reason_bars`."""
-    found = commonest_first(counts.bases).items()
+    """Return the bases of allowed lines, on the scale of `reason_bars`."""
+    found = most_frequent_first(counts.bases).items()
     rows = [(basis, "allow", lines, _said(f"scrub.basis.{basis}", lang)) for basis, lines in found]
     return _bars(rows, counts)
 
@@ -261,8 +259,8 @@ def _said(key: str, lang: Lang) -> str:
 
 
 def html(findings: Findings, lang: Lang = REFERENCE) -> str:
-    """Return the report; what others wrote (the list's name) is escaped."""
-    from smtpproxy.locale.pages import environment  # 40 ms, where there is a report
+    """Return the report; foreign text (the list's name) is escaped."""
+    from smtpproxy.locale.pages import environment  # 40 ms, only for a report
 
     counts = findings.counts
     return (

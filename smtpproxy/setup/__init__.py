@@ -1,6 +1,6 @@
-"""A first configuration: what the machine shows, what was answered, the files made of both."""
+"""A first configuration: what the machine shows, the answers, and the files made from both."""
 
 from pathlib import Path
 
 UNIT_CONFIG = Path("/etc/smtpproxy/smtpproxy.toml")
-"""What smtpproxy.service names, and every command without --config."""
+"""The configuration of smtpproxy.service, and of every command without --config."""

@@ -1,4 +1,4 @@
-"""What has to be known before a first configuration can be written."""
+"""The answers needed to write a first configuration."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,7 +15,7 @@ from smtpproxy.settings import (
 from smtpproxy.toml_tables import keys_of
 
 STREAM_HEADER = keys_of(ServerSettings)["stream_header"].default
-"""With which apps choose among streams, unless the configuration says otherwise."""
+"""The default header field by which applications choose a stream."""
 
 
 class Route(StrEnum):
@@ -30,23 +30,23 @@ class Route(StrEnum):
 
     @property
     def protocol(self) -> str:
-        """What the listener speaks."""
+        """The protocol of the listener."""
         spoken = {Route.MILTER: "milter", Route.POLICY: "policy", Route.AFTER_QUEUE: "lmtp"}
         return spoken.get(self, "smtp")
 
     @property
     def relays(self) -> bool:
-        """Whether smtpproxy passes mail on, where otherwise the MTA keeps it and asks."""
+        """Whether smtpproxy relays mail; otherwise the MTA keeps it and only asks."""
         return self not in (Route.MILTER, Route.POLICY)
 
     @property
     def port(self) -> int:
-        """Where it listens, unless that is taken."""
+        """The port to listen on, unless it is taken."""
         return {Route.MILTER: 8891, Route.POLICY: 8892}.get(self, 2525)
 
     @property
     def upstream(self) -> str:
-        """The MTA behind, where this route decides it: the second smtpd of the lines for it."""
+        """The MTA behind smtpproxy, if the route determines it: the second smtpd in its lines."""
         if self in (Route.MILTER, Route.BEFORE_QUEUE, Route.AFTER_QUEUE):
             return "127.0.0.1:10026"
         return "127.0.0.1:25" if self is Route.POLICY else ""
@@ -54,7 +54,7 @@ class Route(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """All of it, each as its setting reads it."""
+    """All answers, each as its setting reads it."""
 
     hostname: str
     route: Route
@@ -71,7 +71,7 @@ class Answers:
 
     @property
     def default_stream(self) -> StreamSettings:
-        """What mail is on that does not say: of what was answered, the strictest."""
+        """The stream of mail that names none: the strictest."""
         return min(self.streams, key=lambda stream: stream.stream_class != "marketing")
 
     @property

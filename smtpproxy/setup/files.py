@@ -1,4 +1,4 @@
-"""The files of a first configuration, and their way to the disk: all of them, over none."""
+"""Makes the files of a first configuration, and writes all of them, never over an existing one."""
 
 import os
 import pwd
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     import jinja2
 
 OWNER = "smtpproxy"
-"""The user of the service unit: keys are to be its own."""
+"""The user of the service unit, who has to own the keys."""
 
 UNIT_COMMAND = Path("/usr/bin/smtpproxy")
 UNIT_STATE = Path("/var/lib/smtpproxy")
-"""What smtpproxy.service says by itself."""
+"""The defaults in smtpproxy.service."""
 
 INSTALL = "install"
-"""The folder, beside the configuration, of what others have to be told."""
+"""The folder, beside the configuration, with files for Postfix, systemd and the DNS."""
 
 
 class File(Struct, frozen=True):
-    """A file to be; a secret one is for its owner's eyes only."""
+    """A file to write; only its owner may read a secret one."""
 
     path: Path
     content: bytes
@@ -39,7 +39,7 @@ class File(Struct, frozen=True):
 
 
 class Machinery(Struct, frozen=True):
-    """What the files say beside what was answered. `addresses` are for the doctor."""
+    """What the files need beside the answers. `addresses` are for the doctor."""
 
     config: Path
     command: Path
@@ -48,28 +48,28 @@ class Machinery(Struct, frozen=True):
     addresses: Sequence[str] = ()
 
 
-def files(answers: Answers, around: Machinery) -> list[File]:
-    """Return what is to be written, the configuration first."""
-    folder, install = around.config.parent, around.config.parent / INSTALL
+def files(answers: Answers, machinery: Machinery) -> list[File]:
+    """Return the files to write, the configuration first."""
+    folder, install = machinery.config.parent, machinery.config.parent / INSTALL
     keys = {d: folder / f"{answers.selector}.{d}.pem" for d in answers.domains if answers.selector}
     listen = answers.listen
     words: dict[str, Any] = {
         "answers": answers,
-        "day": around.day.isoformat(),
+        "day": machinery.day.isoformat(),
         "header": STREAM_HEADER,
         "listener": "apps" if answers.route is Route.APPS else "postfix",
-        "origin": None if answers.route.relays else _origin(answers, around.postfix),
+        "origin": None if answers.route.relays else _origin(answers, machinery.postfix),
         "trusted": _trusted(answers),
-        "addresses": around.addresses,
+        "addresses": machinery.addresses,
         "keys": keys,
         "postfix_host": lambda place: f"[{place.host}]:{place.port}",
-        "before": lambda name, first: _before(first, around.postfix.get(name, "")),
-        "config": around.config,
-        "command": _own_command(around),
+        "before": lambda name, first: _before(first, machinery.postfix.get(name, "")),
+        "config": machinery.config,
+        "command": _own_command(machinery),
         "folders": [*_folders(answers)],
         "low_port": not isinstance(listen, UnixAddress) and listen.port < 1024,
     }
-    made = [File(around.config, _rendered("smtpproxy.toml", words))]
+    made = [File(machinery.config, _rendered("smtpproxy.toml", words))]
     for name in ("main.cf", "master.cf", "smtpproxy.conf"):
         content = _rendered(name, words)
         if any(line and not line.startswith((b"#", b"[")) for line in content.splitlines()):
@@ -78,10 +78,10 @@ def files(answers: Answers, around: Machinery) -> list[File]:
 
 
 def _signing(answers: Answers, keys: Mapping[str, Path], install: Path) -> Iterator[File]:
-    """New keys, and what to publish of them."""
+    """Yield new keys, and the records to publish for them."""
     if not keys:
         return
-    from smtpproxy.relay.dkim_signing import new_key  # 6 MB, where keys are made
+    from smtpproxy.relay.dkim_signing import new_key  # 6 MB, only to make keys
 
     records = []
     for domain, path in keys.items():
@@ -92,7 +92,7 @@ def _signing(answers: Answers, keys: Mapping[str, Path], install: Path) -> Itera
 
 
 def _origin(answers: Answers, postfix: Mapping[str, str]) -> str:
-    """What Postfix adds to addresses without a domain; Debian has it in a file."""
+    """Return the domain that Postfix adds to addresses without one; Debian has it in a file."""
     origin = postfix.get("myorigin", "")
     if origin.startswith("/"):
         origin = _first_line(Path(origin))
@@ -102,7 +102,7 @@ def _origin(answers: Answers, postfix: Mapping[str, str]) -> str:
 
 
 def _first_line(path: Path) -> str:
-    """Return it, "" where there is no file that is soon read."""
+    """Return the first line, "" if it is not a regular file that can be read."""
     try:
         if not path.is_file():
             return ""
@@ -113,26 +113,26 @@ def _first_line(path: Path) -> str:
 
 
 def _trusted(answers: Answers) -> str | None:
-    """Where Postfix comes from when it tells of its clients."""
+    """Return the address from which Postfix forwards its clients' addresses."""
     if answers.route not in (Route.BEFORE_QUEUE, Route.AFTER_QUEUE):
         return None
     return "127.0.0.1" if isinstance(answers.listen, UnixAddress) else answers.listen.host
 
 
 def _before(first: str, others: str) -> str:
-    """Return a list of Postfix with `first` at its head, and not again behind it."""
+    """Return a list for Postfix with `first` at its head, and not again later."""
     rest = [each.strip() for each in others.split(",")]
     return ", ".join([first, *(each for each in rest if each not in ("", first))])
 
 
-def _own_command(around: Machinery) -> Path | None:
-    """The command, where the unit's own would be another or read another file."""
-    same = (around.command, around.config) == (UNIT_COMMAND, UNIT_CONFIG)
-    return None if same else around.command
+def _own_command(machinery: Machinery) -> Path | None:
+    """Return the command if the unit's own is different or reads a different file."""
+    same = (machinery.command, machinery.config) == (UNIT_COMMAND, UNIT_CONFIG)
+    return None if same else machinery.command
 
 
 def _folders(answers: Answers) -> Iterator[Path]:
-    """What the unit would not let the relay write to."""
+    """Yield the folders that the unit does not let the relay write to."""
     if answers.state_dir != UNIT_STATE:
         yield answers.state_dir
     for place in (answers.listen, answers.web):
@@ -150,7 +150,7 @@ def _environment() -> "jinja2.Environment":
 
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("smtpproxy.setup", "templates"),
-        autoescape=False,  # no HTML: each value goes through a filter of its format
+        autoescape=False,  # not HTML: each value goes through a filter of its own format
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -170,8 +170,8 @@ def _unit_word(path: Path) -> str:
     return f'"{text}"' if any(c in text for c in " '\";") else text
 
 
-def in_the_way(planned: Sequence[File]) -> list[Path]:
-    """Return what is there already, under the name of a file to be."""
+def already_existing(planned: Sequence[File]) -> list[Path]:
+    """Return the paths of planned files that already exist."""
     return [file.path for file in planned if os.path.lexists(file.path)]
 
 
@@ -180,10 +180,10 @@ def secrets(planned: Sequence[File]) -> list[Path]:
 
 
 def write(planned: Sequence[File], state_dir: Path) -> bool:
-    """Write all files, or none; make `state_dir` where it is missing.
+    """Write all files, or none; make `state_dir` if it is missing.
 
-    As root, secrets and `state_dir` become the relay's user's: False where there is no such user.
-    Raises OSError; FileExistsError when one of the files is there.
+    As root, give secrets and `state_dir` to the relay's user; False if that user does not exist.
+    Raises OSError; FileExistsError when one of the files exists.
     """
     owner = _service_user()
     done: list[Path] = []
@@ -212,7 +212,7 @@ def write(planned: Sequence[File], state_dir: Path) -> bool:
 
 
 def _service_user() -> pwd.struct_passwd | None:
-    """The user of the service unit; None where this is not root, who alone can give to it."""
+    """Return the user of the service unit; None unless this is root, who alone can chown."""
     try:
         return pwd.getpwnam(OWNER) if os.geteuid() == 0 else None
     except KeyError:

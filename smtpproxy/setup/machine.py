@@ -1,7 +1,7 @@
-"""What this machine shows of itself: its Postfix, its open ports, what the DNS says of names.
+"""What this machine shows: its Postfix, its open ports, and the DNS records of names.
 
-It is only for proposals, and all of it may be wrong, slow or hostile: each source has a time
-limit and a size limit, and what is not plain text on one line is left out.
+It is used for proposals only, and may be wrong, slow or hostile: each source has a time limit and a
+size limit, and anything that is not plain text on one line is left out.
 """
 
 import asyncio
@@ -31,20 +31,20 @@ PARAMETERS = (
     "smtpd_recipient_restrictions",
     "smtpd_end_of_data_restrictions",
 )
-"""Of Postfix: what proposals and the lines for it are made of."""
+"""Parameters of Postfix that proposals and the lines for Postfix are made from."""
 
-_SEARCH = ":/usr/local/sbin:/usr/sbin:/sbin"  # users have none of these in their PATH
+_SEARCH = ":/usr/local/sbin:/usr/sbin:/sbin"  # not in a user's PATH
 _LONGEST = 64 * 1024  # octets of postconf's answer
 _LONGEST_VALUE = 1_000
-_LONGEST_TABLE = 1024 * 1024  # octets of /proc/net/tcp, where what listens comes first
+_LONGEST_TABLE = 1024 * 1024  # octets of /proc/net/tcp, where listening sockets come first
 _LISTENS = "0A"
 _NEAR = {"00000000", "0100007F", "0" * 32, "0" * 24 + "01000000"}  # any address, or loopback
 _MOST_NAMES = 50
 
 
 class Machine(Struct, frozen=True):
-    """`postfix` has the parameters that are set, empty where there is no Postfix; `ports` those
-    on which something listens for this machine. `notes` say what could not be read."""
+    """`postfix` has the parameters that are set, empty without Postfix; `ports` are those with a
+    listener reachable from this machine. `notes` say what could not be read."""
 
     hostname: str = ""
     postfix: Mapping[str, str] = {}
@@ -52,7 +52,7 @@ class Machine(Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
     def free_port(self, port: int) -> int:
-        """Return it, or the next on which nothing listens."""
+        """Return `port`, or the next one without a listener."""
         return next((each for each in range(port, 65_536) if each not in self.ports), port)
 
 
@@ -70,7 +70,7 @@ async def _postfix(timeout: float) -> tuple[dict[str, str], list[str]]:
         answer = await _output(program, "-x", *PARAMETERS, timeout=timeout)
     except (OSError, TimeoutError) as error:
         why = getattr(error, "strerror", None) or f"no answer within {timeout:g} seconds"
-        return {}, [f"postconf: {why}: nothing is proposed from it"]
+        return {}, [f"postconf: {why}: there are no proposals from Postfix"]
     found, notes = {}, []
     for line in answer.decode("utf-8", "replace").split("\n"):
         name, equals, value = line.partition("=")
@@ -80,12 +80,12 @@ async def _postfix(timeout: float) -> tuple[dict[str, str], list[str]]:
         if text:
             found[name.strip()] = text
         elif value.strip():
-            notes.append(f"postconf: {name.strip()} is not plain text: look at it yourself")
+            notes.append(f"postconf: {name.strip()} is not plain text: check it yourself")
     return found, notes
 
 
 async def _output(*command: str, timeout: float) -> bytes:
-    """Return what a program prints, at most so much. Raises OSError, TimeoutError."""
+    """Return a program's output, up to a limit. Raises OSError, TimeoutError."""
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.DEVNULL,
@@ -100,11 +100,11 @@ async def _output(*command: str, timeout: float) -> bytes:
             while len(read) < _LONGEST and (piece := await process.stdout.read(4096)):
                 read += piece
     finally:
-        with suppress(ProcessLookupError):  # all that it started ends with it
+        with suppress(ProcessLookupError):  # ends everything that it started
             os.killpg(process.pid, signal.SIGKILL)
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                # asyncio waits for the end of a pipe too, and does not see it in one it left full.
+                # asyncio also waits for the pipe's end, which a full pipe hides.
                 while await process.stdout.read(_LONGEST):
                     pass
                 await process.wait()
@@ -112,12 +112,12 @@ async def _output(*command: str, timeout: float) -> bytes:
 
 
 def _plain(text: str) -> str:
-    """Return text that can be shown and written on one line, or ""."""
+    """Return text that fits on one printable line, or ""."""
     return text if text.isprintable() and len(text) <= _LONGEST_VALUE else ""
 
 
 def _ports() -> frozenset[int]:
-    """Return the ports at which something on this machine can be reached from here."""
+    """Return the ports with a listener reachable from this machine."""
     found = set()
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
         try:
@@ -136,14 +136,14 @@ def _ports() -> frozenset[int]:
 
 
 class Names(Struct, frozen=True):
-    """What the DNS says: the public addresses of the relay's name, and what deserves a look."""
+    """The public addresses of the relay's name, and notes on the DNS."""
 
     addresses: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 async def takes_mail(domain: str, lookup: Lookup, timeout: float) -> bool:
-    """Whether the DNS says that there is mail for a domain."""
+    """Return whether a domain has an MX record that accepts mail."""
     try:
         async with asyncio.timeout(timeout):
             found = await lookup(domain, "MX")
@@ -155,8 +155,10 @@ async def takes_mail(domain: str, lookup: Lookup, timeout: float) -> bool:
 async def ask_dns(
     hostname: str, domains: Iterable[str], web: str | None, lookup: Lookup, timeout: float
 ) -> Names:
-    """Ask about the relay's own name, the From domains, the host of the pages. `timeout`: seconds
-    for all of it."""
+    """Ask about the relay's own name, the From domains and the host of the pages.
+
+    `timeout`: seconds for all questions.
+    """
     asked = [(domain, "the From domain") for domain in list(domains)[:_MOST_NAMES]]
     asked += [(web, "the host of the pages")] if web else []
     addresses: list[str] = []

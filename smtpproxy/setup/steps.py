@@ -1,4 +1,4 @@
-"""What is left to be done when the files are there: three steps."""
+"""The three steps that remain when the files are written."""
 
 import shlex
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ class Step(Struct, frozen=True):
 
 
 def steps(answers: Answers, config: Path, written: Sequence[File]) -> list[Step]:
-    """Return the three next steps, in their order."""
+    """Return the three next steps in order."""
     option = "" if config == UNIT_CONFIG else f" --config {shlex.quote(str(config))}"
     install = config.parent / INSTALL
     names = {file.path.name for file in written if file.path.parent == install}
@@ -30,7 +30,7 @@ def steps(answers: Answers, config: Path, written: Sequence[File]) -> list[Step]
         Step("Check it, and start the service.", (*_starting(option, install, names),)),
         Step(_leading_title(answers, names), (*_leading(answers, install, names),)),
         Step(
-            "Say who may be mailed, and after a week see what would be refused; then enforce.",
+            "Import who may be mailed, see after a week what would be refused, then enforce.",
             (
                 f"smtpproxy contact map people.csv{option}",
                 f"smtpproxy contact import people.csv --mapping people.mapping.toml{option}",
@@ -54,17 +54,17 @@ def _leading_title(answers: Answers, names: set[str]) -> str:
     match answers.route:
         case Route.APPS:
             text = (
-                f"Let the apps send to {answers.listen}; their mail is on the stream"
+                f"Have the applications send to {answers.listen}; their mail is on the stream"
                 f" {answers.default_stream.name} unless the header {STREAM_HEADER} names another."
             )
         case Route.RELAYHOST:
-            text = "Let Postfix send through smtpproxy."
+            text = "Have Postfix send through smtpproxy."
         case Route.BEFORE_QUEUE | Route.AFTER_QUEUE:
-            text = "Let Postfix pass its mail through smtpproxy."
+            text = "Have Postfix pass its mail through smtpproxy."
         case _:
-            text = "Let Postfix ask smtpproxy."
+            text = "Have Postfix ask smtpproxy."
     if "dns.zone" in names:
-        text += " Publish the DKIM records, then take the marks off [[dkim]]."
+        text += " Publish the DKIM records, then uncomment [[dkim]]."
     return text
 
 

@@ -91,7 +91,7 @@ class Boundary:
             except Exception as error:
                 log.error("internal error", exc_info=error)
                 if started:
-                    raise  # the server closes the connection, so that half an answer does not look whole
+                    raise  # the server then closes: half an answer must not look whole
                 await _send_error(protected, scope["path"], 500, "internal error")
 
 

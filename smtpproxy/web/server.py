@@ -231,7 +231,7 @@ class HttpConnection(H11Protocol):
         return "header" if self.cycle is None or self._has_begun else "idle"
 
     def _client(self) -> str:
-        """Return the last address in X-Forwarded-For that is not a trusted proxy's, or the peer's."""
+        """Return the last address in X-Forwarded-For that is no trusted proxy's, or the peer's."""
         values = [value for name, value in self.headers if name == b"x-forwarded-for"]
         hops = b",".join(values).decode("latin-1").rsplit(",", _HOPS)[-_HOPS:]
         for hop in reversed(hops):

@@ -12,13 +12,13 @@ from smtpproxy.settings import WebhookSettings
 PREFIX = "whsec_"
 _SHORTEST, _LONGEST = 24, 64  # octets, by the specification
 _RIGHT = (
-    "one secret a line, whsec_ and the base64 of 24 to 64 random octets; make one with:"
+    "one secret per line, whsec_ and the base64 of 24 to 64 random octets; make one with:"
     ' echo "whsec_$(openssl rand -base64 32)"'
 )
 
 
 class SecretFault(Exception):
-    """A file of a webhook cannot be used; the text names it and says what would be right."""
+    """A webhook's file cannot be used; the text names it and says what would be right."""
 
     exit_code = 2
 
@@ -56,12 +56,12 @@ def _secret(path: Path, line: str) -> bytes:
     except (binascii.Error, ValueError):
         secret = b""
     if not line.startswith(PREFIX) or not _SHORTEST <= len(secret) <= _LONGEST:
-        raise SecretFault(f"{path}: holds something that is no secret; expected {_RIGHT}")
+        raise SecretFault(f"{path}: has a line that is not a secret; expected {_RIGHT}")
     return secret
 
 
 def check_files(webhook: WebhookSettings) -> None:
-    """Raises SecretFault when a file that the webhook names cannot be used."""
+    """Raises SecretFault when a file named by the webhook cannot be used."""
     read_secrets(webhook.secret_file)
     if webhook.ca_file is not None:
         try:
@@ -70,7 +70,7 @@ def check_files(webhook: WebhookSettings) -> None:
             reason = error.strerror or str(error)
             raise SecretFault(
                 f"{webhook.ca_file}: no certificates can be read from it ({reason}); expected"
-                " those of the authority that the receiver's certificate is from, as PEM",
+                " those of the authority that issued the receiver's certificate, as PEM",
                 "ca_file",
             ) from error
 

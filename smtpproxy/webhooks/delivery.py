@@ -1,4 +1,4 @@
-"""What a webhook is told, when it is tried again, and one attempt: an HTTPS POST."""
+"""The messages to a webhook, the pauses between attempts, and one attempt: an HTTPS POST."""
 
 import asyncio
 import ssl
@@ -34,13 +34,13 @@ _TYPES: Mapping[Topic, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message; its id and body are the same at every try."""
+    """One message; its id and body are the same in every attempt."""
 
     id: str
     body: bytes
     changes: int
-    oldest_at: datetime  # of the changes in it
-    end: int  # the position once it is delivered
+    oldest_at: datetime  # of its changes
+    end: int  # position after delivery
 
 
 def wants(webhook: WebhookSettings, change: LoggedChange) -> bool:
@@ -58,7 +58,7 @@ def wants(webhook: WebhookSettings, change: LoggedChange) -> bool:
 
 
 def of_one_type(changes: Sequence[LoggedChange]) -> Sequence[LoggedChange]:
-    """Return the first changes that fit into one message."""
+    """Return the first changes of one type, which fit into one message."""
     return list(takewhile(lambda one: _type(one) == _type(changes[0]), changes))
 
 
@@ -71,8 +71,8 @@ def _type(change: LoggedChange) -> str:
 def message(id: str, changes: Sequence[LoggedChange], end: int) -> Message:
     """Return the message of some changes, at least one, of one type.
 
-    Its time is that of the newest change, not of the delivery: a message that is sent
-    again is the same, octet for octet.
+    Its time is that of the newest change, not of the delivery, so that a repeated message is
+    identical.
     """
     body = {
         "type": _type(changes[0]),
@@ -96,11 +96,10 @@ _MOST_DOUBLINGS = 20
 
 
 def pause(failures: int, random: float, asked: timedelta | None = None) -> timedelta:
-    """Return how long to wait after so many failures in a row (1 or more).
+    """Return how long to wait after a number of failures in a row (1 or more).
 
-    It doubles from a second to an hour, of which the last half is left to chance
-    (`random`, 0 to 1), so that receivers that come back are not met by all at once. A
-    receiver that asks for longer (Retry-After) gets it, up to an hour.
+    It doubles from a second to an hour, with half of it random (`random`, 0 to 1), so that a
+    receiver that returns is not flooded. A longer Retry-After is respected, up to an hour.
     """
     doublings = min(failures - 1, _MOST_DOUBLINGS)
     whole = min(FIRST * (1 << doublings), LONGEST)
@@ -110,18 +109,18 @@ def pause(failures: int, random: float, asked: timedelta | None = None) -> timed
 
 Kind = Literal["delivered", "refused", "failed", "redirected", "unreachable", "timeout", "gone"]
 
-_READ = 65_536  # octets of an answer: its text is not looked at
+_READ = 65_536  # octets of an answer, whose text is not used
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     kind: Kind
-    text: str  # for people: never what the receiver wrote
+    text: str  # for people; never the receiver's own text
     retry_after: timedelta | None = None
 
 
 class Poster:
-    """The HTTP client of one webhook. Follows no redirect and no environment variable.
+    """The HTTP client of one webhook. Follows no redirects, uses no environment variables.
 
     Raises OSError (of which ssl.SSLError is one) when the ca_file cannot be used.
     """
@@ -148,7 +147,7 @@ class Poster:
         )
 
     async def post(self, id: str, body: bytes) -> Outcome:
-        """Send it once; never raises for what a receiver does."""
+        """Send a message once; never raises for what a receiver does."""
         timestamp = int(self._now().timestamp())
         headers = {
             "webhook-id": id,
@@ -156,11 +155,11 @@ class Poster:
             "webhook-signature": signature(self._secrets, id, timestamp, body),
         }
         try:
-            # httpx counts each step; a receiver that drips must end too.
+            # httpx limits each step only; this also stops a receiver that answers slowly.
             async with asyncio.timeout(self._webhook.timeout):
                 return await self._send(headers, body)
         except (TimeoutError, httpx.TimeoutException):
-            return Outcome("timeout", f"no whole answer within {self._webhook.timeout:g} s")
+            return Outcome("timeout", f"no complete answer within {self._webhook.timeout:g} s")
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             return Outcome("unreachable", f"no connection, or lost: {_reason(error)}")
 
@@ -169,7 +168,9 @@ class Poster:
         async with request as response:
             outcome = _outcome(response)
             read = 0
-            async for chunk in response.aiter_raw():  # to the end, so that it can be used again
+            async for (
+                chunk
+            ) in response.aiter_raw():  # to the end, so that the connection can be reused
                 read += len(chunk)
                 if read > _READ:
                     break

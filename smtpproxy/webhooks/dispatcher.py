@@ -1,8 +1,8 @@
-"""Delivers the log of changes to one webhook: in order, at least once, until it is taken.
+"""Delivers the log of changes to one webhook: in order, at least once, until accepted.
 
-What is being delivered is in the store before it is sent, and the position moves only after
-the receiver took it. So a dispatcher that is killed sends the same message again, with the same
-id, and nothing is left out.
+A message is in the store before it is sent, and the position moves only after the receiver has
+accepted it. So a dispatcher that was killed sends the same message again, with the same id, and
+leaves nothing out.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from smtpproxy.store.propagation import (
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.webhooks.delivery import Kind, Message, Outcome, message, of_one_type, pause, wants
 
-_POLL = 1.0  # seconds between two looks at the log
+_POLL = 1.0  # seconds between two polls of the log
 _AFTER_TROUBLE = 5.0
 _LEASE = timedelta(seconds=60)
 
@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 
 class PropagationStore(ChangeLog, WebhookStore, Protocol):
-    """What the dispatcher needs of a store."""
+    """The store that the dispatcher needs."""
 
 
 class Post(Protocol):
@@ -41,7 +41,7 @@ class Post(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class Environment:
     """What comes from outside."""
 
     now: Callable[[], datetime]
@@ -59,18 +59,18 @@ class WebhookDispatcher:
         webhook: WebhookSettings,
         store: PropagationStore,
         post: Post,
-        surroundings: Surroundings,
+        environment: Environment,
     ) -> None:
         self._webhook = webhook
         self._store = store
         self._post = post
-        self._around = surroundings
+        self._environment = environment
         self._log = log.bind(webhook=webhook.name)
         self._lease = _LEASE + timedelta(seconds=webhook.timeout)
         self._held_until = datetime.fromtimestamp(0, UTC)
 
     async def run(self) -> None:
-        """Deliver until cancelled; what the store does not answer is asked again."""
+        """Deliver until cancelled; when the store does not answer, try again."""
         while True:
             wait = _POLL
             try:
@@ -90,17 +90,17 @@ class WebhookDispatcher:
             state = await self._wake(state)
         if state.disabled_at is not None:
             return False
-        if state.retry_at is not None and self._around.now() < state.retry_at:
+        if state.retry_at is not None and self._environment.now() < state.retry_at:
             return False
         try:
             due = await self._due(state)
         except ChangesGone as error:
-            await self._begin_anew(state, error)
+            await self._restart(state, error)
             return True
         if due is None:
             return False
         state, what = due
-        if what is None:  # nothing in this part of the log is wanted
+        if what is None:  # this part of the log has no wanted change
             await self._store.put_webhook_state(state)
             return True
         if state.message_id is None:
@@ -111,15 +111,15 @@ class WebhookDispatcher:
         return outcome.kind == "delivered"
 
     async def _holds(self) -> bool:
-        """Whether it is this relay that delivers, of all that share the store.
+        """Return whether this relay holds the lease to deliver, among those that share the store.
 
-        Who is killed is followed by another relay after the lease; who only hangs for so long sends
-        something twice, and leaves nothing out.
+        If it is killed, another relay follows after the lease. If it only hangs that long, a
+        message is sent twice, and none is left out.
         """
-        now = self._around.now()
+        now = self._environment.now()
         if self._held_until - now > self._lease / 2:
             return True
-        name, relay = self._webhook.name, self._around.relay
+        name, relay = self._webhook.name, self._environment.relay
         held = (await self._store.webhook_holdings()).get(name)
         if held is not None and held.relay != relay and held.until > now:
             return False
@@ -130,15 +130,15 @@ class WebhookDispatcher:
         return True
 
     async def release(self) -> None:
-        """Let another relay deliver at once. Raises StoreUnavailable."""
-        now = self._around.now()
+        """Release the lease, so that another relay can deliver at once. Raises StoreUnavailable."""
+        now = self._environment.now()
         if self._held_until > now:
             self._held_until = now
-            holding = Holding(self._around.relay, now)
+            holding = Holding(self._environment.relay, now)
             await self._store.hold_webhook(self._webhook.name, holding, now)
 
     async def _state(self) -> WebhookState:
-        """A webhook that is new begins with what changes from now on."""
+        """Return the state; a new webhook starts with changes from now on."""
         state = (await self._store.webhook_states()).get(self._webhook.name)
         if state is None:
             state = WebhookState(self._webhook.name, await self._store.newest_change())
@@ -146,7 +146,7 @@ class WebhookDispatcher:
         return state
 
     async def _due(self, state: WebhookState) -> tuple[WebhookState, Message | None] | None:
-        """Return what is to be sent next, or only a state with a later position."""
+        """Return the next message with its state, or only a state with a later position."""
         if state.message_end is not None:
             limit = state.message_end - state.position
         else:
@@ -161,17 +161,17 @@ class WebhookDispatcher:
         if not wanted:
             return replace(state, position=end, message_id=None, message_end=None), None
         first = of_one_type(wanted)
-        if len(first) < len(wanted):  # the others are for the next message
+        if len(first) < len(wanted):  # the others go into the next message
             end = first[-1].seq
-        return state, message(state.message_id or f"msg_{self._around.new_id()}", first, end)
+        return state, message(state.message_id or f"msg_{self._environment.new_id()}", first, end)
 
     async def _deliver(self, id: str, body: bytes) -> Outcome:
         outcome = await self._post(id, body)
-        self._around.count(self._webhook.name, outcome.kind)
+        self._environment.count(self._webhook.name, outcome.kind)
         return outcome
 
     async def _note(self, state: WebhookState, what: Message, outcome: Outcome) -> None:
-        now = self._around.now()
+        now = self._environment.now()
         if outcome.kind == "delivered":
             if state.failures:
                 self._log.info("webhook works again", failures=state.failures)
@@ -189,10 +189,10 @@ class WebhookDispatcher:
     async def _failed(
         self, state: WebhookState, what: Message, outcome: Outcome, now: datetime
     ) -> None:
-        """Try later; after `give_up_after` of failures the message is a dead letter."""
+        """Schedule another attempt; after `give_up_after` of failures, make a dead letter."""
         since = state.failing_since or now
         failures = state.failures + 1
-        wait = pause(failures, self._around.random(), outcome.retry_after)
+        wait = pause(failures, self._environment.random(), outcome.retry_after)
         state = replace(
             state,
             failures=failures,
@@ -226,7 +226,7 @@ class WebhookDispatcher:
         await self._store.put_webhook_state(buried, dead)
 
     async def _wake(self, state: WebhookState) -> WebhookState:
-        """Somebody asked for a retry: of the dead letters marked so, and of what waits."""
+        """Carry out a requested retry, of marked dead letters and of everything waiting."""
         self._log.info("webhook retry was asked for")
         for letter in await self._store.dead_letters(self._webhook.name):
             if letter.retry and await self._holds():
@@ -238,8 +238,8 @@ class WebhookDispatcher:
         await self._store.take_wake(state.name)
         return replace(awake, woken=False)
 
-    async def _begin_anew(self, state: WebhookState, error: ChangesGone) -> None:
-        """The log was trimmed, or the database is another one: the receiver needs an export."""
+    async def _restart(self, state: WebhookState, error: ChangesGone) -> None:
+        """Restart at the newest change: the log was trimmed or replaced; an export is needed."""
         text = (
             f"the changes after {error.since} are no longer in the log: give the receiver"
             " a whole export"

@@ -62,8 +62,8 @@ def test_what_is_missing_is_said(stored: Stored) -> None:
     assert said == f"Error: {BEN}: no consent is on record\n"
     stored.config_path.write_text(to_toml(relay_config(stored.folder, "127.0.0.1:25")))
     said = stored.run("consent", "export", ANNA, code=2).stderr
-    assert said.startswith("Error: controller.storage: not set, and a receipt has to say in which")
+    assert said.startswith("Error: controller.storage: not set, but a receipt has to say in which")
     config = relay_config(stored.folder, "127.0.0.1:25", {"controller": None})
     stored.config_path.write_text(to_toml(config))
     said = stored.run("consent", "export", code=2).stderr
-    assert said.startswith("Error: controller: not set, and a receipt has to say who was agreed")
+    assert said.startswith("Error: controller: not set, but a receipt has to say with whom the")

@@ -128,7 +128,7 @@ def test_a_report_equals_a_slow_count(
         entries = [record.decided for record in read(folder, since=since, stream=stream)]
     days, apps, faults = slow_count(entries)
     assert flat(found.days) == days
-    assert flat(found.apps.told()) == apps
+    assert flat(found.apps.shown()) == apps
     assert found.messages == faults
     assert found.decisions == sum(entry.stage != "notice" for entry in entries)
     for (of, reason), ids in found.examples.items():
@@ -171,7 +171,7 @@ def test_a_domain_that_could_name_a_person_has_no_row(tmp_path: Path) -> None:
     many = [f"p{n}@firm.example" for n in range(PEOPLE)]
     often = ["jeanne@jeanne.example"] * (3 * PEOPLE)
     counts = count(recorded(tmp_path, *recipients(*many, *often)), Selection(domains=True))
-    rows = {name: sum(row.values()) for name, row in counts.domains.told().items()}
+    rows = {name: sum(row.values()) for name, row in counts.domains.shown().items()}
     assert rows == {"firm.example": PEOPLE, OTHERS: 3 * PEOPLE}
 
 
@@ -182,7 +182,7 @@ def test_a_sender_of_little_mail_has_no_row(tmp_path: Path) -> None:
         *["a@b.example"] * PEOPLE, header_from=None, reverse_path="v+jo=x.example@b.example"
     )
     counts = count(recorded(tmp_path, *news, *ada, *bounce), Selection(senders=True))
-    rows = {name: sum(row.values()) for name, row in counts.senders.told().items()}
+    rows = {name: sum(row.values()) for name, row in counts.senders.shown().items()}
     assert rows == {"@b.example": PEOPLE, "news@shop.example": PEOPLE, OTHERS: 1}
 
 
@@ -196,7 +196,7 @@ def test_memory_is_bounded_and_nothing_is_lost(tmp_path: Path) -> None:
             row[what] = row.get(what, 0) + 1
     counts.apps.merge(breakdown)
     assert len(breakdown.rows) <= 21
-    told = breakdown.told()
+    told = breakdown.shown()
     assert next(iter(told)) == "large"
     assert sum(told["large"].values()) == 1_000
     assert sum(sum(row.values()) for row in told.values()) == 2_000
@@ -254,6 +254,6 @@ def test_who_is_refused_after_all_counts_once(tmp_path: Path) -> None:
         What("offers", False, Action.REFUSE, Reason.SUPPRESSED_UNSUBSCRIBE): 1,
         What("offers", False, Action.REFUSE, Reason.RECIPIENTS_REFUSED): 1,
     }
-    for rows in (found.days, found.apps.told(), found.senders.told(), found.domains.told()):
+    for rows in (found.days, found.apps.shown(), found.senders.told(), found.domains.told()):
         (row,) = rows.values()
         assert {what: n for what, n in row.items() if n} == counted

@@ -70,12 +70,12 @@ def test_the_address_is_found(text: str | bytes, options: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     ("text", "options", "part"),
     [
-        ("address,email\na,b\n", {}, "say with --column"),
+        ("address,email\na,b\n", {}, "with the mail address with --column"),
         ("name,city\na,b\n", {}, "no column address or email, only name, city"),
         ("name,city\na,b\n", {"column": "mail"}, "no column 'mail', only name, city"),
         ("a@x.example,Anna\n", {}, "not a header"),
         ("email,since\na@x.example,1\n", {}, "since"),
-        ("a@x.example\n", {"form": "plain", "column": "x"}, "leave --column out"),
+        ("a@x.example\n", {"form": "plain", "column": "x"}, "leave out --column"),
         ("email,email\n", {}, "more than once"),
     ],
 )
@@ -143,7 +143,7 @@ def test_columns_of_an_earlier_version_are_replaced_too() -> None:
 def test_an_object_that_has_one_of_the_added_fields_is_put_aside() -> None:
     found = opened('{"address":"a@x.example","since":"2020"}\n{"address":"b@x.example"}\n')
     assert [fault for _, fault in faults(found)] == [
-        "there is a field since, which is the name of one that is added; rename it"
+        "there is a field since, a name that scrub adds itself; rename it"
     ]
 
 
@@ -158,9 +158,9 @@ def test_an_object_that_has_one_of_the_added_fields_is_put_aside() -> None:
         (b"email\na@x.example\nb c@x.example\n", 3, "holds a space"),
         (b'email\na@x.example\n"open\n', 3, "not closed"),
         (b"email,n\na@x.example,1\nb@x.example,1,2\n", 3, "3 cells"),
-        (b'{"address":"a@x.example"}\n{"address":3}\n', 2, "it is no text"),
+        (b'{"address":"a@x.example"}\n{"address":3}\n', 2, "not a text"),
         (b'{"address":"a@x.example"}\n{"mail":"b@x.example"}\n', 2, "no field address or email"),
-        (b'{"address":"a@x.example"}\n[1]\n', 2, "no JSON object"),
+        (b'{"address":"a@x.example"}\n[1]\n', 2, "not a JSON object"),
     ],
 )
 def test_a_line_that_cannot_be_read_costs_itself_alone(text: bytes, number: int, part: str) -> None:

@@ -16,7 +16,7 @@ from smtpproxy.store.propagation import NewEvent, of_others
 from smtpproxy.store.protocols import SuppressionEntry
 from smtpproxy.store.streams import StreamEvent
 from smtpproxy.webhooks.delivery import Kind, Outcome
-from smtpproxy.webhooks.dispatcher import Surroundings, WebhookDispatcher
+from smtpproxy.webhooks.dispatcher import Environment, WebhookDispatcher
 from tests.kit.receiver import Delivery
 from tests.kit.store import TrialStore
 
@@ -41,7 +41,7 @@ class Bench:
 
     def another(self, relay: str = "one") -> WebhookDispatcher:
         """A dispatcher as it is after it was killed, or that of another relay."""
-        around = Surroundings(
+        around = Environment(
             now=lambda: self.now,
             random=lambda: 1.0,
             new_id=lambda: str(next(self._ids)),

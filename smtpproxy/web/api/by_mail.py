@@ -42,19 +42,15 @@ class ConsentStart(Struct, frozen=True, forbid_unknown_fields=True):
     language: Annotated[
         str | None,
         Meta(
-            description=(
-                "The language of the mail: de, en, es, fr, it or nl. By default the contact's, or"
-                " the brand's first."
-            )
+            description="The language of the mail: de, en, es, fr, it or nl. By default the"
+            " contact's, or the brand's first."
         ),
     ] = None
     source: Annotated[
         Source | None,
         Meta(
-            description=(
-                "How the address was obtained: `direct` means from the person. Recorded once"
-                " consent is confirmed."
-            )
+            description="How the address was obtained: `direct` means from the person. Recorded"
+            " once consent is confirmed."
         ),
     ] = None
 
@@ -170,11 +166,9 @@ PERMISSION = Operation(
     "POST",
     "/v1/permission-links",
     summary="Make links for messages that ask people whether to go on",
-    description=(
-        "Each message has to carry its own recipient's link. Nothing of the request is kept. A"
-        " link does not mean that the person may be asked: the relay decides that when the"
-        " message comes."
-    ),
+    description="Each message has to carry its own recipient's link. Nothing of the request is"
+    " kept. A link does not mean that the person may be asked: the relay decides that when the"
+    " message comes.",
     body=PermissionLinksRequest,
     answers=PermissionLinks,
     answer="A link for each address, in the order of the request.",

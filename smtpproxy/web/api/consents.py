@@ -33,10 +33,8 @@ class ConsentToRecord(Struct, frozen=True, forbid_unknown_fields=True):
     method: Annotated[
         Line | None,
         Meta(
-            description=(
-                "How they agreed: unticked_box, double_opt_in, signed_form … Not needed with"
-                " `pending` or `confirm`, the two acts of a double opt-in."
-            )
+            description="How they agreed: unticked_box, double_opt_in, signed_form … Not needed"
+            " with `pending` or `confirm`, the two acts of a double opt-in."
         ),
     ] = None
     pending: Annotated[
@@ -86,10 +84,8 @@ RECORD = Operation(
     "POST",
     "/v1/consents/record",
     summary="Record that a person agreed to one purpose",
-    description=(
-        "Acts form a history: none is replaced. Creates the contact if there is none. It must be"
-        " the person's own act: after an erasure, this is what allows mailing them again."
-    ),
+    description="Acts form a history: none is replaced. Creates the contact if there is none. It"
+    " must be the person's own act: after an erasure, this is what allows mailing them again.",
     body=ConsentToRecord,
     answers=RecordedConsent,
     answer="It is on record.",

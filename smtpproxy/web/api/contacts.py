@@ -81,11 +81,9 @@ UPSERT = Operation(
     "POST",
     "/v1/contacts",
     summary="Insert or update a contact",
-    description=(
-        "Like one line of an import: an absent field changes nothing; purchases, consents and"
-        " preferences add up. Erased people are left out. A token for some brands may write what"
-        " concerns these, but nothing that applies to all brands (tags, language)."
-    ),
+    description="Like one line of an import: an absent field changes nothing; purchases, consents"
+    " and preferences add up. Erased people are left out. A token for some brands may write what"
+    " concerns these, but nothing that applies to all brands (tags, language).",
     body=ContactRecord,
     answers=WrittenContact,
     answer="It is stored.",

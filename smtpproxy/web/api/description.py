@@ -72,7 +72,7 @@ def document(operations: Sequence[Operation], version: str) -> Json:
         "info": {
             "title": "smtpproxy",
             "version": version,
-            "description": "Who may be mailed and who may not, for other systems of the same company."
+            "description": "Who may be mailed and who may not, for other systems of the company."
             " docs/api.md describes how to use it.",
         },
         "paths": paths,

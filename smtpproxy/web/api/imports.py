@@ -159,10 +159,11 @@ START_IMPORT = Operation(
     "POST",
     "/v1/imports",
     summary="Import a file of contacts or suppressions",
-    description="The body is the file: CSV, XLSX or NDJSON, at most 2 GiB. It waits for its turn, is"
-    " imported as by `smtpproxy contact import` or `suppress import`, then removed. With a token for"
-    " some brands, every line has to concern these only: contacts of `brand`, or of the brand in the"
-    " line, and suppressions of a `scope` that the token may set. Other lines are rejected.",
+    description="The body is the file: CSV, XLSX or NDJSON, at most 2 GiB. It waits for its turn,"
+    " is imported as by `smtpproxy contact import` or `suppress import`, then removed. With a"
+    " token for some brands, every line has to concern these only: contacts of `brand`, or of the"
+    " brand in the line, and suppressions of a `scope` that the token may set. Other lines are"
+    " rejected.",
     query=ImportQuery,
     answers=ImportShown,
     answer="It waits for its turn; ask at `Location` for its progress.",

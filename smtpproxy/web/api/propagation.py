@@ -55,8 +55,8 @@ class Change(Struct, frozen=True):
     key: Annotated[
         str,
         Meta(
-            description="The key text of exports. Whoever has the key file can make it from an address"
-            " with `smtpproxy suppress key`."
+            description="The key text of exports. Whoever has the key file can make it from an"
+            " address with `smtpproxy suppress key`."
         ),
     ]
     scope: Scope
@@ -78,9 +78,9 @@ CHANGES = Operation(
     "GET",
     "/v1/suppressions/changes",
     summary="List changes since a position, in order",
-    description="Begin with an export, and the `next` of an answer from before it; then always send"
-    " the last `next` as `since`. After a 410 start again: keep its `next`, load an export made after"
-    " that answer, then ask since that `next`.",
+    description="Begin with an export, and the `next` of an answer from before it; then always"
+    " send the last `next` as `since`. After a 410 start again: keep its `next`, load an export"
+    " made after that answer, then ask since that `next`.",
     query=ChangesQuery,
     answers=Changes,
     answer="Changes, perhaps none.",

@@ -89,9 +89,9 @@ SUPPRESS = Operation(
     "POST",
     "/v1/suppressions",
     summary="Suppress addresses or whole domains from now on",
-    description="They are on disk when the answer comes, and apply to the next RCPT. Adding one again"
-    " changes nothing, or moves it to the later time. If one is wrong, none is added. A token for"
-    " some brands may only add orders that concern no other brand.",
+    description="They are on disk when the answer comes, and apply to the next RCPT. Adding one"
+    " again changes nothing, or moves it to the later time. If one is wrong, none is added. A"
+    " token for some brands may only add orders that concern no other brand.",
     body=NewSuppressions,
     answers=AddedSuppressions,
     answer="The results, in the order of the request.",
@@ -137,8 +137,8 @@ LIST = Operation(
     "GET",
     "/v1/suppressions",
     summary="List all suppressions, page by page",
-    description="In the order of their keys. Suppressions added meanwhile may be missing; the feed of"
-    " changes has them.",
+    description="In the order of their keys. Suppressions added meanwhile may be missing; the feed"
+    " of changes has them.",
     query=ListQuery,
     answers=SuppressionList,
     answer="A page, perhaps empty.",

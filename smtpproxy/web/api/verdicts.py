@@ -165,8 +165,8 @@ class Decisions(Struct, frozen=True):
     elsewhere: Annotated[
         tuple[DecisionElsewhere, ...] | UnsetType,
         Meta(
-            description="Decisions of other relays on the same PostgreSQL, from the index, the newest"
-            " first; on the first page only, and not for a Message-ID."
+            description="Decisions of other relays on the same PostgreSQL, from the index, the"
+            " newest first; on the first page only, and not for a Message-ID."
         ),
     ] = UNSET
 
