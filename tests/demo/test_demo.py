@@ -89,7 +89,7 @@ def test_kept_it_takes_mail_until_told_to_end(
     demo = Running(
         [*COMMAND, "demo", "--keep"], output=tmp_path / "out", cwd=REPOSITORY, env=temporary
     )
-    wait_for(lambda: "Ctrl-C ends it" in demo.output or not demo.alive, "the demo to stay")
+    wait_for(lambda: "Ctrl-C ends the demo" in demo.output or not demo.alive, "the demo to stay")
     port = re.search(r"relay keeps running at 127.0.0.1:(\d+)", demo.output)
     assert port is not None, demo.output
     with smtplib.SMTP("127.0.0.1", int(port[1])) as client:

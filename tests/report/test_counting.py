@@ -254,6 +254,6 @@ def test_who_is_refused_after_all_counts_once(tmp_path: Path) -> None:
         What("offers", False, Action.REFUSE, Reason.SUPPRESSED_UNSUBSCRIBE): 1,
         What("offers", False, Action.REFUSE, Reason.RECIPIENTS_REFUSED): 1,
     }
-    for rows in (found.days, found.apps.shown(), found.senders.told(), found.domains.told()):
+    for rows in (found.days, found.apps.shown(), found.senders.shown(), found.domains.shown()):
         (row,) = rows.values()
         assert {what: n for what, n in row.items() if n} == counted
