@@ -21,7 +21,7 @@ from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.relays import relay_id
 from smtpproxy.webhooks import SecretFault, read_secrets
 from smtpproxy.webhooks.delivery import Kind, Poster
-from smtpproxy.webhooks.dispatcher import PropagationStore, Environment, WebhookDispatcher
+from smtpproxy.webhooks.dispatcher import Environment, PropagationStore, WebhookDispatcher
 
 _BEAT = 1.0
 _AFTER_TROUBLE = 30.0
