@@ -56,6 +56,7 @@ async def erase(
     others = [
         *await store.variants(address),
         *former_addresses(await store.rectifications(address)),
+        *await store.moved_to(address),
     ]
     erased = await store.erase_contact(address, at=at, scope=scope)
     reports = await forget_reports(settings, address)

@@ -41,6 +41,7 @@ from smtpproxy.cli.stores import (
     using_store,
     warn,
     warn_of_the_future,
+    with_new_address,
 )
 from smtpproxy.clock import now
 from smtpproxy.evidence.receipt import NoReceipt, receipt
@@ -281,7 +282,8 @@ def export(settings: Settings, address: str | None, output: BinaryIO) -> int:
             facts = await store.facts(Lookups((address,)))
             document = written(facts[address], 2) if address in facts else None
             if document is None:
-                fail(f"{address}: no consent is on record")
+                fault = f"{address}: no consent is on record"
+                fail(await with_new_address(store, address, fault))
             output.write(document)
             return
         async for batch in _batches(store):

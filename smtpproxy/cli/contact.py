@@ -48,7 +48,7 @@ from smtpproxy.cli.printer import (
     shows_result,
     verify_progress,
 )
-from smtpproxy.cli.stores import check_brand, contact_constants, using_store
+from smtpproxy.cli.stores import check_brand, contact_constants, no_contact, using_store, warn
 from smtpproxy.clock import now
 from smtpproxy.locale import LANGS, REFERENCE, Lang
 from smtpproxy.policy.model import (
@@ -178,17 +178,15 @@ def import_contacts(settings: Settings, file: Path, options: ContactImport) -> R
 def show(settings: Settings, address: str) -> Result:
     """Show what is stored about an address; exits with 1 when there is no contact."""
 
-    async def read(store: Store) -> tuple[Contact | None, int, Sequence[Rectification]]:
-        return (
-            await store.contact(address),
-            len(await store.suppressions(address)),
-            await store.rectifications(address),
-        )
+    async def read(store: Store) -> tuple[Contact, int, Sequence[Rectification]]:
+        contact, suppressions = await store.contact(address), await store.suppressions(address)
+        if contact is None:
+            hint = f"; suppressed: see smtpproxy suppress show {address}" if suppressions else ""
+            fail(await no_contact(store, address) + hint)
+        return contact, len(suppressions), await store.rectifications(address)
 
     contact, suppressions, rectified = using_store(settings, read, read_only=True, or_empty=True)
     hint = f"suppressed: see smtpproxy suppress show {address}" if suppressions else ""
-    if contact is None:
-        fail("; ".join(filter(None, [f"there is no contact {address}", hint])))
     data = json.loads(written_contact(contact))
     if rectified:
         data["rectifications"] = rectified
@@ -329,7 +327,7 @@ def export(
         if address is not None:
             contact = await store.contact(address)
             if contact is None:
-                fail(f"there is no contact {address}")
+                fail(await no_contact(store, address))
             output.write(written_contact(contact) + b"\n")
             return
         async with aclosing(store.export_contacts()) as contacts:
@@ -373,6 +371,12 @@ def _write_evidence(
     folder = settings.server.state_dir / "audit"
     with verify_progress(journal_verify.size(folder)) as looked:
         found = evidence(settings, address, at=now(), kept=read_kept(kept), looked=looked)
+    if found.contact is None:
+        moved = using_store(
+            settings, lambda store: store.moved_to(address), read_only=True, or_empty=True
+        )
+        for new in moved:
+            warn(f"{address} was corrected to {new}: the document about {new} has what is stored")
     data = json_bytes(evidence_object(found)) + b"\n"
     if as_json or controller is None:
         output.write(data)

@@ -27,6 +27,7 @@ from smtpproxy.cli.stores import (
     NoteOptions,
     fact_moment,
     known_scope,
+    no_contact,
     using_store,
     warn,
     warn_of_the_future,
@@ -108,7 +109,7 @@ def rectify(settings: Settings, address: str, options: RectifyOptions) -> Result
         lambda store: store.rectify(address, correction, at=now(), reason=options.reason),
     )
     if done is None:
-        fail(f"there is no contact {address}")
+        fail(using_store(settings, lambda store: no_contact(store, address), read_only=True))
 
     def text() -> Iterator[Part]:
         for change in done.changes:

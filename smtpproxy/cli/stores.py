@@ -117,6 +117,16 @@ def check_motive(option: str, text: str, like: Sequence[str], *, keep: bool) -> 
     warn(f"{option}: free text is kept: {FREE_TEXT}")
 
 
+async def with_new_address(store: Store, address: str, fault: str) -> str:
+    """Return what is wrong with an address of which nothing is stored, and its person's new one."""
+    moved = [f"; it was corrected to {new}: name that" for new in await store.moved_to(address)]
+    return fault + "".join(moved)
+
+
+async def no_contact(store: Store, address: str) -> str:
+    return await with_new_address(store, address, f"there is no contact {address}")
+
+
 def warn(text: str) -> None:
     click.echo(f"warning: {text}", err=True)
 

@@ -62,7 +62,9 @@ def test_consents_and_what_bars_mail_follow_a_new_address(stored: Stored) -> Non
     stored.run("suppress", "add", ANNA, "--scope", "purpose:appeals", "--origin", "objection")
     done = stored.run(*RECTIFY, "--new-address", "Anna.B@People.example")
     assert first_line(done) == f"{ANNA}: address: {ANNA} → {NEW}"
-    stored.run("contact", "show", ANNA, code=1)
+    for command in ("show", "export"):
+        told = stored.run("contact", command, ANNA, code=1).stderr
+        assert f"there is no contact {ANNA}; it was corrected to {NEW}: name that" in told
     (consent,) = contact(stored, NEW)["consents"]  # type: ignore[misc]
     assert (consent["given_at"], consent["evidence"]["wording"]) == (DAY_ONE, "form v3")
     for address in (ANNA, NEW):
@@ -115,6 +117,8 @@ def test_erasing_names_who_may_be_the_same_person(stored: Stored) -> None:
     line = json.dumps({"address": tagged})
     stored.run("contact", "import", stored.file("tagged.ndjson", line))
     stored.run(*RECTIFY, "--new-address", NEW)
+    told = stored.run("contact", "erase", ANNA).stderr
+    assert f"{NEW} may be the same person and is not erased" in told
     told = stored.run("contact", "erase", NEW).stderr
     for other in (tagged, ANNA):
         assert f"{other} may be the same person and is not erased" in told

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import timedelta
 
@@ -19,7 +20,7 @@ from smtpproxy.policy.model import (
     Suppression,
 )
 from smtpproxy.store.operations import Change, Correction, Rectification
-from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
+from smtpproxy.store.protocols import BatchResult, ContactUpdate, Store, SuppressionEntry
 from tests.store.conftest import Database
 from tests.store.contract import AGREEMENT, ANNA, DAY, T0, WHOLE, facts_of
 
@@ -198,6 +199,23 @@ class TestNewAddress:
         assert list(await store.suppressions(NEW)) == [complained]
         assert list(await store.moved_to(ANNA)) == [newest]
         assert list(await store.moved_to(newest)) == []
+
+    async def test_nothing_that_is_asked_for_meanwhile_is_lost(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await store.put_contacts([WHOLE])
+        add = store.add_suppressions
+        asked = SuppressionEntry(ANNA, "marketing", Origin.UNSUBSCRIBE, T0)
+
+        async def meanwhile(entries: Sequence[SuppressionEntry]) -> BatchResult:
+            monkeypatch.undo()
+            done = await add(entries)
+            await add([asked])
+            return done
+
+        monkeypatch.setattr(store, "add_suppressions", meanwhile)
+        await rectify(store, MOVE)
+        assert [one.scope for one in await store.suppressions(NEW)] == ["marketing"]
 
     async def test_who_withdraws_by_the_old_address_withdraws(self, store: Store) -> None:
         await store.put_contacts([Contact(ANNA, acts=(AGREEMENT,))])

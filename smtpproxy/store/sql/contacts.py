@@ -311,6 +311,8 @@ class Contacts(Connections):
             if changes:
                 await self._put(session, [update])
                 await _record(session, name, new, done)
+        if new != name:  # what came in between; from now on `add_suppressions` follows
+            await self.add_suppressions(following(await self.suppressions(name), new))
         return done
 
     async def rectifications(self, address: str) -> Sequence[Rectification]:
