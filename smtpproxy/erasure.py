@@ -14,6 +14,7 @@ from smtpproxy.mail.address import readings
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.erase import StillWritten, addressed, pseudonymise
 from smtpproxy.store import open_feedback, open_journals
+from smtpproxy.store.import_jobs import ImportJobs
 from smtpproxy.store.journals import Behind, Outstanding, PersonKey, SharedJournals
 from smtpproxy.store.key_files import replace_secret
 from smtpproxy.store.maildir import Maildir
@@ -200,8 +201,10 @@ _MAX_REPORT = 100 * 1024 * 1024  # octets of a report
 async def forget_reports(settings: Settings, address: str) -> int:
     """Remove the reports about a canonical address, and unprocessed ones that name it.
 
-    Returns how many. Raises StoreUnavailable, OSError.
+    The lines that imports over the API rejected go as well. Returns how many reports.
+    Raises StoreUnavailable, OSError.
     """
+    await asyncio.to_thread(ImportJobs(settings.server.state_dir).forget, address)
     mailbox = known_relay_id(settings.server.state_dir) or ""
     log, maildir = open_feedback(settings.store, mailbox), Maildir(settings.feedback_dir)
     try:

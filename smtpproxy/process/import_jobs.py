@@ -25,7 +25,7 @@ from smtpproxy.store.import_jobs import (
 
 _LOOK = 0.5  # seconds between two looks at the folder
 _EXPIRE = 3600.0  # seconds between two searches for old jobs
-_TRIES = 3  # of a job whose process dies
+_TRIES = 3  # of a job whose process dies, and of an undo: the store may be away
 _GRACE = 10.0  # seconds for a batch to end
 
 _COMMANDS = {"contacts": "contact", "suppressions": "suppress"}
@@ -85,6 +85,9 @@ class ImportRunner:
             raise
         if process.returncode:
             log.error("import not undone", id=id, error=errors.decode(errors="replace")[-500:])
+            if self._may_try_again(f"{id}.undo"):
+                return
+        self._tries.pop(f"{id}.undo", None)
         self._jobs.undone(id)
 
     async def _import(self, job: ImportJob, lock: int) -> None:
@@ -95,15 +98,17 @@ class ImportRunner:
         # A process that outlived the previous relay may already have finished.
         whole = _result(folder) is not None
         code = 0 if whole else await self._run_command(job, folder, lock)
-        if code < 0 and not self._jobs.is_cancelled(job.id):
-            tries = self._tries[job.id] = self._tries.get(job.id, 0) + 1
-            if tries < _TRIES:
-                log.warning("import job died", id=job.id, code=code)
-                return
+        if code < 0 and not self._jobs.is_cancelled(job.id) and self._may_try_again(job.id):
+            log.warning("import job died", id=job.id, code=code)
+            return
         self._tries.pop(job.id, None)
         end = outcome(folder, cancelled=self._jobs.is_cancelled(job.id))
         self._jobs.finish(job.id, end)
         log.info("import job ended", id=job.id, outcome=end.outcome)
+
+    def _may_try_again(self, work: str) -> bool:
+        tries = self._tries[work] = self._tries.get(work, 0) + 1
+        return tries < _TRIES
 
     async def _run_command(self, job: ImportJob, folder: Path, lock: int) -> int:
         arguments = command_of(job, folder)

@@ -39,6 +39,8 @@ def shipper(settings: Settings, target: str) -> Iterator[FileShipper | LineShipp
 
 
 def _opened(target: str, relay: str, host: str) -> FileTarget | LineTarget:
+    if not target:  # a variable that is not set; Path("") is the working folder
+        raise TargetWrong(f'"": not a target; expected {_FORMS}')
     if "://" not in target:
         return DirectoryTarget(Path(target), relay)
     try:

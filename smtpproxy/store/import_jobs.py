@@ -12,6 +12,8 @@ import shutil
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +33,8 @@ _REJECTED = f"{UPLOAD}.rejected"
 _ABANDONED = 3600.0  # seconds without a write after which an upload is abandoned
 _ID = re.compile(r"[0-9A-Z]{26}", re.ASCII)
 _ERROR = 2_000  # characters
+_COMMENT = re.compile(rb"# line \d+: ")
+_MOST = 8 * 1024 * 1024  # octets of a rejected line
 
 Outcome = Literal["complete", "failed", "cancelled"]
 JobState = Literal["waiting", "running", "complete", "failed", "cancelled"]
@@ -135,6 +139,15 @@ class ImportJobs:
         """Return the file of the rejected lines, which need not exist."""
         return self._root / id / _REJECTED
 
+    def forget(self, address: str) -> None:
+        """Take the lines that name a canonical address out of those that jobs have rejected.
+
+        A job that has not ended still writes to its file, which goes after KEPT.
+        """
+        for id in self._names():
+            if self.end(id) is not None and self.rejected(id).exists():
+                _rewrite_without(self.rejected(id), address.encode().lower())
+
     # for the worker
 
     def lock(self) -> int | None:
@@ -209,6 +222,33 @@ def _private_folder(path: Path) -> None:
     except FileExistsError:
         return
     give_to_owner_of(path.parent, path)
+
+
+def _rewrite_without(path: Path, name: bytes) -> None:
+    """Leave out what follows a comment (`# line 7: …`) up to the next one, where it has `name`.
+
+    So is what is too long to be looked through.
+    """
+    beside = path.with_name(f"{path.name}.new")
+    dropped = False
+    with path.open("rb") as file, open(beside, "wb", opener=private) as kept:
+        entry = b""
+        for line in chain(iter(partial(file.readline, _MOST), b""), (b"",)):
+            if _COMMENT.match(line) or not line:
+                if len(entry) >= _MOST or name in entry.lower():
+                    dropped = True
+                else:
+                    kept.write(entry)
+                entry = b""
+            entry += line[: _MOST - len(entry)]
+        kept.flush()
+        os.fsync(kept.fileno())
+    if not dropped:
+        beside.unlink()
+        return
+    give_to_owner_of(path.parent, beside)
+    beside.rename(path)
+    sync_folder(path.parent)
 
 
 def _write(path: Path, content: bytes) -> None:

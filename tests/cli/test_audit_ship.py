@@ -105,6 +105,7 @@ def test_an_erasure_goes_to_the_copy_with_the_next_run(
     ("target", "told"),
     [
         ("nowhere", "not a folder"),
+        ("", "expected a folder, s3://BUCKET/PREFIX"),
         ("ftp://host/x", "expected a folder, s3://BUCKET/PREFIX"),
         ("s3:///x", "expected a folder"),
         ("https://host:port/", "expected a folder"),

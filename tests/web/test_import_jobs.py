@@ -64,6 +64,29 @@ def test_a_disk_that_fails_is_told_without_its_names(
     assert str(desk.folder) not in error.problem.detail
 
 
+def test_an_erasure_takes_a_person_out_of_what_was_rejected(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = (
+        'address,source\nZoe@People.example,?\neva@people.example,?\n"zoe@people.example","?\n?"\n'
+    )
+    id = desk.send("all", rows + "x" * 5_000 + "@,?\n", CONTACTS)
+    desk.work()
+    jobs = ImportJobs(desk.folder / "state")
+    before = jobs.rejected(id).read_bytes()
+    assert before.count(b"# line ") == 4
+    jobs.forget("nobody@people.example")
+    assert jobs.rejected(id).read_bytes() == before
+    monkeypatch.setattr("smtpproxy.store.import_jobs._MOST", 1_000)
+    jobs.forget("zoe@people.example")
+    left = jobs.rejected(id).read_text()
+    assert left.startswith("address,source\n# line 3: ")
+    assert left.endswith("\neva@people.example,?\n")
+    assert left.count("# line ") == 1
+    with Client(desk.url, "all", retries=0) as api:
+        assert [one.line for one in api.rejected_lines(id)] == [3]
+
+
 def test_only_so_many_wait(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(import_jobs, "MOST_WAITING", 2)
     for _ in range(2):
@@ -162,3 +185,26 @@ async def test_a_job_whose_process_dies_is_tried_three_times(
     end = jobs.end(id)
     assert end is not None
     assert (tries, end.outcome, end.error) == (3, "failed", "the process ended without a word")
+
+
+@pytest.mark.parametrize(("codes", "runs"), [([1, 0], 2), ([1, 1, 0], 3), ([1, 1, 1], 3)])
+async def test_an_undo_that_fails_is_tried_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, codes: list[int], runs: int
+) -> None:
+    ran = 0
+
+    async def end(*given: object) -> asyncio.subprocess.Process:
+        nonlocal ran
+        ran += 1
+        pipe = asyncio.subprocess.PIPE
+        code = f"exit {codes[ran - 1]}"
+        return await asyncio.create_subprocess_exec("sh", "-c", code, stdout=pipe, stderr=pipe)
+
+    monkeypatch.setattr(runner, "_command", end)
+    monkeypatch.setattr(runner, "_LOOK", 0.01)
+    jobs = ImportJobs(desk.folder / "state")
+    jobs.ask_undo("01JKB3Q00020CT1R0RZ1H6E7A8", "token all")
+    relay = asyncio.create_task(ImportRunner(load(desk.config_path)).run())
+    await asyncio.to_thread(wait_for, lambda: not jobs.undos(), "its end")
+    relay.cancel()
+    assert ran == runs
