@@ -16,6 +16,7 @@ from smtpproxy.cli.options import choice, config_option, options, several
 from smtpproxy.cli.printer import Result, shows_result
 from smtpproxy.settings import Settings
 from smtpproxy.settings.mail import Right
+from smtpproxy.settings.names import name as token_name
 
 if TYPE_CHECKING:
     from smtpproxy.auth.users import Users
@@ -24,6 +25,7 @@ PREFIX = "smtpproxy_"
 """Lets scanners of repositories and logs recognise a token."""
 
 _RIGHTS = get_args(Right)
+_PLACEHOLDER = "NAME"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class TokenOptions:
 
 
 @click.command("token")
-@click.argument("name", required=False, default="NAME")
+@click.argument("name", required=False, default=_PLACEHOLDER)
 @options(TokenOptions)
 @config_option
 @shows_result
@@ -51,6 +53,11 @@ def token(settings: Settings, name: str, options: TokenOptions) -> Result:
     """
     from smtpproxy.cli.stores import check_brand  # loads the store, which --help does not need
 
+    if name != _PLACEHOLDER:
+        try:
+            token_name(name)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="NAME") from None
     token = PREFIX + secrets.token_urlsafe(32)
     digest = sha256(token.encode()).hexdigest()
     rights = list(dict.fromkeys(options.may)) or list(_RIGHTS[:2])

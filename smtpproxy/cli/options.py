@@ -10,7 +10,7 @@ import re
 import stat
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -120,6 +120,7 @@ def options(record: type[R]) -> Callable[[Function], Function]:
         @functools.wraps(function)
         def command(*args: Any, **given: Any) -> Any:
             values = {field.name: given.pop(field.name) for field in fields}
+            _check_period(values.get("since"), values.get("until"))
             return function(*args, options=record(**values), **given)
 
         decorated: Function = command
@@ -136,6 +137,17 @@ def options(record: type[R]) -> Callable[[Function], Function]:
         return decorated
 
     return decorate
+
+
+def _check_period(since: "datetime | timedelta | None", until: datetime | None) -> None:
+    """Raise BadParameter where nothing can be in a period: a command that looks at nothing would
+    find nothing wrong."""
+    start = datetime.now(UTC) - since if isinstance(since, timedelta) else since
+    if start is not None and until is not None and until <= start:
+        raise click.BadParameter(
+            f"{until:%Y-%m-%d %H:%M} UTC is not after --since, {start:%Y-%m-%d %H:%M} UTC",
+            param_hint="--until",
+        )
 
 
 def file_type(*, stdin: bool = False) -> click.Path:

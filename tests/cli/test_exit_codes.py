@@ -138,3 +138,20 @@ def as_nobody(command: list[str]) -> tuple[int, str]:
     with os.fdopen(read_end) as told:
         error = told.read()
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), error
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("audit", "verify", "--since", "2026-12-01"),
+        ("audit", "show", "--since", "2026-12-01"),
+        ("audit", "export", "--since", "2026-12-01"),
+        ("audit", "replay", "--rulebook", "fr", "--since", "2026-12-01"),
+        ("report",),
+    ],
+    ids=" ".join,
+)
+def test_a_period_that_ends_before_it_begins_is_2(stored: Stored, command: tuple[str, ...]) -> None:
+    """Looking at nothing, `verify` would find nothing wrong."""
+    result = stored.run(*command, "--until", "2026-01-12", code=2)
+    assert "--until: 2026-01-12 00:00 UTC is not after --since" in result.stderr

@@ -34,6 +34,11 @@ def test_no_two_tokens_are_the_same_and_as_json_they_are_whole(stored: Stored) -
     assert first["may"] == ["changes", "check"]
 
 
+@pytest.mark.parametrize("name", ['a"b', "", "Crm", "x" * 64])
+def test_a_name_that_the_configuration_would_not_take(stored: Stored, name: str) -> None:
+    assert "is not a name" in stored.run("token", name, code=2).stderr
+
+
 def test_a_token_is_for_brands_that_there_are(stored: Stored) -> None:
     assert (
         "there is no brand 'shop'" in stored.run("token", "dwh", "--brand", "shop", code=2).stderr
