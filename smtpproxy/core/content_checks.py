@@ -48,7 +48,7 @@ ON_LOOP = 64 * 1024  # octets of a body that are read on the loop: some millisec
 _FEEDBACK_ID = "Feedback-ID"
 _LONGEST_FIELD = 4_096  # octets of To and Cc that are read
 _ALLOW_PIXELS = TrackingPixels.ALLOW
-_HTML_WITHIN = re.compile(rb"text/html|multipart/", re.IGNORECASE)
+_HTML_WITHIN = re.compile(rb"html|multipart", re.IGNORECASE)
 
 T = TypeVar("T")
 
