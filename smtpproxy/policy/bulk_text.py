@@ -24,7 +24,8 @@ UNSUBSCRIBE = {
     "fr": listed(
         """
         desinscri, desabonn, desinscrip, ne plus recevoir, ne souhaitez plus recevoir, ne desirez
-        plus recevoir, ne voulez plus recevoir, arreter de recevoir, preferences de communication,
+        plus recevoir, ne voulez plus recevoir, veux plus recevoir, arreter de recevoir, cesser de
+        recevoir, retirer de la liste, retirer de cette liste, preferences de communication,
         preferences d'envoi, preferences d'e-mail, gerer mes abonnements, gerer vos abonnements,
         gerer vos preferences, gerer mes preferences, vous opposer a, resilier votre abonnement
         """

@@ -92,7 +92,11 @@ def test_ways_out(raw: str, expected: str) -> None:
 
 SENTENCES = {
     "en": ("You no longer wish to receive our news? Opt out", "Manage your e-mail preferences"),
-    "fr": ("Pour vous désabonner, cliquez", "Si vous ne souhaitez plus recevoir nos offres"),
+    "fr": (
+        "Pour vous désabonner, cliquez",
+        "Si vous ne souhaitez plus recevoir nos offres",
+        "Pour cesser de recevoir nos messages",
+    ),
     "de": ("Newsletter abbestellen", "Sie möchten keine E-Mails mehr? Hier abmelden"),
     "es": ("Darse de baja", "Si no desea recibir más correos, cancelar la suscripción"),
     "it": ("Per disiscriverti clicca", "Annulla l’iscrizione", "Se non desideri più ricevere"),
