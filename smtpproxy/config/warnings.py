@@ -7,8 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from smtpproxy import toml
+from smtpproxy.mail.dmarc import all_aligned
 from smtpproxy.policy.model import (
     DEFAULT_STREAM,
+    Alignment,
     Basis,
     Mode,
     Stream,
@@ -72,6 +74,23 @@ def _feedback(settings: Settings) -> Iterator[str]:
             "feedback.require_token: no, so whoever can send mail can have anybody suppressed by a"
             ' forged report: set authenticate = "required", or leave both out'
         )
+    for stream in settings.streams.values():
+        yield from _returning(settings, stream, feedback.domain)
+
+
+def _returning(settings: Settings, stream: Stream, domain: str) -> Iterator[str]:
+    """Yield the From domains whose mail `verp` has refused: nothing that aligns vouches for it."""
+    if not stream.verp or stream.alignment is Alignment.OFF:
+        return
+    strict = stream.alignment is Alignment.STRICT
+    for own in sorted(stream.from_domains):
+        aligned = all_aligned([own], [domain], strict=strict)
+        if not aligned and not _signs_domain(settings, own, stream.name):
+            yield (
+                f'stream "{stream.name}".alignment: its mail leaves with a reverse path at'
+                f" {domain} (verp), which does not align with {own}, so it is refused unless it"
+                " comes with a DKIM signature: add a [[dkim]] key"
+            )
 
 
 def _listener(listener: ListenerSettings) -> Iterator[str]:

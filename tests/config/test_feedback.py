@@ -48,3 +48,23 @@ def test_what_holds_unless_the_file_says_otherwise() -> None:
 def test_what_lets_strangers_suppress_people_is_worth_a_word(more: str, warned: list[str]) -> None:
     found = [text.partition(":")[0] for text in warnings(parse(FILE + more, "file"))]
     assert [place for place in found if place.startswith("feedback")] == warned
+
+
+@pytest.mark.parametrize(
+    ("alignment", "own", "key", "warned"),
+    [
+        ("strict", "example.com", "", True),
+        ("strict", "bounces.example.com", "", False),
+        ("relaxed", "news.example.com", "", False),
+        ("relaxed", "other.example", "", True),
+        ("strict", "example.com", '[[dkim]]\ndomain="example.com"\nselector="a"\nkey="/k"', False),
+        ("off", "other.example", "", False),
+    ],
+)
+def test_mail_that_no_reverse_path_of_ours_aligns_with(
+    alignment: str, own: str, key: str, warned: bool
+) -> None:
+    stream = f'verp = true\nalignment = "{alignment}"\nfrom_domains = ["{own}"]\n'
+    text = FILE.replace("[feedback]", stream + "[feedback]") + key
+    found = [each for each in warnings(parse(text, "file")) if "(verp)" in each]
+    assert len(found) == warned
