@@ -29,8 +29,7 @@ class OthersConcerned(Exception):
 class Access:
     """The brands of one token; a token without any is for all brands.
 
-    `settings` has only those of its brands, so that faults name no stream, purpose or brand of
-    others.
+    `settings` has only those of its brands, so that faults name nothing of others.
     """
 
     def __init__(self, token: str, brands: frozenset[str], settings: Settings) -> None:

@@ -23,8 +23,7 @@ from smtpproxy.store.protocols import Store
 from smtpproxy.store.relays import known_relay_id, relay_id
 
 _SOON = 5.0
-"""Seconds that the other relays, which check once a second, have before they are reported as
-behind."""
+"""Seconds after which other relays, which check once a second, are reported as behind."""
 _LOOK = 0.5
 _THERE = timedelta(minutes=1)
 """A relay silent for longer is not running."""
@@ -74,8 +73,7 @@ async def erase(
 async def erase_record(
     settings: Settings, address: str, at: datetime
 ) -> tuple[int, tuple[str, ...]]:
-    """Erase a canonical address from the audit log, and have all other relays of the store do the
-    same.
+    """Erase a canonical address from the audit log, here and on all relays of the store.
 
     Returns how many rows were about it here, and which relays have yet to follow. Raises
     StillWritten, StoreUnavailable, OSError.
@@ -145,8 +143,7 @@ async def carry_out(
     relay: str,
     alone: Callable[[], AbstractAsyncContextManager[None]],
 ) -> int:
-    """Erase from this relay's audit log everybody whom others have erased since; return how many
-    rows.
+    """Erase from this relay's audit log everybody whom others have erased; return how many rows.
 
     Their rows in the index are anonymised within `alone`, while nobody can add any. Raises
     StillWritten, StoreUnavailable, OSError: the next call erases what is left.

@@ -284,13 +284,11 @@ def encoded(number: int, length: int) -> str:
 
 
 ID_LEAST = 6
-"""How many characters of an id are enough to search for it: they give its time to a quarter of an
-hour."""
+"""Characters of an id that are enough to search for it: its time to a quarter of an hour."""
 
 
 def time_span(beginning: str) -> tuple[int, int]:
-    """Return the first and last possible time of ids that begin so, as `time_of`. Raises
-    ValueError."""
+    """Return the first and last time of ids that begin so; see `time_of`. Raises ValueError."""
     first, last = beginning.ljust(26, "0"), beginning.ljust(26, "Z")
     if len(beginning) < ID_LEAST or _ID.fullmatch(first) is None:
         raise ValueError(_wrong(beginning))

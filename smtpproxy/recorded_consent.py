@@ -1,5 +1,4 @@
-"""Consent recorded one act at a time: what must be true before, and what still forbids mail
-after."""
+"""Consent recorded one act at a time: its conditions, and what still forbids mail."""
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -39,8 +38,7 @@ class Recorded(Struct, frozen=True):
 
 
 def brand_of(settings: Settings, asked: str | None) -> str | None:
-    """Return the brand that the person agreed with; None is the unnamed brand. Raises
-    ValueError."""
+    """Return the brand that the person agreed with; None: unnamed. Raises ValueError."""
     known = sorted(settings.brand_names)
     if asked is not None:
         check_brand(settings, asked)

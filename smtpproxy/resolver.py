@@ -140,8 +140,7 @@ class Resolver:
         return Answer(values=tuple(each.address for each in rrset)), ttl
 
     def _open(self) -> "dns.asyncresolver.Resolver":
-        """Make the resolver, at the first lookup, so that without lookups no name servers are
-        needed."""
+        """Make the resolver, at the first lookup: without lookups it needs no name servers."""
         import dns.asyncresolver
         import dns.nameserver
 

@@ -169,8 +169,7 @@ def _pair_error(files: TlsFiles, error: ssl.SSLError) -> TlsError:
 
 
 def file_stamp(path: Path | None) -> tuple[int, int, int] | None:
-    """Return a value that changes when the file is written or replaced; None if there is no
-    file."""
+    """Return a value that changes with the file; None if there is no file."""
     if path is None:
         return None
     try:

@@ -58,8 +58,7 @@ class Pending(Generic[T]):
         return value
 
     def settle(self, value: T, error: BaseException | None = None) -> None:
-        """Give the answer; whoever waits is called back before this returns. Only the first one
-        counts.
+        """Give the answer and call back whoever waits. Only the first answer counts.
 
         References to the waiting party and what this waited for are dropped: otherwise everything
         that belongs to a message would be a cycle, stay in memory until it is collected, and cost a
@@ -108,8 +107,8 @@ class Pending(Generic[T]):
         return converted
 
     def otherwise(self, instead: Callable[[Pending[T]], Pending[T] | None]) -> Pending[T]:
-        """Return a Pending with this answer, or with the one that `instead` returns for it.
-        `instead` must not raise."""
+        """Return a Pending with this answer, or the one that `instead`, which never raises,
+        returns."""
         chosen: Pending[T] = Pending()
         chosen._source = self
 

@@ -87,8 +87,7 @@ class Attempts:
 
 
 def network_of(address: str) -> str:
-    """Return the network by which a client is counted: for IPv6 its /64, since it has all of
-    that."""
+    """Return the network by which a client is counted: an IPv6 client has a whole /64."""
     if ":" not in address:
         return address
     try:

@@ -98,8 +98,7 @@ def _credentials(document: Document) -> Iterator[Fault]:
 def _from_domains(
     index: int, credential: Mapping[str, Any], domains: Mapping[Any, Any]
 ) -> Iterator[Fault]:
-    """Yield streams that share no domain with the credential, so that none of its mail could
-    pass."""
+    """Yield streams that share no domain with the credential: none of its mail could pass."""
     own, streams = credential.get("from_domains"), credential.get("streams")
     if not isinstance(own, list) or not own or not isinstance(streams, list):
         return

@@ -317,8 +317,7 @@ def _left_to_the_mta(
     setting: str,
     what: str = "give each recipient a separate message",
 ) -> Iterator[Fault]:
-    """Yield streams of milter and policy listeners that need the relay to change or copy
-    messages."""
+    """Yield streams of milter and policy listeners for which the relay must change messages."""
     for index, listener in tables(document, "listener"):
         named = listener.get("streams")
         if listener.get("protocol") not in ANSWERING or not isinstance(named, list):

@@ -65,8 +65,7 @@ def _senders(document: Mapping[str, Any]) -> Iterator[Fault]:
 def permission_checks(
     document: Mapping[str, Any], books: Mapping[str, Rulebook]
 ) -> Iterator[Fault]:
-    """Yield what streams of class `permission` lack; `books` are by their references in the
-    file."""
+    """Yield what permission streams lack; `books` are by their references in the file."""
     policy = document.get("policy")
     common = PolicySettings().rulebook
     common = policy.get("rulebook", common) if isinstance(policy, dict) else common

@@ -1,5 +1,4 @@
-"""Changes the mode of a stream in the configuration file, leaving everything else as it was
-written."""
+"""Changes the mode of a stream in the configuration file, and nothing else in it."""
 
 import os
 import pwd
@@ -46,8 +45,7 @@ class Edit(Struct, frozen=True):
     def write(self) -> None:
         """Replace the old text by the new one, completely or not at all.
 
-        Owner and permissions stay. Raises CannotChange, for example if the file was changed
-        meanwhile.
+        Owner and permissions stay. Raises CannotChange, for example if the file has changed.
         """
         path = self.path.resolve()
         try:

@@ -129,8 +129,7 @@ def _replica_warnings(settings: Settings, filename: str) -> list[str]:
 
 
 def restore_warnings(settings: Settings) -> list[str]:
-    """Return a warning while marketing waits for the replay of what came after a restored
-    backup."""
+    """Return a warning while marketing waits for a replay after a restored backup."""
 
     async def since() -> datetime | None:
         store = open_store(settings.store, settings.server.state_dir, read_only=True)
@@ -209,8 +208,7 @@ async def _open_and_close(settings: Settings) -> None:
 
 
 def _check_fit(settings: Settings, filename: str) -> list[str]:
-    """Return warnings about keys and settings that do not fit the store; `_check_state` reports its
-    faults."""
+    """Return warnings about misfits with the store; `_check_state` reports its faults."""
     from smtpproxy.store.move.traces import traces
 
     async def look() -> list[Misfit]:

@@ -1,2 +1,1 @@
-"""The life of one message: it is judged, recorded and relayed. Nothing here waits
-(docs/flow.md)."""
+"""One message is judged, recorded and relayed. Nothing here waits (docs/flow.md)."""

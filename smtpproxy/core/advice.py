@@ -273,8 +273,7 @@ class DelegatedTransaction(Transaction):
     def _verdict(self, asked: Recipient) -> Steps[Verdict]:
         """Judge one recipient. Raises StoreUnavailable, unless it is only observed.
 
-        The state of the store is asked for first, because later nothing may check whether a stream
-        is paused.
+        The state of the store is asked for first: nothing later may check for a pause.
         """
         try:
             yield from StoreVersion()
@@ -291,8 +290,7 @@ class DelegatedTransaction(Transaction):
     def _counted_for(self, address: str, verdict: Verdict) -> Steps[Verdict]:
         """The verdict once the mail is counted for somebody who has limited how much they get.
 
-        We do not learn whether the MTA accepts it in the end, so this errs on the side of too
-        little mail.
+        Whether the MTA accepts it in the end is unknown: this errs towards too little mail.
         """
         if (yield from self._count(self._choice.candidates[0], [address], [verdict])):
             (verdict,) = self._evaluation.judge_at_rcpt([address], self._services.now())

@@ -1,5 +1,4 @@
-"""What is found out about a message only if its stream requires it: text, signatures, who else got
-it."""
+"""What is found out about a message only if its stream requires it: text, signatures, copies."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -336,8 +335,7 @@ def _with_count(
 def _with_signatures(
     features: MessageFeatures, found: Sequence[SignatureFinding]
 ) -> tuple[MessageFeatures, str]:
-    """The features with the findings, and what the DNS failed to answer, if no signature is
-    valid."""
+    """The features with the findings, and DNS failures if no signature is valid."""
     failures = [each.detail for each in found if each.state is SignatureState.UNKNOWN]
     valid = any(each.state is SignatureState.VALID for each in found)
     kept = tuple(replace(f, detail="") if f.state is SignatureState.UNKNOWN else f for f in found)

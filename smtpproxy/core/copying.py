@@ -140,13 +140,11 @@ class CopyingTransaction(NotifyingTransaction):
         return (yield from self._answer_copies(outcome, header, by_path))
 
     def _returns(self, stream: Stream) -> bool:
-        """Whether each recipient's copy gets its own reverse path, so that bounces come back to
-        us."""
+        """Whether each copy gets its own reverse path, so that bounces come back to us."""
         return stream.verp and self.reverse_path != "" and not self._one_message
 
     def _mail_to(self, stream: Stream, recipient: Recipient) -> MailParameters:
-        """The parameters of MAIL for a transaction with only this recipient. Raises
-        StoreUnavailable."""
+        """The parameters of MAIL for this recipient alone. Raises StoreUnavailable."""
         if not self._returns(stream):
             return self._mail
         make = self._services.return_path
@@ -171,8 +169,7 @@ class CopyingTransaction(NotifyingTransaction):
         return self._refused(outcome, _SINGLE_RECIPIENT)
 
     def _note_copied(self, recipient: Recipient) -> Steps[None]:
-        """Note that a recipient has a copy. If that fails, a retry may mail them twice, which is
-        better than never."""
+        """Note that a recipient has a copy. If that fails, a retry may mail them twice."""
         if self._mixed == "each":
             return
         self._kept.add(recipient.path)
@@ -278,8 +275,8 @@ class CopyingTransaction(NotifyingTransaction):
     ) -> Steps[Reply | None]:
         """Answer if others were mailed at an earlier attempt: a 550 would be about them too.
 
-        None of the rest gets the message: `whole` is the reply for those without their own. None if
-        the sender cannot be told.
+        None of the rest gets it: `whole` is the reply for those without their own. None if the
+        sender cannot be told.
         """
         refusals = outcome.refusals
         entries = [

@@ -1,5 +1,4 @@
-"""What the DNS says about domains: which organisation one belongs to, and whether one accepts no
-mail.
+"""What the DNS says about domains: to which organisation one belongs, and null MX.
 
 Organisations are found by the tree walk of RFC 9989 section 4.10, for relaxed alignment; a null MX
 by RFC 7505. The resolver caches answers, so that the second message asks nothing.
@@ -112,8 +111,7 @@ class RecipientDomains:
         self._timeout = timeout
 
     async def null_mx(self, addresses: Iterable[str]) -> Mapping[str, bool]:
-        """Return whether the domain of each canonical address has a null MX, as far as it is
-        known."""
+        """Return whether each canonical address's domain has a null MX, if that is known."""
         domains = {address: address.rpartition("@")[2] for address in addresses}
         names = [name for name in dict.fromkeys(domains.values()) if _is_name(name)]
         known: dict[str, bool] = {}

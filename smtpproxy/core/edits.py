@@ -121,8 +121,8 @@ class UnsubscribeLinks:
     def fields(self, stream: Stream, address: str, id: str, *, has_list_id: bool) -> bytes:
         """Return the fields for a canonical address, on a stream that adds them.
 
-        `id` is the decision's. The message's own List-Id stays, unless the stream replaces it.
-        Raises StoreUnavailable.
+        `id` is the decision's. The message's List-Id stays unless the stream replaces it. Raises
+        StoreUnavailable.
         """
         scope = stream.unsubscribe_scope or "marketing"
         tag = self._tags.get(stream.name) or self._tags.setdefault(

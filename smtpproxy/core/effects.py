@@ -117,8 +117,7 @@ class FindOrganisations(Effect[tuple[MessageFeatures, str]], frozen=True):
 
 
 class CountText(Effect[int], frozen=True):
-    """Count the people who are sent one text, and return how many they are by now. Raises
-    StoreUnavailable."""
+    """Count the people who are sent one text; return their number. Raises StoreUnavailable."""
 
     key: bytes
     people: Sequence[str]
@@ -191,8 +190,7 @@ class BeginData(Effect[Reply | None], frozen=True):
 
 
 class SendContent(Effect[Reply], frozen=True):
-    """Send dot-stuffed content and its end; return the final reply. Raises UpstreamError,
-    OSError."""
+    """Send dot-stuffed content; return the final reply. Raises UpstreamError, OSError."""
 
     stage: ClassVar[Stage] = "upstream"
     upstream: Upstream
@@ -210,8 +208,7 @@ class Sign(Effect[bytes], frozen=True):
 
 
 class FindCopies(Effect[frozenset[str]], frozen=True):
-    """Return which of these were noted for a message at attempts that the client has no final
-    answer to.
+    """Return which of these were noted at attempts without a final answer to the client.
 
     `digest` distinguishes the message from others with the same reverse path. `paths` are forward
     paths, for those who have a copy, or what `core.notices.notice_entry` makes of them. Raises
@@ -235,8 +232,7 @@ class NoteCopy(Effect[None], frozen=True):
 
 
 class ForgetCopies(Effect[None], frozen=True):
-    """Forget the copies of a message: the client has its final answer, so the same again is a new
-    message.
+    """Forget the copies of a message, because the client has its final answer.
 
     Raises StoreUnavailable, OSError.
     """

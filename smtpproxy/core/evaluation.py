@@ -94,8 +94,7 @@ class Evaluation:
             self._news.add(address)
 
     def learn_mailed(self, facts: Facts) -> None:
-        for address, known in facts.items():
-            self.learn_mailings({address: Mailed(known.mailings, known.first_mailed_at)})
+        self.learn_mailings({a: Mailed(f.mailings, f.first_mailed_at) for a, f in facts.items()})
 
     def outdated(self, addresses: Iterable[str], version: object) -> bool:
         """Whether facts of any of these are from another state of the store."""
@@ -109,8 +108,7 @@ class Evaluation:
         return not stream.asks_for_snapshots and self._news.isdisjoint(addresses)
 
     def judge_at_rcpt(self, addresses: Sequence[str], now: datetime) -> Sequence[Verdict]:
-        """Judge as far as RCPT allows; if the candidates' rulebooks differ, nobody is refused
-        yet."""
+        """Judge as far as RCPT allows; nobody is refused if the candidates' rulebooks differ."""
         choice = self._choice
         rulebook = self._services.rulebooks[choice.default.rulebook]
         if choice.certain:

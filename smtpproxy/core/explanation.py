@@ -35,9 +35,7 @@ _NOT_JUDGED = Verdict(Action.ALLOW)
 
 @dataclass(frozen=True, slots=True)
 class ExplainedRecipient:
-    """`reply` is None if the upstream's own reply would be given. `account` has the verdict in
-    plain words.
-    """
+    """`reply` is None if the upstream's would be given. `account` has the verdict in words."""
 
     address: str
     verdict: Verdict

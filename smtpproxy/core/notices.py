@@ -82,8 +82,7 @@ class Notices:
         envid: str | None,
         began: datetime,
     ) -> None:
-        """`began` is when the message's transaction began: anybody erased since then is not named
-        on record."""
+        """`began` is when the transaction began: nobody erased since then is named on record."""
         self._services = services
         self._about = id
         self._client = client
@@ -107,8 +106,7 @@ class Notices:
     def refused(self, refused: Sequence[RefusedRecipient], header: bytes) -> Steps[None]:
         """Tell the sender of refused recipients.
 
-        Raises NoticeRefused or UpstreamError unless the upstream takes responsibility for the
-        notice.
+        Raises NoticeRefused or UpstreamError unless the upstream accepts the notice.
         """
         envelope = self._envelope()
         yield from self._send(envelope, failure_notice(envelope, refused, header))
@@ -151,8 +149,7 @@ class Notices:
         )
 
     def _judge(self) -> Steps[Verdict | None]:
-        """Judge the sender; None if the reverse path is not an address, so that nobody can be
-        told."""
+        """Judge the sender; None if the reverse path is not an address."""
         try:
             address = canonical(self._reverse_path)
         except AddressError:
@@ -198,8 +195,7 @@ class Notices:
             raise NoticeDeferred(f"notice to the sender not accepted: {reply.code}")
 
     def _hand_over(self, upstream: Upstream, rcpt: Rcpt, notice: bytes) -> Steps[Reply | None]:
-        """Hand a notice to the upstream; return its reply, or None if the sender may no longer be
-        mailed."""
+        """Hand a notice to the upstream; return None if the sender may no longer be mailed."""
         try:
             (reply,) = yield from AskUpstream(upstream, [rcpt])
             if reply.code >= 300:
@@ -270,8 +266,7 @@ def is_notice_entry(entry: str) -> bool:
 
 
 class NotifyingTransaction(Transaction):
-    """A transaction that may go to only some of its recipients and tell the sender of the
-    others."""
+    """A transaction that may mail only some recipients and tell the sender of the others."""
 
     __slots__ = ("_digest", "_envid", "_kept", "_notified", "_own_notices")
 
@@ -305,8 +300,7 @@ class NotifyingTransaction(Transaction):
     def _notify_refused(self, outcome: Outcome, header: bytes) -> Steps[Outcome | None]:
         """Record the decision and tell the sender who is not mailed.
 
-        Returns another outcome if the sender may not or cannot be told, or if the store has
-        changed.
+        Returns another outcome if the sender cannot be told, or if the store has changed.
         """
         if not (yield from self._notices.permitted()):
             return self._refused_whole(outcome)
@@ -337,8 +331,7 @@ class NotifyingTransaction(Transaction):
         return found
 
     def _find_told(self, forward_paths: Sequence[str]) -> Steps[None]:
-        """Find which of these the sender was told of. If that fails they may be told twice, which
-        is better than never."""
+        """Find which of these the sender was told of. If that fails, they may be told twice."""
         news = [path for path in forward_paths if path not in self._notified]
         if not news:
             return
@@ -360,8 +353,7 @@ class NotifyingTransaction(Transaction):
                 return
 
     def _forget(self) -> Steps[None]:
-        """Clear the ledger: the client has its final answer. If this fails, the same message still
-        counts as a retry."""
+        """Clear the ledger. If that fails, the same message still counts as a retry."""
         if not self._kept:
             return
         try:

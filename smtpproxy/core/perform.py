@@ -136,7 +136,9 @@ class Performer:
                 e.headers, e.body, UNSUBSCRIBE
             ),
             effects.CountText: self._count_text,
-            effects.CountCampaign: self._count_campaign,
+            effects.CountCampaign: lambda e: _required(self.campaigns).count_campaign(
+                e.stream, e.key, e.id, e.people, e.at, e.most
+            ),
             effects.ReleaseCampaign: lambda e: _required(self.campaigns).uncount_campaign(
                 e.key, e.id, e.people, e.most
             ),
@@ -155,7 +157,9 @@ class Performer:
                 e.reverse_path, e.digest, e.paths
             ),
             effects.RunConcurrently: self._run_concurrently,
-            effects.InThread: self._in_thread,
+            effects.InThread: lambda e: asyncio.get_running_loop().run_in_executor(
+                self.threads, e.work
+            ),
         }
 
     def _find_organisations(
@@ -169,15 +173,6 @@ class Performer:
         counter = _required(self.bulk_counter)
         count = counter.count if effect.exact else counter.estimate
         return count(effect.key, effect.people, effect.at, effect.window, effect.most)
-
-    def _count_campaign(self, effect: effects.CountCampaign) -> Awaitable[Any]:
-        e = effect
-        return _required(self.campaigns).count_campaign(
-            e.stream, e.key, e.id, e.people, e.at, e.most
-        )
-
-    def _in_thread(self, effect: effects.InThread[T]) -> Awaitable[T]:
-        return asyncio.get_running_loop().run_in_executor(self.threads, effect.work)
 
     async def _run_concurrently(self, effect: effects.RunConcurrently) -> None:
         runs = iter(effect.runs())

@@ -75,8 +75,7 @@ Refused = tuple[Recipient, Verdict]
 
 
 class Outcome(Struct, frozen=True):
-    """A decided message. `refused` are the recipients with another verdict than allow, in observe
-    mode too."""
+    """A decided message. `refused` are the recipients not allowed, in observe mode too."""
 
     decided: Decided
     refused: tuple[Refused, ...]
@@ -229,8 +228,7 @@ class RecordedTransaction:
         observed: bool = False,
         relayed: bool = False,
     ) -> Decided:
-        """What goes on record about a decision on these people, which are in the order of its
-        verdicts."""
+        """The record of a decision on these people, who are in the order of its verdicts."""
         identity, message = self._identity, decision.message
         judged, against = [], set()  # the reasons for not allowing
         for person, verdict in zip(people, decision.recipients, strict=True):
@@ -298,8 +296,7 @@ class RecordedTransaction:
         self._services.emit(relayed)
 
     def _failed(self, error: Exception, *, recipients: int = 0, messages: int = 0) -> Reply:
-        """Report an internal failure; these recipients and messages, undecided because of it, count
-        as deferred."""
+        """Report an internal failure, which leaves these recipients and messages undecided."""
         cause = error.__cause__ or error
         text = f"{type(cause).__name__}: {cause}"
         listener, emit = self.client.listener, self._services.emit
@@ -333,8 +330,7 @@ class RecordedTransaction:
 
 
 def without_erased(decided: Decided, began: datetime) -> Decided:
-    """The decision as it may be recorded: without the names of those erased since the transaction
-    began."""
+    """The decision without the names of those erased since the transaction began."""
     if not any(map(_suppressions, decided.facts.values())):
         return decided
     erased = [

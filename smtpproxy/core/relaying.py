@@ -83,8 +83,7 @@ class RelayTransaction(CopyingTransaction):
     def message(
         self, content: Content, client_is_there: Callable[[], bool] = lambda: True
     ) -> Steps[list[Reply]]:
-        """Judge the message and its remaining recipients, record the decision and relay the
-        message.
+        """Judge the message and its remaining recipients, record that, and relay the message.
 
         Returns a reply for each accepted recipient, in order: all are the same unless `mixed` is
         "each". A client that has gone will try again.
@@ -310,8 +309,7 @@ class RelayTransaction(CopyingTransaction):
         return [done]
 
     def _tell_relayed(self, header: bytes) -> Steps[None]:
-        """Send the notice of success; if that fails it is only logged, since the mail is
-        accepted."""
+        """Send the notice of success; a failure is only logged, since the mail is accepted."""
         try:
             yield from self._notices.relayed(self._upstream.accepted, header)
         except NoticeRefused:

@@ -276,8 +276,7 @@ def _within(stream: Stream, domains: frozenset[str]) -> Stream:
 
 
 def _sender(reverse_path: str) -> str:
-    """The form in which sender rules are kept; "" for a path that is not an address, which matches
-    none."""
+    """The form in which sender rules are kept; "", which matches none, if it is not an address."""
     try:
         return canonical(reverse_path)
     except AddressError:

@@ -53,8 +53,7 @@ T = TypeVar("T")
 _ALLOW, _OBSERVE = Action.ALLOW, Mode.OBSERVE
 
 MAX_LOOKS = 5
-"""How often a message may be judged again because the store changes while the decision is being
-carried out."""
+"""How often a message may be judged again because the store keeps changing."""
 CHANGES_TOO_FAST = "the store changes faster than a message can be judged"
 
 
@@ -72,7 +71,7 @@ class Transaction(CountedTransaction):
     def _judge_rcpts(
         self, asked: Sequence[Rcpt], *, early: bool
     ) -> Steps[tuple[list[Recipient], list[Reply | None]]]:
-        """Judge recipients; return the permitted ones, and for each one asked for a reply, or None.
+        """Judge recipients; return the permitted ones, and a reply or None for each RCPT.
 
         Refusals are recorded before this returns. Unless `early`, only a path that is not an
         address gets a reply; everything else is left to the end of the message.
@@ -197,8 +196,7 @@ class Transaction(CountedTransaction):
         return outcome
 
     def _outcome(self, decision: Decision) -> Outcome:
-        """What follows from the verdicts: whether the message passes, and which recipients it is
-        not for."""
+        """What follows from the verdicts: whether the message passes, and for whom not."""
         refused: tuple[Refused, ...] = ()
         if not all(map(_is_allowed, decision.recipients)):
             judged = zip(self.recipients_accepted, decision.recipients, strict=True)
@@ -218,8 +216,7 @@ class Transaction(CountedTransaction):
         return replace(outcome, decided=self._decided(decision, passes), passes=passes)
 
     def _refused_whole(self, outcome: Outcome) -> Outcome:
-        """Refuse the message for everybody, since the refused recipients cannot be answered
-        separately."""
+        """Refuse the message for everybody, since some cannot be answered separately."""
         return self._refused(outcome, refused_as_a_whole(outcome.refused))
 
     def _goes_to_some(self, refused: Sequence[Refused]) -> bool:

@@ -1,7 +1,6 @@
 """Feedback by mail: bounces, complaints, requests to unsubscribe, automatic replies.
 
-`read_report` is pure: it says what kind of report a mail is, whom it concerns and what is to be
-done.
+`read_report` is pure: it says what a mail reports, about whom, and what is to be done.
 """
 
 from smtpproxy.feedback.bounce import Failure, failures, inner_bounce, is_bounce

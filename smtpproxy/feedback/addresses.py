@@ -43,8 +43,7 @@ def found_in(text: str) -> list[str]:
 
 
 def is_of_a_machine(address: str) -> bool:
-    """Whether it is an address that sends reports or answers questions about them, not a
-    person's."""
+    """Whether an address sends reports or answers for them, and is not a person's."""
     return address.partition("@")[0] in _OURS
 
 

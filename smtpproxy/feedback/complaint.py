@@ -20,13 +20,11 @@ _AUTHENTICATION = ("Auth-Failure", "Identity-Alignment", "DKIM-Canonicalized-Hea
 _REDACTED = re.compile(r"(?:redacted|anonymi[sz]ed|hidden|removed|xxx+|undisclosed)\b|.{0,64}=\Z")
 
 _ATTACHING = frozenset({"staff@hotmail.com", "scomp@aol.net"})
-"""Senders of complaints that only attach the message: Microsoft's JMRP, when it does not use RFC
-5965, and formerly AOL."""
+"""Senders whose complaints only attach the message: Microsoft (JMRP), formerly AOL."""
 
 
 class Complaint(Struct, frozen=True):
-    """`feedback_type` is as registered by IANA, in lower case; `addresses` are those that
-    complained."""
+    """`feedback_type` is IANA's, in lower case; `addresses` are those that complained."""
 
     feedback_type: str
     addresses: tuple[str, ...]

@@ -29,8 +29,7 @@ def field_outcomes(mail: Mail) -> list[Outcome]:
 
 
 def _groups(mail: Mail) -> Iterator[HeaderBlock]:
-    """Yield the fields of each recipient. Some MTAs put empty lines into them, or none between
-    them."""
+    """Yield each recipient's fields. Some MTAs put empty lines into them, or none between."""
     left = _MAX_RECIPIENTS
     for part in mail.of_type(*STATUS_TYPES):
         gathered = b""

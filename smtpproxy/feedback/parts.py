@@ -66,8 +66,7 @@ def read_mail(content: bytes) -> Mail:
 
 
 def on_the_wire(content: bytes) -> bytes:
-    """Return a mail in the form that every reader needs: lines end with CRLF, and the first is a
-    field."""
+    """Return a mail as every reader needs it: with CRLF line ends, beginning with a field."""
     raw = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     return raw.lstrip(b"\n").replace(b"\n", b"\r\n")
 

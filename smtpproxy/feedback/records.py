@@ -50,8 +50,7 @@ class Event(Struct, frozen=True):
 
 
 class Clues(Struct, frozen=True):
-    """The texts of a report that may contain our tokens, as written; none of this can be
-    trusted."""
+    """The texts of a report that may contain our tokens, as written and untrusted."""
 
     recipients: tuple[str, ...] = ()  # of the report: envelope first, then its fields
     message_ids: tuple[str, ...] = ()  # of the message that it is about

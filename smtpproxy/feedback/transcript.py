@@ -179,7 +179,6 @@ class _Reader:
 
 
 def _near(lines: list[str]) -> str:
-    """Return the lines next to the recipient: up to an empty line, not counting one at the
-    start."""
+    """Return the text next to the recipient: up to the first empty line, but at least one line."""
     end = lines.index("", 1) if "" in lines[1:] else len(lines)
     return " ".join(lines[:end]).strip()

@@ -285,5 +285,4 @@ RECIPIENT = _any(
     r"(?:rejected|refused|error|failed|failure|problem|bad|undeliverable)",
     r"\bundeliverable|\bnot deliverable|permanent (?:error|failure)|delivery (?:has )?fail",
 )
-"""Phrases that say that something is wrong with the recipient but not what: then a status
-counts."""
+"""Phrases that blame the recipient without saying why: then a status counts."""

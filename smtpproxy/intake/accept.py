@@ -83,8 +83,7 @@ class ProxyAcceptor:
         asyncio.get_running_loop().add_reader(listening.fileno(), self._accept)
 
     def close(self, timeout: float) -> None:
-        """Accept only those already in the queue, and give them `timeout` seconds for their
-        headers."""
+        """Accept only those already queued, with `timeout` seconds for their headers."""
         if self._socket is not None:
             asyncio.get_running_loop().remove_reader(self._socket.fileno())
             for _ in range(_BACKLOG):  # closing the socket would cut them off
@@ -219,8 +218,7 @@ class Handshakes:
     async def upgrade(
         self, transport: asyncio.Transport, protocol: asyncio.Protocol, peer: str
     ) -> asyncio.Transport | None:
-        """Continue in TLS after STARTTLS; return the new transport, or None if the connection is
-        lost.
+        """Continue in TLS after STARTTLS; return the new transport, or None if it is lost.
 
         Call it in the same step that answers 220: whatever follows is then part of the handshake,
         and plaintext is never mistaken for a command.
@@ -243,8 +241,7 @@ class Handshakes:
     ) -> None:
         """Begin in TLS; the session is created after the handshake.
 
-        Nothing is read from the socket before OpenSSL does; `start_tls` would lose what had been
-        read.
+        Only OpenSSL reads from the socket; `start_tls` would lose what was read before.
         """
         accepted = asyncio.get_running_loop().connect_accepted_socket(
             lambda: _AfterHandshake(session),

@@ -1,6 +1,4 @@
-"""What an SMTP session knows about its client: address, name and proven identity; and how it begins
-a message.
-"""
+"""What an SMTP session knows about its client, and how it begins a message."""
 
 import asyncio
 from base64 import b64encode
@@ -121,8 +119,7 @@ class Identity:
             self._sender = None
 
     def secured(self, transport: asyncio.BaseTransport) -> bool:
-        """Forget the greeting when TLS begins; return whether a certificate identifies the
-        client."""
+        """Begin TLS: forget the greeting; return whether a certificate identifies the client."""
         self.secure = True
         self.helo = ""
         self._sender = None
@@ -212,8 +209,7 @@ _PROTOCOLS = {
 """The protocol in the Received field, by whether it is LMTP and whether SMTPUTF8 (RFC 3848,
 6531)."""
 _UNHURRIED = 60.0
-"""Seconds at the start of content without a minimum rate: an app may generate its message while
-sending it."""
+"""Seconds at the start of content without a minimum rate, for apps that generate it."""
 
 
 def begin(

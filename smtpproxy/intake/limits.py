@@ -155,8 +155,7 @@ class ClientRates:
     def recipients(
         self, peer: str, credential: Credential | None, count: int
     ) -> tuple[int, Limit | None]:
-        """Count as many recipients as are permitted now; return how many, and the limit that
-        forbids more."""
+        """Count permitted recipients; return how many they are, and the limit on the others."""
         own = None if credential is None else credential.recipient_rate
         return self._take("recipient_rate", own, self._recipients, peer, credential, count)
 

@@ -206,8 +206,7 @@ class Listener:
         return Handshakes(self.settings.name, self.tls, timeout, self.services.emit)
 
     def _proxy_acceptor(self, protocol: Callable[[], asyncio.Protocol]) -> ProxyAcceptor:
-        """An acceptor that begins sessions once the client is known and, with implicit TLS, the
-        handshake is done."""
+        """An acceptor that begins sessions once the client is known and implicit TLS is up."""
         loop = asyncio.get_running_loop()
         implicit = self.handshakes if self.settings.tls == "implicit" else None
 
@@ -244,8 +243,7 @@ class Listener:
     async def stop_listening(self) -> None:
         """Accept no new connections.
 
-        Those that the kernel has accepted are taken first, because closing the socket would cut
-        them off.
+        Those that the kernel has accepted are taken first: closing the socket would cut them off.
         """
         await accepted_are_told()
         self.draining = True
@@ -258,8 +256,7 @@ class Listener:
     async def drain(self) -> None:
         """Accept no new connections, and let running transactions finish, for a bounded time.
 
-        A client accepted at the last moment may send a first message, since nothing told it to
-        wait.
+        A client accepted at the last moment may still send a first message.
         """
         if not self.draining:
             await self.stop_listening()

@@ -79,8 +79,7 @@ class Session(asyncio.Protocol, ABC):
     breaches: ClassVar[tuple[type[Exception], ...]] = ()
     """What the engine raises if the other side breaks the protocol beyond repair."""
     lingering: ClassVar[frozenset[str]] = frozenset()
-    """Causes of an end at which the client may still be sending, so that closing immediately would
-    destroy the reply."""
+    """Causes at which the client may still be sending: closing at once would destroy the reply."""
     _engine: Engine
 
     def __init__(self, listener: Listener) -> None:
@@ -278,7 +277,7 @@ class Session(asyncio.Protocol, ABC):
                 self._pause()
 
     def _fault(self, error: BaseException) -> None:
-        """End the session after an internal failure, which must neither pass mail nor reach the
+        """End the session after an internal failure, which must not pass mail or reach the
         caller."""
         if isinstance(error, Exception):
             self._report(error)

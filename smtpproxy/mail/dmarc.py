@@ -148,11 +148,9 @@ def tree(domain: str) -> list[str]:
 
 
 def organisation(domain: str, found: Mapping[str, Psd]) -> str:
-    """Return the organisational domain (4.10.2), from the records found for `tree`, the longest
-    name first.
+    """Return the organisational domain (4.10.2) from the records found, the longest name first.
 
-    It is the name with psd=n, the name directly below psd=y, or else the shortest name with a
-    record.
+    It has psd=n, or is directly below psd=y, or else is the shortest name with a record.
     """
     for name, psd in found.items():
         if psd == "n" or (psd == "y" and name == domain):
@@ -182,8 +180,7 @@ def _tags(text: bytes) -> tuple[dict[str, str], list[str]]:
 
 
 def _policy(tags: Mapping[str, str], values: Mapping[str, str], no_reports: str) -> Policy:
-    """The policy; 4.7: a record without a usable one counts as p=none, but only if it asks for
-    reports."""
+    """The policy; 4.7: without a usable one it is p=none, but only if reports are requested."""
     wrong = [name for name in ("p", "sp", "np") if name in tags and name not in values]
     if "p" in values and not wrong:
         return _as_policy(values["p"])

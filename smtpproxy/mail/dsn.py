@@ -20,8 +20,7 @@ _LINE_LIMIT = 998  # RFC 5322 2.1.1, without CRLF
 
 @dataclass(frozen=True, slots=True)
 class NoticeText:
-    """The text for people, with the placeholders `{hostname}` and `{recipients}`, a list of
-    lines."""
+    """The text for people, with `{hostname}` and `{recipients}` (a list of lines) to fill in."""
 
     subject: str
     text: str

@@ -80,8 +80,7 @@ class HeaderBlock:
 
     @property
     def defect(self) -> str | None:
-        """The first thing that cannot be read, such as a NUL or a line that is not a field, or
-        None."""
+        """The first thing that cannot be read: a NUL, a line that is not a field …; or None."""
         head = self._head
         ends = head.count(b"\r\n")
         if (
@@ -116,8 +115,7 @@ class HeaderBlock:
         return b"".join((*kept, self.raw[len(self._head) :]))
 
     def _pieces(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield lower-case name and raw field in order; the name is b"" for a line that is not a
-        field."""
+        """Yield lower-case name and raw field in order; b"" names a line that is not a field."""
         for found in _FIELD.finditer(self._head):
             yield (found[1] or b"").lower(), found[0]
 
@@ -137,8 +135,7 @@ def lowered(name: str) -> bytes:
 
 
 def unfolded(value: bytes) -> bytes:
-    """Return a value without the line ends of folding (RFC 5322 2.2.3) and surrounding white
-    space."""
+    """Return a value unfolded (RFC 5322 2.2.3) and without surrounding white space."""
     value = value.strip(b" \t\r\n")
     if _LF in value:
         return value.replace(b"\r\n", b"").replace(b"\n", b"")

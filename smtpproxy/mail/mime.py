@@ -340,8 +340,7 @@ def part_places(body: bytes, boundary: str) -> Iterator[tuple[int, int]]:
 
 
 def plain_octets(body: bytes, encoding: str, room: int) -> bytes | None:
-    """Decode at least `room + 1` octets, or all if there are fewer; None for an unknown
-    encoding."""
+    """Decode at least `room + 1` octets, if there are as many; None for an unknown encoding."""
     if encoding in _PLAIN:
         return body[: room + 1]
     if encoding == "quoted-printable":

@@ -155,8 +155,7 @@ def _tag(source: str, start: re.Match[str]) -> tuple[int, bool] | None:
 
 
 def _after_comment(source: str, position: int) -> int:
-    """Where a comment ends; inside a conditional one only its marks are skipped, since some
-    programs show its content."""
+    """Where a comment ends. Some programs show the content of a conditional one."""
     if source.startswith("[if", position):
         return position
     if source.startswith((">", "->"), position):

@@ -96,8 +96,7 @@ def date_time(moment: datetime) -> str:
 
 @lru_cache(maxsize=4)
 def _date_time(moment: datetime) -> str:
-    """The date-time of a whole second, cached because a busy relay needs the same one many
-    times."""
+    """The date-time of a whole second, cached for a busy relay."""
     return (
         f"{_DAYS[moment.weekday()]}, {moment.day} {_MONTHS[moment.month - 1]} {moment.year} "
         f"{moment.hour:02}:{moment.minute:02}:{moment.second:02} +0000"

@@ -27,8 +27,7 @@ _MAC = 10
 
 
 class ReturnPath(Struct, frozen=True):
-    """The content of a return path: the decision, its stream, and a keyed digest of the
-    recipient."""
+    """A return path's content: the decision, its stream, a keyed digest of the recipient."""
 
     id: str  # a ULID
     stream: bytes  # the `stream_tag` of the stream's name
@@ -91,6 +90,5 @@ def candidates(text: str) -> Iterator[str]:
 
 
 def _person(key: bytes, id: bytes, recipient: str) -> bytes:
-    """The digest of the recipient, different in each message so that nobody can see that two are of
-    the same person."""
+    """The recipient's digest, which differs between messages so that they cannot be linked."""
     return digest(key, b"recipient\0" + id + recipient.encode(), sha256)[:8]

@@ -1,5 +1,4 @@
-"""A message's text as people read it: that of the part that most of them see, folded for
-comparison.
+"""A message's text as people see it, in the part that most see, folded for comparison.
 
 HTML is read in one pass and never causes an error. This is not a renderer: style sheets are not
 applied. Whatever is hidden by the element itself (`hidden`, `display:none`, `visibility:hidden`,
@@ -259,8 +258,7 @@ _INVISIBLE = "\u00ad\u034f\u200b\u200c\u200d\u2060\ufeff"
 
 
 def _base_letters() -> dict[int, str | None]:
-    """Maps accented letters to their base, and combining accents and invisible characters to
-    nothing."""
+    """Maps accented letters to their base; accents and invisible characters to nothing."""
     table: dict[int, str | None] = dict.fromkeys(range(0x300, 0x370))
     table |= dict.fromkeys(map(ord, _INVISIBLE))
     for code in (*range(0xC0, 0x250), *range(0x1E00, 0x1F00)):
@@ -285,8 +283,7 @@ def folded(text: str) -> str:
 
 
 def _without_marks(found: str) -> str:
-    """Return a link without a sentence's final punctuation, but keep a final `_`, which may belong
-    to a token."""
+    """Return a link without final punctuation, except `_`, which may belong to a token."""
     link = found.rstrip(_AFTER_URI)
     behind = found[len(link) :]
     return link + "_" * (len(behind) - len(behind.lstrip("_")))

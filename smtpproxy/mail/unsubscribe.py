@@ -77,8 +77,7 @@ def header_fault(uri: str) -> UriFault | None:
 
 
 def link_fault(uri: str) -> UriFault | None:
-    """Return why a link in a text is unusable. Invalid characters do not matter, because browsers
-    fix them."""
+    """Return why a link in a text is unusable. Browsers fix invalid characters."""
     found = _PLACEHOLDER.search(uri)
     if found is not None:
         return _fault(FaultKind.PLACEHOLDER, found[0])

@@ -84,15 +84,13 @@ def _offered(fields: Sequence[bytes]) -> UnsubscribeUris:
 
 
 def _distinct(values: Sequence[bytes]) -> tuple[str, ...]:
-    """Each value once, in order, within the limits of the record: two different values choose no
-    stream, whatever follows."""
+    """Each value once, in order, limited: two different ones already choose no stream."""
     texts = dict.fromkeys(unfolded(value)[:_LONGEST_TEXT] for value in values)
     return tuple(text.decode("utf-8", "replace") for text in _first(list(texts)))
 
 
 def _first(values: Sequence[bytes]) -> Sequence[bytes]:
-    """The first values within a total size, and at least one. Several fields are invalid, whatever
-    is in the others."""
+    """The first values within a total size, and at least one; several are invalid anyway."""
     size = 0
     for count, value in enumerate(values):
         size += len(value)

@@ -211,8 +211,7 @@ class Stream(Struct, frozen=True, omit_defaults=True, dict=True, cache_hash=True
 
     @cached_property
     def may_be_held_back(self) -> bool:
-        """Whether pauses can apply: any to marketing, that of a restore to confirmation mail
-        too."""
+        """Whether pauses can apply: any to marketing, a restore's to confirmations too."""
         return self.stream_class is StreamClass.MARKETING or self.confirmation
 
     @cached_property
@@ -249,8 +248,7 @@ CONFIRMATION_STREAM = Stream(
 """The relay's own mail to people, which may go to fewer of them than a receipt (section 4)."""
 
 PERSONAL_STREAM = Stream(name="personal", stream_class=StreamClass.TRANSACTIONAL)
-"""Links to what is stored about people, who asked for them, even if they objected to everything
-else."""
+"""Links to people's own data, which they asked for, even if they objected to all else."""
 
 
 class Suppression(Struct, frozen=True, omit_defaults=True):
@@ -282,8 +280,7 @@ class Mailing(Struct, frozen=True, omit_defaults=True):
 
 
 class Pause(Struct, frozen=True, omit_defaults=True):
-    """Why the mail of a stream, of a brand's marketing streams, or of all of these, is held
-    back."""
+    """Why a stream, a brand's marketing streams, or all marketing streams are held back."""
 
     subject: str  # "stream:NAME", "brand:NAME" or "marketing"
     at: datetime

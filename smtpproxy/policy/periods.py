@@ -156,8 +156,7 @@ def _moved(moment: datetime, year: int, month: int) -> datetime:
 
 
 def _business_days_later(moment: datetime, count: int) -> datetime:
-    """The same time `count` business days later; from a weekend, Monday is the first day
-    counted."""
+    """The same time `count` business days later; after a weekend, Monday is the first."""
     moment -= timedelta(days=max(0, moment.weekday() - _FRIDAY))
     weeks, left = divmod(count, 5)
     over_weekend = 2 if moment.weekday() + left > _FRIDAY else 0

@@ -231,13 +231,11 @@ def _is_personal(path: str) -> bool:
 
 
 def _mentions_opening(path: str) -> bool:
-    """Whether the address says that openings are counted, since pictures are hidden for many
-    reasons."""
+    """Whether the address says that openings are counted; pictures are hidden for many reasons."""
     return _WORD.search(path.partition("?")[0]) is not None
 
 
 def _is_opening_counter(path: str) -> bool:
-    """Whether the address is a program's and says that openings are counted, since a background has
-    no size."""
+    """Whether the address is of a program that counts openings; a background has no size."""
     place = path.partition("?")[0]
     return _WORD.search(place) is not None and _STATIC.search(place) is None

@@ -1,5 +1,4 @@
-"""The closed vocabularies of decisions (design.md section 2), and the parameters of one
-jurisdiction."""
+"""The vocabularies of decisions (design.md section 2), and one jurisdiction's parameters."""
 
 from collections.abc import Mapping
 from datetime import datetime

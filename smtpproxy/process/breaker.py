@@ -18,8 +18,7 @@ log = structlog.get_logger()
 
 
 class StoreToWrite:
-    """The store for writing, opened at first use, since most of the time nothing is written
-    here."""
+    """The store for writing, opened at first use, because writing is rare here."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -10,8 +10,7 @@ from smtpproxy.process.children import WEB, Start, name_of
 
 
 def work(given: int, channel: int, *listening: int) -> int:
-    """Do the work described in the file `given`; return the exit code. All arguments are file
-    numbers."""
+    """Do the work that the file `given` describes; return the exit code. All are file numbers."""
     with open(given, "rb") as file:
         start: Start = pickle.load(file)
     be_called(name_of(start.role, start.number))

@@ -22,16 +22,14 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Beat(msgspec.Struct, frozen=True, tag=True):
-    """A worker's sign of life, every second, with its metrics and what is paused
-    (`WorkerBreaker`)."""
+    """A worker's sign of life, every second, with its metrics and the paused subjects."""
 
     snapshot: Snapshot
     paused: tuple[str, ...] = ()
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):
-    """A request for metrics, from the web process to the supervisor and from that to its
-    workers."""
+    """A request for metrics: from the web process to the supervisor, and on to its workers."""
 
     number: int
 
@@ -101,8 +99,7 @@ def name_of(role: Role, number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What a child needs, including the settings that the supervisor read: later changes of the
-    file do not count."""
+    """What a child needs, including the settings as the supervisor read them."""
 
     role: Role
     number: int

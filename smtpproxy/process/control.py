@@ -1,5 +1,4 @@
-"""How commands talk to a running relay: over a socket in its `state_dir`, which only its user and
-root can reach."""
+"""How commands talk to a running relay: over a socket that only its user and root can reach."""
 
 import asyncio
 import contextlib
@@ -44,8 +43,7 @@ Request = Reload | Status | HandOver | StepDown
 
 
 class Response(msgspec.Struct, frozen=True):
-    """`faults`: why the request was not carried out. `told`: settings and the like. Sockets are
-    sent with it."""
+    """`faults`: why it was not done. `told`: settings and the like. Sockets come with it."""
 
     faults: list[str] = []
     told: dict[str, Any] = {}

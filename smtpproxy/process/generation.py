@@ -111,8 +111,7 @@ class Generation:
         return [child for child in (*self.workers, *self._others) if child.role in roles]
 
     async def ready(self, told_to_end: asyncio.Event) -> bool:
-        """Wait until every started child works; return False if told to end, or if one does not
-        start."""
+        """Wait until every started child works; False if told to end, or if one does not start."""
         children = list(self._keepers)
         waiting = [asyncio.create_task(child.ready.wait()) for child in children]
         ending = asyncio.create_task(told_to_end.wait())

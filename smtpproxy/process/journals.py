@@ -130,8 +130,7 @@ class Indexer:
         self._read: Mapping[int, int] = {}
         self._told_at = _NEVER
         self.alone = asyncio.Lock()
-        """Held while others are told what is in the journal, and while that is corrected after an
-        erasure."""
+        """Held while the journal is reported to others, or corrected after an erasure."""
         self._erased = 0  # times
         self._behind = 0
         self._oldest: datetime | None = None

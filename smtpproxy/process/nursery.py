@@ -69,8 +69,7 @@ class ChildProcess:
         self._ended = asyncio.Event()
 
     async def wait(self) -> int:
-        """Return the exit code once it has ended, or the negative number of the signal that killed
-        it."""
+        """Return the exit code, or the negative number of a signal, once it has ended."""
         await self._ended.wait()
         return -signal.SIGKILL if self.returncode is None else self.returncode
 
@@ -122,8 +121,7 @@ class Nursery:
     async def start(
         self, start: Start, channel: socket.socket, sockets: Mapping[str, socket.socket]
     ) -> ChildProcess:
-        """Start a child with copies of its end of the channel and of its sockets. Raises
-        OSError."""
+        """Start a child with copies of its channel's end and its sockets. Raises OSError."""
         given = _file_of(start)
         try:
             files = [given, channel.fileno(), *(sockets[each].fileno() for each in start.listening)]

@@ -1,5 +1,4 @@
-"""The supervisor: keeps the relay's children running, changes their configuration, and ends them in
-order."""
+"""The supervisor: runs the relay's children, changes their configuration, ends them."""
 
 import asyncio
 import itertools
@@ -115,8 +114,7 @@ class Supervisor:
         return 0 if (started or told_to_end) and not self._failed else 1
 
     def _nursery_ended(self) -> None:
-        """End the relay, so that whatever started it starts it again; no child can be started
-        here."""
+        """End the relay, since no child can be started; whatever started it will restart it."""
         log.error("child ended", child="nursery", outcome="the relay ends with it")
         self._failed = True
         self._ending.set()
@@ -127,8 +125,7 @@ class Supervisor:
         task.add_done_callback(self._under_way.discard)
 
     async def _end(self) -> None:
-        """Drain the workers, then end the other processes; meanwhile the web process still
-        answers."""
+        """Drain the workers while the web process still answers, then end the others."""
         generation = self._generation
         tasks = (self._purging, self._importing, self._telling)
         alone = [task for task in tasks if task is not None]
@@ -182,8 +179,7 @@ class Supervisor:
     # other settings
 
     async def reload(self) -> list[str]:
-        """Read and apply the settings again; if that fails, return the faults and leave everything
-        as it was.
+        """Read and apply the settings again, or return the faults and change nothing.
 
         Work in progress goes on under the settings with which it began.
         """

@@ -30,15 +30,13 @@ from smtpproxy.store.relays import relay_id
 from smtpproxy.store.streams import StreamCounts
 
 CAMPAIGNS, REFUSALS = "campaigns", "refusals"
-"""The sources; for refusals there is one per relay and period, since each relay has its own
-journal."""
+"""The sources; for refusals one per relay and period, since each has its own journal."""
 
 _LOOK = 2.0  # seconds
 _AFTER_TROUBLE = 10.0
 _AT_ONCE = 100  # campaigns in one look
 LEAST = 10
-"""How many people must have got a campaign before it is reported: a text for one person is not a
-campaign."""
+"""How many people must get a campaign before it is reported."""
 
 Clock = Callable[[], datetime]
 
@@ -221,8 +219,7 @@ def _begun(stream: str, campaign: Campaign, trial: Trial, began: str) -> NewEven
 def _ended(
     stream: str, campaign: Campaign, trial: Trial, began: str, full_at: datetime
 ) -> NewEvent:
-    """The end of a trial. If too many addresses prove dead later, the campaign waits longer, and
-    that is logged too."""
+    """The end of a trial; another one if the campaign waits longer for dead addresses."""
     until = held_until(campaign, trial)
     data = {
         "at": full_at if until is None else until - timedelta(seconds=trial.wait),
@@ -266,8 +263,7 @@ async def keep_logging(settings: Settings, store: EventLog, now: Clock, ending: 
 
 
 async def _forget_others(store: EventLog, id: str, kept: Sequence[str]) -> None:
-    """Forget sources that no webhook wants, which begin afresh if wanted again; those of other
-    relays stay."""
+    """Forget this relay's sources that no webhook wants: they begin afresh if wanted again."""
     ours = (CAMPAIGNS, f"{REFUSALS}:{id}:")
     known = await store.event_sources()
     await store.forget_event_sources([n for n in known if n.startswith(ours) and n not in kept])

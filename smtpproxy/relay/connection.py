@@ -77,8 +77,7 @@ class StartTls:
 
 
 class Exchange(Pending[T]):
-    """Commands that were sent together, and their replies so far, in order; `answered` turns these
-    into the answer.
+    """Commands sent together, and their replies so far, which `answered` makes the answer.
 
     It is called once, with all `count` replies, or with the error instead: UpstreamError, or
     whatever reading the content raised. A 421 is always the last reply, because the upstream then
@@ -96,8 +95,7 @@ class Exchange(Pending[T]):
         self.replies: list[Reply] = []
 
     def lost(self, error: Exception) -> None:
-        """Report that no replies will come. If `answered` raises, that is the answer, so that
-        nobody waits for ever."""
+        """No replies will come. If `answered` raises, that is the answer: nobody waits for ever."""
         try:
             self.answered(self, [], error)
         except Exception as fault:
@@ -105,8 +103,7 @@ class Exchange(Pending[T]):
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """The client side of an SMTP connection. Call `open` once, then `exchange` and
-    `send_content`."""
+    """An SMTP client's connection. Call `open` once, then `exchange` and `send_content`."""
 
     def __init__(
         self, deadlines: Deadlines, replies: Counter[int], closed: Callable[[], None]
@@ -153,8 +150,7 @@ class UpstreamConnection(asyncio.Protocol):
         raise UpstreamError(f"upstream greets with {reply}")
 
     async def introduce(self, client: ClientInfo, hostname: str, timeout: float) -> None:
-        """Continue as another client, if the upstream permits; the connection is then only for its
-        mail.
+        """Continue as another client, if permitted; the connection is then only for its mail.
 
         Raises UpstreamError.
         """
@@ -177,8 +173,7 @@ class UpstreamConnection(asyncio.Protocol):
         return reply
 
     async def _start_tls(self, tls: StartTls, timeout: float) -> None:
-        """Change to TLS. Nothing continues in clear, so removing STARTTLS from the reply gains
-        nothing."""
+        """Change to TLS, or fail: removing STARTTLS from the reply must gain nothing."""
         if "STARTTLS" not in self.capabilities.keywords:
             self.close()
             raise UpstreamInsecure("upstream does not offer STARTTLS")

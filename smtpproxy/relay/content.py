@@ -30,14 +30,12 @@ class Spool:
         self.small = min(threshold, _SMALL, _PIECE)  # octets: no smaller content overflows
 
     def overflows(self, size: int, *, begun: bool) -> bool:
-        """Whether `size` octets in memory have to go to disk; `begun`: others of the same content
-        did."""
+        """Whether `size` octets have to go to disk; `begun`: others of the same content did."""
         limit = min(self._threshold, _PIECE) if begun else self._threshold
         return size > limit or (size > _SMALL and self.in_memory > self._memory)
 
     def open(self) -> int:
-        """Return a new file without a name, which vanishes when it is closed or the process
-        ends."""
+        """Return a new file without a name, which vanishes with its closing or the process."""
         try:
             return os.open(self._folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -90,8 +88,7 @@ class Content(Struct, eq=False):
             self._write()
 
     def header(self) -> bytes:
-        """The header section with its empty line, dot-stuffed; everything if there is no empty
-        line."""
+        """The header section with its empty line, dot-stuffed; everything if that is missing."""
         if self._file is None and len(self._chunks) > 1:
             self._chunks = [b"".join(self._chunks)]
         header = b""

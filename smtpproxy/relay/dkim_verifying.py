@@ -146,8 +146,7 @@ def _by_records(
 
 
 async def record_of(texts: Texts, name: str) -> bytes | None:
-    """Return the record by which a signature is judged: the first valid key record, or else the
-    first record."""
+    """Return the record that judges a signature: the first valid key record, or else the first."""
     try:
         found = (await texts(name)).texts[:_MAX_RECORDS]
     except DnsFailure:

@@ -30,8 +30,7 @@ class UpstreamPool:
     def __init__(
         self, settings: UpstreamSettings, hostname: str, deadlines: Deadlines, replies: Counter[int]
     ) -> None:
-        """`replies` counts the upstream's replies by the first digit of their code; 0: none
-        came."""
+        """`replies` counts the upstream's by the first digit of their code; 0: none came."""
         self.settings = settings
         self.deadlines = deadlines
         self._most, self._share = settings.max_connections, settings.share
@@ -162,8 +161,7 @@ class UpstreamPool:
         self._held[client] = self._held.get(client, 0) + 1
 
     def _free(self, client: str) -> None:
-        """Release a slot; it goes directly to a waiting message, so that nobody can jump the
-        queue."""
+        """Release a slot directly to a waiting message, so that nobody jumps the queue."""
         self._busy -= 1
         left = self._held.pop(client) - 1
         if left:

@@ -17,11 +17,14 @@ from smtpproxy.relay.connection import (
     UpstreamLost,
 )
 from smtpproxy.relay.pool import UpstreamPool
-from smtpproxy.relay.replies import NO_ADDRESS, NO_EIGHT_BIT, NO_UTF8, mirrored
 from smtpproxy.waiting import Pending
 from smtpproxy.wire.client import Capabilities, rcpt_command
 from smtpproxy.wire.commands import ClientInfo, Rcpt
 from smtpproxy.wire.forwarding import xforward_command
+
+_NO_ADDRESS = Reply.of(550, "5.6.7", "the next mail server does not take SMTPUTF8")
+_NO_UTF8 = Reply.of(554, "5.6.9", "the next mail server does not take UTF-8 in header fields")
+_NO_EIGHT_BIT = Reply.of(554, "5.6.3", "the next mail server does not take 8-bit content")
 
 _DATA = b"DATA\r\n"
 _END = b".\r\n"
@@ -46,8 +49,7 @@ class MailParameters(Struct, frozen=True):
     owner: str = ""  # the client that the connection counts for; empty: the relay
 
     def commands(self, knows: Capabilities) -> list[bytes]:
-        """MAIL, after XFORWARD if the upstream supports that. Unsupported parameters are left
-        out."""
+        """MAIL, after XFORWARD if supported. Unsupported parameters are left out."""
         offered = knows.keywords
         parameters = f" SIZE={self.size}" if self.size is not None and "SIZE" in offered else ""
         if (self.eight_bit or (self.utf8 and UTF8 not in offered)) and EIGHT_BIT in offered:
@@ -137,8 +139,7 @@ class UpstreamTransaction(Struct, eq=False):
         connection.hold(self._pool.settings.hold_timeout, give_back)
 
     def end_turn(self) -> None:
-        """End the client's turn: an open transaction stays open; one given back is begun again
-        later."""
+        """End the client's turn: an open transaction stays open, others begin again later."""
         if self._connection is not None:
             self._connection.end_hold()
 
@@ -156,15 +157,14 @@ class UpstreamTransaction(Struct, eq=False):
         return not mail.eight_bit or EIGHT_BIT in self._offered
 
     def refusal_of(self, needs: frozenset[str]) -> Reply | None:
-        """Return the refusal of content that the upstream would garble (RFC 6531 3.5, RFC 6152
-        section 3)."""
+        """Refuse content that the upstream would garble (RFC 6531 3.5, RFC 6152 section 3)."""
         mail = self._mail
         if not (mail.utf8 or mail.eight_bit):
             return None
         lacking = needs - self._offered
         if mail.utf8 and UTF8 in lacking:
-            return NO_UTF8
-        return NO_EIGHT_BIT if EIGHT_BIT in lacking else None
+            return _NO_UTF8
+        return _NO_EIGHT_BIT if EIGHT_BIT in lacking else None
 
     def begin_data(self) -> Pending[Reply | None]:
         """Send DATA. The answer is None if the upstream says 354, and then the content has to
@@ -194,11 +194,10 @@ class UpstreamTransaction(Struct, eq=False):
             return UpstreamLost.reply
         self._data_sent = False
         self.abort()
-        return mirrored(reply)
+        return _mirrored(reply)
 
     def finish(self, content: Iterable[bytes]) -> Pending[Reply]:
-        """Send dot-stuffed content, whose last line is ended, and the end of data; answer with the
-        final reply.
+        """Send dot-stuffed content with ended lines, and its end; the answer is the final reply.
 
         The answer is OSError if the content cannot be read: then it must not look complete.
         """
@@ -228,7 +227,7 @@ class UpstreamTransaction(Struct, eq=False):
             self._drop()
         else:
             self._release()
-        end.settle(mirrored(reply))
+        end.settle(_mirrored(reply))
 
     def abort(self) -> None:
         """Give up the transaction; once DATA was sent, only closing the connection can do that."""
@@ -248,8 +247,7 @@ class UpstreamTransaction(Struct, eq=False):
         self._begin_on(connection, offer)
 
     def _begin_on(self, connection: UpstreamConnection, offer: _Offer) -> None:
-        """Begin on this connection; if it was idle and proves dead, `_failed` begins again on a new
-        one."""
+        """Begin on this connection; if an idle one proves dead, `_failed` takes a new one."""
         offer.retriable, connection.used = connection.used, True
         self._connection = connection
         if self._mail.xclient_override and connection.capabilities.xclient:
@@ -269,7 +267,7 @@ class UpstreamTransaction(Struct, eq=False):
         self.notifies = "DSN" in offered
         refusal = self.refusal_of(mail.needs) if mail.needs else None
         if not (mail.reverse_path.isascii() or UTF8 in offered):
-            refusal = NO_ADDRESS
+            refusal = _NO_ADDRESS
         if refusal is None:
             opening = mail.commands(knows)
             offer.opening = len(opening)
@@ -308,12 +306,12 @@ class UpstreamTransaction(Struct, eq=False):
             if first.code >= 300:
                 connection.reset(self._pool.settings.command_timeout)
                 self._release()
-                self._refuse_mail(offer, mirrored(first))
+                self._refuse_mail(offer, _mirrored(first))
                 return
-        answers = list(map(mirrored, replies[opening:]))
+        answers = list(map(_mirrored, replies[opening:]))
         if len(answers) < len(asked):  # some were not sent
             sent = iter(answers)
-            answers = [next(sent) if rcpt.forward_path.isascii() else NO_ADDRESS for rcpt in asked]
+            answers = [next(sent) if rcpt.forward_path.isascii() else _NO_ADDRESS for rcpt in asked]
         if offer.before:
             for reply in answers[: offer.before]:
                 if reply.code >= 300:  # the client already has a 250 for it
@@ -372,8 +370,20 @@ class UpstreamTransaction(Struct, eq=False):
             self._release()
 
     def _lose(self, error: Exception) -> None:
-        """Drop the connection after an error, so that the upstream cannot take a partial message
-        for a whole one."""
+        """Drop the connection after an error: a partial message must not look whole."""
         if isinstance(error, UpstreamError):
             self._error = error
         self._drop()
+
+
+def _mirrored(reply: Reply) -> Reply:
+    """The client's reply: the upstream's, with an enhanced code if it had none (RFC 2034).
+
+    A reply that does not answer the command is an internal failure, never the client's success.
+    """
+    if reply.code == 421:
+        return UpstreamLost.reply
+    if reply.enhanced is not None:
+        return reply
+    kind = reply.code // 100
+    return UpstreamError.reply if kind == 3 else Reply.of(reply.code, f"{kind}.0.0", *reply.lines)

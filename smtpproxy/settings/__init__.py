@@ -111,8 +111,7 @@ class Settings:
 
     @property
     def purposes(self) -> frozenset[str]:
-        """What anybody can consent to here: the purposes of every stream, `default` too, and the
-        built-in."""
+        """What anybody can consent to here: the purposes of all streams, and the built-in ones."""
         return BUILT_IN_PURPOSES | self.mail_purposes
 
     @property
@@ -195,8 +194,7 @@ class Settings:
 
     @property
     def counts_mailings(self) -> bool:
-        """Whether any stream needs to know what people were mailed before, so that marketing is
-        counted."""
+        """Whether any stream needs to know what people were mailed: then marketing is counted."""
         return any(stream.counts_mailings for stream in self.streams.values())
 
     @property

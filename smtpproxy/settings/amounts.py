@@ -49,8 +49,7 @@ _AMOUNT = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([A-Za-z]*)", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many per period in seconds: all may be used at once, and become free again over the
-    period."""
+    """So many per period in seconds; all may be used at once, and are restored over it."""
 
     count: int
     period: float
@@ -88,8 +87,7 @@ def duration(value: object) -> float:
 
 
 def _in_units(value: object, right: str, units: Mapping[str, float], plain: str) -> float:
-    """Return an amount in the base unit, of which `units` has the size of each; without a unit, in
-    `plain`."""
+    """Return an amount in the base unit; `units` has their sizes, and `plain` is the default."""
     amount, unit = _amount(value, right)
     if (unit or plain) not in units:
         raise ValueError(f"{shown(value)} is not {right}; units: {', '.join(units)}")

@@ -102,8 +102,7 @@ class PolicySettings:
 
 @dataclass(frozen=True, slots=True)
 class BreakerSettings:
-    """The shares of the messages sent within the window at which a stream gets a warning or a
-    pause.
+    """The shares of recently sent messages at which a stream gets a warning or a pause.
 
     Shares are parts per million; None is never.
     """

@@ -132,8 +132,7 @@ def no_argument(verb: str, argument: str) -> None:
 
 
 def parse_hello(verb: str, argument: str) -> Hello:
-    """Parse what follows EHLO, HELO or LHLO. The syntax check is lenient, as RFC 5321 4.1.4
-    asks."""
+    """Parse what follows EHLO, HELO or LHLO, leniently, as RFC 5321 4.1.4 asks."""
     domain = argument.strip(" ")
     if not _HELO_DOMAIN.fullmatch(domain) or len(domain.encode()) > DOMAIN_LIMIT:
         raise CommandError(501, "5.5.4", f"{verb} needs a domain or an address literal")

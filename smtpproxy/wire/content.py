@@ -259,8 +259,7 @@ class HeaderCounter(Struct):
 
 
 class IncomingContent(Struct):
-    """Counts and checks what comes in. `problem` is why it cannot be accepted, once that is
-    known."""
+    """Counts and checks what comes in. `problem` is why it cannot be accepted, if so."""
 
     limit: int
     header: HeaderCounter
@@ -297,8 +296,7 @@ class DataContent(IncomingContent, kw_only=True):
 
 
 class ChunkedContent(IncomingContent, kw_only=True):
-    """Content after BDAT, chunk after chunk, including refused ones that have to be read and
-    discarded."""
+    """Content after BDAT, chunk after chunk, including refused ones, which are discarded."""
 
     reader: ChunkReader
     _now: Chunk = Chunk(0, last=False)
@@ -320,8 +318,7 @@ class ChunkedContent(IncomingContent, kw_only=True):
     def take(self, data: bytes, start: int) -> tuple[bytes, int]:
         """Return the content, as dot-stuffed lines, and where in `data` the chunk or `data` ends.
 
-        What follows the chunk is not touched, because there may be thousands of chunks of one
-        octet.
+        What follows the chunk is not touched: there may be thousands of tiny chunks.
         """
         octets = data[start : start + self._left]
         self._left -= len(octets)

@@ -44,8 +44,7 @@ from smtpproxy.wire.milter_packets import (
 )
 
 PACKET_LIMIT = 1024 * 1024
-"""Octets of one packet: a body chunk is at most 64 KiB, a header field as long as the MTA
-allows."""
+"""Octets of one packet: a body chunk has at most 64 KiB, a header field what the MTA allows."""
 
 _LENGTH = struct.Struct("!I")
 _COMPACT_AT = 256 * 1024

@@ -201,8 +201,7 @@ class ScramSha256:
         return Challenge(b"v=" + b64encode(server_signature))
 
     def _client_done(self, message: bytes) -> Step:
-        """End the exchange: 235 carries no data in SMTP, so the server's proof was a 334 before
-        it."""
+        """End the exchange: 235 carries no data, so the server's proof was a 334 before it."""
         return Proven(self._user) if not message else _MALFORMED
 
 

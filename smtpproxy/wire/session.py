@@ -44,8 +44,7 @@ def _bare(context: EhloContext) -> str:
 
 
 class Extension(Struct, frozen=True):
-    """A service extension: `parameters` returns what follows its keyword, or None if it is not
-    offered now."""
+    """A service extension: `parameters` returns what follows its keyword; None: not offered."""
 
     keyword: str
     parameters: Callable[[EhloContext], str | None] = _bare
@@ -139,9 +138,7 @@ _TRANSACTION = frozenset({State.MAIL, State.CONTENT, State.CHUNK, State.CHUNKS})
 
 
 class SessionState:
-    """The state of a session. `barred` is the refusal of MAIL while required TLS or authentication
-    is missing.
-    """
+    """The state of a session. `barred` refuses MAIL while required TLS or AUTH is missing."""
 
     __slots__ = (
         *("authenticated", "barred", "extended", "extensions", "keywords", "recipients"),

@@ -202,8 +202,7 @@ def domain(item: str) -> str | None:
 
 
 def _as_compared(item: str, address: str, part: str) -> str | None:
-    """Return what is wrong with an entry that is not written in the form in which addresses are
-    compared."""
+    """Return what is wrong with an entry not written as addresses are compared."""
     try:
         right = entered(address)
     except AddressError as error:

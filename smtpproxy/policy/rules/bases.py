@@ -198,8 +198,7 @@ def _was_agreement(act: ConsentAct, case: RecipientCase) -> bool:
 
 
 def _is_proven(act: ConsentAct, request: ConsentAct | None, case: RecipientCase) -> bool:
-    """Whether the act is on record with an active method, the evidence and a time that is not in
-    the future.
+    """Whether the act has an active method, the evidence, and a time not in the future.
 
     The evidence of a confirmation may be that of the request that it confirms.
     """
@@ -249,8 +248,7 @@ def opt_out(case: RecipientCase) -> Verdict:
 
 
 def nearest_refusal(case: RecipientCase) -> Verdict:
-    """Refuse with what is missing from the nearest basis, which is the first with anything on
-    record."""
+    """Refuse with what is missing from the nearest basis: the first with anything on record."""
     for basis in case.rulebook.bases:
         failure = FAILURES.get(basis)
         reason = _NOT_THERE if failure is None else failure(case)

@@ -1,5 +1,4 @@
-"""The part of a record that counts for a stream: what was said to its brand, one collection at a
-time.
+"""What of a record counts for a stream: what was said to its brand, by collection.
 
 The law's exceptions apply to the same seller (CPCE L34-5), and consent to whoever it was given to.
 A permission names its brand, unless there is only one; a refusal without a brand counts against
@@ -32,8 +31,7 @@ def is_own(brand: str | None, stream: Stream) -> bool:
 def concerns(brand: str | None, stream: Stream) -> bool:
     """Whether a refusal given to `brand` counts against the stream.
 
-    A stream of the built-in brand may speak for anybody. A brand that no longer exists may have
-    been renamed.
+    A stream of the built-in brand may speak for anybody. A missing brand may have been renamed.
     """
     if brand is None or brand == stream.brand or stream.brand == BUILT_IN_BRAND:
         return True

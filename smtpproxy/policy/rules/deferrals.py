@@ -131,8 +131,7 @@ def campaign(case: DeliveryCase) -> Verdict | None:
 
 
 def is_stranger(case: RecipientCase) -> bool:
-    """Whether somebody was never mailed before, or has been inactive for longer than a trial
-    allows."""
+    """Whether somebody was never mailed, or has been inactive for longer than a trial allows."""
     trial, contact, now = case.stream.trial, case.facts.contact, case.now
     contacted_at = None if contact is None else contact.first_contacted_at
     if not any(at is not None and at <= now for at in (contacted_at, case.facts.first_mailed_at)):

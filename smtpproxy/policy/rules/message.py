@@ -67,8 +67,7 @@ def header(case: MessageCase) -> Verdict | None:
 
 
 def sender(case: MessageCase) -> Verdict | None:
-    """Refuse a From address outside the stream's domains; a stream without any allows all but those
-    of other brands."""
+    """Refuse a From address outside the stream's domains or, if it has none, of another brand."""
     domains, found = case.stream.from_domains, case.features.from_domains
     own = domains.issuperset(found) if domains else case.stream.foreign_domains.isdisjoint(found)
     return None if own else _SENDER

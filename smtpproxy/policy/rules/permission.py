@@ -20,8 +20,7 @@ _REPEATED = refuse("permission", Reason.PERMISSION_REPEATED)
 
 
 def permission(case: RecipientCase) -> Verdict | None:
-    """Allow one message in the window after the last basis expired; None if there never was a
-    basis.
+    """Allow one message in the window after the last basis expired; None if there was none.
 
     While a basis holds, there is nothing to ask.
     """
