@@ -63,7 +63,10 @@ def settings_in(config: Path) -> "Settings":
     except ConfigError as error:
         click.echo("\n".join(error.faults), err=True)
         if not config.exists():
-            click.echo("Name it with --config FILE or SMTPPROXY_CONFIG.", err=True)
+            click.echo(
+                "Name it with --config FILE or SMTPPROXY_CONFIG, or have smtpproxy init write one.",
+                err=True,
+            )
         raise click.exceptions.Exit(2) from error
     _check_folder(settings.server.state_dir)
     return settings

@@ -25,6 +25,7 @@ from smtpproxy.cli.printer import (
 )
 from smtpproxy.cli.stores import using_store
 from smtpproxy.doctor.machine import key_files
+from smtpproxy.policy.model import Reason
 from smtpproxy.process.control import NotRunning, Reload, Response, Status, ask
 from smtpproxy.retention import newest_run
 from smtpproxy.settings import Settings
@@ -139,14 +140,16 @@ def _by(samples: Samples, *places: int) -> Any:
     return {name: dict(found) for name, found in nested.items()}
 
 
+_OF_RECIPIENTS = (str(Reason.RECIPIENTS_REFUSED), str(Reason.STREAM_NOT_PERMITTED))
+"""Reasons of messages whose recipients are counted themselves."""
+
+
 def _refusals(numbers: Snapshot) -> dict[str, int]:
     """Return recipients and whole messages not allowed, by reason, the most frequent first."""
     totals: Counter[str] = Counter()
-    for name in ("recipients_total", "messages_total"):
+    for name, left_out in (("recipients_total", ()), ("messages_total", _OF_RECIPIENTS)):
         for (_, _, verdict, reason), n in numbers.counters.get(name, {}).items():
-            if (
-                verdict != "allow" and reason != "recipients_refused"
-            ):  # its recipients are counted themselves
+            if verdict != "allow" and reason not in left_out:
                 totals[reason] += int(n)
     return dict(totals.most_common())
 

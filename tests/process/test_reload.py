@@ -257,17 +257,18 @@ def test_a_socket_of_a_unit_that_no_listener_has_is_named(
 
 def test_status_tells_how_it_is(relay: RelayProcess) -> None:
     relay.send(marketing(), PERSON)
+    relay.send(marketing(stream="secret"), PERSON)
     code, told, _ = relay.command("status", "--json")
     found = json.loads(told)
     assert code == 0
-    assert found["messages"]["offers"] == {"refuse": 1}
-    assert found["refusals"] == {"no_record": 1}
+    assert found["messages"]["offers"] == {"refuse": 2}
+    assert found["refusals"] == {"no_record": 1, "stream_not_permitted": 1}
     assert (found["workers"], found["alive"], found["mode"]) == (1, 1, "enforce")
     assert found["store_copy"] == []
     with sqlite3.connect(relay.root / "state" / "smtpproxy.db") as store:
         store.execute("CREATE TRIGGER copying_1 AFTER INSERT ON contact BEGIN SELECT 1; END")
     assert "offers" in (text := relay.command("status")[1])
-    assert "a copy was begun, and did not come to its end yet" in text
+    assert "a copy was begun and not finished" in text
     watching = [*COMMAND, "status", "--watch", "--json", "--config", str(relay.config_path)]
     with subprocess.Popen(watching, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -62,7 +62,7 @@ def read_csv(
     places = header.places(mapping.columns)
     if "address" not in places:
         wanting = [column for column, name in mapping.columns.items() if name == "address"]
-        then = "map the columns to fields with --mapping"
+        then = "map the columns to fields with --mapping (smtpproxy contact map writes one)"
         raise header.without_address(repr(wanting[0]), then)
     header.check_once(mapping.columns_read.__contains__)
     notices = (*lines.notices, *header.unread(mapping.columns_read))

@@ -119,7 +119,8 @@ def _row_entry(
         wanting = next(column for column, name in mapping.columns.items() if name == "address")
         then = "the mapping sets the columns"
         if mapping is _OWN:
-            then = f"expected {','.join(COLUMNS)}, an export of a provider, or --mapping"
+            own = ",".join(COLUMNS)
+            then = f"expected {own}, an export of a provider, or --mapping (docs/data.md)"
             raise header.without_address("`address`", then)
         raise header.without_address(repr(wanting), then)
     header.check_once({name for when in reader.when for name in when.columns}.__contains__)
