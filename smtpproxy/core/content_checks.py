@@ -18,7 +18,7 @@ from smtpproxy.core.services import Services
 from smtpproxy.mail.cutting import CannotCut
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import decode_words, read_body, read_texts
-from smtpproxy.mail.shown import ShownText, shown_text
+from smtpproxy.mail.visible_text import VisibleText, visible_text
 from smtpproxy.policy.bulk import asks_for_text
 from smtpproxy.policy.campaign import Campaign, campaign_key
 from smtpproxy.policy.content_checks import check_content, fingerprint
@@ -149,22 +149,22 @@ def _with_content_checks(
     counts = services.counts_texts and stream.bulk_recipients is not None
     headers, text = message.headers, message.readable()
 
-    def check() -> tuple[MessageFeatures, ShownText | None, bytes | None]:
-        shown = _shown(headers, text) if _reads_text(stream, headers) else None
+    def check() -> tuple[MessageFeatures, VisibleText | None, bytes | None]:
+        visible = _visible_text(headers, text) if _reads_text(stream, headers) else None
         found = features
         if stream.checks_content:
             sender = _leaving(services, stream, reverse_path)
-            found = check_content(stream, features, headers, sender, shown)
+            found = check_content(stream, features, headers, sender, visible)
         if stream.permission:
-            found = _with_confirm_link(services, stream, found, shown, people)
+            found = _with_confirm_link(services, stream, found, visible, people)
         found = _with_pixels(services, stream, found, message)
         if stream.trial is not None:
-            found = _with_campaign(stream, found, headers, people, shown)
-        if shown is None or not counts:
-            return found, shown, None
-        return found, shown, fingerprint(shown, people, _names(headers))
+            found = _with_campaign(stream, found, headers, people, visible)
+        if visible is None or not counts:
+            return found, visible, None
+        return found, visible, fingerprint(visible, people, _names(headers))
 
-    found, shown, text_fingerprint = yield from _in_thread_if_large(text, check)
+    found, visible, text_fingerprint = yield from _in_thread_if_large(text, check)
     if text_fingerprint is not None:
         found = yield from _with_count(services, stream, found, people, text_fingerprint)
     in_force = stream_in_force(stream, found, services.undeclared)
@@ -172,8 +172,8 @@ def _with_content_checks(
         return found
 
     def undeclared() -> MessageFeatures:
-        read = in_force.reads_text and shown is None
-        seen = _shown(headers, text) if read else shown
+        read = in_force.reads_text and visible is None
+        seen = _visible_text(headers, text) if read else visible
         judged = _as_undeclared(stream, in_force, found, headers, reverse_path, seen)
         return _with_pixels(services, in_force, judged, message)
 
@@ -192,12 +192,12 @@ def _with_campaign(
     features: MessageFeatures,
     headers: HeaderBlock,
     people: Sequence[str],
-    shown: ShownText | None,
+    visible: VisibleText | None,
 ) -> MessageFeatures:
     """Note which campaign the message is of."""
     ids, text = headers.values(_FEEDBACK_ID), None
-    if shown is not None and not ids:
-        text = fingerprint(shown, people, _names(headers), numbers=True)
+    if visible is not None and not ids:
+        text = fingerprint(visible, people, _names(headers), numbers=True)
     key = campaign_key(stream.name, ids, text)
     if key is None:
         return features
@@ -259,13 +259,13 @@ def _with_confirm_link(
     services: Services,
     stream: Stream,
     features: MessageFeatures,
-    shown: ShownText | None,
+    visible: VisibleText | None,
     people: Sequence[str],
 ) -> MessageFeatures:
     """Note the state of the link by which the reader can consent."""
     found, links = ConfirmLink.MISSING, services.confirm_links
-    if shown is not None and links is not None:
-        found = links.found(shown.links, people, stream, services.now())
+    if visible is not None and links is not None:
+        found = links.found(visible.links, people, stream, services.now())
     look = replace(features.content or ContentFeatures(), confirm_link=found)
     return replace(features, content=look)
 
@@ -283,11 +283,11 @@ def _as_undeclared(
     features: MessageFeatures,
     headers: HeaderBlock,
     reverse_path: str,
-    shown: ShownText | None,
+    visible: VisibleText | None,
 ) -> MessageFeatures:
     """Return the features of undeclared bulk, with those that its stream in force looks at."""
     found = features.content or ContentFeatures()
-    features = check_content(undeclared, features, headers, reverse_path, shown)
+    features = check_content(undeclared, features, headers, reverse_path, visible)
     look = replace(
         features.content or ContentFeatures(),
         bulk_markers=found.bulk_markers,
@@ -342,13 +342,13 @@ def _with_signatures(
     return replace(features, signatures=kept), "" if valid else "; ".join(failures)
 
 
-def _shown(headers: HeaderBlock, body: Body | None) -> ShownText:
+def _visible_text(headers: HeaderBlock, body: Body | None) -> VisibleText:
     """The text that readers see, from the beginning of the body."""
     if body is None:
-        return ShownText("", (), whole=False)
+        return VisibleText("", (), whole=False)
     octets, whole = _beginning(body.pieces())
-    shown = shown_text(read_body(headers, octets))
-    return shown if whole else replace(shown, whole=False)
+    visible = visible_text(read_body(headers, octets))
+    return visible if whole else replace(visible, whole=False)
 
 
 def _beginning(pieces: Iterator[bytes]) -> tuple[bytes, bool]:

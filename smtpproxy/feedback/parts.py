@@ -16,7 +16,7 @@ from smtpproxy.mail.mime import (
     plain_octets,
     split_parts,
 )
-from smtpproxy.mail.shown import read_html
+from smtpproxy.mail.visible_text import read_html
 
 MAX_OCTETS = 2 * 1024 * 1024
 """Octets of a report; the rest is not read."""

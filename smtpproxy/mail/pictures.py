@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 
-from smtpproxy.mail.shown import plain_of
+from smtpproxy.mail.visible_text import plain_of
 
 _UNSHOWN = ("style", "script", "title", "textarea", "template")
 _PICTURES = frozenset(

@@ -6,8 +6,8 @@ must also indicate offers or news; if it is large, the message is bulk unless it
 indicates the reader's own affairs. If the header is inconclusive, the text may decide, by two of
 the signs of a newsletter.
 
-The words are folded as `mail.shown.folded` folds text: no case, no accents. A word of more than
-five letters matches with any ending.
+The words are folded as by `mail.visible_text.folded`: no case, no accents. A word of more than five
+letters matches with any ending.
 """
 
 import re
@@ -19,7 +19,7 @@ from msgspec import Struct
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mailboxes import MailboxError, addresses
 from smtpproxy.mail.mime import decode_words
-from smtpproxy.mail.shown import folded
+from smtpproxy.mail.visible_text import folded
 from smtpproxy.policy.bulk_text import listed, newsletter_signs, speaks_of_unsubscribing
 
 PERSONAL_WORDS = {

@@ -1,6 +1,6 @@
 """Phrases that newsletters contain and receipts do not (docs/bulk.md).
 
-The phrases are folded as `mail.shown.folded` folds text, and a stem matches with any ending. Each
+The phrases are folded as by `mail.visible_text.folded`, and a stem matches with any ending. Each
 kind is one sign, however often and in however many phrases it occurs. Those for unsubscribing are
 chosen for precision: phrases that newsletters also use otherwise are left out.
 """

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import decode_words
-from smtpproxy.mail.shown import ShownText, folded
 from smtpproxy.mail.unsubscribe import link_fault
+from smtpproxy.mail.visible_text import VisibleText, folded
 from smtpproxy.policy.bulk import bulk_signs
 from smtpproxy.policy.bulk_text import speaks_of_unsubscribing
 from smtpproxy.policy.model import (
@@ -43,47 +43,47 @@ def check_content(
     features: MessageFeatures,
     headers: HeaderBlock,
     reverse_path: str,
-    shown: ShownText | None,
+    visible: VisibleText | None,
 ) -> MessageFeatures:
     """Return the features with what else the rules of the stream need.
 
-    `shown` is the text that readers see, None if no rule needs it. How many people were sent the
+    `visible` is the text that readers see, None if no rule needs it. How many people were sent the
     same text is counted elsewhere.
     """
     senders: tuple[str, ...] = ()
     if stream.alignment is not Alignment.OFF:
         senders = _senders(headers, reverse_path)
     if stream.stream_class is StreamClass.TRANSACTIONAL:
-        signs = bulk_signs(headers, None if shown is None else shown.text)
+        signs = bulk_signs(headers, None if visible is None else visible.text)
         look = ContentFeatures(senders=senders, bulk_markers=signs.fields, bulk_text=signs.text)
         return features if look == _NOTHING else replace(features, content=look)
     prefix = _fake_prefix(headers) if stream.honest_subject else None
-    if shown is None:
+    if visible is None:
         return replace(features, content=ContentFeatures(senders=senders, fake_prefix=prefix))
     look = ContentFeatures(
         senders=senders,
         fake_prefix=prefix,
-        shows_unsubscribe=stream.body_optout and _shows_unsubscribe(stream, features, shown),
-        shows_imprint=_held(shown, stream.imprint) is not None,
-        text_cut=not shown.whole,
+        shows_unsubscribe=stream.body_optout and _shows_unsubscribe(stream, features, visible),
+        shows_imprint=_held(visible, stream.imprint) is not None,
+        text_cut=not visible.whole,
     )
-    statement = features.source_statement or _held(shown, stream.source_statement)
+    statement = features.source_statement or _held(visible, stream.source_statement)
     return replace(features, content=look, source_statement=statement)
 
 
-def _shows_unsubscribe(stream: Stream, features: MessageFeatures, shown: ShownText) -> bool:
+def _shows_unsubscribe(stream: Stream, features: MessageFeatures, visible: VisibleText) -> bool:
     """Whether the text has words for unsubscribing, and a link to where List-Unsubscribe leads.
 
     If the message has none of its own, or the relay replaces it, any usable link will do; a
     placeholder or an impossible host is not usable.
     """
-    if not speaks_of_unsubscribing(shown.text):
+    if not speaks_of_unsubscribing(visible.text):
         return False
     hosts, boxes = set[str](), set[str]()
     if not adds_unsubscribe(stream, features):
         hosts = {_host(uri) for uri in features.unsubscribe_https} - {""}
         boxes = {_mailbox(uri) for uri in features.unsubscribe_mailto}
-    for link in shown.links:
+    for link in visible.links:
         if link_fault(link) is not None:
             continue
         is_mail = link[:7].lower() == "mailto:"
@@ -105,10 +105,10 @@ def _mailbox(uri: str) -> str:
     return unquote(uri.partition(":")[2].partition("?")[0]).strip().lower()
 
 
-def _held(shown: ShownText, texts: Sequence[str]) -> str | None:
+def _held(visible: VisibleText, texts: Sequence[str]) -> str | None:
     """Return the first of the texts that is in what readers see, ignoring case, accents and
     spaces."""
-    return next((text for text in texts if folded(text) in shown.text), None)
+    return next((text for text in texts if folded(text) in visible.text), None)
 
 
 def _fake_prefix(headers: HeaderBlock) -> str | None:
@@ -148,14 +148,14 @@ _PIECE = 65_536  # characters: searching for many words blocks other threads
 
 
 def fingerprint(
-    shown: ShownText, recipients: Iterable[str], names: Sequence[str], *, numbers: bool = False
+    visible: VisibleText, recipients: Iterable[str], names: Sequence[str], *, numbers: bool = False
 ) -> bytes | None:
     """Return 16 octets; None if the body has too few words to distinguish it from others.
 
     `recipients` are addresses, and `names` what the header calls the readers. `numbers`: mask the
     numbers in the text too.
     """
-    text = _URI.sub("~", shown.text)
+    text = _URI.sub("~", visible.text)
     text = _ADDRESS.sub("@", text)
     text = _GREETING.sub(r"\1 @", text)
     own = _own_words(recipients, names)
@@ -165,7 +165,7 @@ def fingerprint(
         text = _NUMBER.sub("#", text)
     if len(text.split(" ", _LEAST_TEXT)) <= _LEAST_TEXT:
         return None
-    masked = "\n".join((text, *sorted({_masked_link(link) for link in shown.links})))
+    masked = "\n".join((text, *sorted({_masked_link(link) for link in visible.links})))
     return blake2b(masked.encode("utf-8", "replace"), digest_size=16).digest()
 
 

@@ -21,7 +21,7 @@ from smtpproxy.mail.cutting import COMMENT, NO_PICTURE, NOTHING, CannotCut, Piec
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import EncodedText, decode_text, is_ascii_wise, read_texts
 from smtpproxy.mail.pictures import Picture, pictures
-from smtpproxy.mail.shown import plain_of
+from smtpproxy.mail.visible_text import plain_of
 from smtpproxy.policy.model import Pixel, PixelSign
 from smtpproxy.policy.trackers import known_trackers
 

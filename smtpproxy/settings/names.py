@@ -10,7 +10,7 @@ from typing import Annotated
 from smtpproxy.locale import LANGS, PAGE_LANGS, Lang
 from smtpproxy.mail.address import canonical
 from smtpproxy.mail.mailboxes import entered
-from smtpproxy.mail.shown import folded
+from smtpproxy.mail.visible_text import folded
 from smtpproxy.settings.places import hostname
 from smtpproxy.toml import shown
 from smtpproxy.toml_tables import Written

@@ -23,7 +23,7 @@ from smtpproxy.mail.dmarc import all_aligned
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mailboxes import MailboxError, addresses
 from smtpproxy.mail.mime import read_body, read_texts
-from smtpproxy.mail.shown import ShownText, shown_text
+from smtpproxy.mail.visible_text import VisibleText, visible_text
 from smtpproxy.policy.bulk import bulk_signs
 from smtpproxy.policy.bulk_text import newsletter_signs, speaks_of_unsubscribing
 from smtpproxy.policy.content_checks import check_content, fingerprint
@@ -120,7 +120,7 @@ PARTS = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n"
 
 def read_text(header: bytes) -> Callable[[bytes], None]:
     def read(body: bytes) -> None:
-        shown = shown_text(read_body(HeaderBlock(header), body))
+        shown = visible_text(read_body(HeaderBlock(header), body))
         speaks_of_unsubscribing(shown.text)
         newsletter_signs(shown.text)
         fingerprint(shown, ["jeanne.doe@b.example"], ["Jeanne Doe"])
@@ -356,7 +356,7 @@ def test_a_large_text_is_read_in_a_thread(
 ) -> None:
     readers: list[int] = []
 
-    def read(*arguments: Any) -> ShownText:
+    def read(*arguments: Any) -> VisibleText:
         readers.append(threading.get_ident())
         return read_shown(*arguments)
 

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 from smtpproxy.core.confirm_links import ConfirmLinks
 from smtpproxy.mail.confirmation_token import Confirmation, read_confirmation, seal_confirmation
 from smtpproxy.mail.mime import Body, TextPart
-from smtpproxy.mail.shown import shown_text
 from smtpproxy.mail.unsubscribe_token import KEY_OCTETS, TokenRing, Unsubscription
+from smtpproxy.mail.visible_text import visible_text
 from smtpproxy.policy.model import ConfirmLink, Stream
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -63,7 +63,7 @@ def test_links(links: list[str], people: list[str], now: datetime, expected: str
 def test_whatever_a_token_ends_in_it_is_read_from_plain_text(text: str, end: str) -> None:
     made = (link(recipient=f"p{n}@people.example") for n in range(10_000))
     number, one = next((n, one) for n, one in enumerate(made) if one.endswith(end))
-    read = shown_text(Body((TextPart(True, text.format(one)),), whole=True)).links
+    read = visible_text(Body((TextPart(True, text.format(one)),), whole=True)).links
     found = ConfirmLinks("https://confirm.example", partial(read_confirmation, RING)).found(
         read, [f"p{number}@people.example"], STREAM, NOW
     )

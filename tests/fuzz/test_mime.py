@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import MimeLimits, read_body
-from smtpproxy.mail.shown import read_html, shown_text
+from smtpproxy.mail.visible_text import read_html, visible_text
 from smtpproxy.policy.bulk_text import newsletter_signs, speaks_of_unsubscribing
 from smtpproxy.policy.content_checks import fingerprint
 from tests.fuzz.hostile import flood, octets
@@ -35,7 +35,7 @@ def read_message(raw: bytes, limits: MimeLimits) -> None:
     found = read_body(HeaderBlock(head + empty), body, limits)
     assert sum(len(part.text) for part in found.parts) <= limits.text
     assert len(found.parts) <= limits.parts
-    shown = shown_text(found)
+    shown = visible_text(found)
     assert shown.text == " ".join(shown.text.split())
     speaks_of_unsubscribing(shown.text)
     newsletter_signs(shown.text)

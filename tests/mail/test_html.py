@@ -3,7 +3,7 @@
 import pytest
 
 from smtpproxy.mail.mime import Body, TextPart
-from smtpproxy.mail.shown import ShownText, folded, read_html, shown_text
+from smtpproxy.mail.visible_text import VisibleText, folded, read_html, visible_text
 
 SEEN = [
     ("<p>one<br>two</p>three", "one two three"),
@@ -85,10 +85,10 @@ def test_links(source: str, links: tuple[str, ...]) -> None:
 def test_most_readers_see_the_html() -> None:
     plain = TextPart(True, "Plain https://p.example/x).")
     html = TextPart(False, "<p>HTML <a href='https://h.example/'>here</a> https://t.example</p>")
-    assert shown_text(Body((plain,), whole=True)) == ShownText(
+    assert visible_text(Body((plain,), whole=True)) == VisibleText(
         "plain https://p.example/x).", ("https://p.example/x",)
     )
-    assert shown_text(Body((plain, html), whole=False)) == ShownText(
+    assert visible_text(Body((plain, html), whole=False)) == VisibleText(
         "html here https://t.example", ("https://h.example/", "https://t.example"), whole=False
     )
 

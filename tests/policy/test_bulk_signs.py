@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from smtpproxy.mail.headers import HeaderBlock
-from smtpproxy.mail.shown import folded
+from smtpproxy.mail.visible_text import folded
 from smtpproxy.policy.bulk import LONGEST_TEXT, BulkSigns, asks_for_text, bulk_signs
 from smtpproxy.policy.bulk import OFFER_WORDS as WORDS
 from smtpproxy.policy.bulk_text import BROWSER, NEWSLETTER, SUBSCRIBED, UNSUBSCRIBE

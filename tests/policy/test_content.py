@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mime import read_body
-from smtpproxy.mail.shown import shown_text
+from smtpproxy.mail.visible_text import visible_text
 from smtpproxy.policy.bulk_text import UNSUBSCRIBE
 from smtpproxy.policy.content_checks import check_content
 from smtpproxy.policy.decide import judge, needs
@@ -39,7 +39,7 @@ HEAD = (
 def features_of(stream: Stream, raw: str, reverse_path: str = "b@example.com") -> MessageFeatures:
     head, _, body = raw.partition("\r\n\r\n")
     headers = HeaderBlock(head.encode() + b"\r\n\r\n")
-    shown = shown_text(read_body(headers, body.encode())) if stream.reads_text else None
+    shown = visible_text(read_body(headers, body.encode())) if stream.reads_text else None
     return check_content(
         stream, read_features(headers, "X-Mail-Stream"), headers, reverse_path, shown
     )

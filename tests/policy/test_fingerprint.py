@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import pytest
 
 from smtpproxy.mail.mime import Body, TextPart
-from smtpproxy.mail.shown import ShownText, shown_text
+from smtpproxy.mail.visible_text import VisibleText, visible_text
 from smtpproxy.policy.content_checks import fingerprint
 from tests.policy.letters import CAMPAIGNS, TEMPLATES, Letter, campaign, transactional
 
@@ -17,8 +17,8 @@ PEOPLE = 1_000
 MOST = 100  # `bulk_recipients` where it matters and is not set
 
 
-def shown(letter: Letter) -> ShownText:
-    return shown_text(Body((TextPart(not letter.html, letter.body),), whole=True))
+def shown(letter: Letter) -> VisibleText:
+    return visible_text(Body((TextPart(not letter.html, letter.body),), whole=True))
 
 
 def over(letters: Iterable[Letter], *, numbers: bool = False) -> int:

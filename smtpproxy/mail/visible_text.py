@@ -69,18 +69,18 @@ _LONGEST_TAG = 16_384  # characters; attributes after that are ignored
 _MAX_OPEN = 100  # tags with a quote that is never closed, or not soon
 
 
-class Shown(Struct, frozen=True):
+class VisibleHtml(Struct, frozen=True):
     """The visible text, and the targets of links (`href`), in order."""
 
     text: str
     links: tuple[str, ...]
 
 
-def read_html(source: str) -> Shown:
+def read_html(source: str) -> VisibleHtml:
     """Return what is visible. Linear in the length of `source`."""
     reader = _Reader(source)
     reader.read()
-    return Shown(plain_of("".join(reader.text)), tuple(reader.links))
+    return VisibleHtml(plain_of("".join(reader.text)), tuple(reader.links))
 
 
 def plain_of(text: str) -> str:
@@ -241,7 +241,7 @@ def _font_size(style: str) -> bool | None:
     return has_size
 
 
-class ShownText(Struct, frozen=True):
+class VisibleText(Struct, frozen=True):
     """`text` is folded (see `folded`); `links` are URIs as written, in order.
 
     `whole`: nothing that may have been text was left out.
@@ -289,7 +289,7 @@ def _without_marks(found: str) -> str:
     return link + "_" * (len(behind) - len(behind.lstrip("_")))
 
 
-def shown_text(body: Body) -> ShownText:
+def visible_text(body: Body) -> VisibleText:
     """Return what most readers see: the HTML parts, or the plain ones if there are none."""
     html = [part.text for part in body.parts if not part.plain]
     texts: list[str] = []
@@ -302,4 +302,4 @@ def shown_text(body: Body) -> ShownText:
         texts = [part.text for part in body.parts]
     text = "\n".join(texts)
     links += map(_without_marks, _URI.findall(text))
-    return ShownText(folded(text), tuple(links), body.whole)
+    return VisibleText(folded(text), tuple(links), body.whole)
