@@ -176,7 +176,8 @@ class HttpConnection(H11Protocol):
 
     def end(self, cause: Literal["timeout", "crowded"]) -> None:
         """Close the connection, answering 408 if a request has begun."""
-        self._table.log_closed(cause, self._peer)
+        if (cause, self._phase) != ("timeout", "idle"):  # every scrape and proxy keeps one open
+            self._table.log_closed(cause, self._peer)
         if self._phase == "unread":
             self._forget()
             self.transport.abort()

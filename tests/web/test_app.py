@@ -16,11 +16,13 @@ import pytest
 import uvloop
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from starlette.applications import Starlette
+from structlog.testing import capture_logs
 
 from smtpproxy.sinks.collector import SnapshotCollector
 from smtpproxy.sinks.metrics import Metrics
 from smtpproxy.sinks.snapshots import Snapshot
 from smtpproxy.web import app as web_app
+from smtpproxy.web import server as web_server
 from smtpproxy.web.app import create_app
 from smtpproxy.web.health import Health, Readiness
 from smtpproxy.web.server import serve_web
@@ -398,3 +400,25 @@ async def test_a_client_that_asks_for_nothing_does_not_keep_it_from_stopping(
     assert await reader.read() == b""
     await asyncio.wait_for(serving, 10)
     writer.close()
+
+
+@pytest.mark.parametrize(("asks", "warned"), [(True, []), (False, ["timeout"])])
+async def test_a_connection_that_was_served_and_is_kept_open_ends_without_a_warning(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch, asks: bool, warned: list[str]
+) -> None:
+    """Prometheus keeps one from scrape to scrape: that is nothing to look into."""
+    for phase in ("idle", "header"):
+        monkeypatch.setitem(web_server.WITHIN, phase, 0.2)
+    sock = socket.create_server(("127.0.0.1", 0))
+    address, stop = sock.getsockname(), asyncio.Event()
+    serving = asyncio.create_task(serve_web(health_app(relay), sock, stop))
+    with capture_logs() as logged:
+        reader, writer = await asyncio.open_connection(*address)
+        if asks:
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: relay\r\n\r\n")
+        told = await asyncio.wait_for(reader.read(), 10)
+    assert told.startswith(b"HTTP/1.1 200") is asks
+    assert [each["cause"] for each in logged if each["event"].startswith("http")] == warned
+    writer.close()
+    stop.set()
+    await asyncio.wait_for(serving, 10)
