@@ -37,7 +37,6 @@ _SINGLE_RECIPIENT = Verdict(
 
 _HAD_ENOUGH = frozenset({Reason.FREQUENCY_CAP, Reason.PREFERENCE_FREQUENCY})
 _NOT_YET = Verdict(Action.ALLOW)
-_OF_ANY_MESSAGE = bytes  # instead of one message's digest
 
 _MAILED_MEANWHILE = Reply.of(250, "2.0.0", "mailed at another attempt")
 
@@ -75,20 +74,24 @@ class CopyingTransaction(NotifyingTransaction):
         paths = [recipient.path for recipient, verdict in judged if verdict.reason in _HAD_ENOUGH]
         if not paths:
             return verdicts
-        waiting = yield from FindCopies(self.reverse_path, _OF_ANY_MESSAGE, paths)
+        waiting = yield from FindCopies(self.reverse_path, self._announced, paths)
         return [_NOT_YET if recipient.path in waiting else verdict for recipient, verdict in judged]
+
+    def _announced(self) -> bytes:
+        """What MAIL says of the message, instead of its digest."""
+        return f"{self._mail.size} {self._mail.envid}".encode()
 
     def _end_attempt(self, *, final: bool) -> Steps[None]:
         """Forget who has a copy once the client has its final answer. Until then also keep that
-        they have a copy of some message, since at RCPT it is not known which one comes."""
+        they have a copy of a message announced so: at RCPT no more is known of it."""
         mailed = sorted(entry for entry in self._kept if not is_notice_entry(entry))
         try:
             if not final:
                 for path in mailed:
-                    yield from NoteCopy(self.reverse_path, _OF_ANY_MESSAGE, path)
+                    yield from NoteCopy(self.reverse_path, self._announced, path)
                 return
             if self._done_before:
-                yield from ForgetCopies(self.reverse_path, _OF_ANY_MESSAGE, mailed)
+                yield from ForgetCopies(self.reverse_path, self._announced, mailed)
         except (StoreUnavailable, OSError) as error:
             self._failed(error)
         yield from self._forget()

@@ -126,9 +126,14 @@ def test_who_was_mailed_is_not_told_so_when_a_retry_is_for_the_others(
         code, text = relay.send(bare(message_id="<1@shop.example>"), SUBSCRIBER, OTHER)
         assert (code, "relayed to 1 of 2 recipients" in text) == (451, True)
         assert relay.send(bare(subject="Another"), SUBSCRIBER)[0] == 450
+        assert rcpt(relay, size=1) == 450, "another message is refused to nobody else for that"
         assert relay.send(bare(message_id="<1@shop.example>"), SUBSCRIBER, OTHER)[0] == 250
         assert [one.recipients for one in mta.messages] == [(SUBSCRIBER,), (OTHER,)]
-        with smtplib.SMTP(LOOPBACK, relay.port()) as client:
-            client.ehlo()
-            client.mail("news@shop.example")
-            assert client.rcpt(SUBSCRIBER)[0] == 450  # nothing waits for a retry any more
+        assert rcpt(relay, len(bare(message_id="<1@shop.example>"))) == 450, "it waits no more"
+
+
+def rcpt(relay: RelayProcess, size: int) -> int:
+    with smtplib.SMTP(LOOPBACK, relay.port()) as client:
+        client.ehlo()
+        client.mail("news@shop.example", [f"size={size}"])
+        return client.rcpt(SUBSCRIBER)[0]
