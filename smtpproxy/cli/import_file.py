@@ -78,7 +78,7 @@ def _import(
     task: Task, handling: Handling[T], file: Source, file_format: Format, outlook: Outlook
 ) -> Result:
     earlier, rejected = task.job.earlier, task.options.rejected
-    aside = RejectedFile(rejected or _rejected_of(task.path), named=rejected is not None)
+    aside = RejectedFile(rejected or rejected_of(task.path), named=rejected is not None)
     start = time.monotonic()
     if file.has_cr_alone:
         warn(f"{task.shown}: its lines end in CR only; each is read as a line")
@@ -169,9 +169,10 @@ def _prepared(
     )
 
 
-def _rejected_of(path: Path) -> Path:
+def rejected_of(path: Path) -> Path:
     """Return FILE.rejected; for a pipe, one in the working folder."""
-    if path == STDIN or path.is_relative_to("/dev") or path.is_relative_to("/proc"):
+    folder = path.parent.resolve()  # /dev/fd is one of /proc; /dev/shm has files like any other
+    if path == STDIN or folder == Path("/dev") or folder.is_relative_to("/proc"):
         return Path("stdin.rejected")
     return path.with_name(f"{path.name}.rejected")
 

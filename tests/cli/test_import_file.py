@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from smtpproxy.cli.import_file import rejected_of
 from tests.cli.stored import BATCH, IN_SMALL_BATCHES, Stored
 from tests.kit.ports import wait_for
 from tests.kit.relay import COMMAND, REPOSITORY
@@ -130,6 +131,18 @@ class TestInput:
         out, _ = process.communicate(BAD, timeout=60)
         assert out.endswith("their reasons: stdin.rejected\n")
         assert "bert" in (stored.folder / "stdin.rejected").read_text()
+
+    @pytest.mark.parametrize(
+        ("file", "rejected"),
+        [
+            ("/dev/stdin", "stdin.rejected"),
+            ("/dev/fd/3", "stdin.rejected"),
+            ("/proc/self/fd/3", "stdin.rejected"),
+            ("/dev/shm/list.csv", "/dev/shm/list.csv.rejected"),
+        ],
+    )
+    def test_what_a_file_rejects_stands_beside_it(self, file: str, rejected: str) -> None:
+        assert rejected_of(Path(file)) == Path(rejected)
 
     def test_a_slow_pipe_can_be_interrupted(self, stored: Stored) -> None:
         process = started(stored, "suppress", "import", "-")

@@ -34,6 +34,7 @@ _PORT = 5432  # in the names of sockets, where there is no other
 _SETTINGS = {
     "listen_addresses": "",
     "fsync": "off",  # the tests kill processes, never the machine
+    "dynamic_shared_memory_type": "mmap",  # in its folder: those that are killed leave nothing
     "max_connections": "300",
     "max_wal_size": "1GB",
     "autovacuum_naptime": "1h",
