@@ -1,8 +1,11 @@
 """The sockets that a relay listens on: opened, handed over by others, kept through a reload."""
 
+import contextlib
+import ctypes
 import errno
 import os
 import socket
+import struct
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -24,6 +27,7 @@ class Sockets:
     def __init__(self, settings: Settings, handed_on: Iterable[socket.socket] = ()) -> None:
         """Raises CannotListen, also if a socket that was handed over cannot be used."""
         self._handed_on = list(handed_on)
+        self._of_others = {*self._handed_on}  # who goes on listening, or may
         self.listening: Mapping[str, socket.socket] = {}
         self.listening = self.for_settings(settings)
         unused = set(map(_place, self._handed_on)) - set(map(_place, self.listening.values()))
@@ -52,7 +56,7 @@ class Sockets:
         kept = set(sockets.values())
         for sock in self.listening.values():
             if sock not in kept:
-                sock.close()
+                self._end(sock)
         self.listening = sockets
 
     def forget(self, sockets: Mapping[str, socket.socket]) -> None:
@@ -62,9 +66,43 @@ class Sockets:
             if sock not in kept:
                 sock.close()
 
+    def hand_over(self) -> list[socket.socket]:
+        """Return the sockets for another process to listen on."""
+        self._of_others.update(self.listening.values())
+        return list(self.listening.values())
+
     def close(self) -> None:
         for sock in self.listening.values():
-            sock.close()
+            self._end(sock)
+
+    def _end(self, sock: socket.socket) -> None:
+        if sock not in self._of_others:
+            _take_no_more(sock)
+        sock.close()
+
+
+_SO_ATTACH_FILTER = 26  # asm-generic/socket.h
+_NO_SYN = (  # a program for the kernel's packet filter (BPF), whose packet is the TCP segment
+    (0x30, 0, 0, 13),  # its flags
+    (0x54, 0, 0, 0x12),  # SYN and ACK of them
+    (0x15, 0, 1, 0x02),  # SYN alone: a new connection
+    (0x06, 0, 0, 0),  # is dropped
+    (0x06, 0, 0, 0xFFFFFFFF),  # else passed whole: handshakes that have begun come to their end
+)
+
+
+def _take_no_more(sock: socket.socket) -> None:
+    """Let the kernel accept nobody: workers take those who wait, and then close the socket.
+
+    Whoever connects between their last accept and the close would be cut off without a word. The
+    client's kernel tries again after a second, and finds the socket closed or somebody else there.
+    """
+    if sock.family == socket.AF_UNIX:
+        return
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *each) for each in _NO_SYN))
+    fprog = struct.pack("HP", len(_NO_SYN), ctypes.addressof(program))
+    with contextlib.suppress(OSError):  # not everywhere: then a few are cut off
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
 
 
 def addresses(settings: Settings) -> dict[str, Address]:

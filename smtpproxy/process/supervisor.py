@@ -302,7 +302,7 @@ class Supervisor:
             if self._notifier.is_unit:
                 fault = "systemd started the relay: use a socket unit and systemctl restart"
                 return Response([fault]), []
-            return Response(), list(self._sockets.listening.values())
+            return Response(), self._sockets.hand_over()
         if isinstance(request, StepDown):
             await self._generation.end(ALONE)
             self._control.leave()

@@ -1,7 +1,10 @@
 """SIGTERM: no new work, what is under way is finished, exit code 0."""
 
 import smtplib
+import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 
@@ -44,6 +47,41 @@ def test_in_mid_load(relay: Start, dump: SmtpSink) -> None:
     assert arrived == load.accepted
     assert {number_of(entry.decided.message_id or "") for entry in entries} == arrived
     assert {outcome(entry) for entry in entries} == {250}
+
+
+@pytest.mark.parametrize("proxied", [False, True])
+def test_who_connects_at_the_last_moment_is_greeted_or_refused(
+    relay: Start, upstream: FakeUpstream, proxied: bool
+) -> None:
+    proxy = {"proxy_protocol": True, "proxy_trusted": [LOOPBACK]} if proxied else {}
+    till = listener("till", "receipts", default="receipts", **proxy)
+    running = relay(upstream.address, {"listener": [till]})
+    answers: list[bytes] = []
+    over = Event()
+
+    def connect() -> None:
+        while not over.is_set():
+            try:
+                client = socket.create_connection((LOOPBACK, running.port()), timeout=10)
+            except ConnectionRefusedError:
+                continue
+            with client:
+                try:
+                    if proxied:
+                        client.sendall(b"PROXY TCP4 192.0.2.1 192.0.2.2 1025 25\r\n")
+                    answers.append(client.recv(100)[:3])
+                except ConnectionError:
+                    answers.append(b"cut off")
+
+    with ThreadPoolExecutor(8) as clients:
+        for _ in range(8):
+            clients.submit(connect)
+        try:
+            wait_for(lambda: len(answers) > 200, "clients")
+            assert running.terminate() == 0
+        finally:
+            over.set()
+    assert set(answers) <= {b"220", b"421"}
 
 
 def test_a_slow_client_may_finish(relay: Start, upstream: FakeUpstream) -> None:

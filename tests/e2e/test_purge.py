@@ -95,7 +95,7 @@ async def test_what_was_missed_is_made_up_for_while_mail_goes_on(relay: RelayPro
     grow_old(relay, 3_000)
     await an_old_journal(relay)
     relay.start()
-    with NumberedLoad(relay.port("till"), sessions=4) as load:
+    with NumberedLoad(relay.port("till"), messages=20_000, sessions=4) as load:
         wait_for(lambda: len(runs(relay)) == 2, "the daily run", timeout=60)
         load.wait_accepted(100)
         fates = load.stop()
