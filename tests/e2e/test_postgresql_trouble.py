@@ -33,7 +33,7 @@ IN_TIME = 6.0  # seconds for a reply of the relay, with a timeout of 1 s, on a b
 ROWS = {
     "The primary is gone, or its connections are refused": "test_the_network_is_cut",
     "The standby took over": "test_the_primary_is_killed_and_the_standby_takes_over",
-    "The old primary comes back, and lets anybody write": (
+    "The old primary comes back, and accepts writes": (
         "test_the_old_primary_comes_back_and_nobody_fenced_it"
     ),
     "The network is silent, or the machine hangs": "test_the_network_is_silent",
@@ -47,7 +47,7 @@ ROWS = {
     "Locks are held, by migrations or by hand": "test_a_table_is_locked",
     "The disk is full": "test_the_disk_is_full",
     # In tests/store/test_postgresql.py:
-    "Writers meet": "test_writers_of_a_serializable_database_wait_for_each_other",
+    "Writers collide": "test_writers_of_a_serializable_database_wait_for_each_other",
     "It lost its tables, or the rights to them": "test_what_cannot_be_read_is_no_permission",
 }
 """What docs/store.md says goes wrong, and the test of it."""

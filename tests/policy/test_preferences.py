@@ -110,4 +110,4 @@ def test_the_reply_is_permanent_and_the_reason_names_the_day() -> None:
     )
     assert verdict.detail == "weekly at most, said on 2026-03-10; again from 2026-03-17"
     steps = trace(Transaction((OFFERS,), (ADDRESS,)), 0, {ADDRESS: known}, BOOK, NOW)
-    assert steps[-1].text.endswith("again from 17 March 2026")
+    assert steps[-1].text.endswith("the next may go from 17 March 2026")

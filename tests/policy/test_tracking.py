@@ -136,4 +136,4 @@ def test_it_is_said_whose_the_pixel_is_and_what_becomes_of_it() -> None:
         told[str(fate)] = [step.text for step in steps if step.rule == "tracking"]
     assert [len(texts) for texts in told.values()] == [1, 1, 1, 1]
     assert all("t.example" in text for texts in told.values() for text in texts)
-    assert "taken out" in told["strip"][0]
+    assert "removed" in told["strip"][0]

@@ -138,10 +138,10 @@ async def test_two_who_migrate_at_once_do_it_once(tmp_path: Path) -> None:
 
 
 async def test_a_program_that_the_database_is_too_new_for_says_so(database: Database) -> None:
-    store = database.open(read_only=True)
-    sql(database, "UPDATE schema_version SET version = 9, oldest = 1")
+    store, newest = database.open(read_only=True), len(migrations.migrations())
+    sql(database, f"UPDATE schema_version SET version = {newest + 1}, oldest = 1")
     await store.ping()  # a migration that relays of today can live with
-    sql(database, "UPDATE schema_version SET version = 10, oldest = 10")
+    sql(database, f"UPDATE schema_version SET version = {newest + 2}, oldest = {newest + 2}")
     with pytest.raises(StoreMisconfigured, match="run a newer release"):
         await database.open(read_only=True).ping()
 
