@@ -346,9 +346,9 @@ class _Writer:
         if proof.request is not None:
             words.append(self._say("request", at=self._time(proof.request.at)))
         words += [self._purchase(purchase) for purchase in proof.purchases]
-        if proof.informed_at is not None:
-            words.append(f"{self._say('informed_at')} {self._time(proof.informed_at)}")
-        words += [printable(word) for word in sorted(proof.occupations)]
+        if proof.collection is not None:
+            way = self._collected(proof.collection)
+            words += [self._say("named", name=self._say(name), text=text) for name, text in way]
         return self._say("separator").join(words)
 
     # what proves it

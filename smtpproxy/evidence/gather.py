@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from smtpproxy.events import JudgedRecipient
@@ -13,11 +14,13 @@ from smtpproxy.policy.decide import decisive
 from smtpproxy.policy.model import (
     NO_FACTS,
     Basis,
+    Collection,
     ConsentAct,
     Contact,
     Purchase,
     Rulebook,
     Suppression,
+    collections,
 )
 from smtpproxy.policy.rules import RecipientCase
 from smtpproxy.policy.rules.bases import confirmed_request, newest_act
@@ -42,6 +45,7 @@ class Proof(Struct, frozen=True):
     purchases: tuple[Purchase, ...] = ()
     informed_at: datetime | None = None
     occupations: frozenset[str] = frozenset()
+    collection: Collection | None = None  # how the address was obtained, and what was said then
 
 
 MOST_ELSEWHERE = 10_000
@@ -201,15 +205,19 @@ def _proof(
     whole = RecipientCase(recipient.canonical, stream, facts, rulebook, record.decided.at)
     case, _ = decisive(whole, record.decided.features)
     contact = case.facts.contact
-    if contact is None:
+    if contact is None or basis is Basis.TRANSACTIONAL:
         return Proof(basis)
+    # The time of the last click is left out: it would make a proof for each message.
+    way = msgspec.structs.replace(collections(contact)[0], last_activity_at=None)
     if basis is Basis.CONSENT:
         act = newest_act(contact, stream.purpose)
-        return Proof(basis, act, confirmed_request(contact.acts, act) if act else None)
-    if basis is Basis.TRANSACTIONAL or basis is Basis.GENERIC_ADDRESS:
-        return Proof(basis)
+        request = confirmed_request(contact.acts, act) if act else None
+        return Proof(basis, act, request, collection=way)
+    if basis is Basis.GENERIC_ADDRESS:
+        return Proof(basis, collection=way)
     return Proof(
         basis,
+        collection=way,
         purchases=contact.purchases if basis is Basis.EXISTING_CUSTOMER else (),
         informed_at=contact.informed_at,
         occupations=contact.occupations if basis is Basis.PROFESSIONAL else frozenset(),

@@ -131,6 +131,7 @@ def test_the_same_for_programs(bench: Bench, sent: list[str], tmp_path: Path) ->
     based_on = allowed["based_on"]
     assert based_on["basis"] == "consent"
     assert based_on["consent"]["evidence"]["wording"] == "form v3"
+    assert based_on["collection"]["source"] == "direct"
     assert refused["based_on"] is None
     assert refused["recipients"][0]["reason"] == "consent_withdrawn"
     assert beside["audit_log"]["sound"] is True

@@ -17,6 +17,7 @@ from smtpproxy.policy.model import (
     Action,
     Audience,
     Basis,
+    Collection,
     ConsentAct,
     Contact,
     Dealing,
@@ -154,12 +155,12 @@ PROOFS = {
         "shoes, 1 March 2026",
     ),
     Basis.PROFESSIONAL: (
-        Proof(Basis.PROFESSIONAL, informed_at=AT, occupations=frozenset({"finance"})),
+        Proof(Basis.PROFESSIONAL, collection=Collection(occupations=frozenset({"finance"}))),
         "finance",
     ),
     Basis.CHARITY: (
-        Proof(Basis.CHARITY, informed_at=AT),
-        "Told about the use of the data on 1 March 2026, 00:00:00",
+        Proof(Basis.CHARITY, collection=Collection(informed_at=AT, optout_offered=True)),
+        "Told about the use of the data on: 1 March 2026, 00:00:00; ",
     ),
     Basis.GENERIC_ADDRESS: (Proof(Basis.GENERIC_ADDRESS), "generic address"),
     Basis.TRANSACTIONAL: (Proof(Basis.TRANSACTIONAL), "transactional"),
