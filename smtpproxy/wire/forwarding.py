@@ -84,7 +84,7 @@ def _parse(verb: str, argument: str, names: tuple[str, ...]) -> ClientInfo:
 def _address(value: str) -> str:
     text = value[5:] if value.upper().startswith("IPV6:") else value
     try:
-        return str(ipaddress.ip_address(text))
+        return _address_text(ipaddress.ip_address(text))
     except ValueError:
         raise CommandError(
             501, "5.5.4", "ADDR is not an IP address; IPv6 begins with IPV6:"

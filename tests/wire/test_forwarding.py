@@ -27,6 +27,7 @@ def test_what_is_offered() -> None:
     [
         ("ADDR=192.0.2.7 NAME=a.example", ClientInfo("192.0.2.7", "a.example")),
         ("addr=IPv6:2001:db8::1", ClientInfo("2001:db8::1")),
+        ("ADDR=IPV6:::ffff:192.0.2.7", ClientInfo("192.0.2.7")),
         ("ADDR=[UNAVAILABLE] NAME=[tempunavail]", ClientInfo("", "")),
         (
             "HELO=spike.example+20x PROTO=ESMTP",
