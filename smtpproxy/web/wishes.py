@@ -148,7 +148,7 @@ class Wishes:
         now = self._now()
         if (undo.link, undo.recipient) != (link.id, link.recipient) or now - undo.at > UNDO_WITHIN:
             return False
-        store, done = self._writer(), bool(undo.scopes or undo.wishes)
+        store, done = self._writer(), bool(undo.scopes or undo.wishes or undo.moved)
         for address, scope in (*((link.recipient, each) for each in undo.scopes), *undo.moved):
             lifted = await store.remove_suppression(
                 address,

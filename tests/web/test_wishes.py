@@ -342,6 +342,19 @@ async def test_a_link_to_an_address_that_was_put_right_is_the_same_persons(site:
     assert await site.store.contact(JEANNE) is None
 
 
+async def test_an_order_at_the_new_address_alone_can_be_undone(site: Site) -> None:
+    moved = "jeanne.b@people.example"
+    await site.store.put_contacts([Contact(JEANNE, source=Source.DIRECT, brand="shop")])
+    await site.store.rectify(JEANNE, Correction(moved), at=T0, reason="she wrote")
+    await site.press(site.link())
+    site.now += timedelta(days=2)
+    await site.store.remove_suppression(moved, at=site.now, reason="the person asked")
+    page = await site.undo(site.link(), await site.press(site.link()), MINUTE)
+    assert [one.scope for one in await site.store.suppressions(JEANNE)] == ["purpose:offers"]
+    assert not await site.store.suppressions(moved)
+    assert "It is undone" in page
+
+
 async def test_only_the_page_that_stopped_it_can_undo_it(site: Site) -> None:
     """Not whoever a message was forwarded to, nor another link."""
     one_click = await site.client.post(site.link(), data={"List-Unsubscribe": "One-Click"})
