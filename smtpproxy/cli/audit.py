@@ -15,11 +15,11 @@ from smtpproxy.cli.audit_verify import anchor, replay_command, verify
 from smtpproxy.cli.journals import (
     Journal,
     elsewhere,
-    found,
+    find_records,
     from_option,
     indexed_object,
     journals,
-    where,
+    record_place,
 )
 from smtpproxy.cli.options import anchors_option, config_option, option, options, read_kept
 from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Table, shows_result
@@ -177,7 +177,7 @@ def _one(
     indexed: bool,
 ) -> Result:
     try:
-        records = found(logs, decision_id)
+        records = find_records(logs, decision_id)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="'ID'") from error
     if not records and indexed:
@@ -201,7 +201,7 @@ def _one(
 def _of_another_relay(rows: Sequence[IndexRow]) -> Result:
     """Show what the index has, and say where the record is."""
     shown = [_Found(one.at, one) for one in reversed(rows)]
-    places = dict.fromkeys(where(one) for one in rows)
+    places = dict.fromkeys(record_place(one) for one in rows)
     text = [Table(_COLUMNS, [row for one in shown for row in one.rows()])]
     error = f"the record is {'; and '.join(places)}: run this there, or see --from"
     return Result([one.as_object() for one in shown], text, error=error)

@@ -15,7 +15,7 @@ from smtpproxy.cli import fail
 from smtpproxy.cli.contact_map import map_contacts
 from smtpproxy.cli.contact_rights import erase, in_words, object_, rectify
 from smtpproxy.cli.import_file import run_import
-from smtpproxy.cli.import_record import access_of, says
+from smtpproxy.cli.import_record import access_of, rejecting
 from smtpproxy.cli.imports import (
     Handling,
     ImportOptions,
@@ -133,7 +133,7 @@ def import_contacts(settings: Settings, file: Path, options: ContactImport) -> R
         fail(str(error), 2)
     constants = contact_constants(settings, options.constants)
     wanted = Wanted(task.hint, options.layout, own=own, purpose=purpose, constants=constants)
-    limit = None if access.everything else says(access.check_contact)
+    limit = None if access.everything else rejecting(access.check_contact)
     check = ContactCheck(settings, now(), options.brand, limit)
 
     def contents(opened: BinaryIO, found: Format) -> Contents[ContactUpdate]:

@@ -15,7 +15,7 @@ import click
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.explanation_text import as_object, text
-from smtpproxy.cli.journals import elsewhere, found, from_option, journals, where
+from smtpproxy.cli.journals import elsewhere, find_records, from_option, journals, record_place
 from smtpproxy.cli.options import (
     anchors_option,
     choice,
@@ -233,13 +233,14 @@ def _recorded(
     settings: Settings, decision_id: str, lang: Lang, kept: Path | None, shipped: Path | None
 ) -> Explanation:
     try:
-        records = found(journals(settings, shipped), decision_id)
+        records = find_records(journals(settings, shipped), decision_id)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="'--id'") from error
     if not records:
         others = () if shipped else elsewhere(settings, IndexQuery(id=decision_id.upper()), 1)
         if others:
-            fail(f"decision {others[0].id} is {where(others[0])}: run this there, or see --from")
+            place = record_place(others[0])
+            fail(f"decision {others[0].id} is {place}: run this there, or see --from")
         fail(f"no decision {printable(decision_id)} is on record")
     decided = [record for _, record in records]
     explanation = recall(decided, settings.rulebooks, lang)

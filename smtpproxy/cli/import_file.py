@@ -16,17 +16,17 @@ from smtpproxy.access import Access
 from smtpproxy.cli import fail
 from smtpproxy.cli.import_record import (
     check_same,
-    held,
+    imported_before,
     imported_otherwise,
-    said_before,
+    locked,
     undo_import,
     undone_in_words,
 )
 from smtpproxy.cli.imports import Handling, Task
 from smtpproxy.cli.outlook import (
+    batch_judge,
     comparing,
-    looked_again,
-    looking,
+    judged_again,
     outlook_for,
     outlook_object,
     outlook_text,
@@ -106,7 +106,7 @@ def _import(
     for notice in handling.notices():
         warn(notice)
     if file.size is not None and (earlier or replaced or outlook.missed):
-        outlook = looked_again(task, handling, file_format)
+        outlook = judged_again(task, handling, file_format)
     imported = _Imported(
         task, record, run.progress, contents.decoder, aside.path, replaced,
         time.monotonic() - start, outlook.findings(), file_format,
@@ -135,7 +135,7 @@ def _check_not_before(
     if task.replacing.both or task.replacing.record is not None:
         return
     if former := imported_otherwise(task.access, record, file, place):
-        text = said_before(task.shown, former)
+        text = imported_before(task.shown, former)
         if record.kind == "contacts" and place is None:
             fail(f"{text}. To keep both, use --replace none", 2)
         warn(text)
@@ -186,8 +186,8 @@ async def _run(
     outlook: Outlook,
     aside: RejectedFile,
 ) -> None:
-    put, look = handling.put(store), looking(store, handling, outlook)
-    with held(task.settings, record.id):
+    put, look = handling.put(store), batch_judge(store, handling, outlook)
+    with locked(task.settings, record.id):
         if task.job.earlier is not None:
             await store.mark_import(record.id, "running", at=None)
         else:
@@ -305,7 +305,7 @@ def _compare(
     if not task.replacing.both:
         record = task.job.record(task.path, file.size)
         if former := imported_otherwise(task.access, record, file):
-            warn(said_before(task.shown, former))
+            warn(imported_before(task.shown, former))
     _warn(task, contents.notices)
     with progress(task.path.name, file.size) as show:
         done = using_store(

@@ -68,7 +68,7 @@ def access_of(settings: Settings, job: Behalf | None) -> Access:
     return Access(name, token.brands, settings)
 
 
-def says(check: Callable[P, None]) -> Callable[P, None]:
+def rejecting(check: Callable[P, None]) -> Callable[P, None]:
     """Return the check of a token's access, raising ValueError, which rejects a line."""
 
     def checked(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -206,30 +206,30 @@ def find(settings: Settings, id: str, access: Access | None = None) -> ImportRec
 
 def shown_state(settings: Settings, record: ImportRecord) -> str:
     """Return the state; an import whose process died is interrupted."""
-    if record.state == "running" and not is_held(settings, record.id):
+    if record.state == "running" and not is_locked(settings, record.id):
         return "interrupted"
     return record.state
 
 
 @contextmanager
-def held(settings: Settings, id: str) -> Iterator[None]:
+def locked(settings: Settings, id: str) -> Iterator[None]:
     """Lock this import against other processes.
 
     The system releases the lock when the process ends, however it ends.
     """
     with _lock_file(settings) as descriptor:
-        if not _locked(descriptor, id):
+        if not _try_lock(descriptor, id):
             fail(f"{id}: another process is working on it")
         yield
 
 
-def is_held(settings: Settings, id: str) -> bool:
+def is_locked(settings: Settings, id: str) -> bool:
     """Return whether another process holds this import."""
     with _lock_file(settings) as descriptor:
-        return not _locked(descriptor, id)
+        return not _try_lock(descriptor, id)
 
 
-def _locked(descriptor: int, id: str) -> bool:
+def _try_lock(descriptor: int, id: str) -> bool:
     """Lock the octet of the lock file that stands for an import; False if another process has."""
     place = int.from_bytes(hashlib.sha256(id.encode()).digest()[:7], "big")
     try:
@@ -315,7 +315,7 @@ def _reading(record: ImportRecord) -> list[str]:
     return [record.options.get(name, "") for name in _READING]
 
 
-def said_before(name: str, former: ImportRecord) -> str:
+def imported_before(name: str, former: ImportRecord) -> str:
     """Say that a file was imported under another mapping, and how to undo that."""
     return (
         f"{name} was imported before, as {former.id} on {former.started_at:%Y-%m-%d} by "
@@ -345,7 +345,7 @@ def undo_import(settings: Settings, record: ImportRecord, access: Access, by: st
     `by` is on whose behalf, otherwise whoever runs the command. Suppressions that bear on the mail
     of brands outside `access` stay: a purpose may have become theirs too.
     """
-    with held(settings, record.id):
+    with locked(settings, record.id):
         return using_store(settings, lambda store: _undo(store, record, access, by or user()))
 
 

@@ -18,9 +18,8 @@ from smtpproxy.shipping.files import RELAY_FILE
 from smtpproxy.sinks.audit.chain import UNREADABLE
 from smtpproxy.sinks.audit.files import ANCHORS, segments
 from smtpproxy.sinks.audit.reader import Record, find
-from smtpproxy.store import open_journals
+from smtpproxy.store import decisions_elsewhere
 from smtpproxy.store.journals import IndexQuery, IndexRow
-from smtpproxy.store.relays import known_relay_id
 
 from_option = click.option(
     "--from",
@@ -69,7 +68,7 @@ def _relay(folder: Path) -> str:
     return folder.name
 
 
-def found(logs: Sequence[Journal], id: str) -> list[tuple[Journal, Record]]:
+def find_records(logs: Sequence[Journal], id: str) -> list[tuple[Journal, Record]]:
     """Return every record whose id is, or begins with, `id`.
 
     Raises ValueError when several decisions do.
@@ -85,22 +84,10 @@ def elsewhere(settings: Settings, wanted: IndexQuery, limit: int) -> Sequence[In
 
     Raises StoreUnavailable, OSError.
     """
-
-    index = open_journals(settings.store)
-    if index is None:
-        return ()
-
-    async def ask() -> Sequence[IndexRow]:
-        try:
-            own = known_relay_id(settings.server.state_dir) or ""
-            return await index.find(wanted, limit, but=own)
-        finally:
-            index.close()
-
-    return asyncio.run(ask())
+    return asyncio.run(decisions_elsewhere(settings, wanted, limit)) or ()
 
 
-def where(row: IndexRow) -> str:
+def record_place(row: IndexRow) -> str:
     """Say where a record is."""
     return f"in the audit log of {row.host} (relay {row.relay}), row {row.line} of {row.file}"
 

@@ -184,7 +184,7 @@ def holdings(relays: Sequence[Relay], file: str) -> list[dict[str, object]]:
 
 
 def relay_lines(relays: Sequence[Relay], file: str) -> Iterator[Part]:
-    """Yield a table where there are several."""
+    """Yield a table of the relays, if there are any."""
     if not relays:
         return
     alive = {relay.id for relay in living(relays, now())}

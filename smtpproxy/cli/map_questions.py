@@ -92,16 +92,16 @@ def _answer(question: Question) -> Answers:
 
 def check_known(file: Path, proposal: Proposal, notes: Iterable[str], *, leave_open: bool) -> None:
     """End the command if an answer is missing that must not be guessed."""
-    wanting = [
+    missing = [
         one
         for one in proposal.questions
         if one.default is None and not (one.may_stay_open and leave_open)
     ]
-    if not wanting:
+    if not missing:
         return
     lines = [f"{file}: these answers are missing:"]
-    lines += _listed(wanting)
-    if all(one.may_stay_open for one in wanting):
+    lines += _listed(missing)
+    if all(one.may_stay_open for one in missing):
         lines.append("  or --leave-open: unknown values are left out, and then prove nothing")
     lines += [f"  note: {note}" for note in notes]
     fail("\n".join(map(printable, lines)), 2)

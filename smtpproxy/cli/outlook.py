@@ -40,7 +40,7 @@ def outlook_for(task: Task) -> Outlook:
     return Outlook(access.settings, now(), fixes=fixes, foresees=foresees, hides=hides)
 
 
-def looking(store: Store, handling: Handling[T], outlook: Outlook) -> Look[T]:
+def batch_judge(store: Store, handling: Handling[T], outlook: Outlook) -> Look[T]:
     """Return a function that judges a stored batch's people. It never stops an import."""
 
     async def look(items: Sequence[T], result: BatchResult) -> None:
@@ -57,7 +57,7 @@ def comparing(store: Store, handling: Handling[T], outlook: Outlook) -> Compare[
     return handling.compare(store, lambda items, after: handling.look(outlook, store, items, after))
 
 
-def looked_again(task: Task, handling: Handling[T], file_format: Format) -> Outlook:
+def judged_again(task: Task, handling: Handling[T], file_format: Format) -> Outlook:
     """Judge all people in the file again: an earlier run had a part in it, or was undone after."""
     outlook = outlook_for(task)
     with closing(Source(task.path)) as file:
@@ -222,7 +222,7 @@ def with_effect(settings: Settings, address: str, result: Result) -> Result:
 
 
 def _effect(address: str, found: Findings) -> Iterator[Part]:
-    """Yield a line for where the person may be mailed, and one for where not."""
+    """Yield a line of streams that may mail the person, and one of those that may not."""
     allowed = [one.stream.name for one in found.shown if one.allowed]
     refusing: dict[str, list[str]] = {}
     for one in found.shown:

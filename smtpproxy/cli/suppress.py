@@ -12,7 +12,7 @@ import click
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.import_file import run_import
-from smtpproxy.cli.import_record import access_of, says
+from smtpproxy.cli.import_record import access_of, rejecting
 from smtpproxy.cli.imports import (
     Handling,
     ImportOptions,
@@ -294,7 +294,7 @@ def import_suppressions(settings: Settings, file: Path, options: SuppressionImpo
     wanted = Wanted(
         task.hint, options.layout, columns, options.own_format is not None, constants=constants
     )
-    limit = None if access.everything else says(access.check_scope)
+    limit = None if access.everything else rejecting(access.check_scope)
     check = ScopeCheck(settings, now(), age, keep_notes=options.keep_notes, own=limit)
 
     def contents(opened: BinaryIO, found: Format) -> Contents[SuppressionEntry]:

@@ -6,6 +6,7 @@ suffixes of RFC 7489.
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import (
@@ -307,5 +308,4 @@ def _example(domain: str) -> str:
     return _RECORD.format(domain=domain)
 
 
-def _dmarc(domain: str, status: Status, text: str, fix: str = "") -> Finding:
-    return Finding(Check.DMARC, domain, status, text, fix)
+_dmarc = partial(Finding, Check.DMARC)

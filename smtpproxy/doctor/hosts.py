@@ -7,6 +7,7 @@ import ipaddress
 import ssl
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 from msgspec import Struct
 
@@ -129,8 +130,7 @@ async def _has_address(lookup: Lookup, host: str) -> bool:
     return bool((await lookup(host, "A")).values or (await lookup(host, "AAAA")).values)
 
 
-def _finding(domain: str, status: Status, text: str, fix: str = "") -> Finding:
-    return Finding(Check.MX, domain, status, text, fix)
+_finding = partial(Finding, Check.MX)
 
 
 _READ = 65_536
@@ -140,7 +140,7 @@ class UpstreamSeen(Struct, frozen=True):
     """What one connection showed. `failure`: why it ended early; `untrusted`: why TLS failed."""
 
     failure: str = ""
-    protocol: str = ""  # of TLS, empty where there was none
+    protocol: str = ""  # of TLS, empty without TLS
     untrusted: str = ""
     expires: datetime | None = None
 
@@ -276,5 +276,4 @@ def _reason(error: ssl.SSLError) -> str:
     return getattr(error, "verify_message", "") or error.reason or str(error)
 
 
-def _upstream_finding(address: str, status: Status, text: str, fix: str = "") -> Finding:
-    return Finding(Check.UPSTREAM, address, status, text, fix)
+_upstream_finding = partial(Finding, Check.UPSTREAM)

@@ -13,7 +13,7 @@ from msgspec import Struct
 from smtpproxy.doctor.finding import Check, Finding, Status
 from smtpproxy.policy.rules.deferrals import restore_in_force
 from smtpproxy.settings import ListenerSettings, Settings
-from smtpproxy.store import is_postgresql, open_store, replica_fault
+from smtpproxy.store import is_postgresql, opened_store, replica_fault
 from smtpproxy.store.closed import without_password
 from smtpproxy.store.key_files import FILE_NAME
 from smtpproxy.store.key_places import key_place
@@ -72,11 +72,8 @@ async def restore(settings: Settings) -> list[Finding]:
     """Judge whether a restore is still waiting for its journals."""
     where = without_password(settings.store.url)
     try:
-        store = open_store(settings.store, settings.server.state_dir, read_only=True)
-        try:
+        async with opened_store(settings, read_only=True) as store:
             pause = restore_in_force(await store.pauses())
-        finally:
-            await store.close()
     except NoStoreYet:
         return []
     except StoreUnavailable as fault:

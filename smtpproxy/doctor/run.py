@@ -35,7 +35,7 @@ from smtpproxy.policy.model import StreamClass, TrackingPixels
 from smtpproxy.relay.dkimpy import Dkimpy
 from smtpproxy.resolver import DnsFailure
 from smtpproxy.settings import Settings
-from smtpproxy.store import open_store
+from smtpproxy.store import opened_store
 from smtpproxy.store.closed import without_password
 from smtpproxy.store.configurations import of_consents, of_relays
 from smtpproxy.store.move.traces import traces
@@ -49,8 +49,8 @@ from smtpproxy.store.register import living
 from smtpproxy.store.scopes import lost_scopes
 from smtpproxy.store.shared_keys import check_link_keys, check_suppression_keys
 
-AT_ONCE = 8
-OF_DOMAINS = frozenset({Check.SPF, Check.DKIM, Check.DMARC, Check.ALIGNMENT, Check.MX})
+CONCURRENT = 8
+DOMAIN_CHECKS = frozenset({Check.SPF, Check.DKIM, Check.DMARC, Check.ALIGNMENT, Check.MX})
 
 Job = Callable[[], Awaitable[Sequence[Finding]]]
 
@@ -75,7 +75,7 @@ class Doctor:
         self._lookup = lookup
         self._now = now
         self._timeout = timeout
-        self._places = asyncio.Semaphore(AT_ONCE)
+        self._slots = asyncio.Semaphore(CONCURRENT)
         self._dkimpy = Dkimpy()
 
     async def examine(self, domains: Sequence[str], checks: Collection[Check]) -> Report:
@@ -84,14 +84,14 @@ class Doctor:
         run = set(Check) if Check.PROVIDERS in wanted else wanted
         addresses = await self._addresses()
         jobs = self._others(run, addresses)
-        if run & OF_DOMAINS:
+        if run & DOMAIN_CHECKS:
             jobs += [(Check.SPF, name, self._of_domain(name, addresses)) for name in domains]
         try:
             found = await asyncio.gather(*(self._bounded(*job) for job in jobs))
         finally:
             await self._dkimpy.close()
         findings = [each for one in found for each in one]
-        if run & OF_DOMAINS and not domains:
+        if run & DOMAIN_CHECKS and not domains:
             findings.append(_NO_DOMAINS)
         lines: list[Line] = []
         if Check.PROVIDERS in wanted:
@@ -117,34 +117,34 @@ class Doctor:
         token = own_token(settings.server.state_dir)
         jobs: list[tuple[Check, str, Job]] = [
             (Check.SPF, host, lambda: self._of_host(host, addresses)),
-            *((Check.PTR, str(ip), _one(ptr, lookup, ip)) for ip in addresses),
+            *((Check.PTR, str(ip), _single(ptr, lookup, ip)) for ip in addresses),
             (
                 Check.UPSTREAM,
                 str(settings.upstream.address),
-                _one(upstream, settings.upstream, host, now),
+                _single(upstream, settings.upstream, host, now),
             ),
-            (Check.UNSUBSCRIBE, url or "public_url", _one(unsubscribe, lookup, url, token, now)),
+            (Check.UNSUBSCRIBE, url or "public_url", _single(unsubscribe, lookup, url, token, now)),
         ]
         feedback = settings.feedback
         if feedback is not None and any(stream.verp for stream in settings.streams.values()):
             returns = feedback.domain
-            jobs.append((Check.SPF, returns, _one(spf, lookup, returns, addresses)))
-            jobs.append((Check.MX, returns, _one(mx, lookup, returns)))
+            jobs.append((Check.SPF, returns, _single(spf, lookup, returns, addresses)))
+            jobs.append((Check.MX, returns, _single(mx, lookup, returns)))
         if not addresses:
             unknown = Finding(Check.PTR, host, Status.UNKNOWN, NO_ADDRESSES, NAME_THEM)
-            jobs.append((Check.PTR, host, _said([unknown])))
+            jobs.append((Check.PTR, host, _ready([unknown])))
         place = without_password(settings.store.url)
         jobs.append((Check.RESTORE, place, lambda: restore(settings)))
         jobs.append((Check.REPLICA, "store.replica_url", lambda: replica(settings)))
         jobs.append((Check.FAILOVER, place, lambda: failover(settings)))
-        jobs.append((Check.STORE, place, lambda: fit(settings, now)))
-        jobs.append((Check.CLOCK, "clock", _said([check_clock()])))
-        jobs.append((Check.TRACKING, "streams", _said(tracking(settings))))
+        jobs.append((Check.STORE, place, lambda: store_fits(settings, now)))
+        jobs.append((Check.CLOCK, "clock", _ready([check_clock()])))
+        jobs.append((Check.TRACKING, "streams", _ready(tracking(settings))))
         jobs.append((Check.UNSUBSCRIBE, "suppressions", lambda: suppressions(settings)))
-        jobs.append((Check.KEYS, "keys", _said(keys(settings, now))))
+        jobs.append((Check.KEYS, "keys", _ready(keys(settings, now))))
         certificates = [certificate(listener, now) for listener in settings.listeners]
         own = [each for each in certificates if each is not None]
-        jobs.append((Check.CERTIFICATE, "listeners", _said(own)))
+        jobs.append((Check.CERTIFICATE, "listeners", _ready(own)))
         return [job for job in jobs if job[0] in run]
 
     def _of_domain(self, domain: str, addresses: tuple[IpAddress, ...]) -> Job:
@@ -180,7 +180,7 @@ class Doctor:
         return [found]
 
     async def _bounded(self, check: Check, subject: str, job: Job) -> Sequence[Finding]:
-        async with self._places:
+        async with self._slots:
             try:
                 async with asyncio.timeout(self._timeout):
                     return await job()
@@ -227,30 +227,24 @@ def tracking(settings: Settings) -> list[Finding]:
 async def suppressions(settings: Settings) -> list[Finding]:
     """Find suppressions that name a brand or purpose no longer configured."""
     try:
-        store = open_store(settings.store, settings.server.state_dir, read_only=True)
-        try:
+        async with opened_store(settings, read_only=True) as store:
             lost = await lost_scopes(settings.scopes, store)
-        finally:
-            await store.close()
     except (StoreUnavailable, OSError):
         return []
     return [Finding(Check.UNSUBSCRIBE, one.scope, Status.WARN, one.text, one.fix) for one in lost]
 
 
-async def fit(settings: Settings, now: datetime) -> list[Finding]:
+async def store_fits(settings: Settings, now: datetime) -> list[Finding]:
     """Judge whether keys and configuration fit the store and its other relays."""
     where, state_dir = without_password(settings.store.url), settings.server.state_dir
     try:
-        store = open_store(settings.store, state_dir, read_only=True)
-        try:
+        async with opened_store(settings, read_only=True) as store:
             await check_suppression_keys(store, state_dir)
             if settings.makes_tokens:
                 await check_link_keys(store, state_dir, await store.link_keys())
             found = await of_consents(settings, store) + await of_relays(settings, store, now=now)
             found += await traces(settings.store)
             others = len(living(await store.relays(), now))
-        finally:
-            await store.close()
     except (NoStoreYet, StoreOutdated):
         return []
     except StoreMisconfigured as fault:
@@ -275,14 +269,14 @@ def from_domains(settings: Settings) -> list[str]:
     return sorted(found)
 
 
-def _said(findings: Sequence[Finding]) -> Job:
+def _ready(findings: Sequence[Finding]) -> Job:
     async def job() -> Sequence[Finding]:
         return findings
 
     return job
 
 
-def _one(check: Callable[..., Awaitable[Finding]], *arguments: object) -> Job:
+def _single(check: Callable[..., Awaitable[Finding]], *arguments: object) -> Job:
     async def job() -> Sequence[Finding]:
         return [await check(*arguments)]
 

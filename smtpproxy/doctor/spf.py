@@ -8,6 +8,7 @@ import asyncio
 import ipaddress
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import partial
 
 from msgspec import Struct
 
@@ -251,5 +252,4 @@ def _mechanism(ip: IpAddress) -> str:
     return f"ip{ip.version}:{ip}"
 
 
-def _found(domain: str, status: Status, text: str, fix: str = "") -> Finding:
-    return Finding(Check.SPF, domain, status, text, fix)
+_found = partial(Finding, Check.SPF)

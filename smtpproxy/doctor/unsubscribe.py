@@ -9,6 +9,7 @@ import ipaddress
 import secrets
 import ssl
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -160,5 +161,4 @@ async def _address(lookup: Lookup, host: str) -> str | None:
     return next(iter((*four.values, *six.values)), None)
 
 
-def _finding(url: str, status: Status, text: str, fix: str = "") -> Finding:
-    return Finding(Check.UNSUBSCRIBE, url, status, text, fix)
+_finding = partial(Finding, Check.UNSUBSCRIBE)

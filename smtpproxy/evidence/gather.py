@@ -29,11 +29,10 @@ from smtpproxy.sinks.audit.chain import Head, Report
 from smtpproxy.sinks.audit.lines import is_erased
 from smtpproxy.sinks.audit.reader import Outcome, Record, read
 from smtpproxy.sinks.audit.verify import State, verify
-from smtpproxy.store import open_journals, open_store
+from smtpproxy.store import decisions_elsewhere, opened_store
 from smtpproxy.store.journals import IndexQuery, IndexRow
 from smtpproxy.store.operations import Rectification, former_addresses
 from smtpproxy.store.protocols import LiftedSuppression
-from smtpproxy.store.relays import known_relay_id
 
 
 class Proof(Struct, frozen=True):
@@ -137,7 +136,8 @@ def evidence(
     ]
     mailings.sort(key=lambda mailing: mailing.record.decided.at)
     since = mailings[0].record.decided.at - timedelta(seconds=1) if mailings else None
-    of_others = asyncio.run(_elsewhere(settings, names))
+    wanted = IndexQuery(recipients=names)
+    of_others = asyncio.run(decisions_elsewhere(settings, wanted, MOST_ELSEWHERE))
     return Evidence(
         address,
         at,
@@ -157,29 +157,13 @@ def evidence(
     )
 
 
-async def _elsewhere(settings: Settings, names: tuple[str, ...]) -> Sequence[IndexRow] | None:
-    """What other relays of the same store decided about a person, as the index has it.
-
-    None where there is no index.
-    """
-    index = open_journals(settings.store)
-    if index is None:
-        return None
-    try:
-        own = known_relay_id(settings.server.state_dir) or ""
-        return await index.find(IndexQuery(recipients=names), MOST_ELSEWHERE, but=own)
-    finally:
-        index.close()
-
-
 _Known = tuple[
     Contact | None, Sequence[Suppression], Sequence[LiftedSuppression], Sequence[Rectification]
 ]
 
 
 async def _stored(settings: Settings, address: str) -> tuple[_Known, Mapping[tuple[str, str], str]]:
-    store = open_store(settings.store, settings.server.state_dir, read_only=True)
-    try:
+    async with opened_store(settings, read_only=True) as store:
         known = (
             await store.contact(address),
             await store.suppressions(address),
@@ -187,8 +171,6 @@ async def _stored(settings: Settings, address: str) -> tuple[_Known, Mapping[tup
             await store.rectifications(address),
         )
         return known, await store.authors(address)
-    finally:
-        await store.close()
 
 
 def _proof(

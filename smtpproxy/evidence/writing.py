@@ -1,5 +1,5 @@
 """Writes a document as Markdown or one self-contained HTML page, and the parts that every one has:
-what a person must be told beside their data (GDPR 15(1) and (2)): by whom, why and how long."""
+what a person must be facts beside their data (GDPR 15(1) and (2)): by whom, why and how long."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -91,24 +91,24 @@ def controller(
         ("transfers", printable(of.transfers or "")),
     ]
     yield Heading(_say("controller", lang))
-    told = [(_say(name, lang), text) for name, text in rows if text]
+    facts = [(_say(name, lang), text) for name, text in rows if text]
     for brand in brands:
         who = printable(f"{brand.legal_name}, {brand.address}")
         if brand.title != brand.legal_name:
             title = printable(brand.title or brand.name)
             who = _say("brand_title", lang, title=title, who=who)
-        told.append((_say("brand_named", lang, brand=brand.name), who))
-    yield Facts(told)
+        facts.append((_say("brand_named", lang, brand=brand.name), who))
+    yield Facts(facts)
 
 
 def channel(name: str, lang: Lang) -> str:
-    """What a way to reach somebody is called; files may name others than we know."""
+    """Return the name of a channel; files may name unknown ones."""
     key = f"channel.{name}"
     return _say(key, lang) if has_words(f"evidence.{key}") else printable(name)
 
 
 def motive(note: str | None, lang: Lang) -> str:
-    """A note on an order not to mail; free text stays as it is."""
+    """Return the note on an order not to mail; free text stays as it is."""
     if not note:
         return "–"
     if has_words(key := f"evidence.motive.{note.casefold()}"):
@@ -118,7 +118,7 @@ def motive(note: str | None, lang: Lang) -> str:
 
 
 def findings(of: Report, lang: Lang) -> Iterator[Block]:
-    """What is odd about the record. Rows that no anchor seals yet are told by their number."""
+    """Yield anomalies of the record. Rows that no anchor seals yet are only counted."""
     for one in of.findings:
         if one.kind is Kind.UNPROVEN:
             continue

@@ -211,8 +211,8 @@ def message_trace(
     """Return the steps to the verdict on the message itself; `rulebook` names the law."""
     case = MessageCase(stream, features)
     law = {} if rulebook is None else rulebook.law
-    told = _Wording(lang, law, message_passed, message_decided)
-    steps, verdict = _ask(tables.message_rules(stream), case, told)
+    phrases = _Wording(lang, law, message_passed, message_decided)
+    steps, verdict = _ask(tables.message_rules(stream), case, phrases)
     if verdict is None:
         kept = Phrase("passed.message", {"stream": stream.name})
         steps.append(_step(_MESSAGE, "allow", kept, lang))
@@ -236,8 +236,8 @@ def _recipient_steps(
     rules = tables.recipient_rules(case.rulebook.bases)
     if case.stream.permission:
         rules = tables.PERMISSION_RULES
-    told = _Wording(lang, law, wording.recipient_passed, wording.recipient_decided)
-    steps, verdict = _ask(rules, case, told)
+    phrases = _Wording(lang, law, wording.recipient_passed, wording.recipient_decided)
+    steps, verdict = _ask(rules, case, phrases)
     if verdict is None or verdict.action is not Action.ALLOW:
         return steps
     both = _Wording(lang, law, wording.delivery_passed, wording.delivery_decided)
@@ -251,16 +251,16 @@ def _recipient_steps(
         if refusal is not None:
             return steps
     if case.facts.null_mx is not None:
-        more, refusal = _ask(tables.DOMAIN_RULES, case, told)
+        more, refusal = _ask(tables.DOMAIN_RULES, case, phrases)
         steps += more
         if refusal is not None:
             return steps
     if case.facts.contact is not None and case.facts.contact.preferences:
-        more, refusal = _ask(tables.WISHES, case, told)
+        more, refusal = _ask(tables.WISHES, case, phrases)
         steps += more
         if refusal is not None:
             return steps
-    more, deferral = _ask(tables.DEFERRALS, case, told)
+    more, deferral = _ask(tables.DEFERRALS, case, phrases)
     steps += more
     if deferral is None and message is not None and case.stream.trial is not None:
         steps += _ask(tables.TRIALS, DeliveryCase(case, verdict.basis, message), both)[0]
@@ -278,19 +278,19 @@ class _Wording(Generic[Case]):
 
 
 def _ask(
-    rules: Sequence[Rule[Case]], case: Case, told: _Wording[Case]
+    rules: Sequence[Rule[Case]], case: Case, phrases: _Wording[Case]
 ) -> tuple[list[TraceStep], Verdict | None]:
     steps: list[TraceStep] = []
     for rule in rules:
-        asked, law = (rule.name, rule.source), told.law.get(rule.name, "")
+        asked, law = (rule.name, rule.source), phrases.law.get(rule.name, "")
         verdict = rule.judge(case)
         if verdict is not None:
-            phrase = told.decided(verdict, case)
+            phrase = phrases.decided(verdict, case)
             if verdict.reason is Reason.SUPPRESSED_BOUNCE:
                 law = ""  # hygiene: the person did not object
-            steps.append(_step(asked, verdict.action.value, phrase, told.lang, law, verdict))
+            steps.append(_step(asked, verdict.action.value, phrase, phrases.lang, law, verdict))
             return steps, verdict
-        steps.append(_step(asked, "passed", told.passed(rule.name, case), told.lang, law))
+        steps.append(_step(asked, "passed", phrases.passed(rule.name, case), phrases.lang, law))
     return steps, None
 
 

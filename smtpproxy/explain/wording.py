@@ -42,8 +42,8 @@ NOTHING = ""  # for an omitted part of a sentence
 
 def recipient_passed(rule: str, case: RecipientCase) -> Phrase:
     """Return why a recipient rule did not decide."""
-    told = _PASSED.get(rule)
-    return Phrase(f"passed.{rule}", words_of(case)) if told is None else told(case)
+    phrase = _PASSED.get(rule)
+    return Phrase(f"passed.{rule}", words_of(case)) if phrase is None else phrase(case)
 
 
 def recipient_decided(verdict: Verdict, case: RecipientCase) -> Phrase:
@@ -121,8 +121,8 @@ def failure(reason: Reason, case: RecipientCase) -> Phrase:
         return Phrase(f"reason.{reason}.until", words)
     if reason is Reason.STREAM_PAUSED and not case.stream.paused:
         return _paused(case)
-    if reason is Reason.PREFERENCE_FREQUENCY and (told := preferred(case)) is not None:
-        wish, free_on = told
+    if reason is Reason.PREFERENCE_FREQUENCY and (preference := preferred(case)) is not None:
+        wish, free_on = preference
         again = datetime(free_on.year, free_on.month, free_on.day, tzinfo=UTC)
         words |= {"frequency": Term(wish.frequency), "said": wish.at, "free_on": again}
     if reason is Reason.PERMISSION_REPEATED and (mailing := asked(case)) is not None:
@@ -267,8 +267,8 @@ def _undisclosed(case: RecipientCase) -> Phrase:
 
 
 def _allowed(basis: Basis, case: RecipientCase) -> Phrase:
-    told = _BASES.get(basis)
-    text = Phrase(f"basis.{basis}", words_of(case)) if told is None else told(case)
+    phrase = _BASES.get(basis)
+    text = Phrase(f"basis.{basis}", words_of(case)) if phrase is None else phrase(case)
     gave_way = _yielded(case)
     return (
         text if gave_way is None else Phrase("part.yielding", {"basis": text, "yields": gave_way})
@@ -378,13 +378,13 @@ def _absent(
 ) -> Callable[[RecipientCase], Phrase]:
     """Return a function: `nothing` if the basis is absent, otherwise what it lacks."""
 
-    def told(case: RecipientCase) -> Phrase:
+    def phrase(case: RecipientCase) -> Phrase:
         reason = check(case)
         if reason is Reason.CONSENT_MISSING:
             return Phrase(nothing, words_of(case) | {"since": case.rulebook.charity_since})
         return failure(reason, case)
 
-    return told
+    return phrase
 
 
 _PASSED: dict[str, Callable[[RecipientCase], Phrase]] = {

@@ -39,7 +39,7 @@ from smtpproxy.web.own_mail import submitter
 from smtpproxy.web.personal import PersonalPages
 from smtpproxy.web.server import serve_web
 from smtpproxy.web.unsubscribe import Unsubscribe
-from smtpproxy.web.why import Why
+from smtpproxy.web.why import ReasonPages
 
 
 def run_web(
@@ -144,7 +144,7 @@ def _app(
             personal=personal,
         ),
         confirmations=confirmations,
-        why=Why(pages[BUILT_IN_BRAND]),
+        why=ReasonPages(pages[BUILT_IN_BRAND]),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from smtpproxy.locale import Lang, Phrase, Time, say
 from smtpproxy.policy.model import Action, Mode, StreamClass
 from smtpproxy.report.counting import Selection, count
-from smtpproxy.report.counts import OTHERS, Counts, Row, What
+from smtpproxy.report.counts import OTHERS, Counts, RecipientOutcome, Row
 from smtpproxy.report.judgement import Figure, Judgement, Remark, StreamReport, stream_reports
 
 __all__ = ["BY", "Report", "Selection", "count", "html"]
@@ -16,7 +16,7 @@ __all__ = ["BY", "Report", "Selection", "count", "html"]
 BY = ("reason", "app", "sender", "recipient-domain", "day")
 """The breakdowns of mail."""
 
-OUTCOMES: Mapping[str, Callable[[What], bool]] = {
+OUTCOMES: Mapping[str, Callable[[RecipientOutcome], bool]] = {
     "passed": lambda what: what.action is Action.ALLOW,
     "would_be_refused": lambda what: what.observed and what.action is Action.REFUSE,
     "would_be_deferred": lambda what: what.observed and what.action is Action.DEFER,
@@ -136,12 +136,12 @@ def _figure_object(figure: Figure, lang: Lang) -> dict[str, Any]:
 def judgement_object(judgement: Judgement, lang: Lang) -> dict[str, Any]:
     return {
         "verdict": judgement.verdict,
-        "obstacles": [_said_object(one, lang) for one in judgement.obstacles],
-        "notes": [_said_object(one, lang) for one in judgement.notes],
+        "obstacles": [_remark_object(one, lang) for one in judgement.obstacles],
+        "notes": [_remark_object(one, lang) for one in judgement.notes],
     }
 
 
-def _said_object(said: Remark, lang: Lang) -> dict[str, Any]:
+def _remark_object(said: Remark, lang: Lang) -> dict[str, Any]:
     return {"what": said.key, "reason": said.reason, "text": in_words(said, lang)}
 
 

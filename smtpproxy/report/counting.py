@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from smtpproxy.policy.model import Action, Basis, Reason, StreamClass
-from smtpproxy.report.counts import OTHERS, Breakdown, Counts, Fault, Row, What, add
+from smtpproxy.report.counts import OTHERS, Breakdown, Counts, Fault, RecipientOutcome, Row, add
 from smtpproxy.sinks.audit.chain import DECISION, LONGEST_TRANSACTION, UNREADABLE
 from smtpproxy.sinks.audit.files import segments
 
@@ -219,9 +219,9 @@ def _count(lines: Iterable[bytes], selection: Selection, counts: Counts) -> None
             action = verdict.action
             if action is allow:
                 permitted += 1
-                what = What(stream, observed, action, verdict.basis or "")
+                what = RecipientOutcome(stream, observed, action, verdict.basis or "")
             else:
-                what = What(stream, observed, action, verdict.reason)
+                what = RecipientOutcome(stream, observed, action, verdict.reason)
                 counts.example(stream, verdict.reason, entry.id)
             for row in rows:
                 row[what] = row.get(what, 0) + 1
@@ -236,7 +236,7 @@ def _subtract_permitted(
 ) -> None:
     """Subtract recipients permitted by an earlier decision, which this one replaces."""
     for index, basis in enumerate(entry.permitted_before):
-        what = What(entry.stream.name, entry.observed, Action.ALLOW, basis)
+        what = RecipientOutcome(entry.stream.name, entry.observed, Action.ALLOW, basis)
         for row in rows:
             row[what] = row.get(what, 0) - 1
         if domains is not None:
@@ -247,7 +247,9 @@ def _second(at: datetime | None) -> str:
     return "" if at is None else f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%S}"
 
 
-def _count_domain(domains: Breakdown, part: _Part | str, what: What, people: int = 1) -> None:
+def _count_domain(
+    domains: Breakdown, part: _Part | str, what: RecipientOutcome, people: int = 1
+) -> None:
     canonical = None if isinstance(part, str) else part.canonical
     if canonical is None:  # erased
         row = domains.row(OTHERS)

@@ -19,7 +19,7 @@ _DOMAINS = 20_000
 _EXAMPLES = 3
 
 
-class What(NamedTuple):
+class RecipientOutcome(NamedTuple):
     """The outcome for a recipient: `word` is the basis if it passed, otherwise the reason."""
 
     stream: str
@@ -28,7 +28,7 @@ class What(NamedTuple):
     word: str
 
 
-Row = dict[What, int]
+Row = dict[RecipientOutcome, int]
 
 
 @dataclass(slots=True)
@@ -95,7 +95,7 @@ class Breakdown:
         self.rows[OTHERS] = others
 
 
-def add(row: Row, other: Mapping[What, int]) -> None:
+def add(row: Row, other: Mapping[RecipientOutcome, int]) -> None:
     for what, count in other.items():
         row[what] = row.get(what, 0) + count
 

@@ -268,14 +268,14 @@ class StreamReport:
             yield Remark("few", {"count": self.recipients, "enough": ENOUGH})
         for figure in self.figures:
             if self._is_fault(figure) and figure.recently >= self._bound:
-                yield _said("fault", figure, figure.messages or figure.recipients)
+                yield _remark("fault", figure, figure.messages or figure.recipients)
             elif figure.kind is Kind.RELAY and figure.recently >= UNDECIDED:
-                yield _said("undecided", figure, figure.recipients)
+                yield _remark("undecided", figure, figure.recipients)
         gaps = [figure for figure in self.figures if figure.kind is Kind.RECORD]
         if sum(figure.recently for figure in gaps) >= GAP:
             for figure in gaps:
                 if figure.recently >= GAP / 10:
-                    yield _said("gap", figure, figure.recipients)
+                    yield _remark("gap", figure, figure.recipients)
 
     @property
     def _bound(self) -> float:
@@ -292,12 +292,12 @@ class StreamReport:
         for figure in self.figures:
             if self._is_fault(figure) and figure.recently < self._bound:
                 key = "mended" if figure.of_messages >= self._bound else "rare"
-                yield _said(key, figure, figure.messages or figure.recipients)
+                yield _remark(key, figure, figure.messages or figure.recipients)
         if alongside := self.counts.alongside.get(self.name):
             yield Remark("alongside", {"count": alongside})
 
 
-def _said(key: str, figure: Figure, count: int) -> Remark:
+def _remark(key: str, figure: Figure, count: int) -> Remark:
     return Remark(key, {"count": count, "reason": figure.reason}, figure.reason)
 
 

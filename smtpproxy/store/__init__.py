@@ -3,7 +3,8 @@
 What is opened here for one event loop has to be closed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +14,9 @@ from smtpproxy.store.answers import KeptAnswers
 from smtpproxy.store.breaker import Breaker
 from smtpproxy.store.counters import BulkCounter, ConfirmationLimit, CopyLedger, MailingLog
 from smtpproxy.store.feedback import AskedMessages, FeedbackLog
-from smtpproxy.store.journals import SharedJournals
+from smtpproxy.store.journals import IndexQuery, IndexRow, SharedJournals
 from smtpproxy.store.protocols import Store, StoreMisconfigured
+from smtpproxy.store.relays import known_relay_id
 from smtpproxy.store.streams import StreamCounts
 
 if TYPE_CHECKING:
@@ -158,6 +160,33 @@ def open_journals(settings: StoreSettings) -> SharedJournals | None:
     from smtpproxy.store.postgres.journals import PostgresJournals
 
     return PostgresJournals(target(settings))
+
+
+@asynccontextmanager
+async def opened_store(settings: Settings, *, read_only: bool = False) -> AsyncIterator[Store]:
+    """Open the store, and close it at the end. Raises as `open_store` does."""
+    store = open_store(settings.store, settings.server.state_dir, read_only=read_only)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def decisions_elsewhere(
+    settings: Settings, wanted: IndexQuery, limit: int
+) -> Sequence[IndexRow] | None:
+    """Return decisions of other relays from the index, the newest first; None without an index.
+
+    Raises StoreUnavailable, OSError.
+    """
+    index = open_journals(settings.store)
+    if index is None:
+        return None
+    try:
+        own = known_relay_id(settings.server.state_dir) or ""
+        return await index.find(wanted, limit, but=own)
+    finally:
+        index.close()
 
 
 def open_asked_messages(settings: StoreSettings) -> AskedMessages | None:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -29,7 +29,7 @@ from smtpproxy.web.api.problems import MEDIA_TYPE, problem_of
 from smtpproxy.web.confirmation import ConfirmationLinks
 from smtpproxy.web.health import Cached, Health, Readiness
 from smtpproxy.web.unsubscribe import Unsubscribe
-from smtpproxy.web.why import Why
+from smtpproxy.web.why import ReasonPages
 
 LONGEST_TARGET = 8_000  # octets of path and query (RFC 9110 4.1)
 LARGEST_HEADER = 16 * 1024  # octets
@@ -162,7 +162,7 @@ def create_app(
     api: Api | None = None,
     unsubscribe: Unsubscribe | None = None,
     confirmations: ConfirmationLinks | None = None,
-    why: Why | None = None,
+    why: ReasonPages | None = None,
 ) -> Starlette:
     """Return the application.
 
@@ -192,41 +192,32 @@ def create_app(
     return app
 
 
+@dataclass
 class _Monitoring:
     """The three monitoring endpoints."""
 
-    def __init__(
-        self,
-        stats: Ask[Snapshot],
-        health: Ask[Health],
-        ready: Ask[Readiness],
-        collector: SnapshotCollector,
-        counts: Ask[StoreCounts] | None,
-        backlog: Ask[Mapping[str, Backlog]] | None,
-        snapshots: Ask[Mapping[str, PartnerSnapshot]] | None,
-        streams: Ask[Sequence[StreamStatus]] | None,
-        counting: Sequence[Callable[[], Snapshot]],
-    ) -> None:
-        self._stats = stats
-        self._health = health
-        self._ready = ready
-        self._collector = collector
-        self._counts = counts
-        self._backlog = backlog
-        self._snapshots = snapshots
-        self._streams = streams
-        self._counting = counting
+    stats: Ask[Snapshot]
+    health: Ask[Health]
+    ready: Ask[Readiness]
+    collector: SnapshotCollector
+    counts: Ask[StoreCounts] | None
+    backlog: Ask[Mapping[str, Backlog]] | None
+    snapshots: Ask[Mapping[str, PartnerSnapshot]] | None
+    streams: Ask[Sequence[StreamStatus]] | None
+    counting: Sequence[Callable[[], Snapshot]]
+
+    def __post_init__(self) -> None:
         self._counted: Mapping[str, Samples] = {}
         self._count_again = Cached(self._count, COUNTS_EVERY)
 
     async def metrics(self, request: Request) -> Response:
         snapshot, (health, readiness), _ = await asyncio.gather(
-            _answer(self._stats), self._state(), _answer(self._count_again)
+            _answer(self.stats), self._state(), _answer(self._count_again)
         )
         if snapshot is None:
             return _json(503, {"error": "the numbers of the workers are not available"})
         parts = {} if readiness is None else readiness.parts
-        snapshot = merge((snapshot, *(count() for count in self._counting)))
+        snapshot = merge((snapshot, *(count() for count in self.counting)))
         gauges: dict[str, Samples] = {
             **self._counted,
             "ready": {
@@ -235,13 +226,13 @@ class _Monitoring:
             },
         }
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        self._collector.snapshot = snapshot.with_gauges(gauges)
-        self._collector.openmetrics = content_type.startswith("application/openmetrics-text")
-        return Response(encode(self._collector), headers={"Content-Type": content_type})
+        self.collector.snapshot = snapshot.with_gauges(gauges)
+        self.collector.openmetrics = content_type.startswith("application/openmetrics-text")
+        return Response(encode(self.collector), headers={"Content-Type": content_type})
 
     async def healthz(self, request: Request) -> Response:
         """Answer whether the workers are alive; if not, a restart may help."""
-        health = await _answer(self._health)
+        health = await _answer(self.health)
         if health is None:
             return _json(503, {"status": "failing"})
         workers = {"configured": health.workers, "alive": health.alive}
@@ -258,7 +249,7 @@ class _Monitoring:
         paused = sorted(name for name, _ in self._counted.get("stream_paused", ()))
         body = {
             "parts": readiness.parts,
-            **_upstream_pool(await _answer(self._stats)),
+            **_upstream_pool(await _answer(self.stats)),
             **({"streams_paused": paused} if paused else {}),
         }
         if readiness.ok:
@@ -268,8 +259,8 @@ class _Monitoring:
 
     async def _state(self) -> tuple[Health | None, Readiness | None]:
         """Return both; without a live worker the listeners are failing."""
-        health = await _answer(self._health)
-        readiness = await _answer(self._ready)
+        health = await _answer(self.health)
+        readiness = await _answer(self.ready)
         if readiness is not None and readiness.listeners == "ok" and not (health and health.alive):
             readiness = replace(readiness, listeners="failing")
         return health, readiness
@@ -277,17 +268,17 @@ class _Monitoring:
     async def _count(self) -> None:
         """Refresh the store's counts; keep the old ones when it does not answer."""
         try:
-            if self._counts is not None:
-                self._counted = {**self._counted, **store_gauges(*await self._counts())}
-            if self._backlog is not None:
-                lags = webhook_gauges(await self._backlog(), datetime.now(UTC))
+            if self.counts is not None:
+                self._counted = {**self._counted, **store_gauges(*await self.counts())}
+            if self.backlog is not None:
+                lags = webhook_gauges(await self.backlog(), datetime.now(UTC))
                 self._counted = {**self._counted, **lags}
-            if self._snapshots is not None:
-                found = await self._snapshots()
+            if self.snapshots is not None:
+                found = await self.snapshots()
                 taken = snapshot_gauges({name: one.taken_at for name, one in found.items()})
                 self._counted = {**self._counted, **taken}
-            if self._streams is not None:
-                self._counted = {**self._counted, **stream_gauges(await self._streams())}
+            if self.streams is not None:
+                self._counted = {**self._counted, **stream_gauges(await self.streams())}
         except Exception as error:
             log.warning("store_counts_failed", error=repr(error))
 

@@ -26,11 +26,10 @@ from smtpproxy.sinks.snapshots import Labels, Snapshot
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.web.forms import OtherType, read_form
 from smtpproxy.web.look import Look
-from smtpproxy.web.rates import LinkRates
+from smtpproxy.web.rates import LinkRates, forwarded_client
 
 State = Literal["ask", "done", "again", "over", "unknown", "trouble", "too_often"]
 
-_HOPS = 20  # of X-Forwarded-For
 _STATUS: Mapping[State, int] = {
     "ask": 200,
     "done": 200,
@@ -175,15 +174,9 @@ def client_address(request: Request, trusts: Callable[[str], bool]) -> str:
     Empty if neither is an address.
     """
     peer = request.client.host if request.client else "unix"
-    if trusts(peer):
-        hops = ",".join(request.headers.getlist("x-forwarded-for")).rsplit(",", _HOPS)[-_HOPS:]
-        for hop in reversed(hops):
-            try:
-                address = str(ipaddress.ip_address(hop.strip()))
-            except ValueError:
-                break
-            if not trusts(address):
-                return address
+    forwarded = ",".join(request.headers.getlist("x-forwarded-for"))
+    if trusts(peer) and (client := forwarded_client(forwarded, trusts)) is not None:
+        return client
     try:
         return str(ipaddress.ip_address(peer))
     except ValueError:

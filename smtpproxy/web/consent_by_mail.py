@@ -181,8 +181,8 @@ class ConsentByMail:
     ) -> State:
         """Record the person's yes, once.
 
-        `over`: it is not asked for any more, taken back, or the person objected meanwhile, which no
-        yes outweighs.
+        `over`: the request is no longer open, was withdrawn, or the person has objected since,
+        which no yes overrides.
         """
         async with self._one_at_a_time:
             store = self._store()

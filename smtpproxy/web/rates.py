@@ -1,10 +1,12 @@
-"""Rate limits for API tokens and for links in mail."""
+"""Rate limits for API tokens and links in mail, and the address of a client behind proxies."""
 
+import ipaddress
 from collections import OrderedDict
 from collections.abc import Callable
 
 PER_MINUTE = 10  # uses of one link
 _LINKS = 10_000  # remembered
+_HOPS = 20  # of X-Forwarded-For that are read
 
 
 class Bucket:
@@ -52,3 +54,15 @@ class LinkRates:
         if len(self._buckets) > _LINKS:
             self._buckets.popitem(last=False)
         return bucket.take(self._clock()) > 0
+
+
+def forwarded_client(header: str, trusts: Callable[[str], bool]) -> str | None:
+    """Return the last address in X-Forwarded-For that is not a trusted proxy's, if any."""
+    for hop in reversed(header.rsplit(",", _HOPS)[-_HOPS:]):
+        try:
+            address = str(ipaddress.ip_address(hop.strip()))
+        except ValueError:
+            return None
+        if not trusts(address):
+            return address
+    return None

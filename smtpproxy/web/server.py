@@ -5,7 +5,6 @@ many. Here the client that has kept the server waiting longest is closed for a n
 """
 
 import asyncio
-import ipaddress
 import json
 import socket
 from collections import Counter
@@ -23,6 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from smtpproxy.auth import network_of
 from smtpproxy.waiting import accepted_are_told
 from smtpproxy.web.api.uploads import EXTEND_TIME
+from smtpproxy.web.rates import forwarded_client
 
 MOST = 1_000  # connections
 PER_ADDRESS = 100  # connections waiting for their client
@@ -34,7 +34,6 @@ Phase = Literal["idle", "header", "body", "answer", "unread"]
 WITHIN: dict[Phase, float] = {"idle": KEEP_ALIVE, "header": 10.0, "body": 30.0, "unread": 30.0}
 """Seconds for the whole phase, not for each octet; answering is not limited."""
 
-_HOPS = 10  # of X-Forwarded-For that are read
 _LOG_EVERY = 1.0  # seconds
 
 log = structlog.get_logger(__name__)
@@ -234,15 +233,8 @@ class HttpConnection(H11Protocol):
     def _client(self) -> str:
         """Return the last address in X-Forwarded-For that is no trusted proxy's, or the peer's."""
         values = [value for name, value in self.headers if name == b"x-forwarded-for"]
-        hops = b",".join(values).decode("latin-1").rsplit(",", _HOPS)[-_HOPS:]
-        for hop in reversed(hops):
-            try:
-                address = str(ipaddress.ip_address(hop.strip()))
-            except ValueError:
-                break
-            if not self._table.trusts(address):
-                return address
-        return self._peer
+        forwarded = b",".join(values).decode("latin-1")
+        return forwarded_client(forwarded, self._table.trusts) or self._peer
 
     def _count_as(self, address: str) -> None:
         if self._counted_as is not None and address != self._counted_as:

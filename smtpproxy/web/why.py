@@ -20,7 +20,7 @@ PATH = "/why/"
 _REASONS = frozenset(Reason) - {Reason.NONE}
 
 
-class Why:
+class ReasonPages:
     """The route of the pages, in the style of `look`, in every language."""
 
     def __init__(self, look: Look) -> None:

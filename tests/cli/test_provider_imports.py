@@ -44,7 +44,7 @@ def test_the_name_of_the_file_hints_at_it(stored: Stored) -> None:
 def test_without_a_purpose_it_says_what_a_list_counts_for(stored: Stored) -> None:
     path = stored.file("group.csv", f"email,created\n{ANNA},1709294400\n")
     result = stored.run("suppress", "import", path)
-    assert "count for all marketing; say with --purpose" in result.stderr
+    assert "count for all marketing; give the list's purpose with --purpose" in result.stderr
     assert stored.json("suppress", "show", ANNA)["suppressions"][0]["scope"] == "marketing"
 
 
@@ -157,7 +157,13 @@ def test_an_agreement_of_the_future_is_put_aside(stored: Stored) -> None:
         ("suppress", "a,b\n", ["--mapping", "MAPPING", "--purpose", "offers"], "for `list`", 1),
         ("suppress", "a,b\n", ["--mapping", "MAPPING", "--format", "ses"], "--format ses", 2),
         ("contact", "a,b\n", ["--mapping", "MAPPING", "--format", "brevo"], "--format brevo", 2),
-        ("contact", "address\n", ["--purpose", "offers"], "here consent_purpose says it", 1),
+        (
+            "contact",
+            "address\n",
+            ["--purpose", "offers"],
+            "here consent_purpose has the purpose",
+            1,
+        ),
         ("contact", '{"address":"a@b.example"}', ["--purpose", "offers"], "our own NDJSON", 2),
     ],
 )

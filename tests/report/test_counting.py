@@ -16,7 +16,7 @@ from smtpproxy.events import Client, Decided, JudgedRecipient
 from smtpproxy.policy.model import Action, Basis, Decision, Reason, Stream, Verdict
 from smtpproxy.report import counting
 from smtpproxy.report.counting import Selection, count
-from smtpproxy.report.counts import OTHERS, PEOPLE, Counts, Fault, What
+from smtpproxy.report.counts import OTHERS, PEOPLE, Counts, Fault, RecipientOutcome
 from smtpproxy.sinks.audit.reader import read
 from tests.kit.journal import START, Clock, decided, journal, relayed, segments
 from tests.kit.soak import times
@@ -98,18 +98,18 @@ def slow_count(entries: Sequence[Decided]) -> tuple[Counter[Any], Counter[Any], 
             if verdict.action is Action.ALLOW and message and message.action is not Action.ALLOW:
                 verdict = message
             word = verdict.basis if verdict.action is Action.ALLOW else verdict.reason
-            what = What(stream, entry.observed, verdict.action, word or "")
+            what = RecipientOutcome(stream, entry.observed, verdict.action, word or "")
             days[day, what] += 1
             app = f"{entry.client.listener}/{entry.client.login or entry.client.peer}"
             apps[app, what] += 1
             if entry.permitted_before:
-                before = What(stream, entry.observed, Action.ALLOW, Basis.CONSENT)
+                before = RecipientOutcome(stream, entry.observed, Action.ALLOW, Basis.CONSENT)
                 days[day, before] -= 1
                 apps[app, before] -= 1
     return days, apps, faults
 
 
-def flat(rows: dict[str, dict[What, int]]) -> Counter[Any]:
+def flat(rows: dict[str, dict[RecipientOutcome, int]]) -> Counter[Any]:
     return Counter({(name, what): n for name, row in rows.items() for what, n in row.items()})
 
 
@@ -189,7 +189,7 @@ def test_a_sender_of_little_mail_has_no_row(tmp_path: Path) -> None:
 def test_memory_is_bounded_and_nothing_is_lost(tmp_path: Path) -> None:
     counts = Counts()
     breakdown = counting.Breakdown(10)
-    what = What("offers", True, Action.ALLOW, "consent")
+    what = RecipientOutcome("offers", True, Action.ALLOW, "consent")
     for n in range(1_000):
         for name in ("large", f"small{n}"):
             row = breakdown.row(name)
@@ -251,8 +251,8 @@ def test_who_is_refused_after_all_counts_once(tmp_path: Path) -> None:
     asyncio.run(act())
     found = count(tmp_path, Selection(senders=True, domains=True), processes=1)
     counted = {
-        What("offers", False, Action.REFUSE, Reason.SUPPRESSED_UNSUBSCRIBE): 1,
-        What("offers", False, Action.REFUSE, Reason.RECIPIENTS_REFUSED): 1,
+        RecipientOutcome("offers", False, Action.REFUSE, Reason.SUPPRESSED_UNSUBSCRIBE): 1,
+        RecipientOutcome("offers", False, Action.REFUSE, Reason.RECIPIENTS_REFUSED): 1,
     }
     for rows in (found.days, found.apps.shown(), found.senders.shown(), found.domains.shown()):
         (row,) = rows.values()

@@ -8,7 +8,7 @@ import pytest
 from smtpproxy.locale import LANGS
 from smtpproxy.policy.model import Action, Mode, Reason, StreamClass
 from smtpproxy.report import Report, Selection, html
-from smtpproxy.report.counts import Counts, Fault, What
+from smtpproxy.report.counts import Counts, Fault, RecipientOutcome
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -40,8 +40,8 @@ class Page(HTMLParser):
 
 def page(name: str, lang: str) -> Page:
     counts = Counts(decisions=10)
-    row = {What(name, True, Action.REFUSE, Reason.NO_RECORD): 900,
-           What(name, True, Action.ALLOW, "consent"): 100}  # fmt: skip
+    row = {RecipientOutcome(name, True, Action.REFUSE, Reason.NO_RECORD): 900,
+           RecipientOutcome(name, True, Action.ALLOW, "consent"): 100}  # fmt: skip
     for day in ("2026-03-01", "2026-03-02"):
         counts.days[day] = row
         counts.messages[Fault(day, name, True, "unsubscribe_missing")] = 7

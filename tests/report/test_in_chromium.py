@@ -8,7 +8,7 @@ import pytest
 from smtpproxy.locale import LANGS
 from smtpproxy.policy.model import Action, Mode, Reason, StreamClass
 from smtpproxy.report import Report, Selection, html
-from smtpproxy.report.counts import OTHERS, Counts, Fault, What
+from smtpproxy.report.counts import OTHERS, Counts, Fault, RecipientOutcome
 from tests.kit import axe
 from tests.kit.chromium import Chromium
 
@@ -21,10 +21,12 @@ def report() -> Report:
     for day in range(1, 10):
         row = counts.days[f"2026-03-0{day}"] = {}
         for stream in ("offers", "l" * 40):
-            row[What(stream, True, Action.ALLOW, "consent")] = 1_000_000
+            row[RecipientOutcome(stream, True, Action.ALLOW, "consent")] = 1_000_000
             for number, reason in enumerate(Reason):
                 if reason is not Reason.NONE:
-                    row[What(stream, True, Action.REFUSE, reason)] = 100 * (number + day)
+                    row[RecipientOutcome(stream, True, Action.REFUSE, reason)] = 100 * (
+                        number + day
+                    )
                     counts.examples[stream, reason] = ["01M8KZR1PK784FRZGRDY695A8B"] * 3
             counts.messages[Fault(f"2026-03-0{day}", stream, True, "unsubscribe_missing")] = 7
         for breakdown in (counts.apps, counts.senders, counts.domains):

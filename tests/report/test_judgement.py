@@ -7,7 +7,7 @@ import pytest
 from smtpproxy.locale import LANGS, PAGE_LANGS, REFERENCE, texts
 from smtpproxy.policy.model import Action, Mode, Reason, StreamClass
 from smtpproxy.report import in_words
-from smtpproxy.report.counts import Counts, Fault, What
+from smtpproxy.report.counts import Counts, Fault, RecipientOutcome
 from smtpproxy.report.judgement import Kind, Readiness, StreamReport, kind_of
 
 DAYS = [f"2026-03-{day:02}" for day in range(1, 11)]
@@ -26,10 +26,12 @@ def stream(
     """A stream with so much mail a day; reasons and faults of messages are by day."""
     counts = Counts()
     for day in days:
-        row = counts.days[day] = {What("offers", True, Action.ALLOW, "consent"): passed}
+        row = counts.days[day] = {RecipientOutcome("offers", True, Action.ALLOW, "consent"): passed}
         for reason, by_day in reasons.items():
             action = Action.DEFER if reason == "temporary_failure" else Action.REFUSE
-            row[What("offers", True, action, reason)] = by_day.get(day, by_day.get("", 0))
+            row[RecipientOutcome("offers", True, action, reason)] = by_day.get(
+                day, by_day.get("", 0)
+            )
         counts.messages[Fault(day, "offers", True, "none")] = passed
         for reason, by_day in (faults or {}).items():
             counts.messages[Fault(day, "offers", True, reason)] = by_day.get(day, by_day.get("", 0))

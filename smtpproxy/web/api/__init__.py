@@ -19,7 +19,7 @@ from smtpproxy.sinks.snapshots import Labels, Snapshot
 from smtpproxy.store.answers import KeptAnswer, KeptAnswers
 from smtpproxy.store.breaker import StreamStatus
 from smtpproxy.store.protocols import Store, StoreUnavailable
-from smtpproxy.web.api.by_mail import CONSENT, PERMISSION, ConsentOperation, PermissionOperation
+from smtpproxy.web.api.by_mail import CONSENT, PERMISSION, permission_links, start_consent
 from smtpproxy.web.api.consents import CONSENT_OPERATIONS, Consents
 from smtpproxy.web.api.contacts import CONTACT_OPERATIONS, Contacts
 from smtpproxy.web.api.description import document, page
@@ -91,8 +91,8 @@ class Api:
             *((each, getattr(imports, each.name)) for each in IMPORT_OPERATIONS),
         ]
         if by_mail is not None:
-            self.operations.append((CONSENT, ConsentOperation(by_mail)))
-            self.operations.append((PERMISSION, PermissionOperation(by_mail)))
+            self.operations.append((CONSENT, lambda call: start_consent(call, by_mail)))
+            self.operations.append((PERMISSION, lambda call: permission_links(call, by_mail)))
         self._document = document([each for each, _ in self.operations], version)
         self._counted: dict[Labels, float] = {}
 

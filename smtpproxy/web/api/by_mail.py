@@ -9,6 +9,7 @@ from smtpproxy.access import Access
 from smtpproxy.mail.address import AddressError, recipient
 from smtpproxy.mail.mailboxes import entered
 from smtpproxy.policy.model import Evidence, Source
+from smtpproxy.settings import Settings
 from smtpproxy.web.api.operation import (
     MOST_ADDRESSES,
     Call,
@@ -90,50 +91,41 @@ CONSENT = Operation(
 )
 
 
-class ConsentOperation:
-    """Answers CONSENT."""
+async def start_consent(call: Call, by_mail: ConsentByMail) -> ConsentStarted:
+    """Answer CONSENT."""
+    like = '{"address": "…", "purpose": "…", "wording": "…"}'
+    asked = read_body(call, ConsentStart, like)
+    wanted = _read(asked, call.access, by_mail.settings)
+    try:
+        done = await by_mail.start(wanted)
+    except RelayUnavailable as error:
+        text = "the relay does not accept the mail now; try again in a few seconds"
+        raise Refused("relay_unavailable", text, headers={"Retry-After": "5"}) from error
+    if done.state == "too_often":
+        text = "too many confirmations were sent in 24 hours, to this address or to all; try later"
+        raise Refused("too_many_mails", text, headers={"Retry-After": "3600"})
+    return ConsentStarted(done.state, done.reason or UNSET, done.detail or UNSET)
 
-    def __init__(self, by_mail: ConsentByMail) -> None:
-        self._by_mail = by_mail
 
-    async def __call__(self, call: Call) -> ConsentStarted:
-        like = '{"address": "…", "purpose": "…", "wording": "…"}'
-        asked = read_body(call, ConsentStart, like)
-        wanted = self._read(asked, call.access)
-        try:
-            done = await self._by_mail.start(wanted)
-        except RelayUnavailable as error:
-            text = "the relay does not accept the mail now; try again in a few seconds"
-            raise Refused("relay_unavailable", text, headers={"Retry-After": "5"}) from error
-        if done.state == "too_often":
-            text = (
-                "too many confirmations were sent in 24 hours, to this address or to all; try later"
-            )
-            raise Refused("too_many_mails", text, headers={"Retry-After": "3600"})
-        return ConsentStarted(done.state, done.reason or UNSET, done.detail or UNSET)
-
-    def _read(self, asked: ConsentStart, access: Access) -> ConsentRequest:
-        try:
-            address = recipient(entered(asked.address))
-            brand = brand_of(self._by_mail.settings, access.brand(asked.brand))
-            client = asked.client and str(ipaddress.ip_address(asked.client))
-        except (AddressError, ValueError) as error:
-            raise Refused("body_wrong", str(error)) from error
-        settings = self._by_mail.settings
-        if asked.purpose not in (purposes := settings.purposes_of(brand)):
-            known = ", ".join(sorted(purposes))
-            text = (
-                f"no stream of brand {brand} has the purpose {asked.purpose!r}; known are {known}"
-            )
-            raise Refused("purpose_unknown", text)
-        return ConsentRequest(
-            address,
-            asked.purpose,
-            brand,
-            Evidence(asked.wording, client, asked.version, asked.form, recorded_by=access.by),
-            asked.language,
-            asked.source,
-        )
+def _read(asked: ConsentStart, access: Access, settings: Settings) -> ConsentRequest:
+    try:
+        address = recipient(entered(asked.address))
+        brand = brand_of(settings, access.brand(asked.brand))
+        client = asked.client and str(ipaddress.ip_address(asked.client))
+    except (AddressError, ValueError) as error:
+        raise Refused("body_wrong", str(error)) from error
+    if asked.purpose not in (purposes := settings.purposes_of(brand)):
+        known = ", ".join(sorted(purposes))
+        text = f"no stream of brand {brand} has the purpose {asked.purpose!r}; known are {known}"
+        raise Refused("purpose_unknown", text)
+    return ConsentRequest(
+        address,
+        asked.purpose,
+        brand,
+        Evidence(asked.wording, client, asked.version, asked.form, recorded_by=access.by),
+        asked.language,
+        asked.source,
+    )
 
 
 class PermissionLinksRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -176,36 +168,28 @@ PERMISSION = Operation(
 )
 
 
-class PermissionOperation:
-    """Answers PERMISSION."""
-
-    def __init__(self, by_mail: ConsentByMail) -> None:
-        self._by_mail = by_mail
-
-    async def __call__(self, call: Call) -> PermissionLinks:
-        like = '{"stream": "…", "addresses": ["…"]}'
-        asked = read_body(call, PermissionLinksRequest, like)
-        if len(asked.addresses) > MOST_ADDRESSES:
-            raise Refused("too_large", f"at most {MOST_ADDRESSES} addresses in a request")
-        own = [one.name for one in call.access.settings.streams.values() if one.permission]
-        if asked.stream not in own:
-            text = (
-                f"{asked.stream[:80]!r} is not a stream of class permission; known:"
-                f" {', '.join(own)}"
-            )
-            raise Refused("stream_wrong", text)
-        names = {address: canonical_or_none(address) for address in asked.addresses}
-        wanted = [name for name in names.values() if name is not None]
-        try:
-            made = self._by_mail.permission_links(asked.stream, wanted, asked.language)
-        except ValueError as error:
-            raise Refused("stream_wrong", str(error)) from error
-        links = dict(zip(wanted, made, strict=True))
-        return PermissionLinks(
-            tuple(
-                PermissionLink(address, error="not a mail address")
-                if (name := names[address]) is None
-                else PermissionLink(address, links[name])
-                for address in asked.addresses
-            )
+async def permission_links(call: Call, by_mail: ConsentByMail) -> PermissionLinks:
+    """Answer PERMISSION."""
+    like = '{"stream": "…", "addresses": ["…"]}'
+    asked = read_body(call, PermissionLinksRequest, like)
+    if len(asked.addresses) > MOST_ADDRESSES:
+        raise Refused("too_large", f"at most {MOST_ADDRESSES} addresses in a request")
+    own = [one.name for one in call.access.settings.streams.values() if one.permission]
+    if asked.stream not in own:
+        text = f"{asked.stream[:80]!r} is not a stream of class permission; known: {', '.join(own)}"
+        raise Refused("stream_wrong", text)
+    names = {address: canonical_or_none(address) for address in asked.addresses}
+    wanted = [name for name in names.values() if name is not None]
+    try:
+        made = by_mail.permission_links(asked.stream, wanted, asked.language)
+    except ValueError as error:
+        raise Refused("stream_wrong", str(error)) from error
+    links = dict(zip(wanted, made, strict=True))
+    return PermissionLinks(
+        tuple(
+            PermissionLink(address, error="not a mail address")
+            if (name := names[address]) is None
+            else PermissionLink(address, links[name])
+            for address in asked.addresses
         )
+    )

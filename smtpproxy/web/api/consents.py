@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
 
@@ -125,15 +126,13 @@ WITHDRAW = Operation(
 CONSENT_OPERATIONS = (RECORD, WITHDRAW)
 
 
+@dataclass(frozen=True, slots=True)
 class Consents:
     """Answers CONSENT_OPERATIONS, each by the method of its name."""
 
-    def __init__(
-        self, settings: Settings, writer: Callable[[], Store], now: Callable[[], datetime]
-    ) -> None:
-        self._settings = settings
-        self._writer = writer
-        self._now = now
+    settings: Settings
+    writer: Callable[[], Store]
+    now: Callable[[], datetime]
 
     async def record_consent(self, call: Call) -> RecordedConsent:
         like = '{"address": "…", "purpose": "…", "method": "…", "wording": "…"}'
@@ -142,8 +141,8 @@ class Consents:
         act = self._act(asked, call.access)
         try:
             done = await recorded_consent.record(
-                self._settings,
-                self._writer(),
+                self.settings,
+                self.writer(),
                 address,
                 act,
                 confirm=asked.confirm,
@@ -156,9 +155,9 @@ class Consents:
     async def withdraw_consent(self, call: Call) -> RecordedConsent:
         like = '{"address": "…", "purpose": "…"}'
         asked = read_body(call, Withdrawal, like)
-        address, settings = canonical_address(asked.address), self._settings
+        address, settings = canonical_address(asked.address), self.settings
         brand = call.access.brand(asked.brand)
-        at = by_now(self._time("withdrawn_at", asked.withdrawn_at), self._now())
+        at = by_now(self._time("withdrawn_at", asked.withdrawn_at), self.now())
         purposes = call.access.settings.purposes
         known = asked.purpose in purposes
         if not known and not call.access.everything:
@@ -172,7 +171,7 @@ class Consents:
         by = Evidence(recorded_by=call.access.by)
         act = ConsentAct(asked.purpose, at, withdrawal=True, brand=brand, evidence=by)
         scope = f"purpose:{asked.purpose}" if known else "marketing"
-        new = await recorded_consent.withdraw(self._writer(), address, act, scope)
+        new = await recorded_consent.withdraw(self.writer(), address, act, scope)
         warnings = () if known else ("no stream has the purpose: it counts as all marketing",)
         return RecordedConsent(new, warnings)
 
@@ -183,7 +182,7 @@ class Consents:
             raise Refused("body_wrong", "pending or confirm, not both: they are two acts")
         method = asked.method or (DOUBLE_OPT_IN if double else "")
         at = self._time("given_at", asked.given_at)
-        if at > self._now() + SKEW:
+        if at > self.now() + SKEW:
             raise Refused("body_wrong", "given_at: consent cannot be post-dated")
         try:
             recorded_consent.check_purpose(settings, asked.purpose)
@@ -210,7 +209,7 @@ class Consents:
     def _time(self, field: str, text: str | None) -> datetime:
         try:
             if text is None:
-                return self._now()
+                return self.now()
             return read_time(text, last_moment=field == "withdrawn_at")
         except ValueError as error:
             raise Refused("body_wrong", f"{field}: {error}") from error
@@ -219,7 +218,7 @@ class Consents:
         self, address: str, act: ConsentAct, done: recorded_consent.Recorded
     ) -> list[str]:
         """Say why the person may still not be mailed, without their address."""
-        settings, known, now = self._settings, done.known, self._now()
+        settings, known, now = self.settings, done.known, self.now()
         found = []
         if not recorded_consent.sources(known.contact, settings, act.brand):
             found.append("it is not known how the address was obtained: give `source`")

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -142,24 +142,18 @@ ERASE = Operation(
 CONTACT_OPERATIONS = (GET, UPSERT, ERASE)
 
 
+@dataclass(frozen=True, slots=True)
 class Contacts:
     """Answers CONTACT_OPERATIONS, each by the method of its name."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        store: Store,
-        writer: Callable[[], Store],
-        now: Callable[[], datetime],
-    ) -> None:
-        self._settings = settings
-        self._store = store
-        self._writer = writer
-        self._now = now
+    settings: Settings
+    store: Store
+    writer: Callable[[], Store]
+    now: Callable[[], datetime]
 
     async def get_contact(self, call: Call) -> Versioned:
         asked = read_body(call, ContactQuestion, '{"address": "…"}')
-        contact = await self._store.contact(canonical_address(asked.address))
+        contact = await self.store.contact(canonical_address(asked.address))
         shown = None if contact is None else call.access.seen(contact)
         if shown is None:
             raise Refused("not_found", "there is no contact of that address")
@@ -170,7 +164,7 @@ class Contacts:
         update, check = self._update(call)
         expected = _expected(call)
         orders = [replace(one, by=call.access.by) for one in check.orders([update])]
-        writer = self._writer()
+        writer = self.writer()
         before: Contact | None = None
 
         def unchanged_since(known: Contact | None) -> bool:
@@ -200,14 +194,14 @@ class Contacts:
         call.access.check_everything("an erasure")
         address = canonical_address(asked.address)
         done = await erasure.erase(
-            self._settings, self._writer(), address, at=self._now(), scope=asked.scope
+            self.settings, self.writer(), address, at=self.now(), scope=asked.scope
         )
         others, left = len(done.others), done.left or UNSET
         return Erased(done.erased, done.reports, done.rows, others, left, done.behind or UNSET)
 
     def _update(self, call: Call) -> tuple[ContactUpdate, ContactCheck]:
         """Read and check a contact. Raises Refused, OthersConcerned."""
-        now, access = self._now(), call.access
+        now, access = self.now(), call.access
         brand = next(iter(access.brands)) if len(access.brands) == 1 else None
         own = None if access.everything else access.check_contact
         check = ContactCheck(access.settings, now, brand, own)

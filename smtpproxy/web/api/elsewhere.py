@@ -9,10 +9,9 @@ from msgspec.structs import replace
 from smtpproxy.access import Access
 from smtpproxy.policy.model import Action, Reason
 from smtpproxy.settings import Settings
-from smtpproxy.store import open_journals
+from smtpproxy.store import decisions_elsewhere
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.journals import IndexQuery
-from smtpproxy.store.relays import known_relay_id
 from smtpproxy.web.api.operation import Time
 
 
@@ -34,14 +33,8 @@ async def elsewhere(
     settings: Settings, access: Access, wanted: IndexQuery, limit: int
 ) -> Sequence[DecisionElsewhere]:
     """Return the newest of them that a token may see. Raises StoreUnavailable, OSError."""
-    index = open_journals(settings.store)
-    if index is None:
-        return ()
-    try:
-        own = known_relay_id(settings.server.state_dir) or ""
-        rows = await index.find(replace(wanted, brands=access.brands), limit, but=own)
-    finally:
-        index.close()
+    visible = replace(wanted, brands=access.brands)
+    rows = await decisions_elsewhere(settings, visible, limit) or ()
     return [
         DecisionElsewhere(
             *(one.id, written_time(one.at), one.stream, one.verdict, one.reason),

@@ -1,6 +1,7 @@
 """API operations that show, pause and resume streams, as `smtpproxy stream` does."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -141,29 +142,23 @@ RESUME = Operation(
 STREAM_OPERATIONS = (STREAMS, PAUSE, RESUME)
 
 
+@dataclass(frozen=True, slots=True)
 class Streams:
     """Answers STREAM_OPERATIONS, each by the method of its name."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        status: Callable[[], Awaitable[Sequence[StreamStatus]]],
-        writer: Callable[[], Store],
-        now: Callable[[], datetime],
-    ) -> None:
-        self._settings = settings
-        self._status = status
-        self._writer = writer
-        self._now = now
+    settings: Settings
+    status: Callable[[], Awaitable[Sequence[StreamStatus]]]
+    writer: Callable[[], Store]
+    now: Callable[[], datetime]
 
     async def list_streams(self, call: Call) -> StreamList:
-        found = await self._status()
+        found = await self.status()
         shown = [status_object(one) for one in found if call.access.sees_brand(one.brand)]
         return StreamList(msgspec.convert(msgspec.to_builtins(shown), tuple[StreamShown, ...]))
 
     async def pause_stream(self, call: Call) -> Paused:
         asked = read_body(call, PauseRequest, '{"stream": "…"}')
-        subject, now = self._subject(asked.stream, call.access), self._now()
+        subject, now = self._subject(asked.stream, call.access), self.now()
         try:
             until = None if asked.until is None else read_time(asked.until, last_moment=True)
         except ValueError as error:
@@ -171,22 +166,22 @@ class Streams:
         if until is not None and until <= now:
             raise Refused("body_wrong", "until: is in the past")
         event = StreamEvent(now, subject, "paused", PERSON, until=until, reason=asked.reason)
-        return Paused(subject, await self._writer().note_stream(event))
+        return Paused(subject, await self.writer().note_stream(event))
 
     async def resume_stream(self, call: Call) -> Resumed:
         asked = read_body(call, ResumeRequest, '{"stream": "…"}')
         subject = self._subject(asked.stream, call.access)
-        event = StreamEvent(self._now(), subject, "resumed", PERSON, reason=asked.reason)
-        counts = open_stream_counts(self._settings.store)
+        event = StreamEvent(self.now(), subject, "resumed", PERSON, reason=asked.reason)
+        counts = open_stream_counts(self.settings.store)
         try:
-            resumed = await self._writer().note_stream(event)
+            resumed = await self.writer().note_stream(event)
             return Resumed(subject, resumed, await counts.release_campaigns(asked.stream))
         finally:
             counts.close()
 
     def _subject(self, name: str, access: Access) -> str:
         """Return the subject. Raises Refused, for streams of other brands as for unknown ones."""
-        own = [s for s in self._settings.streams.values() if access.sees_brand(s.brand)]
+        own = [s for s in self.settings.streams.values() if access.sees_brand(s.brand)]
         try:
             return subject_of(own, name)
         except ValueError as error:

@@ -1,7 +1,7 @@
 """API operations that add, list, show and lift suppressions, as `smtpproxy suppress` does."""
 
-import dataclasses
 from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -223,33 +223,27 @@ LIFT = Operation(
 SUPPRESSION_OPERATIONS = (SUPPRESS, LIST, SHOW, LIFT)
 
 
+@dataclass(frozen=True, slots=True)
 class Suppressions:
     """Answers SUPPRESSION_OPERATIONS, each by the method of its name."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        store: Store,
-        writer: Callable[[], Store],
-        now: Callable[[], datetime],
-    ) -> None:
-        self._known = {"purpose": settings.purposes, "brand": settings.brand_names}
-        self._store = store
-        self._writer = writer
-        self._now = now
+    settings: Settings
+    store: Store
+    writer: Callable[[], Store]
+    now: Callable[[], datetime]
 
     async def suppress(self, call: Call) -> AddedSuppressions:
         like = '{"suppressions": [{"address": "…"}]}'
         asked = read_body(call, NewSuppressions, like)
         if len(asked.suppressions) > MOST_ENTRIES:
             raise Refused("too_large", f"at most {MOST_ENTRIES} suppressions in a request")
-        now = self._now()
+        now = self.now()
         entries = [
             self._entry(place, one, now, call.access, keep=asked.keep_notes)
             for place, one in enumerate(asked.suppressions)
         ]
         try:
-            before = await self._writer().suppress(entries)
+            before = await self.writer().suppress(entries)
         except ValueError as error:  # a key text of another key
             raise Refused("body_wrong", str(error)) from error
         return AddedSuppressions(
@@ -262,7 +256,7 @@ class Suppressions:
     async def list_suppressions(self, call: Call) -> SuppressionList:
         asked = read_query(call.request, ListQuery)
         try:
-            page = await self._store.suppression_page(
+            page = await self.store.suppression_page(
                 asked.after or None, asked.limit, await self._scopes(call.access)
             )
         except ValueError as error:
@@ -285,8 +279,8 @@ class Suppressions:
     async def show_suppressions(self, call: Call) -> KnownSuppressions:
         asked = read_body(call, AddressQuestion, '{"address": "…"}')
         address, sees = _name(asked.address), call.access.sees_scope
-        found = await self._store.suppressions(address)
-        lifted = await self._store.lifted_suppressions(address)
+        found = await self.store.suppressions(address)
+        lifted = await self.store.lifted_suppressions(address)
         return KnownSuppressions(
             tuple(bearing_suppression(one) for one in found if sees(one.scope)),
             tuple(
@@ -313,10 +307,10 @@ class Suppressions:
         if (asked.origin is None) is not asked.any_origin:
             raise Refused("body_wrong", "give one `origin`, or lift all with `any_origin`")
         _check_motive("reason", asked.reason, LIFT_MOTIVES[:4], keep=asked.keep_notes)
-        store = self._writer()
+        store = self.writer()
         lifted = await store.remove_suppression(
             address,
-            at=self._now(),
+            at=self.now(),
             reason=asked.reason,
             scope=asked.scope,
             origin=asked.origin,
@@ -332,7 +326,7 @@ class Suppressions:
         """Return the scopes that a token sees, None for all, so that `next` reveals no other."""
         if access.everything:
             return None
-        named = await self._store.named_scopes()
+        named = await self.store.named_scopes()
         return {"all", "marketing", *filter(access.sees_scope, named)}
 
     def _entry(
@@ -352,14 +346,15 @@ class Suppressions:
             )
         except ValueError as error:
             raise Refused("body_wrong", f"suppressions[{place}]: {error}") from error
-        entry = dataclasses.replace(entry, since=by_now(entry.since, now))
+        entry = replace(entry, since=by_now(entry.since, now))
         kind, colon, name = entry.scope.partition(":")
-        if colon and name not in self._known[kind] and access.everything:
+        known = self.settings.purposes if kind == "purpose" else self.settings.brand_names
+        if colon and name not in known and access.everything:
             return SuppressionEntry(
                 entry.address, "marketing", entry.origin, entry.since, entry.note, access.by
             )
         access.check_scope(entry.scope)
-        return dataclasses.replace(entry, by=access.by)
+        return replace(entry, by=access.by)
 
 
 def _result(before: datetime | None, since: datetime) -> Literal["added", "moved", "unchanged"]:
