@@ -91,7 +91,7 @@ def test_who_left_one_list_of_a_brands_account(stored: Stored) -> None:
     left = f"Email Address,UNSUB_TIME,UNSUB_REASON\n{ANNA},2026-01-01 00:00:00,NORMAL\n"
     done = stored.run("suppress", "import", stored.file("left.csv", left), "--brand", "shop")
     assert scopes(stored) == ["brand:shop"]
-    assert "count for all marketing of shop; say with --purpose" in done.stderr
+    assert "count for all marketing of shop; give the list's purpose" in done.stderr
 
 
 def test_nobody_is_asked_to_confirm_what_the_brand_does_not_send(stored: Stored) -> None:
@@ -127,7 +127,7 @@ def verdicts(stored: Stored) -> dict[str, str]:
 
 
 def test_what_a_file_says_to_nobody_allows_nothing(stored: Stored) -> None:
-    assert "1 line not saying to which brand" in imported(stored)
+    assert "1 line without a brand: they allow nothing" in imported(stored)
     assert verdicts(stored) == {NEWS: "brand_unproven", MILL_NEWS: "brand_unproven"}
 
 

@@ -138,9 +138,9 @@ def test_a_provider_s_consents_need_a_purpose(stored: Stored) -> None:
     text = f"{names}\nanna@people.example,A,B,2,{times},,,,,,,,2025-03-01 10:05:00,1,a,,\n"
     path = stored.file("subscribed.csv", text)
     command = ("contact", "import", path, "--brand", "shop", "--dry-run")
-    assert "--purpose NAME says it" in stored.run(*command).stderr
+    assert "--purpose NAME; without it" in stored.run(*command).stderr
     result = stored.run(*command, "--purpose", "offers")
-    assert "--purpose NAME says it" not in result.stderr
+    assert "--purpose NAME; without it" not in result.stderr
     wanting = "--set consent_method=… --set evidence.wording=… --set source=direct"
     assert f"1  {wanting}" in result.stdout
 

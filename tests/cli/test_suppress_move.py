@@ -34,13 +34,12 @@ def test_check_and_doctor_name_them(renamed: RelayProcess) -> None:
     _, out, _ = renamed.command("check", "--json")
     warned = [each for each in json.loads(out)["warnings"] if each.startswith("store: ")]
     assert warned == [
-        "store: brand:boutique: 1 suppression and 1 wish for less mail of a brand that no [[brand]]"
-        " is: suppressions stop the marketing of every brand, wishes have no effect; if it is"
-        ' called otherwise now: smtpproxy suppress move "brand:boutique" brand:NAME; else leave'
-        " them",
-        "store: purpose:news: 1 suppression of a purpose that no stream has: they stop nothing;"
+        "store: brand:boutique: 1 suppression and 1 wish for less mail for a brand that has no"
+        " [[brand]]: suppressions stop the marketing of every brand, wishes have no effect; if it"
+        ' was renamed: smtpproxy suppress move "brand:boutique" brand:NAME; otherwise leave them',
+        "store: purpose:news: 1 suppression for a purpose that no stream has: they stop nothing;"
         ' if it was renamed: smtpproxy suppress move "purpose:news" purpose:NAME;'
-        " else leave them",
+        " otherwise leave them",
     ]
     _, out, _ = renamed.command("doctor", "--only", "unsubscribe", "--json", "--timeout", "1")
     told = {one["subject"]: one["status"] for one in json.loads(out)["findings"]}

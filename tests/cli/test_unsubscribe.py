@@ -61,7 +61,7 @@ def test_two_machines_that_make_a_key_at_once_have_one_key_in_the_end(
         patch.setattr(link_keys, "add_link_key", both)
         code, _, err = invoke(config, "rekey", "--force")
     assert code == 1
-    assert "key 2 of links (bbbb0002) was made on another machine just now and counts" in err
+    assert "key 2 of links (bbbb0002) was just made on another machine, and is used" in err
     assert list(load_link_keys(state)) == [1]
     code, _, err = invoke(config, "rekey", "--force")
     assert (code, "key 2 of links (bbbb0002) is missing" in err) == (2, True)
