@@ -26,7 +26,7 @@ from smtpproxy.core.recording import (
     unreadable_reply,
 )
 from smtpproxy.core.services import Services, StreamChoice
-from smtpproxy.core.transaction import CHANGES_TOO_FAST, MAX_LOOKS, Transaction
+from smtpproxy.core.transaction import CHANGES_TOO_FAST, MAX_RECHECKS, Transaction
 from smtpproxy.events import Client, Relayed
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.headers import HeaderBlock
@@ -152,7 +152,7 @@ class MilterTransaction(NotifyingTransaction):
         headers = HeaderBlock(header)
         outcome = yield from self._decide(Message(headers, size, None, text))
         count = headers.count(self._services.stream_header)
-        for _ in range(MAX_LOOKS):
+        for _ in range(MAX_RECHECKS):
             done = yield from self._carry_out(outcome, headers, count)
             if not isinstance(done, Outcome):
                 return done
@@ -170,7 +170,7 @@ class MilterTransaction(NotifyingTransaction):
             return Advice(outcome.refusal)
         plain = plain_list_unsubscribe(outcome.decided, headers)
         if not outcome.mixed:
-            changed = yield from self._settle(outcome)
+            changed = yield from self._recheck_and_record(outcome)
             if changed is not None:
                 return changed
             yield from self._left_to_the_mta(self.recipients)
@@ -178,7 +178,7 @@ class MilterTransaction(NotifyingTransaction):
         # The sender is told first: once the MTA mails the others, it may be too late.
         changed = yield from self._notify_refused(outcome, headers.raw)
         if changed is None:
-            changed = yield from self._look_again(outcome)
+            changed = yield from self._recheck(outcome)
         if changed is not None:
             return changed
         yield from self._left_to_the_mta(self.recipients - len(outcome.refused))
@@ -235,7 +235,7 @@ class DelegatedTransaction(Transaction):
         """
         self._resume()
         try:
-            return (yield from self._look_at_all())
+            return (yield from self._recheck_all())
         except (StoreUnavailable, AuditUnavailable) as error:
             return self._failed(error, recipients=self.permitted, messages=1)
         finally:
@@ -260,7 +260,7 @@ class DelegatedTransaction(Transaction):
             if self._choice.certain or (self._enforced and not allowed):
                 yield from self._record_judged([(asked, verdict)])
                 if allowed and self._enforced and self._services.record_waits:
-                    verdict = yield from self._meanwhile(asked, verdict)
+                    verdict = yield from self._recheck_after_wait(asked, verdict)
                     allowed = verdict.action is Action.ALLOW
         except (StoreUnavailable, AuditUnavailable) as error:
             return self._failed(error, recipients=1)
@@ -298,7 +298,7 @@ class DelegatedTransaction(Transaction):
                 yield from self._not_mailed([address])
         return verdict
 
-    def _meanwhile(self, asked: Recipient, before: Verdict) -> Steps[Verdict]:
+    def _recheck_after_wait(self, asked: Recipient, before: Verdict) -> Steps[Verdict]:
         """The verdict after the wait for the disk, since this may be the last question."""
         yield from self._refresh([asked.canonical])
         now = self._services.now()
@@ -307,7 +307,7 @@ class DelegatedTransaction(Transaction):
             yield from self._record_judged([(asked, verdict)], None, [before.basis or ""])
         return verdict
 
-    def _look_at_all(self) -> Steps[Reply | None]:
+    def _recheck_all(self) -> Steps[Reply | None]:
         if not self._enforced:
             return None
         addresses = [recipient.canonical for recipient in self.recipients_accepted]

@@ -125,13 +125,13 @@ class CopyingTransaction(NotifyingTransaction):
         if outcome.mixed and self._mixed != "each":
             changed = yield from self._notify_refused(outcome, header)
         else:
-            changed = yield from self._settle(outcome)
+            changed = yield from self._recheck_and_record(outcome)
         if changed is not None:
             return changed
         once = {r.path: r for r in recipients}  # one copy even if named twice
         delivery = PerRecipientDelivery(
             self._services,
-            mail_parameters=partial(self._mail_to, outcome.stream),
+            mail_parameters=partial(self._mail_parameters_for, outcome.stream),
             make_copy=make_copy,
             answer_instead=partial(self._answered_meanwhile, outcome),
             note_mailed=self._note_copied,
@@ -146,7 +146,7 @@ class CopyingTransaction(NotifyingTransaction):
         """Whether each copy gets its own reverse path, so that bounces come back to us."""
         return stream.verp and self.reverse_path != "" and not self._one_message
 
-    def _mail_to(self, stream: Stream, recipient: Recipient) -> MailParameters:
+    def _mail_parameters_for(self, stream: Stream, recipient: Recipient) -> MailParameters:
         """The parameters of MAIL for this recipient alone. Raises StoreUnavailable."""
         if not self._returns(stream):
             return self._mail

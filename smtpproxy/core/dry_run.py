@@ -204,13 +204,13 @@ class _AcceptingUpstream:
         self.accepted: list[Rcpt] = []
         self.in_doubt = False
         self.notifies = True
-        self.takes_all = True
+        self.offers_all = True
         self.is_open = True
 
-    def leave_to_client(self, given_back: Callable[[], None]) -> None:
+    def begin_client_turn(self, on_hold_expired: Callable[[], None]) -> None:
         pass
 
-    def end_turn(self) -> None:
+    def end_client_turn(self) -> None:
         pass
 
     def refusal_of(self, needs: frozenset[str]) -> Reply | None:

@@ -55,13 +55,13 @@ class Upstream(Protocol):
         """Whether the upstream still has the transaction."""
 
     @property
-    def takes_all(self) -> bool:
+    def offers_all(self) -> bool:
         """Whether the upstream offers every extension that the client's MAIL asked for."""
 
-    def leave_to_client(self, given_back: Callable[[], None]) -> None:
+    def begin_client_turn(self, on_hold_expired: Callable[[], None]) -> None:
         """Begin the client's turn: if it takes long, others may have the connection."""
 
-    def end_turn(self) -> None:
+    def end_client_turn(self) -> None:
         """End the client's turn."""
 
     def refusal_of(self, needs: frozenset[str]) -> Reply | None:

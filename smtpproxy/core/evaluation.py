@@ -53,7 +53,7 @@ class Evaluation:
         self._choice = choice
         self._read_at: dict[str, object] = {}  # the state of the store that the facts are from
         self._at_rcpt: dict[str, Verdict] = {}
-        self._news: set[str] = set()  # something was learned since the last verdict
+        self._changed: set[str] = set()  # something was learned since the last verdict
 
     def lookups(self, addresses: Sequence[str], *, provisional: bool) -> Lookups:
         """What has to be read about these recipients, whichever stream it will be."""
@@ -76,14 +76,14 @@ class Evaluation:
                 )
             self.facts[address] = known
             self._read_at[address] = version
-            self._news.add(address)
+            self._changed.add(address)
             if known.contact is not None and known.contact.preferences:
                 self.limited.add(address)
 
     def learn_domains(self, null_mx: Mapping[str, bool]) -> None:
         for address, known in null_mx.items():
             self.facts[address] = replace(self.facts[address], null_mx=known)
-            self._news.add(address)
+            self._changed.add(address)
 
     def learn_mailings(self, mailed: Mapping[str, Mailed]) -> None:
         for address, known in mailed.items():
@@ -91,7 +91,7 @@ class Evaluation:
             self.facts[address] = replace(
                 facts, mailings=known.mailings, first_mailed_at=known.first_at
             )
-            self._news.add(address)
+            self._changed.add(address)
 
     def learn_mailed(self, facts: Facts) -> None:
         self.learn_mailings({a: Mailed(f.mailings, f.first_mailed_at) for a, f in facts.items()})
@@ -105,7 +105,7 @@ class Evaluation:
 
         Always false for a stream that looks at the age of snapshots, because time passes.
         """
-        return not stream.asks_for_snapshots and self._news.isdisjoint(addresses)
+        return not stream.asks_for_snapshots and self._changed.isdisjoint(addresses)
 
     def judge_at_rcpt(self, addresses: Sequence[str], now: datetime) -> Sequence[Verdict]:
         """Judge as far as RCPT allows; nobody is refused if the candidates' rulebooks differ."""
@@ -114,7 +114,7 @@ class Evaluation:
         if choice.certain:
             verdicts = judge_recipients(choice.default, addresses, self.facts, rulebook, now, None)
             self._at_rcpt.update(zip(addresses, verdicts, strict=True))
-            self._news.difference_update(addresses)
+            self._changed.difference_update(addresses)
             return verdicts
         if not choice.one_rulebook:
             return [_NOT_REFUSED] * len(addresses)
@@ -156,7 +156,7 @@ class Evaluation:
         now: datetime,
     ) -> tuple[Verdict, ...]:
         """Judge by what is known now; a recipient whose facts could not be read is UNDECIDED."""
-        self._news.difference_update(addresses)
+        self._changed.difference_update(addresses)
         known = tuple([address for address in addresses if address in self.facts])
         rulebook = self._services.rulebooks[stream.rulebook]
         verdicts = judge_recipients(stream, known, self.facts, rulebook, now, features)

@@ -304,7 +304,7 @@ class NotifyingTransaction(Transaction):
         """
         if not (yield from self._notices.permitted()):
             return self._refused_whole(outcome)
-        changed = yield from self._settle(outcome)
+        changed = yield from self._recheck_and_record(outcome)
         if changed is not None:
             return changed
         refusals = outcome.refusals

@@ -19,7 +19,7 @@ from smtpproxy.core.effects import (
 from smtpproxy.core.notices import NoticeRefused, wants_no_notice
 from smtpproxy.core.recording import Mixed, Outcome, Recipient
 from smtpproxy.core.services import Services, StreamChoice
-from smtpproxy.core.transaction import CHANGES_TOO_FAST, MAX_LOOKS
+from smtpproxy.core.transaction import CHANGES_TOO_FAST, MAX_RECHECKS
 from smtpproxy.events import Client, Limited
 from smtpproxy.mail.eight_bit import EXTENSIONS, needed_extensions
 from smtpproxy.mail.headers import HeaderBlock
@@ -73,7 +73,7 @@ class RelayTransaction(CopyingTransaction):
         """Judge recipients and offer the permitted ones to the upstream; return one reply each."""
         self._resume()
         permitted, replies = yield from self._judge_rcpts(asked, early=True)
-        answered = (yield from self._put_upstream(permitted)) if permitted else []
+        answered = (yield from self._offer_upstream(permitted)) if permitted else []
         self._pause()
         if len(answered) == len(replies):
             return answered
@@ -111,23 +111,25 @@ class RelayTransaction(CopyingTransaction):
         """Give up; nothing has been mailed."""
         self._upstream.abort()
 
-    def _put_upstream(self, permitted: Sequence[Recipient]) -> Steps[list[Reply]]:
+    def _offer_upstream(self, permitted: Sequence[Recipient]) -> Steps[list[Reply]]:
         try:
             if self._may_return:
                 self._may_return = False
                 if len(permitted) == 1:
-                    self._open_upstream(self._mail_to(self._choice.default, permitted[0]))
+                    self._open_upstream(
+                        self._mail_parameters_for(self._choice.default, permitted[0])
+                    )
             ask = AskUpstream(self._upstream, [recipient.rcpt for recipient in permitted])
             answers: list[Reply] = yield ask
         except (UpstreamError, StoreUnavailable) as error:
             answers = [self._failed(error)] * len(permitted)
-        self._upstream.leave_to_client(self._given_back)
+        self._upstream.begin_client_turn(self._note_hold_expired)
         for recipient, answer in zip(permitted, answers, strict=True):
             if answer.code < 300:
                 self.recipients_accepted.append(recipient)
         return answers
 
-    def _given_back(self) -> None:
+    def _note_hold_expired(self) -> None:
         self._services.emit(Limited(self.client.listener, self.client.peer, "upstream_hold"))
 
     def _judge_and_relay(self, content: Content) -> Steps[list[Reply]]:
@@ -142,8 +144,8 @@ class RelayTransaction(CopyingTransaction):
         if self._makes_copies and self._mixed != "each":
             yield from self._leave_out_done()
         outcome = yield from self._decide(Message(headers, content.size, content.body))
-        self._upstream.end_turn()
-        for _ in range(MAX_LOOKS):
+        self._upstream.end_client_turn()
+        for _ in range(MAX_RECHECKS):
             done = yield from self._carry_out(outcome, headers, content)
             if not isinstance(done, Outcome):
                 return done
@@ -203,7 +205,7 @@ class RelayTransaction(CopyingTransaction):
         self, outcome: Outcome, unfit: Reply, header: bytes
     ) -> Steps[list[Reply] | Outcome]:
         self.abort()
-        changed = yield from self._settle(outcome)
+        changed = yield from self._recheck_and_record(outcome)
         if changed is not None:
             return changed
         yield from self._not_mailed()
@@ -217,7 +219,7 @@ class RelayTransaction(CopyingTransaction):
 
     def _unfit(self, content: Content) -> Reply | None:
         """The refusal of content that needs an extension that the upstream lacks, or None."""
-        if self._upstream.takes_all:
+        if self._upstream.offers_all:
             # What the content needs is not looked up, so another connection must offer all that
             # MAIL asked for.
             self._mail = replace(self._mail, needs=EXTENSIONS)
@@ -248,7 +250,7 @@ class RelayTransaction(CopyingTransaction):
         recipients, mail = self._permitted(outcome), self._mail
         rcpts = [recipient.rcpt for recipient in recipients]
         if outcome.stream.verp:  # so there is one recipient
-            mail = self._mail_to(outcome.stream, recipients[0])
+            mail = self._mail_parameters_for(outcome.stream, recipients[0])
         upstream = self._upstream
         if (
             upstream.is_open
@@ -276,7 +278,7 @@ class RelayTransaction(CopyingTransaction):
             reply = yield BeginData(upstream)
         except UpstreamError as error:
             failure = error  # raised once the decision is on record
-        changed = yield from self._settle(outcome)
+        changed = yield from self._recheck_and_record(outcome)
         if changed is not None:
             self.abort()
             return changed
@@ -331,7 +333,7 @@ class RelayTransaction(CopyingTransaction):
             return fields
         own = {}
         for recipient in self._permitted(outcome):
-            path = self._mail_to(stream, recipient).reverse_path
+            path = self._mail_parameters_for(stream, recipient).reverse_path
             own[recipient] = fields.get(recipient, b"") + identifying_fields(headers, stream, path)
         return own
 

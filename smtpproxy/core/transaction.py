@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 _ALLOW, _OBSERVE = Action.ALLOW, Mode.OBSERVE
 
-MAX_LOOKS = 5
+MAX_RECHECKS = 5
 """How often a message may be judged again because the store keeps changing."""
 CHANGES_TOO_FAST = "the store changes faster than a message can be judged"
 
@@ -242,7 +242,7 @@ class Transaction(CountedTransaction):
 
     # how fresh a verdict is
 
-    def _look_again(self, outcome: Outcome) -> Steps[Outcome | None]:
+    def _recheck(self, outcome: Outcome) -> Steps[Outcome | None]:
         """Return the outcome by the store as it is now, or None if the old one still holds.
 
         Looking again can only refuse, never permit. Raises StoreUnavailable, unless the message is
@@ -274,17 +274,17 @@ class Transaction(CountedTransaction):
             message = judge_message(stream, self._features)
         return self._outcome(replace(decision, recipients=verdicts, message=message))
 
-    def _settle(self, outcome: Outcome) -> Steps[Outcome | None]:
+    def _recheck_and_record(self, outcome: Outcome) -> Steps[Outcome | None]:
         """Look again, and record the outcome if it still holds; otherwise return the new one.
 
         None: it is on record, and nothing that was committed to the store before that forbids it.
         Raises StoreUnavailable, AuditUnavailable.
         """
-        changed = yield from self._look_again(outcome)
+        changed = yield from self._recheck(outcome)
         if changed is None:
             yield from self._record_passing(outcome.decided)
             if self._services.record_waits:
-                changed = yield from self._look_again(outcome)
+                changed = yield from self._recheck(outcome)
         if changed is not None and self._counted:
             yield from self._release_refused(changed)
         return changed

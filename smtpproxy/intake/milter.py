@@ -95,15 +95,15 @@ class MilterSession(Session):
     def _in_message(self) -> bool:
         return self._message is not None
 
-    def _say_fault(self) -> None:
+    def _send_internal_failure(self) -> None:
         if self._due:
             self._answer(_TROUBLE)
 
     def cut(self) -> None:
-        self._say_fault()
+        self._send_internal_failure()
         super().cut()
 
-    def _all_taken(self, taken: int) -> None:
+    def _set_deadline(self, taken: int) -> None:
         """Set the MTA's deadline.
 
         An MTA is silent for as long as its own client is, but once a packet has begun it must be
@@ -324,7 +324,7 @@ class MilterSession(Session):
     def _give_up(self) -> None:
         self._forget_message()
 
-    takes: ClassVar[Mapping[type, Callable[[Any, Any], None] | None]] = {
+    handlers: ClassVar[Mapping[type, Callable[[Any, Any], None] | None]] = {
         Negotiation: _and_answered(_nothing),
         Connect: _and_answered(_connected),
         Helo: _and_answered(_hello),

@@ -77,12 +77,12 @@ class PolicySession(Session):
     def _in_message(self) -> bool:
         return False  # nothing is lost with a connection between requests
 
-    def _say_fault(self) -> None:
+    def _send_internal_failure(self) -> None:
         if self._due:
             self._answer(str(TEMPORARY_FAILURE))
 
     def cut(self) -> None:
-        self._say_fault()
+        self._send_internal_failure()
         super().cut()
 
     def _request(self, request: PolicyRequest) -> None:
@@ -94,7 +94,7 @@ class PolicySession(Session):
         refusal = answer.result()
         self._answer(DUNNO if refusal is None else str(refusal))
 
-    def _all_taken(self, taken: int) -> None:
+    def _set_deadline(self, taken: int) -> None:
         """Set the MTA's deadline: long between requests, short within one."""
         within = bool(self._engine.buffered) or bool(self._stops & UNREAD)
         if not (within and self._within):  # a request that trickles in gets no extension
@@ -219,7 +219,7 @@ class PolicySession(Session):
     def _give_up(self) -> None:
         self._forget()
 
-    takes: ClassVar[Mapping[type, Callable[[Any, Any], None] | None]] = {
+    handlers: ClassVar[Mapping[type, Callable[[Any, Any], None] | None]] = {
         PolicyRequest: _request,
         type(None): None,
     }

@@ -71,10 +71,10 @@ class Session(asyncio.Protocol, ABC):
     __slots__ = (
         *("_answers", "_began", "_cause", "_deadline", "_ended", "_engine", "_eof", "_listener"),
         *("_now", "_peer", "_reading", "_securing", "_settings", "_stops", "_take_answer"),
-        *("_taking", "_transport"),
+        *("_handling", "_transport"),
     )
 
-    takes: ClassVar[Mapping[type, Callable[[Any, Any], None] | None]]
+    handlers: ClassVar[Mapping[type, Callable[[Any, Any], None] | None]]
     """The handler of each type of event; None for the signals that there is none now."""
     breaches: ClassVar[tuple[type[Exception], ...]] = ()
     """What the engine raises if the other side breaks the protocol beyond repair."""
@@ -93,7 +93,7 @@ class Session(asyncio.Protocol, ABC):
         self._cause = ""
         self._stops = 0  # bits: events are handled while none is set
         self._answers = 0  # answers that were ready, in this turn of the loop
-        self._taking = False  # `_go_on` is running, further down the stack
+        self._handling = False  # `_handle_events` is running, further down the stack
         self._ended = False
         self._eof = False  # the client sends no more but may still read
         self._securing = False  # the transport is changing to TLS
@@ -103,7 +103,7 @@ class Session(asyncio.Protocol, ABC):
     # what the protocols define
 
     @abstractmethod
-    def _all_taken(self, taken: int) -> None:
+    def _set_deadline(self, taken: int) -> None:
         """Set the client's deadline, after so many events."""
 
     @abstractmethod
@@ -114,10 +114,10 @@ class Session(asyncio.Protocol, ABC):
         """Seconds that the client has for QUIT or its first message while we drain."""
         return 0.0
 
-    def _say_shutdown(self) -> None:
+    def _send_shutdown(self) -> None:
         """Say that the relay is shutting down."""
 
-    def _say_fault(self) -> None:
+    def _send_internal_failure(self) -> None:
         """Say that an internal failure ends the session."""
 
     def _refused(self, refusal: Refusal) -> None:
@@ -150,7 +150,7 @@ class Session(asyncio.Protocol, ABC):
         except Exception as error:  # an uncounted session must not continue
             self._cause, self._stops, self._ended = "error", ENDING, True
             self._report(error)
-            self._say_fault()
+            self._send_internal_failure()
             self._transport.close()
             return
         if refusal is not None:
@@ -168,12 +168,12 @@ class Session(asyncio.Protocol, ABC):
         except (Exception, asyncio.CancelledError) as error:
             self._fault(error)
         if self._stops != BUSY:  # the greeting may have to wait
-            self._go_on()
+            self._handle_events()
 
     def data_received(self, data: bytes) -> None:
         if not self._stops & ENDING:
             self._engine.receive_data(data)
-            self._go_on()
+            self._handle_events()
 
     def pause_writing(self) -> None:
         self._stops |= UNREAD
@@ -181,7 +181,7 @@ class Session(asyncio.Protocol, ABC):
 
     def resume_writing(self) -> None:
         self._stops &= ~UNREAD
-        self._go_on()
+        self._handle_events()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._ended:
@@ -200,41 +200,41 @@ class Session(asyncio.Protocol, ABC):
             self._shut_down()
 
     def _shut_down(self) -> None:
-        self._say_shutdown()
+        self._send_shutdown()
         self._end("shutdown")
 
     def cut(self) -> None:
         """End now, even if a message is open: the time for draining is over."""
         if not self._ended:
-            self._say_shutdown()
+            self._send_shutdown()
         self._end("shutdown")
         self._transport.close()
 
     # one event after the other
 
-    def _go_on(self) -> None:
+    def _handle_events(self) -> None:
         """Handle events until one has to wait for its answer.
 
         Answers that are ready are handled in this loop, however many call back into it.
         """
-        if self._taking or self._stops & BUSY:
+        if self._handling or self._stops & BUSY:
             self._adjust_reading()
             return
-        self._taking = True
+        self._handling = True
         self._answers = taken = 0
         engine = self._engine
         try:
             while not self._stops and not engine.idle:
                 event = engine.next_event()
-                take = self.takes[type(event)]
-                if take is None:
+                handler = self.handlers[type(event)]
+                if handler is None:
                     break
-                take(self, event)
+                handler(self, event)
                 taken += 1
                 if taken == AT_ONCE:
                     self._pause()
             if not self._stops & _CLIENT_NOT_AWAITED:
-                self._all_taken(taken)
+                self._set_deadline(taken)
                 if self._listener.draining:
                     self.drain()
                 if self._eof and not self._stops:
@@ -245,12 +245,12 @@ class Session(asyncio.Protocol, ABC):
         except Exception as error:
             self._fault(error)
         finally:
-            self._taking = False
+            self._handling = False
         if self._stops > BUSY or not self._reading:
             self._stopped()
 
     def _stopped(self) -> None:
-        """End the session, or stop or start reading; while BUSY, `_go_on` does that later."""
+        """End the session, or stop or start reading; if BUSY, `_handle_events` does it later."""
         if not self._stops & ENDING:
             self._adjust_reading()
         elif not self._stops & BUSY:
@@ -269,9 +269,9 @@ class Session(asyncio.Protocol, ABC):
             self._take_answer(answer)
         except (Exception, asyncio.CancelledError) as error:
             self._fault(error)
-        if not self._taking:
-            self._go_on()
-        else:  # it was ready: `_go_on` itself continues
+        if not self._handling:
+            self._handle_events()
+        else:  # it was ready: `_handle_events` itself continues
             self._answers += 1
             if self._answers == _ANSWERS:
                 self._pause()
@@ -281,7 +281,7 @@ class Session(asyncio.Protocol, ABC):
         caller."""
         if isinstance(error, Exception):
             self._report(error)
-            self._say_fault()
+            self._send_internal_failure()
         self._end("error")  # CancelledError: the process ends
 
     def _report(self, error: Exception) -> None:
@@ -298,7 +298,7 @@ class Session(asyncio.Protocol, ABC):
 
     def _resume(self) -> None:
         self._stops &= ~PAUSING
-        self._go_on()
+        self._handle_events()
 
     # for the sessions
 
@@ -332,7 +332,7 @@ class Session(asyncio.Protocol, ABC):
         """End the connection, once no answer is awaited."""
         self._cause = self._cause or cause
         self._stops |= ENDING
-        if not (self._stops & BUSY or self._taking):
+        if not (self._stops & BUSY or self._handling):
             self._finish()
 
     def _finish(self) -> None:

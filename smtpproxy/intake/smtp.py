@@ -107,11 +107,11 @@ class SmtpSession(Session):
             self._write(self._listener.terms.greeting)
         else:
             self._broken(early)
-        self._go_on()
+        self._handle_events()
 
     def eof_received(self) -> bool:
         self._eof = True
-        self._go_on()
+        self._handle_events()
         return not self._client.secure  # earlier input is still answered; TLS cannot do that
 
     # the session
@@ -122,10 +122,10 @@ class SmtpSession(Session):
     def _drain_timeout(self) -> float:
         return _LAST_WORD if self._served else FIRST_WITHIN
 
-    def _say_shutdown(self) -> None:
+    def _send_shutdown(self) -> None:
         self._write(replies.SHUTDOWN.encode())
 
-    def _say_fault(self) -> None:
+    def _send_internal_failure(self) -> None:
         self._write(replies.INTERNAL.encode())
 
     def cut(self) -> None:
@@ -133,7 +133,7 @@ class SmtpSession(Session):
             self._transport.abort()
         super().cut()
 
-    def _all_taken(self, taken: int) -> None:
+    def _set_deadline(self, taken: int) -> None:
         """Set the deadline from the last complete command, whatever trickles in."""
         if self._content is None and (taken or self._deadline.at == NEVER):
             self._deadline.at = self._now() + self._settings.command_timeout
@@ -358,7 +358,7 @@ class SmtpSession(Session):
     def _give_up(self) -> None:
         self._abort()
 
-    takes: ClassVar[Mapping[type, Callable[[Any, Any], None] | None]] = {
+    handlers: ClassVar[Mapping[type, Callable[[Any, Any], None] | None]] = {
         Mail: _mail_from,
         Rcpt: _recipients,
         Data: _data,

@@ -122,10 +122,10 @@ class UpstreamTransaction(Struct, eq=False):
             self._begin_on(connection, offer)
         return offer
 
-    def leave_to_client(self, given_back: Callable[[], None]) -> None:
+    def begin_client_turn(self, on_hold_expired: Callable[[], None]) -> None:
         """Begin the client's turn: after `hold_timeout` others may have the connection.
 
-        Then `given_back` is called, and when the client continues, the accepted recipients are
+        Then `on_hold_expired` is called, and when the client continues, the accepted recipients are
         offered to the upstream again.
         """
         connection = self._connection
@@ -134,11 +134,11 @@ class UpstreamTransaction(Struct, eq=False):
 
         def give_back() -> None:
             self.abort()
-            given_back()
+            on_hold_expired()
 
         connection.hold(self._pool.settings.hold_timeout, give_back)
 
-    def end_turn(self) -> None:
+    def end_client_turn(self) -> None:
         """End the client's turn: an open transaction stays open, others begin again later."""
         if self._connection is not None:
             self._connection.end_hold()
@@ -149,7 +149,7 @@ class UpstreamTransaction(Struct, eq=False):
         return self._connection is not None
 
     @property
-    def takes_all(self) -> bool:
+    def offers_all(self) -> bool:
         """Whether the upstream offers every extension that the client's MAIL asked for."""
         mail = self._mail
         if mail.utf8:

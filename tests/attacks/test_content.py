@@ -279,10 +279,10 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def _count(monkeypatch: pytest.MonkeyPatch, counts: list[int], kind: Any, engine: Any) -> None:
-    go_on, next_event = kind._go_on, engine.next_event
+    go_on, next_event = kind._handle_events, engine.next_event
 
     def turn(self: Any) -> None:
-        if not self._taking:
+        if not self._handling:
             counts.append(0)
         go_on(self)
 
@@ -290,7 +290,7 @@ def _count(monkeypatch: pytest.MonkeyPatch, counts: list[int], kind: Any, engine
         counts[-1] += 1
         return next_event(self)
 
-    monkeypatch.setattr(kind, "_go_on", turn)
+    monkeypatch.setattr(kind, "_handle_events", turn)
     monkeypatch.setattr(engine, "next_event", event)
 
 
@@ -358,10 +358,10 @@ def test_a_large_text_is_read_in_a_thread(
 
     def read(*arguments: Any) -> VisibleText:
         readers.append(threading.get_ident())
-        return read_shown(*arguments)
+        return read_visible(*arguments)
 
-    read_shown = content_checks._shown
-    monkeypatch.setattr(content_checks, "_shown", read)
+    read_visible = content_checks._visible_text
+    monkeypatch.setattr(content_checks, "_visible_text", read)
     intake = listen({"stream": [{**stream, "body_optout": True} for stream in STREAMS[:1]]})
     loop = intake.call(_thread()).result(10)
     body = "Unsubscribe: https://unsubscribe.shop.example/x\r\n" + "x\r\n" * (octets // 3)

@@ -381,14 +381,14 @@ async def test_a_connection_lost_in_the_clients_turn_is_given_back_in_time(
     async with serving(handle) as port, pooled(port, hold_timeout=0.2) as pool:
         silent = UpstreamTransaction(pool, MailParameters(SENDER))
         await silent.recipients([Rcpt(JEANNE)])
-        silent.leave_to_client(over.set)
+        silent.begin_client_turn(over.set)
         await asyncio.wait_for(over.wait(), 5)
         assert not silent.is_open
         assert pool.busy == 0
 
         ended = UpstreamTransaction(pool, MailParameters(SENDER))
         await ended.recipients([Rcpt(JEANNE)])
-        ended.leave_to_client(too_late.set)
+        ended.begin_client_turn(too_late.set)
         await asyncio.sleep(0.1)
         ended.abort()
         await asyncio.sleep(0.3)

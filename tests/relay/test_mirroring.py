@@ -216,7 +216,7 @@ async def test_before_the_content_is_there_only_addresses_are_refused(
             replies = [str(reply) for reply in await transaction.recipients(named)]
             assert replies[0].startswith("550 5.6.7" if keyword == "SMTPUTF8" else "250")
             assert replies[1].startswith("250")
-            assert transaction.takes_all == (not keyword)
+            assert transaction.offers_all == (not keyword)
             told = [transaction.refusal_of(needs) for needs in (NEEDS_8BIT, NEEDS_UTF8)]
             assert tuple(reply and str(reply) for reply in told) == refusals
             assert transaction.refusal_of(frozenset()) is None
