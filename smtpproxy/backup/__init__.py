@@ -1,1 +1,1 @@
-"""Backup and restore of what the relay knows (docs/operations.md, docs/adr/0033-backup.md)."""
+"""Backup and restore of a relay's data (docs/operations.md, docs/adr/0033-backup.md)."""

@@ -1,4 +1,4 @@
-"""Where the journals end: what anchors know of that a copy of them lacks."""
+"""Checking where the journals end: anchors show what a copy of them lacks."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from smtpproxy.store.change_journal import FOLDER, Journal, JournalGap, Line, Po
 from smtpproxy.store.key_files import give_to_owner_of
 
 _COPIED = "changes.copied"
-"""Beside a journal of changes that is a copy: nobody knows whether it ends where the first did."""
+"""Marks a journal of changes as a copy, which may end before the original did."""
 
 
 @dataclass(frozen=True, slots=True)
 class Journals:
-    """`changes` is the folder to replay from, `others` where else anchors and decisions are.
+    """`changes` is the folder to replay from, `others` are further ones with anchors and decisions.
 
-    A copy may end before the journal that it was made of. `left` files of decisions stay in it.
+    A copy may end before its original. `left` files of decisions were not copied.
     """
 
     changes: Path
@@ -36,13 +36,13 @@ class Journals:
 
 
 def own_journals(settings: Settings) -> Journals:
-    """Return those in state_dir, where no others are given."""
+    """Return the journals in state_dir, for when no others are given."""
     own = settings.server.state_dir / FOLDER
     return Journals(own, is_copy=(own / _COPIED).exists())
 
 
 def mark_as_copy(own: Path) -> None:
-    """Note, on the disk, that the journal there is about to become a copy. Raises OSError."""
+    """Mark, durably, that the journal there is about to become a copy. Raises OSError."""
     mark = own / _COPIED
     mark.touch(0o600)
     give_to_owner_of(own, mark)
@@ -50,22 +50,22 @@ def mark_as_copy(own: Path) -> None:
 
 
 def trust(own: Path) -> None:
-    """Whatever came of the copy, what is written from now on is the journal. Raises OSError."""
+    """Remove the mark: from now on it is the relay's own journal. Raises OSError."""
     (own / _COPIED).unlink(missing_ok=True)
 
 
-def what_is_short(
+def missing_changes(
     journals: Journals, begin: Position, lines: Sequence[Line], kept: Iterable[Head], *, whole: bool
 ) -> Iterator[str]:
-    """Yield what the anchors, and those `kept` elsewhere, know of and the journal lacks.
+    """Yield the changes that the journal lacks, by its anchors and those `kept` elsewhere.
 
-    `lines` follow `begin`; unless `whole` they are what could be read.
+    `lines` follow `begin`; unless `whole` they are only those that could be read.
     """
     journal = Journal(journals.changes)
     try:
         end, _ = journal.end()
     except JournalGap:
-        return  # that is said already
+        return  # already reported
     found = {line.n - 1: line.after for line in lines} | {end.n: end.hash}
     known = [*kept, *(head for folder in journals.folders for head in _anchored(folder))]
     known = [head for head in known if head.n > begin.n]
@@ -73,20 +73,20 @@ def what_is_short(
     if last > end.n:
         many = f"changes {end.n + 1} to {last} are" if last > end.n + 1 else f"change {last} is"
         yield (
-            f"{many} missing: an anchor knows of them, and {journals.changes} ends before them;"
+            f"{many} missing: an anchor has them, but {journals.changes} ends before them;"
             " it is an older copy"
         )
     for head in known:
         if whole and head.n in found and found[head.n] != head.hash:
             yield (
-                f"change {head.n} is another than when an anchor was taken: {journals.changes} is"
-                " the journal of another relay, or was rewritten"
+                f"change {head.n} differs from that in an anchor: {journals.changes} is the"
+                " journal of another relay, or was rewritten"
             )
             return
 
 
-def decisions_that_are_short(folder: Path, at_backup: Mapping[str, After]) -> Iterator[str]:
-    """Yield which decisions since the backup an anchor knows of, and the folder lacks."""
+def missing_decisions(folder: Path, at_backup: Mapping[str, After]) -> Iterator[str]:
+    """Yield the decisions since the backup that the folder lacks, by its newest anchor."""
     last = anchors.newest(folder)
     if last is None:
         return
@@ -97,13 +97,13 @@ def decisions_that_are_short(folder: Path, at_backup: Mapping[str, After]) -> It
         n = 0 if found is None else found.head.n
         if head.n > max(before, n):
             yield (
-                f"{folder}: decisions of worker {slot} end with row {n}, and anchor {last.n} knows"
-                f" of row {head.n}: who was mailed after that is not counted"
+                f"{folder}: decisions of worker {slot} end with row {n}, but anchor {last.n} has"
+                f" row {head.n}: mail after row {n} is not counted"
             )
 
 
 def _anchored(folder: Path) -> Iterator[Head]:
-    """Yield the ends of the journal of changes that the anchors of a folder tell of."""
+    """Yield the ends of the journal of changes in the anchors of a folder."""
     path = folder / ANCHORS
     if not path.exists():
         return
@@ -114,6 +114,6 @@ def _anchored(folder: Path) -> Iterator[Head]:
             try:
                 row = anchors.read_anchor(raw).row
             except NotALine:
-                continue  # `audit verify` tells of it
+                continue  # `audit verify` reports it
             if isinstance(row, AnchorRow) and row.changes is not None:
                 yield row.changes

@@ -1,4 +1,4 @@
-"""Who was mailed after a backup, counted again from the audit log: caps, and who was asked once."""
+"""Counting the mail after a backup again, from the audit log, for caps and one-time questions."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import timedelta
@@ -12,7 +12,7 @@ from smtpproxy.sinks.audit.reader import Record, read
 from smtpproxy.store import store_path
 from smtpproxy.store.sqlite.counters import Counted, SqliteMailings
 
-_SLACK = timedelta(minutes=5)  # what is counted twice counts once
+_SLACK = timedelta(minutes=5)  # harmless: a message is never counted twice
 _AT_ONCE = 2_000
 _REFUSED = 400
 
@@ -23,9 +23,10 @@ async def count_again(
     waiting: Pending,
     erased: Callable[[Collection[str]], Collection[str]],
 ) -> int:
-    """Count what went to people since the backup, whom `erased` does not name; return to how many.
+    """Count the messages to people since the backup; return how many.
 
-    Whose message has no answer on record counts, too. Raises StoreUnavailable, OSError.
+    `erased` returns which addresses to leave out. A message without a recorded answer counts, too.
+    Raises StoreUnavailable, OSError.
     """
     log = SqliteMailings(store_path(settings.store), settings.store.timeout)
     done = 0
@@ -41,7 +42,7 @@ async def count_again(
 
 
 def _mailed(settings: Settings, record: Record) -> Iterator[Counted]:
-    """Yield one for each person to whom the message went, as far as that is counted at all."""
+    """Yield each person whom the message went to, if that is counted at all."""
     decided = record.decided
     stream = decided.decision.stream
     if not decided.relayed or stream.stream_class is not StreamClass.MARKETING:

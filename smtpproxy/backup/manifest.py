@@ -1,4 +1,4 @@
-"""What a backup holds, and whether it is whole and as it was written."""
+"""The manifest of a backup, and checking that the backup is complete and unchanged."""
 
 import os
 import re
@@ -27,17 +27,17 @@ CONFIGURATION = "configuration.toml"
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}")
 _LARGEST = 4 * 1024 * 1024  # octets of a manifest
 _DATABASES = ("mailings", "streams", "feedback", "confirmations")
-"""What lies beside the database. Who has a copy already is not kept: that is of an hour's use."""
+"""The databases beside the store's. That of copies is left out: it is soon out of date."""
 
 
 class BackupFault(Exception):
-    """A backup cannot be made, or not be restored; the text says why and what would be right."""
+    """A backup cannot be made or restored; the text says why, and what would be right."""
 
     exit_code = 1
 
 
 class Kept(Struct, frozen=True, omit_defaults=True):
-    """A file of the backup. `path` is where it was, of files that the configuration names."""
+    """A file of the backup; `path` is the place of one that the configuration names."""
 
     name: str
     size: int
@@ -69,7 +69,7 @@ _decode = msgspec.json.Decoder(Manifest).decode
 
 
 def write(folder: Path, manifest: Manifest) -> str:
-    """Write it, on the disk when this returns; return its SHA-256. Raises OSError."""
+    """Write it durably; return its SHA-256. Raises OSError."""
     path = folder / NAME
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(file, "wb") as out:
@@ -80,10 +80,10 @@ def write(folder: Path, manifest: Manifest) -> str:
 
 
 def proven(folder: Path) -> Manifest:
-    """Read the manifest of a backup, and hold all of it against that.
+    """Read the manifest of a backup, and check all of it.
 
-    Raises BackupFault: it is not whole or not as written; StoreMisconfigured: the keys are not
-    those of the database, or it is of a newer program; OSError.
+    Raises BackupFault if it is incomplete or changed, StoreMisconfigured if the keys are not those
+    of the database, or the database is of a newer release, and OSError.
     """
     manifest = _read(folder)
     for kept in manifest.files:
@@ -93,7 +93,7 @@ def proven(folder: Path) -> Manifest:
         size = path.stat().st_size
         if size != kept.size:
             raise BackupFault(
-                f"{path}: has {size} octets, and had {kept.size}; the backup is damaged"
+                f"{path}: has {size} octets instead of {kept.size}; the backup is damaged"
             )
         if digest(path) != kept.sha256:
             raise BackupFault(
@@ -104,8 +104,8 @@ def proven(folder: Path) -> Manifest:
     for name, keys in manifest.keys.items():
         if found.get(name) != keys:
             raise BackupFault(
-                f"{folder / name}: holds other keys than the backup was made with; put back the"
-                f" key file that belongs to it ({', '.join(keys.values())})"
+                f"{folder / name}: does not hold the keys that the backup was made with; restore"
+                f" the key file that belongs to it ({', '.join(keys.values())})"
             )
     return manifest
 
@@ -118,20 +118,20 @@ def _read(folder: Path) -> Manifest:
         manifest = _decode(path.read_bytes())
     except FileNotFoundError:
         raise BackupFault(
-            f"{folder}: not a backup: no {NAME} in it; right is a folder that smtpproxy backup made"
+            f"{folder}: not a backup: it has no {NAME}; name a folder that smtpproxy backup made"
         ) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BackupFault(f"{path}: cannot be read ({error}); the backup is damaged") from None
     if manifest.format != FORMAT:
         raise BackupFault(
-            f"{path}: a backup of format {manifest.format}, and this program knows {FORMAT};"
+            f"{path}: a backup of format {manifest.format}, but this program knows {FORMAT};"
             " restore it with a newer smtpproxy"
         )
     for kept in manifest.files:
         if not _SAFE.fullmatch(kept.name) or kept.name == NAME:
             raise BackupFault(f"{path}: {kept.name!r} is not the name of a file in a backup")
     if manifest.kept(DATABASE) is None or manifest.kept(SUPPRESSION_KEY) is None:
-        raise BackupFault(f"{path}: names no {DATABASE} with its {SUPPRESSION_KEY}")
+        raise BackupFault(f"{path}: does not list {DATABASE} and {SUPPRESSION_KEY}")
     return manifest
 
 
@@ -144,13 +144,13 @@ def prove_databases(folder: Path, manifest: Manifest) -> None:
             )
     proven_keys(folder / DATABASE, folder)
     version, contacts, suppressions = counts(folder / DATABASE)
-    told = manifest.schema, manifest.contacts, manifest.suppressions
-    if (version, contacts, suppressions) != told:
-        raise BackupFault(f"{folder / DATABASE}: another database than {NAME} tells of")
+    expected = manifest.schema, manifest.contacts, manifest.suppressions
+    if (version, contacts, suppressions) != expected:
+        raise BackupFault(f"{folder / DATABASE}: is not the database that {NAME} describes")
 
 
 def fingerprints(folder: Path) -> dict[str, dict[str, str]]:
-    """Return what shows which keys a folder has, and gives none away. Raises StoreMisconfigured."""
+    """Return the fingerprints of the keys in a folder. Raises StoreMisconfigured."""
     live = proven_keys(folder / DATABASE, folder)
     found = {SUPPRESSION_KEY: {str(version): name for version, name in live.items()}}
     if (folder / LINK_KEY_FILE).exists():
@@ -168,7 +168,7 @@ def digest(path: Path) -> str:
 
 
 def in_state(settings: Settings) -> dict[str, Path]:
-    """Return what of `state_dir` is backed up: names in the backup, and where each belongs."""
+    """Return the files of `state_dir` that are backed up, by their names in the backup."""
     state, database = settings.server.state_dir, store_path(settings.store)
     beside = {
         f"smtpproxy-{part}.db": database.with_name(f"{database.stem}-{part}.db")
@@ -179,12 +179,12 @@ def in_state(settings: Settings) -> dict[str, Path]:
 
 
 def named_files(settings: Settings) -> list[Path]:
-    """Return the files that are there of those that the configuration names."""
+    """Return the existing files that the configuration names."""
     return [path for path in named_paths(settings) if path.is_file()]
 
 
 def named_paths(settings: Settings) -> list[Path]:
-    """Return what the configuration names: keys, certificates, users and the like."""
+    """Return the paths that the configuration names: keys, certificates, users and so on."""
     found: dict[Path, None] = {}
     skipped = {settings.server.state_dir, settings.feedback_dir}
 

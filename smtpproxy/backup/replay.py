@@ -1,38 +1,33 @@
-"""What came after a backup, done again from the journal of changes."""
+"""Replaying the changes since a backup from the journal of changes."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import get_args
 
-from smtpproxy.backup import refusals
-from smtpproxy.backup.journals import (
-    Journals,
-    decisions_that_are_short,
-    trust,
-    what_is_short,
-)
+from smtpproxy.backup.journals import Journals, missing_changes, missing_decisions, trust
 from smtpproxy.backup.mailed import count_again
 from smtpproxy.backup.restoring import Pending, pending
 from smtpproxy.policy.breaker import MARKETING, RESTORE
-from smtpproxy.policy.model import Origin
+from smtpproxy.policy.model import (
+    BUILT_IN_BRAND,
+    ConsentAct,
+    Contact,
+    Frequency,
+    Origin,
+    Preference,
+)
 from smtpproxy.policy.rules.deferrals import restore_in_force
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.chain import Head
 from smtpproxy.sinks.audit.erase import StillWritten, pseudonymise
 from smtpproxy.sinks.audit.reader import read
-from smtpproxy.store.change_journal import (
-    FOLDER,
-    Change,
-    Journal,
-    JournalGap,
-    Line,
-    Refusal,
-)
+from smtpproxy.store.change_journal import FOLDER, Change, Journal, JournalGap, Line, Refusal
 from smtpproxy.store.key_files import load_keys
 from smtpproxy.store.keys import KeyRing
-from smtpproxy.store.protocols import Store, SuppressionEntry
+from smtpproxy.store.merge import newest_preferences
+from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
 from smtpproxy.store.streams import PERSON, StreamEvent
 from smtpproxy.terminal import counted
 
@@ -44,8 +39,8 @@ _REFUSALS = get_args(Refusal)
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
-    """Who says something of the journals that nothing else can tell, and why."""
+class Statement:
+    """An operator's statement about the journals that nothing else can prove."""
 
     by: str
     reason: str
@@ -53,7 +48,7 @@ class Word:
 
 @dataclass(slots=True)
 class Replayed:
-    """What was done again. `gaps` say what is missing: while there is one, marketing waits."""
+    """What was replayed. `gaps` say what is missing; marketing is held back if there is any."""
 
     waiting: Pending
     changes: int = 0
@@ -65,23 +60,26 @@ class Replayed:
     erased: int = 0
     undone: int = 0  # imports
     paused: int = 0  # streams and brands
-    mailed: int = 0  # messages that caps, and questions that are asked once, count
+    mailed: int = 0  # messages counted again, for caps and one-time questions
     gaps: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
 class _Found:
-    """What the journal says, as it stood in the end."""
+    """The state at the end of the journal."""
 
-    stands: dict[_Order, datetime]
+    suppressions: dict[_Order, datetime]
     lifted: dict[_Order, datetime]
     erased: dict[str, tuple[datetime, str]]
     refusals: dict[str, list[Change]]
 
 
 async def waiting_restore(store: Store) -> Pending | None:
-    """Return the restore that waits for its journal. Raises StoreUnavailable, BackupFault."""
+    """Return the restore whose journal is yet to be replayed.
+
+    Raises StoreUnavailable, BackupFault.
+    """
     pause = restore_in_force(await store.pauses())
     return None if pause is None else pending(pause)
 
@@ -94,12 +92,12 @@ async def replay(
     now: Callable[[], datetime],
     *,
     kept: Sequence[Head] = (),
-    whole: Word | None = None,
+    whole: Statement | None = None,
 ) -> Replayed:
-    """Do again what the journal of changes has from the backup on; let marketing go on if whole.
+    """Replay the journal of changes since the backup; if it is complete, resume marketing.
 
-    Where something is missing, all that stops mail is done again, and marketing goes on waiting.
-    A copy is whole when somebody says so, and no anchor, nor one `kept` elsewhere, knows of more.
+    If something is missing, only what stops mail is replayed, and marketing stays held back. A copy
+    is complete if an operator says so, and no anchor, also none `kept` elsewhere, shows more.
     Raises StoreUnavailable, OSError.
     """
     done = Replayed(waiting)
@@ -111,9 +109,7 @@ async def replay(
     found = _gathered(mine, lifting=not gaps)
     done.changes, done.until, done.gaps = len(changes), until, tuple(gaps)
     done.notes = tuple(
-        note
-        for folder in journals.folders
-        for note in decisions_that_are_short(folder, waiting.audit)
+        note for folder in journals.folders for note in missing_decisions(folder, waiting.audit)
     )
     if journals.left:
         done.notes += (
@@ -131,10 +127,10 @@ async def replay(
 
     done.mailed = await count_again(settings, journals.folders, waiting, erased)
     if not gaps:
-        audit, said = settings.server.state_dir / FOLDER, whole or Word("", "")
-        told = {"by": said.by, "reason": said.reason}
+        audit, stated = settings.server.state_dir / FOLDER, whole or Statement("", "")
+        author = {"by": stated.by, "reason": stated.reason}
         at = waiting.taken_at
-        anchors.note_restored(audit, now, "replayed", at, replayed=done.changes, **told)
+        anchors.note_restored(audit, now, "replayed", at, replayed=done.changes, **author)
         trust(audit)
         await store.note_stream(StreamEvent(now(), MARKETING, "resumed", RESTORE))
     return done
@@ -145,21 +141,21 @@ def _changes(
     waiting: Pending,
     known: Set[str],
     kept: Sequence[Head],
-    whole: Word | None,
+    whole: Statement | None,
 ) -> tuple[list[Change], list[str]]:
-    """Return the changes since the backup, and what of them is missing or cannot be read.
+    """Return the changes since the backup, and which of them are missing or cannot be read.
 
     `known` are the fingerprints of the backup's keys.
     """
     lines, gaps = _lines(Journal(journals.changes), waiting)
     changes = [line.change for line in lines]
-    gaps += what_is_short(journals, waiting.changes, lines, kept, whole=not gaps)
+    gaps += missing_changes(journals, waiting.changes, lines, kept, whole=not gaps)
     strange = [one for one in changes if one.key and _fingerprint(one.key) not in known]
     if strange:
         names = ", ".join(sorted({_fingerprint(one.key) for one in strange}))
         gaps.append(
             f"{len(strange)} changes are under the key {names}, which the backup does not have:"
-            " it was taken before the keys were renewed; restore one that was taken after that"
+            " it was taken before the keys were renewed; restore one taken after that"
         )
     if journals.is_copy and whole is None and not gaps:
         gaps.append(_copied(lines, waiting))
@@ -170,15 +166,15 @@ async def give_up(
     settings: Settings,
     store: Store,
     waiting: Pending,
-    word: Word,
+    stated: Statement,
     now: Callable[[], datetime],
 ) -> None:
-    """Let marketing go on though what came after the backup is lost; who says so is on record."""
+    """Resume marketing although the changes since the backup are lost; record who decided it."""
     audit = settings.server.state_dir / FOLDER
-    anchors.note_restored(audit, now, "lost", waiting.taken_at, by=word.by, reason=word.reason)
+    anchors.note_restored(audit, now, "lost", waiting.taken_at, by=stated.by, reason=stated.reason)
     trust(audit)
     await store.note_stream(
-        StreamEvent(now(), MARKETING, "resumed", PERSON, reason=f"{word.by}: {word.reason}")
+        StreamEvent(now(), MARKETING, "resumed", PERSON, reason=f"{stated.by}: {stated.reason}")
     )
 
 
@@ -194,14 +190,14 @@ def _copied(lines: Sequence[Line], waiting: Pending) -> str:
     if lines:
         end, at = lines[-1].n, lines[-1].change.at
     return (
-        f"whatever came after change {end} of {at:%Y-%m-%dT%H:%M:%SZ}, with which this copy of the"
-        " journals ends. Where nothing did (the relay had stopped before it was copied, or it was"
-        " moved, not copied), say so: restore again with --journals-whole --by NAME --reason TEXT"
+        f"any changes after change {end} of {at:%Y-%m-%dT%H:%M:%SZ}, with which this copy of the"
+        " journals ends. If there were none (the relay had stopped before it was copied, or it was"
+        " moved, not copied), restore again with --journals-whole --by NAME --reason TEXT"
     )
 
 
 def _gathered(changes: Iterable[Change], *, lifting: bool) -> _Found:
-    """Return what stood in the end; unless `lifting`, what was lifted is not looked at."""
+    """Return the state at the end; unless `lifting`, liftings are ignored."""
     found = _Found({}, {}, {}, {})
     for one in changes:
         order = one.key, one.scope, one.origin
@@ -211,10 +207,10 @@ def _gathered(changes: Iterable[Change], *, lifting: bool) -> _Found:
             found.refusals.setdefault(one.key, []).append(one)
         elif one.action == "lifted":
             if lifting:
-                found.stands.pop(order, None)
+                found.suppressions.pop(order, None)
                 found.lifted[order] = one.since
         else:
-            found.stands[order] = max(one.since, found.stands.get(order, one.since))
+            found.suppressions[order] = max(one.since, found.suppressions.get(order, one.since))
             found.lifted.pop(order, None)
             if one.origin == Origin.ERASURE:
                 found.erased[one.key] = one.since, one.scope
@@ -224,8 +220,8 @@ def _gathered(changes: Iterable[Change], *, lifting: bool) -> _Found:
 async def _people(
     settings: Settings, store: Store, ring: KeyRing, found: _Found, done: Replayed
 ) -> None:
-    """Erase contacts who were erased, and record what others refuse. Whose contact is not there
-    any more, or not yet, has a suppression instead: a later import must not revive them."""
+    """Erase contacts that were erased, and record the refusals of others. Without a contact, the
+    refusals become suppressions, so that a later import cannot revive the person."""
     gone = _named(ring, found.erased, _recorded(settings, found.erased))
     left = dict(found.refusals)
     if found.erased or found.refusals:
@@ -239,9 +235,9 @@ async def _people(
                 if key not in found.erased:
                     await _refuse(store, address, refused, done)
     for key, refused in left.items():
-        for scope, origin, at in refusals.orders(refused):
+        for scope, origin, at in suppressions_for(refused):
             order = key, scope, str(origin)
-            found.stands[order] = max(at, found.stands.get(order, at))
+            found.suppressions[order] = max(at, found.suppressions.get(order, at))
             done.withdrawn += 1
     for address in gone.values():
         try:
@@ -251,23 +247,23 @@ async def _people(
 
 
 async def _refuse(store: Store, address: str, refused: Sequence[Change], done: Replayed) -> None:
-    for act in refusals.withdrawals(refused):
+    for act in _withdrawals(refused):
         done.withdrawn += await store.record_act(address, act)
     known = await store.contact(address)
-    if known is not None and (update := refusals.update(known, refused)) is not None:
+    if known is not None and (update := _update(known, refused)) is not None:
         done.refused += not (await store.put_contacts([update])).unchanged
 
 
 async def _orders(store: Store, found: _Found, done: Replayed, now: Callable[[], datetime]) -> None:
     entries = [
         SuppressionEntry(key, scope, Origin(origin), since)
-        for (key, scope, origin), since in found.stands.items()
+        for (key, scope, origin), since in found.suppressions.items()
     ]
     for start in range(0, len(entries), _AT_ONCE):
         result = await store.add_suppressions(entries[start : start + _AT_ONCE])
         done.suppressed += result.added + result.changed
     for (key, scope, origin), since in found.lifted.items():
-        lifted = await store.remove_suppression(  # what was said again since the restore stays
+        lifted = await store.remove_suppression(  # one renewed since the restore stays
             key, at=now(), reason=_LIFTED, scope=scope, origin=Origin(origin), up_to=since
         )
         done.lifted += len(lifted)
@@ -281,7 +277,7 @@ async def _imports(
     *,
     lifting: bool,
 ) -> None:
-    """Undo the imports that were undone: whom they brought must not come back with the backup."""
+    """Undo the imports that were undone, so that their people do not come back with the backup."""
     known = {one.id: one for one in await store.imports()}
     for id in dict.fromkeys(one.id for one in events if one.action == "import_undone"):
         record = known.get(id)
@@ -318,7 +314,7 @@ async def _pauses(
 
 
 def _named(ring: KeyRing, keys: Iterable[str], addresses: Iterable[str]) -> dict[str, str]:
-    """Return those of the addresses that the keys stand for, by their key text."""
+    """Return the addresses that have one of the keys, by key text."""
     wanted = set(keys)
     if not wanted:
         return {}
@@ -332,7 +328,7 @@ def _named(ring: KeyRing, keys: Iterable[str], addresses: Iterable[str]) -> dict
 
 
 def _recorded(settings: Settings, erased: Iterable[str]) -> Sequence[str]:
-    """Return the addresses that the audit log knows, where any of them has to go."""
+    """Return the addresses in the audit log, unless nobody has to be erased."""
     if not list(erased):
         return ()
     audit = settings.server.state_dir / FOLDER
@@ -342,3 +338,53 @@ def _recorded(settings: Settings, erased: Iterable[str]) -> Sequence[str]:
 
 def _fingerprint(key: str) -> str:
     return key.partition("hmac:")[2][:8]
+
+
+def _withdrawals(refused: Iterable[Change]) -> Sequence[ConsentAct]:
+    """Return the withdrawals among the changes of one contact, each once."""
+    acts = [
+        ConsentAct(one.purpose, one.since, withdrawal=True, brand=one.brand)
+        for one in refused
+        if one.action == "withdrawn" and one.since is not None
+    ]
+    return tuple(dict.fromkeys(acts))
+
+
+def _update(known: Contact, refused: Sequence[Change]) -> ContactUpdate | None:
+    """Return the other changes of a contact, or None. All of them mean less mail, except a wish
+    that the person has withdrawn since."""
+    tags = frozenset(one.tag for one in refused if one.action == "restricted")
+    objected = [one.since for one in refused if one.action == "profiling_objected" and one.since]
+    wishes = tuple(_wishes(refused))
+    if not (tags or objected or wishes):
+        return None
+    contact = Contact(
+        known.address,
+        tags=known.tags | tags,
+        profiling_objected_at=min(objected, default=None),
+        preferences=wishes,
+    )
+    given = frozenset({"tags"} if tags else ())
+    return ContactUpdate(contact, given, restricted_tags=tags)
+
+
+def suppressions_for(refused: Sequence[Change]) -> Iterator[tuple[str, Origin, datetime]]:
+    """Yield scope, origin and time of the suppressions that replace refusals without a contact."""
+    for one in refused:
+        if one.since is None:
+            continue
+        if one.action == "withdrawn":
+            yield f"purpose:{one.purpose}", Origin.UNSUBSCRIBE, one.since
+        elif one.action == "restricted":
+            yield "marketing", Origin.MANUAL, one.since
+        elif one.action == "profiling_objected":
+            yield "marketing", Origin.OBJECTION, one.since
+    for wish in newest_preferences(_wishes(refused)):
+        if wish.frequency is not Frequency.ALL:
+            yield f"purpose:{wish.purpose}", Origin.UNSUBSCRIBE, wish.at
+
+
+def _wishes(refused: Iterable[Change]) -> Iterator[Preference]:
+    for one in refused:
+        if one.action == "wished" and one.since is not None and one.frequency is not None:
+            yield Preference(one.purpose, one.frequency, one.since, one.brand or BUILT_IN_BRAND)

@@ -1,4 +1,4 @@
-"""Putting a backup in place: all marketing is held back from the first moment on."""
+"""Restoring a backup, with all marketing held back from the first moment."""
 
 import fcntl
 import os
@@ -43,16 +43,16 @@ from smtpproxy.store.sqlite.copying import hold
 
 
 class Pending(Struct, frozen=True):
-    """A restore that waits for its journal: from where on, and when the backup was taken."""
+    """A restore whose journal has yet to be replayed, from `changes` on."""
 
     taken_at: datetime
     changes: Position
-    audit: dict[str, After] = {}  # where the decisions ended then
+    audit: dict[str, After] = {}  # where the decisions ended at the backup
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """What was put in place, what of the configuration's files was not, and why."""
+    """What was restored, and which of the configuration's files were left, and why."""
 
     manifest: Manifest
     files: tuple[Path, ...]
@@ -61,11 +61,11 @@ class Placed:
 
 
 def pending(pause: Pause) -> Pending:
-    """Return what the pause of all marketing waits for. Raises BackupFault."""
+    """Return the restore that pauses all marketing. Raises BackupFault."""
     try:
         return msgspec.json.decode(pause.reason or "", type=Pending)
     except msgspec.DecodeError as error:
-        raise BackupFault(f"what was restored cannot be read from the database ({error})") from None
+        raise BackupFault(f"the database's record of the restore is damaged ({error})") from None
 
 
 def place(
@@ -75,15 +75,15 @@ def place(
     now: Callable[[], datetime],
     journals: Path | None = None,
 ) -> Placed:
-    """Restore a backup to where the configuration says, over nothing that is there.
+    """Restore a backup to the places in the configuration, without overwriting anything.
 
-    `journals` come first: the audit log then goes on from where they end.
+    `journals` are put there first, so that the audit log continues from their end.
 
-    The relay must not run. Raises BackupFault, StoreMisconfigured, OSError: nothing is changed, or
-    the same call does the rest: the database comes last.
+    The relay must not run. Raises BackupFault, StoreMisconfigured, OSError; nothing counts then, as
+    the database comes last, and the same call can do the rest.
     """
     if is_postgresql(settings.store):
-        raise BackupFault("store.url: the backup is of SQLite; right is sqlite:///PATH")
+        raise BackupFault("store.url: the backup is of SQLite; set it to sqlite:///PATH")
     manifest = proven(backup)
     state = settings.server.state_dir
     audit = state / FOLDER
@@ -92,7 +92,7 @@ def place(
     places = {
         name: path for name, path in in_state(settings).items() if manifest.kept(name) is not None
     }
-    with _alone(settings):
+    with _locked(settings):
         _refuse_what_is_there(settings, places, manifest)
         if journals is not None:
             _bring(settings, journals)
@@ -121,20 +121,20 @@ def place(
 def _put_state(
     backup: Path, places: Mapping[str, Path], put_database: Callable[[Path], None]
 ) -> Iterator[Path]:
-    """Put what is in `state_dir` in place; yield what was written."""
+    """Restore the files of `state_dir`; yield those written."""
     for name, path in places.items():
         if name == DATABASE:
             put_database(path)
         elif path.exists():
-            continue  # it is newer than the backup's
+            continue  # the existing one is newer
         else:
             _put(backup / name, path)
         yield path
 
 
 @contextmanager
-def _alone(settings: Settings) -> Iterator[None]:
-    """Keep other restores away: they put files in the same places. Raises BackupFault, OSError."""
+def _locked(settings: Settings) -> Iterator[None]:
+    """Lock out other restores to the same places. Raises BackupFault, OSError."""
     state = settings.server.state_dir
     audit = state / FOLDER
     audit.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -143,17 +143,17 @@ def _alone(settings: Settings) -> Iterator[None]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for folder in {audit, *(path.parent for path in in_state(settings).values())}:
-            for left in folder.glob(".*.restoring*"):  # by one that was killed
+            for left in folder.glob(".*.restoring*"):  # left by a restore that was killed
                 left.unlink()
         yield
     except BlockingIOError:
-        raise BackupFault(f"{state}: another restore is under way there; wait for it") from None
+        raise BackupFault(f"{state}: another restore is running there; wait for it") from None
     finally:
         os.close(lock)
 
 
 def _refuse_what_is_there(settings: Settings, places: dict[str, Path], manifest: Manifest) -> None:
-    """Raise BackupFault where what counts is there and would be overwritten, or mixed up."""
+    """Raise BackupFault if there are files that would be overwritten or mixed with the backup."""
     for name, path in places.items():
         kept = manifest.kept(name)
         if name.endswith(".db") and (name == DATABASE or not path.exists()):
@@ -162,20 +162,20 @@ def _refuse_what_is_there(settings: Settings, places: dict[str, Path], manifest:
             found = [path]
         else:
             found = []
-        for there in found:
-            if os.path.lexists(there):
+        for existing in found:
+            if os.path.lexists(existing):
                 raise BackupFault(
-                    f"{there}: exists already, and a restore overwrites nothing. Stop the relay,"
-                    f" move {settings.server.state_dir} aside, restore, and give what was moved to"
-                    " --journals"
+                    f"{existing}: already exists, and a restore overwrites nothing. Stop the relay,"
+                    f" move {settings.server.state_dir} aside, and restore with --journals and the"
+                    " folder that you moved"
                 )
 
 
 def _put(source: Path, target: Path, prepare: Callable[[Path], None] | None = None) -> None:
-    """Copy a file to a new name; it has the name only once it is whole and on the disk."""
+    """Copy a file to a new name, which it gets once it is complete and durable."""
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.restoring")
-    for end in ("", "-journal", "-wal", "-shm"):  # one that was killed left them: of another copy
+    for end in ("", "-journal", "-wal", "-shm"):  # left by a restore that was killed
         aside.with_name(f"{aside.name}{end}").unlink(missing_ok=True)
     try:
         out = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -189,7 +189,7 @@ def _put(source: Path, target: Path, prepare: Callable[[Path], None] | None = No
         finally:
             os.close(file)
         give_to_owner_of(target.parent, aside)
-        target.hardlink_to(aside)  # never over what was put there meanwhile
+        target.hardlink_to(aside)  # never replaces a file
     except OSError as error:
         raise OSError(error.errno, error.strerror, error.filename or str(target)) from error
     finally:
@@ -198,8 +198,7 @@ def _put(source: Path, target: Path, prepare: Callable[[Path], None] | None = No
 
 
 def _forget_answers(database: Path) -> None:
-    """What the API did after the backup is undone: whoever asks again, with the key of then, has it
-    done again."""
+    """Delete the API's kept answers: their effects are undone, so repeated requests have to run."""
     answers = database.with_name(f"{database.stem}-answers.db")
     for end in ("", "-wal", "-shm"):
         answers.with_name(f"{answers.name}{end}").unlink(missing_ok=True)
@@ -208,14 +207,14 @@ def _forget_answers(database: Path) -> None:
 def _put_named(
     settings: Settings, backup: Path, manifest: Manifest
 ) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """Put the files that the configuration names where they are missing, and may be written."""
+    """Restore missing files that the configuration names, if they may be written."""
     written, left = [], []
     named = {str(path) for path in named_paths(settings)}
     for kept in manifest.files:
         if kept.path is None:
             continue
         path = Path(kept.path)
-        if kept.path not in named:  # a backup decides on no place of its own
+        if kept.path not in named:  # a backup must not choose places itself
             left.append(f"{path}: the configuration does not name it; the backup has {kept.name}")
             continue
         try:
@@ -224,7 +223,7 @@ def _put_named(
                     left.append(f"{path}: differs from the backup, which has it as {kept.name}")
                 continue
             if not path.parent.is_dir():
-                raise FileNotFoundError(2, "its folder is not there")
+                raise FileNotFoundError(2, "its folder does not exist")
             _put(backup / kept.name, path)
             written.append(path)
         except OSError as error:
@@ -233,12 +232,12 @@ def _put_named(
 
 
 def bring_journals(settings: Settings, given: Path) -> Journals:
-    """Return what to replay from: the machine's folder, once it has what is given.
+    """Copy journals to the machine's folder, and return those to replay from.
 
-    `given` is a copy of state_dir or of its folder of journals. Where the machine has journals of
-    its own, these stay, and those given are only read. Raises BackupFault, OSError.
+    `given` is a copy of state_dir or of its folder of journals. Journals that the machine has stay,
+    and those given are then only read. Raises BackupFault, OSError.
     """
-    with _alone(settings):
+    with _locked(settings):
         return _bring(settings, given)
 
 
@@ -246,7 +245,7 @@ def _bring(settings: Settings, given: Path) -> Journals:
     source = given / FOLDER if (given / FOLDER).is_dir() else given
     own = settings.server.state_dir / FOLDER
     if not source.is_dir():
-        raise BackupFault(f"{given}: no such folder; right is a copy of state_dir, or of its audit")
+        raise BackupFault(f"{given}: no such folder; name a copy of state_dir, or of its audit")
     if source.resolve() == own.resolve():
         return own_journals(settings)
     decisions = _decisions(source)
@@ -255,7 +254,7 @@ def _bring(settings: Settings, given: Path) -> Journals:
     before = anchors.restored_alone(own) if alone else ()
     if before:  # else no decision could be put before what is anchored here
         (own / ANCHORS).unlink()
-    # Anchors come last: without them, what is here was brought by a restore that was killed.
+    # Anchors come last: without them, the files here are from a restore that was killed.
     if not (own / ANCHORS).exists() and _are_among(_decisions(own), decisions):
         kept = [source / ANCHORS] if (source / ANCHORS).exists() else []
         _put_missing((*decisions, *kept), own)
@@ -279,7 +278,7 @@ def _decisions(folder: Path) -> list[Path]:
 
 
 def _are_among(own: list[Path], others: list[Path]) -> bool:
-    """Whether each is the same as another of its name: a copy of that."""
+    """Whether each file is among the others, with the same name and content."""
     named = {path.name: path for path in others}
     return all(path.name in named and digest(path) == digest(named[path.name]) for path in own)
 

@@ -34,46 +34,46 @@ from smtpproxy.store.protocols import StoreMisconfigured
 from smtpproxy.store.sqlite.copying import counts, snapshot
 
 _TRIES = 2
-"""A key that is retired between the copies of database and keys makes one of no use."""
+"""The first fails if a key is retired between copying the database and the keys."""
 
 
 def take(
     settings: Settings, configuration: Path, target: Path, now: Callable[[], datetime]
 ) -> tuple[Manifest, str]:
-    """Make a backup in the folder `target`, which must not exist; it does once all is proven.
+    """Make a backup in the folder `target`, which must not exist; it appears once all is checked.
 
-    Returns what it holds, and the SHA-256 of the manifest. Raises BackupFault, StoreUnavailable,
-    OSError; then there is nothing.
+    Returns the manifest and its SHA-256. Raises BackupFault, StoreUnavailable, OSError, and then
+    leaves nothing.
     """
     if is_postgresql(settings.store):
         raise BackupFault(
-            "store.url: PostgreSQL is backed up by its own tools, with continuous archiving; copy"
-            " state_dir, which holds the keys, besides"
+            "store.url: back PostgreSQL up with its own tools, with continuous archiving, and copy"
+            " state_dir, which holds the keys"
         )
     if os.path.lexists(target):
         raise BackupFault(
-            f"{target}: exists already; a backup overwrites nothing: name a new folder"
+            f"{target}: already exists, and a backup overwrites nothing: name a new folder"
         )
     if not target.parent.is_dir():
         raise BackupFault(f"{target.parent}: no such folder; create it first")
     database = in_state(settings)[DATABASE]
     if not database.exists():
         raise BackupFault(f"{database}: there is no database yet: nothing to back up")
-    with _aside(target) as folder:
+    with _work_folder(target) as folder:
         manifest = _filled(settings, configuration, folder, now)
-        told = manifests.write(folder, manifest)
+        written = manifests.write(folder, manifest)
         sync_folder(folder)
         try:
-            folder.rename(target)  # fails where something was put there meanwhile
+            folder.rename(target)  # fails if something was put there meanwhile
         except OSError as error:
             raise BackupFault(f"{target}: {error.strerror}; nothing was overwritten") from error
         sync_folder(target.parent)
-    return manifest, told
+    return manifest, written
 
 
 @contextmanager
-def _aside(target: Path) -> Iterator[Path]:
-    """A private folder beside the target. One that a killed backup left goes first."""
+def _work_folder(target: Path) -> Iterator[Path]:
+    """Create a private folder beside the target, after removing those of killed backups."""
     for left in target.parent.glob(f".{target.name}.*.partial"):
         with suppress(OSError):
             _remove_if_left(left)
@@ -103,7 +103,7 @@ def _filled(
     state = settings.server.state_dir
     at = now()
     journal = Journal(state / FOLDER)
-    # The place in the journal first: what is committed from there on may come twice.
+    # The position in the journal comes first: it is harmless if later commits are replayed as well.
     try:
         with journal.locked():
             _, mark = journal.end()
@@ -145,7 +145,7 @@ def _filled(
 
 
 def _copy_state(settings: Settings, folder: Path) -> None:
-    """Copy what is in state_dir: the database before its keys, which a rekeying adds first."""
+    """Copy the files of state_dir: the database before its keys, which a rekeying adds first."""
     files = in_state(settings)
     for name in sorted(files, key=lambda name: name != DATABASE):
         (folder / name).unlink(missing_ok=True)
@@ -158,7 +158,7 @@ def _copy_state(settings: Settings, folder: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy the octets of a file to a new one that only its owner can read."""
+    """Copy a file to a new one that only its owner can read."""
     out = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with source.open("rb") as data, os.fdopen(out, "wb") as copy:

@@ -9,7 +9,7 @@ import click
 
 from smtpproxy.backup.journals import own_journals
 from smtpproxy.backup.manifest import BackupFault, Manifest
-from smtpproxy.backup.replay import Replayed, Word, give_up, replay, waiting_restore
+from smtpproxy.backup.replay import Replayed, Statement, give_up, replay, waiting_restore
 from smtpproxy.backup.restoring import Pending, Placed, bring_journals, place
 from smtpproxy.backup.taking import take
 from smtpproxy.cli import fail
@@ -181,10 +181,10 @@ def _lost(settings: Settings, backup: Path | None, options: RestoreOptions) -> R
     return Result(data, [text])
 
 
-def _word(options: RestoreOptions, flag: str) -> Word:
+def _word(options: RestoreOptions, flag: str) -> Statement:
     if options.by is None or options.reason is None:
         raise click.UsageError(f"{flag} needs --by NAME and --reason TEXT: they are recorded")
-    return Word(options.by, options.reason)
+    return Statement(options.by, options.reason)
 
 
 def _with_waiting(settings: Settings, act: Callable[[Store, Pending], Awaitable[T]]) -> T:

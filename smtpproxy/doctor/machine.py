@@ -18,7 +18,7 @@ from smtpproxy.store.closed import without_password
 from smtpproxy.store.key_files import FILE_NAME
 from smtpproxy.store.key_places import key_place
 from smtpproxy.store.link_keys import LINK_KEY_FILE, load_link_keys
-from smtpproxy.store.postgres.synchronous import commits_wait
+from smtpproxy.store.postgres.standby_checks import commits_wait
 from smtpproxy.store.protocols import (
     NoStoreYet,
     StoreInaccessible,

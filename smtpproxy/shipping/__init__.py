@@ -1,5 +1,5 @@
-"""Shipping the audit log: copies of it elsewhere, each relay's in a folder of its own, or its lines
-to a collector. docs/adr/0036-journals-of-relays.md says what goes where."""
+"""Shipping the audit log: copies of its files, in a folder for each relay, or its lines to a
+collector (docs/adr/0036-journals-of-relays.md)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ _FORMS = "a folder, s3://BUCKET/PREFIX, https://HOST/PATH or syslog://HOST:PORT"
 
 @contextmanager
 def shipper(settings: Settings, target: str) -> Iterator[FileShipper | LineShipper]:
-    """Hold a target; nobody else of this relay ships there meanwhile.
+    """Open a target, and lock out other processes of this relay that ship there.
 
     Raises TargetWrong, AlreadyShipping, OSError.
     """

@@ -1,5 +1,5 @@
-"""Collectors that take lines, over HTTP or syslog. They forget nothing on request, so they get no
-personal part: its digest is in its place, and the chain can be followed all the same."""
+"""Collectors of lines, over HTTP or syslog. They cannot erase anything, so they do not get the
+personal parts: the chain can still be verified with the digests in their place."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ _TIMEOUT = 30.0
 
 
 class HttpTarget:
-    """A `LineTarget`: NDJSON in a POST. What is answered with 2xx is taken."""
+    """A `LineTarget`: NDJSON in a POST, accepted if answered with 2xx."""
 
     def __init__(self, url: str) -> None:
         """Raises TargetWrong."""
@@ -32,8 +32,8 @@ class HttpTarget:
             raise TargetWrong(f"{url}: not encrypted; use https://")
         if parsed.userinfo:
             raise TargetWrong(
-                f"{parsed.host}: no name and password in the URL, where messages and the list of"
-                f" processes show it; a token goes in {TOKEN}"
+                f"{parsed.host}: a URL must not have a password, as messages and the list of"
+                f" processes show it; put a token in {TOKEN}"
             )
         self._url = url
         self._shown = str(parsed.copy_with(query=None, fragment=None))  # a query may be a secret
@@ -48,7 +48,7 @@ class HttpTarget:
         except httpx.HTTPError as error:
             raise TargetUnavailable(f"{self._shown}: {error or type(error).__name__}") from error
         if not answer.is_success:
-            raise TargetUnavailable(f"{self._shown}: it answers {answer.status_code}")
+            raise TargetUnavailable(f"{self._shown}: answered {answer.status_code}")
 
     def close(self) -> None:
         self._client.close()
@@ -70,7 +70,7 @@ class SyslogTarget:
         self._handler: _Handler | None = None
 
     def send(self, lines: Sequence[bytes]) -> None:
-        """There is no answer: what the kernel took while the connection stood counts as taken."""
+        """Send; as there are no answers, what the kernel accepts on a live connection counts."""
         try:
             if self._handler is None:
                 self._handler = _Handler(
@@ -88,7 +88,7 @@ class SyslogTarget:
             raise TargetUnavailable(f"syslog at {place}: {error.strerror or error}") from error
 
     def _check(self) -> None:
-        """Raises OSError: the collector has closed the connection."""
+        """Raises OSError if the collector has closed the connection."""
         connection: socket.socket | None = getattr(self._handler, "socket", None)
         try:
             if connection and not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):

@@ -1,8 +1,8 @@
-"""Copies of an audit log where files can be replaced: each relay's folder there is at each moment
-one that `audit verify` can be run on.
+"""Copies of an audit log at a target with files; `audit verify` can check a relay's folder there at
+any moment.
 
-Lines go before the anchors that saw them, and no line goes that names an anchor which does not go
-with it. What an erasure put in place of a file, and what retention deleted, is done there too.
+Lines are shipped before the anchors over them, and no line before the anchor that it names. Files
+replaced by an erasure are replaced there, and files deleted by retention deleted.
 """
 
 import json
@@ -23,14 +23,14 @@ from smtpproxy.sinks.audit.files import ANCHORS, is_segment, segments, slot_of
 from smtpproxy.sinks.audit.lines import AnchorEntry, BeginEntry, read_line
 
 RELAY_FILE = "relay.json"
-"""Says whose journal a folder is."""
+"""Names the relay of a folder."""
 
 _GONE = (b'"entry":{"kind":"expired"', b'"entry":{"kind":"trimmed"')
 
 
 @dataclass(slots=True)
 class Shipped:
-    """What was done: files that were put there or grew, their new octets, and files removed."""
+    """What was shipped: files written or extended, their new octets, and files removed."""
 
     files: int = 0
     octets: int = 0
@@ -52,10 +52,10 @@ class FileShipper:
         self._whose = json.dumps({"relay": relay, "host": host}).encode() + b"\n"
         self._target = target
         self._position = position
-        self._there: dict[str, int] | None = None  # what the target has; None: not known
+        self._there: dict[str, int] | None = None  # sizes at the target; None: unknown
 
     def look(self) -> Shipped:
-        """Ship what is new. Raises TargetUnavailable, OSError: the rest goes with the next call."""
+        """Ship what is new. Raises TargetUnavailable, OSError; the next call does the rest."""
         try:
             return self._round()
         except (TargetUnavailable, OSError):
@@ -70,7 +70,7 @@ class FileShipper:
             self._target.put(RELAY_FILE, BytesIO(self._whose), len(self._whose))
             self._there[RELAY_FILE] = len(self._whose)
         with ExitStack() as stack:
-            # In this order: whatever was erased from these files, these anchors know.
+            # In this order, so that the anchors include all erasures from the files.
             opened = dict(self._opened(stack, {}))
             anchors = self._opened_anchors(stack)
             opened |= self._opened(stack, opened)
@@ -89,7 +89,7 @@ class FileShipper:
     def _opened(
         self, stack: ExitStack, before: Mapping[str, BinaryIO]
     ) -> Iterator[tuple[str, BinaryIO]]:
-        """Open the files that are not known to be there as they are."""
+        """Open the files that are not known to be the same at the target."""
         for files in segments(self._folder).values():
             for segment in files:
                 if segment.name in before:
@@ -117,7 +117,7 @@ class FileShipper:
     def _ship(self, name: str, file: BinaryIO, newest: int, done: Shipped, grows: bool) -> bool:
         """Ship a file up to the first line that names a later anchor than `newest`.
 
-        Returns whether that is its end.
+        Returns whether all of it was shipped.
         """
         placed = self._position.files.get(name)
         begin = placed.size if placed is not None and grows and _goes_on(placed, file) else 0
@@ -128,7 +128,7 @@ class FileShipper:
     def _place(
         self, name: str, file: BinaryIO, end: int, done: Shipped, *, grows: bool, whole: bool
     ) -> None:
-        """Let the target have the file up to `end`. One that `grows` no more goes as a whole."""
+        """Ship the file up to `end`. One that no longer `grows` is shipped as a whole."""
         assert self._there is not None
         status = os.fstat(file.fileno())
         placed, there = self._position.files.get(name), self._there.get(name, -1)
@@ -158,7 +158,7 @@ class FileShipper:
         self._position.save()
 
     def _remove_expired(self, done: Shipped) -> None:
-        """Remove what retention deleted here: what is only missing here stays there."""
+        """Remove what retention deleted here; files missing here for other reasons stay there."""
         assert self._there is not None
         here = {segment.name for files in segments(self._folder).values() for segment in files}
         gone = [name for name in self._there if is_segment(name) and name not in here]
@@ -173,7 +173,7 @@ class FileShipper:
 
 
 def _shippable(file: BinaryIO, begin: int, newest: int) -> tuple[int, bool]:
-    """Return where the lines end that name no later anchor, and whether that is the file's end."""
+    """Return the end of the lines that name no later anchor, and whether that is the file's end."""
     if os.fstat(file.fileno()).st_size == 0:
         return 0, True
     with closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as data:
@@ -195,17 +195,17 @@ def _is_same(placed: Placed, status: os.stat_result) -> bool:
 
 
 def _goes_on(placed: Placed, file: BinaryIO) -> bool:
-    """Whether a file that is written goes on from what is at the target."""
+    """Whether a growing file continues what is at the target."""
     same = placed.inode == os.fstat(file.fileno()).st_ino
     return same and placed.last != "" and placed.last == _last_hash(file, placed.size)
 
 
 _LONGEST = 1024 * 1024
-"""Octets of a line that is looked for: one that is longer is shipped with its whole file."""
+"""Octets searched for a line; with a longer one, the whole file is shipped again."""
 
 
 def _last_hash(file: BinaryIO, end: int) -> str:
-    """The hash of the line that ends there; nothing where none does."""
+    """Return the hash of the line that ends there, or "" if none does."""
     start = max(end - _LONGEST, 0)
     file.seek(start)
     octets = file.read(end - start)
@@ -218,7 +218,7 @@ def _last_hash(file: BinaryIO, end: int) -> str:
 
 
 def _names(line: bytes) -> int:
-    """The anchor that a line names; 0 for none."""
+    """Return the number of the anchor that a line names, or 0."""
     with suppress(NotALine):
         entry = read_line(line).entry
         if isinstance(entry, AnchorEntry | BeginEntry) and entry.anchor is not None:
@@ -227,7 +227,7 @@ def _names(line: bytes) -> int:
 
 
 def _last_anchor(file: BinaryIO | None) -> tuple[int, int]:
-    """Return the number of the last whole anchor, and the octets up to its end."""
+    """Return the number of the last complete anchor, and the octets up to its end."""
     if file is None or os.fstat(file.fileno()).st_size == 0:
         return 0, 0
     with closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as data:
@@ -241,7 +241,7 @@ def _last_anchor(file: BinaryIO | None) -> tuple[int, int]:
 
 
 def _expired(folder: Path) -> Mapping[int, str]:
-    """Return the newest file of each slot that retention deleted, as the anchors say it."""
+    """Return the newest file of each slot that retention deleted, by the anchors."""
     found: dict[int, str] = {}
     with suppress(FileNotFoundError), (folder / ANCHORS).open("rb") as lines:
         for raw in lines:

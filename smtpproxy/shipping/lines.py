@@ -1,4 +1,4 @@
-"""The lines of an audit log, for a collector: each at least once, and told by its place."""
+"""Shipping the lines of an audit log to a collector, each at least once, with its place."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,12 +15,12 @@ from smtpproxy.sinks.audit.files import ANCHORS
 from smtpproxy.sinks.audit.following import Tail
 
 _AT_ONCE = 250
-"""Lines in a message: some 500 KB, and seldom more than some MB."""
+"""Lines in a request: some 500 KB, and rarely more than a few MB."""
 
 
 @dataclass(slots=True)
 class Sent:
-    """How many rows of the journal, and how many anchors, were sent."""
+    """The numbers of journal rows and anchors sent."""
 
     rows: int = 0
     anchors: int = 0
@@ -40,10 +40,10 @@ class LineShipper:
         self._target = target
         self._position = position
         self._tail = Tail(folder)
-        self._anchors = (0, 0)  # the file that was read, and up to which octet
+        self._anchors = (0, 0)  # the inode and the offset up to which anchors were read
 
     def look(self) -> Sent:
-        """Send what is new. Raises TargetUnavailable, OSError: the rest goes with the next call."""
+        """Send what is new. Raises TargetUnavailable, OSError; the next call sends the rest."""
         sent = Sent()
         for slot, rows in self._tail.unread(self._position.rows):
             while batch := list(islice(rows, _AT_ONCE)):
@@ -54,7 +54,7 @@ class LineShipper:
         anchors = self._new_anchors()
         while some := list(islice(anchors, _AT_ONCE)):
             self._send([self._written(ANCHORS, n, raw) for n, raw in some])
-            self._position.note_anchor(some[-1][0])
+            self._position.anchor = some[-1][0]
             self._position.save()
             sent.anchors += len(some)
         return sent
@@ -64,7 +64,8 @@ class LineShipper:
             self._target.send(wanted)
 
     def _written(self, file: str, n: int, raw: bytes) -> bytes:
-        """The line without what is personal; nothing for what is no line, which may be."""
+        """Return the line without its personal parts; nothing for an invalid one, which may have
+        some."""
         try:
             sealed = take_apart(raw)
         except NotALine:

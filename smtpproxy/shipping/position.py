@@ -1,4 +1,4 @@
-"""What is known to be at a target, so that the next run goes on there. One file for each target."""
+"""How far a target is, in one file for each target, so that the next run continues from there."""
 
 import fcntl
 import os
@@ -24,9 +24,9 @@ class AlreadyShipping(Exception):
 class Placed(Struct, frozen=True):
     """How much of a file is at the target, and which file that was.
 
-    An erasure puts another one in its place: nothing but the time (nanoseconds) that a change was
-    noted at tells it for sure from the one before, whose inode it may have. `last` is the hash of
-    the last line; `whole`: no line came after it.
+    An erasure replaces the file, perhaps with one with the same inode: only the time of its last
+    change (nanoseconds) tells them apart for sure. `last` is the hash of the last line; `whole`: no
+    line came after it.
     """
 
     inode: int
@@ -44,32 +44,22 @@ class _Kept(Struct):
 
 
 class Position:
-    """`files` of a target that has files; `rows` by slot, and the last `anchor`, of a collector."""
+    """`files` for a target with files; `rows` by slot and the last `anchor` for a collector."""
 
-    def __init__(self, path: Path, kept: _Kept) -> None:
+    def __init__(self, path: Path, target: str) -> None:
+        kept = _Kept(target)
+        with suppress(FileNotFoundError, *UNREADABLE):  # then all is compared, or sent, again
+            kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
         self._path = path
-        self._kept = kept
-
-    @property
-    def files(self) -> dict[str, Placed]:
-        return self._kept.files
-
-    @property
-    def rows(self) -> dict[int, int]:
-        return self._kept.rows
-
-    @property
-    def anchor(self) -> int:
-        return self._kept.anchor
-
-    def note_anchor(self, n: int) -> None:
-        self._kept.anchor = n
+        self._target = target
+        self.files, self.rows, self.anchor = kept.files, kept.rows, kept.anchor
 
     def save(self) -> None:
-        """Put it on the disk: what it says is at the target. Raises OSError."""
+        """Store it durably, once what it lists is at the target. Raises OSError."""
         aside = self._path.with_suffix(".new")
         with aside.open("wb") as file:
-            file.write(msgspec.json.encode(self._kept))
+            kept = _Kept(self._target, self.files, self.rows, self.anchor)
+            file.write(msgspec.json.encode(kept))
             file.flush()
             os.fsync(file.fileno())
             give_to_owner_of(self._path.parent, file.fileno())
@@ -79,7 +69,7 @@ class Position:
 
 @contextmanager
 def held(state_dir: Path, target: str) -> Iterator[Position]:
-    """Hold the position of a target. Raises AlreadyShipping, OSError."""
+    """Lock the position of a target. Raises AlreadyShipping, OSError."""
     folder = state_dir / FOLDER
     folder.mkdir(mode=0o700, exist_ok=True)
     name = sha256(target.encode()).hexdigest()[:16]
@@ -90,10 +80,6 @@ def held(state_dir: Path, target: str) -> Iterator[Position]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise AlreadyShipping(f"another process ships to {target}") from None
-        path = folder / f"{name}.json"
-        kept = _Kept(target)
-        with suppress(FileNotFoundError, *UNREADABLE):  # then all is compared, or sent, again
-            kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
-        yield Position(path, kept)
+        yield Position(folder / f"{name}.json", target)
     finally:
         os.close(lock)

@@ -1,4 +1,4 @@
-"""An object store that speaks S3. boto3 signs, retries, and finds credentials as usual."""
+"""An object store with the S3 API. boto3 signs, retries, and finds credentials as usual."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -7,15 +7,15 @@ from typing import Any, BinaryIO
 from smtpproxy.shipping.targets import TargetUnavailable, TargetWrong, blocks
 
 _LEAST_PART = 5 * 1024 * 1024
-"""A part of an object that is not its last one has so many octets at least (S3's own bound)."""
+"""The least octets of a part of an object that is not its last (S3's own limit)."""
 _PART = 16 * 1024 * 1024
 
 
 class S3Target:
-    """A `FileTarget`: objects PREFIX/RELAY/NAME. An object is whole or not there."""
+    """A `FileTarget`: objects PREFIX/RELAY/NAME, which are replaced atomically."""
 
     def __init__(self, bucket: str, prefix: str, relay: str) -> None:
-        """Raises TargetWrong: boto3 is not installed, or knows no region or credentials."""
+        """Raises TargetWrong if boto3 is not installed, or finds no region or credentials."""
         try:
             import boto3
             from botocore.config import Config
@@ -44,7 +44,7 @@ class S3Target:
         return found
 
     def append(self, name: str, source: BinaryIO, begin: int, end: int) -> None:
-        """S3 cannot append: a new object is made, of the one that is there and of what is new."""
+        """Make a new object of the present one and the new octets, as S3 cannot append."""
         if begin < _LEAST_PART:
             self.put(name, source, end)
             return
@@ -94,7 +94,7 @@ class S3Target:
     ) -> Iterator[Mapping[str, Any]]:
         while begin < end:
             until = min(begin + _PART, end)
-            if end - until < _LEAST_PART:  # the rest would be too small for a middle part later
+            if end - until < _LEAST_PART:  # the rest could not become a middle part later
                 until = end
             done = self._client.upload_part(
                 Bucket=self._bucket, Key=self._prefix + name, UploadId=upload,

@@ -1,4 +1,4 @@
-"""Where an audit log is shipped to: what all targets can do, and a directory."""
+"""The targets that an audit log is shipped to: their interface, and a directory."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,15 +12,15 @@ BLOCK = 4 * 1024 * 1024
 
 
 class TargetUnavailable(Exception):
-    """The target did not take what it was given; the text says why."""
+    """The target did not accept something; the text says why."""
 
 
 class TargetWrong(Exception):
-    """There is no such target, or it cannot be one."""
+    """The target is not valid, or does not exist."""
 
 
 class FileTarget(Protocol):
-    """Has files of one relay, which can be replaced. What has returned is there to stay.
+    """Holds the files of one relay, and can replace them. When a method returns, it is durable.
 
     Methods raise TargetUnavailable.
     """
@@ -30,11 +30,11 @@ class FileTarget(Protocol):
         ...
 
     def append(self, name: str, source: BinaryIO, begin: int, end: int) -> None:
-        """Let a file that has `begin` octets have `end`, as the source has them."""
+        """Extend a file from `begin` to `end` octets of the source."""
         ...
 
     def put(self, name: str, source: BinaryIO, end: int) -> None:
-        """Put the first octets of a source there, in place of what there is: all or nothing."""
+        """Create or replace a file with the octets of the source up to `end`, atomically."""
         ...
 
     def remove(self, name: str) -> None: ...
@@ -44,17 +44,17 @@ class FileTarget(Protocol):
 
 @runtime_checkable
 class LineTarget(Protocol):
-    """Takes lines, and forgets none."""
+    """Accepts lines, which it cannot erase."""
 
     def send(self, lines: Sequence[bytes]) -> None:
-        """Return when they are taken. Raises TargetUnavailable."""
+        """Return once they are accepted. Raises TargetUnavailable."""
         ...
 
     def close(self) -> None: ...
 
 
 def blocks(source: BinaryIO, begin: int, end: int) -> Iterator[bytes]:
-    """Yield octets of a file. Raises TargetUnavailable: it has not so many any more."""
+    """Yield octets of a file. Raises TargetUnavailable if it has become shorter."""
     source.seek(begin)
     while begin < end:
         block = source.read(min(BLOCK, end - begin))
@@ -65,13 +65,15 @@ def blocks(source: BinaryIO, begin: int, end: int) -> Iterator[bytes]:
 
 
 class DirectoryTarget:
-    """A `FileTarget`: a folder on a disk or a share, in which each relay has its own."""
+    """A `FileTarget`: a folder on a disk or a share, with a folder for each relay."""
 
     def __init__(self, folder: Path, relay: str) -> None:
-        """Raises TargetWrong: `folder` is not there."""
+        """Raises TargetWrong if `folder` does not exist."""
         if not folder.is_dir():
-            raise TargetWrong(f"{folder}: not a folder; make it first, so that a share that is not "
-                              "mounted is noticed")  # fmt: skip
+            raise TargetWrong(
+                f"{folder}: not a folder; create it first (smtpproxy does not, as it may be the "
+                "place of a share that is not mounted)"
+            )
         self._folder = folder / relay
         self._top = folder
 
@@ -89,7 +91,7 @@ class DirectoryTarget:
     def append(self, name: str, source: BinaryIO, begin: int, end: int) -> None:
         try:
             with (self._folder / name).open("r+b") as file:
-                file.truncate(begin)  # what a run that was killed had begun
+                file.truncate(begin)  # drops the unfinished part of a run that was killed
                 file.seek(begin)
                 for block in blocks(source, begin, end):
                     file.write(block)

@@ -1,4 +1,4 @@
-"""Shows a snapshot, and the relay's processes, to `prometheus_client`, which writes the format."""
+"""Hands a snapshot, and figures of the relay's processes, to `prometheus_client` for formatting."""
 
 import contextlib
 import os
@@ -25,9 +25,9 @@ from smtpproxy.settings import Settings
 from smtpproxy.sinks.families import FAMILIES, PREFIX, Family
 from smtpproxy.sinks.snapshots import LATENCY_BUCKETS, Histogram, Labels, Samples, Snapshot
 
-_TOGETHER = {
+_PROCESS_METRICS = {
     "process_cpu_seconds": "Processor time of all processes of the relay.",
-    "process_resident_memory_bytes": "Resident memory of all processes, what they share once.",
+    "process_resident_memory_bytes": "Resident memory of all processes, shared parts counted once.",
     "process_virtual_memory_bytes": "Virtual memory of all processes of the relay.",
     "process_open_fds": "Open files of the process that has the most.",
     "process_max_fds": "How many files that process may have open.",
@@ -38,7 +38,7 @@ _TOGETHER = {
 def relay_processes() -> Sequence[int]:
     """Return the supervisor, its nursery, of which this process is a child, and all their children.
 
-    Where they cannot be looked at, this process and its parent.
+    Only this process and its parent if /proc cannot be read.
     """
     nursery = os.getppid()
     with contextlib.suppress(OSError):
@@ -54,12 +54,12 @@ def _children(process: int) -> list[int]:
 
 
 def process_metrics(processes: Sequence[int]) -> Iterator[Metric]:
-    """Yield the metrics of the processes that are still there."""
+    """Yield the metrics of the processes that still run."""
     each = [figures for figures in map(_figures, processes) if figures]
     if not each:
         return
     fullest = max(each, key=lambda figures: figures.get("process_open_fds", 0.0))
-    for name, text in _TOGETHER.items():
+    for name, text in _PROCESS_METRICS.items():
         values = [figures[name] for figures in each if name in figures]
         if name == "process_cpu_seconds":
             yield CounterMetricFamily(name, text, value=sum(values))
@@ -74,7 +74,7 @@ def process_metrics(processes: Sequence[int]) -> Iterator[Metric]:
 def _figures(process: int) -> dict[str, float]:
     collector = ProcessCollector(pid=lambda: process, registry=CollectorRegistry())
     figures = {metric.name: metric.samples[0].value for metric in collector.collect()}
-    with contextlib.suppress(OSError):  # what processes share is to count once
+    with contextlib.suppress(OSError):  # to count shared memory once
         for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 figures["process_resident_memory_bytes"] = float(line.split()[1]) * 1024
@@ -83,13 +83,13 @@ def _figures(process: int) -> dict[str, float]:
 
 _BOUNDS = (*map(floatToGoString, LATENCY_BUCKETS), "+Inf")
 _GAUGES = {family.name for family in FAMILIES if family.kind == "gauge"}
-_NOTHING = Histogram((0,) * len(_BOUNDS), 0.0)
+_EMPTY = Histogram((0,) * len(_BOUNDS), 0.0)
 
 
 def store_gauges(
     contacts: int, suppressions: Mapping[tuple[str, str], int]
 ) -> Mapping[str, Samples]:
-    """Return the gauges of what a store's `counts()` said, every kind shown."""
+    """Return the gauges for a store's `counts()`, with a row for every kind."""
     rows: dict[Labels, float] = {
         (kind, str(origin)): 0 for kind in SCOPE_KINDS for origin in Origin
     }
@@ -98,16 +98,16 @@ def store_gauges(
 
 
 def snapshot_gauges(taken_at: Mapping[str, datetime]) -> Mapping[str, Samples]:
-    """Return when each partner's snapshot was taken; one that is missing is shown as 0."""
+    """Return when each partner's snapshot was taken; a missing one is shown as 0."""
     rows: Samples = {(name,): moment.timestamp() for name, moment in taken_at.items()}
     return {"snapshot_taken_timestamp_seconds": rows}
 
 
 class SnapshotCollector(Collector):
-    """All metrics of the relay, as they stand in `snapshot`.
+    """All metrics of the relay.
 
-    What moves comes from the snapshot; what the settings fix (which label rows there
-    are, version, modes) is known from the start. Times are Unix seconds.
+    What changes comes from `snapshot`; what the settings fix (label rows, version, modes)
+    is known from the start. Times are Unix seconds.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class SnapshotCollector(Collector):
     ) -> None:
         self.snapshot = Snapshot()
         self._processes = processes
-        self.openmetrics = False  # the format that is going to be written
+        self.openmetrics = False  # the format to write
         self._zeros = {family.name: tuple(family.rows.of(settings)) for family in FAMILIES}
         self._fixed: dict[str, Samples] = {
             "workers_configured": {(): settings.server.workers},
@@ -147,10 +147,10 @@ class SnapshotCollector(Collector):
                 yield self._gauge(family)
         yield from process_metrics(self._processes())
 
-    def _rows(self, family: Family, moved: Mapping[str, Samples]) -> Iterator[tuple[Labels, float]]:
+    def _rows(self, family: Family, found: Mapping[str, Samples]) -> Iterator[tuple[Labels, float]]:
         rows = dict.fromkeys(self._zeros[family.name], 0.0)
         rows.update(self._fixed.get(family.name, {}))
-        rows.update(moved.get(family.name, {}))
+        rows.update(found.get(family.name, {}))
         yield from rows.items()
 
     def _counter(self, family: Family) -> Metric:
@@ -178,7 +178,7 @@ class SnapshotCollector(Collector):
 
     def _histogram(self, family: Family) -> Metric:
         metric = HistogramMetricFamily(PREFIX + family.name, family.help, labels=family.labels)
-        rows = dict.fromkeys(self._zeros[family.name], _NOTHING)
+        rows = dict.fromkeys(self._zeros[family.name], _EMPTY)
         rows.update(self.snapshot.histograms.get(family.name, {}))
         for labels, histogram in rows.items():
             buckets = list(zip(_BOUNDS, accumulate(histogram.counts), strict=True))

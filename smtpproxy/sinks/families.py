@@ -1,6 +1,6 @@
-"""Every metric there is: name, kind, labels and meaning.
+"""All metrics: name, kind, labels and meaning.
 
-docs/metrics.md says the same for people; a test holds the two together.
+docs/metrics.md has the same list; a test compares the two.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Kind = Literal["counter", "gauge", "histogram", "info"]
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric. `rows` has its labels, and yields what is shown before anything happens."""
+    """One metric. `rows` has its labels, and the rows shown before anything happens."""
 
     name: str  # without the prefix
     help: str
@@ -86,7 +86,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "tracking_pixels_total",
-        "Messages that tell who opens them, by what was done about it.",
+        "Messages with tracking pixels, by what was done about them.",
         rows.by_tracking,
     ),
     Family(
@@ -120,12 +120,12 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "limited_total",
-        "Limits that were met without an end of the session: commands and messages were refused.",
+        "Limits met without ending the session: commands and messages were refused.",
         rows.listeners_and("limit", LIMITS),
     ),
     Family(
         "proxy_headers_total",
-        "Connections to listeners with the PROXY protocol, by what their header came to.",
+        "Connections to listeners with the PROXY protocol, by the outcome of their header.",
         rows.by_proxy_outcome,
     ),
     Family(
@@ -140,13 +140,13 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "certificate_reloads_total",
-        "Changed certificate files that were read; failed: the old certificate stays in use.",
+        "Certificate files reloaded after a change; failed: the old certificate stays in use.",
         rows.by_certificate_reading,
     ),
     Family("auth_total", "AUTH exchanges, by how they ended.", rows.by_auth_outcome),
     Family(
         "senders_refused_total",
-        "MAIL commands refused because the client's credential has not that reverse path.",
+        "MAIL commands refused because the client's credential does not permit the reverse path.",
         rows.by_authenticating_listener,
     ),
     Family(
@@ -156,12 +156,10 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "upstream_connections_limit",
-        "Connections to the upstream that there may be, of all workers.",
+        "The most connections to the upstream there can be, of all workers.",
         rows.one_row,
     ),
-    Family(
-        "upstream_waiting", "Messages that wait for a connection to the upstream.", rows.one_row
-    ),
+    Family("upstream_waiting", "Messages waiting for a connection to the upstream.", rows.one_row),
     Family(
         "upstream_saturated_workers",
         "Relay processes all of whose connections to the upstream are in use while messages wait.",
@@ -169,18 +167,18 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "store_connections",
-        "Connections of the workers to the database open now; none to a store in SQLite.",
+        "Connections of the workers to the database open now; none for a store in SQLite.",
         rows.each("state", ("idle", "busy")),
     ),
     Family(
         "store_connections_limit",
-        "Connections to the database that there may be, of all workers.",
+        "The most connections to the database there can be, of all workers.",
         rows.one_row,
     ),
-    Family("store_waiting", "Questions that wait for a connection to the database.", rows.one_row),
+    Family("store_waiting", "Queries waiting for a connection to the database.", rows.one_row),
     Family(
         "store_waited_seconds_total",
-        "Time that questions have waited for a connection to the database.",
+        "Time that queries have waited for a connection to the database.",
         rows.one_row,
     ),
     Family(
@@ -190,22 +188,22 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "dns_lookups_total",
-        "Questions to the DNS, by how they ended; failed: no answer.",
+        "DNS lookups, by outcome; failed: no answer.",
         rows.each("outcome", DNS_OUTCOMES),
     ),
     Family(
         "failures_total",
-        "Trouble of the relay's own, by the part that failed: a 451, but in observe mode.",
+        "Internal failures, by the part that failed: a 451, except in observe mode.",
         rows.listeners_and("part", rows.FAILING_PARTS),
     ),
     Family(
         "confirmations_total",
-        "Buttons pressed on the pages behind confirm links, by what the link was for.",
+        "Buttons pressed on the pages of confirm links, by what the link was for.",
         rows.by_confirmation,
     ),
     Family(
         "feedback_total",
-        "What people and mail servers said back: links used, and reports that came by mail.",
+        "Feedback of people and mail servers: links used, and reports that came by mail.",
         rows.by_feedback,
     ),
     Family(
@@ -238,12 +236,12 @@ FAMILIES: tuple[Family, ...] = (
     Family("contacts", "Contacts in the store.", rows.unknown()),
     Family(
         "snapshot_taken_timestamp_seconds",
-        "When a partner's snapshot that counts was taken, in Unix time; 0: there is none.",
+        "When a partner's snapshot in use was taken, in Unix time; 0: there is none.",
         rows.by_partner,
     ),
     Family(
         "audit_index_backlog_rows",
-        "Rows of the audit log that are not in the index of decisions yet.",
+        "Rows of the audit log not yet in the index of decisions.",
         rows.one_row,
     ),
     Family(
@@ -273,17 +271,17 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "webhook_deadline_seconds",
-        "By what age a change has to be delivered.",
+        "The age by which a change has to be delivered.",
         rows.unknown("webhook"),
     ),
     Family(
         "webhook_deliveries_total",
-        "Attempts to deliver a message, by what came of them.",
+        "Attempts to deliver a message, by outcome.",
         rows.by_webhook_outcome,
     ),
     Family(
         "webhook_dead_letters",
-        "Messages that could not be delivered in time and wait for somebody to decide.",
+        "Messages that were not delivered in time and wait for somebody to decide.",
         rows.unknown("webhook"),
     ),
     Family(
@@ -301,13 +299,13 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "purged_total",
-        "Rows removed since they had outlived their period, by kind of data.",
+        "Rows removed because their retention period was over, by kind of data.",
         rows.each("kind", rows.PURGED_KINDS),
     ),
     Family("purge_failures_total", "Daily purges that failed.", rows.one_row),
     Family(
         "purge_last_success_timestamp_seconds",
-        "When the last purge came to its end, in Unix time.",
+        "When the last purge finished, in Unix time.",
         rows.unknown(),
     ),
     Family(
@@ -317,14 +315,14 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "store_misfits",
-        "1 while a key is missing here that relays of the store share; how many streams and brands"
-        " are other ones than those of another relay.",
+        "key: 1 while a key that the store's relays share is missing here; configuration: how many"
+        " streams and brands differ from another relay's.",
         rows.each("kind", ("key", "configuration")),
     ),
-    Family("workers", "Relay processes that are alive.", rows.one_row),
-    Family("workers_configured", "Relay processes that there should be.", rows.unknown()),
+    Family("workers", "Relay processes alive.", rows.one_row),
+    Family("workers_configured", "Relay processes there should be.", rows.unknown()),
     Family(
-        "worker_exits_total", "Relay processes that ended while the relay went on.", rows.one_row
+        "worker_exits_total", "Relay processes that ended while the relay ran on.", rows.one_row
     ),
     Family("cpu_seconds_total", "Processor time used by all relay processes.", rows.one_row),
     Family(
@@ -334,6 +332,6 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("start_time_seconds", "When the relay was started, in Unix time.", rows.unknown()),
     Family("stream_info", "The brand of the stream.", rows.unknown("stream", "brand")),
-    Family("build_info", "The version that runs.", rows.unknown("version")),
-    Family("config_info", "The configuration that runs, by its hash.", rows.unknown("hash")),
+    Family("build_info", "The version running.", rows.unknown("version")),
+    Family("config_info", "The configuration in use, by its hash.", rows.unknown("hash")),
 )

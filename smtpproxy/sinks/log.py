@@ -1,8 +1,7 @@
 """The log: structured lines on standard error, without addresses at info level.
 
 An upstream's reply, a client's command, an exception's text: any of them may name a
-recipient. Too much taken out is a pity, too little is a breach, so what only may be an address
-goes as well.
+recipient. Redacting too much is a nuisance, too little a breach: whatever may be an address goes.
 """
 
 import logging
@@ -42,7 +41,7 @@ _AT = re.compile(
     r"|[%+=]40(?=\[|[a-z0-9_-]{1,63}\.[a-z0-9])",
     re.IGNORECASE,
 )
-"""What parts an address, also as xtext, quoted-printable, URLs, HTML and source text write it."""
+"""The @ of an address, also as xtext, quoted-printable, URLs, HTML and source text write it."""
 
 _ENDS = frozenset('<>,;"()[]{}|`')
 _COMMENT = {")": "(", "]": "[", "}": "{"}
@@ -58,7 +57,7 @@ _CONTROL_OF_LINES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def redact(logger: object, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
-    """Redact all values of a line, as a processor of structlog; those at debug stay as they are."""
+    """Redact all values of a line, except at debug. A processor of structlog."""
     if method == "debug":
         return event
     for name, value in event.items():
@@ -66,7 +65,7 @@ def redact(logger: object, method: str, event: MutableMapping[str, Any]) -> Mapp
             lines = redacted(str(value))[-10 * LONGEST :]
             event[name] = _CONTROL_OF_LINES.sub(_escaped, lines)
         else:
-            event[name] = _of_any(value)
+            event[name] = _loggable(value)
     return event
 
 
@@ -115,16 +114,16 @@ def _end(text: str, end: int) -> int:
     return end
 
 
-def _of_any(value: Any) -> Any:
-    """Return a value of any kind as the log may show it."""
+def _loggable(value: Any) -> Any:
+    """Return a value of any type as the log may show it."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, Mapping):
-        return {str(_of_any(key)): _of_any(each) for key, each in value.items()}
+        return {str(_loggable(key)): _loggable(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_of_any(each) for each in value]
+        return [_loggable(each) for each in value]
     text = redacted(value if isinstance(value, str) else repr(value))
-    if len(text) > LONGEST:  # not before: half an address has no sign of one
+    if len(text) > LONGEST:  # not before: half an address cannot be recognised
         text = text[:LONGEST] + "…"
     return _CONTROL.sub(_escaped, text)
 
@@ -142,7 +141,7 @@ _TROUBLE: Mapping[type[Struct], tuple[str, ...]] = {
     TlsHandshake: ("tls handshake failed", "outcome", "peer", "detail"),
     Authentication: ("authentication failed", "outcome", "peer", "mechanism"),
 }
-"""What is said of an event, the field that tells what kind of error, and what else it names."""
+"""An event's message, the field that names its kind of error, and the other fields logged."""
 
 _EVERY = 1.0
 """Seconds between two lines about the same kind of error; those in between are counted."""
@@ -150,8 +149,8 @@ _EVERY = 1.0
 _NOTHING_WRONG = frozenset(
     {"quit", "eof", "error", "shutdown", "refused"} | {"ok", "local", "cancelled"}
 )
-"""Ends of connections that are not worth logging (`error` was logged with what caused it), and
-outcomes of clients that were let in."""
+"""Ends of connections not worth logging (`error` was logged with its cause), and outcomes of
+clients that were let in."""
 
 
 def configure_logging(settings: ServerSettings, *, process: str) -> None:
@@ -177,7 +176,7 @@ def configure_logging(settings: ServerSettings, *, process: str) -> None:
 
 
 def _take_over() -> None:
-    """Let what libraries and the interpreter itself have to say go the same way."""
+    """Send what libraries and the interpreter report to the same log."""
     logging.basicConfig(handlers=[_FromLibraries()], level=logging.WARNING, force=True)
     logging.captureWarnings(True)
     log = structlog.get_logger()
@@ -187,7 +186,7 @@ def _take_over() -> None:
 
 
 class _FromLibraries(logging.Handler):
-    """Writes what comes by `logging` as lines of our own."""
+    """Writes records of `logging` as lines of this log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
@@ -201,8 +200,8 @@ class _FromLibraries(logging.Handler):
 
 
 class Log:
-    """The sink that writes what an operator should see. Call it with every event, or its
-    handler for it."""
+    """The sink that writes what an operator should see. Call it, or the event's handler, with every
+    event."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = structlog.get_logger()
@@ -221,7 +220,7 @@ class Log:
             handle(event)
 
     def unexpected(self, error: Exception) -> None:
-        """A fault of the program itself: with its traceback."""
+        """Log a fault of the program itself, with its traceback."""
         self._log.error("internal error", exc_info=error)
 
     def _decided(self, event: Decided) -> None:
@@ -232,7 +231,7 @@ class Log:
                 return
             reason = first.reason
         elif verdict is None or verdict.action is Action.ALLOW:
-            return  # the audit journal has it; a line a message would cost more than the relay
+            return  # it is in the audit journal; a line per message would cost more than relaying
         else:
             reason = verdict.reason
         self._log.info(
@@ -246,7 +245,7 @@ class Log:
         )
 
     def _trouble(self, event: Event) -> None:
-        """Warn, unless that was said of the subject just now: then it is counted as unsaid."""
+        """Warn, but only count it as unsaid if the same was logged just now."""
         if getattr(event, "outcome", getattr(event, "cause", "")) in _NOTHING_WRONG:
             return
         message, subject, *others = _TROUBLE[type(event)]

@@ -49,7 +49,7 @@ N = TypeVar("N", int, float)
 class _Latency:
     """A histogram that is still being filled.
 
-    To observe is to append to a list; a snapshot, of which there is one a second, does the rest.
+    Observing only appends to a list; the snapshot, once a second, does the rest.
     """
 
     __slots__ = ("_counts", "_seen", "_sum", "observe")
@@ -72,7 +72,7 @@ class _Latency:
 
 
 class _Stages:
-    """The latency of each stage of a message. Those with the same stages are added at once."""
+    """The latency of each stage of messages. Those with the same stages are added up together."""
 
     __slots__ = ("_latencies", "seen")
 
@@ -91,7 +91,7 @@ class _Stages:
 _bucket_of = partial(bisect_left, LATENCY_BUCKETS)
 _PASSED = Verdict(Action.ALLOW)
 _Judged = tuple[str, str, Action, Reason, Basis | None, bool]
-"""Listener, stream and verdict of a recipient, and whether what is allowed was to be relayed."""
+"""Listener, stream and verdict of a recipient, and whether allowed mail was to be relayed."""
 
 _COUNTED = (
     *("messages_total", "observed_refusals_total", "undeclared_bulk_total"),
@@ -101,8 +101,8 @@ _COUNTED = (
     *("certificate_reloads_total", "auth_total", "senders_refused_total"),
     *("failures_total", "dns_lookups_total"),
 )
-"""Counted at the event itself. The other counters are sums over `_recipients` and `_answered`, made
-for a snapshot: a message then costs one increment in each."""
+"""Counted at the event itself. Other counters are summed up from `_recipients` and `_answered` for
+each snapshot, so that a message costs one increment in each."""
 
 
 class _Answered:
@@ -115,10 +115,10 @@ class _Answered:
 
 
 class Metrics:
-    """The sink that counts. Call it with every event, or its handler for it, from one thread only.
+    """The sink that counts. Call it, or the event's handler, with every event, from one thread.
 
-    Label values are in the order of the metric's labels in `families`. `replies`, the upstream's by
-    the first digit of their code (0: none came), are counted where they come.
+    Label values are in the order of the metric's labels in `families`. `replies` counts those of
+    the upstream by their first digit (0: none came), where they arrive.
     """
 
     def __init__(self, cpu_seconds: Callable[[], float] = time.process_time) -> None:
@@ -171,7 +171,7 @@ class Metrics:
     def upstream(
         self, idle: int, busy: int, *, limit: int = 0, waiting: int = 0, saturated: bool = False
     ) -> None:
-        """Say how many connections to the upstream there are now, and who waits for one."""
+        """Record how many connections to the upstream there are now, and how many messages wait."""
         self._pool = {
             "upstream_connections": {("idle",): idle, ("busy",): busy},
             "upstream_connections_limit": {(): limit},
@@ -180,19 +180,19 @@ class Metrics:
         }
 
     def replica_reads(self, reads: Mapping[str, int]) -> None:
-        """Say how many reads each server of the store has answered."""
+        """Record how many reads each server of the store has answered."""
         self._replica_reads = {(server,): n for server, n in reads.items()}
 
     def replica(self, lag: float, *, unused: bool) -> None:
-        """Say how far the standby is behind, in seconds; in one worker only."""
+        """Record how far the standby is behind, in seconds; in one worker only."""
         self._replica = {"replica_lag_seconds": {(): lag}, "replica_unused": {(): int(unused)}}
 
     def certificate(self, listener: str, expires: float) -> None:
-        """Say until when a listener's certificate is good; in one worker only: gauges add up."""
+        """Record when a listener's certificate expires; in one worker only, as gauges add up."""
         self._expiries[(listener,)] = expires
 
     def snapshot(self) -> Snapshot:
-        """Return everything counted since this worker began."""
+        """Return everything counted since this worker started."""
         return Snapshot(
             counters={
                 **{name: _plain(counts) for name, counts in self._counts.items()},
@@ -281,15 +281,15 @@ class Metrics:
         if event.observed:
             self._observed_only(event, stream)
 
-    def _count_content(self, event: Decided, look: ContentFeatures) -> None:
+    def _count_content(self, event: Decided, content: ContentFeatures) -> None:
         stream, features = event.decision.stream, event.features
-        if look.declared_stream is not None:
+        if content.declared_stream is not None:
             self._counts["undeclared_bulk_total"][
-                (look.declared_stream, UndeclaredBulk.MARKETING)
+                (content.declared_stream, UndeclaredBulk.MARKETING)
             ] += 1
         elif features is not None and is_undeclared_bulk(stream, features):
             self._counts["undeclared_bulk_total"][(stream.name, stream.undeclared_bulk)] += 1
-        action = _tracking_action(event) if look.pixels else None
+        action = _tracking_action(event) if content.pixels else None
         if action is not None:
             self._counts["tracking_pixels_total"][(stream.name, action)] += 1
 
@@ -346,7 +346,7 @@ def _summed(counts: Iterable[tuple[K, N]]) -> dict[K, N]:
 
 
 def _tracking_action(event: Decided) -> str | None:
-    """What was done about a tracking pixel; None where the message did not come to that."""
+    """Return what was done about tracking pixels; None if the message stopped for other reasons."""
     stream, verdicts = event.decision.stream, event.decision.recipients
     unconsented = Reason.TRACKING_UNCONSENTED
     if not event.observed and any(verdict.reason is unconsented for verdict in verdicts):

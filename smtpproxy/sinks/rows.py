@@ -1,4 +1,4 @@
-"""The label rows that can happen, from the settings: they are shown before they do.
+"""The label rows that can occur with these settings: they are shown from the start.
 
 Only what is possible is listed: streams that a listener's mail can be on, reasons that
 fit the stream's class.
@@ -33,7 +33,7 @@ from smtpproxy.sinks.snapshots import Labels
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The labels of a metric, and the rows of them that can happen."""
+    """The labels of a metric, and the rows that can occur."""
 
     labels: tuple[str, ...]
     of: Callable[[Settings], Iterable[Labels]]
@@ -52,7 +52,7 @@ ENDS = (
 )
 """Why a connection ended."""
 SERVERS = ("primary", "standby")
-"""Of PostgreSQL, that a read may be answered by."""
+"""Of PostgreSQL: which may answer a read."""
 TLS_OUTCOMES: tuple[str, ...] = get_args(TlsOutcome)
 AUTH_OUTCOMES: tuple[str, ...] = get_args(AuthOutcome)
 AUTH_MECHANISMS = ("PLAIN", "LOGIN", "SCRAM-SHA-256")
@@ -61,7 +61,7 @@ FEEDBACK_KINDS = (
     *("complaint", "dead", "full", "blocked", "spam", "transient", "unknown"),
     *("auto_reply", "other"),
 )
-"""What is heard by mail, beside wishes to unsubscribe."""
+"""Feedback by mail, other than requests to unsubscribe."""
 
 PURGED_KINDS = (
     *("contacts", "suppressions", "lifted_suppressions", "mailings", "reports", "audit"),
@@ -160,7 +160,7 @@ def _listener_streams(settings: Settings) -> Iterable[tuple[str, Stream]]:
 
 
 def unknown(*labels: str) -> Rows:
-    """What is not known before it happens."""
+    """Rows that are not known before they occur."""
     return Rows(labels, lambda settings: ())
 
 
@@ -171,7 +171,7 @@ def one_row(settings: Settings) -> Iterable[Labels]:
 
 @_labelled("stream", "action")
 def by_bulk_action(settings: Settings) -> Iterable[Labels]:
-    """Yield each transactional stream with all that may be done with undeclared bulk on it."""
+    """Yield each transactional stream with every action on undeclared bulk."""
     streams = settings.streams.values()
     transactional = [s.name for s in streams if s.stream_class is StreamClass.TRANSACTIONAL]
     return product(transactional, map(str, UndeclaredBulk))
@@ -179,7 +179,7 @@ def by_bulk_action(settings: Settings) -> Iterable[Labels]:
 
 @_labelled("stream", "action")
 def by_tracking(settings: Settings) -> Iterable[Labels]:
-    """Yield each stream that looks for tracking pixels, with all that may be done about them."""
+    """Yield each stream that looks for tracking pixels with every action on them."""
     return product((s.name for s in _streams(settings) if s.looks_for_pixels), TRACKING_ACTIONS)
 
 
@@ -226,7 +226,7 @@ def by_stream(settings: Settings) -> Iterable[Labels]:
 
 @_labelled("listener", "stream")
 def by_listener_and_stream(settings: Settings) -> Iterable[Labels]:
-    """Of listeners that relay: what an MTA asks about, it sends on by itself."""
+    """Of listeners that relay: an MTA that only asks sends the mail itself."""
     relaying = {each.name for each in settings.listeners if each.protocol in ("smtp", "lmtp")}
     return (
         (listener, stream.name)
@@ -289,7 +289,7 @@ def by_webhook_outcome(settings: Settings) -> Iterable[Labels]:
 
 @_labelled("kind", "stream")
 def by_feedback(settings: Settings) -> Iterable[Labels]:
-    """A link may be of a stream that there is no more, a report of none."""
+    """A link's stream may no longer exist; a report may name none."""
     marketing = [s.name for s in _streams(settings) if s.stream_class is StreamClass.MARKETING]
     yield from product(("unsubscribe", "undo", "preference", "untrack"), [*marketing, "unknown"])
     if settings.feedback is not None:
@@ -332,7 +332,7 @@ def by_heard(settings: Settings) -> Iterable[Labels]:
 
 @_labelled("token", "code_class")
 def by_token(settings: Settings) -> Iterable[Labels]:
-    """What is asked without a known token counts too, where there are tokens at all."""
+    """Requests without a known token count too, where there are tokens at all."""
     names = [token.name for token in settings.tokens]
     return product([*names, "unknown"] if names else (), API_CODE_CLASSES)
 

@@ -1,4 +1,4 @@
-"""What was counted, as it goes from process to process, and how many workers are added up."""
+"""What a process has counted, as it is sent to another, and the sums over all workers."""
 
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Self
@@ -17,7 +17,7 @@ LATENCY_BUCKETS = (
 class Histogram(msgspec.Struct, frozen=True, array_like=True):
     """Observations by bucket, each counted once, and their sum in the metric's unit.
 
-    `counts` has one place for each bound of `LATENCY_BUCKETS` and one for all above.
+    `counts` has one entry for each bound of `LATENCY_BUCKETS` and one for everything above.
     """
 
     counts: tuple[int, ...]
@@ -29,9 +29,9 @@ class Histogram(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """What was counted since the process began, by metric name without its prefix.
+    """What was counted since the process started, by metric name without its prefix.
 
-    Only what has moved is in it; the collector fills in the zeros.
+    Only what has changed is in it; the collector fills in the zeros.
     """
 
     counters: Mapping[str, Samples] = {}
@@ -42,12 +42,12 @@ class Snapshot(msgspec.Struct, frozen=True):
         return Snapshot(self.counters, {**self.gauges, **gauges}, self.histograms)
 
     def encode(self) -> bytes:
-        """Return it as MessagePack, to go from process to process."""
+        """Return it as MessagePack, for another process."""
         return msgspec.msgpack.encode(self)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Raises `msgspec.DecodeError` when `data` is no snapshot."""
+        """Raises `msgspec.DecodeError` if `data` is not a snapshot."""
         return msgspec.msgpack.decode(data, type=cls)
 
 
@@ -74,10 +74,9 @@ def _add(totals: dict[str, dict[Labels, float]], more: Mapping[str, Samples]) ->
 
 
 class Totals:
-    """All workers together, the dead ones included: what was counted never goes down.
+    """All workers together, including dead ones: what was counted never goes down.
 
-    A worker has its own key, never reused by another process
-    (its process id and start time, say).
+    A worker's key (say, process id and start time) is never reused by another process.
     """
 
     def __init__(self) -> None:
@@ -85,11 +84,11 @@ class Totals:
         self._retired = Snapshot()
 
     def update(self, worker: Hashable, snapshot: Snapshot) -> None:
-        """Replace what is known of a worker by its newest snapshot."""
+        """Replace a worker's snapshot by its newest one."""
         self._live[worker] = snapshot
 
     def retire(self, worker: Hashable, *, takes_mail: bool = True) -> None:
-        """Keep what a dead process had counted; what it had open is gone."""
+        """Keep the counts of a dead process; its gauges go."""
         last = self._live.pop(worker, Snapshot())
         ended = Snapshot(counters={"worker_exits_total": {(): 1}} if takes_mail else {})
         counted = Snapshot(counters=last.counters, histograms=last.histograms)

@@ -101,7 +101,7 @@ def open_copies(settings: StoreSettings, now: Callable[[], datetime]) -> CopyLed
     """Open the ledger of copies delivered before the final answer. Raises StoreMisconfigured."""
     if is_postgresql(settings):
         from smtpproxy.store.postgres import target
-        from smtpproxy.store.postgres.copies import PostgresCopies
+        from smtpproxy.store.postgres.counters import PostgresCopies
 
         return PostgresCopies(target(settings), now)
     path = store_path(settings)
@@ -194,7 +194,7 @@ def open_asked_messages(settings: StoreSettings) -> AskedMessages | None:
     if not is_postgresql(settings):
         return None
     from smtpproxy.store.postgres import target
-    from smtpproxy.store.postgres.asked_messages import PostgresAskedMessages
+    from smtpproxy.store.postgres.feedback import PostgresAskedMessages
 
     return PostgresAskedMessages(target(settings))
 
@@ -206,7 +206,7 @@ async def replica_fault(settings: StoreSettings) -> str | None:
     """
     if settings.replica_url is None:
         return None
-    from smtpproxy.store.postgres.replica_look import look_at_replica
+    from smtpproxy.store.postgres.standby_checks import look_at_replica
 
     found = await look_at_replica(settings)
     return None if found is None else found.fault or None

@@ -83,7 +83,7 @@ def test_a_tag_that_is_put_right_by_hand_counts_too(machine: Machine, backup: Pa
 
 
 def test_the_newest_wish_counts() -> None:
-    from smtpproxy.backup import refusals
+    from smtpproxy.backup.replay import suppressions_for
     from smtpproxy.store.change_journal import Change
 
     def wish(day: int, frequency: Frequency) -> Change:
@@ -93,5 +93,5 @@ def test_the_newest_wish_counts() -> None:
         )
 
     taken_back = [wish(1, Frequency.MONTHLY), wish(2, Frequency.ALL)]
-    assert not list(refusals.orders(taken_back))
-    assert [scope for scope, _, _ in refusals.orders(taken_back[:1])] == ["purpose:offers"]
+    assert not list(suppressions_for(taken_back))
+    assert [scope for scope, _, _ in suppressions_for(taken_back[:1])] == ["purpose:offers"]

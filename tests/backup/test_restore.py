@@ -53,7 +53,7 @@ def test_a_backup_is_private_and_holds_all_that_it_says(machine: Machine, backup
 def test_a_backup_overwrites_nothing(machine: Machine, backup: Path) -> None:
     before = {path.name: path.read_bytes() for path in backup.iterdir()}
     told = machine.run("backup", str(backup), code=1).stderr
-    assert "exists already" in told
+    assert "already exists" in told
     assert before == {path.name: path.read_bytes() for path in backup.iterdir()}
 
 
@@ -244,7 +244,7 @@ def test_a_journal_that_does_not_lead_on(machine: Machine, backup: Path, fault: 
 def test_a_restore_is_refused_over_what_is_there(machine: Machine, backup: Path) -> None:
     before = (machine.state / "smtpproxy.db").read_bytes()
     told = machine.run("restore", str(backup), code=1).stderr
-    assert "smtpproxy.db: exists already" in told
+    assert "smtpproxy.db: already exists" in told
     assert "--journals" in told
     assert (machine.state / "smtpproxy.db").read_bytes() == before
     assert machine.verdict(EVE) == "allow"

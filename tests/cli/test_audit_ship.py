@@ -110,7 +110,7 @@ def test_an_erasure_goes_to_the_copy_with_the_next_run(
         ("s3:///x", "expected a folder"),
         ("https://host:port/", "expected a folder"),
         ("http://collector.example/", "use https://"),
-        ("https://me:secret@collector.example/", "no name and password in the URL"),
+        ("https://me:secret@collector.example/", "a URL must not have a password"),
         ("syslog://host/path", "expected a folder"),
     ],
 )

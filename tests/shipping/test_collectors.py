@@ -103,7 +103,7 @@ async def test_it_goes_on_where_it_was_taken(folder: Path, collector: Collector)
     clock = Clock()
     await fill(folder, clock, ANNA)
     collector.codes = [503]
-    with pytest.raises(TargetUnavailable, match="answers 503") as raised:
+    with pytest.raises(TargetUnavailable, match="answered 503") as raised:
         ship(folder, HttpTarget(collector.url + "?token=secret"))
     assert "secret" not in str(raised.value)
     assert ship(folder, HttpTarget(collector.url)).rows

@@ -241,7 +241,7 @@ async def test_a_commit_that_waits_for_a_lost_standby_is_not_taken_for_done(
     lost = "ALTER SYSTEM SET synchronous_standby_names = 'nobody'"
     server.sql("postgres", lost, "SELECT pg_reload_conf()")
     await asyncio.to_thread(wait_for, lambda: _commits_wait(server), "commits to wait")
-    with pytest.raises(StoreUnavailable, match="may be written or not, so do it again"):
+    with pytest.raises(StoreUnavailable, match="may be written or not: do it again"):
         await store.add_suppressions([entry(NAMES[0])])
     with pytest.raises(StoreUnavailable, match="in time"):  # one waits, and others for it
         await store.add_suppressions([entry(NAMES[0])])
@@ -312,9 +312,9 @@ async def test_an_old_primary_is_not_asked_once_another_took_over(
     server.kill()
     server.start()
     for _ in range(3):
-        with pytest.raises(StoreUnavailable, match="old primary, on timeline 1 where another"):
+        with pytest.raises(StoreUnavailable, match="old primary, on timeline 1, while another"):
             await store.facts(Lookups((ANNA,)))
-        with pytest.raises(StoreUnavailable, match="end it, or make it a standby"):
+        with pytest.raises(StoreUnavailable, match="stop it, or make it a standby"):
             await store.add_suppressions([entry()])
     server.restart_as_standby()
     server.sql("postgres", "SELECT pg_promote()")

@@ -39,14 +39,14 @@ class Asked:
         self.statements: list[str] = []
         self.goes_on = asyncio.Event()
         self.goes_on.set()
-        ask = PostgresDatabase.ask
+        ask = PostgresDatabase.fetch
 
         async def noted(database: PostgresDatabase, sql: str, *more: Any) -> Any:
             self.statements.append(sql)
             await self.goes_on.wait()
             return await ask(database, sql, *more)
 
-        monkeypatch.setattr(PostgresDatabase, "ask", noted)
+        monkeypatch.setattr(PostgresDatabase, "fetch", noted)
 
 
 async def test_all_who_wait_in_a_turn_of_the_loop_share_one_statement(
@@ -64,7 +64,7 @@ async def test_all_who_wait_in_a_turn_of_the_loop_share_one_statement(
 async def test_who_comes_while_a_statement_is_answered_shares_the_next_one(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "_PATIENCE", 60.0)
+    monkeypatch.setattr(reader, "_BATCH_WAIT", 60.0)
     store = database.open(timeout=60)
     await store.add_suppressions([entry(name) for name in NAMES[::2]])
     await store.facts(Lookups((ANNA,)))
@@ -108,7 +108,7 @@ async def test_a_loop_that_is_late_itself_reads_the_answer_first(
     await asyncio.sleep(0)
     asked.goes_on.set()
     store._reader._due -= 1.0  # as after a long turn
-    store._reader._impatient()
+    store._reader._on_timer()
     assert len(asked.statements) == 1
     await asyncio.gather(first, second, third)
     assert len(asked.statements) == 2

@@ -32,13 +32,13 @@ class Told:
 
     def primary(self, number: int, commit: str = "") -> None:
         self.now += 0.1
-        self.lag.primary_said((number, commit or str(number)), self.now)
+        self.lag.primary_has((number, commit or str(number)), self.now)
 
     def standby(self, number: int, commit: str = "") -> bool:
         """Whether the answer is accepted."""
         self.now += 0.1
         said = (number, commit or str(number))
-        self.lag.standby_said(said, self.now)
+        self.lag.standby_has(said, self.now)
         return self.lag.accepts(said, self.now)
 
     @property
@@ -115,7 +115,7 @@ def test_a_standby_with_commits_that_the_primary_has_not_is_of_another_history()
 def test_an_answer_that_was_overtaken_says_nothing_new() -> None:
     told = Told()
     told.primary(9)
-    told.lag.primary_said((8, "8"), 0.05)
+    told.lag.primary_has((8, "8"), 0.05)
     assert told.standby(9)
     assert told.seconds == 0.0
 

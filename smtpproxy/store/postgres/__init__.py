@@ -1,4 +1,4 @@
-"""PostgreSQL: for relays on several machines. All asks go over the event loop, to the primary."""
+"""A store in PostgreSQL, for relays on several machines, over the event loop."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -32,12 +32,12 @@ class PostgresWriter:
         return self._lease.database.writing()
 
     async def purge_log(self) -> None:
-        """PostgreSQL removes them itself, when it cleans up (docs/store.md)."""
+        """PostgreSQL recycles its log itself (docs/store.md)."""
 
 
 class PostgresStore(SqlStore):
-    """A `Store` for one process and one event loop. Whether the database is there, and of a version
-    that we know, shows with the first use."""
+    """A `Store` for one process and one event loop. The database is only contacted, and its version
+    checked, with the first use."""
 
     _dialect = DIALECT
     _reader: PostgresReader | ReplicaReader
@@ -97,7 +97,7 @@ class PostgresStore(SqlStore):
 def open_postgres(
     settings: StoreSettings, state_dir: Path, *, read_only: bool = False
 ) -> PostgresStore:
-    """Open a store; nothing is asked yet. Raises StoreMisconfigured: a partner's key is missing."""
+    """Open a store, without connecting. Raises StoreMisconfigured if a partner's key is missing."""
     shared = [Partner(one.name, load_partner_key(one.key_file)) for one in settings.partners]
     return PostgresStore(
         target(settings),
@@ -120,7 +120,7 @@ def target(settings: StoreSettings) -> Target:
 
 
 def standby(settings: StoreSettings) -> Target | None:
-    """Return where to read what may be some time old. There is time left to ask the primary."""
+    """Return the standby to read from, if any; its timeout leaves time to ask the primary."""
     if settings.replica_url is None:
         return None
     timeout = settings.timeout / 4

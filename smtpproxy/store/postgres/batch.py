@@ -1,4 +1,4 @@
-"""What a statement of the mail path asks about, and what it found."""
+"""The parameters and the results of a statement of the mail path."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -24,57 +24,57 @@ from smtpproxy.store.postgres.statements import FIRST_ACT, FIRST_CONTACT
 from smtpproxy.store.sql import rows
 
 Version = tuple[int, str]
-"""The number of the last commit that judgements depend on, and what tells it from others of that
-number: a server that took over may lack some of the one before."""
+"""The number of the last commit that judgements depend on, and its id: a server that took over may
+lack commits of the one before, and have others with the same numbers."""
 
 
 class Names:
-    """What a batch asks about, each once: addresses and what else they may be read as."""
+    """The names that a batch looks up, each once: addresses, and those they may be read as."""
 
-    def __init__(self, asked: Iterable[Lookups]) -> None:
-        known: dict[str, bool] = {}  # whether the contact is asked for
-        for lookups in asked:
+    def __init__(self, batch: Iterable[Lookups]) -> None:
+        known: dict[str, bool] = {}  # whether the contact is wanted
+        for lookups in batch:
             for address in lookups.addresses:
                 for name in (address, *readings(address)):
                     known[name] = known.get(name, False) or lookups.contacts
         self.names = list(known)
         self.at: dict[int, list[str]] = {}
-        """By what a row is: the name, or the whole domain, at each place."""
+        """The names, or whole domains, in the order of the parameters, by kind of row."""
         self._contacts = [name for name, wanted in known.items() if wanted]
 
     def values(self, keys: KeyRing, partners: Sequence[Partner]) -> list[Any]:
-        """Return what the statement asks with."""
+        """Return the parameters of the statement."""
         own = [(name, key.lookup(name)) for key in keys.keys for name in self.names]
         over = _domains_of(own)
         self.at = {columns.SUPPRESSION: _first(own), columns.OF_DOMAIN: _first(over)}
         values = [*_texts(own), _text([key for _, key in over]), self._contacts]
-        return [*values, *self._told(partners)] if partners else values
+        return [*values, *self._partner_values(partners)] if partners else values
 
-    def _told(self, partners: Sequence[Partner]) -> list[Any]:
-        told: list[_Looked] = []
+    def _partner_values(self, partners: Sequence[Partner]) -> list[Any]:
+        found: list[_NameKeys] = []
         over: list[tuple[str, bytes]] = []
-        tellers: list[Partner] = []
-        over_tellers: list[Partner] = []
+        found_by: list[Partner] = []
+        over_by: list[Partner] = []
         for partner in partners:
             some = [(name, partner.key.lookup(name)) for name in self.names]
-            told += some
-            tellers += [partner] * len(some)
+            found += some
+            found_by += [partner] * len(some)
             domains = _domains_of(some)
             over += domains
-            over_tellers += [partner] * len(domains)
-        self.at |= {columns.TOLD: _first(told), columns.TOLD_OF_DOMAIN: _first(over)}
+            over_by += [partner] * len(domains)
+        self.at |= {columns.PARTNER: _first(found), columns.PARTNER_DOMAIN: _first(over)}
         return [
-            *(_first(tellers), [one.key.fingerprint for one in tellers], *_texts(told)),
-            *(_first(over_tellers), [one.key.fingerprint for one in over_tellers]),
+            *(_first(found_by), [one.key.fingerprint for one in found_by], *_texts(found)),
+            *(_first(over_by), [one.key.fingerprint for one in over_by]),
             _text([key for _, key in over]),
         ]
 
 
-_Looked = tuple[str, tuple[bytes, ...]]
-"""A name, and what finds all that counts for it under one key."""
+_NameKeys = tuple[str, tuple[bytes, ...]]
+"""A name, and the result of `SuppressionKey.lookup` for it."""
 
 
-def _domains_of(looked: Iterable[_Looked]) -> list[tuple[str, bytes]]:
+def _domains_of(looked: Iterable[_NameKeys]) -> list[tuple[str, bytes]]:
     """Return the whole domains that names are under, each once, with their keys."""
     return list(
         dict.fromkeys(
@@ -91,8 +91,8 @@ def _first(pairs: Iterable[tuple[str, Any]]) -> list[str]:
     return [name for name, _ in pairs]
 
 
-def _texts(looked: Iterable[_Looked]) -> list[str]:
-    """Return the wide keys, and the exact ones."""
+def _texts(looked: Iterable[_NameKeys]) -> list[str]:
+    """Return the wide keys, and the exact keys."""
     wide, exact = zip(*[keys[:2] for _, keys in looked], strict=True)
     return [_text(wide), _text(exact)]
 
@@ -102,7 +102,7 @@ def _text(keys: Iterable[bytes]) -> str:
 
 
 class Found:
-    """What the statement found."""
+    """The rows that the statement found."""
 
     def __init__(self, names: Names, found: Iterable[rows.Row]) -> None:
         self.version: Version = (0, "")
@@ -138,7 +138,7 @@ class Found:
                 self._acts.setdefault(address, []).append((last, rows.act(row[FIRST_ACT:])))
         else:
             name = names.at[what][place - 1]
-            if what in (columns.OF_DOMAIN, columns.TOLD_OF_DOMAIN):
+            if what in (columns.OF_DOMAIN, columns.PARTNER_DOMAIN):
                 found = rows.suppression(text, other, number, more, widened=False, domain=name)
                 self._of_domains.setdefault(name, []).append(found)
             else:
@@ -146,7 +146,7 @@ class Found:
                 self._suppressions.setdefault(name, []).append(found)
 
     def facts(self, lookups: Lookups) -> Facts:
-        """Return what is known of the addresses of one who asked."""
+        """Return the facts for one of the lookups."""
         facts: dict[str, RecipientFacts] = {}
         for address in lookups.addresses:
             known = self._one(address, lookups)

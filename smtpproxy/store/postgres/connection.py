@@ -1,6 +1,6 @@
-"""How PostgreSQL is reached: one pool for each event loop and URL, transactions, what errors mean.
+"""Connections to PostgreSQL: one pool for each event loop and URL, transactions, and errors.
 
-asyncpg is loaded with the first use: who keeps the store in SQLite does without.
+asyncpg is imported with the first use: with a store in SQLite it is not needed.
 """
 
 import asyncio
@@ -16,82 +16,87 @@ from weakref import WeakKeyDictionary
 from smtpproxy.store.postgres.errors import unavailable
 from smtpproxy.store.postgres.kept import KeptConnections, Lent
 from smtpproxy.store.postgres.lineage import Lineage
-from smtpproxy.store.postgres.session import PostgresSession, is_over, transaction
-from smtpproxy.store.postgres.synchronous import WAITS, check_waits
+from smtpproxy.store.postgres.session import (
+    WAITS,
+    PostgresSession,
+    check_waits,
+    is_over,
+    transaction,
+)
 from smtpproxy.store.protocols import StoreUnavailable
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record
 
-_BEGIN_WRITING = """
-UPDATE store_state SET version = version + 1, written_in = pg_current_xact_id()
-"""
+_BEGIN_WRITING = "UPDATE store_state SET version = version + 1, written_in = pg_current_xact_id()"
 _SECRET = "SELECT octets FROM secret WHERE part = $1 OR part IS NULL ORDER BY part LIMIT 1"
 _ONLY_A_PRIMARY = re.compile(r"[?&]target_session_attrs=(?:primary|read-write)(?:&|\Z)")
-_NET = 60.0  # seconds of any statement, and of any pause within a transaction
-_ON_THE_WAY = 5.0  # seconds longer than that: the network is dead, or the machine
-_SOON = 1.0  # seconds
-_MOST = 2_000_000  # seconds: more milliseconds than that, PostgreSQL has no number for
+_LONGEST_STATEMENT = 60.0  # seconds of any statement, and of any pause within a transaction
+_NETWORK = 5.0  # seconds longer than that: the network is dead, or the machine
+_MARGIN = 1.0  # seconds
+_LONGEST_WAIT = 2_000_000  # seconds: the milliseconds have to fit into 31 bits
 _CONNECT = 5.0  # seconds
 
-
 Server = Literal["primary", "standby", "prefer-standby"]
-"""What a standby says may be older than the last objection."""
+"""A standby may lack the last objection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Which database, how long anything may wait for it (seconds), and over how many connections
-    at once. `patient`: what is asked may take as long as it needs. `prepares`: a connection is to
-    one session of the server, from its beginning to its end."""
+    """A database, the timeout for it (seconds), and the number of connections to it.
+
+    `patient`: statements may take as long as they need. `prepares`: a connection has the same
+    session of the server from its beginning to its end.
+    """
 
     url: str
     timeout: float
     connections: int
     patient: bool = False
     server: Server = "primary"
-    synchronous: bool = False  # whether nothing is done unless commits wait for a standby
+    synchronous: bool = False  # refuse everything unless commits wait for a standby
     prepares: bool = True
 
     @property
-    def longest(self) -> float | None:
-        """Seconds that any answer is waited for: a dead machine says no more that it is dead."""
-        return None if self.patient else _net(self.timeout) + _ON_THE_WAY
+    def statement_timeout(self) -> float | None:
+        """Seconds to wait for any answer, as a dead machine does not report that it is dead."""
+        return None if self.patient else _longest_statement(self.timeout) + _NETWORK
 
     @property
-    def soon(self) -> float | None:
-        """Seconds that what takes no time is waited for: a beginning, and an end. It may wait for
-        others for as long as `timeout`, which the database says itself."""
-        return None if self.patient else self.timeout + _SOON
+    def transaction_timeout(self) -> float | None:
+        """Seconds to wait at the begin or end of a transaction: longer than the database waits."""
+        return None if self.patient else self.timeout + _MARGIN
 
     @property
     def setting(self) -> str:
-        """Which one names it, for messages."""
+        """The setting with the URL, for messages."""
         return "store.url" if self.server == "primary" else "store.replica_url"
 
     @property
     def session_attributes(self) -> str | None:
-        """Which of the hosts of the URL is asked; None: it says that itself."""
+        """Which of the URL's hosts to use; None: the URL itself says it."""
         if not self.prepares:
-            return "any"  # each transaction may be another server's, and says which it needs
+            return "any"  # each transaction may reach another server, and says which it needs
         asks_primary = self.server == "primary" and _ONLY_A_PRIMARY.search(self.url)
         return None if asks_primary else self.server
 
-    def begin(self, isolation: str, **told: str) -> str:
-        """How a transaction begins that is told these settings. One that no session is told
-        anything before is told all, and that it must not be a standby's."""
+    def begin(self, isolation: str, **settings: str) -> str:
+        """Return how to begin a transaction with these settings.
+
+        Behind a pooler there are no settings of the session: then it gets all of them, and the
+        access mode, which keeps it off a standby.
+        """
         access = ""
         if not self.prepares:
             access = " READ WRITE" if self.server == "primary" else " READ ONLY"
-            told = {**session_settings(self.timeout), **told}
-        settings = "".join(f"; SET LOCAL {name} = '{value}'" for name, value in told.items())
-        return f"ISOLATION LEVEL {isolation}{access}{settings}"
+            settings = {**session_settings(self.timeout), **settings}
+        local = "".join(f"; SET LOCAL {name} = '{value}'" for name, value in settings.items())
+        return f"ISOLATION LEVEL {isolation}{access}{local}"
 
 
 @dataclass(frozen=True, slots=True)
 class StoreConnections:
-    """How this process uses its connections to a database now; `waited` is in seconds, by all who
-    have waited for one so far."""
+    """The use of a database's connections; `waited` is the total of seconds waited for one."""
 
     busy: int
     idle: int
@@ -101,22 +106,18 @@ class StoreConnections:
 
 
 class Database:
-    """The connections of one process to one database. They are made when they are needed, and anew
-    where they were lost."""
+    """The connections of one process to one database, opened when needed, also after a loss."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.loop = asyncio.get_running_loop()
-        """To ask for it anew each time is a system call."""
+        self.loop = asyncio.get_running_loop()  # kept, as this makes a system call
         self.holders = 0
         self._kept: KeptConnections | None = None
         self._opening = asyncio.Lock()
         self._secrets: dict[str, bytes] = {}
         self.lineage = Lineage(self._expire)
-        self.queued = 0
-        """How many questions wait until a connection is free for the next statement."""
-        self.waited = 0.0
-        """Seconds that all together have waited for a connection."""
+        self.queued = 0  # lookups that wait for a free connection
+        self.waited = 0.0  # seconds in all, for a connection
         self._lining_up = 0
 
     def connections(self) -> StoreConnections:
@@ -130,24 +131,27 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator["Connection"]:
-        """Lend a connection. Raises StoreUnavailable for whatever the database does wrong."""
+        """Lend a connection. Raises StoreUnavailable for any failure of the database."""
         async with self._lending() if self.target.prepares else self.begun() as connection:
             yield connection
 
     @asynccontextmanager
     async def begun(
-        self, isolation: str = "READ COMMITTED", **told: str
+        self, isolation: str = "READ COMMITTED", **settings: str
     ) -> AsyncIterator["Connection"]:
-        """Lend a connection in a transaction that is told these settings."""
+        """Lend a connection in a transaction with these settings."""
+        begin = self.target.begin(isolation, **settings)
         async with (
             self._lending() as connection,
-            transaction(connection, self.target.soon, self.target.begin(isolation, **told)),
+            transaction(connection, self.target.transaction_timeout, begin),
         ):
             yield connection
 
-    async def ask(self, sql: str, values: Sequence[Any], until: float) -> "Sequence[Record]":
-        """Return the rows of a statement that is asked again and again; `until` is on the loop's
-        clock. Raises StoreUnavailable for whatever the database does wrong."""
+    async def fetch(self, sql: str, values: Sequence[Any], until: float) -> "Sequence[Record]":
+        """Return the rows of a statement that is run often; `until` is on the loop's clock.
+
+        Raises StoreUnavailable for any failure of the database.
+        """
         if not self.target.prepares:
             async with asyncio.timeout_at(until), self.begun() as connection:
                 rows: Sequence[Record] = await connection.fetch(sql, *values)
@@ -160,7 +164,7 @@ class Database:
             try:
                 rows = await lent.fetch(sql, values, until - self.loop.time())
             except BaseException:
-                lent.keeper.give_back(lent)  # once the database has taken notice
+                lent.keeper.give_back(lent)  # after the database has cancelled the statement
                 raise
             if self._lining_up or not lent.keeper.keep(lent):
                 await lent.give_back()
@@ -181,12 +185,12 @@ class Database:
                 raise
             open_still = not is_over(lent.connection) and lent.connection.is_in_transaction()
             if open_still or self._lining_up or not lent.keeper.keep(lent):
-                await lent.give_back()  # which rolls back what somebody forgot to end
+                await lent.give_back()  # this rolls back a transaction left open
         except _failures() as error:
             raise unavailable(error, self.target.setting) from error
 
     async def _lent(self) -> Lent:
-        """Wait for the pool to lend one."""
+        """Wait for a connection of the pool."""
         kept = self._kept or await self._opened()
         began = time.monotonic()
         self._lining_up += 1
@@ -206,7 +210,7 @@ class Database:
                     min_size=0,
                     max_size=self.target.connections,
                     timeout=min(_CONNECT, self.target.timeout),
-                    command_timeout=self.target.longest,
+                    command_timeout=self.target.statement_timeout,
                     server_settings=(
                         session_settings(self.target.timeout) if self.target.prepares else None
                     ),
@@ -224,23 +228,23 @@ class Database:
             check_waits(await connection.fetchval(f"SELECT {WAITS}"))
 
     async def _expire(self) -> None:
-        """Use no connection any more that there was so far."""
+        """Stop using all present connections."""
         if (kept := self._kept) is not None:
             self._kept = KeptConnections(kept.pool, self.loop)
             kept.retire()
             await kept.pool.expire_connections()
 
     @asynccontextmanager
-    async def transaction(self, **told: str) -> AsyncIterator[PostgresSession]:
-        """Do something all at once, beside others who do, with these settings."""
-        async with self.begun(**told) as connection:
+    async def transaction(self, **settings: str) -> AsyncIterator[PostgresSession]:
+        """Run a transaction with these settings, concurrently with others."""
+        async with self.begun(**settings) as connection:
             yield PostgresSession(connection)
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[PostgresSession]:
-        """As `Writer.transaction`: its first statement waits until nobody else is writing."""
+        """Run a `Writer.transaction`: its first statement waits until nobody else is writing."""
         async with self.transaction() as session:
-            async with asyncio.timeout(self.target.soon):
+            async with asyncio.timeout(self.target.transaction_timeout):
                 await session.run(_BEGIN_WRITING)
                 if self.target.synchronous:
                     check_waits((await session.fetch_all(f"SELECT {WAITS}"))[0][0])
@@ -252,7 +256,7 @@ class Database:
             yield PostgresSession(connection)
 
     async def secret(self, part: str) -> bytes:
-        """Return octets of the database's own, to key the hashes of persons in a part with."""
+        """Return the database's secret for hashes of persons in a part."""
         if part not in self._secrets:
             async with self.connection() as connection:
                 self._secrets[part] = await connection.fetchval(_SECRET, part)
@@ -261,25 +265,28 @@ class Database:
     def terminate(self) -> None:
         kept, self._kept = self._kept, None
         if kept is not None:
-            with suppress(RuntimeError):  # the loop is closed, and they with it
+            with suppress(RuntimeError):  # the loop is closed, and so are the connections
                 kept.terminate()
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What asyncpg raises. Its own faults are those of a connection that ends while it is asked."""
+    """Return what asyncpg raises; an internal error is a connection that ended during a query."""
     from asyncpg import InterfaceError, InternalClientError, PostgresError
 
     return (PostgresError, InterfaceError, InternalClientError, OSError, UnicodeError)
 
 
 def session_settings(timeout: float) -> Mapping[str, str]:
-    """What each session is told. Every lookup has its index: plans made while a table was empty
-    must not read all of it once it is not. To plan takes longer than to look something up."""
+    """Return the settings of each session.
+
+    Every lookup has an index, and a plan made while a table was empty must not read all of it
+    later. Planning takes longer than a lookup, so plans are reused.
+    """
     return {
         "application_name": "smtpproxy",
-        "statement_timeout": _milliseconds(_net(timeout)),
+        "statement_timeout": _milliseconds(_longest_statement(timeout)),
         "lock_timeout": _milliseconds(timeout),
-        "idle_in_transaction_session_timeout": _milliseconds(_NET),
+        "idle_in_transaction_session_timeout": _milliseconds(_LONGEST_STATEMENT),
         "enable_seqscan": "off",
         "plan_cache_mode": "force_generic_plan",
         "jit": "off",
@@ -287,29 +294,29 @@ def session_settings(timeout: float) -> Mapping[str, str]:
     }
 
 
-def _net(timeout: float) -> float:
-    return max(_NET, timeout)
+def _longest_statement(timeout: float) -> float:
+    return max(_LONGEST_STATEMENT, timeout)
 
 
 def _milliseconds(seconds: float) -> str:
-    return str(max(1, int(min(seconds, _MOST) * 1000)))
+    return str(max(1, int(min(seconds, _LONGEST_WAIT) * 1000)))
 
 
 async def _left_as_it_is(_: "Connection") -> None:
-    """Nothing to reset: what a session is told stays as it was, and no transaction is open."""
+    """Reset nothing: the session's settings stay, and no transaction is open."""
 
 
 _shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Target, Database]] = WeakKeyDictionary()
 
 
 def databases() -> Sequence[Database]:
-    """Return those that this event loop uses now."""
+    """Return the databases that this event loop uses."""
     return list(_shared.get(asyncio.get_running_loop(), {}).values())
 
 
 class Lease:
-    """The share of one part of a process in the connections, taken with the first use: only then
-    the event loop is known. The last one who gives it back closes them."""
+    """A share of one part of a process in the connections, taken with the first use, when the event
+    loop is known. The last lease to end closes the connections."""
 
     def __init__(self, target: Target, state_dir: Path | None = None) -> None:
         self.target = target
@@ -320,11 +327,11 @@ class Lease:
 
     @property
     def database(self) -> Database:
-        """Raises StoreUnavailable: it was given back."""
+        """Raises StoreUnavailable after `close`."""
         if self._closed:
             raise StoreUnavailable("the store is closed")
         loop = asyncio.get_running_loop()
-        if self._database is None or self._loop is not loop:  # a command may have one after another
+        if self._database is None or self._loop is not loop:  # a command may use several loops
             self._let_go()
             known = _shared.setdefault(loop, {})
             if self.target not in known:
@@ -348,32 +355,34 @@ class Lease:
                 database.terminate()
 
 
-class Counts:
-    """What the mail path itself writes down, for the part that it is mixed into. Commits are not
-    flushed: a crash of the database's machine costs counts and no proof."""
+class SideTables:
+    """The base of tables beside contacts and suppressions, such as the counts of the mail path.
+
+    Commits are not flushed unless asked: a crash of the database's machine costs counts, no proof.
+    """
 
     _part: str
-    """As the file of these counts is called where the store is in SQLite."""
+    """The name of the file of these tables with SQLite."""
 
     def __init__(self, target: Target) -> None:
         self._lease = Lease(target)
 
     @asynccontextmanager
-    async def _counting(self, *, flushed: bool = False) -> AsyncIterator[PostgresSession]:
-        """Write something down, all at once. Raises StoreUnavailable, in time for a 451."""
-        told = {} if flushed else {"synchronous_commit": "off"}
+    async def _writing(self, *, flushed: bool = False) -> AsyncIterator[PostgresSession]:
+        """Write in one transaction. Raises StoreUnavailable, in time for a 451."""
+        settings = {} if flushed else {"synchronous_commit": "off"}
         try:
             async with (
                 asyncio.timeout(self._lease.target.timeout),
-                self._lease.database.transaction(**told) as session,
+                self._lease.database.transaction(**settings) as session,
             ):
                 yield session
         except TimeoutError as error:
             raise unavailable(error) from error
 
     @asynccontextmanager
-    async def _asking(self) -> AsyncIterator[PostgresSession]:
-        """Read something, all of it as of one moment where it is one statement."""
+    async def _reading(self) -> AsyncIterator[PostgresSession]:
+        """Read; each statement sees its own snapshot. Raises StoreUnavailable."""
         try:
             async with (
                 asyncio.timeout(self._lease.target.timeout),
@@ -384,7 +393,6 @@ class Counts:
             raise unavailable(error) from error
 
     async def _secret(self) -> bytes:
-        """Return octets of the database's own, to key the hashes of persons with."""
         return await self._lease.database.secret(self._part)
 
     def close(self) -> None:

@@ -37,7 +37,7 @@ def unavailable(error: BaseException, where: str = "store.url") -> StoreUnavaila
             )
         case pg.ProtocolViolationError() if "startup parameter" in str(error):
             return StoreMisconfigured(
-                f"{where}: {error}; let PgBouncer pass it (ignore_startup_parameters)"
+                f"{where}: {error}; make PgBouncer accept it (ignore_startup_parameters)"
             )
         case pg.DiskFullError():
             return StoreUnavailable("the disk of the database is full")

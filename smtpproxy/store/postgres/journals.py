@@ -1,4 +1,4 @@
-"""What relays know of each other's audit journals."""
+"""What relays share about their audit journals."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -8,7 +8,7 @@ import msgspec
 
 from smtpproxy.policy.model import Action, Reason
 from smtpproxy.store.journals import Behind, IndexQuery, IndexRow, Outstanding, PersonKey
-from smtpproxy.store.postgres.connection import Counts, Target
+from smtpproxy.store.postgres.connection import SideTables
 from smtpproxy.store.sql.rows import Row, from_micros, to_micros
 from smtpproxy.store.sql.side_tables import person_hash
 
@@ -17,12 +17,12 @@ INSERT INTO journal (relay, host, told_at) VALUES (?, ?, ?)
 ON CONFLICT (relay) DO UPDATE SET host = excluded.host, told_at = excluded.told_at
 RETURNING rows
 """
-# Numbers are in the order of the commits: nobody reads up to 7 and misses 6.
+# So that numbers are in the order of the commits: nobody reads up to 7 and misses 6.
 _IN_ORDER = "LOCK TABLE journal_erasure IN SHARE ROW EXCLUSIVE MODE"
 _ERASE = "INSERT INTO journal_erasure (person, at) VALUES (?, ?) RETURNING id"
 _FORGET = "UPDATE decision SET person = NULL WHERE person = ANY (?)"
 _FORGET_OWN = "UPDATE decision SET person = NULL WHERE relay = ? AND person = ANY (?)"
-# What was told of messages may name who is erased: it is told anew, of journals as they are then.
+# Answers about messages may name an erased person: they are given again, from the present journals.
 _UNTELL = "UPDATE asked_message SET answer = NULL, relay = NULL, answered_at = NULL"
 _OUTSTANDING = """
 SELECT id, person FROM journal_erasure
@@ -42,7 +42,7 @@ SELECT relay, file, line, recipient, id, at, stream, brand, verdict, reason, obs
 FROM decision JOIN journal USING (relay)
 """
 _NEWEST = " ORDER BY at DESC, id DESC, relay, file, line, recipient LIMIT {limit:d}"
-# Each batch begins where the last one ended: not with what was deleted, and is still in the index.
+# Each batch starts where the last one ended, to skip deleted rows that are still in the index.
 _OLD = """
 WITH gone AS (
     DELETE FROM decision WHERE ctid = ANY (ARRAY(
@@ -55,25 +55,22 @@ _FIRST = -(2**62)  # microseconds, before all decisions
 _OLD_ERASURES = "DELETE FROM journal_erasure WHERE at < ?"
 _AT_ONCE = 5_000
 _LONGER = timedelta(days=365)
-"""How much longer erasures are known than journals last: a relay may have been away."""
+"""How much longer erasures are kept than journals: a relay may have been away."""
 
 
-class PostgresJournals(Counts):
+class PostgresJournals(SideTables):
     """A `SharedJournals`."""
 
     _part = "journals"
 
-    def __init__(self, target: Target) -> None:
-        super().__init__(target)
-
     async def tell(self, relay: str, host: str, at: datetime) -> Mapping[int, int]:
-        async with self._counting() as session:
+        async with self._writing() as session:
             ((rows,),) = await session.fetch_all(_TELL, relay, host, to_micros(at))
         return _read(rows)
 
     async def add_erasure(self, address: str, at: datetime) -> int:
         person = (await self.key())(address)
-        async with self._counting(flushed=True) as session:
+        async with self._writing(flushed=True) as session:
             await session.run(_IN_ORDER)
             ((number,),) = await session.fetch_all(_ERASE, person, to_micros(at))
             await session.run(_FORGET, [person])
@@ -81,19 +78,19 @@ class PostgresJournals(Counts):
         return int(number)
 
     async def outstanding(self, relay: str, carried_out: int) -> Outstanding:
-        async with self._asking() as session:
+        async with self._reading() as session:
             found = await session.fetch_all(_OUTSTANDING, carried_out, relay)
         newest = max((number for number, _ in found), default=0)
         return Outstanding(newest, frozenset(person for _, person in found))
 
     async def carried_out(self, relay: str, outstanding: Outstanding) -> None:
-        async with self._counting(flushed=True) as session:
+        async with self._writing(flushed=True) as session:
             await session.run(_FORGET_OWN, relay, list(outstanding.people))
             await session.run(f"{_UNTELL} WHERE relay = ?", relay)
             await session.run(_CARRIED_OUT, outstanding.newest, relay)
 
     async def behind(self, erasure: int) -> Sequence[Behind]:
-        async with self._asking() as session:
+        async with self._reading() as session:
             found = await session.fetch_all(_BEHIND, erasure)
         return [Behind(relay, host, from_micros(at)) for relay, host, at in found]
 
@@ -103,7 +100,7 @@ class PostgresJournals(Counts):
     async def add(self, relay: str, rows: Sequence[IndexRow], read: Mapping[int, int]) -> None:
         key = await self.key()
         written = [_written(row, key) for row in rows]
-        async with self._counting() as session:
+        async with self._writing() as session:
             ((known,),) = await session.fetch_all(_READ, relay)
             await session.run_many(_ADD, written)
             after = {str(slot): n for slot, n in (_read(known) | dict(read)).items()}
@@ -125,7 +122,7 @@ class PostgresJournals(Counts):
         }
         asked = {text: value for text, value in conditions.items() if value is not None}
         where = f"WHERE {' AND '.join(asked)}" if asked else ""
-        async with self._asking() as session:
+        async with self._reading() as session:
             found = await session.fetch_all(
                 _FIND + where + _NEWEST.format(limit=limit), *asked.values()
             )
@@ -134,13 +131,13 @@ class PostgresJournals(Counts):
     async def prune(self, before: datetime, *, journals_before: datetime) -> int:
         removed, start = 0, _FIRST
         while True:
-            async with self._counting() as session:
+            async with self._writing() as session:
                 ((some, last),) = await session.fetch_all(_OLD, start, to_micros(before), _AT_ONCE)
             removed += int(some)
             if some < _AT_ONCE:
                 break
             start = last
-        async with self._counting() as session:
+        async with self._writing() as session:
             await session.run(_OLD_ERASURES, to_micros(journals_before - _LONGER))
         return removed
 

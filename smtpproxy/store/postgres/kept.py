@@ -1,5 +1,5 @@
-"""Connections that are used again at once: a pool takes a task and three turns of the event loop to
-lend one and to have it back, which is more than most questions cost."""
+"""Connections kept for immediate reuse: asyncpg's pool takes a task and three turns of the event
+loop to lend one and take it back, which is more than most queries cost."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from asyncpg import Connection, Pool, Record
     from asyncpg.prepared_stmt import PreparedStatement
 
-_LOOK = 30.0  # seconds
+_UNUSED = 30.0  # seconds after which a connection goes back to the pool
 
 
 class Lent:
-    """A connection that the pool has lent, with what is prepared on it until it goes back."""
+    """A connection lent by the pool, with the statements prepared on it."""
 
     __slots__ = ("_prepared", "connection", "keeper")
 
@@ -25,7 +25,7 @@ class Lent:
         self._prepared: dict[str, PreparedStatement] = {}
 
     async def fetch(self, sql: str, values: Sequence[Any], within: float) -> "Sequence[Record]":
-        """Ask what is asked again and again, so that it stays prepared. Raises as asyncpg does."""
+        """Run a statement and keep it prepared. Raises as asyncpg does."""
         prepared = self._prepared.get(sql)
         if prepared is None:
             prepared = self._prepared[sql] = await self.connection.prepare(sql, timeout=within)
@@ -33,18 +33,18 @@ class Lent:
         return rows
 
     async def give_back(self) -> None:
-        """Let the pool have it. Raises what asyncpg does."""
+        """Return it to the pool. Raises as asyncpg does."""
         await self.keeper.pool.release(self.connection)
 
 
 class KeptConnections:
-    """Those of a pool that nobody uses now. What was not needed for a while, the pool gets back."""
+    """The idle connections of a pool, which gets back those that are not needed for a while."""
 
     def __init__(self, pool: "Pool", loop: asyncio.AbstractEventLoop) -> None:
         self.pool = pool
         self._loop = loop
         self._kept: list[Lent] = []  # the last one used is the first to be used again
-        self._unused = 0  # so many were there all the time since the last look
+        self._unused = 0  # the lowest number kept since the last check
         self._timer: asyncio.TimerHandle | None = None
         self._given_back: set[asyncio.Task[None]] = set()
         self._retired = False
@@ -53,7 +53,7 @@ class KeptConnections:
         return len(self._kept)
 
     def take(self) -> Lent | None:
-        """Return one that is there, and has not ended meanwhile."""
+        """Return an idle connection that has not ended, if there is one."""
         while self._kept:
             lent = self._kept.pop()
             self._unused = min(self._unused, len(self._kept))
@@ -63,25 +63,25 @@ class KeptConnections:
         return None
 
     def keep(self, lent: Lent) -> bool:
-        """Have it for the next one who needs it; False: it is the pool's."""
+        """Keep it for the next user; False if it has to go back to the pool."""
         if self._retired:
             return False
         self._kept.append(lent)
         if self._timer is None:
-            self._timer = self._loop.call_later(_LOOK, self._look)
+            self._timer = self._loop.call_later(_UNUSED, self._give_back_unused)
         return True
 
-    def _look(self) -> None:
+    def _give_back_unused(self) -> None:
         self._timer = None
         unused, self._kept = self._kept[: self._unused], self._kept[self._unused :]
         self._unused = len(self._kept)
         if self._kept:
-            self._timer = self._loop.call_later(_LOOK, self._look)
+            self._timer = self._loop.call_later(_UNUSED, self._give_back_unused)
         for lent in unused:
             self.give_back(lent)
 
     def retire(self) -> None:
-        """Keep none any more, neither those that are there nor those that are lent."""
+        """Give all connections back to the pool, those in use once they are returned."""
         kept, self._kept, self._retired = self._kept, [], True
         for lent in kept:
             self.give_back(lent)
@@ -94,7 +94,7 @@ class KeptConnections:
         self.pool.terminate()
 
     def give_back(self, lent: Lent) -> None:
-        """Let the pool have it, and do not wait for that."""
+        """Return it to the pool, without waiting for that."""
         task = self._loop.create_task(lent.give_back())
         self._given_back.add(task)
         task.add_done_callback(self._is_given_back)
@@ -102,4 +102,4 @@ class KeptConnections:
     def _is_given_back(self, task: asyncio.Task[None]) -> None:
         self._given_back.discard(task)
         if not task.cancelled():
-            task.exception()  # the pool has ended, or this one: it is not lent any more
+            task.exception()  # the pool or the connection has ended: nothing to do

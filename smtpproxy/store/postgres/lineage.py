@@ -1,8 +1,7 @@
-"""Which of two primaries counts: the one that took over from the other.
+"""Recognising an old primary, from which another server took over.
 
-A server that is made a primary begins another timeline, one higher. The one that it took over
-from goes on with the old one when it comes back and nobody saw to it that it does not, and lets
-anybody write. What it says is older than the last objection.
+A server that is promoted starts a new timeline, one higher. The old primary, if it comes back
+without being fenced, continues its old timeline and accepts writes, but lacks the last objections.
 """
 
 import os
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from asyncpg import Connection
 
 FILE_NAME = "timeline"
-"""In state_dir: the database's identifier and the highest timeline that was seen of it."""
+"""In state_dir: the database's identifier, and the highest timeline seen of it."""
 
 _LINE = """
 SELECT system_identifier::text, CASE WHEN NOT pg_is_in_recovery() THEN
@@ -28,28 +27,28 @@ FROM pg_control_system()
 
 
 class Lineage:
-    """The highest timeline that was seen, by this process and by others with the same folder."""
+    """The highest timeline seen by this process and others with the same folder."""
 
     def __init__(self, is_newer: Callable[[], Awaitable[None]]) -> None:
         self.folder: Path | None = None
-        self._is_newer = is_newer  # called when connections from before are those of an old primary
+        self._is_newer = is_newer  # called when earlier connections are to an old primary
         self._seen = ("", 0)
 
     async def admit(self, connection: "Connection") -> None:
-        """Let a new connection be used. Raises StoreUnavailable: it is one to an old primary."""
+        """Check a new connection. Raises StoreUnavailable if it is to an old primary."""
         from asyncpg import FeatureNotSupportedError, InsufficientPrivilegeError
 
         try:
             system, timeline, where = await connection.fetchrow(_LINE)
         except (FeatureNotSupportedError, InsufficientPrivilegeError):
-            return  # a service that has its own ways, and keeps old primaries away
+            return  # a managed service, which fences old primaries itself
         if timeline is None:  # a standby
             return
         newest = self._newest(system)
         if timeline < newest:
             raise StoreUnavailable(
-                f"{where} is an old primary, on timeline {timeline} where another took over on"
-                f" {newest}: end it, or make it a standby"
+                f"{where} is an old primary, on timeline {timeline}, while another took over on"
+                f" {newest}: stop it, or make it a standby"
             )
         if self._seen[1] and (system, timeline) != self._seen:
             await self._is_newer()
@@ -66,7 +65,7 @@ class Lineage:
         return seen[1] if seen[0] == system else 0
 
     def _remember(self) -> None:
-        """Without the right to write there, as a report's user may be, others remember it."""
+        """Store the timeline; without the right to write there, leave that to other processes."""
         if self.folder is None:
             return
         new = self.folder / f"{FILE_NAME}.{os.getpid()}"

@@ -1,7 +1,7 @@
-"""Bringing a database up to date: numbered migrations, under a lock of their own.
+"""Migrating a database, under a lock.
 
-A migration only adds what relays of the version before can do without; a later one takes away what
-nobody needs any more. `oldest` is the version of the oldest program that still works with it.
+A migration only adds things that relays of the previous version can do without; a later one removes
+what nobody needs any more. `oldest` is the version of the oldest program that still works with it.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _OLDEST = 1
 """The version of the oldest program that works with the newest migration."""
 
-LOCK = 0x736D_7470  # of the database, for whoever migrates or moves it
+LOCK = 0x736D_7470  # an advisory lock, for migrating or moving the store
 _TABLE = """
 CREATE TABLE IF NOT EXISTS schema_version (
     one boolean PRIMARY KEY DEFAULT TRUE CHECK (one),
@@ -53,7 +53,7 @@ _WRITES = "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema}
 
 
 def migrations() -> list[str]:
-    """Return the SQL of every migration, the first one first."""
+    """Return the SQL of every migration, in order."""
     return numbered("smtpproxy.store.postgres")
 
 
@@ -64,15 +64,13 @@ async def migrate(
     readers: Sequence[str] = (),
     writers: Sequence[str] = (),
 ) -> tuple[int, int]:
-    """Bring the database up to date and let roles read, or write; return the versions before and
-    after.
+    """Migrate the database and grant rights; return the versions before and after.
 
-    The key of a database that knows none yet is that of `state_dir`, made where it is missing;
-    without a folder it knows none afterwards either.
-    Raises StoreMisconfigured, StoreUnavailable.
+    A database without a key gets that of `state_dir`, which is created if missing; without a
+    folder it stays without one. Raises StoreMisconfigured, StoreUnavailable.
     """
     async with database.begun() as connection:
-        # Others wait for the one who migrates, however long that takes.
+        # Others wait for the migration, however long it takes.
         await connection.execute("SET LOCAL lock_timeout = 0")
         await connection.execute("SET LOCAL statement_timeout = 0")
         await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK)
@@ -85,7 +83,7 @@ async def migrate(
         if before < len(scripts):
             await connection.execute(_PUT_VERSION, len(scripts), _OLDEST)
         for role, rights in await connection.fetch(_GRANTED) if before else ():
-            # Who could use the tables that were there may use the new ones.
+            # Roles with rights to the earlier tables get the same rights to the new ones.
             await _grant(connection, (role,), (_ALIKE.replace("{rights}", rights),))
         if state_dir is not None:
             await _register(connection, state_dir)
@@ -95,7 +93,7 @@ async def migrate(
 
 
 async def _register(connection: "Connection", state_dir: Path) -> None:
-    """Remember the key where the database knows none yet."""
+    """Store the key, if the database has none yet."""
     if not await connection.fetchval("SELECT EXISTS (SELECT 1 FROM suppression_key)"):
         newest = load_or_create_keys(state_dir).newest
         await connection.execute(_PUT_KEY, newest.version, newest.fingerprint)
@@ -113,18 +111,18 @@ async def _grant(connection: "Connection", roles: Sequence[str], grants: Sequenc
 
 
 async def check_version(connection: "Connection", url: str, *, moved: bool = False) -> None:
-    """Raise StoreMisconfigured unless this program works with the database as it is; `moved`:
-    also with one that was copied to another, which counts now."""
+    """Raise StoreMisconfigured unless this program works with the database; `moved` allows one that
+    was copied to another database, which replaces it."""
     if await connection.fetchval("SELECT to_regclass('schema_version')") is None:
         raise StoreInaccessible(
-            "store.url: the database has no tables of smtpproxy yet; smtpproxy migrate makes them"
+            "store.url: the database has no tables of smtpproxy yet; smtpproxy migrate creates them"
         )
     version, oldest = await connection.fetchrow(_VERSION)
     known = len(migrations())
     _check(version, oldest, known)
     if version < known:
         raise StoreInaccessible(
-            f"store.url: version {version} of the database, this program needs {known}; "
+            f"store.url: the database has version {version}, this program needs {known}; "
             "smtpproxy migrate brings it up to date"
         )
     place = await connection.fetchval("SELECT moved_to FROM store_state")
@@ -136,18 +134,18 @@ def _check(version: int, oldest: int, known: int) -> None:
     """Refuse a database that is too new. Raises StoreMisconfigured."""
     if oldest > known:
         raise StoreMisconfigured(
-            f"store.url: version {version} of the database works with programs that know {oldest}, "
-            f"this one knows {known}; run a newer release"
+            f"store.url: the database has version {version}, which needs programs that know"
+            f" {oldest}; this one knows {known}: run a newer release"
         )
 
 
 async def live_keys(connection: "Connection", state_dir: Path) -> KeyRing:
-    """Read the keys that are live from their file. Raises StoreMisconfigured: one is missing."""
+    """Read the live keys from their file. Raises StoreMisconfigured if one is missing."""
     while True:
         wanted = await _live(connection)
         keys = load_keys(state_dir)
-        # A key goes into the file before it is live and out of it after, so what was live
-        # before and after must be there.
+        # A key is added to the file before it becomes live, and removed after it was retired: if
+        # the live ones are the same before and after reading, the file must have them.
         if wanted == await _live(connection):
             return live_ring(keys, wanted, "store.url")
 

@@ -1,4 +1,4 @@
-"""The read of the mail path: one statement for all who wait in a turn of the event loop."""
+"""The reads of the mail path: one statement for all lookups of a turn of the event loop."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
@@ -12,21 +12,21 @@ from smtpproxy.store.postgres import migrations
 from smtpproxy.store.postgres.batch import Found, Names, Version
 from smtpproxy.store.postgres.connection import Database, Lease
 from smtpproxy.store.postgres.errors import NO_PRIMARY, NO_STANDBY, unavailable
-from smtpproxy.store.postgres.statements import VERSION, question
-from smtpproxy.store.postgres.synchronous import check_waits
+from smtpproxy.store.postgres.session import check_waits
+from smtpproxy.store.postgres.statements import VERSION, facts_query
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.waiting import Pending
 
-_MOST_NAMES = 1_000  # in one statement: others take the next one
-_PATIENCE = 0.005
-"""Seconds that questions wait for the answer to those before, to be asked together after it."""
-_TICK = 0.001  # seconds: the loop's clock counts no less
+_MOST_NAMES = 1_000  # in one statement
+_BATCH_WAIT = 0.005
+"""Seconds that lookups wait for the answer to earlier ones, to share the next statement."""
+_TICK = 0.001  # seconds: the resolution of the loop's clock
 _RETRY = 0.05  # seconds
 _TALLY = "SELECT kind, origin, n FROM tally"
 
 
-class _Asked(NamedTuple):
-    """Somebody who waits for facts and the state that they are of."""
+class _Waiting(NamedTuple):
+    """Lookups that wait for facts and the version of these."""
 
     lookups: Lookups
     answer: Pending[tuple[Facts, object]]
@@ -34,11 +34,12 @@ class _Asked(NamedTuple):
 
 
 class PostgresReader:
-    """Asks for all who wait, in one statement. Whoever comes while it is answered waits for that,
-    and shares the next one; not for long: another connection is used then.
+    """Runs one statement for all waiting lookups.
 
-    `heard` is told each version, and when it was asked for, on the loop's clock. Where the target
-    is a standby it is asked once: whoever wants more asks the primary.
+    Lookups that come while it runs wait for its answer, and share the next statement; after a
+    while they use another connection instead. `on_version` receives each version, and when it was
+    queried on the loop's clock. A standby is queried once, without retries: the caller can then
+    use the primary.
     """
 
     def __init__(
@@ -46,45 +47,45 @@ class PostgresReader:
         lease: Lease,
         state_dir: Path,
         partners: Sequence[Partner] = (),
-        heard: Callable[[Version, float], None] | None = None,
+        on_version: Callable[[Version, float], None] | None = None,
     ) -> None:
         self._lease = lease
-        self.heard = heard
+        self.on_version = on_version
         self._state_dir = state_dir
         self._partners = partners
-        self._question = question(partners)
-        self._database: Database  # as the last one who asked found it
+        self._query = facts_query(partners)
+        self._database: Database  # as of the last lookups
         self._keys: KeyRing | None = None
-        self._live = ""  # these keys, as the database says it
-        self._waiting: list[_Asked] = []
+        self._live = ""  # the text of these keys in the database
+        self._waiting: list[_Waiting] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._running = 0  # of them, those that are not at their end
-        self._lacks = False  # those who wait lack a connection
-        self._is_called = False  # to send what waits, when this turn of the loop is over
+        self._running = 0  # tasks that have not finished
+        self._lacks_connection = False
+        self._is_called = False  # the waiting lookups are sent after this turn of the loop
         self._is_closed = False
-        self._is_timed = False  # to send what waits, when that has taken too long
-        self._due = 0.0  # then, on the loop's clock
+        self._is_timed = False  # a timer will send the waiting lookups
+        self._due = 0.0  # the time of the timer, on the loop's clock
         self._was_late = False
 
     def read(self, lookups: Lookups) -> Pending[tuple[Facts, object]]:
-        """Facts and the version of all that is stored, of the same snapshot."""
+        """Return facts and the version of the store, from the same snapshot."""
         if self._is_closed:
             return Pending.failed(StoreUnavailable("the store is closed"))
         self._database = database = self._lease.database
         now = database.loop.time()
-        asked = _Asked(lookups, Pending(), now + database.target.timeout)
-        self._waiting.append(asked)
+        one = _Waiting(lookups, Pending(), now + database.target.timeout)
+        self._waiting.append(one)
         if not self._running:
             self._call()
         elif not self._is_called and not self._is_timed:
-            self._wait(now + _PATIENCE)
-        return asked.answer
+            self._set_timer(now + _BATCH_WAIT)
+        return one.answer
 
     def facts(self, lookups: Lookups) -> Pending[Facts]:
         return self.read(lookups).then(lambda answer: answer.result()[0])
 
     def version(self) -> Pending[object]:
-        """The version now: whatever is committed by then is in it."""
+        """Return the version now, which includes everything committed so far."""
         return self.read(Lookups((), contacts=False)).then(lambda answer: answer.result()[1])
 
     async def tally(self) -> dict[tuple[str, str], int]:
@@ -93,7 +94,7 @@ class PostgresReader:
             return {(kind, origin): n for kind, origin, n in await connection.fetch(_TALLY)}
 
     def _call(self) -> None:
-        """Send what waits once this turn of the loop is over, if there is a connection for it."""
+        """Send the waiting lookups after this turn of the loop, if there is a connection."""
         target = self._database.target
         if self._running < max(1, target.connections - 2):
             self._running += 1
@@ -102,31 +103,31 @@ class PostgresReader:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         else:
-            self._lacks = True
+            self._lacks_connection = True
             self._database.queued = len(self._waiting)
 
-    def _wait(self, until: float) -> None:
+    def _set_timer(self, until: float) -> None:
         self._is_timed, self._due = True, until
-        self._database.loop.call_at(until, self._impatient)
+        self._database.loop.call_at(until, self._on_timer)
 
-    def _impatient(self) -> None:
+    def _on_timer(self) -> None:
         self._is_timed = False
         if not self._waiting or self._is_called:
             return
         now = self._database.loop.time()
-        due = self._waiting[0].until - self._database.target.timeout + _PATIENCE
-        if now + _TICK < due:  # it came after the one that we were waiting for
-            self._wait(due)
+        due = self._waiting[0].until - self._database.target.timeout + _BATCH_WAIT
+        if now + _TICK < due:  # it came later than the one the timer was set for
+            self._set_timer(due)
         elif now - self._due > _TICK and not self._was_late:
-            # We were late ourselves. The answer may be there, and is read before this comes again.
+            # The loop itself was late. The answer may have come, and is read before the next timer.
             self._was_late = True
-            self._wait(now + _TICK)
+            self._set_timer(now + _TICK)
         else:
             self._was_late = False
             self._call()
 
     async def _answer_all(self) -> None:
-        """Answer all who wait, those too who come meanwhile."""
+        """Answer all waiting lookups, including those that come meanwhile."""
         self._is_called = False
         try:
             while self._waiting:
@@ -135,31 +136,31 @@ class PostgresReader:
                     self._call()
                 await self._answer(batch)
                 if self._waiting and not self._is_called:
-                    await asyncio.sleep(0)  # others of this turn of the loop ask, too
+                    await asyncio.sleep(0)  # let others of this turn of the loop join
         finally:
             self._running -= 1
 
-    def _next_batch(self) -> Sequence[_Asked]:
+    def _next_batch(self) -> Sequence[_Waiting]:
         some, names = 0, 0
         while some < len(self._waiting) and names < _MOST_NAMES:
             names += len(self._waiting[some].lookups.addresses)
             some += 1
         batch, self._waiting = self._waiting[:some], self._waiting[some:]
-        if self._lacks:
+        if self._lacks_connection:
             database = self._database
             now = database.loop.time()
-            began = [asked.until - database.target.timeout for asked in batch]
-            database.waited += sum(max(0.0, now - at - _PATIENCE) for at in began)
+            began = [one.until - database.target.timeout for one in batch]
+            database.waited += sum(max(0.0, now - at - _BATCH_WAIT) for at in began)
             database.queued = len(self._waiting)
-            self._lacks = bool(self._waiting)
+            self._lacks_connection = bool(self._waiting)
         return batch
 
-    async def _answer(self, batch: Sequence[_Asked]) -> None:
+    async def _answer(self, batch: Sequence[_Waiting]) -> None:
         failures: list[StoreUnavailable] = []
         try:
             found = await self._found(batch, failures)
-            for asked in batch:
-                asked.answer.settle((found.facts(asked.lookups), found.version))
+            for one in batch:
+                one.answer.settle((found.facts(one.lookups), found.version))
         except TimeoutError as error:
             _fail(batch, failures[-1] if failures else unavailable(error))
         except asyncio.CancelledError:
@@ -170,15 +171,15 @@ class PostgresReader:
         except Exception as error:
             _fail(batch, StoreUnavailable("the database failed"), error)
 
-    async def _found(self, batch: Sequence[_Asked], failures: list[StoreUnavailable]) -> Found:
-        """Ask until there is an answer: a connection may be lost, and a key come or go.
+    async def _found(self, batch: Sequence[_Waiting], failures: list[StoreUnavailable]) -> Found:
+        """Retry until there is an answer: a connection may be lost, a key added or retired.
 
-        `failures` gets the last one. Raises TimeoutError, StoreUnavailable.
+        `failures` gets the last failure. Raises TimeoutError, StoreUnavailable.
         """
-        names, until = Names([asked.lookups for asked in batch]), batch[0].until
+        names, until = Names([one.lookups for one in batch]), batch[0].until
         while True:
             try:
-                if (found := await self._asked_once(names, until)) is not None:
+                if (found := await self._try(names, until)) is not None:
                     return found
                 self._keys = None
                 failures[:] = [StoreUnavailable("the live keys of the suppressions change")]
@@ -193,19 +194,19 @@ class PostgresReader:
                 raise failures[-1]
             await asyncio.sleep(min(_RETRY, left))
 
-    async def _asked_once(self, names: Names, until: float) -> Found | None:
-        """Ask; None: under other keys than are live."""
+    async def _try(self, names: Names, until: float) -> Found | None:
+        """Run the statement once; None if other keys than ours are live."""
         database = self._database
-        asked_at = database.loop.time()
+        queried_at = database.loop.time()
         target = database.target
         if (keys := self._keys) is None:
             async with asyncio.timeout_at(until), database.connection() as connection:
                 keys = await self._known_keys(connection)
         if names.names:
             values = names.values(keys, self._partners)
-            found = Found(names, await database.ask(self._question, values, until))
+            found = Found(names, await database.fetch(self._query, values, until))
         else:
-            found = Found(names, await database.ask(VERSION, (), until))
+            found = Found(names, await database.fetch(VERSION, (), until))
         if found.moved_to is not None:
             self._keys = None
             raise StoreMisconfigured(closed_text(target.url, found.moved_to))
@@ -215,8 +216,8 @@ class PostgresReader:
             check_waits(found.commits_wait)
         if found.live != self._live:
             return None
-        if self.heard is not None:
-            self.heard(found.version, asked_at)
+        if self.on_version is not None:
+            self.on_version(found.version, queried_at)
         return found
 
     async def _known_keys(self, connection: Any) -> KeyRing:
@@ -234,7 +235,9 @@ class PostgresReader:
         self._waiting = []
 
 
-def _fail(batch: Iterable[_Asked], error: StoreUnavailable, cause: Exception | None = None) -> None:
+def _fail(
+    batch: Iterable[_Waiting], error: StoreUnavailable, cause: Exception | None = None
+) -> None:
     error.__cause__ = error.__cause__ or cause
-    for asked in batch:
-        asked.answer.fail(error)
+    for one in batch:
+        one.answer.fail(error)

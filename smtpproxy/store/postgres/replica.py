@@ -1,6 +1,7 @@
 """Reading from a standby, as long as it is not too far behind the primary.
 
-Only what is asked again before anything comes of it is read there: all else asks the primary.
+Only provisional lookups go there, which are repeated before they have any effect; all others go to
+the primary.
 """
 
 import asyncio
@@ -16,95 +17,96 @@ from smtpproxy.store.postgres.reader import PostgresReader
 from smtpproxy.store.protocols import ReplicaState, StoreUnavailable
 from smtpproxy.waiting import Pending
 
-_GRAIN = 50  # so many moments are kept of the time that a standby may be behind
-_SHORTEST, _LONGEST = 0.05, 2.0  # seconds between two looks
+_GRAIN = 50  # times kept within the longest lag allowed
+_SHORTEST, _LONGEST = 0.05, 2.0  # seconds between two checks
 _NEVER = float("-inf")
 
 
 class _Seen(NamedTuple):
     number: int
-    asked_at: float
+    queried_at: float
 
 
 @dataclass(slots=True)
 class Lag:
-    """How far a standby is behind, by the versions that it and the primary say.
+    """How far a standby is behind, by its versions and those of the primary.
 
-    A standby that says the version which the primary had at a moment lacks nothing from before it.
-    So one that is idle is not behind, and one that is cut off is from the next commit on. Times are
-    those of one clock, in seconds.
+    A standby with the version that the primary had at some time lacks nothing from before that. So
+    an idle one is not behind, and a disconnected one is from the next commit on. Times are in
+    seconds of one clock.
     """
 
     most: float
-    primary_asked_at: float = _NEVER
+    primary_queried_at: float = _NEVER
     _newest: Version = (-1, "")  # of the primary
-    _seen: deque[_Seen] = field(default_factory=deque)  # of it too, no longer ago than `most`
-    _said: Version | None = None  # by the standby
-    _said_at: float = _NEVER
-    _current_until: float = _NEVER  # it lacks nothing from before
-    _parted: bool = False  # its commits are not those of the primary
+    _seen: deque[_Seen] = field(default_factory=deque)  # on the primary within `most`
+    _standby: Version | None = None
+    _standby_at: float = _NEVER
+    _current_until: float = _NEVER  # the standby lacks nothing from before
+    _diverged: bool = False  # the standby has commits that the primary lacks
 
-    def primary_said(self, version: Version, asked_at: float) -> None:
-        if asked_at < self.primary_asked_at:
+    def primary_has(self, version: Version, queried_at: float) -> None:
+        if queried_at < self.primary_queried_at:
             return
         number, seen = version[0], self._seen
         if number < self._newest[0]:  # another server, which lacks the last commits
             seen.clear()
-        if self._said is not None and number < self._said[0] and asked_at > self._said_at:
-            self._parted = True
-        self.primary_asked_at, self._newest = asked_at, version
-        while seen and seen[0].asked_at < asked_at - self.most:
+        standby = self._standby
+        if standby is not None and number < standby[0] and queried_at > self._standby_at:
+            self._diverged = True
+        self.primary_queried_at, self._newest = queried_at, version
+        while seen and seen[0].queried_at < queried_at - self.most:
             seen.popleft()
         if seen and seen[-1].number == number:
-            seen[-1] = _Seen(number, asked_at)
-        elif not seen or seen[-1].asked_at <= asked_at - self.most / _GRAIN:
-            seen.append(_Seen(number, asked_at))
+            seen[-1] = _Seen(number, queried_at)
+        elif not seen or seen[-1].queried_at <= queried_at - self.most / _GRAIN:
+            seen.append(_Seen(number, queried_at))
         self._compare()
 
-    def standby_said(self, version: Version, at: float) -> None:
-        self._said, self._said_at = version, at
+    def standby_has(self, version: Version, at: float) -> None:
+        self._standby, self._standby_at = version, at
         self._compare()
 
     def _compare(self) -> None:
-        said = self._said
-        if said is None:
+        standby = self._standby
+        if standby is None:
             return
-        if said[0] == self._newest[0]:
-            self._parted = said != self._newest
-        if not self._parted:
-            self._current_until = max(self._current_until, self._proof(said))
+        if standby[0] == self._newest[0]:
+            self._diverged = standby != self._newest
+        if not self._diverged:
+            self._current_until = max(self._current_until, self._proof(standby))
 
-    def _proof(self, said: Version) -> float:
-        """The last moment that a server which says so lacks nothing from before."""
-        proofs = (seen.asked_at for seen in reversed(self._seen) if seen.number <= said[0])
+    def _proof(self, version: Version) -> float:
+        """Return the latest time before which a server with that version lacks nothing."""
+        proofs = (seen.queried_at for seen in reversed(self._seen) if seen.number <= version[0])
         return next(proofs, _NEVER)
 
-    def accepts(self, said: Version, now: float) -> bool:
-        """Whether an answer of this version is new enough."""
-        return not self._parted and self._proof(said) >= now - self.most
+    def accepts(self, version: Version, now: float) -> bool:
+        """Whether an answer with this version is new enough."""
+        return not self._diverged and self._proof(version) >= now - self.most
 
     def is_short(self, now: float) -> bool:
-        return self._said is not None and self.accepts(self._said, now)
+        return self._standby is not None and self.accepts(self._standby, now)
 
     def seconds(self, now: float) -> float | None:
-        """None: nobody knows yet. A standby that does not answer has what it had."""
-        if self._said is None or self._current_until == _NEVER:
+        """Return the lag, None if unknown; a standby that does not answer falls behind."""
+        if self._standby is None or self._current_until == _NEVER:
             return None
-        if self._said[0] >= self._newest[0] and not self._parted:
+        if self._standby[0] >= self._newest[0] and not self._diverged:
             return 0.0
         return now - self._current_until
 
 
 class ReplicaReader:
-    """A `Reader` of the primary, and of the standby where that will do."""
+    """A `Reader` of the standby for provisional lookups, and otherwise of the primary."""
 
     def __init__(self, primary: PostgresReader, standby: PostgresReader, most: float) -> None:
-        """`most` is how many seconds the standby may be behind."""
+        """`most` is the number of seconds that the standby may be behind."""
         self._primary = primary
         self._standby = standby
         self._lag = Lag(most)
-        primary.heard = self._lag.primary_said
-        standby.heard = lambda version, _: self._lag.standby_said(version, _now())
+        primary.on_version = self._lag.primary_has
+        standby.on_version = lambda version, _: self._lag.standby_has(version, _now())
         self._pause = min(max(most / 4, _SHORTEST), _LONGEST)
         self._in_use: bool | None = None
         self._answered: Counter[str] = Counter()
@@ -117,18 +119,19 @@ class ReplicaReader:
             self._watching = asyncio.create_task(self._watch())
         if not self._in_use:
             return self._ask_primary(lookups)
-        return self._standby.read(lookups).otherwise(lambda said: self._instead(lookups, said))
+        return self._standby.read(lookups).otherwise(lambda read: self._instead(lookups, read))
 
     def _instead(
-        self, lookups: Lookups, said: Pending[tuple[Facts, object]]
+        self, lookups: Lookups, read: Pending[tuple[Facts, object]]
     ) -> Pending[tuple[Facts, object]] | None:
-        if said.error is None:
-            if self._lag.accepts(said.value[1], _now()):
+        """Return the primary's answer if the standby's is not good enough."""
+        if read.error is None:
+            if self._lag.accepts(read.value[1], _now()):
                 self._answered["standby"] += 1
                 return None
             self._use(False, "it is too far behind")
         else:
-            self._use(False, str(said.error))
+            self._use(False, str(read.error))
         return self._ask_primary(lookups)
 
     def _ask_primary(self, lookups: Lookups) -> Pending[tuple[Facts, object]]:
@@ -150,11 +153,11 @@ class ReplicaReader:
         return ReplicaState(lag, self._in_use, dict(self._answered))
 
     async def _watch(self) -> None:
-        """Ask both, where the mail did not: the standby is used while it is not too far behind."""
+        """Query both now and then, and use the standby while it is not too far behind."""
         while True:
             fault = "it is too far behind"
             try:
-                if _now() - self._lag.primary_asked_at > self._pause:
+                if _now() - self._lag.primary_queried_at > self._pause:
                     await self._primary.version()
                 await self._standby.version()
             except StoreUnavailable as error:

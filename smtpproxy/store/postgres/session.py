@@ -1,5 +1,5 @@
-"""What is said over a connection to PostgreSQL: statements that were written for both databases,
-and transactions that nobody is told are done before they are."""
+"""Statements for both databases over a connection to PostgreSQL, and safe transactions: none counts
+as committed before it is, perhaps also on a standby."""
 
 import asyncio
 import re
@@ -8,13 +8,24 @@ from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.protocols import StoreInaccessible, StoreUnavailable
 from smtpproxy.store.sql.rows import Row
 
 if TYPE_CHECKING:
     from asyncpg import Connection
 
-_UNKNOWN = "the database did not confirm it in time: it may be written or not, so do it again"
+WAITS = """(
+    current_setting('synchronous_commit') NOT IN ('off', 'local')
+    AND current_setting('synchronous_standby_names') <> ''
+)"""
+"""SQL for whether commits wait for a standby. Any role may ask; it can change during a session."""
+
+NO_WAIT = (
+    "store.require_synchronous: commits of the database do not wait for a standby; set"
+    " synchronous_standby_names, and synchronous_commit to on"
+)
+
+_UNKNOWN = "the database did not confirm it in time, so it may be written or not: do it again"
 _PLACE = re.compile(r"\?(\d*)")
 _INSERTION = re.compile(
     r"\s*(?P<head>INSERT INTO \w+\s+\((?P<columns>[^()]+)\)\s+)VALUES \(\$1(?:, \$\d+)*\)"
@@ -23,11 +34,17 @@ _INSERTION = re.compile(
 )
 
 
+def check_waits(waits: object) -> None:
+    """Raise StoreInaccessible unless commits wait."""
+    if not waits:
+        raise StoreInaccessible(NO_WAIT)
+
+
 @lru_cache(maxsize=512)
 def translated(sql: str) -> tuple[str, tuple[int, ...]]:
-    """Return a statement in PostgreSQL's words, and which of its values are $1, $2, …
+    """Return a statement for PostgreSQL, and which of its values are $1, $2, …
 
-    A value that does not occur would have no type.
+    Values that do not occur are left out, as they would have no type.
     """
     places: list[int] = []
     last = -1
@@ -65,12 +82,12 @@ class PostgresSession:
         rows = [_chosen(each, places) for each in values]
         if len(rows) > 1 and (insertion := _INSERTION.match(text)):
             return await self._insert(insertion, rows)
-        # All of them are on their way before the first answer comes.
+        # Pipelined: all are sent before the first answer comes.
         return len(await self._connection.fetchmany(f"{text} RETURNING 1", rows)) if rows else 0
 
     async def _insert(self, insertion: re.Match[str], rows: Sequence[Sequence[object]]) -> int:
-        """Insert all rows in one statement, whose triggers run once; in several where rows conflict
-        with each other, which one statement may not have."""
+        """Insert all rows in one statement, so that triggers run once; in several if rows conflict
+        with each other, which PostgreSQL refuses within one statement."""
         if insertion[0] not in _types:
             prepared = await self._connection.prepare(insertion[0], name="")
             _types[insertion[0]] = [one.name for one in prepared.get_parameters()]
@@ -80,20 +97,20 @@ class PostgresSession:
         text = f"{insertion['head']}{given}{insertion['rest']}"
         key = [names.index(name) for name in (insertion["key"] or "").split(", ") if name]
         changed = 0
-        for some in _apart(rows, key) if key else [rows]:
+        for some in _without_conflicts(rows, key) if key else [rows]:
             status = await self._connection.execute(text, *map(list, zip(*some, strict=True)))
             changed += int(status.rpartition(" ")[2])
         return changed
 
 
 _types: dict[str, list[str]] = {}
-"""Of the values of insertions: the tables are the same wherever we are connected to."""
+"""The types of the values of insertions, which are the same in every database."""
 
 
-def _apart(
+def _without_conflicts(
     rows: Sequence[Sequence[object]], key: Sequence[int]
 ) -> Iterator[Sequence[Sequence[object]]]:
-    """Yield the rows in parts, in each of which a key occurs once; of one key in their order."""
+    """Yield the rows in parts without duplicate keys; rows with the same key keep their order."""
     while rows:
         part: dict[tuple[object, ...], Sequence[object]] = {}
         later = []
@@ -115,10 +132,10 @@ def _chosen(values: Row, places: tuple[int, ...]) -> list[object]:
 async def transaction(
     connection: "Connection", within: float | None, how: str
 ) -> AsyncIterator[PostgresSession]:
-    """Do something all at once. What begins and ends it is waited for `within` seconds each. It is
-    not serializable, whatever the database's default: writers wait for each other.
+    """Run a transaction; its begin and its end may take `within` seconds each.
 
-    Raises StoreUnavailable: whether it is committed is not known, so it is to be done again.
+    `how` sets the isolation level, whatever the database's default: writers wait for each other
+    instead. Raises StoreUnavailable if it is unknown whether it was committed: then repeat it.
     """
     try:
         await connection.execute(f"BEGIN {how}", timeout=within)
@@ -130,8 +147,8 @@ async def transaction(
 
 
 async def _commit(connection: "Connection", within: float | None) -> None:
-    """A commit that is not answered in time goes on waiting, for the standby perhaps, and nobody
-    waits for it: told to stop waiting, the server would let it hold without the standby."""
+    """Commit. After the timeout the connection is cut and the server goes on waiting, perhaps for
+    the standby: if the wait were cancelled, the commit would stand without the standby."""
     from asyncpg import exceptions as pg
 
     gone = (pg.PostgresConnectionError, pg.OperatorInterventionError, pg.InterfaceError, OSError)
@@ -147,21 +164,20 @@ async def _commit(connection: "Connection", within: float | None) -> None:
         if not committing.done():
             connection.terminate()
         if await committing != "COMMIT":
-            raise StoreUnavailable("the database took back what was written")
+            raise StoreUnavailable("the database rolled back what was written")
     except gone as error:
         raise StoreUnavailable(_UNKNOWN) from error
     finally:
-        committing.cancel()  # where we are told not to wait for it
+        committing.cancel()  # if we are cancelled ourselves
         await asyncio.wait({committing})
         if not is_over(connection):
             connection.remove_log_listener(warned)
-    if warnings:  # "canceling wait for synchronous replication": somebody let it hold without
-        raise StoreUnavailable(f"the database wrote it, and the standby did not ({warnings[0]})")
+    if warnings:  # "canceling wait for synchronous replication": an operator cancelled the wait
+        raise StoreUnavailable(f"the database wrote it, but the standby did not ({warnings[0]})")
 
 
 async def _roll_back(connection: "Connection", within: float | None) -> None:
-    """Leave nothing open. Where that is not answered in time, the connection ends, and with it the
-    transaction."""
+    """Roll back; without an answer in time, end the connection and with it the transaction."""
     if is_over(connection) or not connection.is_in_transaction():
         return
     try:
@@ -174,7 +190,7 @@ async def _roll_back(connection: "Connection", within: float | None) -> None:
 
 
 def is_over(connection: "Connection") -> bool:
-    """Whether it ended, and so has left the pool, which then says nothing of it any more."""
+    """Whether a connection has ended; the pool's proxy then raises on any use."""
     from asyncpg import InterfaceError
 
     try:

@@ -1,14 +1,14 @@
-"""What the mail path asks PostgreSQL: one statement for all who wait, which is one snapshot."""
+"""The mail path's query of PostgreSQL: one statement, so one snapshot, for a batch of lookups."""
 
 from collections.abc import Sequence
 
 from smtpproxy.store.keys import Partner
-from smtpproxy.store.postgres.synchronous import WAITS
+from smtpproxy.store.postgres.session import WAITS
 from smtpproxy.store.sql.rows import ACT_COLUMNS, CONTACT_COLUMNS, WIDENED
 from smtpproxy.store.sql.session import Dialect
 
-STATE, PAUSE, SNAPSHOTS, SUPPRESSION, OF_DOMAIN, TOLD, TOLD_OF_DOMAIN, CONTACT = range(8)
-"""What a row is, in its first column."""
+STATE, PAUSE, SNAPSHOTS, SUPPRESSION, OF_DOMAIN, PARTNER, PARTNER_DOMAIN, CONTACT = range(8)
+"""The kind of a row, in its first column."""
 
 _CONTACT_TYPES = (
     *("bigint", "text", "text", "text", "bigint", "bigint", "bigint"),
@@ -19,8 +19,8 @@ FIRST_CONTACT = 8
 FIRST_ACT = FIRST_CONTACT + len(_CONTACT_TYPES)
 _PADDING = "".join(f", NULL::{kind}" for kind in (*_CONTACT_TYPES, *_ACT_TYPES))
 
-# Of the keys that were live when the question was made, others may be by now. A server that took
-# over from another may lack its last commits, and have others of the same versions: each has an id.
+# The live keys are returned, as they may have changed since the values were hashed. A server that
+# took over may lack the last commits, and have others of the same versions: so each has an id.
 _STATE = f"""
 SELECT {STATE}, {WAITS}::integer::bigint, pg_is_in_recovery(), (
     SELECT string_agg(version || ':' || fingerprint, ' ' ORDER BY version)
@@ -28,16 +28,16 @@ SELECT {STATE}, {WAITS}::integer::bigint, pg_is_in_recovery(), (
 ), moved_to, version, commit_id::text, NULL::bigint"""
 _FROM_STATE = " FROM store_state"
 VERSION = _STATE + _FROM_STATE
-"""The first row alone, for who asks about nobody: the last look nearly always."""
+"""The first row alone, for lookups without addresses, such as the final check of a message."""
 
 _STATE_ARM = f"{_STATE}{_PADDING}{_FROM_STATE}"
 _PAUSE_ARM = f"""
 SELECT {PAUSE}, 0::bigint, FALSE, subject, cause, at, reason, until{_PADDING} FROM stream_pause
 """
 # $1 and $2 are the wide and exact keys of addresses, $3 those of the whole domains that they are
-# under: in hexadecimal, with spaces between them. For arrays of anything but text the client would
-# ask four more questions on each new connection, what they are, and look at each array many times.
-# The places of keys begin with 1. Of an act, the last number is its sequence.
+# under: in hexadecimal, separated by spaces. For other arrays than of text, asyncpg makes four more
+# queries on each new connection, and parses each array slowly. Places count from 1. The last number
+# of an act is its sequence.
 _SUPPRESSION_ARM = f"""
 SELECT {SUPPRESSION}, place, exact_key = decode(exact, 'hex'), scope, origin, since, note,
        NULL::bigint{_PADDING}
@@ -57,11 +57,11 @@ SELECT {CONTACT}, 0::bigint, FALSE, NULL::text, NULL::text, NULL::bigint, NULL::
 FROM contact LEFT JOIN consent_act ON consent_act.contact = contact.id
 WHERE address = ANY ($4::text[])
 """
-# What a partner told counts as `external`; whether it counts for variants of the mailbox is
-# up to the origin that it has there. $5 to $8 are the partners' names, the fingerprints of their
-# keys, wide and exact keys; $9 to $11 the same of whole domains.
+# A partner's suppression counts as `external`; its origin at the partner decides whether it counts
+# for variants of the mailbox. $5 to $8 are the partners' names, their keys' fingerprints, wide and
+# exact keys; $9 to $11 the same for whole domains.
 _PARTNER_ARM = f"""
-SELECT {TOLD}, place, exact_key = decode(exact, 'hex'), scope, 'external'::text, since,
+SELECT {PARTNER}, place, exact_key = decode(exact, 'hex'), scope, 'external'::text, since,
        'partner ' || partner || ': ' || origin, NULL::bigint{_PADDING}
 FROM unnest($5::text[], $6::text[], string_to_array($7, ' '), string_to_array($8, ' '))
      WITH ORDINALITY AS asked (told_by, shared, wide, exact, place)
@@ -71,7 +71,7 @@ WHERE wide_key = decode(wide, 'hex')
 AND (exact_key = decode(exact, 'hex') OR origin IN ({WIDENED}))
 """
 _PARTNER_DOMAIN_ARM = f"""
-SELECT {TOLD_OF_DOMAIN}, place, FALSE, scope, 'external'::text, since,
+SELECT {PARTNER_DOMAIN}, place, FALSE, scope, 'external'::text, since,
        'partner ' || partner || ': ' || origin, NULL::bigint{_PADDING}
 FROM unnest($9::text[], $10::text[], string_to_array($11, ' '))
      WITH ORDINALITY AS asked (told_by, shared, wide, place)
@@ -82,8 +82,8 @@ WHERE wide_key = decode(wide, 'hex')
 _OWN = (_STATE_ARM, _PAUSE_ARM, _SUPPRESSION_ARM, _DOMAIN_ARM, _CONTACT_ARM)
 
 
-def question(partners: Sequence[Partner]) -> str:
-    """Return the statement; rows are (what, place, same, text, text, number, text, number), the
+def facts_query(partners: Sequence[Partner]) -> str:
+    """Return the statement; rows are (kind, place, same, text, text, number, text, number), the
     columns of a contact and those of one of its acts."""
     if not partners:
         return " UNION ALL ".join(_OWN)

@@ -1,4 +1,4 @@
-"""What streams sent from all relays, and what was heard of that."""
+"""The counts of messages and feedback by stream, for all relays."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -6,7 +6,7 @@ from itertools import count
 
 from smtpproxy.policy.breaker import Feedback, Tally
 from smtpproxy.policy.campaign import Campaign
-from smtpproxy.store.postgres.connection import Counts, Target
+from smtpproxy.store.postgres.connection import SideTables, Target
 from smtpproxy.store.sql import stream_counts as sql
 from smtpproxy.store.sql.rows import to_micros
 from smtpproxy.store.sql.side_tables import person_hash
@@ -28,7 +28,7 @@ WHERE campaign = ?1 AND person = ANY (?2::bytea[]) AND id = ?3 AND dead = 0 RETU
 """
 
 
-class PostgresStreamCounts(Counts):
+class PostgresStreamCounts(SideTables):
     """A `StreamCounts`."""
 
     _part = "streams"
@@ -39,7 +39,7 @@ class PostgresStreamCounts(Counts):
 
     async def add_messages(self, messages: Mapping[str, int], at: datetime, window: float) -> None:
         part = window_part(at, window)
-        async with self._counting() as session:
+        async with self._writing() as session:
             await session.run(_COUNT, list(messages), list(messages.values()), sql.SENT, part)
 
     async def add_heard(
@@ -53,13 +53,13 @@ class PostgresStreamCounts(Counts):
     ) -> bool:
         part, width = window_part(sent_at, window), window_part_width(window)
         key = sql.hash_of_heard(stream, kind, person, await self._secret())
-        async with self._counting() as session:
+        async with self._writing() as session:
             first = (await session.fetch_all(sql.FIRST, stream))[0][0]
-            if first is None:  # workers say once a second what they sent
+            if first is None:  # workers add what they sent only once a second
                 first = window_part(at, window)
             if part < first - width:  # its message is not among those counted
                 return False
-            # Of two who say it at once, one waits here, and finds what the other wrote.
+            # Of two concurrent reports one waits here, and then finds what the other wrote.
             if not await session.run(sql.HEARD, key, part, part - width * WINDOW_PARTS):
                 return False
             await session.run(_COUNT, [stream], [1], kind, max(part, first))
@@ -71,10 +71,10 @@ class PostgresStreamCounts(Counts):
         moment = to_micros(at)
         secret = await self._secret()
         tried = {person_hash(one, secret): stranger for one, stranger in people.items()}
-        async with self._counting() as session:
+        async with self._writing() as session:
             new = await session.run(sql.NEW_CAMPAIGN, key, stream, moment)
             if new and next(self._tried_ones) % sql.TRIM_EVERY == 0:
-                # Who names each message otherwise fills no disk.
+                # A new name for each message must not fill the disk.
                 await session.run(sql.TRIM_CAMPAIGNS, sql.MOST_CAMPAIGNS)
                 await session.run(sql.FORGET_PEOPLE)
             *known, seen = (await session.fetch_all(f"{sql.FIND_CAMPAIGN} FOR UPDATE", key))[0]
@@ -92,7 +92,7 @@ class PostgresStreamCounts(Counts):
     ) -> None:
         secret = await self._secret()
         tried = {person_hash(one, secret): stranger for one, stranger in people.items()}
-        async with self._counting() as session:
+        async with self._writing() as session:
             await session.fetch_all(f"{sql.FIND_CAMPAIGN} FOR UPDATE", key)
             gone = await session.fetch_all(_UNTRY, key, list(tried), id)
             strangers = sum(tried[person] for (person,) in gone)
@@ -102,36 +102,36 @@ class PostgresStreamCounts(Counts):
         self, id: str, person: str, at: datetime, share: int, least: int
     ) -> None:
         who = person_hash(person, await self._secret())
-        async with self._counting() as session:
+        async with self._writing() as session:
             for (campaign,) in await session.fetch_all(sql.BOUNCED, id, who):
                 await session.run(sql.DEAD, campaign, share, least, to_micros(at))
 
     async def campaign(self, key: str) -> Campaign:
-        async with self._asking() as session:
+        async with self._reading() as session:
             found = await session.fetch_all(sql.FIND_CAMPAIGN, key)
         return sql.read_campaign(found[0][:-1]) if found else Campaign(key)
 
     async def campaigns(self, stream: str) -> Sequence[Campaign]:
-        async with self._asking() as session:
+        async with self._reading() as session:
             return list(map(sql.read_campaign, await session.fetch_all(sql.CAMPAIGNS, stream)))
 
     async def tried_since(self, since: datetime, least: int) -> Sequence[tuple[str, Campaign]]:
-        async with self._asking() as session:
+        async with self._reading() as session:
             found = await session.fetch_all(sql.TRIED_SINCE, least, to_micros(since))
         return [(stream, sql.read_campaign(row)) for stream, *row in found]
 
     async def campaign_began(self, key: str) -> str | None:
-        async with self._asking() as session:
+        async with self._reading() as session:
             began: str | None = (await session.fetch_all(sql.BEGAN, key))[0][0]
             return began
 
     async def release_campaigns(self, stream: str) -> int:
-        async with self._counting() as session:
+        async with self._writing() as session:
             return await session.run(sql.RELEASE, stream)
 
     async def tallies(self, streams: Mapping[str, datetime]) -> Mapping[str, Tally]:
         tallies = {}
-        async with self._asking() as session:
+        async with self._reading() as session:
             for name, since in streams.items():
                 found = await session.fetch_all(sql.SUMS, name, to_micros(since))
                 tallies[name] = sql.read_tally(found)
@@ -139,7 +139,7 @@ class PostgresStreamCounts(Counts):
 
     async def prune(self, before: datetime) -> int:
         limit = to_micros(before)
-        async with self._counting() as session:
+        async with self._writing() as session:
             removed = sum([await session.run(query, limit) for query in sql.PRUNE])
             if await session.run(sql.PRUNE_CAMPAIGNS, limit):
                 await session.run(sql.FORGET_PEOPLE)

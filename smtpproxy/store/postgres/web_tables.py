@@ -1,11 +1,11 @@
-"""What the web server keeps for all relays on one database: answers to requests with an idempotency
-key, and how many confirmation mails were asked for lately."""
+"""The web server's tables for all relays: answers to requests with an idempotency key, and counts
+of recent confirmation mails."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from smtpproxy.store.answers import KEPT, MOST, UNFINISHED, KeptAnswer, RequestState
-from smtpproxy.store.postgres.connection import Counts, Target
+from smtpproxy.store.postgres.connection import SideTables, Target
 from smtpproxy.store.sql.rows import to_micros
 from smtpproxy.store.sql.side_tables import (
     COUNT_CONFIRMATION,
@@ -26,7 +26,7 @@ DELETE FROM answer WHERE request IN
 _BEGIN = "INSERT INTO answer (request, asked, at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 
 
-class PostgresAnswers(Counts):
+class PostgresAnswers(SideTables):
     """A `KeptAnswers`."""
 
     _part = "answers"
@@ -37,13 +37,13 @@ class PostgresAnswers(Counts):
 
     async def begin(self, token: str, key: str, asked: bytes) -> RequestState | KeptAnswer:
         now, request, digest = self._now(), await self._request(token, key), await self._hash(asked)
-        async with self._counting() as session:
+        async with self._writing() as session:
             await session.run(PRUNE_ANSWERS, to_micros(now - KEPT), to_micros(now - UNFINISHED))
             await session.run(_TRIM, MOST)
             if await session.run(_BEGIN, request, digest, to_micros(now)):
                 return "new"
             rows = await session.fetch_all(FIND_ANSWER, request)
-        if not rows:  # it was forgotten just now
+        if not rows:  # it has just been removed
             return "running"
         known, body, version = rows[0]
         if known != digest:
@@ -52,12 +52,12 @@ class PostgresAnswers(Counts):
 
     async def finish(self, token: str, key: str, answer: KeptAnswer) -> None:
         request = await self._request(token, key)
-        async with self._counting() as session:
+        async with self._writing() as session:
             await session.run(FINISH_ANSWER, answer.body, answer.version, request)
 
     async def forget(self, token: str, key: str) -> None:
         request = await self._request(token, key)
-        async with self._counting() as session:
+        async with self._writing() as session:
             await session.run(FORGET_ANSWER, request)
 
     async def _request(self, token: str, key: str) -> bytes:
@@ -67,21 +67,21 @@ class PostgresAnswers(Counts):
         return keyed_hash(octets, await self._secret())
 
 
-# All who count wait for each other: what a day allows is a bound on all people together.
-_ALONE = "LOCK TABLE confirmation IN SHARE ROW EXCLUSIVE MODE"
+# Processes take turns, as the limit for a day is for all people together.
+_LOCK = "LOCK TABLE confirmation IN SHARE ROW EXCLUSIVE MODE"
 _COUNTED = "SELECT count(*) FILTER (WHERE person = ?), count(*) FROM confirmation"
 _DAY = timedelta(days=1)
 
 
-class PostgresConfirmations(Counts):
+class PostgresConfirmations(SideTables):
     """A `ConfirmationLimit`."""
 
     _part = "confirmations"
 
     async def take(self, address: str, at: datetime, *, per_address: int, per_day: int) -> bool:
         person = await self._person(address)
-        async with self._counting() as session:
-            await session.run(_ALONE)
+        async with self._writing() as session:
+            await session.run(_LOCK)
             await session.run(PRUNE_CONFIRMATIONS, to_micros(at - _DAY))
             of_person, of_all = (await session.fetch_all(_COUNTED, person))[0]
             if of_person >= per_address or of_all >= per_day:
@@ -91,7 +91,7 @@ class PostgresConfirmations(Counts):
 
     async def give_back(self, address: str, at: datetime) -> None:
         person = await self._person(address)
-        async with self._counting() as session:
+        async with self._writing() as session:
             await session.run(GIVE_CONFIRMATION_BACK, person, to_micros(at))
 
     async def _person(self, address: str) -> bytes:

@@ -1,4 +1,5 @@
-"""Whether `store.replica_url` is a standby of `store.url`, and how far behind, for commands."""
+"""Checks for commands: whether `store.replica_url` is a standby of `store.url`, how far behind, and
+whether commits wait for one."""
 
 import asyncio
 from contextlib import closing
@@ -9,6 +10,7 @@ from smtpproxy.settings import StoreSettings
 from smtpproxy.store.postgres import standby, target
 from smtpproxy.store.postgres.connection import Lease
 from smtpproxy.store.postgres.errors import NO_STANDBY
+from smtpproxy.store.postgres.session import WAITS
 from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -21,16 +23,16 @@ _MOST = 5.0  # seconds that a command waits for a standby
 
 
 class ReplicaLook(NamedTuple):
-    """`seconds` until the standby had what the primary has; None, and why, where it will not do."""
+    """The seconds until the standby had what the primary has, or None and the fault."""
 
     seconds: float | None
     fault: str = ""
 
 
 async def look_at_replica(settings: StoreSettings) -> ReplicaLook | None:
-    """Compare the standby with the primary; None: there is none, or the primary does not answer.
+    """Compare the standby with the primary; None if there is none, or the primary does not answer.
 
-    Raises StoreMisconfigured: it is the standby of another database.
+    Raises StoreMisconfigured if it is the standby of another database.
     """
     second = standby(settings)
     if second is None:
@@ -42,7 +44,7 @@ async def look_at_replica(settings: StoreSettings) -> ReplicaLook | None:
             async with first_lease.database.connection() as primary:
                 which, version = await _which(primary), await _version(primary)
         except StoreUnavailable:
-            return None  # said elsewhere
+            return None  # other checks report that
         try:
             async with asyncio.timeout(_MOST * 2), second_lease.database.connection() as replica:
                 if (other := await _which(replica)) != which:
@@ -50,12 +52,22 @@ async def look_at_replica(settings: StoreSettings) -> ReplicaLook | None:
                 if not await replica.fetchval("SELECT pg_is_in_recovery()"):
                     return ReplicaLook(None, NO_STANDBY)
                 return await _wait(replica, version, min(settings.max_replica_lag, _MOST))
-        except StoreInaccessible as error:  # it lets nobody in, or has no such tables yet
+        except StoreInaccessible as error:  # it refuses the login, or has no such tables yet
             return ReplicaLook(None, str(error))
         except StoreMisconfigured:
             raise
         except (StoreUnavailable, TimeoutError) as error:
-            return ReplicaLook(None, str(error) or "store.replica_url: it does not answer")
+            return ReplicaLook(None, str(error) or "store.replica_url: does not answer")
+
+
+async def commits_wait(settings: StoreSettings) -> bool:
+    """Return whether commits wait for a standby. Raises StoreUnavailable."""
+    lease = Lease(replace(target(settings), synchronous=False))
+    try:
+        async with lease.database.connection() as connection:
+            return bool(await connection.fetchval(f"SELECT {WAITS}"))
+    finally:
+        lease.close()
 
 
 async def _which(connection: "Connection") -> tuple[int, str]:
@@ -69,12 +81,12 @@ async def _version(connection: "Connection") -> tuple[int, str]:
 
 
 async def _wait(replica: "Connection", version: tuple[int, str], most: float) -> ReplicaLook:
-    """Wait until it has this version, or a later one."""
+    """Wait until the standby has this version or a later one."""
     clock = asyncio.get_running_loop().time
     begin = clock()
     while True:
-        said = await _version(replica)
-        if said == version or said[0] > version[0]:
+        found = await _version(replica)
+        if found == version or found[0] > version[0]:
             return ReplicaLook(clock() - begin)
         if clock() - begin > most:
             text = f"store.replica_url: more than {most:g} s behind the primary"
