@@ -6,7 +6,7 @@ fields, but its brand and its collection may come later. A collection on record 
 replaced by a brand's if that says everything it says.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -35,6 +35,8 @@ GATHERED = frozenset({"occupations", "last_activity_at"})
 
 Key = tuple[str | None, Source | None, str | None]
 Item = TypeVar("Item", ConsentAct, Purchase)
+_FEW = 20
+"""Items that are compared one with another; more are looked up by what is the same fact."""
 
 _NOTHING = Collection()
 
@@ -170,23 +172,35 @@ def alike(ways: Iterable[Collection]) -> frozenset[Collection]:
 
 def joined_items(before: tuple[Item, ...], told: Iterable[Item]) -> tuple[Item, ...]:
     """Return `before`, corrected in place, followed by the new items."""
-    items = list(before)
+    told = tuple(told)
+    many = len(before) + len(told) > _FEW
+    items: list[Item | None] = list(before)
+    places: dict[Item | None, list[int]] = {}  # of those that may include each other
+    for index, item in enumerate(before):
+        places.setdefault(same_fact(item) if many else None, []).append(index)
     for item in told:
-        if is_included(item, items):
+        alike = places.setdefault(same_fact(item) if many else None, [])
+        if any((known := items[n]) is not None and _includes(known, item) for n in alike):
             continue
-        indexes = [index for index, known in enumerate(items) if _includes(item, known)]
-        if not indexes or (isinstance(item, ConsentAct) and item.withdrawal):
+        less = [n for n in alike if (known := items[n]) is not None and _includes(item, known)]
+        if not less or (isinstance(item, ConsentAct) and item.withdrawal):
+            alike.append(len(items))
             items.append(item)
             continue
-        items[indexes[0]] = item
-        for index in reversed(indexes[1:]):
-            del items[index]
-    return tuple(items)
+        items[less[0]] = item
+        for n in less[1:]:
+            items[n] = None
+    return tuple(item for item in items if item is not None)
 
 
-def is_included(item: Item, items: Iterable[Item]) -> bool:
-    """Whether one of `items` says all that `item` says."""
-    return any(_includes(known, item) for known in items)
+def included_in(items: Sequence[Item]) -> Callable[[Item], bool]:
+    """Return what tells whether one of `items` says all that an item says."""
+    if len(items) <= _FEW:
+        return lambda item: any(_includes(known, item) for known in items)
+    alike: dict[Item, list[Item]] = {}
+    for known in items:
+        alike.setdefault(same_fact(known), []).append(known)
+    return lambda item: any(_includes(known, item) for known in alike.get(same_fact(item), ()))
 
 
 def weaker(item: Item, names: Iterable[str | None]) -> list[Item]:

@@ -25,8 +25,8 @@ from smtpproxy.policy.model import (
 from smtpproxy.store.collected import (
     COLLECTED_FIELDS,
     Item,
+    included_in,
     index_of,
-    is_included,
     is_void,
     joined_items,
     key_of,
@@ -68,8 +68,8 @@ def repeated_items(
     Returns the same object if there is nothing new.
     """
     stored, given, nothing = known.contact, update.contact, Contact(known.contact.address)
-    items = {_sum(act) for act in given.acts if is_included(act, stored.acts)}
-    items |= {_sum(one) for one in given.purchases if is_included(one, stored.purchases)}
+    items = set(map(_sum, filter(included_in(stored.acts), given.acts)))
+    items |= set(map(_sum, filter(included_in(stored.purchases), given.purchases)))
     items |= {
         _sum((name, value))
         for name in _FIELDS
@@ -192,6 +192,9 @@ class _History:
         self._gone = gone
         self._repeats = [one for one in repeats if int(one.number) not in gone]
         self._values = [_values(state.contact) for state in self._states]
+        contacts = [state.contact for state in self._states]
+        self._all = frozenset(item for one in contacts for item in (*one.acts, *one.purchases))
+        self._included = [(included_in(one.acts), included_in(one.purchases)) for one in contacts]
 
     def of(self, number: int) -> list[int]:
         """Return the states that an import made."""
@@ -199,10 +202,7 @@ class _History:
 
     def holds(self, item: ConsentAct | Purchase) -> bool:
         """Whether an import that was not undone, or a command, backs an item."""
-        was = any(
-            item in state.contact.acts or item in state.contact.purchases for state in self._states
-        )
-        return self._is_backed(self._brought_in(item) if was else None, item)
+        return self._is_backed(self._brought_in(item) if item in self._all else None, item)
 
     def acts(self, *, keep_withdrawals: bool) -> Iterator[ConsentAct]:
         """Yield the acts that are still backed, in the most complete form that is."""
@@ -299,8 +299,8 @@ class _History:
     def _has(self, item: ConsentAct | Purchase) -> list[bool]:
         """Return for each state whether it had the item, or a more complete form of it."""
         if isinstance(item, ConsentAct):
-            return [is_included(item, state.contact.acts) for state in self._states]
-        return [is_included(item, state.contact.purchases) for state in self._states]
+            return [has_act(item) for has_act, _ in self._included]
+        return [has_purchase(item) for _, has_purchase in self._included]
 
     def _is_backed(
         self, first: int | None, item: ConsentAct | Purchase | tuple[object, object]

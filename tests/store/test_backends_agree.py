@@ -24,7 +24,7 @@ from smtpproxy.policy.model import (
     Purchase,
     Source,
 )
-from smtpproxy.store.collected import is_included
+from smtpproxy.store.collected import included_in
 from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate, Store, SuppressionEntry
 from tests.kit.parts import needs
 from tests.kit.soak import times
@@ -177,10 +177,10 @@ async def put_all(folder: Path, updates: list[Contact | ContactUpdate]) -> None:
             for address, acts in before.items():
                 kept = [act for act in after[address] if act in acts]
                 assert kept == [act for act in acts if act in kept], "an act is moved"
-                assert all(is_included(act, after[address]) for act in acts), "an act is lost"
+                assert all(map(included_in(after[address]), acts)), "an act is lost"
             told = update.contact if isinstance(update, ContactUpdate) else update
             there = after[told.address]
-            assert all(is_included(act, there) for act in told.acts), "an act was not taken"
+            assert all(map(included_in(there), told.acts)), "an act was not taken"
             before = after
     finally:
         await database.close()

@@ -17,6 +17,8 @@ from smtpproxy.policy.model import (
     came_by,
     collections,
 )
+from smtpproxy.store import collected
+from smtpproxy.store.collected import included_in, joined_items
 from smtpproxy.store.merge import Known, merge
 from smtpproxy.store.protocols import ContactUpdate
 from tests.kit.soak import times
@@ -184,6 +186,37 @@ def _run(known: Known | None, file: Sequence[ContactUpdate]) -> tuple[Known | No
 
 
 @pytest.mark.soak
+def test_many_items_are_joined_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = Random(7)
+    signed = [None, "token crm"]
+    for _ in range(300):
+        items = [
+            ConsentAct(
+                random.choice(["offers", "news"]),
+                T0 + random.randrange(2) * DAY,
+                withdrawal=random.random() < 0.3,
+                conditional=random.choice([None, True, False]),
+                evidence=Evidence("form v3", recorded_by=random.choice(signed)),
+                brand=random.choice([None, "shop", "mill"]),
+                came_by=random.choice([None, "rented"]),
+            )
+            for _ in range(12)
+        ]
+        few = joined_items(tuple(items[:4]), items[4:])
+        known = [included_in(items[:6])(item) for item in items]
+        monkeypatch.setattr(collected, "_FEW", 0)
+        assert joined_items(tuple(items[:4]), items[4:]) == few
+        assert [included_in(items[:6])(item) for item in items] == known
+        monkeypatch.undo()
+
+
+@pytest.mark.timeout(30)
+def test_a_contact_with_thousands_of_acts_takes_no_minutes() -> None:
+    acts = tuple(replace(AGREED, at=T0 + timedelta(seconds=n)) for n in range(10_000))
+    contact = after(told(0, acts=acts), told(1, acts=acts))
+    assert len(contact.acts) == 10_000
+
+
 def test_importing_twice_changes_nothing() -> None:
     random = Random(20261128)
     for _ in range(times(1_500, 100_000)):

@@ -5,7 +5,7 @@ from random import Random
 import pytest
 from msgspec.structs import replace
 
-from smtpproxy.store.collected import is_included
+from smtpproxy.store.collected import included_in
 from smtpproxy.store.protocols import ContactUpdate
 from tests.kit.soak import times
 from tests.store.conftest import Database
@@ -34,8 +34,8 @@ async def test_what_is_left_is_what_the_others_said(any_database: Database, seed
             left, told = await store.contact(ANNA), lines.values()
             assert (left is None) is not bool(lines)
             for act in left.acts if left else ():
-                assert any(is_included(act, one.acts) for one in told)
+                assert any(included_in(one.acts)(act) for one in told)
             for bought in left.purchases if left else ():
-                assert any(is_included(bought, one.purchases) for one in told)
+                assert any(included_in(one.purchases)(bought) for one in told)
     finally:
         await store.close()

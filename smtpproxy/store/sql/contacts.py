@@ -219,10 +219,10 @@ async def _acts(session: Session, contacts: list[Row]) -> dict[int, tuple[Consen
     if not contacts:
         return {}
     numbers = msgspec.json.encode([row[0] for row in contacts]).decode()
-    acts: dict[int, tuple[ConsentAct, ...]] = {}
+    acts: dict[int, list[ConsentAct]] = {}
     for number, *act in await session.fetch_all(_ACTS, numbers):
-        acts[number] = (*acts.get(number, ()), rows.act(tuple(act)))
-    return acts
+        acts.setdefault(number, []).append(rows.act(tuple(act)))
+    return {number: tuple(each) for number, each in acts.items()}
 
 
 _NUMBER = "SELECT id FROM contact WHERE address = ?"

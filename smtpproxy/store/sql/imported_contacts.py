@@ -7,7 +7,7 @@ from datetime import datetime
 import msgspec
 
 from smtpproxy.policy.model import Contact
-from smtpproxy.store.collected import is_included
+from smtpproxy.store.collected import included_in
 from smtpproxy.store.merge import Known
 from smtpproxy.store.protocols import ContactUpdate
 from smtpproxy.store.sql.rows import Row
@@ -72,8 +72,8 @@ def confirms(known: Known | None, update: ContactUpdate) -> bool:
     """Whether an update repeats a known withdrawal."""
     if known is None or not update.contact.acts:
         return False
-    acts = known.contact.acts
-    return any(act.withdrawal and is_included(act, acts) for act in update.contact.acts)
+    is_known = included_in(known.contact.acts)
+    return any(act.withdrawal and is_known(act) for act in update.contact.acts)
 
 
 def version_row(number: int, known: Known, owner: int | None, by: int | None) -> Row:
