@@ -2,6 +2,7 @@
 in a thread."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -43,6 +44,8 @@ class AnchorScheduler:
         self._passed = passed
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
+        self._taking = threading.Lock()  # so that the last anchor comes last
+        self._ended = False
         self._asked = 0
         self._due_after = 0.0
         self._known_size = 0
@@ -52,6 +55,7 @@ class AnchorScheduler:
         self._quiet_until = 0  # there is no news up to this line
 
     def file_begun(self) -> None:
+        self._ended = False
         self._asked = self._request()
         self._anchor("begin")
         if self._timer is None:
@@ -64,6 +68,7 @@ class AnchorScheduler:
             self._timer = None
             if self._task is not None:
                 self._task.cancel()
+            self._ended = True
             self._report(self._take("end", 0.0))
 
     def _look(self) -> None:
@@ -131,11 +136,14 @@ class AnchorScheduler:
             self._anchored(anchor)
 
     def _take(self, why: Why, unless_within: float) -> Anchor | None:
-        try:
-            return take(self._folder, why, self._now, unless_within=unless_within)
-        except OSError as error:
-            log.warning("no audit anchor", why=why, error=str(error))
-            return None
+        with self._taking:
+            if self._ended and why != "end":
+                return None
+            try:
+                return take(self._folder, why, self._now, unless_within=unless_within)
+            except OSError as error:
+                log.warning("no audit anchor", why=why, error=str(error))
+                return None
 
     def _report(self, anchor: Anchor | None) -> None:
         """The log collector's copy."""

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -342,6 +343,29 @@ def why(folder: Path) -> list[str]:
 
 async def until(condition: Any, what: str) -> None:
     await asyncio.to_thread(wait_for, condition, what, timeout=30)
+
+
+async def test_the_last_anchor_is_the_last(
+    folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way, take = threading.Event(), journal_scheduler.take
+
+    def slowly(*args: Any, **options: Any) -> Any:
+        under_way.set()
+        time.sleep(0.1)
+        return take(*args, **options)
+
+    monkeypatch.setattr(journal_scheduler, "take", slowly)
+    log = journal(folder, clock)
+    await log.commit(decided(clock))
+    await asyncio.to_thread(under_way.wait, 10)
+    log.close()
+    assert why(folder) == ["begin", "end"]
+    log = journal(folder, clock)
+    await log.commit(decided(clock))
+    log.close()  # before the thread has begun, or once it is done
+    await asyncio.sleep(0.3)
+    assert why(folder)[-1] == "end"
 
 
 async def test_anchors_are_taken_at_the_begin_while_there_is_news_and_at_the_end(
