@@ -84,7 +84,7 @@ def verify(
     with verify_progress(total) as looked:
         reports = [
             journal_verify.verify(
-                log.folder, since=since, until=until, kept=elsewhere, looked=looked, now=now()
+                log.folder, since=since, until=until, kept=elsewhere, progressed=looked, now=now()
             )
             for log in logs
         ]

@@ -146,7 +146,7 @@ def evidence(
         suppressions,
         lifted,
         mailings,
-        verify(folder, since=since, kept=kept, looked=looked, now=at),
+        verify(folder, since=since, kept=kept, progressed=looked, now=at),
         rectified,
         settings.retention,
         settings.controller,

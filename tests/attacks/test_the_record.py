@@ -171,7 +171,7 @@ def test_i_append_a_row_dated_a_year_ago(record: Record) -> None:
     report = record.verified()
     assert faults(report) == [Kind.BACKDATED]
     (unproven,) = notes(report, Kind.UNPROVEN)
-    assert f"row {n} is behind the last anchor" in unproven
+    assert f"row {n} comes after the last anchor" in unproven
 
 
 def test_i_append_a_row_of_today(record: Record) -> None:
@@ -427,7 +427,7 @@ def test_i_hide_somebody_and_say_that_they_asked_for_it(record: Record) -> None:
     write(path, changed)
     report = record.verified()
     assert faults(report) == []
-    assert "1 personal part is erased by anchors behind" in notes(report, Kind.UNPROVEN)[0]
+    assert "1 personal part is erased by anchors after" in notes(report, Kind.UNPROVEN)[0]
 
 
 def test_i_take_the_entry_of_an_erasure_away(record: Record) -> None:
@@ -460,7 +460,7 @@ async def test_a_clock_that_is_set_back_by_a_little_is_nothing(tmp_path: Path) -
 async def test_a_clock_that_is_set_back_by_much_is_noted_by_the_relay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, restart: bool
 ) -> None:
-    monkeypatch.setattr(journal_scheduler, "LOOK", 0.01)
+    monkeypatch.setattr(journal_scheduler, "CHECK_SECONDS", 0.01)
     clock, folder = Clock(), tmp_path / "audit"
     log, other = journal(folder, clock), journal(folder, clock, 1)
     for each in (log, other):
@@ -490,7 +490,7 @@ async def test_an_erasure_leaves_the_machine_without_any_mail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its entry is sealed by an anchor, which goes to the log, within a minute."""
-    monkeypatch.setattr(journal_scheduler, "LOOK", 0.01)
+    monkeypatch.setattr(journal_scheduler, "CHECK_SECONDS", 0.01)
     monkeypatch.setattr(journal_scheduler, "ANCHOR_SECONDS", 0.05)
     clock, folder = Clock(), tmp_path / "audit"
     log = journal(folder, clock)
@@ -648,7 +648,7 @@ def test_what_i_forged_is_not_called_genuine(record: Record, *, kept: bool) -> N
     file_of_a_new_slot(record.folder, PAST)
     for one in told(record, PAST, kept=kept):
         assert one.state is State.BROKEN
-        assert "it is dated 2025-01-02 03:04:05, and anchor" in str(one.what)
+        assert "it is dated 2025-01-02 03:04:05, but anchor" in str(one.what)
 
 
 def test_what_i_forged_is_not_made_genuine_by_an_anchor_of_today(record: Record) -> None:

@@ -1,4 +1,4 @@
-"""Anchors under suspicion: their own chain, and what lines and dates have to agree with."""
+"""Checks the anchors: their own chain, and the lines and dates that have to agree with them."""
 
 import re
 from array import array
@@ -41,15 +41,15 @@ from smtpproxy.sinks.audit.lines import (
 
 _DIGEST = 32
 _SLOT = re.compile("[0-9]{1,6}")  # as in the name of a file
-UNSEALED = "is behind the last one that proves anything"
+UNSEALED = "comes after the last one that proves anything"
 
 
 @dataclass(slots=True)
-class Seen:
+class Sighting:
     """What an anchor says of one slot: its line `head.n` had that hash, at that time.
 
-    It was the last line until `until` at least, where anchors that followed say so too.
-    `set_back`: the clock was, since the slot was seen before.
+    By the anchors that followed, it was the last line at least until `until`. `set_back`: the
+    clock was set back after the sighting before.
     """
 
     head: Head
@@ -62,7 +62,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class ExpiredClaim:
-    """What an anchor says of a deleted file: all of it was older than `before`, if it is told."""
+    """What an anchor says of a deleted file: all of it was older than `before`, unless None."""
 
     anchor: int
     before: datetime | None
@@ -70,7 +70,7 @@ class ExpiredClaim:
 
 
 class AnchorCheck:
-    """Reads the anchors as far as they are written, and again when there are more."""
+    """Reads the anchors as far as they are written, and later the new ones."""
 
     def __init__(self, folder: Path, report: Report) -> None:
         self._path = folder / ANCHORS
@@ -79,12 +79,12 @@ class AnchorCheck:
         self._line = 0
         self._head = START
         self._at: datetime | None = None
-        self._before = 0  # so many anchors were there before the first line
-        self._begins_well = True  # nothing is missing there, or it is gone by retention
-        self._digests = bytearray()  # of each anchor from there on; zero: not known
-        self._first: Sealed | None = None  # where it is not anchor 1
+        self._before = 0  # how many anchors preceded the first line
+        self._begins_well = True  # nothing is missing there, or retention deleted it
+        self._digests = bytearray()  # of each anchor from there on; zero: unknown
+        self._first: Sealed | None = None  # if it is not anchor 1
         self._last_trimmed = START
-        self._broken: set[int] = set()  # lines that are not as they were written
+        self._broken: set[int] = set()  # altered lines
         self._times = array("d")  # of each anchor there is, as `_digests`
         self._unfinished: dict[int, ErasingRow] = {}
         self.expired: dict[int, list[ExpiredFile]] = {}
@@ -92,7 +92,7 @@ class AnchorCheck:
         self.erased: dict[int, ErasedParts] = {}
         self.slots: set[int] = set()
         self.witness: Witness | None = None
-        self.torn = 0  # octets of an anchor at the end that is not whole
+        self.torn = 0  # octets of an incomplete anchor at the end
 
     def catch_up(self) -> None:
         """Read what has been written since the last call."""
@@ -102,7 +102,7 @@ class AnchorCheck:
             file.seek(self._position)
             for raw in file:
                 if not raw.endswith(b"\n"):
-                    self.torn = len(raw)  # or it is being written: it does not count yet
+                    self.torn = len(raw)  # or is being written: it does not count yet
                     break
                 self.torn = 0
                 self._position += len(raw)
@@ -118,9 +118,9 @@ class AnchorCheck:
         if self._line == 1 and sealed.n > 1:
             self._begins_late(sealed)
         elif sealed.n != self._head.n + 1:
-            self._wrong(f"anchor {sealed.n} stands after anchor {self._head.n}", sealed.n)
+            self._wrong(f"anchor {sealed.n} follows anchor {self._head.n}", sealed.n)
         elif sealed.hash_after(self._head.hash.encode()) != sealed.hash:
-            self._wrong(f"anchor {sealed.n} is not as it was written", sealed.n)
+            self._wrong(f"anchor {sealed.n} was altered", sealed.n)
         else:
             self._report.anchors += 1
         self._head = sealed.head
@@ -139,7 +139,7 @@ class AnchorCheck:
             self._trimmed(anchor.row)
 
     def _begins_late(self, first: Sealed) -> None:
-        """The anchors before the first line are gone: a later line has to say so."""
+        """Note that anchors before the first line are gone; a later line has to say so."""
         self._first = first
         self._before = first.n - 1
         self._begins_well = False
@@ -147,7 +147,7 @@ class AnchorCheck:
     def _trimmed(self, row: TrimmedRow) -> None:
         first = self._first
         if first is None or row.last.n != self._before or self._begins_well:
-            return  # a crash left what was about to be deleted
+            return  # a crash kept it from being deleted
         if first.hash_after(row.last.hash.encode()) == first.hash:
             self._begins_well = True
             self._report.anchors += 1
@@ -157,7 +157,7 @@ class AnchorCheck:
                 self.claims.append(ExpiredClaim(self._head.n, None, file))
 
     def _compare_time(self, n: int, row: Row) -> None:
-        """Anchors are in order of time, but where one says that the clock was set back."""
+        """Check that anchors are in order of time, except where one says the clock was set back."""
         newest, self._at = self._at, row.at
         if newest is None or newest - row.at <= CLOCK_TOLERANCE:
             return
@@ -174,14 +174,14 @@ class AnchorCheck:
             self.erased.setdefault(row.slot, ErasedParts()).add(n, row.parts, done=done)
 
     def finish_reading(self) -> None:
-        """Call it when all that is to be held against the journal has been read."""
+        """Call it when all anchors to compare the journal with have been read."""
         for n in list(self._unfinished):
             self._add_erased(n, done=False)
         for parts in self.erased.values():
             parts.sort(sealed=0 if self.witness is None else self.witness.n)
 
     def choose_witness(self, kept: Sequence[Head]) -> None:
-        """Take the newest anchor of which there is a copy elsewhere; without copies, the newest."""
+        """Choose the newest anchor with a copy elsewhere; without copies, the newest."""
         if not kept:
             if self._at is not None:
                 self.witness = Witness(self._head.n, self._at, kept=False)
@@ -192,10 +192,10 @@ class AnchorCheck:
         self.witness = Witness(newest, datetime.fromtimestamp(at, UTC), kept=True)
 
     def check_beginning(self) -> None:
-        """Say so where anchors are missing before the first line. Call it when all is read."""
+        """Report anchors missing before the first line. Call it when all are read."""
         if not self._begins_well and self._first is not None:
             n = self._first.n
-            what = f"anchor {n} stands first, and no anchor says that those before it were deleted"
+            what = f"anchor {n} comes first, but no anchor says that those before it were deleted"
             self._report.add(Finding(Kind.ANCHOR, ANCHORS, 1, what, n))
 
     def _remember(self, head: Head, at: datetime) -> None:
@@ -207,7 +207,7 @@ class AnchorCheck:
             self._times[start // _DIGEST] = at.timestamp()
 
     def _digest(self, n: int) -> str | None:
-        """The hash of an anchor that is there."""
+        """Return the hash of an anchor, if it is there."""
         start = (n - 1 - self._before) * _DIGEST
         known = bytes(self._digests[start : start + _DIGEST]) if start >= 0 else b""
         return known.hex() if any(known) else None
@@ -217,27 +217,27 @@ class AnchorCheck:
         self._report.add(Finding(Kind.ANCHOR, ANCHORS, self._line, what, n))
 
     def knows(self, head: Head) -> str | None:
-        """Say what is wrong with an anchor that the journal, or a copy elsewhere, names."""
+        """Return what is wrong with an anchor named by the journal or a copy elsewhere."""
         if head.n <= self._before and self._begins_well:
             last = self._last_trimmed
             if head.n < last.n or head.hash == last.hash:
-                return None  # it is gone by retention
-            return f"anchor {head.n} had the hash {head.hash}, and had {last.hash} when it went"
+                return None  # retention deleted it
+            return f"anchor {head.n} had the hash {head.hash}, but {last.hash} when it was deleted"
         known = self._digest(head.n)
         if known == head.hash:
             return None
         if known is None:
             return f"anchor {head.n} is no longer there"
-        return f"anchor {head.n} had the hash {head.hash}, and has {known} now"
+        return f"anchor {head.n} had the hash {head.hash}, but now has {known}"
 
-    def of(self, slot: int) -> Iterator[Seen]:
+    def of(self, slot: int) -> Iterator[Sighting]:
         """Yield what sound anchors say of a slot, oldest first, each line once.
 
-        Before a slot's first one stands START, where there are anchors that do not know it.
+        If anchors preceded a slot, START comes first.
         """
         if not self._path.exists():
             return
-        seen: Seen | None = None
+        seen: Sighting | None = None
         set_back = False
         for anchor in self._sound():
             at, after = anchor.row.at, anchor.row.heads.get(str(slot))
@@ -250,7 +250,7 @@ class AnchorCheck:
             if seen is not None:
                 yield seen
             file = "" if after is None else after.file
-            seen = Seen(head, file, anchor.n, at, at, set_back)
+            seen = Sighting(head, file, anchor.n, at, at, set_back)
             set_back = False
         if seen is not None:
             yield seen
@@ -264,7 +264,7 @@ class AnchorCheck:
                     yield read_anchor(raw)
 
     def check_claims(self) -> None:
-        """Hold deletions that no kept anchor seals against what anchors saw when."""
+        """Compare deletions that no kept anchor seals with what anchors saw, and when."""
         sealed = 0 if self.witness is None else self.witness.n
         claims = [claim for claim in self.claims if claim.anchor > sealed]
         if not claims:
@@ -285,7 +285,7 @@ class AnchorCheck:
             file, name = claim.file, claim.file.file
             if claim in wrong and claim.before is not None:
                 what = (
-                    f"it is said to be older than {claim.before:{TIME}}, and anchors say it is not"
+                    f"it is said to be older than {claim.before:{TIME}}, but anchors say otherwise"
                 )
                 self._report.add(Finding(Kind.MISSING, name, None, what, file.last.n))
             else:
@@ -299,9 +299,9 @@ _DATED = re.compile(
 
 
 class TimeOrder:
-    """Told of lines and anchors in their order, it returns what is wrong in words, or None.
+    """Checks the times of lines and anchors in order; methods return what is wrong, or None.
 
-    Times are compared as they are written, and read only where they seem to go back.
+    Times are compared as written, and only parsed where they seem to go back.
     """
 
     def __init__(self) -> None:
@@ -309,7 +309,7 @@ class TimeOrder:
         self._since = b""  # the newest of the lines since the last anchor
 
     def line(self, sealed: Sealed, raw: bytes) -> str | None:
-        """Whether a decision, or a step of the clock, is dated before what precedes it."""
+        """Check that a decision is not dated before what precedes it."""
         found = _DATED.search(sealed.rest)
         if found is not None and _plain(sealed.rest, found.end()):
             at = found[1]
@@ -322,35 +322,35 @@ class TimeOrder:
                 self._latest = _written(entry.at)
                 return None
             if not isinstance(entry, DecisionEntry):
-                return None  # what the upstream answered may be noted late
+                return None  # the upstream's answer may be recorded late
             at = _written(entry.at)
         self._since = max(self._since, at)
         return self._after_all(at)
 
     def begin(self, begin: BeginEntry) -> str | None:
-        """A file's first line."""
+        """Check a file's first line."""
         at = _written(begin.at)
         self._since = max(self._since, at)
         if begin.set_back_from is None:
             return self._after_all(at)
-        self._latest = b""  # what comes next may have waited
+        self._latest = b""  # the next decision may have waited
         return None
 
-    def anchor(self, seen: Seen) -> str | None:
-        """An anchor has seen all lines up to here, and saw no further ones until `seen.until`."""
+    def anchor(self, seen: Sighting) -> str | None:
+        """Check against an anchor that saw all lines up to here, and no more until `seen.until`."""
         self._latest = max(self._latest, _written(seen.until))
         since, self._since = self._since, b""
         if since and not seen.set_back and _read(since) - seen.at > CLOCK_TOLERANCE:
             return (
-                f"a row up to here is dated {_read(since):{TIME}}, and was seen by anchor "
-                f"{seen.anchor} at {seen.at:{TIME}}"
+                f"a row up to here is dated {_read(since):{TIME}}, but anchor {seen.anchor} saw it"
+                f" at {seen.at:{TIME}}"
             )
         return None
 
     def end(self, now: datetime | None) -> str | None:
-        """Nothing is dated in the future."""
+        """Check that nothing is dated in the future."""
         if now is not None and self._since and _read(self._since) - now > CLOCK_TOLERANCE:
-            return f"a row of it is dated {_read(self._since):{TIME}}, and it is {now:{TIME}}"
+            return f"one of its rows is dated {_read(self._since):{TIME}}, but it is {now:{TIME}}"
         return None
 
     def _after_all(self, at: bytes) -> str | None:
@@ -360,11 +360,11 @@ class TimeOrder:
         latest = _read(self._latest)
         if latest - _read(at) <= CLOCK_TOLERANCE:
             return None
-        return f"it is dated {_read(at):{TIME}}, after what is dated {latest:{TIME}}"
+        return f"it is dated {_read(at):{TIME}}, but follows a row dated {latest:{TIME}}"
 
 
 def _plain(rest: bytes, position: int) -> bool:
-    """Whether no other member can be meant by the names that were found."""
+    """Whether the names found can only be those of the members meant."""
     return (
         rest.find(b'"at":"', position) < 0
         and rest.find(b'"entry":', position) < 0
@@ -380,4 +380,4 @@ def _read(at: bytes) -> datetime:
     try:
         return datetime.fromisoformat(at.decode()).replace(tzinfo=UTC)
     except ValueError:
-        return datetime.max.replace(tzinfo=UTC)  # digits that are no date
+        return datetime.max.replace(tzinfo=UTC)  # digits that are not a date

@@ -1,5 +1,4 @@
-"""When anchors are taken: nothing of this happens on the mail path. One look a second, and the disk
-in a thread."""
+"""When anchors are taken: checked once a second, off the mail path, with the disk in a thread."""
 
 import asyncio
 import threading
@@ -15,7 +14,7 @@ from smtpproxy.sinks.audit.files import ANCHORS, ROTATION_REQUEST
 ANCHOR_SECONDS = 60.0
 ANCHOR_LINES = 100_000
 
-LOOK = 1.0
+CHECK_SECONDS = 1.0
 
 log = structlog.get_logger()
 
@@ -23,8 +22,8 @@ log = structlog.get_logger()
 class AnchorScheduler:
     """Takes anchors for one journal while it has a file open.
 
-    `lines` tells how many lines the journal has by now; `anchored` is told of each anchor
-    (and adds one line for it); `rotate` begins a new file; `passed` is told the time.
+    `lines` returns how many lines the journal has; `anchored` is called with each anchor
+    (and adds one line for it); `rotate` begins a new file; `time_passed` gets the time.
     """
 
     def __init__(
@@ -34,14 +33,14 @@ class AnchorScheduler:
         lines: Callable[[], int],
         anchored: Callable[[Anchor], None],
         rotate: Callable[[], None],
-        passed: Callable[[datetime], None],
+        time_passed: Callable[[datetime], None],
     ) -> None:
         self._folder = folder
         self._now = now
         self._lines = lines
         self._anchored = anchored
         self._rotate = rotate
-        self._passed = passed
+        self._time_passed = time_passed
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._taking = threading.Lock()  # so that the last anchor comes last
@@ -52,14 +51,14 @@ class AnchorScheduler:
         self._unsealed = False
         self._known_changes = 0  # octets of the journal of changes
         self._unsealed_changes = False
-        self._quiet_until = 0  # there is no news up to this line
+        self._quiet_until = 0  # no news up to this line
 
     def file_begun(self) -> None:
         self._ended = False
         self._asked = self._request()
         self._anchor("begin")
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(LOOK, self._look)
+            self._timer = asyncio.get_running_loop().call_later(CHECK_SECONDS, self._check)
 
     def close(self) -> None:
         """Take the last anchor, at once."""
@@ -71,15 +70,15 @@ class AnchorScheduler:
             self._ended = True
             self._report(self._take("end", 0.0))
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(LOOK, self._look)
-        self._passed(self._now())
+        self._timer = loop.call_later(CHECK_SECONDS, self._check)
+        self._time_passed(self._now())
         if self._request() != self._asked:
             self._rotate()
             return
-        self._look_at_anchors()
-        self._look_at_changes()
+        self._check_anchors()
+        self._check_changes()
         news = self._lines() - self._quiet_until
         if news >= ANCHOR_LINES:
             self._anchor("lines")
@@ -89,14 +88,14 @@ class AnchorScheduler:
             self._anchor("time")
 
     def _request(self) -> int:
-        """When closing the files was last requested, as the file's time; 0 for never."""
+        """Return when a new file was last requested, as that file's time; 0 for never."""
         try:
             return (self._folder / ROTATION_REQUEST).stat().st_mtime_ns
         except OSError:
             return 0
 
-    def _look_at_anchors(self) -> None:
-        """An erasure, say, has to leave the machine too: it is a cause for an anchor."""
+    def _check_anchors(self) -> None:
+        """Note an erasure or the like: an anchor has to make it known outside this machine."""
         try:
             size = (self._folder / ANCHORS).stat().st_size
             if size != self._known_size:
@@ -106,8 +105,8 @@ class AnchorScheduler:
             return
         self._known_size = size
 
-    def _look_at_changes(self) -> None:
-        """A copy of the journal of changes that lacks the newest shows by an anchor."""
+    def _check_changes(self) -> None:
+        """Note new changes: an anchor will expose a copy of their journal that lacks them."""
         try:
             size = (self._folder / f"changes-{self._now():%Y-%m}.ndjson").stat().st_size
         except OSError:
@@ -122,10 +121,10 @@ class AnchorScheduler:
     async def _anchor_aside(self, why: Why) -> None:
         loop = asyncio.get_running_loop()
         seen, seen_changes = self._lines(), self._known_changes
-        # Another worker's anchor tells of this one's files too.
+        # Another worker's anchor covers this one's files too.
         unless_within = ANCHOR_SECONDS / 2 if why == "time" else 0.0
         anchor = await loop.run_in_executor(None, self._take, why, unless_within)
-        # The anchor's own line is no news; what was written while it was taken is.
+        # The anchor's own line is no news; lines written while it was taken are.
         own = anchor is not None and self._lines() == seen
         self._quiet_until = seen + own
         self._due_after = loop.time() + ANCHOR_SECONDS
@@ -146,7 +145,7 @@ class AnchorScheduler:
                 return None
 
     def _report(self, anchor: Anchor | None) -> None:
-        """The log collector's copy."""
+        """Log an anchor, for the log collector to have a copy."""
         if anchor is not None and isinstance(anchor.row, AnchorRow):
             heads = {slot: f"{head.n} {head.hash}" for slot, head in anchor.row.heads.items()}
             end = anchor.row.changes

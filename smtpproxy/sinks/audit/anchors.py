@@ -1,8 +1,8 @@
-"""Anchors: the positions of the chains of all slots at a time, kept on the disk.
+"""Anchors: the ends of the chains of all slots at a time, kept on the disk.
 
-They are a chain of their own, `anchors.ndjson`. Each goes to the log as well, so that a
-log collector has a copy that nobody on this machine can change: a journal that is cut or
-rewritten afterwards does not agree with it (docs/audit.md).
+They form a chain of their own, `anchors.ndjson`. Each is logged as well, so that a log
+collector has a copy that nobody on this machine can change: a journal that is cut or
+rewritten later no longer agrees with it (docs/audit.md).
 
 anchor_scheduler.py says when they are taken.
 """
@@ -34,7 +34,7 @@ Heads = dict[str, After]
 
 
 class AnchorRow(Struct, frozen=True, omit_defaults=True, tag="anchor", tag_field="kind"):
-    """`set_back_from`, here and below: the time of the row before, where the clock went back.
+    """`set_back_from`, here and below: the time of the row before, if the clock went back.
 
     `changes` is the end of the journal of changes.
     """
@@ -47,7 +47,7 @@ class AnchorRow(Struct, frozen=True, omit_defaults=True, tag="anchor", tag_field
 
 
 class ExpiredFile(Struct, frozen=True):
-    """A file that was deleted since its time was over. `after` was the line before its first."""
+    """A file deleted by retention. `after` was the line before its first."""
 
     file: str
     slot: int
@@ -64,7 +64,7 @@ class ExpiredRow(Struct, frozen=True, omit_defaults=True, tag="expired", tag_fie
 
 
 Parts = tuple[tuple[int, ...], ...]
-"""Personal parts of a slot: for each line its number, then the places of the parts in it."""
+"""Personal parts of a slot: for each line its number, then the indices of its parts."""
 
 
 class ErasingRow(Struct, frozen=True, omit_defaults=True, tag="erasing", tag_field="kind"):
@@ -80,7 +80,7 @@ class ErasingRow(Struct, frozen=True, omit_defaults=True, tag="erasing", tag_fie
 
 
 class ErasedRow(Struct, frozen=True, omit_defaults=True, tag="erased", tag_field="kind"):
-    """What row `of` says has been done: whatever it names is gone."""
+    """The erasure of row `of` is done: the parts it names are gone."""
 
     at: datetime
     heads: Heads
@@ -99,9 +99,9 @@ class TrimmedRow(Struct, frozen=True, omit_defaults=True, tag="trimmed", tag_fie
 
 
 class RestoredRow(Struct, frozen=True, omit_defaults=True, tag="restored", tag_field="kind"):
-    """The store was restored from a backup, or what it lacked is replayed, or given up as lost.
+    """The store was restored from a backup, or what it lacked was replayed or given up as lost.
 
-    `of` is when the backup was taken, `by` who says so, `replayed` how many changes came back.
+    `of` is when the backup was taken, `by` who decided, `replayed` how many changes came back.
     """
 
     at: datetime
@@ -134,7 +134,7 @@ class _Line(Struct, frozen=True):
 
 
 class _Numbered(Struct, frozen=True):
-    """What is looked at of a line of the journal of changes."""
+    """What is read of a line of the journal of changes."""
 
     n: int
 
@@ -147,9 +147,9 @@ _decoder: msgspec.json.Decoder[_Line] = msgspec.json.Decoder(_Line)
 def take(
     folder: Path, why: Why, now: Callable[[], datetime], *, unless_within: float = 0.0
 ) -> Anchor | None:
-    """Record the present position of every slot, once that is on the disk. Raises OSError.
+    """Record the present end of every slot, once that is on the disk. Raises OSError.
 
-    Returns None when the newest anchor is younger than `unless_within` seconds.
+    Returns None if the newest anchor is younger than `unless_within` seconds.
     """
 
     def row(at: datetime, heads: Heads) -> AnchorRow:
@@ -167,7 +167,7 @@ def take(
 def note_expired(
     folder: Path, now: Callable[[], datetime], before: datetime, files: tuple[ExpiredFile, ...]
 ) -> Anchor:
-    """Write down which files are about to be deleted. Raises OSError."""
+    """Record which files are about to be deleted. Raises OSError."""
     with journal_files.locked(folder / journal_files.ANCHORS) as file:
         return _append(folder, file, now, lambda at, heads: ExpiredRow(at, heads, before, files))
 
@@ -175,7 +175,7 @@ def note_expired(
 def note_erasing(
     folder: Path, now: Callable[[], datetime], why: str, segment: Segment, parts: Parts
 ) -> Anchor:
-    """Write down which personal parts of a file are about to be erased. Raises OSError."""
+    """Record which personal parts of a file are about to be erased. Raises OSError."""
 
     def row(at: datetime, heads: Heads) -> ErasingRow:
         return ErasingRow(at, heads, why, segment.name, segment.slot, parts)
@@ -185,7 +185,7 @@ def note_erasing(
 
 
 def note_erased(folder: Path, now: Callable[[], datetime], of: int) -> Anchor:
-    """Write down that the parts which row `of` names are gone. Raises OSError."""
+    """Record that the parts named by row `of` are gone. Raises OSError."""
     with journal_files.locked(folder / journal_files.ANCHORS) as file:
         return _append(folder, file, now, lambda at, heads: ErasedRow(at, heads, of))
 
@@ -200,7 +200,7 @@ def note_restored(
     reason: str = "",
     replayed: int = 0,
 ) -> Anchor:
-    """Write down what became of a restore. Raises OSError."""
+    """Record the state of a restore. Raises OSError."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with journal_files.locked(folder / journal_files.ANCHORS) as file:
         return _append(
@@ -235,12 +235,12 @@ def note_trimmed(
     last: Head,
     expired: tuple[ExpiredFile, ...],
 ) -> Anchor:
-    """Write down, as the holder of the lock, which anchors are about to be deleted."""
+    """Record which anchors are about to be deleted; the caller holds the lock."""
     return _append(folder, file, now, lambda at, heads: TrimmedRow(at, heads, last, expired))
 
 
 def unfinished(folder: Path) -> dict[int, ErasingRow]:
-    """Return what was to be erased and was not noted as done, by anchor number: after a crash."""
+    """Return the erasures that a crash interrupted, by anchor number."""
     found: dict[int, ErasingRow] = {}
     path = folder / journal_files.ANCHORS
     if not path.exists():
@@ -252,7 +252,7 @@ def unfinished(folder: Path) -> dict[int, ErasingRow]:
             try:
                 anchor = read_anchor(raw)
             except NotALine:
-                continue  # `audit verify` tells of it
+                continue  # `audit verify` reports it
             if isinstance(anchor.row, ErasingRow):
                 found[anchor.n] = anchor.row
             elif isinstance(anchor.row, ErasedRow):
@@ -274,7 +274,7 @@ def read_anchor(line: bytes) -> Anchor:
     try:
         return Anchor(sealed.n, sealed.head.hash, _decoder.decode(line).entry)
     except UNREADABLE as error:
-        raise NotALine(f"it is not an anchor: {error}") from None
+        raise NotALine(f"not an anchor: {error}") from None
 
 
 def _newest(folder: Path) -> Anchor | None:
@@ -284,7 +284,7 @@ def _newest(folder: Path) -> Anchor | None:
 def _append(
     folder: Path, file: int, now: Callable[[], datetime], make: Callable[[datetime, Heads], Row]
 ) -> Anchor:
-    """Seal a row. Its time is taken when the heads are known: what they name is not younger."""
+    """Seal a row. Its time is taken after the heads, so that they are not younger."""
     newest, torn = journal_files.last_of(folder / journal_files.ANCHORS, read_anchor)
     heads, changed = _heads(folder, newest)
     row = make(now(), heads)
@@ -292,7 +292,7 @@ def _append(
         _sync(path)
     if newest is not None and newest.row.at - row.at > CLOCK_TOLERANCE / 2:
         row = replace(row, set_back_from=newest.row.at)
-    if torn:  # a crash cut it short: it never counted
+    if torn:  # cut short by a crash: it never counted
         os.ftruncate(file, os.fstat(file).st_size - torn)
     chain = Chain(START if newest is None else newest.head)
     line = chain.seal(_encode(row))
@@ -306,9 +306,9 @@ def _append(
 
 
 def _heads(folder: Path, newest: Anchor | None) -> tuple[Heads, list[Path]]:
-    """The position of each slot, including the last known of those without a file.
+    """Return the end of each slot, the last known one if it has no file.
 
-    And the files that may not be on the disk yet: one that was just left is one of them.
+    And the files that may not be on the disk yet, including those just closed.
     """
     heads = {} if newest is None else dict(newest.row.heads)
     changed = []
@@ -321,7 +321,7 @@ def _heads(folder: Path, newest: Anchor | None) -> tuple[Heads, list[Path]]:
 
 
 def _end_of_changes(folder: Path) -> Head | None:
-    """Return the last line of the journal of changes, once that is on the disk."""
+    """Return the last line of the journal of changes, once it is on the disk."""
     files = sorted(folder.glob("changes-*.ndjson"), reverse=True)
     for path in files:
         _sync(path)
@@ -331,11 +331,11 @@ def _end_of_changes(folder: Path) -> Head | None:
 
 
 def _read_change(line: bytes) -> Head:
-    """Return the number of a line, and its hash as the next one holds it. Raises NotALine."""
+    """Return a line's number, and its hash as the next line has it. Raises NotALine."""
     try:
         number = _decode_change(line).n
     except UNREADABLE as error:
-        raise NotALine(f"it is not a change: {error}") from None
+        raise NotALine(f"not a change: {error}") from None
     return Head(number, sha256(line.removesuffix(b"\n")).hexdigest())
 
 

@@ -1,13 +1,13 @@
-"""The hash chain that runs through the lines of a journal (docs/audit.md), and what is found wrong.
+"""The hash chain through the lines of a journal (docs/audit.md), and the findings of its checks.
 
 A line reads
 
     {"hash":"64 hex digits","n":17,...,"entry":{...},"personal":[PART,...]}
 
-Its hash is SHA-256 of the line itself, without its line end, as it reads with the hash of
-the line before in the place of its own, and with each part of `personal` replaced by that
-part's SHA-256. So a part can be replaced by its digest for good, and the line still proves
-what the rest of it says. Each part holds a random salt: its digest gives nothing away.
+Its hash is SHA-256 of the line without its line end, with the hash of the line before in
+place of its own, and with each part of `personal` replaced by that part's SHA-256. So a
+part can be replaced by its digest for good, and the line still proves the rest. Each part
+has a random salt, so that its digest gives nothing away.
 """
 
 import re
@@ -34,7 +34,7 @@ _read_parts = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 class Head(Struct, frozen=True):
-    """The last line of a chain: its number and its hash. Before the first it is `START`."""
+    """The last line of a chain: number and hash; `START` before the first."""
 
     n: int
     hash: str
@@ -48,21 +48,21 @@ TIME = "%Y-%m-%d %H:%M:%S"
 
 DECISION = b'"entry":{"kind":"decision"'
 ANCHOR = b'"entry":{"kind":"anchor"'
-"""What lines of these kinds hold, and no other: they are told without being read."""
+"""Only lines of these kinds contain these, so they are recognised without decoding."""
 
 LONGEST_TRANSACTION = timedelta(hours=2)
-"""Between the time of a decision and its line."""
+"""The longest time from a decision to its line."""
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What reading broken JSON raises."""
 
 
 class NotALine(ValueError):
-    """This is not a line of a chain; the text says why."""
+    """Not a line of a chain; the text says why."""
 
 
 class Chain:
-    """The growing end of one chain. `opening` is how its last line begins, hash and all."""
+    """The growing end of one chain. `opening` is how its last line begins, with its hash."""
 
     __slots__ = ("n", "opening")
 
@@ -81,9 +81,9 @@ class Chain:
     def seal(self, entry: bytes, personal: Sequence[bytes] = (), before: bytes = b"") -> bytes:
         """Return the next line, with its line end.
 
-        `entry` is a JSON object, `before` what stands before it: members of an object, each
-        with a comma after it. In neither is anything named `personal`. `personal` are JSON
-        objects, each with its own salt.
+        `entry` is a JSON object; `before` are the members before it, each with a comma after
+        it. Neither has a member named `personal`. `personal` are JSON objects, each with its
+        own salt.
         """
         n = self.n = self.n + 1
         number = b'","n":%d,%b"entry":' % (n, before)
@@ -99,7 +99,7 @@ class Chain:
 
 
 class Sealed(Struct, frozen=True):
-    """A line taken apart. `rest` stands between the hash and the parts."""
+    """A line taken apart. `rest` is between the hash and the parts."""
 
     n: int
     hash: bytes
@@ -112,11 +112,11 @@ class Sealed(Struct, frozen=True):
 
     @property
     def erased(self) -> int:
-        """How many parts have been replaced by their digests."""
+        """How many parts were replaced by their digests."""
         return sum(part.startswith(b'"') for part in self.parts)
 
     def hash_after(self, previous: bytes) -> bytes:
-        """Return the hash that the line should have when `previous` is that of the line before."""
+        """Return the hash that the line should have if `previous` is that of the line before."""
         digests = b",".join([digest(part) for part in self.parts])
         sealed = b"".join((_OPEN, previous, self.rest, digests, _CLOSE))
         return sha256(sealed).hexdigest().encode()
@@ -128,12 +128,12 @@ class Sealed(Struct, frozen=True):
 
 
 def digest(part: bytes) -> bytes:
-    """Return what replaces an erased part; an erased part as it is."""
+    """Return what replaces a part when it is erased; an erased part unchanged."""
     return part if part.startswith(b'"') else b'"%b"' % sha256(part).hexdigest().encode()
 
 
 def take_apart(line: bytes) -> Sealed:
-    """Read a line, octet by octet as it was written. Raises NotALine."""
+    """Read a line into its parts, octet for octet. Raises NotALine."""
     start = line.find(_PERSONAL) + len(_PERSONAL)
     number_end = line.find(b",", _NUMBER_START)
     if (
@@ -143,7 +143,7 @@ def take_apart(line: bytes) -> Sealed:
         or not line.endswith(_END)
         or _HASH.match(line, len(_OPEN)) is None
     ):
-        raise NotALine("it has not the form of a line")
+        raise NotALine("it does not have the form of a line")
     personal = line[start : -len(_END)]
     try:
         number = _read_number(line[_NUMBER_START:number_end])
@@ -151,15 +151,15 @@ def take_apart(line: bytes) -> Sealed:
     except UNREADABLE as error:
         raise NotALine(f"it cannot be read: {error}") from None
     if b",".join(parts) != personal:
-        raise NotALine("its personal parts are not written as they were")
+        raise NotALine("its personal parts were altered")
     return Sealed(number, line[len(_OPEN) : _HASH_END], line[_HASH_END:start], parts)
 
 
 def number_of(line: bytes) -> int:
-    """Return the number that a line claims, without a look at the rest. Raises NotALine."""
+    """Return the number that a line claims, without reading the rest. Raises NotALine."""
     number = line[_NUMBER_START : line.find(b",", _NUMBER_START)]
     if not line.startswith(_OPEN) or not number.isdigit():
-        raise NotALine("it has not the form of a line")
+        raise NotALine("it does not have the form of a line")
     return int(number)
 
 
@@ -168,12 +168,12 @@ def head_of(line: bytes) -> Head:
     return take_apart(line).head
 
 
-MOST = 1000
-"""So many findings are kept; the others are counted."""
+MAX_FINDINGS = 1000
+"""How many are kept of each kind; the others are only counted."""
 
 
 class Kind(StrEnum):
-    """The first of them are wrong, those from `UNPROVEN` on are worth knowing."""
+    """The first ones are faults, those from `UNPROVEN` on are only worth knowing."""
 
     CHANGED = "changed"
     UNREADABLE = "unreadable"
@@ -207,17 +207,17 @@ MEANING = {
     Kind.UNREADABLE: "Somebody edited the line, or the disk is failing.",
     Kind.MISSING: "Somebody deleted lines or a file, or not all files were restored.",
     Kind.REORDERED: "Somebody moved the line.",
-    Kind.INSERTED: "Somebody added the line, or copied it; one of the two was not written here.",
+    Kind.INSERTED: "Somebody added the line, or copied it: one of the two was not written here.",
     Kind.CUT: "Somebody cut the end off, or an older copy of the file was restored.",
     Kind.MISPLACED: "Somebody renamed, split or joined files.",
     Kind.REWRITTEN: "Somebody rewrote these lines, with new hashes.",
     Kind.BACKDATED: "Somebody added the line later, with a date of the past.",
     Kind.POSTDATED: "Somebody dated the line in the future, or the clock was wrong.",
-    Kind.UNKNOWN: "Somebody added the file: every anchor names all slots that there are.",
+    Kind.UNKNOWN: "Somebody added the file: every anchor names all slots.",
     Kind.HIDDEN: "Somebody replaced personal data by digests without `contact erase`.",
     Kind.RESTORED: "An older copy of the file was restored, or somebody undid an erasure.",
     Kind.ANCHOR: "Somebody edited or cut anchors.ndjson, or an older copy was restored.",
-    Kind.UNPROVEN: "It is as genuine as the machine that it is on: no anchor seals it yet.",
+    Kind.UNPROVEN: "It is only as genuine as this machine: no anchor seals it yet.",
     Kind.CLOCK: "The relay noted it: the clock was set, or the upstream kept a decision waiting.",
     Kind.TORN: "The relay was killed, or the disk was full. Nothing that passed is lost.",
     Kind.EXPIRED: "Files older than the retention period were deleted, and that was recorded.",
@@ -227,7 +227,7 @@ MEANING = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`line` counts from 1 within the file; None where the finding is about the file."""
+    """`line` counts from 1 within the file; None if the finding is about the file."""
 
     kind: Kind
     file: str
@@ -252,24 +252,24 @@ class Witness:
 
 @dataclass(slots=True)
 class Report:
-    """What was looked at, and what was found."""
+    """What was checked, and what was found."""
 
     files: int = 0
     lines: int = 0
     decisions: int = 0
     erased: int = 0
     anchors: int = 0
-    compared: int = 0  # anchors that a line was held against
+    compared: int = 0  # anchors that were compared with a line
     heads: dict[int, Head] = field(default_factory=dict)
     witness: Witness | None = None
     proven: dict[int, int] = field(default_factory=dict)  # up to that row, by slot
-    unproven: int = 0  # rows behind those
+    unproven: int = 0  # rows after those
     findings: list[Finding] = field(default_factory=list)
     counts: dict[Kind, int] = field(default_factory=dict)
 
     def add(self, finding: Finding) -> None:
         self.counts[finding.kind] = self.counts.get(finding.kind, 0) + 1
-        if self.counts[finding.kind] <= MOST:
+        if self.counts[finding.kind] <= MAX_FINDINGS:
             self.findings.append(finding)
 
     @property

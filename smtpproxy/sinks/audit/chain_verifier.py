@@ -1,10 +1,10 @@
-"""Follows the chain of one slot, line by line, and says where it does not hold."""
+"""Follows the chain of one slot, line by line, and reports where it is broken."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from smtpproxy.sinks.audit.anchor_check import AnchorCheck, Seen, TimeOrder
+from smtpproxy.sinks.audit.anchor_check import AnchorCheck, Sighting, TimeOrder
 from smtpproxy.sinks.audit.chain import (
     ANCHOR,
     DECISION,
@@ -38,7 +38,7 @@ _CLOCK = b'"entry":{"kind":"clock"'
 
 @dataclass(slots=True)
 class _Gap:
-    """Numbers that were skipped. Those that come later after all are `found`."""
+    """Numbers that were skipped. Those that follow later are `found`."""
 
     file: str
     line: int
@@ -50,7 +50,7 @@ class _Gap:
 
 @dataclass(slots=True)
 class _Parts:
-    """Counts of a file: what was erased, of that what is not proven, and what is to be erased."""
+    """A file's parts: erased ones, of these the unproven ones, and those still to be erased."""
 
     erased: int = 0
     unsealed: int = 0
@@ -60,7 +60,7 @@ class _Parts:
 class ChainVerifier:
     """One slot. Call `file` for each file in order, then `end`.
 
-    `looked` is told of octets; `named` gets what lines say of anchors and anchors do not.
+    `progressed` is called with octets read; `named` gets anchors that lines name wrongly.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class ChainVerifier:
         report: Report,
         anchors: AnchorCheck,
         named: list[tuple[Head, Finding]],
-        looked: Callable[[int], None],
+        progressed: Callable[[int], None],
         now: datetime | None,
     ) -> None:
         self._slot = slot
@@ -77,9 +77,9 @@ class ChainVerifier:
         self._report = report
         self._anchors = anchors
         self._named = named
-        self._looked = looked
-        self._seen: Iterator[Seen] = anchors.of(slot)
-        self._next: Seen | None = next(self._seen, None)
+        self._progressed = progressed
+        self._seen: Iterator[Sighting] = anchors.of(slot)
+        self._next: Sighting | None = next(self._seen, None)
         self._times = TimeOrder()
         self._erasures = anchors.erased.get(slot, ErasedParts())
         self._due = self._erasures.due
@@ -93,7 +93,7 @@ class ChainVerifier:
         self._torn: dict[str, int] = {}
 
     def file(self, segment: Segment, *, whole: bool = True) -> None:
-        """Follow the chain through one file. Not `whole`: what was before it is taken on trust."""
+        """Follow the chain through one file; not `whole`: earlier files are taken on trust."""
         name, octets = segment.name, 0
         self._parts = _Parts()
         self._report.files += 1
@@ -101,7 +101,7 @@ class ChainVerifier:
             for number, raw in enumerate(lines, 1):
                 octets += len(raw)
                 if not number % 1000:
-                    self._looked(octets)
+                    self._progressed(octets)
                     octets = 0
                 if not raw.endswith(b"\n"):
                     self._torn[name] = len(raw)
@@ -115,15 +115,15 @@ class ChainVerifier:
                 if number == 1:
                     self._first(segment, sealed, raw, whole=whole)
                 elif _BEGIN in sealed.rest:
-                    what = "a file's first line stands within it"
+                    what = "a file's first line is in the middle of it"
                     self._add(Kind.MISPLACED, name, number, what, sealed.n)
                 self._line(name, number, sealed, raw)
-        self._looked(octets)
+        self._progressed(octets)
         self._last_file = name
         self._note_parts(name)
 
     def end(self, *, complete: bool, written: bool) -> None:
-        """Say what only the end shows. Not `complete`: files after these were not looked at."""
+        """Report what only the end shows; not `complete`: later files were not checked."""
         for gap in self._gaps:
             missing = gap.last - gap.first + 1 - len(gap.found)
             if missing:
@@ -148,7 +148,7 @@ class ChainVerifier:
         witness = self._report.witness
         sealed = self._next is not None and witness is not None and self._next.anchor <= witness.n
         self._report.proven[self._slot] = self._proven
-        if complete or not sealed:  # else by a row of a file that was not looked at
+        if complete or not sealed:  # else it is sealed by a row of an unchecked file
             self._note_unproven()
 
     # one line
@@ -163,7 +163,7 @@ class ChainVerifier:
         if sealed.n > due + self._unreadable:
             self._gaps.append(_Gap(name, number, due + self._unreadable, sealed.n - 1))
         elif sealed.n == due and sealed.hash_after(self._hash) != sealed.hash:
-            what = "it does not agree with its hash and the line before"
+            what = "it does not match its hash and the line before"
             self._add(Kind.CHANGED, name, number, what, sealed.n, _id(raw))
         self._n, self._hash, self._unreadable = sealed.n, sealed.hash, 0
         if _BEGIN not in sealed.rest:
@@ -190,10 +190,10 @@ class ChainVerifier:
         for gap in self._gaps:
             if gap.first <= sealed.n <= gap.last and sealed.n not in gap.found:
                 gap.found.add(sealed.n)
-                what = f"row {sealed.n} stands after row {self._n}"
+                what = f"row {sealed.n} follows row {self._n}"
                 self._add(Kind.REORDERED, name, number, what, sealed.n, _id(raw))
                 return
-        what = f"row {sealed.n} was there already, before row {self._n}"
+        what = f"row {sealed.n} was already there, before row {self._n}"
         self._add(Kind.INSERTED, name, number, what, sealed.n, _id(raw))
 
     # a file's first line
@@ -223,11 +223,11 @@ class ChainVerifier:
         self._compare_torn(begin)
 
     def _beginning(self, segment: Segment, after: After) -> None:
-        """The first file there is goes on from an earlier one."""
+        """Check what is missing if the first file there is continues an earlier one."""
         expired = [file.last for file in self._anchors.expired.get(self._slot, ())]
         gone = max((last.n for last in expired if last.n <= after.n), default=0)
         if gone:
-            what = f"{_rows(1, gone)} before it are gone by retention"
+            what = f"{_rows(1, gone)} before it were deleted by retention"
             self._add(Kind.EXPIRED, segment.name, None, what, gone)
         if Head(after.n, after.hash) not in expired:
             first = gone + 1 if gone < after.n else 1
@@ -249,7 +249,7 @@ class ChainVerifier:
     # what others say
 
     def _compare(self, name: str, number: int, head: Head) -> None:
-        """Hold a line against what an anchor saw; once it was rewritten, all later ones are."""
+        """Compare a line with what anchors saw; if one is rewritten, so are all later ones."""
         while self._next is not None and self._next.head.n <= head.n:
             seen = self._next
             self._next = next(self._seen, None)
@@ -262,9 +262,7 @@ class ChainVerifier:
                 self._add(Kind.POSTDATED, name, number, wrong, head.n)
             if seen.head.hash != head.hash and not self._rewritten:
                 self._rewritten = True
-                what = (
-                    f"anchor {seen.anchor} of {seen.at:%Y-%m-%d %H:%M:%S} saw another row {head.n}"
-                )
+                what = f"anchor {seen.anchor} of {seen.at:{TIME}} saw another row {head.n}"
                 self._add(Kind.REWRITTEN, name, number, what, head.n)
 
     def _compare_end(self) -> None:
@@ -272,13 +270,13 @@ class ChainVerifier:
         if end is None:  # retention takes the oldest rows first, and the last only with all
             expired = self._anchors.expired.get(self._slot, ())
             end = max((file.last.n for file in expired), default=0)
-        last: Seen | None = None
+        last: Sighting | None = None
         while self._next is not None:
             last, self._next = self._next, next(self._seen, None)
         if last is not None and last.head.n > end:
             what = (
-                f"it ends with row {end}, where anchor {last.anchor} of "
-                f"{last.at:%Y-%m-%d %H:%M:%S} saw row {last.head.n} in {last.file}"
+                f"it ends with row {end}, but anchor {last.anchor} of {last.at:{TIME}} saw row "
+                f"{last.head.n} in {last.file}"
             )
             self._add(Kind.CUT, self._last_file or last.file, None, what, end + 1)
 
@@ -290,7 +288,7 @@ class ChainVerifier:
                 self._times.anchor(seen)
                 if begin.set_back_from is None and seen.until - begin.at > CLOCK_TOLERANCE:
                     what = (
-                        f"it is said to begin at {begin.at:{TIME}}, and anchors until "
+                        f"it is said to begin at {begin.at:{TIME}}, but anchors until "
                         f"{seen.until:{TIME}} know no such slot"
                     )
                     self._add(Kind.UNKNOWN, segment.name, 1, what, sealed.n)
@@ -302,7 +300,7 @@ class ChainVerifier:
             what = f"the clock was set back from {begin.set_back_from:{TIME}} to {begin.at:{TIME}}"
             self._add(Kind.CLOCK, segment.name, 1, what, sealed.n)
 
-    def _prove(self, seen: Seen) -> None:
+    def _prove(self, seen: Sighting) -> None:
         witness = self._report.witness
         if witness is not None and seen.anchor <= witness.n:
             self._proven = seen.head.n
@@ -313,11 +311,11 @@ class ChainVerifier:
         if last > self._proven:
             self._report.unproven += last - self._proven
             rows = _rows(self._proven + 1, last)
-            what = f"{rows} {'is' if last == self._proven + 1 else 'are'} behind the last anchor"
+            what = f"{rows} {'comes' if last == self._proven + 1 else 'come'} after the last anchor"
             self._add(Kind.UNPROVEN, self._last_file, None, what, self._proven + 1)
 
     def _compare_parts(self, name: str, number: int, sealed: Sealed, raw: bytes) -> None:
-        """Hold the parts of a line against those that are recorded as erased."""
+        """Compare the parts of a line with those recorded as erased."""
         recorded = self._erasures.of(sealed.n)
         self._due = self._erasures.due
         for place, part in enumerate(sealed.parts):
@@ -326,14 +324,14 @@ class ChainVerifier:
                 self._report.erased += 1
                 if erasure is None:
                     what = (
-                        f"personal part {place + 1} is gone, and no record says that it was erased"
+                        f"personal part {place + 1} is gone, but no record says that it was erased"
                     )
                     self._add(Kind.HIDDEN, name, number, what, sealed.n, _id(raw))
                 else:
                     self._parts.erased += 1
                     self._parts.unsealed += Erasure.SEALED not in erasure
             elif erasure is not None and Erasure.DONE in erasure:
-                what = f"personal part {place + 1} was erased, and is there again"
+                what = f"personal part {place + 1} was erased, but is there again"
                 self._add(Kind.RESTORED, name, number, what, sealed.n, _id(raw))
             elif erasure is not None:
                 self._parts.left += 1
@@ -346,12 +344,12 @@ class ChainVerifier:
             self._add(Kind.ERASED, name, None, f"{parts.erased} personal {are} erased{left}")
         if parts.unsealed:
             are = "part is" if parts.unsealed == 1 else "parts are"
-            what = f"{parts.unsealed} personal {are} erased by anchors behind the last proven one"
+            what = f"{parts.unsealed} personal {are} erased by anchors after the last proven one"
             self._add(Kind.UNPROVEN, name, None, what)
 
     def _name(self, anchor: Head, name: str, number: int) -> None:
         wrong = self._anchors.knows(anchor)
-        if wrong is not None:  # unless it was written since the anchors were read
+        if wrong is not None:  # it may have been written since the anchors were read
             self._named.append((anchor, Finding(Kind.ANCHOR, name, number, wrong, anchor.n)))
 
     def _add(

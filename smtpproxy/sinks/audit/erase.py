@@ -1,10 +1,10 @@
 """Erasure: what the journal says of one person is replaced by digests; the chain still holds.
 
-Which parts go is written down first (anchors.py), so that `audit verify` knows them one by
-one, and so that what a crash interrupts can be finished without knowing whom it was about.
+Which parts go is recorded first (anchors.py), so that `audit verify` knows each of them, and
+an erasure that a crash interrupts can be finished without knowing whom it was about.
 
-Files are not changed in place: a copy without the person takes the file's name. Only files
-that nobody writes any more are; a running relay is asked to leave its present ones first.
+Files are not changed in place: a copy without the person takes the file's name. Only closed
+files are replaced; a running relay is asked to close its present ones first.
 """
 
 import os
@@ -38,11 +38,11 @@ from smtpproxy.sinks.audit.lines import (
 )
 
 _FLAGS = 2
-_PLACES = 20  # bits: a message has fewer recipients
+_PLACES = 20  # bits: no message has more recipients
 
 
 class Erasure(IntFlag):
-    """What is recorded of a part. `DONE`: it was seen to be gone. `SEALED`: that is proven."""
+    """What is recorded of a part. `DONE`: it is known to be gone. `SEALED`: that is proven."""
 
     NONE = 0
     DONE = 1
@@ -50,11 +50,11 @@ class Erasure(IntFlag):
 
 
 class ErasedParts:
-    """Filled, sorted, then asked of one line after the other."""
+    """The erased parts of a slot: filled, sorted, then queried line by line."""
 
     def __init__(self) -> None:
         self._keys = array("Q")
-        self._ends: list[tuple[int, int]] = []  # of each row's keys: its number, and where
+        self._ends: list[tuple[int, int]] = []  # each anchor's number, and where its keys end
         self._next = 0
 
     def add(self, anchor: int, parts: Parts, *, done: bool) -> None:
@@ -66,7 +66,7 @@ class ErasedParts:
         self._ends.append((anchor, len(self._keys)))
 
     def sort(self, sealed: int) -> None:
-        """Put them in order. Rows up to the anchor `sealed` are proven."""
+        """Put them in order. Anchors up to `sealed` are proven."""
         start = 0
         for anchor, end in self._ends:
             if anchor <= sealed:
@@ -77,13 +77,13 @@ class ErasedParts:
 
     @property
     def due(self) -> int | None:
-        """The number of the next line of which a part is recorded."""
+        """The number of the next line with a recorded part."""
         if self._next < len(self._keys):
             return self._keys[self._next] >> _PLACES + _FLAGS
         return None
 
     def of(self, n: int) -> dict[int, Erasure]:
-        """Return what is recorded of a line, by the place of the part. Lines come in order."""
+        """Return what is recorded of a line, by the part's index. Lines come in order."""
         self._next = bisect_left(self._keys, n << _PLACES + _FLAGS, self._next)
         found: dict[int, Erasure] = {}
         while self.due == n:
@@ -95,14 +95,14 @@ class ErasedParts:
 
 
 CONTACT_ERASE = "contact erase"
-"""Why parts were erased, as the record says it."""
+"""The recorded reason of an erasure."""
 
 _ASIDE = ".erasing"
 _PERSONAL_ANSWER = b'"kind":"personal_answer"'
 
 
 class StillWritten(Exception):
-    """The relay did not leave a file in time. What could be erased is; the rest is not."""
+    """The relay did not close a file in time. All else is erased."""
 
 
 def pseudonymise(
@@ -112,36 +112,37 @@ def pseudonymise(
     now: Callable[[], datetime] = clock.now,
     timeout: float = 10.0,
 ) -> int:
-    """Erase a person from every line that is about them; return the number of those lines.
+    """Erase a person from every line about them; return the number of those lines.
 
     `canonical` is the address (mail.address); `timeout` (seconds) is how long a running
-    relay may take to leave its files. Doing it again erases what is new, and what a crash
-    left. Raises StillWritten, OSError.
+    relay may take to close its files. A repetition erases new lines, and what a crash left.
+    Raises StillWritten, OSError.
     """
     if not folder.is_dir():
         return 0
     with locked(folder / journal_files.MAINTENANCE_LOCK):
         finish(folder, now)
         person = _Person(canonical)
-        written = _wait_until_left(folder, _being_written(folder, person), timeout)
+        written = _wait_until_closed(folder, _being_written(folder, person), timeout)
         count = 0
         for slot, files in segments(folder).items():
             closed = files[:-1] if is_written(folder, slot) else files
             person.find_messages(closed)
-            # Answers first: a decision that a crash left leads to its answer again.
+            # Answers first: a decision left by a crash still leads to its answer.
             for segment in reversed(closed):
                 count += _erase(folder, segment, person, now)
     if written:
         names = ", ".join(segment.name for segment in written)
         raise StillWritten(
-            f"the relay is still writing {names}: nothing is erased there; do it again"
+            f"the relay is still writing {names}: nothing was erased there; try again"
         )
     return count
 
 
 def finish(folder: Path, now: Callable[[], datetime]) -> None:
-    """Erase what a crash left, as it was written down. The holder of the maintenance lock
-    calls it. Raises OSError.
+    """Finish the recorded erasures that a crash interrupted. Raises OSError.
+
+    The caller holds the maintenance lock.
     """
     for left in folder.glob(f".*{_ASIDE}"):
         left.unlink()
@@ -157,23 +158,23 @@ def _without(parts: dict[int, set[int]], raw: bytes) -> bytes:
     try:
         sealed = take_apart(raw)
     except NotALine:
-        return raw  # `audit verify` tells of it
+        return raw  # `audit verify` reports it
     chosen = parts.get(sealed.n)
     return sealed.without(chosen) if chosen else raw
 
 
 class _Person:
-    """How a person's lines are found: first by their octets, since most lines are about others."""
+    """Finds a person's lines: first by octets, as most lines are about others."""
 
     def __init__(self, canonical: str) -> None:
         self._canonical = canonical
         self._needle = msgspec.json.encode(canonical)
-        self._odd: dict[bytes, str] = {}  # what an MTA may take for it, as it is written
+        self._odd: dict[bytes, str] = {}  # addresses an MTA may take for it, as written
         self._messages: set[str] = set()  # ids of a slot's messages to this person
-        self._sole: set[str] = set()  # and to nobody else who is not erased
+        self._sole: set[str] = set()  # and to nobody else not erased
 
     def find_messages(self, files: Sequence[Segment]) -> None:
-        """Look a slot through for messages to this person."""
+        """Search a slot for messages to this person."""
         self._messages, self._sole = set(), set()
         for segment in files:
             if self.may_be_in(segment):
@@ -193,19 +194,19 @@ class _Person:
             )
 
     def _names(self, raw: bytes) -> bool:
-        """Whether a line may be about them."""
+        """Whether a line may be about the person."""
         if self._needle in raw:
             return True
         return bool(self._odd) and any(name in self._odd for name, _ in odd_names(raw))
 
     def named_in(self, part: bytes) -> bool:
-        """Whether it contains the address, in any case."""
+        """Whether a part contains the address, in upper or lower case."""
         text = part.decode("utf-8", "replace").casefold()
         return any(name in text for name in (self._canonical, *self._odd.values()))
 
     def without(self, raw: bytes, erased: list[tuple[int, ...]]) -> bytes:
-        """Return a line as it is to be; add its number, and which parts go, to `erased`."""
-        if not raw.endswith(b"\n"):  # a torn end is no record, but may name somebody
+        """Return a line without the person; add its number and the parts that go to `erased`."""
+        if not raw.endswith(b"\n"):  # a torn end is not a record, but may name somebody
             return b"" if self.named_in(raw) else raw
         if _PERSONAL_ANSWER not in raw and not self._names(raw):
             return raw
@@ -221,7 +222,7 @@ class _Person:
         try:
             sealed, line = take_apart(raw), read_line(raw)
         except NotALine:
-            return set()  # `audit verify` tells of it
+            return set()  # `audit verify` reports it
         chosen: set[int] = set()
         if isinstance(line.entry, PersonalAnswerEntry):
             id = line.entry.of
@@ -232,7 +233,7 @@ class _Person:
         return {index for index in chosen if isinstance(line.personal[index], Personal)}
 
     def _is_theirs(self, address: str) -> bool:
-        """Whether it is their address, or one that an MTA may take for theirs."""
+        """Whether it is the person's address, or one that an MTA may take for it."""
         return address == self._canonical or self._canonical in readings(address)
 
     def _of_decision(
@@ -256,7 +257,7 @@ class _Person:
 
 
 def _being_written(folder: Path, person: _Person) -> list[Segment]:
-    """The files that a relay is writing and that name the person."""
+    """Return the files that a relay is writing and that may name the person."""
     found = []
     for slot, files in segments(folder).items():
         if is_written(folder, slot) and person.may_be_in(files[-1]):
@@ -264,8 +265,8 @@ def _being_written(folder: Path, person: _Person) -> list[Segment]:
     return found
 
 
-def _wait_until_left(folder: Path, files: list[Segment], timeout: float) -> list[Segment]:
-    """Have these files left by whoever writes them; return those that are not in time."""
+def _wait_until_closed(folder: Path, files: list[Segment], timeout: float) -> list[Segment]:
+    """Have the relays close these files; return those not closed in time."""
     if not files:
         return []
     request = os.open(folder / journal_files.ROTATION_REQUEST, os.O_CREAT | os.O_WRONLY, 0o600)
@@ -282,7 +283,7 @@ def _wait_until_left(folder: Path, files: list[Segment], timeout: float) -> list
 
 
 def _erase(folder: Path, segment: Segment, person: _Person, now: Callable[[], datetime]) -> int:
-    """Erase a person from one file that nobody writes; return the number of lines."""
+    """Erase a person from one closed file; return the number of lines."""
     if not person.may_be_in(segment):
         return 0
     erased: list[tuple[int, ...]] = []
@@ -291,7 +292,7 @@ def _erase(folder: Path, segment: Segment, person: _Person, now: Callable[[], da
     if not erased and aside.stat().st_size == size:
         aside.unlink()
         return 0
-    if not erased:  # a torn end, which is no record
+    if not erased:  # only a torn end, which is not a record
         _replace(folder, aside, segment)
         return 0
     erasing = anchors.note_erasing(folder, now, CONTACT_ERASE, segment, tuple(erased))
@@ -301,7 +302,7 @@ def _erase(folder: Path, segment: Segment, person: _Person, now: Callable[[], da
 
 
 def _copied(folder: Path, segment: Segment, change: Callable[[bytes], bytes]) -> Path:
-    """Write a copy of a file with its lines changed to the disk, next to it."""
+    """Write a copy of a file with changed lines next to it, and onto the disk."""
     aside = folder / f".{segment.name}{_ASIDE}"
     with segment.path.open("rb") as old, aside.open("xb") as new:
         journal_files.make_alike(old.fileno(), new.fileno())
@@ -325,8 +326,8 @@ _text = msgspec.json.Decoder(str).decode
 
 
 def odd_names(octets: bytes | mmap) -> Iterator[tuple[bytes, str]]:
-    """Yield each canonical address in some octets that an MTA may take for another one, as it is
-    written there, and what it is."""
+    """Yield each canonical address in the octets that an MTA may take for another one, as written
+    there and decoded."""
     for match in _CANONICAL.finditer(octets):
         written = match[1]
         if b"%" in written or b"!" in written or b'\\"' in written or b".uucp" in written:
@@ -335,8 +336,8 @@ def odd_names(octets: bytes | mmap) -> Iterator[tuple[bytes, str]]:
 
 
 def addressed(folder: Path) -> Iterator[str]:
-    """Yield the canonical address of each recipient who is named, as often as they are, and None of
-    whom was erased. Torn ends are looked at too. Raises OSError."""
+    """Yield each recipient's canonical address, as often as it occurs; not those of the erased.
+    Torn ends are searched too. Raises OSError."""
     for files in segments(folder).values():
         for segment in files:
             with mapped(segment.path) as data:
@@ -344,4 +345,4 @@ def addressed(folder: Path) -> Iterator[str]:
                     try:
                         yield _text(match[1])
                     except (msgspec.DecodeError, UnicodeDecodeError):
-                        continue  # torn, or edited: `audit verify` tells of it
+                        continue  # torn, or edited: `audit verify` reports it

@@ -1,9 +1,9 @@
-"""Retention: files of the journal are deleted when their time is over, and anchors with them.
+"""Retention: files of the journal are deleted when their period is over, and anchors with them.
 
-What was deleted is written down first (anchors.py), so that `audit verify` knows a
-beginning that is gone by retention from one that somebody removed. Anchors go that no file knows
-any more: that is written within the chain that remains, together with what they said of expired
-files. No erasure is lost: it is younger than the file it is about.
+What is deleted is recorded first (anchors.py), so that `audit verify` can tell a beginning
+deleted by retention from one that somebody removed. Anchors older than every file go; the
+remaining chain records that, with what they said of expired files. No erasure is lost: it is
+younger than the file it is about.
 """
 
 import os
@@ -47,8 +47,7 @@ def expirable(folder: Path, before: datetime) -> Expired:
 def expire(folder: Path, before: datetime, *, now: Callable[[], datetime] = clock.now) -> Expired:
     """Delete the files all of whose lines are older than `before`.
 
-    Never one that is being written. Raises OSError; then what was not deleted is still
-    there, and the next call deletes it.
+    Never one that is being written. After an OSError, the next call deletes what is left.
     """
     if not folder.is_dir():
         return Expired()
@@ -71,7 +70,7 @@ def expire(folder: Path, before: datetime, *, now: Callable[[], datetime] = cloc
 
 
 def _outlived(folder: Path, before: datetime) -> Iterator[Segment]:
-    """The oldest files of each slot; each ends where the next one begins."""
+    """Yield the oldest files of each slot; each ends where the next one begins."""
     for slot, files in segments(folder).items():
         for segment, following in pairwise(files):
             if following.begun > before:
@@ -86,7 +85,7 @@ def _outlived(folder: Path, before: datetime) -> Iterator[Segment]:
 
 
 def _span(segment: Segment) -> tuple[Head, Head]:
-    """The line before the file's first, and its last line."""
+    """Return the line before the file's first, and its last line."""
     after = START
     with segment.path.open("rb") as file:
         try:
@@ -94,7 +93,7 @@ def _span(segment: Segment) -> tuple[Head, Head]:
             if isinstance(begin, BeginEntry) and begin.after is not None:
                 after = Head(begin.after.n, begin.after.hash)
         except NotALine:
-            pass  # `audit verify` has said so all the time that it was there
+            pass  # `audit verify` has always reported it
     last, _ = last_of(segment.path, head_of)
     return after, last or after
 
@@ -110,13 +109,13 @@ def _summary(chosen: list[tuple[Segment, tuple[Head, Head]]]) -> Expired:
 _ASIDE = f".{ANCHORS}.trimming"
 _WORTH = 1_000
 _SHARE = 10
-"""Fewer anchors, or a smaller part of all of them, are not worth a new file."""
+"""Fewer anchors than this, or than one in so many, are not worth a new file."""
 
 
 def trim(folder: Path, *, now: Callable[[], datetime], worth: int = _WORTH) -> int:
     """Delete the anchors that are older than every file; return how many.
 
-    The holder of the maintenance lock calls it. Raises OSError; then they are all there.
+    The caller holds the maintenance lock. Raises OSError; then all are still there.
     """
     path = folder / ANCHORS
     if not path.exists():
@@ -133,14 +132,14 @@ def trim(folder: Path, *, now: Callable[[], datetime], worth: int = _WORTH) -> i
 
 
 def _first_named(folder: Path) -> int | None:
-    """The number of the oldest anchor that a file may name; None where no file names any."""
+    """Return the number of the oldest anchor that a file may name, or None."""
     named = []
     for files in segments(folder).values():
         with files[0].path.open("rb") as lines:
             try:
                 begin = read_line(lines.readline()).entry
             except NotALine:
-                return 0  # who knows: keep them all
+                return 0  # unknown: keep them all
             if isinstance(begin, BeginEntry):
                 named.append(0 if begin.anchor is None else begin.anchor.n)
     return min(named, default=None)
@@ -156,7 +155,7 @@ def _read(path: Path) -> Iterable[Anchor | None]:
 
 
 def _cut(path: Path, first: int | None) -> tuple[int, Head | None, int]:
-    """How many lines go, the last anchor of them, and how many there are.
+    """Return how many lines go, the last anchor among them, and how many lines there are.
 
     The newest anchor always stays.
     """
@@ -164,7 +163,7 @@ def _cut(path: Path, first: int | None) -> tuple[int, Head | None, int]:
     previous: Anchor | None = None
     for number, anchor in enumerate(_read(path)):
         if anchor is None:
-            return 0, None, 0  # it is not as it was written: `audit verify` has to see it
+            return 0, None, 0  # it was altered: `audit verify` has to see it
         if previous is not None and (first is None or previous.n < first):
             cut, last = number, previous.head
         previous = anchor
@@ -172,13 +171,13 @@ def _cut(path: Path, first: int | None) -> tuple[int, Head | None, int]:
 
 
 def _carried(path: Path, cut: int) -> tuple[ExpiredFile, ...]:
-    """What the first lines say that still counts."""
+    """Return what the first lines say of expired files that still counts."""
     expired: dict[int, ExpiredFile] = {}
     beginning = next(iter(_read(path)), None)
     before = beginning.n - 1 if beginning is not None else 0
     for number, anchor in enumerate(_read(path)):
         row = None if anchor is None else anchor.row
-        # Of what was trimmed before, the row may stand further on.
+        # The row about an earlier trimming may come later.
         if isinstance(row, TrimmedRow) and row.last.n == before:
             expired = {file.slot: file for file in row.expired} | expired
         elif number < cut and isinstance(row, ExpiredRow):
@@ -188,7 +187,7 @@ def _carried(path: Path, cut: int) -> tuple[ExpiredFile, ...]:
 
 
 def _write_rest(path: Path, cut: int) -> None:
-    """Put a file without the first lines in the place of the anchors."""
+    """Replace the anchors by a file without the first lines."""
     aside = path.with_name(_ASIDE)
     aside.unlink(missing_ok=True)
     with path.open("rb") as old, aside.open("xb") as new:

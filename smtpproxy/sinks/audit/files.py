@@ -1,8 +1,8 @@
 """The files of a journal: their names, their ends, and who is writing them.
 
 Each worker writes the files of one slot, ULID-SLOT.ndjson, one after the other; the ULIDs
-of a slot ascend. While it does it holds the lock of the slot, so that a file is being
-written only if it is the newest of a slot whose lock is held.
+of a slot ascend. It holds the slot's lock meanwhile: only the newest file of a slot whose
+lock is held is being written.
 """
 
 import fcntl
@@ -25,11 +25,11 @@ T = TypeVar("T")
 ANCHORS = "anchors.ndjson"
 MAINTENANCE_LOCK = "maintenance.lock"
 ROTATION_REQUEST = "rotate"
-"""Touch this file to have the files being written closed."""
+"""Touching this file has the files being written closed."""
 
 _NAME = re.compile(r"([0-3][0-9A-HJKMNP-TV-Z]{25})-([0-9]{1,6})\.ndjson")
 _OTHER_SLOTS = 100
-"""Where a worker's slot is taken (two relays on one folder), it tries this number further."""
+"""If a worker's slot is taken (two relays on one folder), it tries one this much further on."""
 _TRIES = 3
 
 
@@ -47,7 +47,7 @@ class Segment:
 
 
 def segments(folder: Path) -> dict[int, list[Segment]]:
-    """Return the files of each slot, oldest first; none when there is no folder."""
+    """Return the files of each slot, oldest first; none without a folder."""
     found: dict[int, list[Segment]] = {}
     for path in sorted(folder.glob("*.ndjson")):
         name = _NAME.fullmatch(path.name)
@@ -67,7 +67,7 @@ def slot_of(name: str) -> int:
 
 
 def new_name(id: str, slot: int, last: str) -> str:
-    """Return the name of a slot's next file, also where the clock was set back.
+    """Return the name of a slot's next file, sorted last even if the clock was set back.
 
     `last` is the name of its newest file, or empty.
     """
@@ -79,16 +79,16 @@ def new_name(id: str, slot: int, last: str) -> str:
 def mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size == 0:
-            yield b""  # cannot be mapped
+            yield b""  # an empty file cannot be mapped
             return
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             yield data
 
 
 def last_of(path: Path, read: Callable[[bytes], T]) -> tuple[T | None, int]:
-    """Return the last line of a file that can be read, and the octets after its line ends.
+    """Return the last readable line of a file, and how many octets follow the last line end.
 
-    The latter are no line: a write was cut short, or is under way. `read` raises NotALine.
+    Those are of a write that was cut short, or is in progress. `read` raises NotALine.
     """
     with mapped(path) as data:
         end = data.rfind(b"\n") + 1
@@ -103,7 +103,7 @@ def last_of(path: Path, read: Callable[[bytes], T]) -> tuple[T | None, int]:
 
 @dataclass(frozen=True, slots=True)
 class LastLine:
-    """Where a slot's last line stands, and what torn ends follow it, by file name."""
+    """A slot's last line, and the torn ends that follow it, by file name."""
 
     segment: Segment
     head: Head
@@ -111,7 +111,7 @@ class LastLine:
 
 
 def last_line(files: Sequence[Segment]) -> LastLine | None:
-    """Return the end of a slot; None when there is no line at all."""
+    """Return the end of a slot; None if there is no line at all."""
     torn: dict[str, int] = {}
     for segment in reversed(files):
         head, octets = last_of(segment.path, head_of)
@@ -126,7 +126,7 @@ class SlotLock:
     """The right to write the files of one slot; it ends with the process at the latest."""
 
     def __init__(self, folder: Path, worker: int) -> None:
-        """Take the worker's slot, or one further on where another process has it."""
+        """Take the worker's slot, or one further on if another process has it."""
         self.slot = worker
         while True:
             self._file = _open_lock(_lock_path(folder, self.slot))
@@ -159,16 +159,15 @@ def is_written(folder: Path, slot: int) -> bool:
 
 @contextmanager
 def locked(path: Path, *, shared: bool = False) -> Iterator[int]:
-    """Hold the lock of a file; waits until it is free.
+    """Hold the lock of a file; wait until it is free.
 
-    It is made where it is not there, but not to be `shared`: who only reads may be on a
-    copy that nobody can write.
+    A missing file is made, unless `shared`: a reader may be using a read-only copy.
     """
     while True:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if shared else _open_lock(path)
         try:
             fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-            if not _is_at(path, file):  # who had it put another file in its place
+            if not _is_at(path, file):  # the previous holder replaced the file
                 continue
             yield file
             return
@@ -194,7 +193,7 @@ def _open_lock(path: Path) -> int:
 
 
 def give_to_owner_of(folder: Path, file: int) -> None:
-    """Let root's command make files that the relay's own user can use."""
+    """Let commands run by root make files that the relay's user can use."""
     if os.geteuid() == 0:
         owner = folder.stat()
         os.fchown(file, owner.st_uid, owner.st_gid)

@@ -1,4 +1,4 @@
-"""Following the audit journal: what was written since it was last read, by the rows of each slot.
+"""Follows the audit journal: the rows of each slot written since it was last read.
 
 A running relay's files are read as far as they are written.
 """
@@ -19,16 +19,16 @@ _ROWS = 1_000_000
 
 
 Row = tuple[int, bytes]
-"""A line and its number in the slot."""
+"""The number in the slot, and the line."""
 
 
 PlacedRow = tuple[str, int, bytes]
-"""The name of the file, the number in the slot, and the line."""
+"""The file's name, the number in the slot, and the line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """The newest match of canonical addresses and whole domains, up to row `n` of a slot."""
+    """The newest match by canonical address or whole domain, up to row `n` of a slot."""
 
     slot: int
     n: int
@@ -42,7 +42,7 @@ def newest_rows(folder: Path) -> dict[int, int]:
 
 
 def unread(folder: Path, read: Mapping[int, int]) -> Iterator[tuple[int, Iterator[Row]]]:
-    """Yield each slot that has rows after `read`, and these. Raises OSError."""
+    """Yield each slot with rows after `read`, and these rows. Raises OSError."""
     for slot, files, after in _with_more(folder, read):
         yield slot, _rows(_from(files, after), after)
 
@@ -50,36 +50,36 @@ def unread(folder: Path, read: Mapping[int, int]) -> Iterator[tuple[int, Iterato
 def _with_more(
     folder: Path, read: Mapping[int, int]
 ) -> Iterator[tuple[int, Sequence[Segment], int]]:
-    """Yield each slot that has rows after `read`, its files, and after which row to go on."""
+    """Yield each slot with rows after `read`, its files, and the row to continue after."""
     for slot, files in segments(folder).items():
         last = last_line(files)
         after = read.get(slot, 0)
         if last is None or last.head.n == after:
             continue
-        yield slot, files, after if last.head.n > after else 0  # another journal than was read
+        yield slot, files, after if last.head.n > after else 0  # 0: not the journal that was read
 
 
 class Tail:
-    """What comes after the rows of each slot that were read. Remembers where in its file a row
-    ends, so that a look at a long file that has grown a little is quick."""
+    """The rows after those read. Remembers where a row ends in its file, so that checking a long
+    file that has grown a little is fast."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        # By slot: a row, its file, and where it stands in it.
+        # By slot: a row, its file, and its offset there.
         self._last: dict[int, tuple[int, str, int]] = {}
 
     def unread(
         self, read: Mapping[int, int], *, moves: bool = True
     ) -> Iterator[tuple[int, Iterator[PlacedRow]]]:
-        """Yield each slot that has rows after `read`, and these. Raises OSError.
+        """Yield each slot with rows after `read`, and these rows. Raises OSError.
 
-        Who does not read on from there `moves` nothing.
+        Callers that will not continue from there pass `moves=False`.
         """
         for slot, files, after in _with_more(self._folder, read):
             yield slot, self._of_slot(slot, files, after, moves)
 
     def backlog(self, read: Mapping[int, int]) -> tuple[int, datetime | None]:
-        """Return how many rows come after `read`, and of when the oldest is. Raises OSError."""
+        """Return how many rows come after `read`, and the time of the oldest. Raises OSError."""
         lines, oldest = 0, []
         newest = newest_rows(self._folder)
         for slot, rows in self.unread(read, moves=False):
@@ -102,7 +102,7 @@ class Tail:
                 offset = start if known == after and segment.name == name else 0
                 lines.seek(offset)
                 if offset and not _is_row(lines.readline(), after):
-                    offset = 0  # an erasure put another file there
+                    offset = 0  # an erasure replaced the file
                 lines.seek(offset)
                 for raw in lines:
                     if not raw.endswith(b"\n"):
@@ -126,17 +126,16 @@ def _is_row(line: bytes, number: int) -> bool:
 
 
 def matches(folder: Path, read: Mapping[int, int]) -> Iterator[Matches]:
-    """Yield the matches that were recorded since `read`: the last row of each slot that was read.
+    """Yield the matches recorded after `read`, the last row of each slot that was read.
 
-    A part of them at a time, a thousand or so; the last part of a slot may be empty. Raises
-    OSError.
+    About a thousand at a time; a slot's last part may be empty. Raises OSError.
     """
     for slot, rows in unread(folder, read):
         yield from _of_slot(slot, rows)
 
 
 def _from(files: Sequence[Segment], after: int) -> Sequence[Segment]:
-    """The files that may hold later rows than that."""
+    """Return the files that may hold rows after that one."""
     for place in range(len(files) - 1, 0, -1):
         with files[place].path.open("rb") as lines:
             try:
@@ -163,16 +162,16 @@ def _rows(files: Sequence[Segment], after: int) -> Iterator[Row]:
 
 def _of_slot(slot: int, rows: Iterator[Row]) -> Iterator[Matches]:
     newest: dict[str, datetime] = {}
-    n = untold = 0
+    n = pending = 0
     for number, raw in rows:
         n = max(n, number)
-        untold += 1
+        pending += 1
         if _MATCHED in raw:
             _note(raw, newest)
-        if len(newest) >= _MOST or untold >= _ROWS:
+        if len(newest) >= _MOST or pending >= _ROWS:
             yield Matches(slot, n, newest)
-            newest, untold = {}, 0
-    if untold:
+            newest, pending = {}, 0
+    if pending:
         yield Matches(slot, n, newest)
 
 

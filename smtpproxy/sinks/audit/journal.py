@@ -1,11 +1,11 @@
-"""The audit journal: every decision, on record before anything follows from it.
+"""The audit journal: every decision, recorded before anything follows from it.
 
-One file a worker, append-only, a JSON object a line, each chained to the line before; a
-new file is begun at each start and above a size. A write is in the operating system's
-hands when `commit` returns, which outlives the process (kill -9); with `sync = "disk"` it
-is on the disk, which outlives the machine, and all that wait share one fdatasync.
+One append-only file per worker with a JSON object per line, each chained to the line
+before; a new file is begun at each start and above a size. When `commit` returns, the write
+is with the operating system and survives the process (kill -9); with `sync = "disk"` it is
+on the disk and survives a crash of the machine, and all waiting writes share one fdatasync.
 docs/adr/0003-audit-journal.md says why it is a file, 0007-audit-chain.md why it is chained
-as it is.
+this way.
 """
 
 import asyncio
@@ -61,20 +61,25 @@ class Journal:
             folder, worker, largest=settings.segment_size, durable=durable, now=now, new_id=new_id
         )
         self._name = ""
-        self._answers: list[bytes] = []  # they are written with the next lines, or soon
+        self._answers: list[bytes] = []  # written with the next lines, or soon
         self._waiting: list[Entry] = []
         self._flush_timer: asyncio.TimerHandle | None = None
         self._unsynced: list[Pending[None]] = []
         self._syncing: asyncio.Task[None] | None = None
-        self._earliest, self._newest = _MAX, _MIN  # between them a time is nothing new
+        self._earliest, self._newest = _MAX, _MIN  # a time between them needs no action
         self._anchor_scheduler = AnchorScheduler(
-            folder, now, lambda: self._segment.head.n, self._anchored, self.rotate, self._passed
+            folder,
+            now,
+            lambda: self._segment.head.n,
+            self._anchored,
+            self.rotate,
+            self._time_passed,
         )
 
     def commit(self, decided: Decided) -> Pending[None]:
-        """Put a decision on record: at once, or when it is on the disk where it has to be.
+        """Record a decision: settled at once, or when on the disk if that is required.
 
-        It is AuditUnavailable when that cannot be done.
+        It fails with AuditUnavailable if that is impossible.
         """
         if not self._earliest <= decided.at <= self._newest:
             self._time_moved(decided.at)
@@ -91,7 +96,7 @@ class Journal:
         return self._synced() if self._durable else _DONE
 
     def outcome(self, relayed: Relayed) -> None:
-        """Note what the upstream answered; it is written with the next lines, or soon."""
+        """Record the upstream's answer; it is written with the next lines, or soon."""
         if "@" in relayed.reply or "@" in "".join(relayed.each):
             self._waiting.append(self._lines.personal_answer(relayed, self._now()))
         else:
@@ -101,13 +106,13 @@ class Journal:
             self._flush_timer = loop.call_later(_OUTCOMES_WITHIN, self._flush)
 
     def rotate(self) -> None:
-        """Close the present file for a new one: whatever works on the old one waits for that."""
+        """Begin a new file, so that the old one can be worked on."""
         try:
             self._write()
             self._segment.leave()
             self._write()
         except (AuditUnavailable, OSError) as error:
-            structlog.get_logger().warning("audit file not left", error=str(error))
+            structlog.get_logger().warning("audit file not closed", error=str(error))
 
     def close(self) -> None:
         self._flush()
@@ -129,20 +134,20 @@ class Journal:
                 self._write()
             except AuditUnavailable:
                 if len(self._answers) + len(self._waiting) > _MOST_WAITING:
-                    self._answers.clear()  # outcomes read "unknown" then, as after a crash
+                    self._answers.clear()  # outcomes are then unknown, as after a crash
                     self._waiting.clear()
 
     def _time_moved(self, at: datetime) -> None:
-        """Note that time has passed, or put on record that it goes back."""
+        """Note that time has passed, or record that it goes back."""
         latest = self._segment.latest
         if at < self._earliest and latest is not None:
             self._waiting.append(plain(ClockEntry(at, latest)))
             self._segment.latest = at
             self._set_bounds()
         else:
-            self._passed(at)
+            self._time_passed(at)
 
-    def _passed(self, at: datetime) -> None:
+    def _time_passed(self, at: datetime) -> None:
         latest = self._segment.latest
         if latest is None or at > latest:
             self._segment.latest = at
@@ -164,14 +169,14 @@ class Journal:
         return done
 
     async def _sync(self) -> None:
-        """Write to the disk until nobody waits; all that wait at a time share one call."""
+        """Write to the disk until nobody waits; all who wait together share one call."""
         loop = asyncio.get_running_loop()
         while self._unsynced:
             waiting, self._unsynced = self._unsynced, []
             failure: AuditUnavailable | None = None
             try:
                 await loop.run_in_executor(None, _sync_file, self._dup())
-            except Exception as error:  # whatever it is, nobody may wait for ever
+            except Exception as error:  # whatever it is, nobody may wait forever
                 failure = AuditUnavailable(str(error))
             for pending in waiting:
                 if failure is not None:
@@ -181,9 +186,9 @@ class Journal:
         self._syncing = None
 
     def _dup(self) -> int:
-        """The open file under its own descriptor: a new segment may be begun meanwhile."""
+        """Return a descriptor of its own for the open file: a new file may be begun meanwhile."""
         if self._segment.file is None:
-            raise AuditUnavailable("the journal was given up after a failed write")
+            raise AuditUnavailable("the audit file was closed after a failed write")
         return os.dup(self._segment.file)
 
 

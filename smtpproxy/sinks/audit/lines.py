@@ -1,11 +1,11 @@
-"""What the lines of a journal contain, and how a decision is written to one and read back.
+"""What the lines of a journal contain, and how decisions are written and read.
 
-The entry of a line names nobody: time, stream, verdicts, sizes. What may be personal data
-(addresses, facts, subject, links) stands in parts that can be erased one by one: one part
-for a decision about one recipient, else one for the message and one for each recipient.
-A field that is added to `Decided` has its place here.
+The entry of a line names nobody: time, stream, verdicts, sizes. Possible personal data
+(addresses, facts, subject, links) is in parts that can be erased one by one: one part for a
+decision about one recipient, else one for the message and one for each recipient. A field
+added to `Decided` must be added here.
 
-What has its default is left out: a default of a record that stands in lines never changes.
+Defaults are omitted, so the default of a field in these lines never changes.
 """
 
 import os
@@ -31,15 +31,14 @@ from smtpproxy.policy.model import (
 from smtpproxy.sinks.audit.chain import UNREADABLE, Head, NotALine
 
 FORMAT = 1
-"""Stands in the first line of each file."""
+"""In the first line of each file."""
 
 ERASED = "erased:"
-"""Begins what replaces an erased address; an address has an @."""
+"""The start of what replaces an erased address; an address has an @."""
 
 CLOCK_TOLERANCE = timedelta(minutes=1)
-"""How far a time may go back from line to line. Anything beyond that is noted in the journal:
-
-the clock was set back, or a decision waited that long for the upstream.
+"""How far a time may go back from line to line. Going back further is noted in the journal: the
+clock was set back, or a decision waited that long for the upstream.
 """
 
 _SALT = 32  # hexadecimal digits: nobody can guess a part from an address list
@@ -50,7 +49,7 @@ Entry = tuple[bytes, Sequence[bytes]]
 
 
 class OpenVerdict(Struct, frozen=True, omit_defaults=True, gc=False):
-    """A verdict without its detail, which may quote what is known of a person."""
+    """A verdict without its detail, which may quote facts about a person."""
 
     action: Action
     reason: Reason = Reason.NONE
@@ -61,7 +60,7 @@ class OpenVerdict(Struct, frozen=True, omit_defaults=True, gc=False):
 class DecisionEntry(
     Struct, frozen=True, omit_defaults=True, gc=False, tag="decision", tag_field="kind"
 ):
-    """What of a decision names nobody."""
+    """The part of a decision that names nobody."""
 
     id: str
     at: datetime
@@ -81,21 +80,21 @@ class DecisionEntry(
 
 
 class Answer(Struct, frozen=True, omit_defaults=True, gc=False):
-    """What the upstream answered to the message `of` that id."""
+    """The upstream's answer to the message with the id `of`."""
 
     of: str
     at: datetime
     code: int
     reply: str
-    each: tuple[str, ...] = ()  # by recipient, where messages are per recipient; "": not mailed
+    each: tuple[str, ...] = ()  # by recipient, if each gets a message of their own; "": not mailed
 
 
 class AnswersEntry(Struct, frozen=True, tag="answers", tag_field="kind"):
-    """Nothing was decided: the line is there for its answers."""
+    """Nothing was decided: the line only carries answers."""
 
 
 class PersonalAnswerEntry(Struct, frozen=True, tag="personal_answer", tag_field="kind"):
-    """An answer whose reply names an address: it is a personal part."""
+    """An answer whose reply names an address, and so is a personal part."""
 
     of: str
     at: datetime
@@ -113,9 +112,9 @@ class After(Struct, frozen=True):
 class BeginEntry(Struct, frozen=True, omit_defaults=True, tag="begin", tag_field="kind"):
     """The first line of each file.
 
-    `after` is None at the very beginning; `torn` are octets at the ends of earlier files
-    that are no line, by file name; `anchor` is the newest anchor of the time;
-    `set_back_from` is the newest time on record, where the clock was set back since.
+    `after` is None at the very beginning; `torn` are octets of incomplete lines at the ends
+    of earlier files, by file name; `anchor` is the newest anchor at that time;
+    `set_back_from` is the newest recorded time, if the clock was set back since.
     """
 
     file: str
@@ -128,13 +127,13 @@ class BeginEntry(Struct, frozen=True, omit_defaults=True, tag="begin", tag_field
 
 
 class AnchorEntry(Struct, frozen=True, tag="anchor", tag_field="kind"):
-    """An anchor was taken: it is in anchors.ndjson, with that number and hash."""
+    """An anchor was taken; it is in anchors.ndjson with that number and hash."""
 
     anchor: Head
 
 
 class ClockEntry(Struct, frozen=True, tag="clock", tag_field="kind"):
-    """The next line is of `at`, though there are lines of `before`."""
+    """The next line is dated `at`, though there are lines dated `before`."""
 
     at: datetime
     before: datetime
@@ -143,8 +142,8 @@ class ClockEntry(Struct, frozen=True, tag="clock", tag_field="kind"):
 class Personal(Struct, frozen=True, omit_defaults=True, gc=False):
     """A part that can be erased.
 
-    `reverse_path` is set in a message's part, `canonical` in a recipient's; in the only part
-    of a decision about one recipient both are. An answer's part has the `reply` alone.
+    A message's part has `reverse_path`, a recipient's `canonical`, and the only part of a
+    decision about one recipient both. An answer's part has only `reply` and `each`.
     """
 
     salt: str
@@ -164,7 +163,7 @@ class Personal(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class Line(Struct, frozen=True):
-    """A line, read. `answers` are to messages of earlier lines."""
+    """A line as read. `answers` are to messages of earlier lines."""
 
     hash: str
     n: int
@@ -180,7 +179,7 @@ _decoder: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
 
 
 def read_line(raw: bytes) -> Line:
-    """Read a line, ignoring its hash. Raises NotALine: it is not one, or is torn."""
+    """Read a line, ignoring its hash. Raises NotALine if it is not one, or is torn."""
     try:
         return _decoder.decode(raw)
     except UNREADABLE as error:
@@ -193,12 +192,12 @@ def plain(entry: BeginEntry | AnchorEntry | AnswersEntry | ClockEntry) -> Entry:
 
 
 def answers_member(answers: Sequence[bytes]) -> bytes:
-    """Return what precedes the entry of a line that carries answers to earlier messages."""
+    """Return the member before a line's entry that carries answers to earlier messages."""
     return b'"answers":[%b],' % b",".join(answers)
 
 
 class LineMaker:
-    """Makes entries and their parts. Called for each message: written for speed."""
+    """Makes entries and their parts. Used for each message, so written for speed."""
 
     def __init__(self) -> None:
         self._salts: list[str] = []
@@ -236,7 +235,7 @@ class LineMaker:
             decided.at,
             decided.stage,
             client if not client.login else replace(client, login=""),
-            (self._streams.get(id(decision.stream)) or self._kept(decision.stream))[1],
+            (self._streams.get(id(decision.stream)) or self._cached(decision.stream))[1],
             decision.rulebook,
             message if message is None or message.detail is None else _open(message),
             verdicts,
@@ -251,7 +250,7 @@ class LineMaker:
         return _encode(entry), personal
 
     def answer(self, relayed: Relayed, at: datetime) -> bytes:
-        """For `answers_member`; not for a reply that may name an address."""
+        """Return an answer for `answers_member`; its reply must not name an address."""
         return _encode(Answer(relayed.id, at, relayed.code, relayed.reply, relayed.each))
 
     def personal_answer(self, relayed: Relayed, at: datetime) -> Entry:
@@ -290,8 +289,8 @@ class LineMaker:
             self._salts = [octets[i : i + _SALT] for i in range(0, len(octets), _SALT)]
         return self._salts.pop()
 
-    def _kept(self, stream: Stream) -> tuple[Stream, Stream]:
-        """Encode a stream, and keep it: streams are settings, few, and always the same objects."""
+    def _cached(self, stream: Stream) -> tuple[Stream, Stream]:
+        """Encode a stream and cache it: streams are settings, few, and always the same objects."""
         if len(self._streams) > 1000:
             self._streams.clear()
         known = self._streams[id(stream)] = stream, cast(Stream, Raw(_encode(stream)))
@@ -303,13 +302,13 @@ def _open(verdict: Verdict) -> OpenVerdict:
 
 
 def decided(line: Line, entry: DecisionEntry) -> Decided:
-    """Return the decision of a line; what was erased is left out, an address reads `erased:…`.
+    """Return the decision of a line, without erased parts; an erased address reads `erased:…`.
 
     Raises NotALine for a line that no journal wrote.
     """
     parts, count = line.personal, len(entry.recipients)
     if len(parts) != max(count, 1) + (count > 1):
-        raise NotALine("it has not the parts of its recipients")
+        raise NotALine("its parts do not match its recipients")
     first, each = parts[0], parts if count == 1 else parts[1:]
     message = Personal("", _erased(first)) if isinstance(first, str) else first
     pairs = zip(entry.recipients, each, strict=True)
@@ -344,7 +343,7 @@ def decided(line: Line, entry: DecisionEntry) -> Decided:
 
 
 def time_of(line: bytes) -> datetime:
-    """Return when a line was made. Raises NotALine: it is not one, or it does not say."""
+    """Return the time of a line. Raises NotALine if it is not one, or has no time."""
     read = read_line(line)
     entry = read.entry
     if isinstance(entry, AnswersEntry | AnchorEntry):
@@ -355,7 +354,7 @@ def time_of(line: bytes) -> datetime:
 
 
 def personal_reply(line: Line) -> tuple[str | None, tuple[str, ...]]:
-    """Return the reply of a personal answer and those by recipient; None and () when erased."""
+    """Return the reply of a personal answer and those by recipient; None and () if erased."""
     for part in line.personal:
         return (None, ()) if isinstance(part, str) else (part.reply, part.each)
     return None, ()

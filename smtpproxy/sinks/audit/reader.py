@@ -1,6 +1,6 @@
-"""Reading the audit journal: by id, by recipient, by time.
+"""Reads the audit journal by id, recipient or time.
 
-Works on a running relay's files: what is being written at the moment is left out.
+Works on a running relay's files: a line that is just being written is left out.
 """
 
 import mmap
@@ -33,7 +33,7 @@ _USUAL_TRANSACTION = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The position of a line, and its hash; verify.py and `audit verify` say what that proves."""
+    """The position of a line, and its hash; what that proves, verify.py finds out."""
 
     file: str
     n: int
@@ -46,10 +46,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the upstream answered. `reply` is None if it named a person who was erased.
+    """The upstream's answer. `reply` is None if it named a person who was erased.
 
-    `each` are its replies by recipient, where messages are per recipient. `place` is that of
-    the line with the answer.
+    `each` are its replies by recipient, if each gets a message of their own. `place` is that
+    of the line with the answer.
     """
 
     id: str
@@ -62,10 +62,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One decision and what became of the message.
+    """One decision and the outcome of the message.
 
-    `outcome` is None for a message that was not put to the upstream, and if the
-    relay died before it could note the answer. `place` is that of the decision.
+    `outcome` is None if the message was not put to the upstream, or the relay died before it
+    could record the answer. `place` is that of the decision.
     """
 
     decided: Decided
@@ -73,10 +73,10 @@ class Record:
     place: Place | None = field(default=None, compare=False)
 
     def outcome_of(self, index: int) -> Outcome | None:
-        """What the upstream answered for one recipient of the decision, by its place there.
+        """Return the upstream's answer for the recipient at that index of the decision.
 
-        The same for all, unless messages are per recipient. None is not known, or not put
-        to the upstream.
+        The same for all, unless each gets a message of their own. None if it is unknown, or
+        there was none.
         """
         if self.outcome is None or not self.outcome.each:
             return self.outcome
@@ -88,10 +88,10 @@ class Record:
 
 
 def find(folder: Path, id: str) -> list[Record]:
-    """Return every record of that id, refusals at RCPT first; empty when there is none.
+    """Return every record of that id, refusals at RCPT first; empty if there is none.
 
-    The first characters of an id do. Raises ValueError when `id` is no decision id, or several
-    begin so.
+    The first characters of an id suffice. Raises ValueError if `id` is not a decision id, or
+    several begin with it.
     """
     first, last = (datetime.fromtimestamp(each / 1000, UTC) for each in time_span(id))
     id = id.upper()
@@ -107,10 +107,10 @@ def find(folder: Path, id: str) -> list[Record]:
 
 
 def decision(folder: Path, id: str) -> Decided | None:
-    """Return the decision on the message of that id; None where it is not on record.
+    """Return the decision on the message with that id; None if it is not recorded.
 
-    Quick, in journals of any size: it is near the time that its id says. Raises ValueError when
-    `id` is no decision id.
+    Fast in journals of any size, as the id tells the time. Raises ValueError if `id` is not a
+    decision id.
     """
     began = datetime.fromtimestamp(time_of(id) / 1000, UTC)
     needle = f'"id":"{id}"'.encode()
@@ -136,13 +136,13 @@ def read(
     message_id: str | None = None,
     between: Callable[[], None] = lambda: None,
 ) -> Iterator[Record]:
-    """Yield records, one worker's after the other, each about in the order of its journal.
+    """Yield records, one worker's after the other, roughly in the order of its journal.
 
     A message comes when its outcome is found; one without an outcome may come much later.
-    `since` is inclusive, `until` exclusive; see `Chosen` for the others. `between` is called
-    between some MB and the next; what it raises ends the reading.
+    `since` is inclusive, `until` exclusive; see `Filter` for the others. `between` is called
+    every few MB; what it raises ends the reading.
     """
-    chosen = Chosen(recipient, stream, verdict, reason, app, message_id)
+    chosen = Filter(recipient, stream, verdict, reason, app, message_id)
     needle = chosen.needle
     for paths in _journals(folder, since, until):
         for record in _joined(
@@ -158,7 +158,7 @@ _Entry = Record | Outcome
 
 
 def _journals(folder: Path, since: datetime | None, until: datetime | None) -> list[list[Path]]:
-    """Each slot's files that may hold records of the period, or what became of them.
+    """Return each slot's files that may hold records of the period, or their outcomes.
 
     A file's name tells when it was begun; it ends where the slot's next one begins.
     """
@@ -186,9 +186,9 @@ def _matching(
     until: datetime | None = None,
     between: Callable[[], None] = lambda: None,
 ) -> Iterator[_Entry]:
-    """The decisions that hold `needle` and their outcomes, found without decoding the others.
+    """Yield the decisions containing `needle` and their outcomes, without decoding the others.
 
-    Those of some time alone may be found: where the clock was set back, not even all of these.
+    `since` and `until` narrow the search; if the clock was set back, some may be missed.
     """
     for number, path in enumerate(paths):
         with mapped(path) as data:
@@ -214,7 +214,7 @@ _AT_ONCE = 8 * 1024 * 1024
 def _find(
     data: mmap.mmap | bytes, needle: bytes, begin: int, stop: int, between: Callable[[], None]
 ) -> int:
-    """Find as `data.find` does, but let other threads have a turn now and then."""
+    """Find as `data.find` does, but let other threads run now and then."""
     for start in range(begin, max(stop, begin + 1), _AT_ONCE):
         between()
         found = data.find(needle, start, min(stop, start + _AT_ONCE + len(needle) - 1))
@@ -223,11 +223,11 @@ def _find(
     return -1
 
 
-_NEAR = 256 * 1024  # octets that are searched rather than halved again
+_NEAR = 256 * 1024  # octets that are searched through, not halved again
 
 
 def _offset(data: mmap.mmap | bytes, moment: datetime, path: Path) -> int:
-    """Where the lines of a file that are of then begin, or somewhat before: times ascend."""
+    """Return where a file's lines from that moment on begin, or an earlier offset: times ascend."""
     low, high = 0, len(data)
     while high - low > _NEAR:
         middle = (low + high) // 2
@@ -249,7 +249,7 @@ def _at(entry: _Entry) -> datetime:
 def _outcome(
     data: mmap.mmap | bytes, position: int, path: Path, following: Sequence[Path], id: str
 ) -> list[Outcome]:
-    """The upstream's answer stands soon after the decision, or early in the next file."""
+    """Find the upstream's answer: soon after the decision, or early in the next file."""
     needle = b'"of":"%b"' % id.encode()
     found = data.find(needle, position, position + _OUTCOME_WITHIN)
     outcomes = _outcomes_at(data, found, path, id)
@@ -272,7 +272,7 @@ def _line_at(data: mmap.mmap | bytes, position: int, path: Path) -> Iterator[_En
 
 
 def _decoded(raw: bytes, path: Path) -> Iterator[_Entry]:
-    """What the line says of messages, unless a torn write left something else there."""
+    """Yield what a line says of messages; nothing if a torn write left something else."""
     try:
         line = journal_lines.read_line(raw)
         entry, place = line.entry, Place(path.name, line.n, line.hash)
@@ -293,7 +293,7 @@ def _id(entry: _Entry) -> str:
 
 
 def _joined(entries: Iterator[_Entry] | list[_Entry]) -> Iterator[Record]:
-    """Give each decision its outcome, which follows within some thousand lines."""
+    """Join each decision with its outcome, which follows within some thousand lines."""
     waiting: dict[str, Record] = {}
     for entry in entries:
         if isinstance(entry, Outcome):
@@ -309,8 +309,8 @@ def _joined(entries: Iterator[_Entry] | list[_Entry]) -> Iterator[Record]:
     yield from waiting.values()
 
 
-class Chosen(Struct, frozen=True):
-    """Which decisions; None is any. What concerns a verdict holds for one of the same recipient.
+class Filter(Struct, frozen=True):
+    """Selects decisions; None matches any. `verdict` and `reason` must match in one verdict.
 
     `recipient` is a canonical address, `app` a listener or `Client.app`, `message_id` without
     angle brackets.
@@ -325,7 +325,7 @@ class Chosen(Struct, frozen=True):
 
     @property
     def needle(self) -> bytes:
-        """What stands in every line that is chosen; the rarest that is known, or nothing."""
+        """What every matching line contains: the rarest that is known, or nothing."""
         if self.recipient is not None:
             return msgspec.json.encode(self.recipient)
         if self.message_id is not None:
@@ -356,7 +356,7 @@ def _bare(message_id: str | None) -> str:
 
 
 def verdicts(decided: Decided) -> list[Verdict]:
-    """What became of each recipient: a message that was refused has its reason at each."""
+    """Return each recipient's final verdict: that of the message, if it was refused."""
     message, each = decided.decision.message, [one.verdict for one in decided.recipients]
     if message is None or message.action is Action.ALLOW:
         return each

@@ -1,4 +1,4 @@
-"""The file that a worker writes: begun, appended to, left."""
+"""The file that a worker writes: opened, appended to, closed."""
 
 import os
 from collections.abc import Callable
@@ -33,15 +33,15 @@ _NO_ENTRY = plain(AnswersEntry())
 
 
 class AuditUnavailable(Exception):
-    """The journal cannot be written: nothing may pass."""
+    """The journal cannot be written, so nothing may pass."""
 
 
 class SegmentWriter:
     """Appends chained lines to one worker's files, one file after the other.
 
-    A file is begun when it is larger than `largest` octets. `durable`: a file that is left
-    and the name of a new one are put on the disk at once. `name` is that of the present
-    file, or of the last one; `latest` is the newest time on record, as far as it is known.
+    A new file is begun when one exceeds `largest` octets. `durable`: a closed file and the
+    name of a new one go to the disk at once. `name` is that of the present or last file;
+    `latest` is the newest recorded time, as far as known.
     """
 
     def __init__(
@@ -69,18 +69,18 @@ class SegmentWriter:
         self._chain = Chain()
         self._size = 0
         self._set_back_to: datetime | None = None
-        self._after: After | None = None  # where the last line of all stands
-        self._torn: dict[str, int] = {}  # what the next first line has to tell of
+        self._after: After | None = None  # the last line of all
+        self._torn: dict[str, int] = {}  # for the next first line to report
 
     @property
     def head(self) -> Head:
         return self._chain.head
 
     def append(self, answers: list[bytes], entries: list[Entry]) -> None:
-        """Write entries, the first one's line with the answers, in one piece; empty the lists.
+        """Write the entries in one piece, the answers with the first; empty the lists.
 
-        Raises AuditUnavailable: then the last one is not on record. What is, when a write
-        was cut short, is taken out of the lists.
+        Raises AuditUnavailable: then the last entry is not recorded. Those recorded before a
+        write was cut short are removed from the lists.
         """
         try:
             file = self._opened()
@@ -89,11 +89,11 @@ class SegmentWriter:
         chain, opening = self._chain, not self._size
         mark = chain.n, chain.opening
         lines = [chain.seal(*self._begin())] if opening else []
-        told = entries
+        rest = entries
         if answers:
-            (first, parts), *told = entries or (_NO_ENTRY,)
+            (first, parts), *rest = entries or (_NO_ENTRY,)
             lines.append(chain.seal(first, parts, answers_member(answers)))
-        for entry, parts in told:
+        for entry, parts in rest:
             lines.append(chain.seal(entry, parts))
         data = b"".join(lines)
         failure = None
@@ -124,7 +124,7 @@ class SegmentWriter:
             self.latest = self._set_back_to
 
     def leave(self) -> None:
-        """Close the present file: it is never written again. Raises OSError: it is still open."""
+        """Close the present file for good. Raises OSError: it is still open."""
         if self.file is None:
             return
         if self._durable:
@@ -132,7 +132,7 @@ class SegmentWriter:
         self._close_file()
 
     def close(self) -> None:
-        """Close the present file and give the slot up."""
+        """Close the present file and release the slot."""
         if self.file is not None:
             self._close_file()
         if self._lock is not None:
@@ -150,7 +150,7 @@ class SegmentWriter:
         return file
 
     def _in_place(self) -> bool:
-        """Whether the file is still the one of its name: it was neither removed nor moved away."""
+        """Whether the file still has its name: it was neither removed nor moved."""
         try:
             return os.stat(self._path).st_ino == self._inode  # noqa: PTH116 - twice as fast
         except FileNotFoundError:
@@ -171,7 +171,7 @@ class SegmentWriter:
         return file
 
     def _begin(self) -> Entry:
-        """The first line, made when it is written: verify holds its time against anchors."""
+        """Make the first line just before it is written: verify compares its time with anchors."""
         anchor = self._newest_anchor()
         newest = None if anchor is None else anchor.head
         at, before = self._now(), self.latest
@@ -181,13 +181,13 @@ class SegmentWriter:
         return plain(BeginEntry(self.name, at, self._after, self._torn, newest, FORMAT, before))
 
     def _take_slot(self) -> SlotLock:
-        """Find where the slot's chain ends: in its newest file, or what an anchor says."""
+        """Take a slot and find the end of its chain: in its newest file, or from an anchor."""
         lock = SlotLock(self._folder, self._worker)
         try:
             files = segments(self._folder).get(lock.slot, [])
             last = last_line(files)
-            told = (last_of(segment.path, time_of)[0] for segment in reversed(files))
-            time = next((each for each in told if each is not None), None)
+            times = (last_of(segment.path, time_of)[0] for segment in reversed(files))
+            time = next((each for each in times if each is not None), None)
             anchor = self._newest_anchor()
         except OSError:
             lock.release()
@@ -206,16 +206,16 @@ class SegmentWriter:
         return lock
 
     def _newest_anchor(self) -> Anchor | None:
-        """Anchors are not worth stopping the mail for; the scheduler says what is wrong."""
+        """Return the newest anchor; trouble does not stop mail, and the scheduler reports it."""
         with suppress(OSError):
             return anchors.newest(self._folder)
         return None
 
     def _keep_whole(self, lines: list[bytes], written: int) -> int:
-        """Let stand what of a short write is whole, take back the torn rest; return how many.
+        """Keep the whole lines of a short write and cut off the torn rest; return how many.
 
-        An anchor may have seen the whole lines already. Where the rest cannot be taken
-        back, the file is left and the next one tells of it.
+        An anchor may have seen the whole lines already. If the rest cannot be cut off, the
+        file is closed and the next one reports it.
         """
         kept = 0
         for line in lines:

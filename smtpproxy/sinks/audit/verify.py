@@ -1,4 +1,4 @@
-"""Is the journal as it was written: the whole, the files of a period, or one record?"""
+"""Proves that the journal is as it was written: all, the files of a period, or one record."""
 
 import mmap
 from bisect import bisect_left
@@ -38,7 +38,7 @@ from smtpproxy.terminal import counted
 
 
 class State(StrEnum):
-    """The best first. `LOCAL`: anyone who can write to this machine could have rewritten it."""
+    """Best first. `LOCAL`: anyone who can write to this machine could have rewritten it."""
 
     KEPT = "kept"
     LOCAL = "local"
@@ -48,7 +48,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """`anchor` sealed the record at `at`; `what` is wrong where it is broken."""
+    """`anchor` sealed the record at `at`; `what` says what is wrong if it is broken."""
 
     state: State
     anchor: int | None = None
@@ -61,16 +61,16 @@ _RANK = list(State)
 
 
 def seal(folder: Path, records: Sequence[Record], kept: Sequence[Head] = ()) -> Seal:
-    """Return what proves all of these records, each with its outcome: the weakest of the seals.
+    """Return the seal of all these records, each with its outcome: the weakest of theirs.
 
-    `kept` are anchors that were kept elsewhere. Raises OSError.
+    `kept` are anchors kept elsewhere. Raises OSError.
     """
     found = [_of_record(folder, record, kept) for record in records]
     return max(found, key=_weakness, default=UNPROVEN)
 
 
 def is_anchored(newest: Anchor | None, place: Place) -> bool:
-    """Whether an anchor is said to have seen a row; the rows up to it are not followed."""
+    """Whether an anchor claims to have seen a row; the chain up to it is not checked."""
     head = None if newest is None else newest.row.heads.get(str(place.slot))
     return head is not None and place.n <= head.n
 
@@ -105,14 +105,14 @@ def _of_row(folder: Path, place: Place, made: datetime, kept: Sequence[Head]) ->
         except (NotALine, KeyError) as error:
             return Seal(State.BROKEN, what=str(error))
     if kept and witness is None:
-        return UNPROVEN  # it is younger than all that was kept
+        return UNPROVEN  # it is younger than all kept anchors
     return Seal(state, anchor.n, anchor.row.at)
 
 
 def _compare_date(data: mmap.mmap | bytes, start: int | None, made: datetime) -> None:
-    """Hold the date of a record against the last anchor that did not see it.
+    """Compare the date of a record with the last anchor that did not see it.
 
-    Raises NotALine: it is older by more than a decision waits for the upstream.
+    Raises NotALine if it is older by more than a decision may wait for the upstream.
     """
     end = data.rfind(b"\n") + 1 if start is None else start
     if end == 0:
@@ -121,7 +121,7 @@ def _compare_date(data: mmap.mmap | bytes, start: int | None, made: datetime) ->
     set_back = start is not None and read_anchor(_line(data, start)).row.set_back_from is not None
     if last.row.at - made > LONGEST_TRANSACTION and not set_back:
         seen = f"anchor {last.n} of {last.row.at:{TIME}} did not see it"
-        raise NotALine(f"it is dated {made:{TIME}}, and {seen}")
+        raise NotALine(f"it is dated {made:{TIME}}, but {seen}")
 
 
 def _number(head: Head) -> int:
@@ -133,7 +133,7 @@ def _line(data: mmap.mmap | bytes, start: int) -> bytes:
 
 
 def _first_that_saw(data: mmap.mmap | bytes, place: Place) -> int | None:
-    """The position of the first anchor that has the row or a later one; they are in order."""
+    """Return the offset of the first anchor with the row or a later one; they are in order."""
     low, high = 0, data.rfind(b"\n") + 1  # line beginnings; before `low` none has
     found = None
     while low < high:
@@ -142,7 +142,7 @@ def _first_that_saw(data: mmap.mmap | bytes, place: Place) -> int | None:
         try:
             head = read_anchor(_line(data, start)).row.heads.get(str(place.slot))
         except NotALine:
-            head = None  # as if it had not: a later one has
+            head = None  # as if it had none: a later one has
         if head is not None and head.n >= place.n:
             found = high = start
         else:
@@ -151,13 +151,13 @@ def _first_that_saw(data: mmap.mmap | bytes, place: Place) -> int | None:
 
 
 def _follow(folder: Path, place: Place, to: Head) -> None:
-    """Follow the chain from a row to one that an anchor saw. Raises NotALine: it does not hold."""
+    """Follow the chain from a row to one that an anchor saw. Raises NotALine if it is broken."""
     previous: Sealed | None = None
     with ExitStack() as stack:
         for sealed in _rows(folder, place, stack):
             if previous is not None and sealed.n >= place.n:
                 if sealed.n != previous.n + 1 or sealed.hash_after(previous.hash) != sealed.hash:
-                    raise NotALine(f"row {sealed.n} does not agree with its hash")
+                    raise NotALine(f"row {sealed.n} does not match its hash")
                 if sealed.n == place.n and sealed.hash.decode() != place.hash:
                     raise NotALine(f"there are two rows {sealed.n}")
                 if sealed.n == to.n:
@@ -165,11 +165,11 @@ def _follow(folder: Path, place: Place, to: Head) -> None:
                         raise NotALine(f"the anchor saw another row {sealed.n}")
                     return
             previous = sealed
-    raise NotALine(f"row {to.n}, which the anchor saw, is not there")
+    raise NotALine(f"row {to.n}, which the anchor saw, is missing")
 
 
 def _rows(folder: Path, place: Place, stack: ExitStack) -> Iterator[Sealed]:
-    """The rows from the one before on, over the files of the slot."""
+    """Yield the rows of the slot's files, from the one before the place on."""
     files = [s.path for s in segments(folder).get(place.slot, ()) if s.name >= place.file]
     for path in files:
         data = stack.enter_context(mapped(path))
@@ -183,21 +183,21 @@ def _rows(folder: Path, place: Place, stack: ExitStack) -> Iterator[Sealed]:
 
 
 def _follow_anchors(data: mmap.mmap | bytes, start: int, to: Head) -> None:
-    """Follow the anchors from one on to one that was kept. Raises NotALine: it does not hold."""
+    """Follow the anchors from one to one that was kept. Raises NotALine if the chain is broken."""
     before = data.rfind(b"\n", 0, max(start - 1, 0)) + 1
     previous = START if start == 0 else take_apart(_line(data, before)).head
     while start < len(data):
         sealed = take_apart(_line(data, start))
-        first = start == 0 and sealed.n > 1  # what was before it is gone by retention
+        first = start == 0 and sealed.n > 1  # retention deleted those before it
         if not first and sealed.hash_after(previous.hash.encode()) != sealed.hash:
-            raise NotALine(f"anchor {sealed.n} is not as it was written")
+            raise NotALine(f"anchor {sealed.n} was altered")
         if sealed.n >= to.n:
             if sealed.head != to:
-                raise NotALine(f"anchor {to.n} is another one than the one that was kept")
+                raise NotALine(f"anchor {to.n} differs from the one that was kept")
             return
         previous = sealed.head
         start = data.find(b"\n", start) + 1
-    raise NotALine(f"anchor {to.n}, which was kept, is not there")
+    raise NotALine(f"anchor {to.n}, which was kept, is missing")
 
 
 def verify(
@@ -206,15 +206,15 @@ def verify(
     since: datetime | None = None,
     until: datetime | None = None,
     kept: Sequence[Head] = (),
-    looked: Callable[[int], None] = lambda octets: None,
+    progressed: Callable[[int], None] = lambda octets: None,
     now: datetime | None = None,
 ) -> Report:
-    """Follow the chains and hold them against the anchors.
+    """Follow the chains and compare them with the anchors.
 
     `since` and `until` choose files that may hold lines of that period. `kept` are anchors
-    that were kept elsewhere: what they seal is proven. `looked` is told how many octets have
-    been read; `now` is for what is dated in the future. A running relay's files are verified as
-    far as they are written.
+    kept elsewhere: what they seal is proven. `progressed` is called with octets read; `now`
+    finds what is dated in the future. A running relay's files are verified as far as they are
+    written.
     """
     report = Report()
     named: list[tuple[Head, Finding]] = []
@@ -230,7 +230,7 @@ def verify(
         for slot in sorted(anchors.slots | found.keys()):
             files = found.get(slot, [])
             chosen, first, last = of_period(files, since, until)
-            verifier = ChainVerifier(slot, report, anchors, named, looked, now)
+            verifier = ChainVerifier(slot, report, anchors, named, progressed, now)
             for segment in chosen:
                 verifier.file(segment, whole=first)
             verifier.end(complete=last, written=is_written(folder, slot))
@@ -241,7 +241,7 @@ def verify(
             what = f"it ends in {counted(anchors.torn, 'octet')} of no whole line"
             report.add(Finding(Kind.TORN, ANCHORS, None, what))
         for head, finding in named:
-            if anchors.knows(head) is not None:  # nor was it written in the meantime
+            if anchors.knows(head) is not None:  # it was not written in the meantime either
                 report.add(finding)
         _compare_kept(kept, anchors, report)
     return report
@@ -257,12 +257,12 @@ def _compare_kept(kept: Sequence[Head], anchors: AnchorCheck, report: Report) ->
             wrong = True
             report.add(Finding(Kind.ANCHOR, ANCHORS, None, what, head.n))
     if kept and not wrong and report.witness is not None and not report.witness.n:
-        what = "all anchors that were kept elsewhere are said to be gone: they prove nothing here"
+        what = "all anchors kept elsewhere are said to be deleted: they prove nothing here"
         report.add(Finding(Kind.ANCHOR, ANCHORS, None, what))
 
 
 def size(folder: Path, since: datetime | None = None, until: datetime | None = None) -> int:
-    """Return how many octets `verify` would read, for a progress bar."""
+    """Return how many octets `verify` will read, for a progress bar."""
     return sum(
         segment.path.stat().st_size
         for files in segments(folder).values()
@@ -273,7 +273,7 @@ def size(folder: Path, since: datetime | None = None, until: datetime | None = N
 def of_period(
     files: Sequence[Segment], since: datetime | None, until: datetime | None
 ) -> tuple[Sequence[Segment], bool, bool]:
-    """Return the files that may hold lines of a period, and whether they are the first, the last.
+    """Return the files that may hold lines of a period, and if they include the first, the last.
 
     A file begins at the time in its name and ends where the next one begins.
     """

@@ -331,7 +331,7 @@ async def test_two_relays_on_one_folder_do_not_fork_the_chain(folder: Path, cloc
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_scheduler, "LOOK", 0.02)
+    monkeypatch.setattr(journal_scheduler, "CHECK_SECONDS", 0.02)
     monkeypatch.setattr(journal_scheduler, "ANCHOR_SECONDS", 0.05)
 
 
@@ -411,7 +411,7 @@ async def test_what_is_written_while_an_anchor_is_taken_is_news(
 async def test_many_lines_are_a_cause_for_an_anchor(
     folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_scheduler, "LOOK", 0.02)
+    monkeypatch.setattr(journal_scheduler, "CHECK_SECONDS", 0.02)
     monkeypatch.setattr(journal_scheduler, "ANCHOR_LINES", 5)
     log = journal(folder, clock)
     await log.commit(decided(clock))
