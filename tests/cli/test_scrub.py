@@ -173,7 +173,7 @@ def test_a_file_of_somebody_else_is_not_taken_for_rejected_lines(
     other = tmp_path / "list.csv.rejected"
     other.write_text("mine\n")
     _, told = scrub(bench, tmp_path, "a@x.example\nnobody\n", "--stream", "offers", code=2)
-    assert "name another with --rejected" in told
+    assert "name another one with --rejected" in told
     assert other.read_text() == "mine\n"
 
 
