@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Sequence
 from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect, Request
@@ -22,7 +23,10 @@ class OtherType(Exception):
 
 
 async def read_form(request: Request) -> dict[str, str]:
-    """Return the fields by lower-case name, none if malformed. Raises OtherType."""
+    """Return the fields by name and by lower-case name, none if malformed. Raises OtherType.
+
+    Programs write `List-Unsubscribe` in any case; purposes may differ by case alone.
+    """
     kind, _, parameters = request.headers.get("content-type", URLENCODED).partition(";")
     kind = kind.strip().lower()
     if kind == _MULTIPART:
@@ -51,7 +55,7 @@ def _urlencoded(body: bytes) -> dict[str, str]:
         pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
     except ValueError:
         return {}
-    return {name.strip().lower(): value.strip() for name, value in pairs}
+    return _by_name([(name.strip(), value.strip()) for name, value in pairs])
 
 
 def _multipart(parameters: str, body: bytes) -> dict[str, str]:
@@ -63,9 +67,13 @@ def _multipart(parameters: str, body: bytes) -> dict[str, str]:
     lines = b"\n" + body.replace(
         b"\r\n", b"\n"
     )  # a bare LF is accepted too: an unsubscribe must not fail for that
-    fields = {}
+    fields = []
     for part in lines.split(delimiter, _MOST_FIELDS)[1:-1]:
         head, _, value = part.partition(b"\n\n")
         if name := _FIELD_NAME.search(head):
-            fields[name[1].decode("latin-1").strip().lower()] = value.decode("latin-1").strip()
-    return fields
+            fields.append((name[1].decode("latin-1").strip(), value.decode("latin-1").strip()))
+    return _by_name(fields)
+
+
+def _by_name(fields: Sequence[tuple[str, str]]) -> dict[str, str]:
+    return {name.lower(): value for name, value in fields} | dict(fields)

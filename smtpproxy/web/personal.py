@@ -186,7 +186,7 @@ class PersonalPages:
         address, store, now = confirmation.recipient, self._writer(), self._now()
         contact = await store.contact(address)
         wished = {
-            purpose: form.get(f"often:{purpose.lower()}", "")
+            purpose: form.get(f"often:{purpose}", "")
             for purpose in self._looks[confirmation.brand].labels
         }
         none = [

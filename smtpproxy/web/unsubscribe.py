@@ -256,7 +256,7 @@ class Unsubscribe:
         wished = {
             purpose: cast(Often, often)
             for purpose in visit.look.labels
-            if (often := form.get(f"often:{purpose.lower()}", "")) in _OFTEN
+            if (often := form.get(f"often:{purpose}", "")) in _OFTEN
         }
         if not wished or not visit.address:
             return visit.page("ask")

@@ -394,6 +394,16 @@ async def test_how_often_is_said_for_each_purpose_of_the_brand(site: Site) -> No
     assert (await site.wishes(), await site.held()) == ({"shop/offers": "all"}, set())
 
 
+async def test_purposes_may_differ_by_case_alone(tmp_path: Path) -> None:
+    other = '\n[[stream]]\nname = "more"\nbrand = "shop"\nclass = "marketing"\npurpose = "Offers"\n'
+    site = Site(tmp_path, TWO_BRANDS + other)
+    form = {"do": "prefer", "often:Offers": "none", "often:offers": "keep", "often:news": "keep"}
+    assert (await site.client.post(site.link(), data=form)).status_code == 200
+    assert await site.held() == {"purpose:Offers"}
+    await site.client.aclose()
+    await site.store.close()
+
+
 async def test_a_wish_about_many_purposes_can_be_undone(tmp_path: Path) -> None:
     """Names of purposes have up to 63 characters."""
     many = [f"purpose-{number:02}-{'x' * 50}" for number in range(30)]
