@@ -218,18 +218,18 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "stream_heard",
-        "People of whom that was heard about these messages, with a valid token.",
+        "People with that feedback on these messages, proven by a valid token.",
         rows.by_heard,
     ),
     Family(
         "stream_bound_reached",
-        "1 while the stream, by itself or with its brand, is at a bound that warns or pauses.",
+        "1 while the stream, alone or with its brand, is at a bound that warns or pauses.",
         rows.by_heard,
     ),
     Family(
         "feedback_reports",
-        "Reports that wait: kept for a person to look at, to be handed on to the app; and messages"
-        " of which another relay has yet to tell.",
+        "Reports that wait for a person, or to be handed on to the app; and messages that another"
+        " relay has yet to report on.",
         rows.by_feedback_state,
     ),
     Family("suppressions", "Suppressions in the store.", rows.unknown("scope", "origin")),

@@ -194,7 +194,7 @@ def joined_items(before: tuple[Item, ...], told: Iterable[Item]) -> tuple[Item, 
 
 
 def included_in(items: Sequence[Item]) -> Callable[[Item], bool]:
-    """Return what tells whether one of `items` says all that an item says."""
+    """Return a function that tells whether one of `items` says all that an item says."""
     if len(items) <= _FEW:
         return lambda item: any(_includes(known, item) for known in items)
     alike: dict[Item, list[Item]] = {}

@@ -36,7 +36,7 @@ class Standing:
 
 
 def updated(standing: Standing | None, told: Version) -> Standing:
-    """Return the suppression after `told`, by an import (its owner) or somebody else (None).
+    """Return the suppression after `told` by an import (its owner) or by somebody else (None).
 
     A later `since` moves it forward; an earlier one confirms it.
     """

@@ -133,7 +133,7 @@ class ChainVerifier:
                     what = f"{missing} of {rows} are missing before this one"
                 self._add(Kind.MISSING, gap.file, gap.line, what + gap.hint, gap.last)
         for name, octets in self._torn.items():
-            what = f"it ends in {counted(octets, 'octet')} of no whole line"
+            what = f"it ends in {counted(octets, 'octet')} of an incomplete line"
             if name != self._last_file:
                 self._add(Kind.INSERTED, name, None, what)
             elif not written:
@@ -234,15 +234,16 @@ class ChainVerifier:
             self._gaps.append(_Gap(segment.name, 1, first, after.n, f", the last in {after.file}"))
 
     def _compare_torn(self, begin: BeginEntry) -> None:
-        for name, told in begin.torn.items():
+        for name, recorded in begin.torn.items():
             found = self._torn.pop(name, 0)
-            if found in (0, told):
+            if found in (0, recorded):
                 gone = "" if found else ", gone by now"
-                what = f"it ends in {counted(told, 'octet')} of no whole line{gone}"
+                what = f"it ends in {counted(recorded, 'octet')} of an incomplete line{gone}"
                 self._add(Kind.TORN, name, None, what)
             else:
                 what = (
-                    f"it ends in {counted(found, 'octet')} of no whole line, where {told} were left"
+                    f"it ends in {counted(found, 'octet')} of an incomplete line, but {recorded}"
+                    " were recorded"
                 )
                 self._add(Kind.INSERTED, name, None, what)
 

@@ -238,7 +238,7 @@ def verify(
         anchors.catch_up()
         anchors.check_beginning()
         if anchors.torn:
-            what = f"it ends in {counted(anchors.torn, 'octet')} of no whole line"
+            what = f"it ends in {counted(anchors.torn, 'octet')} of an incomplete line"
             report.add(Finding(Kind.TORN, ANCHORS, None, what))
         for head, finding in named:
             if anchors.knows(head) is not None:  # it was not written in the meantime either

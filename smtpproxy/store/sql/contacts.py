@@ -170,7 +170,7 @@ async def anybody_moved(session: Session) -> bool:
 
 
 async def moved_to(session: Session, addresses: Sequence[str]) -> Sequence[tuple[str, str]]:
-    """Return for each address that was put right what its people have now."""
+    """Return pairs of a former address and the present one it was corrected to."""
     asked = msgspec.json.encode(addresses).decode()
     return [(old, new) for old, new in await session.fetch_all(_MOVED_TO, asked)]
 
