@@ -94,7 +94,7 @@ def test_a_relay_with_another_key_or_without_tables_does_not_start(
     empty = cluster().create()
     other.config["store"] = {"url": cluster().url(empty)}
     other.write_config()
-    assert_refused(other, 1, "smtpproxy migrate makes them")
+    assert_refused(other, 1, "smtpproxy migrate creates them")
     cluster().drop(empty)
 
 
