@@ -4,7 +4,7 @@
 # takes half as long again.
 PYTHON ?= $(shell for it in /usr/bin/python3 python3; do $$it -c 'import sys; sys.exit( \
             sys.version_info < (3, 11))' 2>/dev/null && echo $$it && exit; done; echo python3)
-JOBS   ?= 6
+JOBS   ?= 8
 VENV   := .venv
 BIN    := $(VENV)/bin
 
@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE  # tests start hundreds of processes
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  PYTHON=python3.12 chooses the interpreter of a new .venv; JOBS=6 the tests run at once"
+	@echo "  PYTHON=python3.12 chooses the interpreter of a new .venv; JOBS=8 the tests run at once"
 
 test: parts  ## all checks and all tests; TESTS=tests/wire runs one folder
 	@$(MAKE) --no-print-directory -j 2 lint tests
