@@ -89,22 +89,30 @@ def test_kept_it_takes_mail_until_told_to_end(
     demo = Running(
         [*COMMAND, "demo", "--keep"], output=tmp_path / "out", cwd=REPOSITORY, env=temporary
     )
-    wait_for(lambda: "Ctrl-C ends the demo" in demo.output or not demo.alive, "the demo to stay")
-    port = re.search(r"relay keeps running at 127.0.0.1:(\d+)", demo.output)
-    assert port is not None, demo.output
-    with smtplib.SMTP("127.0.0.1", int(port[1])) as client:
-        client.sendmail("news@shop.example", "karim@people.example", marketing())
-    wait_for(lambda: "got a message to karim@people.example" in demo.output, "the message")
-    (line,) = re.findall(r"^ *(python3 -c .*)$", demo.output, re.MULTILINE)
-    assert run("sh", "-c", line).returncode == 0
-    wait_for(lambda: "got a message to paul@people.example" in demo.output, "the line's message")
-    children = descendants(demo.pid)
-    assert children
-    os.kill(demo.pid, number)
-    assert demo.wait(30) == 0
-    for pid in children:
-        wait_exit(pid)
-    assert list((tmp_path / "tmp").iterdir()) == []
+    try:
+        wait_for(
+            lambda: "Ctrl-C ends the demo" in demo.output or not demo.alive, "the demo to stay"
+        )
+        port = re.search(r"relay keeps running at 127.0.0.1:(\d+)", demo.output)
+        assert port is not None, demo.output
+        with smtplib.SMTP("127.0.0.1", int(port[1])) as client:
+            client.sendmail("news@shop.example", "karim@people.example", marketing())
+        wait_for(lambda: "got a message to karim@people.example" in demo.output, "the message")
+        (line,) = re.findall(r"^ *(python3 -c .*)$", demo.output, re.MULTILINE)
+        assert run("sh", "-c", line).returncode == 0
+        wait_for(
+            lambda: "got a message to paul@people.example" in demo.output, "the line's message"
+        )
+        children = descendants(demo.pid)
+        assert children
+        os.kill(demo.pid, number)
+        assert demo.wait(30) == 0
+        for pid in children:
+            wait_exit(pid)
+        assert list((tmp_path / "tmp").iterdir()) == []
+    finally:
+        if demo.alive:  # it ends its relay, which a kill would leave behind
+            demo.terminate()
 
 
 def test_a_demo_that_cannot_run_says_so_in_one_line(temporary: dict[str, str]) -> None:
