@@ -126,6 +126,9 @@ def test_who_was_mailed_is_not_told_so_when_a_retry_is_for_the_others(
         code, text = relay.send(bare(message_id="<1@shop.example>"), SUBSCRIBER, OTHER)
         assert (code, "relayed to 1 of 2 recipients" in text) == (451, True)
         assert relay.send(bare(subject="Another"), SUBSCRIBER)[0] == 450
+        alike = bare(message_id="<2@shop.example>")  # of the same size: RCPT cannot know
+        assert relay.send(alike, SUBSCRIBER)[0] == 450
+        assert len(mta.messages) == 1
         assert rcpt(relay, size=1) == 450, "another message is refused to nobody else for that"
         assert relay.send(bare(message_id="<1@shop.example>"), SUBSCRIBER, OTHER)[0] == 250
         assert [one.recipients for one in mta.messages] == [(SUBSCRIBER,), (OTHER,)]
