@@ -54,9 +54,9 @@ class Sockets:
     def keep(self, sockets: Mapping[str, socket.socket]) -> None:
         """Use these sockets from now on, and close the others."""
         kept = set(sockets.values())
-        for sock in self.listening.values():
+        for name, sock in self.listening.items():
             if sock not in kept:
-                self._end(sock)
+                self._end(name, sock)
         self.listening = sockets
 
     def forget(self, sockets: Mapping[str, socket.socket]) -> None:
@@ -72,11 +72,12 @@ class Sockets:
         return list(self.listening.values())
 
     def close(self) -> None:
-        for sock in self.listening.values():
-            self._end(sock)
+        for name, sock in self.listening.items():
+            self._end(name, sock)
 
-    def _end(self, sock: socket.socket) -> None:
-        if sock not in self._of_others:
+    def _end(self, name: str, sock: socket.socket) -> None:
+        # The web process and the mailbox still answer while the workers finish.
+        if name not in (WEB, FEEDBACK) and sock not in self._of_others:
             _take_no_more(sock)
         sock.close()
 

@@ -2,6 +2,8 @@
 
 import smtplib
 import socket
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -13,7 +15,7 @@ from tests.kit.load import SmtpSink
 from tests.kit.messages import message
 from tests.kit.numbered import NumberedLoad, number_of
 from tests.kit.parts import needs
-from tests.kit.ports import LOOPBACK, listens, wait_for
+from tests.kit.ports import LOOPBACK, free_port, listens, wait_for
 from tests.kit.relay import RelayProcess, listener
 from tests.kit.upstream import At, FakeUpstream, Hold
 
@@ -103,6 +105,32 @@ def test_a_slow_client_may_finish(relay: Start, upstream: FakeUpstream) -> None:
         assert slow.getreply()[0] == 421
     assert running.terminate() == 0
     assert len(upstream.messages) == 1
+
+
+def test_the_web_process_and_the_mailbox_answer_while_a_client_finishes(
+    relay: Start, upstream: FakeUpstream
+) -> None:
+    web, mailbox = free_port(), free_port()
+    more = {
+        "web": {"address": f"{LOOPBACK}:{web}"},
+        "feedback": {"domain": "bounces.shop.example", "address": f"{LOOPBACK}:{mailbox}"},
+    }
+    running = relay(upstream.address, till() | more)
+    with smtplib.SMTP(LOOPBACK, running.port()) as slow:
+        slow.ehlo()
+        slow.mail("orders@shop.example")
+        slow.rcpt("jeanne@people.example")
+        assert slow.docmd("DATA")[0] == 354
+        running.ask_to_end()
+        wait_for(lambda: not listens(running.port()), "the listener to close")
+        with pytest.raises(urllib.error.HTTPError, match="503") as refused:
+            urllib.request.urlopen(f"{running.url}/readyz", timeout=10)
+        refused.value.close()
+        with socket.create_connection((LOOPBACK, mailbox), timeout=10) as client:
+            assert client.recv(100).startswith(b"220 ")
+        slow.send(message() + b".\r\n")
+        assert slow.getreply()[0] == 250
+    assert running.terminate() == 0
 
 
 def test_a_slow_upstream_may_finish(relay: Start, upstream: FakeUpstream) -> None:
