@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -130,4 +131,7 @@ async def _supervise(
     nursery: Nursery,
 ) -> int:
     supervisor = Supervisor(settings, sockets, source, Notifier(os.environ), nursery)
-    return await supervisor.run(take_place)
+    code = await supervisor.run(take_place)
+    # The loop is about to drop its handlers: another signal would make a good end look like none.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    return code

@@ -2,10 +2,12 @@
 
 import smtplib
 import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from threading import Event
 
 import pytest
@@ -130,6 +132,15 @@ def test_the_web_process_and_the_mailbox_answer_while_a_client_finishes(
             assert client.recv(100).startswith(b"220 ")
         slow.send(message() + b".\r\n")
         assert slow.getreply()[0] == 250
+    assert running.terminate() == 0
+
+
+def test_who_is_told_to_end_again_and_again_ends_well(relay: Start, upstream: FakeUpstream) -> None:
+    running = relay(upstream.address, till())
+    while running.alive:
+        with suppress(ProcessLookupError):
+            running.ask_to_end()
+        time.sleep(0.0005)
     assert running.terminate() == 0
 
 
