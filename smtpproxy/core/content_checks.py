@@ -47,6 +47,7 @@ ON_LOOP = 64 * 1024  # octets of a body that are read on the loop: some millisec
 _FEEDBACK_ID = "Feedback-ID"
 _LONGEST_FIELD = 4_096  # octets of To and Cc that are read
 _ALLOW_PIXELS = TrackingPixels.ALLOW
+_ACTS_ON_PIXELS = (TrackingPixels.REFUSE, TrackingPixels.STRIP)
 _HTML_WITHIN = re.compile(rb"html|multipart", re.IGNORECASE)
 
 T = TypeVar("T")
@@ -213,7 +214,10 @@ def _with_pixels(
     if text is None or not _looks_for_pixels(stream, headers):
         return features
     octets, whole = _beginning(text.pieces())
-    pixels = pixels_of(read_texts(headers, octets)[0])
+    texts, _, malformed = read_texts(headers, octets)
+    if malformed is not None and stream.tracking_pixels in _ACTS_ON_PIXELS:
+        features = replace(features, malformed=features.malformed or malformed)
+    pixels = pixels_of(texts)
     if not pixels:
         return features
     fixed = False

@@ -7,15 +7,9 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
+from smtpproxy.mail.content_fields import ContentType, content_type
 from smtpproxy.mail.headers import HeaderBlock
-from smtpproxy.mail.mime import (
-    ContentType,
-    content_type,
-    decode_text,
-    decode_words,
-    plain_octets,
-    split_parts,
-)
+from smtpproxy.mail.mime import decode_text, decode_words, plain_octets, split_parts
 from smtpproxy.mail.visible_text import read_html
 
 MAX_OCTETS = 2 * 1024 * 1024

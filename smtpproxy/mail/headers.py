@@ -19,10 +19,12 @@ class HeaderBlock:
     block, whatever is in it.
     """
 
-    __slots__ = ("_all_fields", "_head", "by_name", "raw")
+    __slots__ = ("_all_fields", "_head", "by_name", "raw", "repeats")
 
     by_name: Mapping[bytes, tuple[bytes, ...]]
     """The text after the colon in every field, line ends included, by lower-case name."""
+    repeats: bool
+    """Whether any name occurs more than once."""
 
     def __init__(self, raw: bytes) -> None:
         """`raw`: everything up to and including the empty line (which may be absent)."""
@@ -36,7 +38,8 @@ class HeaderBlock:
         written, values = zip(*_FIELD.findall(raw), strict=True) if raw else ((), ())
         names = b"\n".join(written).lower().split(b"\n")  # all at once, since no name contains LF
         found: dict[bytes, tuple[bytes, ...]] = dict(zip(names, zip(values), strict=False))
-        if len(found) < len(values):
+        self.repeats = len(found) < len(values)
+        if self.repeats:
             found = _gathered(zip(names, values, strict=True))
         self._all_fields = found.pop(b"", None) is None
         self.by_name = found
@@ -140,3 +143,39 @@ def unfolded(value: bytes) -> bytes:
     if _LF in value:
         return value.replace(b"\r\n", b"").replace(b"\n", b"")
     return value
+
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_COMMENT_MARK = re.compile(r"[()\\]")
+
+
+class CommentError(ValueError):
+    """A comment that is opened but not closed."""
+
+
+def skip_cfws(text: str, position: int) -> int:
+    """Return the offset after all comments and white space at `position`.
+
+    Comments may nest and contain quoted pairs. Raises `CommentError`.
+    """
+    while True:
+        position = _SPACE.match(text, position).end()  # type: ignore[union-attr]
+        if not text.startswith("(", position):
+            return position
+        position = _comment_end(text, position)
+
+
+def _comment_end(text: str, position: int) -> int:
+    depth = 0
+    while (found := _COMMENT_MARK.search(text, position)) is not None:
+        position = found.end()
+        match found[0]:
+            case "(":
+                depth += 1
+            case ")":
+                depth -= 1
+                if depth == 0:
+                    return position
+            case _:
+                position += 1
+    raise CommentError("a comment is opened with ( and not closed with )")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 from smtpproxy.mail.address import AddressError, canonical, compose, whole_domain
-from smtpproxy.mail.mime import CommentError, skip_cfws
+from smtpproxy.mail.headers import CommentError, skip_cfws
 
 # What nearly every message has: one address, alone or in brackets after a simple name.
 _PLAIN = re.compile(

@@ -1,5 +1,5 @@
-"""Reads text in fields (comments of RFC 5322, encoded words of RFC 2047, charsets) and the parts of
-a message (RFC 2045, 2046), with bounded work.
+"""Reads text in fields (encoded words of RFC 2047, charsets) and the parts of a message (RFC 2045,
+2046), with bounded work.
 
 No structure can make it recurse or decode without bound, or fail: anything beyond a limit or in an
 unknown encoding is left out, and `Body.whole` says so.
@@ -10,48 +10,19 @@ import codecs
 import re
 from binascii import a2b_base64, a2b_qp
 from collections.abc import Collection, Iterator
-from contextlib import suppress
 from string import ascii_letters, digits
 
 from msgspec import Struct
 
+from smtpproxy.mail.content_fields import (
+    ContentType,
+    content_type,
+    doubled_field,
+    first_value,
+    first_word,
+    is_attached,
+)
 from smtpproxy.mail.headers import HeaderBlock
-
-_SPACE = re.compile(r"[ \t\r\n]*")
-_COMMENT_MARK = re.compile(r"[()\\]")
-
-
-class CommentError(ValueError):
-    """A comment that is opened but not closed."""
-
-
-def skip_cfws(text: str, position: int) -> int:
-    """Return the offset after all comments and white space at `position`.
-
-    Comments may nest and contain quoted pairs. Raises `CommentError`.
-    """
-    while True:
-        position = _SPACE.match(text, position).end()  # type: ignore[union-attr]
-        if not text.startswith("(", position):
-            return position
-        position = _comment_end(text, position)
-
-
-def _comment_end(text: str, position: int) -> int:
-    depth = 0
-    while (found := _COMMENT_MARK.search(text, position)) is not None:
-        position = found.end()
-        match found[0]:
-            case "(":
-                depth += 1
-            case ")":
-                depth -= 1
-                if depth == 0:
-                    return position
-            case _:
-                position += 1
-    raise CommentError("a comment is opened with ( and not closed with )")
-
 
 # charset, perhaps with a language (RFC 2231 5), encoding, text
 _WORD = re.compile(r"=\?([^?*\s]+)(?:\*[^?\s]*)?\?([bBqQ])\?([^?]*)\?=")
@@ -198,25 +169,16 @@ class TextPart(Struct, frozen=True):
 
 
 class Body(Struct, frozen=True):
-    """The texts in order. `whole`: nothing that may have been text was left out."""
+    """The texts in order. `whole`: nothing that may have been text was left out. `malformed`: why
+    a reader may see others."""
 
     parts: tuple[TextPart, ...]
     whole: bool
+    malformed: str | None = None
 
 
-class ContentType(Struct, frozen=True):
-    """A media type in lower case, and its parameters by lower-case names."""
-
-    type: str
-    parameters: dict[str, str]
-
-
-_LONGEST_VALUE = 4_096  # octets of a Content-… field
 _LONGEST_BOUNDARY = 200  # RFC 2046 5.1.1 has 70
 _LONGEST_HEADER = 65_536  # octets of one part's header section
-# None of these can fail after its first octet, so no octet is read twice.
-_PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"?|([^\s;"]*))', re.DOTALL)
-_QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 _DELIMITER_END = re.compile(rb"(--)?[ \t]*(?:\r?\n|\Z)")
 _BASE64 = f"{ascii_letters}{digits}+/=".encode()
 _NOT_BASE64 = bytes(set(range(256)) - set(_BASE64))
@@ -233,19 +195,20 @@ def read_body(headers: HeaderBlock, body: bytes, limits: MimeLimits = LIMITS) ->
     reader = _Reader(limits, _READ_BY_MOST)
     reader.read(headers, body, 0, 0)
     texts = [TextPart(t.plain, decode_text(t.octets, t.charset)) for t in reader.found]
-    return Body(tuple(texts), reader.whole)
+    return Body(tuple(texts), reader.whole, reader.malformed)
 
 
 def read_texts(
     headers: HeaderBlock, body: bytes, limits: MimeLimits = LIMITS
-) -> tuple[tuple[EncodedText, ...], bool]:
-    """Return the same texts as `read_body` with their positions, and whether they are all.
+) -> tuple[tuple[EncodedText, ...], bool, str | None]:
+    """Return the same texts as `read_body` with their positions, whether they are all, and why a
+    reader may see others.
 
     AMP, which only some programs show, is included.
     """
     reader = _Reader(limits, (*_READ_BY_MOST, AMP))
     reader.read(headers, body, 0, 0)
-    return tuple(reader.found), reader.whole
+    return tuple(reader.found), reader.whole, reader.malformed
 
 
 _READ_BY_MOST = ("text/plain", "text/html")
@@ -256,6 +219,7 @@ class _Reader:
         self._types = types
         self.found: list[EncodedText] = []
         self.whole = True
+        self.malformed: str | None = None
         self._parts = limits.parts
         self._room = limits.text
         self._depth = limits.depth
@@ -266,10 +230,14 @@ class _Reader:
         if self._parts < 0:
             self.whole = False
             return
-        kind = content_type(_first(headers, "Content-Type"))
+        kind = content_type(first_value(headers, "Content-Type"))
+        if headers.repeats and (name := doubled_field(headers)) is not None:
+            self.malformed = self.malformed or f"a part has two different {name} fields"
+        if kind.doubled is not None:
+            self.malformed = self.malformed or f"a Content-Type has two different {kind.doubled}"
         if kind.type.startswith("multipart/"):
             self._read_parts(body, kind.parameters.get("boundary", ""), at, depth)
-        elif kind.type in self._types and not _attached(headers):
+        elif kind.type in self._types and not is_attached(headers):
             self._read_text(headers, body, at, kind)
 
     def _read_parts(self, body: bytes, boundary: str, at: int, depth: int) -> None:
@@ -291,7 +259,7 @@ class _Reader:
         self.read(HeaderBlock(raw[2 : end + 4]), raw[end + 4 :], at + end + 4, depth)
 
     def _read_text(self, headers: HeaderBlock, body: bytes, at: int, kind: ContentType) -> None:
-        encoding = _word(_first(headers, "Content-Transfer-Encoding"))
+        encoding = first_word(first_value(headers, "Content-Transfer-Encoding"))
         octets = plain_octets(body, encoding, self._room)
         if octets is None:
             self.whole = False
@@ -351,31 +319,3 @@ def plain_octets(body: bytes, encoding: str, room: int) -> bytes | None:
     if len(data) % 4 == 1:
         data = data[:-1]
     return a2b_base64(data + b"=" * (-len(data) % 4))
-
-
-def content_type(value: str) -> ContentType:
-    """Read a Content-Type; without a readable type it is text/plain (RFC 2045 5.2)."""
-    kind = _word(value)
-    if "/" not in kind:
-        return ContentType("text/plain", {})
-    parameters: dict[str, str] = {}
-    for name, quoted, bare in _PARAMETER.findall(value):
-        parameters.setdefault(name.lower(), _QUOTED_PAIR.sub(r"\1", quoted) or bare)
-    return ContentType(kind, parameters)
-
-
-def _attached(headers: HeaderBlock) -> bool:
-    return _word(_first(headers, "Content-Disposition")) == "attachment"
-
-
-def _word(value: str) -> str:
-    """The value without parameters, comments and spaces (RFC 2045 5.1), in lower case."""
-    if "(" in value:
-        with suppress(CommentError):
-            value = value[skip_cfws(value, 0) :].partition("(")[0]
-    return "".join(value.partition(";")[0].split()).lower()
-
-
-def _first(headers: HeaderBlock, name: str) -> str:
-    values = headers.values(name)
-    return values[0][:_LONGEST_VALUE].decode("utf-8", "surrogateescape") if values else ""

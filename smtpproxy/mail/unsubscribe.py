@@ -12,8 +12,8 @@ from urllib.parse import quote, unquote
 from msgspec import Struct
 
 from smtpproxy.mail.address import AddressError, canonical
-from smtpproxy.mail.headers import HeaderBlock
-from smtpproxy.mail.mime import CommentError, decode_words, skip_cfws
+from smtpproxy.mail.headers import CommentError, HeaderBlock, skip_cfws
+from smtpproxy.mail.mime import decode_words
 
 _SHOWN = 60  # characters of the wrong part
 

@@ -244,17 +244,23 @@ def _font_size(style: str) -> bool | None:
 class VisibleText(Struct, frozen=True):
     """`text` is folded (see `folded`); `links` are URIs as written, in order.
 
-    `whole`: nothing that may have been text was left out.
+    `whole`: nothing that may have been text was left out. `malformed`: why a reader may see another
+    text.
     """
 
     text: str
     links: tuple[str, ...]
     whole: bool = True
+    malformed: str | None = None
 
 
 _URI = re.compile(r"(?:https?://|mailto:)[^\s<>\"]{1,2000}", re.IGNORECASE)
 _AFTER_URI = ".,;:!?)]}'*_"
-_INVISIBLE = "\u00ad\u034f\u200b\u200c\u200d\u2060\ufeff"
+_INVISIBLE = (
+    "\u00ad\u034f\u180e\u200b\u200c\u200d\u2060\u2061\u2062\u2063\u2064\ufeff"
+    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # of direction
+)
+_STYLED = (*range(0xFF01, 0xFF5F), *range(0x1D400, 0x1D800))  # full-width; bold, italic, double
 
 
 def _base_letters() -> dict[int, str | None]:
@@ -265,6 +271,8 @@ def _base_letters() -> dict[int, str | None]:
         base = unicodedata.normalize("NFD", chr(code))[0]
         if ord(base) != code:
             table[code] = base
+    for code in _STYLED:
+        table[code] = unicodedata.normalize("NFKC", chr(code))[0]
     table |= {ord("’"): "'", ord("‘"): "'", ord("‐"): "-", ord("‑"): "-", ord("–"): "-"}
     return table
 
@@ -302,4 +310,4 @@ def visible_text(body: Body) -> VisibleText:
         texts = [part.text for part in body.parts]
     text = "\n".join(texts)
     links += map(_without_marks, _URI.findall(text))
-    return VisibleText(folded(text), tuple(links), body.whole)
+    return VisibleText(folded(text), tuple(links), body.whole, body.malformed)

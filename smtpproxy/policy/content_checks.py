@@ -50,6 +50,8 @@ def check_content(
     `visible` is the text that readers see, None if no rule needs it. How many people were sent the
     same text is counted elsewhere.
     """
+    if visible is not None and visible.malformed is not None:
+        features = replace(features, malformed=features.malformed or visible.malformed)
     senders: tuple[str, ...] = ()
     if stream.alignment is not Alignment.OFF:
         senders = _senders(headers, reverse_path)
@@ -114,8 +116,8 @@ def _held(visible: VisibleText, texts: Sequence[str]) -> str | None:
 def _fake_prefix(headers: HeaderBlock) -> str | None:
     """Return the prefix of a reply or forward if the message is neither."""
     subjects = headers.values("Subject")
-    if not subjects or headers.values("In-Reply-To") or headers.values("References"):
-        return None
+    if not subjects or any((*headers.values("In-Reply-To"), *headers.values("References"))):
+        return None  # an empty one names no message that this could be a reply to
     subject = decode_words(subjects[0][:_LONGEST_FIELD].decode("utf-8", "replace"))
     found = _PREFIX.match(folded(subject))
     return None if found is None else found[1]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
+from smtpproxy.mail.content_fields import doubled_field
 from smtpproxy.mail.headers import HeaderBlock, lowered, unfolded
 from smtpproxy.mail.mailboxes import MailboxError, addresses
 from smtpproxy.mail.mime import decode_words
@@ -37,7 +38,7 @@ def read_features(
     field that says where the addresses come from, None if no stream asks.
     """
     found = headers.by_name
-    malformed = headers.defect
+    malformed = headers.defect or (_doubled(headers) if headers.repeats else None)
     from_domains: tuple[str, ...] = ()
     try:
         from_domains = _from_domains(found.get(_FROM, ()))
@@ -68,6 +69,15 @@ def read_identity(headers: HeaderBlock) -> MessageIdentity:
     return MessageIdentity(
         _text(found.get(_MESSAGE_ID)), _text(found.get(_SUBJECT)), _text(found.get(_FROM))
     )
+
+
+def _doubled(headers: HeaderBlock) -> str | None:
+    """Say which field is there twice with different values, so that each reader sees another
+    message; Gmail refuses two Subject fields."""
+    name = doubled_field(headers)
+    if name is None and len(set(headers.values("Subject"))) > 1:
+        name = "Subject"
+    return None if name is None else f"there are two different {name} fields"
 
 
 def _offered(fields: Sequence[bytes]) -> UnsubscribeUris:

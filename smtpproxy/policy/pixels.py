@@ -99,7 +99,7 @@ def without_pixels(headers: HeaderBlock, body: bytes, *, whole: bool = True) -> 
     """
     if _SIGNED.search(body) or any(map(_SIGNED.search, headers.raw_values("Content-Type"))):
         raise CannotCut("its content is signed")
-    before, all_read = read_texts(headers, body)
+    before, all_read, _ = read_texts(headers, body)
     edited = body
     for text in reversed(before):
         pixels = () if text.plain else find_pixels(_source(text))
@@ -112,7 +112,7 @@ def without_pixels(headers: HeaderBlock, body: bytes, *, whole: bool = True) -> 
         if not last.closed and not (whole and all_read):
             raise CannotCut("the end of its last tag was not read")
         edited = cut(edited, text, [each.piece for each in pixels])
-    after, _ = read_texts(headers, edited)
+    after, _, _ = read_texts(headers, edited)
     if len(after) != len(before) or pixels_of(after):
         raise CannotCut("cutting them out would change the rest of the message")
     return edited

@@ -233,6 +233,19 @@ def test_each_form_of_a_pixel_goes_from_mail_in_parts(
     assert found.data.decode().partition("\r\n\r\n")[2] == expected
 
 
+def test_a_part_that_each_reader_sees_as_another_is_refused(
+    stripping: RelayProcess, mta: FakeUpstream
+) -> None:
+    types = "Content-Type: text/plain\r\nContent-Type: text/html\r\n"
+    body = f"--b\r\n{types}\r\n{HTML}\r\n--b--\r\n"
+    mixed = marketing(body=body, headers=[("Content-Type", "multipart/mixed; boundary=b")])
+    whole = marketing(body=HTML, headers=[("Content-Type", "text/plain"), TYPE])
+    for sent in (mixed, whole):
+        code, text = stripping.send(sent, AGREED)
+        assert (code, text.partition(" (")[0]) == (554, "5.6.0 refused: header_malformed")
+    assert not mta.messages
+
+
 def test_a_large_message_is_edited_at_its_beginning_alone(
     stripping: RelayProcess, mta: FakeUpstream
 ) -> None:

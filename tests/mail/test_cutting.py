@@ -26,7 +26,7 @@ def encoded(octets: bytes, encoding: bytes) -> bytes:
 
 
 def read(head: bytes, body: bytes) -> EncodedText:
-    (text,), whole = read_texts(HeaderBlock(head), body)
+    (text,), whole, _ = read_texts(HeaderBlock(head), body)
     assert whole
     return text
 

@@ -188,6 +188,9 @@ SUBJECTS = [
     ("Re[2]: hello", "subject_misleading"),
     ("=?utf-8?b?4oCLUmU6?= your order", "subject_misleading"),  # behind what nobody sees
     ("Re：your order", "subject_misleading"),
+    ("\u200e\u202aRe: your order", "subject_misleading"),  # behind marks of direction
+    ("Ｒｅ: your order", "subject_misleading"),
+    ("𝐑𝐞: your order", "subject_misleading"),
     ("Rentrée : -50 %", "none"),
     ("Refund: yours", "none"),
     ("Offers: Re: nothing", "none"),
@@ -202,6 +205,34 @@ def test_subjects(subject: str, expected: str) -> None:
     assert reason(OFFERS, raw) == "none"
     for answer in ("In-Reply-To: <1@x>", "References: <1@x>"):
         assert reason(HONEST, f"{HEAD}Subject: {subject}\r\n{answer}\r\n\r\n") == "none"
+    for nothing in ("In-Reply-To:", "References: \r\n "):
+        assert reason(HONEST, f"{HEAD}Subject: {subject}\r\n{nothing}\r\n\r\n") == expected
+
+
+TYPES = "Content-Type: text/plain\r\nContent-Type: text/html\r\n"
+IN_TWO_WAYS = [
+    HEAD + TYPES + "\r\n<p hidden>Unsubscribe: https://u.shop.example/</p>",
+    HEAD + "Content-Transfer-Encoding: 7bit\r\nContent-Transfer-Encoding: base64\r\n\r\nx",
+    HEAD + "Content-Disposition: inline\r\nContent-Disposition: attachment\r\n\r\nx",
+    HEAD + "Subject: Your order\r\nSubject: -50 %\r\n\r\nx",
+    # in the parts of a message
+    HEAD + f"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n{TYPES}\r\nx\r\n--b--",
+    HEAD + "Content-Type: multipart/mixed; boundary=a; boundary=b\r\n\r\n--a\r\n\r\nx\r\n--a--",
+    HEAD + "Content-Type: text/plain; charset=utf-8; charset=utf-7\r\n\r\nx",
+]
+SAME_TWICE = (
+    "Content-Type: text/plain; charset=utf-8\r\nContent-Type: Text/Plain;\r\n charset=UTF-8\r\n"
+    "Content-Transfer-Encoding: 8bit\r\nContent-Transfer-Encoding: 8BIT\r\n"
+    "Subject: New shoes\r\nSubject: New shoes\r\nMIME-Version: 1.0\r\nMIME-Version: 1.0\r\n"
+)
+
+
+@pytest.mark.parametrize("raw", IN_TWO_WAYS)
+def test_what_readers_see_differently_cannot_be_judged(raw: str) -> None:
+    assert reason(OPTOUT, raw) == "header_malformed"
+    if "boundary" not in raw and "charset" not in raw:  # what the header alone shows
+        assert reason(OFFERS, raw) == reason(RECEIPTS, raw) == "header_malformed"
+    assert reason(OPTOUT, f"{HEAD}{SAME_TWICE}\r\nUnsubscribe: {HOST}") == "none"
 
 
 RELAXED = replace(OFFERS, alignment=Alignment.RELAXED, from_domains=frozenset())

@@ -51,6 +51,11 @@ MALFORMED = [
     (b"From: a@x\r\nnonsense\r\n", "line 2 is not a header field"),
     (b" From: a@x\r\n", "line 1 continues a field"),
     (b"", "there is no From field"),
+    (b"From: a@x\r\nSubject: 1\r\nSubject: 2\r\n", "there are two different Subject fields"),
+    (
+        b"From: a@x\r\nContent-type: text/plain\r\nCONTENT-TYPE: text/html\r\n",
+        "there are two different Content-Type fields",
+    ),
 ]
 
 

@@ -155,8 +155,8 @@ def test_a_message_without_them(encoding: str, charset: str) -> None:
     before, after = "<p>\u00e9\u4e2d\u6587\u0416\uff5e</p>\r\n" * 9, "<p>\u00e9t\u00e9</p>"
     headers, body = message(before + PIXEL + PIXEL + after + PIXEL, encoding, charset)
     edited = without_pixels(headers, body)
-    was, _ = read_texts(headers, body)
-    texts, whole = read_texts(headers, edited)
+    was, _, _ = read_texts(headers, body)
+    texts, whole, _ = read_texts(headers, edited)
     assert whole
     assert [text.plain for text in texts] == [True, False]
     assert not pixels_of(texts)
@@ -173,7 +173,7 @@ STYLE = "<p style='color:red;background:url(https://a.example/track/open?u=7) 0 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_background_goes_and_its_element_stays(encoding: str) -> None:
     headers, body = message(f"<tr>{BACKGROUND}a</td></tr>{STYLE}b</p>{PIXEL}c", encoding)
-    edited, _ = read_texts(headers, without_pixels(headers, body))
+    edited, _, _ = read_texts(headers, without_pixels(headers, body))
     left = edited[1].octets.decode().replace(" ", "").strip()
     assert left == (
         '<tr><tdwidth="600"background="data:,">a</td></tr>'
@@ -187,7 +187,7 @@ def test_what_is_for_outlook_alone_is_for_nobody_else_afterwards(encoding: str) 
     outlook = f"<!--[if mso]>{PIXEL}<p>Outlook</p>{PIXEL}<![endif]-->"
     others = f"<!--[if !mso]><!-->{PIXEL}<p>others</p><!--<![endif]-->"
     headers, body = message(f"{PIXEL}{outlook}{others}{outlook}{PIXEL}c", encoding)
-    edited, _ = read_texts(headers, without_pixels(headers, body))
+    edited, _, _ = read_texts(headers, without_pixels(headers, body))
     left = edited[1].octets.decode().replace(" ", "").strip()
     empty = "<!--[ifmso]><a></a><p>Outlook</p><a></a><![endif]-->"
     assert left == (
@@ -212,7 +212,7 @@ def test_a_type_with_comments_and_spaces(kind: str) -> None:
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_what_is_not_closed_goes_as_far_as_it_was_read(encoding: str) -> None:
     headers, body = message("<p>a</p>" + PIXEL[:-1], encoding)
-    edited, _ = read_texts(headers, without_pixels(headers, body))
+    edited, _, _ = read_texts(headers, without_pixels(headers, body))
     assert edited[1].octets.decode().replace(" ", "").strip() == "<p>a</p><!---->"
     with pytest.raises(CannotCut):
         without_pixels(headers, body[: body.rindex(b"\r\n--b--")], whole=False)

@@ -1,0 +1,91 @@
+"""The fields that say how the text of a part is read (RFC 2045): its type, charset and encoding."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+from msgspec import Struct
+
+from smtpproxy.mail.headers import CommentError, HeaderBlock, skip_cfws
+
+_LONGEST_VALUE = 4_096  # octets of a Content-… field
+# None of these can fail after its first octet, so no octet is read twice.
+_PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"?|([^\s;"]*))', re.DOTALL)
+_QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
+
+
+class ContentType(Struct, frozen=True):
+    """A media type in lower case, and its parameters by lower-case names.
+
+    `doubled` is one that has two values; the first counts here.
+    """
+
+    type: str
+    parameters: dict[str, str]
+    doubled: str | None = None
+
+
+def content_type(value: str) -> ContentType:
+    """Read a Content-Type; without a readable type it is text/plain (RFC 2045 5.2)."""
+    kind = first_word(value)
+    if "/" not in kind:
+        return ContentType("text/plain", {})
+    parameters: dict[str, str] = {}
+    doubled: str | None = None
+    for name, quoted, bare in _PARAMETER.findall(value):
+        name = name.lower()
+        text = _QUOTED_PAIR.sub(r"\1", quoted) or bare
+        first = parameters.setdefault(name, text)
+        if first != text and (name == "boundary" or _other_charset(name, first, text)):
+            doubled = name
+    return ContentType(kind, parameters, doubled)
+
+
+def _other_charset(name: str, first: str, text: str) -> bool:
+    return name == "charset" and first.lower() != text.lower()
+
+
+def doubled_field(headers: HeaderBlock) -> str | None:
+    """Return the name of a field that says in two ways how a text is read; None: there is none.
+
+    There may be one of each (RFC 2045 3). Of two, some programs read the first, others the last.
+    """
+    for name, read in _ONE_OF_EACH.items():
+        if headers.count(name) > 1 and len(set(map(read, _values(headers, name)))) > 1:
+            return name
+    return None
+
+
+def _reading(value: str) -> tuple[str, ...]:
+    """All of a Content-Type by which a text is found and read."""
+    kind = content_type(value)
+    charset = kind.parameters.get("charset", "").lower()
+    return kind.type, kind.parameters.get("boundary", ""), charset
+
+
+def is_attached(headers: HeaderBlock) -> bool:
+    return first_word(first_value(headers, "Content-Disposition")) == "attachment"
+
+
+def first_word(value: str) -> str:
+    """The value without parameters, comments and spaces (RFC 2045 5.1), in lower case."""
+    if "(" in value:
+        with suppress(CommentError):
+            value = value[skip_cfws(value, 0) :].partition("(")[0]
+    return "".join(value.partition(";")[0].split()).lower()
+
+
+_ONE_OF_EACH: dict[str, Callable[[str], object]] = {
+    "Content-Type": _reading,
+    "Content-Transfer-Encoding": first_word,
+    "Content-Disposition": first_word,
+}
+
+
+def first_value(headers: HeaderBlock, name: str) -> str:
+    return next(_values(headers, name), "")
+
+
+def _values(headers: HeaderBlock, name: str) -> Iterator[str]:
+    for value in headers.values(name):
+        yield value[:_LONGEST_VALUE].decode("utf-8", "surrogateescape")
