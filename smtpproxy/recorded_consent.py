@@ -51,7 +51,7 @@ def check_brand(settings: Settings, brand: str) -> None:
     """Raises ValueError for an unknown brand, which is misspelt or lacks its [[brand]]."""
     if brand not in settings.brand_names:
         known = ", ".join(sorted(settings.brand_names))
-        right = f"known are {known}" if known else "add a [[brand]] to the configuration"
+        right = f"known are {known}" if known else "the configuration has no [[brand]]"
         raise ValueError(f"there is no brand {brand!r}; {right}")
 
 

@@ -9,7 +9,7 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NoReturn
@@ -32,6 +32,13 @@ class Failure(click.ClickException):
 def fail(message: str, code: int = 1) -> NoReturn:
     """End the command: `Error: MESSAGE` on stderr, exit code `code` (1 or 2)."""
     raise Failure(message, code)
+
+
+def unknown(kind: str, name: str, known: Iterable[str], option: str = "") -> NoReturn:
+    """End the command: the configuration, read with exit code 2, has no `kind` of this name."""
+    names = ", ".join(known)
+    right = f"known are {names}" if names else f"the configuration has no [[{kind}]]"
+    fail(f"{option and option + ': '}there is no {kind} {name!r}; {right}", 2)
 
 
 class CommandFrame(click.Group):

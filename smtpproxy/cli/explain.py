@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import click
 
-from smtpproxy.cli import fail
+from smtpproxy.cli import fail, unknown
 from smtpproxy.cli.explanation_text import as_object, text
 from smtpproxy.cli.journals import elsewhere, find_records, from_option, journals, record_place
 from smtpproxy.cli.options import (
@@ -198,8 +198,7 @@ def _listener(settings: Settings, name: str | None) -> ListenerSettings:
     for listener in settings.listeners:
         if name is None or listener.name == name:
             return listener
-    names = ", ".join(listener.name for listener in settings.listeners)
-    return fail(f"no listener {name!r}; known are {names}", 2)
+    return unknown("listener", name or "", (one.name for one in settings.listeners), "--listener")
 
 
 def _choice(
@@ -207,7 +206,7 @@ def _choice(
 ) -> StreamChoice:
     if stream is not None:
         if stream not in settings.streams:
-            fail(f"no stream {stream!r}; known are {', '.join(settings.streams)}", 2)
+            unknown("stream", stream, settings.streams, "--stream")
         return StreamChoice.of((settings.streams[stream],), settings.streams[stream])
     return StreamTable(settings).choice(listener, reverse_path)
 

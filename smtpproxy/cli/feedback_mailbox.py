@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from smtpproxy.cli import fail
+from smtpproxy.cli import fail, unknown
 from smtpproxy.cli.options import canonical_address, choice, config_option, option, options
 from smtpproxy.cli.printer import Column, Part, Result, Table, picked, shows_result
 from smtpproxy.cli.stores import open_patiently, using_store
@@ -265,7 +265,7 @@ def assign(settings: Settings, report: str, address: str | None, options: Assign
 def _scope(settings: Settings, meaning: Class, name: str | None) -> str:
     stream = None if name is None else settings.streams.get(name)
     if name is not None and stream is None:
-        fail(f"--stream: no stream {name!r}; known are {', '.join(sorted(settings.streams))}", 2)
+        unknown("stream", name, settings.streams, "--stream")
     if meaning in (Class.DEAD, Class.FULL):
         return "all"
     if stream is None:

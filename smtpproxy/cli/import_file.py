@@ -38,7 +38,7 @@ from smtpproxy.scrub.outlook import Findings, Outlook
 from smtpproxy.store.exchange.compare import Comparison, Difference, Kind, compare
 from smtpproxy.store.exchange.encodings import Decoder
 from smtpproxy.store.exchange.files import STDIN, RejectedFault, RejectedFile, Source
-from smtpproxy.store.exchange.lines import Contents, ImportFault
+from smtpproxy.store.exchange.lines import Contents, ImportFault, no_rows
 from smtpproxy.store.exchange.run import Format, Import, Progress, format_of
 from smtpproxy.store.operations import Batch, Checkpoint, ImportRecord, Undone
 from smtpproxy.store.protocols import Store, StoreUnavailable
@@ -115,7 +115,7 @@ def _import(
         imported.data(),
         imported.text(),
         1 if run.progress.rejected else 0,
-        _no_rows(task, contents, run.progress.lines, run.progress.octets),
+        _no_rows(task, contents, run.progress.lines),
     )
 
 
@@ -227,14 +227,9 @@ def _counts(progress: Progress, access: Access) -> str:
     )
 
 
-def _no_rows(task: Task, contents: Contents[T], lines: int, octets: int) -> str:
+def _no_rows(task: Task, contents: Contents[T], lines: int) -> str:
     """Return the error for a file without rows, or an empty text."""
-    if lines:
-        return ""
-    if contents.header is not None:
-        header = contents.header[:200].decode(errors="replace")
-        return f"{task.shown}: no rows below its header {header!r}"
-    return f"{task.shown}: no rows: {'only blank lines' if octets else 'it is empty'}"
+    return "" if lines else f"{task.shown}: {no_rows(contents.header)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +336,7 @@ def _compare(
             *outlook_text(outlook.findings(), file_format),
         ),
         1 if done.counts["rejected"] else 0,
-        _no_rows(task, contents, done.lines, file.tell()),
+        _no_rows(task, contents, done.lines),
     )
 
 

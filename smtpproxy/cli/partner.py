@@ -10,7 +10,7 @@ from typing import BinaryIO, cast
 
 import click
 
-from smtpproxy.cli import fail
+from smtpproxy.cli import fail, unknown
 from smtpproxy.cli.options import config_option, file_type, option, options
 from smtpproxy.cli.outlook import outlook_object, outlook_text
 from smtpproxy.cli.printer import Aside, Csv, Part, Result, shows_result
@@ -84,16 +84,17 @@ def cover(settings: Settings, options: CoverOptions) -> Result:
     """Make the hashes for partners of suppressions that are older than the partnership.
 
     A suppression does not hold its address, so this works only if a contact or FILE has it.
-    Shows how many suppressions can be shared with each partner.
+    Shows how many suppressions can be shared with each partner. Exits with 1 when a line of FILE
+    cannot be read.
     """
-    addresses = options.addresses
+    listed = AddressFile(options.addresses) if options.addresses is not None else None
 
     async def work(store: Store) -> dict[str, Coverage]:
         await store.forget_partners()
         async with aclosing(store.contact_addresses()) as known:
             async for some in known:
                 await store.cover(some)
-        for some in AddressFile(addresses).batches() if addresses is not None else ():
+        for some in listed.batches() if listed is not None else ():
             await store.cover(some)
         names = [partner.name for partner in settings.store.partners]
         return {name: await store.coverage(name) for name in names}
@@ -105,6 +106,7 @@ def cover(settings: Settings, options: CoverOptions) -> Result:
             f"{name}: {found.covered:,} of {found.total:,} suppressions can be shared"
             for name, found in covered.items()
         ),
+        1 if listed is not None and listed.unreadable else 0,
     )
 
 
@@ -187,7 +189,7 @@ def screen(settings: Settings, name: str, addresses: Path, options: ScreenOption
     if listed.unreadable:
         lines = counted(listed.unreadable, "line")
         summary += f"; {lines} could not be read and were not compared"
-    code = 1 if found or listed.unreadable or not screened else 0
+    code = 1 if found or listed.unreadable else 0
     return Result(data, [Csv(_FOUND, found), Aside(summary)], code)
 
 
@@ -196,9 +198,7 @@ def partner_of(settings: Settings, name: str) -> PartnerSettings:
     for partner in settings.store.partners:
         if partner.name == name:
             return partner
-    known = ", ".join(partner.name for partner in settings.store.partners)
-    known = f"known are {known}" if known else "the configuration has no [[partner]]"
-    return fail(f"no partner {name!r}; {known}", 2)
+    return unknown("partner", name, (partner.name for partner in settings.store.partners))
 
 
 def export_snapshot(settings: Settings, name: str, output: BinaryIO) -> None:

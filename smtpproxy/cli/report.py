@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from smtpproxy.cli import fail
+from smtpproxy.cli import unknown
 from smtpproxy.cli.journals import from_option, journals
 from smtpproxy.cli.options import (
     OUTPUT_FILE,
@@ -78,7 +78,7 @@ def report(settings: Settings, options: ReportOptions, shipped: Path | None) -> 
     whose audit logs were shipped.
     """
     if options.stream is not None and options.stream not in settings.streams:
-        fail(f"no stream {options.stream!r}; known are {', '.join(settings.streams)}", 2)
+        unknown("stream", options.stream, settings.streams, "--stream")
     made = read_report(settings, options, shipped)
     if options.html is not None:
         with open(options.html, "w", encoding="utf-8", opener=private) as file:

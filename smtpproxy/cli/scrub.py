@@ -15,7 +15,7 @@ from typing import BinaryIO, NoReturn
 
 import click
 
-from smtpproxy.cli import fail
+from smtpproxy.cli import fail, unknown
 from smtpproxy.cli.options import (
     OUTPUT_FILE,
     choice,
@@ -54,7 +54,7 @@ from smtpproxy.scrub.verdicts import (
 )
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.files import STDIN
-from smtpproxy.store.exchange.lines import ImportFault
+from smtpproxy.store.exchange.lines import ImportFault, no_rows
 from smtpproxy.terminal import counted
 
 _CHART = 30  # columns
@@ -98,10 +98,10 @@ def scrub(settings: Settings, list_path: Path, options: ScrubOptions, as_json: b
     Judges each address of LIST (- for standard input) as the running relay would at RCPT
     on that stream. LIST is CSV with a header, NDJSON, or one address per line. Sends nothing,
     records nothing and changes nothing. Exits with 0 when everybody may be mailed and with
-    1 when somebody may not, or when a line cannot be read.
+    1 when somebody may not, when a line cannot be read, or when there is none.
     """
     if options.stream not in settings.streams:
-        fail(f"no stream {options.stream!r}; known are {', '.join(settings.streams)}", 2)
+        unknown("stream", options.stream, settings.streams, "--stream")
     output = options.output
     if output is None and not as_json and not sys.stdout.isatty():
         output = STDIN
@@ -109,7 +109,7 @@ def scrub(settings: Settings, list_path: Path, options: ScrubOptions, as_json: b
         raise click.UsageError("--json and --output - both write to standard output")
     _check_different(output, options)
     try:
-        findings = _scrub(settings, list_path, output, options)
+        findings, header = _scrub(settings, list_path, output, options)
     except OSError as error:
         if error.filename is not None or isinstance(error, BrokenPipeError):
             raise
@@ -118,6 +118,8 @@ def scrub(settings: Settings, list_path: Path, options: ScrubOptions, as_json: b
         print_json(findings.as_object())
     else:
         print_text(_text(findings), err=output == STDIN)
+    if not findings.counts.total:
+        fail(f"{findings.name}: {no_rows(header)}")
     return 0 if findings.counts.all_may_be_mailed else 1
 
 
@@ -131,8 +133,8 @@ def _check_different(output: Path | None, options: ScrubOptions) -> None:
 
 def _scrub(
     settings: Settings, list_path: Path, output: Path | None, options: ScrubOptions
-) -> Findings:
-    """Judge the list, and write the files."""
+) -> tuple[Findings, bytes | None]:
+    """Judge the list, and write the files; return also the header of the list."""
     gc.set_threshold(500_000)  # a batch is many live objects and no cycles
     name = "standard input" if list_path == STDIN else list_path.name
     stream = settings.streams[options.stream]
@@ -170,7 +172,7 @@ def _scrub(
     if unreadable.path is not None and run.counts.unreadable:
         lines_are = counted(run.counts.unreadable, "line is", "lines are")
         warn(f"{lines_are} set aside, with their reasons: {unreadable.path}")
-    return findings
+    return findings, unreadable.header
 
 
 def _unreadable(drafts: Drafts, list_path: Path, rejected: Path | None) -> Unreadable:

@@ -28,11 +28,12 @@ from smtpproxy.store.exchange.lines import (
     Lines,
     Rejected,
     checked_address,
+    no_rows,
     read_lines,
 )
 from smtpproxy.store.exchange.mapping import FIELDS
 from smtpproxy.store.exchange.plausible import FREE_TEXT, GRACE
-from smtpproxy.store.exchange.rows import Row, first_line, read_header, read_rows
+from smtpproxy.store.exchange.rows import Row, first_line, read_header, read_rows, rejected_header
 from smtpproxy.store.exchange.suppression_record import OWN_MOTIVES, is_motive, read_scope
 from smtpproxy.store.protocols import NoStoreYet, Store
 
@@ -219,7 +220,8 @@ def contact_constants(settings: Settings, given: Iterable[tuple[str, str]]) -> d
 class AddressFile:
     """Addresses and whole domains: one per line, or in a column address or email of a CSV.
 
-    Lines that hold none are reported on stderr, counted in `unreadable` and left out.
+    Lines that hold none are reported on stderr, counted in `unreadable` and left out. A file
+    without rows ends the command.
     """
 
     def __init__(self, path: Path) -> None:
@@ -240,26 +242,33 @@ class AddressFile:
     def _names(self, lines: Lines) -> Iterator[str]:
         first = first_line(lines)
         if first is None:
-            return
+            raise ImportFault(no_rows(None))
         lines.give_back([first])
         items: Iterator[Line | Row | Rejected] = lines
         place: int | None = None
+        top: bytes | None = None
         if not (first.content.startswith(b"#") or _is_name(first.content)):
             header = read_header(lines, known=("address", "email"))
             assert header is not None
-            place = address_place(header)
+            place, top = address_place(header), rejected_header(header)
             items = read_rows(lines, header)
+        has_rows = False
         for item in items:
-            if isinstance(item, Rejected):
-                self._leave_out(item.number, item.reason)
+            is_row = isinstance(item, Rejected) or not (
+                item.is_void or (place is None and item.content.startswith(b"#"))
+            )
+            if not is_row:
                 continue
-            if item.is_void or (place is None and item.content.startswith(b"#")):
-                continue
+            has_rows = True
             try:
+                if isinstance(item, Rejected):
+                    raise ValueError(item.reason)
                 text = item.cells[place or 0] if isinstance(item, Row) else _text(item.content)
                 yield entered_name(checked_address(text, item))
             except (AddressError, ValueError) as error:
                 self._leave_out(item.number, str(error))
+        if not has_rows:
+            raise ImportFault(no_rows(top))
 
     def _leave_out(self, number: int, reason: str) -> None:
         self.unreadable += 1

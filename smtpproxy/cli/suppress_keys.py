@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import click
 
-from smtpproxy.cli import fail
+from smtpproxy.cli import fail, unknown
 from smtpproxy.cli.link_keys import holdings, relay_lines
 from smtpproxy.cli.options import config_option, file_type, flag, option, options, output_option
 from smtpproxy.cli.printer import Part, Result, json_bytes, json_option, shows_result
@@ -20,6 +20,7 @@ from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.mailboxes import entered_name
 from smtpproxy.settings import Settings
 from smtpproxy.store import is_postgresql, store_path
+from smtpproxy.store.exchange.lines import no_rows
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.key_files import FILE_NAME, load_keys
 from smtpproxy.store.key_places import key_place
@@ -45,10 +46,10 @@ def key(settings: Settings, address_or_file: str, output: BinaryIO, as_json: boo
     ring = load_keys(settings.server.state_dir)
     path = Path(address_or_file)
     if address_or_file == "-":
-        return _write_keys(ring, sys.stdin.buffer, output, as_json)
+        return _write_keys(ring, path, sys.stdin.buffer, output, as_json)
     if path.is_file():
         with path.open("rb") as lines:
-            return _write_keys(ring, lines, output, as_json)
+            return _write_keys(ring, path, lines, output, as_json)
     try:
         texts = _key_texts(ring, address_or_file)
     except ValueError as error:
@@ -68,12 +69,15 @@ def _key_texts(ring: KeyRing, address: str) -> list[str]:
     return [key.text(pair) for key, pair in ring.places(name)]
 
 
-def _write_keys(ring: KeyRing, lines: Iterable[bytes], output: BinaryIO, as_json: bool) -> int:
-    wrong = 0
+def _write_keys(
+    ring: KeyRing, path: Path, lines: Iterable[bytes], output: BinaryIO, as_json: bool
+) -> int:
+    has_rows, wrong = False, 0
     for number, line in enumerate(lines, 1):
         address = line.strip(b" \t\r\n\xef\xbb\xbf").decode("utf-8", "surrogateescape")
         if not address:
             continue
+        has_rows = True
         try:
             texts = _key_texts(ring, address)
         except (AddressError, ValueError) as error:
@@ -85,6 +89,8 @@ def _write_keys(ring: KeyRing, lines: Iterable[bytes], output: BinaryIO, as_json
         else:
             written = os.fsencode(address)
             output.writelines(text.encode() + b"," + written + b"\n" for text in texts)
+    if not has_rows:
+        fail(f"{path}: {no_rows(None)}")
     return 1 if wrong else 0
 
 
@@ -117,8 +123,8 @@ def rekey(settings: Settings, options: RekeyOptions) -> Result:
     command again once --status shows it everywhere. Meanwhile both keys are valid, so nobody is
     mailed by mistake, and the relay keeps running. Addresses are not stored: any other row moves
     when its address is given with --from, looked up by `suppress show`, or suppressed again.
-    `--finish` retires the old key if no row is left under it, otherwise exits with 1. Back up
-    suppression.key before and after.
+    `--finish` retires the old key if no row is left under it, otherwise exits with 1, as does a
+    line of FILE that cannot be read. Back up suppression.key before and after.
     """
     finish = options.finish
     if options.status:
@@ -128,10 +134,12 @@ def rekey(settings: Settings, options: RekeyOptions) -> Result:
         data = {"keys": keys, "relays": holdings(relays, FILE_NAME)}
         return Result(data, (*_key_lines(keys), *relay_lines(relays, FILE_NAME)))
 
+    listed = AddressFile(options.addresses) if options.addresses is not None else None
+
     async def work(store: Store) -> tuple[int, bool, Sequence[KeyStatus]]:
         if not finish:
             await store.start_rekey(at=now(), force=options.force)
-        moved = await _move(store, options.addresses)
+        moved = await _move(store, listed)
         finished = finish and await store.finish_rekey(at=now())
         return moved, finished, await store.keys()
 
@@ -145,7 +153,8 @@ def rekey(settings: Settings, options: RekeyOptions) -> Result:
             yield from _left_in(settings.server.state_dir, keys[-1].version)
 
     done = {"moved": moved, "finished": finished, "keys": keys}
-    return Result(done, text(), 1 if finish and not finished else 0)
+    unreadable = listed is not None and listed.unreadable
+    return Result(done, text(), 1 if unreadable or (finish and not finished) else 0)
 
 
 async def _status(store: Store) -> tuple[Sequence[KeyStatus], Sequence[Relay]]:
@@ -160,14 +169,14 @@ def _left_in(state_dir: Path, newest: int) -> Iterator[Part]:
         yield f"{place.path} is read-only ({place.why}): remove key {numbers} at its source"
 
 
-async def _move(store: Store, path: Path | None) -> int:
+async def _move(store: Store, listed: AddressFile | None) -> int:
     moved = 0
     if len(await store.keys()) < 2:
         return moved
     async with aclosing(store.contact_addresses()) as known:
         async for some in known:
             moved += await store.rekey(some)
-    for some in AddressFile(path).batches() if path is not None else ():
+    for some in listed.batches() if listed is not None else ():
         moved += await store.rekey(some)
     return moved
 
@@ -215,8 +224,9 @@ def move(settings: Settings, old: str, new: str, options: MoveOptions) -> Result
     if settings.scopes.knows(old):
         fail(f"{old} is in use: if moved, its suppressions would no longer stop its mail", 2)
     if not settings.scopes.knows(new):
-        known = settings.scopes.brands if new.startswith("brand:") else settings.scopes.purposes
-        fail(f"{new} names nothing in the configuration; known are {', '.join(sorted(known))}", 2)
+        what, _, name = new.partition(":")
+        known = settings.scopes.brands if what == "brand" else settings.scopes.purposes
+        unknown(what, name, sorted(known))
     if new not in (f"{kind}:{new.partition(':')[2]}", "marketing"):
         fail(f"{new} is narrower than {old}, or of another kind; give {kind}:NAME or marketing", 2)
     work = _would_be_moved if options.dry_run else _moved

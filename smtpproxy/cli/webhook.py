@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from smtpproxy.cli import fail
+from smtpproxy.cli import unknown
 from smtpproxy.cli.options import config_option
 from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Table, picked, shows_result
 from smtpproxy.cli.stores import using_store
@@ -153,6 +153,8 @@ def drop(settings: Settings, name: str, letter: int | None, everything: bool) ->
     if (letter is None) is not everything:
         raise click.UsageError("name one with --letter ID, or drop them all with --all")
     dropped = using_store(settings, lambda store: store.drop_dead_letters(name, letter))
+    if not dropped:  # a webhook that was removed may have left some
+        _check_name(settings, name)
     text: Part = f"{name}: {counted(dropped, 'dead letter')} dropped"
     if not dropped:
         text = Aside(f"{name}: no such dead letter")
@@ -162,7 +164,7 @@ def drop(settings: Settings, name: str, letter: int | None, everything: bool) ->
 def _check_name(settings: Settings, name: str) -> None:
     names = [webhook.name for webhook in settings.webhooks]
     if name not in names:
-        fail(f"no webhook {name!r}; known are {', '.join(names) or 'none'}", 2)
+        unknown("webhook", name, names)
 
 
 def _summary(name: str, state: WebhookState | None, owed: Backlog, at: datetime) -> dict[str, Any]:

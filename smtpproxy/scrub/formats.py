@@ -20,6 +20,7 @@ from smtpproxy.store.exchange.lines import (
     Lines,
     Read,
     Rejected,
+    check_escapes,
     checked_address,
     decoded,
     read_lines,
@@ -258,6 +259,7 @@ def _object_reader(column: str | None) -> Callable[[Line], Entry]:
         if line.is_guessed:
             raise ValueError("not UTF-8, which JSON has to be")
         decoded(line.content)  # msgspec does not check raw values
+        check_escapes(line.content)
         try:
             fields = _decode(line.content)
         except msgspec.MsgspecError as error:

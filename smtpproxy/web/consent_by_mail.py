@@ -260,7 +260,8 @@ def brand_of(settings: Settings, asked: str | None) -> str:
         return next(iter(settings.brands))
     if asked is None or asked not in settings.brands:
         known = ", ".join(sorted(settings.brands))
-        raise ValueError(f"there is no brand {asked!r}" if asked else f"one of {known} is needed")
+        unknown = f"there is no brand {asked!r}; known are {known}"
+        raise ValueError(unknown if asked else f"one of {known} is needed")
     return asked
 
 

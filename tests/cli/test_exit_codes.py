@@ -1,6 +1,7 @@
 """The same cause ends every command with the same code."""
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,6 +79,82 @@ def test_no_database_yet_is_no_empty_export(stored: Stored, kind: str) -> None:
     """Somebody would take it for the word that nobody is suppressed."""
     result = stored.run(kind, "export", code=1)
     assert "there is no database yet" in result.stderr
+
+
+ROWS_OF = [
+    ("suppress", "import", "FILE", "--scope", "all", "--origin", "manual"),
+    ("suppress", "import", "FILE", "--scope", "all", "--origin", "manual", "--dry-run"),
+    ("contact", "import", "FILE"),
+    ("contact", "map", "FILE", "--yes"),
+    ("scrub", "FILE", "--stream", "offers"),
+    ("scrub", "FILE", "--stream", "offers", "--json"),
+    ("suppress", "key", "FILE"),
+    ("suppress", "rekey", "--from", "FILE"),
+    ("partner", "cover", "--from", "FILE"),
+]
+NOTHING = [b"", b"\xef\xbb\xbf", b"\n \r\n"]
+
+
+@pytest.mark.parametrize("arguments", ROWS_OF, ids=lambda each: " ".join(each).lower())
+def test_a_file_without_rows_is_1(stored: Stored, arguments: tuple[str, ...]) -> None:
+    """It is nearly always a mistake."""
+    stored.run("suppress", "add", ANNA)
+    takes_header = arguments[:2] != ("suppress", "key")  # which takes one address per line
+    for content in (*NOTHING, *([b"address\n\n"] if takes_header else [])):
+        path = stored.file("list.csv", content)
+        command = [path if argument == "FILE" else argument for argument in arguments]
+        error = stored.run(*command, code=1).stderr.splitlines()[-1]
+        wrong = "no rows below its header" if b"a" in content else "no rows: it is empty, or "
+        assert error.startswith("Error: "), (content, error)
+        assert f"list.csv: {wrong}" in error, (content, error)
+
+
+@pytest.mark.parametrize("command", [("suppress", "rekey"), ("partner", "cover")], ids=" ".join)
+def test_a_line_that_cannot_be_read_is_1(stored: Stored, command: tuple[str, ...]) -> None:
+    stored.run("suppress", "add", ANNA)
+    path = stored.file("list.txt", f"{ANNA}\nnobody\n")
+    assert "line 2: " in stored.run(*command, "--from", path, code=1).stderr
+
+
+NAMING = [
+    ("report", "--stream", "nope"),
+    ("scrub", "LIST", "--stream", "nope"),
+    ("explain", "MESSAGE", "--mail-from", "", "--rcpt", ANNA, "--stream", "nope"),
+    ("explain", "MESSAGE", "--mail-from", "", "--rcpt", ANNA, "--listener", "nope"),
+    ("stream", "show", "nope"),
+    ("stream", "pause", "brand:nope"),
+    ("stream", "resume", "nope"),
+    ("stream", "enforce", "nope", "--yes"),
+    ("stream", "observe", "nope", "--yes"),
+    ("webhook", "show", "nope"),
+    ("webhook", "retry", "nope"),
+    ("webhook", "drop", "nope", "--all"),
+    ("webhook", "drop", "nope", "--letter", "3"),
+    ("partner", "key", "nope"),
+    ("partner", "screen", "nope", "LIST", "--snapshot", "LIST"),
+    ("suppress", "export", "--partner", "nope"),
+    ("suppress", "import", "LIST", "--partner", "nope"),
+    ("suppress", "import", "LIST", "--origin", "manual", "--brand", "nope"),
+    ("suppress", "move", "brand:former", "brand:nope"),
+    ("contact", "import", "LIST", "--brand", "nope"),
+    ("consent", "record", ANNA, "--purpose", "offers", "--method", "silence", "--brand", "nope"),
+    ("consent", "start", ANNA, "--purpose", "offers", "--wording", "x", "--brand", "nope"),
+    ("consent", "withdraw", ANNA, "--purpose", "offers", "--brand", "nope"),
+    ("token", "--brand", "nope"),
+]
+
+
+@pytest.mark.parametrize("arguments", NAMING, ids=" ".join)
+def test_a_name_that_the_configuration_lacks_is_2(
+    stored: Stored, arguments: tuple[str, ...]
+) -> None:
+    stored.run("suppress", "add", ANNA)
+    (error,) = stored.run(*filled_in(stored, arguments), code=2).stderr.splitlines()
+    assert re.fullmatch(
+        r"Error: (--\w+: )?there is no \w+ '(brand:)?nope';"
+        r" (known are \S.*|the configuration has no \[\[\w+\]\])",
+        error,
+    ), error
 
 
 @pytest.mark.parametrize(

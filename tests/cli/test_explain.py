@@ -284,7 +284,10 @@ def test_observe_mode_is_mentioned(bench: Bench, tmp_path: Path) -> None:
         (("-", "--mail-from", "a@b.example"), "give MESSAGE.eml with --mail-from and --rcpt"),
         (("-", "--mail-from", "a@b.example", "--rcpt", "a b@c.example"), "for '--rcpt'"),
         (("-", "--mail-from", "", "--rcpt", "a@b.example", "--stream", "x"), "no stream 'x'"),
-        (("-", "--mail-from", "", "--rcpt", "a@b.example", "--listener", "x"), "no listener 'x'"),
+        (
+            ("-", "--mail-from", "", "--rcpt", "a@b.example", "--listener", "x"),
+            "there is no listener 'x'",
+        ),
         (("-", "--mail-from", "", "--rcpt", "a@b.example", "--at", "soon"), "'soon' is not a time"),
         (("--id", "x"), "is no decision id"),
         (("--id", "01JBZ4D5E6F7G8H9J0K1M2N3P4", "--at", "2026-01-01"), "--id takes no message"),

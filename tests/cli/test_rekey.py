@@ -41,7 +41,7 @@ def test_a_key_is_replaced_in_steps(bench: Bench, tmp_path: Path) -> None:
     people = tmp_path / "people"
     everybody = [f"{name}@people.example" for name in ("gone", "complained")]
     people.write_text("\n".join([LOST, "no address", *everybody, ""]))
-    _, err = bench.run("suppress", "rekey", "--from", str(people), code=0)
+    _, err = bench.run("suppress", "rekey", "--from", str(people), code=1)
     assert "line 2" in err
     for address in (KNOWN, LOST):
         assert bench.json("suppress", "show", address, code=0)["suppressions"]

@@ -123,9 +123,18 @@ def test_the_second_of_two_spellings_is_the_duplicate(bench: Bench, tmp_path: Pa
 def test_exit_0_when_everybody_may_be_mailed(bench: Bench, tmp_path: Path) -> None:
     good = "\n".join(map(address, ALLOWED))
     scrub(bench, tmp_path, good, "--stream", "offers", code=0)
-    scrub(bench, tmp_path, "", "--stream", "offers", code=0)
     scrub(bench, tmp_path, f"{good}\nnobody\n", "--stream", "offers", code=1)
     scrub(bench, tmp_path, f"{good}\n{address('withdrawn')}\n", "--stream", "offers", code=1)
+
+
+def test_an_empty_list_replaces_the_files_of_an_earlier_one(bench: Bench, tmp_path: Path) -> None:
+    """Whoever goes on with exit code 1, as where somebody is refused, mails nobody."""
+    allowed = tmp_path / "allowed.csv"
+    options = ("--stream", "offers", "--allowed", str(allowed))
+    scrub(bench, tmp_path, address(ALLOWED[0]), *options, code=0)
+    _, err = scrub(bench, tmp_path, "", *options, code=1)
+    assert err.splitlines()[-1].startswith("Error: list.csv: no rows: it is empty")
+    assert rows(allowed.read_text()) == []
 
 
 def test_the_list_is_split(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

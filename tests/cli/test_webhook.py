@@ -98,6 +98,16 @@ def test_what_is_dropped_is_gone(stored: Stored) -> None:
     assert stored.json("webhook", "show", "crm")["letters"] == []
 
 
+def test_what_a_removed_webhook_left_can_be_dropped(stored: Stored) -> None:
+    failing(stored)
+    config = stored.config_path.read_text().partition("[[webhook]]")[0]
+    stored.config_path.write_text(config)
+    assert stored.json("webhook", "drop", "crm", "--all")["dropped"] == 2
+    assert (
+        "there is no webhook 'crm'" in stored.run("webhook", "drop", "crm", "--all", code=2).stderr
+    )
+
+
 def test_a_name_that_is_not_configured_is_wrong(stored: Stored) -> None:
     for action in ("show", "retry"):
         assert "crm" in stored.run("webhook", action, "dwh", code=2).stderr

@@ -120,6 +120,10 @@ async def test_a_text_with_nul_is_wrong_for_every_store(site: Writes) -> None:
     answer = await site.post(SUPPRESS, {"suppressions": [asked], "keep_notes": True}, "all")
     assert (answer.status, answer.json["error"]) == (400, "body_wrong")
     assert "NUL" in answer.json["detail"]
+    half = {"address": ANNA, "note": "\ud800", "scope": "marketing"}
+    answer = await site.post(SUPPRESS, {"suppressions": [half]}, "all")
+    assert (answer.status, answer.json["error"]) == (400, "body_wrong")
+    assert r"\ud800 at place" in answer.json["detail"]
     answer = await site.post("/v1/streams/pause", {"stream": "offers", "reason": "a\0b"}, "all")
     assert answer.status == 400
 

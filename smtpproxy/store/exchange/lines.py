@@ -176,6 +176,13 @@ def _check_is_text(start: bytes) -> None:
             raise ImportFault(fault)
 
 
+def no_rows(header: bytes | None) -> str:
+    """Return what is wrong with a file without rows, below its `header` if it has one."""
+    if header is None:
+        return "no rows: it is empty, or holds only blank lines and comments"
+    return f"no rows below its header {header[:200].decode(errors='replace')!r}"
+
+
 def comment(rejected: Rejected) -> bytes:
     """Return the comment line to write above a rejected line."""
     return f"# line {rejected.number}: {' '.join(rejected.reason.split())}\n".encode(
@@ -242,13 +249,31 @@ def decoded(content: bytes) -> str:
         ) from None
 
 
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # escaped; JSON does not allow it raw
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # a pair is a character
+    rb"|(?P<wrong>u0000|u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
+_SUSPECT = (b"\\u0000", b"\\ud", b"\\uD")
 
 
-def check_no_nul(content: bytes) -> None:
-    """Raise ValueError if JSON text holds NUL, which not every database can store."""
-    if b"\\u0000" in content and _NUL.search(content):
-        raise ValueError("it holds a NUL octet: no text has one")
+def check_escapes(content: bytes) -> None:
+    """Raise ValueError if JSON text escapes what is no text.
+
+    That is NUL, which not every database can store, and one half of a surrogate pair
+    (RFC 8259 8.2), which msgspec takes for the end of the input.
+    """
+    if not any(part in content for part in _SUSPECT):
+        return
+    for match in _ESCAPE.finditer(content):
+        escape = match["wrong"]
+        if escape == b"u0000":
+            raise ValueError("it holds a NUL octet: no text has one")
+        if escape:
+            raise ValueError(
+                f"\\{escape.decode()} at place {match.start() + 1} is one half of a character;"
+                r" right would be both, as in \ud83d\ude00, or the character itself"
+            )
 
 
 def names_in(content: bytes) -> list[list[str]]:
@@ -274,17 +299,18 @@ def check_names_once(content: bytes) -> None:
 
 
 def legible_json(content: bytes) -> bytes:
-    """Return a line of JSON with U+FFFD for NUL and for octets that are not UTF-8."""
+    """Return a line of JSON with U+FFFD for whatever is no text, escaped or not."""
     text = content.decode(errors="replace").encode()
-    return _NUL.sub(lambda nul: nul[0][:-6] + b"\\ufffd", text)
+    return _ESCAPE.sub(lambda found: b"\\ufffd" if found["wrong"] else found[0], text)
 
 
 def read_object(decode: Callable[[bytes], T], content: bytes) -> T:
     """Decode one line of NDJSON.
 
-    Raises msgspec.MsgspecError, and ValueError: it is not UTF-8, holds NUL, or a name twice.
+    Raises msgspec.MsgspecError, and ValueError: it is not UTF-8, escapes what is no text, or has a
+    name twice.
     """
-    check_no_nul(content)
+    check_escapes(content)
     check_names_once(content)
     try:
         return decode(content)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from smtpproxy.store.exchange.files import Source
-from smtpproxy.store.exchange.lines import ImportFault, Lines, Rejected, read_lines
+from smtpproxy.store.exchange.lines import ImportFault, Lines, Rejected, no_rows, read_lines
 from smtpproxy.store.exchange.rows import (
     bare_address,
     cell_text,
@@ -115,7 +115,7 @@ def look_at(path: Path, tick: Callable[[int, int | None], None]) -> TableLook:
         lines = _json_lines(path, file) if of_json else read_table(file)
         header = read_header(lines)
         if header is None:
-            raise ImportFault("it is empty")
+            raise ImportFault(no_rows(None))
         keys = [column_key(name) for name in header.columns]
         columns = [
             (place, ColumnLook(name))

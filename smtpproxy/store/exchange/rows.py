@@ -16,6 +16,7 @@ from smtpproxy.store.exchange.lines import (
     Lines,
     Rejected,
     decoded,
+    legible_json,
     names_in,
 )
 
@@ -318,8 +319,8 @@ _LIST = re.compile(rb"\[\s*\{")
 def keys_of(content: bytes) -> tuple[str, ...]:
     """Return the keys of a JSON object, or none if it is something else."""
     try:
-        found = msgspec.json.decode(content)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        found = msgspec.json.decode(legible_json(content))
+    except msgspec.MsgspecError:
         return ()
     return tuple(found) if isinstance(found, dict) else ()
 

@@ -13,7 +13,7 @@ from smtpproxy.mail.address import AddressError, recipient
 from smtpproxy.mail.mailboxes import entered
 from smtpproxy.settings.mail import Right
 from smtpproxy.store.exchange import lines
-from smtpproxy.store.exchange.lines import check_no_nul
+from smtpproxy.store.exchange.lines import check_escapes
 from smtpproxy.web.api.problems import Refused
 
 MOST_ADDRESSES = 1_000  # in a request
@@ -98,7 +98,7 @@ T = TypeVar("T", bound=Struct)
 def read_body(call: Call, record: type[T], like: str) -> T:
     """Read the JSON of a request; `like` is an example for the error text. Raises Refused."""
     try:
-        check_no_nul(call.body)
+        check_escapes(call.body)
         return msgspec.json.decode(call.body, type=record)
     except msgspec.ValidationError as error:
         raise Refused("body_wrong", f"{_fault(error, record)}; send {like}") from error

@@ -317,6 +317,25 @@ def test_a_text_with_nul_is_rejected(text: str) -> None:
         read_contact(line.encode(), datetime.now(UTC))
 
 
+@pytest.mark.parametrize("text", [r"\ud800", r"a\uDC00b", r"\ud800\u0041", r"\\\udbff\ud800\udc00"])
+def test_half_a_character_is_rejected_with_its_place(text: str) -> None:
+    """msgspec says of the first one that the input was truncated."""
+    line = f'{{"address": "anna@people.example", "provenance": {{"supplier": "{text}"}}}}'
+    place = line.lower().index(r"\ud") + 1
+    with pytest.raises(ValueError, match=f"at place {place} is one half of a character; right"):
+        read_contact(line.encode(), datetime.now(UTC))
+
+
+@pytest.mark.parametrize(
+    ("text", "read"), [(r"\uD83D\uDE00", "\U0001f600"), (r"\\ud800", r"\ud800")]
+)
+def test_both_halves_are_a_character(text: str, read: str) -> None:
+    line = f'{{"address": "anna@people.example", "provenance": {{"supplier": "{text}"}}}}'
+    told = read_contact(line.encode(), datetime.now(UTC)).contact.provenance
+    assert told is not None
+    assert told.supplier == read
+
+
 def test_a_backslash_before_u0000_is_none() -> None:
     line = rb'{"address": "anna@people.example", "provenance": {"supplier": "a\\u0000"}}'
     told = read_contact(line, datetime.now(UTC)).contact.provenance

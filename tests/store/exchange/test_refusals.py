@@ -73,6 +73,7 @@ def test_of_a_line_of_json(importing: Importing, told: dict[str, Any], found: se
         b'{"address": "%s", "consents": [%s], "source": "caf\xe9"}\n',
         b'{"address": "%s", "consents": [%s], "source": "a\0b"}\n',
         b'{"address": "%s", "consents": [%s], "source": "a\\u0000b"}\n',
+        b'{"address": "%s", "consents": [%s], "source": "a\\ud800"}\n',
     ],
 )
 def test_of_a_line_of_json_with_octets_that_are_none(importing: Importing, line: bytes) -> None:
@@ -105,6 +106,20 @@ def test_a_suppression_with_a_name_twice_is_none(importing: Importing, line: str
     done = importing.suppressions((line % ANNA).encode(), "ndjson")
     assert (done.rejected, done.refusals, done.added) == (1, 0, 0)
     assert "comes twice" in importing.rejected
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"address": "%s", "scope": "all", "note": "\\udc00"}\n',
+        '{"address": "%s", "code": "550", "error": "\\ud800", "created_at": "x"}\n',  # Mailgun's
+    ],
+)
+def test_half_a_character_is_named_where_it_is(importing: Importing, line: str) -> None:
+    line %= ANNA
+    assert importing.suppressions(line.encode(), "ndjson").rejected == 1
+    place = line.index("\\ud") + 1
+    assert f"at place {place} is one half of a character" in importing.rejected
 
 
 @pytest.mark.parametrize(
