@@ -19,9 +19,10 @@ from smtpproxy.policy.model import Origin
 from smtpproxy.policy.periods import beginning
 from smtpproxy.settings import FeedbackSettings, WebhookSettings
 from smtpproxy.store.breaker import Breaker
-from smtpproxy.store.feedback import FeedbackLog, HeardEvent, ReadReport
+from smtpproxy.store.feedback import HeardEvent, ReadReport
 from smtpproxy.store.propagation import EventLog, NewEvent
 from smtpproxy.store.protocols import SuppressionEntry, SuppressionStore
+from smtpproxy.store.sql.feedback import FeedbackLog
 
 SUPPRESSIONS = {
     Class.DEAD: (Origin.BOUNCE, "no such mailbox"),

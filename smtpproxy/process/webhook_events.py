@@ -27,7 +27,7 @@ from smtpproxy.store import open_stream_counts
 from smtpproxy.store.propagation import EventLog, NewEvent
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.relays import relay_id
-from smtpproxy.store.streams import StreamCounts
+from smtpproxy.store.sql.stream_counts import StreamCounts
 
 CAMPAIGNS, REFUSALS = "campaigns", "refusals"
 """The sources; for refusals one per relay and period, since each has its own journal."""

@@ -26,9 +26,9 @@ from smtpproxy.store import (
     open_feedback,
     open_store,
 )
-from smtpproxy.store.feedback import FeedbackLog
 from smtpproxy.store.link_keys import LinkReader
 from smtpproxy.store.protocols import Store, StoreUnavailable
+from smtpproxy.store.sql.feedback import FeedbackLog
 from smtpproxy.web.api import Api
 from smtpproxy.web.app import create_app
 from smtpproxy.web.confirmation import ConfirmationLinks

@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smtpproxy.settings import Settings, StoreSettings
-from smtpproxy.store.answers import KeptAnswers
 from smtpproxy.store.breaker import Breaker
-from smtpproxy.store.counters import BulkCounter, ConfirmationLimit, CopyLedger, MailingLog
-from smtpproxy.store.feedback import AskedMessages, FeedbackLog
+from smtpproxy.store.counters import BulkCounter, MailingLog
+from smtpproxy.store.feedback import AskedMessages
 from smtpproxy.store.journals import IndexQuery, IndexRow, SharedJournals
 from smtpproxy.store.protocols import Store, StoreMisconfigured
 from smtpproxy.store.relays import known_relay_id
-from smtpproxy.store.streams import StreamCounts
+from smtpproxy.store.sql.copies import CopyLedger
+from smtpproxy.store.sql.feedback import FeedbackLog
+from smtpproxy.store.sql.side_tables import SideTables
+from smtpproxy.store.sql.stream_counts import StreamCounts
+from smtpproxy.store.sql.web_tables import ConfirmationLimit, KeptAnswers
 
 if TYPE_CHECKING:
     from smtpproxy.store.postgres.connection import StoreConnections
@@ -74,15 +77,7 @@ def open_bulk_counter(settings: StoreSettings) -> BulkCounter:
 
 def open_stream_counts(settings: StoreSettings, *, read_only: bool = False) -> StreamCounts:
     """Open the counts of mail and feedback by stream. Raises StoreMisconfigured."""
-    if is_postgresql(settings):
-        from smtpproxy.store.postgres import target
-        from smtpproxy.store.postgres.streams import PostgresStreamCounts
-
-        return PostgresStreamCounts(target(settings))
-    path = store_path(settings)
-    from smtpproxy.store.sqlite.streams import SqliteStreamCounts
-
-    return SqliteStreamCounts(path, settings.timeout, read_only=read_only)
+    return StreamCounts(_side_tables(settings, "streams", read_only=read_only))
 
 
 def open_breaker(
@@ -99,41 +94,17 @@ def open_breaker(
 
 def open_copies(settings: StoreSettings, now: Callable[[], datetime]) -> CopyLedger:
     """Open the ledger of copies delivered before the final answer. Raises StoreMisconfigured."""
-    if is_postgresql(settings):
-        from smtpproxy.store.postgres import target
-        from smtpproxy.store.postgres.counters import PostgresCopies
-
-        return PostgresCopies(target(settings), now)
-    path = store_path(settings)
-    from smtpproxy.store.sqlite.side_file import SqliteCopies
-
-    return SqliteCopies(path, settings.timeout, now)
+    return CopyLedger(_side_tables(settings, "copies"), now)
 
 
 def open_confirmation_limit(settings: StoreSettings) -> ConfirmationLimit:
     """Open the counter of confirmation mails. Raises StoreMisconfigured."""
-    if is_postgresql(settings):
-        from smtpproxy.store.postgres import target
-        from smtpproxy.store.postgres.web_tables import PostgresConfirmations
-
-        return PostgresConfirmations(target(settings))
-    path = store_path(settings)
-    from smtpproxy.store.sqlite.web_tables import SqliteConfirmations
-
-    return SqliteConfirmations(path, settings.timeout)
+    return ConfirmationLimit(_side_tables(settings, "confirmations"))
 
 
 def open_answers(settings: StoreSettings, now: Callable[[], datetime]) -> KeptAnswers:
     """Open the answers to requests with an idempotency key. Raises StoreMisconfigured."""
-    if is_postgresql(settings):
-        from smtpproxy.store.postgres import target
-        from smtpproxy.store.postgres.web_tables import PostgresAnswers
-
-        return PostgresAnswers(target(settings), now)
-    path = store_path(settings)
-    from smtpproxy.store.sqlite.web_tables import SqliteAnswers
-
-    return SqliteAnswers(path, settings.timeout, now)
+    return KeptAnswers(_side_tables(settings, "answers"), now)
 
 
 def open_feedback(settings: StoreSettings, mailbox: str = "") -> FeedbackLog:
@@ -141,25 +112,36 @@ def open_feedback(settings: StoreSettings, mailbox: str = "") -> FeedbackLog:
 
     `mailbox`, needed to add or remove reports, is the `relay_id` of the relay with their files.
     """
+    tables = _side_tables(settings, "feedback")
     if is_postgresql(settings):
-        from smtpproxy.store.postgres import target
-        from smtpproxy.store.postgres.feedback import PostgresFeedback
+        from smtpproxy.store.postgres.side_tables import FEEDBACK
 
-        return PostgresFeedback(target(settings), mailbox)
-    path = store_path(settings)
-    from smtpproxy.store.sqlite.feedback import SqliteFeedback
+        return FeedbackLog(tables, FEEDBACK, mailbox)
+    from smtpproxy.store.sqlite.side_tables import FEEDBACK as IN_ONE_RELAY
 
-    return SqliteFeedback(path, settings.timeout)
+    return FeedbackLog(tables, IN_ONE_RELAY)
 
 
 def open_journals(settings: StoreSettings) -> SharedJournals | None:
     """Open what relays know about each other's journals; None if one relay has its own store."""
     if not is_postgresql(settings):
         return None
-    from smtpproxy.store.postgres import target
     from smtpproxy.store.postgres.journals import PostgresJournals
 
-    return PostgresJournals(target(settings))
+    return PostgresJournals(_side_tables(settings, "journals"))
+
+
+def _side_tables(settings: StoreSettings, part: str, *, read_only: bool = False) -> SideTables:
+    """Open the tables of a part, for one event loop. Raises StoreMisconfigured."""
+    if is_postgresql(settings):
+        from smtpproxy.store.postgres import target
+        from smtpproxy.store.postgres.side_tables import PostgresTables
+
+        return PostgresTables(target(settings), part)
+    path = store_path(settings)
+    from smtpproxy.store.sqlite.side_file import SideFile
+
+    return SideFile(path, part, settings.timeout, read_only=read_only)
 
 
 @asynccontextmanager
@@ -193,10 +175,9 @@ def open_asked_messages(settings: StoreSettings) -> AskedMessages | None:
     """Open what relays ask each other about messages; None if one relay has its own store."""
     if not is_postgresql(settings):
         return None
-    from smtpproxy.store.postgres import target
-    from smtpproxy.store.postgres.feedback import PostgresAskedMessages
+    from smtpproxy.store.postgres.journals import PostgresAskedMessages
 
-    return PostgresAskedMessages(target(settings))
+    return PostgresAskedMessages(_side_tables(settings, "journals"))
 
 
 async def replica_fault(settings: StoreSettings) -> str | None:

@@ -28,7 +28,8 @@ from smtpproxy.policy.model import Pause, Stream, StreamClass
 from smtpproxy.policy.rules.deferrals import pause_in_force
 from smtpproxy.settings import BreakerSettings
 from smtpproxy.store.protocols import StoreUnavailable
-from smtpproxy.store.streams import StreamCounts, StreamEvent, StreamStates
+from smtpproxy.store.sql.stream_counts import StreamCounts
+from smtpproxy.store.streams import StreamEvent, StreamStates
 
 SENT_EVERY = 1.0
 """Seconds between two counts of sent mail in each process."""

@@ -1,7 +1,7 @@
-"""The counts that the mail path keeps: mailings, people sent the same text, copies."""
+"""The counts that the mail path keeps: mailings, and people sent the same text."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Protocol
 
 from msgspec import Struct
@@ -64,24 +64,6 @@ def with_mailings(facts: Facts, mailed: Mapping[str, Mailed]) -> Facts:
     return {**facts, **changed}
 
 
-class ConfirmationLimit(Protocol):
-    """Counts the relay's own mail to people, across processes. Raises StoreUnavailable."""
-
-    async def take(self, address: str, at: datetime, *, per_address: int, per_day: int) -> bool:
-        """Count a mail before it is sent to a canonical address.
-
-        Returns False and counts nothing if a limit for 24 hours, for this address or for all
-        together, is reached. All spellings of one mailbox count together.
-        """
-        ...
-
-    async def give_back(self, address: str, at: datetime) -> None:
-        """Undo the count of a mail that was not sent."""
-        ...
-
-    def close(self) -> None: ...
-
-
 class BulkCounter(Protocol):
     """Counts people by the fingerprint of what they are sent, across workers."""
 
@@ -106,35 +88,3 @@ class BulkCounter(Protocol):
         Never fails: what cannot be read or written is not counted.
         """
         ...
-
-
-COPIES_KEPT = timedelta(days=5)
-"""As long as mail servers commonly retry (RFC 5321 4.5.4.1: at least 4 to 5 days)."""
-
-
-class CopyLedger(Protocol):
-    """Keeps the forward paths that have their copy of a message, across workers and crashes.
-
-    A message is identified by its reverse path and the digest of its original content; `digest`
-    is called only when needed. Entries are removed with the final answer to the client, or after
-    COPIES_KEPT. Methods raise StoreUnavailable, and whatever `digest` raises.
-    """
-
-    async def find(
-        self, reverse_path: str, digest: Callable[[], bytes], forward_paths: Collection[str]
-    ) -> frozenset[str]:
-        """Return which of the forward paths have their copy."""
-        ...
-
-    async def note(self, reverse_path: str, digest: Callable[[], bytes], forward_path: str) -> None:
-        """Record that a forward path has its copy."""
-        ...
-
-    async def forget(
-        self, reverse_path: str, digest: Callable[[], bytes], forward_paths: Collection[str]
-    ) -> None:
-        """Remove those that the client has its final answer about; others may be in another
-        transaction."""
-        ...
-
-    def close(self) -> None: ...

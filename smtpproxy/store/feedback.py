@@ -1,5 +1,4 @@
-"""The record of feedback by mail: the reports and events read, so that nothing is done twice; the
-reports a person has to look at; and the bounces still to be forwarded."""
+"""Feedback by mail as it is recorded, and the messages that relays ask each other about."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -61,70 +60,6 @@ class Waiting(NamedTuple):
     kept: int  # for a person
     hand_on: int  # to be forwarded
     elsewhere: int  # for the record of a message from another relay
-
-
-class FeedbackLog(Protocol):
-    """Shared by all that read reports. Methods raise StoreUnavailable."""
-
-    async def known(self, keys: Collection[bytes]) -> frozenset[bytes]:
-        """Return which of these events are already recorded."""
-        ...
-
-    async def note(self, reports: Sequence[ReadReport]) -> None:
-        """Record reports in one commit. Known ones stay unchanged, and count once."""
-        ...
-
-    async def note_full(self, person: str, key: bytes, at: datetime, since: datetime) -> int:
-        """Record a full mailbox, once for each key; return how often it was full `since` a time."""
-        ...
-
-    async def missing(self, ids: Collection[str]) -> frozenset[str]:
-        """Return which of these reports are not on record; none if the record itself is lost."""
-        ...
-
-    async def kept(self, *, beginning: str = "") -> Sequence[ReadReport]:
-        """Return the reports for a person whose ids have that prefix, oldest first."""
-        ...
-
-    async def looked_at(self, id: str, person: str | None, event: HeardEvent | None) -> None:
-        """Record what somebody found in a kept report: whom it concerns, and what it means."""
-        ...
-
-    async def due(self, now: datetime, limit: int) -> Sequence[HandingOn]:
-        """Return bounces whose next try is due, oldest first."""
-        ...
-
-    async def handed_on(self, key: bytes) -> None:
-        """Record that the upstream has the bounce, or never will."""
-        ...
-
-    async def hand_on_later(self, key: bytes, at: datetime) -> None:
-        """Record that a try failed; the next one is due at `at`."""
-        ...
-
-    async def keep(self, id: str, why: str) -> None:
-        """Keep a report for a person to look at; `why` says what could not be done."""
-        ...
-
-    async def totals(self) -> Mapping[tuple[str, ...], float]:
-        """Return the number of events ever recorded, by kind and stream."""
-        ...
-
-    async def counts(self) -> Waiting: ...
-
-    async def purge(self, before: datetime, *, dry_run: bool = False) -> Sequence[str]:
-        """Forget older reports; return their ids."""
-        ...
-
-    async def remove(self, ids: Collection[str]) -> None:
-        """Forget these reports; their events stay on record."""
-        ...
-
-    async def forget(self, address: str) -> Sequence[str]:
-        """Erase a person; return the ids of the reports that concern them."""
-        ...
-
-    def close(self) -> None: ...
 
 
 ANSWERED_FOR = timedelta(hours=1)

@@ -1,4 +1,4 @@
-"""The counts of messages and feedback by stream, and the pauses that result."""
+"""The pauses of streams, and the warnings before them."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -6,8 +6,7 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
-from smtpproxy.policy.breaker import MILLION, Feedback, Tally
-from smtpproxy.policy.campaign import Campaign
+from smtpproxy.policy.breaker import MILLION
 from smtpproxy.policy.model import Pause
 
 PERSON, TIME = "person", "time"
@@ -79,97 +78,3 @@ class StreamStates(Protocol):
     async def resumed_at(self) -> Mapping[str, datetime]:
         """Return when each subject was last resumed."""
         ...
-
-
-class StreamCounts(Protocol):
-    """Counts by stream, across workers and restarts. Methods raise StoreUnavailable."""
-
-    async def add_messages(self, messages: Mapping[str, int], at: datetime, window: float) -> None:
-        """Count messages that streams sent, one for each recipient.
-
-        `window` (seconds) is the longest period that will be queried.
-        """
-        ...
-
-    async def add_heard(
-        self,
-        stream: str,
-        kind: Feedback,
-        person: str,
-        sent_at: datetime,
-        at: datetime,
-        window: float,
-    ) -> bool:
-        """Count feedback `at` a time on a message of `sent_at`; return whether it counts.
-
-        It does not if the person was already counted for that within the window, or if the message
-        is not among those counted, and not so new that it soon will be. `person` is a canonical
-        address or a key text.
-        """
-        ...
-
-    async def count_campaign(
-        self,
-        stream: str,
-        key: str,
-        id: str,
-        people: Mapping[str, bool],
-        at: datetime,
-        most: int,
-    ) -> Campaign:
-        """Count people for a campaign while it has fewer than `most`.
-
-        `people` are canonical addresses, each counted once, with True for strangers; `id` is that
-        of the decision. Returns the campaign as it was before. Atomic across workers.
-        """
-        ...
-
-    async def uncount_campaign(
-        self, key: str, id: str, people: Mapping[str, bool], most: int
-    ) -> None:
-        """Undo the count of people by that id, who were not mailed.
-
-        With fewer than `most` people the campaign is on trial again.
-        """
-        ...
-
-    async def campaign_bounced(
-        self, id: str, person: str, at: datetime, share: int, least: int
-    ) -> None:
-        """Record a dead address, if a campaign counted the person by that id.
-
-        The campaign is marked once there are at least `least` of them, and that share of its people
-        (parts per million).
-        """
-        ...
-
-    async def campaign(self, key: str) -> Campaign: ...
-
-    async def campaigns(self, stream: str) -> Sequence[Campaign]:
-        """Return the campaigns of a stream that had enough people, the newest first."""
-        ...
-
-    async def tried_since(self, since: datetime, least: int) -> Sequence[tuple[str, Campaign]]:
-        """Return the campaigns that `least` people got, each with its stream.
-
-        Those that had enough people before `since` are left out.
-        """
-        ...
-
-    async def campaign_began(self, key: str) -> str | None:
-        """Return the id of the first decision that was counted for a campaign."""
-        ...
-
-    async def release_campaigns(self, stream: str) -> int:
-        """Delete the findings about a stream's campaigns; return for how many."""
-        ...
-
-    async def tallies(self, streams: Mapping[str, datetime]) -> Mapping[str, Tally]:
-        """Return each stream's messages since a time, and the feedback on them."""
-        ...
-
-    async def prune(self, before: datetime) -> int:
-        """Remove older rows; return how many."""
-        ...
-
-    def close(self) -> None: ...

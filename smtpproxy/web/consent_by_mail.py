@@ -34,9 +34,9 @@ from smtpproxy.policy.rules.brands import by_collection
 from smtpproxy.policy.rules.recipient import restricted, suppressed
 from smtpproxy.policy.rules.recipient import source as refused_source
 from smtpproxy.settings import Settings
-from smtpproxy.store.counters import ConfirmationLimit
 from smtpproxy.store.key_files import load_keys
 from smtpproxy.store.protocols import ContactUpdate, Store
+from smtpproxy.store.sql.web_tables import ConfirmationLimit
 from smtpproxy.web.confirmation import State
 from smtpproxy.web.own_mail import (
     RelayUnavailable,

@@ -26,9 +26,9 @@ from smtpproxy.policy.model import (
 from smtpproxy.policy.rules.recipient import TRACKING
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.erase import StillWritten
-from smtpproxy.store.counters import ConfirmationLimit
 from smtpproxy.store.operations import Correction
 from smtpproxy.store.protocols import ContactUpdate, Store, StoreUnavailable, SuppressionEntry
+from smtpproxy.store.sql.web_tables import ConfirmationLimit
 from smtpproxy.web.known import Known, Stored
 from smtpproxy.web.look import Look
 from smtpproxy.web.own_mail import RelayUnavailable, Submit, Writer, send

@@ -14,7 +14,7 @@ import pytest
 from smtpproxy.settings import StoreSettings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.store import open_answers
-from smtpproxy.store.answers import KeptAnswer
+from smtpproxy.store.sql.web_tables import KeptAnswer
 from tests.backup.conftest import WHOLE, Machine
 from tests.kit.journal import Clock, decided, journal
 

@@ -16,8 +16,9 @@ from smtpproxy.mailbox.acting import heard_event
 from smtpproxy.policy.campaign import Trial
 from smtpproxy.policy.model import Action, Basis, Decision, Reason, Verdict
 from smtpproxy.process.webhook_events import CampaignTrials, RefusalSummaries
+from smtpproxy.settings import StoreSettings
+from smtpproxy.store import open_stream_counts
 from smtpproxy.store.propagation import LoggedEvent
-from smtpproxy.store.sqlite.streams import SqliteStreamCounts
 from smtpproxy.store.streams import StreamEvent
 from smtpproxy.webhooks.delivery import message
 from tests.kit import journal
@@ -160,7 +161,7 @@ class Tried:
     """Campaigns that a test counts, and what tells of them."""
 
     def __init__(self, store: TrialStore, folder: Path) -> None:
-        self.counts = SqliteStreamCounts(folder / "smtpproxy.db", 2.0)
+        self.counts = open_stream_counts(StoreSettings(f"sqlite://{folder}/smtpproxy.db"))
         self.now = datetime(2026, 3, 1, 10, tzinfo=UTC)
         self.store = store
         self.new_id = UlidFactory(lambda: int(self.now.timestamp() * 1000), lambda n: b"\0" * n)

@@ -7,7 +7,7 @@ import pytest
 
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_answers
-from smtpproxy.store.answers import KeptAnswer, KeptAnswers
+from smtpproxy.store.sql.web_tables import KeptAnswer, KeptAnswers
 from tests.store.conftest import Database
 
 DONE = KeptAnswer(b'{"recorded":true}', "v1")

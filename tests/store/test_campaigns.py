@@ -8,7 +8,7 @@ import pytest
 from smtpproxy.policy.campaign import Campaign
 from smtpproxy.store import open_stream_counts
 from smtpproxy.store.sql import stream_counts
-from smtpproxy.store.streams import StreamCounts
+from smtpproxy.store.sql.stream_counts import StreamCounts
 from tests.store.conftest import Database
 
 T0 = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)

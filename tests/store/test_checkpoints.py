@@ -20,7 +20,7 @@ from smtpproxy.store import open_mailings
 from smtpproxy.store.move import sqlite
 from smtpproxy.store.sqlite import connection, side_file
 from smtpproxy.store.sqlite.connection import checkpoint, empty_log, open_reader, open_writer
-from smtpproxy.store.sqlite.counters import MAILING_TABLES
+from smtpproxy.store.sqlite.side_tables import SIDE_TABLES
 from tests.store.conftest import Database
 from tests.store.test_mailings import OFFERS
 
@@ -134,7 +134,7 @@ def test_sqlite_itself_moves_no_log_of_others(tmp_path: Path, database: Database
     database.open()
     opened: list[Callable[[], sqlite3.Connection]] = [
         lambda: open_writer(database.path, 1.0),
-        lambda: side_file.opened(tmp_path / "side.db", MAILING_TABLES, read_only=False),
+        lambda: side_file.opened(tmp_path / "side.db", SIDE_TABLES["mailings"], read_only=False),
     ]
     for one in opened:
         with closing(one()) as made:
@@ -180,14 +180,16 @@ def test_whoever_writes_all_the_time_keeps_no_log_from_being_cut(
 async def test_what_is_counted_all_the_time_has_a_log_that_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = side_file.SideFile(tmp_path / "side.db", "CREATE TABLE t (v TEXT);\n", 5.0)
+    file = side_file.SideFile(tmp_path / "store.db", "confirmations", 5.0)
+    row = "INSERT INTO confirmation VALUES (randomblob(1000), 0)"
     sizes = []
     monkeypatch.setattr(side_file, "_CHECKPOINT_EVERY", 50)
     monkeypatch.setattr(connection, "_LONG_LOG", 1_000_000)
     for number in range(1_000):
-        await file.write(lambda c: c.execute("INSERT INTO t VALUES (hex(randomblob(500)))"))
+        async with file.writing() as session:
+            await session.run(row)
         await asyncio.sleep(0.0005 * (number % 50 < 20))
-        sizes.append((tmp_path / "side.db-wal").stat().st_size)
+        sizes.append((tmp_path / "store-confirmations.db-wal").stat().st_size)
     file.close()
     assert max(sizes) < 4_000_000
 

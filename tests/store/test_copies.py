@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_copies
-from smtpproxy.store.counters import CopyLedger
 from smtpproxy.store.protocols import StoreUnavailable
-from smtpproxy.store.sqlite.side_file import SqliteCopies
+from smtpproxy.store.sql.copies import CopyLedger
 from tests.store.conftest import Database
 
 SENDER, ANN, BOB = "news@shop.example", "ann@people.example", "bøb@people.example"
@@ -28,8 +28,8 @@ class Clock:
         return self.now
 
 
-def ledger(folder: Path, clock: Clock) -> SqliteCopies:
-    return SqliteCopies(folder / "store.db", 0.05, clock)
+def ledger(folder: Path, clock: Clock) -> CopyLedger:
+    return open_copies(StoreSettings(f"sqlite://{folder}/store.db", 0.05), clock)
 
 
 def file_of(folder: Path) -> Path:

@@ -10,19 +10,11 @@ from smtpproxy.store.move.tables import PARTS, STORE
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sql.live_keys import Live
 from smtpproxy.store.sql.rows import Row
-from smtpproxy.store.sqlite import counters, feedback, live_keys, streams, web_tables
+from smtpproxy.store.sqlite import live_keys
 from smtpproxy.store.sqlite.connection import unavailable, uri
-from smtpproxy.store.sqlite.side_file import COPY_TABLES, opened
+from smtpproxy.store.sqlite.side_file import opened
+from smtpproxy.store.sqlite.side_tables import SIDE_TABLES
 
-_TABLES = {
-    "answers": web_tables.ANSWER_TABLES,
-    "bulk": counters.BULK_TABLES,
-    "confirmations": web_tables.CONFIRMATION_TABLES,
-    "copies": COPY_TABLES,
-    "feedback": feedback.TABLES,
-    "mailings": counters.MAILING_TABLES,
-    "streams": streams.TABLES,
-}
 _PART = {table: part for part, tables in PARTS.items() for table in tables}
 _EXISTS = "SELECT 1 FROM sqlite_master WHERE name = ?"
 
@@ -65,7 +57,7 @@ def open_part(path: Path, part: str) -> sqlite3.Connection:
         )
         connection.execute("PRAGMA secure_delete = ON")
     else:
-        connection = opened(part_path(path, part), _TABLES[part], read_only=False)
+        connection = opened(part_path(path, part), SIDE_TABLES[part], read_only=False)
     connection.execute("PRAGMA synchronous = FULL")
     return connection
 

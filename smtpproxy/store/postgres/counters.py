@@ -1,23 +1,21 @@
-"""Counting mailings, people sent the same text, and copies on the mail path, for all relays."""
+"""Counting mailings, and people sent the same text, on the mail path, for all relays."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from smtpproxy.policy.model import Mailing, Stream
-from smtpproxy.store.counters import COPIES_KEPT, Mailed
-from smtpproxy.store.postgres.connection import SideTables, Target
+from smtpproxy.store.counters import Mailed
+from smtpproxy.store.postgres.connection import Target
 from smtpproxy.store.postgres.session import PostgresSession
+from smtpproxy.store.postgres.side_tables import PostgresTables
 from smtpproxy.store.sql.bulk import COUNT, BulkCounts, Texts
 from smtpproxy.store.sql.rows import Row, from_micros, to_micros
 from smtpproxy.store.sql.side_tables import (
-    ANY_COPY,
     FORGET_MAILINGS,
     MAILINGS_PRUNED_AT_ONCE,
     OLDER_MAILINGS,
     PRUNE_FIRST_MAILINGS,
     PRUNE_MAILINGS,
-    keyed_hash,
-    path_octets,
     person_hash,
     reader_hash,
 )
@@ -51,17 +49,18 @@ ORDER BY person, at ON CONFLICT DO NOTHING
 """
 
 
-class PostgresMailings(SideTables):
+class PostgresMailings(PostgresTables):
     """A `MailingLog`."""
 
-    _part = "mailings"
+    def __init__(self, target: Target) -> None:
+        super().__init__(target, "mailings")
 
     async def reserve(
         self, id: str, stream: Stream, addresses: Iterable[str], at: datetime
     ) -> Mapping[str, Mailed]:
         persons = await self._persons(addresses)
         keys, moment = list(persons.values()), to_micros(at)
-        async with self._writing() as session:
+        async with self.writing() as session:
             await session.fetch_all(_LOCK_PERSONS, [int.from_bytes(key[:7]) for key in keys])
             values = (stream.counted_as, stream.purpose, stream.brand)
             rows = await session.fetch_all(_COUNT, keys, moment, id, *values)
@@ -69,7 +68,7 @@ class PostgresMailings(SideTables):
 
     async def release(self, id: str, addresses: Iterable[str]) -> None:
         keys = list((await self._persons(addresses)).values())
-        async with self._writing() as session:
+        async with self.writing() as session:
             await session.fetch_all(_LOCK_PERSONS, [int.from_bytes(key[:7]) for key in keys])
             await session.run(_TAKE_BACK, keys, id)
             gone = [row[0] for row in await session.fetch_all(_TAKE_FIRST_BACK, keys, id)]
@@ -78,7 +77,7 @@ class PostgresMailings(SideTables):
 
     async def known(self, addresses: Sequence[str]) -> Mapping[str, Mailed]:
         persons = await self._persons(addresses)
-        async with self._reading() as session:
+        async with self.reading() as session:
             rows = await session.fetch_all(_KNOWN, list(persons.values()))
         return _mailed(persons, rows)
 
@@ -86,7 +85,7 @@ class PostgresMailings(SideTables):
         self, before: datetime, *, first_before: datetime, dry_run: bool = False
     ) -> int:
         if dry_run:
-            async with self._reading() as session:
+            async with self.reading() as session:
                 return int((await session.fetch_all(OLDER_MAILINGS, to_micros(before)))[0][0])
         removed = 0
         for statement, moment in (
@@ -95,19 +94,19 @@ class PostgresMailings(SideTables):
         ):
             some = MAILINGS_PRUNED_AT_ONCE
             while some == MAILINGS_PRUNED_AT_ONCE:
-                async with self._writing() as session:
+                async with self.writing() as session:
                     some = await session.run(statement, to_micros(moment), MAILINGS_PRUNED_AT_ONCE)
                 removed += some if statement is PRUNE_MAILINGS else 0
         return removed
 
     async def forget(self, address: str) -> None:
         person = (await self._persons([address]))[address]
-        async with self._writing() as session:
+        async with self.writing() as session:
             for statement in FORGET_MAILINGS:
                 await session.run(statement, person)
 
     async def _persons(self, addresses: Iterable[str]) -> dict[str, bytes]:
-        secret = await self._secret()
+        secret = await self.hash_key()
         return {one: person_hash(one, secret) for one in addresses}
 
 
@@ -144,13 +143,11 @@ DELETE FROM bulk WHERE (fingerprint, person) IN
 """
 
 
-class PostgresBulkCounter(SideTables, BulkCounts):
+class PostgresBulkCounter(PostgresTables, BulkCounts):
     """A `BulkCounter`."""
 
-    _part = "bulk"
-
     def __init__(self, target: Target) -> None:
-        SideTables.__init__(self, target)
+        PostgresTables.__init__(self, target, "bulk")
         BulkCounts.__init__(self)
 
     def close(self) -> None:
@@ -158,19 +155,19 @@ class PostgresBulkCounter(SideTables, BulkCounts):
         super().close()
 
     async def _add(self, texts: Texts, since: int, most: int) -> dict[bytes, int]:
-        secret = await self._secret()
+        secret = await self.hash_key()
         sent = [
             (text, reader_hash(one, secret), to_micros(at))
             for text, people in texts.items()
             for one, at in people.items()
         ]
-        async with self._writing() as session:
+        async with self.writing() as session:
             columns = ([row[place] for row in sent] for place in range(3))
             await session.run(_SENT, *columns)
             return {text: await _people(session, text, since, most) for text in texts}
 
     async def _remove(self, before: int, most: int) -> int:
-        async with self._writing() as session:
+        async with self.writing() as session:
             return await session.run(_PRUNE, before, most)
 
 
@@ -179,68 +176,3 @@ async def _people(session: PostgresSession, fingerprint: bytes, since: int, most
     if found > 2 * most + 1:
         await session.run(_TRIM, fingerprint, most + 1)
     return found
-
-
-_FIND = "SELECT recipient FROM copy WHERE message = ? AND recipient = ANY (?) AND at > ?"
-_NOTE = """
-INSERT INTO copy (message, recipient, at) VALUES (?, ?, ?)
-ON CONFLICT (message, recipient) DO UPDATE SET at = excluded.at
-"""
-_FORGET = "DELETE FROM copy WHERE message = ? AND recipient = ANY (?)"
-_EXPIRE = """
-DELETE FROM copy WHERE (message, recipient) IN
-    (SELECT message, recipient FROM copy WHERE at < ? ORDER BY at LIMIT 500 FOR UPDATE SKIP LOCKED)
-"""
-_EXPIRE_EVERY = 1_000  # copies noted
-
-
-class PostgresCopies(SideTables):
-    """A `CopyLedger`. Unlike the counts it is flushed: the loss of an entry would mean a second
-    copy."""
-
-    _part = "copies"
-
-    def __init__(self, target: Target, now: Callable[[], datetime]) -> None:
-        super().__init__(target)
-        self._now = now
-        self._noted = 0
-
-    async def find(
-        self, reverse_path: str, digest: Callable[[], bytes], forward_paths: Collection[str]
-    ) -> frozenset[str]:
-        if not await self._holds_any():
-            return frozenset()  # nearly always, without hashing the content
-        since = to_micros(self._now() - COPIES_KEPT)
-        paths = {await self._hash(path_octets(path)): path for path in forward_paths}
-        message = await self._message(reverse_path, digest)
-        async with self._reading() as session:
-            found = await session.fetch_all(_FIND, message, list(paths), since)
-        return frozenset(paths[recipient] for (recipient,) in found)
-
-    async def note(self, reverse_path: str, digest: Callable[[], bytes], forward_path: str) -> None:
-        message, now = await self._message(reverse_path, digest), self._now()
-        recipient = await self._hash(path_octets(forward_path))
-        self._noted += 1
-        async with self._writing(flushed=True) as session:
-            await session.run(_NOTE, message, recipient, to_micros(now))
-            if self._noted % _EXPIRE_EVERY == 1:
-                await session.run(_EXPIRE, to_micros(now - COPIES_KEPT))
-
-    async def forget(
-        self, reverse_path: str, digest: Callable[[], bytes], forward_paths: Collection[str]
-    ) -> None:
-        if await self._holds_any():
-            message = await self._message(reverse_path, digest)
-            recipients = [await self._hash(path_octets(path)) for path in forward_paths]
-            async with self._writing() as session:
-                await session.run(_FORGET, message, recipients)
-
-    async def _holds_any(self) -> bool:
-        async with self._reading() as session:
-            return bool((await session.fetch_all(ANY_COPY))[0][0])
-
-    async def _message(self, reverse_path: str, digest: Callable[[], bytes]) -> bytes:
-        return await self._hash(path_octets(reverse_path) + b"\0" + digest())
-
-    async def _hash(self, octets: bytes) -> bytes:
-        return keyed_hash(octets, await self._secret())

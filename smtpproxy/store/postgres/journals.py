@@ -1,24 +1,22 @@
-"""What relays share about their audit journals."""
+"""What relays share about their audit journals, and the messages they ask each other about."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 
 import msgspec
 
 from smtpproxy.policy.model import Action, Reason
+from smtpproxy.store.feedback import ANSWERED_FOR, ASKED_FOR, SentMessage
 from smtpproxy.store.journals import Behind, IndexQuery, IndexRow, Outstanding, PersonKey
-from smtpproxy.store.postgres.connection import SideTables
 from smtpproxy.store.sql.rows import Row, from_micros, to_micros
-from smtpproxy.store.sql.side_tables import person_hash
+from smtpproxy.store.sql.side_tables import SideTable, person_hash
 
 _TELL = """
 INSERT INTO journal (relay, host, told_at) VALUES (?, ?, ?)
 ON CONFLICT (relay) DO UPDATE SET host = excluded.host, told_at = excluded.told_at
 RETURNING rows
 """
-# So that numbers are in the order of the commits: nobody reads up to 7 and misses 6.
-_IN_ORDER = "LOCK TABLE journal_erasure IN SHARE ROW EXCLUSIVE MODE"
 _ERASE = "INSERT INTO journal_erasure (person, at) VALUES (?, ?) RETURNING id"
 _FORGET = "UPDATE decision SET person = NULL WHERE person = ANY (?)"
 _FORGET_OWN = "UPDATE decision SET person = NULL WHERE relay = ? AND person = ANY (?)"
@@ -58,49 +56,48 @@ _LONGER = timedelta(days=365)
 """How much longer erasures are kept than journals: a relay may have been away."""
 
 
-class PostgresJournals(SideTables):
+class PostgresJournals(SideTable):
     """A `SharedJournals`."""
 
-    _part = "journals"
-
     async def tell(self, relay: str, host: str, at: datetime) -> Mapping[int, int]:
-        async with self._writing() as session:
+        async with self._tables.writing() as session:
             ((rows,),) = await session.fetch_all(_TELL, relay, host, to_micros(at))
         return _read(rows)
 
     async def add_erasure(self, address: str, at: datetime) -> int:
         person = (await self.key())(address)
-        async with self._writing(flushed=True) as session:
-            await session.run(_IN_ORDER)
+        async with self._tables.writing(flushed=True) as session:
+            # So that numbers are in the order of the commits: nobody reads up to 7 and misses 6.
+            await self._tables.lock(session, "journal_erasure")
             ((number,),) = await session.fetch_all(_ERASE, person, to_micros(at))
             await session.run(_FORGET, [person])
             await session.run(_UNTELL)
         return int(number)
 
     async def outstanding(self, relay: str, carried_out: int) -> Outstanding:
-        async with self._reading() as session:
+        async with self._tables.reading() as session:
             found = await session.fetch_all(_OUTSTANDING, carried_out, relay)
         newest = max((number for number, _ in found), default=0)
         return Outstanding(newest, frozenset(person for _, person in found))
 
     async def carried_out(self, relay: str, outstanding: Outstanding) -> None:
-        async with self._writing(flushed=True) as session:
+        async with self._tables.writing(flushed=True) as session:
             await session.run(_FORGET_OWN, relay, list(outstanding.people))
             await session.run(f"{_UNTELL} WHERE relay = ?", relay)
             await session.run(_CARRIED_OUT, outstanding.newest, relay)
 
     async def behind(self, erasure: int) -> Sequence[Behind]:
-        async with self._reading() as session:
+        async with self._tables.reading() as session:
             found = await session.fetch_all(_BEHIND, erasure)
         return [Behind(relay, host, from_micros(at)) for relay, host, at in found]
 
     async def key(self) -> PersonKey:
-        return partial(person_hash, secret=await self._secret())
+        return partial(person_hash, secret=await self._tables.hash_key())
 
     async def add(self, relay: str, rows: Sequence[IndexRow], read: Mapping[int, int]) -> None:
         key = await self.key()
         written = [_written(row, key) for row in rows]
-        async with self._writing() as session:
+        async with self._tables.writing() as session:
             ((known,),) = await session.fetch_all(_READ, relay)
             await session.run_many(_ADD, written)
             after = {str(slot): n for slot, n in (_read(known) | dict(read)).items()}
@@ -122,7 +119,7 @@ class PostgresJournals(SideTables):
         }
         asked = {text: value for text, value in conditions.items() if value is not None}
         where = f"WHERE {' AND '.join(asked)}" if asked else ""
-        async with self._reading() as session:
+        async with self._tables.reading() as session:
             found = await session.fetch_all(
                 _FIND + where + _NEWEST.format(limit=limit), *asked.values()
             )
@@ -131,13 +128,13 @@ class PostgresJournals(SideTables):
     async def prune(self, before: datetime, *, journals_before: datetime) -> int:
         removed, start = 0, _FIRST
         while True:
-            async with self._writing() as session:
+            async with self._tables.writing() as session:
                 ((some, last),) = await session.fetch_all(_OLD, start, to_micros(before), _AT_ONCE)
             removed += int(some)
             if some < _AT_ONCE:
                 break
             start = last
-        async with self._writing() as session:
+        async with self._tables.writing() as session:
             await session.run(_OLD_ERASURES, to_micros(journals_before - _LONGER))
         return removed
 
@@ -160,3 +157,56 @@ def _index_row(row: Row) -> IndexRow:
         *(relay, file, line, place, id, from_micros(at), stream, brand),
         *(Action(verdict), Reason(reason), observed, None, host),
     )
+
+
+_ASK = """
+INSERT INTO asked_message (id, at)
+SELECT id, ?2 FROM unnest(?1::text[]) AS wanted (id) ORDER BY id ON CONFLICT DO NOTHING
+"""
+_ANSWERS = "SELECT id, answer FROM asked_message WHERE id = ANY (?) AND answer IS NOT NULL"
+# OFFSET 0 makes the planner look the few wanted messages up by id. A plan made while there were few
+# decisions would otherwise read all of them, every second.
+ASKED = """
+SELECT DISTINCT id FROM (SELECT id FROM asked_message WHERE answered_at IS NULL OFFSET 0) AS wanted
+CROSS JOIN LATERAL (SELECT relay FROM decision WHERE decision.id = wanted.id OFFSET 0) AS known
+WHERE known.relay = ? ORDER BY id LIMIT ?
+"""
+_ANSWER = """
+UPDATE asked_message SET answer = ?, relay = ?, answered_at = ?
+WHERE id = ? AND answered_at IS NULL
+"""
+_USED = "DELETE FROM asked_message WHERE id = ANY (?)"
+_OLD_QUESTIONS = "DELETE FROM asked_message WHERE at < ? OR answered_at < ?"
+
+
+class PostgresAskedMessages(SideTable):
+    """An `AskedMessages`. A question lost in a crash is asked again."""
+
+    async def ask(self, ids: Collection[str], at: datetime) -> Mapping[str, SentMessage]:
+        wanted = list(ids)
+        async with self._tables.writing() as session:
+            await session.run(_ASK, wanted, to_micros(at))
+            found = await session.fetch_all(_ANSWERS, wanted)
+        return {id: msgspec.json.decode(answer, type=SentMessage) for id, answer in found}
+
+    async def asked(self, relay: str, limit: int) -> Sequence[str]:
+        async with self._tables.reading() as session:
+            return [id for (id,) in await session.fetch_all(ASKED, relay, limit)]
+
+    async def answer(
+        self, relay: str, messages: Mapping[str, SentMessage | None], at: datetime
+    ) -> None:
+        async with self._tables.writing() as session:
+            for id, message in sorted(messages.items()):
+                text = None if message is None else msgspec.json.encode(message).decode()
+                await session.run(_ANSWER, text, relay, to_micros(at), id)
+
+    async def used(self, ids: Collection[str]) -> None:
+        async with self._tables.writing() as session:
+            await session.run(_USED, list(ids))
+
+    async def forget(self, now: datetime) -> None:
+        async with self._tables.writing() as session:
+            await session.run(
+                _OLD_QUESTIONS, to_micros(now - ASKED_FOR), to_micros(now - ANSWERED_FOR)
+            )

@@ -1,20 +1,71 @@
-"""Statements that both databases share for the tables beside contacts and suppressions.
+"""The tables beside contacts and suppressions, such as counts, whichever kind the database is.
 
-These tables hold people and requests as keyed hashes.
+They hold people and requests as keyed hashes.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from hashlib import blake2b
 
 from smtpproxy.mail.address import widened
+from smtpproxy.store.sql.rows import Row
+from smtpproxy.store.sql.session import Session
 
-PRUNE_ANSWERS = "DELETE FROM answer WHERE at < ? OR (body IS NULL AND at < ?)"
-FIND_ANSWER = "SELECT asked, body, version FROM answer WHERE request = ?"
-FINISH_ANSWER = "UPDATE answer SET body = ?, version = ? WHERE request = ?"
-FORGET_ANSWER = "DELETE FROM answer WHERE request = ? AND body IS NULL"
 
-PRUNE_CONFIRMATIONS = "DELETE FROM confirmation WHERE at <= ?"
-COUNT_CONFIRMATION = "INSERT INTO confirmation (person, at) VALUES (?, ?)"
-GIVE_CONFIRMATION_BACK = "DELETE FROM confirmation WHERE person = ? AND at = ?"
+class SideTables(ABC):
+    """The tables of one part, such as "feedback": with SQLite they have a file of their own.
+
+    Their loss costs counts but no proof, so commits are not flushed unless asked.
+    """
+
+    row_lock: str
+    """What ends a SELECT that locks the rows until the commit."""
+    skip_locked: str
+    """What ends a SELECT of rows to delete that leaves out those that others hold."""
+
+    @abstractmethod
+    def writing(self, *, flushed: bool = False) -> AbstractAsyncContextManager[Session]:
+        """Commit at the end, or change nothing after an error. Raises StoreUnavailable.
+
+        Await nothing in it but the session.
+        """
+
+    @abstractmethod
+    def reading(self) -> AbstractAsyncContextManager[Session]:
+        """Read; tables that nobody has written to are empty. Raises StoreUnavailable."""
+
+    @abstractmethod
+    def exist(self) -> bool:
+        """Whether somebody may have written, so that there can be rows to delete."""
+
+    @abstractmethod
+    async def hash_key(self) -> bytes:
+        """Return the key for hashes, stored with the tables. Raises StoreUnavailable."""
+
+    @abstractmethod
+    async def lock(self, session: Session, table: str) -> None:
+        """Let nobody else write to a table until the commit."""
+
+    @abstractmethod
+    async def fetch_in(
+        self, session: Session, sql: str, values: Sequence[object], *first: object
+    ) -> list[Row]:
+        """Fetch with a list of values for `IN ?`, the last place in `sql`; `first` come before."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+
+class SideTable:
+    """The base of what keeps its rows in side tables."""
+
+    def __init__(self, tables: SideTables) -> None:
+        self._tables = tables
+
+    def close(self) -> None:
+        self._tables.close()
+
 
 OLDER_MAILINGS = "SELECT count(*) FROM mailing WHERE at < ?"
 PRUNE_MAILINGS = """
@@ -30,18 +81,6 @@ FORGET_MAILINGS = (
     "DELETE FROM first_mailing WHERE person = ?",
 )
 MAILINGS_PRUNED_AT_ONCE = 5_000  # rows in one transaction, while other writers wait
-
-ANY_COPY = "SELECT EXISTS (SELECT 1 FROM copy)"
-
-HANDED_ON = "UPDATE hand_on SET due = NULL WHERE key = ?"
-HAND_ON_LATER = "UPDATE hand_on SET due = ?, tries = tries + 1 WHERE key = ?"
-HOW_FULL = "SELECT count(*) FROM mailbox_full WHERE person = ? AND at > ?"
-REPORTS_OF_PERSON = "SELECT report FROM concerned WHERE person = ?"
-PURGE_HEARD = (
-    "DELETE FROM event WHERE at < ?",
-    "DELETE FROM mailbox_full WHERE at < ?",
-    "DELETE FROM hand_on WHERE since < ? AND due IS NULL",
-)
 
 
 def keyed_hash(octets: bytes, secret: bytes) -> bytes:
@@ -61,8 +100,3 @@ def mailbox_hash(address: str, secret: bytes) -> bytes:
 def reader_hash(address: str, secret: bytes) -> bytes:
     """Hash a person who was sent a text: shorter, as there are many, and only counted."""
     return blake2b(address.encode(), digest_size=8, key=secret).digest()
-
-
-def path_octets(path: str) -> bytes:
-    """Encode an SMTP path as it came."""
-    return path.encode("utf-8", "surrogateescape")

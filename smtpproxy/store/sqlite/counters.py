@@ -27,23 +27,6 @@ from smtpproxy.store.sql.side_tables import (
 )
 from smtpproxy.store.sqlite.side_file import SideFile
 
-# Times are microseconds since 1970 in UTC; a person is a keyed hash of the canonical address.
-MAILING_TABLES = """
-CREATE TABLE mailing (
-    person BLOB NOT NULL,
-    at INTEGER NOT NULL,
-    id TEXT NOT NULL,      -- of the decision
-    stream TEXT NOT NULL,
-    purpose TEXT,
-    brand TEXT NOT NULL,
-    PRIMARY KEY (person, at, id)
-) WITHOUT ROWID;
-CREATE TABLE first_mailing (
-    person BLOB PRIMARY KEY,
-    at INTEGER NOT NULL,
-    id TEXT NOT NULL
-) WITHOUT ROWID;
-"""
 _KNOWN = """
 SELECT at, stream, purpose, brand FROM mailing WHERE person = ?1
 UNION ALL SELECT at, NULL, NULL, NULL FROM first_mailing WHERE person = ?1 ORDER BY at
@@ -72,8 +55,7 @@ class SqliteMailings:
     """A `MailingLog`. Opened with the first use, on the event loop."""
 
     def __init__(self, database: Path, timeout: float, *, read_only: bool = False) -> None:
-        path = database.with_name(f"{database.stem}-mailings.db")
-        self._file = SideFile(path, MAILING_TABLES, timeout, read_only=read_only)
+        self._file = SideFile(database, "mailings", timeout, read_only=read_only)
 
     async def reserve(
         self, id: str, stream: Stream, addresses: Iterable[str], at: datetime
@@ -118,7 +100,7 @@ class SqliteMailings:
 
     async def known(self, addresses: Sequence[str]) -> Mapping[str, Mailed]:
         """Return the mailings of each address, or nothing if there is no database yet."""
-        if not self._file.exists():
+        if not self._file.exist():
             return {}
 
         def read(connection: sqlite3.Connection) -> dict[str, Mailed]:
@@ -130,7 +112,7 @@ class SqliteMailings:
         self, before: datetime, *, first_before: datetime, dry_run: bool = False
     ) -> int:
         """Remove older rows, in small steps; return how many messages."""
-        if not self._file.exists():
+        if not self._file.exist():
             return 0
         if dry_run:
             return await self._file.ask(_counted(OLDER_MAILINGS, (to_micros(before),)))
@@ -151,7 +133,7 @@ class SqliteMailings:
             for statement in FORGET_MAILINGS:
                 connection.execute(statement, (self._person(address),))
 
-        if self._file.exists():
+        if self._file.exist():
             await self._file.write(erase)
 
     def close(self) -> None:
@@ -185,16 +167,6 @@ def _counted(query: str, values: tuple[object, ...]) -> Callable[[sqlite3.Connec
     return lambda connection: int(connection.execute(query, values).fetchone()[0])
 
 
-# A text is the hash of its masked form, a person a keyed hash.
-BULK_TABLES = """
-CREATE TABLE bulk (
-    fingerprint BLOB NOT NULL,
-    person BLOB NOT NULL,
-    at INTEGER NOT NULL,
-    PRIMARY KEY (fingerprint, person)
-) WITHOUT ROWID;
-CREATE INDEX bulk_at ON bulk (at);
-"""
 _BULK_SENT = """
 INSERT INTO bulk (fingerprint, person, at) VALUES (?, ?, ?)
 ON CONFLICT DO UPDATE SET at = max(at, excluded.at)
@@ -215,8 +187,7 @@ class SqliteBulkCounter(BulkCounts):
 
     def __init__(self, database: Path, timeout: float) -> None:
         super().__init__()
-        path = database.with_name(f"{database.stem}-bulk.db")
-        self._file = SideFile(path, BULK_TABLES, timeout)
+        self._file = SideFile(database, "bulk", timeout)
 
     def close(self) -> None:
         self._stop_pruning()

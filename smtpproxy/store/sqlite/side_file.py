@@ -1,23 +1,19 @@
-"""A database beside the store's that the mail path writes to, shared by workers.
-
-Its loss costs counts but no proof, so commits are not flushed. It is created with the first use.
-"""
+"""A database beside the store's that the mail path writes to, shared by workers."""
 
 import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Collection
-from contextlib import suppress
-from datetime import datetime
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from smtpproxy.store.counters import COPIES_KEPT
 from smtpproxy.store.key_files import give_to_owner_of
 from smtpproxy.store.protocols import StoreUnavailable
-from smtpproxy.store.sql.rows import to_micros
-from smtpproxy.store.sql.side_tables import ANY_COPY, keyed_hash, path_octets
+from smtpproxy.store.sql.rows import Row
+from smtpproxy.store.sql.session import Session
+from smtpproxy.store.sql.side_tables import SideTables
 from smtpproxy.store.sqlite.connection import (
     checkpoint,
     empty_log,
@@ -26,12 +22,14 @@ from smtpproxy.store.sqlite.connection import (
     unavailable,
     uri,
 )
+from smtpproxy.store.sqlite.side_tables import SIDE_TABLES
 from smtpproxy.store.sqlite.watches import FileWatch
 
 T = TypeVar("T")
 
 _RETRY_SECONDS = 0.002
 _CHECKPOINT_EVERY = 2_000  # commits
+_LISTED_AT_ONCE = 500
 _SECRET = """
 CREATE TABLE secret (octets BLOB NOT NULL);
 INSERT INTO secret VALUES (randomblob(32));
@@ -42,16 +40,38 @@ class _BeingMade(sqlite3.Error):
     """Another process has created the file, but not its tables yet."""
 
 
-class SideFile:
-    """Such a database, for one event loop. `tables` is the SQL that creates its tables.
+class _SideSession:
+    """A `Session` that never lets another task of the event loop come in between."""
 
-    `secret` is a key for hashes, stored in the database, and known whenever `work` runs.
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    async def fetch_all(self, sql: str, *values: object) -> list[Row]:
+        return self._connection.execute(sql, values).fetchall()
+
+    async def run(self, sql: str, *values: object) -> int:
+        return self._connection.execute(sql, values).rowcount
+
+    async def run_many(self, sql: str, values: Iterable[Row]) -> int:
+        return max(self._connection.executemany(sql, values).rowcount, 0)
+
+
+class SideFile(SideTables):
+    """Such a database, for one event loop. It is created with the first write.
+
+    `secret` is the key for hashes, known whenever `work` runs.
     """
 
-    def __init__(self, path: Path, tables: str, timeout: float, *, read_only: bool = False) -> None:
+    row_lock = skip_locked = ""  # one process writes at a time
+
+    def __init__(
+        self, database: Path, part: str, timeout: float, *, read_only: bool = False
+    ) -> None:
         self.secret = b""
-        self._path = path
-        self._tables = tables
+        self._path = database.with_name(f"{database.stem}-{part}.db")
+        self._tables = SIDE_TABLES[part]
         self._timeout = timeout
         self._read_only = read_only
         self._connection: sqlite3.Connection | None = None
@@ -59,8 +79,57 @@ class SideFile:
         self._commits = 0
         self._checkpoint: asyncio.Task[None] | None = None
 
-    def exists(self) -> bool:
+    def exist(self) -> bool:
         return self._connection is not None or self._path.exists()
+
+    async def hash_key(self) -> bytes:
+        await self.ask(lambda _: None)
+        return self.secret
+
+    async def lock(self, session: Session, table: str) -> None:
+        """Do nothing, as each transaction locks the database."""
+
+    async def fetch_in(
+        self, session: Session, sql: str, values: Sequence[object], *first: object
+    ) -> list[Row]:
+        rows: list[Row] = []
+        for start in range(0, len(values), _LISTED_AT_ONCE):
+            some = values[start : start + _LISTED_AT_ONCE]
+            places = ", ".join("?" * len(some))
+            rows += await session.fetch_all(sql.replace("IN ?", f"IN ({places})"), *first, *some)
+        return rows
+
+    @asynccontextmanager
+    async def writing(self, *, flushed: bool = False) -> AsyncIterator[Session]:
+        """Commits are never flushed: a power failure loses some."""
+        async with self._transaction(_begin_to_write) as session:
+            yield session
+        self._committed()
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Session]:
+        if self.exist():
+            async with self._transaction(_begin_to_read) as session:
+                yield session
+        else:
+            with closing(sqlite3.connect(":memory:", isolation_level=None)) as empty:
+                _make_tables(empty, self._tables)
+                yield _SideSession(empty)
+
+    @asynccontextmanager
+    async def _transaction(
+        self, begin: Callable[[sqlite3.Connection], sqlite3.Connection]
+    ) -> AsyncIterator[Session]:
+        connection = await self.ask(begin)
+        try:
+            yield _SideSession(connection)
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self.close()
+            raise unavailable(error) from error
+        except BaseException:
+            connection.rollback()
+            raise
 
     def close(self) -> None:
         if self._connection is not None:
@@ -68,7 +137,7 @@ class SideFile:
             self._connection = self._watch = None
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` as one transaction. Commits are not flushed: a power failure loses some."""
+        """Run `work` as one transaction, in fewer steps than `writing`."""
 
         def transaction(connection: sqlite3.Connection) -> T:
             connection.execute("BEGIN IMMEDIATE")
@@ -76,15 +145,18 @@ class SideFile:
                 done = work(connection)
                 connection.execute("COMMIT")
             except BaseException:
-                connection.execute("ROLLBACK")
+                connection.rollback()
                 raise
             return done
 
         done = await self.ask(transaction)
+        self._committed()
+        return done
+
+    def _committed(self) -> None:
         self._commits += 1
         if self._commits % _CHECKPOINT_EVERY == 0:
             self._checkpoint = asyncio.create_task(asyncio.to_thread(self._empty_log))
-        return done
 
     async def ask(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` now; while the database is locked, retry from the event loop.
@@ -119,6 +191,22 @@ class SideFile:
                 empty_log(self._path)
             else:
                 checkpoint(self._path)
+
+
+def _begin_to_write(connection: sqlite3.Connection) -> sqlite3.Connection:
+    connection.execute("BEGIN IMMEDIATE")
+    return connection
+
+
+def _begin_to_read(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """Begin with a read: no later one in the transaction finds the database locked."""
+    connection.execute("BEGIN")
+    try:
+        connection.execute("SELECT 1 FROM secret").fetchone()
+    except BaseException:
+        connection.rollback()
+        raise
+    return connection
 
 
 def opened(path: Path, tables: str, *, read_only: bool) -> sqlite3.Connection:
@@ -170,91 +258,3 @@ def _make_tables(connection: sqlite3.Connection, tables: str) -> None:
     except BaseException:
         connection.execute("ROLLBACK")
         raise
-
-
-MOST = 1_000_000
-"""Copies kept; the oldest go first."""
-
-COPY_TABLES = """
-CREATE TABLE copy (
-    message BLOB NOT NULL,   -- keyed hash of reverse path and content
-    recipient BLOB NOT NULL, -- keyed hash of the forward path
-    at INTEGER NOT NULL,     -- microseconds since 1970
-    PRIMARY KEY (message, recipient)
-) WITHOUT ROWID;
-CREATE INDEX copy_at ON copy (at);
-"""
-_FIND_COPY = "SELECT 1 FROM copy WHERE message = ? AND recipient = ? AND at > ?"
-_NOTE_COPY = "INSERT INTO copy VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET at = excluded.at"
-_FORGET_COPY = "DELETE FROM copy WHERE message = ? AND recipient = ?"
-_EXPIRE_COPIES = """
-DELETE FROM copy WHERE (message, recipient) IN
-    (SELECT message, recipient FROM copy WHERE at < ? ORDER BY at LIMIT 500)
-"""
-_TRIM_COPIES = """
-DELETE FROM copy WHERE (message, recipient) IN
-    (SELECT message, recipient FROM copy ORDER BY at LIMIT
-        max(0, (SELECT count(*) FROM copy) - ?))
-"""
-_TRIM_COPIES_EVERY = 1_000  # copies noted
-
-
-class SqliteCopies:
-    """A `CopyLedger`. Opened with the first use, on the event loop."""
-
-    def __init__(self, database: Path, timeout: float, now: Callable[[], datetime]) -> None:
-        path = database.with_name(f"{database.stem}-copies.db")
-        self._file = SideFile(path, COPY_TABLES, timeout)
-        self._now = now
-        self._noted = 0
-
-    async def find(
-        self, reverse_path: str, digest: Callable[[], bytes], forward_paths: Collection[str]
-    ) -> frozenset[str]:
-        if not self._file.exists() or not await self._file.ask(_holds_any):
-            return frozenset()  # nearly always, without hashing the content
-        since = to_micros(self._now() - COPIES_KEPT)
-        message = self._message(reverse_path, digest)
-
-        def has(connection: sqlite3.Connection, path: str) -> bool:
-            row = (message, self._hash(path_octets(path)), since)
-            return connection.execute(_FIND_COPY, row).fetchone() is not None
-
-        return await self._file.ask(
-            lambda c: frozenset(path for path in forward_paths if has(c, path))
-        )
-
-    async def note(self, reverse_path: str, digest: Callable[[], bytes], forward_path: str) -> None:
-        await self._file.ask(lambda _: None)  # the secret comes with the file
-        message, now = self._message(reverse_path, digest), self._now()
-        recipient = self._hash(path_octets(forward_path))
-        self._noted += 1
-
-        def note(connection: sqlite3.Connection) -> None:
-            connection.execute(_NOTE_COPY, (message, recipient, to_micros(now)))
-            if self._noted % _TRIM_COPIES_EVERY == 1:
-                connection.execute(_EXPIRE_COPIES, (to_micros(now - COPIES_KEPT),))
-                connection.execute(_TRIM_COPIES, (MOST,))
-
-        await self._file.write(note)
-
-    async def forget(
-        self, reverse_path: str, digest: Callable[[], bytes], forward_paths: Collection[str]
-    ) -> None:
-        if self._file.exists() and await self._file.ask(_holds_any):
-            message = self._message(reverse_path, digest)
-            rows = [(message, self._hash(path_octets(path))) for path in forward_paths]
-            await self._file.write(lambda c: c.executemany(_FORGET_COPY, rows))
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _message(self, reverse_path: str, digest: Callable[[], bytes]) -> bytes:
-        return self._hash(path_octets(reverse_path) + b"\0" + digest())
-
-    def _hash(self, octets: bytes) -> bytes:
-        return keyed_hash(octets, self._file.secret)
-
-
-def _holds_any(connection: sqlite3.Connection) -> bool:
-    return bool(connection.execute(ANY_COPY).fetchone()[0])

@@ -16,9 +16,9 @@ from starlette.routing import Route
 from smtpproxy.access import Access, OthersConcerned
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.snapshots import Labels, Snapshot
-from smtpproxy.store.answers import KeptAnswer, KeptAnswers
 from smtpproxy.store.breaker import StreamStatus
 from smtpproxy.store.protocols import Store, StoreUnavailable
+from smtpproxy.store.sql.web_tables import KeptAnswer, KeptAnswers
 from smtpproxy.web.api.by_mail import CONSENT, PERMISSION, permission_links, start_consent
 from smtpproxy.web.api.consents import CONSENT_OPERATIONS, Consents
 from smtpproxy.web.api.contacts import CONTACT_OPERATIONS, Contacts

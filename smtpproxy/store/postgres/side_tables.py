@@ -1,0 +1,103 @@
+"""The tables beside contacts and suppressions in PostgreSQL, for all relays."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from smtpproxy.store.postgres.connection import Lease, Target
+from smtpproxy.store.postgres.errors import unavailable
+from smtpproxy.store.postgres.session import PostgresSession
+from smtpproxy.store.sql.feedback import FeedbackStatements
+from smtpproxy.store.sql.rows import Row
+from smtpproxy.store.sql.session import Session
+from smtpproxy.store.sql.side_tables import SideTables
+
+
+class PostgresTables(SideTables):
+    """Side tables in PostgreSQL, which fail in time for a 451."""
+
+    row_lock = " FOR UPDATE"
+    skip_locked = " FOR UPDATE SKIP LOCKED"
+
+    def __init__(self, target: Target, part: str) -> None:
+        self._lease = Lease(target)
+        self._part = part
+
+    def exist(self) -> bool:
+        return True
+
+    @asynccontextmanager
+    async def writing(self, *, flushed: bool = False) -> AsyncIterator[PostgresSession]:
+        settings = {} if flushed else {"synchronous_commit": "off"}
+        try:
+            async with (
+                asyncio.timeout(self._lease.target.timeout),
+                self._lease.database.transaction(**settings) as session,
+            ):
+                yield session
+        except TimeoutError as error:
+            raise unavailable(error) from error
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[PostgresSession]:
+        """Each statement sees its own snapshot."""
+        try:
+            async with (
+                asyncio.timeout(self._lease.target.timeout),
+                self._lease.database.reading() as session,
+            ):
+                yield session
+        except TimeoutError as error:
+            raise unavailable(error) from error
+
+    async def hash_key(self) -> bytes:
+        return await self._lease.database.secret(self._part)
+
+    async def lock(self, session: Session, table: str) -> None:
+        await session.run(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
+
+    async def fetch_in(
+        self, session: Session, sql: str, values: Sequence[object], *first: object
+    ) -> list[Row]:
+        return await session.fetch_all(sql.replace("IN ?", "= ANY (?)"), *first, list(values))
+
+    def close(self) -> None:
+        self._lease.close()
+
+
+FEEDBACK = FeedbackStatements(
+    report="INSERT INTO report VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+    hand_on="INSERT INTO hand_on VALUES (?, ?, ?, ?, 0, ?, ?) ON CONFLICT DO NOTHING",
+    due="""
+        SELECT key, report, decision, since, tries FROM hand_on
+        WHERE due <= ?1 AND mailbox = ?3 ORDER BY due, since, report LIMIT ?2
+    """,
+    kept="""
+        SELECT id, at, kind, why, coalesce(journal.host, mailbox)
+        FROM report LEFT JOIN journal ON journal.relay = mailbox
+        WHERE kept = 1 AND starts_with(id, ?) ORDER BY at, id
+    """,
+    counts="""
+        SELECT (SELECT count(*) FROM report WHERE kept = 1),
+               (SELECT count(*) FROM hand_on WHERE due IS NOT NULL),
+               (SELECT count(*) FROM asked_message WHERE answer IS NULL)
+    """,
+    keep="""
+        UPDATE report SET kept = 1,
+            why = CASE WHEN kept = 1 AND why <> '' THEN why || '; ' ELSE '' END || ?
+        WHERE id = ? AND NOT erased
+    """,
+    settle="UPDATE report SET kept = 0, why = '' WHERE id = ? AND kept = 1 RETURNING at",
+    old="""
+        SELECT id FROM report WHERE mailbox = ?3 AND (erased OR at < ?1) AND NOT EXISTS
+            (SELECT 1 FROM hand_on WHERE hand_on.report = report.id AND due IS NOT NULL)
+        ORDER BY at LIMIT ?2
+    """,
+    remove=(
+        "DELETE FROM report WHERE id = ?1 AND mailbox = ?2",
+        "UPDATE report SET erased = TRUE, kept = 0, why = '' WHERE id = ?1",
+        "DELETE FROM concerned WHERE report = ?1",
+        "UPDATE hand_on SET due = NULL WHERE report = ?1",
+    ),
+    orphans="DELETE FROM report WHERE at < ? RETURNING id",
+)
