@@ -34,6 +34,14 @@ _FLUSH = 30.0
 """Seconds that a client has to read its last replies."""
 
 
+def _unasked(answer: Pending[Any]) -> None:
+    raise RuntimeError("an answer came though none was awaited")
+
+
+def _ended() -> None:
+    """The deadline of a session that has ended."""
+
+
 BUSY, ENDING, UNREAD, PAUSING = 1, 2, 4, 8
 """Bits of `_stops`, the reasons for which a session handles no events: it waits for an answer, the
 connection is ending, the client leaves our answers unread, other sessions have their turn. BUSY is
@@ -98,7 +106,7 @@ class Session(asyncio.Protocol, ABC):
         self._eof = False  # the client sends no more but may still read
         self._securing = False  # the transport is changing to TLS
         self._reading = True
-        self._take_answer: Callable[[Pending[Any]], None]  # gets the answer
+        self._take_answer: Callable[[Pending[Any]], None] = _unasked  # gets the answer
 
     # what the protocols define
 
@@ -265,8 +273,10 @@ class Session(asyncio.Protocol, ABC):
 
     def _answer_came(self, answer: Pending[Any]) -> None:
         self._stops ^= BUSY
+        take_answer = self._take_answer
+        self._take_answer = _unasked  # or an idle session would keep its last message
         try:
-            self._take_answer(answer)
+            take_answer(answer)
         except (Exception, asyncio.CancelledError) as error:
             self._fault(error)
         if not self._handling:
@@ -340,6 +350,7 @@ class Session(asyncio.Protocol, ABC):
             return
         self._ended = True
         self._listener.deadlines.forget(self._deadline)
+        self._deadline.expired = _ended  # which knew us: the cycle would await a collection
         try:
             self._give_up()
         except Exception as error:  # end it all the same, or it would count for ever

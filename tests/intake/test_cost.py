@@ -19,8 +19,17 @@ import pytest
 import uvloop
 
 from smtpproxy.config import parse
+from smtpproxy.core.perform import Run
+from smtpproxy.core.relaying import RelayTransaction
+from smtpproxy.events import Decided
+from smtpproxy.intake.milter import MilterSession
+from smtpproxy.intake.policy import PolicySession
+from smtpproxy.intake.smtp import SmtpSession
+from smtpproxy.policy.model import MessageFeatures
 from smtpproxy.process.listening import listen
-from smtpproxy.process.worker import Worker
+from smtpproxy.process.worker import SESSIONS, Worker
+from smtpproxy.relay.content import Content
+from smtpproxy.relay.transaction import UpstreamTransaction
 from smtpproxy.settings import TcpAddress
 from smtpproxy.store import open_store
 from tests.intake.listening import Client
@@ -52,8 +61,15 @@ stat and 2 getpid, by which who asks for the running loop sees whether it is ano
 class Counted:
     """A worker in a thread of its own that counts the calls of each message."""
 
-    def __init__(self, root: Path, upstream: str, store: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        upstream: str,
+        store: Mapping[str, Any] | None = None,
+        protocol: str = "smtp",
+    ) -> None:
         document = relay_config(root, upstream) | ({"store": store} if store else {})
+        document["listener"][0]["protocol"] = protocol
         self.settings = parse(to_toml(document), "test.toml")
         self.calls: Counter[str] = Counter()
         self._socket = listen("apps", self.settings.listeners[0].address)
@@ -186,6 +202,46 @@ def test_a_message_leaves_nothing_to_the_garbage_collector(
     ours = {"Run", "Pending", "RelayTransaction", "UpstreamTransaction", "Content", "Decided"}
     ours |= {"Task", "Found", "Names", "coroutine", "TimeoutError"}
     assert not ours & left.keys(), left.most_common(20)
+
+
+def alive(*kinds: type) -> list[str]:
+    """The names of the kinds that have objects now, garbage included."""
+    return [kind.__name__ for kind in {type(each) for each in gc.get_objects()} & set(kinds)]
+
+
+@pytest.mark.parametrize("protocol", SESSIONS)
+def test_memory_of_a_closed_connection_is_free_at_once(tmp_path: Path, protocol: str) -> None:
+    """Without a collection: else those of thousands of connections wait for it."""
+    session = {"milter": MilterSession, "policy": PolicySession}.get(protocol, SmtpSession)
+    with FakeUpstream() as upstream:
+        worker = Counted(tmp_path, f"{LOOPBACK}:{upstream.port}", protocol=protocol)
+        with worker:
+            gc.disable()
+            try:
+                with socket.create_connection((LOOPBACK, worker.port), timeout=10) as connection:
+                    if session is SmtpSession:
+                        assert connection.recv(4) == b"220 "
+                    wait_for(lambda: alive(session), "the session")
+                wait_for(lambda: not alive(session), "the end of the session")
+            finally:
+                gc.enable()
+
+
+def test_a_connection_between_messages_keeps_nothing_of_the_last(tmp_path: Path) -> None:
+    """Apps keep their connections open, thousands of them."""
+    kinds = (Content, Decided, MessageFeatures, RelayTransaction, Run, UpstreamTransaction)
+    with (
+        FakeUpstream() as upstream,
+        Counted(tmp_path, f"{LOOPBACK}:{upstream.port}") as worker,
+        connected(worker.port) as client,
+    ):
+        gc.disable()
+        try:
+            send(client)
+            wait_for(lambda: not alive(*kinds), f"the end of the message: {alive(*kinds)}")
+            assert alive(SmtpSession)
+        finally:
+            gc.enable()
 
 
 @needs("strace", "smtp-sink")
