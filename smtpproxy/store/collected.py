@@ -173,6 +173,8 @@ def alike(ways: Iterable[Collection]) -> frozenset[Collection]:
 def joined_items(before: tuple[Item, ...], told: Iterable[Item]) -> tuple[Item, ...]:
     """Return `before`, corrected in place, followed by the new items."""
     told = tuple(told)
+    if not before and len(told) < 2:  # most contacts of a first import
+        return told
     many = len(before) + len(told) > _FEW
     items: list[Item | None] = list(before)
     places: dict[Item | None, list[int]] = {}  # of those that may include each other

@@ -5,10 +5,10 @@ withdrawals and objections are kept as suppressions, which name nobody (A35).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from smtpproxy.policy.model import (
@@ -44,16 +44,14 @@ MARKS = ("first_contacted_at", "profiling_objected_at")
 """Times that an update may set or move back, but never clear or move forward."""
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """A contact as stored, with the age of its profile."""
 
     contact: Contact
     as_of: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Merged:
+class Merged(Struct, frozen=True):
     """A contact after an update, and what that changed."""
 
     known: Known
@@ -74,8 +72,10 @@ def merge(known: Known | None, update: ContactUpdate) -> Merged:
     told = update.contact
     if known is None:
         contact = _with_history(told, joined_items((), told.purchases), joined_items((), told.acts))
-        others = tuple(replace(way, as_of=way.as_of or update.as_of) for way in told.others)
-        contact = replace(contact, preferences=newest_preferences(told.preferences), others=others)
+        if told.preferences or told.others:
+            others = tuple(replace(way, as_of=way.as_of or update.as_of) for way in told.others)
+            wishes = newest_preferences(told.preferences)
+            contact = replace(contact, preferences=wishes, others=others)
         known = Known(contact, update.as_of)
         return Merged(known, contact.acts, False, changed=True, touched=True, older=False)
     before = known.contact

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
+from msgspec import Struct
+
 from smtpproxy.policy.model import ConsentAct, Contact, Facts, Lookups, Origin, Suppression
 from smtpproxy.store.keys import PartnerStore
 from smtpproxy.store.operations import (
@@ -50,8 +52,7 @@ class NoStoreYet(StoreInaccessible):
     """The store does not exist, as nobody has written to it yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class SuppressionEntry:
+class SuppressionEntry(Struct, frozen=True):
     """A suppression to add. Its address is hashed before it is stored."""
 
     address: str  # canonicalised by the store; or a key text of an export
@@ -101,8 +102,7 @@ PROFILE_FIELDS = frozenset(
 """The fields of a contact that an update replaces; purchases and acts only accumulate."""
 
 
-@dataclass(frozen=True, slots=True)
-class ContactUpdate:
+class ContactUpdate(Struct, frozen=True):
     """A contact as one source has it.
 
     `given` are the profile fields of the source; the others stay as stored. `as_of` is the date

@@ -1,12 +1,11 @@
 """Contacts from NDJSON, and the refusals in records that are rejected for another reason."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
-from msgspec import structs
+from msgspec.structs import replace
 
 from smtpproxy.policy.model import Frequency
 from smtpproxy.store.exchange.consent_columns import may_be_a_date
@@ -140,7 +139,7 @@ def common_refusal(readings: Sequence[ContactUpdate | None]) -> ContactUpdate | 
     if update is None:
         return None
     tags = frozenset.intersection(*(one.contact.tags for one in readings if one is not None))
-    return dataclasses.replace(update, contact=structs.replace(update.contact, tags=tags))
+    return replace(update, contact=replace(update.contact, tags=tags))
 
 
 def _refused(update: ContactUpdate | None) -> frozenset[object]:

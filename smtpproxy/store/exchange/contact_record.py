@@ -1,7 +1,8 @@
 """A contact as one JSON object (design.md section 7), checked strictly."""
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import lru_cache
 from operator import attrgetter
 from typing import Annotated, Any, NamedTuple
 
@@ -65,9 +66,11 @@ class EvidenceRecord(Struct, forbid_unknown_fields=True):
 
     def told(self) -> Evidence:
         document_hash = self.document_hash and self.document_hash.lower()
-        texts = (self.wording, self.ip, self.version, self.form)
-        wording, ip, version, form = (text if text and text.strip() else None for text in texts)
-        return Evidence(wording, ip, version, form, document_hash)
+        texts = (self.wording, self.ip, self.version, self.form, document_hash)
+        return Evidence(*[text if text and text.strip() else None for text in texts])
+
+
+_NO_EVIDENCE = Evidence()
 
 
 class LinkRecord(Struct, forbid_unknown_fields=True):
@@ -119,7 +122,7 @@ class ConsentRecord(Struct, forbid_unknown_fields=True):
 
     def acts(self, line: "Line") -> list[ConsentAct]:
         """Return the agreement and the withdrawal, as far as each took place."""
-        told = (self.evidence or EvidenceRecord()).told()
+        told = self.evidence.told() if self.evidence else _NO_EVIDENCE
         brand, came_by = line.said_to(self)
         if self.given_at is None:
             if self.withdrawn_at is None:
@@ -255,7 +258,9 @@ def _address(text: str) -> str:
 
 
 def _moment(value: datetime | bool | UnsetType | None) -> datetime | None:
-    return in_utc(value) if isinstance(value, datetime) else None
+    if not isinstance(value, datetime):
+        return None
+    return value if value.tzinfo is UTC else in_utc(value)
 
 
 def _language(tag: str | UnsetType | None) -> str | None:
@@ -270,12 +275,12 @@ _read_profile = attrgetter(*_NAMES)
 
 
 def _given(record: ContactRecord) -> frozenset[str]:
-    given = [
-        name
-        for name, value in zip(_NAMES, _read_profile(record), strict=True)
-        if value is not UNSET
-    ]
-    return PROFILE_FIELDS if len(given) == len(_NAMES) else frozenset(given)
+    return _named(tuple([value is not UNSET for value in _read_profile(record)]))
+
+
+@lru_cache(maxsize=1_000)  # the lines of a file have the same fields
+def _named(given: tuple[bool, ...]) -> frozenset[str]:
+    return frozenset(name for name, is_given in zip(_NAMES, given, strict=True) if is_given)
 
 
 _decode = msgspec.json.Decoder(ContactRecord).decode

@@ -110,10 +110,10 @@ class Decoder:
         return f"read as {self.found().upper()}" if self.replaces else None
 
 
-def as_it_came(text: bytes, *, guessed: bool) -> bytes:
-    """Return the original octets of `text`, if its encoding was `guessed`."""
+def as_it_came(text: bytes) -> bytes:
+    """Return the original octets of a line whose encoding was guessed."""
     try:
-        return text.decode().encode(GUESSED) if guessed else text
+        return text.decode().encode(GUESSED)
     except ValueError:  # a row of which only some lines were guessed
         return text
 

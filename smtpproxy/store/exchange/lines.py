@@ -4,9 +4,12 @@ import json
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, BinaryIO, Generic, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from smtpproxy.store.exchange.encodings import BOM, Decoder, as_it_came
 
@@ -18,6 +21,7 @@ ILLEGIBLE = "\ufffd"
 _REPLACEMENT = ILLEGIBLE.encode()
 _CHUNK = 256 * 1024
 _COMMENT = re.compile(rb"# line \d+: ")
+_HASH = ord("#")
 _NOT_TEXT = {
     b"\xd0\xcf\x11\xe0": "it is an old or encrypted spreadsheet; save it as XLSX or CSV in UTF-8",
     b"PK\x03\x04": "it is a spreadsheet or an archive; save it as CSV in UTF-8",
@@ -33,24 +37,23 @@ class UndatedConsent(ValueError):
     """A row has a consent without its date."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     number: int
     content: bytes  # without its end
     is_guessed: bool = False  # not UTF-8, and its encoding is a guess
 
     @property
     def original(self) -> bytes:
-        return as_it_came(self.content, guessed=self.is_guessed)
+        return as_it_came(self.content) if self.is_guessed else self.content
 
     @property
     def is_void(self) -> bool:
         """Whether it is blank, or a comment of a FILE.rejected."""
-        return self.content.isspace() or not self.content or bool(_COMMENT.match(self.content))
+        text = self.content
+        return not text or text.isspace() or (text[0] == _HASH and bool(_COMMENT.match(text)))
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(Struct, frozen=True):
     """A rejected line. `original` is read once, before the next line."""
 
     number: int
@@ -61,15 +64,13 @@ class Rejected:
     refusal: Any = None  # its refusal, which counts all the same; a value like that of `Read`
 
 
-@dataclass(frozen=True, slots=True)
-class Passed:
+class Passed(Struct, frozen=True):
     """A line with nothing to import, such as a subscriber among unsubscribes."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class Read(Generic[T]):
+class Read(Struct, Generic[T], frozen=True):
     """A line that was read."""
 
     number: int
@@ -290,12 +291,32 @@ def names_in(content: bytes) -> list[list[str]]:
     return found
 
 
+class _NameTwice(ValueError):
+    """An object has a name twice."""
+
+
+def _check_once(pairs: list[tuple[str, object]]) -> None:
+    if len(dict(pairs)) == len(pairs):
+        return
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise _NameTwice(f"{name[:40]!r} comes twice in one object; right would be once")
+        seen.add(name)
+
+
+# Made once: `json.loads` would make a decoder for each line.
+_check_each = json.JSONDecoder(object_pairs_hook=_check_once, parse_int=len, parse_float=len).decode
+
+
 def check_names_once(content: bytes) -> None:
     """Raise ValueError if a JSON object has a name twice (RFC 8259 4): parsers differ on those."""
-    for names in names_in(content):
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"{twice[:40]!r} comes twice in one object; right would be once")
+    try:
+        _check_each(content.decode())
+    except _NameTwice:
+        raise
+    except (ValueError, RecursionError):  # not JSON: whoever reads it says what is wrong
+        return
 
 
 def legible_json(content: bytes) -> bytes:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from operator import attrgetter
 
 from msgspec.structs import replace
 
@@ -35,6 +36,7 @@ SKEW = timedelta(minutes=5)
 FREE_TEXT = "it may hold personal data, which no list of the suppressed should (docs/data.md)"
 
 _PROFILE = ("collected_at", "informed_at", "last_activity_at", "first_contacted_at")
+_read_profile = attrgetter(*_PROFILE)
 
 CheckOwn = Callable[[Contact, Collection[str]], None]
 
@@ -121,11 +123,11 @@ class ContactCheck:
     def _checked(self, item: Item, worded: Callable[[str], str]) -> Item:
         if isinstance(item, Rejected):
             self.undated += item.is_undated
-            return dataclasses.replace(item, refusal=self._refusal(item.refusal))
+            return replace(item, refusal=self._refusal(item.refusal))
         if not isinstance(item, Read):
             return item
         try:
-            return dataclasses.replace(item, value=self.update(item.value))
+            return replace(item, value=self.update(item.value))
         except ValueError as error:
             refusal = self._refusal(item.value)
             return Rejected(item.number, worded(str(error)), (item.content,), refusal=refusal)
@@ -135,13 +137,13 @@ class ContactCheck:
         if update is None:
             return None
         acts = tuple(self._for_each_purpose(update.contact.acts))
-        update = dataclasses.replace(
+        update = replace(
             update,
             contact=replace(update.contact, acts=acts),
             restricted_tags=self._restricted_tags,
         )
         consents_alone = Contact(update.contact.address, acts=acts)
-        for attempt in (update, dataclasses.replace(update, contact=consents_alone)):
+        for attempt in (update, replace(update, contact=consents_alone)):
             refused = refusals(attempt)
             with suppress(ValueError):  # it touches other brands than those of the token
                 return None if refused is None else self.update(refused)
@@ -172,20 +174,18 @@ class ContactCheck:
         if self._own is not None:
             self._own(contact, update.given)
         self.professionals += private
-        local = contact.address.rpartition("@")[0]
-        generic = bool(self._roles) and contact.audience is Audience.GENERIC
-        self.personal += generic and not names_role(local, self._roles)
-        self.brandless += self._needs_brand and None in _brands(contact)
-        self.withdrawn.update(
-            act.purpose
-            for act in contact.acts
-            if act.withdrawal and act.purpose not in self._purposes
-        )
-        return dataclasses.replace(update, contact=contact, restricted_tags=self._restricted_tags)
+        if self._roles and contact.audience is Audience.GENERIC:
+            local = contact.address.rpartition("@")[0]
+            self.personal += not names_role(local, self._roles)
+        self.brandless += self._needs_brand and _lacks_brand(contact)
+        for act in contact.acts:
+            if act.withdrawal and act.purpose not in self._purposes:
+                self.withdrawn[act.purpose] += 1
+        return replace(update, contact=contact, restricted_tags=self._restricted_tags)
 
     def _happened(self, contact: Contact, as_of: datetime | None) -> Contact:
         """Give refusals dated in the future the time of the file, by when they had been made."""
-        if not (contact.acts or contact.preferences):
+        if not contact.preferences and not _withdraws(contact):
             return contact
         agreed: dict[str, datetime] = {}
         for act in contact.acts:
@@ -217,17 +217,12 @@ class ContactCheck:
                     replace(one, brand=one.brand or brand) for one in contact.purchases
                 ),
             )
-        if self._own is None and any(
-            act.withdrawal and act.brand not in (None, *self._brands) for act in contact.acts
-        ):
-            acts = (
-                replace(act, brand=None)
-                if act.withdrawal and act.brand not in self._brands
-                else act
-                for act in contact.acts
-            )
-            contact = replace(contact, acts=tuple(acts))
+        if self._own is None and _withdraws(contact):
+            return replace(contact, acts=tuple(map(self._of_known_brand, contact.acts)))
         return contact
+
+    def _of_known_brand(self, act: ConsentAct) -> ConsentAct:
+        return replace(act, brand=None) if act.withdrawal and act.brand not in self._brands else act
 
     def _unknown(self, contact: Contact) -> str | None:
         """Return a fault if a brand, or an agreement's purpose or method, is not configured."""
@@ -305,7 +300,7 @@ class ScopeCheck:
         if isinstance(item, Rejected) and item.refusal is not None:
             others = self._others_concerned(item.refusal)
             refusal = None if others else self._known_scope(item.refusal)
-            return dataclasses.replace(item, refusal=refusal)
+            return replace(item, refusal=refusal)
         if not isinstance(item, Read):
             return item
         if others := self._others_concerned(item.value):
@@ -313,9 +308,9 @@ class ScopeCheck:
         if item.value.note is not None and not is_motive(item.value.note):
             self._free += 1
             if not self._keep_notes:
-                entry = dataclasses.replace(item.value, note=None)
-                item = dataclasses.replace(item, value=entry)
-        return dataclasses.replace(item, value=self._known_scope(item.value))
+                entry = replace(item.value, note=None)
+                item = replace(item, value=entry)
+        return replace(item, value=self._known_scope(item.value))
 
     def _others_concerned(self, entry: SuppressionEntry) -> str | None:
         """Return the fault if the token does not cover the entry's brand, or None."""
@@ -330,12 +325,12 @@ class ScopeCheck:
         since = by_now(entry.since, self._now, self._as_of)
         if since != entry.since:
             self._postdated += 1
-            entry = dataclasses.replace(entry, since=since)
+            entry = replace(entry, since=since)
         kind, colon, name = entry.scope.partition(":")
         if not colon or name in self._known[kind]:
             return entry
         self._widened[kind][name] += 1
-        return dataclasses.replace(entry, scope="marketing")
+        return replace(entry, scope="marketing")
 
 
 def _counted(by_purpose: Counter[str], what: str) -> str:
@@ -347,11 +342,25 @@ def _named(purposes: Iterable[str]) -> str:
     return ", ".join(repr(purpose[:40]) for purpose in sorted(purposes)[:5])
 
 
+def _withdraws(contact: Contact) -> bool:
+    return any(act.withdrawal for act in contact.acts)
+
+
 def _brands(contact: Contact) -> set[str | None]:
-    """Return the brands of all that may allow mail, None for what names none."""
-    brands = {way.brand for way in collections(contact) if way.brand or not is_void(way)}
-    brands |= {act.brand for act in contact.acts if not act.withdrawal}
-    return brands | {one.brand for one in contact.purchases}
+    """Return the brands of all that may allow mail, perhaps with None."""
+    brands = {contact.brand, *[way.brand for way in contact.others]}
+    brands.update([act.brand for act in contact.acts if not act.withdrawal])
+    brands.update([one.brand for one in contact.purchases])
+    return brands
+
+
+def _lacks_brand(contact: Contact) -> bool:
+    """Whether something that may allow mail names no brand."""
+    return (
+        any(one.brand is None for one in contact.purchases)
+        or any(act.brand is None and not act.withdrawal for act in contact.acts)
+        or any(way.brand is None and not is_void(way) for way in collections(contact))
+    )
 
 
 def unknown_purpose(purpose: str, known: Iterable[str]) -> str:
@@ -374,17 +383,18 @@ def yet_to_come(contact: Contact, now: datetime) -> str | None:
     every withdrawal made until then. A withdrawal or an objection in the future is on the strict
     side, and accepted as of now: see `by_now`.
     """
+    consents_until, facts_until = now + SKEW, now + GRACE
     for act in contact.acts:
-        if act.at > now + SKEW and not act.withdrawal:
+        if act.at > consents_until and not act.withdrawal:
             return (
                 f"consents: given_at {written_time(act.at)} is in the future: consent cannot"
                 " be dated ahead"
             )
-    facts = [(name, getattr(contact, name)) for name in _PROFILE]
+    facts = list(zip(_PROFILE, _read_profile(contact), strict=True))
     facts += [("purchases: at", purchase.at) for purchase in contact.purchases]
     if contact.provenance is not None:
         facts += [("provenance: chain: at", link.at) for link in contact.provenance.chain]
     for name, at in facts:
-        if at is not None and at > now + GRACE:
+        if at is not None and at > facts_until:
             return f"{name} {written_time(at)} is in the future; right would be when it happened"
     return None

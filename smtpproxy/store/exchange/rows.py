@@ -4,10 +4,11 @@ import csv
 import re
 import unicodedata
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from itertools import islice
 
 import msgspec
+from msgspec.structs import replace
 
 from smtpproxy.store.exchange.encodings import BOM
 from smtpproxy.store.exchange.lines import (
@@ -94,11 +95,10 @@ class Header:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Row(Line):
+class Row(Line, frozen=True, kw_only=True):
     """The cells of one or more lines, with the number of the first line."""
 
-    cells: list[str] = field(kw_only=True)
+    cells: list[str]
 
     @property
     def is_void(self) -> bool:

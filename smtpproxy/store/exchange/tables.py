@@ -1,7 +1,6 @@
 """Reading any table as lines of CSV: CSV itself, spreadsheets (XLSX), and other NDJSON."""
 
 import csv
-import dataclasses
 import io
 import shutil
 import tempfile
@@ -13,6 +12,7 @@ from functools import partial
 from typing import Any, BinaryIO
 
 import msgspec
+from msgspec.structs import replace
 
 from smtpproxy.store.exchange.lines import (
     ImportFault,
@@ -86,7 +86,7 @@ def json_rows(lines: Lines, columns: Sequence[str], separator: str, delimiter: s
         for line in lines:
             if isinstance(line, Rejected):
                 legible = line.legible and read_as_far(line.legible)
-                yield dataclasses.replace(line, legible=legible)
+                yield replace(line, legible=legible)
                 continue
             if line.is_void:
                 yield line

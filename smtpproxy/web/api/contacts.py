@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import replace
 
 from smtpproxy import erasure
 from smtpproxy.policy.model import Contact
@@ -215,10 +216,9 @@ class Contacts:
 def _recorded_by(update: ContactUpdate, by: str) -> ContactUpdate:
     """Return the update with `by` in the evidence of its acts."""
     acts = tuple(
-        msgspec.structs.replace(act, evidence=msgspec.structs.replace(act.evidence, recorded_by=by))
-        for act in update.contact.acts
+        replace(act, evidence=replace(act.evidence, recorded_by=by)) for act in update.contact.acts
     )
-    contact = msgspec.structs.replace(update.contact, acts=acts)
+    contact = replace(update.contact, acts=acts)
     return replace(update, contact=contact)
 
 

@@ -1,11 +1,12 @@
 """API operations that add, list, show and lift suppressions, as `smtpproxy suppress` does."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import replace
 
 from smtpproxy.access import Access
 from smtpproxy.mail.address import AddressError

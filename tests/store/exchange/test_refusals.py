@@ -94,6 +94,13 @@ def test_of_a_line_of_json_with_a_name_twice(
     assert "comes twice in one object; right would be once" in importing.rejected
 
 
+def test_a_name_twice_among_very_many_is_found_soon(importing: Importing) -> None:
+    # Each name counted among all took two minutes for a line like this.
+    names = ", ".join(f'"n{n}": 1' for n in (*range(70_000), 69_999))
+    assert importing.contacts(f"{{{names}}}\n".encode()).rejected == 1
+    assert "'n69999' comes twice" in importing.rejected
+
+
 @pytest.mark.parametrize(
     "line",
     [
