@@ -89,8 +89,9 @@ class Content(Struct, eq=False):
 
     def header(self) -> bytes:
         """The header section with its empty line, dot-stuffed; everything if that is missing."""
-        if self._file is None and len(self._chunks) > 1:
-            self._chunks = [b"".join(self._chunks)]
+        chunks = self._chunks
+        if self._file is None and len(chunks) > 1 and _header_end(chunks[0]) < 0:
+            self._chunks = [b"".join(chunks)]
         header = b""
         for piece in self.pieces():
             header += piece

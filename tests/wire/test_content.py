@@ -248,6 +248,15 @@ def test_the_first_stray_newline_is_named(data: bytes, name: str | None) -> None
     assert bare_newline(data) == name
 
 
+def test_a_stray_newline_is_found_in_every_short_text() -> None:
+    for size in range(7):
+        for letters in itertools.product(b"\r\na\xff", repeat=size):
+            data = bytes(letters)
+            stray = re.search(rb"(?<!\r)\n|\r(?!\n)", data)
+            found = stray and {b"\r": "<CR>", b"\n": "<LF>"}[stray[0]]
+            assert bare_newline(data) == found, data
+
+
 @quick
 @given(octets)
 @example(b".\r\n..\r\n")
