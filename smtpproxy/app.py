@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from smtpproxy.process.register import introduce
 from smtpproxy.process.supervisor import Source, Supervisor
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.log import configure_logging
-from smtpproxy.store import open_store
+from smtpproxy.store import opened_store
 from smtpproxy.store.configurations import of_rows
 from smtpproxy.store.key_places import key_place
 from smtpproxy.store.link_keys import LINK_KEY_FILE
@@ -51,11 +52,9 @@ def serve(settings: Settings, read: Callable[[], Settings], *, take_over: bool =
         return error.exit_code if isinstance(error, StoreMisconfigured) else 1
     state_dir = settings.server.state_dir
     take_place = (lambda: _step_down(state_dir)) if take_over else None
-    try:
+    with closing(nursery):
         supervising = _supervise(settings, sockets, Source(read, prepare), take_place, nursery)
         return asyncio.run(supervising)
-    finally:
-        nursery.close()
 
 
 def _handed_on(settings: Settings, *, take_over: bool) -> list[socket.socket]:
@@ -103,12 +102,9 @@ def _prepare_state(settings: Settings) -> None:
 
 
 async def _open_and_close(settings: Settings) -> None:
-    store = open_store(settings.store, settings.server.state_dir)
-    try:
+    async with opened_store(settings) as store:
         await _settle_keys(settings, store)
         found = await of_rows(settings, store)
-    finally:
-        await store.close()
     for one in found:
         structlog.get_logger().warning(
             "does not fit the store", subject=one.subject, text=one.text, fix=one.fix

@@ -81,7 +81,7 @@ async def erase_record(
     journals = open_journals(settings.store)
     if journals is None:
         return await asyncio.to_thread(_from_audit_log, settings, address), ()
-    try:
+    with contextlib.closing(journals):
         folder, key = settings.server.state_dir / "audit", await journals.key()
         written = await asyncio.to_thread(_those_of, folder, frozenset({key(address)}), key)
         for other in written.keys() - {address}:  # the index has their own hashes
@@ -89,8 +89,6 @@ async def erase_record(
         number = await journals.add_erasure(address, at)
         rows = await asyncio.to_thread(_from_audit_log, settings, address)
         return rows, await _behind(settings, journals, number, at)
-    finally:
-        journals.close()
 
 
 async def _behind(
@@ -124,13 +122,11 @@ async def erase_outstanding(settings: Settings, at: datetime) -> tuple[int, tupl
     journals = open_journals(settings.store)
     if journals is None:
         return 0, ()
-    try:
+    with contextlib.closing(journals):
         own = relay_id(settings.server.state_dir)
         rows = await carry_out(settings, journals, own, contextlib.nullcontext)
         newest = (await journals.outstanding("", 0)).newest
         return rows, _named(await _left(journals, newest, own, at))
-    finally:
-        journals.close()
 
 
 def _named(relays: Sequence[Behind]) -> tuple[str, ...]:
@@ -204,7 +200,7 @@ async def forget_reports(settings: Settings, address: str) -> int:
     await asyncio.to_thread(ImportJobs(settings.server.state_dir).forget, address)
     mailbox = known_relay_id(settings.server.state_dir) or ""
     log, maildir = open_feedback(settings.store, mailbox), Maildir(settings.feedback_dir)
-    try:
+    with contextlib.closing(log):
         gone = set(await log.forget(address))
         named = address.encode().lower()
         for kept in await log.kept():
@@ -213,6 +209,4 @@ async def forget_reports(settings: Settings, address: str) -> int:
                 gone.add(kept.id)
         await log.remove(sorted(gone))
         maildir.remove(gone)
-    finally:
-        log.close()
     return len(gone)

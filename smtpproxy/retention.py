@@ -9,7 +9,7 @@ import asyncio
 import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta
 from pathlib import Path
@@ -323,8 +323,7 @@ async def _prune_mailings(settings: Settings, at: datetime, *, dry_run: bool) ->
         for cap in (stream.frequency_cap, stream.marketing_cap)
         if cap is not None
     ]
-    log = open_mailings(settings.store)
-    try:
+    with closing(open_mailings(settings.store)) as log:
         return await log.prune(
             min(
                 [
@@ -336,17 +335,12 @@ async def _prune_mailings(settings: Settings, at: datetime, *, dry_run: bool) ->
             first_before=beginning(at, settings.retention.prospects),
             dry_run=dry_run,
         )
-    finally:
-        log.close()
 
 
 async def _prune_counts(settings: Settings, at: datetime) -> None:
     """Remove the breaker's counts, which are useless after its window."""
-    counts = open_stream_counts(settings.store)
-    try:
+    with closing(open_stream_counts(settings.store)) as counts:
         await counts.prune(at - timedelta(seconds=settings.breaker.window))
-    finally:
-        counts.close()
 
 
 async def _prune_index(settings: Settings, before: datetime, journals_before: datetime) -> int:
@@ -354,21 +348,17 @@ async def _prune_index(settings: Settings, before: datetime, journals_before: da
     journals = open_journals(settings.store)
     if journals is None:
         return 0
-    try:
+    with closing(journals):
         return await journals.prune(before, journals_before=journals_before)
-    finally:
-        journals.close()
 
 
 async def _purge_reports(settings: Settings, at: datetime, *, dry_run: bool) -> Kind:
     mailbox = known_relay_id(settings.server.state_dir) or ""
     log, maildir = open_feedback(settings.store, mailbox), Maildir(settings.feedback_dir)
-    try:
+    with closing(log):
         gone = await log.purge(beginning(at, settings.retention.reports), dry_run=dry_run)
         if not dry_run:
             maildir.remove(gone)
-    finally:
-        log.close()
     return Kind(len(gone))
 
 

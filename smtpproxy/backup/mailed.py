@@ -1,6 +1,7 @@
 """Counting the mail after a backup again, from the audit log, for caps and one-time questions."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import closing
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -30,14 +31,12 @@ async def count_again(
     """
     log = SqliteMailings(store_path(settings.store), settings.store.timeout)
     done = 0
-    try:
+    with closing(log):
         for folder in folders:
             records = read(folder, since=waiting.taken_at - _SLACK)
             found = (one for record in records for one in _mailed(settings, record))
             while some := list(islice(found, _AT_ONCE)):
                 done += await log.count_again(_without(some, erased))
-    finally:
-        log.close()
     return done
 
 

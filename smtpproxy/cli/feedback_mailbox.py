@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
@@ -154,11 +155,8 @@ class _ByHand:
 
 def _with_log(settings: Settings, use: Callable[[FeedbackLog], Awaitable[T]]) -> T:
     async def session() -> T:
-        log = open_feedback(settings.store)
-        try:
+        with closing(open_feedback(settings.store)) as log:
             return await use(log)
-        finally:
-            log.close()
 
     _feedback(settings)
     return asyncio.run(session())

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -172,11 +172,8 @@ def _held_back(settings: Settings) -> dict[str, str] | None:
     """Return the streams held back, each with its cause; None if the store cannot answer."""
 
     async def read(store: Store) -> Sequence[StreamStatus]:
-        breaker = open_breaker(settings, lambda: store)
-        try:
+        with closing(open_breaker(settings, lambda: store)) as breaker:
             return await breaker.status()
-        finally:
-            breaker.close()
 
     try:
         found = using_store(settings, read, read_only=True, or_empty=True)
@@ -212,11 +209,8 @@ def _feedback(settings: Settings) -> dict[str, Any] | None:
         return None
 
     async def ask() -> tuple[Mapping[tuple[str, ...], float], Waiting]:
-        log = open_feedback(settings.store)
-        try:
+        with closing(open_feedback(settings.store)) as log:
             return await log.totals(), await log.counts()
-        finally:
-            log.close()
 
     names = ("waiting", "kept", "to_hand_on", "elsewhere", "heard")
     found: dict[str, Any] = dict.fromkeys(names)

@@ -1,6 +1,7 @@
 """`smtpproxy stream`: the feedback on streams, and their pauses."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from datetime import datetime
 from typing import Any
 
@@ -101,11 +102,8 @@ def resume(settings: Settings, name: str, reason: str | None) -> Result:
     event = StreamEvent(now(), _subject(settings, name), "resumed", PERSON, reason=reason)
 
     async def act(store: Store) -> tuple[bool, int]:
-        counts = open_stream_counts(settings.store)
-        try:
+        with closing(open_stream_counts(settings.store)) as counts:
             return await store.note_stream(event), await counts.release_campaigns(name)
-        finally:
-            counts.close()
 
     resumed, released = using_store(settings, act)
     done = resumed or released > 0

@@ -20,7 +20,7 @@ from smtpproxy.config import ConfigError
 from smtpproxy.policy.rules.deferrals import restore_in_force
 from smtpproxy.settings import Address, DkimSettings, Settings, UnixAddress
 from smtpproxy.settings.brands import UnusableLogo, logo_source
-from smtpproxy.store import open_store, replica_fault, store_path
+from smtpproxy.store import opened_store, replica_fault, store_path
 from smtpproxy.store.configurations import Misfit, of_relays, of_rows
 from smtpproxy.store.key_files import load_partner_key
 from smtpproxy.store.link_keys import has_link_keys, load_link_keys
@@ -132,11 +132,8 @@ def restore_warnings(settings: Settings) -> list[str]:
     """Return a warning while marketing waits for a replay after a restored backup."""
 
     async def since() -> datetime | None:
-        store = open_store(settings.store, settings.server.state_dir, read_only=True)
-        try:
+        async with opened_store(settings, read_only=True) as store:
             pause = restore_in_force(await store.pauses())
-        finally:
-            await store.close()
         return None if pause is None else pause.at
 
     try:
@@ -198,13 +195,10 @@ def _store_faults(settings: Settings) -> Iterator[str]:
 
 async def _open_and_close(settings: Settings) -> None:
     state_dir = settings.server.state_dir
-    store = open_store(settings.store, state_dir, read_only=True)
-    try:
+    async with opened_store(settings, read_only=True) as store:
         if settings.makes_tokens and (used := await store.link_keys()):
             await check_link_keys(store, state_dir, used)
         await store.ping()
-    finally:
-        await store.close()
 
 
 def _check_fit(settings: Settings, filename: str) -> list[str]:
@@ -212,12 +206,9 @@ def _check_fit(settings: Settings, filename: str) -> list[str]:
     from smtpproxy.store.move.traces import traces
 
     async def look() -> list[Misfit]:
-        store = open_store(settings.store, settings.server.state_dir, read_only=True)
-        try:
+        async with opened_store(settings, read_only=True) as store:
             found = await of_rows(settings, store) + await traces(settings.store)
             return found + await of_relays(settings, store, now=datetime.now(UTC))
-        finally:
-            await store.close()
 
     try:
         return [f"store: {one}" for one in asyncio.run(look())]

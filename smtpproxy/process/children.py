@@ -5,7 +5,7 @@ It begins in nursery.py and works in the module of its role.
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,7 @@ import msgspec
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.snapshots import Snapshot
 
+BEAT = 1.0  # seconds
 _LENGTH = 4
 
 
@@ -81,6 +82,19 @@ class Channel:
                 yield _decode(await self._reader.readexactly(length))
         except (asyncio.IncompleteReadError, ConnectionError):
             return
+
+    async def until_drain(self) -> None:
+        """Report that the work has begun; return when told to end, or when the peer is gone."""
+        self.send(Ready())
+        async for message in self.messages():
+            if isinstance(message, Drain):
+                return
+
+    async def keep_beating(self, snapshot: Callable[[], Snapshot]) -> None:
+        """Report metrics until cancelled."""
+        while True:
+            self.send(Beat(snapshot()))
+            await asyncio.sleep(BEAT)
 
     def close(self) -> None:
         self._writer.close()

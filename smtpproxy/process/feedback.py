@@ -20,7 +20,7 @@ from smtpproxy.mailbox.inbox import Inbox
 from smtpproxy.mailbox.listener import Listener
 from smtpproxy.mailbox.messages import Messages
 from smtpproxy.mailbox.reading import Reader
-from smtpproxy.process.children import FEEDBACK, Beat, Channel, Drain, Ready
+from smtpproxy.process.children import FEEDBACK, Beat, Channel
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.transaction import UpstreamTransaction
 from smtpproxy.settings import FeedbackSettings, Settings
@@ -33,7 +33,6 @@ from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.relays import relay_id
 from smtpproxy.waiting import Deadlines
 
-_BEAT = 1.0
 _LOOK = 1.0
 """Seconds between two looks into the maildir, into which others may deliver."""
 _AFTER_TROUBLE = 5.0
@@ -59,24 +58,15 @@ async def _work(
     channel = await Channel.over(sock)
     mailbox = Mailbox(settings, feedback)
     await mailbox.open(listening)
-    beating = asyncio.create_task(_beat(mailbox, channel))
+    beating = asyncio.create_task(channel.keep_beating(mailbox.metrics.snapshot))
     acting = asyncio.create_task(mailbox.keep_acting())
     handing_on = asyncio.create_task(mailbox.keep_handing_on())
-    channel.send(Ready())
-    async for message in channel.messages():
-        if isinstance(message, Drain):
-            break
+    await channel.until_drain()
     await mailbox.end(acting, handing_on)
     beating.cancel()
     channel.send(Beat(mailbox.metrics.snapshot()))
     channel.close()
     return 0
-
-
-async def _beat(mailbox: "Mailbox", channel: Channel) -> None:
-    while True:
-        channel.send(Beat(mailbox.metrics.snapshot()))
-        await asyncio.sleep(_BEAT)
 
 
 class Mailbox:

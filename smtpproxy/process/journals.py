@@ -18,7 +18,7 @@ from smtpproxy.clock import now
 from smtpproxy.erasure import carry_out
 from smtpproxy.mailbox.messages import on_record
 from smtpproxy.policy.model import Action, Reason
-from smtpproxy.process.children import Beat, Channel, Drain, Ready
+from smtpproxy.process.children import Channel
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.chain import DECISION, NotALine
 from smtpproxy.sinks.audit.erase import StillWritten
@@ -67,12 +67,9 @@ async def _work(settings: Settings, sock: socket.socket) -> int:
         asyncio.create_task(_keep(indexer.look)),
         asyncio.create_task(_keep(lambda: _erase(settings, journals, relay, indexer))),
         asyncio.create_task(_keep(teller.look)),
-        asyncio.create_task(_beat(channel, indexer)),
+        asyncio.create_task(channel.keep_beating(indexer.snapshot)),
     ]
-    channel.send(Ready())
-    async for message in channel.messages():
-        if isinstance(message, Drain):
-            break
+    await channel.until_drain()
     for task in tasks:
         task.cancel()  # what is not committed is read again
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -102,12 +99,6 @@ async def _erase(
     rows = await carry_out(settings, journals, relay, indexer.reading_anew)
     if rows:
         log.info("erased_from_record", rows=rows)
-
-
-async def _beat(channel: Channel, indexer: "Indexer") -> None:
-    while True:
-        channel.send(Beat(Snapshot(gauges=indexer.gauges())))
-        await asyncio.sleep(_LOOK)
 
 
 class Indexer:
@@ -171,13 +162,15 @@ class Indexer:
             yield
             self._erased += 1
 
-    def gauges(self) -> Mapping[str, Mapping[tuple[str, ...], float]]:
+    def snapshot(self) -> Snapshot:
         """Return how far the index is behind."""
         age = 0.0 if self._oldest is None else (self._now() - self._oldest).total_seconds()
-        return {
-            "audit_index_backlog_rows": {(): self._behind},
-            "audit_index_backlog_seconds": {(): max(age, 0.0)},
-        }
+        return Snapshot(
+            gauges={
+                "audit_index_backlog_rows": {(): self._behind},
+                "audit_index_backlog_seconds": {(): max(age, 0.0)},
+            }
+        )
 
 
 class Teller:

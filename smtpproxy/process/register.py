@@ -14,7 +14,7 @@ import structlog
 
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.snapshots import Samples
-from smtpproxy.store import is_postgresql, open_store
+from smtpproxy.store import is_postgresql, open_store, opened_store
 from smtpproxy.store.configurations import Misfit, of_relays, state_of
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.register import RelayState
@@ -31,12 +31,9 @@ log = structlog.get_logger()
 async def introduce(settings: Settings) -> None:
     """Tell the others before this relay accepts mail. Raises StoreUnavailable, OSError."""
     if is_postgresql(settings.store):
-        store = open_store(settings.store, settings.server.state_dir)
-        try:
+        async with opened_store(settings) as store:
             id = relay_id(settings.server.state_dir)
             await store.tell(id, state_of(settings), at=datetime.now(UTC))
-        finally:
-            await store.close()
 
 
 async def tell_others(settings: Settings, counted: Callable[[Samples], None]) -> None:

@@ -6,7 +6,7 @@ that each is logged once even if the process is killed.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -252,14 +252,12 @@ async def keep_logging(settings: Settings, store: EventLog, now: Clock, ending: 
         trials = {one.name: one.trial for one in streams if one.trial is not None}
         looks.append(CampaignTrials(store, counts, trials, now).look)
         kept.append(CAMPAIGNS)
-    try:
+    with closing(counts):
         await _until_it_works(lambda: _forget_others(store, id, kept))
         while looks:
             for look in looks:
                 await _until_it_works(look)
             await asyncio.sleep(_LOOK)
-    finally:
-        counts.close()
 
 
 async def _forget_others(store: EventLog, id: str, kept: Sequence[str]) -> None:

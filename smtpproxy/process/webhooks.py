@@ -10,7 +10,7 @@ from importlib.metadata import version
 import structlog
 
 from smtpproxy.clock import new_ids, now
-from smtpproxy.process.children import Beat, Channel, Drain, Ready
+from smtpproxy.process.children import Beat, Channel
 from smtpproxy.process.webhook_events import keep_logging
 from smtpproxy.settings import Settings, WebhookSettings
 from smtpproxy.sinks.log import configure_logging
@@ -23,7 +23,6 @@ from smtpproxy.webhooks import SecretFault, read_secrets
 from smtpproxy.webhooks.delivery import Kind, Poster
 from smtpproxy.webhooks.dispatcher import Environment, PropagationStore, WebhookDispatcher
 
-_BEAT = 1.0
 _AFTER_TROUBLE = 30.0
 
 log = structlog.get_logger()
@@ -53,11 +52,8 @@ async def _deliver(settings: Settings, sock: socket.socket) -> int:
     ]
     ending = threading.Event()
     tasks.append(asyncio.create_task(keep_logging(settings, store, around.now, ending)))
-    tasks.append(asyncio.create_task(_beat(channel, counts)))
-    channel.send(Ready())
-    async for message in channel.messages():
-        if isinstance(message, Drain):
-            break
+    tasks.append(asyncio.create_task(channel.keep_beating(counts.snapshot)))
+    await channel.until_drain()
     # Deliveries in progress are broken off, and sent again under the same id.
     ending.set()
     for task in tasks:
@@ -106,12 +102,6 @@ async def _keep_delivering(
         except Exception as error:
             log.error("internal error", webhook=webhook.name, exc_info=error)
         await asyncio.sleep(_AFTER_TROUBLE)
-
-
-async def _beat(channel: Channel, counts: "Counts") -> None:
-    while True:
-        channel.send(Beat(counts.snapshot()))
-        await asyncio.sleep(_BEAT)
 
 
 class Counts:

@@ -26,7 +26,7 @@ from smtpproxy.intake.policy import PolicySession
 from smtpproxy.intake.smtp import SmtpSession
 from smtpproxy.policy.model import Alignment
 from smtpproxy.process.breaker import WorkerBreaker
-from smtpproxy.process.children import Answer, Ask, Beat, Channel, Closed, Drain, Ready
+from smtpproxy.process.children import BEAT, Answer, Ask, Beat, Channel, Closed, Drain, Ready
 from smtpproxy.relay.content import Spool
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.transaction import UpstreamTransaction
@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from smtpproxy.relay.dkim_verifying import Verifier
     from smtpproxy.resolver import Resolver
 
-_BEAT = 1.0
 
 SESSIONS: Mapping[str, Callable[[Listener], asyncio.Protocol]] = {
     "smtp": SmtpSession,
@@ -107,7 +106,7 @@ def _threads(settings: Settings) -> int:
 async def _beat(worker: "Worker", channel: Channel) -> None:
     while True:
         channel.send(Beat(worker.snapshot(), worker.paused))
-        await asyncio.sleep(_BEAT)
+        await asyncio.sleep(BEAT)
 
 
 def _store_snapshot() -> Snapshot:
@@ -134,7 +133,7 @@ class Worker:
         self._settings = settings
         self._log = Log()
         self._emit = emitter(self.metrics.handlers, self._log.handlers)
-        # Each of these is made only if it is needed.
+        # It starts threads only when they are needed.
         self._threads = ThreadPoolExecutor(_threads(settings), "content")
         new_id = new_ids()
         deadlines = Deadlines(asyncio.get_running_loop())
@@ -224,14 +223,12 @@ class Worker:
         self._pool.close()
         self._journal.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
-        if self._mailings is not None:
-            self._mailings.close()
+        self._mailings.close()
+        self._copies.close()
         if self._bulk_counter is not None:
             self._bulk_counter.close()
         if self._campaigns is not None:
             self._campaigns.close()
-        if self._copies is not None:
-            self._copies.close()
         await self._store.close()
         structlog.get_logger().info("worker drained")
 

@@ -2,7 +2,7 @@
 collector (docs/adr/0036-journals-of-relays.md)."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,8 +25,7 @@ def shipper(settings: Settings, target: str) -> Iterator[FileShipper | LineShipp
     """
     server = settings.server
     relay = relay_id(server.state_dir)
-    opened = _opened(target, relay, server.hostname)
-    try:
+    with closing(_opened(target, relay, server.hostname)) as opened:
         name = str(Path(target).resolve()) if isinstance(opened, DirectoryTarget) else target
         with held(server.state_dir, name) as position:
             folder = server.state_dir / "audit"
@@ -34,8 +33,6 @@ def shipper(settings: Settings, target: str) -> Iterator[FileShipper | LineShipp
                 yield LineShipper(folder, relay, server.hostname, opened, position)
             else:
                 yield FileShipper(folder, relay, server.hostname, opened, position)
-    finally:
-        opened.close()
 
 
 def _opened(target: str, relay: str, host: str) -> FileTarget | LineTarget:

@@ -4,7 +4,7 @@ What is opened here for one event loop has to be closed.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -164,11 +164,9 @@ async def decisions_elsewhere(
     index = open_journals(settings.store)
     if index is None:
         return None
-    try:
+    with closing(index):
         own = known_relay_id(settings.server.state_dir) or ""
         return await index.find(wanted, limit, but=own)
-    finally:
-        index.close()
 
 
 def open_asked_messages(settings: StoreSettings) -> AskedMessages | None:

@@ -62,12 +62,9 @@ async def look_at_replica(settings: StoreSettings) -> ReplicaLook | None:
 
 async def commits_wait(settings: StoreSettings) -> bool:
     """Return whether commits wait for a standby. Raises StoreUnavailable."""
-    lease = Lease(replace(target(settings), synchronous=False))
-    try:
+    with closing(Lease(replace(target(settings), synchronous=False))) as lease:
         async with lease.database.connection() as connection:
             return bool(await connection.fetchval(f"SELECT {WAITS}"))
-    finally:
-        lease.close()
 
 
 async def _which(connection: "Connection") -> tuple[int, str]:

@@ -1,6 +1,7 @@
 """API operations that show, pause and resume streams, as `smtpproxy stream` does."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Literal
@@ -172,12 +173,9 @@ class Streams:
         asked = read_body(call, ResumeRequest, '{"stream": "…"}')
         subject = self._subject(asked.stream, call.access)
         event = StreamEvent(self.now(), subject, "resumed", PERSON, reason=asked.reason)
-        counts = open_stream_counts(self.settings.store)
-        try:
+        with closing(open_stream_counts(self.settings.store)) as counts:
             resumed = await self.writer().note_stream(event)
             return Resumed(subject, resumed, await counts.release_campaigns(asked.stream))
-        finally:
-            counts.close()
 
     def _subject(self, name: str, access: Access) -> str:
         """Return the subject. Raises Refused, for streams of other brands as for unknown ones."""
