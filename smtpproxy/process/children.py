@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from smtpproxy.process.memory import settle
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.snapshots import Snapshot
 
@@ -85,6 +86,7 @@ class Channel:
 
     async def until_drain(self) -> None:
         """Report that the work has begun; return when told to end, or when the peer is gone."""
+        settle()
         self.send(Ready())
         async for message in self.messages():
             if isinstance(message, Drain):

@@ -6,7 +6,6 @@ shared by all children and not loaded again.
 """
 
 import asyncio
-import gc
 import itertools
 import os
 import pickle
@@ -24,15 +23,12 @@ import msgspec
 
 from smtpproxy.process import child
 from smtpproxy.process.children import Start
+from smtpproxy.process.memory import fill_gaps, keep_freed, settle
 from smtpproxy.settings import Settings
 from smtpproxy.store import is_postgresql
 
 _LONGEST = 4096  # octets of a packet
 _MAX_FILES = 253  # that fit into one message of the kernel
-
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _KEPT = -1, -3, 32 * 1024 * 1024
-"""For mallopt(3). Freed memory is kept for the next large message, because requesting new pages
-each time costs more than reading every octet of it."""
 
 
 class Begun(msgspec.Struct, frozen=True, tag=True):
@@ -95,8 +91,8 @@ class Nursery:
         _load(settings)
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         _flush()
-        gc.collect()
-        gc.freeze()  # or garbage collection in each process would write to all of its memory
+        settle()
+        fill_gaps()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until it is ignored there
         try:
             self._pid = os.fork()
@@ -209,11 +205,7 @@ def _grow(sock: socket.socket) -> NoReturn:
             del sys.path[0]  # nothing in the working directory may be imported
         _leave_files(sock)
         child.be_called("nursery")
-        with suppress(Exception):  # not every C library has it
-            import ctypes
-
-            for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
-                ctypes.CDLL(None).mallopt(option, _KEPT)
+        keep_freed()
         with suppress(ConnectionError):  # the supervisor is gone
             _serve(sock)
     except BaseException:

@@ -1,7 +1,6 @@
 """A worker: one event loop that accepts mail and passes it on."""
 
 import asyncio
-import gc
 import os
 import socket
 import time
@@ -27,6 +26,7 @@ from smtpproxy.intake.smtp import SmtpSession
 from smtpproxy.policy.model import Alignment
 from smtpproxy.process.breaker import WorkerBreaker
 from smtpproxy.process.children import BEAT, Answer, Ask, Beat, Channel, Closed, Drain, Ready
+from smtpproxy.process.memory import Rest, settle
 from smtpproxy.relay.content import Spool
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.transaction import UpstreamTransaction
@@ -78,8 +78,7 @@ async def _work(
     channel = await Channel.over(sock)
     worker = Worker(settings, number)
     await worker.open(sockets)
-    gc.collect()
-    gc.freeze()  # what lives as long as the process need not be checked again
+    settle()
     channel.send(Ready())
     beating = asyncio.create_task(_beat(worker, channel))
     try:
@@ -104,8 +103,11 @@ def _threads(settings: Settings) -> int:
 
 
 async def _beat(worker: "Worker", channel: Channel) -> None:
+    rest = Rest()
     while True:
-        channel.send(Beat(worker.snapshot(), worker.paused))
+        snapshot = worker.snapshot()
+        channel.send(Beat(snapshot, worker.paused))
+        rest.beat(sum(snapshot.counters["messages_total"].values()))
         await asyncio.sleep(BEAT)
 
 

@@ -1,0 +1,86 @@
+"""What processes give back of the memory that they have freed, and what a fork copies."""
+
+import ctypes
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.process.memory import Rest
+from tests.kit.load import SmtpSink, smtp_source
+from tests.kit.parts import needs
+from tests.kit.ports import wait_for
+from tests.kit.relay import RelayProcess
+
+MB = 1024 * 1024
+of_glibc = pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="not a glibc of 2021 or later"
+)
+
+
+class Given:
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self) -> None:
+        self.times += 1
+
+
+def test_memory_is_given_back_once_in_each_pause() -> None:
+    given = Given()
+    rest = Rest(given)
+    for messages, times in ((5, 0), (5, 0), (9, 0), (9, 0), (9, 1), (9, 1), (10, 1), (10, 1)):
+        rest.beat(messages)
+        assert given.times == times
+    rest.beat(10)
+    assert given.times == 2
+
+
+def test_what_the_start_left_is_given_back_before_the_first_message() -> None:
+    given = Given()
+    rest = Rest(given)
+    for _ in range(3):
+        rest.beat(0)
+    assert given.times == 1
+
+
+@of_glibc
+def test_a_fork_finds_no_gaps_to_fill() -> None:
+    code = """
+from ctypes import CDLL
+from smtpproxy.process.memory import _HeapState, fill_gaps
+import smtpproxy.process.worker
+fill_gaps()
+state = CDLL(None).mallinfo2
+state.restype = _HeapState
+found = state()
+print(found.fordblks - found.keepcost, found.ordblks)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    free, gaps = map(int, done.stdout.split())
+    assert free < 4_096
+    assert gaps < 10  # hundreds otherwise
+
+
+def private(pid: int) -> int:
+    """The octets of memory that a process shares with no other."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in rollup if line.startswith("Private_Dirty"))
+
+
+@of_glibc
+@needs("smtp-source", "smtp-sink")
+def test_memory_of_large_messages_is_given_back(tmp_path: Path) -> None:
+    with SmtpSink(count=False) as sink:
+        relay = RelayProcess(tmp_path, sink.address, {"server": {"log_level": "warning"}})
+        relay.config["listener"][0]["default_stream"] = "receipts"
+        relay.write_config()
+        with relay:
+            (worker,) = relay.workers
+            before = private(worker)
+            sent = smtp_source(relay.address, 60, sessions=20, length=1_000_000)
+            assert sent.exit_code == 0, sent.output
+            wait_for(lambda: private(worker) < before + 6 * MB, f"less than {before + 6 * MB}")
