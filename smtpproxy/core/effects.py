@@ -18,7 +18,7 @@ from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.campaign import Campaign
 from smtpproxy.policy.model import Facts, Lookups, MessageFeatures, SignatureFinding, Stream
 from smtpproxy.relay.content import Body
-from smtpproxy.store.counters import Mailed
+from smtpproxy.store.sql.mailings import Mailed
 from smtpproxy.wire.commands import Rcpt
 
 T = TypeVar("T")

@@ -32,7 +32,7 @@ from smtpproxy.policy.rules import RecipientCase
 from smtpproxy.policy.rules.deferrals import is_stranger
 from smtpproxy.policy.rules.recipient import is_tracked
 from smtpproxy.sinks.audit.lines import is_erased
-from smtpproxy.store.counters import Mailed
+from smtpproxy.store.sql.mailings import Mailed
 
 _NOT_REFUSED = Verdict(Action.ALLOW)
 UNDECIDED = Verdict(Action.DEFER, Reason.TEMPORARY_FAILURE, rule="store")

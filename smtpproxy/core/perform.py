@@ -11,9 +11,10 @@ from smtpproxy.core import effects
 from smtpproxy.core.effects import Handlers, Steps
 from smtpproxy.events import Decided, Stage
 from smtpproxy.policy.model import MessageFeatures
-from smtpproxy.store.counters import BulkCounter, MailingLog
 from smtpproxy.store.protocols import FactReader, StoreUnavailable
+from smtpproxy.store.sql.bulk import BulkCounter
 from smtpproxy.store.sql.copies import CopyLedger
+from smtpproxy.store.sql.mailings import MailingLog
 from smtpproxy.store.sql.stream_counts import StreamCounts
 from smtpproxy.waiting import Pending
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from smtpproxy.settings import Settings, StoreSettings
 from smtpproxy.store.breaker import Breaker
-from smtpproxy.store.counters import BulkCounter, MailingLog
 from smtpproxy.store.feedback import AskedMessages
 from smtpproxy.store.journals import IndexQuery, IndexRow, SharedJournals
 from smtpproxy.store.protocols import Store, StoreMisconfigured
 from smtpproxy.store.relays import known_relay_id
+from smtpproxy.store.sql.bulk import BulkCounter
 from smtpproxy.store.sql.copies import CopyLedger
 from smtpproxy.store.sql.feedback import FeedbackLog
+from smtpproxy.store.sql.mailings import MailingLog
 from smtpproxy.store.sql.side_tables import SideTables
 from smtpproxy.store.sql.stream_counts import StreamCounts
 from smtpproxy.store.sql.web_tables import ConfirmationLimit, KeptAnswers
@@ -52,10 +53,9 @@ def open_store(settings: StoreSettings, state_dir: Path, *, read_only: bool = Fa
 def open_mailings(settings: StoreSettings) -> MailingLog:
     """Open the record of who was mailed when, for one event loop. Raises StoreMisconfigured."""
     if is_postgresql(settings):
-        from smtpproxy.store.postgres import target
         from smtpproxy.store.postgres.counters import PostgresMailings
 
-        return PostgresMailings(target(settings))
+        return PostgresMailings(_side_tables(settings, "mailings"))
     path = store_path(settings)
     from smtpproxy.store.sqlite.counters import SqliteMailings
 
@@ -65,10 +65,9 @@ def open_mailings(settings: StoreSettings) -> MailingLog:
 def open_bulk_counter(settings: StoreSettings) -> BulkCounter:
     """Open the counter of people sent the same text. Raises StoreMisconfigured."""
     if is_postgresql(settings):
-        from smtpproxy.store.postgres import target
         from smtpproxy.store.postgres.counters import PostgresBulkCounter
 
-        return PostgresBulkCounter(target(settings))
+        return PostgresBulkCounter(_side_tables(settings, "bulk"))
     path = store_path(settings)
     from smtpproxy.store.sqlite.counters import SqliteBulkCounter
 

@@ -40,8 +40,8 @@ from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
 from smtpproxy.settings import TcpAddress, UpstreamSettings
 from smtpproxy.sinks.audit.journal import AuditUnavailable
-from smtpproxy.store.counters import Mailed
 from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.sql.mailings import Mailed
 from smtpproxy.waiting import Deadlines
 from smtpproxy.wire.commands import Rcpt
 from smtpproxy.wire.content import stuffed

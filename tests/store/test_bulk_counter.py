@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.store import open_bulk_counter
-from smtpproxy.store.counters import BulkCounter
 from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.sql.bulk import BulkCounter
 from smtpproxy.store.sqlite.counters import SqliteBulkCounter
 from tests.store.conftest import Database
 

@@ -12,8 +12,8 @@ import pytest
 
 from smtpproxy.policy.model import Lookups, Mailing, Stream
 from smtpproxy.store import open_mailings
-from smtpproxy.store.counters import Mailed, MailingLog
 from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.sql.mailings import Mailed, MailingLog
 from smtpproxy.store.sqlite.counters import SqliteMailings
 from tests.store.conftest import Database
 

@@ -13,6 +13,7 @@ from smtpproxy.store.postgres.counters import PostgresMailings
 from smtpproxy.store.postgres.reader import PostgresReader
 from smtpproxy.store.postgres.replica import ReplicaReader
 from smtpproxy.store.postgres.session import PostgresSession
+from smtpproxy.store.postgres.side_tables import PostgresTables
 from smtpproxy.store.postgres.statements import DIALECT
 from smtpproxy.store.protocols import ReplicaState, StoreUnavailable
 from smtpproxy.store.sql.live_keys import LiveKeys
@@ -64,7 +65,7 @@ class PostgresStore(SqlStore):
         else:
             second = PostgresReader(self._standby, state_dir, partners)
             self._reader = ReplicaReader(reader, second, most_lag)
-        self._mailings = PostgresMailings(target)
+        self._mailings = PostgresMailings(PostgresTables(target, "mailings"))
         self._writer = None if read_only else PostgresWriter(self._lease)
 
     def _to_write(self) -> Writer:

@@ -4,21 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from smtpproxy.policy.model import Mailing, Stream
-from smtpproxy.store.counters import Mailed
-from smtpproxy.store.postgres.connection import Target
-from smtpproxy.store.postgres.session import PostgresSession
-from smtpproxy.store.postgres.side_tables import PostgresTables
-from smtpproxy.store.sql.bulk import COUNT, BulkCounts, Texts
+from smtpproxy.store.sql.bulk import COUNT, BulkCounter, Texts
+from smtpproxy.store.sql.mailings import Mailed, MailingLog
 from smtpproxy.store.sql.rows import Row, from_micros, to_micros
-from smtpproxy.store.sql.side_tables import (
-    FORGET_MAILINGS,
-    MAILINGS_PRUNED_AT_ONCE,
-    OLDER_MAILINGS,
-    PRUNE_FIRST_MAILINGS,
-    PRUNE_MAILINGS,
-    person_hash,
-    reader_hash,
-)
+from smtpproxy.store.sql.session import Session
+from smtpproxy.store.sql.side_tables import person_hash, reader_hash
 
 _KNOWN = """
 SELECT person, at, stream, purpose, brand FROM mailing WHERE person = ANY (?1)
@@ -49,18 +39,13 @@ ORDER BY person, at ON CONFLICT DO NOTHING
 """
 
 
-class PostgresMailings(PostgresTables):
-    """A `MailingLog`."""
-
-    def __init__(self, target: Target) -> None:
-        super().__init__(target, "mailings")
-
+class PostgresMailings(MailingLog):
     async def reserve(
         self, id: str, stream: Stream, addresses: Iterable[str], at: datetime
     ) -> Mapping[str, Mailed]:
         persons = await self._persons(addresses)
         keys, moment = list(persons.values()), to_micros(at)
-        async with self.writing() as session:
+        async with self._tables.writing() as session:
             await session.fetch_all(_LOCK_PERSONS, [int.from_bytes(key[:7]) for key in keys])
             values = (stream.counted_as, stream.purpose, stream.brand)
             rows = await session.fetch_all(_COUNT, keys, moment, id, *values)
@@ -68,7 +53,7 @@ class PostgresMailings(PostgresTables):
 
     async def release(self, id: str, addresses: Iterable[str]) -> None:
         keys = list((await self._persons(addresses)).values())
-        async with self.writing() as session:
+        async with self._tables.writing() as session:
             await session.fetch_all(_LOCK_PERSONS, [int.from_bytes(key[:7]) for key in keys])
             await session.run(_TAKE_BACK, keys, id)
             gone = [row[0] for row in await session.fetch_all(_TAKE_FIRST_BACK, keys, id)]
@@ -77,36 +62,12 @@ class PostgresMailings(PostgresTables):
 
     async def known(self, addresses: Sequence[str]) -> Mapping[str, Mailed]:
         persons = await self._persons(addresses)
-        async with self.reading() as session:
+        async with self._tables.reading() as session:
             rows = await session.fetch_all(_KNOWN, list(persons.values()))
         return _mailed(persons, rows)
 
-    async def prune(
-        self, before: datetime, *, first_before: datetime, dry_run: bool = False
-    ) -> int:
-        if dry_run:
-            async with self.reading() as session:
-                return int((await session.fetch_all(OLDER_MAILINGS, to_micros(before)))[0][0])
-        removed = 0
-        for statement, moment in (
-            (PRUNE_MAILINGS, before),
-            (PRUNE_FIRST_MAILINGS, first_before),
-        ):
-            some = MAILINGS_PRUNED_AT_ONCE
-            while some == MAILINGS_PRUNED_AT_ONCE:
-                async with self.writing() as session:
-                    some = await session.run(statement, to_micros(moment), MAILINGS_PRUNED_AT_ONCE)
-                removed += some if statement is PRUNE_MAILINGS else 0
-        return removed
-
-    async def forget(self, address: str) -> None:
-        person = (await self._persons([address]))[address]
-        async with self.writing() as session:
-            for statement in FORGET_MAILINGS:
-                await session.run(statement, person)
-
     async def _persons(self, addresses: Iterable[str]) -> dict[str, bytes]:
-        secret = await self.hash_key()
+        secret = await self._tables.hash_key()
         return {one: person_hash(one, secret) for one in addresses}
 
 
@@ -137,41 +98,23 @@ DELETE FROM bulk WHERE (fingerprint, person) IN (
     FOR UPDATE SKIP LOCKED
 )
 """
-_PRUNE = """
-DELETE FROM bulk WHERE (fingerprint, person) IN
-    (SELECT fingerprint, person FROM bulk WHERE at < ? ORDER BY at LIMIT ? FOR UPDATE SKIP LOCKED)
-"""
 
 
-class PostgresBulkCounter(PostgresTables, BulkCounts):
-    """A `BulkCounter`."""
-
-    def __init__(self, target: Target) -> None:
-        PostgresTables.__init__(self, target, "bulk")
-        BulkCounts.__init__(self)
-
-    def close(self) -> None:
-        self._stop_pruning()
-        super().close()
-
+class PostgresBulkCounter(BulkCounter):
     async def _add(self, texts: Texts, since: int, most: int) -> dict[bytes, int]:
-        secret = await self.hash_key()
+        secret = await self._tables.hash_key()
         sent = [
             (text, reader_hash(one, secret), to_micros(at))
             for text, people in texts.items()
             for one, at in people.items()
         ]
-        async with self.writing() as session:
+        async with self._tables.writing() as session:
             columns = ([row[place] for row in sent] for place in range(3))
             await session.run(_SENT, *columns)
             return {text: await _people(session, text, since, most) for text in texts}
 
-    async def _remove(self, before: int, most: int) -> int:
-        async with self.writing() as session:
-            return await session.run(_PRUNE, before, most)
 
-
-async def _people(session: PostgresSession, fingerprint: bytes, since: int, most: int) -> int:
+async def _people(session: Session, fingerprint: bytes, since: int, most: int) -> int:
     found = int((await session.fetch_all(COUNT, fingerprint, since))[0][0])
     if found > 2 * most + 1:
         await session.run(_TRIM, fingerprint, most + 1)

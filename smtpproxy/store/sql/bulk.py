@@ -1,18 +1,23 @@
 """Counting the people sent one text: estimates without extra commits, and pruning."""
 
 import asyncio
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sql.rows import to_micros
+from smtpproxy.store.sql.side_tables import SideTable, SideTables
 
 Texts = Mapping[bytes, Mapping[str, datetime]]
 """When each person was sent each text."""
 
 COUNT = "SELECT count(*) FROM bulk WHERE fingerprint = ? AND at > ?"
+_PRUNE = """
+DELETE FROM bulk WHERE (fingerprint, person) IN
+    (SELECT fingerprint, person FROM bulk WHERE at < ? ORDER BY at LIMIT ?{skip_locked})
+"""
 _PRUNED_AT_ONCE = 500  # rows in one transaction, while other writers wait
 _PRUNE_EVERY = 2_000  # rows written
 _PRUNE_PAUSE = 0.01  # seconds
@@ -20,14 +25,15 @@ _MERGE_EVERY = timedelta(seconds=1)
 _MOST_PENDING = 2_000  # people: a worker merges sooner
 
 
-class BulkCounts(ABC):
-    """A `BulkCounter` without its statements.
+class BulkCounter(SideTable):
+    """Counts people by the fingerprint of what they are sent, across workers.
 
     Estimates are counted in the process. Once a second, with the next message, they are merged
     with the counts of others: so an estimate costs no commit of its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tables: SideTables) -> None:
+        super().__init__(tables)
         self._written = 0  # rows, since the last pruning
         self._pruning: asyncio.Task[None] | None = None
         self._longest = 0.0  # window, seconds
@@ -43,19 +49,25 @@ class BulkCounts(ABC):
         Of a text sent to many more than `most` people only the newest rows are kept.
         """
 
-    @abstractmethod
-    async def _remove(self, before: int, most: int) -> int:
-        """Remove at most `most` older rows; return how many."""
-
     async def count(
         self, fingerprint: bytes, people: Collection[str], at: datetime, window: float, most: int
     ) -> int:
+        """Count a text for canonical addresses; return how many people were sent it within `window`
+        seconds, including these.
+
+        Exact up to `most`; any higher number means "more". A person counts once. Atomic across
+        workers. Raises StoreUnavailable.
+        """
         texts = {fingerprint: dict.fromkeys(people, at)}
         return (await self._count(texts, at, window, most))[fingerprint]
 
     async def estimate(
         self, fingerprint: bytes, people: Collection[str], at: datetime, window: float, most: int
     ) -> int:
+        """Do the same, cheaper: the counts of other workers may be some seconds old.
+
+        Never fails: what cannot be read or written is not counted.
+        """
         pending = self._pending.setdefault(fingerprint, {})
         before = len(pending)
         pending.update(dict.fromkeys(people, at))
@@ -95,9 +107,12 @@ class BulkCounts(ABC):
         removed = _PRUNED_AT_ONCE
         with suppress(StoreUnavailable):
             while removed == _PRUNED_AT_ONCE:
-                removed = await self._remove(before, _PRUNED_AT_ONCE)
+                async with self._tables.writing() as session:
+                    prune = _PRUNE.format(skip_locked=self._tables.skip_locked)
+                    removed = await session.run(prune, before, _PRUNED_AT_ONCE)
                 await asyncio.sleep(_PRUNE_PAUSE)
 
-    def _stop_pruning(self) -> None:
+    def close(self) -> None:
         if self._pruning is not None:
             self._pruning.cancel()
+        super().close()

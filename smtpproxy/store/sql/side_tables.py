@@ -57,7 +57,7 @@ class SideTables(ABC):
     def close(self) -> None: ...
 
 
-class SideTable:
+class SideTable(ABC):  # noqa: B024 - what is abstract is in some subclasses
     """The base of what keeps its rows in side tables."""
 
     def __init__(self, tables: SideTables) -> None:
@@ -65,22 +65,6 @@ class SideTable:
 
     def close(self) -> None:
         self._tables.close()
-
-
-OLDER_MAILINGS = "SELECT count(*) FROM mailing WHERE at < ?"
-PRUNE_MAILINGS = """
-DELETE FROM mailing WHERE (person, at, id) IN
-    (SELECT person, at, id FROM mailing WHERE at < ? LIMIT ?)
-"""
-PRUNE_FIRST_MAILINGS = """
-DELETE FROM first_mailing WHERE person IN
-    (SELECT person FROM first_mailing WHERE at < ? LIMIT ?)
-"""
-FORGET_MAILINGS = (
-    "DELETE FROM mailing WHERE person = ?",
-    "DELETE FROM first_mailing WHERE person = ?",
-)
-MAILINGS_PRUNED_AT_ONCE = 5_000  # rows in one transaction, while other writers wait
 
 
 def keyed_hash(octets: bytes, secret: bytes) -> bytes:

@@ -10,7 +10,6 @@ from msgspec.structs import replace
 from smtpproxy.mail.address import canonical
 from smtpproxy.policy.model import ConsentAct, Contact, Facts, Lookups, Origin, Suppression
 from smtpproxy.policy.scopes import SCOPE_KINDS
-from smtpproxy.store.counters import MailingLog, with_mailings
 from smtpproxy.store.keys import KeyRing, is_key_text, suppressed_name
 from smtpproxy.store.merge import as_update
 from smtpproxy.store.operations import Batch
@@ -21,6 +20,7 @@ from smtpproxy.store.sql import imports as import_table
 from smtpproxy.store.sql import suppressions as suppression_table
 from smtpproxy.store.sql.contacts import Contacts, Wishes
 from smtpproxy.store.sql.live_keys import Rekeying
+from smtpproxy.store.sql.mailings import MailingLog, with_mailings
 from smtpproxy.store.sql.partners import PartnerExchange
 from smtpproxy.store.sql.propagation import Propagation
 from smtpproxy.store.sql.retention import Retention

@@ -1,30 +1,17 @@
-"""Counting mailings, and people sent the same text, on the mail path.
-
-A message is counted before it goes to the upstream, and the count undone if it is not accepted:
-so two workers can never both send the last message that a cap allows. After a crash the count
-stays, since the message may have been accepted.
-"""
+"""Counting mailings, and people sent the same text, on the mail path of one relay."""
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from msgspec import Struct
 
 from smtpproxy.policy.model import Mailing, Stream
-from smtpproxy.store.counters import Mailed
-from smtpproxy.store.sql.bulk import COUNT, BulkCounts, Texts
+from smtpproxy.store.sql.bulk import COUNT, BulkCounter, Texts
+from smtpproxy.store.sql.mailings import Mailed, MailingLog
 from smtpproxy.store.sql.rows import from_micros, to_micros
-from smtpproxy.store.sql.side_tables import (
-    FORGET_MAILINGS,
-    MAILINGS_PRUNED_AT_ONCE,
-    OLDER_MAILINGS,
-    PRUNE_FIRST_MAILINGS,
-    PRUNE_MAILINGS,
-    person_hash,
-    reader_hash,
-)
+from smtpproxy.store.sql.side_tables import person_hash, reader_hash
 from smtpproxy.store.sqlite.side_file import SideFile
 
 _KNOWN = """
@@ -51,11 +38,12 @@ class Counted(Struct, frozen=True):
     at: datetime
 
 
-class SqliteMailings:
-    """A `MailingLog`. Opened with the first use, on the event loop."""
+class SqliteMailings(MailingLog):
+    """Opened with the first use, on the event loop."""
 
     def __init__(self, database: Path, timeout: float, *, read_only: bool = False) -> None:
         self._file = SideFile(database, "mailings", timeout, read_only=read_only)
+        super().__init__(self._file)
 
     async def reserve(
         self, id: str, stream: Stream, addresses: Iterable[str], at: datetime
@@ -108,37 +96,6 @@ class SqliteMailings:
 
         return await self._file.ask(read)
 
-    async def prune(
-        self, before: datetime, *, first_before: datetime, dry_run: bool = False
-    ) -> int:
-        """Remove older rows, in small steps; return how many messages."""
-        if not self._file.exist():
-            return 0
-        if dry_run:
-            return await self._file.ask(_counted(OLDER_MAILINGS, (to_micros(before),)))
-        removed = 0
-        for statement, moment in (
-            (PRUNE_MAILINGS, before),
-            (PRUNE_FIRST_MAILINGS, first_before),
-        ):
-            values = (to_micros(moment), MAILINGS_PRUNED_AT_ONCE)
-            while some := await self._file.write(_changed(statement, values)):
-                removed += some if statement is PRUNE_MAILINGS else 0
-        return removed
-
-    async def forget(self, address: str) -> None:
-        """Erase a person."""
-
-        def erase(connection: sqlite3.Connection) -> None:
-            for statement in FORGET_MAILINGS:
-                connection.execute(statement, (self._person(address),))
-
-        if self._file.exist():
-            await self._file.write(erase)
-
-    def close(self) -> None:
-        self._file.close()
-
     def _person(self, address: str) -> bytes:
         return person_hash(address, self._file.secret)
 
@@ -159,14 +116,6 @@ def _known(connection: sqlite3.Connection, person: bytes) -> Mailed:
     )
 
 
-def _changed(statement: str, values: tuple[object, ...]) -> Callable[[sqlite3.Connection], int]:
-    return lambda connection: connection.execute(statement, values).rowcount
-
-
-def _counted(query: str, values: tuple[object, ...]) -> Callable[[sqlite3.Connection], int]:
-    return lambda connection: int(connection.execute(query, values).fetchone()[0])
-
-
 _BULK_SENT = """
 INSERT INTO bulk (fingerprint, person, at) VALUES (?, ?, ?)
 ON CONFLICT DO UPDATE SET at = max(at, excluded.at)
@@ -176,22 +125,14 @@ DELETE FROM bulk WHERE (fingerprint, person) IN (
     SELECT fingerprint, person FROM bulk WHERE fingerprint = ?1 ORDER BY at DESC LIMIT -1 OFFSET ?2
 )
 """
-_BULK_PRUNE = """
-DELETE FROM bulk WHERE (fingerprint, person) IN
-    (SELECT fingerprint, person FROM bulk WHERE at < ? ORDER BY at LIMIT ?)
-"""
 
 
-class SqliteBulkCounter(BulkCounts):
-    """A `BulkCounter`. Opened with the first use, on the event loop."""
+class SqliteBulkCounter(BulkCounter):
+    """Opened with the first use, on the event loop."""
 
     def __init__(self, database: Path, timeout: float) -> None:
-        super().__init__()
         self._file = SideFile(database, "bulk", timeout)
-
-    def close(self) -> None:
-        self._stop_pruning()
-        self._file.close()
+        super().__init__(self._file)
 
     async def _add(self, texts: Texts, since: int, most: int) -> dict[bytes, int]:
         def add(connection: sqlite3.Connection) -> dict[bytes, int]:
@@ -202,15 +143,12 @@ class SqliteBulkCounter(BulkCounts):
 
         return await self._file.write(add)
 
-    async def _remove(self, before: int, most: int) -> int:
-        return await self._file.write(_changed(_BULK_PRUNE, (before, most)))
-
     def _person(self, address: str) -> bytes:
         return reader_hash(address, self._file.secret)
 
 
 def _people(connection: sqlite3.Connection, fingerprint: bytes, since: int, most: int) -> int:
-    found = _counted(COUNT, (fingerprint, since))(connection)
+    found = int(connection.execute(COUNT, (fingerprint, since)).fetchone()[0])
     if found > 2 * most + 1:
         connection.execute(_BULK_TRIM, (fingerprint, most + 1))
     return found

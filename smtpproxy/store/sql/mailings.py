@@ -1,0 +1,100 @@
+"""What people were mailed, counted on the mail path.
+
+A message is counted before it goes to the upstream, and the count undone if it is not accepted:
+so two workers can never both send the last message that a cap allows. After a crash the count
+stays, since the message may have been accepted.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from smtpproxy.policy.model import NO_FACTS, Facts, Mailing, Stream
+from smtpproxy.store.sql.rows import to_micros
+from smtpproxy.store.sql.side_tables import SideTable, person_hash
+
+_OLDER = "SELECT count(*) FROM mailing WHERE at < ?"
+_PRUNE = """
+DELETE FROM mailing WHERE (person, at, id) IN
+    (SELECT person, at, id FROM mailing WHERE at < ? LIMIT ?)
+"""
+_PRUNE_FIRST = """
+DELETE FROM first_mailing WHERE person IN
+    (SELECT person FROM first_mailing WHERE at < ? LIMIT ?)
+"""
+_PRUNED_AT_ONCE = 5_000  # rows in one transaction, while other writers wait
+_FORGET = ("DELETE FROM mailing WHERE person = ?", "DELETE FROM first_mailing WHERE person = ?")
+
+
+class Mailed(Struct, frozen=True):
+    """What a person has been mailed, oldest first."""
+
+    mailings: tuple[Mailing, ...] = ()
+    first_at: datetime | None = None
+
+
+class MailingLog(SideTable):
+    """Counts mail across workers. Addresses are canonical. Raises StoreUnavailable."""
+
+    @abstractmethod
+    async def known(self, addresses: Sequence[str]) -> Mapping[str, Mailed]:
+        """Return what each was mailed before; people without mail may be left out."""
+
+    @abstractmethod
+    async def reserve(
+        self, id: str, stream: Stream, addresses: Iterable[str], at: datetime
+    ) -> Mapping[str, Mailed]:
+        """Count a message before it goes to the upstream; return what was mailed before it.
+
+        Atomic across workers: no other message is counted in between.
+        """
+
+    @abstractmethod
+    async def release(self, id: str, addresses: Iterable[str]) -> None:
+        """Undo the count of a message for people who were not mailed."""
+
+    async def prune(
+        self, before: datetime, *, first_before: datetime, dry_run: bool = False
+    ) -> int:
+        """Remove older messages and first messages, in small steps.
+
+        Returns how many messages were removed, or would be.
+        """
+        if dry_run:
+            async with self._tables.reading() as session:
+                return int((await session.fetch_all(_OLDER, to_micros(before)))[0][0])
+        if not self._tables.exist():
+            return 0
+        removed = await self._prune(_PRUNE, before)
+        await self._prune(_PRUNE_FIRST, first_before)
+        return removed
+
+    async def _prune(self, statement: str, before: datetime) -> int:
+        removed, some = 0, _PRUNED_AT_ONCE
+        while some == _PRUNED_AT_ONCE:
+            async with self._tables.writing() as session:
+                some = await session.run(statement, to_micros(before), _PRUNED_AT_ONCE)
+            removed += some
+        return removed
+
+    async def forget(self, address: str) -> None:
+        """Erase a person."""
+        if self._tables.exist():
+            person = person_hash(address, await self._tables.hash_key())
+            async with self._tables.writing() as session:
+                for statement in _FORGET:
+                    await session.run(statement, person)
+
+
+def with_mailings(facts: Facts, mailed: Mapping[str, Mailed]) -> Facts:
+    """Return `facts` with their mailings replaced."""
+    changed = {
+        address: replace(
+            facts.get(address, NO_FACTS), mailings=known.mailings, first_mailed_at=known.first_at
+        )
+        for address, known in mailed.items()
+    }
+    return {**facts, **changed}
