@@ -55,7 +55,8 @@ from smtpproxy.store.exchange.compare import SuppressionComparison
 from smtpproxy.store.exchange.layouts import Wanted
 from smtpproxy.store.exchange.lines import Contents, read_lines
 from smtpproxy.store.exchange.mapping import SUPPRESSION_FIELDS, MappingFault, read_mapping
-from smtpproxy.store.exchange.plausible import ScopeCheck, by_now
+from smtpproxy.store.exchange.plausible import by_now
+from smtpproxy.store.exchange.plausible_scopes import ScopeCheck
 from smtpproxy.store.exchange.run import Format
 from smtpproxy.store.exchange.suppression_record import (
     LIFT_MOTIVES,

@@ -122,11 +122,30 @@ def _disclosed(case: RecipientCase, lines: Lines) -> RecipientCase | None:
 
 
 def _informed(case: RecipientCase, lines: Lines) -> RecipientCase | None:
+    last = _last_sign(case)
+
     def change(way: Collection) -> dict[str, Any]:
         missing = way.informed_at is None and not way.never_informed
-        return {"informed_at": way.collected_at or case.now} if missing else {}
+        return {"informed_at": way.collected_at or last} if missing else {}
 
     return _ways(case, lines, change)
+
+
+def _collected_then(case: RecipientCase, lines: Lines) -> RecipientCase | None:
+    """Supply `collected_at`, without which nothing shows that a notice was in time."""
+    last = _last_sign(case)
+
+    def change(way: Collection) -> dict[str, Any]:
+        return {"collected_at": way.informed_at or last} if way.collected_at is None else {}
+
+    return _ways(case, lines, change)
+
+
+def _last_sign(case: RecipientCase) -> datetime:
+    """The latest time that makes nobody more active than the record does."""
+    contact = case.facts.contact
+    last = None if contact is None else last_activity(contact, case.rulebook, case.now)
+    return last or case.now
 
 
 def _optout(case: RecipientCase, lines: Lines) -> RecipientCase | None:
@@ -244,7 +263,7 @@ _FIXES: Mapping[Reason, Sequence[tuple[str, Fix]]] = {
     Reason.SOURCE_UNPROVEN: [("source", _source)],
     Reason.SOURCE_NOT_DIRECT: [("source", _source)],
     Reason.SOURCE_UNDISCLOSED: [("supplier", _supplier), ("sender_disclosed", _disclosed)],
-    Reason.NOTICE_MISSING: [("informed_at", _informed)],
+    Reason.NOTICE_MISSING: [("informed_at", _informed), ("collected_at", _collected_then)],
     Reason.OPTOUT_NOT_OFFERED: [("optout_offered", _optout)],
     Reason.TOPIC_UNRELATED: [("occupations", _occupations)],
     Reason.INACTIVE: [("collected_at", _collected)],

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from smtpproxy.policy.model import Basis, Rulebook, Stream, StreamClass
+from smtpproxy.policy.model import DEFAULT_STREAM, Basis, Rulebook, Source, Stream, StreamClass
 from smtpproxy.policy.scopes import Scopes
 from smtpproxy.settings.amounts import Rate
 from smtpproxy.settings.brands import BrandSettings
@@ -169,6 +169,17 @@ class Settings:
         """`server.source_header` if any stream uses it; otherwise it need not be read."""
         asked = any(stream.first_contact_notice for stream in self.streams.values())
         return self.server.source_header if asked else None
+
+    @property
+    def unannounced_sources(self) -> frozenset[Source]:
+        """Sources of addresses that some stream's first message need not name."""
+        return frozenset(
+            source
+            for one in self.streams.values()
+            if one.stream_class is StreamClass.MARKETING
+            and not (one.first_contact_notice or one.name == DEFAULT_STREAM.name)
+            for source in self.rulebooks[one.rulebook].disclosed_sources
+        )
 
     @property
     def own_socket(self) -> Path:

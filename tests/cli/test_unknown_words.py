@@ -154,6 +154,24 @@ def test_a_generic_address_that_names_no_department_is_counted(stored: Stored) -
         assert ("1 generic address names no department" in told) is counts, address
 
 
+def test_addresses_whose_first_message_has_to_name_their_source_are_counted(stored: Stored) -> None:
+    """RGPD art. 14(3)(b): unless each stream checks that, the sender has to."""
+    said = "1 address came from somebody else: the first message must say from whom"
+    came = {
+        "source": "purchased",
+        "provenance": {"supplier": "Lists Ltd", "sender_disclosed": True},
+    }
+    assert said in imported(stored, **came)[1]
+    assert said not in imported(stored, source="direct")[1]
+    assert said not in imported(stored, **came, first_contacted_at=THEN)[1]
+    stored.config_path.write_text(
+        stored.config_path.read_text().replace(
+            'class = "marketing"', 'class = "marketing"\nfirst_contact_notice = true'
+        )
+    )
+    assert said not in imported(stored, **came)[1]
+
+
 def test_a_tag_that_the_rulebook_protects_follows_a_new_address(stored: Stored) -> None:
     imported(stored, tags=[" Restricted"])
     imported(stored, address="anna.b@people.example", audience="consumer")

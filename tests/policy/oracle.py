@@ -352,8 +352,8 @@ def _other_basis(
     purchases = [p for p in contact.purchases if p.at <= now]
     recent = [p for p in purchases if now <= _years_later(p.at, _count(book.customer_period))]
     similar = [p for p in recent if p.product in stream.products]
-    informed = contact.informed_at is not None and contact.informed_at <= now
-    if informed and contact.informed_at and contact.collected_at:
+    informed = False
+    if contact.informed_at and contact.collected_at:
         informed = contact.informed_at <= contact.collected_at <= now
     last = _last_activity(contact, book, now)
     active = last is not None and now <= _years_later(last, _count(book.activity_period))

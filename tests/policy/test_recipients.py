@@ -169,7 +169,7 @@ CUSTOMERS = [
     ({"informed_at": None}, "refuse notice_missing"),
     ({"informed_at": COLLECTED + TICK}, "refuse notice_missing"),
     ({"informed_at": COLLECTED - DAY}, "allow existing_customer"),
-    ({"informed_at": COLLECTED, "collected_at": None}, "allow existing_customer"),
+    ({"informed_at": COLLECTED, "collected_at": None}, "refuse notice_missing"),
     ({"informed_at": NOW + TICK, "collected_at": None}, "refuse notice_missing"),
     ({"informed_at": NOW + TICK, "collected_at": NOW + DAY}, "refuse notice_missing"),
     ({"optout_offered": False}, "refuse optout_not_offered"),
@@ -191,7 +191,7 @@ CHARITIES = [
     (_silent(replace(PERSON, optout_offered=False), OLD), "refuse optout_not_offered"),
     (replace(_silent(PERSON, OLD), last_activity_at=NOW), "allow charity"),
     (replace(_silent(PERSON, OLD), last_activity_at=NOW + TICK), "refuse inactive"),
-    (replace(PERSON, collected_at=None), "refuse inactive"),
+    (replace(PERSON, collected_at=None), "refuse notice_missing"),
     # a customer's failure is nearer than the charity's
     (
         replace(_silent(PERSON, OLD), purchases=(Purchase("hats", OLD),)),

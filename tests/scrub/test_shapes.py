@@ -2,16 +2,18 @@
 
 from datetime import datetime, timedelta
 from random import Random
+from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
 from smtpproxy.policy.decide import judge_recipient
-from smtpproxy.policy.model import Contact, RecipientFacts, Rulebook, Stream
+from smtpproxy.policy.model import Action, Contact, Reason, RecipientFacts, Rulebook, Stream
 from smtpproxy.policy.rulebooks import builtin
 from smtpproxy.policy.rules import RecipientCase
 from smtpproxy.scrub.fixes import freed_by
 from smtpproxy.scrub.shapes import Shapes
-from tests.policy.cases import NOW
+from tests.policy.cases import ADDRESS, CUSTOMER, NOW, OFFERS
 from tests.policy.strategies import MOMENTS, random_case
 
 BOOKS = [builtin(name) for name in ("fr", "uk", "us", "ca")]
@@ -130,3 +132,24 @@ def test_what_only_some_people_have_makes_no_shape() -> None:
     assert shapes.of(contact.address, known, [contact]) is not None
     assert shapes.of(contact.address, known, [contact, contact]) is None
     assert shapes.of(contact.address, known, [Contact(contact.address, language="fr")]) is None
+
+
+@pytest.mark.parametrize(
+    ("lacking", "frees"),
+    [
+        ({"collected_at": None}, ("collected_at",)),
+        ({"informed_at": None}, ("informed_at",)),
+        ({"collected_at": None, "informed_at": None}, ("collected_at", "informed_at")),
+        ({"collected_at": None, "never_informed": True, "informed_at": None}, ()),
+    ],
+)
+def test_a_notice_needs_its_day_and_that_of_collection(
+    lacking: dict[str, Any], frees: tuple[str, ...]
+) -> None:
+    known = RecipientFacts(contact=replace(CUSTOMER, **lacking))
+    assert standing(ADDRESS, OFFERS, known, builtin("fr")) == (
+        Action.REFUSE,
+        Reason.NOTICE_MISSING,
+        None,
+        frees,
+    )

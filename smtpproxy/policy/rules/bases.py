@@ -312,15 +312,10 @@ def professional_failure(case: RecipientCase) -> Reason:
 def is_informed(contact: Contact, case: RecipientCase) -> bool:
     """Whether the person was informed at collection, not later (A11).
 
-    If the time of collection is unknown, a past notice is enough; if it is in the future, nothing
-    shows that the notice was in time.
+    If the time of collection is unknown or to come, nothing shows that the notice was in time.
     """
     informed, collected = contact.informed_at, contact.collected_at
-    return (
-        informed is not None
-        and informed <= case.now
-        and (collected is None or informed <= collected <= case.now)
-    )
+    return informed is not None and collected is not None and informed <= collected <= case.now
 
 
 def _first_missing(

@@ -22,7 +22,6 @@ from smtpproxy.settings import Settings
 from smtpproxy.store.collected import is_void
 from smtpproxy.store.exchange.contact_ndjson import EVERY_PURPOSE
 from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected
-from smtpproxy.store.exchange.suppression_record import is_motive
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.merge import refusals
 from smtpproxy.store.protocols import ContactUpdate, SuppressionEntry
@@ -73,6 +72,8 @@ class ContactCheck:
         self.professionals = 0  # at providers of private mailboxes
         self._roles = settings.role_local_parts
         self.personal = 0  # addresses said to be generic that name no role
+        self._unannounced = settings.unannounced_sources
+        self.passed_on = 0  # addresses whose source no first message has to name
         self.withdrawn: Counter[str] = Counter()  # withdrawals, by unknown purpose
 
     def checked(self, contents: Contents[ContactUpdate]) -> Contents[ContactUpdate]:
@@ -105,8 +106,8 @@ class ContactCheck:
             )
         if self.withdrawn:
             yield (
-                f"{_counted(self.withdrawn, 'withdrawal')} that no stream has "
-                f"({_named(self.withdrawn)}): each counts for all marketing"
+                f"{counted_purposes(self.withdrawn, 'withdrawal')} that no stream has "
+                f"({named(self.withdrawn)}): each counts for all marketing"
             )
         if self.brandless:
             yield (
@@ -119,6 +120,11 @@ class ContactCheck:
         if self.personal:
             who = counted(self.personal, "generic address names", "generic addresses name")
             yield f"{who} no department, and is mailed without any basis: is it a person's?"
+        if self.passed_on:
+            yield (
+                f"{counted(self.passed_on, 'address', 'addresses')} came from somebody else: the "
+                "first message must say from whom (RGPD art. 14(3)(b)); see first_contact_notice"
+            )
 
     def _checked(self, item: Item, worded: Callable[[str], str]) -> Item:
         if isinstance(item, Rejected):
@@ -178,6 +184,9 @@ class ContactCheck:
             local = contact.address.rpartition("@")[0]
             self.personal += not names_role(local, self._roles)
         self.brandless += self._needs_brand and _lacks_brand(contact)
+        if contact.first_contacted_at is None:
+            sources = (contact.source, *(way.source for way in contact.others))
+            self.passed_on += not self._unannounced.isdisjoint(sources)
         for act in contact.acts:
             if act.withdrawal and act.purpose not in self._purposes:
                 self.withdrawn[act.purpose] += 1
@@ -242,103 +251,12 @@ class ContactCheck:
         return None
 
 
-class ScopeCheck:
-    """Widens suppressions for an unknown purpose or brand to all marketing.
-
-    Leaves out notes in free text, unless `keep_notes`.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        now: datetime,
-        as_of: datetime,
-        *,
-        keep_notes: bool = False,
-        own: Callable[[str], None] | None = None,
-    ) -> None:
-        """`as_of`: the time of the file. `own` raises ValueError if a scope is other brands'."""
-        self._own = own
-        self._known = {"purpose": settings.purposes, "brand": settings.brand_names}
-        self._now, self._as_of = now, as_of
-        self._postdated = 0
-        self._keep_notes = keep_notes
-        self._free = 0  # notes in free text
-        self._widened = {kind: Counter[str]() for kind in self._known}
-
-    def checked(self, contents: Contents[SuppressionEntry]) -> Contents[SuppressionEntry]:
-        return dataclasses.replace(contents, items=map(self._checked, contents.items))
-
-    def notices(self) -> Iterator[str]:
-        """Yield notices for the user."""
-        if self._postdated:
-            yield (
-                f"{counted(self._postdated, 'suppression')} dated in the future: it counts from "
-                "the time of the file"
-            )
-        if purposes := self._widened["purpose"]:
-            yield (
-                f"{_counted(purposes, 'suppression')} that no stream has "
-                f"({_named(purposes)}): each counts for all marketing"
-            )
-        if brands := self._widened["brand"]:
-            yield (
-                f"{counted(brands.total(), 'suppression')} for a brand that is not configured "
-                f"({_named(brands)}): each counts for all marketing"
-            )
-        if self._free and self._keep_notes:
-            yield f"{counted(self._free, 'note')} in free text kept: {FREE_TEXT}"
-        elif self._free:
-            yield (
-                f"{counted(self._free, 'note')} in free text left out, since {FREE_TEXT}; "
-                "--keep-notes keeps such notes"
-            )
-
-    def _checked(
-        self, item: Read[SuppressionEntry] | Rejected | Passed
-    ) -> Read[SuppressionEntry] | Rejected | Passed:
-        if isinstance(item, Rejected) and item.refusal is not None:
-            others = self._others_concerned(item.refusal)
-            refusal = None if others else self._known_scope(item.refusal)
-            return replace(item, refusal=refusal)
-        if not isinstance(item, Read):
-            return item
-        if others := self._others_concerned(item.value):
-            return Rejected(item.number, others, (item.content,))
-        if item.value.note is not None and not is_motive(item.value.note):
-            self._free += 1
-            if not self._keep_notes:
-                entry = replace(item.value, note=None)
-                item = replace(item, value=entry)
-        return replace(item, value=self._known_scope(item.value))
-
-    def _others_concerned(self, entry: SuppressionEntry) -> str | None:
-        """Return the fault if the token does not cover the entry's brand, or None."""
-        try:
-            if self._own is not None:
-                self._own(entry.scope)
-        except ValueError as error:
-            return str(error)
-        return None
-
-    def _known_scope(self, entry: SuppressionEntry) -> SuppressionEntry:
-        since = by_now(entry.since, self._now, self._as_of)
-        if since != entry.since:
-            self._postdated += 1
-            entry = replace(entry, since=since)
-        kind, colon, name = entry.scope.partition(":")
-        if not colon or name in self._known[kind]:
-            return entry
-        self._widened[kind][name] += 1
-        return replace(entry, scope="marketing")
-
-
-def _counted(by_purpose: Counter[str], what: str) -> str:
+def counted_purposes(by_purpose: Counter[str], what: str) -> str:
     count = by_purpose.total()
     return f"1 {what} is for a purpose" if count == 1 else f"{count:,} {what}s are for purposes"
 
 
-def _named(purposes: Iterable[str]) -> str:
+def named(purposes: Iterable[str]) -> str:
     return ", ".join(repr(purpose[:40]) for purpose in sorted(purposes)[:5])
 
 
