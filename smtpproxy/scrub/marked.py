@@ -28,29 +28,27 @@ class MarkedAddresses:
         """Set the number of an address; return its former one."""
         # Python hashes text by SipHash with a random key, so nobody can construct collisions.
         mark = (hash(address) & _MARK_BITS) or 1
-        place = self._place(mark)
-        if self._marks[place]:
+        marks, mask, place = self._marks, self._mask, mark & self._mask
+        while (found := marks[place]) and found != mark:
+            place = (place + 1) & mask
+        if found:
             before, self._numbers[place] = self._numbers[place], number
             return before
-        self._marks[place], self._numbers[place] = mark, number
+        marks[place], self._numbers[place] = mark, number
         self._count += 1
         if 2 * self._count > self._mask:
             self._grow()
         return None
 
-    def _place(self, mark: int) -> int:
-        place = mark & self._mask
-        while (found := self._marks[place]) and found != mark:
-            place = (place + 1) & self._mask
-        return place
-
     def _grow(self) -> None:
-        marks, numbers = self._marks, self._numbers
-        size = 2 * len(marks)
-        self._marks = array("Q", [0]) * size
-        self._numbers = array(numbers.typecode, [0]) * size
-        self._mask = size - 1
-        for mark, number in zip(marks, numbers, strict=True):
+        before = self._marks, self._numbers
+        size = 2 * len(self._marks)
+        self._marks = marks = array("Q", [0]) * size
+        self._numbers = array(self._numbers.typecode, [0]) * size
+        self._mask = mask = size - 1
+        for mark, number in zip(*before, strict=True):
             if mark:
-                place = self._place(mark)
-                self._marks[place], self._numbers[place] = mark, number
+                place = mark & mask
+                while marks[place]:
+                    place = (place + 1) & mask
+                marks[place], self._numbers[place] = mark, number

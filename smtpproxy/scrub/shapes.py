@@ -5,7 +5,7 @@ now, and with the beginnings of the rulebooks' periods (tests/scrub/test_shapes.
 """
 
 from collections.abc import Hashable, Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, time
 
 from smtpproxy.policy.model import (
     Audience,
@@ -18,7 +18,8 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.periods import Period, beginning, within
 
-_MOST = 100_000  # times remembered
+_MOST = 100_000  # days remembered
+_ENDS = (time.min, time.max)  # of a day: where these are alike, all between them is
 _EVIDENCE = Evidence()
 
 
@@ -36,7 +37,8 @@ class Shapes:
         self._periods = [(period, then) for period in periods if period for then in self._nows]
         self._since = [book.charity_since for book in books if book.charity_since]
         self._roles = frozenset().union(*(book.role_local_parts for book in books))
-        self._places: dict[datetime, int] = {}
+        self._places: dict[tuple[bool, ...], int] = {}
+        self._days: dict[int, int] = {}  # the place of all times of a day
 
     def of(self, address: str, known: RecipientFacts, lines: Sequence[Contact]) -> Hashable | None:
         """Return the shape of a person with these `lines` in a file; None: judge them alone."""
@@ -89,21 +91,28 @@ class Shapes:
     def _order(self, moments: Sequence[datetime | None]) -> Hashable:
         """Return the order of the times among themselves, and among those that rules use."""
         distinct = sorted({at for at in moments if at is not None})
-        ranks = {at: rank for rank, at in enumerate(distinct)}
+        ranks: dict[datetime | None, int] = {at: rank for rank, at in enumerate(distinct)}
         return (
-            tuple([None if at is None else ranks[at] for at in moments]),
-            tuple([self._place(at) for at in distinct]),
+            tuple(map(ranks.get, moments)),
+            tuple([self._days.get(at.toordinal()) or self._place(at) for at in distinct]),
         )
 
     def _place(self, at: datetime) -> int:
-        """Return how many of the rules' times it is not before, which identifies its place."""
-        place = self._places.get(at)
-        if place is None:
-            place = sum(at > then for then in self._nows) + sum(at >= on for on in self._since)
-            place += sum(within(at, period, then) for period, then in self._periods)
-            if len(self._places) < _MOST:
-                self._places[at] = place
-        return place
+        """Return a number for all that a rule can tell about a time, from 1."""
+        first, last = (self._number(datetime.combine(at, end, at.tzinfo)) for end in _ENDS)
+        if first != last:
+            return self._number(at)
+        if len(self._days) < _MOST:
+            self._days[at.toordinal()] = first
+        return first
+
+    def _number(self, at: datetime) -> int:
+        told = (
+            *[at > then for then in self._nows],
+            *[at >= on for on in self._since],
+            *[within(at, period, then) for period, then in self._periods],
+        )
+        return self._places.setdefault(told, len(self._places) + 1)
 
 
 def _act(act: ConsentAct) -> Hashable:

@@ -261,3 +261,41 @@ async def test_a_whole_domain_is_told_to_partners_and_by_them(
     (found,) = (await facts_of(store, "anna@sub.people.example")).suppressions
     assert (found.domain, found.origin) == ("*.people.example", Origin.EXTERNAL)
     assert len(await store.suppressions("anna%people.example@localhost")) == 1
+
+
+async def test_many_people_are_read_at_once_as_each_alone(
+    exchange: tuple[Store, SuppressionKey],
+) -> None:
+    """Under two keys, and by a partner; by domains, and what an address may be read as."""
+    store, boots = exchange
+    older = [entry(), entry("@wild.example", "all", Origin.MANUAL), entry(BERT, "all", since=T0)]
+    await store.add_suppressions(older)
+    await store.start_rekey(at=T0)
+    newer = [
+        entry(BERT, note="by phone"),
+        entry(BERT, origin=Origin.BOUNCE, since=T0 - DAY),
+        entry("*.wild.example", "all", Origin.EXTERNAL, note="a list"),
+    ]
+    await store.add_suppressions(newer)
+    rows = [
+        SnapshotRow(boots.pair(TAGGED), "marketing", Origin.COMPLAINT, T0),
+        SnapshotRow(boots.pair("carl@people.example"), "all", Origin.BOUNCE, T0),
+        SnapshotRow(boots.pair("@domain.example"), "all", Origin.MANUAL, T0),
+    ]
+    await store.take_snapshot("boots", snapshot(boots, 3), one_batch(rows))
+    names = [ANNA, TAGGED, BERT, "bert+x@people.example", "carl@people.example"]
+    names += [f"{one}@{sub}wild.example" for one in ("a", "b") for sub in ("", "deep.", "x.deep.")]
+    names += [
+        "eva@domain.example",
+        "eva@sub.domain.example",
+        "*.deep.wild.example",
+        "@domain.example",
+    ]
+    names += ["anna%people.example@localhost", "wild.example!carl@domain.example"]
+    alone = {}
+    for name in names:
+        alone |= await store.facts(Lookups((name,), contacts=False))
+    nobody = [f"user{number}@people.example" for number in range(120)]
+    for among in (nobody, nobody[:40]):
+        assert await store.facts(Lookups((*among, *names), contacts=False)) == alone
+    assert set(names) - set(alone) == {"eva@sub.domain.example"}

@@ -98,7 +98,7 @@ def from_micros(micros: int) -> datetime:
 
 
 def optional_micros(moment: datetime | None) -> int | None:
-    return None if moment is None else to_micros(moment)
+    return None if moment is None else (moment - _EPOCH) // _MICROSECOND
 
 
 def optional_moment(micros: int | None) -> datetime | None:

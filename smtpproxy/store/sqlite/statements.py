@@ -1,6 +1,6 @@
 """The mail path's query of SQLite about an address: one statement, and so one snapshot."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from smtpproxy.store.keys import Partner
@@ -11,26 +11,27 @@ from smtpproxy.store.sqlite import live_keys
 _APART = 6
 
 # {wide} and {exact} are the parameters with the address's keys. {over} is the condition for the
-# whole domains that it is under; the wide key that matched identifies the domain.
+# whole domains that it is under; the wide key that matched identifies the domain. With many
+# addresses {asked} lists them, and {place} is the place of each in the list.
 _SUPPRESSIONS = """
-SELECT exact_key = {exact}, scope, origin, since, note FROM {view}
+SELECT {place}exact_key = {exact}, scope, origin, since, note FROM {asked}{view}
 WHERE wide_key = {wide} AND (exact_key = {exact} OR origin IN ({origins}))
 """
 _OF_DOMAIN = """
-SELECT wide_key, scope, origin, since, note FROM {view} WHERE {over}
+SELECT {place}wide_key, scope, origin, since, note FROM {asked}{view} WHERE {over}
 """
 # A partner's suppression counts as `external`; its origin at the partner decides whether it counts
 # for variants of the mailbox.
 _PARTNER = """
-SELECT exact_key = {exact}, scope, 'external', since, 'partner {name}: ' || origin
-FROM partner_snapshot CROSS JOIN partner_entry USING (snapshot)
-WHERE partner = '{name}' AND key = '{key}'
+SELECT {place}exact_key = {exact}, scope, 'external', since, 'partner {name}: ' || origin
+FROM {asked}partner_snapshot CROSS JOIN partner_entry USING (snapshot)
+WHERE partner = '{name}' AND partner_snapshot.key = '{key}'
 AND wide_key = {wide} AND (exact_key = {exact} OR origin IN ({origins}))
 """
 _PARTNER_DOMAIN = """
-SELECT wide_key, scope, 'external', since, 'partner {name}: ' || origin
-FROM partner_snapshot CROSS JOIN partner_entry USING (snapshot)
-WHERE partner = '{name}' AND key = '{key}' AND {over}
+SELECT {place}wide_key, scope, 'external', since, 'partner {name}: ' || origin
+FROM {asked}partner_snapshot CROSS JOIN partner_entry USING (snapshot)
+WHERE partner = '{name}' AND partner_snapshot.key = '{key}' AND {over}
 """
 _SNAPSHOT_AGE = """
 SELECT 2, NULL, NULL, CASE count(*) WHEN {count} THEN min(taken_at) END, NULL
@@ -63,23 +64,54 @@ def statements(
     and the wide key for a whole domain.
     """
     width = 2 + domains
-    names = [{"view": live_keys.view(versions)}] * len(versions)
-    names += [{"name": name, "key": key.fingerprint} for name, key in partners]
+    names = _names(versions, partners)
     arms = []
     for place, known in enumerate(names):
         first = width * place + 1
-        address, domain = (
-            (_SUPPRESSIONS, _OF_DOMAIN) if "view" in known else (_PARTNER, _PARTNER_DOMAIN)
-        )
-        keys = {"wide": f"?{first}", "exact": f"?{first + 1}", "origins": WIDENED}
-        arms.append(address.format(**keys, **known))
+        address, domain = _arms(known)
+        one = {"place": "", "asked": "", "origins": WIDENED, **known}
+        arms.append(address.format(wide=f"?{first}", exact=f"?{first + 1}", **one))
         places = [f"?{first + 2 + n}" for n in range(domains)]
-        arms += [domain.format(over=over, **known) for over in _wanted(places)]
+        arms += [domain.format(over=over, **one) for over in _wanted(places)]
     if age and partners:
         wanted = ", ".join(f"('{name}', '{key.fingerprint}')" for name, key in partners)
         arms.append(_SNAPSHOT_AGE.format(count=len(partners), wanted=wanted))
     contact = _CONTACT.format(address=f"?{width * len(names) + 1}")
     return Statements("UNION ALL".join(arms), "UNION ALL".join([*arms, contact]))
+
+
+def suppressions_of_many(versions: Sequence[int], partners: Sequence[Partner] = ()) -> str:
+    """Return the statement that reads the suppressions of many addresses.
+
+    Its first values are two lists in JSON, as long as there are addresses, and whole domains over
+    them. Then for each live key and partner: the wide and exact keys of all addresses, put
+    together, and the wide keys of all domains. The first column is the place of the address or the
+    domain; the others are those of `Statements.suppressions`.
+    """
+    arms = []
+    for number, known in enumerate(_names(versions, partners)):
+        of_address, of_domain = _arms(known)
+        people, domains = 2 * number + 3, 2 * number + 4
+        keys = {
+            "wide": f"substr(?{people}, asked.key * 48 + 1, 16)",
+            "exact": f"substr(?{people}, asked.key * 48 + 17, 32)",
+            "over": f"wide_key = substr(?{domains}, asked.key * 16 + 1, 16)",
+        }
+        for arm, asked in (of_address, "json_each(?1)"), (of_domain, "json_each(?2)"):
+            many = {"place": "asked.key, ", "asked": f"{asked} AS asked CROSS JOIN "}
+            arms.append(arm.format(origins=WIDENED, **many, **keys, **known))
+    return "UNION ALL".join(arms)
+
+
+def _names(versions: Sequence[int], partners: Sequence[Partner]) -> list[dict[str, str]]:
+    """Return what tells the live keys and the partners apart in a statement."""
+    names = [{"view": live_keys.view(versions)}] * len(versions)
+    return names + [{"name": name, "key": key.fingerprint} for name, key in partners]
+
+
+def _arms(known: Mapping[str, str]) -> tuple[str, str]:
+    """Return the SELECTs for the address, and for a whole domain."""
+    return (_SUPPRESSIONS, _OF_DOMAIN) if "view" in known else (_PARTNER, _PARTNER_DOMAIN)
 
 
 def _wanted(places: Sequence[str]) -> list[str]:
