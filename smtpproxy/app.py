@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 
 from smtpproxy.config import ConfigError
+from smtpproxy.config.machine_checks import folder_fault
 from smtpproxy.config.start_checks import FOLDERS, check_named_files, restore_warnings
 from smtpproxy.process.control import HandOver, NotRunning, StepDown, ask
 from smtpproxy.process.listening import CannotListen, Sockets, handed_on_by_systemd
@@ -91,6 +92,8 @@ def _prepare_state(settings: Settings) -> None:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(f"server.state_dir: {folder}: {error.strerror}") from error
+        if fault := folder_fault(folder):
+            raise OSError(f"server.state_dir: {fault}")
     if settings.feedback is not None:
         try:
             Maildir(settings.feedback_dir).make()

@@ -102,13 +102,13 @@ def read(path: Path) -> Users:
     return Users(users, key)
 
 
-def write(path: Path, users: Users) -> None:
+def write(path: Path, users: Users, owned_as: Path | None = None) -> None:
     """Replace the file, mode 0600; a concurrent reader gets either the old or the new one.
 
-    Raises OSError.
+    As root it keeps its owner; a new file gets that of the folder `owned_as`. Raises OSError.
     """
     text = _HEAD + f"%key {users.key.hex()}\n" + "".join(map(_line, users.by_name.values()))
-    owner = path.stat() if path.exists() else None
+    owner = next((each.stat() for each in (path, owned_as) if each and each.exists()), None)
     number, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with open(number, "w", encoding="utf-8") as file:  # noqa: PTH123

@@ -119,7 +119,7 @@ def add(name: str, replace: bool, settings: Settings) -> None:
         user = User.of(name, _password(confirm=True))
     except ValueError as error:
         fail(f"the password {error}", 2)
-    _write(path, dataclasses.replace(users, by_name={**users.by_name, name: user}))
+    _write(settings, dataclasses.replace(users, by_name={**users.by_name, name: user}))
     click.echo(f"{name}: {'password replaced' if exists else 'added'}")
 
 
@@ -133,7 +133,7 @@ def remove(name: str, settings: Settings) -> None:
     if name not in users.by_name:
         fail(f"no user {name!r} in {path}")
     kept = {other: user for other, user in users.by_name.items() if other != name}
-    _write(path, dataclasses.replace(users, by_name=kept))
+    _write(settings, dataclasses.replace(users, by_name=kept))
     click.echo(f"{name}: removed")
 
 
@@ -182,11 +182,12 @@ def _read(path: Path) -> "Users":
         fail(str(error))
 
 
-def _write(path: Path, users: "Users") -> None:
+def _write(settings: Settings, users: "Users") -> None:
     from smtpproxy.auth.users import write
 
+    path = _users_file(settings)
     try:
-        write(path, users)
+        write(path, users, settings.server.state_dir)
     except OSError as error:
         fail(f"{path} cannot be written: {error.strerror}")
 

@@ -79,12 +79,12 @@ def keygen(file: Path, options: KeygenOptions, config: Path) -> Result:
     """Make a key in a new FILE (mode 0600), and print its DNS record."""
     from smtpproxy.relay.dkim_signing import new_key
 
-    del config  # every command takes it; the key comes before its table
     domain, selector = _names(options.domain, options.selector)
     pem, key = new_key("ed25519" if options.kind == "ed25519" else "rsa", int(options.bits))
     try:
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "wb") as written:
+            _give_to_relay(config, handle)
             written.write(pem)
     except FileExistsError:
         fail(f"{file} already exists: a key is never overwritten")
@@ -101,6 +101,19 @@ def keygen(file: Path, options: KeygenOptions, config: Path) -> Result:
         f'key = "{file.resolve()}"',
     ]
     return Result(_as_object(file, domain, selector, key), text)
+
+
+def _give_to_relay(config: Path, handle: int) -> None:
+    """Give root's file to the owner of `state_dir`, the relay's user, if that is known already."""
+    from smtpproxy.config import ConfigError, load
+
+    try:
+        state_dir = load(config).server.state_dir
+    except ConfigError:
+        return  # the key may come before the configuration
+    if os.geteuid() == 0 and state_dir.is_dir():
+        owner = state_dir.stat()
+        os.fchown(handle, owner.st_uid, owner.st_gid)
 
 
 @dkim.command("record")

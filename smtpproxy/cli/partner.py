@@ -54,7 +54,7 @@ def key(settings: Settings, name: str) -> Result:
     """
     path = partner_of(settings, name).key_file
     try:
-        made, shared = True, create_partner_key(path)
+        made, shared = True, create_partner_key(path, settings.server.state_dir)
     except FileExistsError:
         made, shared = False, load_partner_key(path)
     except OSError as error:

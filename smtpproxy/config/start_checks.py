@@ -5,20 +5,16 @@ without permission to read them; `check` and `serve` use this.
 """
 
 import asyncio
-import errno
-import os
-import socket
-import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smtpproxy.auth.users import UsersError, read
 from smtpproxy.config import ConfigError
+from smtpproxy.config.machine_checks import addresses, disk, folder_fault, user
 from smtpproxy.policy.rules.deferrals import restore_in_force
-from smtpproxy.settings import Address, DkimSettings, Settings, UnixAddress
+from smtpproxy.settings import DkimSettings, Settings
 from smtpproxy.settings.brands import UnusableLogo, logo_source
 from smtpproxy.store import opened_store, replica_fault, store_path
 from smtpproxy.store.configurations import Misfit, of_relays, of_rows
@@ -57,13 +53,12 @@ def check_start(settings: Settings, filename: str) -> list[str]:
     Writes nothing. An address on which another process listens is not a fault: it may be the relay.
     Raises ConfigError with everything that would keep the relay from starting.
     """
-    return _all_of(
-        [check_named_files, _check_state, _check_addresses, _check_fit], settings, filename
-    )
+    checks = [check_named_files, _check_state, _check_addresses, _check_fit]
+    return [*_all_of(checks, settings, filename), *user(settings), *disk(settings)]
 
 
 def _all_of(
-    checks: list[Callable[[Settings, str], list[str]]], settings: Settings, filename: str
+    checks: Sequence[Callable[[Settings, str], list[str]]], settings: Settings, filename: str
 ) -> list[str]:
     warned: list[str] = []
     faults: list[str] = []
@@ -216,50 +211,10 @@ def _check_fit(settings: Settings, filename: str) -> list[str]:
         return []
 
 
-def folder_fault(folder: Path) -> str | None:
-    """Return why no files can be kept in `folder`, which would be created if missing."""
-    there = folder
-    while not os.path.lexists(there):
-        there = there.parent
-    try:
-        is_folder = stat.S_ISDIR(there.stat().st_mode)
-    except OSError as error:
-        return f"{there}: {error.strerror}"
-    if not is_folder:
-        return f"{there} is not a folder"
-    if not os.access(there, os.W_OK | os.X_OK):
-        return f"this user ({os.geteuid()}) cannot write to {there}"
-    return None
-
-
 def _check_addresses(settings: Settings, filename: str) -> list[str]:
-    places = [(f'listener "{each.name}"', each.address) for each in settings.listeners]
-    if settings.web is not None:
-        places.append(("web", settings.web.address))
-    if settings.feedback is not None and settings.feedback.address is not None:
-        places.append(("feedback", settings.feedback.address))
-    found = [(where, _address_fault(address)) for where, address in places]
-    return _raise_any(filename, (f"{where}.address: {text}" for where, text in found if text))
-
-
-def _address_fault(address: Address) -> str | None:
-    """Return why nothing could listen there, even if something does now."""
-    if isinstance(address, UnixAddress):
-        there = os.path.lexists(address.path) and not address.path.is_socket()
-        return f"{address.path} exists and is not a socket" if there else None
-    try:
-        family, kind, protocol, _, where = socket.getaddrinfo(
-            address.host, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.bind(where)
-    except socket.gaierror as error:
-        return f"{address.host} has no address: {error.strerror}"
-    except OSError as error:
-        if error.errno == errno.EADDRNOTAVAIL:
-            return f"{address.host} is not an address of this machine"
-        return f"{address}: {error.strerror}"
-    return None
+    found = [*addresses(settings)]
+    _raise_any(filename, (f"{key}: {text}" for key, text, is_fault in found if is_fault))
+    return [f"{key}: {text}" for key, text, is_fault in found if not is_fault]
 
 
 _SOON = 14 * 86_400

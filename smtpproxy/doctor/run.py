@@ -251,13 +251,14 @@ async def store_fits(settings: Settings, now: datetime) -> list[Finding]:
         return [Finding(Check.STORE, where, Status.FAIL, str(fault), "see docs/store.md")]
     except (StoreUnavailable, OSError) as fault:
         text = f"the store cannot answer: {fault}"
-        return [Finding(Check.STORE, where, Status.UNKNOWN, text)]
+        return [Finding(Check.STORE, where, Status.FAIL, text, _STORE_FAILS)]
     if not found:
         what = f"{others} relays have the same streams and brands" if others > 1 else "they fit"
         return [Finding(Check.STORE, where, Status.PASS, f"keys and configuration: {what}")]
     return [Finding(Check.STORE, one.subject, Status.WARN, one.text, one.fix) for one in found]
 
 
+_STORE_FAILS = "its mail waits: see SmtpproxyStoreFailing in docs/operations.md"
 _AGREED = "tracking pixels reach only people who agreed to them"
 
 

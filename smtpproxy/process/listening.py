@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from smtpproxy.config.machine_checks import PRIVILEGED
 from smtpproxy.process.children import FEEDBACK, WEB
 from smtpproxy.settings import Address, Settings, TcpAddress
 
@@ -160,6 +161,8 @@ def listen(name: str, address: Address) -> socket.socket:
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
                 reason = error.strerror or str(error)
+                if error.errno == errno.EACCES and isinstance(address, TcpAddress):
+                    reason += f": {PRIVILEGED}"
                 raise CannotListen(f'"{name}" cannot listen on {address}: {reason}') from error
         time.sleep(0.1)
 

@@ -210,6 +210,12 @@ def _count(lines: Iterable[bytes], selection: Selection, counts: Counts) -> None
         if senders:
             rows.append(counts.senders.row(_sender(head)))
         bad = None if message is None or message.action is allow else message
+        if bad is not None:
+            add(
+                counts.at_fault.row(app),
+                {RecipientOutcome(stream, observed, bad.action, bad.reason): 1},
+            )
+            counts.example(stream, bad.reason, entry.id)
         if entry.permitted_before:
             _subtract_permitted(entry, rows, counts.domains if domains else None, parts)
         permitted = 0

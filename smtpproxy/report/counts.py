@@ -115,6 +115,8 @@ class Counts:
 
     days: dict[str, Row] = field(default_factory=dict)
     apps: Breakdown = field(default_factory=lambda: Breakdown(_APPS))
+    at_fault: Breakdown = field(default_factory=lambda: Breakdown(_APPS))
+    """By application: messages that are at fault themselves, whatever their recipients."""
     senders: Breakdown = field(default_factory=lambda: Breakdown(_SENDERS, "recipients"))
     domains: Breakdown = field(default_factory=lambda: Breakdown(_DOMAINS, "people"))
     messages: dict[Fault, int] = field(default_factory=dict)
@@ -130,6 +132,7 @@ class Counts:
         for day, row in other.days.items():
             add(self.days.setdefault(day, {}), row)
         self.apps.merge(other.apps)
+        self.at_fault.merge(other.at_fault)
         self.senders.merge(other.senders)
         self.domains.merge(other.domains)
         for fault, count in other.messages.items():

@@ -95,7 +95,7 @@ class Figure:
     share: float  # of the stream's recipients, 0 to 1
     days: Mapping[str, int]
     trend: Trend
-    apps: Sequence[tuple[str, int]]  # the largest first
+    apps: Sequence[tuple[str, int]]  # recipients, or messages if those are none; largest first
     examples: Sequence[str]
     messages: int = 0  # messages with that fault themselves, whatever their recipients
     of_messages: float = 0.0  # share of the stream's messages
@@ -154,6 +154,11 @@ class StreamReport:
         """The stream's part of each application's mail."""
         return {app: self._own(row) for app, row in self.counts.apps.shown().items()}
 
+    @cached_property
+    def at_fault(self) -> dict[str, Row]:
+        """The stream's part of each application's messages that are at fault themselves."""
+        return {app: self._own(row) for app, row in self.counts.at_fault.shown().items()}
+
     @property
     def recipients(self) -> int:
         return sum(self.total.values())
@@ -208,7 +213,8 @@ class StreamReport:
         else:
             lately = sum(sum(row.values()) for day, row in self.days.items() if day >= recent)
             recently = sum(n for day, n in days.items() if day >= recent) / max(lately, 1)
-        apps = {app: _of(row, word) for app, row in self.apps.items()}
+        by_app = self.apps if count else self.at_fault  # whose recipients are refused for another
+        apps = {app: _of(row, word) for app, row in by_app.items()}
         return Figure(
             word,
             kind,

@@ -92,9 +92,9 @@ def load_or_create_keys(state_dir: Path) -> KeyRing:
     return load_keys(state_dir)
 
 
-def create_partner_key(path: Path) -> SuppressionKey:
-    """Make a key to share with a partner. Raises FileExistsError, OSError."""
-    create_secret(path, f"{_PARTNER_PREAMBLE}{secrets.token_hex(32)}\n")
+def create_partner_key(path: Path, owned_as: Path | None = None) -> SuppressionKey:
+    """Make a key to share with a partner; see `create_secret`. Raises FileExistsError, OSError."""
+    create_secret(path, f"{_PARTNER_PREAMBLE}{secrets.token_hex(32)}\n", owned_as)
     return load_partner_key(path)
 
 
@@ -153,9 +153,14 @@ def replace_secret(path: Path, text: str) -> None:
         aside.replace(path)
 
 
-def create_secret(path: Path, text: str) -> None:
-    """Create a file atomically; the first process wins. Raises FileExistsError, OSError."""
+def create_secret(path: Path, text: str, owned_as: Path | None = None) -> None:
+    """Create a file atomically, owned as the folder `owned_as` (by default its own) if that exists.
+
+    The first process wins. Raises FileExistsError, OSError.
+    """
     with _written_aside(path, text) as aside:
+        if owned_as is not None and owned_as.is_dir():
+            give_to_owner_of(owned_as, aside)
         path.hardlink_to(aside)
 
 

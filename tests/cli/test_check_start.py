@@ -1,7 +1,9 @@
 """What `serve` refuses to start with, `check` refuses too and names the setting."""
 
 import os
+import pwd
 import sqlite3
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -201,4 +203,64 @@ def test_a_folder_that_this_user_may_not_make() -> None:
         " os.setuid(65534); print(start_checks.folder_fault(Path('/usr/smtpproxy/state')))"
     )
     done = run(COMMAND[0], "-c", program, cwd=REPOSITORY)
-    assert done.stdout == "this user (65534) cannot write to /usr\n", done.stderr
+    name = pwd.getpwuid(65534).pw_name
+    assert done.stdout.startswith(f"{name} cannot write to /usr: it must belong to"), done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="works only as root, who may become another user")
+def test_a_state_dir_that_the_relay_may_only_read_is_named(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        root.chmod(0o755)
+        path = configuration(root)
+        (root / "state").mkdir(mode=0o755)
+        program = (
+            "import os, sys; from smtpproxy.app import prepare; from smtpproxy.config import load;"
+            " from pathlib import Path; settings = load(Path(sys.argv[1])); os.setuid(65534);"
+            " prepare(settings)"
+        )
+        done = run(COMMAND[0], "-c", program, str(path), cwd=REPOSITORY)
+        fault = f"OSError: server.state_dir: {{}} cannot write to {root}/state"
+        assert fault.format(pwd.getpwuid(65534).pw_name) in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="works only as root, who may become another user")
+def test_a_port_that_needs_a_capability(tmp_path: Path) -> None:
+    if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 1:
+        pytest.skip("any user may listen on any port here")
+    program = (
+        "import encodings.idna, os, sys; from pathlib import Path;"
+        " from smtpproxy.config import load; from smtpproxy.config.machine_checks import addresses;"
+        " from smtpproxy.process.listening import listen;"
+        " settings = load(Path(sys.argv[1])); os.setuid(65534); print(*addresses(settings));"
+        " listen('apps', settings.listeners[0].address)"
+    )
+    path = configuration(tmp_path, address="127.0.0.1:1")
+    done = run(COMMAND[0], "-c", program, str(path), cwd=REPOSITORY)
+    assert "this user may not listen on 127.0.0.1:1: a port below 1024 needs" in done.stdout
+    assert "False" in done.stdout, "the unit may have the capability"
+    assert '"apps" cannot listen on 127.0.0.1:1: Permission denied: a port below' in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="works only as root, who may give files away")
+def test_root_is_told_that_the_relay_has_another_user(tmp_path: Path) -> None:
+    path = configuration(tmp_path)
+    (tmp_path / "state").mkdir()
+    assert "as root" not in command("check", path, code=0)[1]
+    os.chown(tmp_path / "state", 65534, 65534)
+    name = pwd.getpwuid(65534).pw_name
+    assert (
+        f"as root, who may read and write more: runuser -u {name} -- smtpproxy check"
+        in (command("check", path, code=0)[1])
+    )
+
+
+def test_a_disk_that_is_nearly_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = configuration(tmp_path)
+    (tmp_path / "state").mkdir()
+    real = os.statvfs(tmp_path)
+    for place, value, said in ((4, 100, "0 MB left"), (7, 0, "no files left")):
+        full = list(real)
+        full[place] = value
+        monkeypatch.setattr(os, "statvfs", lambda _, found=full: os.statvfs_result(found))
+        assert f"warning: server.state_dir: {said} on the disk" in command("check", path, code=0)[1]

@@ -1,6 +1,7 @@
 """`smtpproxy dkim`: keys, records, and what is said of a message's signatures."""
 
 import json
+import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,6 +59,19 @@ def test_a_new_key_is_private_and_its_record_is_what_verifiers_want(
     again = _run("keygen", str(file), *names)
     assert again.exit_code == 1
     assert "never overwritten" in again.output
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_root_gives_a_new_key_to_the_relay(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    state = load(config).server.state_dir
+    state.mkdir(exist_ok=True)
+    os.chown(state, 65534, 65534)
+    names = ("--domain", "shop.example", "--selector", "s1", "--type", "ed25519")
+    for more, owner in (({"config": config}, 65534), ({"config": tmp_path / "not.toml"}, 0)):
+        file = tmp_path / f"{owner}.pem"
+        done = _run("keygen", str(file), *names, **more)
+        assert (done.exit_code, file.stat().st_uid) == (0, owner), done.output
 
 
 def test_the_records_of_the_configured_keys(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`smtpproxy user`: who may authenticate."""
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from smtpproxy.cli import main
+from smtpproxy.config import load
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml
 
@@ -59,6 +61,18 @@ def test_a_user_from_beginning_to_end(user: Users) -> None:
     ]
     assert user("remove", "shop").stdout == "shop: removed\n"
     assert user("remove", "shop").exit_code == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_root_gives_the_file_to_the_relay(user: Users) -> None:
+    state = load(user.config).server.state_dir
+    state.mkdir(exist_ok=True)
+    os.chown(state, 65534, 65534)
+    assert user("add", "shop", stdin=f"{PASSWORD}\n").exit_code == 0
+    assert user.path.stat().st_uid == 65534
+    os.chown(user.path, 65533, 65533)
+    assert user("add", "app", stdin=f"{PASSWORD}\n").exit_code == 0
+    assert user.path.stat().st_uid == 65533
 
 
 def test_what_is_no_name_and_no_password(user: Users) -> None:

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace as with_fields
 
 from smtpproxy.config import parse
-from smtpproxy.doctor import machine
+from smtpproxy.doctor import machine, run
 from smtpproxy.doctor.finding import Check, Finding, Lookup, Status, checklist
 from smtpproxy.doctor.hosts import sending_addresses
 from smtpproxy.doctor.machine import (
@@ -199,3 +199,16 @@ async def test_whether_a_failover_may_lose_what_was_acknowledged(
     [found] = await failover(replace(settings, store=store))
     assert (found.check, found.status) == (Check.FAILOVER, status)
     assert "secret" not in found.subject
+
+
+async def test_a_store_that_cannot_answer_fails(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(*_: object, **__: object) -> None:
+        raise StoreUnavailable("the database is damaged")
+
+    monkeypatch.setattr(run, "opened_store", opened)
+    [found] = await run.store_fits(settings, NOW)
+    assert (found.check, found.status) == (Check.STORE, Status.FAIL)
+    assert "damaged" in found.text
+    assert "docs/operations.md" in found.fix

@@ -13,10 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtpproxy.events import Client, Decided, JudgedRecipient
-from smtpproxy.policy.model import Action, Basis, Decision, Reason, Stream, Verdict
+from smtpproxy.policy.model import (
+    Action,
+    Basis,
+    Decision,
+    Mode,
+    Reason,
+    Stream,
+    StreamClass,
+    Verdict,
+)
 from smtpproxy.report import counting
 from smtpproxy.report.counting import Selection, count
 from smtpproxy.report.counts import OTHERS, PEOPLE, Counts, Fault, RecipientOutcome
+from smtpproxy.report.judgement import StreamReport
 from smtpproxy.sinks.audit.reader import read
 from tests.kit.journal import START, Clock, decided, journal, relayed, segments
 from tests.kit.soak import times
@@ -109,6 +119,14 @@ def slow_count(entries: Sequence[Decided]) -> tuple[Counter[Any], Counter[Any], 
     return days, apps, faults
 
 
+def words(entry: Decided) -> set[str]:
+    message = entry.decision.message
+    at_fault = message is not None and message.action is not Action.ALLOW
+    return {what.word for _, what in slow_count([entry])[0]} | (
+        {message.reason} if at_fault and message else set()
+    )
+
+
 def flat(rows: dict[str, dict[RecipientOutcome, int]]) -> Counter[Any]:
     return Counter({(name, what): n for name, row in rows.items() for what, n in row.items()})
 
@@ -133,7 +151,7 @@ def test_a_report_equals_a_slow_count(
     assert found.decisions == sum(entry.stage != "notice" for entry in entries)
     for (of, reason), ids in found.examples.items():
         mine = [e.id for e in entries if e.stage != "notice" and e.decision.stream.name == of
-                and reason in {w.word for (_, w) in slow_count([e])[0]}]  # fmt: skip
+                and reason in words(e)]  # fmt: skip
         assert ids == sorted(mine, reverse=True)[:3]
 
 
@@ -218,6 +236,26 @@ def test_two_streams_are_told_apart_by_name(tmp_path: Path) -> None:
     folder = recorded(tmp_path, ("a@b.example", {}), ("a@b.example", {"decision": letters}))
     assert set(count(folder, Selection()).classes) == {"offers", "letters"}
     assert count(folder, Selection(stream="letters")).decisions == 1
+
+
+def test_a_fault_of_messages_names_its_application_though_nobody_was_refused_for_it(
+    tmp_path: Path,
+) -> None:
+    """Their recipients are refused anyway, for a reason of their own."""
+    no = Verdict(Action.REFUSE, Reason.SUPPRESSED_UNSUBSCRIBE)
+    fault = Verdict(Action.REFUSE, Reason.UNSUBSCRIBE_MISSING)
+    over = {
+        "client": APPS[0],
+        "decision": Decision(OFFERS, "fr", (no,), fault),
+        "recipients": (JudgedRecipient("a@b.example", "a@b.example", no),),
+    }
+    folder = recorded(tmp_path, ("a@b.example", over), ("a@b.example", over))
+    counts = count(folder, Selection())
+    report = StreamReport("offers", StreamClass.MARKETING, Mode.OBSERVE, counts)
+    [found] = [one for one in report.figures if one.reason == Reason.UNSUBSCRIBE_MISSING]
+    assert (found.recipients, found.messages) == (0, 2)
+    assert found.apps == [("apps/192.0.2.1", 2)]
+    assert len(found.examples) == 2
 
 
 def test_who_is_refused_after_all_counts_once(tmp_path: Path) -> None:

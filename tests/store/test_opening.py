@@ -115,6 +115,26 @@ def test_a_lost_key_is_not_made_anew(database: Database, read_only: bool) -> Non
 
 
 @pytest.mark.parametrize("read_only", [True, False])
+@pytest.mark.parametrize("emptied", [True, False])
+async def test_a_lost_database_is_not_made_anew(
+    database: Database, read_only: bool, emptied: bool
+) -> None:
+    """An empty one would not know who has refused mail, nor write new refusals to the journal."""
+    store = database.open()
+    await store.add_suppressions([entry()])
+    await store.close()
+    for path in database.folder.glob("store.db*"):
+        path.unlink()
+    if emptied:
+        database.path.touch()
+    assert_refused(database, str(database.path), "was lost", "restore", read_only=read_only)
+    assert database.path.exists() == emptied
+    for path in database.folder.glob("audit/changes-*.ndjson"):
+        path.rename(database.folder / path.name)
+    assert (await facts_of(database.open(), ANNA)).suppressions == ()
+
+
+@pytest.mark.parametrize("read_only", [True, False])
 def test_another_key_is_refused(database: Database, read_only: bool, tmp_path: Path) -> None:
     database.open()
     other = Database(tmp_path / "other")

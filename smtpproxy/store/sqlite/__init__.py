@@ -13,6 +13,7 @@ from pathlib import Path
 
 from smtpproxy.policy.model import Facts, Lookups
 from smtpproxy.settings import PartnerSettings
+from smtpproxy.store.change_journal import FOLDER, files
 from smtpproxy.store.key_files import give_to_owner_of, load_or_create_keys, load_partner_key
 from smtpproxy.store.keys import Partner
 from smtpproxy.store.protocols import (
@@ -130,7 +131,7 @@ def open_sqlite(
     while True:
         try:
             if read_only:
-                _check_there(path)
+                _check_there(path, state_dir)
             else:
                 make(path, state_dir, timeout)
             return SqliteStore(path, state_dir, timeout, partners=shared, read_only=read_only)
@@ -142,8 +143,26 @@ def open_sqlite(
             raise StoreInaccessible(f"{path}: {error.strerror} ({error.filename})") from error
 
 
-def _check_there(path: Path) -> None:
+def _refuse_loss(path: Path, state_dir: Path) -> None:
+    """Refuse to begin anew where the journal of changes shows that there was a database.
+
+    An empty one would let mail to everybody who has refused it pass, where the law lets it.
+    """
+    if path.exists() and path.stat().st_size:
+        return
+    journal = [file for file in files(state_dir / FOLDER) if file.stat().st_size]
+    if journal:
+        state = "is empty" if path.exists() else "is not there"
+        raise StoreMisconfigured(
+            f"{path}: the database {state}, but {journal[-1]} has changes of it: it was lost, or"
+            " store.url names another place. Restore a backup (smtpproxy restore). Without one,"
+            " move the changes-*.ndjson there elsewhere; who has refused mail is then unknown"
+        )
+
+
+def _check_there(path: Path, state_dir: Path) -> None:
     """Refuse a database that does not exist, or that is still being created and has no key."""
+    _refuse_loss(path, state_dir)
     if path.exists():
         with closing(open_reader(path)) as connection:
             if version_of(connection) and live_keys.knows_a_key(connection):
@@ -153,6 +172,7 @@ def _check_there(path: Path) -> None:
 
 def make(path: Path, state_dir: Path, timeout: float) -> None:
     """Create file, tables and key, if missing; a key only for a database that never had one."""
+    _refuse_loss(path, state_dir)
     _make_file(path)
     with closing(open_writer(path, timeout)) as connection:
         behind = version_of(connection) < len(migrations())
