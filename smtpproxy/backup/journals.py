@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from smtpproxy.disk import sync_folder
+from smtpproxy.disk import sync_path
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.anchors import AnchorRow
@@ -46,7 +46,7 @@ def mark_as_copy(own: Path) -> None:
     mark = own / _COPIED
     mark.touch(0o600)
     give_to_owner_of(own, mark)
-    sync_folder(own)
+    sync_path(own)
 
 
 def trust(own: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from smtpproxy.disk import flush
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.chain import Head
 from smtpproxy.sinks.audit.lines import After
@@ -74,8 +75,7 @@ def write(folder: Path, manifest: Manifest) -> str:
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(file, "wb") as out:
         out.write(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
-        out.flush()
-        os.fsync(out.fileno())
+        flush(out)
     return digest(path)
 
 

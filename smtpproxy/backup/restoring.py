@@ -24,7 +24,7 @@ from smtpproxy.backup.manifest import (
     named_paths,
     proven,
 )
-from smtpproxy.disk import sync_folder
+from smtpproxy.disk import sync_path
 from smtpproxy.policy.model import Pause
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
@@ -183,18 +183,14 @@ def _put(source: Path, target: Path, prepare: Callable[[Path], None] | None = No
             shutil.copyfileobj(data, copy, 1024 * 1024)
         if prepare is not None:
             prepare(aside)
-        file = os.open(aside, os.O_RDONLY)
-        try:
-            os.fsync(file)
-        finally:
-            os.close(file)
+        sync_path(aside)
         give_to_owner_of(target.parent, aside)
         target.hardlink_to(aside)  # never replaces a file
     except OSError as error:
         raise OSError(error.errno, error.strerror, error.filename or str(target)) from error
     finally:
         aside.unlink(missing_ok=True)
-    sync_folder(target.parent)
+    sync_path(target.parent)
 
 
 def _forget_answers(database: Path) -> None:

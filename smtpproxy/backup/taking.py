@@ -25,7 +25,7 @@ from smtpproxy.backup.manifest import (
     named_files,
     prove_databases,
 )
-from smtpproxy.disk import sync_folder
+from smtpproxy.disk import sync_path
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.store import is_postgresql
@@ -62,12 +62,12 @@ def take(
     with _work_folder(target) as folder:
         manifest = _filled(settings, configuration, folder, now)
         written = manifests.write(folder, manifest)
-        sync_folder(folder)
+        sync_path(folder)
         try:
             folder.rename(target)  # fails if something was put there meanwhile
         except OSError as error:
             raise BackupFault(f"{target}: {error.strerror}; nothing was overwritten") from error
-        sync_folder(target.parent)
+        sync_path(target.parent)
     return manifest, written
 
 
@@ -168,9 +168,5 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _kept(path: Path, place: Path | None) -> Kept:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+    sync_path(path)
     return Kept(path.name, path.stat().st_size, digest(path), None if place is None else str(place))

@@ -23,7 +23,7 @@ from smtpproxy.cli.options import (
     read_kept_changes,
     settings_in,
 )
-from smtpproxy.cli.printer import Fields, Part, Result, Styled, shows_result
+from smtpproxy.cli.printer import Fields, Part, Result, Styled, picked, shows_result
 from smtpproxy.cli.stores import using_store
 from smtpproxy.clock import now
 from smtpproxy.process.control import NotRunning, Status, ask
@@ -52,9 +52,7 @@ def backup(config: Path, folder: Path) -> Result:
     data = {
         "folder": folder,
         "manifest_sha256": digest,
-        "taken_at": manifest.taken_at,
-        "contacts": manifest.contacts,
-        "suppressions": manifest.suppressions,
+        **picked(manifest, "taken_at", "contacts", "suppressions"),
         "octets": sum(kept.size for kept in manifest.files),
         "files": [kept.name for kept in manifest.files],
         "keys": manifest.keys,
@@ -129,17 +127,10 @@ def restore(
         "taken_at": done.waiting.taken_at,
         "complete": not done.gaps,
         "missing": done.gaps,
-        "notes": done.notes,
-        "changes": done.changes,
-        "until": done.until,
-        "suppressed": done.suppressed,
-        "lifted": done.lifted,
-        "withdrawn": done.withdrawn,
-        "refused": done.refused,
-        "erased": done.erased,
+        **picked(done, "notes", "changes", "until", "suppressed"),
+        **picked(done, "lifted", "withdrawn", "refused", "erased"),
         "imports_undone": done.undone,
-        "paused": done.paused,
-        "mailed": done.mailed,
+        **picked(done, "paused", "mailed"),
     }
     return Result(data, [*_placed_text(placed), *_text(done)], 1 if done.gaps else 0)
 
@@ -212,11 +203,8 @@ def _or_fail(act: Callable[[], T]) -> T:
 def _placed_object(placed: Placed) -> dict[str, object]:
     manifest: Manifest = placed.manifest
     return {
-        "files": placed.files,
-        "left": placed.left,
-        "same_configuration": placed.same_configuration,
-        "contacts": manifest.contacts,
-        "suppressions": manifest.suppressions,
+        **picked(placed, "files", "left", "same_configuration"),
+        **picked(manifest, "contacts", "suppressions"),
     }
 
 

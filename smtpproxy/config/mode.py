@@ -13,7 +13,7 @@ from msgspec import Struct, structs
 from tomlkit.exceptions import TOMLKitError
 
 from smtpproxy.config import ConfigError, parse
-from smtpproxy.disk import sync_folder
+from smtpproxy.disk import flush, sync_path
 from smtpproxy.policy.model import DEFAULT_STREAM, Mode, Stream
 from smtpproxy.settings import Settings
 
@@ -141,14 +141,13 @@ def _replace(path: Path, content: bytes) -> None:
             for attribute in os.listxattr(path):  # the ACL is one
                 os.setxattr(handle, attribute, os.getxattr(path, attribute))
             file.write(content)
-            file.flush()
-            os.fsync(handle)
+            flush(file)
         Path(name).replace(path)
     except BaseException:
         with suppress(FileNotFoundError):
             Path(name).unlink()
         raise
-    sync_folder(path.parent)
+    sync_path(path.parent)
 
 
 def _name_of(uid: int) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from smtpproxy.disk import flush
 from smtpproxy.mail.dkim import zone_line
 from smtpproxy.settings import UnixAddress
 from smtpproxy.settings.places import hostname as read_hostname
@@ -197,8 +198,7 @@ def write(planned: Sequence[File], state_dir: Path) -> bool:
                 written.write(file.content)
                 if file.secret and owner is not None:
                     os.fchown(handle, owner.pw_uid, owner.pw_gid)
-                written.flush()
-                os.fsync(handle)
+                flush(written)
         if not os.path.lexists(state_dir):
             state_dir.mkdir(mode=0o700, parents=True)
             if owner is not None:

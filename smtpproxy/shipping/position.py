@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from smtpproxy.disk import sync_folder
+from smtpproxy.disk import flush, sync_path
 from smtpproxy.sinks.audit.chain import UNREADABLE
 from smtpproxy.sinks.audit.files import give_to_owner_of
 
@@ -60,11 +60,10 @@ class Position:
         with aside.open("wb") as file:
             kept = _Kept(self._target, self.files, self.rows, self.anchor)
             file.write(msgspec.json.encode(kept))
-            file.flush()
-            os.fsync(file.fileno())
+            flush(file)
             give_to_owner_of(self._path.parent, file.fileno())
         aside.replace(self._path)
-        sync_folder(self._path.parent)
+        sync_path(self._path.parent)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol, runtime_checkable
 
-from smtpproxy.disk import sync_folder
+from smtpproxy.disk import flush, sync_path
 
 BLOCK = 4 * 1024 * 1024
 
@@ -81,7 +81,7 @@ class DirectoryTarget:
         try:
             if not self._folder.is_dir():
                 self._folder.mkdir(mode=0o700)
-                sync_folder(self._top)
+                sync_path(self._top)
             for left in self._folder.glob(".*.shipping"):
                 left.unlink()
             return {path.name: path.stat().st_size for path in self._folder.glob("*json")}
@@ -95,8 +95,7 @@ class DirectoryTarget:
                 file.seek(begin)
                 for block in blocks(source, begin, end):
                     file.write(block)
-                file.flush()
-                os.fsync(file.fileno())
+                flush(file)
         except OSError as error:
             raise _failed(error) from error
 
@@ -106,10 +105,9 @@ class DirectoryTarget:
             with open(aside, "wb", opener=_private) as file:
                 for block in blocks(source, 0, end):
                     file.write(block)
-                file.flush()
-                os.fsync(file.fileno())
+                flush(file)
             aside.replace(self._folder / name)
-            sync_folder(self._folder)
+            sync_path(self._folder)
         except OSError as error:
             with suppress(OSError):
                 aside.unlink()
@@ -118,7 +116,7 @@ class DirectoryTarget:
     def remove(self, name: str) -> None:
         try:
             (self._folder / name).unlink(missing_ok=True)
-            sync_folder(self._folder)
+            sync_path(self._folder)
         except OSError as error:
             raise _failed(error) from error
 

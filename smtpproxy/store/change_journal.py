@@ -19,7 +19,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from smtpproxy.disk import sync_folder
+from smtpproxy.disk import sync_path
 from smtpproxy.policy.model import Frequency
 from smtpproxy.store.key_files import give_to_owner_of
 
@@ -140,7 +140,7 @@ class Journal:
             os.fsync(file)
             if size == 0:
                 give_to_owner_of(self._folder, path)
-                sync_folder(self._folder)
+                sync_path(self._folder)
         finally:
             os.close(file)
         return position

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from smtpproxy.disk import sync_folder
+from smtpproxy.disk import flush, sync_path
 from smtpproxy.store.key_files import give_to_owner_of
 from smtpproxy.store.operations import Kind
 
@@ -82,7 +82,7 @@ class ImportJobs:
         received, folder = self._root / f".{job.id}", self._root / job.id
         _write(received / "job.json", msgspec.json.encode(job))
         received.rename(folder)
-        sync_folder(self._root)
+        sync_path(self._root)
 
     def discard(self, id: str) -> None:
         """Delete an upload that is not accepted."""
@@ -241,14 +241,13 @@ def _rewrite_without(path: Path, name: bytes) -> None:
                     kept.write(entry)
                 entry = b""
             entry += line[: _MOST - len(entry)]
-        kept.flush()
-        os.fsync(kept.fileno())
+        flush(kept)
     if not dropped:
         beside.unlink()
         return
     give_to_owner_of(path.parent, beside)
     beside.rename(path)
-    sync_folder(path.parent)
+    sync_path(path.parent)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -256,10 +255,9 @@ def _write(path: Path, content: bytes) -> None:
     beside = path.with_name(f"{path.name}.new")
     with open(beside, "wb", opener=private) as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        flush(file)
     beside.rename(path)
-    sync_folder(path.parent)
+    sync_path(path.parent)
 
 
 def private(path: str, flags: int) -> int:

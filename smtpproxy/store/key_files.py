@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from smtpproxy.disk import flush, sync_path
 from smtpproxy.store.key_places import KeyPlace, key_place, not_written, secret_lines
 from smtpproxy.store.keys import KeyRing, SuppressionKey
 from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
@@ -172,18 +173,13 @@ def _written_aside(path: Path, text: str) -> Iterator[Path]:
     try:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+            flush(file)
         give_to_owner_of(path.parent, aside)
         yield aside
     finally:
         with suppress(FileNotFoundError):
             aside.unlink()
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_path(path.parent)
 
 
 def give_to_owner_of(folder: Path, path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from smtpproxy.disk import sync_folder
+from smtpproxy.disk import sync_path
 from smtpproxy.store.key_files import give_to_owner_of
 
 log = structlog.get_logger(__name__)
@@ -176,7 +176,7 @@ class Maildir:
             aside.unlink(missing_ok=True)
             raise
         if sync:
-            sync_folder(target.parent)
+            sync_path(target.parent)
 
 
 def _may_grow(path: Path) -> bool:

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from smtpproxy.disk import sync_folder
+from smtpproxy.disk import sync_path
 from smtpproxy.sinks.audit import files as journal_files
 from smtpproxy.sinks.audit.chain import START, UNREADABLE, Chain, Head, NotALine, take_apart
 from smtpproxy.sinks.audit.files import Segment
@@ -289,7 +289,7 @@ def _append(
     heads, changed = _heads(folder, newest)
     row = make(now(), heads)
     for path in changed:
-        _sync(path)
+        sync_path(path)
     if newest is not None and newest.row.at - row.at > CLOCK_TOLERANCE / 2:
         row = replace(row, set_back_from=newest.row.at)
     if torn:  # cut short by a crash: it never counted
@@ -301,7 +301,7 @@ def _append(
         os.ftruncate(file, os.fstat(file).st_size - written)
         raise OSError(f"wrote {written} of {len(line)} bytes")
     os.fsync(file)
-    sync_folder(folder)
+    sync_path(folder)
     return Anchor(chain.head.n, chain.head.hash, row)
 
 
@@ -324,7 +324,7 @@ def _end_of_changes(folder: Path) -> Head | None:
     """Return the last line of the journal of changes, once it is on the disk."""
     files = sorted(folder.glob("changes-*.ndjson"), reverse=True)
     for path in files:
-        _sync(path)
+        sync_path(path)
         if (last := journal_files.last_of(path, _read_change)[0]) is not None:
             return last
     return None
@@ -337,11 +337,3 @@ def _read_change(line: bytes) -> Head:
     except UNREADABLE as error:
         raise NotALine(f"not a change: {error}") from None
     return Head(number, sha256(line.removesuffix(b"\n")).hexdigest())
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

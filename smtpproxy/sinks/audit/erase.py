@@ -23,7 +23,7 @@ from pathlib import Path
 import msgspec
 
 from smtpproxy import clock
-from smtpproxy.disk import sync_folder
+from smtpproxy.disk import sync_path
 from smtpproxy.mail.address import readings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit import files as journal_files
@@ -317,7 +317,7 @@ def _copied(folder: Path, segment: Segment, change: Callable[[bytes], bytes]) ->
 
 def _replace(folder: Path, aside: Path, segment: Segment) -> None:
     aside.replace(segment.path)
-    sync_folder(folder)
+    sync_path(folder)
 
 
 _CANONICAL = re.compile(rb'"canonical":("(?:[^"\\]|\\.)*")')

@@ -6,7 +6,6 @@ remaining chain records that, with what they said of expired files. No erasure i
 younger than the file it is about.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from smtpproxy import clock
-from smtpproxy.disk import sync_folder
+from smtpproxy.disk import flush, sync_path
 from smtpproxy.sinks.audit import anchors, erase
 from smtpproxy.sinks.audit import files as journal_files
 from smtpproxy.sinks.audit.anchors import Anchor, ExpiredFile, ExpiredRow, TrimmedRow
@@ -63,7 +62,7 @@ def expire(folder: Path, before: datetime, *, now: Callable[[], datetime] = cloc
         summary = _summary(chosen)
         for segment, _ in chosen:
             segment.path.unlink()
-        sync_folder(folder)
+        sync_path(folder)
         if chosen:
             trim(folder, now=now)
         return summary
@@ -127,7 +126,7 @@ def trim(folder: Path, *, now: Callable[[], datetime], worth: int = _WORTH) -> i
             return 0
         anchors.note_trimmed(folder, file, now, last, _carried(path, cut))
         _write_rest(path, cut)
-        sync_folder(folder)
+        sync_path(folder)
         return cut
 
 
@@ -195,6 +194,5 @@ def _write_rest(path: Path, cut: int) -> None:
         for number, raw in enumerate(old):
             if number >= cut:
                 new.write(raw)
-        new.flush()
-        os.fsync(new.fileno())
+        flush(new)
     aside.replace(path)

@@ -6,7 +6,7 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from smtpproxy.disk import sync_folder
+from smtpproxy.disk import sync_path
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.anchors import Anchor
 from smtpproxy.sinks.audit.chain import Chain, Head, head_of
@@ -167,7 +167,7 @@ class SegmentWriter:
         self._inode = os.fstat(file).st_ino
         self._size = 0
         if self._durable:
-            sync_folder(self._folder)
+            sync_path(self._folder)
         return file
 
     def _begin(self) -> Entry:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 
-from smtpproxy.disk import sync_folder
+from smtpproxy.disk import sync_path
 from smtpproxy.store.change_journal import FOLDER, Journal, JournalGap, Mark
 from smtpproxy.store.key_files import give_to_owner_of
 from smtpproxy.store.move.ends import (
@@ -227,22 +227,22 @@ class SqliteTarget(Files):
         with store_errors():
             written = self._folder / f".{_WHOLE}"
             written.write_bytes(encode(await self.running_copy()))
-            _flush(written)
+            sync_path(written)
             written.rename(self._whole)
-            sync_folder(self._folder)
+            sync_path(self._folder)
             for part in sorted(self._connections, reverse=True):
                 connection = self._connections[part]
                 made, path = self._places(part)
                 connection.execute(f"DROP TABLE IF EXISTS {STATE}")
                 _empty_log(connection, made)
                 connection.close()
-                _flush(made)
+                sync_path(made)
                 give_to_owner_of(path.parent, made)
                 if part == STORE:
-                    sync_folder(path.parent)
+                    sync_path(path.parent)
                     _refuse_existing(self._folder, self._path)
                 _link(made, path)
-            sync_folder(self._path.parent)
+            sync_path(self._path.parent)
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _places(self, part: str) -> tuple[Path, Path]:
@@ -258,11 +258,6 @@ def _empty_log(connection: sqlite3.Connection, file: Path) -> None:
     is_busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     if is_busy:
         raise StoreUnavailable(f"{file}: another process is reading it; end that one first")
-
-
-def _flush(file: Path) -> None:
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
 
 
 def _link(made: Path, path: Path) -> None:
