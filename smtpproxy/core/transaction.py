@@ -51,6 +51,7 @@ from smtpproxy.wire.commands import Rcpt
 T = TypeVar("T")
 
 _ALLOW, _OBSERVE = Action.ALLOW, Mode.OBSERVE
+_AT = ord("@")  # as a number, which `in` tries first
 
 MAX_RECHECKS = 5
 """How often a message may be judged again because the store keeps changing."""
@@ -319,7 +320,7 @@ class Transaction(CountedTransaction):
         decided = self._on_record
         if decided is None or not self._lacks_outcome:
             return
-        if b"@" in reply.wire or (each and any("@" in one for one in each)):
+        if _AT in reply.wire or (each and any("@" in one for one in each)):
             addresses = self._addresses
             try:
                 yield from self._refresh(addresses)
