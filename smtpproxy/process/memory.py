@@ -64,7 +64,7 @@ def fill_gaps() -> None:
         library.mallinfo2.restype = _HeapState
         behind_all = end(0) - library.mallinfo2().keepcost
         for size in _SIZES:
-            while allocate(size) < behind_all:
+            while 0 < allocate(size) < behind_all:  # 0: there is no memory
                 pass
 
 
