@@ -8,7 +8,6 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 
 from smtpproxy.backup import manifest as manifests
@@ -32,6 +31,7 @@ from smtpproxy.store import is_postgresql
 from smtpproxy.store.change_journal import FOLDER, Change, Journal, JournalGap
 from smtpproxy.store.protocols import StoreMisconfigured
 from smtpproxy.store.sqlite.copying import counts, snapshot
+from smtpproxy.version import VERSION
 
 _TRIES = 2
 """The first fails if a key is retired between copying the database and the keys."""
@@ -128,7 +128,7 @@ def _filled(
     schema, contacts, suppressions = counts(folder / DATABASE)
     manifest = Manifest(
         format=FORMAT,
-        program=version("smtpproxy"),
+        program=VERSION,
         host=socket.gethostname(),
         taken_at=at,
         schema=schema,

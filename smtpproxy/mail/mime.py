@@ -6,10 +6,11 @@ unknown encoding is left out, and `Body.whole` says so.
 """
 
 import binascii
-import codecs
 import re
 from binascii import a2b_base64, a2b_qp
 from collections.abc import Collection, Iterator
+from encodings import normalize_encoding
+from encodings.aliases import aliases
 from string import ascii_letters, digits
 
 from msgspec import Struct
@@ -80,15 +81,16 @@ def _word_text(octets: bytes, charset: str) -> str:
     return octets.decode(charset if charset in _CHARSETS else "latin-1", "replace")
 
 
-_WINDOWS = tuple(f"cp{number}" for number in (437, 850, 874, *range(1250, 1259)))
-_ISO = tuple(f"iso-8859-{number}" for number in range(1, 17) if number != 12)
-_KNOWN = (
-    *("us-ascii", "utf-8", "utf-16", "utf-16le", "utf-16be", "utf-7", *_WINDOWS, *_ISO),
-    *("koi8-r", "koi8-u", "macintosh", "gb2312", "gbk", "gb18030", "big5"),
-    *("shift_jis", "euc-jp", "iso-2022-jp", "euc-kr", "iso-2022-kr", "tis-620"),
+# Python has codecs that are not charsets of mail, and slow on hostile input (punycode). These are
+# the names of their modules, which take a megabyte: each is loaded by the first text in it. Python
+# itself keeps every name that it was ever asked for.
+_CODECS = frozenset(
+    {"ascii", "utf_8", "utf_16", "utf_16_le", "utf_16_be", "utf_7", "latin_1"}
+    | {f"cp{number}" for number in (437, 850, 874, *range(1250, 1259))}
+    | {f"iso8859_{number}" for number in range(1, 17) if number != 12}
+    | {"koi8_r", "koi8_u", "mac_roman", "gb2312", "gbk", "gb18030", "big5", "shift_jis"}
+    | {"euc_jp", "iso2022_jp", "euc_kr", "iso2022_kr", "tis_620"}
 )
-# Python has codecs that are not charsets of mail, and slow on hostile input (punycode).
-_NAMES = frozenset(codecs.lookup(name).name for name in _KNOWN)
 _ALIASES = {
     "utf8mb4": "utf-8",
     "unicode": "utf-8",
@@ -120,18 +122,17 @@ def decode_text(octets: bytes, charset: str) -> str:
 
 
 def _name(charset: str) -> str | None:
+    """Return the name of the codec for a charset of mail, or None."""
     asked = charset.strip().lower()
-    try:
-        name = codecs.lookup(_ALIASES.get(asked, asked)).name
-    except (LookupError, ValueError):
-        return None
-    return name if name in _NAMES else None
+    normal = normalize_encoding(_ALIASES.get(asked, asked)).replace(".", "_")
+    name = aliases.get(normal, normal)
+    return name if name in _CODECS else None
 
 
 def is_ascii_wise(charset: str) -> bool:
     """Whether every ASCII octet always means its ASCII character."""
     name = _name(charset) or ""
-    return not name.startswith(("utf-16", "utf-7", "utf_7", "iso2022"))
+    return not name.startswith(("utf_16", "utf_7", "iso2022"))
 
 
 class MimeLimits(Struct, frozen=True):

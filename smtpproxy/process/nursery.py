@@ -191,7 +191,10 @@ def _load(settings: Settings) -> None:
     if settings.webhooks:
         import smtpproxy.process.webhooks
     if is_postgresql(settings.store):
-        import smtpproxy.process.journals  # noqa: F401
+        import smtpproxy.process.journals
+    if any(stream.check_dkim for stream in settings.streams.values()):
+        import smtpproxy.relay.dkim_verifying
+        import smtpproxy.resolver  # noqa: F401
 
 
 def _grow(sock: socket.socket) -> NoReturn:

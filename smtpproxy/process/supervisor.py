@@ -8,7 +8,6 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import structlog
@@ -28,6 +27,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.sinks.snapshots import Samples, Snapshot, Totals
 from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.version import VERSION
 
 _ANSWERS_WITHIN = 1.0
 _CLOSED_WITHIN = 2.0
@@ -323,7 +323,7 @@ class Supervisor:
 def _summary(settings: Settings) -> dict[str, Any]:
     """A summary of what a relay with these settings does."""
     return {
-        "version": version("smtpproxy"),
+        "version": VERSION,
         "mode": str(settings.policy.mode),
         "workers": settings.server.workers,
         "listeners": {each.name: str(each.address) for each in settings.listeners},

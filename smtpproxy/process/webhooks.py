@@ -5,7 +5,6 @@ import random
 import socket
 import threading
 from contextlib import suppress
-from importlib.metadata import version
 
 import structlog
 
@@ -19,6 +18,7 @@ from smtpproxy.store import open_store
 from smtpproxy.store.propagation import of_others
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.relays import relay_id
+from smtpproxy.version import VERSION
 from smtpproxy.webhooks import SecretFault, read_secrets
 from smtpproxy.webhooks.delivery import Kind, Poster
 from smtpproxy.webhooks.dispatcher import Environment, PropagationStore, WebhookDispatcher
@@ -88,7 +88,7 @@ async def _keep_delivering(
                 webhook,
                 read_secrets(webhook.secret_file),
                 now=around.now,
-                user_agent=f"smtpproxy/{version('smtpproxy')}",
+                user_agent=f"smtpproxy/{VERSION}",
             )
             dispatcher = WebhookDispatcher(webhook, store, poster.post, around)
             try:

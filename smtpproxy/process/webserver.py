@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import socket
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 
 import uvloop
 from starlette.applications import Starlette
@@ -30,6 +29,7 @@ from smtpproxy.store import (
 from smtpproxy.store.link_keys import LinkReader
 from smtpproxy.store.protocols import Store, StoreUnavailable
 from smtpproxy.store.sql.feedback import FeedbackLog
+from smtpproxy.version import VERSION
 from smtpproxy.web.api import Api
 from smtpproxy.web.app import create_app
 from smtpproxy.web.confirmation import ConfirmationLinks
@@ -119,7 +119,7 @@ def _app(
         supervisor.health,
         _readiness(settings, supervisor, stores.read),
         collector=SnapshotCollector(
-            settings, version=version("smtpproxy"), started_at=started_at, processes=relay_processes
+            settings, version=VERSION, started_at=started_at, processes=relay_processes
         ),
         counts=stores.read.counts,
         backlog=stores.read.backlog if settings.webhooks else None,
@@ -132,7 +132,7 @@ def _app(
             answers=stores.answers,
             streams=stores.watched.status,
             now=now,
-            version=version("smtpproxy"),
+            version=VERSION,
             stop=stop,
             by_mail=by_mail,
         ),

@@ -7,7 +7,6 @@ the sentence agreed to, the time, and a keyed hash of the IP address. See docs/c
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
-from importlib.metadata import version
 from typing import Literal
 
 from msgspec import Struct
@@ -37,6 +36,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.store.key_files import load_keys
 from smtpproxy.store.protocols import ContactUpdate, Store
 from smtpproxy.store.sql.web_tables import ConfirmationLimit
+from smtpproxy.version import VERSION
 from smtpproxy.web.confirmation import State
 from smtpproxy.web.own_mail import (
     RelayUnavailable,
@@ -225,7 +225,7 @@ class ConsentByMail:
         )
         evidence = Evidence(
             wording=said,
-            version=f"smtpproxy {version('smtpproxy')} {lang}",
+            version=f"smtpproxy {VERSION} {lang}",
             form=f"{web.public_url if web else ''}{PATH}",
             ip=self._keyed(client),
         )

@@ -9,10 +9,6 @@ import smtplib
 import socket
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from email.headerregistry import Address
-from email.message import EmailMessage
-from email.policy import SMTP, SMTPUTF8
-from email.utils import format_datetime, make_msgid
 from pathlib import Path
 
 from msgspec import Struct
@@ -109,6 +105,12 @@ class Writer:
 
         Its texts are `mail.KIND.subject` and `mail.KIND.text`. Raises StoreMisconfigured.
         """
+        # Most of `email` is loaded by the first mail: without [confirmation] there is none.
+        from email.headerregistry import Address
+        from email.message import EmailMessage
+        from email.policy import SMTP, SMTPUTF8
+        from email.utils import format_datetime, make_msgid
+
         settings = self._settings
         brand = brand_title(settings, confirmation.brand)
         words: dict[str, Value] = {

@@ -1,5 +1,8 @@
 """What of a message its readers see."""
 
+import encodings
+import subprocess
+import sys
 from email.message import EmailMessage
 from email.mime.message import MIMEMessage
 from email.mime.multipart import MIMEMultipart
@@ -9,7 +12,7 @@ from email.policy import SMTP
 import pytest
 
 from smtpproxy.mail.headers import HeaderBlock
-from smtpproxy.mail.mime import Body, MimeLimits, TextPart, read_body
+from smtpproxy.mail.mime import Body, MimeLimits, TextPart, decode_text, read_body
 
 
 def read(raw: bytes, limits: MimeLimits | None = None) -> Body:
@@ -124,3 +127,36 @@ CHARSETS = [
 def test_charsets(octets: bytes, charset: str, text: str) -> None:
     head = b'Content-Type: text/plain; charset="%b"\r\n\r\n' % charset.encode()
     assert read(head + octets).parts == (TextPart(True, text),)
+
+
+NAMES = [
+    *("utf-8", "UTF8", "utf-16le", "UTF-7", "iso-8859-1", "ISO 8859-15", "iso.8859.2", "latin1"),
+    *("l2", "cp437", "cp1252", "Windows-1251", "macintosh", "koi8-r", "KOI8-U", "gb2312", "GBK"),
+    *("gb18030", "big5", "Shift_JIS", "sjis", "euc-jp", "ks_c_5601-1987", "tis-620", "iso-2022-jp"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_charset_has_all_the_names_that_python_gives_it(name: str) -> None:
+    for octet in range(128, 256):
+        octets = bytes((octet, 0x41, 0x42))
+        assert decode_text(octets, name) == octets.decode(name, "replace")
+
+
+def test_charsets_are_loaded_by_the_first_text_in_them_and_unknown_names_are_not_kept() -> None:
+    code = (
+        "import sys; from smtpproxy.mail import mime\n"
+        "mime.decode_text(b'caf\\xe9', 'iso-8859-2')\n"
+        "print(*[name for name in sys.modules if name.startswith('encodings.')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert set(done.stdout.split()) <= {
+        *("encodings.aliases", "encodings.utf_8", "encodings.ascii", "encodings.latin_1"),
+        "encodings.iso8859_2",
+    }
+    kept = set(encodings._cache)  # type: ignore[attr-defined]
+    for number in range(100):
+        decode_text(b"caf\xe9", f"charset-{number}")
+    assert set(encodings._cache) == kept  # type: ignore[attr-defined]

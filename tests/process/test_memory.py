@@ -11,6 +11,7 @@ from smtpproxy.process.memory import Rest
 from tests.kit.load import SmtpSink, smtp_source
 from tests.kit.parts import needs
 from tests.kit.ports import wait_for
+from tests.kit.processes import run
 from tests.kit.relay import RelayProcess
 
 MB = 1024 * 1024
@@ -63,6 +64,50 @@ print(found.fordblks - found.keepcost, found.ordblks)
     free, gaps = map(int, done.stdout.split())
     assert free < 4_096
     assert gaps < 10  # hundreds otherwise
+
+
+_LOADING = """
+import asyncio, os, socket, sys
+from pathlib import Path
+
+async def work(settings):
+    from smtpproxy.process.worker import Worker
+    worker = Worker(settings, 0)
+    await worker.open({one.name: socket.create_server(("", 0)) for one in settings.listeners})
+    await asyncio.sleep(0.1)
+    await worker.close()
+
+def grow():
+    from smtpproxy.config import load
+    loaded = set(sys.modules)
+    asyncio.run(work(load(Path(sys.argv[-1]))))
+    print("LOADED", *loaded)
+    print("LATER", *set(sys.modules) - loaded)
+    sys.stdout.flush()
+    os._exit(0)
+
+os.fork = grow
+from smtpproxy.__main__ import main
+main()
+"""
+_NEVER = {
+    *("aiosmtpd", "asyncpg", "boto3", "cryptography", "dkim", "dns", "httpx", "openpyxl"),
+    *("publicsuffixlist", "pygments", "tomlkit"),
+}
+"""Libraries that a relay at rest has no use for."""
+_OF_THE_WEB = {"h11", "jinja2", "prometheus_client", "smtplib", "starlette", "uvicorn"}
+
+
+@pytest.mark.parametrize("with_web", [False, True])
+def test_what_workers_share_is_loaded_once_and_nothing_else(tmp_path: Path, with_web: bool) -> None:
+    relay = RelayProcess(tmp_path, "127.0.0.1:1", {"web": {}} if with_web else {})
+    done = run(sys.executable, "-c", _LOADING, "serve", "--config", str(relay.config_path))
+    found = {line.split()[0]: set(line.split()[1:]) for line in done.stdout.splitlines() if line}
+    assert found.get("LATER") == set(), done.stdout[-2000:] + done.stderr
+    libraries = {name.partition(".")[0] for name in found["LOADED"]}
+    assert libraries & _NEVER == set()
+    assert bool(libraries & _OF_THE_WEB) == with_web
+    assert "rich.console" not in found["LOADED"]
 
 
 def private(pid: int) -> int:

@@ -52,7 +52,7 @@ _ALIKE = "GRANT {rights} ON ALL TABLES IN SCHEMA {schema} TO {role}"
 _WRITES = "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}"
 
 
-def migrations() -> list[str]:
+def migrations() -> tuple[str, ...]:
     """Return the SQL of every migration, in order."""
     return numbered("smtpproxy.store.postgres")
 

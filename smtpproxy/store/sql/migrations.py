@@ -1,6 +1,7 @@
 """The migrations of a store: files of SQL, numbered from 1."""
 
 import re
+from functools import cache
 from importlib.resources import files
 
 from smtpproxy.store.protocols import StoreMisconfigured
@@ -8,10 +9,12 @@ from smtpproxy.store.protocols import StoreMisconfigured
 _NAME = re.compile(r"(\d{4})_\w+\.sql")
 
 
-def numbered(package: str) -> list[str]:
+@cache
+def numbered(package: str) -> tuple[str, ...]:
     """Return the SQL of every file in the folder `migrations` of a package, in order.
 
-    Raises StoreMisconfigured if one is missing, or two have the same number.
+    They are read once, before a relay forks. Raises StoreMisconfigured if one is missing, or two
+    have the same number.
     """
     found = [
         (int(match[1]), file.read_text("utf-8"))
@@ -21,4 +24,4 @@ def numbered(package: str) -> list[str]:
     found.sort()
     if [number for number, _ in found] != list(range(1, len(found) + 1)):
         raise StoreMisconfigured("the program lacks migrations: install it again")
-    return [text for _, text in found]
+    return tuple([text for _, text in found])

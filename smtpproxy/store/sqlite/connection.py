@@ -274,7 +274,7 @@ class SqliteWriter:
             await connection.close()
 
 
-def migrations() -> list[str]:
+def migrations() -> tuple[str, ...]:
     """Return the SQL of every migration, in order."""
     return numbered("smtpproxy.store.sqlite")
 

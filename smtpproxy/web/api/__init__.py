@@ -22,7 +22,7 @@ from smtpproxy.store.sql.web_tables import KeptAnswer, KeptAnswers
 from smtpproxy.web.api.by_mail import CONSENT, PERMISSION, permission_links, start_consent
 from smtpproxy.web.api.consents import CONSENT_OPERATIONS, Consents
 from smtpproxy.web.api.contacts import CONTACT_OPERATIONS, Contacts
-from smtpproxy.web.api.description import document, page
+from smtpproxy.web.api.description import Json, document, page
 from smtpproxy.web.api.import_jobs import Imports
 from smtpproxy.web.api.imports import IMPORT_OPERATIONS
 from smtpproxy.web.api.operation import (
@@ -93,8 +93,13 @@ class Api:
         if by_mail is not None:
             self.operations.append((CONSENT, lambda call: start_consent(call, by_mail)))
             self.operations.append((PERMISSION, lambda call: permission_links(call, by_mail)))
-        self._document = document([each for each, _ in self.operations], version)
+        self._version = version
         self._counted: dict[Labels, float] = {}
+
+    @cached_property
+    def _document(self) -> Json:
+        """The description for programs; made at first use, as it takes two megabytes."""
+        return document([each for each, _ in self.operations], self._version)
 
     @cached_property
     def _page(self) -> str:
