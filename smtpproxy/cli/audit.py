@@ -12,17 +12,18 @@ import click
 from smtpproxy.cli.audit_export import Filters, export
 from smtpproxy.cli.audit_ship import ship
 from smtpproxy.cli.audit_verify import anchor, replay_command, verify
+from smtpproxy.cli.command import command
 from smtpproxy.cli.journals import (
+    COPIES,
     Journal,
     elsewhere,
     find_records,
-    from_option,
     indexed_object,
     journals,
     record_place,
 )
-from smtpproxy.cli.options import anchors_option, config_option, option, options, read_kept
-from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Table, shows_result
+from smtpproxy.cli.options import ANCHORS, option, read_kept
+from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Table
 from smtpproxy.evidence.gather import record_object
 from smtpproxy.policy.model import NO_FACTS, Action, RecipientFacts, Verdict, collections
 from smtpproxy.settings import Settings
@@ -71,19 +72,14 @@ class ShowOptions(Filters):
     )
 
 
-@audit.command("show")
+@command("show", audit)
 @click.argument("decision_id", required=False, metavar="[ID]")
-@options(ShowOptions)
-@anchors_option
-@from_option
-@shows_result
-@config_option
 def show(
     settings: Settings,
     decision_id: str | None,
     options: ShowOptions,
-    kept: Path | None,
-    shipped: Path | None,
+    kept: Path | None = ANCHORS,
+    shipped: Path | None = COPIES,
 ) -> Result:
     """Show one decision by its id, or the newest ones, oldest first.
 

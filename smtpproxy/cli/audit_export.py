@@ -8,18 +8,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
-import click
 import msgspec
 
-from smtpproxy.cli.journals import from_option, journals
+from smtpproxy.cli.command import command
+from smtpproxy.cli.journals import COPIES, journals
 from smtpproxy.cli.options import (
     canonical_address,
     choice,
-    config_option,
     moment,
     option,
-    options,
-    output_option,
 )
 from smtpproxy.events import Decided, JudgedRecipient
 from smtpproxy.evidence.gather import record_object
@@ -91,13 +88,9 @@ class ExportOptions(Filters):
     )  # fmt: skip
 
 
-@click.command("export")
-@options(ExportOptions)
-@from_option
-@output_option
-@config_option
+@command("export")
 def export(
-    settings: Settings, output: BinaryIO, options: ExportOptions, shipped: Path | None
+    settings: Settings, output: BinaryIO, options: ExportOptions, shipped: Path | None = COPIES
 ) -> None:
     """Write decisions with everything they were based on, one worker after another.
 

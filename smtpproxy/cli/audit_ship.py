@@ -4,15 +4,15 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from select import select
 from types import FrameType
 
 import click
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.options import audit_folder, config_option, flag, option, options
-from smtpproxy.cli.printer import Part, Result, shows_result
+from smtpproxy.cli.command import command
+from smtpproxy.cli.options import audit_folder, flag, option
+from smtpproxy.cli.printer import Part, Result
 from smtpproxy.cli.stores import warn
 from smtpproxy.settings import Settings
 from smtpproxy.shipping import shipper
@@ -25,25 +25,21 @@ from smtpproxy.terminal import counted
 _LONGEST_PAUSE = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class ShipOptions:
-    """Whether to keep going, and how often to look."""
-
+@command("ship")
+@click.argument("target")
+def ship(
+    settings: Settings,
+    target: str,
     follow: bool = flag(
         "Keep shipping new records until Ctrl-C or SIGTERM; then ship the rest and end."
-    )
+    ),
     every: float = option(
         "With --follow, look every N seconds.",
-        click.FloatRange(min=0.1, max=3600), metavar="N", default=2.0,
-    )  # fmt: skip
-
-
-@click.command("ship")
-@click.argument("target")
-@options(ShipOptions)
-@shows_result
-@config_option
-def ship(settings: Settings, target: str, options: ShipOptions) -> Result:
+        click.FloatRange(min=0.1, max=3600),
+        metavar="N",
+        default=2.0,
+    ),
+) -> Result:
     """Copy the audit log to TARGET, and keep the copy up to date.
 
     TARGET is a folder, s3://BUCKET/PREFIX, https://HOST/PATH or syslog://HOST:PORT. A folder or an
@@ -57,10 +53,10 @@ def ship(settings: Settings, target: str, options: ShipOptions) -> Result:
     audit_folder(settings)
     try:
         with shipper(settings, target) as shipping:
-            if not options.follow:
+            if not follow:
                 return _once(shipping, target)
             with _ending() as ends_within:
-                _follow(shipping, options.every, ends_within)
+                _follow(shipping, every, ends_within)
                 return _once(shipping, target)
     except TargetWrong as error:
         fail(str(error), 2)

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.journals import Journal, from_option, journals
+from smtpproxy.cli.command import command
+from smtpproxy.cli.journals import COPIES, Journal, journals
 from smtpproxy.cli.options import (
-    anchors_option,
+    ANCHORS,
     audit_folder,
-    config_option,
     flag,
     moment,
     option,
-    options,
     read_kept,
 )
 from smtpproxy.cli.printer import (
@@ -28,10 +27,8 @@ from smtpproxy.cli.printer import (
     Result,
     Styled,
     Table,
-    json_option,
     print_json,
     print_text,
-    shows_result,
     verify_progress,
 )
 from smtpproxy.clock import now
@@ -52,22 +49,13 @@ if TYPE_CHECKING:
 _SHOWN = 100
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyOptions:
-    """Which files."""
-
-    since: datetime | None = option("Only files with lines from TIME onwards.", moment)
-    until: datetime | None = option("Only files with lines before TIME.", moment)
-
-
-@click.command("verify")
-@options(VerifyOptions)
-@anchors_option
-@from_option
-@shows_result
-@config_option
+@command("verify")
 def verify(
-    settings: Settings, options: VerifyOptions, kept: Path | None, shipped: Path | None
+    settings: Settings,
+    since: datetime | None = option("Only files with lines from TIME onwards.", moment),
+    until: datetime | None = option("Only files with lines before TIME.", moment),
+    kept: Path | None = ANCHORS,
+    shipped: Path | None = COPIES,
 ) -> Result:
     """Find what was changed, removed, added, moved or cut off, and where.
 
@@ -76,7 +64,7 @@ def verify(
     those are only reported. Works while the relay runs. With --from, each relay's log is compared
     with its own anchors, as they were shipped.
     """
-    logs, since, until = journals(settings, shipped), options.since, options.until
+    logs = journals(settings, shipped)
     if kept is not None and len(logs) > 1:
         raise click.UsageError("--anchors is for one relay: name its folder with --from")
     elsewhere = read_kept(kept)
@@ -105,9 +93,7 @@ def _of_relays(logs: Sequence[Journal], reports: Sequence[Report]) -> Iterator[P
         yield ""
 
 
-@click.command("anchor")
-@shows_result
-@config_option
+@command("anchor")
 def anchor(settings: Settings) -> Result:
     """Write an anchor for the record as it is now, and print it to be kept elsewhere.
 
@@ -199,13 +185,9 @@ class ReplayOptions:
     listed: bool = flag("Print every verdict that would differ.", name="--list")
 
 
-@click.command("replay")
-@options(ReplayOptions)
-@from_option
-@json_option
-@config_option
+@command("replay")
 def replay_command(
-    settings: Settings, options: ReplayOptions, shipped: Path | None, as_json: bool
+    settings: Settings, options: ReplayOptions, as_json: bool, shipped: Path | None = COPIES
 ) -> None:
     """Judge recorded decisions again under another rulebook, and count the differences.
 

@@ -13,17 +13,16 @@ from smtpproxy.backup.replay import Replayed, Statement, give_up, replay, waitin
 from smtpproxy.backup.restoring import Pending, Placed, bring_journals, place
 from smtpproxy.backup.taking import take
 from smtpproxy.cli import fail
+from smtpproxy.cli.command import command
 from smtpproxy.cli.options import (
-    anchors_option,
-    config_path_option,
+    ANCHORS,
     flag,
     option,
-    options,
     plain_text,
     read_kept_changes,
     settings_in,
 )
-from smtpproxy.cli.printer import Fields, Part, Result, Styled, picked, shows_result
+from smtpproxy.cli.printer import Fields, Part, Result, Styled, picked
 from smtpproxy.cli.stores import using_store
 from smtpproxy.clock import now
 from smtpproxy.process.control import NotRunning, Status, ask
@@ -36,10 +35,8 @@ T = TypeVar("T")
 _FOLDER = click.Path(path_type=Path)
 
 
-@click.command("backup")
+@command("backup")
 @click.argument("folder", type=_FOLDER)
-@shows_result
-@config_path_option
 def backup(config: Path, folder: Path) -> Result:
     """Copy everything the relay knows to a new FOLDER, while it runs.
 
@@ -85,14 +82,10 @@ class RestoreOptions:
     reason: str | None = option("Why.", plain_text, metavar="TEXT")
 
 
-@click.command("restore")
+@command("restore")
 @click.argument("backup", type=_FOLDER, required=False)
-@options(RestoreOptions)
-@anchors_option
-@shows_result
-@config_path_option
 def restore(
-    config: Path, backup: Path | None, options: RestoreOptions, kept: Path | None
+    config: Path, backup: Path | None, options: RestoreOptions, kept: Path | None = ANCHORS
 ) -> Result:
     """Restore a BACKUP where nothing exists yet, and replay the changes made after it.
 

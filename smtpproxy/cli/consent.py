@@ -14,26 +14,24 @@ from msgspec.structs import replace
 
 from smtpproxy import recorded_consent
 from smtpproxy.cli import fail
+from smtpproxy.cli.command import command
 from smtpproxy.cli.consent_mail import link, start
 from smtpproxy.cli.options import (
+    EXISTING_FILE,
     TIME_HELP,
     canonical_address,
     choice,
-    config_option,
-    file_type,
     flag,
     ip_address,
     last_moment,
     moment,
     option,
-    options,
-    output_option,
     plain_text,
     several,
     sha256_text,
 )
 from smtpproxy.cli.outlook import with_effect
-from smtpproxy.cli.printer import Result, json_bytes, shows_result
+from smtpproxy.cli.printer import Result, json_bytes
 from smtpproxy.cli.stores import (
     check_brand,
     check_purpose,
@@ -98,7 +96,7 @@ class RecordOptions:
     form: str | None = option("Where consent was given: a page, a till, a stand.", plain_text)
     document: Path | None = option(
         "The proof, such as a scan: its SHA-256 is kept, not the document.",
-        file_type(), metavar="FILE",
+        EXISTING_FILE, metavar="FILE",
     )  # fmt: skip
     document_hash: str | None = option("The SHA-256 itself, in hex.", sha256_text)
     given_at: datetime | None = option(f"{TIME_HELP} (default: now).", past_moment, metavar="TIME")
@@ -134,11 +132,8 @@ class RecordOptions:
         )
 
 
-@consent.command("record")
+@command("record", consent)
 @click.argument("address", type=canonical_address)
-@options(RecordOptions)
-@config_option
-@shows_result
 def record(settings: Settings, address: str, options: RecordOptions) -> Result:
     """Record that a person agreed to one purpose; creates the contact if there is none.
 
@@ -196,34 +191,28 @@ def _warn_if_not_mailable(
         )
 
 
-@dataclass(frozen=True, slots=True)
-class WithdrawOptions:
-    """What is withdrawn."""
-
-    purpose: str = option("What the person no longer agrees to.", plain_text, required=True)
+@command("withdraw", consent)
+@click.argument("address", type=canonical_address)
+def withdraw(
+    settings: Settings,
+    address: str,
+    purpose: str = option("What the person no longer agrees to.", plain_text, required=True),
     brand: str | None = option(
         "The brand that it is withdrawn from (default: every brand).", plain_text, metavar="NAME"
-    )
-    withdrawn_at: datetime | None = option(f"{TIME_HELP} (default: now).", last_moment)
-
-
-@consent.command("withdraw")
-@click.argument("address", type=canonical_address)
-@options(WithdrawOptions)
-@config_option
-@shows_result
-def withdraw(settings: Settings, address: str, options: WithdrawOptions) -> Result:
+    ),
+    withdrawn_at: datetime | None = option(f"{TIME_HELP} (default: now).", last_moment),
+) -> Result:
     """Record that a person withdraws consent to one purpose.
 
     The withdrawal overrides every other basis too, even when no consent was on record.
     """
-    at = options.withdrawn_at
+    at = withdrawn_at
     warn_of_the_future("--withdrawn-at", at, "it counts from now on anyway")
-    if options.brand is not None:
-        check_brand(settings, options.brand)
+    if brand is not None:
+        check_brand(settings, brand)
     at = by_now(at or now(), now())
-    act = ConsentAct(options.purpose, at, withdrawal=True, brand=options.brand)
-    scope = known_scope(settings, f"purpose:{options.purpose}")
+    act = ConsentAct(purpose, at, withdrawal=True, brand=brand)
+    scope = known_scope(settings, f"purpose:{purpose}")
 
     done = using_store(
         settings, lambda store: recorded_consent.withdraw(store, address, act, scope)
@@ -259,10 +248,8 @@ def _result(settings: Settings, address: str, act: ConsentAct, recorded: bool) -
     return with_effect(settings, address, result)
 
 
-@click.command("export")
+@command("export")
 @click.argument("address", type=canonical_address, required=False)
-@output_option
-@config_option
 def export(settings: Settings, address: str | None, output: BinaryIO) -> int:
     """Write the consent receipt of ADDRESS as JSON-LD, or everybody's, one per line.
 

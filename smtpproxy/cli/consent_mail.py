@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING
 import click
 
 from smtpproxy.cli import fail
+from smtpproxy.cli.command import command
 from smtpproxy.cli.options import (
+    FILE_OR_STDIN,
     canonical_address,
     choice,
-    config_option,
-    file_type,
     ip_address,
     option,
-    options,
     plain_text,
 )
-from smtpproxy.cli.printer import Csv, Result, shows_result
+from smtpproxy.cli.printer import Csv, Result
 from smtpproxy.cli.stores import AddressFile, check_purpose, using_store, warn
 from smtpproxy.clock import now
 from smtpproxy.locale import PAGE_LANGS
@@ -53,11 +52,8 @@ class StartOptions:
     )
 
 
-@click.command("start")
+@command("start")
 @click.argument("address", type=canonical_address)
-@options(StartOptions)
-@config_option
-@shows_result
 def start(settings: Settings, address: str, options: StartOptions) -> Result:
     """Ask somebody by mail to confirm (double opt-in).
 
@@ -124,22 +120,16 @@ def _request(settings: Settings, address: str, options: StartOptions) -> "Consen
     )
 
 
-@dataclass(frozen=True, slots=True)
-class LinkOptions:
-    """For which messages the links are."""
-
-    stream: str = option("The stream; its class must be permission.", plain_text, required=True)
+@command("link")
+@click.argument("file", type=FILE_OR_STDIN, default="-")
+def link(
+    settings: Settings,
+    file: Path,
+    stream: str = option("The stream; its class must be permission.", plain_text, required=True),
     language: str | None = option(
         "The language of the page (default: the brand's first, or the relay's).", choice(PAGE_LANGS)
-    )
-
-
-@click.command("link")
-@click.argument("file", type=file_type(stdin=True), default="-")
-@options(LinkOptions)
-@config_option
-@shows_result
-def link(settings: Settings, file: Path, options: LinkOptions) -> Result:
+    ),
+) -> Result:
     """Make the links that messages on a stream of class permission have to carry.
 
     FILE holds addresses, one per line, or in a column address or email of a CSV; standard input
@@ -151,7 +141,7 @@ def link(settings: Settings, file: Path, options: LinkOptions) -> Result:
 
     try:
         writer = Writer(settings)
-        writer.permission_links(options.stream, [], options.language, now())
+        writer.permission_links(stream, [], language, now())
     except ValueError as error:
         fail(str(error), 2)
     listed = AddressFile(file)
@@ -159,7 +149,7 @@ def link(settings: Settings, file: Path, options: LinkOptions) -> Result:
     for batch in listed.batches():
         people = [name for name in batch if not names_domain(name)]
         listed.unreadable += len(batch) - len(people)
-        made = writer.permission_links(options.stream, people, options.language, now())
+        made = writer.permission_links(stream, people, language, now())
         rows += zip(people, made, strict=True)
     if listed.unreadable:
         warn(f"{listed.unreadable} lines without an address were left out")

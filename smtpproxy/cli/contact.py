@@ -12,6 +12,7 @@ from typing import BinaryIO
 import click
 
 from smtpproxy.cli import fail
+from smtpproxy.cli.command import command
 from smtpproxy.cli.contact_map import map_contacts
 from smtpproxy.cli.contact_rights import erase, in_words, object_, rectify
 from smtpproxy.cli.import_file import run_import
@@ -24,16 +25,13 @@ from smtpproxy.cli.imports import (
     prepare,
 )
 from smtpproxy.cli.options import (
+    ANCHORS,
     TIME_HELP,
-    anchors_option,
     canonical_address,
     choice,
-    config_option,
     flag,
     moment,
     option,
-    options,
-    output_option,
     plain_text,
     private,
     read_kept,
@@ -44,8 +42,6 @@ from smtpproxy.cli.printer import (
     Result,
     Styled,
     json_bytes,
-    json_option,
-    shows_result,
     verify_progress,
 )
 from smtpproxy.cli.stores import check_brand, contact_constants, no_contact, using_store, warn
@@ -107,11 +103,8 @@ class ContactImport(ImportOptions):
     )  # fmt: skip
 
 
-@contact.command("import")
+@command("import", contact)
 @file_argument
-@options(ContactImport)
-@config_option
-@shows_result
 def import_contacts(settings: Settings, file: Path, options: ContactImport) -> Result:
     """Import contacts from NDJSON, CSV or a provider's export.
 
@@ -171,10 +164,8 @@ def import_contacts(settings: Settings, file: Path, options: ContactImport) -> R
     )
 
 
-@contact.command("show")
+@command("show", contact)
 @click.argument("address", type=canonical_address)
-@config_option
-@shows_result
 def show(settings: Settings, address: str) -> Result:
     """Show what is stored about an address; exits with 1 when there is no contact."""
 
@@ -285,30 +276,18 @@ def _time(moment: datetime | None) -> str:
     return written_time(moment) if moment else "not known"
 
 
-@dataclass(frozen=True, slots=True)
-class ExportOptions:
-    """What to export."""
-
-    evidence: bool = flag(
-        "Everything about ADDRESS as a document: what is stored, what was sent, and the proof."
-    )
-    lang: Lang = option("The language of the document.", choice(LANGS), default=REFERENCE)
-
-
-@contact.command("export")
+@command("export", contact)
 @click.argument("address", type=canonical_address, required=False)
-@options(ExportOptions)
-@anchors_option
-@output_option
-@config_option
-@json_option
 def export(
     settings: Settings,
     address: str | None,
-    options: ExportOptions,
-    kept: Path | None,
     output: BinaryIO,
     as_json: bool,
+    evidence: bool = flag(
+        "Everything about ADDRESS as a document: what is stored, what was sent, and the proof."
+    ),
+    lang: Lang = option("The language of the document.", choice(LANGS), default=REFERENCE),
+    kept: Path | None = ANCHORS,
 ) -> int:
     """Export every contact, or that of ADDRESS, as NDJSON, in the format that `import` reads.
 
@@ -316,10 +295,10 @@ def export(
     named so, otherwise Markdown, and the same as JSON in a file beside it. Exits with 1 when the
     audit log was altered.
     """
-    if options.evidence:
+    if evidence:
         if address is None:
             raise click.UsageError("--evidence is about one ADDRESS")
-        return _write_evidence(settings, address, output, options.lang, kept, as_json=as_json)
+        return _write_evidence(settings, address, output, lang, kept, as_json=as_json)
     if kept is not None:
         raise click.UsageError("--anchors needs --evidence")
 

@@ -9,6 +9,7 @@ from typing import Literal
 import click
 
 from smtpproxy.cli import fail
+from smtpproxy.cli.command import command
 from smtpproxy.cli.import_file import on_a_terminal
 from smtpproxy.cli.imports import input_file
 from smtpproxy.cli.map_questions import asked, check_known, column_pair, guessed, left_open
@@ -16,14 +17,12 @@ from smtpproxy.cli.map_sample import Sample, sample
 from smtpproxy.cli.options import (
     OUTPUT_FILE,
     choice,
-    config_option,
     flag,
     option,
-    options,
     plain_text,
     several,
 )
-from smtpproxy.cli.printer import Part, Result, progress, shows_result
+from smtpproxy.cli.printer import Part, Result, progress
 from smtpproxy.cli.stores import constant, contact_constants, warn
 from smtpproxy.clock import now
 from smtpproxy.settings import Settings
@@ -91,11 +90,8 @@ class MapOptions:
     )
 
 
-@click.command("map")
+@command("map")
 @click.argument("file", type=input_file)
-@options(MapOptions)
-@config_option
-@shows_result
 def map_contacts(settings: Settings, file: Path, options: MapOptions) -> Result:
     """Look at a CSV, XLSX or NDJSON file of people, and write the mapping that imports it.
 

@@ -8,21 +8,20 @@ import click
 
 from smtpproxy import erasure
 from smtpproxy.cli import fail
+from smtpproxy.cli.command import command
 from smtpproxy.cli.options import (
     TIME_HELP,
     canonical_address,
     choice,
-    config_option,
     flag,
     language_tag,
     last_moment,
     option,
-    options,
     plain_text,
     several,
 )
 from smtpproxy.cli.outlook import with_effect
-from smtpproxy.cli.printer import Part, Result, shows_result
+from smtpproxy.cli.printer import Part, Result
 from smtpproxy.cli.stores import (
     NoteOptions,
     fact_moment,
@@ -88,11 +87,8 @@ class RectifyOptions:
         )
 
 
-@click.command("rectify")
+@command("rectify")
 @click.argument("address", type=canonical_address)
-@options(RectifyOptions)
-@config_option
-@shows_result
 def rectify(settings: Settings, address: str, options: RectifyOptions) -> Result:
     """Correct what is stored about a person (RGPD 16). The former values stay on record.
 
@@ -140,11 +136,8 @@ class ObjectOptions(NoteOptions):
     since: datetime | None = option(f"{TIME_HELP} (default: now).", last_moment)
 
 
-@click.command("object")
+@command("object")
 @click.argument("address", type=canonical_address)
-@options(ObjectOptions)
-@config_option
-@shows_result
 def object_(settings: Settings, address: str, options: ObjectOptions) -> Result:
     """Record that a person objects to marketing (RGPD 21(2)), and to profiling for it.
 
@@ -188,18 +181,17 @@ def object_(settings: Settings, address: str, options: ObjectOptions) -> Result:
     return with_effect(settings, address, Result(data, text))
 
 
-@click.command("erase")
+@command("erase")
 @click.argument("address", type=canonical_address)
-@click.option(
-    "--scope",
-    type=click.Choice(["marketing", "all"]),
-    default="marketing",
-    show_default=True,
-    help="What they no longer receive; `all` includes receipts and passwords.",
-)
-@config_option
-@shows_result
-def erase(settings: Settings, address: str, scope: str) -> Result:
+def erase(
+    settings: Settings,
+    address: str,
+    scope: str = option(
+        "What they no longer receive; `all` includes receipts and passwords.",
+        choice(["marketing", "all"]),
+        default="marketing",
+    ),
+) -> Result:
     """Erase a contact with its whole history, and the person from the audit log (RGPD 17).
 
     An `erasure` suppression stays, which holds no address: the person gets no marketing

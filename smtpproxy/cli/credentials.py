@@ -4,7 +4,6 @@ import dataclasses
 import secrets
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.options import choice, config_option, options, several
-from smtpproxy.cli.printer import Result, shows_result
+from smtpproxy.cli.command import command
+from smtpproxy.cli.options import choice, flag, several
+from smtpproxy.cli.printer import Result
 from smtpproxy.settings import Settings
 from smtpproxy.settings.mail import Right
 from smtpproxy.settings.names import name as token_name
@@ -28,24 +28,18 @@ _RIGHTS = get_args(Right)
 _PLACEHOLDER = "NAME"
 
 
-@dataclass(frozen=True, slots=True)
-class TokenOptions:
-    """What the token may be used for."""
-
+@command("token")
+@click.argument("name", required=False, default=_PLACEHOLDER)
+def token(
+    settings: Settings,
+    name: str,
     may: tuple[str, ...] = several(
         "A right of the token (default: changes and check).", choice(_RIGHTS)
-    )
-    brand: tuple[str, ...] = several(
-        "A brand that the token is for (default: all).", metavar="NAME"
-    )
-
-
-@click.command("token")
-@click.argument("name", required=False, default=_PLACEHOLDER)
-@options(TokenOptions)
-@config_option
-@shows_result
-def token(settings: Settings, name: str, options: TokenOptions) -> Result:
+    ),
+    brands: tuple[str, ...] = several(
+        "A brand that the token is for (default: all).", name="--brand", metavar="NAME"
+    ),
+) -> Result:
     """Create an API token, and print the table that registers it.
 
     The token is shown only once; the configuration gets only its hash, which takes effect with
@@ -60,10 +54,10 @@ def token(settings: Settings, name: str, options: TokenOptions) -> Result:
             raise click.BadParameter(str(error), param_hint="NAME") from None
     token = PREFIX + secrets.token_urlsafe(32)
     digest = sha256(token.encode()).hexdigest()
-    rights = list(dict.fromkeys(options.may)) or list(_RIGHTS[:2])
+    rights = list(dict.fromkeys(may)) or list(_RIGHTS[:2])
     if any(known.name == name for known in settings.tokens):
         click.echo(f"warning: a [[token]] named {name!r} already exists: replace it", err=True)
-    for brand in options.brand:
+    for brand in brands:
         check_brand(settings, brand)
     text = [
         "token (give it to whoever will use it; it is not shown again):",
@@ -74,10 +68,10 @@ def token(settings: Settings, name: str, options: TokenOptions) -> Result:
         f'name = "{name}"',
         f'sha256 = "{digest}"',
         f"may = [{_listed(rights)}]",
-        *([f"brands = [{_listed(options.brand)}]"] if options.brand else []),
+        *([f"brands = [{_listed(brands)}]"] if brands else []),
     ]
     data = {"token": token, "name": name, "sha256": digest, "may": rights}
-    return Result(data | {"brands": options.brand}, text)
+    return Result(data | {"brands": brands}, text)
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -102,11 +96,13 @@ def user_name(value: str) -> str:
     return value
 
 
-@user.command("add", short_help="Add a user; asks for the password.")
+@command("add", user, short_help="Add a user; asks for the password.")
 @click.argument("name", type=user_name)
-@click.option("--replace", is_flag=True, help="Set a new password for an existing user.")
-@config_option
-def add(name: str, replace: bool, settings: Settings) -> None:
+def add(
+    settings: Settings,
+    name: str,
+    replace: bool = flag("Set a new password for an existing user."),
+) -> None:
     """Add a user; asks for the password twice, or reads it from standard input."""
     from smtpproxy.auth.users import User, empty
 
@@ -123,10 +119,9 @@ def add(name: str, replace: bool, settings: Settings) -> None:
     click.echo(f"{name}: {'password replaced' if exists else 'added'}")
 
 
-@user.command("remove")
+@command("remove", user)
 @click.argument("name")
-@config_option
-def remove(name: str, settings: Settings) -> None:
+def remove(settings: Settings, name: str) -> None:
     """Remove a user. Sessions that have already authenticated continue."""
     path = _users_file(settings)
     users = _read(path)
@@ -137,9 +132,7 @@ def remove(name: str, settings: Settings) -> None:
     click.echo(f"{name}: removed")
 
 
-@user.command("list")
-@config_option
-@shows_result
+@command("list", user)
 def list_users(settings: Settings) -> Result:
     """List the users, with the streams that their credentials allow."""
     users = _read(_users_file(settings))
@@ -154,10 +147,9 @@ def list_users(settings: Settings) -> Result:
     )
 
 
-@user.command("check")
+@command("check", user)
 @click.argument("name")
-@config_option
-def check(name: str, settings: Settings) -> None:
+def check(settings: Settings, name: str) -> None:
     """Check a password; exits with 0 when it is right and 1 when it is not."""
     from smtpproxy.auth.users import verify
 

@@ -14,15 +14,14 @@ import click
 from msgspec import Struct
 
 from smtpproxy.cli import fail
+from smtpproxy.cli.command import command
 from smtpproxy.cli.options import (
+    EXISTING_FILE,
     choice,
-    config_option,
-    config_path_option,
-    file_type,
     option,
-    options,
+    several,
 )
-from smtpproxy.cli.printer import Aside, Part, Result, shows_result
+from smtpproxy.cli.printer import Aside, Part, Result
 from smtpproxy.core.perform import UNSUBSCRIBE
 from smtpproxy.mail.dkim import NAME, signed_names
 from smtpproxy.mail.headers import HeaderBlock
@@ -70,11 +69,8 @@ class KeygenOptions:
     )  # fmt: skip
 
 
-@dkim.command("keygen")
+@command("keygen", dkim)
 @click.argument("file", type=click.Path(path_type=Path))
-@options(KeygenOptions)
-@shows_result
-@config_path_option
 def keygen(file: Path, options: KeygenOptions, config: Path) -> Result:
     """Make a key in a new FILE (mode 0600), and print its DNS record."""
     from smtpproxy.relay.dkim_signing import new_key
@@ -116,18 +112,17 @@ def _give_to_relay(config: Path, handle: int) -> None:
         os.fchown(handle, owner.st_uid, owner.st_gid)
 
 
-@dkim.command("record")
+@command("record", dkim)
 @click.argument("file", type=click.Path(path_type=Path), required=False)
-@click.option(
-    "--domain", metavar="DOMAIN", help="The key's domain; without FILE, print only its keys."
-)
-@click.option(
-    "--selector", metavar="NAME", help="The key's selector; without FILE, print only its keys."
-)
-@shows_result
-@config_option
 def record(
-    settings: Settings, file: Path | None, domain: str | None, selector: str | None
+    settings: Settings,
+    file: Path | None,
+    domain: str | None = option(
+        "The key's domain; without FILE, print only its keys.", metavar="DOMAIN"
+    ),
+    selector: str | None = option(
+        "The key's selector; without FILE, print only its keys.", metavar="NAME"
+    ),
 ) -> Result:
     """Print the DNS records of the configured keys, or of the key in FILE."""
     chosen = [
@@ -150,19 +145,18 @@ def record(
     )
 
 
-@dkim.command("verify")
+@command("verify", dkim)
 @click.argument("message", type=click.File("rb"), metavar="MESSAGE.eml")
-@click.option(
-    "--record",
-    "records",
-    type=file_type(),
-    multiple=True,
-    metavar="FILE",
-    help="Read records from FILE, as keygen prints them, instead of the DNS. Repeat for more.",
-)
-@shows_result
-@config_option
-def verify(settings: Settings, message: BinaryIO, records: tuple[Path, ...]) -> Result:
+def verify(
+    settings: Settings,
+    message: BinaryIO,
+    records: tuple[Path, ...] = several(
+        "Read records from FILE, as keygen prints them, instead of the DNS.",
+        EXISTING_FILE,
+        name="--record",
+        metavar="FILE",
+    ),
+) -> Result:
     """Check every DKIM signature of MESSAGE.eml (- for standard input).
 
     dkimpy checks each one independently. Exits with 0 when at least one is valid by both

@@ -4,20 +4,19 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
 
-from smtpproxy.cli.options import choice, config_option, option, options, several
+from smtpproxy.cli.command import command
+from smtpproxy.cli.options import choice, option, several
 from smtpproxy.cli.printer import (
     Column,
     Part,
     Result,
     Styled,
     Table,
-    shows_result,
 )
 from smtpproxy.doctor.finding import Check, Status
 from smtpproxy.settings import Settings
@@ -42,26 +41,22 @@ def _domain(value: str) -> str:
         raise click.BadParameter(str(error)) from None
 
 
-@dataclass(frozen=True, slots=True)
-class DoctorOptions:
-    """What to check."""
-
-    only: tuple[str, ...] = several("Run only this check.", choice(Check))
+@command("doctor")
+def doctor(
+    settings: Settings,
+    only: tuple[str, ...] = several("Run only this check.", choice(Check)),
     domain: tuple[str, ...] = several(
         "Check this From domain instead of those in the configuration.",
-        _domain, metavar="DOMAIN",
-    )  # fmt: skip
+        _domain,
+        metavar="DOMAIN",
+    ),
     timeout: float = option(
         "The longest that one check may take.",
-        click.FloatRange(min=0.1, max=600), metavar="SECONDS", default=20.0,
-    )  # fmt: skip
-
-
-@click.command("doctor")
-@options(DoctorOptions)
-@shows_result
-@config_option
-def doctor(settings: Settings, options: DoctorOptions) -> Result:
+        click.FloatRange(min=0.1, max=600),
+        metavar="SECONDS",
+        default=20.0,
+    ),
+) -> Result:
     """Check everything that mailbox providers check.
 
     Asks the DNS for SPF, DKIM, DMARC and MX of each From domain and for the names of the
@@ -72,12 +67,12 @@ def doctor(settings: Settings, options: DoctorOptions) -> Result:
     from smtpproxy.doctor.run import Doctor, from_domains
     from smtpproxy.resolver import Resolver
 
-    checks = [Check(each) for each in options.only] or list(Check)
-    domains = list(dict.fromkeys(options.domain)) or from_domains(settings)
+    checks = [Check(each) for each in only] or list(Check)
+    domains = list(dict.fromkeys(domain)) or from_domains(settings)
 
     async def examine() -> "Report":
         resolver = Resolver(settings.dns, time.monotonic)
-        doctor = Doctor(settings, resolver.lookup, now=datetime.now(UTC), timeout=options.timeout)
+        doctor = Doctor(settings, resolver.lookup, now=datetime.now(UTC), timeout=timeout)
         return await doctor.examine(domains, checks)
 
     report = asyncio.run(examine())

@@ -14,19 +14,18 @@ from typing import BinaryIO
 import click
 
 from smtpproxy.cli import fail, unknown
+from smtpproxy.cli.command import command
 from smtpproxy.cli.explanation_text import as_object, text
-from smtpproxy.cli.journals import elsewhere, find_records, from_option, journals, record_place
+from smtpproxy.cli.journals import COPIES, elsewhere, find_records, journals, record_place
 from smtpproxy.cli.options import (
-    anchors_option,
+    ANCHORS,
     choice,
-    config_option,
     moment,
     option,
-    options,
     read_kept,
     several,
 )
-from smtpproxy.cli.printer import Result, shows_result
+from smtpproxy.cli.printer import Result
 from smtpproxy.cli.stores import using_store
 from smtpproxy.clock import now
 from smtpproxy.core.dry_run import Answers, FactSource, Question, dry_run
@@ -73,19 +72,14 @@ class ExplainOptions:
         return self.mail_from is not None or bool(self.rcpt) or any(asked)
 
 
-@click.command("explain")
+@command("explain")
 @click.argument("message", type=click.File("rb"), required=False, metavar="[MESSAGE.eml]")
-@options(ExplainOptions)
-@anchors_option
-@from_option
-@shows_result
-@config_option
 def explain(
     settings: Settings,
     message: BinaryIO | None,
     options: ExplainOptions,
-    kept: Path | None,
-    shipped: Path | None,
+    kept: Path | None = ANCHORS,
+    shipped: Path | None = COPIES,
 ) -> Result:
     """Explain in plain words what would happen to a message, and why.
 

@@ -2,15 +2,15 @@
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from smtpproxy.cli.command import command
 from smtpproxy.cli.feedback_mailbox import act_on, assign, list_reports, show, would_be_done
-from smtpproxy.cli.options import config_path_option, flag, options
-from smtpproxy.cli.printer import Column, Part, Table, json_option, print_json, print_text
+from smtpproxy.cli.options import flag
+from smtpproxy.cli.printer import Column, Part, Table, print_json, print_text
 from smtpproxy.feedback import FeedbackReport, read_report
 from smtpproxy.feedback.parts import MAX_OCTETS
 from smtpproxy.settings import Settings
@@ -46,18 +46,11 @@ def feedback() -> None:
     """
 
 
-for command in (list_reports, show, assign):
-    feedback.add_command(command)
+for subcommand in (list_reports, show, assign):
+    feedback.add_command(subcommand)
 
 
-@dataclass(frozen=True, slots=True)
-class ReadOptions:
-    """Whether to act on the reports."""
-
-    dry_run: bool = flag("Only show what would be done.")
-
-
-@feedback.command("read")
+@command("read", feedback)
 @click.argument(
     "places",
     type=click.Path(path_type=Path, exists=True, allow_dash=True),
@@ -65,10 +58,12 @@ class ReadOptions:
     required=True,
     metavar="FILE|DIR|-",
 )
-@options(ReadOptions)
-@json_option
-@config_path_option
-def read(places: tuple[Path, ...], options: ReadOptions, config: Path, as_json: bool) -> int:
+def read(
+    places: tuple[Path, ...],
+    config: Path,
+    as_json: bool,
+    dry_run: bool = flag("Only show what would be done."),
+) -> int:
     """Read reports and act on them, or with --dry-run show what would be done.
 
     Each file is one mail as it arrived; of a folder, every file in it and its subfolders is read.
@@ -78,9 +73,9 @@ def read(places: tuple[Path, ...], options: ReadOptions, config: Path, as_json: 
     A dry run needs no configuration: without one, or without [feedback] in it, reports are read
     as with require_token = false.
     """
-    settings = _settings(config, needed=not options.dry_run)
+    settings = _settings(config, needed=not dry_run)
     contents = _contents(places)
-    done = _would_be_done(settings, contents) if options.dry_run else act_on(settings, contents)
+    done = _would_be_done(settings, contents) if dry_run else act_on(settings, contents)
     if as_json:
         for name, each, more in done:
             print_json({**_as_object(name, each), **more}, one_line=True)

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 from typing import Any, TypeVar
@@ -12,8 +11,9 @@ from typing import Any, TypeVar
 import click
 
 from smtpproxy.cli import fail, unknown
-from smtpproxy.cli.options import canonical_address, choice, config_option, option, options
-from smtpproxy.cli.printer import Column, Part, Result, Table, picked, shows_result
+from smtpproxy.cli.command import command
+from smtpproxy.cli.options import canonical_address, choice, option
+from smtpproxy.cli.printer import Column, Part, Result, Table, picked
 from smtpproxy.cli.stores import open_patiently, using_store
 from smtpproxy.clock import now
 from smtpproxy.feedback import Class, FeedbackReport
@@ -162,9 +162,7 @@ def _with_log(settings: Settings, use: Callable[[FeedbackLog], Awaitable[T]]) ->
     return asyncio.run(session())
 
 
-@click.command("list")
-@config_option
-@shows_result
+@command("list")
 def list_reports(settings: Settings) -> Result:
     """List the reports that could not be understood, oldest first."""
     found = _with_log(settings, lambda log: log.kept())
@@ -178,10 +176,8 @@ def list_reports(settings: Settings) -> Result:
     return Result([picked(one, "id", "at", "kind", "why", "relay") for one in found], parts)
 
 
-@click.command("show")
+@command("show")
 @click.argument("report", metavar="ID")
-@config_option
-@shows_result
 def show(settings: Settings, report: str) -> Result:
     """Show a report that was kept; the first characters of its id are enough."""
     one = _one(settings, report)
@@ -203,43 +199,38 @@ def _one(settings: Settings, beginning: str) -> ReadReport:
     return found[0]
 
 
-@dataclass(frozen=True, slots=True)
-class AssignOptions:
-    """What a report means."""
-
+@command("assign")
+@click.argument("report", metavar="ID")
+@click.argument("address", type=canonical_address, required=False)
+def assign(
+    settings: Settings,
+    report: str,
+    address: str | None,
     meaning: str = option(
         "What the report says about the address.",
         choice((*SUPPRESSIONS, "nothing")),
         name="--as",
         required=True,
-    )
-    stream: str | None = option("The stream of the message that the report is about.")
-
-
-@click.command("assign")
-@click.argument("report", metavar="ID")
-@click.argument("address", type=canonical_address, required=False)
-@options(AssignOptions)
-@config_option
-@shows_result
-def assign(settings: Settings, report: str, address: str | None, options: AssignOptions) -> Result:
+    ),
+    stream: str | None = option("The stream of the message that the report is about."),
+) -> Result:
     """Say what a report means, and act on it; this takes it off the list.
 
     `dead` and `full` suppress the address for all mail. `complaint` suppresses it for the brand
     of the stream and `unsubscribe` for its purpose; without --stream, for all marketing.
     """
     one = _one(settings, report)
-    if options.meaning == "nothing":
+    if meaning == "nothing":
         _with_log(settings, lambda log: log.looked_at(one.id, None, None))
         return Result({"id": one.id, "suppressed": None}, [f"{one.id}: off the list"])
     if address is None:
-        fail(f"--as {options.meaning} needs an address: smtpproxy feedback assign ID ADDRESS", 2)
-    meaning = Class(options.meaning)
-    scope = _scope(settings, meaning, options.stream)
-    origin, note = SUPPRESSIONS[meaning]
+        fail(f"--as {meaning} needs an address: smtpproxy feedback assign ID ADDRESS", 2)
+    meant = Class(meaning)
+    scope = _scope(settings, meant, stream)
+    origin, note = SUPPRESSIONS[meant]
     entry = SuppressionEntry(address, scope, origin, one.at, note)
     key = sha256(f"assigned {one.id}".encode()).digest()[:16]
-    event = HeardEvent(key, options.meaning, options.stream or UNKNOWN)
+    event = HeardEvent(key, meaning, stream or UNKNOWN)
 
     async def act(store: Store) -> None:
         await store.add_suppressions([entry])

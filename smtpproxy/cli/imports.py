@@ -12,6 +12,7 @@ import click
 
 from smtpproxy.access import Access
 from smtpproxy.cli import fail
+from smtpproxy.cli.command import command
 from smtpproxy.cli.import_record import (
     Behalf,
     Job,
@@ -29,8 +30,8 @@ from smtpproxy.cli.import_record import (
     undo_import,
     undone_in_words,
 )
-from smtpproxy.cli.options import OUTPUT_FILE, config_option, file_type, flag, option, several
-from smtpproxy.cli.printer import Column, Fields, Part, Result, Table, picked, shows_result
+from smtpproxy.cli.options import EXISTING_FILE, OUTPUT_FILE, flag, option, several
+from smtpproxy.cli.printer import Column, Fields, Part, Result, Table, picked
 from smtpproxy.cli.stores import constant, using_store, warn
 from smtpproxy.clock import now
 from smtpproxy.policy.model import Contact
@@ -109,7 +110,7 @@ class ImportOptions:
     mapping: Path | None = option(
         "A mapping from columns of CSV, XLSX or JSON to fields. Without it, columns must be named"
         " after the fields, or as in a provider's export.",
-        file_type(), metavar="FILE.toml",
+        EXISTING_FILE, metavar="FILE.toml",
     )  # fmt: skip
     constants: tuple[tuple[str, str], ...] = several(
         "The value of a field in rows that do not set it: source=direct,"
@@ -233,9 +234,7 @@ def imports() -> None:
     """List, show and undo imports of contacts and suppressions."""
 
 
-@imports.command("list")
-@config_option
-@shows_result
+@command("list", imports)
 def list_imports(settings: Settings) -> Result:
     """List all imports, oldest first."""
     records = using_store(settings, lambda store: store.imports(), read_only=True, or_empty=True)
@@ -259,10 +258,8 @@ def list_imports(settings: Settings) -> Result:
     return Result(data, [Table(_COLUMNS, rows)])
 
 
-@imports.command("show")
+@command("show", imports)
 @click.argument("id")
-@config_option
-@shows_result
 def show(settings: Settings, id: str) -> Result:
     """Show one import: its file, who ran it, what it did, and its state."""
     record = find(settings, id)
@@ -304,13 +301,14 @@ def _text(record: ImportRecord, state: str) -> Iterator[Part]:
         yield f"to continue: smtpproxy import undo {record.id}"
 
 
-@imports.command("undo")
+@command("undo", imports)
 @click.argument("id")
-@click.option("--dry-run", is_flag=True, help="Show what would be undone; change nothing.")
-@click.option("--job", type=behalf, hidden=True)
-@config_option
-@shows_result
-def undo(settings: Settings, id: str, dry_run: bool, job: Behalf | None) -> Result:
+def undo(
+    settings: Settings,
+    id: str,
+    dry_run: bool = flag("Show what would be undone; change nothing."),
+    job: Behalf | None = option("Used by the relay to undo uploaded imports.", behalf, hidden=True),
+) -> Result:
     """Undo an import, except for what has been changed since.
 
     New contacts are removed with their purchases and consent acts, changed profiles restored,

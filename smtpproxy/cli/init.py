@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import click
-
 from smtpproxy.cli import fail
-from smtpproxy.cli.options import choice, config_path_option, flag, option, options, several
-from smtpproxy.cli.printer import Part, Result, Styled, print_text, shows_result
+from smtpproxy.cli.command import command
+from smtpproxy.cli.options import choice, flag, option, several
+from smtpproxy.cli.printer import Part, Result, Styled, print_text
 from smtpproxy.cli.prompter import Prompter
 from smtpproxy.setup.answers import Answers, Route
 from smtpproxy.setup.files import UNIT_COMMAND, UNIT_STATE
@@ -81,10 +80,7 @@ class InitOptions:
     yes: bool = flag("Accept the proposals without asking.")
 
 
-@click.command("init")
-@options(InitOptions)
-@shows_result
-@config_path_option
+@command("init")
 def init(config: Path, options: InitOptions) -> Result:
     """Write a first configuration, and the files that go with it.
 

@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.options import audit_folder
+from smtpproxy.cli.options import audit_folder, option
 from smtpproxy.settings import Settings
 from smtpproxy.shipping.files import RELAY_FILE
 from smtpproxy.sinks.audit.chain import UNREADABLE
@@ -21,14 +21,10 @@ from smtpproxy.sinks.audit.reader import Record, find
 from smtpproxy.store import decisions_elsewhere
 from smtpproxy.store.journals import IndexQuery, IndexRow
 
-from_option = click.option(
-    "--from",
-    "shipped",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    metavar="DIR",
-    help="Read the copies that `audit ship` made in DIR, of one relay or several.",
-)
-
+COPIES: Any = option(
+    "Read the copies that `audit ship` made in DIR, of one relay or several.",
+    click.Path(path_type=Path, exists=True, file_okay=False), name="--from", metavar="DIR",
+)  # fmt: skip
 
 _LONGEST = 4096  # octets of the file that names a copy's relay
 

@@ -1,14 +1,14 @@
 """`smtpproxy unsubscribe`: the keys of links, and which relay has which keys."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.options import config_option, flag, options
-from smtpproxy.cli.printer import Column, Part, Result, Table, shows_result
+from smtpproxy.cli.command import command
+from smtpproxy.cli.options import flag
+from smtpproxy.cli.printer import Column, Part, Result, Table
 from smtpproxy.cli.stores import using_store
 from smtpproxy.clock import now
 from smtpproxy.settings import Settings
@@ -33,9 +33,7 @@ def unsubscribe() -> None:
     """Show, renew and retire the keys of unsubscribe links (unsubscribe = "add")."""
 
 
-@unsubscribe.command("keys")
-@config_option
-@shows_result
+@command("keys", unsubscribe)
 def keys(settings: Settings) -> Result:
     """Show the keys, which one seals new links, and which relay has which keys."""
     state_dir = settings.server.state_dir
@@ -55,16 +53,11 @@ def keys(settings: Settings) -> Result:
     return _shown(load_link_keys(state_dir), used, relays)
 
 
-@dataclass(frozen=True, slots=True)
-class RekeyOptions:
-    force: bool = flag("Use the new key even if a relay lacks it: there its links do not work.")
-
-
-@unsubscribe.command("rekey")
-@options(RekeyOptions)
-@config_option
-@shows_result
-def rekey(settings: Settings, options: RekeyOptions) -> Result:
+@command("rekey", unsubscribe)
+def rekey(
+    settings: Settings,
+    force: bool = flag("Use the new key even if a relay lacks it: there its links do not work."),
+) -> Result:
     """Make a new key for the links of future messages.
 
     If several relays share the store, the first run only makes the key: copy unsubscribe.key to
@@ -86,9 +79,7 @@ def rekey(settings: Settings, options: RekeyOptions) -> Result:
                 held = load_link_keys(state_dir)
             key = held[max(held)]
             try:
-                await store.use_link_key(
-                    key.version, key.fingerprint, at=now(), force=options.force
-                )
+                await store.use_link_key(key.version, key.fingerprint, at=now(), force=force)
             except OtherKeyCounts:
                 drop_link_key(state_dir, key.version)
                 raise
@@ -99,10 +90,8 @@ def rekey(settings: Settings, options: RekeyOptions) -> Result:
     return _shown(load_link_keys(state_dir), used, relays)
 
 
-@unsubscribe.command("retire")
+@command("retire", unsubscribe)
 @click.argument("version", type=int, metavar="VERSION")
-@config_option
-@shows_result
 def retire(settings: Settings, version: int) -> Result:
     """Retire the key VERSION: links sealed under it stop working.
 

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from smtpproxy.cli import fail
+from smtpproxy.cli.command import command
 from smtpproxy.cli.options import (
-    config_path_option,
+    flag,
     settings_in,
 )
 from smtpproxy.cli.printer import (
@@ -20,7 +19,6 @@ from smtpproxy.cli.printer import (
     Styled,
     Table,
     picked,
-    shows_result,
 )
 from smtpproxy.policy.model import Stream
 from smtpproxy.settings import FeedbackSettings, ListenerSettings, Settings
@@ -29,14 +27,13 @@ if TYPE_CHECKING:
     pass
 
 
-@click.command("serve")
-@click.option(
-    "--take-over",
-    is_flag=True,
-    help="Take over the sockets of the relay running with this state_dir, which then ends.",
-)
-@config_path_option
-def serve(config: Path, take_over: bool) -> None:
+@command("serve")
+def serve(
+    config: Path,
+    take_over: bool = flag(
+        "Take over the sockets of the relay running with this state_dir, which then ends."
+    ),
+) -> None:
     """Run the relay until SIGTERM or SIGINT.
 
     Either signal drains: it accepts no new connections, finishes running transactions, then exits
@@ -50,9 +47,8 @@ def serve(config: Path, take_over: bool) -> None:
     sys.exit(serve(settings, lambda: load(config), take_over=take_over))
 
 
-@click.command("demo")
-@click.option("--keep", is_flag=True, help="Leave the relay running until Ctrl-C.")
-def demo(keep: bool) -> None:
+@command("demo")
+def demo(keep: bool = flag("Leave the relay running until Ctrl-C.")) -> None:
     """Run the relay on invented people and show what it lets through, and why.
 
     Starts a real relay in a temporary directory, with an MTA behind it that keeps what it
@@ -67,9 +63,7 @@ def demo(keep: bool) -> None:
         fail(f"the demo stopped: {error}")
 
 
-@click.command("check")
-@config_path_option
-@shows_result
+@command("check")
 def check(config: Path) -> Result:
     """Check the configuration, and whether the relay can start.
 

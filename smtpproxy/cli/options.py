@@ -1,24 +1,23 @@
-"""Options of commands: `--config`, records of options, and the types of their values."""
+"""Options of commands, and the types of their values."""
 
 import contextlib
 import dataclasses
-import functools
 import ipaddress
 import json
 import os
 import re
 import stat
 import sys
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
 from smtpproxy.cli import discard_stdout, fail
 from smtpproxy.locale import language_tag as read_language
-from smtpproxy.setup import UNIT_CONFIG
 
 if TYPE_CHECKING:
     from smtpproxy.settings import Settings
@@ -26,32 +25,10 @@ if TYPE_CHECKING:
 
 OUTPUT_FILE = click.Path(path_type=Path, dir_okay=False)
 """The type of a file to write."""
+EXISTING_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+FILE_OR_STDIN = click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True)
+"""The type of an existing file; - is standard input."""
 TIME_HELP = "A time like 2025-03-01T10:00:00Z, or a date"
-
-R = TypeVar("R")
-Function = Callable[..., Any]
-
-
-def config_path_option(function: Function) -> Function:
-    """Add `--config FILE` and pass `config: Path`, unread."""
-    return click.option(
-        "--config",
-        type=click.Path(path_type=Path),
-        envvar="SMTPPROXY_CONFIG",
-        default=UNIT_CONFIG,
-        metavar="FILE",
-        help=f"The configuration (default: $SMTPPROXY_CONFIG, otherwise {UNIT_CONFIG}).",
-    )(function)
-
-
-def config_option(function: Function) -> Function:
-    """Add `--config FILE` and pass `settings: Settings`, read by `settings_in`."""
-
-    @functools.wraps(function)
-    def command(*args: Any, config: Path, **options: Any) -> Any:
-        return function(*args, settings=settings_in(config), **options)
-
-    return config_path_option(command)
 
 
 def settings_in(config: Path) -> "Settings":
@@ -93,69 +70,27 @@ def audit_folder(settings: "Settings") -> Path:
 
 
 def option(help: str, type: Any = None, *, name: str = "", **settings: Any) -> Any:
-    """Return a field of a record of options: `--its-name`, unless `name` is given.
+    """Return an option, `--its-name` unless `name` is given: a field of a record of options, or the
+    default of a command's parameter.
 
-    A default is shown; `settings` go to `click.option`.
+    A default is shown; `settings` go to `click.Option`.
     """
     return dataclasses.field(metadata={"option": (help, type, name, settings)})
 
 
 def flag(help: str, *, name: str = "") -> Any:
-    """Return a field that is True if `--its-name` is given."""
+    """Return an option that is True if `--its-name` is given."""
     return option(help, name=name, is_flag=True)
 
 
 def several(help: str, type: Any = None, *, name: str = "", **settings: Any) -> Any:
-    """Return a field with the values of every `--its-name` given, in a tuple."""
+    """Return an option with the values of every `--its-name` given, in a tuple."""
     return option(f"{help} Repeat for more.", type, name=name, multiple=True, **settings)
 
 
 def choice(values: Any) -> click.Choice[str]:
     """Return the type of an option with a closed set of values, such as an Enum."""
     return click.Choice([str(value) for value in values])
-
-
-def options(record: type[R]) -> Callable[[Function], Function]:
-    """Add an option for each field of a dataclass, and pass an instance as `options`."""
-    fields = dataclasses.fields(record)  # type: ignore[arg-type]
-
-    def decorate(function: Function) -> Function:
-        @functools.wraps(function)
-        def command(*args: Any, **given: Any) -> Any:
-            values = {field.name: given.pop(field.name) for field in fields}
-            _check_period(values.get("since"), values.get("until"))
-            return function(*args, options=record(**values), **given)
-
-        decorated: Function = command
-        for field in reversed(fields):
-            help, type, name, settings = field.metadata["option"]
-            decorated = click.option(
-                name or "--" + field.name.replace("_", "-"),
-                field.name,
-                type=type,
-                help=help,
-                show_default="default" in settings,
-                **{"metavar": _METAVARS.get(type), **settings},
-            )(decorated)
-        return decorated
-
-    return decorate
-
-
-def _check_period(since: "datetime | timedelta | None", until: datetime | None) -> None:
-    """Raise BadParameter where nothing can be in a period: a command that looks at nothing would
-    find nothing wrong."""
-    start = datetime.now(UTC) - since if isinstance(since, timedelta) else since
-    if start is not None and until is not None and until <= start:
-        raise click.BadParameter(
-            f"{until:%Y-%m-%d %H:%M} UTC is not after --since, {start:%Y-%m-%d %H:%M} UTC",
-            param_hint="--until",
-        )
-
-
-def file_type(*, stdin: bool = False) -> click.Path:
-    """Return the type of an existing file; `stdin`: - is standard input."""
-    return click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=stdin)
 
 
 def moment(value: str) -> datetime:
@@ -233,7 +168,7 @@ def sha256_text(value: str) -> str:
     return value.strip().lower()
 
 
-_METAVARS: dict[Any, str] = {
+METAVARS: dict[Any, str] = {
     moment: "TIME",
     last_moment: "TIME",
     canonical_address: "ADDRESS",
@@ -245,34 +180,25 @@ _METAVARS: dict[Any, str] = {
 }
 
 
-def output_option(function: Function) -> Function:
-    """Add `--output FILE` and pass `output: BinaryIO`; only its owner may read the file.
+@contextmanager
+def written_to(output: Path | None) -> Iterator[BinaryIO]:
+    """Open a file that only its owner may read, or standard output.
 
     A full disk ends the command with one line that says how much was written.
     """
-
-    @functools.wraps(function)
-    def command(*args: Any, output: Path | None, **options: Any) -> Any:
-        try:
-            if output is None:
-                result = function(*args, output=sys.stdout.buffer, **options)
-                sys.stdout.buffer.flush()
-                return result
+    try:
+        if output is None:
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
+        else:
             with open(output, "wb", opener=private) as file:
-                return function(*args, output=file, **options)
-        except OSError as error:
-            if error.filename is not None or isinstance(error, BrokenPipeError):
-                raise
-            if output is None:
-                discard_stdout()
-            fail(f"{output or 'standard output'}: {error.strerror}: {_written(output)}")
-
-    return click.option(
-        "--output",
-        type=OUTPUT_FILE,
-        metavar="FILE",
-        help="Write to FILE, readable only by its owner, instead of standard output.",
-    )(command)
+                yield file
+    except OSError as error:
+        if error.filename is not None or isinstance(error, BrokenPipeError):
+            raise
+        if output is None:
+            discard_stdout()
+        fail(f"{output or 'standard output'}: {error.strerror}: {_written(output)}")
 
 
 def private(path: str, flags: int) -> int:
@@ -294,13 +220,10 @@ def _written(output: Path | None) -> str:
     return f"incomplete, only {output.stat().st_size:,} octets were written"
 
 
-anchors_option = click.option(
-    "--anchors",
-    "kept",
-    type=file_type(),
-    metavar="FILE",
-    help="Anchors kept elsewhere: lines of the log, or of `audit anchor --json`.",
-)
+ANCHORS: Any = option(
+    "Anchors kept elsewhere: lines of the log, or of `audit anchor --json`.",
+    EXISTING_FILE, name="--anchors", metavar="FILE",
+)  # fmt: skip
 
 
 def read_kept(path: Path | None) -> "list[Head]":

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import BinaryIO, cast
 import click
 
 from smtpproxy.cli import fail, unknown
-from smtpproxy.cli.options import config_option, file_type, option, options
+from smtpproxy.cli.command import command
+from smtpproxy.cli.options import EXISTING_FILE, FILE_OR_STDIN, option
 from smtpproxy.cli.outlook import outlook_object, outlook_text
-from smtpproxy.cli.printer import Aside, Csv, Part, Result, shows_result
+from smtpproxy.cli.printer import Aside, Csv, Part, Result
 from smtpproxy.cli.stores import AddressFile, using_store
 from smtpproxy.clock import now
 from smtpproxy.mail.address import readings
@@ -42,10 +42,8 @@ def partner() -> None:
     """Exchange suppressions with another sender; neither side shows an address."""
 
 
-@partner.command("key")
+@command("key", partner)
 @click.argument("name")
-@config_option
-@shows_result
 def key(settings: Settings, name: str) -> Result:
     """Make the key to share with partner NAME, in its key_file; an existing key stays.
 
@@ -66,28 +64,23 @@ def key(settings: Settings, name: str) -> Result:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class CoverOptions:
-    """Whose suppressions to look up in addition to those of contacts."""
-
+@command("cover", partner)
+def cover(
+    settings: Settings,
     addresses: Path | None = option(
         "Look up these addresses too, one per line (- is standard input).",
-        file_type(stdin=True), name="--from", metavar="FILE",
-    )  # fmt: skip
-
-
-@partner.command("cover")
-@options(CoverOptions)
-@config_option
-@shows_result
-def cover(settings: Settings, options: CoverOptions) -> Result:
+        FILE_OR_STDIN,
+        name="--from",
+        metavar="FILE",
+    ),
+) -> Result:
     """Make the hashes for partners of suppressions that are older than the partnership.
 
     A suppression does not hold its address, so this works only if a contact or FILE has it.
     Shows how many suppressions can be shared with each partner. Exits with 1 when a line of FILE
     cannot be read.
     """
-    listed = AddressFile(options.addresses) if options.addresses is not None else None
+    listed = AddressFile(addresses) if addresses is not None else None
 
     async def work(store: Store) -> dict[str, Coverage]:
         await store.forget_partners()
@@ -110,9 +103,7 @@ def cover(settings: Settings, options: CoverOptions) -> Result:
     )
 
 
-@partner.command("show")
-@config_option
-@shows_result
+@command("show", partner)
 def show(settings: Settings) -> Result:
     """Show each partner's key and snapshot; exits with 1 when one has no valid snapshot."""
     taken = using_store(settings, lambda store: store.snapshots(), read_only=True, or_empty=True)
@@ -138,22 +129,21 @@ def _described(snapshot: PartnerSnapshot) -> str:
     return f"{counted(snapshot.count, 'suppression')} as of {written_time(snapshot.taken_at)}"
 
 
-@dataclass(frozen=True, slots=True)
-class ScreenOptions:
-    """What to compare the list with."""
-
-    snapshot: Path = option(
-        "The snapshot from partner NAME.", file_type(), metavar="FILE", required=True
-    )
-
-
-@partner.command("screen")
+@command("screen", partner)
 @click.argument("name")
-@click.argument("addresses", type=file_type(stdin=True), metavar="LIST")
-@options(ScreenOptions)
-@config_option
-@shows_result
-def screen(settings: Settings, name: str, addresses: Path, options: ScreenOptions) -> Result:
+@click.argument("addresses", type=FILE_OR_STDIN, metavar="LIST")
+def screen(
+    settings: Settings,
+    name: str,
+    addresses: Path,
+    taken: Path = option(
+        "The snapshot from partner NAME.",
+        EXISTING_FILE,
+        name="--snapshot",
+        metavar="FILE",
+        required=True,
+    ),
+) -> Result:
     """Show who on LIST is in the snapshot of partner NAME; needs and changes no store.
 
     LIST has one address per line, or is a CSV with a column address or email. Prints address,
@@ -163,11 +153,11 @@ def screen(settings: Settings, name: str, addresses: Path, options: ScreenOption
     shared = load_partner_key(partner_of(settings, name).key_file)
     snapshot: dict[bytes, list[SnapshotRow]] = {}
     try:
-        with options.snapshot.open("rb") as file:
+        with taken.open("rb") as file:
             for row in read_snapshot(file, shared)[1]:
                 snapshot.setdefault(row.keys[0], []).append(row)
     except SnapshotFault as error:
-        fail(f"{options.snapshot}: {error}")
+        fail(f"{taken}: {error}")
     screened, found = 0, []
     listed = AddressFile(addresses)
     for batch in listed.batches():

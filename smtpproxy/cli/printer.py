@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import functools
 import json
 import os
 import shutil
@@ -95,30 +94,15 @@ class Result:
     one_line: bool = False  # JSON without line breaks
 
 
-def shows_result(function: Callable[..., Result | int | None]) -> Callable[..., int]:
-    """Add `--json`; print the Result that the command returns, and return its exit code."""
-
-    @functools.wraps(function)
-    def command(*args: Any, as_json: bool, **options: Any) -> int:
-        result = function(*args, **options)
-        if not isinstance(result, Result):
-            return result or 0
-        if as_json:
-            print_json(result.data, one_line=result.one_line)
-        else:
-            print_text(result.text)
-        if result.error:
-            fail(result.error)
-        return result.code
-
-    return json_option(command)
-
-
-def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--json` and pass `as_json: bool`."""
-    return click.option(
-        "--json", "as_json", is_flag=True, help="Print the result as JSON, for programs."
-    )(function)
+def show(result: Result, *, as_json: bool) -> int:
+    """Print a command's result; return its exit code."""
+    if as_json:
+        print_json(result.data, one_line=result.one_line)
+    else:
+        print_text(result.text)
+    if result.error:
+        fail(result.error)
+    return result.code
 
 
 def print_text(parts: Iterable[Part], *, err: bool = False) -> None:

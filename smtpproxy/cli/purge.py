@@ -1,26 +1,21 @@
 """`smtpproxy purge`: remove data that has outlived its retention period."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import click
-
 from smtpproxy.cli import fail
+from smtpproxy.cli.command import command
 from smtpproxy.cli.options import (
-    config_option,
     flag,
     moment,
     option,
-    options,
 )
 from smtpproxy.cli.printer import (
     Column,
     Part,
     Result,
     Table,
-    shows_result,
 )
 from smtpproxy.policy.periods import Period
 from smtpproxy.settings import RetentionSettings, Settings
@@ -39,23 +34,16 @@ _KINDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class PurgeOptions:
-    """What to remove."""
-
-    dry_run: bool = flag("Show what would be removed; remove nothing.")
+@command("purge")
+def purge(
+    settings: Settings,
+    dry_run: bool = flag("Show what would be removed; remove nothing."),
     at: datetime | None = option(
         "Remove what has outlived its period by TIME (default: now). A future time needs"
         " --dry-run.",
         moment,
-    )
-
-
-@click.command("purge")
-@options(PurgeOptions)
-@shows_result
-@config_option
-def purge(settings: Settings, options: PurgeOptions) -> Result:
+    ),
+) -> Result:
     """Remove data that has outlived its retention period ([retention] of the configuration).
 
     `serve` does this daily. Mail and imports continue meanwhile. Withdrawals and objections of a
@@ -65,7 +53,7 @@ def purge(settings: Settings, options: PurgeOptions) -> Result:
     from smtpproxy.clock import now
     from smtpproxy.retention import AlreadyRunning, purge
 
-    at, dry_run = options.at, options.dry_run
+    at, dry_run = at, dry_run
     if at is not None and at > datetime.now(UTC) and not dry_run:
         fail(
             "--at: data that has not outlived its period yet must not be removed; add --dry-run", 2

@@ -9,17 +9,16 @@ from pathlib import Path
 import click
 
 from smtpproxy.cli import unknown
-from smtpproxy.cli.journals import from_option, journals
+from smtpproxy.cli.command import command
+from smtpproxy.cli.journals import COPIES, journals
 from smtpproxy.cli.options import (
     OUTPUT_FILE,
     choice,
-    config_option,
     moment,
     option,
-    options,
     private,
 )
-from smtpproxy.cli.printer import Column, Fields, Part, Result, Styled, Table, shows_result
+from smtpproxy.cli.printer import Column, Fields, Part, Result, Styled, Table
 from smtpproxy.clock import now
 from smtpproxy.locale import LANGS, REFERENCE, Lang, texts
 from smtpproxy.policy.model import Mode
@@ -64,12 +63,8 @@ class ReportOptions:
     lang: Lang = option("The language of the HTML file.", choice(LANGS), default=REFERENCE)
 
 
-@click.command("report")
-@options(ReportOptions)
-@from_option
-@shows_result
-@config_option
-def report(settings: Settings, options: ReportOptions, shipped: Path | None) -> Result:
+@command("report")
+def report(settings: Settings, options: ReportOptions, shipped: Path | None = COPIES) -> Result:
     """Show what passed, what would be refused and why, and which streams are ready.
 
     Reads the audit log, even while the relay runs. Mail that passed in observe mode is counted

@@ -11,17 +11,16 @@ from typing import Any
 import click
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.options import config_option
+from smtpproxy.cli.command import command
+from smtpproxy.cli.options import flag
 from smtpproxy.cli.printer import (
     Column,
     Fields,
     Part,
     Result,
     Table,
-    json_option,
     print_json,
     print_text,
-    shows_result,
 )
 from smtpproxy.cli.stores import using_store
 from smtpproxy.doctor.machine import key_files
@@ -42,11 +41,12 @@ _MOST_REASONS = 10
 _MOST_WAITING = 100_000
 
 
-@click.command("status")
-@click.option("--watch", is_flag=True, help="Show it every two seconds, with rates, until Ctrl-C.")
-@config_option
-@json_option
-def status(settings: Settings, watch: bool, as_json: bool) -> int:
+@command("status")
+def status(
+    settings: Settings,
+    as_json: bool,
+    watch: bool = flag("Show it every two seconds, with rates, until Ctrl-C."),
+) -> int:
     """Show the state of the running relay; exits with 1 when none runs, or a worker is missing.
 
     Counts are totals of all workers since the relay started.
@@ -332,9 +332,7 @@ def _listed(values: Mapping[str, object]) -> str | None:
     return ", ".join(f"{name} {value}" for name, value in values.items()) or None
 
 
-@click.command("reload")
-@config_option
-@shows_result
+@command("reload")
 def reload(settings: Settings) -> Result:
     """Have the running relay reload its configuration: all of it, or none if it is faulty.
 

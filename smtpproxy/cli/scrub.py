@@ -16,14 +16,13 @@ from typing import BinaryIO, NoReturn
 import click
 
 from smtpproxy.cli import fail, unknown
+from smtpproxy.cli.command import command
 from smtpproxy.cli.options import (
+    FILE_OR_STDIN,
     OUTPUT_FILE,
     choice,
-    config_option,
-    file_type,
     moment,
     option,
-    options,
 )
 from smtpproxy.cli.printer import (
     VERDICT_STYLES,
@@ -31,7 +30,6 @@ from smtpproxy.cli.printer import (
     Part,
     Styled,
     Table,
-    json_option,
     print_json,
     print_text,
     progress,
@@ -87,11 +85,8 @@ class ScrubOptions:
     lang: Lang = option("The language of the report.", choice(LANGS), default=REFERENCE)
 
 
-@click.command("scrub")
-@click.argument("list_path", type=file_type(stdin=True), metavar="LIST")
-@options(ScrubOptions)
-@json_option
-@config_option
+@command("scrub")
+@click.argument("list_path", type=FILE_OR_STDIN, metavar="LIST")
 def scrub(settings: Settings, list_path: Path, options: ScrubOptions, as_json: bool) -> int:
     """Show who on a list may be mailed, and why the others may not.
 

@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.options import config_option, options, several
-from smtpproxy.cli.printer import Column, Part, Result, Styled, Table, shows_result
+from smtpproxy.cli.command import command
+from smtpproxy.cli.options import several
+from smtpproxy.cli.printer import Column, Part, Result, Styled, Table
 from smtpproxy.cli.stores import open_patiently, using_store
 from smtpproxy.clock import now
 from smtpproxy.erasure import erase_outstanding
@@ -38,11 +39,9 @@ def store() -> None:
     """Move the whole store to another database, or reopen one that a move closed."""
 
 
-@store.command("copy")
+@command("copy", store)
 @click.argument("source", metavar="FROM", callback=_url)
 @click.argument("target", metavar="TO", callback=_url)
-@config_option
-@shows_result
 def copy(settings: Settings, source: str, target: str) -> Result:
     """Copy the store at the URL FROM to the one at the URL TO, verify the copy, and close FROM.
 
@@ -85,10 +84,8 @@ async def _copied(
     return copied, behind
 
 
-@store.command("reopen")
+@command("reopen", store)
 @click.argument("url", metavar="URL", callback=_url)
-@config_option
-@shows_result
 def reopen(settings: Settings, url: str) -> Result:
     """Reopen the store at URL, which was copied to another; it is as it was then.
 
@@ -164,21 +161,16 @@ def _text(copied: CopyResult, old: CopyEnd, new: CopyEnd, behind: Sequence[str])
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class MigrateOptions:
+@command("migrate")
+def migrate(
+    settings: Settings,
     grant_read: tuple[str, ...] = several(
         "Let this role of PostgreSQL read the tables.", metavar="ROLE"
-    )
+    ),
     grant_write: tuple[str, ...] = several(
         "Let this role read and write the tables, as relays do.", metavar="ROLE"
-    )
-
-
-@click.command("migrate")
-@options(MigrateOptions)
-@config_option
-@shows_result
-def migrate(settings: Settings, options: MigrateOptions) -> Result:
+    ),
+) -> Result:
     """Bring the tables of the store up to date; create them if there are none.
 
     With PostgreSQL, run it as the role that owns the tables, before the first start and before
@@ -186,10 +178,10 @@ def migrate(settings: Settings, options: MigrateOptions) -> Result:
     afterwards. With SQLite, whatever writes first does this by itself.
     """
     if is_postgresql(settings.store):
-        before, after = asyncio.run(_migrate(settings, options))
+        before, after = asyncio.run(_migrate(settings, grant_read, grant_write))
         if settings.makes_tokens:
             using_store(settings, lambda store: _settle(store, settings))
-    elif options.grant_read or options.grant_write:
+    elif grant_read or grant_write:
         raise click.UsageError("only PostgreSQL has roles; this store is a file")
     else:
         before = after = asyncio.run(_open_and_close(settings))
@@ -197,7 +189,9 @@ def migrate(settings: Settings, options: MigrateOptions) -> Result:
     return Result({"before": before, "after": after}, [f"the tables of the store: {changed}"])
 
 
-async def _migrate(settings: Settings, options: MigrateOptions) -> tuple[int, int]:
+async def _migrate(
+    settings: Settings, readers: Sequence[str], writers: Sequence[str]
+) -> tuple[int, int]:
     from smtpproxy.store.postgres import target
     from smtpproxy.store.postgres.connection import Lease
     from smtpproxy.store.postgres.migrations import migrate
@@ -205,10 +199,7 @@ async def _migrate(settings: Settings, options: MigrateOptions) -> tuple[int, in
     lease = Lease(replace(target(settings.store), patient=True))
     try:
         return await migrate(
-            lease.database,
-            settings.server.state_dir,
-            readers=options.grant_read,
-            writers=options.grant_write,
+            lease.database, settings.server.state_dir, readers=readers, writers=writers
         )
     except StoreInaccessible as error:
         if type(error.__cause__).__name__ != "InsufficientPrivilegeError":

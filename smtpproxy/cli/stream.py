@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.options import config_option, moment, plain_text
-from smtpproxy.cli.printer import Aside, Column, Part, Result, Table, shows_result
+from smtpproxy.cli.command import command
+from smtpproxy.cli.options import moment, option, plain_text
+from smtpproxy.cli.printer import Aside, Column, Part, Result, Table
 from smtpproxy.cli.stores import using_store
 from smtpproxy.cli.stream_mode import enforce, observe
 from smtpproxy.clock import now
@@ -23,9 +24,7 @@ from smtpproxy.store.protocols import Store
 from smtpproxy.store.streams import PERSON, StreamEvent, event_object
 from smtpproxy.terminal import counted
 
-_REASON = click.option(
-    "--reason", type=plain_text, metavar="TEXT", help="Why; must hold no personal data."
-)
+_REASON: Any = option("Why; must hold no personal data.", plain_text)
 
 
 @click.group("stream")
@@ -37,10 +36,8 @@ for subcommand in (enforce, observe):
     stream.add_command(subcommand)
 
 
-@stream.command("show")
+@command("show", stream)
 @click.argument("name", required=False)
-@config_option
-@shows_result
 def show(settings: Settings, name: str | None) -> Result:
     """Show all marketing streams, or one with its history."""
     if name is not None:
@@ -72,13 +69,14 @@ def show(settings: Settings, name: str | None) -> Result:
     return Result(data[0], parts)
 
 
-@stream.command("pause")
+@command("pause", stream)
 @click.argument("name")
-@click.option("--until", type=moment, metavar="TIME", help="When the pause ends automatically.")
-@_REASON
-@config_option
-@shows_result
-def pause(settings: Settings, name: str, until: datetime | None, reason: str | None) -> Result:
+def pause(
+    settings: Settings,
+    name: str,
+    until: datetime | None = option("When the pause ends automatically.", moment),
+    reason: str | None = _REASON,
+) -> Result:
     """Defer the mail of a stream until it is resumed. NAME is a stream or brand:NAME."""
     if until is not None and until <= now():
         raise click.BadParameter("is in the past", param_hint="--until")
@@ -89,12 +87,9 @@ def pause(settings: Settings, name: str, until: datetime | None, reason: str | N
     return Result(event_object(event), [_described(event)])
 
 
-@stream.command("resume")
+@command("resume", stream)
 @click.argument("name")
-@_REASON
-@config_option
-@shows_result
-def resume(settings: Settings, name: str, reason: str | None) -> Result:
+def resume(settings: Settings, name: str, reason: str | None = _REASON) -> Result:
     """End a pause, and the waits of new campaigns; exits with 1 when there are none.
 
     NAME is a stream or brand:NAME.

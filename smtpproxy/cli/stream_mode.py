@@ -10,8 +10,9 @@ import click
 from msgspec import structs
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.options import config_path_option, flag, option, options, settings_in
-from smtpproxy.cli.printer import Column, Part, Result, Table, print_text, shows_result
+from smtpproxy.cli.command import command
+from smtpproxy.cli.options import flag, option, settings_in
+from smtpproxy.cli.printer import Column, Part, Result, Table, print_text
 from smtpproxy.cli.report import ReportOptions, judged, read_report, since
 from smtpproxy.config.mode import CannotChange, Edit, edited
 from smtpproxy.locale import REFERENCE
@@ -34,11 +35,8 @@ class ModeOptions:
     yes: bool = flag("Do not ask for confirmation.")
 
 
-@click.command("enforce")
+@command("enforce")
 @click.argument("name")
-@options(ModeOptions)
-@shows_result
-@config_path_option
 def enforce(config: Path, name: str, options: ModeOptions) -> Result:
     """Refuse from now on what a stream only observes: sets its mode in the configuration, which a
     running relay then reloads.
@@ -49,11 +47,8 @@ def enforce(config: Path, name: str, options: ModeOptions) -> Result:
     return _change(config, name, Mode.ENFORCE, options)
 
 
-@click.command("observe")
+@command("observe")
 @click.argument("name")
-@options(ModeOptions)
-@shows_result
-@config_path_option
 def observe(config: Path, name: str, options: ModeOptions) -> Result:
     """Let all mail of a stream pass again: sets its mode in the configuration, which a running
     relay then reloads.

@@ -11,6 +11,7 @@ from typing import BinaryIO, Literal
 import click
 
 from smtpproxy.cli import fail
+from smtpproxy.cli.command import command
 from smtpproxy.cli.import_file import run_import
 from smtpproxy.cli.import_record import access_of, rejecting
 from smtpproxy.cli.imports import (
@@ -23,17 +24,14 @@ from smtpproxy.cli.options import (
     TIME_HELP,
     address_or_domain,
     choice,
-    config_option,
     flag,
     last_moment,
     option,
-    options,
-    output_option,
     plain_text,
 )
 from smtpproxy.cli.outlook import with_effect
 from smtpproxy.cli.partner import export_snapshot, import_snapshot
-from smtpproxy.cli.printer import Aside, Part, Result, shows_result
+from smtpproxy.cli.printer import Aside, Part, Result
 from smtpproxy.cli.stores import (
     KEEP_NOTES_HELP,
     NoteOptions,
@@ -96,11 +94,8 @@ class AddOptions(NoteOptions):
     since: datetime | None = option(f"{TIME_HELP} (default: now).", last_moment)
 
 
-@suppress.command("add")
+@command("add", suppress)
 @click.argument("address", type=address_or_domain)
-@options(AddOptions)
-@config_option
-@shows_result
 def add(settings: Settings, address: str, options: AddOptions) -> Result:
     """Suppress an address from now on. The address itself is not stored.
 
@@ -144,11 +139,8 @@ class RemoveOptions:
     )
 
 
-@suppress.command("remove")
+@command("remove", suppress)
 @click.argument("address", type=address_or_domain)
-@options(RemoveOptions)
-@config_option
-@shows_result
 def remove(settings: Settings, address: str, options: RemoveOptions) -> Result:
     """Lift suppressions of exactly this address, and show which; exits with 1 if there is none."""
     if (options.origin is None) is not options.everything:
@@ -181,10 +173,8 @@ def remove(settings: Settings, address: str, options: RemoveOptions) -> Result:
     return with_effect(settings, address, Result(data, text()))
 
 
-@suppress.command("show")
+@command("show", suppress)
 @click.argument("address", type=address_or_domain)
-@config_option
-@shows_result
 def show(settings: Settings, address: str) -> Result:
     """Show what suppresses an address, and what was lifted; exits with 1 if nothing does now."""
 
@@ -259,11 +249,8 @@ class SuppressionImport(ImportOptions):
     )
 
 
-@suppress.command("import")
+@command("import", suppress)
 @file_argument
-@options(SuppressionImport)
-@config_option
-@shows_result
 def import_suppressions(settings: Settings, file: Path, options: SuppressionImport) -> Result:
     """Import suppressions: CSV (address,scope,origin,since,note), the same as NDJSON, or an export.
 
@@ -319,33 +306,27 @@ def import_suppressions(settings: Settings, file: Path, options: SuppressionImpo
     )
 
 
-@dataclass(frozen=True, slots=True)
-class ExportOptions:
-    """In what format, and for whom."""
-
+@command("export", suppress)
+def export(
+    settings: Settings,
+    output: BinaryIO,
     partner: str | None = option(
         "Write a snapshot for this partner instead: hashes made with the shared key.",
         metavar="NAME",
-    )
+    ),
     file_format: Literal["csv", "ndjson"] = option(
         "The format of the file.", choice(["csv", "ndjson"]), name="--format", default="csv"
-    )
-
-
-@suppress.command("export")
-@options(ExportOptions)
-@output_option
-@config_option
-def export(settings: Settings, output: BinaryIO, options: ExportOptions) -> None:
+    ),
+) -> None:
     """Export every suppression in the format that `import` reads.
 
     Addresses are not stored, so the export has keys instead: it can be imported wherever the
     same suppression.key is in use.
     """
-    if options.partner is not None:
-        export_snapshot(settings, options.partner, output)
+    if partner is not None:
+        export_snapshot(settings, partner, output)
         return
-    as_csv = options.file_format == "csv"
+    as_csv = file_format == "csv"
     line = suppression_record.csv_line if as_csv else suppression_record.ndjson_line
 
     async def write(store: Store) -> None:

@@ -11,9 +11,10 @@ from typing import BinaryIO
 import click
 
 from smtpproxy.cli import fail, unknown
+from smtpproxy.cli.command import command
 from smtpproxy.cli.link_keys import holdings, relay_lines
-from smtpproxy.cli.options import config_option, file_type, flag, option, options, output_option
-from smtpproxy.cli.printer import Part, Result, json_bytes, json_option, shows_result
+from smtpproxy.cli.options import FILE_OR_STDIN, flag, option
+from smtpproxy.cli.printer import Part, Result, json_bytes
 from smtpproxy.cli.stores import AddressFile, scope_type, using_store
 from smtpproxy.clock import now
 from smtpproxy.mail.address import AddressError
@@ -30,11 +31,8 @@ from smtpproxy.store.register import Relay
 from smtpproxy.terminal import counted
 
 
-@click.command("key")
+@command("key")
 @click.argument("address_or_file", metavar="ADDRESS|FILE")
-@output_option
-@json_option
-@config_option
 def key(settings: Settings, address_or_file: str, output: BinaryIO, as_json: bool) -> int:
     """Print the key text of an address, or of each line of a file (- is standard input).
 
@@ -104,17 +102,14 @@ class RekeyOptions:
 
     addresses: Path | None = option(
         "Also move the rows of these addresses, one per line (- is standard input).",
-        file_type(stdin=True), name="--from", metavar="FILE",
+        FILE_OR_STDIN, name="--from", metavar="FILE",
     )  # fmt: skip
     status: bool = flag("Only show how much is stored under each key.")
     force: bool = flag("Begin even if a relay lacks the new key: it will answer 451.")
     finish: bool = flag("Retire the old key if nothing is stored under it.")
 
 
-@click.command("rekey")
-@options(RekeyOptions)
-@config_option
-@shows_result
+@command("rekey")
 def rekey(settings: Settings, options: RekeyOptions) -> Result:
     """Replace the secret key of the suppressions.
 
@@ -199,20 +194,15 @@ def _key_lines(keys: Sequence[KeyStatus]) -> Iterator[Part]:
         yield "nothing remains under an old key: smtpproxy suppress rekey --finish retires it"
 
 
-@dataclass(frozen=True, slots=True)
-class MoveOptions:
-    """Whether only to count."""
-
-    dry_run: bool = flag("Show how many would be moved; change nothing.")
-
-
-@click.command("move")
+@command("move")
 @click.argument("old", type=scope_type, metavar="OLD")
 @click.argument("new", type=scope_type, metavar="NEW")
-@options(MoveOptions)
-@config_option
-@shows_result
-def move(settings: Settings, old: str, new: str, options: MoveOptions) -> Result:
+def move(
+    settings: Settings,
+    old: str,
+    new: str,
+    dry_run: bool = flag("Show how many would be moved; change nothing."),
+) -> Result:
     """Move suppressions, and wishes for less mail, to the new name of a brand or purpose.
 
     OLD is a scope such as brand:NAME or purpose:NAME that the configuration no longer has; check,
@@ -229,14 +219,12 @@ def move(settings: Settings, old: str, new: str, options: MoveOptions) -> Result
         unknown(what, name, sorted(known))
     if new not in (f"{kind}:{new.partition(':')[2]}", "marketing"):
         fail(f"{new} is narrower than {old}, or of another kind; give {kind}:NAME or marketing", 2)
-    work = _would_be_moved if options.dry_run else _moved
-    moved, wishes = using_store(
-        settings, lambda store: work(store, old, new), read_only=options.dry_run
-    )
-    done = "would be moved" if options.dry_run else "moved"
+    work = _would_be_moved if dry_run else _moved
+    moved, wishes = using_store(settings, lambda store: work(store, old, new), read_only=dry_run)
+    done = "would be moved" if dry_run else "moved"
     what = counted(moved, "suppression")
     what += f" and {counted(wishes, 'wish', 'wishes')} for less mail" if wishes else ""
-    data = {"old": old, "new": new, "moved": moved, "wishes": wishes, "dry_run": options.dry_run}
+    data = {"old": old, "new": new, "moved": moved, "wishes": wishes, "dry_run": dry_run}
     return Result(data, [f"{what} {done} from {old} to {new}"])
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from smtpproxy.cli import unknown
-from smtpproxy.cli.options import config_option
-from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Table, picked, shows_result
+from smtpproxy.cli.command import command
+from smtpproxy.cli.options import flag, option
+from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Table, picked
 from smtpproxy.cli.stores import using_store
 from smtpproxy.clock import now
 from smtpproxy.settings import Settings
@@ -17,8 +18,8 @@ from smtpproxy.store.propagation import Backlog, DeadLetter, WebhookState
 from smtpproxy.store.protocols import Store
 from smtpproxy.terminal import counted
 
-_LETTER_OPTION = click.option("--letter", type=int, metavar="ID", help="Only the dead letter ID.")
-_LETTER = ("id", "message_id", "changes", "oldest_at", "died_at", "attempts", "error", "retry")
+_LETTER: Any = option("Only the dead letter ID.", int, metavar="ID")
+_SHOWN = ("id", "message_id", "changes", "oldest_at", "died_at", "attempts", "error", "retry")
 _STATE = ("failures", "failing_since", "retry_at", "delivered_at", "last_error")
 
 
@@ -27,9 +28,7 @@ def webhook() -> None:
     """Show webhooks; retry or drop deliveries that failed for good."""
 
 
-@webhook.command("list")
-@config_option
-@shows_result
+@command("list", webhook)
 def list_webhooks(settings: Settings) -> Result:
     """List the webhooks with their delay, last error and number of dead letters."""
 
@@ -61,12 +60,13 @@ def list_webhooks(settings: Settings) -> Result:
     return Result(found, [Table(columns, rows)])
 
 
-@webhook.command("show")
+@command("show", webhook)
 @click.argument("name")
-@click.option("--letter", type=int, metavar="ID", help="Print the body of the dead letter ID.")
-@config_option
-@shows_result
-def show(settings: Settings, name: str, letter: int | None) -> Result | int:
+def show(
+    settings: Settings,
+    name: str,
+    letter: int | None = option("Print the body of the dead letter ID.", int, metavar="ID"),
+) -> Result | int:
     """Show one webhook and its dead letters; exits with 1 when there is no such letter."""
     _check_name(settings, name)
 
@@ -78,7 +78,7 @@ def show(settings: Settings, name: str, letter: int | None) -> Result | int:
     if letter is not None:
         return _show_body(letters, letter)
     summary = _summary(name, state, owed, now())
-    data = [picked(letter, *_LETTER) for letter in letters]
+    data = [picked(letter, *_SHOWN) for letter in letters]
 
     def text() -> Iterator[Part]:
         yield Fields([(key.replace("_", " "), _shown(value)) for key, value in summary.items()])
@@ -111,12 +111,9 @@ def _show_body(letters: Sequence[DeadLetter], wanted: int) -> int:
     return 1
 
 
-@webhook.command("retry")
+@command("retry", webhook)
 @click.argument("name")
-@_LETTER_OPTION
-@config_option
-@shows_result
-def retry(settings: Settings, name: str, letter: int | None) -> Result:
+def retry(settings: Settings, name: str, letter: int | None = _LETTER) -> Result:
     """Deliver dead letters once more, and everything waiting at once.
 
     A webhook that was disabled (410) is enabled again. The running relay delivers; a letter that
@@ -139,13 +136,14 @@ def retry(settings: Settings, name: str, letter: int | None) -> Result:
     return Result(data, [text], 0 if woken else 1)
 
 
-@webhook.command("drop")
+@command("drop", webhook)
 @click.argument("name")
-@_LETTER_OPTION
-@click.option("--all", "everything", is_flag=True, help="All dead letters of the webhook.")
-@config_option
-@shows_result
-def drop(settings: Settings, name: str, letter: int | None, everything: bool) -> Result:
+def drop(
+    settings: Settings,
+    name: str,
+    letter: int | None = _LETTER,
+    everything: bool = flag("All dead letters of the webhook.", name="--all"),
+) -> Result:
     """Drop dead letters: the receiver will not get these changes from this relay.
 
     Exits with 1 when there are none.
