@@ -28,7 +28,7 @@ class Sockets:
     def __init__(self, settings: Settings, handed_on: Iterable[socket.socket] = ()) -> None:
         """Raises CannotListen, also if a socket that was handed over cannot be used."""
         self._handed_on = list(handed_on)
-        self._of_others = {*self._handed_on}  # who goes on listening, or may
+        self._of_others = {*self._handed_on}  # other processes listen on these, or may
         self.listening: Mapping[str, socket.socket] = {}
         self.listening = self.for_settings(settings)
         unused = set(map(_place, self._handed_on)) - set(map(_place, self.listening.values()))
@@ -89,15 +89,15 @@ _NO_SYN = (  # a program for the kernel's packet filter (BPF), whose packet is t
     (0x54, 0, 0, 0x12),  # SYN and ACK of them
     (0x15, 0, 1, 0x02),  # SYN alone: a new connection
     (0x06, 0, 0, 0),  # is dropped
-    (0x06, 0, 0, 0xFFFFFFFF),  # else passed whole: handshakes that have begun come to their end
+    (0x06, 0, 0, 0xFFFFFFFF),  # otherwise it passes whole: handshakes in progress are completed
 )
 
 
 def _take_no_more(sock: socket.socket) -> None:
-    """Let the kernel accept nobody: workers take those who wait, and then close the socket.
+    """Make the kernel drop new connections; workers accept those that wait, then close the socket.
 
-    Whoever connects between their last accept and the close would be cut off without a word. The
-    client's kernel tries again after a second, and finds the socket closed or somebody else there.
+    A client that connected between their last accept and the close would be cut off without a word.
+    Its kernel tries again after a second, and finds the socket closed or another process there.
     """
     if sock.family == socket.AF_UNIX:
         return

@@ -119,9 +119,7 @@ class ConfirmationLinks:
     ) -> State | Response:
         if confirmation.kind not in self._kinds:
             return "unknown"
-        gone = (
-            confirmation.brand and confirmation.brand not in self._looks
-        )  # the brand is no longer configured
+        gone = confirmation.brand and confirmation.brand not in self._looks  # from the settings
         if gone or self._now() > confirmation.until:
             return "over"
         if request.method != "POST":

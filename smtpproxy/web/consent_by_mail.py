@@ -110,9 +110,8 @@ class ConsentByMail:
             language_for(self.settings, asked.brand, asked.lang, language),
             asked.source,
         )
-        mail = self._mails.mail(
-            confirmation, now
-        )  # faults of the keys show before anything is recorded
+        # Before anything is recorded, as the keys may be at fault.
+        mail = self._mails.mail(confirmation, now)
         if not await self._limit.take(
             asked.address, now, per_address=bounds.max_per_address, per_day=bounds.max_per_day
         ):
@@ -156,7 +155,7 @@ class ConsentByMail:
             yield RecipientCase(address, stream, known, self.settings.rulebooks[name], now)
 
     async def _is_refused_by_now(self, confirmation: Confirmation) -> bool:
-        """Whether what came after the question keeps all mail away that is said yes to."""
+        """Whether suppressions by now keep away all mail that the person would agree to."""
         known = await self._store().facts(Lookups((confirmation.recipient,)))
         facts = known.get(confirmation.recipient, NO_FACTS)
         cases = self._cases(
@@ -191,9 +190,8 @@ class ConsentByMail:
             if state == "ask" and await self._is_refused_by_now(confirmation):
                 state = "over"
             if state == "ask":
-                if (
-                    confirmation.source is not None
-                ):  # not before: anybody may have typed the address
+                # Not before: anybody may have typed the address.
+                if confirmation.source is not None:
                     brand, source = self._on_record(confirmation.brand), Source(confirmation.source)
                     named = Contact(confirmation.recipient, source=source, brand=brand)
                     await store.put_contacts([ContactUpdate(named, given=frozenset({"source"}))])

@@ -64,9 +64,8 @@ def _multipart(parameters: str, body: bytes) -> dict[str, str]:
     if found is None:
         return {}
     delimiter = b"\n--" + (found[1] or found[2]).encode("latin-1")
-    lines = b"\n" + body.replace(
-        b"\r\n", b"\n"
-    )  # a bare LF is accepted too: an unsubscribe must not fail for that
+    # A bare LF is accepted too: an unsubscribe must not fail for that.
+    lines = b"\n" + body.replace(b"\r\n", b"\n")
     fields = []
     for part in lines.split(delimiter, _MOST_FIELDS)[1:-1]:
         head, _, value = part.partition(b"\n\n")

@@ -160,9 +160,8 @@ class Unsubscribe:
             stream.name if stream else UNKNOWN,
             personal=self._personal is not None,
         )
-        if visit.asked is None and (
-            accepted or request.method != "POST"
-        ):  # otherwise it is a mail program
+        # Otherwise it is a mail program.
+        if visit.asked is None and (accepted or request.method != "POST"):
             visit.tag = await self._language_of(link.recipient)
         return visit
 

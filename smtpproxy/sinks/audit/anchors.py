@@ -212,7 +212,7 @@ def note_restored(
 
 
 def restored_alone(folder: Path) -> tuple[RestoredRow, ...]:
-    """Return the anchors where all that happened since a restore began is that; else none."""
+    """Return the anchors if all of them are of restores that began; otherwise none."""
     try:
         with (folder / journal_files.ANCHORS).open("rb") as lines:
             rows = [read_anchor(line).row for line in lines]

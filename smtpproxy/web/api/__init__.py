@@ -195,10 +195,8 @@ class Api:
             with suppress(StoreUnavailable):
                 await self._answers.forget(who, key)
             raise
-        with suppress(
-            StoreUnavailable
-        ):  # the call is done; only its stored answer would be missing
-            await self._answers.finish(who, key, done)
+        with suppress(StoreUnavailable):
+            await self._answers.finish(who, key, done)  # without it the call is done all the same
         return done
 
     async def _describe(self, request: Request) -> Response:
