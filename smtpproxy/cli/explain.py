@@ -28,7 +28,7 @@ from smtpproxy.cli.options import (
 from smtpproxy.cli.printer import Result
 from smtpproxy.cli.stores import using_store
 from smtpproxy.clock import now
-from smtpproxy.core.dry_run import Answers, FactSource, Question, dry_run
+from smtpproxy.core.dry_run import Answers, Question, dry_run
 from smtpproxy.core.explanation import Explanation, recall
 from smtpproxy.core.explanation import explain as explained
 from smtpproxy.core.services import StreamChoice, StreamTable
@@ -43,6 +43,7 @@ from smtpproxy.settings import ListenerSettings, Settings
 from smtpproxy.sinks.audit.verify import seal
 from smtpproxy.store import open_stream_counts
 from smtpproxy.store.journals import IndexQuery
+from smtpproxy.store.protocols import FactReader
 from smtpproxy.terminal import printable
 from smtpproxy.wire.content import HeaderCounter, stuffed
 from smtpproxy.wire.session import ContentProblem, HeaderLimits
@@ -138,7 +139,7 @@ def _answers(settings: Settings, question: Question, raw: bytes) -> Answers:
     content = Content(Spool(settings.server.state_dir, sys.maxsize))
     content.append(stuffed(raw))
 
-    async def ask(store: FactSource) -> Answers:
+    async def ask(store: FactReader) -> Answers:
         if question.as_of:
             return await dry_run(settings, question, content, store, None)
         campaigns = open_stream_counts(settings.store, read_only=True)

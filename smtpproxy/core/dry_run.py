@@ -18,29 +18,19 @@ from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.as_of import known_at
 from smtpproxy.policy.campaign import Campaign
-from smtpproxy.policy.model import Facts, Lookups, MessageFeatures, SignatureFinding, Stream
+from smtpproxy.policy.model import MessageFeatures, SignatureFinding, Stream
 from smtpproxy.relay.content import Body, Content
 from smtpproxy.relay.dkim_signing import fitting
 from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.settings import Settings
+from smtpproxy.store.protocols import FactReader
+from smtpproxy.store.sql.stream_counts import StreamCounts
 from smtpproxy.wire.commands import Rcpt
 
 NO_ID = "explain"
 """Takes the place of the decision's id in replies."""
 
 _OK = Reply.of(250, "2.0.0", "it would be the mail server's to answer")
-
-
-class FactSource(Protocol):
-    """Where facts are read; `store.protocols.FactReader` is one."""
-
-    async def facts(self, lookups: Lookups) -> Facts: ...
-
-
-class Campaigns(Protocol):
-    """Where campaigns are looked up; `store.streams.StreamCounts` is one."""
-
-    async def campaign(self, key: str) -> Campaign: ...
 
 
 class Network(Protocol):
@@ -84,9 +74,9 @@ async def dry_run(
     settings: Settings,
     question: Question,
     content: Content,
-    store: FactSource,
+    store: FactReader,
     network: Network | None,
-    campaigns: Campaigns | None = None,
+    campaigns: StreamCounts | None = None,
 ) -> Answers:
     """Run the same transaction as the relay would, but with no upstream, store writes or record.
 
@@ -143,9 +133,9 @@ class _DryRun:
     def __init__(
         self,
         question: Question,
-        store: FactSource,
+        store: FactReader,
         network: Network | None,
-        campaigns: Campaigns | None,
+        campaigns: StreamCounts | None,
     ) -> None:
         self.decided: list[Decided] = []
         self._question = question

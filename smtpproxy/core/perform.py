@@ -5,12 +5,13 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from smtpproxy.core import effects
 from smtpproxy.core.effects import Handlers, Steps
-from smtpproxy.events import Decided, Stage
+from smtpproxy.events import Stage
 from smtpproxy.policy.model import MessageFeatures
+from smtpproxy.sinks.audit.journal import Journal
 from smtpproxy.store.protocols import FactReader, StoreUnavailable
 from smtpproxy.store.sql.bulk import BulkCounter
 from smtpproxy.store.sql.copies import CopyLedger
@@ -27,12 +28,6 @@ T = TypeVar("T")
 
 UNSUBSCRIBE = (b"list-unsubscribe", b"list-unsubscribe-post")
 """What a signature has to cover (RFC 8058 section 4)."""
-
-
-class AuditLog(Protocol):
-    """Where decisions are put on record. `commit` raises AuditUnavailable."""
-
-    def commit(self, decided: Decided) -> Awaitable[None]: ...
 
 
 class Run(Pending[T]):
@@ -111,7 +106,7 @@ class Performer:
     """Carries out effects with the parts of a worker; a part is None where no setting needs it."""
 
     store: FactReader
-    audit: AuditLog
+    audit: Journal
     mailings: MailingLog | None = None
     bulk_counter: BulkCounter | None = None
     campaigns: StreamCounts | None = None

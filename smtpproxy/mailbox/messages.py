@@ -10,7 +10,8 @@ from smtpproxy.events import time_of
 from smtpproxy.settings import RetentionSettings, Settings
 from smtpproxy.sinks.audit.reader import decision
 from smtpproxy.store import open_asked_messages
-from smtpproxy.store.feedback import AskedMessages, SentMessage
+from smtpproxy.store.feedback import SentMessage
+from smtpproxy.store.journals import AskedMessages
 from smtpproxy.store.protocols import StoreUnavailable
 
 _RETENTION = RetentionSettings()

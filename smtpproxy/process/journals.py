@@ -28,8 +28,8 @@ from smtpproxy.sinks.audit.reader import verdicts
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.sinks.snapshots import Snapshot
 from smtpproxy.store import open_asked_messages, open_journals
-from smtpproxy.store.feedback import AskedMessages, SentMessage
-from smtpproxy.store.journals import IndexRow, SharedJournals
+from smtpproxy.store.feedback import SentMessage
+from smtpproxy.store.journals import AskedMessages, IndexRow, SharedJournals
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.relays import relay_id
 

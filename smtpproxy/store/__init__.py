@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from smtpproxy.settings import Settings, StoreSettings
 from smtpproxy.store.breaker import Breaker
-from smtpproxy.store.feedback import AskedMessages
-from smtpproxy.store.journals import IndexQuery, IndexRow, SharedJournals
+from smtpproxy.store.journals import AskedMessages, IndexQuery, IndexRow, SharedJournals
 from smtpproxy.store.protocols import Store, StoreMisconfigured
 from smtpproxy.store.relays import known_relay_id
 from smtpproxy.store.sql.bulk import BulkCounter
@@ -123,11 +122,7 @@ def open_feedback(settings: StoreSettings, mailbox: str = "") -> FeedbackLog:
 
 def open_journals(settings: StoreSettings) -> SharedJournals | None:
     """Open what relays know about each other's journals; None if one relay has its own store."""
-    if not is_postgresql(settings):
-        return None
-    from smtpproxy.store.postgres.journals import PostgresJournals
-
-    return PostgresJournals(_side_tables(settings, "journals"))
+    return SharedJournals(_side_tables(settings, "journals")) if is_postgresql(settings) else None
 
 
 def _side_tables(settings: StoreSettings, part: str, *, read_only: bool = False) -> SideTables:
@@ -170,11 +165,7 @@ async def decisions_elsewhere(
 
 def open_asked_messages(settings: StoreSettings) -> AskedMessages | None:
     """Open what relays ask each other about messages; None if one relay has its own store."""
-    if not is_postgresql(settings):
-        return None
-    from smtpproxy.store.postgres.journals import PostgresAskedMessages
-
-    return PostgresAskedMessages(_side_tables(settings, "journals"))
+    return AskedMessages(_side_tables(settings, "journals")) if is_postgresql(settings) else None
 
 
 async def replica_fault(settings: StoreSettings) -> str | None:

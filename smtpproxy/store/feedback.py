@@ -1,8 +1,7 @@
 """Feedback by mail as it is recorded, and the messages that relays ask each other about."""
 
-from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -74,31 +73,3 @@ class SentMessage(Struct, frozen=True):
     client: Client
     reverse_path: str  # that the client gave
     recipients: tuple[str, ...]  # canonical
-
-
-class AskedMessages(Protocol):
-    """Questions between relays about messages, by decision id. Methods raise StoreUnavailable."""
-
-    async def ask(self, ids: Collection[str], at: datetime) -> Mapping[str, SentMessage]:
-        """Ask for the records of messages; may be repeated. Returns those answered so far."""
-        ...
-
-    async def asked(self, relay: str, limit: int) -> Sequence[str]:
-        """Return the unanswered questions about messages that, by the index, this relay has."""
-        ...
-
-    async def answer(
-        self, relay: str, messages: Mapping[str, SentMessage | None], at: datetime
-    ) -> None:
-        """Answer from this relay's journal; None if a record is no longer there."""
-        ...
-
-    async def used(self, ids: Collection[str]) -> None:
-        """Remove these questions and their answers."""
-        ...
-
-    async def forget(self, now: datetime) -> None:
-        """Remove questions and answers that are too old."""
-        ...
-
-    def close(self) -> None: ...

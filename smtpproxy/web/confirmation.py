@@ -23,6 +23,7 @@ from smtpproxy.mail.unsubscribe_token import TokenError
 from smtpproxy.policy.model import BUILT_IN_BRAND
 from smtpproxy.sinks.rows import CONFIRMATION_ANSWERS
 from smtpproxy.sinks.snapshots import Labels, Snapshot
+from smtpproxy.store.link_keys import LinkReader
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.web.forms import OtherType, read_form
 from smtpproxy.web.look import Look
@@ -41,12 +42,6 @@ _STATUS: Mapping[State, int] = {
 }
 
 log = structlog.get_logger(__name__)
-
-
-class ConfirmationTokens(Protocol):
-    """Reads tokens: see `store.link_keys.LinkReader`."""
-
-    def open_confirmation(self, token: str) -> Confirmation: ...
 
 
 class Confirmed(Protocol):
@@ -68,7 +63,7 @@ class ConfirmationLinks:
 
     def __init__(
         self,
-        tokens: ConfirmationTokens,
+        tokens: LinkReader,
         kinds: Mapping[Kind, Confirmed],
         looks: Mapping[str, Look],
         *,

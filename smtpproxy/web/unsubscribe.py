@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache
-from typing import Literal, Protocol, cast
+from typing import Literal, cast
 
 import structlog
 from msgspec import structs
@@ -29,11 +29,14 @@ from smtpproxy.policy.breaker import Feedback
 from smtpproxy.policy.model import BUILT_IN_BRAND, Stream
 from smtpproxy.policy.scopes import Scopes
 from smtpproxy.sinks.snapshots import Labels, Snapshot
+from smtpproxy.store.breaker import Breaker
+from smtpproxy.store.link_keys import LinkReader
 from smtpproxy.store.protocols import Store, StoreUnavailable
 from smtpproxy.web.forms import OtherType, read_form
 from smtpproxy.web.look import Look
+from smtpproxy.web.personal import PersonalPages
 from smtpproxy.web.rates import LinkRates
-from smtpproxy.web.wishes import Often, Sealing, Wishes, opened, sealed
+from smtpproxy.web.wishes import Often, Wishes, opened, sealed
 
 State = Literal[
     "ask",
@@ -59,26 +62,6 @@ _OFTEN = ("weekly", "monthly", "none")
 log = structlog.get_logger(__name__)
 
 
-class LinkTokens(Sealing, Protocol):
-    """Reads tokens: see `store.link_keys.LinkReader`."""
-
-    def open(self, token: str) -> Unsubscription: ...
-
-
-class Listening(Protocol):
-    """Counts every link used: see `store.breaker.Breaker`."""
-
-    async def heard(self, kind: Feedback, stream: str, id: str, person: str) -> bool: ...
-
-
-class PersonalLinks(Protocol):
-    """Mails people a link to their personal page: see `web.personal`."""
-
-    async def send(self, address: str, brand: str, lang: Lang) -> None:
-        """Send it, unless the address may not be mailed. Raises StoreUnavailable."""
-        ...
-
-
 class Unsubscribe:
     """The routes of the links, with counts of what was asked for.
 
@@ -88,15 +71,15 @@ class Unsubscribe:
 
     def __init__(
         self,
-        tokens: LinkTokens,
+        tokens: LinkReader,
         writer: Callable[[], Store],
         streams: Mapping[str, Stream],
         looks: Mapping[str, Look],
         *,
         now: Callable[[], datetime],
-        breaker: Listening | None = None,
+        breaker: Breaker | None = None,
         clock: Callable[[], float] = time.monotonic,
-        personal: PersonalLinks | None = None,
+        personal: PersonalPages | None = None,
     ) -> None:
         self._tokens = tokens
         self._writer = writer
@@ -225,7 +208,7 @@ class Unsubscribe:
             if self._telling is None:
                 self._telling = asyncio.create_task(self._tell(self._breaker))
 
-    async def _tell(self, breaker: Listening) -> None:
+    async def _tell(self, breaker: Breaker) -> None:
         """Have unsubscribes counted; no answer waits for it, as the suppression is on disk."""
         try:
             while self._heard:

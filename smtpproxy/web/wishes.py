@@ -6,7 +6,7 @@ what it stopped itself within the last hour, and only for whoever has the page t
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Literal, Protocol
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
@@ -16,6 +16,7 @@ from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription
 from smtpproxy.policy.model import ConsentAct, Contact, Frequency, Origin, Preference
 from smtpproxy.policy.rules.recipient import TRACKING
+from smtpproxy.store.link_keys import LinkReader
 from smtpproxy.store.merge import STRICTNESS
 from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
 from smtpproxy.web.group_commit import GroupCommit
@@ -43,19 +44,11 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Undo).decode
 
 
-class Sealing(Protocol):
-    """Seals and opens records: see `store.link_keys.LinkReader`."""
-
-    def open_record(self, token: str, context: bytes) -> bytes: ...
-
-    def seal_record(self, record: bytes, context: bytes) -> str: ...
-
-
-def sealed(undo: Undo, sealing: Sealing) -> str:
+def sealed(undo: Undo, sealing: LinkReader) -> str:
     return sealing.seal_record(_encode(undo), _CONTEXT)
 
 
-def opened(token: str, sealing: Sealing) -> Undo:
+def opened(token: str, sealing: LinkReader) -> Undo:
     """Raises TokenError."""
     try:
         return _decode(sealing.open_record(token, _CONTEXT))

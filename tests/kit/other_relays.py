@@ -4,10 +4,11 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 from smtpproxy.store.feedback import SentMessage
+from smtpproxy.store.journals import AskedMessages
 
 
-class OtherRelays:
-    """An `AskedMessages`."""
+class OtherRelays(AskedMessages):
+    """Tells at once what a test gave it."""
 
     def __init__(self) -> None:
         self.told: dict[str, SentMessage] = {}

@@ -13,10 +13,9 @@ from smtpproxy.mailbox.messages import on_record
 from smtpproxy.process.journals import Teller
 from smtpproxy.sinks.audit.erase import pseudonymise
 from smtpproxy.store import open_asked_messages, open_feedback, open_journals
-from smtpproxy.store.feedback import AskedMessages, SentMessage
-from smtpproxy.store.journals import Outstanding, SharedJournals
+from smtpproxy.store.feedback import SentMessage
+from smtpproxy.store.journals import ASKED, AskedMessages, Outstanding, SharedJournals
 from smtpproxy.store.postgres.connection import session_settings
-from smtpproxy.store.postgres.journals import ASKED
 from smtpproxy.store.postgres.session import translated
 from tests.kit import postgres
 from tests.kit.journal import Clock, decided, journal

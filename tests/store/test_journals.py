@@ -180,7 +180,7 @@ async def test_what_is_old_is_forgotten_and_erasures_a_year_later(journals: Shar
 async def test_more_old_rows_than_a_batch_go_and_what_is_of_one_moment_is_not_missed(
     journals: SharedJournals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("smtpproxy.store.postgres.journals._AT_ONCE", 2)
+    monkeypatch.setattr("smtpproxy.store.journals._AT_ONCE", 2)
     await journals.tell(ONE, "mx.example", T0)
     old = [row(line, at=T0 + (line // 4) * DAY) for line in range(9)]
     await journals.add(ONE, [*old, row(9)], {0: 9})
