@@ -82,7 +82,7 @@ class _Offer(Exchange[list[Reply]]):
         self.before = before  # how many were accepted on an earlier connection
         self.connection: UpstreamConnection | None = None  # that they were sent on
         self.opening = 0  # how many commands precede them: XFORWARD, MAIL
-        self.retriable = False  # may be retried: the connection was idle, perhaps dead
+        self.retriable = False  # on a new connection: this one was used before
 
 
 class UpstreamTransaction(Struct, eq=False):
@@ -247,7 +247,8 @@ class UpstreamTransaction(Struct, eq=False):
         self._begin_on(connection, offer)
 
     def _begin_on(self, connection: UpstreamConnection, offer: _Offer) -> None:
-        """Begin on this connection; if an idle one proves dead, `_failed` takes a new one."""
+        """Begin on this connection. If it was used before and is dead, or takes no more messages,
+        `_failed` takes a new one."""
         offer.retriable, connection.used = connection.used, True
         self._connection = connection
         if self._mail.xclient_override and connection.capabilities.xclient:
@@ -303,6 +304,10 @@ class UpstreamTransaction(Struct, eq=False):
         asked, opening = offer.asked, offer.opening
         if opening:  # a refusal of XFORWARD does not matter
             first = replies[opening - 1]
+            if offer.retriable and first.code // 100 == 4:
+                connection.quit()  # MTAs limit the messages of a connection
+                self._failed(offer, UpstreamLost(f"upstream answers MAIL with {first}"))
+                return
             if first.code >= 300:
                 connection.reset(self._pool.settings.command_timeout)
                 self._release()
@@ -334,7 +339,7 @@ class UpstreamTransaction(Struct, eq=False):
             offer.settle([refusal] * len(offer.asked))
 
     def _failed(self, offer: _Offer, error: BaseException) -> None:
-        """Fail, unless an idle connection had died: then try a new one."""
+        """Fail, unless the connection was used before: then try a new one."""
         if offer.retriable and isinstance(error, UpstreamLost):
             offer.retriable = False
             self._drop()

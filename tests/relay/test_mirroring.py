@@ -88,6 +88,21 @@ async def test_a_refused_mail_is_the_answer_to_every_recipient(upstream: FakeUps
     assert "DATA" not in verbs
 
 
+@pytest.mark.parametrize("keywords", [KEYWORDS, KEYWORDS[1:]])  # OpenSMTPD has no PIPELINING
+async def test_a_limit_of_messages_for_each_connection_is_not_the_clients(
+    keywords: tuple[str, ...],
+) -> None:
+    too_many = Says("452 4.5.3 Too many messages sent")
+    with FakeUpstream(At("mail", too_many, nth=3), keywords=keywords) as upstream:
+        async with pooled(upstream.port) as pool:
+            assert [(await send(pool)).last.code for _ in range(4)] == [250] * 4
+            assert (upstream.connections, len(upstream.messages)) == (2, 4)
+            upstream.behaviours = [At("mail", too_many)]
+            sent = await send(pool)  # on a new connection too: it is about the message
+            assert str(sent.last) == "452 4.5.3 Too many messages sent"
+            assert (upstream.connections, pool.idle) == (3, 1)
+
+
 async def test_replies_are_counted_by_class(upstream: FakeUpstream) -> None:
     upstream.behaviours.append(At("rcpt", Says("450 4.2.0 later"), nth=2))
     upstream.behaviours.append(At("end", Close(), nth=2))
