@@ -33,6 +33,7 @@ MAX_READINGS = 16
 """How many other addresses one address may be read as."""
 
 _AT_GMAIL = ("@gmail.com", "@googlemail.com")
+_CAPITAL_SHARP_S = "\u1e9e"  # ss until version 15.0 of UTS 46, \u00df since 15.1
 _DOMAIN_OCTETS = 253  # RFC 1035 3.1, written without the root's dot
 
 
@@ -85,6 +86,7 @@ def compose(local: str, domain: str) -> str:
     """
     if _CONTROL.search(local):
         raise AddressError("the local part holds a control character")
+    written = local
     local, domain = _folded(local), _canonical_domain(domain)
     if _ROUTED.search(local):
         if _OBSCURED.search(local):
@@ -92,7 +94,12 @@ def compose(local: str, domain: str) -> str:
                 "the local part holds %, ! or @ beside a space or one of"
                 ' "(),:;<>[\\], which no two MTAs read alike: write the address without them'
             )
-        _read_on(local, domain)
+        found = _read_on(local, domain)
+        if not written.isascii() and set(found) != set(_read_on(written, domain)):
+            raise AmbiguousAddress(  # readings are made from the canonical form
+                "the local part holds a domain with \u00df or \u03c2, which is another one in the"
+                " form that is matched: write the address without %, ! and quotes"
+            )
     return f"{_quoted(local)}@{domain}"
 
 
@@ -223,6 +230,11 @@ def _canonical_domain(domain: str) -> str:
     if len(domain) > _DOMAIN_OCTETS + 1:
         raise AddressError(f"the domain is longer than {_DOMAIN_OCTETS} octets")
     if not domain.isascii():
+        if _CAPITAL_SHARP_S in domain:
+            raise AddressError(
+                "the domain holds a capital \u1e9e, which some MTAs read as ss and others as"
+                " \u00df: write the one that is meant"
+            )
         try:
             domain = idna.encode(domain, uts46=True).decode("ascii")
         except (UnicodeError, IndexError):

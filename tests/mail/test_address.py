@@ -90,6 +90,7 @@ NO_ADDRESSES = [
     ("a@" + "y" * 64, "domain"),
     ("a@" + "y." * 127 + "yy", "253"),
     ("a@☕.us", "xn--"),
+    ("a@STRA\u1e9eE.de", "write the one that is meant"),
     ("a@é" + "\u0301" * 300 + ".fr", "253"),
     ("a@[]", "address literal"),
     ("a@[192.0.2.1", "address literal"),

@@ -34,6 +34,9 @@ READ = [
     ("user%bücher.test@x", ["user@xn--bcher-kva.test"]),
     ("user@x.test.uucp", ["user@x.test"]),
     ("a%b.uucp@c", ["a@b.uucp", "a@b"]),
+    ("user%stra\u00dfe.test@x", None),  # its canonical form has ss
+    ("\u03b2\u03cc\u03bb\u03bf\u03c2.test!user@x", None),
+    ("stra\u00dfe%x.test@localhost", ["strasse@x.test"]),
     ("user%[192.0.2.1@x", None),
     ('"user @x.test"@y', None),
     ('"x.test!(note)user"@y', None),
