@@ -125,7 +125,7 @@ def whole_domain(text: str) -> str | None:
     `@example.com` (or `*@example.com`) is everybody at that domain, `*.example.com` (or
     `*@*.example.com`) everybody at it and at its subdomains. Raises `AddressError`.
     """
-    match = _WHOLE_DOMAIN.fullmatch(text)
+    match = _WHOLE_DOMAIN.fullmatch(text) if text.startswith(("@", "*")) else None
     if match is None:
         return None
     domain = _canonical_domain(match[2])

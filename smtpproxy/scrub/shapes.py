@@ -6,6 +6,7 @@ now, and with the beginnings of the rulebooks' periods (tests/scrub/test_shapes.
 
 from collections.abc import Hashable, Iterable, Sequence
 from datetime import datetime, time
+from itertools import count
 
 from smtpproxy.policy.model import (
     Audience,
@@ -69,9 +70,11 @@ class Shapes:
             contact.last_activity_at,
             contact.profiling_objected_at,
             *[act.at for act in acts],
-            *[one.at for one in bought],
-            *[order.since for order in orders],
         ]
+        if bought:
+            moments += [one.at for one in bought]
+        if orders:
+            moments += [order.since for order in orders]
         return (
             self._order(moments),
             contact.audience,
@@ -83,15 +86,17 @@ class Shapes:
             contact.occupations,
             contact.tags,
             tuple([_act(act) for act in acts]) if acts else (),
-            tuple([(one.product, one.kind, one.brand, one.came_by) for one in bought]),
+            tuple([(one.product, one.kind, one.brand, one.came_by) for one in bought])
+            if bought
+            else (),
             bool(lines),
             beside,
         )
 
     def _order(self, moments: Sequence[datetime | None]) -> Hashable:
         """Return the order of the times among themselves, and among those that rules use."""
-        distinct = sorted({at for at in moments if at is not None})
-        ranks: dict[datetime | None, int] = {at: rank for rank, at in enumerate(distinct)}
+        distinct = sorted(filter(None, set(moments)))
+        ranks: dict[datetime | None, int] = dict(zip(distinct, count()))
         return (
             tuple(map(ranks.get, moments)),
             tuple([self._days.get(at.toordinal()) or self._place(at) for at in distinct]),

@@ -264,7 +264,7 @@ def check_escapes(content: bytes) -> None:
     That is NUL, which not every database can store, and one half of a surrogate pair
     (RFC 8259 8.2), which msgspec takes for the end of the input.
     """
-    if not any(part in content for part in _SUSPECT):
+    if b"\\u" not in content or not any(part in content for part in _SUSPECT):
         return
     for match in _ESCAPE.finditer(content):
         escape = match["wrong"]

@@ -36,6 +36,7 @@ FREE_TEXT = "it may hold personal data, which no list of the suppressed should (
 
 _PROFILE = ("collected_at", "informed_at", "last_activity_at", "first_contacted_at")
 _read_profile = attrgetter(*_PROFILE)
+_is_withdrawal = attrgetter("withdrawal")
 
 CheckOwn = Callable[[Contact, Collection[str]], None]
 
@@ -261,14 +262,18 @@ def named(purposes: Iterable[str]) -> str:
 
 
 def _withdraws(contact: Contact) -> bool:
-    return any(act.withdrawal for act in contact.acts)
+    return any(map(_is_withdrawal, contact.acts))
 
 
 def _brands(contact: Contact) -> set[str | None]:
     """Return the brands of all that may allow mail, perhaps with None."""
-    brands = {contact.brand, *[way.brand for way in contact.others]}
-    brands.update([act.brand for act in contact.acts if not act.withdrawal])
-    brands.update([one.brand for one in contact.purchases])
+    brands = {way.brand for way in contact.others} if contact.others else set()
+    brands.add(contact.brand)
+    for act in contact.acts:
+        if not act.withdrawal:
+            brands.add(act.brand)
+    for one in contact.purchases:
+        brands.add(one.brand)
     return brands
 
 

@@ -117,7 +117,7 @@ def bare_address(cell: str) -> str:
 
     Any other cell is returned unchanged, even one with several addresses.
     """
-    found = _AROUND.fullmatch(cell.strip())
+    found = _AROUND.fullmatch(cell.strip()) if "<" in cell or ":" in cell else None
     return cell if found is None else found[1] or found[2]
 
 
@@ -258,13 +258,11 @@ def _row(line: Line, lines: Lines, delimiter: str) -> Row | Rejected:
         if len(taken) == 1 or b'"' in taken[-1].content:
             try:
                 cells = _cells([decoded(part.content) for part in taken], delimiter)
+                if len(taken) == 1:
+                    return Row(line.number, line.content, line.is_guessed, cells=cells)
                 content = b"\n".join([part.content for part in taken])
-                return Row(
-                    line.number,
-                    content,
-                    any(part.is_guessed for part in taken),
-                    cells=cells,
-                )
+                guessed = any(part.is_guessed for part in taken)
+                return Row(line.number, content, guessed, cells=cells)
             except (ValueError, csv.Error) as error:
                 fault = str(error)
         may_go_on = fault == _OPEN_QUOTE and len(taken) < _MAX_ROW_LINES

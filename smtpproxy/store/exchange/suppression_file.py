@@ -254,14 +254,16 @@ class _Reader:
     ) -> None:
         """`constants` are those of the command, and override the mapping's."""
         self._defaults = defaults
-        self._columns = tuple(mapping.columns.items())
         self._constants = {**mapping.constants, **(constants or {})}
-        self._values = {
+        values_of = {
             name: {text.casefold(): value for text, value in values.items()}
             for name, values in mapping.values.items()
         }
         # Looked up, not replaced: a list's name may be the same as its purpose's.
-        self._purposes = self._values.pop("list", {})
+        self._purposes = values_of.pop("list", {})
+        self._columns = [
+            (column, name, values_of.get(name)) for column, name in mapping.columns.items()
+        ]
         self._notation = mapping.notation
         self._of_provider = layout is not None
         self._of_list = layout is not None and layout.of_list
@@ -274,11 +276,10 @@ class _Reader:
         `cells` are by column in lower case. Raises ValueError as `Defaults.entry` does.
         """
         fields = dict(self._constants)
-        for column, name in self._columns:
+        for column, name, values in self._columns:
             if text := cells.get(column, "").strip():
-                values = self._values.get(name)
-                text = values.get(text.casefold(), text) if values else text
-                if text := cell_text(text):
+                text = cell_text(values.get(text.casefold(), text) if values else text)
+                if text:
                     fields[name] = text
         for when in self.when:
             if all(cells.get(c, "").strip().casefold() == text for c, text in when.columns.items()):

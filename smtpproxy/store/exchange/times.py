@@ -55,7 +55,7 @@ class Notation:
             ValueError: with what is wrong and what to write in a mapping.
         """
         try:
-            found = _of_any(text, self.pattern or "iso")
+            found = _of_any(text, self.pattern) if self.pattern else _of_one(text, "iso")
             return _placed(*found, self.zone, last_moment=last_moment)
         except _NoZone:
             right = 'has no time zone; set one in a mapping, like time_zone = "Europe/Paris"'
@@ -131,6 +131,8 @@ def _of_any(text: str, patterns: str) -> tuple[datetime, bool]:
 
 def _of_one(text: str, pattern: str) -> tuple[datetime, bool]:
     """Return the moment, and whether it has a time of day."""
+    if pattern == "iso":
+        return datetime.fromisoformat(text), len(text) > len("2025-03-01")
     if pattern == "epoch":
         if not _EPOCH_NUMBER.fullmatch(text):
             raise ValueError("no number")
@@ -142,8 +144,6 @@ def _of_one(text: str, pattern: str) -> tuple[datetime, bool]:
         days = timedelta(days=float(text.replace(",", ".")))
         exact = timedelta(seconds=round(days.total_seconds()))
         return _EXCEL_DAY_0 + exact, bool(exact.seconds)
-    if pattern == "iso":
-        return datetime.fromisoformat(text), len(text) > len("2025-03-01")
     if pattern == "rfc2822":
         return parsedate_to_datetime(text), True
     if pattern == "go":

@@ -67,7 +67,8 @@ class _Entry:
         self._remember(update, importer, changed=merged.changed)
         start = len(self.known.contact.acts) if self.known else 0
         tags = self.known.contact.tags if self.known else frozenset()
-        self.restricted |= restricting(merged.known.contact.tags - tags, update.restricted_tags)
+        if added := merged.known.contact.tags - tags:
+            self.restricted |= restricting(added, update.restricted_tags)
         tally.count(new=self.known is None, changed=merged.changed, older=merged.older)
         self.acts += [
             rows.act_row(self.number, start + place, act)

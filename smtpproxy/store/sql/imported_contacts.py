@@ -1,10 +1,10 @@
 """The origins and earlier states of imported contacts, which the undoing of an import needs."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
+from msgspec import Struct
 
 from smtpproxy.policy.model import Contact
 from smtpproxy.store.collected import included_in
@@ -54,8 +54,7 @@ _read_repeats = msgspec.json.Decoder(tuple[Repeated, ...]).decode
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """The origin of a contact's present state."""
 
     owner: int | None = None  # the import that made it

@@ -4,6 +4,7 @@ import base64
 from collections import Counter
 from collections.abc import AsyncGenerator, Collection, Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from operator import itemgetter
 
 import msgspec
 
@@ -160,7 +161,7 @@ async def add(
     before = (await session.fetch_all(_COUNT))[0][0]
     now = to_micros(datetime.now(UTC).replace(microsecond=0))
     # In the order of the primary key, neighbouring rows share a page and its copy in the log.
-    ordered = sorted(new, key=lambda row: row[:2])
+    ordered = sorted(new, key=itemgetter(0, 1))
     written = await session.run_many(_ADD, [(*row, importer, now) for row in ordered])
     added = (await session.fetch_all(_COUNT))[0][0] - before
     if partners:

@@ -146,7 +146,7 @@ class _Link:
         values: list[object] = [_as_many(addresses), _as_many(over)]
         ways = 1 + len(self._more)
         for way in range(ways):
-            of_people = [_of_way(one, way, ways) for one in keys]
+            of_people = [_of_way(one, way, ways) for one in keys] if ways > 1 else keys
             of_domains = [_of_way(one, way, ways)[2:] for one in firsts]
             values.append(b"".join([(one[0] + one[1]).ljust(48, b"\0") for one in of_people]))
             values.append(b"".join(chain.from_iterable(of_domains)))

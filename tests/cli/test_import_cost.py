@@ -1,0 +1,109 @@
+"""What a row costs an import, in calls of Python functions and statements of SQL: counted, so that
+no machine's speed and no neighbour's load has a part in it."""
+
+import json
+import sqlite3
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from smtpproxy.cli import main
+from smtpproxy.store.sqlite import connection
+from tests.kit.relay import RelayProcess
+
+ROWS = 1_000
+MOST_FOR_A_CONTACT = 104
+MOST_FOR_A_SUPPRESSION = 85
+"""Calls, those of generators that go on included: what reads, checks, stores and judges a row."""
+AT = "2026-01-05T09:00:00Z"
+
+
+def contact(number: int) -> str:
+    said = {"purpose": "offers", "method": "unticked_box", "given_at": AT, "channels": ["email"]}
+    line = {
+        "address": f"{number}@people.example",
+        "audience": "consumer",
+        "source": "direct",
+        "collected_at": AT,
+        "informed_at": AT,
+        "optout_offered": True,
+        "purchases": [{"product": "shoes", "at": AT}],
+        "consents": [said | {"evidence": {"wording": "form v3", "ip": "192.0.2.7"}}],
+    }
+    return json.dumps(line) + "\n"
+
+
+def suppression(number: int) -> str:
+    return f"{number}@people.example,all,{('complaint', 'bounce')[number % 2]},{AT},\n"
+
+
+class Counts:
+    """Calls of Python functions in all threads; statements of SQL, and triggers that begin."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        self.statements = 0
+
+    def profile(self, frame: FrameType, event: str, argument: Any) -> None:
+        code = frame.f_code
+        if event == "call" and code.co_filename != __file__:
+            self.calls[f"{Path(code.co_filename).name}:{code.co_qualname}"] += 1
+
+    def trace(self, statement: str) -> None:
+        self.statements += 1
+
+    @contextmanager
+    def counting(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        opened = connection._opened
+
+        def traced(*arguments: Any, **options: Any) -> sqlite3.Connection:
+            found = opened(*arguments, **options)
+            found.set_trace_callback(self.trace)
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(connection, "_opened", traced)
+            threading.setprofile(self.profile)
+            sys.setprofile(self.profile)
+            try:
+                yield
+            finally:
+                sys.setprofile(None)
+                threading.setprofile(None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "line", "calls", "statements"),
+    [
+        ("contact", "", contact, MOST_FOR_A_CONTACT, 8),
+        ("suppress", "address,scope,origin,since,note\n", suppression, MOST_FOR_A_SUPPRESSION, 6),
+    ],
+)
+def test_what_a_row_costs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, head: str,
+    line: Callable[[int], str], calls: int, statements: int,
+) -> None:  # fmt: skip
+    """Of two imports one has so many rows more: the difference is theirs."""
+    relay = RelayProcess(tmp_path, "127.0.0.1:9")
+    path = tmp_path / "rows"
+    found = []
+    for first, last in ((0, 20), (20, 220), (220, 420 + ROWS)):
+        path.write_text(head + "".join(map(line, range(first, last))))
+        counts = Counts()
+        command = [kind, "import", str(path), "--config", str(relay.config_path)]
+        with counts.counting(monkeypatch):
+            done = CliRunner().invoke(main, command)
+        assert done.exit_code == 0, done.output
+        found.append(counts)
+    _, less, more = found
+    of_rows = more.calls - less.calls
+    assert of_rows.total() / ROWS <= calls, of_rows.most_common(60)
+    assert (more.statements - less.statements) / ROWS <= statements + 0.1
