@@ -11,7 +11,7 @@ import http.client
 import ssl
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -34,59 +34,44 @@ from smtpproxy.client_errors import (
 from smtpproxy.policy.model import Origin, Source
 from smtpproxy.store.exchange.contact_record import ContactRecord
 from smtpproxy.web.api.by_mail import (
-    CONSENT,
-    PERMISSION,
+    ByMail,
     ConsentStart,
     ConsentStarted,
     PermissionLinks,
     PermissionLinksRequest,
 )
 from smtpproxy.web.api.consents import (
-    RECORD,
-    WITHDRAW,
+    Consents,
     ConsentToRecord,
     RecordedConsent,
     Withdrawal,
 )
 from smtpproxy.web.api.contacts import (
-    ERASE,
-    GET,
-    UPSERT,
     ContactQuestion,
+    Contacts,
     Erased,
     Erasing,
     WrittenContact,
 )
+from smtpproxy.web.api.import_jobs import Imports
 from smtpproxy.web.api.imports import (
-    CANCEL_IMPORT,
-    GET_IMPORT,
-    LIST_IMPORTS,
-    REJECTED,
-    START_IMPORT,
-    UNDO_IMPORT,
     ImportList,
     ImportQuery,
     ImportShown,
     RejectedLine,
     RejectedLines,
 )
-from smtpproxy.web.api.operation import Operation
-from smtpproxy.web.api.propagation import CHANGES, CHECK, Changes, CheckRequest, Results
+from smtpproxy.web.api.operation import operation_of
+from smtpproxy.web.api.propagation import Changes, CheckRequest, Propagation, Results
 from smtpproxy.web.api.streams import (
-    PAUSE,
-    RESUME,
-    STREAMS,
     Paused,
     PauseRequest,
     Resumed,
     ResumeRequest,
     StreamList,
+    Streams,
 )
 from smtpproxy.web.api.suppressions import (
-    LIFT,
-    LIST,
-    SHOW,
-    SUPPRESS,
     AddedSuppressions,
     AddressQuestion,
     KnownSuppressions,
@@ -96,16 +81,15 @@ from smtpproxy.web.api.suppressions import (
     NewSuppression,
     NewSuppressions,
     SuppressionList,
+    Suppressions,
 )
 from smtpproxy.web.api.verdicts import (
-    DECISION,
-    SEARCH,
-    VERDICTS,
     AddressVerdicts,
     Decisions,
     DecisionSearch,
     DecisionShown,
     VerdictRequest,
+    Verdicts,
 )
 
 __all__ = [
@@ -201,47 +185,57 @@ class Client:
         self._connection.close()
 
     def changes(self, since: int, *, limit: int = 1_000, wait: int = 0) -> Changes:
-        return self._ask(CHANGES, Changes, query={"since": since, "limit": limit, "wait": wait})
+        return self._ask(
+            Propagation.changes, Changes, query={"since": since, "limit": limit, "wait": wait}
+        )
 
     def check_suppressions(self, asked: CheckRequest) -> Results:
-        return self._ask(CHECK, Results, asked)
+        return self._ask(Propagation.check_suppressions, Results, asked)
 
     def suppress(
         self, *suppressions: NewSuppression, keep_notes: bool = False
     ) -> AddedSuppressions:
         return self._ask(
-            SUPPRESS, AddedSuppressions, NewSuppressions(list(suppressions), keep_notes)
+            Suppressions.suppress,
+            AddedSuppressions,
+            NewSuppressions(list(suppressions), keep_notes),
         )
 
     def list_suppressions(self) -> Iterator[ListedSuppression]:
         """Yield all of them, page by page."""
         after: str | None = ""
         while after is not None:
-            page = self._ask(LIST, SuppressionList, query={"after": after, "limit": 1_000})
+            page = self._ask(
+                Suppressions.list_suppressions,
+                SuppressionList,
+                query={"after": after, "limit": 1_000},
+            )
             yield from page.suppressions
             after = page.next
 
     def show_suppressions(self, address: str) -> KnownSuppressions:
-        return self._ask(SHOW, KnownSuppressions, AddressQuestion(address))
+        return self._ask(
+            Suppressions.show_suppressions, KnownSuppressions, AddressQuestion(address)
+        )
 
     def lift_suppressions(self, asked: Lift) -> Lifted:
-        return self._ask(LIFT, Lifted, asked)
+        return self._ask(Suppressions.lift_suppressions, Lifted, asked)
 
     def start_consent(self, asked: ConsentStart) -> ConsentStarted:
-        return self._ask(CONSENT, ConsentStarted, asked)
+        return self._ask(ByMail.start_consent, ConsentStarted, asked)
 
     def permission_links(self, asked: PermissionLinksRequest) -> PermissionLinks:
-        return self._ask(PERMISSION, PermissionLinks, asked)
+        return self._ask(ByMail.permission_links, PermissionLinks, asked)
 
     def record_consent(self, asked: ConsentToRecord) -> RecordedConsent:
-        return self._ask(RECORD, RecordedConsent, asked)
+        return self._ask(Consents.record_consent, RecordedConsent, asked)
 
     def withdraw_consent(self, asked: Withdrawal) -> RecordedConsent:
-        return self._ask(WITHDRAW, RecordedConsent, asked)
+        return self._ask(Consents.withdraw_consent, RecordedConsent, asked)
 
     def get_contact(self, address: str) -> StoredContact | None:
         try:
-            return self._ask(GET, StoredContact, ContactQuestion(address))
+            return self._ask(Contacts.get_contact, StoredContact, ContactQuestion(address))
         except NotFound:
             return None
 
@@ -253,41 +247,40 @@ class Client:
         headers = {} if version is None else {"If-Match": f'"{version}"'}
         if version == "":
             headers = {"If-None-Match": "*"}
-        return self._ask(UPSERT, WrittenContact, contact, headers=headers)
+        return self._ask(Contacts.upsert_contact, WrittenContact, contact, headers=headers)
 
     def erase_contact(self, asked: Erasing) -> Erased:
-        return self._ask(ERASE, Erased, asked)
+        return self._ask(Contacts.erase_contact, Erased, asked)
 
     def check(self, stream: str, addresses: list[str]) -> AddressVerdicts:
-        return self._ask(VERDICTS, AddressVerdicts, VerdictRequest(stream, addresses))
+        return self._ask(Verdicts.check, AddressVerdicts, VerdictRequest(stream, addresses))
 
     def get_decision(self, id: str) -> Decisions:
-        path = DECISION.path.replace("{id}", quote(id, safe=""))
-        return self._ask(DECISION, Decisions, path=path)
+        return self._ask(Verdicts.get_decision, Decisions, id=id)
 
     def find_decisions(self, asked: DecisionSearch) -> Iterator[DecisionShown]:
         """Yield all matching decisions, page by page, the newest first."""
         while True:
-            page = self._ask(SEARCH, Decisions, asked)
+            page = self._ask(Verdicts.find_decisions, Decisions, asked)
             yield from page.decisions
             if page.next is None:
                 return
             asked = msgspec.structs.replace(asked, after=page.next)
 
     def list_streams(self) -> StreamList:
-        return self._ask(STREAMS, StreamList)
+        return self._ask(Streams.list_streams, StreamList)
 
     def pause_stream(self, asked: PauseRequest) -> Paused:
-        return self._ask(PAUSE, Paused, asked)
+        return self._ask(Streams.pause_stream, Paused, asked)
 
     def resume_stream(self, asked: ResumeRequest) -> Resumed:
-        return self._ask(RESUME, Resumed, asked)
+        return self._ask(Streams.resume_stream, Resumed, asked)
 
     def list_imports(self) -> ImportList:
-        return self._ask(LIST_IMPORTS, ImportList)
+        return self._ask(Imports.list_imports, ImportList)
 
     def get_import(self, id: str) -> ImportShown:
-        return self._ask(GET_IMPORT, ImportShown, path=_of_import(GET_IMPORT, id))
+        return self._ask(Imports.get_import, ImportShown, id=id)
 
     def start_import(self, file: Path, asked: ImportQuery) -> ImportShown:
         """Send a file; `get_import` returns its progress."""
@@ -296,36 +289,36 @@ class Client:
             for name, content in msgspec.to_builtins(asked).items()
             if content not in (None, [], ())
         }
-        return self._ask(START_IMPORT, ImportShown, query=query, file=file)
+        return self._ask(Imports.start_import, ImportShown, query=query, file=file)
 
     def rejected_lines(self, id: str) -> Iterator[RejectedLine]:
         """Yield all of them, page by page."""
         after: int | None = 0
-        path = _of_import(REJECTED, id)
         while after is not None:
-            page = self._ask(REJECTED, RejectedLines, path=path, query={"after": after})
+            page = self._ask(Imports.rejected_lines, RejectedLines, id=id, query={"after": after})
             yield from page.rejected
             after = page.next
 
     def cancel_import(self, id: str) -> ImportShown:
-        return self._ask(CANCEL_IMPORT, ImportShown, path=_of_import(CANCEL_IMPORT, id))
+        return self._ask(Imports.cancel_import, ImportShown, id=id)
 
     def undo_import(self, id: str) -> ImportShown:
-        return self._ask(UNDO_IMPORT, ImportShown, path=_of_import(UNDO_IMPORT, id))
+        return self._ask(Imports.undo_import, ImportShown, id=id)
 
     def _ask(
         self,
-        operation: Operation,
+        method: Callable[..., Awaitable[Struct]],
         answers: type[T],
         asked: Struct | None = None,
         *,
-        path: str | None = None,
+        id: str = "",
         query: Mapping[str, object] | None = None,
         headers: Mapping[str, str] | None = None,
         file: Path | None = None,
     ) -> T:
         asked_for = f"?{urlencode(query, doseq=True)}" if query else ""
-        target = self._base + (path or operation.path) + asked_for
+        operation = operation_of(method)
+        target = self._base + operation.path.replace("{id}", quote(id, safe="")) + asked_for
         body = None if asked is None else msgspec.json.encode(asked)
         sent = {"Authorization": self._authorization, **(headers or {})}
         if body is not None:
@@ -375,7 +368,3 @@ class Client:
         with body.open("rb") as file:
             size = {"Content-Length": str(body.stat().st_size)}
             self._connection.request(method, target, file, {**headers, **size})
-
-
-def _of_import(operation: Operation, id: str) -> str:
-    return operation.path.replace("{id}", quote(id, safe=""))

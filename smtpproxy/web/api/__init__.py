@@ -19,12 +19,11 @@ from smtpproxy.sinks.snapshots import Labels, Snapshot
 from smtpproxy.store.breaker import StreamStatus
 from smtpproxy.store.protocols import Store, StoreUnavailable
 from smtpproxy.store.sql.web_tables import KeptAnswer, KeptAnswers
-from smtpproxy.web.api.by_mail import CONSENT, PERMISSION, permission_links, start_consent
-from smtpproxy.web.api.consents import CONSENT_OPERATIONS, Consents
-from smtpproxy.web.api.contacts import CONTACT_OPERATIONS, Contacts
+from smtpproxy.web.api.by_mail import ByMail
+from smtpproxy.web.api.consents import Consents
+from smtpproxy.web.api.contacts import Contacts
 from smtpproxy.web.api.description import Json, document, page
 from smtpproxy.web.api.import_jobs import Imports
-from smtpproxy.web.api.imports import IMPORT_OPERATIONS
 from smtpproxy.web.api.operation import (
     Answer,
     Call,
@@ -32,14 +31,15 @@ from smtpproxy.web.api.operation import (
     Versioned,
     check_names_once,
     header_once,
+    operations_of,
     read_octets,
 )
 from smtpproxy.web.api.problems import MEDIA_TYPE, Refused
-from smtpproxy.web.api.propagation import CHANGES, CHECK, ChangeFeed, check
-from smtpproxy.web.api.streams import STREAM_OPERATIONS, Streams
-from smtpproxy.web.api.suppressions import SUPPRESSION_OPERATIONS, Suppressions
+from smtpproxy.web.api.propagation import Propagation
+from smtpproxy.web.api.streams import Streams
+from smtpproxy.web.api.suppressions import Suppressions
 from smtpproxy.web.api.tokens import UNKNOWN, Gate
-from smtpproxy.web.api.verdicts import VERDICT_OPERATIONS, Verdicts
+from smtpproxy.web.api.verdicts import Verdicts
 from smtpproxy.web.consent_by_mail import ConsentByMail
 
 _LONGEST_KEY = 255
@@ -73,26 +73,18 @@ class Api:
         self._access = {
             token.name: Access(token.name, token.brands, settings) for token in settings.tokens
         }
-        feed = ChangeFeed(store, stop or asyncio.Event())
-        suppressions = Suppressions(settings, store, writer, now)
-        consents = Consents(settings, writer, now)
-        contacts = Contacts(settings, store, writer, now)
-        verdicts = Verdicts(settings, store, now)
-        self._imports = imports = Imports(settings, store, now)
-        paused = Streams(settings, streams, writer, now)
-        self.operations: list[tuple[Operation, Answer]] = [
-            (CHANGES, feed),
-            (CHECK, lambda call: check(call, store)),
-            *((each, getattr(suppressions, each.name)) for each in SUPPRESSION_OPERATIONS),
-            *((each, getattr(consents, each.name)) for each in CONSENT_OPERATIONS),
-            *((each, getattr(contacts, each.name)) for each in CONTACT_OPERATIONS),
-            *((each, getattr(verdicts, each.name)) for each in VERDICT_OPERATIONS),
-            *((each, getattr(paused, each.name)) for each in STREAM_OPERATIONS),
-            *((each, getattr(imports, each.name)) for each in IMPORT_OPERATIONS),
-        ]
-        if by_mail is not None:
-            self.operations.append((CONSENT, lambda call: start_consent(call, by_mail)))
-            self.operations.append((PERMISSION, lambda call: permission_links(call, by_mail)))
+        self._imports = Imports(settings, store, now)
+        parts = (
+            Propagation(store, stop or asyncio.Event()),
+            Suppressions(settings, store, writer, now),
+            Consents(settings, writer, now),
+            Contacts(settings, store, writer, now),
+            Verdicts(settings, store, now),
+            Streams(settings, streams, writer, now),
+            self._imports,
+            *(() if by_mail is None else (ByMail(by_mail),)),
+        )
+        self.operations = [each for part in parts for each in operations_of(part)]
         self._version = version
         self._counted: dict[Labels, float] = {}
 

@@ -1,21 +1,22 @@
 """API operations that ask people to confirm consent, or whether to go on receiving mail."""
 
 import ipaddress
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from smtpproxy.access import Access
-from smtpproxy.mail.address import AddressError, recipient
+from smtpproxy.mail.address import recipient
 from smtpproxy.mail.mailboxes import entered
 from smtpproxy.policy.model import Evidence, Source
 from smtpproxy.settings import Settings
 from smtpproxy.web.api.operation import (
     MOST_ADDRESSES,
     Call,
-    Operation,
     canonical_or_none,
-    read_body,
+    operation,
+    refusing,
 )
 from smtpproxy.web.api.problems import Refused
 from smtpproxy.web.consent_by_mail import ConsentByMail, ConsentRequest, brand_of
@@ -67,53 +68,11 @@ class ConsentStarted(Struct, frozen=True):
     detail: Annotated[str, Meta(description="For people.")] | UnsetType = UNSET
 
 
-CONSENT = Operation(
-    "start_consent",
-    "consent",
-    "POST",
-    "/v1/consents",
-    summary="Ask somebody to confirm a consent by mail",
-    description="The request is recorded, and a mail with a link is sent to the address. It allows"
-    " no other mail until the person presses the button on the page behind the link.",
-    body=ConsentStart,
-    answers=ConsentStarted,
-    answer="The relay has accepted the mail, or refuses it.",
-    problems=(
-        "body_wrong",
-        "purpose_unknown",
-        "not_of_your_brand",
-        "too_large",
-        "too_many_mails",
-        "relay_unavailable",
-    ),
-    writes=True,
-    keyed=True,
-)
-
-
-async def start_consent(call: Call, by_mail: ConsentByMail) -> ConsentStarted:
-    """Answer CONSENT."""
-    like = '{"address": "…", "purpose": "…", "wording": "…"}'
-    asked = read_body(call, ConsentStart, like)
-    wanted = _read(asked, call.access, by_mail.settings)
-    try:
-        done = await by_mail.start(wanted)
-    except RelayUnavailable as error:
-        text = "the relay does not accept the mail now; try again in a few seconds"
-        raise Refused("relay_unavailable", text, headers={"Retry-After": "5"}) from error
-    if done.state == "too_often":
-        text = "too many confirmations were sent in 24 hours, to this address or to all; try later"
-        raise Refused("too_many_mails", text, headers={"Retry-After": "3600"})
-    return ConsentStarted(done.state, done.reason or UNSET, done.detail or UNSET)
-
-
 def _read(asked: ConsentStart, access: Access, settings: Settings) -> ConsentRequest:
-    try:
+    with refusing("body_wrong"):
         address = recipient(entered(asked.address))
         brand = brand_of(settings, access.brand(asked.brand))
         client = asked.client and str(ipaddress.ip_address(asked.client))
-    except (AddressError, ValueError) as error:
-        raise Refused("body_wrong", str(error)) from error
     if asked.purpose not in (purposes := settings.purposes_of(brand)):
         known = ", ".join(sorted(purposes))
         text = f"no stream of brand {brand} has the purpose {asked.purpose!r}; known are {known}"
@@ -152,44 +111,70 @@ class PermissionLinks(Struct, frozen=True):
     links: tuple[PermissionLink, ...]
 
 
-PERMISSION = Operation(
-    "permission_links",
-    "permission",
-    "POST",
-    "/v1/permission-links",
-    summary="Make links for messages that ask people whether to go on",
-    description="Each message has to carry its own recipient's link. Nothing of the request is"
-    " kept. A link does not mean that the person may be asked: the relay decides that when the"
-    " message comes.",
-    body=PermissionLinksRequest,
-    answers=PermissionLinks,
-    answer="A link for each address, in the order of the request.",
-    problems=("body_wrong", "stream_wrong", "not_of_your_brand", "too_large"),
-)
+@dataclass(frozen=True, slots=True)
+class ByMail:
+    """Answers operations that take a [confirmation]."""
 
+    by_mail: ConsentByMail
 
-async def permission_links(call: Call, by_mail: ConsentByMail) -> PermissionLinks:
-    """Answer PERMISSION."""
-    like = '{"stream": "…", "addresses": ["…"]}'
-    asked = read_body(call, PermissionLinksRequest, like)
-    if len(asked.addresses) > MOST_ADDRESSES:
-        raise Refused("too_large", f"at most {MOST_ADDRESSES} addresses in a request")
-    own = [one.name for one in call.access.settings.streams.values() if one.permission]
-    if asked.stream not in own:
-        text = f"{asked.stream[:80]!r} is not a stream of class permission; known: {', '.join(own)}"
-        raise Refused("stream_wrong", text)
-    names = {address: canonical_or_none(address) for address in asked.addresses}
-    wanted = [name for name in names.values() if name is not None]
-    try:
-        made = by_mail.permission_links(asked.stream, wanted, asked.language)
-    except ValueError as error:
-        raise Refused("stream_wrong", str(error)) from error
-    links = dict(zip(wanted, made, strict=True))
-    return PermissionLinks(
-        tuple(
-            PermissionLink(address, error="not a mail address")
-            if (name := names[address]) is None
-            else PermissionLink(address, links[name])
-            for address in asked.addresses
-        )
+    @operation(
+        "consent",
+        "POST /v1/consents",
+        like='{"address": "…", "purpose": "…", "wording": "…"}',
+        answer="The relay has accepted the mail, or refuses it.",
+        problems=("purpose_unknown", "not_of_your_brand", "too_many_mails", "relay_unavailable"),
+        writes=True,
+        keyed=True,
     )
+    async def start_consent(self, call: Call, asked: ConsentStart) -> ConsentStarted:
+        """Ask somebody to confirm a consent by mail.
+
+        The request is recorded, and a mail with a link is sent to the address. It allows no other
+        mail until the person presses the button on the page behind the link.
+        """
+        wanted = _read(asked, call.access, self.by_mail.settings)
+        try:
+            done = await self.by_mail.start(wanted)
+        except RelayUnavailable as error:
+            text = "the relay does not accept the mail now; try again in a few seconds"
+            raise Refused("relay_unavailable", text, headers={"Retry-After": "5"}) from error
+        if done.state == "too_often":
+            text = (
+                "too many confirmations were sent in 24 hours, to this address or to all; try later"
+            )
+            raise Refused("too_many_mails", text, headers={"Retry-After": "3600"})
+        return ConsentStarted(done.state, done.reason or UNSET, done.detail or UNSET)
+
+    @operation(
+        "permission",
+        "POST /v1/permission-links",
+        like='{"stream": "…", "addresses": ["…"]}',
+        answer="A link for each address, in the order of the request.",
+        problems=("stream_wrong", "not_of_your_brand"),
+    )
+    async def permission_links(self, call: Call, asked: PermissionLinksRequest) -> PermissionLinks:
+        """Make links for messages that ask people whether to go on.
+
+        Each message has to carry its own recipient's link. Nothing of the request is kept. A link
+        does not mean that the person may be asked: the relay decides that when the message comes.
+        """
+        if len(asked.addresses) > MOST_ADDRESSES:
+            raise Refused("too_large", f"at most {MOST_ADDRESSES} addresses in a request")
+        own = [one.name for one in call.access.settings.streams.values() if one.permission]
+        if asked.stream not in own:
+            known = ", ".join(own)
+            text = f"{asked.stream[:80]!r} is not a stream of class permission; known: {known}"
+            raise Refused("stream_wrong", text)
+        names = {address: canonical_or_none(address) for address in asked.addresses}
+        wanted = [name for name in names.values() if name is not None]
+        with refusing("stream_wrong"):
+            made = self.by_mail.permission_links(asked.stream, wanted, asked.language)
+        links = dict(zip(wanted, made, strict=True))
+        return PermissionLinks(
+            tuple(
+                PermissionLink(address, error="not a mail address")
+                if (name := names[address]) is None
+                else PermissionLink(address, links[name])
+                for address in asked.addresses
+            )
+        )

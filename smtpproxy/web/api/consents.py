@@ -18,7 +18,14 @@ from smtpproxy.store.exchange.contact_record import Hash, Word
 from smtpproxy.store.exchange.plausible import SKEW, by_now
 from smtpproxy.store.exchange.times import read_time
 from smtpproxy.store.protocols import Store
-from smtpproxy.web.api.operation import Call, Mailbox, Operation, When, canonical_address, read_body
+from smtpproxy.web.api.operation import (
+    Call,
+    Mailbox,
+    When,
+    canonical_address,
+    operation,
+    refusing,
+)
 from smtpproxy.web.api.problems import Refused
 
 Line = Annotated[str, Meta(min_length=1, max_length=1_000, pattern=r"^[^\x00]*[^\x00\s][^\x00]*$")]
@@ -79,23 +86,6 @@ class RecordedConsent(Struct, frozen=True):
     ]
 
 
-RECORD = Operation(
-    "record_consent",
-    "record",
-    "POST",
-    "/v1/consents/record",
-    summary="Record that a person agreed to one purpose",
-    description="Acts form a history: none is replaced. Creates the contact if there is none. It"
-    " must be the person's own act: after an erasure, this is what allows mailing them again.",
-    body=ConsentToRecord,
-    answers=RecordedConsent,
-    answer="It is on record.",
-    problems=("body_wrong", "purpose_unknown", "not_of_your_brand", "not_confirmable", "too_large"),
-    writes=True,
-    keyed=True,
-)
-
-
 class Withdrawal(Struct, frozen=True, forbid_unknown_fields=True):
     """What a person no longer agrees to."""
 
@@ -107,36 +97,29 @@ class Withdrawal(Struct, frozen=True, forbid_unknown_fields=True):
     withdrawn_at: Annotated[When | None, Meta(description="Default: now.")] = None
 
 
-WITHDRAW = Operation(
-    "withdraw_consent",
-    "withdraw",
-    "POST",
-    "/v1/consents/withdraw",
-    summary="Record that a person withdraws consent to one purpose",
-    description="The withdrawal overrides every other basis too, even if no consent was on record."
-    " A purpose that no stream has counts as all marketing.",
-    body=Withdrawal,
-    answers=RecordedConsent,
-    answer="It is on record.",
-    problems=("body_wrong", "purpose_unknown", "not_of_your_brand", "too_large"),
-    writes=True,
-    keyed=True,
-)
-
-CONSENT_OPERATIONS = (RECORD, WITHDRAW)
-
-
 @dataclass(frozen=True, slots=True)
 class Consents:
-    """Answers CONSENT_OPERATIONS, each by the method of its name."""
+    """Operations on them."""
 
     settings: Settings
     writer: Callable[[], Store]
     now: Callable[[], datetime]
 
-    async def record_consent(self, call: Call) -> RecordedConsent:
-        like = '{"address": "…", "purpose": "…", "method": "…", "wording": "…"}'
-        asked = read_body(call, ConsentToRecord, like)
+    @operation(
+        "record",
+        "POST /v1/consents/record",
+        like='{"address": "…", "purpose": "…", "method": "…", "wording": "…"}',
+        answer="It is on record.",
+        problems=("purpose_unknown", "not_of_your_brand", "not_confirmable"),
+        writes=True,
+        keyed=True,
+    )
+    async def record_consent(self, call: Call, asked: ConsentToRecord) -> RecordedConsent:
+        """Record that a person agreed to one purpose.
+
+        Acts form a history: none is replaced. Creates the contact if there is none. It must be the
+        person's own act: after an erasure, this is what allows mailing them again.
+        """
         address = canonical_address(asked.address)
         act = self._act(asked, call.access)
         try:
@@ -152,9 +135,21 @@ class Consents:
             raise Refused("not_confirmable", str(error)) from error
         return RecordedConsent(done.new, tuple(self._warnings(address, act, done)))
 
-    async def withdraw_consent(self, call: Call) -> RecordedConsent:
-        like = '{"address": "…", "purpose": "…"}'
-        asked = read_body(call, Withdrawal, like)
+    @operation(
+        "withdraw",
+        "POST /v1/consents/withdraw",
+        like='{"address": "…", "purpose": "…"}',
+        answer="It is on record.",
+        problems=("purpose_unknown", "not_of_your_brand"),
+        writes=True,
+        keyed=True,
+    )
+    async def withdraw_consent(self, call: Call, asked: Withdrawal) -> RecordedConsent:
+        """Record that a person withdraws consent to one purpose.
+
+        The withdrawal overrides every other basis too, even if no consent was on record. A purpose
+        that no stream has counts as all marketing.
+        """
         address, settings = canonical_address(asked.address), self.settings
         brand = call.access.brand(asked.brand)
         at = by_now(self._time("withdrawn_at", asked.withdrawn_at), self.now())
@@ -163,11 +158,9 @@ class Consents:
         if not known and not call.access.everything:
             text = f"no stream has the purpose {asked.purpose[:40]!r}"
             raise Refused("purpose_unknown", f"{text}; known are {', '.join(sorted(purposes))}")
-        try:
+        with refusing("body_wrong", "brand"):
             if brand is not None:
                 recorded_consent.check_brand(settings, brand)
-        except ValueError as error:
-            raise Refused("body_wrong", f"brand: {error}") from error
         by = Evidence(recorded_by=call.access.by)
         act = ConsentAct(asked.purpose, at, withdrawal=True, brand=brand, evidence=by)
         scope = f"purpose:{asked.purpose}" if known else "marketing"
@@ -184,16 +177,12 @@ class Consents:
         at = self._time("given_at", asked.given_at)
         if at > self.now() + SKEW:
             raise Refused("body_wrong", "given_at: consent cannot be post-dated")
-        try:
+        with refusing("purpose_unknown"):
             recorded_consent.check_purpose(settings, asked.purpose)
-        except ValueError as error:
-            raise Refused("purpose_unknown", str(error)) from error
-        try:
+        with refusing("body_wrong"):
             client = asked.client and str(ipaddress.ip_address(asked.client))
             recorded_consent.check_method(settings, method, double=double)
             brand = recorded_consent.brand_of(settings, brand)
-        except ValueError as error:
-            raise Refused("body_wrong", str(error)) from error
         proof = asked.document_hash and asked.document_hash.lower()
         return ConsentAct(
             asked.purpose,
@@ -207,12 +196,10 @@ class Consents:
         )
 
     def _time(self, field: str, text: str | None) -> datetime:
-        try:
+        with refusing("body_wrong", field):
             if text is None:
                 return self.now()
             return read_time(text, last_moment=field == "withdrawn_at")
-        except ValueError as error:
-            raise Refused("body_wrong", f"{field}: {error}") from error
 
     def _warnings(
         self, address: str, act: ConsentAct, done: recorded_consent.Recorded

@@ -20,11 +20,11 @@ from smtpproxy.store.protocols import BatchResult, ContactUpdate, Store
 from smtpproxy.web.api.operation import (
     Call,
     Mailbox,
-    Operation,
     Versioned,
     canonical_address,
     header_once,
-    read_body,
+    operation,
+    refusing,
 )
 from smtpproxy.web.api.problems import Refused
 
@@ -44,23 +44,6 @@ class KnownContact(Struct, frozen=True):
     version: Annotated[str, Meta(description="The version of what is shown here: the ETag.")]
 
 
-GET = Operation(
-    "get_contact",
-    "contacts",
-    "POST",
-    "/v1/contacts/get",
-    summary="Show what is known about one address",
-    description="As `smtpproxy contact export` writes it. The address is in the body, so that no"
-    " proxy logs it. A token for some brands sees what concerns these, and nobody who dealt with"
-    " other brands only.",
-    body=ContactQuestion,
-    answers=KnownContact,
-    answer="The contact.",
-    problems=("body_wrong", "not_found", "too_large"),
-    versioned=True,
-)
-
-
 class WrittenContact(Struct, frozen=True):
     """How a contact was written."""
 
@@ -74,26 +57,6 @@ class WrittenContact(Struct, frozen=True):
     version: Annotated[
         str | UnsetType, Meta(description="The version of what the token sees now: the ETag.")
     ] = UNSET
-
-
-UPSERT = Operation(
-    "upsert_contact",
-    "upsert",
-    "POST",
-    "/v1/contacts",
-    summary="Insert or update a contact",
-    description="Like one line of an import: an absent field changes nothing; purchases, consents"
-    " and preferences add up. Erased people are left out. A token for some brands may write what"
-    " concerns these, but nothing that applies to all brands (tags, language).",
-    body=ContactRecord,
-    answers=WrittenContact,
-    answer="It is stored.",
-    problems=("body_wrong", "not_of_your_brand", "changed_meanwhile", "too_large"),
-    writes=True,
-    keyed=True,
-    versioned=True,
-    conditional=True,
-)
 
 
 class Erasing(Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,36 +87,31 @@ class Erased(Struct, frozen=True):
     ] = UNSET
 
 
-ERASE = Operation(
-    "erase_contact",
-    "erase",
-    "POST",
-    "/v1/contacts/erase",
-    summary="Erase a person (RGPD 17)",
-    description="Removes the contact with its history, and the person from the audit log and the"
-    " feedback mailbox; an `erasure` suppression stays, which holds no address. The time it takes"
-    " depends on the size of the audit log. Needs a token for all brands.",
-    body=Erasing,
-    answers=Erased,
-    answer="The person is erased.",
-    problems=("body_wrong", "not_of_your_brand", "too_large"),
-    writes=True,
-)
-
-CONTACT_OPERATIONS = (GET, UPSERT, ERASE)
-
-
 @dataclass(frozen=True, slots=True)
 class Contacts:
-    """Answers CONTACT_OPERATIONS, each by the method of its name."""
+    """Operations on them."""
 
     settings: Settings
     store: Store
     writer: Callable[[], Store]
     now: Callable[[], datetime]
 
-    async def get_contact(self, call: Call) -> Versioned:
-        asked = read_body(call, ContactQuestion, '{"address": "…"}')
+    @operation(
+        "contacts",
+        "POST /v1/contacts/get",
+        like='{"address": "…"}',
+        answer="The contact.",
+        answers=KnownContact,
+        problems=("not_found",),
+        versioned=True,
+    )
+    async def get_contact(self, call: Call, asked: ContactQuestion) -> Versioned:
+        """Show what is known about one address.
+
+        As `smtpproxy contact export` writes it. The address is in the body, so that no proxy logs
+        it. A token for some brands sees what concerns these, and nobody who dealt with other brands
+        only.
+        """
         contact = await self.store.contact(canonical_address(asked.address))
         shown = None if contact is None else call.access.seen(contact)
         if shown is None:
@@ -161,7 +119,25 @@ class Contacts:
         version = version_of(shown)
         return Versioned(KnownContact(msgspec.Raw(written_contact(shown)), version), version)
 
+    @operation(
+        "upsert",
+        "POST /v1/contacts",
+        answer="It is stored.",
+        answers=WrittenContact,
+        problems=("not_of_your_brand", "changed_meanwhile"),
+        writes=True,
+        keyed=True,
+        versioned=True,
+        conditional=True,
+        body=ContactRecord,
+    )
     async def upsert_contact(self, call: Call) -> Struct:
+        """Insert or update a contact.
+
+        Like one line of an import: an absent field changes nothing; purchases, consents and
+        preferences add up. Erased people are left out. A token for some brands may write what
+        concerns these, but nothing that applies to all brands (tags, language).
+        """
         update, check = self._update(call)
         expected = _expected(call)
         orders = [replace(one, by=call.access.by) for one in check.orders([update])]
@@ -190,8 +166,21 @@ class Contacts:
             result = "unchanged" if before == shown else result
         return Versioned(WrittenContact(result, version), version)
 
-    async def erase_contact(self, call: Call) -> Erased:
-        asked = read_body(call, Erasing, '{"address": "…"}')
+    @operation(
+        "erase",
+        "POST /v1/contacts/erase",
+        like='{"address": "…"}',
+        answer="The person is erased.",
+        problems=("not_of_your_brand",),
+        writes=True,
+    )
+    async def erase_contact(self, call: Call, asked: Erasing) -> Erased:
+        """Erase a person (RGPD 17).
+
+        Removes the contact with its history, and the person from the audit log and the feedback
+        mailbox; an `erasure` suppression stays, which holds no address. The time it takes depends
+        on the size of the audit log. Needs a token for all brands.
+        """
         call.access.check_everything("an erasure")
         address = canonical_address(asked.address)
         done = await erasure.erase(
@@ -206,10 +195,8 @@ class Contacts:
         brand = next(iter(access.brands)) if len(access.brands) == 1 else None
         own = None if access.everything else access.check_contact
         check = ContactCheck(access.settings, now, brand, own)
-        try:
+        with refusing("body_wrong"):
             update = _recorded_by(check.update(read_contact(call.body, now)), access.by)
-        except ValueError as error:
-            raise Refused("body_wrong", str(error)) from error
         return update, check
 
 

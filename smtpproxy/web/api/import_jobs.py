@@ -32,18 +32,20 @@ from smtpproxy.web.api.imports import (
     RejectedLines,
     RejectedQuery,
 )
-from smtpproxy.web.api.operation import Call, read_query
+from smtpproxy.web.api.operation import Call, operation, read_query, refusing
 from smtpproxy.web.api.problems import Refused
 from smtpproxy.web.api.uploads import receive_file
 
 _MOST = 100  # imports listed
 _LONGEST_LINE = 10_000  # characters shown
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_OWN = "A token for some brands sees imports begun with a token for the same brands or fewer."
+_ID = {"id": "The id of the import."}
 _FOR_ONE = {"contacts": ("as_of",), "suppressions": ("scope", "origin")}
 
 
 class Imports:
-    """Answers IMPORT_OPERATIONS, each by the method of its name."""
+    """Operations on them."""
 
     def __init__(self, settings: Settings, store: ImportStore, now: Callable[[], datetime]) -> None:
         self._settings = settings
@@ -53,7 +55,17 @@ class Imports:
         self._new_id = UlidFactory(lambda: int(now().timestamp() * 1000), secrets.token_bytes)
         self._receiving: set[str] = set()
 
+    @operation(
+        "imports",
+        "GET /v1/imports",
+        answer="The imports.",
+        more=_OWN,
+    )
     async def list_imports(self, call: Call) -> ImportList:
+        """List the newest imports with their progress.
+
+        The newest hundred, whoever began them.
+        """
         access = call.access
         records = {one.id: one for one in await self._store.imports()}
         jobs = {job.id: job for job in await asyncio.to_thread(self._jobs.jobs)}
@@ -62,7 +74,16 @@ class Imports:
         shown = [self._shown(id, records.get(id), jobs.get(id), access) for id in newest]
         return ImportList(tuple(one for one in shown if one is not None))
 
+    @operation(
+        "imports",
+        "GET /v1/imports/{id}",
+        answer="The import.",
+        more=_OWN,
+        problems=("not_found",),
+        places=_ID,
+    )
     async def get_import(self, call: Call) -> ImportShown:
+        """Show an import and its progress."""
         return await self._found(call.request.path_params["id"], call.access)
 
     async def receive(self, call: Call) -> tuple[str, bytes]:
@@ -95,8 +116,25 @@ class Imports:
         self._receiving.discard(id)
         self._jobs.discard(id)
 
-    async def start_import(self, call: Call) -> ImportShown:
-        asked = read_query(call.request, ImportQuery)
+    @operation(
+        "import",
+        "POST /v1/imports",
+        answer="It waits for its turn; ask at `Location` for its progress.",
+        problems=("not_of_your_brand", "too_large", "too_many_jobs", "disk_full"),
+        writes=True,
+        keyed=True,
+        takes_file=True,
+        status=202,
+        location="/v1/imports/{id}",
+    )
+    async def start_import(self, call: Call, asked: ImportQuery) -> ImportShown:
+        """Import a file of contacts or suppressions.
+
+        The body is the file: CSV, XLSX or NDJSON, at most 2 GiB. It waits for its turn, is imported
+        as by `smtpproxy contact import` or `suppress import`, then removed. With a token for some
+        brands, every line has to concern these only: contacts of `brand`, or of the brand in the
+        line, and suppressions of a `scope` that the token may set. Other lines are rejected.
+        """
         options = await self._options(asked, call.access)
         await asyncio.to_thread(self._accept, call.received, asked, options, call.access)
         return await self._found(call.received, call.access)
@@ -120,18 +158,57 @@ class Imports:
             )
         )
 
-    async def rejected_lines(self, call: Call) -> RejectedLines:
-        asked = read_query(call.request, RejectedQuery)
+    @operation(
+        "import",
+        "GET /v1/imports/{id}/rejected",
+        answer="Lines, perhaps none.",
+        more=_OWN,
+        problems=("not_found",),
+        places=_ID,
+    )
+    async def rejected_lines(self, call: Call, asked: RejectedQuery) -> RejectedLines:
+        """List the lines of an upload that were not imported, and why.
+
+        Kept for seven days after the import ends.
+        """
         id = self._uploaded(call).id
         return await asyncio.to_thread(_rejected, self._jobs.rejected(id), asked)
 
+    @operation(
+        "import",
+        "POST /v1/imports/{id}/cancel",
+        answer="It will stop, or had already ended.",
+        more=_OWN,
+        problems=("not_found",),
+        places=_ID,
+        writes=True,
+        status=202,
+    )
     async def cancel_import(self, call: Call) -> ImportShown:
+        """Cancel an uploaded import.
+
+        It stops after the current batch. What was imported stays; undo the import to remove it.
+        """
         id = self._uploaded(call).id
         if self._jobs.end(id) is None:
             await asyncio.to_thread(self._jobs.cancel, id)
         return await self._found(id, call.access)
 
+    @operation(
+        "import",
+        "POST /v1/imports/{id}/undo",
+        answer="It waits for its turn to be undone; until then its state is `undoing`.",
+        more=_OWN,
+        problems=("not_found", "not_undoable"),
+        places=_ID,
+        writes=True,
+        status=202,
+    )
     async def undo_import(self, call: Call) -> ImportShown:
+        """Undo an import.
+
+        As `smtpproxy import undo` does: later changes by others stay.
+        """
         shown = await self._found(call.request.path_params["id"], call.access)
         ended = shown.state in ("complete", "cancelled", "failed", "interrupted")
         if shown.dry_run or (not ended and shown.state != "undoing"):
@@ -171,10 +248,8 @@ class Imports:
             ):
                 raise Refused("parameter_wrong", "replace: no import of that id is on record")
         elif brand is not None:
-            try:
+            with refusing("parameter_wrong", "brand"):
                 recorded_consent.check_brand(self._settings, brand)
-            except ValueError as error:
-                raise Refused("parameter_wrong", f"brand: {error}") from error
         if asked.mapping is not None:
             _check_mapping(
                 asked.mapping, FIELDS if asked.kind == "contacts" else SUPPRESSION_FIELDS

@@ -1,4 +1,4 @@
-"""The API's operations and records for imports; `import_jobs` answers them."""
+"""The API's records for imports; `import_jobs` has the operations."""
 
 from typing import Annotated, Any, Literal
 
@@ -6,7 +6,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from smtpproxy.policy.model import Origin
 from smtpproxy.store.operations import Kind, State
-from smtpproxy.web.api.operation import Operation, Time
+from smtpproxy.web.api.operation import Time
 
 MOST_WAITING = 20  # jobs
 _Text = Annotated[str, Meta(min_length=1, max_length=255)]
@@ -126,100 +126,3 @@ class RejectedLines(Struct, frozen=True):
     next: Annotated[
         int | None, Meta(description="Send as `after` for the next page; null: no more.")
     ]
-
-
-_OWN = "A token for some brands sees imports begun with a token for the same brands or fewer."
-_ID = {"id": "The id of the import."}
-
-LIST_IMPORTS = Operation(
-    "list_imports",
-    "imports",
-    "GET",
-    "/v1/imports",
-    summary="List the newest imports with their progress",
-    description=f"The newest hundred, whoever began them. {_OWN}",
-    answers=ImportList,
-    answer="The imports.",
-)
-GET_IMPORT = Operation(
-    "get_import",
-    "imports",
-    "GET",
-    "/v1/imports/{id}",
-    summary="Show an import and its progress",
-    description=_OWN,
-    places=_ID,
-    answers=ImportShown,
-    answer="The import.",
-    problems=("not_found",),
-)
-START_IMPORT = Operation(
-    "start_import",
-    "import",
-    "POST",
-    "/v1/imports",
-    summary="Import a file of contacts or suppressions",
-    description="The body is the file: CSV, XLSX or NDJSON, at most 2 GiB. It waits for its turn,"
-    " is imported as by `smtpproxy contact import` or `suppress import`, then removed. With a"
-    " token for some brands, every line has to concern these only: contacts of `brand`, or of the"
-    " brand in the line, and suppressions of a `scope` that the token may set. Other lines are"
-    " rejected.",
-    query=ImportQuery,
-    answers=ImportShown,
-    answer="It waits for its turn; ask at `Location` for its progress.",
-    problems=(
-        *("parameter_wrong", "parameter_unknown", "not_of_your_brand"),
-        *("too_large", "too_many_jobs", "disk_full"),
-    ),
-    writes=True,
-    keyed=True,
-    takes_file=True,
-    status=202,
-    location="/v1/imports/{id}",
-)
-REJECTED = Operation(
-    "rejected_lines",
-    "import",
-    "GET",
-    "/v1/imports/{id}/rejected",
-    summary="List the lines of an upload that were not imported, and why",
-    description=f"Kept for seven days after the import ends. {_OWN}",
-    query=RejectedQuery,
-    places=_ID,
-    answers=RejectedLines,
-    answer="Lines, perhaps none.",
-    problems=("parameter_wrong", "parameter_unknown", "not_found"),
-)
-CANCEL_IMPORT = Operation(
-    "cancel_import",
-    "import",
-    "POST",
-    "/v1/imports/{id}/cancel",
-    summary="Cancel an uploaded import",
-    description="It stops after the current batch. What was imported stays; undo the import to"
-    f" remove it. {_OWN}",
-    places=_ID,
-    answers=ImportShown,
-    answer="It will stop, or had already ended.",
-    problems=("not_found",),
-    writes=True,
-    status=202,
-)
-UNDO_IMPORT = Operation(
-    "undo_import",
-    "import",
-    "POST",
-    "/v1/imports/{id}/undo",
-    summary="Undo an import",
-    description=f"As `smtpproxy import undo` does: later changes by others stay. {_OWN}",
-    places=_ID,
-    answers=ImportShown,
-    answer="It waits for its turn to be undone; until then its state is `undoing`.",
-    problems=("not_found", "not_undoable"),
-    writes=True,
-    status=202,
-)
-
-IMPORT_OPERATIONS = (
-    *(LIST_IMPORTS, GET_IMPORT, START_IMPORT, REJECTED, CANCEL_IMPORT, UNDO_IMPORT),
-)

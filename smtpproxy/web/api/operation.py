@@ -1,7 +1,10 @@
 """The API's operations, and reading their requests within bounds."""
 
+import inspect
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -46,16 +49,16 @@ Scope: TypeAlias = Annotated[
 ]
 
 
-class Operation(Struct, frozen=True):
+class Operation(Struct, frozen=True, kw_only=True):
     """One operation of the API. A token needs the `right`.
 
-    `answers` is the record of the answer, with `status`; `problems` come in addition to those of
-    every operation. A `versioned` answer has an ETag.
+    `answers` is the record of the answer, which `answer` describes, with `status`; `problems` come
+    in addition to those of every operation. A `versioned` answer has an ETag.
     """
 
     name: str
     right: Right
-    method: Literal["GET", "POST"]
+    method: str
     path: str
     summary: str
     description: str
@@ -93,6 +96,71 @@ class Versioned(Struct, frozen=True):
 Answer = Callable[[Call], Awaitable[Struct]]
 
 T = TypeVar("T", bound=Struct)
+M = TypeVar("M", bound=Callable[..., Awaitable[Struct]])
+
+
+def operation(
+    right: Right, route: str, *, like: str = "", more: str = "", **others: Any
+) -> Callable[[M], M]:
+    """Make a method an operation, with its name.
+
+    `route` is its method and path. The docstring is its description, to which `more` is added, and
+    the type of `asked` the record of the body, or of the query if there is no body to read; `like`
+    is an example of that body. `others` are further fields of `Operation`.
+    """
+
+    def decorate(method: M) -> M:
+        summary, _, text = (inspect.getdoc(method) or "").partition("\n\n")
+        verb, path = route.split()
+        types = inspect.get_annotations(method)
+        fields: dict[str, Any] = {"answers": types["return"], **others}
+        if "asked" in types:
+            fields["body" if like else "query"] = types["asked"]
+        problems = ["body_wrong", "too_large"] if "body" in fields else []
+        problems += ["parameter_wrong", "parameter_unknown"] if "query" in fields else []
+        fields["problems"] = (*problems, *fields.get("problems", ()))
+        description = " ".join([*text.split(), *more.split()])
+        described = Operation(
+            name=method.__name__, right=right, method=verb, path=path,
+            summary=summary.removesuffix("."), description=description, **fields,
+        )  # fmt: skip
+        vars(method)["operation"] = described, like
+        return method
+
+    return decorate
+
+
+def operation_of(method: Callable[..., Awaitable[Struct]]) -> Operation:
+    """Return the operation that a method is."""
+    described: Operation = vars(method)["operation"][0]
+    return described
+
+
+def operations_of(part: object) -> Iterator[tuple[Operation, Answer]]:
+    """Yield the operations among an object's methods, each with what answers a call."""
+    for name, method in vars(type(part)).items():
+        if "operation" in getattr(method, "__dict__", ()):
+            described, like = vars(method)["operation"]
+            yield described, partial(_answered, getattr(part, name), described, like)
+
+
+async def _answered(
+    method: Callable[..., Awaitable[Struct]], described: Operation, like: str, call: Call
+) -> Struct:
+    if described.query is not None:
+        return await method(call, read_query(call.request, described.query))
+    if described.body is not None and like:
+        return await method(call, read_body(call, described.body, like))
+    return await method(call)
+
+
+@contextmanager
+def refusing(error: str, field: str = "") -> Iterator[None]:
+    """Refuse the request for a ValueError, with its text, before which the field is named."""
+    try:
+        yield
+    except ValueError as fault:
+        raise Refused(error, f"{field}: {fault}" if field else str(fault)) from fault
 
 
 def read_body(call: Call, record: type[T], like: str) -> T:
@@ -113,10 +181,8 @@ def check_names_once(body: bytes) -> None:
 
     A proxy in front might read it differently.
     """
-    try:
+    with refusing("body_wrong"):
         lines.check_names_once(body)
-    except ValueError as error:
-        raise Refused("body_wrong", str(error)) from error
 
 
 def header_once(request: Request, name: str) -> str | None:
@@ -198,7 +264,5 @@ def canonical_or_none(address: str) -> str | None:
 
 def canonical_address(address: str) -> str:
     """Return an address in canonical form. Raises Refused."""
-    try:
+    with refusing("body_wrong", "address"):
         return recipient(entered(address))
-    except AddressError as error:
-        raise Refused("body_wrong", f"address: {error}") from error

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -16,15 +16,18 @@ from smtpproxy.store.protocols import FactReader, StoreUnavailable
 from smtpproxy.web.api.operation import (
     MOST_ADDRESSES,
     Call,
-    Operation,
     Scope,
     Time,
     canonical_or_none,
-    read_body,
-    read_query,
+    operation,
 )
 from smtpproxy.web.api.problems import Refused, RefusedChanges
 from smtpproxy.web.health import Cached
+
+
+class ChangeStore(ChangeLog, FactReader, Protocol):
+    """The log of changes, and the facts."""
+
 
 MOST_CHANGES = 10_000  # in an answer
 LONGEST_WAIT = 60  # seconds
@@ -70,22 +73,6 @@ class Changes(Struct, frozen=True):
     changes: tuple[Change, ...]
     next: Annotated[int, Meta(description="Send as `since` next.")]
     more: Annotated[bool, Meta(description="Whether there are more already.")]
-
-
-CHANGES = Operation(
-    "changes",
-    "changes",
-    "GET",
-    "/v1/suppressions/changes",
-    summary="List changes since a position, in order",
-    description="Begin with an export, and the `next` of an answer from before it; then always"
-    " send the last `next` as `since`. After a 410 start again: keep its `next`, load an export"
-    " made after that answer, then ask since that `next`.",
-    query=ChangesQuery,
-    answers=Changes,
-    answer="Changes, perhaps none.",
-    problems=("parameter_wrong", "parameter_unknown", "changes_gone"),
-)
 
 
 class CheckRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -144,30 +131,27 @@ class Results(Struct, frozen=True):
     results: tuple[Result, ...]
 
 
-CHECK = Operation(
-    "check_suppressions",
-    "check",
-    "POST",
-    "/v1/suppressions/check",
-    summary="Check which addresses are suppressed, and since when",
-    description="Nothing of the request is kept.",
-    body=CheckRequest,
-    answers=Results,
-    answer="A result for each address, in the order of the request.",
-    problems=("body_wrong", "scope_wrong", "not_of_your_brand", "too_large"),
-)
+class Propagation:
+    """Answers what other systems ask. All waiting requests share one poll of the log."""
 
-
-class ChangeFeed:
-    """Answers CHANGES. All waiting requests share one poll of the log."""
-
-    def __init__(self, store: ChangeLog, stop: asyncio.Event) -> None:
+    def __init__(self, store: ChangeStore, stop: asyncio.Event) -> None:
         self._store = store
         self._stop = stop
         self._newest = Cached(self._look, _EVERY)
 
-    async def __call__(self, call: Call) -> Changes:
-        asked = read_query(call.request, ChangesQuery)
+    @operation(
+        "changes",
+        "GET /v1/suppressions/changes",
+        answer="Changes, perhaps none.",
+        problems=("changes_gone",),
+    )
+    async def changes(self, call: Call, asked: ChangesQuery) -> Changes:
+        """List changes since a position, in order.
+
+        Begin with an export, and the `next` of an answer from before it; then always send the last
+        `next` as `since`. After a 410 start again: keep its `next`, load an export made after that
+        answer, then ask since that `next`.
+        """
         if asked.wait:
             await self._wait(call.request, asked.since, asked.wait)
         try:
@@ -193,6 +177,37 @@ class ChangeFeed:
             more=len(found) > asked.limit,
         )
 
+    @operation(
+        "check",
+        "POST /v1/suppressions/check",
+        like='{"addresses": ["…"]}',
+        answer="A result for each address, in the order of the request.",
+        problems=("scope_wrong", "not_of_your_brand"),
+    )
+    async def check_suppressions(self, call: Call, asked: CheckRequest) -> Results:
+        """Check which addresses are suppressed, and since when.
+
+        Nothing of the request is kept.
+        """
+        if len(asked.addresses) > MOST_ADDRESSES:
+            raise Refused("too_large", f"at most {MOST_ADDRESSES} addresses in a request")
+        counts = _counting(asked.scope, asked.brand, call.access.known_brands)
+        if asked.brand is not None:
+            call.access.check_brands([asked.brand])
+        names = [canonical_or_none(address) for address in asked.addresses]
+        known = dict.fromkeys(name for name in names if name is not None)
+        facts = await self._store.facts(Lookups(tuple(known), contacts=False))
+
+        def bears(scope: str) -> bool:
+            return counts(scope) and call.access.sees_scope(scope)
+
+        return Results(
+            tuple(
+                _result(address, name, facts, bears)
+                for address, name in zip(asked.addresses, names, strict=True)
+            )
+        )
+
     async def _wait(self, request: Request, since: int, seconds: int) -> None:
         """Return when there is a change, the time is up, or the client has gone."""
         clock = asyncio.get_running_loop().time
@@ -207,29 +222,6 @@ class ChangeFeed:
             return await self._store.newest_change()
         except StoreUnavailable:
             return -1  # the read that follows says what is wrong
-
-
-async def check(call: Call, store: FactReader) -> Results:
-    """Answer CHECK for each address, in order; nothing of it is kept."""
-    asked = read_body(call, CheckRequest, '{"addresses": ["…"]}')
-    if len(asked.addresses) > MOST_ADDRESSES:
-        raise Refused("too_large", f"at most {MOST_ADDRESSES} addresses in a request")
-    counts = _counting(asked.scope, asked.brand, call.access.known_brands)
-    if asked.brand is not None:
-        call.access.check_brands([asked.brand])
-    names = [canonical_or_none(address) for address in asked.addresses]
-    known = dict.fromkeys(name for name in names if name is not None)
-    facts = await store.facts(Lookups(tuple(known), contacts=False))
-
-    def bears(scope: str) -> bool:
-        return counts(scope) and call.access.sees_scope(scope)
-
-    return Results(
-        tuple(
-            _result(address, name, facts, bears)
-            for address, name in zip(asked.addresses, names, strict=True)
-        )
-    )
 
 
 def _counting(

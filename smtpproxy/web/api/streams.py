@@ -16,7 +16,7 @@ from smtpproxy.store.breaker import StreamStatus, status_object, subject_of
 from smtpproxy.store.exchange.times import read_time
 from smtpproxy.store.protocols import Store
 from smtpproxy.store.streams import PERSON, StreamEvent
-from smtpproxy.web.api.operation import Call, Operation, Time, When, read_body
+from smtpproxy.web.api.operation import Call, Time, When, operation, refusing
 from smtpproxy.web.api.problems import Refused
 
 
@@ -61,18 +61,6 @@ class StreamList(Struct, frozen=True):
     streams: tuple[StreamShown, ...]
 
 
-STREAMS = Operation(
-    "list_streams",
-    "streams",
-    "GET",
-    "/v1/streams",
-    summary="Show the state of the marketing streams",
-    description="What they sent within the breaker's window, the feedback on that, and whether they"
-    " are paused.",
-    answers=StreamList,
-    answer="The streams.",
-)
-
 Subject = Annotated[str, Meta(description="A marketing stream, or brand:NAME for all of a brand.")]
 Text = Annotated[
     str, Meta(min_length=1, max_length=200, description="Why; must hold no personal data.")
@@ -111,66 +99,66 @@ class Resumed(Struct, frozen=True):
     campaigns: Annotated[int, Meta(description="New campaigns that no longer have to wait.")]
 
 
-PAUSE = Operation(
-    "pause_stream",
-    "pause",
-    "POST",
-    "/v1/streams/pause",
-    summary="Defer the mail of a stream until it is resumed",
-    description="Takes effect with the next message. A transactional stream is never paused.",
-    body=PauseRequest,
-    answers=Paused,
-    answer="It is paused.",
-    problems=("body_wrong", "stream_wrong", "too_large"),
-    writes=True,
-    keyed=True,
-)
-RESUME = Operation(
-    "resume_stream",
-    "pause",
-    "POST",
-    "/v1/streams/resume",
-    summary="End a pause, and the waits of new campaigns",
-    description="A pause in the configuration stays.",
-    body=ResumeRequest,
-    answers=Resumed,
-    answer="It is no longer paused by a person or the breaker.",
-    problems=("body_wrong", "stream_wrong", "too_large"),
-    writes=True,
-    keyed=True,
-)
-
-STREAM_OPERATIONS = (STREAMS, PAUSE, RESUME)
-
-
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """Answers STREAM_OPERATIONS, each by the method of its name."""
+    """Operations on them."""
 
     settings: Settings
     status: Callable[[], Awaitable[Sequence[StreamStatus]]]
     writer: Callable[[], Store]
     now: Callable[[], datetime]
 
+    @operation(
+        "streams",
+        "GET /v1/streams",
+        answer="The streams.",
+    )
     async def list_streams(self, call: Call) -> StreamList:
+        """Show the state of the marketing streams.
+
+        What they sent within the breaker's window, the feedback on that, and whether they are
+        paused.
+        """
         found = await self.status()
         shown = [status_object(one) for one in found if call.access.sees_brand(one.brand)]
         return StreamList(msgspec.convert(msgspec.to_builtins(shown), tuple[StreamShown, ...]))
 
-    async def pause_stream(self, call: Call) -> Paused:
-        asked = read_body(call, PauseRequest, '{"stream": "…"}')
+    @operation(
+        "pause",
+        "POST /v1/streams/pause",
+        like='{"stream": "…"}',
+        answer="It is paused.",
+        problems=("stream_wrong",),
+        writes=True,
+        keyed=True,
+    )
+    async def pause_stream(self, call: Call, asked: PauseRequest) -> Paused:
+        """Defer the mail of a stream until it is resumed.
+
+        Takes effect with the next message. A transactional stream is never paused.
+        """
         subject, now = self._subject(asked.stream, call.access), self.now()
-        try:
+        with refusing("body_wrong", "until"):
             until = None if asked.until is None else read_time(asked.until, last_moment=True)
-        except ValueError as error:
-            raise Refused("body_wrong", f"until: {error}") from error
         if until is not None and until <= now:
             raise Refused("body_wrong", "until: is in the past")
         event = StreamEvent(now, subject, "paused", PERSON, until=until, reason=asked.reason)
         return Paused(subject, await self.writer().note_stream(event))
 
-    async def resume_stream(self, call: Call) -> Resumed:
-        asked = read_body(call, ResumeRequest, '{"stream": "…"}')
+    @operation(
+        "pause",
+        "POST /v1/streams/resume",
+        like='{"stream": "…"}',
+        answer="It is no longer paused by a person or the breaker.",
+        problems=("stream_wrong",),
+        writes=True,
+        keyed=True,
+    )
+    async def resume_stream(self, call: Call, asked: ResumeRequest) -> Resumed:
+        """End a pause, and the waits of new campaigns.
+
+        A pause in the configuration stays.
+        """
         subject = self._subject(asked.stream, call.access)
         event = StreamEvent(self.now(), subject, "resumed", PERSON, reason=asked.reason)
         with closing(open_stream_counts(self.settings.store)) as counts:
@@ -180,7 +168,5 @@ class Streams:
     def _subject(self, name: str, access: Access) -> str:
         """Return the subject. Raises Refused, for streams of other brands as for unknown ones."""
         own = [s for s in self.settings.streams.values() if access.sees_brand(s.brand)]
-        try:
+        with refusing("stream_wrong"):
             return subject_of(own, name)
-        except ValueError as error:
-            raise Refused("stream_wrong", str(error)) from error

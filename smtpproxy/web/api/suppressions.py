@@ -9,7 +9,6 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import replace
 
 from smtpproxy.access import Access
-from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.mailboxes import entered_name
 from smtpproxy.policy.model import Origin
 from smtpproxy.settings import Settings
@@ -23,7 +22,14 @@ from smtpproxy.store.exchange.suppression_record import (
 )
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.protocols import Store, SuppressionEntry
-from smtpproxy.web.api.operation import Call, Operation, Scope, Time, When, read_body, read_query
+from smtpproxy.web.api.operation import (
+    Call,
+    Scope,
+    Time,
+    When,
+    operation,
+    refusing,
+)
 from smtpproxy.web.api.problems import Refused
 from smtpproxy.web.api.propagation import AddressSuppression, bearing_suppression
 
@@ -84,24 +90,6 @@ class AddedSuppressions(Struct, frozen=True):
     results: tuple[AddedSuppression, ...]
 
 
-SUPPRESS = Operation(
-    "suppress",
-    "suppress",
-    "POST",
-    "/v1/suppressions",
-    summary="Suppress addresses or whole domains from now on",
-    description="They are on disk when the answer comes, and apply to the next RCPT. Adding one"
-    " again changes nothing, or moves it to the later time. If one is wrong, none is added. A"
-    " token for some brands may only add orders that concern no other brand.",
-    body=NewSuppressions,
-    answers=AddedSuppressions,
-    answer="The results, in the order of the request.",
-    problems=("body_wrong", "reason_wrong", "purpose_unknown", "not_of_your_brand", "too_large"),
-    writes=True,
-    keyed=True,
-)
-
-
 class ListQuery(Struct, frozen=True):
     """Where a page begins."""
 
@@ -132,21 +120,6 @@ class SuppressionList(Struct, frozen=True):
     ]
 
 
-LIST = Operation(
-    "list_suppressions",
-    "suppressions",
-    "GET",
-    "/v1/suppressions",
-    summary="List all suppressions, page by page",
-    description="In the order of their keys. Suppressions added meanwhile may be missing; the feed"
-    " of changes has them.",
-    query=ListQuery,
-    answers=SuppressionList,
-    answer="A page, perhaps empty.",
-    problems=("parameter_wrong", "parameter_unknown"),
-)
-
-
 class AddressQuestion(Struct, frozen=True, forbid_unknown_fields=True):
     """Whose suppressions to show."""
 
@@ -168,20 +141,6 @@ class KnownSuppressions(Struct, frozen=True):
 
     suppressions: tuple[AddressSuppression, ...]
     lifted: tuple[FormerSuppression, ...]
-
-
-SHOW = Operation(
-    "show_suppressions",
-    "suppressions",
-    "POST",
-    "/v1/suppressions/show",
-    summary="Show what suppresses an address, and what was lifted",
-    description="The address is in the body, so that no proxy logs it.",
-    body=AddressQuestion,
-    answers=KnownSuppressions,
-    answer="What suppresses it now, and what did before; perhaps nothing.",
-    problems=("body_wrong", "too_large"),
-)
 
 
 class Lift(Struct, frozen=True, forbid_unknown_fields=True):
@@ -206,36 +165,31 @@ class Lifted(Struct, frozen=True):
     left: tuple[AddressSuppression, ...]
 
 
-LIFT = Operation(
-    "lift_suppressions",
-    "lift",
-    "POST",
-    "/v1/suppressions/lift",
-    summary="Lift suppressions of exactly this address",
-    description="The caller is responsible: complaints, bounces, objections and manual entries are"
-    " lifted by nothing else. A token for some brands has to name a scope that concerns no other.",
-    body=Lift,
-    answers=Lifted,
-    answer="What was lifted, perhaps nothing, and what is left.",
-    problems=("body_wrong", "scope_wrong", "reason_wrong", "not_of_your_brand", "too_large"),
-    writes=True,
-)
-
-SUPPRESSION_OPERATIONS = (SUPPRESS, LIST, SHOW, LIFT)
-
-
 @dataclass(frozen=True, slots=True)
 class Suppressions:
-    """Answers SUPPRESSION_OPERATIONS, each by the method of its name."""
+    """Operations on them."""
 
     settings: Settings
     store: Store
     writer: Callable[[], Store]
     now: Callable[[], datetime]
 
-    async def suppress(self, call: Call) -> AddedSuppressions:
-        like = '{"suppressions": [{"address": "…"}]}'
-        asked = read_body(call, NewSuppressions, like)
+    @operation(
+        "suppress",
+        "POST /v1/suppressions",
+        like='{"suppressions": [{"address": "…"}]}',
+        answer="The results, in the order of the request.",
+        problems=("reason_wrong", "purpose_unknown", "not_of_your_brand"),
+        writes=True,
+        keyed=True,
+    )
+    async def suppress(self, call: Call, asked: NewSuppressions) -> AddedSuppressions:
+        """Suppress addresses or whole domains from now on.
+
+        They are on disk when the answer comes, and apply to the next RCPT. Adding one again changes
+        nothing, or moves it to the later time. If one is wrong, none is added. A token for some
+        brands may only add orders that concern no other brand.
+        """
         if len(asked.suppressions) > MOST_ENTRIES:
             raise Refused("too_large", f"at most {MOST_ENTRIES} suppressions in a request")
         now = self.now()
@@ -243,10 +197,8 @@ class Suppressions:
             self._entry(place, one, now, call.access, keep=asked.keep_notes)
             for place, one in enumerate(asked.suppressions)
         ]
-        try:
+        with refusing("body_wrong"):  # a key text of another key
             before = await self.writer().suppress(entries)
-        except ValueError as error:  # a key text of another key
-            raise Refused("body_wrong", str(error)) from error
         return AddedSuppressions(
             tuple(
                 AddedSuppression(_result(since, entry.since), entry.scope)
@@ -254,14 +206,21 @@ class Suppressions:
             )
         )
 
-    async def list_suppressions(self, call: Call) -> SuppressionList:
-        asked = read_query(call.request, ListQuery)
-        try:
+    @operation(
+        "suppressions",
+        "GET /v1/suppressions",
+        answer="A page, perhaps empty.",
+    )
+    async def list_suppressions(self, call: Call, asked: ListQuery) -> SuppressionList:
+        """List all suppressions, page by page.
+
+        In the order of their keys. Suppressions added meanwhile may be missing; the feed of changes
+        has them.
+        """
+        with refusing("parameter_wrong", "after"):
             page = await self.store.suppression_page(
                 asked.after or None, asked.limit, await self._scopes(call.access)
             )
-        except ValueError as error:
-            raise Refused("parameter_wrong", f"after: {error}") from error
         notes = call.access.everything
         return SuppressionList(
             tuple(
@@ -277,8 +236,17 @@ class Suppressions:
             page.next,
         )
 
-    async def show_suppressions(self, call: Call) -> KnownSuppressions:
-        asked = read_body(call, AddressQuestion, '{"address": "…"}')
+    @operation(
+        "suppressions",
+        "POST /v1/suppressions/show",
+        like='{"address": "…"}',
+        answer="What suppresses it now, and what did before; perhaps nothing.",
+    )
+    async def show_suppressions(self, call: Call, asked: AddressQuestion) -> KnownSuppressions:
+        """Show what suppresses an address, and what was lifted.
+
+        The address is in the body, so that no proxy logs it.
+        """
         address, sees = _name(asked.address), call.access.sees_scope
         found = await self.store.suppressions(address)
         lifted = await self.store.lifted_suppressions(address)
@@ -297,9 +265,20 @@ class Suppressions:
             ),
         )
 
-    async def lift_suppressions(self, call: Call) -> Lifted:
-        like = '{"address": "…", "origin": "…", "reason": "…"}'
-        asked = read_body(call, Lift, like)
+    @operation(
+        "lift",
+        "POST /v1/suppressions/lift",
+        like='{"address": "…", "origin": "…", "reason": "…"}',
+        answer="What was lifted, perhaps nothing, and what is left.",
+        problems=("scope_wrong", "reason_wrong", "not_of_your_brand"),
+        writes=True,
+    )
+    async def lift_suppressions(self, call: Call, asked: Lift) -> Lifted:
+        """Lift suppressions of exactly this address.
+
+        The caller is responsible: complaints, bounces, objections and manual entries are lifted by
+        nothing else. A token for some brands has to name a scope that concerns no other.
+        """
         address = _name(asked.address)
         if asked.scope is not None:
             call.access.check_scope(_scope(asked.scope))
@@ -337,7 +316,7 @@ class Suppressions:
         usual = "marketing" if asked.origin is Origin.ERASURE else "all"
         if asked.note is not None:
             _check_motive("note", asked.note, OWN_MOTIVES[:4], keep=keep)
-        try:
+        with refusing("body_wrong", f"suppressions[{place}]"):
             entry = Defaults(now).entry(
                 asked.address,
                 asked.scope or usual,
@@ -345,8 +324,6 @@ class Suppressions:
                 asked.since or "",
                 asked.note or "",
             )
-        except ValueError as error:
-            raise Refused("body_wrong", f"suppressions[{place}]: {error}") from error
         entry = replace(entry, since=by_now(entry.since, now))
         kind, colon, name = entry.scope.partition(":")
         known = self.settings.purposes if kind == "purpose" else self.settings.brand_names
@@ -365,17 +342,13 @@ def _result(before: datetime | None, since: datetime) -> Literal["added", "moved
 
 
 def _name(address: str) -> str:
-    try:
+    with refusing("body_wrong", "address"):
         return entered_name(address)
-    except AddressError as error:
-        raise Refused("body_wrong", f"address: {error}") from error
 
 
 def _scope(scope: str) -> str:
-    try:
+    with refusing("scope_wrong"):
         return read_scope(scope)
-    except ValueError as error:
-        raise Refused("scope_wrong", str(error)) from error
 
 
 def _check_motive(field: str, text: str, like: tuple[str, ...], *, keep: bool) -> None:

@@ -26,12 +26,12 @@ from smtpproxy.web.api.operation import (
     MOST_ADDRESSES,
     Call,
     Mailbox,
-    Operation,
     Time,
     When,
     canonical_address,
     canonical_or_none,
-    read_body,
+    operation,
+    refusing,
 )
 from smtpproxy.web.api.problems import Refused
 
@@ -68,21 +68,6 @@ class AddressVerdicts(Struct, frozen=True):
     """A verdict for each address, in the order of the request."""
 
     verdicts: tuple[AddressVerdict, ...]
-
-
-VERDICTS = Operation(
-    "check",
-    "check",
-    "POST",
-    "/v1/check",
-    summary="Show what the relay would decide at RCPT now",
-    description="By the same rules and facts. Nothing of the request is kept, and no message is"
-    " counted. Rules about the message itself apply only when it comes.",
-    body=VerdictRequest,
-    answers=AddressVerdicts,
-    answer="A verdict for each address, in the order of the request.",
-    problems=("body_wrong", "stream_wrong", "too_large"),
-)
 
 
 class MessageVerdict(Struct, frozen=True):
@@ -171,20 +156,6 @@ class Decisions(Struct, frozen=True):
     ] = UNSET
 
 
-DECISION = Operation(
-    "get_decision",
-    "decisions",
-    "GET",
-    "/v1/decisions/{id}",
-    summary="Show the decision with an id",
-    description="The id is in the SMTP reply, and in the Received field.",
-    places={"id": "26 letters and digits."},
-    answers=Decisions,
-    answer="The decision; refusals at RCPT are separate records with the same id.",
-    problems=("parameter_wrong", "not_found"),
-)
-
-
 class DecisionSearch(Struct, frozen=True, forbid_unknown_fields=True):
     """Which decisions. Give either `recipient` or `message_id`."""
 
@@ -200,25 +171,8 @@ class DecisionSearch(Struct, frozen=True, forbid_unknown_fields=True):
     limit: Annotated[int, Meta(ge=1, le=MOST_DECISIONS, description="How many at most.")] = 20
 
 
-SEARCH = Operation(
-    "find_decisions",
-    "decisions",
-    "POST",
-    "/v1/decisions/search",
-    summary="Find decisions about a recipient or a Message-ID",
-    description=f"Within at most {LONGEST_PERIOD.days} days. Requests search the audit log one at a"
-    f" time, for at most {_WITHIN:.0f} seconds each.",
-    body=DecisionSearch,
-    answers=Decisions,
-    answer="Decisions, the newest first; perhaps none.",
-    problems=("body_wrong", "too_large", "takes_too_long"),
-)
-
-VERDICT_OPERATIONS = (VERDICTS, DECISION, SEARCH)
-
-
 class Verdicts:
-    """Answers VERDICT_OPERATIONS, each by the method of its name."""
+    """Operations on them."""
 
     def __init__(self, settings: Settings, store: FactReader, now: Callable[[], datetime]) -> None:
         self._settings = settings
@@ -227,8 +181,19 @@ class Verdicts:
         self._folder = settings.server.state_dir / "audit"
         self._reading = asyncio.Semaphore(1)
 
-    async def check(self, call: Call) -> AddressVerdicts:
-        asked = read_body(call, VerdictRequest, '{"stream": "…", "addresses": ["…"]}')
+    @operation(
+        "check",
+        "POST /v1/check",
+        like='{"stream": "…", "addresses": ["…"]}',
+        answer="A verdict for each address, in the order of the request.",
+        problems=("stream_wrong",),
+    )
+    async def check(self, call: Call, asked: VerdictRequest) -> AddressVerdicts:
+        """Show what the relay would decide at RCPT now.
+
+        By the same rules and facts. Nothing of the request is kept, and no message is counted.
+        Rules about the message itself apply only when it comes.
+        """
         if len(asked.addresses) > MOST_ADDRESSES:
             raise Refused("too_large", f"at most {MOST_ADDRESSES} addresses in a request")
         streams = self._settings.streams
@@ -262,15 +227,24 @@ class Verdicts:
             )
         return AddressVerdicts(tuple(found))
 
+    @operation(
+        "decisions",
+        "GET /v1/decisions/{id}",
+        answer="The decision; refusals at RCPT are separate records with the same id.",
+        problems=("parameter_wrong", "not_found"),
+        places={"id": "26 letters and digits."},
+    )
     async def get_decision(self, call: Call) -> Decisions:
+        """Show the decision with an id.
+
+        The id is in the SMTP reply, and in the Received field.
+        """
         id = call.request.path_params["id"]
         if len(id) != _ID_LENGTH:
             raise Refused("parameter_wrong", f"id: {_ID_LENGTH} letters and digits")
         async with self._reading:
-            try:
+            with refusing("parameter_wrong", "id"):
                 records = await asyncio.to_thread(find, self._folder, id)
-            except ValueError as error:
-                raise Refused("parameter_wrong", f"id: {error}") from error
         own = [one for one in records if _is_of(one, call.access)]
         others: Sequence[DecisionElsewhere] = ()
         if not own:
@@ -281,8 +255,17 @@ class Verdicts:
         shown = tuple(_shown(one, call.access) for one in own)
         return Decisions(shown, None, tuple(others) or UNSET)
 
-    async def find_decisions(self, call: Call) -> Decisions:
-        asked = read_body(call, DecisionSearch, '{"recipient": "…"} or {"message_id": "…"}')
+    @operation(
+        "decisions",
+        "POST /v1/decisions/search",
+        like='{"recipient": "…"} or {"message_id": "…"}',
+        answer="Decisions, the newest first; perhaps none.",
+        more=f"Within at most {LONGEST_PERIOD.days} days. Requests search the audit log one at a"
+        f" time, for at most {_WITHIN:.0f} seconds each.",
+        problems=("takes_too_long",),
+    )
+    async def find_decisions(self, call: Call, asked: DecisionSearch) -> Decisions:
+        """Find decisions about a recipient or a Message-ID."""
         if (asked.recipient is None) is (asked.message_id is None):
             raise Refused("body_wrong", "give either a recipient or a message_id")
         recipient = None if asked.recipient is None else canonical_address(asked.recipient)
@@ -365,10 +348,8 @@ def _read_place(text: str) -> _Place:
 
 
 def _time(field: str, text: str | None) -> datetime | None:
-    try:
+    with refusing("body_wrong", field):
         return None if text is None else read_time(text)
-    except ValueError as error:
-        raise Refused("body_wrong", f"{field}: {error}") from error
 
 
 def _is_of(record: Record, access: Access) -> bool:
