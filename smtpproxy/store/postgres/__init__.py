@@ -17,7 +17,7 @@ from smtpproxy.store.postgres.side_tables import PostgresTables
 from smtpproxy.store.postgres.statements import DIALECT
 from smtpproxy.store.protocols import ReplicaState, StoreUnavailable
 from smtpproxy.store.sql.live_keys import LiveKeys
-from smtpproxy.store.sql.session import Session, Writer
+from smtpproxy.store.sql.session import Session
 from smtpproxy.store.sql.store import SqlStore
 
 _LOCK_SNAPSHOTS = "SELECT pg_try_advisory_xact_lock(hashtext('smtpproxy partner snapshots'))"
@@ -67,11 +67,6 @@ class PostgresStore(SqlStore):
             self._reader = ReplicaReader(reader, second, most_lag)
         self._mailings = PostgresMailings(PostgresTables(target, "mailings"))
         self._writer = None if read_only else PostgresWriter(self._lease)
-
-    def _to_write(self) -> Writer:
-        if self._writer is None:
-            raise StoreUnavailable("the store is open for reading only")
-        return self._writer
 
     def _reading(self, *, snapshot: bool = False) -> AbstractAsyncContextManager[Session]:
         return self._lease.database.reading(snapshot=snapshot)

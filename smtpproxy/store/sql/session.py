@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sql.rows import Row
 
 
@@ -57,10 +58,13 @@ class Connections(ABC):
 
     _dialect: Dialect
     _state_dir: Path
+    _writer: Writer | None
 
-    @abstractmethod
     def _to_write(self) -> Writer:
         """Raises StoreUnavailable if the store is open for reading only."""
+        if self._writer is None:
+            raise StoreUnavailable("the store is open for reading only")
+        return self._writer
 
     @abstractmethod
     def _reading(self, *, snapshot: bool = False) -> AbstractAsyncContextManager[Session]:

@@ -24,7 +24,7 @@ from smtpproxy.store.protocols import (
 )
 from smtpproxy.store.sql.live_keys import LiveKeys
 from smtpproxy.store.sql.rows import to_micros
-from smtpproxy.store.sql.session import Session, Writer
+from smtpproxy.store.sql.session import Session
 from smtpproxy.store.sql.store import SqlStore
 from smtpproxy.store.sqlite import live_keys
 from smtpproxy.store.sqlite.connection import (
@@ -55,6 +55,7 @@ class SqliteStore(SqlStore):
     _dialect = DIALECT
     _reader: SqliteReader
     _mailings: SqliteMailings
+    _writer: SqliteWriter | None
 
     def __init__(
         self,
@@ -84,11 +85,6 @@ class SqliteStore(SqlStore):
         async with self._to_write().transaction() as session:  # the journal has these
             await session.run("DELETE FROM refusal_change WHERE at < ?", to_micros(before))
         return await super().trim_changes(before, webhooks=webhooks)
-
-    def _to_write(self) -> Writer:
-        if self._writer is None:
-            raise StoreUnavailable("the store is open for reading only")
-        return self._writer
 
     @asynccontextmanager
     async def _reading(self, *, snapshot: bool = False) -> AsyncIterator[Session]:
