@@ -3,10 +3,12 @@
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
+import asyncpg
 import pytest
 
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_answers
+from smtpproxy.store.sql import web_tables
 from smtpproxy.store.sql.web_tables import KeptAnswer, KeptAnswers
 from tests.store.conftest import Database
 
@@ -63,3 +65,24 @@ async def test_an_answer_is_kept_for_a_day_and_a_beginning_for_minutes(
     assert await answers.begin("crm", "k", b"asked") == DONE
     clock.now += timedelta(hours=1)
     assert await answers.begin("crm", "k", b"asked") == "new"
+
+
+async def test_only_the_newest_are_kept_and_no_request_holds_up_those_of_others(
+    answers: KeptAnswers,
+    any_database: Database,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(web_tables, "_MOST", 3)
+    for number in range(6):
+        clock.now += timedelta(seconds=1)
+        await answers.begin("crm", str(number), b"asked")
+        await answers.finish("crm", str(number), DONE)
+    clock.now += timedelta(seconds=1)
+    assert await answers.begin("crm", "5", b"asked") == DONE
+    assert await answers.begin("crm", "1", b"asked") == "new", "the oldest went first"
+    if any_database.url.startswith("postgresql"):
+        connection = await asyncpg.connect(any_database.url)
+        locked = await connection.fetchval("SELECT count(*) FROM answer WHERE xmax <> 0")
+        await connection.close()
+        assert locked == 0, "a request with a key wrote to the rows of all others"
