@@ -66,21 +66,6 @@ TABLES = tuple(KEYS)
 UNIQUE = {"contact": "address", "import": "id", "suppression_change": "event_key"}
 """Columns that are unique in addition to the key."""
 
-NOT_COPIED = frozenset(
-    {
-        "secret",  # copied by `Source.secrets`
-        "relay",  # each relay registers again; with SQLite there is only one
-        "refusal_change",  # SQLite only: changes yet to be written to the journal of changes
-        "change_number",  # PostgreSQL only, like the next two: copied by `Source.numbers`
-        "store_state",
-        "schema_version",
-        "journal",  # PostgreSQL only: each relay fills these from its journals
-        "journal_erasure",
-        "decision",
-        "asked_message",  # requested again
-    }
-)
-
 MADE_WITH_A_STORE = frozenset({"suppression_key", "tally"})
 """Tables that have rows in a new store."""
 
