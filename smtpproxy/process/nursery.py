@@ -23,7 +23,7 @@ import msgspec
 
 from smtpproxy.process import child
 from smtpproxy.process.children import Start
-from smtpproxy.process.memory import fill_gaps, keep_freed, settle
+from smtpproxy.process.memory import fill_gaps, settle
 from smtpproxy.settings import Settings
 from smtpproxy.store import is_postgresql
 
@@ -208,7 +208,6 @@ def _grow(sock: socket.socket) -> NoReturn:
             del sys.path[0]  # nothing in the working directory may be imported
         _leave_files(sock)
         child.be_called("nursery")
-        keep_freed()
         with suppress(ConnectionError):  # the supervisor is gone
             _serve(sock)
     except BaseException:

@@ -26,7 +26,7 @@ from smtpproxy.intake.smtp import SmtpSession
 from smtpproxy.policy.model import Alignment
 from smtpproxy.process.breaker import WorkerBreaker
 from smtpproxy.process.children import BEAT, Answer, Ask, Beat, Channel, Closed, Drain, Ready
-from smtpproxy.process.memory import Rest, settle
+from smtpproxy.process.memory import Rest, keep_freed, settle
 from smtpproxy.relay.content import Spool
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.transaction import UpstreamTransaction
@@ -69,6 +69,7 @@ def run_worker(
 ) -> int:
     """Work until told to drain, or until the supervisor is gone; return the exit code."""
     configure_logging(settings.server, process=f"worker-{number}")
+    keep_freed()
     return uvloop.run(_work(settings, number, sockets, channel))
 
 
