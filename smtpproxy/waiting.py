@@ -10,7 +10,7 @@ from __future__ import annotations  # of functions within functions: each costs 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -161,17 +161,22 @@ async def accepted_are_told() -> None:
 NEVER = float("inf")
 
 
+class Expiring(Protocol):
+    """What has a deadline: `expired` is called once, after the moment `at` on the loop's clock."""
+
+    at: float
+
+    def expired(self) -> None: ...
+
+
 class Deadline:
-    """A moment on the loop's clock after which `expired` is called, once."""
+    """The deadline of something that knows more than one, or whose deadline is seldom set."""
 
     __slots__ = ("at", "expired")
 
     def __init__(self, expired: Callable[[], None]) -> None:
         self.at = NEVER
         self.expired = expired
-
-    def clear(self) -> None:
-        self.at = NEVER
 
 
 class Deadlines:
@@ -181,7 +186,7 @@ class Deadlines:
         self.now = loop.time
         self._loop = loop
         self._resolution = resolution
-        self._watched: set[Deadline] = set()
+        self._watched: set[Expiring] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, expired: Callable[[], None]) -> Deadline:
@@ -189,24 +194,24 @@ class Deadlines:
         self.add(deadline)
         return deadline
 
-    def add(self, deadline: Deadline) -> None:
+    def add(self, expiring: Expiring) -> None:
         """Watch a deadline made elsewhere."""
-        self._watched.add(deadline)
+        self._watched.add(expiring)
         if self._timer is None:
             self._timer = self._loop.call_later(self._resolution, self._sweep)
 
-    def forget(self, deadline: Deadline) -> None:
-        deadline.clear()
-        self._watched.discard(deadline)
+    def forget(self, expiring: Expiring) -> None:
+        expiring.at = NEVER
+        self._watched.discard(expiring)
 
     def _sweep(self) -> None:
         now = self.now()
-        late = [deadline for deadline in self._watched if deadline.at <= now]
+        late = [expiring for expiring in self._watched if expiring.at <= now]
         self._timer = (
             self._loop.call_later(self._resolution, self._sweep) if self._watched else None
         )
-        for deadline in late:
-            if deadline.at > now:
+        for expiring in late:
+            if expiring.at > now:
                 continue  # moved or forgotten when another expired
-            deadline.clear()
-            deadline.expired()
+            expiring.at = NEVER
+            expiring.expired()

@@ -111,10 +111,10 @@ class MilterSession(Session):
         answers unread.
         """
         within = bool(self._engine.buffered) or bool(self._stops & UNREAD)
-        if taken or not (within and self._within) or self._deadline.at == NEVER:
+        if taken or not (within and self._within) or self.at == NEVER:
             limit = self._settings
             timeout = limit.command_timeout if within else limit.data_timeout
-            self._deadline.at = self._now() + timeout
+            self.at = self._now() + timeout
         self._within = within
 
     def _nothing(self, event: Command) -> None:

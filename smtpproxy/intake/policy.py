@@ -100,7 +100,7 @@ class PolicySession(Session):
         if not (within and self._within):  # a request that trickles in gets no extension
             limit = self._settings
             timeout = limit.command_timeout if within else limit.data_timeout
-            self._deadline.at = self._now() + timeout
+            self.at = self._now() + timeout
         self._within = within
 
     def _judge(self, request: PolicyRequest) -> Pending[Reply | None]:

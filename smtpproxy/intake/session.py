@@ -18,7 +18,7 @@ from smtpproxy.events import (
 )
 from smtpproxy.intake.limits import Refusal
 from smtpproxy.intake.listener import Listener
-from smtpproxy.waiting import NEVER, Deadline, Pending
+from smtpproxy.waiting import NEVER, Pending
 
 T = TypeVar("T")
 
@@ -36,10 +36,6 @@ _FLUSH = 30.0
 
 def _unasked(answer: Pending[Any]) -> None:
     raise RuntimeError("an answer came though none was awaited")
-
-
-def _ended() -> None:
-    """The deadline of a session that has ended."""
 
 
 BUSY, ENDING, UNREAD, PAUSING = 1, 2, 4, 8
@@ -77,9 +73,9 @@ class Session(asyncio.Protocol, ABC):
     """
 
     __slots__ = (
-        *("_answers", "_began", "_cause", "_deadline", "_ended", "_engine", "_eof", "_listener"),
+        *("_answers", "_began", "_cause", "_ended", "_engine", "_eof", "_listener"),
         *("_now", "_peer", "_reading", "_securing", "_settings", "_stops", "_take_answer"),
-        *("_handling", "_transport"),
+        *("_handling", "_transport", "at"),
     )
 
     handlers: ClassVar[Mapping[type, Callable[[Any, Any], None] | None]]
@@ -94,7 +90,7 @@ class Session(asyncio.Protocol, ABC):
         self._listener = listener
         self._settings = listener.settings
         self._now = listener.deadlines.now
-        self._deadline = Deadline(self._out_of_time)  # active once the client is admitted
+        self.at = NEVER  # the client's deadline, watched once it is admitted
         self._transport: asyncio.Transport
         self._peer = "unix"
         self._began = 0.0
@@ -134,7 +130,8 @@ class Session(asyncio.Protocol, ABC):
     def _admitted(self) -> None:
         """Prepare the session, and greet if the protocol does."""
 
-    def _out_of_time(self) -> None:
+    def expired(self) -> None:
+        """The client's time is up, see `waiting.Deadlines`."""
         if self._listener.draining and not self._in_message():
             self._shut_down()
         else:
@@ -169,7 +166,7 @@ class Session(asyncio.Protocol, ABC):
             self._refused(refusal)
             self._transport.close()
             return
-        self._listener.deadlines.add(self._deadline)
+        self._listener.deadlines.add(self)
         self._listener.services.emit(ConnectionOpened(self._settings.name, self._peer))
         try:
             self._admitted()
@@ -203,7 +200,7 @@ class Session(asyncio.Protocol, ABC):
             return
         timeout = self._drain_timeout()
         if timeout:
-            self._deadline.at = min(self._deadline.at, self._now() + timeout)
+            self.at = min(self.at, self._now() + timeout)
         else:
             self._shut_down()
 
@@ -267,7 +264,7 @@ class Session(asyncio.Protocol, ABC):
     def _wait_for(self, answer: Pending[T], answered: Callable[[Pending[T]], None]) -> None:
         """Handle no further events until the answer has come and `answered` was called with it."""
         self._stops |= BUSY
-        self._deadline.at = NEVER  # the client does not pay for our time
+        self.at = NEVER  # the client does not pay for our time
         self._take_answer = answered
         answer.when_done(self._answer_came)
 
@@ -349,8 +346,7 @@ class Session(asyncio.Protocol, ABC):
         if self._ended:
             return
         self._ended = True
-        self._listener.deadlines.forget(self._deadline)
-        self._deadline.expired = _ended  # which knew us: the cycle would await a collection
+        self._listener.deadlines.forget(self)
         try:
             self._give_up()
         except Exception as error:  # end it all the same, or it would count for ever

@@ -92,7 +92,7 @@ class SmtpSession(Session):
         if self._settings.tls == "implicit":  # after the handshake
             self._engine.now_secure(authenticated=self._client.secured(self._transport))
         if self._settings.early_commands == "refuse":
-            self._deadline.at = self._began + self._settings.command_timeout
+            self.at = self._began + self._settings.command_timeout
             self._stops |= BUSY
             later = asyncio.get_running_loop().call_soon
             later(later, later, self._greet)  # meanwhile early input is read
@@ -135,8 +135,8 @@ class SmtpSession(Session):
 
     def _set_deadline(self, taken: int) -> None:
         """Set the deadline from the last complete command, whatever trickles in."""
-        if self._content is None and (taken or self._deadline.at == NEVER):
-            self._deadline.at = self._now() + self._settings.command_timeout
+        if self._content is None and (taken or self.at == NEVER):
+            self.at = self._now() + self._settings.command_timeout
 
     def _start_tls(self, event: StartTls) -> None:
         """Change to TLS, and forget whatever was known before (RFC 3207 4.2)."""
@@ -211,7 +211,7 @@ class SmtpSession(Session):
         self._content = Content(self._listener.spool)
         self._spool_failed = False
         self._content_began = self._now()
-        self._deadline.at = self._content_began + content_timeout(self._settings, 0)
+        self.at = self._content_began + content_timeout(self._settings, 0)
 
     def _chunk(self, chunk: ContentChunk | EndOfContent) -> None:
         content = self._content
@@ -349,7 +349,7 @@ class SmtpSession(Session):
         if self._content is not None:  # the rate is checked only when its time is up
             allowed = content_timeout(self._settings, self._engine.content_size)
             if self._now() < self._content_began + allowed:
-                self._deadline.at = self._content_began + allowed
+                self.at = self._content_began + allowed
                 return
             cause = "slow" if allowed < self._settings.data_timeout else "timeout"
         self._write(replies.TIMEOUT.encode())

@@ -227,6 +227,34 @@ def test_memory_of_a_closed_connection_is_free_at_once(tmp_path: Path, protocol:
                 gc.enable()
 
 
+OBJECTS = 7
+"""Session, engine and client; uvloop's transport, its list of unwritten data, the method of the
+session that it calls, and its weak reference to itself."""
+
+
+def test_objects_of_an_idle_connection(tmp_path: Path) -> None:
+    """Those that the garbage collector knows: there may be thousands of connections."""
+    connections = []
+
+    def connect() -> None:
+        connections.append(socket.create_connection((LOOPBACK, worker.port), timeout=10))
+        Client(connections[-1]).greet()
+
+    with Counted(tmp_path, "127.0.0.1:9") as worker:
+        connect()
+        gc.collect()
+        before = Counter(type(each) for each in gc.get_objects())
+        for _ in range(20):
+            connect()
+        gc.collect()
+        more = Counter(type(each) for each in gc.get_objects()) - before
+        of_each = {kind.__name__: count // 20 for kind, count in more.items()}
+        for connection in connections:
+            connection.close()
+    of_each.pop("socket")  # our own
+    assert sum(of_each.values()) <= OBJECTS, of_each
+
+
 def test_a_connection_between_messages_keeps_nothing_of_the_last(tmp_path: Path) -> None:
     """Apps keep their connections open, thousands of them."""
     kinds = (Content, Decided, MessageFeatures, RelayTransaction, Run, UpstreamTransaction)

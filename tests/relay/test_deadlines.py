@@ -55,7 +55,7 @@ def test_it_can_be_moved_cleared_and_forgotten() -> None:
         deadline.at = 1.0
     loop.run(0.5)
     moved.at = 2.0
-    cleared.clear()
+    cleared.at = NEVER
     watched.forget(forgotten)
     loop.run(1.9)
     assert expired == []
