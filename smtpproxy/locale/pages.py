@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
 
-from smtpproxy.locale import Lang, Phrase, Value, say, texts
+from smtpproxy.locale import PAGE_LANGS, Lang, Phrase, Value, say, texts
 from smtpproxy.terminal import printable
 
 if TYPE_CHECKING:
@@ -45,6 +45,12 @@ def environment(lang: Lang) -> "jinja2.Environment":
     made.filters["printable"] = lambda text: printable(text, typeset=True)
     made.filters["strong"] = lambda text: f"{_STRONG}{text}{_PLAIN}"
     return made
+
+
+def load_pages() -> None:
+    """Load what pages for people need, in every language, so that no request has to wait for it."""
+    for lang in PAGE_LANGS:
+        environment(lang).get_template("unsubscribe.html")
 
 
 def _coded(text: str) -> "Markup":

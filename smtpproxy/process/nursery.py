@@ -21,6 +21,8 @@ from typing import NoReturn
 
 import msgspec
 
+from smtpproxy.locale import texts
+from smtpproxy.locale.pages import load_pages
 from smtpproxy.process import child
 from smtpproxy.process.children import Start
 from smtpproxy.process.memory import fill_gaps, settle
@@ -181,11 +183,14 @@ def _file_of(start: Start) -> int:
 
 
 def _load(settings: Settings) -> None:
-    """Load what children with these settings run."""
+    """Load what children with these settings run, and the texts that they always read."""
     import smtpproxy.process.worker
 
+    texts(settings.server.language)  # of notices
     if settings.web is not None:
         import smtpproxy.process.webserver
+
+        load_pages()
     if settings.feedback is not None:
         import smtpproxy.process.feedback
     if settings.webhooks:

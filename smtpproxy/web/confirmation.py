@@ -16,8 +16,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from smtpproxy.locale import PAGE_LANGS, REFERENCE, Lang, Phrase, say
-from smtpproxy.locale.pages import environment
+from smtpproxy.locale import REFERENCE, Lang, Phrase, say
+from smtpproxy.locale.pages import environment, load_pages
 from smtpproxy.mail.confirmation_token import PATH, Confirmation, Kind
 from smtpproxy.mail.unsubscribe_token import TokenError
 from smtpproxy.policy.model import BUILT_IN_BRAND
@@ -79,8 +79,7 @@ class ConfirmationLinks:
         self._now = now
         self._rates = LinkRates(clock)
         self._counted: dict[Labels, float] = {}
-        for lang in PAGE_LANGS:  # reads the files now, not during a request
-            environment(lang)
+        load_pages()
 
     @property
     def routes(self) -> list[Route]:

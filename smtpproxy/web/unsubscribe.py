@@ -21,8 +21,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from smtpproxy.locale import PAGE_LANGS, Lang
-from smtpproxy.locale.pages import environment
+from smtpproxy.locale import Lang
+from smtpproxy.locale.pages import environment, load_pages
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription, stream_tag
 from smtpproxy.policy.breaker import Feedback
@@ -95,8 +95,7 @@ class Unsubscribe:
         self._personal = personal
         self._rates = LinkRates(clock)
         self._counted: dict[Labels, float] = {}
-        for lang in PAGE_LANGS:  # reads the files now, not during a request
-            environment(lang).get_template("unsubscribe.html")
+        load_pages()
 
     @property
     def routes(self) -> list[Route]:
