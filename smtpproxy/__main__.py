@@ -2,25 +2,31 @@
 
 import gc
 import os
-import signal
 import sys
+
+from smtpproxy import ctrl_c
 
 
 def main() -> None:
-    """Run the command line. Ctrl-C ends with 130 even while modules are still being imported."""
+    """Run the command line. Ctrl-C ends it with 130 at any time."""
+    ctrl_c.ends_at_once()
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the parent process: `>&-`
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123 - until the end
     gc.set_threshold(50_000, 20, 50)  # the modules loaded now all stay
-    by_python = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else ignored
-    if by_python:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     sys.modules["rich"] = None  # type: ignore[assignment]  # a third of a start, see cli/printer.py
-    from smtpproxy.cli import main as command_line
+    import threading
 
-    if by_python:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    command_line()
+    from smtpproxy.cli import main as command_line
+    from smtpproxy.cli import thread_failed
+
+    threading.excepthook = thread_failed
+    try:
+        command_line()
+    except KeyboardInterrupt:  # while the command was ending already
+        sys.exit(ctrl_c.INTERRUPTED)
+    finally:
+        ctrl_c.ends_at_once()
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.store import is_postgresql
 from smtpproxy.store.change_journal import FOLDER, Change, Journal, JournalGap
-from smtpproxy.store.protocols import StoreMisconfigured
+from smtpproxy.store.protocols import NoStoreYet, StoreMisconfigured
+from smtpproxy.store.sqlite import check_there
 from smtpproxy.store.sqlite.copying import counts, snapshot
 from smtpproxy.version import VERSION
 
@@ -57,10 +58,16 @@ def take(
     if not target.parent.is_dir():
         raise BackupFault(f"{target.parent}: no such folder; create it first")
     database = in_state(settings)[DATABASE]
-    if not database.exists():
-        raise BackupFault(f"{database}: there is no database yet: nothing to back up")
+    try:
+        check_there(database, settings.server.state_dir)
+    except NoStoreYet:
+        raise BackupFault(f"{database}: there is no database yet: nothing to back up") from None
     with _work_folder(target) as folder:
-        manifest = _filled(settings, configuration, folder, now)
+        try:
+            manifest = _filled(settings, configuration, folder, now)
+        except StoreMisconfigured as fault:  # of a copy, but it is the original that is at fault
+            text = str(fault).replace(str(folder), str(settings.server.state_dir))
+            raise StoreMisconfigured(text) from fault
         written = manifests.write(folder, manifest)
         sync_path(folder)
         try:

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -16,7 +17,9 @@ from typing import Any, NoReturn
 
 import click
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+from smtpproxy import ctrl_c
+from smtpproxy.ctrl_c import INTERRUPTED
+
 _UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 BROKEN_PIPE = 1  # as in click, which catches most of them first
 
@@ -64,6 +67,12 @@ class CommandFrame(click.Group):
         sys.exit(result if type(result) is int else 0)
 
 
+def thread_failed(args: threading.ExceptHookArgs) -> None:
+    """Print a traceback, unless Ctrl-C closed the loop that a thread of the store works for."""
+    if not (isinstance(args.exc_value, RuntimeError) and "loop is closed" in str(args.exc_value)):
+        threading.__excepthook__(args)
+
+
 def flush_stdout() -> None:
     """Raises OSError that names standard output when not everything printed could be written."""
     try:
@@ -90,6 +99,8 @@ def _report(error: Exception) -> int:
         if not isinstance(error.__cause__, EOFError):
             return INTERRUPTED
         error = error.__cause__  # click turns any EOFError into Abort, as on Ctrl-D
+    if isinstance(error.__cause__, KeyboardInterrupt):  # as Python does while it makes a class
+        return INTERRUPTED
     if isinstance(error, BrokenPipeError):
         discard_stdout()
         return BROKEN_PIPE
@@ -110,8 +121,10 @@ def _message(error: Exception) -> str:
     if isinstance(error, StoreMisconfigured):
         return str(error)
     if isinstance(error, StoreUnavailable):
-        cause = f" ({error.__cause__})" if error.__cause__ else ""
-        return f"the store cannot answer: {error}{cause}"
+        cause = error.__cause__
+        why = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause or "")
+        text = f"the store cannot answer: {error}"
+        return text if why in text else f"{text} ({why})"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, OSError) and error.errno in _UNWRITTEN:
@@ -170,6 +183,7 @@ class LazyCommands(CommandFrame):
             return None
         module, name, _ = COMMANDS[cmd_name]
         command: click.Command = getattr(import_module(f"smtpproxy.cli.{module}"), name)
+        ctrl_c.raises()
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

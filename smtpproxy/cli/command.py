@@ -79,7 +79,7 @@ _OUTPUT = click.Option(
 )
 _CONFIG = click.Option(
     ["--config"],
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),  # which is said with the other faults
     envvar="SMTPPROXY_CONFIG",
     default=UNIT_CONFIG,
     metavar="FILE",

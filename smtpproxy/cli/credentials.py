@@ -107,7 +107,7 @@ def add(
     from smtpproxy.auth.users import User, empty
 
     path = _users_file(settings)
-    users = _read(path) if path.exists() else empty()
+    users = _read(path) if path.exists() and path.stat().st_size else empty()
     exists = name in users.by_name
     if exists and not replace:
         fail(f"{name!r} already exists; --replace sets a new password")

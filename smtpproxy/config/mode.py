@@ -132,7 +132,8 @@ def _replace(path: Path, content: bytes) -> None:
     status = path.stat()
     if os.geteuid() not in (0, status.st_uid):
         owner = _name_of(status.st_uid)
-        raise CannotChange(f"{path}: it belongs to {owner}: run this as {owner}, or as root")
+        who = owner if status.st_uid == 0 else f"{owner}, or as root"
+        raise CannotChange(f"{path}: it belongs to {owner}: run this as {who}")
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -19,6 +20,7 @@ NAME = "control"
 _LENGTH = 4
 _LONGEST = 16 * 1024 * 1024
 _MAX_SOCKETS = 250  # that fit into one message of the kernel
+_ENDED = "the relay ended before it answered: see its log"
 
 log = structlog.get_logger()
 
@@ -140,6 +142,19 @@ async def _received(connection: socket.socket) -> bytes:
 
 def ask(state_dir: Path, request: Request, timeout: float = 120.0) -> Answer:
     """Ask the relay of this state_dir. Raises NotRunning, OSError (a TimeoutError too)."""
+    try:
+        return _asked(state_dir, request, timeout)
+    except (BrokenPipeError, ConnectionResetError):
+        raise NotRunning(_ENDED) from None
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        text = error.strerror or "the relay has not answered in time: see its log"
+        where = str(state_dir / NAME)
+        raise OSError(error.errno or errno.ETIMEDOUT, text, where) from error
+
+
+def _asked(state_dir: Path, request: Request, timeout: float) -> Answer:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         try:
@@ -159,7 +174,7 @@ def ask(state_dir: Path, request: Request, timeout: float = 120.0) -> Answer:
                 break
             answer += more
         if len(head) < _LENGTH or len(answer) < size:
-            raise NotRunning("the relay ended before it answered: see its log")
+            raise NotRunning(_ENDED)
     for sock in sockets:
         sock.setblocking(False)
     return _decode_response(answer), sockets

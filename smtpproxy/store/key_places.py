@@ -87,6 +87,8 @@ def secret_lines(place: KeyPlace, *, what: str, missing: str) -> list[str]:
     """
     path = place.path
     try:
+        if path.is_dir():
+            raise StoreMisconfigured(f"{path}: a folder, not the file of {what}")
         mode = path.stat().st_mode & 0o777
         if mode & place.bits:
             raise StoreMisconfigured(

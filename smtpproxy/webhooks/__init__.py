@@ -34,6 +34,8 @@ def read_secrets(path: Path) -> tuple[bytes, ...]:
         SecretFault: it is missing, others can read it, or it holds no secret.
     """
     try:
+        if path.is_dir():
+            raise SecretFault(f"{path}: a folder, not the file of the secret")
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077:
             raise SecretFault(

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,7 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from smtpproxy.cli import COMMANDS, CommandFrame, fail, main
+from smtpproxy.cli import COMMANDS, CommandFrame, fail, main, thread_failed
 from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured, StoreUnavailable
 from tests.kit.ports import wait_for
 from tests.kit.relay import COMMAND
@@ -75,6 +76,25 @@ def test_whoever_asks_for_the_detail_gets_it(monkeypatch: pytest.MonkeyPatch) ->
     assert result.exit_code == 1
     assert "Traceback" in result.stderr
     assert __file__ in result.stderr
+
+
+def test_an_interrupt_while_a_class_is_made_is_one() -> None:
+    """Python before 3.12 wraps what happens in __set_name__."""
+
+    def make() -> None:
+        raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
+
+    result = outcome(make)
+    assert (result.exit_code, result.stderr) == (130, "")
+
+
+@pytest.mark.parametrize(("wrong", "told"), [("Event loop is closed", False), ("other", True)])
+def test_a_thread_that_ctrl_c_left_behind_is_quiet(
+    wrong: str, told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = RuntimeError(wrong)
+    thread_failed(threading.ExceptHookArgs((RuntimeError, error, None, threading.main_thread())))
+    assert ("RuntimeError" in capsys.readouterr().err) is told
 
 
 def test_an_interrupt_is_quiet() -> None:

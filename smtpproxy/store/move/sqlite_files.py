@@ -55,11 +55,23 @@ def open_part(path: Path, part: str) -> sqlite3.Connection:
         connection = sqlite3.connect(
             uri(path, read_only=False), uri=True, timeout=0, isolation_level=None
         )
+        _check_database(connection, path)
         connection.execute("PRAGMA secure_delete = ON")
     else:
         connection = opened(part_path(path, part), SIDE_TABLES[part], read_only=False)
     connection.execute("PRAGMA synchronous = FULL")
     return connection
+
+
+def _check_database(connection: sqlite3.Connection, path: Path) -> None:
+    try:
+        connection.execute("PRAGMA schema_version")
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_NOTADB:
+            raise
+        wrong = f"{path}: not an SQLite database; check the file in the URL"
+        raise StoreMisconfigured(wrong) from error
 
 
 def read_state(connection: sqlite3.Connection) -> dict[str, bytes]:

@@ -105,7 +105,7 @@ class SqliteStore(SqlStore):
             await self._writer.close()
 
 
-__all__ = ["SqliteStore", "make", "open_sqlite"]
+__all__ = ["SqliteStore", "check_there", "make", "open_sqlite"]
 
 
 def open_sqlite(
@@ -123,11 +123,12 @@ def open_sqlite(
         StoreUnavailable: another process holds the database.
     """
     shared = [Partner(one.name, load_partner_key(one.key_file)) for one in partners]
+    _check_no_folder(path)
     deadline = time.monotonic() + timeout
     while True:
         try:
             if read_only:
-                _check_there(path, state_dir)
+                _check_made(path, state_dir)
             else:
                 make(path, state_dir, timeout)
             return SqliteStore(path, state_dir, timeout, partners=shared, read_only=read_only)
@@ -156,7 +157,21 @@ def _refuse_loss(path: Path, state_dir: Path) -> None:
         )
 
 
-def _check_there(path: Path, state_dir: Path) -> None:
+def _check_no_folder(path: Path) -> None:
+    if path.is_dir():
+        raise StoreMisconfigured(f"{path}: a folder, not a database; check the file in store.url")
+
+
+def check_there(path: Path, state_dir: Path) -> None:
+    """Raises NoStoreYet, StoreMisconfigured for something else, StoreUnavailable, OSError."""
+    _check_no_folder(path)
+    try:
+        _check_made(path, state_dir)
+    except sqlite3.Error as error:
+        raise _fault(error, path) from error
+
+
+def _check_made(path: Path, state_dir: Path) -> None:
     """Refuse a database that does not exist, or that is still being created and has no key."""
     _refuse_loss(path, state_dir)
     if path.exists():

@@ -62,7 +62,10 @@ class ChangeFollower:
             await asyncio.shield(taking)
             await self._write(session, newest)
         except (OSError, JournalGap) as error:
-            raise StoreUnavailable(f"the journal of changes cannot be written: {error}") from error
+            why = str(error)
+            if isinstance(error, OSError) and error.strerror:
+                why = ": ".join(map(str, filter(None, (error.filename, error.strerror))))
+            raise StoreUnavailable(f"the journal of changes cannot be written: {why}") from error
         finally:
             if not taking.done():  # cancelled: release the lock as soon as it is taken
                 taking.add_done_callback(lambda _: stack.close())
