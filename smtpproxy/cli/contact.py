@@ -242,20 +242,20 @@ def _counterparty(item: ConsentAct | Purchase) -> str:
 
 def _act(act: ConsentAct) -> str:
     done = "withdrawn" if act.withdrawal else "asked for, not confirmed" if act.pending else "given"
-    words = [written_time(act.at), act.purpose, done]
-    words += [f"by {act.method}"] if act.method else []
+    by = f" by {act.method}" if act.method else ""
+    words = [f"{written_time(act.at)} {act.purpose} {done}{by}"]
     words += ["as a condition of the service"] if act.conditional else []
     if act.conditional is None and not act.withdrawal:
         words.append("whether as a condition of the service is not on record")
     words += [f"for {', '.join(sorted(act.channels))}"] if not act.withdrawal else []
-    words += [f"wording {act.evidence.wording!r}"] if act.evidence.wording else []
+    words += [f"wording “{act.evidence.wording}”"] if act.evidence.wording else []
     words += [f"version {act.evidence.version}"] if act.evidence.version else []
-    words += [f"form {act.evidence.form!r}"] if act.evidence.form else []
+    words += [f"form “{act.evidence.form}”"] if act.evidence.form else []
     words += [f"from {act.evidence.ip}"] if act.evidence.ip else []
     words += [f"recorded by {act.evidence.recorded_by}"] if act.evidence.recorded_by else []
     proof = act.evidence.document_hash
     words += [f"document SHA-256 {proof}"] if proof else []
-    return " ".join(words) + _counterparty(act)
+    return "; ".join(words) + _counterparty(act)
 
 
 def _hand(link: Link) -> str:

@@ -207,7 +207,10 @@ def erase(
         settings, lambda store: erasure.erase(settings, store, address, at=now(), scope=scope)
     )
     for other in done.others:
-        warn(f"{other} may be the same person and is not erased: see contact erase {other}")
+        warn(
+            f"{other} may be the same person and is not erased by this command: unless you have"
+            f" erased it already, run smtpproxy contact erase {other}"
+        )
     if done.left:
         fail(f"{address}: the contact is erased, but in the audit log {done.left}")
     data: dict[str, object] = {"address": address, "erased": done.erased}

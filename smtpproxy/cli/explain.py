@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO
 
 import click
 
@@ -73,8 +73,24 @@ class ExplainOptions:
         return self.mail_from is not None or bool(self.rcpt) or any(asked)
 
 
+class _Message(click.File):
+    """A file with a message, for someone who may rather have wanted to ask about a person."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> IO[Any]:
+        if isinstance(value, str) and "@" in value and not Path(value).exists():
+            self.fail(
+                f"{value!r} is no file, but an address: smtpproxy audit show --recipient ADDRESS"
+                " lists the decisions about one, and explain --id ID explains each",
+                param,
+                ctx,
+            )
+        return super().convert(value, param, ctx)
+
+
 @command("explain")
-@click.argument("message", type=click.File("rb"), required=False, metavar="[MESSAGE.eml]")
+@click.argument("message", type=_Message("rb"), required=False, metavar="[MESSAGE.eml]")
 def explain(
     settings: Settings,
     message: BinaryIO | None,

@@ -122,7 +122,7 @@ def init(config: Path, options: InitOptions) -> Result:
     if not given:
         own = shlex.join(str(path) for path in (answers.state_dir, *secrets(planned)))
         notes.append(f"there is no user {OWNER} yet; once it exists, run: chown {OWNER}: {own}")
-    return _result(planned, notes, steps(answers, config, planned))
+    return _result(planned, notes, steps(answers, config, planned, has_unit=_has_unit()))
 
 
 def _must_not_exist(existing: Sequence[Path]) -> None:
@@ -143,6 +143,11 @@ async def _names(answers: Answers) -> "Names":
     resolver = Resolver(DnsSettings(answers.nameservers, PATIENCE), time.monotonic)
     web = urlsplit(answers.public_url).hostname if answers.public_url else None
     return await ask_dns(answers.hostname, answers.domains, web, resolver.lookup, PATIENCE)
+
+
+def _has_unit() -> bool:
+    folders = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
+    return any(Path(folder, "smtpproxy.service").exists() for folder in folders)
 
 
 def _command() -> Path:

@@ -213,6 +213,8 @@ def _brands(
 
 def _domain(text: str) -> str:
     (domain,) = read_key(BrandSettings, "from_domains", [text])
+    if "." not in str(domain):
+        raise ValueError(f"{shown(text)} is not a domain that others know, such as shop.example")
     return str(domain)
 
 

@@ -72,6 +72,8 @@ class Prompter:
         one_by_one = [self._read(option, read, each, optional) for each in given]
         if one_by_one:
             return tuple(each for each in one_by_one if each is not None)
+        if question and "commas" not in question:
+            question += ", separated by commas"
         found = self.one(option, question, every, None, proposal, optional=optional)
         return tuple(dict.fromkeys(found or ()))
 
@@ -97,6 +99,8 @@ class Prompter:
         def value(text: str) -> T | None:
             if optional and text.strip() in ("", NOTHING):
                 return None
+            if not text.strip():
+                raise click.BadParameter("an answer is needed, and nothing is proposed here")
             try:
                 return read(text)
             except ValueError as error:
@@ -104,10 +108,11 @@ class Prompter:
 
         if optional:
             question += f" ({NOTHING}: none)"
-        default = proposal if proposal is not None or not optional else NOTHING
+        default = proposal if proposal is not None else NOTHING if optional else ""
         answer: T | None = click.prompt(
-            printable(question), default=default, value_proc=value, err=True
-        )
+            printable(question), default=default, value_proc=value, err=True,
+            show_default=bool(default),
+        )  # fmt: skip
         return answer
 
 

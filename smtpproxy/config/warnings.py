@@ -43,6 +43,7 @@ def warnings(settings: Settings) -> list[str]:
         found.append("web: not set, so there are no metrics, health checks or unsubscribe pages")
     elif _public(settings.web.address):
         found.append(f"web.address: {settings.web.address} can be reached from outside")
+    found += _help(settings)
     found += _feedback(settings)
     found += [
         *_brands(settings),
@@ -61,6 +62,12 @@ def _server(settings: Settings) -> Iterator[str]:
         " servers may reject it"
     if server.data_size_limit < RFC_MESSAGE_OCTETS:
         yield "server.data_size_limit: below the 64 KiB that RFC 5321 requires"
+
+
+def _help(settings: Settings) -> Iterator[str]:
+    url, own = settings.policy.help_url, settings.web and settings.web.public_url
+    if url and own and f"{url}/".startswith(f"{own}/") and url != f"{own}/why":
+        yield f'policy.help_url: there is no page there; the pages about reasons are at "{own}/why"'
 
 
 def _feedback(settings: Settings) -> Iterator[str]:
@@ -184,7 +191,15 @@ def _streams(settings: Settings) -> Iterator[str]:
 
 
 def _brands(settings: Settings) -> Iterator[str]:
-    """Yield purposes that two brands share, which suppressions do not distinguish."""
+    """Yield purposes that two brands share, which suppressions do not distinguish, and names."""
+    titles: dict[str | None, str] = {}
+    for brand in settings.declared_brands:
+        other = titles.setdefault(brand.title or brand.legal_name, brand.name)
+        if other != brand.name:
+            yield (
+                f'brand "{brand.name}".title: people see the name of brand "{other}" on its pages'
+                " and mail too, and cannot tell them apart; give each a title"
+            )
     brands: dict[str, str] = {}
     for stream in settings.streams.values():
         if stream.purpose is None or stream.name == DEFAULT_STREAM.name:

@@ -196,7 +196,8 @@ class StreamReport:
         words |= {
             fault.reason
             for fault in self.counts.messages
-            if fault.stream == self.name and fault.reason != Reason.NONE
+            if fault.stream == self.name
+            and fault.reason not in (Reason.NONE, Reason.RECIPIENTS_REFUSED)  # no fault of its own
         }
         made = [self._figure(word) for word in words]
         return sorted(

@@ -20,14 +20,14 @@ class Step(Struct, frozen=True):
     commands: tuple[str, ...]
 
 
-def steps(answers: Answers, config: Path, written: Sequence[File]) -> list[Step]:
-    """Return the three next steps in order."""
+def steps(answers: Answers, config: Path, written: Sequence[File], *, has_unit: bool) -> list[Step]:
+    """Return the three next steps in order. `has_unit`: systemd has a smtpproxy.service."""
     option = "" if config == UNIT_CONFIG else f" --config {shlex.quote(str(config))}"
     install = config.parent / INSTALL
     names = {file.path.name for file in written if file.path.parent == install}
     observed = next(stream.name for stream in answers.streams)
     return [
-        Step("Check it, and start the service.", (*_starting(option, install, names),)),
+        Step("Check it, and start the service.", (*_starting(option, install, names, has_unit),)),
         Step(_leading_title(answers, names), (*_leading(answers, install, names),)),
         Step(
             "Import who may be mailed, see after a week what would be refused, then enforce.",
@@ -42,8 +42,10 @@ def steps(answers: Answers, config: Path, written: Sequence[File]) -> list[Step]
     ]
 
 
-def _starting(option: str, install: Path, names: set[str]) -> Iterator[str]:
+def _starting(option: str, install: Path, names: set[str], has_unit: bool) -> Iterator[str]:
     yield f"runuser -u {OWNER} -- smtpproxy check{option}"
+    if not has_unit:
+        yield "install -m 644 systemd/smtpproxy.service /etc/systemd/system/  # in the checkout"
     if "smtpproxy.conf" in names:
         drop_in = shlex.quote(str(install / "smtpproxy.conf"))
         yield f"install -D -m 644 {drop_in} {_DROP_IN}/smtpproxy.conf"

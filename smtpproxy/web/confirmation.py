@@ -83,7 +83,7 @@ class ConfirmationLinks:
 
     @property
     def routes(self) -> list[Route]:
-        return [Route(PATH + "{token}", self._endpoint, methods=["GET", "POST"])]
+        return [Route(PATH + "{token:path}", self._endpoint, methods=["GET", "POST"])]
 
     def snapshot(self) -> Snapshot:
         return Snapshot(counters={"confirmations_total": dict(self._counted)})

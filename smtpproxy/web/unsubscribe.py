@@ -99,7 +99,7 @@ class Unsubscribe:
 
     @property
     def routes(self) -> list[Route]:
-        return [Route("/u/{token}", self._endpoint, methods=["GET", "POST"])]
+        return [Route("/u/{token:path}", self._endpoint, methods=["GET", "POST"])]
 
     def snapshot(self) -> Snapshot:
         return Snapshot(counters={"feedback_total": dict(self._counted)})

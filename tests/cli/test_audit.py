@@ -120,6 +120,7 @@ def test_an_unknown_id(bench: Bench) -> None:
     ("arguments", "says"),
     [
         (("x",), "'x' is no decision id"),
+        (("a@b.example",), "an address: smtpproxy audit show --recipient ADDRESS"),
         (("01JBZ4D5E6F7G8H9J0K1M2N3P4", "--stream", "offers"), "an ID takes no filters"),
         (("--recipient", "nobody"), "for '--recipient'"),
         (("--since", "yesterday"), "'yesterday' is not a time"),

@@ -144,3 +144,27 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "none.toml: cannot be read: No such file or directory" in done.stderr
     assert "SMTPPROXY_CONFIG" in done.stderr
+
+
+def test_two_brands_that_look_the_same_are_warned_about(tmp_path: Path) -> None:
+    path = tmp_path / "smtpproxy.toml"
+    text = (CONFIGS / "good" / "smallest.toml").read_text()
+    for brand in ("shoes", "bags"):
+        text += f'\n[[brand]]\nname = "{brand}"\nlegal_name = "Shop SA"\naddress = "Paris"\n'
+        text += f'from_domains = ["{brand}.fr"]\n'
+    path.write_text(text)
+    said = 'brand "bags".title: people see the name of brand "shoes"'
+    assert said in check(path)[1]
+    path.write_text(f'{text}title = "Bags"\n')
+    assert said not in check(path)[1]
+
+
+def test_a_help_url_without_pages_is_warned_about(tmp_path: Path) -> None:
+    path = tmp_path / "smtpproxy.toml"
+    text = (CONFIGS / "good" / "smallest.toml").read_text()
+    text += '\n[web]\naddress = "127.0.0.1:8025"\npublic_url = "https://stop.shop.fr"\n'
+    said = 'policy.help_url: there is no page there; the pages about reasons are at "https://stop'
+    for url, wrong in (("https://stop.shop.fr", True), ("https://stop.shop.fr/why", False),
+                       ("https://help.shop.fr/mail", False)):  # fmt: skip
+        path.write_text(f'{text}[policy]\nhelp_url = "{url}"\n')
+        assert (said in check(path)[1]) is wrong

@@ -125,7 +125,7 @@ def test_the_document_that_proves_it_is_kept_as_its_hash(stored: Stored) -> None
     assert consent["evidence"]["document_hash"] == expected
     shown = stored.run("contact", "show", ANNA).stdout
     assert f"document SHA-256 {expected}" in shown
-    assert "form 'stand at the fair'" in shown
+    assert "form “stand at the fair”" in shown
 
 
 def test_a_withdrawal_of_the_future_counts_now_and_says_so(stored: Stored) -> None:

@@ -88,7 +88,7 @@ def test_import_show_and_export(stored: Stored) -> None:
         "restricted",
         "Lists Ltd",
         "2026-01-05T09:00:00Z shoes",
-        "offers given by signed_form for email wording 'form v3' from 192.0.2.7",
+        "offers given by signed_form; for email; wording “form v3”; from 192.0.2.7",
         "2026-03-03T10:00:00Z offers withdrawn",
     ):
         assert part in shown

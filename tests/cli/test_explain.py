@@ -290,6 +290,7 @@ def test_observe_mode_is_mentioned(bench: Bench, tmp_path: Path) -> None:
         ),
         (("-", "--mail-from", "", "--rcpt", "a@b.example", "--at", "soon"), "'soon' is not a time"),
         (("--id", "x"), "is no decision id"),
+        (("a@b.example",), "'a@b.example' is no file, but an address: smtpproxy audit show"),
         (("--id", "01JBZ4D5E6F7G8H9J0K1M2N3P4", "--at", "2026-01-01"), "--id takes no message"),
         (("/nonexistent.eml", "--mail-from", "", "--rcpt", "a@b.example"), "/nonexistent.eml"),
     ],

@@ -160,6 +160,7 @@ def test_pages_of_its_own_mean_links_of_its_own(tmp_path: Path) -> None:
     init(tmp_path, "--yes", public_url="https://stop.shop.example")
     settings = load(tmp_path / "etc" / "smtpproxy.toml")
     assert settings.streams["offers"].unsubscribe_scope == "purpose:offers"
+    assert settings.policy.help_url == "https://stop.shop.example/why"
 
 
 @pytest.mark.parametrize("name", ["smtpproxy.toml", "install/smtpproxy.conf", "install/dns.zone"])
@@ -281,12 +282,17 @@ def talk(root: Path, *answers: str) -> tuple[int, str]:
 def test_a_person_is_asked_and_asked_again(tmp_path: Path) -> None:
     code, seen = talk(
         tmp_path,
-        "not a name", "relay.shop.example", "", "127.0.0.1:10025", "", "shop",
-        "Shop SA", "1 rue X, Paris", "shop.example", "-", "", "", "", "news", "running shoes, bags",
-        "", "", "",
+        "not a name", "relay.shop.example", "", "127.0.0.1:10025", "", "", "shop",
+        "Shop SA", "1 rue X, Paris", "shop", "shop.example", "-", "", "", "", "news",
+        "running shoes, bags", "", "", "",
     )  # fmt: skip
     assert code == 0, seen
     assert 'Error: "not a name" is not a host name' in seen
+    assert "Brands that write to people, as short names, separated by commas: " in seen
+    assert "Error: an answer is needed" in seen
+    assert 'Error: "shop" is not a domain that others know' in seen
+    there = Path("/etc/systemd/system/smtpproxy.service").exists()
+    assert ("install -m 644 systemd/smtpproxy.service" in seen) is not there
     settings = load(tmp_path / "smtpproxy.toml")
     assert settings.streams["offers"].purpose == "news"
     assert settings.streams["offers"].products == {"running shoes", "bags"}

@@ -258,6 +258,16 @@ def test_a_fault_of_messages_names_its_application_though_nobody_was_refused_for
     assert len(found.examples) == 2
 
 
+def test_a_message_whose_recipients_are_refused_has_no_fault_of_its_own(tmp_path: Path) -> None:
+    no = Verdict(Action.REFUSE, Reason.NO_RECORD)
+    whole = Verdict(Action.REFUSE, Reason.RECIPIENTS_REFUSED)
+    judged = (JudgedRecipient("a@b.example", "a@b.example", no),)
+    over = {"decision": Decision(OFFERS, "fr", (no,), whole), "recipients": judged}
+    counts = count(recorded(tmp_path, ("a@b.example", over)), Selection())
+    report = StreamReport("offers", StreamClass.MARKETING, Mode.ENFORCE, counts)
+    assert [one.reason for one in report.figures] == [Reason.NO_RECORD]
+
+
 def test_who_is_refused_after_all_counts_once(tmp_path: Path) -> None:
     """An MTA that asked about two was told yes, and at DATA no: one of them was suppressed."""
     clock = Clock()

@@ -202,6 +202,9 @@ async def test_a_link_that_is_none(site: Site, tmp_path: Path) -> None:
         good[:-2] + ("AA" if good[-2:] != "AA" else "BA"),
         foreign.link(),
         "/u/%00",
+        "/u/",
+        good + "/",
+        good + "/x",
     ):
         for method in ("GET", "POST"):
             response = await site.client.request(method, link, data=ONE_CLICK)

@@ -144,7 +144,8 @@ def unavailable(error: BaseException) -> StoreUnavailable:
         return StoreUnavailable("the disk of the database is full")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StoreUnavailable("the database is damaged: restore it from the backup")
-    return StoreUnavailable("the database failed")
+    name = getattr(error, "sqlite_errorname", "")
+    return StoreUnavailable(f"the database failed{f' ({name})' if name else ''}")
 
 
 _LONGEST_WAIT = 2_000_000  # seconds: the milliseconds have to fit into 31 bits
