@@ -26,7 +26,7 @@ from smtpproxy.cli.options import (
     several,
 )
 from smtpproxy.cli.printer import Result
-from smtpproxy.cli.stores import using_store
+from smtpproxy.cli.stores import is_past, using_store
 from smtpproxy.clock import now
 from smtpproxy.core.dry_run import Answers, Question, dry_run
 from smtpproxy.core.explanation import Explanation, recall
@@ -118,7 +118,7 @@ def explain(
             raise click.UsageError("give MESSAGE.eml with --mail-from and --rcpt, or give --id")
         raw = _on_the_wire(message.read())
         question = _question(settings, raw, options.mail_from, options)
-        answers = _answers(settings, question, raw)
+        answers = _answers(settings, question, raw, at_present=options.at is None)
         explanation = explained(question, answers, settings.rulebooks, options.lang)
     return Result(as_object(explanation), text(explanation), 0 if explanation.allowed else 1)
 
@@ -133,7 +133,7 @@ def _question(settings: Settings, raw: bytes, mail_from: str, options: ExplainOp
         reverse_path=reverse_path,
         recipients=tuple(_recipient(settings, address, where.origin) for address in options.rcpt),
         now=options.at or now(),
-        as_of=options.at is not None,
+        as_of=is_past(options.at),
         content_refusal=_content_refusal(settings, raw),
     )
 
@@ -150,13 +150,13 @@ def _content_refusal(settings: Settings, raw: bytes) -> Reply | None:
     return None if problem is None else content_problem(problem, limits)
 
 
-def _answers(settings: Settings, question: Question, raw: bytes) -> Answers:
+def _answers(settings: Settings, question: Question, raw: bytes, *, at_present: bool) -> Answers:
     """Ask the store, and the DNS where the relay would. Its past answers are not known."""
     content = Content(Spool(settings.server.state_dir, sys.maxsize))
     content.append(stuffed(raw))
 
     async def ask(store: FactReader) -> Answers:
-        if question.as_of:
+        if not at_present:
             return await dry_run(settings, question, content, store, None)
         campaigns = open_stream_counts(settings.store, read_only=True)
         with ThreadPoolExecutor(1) as threads, closing(campaigns):

@@ -34,7 +34,7 @@ from smtpproxy.cli.printer import (
     print_text,
     progress,
 )
-from smtpproxy.cli.stores import using_store, warn
+from smtpproxy.cli.stores import is_past, using_store, warn
 from smtpproxy.clock import now
 from smtpproxy.locale import LANGS, REFERENCE, Lang, texts
 from smtpproxy.policy.model import Mode
@@ -134,7 +134,7 @@ def _scrub(
     name = "standard input" if list_path == STDIN else list_path.name
     stream = settings.streams[options.stream]
     rulebook = settings.rulebooks[stream.rulebook]
-    request = ScrubRequest(stream, rulebook, options.at or now(), as_of=options.at is not None)
+    request = ScrubRequest(stream, rulebook, options.at or now(), as_of=is_past(options.at))
     with Drafts() as drafts, _opened(list_path) as (raw, size), _interruptible(drafts):
         source = HashedSource(raw)
         outputs = Outputs(

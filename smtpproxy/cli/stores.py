@@ -88,6 +88,11 @@ def fact_moment(value: str) -> datetime:
     return at
 
 
+def is_past(at: datetime | None) -> bool:
+    """Whether to leave out what came after a moment: of a future one, all on record came before."""
+    return at is not None and at <= now()
+
+
 KEEP_NOTES_HELP = "Keep free text as a note for a year. It must hold no personal data."
 
 

@@ -191,6 +191,11 @@ def test_as_of_an_earlier_moment_what_came_later_is_not_known(bench: Bench) -> N
     assert verdict("consent", "--at", at[60]) == ("allow", "none")
     assert verdict("consent", "--at", at[120]) == ("refuse", "no_record")
     assert verdict("customer", "--at", "2999-01-01") == ("refuse", "customer_stale")
+    soon = [(now + timedelta(hours=hours)).isoformat() for hours in (1, 2)]
+    told = ("suppress", "add", address("refuses-later"), "--scope", "all", "--since", soon[1])
+    bench.run(*told, code=0)
+    assert verdict("refuses-later", "--at", soon[0]) == ("refuse", "suppressed_manual")
+    assert verdict("refuses-later", "--at", at[1]) == ("refuse", "no_record")
 
 
 def test_a_file_with_unix_line_ends_is_the_message_it_would_be_on_the_wire(

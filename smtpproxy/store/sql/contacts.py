@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import AsyncGenerator, Container, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 from msgspec.structs import replace
@@ -15,6 +15,7 @@ from smtpproxy.store.merge import Known, Tally, merge, newest_preferences, refus
 from smtpproxy.store.operations import Change, Correction, Rectification
 from smtpproxy.store.protocols import BatchResult, ContactUpdate, SuppressionEntry
 from smtpproxy.store.rectifying import corrected, following
+from smtpproxy.store.said_last import said_last
 from smtpproxy.store.sql import imported_contacts, rows
 from smtpproxy.store.sql.rows import ACT_COLUMNS, CONTACT_COLUMNS, Row, from_micros, to_micros
 from smtpproxy.store.sql.session import Connections, Session
@@ -128,7 +129,7 @@ async def put(
     for number, origin in (await imported_contacts.origins(session, list(by_number))).items():
         by_number[number].origin = origin
     number = (await session.fetch_all("SELECT coalesce(max(id), 0) FROM contact"))[0][0]
-    tally = Tally()
+    tally, now = Tally(), datetime.now(UTC)
     for update in updates:
         address = update.contact.address
         entry = entries.get(address)
@@ -141,7 +142,7 @@ async def put(
         if entry is None:
             number += 1
             entry = entries[address] = _Entry(number, None)
-        entry.apply(update, tally, importer)
+        entry.apply(said_last(update, entry.known, now), tally, importer)
     touched = [entry for entry in entries.values() if entry.touched]
     versions = [row for entry in touched for row in entry.versions]
     await session.run_many(_INSERT, [entry.row() for entry in touched if entry.is_new])

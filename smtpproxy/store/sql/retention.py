@@ -16,7 +16,7 @@ from smtpproxy.policy.model import Contact
 from smtpproxy.store.keys import KeyPair, KeyRing
 from smtpproxy.store.merge import is_undated, orders, outlived, removed
 from smtpproxy.store.operations import NOTHING, Limits, PurgedContacts, PurgedSuppressions, Removed
-from smtpproxy.store.protocols import BatchResult, SuppressionEntry
+from smtpproxy.store.protocols import SuppressionEntry
 from smtpproxy.store.sql import contacts as contact_table
 from smtpproxy.store.sql.live_keys import ADDRESSES, LiveKeys
 from smtpproxy.store.sql.rows import WIDENED, Row, from_micros, optional_moment, to_micros
@@ -99,7 +99,7 @@ class Retention(Connections):
     _keys: LiveKeys
 
     @abstractmethod
-    async def add_suppressions(self, entries: Sequence[SuppressionEntry]) -> BatchResult: ...
+    async def _keep_orders(self, entries: Sequence[SuppressionEntry]) -> None: ...
 
     # contacts
 
@@ -146,7 +146,7 @@ class Retention(Connections):
         """Store the refusals of a batch of contacts, then remove it; return those removed."""
         if not going:
             return {}
-        await self.add_suppressions(entries)
+        await self._keep_orders(entries)
         await self.renew_suppressions({contact.address: at for contact in going})
         async with self._to_write().transaction() as session:
             known = await contact_table.stored(session, [one.address for one in going])

@@ -97,6 +97,13 @@ class SqlStore(
             await self._follow(session, keys, entries)
             return before
 
+    async def _keep_orders(self, entries: Sequence[SuppressionEntry]) -> None:
+        """Add suppressions that take the place of refusals on record."""
+        async with self._to_write().transaction() as session:
+            keys = await self._keys.current(session)
+            await suppression_table.add(session, keys, entries, self._partners, as_dated=True)
+            await self._follow(session, keys, entries)
+
     async def _follow(
         self,
         session: Session,

@@ -23,10 +23,12 @@ from smtpproxy.store.protocols import (
     SuppressionEntry,
     SuppressionPage,
 )
+from smtpproxy.store.said_last import dated
 from smtpproxy.store.sql import live_keys, rows
 from smtpproxy.store.sql import partners as partner_table
 from smtpproxy.store.sql.live_keys import LiveKeys
 from smtpproxy.store.sql.rows import Row, from_micros, to_micros
+from smtpproxy.store.sql.said_last import agreed_ahead
 from smtpproxy.store.sql.session import Connections, Session
 from smtpproxy.store.undo import Fate, Standing, Version, fate, updated, without
 
@@ -144,11 +146,16 @@ async def add(
     entries: Sequence[SuppressionEntry],
     partners: Sequence[Partner] = (),
     importer: int | None = None,
+    *,
+    as_dated: bool = False,
 ) -> BatchResult:
     """Add under the newest key; raises what `KeyRing.places` raises.
 
-    `importer` is the number of the import that the entries belong to.
+    `importer` is the number of the import that the entries belong to. `as_dated`: they are not new,
+    and keep their dates.
     """
+    if not as_dated and (ahead := await agreed_ahead(session, entries, datetime.now(UTC))):
+        entries = dated(entries, ahead, await standing(session, keys, entries))
     new, moves = [], []
     for entry in entries:
         (key, pair), *older = keys.places(entry.address)

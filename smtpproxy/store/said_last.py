@@ -1,0 +1,67 @@
+"""A refusal outweighs everything that is on record before it, whatever its date.
+
+What is dated later than now was recorded while a clock was ahead, or a clock is behind now.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from msgspec.structs import replace
+
+from smtpproxy.policy.model import Contact, Preference
+from smtpproxy.store.merge import STRICTNESS, Known
+from smtpproxy.store.protocols import ContactUpdate, SuppressionEntry
+
+
+def said_last(update: ContactUpdate, known: Known | None, now: datetime) -> ContactUpdate:
+    """Return the update with new refusals dated no earlier than what is on record.
+
+    A refusal that is told again is not new.
+    """
+    if known is None or not _is_ahead(known.contact, now):
+        return update
+    before, told = known.contact, update.contact
+    agreed: dict[str, datetime] = {}
+    for act in before.acts:
+        if act.at > now and not act.withdrawal:
+            agreed[act.purpose] = act.at
+    refused = {(act.purpose, act.brand, act.at) for act in before.acts if act.withdrawal}
+    acts = [
+        replace(act, at=max(act.at, agreed.get(act.purpose, act.at)))
+        if act.withdrawal and (act.purpose, act.brand, act.at) not in refused
+        else act
+        for act in told.acts
+    ]
+    wished = {(one.brand, one.purpose): one for one in before.preferences if one.at > now}
+    wishes = [_no_earlier(one, wished.get((one.brand, one.purpose))) for one in told.preferences]
+    contact = replace(told, acts=tuple(acts), preferences=tuple(wishes))
+    return replace(update, contact=contact)
+
+
+def _is_ahead(contact: Contact, now: datetime) -> bool:
+    newest = contact.acts[-1].at if contact.acts else now  # the newest is last
+    return newest > now or any(one.at > now for one in contact.preferences)
+
+
+def _no_earlier(wish: Preference, before: Preference | None) -> Preference:
+    """Return a wish for less mail dated no earlier than the one before."""
+    if before is None or STRICTNESS.index(wish.frequency) <= STRICTNESS.index(before.frequency):
+        return wish
+    return replace(wish, at=max(wish.at, before.at))
+
+
+def dated(
+    entries: Sequence[SuppressionEntry],
+    ahead: Mapping[int, datetime],
+    known: Sequence[datetime | None],
+) -> Sequence[SuppressionEntry]:
+    """Return the entries with the dates of `ahead`, by place, except those told again.
+
+    `known` is since when the same suppression exists.
+    """
+    return [
+        one
+        if place not in ahead or ((at := known[place]) is not None and at >= one.since)
+        else replace(one, since=ahead[place])
+        for place, one in enumerate(entries)
+    ]
