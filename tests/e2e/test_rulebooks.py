@@ -160,7 +160,7 @@ def test_explain_says_the_same(relay: RelayProcess) -> None:
         (recipient,) = json.loads(stdout)["recipients"]
         assert recipient["reason"] == expected
         told = {step["rule"]: step for step in recipient["trace"]}
-        assert told["source_announced"]["source"] == "design 4.6; A24; RGPD art. 14(3)(b)"
+        assert told["source_announced"]["source"] == "design 4.6; A24; RGPD, art. 14, § 3, b)"
         assert code == (1 if statement is None else 0)
         assert json.loads(stdout)["source_announced"] == statement
 

@@ -168,9 +168,9 @@ ENDINGS = [
     ),
     (SILENT, APPEAL, "last activity on 31 May 2023; mail must stop after 3 years without any"),
     (
-        replace(PERSON, collected_at=None),
+        replace(PERSON, collected_at=None),  # nothing shows that the notice was in time
         APPEAL,
-        "no activity is on record; mail must stop after 3 years without any",
+        "there is no record that the person was told at collection",
     ),
     (
         BUYER,
@@ -218,7 +218,7 @@ def test_why_other_bases_did_not_hold() -> None:
 def test_a_bounce_is_hygiene_and_no_right_of_the_person(origin: Origin, law: bool) -> None:
     facts = {ADDRESS: RecipientFacts((suppression(origin=origin),), SUBSCRIBER)}
     (step,) = trace(Transaction((OFFERS,), ("x@y", ADDRESS)), 1, facts, builtin("fr"), NOW)
-    assert ("RGPD art. 21(3)" in step.source, bool(step.law)) == (law, law)
+    assert ("RGPD, art. 21, § 3" in step.source, bool(step.law)) == (law, law)
     assert "design 4.0" in step.source
 
 

@@ -143,7 +143,7 @@ def test_the_trace_tells_it(
     steps = trace(asked, 0, {ADDRESS: RecipientFacts(contact=contact)}, builtin("fr"), NOW)
     (step,) = [step for step in steps if step.rule == "source_announced"]
     assert (step.outcome, step.text[: len(text)]) == (outcome, text)
-    assert step.source.endswith("A24; RGPD art. 14(3)(b)")
+    assert step.source.endswith("A24; RGPD, art. 14, § 3, b)")
     assert any(step.rule == "paused" for step in steps) == (outcome == "passed")
 
 

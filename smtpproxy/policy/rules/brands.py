@@ -1,6 +1,7 @@
 """What of a record counts for a stream: what was said to its brand, by collection.
 
-The law's exceptions apply to the same seller (CPCE L34-5), and consent to whoever it was given to.
+The law's exceptions apply to the same seller (CPCE art. L. 34-5), and consent to whoever it was
+given to.
 A permission names its brand, unless there is only one; a refusal without a brand counts against
 all.
 """

@@ -113,7 +113,7 @@ def test_what_people_read(
 
 
 SOURCES = [
-    ("fr", "design 4.8; A6 to A9, A11; CPCE art. L34-5"),
+    ("fr", "design 4.8; A6 to A9, A11; CPCE, art. L. 34-5"),
     ("uk", "design 4.8; A6 to A9, A11; PECR reg. 22(3)"),
     ("de", "design 4.8; A6 to A9, A11; UWG § 7(3)"),
     ("ca", "design 4.8; A6 to A9, A11; CASL s. 10(9)(a), 10(10)"),
