@@ -199,7 +199,11 @@ def _load(settings: Settings) -> None:
         import smtpproxy.process.journals
     if any(stream.check_dkim for stream in settings.streams.values()):
         import smtpproxy.relay.dkim_verifying
-        import smtpproxy.resolver  # noqa: F401
+        import smtpproxy.resolver
+    if settings.asks_dns:  # a worker that loads it by itself takes 8 MB more
+        import dns.asyncresolver  # noqa: F401
+
+        import smtpproxy.core.domains  # noqa: F401
 
 
 def _grow(sock: socket.socket) -> NoReturn:

@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from smtpproxy.policy.model import DEFAULT_STREAM, Basis, Rulebook, Source, Stream, StreamClass
+from smtpproxy.policy.model import (
+    DEFAULT_STREAM,
+    Alignment,
+    Basis,
+    Rulebook,
+    Source,
+    Stream,
+    StreamClass,
+)
 from smtpproxy.policy.scopes import Scopes
 from smtpproxy.settings.amounts import Rate
 from smtpproxy.settings.brands import BrandSettings
@@ -163,6 +171,12 @@ class Settings:
             stream.stream_class is StreamClass.TRANSACTIONAL and stream.bulk_recipients is not None
             for stream in self.streams.values()
         )
+
+    @property
+    def asks_dns(self) -> bool:
+        """Whether the domains of every message are looked up, on some stream."""
+        relaxed = any(stream.alignment is Alignment.RELAXED for stream in self.streams.values())
+        return self.policy.check_recipient_domain or relaxed
 
     @property
     def source_header(self) -> str | None:

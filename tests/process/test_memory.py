@@ -110,6 +110,14 @@ def test_what_workers_share_is_loaded_once_and_nothing_else(tmp_path: Path, with
     assert "rich.console" not in found["LOADED"]
 
 
+def test_where_domains_are_looked_up_the_resolver_is_loaded_once(tmp_path: Path) -> None:
+    relay = RelayProcess(tmp_path, "127.0.0.1:1", {"policy": {"check_recipient_domain": True}})
+    done = run(sys.executable, "-c", _LOADING, "serve", "--config", str(relay.config_path))
+    loaded, later = [set(line.split()[1:]) for line in done.stdout.splitlines() if line]
+    assert later == set()
+    assert "dns.asyncresolver" in loaded
+
+
 def private(pid: int) -> int:
     """The octets of memory that a process shares with no other."""
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
