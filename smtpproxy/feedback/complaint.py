@@ -28,7 +28,6 @@ class Complaint(Struct, frozen=True):
 
     feedback_type: str
     addresses: tuple[str, ...]
-    whose: str  # where the addresses were found
 
 
 def complaint_of(mail: Mail, original: Original) -> Complaint | None:
@@ -65,9 +64,8 @@ def _complaint(fields: HeaderBlock, original: Original) -> Complaint:
         values = [text_of(value) for value in fields.values(name)[:_MAX_VALUES]]
         named = _unredacted(of_field(value) for value in values)
         if named:
-            return Complaint(kind, named, name)
-    named = _unredacted([original.recipient])
-    return Complaint(kind, named, "the message complained about" if named else "")
+            return Complaint(kind, named)
+    return Complaint(kind, _unredacted([original.recipient]))
 
 
 def _unredacted(addresses: Iterable[str | None]) -> tuple[str, ...]:

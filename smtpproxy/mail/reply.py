@@ -50,10 +50,6 @@ class Reply(Struct, frozen=True, gc=False):
     def text(self) -> str:
         return " ".join(self.lines)
 
-    @property
-    def positive(self) -> bool:
-        return self.code < 400
-
     def encode(self) -> bytes:
         return self.wire
 

@@ -29,13 +29,5 @@ def test_every_line_has_the_code_and_the_enhanced_code(
     assert str(reply) == shown
 
 
-@pytest.mark.parametrize(
-    ("code", "positive"),
-    [(250, True), (354, True), (421, False), (450, False), (500, False), (554, False)],
-)
-def test_classes(code: int, positive: bool) -> None:
-    assert Reply.of(code, None, "x").positive == positive
-
-
 def test_the_text_is_of_all_lines() -> None:
     assert Reply.of(550, "5.7.1", "no", "really").text == "no really"

@@ -6,8 +6,6 @@ from datetime import UTC, datetime, time, timedelta, tzinfo
 from email.utils import parsedate_to_datetime
 
 EXAMPLE = "2025-03-01T10:00:00Z"
-NOTATIONS = ("iso", "epoch", "rfc2822", "go", "excel")
-"""Notations with a name; all others are strptime patterns."""
 
 _EPOCH_NUMBER = re.compile(r"\d{9,13}(?:\.\d+)?")
 _MILLISECONDS = 10**11  # seconds would be the year 5138
@@ -38,8 +36,8 @@ def read_time(text: str, *, last_moment: bool = False) -> datetime:
 class Notation:
     """How the times of a file are written.
 
-    `pattern` is one of NOTATIONS or a strptime pattern, or several separated by |, which are
-    tried in turn; None is ISO 8601. `zone` is for times without one.
+    `pattern` is iso, epoch, rfc2822, go, excel or a strptime pattern, or several separated by |,
+    which are tried in turn; None is ISO 8601. `zone` is for times without one.
     """
 
     pattern: str | None = None
