@@ -12,7 +12,6 @@ _MOST = 1_000_000
 """Copies kept; the oldest go first."""
 _PRUNE_EVERY = 1_000  # copies noted
 
-_ANY = "SELECT EXISTS (SELECT 1 FROM copy)"
 _FIND = "SELECT recipient FROM copy WHERE message = ?1 AND at > ?2 AND recipient IN ?"
 _NOTE = """
 INSERT INTO copy (message, recipient, at) VALUES (?, ?, ?)
@@ -44,10 +43,9 @@ class CopyLedger(SideTable):
         self, reverse_path: str, digest: Callable[[], bytes], forward_paths: Collection[str]
     ) -> frozenset[str]:
         """Return which of the forward paths have their copy."""
-        if not await self._holds_any():
+        if not await self._tables.hold_any("copy"):
             return frozenset()  # nearly always, without hashing the content
-        message = await self._message(reverse_path, digest)
-        paths = {await self._hash(_octets(path)): path for path in forward_paths}
+        message, paths = await self._hashed(reverse_path, digest, forward_paths)
         since = to_micros(self._now() - _KEPT)
         async with self._tables.reading() as session:
             found = await self._tables.fetch_in(session, _FIND, list(paths), message, since)
@@ -55,8 +53,8 @@ class CopyLedger(SideTable):
 
     async def note(self, reverse_path: str, digest: Callable[[], bytes], forward_path: str) -> None:
         """Record that a forward path has its copy."""
-        message, now = await self._message(reverse_path, digest), self._now()
-        recipient = await self._hash(_octets(forward_path))
+        message, (recipient,) = await self._hashed(reverse_path, digest, [forward_path])
+        now = self._now()
         self._noted += 1
         async with self._tables.writing(flushed=True) as session:
             await session.run(_NOTE, message, recipient, to_micros(now))
@@ -72,21 +70,18 @@ class CopyLedger(SideTable):
     ) -> None:
         """Remove those that the client has its final answer about; others may be in another
         transaction."""
-        if await self._holds_any():
-            message = await self._message(reverse_path, digest)
-            rows = [(message, await self._hash(_octets(path))) for path in sorted(forward_paths)]
+        if await self._tables.hold_any("copy"):
+            message, paths = await self._hashed(reverse_path, digest, forward_paths)
             async with self._tables.writing() as session:
-                await session.run_many(_FORGET, rows)
+                await session.run_many(_FORGET, [(message, path) for path in sorted(paths)])
 
-    async def _holds_any(self) -> bool:
-        async with self._tables.reading() as session:
-            return bool((await session.fetch_all(_ANY))[0][0])
-
-    async def _message(self, reverse_path: str, digest: Callable[[], bytes]) -> bytes:
-        return await self._hash(_octets(reverse_path) + b"\0" + digest())
-
-    async def _hash(self, octets: bytes) -> bytes:
-        return keyed_hash(octets, await self._tables.hash_key())
+    async def _hashed(
+        self, reverse_path: str, digest: Callable[[], bytes], forward_paths: Collection[str]
+    ) -> tuple[bytes, dict[bytes, str]]:
+        """Return the hash of a message, and the forward paths by their hashes."""
+        key = await self._tables.hash_key()
+        message = keyed_hash(_octets(reverse_path) + b"\0" + digest(), key)
+        return message, {keyed_hash(_octets(path), key): path for path in forward_paths}
 
 
 def _octets(path: str) -> bytes:

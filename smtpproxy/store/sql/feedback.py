@@ -94,9 +94,9 @@ class FeedbackLog(SideTable):
         """Return which of these reports are not on record; none if the record itself is lost."""
         query = "SELECT id FROM report WHERE id IN ?"
         async with self._tables.reading() as session:
-            ((any_at_all,),) = await session.fetch_all("SELECT EXISTS (SELECT 1 FROM report)")
             found = await self._tables.fetch_in(session, query, list(ids))
-        return frozenset(ids) - {id for (id,) in found} if any_at_all else frozenset()
+        lost = frozenset(ids) - {id for (id,) in found}
+        return lost if await self._tables.hold_any("report") else frozenset()
 
     async def kept(self, *, beginning: str = "") -> Sequence[ReadReport]:
         """Return the reports for a person whose ids have that prefix, oldest first."""

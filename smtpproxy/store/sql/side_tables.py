@@ -39,6 +39,11 @@ class SideTables(ABC):
     def exist(self) -> bool:
         """Whether somebody may have written, so that there can be rows to delete."""
 
+    async def hold_any(self, table: str) -> bool:
+        """Whether a table has any row. Raises StoreUnavailable."""
+        async with self.reading() as session:
+            return bool((await session.fetch_all(f"SELECT EXISTS (SELECT 1 FROM {table})"))[0][0])
+
     @abstractmethod
     async def hash_key(self) -> bytes:
         """Return the key for hashes, stored with the tables. Raises StoreUnavailable."""
