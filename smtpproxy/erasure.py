@@ -3,14 +3,17 @@
 import asyncio
 import contextlib
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
 
-from smtpproxy.mail.address import readings
+from smtpproxy.mail.address import AddressError, readings
+from smtpproxy.mail.mailboxes import entered
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.erase import StillWritten, addressed, pseudonymise
 from smtpproxy.store import open_feedback, open_journals
@@ -139,10 +142,11 @@ async def carry_out(
     relay: str,
     alone: Callable[[], AbstractAsyncContextManager[None]],
 ) -> int:
-    """Erase from this relay's audit log everybody whom others have erased; return how many rows.
+    """Erase from this relay's disk everybody whom others have erased.
 
-    Their rows in the index are anonymised within `alone`, while nobody can add any. Raises
-    StillWritten, StoreUnavailable, OSError: the next call erases what is left.
+    That is from the audit log, of which it returns how many rows, and from what imports over the
+    API have rejected. Their rows in the index are anonymised within `alone`, while nobody can add
+    any. Raises StillWritten, StoreUnavailable, OSError: the next call erases what is left.
     """
     folder = settings.server.state_dir / "audit"
     outstanding = await journals.outstanding(relay, _carried_out(folder))
@@ -153,6 +157,8 @@ async def carry_out(
     rows = 0
     for address in set(found.values()):
         rows += await asyncio.to_thread(pseudonymise, folder, address)
+    names = partial(_names, outstanding.people, key)
+    await asyncio.to_thread(ImportJobs(settings.server.state_dir).forget_those, names)
     people = outstanding.people.union(map(key, found))
     async with alone():
         await journals.carried_out(relay, Outstanding(outstanding.newest, people))
@@ -179,6 +185,22 @@ def _those_of(folder: Path, people: frozenset[bytes], key: PersonKey) -> Mapping
                 if key(name) in people:
                     found[address] = name
     return found
+
+
+_BETWEEN = re.compile(rb'[\s"<>(),;:\[\]\\]+')
+_LONGEST = 1_000  # octets of what may be an address
+
+
+def _names(people: frozenset[bytes], key: PersonKey, lines: bytes) -> bool:
+    """Whether lines of a file of any form name one of these people."""
+    for text in _BETWEEN.split(lines):
+        if b"@" not in text or len(text) > _LONGEST:
+            continue
+        with contextlib.suppress(AddressError):
+            address = entered(text.decode("utf-8", "surrogateescape"))
+            if any(key(name) in people for name in (address, *readings(address))):
+                return True
+    return False
 
 
 def _from_audit_log(settings: Settings, address: str) -> int:

@@ -227,6 +227,7 @@ def erase(
         data["relays_behind"] = done.behind
         relays = ", ".join(done.behind)
         text.append(
-            f"audit logs of other relays: {relays} will erase the person when they next run"
+            f"other relays: {relays} will erase the person from their audit logs and from lines"
+            " that imports over the API rejected, when they next run"
         )
     return with_effect(settings, address, Result(data, text))

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import chain
@@ -140,13 +140,18 @@ class ImportJobs:
         return self._root / id / _REJECTED
 
     def forget(self, address: str) -> None:
-        """Take the lines that name a canonical address out of those that jobs have rejected.
+        """Take the lines that name a canonical address out of those that jobs have rejected."""
+        name = address.encode().lower()
+        self.forget_those(lambda lines: name in lines.lower())
+
+    def forget_those(self, names: Callable[[bytes], bool]) -> None:
+        """Take the lines that name somebody out of those that jobs have rejected.
 
         A job that has not ended still writes to its file, which goes after KEPT.
         """
         for id in self._names():
             if self.end(id) is not None and self.rejected(id).exists():
-                _rewrite_without(self.rejected(id), address.encode().lower())
+                _rewrite_without(self.rejected(id), names)
 
     # for the worker
 
@@ -224,8 +229,8 @@ def _private_folder(path: Path) -> None:
     give_to_owner_of(path.parent, path)
 
 
-def _rewrite_without(path: Path, name: bytes) -> None:
-    """Leave out what follows a comment (`# line 7: …`) up to the next one, where it has `name`.
+def _rewrite_without(path: Path, names: Callable[[bytes], bool]) -> None:
+    """Leave out what follows a comment (`# line 7: …`) up to the next one, if it names somebody.
 
     So is what is too long to be looked through.
     """
@@ -235,7 +240,7 @@ def _rewrite_without(path: Path, name: bytes) -> None:
         entry = b""
         for line in chain(iter(partial(file.readline, _MOST), b""), (b"",)):
             if _COMMENT.match(line) or not line:
-                if len(entry) >= _MOST or name in entry.lower():
+                if len(entry) >= _MOST or names(entry):
                     dropped = True
                 else:
                     kept.write(entry)

@@ -12,6 +12,7 @@ from smtpproxy.erasure import carry_out, erase_outstanding, erase_record
 from smtpproxy.process.journals import Indexer
 from smtpproxy.settings import Settings
 from smtpproxy.store import open_journals
+from smtpproxy.store.import_jobs import ImportJob, ImportJobs, JobEnd
 from smtpproxy.store.journals import IndexQuery, SharedJournals
 from smtpproxy.store.relays import relay_id
 from tests.kit import postgres
@@ -79,6 +80,32 @@ async def test_a_journal_that_is_put_back_is_rid_of_them_again(
     assert (await relay.follows(), await relay.follows()) == (1, 0)
     assert ANNA.encode() not in relay.text()
     assert not await relay.journals.find(IndexQuery(recipients=(ANNA,)), 10)
+
+
+async def test_an_erasure_reaches_what_imports_here_have_rejected(relay: Relay) -> None:
+    """Only a keyed hash says who it is."""
+    jobs, id = ImportJobs(relay.state_dir), "01M8KZR1PK784FRZGRDY695A8B"
+    await relay.decides(["eva@people.example"])
+    now = relay.clock.now()
+    jobs.receive(id)
+    jobs.accept(ImportJob(id, "contacts", "crm", now, dry_run=False, size=1))
+    entries = [
+        f'# line 2: x\n"{ANNA.upper()}",?\n',
+        "# line 3: x\neva@people.example,?\n",
+        f'# line 4: x\n{{"address":"<{ODD}>","source":7}}\n',
+        "# line 5: x\n@,@@,\n",
+    ]
+    jobs.rejected(id).write_text("address,source\n" + "".join(entries))
+    await relay.journals.add_erasure(ANNA, now)
+    await relay.follows()
+    assert ANNA in jobs.rejected(id).read_text().lower(), "it has not ended"
+    jobs.finish(id, JobEnd("complete", now))
+    await relay.journals.add_erasure("nobody@people.example", now)
+    await relay.follows()
+    assert ANNA in jobs.rejected(id).read_text().lower()
+    await relay.journals.add_erasure(ANNA, now)
+    await relay.follows()
+    assert jobs.rejected(id).read_text() == "address,source\n" + entries[1] + entries[3]
 
 
 async def test_the_index_forgets_what_an_mta_takes_for_the_same_person(relay: Relay) -> None:

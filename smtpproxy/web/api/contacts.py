@@ -83,7 +83,7 @@ class Erased(Struct, frozen=True):
     ] = UNSET
     relays_behind: Annotated[
         tuple[str, ...] | UnsetType,
-        Meta(description="Other relays, which erase it from their audit logs when they next run."),
+        Meta(description="Other relays, which erase it from their disks when they next run."),
     ] = UNSET
 
 
