@@ -1,106 +1,27 @@
 """The demo from beginning to end."""
 
-import re
 import signal
-import smtplib
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
 from smtpproxy.cli.printer import VERDICT_STYLES, Column, Styled, Table, print_text
-from smtpproxy.demo.letters import LETTERS, Letter, contacts, suppressions
+from smtpproxy.demo.letters import LETTERS, contacts, suppressions
 from smtpproxy.demo.relay import CaptureMta, DemoError, DemoRelay
-from smtpproxy.policy.model import Action
-from smtpproxy.sinks.audit import reader as journal_reader
+from smtpproxy.demo.sending import Outcome, send
+from smtpproxy.demo.unsubscribing import unsubscribe
 
-_REFUSED = re.compile(r"refused: (\w+)|: (temporary_failure)")
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The outcome of one letter. `why` is the basis or the reason."""
-
-    letter: Letter
-    message_id: str
-    code: int
-    reply: str
-    verdict: Action
-    why: str
-
-
-def send(port: int, letters: Sequence[Letter], now: datetime, audit: Path) -> list[Outcome]:
-    """Send each letter as an application does; bases come from the audit log."""
-    replies = []
-    try:
-        with smtplib.SMTP("127.0.0.1", port, "app.shop.example", timeout=10) as client:
-            client.ehlo()
-            for number, letter in enumerate(letters, 1):
-                message_id = f"<{number}.demo@shop.example>"
-                replies.append((letter, message_id, *_put(client, letter, message_id, now)))
-    except (OSError, smtplib.SMTPException) as error:
-        raise DemoError(f"sending over SMTP failed: {error}") from error
-    bases = _bases(audit)
-    return [
-        Outcome(
-            letter,
-            message_id,
-            code,
-            reply,
-            _verdict(code),
-            bases.get(message_id, "?") if code < 400 else _reason(reply),
-        )
-        for letter, message_id, code, reply in replies
-    ]
-
-
-def _put(client: smtplib.SMTP, letter: Letter, message_id: str, now: datetime) -> tuple[int, str]:
-    """Run a transaction; return the deciding reply: the first negative one, or the last."""
-    code, text = client.mail(letter.reverse_path)
-    if code < 400:
-        code, text = client.rcpt(letter.to)
-    if code < 400:
-        code, text = client.data(letter.message(message_id, now))
-    if code >= 400:
-        client.rset()
-    return code, f"{code} {text.decode(errors='replace')}"
-
-
-def _verdict(code: int) -> Action:
-    if code < 400:
-        return Action.ALLOW
-    return Action.DEFER if code < 500 else Action.REFUSE
-
-
-def _reason(reply: str) -> str:
-    found = _REFUSED.search(reply)
-    return next(filter(None, found.groups())) if found else "?"
-
-
-def _bases(audit: Path) -> dict[str, str]:
-    """Return the recorded basis for the only recipient of each Message-ID."""
-    bases = {}
-    for record in journal_reader.read(audit):
-        decided = record.decided
-        if decided.message_id is not None and decided.recipients:
-            bases[decided.message_id] = str(decided.recipients[0].verdict.basis)
-    return bases
-
-
-_MOVED_ELSEWHERE = ("_bucket", "_sum", "_count", "_created", "_cpu_seconds_total")
+_COUNTED = ("allowed_total", "messages_total", "recipients_total", "relayed_total")
+"""The metrics to show; `allowed_total` counts what was let through."""
 _OUTCOME = (
     *(Column(heading) for heading in ("to", "stream", "verdict", "basis or reason")),
     Column("the reply", prose=True),
 )
-_METRIC = (
-    Column("metrics that changed"),
-    Column("before", right=True),
-    Column("after", right=True),
-)
+_METRIC = (Column("metrics"), Column("before", right=True), Column("after", right=True))
 
 
 def _outcomes(outcomes: Sequence[Outcome]) -> Table:
@@ -121,12 +42,12 @@ def _outcomes(outcomes: Sequence[Outcome]) -> Table:
 
 
 def _moved(before: Mapping[str, float], after: Mapping[str, float]) -> Table:
-    """Return the counters and gauges that changed, without histograms."""
+    """Return the counters of what was let through, and of what was refused and why."""
     names = [
         name
         for name in sorted(after)
-        if name.startswith("smtpproxy_")
-        and not name.partition("{")[0].endswith(_MOVED_ELSEWHERE)
+        if name.partition("{")[0].removeprefix("smtpproxy_") in _COUNTED
+        and 'verdict="allow"' not in name
         and after[name] != before.get(name, 0.0)
     ]
     return Table(
@@ -182,9 +103,11 @@ def _show(relay: DemoRelay, mta: CaptureMta, folder: Path, keep: bool) -> None:
     imported = contacts(now).count("\n"), suppressions(now).count("\n") - 1
     print_text(
         [
-            f"The relay listens on 127.0.0.1:{relay.smtp_port}, in front of an MTA on"
+            f"A relay listens on 127.0.0.1:{relay.smtp_port}, in front of an MTA on"
             f" {mta.address} that keeps what it receives.",
-            "Imported: {} contacts and {} suppressions, all invented.".format(*imported),
+            "It knows {} people and {} who must not be mailed, all invented.".format(*imported),
+            "An app sends each of these messages over SMTP, and gets the reply at the end of the"
+            " line:",
             "",
         ]
     )
@@ -198,6 +121,9 @@ def _show(relay: DemoRelay, mta: CaptureMta, folder: Path, keep: bool) -> None:
             f"{len(outcomes)} messages in {seconds:.2f} s.",
             _compare(outcomes, mta),
             "",
+            *unsubscribe(relay, mta, now),
+            "",
+            "What Prometheus sees of it (all metrics are at /metrics):",
             _moved(before, relay.metrics()),
             "",
             *_try_it(relay, keep),

@@ -77,6 +77,8 @@ STOPPED_WITHIN = 5.0
 # -P: do not import a folder `smtpproxy` in the user's working directory.
 COMMAND = (sys.executable, "-P", "-m", "smtpproxy")
 
+PUBLIC_URL = "https://unsubscribe.shop.example"
+
 CONFIG = """\
 [server]
 hostname = "relay.shop.example"
@@ -87,7 +89,7 @@ drain_timeout = "2s"
 name = "apps"
 protocol = "smtp"
 address = "{smtp}"
-streams = ["offers", "receipts", "appeals", "trade"]
+streams = ["offers", "letters", "receipts", "appeals", "trade"]
 default_stream = "offers"
 
 [upstream]
@@ -98,6 +100,7 @@ url = "sqlite://{state}/smtpproxy.db"
 
 [web]
 address = "{web}"
+public_url = "{public_url}"
 
 [policy]
 rulebook = "fr"
@@ -108,6 +111,14 @@ class = "marketing"
 purpose = "offers"
 products = ["shoes"]
 from_domains = ["shop.example"]
+
+[[stream]]
+name = "letters"
+class = "marketing"
+purpose = "offers"
+products = ["shoes"]
+from_domains = ["shop.example"]
+unsubscribe = "add"
 
 [[stream]]
 name = "receipts"
@@ -147,6 +158,7 @@ class DemoRelay:
                 smtp=f"{LOOPBACK}:{self.smtp_port}",
                 upstream=upstream,
                 web=f"{LOOPBACK}:{self.web_port}",
+                public_url=PUBLIC_URL,
             )
         )
 
@@ -158,11 +170,11 @@ class DemoRelay:
     def audit(self) -> Path:
         return self.state / "audit"
 
-    def command(self, *arguments: str) -> str:
+    def command(self, *arguments: str, code: int = 0) -> str:
         """Run `smtpproxy COMMAND…` on this relay's store; return what it printed."""
         argv = [*COMMAND, *arguments, "--config", str(self.config)]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
-        if done.returncode != 0:
+        if done.returncode != code:
             what = " ".join(arguments[:2])
             raise DemoError(f"`smtpproxy {what}` failed: {_last(done.stderr or done.stdout)}")
         return done.stdout
@@ -197,6 +209,16 @@ class DemoRelay:
                 name, _, value = line.rpartition(" ")
                 samples[name] = float(value)
         return samples
+
+    def post(self, path: str, form: bytes) -> int:
+        """Send a form as a mail program does; return the status of the answer."""
+        try:
+            with urllib.request.urlopen(f"{self.url}{path}", form, timeout=5) as response:
+                return int(response.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError as error:
+            raise DemoError(f"the relay's web port does not answer: {error}") from error
 
     @property
     def alive(self) -> bool:

@@ -71,6 +71,9 @@ def test_the_demo_shows_every_basis_and_refusal_and_leaves_nothing(
     for reason in REASONS:
         assert re.search(rf" refuse +{reason} +550 5\.7\.\d .*{reason}", done.stdout), reason
     assert "holds 6 messages: exactly the 6 that were answered 250." in done.stdout
+    assert re.search(r" 3\. The next newsletter to her: 550 .* suppressed_unsubscribe", done.stdout)
+    assert re.search(r"says, in .*\n  jeanne@people.example  refused\n", done.stdout)
+    assert "the person unsubscribed on" in done.stdout
     assert 'smtpproxy_allowed_total{basis="charity",stream="appeals"}' in done.stdout
     port = re.search(r"swaks --server 127.0.0.1:(\d+)", done.stdout)
     assert port is not None
