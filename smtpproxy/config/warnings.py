@@ -90,14 +90,21 @@ def _returning(settings: Settings, stream: Stream, domain: str) -> Iterator[str]
     if not stream.verp or stream.alignment is Alignment.OFF:
         return
     strict = stream.alignment is Alignment.STRICT
-    for own in sorted(stream.from_domains):
-        aligned = all_aligned([own], [domain], strict=strict)
-        if not aligned and not _signs_domain(settings, own, stream.name):
-            yield (
-                f'stream "{stream.name}".alignment: its mail leaves with a reverse path at'
-                f" {domain} (verp), which does not align with {own}, so it is refused unless it"
-                " comes with a DKIM signature: add a [[dkim]] key"
-            )
+    unvouched = [
+        own
+        for own in sorted(stream.from_domains)
+        if not all_aligned([own], [domain], strict=strict)
+        and not _signs_domain(settings, own, stream.name)
+    ]
+    if not stream.from_domains and not settings.dkim:
+        unvouched = ["other domains"]
+    for own in unvouched:
+        yield (
+            f'stream "{stream.name}".alignment: its mail leaves with a reverse path at {domain}'
+            f" (verp), which does not align with {own}: mail from there is refused"
+            " (from_misaligned), unless the app signs it. Add a [[dkim]] key of that domain; if"
+            " the apps sign, leave it as it is"
+        )
 
 
 def _listener(listener: ListenerSettings) -> Iterator[str]:

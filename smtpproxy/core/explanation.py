@@ -258,13 +258,18 @@ def _with_message(
 def _with_own_answer(
     explained: ExplainedRecipient, record: Record, index: int, lang: Lang
 ) -> ExplainedRecipient:
-    """Add the upstream's answer if each recipient had their own copy."""
+    """Add the upstream's answer if each recipient had their own copy.
+
+    A refusal that several have may be of a copy before theirs, which were then not tried.
+    """
     if record.outcome is None or not record.outcome.each:
         return explained
     own = record.outcome_of(index)
     if own is None:
         return explained
-    return _with_note(explained, Phrase("note.own_answer", {"reply": own.reply}), lang)
+    shared = own.code >= 400 and record.outcome.each.count(own.reply) > 1
+    name = "note.own_answer.shared" if shared else "note.own_answer"
+    return _with_note(explained, Phrase(name, {"reply": own.reply}), lang)
 
 
 def _with_note(explained: ExplainedRecipient, phrase: Phrase, lang: Lang) -> ExplainedRecipient:

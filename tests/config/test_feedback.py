@@ -59,12 +59,16 @@ def test_what_lets_strangers_suppress_people_is_worth_a_word(more: str, warned: 
         ("relaxed", "other.example", "", True),
         ("strict", "example.com", '[[dkim]]\ndomain="example.com"\nselector="a"\nkey="/k"', False),
         ("off", "other.example", "", False),
+        ("strict", "", "", True),  # from any domain
+        ("relaxed", "", '[[dkim]]\ndomain="example.com"\nselector="a"\nkey="/k"', False),
+        ("off", "", "", False),
     ],
 )
 def test_mail_that_no_reverse_path_of_ours_aligns_with(
     alignment: str, own: str, key: str, warned: bool
 ) -> None:
-    stream = f'verp = true\nalignment = "{alignment}"\nfrom_domains = ["{own}"]\n'
+    domains = f'["{own}"]' if own else "[]"
+    stream = f'verp = true\nalignment = "{alignment}"\nfrom_domains = {domains}\n'
     text = FILE.replace("[feedback]", stream + "[feedback]") + key
     found = [each for each in warnings(parse(text, "file")) if "(verp)" in each]
     assert len(found) == warned

@@ -174,6 +174,13 @@ def test_who_asks_later_is_told_who_got_it(adding: RelayProcess, mta: FakeUpstre
     french = adding.must("explain", "--id", id, "--lang", "fr")
     assert "ce destinataire : 550 5.2.2" in " ".join(french.split())
     assert "upstream: 550 5.2.2 mailbox full" in adding.must("audit", "show", id)
+    mta.behaviours[:] = [At("end", Reply("550 5.7.1 filtered"))]
+    before = len(records(adding))
+    assert adding.send(bare(), JEANNE, PAUL) == (550, "5.7.1 filtered")  # PAUL's is not tried
+    wait_for(lambda: [one.outcome for one in records(adding)[before:]] not in ([], [None]), "it")
+    id = records(adding)[-1].decided.id
+    told = json.loads(adding.must("explain", "--id", id, "--json"))["recipients"]
+    assert all("once the first copy is refused" in each["notes"][-1] for each in told)
 
 
 @pytest.mark.parametrize("failing", ["rcpt", "end"])
