@@ -125,10 +125,12 @@ class SideFile(SideTables):
         return self._connection is not None or self._path.exists()
 
     async def hash_key(self) -> bytes:
-        with suppress(OSError):  # then `ask` says what is wrong
-            if self._watch is not None and self._watch.same():
-                return self.secret
-        await self.ask(lambda _: None)
+        try:
+            known = self._watch is not None and self._watch.same()
+        except OSError:
+            known = False  # `ask` says what is wrong
+        if not known:
+            await self.ask(lambda _: None)
         return self.secret
 
     async def lock(self, session: Session, table: str) -> None:
