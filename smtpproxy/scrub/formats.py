@@ -1,7 +1,5 @@
 """The formats that a list may have, and how a verdict is appended to each of its lines."""
 
-import csv
-import io
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,6 +32,7 @@ from smtpproxy.store.exchange.rows import (
     read_header,
     read_rows,
     rejected_header,
+    row_writer,
 )
 
 Format = Literal["csv", "ndjson", "plain"]
@@ -230,10 +229,8 @@ def _added_header(start: bytes, delimiter: str) -> bytes:
 
 
 def _cells_written(cells: list[str], delimiter: str) -> bytes:
-    text = io.StringIO()
     # A line end within a cell is quoted only if it is one of the written line ends.
-    csv.writer(text, delimiter=delimiter, lineterminator="\r\n").writerow(cells)
-    return text.getvalue().removesuffix("\r\n").encode()
+    return row_writer(delimiter, "\r\n")(cells).removesuffix("\r\n").encode()
 
 
 def _ending_of_csv(delimiter: str) -> Ending:

@@ -27,6 +27,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.rules import RecipientCase, refuse
 from smtpproxy.policy.rules.bases import newest_act, withdrawn_at
+from smtpproxy.policy.rules.brands import by_collection
 from smtpproxy.policy.rules.recipient import day
 from smtpproxy.store.protocols import FactReader
 from smtpproxy.terminal import printable
@@ -105,15 +106,21 @@ def _since(verdict: Verdict, known: RecipientFacts, request: ScrubRequest) -> st
         return (verdict.detail or "").partition(" since ")[2][:10]
     whole = RecipientCase("", request.stream, known, request.rulebook, request.now)
     if verdict.reason is Reason.CONSENT_WITHDRAWN:
-        at = withdrawn_at(decisive(whole)[0])
+        at = withdrawn_at(_deciding(whole))
         return "" if at is None else day(at)
     if verdict.basis is Basis.CONSENT:
-        contact, purpose = decisive(whole)[0].facts.contact, request.stream.purpose
+        contact, purpose = _deciding(whole).facts.contact, request.stream.purpose
         if contact is None:
             return ""
         act = newest_act(contact, purpose, request.rulebook)
         return "" if act is None else day(act.at)
     return ""
+
+
+def _deciding(whole: RecipientCase) -> RecipientCase:
+    """Return the case that decides; where there is only one, nothing is judged again."""
+    cases = by_collection(whole)
+    return cases[0] if len(cases) == 1 else decisive(whole)[0]
 
 
 @dataclass(slots=True)

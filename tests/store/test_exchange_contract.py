@@ -4,7 +4,14 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from smtpproxy.policy.model import Contact, Lookups, Origin, RecipientFacts, Suppression
+from smtpproxy.policy.model import (
+    ConsentAct,
+    Contact,
+    Lookups,
+    Origin,
+    RecipientFacts,
+    Suppression,
+)
 from smtpproxy.settings import PartnerSettings, StoreSettings
 from smtpproxy.store import open_store
 from smtpproxy.store.key_files import create_partner_key
@@ -283,6 +290,9 @@ async def test_many_people_are_read_at_once_as_each_alone(
         SnapshotRow(boots.pair("@domain.example"), "all", Origin.MANUAL, T0),
     ]
     await store.take_snapshot("boots", snapshot(boots, 3), one_batch(rows))
+    acts = (ConsentAct("offers", T0), ConsentAct("offers", T0 + DAY, withdrawal=True))
+    people = [Contact(BERT, acts=acts, tags=frozenset({"vip"})), Contact("a@wild.example")]
+    await store.put_contacts([*people, Contact("carl@domain.example", acts=acts[1:])])
     names = [ANNA, TAGGED, BERT, "bert+x@people.example", "carl@people.example"]
     names += [f"{one}@{sub}wild.example" for one in ("a", "b") for sub in ("", "deep.", "x.deep.")]
     names += [
@@ -292,10 +302,11 @@ async def test_many_people_are_read_at_once_as_each_alone(
         "@domain.example",
     ]
     names += ["anna%people.example@localhost", "wild.example!carl@domain.example"]
-    alone = {}
-    for name in names:
-        alone |= await store.facts(Lookups((name,), contacts=False))
-    nobody = [f"user{number}@people.example" for number in range(120)]
-    for among in (nobody, nobody[:40]):
-        assert await store.facts(Lookups((*among, *names), contacts=False)) == alone
-    assert set(names) - set(alone) == {"eva@sub.domain.example"}
+    for contacts in (False, True):
+        alone = {}
+        for name in names:
+            alone |= await store.facts(Lookups((name,), contacts=contacts))
+        for nobody in (40, 120):
+            among = [f"user{number}@people.example" for number in range(nobody)]
+            assert await store.facts(Lookups((*among, *names), contacts=contacts)) == alone
+        assert set(names) - set(alone) == {"eva@sub.domain.example"}

@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 
 import msgspec
@@ -31,7 +32,8 @@ _AROUND = re.compile(
     r"[^<>@]*<\s*(?:mailto:)?([^<>\s@]+@[^<>\s@]+)\s*>|mailto:([^<>\s@,;?]+@[^<>\s@,;?]+)",
     re.IGNORECASE,
 )
-_NOTHING = frozenset({"NULL", "null", "(null)", "\\N", "NaN"})
+NULLS = frozenset({"NULL", "null", "(null)", "\\N", "NaN"})
+"""How programs write that a cell has no value."""
 _ERROR = re.compile(r"#(?:N/A|NV|[A-ZÀ-Ý/0-9_]{2,12}[!?])")  # #REF!, #NOM?, #DIV/0!
 
 
@@ -109,7 +111,7 @@ class Row(Line, frozen=True, kw_only=True):
 def cell_text(cell: str) -> str:
     """Return the text of a cell without spaces around it; a database's NULL is empty."""
     text = cell.strip()
-    return "" if text in _NOTHING else text
+    return "" if text in NULLS else text
 
 
 def bare_address(cell: str) -> str:
@@ -308,6 +310,20 @@ def _cells(texts: list[str], delimiter: str) -> list[str]:
     if len(texts) == 1 and '"' not in texts[0]:
         return texts[0].split(delimiter)
     return next(csv.reader([f"{text}\n" for text in texts], delimiter=delimiter, strict=True))
+
+
+class _Returned:
+    """A file whose `write` returns the text; `writerow` returns that too."""
+
+    def write(self, text: str) -> str:
+        return text
+
+
+@cache  # a file has one delimiter: a writer for each row would take as long again
+def row_writer(delimiter: str = ",", ending: str = "") -> Callable[[Iterable[str]], str]:
+    """Return a function that writes cells as a row of CSV."""
+    writer = csv.writer(_Returned(), delimiter=delimiter, lineterminator=ending)
+    return writer.writerow
 
 
 _MOST_LINES = 100  # of one object

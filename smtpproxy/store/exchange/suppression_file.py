@@ -27,10 +27,10 @@ from smtpproxy.store.exchange.lines import (
 )
 from smtpproxy.store.exchange.mapping import Mapping
 from smtpproxy.store.exchange.rows import (
+    NULLS,
     Header,
     Row,
     bare_address,
-    cell_text,
     column_key,
     keys_of,
     one_object_a_line,
@@ -277,10 +277,11 @@ class _Reader:
         """
         fields = dict(self._constants)
         for column, name, values in self._columns:
-            if text := cells.get(column, "").strip():
-                text = cell_text(values.get(text.casefold(), text) if values else text)
-                if text:
-                    fields[name] = text
+            text = cells.get(column, "").strip()
+            if values and text:
+                text = values.get(text.casefold(), text).strip()
+            if text and text not in NULLS:
+                fields[name] = text
         for when in self.when:
             if all(cells.get(c, "").strip().casefold() == text for c, text in when.columns.items()):
                 fields.update(when.constants)

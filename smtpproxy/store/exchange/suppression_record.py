@@ -1,7 +1,5 @@
 """Suppressions and their changes as CSV rows and NDJSON objects (design.md section 7)."""
 
-import csv
-import io
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +12,7 @@ from smtpproxy.mail.mailboxes import entered_name, whole_domain_written
 from smtpproxy.policy.model import Origin, Suppression
 from smtpproxy.store.exchange.layouts import layouts
 from smtpproxy.store.exchange.lines import ILLEGIBLE, legible_json, names_in, read_object
-from smtpproxy.store.exchange.rows import check_no_error, is_error
+from smtpproxy.store.exchange.rows import check_no_error, is_error, row_writer
 from smtpproxy.store.exchange.times import Notation, read_time, written_time
 from smtpproxy.store.keys import is_key_text
 from smtpproxy.store.propagation import SuppressionChange
@@ -226,19 +224,13 @@ def _explained(error: Exception) -> str:
     return 'not a JSON object on one line, like {"address": "a@b.example", "scope": "all"}'
 
 
+_csv_row = row_writer()
+
+
 def csv_line(address: str, suppression: Suppression) -> str:
     """Return the CSV line of a suppression, without its end."""
-    out = io.StringIO()
-    csv.writer(out, lineterminator="").writerow(
-        [
-            address,
-            suppression.scope,
-            suppression.origin,
-            written_time(suppression.since),
-            suppression.note or "",
-        ]
-    )
-    return out.getvalue()
+    since, note = written_time(suppression.since), suppression.note or ""
+    return _csv_row([address, suppression.scope, suppression.origin, since, note])
 
 
 def ndjson_line(address: str, suppression: Suppression) -> str:

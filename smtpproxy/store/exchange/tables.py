@@ -1,6 +1,5 @@
 """Reading any table as lines of CSV: CSV itself, spreadsheets (XLSX), and other NDJSON."""
 
-import csv
 import io
 import shutil
 import tempfile
@@ -24,7 +23,7 @@ from smtpproxy.store.exchange.lines import (
     read_object,
 )
 from smtpproxy.store.exchange.mapping import Mapping
-from smtpproxy.store.exchange.rows import column_key
+from smtpproxy.store.exchange.rows import column_key, row_writer
 
 _ZIP = b"PK\x03\x04"
 _START = 64
@@ -69,9 +68,7 @@ def _named(mapping: Mapping) -> list[str]:
 
 def csv_line(number: int, cells: Sequence[str], delimiter: str = ",") -> Line:
     """Return cells as a line of CSV; a line break in a cell is quoted."""
-    out = io.StringIO()
-    csv.writer(out, delimiter=delimiter, lineterminator="").writerow(cells)
-    return Line(number, out.getvalue().encode("utf-8", "replace"))
+    return Line(number, row_writer(delimiter)(cells).encode("utf-8", "replace"))
 
 
 def json_rows(lines: Lines, columns: Sequence[str], separator: str, delimiter: str = ",") -> Lines:

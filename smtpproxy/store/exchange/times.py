@@ -160,4 +160,4 @@ def in_utc(moment: datetime) -> datetime:
 
 def written_time(moment: datetime) -> str:
     """Return the time as in exports: UTC, with Z, in full precision."""
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return in_utc(moment).isoformat().replace("+00:00", "Z")

@@ -2,10 +2,9 @@
 
 import asyncio
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from itertools import chain, count
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +18,6 @@ from smtpproxy.policy.model import (
     Lookups,
     Pause,
     RecipientFacts,
-    Suppression,
 )
 from smtpproxy.store.keys import Partner
 from smtpproxy.store.merge import oldest_first, ordered_acts, with_readings
@@ -28,7 +26,8 @@ from smtpproxy.store.sql import rows
 from smtpproxy.store.sql.rows import PAUSES, read_pause
 from smtpproxy.store.sqlite import live_keys
 from smtpproxy.store.sqlite.connection import check_up_to_date, is_busy, open_reader, unavailable
-from smtpproxy.store.sqlite.statements import Statements, statements, suppressions_of_many
+from smtpproxy.store.sqlite.many import ManyReader
+from smtpproxy.store.sqlite.statements import Statements, statements
 from smtpproxy.store.sqlite.watches import FileWatch, LogRemoved, LogWatch
 from smtpproxy.waiting import Pending
 
@@ -66,7 +65,7 @@ class _Link:
         self._first_read = f"SELECT 1 FROM {live_keys.view(keys.versions)} LIMIT 1"
         self._pauses: tuple[Pause, ...] = ()  # of streams, as of the version
         self._versions, self._partners = keys.versions, partners
-        self._of_many = suppressions_of_many(keys.versions, partners)
+        self._many = ManyReader(self._execute, self._keys, keys.versions, partners)
         self._prepared: dict[tuple[int, bool], Statements] = {}  # by number of keys, and age
 
     def version(self) -> object:
@@ -122,44 +121,21 @@ class _Link:
         self, facts: dict[str, RecipientFacts], addresses: Sequence[str], lookups: Lookups
     ) -> dict[str, RecipientFacts]:
         """Add the other addresses that an address may be read as, and the pauses of streams."""
+        routed: dict[str, RecipientFacts | None] = {}
         for address in addresses:
             if others := readings(address):
                 read = [(one, self._one(one, lookups)) for one in others]
-                known = with_readings(facts.get(address), read)
-                if known is not None:
-                    facts[address] = known
+                routed[address] = with_readings(facts.get(address), read)
+        if routed:
+            found = [(address, routed.get(address) or facts.get(address)) for address in addresses]
+            facts = {address: known for address, known in found if known is not None}
         if self._pauses:
             return self._with_pauses(facts, replace(lookups, addresses=tuple(addresses)))
         return facts
 
-    def suppressed(self, addresses: Sequence[str], lookups: Lookups) -> dict[str, RecipientFacts]:
-        """Return what `some` returns without contacts and snapshots, in half the time.
-
-        One statement reads the suppressions of all addresses.
-        """
-        keys = [self._keys(address) for address in addresses]
-        at: dict[str, list[int]] = defaultdict(list)  # the places of the addresses of a domain
-        for place, address in enumerate(addresses):
-            at[address.rpartition("@")[2]].append(place)
-        firsts = [keys[places[0]] for places in at.values()]
-        over = [(one, places) for domain, places in at.items() for one in domains_over(domain)]
-        values: list[object] = [_as_many(addresses), _as_many(over)]
-        ways = 1 + len(self._more)
-        for way in range(ways):
-            of_people = [_of_way(one, way, ways) for one in keys] if ways > 1 else keys
-            of_domains = [_of_way(one, way, ways)[2:] for one in firsts]
-            values.append(b"".join([(one[0] + one[1]).ljust(48, b"\0") for one in of_people]))
-            values.append(b"".join(chain.from_iterable(of_domains)))
-        found: dict[str, list[Suppression]] = defaultdict(list)
-        for place, kind, *order in self._execute(self._of_many, values).fetchall():
-            if not isinstance(kind, bytes):
-                found[addresses[place]].append(rows.suppression(*order, widened=not kind))
-                continue
-            domain, places = over[place]
-            for each in places:
-                known = rows.suppression(*order, widened=False, domain=domain)
-                found[addresses[each]].append(known)
-        facts = {address: RecipientFacts(oldest_first(each)) for address, each in found.items()}
+    def many(self, addresses: Sequence[str], lookups: Lookups) -> dict[str, RecipientFacts]:
+        """Return what `some` returns, if no snapshots are asked for, in half the time."""
+        facts = self._many.read(addresses, contacts=lookups.contacts)
         return self._with_more(facts, addresses, lookups)
 
     def _with_pauses(
@@ -234,17 +210,6 @@ class _Link:
         self._connection.close()
 
 
-def _of_way(keys: tuple[bytes, ...], way: int, ways: int) -> tuple[bytes, ...]:
-    """Return the keys of a name under one of so many live keys and partners' keys."""
-    width = len(keys) // ways
-    return keys[way * width : (way + 1) * width]
-
-
-def _as_many(things: Sequence[object]) -> str:
-    """Return a list in JSON as long as `things`."""
-    return f"[{','.join('0' * len(things))}]"
-
-
 class SqliteReader:
     """Reads facts over a read-only connection, on the thread of the event loop.
 
@@ -300,7 +265,7 @@ class SqliteReader:
         async with self._turn:
             link = await self._ask(self._begun)
             try:
-                read = link.some if lookups.contacts or lookups.snapshots else link.suppressed
+                read = link.some if lookups.snapshots else link.many
                 for start in range(0, len(lookups.addresses), _CHUNK):
                     facts |= read(lookups.addresses[start : start + _CHUNK], lookups)
                     await asyncio.sleep(0)

@@ -38,10 +38,11 @@ SELECT 2, NULL, NULL, CASE count(*) WHEN {count} THEN min(taken_at) END, NULL
 FROM partner_snapshot WHERE (partner, key) IN (VALUES {wanted})
 """
 # For sqlite3 a column, even if NULL, costs more than a value of a JSON array.
+_CONTACT_COLUMNS = f"contact.{CONTACT_COLUMNS}"  # the first is `id`, which json_each has too
 _CONTACT = f"""
-SELECT NULL, json_array({CONTACT_COLUMNS}),
+SELECT {{place}}NULL, json_array({_CONTACT_COLUMNS}),
     CASE WHEN at IS NOT NULL THEN json_array({ACT_COLUMNS}) END, NULL, NULL
-FROM contact LEFT JOIN consent_act ON consent_act.contact = contact.id
+FROM {{asked}}contact LEFT JOIN consent_act ON consent_act.contact = contact.id
 WHERE address = {{address}}
 """
 
@@ -76,17 +77,17 @@ def statements(
     if age and partners:
         wanted = ", ".join(f"('{name}', '{key.fingerprint}')" for name, key in partners)
         arms.append(_SNAPSHOT_AGE.format(count=len(partners), wanted=wanted))
-    contact = _CONTACT.format(address=f"?{width * len(names) + 1}")
+    contact = _CONTACT.format(address=f"?{width * len(names) + 1}", place="", asked="")
     return Statements("UNION ALL".join(arms), "UNION ALL".join([*arms, contact]))
 
 
-def suppressions_of_many(versions: Sequence[int], partners: Sequence[Partner] = ()) -> str:
-    """Return the statement that reads the suppressions of many addresses.
+def statements_for_many(versions: Sequence[int], partners: Sequence[Partner] = ()) -> Statements:
+    """Return the statements that read many addresses.
 
-    Its first values are two lists in JSON, as long as there are addresses, and whole domains over
-    them. Then for each live key and partner: the wide and exact keys of all addresses, put
-    together, and the wide keys of all domains. The first column is the place of the address or the
-    domain; the others are those of `Statements.suppressions`.
+    Their first values are two lists in JSON: the addresses, and another one as long as there are
+    whole domains over them. Then for each live key and partner: the wide and exact keys of all
+    addresses, put together, and the wide keys of all domains. The first column is the place of the
+    address or the domain; the others are those of `statements`.
     """
     arms = []
     for number, known in enumerate(_names(versions, partners)):
@@ -97,10 +98,14 @@ def suppressions_of_many(versions: Sequence[int], partners: Sequence[Partner] = 
             "exact": f"substr(?{people}, asked.key * 48 + 17, 32)",
             "over": f"wide_key = substr(?{domains}, asked.key * 16 + 1, 16)",
         }
-        for arm, asked in (of_address, "json_each(?1)"), (of_domain, "json_each(?2)"):
-            many = {"place": "asked.key, ", "asked": f"{asked} AS asked CROSS JOIN "}
-            arms.append(arm.format(origins=WIDENED, **many, **keys, **known))
-    return "UNION ALL".join(arms)
+        arms.append(of_address.format(origins=WIDENED, **_ASKED, **keys, **known))
+        arms.append(of_domain.format(**_ASKED_DOMAINS, **keys, **known))
+    contact = _CONTACT.format(address="asked.value", **_ASKED)
+    return Statements("UNION ALL".join(arms), "UNION ALL".join([*arms, contact]))
+
+
+_ASKED = {"place": "asked.key, ", "asked": "json_each(?1) AS asked CROSS JOIN "}
+_ASKED_DOMAINS = {"place": "asked.key, ", "asked": "json_each(?2) AS asked CROSS JOIN "}
 
 
 def _names(versions: Sequence[int], partners: Sequence[Partner]) -> list[dict[str, str]]:
