@@ -48,6 +48,7 @@ _TAG = re.compile(
 )
 # Any other, as HTML 5 reads it: a quote means nothing unless it stands behind a =.
 _REST = re.compile(r"""(?>(?:[^>=]++|=\s*+(?:"[^"]*+"|'[^']*+'|(?!["'])[^\s>]*+))*)>""")
+_COMMENT_END = re.compile("--!?>")
 _NAME = re.compile(r"/?([a-zA-Z][^\s/>]{0,30})")
 _ATTRIBUTE = re.compile(
     r"""([^\s"'<>/=]{1,99}+)(?:\s{0,9}+=\s{0,9}+(?:"([^"]*+)"?|'([^']*+)'?|([^\s"'>][^\s>]*+)))?"""
@@ -131,8 +132,8 @@ class _Reader:
         """Read what a < begins that is not a usual tag; return where it ends, or -1 for never."""
         source = self._source
         if source.startswith("<!--", start):
-            end = source.find("-->", start + 2)  # <!--> is one, too
-            return end + 3 if end >= 0 else -1
+            comment = _COMMENT_END.search(source, start + 2)  # <!--> is one, too
+            return -1 if comment is None else comment.end()
         name = _NAME.match(source, start + 1)
         if name is None and source[start + 1 : start + 2] not in ("!", "?", "/"):
             self._show("<")
@@ -258,6 +259,7 @@ _URI = re.compile(r"(?:https?://|mailto:)[^\s<>\"]{1,2000}", re.IGNORECASE)
 _AFTER_URI = ".,;:!?)]}'*_"
 _INVISIBLE = (
     "\u00ad\u034f\u180e\u200b\u200c\u200d\u2060\u2061\u2062\u2063\u2064\ufeff"
+    "\u115f\u1160\u2800\u3164\uffa0"  # blanks
     "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # of direction
 )
 _STYLED = (*range(0xFF01, 0xFF5F), *range(0x1D400, 0x1D800))  # full-width; bold, italic, double

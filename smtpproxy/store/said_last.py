@@ -38,6 +38,24 @@ def said_last(update: ContactUpdate, known: Known | None, now: datetime) -> Cont
     return replace(update, contact=contact)
 
 
+def as_known(known: Known | None, now: datetime) -> Known | None:
+    """Return what is on record, without ages of profiles that have not come.
+
+    A newer profile would otherwise be taken for an older one until then, with all that it refuses.
+    """
+    if known is None:
+        return None
+    if known.as_of is not None and known.as_of > now:
+        known = replace(known, as_of=None)
+    if any(way.as_of is not None and way.as_of > now for way in known.contact.others):
+        others = tuple(
+            replace(way, as_of=None) if way.as_of is not None and way.as_of > now else way
+            for way in known.contact.others
+        )
+        known = replace(known, contact=replace(known.contact, others=others))
+    return known
+
+
 def _is_ahead(contact: Contact, now: datetime) -> bool:
     newest = contact.acts[-1].at if contact.acts else now  # the newest is last
     return newest > now or any(one.at > now for one in contact.preferences)

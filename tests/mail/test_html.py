@@ -14,6 +14,7 @@ SEEN = [
     ("a<style>p{}</style>b<script>if (1<2) x='</p>'</script>c", "a b c"),
     ("a<!-- <p> x -->b", "ab"),
     ("a<!-- never closed", "a"),
+    ("a<!-- x --!>b<!-- -- !> -->c", "abc"),
     ("1 < 2 <> 3", "1 < 2 <> 3"),
     ("a<div style='display: none'>x<div>y</div>z</div>b", "a b"),
     ('a<DIV STYLE="color:red;DISPLAY:NONE!important">x</DIV>b', "a b"),

@@ -36,6 +36,7 @@ SINGLE = [
     ({"evidence": Evidence()}, "refuse consent_unproven"),
     ({"evidence": Evidence(wording="")}, "refuse consent_unproven"),
     ({"evidence": Evidence(wording=" \t")}, "refuse consent_unproven"),
+    ({"evidence": Evidence(wording="\u200b\u00a0\u3164")}, "refuse consent_unproven"),
     ({"evidence": Evidence(wording="form v3", ip=None)}, "allow consent"),
     ({"at": NOW}, "allow consent"),
     ({"at": NOW + TICK}, "refuse consent_unproven"),

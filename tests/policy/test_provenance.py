@@ -42,6 +42,7 @@ CHAINS = [
     (Provenance(chain=(NAMELESS,)), "there is no record that a supplier disclosed"),
     (Provenance(chain=(Link(),)), "there is no record that a supplier disclosed"),
     (Provenance(chain=(Link("", True),)), "there is no record that a supplier disclosed"),
+    (Provenance(chain=(Link(" \u200b", True),)), "there is no record that a supplier disclosed"),
     # what has not happened yet discloses nothing
     (Provenance(chain=(Link("Collector", True, NOW),)), ""),
     (

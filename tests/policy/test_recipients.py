@@ -106,7 +106,9 @@ def test_a_generic_contact_needs_what_every_record_needs(
     assert said(verdict(contact, address=address)) == expected
 
 
-@pytest.mark.parametrize("tag", ["restricted", "Restricted", " RESTRICTED\t", "restricted "])
+@pytest.mark.parametrize(
+    "tag", ["restricted", "Restricted", " RESTRICTED\t", "\u200brestricted\u200e"]
+)
 def test_tags_are_compared_without_case_and_margins(tag: str) -> None:
     tagged = replace(SUBSCRIBER, tags=frozenset({tag}))
     assert said(verdict(tagged)) == "refuse contact_restricted"

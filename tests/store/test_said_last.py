@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from smtpproxy.policy.decide import judge_recipient
 from smtpproxy.policy.model import (
+    Collection,
     ConsentAct,
     Contact,
     Evidence,
@@ -15,6 +16,7 @@ from smtpproxy.policy.model import (
     Lookups,
     Origin,
     Preference,
+    Source,
     Stream,
     StreamClass,
 )
@@ -30,7 +32,7 @@ DAY = timedelta(days=1)
 AHEAD = NOW + 100 * DAY
 AGREED = ConsentAct("offers", AHEAD, method="unticked_box", evidence=Evidence("form v3"))
 OFFERS = Stream("offers", StreamClass.MARKETING, purpose="offers")
-SUBSCRIBER = Contact(ANNA, source="direct", collected_at=NOW - DAY, acts=(AGREED,))
+SUBSCRIBER = Contact(ANNA, source=Source.DIRECT, collected_at=NOW - DAY, acts=(AGREED,))
 
 
 @pytest.fixture
@@ -126,3 +128,17 @@ async def test_an_address_that_is_corrected(store: Store) -> None:
     await store.record_act(ANNA, ConsentAct("offers", NOW, withdrawal=True))
     await store.rectify(ANNA, Correction(new_address=other), at=NOW, reason="she moved")
     assert await reason(store, other) == "consent_withdrawn"
+
+
+async def test_a_newer_profile_than_one_dated_ahead(store: Store) -> None:
+    bought = Collection("shop", Source.PURCHASED, as_of=AHEAD)
+    told = replace(SUBSCRIBER, others=(bought,))
+    await store.put_contacts([ContactUpdate(told, as_of=AHEAD)])
+    newer = Contact(ANNA, source=Source.DIRECT, tags=frozenset({"restricted"}))
+    worse = replace(bought, as_of=NOW, never_informed=True)
+    given = frozenset({"tags", "source"})
+    await store.put_contacts([ContactUpdate(replace(newer, others=(worse,)), given, as_of=NOW)])
+    assert await reason(store) == "contact_restricted"
+    contact = await store.contact(ANNA)
+    assert contact is not None
+    assert [way.never_informed for way in contact.others] == [True]

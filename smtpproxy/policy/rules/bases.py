@@ -8,6 +8,7 @@ mail. The rulebook lists the conditions and their order.
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
+from smtpproxy.mail.visible_text import folded
 from smtpproxy.policy.model import (
     Audience,
     Basis,
@@ -215,7 +216,9 @@ def _is_proven(act: ConsentAct, request: ConsentAct | None, case: RecipientCase)
 
 def _states(evidence: Evidence, name: str) -> bool:
     value: str | None = getattr(evidence, name)
-    return value is not None and value.strip() != ""
+    if value is None or not value.strip():
+        return False
+    return value.isascii() or folded(value) != ""  # invisible characters state nothing
 
 
 _CUSTOMER = allow("existing_customer", Basis.EXISTING_CUSTOMER)

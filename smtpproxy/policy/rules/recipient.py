@@ -10,6 +10,7 @@ from datetime import date, datetime
 
 from msgspec.structs import replace
 
+from smtpproxy.mail.visible_text import folded
 from smtpproxy.policy.model import (
     BUILT_IN_BRAND,
     Action,
@@ -218,9 +219,12 @@ def restricted(case: RecipientCase) -> Verdict | None:
 
 
 def restricting(tags: Collection[str], restricted_tags: Iterable[str]) -> frozenset[str]:
-    """Return those of a contact's tags that protect it, ignoring case and surrounding spaces."""
-    wanted = {tag.strip().casefold() for tag in restricted_tags} if tags else ()
-    return frozenset(tag for tag in tags if tag.strip().casefold() in wanted)
+    """Return those of a contact's tags that protect it.
+
+    Case, accents, surrounding spaces and invisible characters are ignored.
+    """
+    wanted = {folded(tag) for tag in restricted_tags} if tags else ()
+    return frozenset(tag for tag in tags if folded(tag) in wanted)
 
 
 def source(case: RecipientCase) -> Verdict | None:
@@ -263,7 +267,7 @@ def links(provenance: Provenance) -> tuple[Link, ...]:
 
 def discloses(link: Link, now: datetime) -> bool:
     return (
-        bool(link.supplier)
+        folded(link.supplier or "") != ""
         and link.sender_disclosed is True
         and (link.at is None or link.at <= now)
     )

@@ -15,7 +15,7 @@ from smtpproxy.store.merge import Known, Tally, merge, newest_preferences, refus
 from smtpproxy.store.operations import Change, Correction, Rectification
 from smtpproxy.store.protocols import BatchResult, ContactUpdate, SuppressionEntry
 from smtpproxy.store.rectifying import corrected, following
-from smtpproxy.store.said_last import said_last
+from smtpproxy.store.said_last import as_known, said_last
 from smtpproxy.store.sql import imported_contacts, rows
 from smtpproxy.store.sql.rows import ACT_COLUMNS, CONTACT_COLUMNS, Row, from_micros, to_micros
 from smtpproxy.store.sql.session import Connections, Session
@@ -142,6 +142,7 @@ async def put(
         if entry is None:
             number += 1
             entry = entries[address] = _Entry(number, None)
+        entry.known = as_known(entry.known, now)
         entry.apply(said_last(update, entry.known, now), tally, importer)
     touched = [entry for entry in entries.values() if entry.touched]
     versions = [row for entry in touched for row in entry.versions]
