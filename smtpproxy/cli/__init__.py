@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NoReturn
@@ -35,6 +35,26 @@ class Failure(click.ClickException):
 def fail(message: str, code: int = 1) -> NoReturn:
     """End the command: `Error: MESSAGE` on stderr, exit code `code` (1 or 2)."""
     raise Failure(message, code)
+
+
+@contextlib.contextmanager
+def failing(
+    kind: type[Exception] | tuple[type[Exception], ...], before: str = "", *, code: int = 1
+) -> Iterator[None]:
+    """End the command for an error of that kind, with its text after `before`."""
+    try:
+        yield
+    except kind as error:
+        fail(f"{before}{error}", code)
+
+
+@contextlib.contextmanager
+def valid_parameter(hint: str | None = None) -> Iterator[None]:
+    """End the command for a ValueError, with its text: a parameter has a wrong value."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint=hint) from None
 
 
 def unknown(kind: str, name: str, known: Iterable[str], option: str = "") -> NoReturn:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import click
 
+from smtpproxy.cli import valid_parameter
 from smtpproxy.cli.audit_export import Filters, export
 from smtpproxy.cli.audit_ship import ship
 from smtpproxy.cli.audit_verify import anchor, replay_command, verify
-from smtpproxy.cli.command import command
 from smtpproxy.cli.journals import (
     COPIES,
     Journal,
@@ -22,7 +22,7 @@ from smtpproxy.cli.journals import (
     journals,
     record_place,
 )
-from smtpproxy.cli.options import ANCHORS, option, read_kept
+from smtpproxy.cli.options import ANCHORS, command, option, read_kept
 from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Table
 from smtpproxy.evidence.gather import record_object
 from smtpproxy.policy.model import NO_FACTS, Action, RecipientFacts, Verdict, collections
@@ -172,10 +172,8 @@ def _one(
     *,
     indexed: bool,
 ) -> Result:
-    try:
+    with valid_parameter("'ID'"):
         records = find_records(logs, decision_id)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="'ID'") from error
     if not records and indexed:
         others = elsewhere(settings, IndexQuery(id=decision_id.upper()), _MOST_RECIPIENTS)
         if others:

@@ -10,11 +10,11 @@ from typing import BinaryIO
 
 import msgspec
 
-from smtpproxy.cli.command import command
 from smtpproxy.cli.journals import COPIES, journals
 from smtpproxy.cli.options import (
     canonical_address,
     choice,
+    command,
     moment,
     option,
 )

@@ -10,8 +10,7 @@ from types import FrameType
 import click
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.command import command
-from smtpproxy.cli.options import audit_folder, flag, option
+from smtpproxy.cli.options import audit_folder, command, flag, option
 from smtpproxy.cli.printer import Part, Result
 from smtpproxy.cli.stores import warn
 from smtpproxy.settings import Settings

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.command import command
 from smtpproxy.cli.journals import COPIES, Journal, journals
 from smtpproxy.cli.options import (
     ANCHORS,
     audit_folder,
+    command,
     flag,
     moment,
     option,

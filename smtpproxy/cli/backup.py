@@ -8,14 +8,13 @@ from typing import TypeVar
 import click
 
 from smtpproxy.backup.journals import own_journals
-from smtpproxy.backup.manifest import BackupFault, Manifest
+from smtpproxy.backup.manifest import BackupFault, Manifest, take
 from smtpproxy.backup.replay import Replayed, Statement, give_up, replay, waiting_restore
 from smtpproxy.backup.restoring import Pending, Placed, bring_journals, place
-from smtpproxy.backup.taking import take
 from smtpproxy.cli import fail
-from smtpproxy.cli.command import command
 from smtpproxy.cli.options import (
     ANCHORS,
+    command,
     flag,
     option,
     plain_text,

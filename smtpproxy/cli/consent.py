@@ -13,14 +13,14 @@ import click
 from msgspec.structs import replace
 
 from smtpproxy import recorded_consent
-from smtpproxy.cli import fail
-from smtpproxy.cli.command import command
+from smtpproxy.cli import fail, failing
 from smtpproxy.cli.consent_mail import link, start
 from smtpproxy.cli.options import (
     EXISTING_FILE,
     TIME_HELP,
     canonical_address,
     choice,
+    command,
     flag,
     ip_address,
     last_moment,
@@ -140,10 +140,8 @@ def record(settings: Settings, address: str, options: RecordOptions) -> Result:
     A double opt-in is two acts: the request, recorded with --pending, and its confirmation,
     recorded with --confirm. Either may carry the proof.
     """
-    try:
+    with failing(ValueError, "--brand: ", code=2):
         brand = brand_of(settings, options.brand)
-    except ValueError as error:
-        fail(f"--brand: {error}", 2)
     act = replace(options.act(_method(settings, options)), brand=brand)
     check_purpose(settings, options.purpose)
     source = Source(options.source) if options.source else None
@@ -228,10 +226,8 @@ def _method(settings: Settings, options: RecordOptions) -> str:
         return DOUBLE_OPT_IN
     if method is None:
         raise click.UsageError("Missing option '--method'.")
-    try:
+    with failing(ValueError, "--method: ", code=2):
         check_method(settings, method, double=double)
-    except ValueError as error:
-        fail(f"--method: {error}", 2)
     return method
 
 
@@ -258,10 +254,8 @@ def export(settings: Settings, address: str | None, output: BinaryIO) -> int:
     """
 
     def written(facts: RecipientFacts, indent: int | None) -> bytes | None:
-        try:
+        with failing(NoReceipt, code=2):
             made = receipt(settings, facts, identifier=str(uuid4()), at=now())
-        except NoReceipt as error:
-            fail(str(error), 2)
         return None if made is None else json_bytes(made, indent=indent) + b"\n"
 
     async def write(store: Store) -> None:

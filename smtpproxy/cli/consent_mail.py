@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from smtpproxy.cli import fail
-from smtpproxy.cli.command import command
+from smtpproxy.cli import fail, failing
 from smtpproxy.cli.options import (
     FILE_OR_STDIN,
     canonical_address,
     choice,
+    command,
     ip_address,
     option,
     plain_text,
@@ -102,10 +102,8 @@ def _request(settings: Settings, address: str, options: StartOptions) -> "Consen
             " mail; ask where people see what it is, and record the answer with `consent record`",
             2,
         )
-    try:
+    with failing(ValueError, "--brand: ", code=2):
         brand = brand_of(settings, options.brand)
-    except ValueError as error:
-        fail(f"--brand: {error}", 2)
     if options.purpose not in (purposes := settings.purposes_of(brand)):
         known = ", ".join(sorted(purposes))
         wrong = f"no stream of brand {brand} has the purpose {options.purpose!r}"
@@ -139,11 +137,9 @@ def link(
     """
     from smtpproxy.web.own_mail import Writer
 
-    try:
+    with failing(ValueError, code=2):
         writer = Writer(settings)
         writer.permission_links(stream, [], language, now())
-    except ValueError as error:
-        fail(str(error), 2)
     listed = AddressFile(file)
     rows: list[tuple[str, str]] = []
     for batch in listed.batches():

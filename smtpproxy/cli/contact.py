@@ -11,8 +11,7 @@ from typing import BinaryIO
 
 import click
 
-from smtpproxy.cli import fail
-from smtpproxy.cli.command import command
+from smtpproxy.cli import fail, failing
 from smtpproxy.cli.contact_map import map_contacts
 from smtpproxy.cli.contact_rights import erase, in_words, object_, rectify
 from smtpproxy.cli.import_file import run_import
@@ -29,6 +28,7 @@ from smtpproxy.cli.options import (
     TIME_HELP,
     canonical_address,
     choice,
+    command,
     flag,
     moment,
     option,
@@ -120,10 +120,8 @@ def import_contacts(settings: Settings, file: Path, options: ContactImport) -> R
         check_brand(settings, options.brand)
         others["brand"] = options.brand
     task = prepare(access, file, "contacts", options, others, as_of)
-    try:
+    with failing(MappingFault, code=2):
         columns = read_mapping(options.mapping) if options.mapping else None
-    except MappingFault as error:
-        fail(str(error), 2)
     constants = contact_constants(settings, options.constants)
     wanted = Wanted(task.hint, options.layout, own=own, purpose=purpose, constants=constants)
     limit = None if access.everything else rejecting(access.check_contact)

@@ -8,8 +8,7 @@ from typing import Literal
 
 import click
 
-from smtpproxy.cli import fail
-from smtpproxy.cli.command import command
+from smtpproxy.cli import fail, failing, valid_parameter
 from smtpproxy.cli.import_file import on_a_terminal
 from smtpproxy.cli.imports import input_file
 from smtpproxy.cli.map_questions import asked, check_known, column_pair, guessed, left_open
@@ -17,6 +16,7 @@ from smtpproxy.cli.map_sample import Sample, sample
 from smtpproxy.cli.options import (
     OUTPUT_FILE,
     choice,
+    command,
     flag,
     option,
     plain_text,
@@ -39,10 +39,8 @@ from smtpproxy.toml import loads
 
 
 def _zone(value: str) -> str:
-    try:
+    with valid_parameter():
         zone(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
     return value
 
 
@@ -103,11 +101,8 @@ def map_contacts(settings: Settings, file: Path, options: MapOptions) -> Result:
     output = options.output or file.with_suffix(".mapping.toml")
     if output.exists():
         fail(f"{output}: already exists and is not overwritten; name another with --output", 2)
-    try:
-        with progress(file.name, file.stat().st_size) as show:
-            look = look_at(file, show)
-    except ImportFault as error:
-        fail(f"{file}: {error}")
+    with failing(ImportFault, f"{file}: "), progress(file.name, file.stat().st_size) as show:
+        look = look_at(file, show)
     if not look.rows:
         fail(f"{file}: no rows below its header")
     if look.is_headless:
@@ -126,10 +121,8 @@ def map_contacts(settings: Settings, file: Path, options: MapOptions) -> Result:
     check_known(file, proposal, notes, leave_open=options.leave_open)
     answers = left_open(answers, proposal)
     text = _written(file, output, look, proposal, answers)
-    try:
+    with failing(MappingFault, code=2):
         mapping = mapping_of(str(output), loads(text), FIELDS)
-    except MappingFault as error:
-        fail(str(error), 2)
     found = sample(settings, file, mapping)
     with output.open("x", encoding="utf-8") as out:
         out.write(text)

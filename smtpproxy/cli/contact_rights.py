@@ -8,11 +8,11 @@ import click
 
 from smtpproxy import erasure
 from smtpproxy.cli import fail
-from smtpproxy.cli.command import command
 from smtpproxy.cli.options import (
     TIME_HELP,
     canonical_address,
     choice,
+    command,
     flag,
     language_tag,
     last_moment,

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
-from smtpproxy.cli import fail
-from smtpproxy.cli.command import command
-from smtpproxy.cli.options import choice, flag, several
+from smtpproxy.cli import fail, failing, valid_parameter
+from smtpproxy.cli.options import choice, command, flag, several
 from smtpproxy.cli.printer import Result
 from smtpproxy.settings import Settings
 from smtpproxy.settings.mail import Right
@@ -48,10 +47,8 @@ def token(
     from smtpproxy.cli.stores import check_brand  # loads the store, which --help does not need
 
     if name != _PLACEHOLDER:
-        try:
+        with valid_parameter("NAME"):
             token_name(name)
-        except ValueError as error:
-            raise click.BadParameter(str(error), param_hint="NAME") from None
     token = PREFIX + secrets.token_urlsafe(32)
     digest = sha256(token.encode()).hexdigest()
     rights = list(dict.fromkeys(may)) or list(_RIGHTS[:2])
@@ -111,10 +108,8 @@ def add(
     exists = name in users.by_name
     if exists and not replace:
         fail(f"{name!r} already exists; --replace sets a new password")
-    try:
+    with failing(ValueError, "the password ", code=2):
         user = User.of(name, _password(confirm=True))
-    except ValueError as error:
-        fail(f"the password {error}", 2)
     _write(settings, dataclasses.replace(users, by_name={**users.by_name, name: user}))
     click.echo(f"{name}: {'password replaced' if exists else 'added'}")
 
@@ -168,10 +163,8 @@ def _users_file(settings: Settings) -> Path:
 def _read(path: Path) -> "Users":
     from smtpproxy.auth.users import UsersError, read
 
-    try:
+    with failing(UsersError):
         return read(path)
-    except UsersError as error:
-        fail(str(error))
 
 
 def _write(settings: Settings, users: "Users") -> None:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 from msgspec import Struct
 
-from smtpproxy.cli import fail
-from smtpproxy.cli.command import command
+from smtpproxy.cli import fail, failing
 from smtpproxy.cli.options import (
     EXISTING_FILE,
     choice,
+    command,
     option,
     several,
 )
@@ -197,10 +197,8 @@ def _names(domain: str, selector: str) -> tuple[str, str]:
 def _key(path: Path) -> "SigningKey":
     from smtpproxy.relay.dkim_signing import KeyFault, read_key
 
-    try:
+    with failing(KeyFault):
         return read_key(path)
-    except KeyFault as fault:
-        fail(str(fault))
 
 
 def _name(domain: str, selector: str) -> str:
@@ -259,10 +257,8 @@ def _read_records(paths: Sequence[Path]) -> Mapping[str, bytes]:
     """Return by name the records in files of zone lines."""
     records = {}
     for path in paths:
-        try:
+        with failing((OSError, UnicodeDecodeError), f"{path} cannot be read: "):
             lines = path.read_text("utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            fail(f"{path} cannot be read: {error}")
         for line in lines:
             found = _LINE.match(line)
             if found is not None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from smtpproxy.cli.command import command
-from smtpproxy.cli.options import choice, option, several
+from smtpproxy.cli import valid_parameter
+from smtpproxy.cli.options import choice, command, option, several
 from smtpproxy.cli.printer import (
     Column,
     Part,
@@ -35,10 +35,8 @@ _STYLES = {
 def _domain(value: str) -> str:
     from smtpproxy.settings.places import domain
 
-    try:
+    with valid_parameter():
         return domain(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
 
 
 @command("doctor")

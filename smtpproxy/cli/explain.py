@@ -13,13 +13,13 @@ from typing import IO, Any, BinaryIO
 
 import click
 
-from smtpproxy.cli import fail, unknown
-from smtpproxy.cli.command import command
+from smtpproxy.cli import fail, unknown, valid_parameter
 from smtpproxy.cli.explanation_text import as_object, text
 from smtpproxy.cli.journals import COPIES, elsewhere, find_records, journals, record_place
 from smtpproxy.cli.options import (
     ANCHORS,
     choice,
+    command,
     moment,
     option,
     read_kept,
@@ -34,7 +34,7 @@ from smtpproxy.core.explanation import explain as explained
 from smtpproxy.core.services import StreamChoice, StreamTable
 from smtpproxy.intake.replies import content_problem
 from smtpproxy.locale import LANGS, Lang
-from smtpproxy.mail.address import AddressError, canonical, parse_path, qualified
+from smtpproxy.mail.address import canonical, parse_path, qualified
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.model import MessageFeatures, SignatureFinding, Stream
@@ -223,29 +223,23 @@ def _choice(
 
 
 def _reverse_path(given: str, origin: str | None) -> str:
-    try:
+    with valid_parameter("'--mail-from'"):
         return qualified(parse_path(given), origin) if given else ""
-    except AddressError as error:
-        raise click.BadParameter(str(error), param_hint="'--mail-from'") from error
 
 
 def _recipient(settings: Settings, given: str, origin: str | None) -> str:
     """Return the forward path as the listener would read it in a RCPT command."""
-    try:
+    with valid_parameter("'--rcpt'"):
         path = qualified(parse_path(given.strip()), origin)
         canonical(path if "@" in path else f"{path}@{settings.server.hostname}")
-    except AddressError as error:
-        raise click.BadParameter(str(error), param_hint="'--rcpt'") from error
     return path
 
 
 def _recorded(
     settings: Settings, decision_id: str, lang: Lang, kept: Path | None, shipped: Path | None
 ) -> Explanation:
-    try:
+    with valid_parameter("'--id'"):
         records = find_records(journals(settings, shipped), decision_id)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="'--id'") from error
     if not records:
         others = () if shipped else elsewhere(settings, IndexQuery(id=decision_id.upper()), 1)
         if others:

@@ -7,9 +7,8 @@ from typing import Any
 
 import click
 
-from smtpproxy.cli.command import command
 from smtpproxy.cli.feedback_mailbox import act_on, assign, list_reports, show, would_be_done
-from smtpproxy.cli.options import flag
+from smtpproxy.cli.options import command, flag
 from smtpproxy.cli.printer import Column, Part, Table, print_json, print_text
 from smtpproxy.feedback import FeedbackReport, read_report
 from smtpproxy.feedback.parts import MAX_OCTETS

@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from smtpproxy.cli import fail, unknown
-from smtpproxy.cli.command import command
-from smtpproxy.cli.options import canonical_address, choice, option
+from smtpproxy.cli.options import canonical_address, choice, command, option
 from smtpproxy.cli.printer import Column, Part, Result, Table, picked
 from smtpproxy.cli.stores import open_patiently, using_store
 from smtpproxy.clock import now

@@ -12,7 +12,6 @@ import click
 
 from smtpproxy.access import Access
 from smtpproxy.cli import fail
-from smtpproxy.cli.command import command
 from smtpproxy.cli.import_record import (
     Behalf,
     Job,
@@ -30,7 +29,7 @@ from smtpproxy.cli.import_record import (
     undo_import,
     undone_in_words,
 )
-from smtpproxy.cli.options import EXISTING_FILE, OUTPUT_FILE, flag, option, several
+from smtpproxy.cli.options import EXISTING_FILE, OUTPUT_FILE, command, flag, option, several
 from smtpproxy.cli.printer import Column, Fields, Part, Result, Table, picked
 from smtpproxy.cli.stores import constant, using_store, warn
 from smtpproxy.clock import now

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.command import command
-from smtpproxy.cli.options import choice, flag, option, several
+from smtpproxy.cli.options import choice, command, flag, option, several
 from smtpproxy.cli.printer import Part, Result, Styled, print_text
 from smtpproxy.cli.prompter import Prompter
 from smtpproxy.setup.answers import Answers, Route

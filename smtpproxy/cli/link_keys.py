@@ -6,8 +6,7 @@ from pathlib import Path
 import click
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.command import command
-from smtpproxy.cli.options import flag
+from smtpproxy.cli.options import command, flag
 from smtpproxy.cli.printer import Column, Part, Result, Table
 from smtpproxy.cli.stores import using_store
 from smtpproxy.clock import now

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smtpproxy.cli import fail
-from smtpproxy.cli.command import command
+from smtpproxy.cli import failing
 from smtpproxy.cli.options import (
+    command,
     flag,
     settings_in,
 )
@@ -57,10 +57,8 @@ def demo(keep: bool = flag("Leave the relay running until Ctrl-C.")) -> None:
     from smtpproxy.demo import run
     from smtpproxy.demo.relay import DemoError
 
-    try:
+    with failing(DemoError, "the demo stopped: "):
         run(keep=keep)
-    except DemoError as error:
-        fail(f"the demo stopped: {error}")
 
 
 @command("check")

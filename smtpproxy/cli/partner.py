@@ -9,9 +9,8 @@ from typing import BinaryIO, cast
 
 import click
 
-from smtpproxy.cli import fail, unknown
-from smtpproxy.cli.command import command
-from smtpproxy.cli.options import EXISTING_FILE, FILE_OR_STDIN, option
+from smtpproxy.cli import fail, failing, unknown
+from smtpproxy.cli.options import EXISTING_FILE, FILE_OR_STDIN, command, option
 from smtpproxy.cli.outlook import outlook_object, outlook_text
 from smtpproxy.cli.printer import Aside, Csv, Part, Result
 from smtpproxy.cli.stores import AddressFile, using_store
@@ -152,12 +151,9 @@ def screen(
     """
     shared = load_partner_key(partner_of(settings, name).key_file)
     snapshot: dict[bytes, list[SnapshotRow]] = {}
-    try:
-        with taken.open("rb") as file:
-            for row in read_snapshot(file, shared)[1]:
-                snapshot.setdefault(row.keys[0], []).append(row)
-    except SnapshotFault as error:
-        fail(f"{taken}: {error}")
+    with failing(SnapshotFault, f"{taken}: "), taken.open("rb") as file:
+        for row in read_snapshot(file, shared)[1]:
+            snapshot.setdefault(row.keys[0], []).append(row)
     screened, found = 0, []
     listed = AddressFile(addresses)
     for batch in listed.batches():

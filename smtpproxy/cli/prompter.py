@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import click
 
-from smtpproxy.cli import fail
+from smtpproxy.cli import fail, failing, valid_parameter
 from smtpproxy.terminal import printable
 
 T = TypeVar("T")
@@ -88,10 +88,8 @@ class Prompter:
     def _read(self, option: str, read: Read[T], given: str, optional: bool) -> T | None:
         if optional and given == NOTHING:
             return None
-        try:
+        with failing(ValueError, f"{option}: ", code=2):
             return read(given)
-        except ValueError as error:
-            fail(f"{option}: {error}", 2)
 
     def _prompt(
         self, question: str, read: Read[T], proposal: str | None, optional: bool
@@ -101,10 +99,8 @@ class Prompter:
                 return None
             if not text.strip():
                 raise click.BadParameter("an answer is needed, and nothing is proposed here")
-            try:
+            with valid_parameter():
                 return read(text)
-            except ValueError as error:
-                raise click.BadParameter(str(error)) from None
 
         if optional:
             question += f" ({NOTHING}: none)"

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from smtpproxy.cli import fail
-from smtpproxy.cli.command import command
+from smtpproxy.cli import fail, failing
 from smtpproxy.cli.options import (
+    command,
     flag,
     moment,
     option,
@@ -58,15 +58,13 @@ def purge(
         fail(
             "--at: data that has not outlived its period yet must not be removed; add --dry-run", 2
         )
-    try:
+    with failing(AlreadyRunning):
         purged = using_store(
             settings,
             lambda store: purge(settings, store, at=at or now(), clock=now, dry_run=dry_run),
             read_only=dry_run,
             or_empty=True,
         )
-    except AlreadyRunning as error:
-        fail(str(error))
     data = {
         "at": purged.at,
         "dry_run": purged.dry_run,

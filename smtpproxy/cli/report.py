@@ -9,11 +9,11 @@ from pathlib import Path
 import click
 
 from smtpproxy.cli import unknown
-from smtpproxy.cli.command import command
 from smtpproxy.cli.journals import COPIES, journals
 from smtpproxy.cli.options import (
     OUTPUT_FILE,
     choice,
+    command,
     moment,
     option,
     private,

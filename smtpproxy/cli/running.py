@@ -10,9 +10,8 @@ from typing import Any
 
 import click
 
-from smtpproxy.cli import fail
-from smtpproxy.cli.command import command
-from smtpproxy.cli.options import flag
+from smtpproxy.cli import fail, failing
+from smtpproxy.cli.options import command, flag
 from smtpproxy.cli.printer import (
     Column,
     Fields,
@@ -339,10 +338,8 @@ def reload(settings: Settings) -> Result:
     Messages in progress finish under the old one. If the relay keeps the old one, prints the
     faults and exits with 1. Only server.state_dir needs a restart.
     """
-    try:
+    with failing(NotRunning):
         response, _ = ask(settings.server.state_dir, Reload())
-    except NotRunning as error:
-        fail(str(error))
     if response.faults:
         return Result({"reloaded": False, "faults": response.faults}, response.faults, 1)
     new = response.told

@@ -15,12 +15,12 @@ from typing import BinaryIO, NoReturn
 
 import click
 
-from smtpproxy.cli import fail, unknown
-from smtpproxy.cli.command import command
+from smtpproxy.cli import fail, failing, unknown
 from smtpproxy.cli.options import (
     FILE_OR_STDIN,
     OUTPUT_FILE,
     choice,
+    command,
     moment,
     option,
 )
@@ -143,20 +143,21 @@ def _scrub(
             refused=_written(drafts, options.refused),
         )
         unreadable = _unreadable(drafts, list_path, options.rejected)
-        with source.lines() as lines, progress(name, size) as show:
-            try:
-                addresses = open_list(lines, options.form, options.column)
-                unreadable.header = addresses.original_header
-                run = Scrub(
-                    addresses,
-                    request,
-                    outputs,
-                    unreadable.put,
-                    lambda counts: show(source.octets, counts.total),
-                )
-                using_store(settings, run.through, read_only=True, or_empty=True)
-            except ImportFault as error:
-                fail(f"{name}: {error}", 2)
+        with (
+            failing(ImportFault, f"{name}: ", code=2),
+            source.lines() as lines,
+            progress(name, size) as show,
+        ):
+            addresses = open_list(lines, options.form, options.column)
+            unreadable.header = addresses.original_header
+            run = Scrub(
+                addresses,
+                request,
+                outputs,
+                unreadable.put,
+                lambda counts: show(source.octets, counts.total),
+            )
+            using_store(settings, run.through, read_only=True, or_empty=True)
         if addresses.decoder is not None and (note := addresses.decoder.note()):
             warn(f"{name}: {note}; the output is UTF-8")
         findings = Findings(name, source.sha256, request, run.counts)

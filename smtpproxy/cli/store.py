@@ -7,9 +7,8 @@ from pathlib import Path
 
 import click
 
-from smtpproxy.cli import fail
-from smtpproxy.cli.command import command
-from smtpproxy.cli.options import several
+from smtpproxy.cli import fail, valid_parameter
+from smtpproxy.cli.options import command, several
 from smtpproxy.cli.printer import Column, Part, Result, Styled, Table
 from smtpproxy.cli.stores import open_patiently, using_store
 from smtpproxy.clock import now
@@ -28,10 +27,8 @@ _TIMEOUT = 30.0  # seconds that running writers get to finish
 
 
 def _url(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    try:
+    with valid_parameter():
         return store_url(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
 
 
 @click.group("store")

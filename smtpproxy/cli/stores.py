@@ -13,7 +13,7 @@ from typing import BinaryIO, TypeVar, cast
 import click
 
 from smtpproxy import recorded_consent
-from smtpproxy.cli import fail
+from smtpproxy.cli import fail, failing, valid_parameter
 from smtpproxy.cli.options import flag, moment, option, plain_text
 from smtpproxy.clock import now
 from smtpproxy.mail.address import AddressError
@@ -145,10 +145,8 @@ def warn_of_the_future(option: str, at: datetime | None, effect: str) -> None:
 
 def scope_type(value: str) -> str:
     """Read an option's scope. For `type=scope_type`."""
-    try:
+    with valid_parameter():
         return read_scope(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
 
 
 def known_scope(settings: Settings, scope: str) -> str:
@@ -167,18 +165,14 @@ def known_scope(settings: Settings, scope: str) -> str:
 
 def check_brand(settings: Settings, brand: str) -> None:
     """End the command if there is no such brand."""
-    try:
+    with failing(ValueError, "--brand: ", code=2):
         recorded_consent.check_brand(settings, brand)
-    except ValueError as error:
-        fail(f"--brand: {error}", 2)
 
 
 def check_purpose(settings: Settings, purpose: str) -> None:
     """End the command if no stream has the purpose, which is often misspelt."""
-    try:
+    with failing(ValueError, "--purpose: ", code=2):
         recorded_consent.check_purpose(settings, purpose)
-    except ValueError as error:
-        fail(f"--purpose: {error}", 2)
 
 
 def constant(value: str) -> tuple[str, str]:
@@ -236,13 +230,11 @@ class AddressFile:
 
     def batches(self) -> Iterator[Sequence[str]]:
         """Yield them in canonical form, in batches."""
-        with click.open_file(str(self._path), "rb") as file:
-            try:
-                names = self._names(read_lines(cast(BinaryIO, file)))
-                while batch := list(islice(names, _BATCH)):
-                    yield batch
-            except ImportFault as error:
-                fail(f"{self._path}: {error}")
+        opened = click.open_file(str(self._path), "rb")
+        with failing(ImportFault, f"{self._path}: "), opened as file:
+            names = self._names(read_lines(cast(BinaryIO, file)))
+            while batch := list(islice(names, _BATCH)):
+                yield batch
 
     def _names(self, lines: Lines) -> Iterator[str]:
         first = first_line(lines)

@@ -10,8 +10,7 @@ from typing import BinaryIO, Literal
 
 import click
 
-from smtpproxy.cli import fail
-from smtpproxy.cli.command import command
+from smtpproxy.cli import fail, failing
 from smtpproxy.cli.import_file import run_import
 from smtpproxy.cli.import_record import access_of, rejecting
 from smtpproxy.cli.imports import (
@@ -24,6 +23,7 @@ from smtpproxy.cli.options import (
     TIME_HELP,
     address_or_domain,
     choice,
+    command,
     flag,
     last_moment,
     option,
@@ -272,10 +272,8 @@ def import_suppressions(settings: Settings, file: Path, options: SuppressionImpo
     # Only if given: --resume compares it.
     notes = {"keep-notes": "yes"} if options.keep_notes else {}
     task = prepare(access, file, "suppressions", options, given | notes)
-    try:
+    with failing(MappingFault, code=2):
         columns = read_mapping(options.mapping, SUPPRESSION_FIELDS) if options.mapping else None
-    except MappingFault as error:
-        fail(str(error), 2)
     age = task.job.as_of
     defaults = Defaults(age, **{name: text or "" for name, text in given.items()})
     constants = constants_of(options.constants, SUPPRESSION_FIELDS)

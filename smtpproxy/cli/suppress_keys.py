@@ -11,9 +11,8 @@ from typing import BinaryIO
 import click
 
 from smtpproxy.cli import fail, unknown
-from smtpproxy.cli.command import command
 from smtpproxy.cli.link_keys import holdings, relay_lines
-from smtpproxy.cli.options import FILE_OR_STDIN, flag, option
+from smtpproxy.cli.options import FILE_OR_STDIN, command, flag, option
 from smtpproxy.cli.printer import Part, Result, json_bytes
 from smtpproxy.cli.stores import AddressFile, scope_type, using_store
 from smtpproxy.clock import now

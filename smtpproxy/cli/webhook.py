@@ -7,8 +7,7 @@ from typing import Any
 import click
 
 from smtpproxy.cli import unknown
-from smtpproxy.cli.command import command
-from smtpproxy.cli.options import flag, option
+from smtpproxy.cli.options import command, flag, option
 from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Table, picked
 from smtpproxy.cli.stores import using_store
 from smtpproxy.clock import now

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from smtpproxy.cli import main
-from smtpproxy.cli.stream_mode import NOT_RUNNING
+from smtpproxy.cli.stream import NOT_RUNNING
 from smtpproxy.config import load
 from tests.cli.conftest import Bench
 from tests.cli.stored import Stored
