@@ -1,13 +1,15 @@
-"""docs/settings.md and the example file say what the code does, both ways."""
+"""docs/settings.md and the example file say what the code does, both ways; documents quote it."""
 
 import dataclasses
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from smtpproxy import settings as all_settings
+from smtpproxy.cli import COMMANDS
 from smtpproxy.config import load, parse
 from smtpproxy.config.warnings import warnings
 from smtpproxy.toml import shown
@@ -15,6 +17,7 @@ from smtpproxy.toml_tables import KnownKey, keys_of
 
 REPOSITORY = Path(__file__).parents[2]
 DOCUMENT = (REPOSITORY / "docs" / "settings.md").read_text("utf-8")
+README = REPOSITORY / "README.md"
 EXAMPLE = REPOSITORY / "config" / "smtpproxy.example.toml"
 
 TABLES: dict[str, type] = {
@@ -124,3 +127,76 @@ def test_the_example_shows_every_table_of_this_version() -> None:
     assert set(written) == {
         table.strip("[]") for table in TABLES if table not in MADE_BY_THE_READER
     }
+
+
+# What the documents quote of the program
+
+
+OTHERS_WORDS = {
+    *("why did this person get (or not get) that mail?", "why did I not get it?"),
+    *("20% off", "you are on our mailing list", "our sponsors", "View in browser"),
+    *("is back in stock", "mail sent by smarthost", "null client", "Message refused"),
+    *("space not enough", "mailbox is frozen", "550 User unknown", "421 Deferred"),
+    *("550 Unknown user", "utmost account", "jeanne is over quota", "Not on record"),
+    *("jeanne at people dot example", "The collected anchor", "Opt-in newsletter"),
+    *("Date d'inscription", "I want the letter"),
+}
+"""What documents quote of people, laws and other programs, not of this one."""
+
+_FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.M | re.S)
+_NO_WORDS = re.compile(
+    r"…|[\w.~$/-]*[\d/@~$][\w.,:%@/~$+-]*|<[^>]*>|“[^”]*”|'[^']*'|\"[^\"]*\"|\b[A-Z]{2,}[A-Z-]*\b"
+    r"|\w+[._]\w[\w._]*|--[\w-]+|\w*=|  +|\([^)]*\)|\[[^]]*\]|[,;:.?!](?= |$)"
+    r"|\b(?:offers|receipts|newsletter|X-[\w-]+)\b"
+)
+"""What is not said in the same words each time: numbers, names, values; and the ends of phrases."""
+
+
+def _quoted(document: str) -> Iterator[str]:
+    """Yield what it quotes in "", as a phrase of code, as a reply, or as a command's output."""
+    prose = _FENCE.sub("", document)
+    for phrase in re.findall(r'"([^"\n=#\[\]-][^"\n=#\[\]]*)"', re.sub(r"`[^`]*`", "``", prose)):
+        yield from re.split("…", phrase)
+    for span in re.findall(r"`([^`]+)`", prose):
+        if re.fullmatch(r"[a-z'…]+(\s[a-z'…]+){2,}", span) and span.split()[0] not in _NAMES:
+            yield from re.split("…", span)
+        elif re.match(r"\d{3} \d\.\d\.\d ", span):
+            yield from _phrases(span)
+    for _, kind, block in _FENCE.findall(document):
+        if kind in ("console", "text"):
+            for line in re.sub(r"^\$ (?:.*\\\n)*.*$", "", block, flags=re.M).splitlines():
+                yield from _phrases(line)
+
+
+def _phrases(text: str) -> list[str]:
+    return [phrase for phrase in _NO_WORDS.split(text) if len(phrase.split()) > 2]
+
+
+def _says(code: str, phrase: str) -> bool:
+    """Whether the code has the phrase. Of a long one, a word at an end may be of a value there."""
+    words = phrase.split()
+    ways = (words, words[1:], words[:-1], words[1:-1]) if len(words) > 2 else (words,)
+    return any(" ".join(way) in code for way in ways)
+
+
+_NAMES = {"smtpproxy", "systemctl", *COMMANDS}
+
+
+def test_what_the_documents_quote_of_the_program_it_says() -> None:
+    """Say it as the code does; words of somebody else belong into OTHERS_WORDS."""
+    sources = [
+        path.read_text("utf-8")
+        for pattern in ("smtpproxy/**/*.py", "smtpproxy/**/*.toml", "config/**/*.y*ml")
+        for path in REPOSITORY.glob(pattern)
+    ]
+    said = re.sub(r"^ *#.*$", "", "\n".join(sources), flags=re.M)
+    code = " ".join(re.sub(r'"\s*\n\s*[frb]*"', "", said).split())
+    wrong, count = [], 0
+    for path in [*REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("docs/deploy/*.md"), README]:
+        for phrase in _quoted(path.read_text("utf-8")):
+            phrase = " ".join(phrase.split()).strip(" ,→")
+            if phrase.count(" ") >= 1 and phrase not in OTHERS_WORDS:
+                count += 1
+                wrong += [] if _says(code, phrase) else [(path.name, phrase)]
+    assert wrong == []
+    assert count > 100

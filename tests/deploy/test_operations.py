@@ -1,6 +1,5 @@
 """docs/operations.md: what it tells people to do works."""
 
-import ast
 import os
 import re
 import shlex
@@ -33,21 +32,6 @@ def test_every_link_leads_somewhere() -> None:
     assert {link[1:] for link in links if link.startswith("#")} <= headings
     files = {link.partition("#")[0] for link in links if not link.startswith("#")}
     assert [name for name in files if not (REPOSITORY / "docs" / name).exists()] == []
-
-
-def test_it_quotes_what_restore_prints() -> None:
-    code = REPOSITORY.glob("smtpproxy/**/*.py")
-    nodes = [node for path in code for node in ast.walk(ast.parse(path.read_text()))]
-    texts = {str(node.value) for node in nodes if isinstance(node, ast.Constant)}
-    table = TEXT.partition("| what it prints |")[2].partition("\n\n")[0]
-    quoted = [
-        part.strip()
-        for row in table.splitlines()[2:]
-        for span in re.findall(r"`([^`]+)`", row.split("|")[1])
-        for part in span.split("…")
-    ]
-    assert len(quoted) > 5
-    assert [part for part in quoted if not any(part in text for text in texts)] == []
 
 
 def test_the_files_that_it_names_are_there() -> None:
