@@ -44,7 +44,7 @@ class Filters:
         "Only mail from this application: LISTENER, LISTENER/LOGIN or LISTENER/IP.", metavar="APP"
     )
     message_id: str | None = option("Only messages with this Message-ID.", metavar="MESSAGE-ID")
-    since: datetime | None = option("Only decisions from TIME onwards.", moment)
+    since: datetime | None = option("Only decisions from TIME on.", moment)
     until: datetime | None = option("Only decisions before TIME.", moment)
 
     @property

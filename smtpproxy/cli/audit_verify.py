@@ -52,7 +52,7 @@ _SHOWN = 100
 @command("verify")
 def verify(
     settings: Settings,
-    since: datetime | None = option("Only files with lines from TIME onwards.", moment),
+    since: datetime | None = option("Only files with lines from TIME on.", moment),
     until: datetime | None = option("Only files with lines before TIME.", moment),
     kept: Path | None = ANCHORS,
     shipped: Path | None = COPIES,
@@ -179,7 +179,7 @@ class ReplayOptions:
         "The rulebook: built in, named in the configuration, or a file of your own.",
         name="--rulebook", required=True, metavar="NAME|FILE",
     )  # fmt: skip
-    since: datetime | None = option("Only decisions from TIME onwards.", moment)
+    since: datetime | None = option("Only decisions from TIME on.", moment)
     until: datetime | None = option("Only decisions before TIME.", moment)
     stream: str | None = option("Only decisions on this stream.", metavar="NAME")
     listed: bool = flag("Print every verdict that would differ.", name="--list")

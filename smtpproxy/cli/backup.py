@@ -75,9 +75,13 @@ class RestoreOptions:
         "A copy of the journals: of state_dir, or of its folder audit.",
         click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR",
     )  # fmt: skip
-    journals_whole: bool = flag("Declare that the copy of the journals is complete.")
-    journals_lost: bool = flag("Declare the changes since the backup lost: marketing resumes.")
-    by: str | None = option("Who declares it.", plain_text, metavar="NAME")
+    journals_whole: bool = flag(
+        "Confirm that nothing came after the end of this copy of the journals."
+    )
+    journals_lost: bool = flag(
+        "Confirm that whatever came after the backup is lost: marketing resumes."
+    )
+    by: str | None = option("Who confirms it.", plain_text, metavar="NAME")
     reason: str | None = option("Why.", plain_text, metavar="TEXT")
 
 
@@ -90,8 +94,9 @@ def restore(
 
     Nobody who unsubscribed, objected or was erased since the backup is mailed again: the journal
     of changes in state_dir, or in --journals, has them. Until all of it is replayed, or somebody
-    declares it lost, all marketing is deferred, and this command exits with 1. A copy of the
-    journals may end too early: marketing stays deferred until somebody declares it complete.
+    confirms that it is lost, all marketing is deferred, and this command exits with 1. A copy of
+    the journals may end too early: marketing stays deferred until somebody confirms that it is
+    complete.
     Without BACKUP, continue a restore that is waiting.
     """
     settings = settings_in(config)
@@ -157,8 +162,8 @@ def _lost(settings: Settings, backup: Path | None, options: RestoreOptions) -> R
 
     waiting = _with_waiting(settings, act)
     text = (
-        f"marketing resumes; {word.by} declared the changes after {written_time(waiting.taken_at)}"
-        " lost, which is on record in the audit log"
+        f"marketing resumes; {word.by} confirmed that the changes after"
+        f" {written_time(waiting.taken_at)} are lost, which is on record in the audit log"
     )
     data = {"lost": True, "taken_at": waiting.taken_at, "by": word.by, "reason": word.reason}
     return Result(data, [text])
@@ -240,6 +245,6 @@ def _text(done: Replayed) -> Iterator[Part]:
         yield Styled(f"missing: {gap}", "red")
     yield (
         "Marketing stays deferred (restore_pending). Give the journals: smtpproxy restore"
-        " --journals DIR; or declare them lost: smtpproxy restore --journals-lost --by NAME"
-        " --reason TEXT"
+        " --journals DIR; or confirm that they are lost: smtpproxy restore --journals-lost"
+        " --by NAME --reason TEXT"
     )

@@ -99,7 +99,9 @@ class RecordOptions:
         EXISTING_FILE, metavar="FILE",
     )  # fmt: skip
     document_hash: str | None = option("The SHA-256 itself, in hex.", sha256_text)
-    given_at: datetime | None = option(f"{TIME_HELP} (default: now).", past_moment, metavar="TIME")
+    given_at: datetime | None = option(
+        f"When the person agreed (default: now). {TIME_HELP}.", past_moment, metavar="TIME"
+    )
     ip: str | None = option("The IP address that the person agreed from.", ip_address)
     conditional: str | None = option(
         "Whether consent was a condition of the service (default: not on record).",
@@ -198,7 +200,9 @@ def withdraw(
     brand: str | None = option(
         "The brand that it is withdrawn from (default: every brand).", plain_text, metavar="NAME"
     ),
-    withdrawn_at: datetime | None = option(f"{TIME_HELP} (default: now).", last_moment),
+    withdrawn_at: datetime | None = option(
+        f"When the person withdrew it (default: now). {TIME_HELP}.", last_moment
+    ),
 ) -> Result:
     """Record that a person withdraws consent to one purpose.
 

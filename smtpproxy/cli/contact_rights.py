@@ -54,7 +54,9 @@ class RectifyOptions:
         f"When the address was obtained. {TIME_HELP}.", fact_moment, metavar="TIME"
     )
     informed_at: datetime | None = option(
-        f"When the person was told how the data is used. {TIME_HELP}.", fact_moment, metavar="TIME"
+        f"When the person was told that the address would be used for mail. {TIME_HELP}.",
+        fact_moment,
+        metavar="TIME",
     )
     optout_offered: str | None = option(
         "Whether they could opt out at collection.", choice(["yes", "no"])
@@ -66,7 +68,7 @@ class RectifyOptions:
     remove_occupation: tuple[str, ...] = several("An occupation they do not have.", plain_text)
     add_tag: tuple[str, ...] = several("A tag, such as restricted.", plain_text)
     remove_tag: tuple[str, ...] = several("A tag that is wrong.", plain_text)
-    reason: str = option("Why: who asked for it, and how you know.", plain_text, required=True)
+    reason: str = option("Why: who asked for it, and how it is known.", plain_text, required=True)
 
     def correction(self, restricted_tags: frozenset[str]) -> Correction:
         """Return the correction that these options describe."""
@@ -133,7 +135,7 @@ class ObjectOptions(NoteOptions):
     )
     profiling: bool = flag("Object to profiling too: the profile is frozen.")
     only_profiling: bool = flag("Object to profiling, but not to the mail.")
-    since: datetime | None = option(f"{TIME_HELP} (default: now).", last_moment)
+    since: datetime | None = option(f"When they said so (default: now). {TIME_HELP}.", last_moment)
 
 
 @command("object")

@@ -118,10 +118,10 @@ def record(
     settings: Settings,
     file: Path | None,
     domain: str | None = option(
-        "The key's domain; without FILE, print only its keys.", metavar="DOMAIN"
+        "The key's domain; without FILE, only the configured keys of it.", metavar="DOMAIN"
     ),
     selector: str | None = option(
-        "The key's selector; without FILE, print only its keys.", metavar="NAME"
+        "The key's selector; without FILE, only the configured key with it.", metavar="NAME"
     ),
 ) -> Result:
     """Print the DNS records of the configured keys, or of the key in FILE."""

@@ -22,7 +22,7 @@ from smtpproxy.store import decisions_elsewhere
 from smtpproxy.store.journals import IndexQuery, IndexRow
 
 COPIES: Any = option(
-    "Read the copies that `audit ship` made in DIR, of one relay or several.",
+    "Read a folder that `audit ship` has filled, of one relay or several.",
     click.Path(path_type=Path, exists=True, file_okay=False), name="--from", metavar="DIR",
 )  # fmt: skip
 

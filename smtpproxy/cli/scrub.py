@@ -77,7 +77,9 @@ class ScrubOptions:
         click.Path(path_type=Path, dir_okay=False, allow_dash=True), metavar="FILE",
     )  # fmt: skip
     allowed: Path | None = option("Write the lines of people who may be mailed here.", OUTPUT_FILE)
-    refused: Path | None = option("Write all other lines that could be read here.", OUTPUT_FILE)
+    refused: Path | None = option(
+        "Write all other readable lines here: refused, or not to be mailed now.", OUTPUT_FILE
+    )
     rejected: Path | None = option(
         "Write unreadable lines with their reasons here (default: LIST.rejected).", OUTPUT_FILE
     )

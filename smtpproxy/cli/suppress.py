@@ -91,7 +91,7 @@ class AddOptions(NoteOptions):
         f"{SCOPE_HELP} (default: all; for an erasure, marketing).", scope_type, metavar="SCOPE"
     )
     origin: str = option("Where the order comes from.", choice(Origin), default="manual")
-    since: datetime | None = option(f"{TIME_HELP} (default: now).", last_moment)
+    since: datetime | None = option(f"When it began (default: now). {TIME_HELP}.", last_moment)
 
 
 @command("add", suppress)

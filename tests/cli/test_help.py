@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from smtpproxy.cli import COMMANDS, main
+from smtpproxy.cli.options import TIME_HELP
 
 DOCS = Path(__file__).parents[2] / "docs"
 DOCUMENT = (DOCS / "commands.md").read_text("utf-8")
@@ -119,6 +120,35 @@ def test_the_default_of_an_option_is_the_documented_one(name: str) -> None:
             (row,) = re.findall(rf"^\| `{option}` \| (.*) \|$", section(name), re.M)
             shown = f"{default:g}" if isinstance(default, float) else str(default).strip("[']")
             assert re.search(rf"`?{shown}`? \(the default[;)]|\(default `?{shown}`?\)", row), row
+
+
+SMALL = frozenset(
+    re.findall(
+        r"\w+",
+        "the and for are not its was has had who one all any can may this that with from only will"
+        " what when where which they them these those than into each does here there then such",
+    )
+)
+
+
+def told(text: str) -> set[str]:
+    """The words of a text without the small ones, metavariables and most endings."""
+    words = re.findall(r"[A-Z]?[a-z][a-z_-]{2,}", text)
+    return {re.sub(r"(ing|ied|ies|ed|es|s|e|y)$", "", w.lower()) for w in words if w not in SMALL}
+
+
+@pytest.mark.parametrize("name", COMMANDS_OF_HELP)
+def test_the_document_says_of_an_option_what_its_help_says(name: str) -> None:
+    """In more words, of which those of the help are at least the half."""
+    for parameter in COMMANDS_OF_HELP[name].params:
+        if isinstance(parameter, click.Option) and parameter.opts[0] in options(
+            COMMANDS_OF_HELP[name]
+        ) - {"--json"}:
+            (row,) = re.findall(rf"^\| `{parameter.opts[0]}` \| (.*) \|$", section(name), re.M)
+            short = told(
+                (parameter.help or "").replace(TIME_HELP, "").replace("Repeat for more", "")
+            )
+            assert 2 * len(short & told(row)) >= len(short), (parameter.opts[0], short, told(row))
 
 
 @pytest.mark.parametrize("name", COMMANDS_OF_HELP)
