@@ -194,6 +194,8 @@ def _load(settings: Settings) -> None:
     if settings.feedback is not None:
         import smtpproxy.process.feedback
     if settings.webhooks:
+        import httpcore  # noqa: F401 - by httpx with its first client
+
         import smtpproxy.process.webhooks
     if is_postgresql(settings.store):
         import smtpproxy.process.journals
