@@ -312,7 +312,7 @@ def _json(status: int, content: Mapping[str, object]) -> JSONResponse:
     return JSONResponse(content, status)
 
 
-def _plain_error(request: Request, error: Exception) -> Response:
+async def _plain_error(request: Request, error: Exception) -> Response:
     """Answer 404, 405 and the like as JSON."""
     assert isinstance(error, HTTPException)
     body, media_type = _error(request.scope["path"], error.status_code, error.detail)

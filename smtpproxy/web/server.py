@@ -120,6 +120,7 @@ class HttpConnection(H11Protocol):
         self._answering: object = None
         self._timer: asyncio.TimerHandle | None = None
         self._is_stopping = False
+        self._is_lost = False
 
     # asyncio.Protocol
 
@@ -138,6 +139,8 @@ class HttpConnection(H11Protocol):
         super().connection_lost(exc)
         self._forget()
         self._stop_timer()
+        self._is_lost = True
+        self._let_go()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -167,6 +170,8 @@ class HttpConnection(H11Protocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._settle()
+        if self._is_lost:
+            self._let_go()
 
     def send_400_response(self, msg: str) -> None:
         self._answer(400, "this is not HTTP/1.1")
@@ -247,6 +252,11 @@ class HttpConnection(H11Protocol):
             self._table.uncounted(self, self._counted_as)
             self._table.open -= 1
             self._counted_as = None
+
+    def _let_go(self) -> None:
+        """Forget an answered request: it knows us, so both would wait for a collection."""
+        if self.cycle is None or self.cycle.response_complete:
+            self._answering = self.cycle = self.scope = None  # type: ignore[assignment]
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

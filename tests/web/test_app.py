@@ -1,12 +1,14 @@
 """/metrics, /healthz and /readyz over real HTTP, served as the relay serves them."""
 
 import asyncio
+import gc
 import http.client
 import json
 import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -422,3 +424,29 @@ async def test_a_connection_that_was_served_and_is_kept_open_ends_without_a_warn
     writer.close()
     stop.set()
     await asyncio.wait_for(serving, 10)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/metrics", "/nothing"])
+async def test_a_closed_connection_is_free_at_once_and_errors_need_no_thread(
+    relay: Relay, path: str
+) -> None:
+    """Without a collection: else those of thousands of clients wait for it."""
+
+    def left() -> int:
+        return sum(type(each) is web_server.HttpConnection for each in gc.get_objects())
+
+    async with served(relay) as get:
+        gc.collect()
+        before = left()
+        gc.disable()
+        try:
+            for _ in range(5):
+                assert (await get(path)).status in (200, 404)
+            for _ in range(100):
+                if left() == before:
+                    break
+                await asyncio.sleep(0.02)
+            assert left() == before
+        finally:
+            gc.enable()
+    assert not [each.name for each in threading.enumerate() if each.name.startswith("AnyIO")]
