@@ -6,6 +6,7 @@ unknown encoding is left out, and `Body.whole` says so.
 """
 
 import binascii
+import codecs
 import re
 from binascii import a2b_base64, a2b_qp
 from collections.abc import Collection, Iterator
@@ -82,8 +83,8 @@ def _word_text(octets: bytes, charset: str) -> str:
 
 
 # Python has codecs that are not charsets of mail, and slow on hostile input (punycode). These are
-# the names of their modules, which take a megabyte: each is loaded by the first text in it. Python
-# itself keeps every name that it was ever asked for.
+# the names of their modules, which take a megabyte: each is loaded by the first text in it, except
+# those of nearly all mail. Python itself would keep every name that it was ever asked for.
 _CODECS = frozenset(
     {"ascii", "utf_8", "utf_16", "utf_16_le", "utf_16_be", "utf_7", "latin_1"}
     | {f"cp{number}" for number in (437, 850, 874, *range(1250, 1259))}
@@ -91,6 +92,8 @@ _CODECS = frozenset(
     | {"koi8_r", "koi8_u", "mac_roman", "gb2312", "gbk", "gb18030", "big5", "shift_jis"}
     | {"euc_jp", "iso2022_jp", "euc_kr", "iso2022_kr", "tis_620"}
 )
+for _usual in ("latin_1", "iso8859_15", "cp1252"):
+    codecs.lookup(_usual)
 _ALIASES = {
     "utf8mb4": "utf-8",
     "unicode": "utf-8",
