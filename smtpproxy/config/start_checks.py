@@ -6,8 +6,10 @@ without permission to read them; `check` and `serve` use this.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from smtpproxy.auth.users import UsersError, read
@@ -37,14 +39,16 @@ FOLDERS = ("audit", "spool")
 """The folders that `serve` makes in state_dir."""
 
 
+Said = Iterator[tuple[str, str, bool]]
+"""The key (empty: the text begins with it), what and why, and whether it is a fault."""
+
+
 def check_named_files(settings: Settings, filename: str) -> list[str]:
     """Return warnings about files that the settings name, each `key.path: what and why`.
 
     Raises ConfigError with every fault in them.
     """
-    return _all_of(
-        [check_access_files, _check_webhooks, check_dkim_files, _check_logos], settings, filename
-    )
+    return _warnings(filename, _named_files(settings))
 
 
 def check_start(settings: Settings, filename: str) -> list[str]:
@@ -53,74 +57,63 @@ def check_start(settings: Settings, filename: str) -> list[str]:
     Writes nothing. An address on which another process listens is not a fault: it may be the relay.
     Raises ConfigError with everything that would keep the relay from starting.
     """
-    checks = [check_named_files, _check_state, _check_addresses, _check_fit]
-    return [*_all_of(checks, settings, filename), *user(settings), *disk(settings)]
+    said = chain(_named_files(settings), _state(settings), addresses(settings), _fit(settings))
+    return [*_warnings(filename, said), *user(settings), *disk(settings)]
 
 
-def _all_of(
-    checks: Sequence[Callable[[Settings, str], list[str]]], settings: Settings, filename: str
-) -> list[str]:
+def _warnings(filename: str, said: Said) -> list[str]:
+    """Raises ConfigError if there are faults."""
     warned: list[str] = []
     faults: list[str] = []
-    for check in checks:
-        try:
-            warned += check(settings, filename)
-        except ConfigError as error:
-            faults += error.faults
+    for key, text, is_fault in said:
+        (faults if is_fault else warned).append(f"{key}: {text}" if key else text)
     if faults:
-        raise ConfigError(faults)
+        raise ConfigError([f"{filename}: {fault}" for fault in faults])
     return warned
 
 
-def _raise_any(filename: str, faults: Iterator[str]) -> list[str]:
-    found = [f"{filename}: {fault}" for fault in faults]
-    if found:
-        raise ConfigError(found)
-    return []
+def _named_files(settings: Settings) -> Said:
+    yield from _certificates(settings, time.time())
+    yield from _upstream(settings)
+    yield from _users(settings)
+    yield from _webhooks(settings)
+    yield from _dkim_files(settings, datetime.now(UTC))
+    yield from _logos(settings)
 
 
-def _check_webhooks(settings: Settings, filename: str) -> list[str]:
-    return _raise_any(filename, _webhook_faults(settings))
-
-
-def _webhook_faults(settings: Settings) -> Iterator[str]:
+def _webhooks(settings: Settings) -> Said:
     for webhook in settings.webhooks:
         try:
             check_files(webhook)
         except SecretFault as fault:
-            yield f'webhook "{webhook.name}".{fault.key}: {fault}'
+            yield f'webhook "{webhook.name}".{fault.key}', str(fault), True
 
 
-def _check_logos(settings: Settings, filename: str) -> list[str]:
-    return _raise_any(filename, _logo_faults(settings))
-
-
-def _logo_faults(settings: Settings) -> Iterator[str]:
+def _logos(settings: Settings) -> Said:
     for brand in settings.declared_brands:
         try:
             if brand.logo is not None:
                 logo_source(brand.logo)
         except OSError as error:
-            yield f'brand "{brand.name}".logo: {brand.logo}: {error.strerror}'
+            yield f'brand "{brand.name}".logo', f"{brand.logo}: {error.strerror}", True
         except UnusableLogo as error:
-            yield f'brand "{brand.name}".logo: {brand.logo} {error}'
+            yield f'brand "{brand.name}".logo', f"{brand.logo} {error}", True
 
 
-def _check_state(settings: Settings, filename: str) -> list[str]:
-    _raise_any(filename, _state_faults(settings))
-    return [*restore_warnings(settings), *_replica_warnings(settings, filename)]
-
-
-def _replica_warnings(settings: Settings, filename: str) -> list[str]:
-    """Return a warning if the standby cannot be read: the relay starts, and asks the primary.
-
-    Raises ConfigError if it is a standby of another database.
-    """
-    try:
+def _state(settings: Settings) -> Said:
+    faults = [*_state_faults(settings)]
+    yield from ((key, text, True) for key, text in faults)
+    if faults:
+        return
+    for warning in restore_warnings(settings):
+        yield "", warning, False
+    try:  # without its standby the relay starts, and asks the primary
         fault = asyncio.run(replica_fault(settings.store))
-    except StoreMisconfigured as error:
-        raise ConfigError([f"{filename}: {error}"]) from error
-    return [f"{fault}; RCPT is answered from the primary meanwhile"] if fault else []
+    except StoreMisconfigured as error:  # it is a standby of another database
+        yield "", str(error), True
+    else:
+        if fault:
+            yield "", f"{fault}; RCPT is answered from the primary meanwhile", False
 
 
 def restore_warnings(settings: Settings) -> list[str]:
@@ -144,14 +137,14 @@ def restore_warnings(settings: Settings) -> list[str]:
     ]
 
 
-def _state_faults(settings: Settings) -> Iterator[str]:
+def _state_faults(settings: Settings) -> Iterator[tuple[str, str]]:
     state = settings.server.state_dir
     bad = [*filter(None, (folder_fault(state), *(folder_fault(state / each) for each in FOLDERS)))]
     maildir = None if settings.feedback is None else folder_fault(settings.feedback_dir)
     if maildir is not None and not bad:
-        yield f"feedback.maildir: {maildir}"
+        yield "feedback.maildir", maildir
     if bad:
-        yield f"server.state_dir: {bad[0]}"
+        yield "server.state_dir", bad[0]
         return
     partners = [*_partner_faults(settings)]
     yield from partners
@@ -162,30 +155,30 @@ def _state_faults(settings: Settings) -> Iterator[str]:
             if has_link_keys(state):
                 load_link_keys(state)
         except StoreMisconfigured as fault:
-            yield f"server.state_dir: {fault}"
+            yield "server.state_dir", str(fault)
 
 
-def _partner_faults(settings: Settings) -> Iterator[str]:
+def _partner_faults(settings: Settings) -> Iterator[tuple[str, str]]:
     for partner in settings.store.partners:
         try:
             load_partner_key(partner.key_file)
         except StoreMisconfigured as fault:
-            yield f'partner "{partner.name}".key_file: {fault}'
+            yield f'partner "{partner.name}".key_file', str(fault)
 
 
-def _store_faults(settings: Settings) -> Iterator[str]:
+def _store_faults(settings: Settings) -> Iterator[tuple[str, str]]:
     try:
         asyncio.run(_open_and_close(settings))
     except NoStoreYet:  # serve creates it
         fault = folder_fault(store_path(settings.store).parent)
         if fault:
-            yield f"store.url: {fault}"
+            yield "store.url", fault
     except StoreOutdated:
         pass  # serve migrates it
     except StoreMisconfigured as error:
-        yield f"store: {error}"
+        yield "store", str(error)
     except StoreUnavailable as error:
-        yield f"store: {error}{f' ({error.__cause__})' if error.__cause__ else ''}"
+        yield "store", f"{error}{f' ({error.__cause__})' if error.__cause__ else ''}"
 
 
 async def _open_and_close(settings: Settings) -> None:
@@ -196,8 +189,8 @@ async def _open_and_close(settings: Settings) -> None:
         await store.ping()
 
 
-def _check_fit(settings: Settings, filename: str) -> list[str]:
-    """Return warnings about misfits with the store; `_check_state` reports its faults."""
+def _fit(settings: Settings) -> Said:
+    """Yield warnings about misfits with the store; `_state` reports its faults."""
     from smtpproxy.store.move.traces import traces
 
     async def look() -> list[Misfit]:
@@ -205,41 +198,14 @@ def _check_fit(settings: Settings, filename: str) -> list[str]:
             found = await of_rows(settings, store) + await traces(settings.store)
             return found + await of_relays(settings, store, now=datetime.now(UTC))
 
-    try:
-        return [f"store: {one}" for one in asyncio.run(look())]
-    except (StoreUnavailable, OSError):
-        return []
-
-
-def _check_addresses(settings: Settings, filename: str) -> list[str]:
-    found = [*addresses(settings)]
-    _raise_any(filename, (f"{key}: {text}" for key, text, is_fault in found if is_fault))
-    return [f"{key}: {text}" for key, text, is_fault in found if not is_fault]
+    with suppress(StoreUnavailable, OSError):
+        yield from (("store", str(one), False) for one in asyncio.run(look()))
 
 
 _SOON = 14 * 86_400
 
 
-def check_access_files(settings: Settings, filename: str, now: float | None = None) -> list[str]:
-    """Return warnings about valid files, each `key.path: what and why`.
-
-    Raises ConfigError with every fault in them.
-    """
-    moment = time.time() if now is None else now
-    faults: list[str] = []
-    warned: list[str] = []
-    for key, text, is_fault in (
-        *_certificates(settings, moment),
-        *_upstream(settings),
-        *_users(settings),
-    ):
-        (faults if is_fault else warned).append(f"{key}: {text}")
-    if faults:
-        raise ConfigError([f"{filename}: {fault}" for fault in faults])
-    return warned
-
-
-def _certificates(settings: Settings, now: float) -> Iterator[tuple[str, str, bool]]:
+def _certificates(settings: Settings, now: float) -> Said:
     for listener in settings.listeners:
         if listener.tls == "none" or not listener.certificate or not listener.private_key:
             continue
@@ -257,7 +223,7 @@ def _certificates(settings: Settings, now: float) -> Iterator[tuple[str, str, bo
             yield f"{where}.certificate", f"{listener.certificate} expires on {day}", False
 
 
-def _upstream(settings: Settings) -> Iterator[tuple[str, str, bool]]:
+def _upstream(settings: Settings) -> Said:
     if settings.upstream.tls != "none":
         try:
             client_context(settings.upstream.ca_file)
@@ -265,7 +231,7 @@ def _upstream(settings: Settings) -> Iterator[tuple[str, str, bool]]:
             yield f"upstream.{error.key}", str(error), True
 
 
-def _users(settings: Settings) -> Iterator[tuple[str, str, bool]]:
+def _users(settings: Settings) -> Said:
     if settings.auth.users is None or all(each.auth == "off" for each in settings.listeners):
         return
     try:
@@ -280,58 +246,50 @@ def _users(settings: Settings) -> Iterator[tuple[str, str, bool]]:
             yield f'credential "{credential.user}"', f"no such user in {settings.auth.users}", False
 
 
-def check_dkim_files(settings: Settings, filename: str, now: datetime | None = None) -> list[str]:
-    """Return warnings about valid keys, each `key.path: what and why`.
-
-    Raises ConfigError with every fault in them.
-    """
+def _dkim_files(settings: Settings, now: datetime) -> Said:
     if not settings.dkim:
-        return []
+        return
     from smtpproxy.relay import dkim_signing as dkim_keys  # 6 MB, loaded only for DKIM
 
-    faults: list[str] = []
-    warned: list[str] = []
     keys: list[tuple[int, DkimSettings, SigningKey]] = []
     for index, each in enumerate(settings.dkim):
+        where = f"dkim[{index}].key"
         try:
             key = dkim_keys.read_key(each.key)
         except dkim_keys.KeyFault as fault:
-            faults.append(f"{filename}: dkim[{index}].key: {fault}")
+            yield where, str(fault), True
             continue
         keys.append((index, each, key))
+        has = f"{each.key} has {key.bits} bits"
         if key.record.key_type == "rsa" and key.bits < dkim_keys.GOOD_BITS:
-            warned.append(
-                f"dkim[{index}].key: {each.key} has {key.bits} bits; use {dkim_keys.GOOD_BITS}"
-            )
+            yield where, f"{has}; use {dkim_keys.GOOD_BITS}", False
         if key.bits > dkim_keys.MAX_BITS:
-            warned.append(
-                f"dkim[{index}].key: {each.key} has {key.bits} bits; not every receiver can"
-                f" verify more than {dkim_keys.MAX_BITS} (RFC 8301 3.2)"
-            )
-    faults += [f"{filename}: {text}" for text in _ambiguous(keys)]
-    if faults:
-        raise ConfigError(faults)
-    return [*warned, *_not_yet(keys, now or datetime.now(UTC))]
+            most = f"not every receiver can verify more than {dkim_keys.MAX_BITS} (RFC 8301 3.2)"
+            yield where, f"{has}; {most}", False
+    yield from _ambiguous(keys)
+    yield from _not_yet(keys, now)
 
 
-def _ambiguous(keys: list[tuple[int, DkimSettings, "SigningKey"]]) -> Iterator[str]:
+def _ambiguous(keys: list[tuple[int, DkimSettings, "SigningKey"]]) -> Said:
     """Yield two keys of the same type that begin at the same moment for the same mail."""
     for position, (index, each, key) in enumerate(keys):
         for other_index, other, other_key in keys[:position]:
             same_type = key.record.key_type == other_key.record.key_type
             both = each.streams & other.streams or each.streams == other.streams
             if same_type and both and (each.domain, each.since) == (other.domain, other.since):
-                yield (
-                    f"dkim[{index}].from: dkim[{other_index}] is an {key.record.key_type} key of"
-                    f" {each.domain} too, from the same moment on: set from when this one signs"
+                text = (
+                    f"dkim[{other_index}] is an {key.record.key_type} key of {each.domain} too,"
+                    " from the same moment on: set from when this one signs"
                 )
+                yield f"dkim[{index}].from", text, True
 
 
-def _not_yet(keys: list[tuple[int, DkimSettings, "SigningKey"]], now: datetime) -> Iterator[str]:
+def _not_yet(keys: list[tuple[int, DkimSettings, "SigningKey"]], now: datetime) -> Said:
     started = {each.domain for _, each, _ in keys if each.since is None or each.since <= now}
     for index, each, _ in keys:
         if each.since is not None and each.since > now and each.domain not in started:
-            yield (
-                f"dkim[{index}].from: no key of {each.domain} signs before {each.since:%Y-%m-%d},"
-                " so its mail leaves unsigned until then"
+            text = (
+                f"no key of {each.domain} signs before {each.since:%Y-%m-%d}, so its mail leaves"
+                " unsigned until then"
             )
+            yield f"dkim[{index}].from", text, False

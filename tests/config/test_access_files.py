@@ -7,7 +7,7 @@ import pytest
 
 from smtpproxy.auth.users import User, Users, empty, write
 from smtpproxy.config import ConfigError, parse
-from smtpproxy.config.start_checks import check_access_files
+from smtpproxy.config.start_checks import check_named_files
 from tests.kit.certificates import Authority
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml
@@ -24,7 +24,7 @@ def found(root: Path, config: dict[str, Any] | None = None, **listener: Any) -> 
     document["listener"][0].update(listener)
     settings = parse(to_toml(document), "x.toml")
     try:
-        return check_access_files(settings, "x.toml")
+        return check_named_files(settings, "x.toml")
     except ConfigError as error:
         return list(error.faults)
 
