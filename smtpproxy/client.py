@@ -40,19 +40,8 @@ from smtpproxy.web.api.by_mail import (
     PermissionLinks,
     PermissionLinksRequest,
 )
-from smtpproxy.web.api.consents import (
-    Consents,
-    ConsentToRecord,
-    RecordedConsent,
-    Withdrawal,
-)
-from smtpproxy.web.api.contacts import (
-    ContactQuestion,
-    Contacts,
-    Erased,
-    Erasing,
-    WrittenContact,
-)
+from smtpproxy.web.api.consents import Consents, ConsentToRecord, RecordedConsent, Withdrawal
+from smtpproxy.web.api.contacts import ContactQuestion, Contacts, Erased, Erasing, WrittenContact
 from smtpproxy.web.api.import_jobs import Imports
 from smtpproxy.web.api.imports import (
     ImportList,

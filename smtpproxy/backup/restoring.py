@@ -31,13 +31,7 @@ from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.files import ANCHORS, is_written, segments
 from smtpproxy.sinks.audit.lines import After
 from smtpproxy.store import is_postgresql
-from smtpproxy.store.change_journal import (
-    FOLDER,
-    Journal,
-    JournalGap,
-    Position,
-    files,
-)
+from smtpproxy.store.change_journal import FOLDER, Journal, JournalGap, Position, files
 from smtpproxy.store.key_files import give_to_owner_of
 from smtpproxy.store.sqlite.copying import hold
 

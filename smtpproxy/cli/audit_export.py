@@ -11,13 +11,7 @@ from typing import BinaryIO
 import msgspec
 
 from smtpproxy.cli.journals import COPIES, journals
-from smtpproxy.cli.options import (
-    canonical_address,
-    choice,
-    command,
-    moment,
-    option,
-)
+from smtpproxy.cli.options import canonical_address, choice, command, moment, option
 from smtpproxy.events import Decided, JudgedRecipient
 from smtpproxy.evidence.gather import record_object
 from smtpproxy.policy.model import Action, Reason, Verdict

@@ -12,15 +12,7 @@ import click
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.journals import COPIES, Journal, journals
-from smtpproxy.cli.options import (
-    ANCHORS,
-    audit_folder,
-    command,
-    flag,
-    moment,
-    option,
-    read_kept,
-)
+from smtpproxy.cli.options import ANCHORS, audit_folder, command, flag, moment, option, read_kept
 from smtpproxy.cli.printer import (
     Column,
     Part,

@@ -16,13 +16,7 @@ from smtpproxy.cli.contact_map import map_contacts
 from smtpproxy.cli.contact_rights import erase, in_words, object_, rectify
 from smtpproxy.cli.import_file import run_import
 from smtpproxy.cli.import_record import access_of, rejecting
-from smtpproxy.cli.imports import (
-    Handling,
-    ImportOptions,
-    Put,
-    file_argument,
-    prepare,
-)
+from smtpproxy.cli.imports import Handling, ImportOptions, Put, file_argument, prepare
 from smtpproxy.cli.options import (
     ANCHORS,
     TIME_HELP,
@@ -36,14 +30,7 @@ from smtpproxy.cli.options import (
     private,
     read_kept,
 )
-from smtpproxy.cli.printer import (
-    Fields,
-    Part,
-    Result,
-    Styled,
-    json_bytes,
-    verify_progress,
-)
+from smtpproxy.cli.printer import Fields, Part, Result, Styled, json_bytes, verify_progress
 from smtpproxy.cli.stores import check_brand, contact_constants, no_contact, using_store, warn
 from smtpproxy.clock import now
 from smtpproxy.locale import LANGS, REFERENCE, Lang

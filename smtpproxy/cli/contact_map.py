@@ -13,15 +13,7 @@ from smtpproxy.cli.import_file import on_a_terminal
 from smtpproxy.cli.imports import input_file
 from smtpproxy.cli.map_questions import asked, check_known, column_pair, guessed, left_open
 from smtpproxy.cli.map_sample import Sample, sample
-from smtpproxy.cli.options import (
-    OUTPUT_FILE,
-    choice,
-    command,
-    flag,
-    option,
-    plain_text,
-    several,
-)
+from smtpproxy.cli.options import OUTPUT_FILE, choice, command, flag, option, plain_text, several
 from smtpproxy.cli.printer import Part, Result, progress
 from smtpproxy.cli.stores import constant, contact_constants, warn
 from smtpproxy.clock import now

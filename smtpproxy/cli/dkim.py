@@ -14,13 +14,7 @@ import click
 from msgspec import Struct
 
 from smtpproxy.cli import fail, failing
-from smtpproxy.cli.options import (
-    EXISTING_FILE,
-    choice,
-    command,
-    option,
-    several,
-)
+from smtpproxy.cli.options import EXISTING_FILE, choice, command, option, several
 from smtpproxy.cli.printer import Aside, Part, Result
 from smtpproxy.core.perform import UNSUBSCRIBE
 from smtpproxy.mail.dkim import NAME, signed_names

@@ -11,13 +11,7 @@ import click
 
 from smtpproxy.cli import valid_parameter
 from smtpproxy.cli.options import choice, command, option, several
-from smtpproxy.cli.printer import (
-    Column,
-    Part,
-    Result,
-    Styled,
-    Table,
-)
+from smtpproxy.cli.printer import Column, Part, Result, Styled, Table
 from smtpproxy.doctor.finding import Check, Status
 from smtpproxy.settings import Settings
 

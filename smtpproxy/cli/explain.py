@@ -16,15 +16,7 @@ import click
 from smtpproxy.cli import fail, unknown, valid_parameter
 from smtpproxy.cli.explanation_text import as_object, text
 from smtpproxy.cli.journals import COPIES, elsewhere, find_records, journals, record_place
-from smtpproxy.cli.options import (
-    ANCHORS,
-    choice,
-    command,
-    moment,
-    option,
-    read_kept,
-    several,
-)
+from smtpproxy.cli.options import ANCHORS, choice, command, moment, option, read_kept, several
 from smtpproxy.cli.printer import Result
 from smtpproxy.cli.stores import is_past, using_store
 from smtpproxy.clock import now

@@ -5,18 +5,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from smtpproxy.cli import fail, failing
-from smtpproxy.cli.options import (
-    command,
-    flag,
-    moment,
-    option,
-)
-from smtpproxy.cli.printer import (
-    Column,
-    Part,
-    Result,
-    Table,
-)
+from smtpproxy.cli.options import command, flag, moment, option
+from smtpproxy.cli.printer import Column, Part, Result, Table
 from smtpproxy.policy.periods import Period
 from smtpproxy.settings import RetentionSettings, Settings
 from smtpproxy.terminal import counted

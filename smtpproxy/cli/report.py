@@ -10,14 +10,7 @@ import click
 
 from smtpproxy.cli import unknown
 from smtpproxy.cli.journals import COPIES, journals
-from smtpproxy.cli.options import (
-    OUTPUT_FILE,
-    choice,
-    command,
-    moment,
-    option,
-    private,
-)
+from smtpproxy.cli.options import OUTPUT_FILE, choice, command, moment, option, private
 from smtpproxy.cli.printer import Column, Fields, Part, Result, Styled, Table
 from smtpproxy.clock import now
 from smtpproxy.locale import LANGS, REFERENCE, Lang, texts

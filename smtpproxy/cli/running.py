@@ -12,15 +12,7 @@ import click
 
 from smtpproxy.cli import fail, failing
 from smtpproxy.cli.options import command, flag
-from smtpproxy.cli.printer import (
-    Column,
-    Fields,
-    Part,
-    Result,
-    Table,
-    print_json,
-    print_text,
-)
+from smtpproxy.cli.printer import Column, Fields, Part, Result, Table, print_json, print_text
 from smtpproxy.cli.stores import using_store
 from smtpproxy.doctor.machine import key_files
 from smtpproxy.policy.model import Reason

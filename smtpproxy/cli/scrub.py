@@ -16,14 +16,7 @@ from typing import BinaryIO, NoReturn
 import click
 
 from smtpproxy.cli import fail, failing, unknown
-from smtpproxy.cli.options import (
-    FILE_OR_STDIN,
-    OUTPUT_FILE,
-    choice,
-    command,
-    moment,
-    option,
-)
+from smtpproxy.cli.options import FILE_OR_STDIN, OUTPUT_FILE, choice, command, moment, option
 from smtpproxy.cli.printer import (
     VERDICT_STYLES,
     Column,

@@ -13,12 +13,7 @@ import click
 from smtpproxy.cli import fail, failing
 from smtpproxy.cli.import_file import run_import
 from smtpproxy.cli.import_record import access_of, rejecting
-from smtpproxy.cli.imports import (
-    Handling,
-    ImportOptions,
-    file_argument,
-    prepare,
-)
+from smtpproxy.cli.imports import Handling, ImportOptions, file_argument, prepare
 from smtpproxy.cli.options import (
     TIME_HELP,
     address_or_domain,
@@ -56,19 +51,10 @@ from smtpproxy.store.exchange.mapping import SUPPRESSION_FIELDS, MappingFault, r
 from smtpproxy.store.exchange.plausible import by_now
 from smtpproxy.store.exchange.plausible_scopes import ScopeCheck
 from smtpproxy.store.exchange.run import Format
-from smtpproxy.store.exchange.suppression_record import (
-    LIFT_MOTIVES,
-    Defaults,
-    check_origin,
-)
+from smtpproxy.store.exchange.suppression_record import LIFT_MOTIVES, Defaults, check_origin
 from smtpproxy.store.exchange.tables import read_table
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.protocols import (
-    LiftedSuppression,
-    Store,
-    StoreUnavailable,
-    SuppressionEntry,
-)
+from smtpproxy.store.protocols import LiftedSuppression, Store, StoreUnavailable, SuppressionEntry
 
 SCOPE_HELP = "all, marketing, brand:NAME or purpose:NAME"
 

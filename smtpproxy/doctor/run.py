@@ -20,14 +20,7 @@ from smtpproxy.doctor.dmarc import (
 )
 from smtpproxy.doctor.finding import Check, Finding, Line, Lookup, Status, checklist
 from smtpproxy.doctor.hosts import mx, ptr, sending_addresses, upstream
-from smtpproxy.doctor.machine import (
-    certificate,
-    check_clock,
-    failover,
-    keys,
-    replica,
-    restore,
-)
+from smtpproxy.doctor.machine import certificate, check_clock, failover, keys, replica, restore
 from smtpproxy.doctor.spf import NAME_THEM, NO_ADDRESSES, spf
 from smtpproxy.doctor.spf_record import IpAddress
 from smtpproxy.doctor.unsubscribe import own_token, unsubscribe

@@ -15,27 +15,10 @@ from smtpproxy.policy.model import (
     TrackingPixels,
     UndeclaredBulk,
 )
-from smtpproxy.settings.amounts import (
-    DAY,
-    HOUR,
-    Count,
-    Duration,
-    FrequencyCap,
-    Share,
-)
+from smtpproxy.settings.amounts import DAY, HOUR, Count, Duration, FrequencyCap, Share
 from smtpproxy.settings.brands import Labels
-from smtpproxy.settings.names import (
-    ListId,
-    Mailbox,
-    Name,
-    Passage,
-    Purpose,
-    Word,
-)
-from smtpproxy.settings.places import (
-    Domain,
-    HelpUrl,
-)
+from smtpproxy.settings.names import ListId, Mailbox, Name, Passage, Purpose, Word
+from smtpproxy.settings.places import Domain, HelpUrl
 from smtpproxy.toml_tables import Bounds, Key
 
 TrialSize = Annotated[int, Bounds(10, 100_000)]

@@ -15,14 +15,7 @@ from smtpproxy.erasure import erase_record, forget_reports
 from smtpproxy.locale import PAGE_LANGS, Lang, texts
 from smtpproxy.locale.pages import environment
 from smtpproxy.mail.confirmation_token import Confirmation
-from smtpproxy.policy.model import (
-    Audience,
-    ConsentAct,
-    Contact,
-    Frequency,
-    Origin,
-    Preference,
-)
+from smtpproxy.policy.model import Audience, ConsentAct, Contact, Frequency, Origin, Preference
 from smtpproxy.policy.rules.recipient import TRACKING
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.erase import StillWritten

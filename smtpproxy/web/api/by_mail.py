@@ -11,13 +11,7 @@ from smtpproxy.mail.address import recipient
 from smtpproxy.mail.mailboxes import entered
 from smtpproxy.policy.model import Evidence, Source
 from smtpproxy.settings import Settings
-from smtpproxy.web.api.operation import (
-    MOST_ADDRESSES,
-    Call,
-    canonical_or_none,
-    operation,
-    refusing,
-)
+from smtpproxy.web.api.operation import MOST_ADDRESSES, Call, canonical_or_none, operation, refusing
 from smtpproxy.web.api.problems import Refused
 from smtpproxy.web.consent_by_mail import ConsentByMail, ConsentRequest, brand_of
 from smtpproxy.web.own_mail import RelayUnavailable

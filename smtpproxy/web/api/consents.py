@@ -18,14 +18,7 @@ from smtpproxy.store.exchange.contact_record import Hash, Word
 from smtpproxy.store.exchange.plausible import SKEW, by_now
 from smtpproxy.store.exchange.times import read_time
 from smtpproxy.store.protocols import Store
-from smtpproxy.web.api.operation import (
-    Call,
-    Mailbox,
-    When,
-    canonical_address,
-    operation,
-    refusing,
-)
+from smtpproxy.web.api.operation import Call, Mailbox, When, canonical_address, operation, refusing
 from smtpproxy.web.api.problems import Refused
 
 Line = Annotated[str, Meta(min_length=1, max_length=1_000, pattern=r"^[^\x00]*[^\x00\s][^\x00]*$")]

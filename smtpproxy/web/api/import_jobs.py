@@ -14,12 +14,7 @@ from smtpproxy import recorded_consent, toml
 from smtpproxy.access import Access
 from smtpproxy.events import UlidFactory
 from smtpproxy.settings import Settings
-from smtpproxy.store.exchange.mapping import (
-    FIELDS,
-    SUPPRESSION_FIELDS,
-    MappingFault,
-    mapping_of,
-)
+from smtpproxy.store.exchange.mapping import FIELDS, SUPPRESSION_FIELDS, MappingFault, mapping_of
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.import_jobs import MAPPING, UPLOAD, ImportJob, ImportJobs, private
 from smtpproxy.store.operations import UNDO_FOR, ImportRecord, ImportStore, brands_of

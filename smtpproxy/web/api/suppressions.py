@@ -22,14 +22,7 @@ from smtpproxy.store.exchange.suppression_record import (
 )
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.protocols import Store, SuppressionEntry
-from smtpproxy.web.api.operation import (
-    Call,
-    Scope,
-    Time,
-    When,
-    operation,
-    refusing,
-)
+from smtpproxy.web.api.operation import Call, Scope, Time, When, operation, refusing
 from smtpproxy.web.api.problems import Refused
 from smtpproxy.web.api.propagation import AddressSuppression, bearing_suppression
 
