@@ -42,15 +42,21 @@ def settings_in(config: Path) -> "Settings":
     try:
         settings = load(config)
     except ConfigError as error:
-        click.echo("\n".join(error.faults), err=True)
-        if not config.exists():
-            click.echo(
-                "Name it with --config FILE or SMTPPROXY_CONFIG, or have smtpproxy init write one.",
-                err=True,
-            )
+        click.echo("\n".join([*error.faults, *_unread(error)]), err=True)
         raise click.exceptions.Exit(2) from error
     _check_folder(settings.server.state_dir)
     return settings
+
+
+def _unread(error: BaseException) -> Iterator[str]:
+    """Yield what to do if a configuration could not be read at all."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__
+    if isinstance(cause, FileNotFoundError):
+        yield "Name it with --config FILE or SMTPPROXY_CONFIG, or have smtpproxy init write one."
+    elif isinstance(cause, PermissionError):
+        yield "Run this as root, or let the user that smtpproxy runs as read the file."
 
 
 def _check_folder(state_dir: Path) -> None:

@@ -149,8 +149,8 @@ class DemoRelay:
         self.state.mkdir()
         self.config = folder / "smtpproxy.toml"
         self.log = folder / "relay.log"
-        self.smtp_port = free_port(2525)
-        self.web_port = free_port(8025)
+        self.smtp_port, self._smtp_lock = free_port(2525)
+        self.web_port, self._web_lock = free_port(8025)
         self._process: subprocess.Popen[bytes] | None = None
         self.config.write_text(
             CONFIG.format(
@@ -240,13 +240,24 @@ class DemoRelay:
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+        self._smtp_lock.close()
+        self._web_lock.close()
 
 
-def free_port(wanted: int) -> int:
-    """Return `wanted`, or the next port without a listener."""
+def free_port(wanted: int) -> tuple[int, socket.socket]:
+    """Return `wanted`, or the next port without a listener, and a lock to close after its use.
+
+    The relay listens only some seconds later: without the lock, a second demo would take the same
+    port, and talk to the relay of the first.
+    """
     for port in range(wanted, wanted + 1_000):
-        with contextlib.suppress(OSError), socket.create_server((LOOPBACK, port)):
-            return port
+        lock = socket.socket(socket.AF_UNIX)
+        try:
+            lock.bind(f"\0smtpproxy-demo-{port}")  # in no folder; gone with the process
+            with socket.create_server((LOOPBACK, port)):
+                return port, lock
+        except OSError:
+            lock.close()
     raise DemoError(f"no free port between {wanted} and {wanted + 1_000} on {LOOPBACK}")
 
 

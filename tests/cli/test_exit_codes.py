@@ -198,9 +198,18 @@ def test_a_missing_permission_is_1(stored: Stored, arguments: tuple[str, ...]) -
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run as somebody else")
 def test_a_configuration_that_may_not_be_read_is_2(stored: Stored) -> None:
-    stored.config_path.chmod(0o600)
-    code, error = as_nobody(["suppress", "show", ANNA, "--config", str(stored.config_path)])
-    assert (code, error) == (2, f"{stored.config_path}: cannot be read: Permission denied\n")
+    command = ["suppress", "show", ANNA, "--config", str(stored.config_path)]
+    folder = stored.config_path.parent
+    for closed, mode in ((stored.config_path, 0o600), (folder, 0o700)):
+        before = closed.stat().st_mode
+        closed.chmod(mode)
+        code, error = as_nobody(command)
+        closed.chmod(before)
+        assert code == 2
+        assert error == (
+            f"{stored.config_path}: cannot be read: Permission denied\n"
+            "Run this as root, or let the user that smtpproxy runs as read the file.\n"
+        )
 
 
 def as_nobody(command: list[str]) -> tuple[int, str]:

@@ -131,4 +131,15 @@ def test_a_demo_that_cannot_run_says_so_in_one_line(temporary: dict[str, str]) -
 def test_a_busy_port_is_stepped_over() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert free_port(port) > port
+        found, lock = free_port(port)
+        assert found > port
+        lock.close()
+
+
+def test_two_demos_at_once_have_ports_of_their_own() -> None:
+    """Though the relay of the first does not listen yet."""
+    first, lock = free_port(34_525)
+    with lock:
+        second, other = free_port(34_525)
+        other.close()
+        assert second > first
