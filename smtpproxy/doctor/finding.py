@@ -137,7 +137,7 @@ def _of_check(check: Check, subject: str | None, findings: Sequence[Finding]) ->
 
 def marketing_streams(settings: Settings, domain: str) -> Iterator[Stream]:
     """Yield the streams that may send marketing mail under a From domain."""
-    for stream in settings.streams.values():
+    for stream in settings.used_streams:
         if stream.stream_class is StreamClass.MARKETING and (
             domain in stream.from_domains or not stream.from_domains
         ):

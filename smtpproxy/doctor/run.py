@@ -207,7 +207,7 @@ _PIXELS = {
 def tracking(settings: Settings) -> list[Finding]:
     """Judge the handling of tracking pixels on marketing streams whose law regulates them."""
     found = []
-    for stream in settings.streams.values():
+    for stream in settings.used_streams:
         law = settings.rulebooks[stream.rulebook].law.get("tracking", "no law")
         if stream.stream_class is not StreamClass.MARKETING or law.startswith("no law"):
             continue

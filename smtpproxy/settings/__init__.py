@@ -206,6 +206,14 @@ class Settings:
         return any(stream.unsubscribe_scope is not None for stream in self.streams.values())
 
     @property
+    def used_streams(self) -> tuple[Stream, ...]:
+        """The streams without the built-in one where all mail surely has another."""
+        narrowed = any(one.streams for one in self.credentials) or bool(self.sender_rules)
+        chosen = all(one.default_stream for one in self.listeners) and not narrowed
+        streams = self.streams.values()
+        return tuple(one for one in streams if not chosen or one.name != DEFAULT_STREAM.name)
+
+    @property
     def makes_tokens(self) -> bool:
         """Whether anything is made or read with the link keys."""
         by_mail = self.confirmation is not None or self.feedback is not None

@@ -22,7 +22,14 @@ from smtpproxy.doctor.machine import (
     look,
 )
 from smtpproxy.policy.model import Mode
-from smtpproxy.settings import DkimSettings, DoctorSettings, Settings, StoreSettings, TcpAddress
+from smtpproxy.settings import (
+    Credential,
+    DkimSettings,
+    DoctorSettings,
+    Settings,
+    StoreSettings,
+    TcpAddress,
+)
 from smtpproxy.store.protocols import StoreUnavailable
 from tests.kit.dns import NameServer
 
@@ -155,6 +162,23 @@ def test_demands_that_the_configuration_answers(settings: Settings) -> None:
     assert [_line(observed, each) for each in (click, body, soon)] == ["unknown"] * 3
     assert _line(_with_streams(settings, one_click_required=False), click) == "unknown"
     assert _line(_with_streams(settings, body_optout=True), body) == "pass"
+
+
+def test_the_built_in_stream_counts_only_where_mail_can_be_on_it(settings: Settings) -> None:
+    """As `stream enforce offers` leaves what `init` wrote."""
+    streams = dict(settings.streams)
+    streams["default"] = with_fields(streams["default"], mode=Mode.OBSERVE)
+    settings = replace(settings, streams=streams)
+    click = "one-click unsubscribe over https"
+    assert _line(settings, click) == "unknown"
+    assert "default" in [one.subject for one in run.tracking(settings)]
+    [listener] = settings.listeners
+    chosen = replace(listener, streams=("offers",), default_stream="offers")
+    settings = replace(settings, listeners=(chosen,))
+    assert _line(settings, click) == "pass"
+    assert [one.subject for one in run.tracking(settings)] == ["offers"]
+    narrowed = (Credential(user="shop", streams=("offers",)),)
+    assert _line(replace(settings, credentials=narrowed), click) == "unknown"
 
 
 @pytest.mark.parametrize("status", ["pass", "warn", "fail", "unknown"])
