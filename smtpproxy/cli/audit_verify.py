@@ -250,7 +250,7 @@ class _Totals:
                 Column("of"),
                 Column("before"),
                 Column("after"),
-                Column("count", right=True, label="count"),
+                Column("count", right=True),
             ]
             yield Table(
                 columns,

@@ -221,9 +221,9 @@ _COLUMNS = [
     Column("started"),
     Column("by"),
     Column("what"),
-    Column("rows", right=True, label="rows"),
-    Column("added", right=True, label="added", clings=True),
-    Column("changed", right=True, label="changed", clings=True),
+    Column("rows", right=True),
+    Column("added", right=True, clings=True),
+    Column("changed", right=True, clings=True),
     Column("file"),
 ]
 

@@ -46,7 +46,7 @@ class Column:
     right: bool = False
     is_id: bool = False  # may be shortened to a unique beginning
     prose: bool = False  # may be broken into lines, between words
-    label: str = ""  # before the value, if a row takes several lines
+    label: str = ""  # before the value, if a row takes several lines; else a number's heading
     clings: bool = False  # stays on one line with the cell before it
 
 
@@ -202,7 +202,8 @@ def _stacked(columns: Sequence[Column], row: Sequence[str], width: int) -> Itera
     for column, cell in zip(columns, row, strict=True):
         if not cell:
             continue
-        text = f"{column.label} {cell}" if column.label else str(cell)
+        label = column.label or (column.heading if column.right else "")
+        text = f"{label} {cell}" if label else str(cell)
         piece, size = _styled(text, cell), _cells(text)
         if column.clings and pieces:
             before, taken = pieces.pop()

@@ -75,7 +75,7 @@ def _text(purged: "Purged", keep: RetentionSettings) -> Iterator[Part]:
     columns = [
         Column("kind"),
         Column("kept for", prose=True),
-        Column(gone, right=True, label=gone),
+        Column(gone, right=True),
         Column("oldest", label="oldest"),
         Column("newest", label="newest"),
     ]

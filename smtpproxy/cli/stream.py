@@ -200,7 +200,9 @@ def pause(
         now(), _subject(settings, name), "paused", PERSON, until=until, reason=reason
     )
     using_store(settings, lambda store: store.note_stream(event))
-    return Result(event_object(event), [_described(event)])
+    end = "" if until is None else f"{written_time(until)}, or "
+    effect = f"Its mail is deferred until {end}smtpproxy stream resume {name}"
+    return Result(event_object(event), [_described(event), effect])
 
 
 @command("resume", stream)

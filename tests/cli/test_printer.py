@@ -20,7 +20,7 @@ from smtpproxy.cli.printer import (
 )
 
 ID = "01JBZ4D5E6F7G8H9J0K1M2N3P4"
-COLUMNS = [Column("id", is_id=True), Column("who"), Column("rows", right=True, label="rows")]
+COLUMNS = [Column("id", is_id=True), Column("who"), Column("rows", right=True)]
 ROWS = [(ID, "anna@people.example", "7"), ("01JBZ4D5E6F8" + ID[12:], "bo@people.example", "1,200")]
 
 

@@ -71,7 +71,9 @@ def test_a_pause_by_the_breaker_says_why_and_is_resumed(stored: Stored) -> None:
 
 
 def test_a_person_pauses_a_stream_or_a_brand_and_until_when(stored: Stored) -> None:
-    stored.run("stream", "pause", "offers", "--until", "2099-01-01", "--reason", "stocktaking")
+    until = ("--until", "2099-01-01", "--reason", "stocktaking")
+    paused = stored.run("stream", "pause", "offers", *until).stdout
+    assert "until 2099-01-01T00:00:00Z, or smtpproxy stream resume offers\n" in paused
     paused = stored.json("stream", "show", "offers")["paused"]
     assert (paused["cause"], paused["until"]) == ("person", "2099-01-01T00:00:00Z")
     assert "person since" in stored.run("stream", "show").stdout
