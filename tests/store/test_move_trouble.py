@@ -381,8 +381,8 @@ async def test_nothing_that_somebody_made_is_overwritten(
             there.write_bytes(b"mine")
         return flush(file)
 
-    flush = sqlite_target._flush
-    monkeypatch.setattr(sqlite_target, "_flush", make_it_first)
+    flush = sqlite_target.sync_path
+    monkeypatch.setattr(sqlite_target, "sync_path", make_it_first)
     with pytest.raises(StoreMisconfigured, match="there is already a database") as said:
         await moved(database.url, new, tmp_path)
     assert "or smtpproxy store reopen" in said.value.__notes__[0]
