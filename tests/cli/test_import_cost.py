@@ -17,11 +17,14 @@ from click.testing import CliRunner
 
 from smtpproxy.cli import main
 from smtpproxy.store.sqlite import connection
+from tests.kit.parts import needs
 from tests.kit.relay import RelayProcess
+from tests.store.conftest import OnPostgresql
 
 ROWS = 1_000
 MOST_FOR_A_CONTACT = 104
 MOST_FOR_A_SUPPRESSION = 84
+MOST_FOR_A_CONTACT_WITH_POSTGRESQL = 110
 """Calls, those of generators that go on included: what reads, checks, stores and judges a row."""
 AT = "2026-01-05T09:00:00Z"
 
@@ -91,9 +94,30 @@ def test_what_a_row_costs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, head: str,
     line: Callable[[int], str], calls: int, statements: int,
 ) -> None:  # fmt: skip
-    """Of two imports one has so many rows more: the difference is theirs."""
     relay = RelayProcess(tmp_path, "127.0.0.1:9")
-    path = tmp_path / "rows"
+    less, more = counted(relay, monkeypatch, kind, head, line)
+    of_rows = more.calls - less.calls
+    assert of_rows.total() / ROWS <= calls, of_rows.most_common(60)
+    assert (more.statements - less.statements) / ROWS <= statements + 0.1
+
+
+@needs("postgresql")
+def test_what_a_row_costs_with_postgresql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    with OnPostgresql(state) as database:
+        relay = RelayProcess(tmp_path, "127.0.0.1:9", {"store": {"url": database.url}})
+        less, more = counted(relay, monkeypatch, "contact", "", contact)
+    of_rows = more.calls - less.calls
+    assert of_rows.total() / ROWS <= MOST_FOR_A_CONTACT_WITH_POSTGRESQL, of_rows.most_common(60)
+
+
+def counted(
+    relay: RelayProcess, monkeypatch: pytest.MonkeyPatch, kind: str, head: str,
+    line: Callable[[int], str],
+) -> tuple[Counts, Counts]:  # fmt: skip
+    """What two imports cost: the second has so many rows more, and the difference is theirs."""
+    path = relay.root / "rows"
     found = []
     for first, last in ((0, 20), (20, 220), (220, 420 + ROWS)):
         path.write_text(head + "".join(map(line, range(first, last))))
@@ -103,7 +127,4 @@ def test_what_a_row_costs(
             done = CliRunner().invoke(main, command)
         assert done.exit_code == 0, done.output
         found.append(counts)
-    _, less, more = found
-    of_rows = more.calls - less.calls
-    assert of_rows.total() / ROWS <= calls, of_rows.most_common(60)
-    assert (more.statements - less.statements) / ROWS <= statements + 0.1
+    return found[1], found[2]

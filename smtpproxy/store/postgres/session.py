@@ -28,8 +28,9 @@ NO_WAIT = (
 _UNKNOWN = "the database did not confirm it in time, so it may be written or not: do it again"
 _PLACE = re.compile(r"\?(\d*)")
 _INSERTION = re.compile(
-    r"\s*(?P<head>INSERT INTO \w+\s+\((?P<columns>[^()]+)\)\s+)VALUES \(\$1(?:, \$\d+)*\)"
-    r"(?P<rest>\s*(?:ON CONFLICT(?: \((?P<key>[^()]+)\))?.*)?)\Z",
+    r"\s*(?P<head>INSERT INTO (?P<table>\w+)\s+\((?P<columns>[^()]+)\)\s+)"
+    r"VALUES \(\$1(?:, \$\d+)*\)"
+    r"\s*(?P<rest>(?:ON CONFLICT(?: \((?P<key>[^()]+)\))?.*)?)\Z",
     re.DOTALL,
 )
 
@@ -79,7 +80,9 @@ class PostgresSession:
 
     async def run_many(self, sql: str, values: Iterable[Row]) -> int:
         text, places = translated(sql)
-        rows = [_chosen(each, places) for each in values]
+        rows: list[Sequence[object]] = [*values]
+        if rows and places != tuple(range(len(rows[0]))):
+            rows = [_chosen(each, places) for each in rows]
         if len(rows) > 1 and (insertion := _INSERTION.match(text)):
             return await self._insert(insertion, rows)
         # Pipelined: all are sent before the first answer comes.
@@ -88,13 +91,18 @@ class PostgresSession:
     async def _insert(self, insertion: re.Match[str], rows: Sequence[Sequence[object]]) -> int:
         """Insert all rows in one statement, so that triggers run once; in several if rows conflict
         with each other, which PostgreSQL refuses within one statement."""
+        names = [name.strip() for name in insertion["columns"].split(",")]
+        if not insertion["rest"]:  # asyncpg looks at each value of an array twice
+            status = await self._connection.copy_records_to_table(
+                insertion["table"], records=rows, columns=names
+            )
+            return int(status.rpartition(" ")[2])
         if insertion[0] not in _types:
             prepared = await self._connection.prepare(insertion[0], name="")
             _types[insertion[0]] = [one.name for one in prepared.get_parameters()]
-        names = [name.strip() for name in insertion["columns"].split(",")]
         arrays = ", ".join(f"${n}::{kind}[]" for n, kind in enumerate(_types[insertion[0]], 1))
         given = f"SELECT * FROM unnest({arrays}) AS given ({insertion['columns']})"
-        text = f"{insertion['head']}{given}{insertion['rest']}"
+        text = f"{insertion['head']}{given} {insertion['rest']}"
         key = [names.index(name) for name in (insertion["key"] or "").split(", ") if name]
         changed = 0
         for some in _without_conflicts(rows, key) if key else [rows]:
@@ -124,7 +132,7 @@ def _without_conflicts(
         rows = later
 
 
-def _chosen(values: Row, places: tuple[int, ...]) -> list[object]:
+def _chosen(values: Sequence[object], places: tuple[int, ...]) -> list[object]:
     return [values[place] for place in places]
 
 

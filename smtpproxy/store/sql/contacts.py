@@ -142,16 +142,16 @@ async def put(
         if entry is None:
             number += 1
             entry = entries[address] = _Entry(number, None)
-        entry.known = as_known(entry.known, now)
-        entry.apply(said_last(update, entry.known, now), tally, importer)
+        if entry.known is not None:
+            entry.known = as_known(entry.known, now)
+            update = said_last(update, entry.known, now)
+        entry.apply(update, tally, importer)
     touched = [entry for entry in entries.values() if entry.touched]
-    versions = [row for entry in touched for row in entry.versions]
     await session.run_many(_INSERT, [entry.row() for entry in touched if entry.is_new])
     await session.run_many(_UPDATE, [entry.row() for entry in touched if not entry.is_new])
-    corrected = [(entry.number,) for entry in touched if entry.corrected]
-    await session.run_many(_FORGET_ACTS, corrected)
+    await session.run_many(_FORGET_ACTS, [(one.number,) for one in touched if one.corrected])
     await session.run_many(_INSERT_ACT, [row for entry in touched for row in entry.act_rows()])
-    await imported_contacts.remember(session, versions)
+    await imported_contacts.remember(session, [row for one in touched for row in one.versions])
     restricted = [(one.number, tag) for one in touched for tag in sorted(one.restricted)]
     contacts = {name: one.known.contact for name, one in entries.items() if one.known}
     return tally.result(contacts), restricted
