@@ -1,14 +1,16 @@
 """The fields that say how the text of a part is read (RFC 2045): its type, charset and encoding."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from urllib.parse import unquote
 
 from msgspec import Struct
 
 from smtpproxy.mail.headers import CommentError, HeaderBlock, skip_cfws
 
 _LONGEST_VALUE = 4_096  # octets of a Content-… field
+_MOST_PIECES = 100  # of one parameter
 # None of these can fail after its first octet, so no octet is read twice.
 _PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"?|([^\s;"]*))', re.DOTALL)
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
@@ -38,7 +40,30 @@ def content_type(value: str) -> ContentType:
         first = parameters.setdefault(name, text)
         if first != text and (name == "boundary" or _other_charset(name, first, text)):
             doubled = name
+    for name in ("boundary", "charset"):
+        if (text := _in_pieces(parameters, name)) and parameters.setdefault(name, text) != text:
+            doubled = name
     return ContentType(kind, parameters, doubled)
+
+
+def _in_pieces(parameters: Mapping[str, str], name: str) -> str:
+    """Return a value that is encoded, or divided into numbered pieces (RFC 2231 3 and 4)."""
+    if (text := parameters.get(f"{name}*")) is not None:
+        return _unquoted(text)
+    pieces: list[str] = []
+    for number in range(_MOST_PIECES):
+        piece = parameters.get(f"{name}*{number}")
+        if piece is None and (coded := parameters.get(f"{name}*{number}*")) is not None:
+            piece = unquote(coded) if number else _unquoted(coded)
+        if piece is None:
+            break
+        pieces.append(piece)
+    return "".join(pieces)
+
+
+def _unquoted(text: str) -> str:
+    """The text without percent-encoding and without its charset and language, which come first."""
+    return unquote(text.rpartition("'")[2])
 
 
 def _other_charset(name: str, first: str, text: str) -> bool:

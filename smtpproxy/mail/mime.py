@@ -166,10 +166,15 @@ class EncodedText(Struct, frozen=True):
 
 
 class TextPart(Struct, frozen=True):
-    """One displayed text: its decoded source. HTML unless `plain`."""
+    """One text: its decoded source. HTML unless `plain`.
+
+    `shown`: by most programs, which choose the last alternative, HTML if there is any, and of
+    related parts the first.
+    """
 
     plain: bool
     text: str
+    shown: bool = True
 
 
 class Body(Struct, frozen=True):
@@ -190,7 +195,7 @@ _PLAIN = frozenset({"", "7bit", "8bit", "binary"})
 
 
 def read_body(headers: HeaderBlock, body: bytes, limits: MimeLimits = LIMITS) -> Body:
-    """Return the texts that a message displays: plain and HTML parts that are not attachments.
+    """Return the texts that a message may display: plain and HTML parts that are not attachments.
 
     `body` is what follows the empty line, dot-unstuffed; it may be only the beginning (the caller
     knows that the rest was not read). An enclosed message (message/rfc822) is somebody else's text
@@ -198,7 +203,10 @@ def read_body(headers: HeaderBlock, body: bytes, limits: MimeLimits = LIMITS) ->
     """
     reader = _Reader(limits, _READ_BY_MOST)
     reader.read(headers, body, 0, 0)
-    texts = [TextPart(t.plain, decode_text(t.octets, t.charset)) for t in reader.found]
+    texts = [
+        TextPart(one.plain, decode_text(one.octets, one.charset), place not in reader.unshown)
+        for place, one in enumerate(reader.found)
+    ]
     return Body(tuple(texts), reader.whole, reader.malformed)
 
 
@@ -222,6 +230,7 @@ class _Reader:
     def __init__(self, limits: MimeLimits, types: Collection[str]) -> None:
         self._types = types
         self.found: list[EncodedText] = []
+        self.unshown: set[int] = set()  # places in `found`
         self.whole = True
         self.malformed: str | None = None
         self._parts = limits.parts
@@ -240,19 +249,37 @@ class _Reader:
         if kind.doubled is not None:
             self.malformed = self.malformed or f"a Content-Type has two different {kind.doubled}"
         if kind.type.startswith("multipart/"):
-            self._read_parts(body, kind.parameters.get("boundary", ""), at, depth)
+            self._read_parts(body, kind, at, depth)
         elif kind.type in self._types and not is_attached(headers):
             self._read_text(headers, body, at, kind)
 
-    def _read_parts(self, body: bytes, boundary: str, at: int, depth: int) -> None:
+    def _read_parts(self, body: bytes, kind: ContentType, at: int, depth: int) -> None:
+        boundary, groups = kind.parameters.get("boundary", ""), list[range]()
         if not boundary or len(boundary) > _LONGEST_BOUNDARY or depth >= self._depth:
             self.whole = False
             return
         for start, end in part_places(body, boundary):
             if self._parts <= 0:
                 self.whole = False
-                return
+                break
+            before = len(self.found)
             self._read_part(body[start:end], at + start, depth + 1)
+            groups.append(range(before, len(self.found)))
+        shown = self._shown(kind, [group for group in groups if group])
+        self.unshown.update(n for group in groups if group not in shown for n in group)
+
+    def _shown(self, kind: ContentType, groups: list[range]) -> list[range]:
+        """Return the parts with text that most programs show, as places in `found`."""
+        if kind.type == "multipart/related" and "start" not in kind.parameters:
+            return groups[:1]
+        if kind.type != "multipart/alternative":
+            return groups
+        rich = [
+            group
+            for group in groups
+            if any(not self.found[n].plain and n not in self.unshown for n in group)
+        ]
+        return (rich or groups)[-1:]
 
     def _read_part(self, raw: bytes, at: int, depth: int) -> None:
         """Read a part, which begins with the line end of its delimiter."""
@@ -265,9 +292,8 @@ class _Reader:
     def _read_text(self, headers: HeaderBlock, body: bytes, at: int, kind: ContentType) -> None:
         encoding = first_word(first_value(headers, "Content-Transfer-Encoding"))
         octets = plain_octets(body, encoding, self._room)
-        if octets is None:
-            self.whole = False
-            return
+        if octets is None:  # RFC 2045 6.4 has such a part not shown; programs show it as it is
+            octets, self.whole = body[: self._room + 1], False
         if len(octets) > self._room:
             octets, self.whole = octets[: self._room], False
         self._room -= len(octets)

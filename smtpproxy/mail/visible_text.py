@@ -300,16 +300,18 @@ def _without_marks(found: str) -> str:
 
 
 def visible_text(body: Body) -> VisibleText:
-    """Return what most readers see: the HTML parts, or the plain ones if there are none."""
-    html = [part.text for part in body.parts if not part.plain]
+    """Return what most readers see."""
     texts: list[str] = []
     links: list[str] = []
-    for source in html:
-        shown = read_html(source)
-        texts.append(shown.text)
-        links += shown.links
-    if not html:
-        texts = [part.text for part in body.parts]
+    for part in body.parts:
+        if not part.shown:
+            continue
+        if part.plain:
+            texts.append(part.text)
+            continue
+        read = read_html(part.text)
+        texts.append(read.text)
+        links += read.links
     text = "\n".join(texts)
     links += map(_without_marks, _URI.findall(text))
     return VisibleText(folded(text), tuple(links), body.whole, body.malformed)

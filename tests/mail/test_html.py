@@ -89,7 +89,8 @@ def test_most_readers_see_the_html() -> None:
     assert visible_text(Body((plain,), whole=True)) == VisibleText(
         "plain https://p.example/x).", ("https://p.example/x",)
     )
-    assert visible_text(Body((plain, html), whole=False)) == VisibleText(
+    unshown = TextPart(True, plain.text, shown=False)
+    assert visible_text(Body((unshown, html), whole=False)) == VisibleText(
         "html here https://t.example", ("https://h.example/", "https://t.example"), whole=False
     )
 

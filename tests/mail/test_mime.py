@@ -75,7 +75,6 @@ def test_boundaries(body: bytes, expected: list[str]) -> None:
 
 LEFT_OUT = [
     b"Content-Type: multipart/mixed\r\n\r\n--b\r\n\r\none",
-    b"Content-Transfer-Encoding: x-uuencode\r\n\r\nbegin 644 x",
     b"Content-Type: multipart/mixed; boundary=" + b"b" * 300 + b"\r\n\r\none",
 ]
 
@@ -83,6 +82,47 @@ LEFT_OUT = [
 @pytest.mark.parametrize("raw", LEFT_OUT)
 def test_what_cannot_be_read_is_said(raw: bytes) -> None:
     assert read(raw) == Body((), whole=False)
+
+
+def test_an_encoding_that_is_unknown_is_read_as_most_programs_show_it() -> None:
+    raw = b"Content-Transfer-Encoding: utf-8\r\n\r\n=20 one"
+    assert read(raw) == Body((TextPart(True, "=20 one"),), whole=False)
+
+
+PIECES = [
+    b"boundary*0=b; boundary*1=c",
+    b"boundary*0*=us-ascii''%62; boundary*1=c",
+    b"boundary*=us-ascii'en'b%63",
+    b"BOUNDARY*1=c; boundary*0=b; boundary*3=x",
+]
+
+
+@pytest.mark.parametrize("pieces", PIECES)
+def test_a_boundary_may_be_in_pieces(pieces: bytes) -> None:
+    head = b"Content-Type: multipart/mixed; " + pieces
+    assert texts(head + b"\r\n\r\n--bc\r\n\r\none\r\n--bc--") == ["one"]
+    assert read(head + b"; boundary=x\r\n\r\n--bc--").malformed is not None
+
+
+def part(kind: str, text: str = "") -> str:
+    return f"--b\r\nContent-Type: {kind}\r\n\r\n{text or kind}\r\n"
+
+
+SHOWN = [
+    ("alternative", ["text/plain", "text/html"], [False, True]),
+    ("alternative", ["text/html; n=1", "text/html; n=2"], [False, True]),
+    ("alternative", ["text/html", "text/plain"], [True, False]),
+    ("alternative", ["text/plain; n=1", "text/plain; n=2", "text/calendar"], [False, True]),
+    ("related", ["text/html; n=1", "image/png", "text/html; n=2"], [True, False]),
+    ("mixed", ["text/plain", "text/html"], [True, True]),
+]
+
+
+@pytest.mark.parametrize(("kind", "parts", "shown"), SHOWN)
+def test_which_parts_most_programs_show(kind: str, parts: list[str], shown: list[bool]) -> None:
+    head = f"Content-Type: multipart/{kind}; boundary=b\r\n\r\n"
+    raw = head + "".join(map(part, parts)) + "--b--"
+    assert [one.shown for one in read(raw.encode()).parts] == shown
 
 
 def test_limits_hold_and_are_said() -> None:
@@ -156,6 +196,7 @@ def test_charsets_are_loaded_by_the_first_text_in_them_and_unknown_names_are_not
         *("encodings.aliases", "encodings.utf_8", "encodings.ascii", "encodings.latin_1"),
         *("encodings.cp1252", "encodings.iso8859_15", "encodings.iso8859_2"),
     }
+    decode_text(b"caf\xe9", "")  # what is read instead
     kept = set(encodings._cache)  # type: ignore[attr-defined]
     for number in range(100):
         decode_text(b"caf\xe9", f"charset-{number}")

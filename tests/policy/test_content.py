@@ -122,6 +122,15 @@ def test_most_readers_see_the_html() -> None:
     assert reason(OPTOUT, parts) == "body_optout_missing"
 
 
+def test_a_part_that_is_not_shown_offers_no_way_out() -> None:
+    out = f"--b\r\nContent-Type: text/html\r\n\r\nUnsubscribe {LINK}\r\n"
+    sale = "--b\r\nContent-Type: text/html\r\n\r\n<p>Sale</p>\r\n"
+    for kind, body in (("alternative", out + sale), ("related", sale + out)):
+        raw = f"{HEAD}Content-Type: multipart/{kind}; boundary=b\r\n\r\n{body}--b--"
+        assert reason(OPTOUT, raw) == "body_optout_missing"
+        assert reason(OPTOUT, raw.replace(kind, "mixed")) == "none"
+
+
 ADDED = HEAD.replace("List-Unsubscribe: ", "X-Was: ")
 
 
