@@ -63,7 +63,7 @@ def questions(
     domain = _own_domain(machine, hostname, servers, timeout)
     brands = _brands(options, prompter, domain)
     rulebook = prompter.one(
-        "--rulebook", f"Whose law it is ({', '.join(sorted(BUILTIN_NAMES))})",
+        "--rulebook", f"Rulebook, by country ({', '.join(sorted(BUILTIN_NAMES))})",
         _rulebook, options.rulebook, _rulebook_of(brands),
     )  # fmt: skip
     streams = _streams(options, prompter, brands, rulebook)

@@ -269,7 +269,7 @@ def _text(found: dict[str, Any], rates: Rates) -> list[Part]:
     reasons = list(found["refusals"].items())[:_MOST_REASONS]
     if reasons:
         rows = [(reason, str(n)) for reason, n in reasons]
-        parts += ["", Table([Column("reason not allowed"), Column("count", right=True)], rows)]
+        parts += ["", Table([Column("not allowed because of"), Column("count", right=True)], rows)]
     return parts
 
 

@@ -21,6 +21,7 @@ from smtpproxy.store.exchange.proposal import (
     words,
 )
 from smtpproxy.store.exchange.rows import column_key
+from smtpproxy.terminal import counted
 
 _TIMES = ("given_at", "signed_up_at", "withdrawn_at", "collected_at", "last_activity_at",
           "purchase_at")  # fmt: skip
@@ -196,7 +197,8 @@ class _Guess:
         answers = self._answers
         for one in read:
             if one.unread_times:
-                self._notes.append(f"{one.name!r}: {one.unread_times:,} cells are not dates")
+                cells = counted(one.unread_times, "cell is not a date", "cells are not dates")
+                self._notes.append(f"{one.name!r}: {cells}")
         zoneless = next((one.times.zoneless for one in read if one.times.zoneless), "")
         if zoneless and answers.time_zone is None:
             self._questions.append(

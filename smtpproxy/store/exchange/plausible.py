@@ -117,10 +117,14 @@ class ContactCheck:
             )
         if self.professionals:
             who = counted(self.professionals, "professional has", "professionals have")
-            yield f"{who} an address at a provider of private mailboxes: are they consumers?"
+            yield f"{who} an address at a provider of private mailboxes: check for consumers"
         if self.personal:
-            who = counted(self.personal, "generic address names", "generic addresses name")
-            yield f"{who} no department, and is mailed without any basis: is it a person's?"
+            which = counted(
+                self.personal,
+                "generic address names no department, and is",
+                "generic addresses name no department, and are",
+            )
+            yield f"{which} mailed without any basis: check that none is a person's"
         if self.passed_on:
             yield (
                 f"{counted(self.passed_on, 'address', 'addresses')} came from somebody else: the "
