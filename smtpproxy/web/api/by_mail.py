@@ -11,7 +11,14 @@ from smtpproxy.mail.address import recipient
 from smtpproxy.mail.mailboxes import entered
 from smtpproxy.policy.model import Evidence, Source
 from smtpproxy.settings import Settings
-from smtpproxy.web.api.operation import MOST_ADDRESSES, Call, canonical_or_none, operation, refusing
+from smtpproxy.web.api.operation import (
+    MOST_ADDRESSES,
+    Call,
+    about,
+    canonical_or_none,
+    operation,
+    refusing,
+)
 from smtpproxy.web.api.problems import Refused
 from smtpproxy.web.consent_by_mail import ConsentByMail, ConsentRequest, brand_of
 from smtpproxy.web.own_mail import RelayUnavailable
@@ -22,30 +29,26 @@ Line = Annotated[str, Meta(min_length=1, max_length=1_000)]
 class ConsentStart(Struct, frozen=True, forbid_unknown_fields=True):
     """What a person asked for, and what they were shown."""
 
-    address: Annotated[str, Meta(description="The person's address, as they typed it.")]
-    purpose: Annotated[str, Meta(description="The purpose of a configured stream.")]
-    wording: Annotated[Line, Meta(description="The text beside the box or the button.")]
-    brand: Annotated[str | None, Meta(description="The brand; required if there are several.")] = (
+    address: Annotated[str, about("The person's address, as they typed it.")]
+    purpose: Annotated[str, about("The purpose of a configured stream.")]
+    wording: Annotated[Line, about("The text beside the box or the button.")]
+    brand: Annotated[str | None, about("The brand; required if there are several.")] = None
+    version: Annotated[Line | None, about("The version of the wording.")] = None
+    form: Annotated[Line | None, about("Where consent was given: a page, a till.")] = None
+    client: Annotated[str | None, about("The person's IP address. A keyed hash of it is kept.")] = (
         None
     )
-    version: Annotated[Line | None, Meta(description="The version of the wording.")] = None
-    form: Annotated[Line | None, Meta(description="Where consent was given: a page, a till.")] = (
-        None
-    )
-    client: Annotated[
-        str | None, Meta(description="The person's IP address. A keyed hash of it is kept.")
-    ] = None
     language: Annotated[
         str | None,
-        Meta(
-            description="The language of the mail: de, en, es, fr, it or nl. By default the"
+        about(
+            "The language of the mail: de, en, es, fr, it or nl. By default the"
             " contact's, or the brand's first."
         ),
     ] = None
     source: Annotated[
         Source | None,
-        Meta(
-            description="How the address was obtained: `direct` means from the person. Recorded"
+        about(
+            "How the address was obtained: `direct` means from the person. Recorded"
             " once consent is confirmed."
         ),
     ] = None
@@ -56,10 +59,10 @@ class ConsentStarted(Struct, frozen=True):
 
     state: Annotated[
         Literal["sent", "refused"],
-        Meta(description="`refused`: this person may not be mailed, and nothing was recorded."),
+        about("`refused`: this person may not be mailed, and nothing was recorded."),
     ]
-    reason: Annotated[str, Meta(description="A reason in docs/reasons.md.")] | UnsetType = UNSET
-    detail: Annotated[str, Meta(description="For people.")] | UnsetType = UNSET
+    reason: Annotated[str, about("A reason in docs/reasons.md.")] | UnsetType = UNSET
+    detail: Annotated[str, about("For people.")] | UnsetType = UNSET
 
 
 def _read(asked: ConsentStart, access: Access, settings: Settings) -> ConsentRequest:
@@ -84,19 +87,17 @@ def _read(asked: ConsentStart, access: Access, settings: Settings) -> ConsentReq
 class PermissionLinksRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """For whom, and on which stream."""
 
-    stream: Annotated[str, Meta(description="A stream of class `permission`.")]
+    stream: Annotated[str, about("A stream of class `permission`.")]
     addresses: Annotated[list[str], Meta(extra_json_schema={"maxItems": MOST_ADDRESSES})]
-    language: Annotated[
-        str | None, Meta(description="The language of the page behind the link.")
-    ] = None
+    language: Annotated[str | None, about("The language of the page behind the link.")] = None
 
 
 class PermissionLink(Struct, frozen=True):
     """The link of one address."""
 
-    address: Annotated[str, Meta(description="As it was given.")]
+    address: Annotated[str, about("As it was given.")]
     link: str | UnsetType = UNSET
-    error: Annotated[str, Meta(description="It is not a mail address.")] | UnsetType = UNSET
+    error: Annotated[str, about("It is not a mail address.")] | UnsetType = UNSET
 
 
 class PermissionLinks(Struct, frozen=True):

@@ -18,7 +18,15 @@ from smtpproxy.store.exchange.contact_record import Hash, Word
 from smtpproxy.store.exchange.plausible import SKEW, by_now
 from smtpproxy.store.exchange.times import read_time
 from smtpproxy.store.protocols import Store
-from smtpproxy.web.api.operation import Call, Mailbox, When, canonical_address, operation, refusing
+from smtpproxy.web.api.operation import (
+    Call,
+    Mailbox,
+    When,
+    about,
+    canonical_address,
+    operation,
+    refusing,
+)
 from smtpproxy.web.api.problems import Refused
 
 Line = Annotated[str, Meta(min_length=1, max_length=1_000, pattern=r"^[^\x00]*[^\x00\s][^\x00]*$")]
@@ -28,66 +36,57 @@ class ConsentToRecord(Struct, frozen=True, forbid_unknown_fields=True):
     """What a person agreed to, how, and what proves it."""
 
     address: Mailbox
-    purpose: Annotated[
-        str, Meta(description="What they agreed to: the purpose of a configured stream.")
-    ]
+    purpose: Annotated[str, about("What they agreed to: the purpose of a configured stream.")]
     method: Annotated[
         Line | None,
-        Meta(
-            description="How they agreed: unticked_box, double_opt_in, signed_form … Not needed"
+        about(
+            "How they agreed: unticked_box, double_opt_in, signed_form … Not needed"
             " with `pending` or `confirm`, the two acts of a double opt-in."
         ),
     ] = None
     pending: Annotated[
-        bool, Meta(description="They were asked to confirm but have not yet: this allows no mail.")
+        bool, about("They were asked to confirm but have not yet: this allows no mail.")
     ] = False
-    confirm: Annotated[bool, Meta(description="They confirmed what is on record as `pending`.")] = (
-        False
-    )
-    brand: Annotated[str | None, Meta(description="The brand that they agreed with.")] = None
-    given_at: Annotated[When | None, Meta(description="Default: now.")] = None
+    confirm: Annotated[bool, about("They confirmed what is on record as `pending`.")] = False
+    brand: Annotated[str | None, about("The brand that they agreed with.")] = None
+    given_at: Annotated[When | None, about("Default: now.")] = None
     wording: Annotated[
-        Line | None, Meta(description="The text that they agreed to. Without it nothing is proven.")
+        Line | None, about("The text that they agreed to. Without it nothing is proven.")
     ] = None
-    version: Annotated[Line | None, Meta(description="The version of the wording.")] = None
-    form: Annotated[Line | None, Meta(description="Where consent was given: a page, a till.")] = (
+    version: Annotated[Line | None, about("The version of the wording.")] = None
+    form: Annotated[Line | None, about("Where consent was given: a page, a till.")] = None
+    client: Annotated[Line | None, about("The IP address that they agreed from.")] = None
+    document_hash: Annotated[Hash | None, about("SHA-256 of a proof, such as a scan, in hex.")] = (
         None
     )
-    client: Annotated[Line | None, Meta(description="The IP address that they agreed from.")] = None
-    document_hash: Annotated[
-        Hash | None, Meta(description="SHA-256 of a proof, such as a scan, in hex.")
-    ] = None
     conditional: Annotated[
-        bool | None, Meta(description="Whether consent was a condition of the service.")
+        bool | None, about("Whether consent was a condition of the service.")
     ] = None
     channels: Annotated[
         Annotated[list[Line], Meta(min_length=1, max_length=20)] | None,
-        Meta(description="Channels to reach the person by. Default: email."),
+        about("Channels to reach the person by. Default: email."),
     ] = None
     source: Annotated[
-        Source | None,
-        Meta(description="How the address was obtained, if that is not on record."),
+        Source | None, about("How the address was obtained, if that is not on record.")
     ] = None
 
 
 class RecordedConsent(Struct, frozen=True):
     """Whether an act was recorded, and its effect."""
 
-    recorded: Annotated[bool, Meta(description="false: the same act was already on record.")]
-    warnings: Annotated[
-        tuple[str, ...], Meta(description="Why the person may still not be mailed.")
-    ]
+    recorded: Annotated[bool, about("false: the same act was already on record.")]
+    warnings: Annotated[tuple[str, ...], about("Why the person may still not be mailed.")]
 
 
 class Withdrawal(Struct, frozen=True, forbid_unknown_fields=True):
     """What a person no longer agrees to."""
 
     address: Mailbox
-    purpose: Annotated[Word, Meta(description="What they no longer agree to.")]
+    purpose: Annotated[Word, about("What they no longer agree to.")]
     brand: Annotated[
-        str | None, Meta(description="The brand that it is withdrawn from. Default: all brands.")
+        str | None, about("The brand that it is withdrawn from. Default: all brands.")
     ] = None
-    withdrawn_at: Annotated[When | None, Meta(description="Default: now.")] = None
+    withdrawn_at: Annotated[When | None, about("Default: now.")] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from smtpproxy.web.api.operation import (
     Call,
     Mailbox,
     Versioned,
+    about,
     canonical_address,
     header_once,
     operation,
@@ -41,7 +42,7 @@ class KnownContact(Struct, frozen=True):
     contact: Annotated[
         msgspec.Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/ContactRecord"})
     ]
-    version: Annotated[str, Meta(description="The version of what is shown here: the ETag.")]
+    version: Annotated[str, about("The version of what is shown here: the ETag.")]
 
 
 class WrittenContact(Struct, frozen=True):
@@ -49,13 +50,13 @@ class WrittenContact(Struct, frozen=True):
 
     result: Annotated[
         Literal["added", "changed", "unchanged", "older", "erased"],
-        Meta(
-            description="`older`: the stored contact is newer. `erased`: the person was erased, and"
+        about(
+            "`older`: the stored contact is newer. `erased`: the person was erased, and"
             " only refusals are stored."
         ),
     ]
     version: Annotated[
-        str | UnsetType, Meta(description="The version of what the token sees now: the ETag.")
+        str | UnsetType, about("The version of what the token sees now: the ETag.")
     ] = UNSET
 
 
@@ -63,27 +64,25 @@ class Erasing(Struct, frozen=True, forbid_unknown_fields=True):
     """Whom to erase, and what they no longer receive."""
 
     address: Mailbox
-    scope: Annotated[
-        Literal["marketing", "all"], Meta(description="`all`: receipts and passwords too.")
-    ] = "marketing"
+    scope: Annotated[Literal["marketing", "all"], about("`all`: receipts and passwords too.")] = (
+        "marketing"
+    )
 
 
 class Erased(Struct, frozen=True):
     """What was erased. Other addresses of the person have to be erased one by one."""
 
-    erased: Annotated[bool, Meta(description="false: there was no contact.")]
-    reports: Annotated[int, Meta(description="Reports removed from the feedback mailbox.")]
-    audit_rows: Annotated[int, Meta(description="Rows pseudonymised in the audit log.")]
-    others: Annotated[
-        int, Meta(description="Variants and former addresses, which were not erased.")
-    ]
+    erased: Annotated[bool, about("false: there was no contact.")]
+    reports: Annotated[int, about("Reports removed from the feedback mailbox.")]
+    audit_rows: Annotated[int, about("Rows pseudonymised in the audit log.")]
+    others: Annotated[int, about("Variants and former addresses, which were not erased.")]
     left: Annotated[
         str | UnsetType,
-        Meta(description="What could not be erased yet, and why: repeat until this is missing."),
+        about("What could not be erased yet, and why: repeat until this is missing."),
     ] = UNSET
     relays_behind: Annotated[
         tuple[str, ...] | UnsetType,
-        Meta(description="Other relays, which erase it from their disks when they next run."),
+        about("Other relays, which erase it from their disks when they next run."),
     ] = UNSET
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 from msgspec.structs import replace
 
 from smtpproxy.access import Access
@@ -12,7 +12,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.store import decisions_elsewhere
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.journals import IndexQuery
-from smtpproxy.web.api.operation import Time
+from smtpproxy.web.api.operation import Time, about
 
 
 class DecisionElsewhere(Struct, frozen=True):
@@ -24,7 +24,7 @@ class DecisionElsewhere(Struct, frozen=True):
     verdict: Action
     reason: Reason
     observed: bool
-    relay: Annotated[str, Meta(description="Its host name.")]
+    relay: Annotated[str, about("Its host name.")]
     file: str
     row: int
 

@@ -6,15 +6,14 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from smtpproxy.policy.model import Origin
 from smtpproxy.store.operations import Kind, State
-from smtpproxy.web.api.operation import Time
+from smtpproxy.web.api.operation import Time, about
 
 MOST_WAITING = 20  # jobs
 _Text = Annotated[str, Meta(min_length=1, max_length=255)]
 
 
 _OfAll = Annotated[
-    int | UnsetType,
-    Meta(description="Only for a token for all brands, as it reveals whom others know."),
+    int | UnsetType, about("Only for a token for all brands, as it reveals whom others know.")
 ]
 
 
@@ -25,29 +24,27 @@ class ImportShown(Struct, frozen=True):
     kind: Kind
     state: Annotated[
         State | Literal["waiting", "failed", "cancelled"],
-        Meta(description="`waiting`, `failed` and `cancelled` occur for uploads only."),
+        about("`waiting`, `failed` and `cancelled` occur for uploads only."),
     ]
     started_at: Time
     ended_at: Time | None
-    size: Annotated[
-        int | None, Meta(description="Octets of the file; null: it came through a pipe.")
-    ]
-    octets: Annotated[int, Meta(description="Octets read so far.")]
-    lines: Annotated[int, Meta(description="Lines done so far, without blank ones.")]
-    taken: Annotated[int, Meta(description="Lines imported: added, changed and unchanged.")]
-    erased: Annotated[int, Meta(description="Lines left out because the person was erased.")]
+    size: Annotated[int | None, about("Octets of the file; null: it came through a pipe.")]
+    octets: Annotated[int, about("Octets read so far.")]
+    lines: Annotated[int, about("Lines done so far, without blank ones.")]
+    taken: Annotated[int, about("Lines imported: added, changed and unchanged.")]
+    erased: Annotated[int, about("Lines left out because the person was erased.")]
     rejected: int
     added: _OfAll = UNSET
     changed: _OfAll = UNSET
     unchanged: _OfAll = UNSET
     older: _OfAll = UNSET
     dry_run: bool = False
-    error: Annotated[str, Meta(description="Why it failed.")] | UnsetType = UNSET
+    error: Annotated[str, about("Why it failed.")] | UnsetType = UNSET
     result: (
         Annotated[
             dict[str, Any],
-            Meta(
-                description="What `smtpproxy contact import --json` prints; `outlook`: how many"
+            about(
+                "What `smtpproxy contact import --json` prints; `outlook`: how many"
                 " people may be mailed on each stream, and why the others may not. For uploads,"
                 " kept for seven days. A token for some brands sees their streams only, and nothing"
                 " of what was stored before."
@@ -66,63 +63,51 @@ class ImportList(Struct, frozen=True):
 class ImportQuery(Struct, frozen=True, rename={"file_format": "format"}):
     """How a file is imported, like the options of the same names of the command."""
 
-    kind: Annotated[Kind, Meta(description="What the file contains.")]
+    kind: Annotated[Kind, about("What the file contains.")]
     dry_run: Annotated[
-        Literal["true", "false"], Meta(description="`true`: only show what would be imported.")
+        Literal["true", "false"], about("`true`: only show what would be imported.")
     ] = "false"
     file_format: Annotated[
-        _Text | None,
-        Meta(description="`csv`, `ndjson` or a provider's. Default: by its content."),
+        _Text | None, about("`csv`, `ndjson` or a provider's. Default: by its content.")
     ] = None
     mapping: Annotated[
         Annotated[str, Meta(min_length=1)] | None,
-        Meta(description="The text of a mapping (TOML) from columns to fields."),
+        about("The text of a mapping (TOML) from columns to fields."),
     ] = None
     set: Annotated[
         tuple[Annotated[str, Meta(min_length=3, max_length=2_000)], ...],
-        Meta(description="FIELD=VALUE for rows that do not set the field. Repeat for more."),
+        about("FIELD=VALUE for rows that do not set the field. Repeat for more."),
     ] = ()
-    brand: Annotated[_Text | None, Meta(description="The brand that owns the file.")] = None
+    brand: Annotated[_Text | None, about("The brand that owns the file.")] = None
     purpose: Annotated[
         _Text | None,
-        Meta(
-            description="The purpose of the consents in a provider's export, or of the list left."
-        ),
+        about("The purpose of the consents in a provider's export, or of the list left."),
     ] = None
-    as_of: Annotated[
-        _Text | None, Meta(description="For contacts: the time that the file describes.")
-    ] = None
-    scope: Annotated[
-        _Text | None, Meta(description="For suppressions: of lines that have none.")
-    ] = None
-    origin: Annotated[
-        Origin | None, Meta(description="For suppressions: of lines that have none.")
-    ] = None
+    as_of: Annotated[_Text | None, about("For contacts: the time that the file describes.")] = None
+    scope: Annotated[_Text | None, about("For suppressions: of lines that have none.")] = None
+    origin: Annotated[Origin | None, about("For suppressions: of lines that have none.")] = None
     replace: Annotated[
-        _Text | None,
-        Meta(description="The import that this one corrects; `none`: keep both."),
+        _Text | None, about("The import that this one corrects; `none`: keep both.")
     ] = None
 
 
 class RejectedQuery(Struct, frozen=True):
     """Which page of rejected lines."""
 
-    after: Annotated[int, Meta(ge=0, le=2**53, description="The `next` of the previous page.")] = 0
-    limit: Annotated[int, Meta(ge=1, le=1_000, description="How many at most.")] = 100
+    after: Annotated[int, about("The `next` of the previous page.", ge=0, le=2**53)] = 0
+    limit: Annotated[int, about("How many at most.", ge=1, le=1_000)] = 100
 
 
 class RejectedLine(Struct, frozen=True):
     """A line that was not imported."""
 
-    line: Annotated[int, Meta(description="Its number in the file.")]
+    line: Annotated[int, about("Its number in the file.")]
     reason: str
-    content: Annotated[str, Meta(description="The line itself, at most 10,000 characters.")]
+    content: Annotated[str, about("The line itself, at most 10,000 characters.")]
 
 
 class RejectedLines(Struct, frozen=True):
     """A page of rejected lines."""
 
     rejected: tuple[RejectedLine, ...]
-    next: Annotated[
-        int | None, Meta(description="Send as `after` for the next page; null: no more.")
-    ]
+    next: Annotated[int | None, about("Send as `after` for the next page; null: no more.")]

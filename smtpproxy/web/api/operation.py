@@ -22,6 +22,12 @@ from smtpproxy.web.api.problems import Refused
 MOST_ADDRESSES = 1_000  # in a request
 LARGEST = 1024 * 1024  # octets of a request
 
+
+def about(description: str, **bounds: Any) -> Meta:
+    """Describe a field of a record, and bound its values."""
+    return Meta(description=description, **bounds)
+
+
 Time: TypeAlias = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 When: TypeAlias = Annotated[
     str,
@@ -42,8 +48,8 @@ Mailbox: TypeAlias = Annotated[
 ]
 Scope: TypeAlias = Annotated[
     str,
-    Meta(
-        description="What must not be sent: all, marketing, brand:NAME or purpose:NAME.",
+    about(
+        "What must not be sent: all, marketing, brand:NAME or purpose:NAME.",
         extra_json_schema={"pattern": "^(all|marketing|(brand|purpose):.+)$"},
     ),
 ]

@@ -18,6 +18,7 @@ from smtpproxy.web.api.operation import (
     Call,
     Scope,
     Time,
+    about,
     canonical_or_none,
     operation,
 )
@@ -37,8 +38,8 @@ _EVERY = 0.5  # seconds between two checks while a request waits
 class ChangesQuery(Struct, frozen=True):
     """The parameters of the feed."""
 
-    since: Annotated[int, Meta(ge=0, le=2**63 - 1, description="A `seq` or `next`.")] = 0
-    limit: Annotated[int, Meta(ge=1, le=MOST_CHANGES, description="How many at most.")] = 1_000
+    since: Annotated[int, about("A `seq` or `next`.", ge=0, le=2**63 - 1)] = 0
+    limit: Annotated[int, about("How many at most.", ge=1, le=MOST_CHANGES)] = 1_000
     wait: Annotated[
         int,
         Meta(
@@ -52,13 +53,13 @@ class ChangesQuery(Struct, frozen=True):
 class Change(Struct, frozen=True):
     """A change of a suppression."""
 
-    seq: Annotated[int, Meta(description="Increases; gaps mean nothing.")]
-    at: Annotated[Time, Meta(description="When it was written to the log.")]
-    action: Annotated[Action, Meta(description="`moved`: requested again, at a later time.")]
+    seq: Annotated[int, about("Increases; gaps mean nothing.")]
+    at: Annotated[Time, about("When it was written to the log.")]
+    action: Annotated[Action, about("`moved`: requested again, at a later time.")]
     key: Annotated[
         str,
-        Meta(
-            description="The key text of exports. Whoever has the key file can make it from an"
+        about(
+            "The key text of exports. Whoever has the key file can make it from an"
             " address with `smtpproxy suppress key`."
         ),
     ]
@@ -71,8 +72,8 @@ class Changes(Struct, frozen=True):
     """A page of the feed."""
 
     changes: tuple[Change, ...]
-    next: Annotated[int, Meta(description="Send as `since` next.")]
-    more: Annotated[bool, Meta(description="Whether there are more already.")]
+    next: Annotated[int, about("Send as `since` next.")]
+    more: Annotated[bool, about("Whether there are more already.")]
 
 
 class CheckRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,11 +81,10 @@ class CheckRequest(Struct, frozen=True, forbid_unknown_fields=True):
 
     addresses: Annotated[list[str], Meta(extra_json_schema={"maxItems": MOST_ADDRESSES})]
     scope: Annotated[
-        Scope | None, Meta(description="The scope of the mailing. Default: every suppression.")
+        Scope | None, about("The scope of the mailing. Default: every suppression.")
     ] = None
     brand: Annotated[
-        str | None,
-        Meta(description="The brand of the mailing. Default: marketing of any brand."),
+        str | None, about("The brand of the mailing. Default: marketing of any brand.")
     ] = None
 
 
@@ -95,17 +95,14 @@ class AddressSuppression(Struct, frozen=True):
     origin: Origin
     since: Time
     domain: (
-        Annotated[
-            str,
-            Meta(description="If it applies to a whole domain: @example.com or *.example.com."),
-        ]
+        Annotated[str, about("If it applies to a whole domain: @example.com or *.example.com.")]
         | UnsetType
     ) = UNSET
     read_as: (
         Annotated[
             str,
-            Meta(
-                description="The address it was made for, if a mail server may read the one asked"
+            about(
+                "The address it was made for, if a mail server may read the one asked"
                 " about as that."
             ),
         ]
@@ -116,10 +113,8 @@ class AddressSuppression(Struct, frozen=True):
 class Result(Struct, frozen=True):
     """The result for one address; with an `error`, without `since` and `suppressions`."""
 
-    address: Annotated[str, Meta(description="As it was given.")]
-    suppressed: Annotated[
-        bool | None, Meta(description="null: it is not a mail address (`error`).")
-    ]
+    address: Annotated[str, about("As it was given.")]
+    suppressed: Annotated[bool | None, about("null: it is not a mail address (`error`).")]
     since: Time | UnsetType | None = UNSET
     suppressions: tuple[AddressSuppression, ...] | UnsetType = UNSET
     error: str | UnsetType = UNSET

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from smtpproxy.access import Access
 from smtpproxy.settings import Settings
@@ -16,16 +16,16 @@ from smtpproxy.store.breaker import StreamStatus, status_object, subject_of
 from smtpproxy.store.exchange.times import read_time
 from smtpproxy.store.protocols import Store
 from smtpproxy.store.streams import PERSON, StreamEvent
-from smtpproxy.web.api.operation import Call, Time, When, operation, refusing
+from smtpproxy.web.api.operation import Call, Time, When, about, operation, refusing
 from smtpproxy.web.api.problems import Refused
 
 
 class PauseShown(Struct, frozen=True):
     """Why the mail of a stream is held back."""
 
-    subject: Annotated[str, Meta(description="stream:NAME, or brand:NAME: all of a brand.")]
+    subject: Annotated[str, about("stream:NAME, or brand:NAME: all of a brand.")]
     since: Time | None
-    until: Annotated[Time | None, Meta(description="null: until somebody resumes it.")]
+    until: Annotated[Time | None, about("null: until somebody resumes it.")]
     cause: str
     reason: str | None
 
@@ -37,7 +37,7 @@ class BoundReached(Struct, frozen=True):
     level: str
     reports: int
     messages: int
-    bound: Annotated[float, Meta(description="A share of 1.")]
+    bound: Annotated[float, about("A share of 1.")]
 
 
 class StreamShown(Struct, frozen=True):
@@ -61,17 +61,15 @@ class StreamList(Struct, frozen=True):
     streams: tuple[StreamShown, ...]
 
 
-Subject = Annotated[str, Meta(description="A marketing stream, or brand:NAME for all of a brand.")]
-Text = Annotated[
-    str, Meta(min_length=1, max_length=200, description="Why; must hold no personal data.")
-]
+Subject = Annotated[str, about("A marketing stream, or brand:NAME for all of a brand.")]
+Text = Annotated[str, about("Why; must hold no personal data.", min_length=1, max_length=200)]
 
 
 class PauseRequest(Struct, frozen=True, forbid_unknown_fields=True):
     """What to pause, and until when."""
 
     stream: Subject
-    until: Annotated[When | None, Meta(description="When the pause ends automatically.")] = None
+    until: Annotated[When | None, about("When the pause ends automatically.")] = None
     reason: Text | None = None
 
 
@@ -86,17 +84,15 @@ class Paused(Struct, frozen=True):
     """What was done."""
 
     subject: str
-    paused: Annotated[bool, Meta(description="false: it was already paused in this way.")]
+    paused: Annotated[bool, about("false: it was already paused in this way.")]
 
 
 class Resumed(Struct, frozen=True):
     """What was done."""
 
     subject: str
-    resumed: Annotated[
-        bool, Meta(description="false: it was not paused by a person or the breaker.")
-    ]
-    campaigns: Annotated[int, Meta(description="New campaigns that no longer have to wait.")]
+    resumed: Annotated[bool, about("false: it was not paused by a person or the breaker.")]
+    campaigns: Annotated[int, about("New campaigns that no longer have to wait.")]
 
 
 @dataclass(frozen=True, slots=True)

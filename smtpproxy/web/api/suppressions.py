@@ -22,7 +22,7 @@ from smtpproxy.store.exchange.suppression_record import (
 )
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.protocols import Store, SuppressionEntry
-from smtpproxy.web.api.operation import Call, Scope, Time, When, operation, refusing
+from smtpproxy.web.api.operation import Call, Scope, Time, When, about, operation, refusing
 from smtpproxy.web.api.problems import Refused
 from smtpproxy.web.api.propagation import AddressSuppression, bearing_suppression
 
@@ -44,13 +44,10 @@ class NewSuppression(Struct, frozen=True, forbid_unknown_fields=True):
     """Whom not to mail, and by whose order."""
 
     address: Name
-    scope: Annotated[
-        Scope | None,
-        Meta(description="Default: all; for an erasure, marketing."),
-    ] = None
+    scope: Annotated[Scope | None, about("Default: all; for an erasure, marketing.")] = None
     origin: Origin = Origin.MANUAL
-    since: Annotated[When | None, Meta(description="Default: now.")] = None
-    note: Annotated[Note | None, Meta(description="The motive, from a closed list.")] = None
+    since: Annotated[When | None, about("Default: now.")] = None
+    note: Annotated[Note | None, about("The motive, from a closed list.")] = None
 
 
 class NewSuppressions(Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,7 +57,7 @@ class NewSuppressions(Struct, frozen=True, forbid_unknown_fields=True):
         list[NewSuppression], Meta(extra_json_schema={"maxItems": MOST_ENTRIES})
     ]
     keep_notes: Annotated[
-        bool, Meta(description="Keep free-text notes for a year. They must hold no personal data.")
+        bool, about("Keep free-text notes for a year. They must hold no personal data.")
     ] = False
 
 
@@ -69,12 +66,9 @@ class AddedSuppression(Struct, frozen=True):
 
     result: Annotated[
         Literal["added", "moved", "unchanged"],
-        Meta(description="`moved`: it existed, and now counts from a later time."),
+        about("`moved`: it existed, and now counts from a later time."),
     ]
-    scope: Annotated[
-        Scope,
-        Meta(description="marketing, if the purpose or brand is not known."),
-    ]
+    scope: Annotated[Scope, about("marketing, if the purpose or brand is not known.")]
 
 
 class AddedSuppressions(Struct, frozen=True):
@@ -86,18 +80,14 @@ class AddedSuppressions(Struct, frozen=True):
 class ListQuery(Struct, frozen=True):
     """Where a page begins."""
 
-    after: Annotated[
-        str, Meta(max_length=1_000, description="The `next` of the previous page.")
-    ] = ""
-    limit: Annotated[int, Meta(ge=1, le=MOST_LISTED, description="How many at most.")] = 100
+    after: Annotated[str, about("The `next` of the previous page.", max_length=1_000)] = ""
+    limit: Annotated[int, about("How many at most.", ge=1, le=MOST_LISTED)] = 100
 
 
 class ListedSuppression(Struct, frozen=True):
     """A suppression. Its address is not stored."""
 
-    key: Annotated[
-        str, Meta(description="The key text of exports; accepted in place of the address.")
-    ]
+    key: Annotated[str, about("The key text of exports; accepted in place of the address.")]
     scope: Scope
     origin: Origin
     since: Time
@@ -108,9 +98,7 @@ class SuppressionList(Struct, frozen=True):
     """A page, without suppressions that concern none of the token's brands."""
 
     suppressions: tuple[ListedSuppression, ...]
-    next: Annotated[
-        str | None, Meta(description="Send as `after` for the next page; null: no more.")
-    ]
+    next: Annotated[str | None, about("Send as `after` for the next page; null: no more.")]
 
 
 class AddressQuestion(Struct, frozen=True, forbid_unknown_fields=True):
@@ -126,7 +114,7 @@ class FormerSuppression(Struct, frozen=True):
     origin: Origin
     since: Time
     lifted_at: Time
-    reason: Annotated[str | UnsetType, Meta(description="Only for a token for all brands.")] = UNSET
+    reason: Annotated[str | UnsetType, about("Only for a token for all brands.")] = UNSET
 
 
 class KnownSuppressions(Struct, frozen=True):
@@ -140,14 +128,12 @@ class Lift(Struct, frozen=True, forbid_unknown_fields=True):
     """Which suppressions to lift, and on whose authority."""
 
     address: Name
-    reason: Annotated[Note, Meta(description="From a closed list; stays on record.")]
-    origin: Annotated[
-        Origin | None, Meta(description="Only this origin. Give one, or `any_origin`.")
-    ] = None
+    reason: Annotated[Note, about("From a closed list; stays on record.")]
+    origin: Annotated[Origin | None, about("Only this origin. Give one, or `any_origin`.")] = None
     any_origin: bool = False
-    scope: Annotated[Scope | None, Meta(description="Only this scope.")] = None
+    scope: Annotated[Scope | None, about("Only this scope.")] = None
     keep_notes: Annotated[
-        bool, Meta(description="Keep a free-text reason for a year. It must hold no personal data.")
+        bool, about("Keep a free-text reason for a year. It must hold no personal data.")
     ] = False
 
 

@@ -28,6 +28,7 @@ from smtpproxy.web.api.operation import (
     Mailbox,
     Time,
     When,
+    about,
     canonical_address,
     canonical_or_none,
     operation,
@@ -52,15 +53,11 @@ class VerdictRequest(Struct, frozen=True, forbid_unknown_fields=True):
 class AddressVerdict(Struct, frozen=True):
     """The verdict on one address, or an `error` alone."""
 
-    address: Annotated[str, Meta(description="As it was given.")]
+    address: Annotated[str, about("As it was given.")]
     verdict: Action | UnsetType = UNSET
-    reason: Annotated[Reason, Meta(description="A reason in docs/reasons.md.")] | UnsetType = UNSET
-    basis: Annotated[Basis, Meta(description="The basis on which mail is allowed.")] | UnsetType = (
-        UNSET
-    )
-    since: (
-        Annotated[str, Meta(description="The day of the fact that it is based on.")] | UnsetType
-    ) = UNSET
+    reason: Annotated[Reason, about("A reason in docs/reasons.md.")] | UnsetType = UNSET
+    basis: Annotated[Basis, about("The basis on which mail is allowed.")] | UnsetType = UNSET
+    since: Annotated[str, about("The day of the fact that it is based on.")] | UnsetType = UNSET
     error: str | UnsetType = UNSET
 
 
@@ -86,14 +83,14 @@ class RecipientVerdict(Struct, frozen=True):
     basis: Basis | None
     rule: str | None
     detail: str | None
-    erased: Annotated[bool, Meta(description="The person has been erased since.")]
+    erased: Annotated[bool, about("The person has been erased since.")]
     facts: Annotated[
         dict[str, Any] | UnsetType | None,
-        Meta(description="The facts it was based on. Only for a token for all brands."),
+        about("The facts it was based on. Only for a token for all brands."),
     ] = UNSET
-    upstream: (
-        Annotated[str, Meta(description="If each recipient had a copy of their own.")] | UnsetType
-    ) = UNSET
+    upstream: Annotated[str, about("If each recipient had a copy of their own.")] | UnsetType = (
+        UNSET
+    )
 
 
 class UpstreamAnswer(Struct, frozen=True):
@@ -144,13 +141,11 @@ class Decisions(Struct, frozen=True):
     """Decisions, the newest first."""
 
     decisions: tuple[DecisionShown, ...]
-    next: Annotated[
-        str | None, Meta(description="Send as `after` for the next page; null: no more.")
-    ]
+    next: Annotated[str | None, about("Send as `after` for the next page; null: no more.")]
     elsewhere: Annotated[
         tuple[DecisionElsewhere, ...] | UnsetType,
-        Meta(
-            description="Decisions of other relays on the same PostgreSQL, from the index, the"
+        about(
+            "Decisions of other relays on the same PostgreSQL, from the index, the"
             " newest first; on the first page only, and not for a Message-ID."
         ),
     ] = UNSET
@@ -161,14 +156,13 @@ class DecisionSearch(Struct, frozen=True, forbid_unknown_fields=True):
 
     recipient: Mailbox | None = None
     message_id: Annotated[
-        Annotated[str, Meta(min_length=1, max_length=998)] | None,
-        Meta(description="The Message-ID."),
+        Annotated[str, Meta(min_length=1, max_length=998)] | None, about("The Message-ID.")
     ] = None
     stream: str | None = None
-    since: Annotated[When | None, Meta(description="Default: seven days before `until`.")] = None
-    until: Annotated[When | None, Meta(description="Default: now.")] = None
-    after: Annotated[str | None, Meta(description="The `next` of the previous page.")] = None
-    limit: Annotated[int, Meta(ge=1, le=MOST_DECISIONS, description="How many at most.")] = 20
+    since: Annotated[When | None, about("Default: seven days before `until`.")] = None
+    until: Annotated[When | None, about("Default: now.")] = None
+    after: Annotated[str | None, about("The `next` of the previous page.")] = None
+    limit: Annotated[int, about("How many at most.", ge=1, le=MOST_DECISIONS)] = 20
 
 
 class Verdicts:
