@@ -323,3 +323,8 @@ def successor(id: str) -> str:
     for character in id.upper():
         number = number * 32 + ULID_ALPHABET.index(character)
     return encoded(number + 1, 26)
+
+
+def picked(record: object, *names: str) -> dict[str, Any]:
+    """Return some fields of a record, as an object of JSON."""
+    return {name: getattr(record, name) for name in names}

@@ -21,9 +21,10 @@ from smtpproxy.cli.options import (
     read_kept_changes,
     settings_in,
 )
-from smtpproxy.cli.printer import Fields, Part, Result, Styled, picked
+from smtpproxy.cli.printer import Fields, Part, Result, Styled
 from smtpproxy.cli.stores import using_store
 from smtpproxy.clock import now
+from smtpproxy.events import picked
 from smtpproxy.process.control import NotRunning, Status, ask
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.times import written_time

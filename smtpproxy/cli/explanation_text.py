@@ -5,8 +5,9 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from smtpproxy.cli.printer import Part, Styled, picked, screen_width
+from smtpproxy.cli.printer import Part, Styled, screen_width
 from smtpproxy.core.explanation import Explanation
+from smtpproxy.events import picked
 from smtpproxy.explain import Account
 from smtpproxy.explain.trace import TraceStep
 from smtpproxy.locale import Lang, Phrase, Time, Value, say
@@ -47,14 +48,9 @@ def as_object(explanation: Explanation) -> dict[str, object]:
             }
             for recipient in explanation.recipients
         ],
-        "at": explanation.at,
-        "id": explanation.id,
-        "observed": explanation.observed,
-        "lang": explanation.lang,
-        "relayed": explanation.relayed,
+        **picked(explanation, "at", "id", "observed", "lang", "relayed"),
         "upstream": explanation.outcome and picked(explanation.outcome, "at", "code", "reply"),
-        "seal": explanation.seal,
-        "source_announced": explanation.source_announced,
+        **picked(explanation, "seal", "source_announced"),
     }
 
 

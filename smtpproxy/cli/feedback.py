@@ -10,6 +10,7 @@ import click
 from smtpproxy.cli.feedback_mailbox import act_on, assign, list_reports, show, would_be_done
 from smtpproxy.cli.options import command, flag
 from smtpproxy.cli.printer import Column, Part, Table, print_json, print_text
+from smtpproxy.events import picked
 from smtpproxy.feedback import FeedbackReport, read_report
 from smtpproxy.feedback.parts import MAX_OCTETS
 from smtpproxy.settings import Settings
@@ -135,9 +136,7 @@ def _as_object(name: str, report: FeedbackReport) -> dict[str, Any]:
         {
             "address": event.address,
             "class": event.event_class,
-            "action": event.action,
-            "scope": event.scope,
-            "why": event.why,
+            **picked(event, "action", "scope", "why"),
         }
         for event in report.events
     ]

@@ -12,9 +12,10 @@ import click
 
 from smtpproxy.cli import fail, unknown
 from smtpproxy.cli.options import canonical_address, choice, command, option
-from smtpproxy.cli.printer import Column, Part, Result, Table, picked
+from smtpproxy.cli.printer import Column, Part, Result, Table
 from smtpproxy.cli.stores import open_patiently, using_store
 from smtpproxy.clock import now
+from smtpproxy.events import picked
 from smtpproxy.feedback import Class, FeedbackReport
 from smtpproxy.mailbox.acting import SUPPRESSIONS, Actor, Done, heard_event, telling
 from smtpproxy.mailbox.messages import Messages

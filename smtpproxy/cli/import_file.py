@@ -31,9 +31,10 @@ from smtpproxy.cli.outlook import (
     outlook_object,
     outlook_text,
 )
-from smtpproxy.cli.printer import Part, Result, picked, progress
+from smtpproxy.cli.printer import Part, Result, progress
 from smtpproxy.cli.stores import using_store, warn
 from smtpproxy.clock import now
+from smtpproxy.events import picked
 from smtpproxy.scrub.outlook import Findings, Outlook
 from smtpproxy.store.exchange.compare import Comparison, Difference, Kind, compare
 from smtpproxy.store.exchange.encodings import Decoder

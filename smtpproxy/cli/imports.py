@@ -30,9 +30,10 @@ from smtpproxy.cli.import_record import (
     undone_in_words,
 )
 from smtpproxy.cli.options import EXISTING_FILE, OUTPUT_FILE, command, flag, option, several
-from smtpproxy.cli.printer import Column, Fields, Part, Result, Table, picked
+from smtpproxy.cli.printer import Column, Fields, Part, Result, Table
 from smtpproxy.cli.stores import constant, using_store, warn
 from smtpproxy.clock import now
+from smtpproxy.events import picked
 from smtpproxy.policy.model import Contact
 from smtpproxy.scrub.outlook import Outlook
 from smtpproxy.settings import Settings

@@ -13,6 +13,7 @@ import msgspec
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import audit_folder, option
+from smtpproxy.events import picked
 from smtpproxy.settings import Settings
 from smtpproxy.shipping.files import RELAY_FILE
 from smtpproxy.sinks.audit.chain import UNREADABLE
@@ -91,12 +92,7 @@ def record_place(row: IndexRow) -> str:
 def indexed_object(row: IndexRow) -> Mapping[str, Any]:
     """Return everything known here about a decision of another relay."""
     return {
-        "id": row.id,
-        "at": row.at,
-        "stream": row.stream,
-        "verdict": row.verdict,
-        "reason": row.reason,
-        "observed": row.observed,
+        **picked(row, "id", "at", "stream", "verdict", "reason", "observed"),
         "elsewhere": {
             "relay": row.host,
             "relay_id": row.relay,

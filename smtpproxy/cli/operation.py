@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from smtpproxy.cli import failing
 from smtpproxy.cli.options import command, flag, settings_in
-from smtpproxy.cli.printer import Column, Part, Result, Styled, Table, picked
+from smtpproxy.cli.printer import Column, Part, Result, Styled, Table
+from smtpproxy.events import picked
 from smtpproxy.policy.model import Stream
 from smtpproxy.settings import FeedbackSettings, ListenerSettings, Settings
 

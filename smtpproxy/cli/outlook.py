@@ -10,6 +10,7 @@ from smtpproxy.cli.imports import Handling, Task
 from smtpproxy.cli.printer import Column, Fields, Part, Result, Styled, Table
 from smtpproxy.cli.stores import using_store, warn
 from smtpproxy.clock import now
+from smtpproxy.events import picked
 from smtpproxy.locale import REFERENCE, texts
 from smtpproxy.policy.model import Mode, Stream
 from smtpproxy.report import fix
@@ -92,10 +93,7 @@ def outlook_object(found: Findings, file_format: Format) -> dict[str, object]:
     return {
         "people": found.people,
         "nobody_on_marketing": found.nobody,
-        "nameless": found.nameless,
-        "apart": found.apart,
-        "missed": found.missed,
-        "at": found.at,
+        **picked(found, "nameless", "apart", "missed", "at"),
         "streams": [
             {
                 "stream": one.stream.name,

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import click
 
@@ -273,11 +273,6 @@ def shortened(ids: Iterable[str]) -> dict[str, str]:
 def _common(one: str, other: str) -> int:
     pairs = enumerate(zip(one, other, strict=False))
     return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
-
-
-def picked(record: object, *names: str) -> dict[str, Any]:
-    """Return some fields of a record, as an object of JSON."""
-    return {name: getattr(record, name) for name in names}
 
 
 def print_json(value: object, *, one_line: bool = False) -> None:

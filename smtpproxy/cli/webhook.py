@@ -8,9 +8,10 @@ import click
 
 from smtpproxy.cli import unknown
 from smtpproxy.cli.options import command, flag, option
-from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Table, picked
+from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Table
 from smtpproxy.cli.stores import using_store
 from smtpproxy.clock import now
+from smtpproxy.events import picked
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.propagation import Backlog, DeadLetter, WebhookState

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from smtpproxy.events import JudgedRecipient
+from smtpproxy.events import JudgedRecipient, picked
 from smtpproxy.policy.decide import decisive
 from smtpproxy.policy.model import (
     NO_FACTS,
@@ -211,33 +211,22 @@ def record_object(record: Record, state: State | None = None) -> dict[str, Any]:
     decided, message = record.decided, record.decided.decision.message
     outcome, place = record.outcome, record.place
     return {
-        "id": decided.id,
-        "at": decided.at,
-        "stage": decided.stage,
-        "listener": decided.client.listener,
-        "peer": decided.client.peer,
-        "helo": decided.client.helo,
-        "login": decided.client.login,
-        "queue_id": decided.client.queue_id,
+        **picked(decided, "id", "at", "stage"),
+        **picked(decided.client, "listener", "peer", "helo", "login", "queue_id"),
         "mail_from": decided.reverse_path,
-        "message_id": decided.message_id,
-        "subject": decided.subject,
+        **picked(decided, "message_id", "subject"),
         "from": decided.header_from,
         "source_announced": decided.features.source_statement if decided.features else None,
         "size": decided.size,
         "stream": decided.decision.stream.name,
         "rulebook": decided.decision.rulebook,
-        "observed": decided.observed,
-        "undecided": decided.undecided,
+        **picked(decided, "observed", "undecided"),
         "message": message and {"verdict": message.action, "reason": message.reason},
         "recipients": [
             {
                 "address": entry.address,
                 "verdict": entry.verdict.action,
-                "reason": entry.verdict.reason,
-                "basis": entry.verdict.basis,
-                "rule": entry.verdict.rule,
-                "detail": entry.verdict.detail,
+                **picked(entry.verdict, "reason", "basis", "rule", "detail"),
                 "facts": decided.facts.get(entry.canonical),
                 "erased": is_erased(entry),
                 **_own(record, index),
@@ -245,7 +234,7 @@ def record_object(record: Record, state: State | None = None) -> dict[str, Any]:
             for index, entry in enumerate(decided.recipients)
         ],
         "relayed": decided.relayed,
-        "upstream": outcome and {"at": outcome.at, "code": outcome.code, "reply": outcome.reply},
+        "upstream": outcome and picked(outcome, "at", "code", "reply"),
         "proof": place
         and {
             "file": place.file,
@@ -266,13 +255,9 @@ def _own(record: Record, index: int) -> dict[str, Any]:
 def evidence_object(evidence: Evidence) -> dict[str, Any]:
     """Return the whole evidence. It names no other recipient of the messages."""
     return {
-        "address": evidence.address,
-        "at": evidence.at,
-        "relay": evidence.relay,
-        "controller": evidence.controller,
+        **picked(evidence, "address", "at", "relay", "controller"),
         "retention": _retention_object(evidence.retention),
-        "contact": evidence.contact,
-        "suppressions": evidence.suppressions,
+        **picked(evidence, "contact", "suppressions"),
         "suppressed_by": [
             {"scope": scope, "origin": origin, "program": program}
             for (scope, origin), program in evidence.authors.items()
@@ -282,11 +267,7 @@ def evidence_object(evidence: Evidence) -> dict[str, Any]:
         "decisions": [_mailing_object(mailing, evidence) for mailing in evidence.mailings],
         "decisions_elsewhere": [
             {
-                "id": one.id,
-                "at": one.at,
-                "stream": one.stream,
-                "verdict": one.verdict,
-                "reason": one.reason,
+                **picked(one, "id", "at", "stream", "verdict", "reason"),
                 "relay": one.host,
                 "file": one.file,
                 "row": one.line,
@@ -321,15 +302,9 @@ def report_object(report: Report) -> dict[str, Any]:
     """Return the result of verifying an audit log."""
     return {
         "sound": not report.wrong,
-        "wrong": report.wrong,
-        "witness": report.witness,
+        **picked(report, "wrong", "witness"),
         "proven": {str(slot): n for slot, n in report.proven.items()},
-        "unproven": report.unproven,
-        "files": report.files,
-        "lines": report.lines,
-        "decisions": report.decisions,
-        "erased": report.erased,
-        "anchors": report.anchors,
+        **picked(report, "unproven", "files", "lines", "decisions", "erased", "anchors"),
         "compared": report.compared,
         "heads": {str(slot): {"n": h.n, "hash": h.hash} for slot, h in report.heads.items()},
         "counts": {kind.value: count for kind, count in report.counts.items()},
@@ -337,12 +312,9 @@ def report_object(report: Report) -> dict[str, Any]:
             {
                 "kind": finding.kind,
                 "wrong": finding.kind.wrong,
-                "file": finding.file,
-                "line": finding.line,
+                **picked(finding, "file", "line"),
                 "row": finding.n,
-                "id": finding.id,
-                "what": finding.what,
-                "meaning": finding.meaning,
+                **picked(finding, "id", "what", "meaning"),
             }
             for finding in report.findings
         ],

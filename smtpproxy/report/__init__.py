@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from smtpproxy.events import picked
 from smtpproxy.locale import Lang, Phrase, Time, say
 from smtpproxy.policy.model import Action, Mode, StreamClass
 from smtpproxy.report.counting import Selection, count
@@ -108,9 +109,7 @@ def _stream_object(stream: StreamReport, lang: Lang) -> dict[str, Any]:
     return {
         "stream": stream.name,
         "class": stream.stream_class,
-        "mode": stream.mode,
-        "recipients": stream.recipients,
-        "messages": stream.messages,
+        **picked(stream, "mode", "recipients", "messages"),
         **outcomes(stream.total),
         "bases": stream.bases,
         "reasons": [_figure_object(figure, lang) for figure in stream.figures],
@@ -120,13 +119,9 @@ def _stream_object(stream: StreamReport, lang: Lang) -> dict[str, Any]:
 
 def _figure_object(figure: Figure, lang: Lang) -> dict[str, Any]:
     return {
-        "reason": figure.reason,
-        "kind": figure.kind,
-        "recipients": figure.recipients,
+        **picked(figure, "reason", "kind", "recipients"),
         "share": round(figure.share, 4),
-        "messages": figure.messages,
-        "trend": figure.trend,
-        "days": figure.days,
+        **picked(figure, "messages", "trend", "days"),
         "apps": dict(figure.apps),
         "examples": figure.examples,
         "fix": fix(figure.reason, lang),
