@@ -126,6 +126,8 @@ def _report(error: Exception) -> int:
         return BROKEN_PIPE
     if os.environ.get("SMTPPROXY_DEBUG") == "1":
         traceback.print_exception(error)
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
+        error = Failure(f"{error.object[:80]!r} is not text in UTF-8", 2)
     if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code

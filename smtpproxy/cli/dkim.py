@@ -157,7 +157,11 @@ def verify(
     verifiers, otherwise with 1.
     """
     known = _read_records(records) if records else None
-    found = asyncio.run(_check(settings, _on_the_wire(message.read()), known))
+    limit = settings.server.data_size_limit
+    raw = message.read(limit + 1)
+    if len(raw) > limit:
+        fail(f"{message.name}: more than server.data_size_limit, {limit:,} octets")
+    found = asyncio.run(_check(settings, _on_the_wire(raw), known))
     return Result(found, _signatures(found), 0 if any(each.valid for each in found) else 1)
 
 

@@ -108,7 +108,7 @@ def explain(
             raise click.UsageError("--anchors and --from need --id")
         if message is None or options.mail_from is None or not options.rcpt:
             raise click.UsageError("give MESSAGE.eml with --mail-from and --rcpt, or give --id")
-        raw = _on_the_wire(message.read())
+        raw = _on_the_wire(message.read(settings.server.data_size_limit + 1))
         question = _question(settings, raw, options.mail_from, options)
         answers = _answers(settings, question, raw, at_present=options.at is None)
         explanation = explained(question, answers, settings.rulebooks, options.lang)

@@ -48,7 +48,7 @@ def purge(
         fail(
             "--at: data that has not outlived its period yet must not be removed; add --dry-run", 2
         )
-    with failing(AlreadyRunning):
+    with failing(AlreadyRunning), failing(OverflowError, "--at: ", code=2):
         purged = using_store(
             settings,
             lambda store: purge(settings, store, at=at or now(), clock=now, dry_run=dry_run),

@@ -18,7 +18,8 @@ from smtpproxy.store.propagation import Backlog, DeadLetter, WebhookState
 from smtpproxy.store.protocols import Store
 from smtpproxy.terminal import counted
 
-_LETTER: Any = option("Only the dead letter ID.", int, metavar="ID")
+_NUMBER = click.IntRange(1, 2**63 - 1)
+_LETTER: Any = option("Only the dead letter ID.", _NUMBER, metavar="ID")
 _SHOWN = ("id", "message_id", "changes", "oldest_at", "died_at", "attempts", "error", "retry")
 _STATE = ("failures", "failing_since", "retry_at", "delivered_at", "last_error")
 
@@ -65,7 +66,7 @@ def list_webhooks(settings: Settings) -> Result:
 def show(
     settings: Settings,
     name: str,
-    letter: int | None = option("Print the body of the dead letter ID.", int, metavar="ID"),
+    letter: int | None = option("Print the body of the dead letter ID.", _NUMBER, metavar="ID"),
 ) -> Result | int:
     """Show one webhook and its dead letters; exits with 1 when there is no such letter."""
     _check_name(settings, name)

@@ -58,6 +58,8 @@ def locked() -> NoReturn:
         (KeyError("colour"), 1,
          "Error: unexpected KeyError: 'colour'"
          " (run it again with SMTPPROXY_DEBUG=1 to see where)\n"),
+        (lambda: "source=\udcff".encode(), 2,
+         "Error: 'source=\\udcff' is not text in UTF-8\n"),
         (EOFError("3 of 5 bytes"), 1,
          "Error: unexpected EOFError: 3 of 5 bytes"
          " (run it again with SMTPPROXY_DEBUG=1 to see where)\n"),

@@ -238,6 +238,45 @@ def test_junk_for_a_file(bench: Bench, junk: str) -> None:
             assert code == 2, name
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(
+            "feedback show \udcff",
+            "webhook drop brand:\udcff --all",
+            "audit show --message-id \udcff",
+        ),
+        *(f"webhook retry crm --letter {'9' * 30}", "purge --at 0001-01-01 --dry-run"),
+        *("suppress show \udcff", "contact show -", "token \udcff", "stream pause \x1b[31m"),
+    ],
+    ids=ascii,
+)
+def test_junk_for_a_word(bench: Bench, line: str) -> None:
+    bench.again()
+    result = CliRunner().invoke(main, [*line.split(), "--config", str(bench.config)])
+    check(line, result.exit_code, result.stdout, result.stderr)
+    assert result.exit_code == 2, (line, result.stderr)
+
+
+def test_a_folder_whose_name_is_no_text(bench: Bench) -> None:
+    bench.again()
+    command = ["backup", f"{bench.root}/\udcff", "--config", str(bench.config)]
+    result = CliRunner().invoke(main, command)
+    check("backup", result.exit_code, result.stdout, result.stderr)
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["explain", "dkim verify"])
+def test_a_file_without_an_end(bench: Bench, name: str) -> None:
+    bench.again()
+    limited = bench.config.read_text().replace("[server]", '[server]\ndata_size_limit = "64KiB"')
+    bench.config.write_text(limited)
+    line = ["/dev/zero" if word == str(bench.file) else word for word in bench.line(name)]
+    result = CliRunner().invoke(main, line)
+    check(name, result.exit_code, result.stdout, result.stderr)
+    assert result.exit_code == 1
+
+
 def made(path: Path, content: bytes | None) -> None:
     """Put a file in the place of something; None: a folder."""
     if path.is_dir():

@@ -40,7 +40,7 @@ _WRITE_PRAGMAS = (
 
 
 def uri(path: Path, *, read_only: bool) -> str:
-    return f"file:{quote(str(path))}?mode={'ro' if read_only else 'rw'}"
+    return f"file:{quote(os.fsencode(path))}?mode={'ro' if read_only else 'rw'}"
 
 
 def open_reader(path: Path, timeout: float = 0.0) -> sqlite3.Connection:

@@ -124,4 +124,4 @@ def _skip_numbers(connection: sqlite3.Connection, table: str, seen: int) -> None
 
 def _unwritten(path: Path) -> sqlite3.Connection:
     """Open a database that nobody writes, so that SQLite creates no files beside it."""
-    return sqlite3.connect(f"file:{quote(str(path))}?mode=ro&immutable=1", uri=True)
+    return sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro&immutable=1", uri=True)
