@@ -65,6 +65,7 @@ T = TypeVar("T")
 _RSET = b"RSET\r\n"
 _QUIT = b"QUIT\r\n"
 _BATCH = 64 * 1024
+_MOST_RESETS = 10  # without a message; then Postfix delays a client (smtpd_soft_error_limit)
 _HELO_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Za-z:.]+\]")
 
 
@@ -111,6 +112,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.capabilities = Capabilities()
         self.alive = False
         self.used = False  # for a transaction, at least once
+        self.resets = 0  # since the last message
         self.private = False  # it is one client's: see `introduce`
         self.client = ""  # it is in use for: see UpstreamPool.acquire
         self.idle_since = 0.0
@@ -273,9 +275,12 @@ class UpstreamConnection(asyncio.Protocol):
 
         If the upstream refuses, it may have kept the transaction, so the connection is closed.
         """
-        reset: Exchange[None] = Exchange(self._reset_answered)
-        self._reset = reset
-        self.exchange(_RSET, reset, timeout)
+        self.resets += 1
+        if self.resets >= _MOST_RESETS:
+            self.quit()
+            return
+        self._reset = Exchange[None](self._reset_answered)
+        self.exchange(_RSET, self._reset, timeout)
 
     def _reset_answered(
         self, reset: Exchange[None], replies: list[Reply], error: Exception | None

@@ -223,6 +223,8 @@ class UpstreamTransaction(Struct, eq=False):
             return
         reply = replies[0]
         self.in_doubt = False
+        if reply.code < 300 and self._connection is not None:
+            self._connection.resets = 0
         if reply.code == 421 or reply.code // 100 == 3:
             self._drop()
         else:

@@ -43,6 +43,21 @@ async def test_messages_at_once_have_connections_of_their_own(upstream: FakeUpst
         assert pool.idle == used
 
 
+async def test_a_connection_that_brings_no_message_is_given_up(upstream: FakeUpstream) -> None:
+    """Postfix makes a client wait after ten errors, or a hundred RSETs, without a message."""
+    no = At("rcpt", Reply("550 5.1.1 no such user"))
+    async with pooled(upstream.port) as pool:
+        for behaviours, code in (([no], 550), ([], 250)) * 2:
+            upstream.behaviours = list(behaviours)
+            for _ in range(9):
+                assert (await send(pool)).last.code == code
+        assert upstream.connections == 1
+        upstream.behaviours = [no]
+        for _ in range(21):
+            assert (await send(pool)).last.code == 550
+        assert upstream.connections == 3
+
+
 # what dies while idle
 
 
