@@ -23,6 +23,7 @@ _QUOTED = re.compile(r'"((?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*)"')
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ROUTED = re.compile(r"[%!@]")  # in a local part, an MTA may take these for a route
 _OBSCURED = re.compile(r'[\x00-\x20\x7f"(),:;<>\[\\\]]')  # other characters that split an address
+_LEFT_OUT = re.compile(r"[()<>]")  # Sendmail takes them for comments and brackets, in quotes too
 _WHOLE_DOMAIN = re.compile(r"(?:\*?@|(?=\*\.))(\*\.)?([^*@]*)")
 
 _UUCP = ".uucp"  # not a domain: before it is a host of bang paths
@@ -86,6 +87,11 @@ def compose(local: str, domain: str) -> str:
     """
     if _CONTROL.search(local):
         raise AddressError("the local part holds a control character")
+    if _LEFT_OUT.search(local):
+        raise AmbiguousAddress(
+            "the local part holds one of ()<>, with which some MTAs leave a part of it out: write"
+            " the address without them"
+        )
     written = local
     local, domain = _folded(local), _canonical_domain(domain)
     if _ROUTED.search(local):

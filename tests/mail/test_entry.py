@@ -39,6 +39,9 @@ READ = [
     ("stra\u00dfe%x.test@localhost", ["strasse@x.test"]),
     ("user%[192.0.2.1@x", None),
     ('"user @x.test"@y', None),
+    ('"(x)user"@y', None),  # Sendmail delivers these to user@y
+    ('"<user>"@y', None),
+    (r'"user\(x\)+z"@y', None),
     ('"x.test!(note)user"@y', None),
     ("%".join("abcdefghijklmnopqr") + "@x", None),
     ("!%" * 5_000 + "@x", None),
