@@ -1,12 +1,20 @@
-"""Makes changes survive a crash of the machine. All functions raise OSError."""
+"""Makes changes survive a crash of the machine, and says why a file cannot be read."""
 
 import os
 from pathlib import Path
 from typing import IO, Any
 
 
+def unread(path: Path, error: OSError) -> str:
+    """Return why the relay cannot read a file that it needs, and what would be right."""
+    text = f"{path} cannot be read: {error.strerror}"
+    if isinstance(error, PermissionError):
+        text += "; it has to belong to the user that smtpproxy runs as"
+    return text
+
+
 def sync_path(path: Path) -> None:
-    """Write the content of a file, or the names in a folder, to disk."""
+    """Write the content of a file, or the names in a folder, to disk. Raises OSError."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
@@ -15,6 +23,6 @@ def sync_path(path: Path) -> None:
 
 
 def flush(file: IO[Any]) -> None:
-    """Write all that was written to a file to disk."""
+    """Write all that was written to a file to disk. Raises OSError."""
     file.flush()
     os.fsync(file.fileno())

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from smtpproxy.disk import unread
+
 if TYPE_CHECKING:
     from cryptography import x509
 
@@ -157,7 +159,7 @@ def _readable(key: str, path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise TlsError(key, f"{path} cannot be read: {error.strerror}") from None
+        raise TlsError(key, unread(path, error)) from None
 
 
 def _pair_error(files: TlsFiles, error: ssl.SSLError) -> TlsError:

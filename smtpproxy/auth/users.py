@@ -21,6 +21,7 @@ from pathlib import Path
 from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import Argon2Error, InvalidHashError
 
+from smtpproxy.disk import unread
 from smtpproxy.wire.sasl import NotPreparable, ScramKeys, is_user_name, saslprep
 
 ITERATIONS = 4096
@@ -74,8 +75,10 @@ def read(path: Path) -> Users:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             content = file.read()
+    except FileNotFoundError:
+        raise UsersError(f"{path} is not there yet: smtpproxy user add NAME makes it") from None
     except OSError as error:
-        raise UsersError(f"{path} cannot be read: {error.strerror}") from None
+        raise UsersError(unread(path, error)) from None
     if stat.S_IMODE(mode) & 0o077:
         raise UsersError(f"{path} is open to others (mode {mode & 0o777:o}): chmod 600 {path}")
     try:

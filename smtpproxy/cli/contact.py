@@ -351,6 +351,7 @@ def _write_evidence(
         if path is not None:
             with open(path.with_suffix(".json"), "wb", opener=private) as beside:
                 beside.write(data)
+            click.echo(f"written: {path} and {beside.name}", err=True)
     if found.chain.wrong:
         click.echo("The audit log was altered: see smtpproxy audit verify", err=True)
         return 1

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -11,7 +12,7 @@ import click
 from smtpproxy.cli import unknown
 from smtpproxy.cli.journals import COPIES, journals
 from smtpproxy.cli.options import OUTPUT_FILE, choice, command, moment, option, private
-from smtpproxy.cli.printer import Column, Fields, Part, Result, Styled, Table
+from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Styled, Table
 from smtpproxy.clock import now
 from smtpproxy.locale import LANGS, REFERENCE, Lang, texts
 from smtpproxy.policy.model import Mode
@@ -71,7 +72,8 @@ def report(settings: Settings, options: ReportOptions, shipped: Path | None = CO
     if options.html is not None:
         with open(options.html, "w", encoding="utf-8", opener=private) as file:
             file.write(html(made, options.lang))
-    return Result(made.as_object(options.by, REFERENCE), _text(made, options.by))
+    written = [] if options.html is None else [Aside(f"written: {options.html}")]
+    return Result(made.as_object(options.by, REFERENCE), chain(_text(made, options.by), written))
 
 
 def read_report(settings: Settings, options: ReportOptions, shipped: Path | None = None) -> Report:

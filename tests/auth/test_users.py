@@ -68,7 +68,7 @@ def test_a_faulty_line_is_named_and_not_shown(tmp_path: Path, line: str | None, 
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UsersError, match="No such file"):
+    with pytest.raises(UsersError, match="is not there yet: smtpproxy user add"):
         read(tmp_path / "users")
 
 

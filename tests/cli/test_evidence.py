@@ -51,10 +51,12 @@ def sent(bench: Bench) -> list[str]:
 
 
 def written(bench: Bench, path: Path, *arguments: str, code: int = 0) -> str:
-    out, _ = bench.run(
+    out, said = bench.run(
         "contact", "export", JEANNE, "--evidence", "--output", str(path), *arguments, code=code
     )
     assert out == ""
+    if path.suffix != ".json":
+        assert f"written: {path} and {path.with_suffix('.json')}\n" in said
     return path.read_text("utf-8")
 
 

@@ -114,7 +114,8 @@ def test_lines_fit_a_terminal(observed: Bench, monkeypatch: pytest.MonkeyPatch) 
 
 def test_one_file_for_people(observed: Bench, tmp_path: Path) -> None:
     file = tmp_path / "week.html"
-    observed.run("report", "--html", str(file), "--lang", "fr", code=0)
+    said = observed.run("report", "--html", str(file), "--lang", "fr", code=0)[1]
+    assert f"written: {file}\n" in said
     page = file.read_text()
     assert '<html lang="fr">' in page
     assert "prefers-color-scheme: dark" in page

@@ -1,5 +1,6 @@
 """`smtpproxy check` opens the files that settings name."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from smtpproxy.auth.users import User, Users, empty, write
 from smtpproxy.config import ConfigError, parse
 from smtpproxy.config.start_checks import check_named_files
+from smtpproxy.disk import unread
 from tests.kit.certificates import Authority
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml
@@ -85,12 +87,21 @@ def test_a_key_with_a_passphrase_is_not_asked_for(tmp_path: Path, authority: Aut
     assert fault.endswith(f"{pair.key} needs a passphrase: store it without one")
 
 
+def test_a_file_that_is_closed_to_the_relay_says_whose_it_has_to_be() -> None:
+    path = Path("/etc/smtpproxy/relay.key")
+    said = unread(path, PermissionError(errno.EACCES, "Permission denied"))
+    assert said == (
+        f"{path} cannot be read: Permission denied; it has to belong to the user that smtpproxy"
+        " runs as"
+    )
+
+
 def test_users(tmp_path: Path) -> None:
     path = tmp_path / "users"
     config = {"auth": {"users": str(path)}, "credential": [{"user": "nobody"}]}
     keys = {"auth": "required", "auth_without_tls": True}
     assert found(tmp_path, config, **keys) == [
-        f"x.toml: auth.users: {path} cannot be read: No such file or directory"
+        f"x.toml: auth.users: {path} is not there yet: smtpproxy user add NAME makes it"
     ]
     write(path, empty())
     assert found(tmp_path, config, **keys) == [
