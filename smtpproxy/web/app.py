@@ -315,6 +315,9 @@ def _json(status: int, content: Mapping[str, object]) -> JSONResponse:
 async def _plain_error(request: Request, error: Exception) -> Response:
     """Answer 404, 405 and the like as JSON."""
     assert isinstance(error, HTTPException)
+    token = request.path_params.get("token")
+    if error.status_code == 405 and token is not None and (not token or "/" in token):
+        error = HTTPException(404)  # cut off or too long: no link, whatever the method
     body, media_type = _error(request.scope["path"], error.status_code, error.detail)
     headers = dict(error.headers or {})
     return Response(body, error.status_code, headers, media_type)
