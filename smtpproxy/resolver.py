@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Literal
 
@@ -52,21 +53,18 @@ class _Kept(Struct):
     failure: str = ""
 
 
+@dataclass(eq=False)
 class Resolver:
     """Looks names up. Use it in one event loop.
 
     `clock` returns monotonic seconds; `seen` is called with the outcome of each lookup.
     """
 
-    def __init__(
-        self,
-        settings: DnsSettings,
-        clock: Callable[[], float],
-        seen: Seen = lambda outcome: None,
-    ) -> None:
-        self._settings = settings
-        self._clock = clock
-        self._seen = seen
+    settings: DnsSettings
+    clock: Callable[[], float]
+    seen: Seen = lambda outcome: None
+
+    def __post_init__(self) -> None:
         self._resolver: dns.asyncresolver.Resolver | None = None
         self._kept: dict[tuple[str, Kind], _Kept] = {}
         self._asked: dict[tuple[str, Kind], asyncio.Task[_Kept]] = {}
@@ -75,8 +73,8 @@ class Resolver:
         """Return what the DNS says. Raises DnsFailure if it does not answer in time."""
         key = name.lower().removesuffix("."), kind
         kept = self._kept.get(key)
-        if kept is not None and kept.until > self._clock():
-            self._seen("cached")
+        if kept is not None and kept.until > self.clock():
+            self.seen("cached")
         else:
             # One lookup for all who ask at the same time; it outlives the first of them.
             task = self._asked.get(key)
@@ -97,12 +95,12 @@ class Resolver:
 
         try:
             answer, ttl = await self._answer(name, kind)
-            self._seen("answered" if answer.exists and _any(answer) else "absent")
-            kept = _Kept(self._clock() + ttl, answer)
+            self.seen("answered" if answer.exists and _any(answer) else "absent")
+            kept = _Kept(self.clock() + ttl, answer)
         except (dns.exception.DNSException, OSError, TimeoutError) as error:
-            self._seen("failed")
+            self.seen("failed")
             failure = f"{kind} {name}: {type(error).__name__}: {error}"
-            kept = _Kept(self._clock() + _FAILED, None, failure)
+            kept = _Kept(self.clock() + _FAILED, None, failure)
         while len(self._kept) >= _REMEMBERED:
             del self._kept[next(iter(self._kept))]
         self._kept.pop((name, kind), None)
@@ -120,7 +118,7 @@ class Resolver:
             return Answer(exists=False), _LONGEST_ABSENT  # no such name can exist
         try:
             found = await self._open().resolve(
-                question, kind, search=False, lifetime=self._settings.timeout
+                question, kind, search=False, lifetime=self.settings.timeout
             )
         except dns.resolver.NXDOMAIN:
             return Answer(exists=False), _LONGEST_ABSENT
@@ -145,7 +143,7 @@ class Resolver:
         import dns.nameserver
 
         if self._resolver is None:
-            servers = self._settings.nameservers
+            servers = self.settings.nameservers
             self._resolver = dns.asyncresolver.Resolver(configure=not servers)
             if servers:
                 self._resolver.nameservers = [

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from msgspec import Struct
@@ -58,16 +59,16 @@ class Report(Struct, frozen=True):
         return Status.FAIL in found + [line.status for line in self.checklist]
 
 
+@dataclass(eq=False)
 class Doctor:
     """Examines one configuration. `timeout`: seconds that one check may take."""
 
-    def __init__(
-        self, settings: Settings, lookup: Lookup, *, now: datetime, timeout: float
-    ) -> None:
-        self._settings = settings
-        self._lookup = lookup
-        self._now = now
-        self._timeout = timeout
+    settings: Settings
+    lookup: Lookup
+    now: datetime
+    timeout: float
+
+    def __post_init__(self) -> None:
         self._slots = asyncio.Semaphore(CONCURRENT)
         self._dkimpy = Dkimpy()
 
@@ -88,7 +89,7 @@ class Doctor:
             findings.append(_NO_DOMAINS)
         lines: list[Line] = []
         if Check.PROVIDERS in wanted:
-            lines = checklist(self._settings, domains, findings)
+            lines = checklist(self.settings, domains, findings)
         order = list(Check)
         kept = [each for each in findings if each.check in wanted]
         kept.sort(key=lambda each: (order.index(each.check), each.subject))
@@ -96,15 +97,15 @@ class Doctor:
 
     async def _addresses(self) -> tuple[IpAddress, ...]:
         try:
-            async with asyncio.timeout(self._timeout):
-                return await sending_addresses(self._settings, self._lookup)
+            async with asyncio.timeout(self.timeout):
+                return await sending_addresses(self.settings, self.lookup)
         except TimeoutError:
             return ()
 
     def _others(
         self, run: Collection[Check], addresses: tuple[IpAddress, ...]
     ) -> list[tuple[Check, str, Job]]:
-        settings, now, lookup = self._settings, self._now, self._lookup
+        settings, now, lookup = self.settings, self.now, self.lookup
         host = settings.server.hostname
         url = settings.web.public_url if settings.web else None
         token = own_token(settings.server.state_dir)
@@ -142,17 +143,17 @@ class Doctor:
 
     def _of_domain(self, domain: str, addresses: tuple[IpAddress, ...]) -> Job:
         async def job() -> Sequence[Finding]:
-            own = [each for each in self._settings.dkim if signs(each, domain)]
+            own = [each for each in self.settings.dkim if signs(each, domain)]
             sender, received = await asyncio.gather(
-                spf(self._lookup, domain, addresses), mx(self._lookup, domain)
+                spf(self.lookup, domain, addresses), mx(self.lookup, domain)
             )
-            records = await asyncio.gather(*(published(self._lookup, each) for each in own))
-            records = [await checked_by_dkimpy(self._dkimpy, each, self._now) for each in records]
+            records = await asyncio.gather(*(published(self.lookup, each) for each in own))
+            records = [await checked_by_dkimpy(self._dkimpy, each, self.now) for each in records]
             signed = judge_dkim(domain, records)
             try:
-                policy = await find_dmarc(self._lookup, domain)
+                policy = await find_dmarc(self.lookup, domain)
                 organisations = {
-                    each.domain: await organisation_of(self._lookup, each.domain) for each in own
+                    each.domain: await organisation_of(self.lookup, each.domain) for each in own
                 }
             except DnsFailure as error:
                 dmarc = Finding(Check.DMARC, domain, Status.UNKNOWN, f"no answer: {error}", _AGAIN)
@@ -166,7 +167,7 @@ class Doctor:
 
     async def _of_host(self, host: str, addresses: tuple[IpAddress, ...]) -> Sequence[Finding]:
         """Check SPF of the relay's own name, which counts for bounces if the MTA greets with it."""
-        found = await spf(self._lookup, host, addresses)
+        found = await spf(self.lookup, host, addresses)
         if found.status is Status.FAIL:
             text = f"as the name of a host that sends bounces: {found.text}"
             found = replace(found, status=Status.WARN, text=text)
@@ -175,10 +176,10 @@ class Doctor:
     async def _bounded(self, check: Check, subject: str, job: Job) -> Sequence[Finding]:
         async with self._slots:
             try:
-                async with asyncio.timeout(self._timeout):
+                async with asyncio.timeout(self.timeout):
                     return await job()
             except TimeoutError:
-                text = f"not finished within {self._timeout:g} s"
+                text = f"not finished within {self.timeout:g} s"
                 return [Finding(check, subject, Status.UNKNOWN, text, _AGAIN)]
 
 

@@ -4,6 +4,7 @@ disk before the 250. Accepted reports are never answered and never return to the
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -27,15 +28,13 @@ _BUSY = b"421 4.3.2 too many connections\r\n"
 log = structlog.get_logger(__name__)
 
 
+@dataclass(eq=False)
 class _Reports:
     """The handler for aiosmtpd."""
 
-    def __init__(
-        self, maildir: Maildir, new_id: Callable[[], str], arrived: Callable[[], None]
-    ) -> None:
-        self._maildir = maildir
-        self._new_id = new_id
-        self._arrived = arrived
+    maildir: Maildir
+    new_id: Callable[[], str]
+    arrived: Callable[[], None]
 
     async def handle_RCPT(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
@@ -51,11 +50,11 @@ class _Reports:
         trace = f"Return-Path: <{sender}>\r\nDelivered-To: {recipient}\r\n"
         head = trace.encode("utf-8", "surrogateescape")
         try:
-            await asyncio.to_thread(self._maildir.deliver, self._new_id(), head + content)
+            await asyncio.to_thread(self.maildir.deliver, self.new_id(), head + content)
         except OSError as error:
             log.error("report not taken", error=str(error))
             return _TROUBLE
-        self._arrived()
+        self.arrived()
         return _TAKEN
 
     async def handle_exception(self, error: Exception) -> str:

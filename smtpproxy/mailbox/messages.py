@@ -3,6 +3,7 @@ which is asked over the shared store."""
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -26,21 +27,17 @@ def on_record(audit: Path, id: str) -> SentMessage | None:
     return SentMessage(decided.client, decided.reverse_path, recipients)
 
 
+@dataclass(eq=False)
 class Messages:
     """Finds messages by the id of their decision."""
 
-    def __init__(
-        self,
-        audit: Path,
-        others: AskedMessages | None = None,
-        *,
-        now: Callable[[], datetime],
-        retention: RetentionSettings = _RETENTION,
-    ) -> None:
-        self._audit = audit
-        self._others = others
-        self._now = now
-        self._retention = retention
+    audit: Path
+    others: AskedMessages | None = None
+    _: KW_ONLY
+    now: Callable[[], datetime]
+    retention: RetentionSettings = _RETENTION
+
+    def __post_init__(self) -> None:
         self._asked: set[str] = set()
 
     @classmethod
@@ -53,9 +50,9 @@ class Messages:
     def may_be_elsewhere(self, id: str) -> bool:
         """Whether another relay may know it; for older messages the index does not say which one to
         ask."""
-        if self._others is None:
+        if self.others is None:
             return False
-        since = self._retention.indexed_since(self._now())
+        since = self.retention.indexed_since(self.now())
         return datetime.fromtimestamp(time_of(id) / 1000, UTC) >= since
 
     def patience(self, id: str) -> timedelta:
@@ -68,24 +65,24 @@ class Messages:
 
     def here(self, id: str) -> SentMessage | None:
         """Return what this relay has on record. Raises OSError."""
-        return on_record(self._audit, id)
+        return on_record(self.audit, id)
 
     async def elsewhere(self, ids: Collection[str]) -> Mapping[str, SentMessage]:
         """Ask the other relays; return their answers so far. Raises StoreUnavailable."""
         asked = {id for id in ids if self.may_be_elsewhere(id)}
-        if self._others is None or not asked:
+        if self.others is None or not asked:
             return {}
         self._asked |= asked
-        return await self._others.ask(asked, self._now())
+        return await self.others.ask(asked, self.now())
 
     async def used(self, ids: Collection[str]) -> None:
         """Remove questions and answers; if that fails, they expire after a while."""
         asked = self._asked.intersection(ids)
-        if self._others is not None and asked:
+        if self.others is not None and asked:
             with suppress(StoreUnavailable):
-                await self._others.used(asked)
+                await self.others.used(asked)
                 self._asked -= asked
 
     def close(self) -> None:
-        if self._others is not None:
-            self._others.close()
+        if self.others is not None:
+            self.others.close()

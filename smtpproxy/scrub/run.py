@@ -105,6 +105,7 @@ class Drafts:
 _REPORTED = 5
 
 
+@dataclass(eq=False)
 class Unreadable:
     """Collects unreadable lines in a FILE.rejected; without a path, reports the first few.
 
@@ -113,19 +114,13 @@ class Unreadable:
     must not be touched.
     """
 
-    def __init__(
-        self,
-        drafts: Drafts,
-        path: Path | None,
-        report: Callable[[str], None],
-        *,
-        keep: bool = False,
-    ) -> None:
-        self.path = path
+    drafts: Drafts
+    path: Path | None
+    report: Callable[[str], None]
+    keep: bool = False
+
+    def __post_init__(self) -> None:
         self.header: bytes | None = None
-        self._drafts = drafts
-        self._report = report
-        self._keep = keep
         self._file: RejectedFile | None = None
         self._count = 0
 
@@ -133,24 +128,24 @@ class Unreadable:
         self._count += 1
         if self.path is not None:
             if self._file is None:
-                if self._keep and self.path.exists() and not _is_rejected_file(self.path):
+                if self.keep and self.path.exists() and not _is_rejected_file(self.path):
                     raise ImportFault(
                         f"{self.path} exists and is not a file of rejected lines;"
                         " name another one with --rejected"
                     )
-                self._file = RejectedFile(self._drafts.reserve(self.path))
+                self._file = RejectedFile(self.drafts.reserve(self.path))
                 self._file.header = self.header
             self._file.write(rejected)
         elif self._count <= _REPORTED:
-            self._report(f"line {rejected.number}: {rejected.reason}")
+            self.report(f"line {rejected.number}: {rejected.reason}")
         elif self._count == _REPORTED + 1:
-            self._report("more lines cannot be read; --rejected FILE saves them with their reasons")
+            self.report("more lines cannot be read; --rejected FILE saves them with their reasons")
 
     def close(self) -> None:
         """Finish the file; without unreadable lines, remove that of an earlier run."""
         if self._file is not None:
             self._file.close()
-        elif self._keep and self.path is not None and _is_rejected_file(self.path):
+        elif self.keep and self.path is not None and _is_rejected_file(self.path):
             self.path.unlink()
 
 
@@ -189,34 +184,29 @@ class Outputs:
             file.flush()
 
 
+@dataclass(eq=False)
 class Scrub:
     """Judges a list; `counts` is up to date whenever `tick` is called."""
 
-    def __init__(
-        self,
-        addresses: AddressList,
-        request: ScrubRequest,
-        outputs: Outputs,
-        reject: Callable[[Rejected], None],
-        tick: Callable[[Counts], None],
-    ) -> None:
-        self._list = addresses
-        self._request = request
-        self._outputs = outputs
-        self._reject = reject
-        self._tick = tick
+    addresses: AddressList
+    request: ScrubRequest
+    outputs: Outputs
+    reject: Callable[[Rejected], None]
+    tick: Callable[[Counts], None]
+
+    def __post_init__(self) -> None:
         self._seen = MarkedAddresses("B")
         self.counts = Counts()
 
     async def through(self, store: FactReader) -> None:
         """Judge the whole list. Raises StoreUnavailable, or OSError for an output."""
-        self._outputs.write_header(self._list.header)
+        self.outputs.write_header(self.addresses.header)
         batch: list[Entry] = []
         octets = 0
-        for item in self._list.items:
+        for item in self.addresses.items:
             if isinstance(item, Rejected):
                 self.counts.unreadable += 1
-                self._reject(item)
+                self.reject(item)
                 continue
             batch.append(item.value)
             octets += len(item.content)
@@ -225,12 +215,12 @@ class Scrub:
                 batch, octets = [], 0
         if batch:
             await self._judge(store, batch)
-        self._outputs.flush()
-        self._tick(self.counts)
+        self.outputs.flush()
+        self.tick(self.counts)
 
     async def _judge(self, store: FactReader, batch: Sequence[Entry]) -> None:
         addresses = [entry.address for entry in batch]
-        verdicts = await judge_addresses(store, self._request, addresses)
+        verdicts = await judge_addresses(store, self.request, addresses)
         every: list[bytes] = []
         allowed: list[bytes] = []
         refused: list[bytes] = []
@@ -238,10 +228,10 @@ class Scrub:
             if self._seen.put(entry.address, 1):
                 judged = replace(judged, duplicate=True)
             self.counts.add(judged)
-            line = entry.start + self._list.ending(judged)
+            line = entry.start + self.addresses.ending(judged)
             every.append(line)
             (allowed if judged.verdict.action is Action.ALLOW else refused).append(line)
-        outputs = self._outputs
+        outputs = self.outputs
         for files, lines in (
             (outputs.every, every),
             (outputs.allowed, allowed),
@@ -249,4 +239,4 @@ class Scrub:
         ):
             for file in files:
                 file.write(b"".join(lines))
-        self._tick(self.counts)
+        self.tick(self.counts)

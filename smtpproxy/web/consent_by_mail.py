@@ -6,6 +6,7 @@ the sentence agreed to, the time, and a keyed hash of the IP address. See docs/c
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -68,24 +69,21 @@ class Started(Struct, frozen=True):
     detail: str | None = None  # for people
 
 
+@dataclass(eq=False)
 class ConsentByMail:
-    """Starts requests and confirms them: the kind `consent` of confirmation links."""
+    """Starts requests and confirms them: the kind `consent` of confirmation links.
 
-    def __init__(
-        self,
-        settings: Settings,
-        writer: Callable[[], Store],
-        submit: Submit,
-        limit: ConfirmationLimit,
-        now: Callable[[], datetime],
-    ) -> None:
-        """`writer` returns the store to write to. Raises ValueError without `[confirmation]`."""
-        self.settings = settings
-        self._store = writer
-        self._submit = submit
-        self._limit = limit
-        self._now = now
-        self._mails = Writer(settings)
+    `writer` returns the store to write to. Raises ValueError without `[confirmation]`.
+    """
+
+    settings: Settings
+    writer: Callable[[], Store]
+    submit: Submit
+    limit: ConfirmationLimit
+    now: Callable[[], datetime]
+
+    def __post_init__(self) -> None:
+        self._mails = Writer(self.settings)
         self._one_at_a_time = asyncio.Lock()  # two clicks must give one act
 
     async def start(self, asked: ConsentRequest) -> Started:
@@ -94,7 +92,7 @@ class ConsentByMail:
         If they may not, or not so soon, nothing is recorded. Raises StoreUnavailable, and
         RelayUnavailable: then the request is recorded, and can be repeated.
         """
-        store, now, bounds = self._store(), self._now(), self._mails.confirmation
+        store, now, bounds = self.writer(), self.now(), self._mails.confirmation
         known = (await store.facts(Lookups((asked.address,)))).get(asked.address, NO_FACTS)
         verdict = self._refusal(asked, known, now)
         if verdict is not None:
@@ -112,16 +110,16 @@ class ConsentByMail:
         )
         # Before anything is recorded, as the keys may be at fault.
         mail = self._mails.mail(confirmation, now)
-        if not await self._limit.take(
+        if not await self.limit.take(
             asked.address, now, per_address=bounds.max_per_address, per_day=bounds.max_per_day
         ):
             return Started("too_often")
         await store.record_act(asked.address, self._request(asked, now))
         try:
-            reply = await send(self._submit, mail)
+            reply = await send(self.submit, mail)
         except RelayUnavailable as error:
             if error.certain:
-                await self._limit.give_back(asked.address, now)
+                await self.limit.give_back(asked.address, now)
             raise
         if reply.code >= 500:  # the relay may know more by now
             return Started("refused", detail=reply.text)
@@ -156,10 +154,10 @@ class ConsentByMail:
 
     async def _is_refused_by_now(self, confirmation: Confirmation) -> bool:
         """Whether suppressions by now keep away all mail that the person would agree to."""
-        known = await self._store().facts(Lookups((confirmation.recipient,)))
+        known = await self.writer().facts(Lookups((confirmation.recipient,)))
         facts = known.get(confirmation.recipient, NO_FACTS)
         cases = self._cases(
-            confirmation.recipient, confirmation.brand, confirmation.purpose, facts, self._now()
+            confirmation.recipient, confirmation.brand, confirmation.purpose, facts, self.now()
         )
         return any(suppressed(case) or restricted(case) for case in cases)
 
@@ -167,7 +165,7 @@ class ConsentByMail:
         self, stream: str, addresses: Iterable[str], lang: str | None
     ) -> list[str]:
         """Return the links of messages on a stream of class `permission`. Raises ValueError."""
-        return self._mails.permission_links(stream, addresses, lang, self._now())
+        return self._mails.permission_links(stream, addresses, lang, self.now())
 
     def words(self, confirmation: Confirmation, lang: Lang) -> Mapping[str, str]:
         return {
@@ -184,7 +182,7 @@ class ConsentByMail:
         which no yes overrides.
         """
         async with self._one_at_a_time:
-            store = self._store()
+            store = self.writer()
             contact = await store.contact(confirmation.recipient)
             state = confirmable(contact, confirmation)
             if state == "ask" and await self._is_refused_by_now(confirmation):
@@ -229,7 +227,7 @@ class ConsentByMail:
         )
         return ConsentAct(
             confirmation.purpose,
-            self._now(),
+            self.now(),
             method=DOUBLE_OPT_IN,
             evidence=evidence,
             brand=self._on_record(confirmation.brand),

@@ -6,6 +6,7 @@ does, for a day (kind `personal` of the confirmations).
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
@@ -63,28 +64,22 @@ def _occupations(known: Known) -> frozenset[str]:
     return frozenset().union(*(way.occupations for way in known.collections()))
 
 
+@dataclass(eq=False)
 class PersonalPages:
     """Mails links to these pages, and carries out requests made on them.
 
     Raises ValueError without `[confirmation]`.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        writer: Callable[[], Store],
-        submit: Submit,
-        limit: ConfirmationLimit,
-        looks: Mapping[str, Look],
-        now: Callable[[], datetime],
-    ) -> None:
-        self._settings = settings
-        self._writer = writer
-        self._submit = submit
-        self._limit = limit
-        self._looks = looks
-        self._now = now
-        self._mails = Writer(settings)
+    settings: Settings
+    writer: Callable[[], Store]
+    submit: Submit
+    limit: ConfirmationLimit
+    looks: Mapping[str, Look]
+    now: Callable[[], datetime]
+
+    def __post_init__(self) -> None:
+        self._mails = Writer(self.settings)
         self._erasing = asyncio.Lock()
         self._work: set[asyncio.Task[None]] = set()
 
@@ -93,29 +88,29 @@ class PersonalPages:
 
         The caller does not learn which. Raises StoreUnavailable.
         """
-        now, bounds = self._now(), self._mails.confirmation
-        if not await self._limit.take(
+        now, bounds = self.now(), self._mails.confirmation
+        if not await self.limit.take(
             address, now, per_address=bounds.max_per_address, per_day=bounds.max_per_day
         ):
             log.info("personal_link", sent=False, why="too_often")
             return
-        contact = await self._writer().contact(address)
+        contact = await self.writer().contact(address)
         tag = contact.language if contact else None
-        look = self._looks[brand]
+        look = self.looks[brand]
         spoken = look.language_of(tag) if tag else lang
         confirmation = Confirmation("personal", address, brand, "", now, now + VALID_FOR, spoken)
         try:
-            reply = await send(self._submit, self._mails.mail(confirmation, now))
+            reply = await send(self.submit, self._mails.mail(confirmation, now))
         except RelayUnavailable as error:
             if error.certain:  # nothing was sent, so it does not count
-                await self._limit.give_back(address, now)
+                await self.limit.give_back(address, now)
             raise StoreUnavailable(str(error)) from error
         log.info("personal_link", sent=reply.code < 300, code=reply.code, brand=brand)
 
     # the kind `personal` of the confirmations
 
     def words(self, confirmation: Confirmation, lang: Lang) -> Mapping[str, str]:
-        return {"brand": self._looks[confirmation.brand].title}
+        return {"brand": self.looks[confirmation.brand].title}
 
     async def confirm(
         self, confirmation: Confirmation, client: str, lang: Lang, form: Mapping[str, str]
@@ -130,8 +125,8 @@ class PersonalPages:
             case "untrack":
                 notice = await self._untrack(confirmation, lang)
             case "object":
-                mark = Contact(confirmation.recipient, profiling_objected_at=self._now())
-                await self._writer().put_contacts([ContactUpdate(mark, given=frozenset())])
+                mark = Contact(confirmation.recipient, profiling_objected_at=self.now())
+                await self.writer().put_contacts([ContactUpdate(mark, given=frozenset())])
                 notice = "objected"
             case "erase":
                 notice = await self._erase(confirmation) if form.get("sure") == "yes" else "unsure"
@@ -140,7 +135,7 @@ class PersonalPages:
         return await self._page(confirmation, lang, notice)
 
     async def _stored(self, confirmation: Confirmation) -> Stored:
-        store = self._writer()
+        store = self.writer()
         return Stored(
             confirmation.recipient,
             await store.contact(confirmation.recipient),
@@ -149,14 +144,14 @@ class PersonalPages:
         )
 
     async def _page(self, confirmation: Confirmation, lang: Lang, notice: str) -> Response:
-        stored, look = await self._stored(confirmation), self._looks[confirmation.brand]
+        stored, look = await self._stored(confirmation), self.looks[confirmation.brand]
         return HTMLResponse(page(stored, look, lang, notice), headers=dict(look.headers))
 
     async def _correct(self, confirmation: Confirmation, form: Mapping[str, str]) -> str:
         stored = await self._stored(confirmation)
         if stored.contact is None or "occupations" not in form:
             return "nothing"
-        known = Known(stored, self._looks[confirmation.brand], "en")
+        known = Known(stored, self.looks[confirmation.brand], "en")
         stored_words = _occupations(known)
         words = {word.strip() for word in form["occupations"].split(",")} - {""}
         if len(words) > _MOST_WORDS or any(not _is_word(word) for word in words):
@@ -169,18 +164,18 @@ class PersonalPages:
             remove_occupations=frozenset(stored_words - words),
             brands=known.brands,
         )
-        done = await self._writer().rectify(
-            confirmation.recipient, correction, at=self._now(), reason=_by_the_person(confirmation)
+        done = await self.writer().rectify(
+            confirmation.recipient, correction, at=self.now(), reason=_by_the_person(confirmation)
         )
         return "corrected" if done is not None and done.changes else "nothing"
 
     async def _prefer(self, confirmation: Confirmation, form: Mapping[str, str]) -> str:
         """Record how often mail is wanted. Stopped mail is not resumed: that needs consent."""
-        address, store, now = confirmation.recipient, self._writer(), self._now()
+        address, store, now = confirmation.recipient, self.writer(), self.now()
         contact = await store.contact(address)
         wished = {
             purpose: form.get(f"often:{purpose}", "")
-            for purpose in self._looks[confirmation.brand].labels
+            for purpose in self.looks[confirmation.brand].labels
         }
         none = [
             SuppressionEntry(
@@ -204,16 +199,16 @@ class PersonalPages:
 
     async def _untrack(self, confirmation: Confirmation, lang: Lang) -> str:
         """Withdraw consent to tracking from each brand of the controller that has it."""
-        known = Known(await self._stored(confirmation), self._looks[confirmation.brand], lang)
+        known = Known(await self._stored(confirmation), self.looks[confirmation.brand], lang)
         brands = known.tracking()
         for brand in brands:
-            act = ConsentAct(TRACKING, self._now(), withdrawal=True, brand=brand)
-            await self._writer().record_act(confirmation.recipient, act)
+            act = ConsentAct(TRACKING, self.now(), withdrawal=True, brand=brand)
+            await self.writer().record_act(confirmation.recipient, act)
         return "preferred" if brands else "nothing"
 
     async def _erase(self, confirmation: Confirmation) -> str:
         """Erase the contact now, and the person from the audit log in the background."""
-        await self._writer().erase_contact(confirmation.recipient, at=self._now())
+        await self.writer().erase_contact(confirmation.recipient, at=self.now())
         task = asyncio.create_task(self._erase_record(confirmation.recipient))
         self._work.add(task)
         task.add_done_callback(self._work.discard)
@@ -222,8 +217,8 @@ class PersonalPages:
     async def _erase_record(self, address: str) -> None:
         async with self._erasing:
             try:
-                await forget_reports(self._settings, address)
-                rows, behind = await erase_record(self._settings, address, self._now())
+                await forget_reports(self.settings, address)
+                rows, behind = await erase_record(self.settings, address, self.now())
             # `contact erase` completes it
             except (StillWritten, StoreUnavailable, OSError) as error:
                 log.error("erasure_unfinished", error=str(error))

@@ -51,22 +51,18 @@ class Environment:
     relay: str  # its `relay_id`
 
 
+@dataclass(eq=False)
 class WebhookDispatcher:
     """The deliveries of one webhook."""
 
-    def __init__(
-        self,
-        webhook: WebhookSettings,
-        store: PropagationStore,
-        post: Post,
-        environment: Environment,
-    ) -> None:
-        self._webhook = webhook
-        self._store = store
-        self._post = post
-        self._environment = environment
-        self._log = log.bind(webhook=webhook.name)
-        self._lease = _LEASE + timedelta(seconds=webhook.timeout)
+    webhook: WebhookSettings
+    store: PropagationStore
+    post: Post
+    environment: Environment
+
+    def __post_init__(self) -> None:
+        self._log = log.bind(webhook=self.webhook.name)
+        self._lease = _LEASE + timedelta(seconds=self.webhook.timeout)
         self._held_until = datetime.fromtimestamp(0, UTC)
 
     async def run(self) -> None:
@@ -90,7 +86,7 @@ class WebhookDispatcher:
             state = await self._wake(state)
         if state.disabled_at is not None:
             return False
-        if state.retry_at is not None and self._environment.now() < state.retry_at:
+        if state.retry_at is not None and self.environment.now() < state.retry_at:
             return False
         try:
             due = await self._due(state)
@@ -101,11 +97,11 @@ class WebhookDispatcher:
             return False
         state, what = due
         if what is None:  # this part of the log has no wanted change
-            await self._store.put_webhook_state(state)
+            await self.store.put_webhook_state(state)
             return True
         if state.message_id is None:
             state = replace(state, message_id=what.id, message_end=what.end)
-            await self._store.put_webhook_state(state)
+            await self.store.put_webhook_state(state)
         outcome = await self._deliver(what.id, what.body)
         await self._note(state, what, outcome)
         return outcome.kind == "delivered"
@@ -116,33 +112,33 @@ class WebhookDispatcher:
         If it is killed, another relay follows after the lease. If it only hangs that long, a
         message is sent twice, and none is left out.
         """
-        now = self._environment.now()
+        now = self.environment.now()
         if self._held_until - now > self._lease / 2:
             return True
-        name, relay = self._webhook.name, self._environment.relay
-        held = (await self._store.webhook_holdings()).get(name)
+        name, relay = self.webhook.name, self.environment.relay
+        held = (await self.store.webhook_holdings()).get(name)
         if held is not None and held.relay != relay and held.until > now:
             return False
         until = now + self._lease
-        if not await self._store.hold_webhook(name, Holding(relay, until), now):
+        if not await self.store.hold_webhook(name, Holding(relay, until), now):
             return False
         self._held_until = until
         return True
 
     async def release(self) -> None:
         """Release the lease, so that another relay can deliver at once. Raises StoreUnavailable."""
-        now = self._environment.now()
+        now = self.environment.now()
         if self._held_until > now:
             self._held_until = now
-            holding = Holding(self._environment.relay, now)
-            await self._store.hold_webhook(self._webhook.name, holding, now)
+            holding = Holding(self.environment.relay, now)
+            await self.store.hold_webhook(self.webhook.name, holding, now)
 
     async def _state(self) -> WebhookState:
         """Return the state; a new webhook starts with changes from now on."""
-        state = (await self._store.webhook_states()).get(self._webhook.name)
+        state = (await self.store.webhook_states()).get(self.webhook.name)
         if state is None:
-            state = WebhookState(self._webhook.name, await self._store.newest_change())
-            await self._store.put_webhook_state(state)
+            state = WebhookState(self.webhook.name, await self.store.newest_change())
+            await self.store.put_webhook_state(state)
         return state
 
     async def _due(self, state: WebhookState) -> tuple[WebhookState, Message | None] | None:
@@ -150,37 +146,35 @@ class WebhookDispatcher:
         if state.message_end is not None:
             limit = state.message_end - state.position
         else:
-            limit = self._webhook.batch
-        found = await self._store.changes(state.position, limit)
+            limit = self.webhook.batch
+        found = await self.store.changes(state.position, limit)
         if state.message_end is not None:
             found = [change for change in found if change.seq <= state.message_end]
         elif not found:
             return None
-        wanted = [change for change in found if wants(self._webhook, change)]
+        wanted = [change for change in found if wants(self.webhook, change)]
         end = found[-1].seq if state.message_end is None else state.message_end
         if not wanted:
             return replace(state, position=end, message_id=None, message_end=None), None
         first = of_one_type(wanted)
         if len(first) < len(wanted):  # the others go into the next message
             end = first[-1].seq
-        return state, message(state.message_id or f"msg_{self._environment.new_id()}", first, end)
+        return state, message(state.message_id or f"msg_{self.environment.new_id()}", first, end)
 
     async def _deliver(self, id: str, body: bytes) -> Outcome:
-        outcome = await self._post(id, body)
-        self._environment.count(self._webhook.name, outcome.kind)
+        outcome = await self.post(id, body)
+        self.environment.count(self.webhook.name, outcome.kind)
         return outcome
 
     async def _note(self, state: WebhookState, what: Message, outcome: Outcome) -> None:
-        now = self._environment.now()
+        now = self.environment.now()
         if outcome.kind == "delivered":
             if state.failures:
                 self._log.info("webhook works again", failures=state.failures)
-            await self._store.put_webhook_state(
-                WebhookState(state.name, what.end, delivered_at=now)
-            )
+            await self.store.put_webhook_state(WebhookState(state.name, what.end, delivered_at=now))
         elif outcome.kind == "gone":
             self._log.error("webhook disabled", error=outcome.text)
-            await self._store.put_webhook_state(
+            await self.store.put_webhook_state(
                 replace(state, disabled_at=now, last_error=outcome.text)
             )
         else:
@@ -192,7 +186,7 @@ class WebhookDispatcher:
         """Schedule another attempt; after `give_up_after` of failures, make a dead letter."""
         since = state.failing_since or now
         failures = state.failures + 1
-        wait = pause(failures, self._environment.random(), outcome.retry_after)
+        wait = pause(failures, self.environment.random(), outcome.retry_after)
         state = replace(
             state,
             failures=failures,
@@ -200,14 +194,14 @@ class WebhookDispatcher:
             retry_at=now + wait,
             last_error=outcome.text,
         )
-        if now - since < timedelta(seconds=self._webhook.give_up_after):
+        if now - since < timedelta(seconds=self.webhook.give_up_after):
             self._log.warning(
                 "webhook failed",
                 error=outcome.text,
                 failures=failures,
                 again_in=round(wait.total_seconds(), 1),
             )
-            await self._store.put_webhook_state(state)
+            await self.store.put_webhook_state(state)
             return
         self._log.error(
             "webhook message is dead", error=outcome.text, id=what.id, changes=what.changes
@@ -223,19 +217,19 @@ class WebhookDispatcher:
             outcome.text,
         )
         buried = replace(state, position=what.end, message_id=None, message_end=None)
-        await self._store.put_webhook_state(buried, dead)
+        await self.store.put_webhook_state(buried, dead)
 
     async def _wake(self, state: WebhookState) -> WebhookState:
         """Carry out a requested retry, of marked dead letters and of everything waiting."""
         self._log.info("webhook retry was asked for")
-        for letter in await self._store.dead_letters(self._webhook.name):
+        for letter in await self.store.dead_letters(self.webhook.name):
             if letter.retry and await self._holds():
                 outcome = await self._deliver(letter.message_id, letter.body)
                 error = None if outcome.kind == "delivered" else outcome.text
-                await self._store.settle_dead_letter(letter.id, error)
+                await self.store.settle_dead_letter(letter.id, error)
         awake = replace(state, disabled_at=None, retry_at=None)
-        await self._store.put_webhook_state(awake)
-        await self._store.take_wake(state.name)
+        await self.store.put_webhook_state(awake)
+        await self.store.take_wake(state.name)
         return replace(awake, woken=False)
 
     async def _restart(self, state: WebhookState, error: ChangesGone) -> None:
@@ -245,7 +239,7 @@ class WebhookDispatcher:
             " a whole export"
         )
         self._log.error("webhook missed changes", since=error.since, newest=error.newest)
-        await self._store.put_webhook_state(
+        await self.store.put_webhook_state(
             replace(
                 state,
                 position=error.newest,

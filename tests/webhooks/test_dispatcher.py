@@ -135,7 +135,7 @@ async def test_one_that_was_killed_sends_the_same_message_again(bench: Bench) ->
         bench.sent.append(Delivery(id, 0, "", body, ""))
         raise KeyboardInterrupt
 
-    bench.dispatcher._post = die
+    bench.dispatcher.post = die
     with pytest.raises(KeyboardInterrupt):
         await bench.dispatcher.step()
     await bench.add("b")  # which must not change the message that is under way
