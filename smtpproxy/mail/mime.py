@@ -29,16 +29,6 @@ from smtpproxy.mail.headers import HeaderBlock
 # charset, perhaps with a language (RFC 2231 5), encoding, text
 _WORD = re.compile(r"=\?([^?*\s]+)(?:\*[^?\s]*)?\?([bBqQ])\?([^?]*)\?=")
 
-# A closed list, because a name from the wire must not choose among all of Python's codecs, some of
-# which are slow or not character sets. Any other is read as Latin-1, which is right for the ASCII
-# part of nearly all of them.
-_CHARSETS = frozenset(
-    {"utf-8", "us-ascii", "koi8-r", "koi8-u", "gb2312", "gbk", "gb18030", "big5"}
-    | {"shift_jis", "euc-jp", "euc-kr", "iso-2022-jp"}
-    | {f"iso-8859-{part}" for part in range(1, 17) if part != 12}
-    | {f"windows-{page}" for page in range(1250, 1259)}
-)
-
 
 def decode_words(text: str) -> str:
     """Return `text` with every encoded word decoded.
@@ -57,14 +47,14 @@ def decode_words(text: str) -> str:
             continue
         between = text[position : word.start()]
         if between.strip() or not charset or word[1].lower() != charset:
-            pieces.append(_word_text(pending, charset))
+            pieces.append(decode_text(pending, charset))
             pending = b""
         if between.strip() or not charset:
             pieces.append(between)
         pending += content
         charset = word[1].lower()
         position = word.end()
-    pieces += (_word_text(pending, charset), text[position:])
+    pieces += (decode_text(pending, charset), text[position:])
     return "".join(pieces)
 
 
@@ -76,10 +66,6 @@ def _content(encoding: str, encoded: str) -> bytes | None:
         return binascii.a2b_base64(octets + b"=" * (-len(octets) % 4))
     except (UnicodeEncodeError, binascii.Error):
         return None
-
-
-def _word_text(octets: bytes, charset: str) -> str:
-    return octets.decode(charset if charset in _CHARSETS else "latin-1", "replace")
 
 
 # Python has codecs that are not charsets of mail, and slow on hostile input (punycode). These are

@@ -197,6 +197,8 @@ SUBJECTS = [
     ("Re[2]: hello", "subject_misleading"),
     ("=?utf-8?b?4oCLUmU6?= your order", "subject_misleading"),  # behind what nobody sees
     ("Re：your order", "subject_misleading"),
+    ("=?UTF8?q?Ré=3A_d=C3=A9j=C3=A0?=".replace("é", "=65"), "subject_misleading"),
+    ("=?utf-16be?b?AFIAZQA6ACAAbwByAGQAZQBy?=", "subject_misleading"),
     ("\u200e\u202aRe: your order", "subject_misleading"),  # behind marks of direction
     ("Ｒｅ: your order", "subject_misleading"),
     ("𝐑𝐞: your order", "subject_misleading"),
