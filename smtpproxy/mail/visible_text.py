@@ -54,11 +54,13 @@ _ATTRIBUTE = re.compile(
     r"""([^\s"'<>/=]{1,99}+)(?:\s{0,9}+=\s{0,9}+(?:"([^"]*+)"?|'([^']*+)'?|([^\s"'>][^\s>]*+)))?"""
 )
 _HIDING = re.compile(
-    r"display\s{0,9}:\s{0,9}none|visibility\s{0,9}:\s{0,9}hidden"
-    r"|(?<![a-z-])(?:opacity|max-height)\s{0,9}:"
-    r"\s{0,9}0(?:\.0{1,9})?(?:px|pt|em|%)?\s{0,9}(?:;|!|\Z)",
+    r"display\s{0,9}:\s{0,9}none|visibility\s{0,9}:\s{0,9}(?:hidden|collapse)"
+    r"|(?:opacity|max-height)\s{0,9}:\s{0,9}[0.]",
     re.IGNORECASE,
 )
+_DECLARATION = re.compile(r"(?<![a-z-])([a-z-]{1,30}+)\s{0,9}+:([^;]{0,200}+)", re.IGNORECASE)
+_NOTHING = re.compile(r"0{0,9}\.?0{1,9}(?:[a-z]{1,4}|%)?\s{0,9}(?:!|\Z)")
+_CSS_COMMENT = re.compile(r"/\*.*?(?:\*/|\Z)", re.DOTALL)
 _FONT = re.compile(r"(?<![a-z-])font(-size)?\s{0,9}:\s{0,9}([^;!]{0,99})", re.IGNORECASE)
 _LENGTH = re.compile(r"(?<!\S)[0-9.][^\s/]{0,20}")  # the first of `font` is the size
 _ZERO = re.compile(r"0{0,9}\.?0{1,9}(?:[a-z]{1,4}|%)?")
@@ -178,7 +180,7 @@ class _Reader:
                 self._end_of_size(name)
             return
         style = _style(attributes) if attributes and name not in _VOID else ""
-        if name in _UNSEEN or (style and _HIDING.search(style)):
+        if name in _UNSEEN or (style and _HIDING.search(style) and _hides(style)):
             self._hidden, self._depth = name, 1
             return
         if style or self._sizes:
@@ -224,7 +226,24 @@ def _style(tag: str) -> str:
     if "style" not in lower and "hidden" not in lower:
         return ""
     attributes = _attributes(tag)
-    return "display:none" if "hidden" in attributes else plain_of(attributes.get("style", ""))
+    style = plain_of(attributes.get("style", ""))
+    if "/*" in style:
+        style = _CSS_COMMENT.sub(" ", style)
+    return f"display:none;{style}" if "hidden" in attributes else style  # which may show it
+
+
+def _hides(style: str) -> bool:
+    """Whether a style hides its element: of a property, the last declaration counts."""
+    stated: dict[str, str] = {}
+    for name, value in _DECLARATION.findall(style):
+        name, value = name.lower(), value.strip().lower()
+        if "!" in value or "!" not in stated.get(name, ""):  # !important
+            stated[name] = value
+    return (
+        stated.get("display", "").startswith("none")
+        or stated.get("visibility", "").startswith(("hidden", "collapse"))
+        or any(_NOTHING.match(stated.get(name, "")) for name in ("opacity", "max-height"))
+    )
 
 
 def _font_size(style: str) -> bool | None:

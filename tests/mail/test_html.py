@@ -37,6 +37,12 @@ SEEN = [
     ("<p style='font-size: .0PX'>a<p>b", "b"),
     ("<p Style='opacity:0'>a<p>b<i style='max-height:0px;overflow:hidden'>c</i>", "b"),
     ("<i style='opacity:0.9;max-height:20px;font-size:12px'>a</i>", "a"),
+    ("<i style='opacity:.0'>a</i><i style='opacity: 0.00 !important'>b</i>c", "c"),
+    ("<i style='display/**/:/* x */none'>a</i><b style='visibility:collapse'>b</b>c", "c"),
+    # of two declarations the last counts, unless the first is important
+    ("<i style='display:none;DISPLAY:block'>a</i><i style='opacity:0;opacity:1'>b</i>", "ab"),
+    ("<i style='display:none ! important;display:block'>a</i>", ""),
+    ("<i hidden style='display:block'>a</i>", "a"),
     ("<span class=hidden-xs data-hidden=1>shown</span>", "shown"),
     (
         "<i class='a hidden b' title='a hidden gem'>a</i><b data-a1='b style=display:none'>c</b>",
