@@ -199,6 +199,15 @@ def test_a_file_of_another_kind_is_refused(database: Database) -> None:
     assert database.path.read_text().startswith("address,scope")
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+def test_the_database_of_another_program_is_refused(database: Database, read_only: bool) -> None:
+    with closing(sqlite3.connect(database.path)) as connection:
+        connection.execute("CREATE TABLE their_own (x)")
+    before = database.path.read_bytes()
+    assert_refused(database, "of another program, with 'their_own'", read_only=read_only)
+    assert database.path.read_bytes() == before
+
+
 def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert_refused(Database(tmp_path / "file" / "state"), str(tmp_path / "file"))

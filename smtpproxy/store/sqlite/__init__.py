@@ -29,6 +29,7 @@ from smtpproxy.store.sql.store import SqlStore
 from smtpproxy.store.sqlite import live_keys
 from smtpproxy.store.sqlite.connection import (
     SqliteWriter,
+    check_ours,
     is_busy,
     migrate,
     migrations,
@@ -176,6 +177,7 @@ def _check_made(path: Path, state_dir: Path) -> None:
     _refuse_loss(path, state_dir)
     if path.exists():
         with closing(open_reader(path)) as connection:
+            check_ours(connection, path)
             if version_of(connection) and live_keys.knows_a_key(connection):
                 return
     raise NoStoreYet(f"{path}: there is no database yet; smtpproxy serve or an import creates it")
@@ -186,6 +188,7 @@ def make(path: Path, state_dir: Path, timeout: float) -> None:
     _refuse_loss(path, state_dir)
     _make_file(path)
     with closing(open_writer(path, timeout)) as connection:
+        check_ours(connection, path)
         behind = version_of(connection) < len(migrations())
         with locked_for_migration(path) if behind else nullcontext():
             migrate(connection, path, live_keys.name)

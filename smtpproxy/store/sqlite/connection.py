@@ -325,6 +325,21 @@ def check_not_newer(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
+def check_ours(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise StoreMisconfigured for a database in which another program has tables, and we none."""
+    connection.execute("BEGIN")  # both answers are of one moment
+    try:
+        tables = connection.execute("SELECT name FROM sqlite_master").fetchone()
+        foreign = tables is not None and version_of(connection) == 0
+    finally:
+        connection.execute("ROLLBACK")
+    if foreign:
+        raise StoreMisconfigured(
+            f"{path}: the database of another program, with {tables[0][:40]!r};"
+            " name a new file in store.url"
+        )
+
+
 def check_open(connection: sqlite3.Connection, path: Path) -> None:
     """Raise StoreMisconfigured for a database that was copied to another one, which replaces it."""
     place = moved_to(connection)
