@@ -99,8 +99,7 @@ class Resolver:
             kept = _Kept(self.clock() + ttl, answer)
         except (dns.exception.DNSException, OSError, TimeoutError) as error:
             self.seen("failed")
-            failure = f"{kind} {name}: {type(error).__name__}: {error}"
-            kept = _Kept(self.clock() + _FAILED, None, failure)
+            kept = _Kept(self.clock() + _FAILED, None, f"{kind} {name}: {_why(error)}")
         while len(self._kept) >= _REMEMBERED:
             del self._kept[next(iter(self._kept))]
         self._kept.pop((name, kind), None)
@@ -150,6 +149,16 @@ class Resolver:
                     dns.nameserver.Do53Nameserver(each.host, each.port) for each in servers
                 ]
         return self._resolver
+
+
+def _why(error: Exception) -> str:
+    """Return what each name server did instead of answering, in few words."""
+    said: dict[str, None] = {}  # in order, each once
+    for server, _, _, cause, _ in getattr(error, "kwargs", {}).get("errors") or ():
+        place = str(server).removeprefix("Do53:").removesuffix("@53")
+        reason = cause.strerror if isinstance(cause, OSError) else None
+        said[f"name server {place}: {reason or cause or type(cause).__name__}"] = None
+    return "; ".join(said) or f"{type(error).__name__}: {error}"
 
 
 def _any(answer: Answer) -> bool:

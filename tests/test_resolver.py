@@ -72,8 +72,10 @@ async def test_many_who_ask_at_once_ask_once(dns: NameServer) -> None:
 async def test_no_answer_is_a_failure_for_a_while(dns: NameServer, fault: str) -> None:
     asking = Asking(dns)
     dns.fail("shop.example", fault)  # type: ignore[arg-type]
-    with pytest.raises(DnsFailure, match=r"TXT shop\.example"):
+    said = {"servfail": "SERVFAIL", "refused": "REFUSED"}.get(fault, "The DNS operation timed out")
+    with pytest.raises(DnsFailure, match=r"TXT shop\.example") as failed:
         await asking.resolver.lookup("shop.example", "TXT")
+    assert f"TXT shop.example: name server 127.0.0.1@{dns.port}: {said}" in str(failed.value)
     dns.mend("shop.example")
     with pytest.raises(DnsFailure):
         await asking.resolver.lookup("shop.example", "TXT")
