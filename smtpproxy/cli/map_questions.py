@@ -9,6 +9,7 @@ import click
 from smtpproxy.cli import fail
 from smtpproxy.cli.import_file import on_a_terminal
 from smtpproxy.cli.printer import Column, Styled, Table, print_text
+from smtpproxy.cli.prompter import NEEDED
 from smtpproxy.store.exchange.guess import propose
 from smtpproxy.store.exchange.look import ColumnLook, TableLook
 from smtpproxy.store.exchange.mapping import FIELDS
@@ -51,7 +52,9 @@ def _confirmed(look: TableLook, known: Known, answers: Answers) -> Answers:
         print_text([guessed(look, proposal)], err=True)
         if not proposal.columns or click.confirm("Is this right?", default=True, err=True):
             return answers
-        text = click.prompt("Correct one: COLUMN=FIELD, or COLUMN=none", err=True)
+        text = click.prompt(
+            "Correct one: COLUMN=FIELD, or COLUMN=none", default="", show_default=False, err=True
+        )
         try:
             name, word = column_pair(text)
         except click.BadParameter as error:
@@ -65,7 +68,7 @@ def _confirmed(look: TableLook, known: Known, answers: Answers) -> Answers:
 
 def _answer(question: Question) -> Answers:
     """Ask one question until the answer is valid."""
-    default = "" if question.may_stay_open and question.default is None else question.default
+    default = question.default or ""
     hint = f" ({', '.join(question.choices)})" if question.choices else ""
     hint += " (Enter: not known)" if question.may_stay_open else ""
     by_word = {word.casefold(): word for word in question.choices}
@@ -77,6 +80,9 @@ def _answer(question: Question) -> Answers:
         ).strip()
         if not text and question.may_stay_open:
             return question.answered("")
+        if not text:
+            click.echo(NEEDED, err=True)
+            continue
         if question.check is not None and text.casefold() not in by_word:
             try:
                 question.check(text)

@@ -14,6 +14,8 @@ Read = Callable[[str], T]
 
 NOTHING = "-"
 """The answer for "none"."""
+NEEDED = "an answer is needed, and nothing is proposed here"
+"""What is said to Enter alone, where there is no proposal."""
 
 
 class Prompter:
@@ -98,7 +100,7 @@ class Prompter:
             if optional and text.strip() in ("", NOTHING):
                 return None
             if not text.strip():
-                raise click.BadParameter("an answer is needed, and nothing is proposed here")
+                raise click.BadParameter(NEEDED)
             with valid_parameter():
                 return read(text)
 

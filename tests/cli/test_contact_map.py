@@ -217,6 +217,14 @@ def test_questions_are_asked_until_they_are_answered(stored: Stored) -> None:
     ]
 
 
+def test_enter_alone_is_no_answer_where_nothing_is_proposed(stored: Stored) -> None:
+    path = stored.file("crm.csv", "Email;Date inscription\nanna@people.example;03/04/2024\n")
+    command = ["contact", "map", path, "--config", str(stored.config_path)]
+    done = CliRunner().invoke(main, command, input="y\n\n")
+    assert done.exit_code == 2
+    assert "an answer is needed, and nothing is proposed here\n" in done.stderr
+
+
 def test_answers_that_end_name_the_options(stored: Stored) -> None:
     path = stored.file("crm.csv", FRENCH)
     command = ["contact", "map", path, "--config", str(stored.config_path)]
