@@ -74,71 +74,57 @@ def _with(case: RecipientCase, contact: Contact | None) -> RecipientCase | None:
     return replace(case, facts=replace(case.facts, contact=contact))
 
 
-def _ways(
-    case: RecipientCase,
-    lines: Lines,
-    change: Callable[[Collection], dict[str, Any]],
-) -> RecipientCase | None:
-    """Change the stream's brand's collections that the file covers."""
-    contact = case.facts.contact
-    if contact is None:
-        return None
-    brands = {each.brand for each in lines}
-    if None in brands:
-        brands.add(case.stream.brand)  # may have been supplied before
-    ways = collections(contact)
-    changed = tuple(
-        replace(way, **change(way))
-        if way.brand in brands and is_own(way.brand, case.stream)
-        else way
-        for way in ways
-    )
-    return None if changed == ways else _with(case, collected(contact, changed))
+def _of_each_way(change: Callable[[Collection, RecipientCase], dict[str, Any]]) -> Fix:
+    """Return the fix that changes the stream's brand's collections that the file covers."""
+
+    def fix(case: RecipientCase, lines: Lines) -> RecipientCase | None:
+        contact = case.facts.contact
+        if contact is None:
+            return None
+        brands = {each.brand for each in lines}
+        if None in brands:
+            brands.add(case.stream.brand)  # may have been supplied before
+        ways = collections(contact)
+        changed = tuple(
+            replace(way, **change(way, case))
+            if way.brand in brands and is_own(way.brand, case.stream)
+            else way
+            for way in ways
+        )
+        return None if changed == ways else _with(case, collected(contact, changed))
+
+    return fix
 
 
-def _source(case: RecipientCase, lines: Lines) -> RecipientCase | None:
-    def change(way: Collection) -> dict[str, Any]:
-        return {"source": Source.DIRECT} if way.source is None else {}
-
-    return _ways(case, lines, change)
+@_of_each_way
+def _source(way: Collection, case: RecipientCase) -> dict[str, Any]:
+    return {"source": Source.DIRECT} if way.source is None else {}
 
 
-def _supplier(case: RecipientCase, lines: Lines) -> RecipientCase | None:
-    def change(way: Collection) -> dict[str, Any]:
-        known = way.provenance or Provenance()
-        missing = not known.supplier and not known.chain
-        return {"provenance": replace(known, supplier=_SUPPLIED)} if missing else {}
-
-    return _ways(case, lines, change)
+@_of_each_way
+def _supplier(way: Collection, case: RecipientCase) -> dict[str, Any]:
+    known = way.provenance or Provenance()
+    missing = not known.supplier and not known.chain
+    return {"provenance": replace(known, supplier=_SUPPLIED)} if missing else {}
 
 
-def _disclosed(case: RecipientCase, lines: Lines) -> RecipientCase | None:
-    def change(way: Collection) -> dict[str, Any]:
-        known = way.provenance or Provenance()
-        missing = known.sender_disclosed is None and not known.chain
-        return {"provenance": replace(known, sender_disclosed=True)} if missing else {}
-
-    return _ways(case, lines, change)
+@_of_each_way
+def _disclosed(way: Collection, case: RecipientCase) -> dict[str, Any]:
+    known = way.provenance or Provenance()
+    missing = known.sender_disclosed is None and not known.chain
+    return {"provenance": replace(known, sender_disclosed=True)} if missing else {}
 
 
-def _informed(case: RecipientCase, lines: Lines) -> RecipientCase | None:
-    last = _last_sign(case)
-
-    def change(way: Collection) -> dict[str, Any]:
-        missing = way.informed_at is None and not way.never_informed
-        return {"informed_at": way.collected_at or last} if missing else {}
-
-    return _ways(case, lines, change)
+@_of_each_way
+def _informed(way: Collection, case: RecipientCase) -> dict[str, Any]:
+    missing = way.informed_at is None and not way.never_informed
+    return {"informed_at": way.collected_at or _last_sign(case)} if missing else {}
 
 
-def _collected_then(case: RecipientCase, lines: Lines) -> RecipientCase | None:
+@_of_each_way
+def _collected_then(way: Collection, case: RecipientCase) -> dict[str, Any]:
     """Supply `collected_at`, without which nothing shows that a notice was in time."""
-    last = _last_sign(case)
-
-    def change(way: Collection) -> dict[str, Any]:
-        return {"collected_at": way.informed_at or last} if way.collected_at is None else {}
-
-    return _ways(case, lines, change)
+    return {"collected_at": way.informed_at or _last_sign(case)} if way.collected_at is None else {}
 
 
 def _last_sign(case: RecipientCase) -> datetime:
@@ -148,34 +134,23 @@ def _last_sign(case: RecipientCase) -> datetime:
     return last or case.now
 
 
-def _optout(case: RecipientCase, lines: Lines) -> RecipientCase | None:
-    def change(way: Collection) -> dict[str, Any]:
-        return {"optout_offered": True} if way.optout_offered is None else {}
-
-    return _ways(case, lines, change)
+@_of_each_way
+def _optout(way: Collection, case: RecipientCase) -> dict[str, Any]:
+    return {"optout_offered": True} if way.optout_offered is None else {}
 
 
-def _collected(case: RecipientCase, lines: Lines) -> RecipientCase | None:
+@_of_each_way
+def _collected(way: Collection, case: RecipientCase) -> dict[str, Any]:
     """Supply `collected_at`, unless some activity is on record: too old activity stays so."""
     contact = case.facts.contact
-    if contact is None or last_activity(contact, case.rulebook, case.now) is not None:
-        return None
-
-    def change(way: Collection) -> dict[str, Any]:
-        return {"collected_at": case.now} if way.collected_at is None else {}
-
-    return _ways(case, lines, change)
+    active = contact and last_activity(contact, case.rulebook, case.now)
+    return {} if active or way.collected_at else {"collected_at": case.now}
 
 
-def _occupations(case: RecipientCase, lines: Lines) -> RecipientCase | None:
+@_of_each_way
+def _occupations(way: Collection, case: RecipientCase) -> dict[str, Any]:
     topics = case.stream.topics
-    if not topics:
-        return None
-
-    def change(way: Collection) -> dict[str, Any]:
-        return {} if way.occupations else {"occupations": frozenset({min(topics)})}
-
-    return _ways(case, lines, change)
+    return {} if way.occupations or not topics else {"occupations": frozenset({min(topics)})}
 
 
 def _products(case: RecipientCase, lines: Lines) -> RecipientCase | None:
