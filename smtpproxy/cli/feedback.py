@@ -68,18 +68,19 @@ def read(
 
     Each file is one mail as it arrived; of a folder, every file in it and its subfolders is read.
     With --json, prints one object per file, each on its own line. A report that was already read
-    has no further effect.
+    has no further effect. Exits with 1 when a file or folder is empty.
 
     A dry run needs no configuration: without one, or without [feedback] in it, reports are read
     as with require_token = false.
     """
     settings = _settings(config, needed=not dry_run)
-    contents = _contents(places)
+    empty: list[str] = []
+    contents = _contents(places, empty)
     done = _would_be_done(settings, contents) if dry_run else act_on(settings, contents)
     if as_json:
         for name, each, more in done:
             print_json({**_as_object(name, each), **more}, one_line=True)
-        return 0
+        return 1 if empty else 0
     rows: list[tuple[str, ...]] = []
     for name, each, _ in done:
         rows += _rows(name, each)
@@ -87,7 +88,7 @@ def read(
             print_text(_table(rows))
             rows = []
     print_text(_table(rows) if rows else ())
-    return 0
+    return 1 if empty else 0
 
 
 def _would_be_done(
@@ -114,16 +115,33 @@ def _settings(config: Path, *, needed: bool) -> Settings | None:
         raise click.exceptions.Exit(2) from error
 
 
-def _contents(places: tuple[Path, ...]) -> Iterator[tuple[str, bytes]]:
-    """Yield the name and content of each file; names are relative to the folder given."""
+def _contents(places: tuple[Path, ...], empty: list[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and content of each file; names are relative to the folder given.
+
+    Places without mail are reported and added to `empty`.
+    """
     for place in places:
-        if place == STDIN:
-            yield "-", sys.stdin.buffer.read(MAX_OCTETS)
-        elif place.is_dir():
-            for file in sorted(path for path in place.rglob("*") if path.is_file()):
-                yield str(file.relative_to(place)), _content(file)
-        else:
-            yield place.name, _content(place)
+        found = False
+        for name, content in _files(place):
+            found = True
+            if content.strip():
+                yield name, content
+            else:
+                empty.append(name)
+                click.echo(f"{name}: it is empty: no mail", err=True)
+        if not found:
+            empty.append(str(place))
+            click.echo(f"{place}: no file in it", err=True)
+
+
+def _files(place: Path) -> Iterator[tuple[str, bytes]]:
+    if place == STDIN:
+        yield "-", sys.stdin.buffer.read(MAX_OCTETS)
+    elif place.is_dir():
+        for file in sorted(path for path in place.rglob("*") if path.is_file()):
+            yield str(file.relative_to(place)), _content(file)
+    else:
+        yield place.name, _content(place)
 
 
 def _content(file: Path) -> bytes:

@@ -51,6 +51,15 @@ def test_a_mail_on_standard_input_is_read_too(folder: Path) -> None:
     assert json.loads(line)["file"] == "-"
 
 
+def test_what_is_empty_is_no_mail(folder: Path) -> None:
+    (folder / "new" / "d").write_bytes(b"\r\n")
+    (folder / "bare").mkdir()
+    command = ["feedback", "--dry-run", "--json", str(folder / "new"), str(folder / "bare")]
+    result = CliRunner().invoke(main, command)
+    assert (result.exit_code, result.stdout.count("\n")) == (1, 1)
+    assert result.stderr == f"d: it is empty: no mail\n{folder / 'bare'}: no file in it\n"
+
+
 def test_the_configuration_s_token_is_asked_for(bench: Bench, folder: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(
