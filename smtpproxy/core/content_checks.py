@@ -105,7 +105,7 @@ def reads_body(stream: Stream, headers: HeaderBlock) -> bool:
 
 def _reads_text(stream: Stream, headers: HeaderBlock) -> bool:
     transactional = stream.stream_class is StreamClass.TRANSACTIONAL
-    if stream.trial is not None and not headers.count(_FEEDBACK_ID):
+    if stream.trial is not None and not _feedback_ids(headers):
         return True
     return stream.reads_text or (transactional and asks_for_text(headers))
 
@@ -196,7 +196,7 @@ def _with_campaign(
     visible: VisibleText | None,
 ) -> MessageFeatures:
     """Note which campaign the message is of."""
-    ids, text = headers.values(_FEEDBACK_ID), None
+    ids, text = _feedback_ids(headers), None
     if visible is not None and not ids:
         text = fingerprint(visible, people, _names(headers), numbers=True)
     key = campaign_key(stream.name, ids, text)
@@ -204,6 +204,11 @@ def _with_campaign(
         return features
     content = replace(features.content or ContentFeatures(), campaign=Campaign(key))
     return replace(features, content=content)
+
+
+def _feedback_ids(headers: HeaderBlock) -> list[bytes]:
+    """Those that name a campaign: all that have an empty one would be the same."""
+    return [value for value in headers.values(_FEEDBACK_ID) if value]
 
 
 def _with_pixels(

@@ -208,7 +208,8 @@ def test_a_new_campaign_to_strangers_waits_after_its_first_recipients(
     relay.must("stream", "resume", "offers")
     assert send(people[-2]) == 250
 
-    # without a Feedback-ID it is known by its text, whatever names and numbers differ
+    # without a Feedback-ID, or with an empty one, it is known by its text, whatever names and
+    # numbers differ
     codes = [relay.send(letter(person, n), person)[0] for n, person in enumerate(others)]
     assert codes == [250] * 10 + [450] * 4
 
@@ -219,7 +220,7 @@ def letter(person: str, points: int) -> bytes:
         f"Dear {name},\r\n\r\nyou have {points} points, and new shoes are in at our shop in town"
         f" now.\r\n\r\nNo more of this: https://shop.example/stop?{points}\r\n"
     )
-    return marketing(to=person, body=body)
+    return marketing(to=person, body=body, headers=[("Feedback-ID", "")] if points > 11 else [])
 
 
 def consent(person: str) -> str:
