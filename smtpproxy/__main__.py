@@ -18,9 +18,9 @@ def main() -> None:
     import threading
 
     from smtpproxy.cli import main as command_line
-    from smtpproxy.cli import thread_failed
+    from smtpproxy.cli import not_raised, thread_failed
 
-    threading.excepthook = thread_failed
+    threading.excepthook, sys.unraisablehook = thread_failed, not_raised
     try:
         command_line()
     except KeyboardInterrupt:  # while the command was ending already

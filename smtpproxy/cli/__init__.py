@@ -4,6 +4,7 @@ Every command ends with an exit code and without a traceback: 0 done, 1 refused 
 2 wrong usage or configuration, 130 interrupted.
 """
 
+import _thread
 import contextlib
 import errno
 import os
@@ -91,6 +92,16 @@ def thread_failed(args: threading.ExceptHookArgs) -> None:
     """Print a traceback, unless Ctrl-C closed the loop that a thread of the store works for."""
     if not (isinstance(args.exc_value, RuntimeError) and "loop is closed" in str(args.exc_value)):
         threading.__excepthook__(args)
+
+
+def not_raised(args: "sys.UnraisableHookArgs") -> None:
+    """Repeat a Ctrl-C that Python has dropped, as in a finalizer; print a traceback for others."""
+    if args.exc_type is KeyboardInterrupt:
+        again = threading.Timer(0.01, _thread.interrupt_main)
+        again.daemon = True
+        again.start()
+    else:
+        sys.__unraisablehook__(args)
 
 
 def flush_stdout() -> None:

@@ -99,6 +99,25 @@ def test_a_thread_that_ctrl_c_left_behind_is_quiet(
     assert ("RuntimeError" in capsys.readouterr().err) is told
 
 
+DROPS = """
+import sys, time
+from smtpproxy.cli import not_raised
+class Dropping:
+    def __del__(self): raise KeyboardInterrupt
+sys.unraisablehook = not_raised
+try:
+    Dropping()
+    time.sleep(10)
+except KeyboardInterrupt:
+    sys.exit(7)
+"""
+
+
+def test_an_interrupt_that_python_drops_comes_again() -> None:
+    done = subprocess.run([sys.executable, "-c", DROPS], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (7, b"")
+
+
 def test_an_interrupt_is_quiet() -> None:
     with subprocess.Popen(
         [*COMMAND, "explain", "-", "--mail-from", "a@b.example", "--rcpt", "c@d.example",
