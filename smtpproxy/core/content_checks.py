@@ -7,13 +7,7 @@ from typing import TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from smtpproxy.core.effects import (
-    CheckSignatures,
-    CountText,
-    FindOrganisations,
-    InThread,
-    Steps,
-)
+from smtpproxy.core.effects import CheckSignatures, CountText, FindOrganisations, InThread, Steps
 from smtpproxy.core.services import Services
 from smtpproxy.mail.cutting import CannotCut
 from smtpproxy.mail.headers import HeaderBlock

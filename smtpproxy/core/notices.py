@@ -24,12 +24,7 @@ from smtpproxy.core.effects import (
     Upstream,
     WriteRecord,
 )
-from smtpproxy.core.recording import (
-    TEMPORARY_FAILURE,
-    Mixed,
-    Outcome,
-    without_erased,
-)
+from smtpproxy.core.recording import TEMPORARY_FAILURE, Mixed, Outcome, without_erased
 from smtpproxy.core.services import Services, StreamChoice
 from smtpproxy.core.transaction import Transaction
 from smtpproxy.events import Client, Decided, JudgedRecipient, Relayed
@@ -45,15 +40,7 @@ from smtpproxy.mail.eight_bit import EIGHT_BIT, UTF8
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy import model as policy
 from smtpproxy.policy.decide import judge
-from smtpproxy.policy.model import (
-    NOTICE_STREAM,
-    Action,
-    Decision,
-    Facts,
-    Lookups,
-    Reason,
-    Verdict,
-)
+from smtpproxy.policy.model import NOTICE_STREAM, Action, Decision, Facts, Lookups, Reason, Verdict
 from smtpproxy.policy.replies import recipient_reply
 from smtpproxy.relay.connection import UpstreamError
 from smtpproxy.relay.transaction import MailParameters

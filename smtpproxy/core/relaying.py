@@ -9,13 +9,7 @@ from smtpproxy.core.content_checks import Message, body_without_pixels
 from smtpproxy.core.copying import CopyingTransaction
 from smtpproxy.core.delivering import FAILURES
 from smtpproxy.core.edits import edited, identifying_fields
-from smtpproxy.core.effects import (
-    AskUpstream,
-    BeginData,
-    SendContent,
-    Steps,
-    Upstream,
-)
+from smtpproxy.core.effects import AskUpstream, BeginData, SendContent, Steps, Upstream
 from smtpproxy.core.notices import NoticeRefused, wants_no_notice
 from smtpproxy.core.recording import Mixed, Outcome, Recipient
 from smtpproxy.core.services import Services, StreamChoice

@@ -12,12 +12,7 @@ from msgspec.structs import replace
 
 from smtpproxy.core.content_checks import Message, with_content, with_dns
 from smtpproxy.core.counting import CountedTransaction
-from smtpproxy.core.effects import (
-    STORE_VERSION,
-    AskDomains,
-    ReadFacts,
-    Steps,
-)
+from smtpproxy.core.effects import STORE_VERSION, AskDomains, ReadFacts, Steps
 from smtpproxy.core.recording import (
     Outcome,
     Recipient,
@@ -32,16 +27,7 @@ from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.decide import choose_stream, judge_message
 from smtpproxy.policy.features import read_features, read_identity
-from smtpproxy.policy.model import (
-    NO_FACTS,
-    Action,
-    Decision,
-    Facts,
-    Lookups,
-    Mode,
-    Reason,
-    Verdict,
-)
+from smtpproxy.policy.model import NO_FACTS, Action, Decision, Facts, Lookups, Mode, Reason, Verdict
 from smtpproxy.policy.replies import recipient_reply
 from smtpproxy.policy.rules.message import stream_in_force
 from smtpproxy.sinks.audit.journal import AuditUnavailable

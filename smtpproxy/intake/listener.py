@@ -17,15 +17,7 @@ from smtpproxy.relay.content import Spool
 from smtpproxy.settings import ListenerSettings, ServerSettings
 from smtpproxy.tls import ServerTls, TlsError, TlsFiles
 from smtpproxy.waiting import NEVER, Deadlines, accepted_are_told
-from smtpproxy.wire.session import (
-    BASE,
-    PRDR,
-    STARTTLS,
-    Extension,
-    HeaderLimits,
-    Terms,
-    auth,
-)
+from smtpproxy.wire.session import BASE, PRDR, STARTTLS, Extension, HeaderLimits, Terms, auth
 
 
 class Session(Protocol):

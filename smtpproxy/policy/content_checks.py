@@ -18,13 +18,7 @@ from smtpproxy.mail.unsubscribe import link_fault
 from smtpproxy.mail.visible_text import VisibleText, folded
 from smtpproxy.policy.bulk import bulk_signs
 from smtpproxy.policy.bulk_text import speaks_of_unsubscribing
-from smtpproxy.policy.model import (
-    Alignment,
-    ContentFeatures,
-    MessageFeatures,
-    Stream,
-    StreamClass,
-)
+from smtpproxy.policy.model import Alignment, ContentFeatures, MessageFeatures, Stream, StreamClass
 from smtpproxy.policy.rules.message import adds_unsubscribe
 
 # Prefixes of replies and forwards in English, German, French, Spanish, Italian, Dutch and Nordic.

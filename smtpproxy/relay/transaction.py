@@ -10,12 +10,7 @@ from msgspec import Struct
 
 from smtpproxy.mail.eight_bit import EIGHT_BIT, EXTENSIONS, UTF8
 from smtpproxy.mail.reply import Reply
-from smtpproxy.relay.connection import (
-    Exchange,
-    UpstreamConnection,
-    UpstreamError,
-    UpstreamLost,
-)
+from smtpproxy.relay.connection import Exchange, UpstreamConnection, UpstreamError, UpstreamLost
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.waiting import Pending
 from smtpproxy.wire.client import Capabilities, rcpt_command

@@ -14,14 +14,7 @@ from zlib import crc32
 import msgspec
 from msgspec.structs import replace
 
-from smtpproxy.policy.model import (
-    Collection,
-    ConsentAct,
-    Contact,
-    Purchase,
-    collected,
-    collections,
-)
+from smtpproxy.policy.model import Collection, ConsentAct, Contact, Purchase, collected, collections
 from smtpproxy.store.collected import (
     COLLECTED_FIELDS,
     Item,

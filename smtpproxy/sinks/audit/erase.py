@@ -30,12 +30,7 @@ from smtpproxy.sinks.audit import files as journal_files
 from smtpproxy.sinks.audit.anchors import Parts
 from smtpproxy.sinks.audit.chain import NotALine, take_apart
 from smtpproxy.sinks.audit.files import Segment, is_written, locked, mapped, segments
-from smtpproxy.sinks.audit.lines import (
-    DecisionEntry,
-    Personal,
-    PersonalAnswerEntry,
-    read_line,
-)
+from smtpproxy.sinks.audit.lines import DecisionEntry, Personal, PersonalAnswerEntry, read_line
 
 _FLAGS = 2
 _PLACES = 20  # bits: no message has more recipients

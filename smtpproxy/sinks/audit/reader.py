@@ -19,11 +19,7 @@ from smtpproxy.sinks.audit import files as journal_files
 from smtpproxy.sinks.audit import lines as journal_lines
 from smtpproxy.sinks.audit.chain import LONGEST_TRANSACTION, NotALine
 from smtpproxy.sinks.audit.files import mapped
-from smtpproxy.sinks.audit.lines import (
-    CLOCK_TOLERANCE,
-    DecisionEntry,
-    PersonalAnswerEntry,
-)
+from smtpproxy.sinks.audit.lines import CLOCK_TOLERANCE, DecisionEntry, PersonalAnswerEntry
 
 _OUTCOME_WITHIN = 64 * 1024 * 1024
 _NAMED = 3

@@ -10,13 +10,7 @@ from smtpproxy.disk import sync_path
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.anchors import Anchor
 from smtpproxy.sinks.audit.chain import Chain, Head, head_of
-from smtpproxy.sinks.audit.files import (
-    SlotLock,
-    last_line,
-    last_of,
-    new_name,
-    segments,
-)
+from smtpproxy.sinks.audit.files import SlotLock, last_line, last_of, new_name, segments
 from smtpproxy.sinks.audit.lines import (
     CLOCK_TOLERANCE,
     FORMAT,

@@ -9,14 +9,7 @@ from operator import attrgetter
 
 from msgspec.structs import replace
 
-from smtpproxy.policy.model import (
-    Audience,
-    ConsentAct,
-    Contact,
-    Origin,
-    collected,
-    collections,
-)
+from smtpproxy.policy.model import Audience, ConsentAct, Contact, Origin, collected, collections
 from smtpproxy.policy.rules.recipient import is_within, names_role
 from smtpproxy.settings import Settings
 from smtpproxy.store.collected import is_void

@@ -12,13 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from smtpproxy.mail.address import domains_over, readings
-from smtpproxy.policy.model import (
-    NO_FACTS,
-    Facts,
-    Lookups,
-    Pause,
-    RecipientFacts,
-)
+from smtpproxy.policy.model import NO_FACTS, Facts, Lookups, Pause, RecipientFacts
 from smtpproxy.store.keys import Partner
 from smtpproxy.store.merge import oldest_first, ordered_acts, with_readings
 from smtpproxy.store.protocols import StoreUnavailable
