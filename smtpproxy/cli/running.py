@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
+import httpx
 
 from smtpproxy.cli import fail, failing
 from smtpproxy.cli.options import command, flag
@@ -18,7 +19,7 @@ from smtpproxy.doctor.machine import key_files
 from smtpproxy.policy.model import Reason
 from smtpproxy.process.control import NotRunning, Reload, Response, Status, ask
 from smtpproxy.retention import newest_run
-from smtpproxy.settings import Settings
+from smtpproxy.settings import Settings, UnixAddress
 from smtpproxy.sinks.snapshots import Samples, Snapshot
 from smtpproxy.store import is_postgresql, open_breaker, open_feedback
 from smtpproxy.store.breaker import StreamStatus
@@ -28,6 +29,7 @@ from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.protocols import Store, StoreUnavailable
 
 _EVERY = 2.0  # seconds between two requests
+_READY_WITHIN = 5.0
 _MOST_REASONS = 10
 _MOST_WAITING = 100_000
 
@@ -91,6 +93,7 @@ def _object(settings: Settings, response: Response) -> dict[str, Any]:
             "waiting": _sum(gauges, "upstream_waiting"),
         },
         "replica": _replica(settings, numbers),
+        "ready": _ready(settings),
         "failures": _by(counters.get("failures_total", {}), 1),
         "audit_index": _index(settings, gauges),
         "streams_held_back": _held_back(settings),
@@ -103,6 +106,22 @@ def _object(settings: Settings, response: Response) -> dict[str, Any]:
         "keys": _keys(settings),
         "feedback": _feedback(settings),
     }
+
+
+def _ready(settings: Settings) -> dict[str, str] | None:
+    """Return what /readyz says of each part; None without [web], or if that does not answer."""
+    if settings.web is None:
+        return None
+    address = settings.web.address
+    socket = str(address.path) if isinstance(address, UnixAddress) else None
+    host = "localhost" if socket else str(address)
+    transport = httpx.HTTPTransport(uds=socket)
+    try:
+        with httpx.Client(transport=transport, timeout=_READY_WITHIN, trust_env=False) as client:
+            parts: dict[str, str] = client.get(f"http://{host}/readyz").json()["parts"]
+            return parts
+    except (httpx.HTTPError, ValueError, LookupError):
+        return None
 
 
 def _replica(settings: Settings, numbers: Snapshot) -> dict[str, Any] | None:
@@ -249,6 +268,7 @@ def _text(found: dict[str, Any], rates: Rates) -> list[Part]:
             ("running", f"{timedelta(seconds=found['uptime_seconds'])}, process {found['pid']}"),
             ("mode", found["mode"]),
             ("workers", f"{found['alive']} of {found['workers']} alive"),
+            ("ready", _readiness(found["ready"])),
             ("connections", _listed(found["connections"]) or "none"),
             (
                 "upstream",
@@ -271,6 +291,13 @@ def _text(found: dict[str, Any], rates: Rates) -> list[Part]:
         rows = [(reason, str(n)) for reason, n in reasons]
         parts += ["", Table([Column("not allowed because of"), Column("count", right=True)], rows)]
     return parts
+
+
+def _readiness(parts: dict[str, str] | None) -> str:
+    if parts is None:
+        return "not known: no [web] answers"
+    not_ok = {part: state for part, state in parts.items() if state != "ok"}
+    return f"no: {_listed(not_ok)}" if not_ok else "yes"
 
 
 def _behind(index: dict[str, Any] | None) -> str | None:

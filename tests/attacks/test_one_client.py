@@ -139,7 +139,7 @@ def test_who_is_only_slow_does_not_notice(
     client = stack.enter_context(intake.client())
     client.greet()
     assert name_a_recipient(client) == TAKEN
-    steps = {"rcpt": f"RCPT TO:<{CUSTOMER}>", "data": "DATA", "content": "Subject: x"}
+    steps = {"rcpt": f"RCPT TO:<{CUSTOMER}>", "data": "DATA", "content": "X-Note: x"}
     body = marketing().removesuffix(b"\r\n")
     for step, line in steps.items():
         if step == at:

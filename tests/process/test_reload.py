@@ -265,6 +265,7 @@ def test_status_tells_how_it_is(relay: RelayProcess) -> None:
     assert found["refusals"] == {"no_record": 1, "stream_not_permitted": 1}
     assert (found["workers"], found["alive"], found["mode"]) == (1, 1, "enforce")
     assert found["store_copy"] == []
+    assert found["ready"] is None  # there is no [web]
     with sqlite3.connect(relay.root / "state" / "smtpproxy.db") as store:
         store.execute("CREATE TRIGGER copying_1 AFTER INSERT ON contact BEGIN SELECT 1; END")
     assert "offers" in (text := relay.command("status")[1])
@@ -315,6 +316,16 @@ def test_a_deep_state_directory(tmp_path: Path, mta: FakeUpstream) -> None:
     deep.mkdir(parents=True)
     with RelayProcess(deep, f"{LOOPBACK}:{mta.port}") as relay:
         assert relay.command("reload")[0] == 0
+
+
+def test_status_names_the_part_that_keeps_mail_from_being_relayed(tmp_path: Path) -> None:
+    nobody = f"{LOOPBACK}:{free_port()}"
+    with RelayProcess(tmp_path, nobody, {"web": {"address": f"{LOOPBACK}:{free_port()}"}}) as relay:
+        code, told, _ = relay.command("status", "--json")
+        works = dict.fromkeys(("listeners", "store", "audit"), "ok")
+        assert json.loads(told)["ready"] == {**works, "upstream": "failing"}
+        assert "no: upstream failing" in relay.command("status")[1]
+        assert code == 0  # all workers run
 
 
 def test_status_tells_of_the_mailbox_and_of_keys(tmp_path: Path, mta: FakeUpstream) -> None:
