@@ -2,6 +2,9 @@
 
 Clients are identified by address. One may hold `max_connections_per_address`; if all are in use,
 the waiting clients take turns, however many messages each has waiting.
+
+A message takes the first connection that opens or comes back: an MTA with a short queue for new
+connections may not greet on some of them for minutes, while it answers on others.
 """
 
 import asyncio
@@ -40,6 +43,8 @@ class UpstreamPool:
         self._busy = 0
         self._held: dict[str, int] = {}  # busy ones, by client
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the next client first
+        self._wanted: deque[asyncio.Future[UpstreamConnection]] = deque()  # by messages with a slot
+        self._opening: list[asyncio.Task[UpstreamConnection]] = []  # the newest last
         self._start_tls: StartTls | None = None
         self._implicit: dict[str, Any] = {}
         if settings.tls != "none":
@@ -95,8 +100,7 @@ class UpstreamPool:
         else:
             self._take(client)
         try:
-            reuse = self._idle and not fresh
-            connection = self._idle.pop() if reuse else await self._connect()
+            connection = await (self._connect() if fresh else self._next())
         except BaseException:
             self._free(client)
             raise
@@ -112,18 +116,71 @@ class UpstreamPool:
         if connection.private:
             connection.quit()
         elif connection.alive:
-            connection.idle_since = self.deadlines.now()
-            self._idle.append(connection)
-            if self._trimmer is None:
-                self._trim()
+            self._hand_out(connection)
         self._free(connection.client)
 
     def close(self) -> None:
         """Close the idle connections; busy ones are closed when they come back."""
         if self._trimmer is not None:
             self._trimmer.cancel()
+        for opening in self._opening[len(self._wanted) :]:
+            opening.cancel()
         while self._idle:
             self._idle.pop().quit()
+
+    async def _next(self) -> UpstreamConnection:
+        """Return an idle connection, or the first that opens or comes back. Raises UpstreamError
+        if one cannot be opened."""
+        if self._idle:
+            return self._idle.pop()
+        wanted: asyncio.Future[UpstreamConnection] = asyncio.get_running_loop().create_future()
+        self._wanted.append(wanted)
+        self._open_wanted()
+        try:
+            return await wanted
+        except asyncio.CancelledError:
+            if wanted in self._wanted:
+                self._wanted.remove(wanted)
+                if len(self._opening) > len(self._wanted):
+                    self._opening.pop().cancel()
+            elif not wanted.cancelled() and wanted.exception() is None:  # it came just now
+                self._hand_out(wanted.result())
+            raise
+
+    def _open_wanted(self) -> None:
+        """Begin to open the connections that are wanted, within the limit of all."""
+        others = self._busy - len(self._wanted) + len(self._idle)
+        while len(self._opening) < min(len(self._wanted), self._most - others):
+            opening = asyncio.get_running_loop().create_task(self._connect())
+            self._opening.append(opening)
+            opening.add_done_callback(self._opened)
+
+    def _opened(self, opening: asyncio.Task[UpstreamConnection]) -> None:
+        if opening in self._opening:
+            self._opening.remove(opening)
+        if opening.cancelled():  # nobody wants it any more
+            return
+        if (error := opening.exception()) is None:
+            self._hand_out(opening.result())
+        elif len(self._opening) < len(self._wanted) and (wanted := self._next_wanted()):
+            wanted.set_exception(error)
+
+    def _hand_out(self, connection: UpstreamConnection) -> None:
+        """Give a connection to the message that has waited longest for one, or keep it."""
+        if (wanted := self._next_wanted()) is not None:
+            wanted.set_result(connection)
+            return
+        connection.idle_since = self.deadlines.now()
+        self._idle.append(connection)
+        if self._trimmer is None:
+            self._trim()
+
+    def _next_wanted(self) -> asyncio.Future[UpstreamConnection] | None:
+        while self._wanted:
+            wanted = self._wanted.popleft()
+            if not wanted.done():
+                return wanted
+        return None
 
     async def _connect(self) -> UpstreamConnection:
         settings = self.settings
