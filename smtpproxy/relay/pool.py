@@ -166,8 +166,8 @@ class UpstreamPool:
             wanted.set_exception(error)
 
     def _hand_out(self, connection: UpstreamConnection) -> None:
-        """Give a connection to the message that has waited longest for one, or keep it."""
-        if (wanted := self._next_wanted()) is not None:
+        """Keep a connection, or give it to the message that has waited longest for one."""
+        if self._wanted and (wanted := self._next_wanted()) is not None:
             wanted.set_result(connection)
             return
         connection.idle_since = self.deadlines.now()
