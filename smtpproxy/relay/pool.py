@@ -18,6 +18,7 @@ from smtpproxy.relay.connection import (
     UpstreamBusy,
     UpstreamConnection,
     UpstreamInsecure,
+    UpstreamLost,
     UpstreamShareUsed,
     UpstreamUnreachable,
 )
@@ -43,8 +44,11 @@ class UpstreamPool:
         self._busy = 0
         self._held: dict[str, int] = {}  # busy ones, by client
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the next client first
-        self._wanted: deque[asyncio.Future[UpstreamConnection]] = deque()  # by messages with a slot
-        self._opening: list[asyncio.Task[UpstreamConnection]] = []  # the newest last
+        # Messages with a slot but no connection, and the one for which each is being opened:
+        self._wanted: deque[asyncio.Future[UpstreamConnection]] = deque()
+        self._opening: dict[
+            asyncio.Task[UpstreamConnection], asyncio.Future[UpstreamConnection]
+        ] = {}
         self._start_tls: StartTls | None = None
         self._implicit: dict[str, Any] = {}
         if settings.tls != "none":
@@ -123,7 +127,7 @@ class UpstreamPool:
         """Close the idle connections; busy ones are closed when they come back."""
         if self._trimmer is not None:
             self._trimmer.cancel()
-        for opening in self._opening[len(self._wanted) :]:
+        for opening in [o for o, wanted in self._opening.items() if wanted.done()]:
             opening.cancel()
         while self._idle:
             self._idle.pop().quit()
@@ -135,35 +139,44 @@ class UpstreamPool:
             return self._idle.pop()
         wanted: asyncio.Future[UpstreamConnection] = asyncio.get_running_loop().create_future()
         self._wanted.append(wanted)
-        self._open_wanted()
+        self._open_for(wanted)
         try:
             return await wanted
         except asyncio.CancelledError:
-            if wanted in self._wanted:
-                self._wanted.remove(wanted)
-                if len(self._opening) > len(self._wanted):
-                    self._opening.pop().cancel()
-            elif not wanted.cancelled() and wanted.exception() is None:  # it came just now
-                self._hand_out(wanted.result())
+            for opening in [o for o, its in self._opening.items() if its is wanted]:
+                opening.cancel()
+            if not wanted.cancelled() and wanted.exception() is None:
+                self._hand_out(wanted.result())  # it came just now
             raise
+        finally:
+            with contextlib.suppress(ValueError):
+                self._wanted.remove(wanted)
 
-    def _open_wanted(self) -> None:
-        """Begin to open the connections that are wanted, within the limit of all."""
-        others = self._busy - len(self._wanted) + len(self._idle)
-        while len(self._opening) < min(len(self._wanted), self._most - others):
-            opening = asyncio.get_running_loop().create_task(self._connect())
-            self._opening.append(opening)
-            opening.add_done_callback(self._opened)
+    def _open_for(self, wanted: asyncio.Future[UpstreamConnection]) -> None:
+        """Begin to open a connection. At the limit, take over an attempt that nobody waits for."""
+        used = self._busy - sum(not each.done() for each in self._wanted)
+        left = next((o for o, its in self._opening.items() if its.done()), None)
+        if left is None or used + len(self._idle) + len(self._opening) < self._most:
+            left = asyncio.get_running_loop().create_task(self._connect())
+            left.add_done_callback(self._opened)
+        self._opening[left] = wanted
 
     def _opened(self, opening: asyncio.Task[UpstreamConnection]) -> None:
-        if opening in self._opening:
-            self._opening.remove(opening)
-        if opening.cancelled():  # nobody wants it any more
+        wanted = self._opening.pop(opening)
+        if opening.cancelled():
+            if not wanted.done():  # it took over an attempt that was being given up
+                self._open_for(wanted)
             return
-        if (error := opening.exception()) is None:
+        error = opening.exception()
+        if error is None and not opening.result().alive:
+            error = UpstreamLost("closed after its greeting")
+        if error is not None:
+            if not wanted.done():
+                wanted.set_exception(error)
+        elif not wanted.done():
+            wanted.set_result(opening.result())
+        else:  # its message has another by now
             self._hand_out(opening.result())
-        elif len(self._opening) < len(self._wanted) and (wanted := self._next_wanted()):
-            wanted.set_exception(error)
 
     def _hand_out(self, connection: UpstreamConnection) -> None:
         """Keep a connection, or give it to the message that has waited longest for one."""

@@ -72,6 +72,21 @@ async def test_connections_that_are_opening_count_too() -> None:
             upstream.release()
 
 
+async def test_nobody_waits_for_a_greeting_that_only_others_waited_for() -> None:
+    with FakeUpstream(At("connect", Hold(), nth=2)) as upstream:
+        async with pooled(upstream.port) as pool:
+            busy = await pool.acquire()
+            sending = asyncio.create_task(send(pool))
+            await until(lambda: upstream.connections == 2, "the second connection")
+            pool.release(busy)
+            await sending
+            busy = await pool.acquire()
+            assert (await send(pool)).last.code == 250
+            assert upstream.connections == 3
+            pool.release(busy)
+            upstream.release()
+
+
 async def test_an_attempt_that_fails_fails_one_message(upstream: FakeUpstream) -> None:
     upstream.behaviours.append(At("connect", Reply("421 4.3.2 too many connections"), nth=1))
     async with pooled(upstream.port) as pool:
