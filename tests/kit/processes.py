@@ -158,5 +158,13 @@ def run(
 
 
 def wait_exit(pid: int, timeout: float = 10.0) -> None:
-    """Wait until a process that is not our child is gone."""
-    wait_for(lambda: not Path(f"/proc/{pid}").exists(), f"end of process {pid}", timeout=timeout)
+    """Wait until a process that is not our child is gone, or waits only for its parent's look."""
+
+    def ended() -> bool:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        return state == "Z"
+
+    wait_for(ended, f"end of process {pid}", timeout=timeout)
