@@ -2,9 +2,6 @@
 
 Clients are identified by address. One may hold `max_connections_per_address`; if all are in use,
 the waiting clients take turns, however many messages each has waiting.
-
-A message takes the first connection that opens or comes back: an MTA with a short queue for new
-connections may not greet on some of them for minutes, while it answers on others.
 """
 
 import asyncio
@@ -18,7 +15,6 @@ from smtpproxy.relay.connection import (
     UpstreamBusy,
     UpstreamConnection,
     UpstreamInsecure,
-    UpstreamLost,
     UpstreamShareUsed,
     UpstreamUnreachable,
 )
@@ -44,11 +40,6 @@ class UpstreamPool:
         self._busy = 0
         self._held: dict[str, int] = {}  # busy ones, by client
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the next client first
-        # Messages with a slot but no connection, and the one for which each is being opened:
-        self._wanted: deque[asyncio.Future[UpstreamConnection]] = deque()
-        self._opening: dict[
-            asyncio.Task[UpstreamConnection], asyncio.Future[UpstreamConnection]
-        ] = {}
         self._start_tls: StartTls | None = None
         self._implicit: dict[str, Any] = {}
         if settings.tls != "none":
@@ -104,7 +95,8 @@ class UpstreamPool:
         else:
             self._take(client)
         try:
-            connection = await (self._connect() if fresh else self._next())
+            reuse = self._idle and not fresh
+            connection = self._idle.pop() if reuse else await self._connect()
         except BaseException:
             self._free(client)
             raise
@@ -120,80 +112,18 @@ class UpstreamPool:
         if connection.private:
             connection.quit()
         elif connection.alive:
-            self._hand_out(connection)
+            connection.idle_since = self.deadlines.now()
+            self._idle.append(connection)
+            if self._trimmer is None:
+                self._trim()
         self._free(connection.client)
 
     def close(self) -> None:
         """Close the idle connections; busy ones are closed when they come back."""
         if self._trimmer is not None:
             self._trimmer.cancel()
-        for opening in [o for o, wanted in self._opening.items() if wanted.done()]:
-            opening.cancel()
         while self._idle:
             self._idle.pop().quit()
-
-    async def _next(self) -> UpstreamConnection:
-        """Return an idle connection, or the first that opens or comes back. Raises UpstreamError
-        if one cannot be opened."""
-        if self._idle:
-            return self._idle.pop()
-        wanted: asyncio.Future[UpstreamConnection] = asyncio.get_running_loop().create_future()
-        self._wanted.append(wanted)
-        self._open_for(wanted)
-        try:
-            return await wanted
-        except asyncio.CancelledError:
-            for opening in [o for o, its in self._opening.items() if its is wanted]:
-                opening.cancel()
-            if not wanted.cancelled() and wanted.exception() is None:
-                self._hand_out(wanted.result())  # it came just now
-            raise
-        finally:
-            with contextlib.suppress(ValueError):
-                self._wanted.remove(wanted)
-
-    def _open_for(self, wanted: asyncio.Future[UpstreamConnection]) -> None:
-        """Begin to open a connection. At the limit, take over an attempt that nobody waits for."""
-        used = self._busy - sum(not each.done() for each in self._wanted)
-        left = next((o for o, its in self._opening.items() if its.done()), None)
-        if left is None or used + len(self._idle) + len(self._opening) < self._most:
-            left = asyncio.get_running_loop().create_task(self._connect())
-            left.add_done_callback(self._opened)
-        self._opening[left] = wanted
-
-    def _opened(self, opening: asyncio.Task[UpstreamConnection]) -> None:
-        wanted = self._opening.pop(opening)
-        if opening.cancelled():
-            if not wanted.done():  # it took over an attempt that was being given up
-                self._open_for(wanted)
-            return
-        error = opening.exception()
-        if error is None and not opening.result().alive:
-            error = UpstreamLost("closed after its greeting")
-        if error is not None:
-            if not wanted.done():
-                wanted.set_exception(error)
-        elif not wanted.done():
-            wanted.set_result(opening.result())
-        else:  # its message has another by now
-            self._hand_out(opening.result())
-
-    def _hand_out(self, connection: UpstreamConnection) -> None:
-        """Keep a connection, or give it to the message that has waited longest for one."""
-        if self._wanted and (wanted := self._next_wanted()) is not None:
-            wanted.set_result(connection)
-            return
-        connection.idle_since = self.deadlines.now()
-        self._idle.append(connection)
-        if self._trimmer is None:
-            self._trim()
-
-    def _next_wanted(self) -> asyncio.Future[UpstreamConnection] | None:
-        while self._wanted:
-            wanted = self._wanted.popleft()
-            if not wanted.done():
-                return wanted
-        return None
 
     async def _connect(self) -> UpstreamConnection:
         settings = self.settings
