@@ -30,6 +30,12 @@ class UpstreamUnreachable(UpstreamError):
     reply = Reply.of(451, "4.4.1", "the next mail server cannot be reached; try later")
 
 
+class UpstreamFull(UpstreamError):
+    """The upstream greets with 421: it takes no connection more (RFC 5321 section 3.8)."""
+
+    reply = Reply.of(451, "4.4.1", "the next mail server takes no connection now; try later")
+
+
 class UpstreamInsecure(UpstreamError):
     """The upstream has no TLS, or no certificate that is valid for its name."""
 
@@ -149,7 +155,8 @@ class UpstreamConnection(asyncio.Protocol):
                 self.capabilities = Capabilities.of(reply)
                 return
         self.close()
-        raise UpstreamError(f"upstream greets with {reply}")
+        failure = UpstreamFull if reply.code == 421 else UpstreamError
+        raise failure(f"upstream greets with {reply}")
 
     async def introduce(self, client: ClientInfo, hostname: str, timeout: float) -> None:
         """Continue as another client, if permitted; the connection is then only for its mail.

@@ -2,6 +2,10 @@
 
 Clients are identified by address. One may hold `max_connections_per_address`; if all are in use,
 the waiting clients take turns, however many messages each has waiting.
+
+A message takes the first connection that opens or comes back: an MTA with a short queue for new
+connections may not greet on some of them for minutes, while it answers on others, and one with a
+limit of its own refuses the rest.
 """
 
 import asyncio
@@ -14,7 +18,10 @@ from smtpproxy.relay.connection import (
     StartTls,
     UpstreamBusy,
     UpstreamConnection,
+    UpstreamError,
+    UpstreamFull,
     UpstreamInsecure,
+    UpstreamLost,
     UpstreamShareUsed,
     UpstreamUnreachable,
 )
@@ -22,6 +29,20 @@ from smtpproxy.settings import TcpAddress, UpstreamSettings
 from smtpproxy.tls import client_context
 from smtpproxy.waiting import Deadlines
 from smtpproxy.wire.commands import ClientInfo
+
+_PATIENCE = 1.0  # seconds until a message opens one connection more
+
+
+class _Wanted(asyncio.Future[UpstreamConnection]):
+    """The connection for a message that has a slot: any that comes, or only a `fresh` one.
+
+    After `until` it is given up if none is being opened for it.
+    """
+
+    def __init__(self, until: float, fresh: bool) -> None:
+        super().__init__()
+        self.until = until
+        self.fresh = fresh
 
 
 class UpstreamPool:
@@ -40,6 +61,10 @@ class UpstreamPool:
         self._busy = 0
         self._held: dict[str, int] = {}  # busy ones, by client
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the next client first
+        # Messages with a slot but no connection, and the one for which each is being opened:
+        self._wanted: dict[_Wanted, None] = {}  # the next first
+        self._opening: dict[asyncio.Task[UpstreamConnection], _Wanted] = {}
+        self._most_taken, self._full_at = self._most, 0.0  # see _refused
         self._start_tls: StartTls | None = None
         self._implicit: dict[str, Any] = {}
         if settings.tls != "none":
@@ -95,8 +120,7 @@ class UpstreamPool:
         else:
             self._take(client)
         try:
-            reuse = self._idle and not fresh
-            connection = self._idle.pop() if reuse else await self._connect()
+            connection = await self._next(fresh)
         except BaseException:
             self._free(client)
             raise
@@ -112,18 +136,115 @@ class UpstreamPool:
         if connection.private:
             connection.quit()
         elif connection.alive:
-            connection.idle_since = self.deadlines.now()
-            self._idle.append(connection)
-            if self._trimmer is None:
-                self._trim()
+            self._hand_out(connection)
         self._free(connection.client)
+        if self._wanted and not (connection.alive and not connection.private):
+            self._replace()
 
     def close(self) -> None:
         """Close the idle connections; busy ones are closed when they come back."""
         if self._trimmer is not None:
             self._trimmer.cancel()
+        for attempt in [each for each, wanted in self._opening.items() if wanted.done()]:
+            attempt.cancel()
         while self._idle:
             self._idle.pop().quit()
+
+    async def _next(self, fresh: bool) -> UpstreamConnection:
+        """Return an idle connection, or the first that opens or comes back. Raises UpstreamError
+        if one cannot be opened."""
+        if self._idle and not fresh:
+            return self._idle.pop()
+        wanted = _Wanted(self.deadlines.now() + self.settings.wait_timeout, fresh)
+        self._wanted[wanted] = None
+        self._open_for(wanted)
+        try:
+            return await wanted
+        except asyncio.CancelledError:
+            for attempt in [each for each, its in self._opening.items() if its is wanted]:
+                attempt.cancel()
+            if not wanted.cancelled() and wanted.exception() is None:
+                self._hand_out(wanted.result())  # it came just now
+            raise
+        finally:
+            self._wanted.pop(wanted, None)
+
+    def _open_for(self, wanted: _Wanted) -> None:
+        """Begin to open a connection; first wait for one that nobody else waits for any more."""
+        left = next((each for each, its in self._opening.items() if its.done()), None)
+        if left is None:
+            self._begin(wanted)
+        else:
+            self._opening[left] = wanted
+            wanted.get_loop().call_later(_PATIENCE, self._begin, wanted)
+
+    def _begin(self, wanted: _Wanted) -> None:
+        """Begin to open a connection, or try to later if there are as many as may be."""
+        if wanted.done():
+            return
+        now = self.deadlines.now()
+        most = min(self._most, self._most_taken + int((now - self._full_at) / _PATIENCE))
+        if self._open() + len(self._opening) < max(most, 1):
+            attempt = wanted.get_loop().create_task(self._connect())
+            attempt.add_done_callback(self._opened)
+            self._opening[attempt] = wanted
+        elif now < wanted.until or wanted in self._opening.values():
+            wanted.get_loop().call_later(_PATIENCE, self._begin, wanted)
+        else:
+            wanted.set_exception(UpstreamBusy(f"{self._open()} connections, and no more"))
+
+    def _replace(self) -> None:
+        """Begin to open a connection in place of one that has ended, if a message has to wait."""
+        trying = set(self._opening.values())
+        for wanted in self._wanted:
+            if wanted not in trying and not wanted.done():
+                self._begin(wanted)
+                return
+
+    def _open(self) -> int:
+        """How many connections are idle or in use by a message."""
+        return self._busy - sum(not each.done() for each in self._wanted) + len(self._idle)
+
+    def _opened(self, attempt: asyncio.Task[UpstreamConnection]) -> None:
+        wanted = self._opening.pop(attempt)
+        if attempt.cancelled():
+            self._begin(wanted)  # it may have taken over what was being given up
+            return
+        error = attempt.exception()
+        if error is None and not attempt.result().alive:
+            error = UpstreamLost("closed after its greeting")
+        if isinstance(error, UpstreamFull):
+            self._refused(wanted, error)
+        elif error is not None:
+            if not wanted.done() and wanted not in self._opening.values():
+                wanted.set_exception(error)
+        elif not wanted.done():
+            wanted.set_result(attempt.result())
+        else:  # its message has another by now
+            self._hand_out(attempt.result())
+
+    def _refused(self, wanted: _Wanted, error: UpstreamError) -> None:
+        """Make do with the connections that the upstream takes; each second may try one more."""
+        self._most_taken = self._open() + len(self._opening)
+        self._full_at = self.deadlines.now()
+        if self._most_taken:
+            self._begin(wanted)
+            return
+        for each in self._wanted:
+            if not each.done():
+                each.set_exception(error)
+
+    def _hand_out(self, connection: UpstreamConnection) -> None:
+        """Keep a connection, or give it to the message that has waited longest for one."""
+        for wanted in self._wanted:
+            if not wanted.fresh and not wanted.done():
+                del self._wanted[wanted]
+                wanted.set_result(connection)
+                return
+        connection.idle_since = self.deadlines.now()
+        self._idle.append(connection)
+        if self._trimmer is None:
+            self._trim()
 
     async def _connect(self) -> UpstreamConnection:
         settings = self.settings

@@ -11,6 +11,7 @@ import pytest
 from smtpproxy.relay.connection import (
     UpstreamBusy,
     UpstreamError,
+    UpstreamFull,
     UpstreamLost,
     UpstreamUnreachable,
 )
@@ -36,11 +37,151 @@ async def test_messages_share_a_connection(upstream: FakeUpstream) -> None:
 async def test_messages_at_once_have_connections_of_their_own(upstream: FakeUpstream) -> None:
     async with pooled(upstream.port) as pool:
         await asyncio.gather(*(send(pool) for _ in range(10)))
+        await until(lambda: pool.idle == upstream.connections, "the last to have greeted")
         used = upstream.connections
         assert 1 < used <= 10
         await asyncio.gather(*(send(pool) for _ in range(used)))
         assert upstream.connections == used
         assert pool.idle == used
+
+
+async def test_a_message_takes_what_comes_back_while_the_upstream_does_not_greet() -> None:
+    """Sendmail and OpenSMTPD have short queues for new connections; the kernel drops the others."""
+    with FakeUpstream(At("connect", Hold(), nth=2)) as upstream:
+        async with pooled(upstream.port) as pool:
+            busy = await pool.acquire()
+            sending = asyncio.create_task(send(pool))
+            await until(lambda: upstream.connections == 2, "the second connection")
+            pool.release(busy)
+            assert (await sending).last.code == 250
+            assert (pool.idle, pool.busy) == (1, 0)
+            upstream.release()
+            await until(lambda: pool.idle == 2, "the greeting of the second connection")
+
+
+async def test_connections_that_are_opening_count_too() -> None:
+    with FakeUpstream(At("connect", Hold(), nth=2)) as upstream:
+        async with pooled(upstream.port, max_connections=2) as pool:
+            busy = await pool.acquire()
+            sending = asyncio.create_task(send(pool))
+            await until(lambda: upstream.connections == 2, "the second connection")
+            pool.release(busy)
+            await sending
+            sent = await asyncio.gather(*(send(pool) for _ in range(4)))
+            assert [each.last.code for each in sent] == [250] * 4
+            assert upstream.connections == 2
+            upstream.release()
+
+
+async def test_an_attempt_that_nobody_waits_for_is_the_next_messages() -> None:
+    with FakeUpstream(At("connect", Hold(), nth=2)) as upstream:
+        async with pooled(upstream.port) as pool:
+            busy = await pool.acquire()
+            sending = asyncio.create_task(send(pool))
+            await until(lambda: upstream.connections == 2, "the second connection")
+            pool.release(busy)
+            await sending
+            busy = await pool.acquire()
+            sending = asyncio.create_task(send(pool))
+            await asyncio.sleep(0.05)
+            upstream.release()
+            assert (await sending).last.code == 250
+            assert upstream.connections == 2
+            pool.release(busy)
+
+
+async def test_nobody_waits_long_for_a_greeting_that_only_others_waited_for() -> None:
+    with FakeUpstream(At("connect", Hold(), nth=2)) as upstream:
+        async with pooled(upstream.port) as pool:
+            busy = await pool.acquire()
+            sending = asyncio.create_task(send(pool))
+            await until(lambda: upstream.connections == 2, "the second connection")
+            pool.release(busy)
+            await sending
+            busy = await pool.acquire()
+            assert (await send(pool)).last.code == 250
+            assert upstream.connections == 3
+            pool.release(busy)
+            upstream.release()
+
+
+async def test_an_attempt_that_fails_fails_one_message(upstream: FakeUpstream) -> None:
+    upstream.behaviours.append(At("connect", Reply("554 5.3.2 not you"), nth=1))
+    async with pooled(upstream.port) as pool:
+        sent = await asyncio.gather(*(send(pool) for _ in range(3)), return_exceptions=True)
+        assert [isinstance(each, UpstreamError) for each in sent].count(True) == 1
+    assert len(upstream.messages) == 2
+
+
+class Few:
+    """An upstream that takes `most` connections and greets others with 421, before those."""
+
+    def __init__(self, most: int, messages: int = 1_000) -> None:
+        self.most = most
+        self.messages = messages  # on each connection
+        self.open = self.refused = 0
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.open >= self.most:
+            self.refused += 1
+            writer.write(b"421 too many concurrent SMTP connections\r\n")
+            return
+        self.open += 1
+        try:
+            await asyncio.sleep(0.05)
+            await converse(reader, writer, TO_DATA)
+            for count in range(self.messages):
+                await reader.readuntil(b"\r\n.\r\n")
+                writer.write(OK)
+                if count + 1 < self.messages:
+                    for reply in TO_DATA[1:]:
+                        await reader.readuntil(b"\r\n")
+                        writer.write(reply)
+        finally:
+            self.open -= 1
+
+
+@pytest.mark.parametrize("messages", [1_000, 1])
+async def test_an_upstream_with_a_limit_of_its_own_is_used_within_it(messages: int) -> None:
+    """Exim takes 20 connections unless told otherwise."""
+    few = Few(4, messages)
+    async with serving(few) as port, pooled(port) as pool:
+        sent = await asyncio.gather(*(send(pool) for _ in range(40)))
+        assert {each.last.code for each in sent} == {250}
+        assert pool.busy == 0
+    assert few.refused <= 50  # 36 at once, then one each second
+
+
+async def test_after_a_refusal_more_connections_are_tried_each_second() -> None:
+    few = Few(1)
+    async with serving(few) as port, pooled(port) as pool:
+        busy = await pool.acquire()
+        sending = [asyncio.create_task(pool.acquire()) for _ in range(3)]
+        await until(lambda: few.refused >= 3, "the refusals")
+        few.most = 4
+        for connection in (busy, *await asyncio.gather(*sending)):
+            pool.release(connection)
+        assert (pool.busy, pool.idle) == (0, 4)
+
+
+async def test_a_message_waits_for_a_full_upstream_as_for_a_full_pool() -> None:
+    few = Few(1)
+    async with serving(few) as port, pooled(port, wait_timeout=0.2) as pool:
+        busy = await pool.acquire()
+        with pytest.raises(UpstreamBusy):
+            await pool.acquire()
+        pool.release(busy)
+        assert (pool.busy, pool.idle) == (0, 1)
+
+
+async def test_an_upstream_that_refuses_all_connections_keeps_nobody_waiting() -> None:
+    few = Few(0)
+    async with serving(few) as port, pooled(port) as pool:
+        sent = await asyncio.gather(*(send(pool) for _ in range(9)), return_exceptions=True)
+        assert {type(each) for each in sent} == {UpstreamFull}
+        assert pool.busy == 0
+        few.most = 1
+        assert (await send(pool)).last.code == 250
 
 
 async def test_a_connection_that_brings_no_message_is_given_up(upstream: FakeUpstream) -> None:
