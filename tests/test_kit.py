@@ -59,8 +59,8 @@ def test_postfix_as_client_keeps_what_its_relayhost_defers(upstream: FakeUpstrea
     upstream.behaviours.append(At("end", Reply("451 4.3.0 not now"), nth=1))
     with PostfixInstance(relayhost=upstream.address) as client:
         client.submit(messages.message(), "a@shop.example", ["jeanne@people.example"])
-        upstream.wait_messages(1)
         client.wait_empty()
+        upstream.wait_messages(1)
         assert "status=deferred" in client.log
         assert upstream.messages[0].recipients == ("jeanne@people.example",)
 

@@ -10,10 +10,12 @@ import errno
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -97,11 +99,21 @@ def thread_failed(args: threading.ExceptHookArgs) -> None:
 def not_raised(args: "sys.UnraisableHookArgs") -> None:
     """Repeat a Ctrl-C that Python has dropped, as in a finalizer; print a traceback for others."""
     if args.exc_type is KeyboardInterrupt:
-        again = threading.Timer(0.01, _thread.interrupt_main)
-        again.daemon = True
-        again.start()
+        # threading's start() waits for the new thread, and would be cut off itself.
+        _thread.start_new_thread(_interrupt_again, ())
     else:
         sys.__unraisablehook__(args)
+
+
+def _interrupt_again() -> None:
+    """Interrupt the main thread once it is out of `not_raised`: in there Python would drop it."""
+    while True:
+        time.sleep(0.01)
+        within: FrameType | None = sys._current_frames().get(threading.main_thread().ident or 0)
+        while within is not None and within.f_code is not not_raised.__code__:
+            within = within.f_back
+        if within is None:
+            return _thread.interrupt_main()
 
 
 def flush_stdout() -> None:

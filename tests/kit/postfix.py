@@ -11,6 +11,7 @@ import os
 import pwd
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,8 +231,20 @@ class PostfixInstance:
         run(program("postqueue"), "-c", str(self.config), "-f")
 
     def wait_empty(self, timeout: float = 30.0) -> None:
-        """Wait until nothing is queued any more."""
-        wait_for(lambda: not self.queued(), "the queue to empty", timeout=timeout, every=0.1)
+        """Wait until nothing is queued any more.
+
+        Postfix may look at its queue just before a try has ended, and then not for long.
+        """
+
+        def empty() -> bool:
+            nonlocal flushed
+            if time.monotonic() > flushed + 2:
+                self.flush()
+                flushed = time.monotonic()
+            return not self.queued()
+
+        flushed = time.monotonic()
+        wait_for(empty, "the queue to empty", timeout=timeout, every=0.1)
 
     def delivered(self, count: int | None = None, timeout: float = 30.0) -> list[Delivered]:
         """All mail that was delivered; with `count`, wait until there is that much."""
