@@ -8,6 +8,7 @@ import _thread
 import contextlib
 import errno
 import os
+import signal
 import sys
 import threading
 import time
@@ -106,14 +107,18 @@ def not_raised(args: "sys.UnraisableHookArgs") -> None:
 
 
 def _interrupt_again() -> None:
-    """Interrupt the main thread once it is out of `not_raised`: in there Python would drop it."""
+    """Signal the main thread once it is out of `not_raised`, where Python would drop it again.
+
+    A signal ends what it waits in; interrupt_main() does not.
+    """
     while True:
         time.sleep(0.01)
         within: FrameType | None = sys._current_frames().get(threading.main_thread().ident or 0)
         while within is not None and within.f_code is not not_raised.__code__:
             within = within.f_back
         if within is None:
-            return _thread.interrupt_main()
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            return
 
 
 def flush_stdout() -> None:

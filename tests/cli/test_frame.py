@@ -107,14 +107,16 @@ class Dropping:
 sys.unraisablehook = not_raised
 try:
     Dropping()
-    time.sleep(10)
+    time.sleep(600)
 except KeyboardInterrupt:
     sys.exit(7)
 """
 
 
 def test_an_interrupt_that_python_drops_comes_again() -> None:
-    done = subprocess.run([sys.executable, "-c", DROPS], capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", DROPS], capture_output=True, check=False, timeout=60
+    )
     assert (done.returncode, done.stderr) == (7, b"")
 
 

@@ -235,6 +235,7 @@ class PostfixInstance:
 
         Postfix may look at its queue just before a try has ended, and then not for long.
         """
+        flushed = time.monotonic()
 
         def empty() -> bool:
             nonlocal flushed
@@ -243,7 +244,6 @@ class PostfixInstance:
                 flushed = time.monotonic()
             return not self.queued()
 
-        flushed = time.monotonic()
         wait_for(empty, "the queue to empty", timeout=timeout, every=0.1)
 
     def delivered(self, count: int | None = None, timeout: float = 30.0) -> list[Delivered]:
