@@ -80,7 +80,8 @@ def prepare(settings: Settings) -> None:
 
     Raises ConfigError, StoreUnavailable, OSError.
     """
-    check_named_files(settings, "smtpproxy")
+    for warning in check_named_files(settings, "smtpproxy"):
+        structlog.get_logger().warning("configuration", text=warning)
     _prepare_state(settings)
 
 

@@ -176,6 +176,29 @@ def test_openssl_verifies_the_certificate(
     assert "221 2.0.0 bye" in done.stdout
 
 
+def test_an_expired_certificate_serves_whoever_does_not_check_it(
+    mta: FakeUpstream, authority: Authority, tmp_path: Path
+) -> None:
+    pair = authority.issue("relay.example", days=-1, file="expired")
+    tls = {"tls": "starttls", "certificate": str(pair.certificate), "private_key": str(pair.key)}
+    config = {"listener": [listener("apps", "receipts", default="receipts", **tls)]}
+    with RelayProcess(tmp_path, mta.address, config) as relay:
+        relay.must("reload")
+        unchecked, checked = ssl.create_default_context(), authority.client_context()
+        unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
+        with smtplib.SMTP(LOOPBACK, relay.port(), timeout=30) as client:
+            client.starttls(context=unchecked)
+            client.sendmail(SENDER, [address("stranger")], MAIL)
+        with (
+            smtplib.SMTP(LOOPBACK, relay.port(), timeout=30) as client,
+            pytest.raises(ssl.SSLCertVerificationError, match="expired"),
+        ):
+            client.starttls(context=checked)
+        logged = [one for one in relay.log if f"{pair.certificate} expired on" in str(one)]
+        assert [one["level"] for one in logged] == ["warning", "warning"], "serve and reload"
+        assert f"{pair.certificate} expired on" in relay.must("check")
+
+
 @needs("postfix")
 def test_postfix_relays_with_tls_and_a_password(
     relay: RelayProcess, authority: Authority, mta: FakeUpstream
