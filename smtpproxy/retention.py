@@ -1,8 +1,6 @@
 """Retention: removes data whose period is over, daily or by hand (docs/data.md).
 
-A run finds such data and removes it a little at a time. Each run is a line in `purges.ndjson`, the
-newest at the end. These lines say when the next run is due and what metrics show, and contain only
-counts and dates.
+A run finds such data and removes it a little at a time; `purge_runs.py` keeps the record of runs.
 """
 
 import asyncio
@@ -11,21 +9,16 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, time, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-
-import msgspec
-from msgspec import Struct
 
 from smtpproxy.policy.periods import Period, beginning, years
 from smtpproxy.policy.rulebook import Rulebook
+from smtpproxy.purge_runs import Kind, note_run
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.audit.chain import UNREADABLE, NotALine
 from smtpproxy.sinks.audit.expire import expirable, expire
-from smtpproxy.sinks.audit.files import give_to_owner_of, last_of, segments
+from smtpproxy.sinks.audit.files import give_to_owner_of, segments
 from smtpproxy.sinks.audit.following import matches
-from smtpproxy.sinks.rows import PURGED_KINDS
-from smtpproxy.sinks.snapshots import Snapshot
 from smtpproxy.store import open_feedback, open_journals, open_mailings, open_stream_counts
 from smtpproxy.store.change_journal import Journal
 from smtpproxy.store.followed import Followed
@@ -38,103 +31,6 @@ from smtpproxy.store.relays import known_relay_id
 NOTES_FOR = years(1)
 """How long the free text of a suppression's note is kept."""
 
-FILE_NAME = "purges.ndjson"
-
-KINDS = PURGED_KINDS
-"""What is removed, as named in the record, in metrics and by `smtpproxy purge`."""
-
-
-class Kind(Struct, frozen=True):
-    """What was removed of one kind."""
-
-    rows: int = 0
-    oldest: datetime | None = None
-    newest: datetime | None = None
-
-
-class Run(Struct, frozen=True):
-    """One completed run. `total` counts everything ever removed, by kind."""
-
-    began: datetime
-    ended: datetime
-    removed: dict[str, Kind]
-    total: dict[str, int]
-
-
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Run).decode
-
-
-def newest_run(state_dir: Path) -> Run | None:
-    """Return the last run; None if there was none. Raises OSError."""
-    try:
-        return last_of(state_dir / FILE_NAME, _read)[0]
-    except FileNotFoundError:
-        return None
-
-
-def _read(line: bytes) -> Run:
-    try:
-        return _decode(line)
-    except UNREADABLE as error:
-        raise NotALine(str(error)) from None
-
-
-def note_run(state_dir: Path, began: datetime, ended: datetime, removed: Mapping[str, Kind]) -> Run:
-    """Add a run to the record. Raises OSError."""
-    last = newest_run(state_dir)
-    before = {} if last is None else last.total
-    total = {kind: before.get(kind, 0) + removed.get(kind, Kind()).rows for kind in KINDS}
-    run = Run(began, ended, dict(removed), total)
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-    file = os.open(state_dir / FILE_NAME, flags, 0o600)
-    try:
-        give_to_owner_of(state_dir, file)
-        # Ends a line that a crash cut short, so that it is not read.
-        os.write(file, b"\n" * _torn(state_dir / FILE_NAME) + _encode(run) + b"\n")
-        os.fsync(file)
-    finally:
-        os.close(file)
-    return run
-
-
-def _torn(path: Path) -> bool:
-    return last_of(path, _read)[1] > 0
-
-
-def run_metrics(state_dir: Path) -> Snapshot:
-    """Return the metrics of the runs."""
-    try:
-        last = newest_run(state_dir)
-    except OSError:
-        return Snapshot()
-    if last is None:
-        return Snapshot()
-    return Snapshot(
-        counters={"purged_total": {(kind,): rows for kind, rows in last.total.items()}},
-        gauges={"purge_last_success_timestamp_seconds": {(): last.ended.timestamp()}},
-    )
-
-
-def latest(now: datetime, at: time) -> datetime:
-    """Return the newest moment, not after `now`, at which the local time was `at`.
-
-    If the clock was put forward past it, an hour earlier; if it was put back, the first of the two.
-    `now` is in any zone, the result in the local one.
-    """
-    today = now.astimezone().date()
-    for days in range(3):
-        moment = datetime.combine(today - timedelta(days=days), at).astimezone()
-        if moment <= now:
-            return moment
-    raise ValueError("no day has such a moment")
-
-
-def is_due(last: datetime, now: datetime, at: time) -> bool:
-    """Whether the time for a run has come since `last`, the last run."""
-    return last < latest(now, at)
-
-
 LOCK_NAME = "purge.lock"
 
 
@@ -144,7 +40,7 @@ class AlreadyRunning(Exception):
 
 @dataclass(slots=True)
 class Purged:
-    """What a run removed, or would; `removed` has every kind of `KINDS`."""
+    """What a run removed, or would; `removed` has every kind of `purge_runs.KINDS`."""
 
     began: datetime
     at: datetime

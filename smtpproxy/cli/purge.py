@@ -33,6 +33,9 @@ def purge(
         " --dry-run.",
         moment,
     ),
+    clock_is_right: bool = flag(
+        "Purge though the clock is far from the last purge: somebody has checked it."
+    ),
 ) -> Result:
     """Remove data that has outlived its retention period ([retention] of the configuration).
 
@@ -41,6 +44,7 @@ def purge(
     """
     from smtpproxy.cli.stores import using_store
     from smtpproxy.clock import now
+    from smtpproxy.purge_runs import ClockDoubtful, check_clock
     from smtpproxy.retention import AlreadyRunning, purge
 
     at, dry_run = at, dry_run
@@ -48,6 +52,9 @@ def purge(
         fail(
             "--at: data that has not outlived its period yet must not be removed; add --dry-run", 2
         )
+    if not (dry_run or clock_is_right):
+        with failing(ClockDoubtful):
+            check_clock(settings.server.state_dir, now())
     with failing(AlreadyRunning), failing(OverflowError, "--at: ", code=2):
         purged = using_store(
             settings,

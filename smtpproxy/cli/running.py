@@ -18,7 +18,7 @@ from smtpproxy.cli.stores import using_store
 from smtpproxy.doctor.machine import key_files
 from smtpproxy.policy.model import Reason
 from smtpproxy.process.control import NotRunning, Reload, Response, Status, ask
-from smtpproxy.retention import newest_run
+from smtpproxy.purge_runs import newest_run
 from smtpproxy.settings import Settings, UnixAddress
 from smtpproxy.sinks.snapshots import Samples, Snapshot
 from smtpproxy.store import is_postgresql, open_breaker, open_feedback

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 
 import structlog
 
-from smtpproxy import retention
 from smtpproxy.process.children import Channel, Drain, Start
 from smtpproxy.process.nursery import Nursery
-from smtpproxy.retention import AlreadyRunning, Purged, is_due, purge
+from smtpproxy.purge_runs import check_clock, is_due, newest_run, note_run
+from smtpproxy.retention import AlreadyRunning, Purged, purge
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.store import open_store
@@ -54,10 +54,16 @@ class DailyPurge:
             await asyncio.sleep(pause)
 
     def _due(self) -> bool:
-        """Whether a run is due. The very first start begins the record and counts as a run."""
+        """Whether a run is due. The very first start begins the record and counts as a run.
+
+        Raises ClockDoubtful.
+        """
         state, now = self._settings.server.state_dir, datetime.now(UTC)
-        last = retention.newest_run(state) or retention.note_run(state, now, now, {})
-        return is_due(last.began, now, self._settings.retention.at)
+        last = newest_run(state) or note_run(state, now, now, {})
+        if not is_due(last.began, now, self._settings.retention.at):
+            return False
+        check_clock(state, now)
+        return True
 
     def _failure(self, outcome: str) -> float:
         self._failures += 1

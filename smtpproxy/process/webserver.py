@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 import uvloop
 from starlette.applications import Starlette
 
-from smtpproxy import retention
 from smtpproxy.clock import now
 from smtpproxy.intake.accept import TrustedHosts
 from smtpproxy.policy.model import BUILT_IN_BRAND
 from smtpproxy.process.breaker import StoreToWrite
 from smtpproxy.process.children import Answer, Ask, Channel, Drain, Ready
 from smtpproxy.process.memory import settle
+from smtpproxy.purge_runs import run_metrics
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.collector import SnapshotCollector, relay_processes
 from smtpproxy.sinks.log import configure_logging
@@ -112,7 +112,7 @@ def _app(
 
     async def stats() -> Snapshot:
         workers, feedback = await supervisor.stats(), await _heard(stores.feedback)
-        return merge((workers, retention.run_metrics(state_dir), feedback))
+        return merge((workers, run_metrics(state_dir), feedback))
 
     return create_app(
         stats,

@@ -120,3 +120,19 @@ def test_periods_are_those_of_the_configuration(stored: Stored) -> None:
         "(customers)",
         "0",
     ]
+
+
+def test_a_wrong_clock_removes_nothing_unless_somebody_checked_it(stored: Stored) -> None:
+    age(stored)
+    record = stored.folder / "state" / "purges.ndjson"
+    for ago in (timedelta(days=5 * 366), timedelta(days=-400)):
+        at = (datetime.now(UTC) - ago).isoformat()
+        record.write_text(json.dumps({"began": at, "ended": at, "removed": {}, "total": {}}) + "\n")
+        told = stored.run("purge", code=1).stderr
+        assert "the last purge" in told
+        assert "purge --clock-is-right" in told
+        assert len(record.read_text().splitlines()) == 1
+    assert stored.json("contact", "show", "old@people.example")
+    assert stored.json("purge", "--dry-run")["removed"]["contacts"]["rows"] == 1
+    assert stored.json("purge", "--clock-is-right")["removed"]["contacts"]["rows"] == 1
+    stored.run("purge")  # it is near the last one again

@@ -164,6 +164,21 @@ def test_a_run_that_fails_is_counted_and_mail_goes_on(relay: RelayProcess) -> No
     assert len(runs(relay)) == 1
 
 
+def test_a_clock_that_is_years_ahead_removes_nothing_and_mail_goes_on(relay: RelayProcess) -> None:
+    """To a relay it is the same as a last run of years ago."""
+    was_purged(relay, datetime.now(UTC) - timedelta(days=4 * 366))
+    grow_old(relay, 10)
+    relay.start()
+    wait_for(lambda: relay.metric("smtpproxy_purge_failures_total") == 1, "the failure", timeout=60)
+    (line,) = [entry for entry in relay.log if entry["event"] == "purge failed"]
+    assert "1,464 days after the last purge" in line["outcome"]
+    assert relay.send(message(), "paul@people.example", sender="orders@shop.example")[0] == 250
+    assert relay.metric("smtpproxy_purged_total", kind="contacts") == 0
+    assert json.loads(relay.must("purge", "--clock-is-right", "--json"))["removed"]["contacts"][
+        "rows"
+    ]
+
+
 def test_killed_in_the_middle_the_next_run_does_the_rest(relay: RelayProcess) -> None:
     grow_old(relay, 5_000)
     relay.start()

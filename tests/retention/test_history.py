@@ -3,8 +3,10 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from smtpproxy import retention
-from smtpproxy.retention import Kind
+import pytest
+
+from smtpproxy import purge_runs
+from smtpproxy.purge_runs import Kind
 from smtpproxy.sinks.snapshots import Snapshot
 
 T0 = datetime(2026, 3, 1, 3, 30, tzinfo=UTC)
@@ -12,17 +14,17 @@ DAY = timedelta(days=1)
 
 
 def test_nothing_yet(tmp_path: Path) -> None:
-    assert retention.newest_run(tmp_path) is None
-    assert retention.run_metrics(tmp_path) == Snapshot()
+    assert purge_runs.newest_run(tmp_path) is None
+    assert purge_runs.run_metrics(tmp_path) == Snapshot()
 
 
 def test_totals_add_up(tmp_path: Path) -> None:
-    retention.note_run(tmp_path, T0, T0, {})
-    retention.note_run(tmp_path, T0 + DAY, T0 + DAY, {"contacts": Kind(3, T0, T0)})
-    run = retention.note_run(
+    purge_runs.note_run(tmp_path, T0, T0, {})
+    purge_runs.note_run(tmp_path, T0 + DAY, T0 + DAY, {"contacts": Kind(3, T0, T0)})
+    run = purge_runs.note_run(
         tmp_path, T0 + 2 * DAY, T0 + 2 * DAY, {"contacts": Kind(4), "audit": Kind(9)}
     )
-    assert retention.newest_run(tmp_path) == run
+    assert purge_runs.newest_run(tmp_path) == run
     assert run.total == {
         "contacts": 7,
         "suppressions": 0,
@@ -31,19 +33,42 @@ def test_totals_add_up(tmp_path: Path) -> None:
         "reports": 0,
         "audit": 9,
     }
-    shown = retention.run_metrics(tmp_path)
+    shown = purge_runs.run_metrics(tmp_path)
     assert shown.counters["purged_total"][("contacts",)] == 7
     ended = (T0 + 2 * DAY).timestamp()
     assert shown.gauges["purge_last_success_timestamp_seconds"] == {(): ended}
-    path = tmp_path / retention.FILE_NAME
+    path = tmp_path / purge_runs.FILE_NAME
     assert (len(path.read_text().splitlines()), path.stat().st_mode & 0o777) == (3, 0o600)
 
 
 def test_a_line_that_was_cut_short_never_counted(tmp_path: Path) -> None:
-    first = retention.note_run(tmp_path, T0, T0, {"contacts": Kind(3)})
-    with (tmp_path / retention.FILE_NAME).open("a") as file:
+    first = purge_runs.note_run(tmp_path, T0, T0, {"contacts": Kind(3)})
+    with (tmp_path / purge_runs.FILE_NAME).open("a") as file:
         file.write('{"began":"2026')
-    assert retention.newest_run(tmp_path) == first
-    second = retention.note_run(tmp_path, T0 + DAY, T0 + DAY, {"contacts": Kind(1)})
-    assert retention.newest_run(tmp_path) == second
+    assert purge_runs.newest_run(tmp_path) == first
+    second = purge_runs.note_run(tmp_path, T0 + DAY, T0 + DAY, {"contacts": Kind(1)})
+    assert purge_runs.newest_run(tmp_path) == second
     assert second.total["contacts"] == 4
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        (timedelta(days=35), None),
+        (timedelta(hours=-23), None),
+        (timedelta(days=36), "it is 2026-04-06, 36 days after the last purge"),
+        (timedelta(days=1_830), "it is 2031-03-05, 1,830 days after the last purge"),
+        (timedelta(days=-2), "it is 2026-02-27, 2 days before the last purge"),
+    ],
+)
+def test_a_clock_far_from_the_last_run_is_doubtful(
+    tmp_path: Path, after: timedelta, said: str | None
+) -> None:
+    purge_runs.check_clock(tmp_path, T0)  # nothing to compare it with
+    purge_runs.note_run(tmp_path, T0, T0, {})
+    if said is None:
+        purge_runs.check_clock(tmp_path, T0 + after)
+        return
+    with pytest.raises(purge_runs.ClockDoubtful) as raised:
+        purge_runs.check_clock(tmp_path, T0 + after)
+    assert f"{said} (2026-03-01)" in str(raised.value)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy import retention
+from smtpproxy import purge_runs
 from smtpproxy.config import parse
 from smtpproxy.config.warnings import warnings
 from smtpproxy.policy.model import (
@@ -95,7 +95,7 @@ async def test_each_kind_by_its_own_period_and_the_record_of_it(
     await mailed(settings, AUDIT_EDGE - DAY, "y@b.example", matched=False)
     await mailed(settings, AUDIT_EDGE + DAY, "z@b.example", matched=False)
     dry = await run(settings, store, dry=True)
-    assert retention.newest_run(settings.server.state_dir) is None
+    assert purge_runs.newest_run(settings.server.state_dir) is None
     wet = await run(settings, store)
     assert wet.removed == dry.removed
     assert {kind: removed.rows for kind, removed in wet.removed.items()} == {
@@ -107,7 +107,7 @@ async def test_each_kind_by_its_own_period_and_the_record_of_it(
         "audit": 2,  # the file of the first day, with its first line
     }
     assert wet.removed["contacts"].oldest == EDGE - DAY
-    last = retention.newest_run(settings.server.state_dir)
+    last = purge_runs.newest_run(settings.server.state_dir)
     assert last is not None
     assert last.removed == wet.removed
     again = await run(settings, store)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, time, timedelta
 
 import pytest
 
-from smtpproxy.retention import is_due, latest
+from smtpproxy.purge_runs import is_due, latest
 
 
 @pytest.fixture(autouse=True)
@@ -62,3 +62,9 @@ def test_what_was_missed_is_made_up_for_once() -> None:
     assert is_due(last, after_a_week, at)
     assert not is_due(after_a_week, after_a_week + timedelta(hours=2), at)
     assert is_due(after_a_week, utc(9, 1, 30), at)
+
+
+def test_after_a_run_dated_in_the_future_one_is_due() -> None:
+    """Not only once that day has come: either clock was wrong, and somebody has to be told."""
+    assert is_due(utc(10, 9), utc(9, 8), time(3, 30))
+    assert not is_due(utc(9, 8, 30), utc(9, 8), time(3, 30)), "small steps back are none"

@@ -1,0 +1,141 @@
+"""The record of purges: when the next is due, and whether the clock can be believed.
+
+Each run is a line in `purges.ndjson`, the newest at the end. These lines say when the next run is
+due and what metrics show, and contain only counts and dates.
+"""
+
+import os
+from collections.abc import Mapping
+from datetime import datetime, time, timedelta
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from smtpproxy.sinks.audit.chain import UNREADABLE, NotALine
+from smtpproxy.sinks.audit.files import give_to_owner_of, last_of
+from smtpproxy.sinks.rows import PURGED_KINDS
+from smtpproxy.sinks.snapshots import Snapshot
+from smtpproxy.terminal import counted
+
+FILE_NAME = "purges.ndjson"
+
+KINDS = PURGED_KINDS
+"""What is removed, as named in the record, in metrics and by `smtpproxy purge`."""
+
+
+class Kind(Struct, frozen=True):
+    """What was removed of one kind."""
+
+    rows: int = 0
+    oldest: datetime | None = None
+    newest: datetime | None = None
+
+
+class Run(Struct, frozen=True):
+    """One completed run. `total` counts everything ever removed, by kind."""
+
+    began: datetime
+    ended: datetime
+    removed: dict[str, Kind]
+    total: dict[str, int]
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Run).decode
+
+
+def newest_run(state_dir: Path) -> Run | None:
+    """Return the last run; None if there was none. Raises OSError."""
+    try:
+        return last_of(state_dir / FILE_NAME, _read)[0]
+    except FileNotFoundError:
+        return None
+
+
+def _read(line: bytes) -> Run:
+    try:
+        return _decode(line)
+    except UNREADABLE as error:
+        raise NotALine(str(error)) from None
+
+
+def note_run(state_dir: Path, began: datetime, ended: datetime, removed: Mapping[str, Kind]) -> Run:
+    """Add a run to the record. Raises OSError."""
+    last = newest_run(state_dir)
+    before = {} if last is None else last.total
+    total = {kind: before.get(kind, 0) + removed.get(kind, Kind()).rows for kind in KINDS}
+    run = Run(began, ended, dict(removed), total)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    file = os.open(state_dir / FILE_NAME, flags, 0o600)
+    try:
+        give_to_owner_of(state_dir, file)
+        # Ends a line that a crash cut short, so that it is not read.
+        os.write(file, b"\n" * _torn(state_dir / FILE_NAME) + _encode(run) + b"\n")
+        os.fsync(file)
+    finally:
+        os.close(file)
+    return run
+
+
+def _torn(path: Path) -> bool:
+    return last_of(path, _read)[1] > 0
+
+
+def run_metrics(state_dir: Path) -> Snapshot:
+    """Return the metrics of the runs."""
+    try:
+        last = newest_run(state_dir)
+    except OSError:
+        return Snapshot()
+    if last is None:
+        return Snapshot()
+    return Snapshot(
+        counters={"purged_total": {(kind,): rows for kind, rows in last.total.items()}},
+        gauges={"purge_last_success_timestamp_seconds": {(): last.ended.timestamp()}},
+    )
+
+
+def latest(now: datetime, at: time) -> datetime:
+    """Return the newest moment, not after `now`, at which the local time was `at`.
+
+    If the clock was put forward past it, an hour earlier; if it was put back, the first of the two.
+    `now` is in any zone, the result in the local one.
+    """
+    today = now.astimezone().date()
+    for days in range(3):
+        moment = datetime.combine(today - timedelta(days=days), at).astimezone()
+        if moment <= now:
+            return moment
+    raise ValueError("no day has such a moment")
+
+
+def is_due(last: datetime, now: datetime, at: time) -> bool:
+    """Whether the time for a run has come since `last`, the last run.
+
+    It has if `last` is in the future too: either clock was wrong, and `check_clock` says so.
+    """
+    return last < latest(now, at) or last > now + _BACK
+
+
+_GAP = timedelta(days=35)
+"""Longer without a run, and the clock may be wrong; shorter, little would go too early."""
+_BACK = timedelta(days=1)
+
+
+class ClockDoubtful(Exception):
+    """The clock is far from the last run. What a wrong clock removes is gone for good."""
+
+
+def check_clock(state_dir: Path, now: datetime) -> None:
+    """Raise ClockDoubtful unless `now` is near the last run, if there was any. Raises OSError."""
+    last = newest_run(state_dir)
+    if last is None or -_BACK <= now - last.began <= _GAP:
+        return
+    days = abs(now - last.began).days
+    raise ClockDoubtful(
+        f"by the clock it is {now:%Y-%m-%d}, {counted(days, 'day')} "
+        f"{'after' if now > last.began else 'before'} the last purge ({last.began:%Y-%m-%d}):"
+        " nothing was removed, as a wrong clock would remove data for good; correct the clock, or"
+        " if it is right, run `smtpproxy purge --clock-is-right`"
+    )
