@@ -41,7 +41,8 @@ from smtpproxy.policy.model import (
     Verdict,
 )
 from smtpproxy.policy.replies import message_reply, recipient_reply, recipients_reply
-from smtpproxy.relay.connection import UpstreamError, UpstreamShareUsed
+from smtpproxy.relay.connection import UpstreamError
+from smtpproxy.relay.pool import UpstreamShareUsed
 from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.sinks.audit.lines import ERASED
 from smtpproxy.store.protocols import StoreUnavailable

@@ -54,18 +54,6 @@ class UpstreamTimeout(UpstreamError):
     reply = Reply.of(451, "4.4.2", "the next mail server did not answer in time; try later")
 
 
-class UpstreamBusy(UpstreamError):
-    """All connections are in use, and none became free in time."""
-
-    reply = Reply.of(451, "4.4.5", "too many messages under way; try later")
-
-
-class UpstreamShareUsed(UpstreamBusy):
-    """The client's own messages hold as many connections as one client may."""
-
-    reply = Reply.of(451, "4.4.5", "too many messages of this client under way; try later")
-
-
 T = TypeVar("T")
 
 _RSET = b"RSET\r\n"

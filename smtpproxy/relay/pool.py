@@ -14,21 +14,33 @@ import ssl
 from collections import Counter, deque
 from typing import Any
 
+from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.connection import (
     StartTls,
-    UpstreamBusy,
     UpstreamConnection,
     UpstreamError,
     UpstreamFull,
     UpstreamInsecure,
     UpstreamLost,
-    UpstreamShareUsed,
     UpstreamUnreachable,
 )
 from smtpproxy.settings import TcpAddress, UpstreamSettings
 from smtpproxy.tls import client_context
 from smtpproxy.waiting import Deadlines
 from smtpproxy.wire.commands import ClientInfo
+
+
+class UpstreamBusy(UpstreamError):
+    """All connections are in use, and none became free in time."""
+
+    reply = Reply.of(451, "4.4.5", "too many messages under way; try later")
+
+
+class UpstreamShareUsed(UpstreamBusy):
+    """The client's own messages hold as many connections as one client may."""
+
+    reply = Reply.of(451, "4.4.5", "too many messages of this client under way; try later")
+
 
 _PATIENCE = 1.0  # seconds until a message opens one connection more
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.relay.connection import (
-    UpstreamBusy,
     UpstreamError,
     UpstreamFull,
     UpstreamLost,
     UpstreamUnreachable,
 )
+from smtpproxy.relay.pool import UpstreamBusy
 from smtpproxy.settings import UnixAddress
 from tests.kit.ports import LOOPBACK, free_port, wait_for
 from tests.kit.upstream import Action, At, Close, FakeUpstream, Hold, Raw, Reply
