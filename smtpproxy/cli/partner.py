@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from datetime import timedelta
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -17,6 +17,7 @@ from smtpproxy.cli.stores import AddressFile, using_store
 from smtpproxy.clock import now
 from smtpproxy.mail.address import readings
 from smtpproxy.policy.rulebook import WIDENED_ORIGINS
+from smtpproxy.policy.rules.deferrals import SNAPSHOT_AHEAD
 from smtpproxy.scrub.outlook import Outlook
 from smtpproxy.settings import PartnerSettings, Settings
 from smtpproxy.store.exchange.snapshot import (
@@ -32,7 +33,6 @@ from smtpproxy.store.protocols import Store
 from smtpproxy.terminal import counted
 
 _BATCH = 5_000
-_AHEAD = timedelta(minutes=5)  # how far a partner's clock may be ahead of ours
 _FOUND = ("address", "scope", "origin", "since")
 
 
@@ -104,23 +104,30 @@ def cover(
 
 @command("show", partner)
 def show(settings: Settings) -> Result:
-    """Show each partner's key and snapshot; exits with 1 when one has no valid snapshot."""
+    """Show each partner's key and snapshot; exits with 1 when one has no valid snapshot.
+
+    One dated in the future is not valid.
+    """
     taken = using_store(settings, lambda store: store.snapshots(), read_only=True, or_empty=True)
     keys = {
         partner.name: load_partner_key(partner.key_file).fingerprint
         for partner in settings.store.partners
     }
 
+    fresh = [name for name in keys if name in taken and not _is_of_the_future(taken[name].taken_at)]
+
     def text() -> Iterator[Part]:
         for name, fingerprint in keys.items():
             one = taken.get(name)
             held = f"{_described(one)} by {one.sender}" if one else "no snapshot"
+            if one and name not in fresh:
+                held += ": dated in the future, so import a new one"
             yield f"{name}: key {fingerprint}: {held}"
 
     return Result(
         {name: {"key": key, "snapshot": taken.get(name)} for name, key in keys.items()},
         text(),
-        0 if all(taken.get(name) for name in keys) else 1,
+        0 if len(fresh) == len(keys) else 1,
     )
 
 
@@ -152,7 +159,9 @@ def screen(
     shared = load_partner_key(partner_of(settings, name).key_file)
     snapshot: dict[bytes, list[SnapshotRow]] = {}
     with failing(SnapshotFault, f"{taken}: "), taken.open("rb") as file:
-        for row in read_snapshot(file, shared)[1]:
+        head, snapshot_rows = read_snapshot(file, shared)
+        _check_date(head)
+        for row in snapshot_rows:
             snapshot.setdefault(row.keys[0], []).append(row)
     screened, found = 0, []
     listed = AddressFile(addresses)
@@ -264,15 +273,26 @@ def _keys_of(key: SuppressionKey, address: str) -> Iterator[tuple[bytes, bytes]]
 def _check(settings: Settings, head: SnapshotHead) -> None:
     if head.sender == settings.server.hostname:
         raise SnapshotFault(f"taken by this side itself ({head.sender})")
-    if head.taken_at > now() + _AHEAD:
-        raise SnapshotFault(f"taken in the future ({written_time(head.taken_at)})")
+    _check_date(head)
+
+
+def _check_date(head: SnapshotHead) -> None:
+    if _is_of_the_future(head.taken_at):
+        raise SnapshotFault(
+            f"taken in the future ({written_time(head.taken_at)}): the clock of one side is wrong"
+        )
+
+
+def _is_of_the_future(moment: datetime) -> bool:
+    return moment > now() + SNAPSHOT_AHEAD
 
 
 async def _take(
     store: Store, name: str, snapshot: PartnerSnapshot, rows: Iterator[SnapshotRow]
 ) -> PartnerSnapshot | None:
     former = (await store.snapshots()).get(name)
-    if former is not None and former.taken_at > snapshot.taken_at:
+    after = former is not None and former.taken_at > snapshot.taken_at
+    if former is not None and after and not _is_of_the_future(former.taken_at):
         raise SnapshotFault(
             f"taken on {written_time(snapshot.taken_at)}, before the one that counts"
             f" ({written_time(former.taken_at)})"

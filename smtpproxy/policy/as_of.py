@@ -18,13 +18,15 @@ def known_at(facts: RecipientFacts, moment: datetime) -> RecipientFacts:
     """
     suppressions = tuple(s for s in facts.suppressions if s.since <= moment)
     contact = None if facts.contact is None else _contact_at(facts.contact, moment)
+    one_is_later = _later(facts.newest_snapshot_at or facts.snapshot_at, moment)
     return replace(
         facts,
         suppressions=suppressions,
         contact=contact,
         mailings=tuple(m for m in facts.mailings if m.at <= moment),
         first_mailed_at=None if _later(facts.first_mailed_at, moment) else facts.first_mailed_at,
-        snapshot_at=None if _later(facts.snapshot_at, moment) else facts.snapshot_at,
+        snapshot_at=None if one_is_later else facts.snapshot_at,
+        newest_snapshot_at=None if one_is_later else facts.newest_snapshot_at,
         pauses=tuple(p for p in facts.pauses if p.at <= moment),
     )
 

@@ -300,6 +300,7 @@ class RecipientFacts(Struct, frozen=True, omit_defaults=True):
     mailings: tuple[Mailing, ...] = ()  # as far back as they are kept
     first_mailed_at: datetime | None = None  # by this relay, on any marketing stream
     snapshot_at: datetime | None = None  # the oldest of the partners'; None: one is missing
+    newest_snapshot_at: datetime | None = None  # where it is not the oldest
     null_mx: bool | None = None  # the domain accepts no mail; None: not known
     readings: tuple[Reading, ...] = ()  # of the address, by an MTA after us
     pauses: tuple[Pause, ...] = ()  # of streams that it may be on

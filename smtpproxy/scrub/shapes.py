@@ -49,6 +49,7 @@ class Shapes:
         beside = (
             tuple([_order_of(one) for one in orders]) if orders else (),
             known.snapshot_at,
+            known.newest_snapshot_at,
             known.pauses,
         )
         if contact is None:

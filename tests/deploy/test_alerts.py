@@ -221,6 +221,18 @@ CASES = (
         step=15,
     ),
     Case(
+        "SmtpproxySnapshotStale",
+        {
+            "up{job=smtpproxy}": "1x60",
+            "smtpproxy_snapshot_taken_timestamp_seconds{partner=boots-ltd}": "90000x60",
+        },
+        {
+            "up{job=smtpproxy}": "1x60",
+            "smtpproxy_snapshot_taken_timestamp_seconds{partner=boots-ltd}": "0x60",
+        },
+        at=30,
+    ),
+    Case(
         "SmtpproxyUndecided",
         UP | {"smtpproxy_undecided_total{stream=offers}": "0x20 1x20"},
         UP | {"smtpproxy_undecided_total{stream=offers}": "3x40"},

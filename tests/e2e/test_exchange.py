@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from smtpproxy.store.exchange.snapshot import SnapshotWriter
+from smtpproxy.store.key_files import load_partner_key
 from tests.kit.audit import records
 from tests.kit.messages import marketing, message
 from tests.kit.relay import STREAMS, RelayProcess
@@ -194,3 +197,39 @@ def test_the_key_is_replaced_while_mail_flows(sides: tuple[RelayProcess, RelayPr
         two.command("suppress", "rekey", *step)
         assert "suppressed_manual" in two.send(marketing(), SUBSCRIBER)[1]
         assert two.send(marketing(), CUSTOMER)[0] == 250
+
+
+def test_a_snapshot_of_the_future_is_not_fresh_and_keeps_no_correct_one_out(
+    sides: tuple[RelayProcess, RelayProcess],
+) -> None:
+    """As a clock leaves it that was years ahead, on both machines, when it was imported."""
+    one, two = sides
+    one.must("suppress", "add", SUBSCRIBER)
+    path = _snapshot(one)
+    two.must("suppress", "import", "--partner", "other", str(path))
+    assert two.send(marketing(), CUSTOMER)[0] == 250
+    ahead = datetime.now(UTC) + timedelta(days=5 * 366)
+    with sqlite3.connect(two.root / "state" / "smtpproxy.db", timeout=30) as database:
+        database.execute(
+            "UPDATE partner_snapshot SET taken_at = ?", (int(ahead.timestamp() * 1e6),)
+        )
+    database.close()
+    assert "list_stale" in two.send(marketing(), CUSTOMER)[1]
+    assert two.send(marketing(), SUBSCRIBER)[0] == 550, "it goes on refusing"
+    code, out, _ = two.command("partner", "show")
+    assert (code, "dated in the future" in out) == (1, True)
+    two.must("suppress", "import", "--partner", "other", str(_snapshot(one)))
+    assert two.send(marketing(), CUSTOMER)[0] == 250
+    assert two.command("partner", "show")[0] == 0
+
+    key = load_partner_key(one.root / "other.key")
+    with SnapshotWriter(key) as writer, path.open("wb") as file:
+        writer.write(file, partner="other", sender="teller.example", taken_at=ahead)
+    people = two.root / "list"
+    people.write_text(f"{SUBSCRIBER}\n")
+    for command in (
+        ("partner", "screen", "other", str(people), "--snapshot", str(path)),
+        ("suppress", "import", "--partner", "other", str(path)),
+    ):
+        code, _, err = two.command(*command)
+        assert (code, "taken in the future" in err) == (1, True), err

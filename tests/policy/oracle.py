@@ -78,6 +78,8 @@ def expected(
         oldest = now - timedelta(seconds=stream.max_snapshot_age)
         if facts.snapshot_at is None or facts.snapshot_at < oldest:
             return "defer list_stale"
+        if max(facts.snapshot_at, facts.newest_snapshot_at or oldest) > now + timedelta(minutes=5):
+            return "defer list_stale"
     trial = stream.trial
     if trial and campaign and campaign.full_at:
         wait, full = timedelta(seconds=trial.wait), campaign.full_at

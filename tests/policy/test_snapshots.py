@@ -28,7 +28,9 @@ def verdict(stream: Stream, facts: RecipientFacts) -> str:
         (DAY, "allow consent"),
         (DAY + SECOND, "defer list_stale"),
         (None, "defer list_stale"),
-        (-DAY, "allow consent"),  # of a partner whose clock is ahead
+        (-5 * 60 * SECOND, "allow consent"),  # of a partner whose clock is a little ahead
+        (-5 * 60 * SECOND - SECOND, "defer list_stale"),
+        (-365 * DAY, "defer list_stale"),
     ],
 )
 def test_how_old_a_snapshot_may_be(age: timedelta | None, expected: str) -> None:
@@ -58,3 +60,12 @@ def test_of_an_earlier_moment_a_later_snapshot_is_not_known() -> None:
     facts = RecipientFacts(contact=SUBSCRIBER, snapshot_at=NOW)
     assert known_at(facts, NOW).snapshot_at == NOW
     assert known_at(facts, NOW - SECOND).snapshot_at is None
+    two = replace(facts, snapshot_at=NOW - DAY, newest_snapshot_at=NOW)
+    assert known_at(two, NOW) == two
+    assert known_at(two, NOW - SECOND) == RecipientFacts(contact=SUBSCRIBER)
+
+
+def test_a_fresh_one_does_not_hide_one_of_the_future() -> None:
+    facts = RecipientFacts(contact=SUBSCRIBER, snapshot_at=NOW, newest_snapshot_at=NOW + 9 * DAY)
+    assert verdict(FRESH, facts) == "defer list_stale"
+    assert verdict(OFFERS, facts) == "allow consent"

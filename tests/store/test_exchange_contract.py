@@ -243,6 +243,21 @@ async def test_the_age_is_that_of_the_oldest_and_none_while_one_is_missing(
     assert await store.facts(Lookups((ANNA,))) == {}
 
 
+async def test_one_of_the_future_is_not_hidden_by_an_older_one(any_database: Database) -> None:
+    folder = any_database.folder
+    shared = [PartnerSettings(name, folder / f"{name}.key") for name in PARTNERS]
+    keys = {one.name: create_partner_key(one.key_file) for one in shared}
+    store = open_store(StoreSettings(any_database.url, partners=tuple(shared)), folder)
+    asked = Lookups((ANNA,), snapshots=True)
+    await store.take_snapshot("boots", snapshot(keys["boots"], days=9), one_batch([]))
+    await store.take_snapshot("shoes", snapshot(keys["shoes"]), one_batch([]))
+    both = RecipientFacts(snapshot_at=T0, newest_snapshot_at=T0 + 9 * DAY)
+    assert (await store.facts(asked))[ANNA] == both
+    await store.take_snapshot("boots", snapshot(keys["boots"]), one_batch([]))
+    assert (await store.facts(asked))[ANNA] == RecipientFacts(snapshot_at=T0)
+    await store.close()
+
+
 # whole domains
 
 

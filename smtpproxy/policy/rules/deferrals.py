@@ -9,6 +9,9 @@ from smtpproxy.policy.model import Action, Pause, Reason, StreamClass, Verdict
 from smtpproxy.policy.periods import Cap
 from smtpproxy.policy.rules import DeliveryCase, RecipientCase, defer, last_activity
 
+SNAPSHOT_AHEAD = timedelta(minutes=5)
+"""How far a partner's clock may be ahead of ours."""
+
 _NEVER = datetime.max.replace(tzinfo=UTC)
 _PAUSED = defer("paused", Reason.STREAM_PAUSED)
 _MISSING = Verdict(
@@ -74,21 +77,22 @@ def frequency(case: RecipientCase) -> Verdict | None:
 
 
 def list_stale(case: RecipientCase) -> Verdict | None:
-    """Defer while a partner's snapshot is older than the stream allows, or missing."""
+    """Defer while a partner's snapshot is older than the stream allows, missing, or dated in the
+    future: then a clock was wrong, and nobody knows how old it is."""
     stream = case.stream
     if stream.max_snapshot_age is None or stream.stream_class is not StreamClass.MARKETING:
         return None
     taken_at = case.facts.snapshot_at
     if taken_at is None:
         return _MISSING
-    if (case.now - taken_at).total_seconds() <= stream.max_snapshot_age:
+    newest = case.facts.newest_snapshot_at or taken_at
+    if newest > case.now + SNAPSHOT_AHEAD:
+        detail = f"a snapshot is dated in the future, {newest:%Y-%m-%dT%H:%M:%SZ}"
+    elif (case.now - taken_at).total_seconds() > stream.max_snapshot_age:
+        detail = f"the oldest snapshot is of {taken_at:%Y-%m-%dT%H:%M:%SZ}"
+    else:
         return None
-    return Verdict(
-        Action.DEFER,
-        Reason.LIST_STALE,
-        rule="list_stale",
-        detail=f"the oldest snapshot is of {taken_at:%Y-%m-%dT%H:%M:%SZ}",
-    )
+    return Verdict(Action.DEFER, Reason.LIST_STALE, rule="list_stale", detail=detail)
 
 
 def reached_cap(case: RecipientCase) -> tuple[Cap, datetime] | None:

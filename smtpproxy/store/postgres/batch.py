@@ -113,6 +113,7 @@ class Found:
         self._pauses: tuple[Pause, ...] = ()
         self._has_partners = False
         self._snapshot_at: datetime | None = None
+        self._newest_snapshot_at: datetime | None = None
         self._suppressions: dict[str, list[Suppression]] = {}
         self._of_domains: dict[str, list[Suppression]] = {}
         self._people: dict[str, rows.Row] = {}
@@ -131,6 +132,7 @@ class Found:
             self._pauses += (rows.read_pause((text, number, other, last, more)),)
         elif what == columns.SNAPSHOTS:
             self._has_partners, self._snapshot_at = True, rows.optional_moment(number)
+            self._newest_snapshot_at = rows.optional_moment(last)
         elif what == columns.CONTACT:
             address = row[FIRST_CONTACT + 1]
             self._people[address] = row[FIRST_CONTACT:FIRST_ACT]
@@ -172,4 +174,5 @@ class Found:
             oldest_first(sorted(suppressions, key=lambda one: (one.scope, one.origin))),
             None if person is None else rows.contact(person, ordered_acts(acts)),
             snapshot_at=self._snapshot_at if of_snapshots else None,
+            newest_snapshot_at=self._newest_snapshot_at if of_snapshots else None,
         )

@@ -91,7 +91,7 @@ def facts_query(partners: Sequence[Partner]) -> str:
     age = f"""
         SELECT {SNAPSHOTS}, 0::bigint, FALSE, NULL::text, NULL::text,
                CASE count(*) WHEN {len(partners)} THEN min(taken_at) END,
-               NULL::text, NULL::bigint{_PADDING}
+               NULL::text, nullif(max(taken_at), min(taken_at)){_PADDING}
         FROM partner_snapshot WHERE (partner, key) IN (VALUES {wanted})
     """
     return " UNION ALL ".join((*_OWN, _PARTNER_ARM, _PARTNER_DOMAIN_ARM, age))

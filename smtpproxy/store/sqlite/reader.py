@@ -175,6 +175,7 @@ class _Link:
         suppressions, acts = [], []
         person: str | None = None
         snapshot_at: datetime | None = None
+        newest_snapshot_at: datetime | None = None
         for row in found:
             kind = row[0]
             if kind is None:
@@ -183,6 +184,7 @@ class _Link:
                     acts.append(rows.act(_values(row[2])))
             elif kind == _AGE:
                 snapshot_at = rows.optional_moment(row[3])
+                newest_snapshot_at = rows.optional_moment(row[4])
             elif isinstance(kind, bytes):
                 width = 2 + self._domains(len(keys))
                 domain = domains_over(name)[keys.index(kind) % width - 2]
@@ -193,6 +195,7 @@ class _Link:
             oldest_first(suppressions) if suppressions else (),
             rows.contact(_values(person), ordered_acts(tuple(acts))) if person else None,
             snapshot_at=snapshot_at,
+            newest_snapshot_at=newest_snapshot_at,
         )
 
     def tally(self) -> dict[tuple[str, str], int]:

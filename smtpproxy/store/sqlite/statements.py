@@ -34,7 +34,8 @@ FROM {asked}partner_snapshot CROSS JOIN partner_entry USING (snapshot)
 WHERE partner = '{name}' AND partner_snapshot.key = '{key}' AND {over}
 """
 _SNAPSHOT_AGE = """
-SELECT 2, NULL, NULL, CASE count(*) WHEN {count} THEN min(taken_at) END, NULL
+SELECT 2, NULL, NULL, CASE count(*) WHEN {count} THEN min(taken_at) END,
+    nullif(max(taken_at), min(taken_at))
 FROM partner_snapshot WHERE (partner, key) IN (VALUES {wanted})
 """
 # For sqlite3 a column, even if NULL, costs more than a value of a JSON array.
