@@ -11,7 +11,7 @@ from typing import BinaryIO
 import msgspec
 
 from smtpproxy.cli.journals import COPIES, journals
-from smtpproxy.cli.options import canonical_address, choice, command, moment, option
+from smtpproxy.cli.options import choice, command, moment, option, recorded_address
 from smtpproxy.events import Decided, JudgedRecipient
 from smtpproxy.evidence.gather import record_object
 from smtpproxy.policy.model import Action, Reason, Verdict
@@ -27,7 +27,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 class Filters:
     """Which decisions."""
 
-    recipient: str | None = option("Only decisions about this recipient.", canonical_address)
+    recipient: str | None = option("Only decisions about this recipient.", recorded_address)
     stream: str | None = option("Only decisions on this stream.", metavar="NAME")
     verdict: str | None = option("Only decisions with this verdict.", choice(Action))
     reason: str | None = option(

@@ -27,6 +27,7 @@ from smtpproxy.cli.options import (
     moment,
     option,
     plain_text,
+    recorded_address,
     several,
     sha256_text,
 )
@@ -192,7 +193,7 @@ def _warn_if_not_mailable(
 
 
 @command("withdraw", consent)
-@click.argument("address", type=canonical_address)
+@click.argument("address", type=recorded_address)
 def withdraw(
     settings: Settings,
     address: str,
@@ -249,7 +250,7 @@ def _result(settings: Settings, address: str, act: ConsentAct, recorded: bool) -
 
 
 @command("export")
-@click.argument("address", type=canonical_address, required=False)
+@click.argument("address", type=recorded_address, required=False)
 def export(settings: Settings, address: str | None, output: BinaryIO) -> int:
     """Write the consent receipt of ADDRESS as JSON-LD, or everybody's, one per line.
 

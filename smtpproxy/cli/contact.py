@@ -20,7 +20,6 @@ from smtpproxy.cli.imports import Handling, ImportOptions, Put, file_argument, p
 from smtpproxy.cli.options import (
     ANCHORS,
     TIME_HELP,
-    canonical_address,
     choice,
     command,
     flag,
@@ -29,6 +28,7 @@ from smtpproxy.cli.options import (
     plain_text,
     private,
     read_kept,
+    recorded_address,
 )
 from smtpproxy.cli.printer import Fields, Part, Result, Styled, json_bytes, verify_progress
 from smtpproxy.cli.stores import check_brand, contact_constants, no_contact, using_store, warn
@@ -150,7 +150,7 @@ def import_contacts(settings: Settings, file: Path, options: ContactImport) -> R
 
 
 @command("show", contact)
-@click.argument("address", type=canonical_address)
+@click.argument("address", type=recorded_address)
 def show(settings: Settings, address: str) -> Result:
     """Show what is stored about an address; exits with 1 when there is no contact."""
 
@@ -262,7 +262,7 @@ def _time(moment: datetime | None) -> str:
 
 
 @command("export", contact)
-@click.argument("address", type=canonical_address, required=False)
+@click.argument("address", type=recorded_address, required=False)
 def export(
     settings: Settings,
     address: str | None,

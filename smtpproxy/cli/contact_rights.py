@@ -18,6 +18,7 @@ from smtpproxy.cli.options import (
     last_moment,
     option,
     plain_text,
+    recorded_address,
     several,
 )
 from smtpproxy.cli.outlook import with_effect
@@ -90,7 +91,7 @@ class RectifyOptions:
 
 
 @command("rectify")
-@click.argument("address", type=canonical_address)
+@click.argument("address", type=recorded_address)
 def rectify(settings: Settings, address: str, options: RectifyOptions) -> Result:
     """Correct what is stored about a person (RGPD 16). The former values stay on record.
 
@@ -139,7 +140,7 @@ class ObjectOptions(NoteOptions):
 
 
 @command("object")
-@click.argument("address", type=canonical_address)
+@click.argument("address", type=recorded_address)
 def object_(settings: Settings, address: str, options: ObjectOptions) -> Result:
     """Record that a person objects to marketing (RGPD 21(2)), and to profiling for it.
 
@@ -184,7 +185,7 @@ def object_(settings: Settings, address: str, options: ObjectOptions) -> Result:
 
 
 @command("erase")
-@click.argument("address", type=canonical_address)
+@click.argument("address", type=recorded_address)
 def erase(
     settings: Settings,
     address: str,

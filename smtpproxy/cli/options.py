@@ -137,6 +137,20 @@ def address_or_domain(value: str) -> str:
     return _read(entered_name, value)
 
 
+def recorded_address(value: str) -> str:
+    """Read an address that may be on record, though mail to it is refused. For `type=`."""
+    from smtpproxy.mail.mailboxes import entered, recorded
+
+    return _read(functools.partial(recorded, read=entered), value)
+
+
+def recorded_name(value: str) -> str:
+    """Read an address that may be on record, or a whole domain. For `type=recorded_name`."""
+    from smtpproxy.mail.mailboxes import entered_name, recorded
+
+    return _read(functools.partial(recorded, read=entered_name), value)
+
+
 def _read(read: Callable[[str], str], value: str) -> str:
     from smtpproxy.mail.address import AddressError
 
@@ -183,6 +197,8 @@ METAVARS: dict[Any, str] = {
     last_moment: "TIME",
     canonical_address: "ADDRESS",
     address_or_domain: "ADDRESS",
+    recorded_address: "ADDRESS",
+    recorded_name: "ADDRESS",
     plain_text: "TEXT",
     ip_address: "IP",
     sha256_text: "SHA256",

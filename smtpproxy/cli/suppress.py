@@ -23,6 +23,7 @@ from smtpproxy.cli.options import (
     last_moment,
     option,
     plain_text,
+    recorded_name,
 )
 from smtpproxy.cli.outlook import with_effect
 from smtpproxy.cli.partner import export_snapshot, import_snapshot
@@ -126,7 +127,7 @@ class RemoveOptions:
 
 
 @command("remove", suppress)
-@click.argument("address", type=address_or_domain)
+@click.argument("address", type=recorded_name)
 def remove(settings: Settings, address: str, options: RemoveOptions) -> Result:
     """Lift suppressions of exactly this address, and show which; exits with 1 if there is none."""
     if (options.origin is None) is not options.everything:
@@ -160,7 +161,7 @@ def remove(settings: Settings, address: str, options: RemoveOptions) -> Result:
 
 
 @command("show", suppress)
-@click.argument("address", type=address_or_domain)
+@click.argument("address", type=recorded_name)
 def show(settings: Settings, address: str) -> Result:
     """Show what suppresses an address, and what was lifted; exits with 1 if nothing does now."""
 

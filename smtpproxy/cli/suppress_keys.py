@@ -17,7 +17,7 @@ from smtpproxy.cli.printer import Part, Result, json_bytes
 from smtpproxy.cli.stores import AddressFile, scope_type, using_store
 from smtpproxy.clock import now
 from smtpproxy.mail.address import AddressError
-from smtpproxy.mail.mailboxes import entered_name
+from smtpproxy.mail.mailboxes import entered_name, recorded
 from smtpproxy.settings import Settings
 from smtpproxy.store import is_postgresql, store_path
 from smtpproxy.store.exchange.lines import no_rows
@@ -62,7 +62,7 @@ def key(settings: Settings, address_or_file: str, output: BinaryIO, as_json: boo
 
 def _key_texts(ring: KeyRing, address: str) -> list[str]:
     """Return the key text under each live key. Raises AddressError, a ValueError."""
-    name = address if is_key_text(address) else entered_name(address)
+    name = address if is_key_text(address) else recorded(address, entered_name)
     return [key.text(pair) for key, pair in ring.places(name)]
 
 

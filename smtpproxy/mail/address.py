@@ -43,7 +43,14 @@ class AddressError(ValueError):
 
 
 class AmbiguousAddress(AddressError):
-    """An address that MTAs may read as more others than can be looked up."""
+    """An address that MTAs may read as others that cannot all be looked up.
+
+    `form` is its canonical form, by which it may be on record; None if there are too many others.
+    """
+
+    def __init__(self, text: str, form: str | None = None) -> None:
+        super().__init__(text)
+        self.form = form
 
 
 def canonical(address: str) -> str:
@@ -87,26 +94,30 @@ def compose(local: str, domain: str) -> str:
     """
     if _CONTROL.search(local):
         raise AddressError("the local part holds a control character")
+    written = local
+    local, domain = _folded(local), _canonical_domain(domain)
+    form = f"{_quoted(local)}@{domain}"
     if _LEFT_OUT.search(local):
         raise AmbiguousAddress(
             "the local part holds one of ()<>, with which some MTAs leave a part of it out: write"
-            " the address without them"
+            " the address without them",
+            form,
         )
-    written = local
-    local, domain = _folded(local), _canonical_domain(domain)
     if _ROUTED.search(local):
         if _OBSCURED.search(local):
             raise AmbiguousAddress(
                 "the local part holds %, ! or @ beside a space or one of"
-                ' "(),:;<>[\\], which no two MTAs read alike: write the address without them'
+                ' "(),:;<>[\\], which no two MTAs read alike: write the address without them',
+                form,
             )
         found = _read_on(local, domain)
         if not written.isascii() and set(found) != set(_read_on(written, domain)):
             raise AmbiguousAddress(  # readings are made from the canonical form
                 "the local part holds a domain with \u00df or \u03c2, which is another one in the"
-                " form that is matched: write the address without %, ! and quotes"
+                " form that is matched: write the address without %, ! and quotes",
+                form,
             )
-    return f"{_quoted(local)}@{domain}"
+    return form
 
 
 def readings(canonical_address: str) -> tuple[str, ...]:

@@ -11,10 +11,18 @@ an error, because once stored they would match nobody.
 
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
-from smtpproxy.mail.address import AddressError, canonical, compose, whole_domain
+from smtpproxy.mail.address import (
+    AddressError,
+    AmbiguousAddress,
+    canonical,
+    compose,
+    readings,
+    whole_domain,
+)
 from smtpproxy.mail.headers import CommentError, skip_cfws
 
 # What nearly every message has: one address, alone or in brackets after a simple name.
@@ -240,6 +248,20 @@ def entered_name(text: str) -> str:
         if name is not None:
             return name
     return _checked(bare)
+
+
+def recorded(address: str, read: Callable[[str], str] = canonical) -> str:
+    """Return what `read` does, also for an ambiguous address, to which no mail goes.
+
+    For a person's rights over what is on record. Raises `AddressError`.
+    """
+    try:
+        return read(address)
+    except AmbiguousAddress as error:
+        if error.form is None:
+            raise
+        readings(error.form)  # whoever looks it up needs them
+        return error.form
 
 
 def whole_domain_written(text: str) -> bool:

@@ -16,7 +16,8 @@ from hashlib import sha256
 from hmac import digest
 from typing import NamedTuple, Protocol
 
-from smtpproxy.mail.address import canonical, domains_over, names_domain, whole_domain, widened
+from smtpproxy.mail.address import domains_over, names_domain, whole_domain, widened
+from smtpproxy.mail.mailboxes import recorded
 from smtpproxy.mail.unsubscribe_token import KEY_TEXT
 from smtpproxy.policy.model import Origin, Suppression
 
@@ -55,7 +56,7 @@ def key_text(fingerprint: str, pair: KeyPair) -> str:
 def suppressed_name(text: str) -> str:
     """Return the canonical name of an address or a whole domain. Raises `AddressError`."""
     domain = whole_domain(text)
-    return canonical(text) if domain is None else domain
+    return recorded(text) if domain is None else domain
 
 
 class SuppressionKey:

@@ -402,3 +402,21 @@ async def test_the_loop_goes_on_while_a_write_waits(site: Writes) -> None:
         assert not waiting.done()
         other.execute("COMMIT")
     assert (await waiting).status == 200
+
+
+async def test_who_was_recorded_by_an_address_refused_since_keeps_their_rights(
+    site: Writes,
+) -> None:
+    refused = '"(x)anna"@people.example'
+    await site.store.put_contacts([Contact(refused, source=Source.DIRECT)])
+    assert (await site.contact(address=refused)).json["contact"]["address"] == refused
+    added = await site.suppress({"address": refused, "origin": "manual"})
+    assert (added.status, "write the address without" in added.text) == (400, True)
+    withdrawal = {"address": refused, "purpose": "offers"}
+    assert (await site.post(WITHDRAW, withdrawal, "all")).status == 200
+    search = {"recipient": refused}
+    assert (await site.post("/v1/decisions/search", search, "all")).json["decisions"] == []
+    assert (await site.post(ERASE, {"address": refused}, "all")).json["erased"] is True
+    assert ("marketing", "erasure") in await site.known(address=refused)
+    lift = {"address": refused, "any_origin": True, "reason": "the person asked"}
+    assert (await site.post(LIFT, lift, "all")).status == 200

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 import msgspec
 from msgspec.structs import replace
 
-from smtpproxy.mail.address import canonical, widened
+from smtpproxy.mail.address import widened
+from smtpproxy.mail.mailboxes import recorded
 from smtpproxy.policy.model import BUILT_IN_BRAND, ConsentAct, Contact, Preference, Suppression
 from smtpproxy.policy.rules.recipient import restricting
 from smtpproxy.store.merge import Known, Tally, merge, newest_preferences, refusals
@@ -296,7 +297,7 @@ class Contacts(Connections):
     async def rectify(
         self, address: str, correction: Correction, *, at: datetime, reason: str
     ) -> Rectification | None:
-        name = canonical(address)
+        name = recorded(address)
         new = correction.new_address or name
         if new != name:
             async with self._reading() as session:
@@ -320,7 +321,7 @@ class Contacts(Connections):
 
     async def rectifications(self, address: str) -> Sequence[Rectification]:
         async with self._reading() as session:
-            found = await session.fetch_all(_RECORDED, canonical(address))
+            found = await session.fetch_all(_RECORDED, recorded(address))
         return [
             Rectification(from_micros(at), reason, _read_changes(changes))
             for at, reason, changes in found
@@ -328,11 +329,11 @@ class Contacts(Connections):
 
     async def moved_to(self, address: str) -> Sequence[str]:
         async with self._reading() as session:
-            found = await moved_to(session, [canonical(address)])
+            found = await moved_to(session, [recorded(address)])
         return sorted({new for _, new in found})
 
     async def variants(self, address: str) -> Sequence[str]:
-        name = canonical(address)
+        name = recorded(address)
         local, _, domain = name.rpartition("@")
         base = local.partition("+")[0] or local
         async with self._reading() as session:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from smtpproxy.mail.address import canonical
+from smtpproxy.mail.mailboxes import recorded
 from smtpproxy.policy.model import ConsentAct, Contact, Facts, Lookups, Origin, Suppression
 from smtpproxy.policy.scopes import SCOPE_KINDS
 from smtpproxy.store.keys import KeyRing, is_key_text, suppressed_name
@@ -160,12 +160,12 @@ class SqlStore(
             return await self._put(session, [update], None, erased)
 
     async def contact(self, address: str) -> Contact | None:
-        name = canonical(address)
+        name = recorded(address)
         facts = await self._reader.facts(Lookups((name,)))
         return facts[name].contact if name in facts else None
 
     async def erase_contact(self, address: str, *, at: datetime, scope: str = "marketing") -> bool:
-        entry = SuppressionEntry(canonical(address), scope, Origin.ERASURE, at)
+        entry = SuppressionEntry(recorded(address), scope, Origin.ERASURE, at)
         writer = self._to_write()
         async with writer.transaction() as session:
             keys = await self._keys.current(session)
@@ -177,7 +177,7 @@ class SqlStore(
         return erased
 
     async def record_act(self, address: str, act: ConsentAct) -> bool:
-        name = canonical(address)
+        name = recorded(address)
         people = [name, *(await self.moved_to(name) if act.withdrawal else ())]
         contacts = [Contact(each, acts=(act,)) for each in people]
         updates = [ContactUpdate(contact, given=frozenset()) for contact in contacts]

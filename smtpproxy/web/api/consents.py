@@ -25,6 +25,7 @@ from smtpproxy.web.api.operation import (
     about,
     canonical_address,
     operation,
+    recorded_address,
     refusing,
 )
 from smtpproxy.web.api.problems import Refused
@@ -142,7 +143,7 @@ class Consents:
         The withdrawal overrides every other basis too, even if no consent was on record. A purpose
         that no stream has counts as all marketing.
         """
-        address, settings = canonical_address(asked.address), self.settings
+        address, settings = recorded_address(asked.address), self.settings
         brand = call.access.brand(asked.brand)
         at = by_now(self._time("withdrawn_at", asked.withdrawn_at), self.now())
         purposes = call.access.settings.purposes

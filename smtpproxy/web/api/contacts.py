@@ -22,9 +22,9 @@ from smtpproxy.web.api.operation import (
     Mailbox,
     Versioned,
     about,
-    canonical_address,
     header_once,
     operation,
+    recorded_address,
     refusing,
 )
 from smtpproxy.web.api.problems import Refused
@@ -111,7 +111,7 @@ class Contacts:
         it. A token for some brands sees what concerns these, and nobody who dealt with other brands
         only.
         """
-        contact = await self.store.contact(canonical_address(asked.address))
+        contact = await self.store.contact(recorded_address(asked.address))
         shown = None if contact is None else call.access.seen(contact)
         if shown is None:
             raise Refused("not_found", "there is no contact of that address")
@@ -181,7 +181,7 @@ class Contacts:
         on the size of the audit log. Needs a token for all brands.
         """
         call.access.check_everything("an erasure")
-        address = canonical_address(asked.address)
+        address = recorded_address(asked.address)
         done = await erasure.erase(
             self.settings, self.writer(), address, at=self.now(), scope=asked.scope
         )

@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from smtpproxy.access import Access
 from smtpproxy.mail.address import AddressError, recipient
-from smtpproxy.mail.mailboxes import entered
+from smtpproxy.mail.mailboxes import entered, recorded
 from smtpproxy.settings.mail import Right
 from smtpproxy.store.exchange import lines
 from smtpproxy.store.exchange.lines import check_escapes
@@ -272,3 +272,9 @@ def canonical_address(address: str) -> str:
     """Return an address in canonical form. Raises Refused."""
     with refusing("body_wrong", "address"):
         return recipient(entered(address))
+
+
+def recorded_address(address: str) -> str:
+    """Return the canonical form of an address that may be on record. Raises Refused."""
+    with refusing("body_wrong", "address"):
+        return recipient(recorded(address, entered))

@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import replace
 
 from smtpproxy.access import Access
-from smtpproxy.mail.mailboxes import entered_name
+from smtpproxy.mail.mailboxes import entered_name, recorded
 from smtpproxy.policy.model import Origin
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.plausible import FREE_TEXT, by_now
@@ -322,7 +322,7 @@ def _result(before: datetime | None, since: datetime) -> Literal["added", "moved
 
 def _name(address: str) -> str:
     with refusing("body_wrong", "address"):
-        return entered_name(address)
+        return recorded(address, entered_name)
 
 
 def _scope(scope: str) -> str:

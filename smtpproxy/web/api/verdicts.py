@@ -29,9 +29,9 @@ from smtpproxy.web.api.operation import (
     Time,
     When,
     about,
-    canonical_address,
     canonical_or_none,
     operation,
+    recorded_address,
     refusing,
 )
 from smtpproxy.web.api.problems import Refused
@@ -262,7 +262,7 @@ class Verdicts:
         """Find decisions about a recipient or a Message-ID."""
         if (asked.recipient is None) is (asked.message_id is None):
             raise Refused("body_wrong", "give either a recipient or a message_id")
-        recipient = None if asked.recipient is None else canonical_address(asked.recipient)
+        recipient = None if asked.recipient is None else recorded_address(asked.recipient)
         until = _time("until", asked.until) or self._now()
         since = _time("since", asked.since) or max(until, _FIRST_UNTIL) - _USUAL_PERIOD
         if not timedelta(0) < until - since <= LONGEST_PERIOD:
