@@ -65,10 +65,14 @@ class Followed:
         await self.store.log_events((), (self.source, state))
 
     async def behind(self, now: datetime) -> Sequence[str]:
-        """Return the other relays that have not reported their matches recently."""
+        """Return the other relays that have not reported their matches recently.
+
+        What a relay reported while its clock was ahead says nothing of the time since.
+        """
         others = await _all(self.store)
         others.pop(self.source, None)
-        return sorted(one.relay for one in others.values() if _FRESH < now - one.until < _GONE)
+        ages = [(one.relay, now - one.until) for one in others.values()]
+        return sorted(name for name, age in ages if _FRESH < age < _GONE or age < -_FRESH)
 
 
 async def _all(store: EventLog) -> dict[str, _Progress]:

@@ -166,6 +166,19 @@ async def test_suppressions_wait_until_every_relay_of_a_store_told_of_its_matche
     assert gone.behind == [], "nobody waits for a relay that was taken away"
 
 
+async def test_a_relay_whose_clock_was_ahead_has_reported_nothing_since(
+    settings: Settings, store: Store, tmp_path: Path
+) -> None:
+    other = replace(settings, server=replace(settings.server, state_dir=tmp_path / "other"))
+    other.server.state_dir.mkdir()
+    await run(other, store, NOW + 900 * DAY)
+    await store.add_suppressions([order(ANNA)])
+    waited = await run(settings, store)
+    assert (waited.behind, waited.removed["suppressions"].rows) == ([other.server.hostname], 0)
+    await run(other, store)
+    assert (await run(settings, store)).behind == []
+
+
 async def test_who_was_matched_is_moved_to_a_new_key(settings: Settings, store: Store) -> None:
     """Their addresses are known from the record, and from nowhere else."""
     await store.add_suppressions([order(ANNA, NOW - DAY), order(EVE, NOW - DAY)])
