@@ -98,6 +98,7 @@ def show(
         return _one(settings, logs, decision_id, kept, indexed=shipped is None)
     if kept is not None:
         raise click.UsageError("--anchors needs an ID")
+    options.check(settings, shipped)
     limit = options.limit
     newest_anchors = {log: anchors.newest(log.folder) for log in logs}
     of_others = () if shipped is not None else _elsewhere(settings, options)

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from smtpproxy.cli.journals import COPIES, journals
+from smtpproxy.cli.journals import COPIES, check_app, check_stream, journals
 from smtpproxy.cli.options import choice, command, moment, option, recorded_address
 from smtpproxy.events import Decided, JudgedRecipient
 from smtpproxy.evidence.gather import record_object
@@ -57,6 +57,11 @@ class Filters:
             until=self.until,
         )
 
+    def check(self, settings: Settings, shipped: Path | None) -> None:
+        """End the command if a name is neither in the configuration nor on record."""
+        check_stream(settings, shipped, self.stream)
+        check_app(settings, shipped, self.app)
+
     def read(self, folder: Path) -> Iterator[Record]:
         """Yield the decisions of one worker after another."""
         return read(
@@ -92,6 +97,7 @@ def export(
     written only with --from.
     """
     logs = journals(settings, shipped)
+    options.check(settings, shipped)
     records = (record for log in logs for record in options.read(log.folder))
     if options.export_format == "ndjson":
         encode = msgspec.json.Encoder().encode

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.journals import COPIES, Journal, journals
+from smtpproxy.cli.journals import COPIES, Journal, check_stream, journals
 from smtpproxy.cli.options import ANCHORS, audit_folder, command, flag, moment, option, read_kept
 from smtpproxy.cli.printer import (
     Column,
@@ -189,6 +189,7 @@ def replay_command(
     rulebook = _rulebook(settings, options.reference)
     totals = _Totals()
     since, until, stream = options.since, options.until, options.stream
+    check_stream(settings, shipped, stream)
     logs = journals(settings, shipped)
     records = (read(log.folder, since=since, until=until, stream=stream) for log in logs)
     for record in chain.from_iterable(records):

@@ -219,6 +219,8 @@ def assign(
     `dead` and `full` suppress the address for all mail. `complaint` suppresses it for the brand
     of the stream and `unsubscribe` for its purpose; without --stream, for all marketing.
     """
+    if stream is not None and stream not in settings.streams:
+        unknown("stream", stream, settings.streams, "--stream")
     one = _one(settings, report)
     if meaning == "nothing":
         _with_log(settings, lambda log: log.looked_at(one.id, None, None))
@@ -254,8 +256,6 @@ def assign(
 
 def _scope(settings: Settings, meaning: Class, name: str | None) -> str:
     stream = None if name is None else settings.streams.get(name)
-    if name is not None and stream is None:
-        unknown("stream", name, settings.streams, "--stream")
     if meaning in (Class.DEAD, Class.FULL):
         return "all"
     if stream is None:

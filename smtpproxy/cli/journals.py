@@ -11,14 +11,15 @@ from typing import Any
 import click
 import msgspec
 
-from smtpproxy.cli import fail
+from smtpproxy.cli import fail, unknown
 from smtpproxy.cli.options import audit_folder, option
 from smtpproxy.events import picked
+from smtpproxy.policy.model import NOTICE_STREAM
 from smtpproxy.settings import Settings
 from smtpproxy.shipping.files import RELAY_FILE
 from smtpproxy.sinks.audit.chain import UNREADABLE
 from smtpproxy.sinks.audit.files import ANCHORS, segments
-from smtpproxy.sinks.audit.reader import Record, find
+from smtpproxy.sinks.audit.reader import Record, find, read
 from smtpproxy.store import decisions_elsewhere
 from smtpproxy.store.journals import IndexQuery, IndexRow
 
@@ -63,6 +64,29 @@ def _relay(folder: Path) -> str:
     with suppress(OSError, *UNREADABLE), (folder / RELAY_FILE).open("rb") as file:
         return msgspec.json.decode(file.read(_LONGEST), type=_RelayFile).host
     return folder.name
+
+
+def check_stream(settings: Settings, shipped: Path | None, name: str | None) -> None:
+    """End the command if no stream has this name, nor had it in any decision on record."""
+    if name is None or name in settings.streams or name == NOTICE_STREAM.name:
+        return
+    if any(True for log in journals(settings, shipped) for _ in read(log.folder, stream=name)):
+        return
+    if shipped is None and elsewhere(settings, IndexQuery(stream=name), 1):
+        return
+    unknown("stream", name, settings.streams, "--stream")
+
+
+def check_app(settings: Settings, shipped: Path | None, app: str | None) -> None:
+    """End the command if no listener is that of this application, nor was in any decision."""
+    if app is None:
+        return
+    name, known = app.partition("/")[0], [one.name for one in settings.listeners]
+    if name in known:
+        return
+    if any(True for log in journals(settings, shipped) for _ in read(log.folder, app=name)):
+        return
+    unknown("listener", name, known, "--app")
 
 
 def find_records(logs: Sequence[Journal], id: str) -> list[tuple[Journal, Record]]:

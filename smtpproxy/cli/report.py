@@ -9,8 +9,7 @@ from pathlib import Path
 
 import click
 
-from smtpproxy.cli import unknown
-from smtpproxy.cli.journals import COPIES, journals
+from smtpproxy.cli.journals import COPIES, check_stream, journals
 from smtpproxy.cli.options import OUTPUT_FILE, choice, command, moment, option, private
 from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Styled, Table
 from smtpproxy.clock import now
@@ -66,8 +65,7 @@ def report(settings: Settings, options: ReportOptions, shipped: Path | None = CO
     (`smtpproxy stream enforce`), or what stands in the way. With --from, reports on all relays
     whose audit logs were shipped.
     """
-    if options.stream is not None and options.stream not in settings.streams:
-        unknown("stream", options.stream, settings.streams, "--stream")
+    check_stream(settings, shipped, options.stream)
     made = read_report(settings, options, shipped)
     if options.html is not None:
         with open(options.html, "w", encoding="utf-8", opener=private) as file:

@@ -129,7 +129,10 @@ def test_a_person_says_what_a_report_means(relay: RelayProcess, tmp_path: Path) 
     )
     code, _, error = relay.command("feedback", "assign", ids["Hello"], "--as", "complaint")
     assert (code, "needs an address" in error) == (2, True)
-    relay.must("feedback", "assign", ids["Hello"], "--as", "nothing")
+    nothing = ("feedback", "assign", ids["Hello"], "--as", "nothing")
+    code, _, error = relay.command(*nothing, "--stream", "ofers")
+    assert (code, "there is no stream 'ofers'" in error) == (2, True)
+    relay.must(*nothing)
     assert suppressed(relay, ANN) == [("all", "bounce")]
     assert suppressed(relay, BOB) == [("purpose:offers", "unsubscribe")]
     assert "no report is waiting" in relay.must("feedback", "list")
