@@ -217,7 +217,7 @@ def _grow(sock: socket.socket) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         if not sys.flags.safe_path:
             del sys.path[0]  # nothing in the working directory may be imported
-        _leave_files(sock)
+        leave_files(sock)
         child.be_called("nursery")
         with suppress(ConnectionError):  # the supervisor is gone
             _serve(sock)
@@ -227,8 +227,8 @@ def _grow(sock: socket.socket) -> NoReturn:
         os._exit(0)
 
 
-def _leave_files(sock: socket.socket) -> None:
-    """Close the supervisor's files, except those that are written to.
+def leave_files(sock: socket.socket) -> None:
+    """Close the parent's files except standard output and error.
 
     Their numbers stay in use, so that objects that had opened them cannot close another file.
     """

@@ -50,6 +50,7 @@ from smtpproxy.waiting import Deadlines
 
 if TYPE_CHECKING:
     from smtpproxy.core.domains import Organisations, RecipientDomains
+    from smtpproxy.process.signing import SigningProcesses
     from smtpproxy.relay.dkim_signing import Signer
     from smtpproxy.relay.dkim_verifying import Verifier
     from smtpproxy.resolver import Resolver
@@ -70,14 +71,29 @@ def run_worker(
     """Work until told to drain, or until the supervisor is gone; return the exit code."""
     configure_logging(settings.server, process=f"worker-{number}")
     keep_freed()
-    return uvloop.run(_work(settings, number, sockets, channel))
+    signing = _signing(settings, number)
+    return uvloop.run(_work(settings, number, sockets, channel, signing))
+
+
+def _signing(settings: Settings, number: int) -> "SigningProcesses | None":
+    """Loaded only if there are keys."""
+    if not settings.dkim:
+        return None
+    from smtpproxy.process.signing import SigningProcesses
+    from smtpproxy.relay.dkim_signing import Keyring
+
+    return SigningProcesses(Keyring.of(settings.dkim), number, _processors(settings))
 
 
 async def _work(
-    settings: Settings, number: int, sockets: Mapping[str, socket.socket], sock: socket.socket
+    settings: Settings,
+    number: int,
+    sockets: Mapping[str, socket.socket],
+    sock: socket.socket,
+    signing: "SigningProcesses | None",
 ) -> int:
     channel = await Channel.over(sock)
-    worker = Worker(settings, number)
+    worker = Worker(settings, number, signing)
     await worker.open(sockets)
     settle()
     channel.send(Ready())
@@ -98,8 +114,8 @@ async def _work(
     return 0
 
 
-def _threads(settings: Settings) -> int:
-    """How many threads sign and read: the worker's share of the processors."""
+def _processors(settings: Settings) -> int:
+    """The worker's share of the processors."""
     return max(1, len(os.sched_getaffinity(0)) // settings.server.workers)
 
 
@@ -131,13 +147,13 @@ def _store_snapshot() -> Snapshot:
 class Worker:
     """The parts of one worker, put together."""
 
-    def __init__(self, settings: Settings, number: int) -> None:
+    def __init__(self, settings: Settings, number: int, signing: "SigningProcesses | None") -> None:
         self.metrics = Metrics()
         self._settings = settings
         self._log = Log()
         self._emit = emitter(self.metrics.handlers, self._log.handlers)
         # It starts threads only when they are needed.
-        self._threads = ThreadPoolExecutor(_threads(settings), "content")
+        self._threads = ThreadPoolExecutor(_processors(settings), "content")
         new_id = new_ids()
         deadlines = Deadlines(asyncio.get_running_loop())
         server = settings.server
@@ -153,6 +169,7 @@ class Worker:
         self._journal = Journal(
             server.state_dir / "audit", number, settings.audit, now=now, new_id=new_id
         )
+        self._signing = signing
         signer = self._signer()
         services = services_of(
             settings,
@@ -223,6 +240,8 @@ class Worker:
             self._authenticator.close()
         if self._rates is not None:
             self._rates.close()
+        if self._signing is not None:
+            self._signing.close()
         self._pool.close()
         self._journal.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -294,12 +313,12 @@ class Worker:
         return lru_cache(1024)(paths.make)  # it is needed at RCPT and at the end
 
     def _signer(self) -> "Signer | None":
-        """Loaded only if there are keys."""
-        if not self._settings.dkim:
+        if self._signing is None:
             return None
-        from smtpproxy.relay.dkim_signing import Keyring, Signer
+        from smtpproxy.relay.dkim_signing import Signer
 
-        return Signer(Keyring.of(self._settings.dkim), self._threads)
+        self._signing.open()
+        return Signer(self._signing.keyring, self._threads, self._signing.sign)
 
     def _verifier(self) -> "Verifier | None":
         if not any(stream.check_dkim for stream in self._settings.streams.values()):

@@ -5,7 +5,7 @@ import binascii
 import os
 import stat
 from base64 import b64decode
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -159,6 +159,10 @@ class Keyring:
         """Read the key files. Raises KeyFault."""
         return cls({each: read_key(each.key) for each in settings})
 
+    @property
+    def keys(self) -> Iterable[SigningKey]:
+        return self._keys.values()
+
     def in_force(
         self, from_domains: tuple[str, ...], stream: str, now: datetime
     ) -> tuple[RingKey, ...]:
@@ -221,17 +225,22 @@ def since(key: DkimSettings) -> datetime:
 
 
 _ON_LOOP = 64 * 1024  # octets of a body: about 0.1 ms
+_SignElsewhere = Callable[[SigningKey, bytes], Awaitable[bytes]]
 
 
 class Signer:
     """Makes the DKIM-Signature fields of messages without blocking other sessions.
 
-    docs/adr/0012-dkim.md says what runs in a thread.
+    docs/adr/0012-dkim.md says what runs where.
     """
 
-    def __init__(self, keyring: Keyring, threads: Executor) -> None:
+    def __init__(
+        self, keyring: Keyring, threads: Executor, elsewhere: _SignElsewhere | None = None
+    ) -> None:
+        """`elsewhere` signs with RSA keys; without it, `threads` do."""
         self._keyring = keyring
         self._threads = threads
+        self._elsewhere = elsewhere or self._in_thread
 
     def keys(
         self, from_domains: tuple[str, ...], stream: str, now: datetime
@@ -247,28 +256,37 @@ class Signer:
         at: datetime,
     ) -> bytes:
         """Return the fields to put before the header. Raises SigningFailed."""
-        moment = int(at.timestamp())
         try:
-            if body.size <= _ON_LOOP and all(each.key.record.key_type != "rsa" for each in keys):
-                return sign(keys, headers, body, moment)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(
-                self._threads, lambda: sign(keys, headers, body, moment)
-            )
+            if body.signed_hash is None and body.size > _ON_LOOP:
+                await asyncio.get_running_loop().run_in_executor(self._threads, _hash, body)
+            made = []
+            for key, unsigned, digest in _unsigned(keys, headers, body, int(at.timestamp())):
+                rsa = key.record.key_type == "rsa"
+                signature = await self._elsewhere(key, digest) if rsa else key.sign(digest)
+                made.append(signed_field(unsigned, signature))
+            return b"".join(made)
         except Exception as error:  # whatever it is, the mail must not leave unsigned
             raise SigningFailed(f"{type(error).__name__}: {error}") from error
+
+    async def _in_thread(self, key: SigningKey, digest: bytes) -> bytes:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, key.sign, digest)
 
 
 def sign(keys: Sequence[RingKey], headers: HeaderBlock, body: Body, moment: int) -> bytes:
     """Return one DKIM-Signature field for each key. `moment` is Unix time."""
-    if body.signed_hash is None:
-        hashed = BodyHash()
-        for piece in body.pieces():
-            hashed.feed(piece)
-        body.signed_hash = hashed.digest()
+    return b"".join(
+        signed_field(unsigned, key.sign(digest))
+        for key, unsigned, digest in _unsigned(keys, headers, body, moment)
+    )
+
+
+def _unsigned(
+    keys: Sequence[RingKey], headers: HeaderBlock, body: Body, moment: int
+) -> Iterator[tuple[SigningKey, bytes, bytes]]:
+    """Yield each key, its field without the signature, and the digest to sign."""
+    hashed_body = body.signed_hash or _hash(body)
     names, hashed_header = to_sign(headers.values_by_name(SIGNED))
     header = sha256(hashed_header)
-    made = []
     for each in keys:
         unsigned = unsigned_field(
             each.key.algorithm,
@@ -276,9 +294,16 @@ def sign(keys: Sequence[RingKey], headers: HeaderBlock, body: Body, moment: int)
             each.settings.selector,
             moment,
             names,
-            body.signed_hash,
+            hashed_body,
         )
         digest = header.copy()
         digest.update(hashed_signature(unsigned))
-        made.append(signed_field(unsigned, each.key.sign(digest.digest())))
-    return b"".join(made)
+        yield each.key, unsigned, digest.digest()
+
+
+def _hash(body: Body) -> bytes:
+    hashed = BodyHash()
+    for piece in body.pieces():
+        hashed.feed(piece)
+    body.signed_hash = hashed.digest()
+    return body.signed_hash

@@ -87,7 +87,7 @@ class Counted:
         store = open_store(self.settings.store, server.state_dir)
         await fill(store, store, datetime.now(UTC))
         await store.close()
-        worker = Worker(self.settings, 0)
+        worker = Worker(self.settings, 0, None)
         await worker.open({"apps": self._socket})
         self._ready.set()
         await self._stop.wait()

@@ -72,7 +72,7 @@ from pathlib import Path
 
 async def work(settings):
     from smtpproxy.process.worker import Worker
-    worker = Worker(settings, 0)
+    worker = Worker(settings, 0, None)
     await worker.open({one.name: socket.create_server(("", 0)) for one in settings.listeners})
     await asyncio.sleep(0.1)
     await worker.close()

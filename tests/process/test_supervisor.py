@@ -181,8 +181,18 @@ async def test_children_run_no_code_from_the_working_directory(
 
 
 async def test_told_to_end_while_starting_it_ends_and_was_never_ready(
-    settings: Settings, nursery: Nursery, capfd: pytest.CaptureFixture[str]
+    settings: Settings,
+    nursery: Nursery,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    begin = nursery.start
+
+    async def slowly(start: Start, *given: Any) -> ChildProcess:
+        await asyncio.sleep(0.5)
+        return await begin(start, *given)
+
+    monkeypatch.setattr(nursery, "start", slowly)
     told = Told()
     code, _ = await supervised(settings, told, nursery, lambda: asyncio.sleep(0.05))
     assert code == 0
