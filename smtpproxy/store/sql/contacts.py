@@ -322,10 +322,7 @@ class Contacts(Connections):
     async def rectifications(self, address: str) -> Sequence[Rectification]:
         async with self._reading() as session:
             found = await session.fetch_all(_RECORDED, recorded(address))
-        return [
-            Rectification(from_micros(at), reason, _read_changes(changes))
-            for at, reason, changes in found
-        ]
+        return [Rectification(from_micros(at), why, _read_changes(what)) for at, why, what in found]
 
     async def moved_to(self, address: str) -> Sequence[str]:
         async with self._reading() as session:
@@ -339,8 +336,8 @@ class Contacts(Connections):
         async with self._reading() as session:
             tagged = await session.fetch_all(_TAGGED, f"{base}+", f"{base},")
             plain = await session.fetch_all(_PLAIN, f"{base}@{domain}")
-        alike = [row[0] for row in (*plain, *tagged) if widened(row[0]) == widened(name)]
-        return [one for one in alike if one != name]
+        others = [row[0] for row in (*plain, *tagged) if row[0] != name]
+        return [one for one in others if widened(one) == widened(name)]
 
 
 async def _record(session: Session, name: str, new: str, done: Rectification) -> None:
