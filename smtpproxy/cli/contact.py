@@ -332,6 +332,12 @@ def _write_evidence(
             " or use --json",
             2,
         )
+    beside = None if as_json or path is None else path.with_suffix(".json")
+    if beside is not None and not _may_be_replaced(beside):
+        fail(
+            f"{beside}: there is a file that is no evidence, and the document as JSON goes there;"
+            " move it away, or name another --output"
+        )
     folder = settings.server.state_dir / "audit"
     with verify_progress(journal_verify.size(folder)) as looked:
         found = evidence(settings, address, at=now(), kept=read_kept(kept), looked=looked)
@@ -348,11 +354,22 @@ def _write_evidence(
         blocks = document(found, controller, lang)
         text = html(blocks, lang) if suffix in _HTML else markdown(blocks, lang)
         output.write(text.encode("utf-8", "backslashreplace"))
-        if path is not None:
-            with open(path.with_suffix(".json"), "wb", opener=private) as beside:
-                beside.write(data)
-            click.echo(f"written: {path} and {beside.name}", err=True)
+        if beside is not None:
+            with open(beside, "wb", opener=private) as file:
+                file.write(data)
+            click.echo(f"written: {path} and {beside}", err=True)
     if found.chain.wrong:
         click.echo("The audit log was altered: see smtpproxy audit verify", err=True)
         return 1
     return 0
+
+
+def _may_be_replaced(path: Path) -> bool:
+    """Whether there is no such file, an empty one, or one that holds evidence."""
+    try:
+        data = path.read_bytes()
+        return not data or json.loads(data).keys() >= {"address", "audit_log"}
+    except FileNotFoundError:
+        return True
+    except (ValueError, AttributeError):
+        return False

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -97,7 +97,7 @@ def scrub(settings: Settings, list_path: Path, options: ScrubOptions, as_json: b
         output = STDIN
     if as_json and output == STDIN:
         raise click.UsageError("--json and --output - both write to standard output")
-    _check_different(output, options)
+    _check_different(list_path, output, options)
     try:
         findings, header = _scrub(settings, list_path, output, options)
     except OSError as error:
@@ -113,12 +113,18 @@ def scrub(settings: Settings, list_path: Path, options: ScrubOptions, as_json: b
     return 0 if findings.counts.all_may_be_mailed else 1
 
 
-def _check_different(output: Path | None, options: ScrubOptions) -> None:
-    named = [output, options.allowed, options.refused, options.rejected, options.report]
+def _check_different(list_path: Path, output: Path | None, options: ScrubOptions) -> None:
+    rejected = options.rejected or _usual(list_path)
+    named = [output, options.allowed, options.refused, rejected, options.report]
     files = [path.resolve() for path in named if path is not None and path != STDIN]
     regular = [path for path in files if path.is_file() or not path.exists()]
     if twice := [path for path in regular if regular.count(path) > 1]:
         raise click.UsageError(f"{twice[0]} is given for two different files")
+    with suppress(OSError):  # standard input may have no descriptor
+        source = os.fstat(sys.stdin.fileno()) if list_path == STDIN else list_path.stat()
+        for path in regular:
+            if path.exists() and os.path.samestat(path.stat(), source):
+                raise click.UsageError(f"{path} is the list itself: name another file")
 
 
 def _scrub(
@@ -167,10 +173,12 @@ def _scrub(
 
 
 def _unreadable(drafts: Drafts, list_path: Path, rejected: Path | None) -> Unreadable:
-    if rejected is None and list_path.is_file():
-        usual = list_path.with_name(f"{list_path.name}.rejected")
-        return Unreadable(drafts, usual, warn, keep=True)
-    return Unreadable(drafts, rejected, warn)
+    return Unreadable(drafts, rejected or _usual(list_path), warn, usual=rejected is None)
+
+
+def _usual(list_path: Path) -> Path | None:
+    """Return where unreadable lines go unless told otherwise."""
+    return list_path.with_name(f"{list_path.name}.rejected") if list_path.is_file() else None
 
 
 def _text(findings: Findings) -> Iterator[Part]:

@@ -110,14 +110,15 @@ class Unreadable:
     """Collects unreadable lines in a FILE.rejected; without a path, reports the first few.
 
     `header` is that of the list. `report` gets the number and fault of a line, which hold nothing
-    of the line itself. `keep`: `path` is the default, so an existing file that is no FILE.rejected
-    must not be touched.
+    of the line itself. Only a file that a scrub wrote is overwritten: that of an import may hold
+    lines that somebody is correcting. `usual`: nobody chose the name, so a file of an earlier scrub
+    goes if nothing is unreadable.
     """
 
     drafts: Drafts
     path: Path | None
     report: Callable[[str], None]
-    keep: bool = False
+    usual: bool = False
 
     def __post_init__(self) -> None:
         self.header: bytes | None = None
@@ -128,34 +129,45 @@ class Unreadable:
         self._count += 1
         if self.path is not None:
             if self._file is None:
-                if self.keep and self.path.exists() and not _is_rejected_file(self.path):
-                    raise ImportFault(
-                        f"{self.path} exists and is not a file of rejected lines;"
-                        " name another one with --rejected"
-                    )
-                self._file = RejectedFile(self.drafts.reserve(self.path))
+                self._file = self._opened(self.path)
                 self._file.header = self.header
-            self._file.write(rejected)
+            self._file.write(replace(rejected, reason=f"{rejected.reason} {_OURS}"))
         elif self._count <= _REPORTED:
             self.report(f"line {rejected.number}: {rejected.reason}")
         elif self._count == _REPORTED + 1:
             self.report("more lines cannot be read; --rejected FILE saves them with their reasons")
 
+    def _opened(self, path: Path) -> RejectedFile:
+        if path.exists() and not path.is_file():
+            return RejectedFile(path)
+        if path.exists() and path.stat().st_size and not _is_of_a_scrub(path):
+            raise ImportFault(
+                f"{path} exists, and no scrub wrote it; move it away, or name another one with"
+                " --rejected"
+            )
+        return RejectedFile(self.drafts.reserve(path))
+
     def close(self) -> None:
         """Finish the file; without unreadable lines, remove that of an earlier run."""
         if self._file is not None:
             self._file.close()
-        elif self.keep and self.path is not None and _is_rejected_file(self.path):
+        elif self.usual and self.path is not None and _is_of_a_scrub(self.path):
             self.path.unlink()
 
 
-def _is_rejected_file(path: Path) -> bool:
-    """Return whether a file begins with the comment of a rejected line, below any CSV header."""
+_OURS = "(scrub)"
+"""What ends the comments above unreadable lines; the comments of an import have no such end."""
+
+
+def _is_of_a_scrub(path: Path) -> bool:
+    """Return whether a file begins with a scrub's comment, below any CSV header."""
     try:
         with path.open("rb") as file:
-            return any(file.readline(MAX_LINE).startswith(b"# line ") for _ in range(2))
+            lines = [file.readline(MAX_LINE).rstrip() for _ in range(3)]
     except OSError:
         return False
+    first = next((line for line in lines if line.startswith(b"# line ")), b"")
+    return first.endswith(_OURS.encode())
 
 
 BATCH_LINES = 4_000

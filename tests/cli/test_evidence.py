@@ -123,6 +123,21 @@ def test_markdown_holds_one_cell_a_value(bench: Bench, sent: list[str], tmp_path
     assert out.splitlines()[0] == text.splitlines()[0]
 
 
+def test_a_file_that_nobody_named_is_not_overwritten(
+    bench: Bench, sent: list[str], tmp_path: Path
+) -> None:
+    page, other = tmp_path / "jeanne.html", tmp_path / "jeanne.json"
+    command = ("contact", "export", JEANNE, "--evidence", "--output", str(page))
+    for text in ("mine\n", '{"address":"jeanne@people.example"}\n', "[1]"):
+        other.write_text(text)
+        assert f"{other}: there is a file that is no evidence" in bench.run(*command, code=1)[1]
+        assert other.read_text() == text
+    other.write_text("")
+    for _ in range(2):
+        written(bench, page)
+        assert json.loads(other.read_text())["address"] == JEANNE
+
+
 def test_the_same_for_programs(bench: Bench, sent: list[str], tmp_path: Path) -> None:
     written(bench, tmp_path / "jeanne.html")
     beside = json.loads((tmp_path / "jeanne.json").read_text())

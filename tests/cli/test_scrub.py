@@ -186,6 +186,71 @@ def test_a_file_of_somebody_else_is_not_taken_for_rejected_lines(
     assert other.read_text() == "mine\n"
 
 
+def test_rejected_lines_of_an_import_are_neither_overwritten_nor_removed(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """Somebody may be correcting them."""
+    aside = tmp_path / "list.csv.rejected"
+    for header in ("", "email,collected_at\n", "sep=,\nemail,collected_at\n"):
+        text = f"{header}# line 3: collected_at: 'yesterday' is not a time\na@x.example,yesterday\n"
+        aside.write_text(text)
+        scrub(bench, tmp_path, "email\nconsent@people.example\n", "--stream", "offers", code=0)
+        assert aside.read_text() == text
+        _, told = scrub(bench, tmp_path, "email\nnobody\n", "--stream", "offers", code=2)
+        assert f"{aside} exists, and no scrub wrote it" in told
+        assert aside.read_text() == text
+
+
+def test_only_a_file_of_a_scrub_is_overwritten_with_unreadable_lines(
+    bench: Bench, tmp_path: Path
+) -> None:
+    named = tmp_path / "named"
+    options = ("--stream", "offers", "--rejected", str(named))
+    named.write_text("mine\n")
+    _, told = scrub(bench, tmp_path, "email\nnobody\n", *options, code=2)
+    assert "move it away, or name another one with --rejected" in told
+    assert named.read_text() == "mine\n"
+    named.write_text("")
+    for name in ("nobody", "somebody"):
+        scrub(bench, tmp_path, f"email\n{name}\n", *options, code=1)
+        assert named.read_text().splitlines()[2:] == [name]
+    scrub(bench, tmp_path, "email\nconsent@people.example\n", *options, code=0)
+    assert named.exists(), "somebody chose its name"
+
+
+def test_unreadable_lines_go_into_a_pipe_and_do_not_replace_it(
+    bench: Bench, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    options = ("--stream", "offers", "--rejected", str(tmp_path / "pipe"))
+    scrub(bench, tmp_path, "email\nnobody\n", *options, code=1)
+    assert os.read(reader, 4096).endswith(b"\nnobody\n")
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("option", ["--output", "--allowed", "--refused", "--report", "--rejected"])
+@pytest.mark.parametrize("by", ["its name", "a link", "another name"])
+def test_the_list_itself_is_no_output(bench: Bench, tmp_path: Path, option: str, by: str) -> None:
+    text, other = "email\nnobody\nconsent@people.example\n", tmp_path / "list.csv"
+    if by != "its name":
+        other = tmp_path / "other"
+        make = other.symlink_to if by == "a link" else other.hardlink_to
+        (tmp_path / "list.csv").write_text("")
+        make(tmp_path / "list.csv")
+    _, told = scrub(bench, tmp_path, text, "--stream", "offers", option, str(other), code=2)
+    assert "is the list itself: name another file" in told
+    assert (tmp_path / "list.csv").read_text() == text
+
+
+def test_two_outputs_are_not_one_file(bench: Bench, tmp_path: Path) -> None:
+    usual = str(tmp_path / "list.csv.rejected")
+    text = "email\nnobody\n"
+    _, told = scrub(bench, tmp_path, text, "--stream", "offers", "--allowed", usual, code=2)
+    assert "given for two different files" in told
+
+
 def test_unreadable_lines_of_standard_input_are_told(bench: Bench) -> None:
     text = b"consent@people.example\n" + b"nobody\n" * 9
     _, told = bench.run("scrub", "-", "--stream", "offers", stdin=text, code=1)
