@@ -176,13 +176,11 @@ class _Page:
         rows = re.sub(r"\bA\d", r"docs/law.md \g<0>", step.rows, count=1)
         for word, label in (("by rulebook", "by_rulebook"), ("design", "design"), ("to", "to")):
             rows = re.sub(rf"\b{word}\b", self.label(label), rows)
-        rows = rows.replace(";", self.label("semicolon"))
-        if not step.law:
-            return rows
         law = step.law
         if self._lang != "en":  # the rulebooks' notes on an article are in English
             law = law.partition(": ")[0].replace("no law", self.label("no_law"))
-        return self.label("both", law=law, rows=rows)
+        law, rows = (text.replace(";", self.label("semicolon")) for text in (law, rows))
+        return self.label("both", law=law, rows=rows) if law else rows
 
 
 def _wrapped(text: str, first: str, others: str) -> Iterator[str]:

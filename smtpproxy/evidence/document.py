@@ -177,7 +177,7 @@ class _Writer:
                     self._named(change.field),
                     self._value(change.field, change.before),
                     self._value(change.field, change.after),
-                    printable(one.reason),
+                    writing.motive(one.reason, self._lang),
                 ]
                 for one in self._it.rectifications
                 for change in one.changes
@@ -185,9 +185,15 @@ class _Writer:
         )
 
     def _value(self, field: str, text: str | None) -> str:
-        if text is not None and field in ("audience", "source"):
+        if text is None:
+            return "–"
+        if field in ("audience", "source"):
             return self._term(text)
-        return printable(text or "–")
+        if field.endswith("_at"):
+            return self._time(datetime.fromisoformat(text))
+        if field == "optout_offered":
+            return self._say("yes" if text == "true" else "no")
+        return printable(text)
 
     def _acts(self) -> Iterator[Block]:
         yield Heading(self._say("acts"))

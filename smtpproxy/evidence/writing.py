@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, TypeAlias
 
-from smtpproxy.locale import Lang, Phrase, Value, has_words, say
+from smtpproxy.locale import Lang, Phrase, Value, has_words, recognised, say
 from smtpproxy.locale.pages import environment
 from smtpproxy.policy.periods import Period
 from smtpproxy.settings import BrandSettings, ControllerSettings, RetentionSettings
@@ -15,7 +15,6 @@ from smtpproxy.sinks.audit.chain import Kind, Report
 from smtpproxy.store.journals import IndexRow
 from smtpproxy.terminal import printable
 
-_OF_LINK = re.compile(r"link of id=([0-9A-Z]{26})")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~!])")
 
 
@@ -108,13 +107,11 @@ def channel(name: str, lang: Lang) -> str:
 
 
 def motive(note: str | None, lang: Lang) -> str:
-    """Return the note on an order not to mail; free text stays as it is."""
+    """Return the note on an order not to mail, or a reason; free text stays as it is."""
     if not note:
         return "–"
-    if has_words(key := f"evidence.motive.{note.casefold()}"):
-        return say(Phrase(key), lang)
-    link = _OF_LINK.fullmatch(note)
-    return printable(note) if link is None else _say("of_link", lang, id=link[1])
+    found = recognised("evidence.motive", printable(note))
+    return say(found, lang) if isinstance(found, Phrase) else printable(note)
 
 
 def findings(of: Report, lang: Lang) -> Iterator[Block]:

@@ -10,7 +10,7 @@ from typing import Generic
 
 from smtpproxy.explain import wording
 from smtpproxy.explain.wording import NOTHING, Words
-from smtpproxy.locale import Lang, Phrase, say
+from smtpproxy.locale import Lang, Phrase, recognised, say
 from smtpproxy.policy import decide
 from smtpproxy.policy.decide import judge_recipient
 from smtpproxy.policy.model import (
@@ -88,7 +88,9 @@ def message_decided(verdict: Verdict, case: MessageCase) -> Phrase:
     features, stream, key = case.features, case.stream, f"reason.{verdict.reason}"
     words: Words = {
         "stream": stream.name,
-        "malformed": features.malformed or Phrase("part.malformed.from"),
+        "malformed": recognised("malformed", features.malformed)
+        if features.malformed
+        else Phrase("malformed.from_none"),
         "strangers": ", ".join(sorted(_strangers(stream, features))),
         "fields": features.unsubscribe_fields,
     }

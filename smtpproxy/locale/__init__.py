@@ -265,6 +265,31 @@ def say(phrase: Phrase, lang: Lang) -> str:
     )
 
 
+def recognised(section: str, text: str) -> Value:
+    """Return the phrase of a section that reads so in English, as records have it, or the text."""
+    for key, pattern in _patterns(f"{section}."):
+        if found := pattern.fullmatch(text):
+            return Phrase(key, found.groupdict())
+    return text
+
+
+@cache
+def _patterns(section: str) -> tuple[tuple[str, re.Pattern[str]], ...]:
+    """Return what the English texts of a section look like when filled in."""
+    return tuple(
+        (key, re.compile(_pattern(template), re.IGNORECASE))
+        for key, template in texts(REFERENCE).phrases.items()
+        if key.startswith(section) and isinstance(template, str)
+    )
+
+
+def _pattern(template: str) -> str:
+    parts = string.Formatter().parse(template)
+    return "".join(
+        re.escape(text) + (f"(?P<{name}>.+)" if name else "") for text, name, *_ in parts
+    )
+
+
 def has_words(key: str) -> bool:
     return key in texts(REFERENCE).phrases
 

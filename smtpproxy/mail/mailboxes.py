@@ -198,7 +198,7 @@ def _dotted(tokens: list[_Token], *also: str) -> str:
 
 
 def _named(character: str) -> str:
-    return character if " " < character <= "~" else f"the character U+{ord(character):04X}"
+    return character if " " < character <= "~" else f"U+{ord(character):04X}"
 
 
 _LONGEST_ENTRY = 2_000  # characters; the path of a command has 256 octets (RFC 5321 4.5.3.1.3)

@@ -98,7 +98,12 @@ def evidence(*mailings: Mailing, chain: Report | None = None, **over: object) ->
 RECTIFIED = Rectification(
     AT,
     "by letter",
-    (Change("audience", "professional", "consumer"), Change("address", "old_name@b.example", "x")),
+    (
+        Change("audience", "professional", "consumer"),
+        Change("address", "old_name@b.example", "x"),
+        Change("optout_offered", "false", "true"),
+        Change("collected_at", None, "2026-03-01T10:00:00Z"),
+    ),
 )
 
 
@@ -107,11 +112,26 @@ def said(lang: Lang, key: str) -> str:
 
 
 def test_what_was_put_right_is_told_in_both_languages() -> None:
-    for lang, told in (("en", "professional | consumer"), ("fr", "professionnel | consommateur")):
+    for lang, told in (
+        (
+            "en",
+            ("professional | consumer", "x | by letter", "no | yes", "– | 1 March 2026, 10:00:00"),
+        ),
+        (
+            "fr",
+            (
+                "professionnel | consommateur",
+                "x | par courrier",
+                "non | oui",
+                "– | 1er mars 2026, 1",
+            ),
+        ),
+    ):
         text = text_of(evidence(rectifications=[RECTIFIED]), lang)  # type: ignore[arg-type]
         assert f"{said(lang, 'rectifications')}" in text  # type: ignore[index]
-        assert told in text
-        assert r"| old\_name@b.example | x | by letter |" in text
+        assert r"| old\_name@b.example | x |" in text
+        for words in told:
+            assert words in text
     assert said("en", "rectifications") not in text_of(evidence(), "en")
 
 
@@ -318,6 +338,15 @@ def test_motives_are_told_in_the_language_of_the_document() -> None:
     for note, told in (
         ("By letter", "| par courrier |"),
         (f"link of id={'0' * 26}", f"| lien du message {'0' * 26} |"),
+        (
+            f"taken back on the page of id={'0' * 26}",
+            f"| annulé sur la page du message {'0' * 26} |",
+        ),
+        ("import 01J9 undone by root", "| import 01J9 annulé par root |"),
+        (
+            "by the person, on the page whose link was mailed on 2026-03-01",
+            "| par la personne, sur la page dont le lien a été envoyé le 2026-03-01 |",
+        ),
         ("free text", "| free text |"),
     ):
         order = Suppression("all", Origin.OBJECTION, AT, note=note)

@@ -59,7 +59,9 @@ LIFT_MOTIVES = (
 
 _CODES = re.compile(r"[245]\d\d|[245]\.\d{1,3}\.\d{1,3}|[245]\d\d [245]\.\d{1,3}\.\d{1,3}")
 _OF_US = re.compile(
-    r"link of id=[0-9A-HJKMNP-TV-Z]{26}|import [0-9A-Z]{1,26} undone by [A-Za-z0-9._$-]{1,32}"
+    r"(?:link of|taken back on the page of) id=[0-9A-HJKMNP-TV-Z]{26}"
+    r"|by the person, on the page whose link was mailed on [0-9]{4}-[0-9]{2}-[0-9]{2}"
+    r"|import [0-9A-Z]{1,26} undone by [A-Za-z0-9._$-]{1,32}"
 )
 
 
