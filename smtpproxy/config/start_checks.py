@@ -18,7 +18,7 @@ from smtpproxy.config.machine_checks import addresses, disk, folder_fault, user
 from smtpproxy.policy.rules.deferrals import restore_in_force
 from smtpproxy.settings import DkimSettings, Settings
 from smtpproxy.settings.brands import UnusableLogo, logo_source
-from smtpproxy.store import opened_store, replica_fault, store_path
+from smtpproxy.store import opened_store, replica_fault, side_file_faults, store_path
 from smtpproxy.store.configurations import Misfit, of_relays, of_rows
 from smtpproxy.store.key_files import load_partner_key
 from smtpproxy.store.link_keys import has_link_keys, load_link_keys
@@ -179,6 +179,7 @@ def _store_faults(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "store", str(error)
     except StoreUnavailable as error:
         yield "store", f"{error}{f' ({error.__cause__})' if error.__cause__ else ''}"
+    yield from (("store", fault) for fault in side_file_faults(settings.store))
 
 
 async def _open_and_close(settings: Settings) -> None:

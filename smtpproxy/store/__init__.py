@@ -3,7 +3,7 @@
 What is opened here for one event loop has to be closed.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -136,6 +136,14 @@ def _side_tables(settings: StoreSettings, part: str, *, read_only: bool = False)
     from smtpproxy.store.sqlite.side_file import SideFile
 
     return SideFile(path, part, settings.timeout, read_only=read_only)
+
+
+def side_file_faults(settings: StoreSettings) -> Iterator[str]:
+    """Say which files beside the store's cannot be used; PostgreSQL has none."""
+    if not is_postgresql(settings):
+        from smtpproxy.store.sqlite.side_file import side_file_faults
+
+        yield from side_file_faults(store_path(settings))
 
 
 @asynccontextmanager

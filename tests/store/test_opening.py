@@ -12,9 +12,11 @@ import pytest
 
 from smtpproxy.policy.model import Lookups
 from smtpproxy.settings import StoreSettings
-from smtpproxy.store import open_store
+from smtpproxy.store import open_store, side_file_faults
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sqlite import connection as opening
+from smtpproxy.store.sqlite.side_file import SideFile
+from smtpproxy.store.sqlite.side_tables import SIDE_TABLES
 from tests.store.answering import REPOSITORY
 from tests.store.conftest import Database
 from tests.store.contract import ANNA, entry, facts_of
@@ -23,7 +25,7 @@ OPEN = """
 import asyncio, sys
 from pathlib import Path
 from smtpproxy.settings import StoreSettings
-from smtpproxy.store import open_store
+from smtpproxy.store import open_store, side_file_faults
 from tests.store.contract import entry
 
 async def main():
@@ -199,13 +201,62 @@ def test_a_file_of_another_kind_is_refused(database: Database) -> None:
     assert database.path.read_text().startswith("address,scope")
 
 
-@pytest.mark.parametrize("read_only", [False, True])
-def test_the_database_of_another_program_is_refused(database: Database, read_only: bool) -> None:
-    with closing(sqlite3.connect(database.path)) as connection:
+VERSIONS = [0, 1, 7, 20_261_130]
+"""Other programs number their databases in the same place as we."""
+
+
+def make_foreign(path: Path, version: int) -> bytes:
+    with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE their_own (x)")
-    before = database.path.read_bytes()
-    assert_refused(database, "of another program, with 'their_own'", read_only=read_only)
+        connection.execute(f"PRAGMA user_version = {version}")
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_database_of_another_program_is_refused(
+    database: Database, version: int, read_only: bool
+) -> None:
+    before = make_foreign(database.path, version)
+    named = (str(database.path), "of another program, with 'their_own'")
+    assert_refused(database, *named, read_only=read_only)
     assert database.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("part", SIDE_TABLES)
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_so_is_one_beside_the_store(
+    database: Database, part: str, version: int, read_only: bool
+) -> None:
+    database.open()
+    path = database.folder / f"store-{part}.db"
+    before = make_foreign(path, version)
+    file = database.part(SideFile(database.path, part, 2.0, read_only=read_only))
+    with pytest.raises(StoreMisconfigured, match=f"{path}: .* of another program"):
+        await file.hold_any("their_own")
+    assert list(side_file_faults(database.settings())) == [
+        f"{path}: the database of another program, with 'their_own'; move it away, or name"
+        " another place in store.url"
+    ]
+    assert path.read_bytes() == before
+    path.write_text("not a database\n" * 100)
+    (fault,) = side_file_faults(database.settings())
+    assert fault.startswith(f"{path}: the database is damaged")
+
+
+async def test_files_beside_the_store_need_not_exist_and_may_just_be_made(
+    database: Database,
+) -> None:
+    database.open()
+    assert list(side_file_faults(database.settings())) == []
+    for part in SIDE_TABLES:
+        (database.folder / f"store-{part}.db").write_text("")
+    assert list(side_file_faults(database.settings())) == []
+    for part in SIDE_TABLES:
+        async with database.part(SideFile(database.path, part, 2.0)).writing():
+            pass
+    assert list(side_file_faults(database.settings())) == []
 
 
 def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from smtpproxy.store.move.ends import COPY_ROW, Reopened, RunningCopy, copy_of, encode
 from smtpproxy.store.move.reading import NOTED, listed, record_of
-from smtpproxy.store.move.sqlite_files import Files, open_part, part_path, read_state, store_errors
+from smtpproxy.store.move.sqlite_files import Files, open_part, read_state, store_errors
 from smtpproxy.store.move.tables import BESIDE, NUMBERED, PARTS, STORE
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sqlite import live_keys
@@ -31,6 +31,7 @@ from smtpproxy.store.sqlite.moves import (
     tables,
     triggers,
 )
+from smtpproxy.store.sqlite.side_file import part_path
 from smtpproxy.store.sqlite.watches import FileWatch
 
 _RETRY_SECONDS = 0.002

@@ -11,8 +11,8 @@ from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sql.live_keys import Live
 from smtpproxy.store.sql.rows import Row
 from smtpproxy.store.sqlite import live_keys
-from smtpproxy.store.sqlite.connection import unavailable, uri
-from smtpproxy.store.sqlite.side_file import opened
+from smtpproxy.store.sqlite.connection import check_ours, unavailable, uri
+from smtpproxy.store.sqlite.side_file import opened, part_path
 from smtpproxy.store.sqlite.side_tables import SIDE_TABLES
 
 _PART = {table: part for part, tables in PARTS.items() for table in tables}
@@ -43,10 +43,6 @@ class Files:
             return live_keys.live(self._connections[STORE])
 
 
-def part_path(path: Path, part: str) -> Path:
-    return path.with_name(f"{path.stem}-{part}.db") if part else path
-
-
 def open_part(path: Path, part: str) -> sqlite3.Connection:
     """Open a file of a store, so that deleted data is overwritten."""
     if part == STORE:
@@ -65,7 +61,10 @@ def open_part(path: Path, part: str) -> sqlite3.Connection:
 
 def _check_database(connection: sqlite3.Connection, path: Path) -> None:
     try:
-        connection.execute("PRAGMA schema_version")
+        check_ours(connection, path)
+    except StoreMisconfigured:
+        connection.close()
+        raise
     except sqlite3.DatabaseError as error:
         connection.close()
         if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_NOTADB:

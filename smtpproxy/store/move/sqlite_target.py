@@ -22,13 +22,14 @@ from smtpproxy.store.move.ends import (
     progress_of,
 )
 from smtpproxy.store.move.reading import listed, places
-from smtpproxy.store.move.sqlite_files import Files, open_part, part_path, read_state, store_errors
+from smtpproxy.store.move.sqlite_files import Files, open_part, read_state, store_errors
 from smtpproxy.store.move.tables import MADE_WITH_A_STORE, PARTS, STORE, Key
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sql.rows import Row
 from smtpproxy.store.sqlite import live_keys
 from smtpproxy.store.sqlite.connection import migrate
 from smtpproxy.store.sqlite.moves import triggers
+from smtpproxy.store.sqlite.side_file import part_path
 
 _STATE = f"{STATE} (name TEXT PRIMARY KEY, value BLOB)"
 _INVALID = RunningCopy("", "another store")

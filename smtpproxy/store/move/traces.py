@@ -10,10 +10,11 @@ from smtpproxy.store import is_postgresql, store_path
 from smtpproxy.store.closed import without_password
 from smtpproxy.store.configurations import Misfit
 from smtpproxy.store.move.ends import copy_of
-from smtpproxy.store.move.sqlite_files import part_path, read_state, store_errors
+from smtpproxy.store.move.sqlite_files import read_state, store_errors
 from smtpproxy.store.move.tables import PARTS
 from smtpproxy.store.sqlite.connection import moved_to, uri
 from smtpproxy.store.sqlite.moves import CLOSING, NOTING, STATE, triggers
+from smtpproxy.store.sqlite.side_file import part_path
 
 _LOOK = f"""
 SELECT moved_to IS NULL AND (EXISTS (SELECT 1 FROM pg_trigger WHERE tgname = 'copying')

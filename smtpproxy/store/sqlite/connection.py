@@ -326,18 +326,22 @@ def check_not_newer(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def check_ours(connection: sqlite3.Connection, path: Path) -> None:
-    """Raise StoreMisconfigured for a database in which another program has tables, and we none."""
-    connection.execute("BEGIN")  # both answers are of one moment
-    try:
-        tables = connection.execute("SELECT name FROM sqlite_master").fetchone()
-        foreign = tables is not None and version_of(connection) == 0
-    finally:
-        connection.execute("ROLLBACK")
-    if foreign:
+    """Raise StoreMisconfigured for a database in which another program has tables, and we none.
+
+    Other programs number their databases by `user_version` too.
+    """
+    found = foreign_table(connection, "suppression_key")
+    if found is not None:
         raise StoreMisconfigured(
-            f"{path}: the database of another program, with {tables[0][:40]!r};"
+            f"{path}: the database of another program, with {found[:40]!r};"
             " name a new file in store.url"
         )
+
+
+def foreign_table(connection: sqlite3.Connection, ours: str) -> str | None:
+    """Return a name in a database that lacks the table `ours`; None if it has that, or nothing."""
+    names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master")]
+    return None if ours in names else next(iter(names), None)
 
 
 def check_open(connection: sqlite3.Connection, path: Path) -> None:

@@ -4,19 +4,20 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from smtpproxy.store.key_files import give_to_owner_of
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sql.rows import Row
 from smtpproxy.store.sql.session import Session
 from smtpproxy.store.sql.side_tables import SideTables
 from smtpproxy.store.sqlite.connection import (
     checkpoint,
     empty_log,
+    foreign_table,
     has_long_log,
     is_busy,
     unavailable,
@@ -112,7 +113,7 @@ class SideFile(SideTables):
         self, database: Path, part: str, timeout: float, *, read_only: bool = False
     ) -> None:
         self.secret = b""
-        self._path = database.with_name(f"{database.stem}-{part}.db")
+        self._path = part_path(database, part)
         self._tables = SIDE_TABLES[part]
         self._timeout = timeout
         self._read_only = read_only
@@ -239,7 +240,10 @@ def _begin_to_read(connection: sqlite3.Connection) -> sqlite3.Connection:
 
 
 def opened(path: Path, tables: str, *, read_only: bool) -> sqlite3.Connection:
-    """Open the database; unless `read_only`, create it if missing, for its owner only."""
+    """Open the database; unless `read_only`, create it if missing, for its owner only.
+
+    Raises StoreMisconfigured for that of another program, which stays as it is.
+    """
     if read_only:
         return _opened_to_read(path)
     if not path.exists():
@@ -251,6 +255,7 @@ def opened(path: Path, tables: str, *, read_only: bool) -> sqlite3.Connection:
         uri(path, read_only=False), uri=True, timeout=0, isolation_level=None
     )
     try:
+        _check_ours(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
@@ -268,12 +273,43 @@ def _opened_to_read(path: Path) -> sqlite3.Connection:
         uri(path, read_only=True), uri=True, timeout=0, isolation_level=None
     )
     try:
+        _check_ours(connection, path)
         if not connection.execute("PRAGMA user_version").fetchone()[0]:
             raise _BeingMade(f"{path.name} is being made")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _check_ours(connection: sqlite3.Connection, path: Path) -> None:
+    found = foreign_table(connection, "secret")
+    if found is not None:
+        raise StoreMisconfigured(
+            f"{path}: the database of another program, with {found[:40]!r}; move it away, or name"
+            " another place in store.url"
+        )
+
+
+def side_file_faults(database: Path) -> Iterator[str]:
+    """Say which files beside the store's cannot be used. None of them need exist."""
+    for part in SIDE_TABLES:
+        path = part_path(database, part)
+        try:
+            if path.exists():
+                opened(path, "", read_only=True).close()
+        except _BeingMade:
+            pass
+        except StoreMisconfigured as error:
+            yield str(error)
+        except (sqlite3.Error, OSError) as error:
+            if not is_busy(error):
+                yield f"{path}: {unavailable(error)}"
+
+
+def part_path(database: Path, part: str) -> Path:
+    """Return the file of a part of a store; of the store itself, if `part` is empty."""
+    return database.with_name(f"{database.stem}-{part}.db") if part else database
 
 
 def _make_tables(connection: sqlite3.Connection, tables: str) -> None:
