@@ -43,6 +43,7 @@ def note(stored: Stored) -> object:
         "import 01J9ZK3W5V7Q8R9S0T1V2W3X4Y undone by root",
         "taken back on the page of id=01J9ZK3W5V7Q8R9S0T1V2W3X4Y",
         "by the person, on the page whose link was mailed on 2026-03-01",
+        "lifted before the restore",
     ],
 )
 def test_what_a_provider_or_we_call_a_motive_is_one(text: str) -> None:

@@ -53,7 +53,7 @@ OWN_MOTIVES = (
 )
 LIFT_MOTIVES = (
     *("the person asked", "added by mistake", "mailbox works again", "order of the controller"),
-    *("order of counsel", "erased", "not kept"),
+    *("order of counsel", "lifted before the restore", "erased", "not kept"),
 )
 """Why a suppression was lifted; the last two replace free text that was erased or not kept."""
 
