@@ -16,9 +16,9 @@ from smtpproxy.store.merge import Known, Tally, merge, newest_preferences, refus
 from smtpproxy.store.operations import Change, Correction, Rectification
 from smtpproxy.store.protocols import BatchResult, ContactUpdate, SuppressionEntry
 from smtpproxy.store.rectifying import corrected, following
-from smtpproxy.store.said_last import as_known, said_last
 from smtpproxy.store.sql import imported_contacts, rows
 from smtpproxy.store.sql.rows import ACT_COLUMNS, CONTACT_COLUMNS, Row, from_micros, to_micros
+from smtpproxy.store.sql.said_last import as_known, said_last
 from smtpproxy.store.sql.session import Connections, Session
 from smtpproxy.store.undo_contact import repeated_items
 

@@ -1,14 +1,19 @@
-"""Finding agreements on record that are dated later than now (store/said_last.py)."""
+"""A refusal outweighs everything that is on record before it, whatever its date.
+
+What is dated later than now was recorded while a clock was ahead, or a clock is behind now.
+"""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import msgspec
+from msgspec.structs import replace
 
 from smtpproxy.mail.address import widened
-from smtpproxy.policy.model import Origin
+from smtpproxy.policy.model import Contact, Origin, Preference
 from smtpproxy.store.keys import is_key_text, suppressed_name
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.merge import STRICTNESS, Known
+from smtpproxy.store.protocols import ContactUpdate, SuppressionEntry
 from smtpproxy.store.sql.rows import from_micros, to_micros
 from smtpproxy.store.sql.session import Session
 
@@ -19,6 +24,61 @@ JOIN consent_act ON consent_act.contact = contact.id
 WHERE address IN (SELECT value FROM json_each(?1)) AND at > ?2 AND withdrawal = 0
 GROUP BY address
 """
+
+
+def said_last(update: ContactUpdate, known: Known | None, now: datetime) -> ContactUpdate:
+    """Return the update with new refusals dated no earlier than what is on record.
+
+    A refusal that is told again is not new.
+    """
+    if known is None or not _is_ahead(known.contact, now):
+        return update
+    before, told = known.contact, update.contact
+    agreed: dict[str, datetime] = {}
+    for act in before.acts:
+        if act.at > now and not act.withdrawal:
+            agreed[act.purpose] = act.at
+    refused = {(act.purpose, act.brand, act.at) for act in before.acts if act.withdrawal}
+    acts = [
+        replace(act, at=max(act.at, agreed.get(act.purpose, act.at)))
+        if act.withdrawal and (act.purpose, act.brand, act.at) not in refused
+        else act
+        for act in told.acts
+    ]
+    wished = {(one.brand, one.purpose): one for one in before.preferences if one.at > now}
+    wishes = [_no_earlier(one, wished.get((one.brand, one.purpose))) for one in told.preferences]
+    contact = replace(told, acts=tuple(acts), preferences=tuple(wishes))
+    return replace(update, contact=contact)
+
+
+def as_known(known: Known | None, now: datetime) -> Known | None:
+    """Return what is on record, without ages of profiles that have not come.
+
+    A newer profile would otherwise be taken for an older one until then, with all that it refuses.
+    """
+    if known is None:
+        return None
+    if known.as_of is not None and known.as_of > now:
+        known = replace(known, as_of=None)
+    if any(way.as_of is not None and way.as_of > now for way in known.contact.others):
+        others = tuple(
+            replace(way, as_of=None) if way.as_of is not None and way.as_of > now else way
+            for way in known.contact.others
+        )
+        known = replace(known, contact=replace(known.contact, others=others))
+    return known
+
+
+def _is_ahead(contact: Contact, now: datetime) -> bool:
+    newest = contact.acts[-1].at if contact.acts else now  # the newest is last
+    return newest > now or any(one.at > now for one in contact.preferences)
+
+
+def _no_earlier(wish: Preference, before: Preference | None) -> Preference:
+    """Return a wish for less mail dated no earlier than the one before."""
+    if before is None or STRICTNESS.index(wish.frequency) <= STRICTNESS.index(before.frequency):
+        return wish
+    return replace(wish, at=max(wish.at, before.at))
 
 
 async def agreed_ahead(
@@ -44,3 +104,20 @@ async def agreed_ahead(
             if entries[place].since < at:
                 found[place] = max(at, found.get(place, at))
     return found
+
+
+def dated(
+    entries: Sequence[SuppressionEntry],
+    ahead: Mapping[int, datetime],
+    known: Sequence[datetime | None],
+) -> Sequence[SuppressionEntry]:
+    """Return the entries with the dates of `ahead`, by place, except those told again.
+
+    `known` is since when the same suppression exists.
+    """
+    return [
+        one
+        if place not in ahead or ((at := known[place]) is not None and at >= one.since)
+        else replace(one, since=ahead[place])
+        for place, one in enumerate(entries)
+    ]

@@ -23,12 +23,11 @@ from smtpproxy.store.protocols import (
     SuppressionEntry,
     SuppressionPage,
 )
-from smtpproxy.store.said_last import dated
 from smtpproxy.store.sql import live_keys, rows
 from smtpproxy.store.sql import partners as partner_table
 from smtpproxy.store.sql.live_keys import LiveKeys
 from smtpproxy.store.sql.rows import Row, from_micros, to_micros
-from smtpproxy.store.sql.said_last import agreed_ahead
+from smtpproxy.store.sql.said_last import agreed_ahead, dated
 from smtpproxy.store.sql.session import Connections, Session
 from smtpproxy.store.undo import Fate, Standing, Version, fate, updated, without
 
