@@ -1,4 +1,4 @@
-"""Makes changes survive a crash of the machine, and says why a file cannot be read."""
+"""Makes changes survive a crash of the machine, and files readable by the relay."""
 
 import os
 from pathlib import Path
@@ -26,3 +26,10 @@ def flush(file: IO[Any]) -> None:
     """Write all that was written to a file to disk. Raises OSError."""
     file.flush()
     os.fsync(file.fileno())
+
+
+def give_to_owner_of(folder: Path, file: Path | int) -> None:
+    """Give a file that root creates to the owner of a folder, so that the relay can use it."""
+    if os.geteuid() == 0:
+        owner = folder.stat()
+        os.chown(file, owner.st_uid, owner.st_gid)

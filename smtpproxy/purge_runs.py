@@ -12,8 +12,9 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from smtpproxy.disk import give_to_owner_of
 from smtpproxy.sinks.audit.chain import UNREADABLE, NotALine
-from smtpproxy.sinks.audit.files import give_to_owner_of, last_of
+from smtpproxy.sinks.audit.files import last_of
 from smtpproxy.sinks.rows import PURGED_KINDS
 from smtpproxy.sinks.snapshots import Snapshot
 from smtpproxy.terminal import counted

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from smtpproxy.disk import give_to_owner_of
 from smtpproxy.policy.periods import Period, beginning, years
 from smtpproxy.policy.rulebook import Rulebook
 from smtpproxy.purge_runs import Kind, note_run
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.expire import expirable, expire
-from smtpproxy.sinks.audit.files import give_to_owner_of, segments
+from smtpproxy.sinks.audit.files import segments
 from smtpproxy.sinks.audit.following import matches
 from smtpproxy.store import open_feedback, open_journals, open_mailings, open_stream_counts
 from smtpproxy.store.change_journal import Journal

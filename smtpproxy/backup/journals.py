@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from smtpproxy.disk import sync_path
+from smtpproxy.disk import give_to_owner_of, sync_path
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.anchors import AnchorRow
@@ -12,7 +12,6 @@ from smtpproxy.sinks.audit.chain import Head, NotALine
 from smtpproxy.sinks.audit.files import ANCHORS, last_line, segments
 from smtpproxy.sinks.audit.lines import After
 from smtpproxy.store.change_journal import FOLDER, Journal, JournalGap, Line, Position
-from smtpproxy.store.key_files import give_to_owner_of
 
 _COPIED = "changes.copied"
 """Marks a journal of changes as a copy, which may end before the original did."""

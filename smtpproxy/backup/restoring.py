@@ -24,7 +24,7 @@ from smtpproxy.backup.manifest import (
     named_paths,
     proven,
 )
-from smtpproxy.disk import sync_path
+from smtpproxy.disk import give_to_owner_of, sync_path
 from smtpproxy.policy.model import Pause
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
@@ -32,7 +32,6 @@ from smtpproxy.sinks.audit.files import ANCHORS, is_written, segments
 from smtpproxy.sinks.audit.lines import After
 from smtpproxy.store import is_postgresql
 from smtpproxy.store.change_journal import FOLDER, Journal, JournalGap, Position, files
-from smtpproxy.store.key_files import give_to_owner_of
 from smtpproxy.store.sqlite.copying import hold
 
 

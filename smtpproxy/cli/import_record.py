@@ -17,11 +17,11 @@ from smtpproxy.access import Access, OthersConcerned
 from smtpproxy.cli import fail
 from smtpproxy.cli.stores import using_store, warn
 from smtpproxy.clock import new_ids, now
+from smtpproxy.disk import give_to_owner_of
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.files import Source
 from smtpproxy.store.exchange.plausible import SKEW
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.key_files import give_to_owner_of
 from smtpproxy.store.operations import UNDO_FOR, Checkpoint, ImportRecord, Kind, Undone, brands_of
 from smtpproxy.store.protocols import NoStoreYet, Store
 from smtpproxy.terminal import counted

@@ -10,9 +10,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from smtpproxy.disk import flush, sync_path
+from smtpproxy.disk import flush, give_to_owner_of, sync_path
 from smtpproxy.sinks.audit.chain import UNREADABLE
-from smtpproxy.sinks.audit.files import give_to_owner_of
 
 FOLDER = "shipped"
 

@@ -19,9 +19,8 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from smtpproxy.disk import sync_path
+from smtpproxy.disk import give_to_owner_of, sync_path
 from smtpproxy.policy.model import Frequency
-from smtpproxy.store.key_files import give_to_owner_of
 
 FOLDER = "audit"
 """The journal's folder in `state_dir`."""

@@ -20,8 +20,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from smtpproxy.disk import flush, sync_path
-from smtpproxy.store.key_files import give_to_owner_of
+from smtpproxy.disk import flush, give_to_owner_of, sync_path
 from smtpproxy.store.operations import Kind
 
 KEPT = timedelta(days=7)

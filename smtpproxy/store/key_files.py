@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from smtpproxy.disk import flush, sync_path
+from smtpproxy.disk import flush, give_to_owner_of, sync_path
 from smtpproxy.store.key_places import KeyPlace, key_place, not_written, secret_lines
 from smtpproxy.store.keys import KeyRing, SuppressionKey
 from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
@@ -180,10 +180,3 @@ def _written_aside(path: Path, text: str) -> Iterator[Path]:
         with suppress(FileNotFoundError):
             aside.unlink()
     sync_path(path.parent)
-
-
-def give_to_owner_of(folder: Path, path: Path) -> None:
-    """Give a file that root creates to the owner of its folder, so that the relay can use it."""
-    if os.geteuid() == 0:
-        owner = folder.stat()
-        os.chown(path, owner.st_uid, owner.st_gid)

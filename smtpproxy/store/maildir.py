@@ -16,8 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from smtpproxy.disk import sync_path
-from smtpproxy.store.key_files import give_to_owner_of
+from smtpproxy.disk import give_to_owner_of, sync_path
 
 log = structlog.get_logger(__name__)
 

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
+from smtpproxy.disk import give_to_owner_of
 from smtpproxy.events import successor, time_of
 from smtpproxy.sinks.audit.chain import Head, NotALine, head_of
 
@@ -190,13 +191,6 @@ def _open_lock(path: Path) -> int:
     file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     give_to_owner_of(path.parent, file)
     return file
-
-
-def give_to_owner_of(folder: Path, file: int) -> None:
-    """Let commands run by root make files that the relay's user can use."""
-    if os.geteuid() == 0:
-        owner = folder.stat()
-        os.fchown(file, owner.st_uid, owner.st_gid)
 
 
 def make_alike(old: int, new: int) -> None:

@@ -8,9 +8,8 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 
-from smtpproxy.disk import sync_path
+from smtpproxy.disk import give_to_owner_of, sync_path
 from smtpproxy.store.change_journal import FOLDER, Journal, JournalGap, Mark
-from smtpproxy.store.key_files import give_to_owner_of
 from smtpproxy.store.move.ends import (
     COPY_ROW,
     STATE,

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import msgspec
 
+from smtpproxy.disk import give_to_owner_of
 from smtpproxy.policy.model import Suppression
-from smtpproxy.store.key_files import give_to_owner_of
 from smtpproxy.store.keys import Coverage, KeyPair, KeyRing, Partner, PartnerSnapshot, SnapshotRow
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sql import rows

@@ -11,10 +11,11 @@ from contextlib import asynccontextmanager, closing, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from smtpproxy.disk import give_to_owner_of
 from smtpproxy.policy.model import Facts, Lookups
 from smtpproxy.settings import PartnerSettings
 from smtpproxy.store.change_journal import FOLDER, files
-from smtpproxy.store.key_files import give_to_owner_of, load_or_create_keys, load_partner_key
+from smtpproxy.store.key_files import load_or_create_keys, load_partner_key
 from smtpproxy.store.keys import Partner
 from smtpproxy.store.protocols import (
     NoStoreYet,

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
 from typing import TypeVar
 
-from smtpproxy.store.key_files import give_to_owner_of
+from smtpproxy.disk import give_to_owner_of
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sql.rows import Row
 from smtpproxy.store.sql.session import Session
