@@ -248,13 +248,18 @@ def _rates(before: dict[str, Any], after: dict[str, Any], seconds: float) -> Rat
 
 def _text(found: dict[str, Any], rates: Rates) -> list[Part]:
     upstream, held = found["upstream"], found["streams_held_back"]
+    now = written_time(datetime.now(UTC))
+    valid = {
+        name: f"{until} (expired)" if until <= now else until
+        for name, until in found["certificates"].items()
+    }
     lists = {
         "draining": f"{found['draining']} earlier configurations" if found["draining"] else None,
         "standby": _standby(found["replica"]),
         "failures": _listed(found["failures"]),
         "held back": "not known: the store cannot answer" if held is None else _listed(held),
         "store copy": "; ".join(found["store_copy"] or ()) or None,
-        "certificates": _listed(found["certificates"]),
+        "certificates": _listed(valid),
         "replace keys by": _listed(
             {name: "not known" if day is None else day[:10] for name, day in found["keys"].items()}
         ),

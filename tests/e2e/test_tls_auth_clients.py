@@ -197,6 +197,7 @@ def test_an_expired_certificate_serves_whoever_does_not_check_it(
         logged = [one for one in relay.log if f"{pair.certificate} expired on" in str(one)]
         assert [one["level"] for one in logged] == ["warning", "warning"], "serve and reload"
         assert f"{pair.certificate} expired on" in relay.must("check")
+        wait_for(lambda: "(expired)" in relay.must("status"), "the status")
 
 
 @needs("postfix")
