@@ -14,7 +14,7 @@ from smtpproxy.mail.address import (
     readings,
     whole_domain,
 )
-from smtpproxy.mail.mailboxes import entered, entered_name
+from smtpproxy.mail.mailboxes import entered, entered_name, recorded
 
 READ = [
     ("user@example.com", []),
@@ -55,6 +55,15 @@ def test_what_an_mta_may_read(address: str, expected: list[str] | None) -> None:
             canonical(address)
     else:
         assert sorted(readings(canonical(address))) == sorted(expected)
+
+
+def test_what_was_recorded_before_it_was_refused_has_a_form() -> None:
+    assert recorded('"(X)anna"@Example.com') == '"(x)anna"@example.com'
+    assert recorded(' "a B%c.test"@example.com,', entered) == '"a b%c.test"@example.com'
+    assert recorded("@example.com", entered_name) == "@example.com"
+    for never in ("anna", "%".join("abcdefghijklmnopqr") + "@x", '"(a%b%' + "c%" * 20 + 'd"@x'):
+        with pytest.raises(AddressError):
+            recorded(never)
 
 
 def test_the_most_readings() -> None:
