@@ -239,6 +239,8 @@ def _recorded(
             fail(f"decision {others[0].id} is {place}: run this there, or see --from")
         fail(f"no decision {printable(decision_id)} is on record")
     decided = [record for _, record in records]
-    explanation = recall(decided, settings.rulebooks, lang)
+    listener = decided[0].decided.client.listener
+    for_each = any(one.name == listener and one.protocol == "lmtp" for one in settings.listeners)
+    explanation = recall(decided, settings.rulebooks, lang, reply_for_each=for_each)
     proof = seal(records[0][0].folder, decided, read_kept(kept))
     return dataclasses.replace(explanation, seal=proof)

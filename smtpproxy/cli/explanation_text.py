@@ -74,7 +74,8 @@ def text(explanation: Explanation) -> Iterator[Part]:
     for recipient in explanation.recipients:
         judged = bool(recipient.account.happened)
         yield from page.part(recipient.address, recipient.verdict.action if judged else None)
-        yield from page.account(recipient.account, recipient.reply)
+        shown = recipient.reply == explanation.message_reply
+        yield from page.account(recipient.account, None if shown else recipient.reply)
         yield from page.steps(recipient.trace)
     if explanation.observed and not explanation.allowed:
         would = "would" if explanation.id is None else "was"

@@ -35,7 +35,10 @@ _NOT_JUDGED = Verdict(Action.ALLOW)
 
 @dataclass(frozen=True, slots=True)
 class ExplainedRecipient:
-    """`reply` is None if the upstream's would be given. `account` has the verdict in words."""
+    """`reply` is None if the upstream's would be given, or if the message's is, which differs.
+
+    `account` has the verdict in words.
+    """
 
     address: str
     verdict: Verdict
@@ -46,7 +49,8 @@ class ExplainedRecipient:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """`message` is None if no message was judged: a recorded refusal at RCPT.
+    """`message` is None if no message was judged: a recorded refusal at RCPT. `message_reply` is
+    None too if each recipient has their own.
 
     `at` is when it was, or would be, judged; `id` is that of a recorded decision. `observed`: in
     observe mode, so that the mail passed or would pass all the same. `relayed`: recorded as offered
@@ -90,7 +94,9 @@ def explain(
     """Explain what would be decided, from the decisions of a dry run."""
     records = [Record(decided) for decided in answers.decided if decided.stage != "notice"]
     if records:
-        explained = _explained(records, rulebooks, "would", lang)
+        explained = _explained(
+            records, rulebooks, "would", lang, reply_for_each=question.protocol == "lmtp"
+        )
         order = {path: place for place, path in reversed(list(enumerate(question.recipients)))}
         people = sorted(explained.recipients, key=lambda each: order.get(each.address, len(order)))
         explained = dataclasses.replace(
@@ -142,13 +148,16 @@ def recall(
     records: Sequence[Record],
     rulebooks: Mapping[str, Rulebook],
     lang: Lang = "en",
+    *,
+    reply_for_each: bool = False,
 ) -> Explanation:
     """Explain a recorded decision: its refusals at RCPT, if any, then its message.
 
+    `reply_for_each`: the client got a reply for each recipient (LMTP), which is not on record.
     The verdicts are those on record. How they came about is traced again from the recorded facts;
     if the rulebook is no longer configured, there is no trace.
     """
-    return _explained(records, rulebooks, "was", lang)
+    return _explained(records, rulebooks, "was", lang, reply_for_each=reply_for_each)
 
 
 def _explained(
@@ -156,7 +165,10 @@ def _explained(
     rulebooks: Mapping[str, Rulebook],
     tense: Tense,
     lang: Lang,
+    *,
+    reply_for_each: bool,
 ) -> Explanation:
+    whole = _message_reply(records[-1], reply_for_each=reply_for_each)
     recipients: list[ExplainedRecipient] = []
     for record in records:
         decided = record.decided
@@ -170,12 +182,11 @@ def _explained(
                 continue
             explained = case.judged(key, entry.verdict, stream, decided.features)
             explained = _with_message(explained, decided.decision.message, case)
+            if _has_one_reply(record, reply_for_each=reply_for_each) and explained.reply != whole:
+                explained = dataclasses.replace(explained, reply=None)
             recipients.append(_with_own_answer(explained, record, index, lang))
     last = records[-1].decided
     stream, message = last.decision.stream, last.decision.message
-    refused = [
-        (r.address, r.verdict) for r in last.recipients if r.verdict.action is not Action.ALLOW
-    ]
     steps: tuple[TraceStep, ...] = ()
     if message is not None and message.reason is Reason.STREAM_NOT_PERMITTED:
         steps = () if last.features is None else stream_choice_trace(message, last.features, lang)
@@ -186,7 +197,7 @@ def _explained(
         stream,
         last.decision.rulebook,
         message,
-        _message_reply(message, refused, stream.name, last.id, last.help_url),
+        whole,
         steps,
         tuple(recipients),
         None if message is None else message_account(message, stream, steps, tense, lang),
@@ -279,17 +290,28 @@ def _with_note(explained: ExplainedRecipient, phrase: Phrase, lang: Lang) -> Exp
     )
 
 
-def _message_reply(
-    verdict: Verdict | None,
-    refused: Sequence[tuple[str, Verdict]],
-    stream: str,
-    id: str,
-    help_url: str,
-) -> Reply | None:
-    if verdict is None or verdict.action is Action.ALLOW:
+def _has_one_reply(record: Record, *, reply_for_each: bool) -> bool:
+    """Whether the message was refused as a whole, with a reply of its own.
+
+    Where each recipient has a reply, it has none if that is only because all are refused.
+    """
+    message = record.decided.decision.message
+    if message is None or message.action is Action.ALLOW:
+        return False
+    everybody = all(one.verdict.action is not Action.ALLOW for one in record.decided.recipients)
+    return not (reply_for_each and everybody and message.reason is Reason.RECIPIENTS_REFUSED)
+
+
+def _message_reply(record: Record, *, reply_for_each: bool) -> Reply | None:
+    decided = record.decided
+    verdict, stream = decided.decision.message, decided.decision.stream.name
+    if verdict is None or not _has_one_reply(record, reply_for_each=reply_for_each):
         return None
+    refused = [
+        (r.address, r.verdict) for r in decided.recipients if r.verdict.action is not Action.ALLOW
+    ]
     if verdict.reason is not Reason.RECIPIENTS_REFUSED or not refused:
-        return message_reply(verdict, stream, id, help_url)
+        return message_reply(verdict, stream, decided.id, decided.help_url)
     if len(refused) == 1:
-        return recipient_reply(*refused[0], stream, id, help_url)
-    return recipients_reply(refused, stream, id, help_url)
+        return recipient_reply(*refused[0], stream, decided.id, decided.help_url)
+    return recipients_reply(refused, stream, decided.id, decided.help_url)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import smtplib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from msgspec.structs import replace
 from tests.cli.conftest import Bench
 from tests.kit import messages
 from tests.kit.ports import wait_for
+from tests.kit.relay import RelayProcess, listener
 from tests.kit.store import NOW, SUPPRESSED, address, people
 from tests.kit.toml import to_toml
+from tests.kit.upstream import FakeUpstream
 
 SENDER = {
     "offers": "Shop <news@shop.example>",
@@ -114,6 +117,56 @@ def test_some_are_refused_when_the_message_has_come(bench: Bench) -> None:
     assert [r["verdict"] for r in result["recipients"]] == ["allow", "refuse"]
     assert result["message"]["reason"] == "recipients_refused"
     assert without_id(result["message"]["reply"]) == without_id(f"{code} {reply}")
+
+
+@pytest.mark.parametrize("names", [("nothing",), ("consent", "nothing"), ("nothing", "withdrawn")])
+@pytest.mark.parametrize("spoiled", [{}, {"unsubscribe": None}])
+def test_a_message_refused_as_a_whole_has_the_one_reply_that_the_client_got(
+    bench: Bench, names: tuple[str, ...], spoiled: dict[str, Any]
+) -> None:
+    message, people = messages.marketing(**spoiled), [address(name) for name in names]
+    code, reply = bench.relay.send(message, *people)
+    found = re.search(r"id=(\S+)", reply)
+    assert found
+    recorded = ("explain", "--id", found[1])
+    asked = [f"--rcpt={name}" for name in people]
+    for result in (bench.json(*recorded, code=1), explain(bench, message, *asked, code=1)):
+        said = [result["message"]["reply"], *(one["reply"] for one in result["recipients"])]
+        assert {without_id(one) for one in said if one} == {without_id(f"{code} {reply}")}
+    out, _ = bench.run(*recorded, code=1)
+    assert out.count("Reply to the sending server") == 1
+
+
+@pytest.mark.parametrize("spoiled", [{}, {"unsubscribe": None}])
+def test_over_lmtp_each_has_the_reply_that_it_got(tmp_path: Path, spoiled: dict[str, Any]) -> None:
+    message, people = messages.marketing(**spoiled), ("a@people.example", "b@people.example")
+    door = listener("apps", "offers", "receipts", default="offers", protocol="lmtp")
+    with (
+        FakeUpstream() as upstream,
+        RelayProcess(tmp_path, upstream.address, {"listener": [door]}) as relay,
+        smtplib.LMTP("127.0.0.1", relay.port("apps"), timeout=60) as client,
+    ):
+        client.ehlo("client.example")
+        client.mail("news@shop.example")
+        for name in people:
+            assert client.rcpt(name)[0] == 250
+        client.docmd("DATA")
+        client.send(message + b".\r\n")
+        got = [f"{code} {text.decode()}" for code, text in (client.getreply() for _ in people)]
+        found = re.search(r"id=(\S+)", got[0])
+        assert found
+        asked = ("explain", "-", "--mail-from", "news@shop.example", "--json")
+        rcpts = [f"--rcpt={name}" for name in people]
+        for command in (("explain", "--id", found[1], "--json"), (*asked, *rcpts)):
+            code, out, _ = relay.command(*command, stdin=message)
+            result = json.loads(out)
+            whole, own = result["message"]["reply"], [one["reply"] for one in result["recipients"]]
+            said = own if whole is None else [whole] * 2
+            assert (code, [without_id(one) for one in said]) == (
+                1,
+                [without_id(one) for one in got],
+            )
+            assert bool(spoiled) is (whole is not None) is (own == [None, None])
 
 
 def test_on_a_certain_stream_each_is_refused_alone(bench: Bench) -> None:
