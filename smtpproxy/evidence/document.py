@@ -78,7 +78,7 @@ class _Writer:
 
     def _summary(self) -> Iterator[Block]:
         it = self._it
-        fates = [_fate(mailing) for mailing in it.mailings]
+        fates = [mailing.fate for mailing in it.mailings]
         rows = [
             (self._say(fate), str(fates.count(fate)))
             for fate in ("passed", "refused", "undetermined")
@@ -394,13 +394,3 @@ class _Writer:
         if rows:
             yield Heading(self._say("rows"), 3)
             yield self._table(("id", "place", "hash", "proof"), rows)
-
-
-def _fate(mailing: Mailing) -> str:
-    decided = mailing.record.decided
-    if not decided.relayed or (
-        mailing.recipient.verdict.action is not Action.ALLOW and not decided.observed
-    ):
-        return "refused"
-    accepted = mailing.outcome is not None and mailing.outcome.code < 300
-    return "passed" if accepted else "undetermined"

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -13,6 +13,7 @@ from smtpproxy.events import JudgedRecipient, picked
 from smtpproxy.policy.decide import decisive
 from smtpproxy.policy.model import (
     NO_FACTS,
+    Action,
     Basis,
     Collection,
     ConsentAct,
@@ -72,6 +73,14 @@ class Mailing:
         reply = outcome.reply if outcome else None
         alone = len(recipients) == 1 or (outcome is not None and outcome is not self.record.outcome)
         return reply if reply is not None and (alone or "@" not in reply) else None
+
+    @property
+    def fate(self) -> Literal["passed", "refused", "undetermined"]:
+        decided, action = self.record.decided, self.recipient.verdict.action
+        if not decided.relayed or (action is not Action.ALLOW and not decided.observed):
+            return "refused"
+        accepted = self.outcome is not None and self.outcome.code < 300
+        return "passed" if accepted else "undetermined"
 
 
 @dataclass(frozen=True, slots=True)
