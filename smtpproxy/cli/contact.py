@@ -26,10 +26,10 @@ from smtpproxy.cli.options import (
     moment,
     option,
     plain_text,
-    private,
     read_kept,
     recorded_address,
 )
+from smtpproxy.cli.outputs import private
 from smtpproxy.cli.printer import Fields, Part, Result, Styled, json_bytes, verify_progress
 from smtpproxy.cli.stores import check_brand, contact_constants, no_contact, using_store, warn
 from smtpproxy.clock import now

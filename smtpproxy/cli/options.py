@@ -9,16 +9,16 @@ import json
 import os
 import re
 import stat
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from smtpproxy.cli import discard_stdout, fail
+from smtpproxy.cli import fail
+from smtpproxy.cli.outputs import check_outputs, written_to
 from smtpproxy.cli.printer import Result, show
 from smtpproxy.locale import language_tag as read_language
 from smtpproxy.setup import UNIT_CONFIG
@@ -206,46 +206,6 @@ METAVARS: dict[Any, str] = {
 }
 
 
-@contextmanager
-def written_to(output: Path | None) -> Iterator[BinaryIO]:
-    """Open a file that only its owner may read, or standard output.
-
-    A full disk ends the command with one line that says how much was written.
-    """
-    try:
-        if output is None:
-            yield sys.stdout.buffer
-            sys.stdout.buffer.flush()
-        else:
-            with open(output, "wb", opener=private) as file:
-                yield file
-    except OSError as error:
-        if error.filename is not None or isinstance(error, BrokenPipeError):
-            raise
-        if output is None:
-            discard_stdout()
-        fail(f"{output or 'standard output'}: {error.strerror}: {_written(output)}")
-
-
-def private(path: str, flags: int) -> int:
-    """Open a new or existing file so that only its owner can read it. For `opener=`."""
-    descriptor = os.open(path, flags & ~os.O_TRUNC, 0o600)
-    try:
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.fchmod(descriptor, 0o600)
-            os.ftruncate(descriptor, 0)
-    except OSError as error:  # it belongs to somebody else
-        os.close(descriptor)
-        raise OSError(error.errno, error.strerror, path) from error
-    return descriptor
-
-
-def _written(output: Path | None) -> str:
-    if output is None or not output.is_file():
-        return "the output is incomplete"
-    return f"incomplete, only {output.stat().st_size:,} octets were written"
-
-
 ANCHORS: Any = option(
     "Anchors kept elsewhere: lines of the log, or of `audit anchor --json`.",
     EXISTING_FILE, name="--anchors", metavar="FILE",
@@ -324,10 +284,14 @@ def command(
             if isinstance(each.default, dataclasses.Field):
                 fields[each.name] = each.default
 
+        types = {name: each.metadata["option"][1] for name, each in fields.items()}
+        outputs = {"output", *(name for name, type in types.items() if type is OUTPUT_FILE)}
+
         @functools.wraps(function)
         def run(**given: Any) -> int | None:
             as_json = given.pop("as_json") if shows else False
             _check_period(given.get("since"), given.get("until"))
+            check_outputs(given, outputs)
             if "settings" in asked:
                 given["settings"] = settings_in(given.pop("config"))
             if record is not None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 
 from smtpproxy.cli.journals import COPIES, check_stream, journals
-from smtpproxy.cli.options import OUTPUT_FILE, choice, command, moment, option, private
+from smtpproxy.cli.options import OUTPUT_FILE, choice, command, moment, option
+from smtpproxy.cli.outputs import private
 from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Styled, Table
 from smtpproxy.clock import now
 from smtpproxy.locale import LANGS, REFERENCE, Lang, texts

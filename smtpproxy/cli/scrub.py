@@ -120,11 +120,12 @@ def _check_different(list_path: Path, output: Path | None, options: ScrubOptions
     regular = [path for path in files if path.is_file() or not path.exists()]
     if twice := [path for path in regular if regular.count(path) > 1]:
         raise click.UsageError(f"{twice[0]} is given for two different files")
-    with suppress(OSError):  # standard input may have no descriptor
-        source = os.fstat(sys.stdin.fileno()) if list_path == STDIN else list_path.stat()
-        for path in regular:
-            if path.exists() and os.path.samestat(path.stat(), source):
-                raise click.UsageError(f"{path} is the list itself: name another file")
+    if list_path == STDIN:
+        with suppress(OSError):  # it may have no descriptor
+            source = os.fstat(sys.stdin.fileno())
+            for path in regular:
+                if path.exists() and os.path.samestat(path.stat(), source):
+                    raise click.UsageError(f"{path} is to be read; name another file")
 
 
 def _scrub(

@@ -79,3 +79,22 @@ def test_a_file_that_others_could_read_is_closed_to_them(
     stored.run(kind, "export", "--output", str(output))
     assert output.stat().st_mode & 0o777 == 0o600
     assert output.read_text() == stored.run(kind, "export").stdout
+
+
+@EXPORTS
+@pytest.mark.parametrize("link", [False, True])
+def test_the_configuration_is_not_overwritten(stored: Stored, kind: str, link: bool) -> None:
+    before, named = stored.config_path.read_text(), stored.config_path
+    if link:
+        named = stored.folder / f"{kind}.link"
+        named.hardlink_to(stored.config_path)
+    told = stored.run(kind, "export", "--output", str(named), code=2).stderr
+    assert f"--output: {named} is to be read; name another file" in told
+    assert stored.config_path.read_text() == before
+
+
+def test_nor_are_anchors_that_were_kept(stored: Stored) -> None:
+    kept = stored.file("kept.ndjson", '{"n":1,"hash":"x"}\n')
+    command = ("contact", "export", "user1@people.example", "--evidence", "--anchors", kept)
+    assert "is to be read" in stored.run(*command, "--output", kept, code=2).stderr
+    assert Path(kept).read_text() == '{"n":1,"hash":"x"}\n'

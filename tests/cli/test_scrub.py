@@ -240,8 +240,21 @@ def test_the_list_itself_is_no_output(bench: Bench, tmp_path: Path, option: str,
         (tmp_path / "list.csv").write_text("")
         make(tmp_path / "list.csv")
     _, told = scrub(bench, tmp_path, text, "--stream", "offers", option, str(other), code=2)
-    assert "is the list itself: name another file" in told
+    assert f"{option}: {other} is to be read; name another file" in told
     assert (tmp_path / "list.csv").read_text() == text
+
+
+def test_nor_is_it_where_it_comes_on_standard_input(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("email\nnobody\n")
+    command = [*COMMAND, "scrub", "-", "--stream", "offers", "--allowed", str(path)]
+    with path.open("rb") as file:
+        done = subprocess.run(
+            [*command, "--config", str(bench.relay.config_path)],
+            stdin=file, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert (done.returncode, "is to be read; name another file" in done.stderr) == (2, True)
+    assert path.read_text() == "email\nnobody\n"
 
 
 def test_two_outputs_are_not_one_file(bench: Bench, tmp_path: Path) -> None:
