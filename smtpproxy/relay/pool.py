@@ -26,7 +26,7 @@ from smtpproxy.relay.connection import (
 )
 from smtpproxy.settings import TcpAddress, UpstreamSettings
 from smtpproxy.tls import client_context
-from smtpproxy.waiting import Deadlines
+from smtpproxy.waiting import NEVER, Deadlines
 from smtpproxy.wire.commands import ClientInfo
 
 
@@ -43,18 +43,20 @@ class UpstreamShareUsed(UpstreamBusy):
 
 
 _PATIENCE = 1.0  # seconds until a message opens one connection more
+_AT_ONCE = 0.0
 
 
 class _Wanted(asyncio.Future[UpstreamConnection]):
     """The connection for a message that has a slot: any that comes, or only a `fresh` one.
 
-    After `until` it is given up if none is being opened for it.
+    From `opens` on one may be opened for it. After `until` it is given up if none is.
     """
 
     def __init__(self, until: float, fresh: bool) -> None:
         super().__init__()
         self.until = until
         self.fresh = fresh
+        self.opens = _AT_ONCE
 
 
 class UpstreamPool:
@@ -70,12 +72,14 @@ class UpstreamPool:
         self._hostname = hostname
         self._replies = replies
         self._idle: list[UpstreamConnection] = []  # all of them alive
-        self._busy = 0
+        self._busy = 0  # messages that have a slot
+        self._lent = 0  # connections that they have
         self._held: dict[str, int] = {}  # busy ones, by client
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the next client first
         # Messages with a slot but no connection, and the one for which each is being opened:
         self._wanted: dict[_Wanted, None] = {}  # the next first
         self._opening: dict[asyncio.Task[UpstreamConnection], _Wanted] = {}
+        self._again: asyncio.TimerHandle | None = None
         self._most_taken, self._full_at = self._most, 0.0  # see _refused
         self._start_tls: StartTls | None = None
         self._implicit: dict[str, Any] = {}
@@ -116,6 +120,7 @@ class UpstreamPool:
         ):
             return None
         self._busy += 1
+        self._lent += 1
         self._held[client] = held + 1
         connection = idle.pop()
         connection.client = client
@@ -145,13 +150,14 @@ class UpstreamPool:
 
     def release(self, connection: UpstreamConnection) -> None:
         """Take back a connection, for further use if it is alive."""
+        self._lent -= 1
         if connection.private:
             connection.quit()
         elif connection.alive:
             self._hand_out(connection)
         self._free(connection.client)
-        if self._wanted and not (connection.alive and not connection.private):
-            self._replace()
+        if self._wanted and not connection.alive:
+            self._open_more()
 
     def close(self) -> None:
         """Close the idle connections; busy ones are closed when they come back."""
@@ -166,91 +172,105 @@ class UpstreamPool:
         """Return an idle connection, or the first that opens or comes back. Raises UpstreamError
         if one cannot be opened."""
         if self._idle and not fresh:
+            self._lent += 1
             return self._idle.pop()
         wanted = _Wanted(self.deadlines.now() + self.settings.wait_timeout, fresh)
         self._wanted[wanted] = None
-        self._open_for(wanted)
+        self._open_more()
         try:
             return await wanted
         except asyncio.CancelledError:
             for attempt in [each for each, its in self._opening.items() if its is wanted]:
                 attempt.cancel()
-            if not wanted.cancelled() and wanted.exception() is None:
-                self._hand_out(wanted.result())  # it came just now
+            if not wanted.cancelled() and wanted.exception() is None:  # it came just now
+                self._lent -= 1
+                if wanted.result().alive:
+                    self._hand_out(wanted.result())
             raise
         finally:
             self._wanted.pop(wanted, None)
 
-    def _open_for(self, wanted: _Wanted) -> None:
-        """Begin to open a connection; first wait for one that nobody else waits for any more."""
-        left = next((each for each, its in self._opening.items() if its.done()), None)
-        if left is None:
-            self._begin(wanted)
-        else:
-            self._opening[left] = wanted
-            wanted.get_loop().call_later(_PATIENCE, self._begin, wanted)
+    def _open_more(self) -> None:
+        """Begin to open connections for the messages that wait, as many as may be, in their order.
 
-    def _begin(self, wanted: _Wanted) -> None:
-        """Begin to open a connection, or try to later if there are as many as may be."""
-        if wanted.done():
-            return
+        A message first waits for one that nobody else waits for any more.
+        """
         now = self.deadlines.now()
-        most = min(self._most, self._most_taken + int((now - self._full_at) / _PATIENCE))
-        if self._open() + len(self._opening) < max(most, 1):
-            attempt = wanted.get_loop().create_task(self._connect())
-            attempt.add_done_callback(self._opened)
-            self._opening[attempt] = wanted
-        elif now < wanted.until or wanted in self._opening.values():
-            wanted.get_loop().call_later(_PATIENCE, self._begin, wanted)
-        else:
-            wanted.set_exception(UpstreamBusy(f"{self._open()} connections, and no more"))
+        left = [attempt for attempt, its in self._opening.items() if its.done()]
+        later = False
+        for wanted in [each for each in self._wanted if each.opens < NEVER and not each.done()]:
+            if left and wanted.opens == _AT_ONCE:
+                self._opening[left.pop()] = wanted
+                wanted.opens = now + _PATIENCE
+            elif wanted.opens <= now and self._may_open(wanted, now):
+                attempt = wanted.get_loop().create_task(self._connect())
+                attempt.add_done_callback(self._opened)
+                self._opening[attempt] = wanted
+                wanted.opens = NEVER
+            elif now >= wanted.until and wanted not in self._opening.values():
+                wanted.set_exception(UpstreamBusy(f"{self._open} connections, and no more"))
+            later = later or (wanted.opens < NEVER and not wanted.done())
+        if later and self._again is None:
+            self._again = asyncio.get_running_loop().call_later(_PATIENCE, self._try_again)
 
-    def _replace(self) -> None:
-        """Begin to open a connection in place of one that has ended, if a message has to wait."""
-        trying = set(self._opening.values())
-        for wanted in self._wanted:
-            if wanted not in trying and not wanted.done():
-                self._begin(wanted)
-                return
+    def _try_again(self) -> None:
+        self._again = None
+        self._open_more()
 
+    def _may_open(self, wanted: _Wanted, now: float) -> bool:
+        """Whether there may be one connection more; an idle one makes room for a `fresh` one."""
+        most = max(1, min(self._most, self._most_taken + int((now - self._full_at) / _PATIENCE)))
+        if wanted.fresh and self._idle and self._open + len(self._opening) >= most:
+            self._idle[0].quit()
+        return self._open + len(self._opening) < most
+
+    @property
     def _open(self) -> int:
         """How many connections are idle or in use by a message."""
-        return self._busy - sum(not each.done() for each in self._wanted) + len(self._idle)
+        return self._lent + len(self._idle)
 
     def _opened(self, attempt: asyncio.Task[UpstreamConnection]) -> None:
+        """Give the connection to whoever waits for it. A failure is that of its message, unless
+        that only took it over, or waits for another."""
         wanted = self._opening.pop(attempt)
-        if attempt.cancelled():
-            self._begin(wanted)  # it may have taken over what was being given up
-            return
-        error = attempt.exception()
-        if error is None and not attempt.result().alive:
-            error = UpstreamLost("closed after its greeting")
-        if isinstance(error, UpstreamFull):
-            self._refused(wanted, error)
-        elif error is not None:
-            if not wanted.done() and wanted not in self._opening.values():
+        try:
+            connection = attempt.result()
+            if not connection.alive:
+                raise UpstreamLost("closed after its greeting")
+        except asyncio.CancelledError:
+            wanted.opens = _AT_ONCE
+        except UpstreamFull as error:
+            wanted.opens = _AT_ONCE
+            self._refused(error)
+        except Exception as error:
+            if wanted.opens < NEVER:
+                wanted.opens = _AT_ONCE
+            elif not wanted.done() and wanted not in self._opening.values():
                 wanted.set_exception(error)
-        elif not wanted.done():
-            wanted.set_result(attempt.result())
-        else:  # its message has another by now
-            self._hand_out(attempt.result())
-
-    def _refused(self, wanted: _Wanted, error: UpstreamError) -> None:
-        """Make do with the connections that the upstream takes; each second may try one more."""
-        self._most_taken = self._open() + len(self._opening)
-        self._full_at = self.deadlines.now()
-        if self._most_taken:
-            self._begin(wanted)
+        else:
+            if wanted.done():  # its message has another by now
+                self._hand_out(connection)
+            else:
+                self._lent += 1
+                wanted.set_result(connection)
             return
-        for each in self._wanted:
-            if not each.done():
-                each.set_exception(error)
+        self._open_more()
+
+    def _refused(self, error: UpstreamError) -> None:
+        """Make do with the connections that the upstream takes; each second may try one more."""
+        self._most_taken = self._open + len(self._opening)
+        self._full_at = self.deadlines.now()
+        if not self._most_taken:
+            for each in self._wanted:
+                if not each.done():
+                    each.set_exception(error)
 
     def _hand_out(self, connection: UpstreamConnection) -> None:
         """Keep a connection, or give it to the message that has waited longest for one."""
         for wanted in self._wanted:
             if not wanted.fresh and not wanted.done():
                 del self._wanted[wanted]
+                self._lent += 1
                 wanted.set_result(connection)
                 return
         connection.idle_since = self.deadlines.now()
