@@ -15,6 +15,7 @@ import structlog
 from smtpproxy.config import ConfigError
 from smtpproxy.config.machine_checks import folder_fault
 from smtpproxy.config.start_checks import FOLDERS, check_named_files, restore_warnings
+from smtpproxy.open_files import raise_limit
 from smtpproxy.process.control import HandOver, NotRunning, StepDown, ask
 from smtpproxy.process.listening import CannotListen, Sockets, handed_on_by_systemd
 from smtpproxy.process.notifier import Notifier
@@ -40,6 +41,7 @@ def serve(settings: Settings, read: Callable[[], Settings], *, take_over: bool =
     this state_dir, which ends once this one works.
     """
     configure_logging(settings.server, process="supervisor")
+    raise_limit()
     try:
         prepare(settings)
         asyncio.run(introduce(settings))

@@ -55,7 +55,7 @@ class ConnectionRefused(Struct, frozen=True):
 
     listener: str
     peer: str
-    cause: Literal["limit", "address_limit", "rate", "draining"]
+    cause: Literal["limit", "address_limit", "files", "rate", "draining"]
 
 
 class ProxyHeaderRead(Struct, frozen=True):

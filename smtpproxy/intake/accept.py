@@ -7,6 +7,7 @@ address of the socket's peer, never on one that a header names.
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import socket
 import ssl
@@ -46,6 +47,9 @@ class TrustedHosts:
 _BACKLOG = 1_000
 """How many connections that the kernel has accepted may be taken at once."""
 
+_REST = 0.1
+"""Seconds without accepting after the system had no file or memory for a connection."""
+
 Admit = Callable[[socket.socket, str], None]
 """Takes over the socket, with the address of the client that the header names."""
 
@@ -63,6 +67,7 @@ class ProxyAcceptor:
         *,
         timeout: float,
         room: int,
+        files: int,
         deadlines: Deadlines,
         admit: Admit,
         emit: Callable[[ProxyHeaderRead], None],
@@ -71,6 +76,7 @@ class ProxyAcceptor:
         self._trusted = trusted
         self._timeout = timeout
         self._room = room
+        self._files = files  # a connection with this number or a higher one is not kept
         self._deadlines = deadlines
         self._admit = admit
         self._emit = emit
@@ -117,7 +123,9 @@ class ProxyAcceptor:
             return False
         try:
             connection, address = self._socket.accept()
-        except OSError:  # another worker took it, or it has gone
+        except OSError as error:  # another worker took it, or it has gone
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                self._rest(self._socket)
             return False
         connection.setblocking(False)
         peer = address[0] if isinstance(address, tuple) else "unix"
@@ -126,12 +134,23 @@ class ProxyAcceptor:
         elif peer not in self._trusted:
             connection.close()
             self._emit(ProxyHeaderRead(self._listener, peer, "untrusted"))
-        elif len(self._waiting) >= self._room:
+        elif len(self._waiting) >= self._room or connection.fileno() >= self._files:
             connection.close()
             self._emit(ProxyHeaderRead(self._listener, peer, "timeout", "too many wait"))
         else:
             _PendingConnection(self, connection, peer)
         return True
+
+    def _rest(self, listening: socket.socket) -> None:
+        """Accept nothing for a moment: a socket that stays readable would keep the loop busy."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listening.fileno())
+
+        def go_on() -> None:
+            if self._socket is listening:
+                loop.add_reader(listening.fileno(), self._accept)
+
+        loop.call_later(_REST, go_on)
 
     def watch(self, pending: "_PendingConnection") -> Deadline:
         self._waiting.add(pending)

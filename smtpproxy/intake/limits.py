@@ -18,7 +18,7 @@ from smtpproxy.auth import network_of
 from smtpproxy.events import Limit
 from smtpproxy.settings import Credential, ListenerSettings, Rate
 
-Refusal = Literal["limit", "address_limit", "rate", "draining"]
+Refusal = Literal["limit", "address_limit", "files", "rate", "draining"]
 """Why a connection is not accepted."""
 
 

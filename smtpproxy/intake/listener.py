@@ -13,6 +13,7 @@ from smtpproxy.core.services import Services, StreamTable
 from smtpproxy.events import ConnectionRefused, FilesRead, Stage
 from smtpproxy.intake.accept import Handshakes, ProxyAcceptor, TrustedHosts
 from smtpproxy.intake.limits import ClientRates, ConnectionLimits, RateTable, Refusal
+from smtpproxy.open_files import next_file, room_for_clients
 from smtpproxy.relay.content import Spool
 from smtpproxy.settings import ListenerSettings, ServerSettings
 from smtpproxy.tls import ServerTls, TlsError, TlsFiles
@@ -69,6 +70,7 @@ class Listener:
         self._drained_from = NEVER  # on the loop's clock: later connections are refused
         self.rates = ClientRates(settings, rates) if rates is not None else None
         self._limits = ConnectionLimits(settings, server.workers)
+        self._room = room_for_clients()
         # Behind a PROXY header, the peer is not the client.
         self._xclient_trusted = TrustedHosts(
             () if settings.proxy_protocol else settings.xclient_trusted
@@ -133,6 +135,8 @@ class Listener:
 
     def _refusal(self, peer: str, *, rated: bool) -> Refusal | None:
         refusal: Refusal | None = self._limits.refusal(peer)
+        if refusal is None and next_file() >= self._room:
+            return "files"
         if refusal is None and rated and self.rates is not None:
             return None if self.rates.connection(peer) else "rate"
         return refusal
@@ -227,6 +231,7 @@ class Listener:
             TrustedHosts(self.settings.proxy_trusted) if self.settings.proxy_protocol else None,
             timeout=self.settings.handshake_timeout,
             room=self._limits.total,
+            files=self._room,
             deadlines=self.deadlines,
             admit=lambda connection, client: self.start(connect(connection, client)),
             emit=self.services.emit,

@@ -27,6 +27,7 @@ TIMEOUT = Reply.of(421, "4.4.2", "timeout; closing the connection")
 REFUSED = {
     "limit": Reply.of(421, "4.3.2", "too many connections; try again later"),
     "address_limit": Reply.of(421, "4.3.2", "too many connections; try again later"),
+    "files": Reply.of(421, "4.3.2", "too many connections; try again later"),
     "rate": Reply.of(421, "4.7.1", "rate limit: too many new connections; try again later"),
     "draining": Reply.of(421, "4.3.2", "the relay is shutting down; try again later"),
 }

@@ -19,6 +19,7 @@ from smtpproxy.sinks.snapshots import Snapshot
 NAME = "control"
 _LENGTH = 4
 _LONGEST = 16 * 1024 * 1024
+_AFTER_TROUBLE = 1.0  # seconds
 _MAX_SOCKETS = 250  # that fit into one message of the kernel
 _ENDED = "the relay ended before it answered: see its log"
 
@@ -108,7 +109,12 @@ class Control:
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            connection, _ = await loop.sock_accept(listening)
+            try:
+                connection, _ = await loop.sock_accept(listening)
+            except OSError as error:  # no file is free: the command waits
+                log.error("commands wait", error=str(error))
+                await asyncio.sleep(_AFTER_TROUBLE)
+                continue
             task = asyncio.create_task(self._serve(connection))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

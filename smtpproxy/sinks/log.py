@@ -186,15 +186,27 @@ def _take_over() -> None:
 
 
 class _FromLibraries(logging.Handler):
-    """Writes records of `logging` as lines of this log."""
+    """Writes records of `logging` as lines of this log; a repeated one only once a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last, self._said_at, self._unsaid = ("", ""), -_EVERY, 0
 
     def emit(self, record: logging.LogRecord) -> None:
+        said = record.name, record.getMessage()
+        repeated, self._last = said == self._last, said
+        if repeated and record.created - self._said_at < _EVERY:
+            self._unsaid += 1
+            return
+        unsaid, self._unsaid = self._unsaid if repeated else 0, 0
+        self._said_at = record.created
         error = record.exc_info[1] if record.exc_info else None
         structlog.get_logger().log(
             record.levelno,
             "library",
             logger=record.name,
-            message=record.getMessage(),
+            message=said[1],
+            unsaid=unsaid,
             **({} if error is None else {"exc_info": error}),
         )
 

@@ -45,7 +45,7 @@ def _labelled(*labels: str) -> Callable[[Callable[[Settings], Iterable[Labels]]]
 
 CODE_CLASSES = ("2xx", "3xx", "4xx", "5xx", "none")
 FAILING_PARTS: tuple[str, ...] = get_args(Part)
-REFUSAL_CAUSES = ("limit", "address_limit", "rate", "draining")
+REFUSAL_CAUSES = ("limit", "address_limit", "files", "rate", "draining")
 ENDS = (
     *("quit", "eof", "error", "timeout", "slow", "errors", "pipelining", "line_too_long"),
     *("bare_newline", "chunk_size", "tls", "protocol", "shutdown"),

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from smtpproxy.auth import network_of
+from smtpproxy.open_files import room_for_clients
 from smtpproxy.waiting import accepted_are_told
 from smtpproxy.web.api.uploads import EXTEND_TIME
 from smtpproxy.web.rates import forwarded_client
@@ -49,13 +50,14 @@ class ConnectionTable:
     def __init__(self, trusts: Callable[[str], bool] = lambda peer: False) -> None:
         self.trusts = trusts
         self.open = 0
+        self._room = room_for_clients()
         self._of: Counter[str] = Counter()
         self._waiting: dict[str, dict[HttpConnection, float]] = {}
         self._logged: dict[str, float] = {}
 
     def opened(self, connection: "HttpConnection", address: str) -> bool:
         """Admit a connection, closing another if need be; False if all others are busy."""
-        if self.open >= MOST:
+        if self.open >= min(MOST, self._room):
             longest = self._of_the_most_crowded()
             if longest is None:
                 return False

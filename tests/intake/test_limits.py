@@ -1,10 +1,11 @@
 """How many connections a listener takes, and what the others hear."""
 
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
-from smtpproxy.events import ConnectionOpened, ConnectionRefused
+from smtpproxy.events import ConnectionOpened, ConnectionRefused, ProxyHeaderRead
 from smtpproxy.intake.limits import ConnectionLimits
 from smtpproxy.settings import ListenerSettings, TcpAddress
 from tests.intake.conftest import Listen
@@ -36,6 +37,21 @@ def test_one_connection_too_many(listen: Listen, keys: dict[str, int], cause: st
         for client in taken[1:]:
             assert client.say("NOOP") == "250 2.0.0 OK"
     assert len(intake.of(ConnectionOpened)) == 4
+
+
+@pytest.mark.parametrize("keys", [{}, {"proxy_protocol": True, "proxy_trusted": ["127.0.0.1"]}])
+def test_a_worker_short_of_files(
+    listen: Listen, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any]
+) -> None:
+    with monkeypatch.context() as short:
+        short.setattr("smtpproxy.intake.listener.room_for_clients", lambda: 3)
+        intake = listen(**keys)
+    with intake.client() as refused:
+        assert refused.rest() == ([] if keys else [TOO_MANY])
+    if keys:
+        wait_for(lambda: intake.of(ProxyHeaderRead), "the end of the connection")
+    else:
+        assert [event.cause for event in intake.of(ConnectionRefused)] == ["files"]
 
 
 def test_connections_that_were_refused_do_not_count(listen: Listen) -> None:

@@ -1,0 +1,34 @@
+"""Processes that may have few files open."""
+
+import os
+import resource
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from smtpproxy.open_files import next_file, raise_limit, room_for_clients
+
+
+@pytest.fixture
+def hard() -> Iterator[int]:
+    """The limit that a process may set itself; this one has a lower one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (800, hard))
+    yield hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_the_limit_is_the_highest_that_is_permitted(hard: int) -> None:
+    assert room_for_clients() == 700
+    raise_limit()
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+
+
+def test_the_next_file_has_the_lowest_free_number(hard: int) -> None:
+    number = next_file()
+    assert os.dup(0) == number
+    assert next_file() > number
+    os.close(number)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
+    assert next_file() == sys.maxsize
