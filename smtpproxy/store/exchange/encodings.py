@@ -62,6 +62,7 @@ class Decoder:
         if start.startswith(BOM):
             self.encoding, self._is_utf8 = "utf-8", True
         elif found or (self.encoding or "").startswith("utf-16"):
+            start += file.read(1)  # of LF, whose first octet ended the line in UTF-16-LE
             transcoded = _Transcoded(file, start, found or self.encoding or "")
             self.encoding, self._is_utf8 = transcoded.encoding, True
             self.replaces = True

@@ -139,9 +139,11 @@ class TestEncodings:
         [("utf-16", b""), ("utf-16-le", b""), ("utf-16-be", b""), ("utf-16-be", b"\xfe\xff")],
     )
     def test_unicode_text_is_known(self, importing: Importing, encoding: str, mark: bytes) -> None:
-        content = self.content("utf-8").decode().replace(";", "\t").encode(encoding)
+        text = self.content("utf-8").decode() + "nobody;all;complaint;;\r\n"
+        content = text.replace(";", "\t").encode(encoding)
         assert importing.suppressions(mark + content).added == 1
         assert self.note(importing) == self.NOTE
+        assert "# line 3: " in importing.rejected
 
     def test_a_mapping_names_the_encoding(self, importing: Importing) -> None:
         text = f"E-mail;Commentaire\n{ANNA};Été\nbert;Noël\n"
