@@ -23,7 +23,16 @@ from smtpproxy.store.propagation import (
     WebhookStore,
 )
 from smtpproxy.store.protocols import StoreUnavailable
-from smtpproxy.webhooks.delivery import Kind, Message, Outcome, message, of_one_type, pause, wants
+from smtpproxy.webhooks.delivery import (
+    LONGEST,
+    Kind,
+    Message,
+    Outcome,
+    message,
+    of_one_type,
+    pause,
+    wants,
+)
 
 _POLL = 1.0  # seconds between two polls of the log
 _AFTER_TROUBLE = 5.0
@@ -86,8 +95,10 @@ class WebhookDispatcher:
             state = await self._wake(state)
         if state.disabled_at is not None:
             return False
-        if state.retry_at is not None and self.environment.now() < state.retry_at:
-            return False
+        if state.retry_at is not None:
+            wait = state.retry_at - self.environment.now()
+            if timedelta() < wait <= LONGEST:  # longer only after a clock that was ahead
+                return False
         try:
             due = await self._due(state)
         except ChangesGone as error:
@@ -113,7 +124,8 @@ class WebhookDispatcher:
         message is sent twice, and none is left out.
         """
         now = self.environment.now()
-        if self._held_until - now > self._lease / 2:
+        # Longer than a lease, if the clock was put back: others would wait as long for the lease.
+        if self._lease / 2 < self._held_until - now <= self._lease:
             return True
         name, relay = self.webhook.name, self.environment.relay
         held = (await self.store.webhook_holdings()).get(name)
@@ -184,7 +196,7 @@ class WebhookDispatcher:
         self, state: WebhookState, what: Message, outcome: Outcome, now: datetime
     ) -> None:
         """Schedule another attempt; after `give_up_after` of failures, make a dead letter."""
-        since = state.failing_since or now
+        since = min(state.failing_since or now, now)
         failures = state.failures + 1
         wait = pause(failures, self.environment.random(), outcome.retry_after)
         state = replace(

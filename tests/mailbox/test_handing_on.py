@@ -159,6 +159,18 @@ async def test_it_waits_for_the_upstream_and_is_given_up_after_days(
     assert await mailbox.why() == ["not handed on: down"]
 
 
+async def test_what_was_put_off_while_the_clock_was_ahead_is_tried_once_it_is_right(
+    mailbox: Mailbox, app: App
+) -> None:
+    await mailbox.hand_on(days=1_800)
+    await mailbox.bounced()
+    app.failure = UpstreamError("down")
+    await mailbox.hand_on()
+    app.failure = None
+    await mailbox.hand_on(days=-1_800)
+    assert [path for path, _ in app.got] == [APP]
+
+
 async def test_a_refusal_for_good_ends_it(mailbox: Mailbox, app: App) -> None:
     await mailbox.bounced()
     app.failure = NoticeRefused("the sender may not be mailed")

@@ -145,6 +145,37 @@ async def test_one_that_was_killed_sends_the_same_message_again(bench: Bench) ->
     assert (bench.sent[0].id, bench.sent[0].body) == (bench.sent[1].id, bench.sent[1].body)
 
 
+async def test_what_was_put_off_while_the_clock_was_ahead_is_tried_once_it_is_right(
+    bench: Bench,
+) -> None:
+    bench.now += timedelta(days=1_800)
+    bench.answers = [FAILED]
+    await bench.add("a")
+    await bench.run()
+    bench.now -= timedelta(days=1_800)
+    bench.answers = [FAILED]
+    await bench.run()
+    assert len(bench.sent) == 2
+    (state,) = (await bench.store.webhook_states()).values()
+    assert state.failing_since == bench.now, "so that it is given up in a day, not in years"
+    await bench.later(seconds=3)
+    assert bench.told == [[1], [1], [1]]
+
+
+async def test_a_lease_that_was_taken_while_the_clock_was_ahead_is_corrected(bench: Bench) -> None:
+    one, two = bench.dispatcher, bench.another("two")
+    bench.now += timedelta(days=1_800)
+    await bench.add("a")
+    assert await one.step()
+    bench.now -= timedelta(days=1_800)
+    await bench.add("b")
+    assert await one.step()
+    bench.now += timedelta(seconds=71)  # it was killed
+    await bench.add("c")
+    assert await two.step()
+    assert bench.told == [[1], [2], [3]]
+
+
 async def test_of_many_relays_one_delivers_and_another_follows_when_it_is_gone(
     bench: Bench,
 ) -> None:

@@ -70,7 +70,7 @@ FEEDBACK = FeedbackStatements(
     hand_on="INSERT INTO hand_on VALUES (?, ?, ?, ?, 0, ?, ?) ON CONFLICT DO NOTHING",
     due="""
         SELECT key, report, decision, since, tries FROM hand_on
-        WHERE due <= ?1 AND mailbox = ?3 ORDER BY due, since, report LIMIT ?2
+        WHERE (due <= ?1 OR due > ?3) AND mailbox = ?4 ORDER BY due, since, report LIMIT ?2
     """,
     kept="""
         SELECT id, at, kind, why, coalesce(journal.host, mailbox)

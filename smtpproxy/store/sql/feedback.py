@@ -118,9 +118,13 @@ class FeedbackLog(SideTable):
                     await _heard(session, event, from_micros(at))
 
     async def due(self, now: datetime, limit: int) -> Sequence[HandingOn]:
-        """Return bounces whose next try is due, oldest first."""
+        """Return bounces whose next try is due, oldest first.
+
+        No pause is as long as a day: a later date is that of a clock that was ahead.
+        """
         async with self._tables.reading() as session:
-            values = (to_micros(now), limit, *self._mailbox)
+            far = to_micros(now + timedelta(days=1))
+            values = (to_micros(now), limit, far, *self._mailbox)
             found = await session.fetch_all(self._sql.due, *values)
         return [
             HandingOn(key, report, decision, from_micros(since), tries)

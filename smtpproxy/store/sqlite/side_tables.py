@@ -149,7 +149,7 @@ FEEDBACK = FeedbackStatements(
     hand_on="INSERT OR IGNORE INTO hand_on VALUES (?, ?, ?, ?, 0, ?)",
     due="""
         SELECT key, report, decision, since, tries FROM hand_on
-        WHERE due <= ? ORDER BY due, since, report LIMIT ?
+        WHERE due <= ?1 OR due > ?3 ORDER BY due, since, report LIMIT ?2
     """,
     kept="""
         SELECT id, at, kind, why, '' FROM report
