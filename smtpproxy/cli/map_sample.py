@@ -1,36 +1,39 @@
 """The first people of a file as a mapping would import them: judged, but not stored."""
 
-from collections import Counter
+from collections import Counter, abc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from itertools import islice
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from smtpproxy.cli.imports import input_time
 from smtpproxy.cli.printer import Column, Fields, Part, Styled, Table
 from smtpproxy.cli.stores import using_store
 from smtpproxy.clock import now
 from smtpproxy.locale import REFERENCE
-from smtpproxy.policy.decide import judge
+from smtpproxy.policy.decide import judge_recipient, needs
 from smtpproxy.policy.model import (
+    NO_FACTS,
     Action,
     ConsentAct,
     Contact,
-    Lookups,
-    RecipientFacts,
+    Rulebook,
     StreamClass,
     Transaction,
 )
+from smtpproxy.policy.rules import RecipientCase
 from smtpproxy.report import fix
 from smtpproxy.settings import Settings
+from smtpproxy.store.exchange.compare import ContactComparison, facts_beside
 from smtpproxy.store.exchange.contact_csv import read_csv
 from smtpproxy.store.exchange.files import Source
 from smtpproxy.store.exchange.lines import ImportFault, Passed, Read, Rejected
 from smtpproxy.store.exchange.mapping import Mapping
 from smtpproxy.store.exchange.plausible import ContactCheck
 from smtpproxy.store.exchange.tables import read_table
-from smtpproxy.store.merge import Known, merge
 from smtpproxy.store.protocols import ContactUpdate, Store
 from smtpproxy.terminal import counted, printable
 
@@ -145,30 +148,32 @@ def sample(settings: Settings, path: Path, mapping: Mapping) -> Sample:
 async def _judge(
     settings: Settings, store: Store, updates: Sequence[Read[ContactUpdate]], found: Sample
 ) -> None:
-    addresses = tuple(dict.fromkeys(one.value.contact.address for one in updates))
-    known = {name: Known(*one) for name, one in (await store.profiles(addresses)).items()}
-    facts = await store.facts(Lookups(addresses, contacts=False))
-    lines: dict[str, int] = {}
-    for one in updates:
-        address = one.value.contact.address
-        known[address] = merge(known.get(address), one.value).known
-        lines.setdefault(address, one.number)
     marketing = [
         one for one in settings.streams.values() if one.stream_class is StreamClass.MARKETING
     ]
     declared = {one.name for one in settings.declared_streams}
     streams = [one for one in marketing if one.name in declared] or marketing
+    judged = [(stream, settings.rulebooks[stream.rulebook]) for stream in streams]
     found.refused = {stream.name: Counter() for stream in streams}
     moment = now()
+    people: dict[str, Contact] = {}
+
+    async def look(_: Sequence[ContactUpdate], after: abc.Mapping[str, Contact]) -> None:
+        people.update(after)
+
+    await ContactComparison(store, judged, moment, look)(updates)
+    lines: dict[str, int] = {}
+    for one in updates:
+        lines.setdefault(one.value.contact.address, one.number)
+    limited = {address for address, contact in people.items() if contact.preferences}
+    lookups = needs(Transaction(tuple(streams), tuple(lines)), Rulebook(""))
+    facts = await facts_beside(store, lookups, limited)
     for address, line in lines.items():
-        contact = known[address].contact
-        bars = facts[address].suppressions if address in facts else ()
+        contact = people.get(address)  # None: they were erased, and are left out
+        known = replace(facts.get(address, NO_FACTS), contact=contact)
         verdicts = {}
-        for stream in streams:
-            message = Transaction((stream,), (address,))
-            known_facts = {address: RecipientFacts(bars, contact)}
-            rulebook = settings.rulebooks[stream.rulebook]
-            (verdict,) = judge(message, known_facts, rulebook, moment).recipients
+        for stream, rulebook in judged:
+            verdict = judge_recipient(RecipientCase(address, stream, known, rulebook, moment))
             if verdict.action is Action.ALLOW:
                 found.allowed[stream.name] += 1
                 verdicts[stream.name] = f"may be mailed ({verdict.basis})"
@@ -176,4 +181,5 @@ async def _judge(
                 found.refused[stream.name][str(verdict.reason)] += 1
                 verdicts[stream.name] = str(verdict.reason)
         if len(found.people) < _PEOPLE:
-            found.people.append(Person(line, contact, verdicts, found.zone))
+            shown = contact or Contact(address)
+            found.people.append(Person(line, shown, verdicts, found.zone))

@@ -137,7 +137,7 @@ def evidence(
     contact, suppressions, lifted, rectified = known
     names = tuple(dict.fromkeys([address, *former_addresses(rectified)]))
     mailings = [
-        Mailing(record, recipient, _proof(record, recipient, settings.rulebooks))
+        Mailing(record, recipient, proof_of(record, recipient, settings.rulebooks))
         for name in names
         for record in read(folder, recipient=name)
         for recipient in record.decided.recipients
@@ -182,7 +182,7 @@ async def _stored(settings: Settings, address: str) -> tuple[_Known, Mapping[tup
         return known, await store.authors(address)
 
 
-def _proof(
+def proof_of(
     record: Record, recipient: JudgedRecipient, rulebooks: Mapping[str, Rulebook]
 ) -> Proof | None:
     """Return the recorded facts that support the verdict's basis."""
@@ -201,7 +201,7 @@ def _proof(
     # The time of the last click is left out: it would make a proof for each message.
     way = msgspec.structs.replace(collections(contact)[0], last_activity_at=None)
     if basis is Basis.CONSENT:
-        act = newest_act(contact, stream.purpose)
+        act = newest_act(contact, stream.purpose, rulebook)
         request = confirmed_request(contact.acts, act) if act else None
         return Proof(basis, act, request, collection=way)
     if basis is Basis.GENERIC_ADDRESS:

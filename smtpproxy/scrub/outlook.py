@@ -8,7 +8,7 @@ from datetime import datetime
 
 from msgspec.structs import replace
 
-from smtpproxy.mail.address import AddressError, canonical, readings, whole_domain
+from smtpproxy.mail.address import AddressError, canonical, whole_domain
 from smtpproxy.policy.decide import judge_recipient, needs
 from smtpproxy.policy.model import (
     DEFAULT_STREAM,
@@ -29,6 +29,7 @@ from smtpproxy.scrub.marked import MarkedAddresses
 from smtpproxy.scrub.shapes import Shapes
 from smtpproxy.scrub.verdicts import most_frequent_first
 from smtpproxy.settings import Settings
+from smtpproxy.store.exchange.compare import facts_beside
 from smtpproxy.store.keys import is_key_text
 from smtpproxy.store.protocols import ContactUpdate, FactReader, Store, SuppressionEntry
 
@@ -181,21 +182,9 @@ class Outlook:
     async def _facts(
         self, store: FactReader, addresses: Sequence[str], after: Mapping[str, Contact]
     ) -> Facts:
-        """Read the facts beside contacts, and all facts of people for whom more matters."""
-        facts = await store.facts(
-            replace(self._lookups, addresses=tuple(addresses), contacts=False)
-        )
-        whole = [
-            address
-            for address in addresses
-            if readings(address) or ((known := after.get(address)) and known.preferences)
-        ]
-        if not whole:
-            return facts
-        return {
-            **facts,
-            **await store.facts(replace(self._lookups, addresses=tuple(whole), mailings=True)),
-        }
+        limited = {one for one in addresses if one in after and after[one].preferences}
+        lookups = replace(self._lookups, addresses=tuple(addresses))
+        return await facts_beside(store, lookups, limited)
 
     def _put(self, address: str, known: RecipientFacts, lines: Sequence[Contact]) -> None:
         if self._hides and known.contact is not None and self._hides(known.contact):

@@ -6,6 +6,7 @@ now, and with the beginnings of the rulebooks' periods (tests/scrub/test_shapes.
 
 from collections.abc import Hashable, Iterable, Sequence
 from datetime import datetime, time
+from functools import lru_cache
 from itertools import count
 
 from smtpproxy.policy.model import (
@@ -18,6 +19,7 @@ from smtpproxy.policy.model import (
     Suppression,
 )
 from smtpproxy.policy.periods import Period, beginning, within
+from smtpproxy.policy.rules.bases import states
 
 _MOST = 100_000  # days remembered
 _ENDS = (time.min, time.max)  # of a day: where these are alike, all between them is
@@ -136,11 +138,9 @@ def _act(act: ConsentAct) -> Hashable:
     )
 
 
+@lru_cache(maxsize=1_024)
 def _stated(evidence: Evidence) -> Hashable:
-    values = (
-        evidence.wording, evidence.ip, evidence.version, evidence.form, evidence.document_hash,
-    )  # fmt: skip
-    return tuple([bool(one and not one.isspace()) for one in values])
+    return tuple([states(evidence, name) for name in Evidence.__struct_fields__])
 
 
 def _order_of(one: Suppression) -> Hashable:

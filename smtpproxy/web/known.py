@@ -7,8 +7,18 @@ from msgspec import Struct
 
 from smtpproxy.locale import PAGE_LANGS, Lang, Phrase, Value, say, texts
 from smtpproxy.policy.contact import Collection, collections
-from smtpproxy.policy.model import BUILT_IN_BRAND, ConsentAct, Contact, Frequency, Suppression
-from smtpproxy.policy.rules.recipient import TRACKING
+from smtpproxy.policy.decide import judge_recipient
+from smtpproxy.policy.model import (
+    BUILT_IN_BRAND,
+    ConsentAct,
+    Contact,
+    Frequency,
+    RecipientFacts,
+    Suppression,
+)
+from smtpproxy.policy.rules import RecipientCase
+from smtpproxy.policy.rules.recipient import TRACKING, same_brand
+from smtpproxy.store.merge import STRICTNESS
 from smtpproxy.store.operations import Rectification
 from smtpproxy.terminal import printable
 from smtpproxy.web.look import Look
@@ -51,22 +61,27 @@ class Known:
         ways = collections(contact) if contact else ()
         return [way for way in ways if way.brand in self._brands]
 
-    def wishes(self) -> dict[str, str]:
+    def wishes(self, now: datetime) -> dict[str, str]:
         """Return how often the person wants mail, by the brand's purposes; `none`: stopped."""
-        contact = self._stored.contact
-        held = {one.scope for one in self._stored.suppressions}
-        wishes = {
-            wish.purpose: str(wish.frequency)
-            for wish in (contact.preferences if contact else ())
-            if wish.brand == self._look.brand
-        }
-        every = {"all", "marketing", f"brand:{self._look.brand}"} & held
-        return {
-            purpose: "none"
-            if every or f"purpose:{purpose}" in held
-            else wishes.get(purpose, str(Frequency.ALL))
-            for purpose in self._look.labels
-        }
+        return {purpose: self._wish(purpose, now) for purpose in self._look.labels}
+
+    def _wish(self, purpose: str, now: datetime) -> str:
+        """Return `none` if the rules stop all mail of the purpose for what the person said."""
+        stored, look = self._stored, self._look
+        facts = RecipientFacts(tuple(stored.suppressions), stored.contact)
+        verdicts = [
+            judge_recipient(RecipientCase(stored.address, stream, facts, rulebook, now))
+            for stream, rulebook in look.marketing
+            if stream.purpose == purpose
+        ]
+        if all(verdict.rule in ("suppression", "withdrawn") for verdict in verdicts):
+            return "none"
+        wishes = [
+            wish.frequency
+            for wish in (stored.contact.preferences if stored.contact else ())
+            if wish.purpose == purpose and same_brand(wish.brand, look.brand)
+        ]
+        return str(max(wishes, key=STRICTNESS.index, default=Frequency.ALL))
 
     def tracking(self) -> list[str | None]:
         """Return the brands, as acts name them, that may track when the person opens a message."""

@@ -10,7 +10,13 @@ import structlog
 from markupsafe import Markup
 
 from smtpproxy.locale import PAGE_LANGS, REFERENCE, Lang, Phrase, say
-from smtpproxy.policy.model import BUILT_IN_BRAND, Stream, StreamClass, TrackingPixels
+from smtpproxy.policy.model import (
+    BUILT_IN_BRAND,
+    Rulebook,
+    Stream,
+    StreamClass,
+    TrackingPixels,
+)
 from smtpproxy.policy.rules.recipient import TRACKING
 from smtpproxy.settings import BrandSettings, Settings
 from smtpproxy.settings.brands import UnusableLogo, logo_source
@@ -67,6 +73,8 @@ class Look:
     languages: tuple[Lang, ...]
     labels: Labels
     """The names of its marketing, by purpose and stream."""
+    marketing: tuple[tuple[Stream, Rulebook], ...]
+    """The streams of that marketing, with their rulebooks."""
     elsewhere: Mapping[str, Labels]
     """The names of the other brands' marketing."""
     also_transactional: frozenset[str]
@@ -152,6 +160,7 @@ def _look(brand: BrandSettings, settings: Settings) -> Look:
         brand.help or (settings.controller.contact if settings.controller else ""),
         brand.languages or PAGE_LANGS,
         _labels(own, settings),
+        tuple((each, settings.rulebooks[each.rulebook]) for each in _marketing(own, settings)),
         {
             name: _labels(_streams(name, settings), settings)
             for name in settings.brands
@@ -177,12 +186,21 @@ def _streams(brand: str, settings: Settings) -> list[Stream]:
     ]
 
 
+def _marketing(streams: Sequence[Stream], settings: Settings) -> list[Stream]:
+    """Return the declared streams of marketing."""
+    declared = {each.name for each in settings.declared_streams}
+    return [
+        stream
+        for stream in streams
+        if stream.stream_class is StreamClass.MARKETING and stream.name in declared
+    ]
+
+
 def _labels(streams: Sequence[Stream], settings: Settings) -> Labels:
     labelled = {each.name: each.label or {} for each in settings.declared_streams}
     labels: dict[str, dict[str, Mapping[Lang, str]]] = {}
-    for stream in streams:
-        declared = stream.name in labelled
-        if stream.stream_class is StreamClass.MARKETING and declared and stream.purpose:
+    for stream in _marketing(streams, settings):
+        if stream.purpose:
             label = labelled[stream.name] or {REFERENCE: stream.name}
             labels.setdefault(stream.purpose, {})[stream.name] = label
     return labels

@@ -26,7 +26,6 @@ from smtpproxy.store.sql.web_tables import ConfirmationLimit
 from smtpproxy.web.known import Known, Stored
 from smtpproxy.web.look import Look
 from smtpproxy.web.own_mail import RelayUnavailable, Submit, Writer, send
-from smtpproxy.web.wishes import standing
 
 VALID_FOR = timedelta(days=1)
 _MOST_WORDS = 50  # occupations
@@ -37,7 +36,7 @@ _AUDIENCES = (Audience.CONSUMER, Audience.PROFESSIONAL)
 log = structlog.get_logger(__name__)
 
 
-def page(stored: Stored, look: Look, lang: Lang, notice: str = "") -> str:
+def page(stored: Stored, look: Look, lang: Lang, now: datetime, notice: str = "") -> str:
     """Return the page; `notice` names what was just done."""
     known = Known(stored, look, lang)
     return (
@@ -54,7 +53,7 @@ def page(stored: Stored, look: Look, lang: Lang, notice: str = "") -> str:
             occupations=sorted(_occupations(known)),
             tracked=bool(known.tracking()),
             wishes=[
-                (each, look.label(each, lang), often) for each, often in known.wishes().items()
+                (each, look.label(each, lang), often) for each, often in known.wishes(now).items()
             ],
         )
     )
@@ -145,7 +144,8 @@ class PersonalPages:
 
     async def _page(self, confirmation: Confirmation, lang: Lang, notice: str) -> Response:
         stored, look = await self._stored(confirmation), self.looks[confirmation.brand]
-        return HTMLResponse(page(stored, look, lang, notice), headers=dict(look.headers))
+        text = page(stored, look, lang, self.now(), notice)
+        return HTMLResponse(text, headers=dict(look.headers))
 
     async def _correct(self, confirmation: Confirmation, form: Mapping[str, str]) -> str:
         stored = await self._stored(confirmation)
@@ -172,11 +172,9 @@ class PersonalPages:
     async def _prefer(self, confirmation: Confirmation, form: Mapping[str, str]) -> str:
         """Record how often mail is wanted. Stopped mail is not resumed: that needs consent."""
         address, store, now = confirmation.recipient, self.writer(), self.now()
-        contact = await store.contact(address)
-        wished = {
-            purpose: form.get(f"often:{purpose}", "")
-            for purpose in self.looks[confirmation.brand].labels
-        }
+        stored, look = await self._stored(confirmation), self.looks[confirmation.brand]
+        before = Known(stored, look, "en").wishes(now)
+        wished = {purpose: form.get(f"often:{purpose}", "") for purpose in before}
         none = [
             SuppressionEntry(
                 address, f"purpose:{purpose}", Origin.UNSUBSCRIBE, now, _by_the_person(confirmation)
@@ -186,16 +184,15 @@ class PersonalPages:
         ]
         if none:
             await store.add_suppressions(none)
-        before = {} if contact is None else standing(contact, confirmation.brand)
         wishes = tuple(
             Preference(purpose, Frequency(often), now, confirmation.brand)
             for purpose, often in wished.items()
-            if often in _OFTEN and often != before.get(purpose, Frequency.ALL)
+            if often in _OFTEN and often != before[purpose]
         )
-        if wishes and contact is not None:
+        if wishes and stored.contact is not None:
             update = ContactUpdate(Contact(address, preferences=wishes), given=frozenset())
             await store.put_contacts([update])
-        return "preferred" if none or (wishes and contact is not None) else "nothing"
+        return "preferred" if none or (wishes and stored.contact is not None) else "nothing"
 
     async def _untrack(self, confirmation: Confirmation, lang: Lang) -> str:
         """Withdraw consent to tracking from each brand of the controller that has it."""

@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import openpyxl
@@ -325,6 +325,35 @@ def test_a_no_is_obeyed_though_its_row_is_rejected(stored: Stored) -> None:
     people = stored.file("list", "eva@people.example\n")
     found = stored.json("scrub", people, "--stream", "offers", code=1)
     assert found["by_reason"] == {"consent_withdrawn": 1}
+
+
+def test_the_sample_says_who_may_be_mailed_as_the_import_does(stored: Stored) -> None:
+    """Of people who were erased, of people who want less mail, and while a stream is paused."""
+    rows = [f"{name};{name}@people.example;Oui;31/12/2024;" for name in ("eva", "noe", "zoe")]
+    path = stored.file("crm.csv", "\n".join([FRENCH.partition("\n")[0], *rows]))
+    erased = ("eva@people.example", "--origin", "erasure", "--since", "2024-01-01")
+    stored.run("suppress", "add", *erased)
+    wish = {"purpose": "offers", "frequency": "monthly", "at": f"{datetime.now(UTC):%FT%TZ}"}
+    noe = json.dumps({"address": "noe@people.example", "preferences": [wish]})
+    stored.run("contact", "import", stored.file("noe.ndjson", f"{noe}\n"))
+    mapping = stored.folder / "crm.toml"
+
+    def sampled() -> tuple[int, dict[str, int]]:
+        asked = ("contact", "map", path, "--yes", *KNOWN, "--output", str(mapping))
+        offers = stored.json(*asked)["streams"]["offers"]
+        return offers["allowed"], offers["by_reason"]
+
+    assert sampled() == (1, {"suppressed_erasure": 1, "preference_frequency": 1})
+    mapping.unlink()
+    stored.run("stream", "pause", "offers", "--reason", "a test")
+    assert sampled() == (
+        0, {"suppressed_erasure": 1, "preference_frequency": 1, "stream_paused": 1},
+    )  # fmt: skip
+    tried = stored.json("contact", "import", path, "--mapping", str(mapping), "--dry-run")
+    (offers,) = [one for one in tried["outlook"]["streams"] if one["stream"] == "offers"]
+    assert offers["by_reason"] == {
+        "suppressed_erasure": 1, "preference_frequency": 1, "stream_paused": 1,
+    }  # fmt: skip
 
 
 def test_days_and_months_that_a_spreadsheet_exchanged_are_asked_about(stored: Stored) -> None:

@@ -65,6 +65,7 @@ LOGO = (
     ' r="22" fill="#8a1538"/><path d="M14 30V16l10 10 10-10v14" fill="none" stroke="#fff"'
     ' stroke-width="4"/></svg>'
 )
+NOW = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
 SIZES = {"desktop": 1024, "phone": 390}
 
 
@@ -86,15 +87,15 @@ def pages(look: Look, lang: str = "en") -> dict[str, str]:
         "confirm": environment(lang)
         .get_template("confirmation.html")
         .render(look=look, state="ask", title="Offers?", text="Yes, send me them.", button="Yes"),
-        "personal": page(stored(), *about, "corrected"),
-        "tracked": page(stored("tracking"), *about),
+        "personal": page(stored(), *about, NOW, "corrected"),
+        "tracked": page(stored("tracking"), *about, NOW),
         "unknown": render(*about, "unknown", "", "unknown", "this", ""),
     }
 
 
 def stored(*agreed: str) -> Stored:
     """What is stored of somebody who agreed to these too."""
-    at = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
+    at = NOW
     contact = Contact(
         "jeanne@people.example",
         Audience.PROFESSIONAL,

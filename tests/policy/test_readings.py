@@ -6,6 +6,7 @@ from msgspec.structs import replace
 from smtpproxy.policy.decide import judge_recipient
 from smtpproxy.policy.model import ConsentAct, Origin, Reading, RecipientFacts
 from smtpproxy.policy.rules import RecipientCase
+from smtpproxy.policy.rules.bases import withdrawn_at
 from tests.policy.cases import BOOK, DAY, NOW, OFFERS, RECEIPTS, SUBSCRIBER, said, suppression
 
 VICTIM = "victim@example.net"
@@ -36,6 +37,18 @@ def test_a_withdrawal_by_whom_the_mta_may_deliver_to_counts_for_marketing() -> N
     agreed = replace(SUBSCRIBER.acts[0], at=NOW)
     newer = replace(facts, readings=(Reading(VICTIM, (withdrawn, agreed)),))
     assert answer(newer) == "allow consent"
+
+
+def test_the_withdrawal_that_is_in_force_is_dated() -> None:
+    """Not one of the person's own that a later consent ended."""
+    own = ConsentAct("offers", NOW - 900 * DAY, withdrawal=True)
+    theirs = ConsentAct("offers", NOW - DAY, withdrawal=True)
+    contact = replace(SUBSCRIBER, acts=(own, *SUBSCRIBER.acts))
+    facts = RecipientFacts(contact=contact, readings=(Reading(VICTIM, (theirs,)),))
+    assert answer(facts) == "refuse consent_withdrawn"
+    case = RecipientCase(SUBSCRIBER.address, OFFERS, facts, BOOK, NOW)
+    assert withdrawn_at(case) == theirs.at
+    assert withdrawn_at(replace(case, facts=replace(facts, readings=()))) == own.at
 
 
 def test_consent_by_whom_the_mta_may_deliver_to_allows_nothing() -> None:

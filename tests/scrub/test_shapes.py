@@ -8,12 +8,20 @@ import pytest
 from msgspec.structs import replace
 
 from smtpproxy.policy.decide import judge_recipient
-from smtpproxy.policy.model import Action, Contact, Reason, RecipientFacts, Rulebook, Stream
+from smtpproxy.policy.model import (
+    Action,
+    Contact,
+    Evidence,
+    Reason,
+    RecipientFacts,
+    Rulebook,
+    Stream,
+)
 from smtpproxy.policy.rulebooks import builtin
 from smtpproxy.policy.rules import RecipientCase
 from smtpproxy.scrub.fixes import freed_by
 from smtpproxy.scrub.shapes import Shapes
-from tests.policy.cases import ADDRESS, CUSTOMER, NOW, OFFERS
+from tests.policy.cases import ADDRESS, AGREED, CUSTOMER, NOW, OFFERS, PERSON
 from tests.policy.strategies import MOMENTS, random_case
 
 BOOKS = [builtin(name) for name in ("fr", "uk", "us", "ca")]
@@ -132,6 +140,18 @@ def test_what_only_some_people_have_makes_no_shape() -> None:
     assert shapes.of(contact.address, known, [contact]) is not None
     assert shapes.of(contact.address, known, [contact, contact]) is None
     assert shapes.of(contact.address, known, [Contact(contact.address, language="fr")]) is None
+
+
+@pytest.mark.parametrize("evidence", [Evidence("\u200b"), Evidence("form v3", recorded_by="crm")])
+def test_evidence_that_states_other_things_makes_another_shape(evidence: Evidence) -> None:
+    """Invisible characters state nothing, and a rulebook may require any field."""
+    book = builtin("fr")
+    needs_author = replace(book, required_evidence=frozenset({"recorded_by"}))
+    shapes = Shapes([book, needs_author], NOW)
+    acts = (AGREED, replace(AGREED, evidence=evidence))
+    people = [RecipientFacts(contact=replace(PERSON, acts=(act,))) for act in acts]
+    first, second = (shapes.of(ADDRESS, known, ()) for known in people)
+    assert first != second
 
 
 @pytest.mark.parametrize(

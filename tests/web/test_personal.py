@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from msgspec.structs import replace as changed
 from starlette.applications import Starlette
 
 from smtpproxy.config import parse
@@ -27,6 +28,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.store import open_confirmation_limit
 from smtpproxy.store.link_keys import LinkReader, ensure_link_keys, link_ring
+from smtpproxy.store.protocols import SuppressionEntry
 from smtpproxy.web.confirmation import ConfirmationLinks
 from smtpproxy.web.known import Known, Stored
 from smtpproxy.web.look import looks
@@ -193,6 +195,48 @@ def test_what_is_stored_is_said_as_far_as_it_is_this_controllers() -> None:
         "How often": ["Special offers, Sales & clearance: Once a month at most"],
         "Stopped": ["advertising from Boots & Co, since 28 February 2026: you unsubscribed"],
     }
+
+
+ORDER = Suppression("marketing", Origin.UNSUBSCRIBE, T0 - 20 * DAY)
+AGREED = ConsentAct(
+    "offers", T0 - 9 * DAY, method="signed_form", evidence=Evidence("form v3"), brand="shop"
+)
+WITHDRAWN = ConsentAct("offers", T0 - DAY, withdrawal=True)
+WEEKLY = Preference("offers", Frequency.WEEKLY, T0 - 9 * DAY, "shop")
+
+
+@pytest.mark.parametrize(
+    ("acts", "orders", "wishes", "often"),
+    [
+        ((), [ORDER], (), "none"),
+        ((AGREED,), [ORDER], (), "all"),  # who subscribed again
+        ((AGREED,), [changed(ORDER, origin=Origin.COMPLAINT)], (), "none"),
+        ((AGREED, WITHDRAWN), [], (), "none"),
+        ((), [changed(ORDER, scope="brand:boots")], (), "all"),
+        ((), [changed(ORDER, scope="brand:renamed")], (), "none"),
+        ((), [], (WEEKLY,), "weekly"),
+        ((), [], (changed(WEEKLY, brand="boots"),), "all"),
+        ((), [], (changed(WEEKLY, brand="default"),), "weekly"),  # from when there was one brand
+    ],
+)
+def test_what_is_wanted_is_said_as_the_relay_obeys_it(
+    acts: tuple[ConsentAct, ...],
+    orders: list[Suppression],
+    wishes: tuple[Preference, ...],
+    often: str,
+) -> None:
+    contact = Contact(JEANNE, source=Source.DIRECT, brand="shop", acts=acts, preferences=wishes)
+    shop = looks(parse(TWO_BRANDS, "x.toml"))["shop"]
+    assert Known(Stored(JEANNE, contact, orders), shop, "en").wishes(T0)["offers"] == often
+
+
+async def test_who_subscribed_again_can_ask_for_less(site: Site) -> None:
+    await site.store.add_suppressions(
+        [SuppressionEntry(JEANNE, "purpose:offers", Origin.UNSUBSCRIBE, T0 - 20 * DAY)]
+    )
+    await site.store.record_act(JEANNE, AGREED)
+    page = await site.post(await site.link())
+    assert 'name="often:offers" value="weekly"' in page
 
 
 async def test_what_is_stored_is_shown_and_can_do_no_harm(site: Site) -> None:

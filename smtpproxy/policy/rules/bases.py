@@ -136,7 +136,7 @@ def _strictness(act: ConsentAct, rulebook: Rulebook) -> tuple[bool, ...]:
         bool(act.conditional) and not rulebook.conditional_allowed,
         act.method not in rulebook.valid_methods,
         "email" not in act.channels,
-        all(_states(act.evidence, name) for name in rulebook.required_evidence),
+        all(states(act.evidence, name) for name in rulebook.required_evidence),
     )
 
 
@@ -154,11 +154,15 @@ def confirmed_request(acts: Sequence[ConsentAct], act: ConsentAct) -> ConsentAct
 
 
 def withdrawn_at(case: RecipientCase) -> datetime | None:
-    """Return when consent for the purpose was last withdrawn, None if it never was."""
+    """Return when consent for the purpose was last withdrawn, None if it never was.
+
+    If another reading of the address withdrew it, only that withdrawal is in force.
+    """
     contact, purpose = case.facts.contact, case.stream.purpose
-    newest = None if contact is None else newest_withdrawal(contact.acts, purpose)
-    elsewhere = [newest_withdrawal(one.acts, purpose) for one in case.facts.readings]
-    return newest or max(filter(None, elsewhere), default=None)
+    acts = () if contact is None else contact.acts
+    if not _is_withdrawn(case, acts) and (elsewhere := withdrawn_reading(case)) is not None:
+        acts = elsewhere.acts
+    return newest_withdrawal(acts, purpose)
 
 
 def newest_withdrawal(acts: Sequence[ConsentAct], purpose: str | None) -> datetime | None:
@@ -207,14 +211,15 @@ def _is_proven(act: ConsentAct, request: ConsentAct | None, case: RecipientCase)
     if act.pending or act.method not in rulebook.valid_methods or act.at > case.now:
         return False
     for name in rulebook.required_evidence:
-        if _states(act.evidence, name):
+        if states(act.evidence, name):
             continue
-        if request is None or not _states(request.evidence, name):
+        if request is None or not states(request.evidence, name):
             return False
     return True
 
 
-def _states(evidence: Evidence, name: str) -> bool:
+def states(evidence: Evidence, name: str) -> bool:
+    """Whether the evidence has a field; white space states nothing."""
     value: str | None = getattr(evidence, name)
     if value is None or not value.strip():
         return False

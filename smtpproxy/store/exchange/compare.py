@@ -1,14 +1,19 @@
 """Finding out what an import would change, without changing it."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, TypeVar
 
-from smtpproxy.policy.decide import judge
+from msgspec.structs import replace
+
+from smtpproxy.mail.address import readings
+from smtpproxy.policy.decide import decisive, needs
 from smtpproxy.policy.model import (
+    NO_FACTS,
     Action,
     Contact,
+    Facts,
     Lookups,
     Origin,
     RecipientFacts,
@@ -20,12 +25,19 @@ from smtpproxy.policy.model import (
     Verdict,
     collections,
 )
+from smtpproxy.policy.rules import RecipientCase
 from smtpproxy.store.collected import COLLECTED_FIELDS, alike
 from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected
 from smtpproxy.store.exchange.run import BATCH_ROWS
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.merge import FROZEN, MARKS, Known, Merged, merge, refusals
-from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate, Store, SuppressionEntry
+from smtpproxy.store.protocols import (
+    PROFILE_FIELDS,
+    ContactUpdate,
+    FactReader,
+    Store,
+    SuppressionEntry,
+)
 from smtpproxy.terminal import counted
 
 T = TypeVar("T")
@@ -113,6 +125,20 @@ async def _take(batch: list[Read[T]], differences: Compare[T], done: Comparison)
             await _take([one], differences, done)
 
 
+async def facts_beside(store: FactReader, lookups: Lookups, limited: Collection[str] = ()) -> Facts:
+    """Return what a verdict needs besides the contacts, which are to be others than those stored.
+
+    What people were mailed is also read for the `limited`, who wish for less mail. Raises
+    StoreUnavailable.
+    """
+    facts = await store.facts(replace(lookups, contacts=False))
+    # Other readings of an address may have withdrawn consent.
+    whole = tuple([one for one in lookups.addresses if one in limited or readings(one)])
+    if not whole:
+        return facts
+    return {**facts, **await store.facts(replace(lookups, addresses=whole, mailings=True))}
+
+
 class SuppressionComparison:
     """A suppression is new, moves one forward in time, or changes nothing."""
 
@@ -164,18 +190,21 @@ class ContactComparison:
         self._store = store
         self._observe = observe
         self._streams = [pair for pair in streams if pair[0].stream_class is StreamClass.MARKETING]
+        question = Transaction(tuple(stream for stream, _ in self._streams))
+        self._lookups = needs(question, Rulebook(""))
         self._now = now
 
     async def __call__(self, batch: Sequence[Read[ContactUpdate]]) -> list[Difference]:
         addresses = tuple(dict.fromkeys(one.value.contact.address for one in batch))
         profiles = await self._store.profiles(addresses)
-        facts = await self._store.facts(Lookups(addresses, contacts=False))
         known = {address: Known(*profile) for address, profile in profiles.items()}
+        lookups = replace(self._lookups, addresses=addresses)
+        facts = await facts_beside(self._store, lookups)
         found = []
         for one in batch:
             address = one.value.contact.address
             before, update = known.get(address), one.value
-            bars = facts[address] if address in facts else RecipientFacts()
+            bars = facts.get(address, NO_FACTS)
             if any(_is_erasure(bar) for bar in bars.suppressions):
                 refusing = refusals(update)
                 if before is None or refusing is None:
@@ -196,7 +225,10 @@ class ContactComparison:
     def _mailable_again(
         self, address: str, bars: RecipientFacts, before: Known | None, after: Contact
     ) -> str:
-        """Name the streams on which mail to the person is refused now, and would be allowed."""
+        """Name the streams on which mail to the person is refused now, and would be allowed.
+
+        A pause, a limit or a stale snapshot does not hide that: it ends by itself.
+        """
         withdrawn = before is not None and any(act.withdrawal for act in before.contact.acts)
         if not bars.suppressions and not withdrawn:
             return ""
@@ -220,9 +252,8 @@ class ContactComparison:
         stream: Stream,
         rulebook: Rulebook,
     ) -> Verdict:
-        facts = {address: RecipientFacts(bars.suppressions, contact)}
-        asked = Transaction((stream,), (address,))
-        return judge(asked, facts, rulebook, self._now).recipients[0]
+        facts = replace(bars, contact=contact)
+        return decisive(RecipientCase(address, stream, facts, rulebook, self._now))[1]
 
 
 def _is_erasure(bar: Suppression) -> bool:

@@ -3,10 +3,12 @@
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from smtpproxy.policy.model import Contact, Origin, Stream, StreamClass
+from smtpproxy.policy.model import ConsentAct, Contact, Origin, Stream, StreamClass
 from smtpproxy.policy.rulebooks import builtin
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_store
@@ -47,9 +49,9 @@ async def suppressions(store: Store, rows: str) -> Comparison:
     return await compare(contents, SuppressionComparison(store), lambda _: None)
 
 
-async def contacts(store: Store, rows: str) -> Comparison:
+async def contacts(store: Store, rows: str, stream: Stream = OFFERS) -> Comparison:
     contents = contact_ndjson.read_ndjson(lines(rows), NOW)
-    comparison = ContactComparison(store, [(OFFERS, builtin("fr"))], NOW)
+    comparison = ContactComparison(store, [(stream, builtin("fr"))], NOW)
     return await compare(contents, comparison, lambda _: None)
 
 
@@ -178,6 +180,26 @@ class TestResurrected:
         done = await contacts(store, consent(NOW - DAY))
         assert done.counts["resurrected"] == 1
         assert "offers: refused as consent_withdrawn" in done.samples[-1].what
+
+    @pytest.mark.parametrize("held", [{"paused": True}, {"max_snapshot_age": 60.0}])
+    async def test_what_ends_by_itself_hides_nobody(
+        self, store: Store, held: dict[str, Any]
+    ) -> None:
+        await store.add_suppressions(
+            [SuppressionEntry(ANNA, "marketing", Origin.UNSUBSCRIBE, NOW - 2 * DAY)]
+        )
+        done = await contacts(store, consent(NOW - DAY), replace(OFFERS, **held))
+        assert done.counts["resurrected"] == 1
+
+    async def test_not_if_another_reading_of_the_address_withdrew(self, store: Store) -> None:
+        routed = "anna%people.example@relay.example"
+        withdrawn = ConsentAct("offers", NOW - 2 * DAY, withdrawal=True)
+        await store.put_contacts([Contact(ANNA, acts=(withdrawn,))])
+        await store.add_suppressions(
+            [SuppressionEntry(routed, "marketing", Origin.UNSUBSCRIBE, NOW - 2 * DAY)]
+        )
+        done = await contacts(store, consent(NOW - DAY).replace(ANNA, routed))
+        assert (done.counts["new"], done.counts["resurrected"]) == (1, 0)
 
     async def test_who_was_never_kept_from_mail_is_only_new(self, store: Store) -> None:
         done = await contacts(store, consent(NOW - DAY))
