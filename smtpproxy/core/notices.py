@@ -216,7 +216,7 @@ class Notices:
             relayed=verdict.action is Action.ALLOW,
             notice_about=self._about,
         )
-        decided = without_erased(decided, self._began)
+        decided = without_erased(decided, self._facts, self._began)
         yield from WriteRecord(decided)
         self._services.emit(decided)
         return decided

@@ -260,7 +260,7 @@ class RecordedTransaction:
 
     def _record(self, decided: Decided) -> Steps[None]:
         """Record a decision and emit it. Raises AuditUnavailable."""
-        decided = without_erased(decided, self._began)
+        decided = without_erased(decided, self._evaluation.facts, self._began)
         yield WriteRecord(decided)
         self._services.emit(decided)
 
@@ -268,7 +268,7 @@ class RecordedTransaction:
         """Record a passing decision, once. Raises AuditUnavailable, unless it is only observed."""
         if decided is self._on_record:  # a split was recorded before its notice was sent
             return
-        recorded = without_erased(decided, self._began)
+        recorded = without_erased(decided, self._evaluation.facts, self._began)
         try:
             yield WriteRecord(recorded)
         except AuditUnavailable as error:
@@ -330,14 +330,17 @@ class RecordedTransaction:
         self._worked += self._services.ticks() - self._turn_began
 
 
-def without_erased(decided: Decided, began: datetime) -> Decided:
-    """The decision without the names of those erased since the transaction began."""
-    if not any(map(_suppressions, decided.facts.values())):
+def without_erased(decided: Decided, facts: Facts, began: datetime) -> Decided:
+    """The decision without the names of those erased since the transaction began.
+
+    `facts` are the latest; those of the decision are the ones that it was made by.
+    """
+    if not any(map(_suppressions, facts.values())):
         return decided
     erased = [
         index
         for index, recipient in enumerate(decided.recipients)
-        if was_erased(decided.facts.get(recipient.canonical, NO_FACTS), began)
+        if was_erased(facts.get(recipient.canonical, NO_FACTS), began)
     ]
     if not erased:
         return decided

@@ -216,12 +216,11 @@ class Transaction(CountedTransaction):
         )
 
     def _decided(self, decision: Decision, passes: bool) -> Decided:
-        people, facts = self.recipients_accepted, self._evaluation.facts
         return self._decision(
             "data",
             decision,
-            people,
-            facts,
+            self.recipients_accepted,
+            dict(self._evaluation.facts),  # later ones are not what it was made by
             features=self._features,
             observed=decision.stream.mode is _OBSERVE,
             relayed=passes,
@@ -259,7 +258,16 @@ class Transaction(CountedTransaction):
         message = decision.message
         if message is not None and message.reason is Reason.RECIPIENTS_REFUSED:
             message = judge_message(stream, self._features)
-        return self._outcome(replace(decision, recipients=verdicts, message=message))
+        changed = self._outcome(replace(decision, recipients=verdicts, message=message))
+        facts = {  # a verdict that stays was given by what was known then
+            address: outcome.decided.facts.get(address, NO_FACTS)
+            for address, verdict in zip(addresses, before, strict=True)
+            if not _is_allowed(verdict)
+        }
+        if not facts:
+            return changed
+        decided = replace(changed.decided, facts={**changed.decided.facts, **facts})
+        return replace(changed, decided=decided)
 
     def _recheck_and_record(self, outcome: Outcome) -> Steps[Outcome | None]:
         """Look again, and record the outcome if it still holds; otherwise return the new one.

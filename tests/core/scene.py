@@ -31,10 +31,16 @@ class Scene:
         return self._open
 
     def mail(
-        self, *names: str, suppressed: Sequence[str] = (), answers: Answers = lambda _: None
+        self,
+        *names: str,
+        suppressed: Sequence[str] = (),
+        withdrawn: Sequence[str] = (),
+        answers: Answers = lambda _: None,
     ) -> Question:
         """A message begins, and everybody else gave their consent until then."""
         self.world.people.update({name: Person() for name in self.world.people})
+        for name in withdrawn:
+            self.world.people[name].consents = False
         for name in suppressed:
             self.suppress(name)
         self._open = self.driver.begin(SENDER, STREAMS[:1])
