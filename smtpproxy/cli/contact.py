@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -136,6 +136,14 @@ def import_contacts(settings: Settings, file: Path, options: ContactImport) -> R
 
         return into
 
+    async def look(
+        outlook: Outlook,
+        store: Store,
+        updates: Sequence[ContactUpdate],
+        after: Mapping[str, Contact],
+    ) -> None:
+        await outlook.imported(store, updates, after, check.orders(updates))
+
     judged = [(stream, settings.rulebooks[stream.rulebook]) for stream in settings.streams.values()]
     return run_import(
         task,
@@ -144,7 +152,7 @@ def import_contacts(settings: Settings, file: Path, options: ContactImport) -> R
             lambda store, report: ContactComparison(store, judged, now(), report),
             put,
             check.notices,
-            Outlook.imported,
+            look,
         ),
     )
 

@@ -22,6 +22,7 @@ from smtpproxy.policy.model import (
     Contact,
     Rulebook,
     StreamClass,
+    Suppression,
     Transaction,
 )
 from smtpproxy.policy.rules import RecipientCase
@@ -138,15 +139,23 @@ def sample(settings: Settings, path: Path, mapping: Mapping) -> Sample:
         except ImportFault as error:
             found.rejected.append(str(error))
             found.faults += 1
+    orders: dict[str, list[Suppression]] = {}
+    for entry in check.orders([one.value for one in updates]):
+        order = Suppression(entry.scope, entry.origin, entry.since)
+        orders.setdefault(entry.address, []).append(order)
     using_store(
-        settings, lambda store: _judge(settings, store, updates, found),
+        settings, lambda store: _judge(settings, store, updates, orders, found),
         read_only=True, or_empty=True,
     )  # fmt: skip
     return found
 
 
 async def _judge(
-    settings: Settings, store: Store, updates: Sequence[Read[ContactUpdate]], found: Sample
+    settings: Settings,
+    store: Store,
+    updates: Sequence[Read[ContactUpdate]],
+    orders: abc.Mapping[str, Sequence[Suppression]],
+    found: Sample,
 ) -> None:
     marketing = [
         one for one in settings.streams.values() if one.stream_class is StreamClass.MARKETING
@@ -170,7 +179,9 @@ async def _judge(
     facts = await facts_beside(store, lookups, limited)
     for address, line in lines.items():
         contact = people.get(address)  # None: they were erased, and are left out
-        known = replace(facts.get(address, NO_FACTS), contact=contact)
+        known = facts.get(address, NO_FACTS)
+        suppressions = (*known.suppressions, *orders.get(address, ()))
+        known = replace(known, suppressions=suppressions, contact=contact)
         verdicts = {}
         for stream, rulebook in judged:
             verdict = judge_recipient(RecipientCase(address, stream, known, rulebook, moment))

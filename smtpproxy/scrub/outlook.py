@@ -131,16 +131,27 @@ class Outlook:
         self._apart = 0
 
     async def imported(
-        self, store: FactReader, updates: Sequence[ContactUpdate], after: Mapping[str, Contact]
+        self,
+        store: FactReader,
+        updates: Sequence[ContactUpdate],
+        after: Mapping[str, Contact],
+        entries: Sequence[SuppressionEntry] = (),
     ) -> None:
-        """Judge contacts as they are `after` the updates. Raises StoreUnavailable."""
+        """Judge contacts as they are `after` the updates, of which `entries` follow.
+
+        Raises StoreUnavailable.
+        """
         lines: dict[str, list[Contact]] = {}
         for update in updates:
             lines.setdefault(update.contact.address, []).append(update.contact)
+        orders_of: dict[str, list[Suppression]] = {}
+        for entry in entries if self._foresees else ():
+            orders_of.setdefault(entry.address, []).append(_order(entry))
         for some in _parts(list(lines)):
             facts = await self._facts(store, some, after)
             for address in some:
-                self._put(address, _known(facts, address, after), lines[address])
+                known = _with_orders(_known(facts, address, after), orders_of.get(address, ()))
+                self._put(address, known, lines[address])
 
     async def suppressed(
         self,
@@ -157,7 +168,7 @@ class Outlook:
                 continue
             orders = orders_of.setdefault(address, [])
             if self._foresees:
-                orders.append(Suppression(entry.scope, entry.origin, entry.since))
+                orders.append(_order(entry))
         await self.add(store, orders_of)
 
     async def add(self, store: Store, people: Mapping[str, Sequence[Suppression]]) -> None:
@@ -166,9 +177,7 @@ class Outlook:
             contacts = {name: one for name, (one, _) in (await store.profiles(some)).items()}
             facts = await self._facts(store, some, contacts)
             for address in some:
-                known = _known(facts, address, contacts)
-                if orders := people[address]:
-                    known = replace(known, suppressions=(*known.suppressions, *orders))
+                known = _with_orders(_known(facts, address, contacts), people[address])
                 self._put(address, known, ())
 
     async def left(self, store: FactReader, contacts: Mapping[str, Contact | None]) -> None:
@@ -263,6 +272,14 @@ class _Counted:
 def _known(facts: Facts, address: str, contacts: Mapping[str, Contact]) -> RecipientFacts:
     known, contact = facts.get(address, NO_FACTS), contacts.get(address)
     return known if contact is known.contact else replace(known, contact=contact)
+
+
+def _order(entry: SuppressionEntry) -> Suppression:
+    return Suppression(entry.scope, entry.origin, entry.since)
+
+
+def _with_orders(known: RecipientFacts, orders: Sequence[Suppression]) -> RecipientFacts:
+    return replace(known, suppressions=(*known.suppressions, *orders)) if orders else known
 
 
 def _parts(addresses: Sequence[str]) -> Iterable[Sequence[str]]:

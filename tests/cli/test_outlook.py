@@ -178,6 +178,20 @@ def test_a_dry_run_says_what_the_import_then_says(stored: Stored) -> None:
     assert on(after, "receipts")["allowed"] == after["people"] - 1
 
 
+def test_a_no_to_an_unknown_purpose_counts_in_a_dry_run_too(stored: Stored) -> None:
+    """It becomes a suppression of all marketing."""
+    yes = (
+        f'{{"purpose":"offers","method":"signed_form","given_at":"{DAY}",'
+        '"evidence":{"wording":"form 3"}}'
+    )
+    no = '{"purpose":"gazette","withdrawn_at":"2026-04-01T10:00:00Z"}'
+    person = f'{{"address":"anna@people.example","source":"direct","consents":[{yes},{no}]}}\n'
+    command = ("contact", "import", stored.file("list.ndjson", person), "--brand", "shop")
+    tried, done = (stored.json(*command, *more)["outlook"] for more in (["--dry-run"], []))
+    assert on(tried, "shop-offers")["by_reason"] == {"suppressed_unsubscribe": 1}
+    assert {**tried, "at": None} == {**done, "at": None}
+
+
 def test_after_a_replacement_it_says_what_is_left(stored: Stored) -> None:
     """The consent that only the former import told is gone when people are counted."""
     first = stored.file("one.csv", HEADER + line("anna") + line("bert"))
