@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from msgspec import Struct
@@ -187,19 +188,22 @@ def _those_of(folder: Path, people: frozenset[bytes], key: PersonKey) -> Mapping
     return found
 
 
-_BETWEEN = re.compile(rb'[\s"<>(),;:\[\]\\]+')
-_LONGEST = 1_000  # octets of what may be an address
+_BETWEEN = re.compile(r'[\s"<>(),;:\[\]\\]+')
+_LONGEST = 1_000  # characters of what may be an address
+_MARK = re.compile(r"[^\w.@-]")  # an address may contain it, and a mapping name it as delimiter
 
 
 def _names(people: frozenset[bytes], key: PersonKey, lines: bytes) -> bool:
     """Whether lines of a file of any form name one of these people."""
-    for text in _BETWEEN.split(lines):
-        if b"@" not in text or len(text) > _LONGEST:
+    for text in _BETWEEN.split(lines.decode("utf-8", "surrogateescape")):
+        if "@" not in text or len(text) > _LONGEST:
             continue
-        with contextlib.suppress(AddressError):
-            address = entered(text.decode("utf-8", "surrogateescape"))
-            if any(key(name) in people for name in (address, *readings(address))):
-                return True
+        cells = chain([text], *(text.split(mark) for mark in set(_MARK.findall(text))))
+        for cell in cells:
+            with contextlib.suppress(AddressError):
+                address = entered(cell)
+                if any(key(name) in people for name in (address, *readings(address))):
+                    return True
     return False
 
 

@@ -55,8 +55,9 @@ def disk(settings: Settings) -> Iterator[str]:
     except OSError:
         return
     free = found.f_bavail * found.f_frsize
-    if free < _LITTLE or not found.f_favail:
-        left = "no files" if not found.f_favail else f"{free / 1e6:.0f} MB"
+    no_files = found.f_files and not found.f_favail  # Btrfs has no limit, and says 0 of 0
+    if free < _LITTLE or no_files:
+        left = "no files" if no_files else f"{free / 1e6:.0f} MB"
         yield (
             f"server.state_dir: {left} left on the disk of {state}; once it is full, all mail is"
             " answered 451"

@@ -259,8 +259,12 @@ def test_a_disk_that_is_nearly_full(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path = configuration(tmp_path)
     (tmp_path / "state").mkdir()
     real = os.statvfs(tmp_path)
-    for place, value, said in ((4, 100, "0 MB left"), (7, 0, "no files left")):
-        full = list(real)
-        full[place] = value
-        monkeypatch.setattr(os, "statvfs", lambda _, found=full: os.statvfs_result(found))
-        assert f"warning: server.state_dir: {said} on the disk" in command("check", path, code=0)[1]
+
+    def warned(changed: dict[int, int]) -> str:
+        found = [changed.get(place, value) for place, value in enumerate(real)]
+        monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(found))
+        return command("check", path, code=0)[1]
+
+    for changed, said in (({4: 100}, "0 MB left"), ({7: 0}, "no files left")):
+        assert f"warning: server.state_dir: {said} on the disk" in warned(changed)
+    assert "on the disk" not in warned({5: 0, 6: 0, 7: 0}), "Btrfs counts no files"

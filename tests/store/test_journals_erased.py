@@ -94,6 +94,8 @@ async def test_an_erasure_reaches_what_imports_here_have_rejected(relay: Relay) 
         "# line 3: x\neva@people.example,?\n",
         f'# line 4: x\n{{"address":"<{ODD}>","source":7}}\n',
         "# line 5: x\n@,@@,\n",
+        f"# line 6: x\n7|{ANNA}|Anna\n",
+        f"# line 7: x\n7~{ANNA}~a+b\n",
     ]
     jobs.rejected(id).write_text("address,source\n" + "".join(entries))
     await relay.journals.add_erasure(ANNA, now)
