@@ -1,11 +1,11 @@
-"""Makes changes survive a crash of the machine, and files readable by the relay."""
+"""Files that survive a crash of the machine, and that the relay can read."""
 
 import os
 from pathlib import Path
 from typing import IO, Any
 
 
-def unread(path: Path, error: OSError) -> str:
+def read_fault(path: Path, error: OSError) -> str:
     """Return why the relay cannot read a file that it needs, and what would be right."""
     text = f"{path} cannot be read: {error.strerror}"
     if isinstance(error, PermissionError):

@@ -1,7 +1,6 @@
-"""The record of purges: when the next is due, and whether the clock can be believed.
+"""The record of purges: when the next is due, what metrics show, whether the clock is plausible.
 
-Each run is a line in `purges.ndjson`, the newest at the end. These lines say when the next run is
-due and what metrics show, and contain only counts and dates.
+Each run is a line in `purges.ndjson`, the newest at the end, with only counts and dates.
 """
 
 import os
@@ -20,9 +19,6 @@ from smtpproxy.sinks.snapshots import Snapshot
 from smtpproxy.terminal import counted
 
 FILE_NAME = "purges.ndjson"
-
-KINDS = PURGED_KINDS
-"""What is removed, as named in the record, in metrics and by `smtpproxy purge`."""
 
 
 class Kind(Struct, frozen=True):
@@ -65,7 +61,7 @@ def note_run(state_dir: Path, began: datetime, ended: datetime, removed: Mapping
     """Add a run to the record. Raises OSError."""
     last = newest_run(state_dir)
     before = {} if last is None else last.total
-    total = {kind: before.get(kind, 0) + removed.get(kind, Kind()).rows for kind in KINDS}
+    total = {kind: before.get(kind, 0) + removed.get(kind, Kind()).rows for kind in PURGED_KINDS}
     run = Run(began, ended, dict(removed), total)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
     file = os.open(state_dir / FILE_NAME, flags, 0o600)
@@ -114,14 +110,15 @@ def latest(now: datetime, at: time) -> datetime:
 def is_due(last: datetime, now: datetime, at: time) -> bool:
     """Whether the time for a run has come since `last`, the last run.
 
-    It has if `last` is in the future too: either clock was wrong, and `check_clock` says so.
+    It has come if `last` is in the future, too: a clock was wrong, as `check_clock` reports.
     """
     return last < latest(now, at) or last > now + _BACK
 
 
 _GAP = timedelta(days=35)
-"""Longer without a run, and the clock may be wrong; shorter, little would go too early."""
+"""After longer without a run the clock may be wrong; within it, little would go too early."""
 _BACK = timedelta(days=1)
+"""How far in the future the last run may be: clocks are corrected."""
 
 
 class ClockDoubtful(Exception):

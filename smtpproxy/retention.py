@@ -41,7 +41,7 @@ class AlreadyRunning(Exception):
 
 @dataclass(slots=True)
 class Purged:
-    """What a run removed, or would; `removed` has every kind of `purge_runs.KINDS`."""
+    """What a run removed, or would; `removed` has every kind of `PURGED_KINDS`."""
 
     began: datetime
     at: datetime

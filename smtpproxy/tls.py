@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smtpproxy.disk import unread
+from smtpproxy.disk import read_fault
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -159,7 +159,7 @@ def _readable(key: str, path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise TlsError(key, unread(path, error)) from None
+        raise TlsError(key, read_fault(path, error)) from None
 
 
 def _pair_error(files: TlsFiles, error: ssl.SSLError) -> TlsError:

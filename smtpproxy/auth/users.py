@@ -21,7 +21,7 @@ from pathlib import Path
 from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import Argon2Error, InvalidHashError
 
-from smtpproxy.disk import unread
+from smtpproxy.disk import read_fault
 from smtpproxy.wire.sasl import NotPreparable, ScramKeys, is_user_name, saslprep
 
 ITERATIONS = 4096
@@ -78,7 +78,7 @@ def read(path: Path) -> Users:
     except FileNotFoundError:
         raise UsersError(f"{path} is not there yet: smtpproxy user add NAME makes it") from None
     except OSError as error:
-        raise UsersError(unread(path, error)) from None
+        raise UsersError(read_fault(path, error)) from None
     if stat.S_IMODE(mode) & 0o077:
         raise UsersError(f"{path} is open to others (mode {mode & 0o777:o}): chmod 600 {path}")
     try:

@@ -30,7 +30,7 @@ def folder_fault(folder: Path) -> str | None:
         return f"{there} is not a folder"
     if not os.access(there, os.W_OK | os.X_OK):
         return (
-            f"{_name(os.geteuid())} cannot write to {there}: it must belong to the user that"
+            f"{user_name(os.geteuid())} cannot write to {there}: it must belong to the user that"
             " smtpproxy runs as, on a disk that can be written to"
         )
     return None
@@ -40,7 +40,7 @@ def user(settings: Settings) -> Iterator[str]:
     """Yield a warning if root checks what another user is to run."""
     state = settings.server.state_dir
     if os.geteuid() == 0 and state.is_dir() and (owner := state.stat().st_uid):
-        name = _name(owner)
+        name = user_name(owner)
         yield (
             f"server.state_dir: it belongs to {name}, but this was checked as root, who may read"
             f" and write more: runuser -u {name} -- smtpproxy check"
@@ -125,8 +125,8 @@ def _is_answered(address: TcpAddress) -> bool:
     return True
 
 
-def _name(uid: int) -> str:
+def user_name(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return str(uid)
+        return f"user {uid}"

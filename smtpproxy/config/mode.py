@@ -1,7 +1,6 @@
 """Changes the mode of a stream in the configuration file, and nothing else in it."""
 
 import os
-import pwd
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +12,7 @@ from msgspec import Struct, structs
 from tomlkit.exceptions import TOMLKitError
 
 from smtpproxy.config import ConfigError, parse
+from smtpproxy.config.machine_checks import user_name
 from smtpproxy.disk import flush, sync_path
 from smtpproxy.policy.model import DEFAULT_STREAM, Mode, Stream
 from smtpproxy.settings import Settings
@@ -131,7 +131,7 @@ def _replace(path: Path, content: bytes) -> None:
     """Raises OSError, CannotChange."""
     status = path.stat()
     if os.geteuid() not in (0, status.st_uid):
-        owner = _name_of(status.st_uid)
+        owner = user_name(status.st_uid)
         who = owner if status.st_uid == 0 else f"{owner}, or as root"
         raise CannotChange(f"{path}: it belongs to {owner}: run this as {who}")
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -149,10 +149,3 @@ def _replace(path: Path, content: bytes) -> None:
             Path(name).unlink()
         raise
     sync_path(path.parent)
-
-
-def _name_of(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"user {uid}"

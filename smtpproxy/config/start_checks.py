@@ -39,7 +39,7 @@ FOLDERS = ("audit", "spool")
 """The folders that `serve` makes in state_dir."""
 
 
-Said = Iterator[tuple[str, str, bool]]
+Findings = Iterator[tuple[str, str, bool]]
 """The key (empty: the text begins with it), what and why, and whether it is a fault."""
 
 
@@ -57,22 +57,22 @@ def check_start(settings: Settings, filename: str) -> list[str]:
     Writes nothing. An address on which another process listens is not a fault: it may be the relay.
     Raises ConfigError with everything that would keep the relay from starting.
     """
-    said = chain(_named_files(settings), _state(settings), addresses(settings), _fit(settings))
-    return [*_warnings(filename, said), *user(settings), *disk(settings)]
+    findings = chain(_named_files(settings), _state(settings), addresses(settings), _fit(settings))
+    return [*_warnings(filename, findings), *user(settings), *disk(settings)]
 
 
-def _warnings(filename: str, said: Said) -> list[str]:
+def _warnings(filename: str, findings: Findings) -> list[str]:
     """Raises ConfigError if there are faults."""
     warned: list[str] = []
     faults: list[str] = []
-    for key, text, is_fault in said:
+    for key, text, is_fault in findings:
         (faults if is_fault else warned).append(f"{key}: {text}" if key else text)
     if faults:
         raise ConfigError([f"{filename}: {fault}" for fault in faults])
     return warned
 
 
-def _named_files(settings: Settings) -> Said:
+def _named_files(settings: Settings) -> Findings:
     yield from _certificates(settings, time.time())
     yield from _upstream(settings)
     yield from _users(settings)
@@ -81,7 +81,7 @@ def _named_files(settings: Settings) -> Said:
     yield from _logos(settings)
 
 
-def _webhooks(settings: Settings) -> Said:
+def _webhooks(settings: Settings) -> Findings:
     for webhook in settings.webhooks:
         try:
             check_files(webhook)
@@ -89,7 +89,7 @@ def _webhooks(settings: Settings) -> Said:
             yield f'webhook "{webhook.name}".{fault.key}', str(fault), True
 
 
-def _logos(settings: Settings) -> Said:
+def _logos(settings: Settings) -> Findings:
     for brand in settings.declared_brands:
         try:
             if brand.logo is not None:
@@ -100,7 +100,7 @@ def _logos(settings: Settings) -> Said:
             yield f'brand "{brand.name}".logo', f"{brand.logo} {error}", True
 
 
-def _state(settings: Settings) -> Said:
+def _state(settings: Settings) -> Findings:
     faults = [*_state_faults(settings)]
     yield from ((key, text, True) for key, text in faults)
     if faults:
@@ -190,7 +190,7 @@ async def _open_and_close(settings: Settings) -> None:
         await store.ping()
 
 
-def _fit(settings: Settings) -> Said:
+def _fit(settings: Settings) -> Findings:
     """Yield warnings about misfits with the store; `_state` reports its faults."""
     from smtpproxy.store.move.traces import traces
 
@@ -206,7 +206,7 @@ def _fit(settings: Settings) -> Said:
 _SOON = 14 * 86_400
 
 
-def _certificates(settings: Settings, now: float) -> Said:
+def _certificates(settings: Settings, now: float) -> Findings:
     for listener in settings.listeners:
         if listener.tls == "none" or not listener.certificate or not listener.private_key:
             continue
@@ -225,7 +225,7 @@ def _certificates(settings: Settings, now: float) -> Said:
             yield f"{where}.certificate", f"{listener.certificate} expires on {day}", False
 
 
-def _upstream(settings: Settings) -> Said:
+def _upstream(settings: Settings) -> Findings:
     if settings.upstream.tls != "none":
         try:
             client_context(settings.upstream.ca_file)
@@ -233,7 +233,7 @@ def _upstream(settings: Settings) -> Said:
             yield f"upstream.{error.key}", str(error), True
 
 
-def _users(settings: Settings) -> Said:
+def _users(settings: Settings) -> Findings:
     if settings.auth.users is None or all(each.auth == "off" for each in settings.listeners):
         return
     try:
@@ -248,7 +248,7 @@ def _users(settings: Settings) -> Said:
             yield f'credential "{credential.user}"', f"no such user in {settings.auth.users}", False
 
 
-def _dkim_files(settings: Settings, now: datetime) -> Said:
+def _dkim_files(settings: Settings, now: datetime) -> Findings:
     if not settings.dkim:
         return
     from smtpproxy.relay import dkim_signing as dkim_keys  # 6 MB, loaded only for DKIM
@@ -272,7 +272,7 @@ def _dkim_files(settings: Settings, now: datetime) -> Said:
     yield from _not_yet(keys, now)
 
 
-def _ambiguous(keys: list[tuple[int, DkimSettings, "SigningKey"]]) -> Said:
+def _ambiguous(keys: list[tuple[int, DkimSettings, "SigningKey"]]) -> Findings:
     """Yield two keys of the same type that begin at the same moment for the same mail."""
     for position, (index, each, key) in enumerate(keys):
         for other_index, other, other_key in keys[:position]:
@@ -286,7 +286,7 @@ def _ambiguous(keys: list[tuple[int, DkimSettings, "SigningKey"]]) -> Said:
                 yield f"dkim[{index}].from", text, True
 
 
-def _not_yet(keys: list[tuple[int, DkimSettings, "SigningKey"]], now: datetime) -> Said:
+def _not_yet(keys: list[tuple[int, DkimSettings, "SigningKey"]], now: datetime) -> Findings:
     started = {each.domain for _, each, _ in keys if each.since is None or each.since <= now}
     for index, each, _ in keys:
         if each.since is not None and each.since > now and each.domain not in started:

@@ -1,7 +1,7 @@
 """The fields that say how the text of a part is read (RFC 2045): its type, charset and encoding."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from urllib.parse import unquote
 
@@ -13,13 +13,15 @@ _LONGEST_VALUE = 4_096  # octets of a Content-… field
 _MOST_PIECES = 100  # of one parameter
 # None of these can fail after its first octet, so no octet is read twice.
 _PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"?|([^\s;"]*))', re.DOTALL)
+_ONE_VALUE: Mapping[str, Callable[[str], str]] = {"boundary": str, "charset": str.lower}
+"""The parameters by which a text is found and read, each with the form in which values compare."""
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 
 
 class ContentType(Struct, frozen=True):
     """A media type in lower case, and its parameters by lower-case names.
 
-    `doubled` is one that has two values; the first counts here.
+    `doubled` is a parameter that has two different values; the first is the one here.
     """
 
     type: str
@@ -32,18 +34,20 @@ def content_type(value: str) -> ContentType:
     kind = first_word(value)
     if "/" not in kind:
         return ContentType("text/plain", {})
-    parameters: dict[str, str] = {}
-    doubled: str | None = None
-    for name, quoted, bare in _PARAMETER.findall(value):
-        name = name.lower()
-        text = _QUOTED_PAIR.sub(r"\1", quoted) or bare
-        first = parameters.setdefault(name, text)
-        if first != text and (name == "boundary" or _other_charset(name, first, text)):
-            doubled = name
-    for name in ("boundary", "charset"):
-        if (text := _in_pieces(parameters, name)) and parameters.setdefault(name, text) != text:
-            doubled = name
-    return ContentType(kind, parameters, doubled)
+    given = [
+        (name.lower(), _QUOTED_PAIR.sub(r"\1", quoted) or bare)
+        for name, quoted, bare in _PARAMETER.findall(value)
+    ]
+    pieces = dict(reversed(given))  # of two values, the first counts
+    given += [(name, text) for name in _ONE_VALUE if (text := _in_pieces(pieces, name))]
+    doubled = next(
+        (name for name, folded in _ONE_VALUE.items() if _differ(given, name, folded)), None
+    )
+    return ContentType(kind, dict(reversed(given)), doubled)
+
+
+def _differ(given: Iterable[tuple[str, str]], name: str, folded: Callable[[str], str]) -> bool:
+    return len({folded(text) for one, text in given if one == name}) > 1
 
 
 def _in_pieces(parameters: Mapping[str, str], name: str) -> str:
@@ -64,10 +68,6 @@ def _in_pieces(parameters: Mapping[str, str], name: str) -> str:
 def _unquoted(text: str) -> str:
     """The text without percent-encoding and without its charset and language, which come first."""
     return unquote(text.rpartition("'")[2])
-
-
-def _other_charset(name: str, first: str, text: str) -> bool:
-    return name == "charset" and first.lower() != text.lower()
 
 
 def doubled_field(headers: HeaderBlock) -> str | None:

@@ -233,17 +233,18 @@ class _Reader:
         if headers.repeats and (name := doubled_field(headers)) is not None:
             self.malformed = self.malformed or f"a part has two different {name} fields"
         if kind.doubled is not None:
-            self.malformed = self.malformed or f"a Content-Type has two different {kind.doubled}"
+            self.malformed = self.malformed or f"a Content-Type has two values of {kind.doubled}"
         if kind.type.startswith("multipart/"):
             self._read_parts(body, kind, at, depth)
         elif kind.type in self._types and not is_attached(headers):
             self._read_text(headers, body, at, kind)
 
     def _read_parts(self, body: bytes, kind: ContentType, at: int, depth: int) -> None:
-        boundary, groups = kind.parameters.get("boundary", ""), list[range]()
+        boundary = kind.parameters.get("boundary", "")
         if not boundary or len(boundary) > _LONGEST_BOUNDARY or depth >= self._depth:
             self.whole = False
             return
+        groups: list[range] = []
         for start, end in part_places(body, boundary):
             if self._parts <= 0:
                 self.whole = False

@@ -59,11 +59,11 @@ _HIDING = re.compile(
     re.IGNORECASE,
 )
 _DECLARATION = re.compile(r"(?<![a-z-])([a-z-]{1,30}+)\s{0,9}+:([^;]{0,200}+)", re.IGNORECASE)
-_NOTHING = re.compile(r"0{0,9}\.?0{1,9}(?:[a-z]{1,4}|%)?\s{0,9}(?:!|\Z)")
 _CSS_COMMENT = re.compile(r"/\*.*?(?:\*/|\Z)", re.DOTALL)
 _FONT = re.compile(r"(?<![a-z-])font(-size)?\s{0,9}:\s{0,9}([^;!]{0,99})", re.IGNORECASE)
 _LENGTH = re.compile(r"(?<!\S)[0-9.][^\s/]{0,20}")  # the first of `font` is the size
 _ZERO = re.compile(r"0{0,9}\.?0{1,9}(?:[a-z]{1,4}|%)?")
+_NOTHING = re.compile(_ZERO.pattern + r"\s{0,9}(?:!|\Z)")
 _LIKE_AROUND = re.compile(r".{0,20}(?:(?<!r)em|ex|ch|%)|inherit|unset|revert|smaller|larger")
 _MOST_SIZES = 1_000  # nested font sizes
 _ENDLESS_NUMBER = re.compile(r"&#[xX]?[0-9a-fA-F]{8,}")

@@ -87,7 +87,7 @@ class _Process:
 
     def close(self) -> None:
         if self.alive:
-            self._end(OSError("the worker ends"))
+            self._end(OSError("the worker is ending"))
 
     def _ask(self) -> None:
         while self._queued and len(self._asked) < _AT_ONCE:
@@ -121,7 +121,7 @@ class _Process:
 
     def _lost(self, error: OSError) -> None:
         self._end(error)
-        log.error("child ended", child="signing", outcome="threads of the worker sign")
+        log.error("child ended", child="signing", outcome="the worker signs without it")
 
     def _end(self, error: OSError) -> None:
         self.alive = False

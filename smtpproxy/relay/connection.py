@@ -31,9 +31,9 @@ class UpstreamUnreachable(UpstreamError):
 
 
 class UpstreamFull(UpstreamError):
-    """The upstream greets with 421: it takes no connection more (RFC 5321 section 3.8)."""
+    """The upstream greets with 421: it takes no more connections (RFC 5321 section 3.8)."""
 
-    reply = Reply.of(451, "4.4.1", "the next mail server takes no connection now; try later")
+    reply = Reply.of(451, "4.4.1", "the next mail server takes no more connections now; try later")
 
 
 class UpstreamInsecure(UpstreamError):
@@ -59,7 +59,7 @@ T = TypeVar("T")
 _RSET = b"RSET\r\n"
 _QUIT = b"QUIT\r\n"
 _BATCH = 64 * 1024
-_MOST_RESETS = 10  # without a message; then Postfix delays a client (smtpd_soft_error_limit)
+_MOST_RESETS = 10  # without a message; after more, Postfix slows down (smtpd_soft_error_limit)
 _HELO_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Za-z:.]+\]")
 
 

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from smtpproxy.disk import unread
+from smtpproxy.disk import read_fault
 from smtpproxy.mail.dkim import (
     MIN_BITS,
     KeyRecord,
@@ -75,7 +75,7 @@ def read_key(path: Path) -> SigningKey:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             text = file.read(65_536)
     except OSError as error:
-        raise KeyFault(unread(path, error)) from None
+        raise KeyFault(read_fault(path, error)) from None
     if mode & stat.S_IRWXO:
         raise KeyFault(f"{path} may be read by others (mode {mode:04o}): chmod o= {path}")
     try:

@@ -9,7 +9,7 @@ import pytest
 from smtpproxy.auth.users import User, Users, empty, write
 from smtpproxy.config import ConfigError, parse
 from smtpproxy.config.start_checks import check_named_files
-from smtpproxy.disk import unread
+from smtpproxy.disk import read_fault
 from tests.kit.certificates import Authority
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml
@@ -89,7 +89,7 @@ def test_a_key_with_a_passphrase_is_not_asked_for(tmp_path: Path, authority: Aut
 
 def test_a_file_that_is_closed_to_the_relay_says_whose_it_has_to_be() -> None:
     path = Path("/etc/smtpproxy/relay.key")
-    said = unread(path, PermissionError(errno.EACCES, "Permission denied"))
+    said = read_fault(path, PermissionError(errno.EACCES, "Permission denied"))
     assert said == (
         f"{path} cannot be read: Permission denied; it has to belong to the user that smtpproxy"
         " runs as"

@@ -104,6 +104,12 @@ def test_a_boundary_may_be_in_pieces(pieces: bytes) -> None:
     assert read(head + b"; boundary=x\r\n\r\n--bc--").malformed is not None
 
 
+def test_a_charset_is_the_same_in_capitals() -> None:
+    for other in (b"charset=UTF-8", b"charset*=us-ascii'en'UTF-8", b"charset*0=Utf-; charset*1=8"):
+        head = b"Content-Type: text/plain; charset=utf-8; " + other
+        assert read(head + b"\r\n\r\none").malformed is None
+
+
 def part(kind: str, text: str = "") -> str:
     return f"--b\r\nContent-Type: {kind}\r\n\r\n{text or kind}\r\n"
 
