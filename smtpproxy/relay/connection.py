@@ -152,10 +152,11 @@ class UpstreamConnection(asyncio.Protocol):
         Raises UpstreamError.
         """
         command = xclient_command(client, self.capabilities.xclient)
+        self.private = True  # even if nobody waits for the reply
         reply = await self.command(command, timeout)
         if reply.code != 220:
-            return  # it does not trust us: the mail comes from us
-        self.private = True
+            self.private = False  # it does not trust us: the mail comes from us
+            return
         name = client.helo if client.helo and _HELO_NAME.fullmatch(client.helo) else hostname
         reply = await self._hello(name, timeout)
         if reply.code != 250:

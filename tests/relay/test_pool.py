@@ -15,10 +15,22 @@ from smtpproxy.relay.connection import (
     UpstreamUnreachable,
 )
 from smtpproxy.relay.pool import UpstreamBusy
+from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
 from smtpproxy.settings import UnixAddress
+from smtpproxy.wire.commands import ClientInfo, Rcpt
 from tests.kit.ports import LOOPBACK, free_port, wait_for
 from tests.kit.upstream import Action, At, Close, FakeUpstream, Hold, Raw, Reply
-from tests.relay.sending import CONTENT, OK, TO_DATA, converse, pooled, send, serving
+from tests.relay.sending import (
+    CONTENT,
+    JEANNE,
+    OK,
+    SENDER,
+    TO_DATA,
+    converse,
+    pooled,
+    send,
+    serving,
+)
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
@@ -408,6 +420,27 @@ async def test_no_error_keeps_a_connection(step: str) -> None:
                     with pytest.raises(UpstreamError):
                         await send(pool)
                 assert (pool.idle, pool.busy) == (0, 0)
+
+
+async def test_a_connection_that_xclient_may_have_given_to_a_client_is_nobody_elses() -> None:
+    """The message was given up before the upstream answered XCLIENT."""
+    named = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await converse(reader, writer, [b"250-upstream.example\r\n250 XCLIENT ADDR\r\n"])
+        assert (await reader.readline()).startswith(b"XCLIENT")
+        named.set()
+        await reader.read()
+
+    client = ClientInfo(address="192.0.2.7")
+    mail = MailParameters(SENDER, client=client, xclient_override=True)
+    async with serving(handle) as port, pooled(port) as pool:
+        transaction = UpstreamTransaction(pool, mail)
+        offered = transaction.recipients([Rcpt(JEANNE)])
+        await named.wait()
+        offered.cancel()
+        transaction.abort()
+        assert (pool.idle, pool.busy) == (0, 0)
 
 
 async def test_a_message_given_up_while_the_upstream_greets_keeps_no_socket() -> None:
