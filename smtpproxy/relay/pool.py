@@ -239,7 +239,7 @@ class UpstreamPool:
                 raise UpstreamLost("closed after its greeting")
         except asyncio.CancelledError:
             wanted.opens = _AT_ONCE
-        except UpstreamFull as error:
+        except (UpstreamFull, UpstreamUnreachable, UpstreamLost) as error:
             wanted.opens = _AT_ONCE
             self._refused(error)
         except Exception as error:
@@ -257,7 +257,8 @@ class UpstreamPool:
         self._open_more()
 
     def _refused(self, error: UpstreamError) -> None:
-        """Make do with the connections that the upstream takes; each second may try one more."""
+        """Make do with the connections that the upstream takes, if any; each second may try one
+        more. An MTA that has enough greets with 421, or does not listen for a while (Sendmail)."""
         self._most_taken = self._open + len(self._opening)
         self._full_at = self.deadlines.now()
         if not self._most_taken:

@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 
-from smtpproxy.relay.connection import UpstreamError, UpstreamFull, UpstreamUnreachable
+from smtpproxy.relay.connection import (
+    UpstreamError,
+    UpstreamFull,
+    UpstreamLost,
+    UpstreamUnreachable,
+)
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.settings import TcpAddress, UpstreamSettings
 from smtpproxy.waiting import Deadlines
@@ -36,13 +41,14 @@ class Connection:
 
 
 class Pool(UpstreamPool):
-    """A pool with its upstream, which takes `limit` connections and greets others with 421."""
+    """A pool with its upstream, which takes `limit` connections and `refuses` others."""
 
     def __init__(
         self,
         limit: int,
         greets: Callable[[], float] = lambda: 0.01,
         fails: Callable[[], bool] = lambda: False,
+        refuses: type[UpstreamError] = UpstreamFull,
         **settings: Any,
     ) -> None:
         """`greets` says after how many seconds, `fails` whether that is an error."""
@@ -54,7 +60,7 @@ class Pool(UpstreamPool):
         )
         self.connections: set[Connection] = set()
         self.refusing = 0
-        self._limit, self._greets, self._fails = limit, greets, fails
+        self._limit, self._greets, self._fails, self._refuses = limit, greets, fails, refuses
 
     async def _connect(self) -> Any:
         if len(self.connections) >= self._limit:
@@ -64,13 +70,13 @@ class Pool(UpstreamPool):
                 await asyncio.sleep(self._greets())
             finally:
                 self.refusing -= 1
-            raise UpstreamFull("421")
+            raise self._refuses("too many")
         connection = Connection(self)
         try:
             self.check()
             await asyncio.sleep(self._greets())
             if self._fails():
-                raise UpstreamUnreachable("as told")
+                raise UpstreamError("as told")
         except BaseException:
             connection.close()
             raise
@@ -109,6 +115,7 @@ class Walk:
             self.limit,
             lambda: 60 if draw.random() < self.hangs else draw.choice([0, 0.01, 0.2]),
             lambda: draw.random() < self.fails,
+            draw.choice([UpstreamFull, UpstreamUnreachable, UpstreamLost]),
             max_connections=self.most,
             max_connections_per_address=draw.choice([None, 1, self.most]),
             wait_timeout=self.waits,
