@@ -93,7 +93,7 @@ def _hidden(verdict: Verdict, as_nobody: Verdict) -> Verdict:
     """Return the verdict to show: its action is true, its reason as without a contact."""
     if verdict.action is as_nobody.action:
         return as_nobody
-    return verdict if verdict.action is Action.ALLOW else HIDDEN
+    return HIDDEN if verdict.action is Action.REFUSE else verdict
 
 
 HIDDEN = refuse("no_record", Reason.NO_RECORD)
