@@ -308,11 +308,11 @@ def time_of(id: str) -> int:
 def _wrong(id: str) -> str:
     if "@" in id:
         return (
-            f"{id!r} is no decision id, but an address: smtpproxy audit show --recipient ADDRESS"
+            f"{id!r} is an address, not a decision id: smtpproxy audit show --recipient ADDRESS"
             " lists the decisions about one, with their ids"
         )
     return (
-        f"{id!r} is no decision id: 26 letters and digits, as in id=01J9…,"
+        f"{id!r} is not a decision id: 26 letters and digits, as in id=01J9…,"
         f" or its first {ID_LEAST} or more"
     )
 

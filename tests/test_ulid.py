@@ -71,7 +71,7 @@ def test_small_letters_will_do() -> None:
     ],
 )
 def test_what_is_no_id_is_said_so(id: str) -> None:
-    with pytest.raises(ValueError, match=r"is no decision id: 26 letters and digits"):
+    with pytest.raises(ValueError, match=r"is not a decision id: 26 letters and digits"):
         time_of(id)
 
 

@@ -343,8 +343,8 @@ def _write_evidence(
     beside = None if as_json or path is None else path.with_suffix(".json")
     if beside is not None and not _may_be_replaced(beside):
         fail(
-            f"{beside}: there is a file that is no evidence, and the document as JSON goes there;"
-            " move it away, or name another --output"
+            f"{beside}: the document as JSON goes there, but the file there is something else; move"
+            " it away, or name another --output"
         )
     folder = settings.server.state_dir / "audit"
     with verify_progress(journal_verify.size(folder)) as looked:

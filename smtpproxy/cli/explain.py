@@ -73,7 +73,7 @@ class _Message(click.File):
     ) -> IO[Any]:
         if isinstance(value, str) and "@" in value and not Path(value).exists():
             self.fail(
-                f"{value!r} is no file, but an address: smtpproxy audit show --recipient ADDRESS"
+                f"{value!r} is an address, not a file: smtpproxy audit show --recipient ADDRESS"
                 " lists the decisions about one, and explain --id ID explains each",
                 param,
                 ctx,

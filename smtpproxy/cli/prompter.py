@@ -14,8 +14,8 @@ Read = Callable[[str], T]
 
 NOTHING = "-"
 """The answer for "none"."""
-NEEDED = "an answer is needed, and nothing is proposed here"
-"""What is said to Enter alone, where there is no proposal."""
+NEEDED = "an answer is needed: there is no proposal to accept"
+"""The answer to Enter alone, where there is no proposal."""
 
 
 class Prompter:

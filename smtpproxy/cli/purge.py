@@ -1,7 +1,7 @@
 """`smtpproxy purge`: remove data that has outlived its retention period."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from smtpproxy.cli import fail, failing
@@ -47,8 +47,7 @@ def purge(
     from smtpproxy.purge_runs import ClockDoubtful, check_clock
     from smtpproxy.retention import AlreadyRunning, purge
 
-    at, dry_run = at, dry_run
-    if at is not None and at > datetime.now(UTC) and not dry_run:
+    if at is not None and at > now() and not dry_run:
         fail(
             "--at: data that has not outlived its period yet must not be removed; add --dry-run", 2
         )

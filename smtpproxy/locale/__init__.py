@@ -56,7 +56,7 @@ def language_tag(text: str) -> str:
     """
     tag = text.lower().replace("_", "-")
     if _TAG.fullmatch(tag) is None:
-        raise ValueError('is no language tag, like "fr" or "de-AT"')
+        raise ValueError('is not a language tag such as "fr" or "de-AT"')
     return tag
 
 

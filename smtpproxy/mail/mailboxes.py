@@ -77,7 +77,7 @@ def _tokens(text: str) -> list[_Token]:
             raise MailboxError("a quoted string is opened and not closed")
         if token is None:
             raise MailboxError(
-                f"{_named(text[position])} stands outside quotes: put the name in double quotes"
+                f"{_named(text[position])} is outside quotes: put the name in double quotes"
             )
         kind = token.lastgroup or ""
         tokens.append((token[0] if kind == "special" else kind, token[0]))
@@ -153,7 +153,7 @@ class _Reader:
 def _check_phrase(tokens: list[_Token]) -> None:
     for kind, text in tokens:
         if kind not in ("atom", "quoted", "."):
-            raise MailboxError(f"{_named(text[0])} stands in a name: put the name in double quotes")
+            raise MailboxError(f"a name contains {_named(text[0])}: put the name in double quotes")
 
 
 def _without_route(tokens: list[_Token]) -> list[_Token]:
@@ -189,9 +189,9 @@ def _dotted(tokens: list[_Token], *also: str) -> str:
     for kind, text in tokens:
         if kind != ".":
             if kind != "atom" and kind not in also:
-                raise MailboxError(f"{_named(text[0])} stands in an address")
+                raise MailboxError(f"an address contains {_named(text[0])}")
             if after_word:
-                raise MailboxError("a space stands in an address")
+                raise MailboxError("an address contains a space")
         after_word = kind != "."
         words.append(_QUOTED_PAIR.sub(r"\1", text[1:-1]) if kind == "quoted" else text)
     return "".join(words)

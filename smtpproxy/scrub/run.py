@@ -60,7 +60,7 @@ class Drafts:
     """Files under temporary names beside their destinations, moved there by `commit`.
 
     Without `commit`, all are removed at the end of `with`. Only their owner may read them. A
-    destination that is no file (a pipe, /dev/null) is written to directly.
+    destination that is not a file (a pipe, /dev/null) is written to directly.
     """
 
     def __init__(self) -> None:

@@ -119,7 +119,7 @@ def test_an_unknown_id(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("x",), "'x' is no decision id"),
+        (("x",), "'x' is not a decision id"),
         (("a@b.example",), "an address: smtpproxy audit show --recipient ADDRESS"),
         (("01JBZ4D5E6F7G8H9J0K1M2N3P4", "--stream", "offers"), "an ID takes no filters"),
         (("--recipient", "nobody"), "for '--recipient'"),

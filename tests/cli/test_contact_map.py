@@ -222,7 +222,7 @@ def test_enter_alone_is_no_answer_where_nothing_is_proposed(stored: Stored) -> N
     command = ["contact", "map", path, "--config", str(stored.config_path)]
     done = CliRunner().invoke(main, command, input="y\n\n")
     assert done.exit_code == 2
-    assert "an answer is needed, and nothing is proposed here\n" in done.stderr
+    assert "an answer is needed: there is no proposal to accept\n" in done.stderr
 
 
 def test_answers_that_end_name_the_options(stored: Stored) -> None:

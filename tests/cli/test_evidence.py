@@ -130,7 +130,7 @@ def test_a_file_that_nobody_named_is_not_overwritten(
     command = ("contact", "export", JEANNE, "--evidence", "--output", str(page))
     for text in ("mine\n", '{"address":"jeanne@people.example"}\n', "[1]"):
         other.write_text(text)
-        assert f"{other}: there is a file that is no evidence" in bench.run(*command, code=1)[1]
+        assert f"{other}: the document as JSON goes there, but" in bench.run(*command, code=1)[1]
         assert other.read_text() == text
     other.write_text("")
     for _ in range(2):

@@ -259,7 +259,7 @@ _SUSPECT = (b"\\u0000", b"\\ud", b"\\uD")
 
 
 def check_escapes(content: bytes) -> None:
-    """Raise ValueError if JSON text escapes what is no text.
+    """Raise ValueError if JSON text escapes what is not text.
 
     That is NUL, which not every database can store, and one half of a surrogate pair
     (RFC 8259 8.2), which msgspec takes for the end of the input.
@@ -320,7 +320,7 @@ def check_names_once(content: bytes) -> None:
 
 
 def legible_json(content: bytes) -> bytes:
-    """Return a line of JSON with U+FFFD for whatever is no text, escaped or not."""
+    """Return a line of JSON with U+FFFD for whatever is not text, escaped or not."""
     text = content.decode(errors="replace").encode()
     return _ESCAPE.sub(lambda found: b"\\ufffd" if found["wrong"] else found[0], text)
 
@@ -328,7 +328,7 @@ def legible_json(content: bytes) -> bytes:
 def read_object(decode: Callable[[bytes], T], content: bytes) -> T:
     """Decode one line of NDJSON.
 
-    Raises msgspec.MsgspecError, and ValueError: it is not UTF-8, escapes what is no text, or has a
+    Raises msgspec.MsgspecError, and ValueError: it is not UTF-8, escapes what is not text, or has a
     name twice.
     """
     check_escapes(content)

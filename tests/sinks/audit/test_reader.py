@@ -91,7 +91,7 @@ async def test_ten_thousand_decisions(folder: Path, clock: Clock) -> None:
 
 
 def test_an_id_that_is_none_is_said_so(folder: Path) -> None:
-    with pytest.raises(ValueError, match="is no decision id"):
+    with pytest.raises(ValueError, match="is not a decision id"):
         find(folder, "nonsense")
 
 
