@@ -28,8 +28,8 @@ def flush(file: IO[Any]) -> None:
     os.fsync(file.fileno())
 
 
-def give_to_owner_of(folder: Path, file: Path | int) -> None:
-    """Give a file that root creates to the owner of a folder, so that the relay can use it."""
+def give_to_owner_of(other: Path, file: Path | int) -> None:
+    """Give a file that root creates to the owner of another, or of a folder: the relay's user."""
     if os.geteuid() == 0:
-        owner = folder.stat()
+        owner = other.stat()
         os.chown(file, owner.st_uid, owner.st_gid)

@@ -21,7 +21,7 @@ from pathlib import Path
 from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import Argon2Error, InvalidHashError
 
-from smtpproxy.disk import read_fault
+from smtpproxy.disk import flush, give_to_owner_of, read_fault, sync_path
 from smtpproxy.wire.sasl import NotPreparable, ScramKeys, is_user_name, saslprep
 
 ITERATIONS = 4096
@@ -111,19 +111,19 @@ def write(path: Path, users: Users, owned_as: Path | None = None) -> None:
     As root it keeps its owner; a new file gets that of the folder `owned_as`. Raises OSError.
     """
     text = _HEAD + f"%key {users.key.hex()}\n" + "".join(map(_line, users.by_name.values()))
-    owner = next((each.stat() for each in (path, owned_as) if each and each.exists()), None)
+    owner = next((each for each in (path, owned_as) if each and each.exists()), None)
     number, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with open(number, "w", encoding="utf-8") as file:  # noqa: PTH123
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        if owner is not None and os.geteuid() == 0:
-            os.chown(draft, owner.st_uid, owner.st_gid)
+            flush(file)
+        if owner is not None:
+            give_to_owner_of(owner, Path(draft))
         Path(draft).replace(path)
-    except OSError:
+    except BaseException:  # Ctrl-C too
         Path(draft).unlink(missing_ok=True)
         raise
+    sync_path(path.parent)
 
 
 def empty() -> Users:

@@ -17,6 +17,7 @@ from smtpproxy.cli import fail, failing
 from smtpproxy.cli.options import EXISTING_FILE, choice, command, option, several
 from smtpproxy.cli.printer import Aside, Part, Result
 from smtpproxy.core.perform import UNSUBSCRIBE
+from smtpproxy.disk import give_to_owner_of
 from smtpproxy.mail.dkim import NAME, signed_names
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.policy.model import SignatureFinding, SignatureState
@@ -101,9 +102,8 @@ def _give_to_relay(config: Path, handle: int) -> None:
         state_dir = load(config).server.state_dir
     except ConfigError:
         return  # the key may come before the configuration
-    if os.geteuid() == 0 and state_dir.is_dir():
-        owner = state_dir.stat()
-        os.fchown(handle, owner.st_uid, owner.st_gid)
+    if state_dir.is_dir():
+        give_to_owner_of(state_dir, handle)
 
 
 @command("record", dkim)

@@ -147,10 +147,8 @@ def replace_secret(path: Path, text: str) -> None:
         left.unlink(missing_ok=True)  # left by a process that was killed
     with _written_aside(path, text) as aside:
         with suppress(FileNotFoundError):
-            before = path.stat()
-            aside.chmod(before.st_mode & 0o777)
-            if os.geteuid() == 0:
-                os.chown(aside, before.st_uid, before.st_gid)
+            aside.chmod(path.stat().st_mode & 0o777)
+            give_to_owner_of(path, aside)
         aside.replace(path)
 
 

@@ -157,3 +157,15 @@ def test_the_file_keeps_its_owner(tmp_path: Path) -> None:
     os.chown(path, 1234, 1234)
     stored(path)
     assert path.stat().st_uid == 1234
+
+
+def test_ctrl_c_leaves_no_draft_with_hashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stored(tmp_path / "users")
+    assert not list(tmp_path.iterdir())

@@ -120,7 +120,7 @@ def test_an_unknown_id(bench: Bench) -> None:
     ("arguments", "says"),
     [
         (("x",), "'x' is not a decision id"),
-        (("a@b.example",), "an address: smtpproxy audit show --recipient ADDRESS"),
+        (("a@b.example",), "an address, not a decision id: smtpproxy audit show"),
         (("01JBZ4D5E6F7G8H9J0K1M2N3P4", "--stream", "offers"), "an ID takes no filters"),
         (("--recipient", "nobody"), "for '--recipient'"),
         (("--since", "yesterday"), "'yesterday' is not a time"),

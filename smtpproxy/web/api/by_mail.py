@@ -108,7 +108,7 @@ class PermissionLinks(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class ByMail:
-    """Answers operations that take a [confirmation]."""
+    """The operations that need [confirmation]."""
 
     by_mail: ConsentByMail
 

@@ -92,7 +92,7 @@ class Withdrawal(Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Consents:
-    """Operations on them."""
+    """The operations on consent."""
 
     settings: Settings
     writer: Callable[[], Store]

@@ -88,7 +88,7 @@ class Erased(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Contacts:
-    """Operations on them."""
+    """The operations on contacts."""
 
     settings: Settings
     store: Store

@@ -40,7 +40,7 @@ _FOR_ONE = {"contacts": ("as_of",), "suppressions": ("scope", "origin")}
 
 
 class Imports:
-    """Operations on them."""
+    """The operations on imports."""
 
     def __init__(self, settings: Settings, store: ImportStore, now: Callable[[], datetime]) -> None:
         self._settings = settings
@@ -82,7 +82,7 @@ class Imports:
         return await self._found(call.request.path_params["id"], call.access)
 
     async def receive(self, call: Call) -> tuple[str, bytes]:
-        """Receive the file of START_IMPORT; return its id, and the request as octets.
+        """Receive the file of `start_import`; return its id, and the request as octets.
 
         Raises Refused, OthersConcerned, ClientDisconnect.
         """

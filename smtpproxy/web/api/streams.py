@@ -97,7 +97,7 @@ class Resumed(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """Operations on them."""
+    """The operations on streams."""
 
     settings: Settings
     status: Callable[[], Awaitable[Sequence[StreamStatus]]]

@@ -146,7 +146,7 @@ class Lifted(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Suppressions:
-    """Operations on them."""
+    """The operations on suppressions."""
 
     settings: Settings
     store: Store

@@ -88,9 +88,10 @@ class RecipientVerdict(Struct, frozen=True):
         dict[str, Any] | UnsetType | None,
         about("The facts it was based on. Only for a token for all brands."),
     ] = UNSET
-    upstream: Annotated[str, about("If each recipient had a copy of their own.")] | UnsetType = (
-        UNSET
-    )
+    upstream: (
+        Annotated[str, about("The upstream's reply, if each recipient had a copy of their own.")]
+        | UnsetType
+    ) = UNSET
 
 
 class UpstreamAnswer(Struct, frozen=True):
@@ -166,7 +167,7 @@ class DecisionSearch(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Verdicts:
-    """Operations on them."""
+    """The operations on verdicts and recorded decisions."""
 
     def __init__(self, settings: Settings, store: FactReader, now: Callable[[], datetime]) -> None:
         self._settings = settings

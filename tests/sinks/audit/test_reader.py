@@ -227,5 +227,5 @@ async def test_one_decision_is_found_in_a_journal_of_any_size(folder: Path, cloc
         assert decision(folder, entry.id) == entry
     assert decision(folder, clock.new_id()) is None
     assert decision(folder / "none", entries[0].id) is None
-    with pytest.raises(ValueError, match="no decision id"):
+    with pytest.raises(ValueError, match="not a decision id"):
         decision(folder, "x")
