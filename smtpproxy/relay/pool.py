@@ -198,7 +198,9 @@ class UpstreamPool:
         now = self.deadlines.now()
         left = [attempt for attempt, its in self._opening.items() if its.done()]
         later = False
-        for wanted in [each for each in self._wanted if each.opens < NEVER and not each.done()]:
+        for wanted in self._wanted:
+            if wanted.opens == NEVER or wanted.done():
+                continue
             if left and wanted.opens == _AT_ONCE:
                 self._opening[left.pop()] = wanted
                 wanted.opens = now + _PATIENCE
@@ -207,9 +209,13 @@ class UpstreamPool:
                 attempt.add_done_callback(self._opened)
                 self._opening[attempt] = wanted
                 wanted.opens = NEVER
+                continue
             elif now >= wanted.until and wanted not in self._opening.values():
                 wanted.set_exception(UpstreamBusy(f"{self._open} connections, and no more"))
-            later = later or (wanted.opens < NEVER and not wanted.done())
+                continue
+            later = True
+            if not left and wanted.opens <= now < wanted.until:
+                break  # no more may be opened, and whoever came later has more time
         if later and self._again is None:
             self._again = asyncio.get_running_loop().call_later(_PATIENCE, self._try_again)
 
