@@ -43,6 +43,7 @@ class UpstreamShareUsed(UpstreamBusy):
 
 
 _PATIENCE = 1.0  # seconds until a message opens one connection more
+_SEEN_WITHIN = 2.0  # seconds until an upstream that takes no more knows of one that has ended
 _AT_ONCE = 0.0
 
 
@@ -80,7 +81,8 @@ class UpstreamPool:
         self._wanted: dict[_Wanted, None] = {}  # the next first
         self._opening: dict[asyncio.Task[UpstreamConnection], _Wanted] = {}
         self._again: asyncio.TimerHandle | None = None
-        self._most_taken, self._full_at = self._most, 0.0  # see _refused
+        self._most_taken = self._most  # at `_full_at`: see _refused
+        self._full_at = self._ended_at = -_SEEN_WITHIN
         self._start_tls: StartTls | None = None
         self._implicit: dict[str, Any] = {}
         if settings.tls != "none":
@@ -156,7 +158,8 @@ class UpstreamPool:
         elif connection.alive:
             self._hand_out(connection)
         self._free(connection.client)
-        if self._wanted and not connection.alive:
+        if not connection.alive:
+            self._ended_at = self.deadlines.now()
             self._open_more()
 
     def close(self) -> None:
@@ -225,9 +228,10 @@ class UpstreamPool:
 
     def _may_open(self, wanted: _Wanted, now: float) -> bool:
         """Whether there may be one connection more; an idle one makes room for a `fresh` one."""
-        most = max(1, min(self._most, self._most_taken + int((now - self._full_at) / _PATIENCE)))
+        most = min(self._most, self._most_taken + int((now - self._full_at) / _PATIENCE))
         if wanted.fresh and self._idle and self._open + len(self._opening) >= most:
             self._idle[0].quit()
+            self._ended_at = now
         return self._open + len(self._opening) < most
 
     @property
@@ -266,11 +270,13 @@ class UpstreamPool:
         """Make do with the connections that the upstream takes, if any; each second may try one
         more. An MTA that has enough greets with 421, or does not listen for a while (Sendmail)."""
         self._most_taken = self._open + len(self._opening)
-        self._full_at = self.deadlines.now()
-        if not self._most_taken:
-            for each in self._wanted:
-                if not each.done():
-                    each.set_exception(error)
+        self._full_at = now = self.deadlines.now()
+        if self._most_taken or now < self._ended_at + _SEEN_WITHIN:
+            return
+        self._most_taken = 1  # the next message tries again
+        for each in self._wanted:
+            if not each.done():
+                each.set_exception(error)
 
     def _hand_out(self, connection: UpstreamConnection) -> None:
         """Keep a connection, or give it to the message that has waited longest for one."""

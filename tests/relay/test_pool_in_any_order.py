@@ -213,6 +213,19 @@ def test_who_waits_for_a_full_upstream_is_not_overtaken() -> None:
     run(work())
 
 
+def test_a_refusal_because_of_a_connection_that_has_ended_since_fails_nobody() -> None:
+    async def work() -> None:
+        pool = Pool(1)
+        only: Any = await pool.acquire()
+        waiting = asyncio.create_task(pool.acquire())
+        await asyncio.sleep(0.005)  # its attempt is under way
+        only.close()
+        pool.release(only)
+        pool.release(await waiting)
+
+    run(work())
+
+
 def test_an_attempt_that_others_left_does_not_fail_the_message_that_took_it_over() -> None:
     greets = iter([0.0, 9.0, 0.0])
     fails = iter([False, True, False])
