@@ -35,7 +35,7 @@ def unsubscribe(relay: DemoRelay, mta: CaptureMta, now: datetime) -> Iterator[st
         raise DemoError(f"she is still mailed: {second.reply}")
     yield f"  3. The next newsletter to her: {second.reply}"
     yield ""
-    yield f"Why? `smtpproxy explain --id {id[1]}` says, in English or French, years later too:"
+    yield f"Why? `smtpproxy explain --id {id[1]}` says, in English or French, even years later:"
     yield from _essence(relay.command("explain", "--id", id[1], code=1))
 
 
@@ -46,5 +46,5 @@ def _sent(relay: DemoRelay, now: datetime, number: int) -> Outcome:
 
 def _essence(explanation: str) -> Iterator[str]:
     """Yield what was decided about the recipient, and what would change it, without the steps."""
-    about = explanation.rpartition(f"\n{_READER}")[2].partition("\n\n  Reply ")[0]
+    about = explanation.rpartition(f"\n{_READER}")[2].partition("\n\n  Step by step\n")[0]
     yield from (f"  {line}".rstrip() for line in f"{_READER}{about}".splitlines())
