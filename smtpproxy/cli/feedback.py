@@ -128,10 +128,10 @@ def _contents(places: tuple[Path, ...], empty: list[str]) -> Iterator[tuple[str,
                 yield name, content
             else:
                 empty.append(name)
-                click.echo(f"{name}: it is empty: no mail", err=True)
+                click.echo(f"{name}: empty, so no mail", err=True)
         if not found:
             empty.append(str(place))
-            click.echo(f"{place}: no file in it", err=True)
+            click.echo(f"{place}: no files in it", err=True)
 
 
 def _files(place: Path) -> Iterator[tuple[str, bytes]]:

@@ -204,8 +204,8 @@ def _brands(settings: Settings) -> Iterator[str]:
         other = titles.setdefault(brand.title or brand.legal_name, brand.name)
         if other != brand.name:
             yield (
-                f'brand "{brand.name}".title: people see the name of brand "{other}" on its pages'
-                " and mail too, and cannot tell them apart; give each a title"
+                f'brand "{brand.name}".title: the same name as that of brand "{other}", so people'
+                " cannot tell their pages and mail apart; give each its own title"
             )
     brands: dict[str, str] = {}
     for stream in settings.streams.values():

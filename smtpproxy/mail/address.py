@@ -218,7 +218,7 @@ def _unquoted(local: str) -> str:
     if _UNQUOTED.fullmatch(local) is None:
         raise AddressError(
             "the local part holds a space, a control character or one of"
-            ' "(),:;<>@[\\]: these may stand only in quotes'
+            ' "(),:;<>@[\\]: spaces and ,:;@[\\] are allowed, but only in quotes'
         )
     return local
 

@@ -153,7 +153,7 @@ def test_two_brands_that_look_the_same_are_warned_about(tmp_path: Path) -> None:
         text += f'\n[[brand]]\nname = "{brand}"\nlegal_name = "Shop SA"\naddress = "Paris"\n'
         text += f'from_domains = ["{brand}.fr"]\n'
     path.write_text(text)
-    said = 'brand "bags".title: people see the name of brand "shoes"'
+    said = 'brand "bags".title: the same name as that of brand "shoes"'
     assert said in check(path)[1]
     path.write_text(f'{text}title = "Bags"\n')
     assert said not in check(path)[1]

@@ -57,7 +57,7 @@ def test_what_is_empty_is_no_mail(folder: Path) -> None:
     command = ["feedback", "--dry-run", "--json", str(folder / "new"), str(folder / "bare")]
     result = CliRunner().invoke(main, command)
     assert (result.exit_code, result.stdout.count("\n")) == (1, 1)
-    assert result.stderr == f"d: it is empty: no mail\n{folder / 'bare'}: no file in it\n"
+    assert result.stderr == f"d: empty, so no mail\n{folder / 'bare'}: no files in it\n"
 
 
 def test_the_configuration_s_token_is_asked_for(bench: Bench, folder: Path, tmp_path: Path) -> None:

@@ -74,7 +74,9 @@ def test_the_demo_shows_every_basis_and_refusal_and_leaves_nothing(
     assert re.search(r" 3\. The next newsletter to her: 550 .* suppressed_unsubscribe", done.stdout)
     assert re.search(r"says, in .*\n  jeanne@people.example  refused\n", done.stdout)
     assert "the person unsubscribed on" in done.stdout
-    assert "All other rules still apply.\n\nWhat Prometheus sees" in done.stdout, "without the steps"
+    assert "All other rules still apply.\n\nWhat Prometheus sees" in done.stdout, (
+        "without the steps"
+    )
     assert 'smtpproxy_allowed_total{basis="charity",stream="appeals"}' in done.stdout
     port = re.search(r"swaks --server 127.0.0.1:(\d+)", done.stdout)
     assert port is not None
