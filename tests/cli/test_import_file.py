@@ -46,7 +46,19 @@ class TestRejected:
         os.link(path, other)
         for name in (path, str(other)):
             error = stored.run("suppress", "import", path, "--rejected", name, code=2).stderr
-            assert error.startswith(f"Error: {name}: is the file to be imported")
+            assert f"--rejected: {name} is to be read; name another file" in error
+        assert Path(path).read_text() == BAD
+
+    def test_nor_is_it_if_it_comes_by_stdin(self, stored: Stored) -> None:
+        path = stored.file("list.csv", BAD)
+        command = (*COMMAND, "suppress", "import", "-", "--rejected", path)
+        with Path(path).open() as file:
+            done = subprocess.run(
+                [*command, "--config", str(stored.config_path)],
+                stdin=file, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"Error: {path}: is the file to be imported")
         assert Path(path).read_text() == BAD
 
     @pytest.mark.parametrize("content", [GOOD, BAD])
