@@ -141,7 +141,7 @@ def test_what_is_behind_the_last_anchor_is_called_unproven(
     assert err == "1 decision is after the last anchor: unproven.\n"
     state = Path(bench.relay.config["server"]["state_dir"])
     shutil.copy(state / "suppression.key", tmp_path)
-    for lang, words in (("en", "Unproven: it comes after"), ("fr", "Décision non prouvée : elle suit")):
+    for lang, words in (("en", "Unproven: it comes after"), ("fr", "Décision non prouvée")):
         out, _ = bench.run(
             "explain", "--id", entry.id, "--lang", lang, *anchors, code=0, config_path=path
         )
