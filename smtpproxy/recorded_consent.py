@@ -1,6 +1,6 @@
 """Consent recorded one act at a time: its conditions, and what still forbids mail."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from msgspec import Struct
@@ -19,9 +19,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.rulebook import DOUBLE_OPT_IN
 from smtpproxy.policy.rules import RecipientCase
-from smtpproxy.policy.rules.bases import confirmed_request, withdrawn
-from smtpproxy.policy.rules.recipient import restricted, suppressed
-from smtpproxy.policy.rules.recipient import source as refused_source
+from smtpproxy.policy.rules.bases import confirmed_request
 from smtpproxy.settings import Settings
 from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
 
@@ -156,27 +154,22 @@ def still_suppressed(
     settings: Settings, address: str, act: ConsentAct, known: RecipientFacts, now: datetime
 ) -> Iterator[tuple[str, Verdict]]:
     """Yield the streams of the purpose on which a suppression outweighs the consent."""
-    yield from _refused(settings, address, act, known, now, suppressed)
+    yield from _refused(settings, address, act, known, now, "suppression")
 
 
 def refused_still(
     settings: Settings, address: str, act: ConsentAct, known: RecipientFacts, now: datetime
 ) -> Iterator[tuple[str, Verdict]]:
     """Yield the streams on which a later withdrawal or a restriction outweighs the consent."""
-    yield from _refused(settings, address, act, known, now, withdrawn)
-    if known.contact is not None:
-        yield from _refused(settings, address, act, known, now, restricted)
+    yield from _refused(settings, address, act, known, now, "withdrawn", "restricted")
 
 
 def source_refused(
     settings: Settings, address: str, act: ConsentAct, known: RecipientFacts, now: datetime
 ) -> Iterator[tuple[str, Verdict]]:
-    """Yield the marketing streams of the purpose that refuse because of the recorded source."""
-    if not sources(known.contact, settings, act.brand):
-        return
-    for stream, verdict in _refused(settings, address, act, known, now, refused_source):
-        if settings.streams[stream].stream_class is StreamClass.MARKETING:
-            yield stream, verdict
+    """Yield the streams of the purpose that refuse because of the recorded source."""
+    if sources(known.contact, settings, act.brand):
+        yield from _refused(settings, address, act, known, now, "source")
 
 
 def _refused(
@@ -185,12 +178,12 @@ def _refused(
     act: ConsentAct,
     known: RecipientFacts,
     now: datetime,
-    rule: Callable[[RecipientCase], Verdict | None],
+    *rules: str,
 ) -> Iterator[tuple[str, Verdict]]:
+    """Yield the streams of the purpose on which one of these rules decides, and refuses."""
     for stream in settings.streams.values():
         if stream.purpose == act.purpose and act.brand in (None, stream.brand):
             rulebook = settings.rulebooks[stream.rulebook]
-            case, _ = decisive(RecipientCase(address, stream, known, rulebook, now))
-            verdict = rule(case)
-            if verdict is not None:
+            _, verdict = decisive(RecipientCase(address, stream, known, rulebook, now))
+            if verdict.rule in rules:
                 yield stream.name, verdict
