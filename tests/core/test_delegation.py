@@ -1,14 +1,24 @@
 """What an MTA that asks about recipients alone is told, when its questions come again."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from msgspec.structs import replace as changed
 
+from smtpproxy.config import parse
+from smtpproxy.core.dry_run import Question, dry_run
+from smtpproxy.core.services import StreamChoice
 from smtpproxy.events import Decided
-from smtpproxy.policy.model import Mode, Stream
-from tests.core.driving import PEOPLE, Setting
+from smtpproxy.policy.model import Frequency, Mode, Preference, Reason, Stream
+from smtpproxy.relay.content import Content, Spool
+from tests.core.driving import PEOPLE, SENDER, Setting
 from tests.core.scene import Scene, codes, failing
 from tests.core.world import Effect, Result
+from tests.kit.relay import relay_config
+from tests.kit.store import TrialStore
+from tests.kit.toml import to_toml
+from tests.policy.cases import DAY, NOW, SUBSCRIBER
 
 ANN, BOB, _ = PEOPLE
 
@@ -73,6 +83,31 @@ def test_who_withdraws_while_the_others_are_read_again_is_refused(scene: Scene) 
             scene.suppress(ANN)
 
     assert codes(scene.send(answers=answers)) == [550, 550]
+
+
+async def test_a_cap_holds_for_whoever_is_named_after_somebody_who_wants_less_mail(
+    tmp_path: Path,
+) -> None:
+    """For the first the message is counted already, which is of no concern to the second."""
+    offers = {"name": "offers", "class": "marketing", "purpose": "offers", "frequency_cap": "1/7d"}
+    document = relay_config(tmp_path, "127.0.0.1:25", {"stream": [offers]})
+    settings = parse(to_toml(document), "x.toml")
+    stream, store = settings.streams["offers"], TrialStore()
+    weekly = Preference("offers", Frequency.WEEKLY, NOW - 30 * DAY)
+    await store.put_contacts(
+        [
+            changed(SUBSCRIBER, address=ANN, preferences=(weekly,)),
+            changed(SUBSCRIBER, address=BOB),
+        ]
+    )
+    await store._mailings.reserve("an earlier one", stream, [BOB], NOW - DAY)
+    choice = StreamChoice.of((stream,), stream)
+    question = Question(choice, "policy", "apps", SENDER, (ANN, BOB), NOW)
+    content = Content(Spool(tmp_path, 1_000))
+    answers = await dry_run(settings, question, content, store, None)
+    await store.close()
+    reasons = [one.verdict.reason for each in answers.decided for one in each.recipients]
+    assert reasons == [Reason.NONE, Reason.FREQUENCY_CAP]
 
 
 def test_observed_who_was_erased_meanwhile_is_told_to_no_sink_when_the_journal_fails() -> None:
