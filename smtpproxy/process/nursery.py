@@ -6,6 +6,7 @@ shared by all children and not loaded again.
 """
 
 import asyncio
+import ctypes
 import itertools
 import os
 import pickle
@@ -14,7 +15,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -31,6 +32,7 @@ from smtpproxy.store import is_postgresql
 
 _LONGEST = 4096  # octets of a packet
 _MAX_FILES = 253  # that fit into one message of the kernel
+_SET_CHILD_SUBREAPER = 36  # of prctl(2)
 
 
 class Begun(msgspec.Struct, frozen=True, tag=True):
@@ -219,6 +221,8 @@ def _grow(sock: socket.socket) -> NoReturn:
             del sys.path[0]  # nothing in the working directory may be imported
         leave_files(sock)
         child.be_called("nursery")
+        # What a killed child leaves would be the supervisor's if that is the first of a container.
+        ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         with suppress(ConnectionError):  # the supervisor is gone
             _serve(sock)
     except BaseException:
@@ -267,6 +271,16 @@ def _serve(sock: socket.socket) -> None:
                 tell(Begun(number, pid))
             for file in files:
                 os.close(file)
+        _bury({key.data for key in waited.values()})
+
+
+def _bury(children: Collection[int]) -> None:
+    """Wait for processes that ended children had started: nobody else does."""
+    with suppress(ChildProcessError):
+        while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if ended.si_pid in children:
+                return  # its end has yet to be told
+            os.waitpid(ended.si_pid, 0)
 
 
 def _watched(pid: int) -> int:

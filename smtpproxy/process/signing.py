@@ -22,6 +22,7 @@ from smtpproxy.relay.dkim_signing import GOOD_BITS, Keyring, SigningKey
 _AT_ONCE = 64  # requests to a process: more might not fit into its socket
 _MOST = 4  # processes, for large keys
 _LONGEST = 4096  # octets of an answer
+_LATE = 5.0  # seconds
 _DONE, _FAILED = b"\0", b"\1"  # the first octet of an answer
 
 log = structlog.get_logger()
@@ -33,10 +34,11 @@ class SigningProcesses:
     def __init__(self, keyring: Keyring, worker: int, processors: int) -> None:
         """Fork as many as these keys use of a worker's `processors`; none if no key is RSA."""
         self.keyring = keyring
-        self._keys = [key for key in keyring.keys if key.record.key_type == "rsa"]
-        large = any(key.bits > GOOD_BITS for key in self._keys)
-        count = min(processors, _MOST if large else 1) if self._keys else 0
-        self._processes = [_Process(self._keys, worker) for _ in range(count)]
+        keys = [key for key in keyring.keys if key.record.key_type == "rsa"]
+        self._numbers = {key: number for number, key in enumerate(keys)}
+        large = any(key.bits > GOOD_BITS for key in keys)
+        count = min(processors, _MOST if large else 1) if keys else 0
+        self._processes = [_Process(keys, worker) for _ in range(count)]
 
     def open(self) -> None:
         """Take answers on the running loop."""
@@ -51,7 +53,7 @@ class SigningProcesses:
         alive = [each for each in self._processes if each.alive]
         if not alive:
             return await asyncio.to_thread(key.sign, digest)
-        return await min(alive, key=lambda each: each.pending).sign(self._keys.index(key), digest)
+        return await min(alive, key=lambda each: each.pending).sign(self._numbers[key], digest)
 
     def close(self) -> None:
         for each in self._processes:
@@ -71,6 +73,7 @@ class _Process:
         self.alive = True
         self._queued: deque[tuple[bytes, asyncio.Future[bytes]]] = deque()
         self._asked: deque[asyncio.Future[bytes]] = deque()
+        self._watch: asyncio.TimerHandle | None = None
 
     @property
     def pending(self) -> int:
@@ -95,6 +98,8 @@ class _Process:
             if signature.done():  # its message was given up
                 continue
             self._asked.append(signature)
+            if self._watch is None:
+                self._watch = asyncio.get_running_loop().call_later(_LATE, self._check)
             try:
                 self._socket.send(request)
             except OSError as error:
@@ -119,12 +124,23 @@ class _Process:
                 signature.set_exception(OSError(answer[1:].decode()))
         self._ask()
 
+    def _check(self, before: asyncio.Future[bytes] | None = None) -> None:
+        """Give the process up if it has answered nothing since `before` was the first to wait."""
+        self._watch = None
+        first = self._asked[0] if self._asked else None
+        if first is not None and first is before:
+            self._lost(OSError("the signing process does not answer"))
+        elif first is not None:
+            self._watch = asyncio.get_running_loop().call_later(_LATE, self._check, first)
+
     def _lost(self, error: OSError) -> None:
         self._end(error)
         log.error("child ended", child="signing", outcome="the worker signs without it")
 
     def _end(self, error: OSError) -> None:
         self.alive = False
+        if self._watch is not None:
+            self._watch.cancel()
         asyncio.get_running_loop().remove_reader(self._socket)
         self._socket.close()
         for signature in (*self._asked, *(each for _, each in self._queued)):

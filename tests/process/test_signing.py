@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from smtpproxy.process import signing as module
 from smtpproxy.process.signing import SigningProcesses
 from smtpproxy.relay.dkim_signing import Keyring, SigningKey, read_key
 from smtpproxy.settings import DkimSettings
@@ -134,6 +135,25 @@ def test_when_the_process_has_ended_threads_sign(
     run(processes, work)
 
 
+def test_a_process_that_does_not_answer_is_given_up(
+    keyring: Keyring, processes: SigningProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LATE", 0.05)
+    rsa, *_ = keyring.keys
+
+    async def work() -> None:
+        (pid,) = wait_for(signing, "the process to have its name")
+        for digest in DIGESTS:  # for longer than that
+            verify(rsa, await processes.sign(rsa, digest), digest)
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(OSError, match="does not answer"):
+            await asyncio.wait_for(processes.sign(rsa, DIGESTS[0]), 30)
+        assert not signing()
+        verify(rsa, await processes.sign(rsa, DIGESTS[0]), DIGESTS[0])
+
+    run(processes, work)
+
+
 def test_no_process_without_an_rsa_key(tmp_path: Path) -> None:
     file = KeyFile(tmp_path, kind="ed25519")
     settings = DkimSettings(file.domain, file.selector, file.path)
@@ -177,6 +197,19 @@ def test_the_process_has_only_its_socket_and_ends_with_its_worker(relay: RelayPr
     os.kill(relay.workers[0], signal.SIGKILL)
     wait_exit(pid)
     wait_for(lambda: relay.children("signing"), "that of the next worker")
+
+
+def test_the_process_of_a_killed_worker_is_no_zombie(relay: RelayProcess) -> None:
+    """Where the relay is the first process of a container nobody else waits for its orphans."""
+    (pid,) = relay.children("signing")
+    os.kill(pid, signal.SIGSTOP)
+    os.kill(relay.workers[0], signal.SIGKILL)
+    wait_for(lambda: len(relay.children("signing")) == 2, "that of the next worker")
+    assert pid in descendants(relay.pid)
+    os.kill(pid, signal.SIGCONT)
+    wait_exit(pid)
+    os.kill(relay.workers[0], signal.SIGKILL)
+    wait_for(lambda: not Path(f"/proc/{pid}").exists(), "the first one to be gone")
 
 
 def test_mail_is_signed_after_the_process_was_killed(
