@@ -64,6 +64,23 @@ _FONT = re.compile(r"(?<![a-z-])font(-size)?\s{0,9}:\s{0,9}([^;!]{0,99})", re.IG
 _LENGTH = re.compile(r"(?<!\S)[0-9.][^\s/]{0,20}")  # the first of `font` is the size
 _ZERO = re.compile(r"0{0,9}\.?0{1,9}(?:[a-z]{1,4}|%)?")
 _NOTHING = re.compile(_ZERO.pattern + r"\s{0,9}(?:!|\Z)")
+_NUMBER = r"[+-]?(?:[0-9]{1,9}(?:\.[0-9]{1,9})?|\.[0-9]{1,9})"
+_UNIT = r"(?:px|pt|r?em|ex|ch|in|cm|mm|pc|q|v(?:w|h|min|max)|%)"
+_SIZE = re.compile(
+    rf"{_NUMBER}{_UNIT}?|(?:calc|clamp|min|max)\(.*|x{{0,3}}-?(?:small|large)|medium", re.DOTALL
+)
+_VALID = {
+    name: re.compile(f"(?:{values}|inherit|initial|unset|revert)(?:\\s{{0,9}}!.*)?", re.DOTALL)
+    for name, values in {
+        "display": "none|block|contents|flex|flow-root|grid|list-item"
+        "|inline(?:-(?:block|flex|grid|table))?"
+        "|table(?:-(?:caption|cell|column|row|(?:column|footer|header|row)-group))?",
+        "visibility": "visible|hidden|collapse",
+        "opacity": f"{_NUMBER}%?",
+        "max-height": f"{_NUMBER}{_UNIT}|0|none",
+    }.items()
+}
+"""Of the properties that may hide: what browsers understand. They ignore all else."""
 _LIKE_AROUND = re.compile(r".{0,20}(?:(?<!r)em|ex|ch|%)|inherit|unset|revert|smaller|larger")
 _MOST_SIZES = 1_000  # nested font sizes
 _ENDLESS_NUMBER = re.compile(r"&#[xX]?[0-9a-fA-F]{8,}")
@@ -233,11 +250,12 @@ def _style(tag: str) -> str:
 
 
 def _hides(style: str) -> bool:
-    """Whether a style hides its element: of a property, the last declaration counts."""
+    """Whether a style hides its element: of a property, the last valid declaration counts."""
     stated: dict[str, str] = {}
     for name, value in _DECLARATION.findall(style):
         name, value = name.lower(), value.strip().lower()
-        if "!" in value or "!" not in stated.get(name, ""):  # !important
+        valid = name in _VALID and _VALID[name].fullmatch(value)
+        if valid and ("!" in value or "!" not in stated.get(name, "")):  # !important
             stated[name] = value
     return (
         stated.get("display", "").startswith("none")
@@ -256,7 +274,7 @@ def _font_size(style: str) -> bool | None:
             size = "" if length is None else length[0]
         if _ZERO.fullmatch(size):
             has_size = False
-        elif size and not _LIKE_AROUND.fullmatch(size):
+        elif _SIZE.fullmatch(size) and not _LIKE_AROUND.fullmatch(size):
             has_size = True
     return has_size
 

@@ -42,6 +42,18 @@ SEEN = [
     # of two declarations the last counts, unless the first is important
     ("<i style='display:none;DISPLAY:block'>a</i><i style='opacity:0;opacity:1'>b</i>", "ab"),
     ("<i style='display:none ! important;display:block'>a</i>", ""),
+    # and unless browsers do not understand it
+    ("<i style='display:none;display:x'>a</i><i style='opacity:0;opacity:1x'>b</i>c", "c"),
+    ("<i style='max-height:0;max-height:9zz'>a</i><i style='font-size:0;font-size:x'>b</i>c", "c"),
+    (
+        "<i style='visibility:hidden;visibility:visible'>a</i><i style='opacity:0;opacity:50%'>b",
+        "ab",
+    ),
+    (
+        "<p style='font-size:0'>a<i style='font-size:x-large'>b</i><i style='font-size:13'>c</i>",
+        "bc",
+    ),
+    ("<i style='display:none;display:table-cell!important'>a</i>", "a"),
     ("<i hidden style='display:block'>a</i>", "a"),
     ("<span class=hidden-xs data-hidden=1>shown</span>", "shown"),
     (
