@@ -264,9 +264,11 @@ class CopyingTransaction(NotifyingTransaction):
         """The decision on one recipient, made after the one on the message."""
         decision = outcome.decided.decision
         facts = self._evaluation.facts
+        before = zip(self.recipients_accepted, decision.recipients, strict=True)
         return replace(
             outcome.decided,
             at=self._services.now(),
+            permitted_before=tuple([v.basis or "" for each, v in before if each is recipient]),
             decision=replace(decision, recipients=(verdict,)),
             recipients=(JudgedRecipient(recipient.path, recipient.canonical, verdict),),
             facts={recipient.canonical: facts[recipient.canonical]},

@@ -280,6 +280,11 @@ class Transaction(CountedTransaction):
             yield from self._record_passing(outcome.decided)
             if self._services.record_waits:
                 changed = yield from self._recheck(outcome)
+                if changed is not None and not outcome.refused:
+                    verdicts = outcome.decided.decision.recipients
+                    bases = tuple([verdict.basis or "" for verdict in verdicts])
+                    decided = replace(changed.decided, permitted_before=bases)
+                    changed = replace(changed, decided=decided)
         if changed is not None and self._counted:
             yield from self._release_refused(changed)
         return changed
