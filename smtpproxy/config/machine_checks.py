@@ -1,4 +1,4 @@
-"""What a machine offers a relay: folders, room on the disk, addresses, and which user it has."""
+"""What a relay needs of its machine: folders, room on the disk, addresses, the right user."""
 
 import errno
 import os

@@ -201,7 +201,7 @@ def _with_campaign(
 
 
 def _feedback_ids(headers: HeaderBlock) -> list[bytes]:
-    """Those that name a campaign: all that have an empty one would be the same."""
+    """Return those that name a campaign: messages with an empty one have nothing in common."""
     return [value for value in headers.values(_FEEDBACK_ID) if value]
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from smtpproxy.process.memory import settle
+from smtpproxy.process.memory import freeze_loaded
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.snapshots import Snapshot
 
@@ -86,7 +86,7 @@ class Channel:
 
     async def until_drain(self) -> None:
         """Report that the work has begun; return when told to end, or when the peer is gone."""
-        settle()
+        freeze_loaded()
         self.send(Ready())
         async for message in self.messages():
             if isinstance(message, Drain):

@@ -11,8 +11,8 @@ from contextlib import suppress
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _KEPT = 32 * 1024 * 1024  # octets
-_SIZES = [24 << doubled for doubled in range(13)][::-1]  # octets; less than 24 takes as much
-_QUIET = 2
+_SIZES = [24 << doubled for doubled in range(13)][::-1]  # octets; anything smaller takes 24
+_QUIET = 2  # seconds without a message
 
 
 def keep_freed() -> None:
@@ -29,7 +29,7 @@ def give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def settle() -> None:
+def freeze_loaded() -> None:
     """Call this when everything is loaded that lasts as long as the process: it is never checked
     for garbage again, which would write to all of its memory."""
     gc.collect()
@@ -68,7 +68,7 @@ def fill_gaps() -> None:
                 pass
 
 
-class Rest:
+class IdleTrimmer:
     """Gives freed memory back when there is a pause in the mail."""
 
     def __init__(self, give_back: Callable[[], None] = give_back) -> None:

@@ -26,7 +26,7 @@ from smtpproxy.locale import texts
 from smtpproxy.locale.pages import load_pages
 from smtpproxy.process import child
 from smtpproxy.process.children import Start
-from smtpproxy.process.memory import fill_gaps, settle
+from smtpproxy.process.memory import fill_gaps, freeze_loaded
 from smtpproxy.settings import Settings
 from smtpproxy.store import is_postgresql
 
@@ -95,7 +95,7 @@ class Nursery:
         _load(settings)
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         _flush()
-        settle()
+        freeze_loaded()
         fill_gaps()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until it is ignored there
         try:
@@ -196,7 +196,7 @@ def _load(settings: Settings) -> None:
     if settings.feedback is not None:
         import smtpproxy.process.feedback
     if settings.webhooks:
-        import httpcore  # noqa: F401 - by httpx with its first client
+        import httpcore  # noqa: F401 - which httpx would load with its first client
 
         import smtpproxy.process.webhooks
     if is_postgresql(settings.store):

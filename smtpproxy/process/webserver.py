@@ -13,7 +13,7 @@ from smtpproxy.intake.accept import TrustedHosts
 from smtpproxy.policy.model import BUILT_IN_BRAND
 from smtpproxy.process.breaker import StoreToWrite
 from smtpproxy.process.children import Answer, Ask, Channel, Drain, Ready
-from smtpproxy.process.memory import settle
+from smtpproxy.process.memory import freeze_loaded
 from smtpproxy.purge_runs import run_metrics
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.collector import SnapshotCollector, relay_processes
@@ -58,7 +58,7 @@ async def _serve(
     stop = asyncio.Event()
     trusts = TrustedHosts(settings.web.trusted if settings.web else ()).__contains__
     app = _app(settings, stores, supervisor, stop=stop, trusts=trusts, started_at=started_at)
-    settle()
+    freeze_loaded()
     serving = asyncio.create_task(serve_web(app, listening, stop, trusts=trusts))
     supervisor.ready()
     answers = asyncio.create_task(supervisor.listen(stop))

@@ -26,7 +26,7 @@ from smtpproxy.intake.smtp import SmtpSession
 from smtpproxy.policy.model import Alignment
 from smtpproxy.process.breaker import WorkerBreaker
 from smtpproxy.process.children import BEAT, Answer, Ask, Beat, Channel, Closed, Drain, Ready
-from smtpproxy.process.memory import Rest, keep_freed, settle
+from smtpproxy.process.memory import IdleTrimmer, freeze_loaded, keep_freed
 from smtpproxy.relay.content import Spool
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.transaction import UpstreamTransaction
@@ -95,7 +95,7 @@ async def _work(
     channel = await Channel.over(sock)
     worker = Worker(settings, number, signing)
     await worker.open(sockets)
-    settle()
+    freeze_loaded()
     channel.send(Ready())
     beating = asyncio.create_task(_beat(worker, channel))
     try:
@@ -120,11 +120,11 @@ def _processors(settings: Settings) -> int:
 
 
 async def _beat(worker: "Worker", channel: Channel) -> None:
-    rest = Rest()
+    trimmer = IdleTrimmer()
     while True:
         snapshot = worker.snapshot()
         channel.send(Beat(snapshot, worker.paused))
-        rest.beat(sum(snapshot.counters["messages_total"].values()))
+        trimmer.beat(sum(snapshot.counters["messages_total"].values()))
         await asyncio.sleep(BEAT)
 
 

@@ -115,9 +115,9 @@ def open_feedback(settings: StoreSettings, mailbox: str = "") -> FeedbackLog:
         from smtpproxy.store.postgres.side_tables import FEEDBACK
 
         return FeedbackLog(tables, FEEDBACK, mailbox)
-    from smtpproxy.store.sqlite.side_tables import FEEDBACK as IN_ONE_RELAY
+    from smtpproxy.store.sqlite import side_tables
 
-    return FeedbackLog(tables, IN_ONE_RELAY)
+    return FeedbackLog(tables, side_tables.FEEDBACK)
 
 
 def open_journals(settings: StoreSettings) -> SharedJournals | None:

@@ -256,7 +256,7 @@ class HttpConnection(H11Protocol):
             self._counted_as = None
 
     def _let_go(self) -> None:
-        """Forget an answered request: it knows us, so both would wait for a collection."""
+        """Forget an answered request: it refers to us, and both would stay for the collector."""
         if self.cycle is None or self.cycle.response_complete:
             self._answering = self.cycle = self.scope = None  # type: ignore[assignment]
 

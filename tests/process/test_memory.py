@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from smtpproxy.process.memory import Rest
+from smtpproxy.process.memory import IdleTrimmer
 from tests.kit.load import SmtpSink, smtp_source
 from tests.kit.parts import needs
 from tests.kit.ports import wait_for
@@ -30,19 +30,19 @@ class Given:
 
 def test_memory_is_given_back_once_in_each_pause() -> None:
     given = Given()
-    rest = Rest(given)
+    trimmer = IdleTrimmer(given)
     for messages, times in ((5, 0), (5, 0), (9, 0), (9, 0), (9, 1), (9, 1), (10, 1), (10, 1)):
-        rest.beat(messages)
+        trimmer.beat(messages)
         assert given.times == times
-    rest.beat(10)
+    trimmer.beat(10)
     assert given.times == 2
 
 
 def test_what_the_start_left_is_given_back_before_the_first_message() -> None:
     given = Given()
-    rest = Rest(given)
+    trimmer = IdleTrimmer(given)
     for _ in range(3):
-        rest.beat(0)
+        trimmer.beat(0)
     assert given.times == 1
 
 

@@ -52,7 +52,7 @@ def said_last(update: ContactUpdate, known: Known | None, now: datetime) -> Cont
 
 
 def as_known(known: Known | None, now: datetime) -> Known | None:
-    """Return what is on record, without ages of profiles that have not come.
+    """Return what is on record, without the dates of profiles that are in the future.
 
     A newer profile would otherwise be taken for an older one until then, with all that it refuses.
     """
