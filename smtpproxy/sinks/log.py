@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, MutableMapping
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 from msgspec import Struct
@@ -30,6 +30,7 @@ from smtpproxy.events import (
 )
 from smtpproxy.policy.model import Action
 from smtpproxy.settings import ServerSettings
+from smtpproxy.sinks.log_output import LogOutput
 
 ADDRESS, TOKEN = "[address]", "[secret]"
 
@@ -158,10 +159,11 @@ def configure_logging(settings: ServerSettings, *, process: str) -> None:
     renderer: Any = structlog.processors.JSONRenderer()
     if settings.log_format == "text":
         renderer = structlog.dev.ConsoleRenderer(colors=False)
+    output = LogOutput()
     level = logging.getLevelName(settings.log_level.upper())
     structlog.configure(
         processors=[
-            lambda logger, method, event: {"process": process, **event},
+            lambda logger, method, event: {"process": process, **event, **output.gap},
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -169,7 +171,7 @@ def configure_logging(settings: ServerSettings, *, process: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, output)),
         cache_logger_on_first_use=True,
     )
     _take_over()

@@ -1,0 +1,78 @@
+"""The log never waits for its reader, and a line that cannot be written hurts nobody."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from smtpproxy.sinks.log_output import LogOutput
+
+
+@contextmanager
+def output_to(number: int) -> Iterator[LogOutput]:
+    """The log of a process whose standard error is this file."""
+    with os.fdopen(number, "w") as stream, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.stderr", stream)
+        yield LogOutput()
+
+
+def filled(output: LogOutput, line: str) -> int:
+    """Write until a line is lost; return how many were not."""
+    for count in range(100_000):
+        output.write(line)
+        if output.gap:
+            return count
+    raise AssertionError("it is never full")
+
+
+@pytest.mark.parametrize("length", [100, 5_000])
+def test_a_pipe_that_nobody_reads(length: int) -> None:
+    reader, writer = os.pipe()
+    others = os.dup(writer)  # such as the shell's
+    line = "x" * length + "\n"
+    with output_to(writer) as output:
+        kept = filled(output, line)
+        output.write(line)
+        assert output.gap == {"lines_lost": 2}
+        assert not fcntl.fcntl(others, fcntl.F_GETFL) & os.O_NONBLOCK
+        os.set_blocking(reader, False)
+        read = os.read(reader, 1_000_000)
+        output.write(line)
+        assert output.gap == {}
+        read += os.read(reader, 1_000_000)
+        assert read.decode() == line * (kept + 1)
+    os.close(others)
+    os.close(reader)
+
+
+def test_a_pipe_without_a_reader() -> None:
+    reader, writer = os.pipe()
+    with output_to(writer) as output:
+        output.write("before\n")
+        os.close(reader)
+        output.write("after\n")
+        assert output.gap == {"lines_lost": 1}
+        LogOutput().write("it can be opened like that, too\n")
+
+
+def test_a_socket_that_nobody_reads() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, output_to(theirs.detach()) as output:
+        kept = filled(output, "line\n")
+        assert ours.recv(5) == b"line\n"
+        assert kept > 1
+
+
+def test_a_full_disk() -> None:
+    with output_to(os.open("/dev/full", os.O_WRONLY)) as output:
+        output.write("line\n")
+        output.write("line\n")
+        assert output.gap == {"lines_lost": 2}
+
+
+def test_no_file_at_all(capsys: pytest.CaptureFixture[str]) -> None:
+    LogOutput().write("été\n")
+    assert capsys.readouterr().err == "été\n"
