@@ -27,6 +27,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.replies import message_reply, recipient_reply, recipients_reply
 from smtpproxy.policy.rules import RecipientCase
+from smtpproxy.sinks.audit.lines import is_erased
 from smtpproxy.sinks.audit.reader import Outcome, Record
 from smtpproxy.sinks.audit.verify import Seal
 
@@ -170,12 +171,17 @@ def _explained(
 ) -> Explanation:
     whole = _message_reply(records[-1], reply_for_each=reply_for_each)
     recipients: list[ExplainedRecipient] = []
+    last_of = {  # a later decision about somebody replaces an earlier one
+        entry.canonical: record for record in records for entry in record.decided.recipients
+    }
     for record in records:
         decided = record.decided
         case = _Case(
             decided.facts, rulebooks, decided.at, decided.id, tense, lang, decided.help_url
         )
         for index, entry in enumerate(decided.recipients):
+            if last_of[entry.canonical] is not record and not is_erased(entry):
+                continue
             key, stream = (entry.address, entry.canonical), decided.decision.stream
             if entry.verdict.reason is Reason.STREAM_NOT_PERMITTED:
                 recipients.append(case.not_judged(entry.address, stream))

@@ -1,14 +1,17 @@
-"""A refusal after a permission on record says so: reports count nobody as both."""
+"""A refusal after a permission on record replaces it, in reports and explanations."""
 
 from collections import Counter
 
 import pytest
 
-from smtpproxy.policy.model import Basis
+from smtpproxy.core.explanation import recall
+from smtpproxy.policy.model import Action, Basis
+from smtpproxy.policy.rulebooks import builtin
 from smtpproxy.report.counting import count_rows
 from smtpproxy.report.counts import RecipientOutcome
 from smtpproxy.sinks.audit.chain import Chain
 from smtpproxy.sinks.audit.lines import LineMaker
+from smtpproxy.sinks.audit.reader import Record
 from tests.core.driving import PEOPLE, Protocols, Setting
 from tests.core.scene import Answers, Scene
 from tests.core.world import Effect
@@ -64,3 +67,19 @@ def test_who_is_suppressed_before_their_own_copy_is_counted_once(intake: Protoco
     scene.driver.close()
     found = counted(scene)
     assert found == {Basis.CONSENT: 1, "suppressed_complaint": 1}
+
+
+def test_an_explanation_of_a_decision_says_of_everybody_what_came_last() -> None:
+    scene = Scene(Setting("policy"))
+    scene.mail(ANN)
+    scene.rcpt(BOB)
+    scene.suppress(BOB)
+    scene.send()
+    scene.driver.close()
+    found = recall([Record(each) for each in scene.decided], {"fr": builtin("fr")})
+    assert [(one.address, one.verdict.action) for one in found.recipients] == [
+        (ANN, Action.ALLOW),
+        (BOB, Action.REFUSE),
+    ]
+    assert found.message is not None
+    assert found.message.action is Action.REFUSE

@@ -248,11 +248,16 @@ def _outcome(
     """Find the upstream's answer: soon after the decision, or early in the next file."""
     needle = b'"of":"%b"' % id.encode()
     found = data.find(needle, position, position + _OUTCOME_WITHIN)
+    later = data.find(b'"id":"%b"' % id.encode(), position, max(found, position))
+    if later >= 0 and any(
+        isinstance(entry, Record) and entry.decided.relayed for entry in _line_at(data, later, path)
+    ):
+        return []  # another decision took its place, and the answer is about that one
     outcomes = _outcomes_at(data, found, path, id)
     if not outcomes and following:
-        with mapped(following[0]) as later:
-            found = later.find(needle, 0, _OUTCOME_WITHIN)
-            outcomes = _outcomes_at(later, found, following[0], id)
+        with mapped(following[0]) as next_file:
+            found = next_file.find(needle, 0, _OUTCOME_WITHIN)
+            outcomes = _outcomes_at(next_file, found, following[0], id)
     return outcomes
 
 
@@ -299,6 +304,8 @@ def _joined(entries: Iterator[_Entry] | list[_Entry]) -> Iterator[Record]:
         elif entry.decided.stage == "rcpt" or not entry.decided.relayed:
             yield entry
         else:
+            if (replaced := waiting.pop(entry.decided.id, None)) is not None:
+                yield replaced
             waiting[entry.decided.id] = entry
             if len(waiting) > 20_000:
                 yield waiting.pop(next(iter(waiting)))

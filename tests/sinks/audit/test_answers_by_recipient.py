@@ -9,10 +9,11 @@ from msgspec.structs import replace
 from smtpproxy.cli.audit_export import as_rows
 from smtpproxy.events import JudgedRecipient, Relayed
 from smtpproxy.evidence.gather import Mailing, record_object
+from smtpproxy.policy.model import Action, Reason, Verdict
 from smtpproxy.settings import AuditSettings
 from smtpproxy.sinks.audit.journal import Journal
 from smtpproxy.sinks.audit.lines import Answer
-from smtpproxy.sinks.audit.reader import Record, find
+from smtpproxy.sinks.audit.reader import Record, find, read
 from tests.sinks.audit.test_format import ALLOWED, AT, MEANT
 
 OTHER = JudgedRecipient("Z@b.example", "z@b.example", ALLOWED)
@@ -69,3 +70,26 @@ def test_an_answer_for_all_is_written_as_ever() -> None:
         b'{"of":"01KJKB3Q0020CT1R0RZ1H6E7A8","at":"2026-03-01T10:00:00Z","code":250,'
         b'"reply":"250 2.0.0 ok"}'
     )
+
+
+async def test_an_answer_is_about_the_decision_that_replaced_another(tmp_path: Path) -> None:
+    """Somebody was suppressed while the record of the first was on its way to the disk."""
+    folder = tmp_path / "audit"
+    folder.mkdir()
+    refused = Verdict(Action.REFUSE, Reason.SUPPRESSED_COMPLAINT, rule="suppression")
+    first, other = MESSAGE.recipients
+    last = replace(
+        MESSAGE,
+        recipients=(first, replace(other, verdict=refused)),
+        decision=replace(MESSAGE.decision, recipients=(ALLOWED, refused)),
+    )
+    journal = Journal(folder, 0, AuditSettings(), now=lambda: AT, new_id=lambda: MEANT.id)
+    await journal.commit(MESSAGE)
+    await journal.commit(last)
+    journal.outcome(Relayed(MEANT.id, "apps", "offers", 250, TAKEN, 4096, 1))
+    journal.close()
+    for found in (find(folder, MEANT.id), read(folder), read(folder, recipient=other.canonical)):
+        assert [
+            (each.decided.recipients[1].verdict.action, each.outcome and each.outcome.code)
+            for each in found
+        ] == [(Action.ALLOW, None), (Action.REFUSE, 250)]
