@@ -6,9 +6,9 @@ import sys
 
 
 def raise_limit() -> None:
-    """Permit this process, and those it forks, as many as it may permit itself.
+    """Raise the limit of this process, and of those it forks, as far as it may.
 
-    The usual limit of 1,024 is there for programs that use select(2), which none of ours does.
+    The usual 1,024 are for programs that use select(2), which ours do not.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -17,8 +17,8 @@ def raise_limit() -> None:
 def room_for_clients() -> int:
     """Return the first file number that clients may not have.
 
-    An eighth of them is kept for what accepted clients
-    need: connections to the upstream, spooled bodies and the store.
+    An eighth is kept for what accepted clients need: connections to the upstream, spooled bodies
+    and the store.
     """
     permitted, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return permitted - permitted // 8

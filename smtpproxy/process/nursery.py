@@ -271,11 +271,11 @@ def _serve(sock: socket.socket) -> None:
                 tell(Begun(number, pid))
             for file in files:
                 os.close(file)
-        _bury({key.data for key in waited.values()})
+        _reap({key.data for key in waited.values()})
 
 
-def _bury(children: Collection[int]) -> None:
-    """Wait for processes that ended children had started: nobody else does."""
+def _reap(children: Collection[int]) -> None:
+    """Reap processes that ended children had started: nobody else does."""
     with suppress(ChildProcessError):
         while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             if ended.si_pid in children:

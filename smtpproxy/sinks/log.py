@@ -196,12 +196,12 @@ class _FromLibraries(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         said = record.name, record.getMessage()
-        repeated, self._last = said == self._last, said
-        if repeated and record.created - self._said_at < _EVERY:
+        repeated, self._last, now = said == self._last, said, time.monotonic()
+        if repeated and now - self._said_at < _EVERY:
             self._unsaid += 1
             return
         unsaid, self._unsaid = self._unsaid if repeated else 0, 0
-        self._said_at = record.created
+        self._said_at = now
         error = record.exc_info[1] if record.exc_info else None
         structlog.get_logger().log(
             record.levelno,
