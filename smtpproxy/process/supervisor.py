@@ -207,8 +207,8 @@ class Supervisor:
             sockets = await asyncio.to_thread(self._sockets.for_settings, settings)
         except ConfigError as error:
             return list(error.faults)
-        except (CannotListen, StoreUnavailable, OSError) as error:
-            return [str(error)]
+        except (CannotListen, StoreUnavailable, OSError, RuntimeError) as error:
+            return [str(error)]  # RuntimeError: no thread can be started
         successor = self._made(settings, sockets)
         successor.start(SHARED)
         if not await successor.ready(self._ending):

@@ -168,6 +168,29 @@ async def test_a_generation_that_does_not_start_leaves_the_one_before_at_work(
     assert code == 0
 
 
+async def test_a_reload_without_a_thread_changes_nothing_and_says_so(
+    settings: Settings, nursery: Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(*given: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    await asyncio.to_thread(prepare, settings)
+    source = Source(lambda: settings, prepare)
+    supervisor = Supervisor(settings, Sockets(settings), source, Told(), nursery)
+    running = asyncio.create_task(supervisor.run())
+    try:
+        await greeting(settings)
+        with monkeypatch.context() as exhausted:
+            exhausted.setattr(asyncio, "to_thread", no_thread)
+            assert await supervisor.reload() == ["can't start new thread"]
+        assert await supervisor.reload() == []
+        assert (await greeting(settings)).startswith(b"220 ")
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+        code = await asyncio.wait_for(running, 40)
+    assert code == 0
+
+
 async def test_children_run_no_code_from_the_working_directory(
     settings: Settings, nursery: Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
