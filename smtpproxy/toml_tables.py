@@ -10,6 +10,7 @@ valid, and their defaults are those of the file:
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 from datetime import date, time
@@ -308,33 +309,52 @@ def tables(document: Mapping[str, Any], section: str) -> Iterator[tuple[int, dic
 def report(filename: str, document: Mapping[str, Any], faults: Iterable[Fault]) -> list[str]:
     """Return the faults as text, in the order of the file, each once."""
     ordered = sorted(faults, key=lambda fault: _position(document, fault.location))
-    lines = (f"{filename}: {key_path(document, f.location)}: {f.text}" for f in ordered)
+    paths = key_paths(document, [fault.location for fault in ordered])
+    lines = (f"{filename}: {path}: {f.text}" for path, f in zip(paths, ordered, strict=True))
     return list(dict.fromkeys(map(printable, lines)))
 
 
 def key_path(document: Mapping[str, Any], location: Location) -> str:
     """Return `listener "apps".address`, or `listener[0].address` if no name identifies it."""
-    path = ""
-    for depth, step in enumerate(location):
-        if isinstance(step, str):
-            key = named(step)
-            path += f".{key}" if path else key
-            continue
-        tables = _at(document, location[:depth])
-        name = _name(tables, step)
-        path += f"[{step}]" if name is None else f' "{name}"'
-    return path
+    return key_paths(document, [location])[0]
 
 
-def _name(tables: object, index: int) -> str | None:
-    """The name of an entry in a list of tables, if it is unique."""
+def key_paths(document: Mapping[str, Any], locations: Iterable[Location]) -> list[str]:
+    """Return the `key_path` of each location, having read each list of tables once."""
+    names: dict[Location, list[str | None]] = {}
+    paths = []
+    for location in locations:
+        path = ""
+        for depth, step in enumerate(location):
+            if isinstance(step, str):
+                key = named(step)
+                path += f".{key}" if path else key
+                continue
+            at = location[:depth]
+            if at not in names:
+                names[at] = _names(_at(document, at))
+            name = names[at][step] if names[at] else None
+            path += f"[{step}]" if name is None else f' "{name}"'
+        paths.append(path)
+    return paths
+
+
+def _names(tables: object) -> list[str | None]:
+    """The names of the entries in a list of tables; None for those that identify none."""
     if not isinstance(tables, list):
-        return None
+        return []
     names = [t.get("name", t.get("address")) if isinstance(t, dict) else None for t in tables]
-    name = names[index]
-    if not isinstance(name, str) or not name or not name.isprintable() or '"' in name:
-        return None
-    return name if names.count(name) == 1 else None
+    times = Counter(name for name in names if isinstance(name, str))
+    return [
+        name
+        if isinstance(name, str)
+        and times[name] == 1
+        and name
+        and name.isprintable()
+        and '"' not in name
+        else None
+        for name in names
+    ]
 
 
 def _position(document: Mapping[str, Any], location: Location) -> tuple[int, ...]:

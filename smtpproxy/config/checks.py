@@ -105,13 +105,17 @@ def _stream_choice(document: Document, section: str) -> Iterator[Fault]:
     """Yield the faults in `streams` and `default_stream` of a listener or sender rule."""
     defined = [DEFAULT_STREAM.name]
     defined += [s["name"] for _, s in tables(document, "stream") if isinstance(s.get("name"), str)]
+    known = frozenset(defined)
+    undefined: dict[str, str] = {}  # thousands of rules may name the same
     for index, table in tables(document, section):
         named = table.get("streams", [])
         if not isinstance(named, list):
             continue
         for at, stream in enumerate(named):
-            if isinstance(stream, str) and stream not in defined:
-                yield Fault((section, index, "streams", at), _undefined(stream, defined))
+            if isinstance(stream, str) and stream not in known:
+                text = undefined.get(stream) or _undefined(stream, defined)
+                undefined[stream] = text
+                yield Fault((section, index, "streams", at), text)
             elif stream in named[:at]:
                 yield Fault((section, index, "streams", at), f'"{stream}" is listed twice')
         chosen = table.get("default_stream")

@@ -21,7 +21,7 @@ from smtpproxy.policy.periods import beginning, shortest_seconds
 from smtpproxy.settings import Address, ListenerSettings, Settings, UnixAddress
 from smtpproxy.settings.places import is_loopback
 from smtpproxy.terminal import printable
-from smtpproxy.toml_tables import Location, key_path
+from smtpproxy.toml_tables import Location, key_paths
 
 RFC_RECIPIENTS = 100  # RFC 5321 4.5.3.1.8
 RFC_MESSAGE_OCTETS = 64 * 1024  # RFC 5321 4.5.3.1.7
@@ -368,10 +368,11 @@ def without_controller(settings: Settings) -> list[str]:
 def example_values(path: Path) -> list[str]:
     """Return a warning about each value of a valid file that only an example would have."""
     document = toml.read(path)
+    values = [(at, found) for at, text in _texts(document, ()) for found in _examples(text)]
+    paths = key_paths(document, [at for at, _ in values])
     return [
-        printable(f'{key_path(document, location)}: "{found}" is from the example: put your own')
-        for location, text in _texts(document, ())
-        for found in _examples(text)
+        printable(f'{path}: "{found}" is from the example: put your own')
+        for path, (_, found) in zip(paths, values, strict=True)
     ]
 
 

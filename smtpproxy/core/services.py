@@ -183,6 +183,10 @@ class StreamChoice:
         return needs(Transaction(self.candidates, ()), rulebook)
 
 
+_MOST_FOUND = 10_000
+"""How many combinations of listener, credential and rule a process keeps the choice of."""
+
+
 class StreamTable:
     """Finds the choice of streams by listener, credential and reverse path.
 
@@ -193,31 +197,34 @@ class StreamTable:
         self._streams = settings.streams
         self._undeclared = settings.streams.get(DEFAULT_STREAM.name, DEFAULT_STREAM)
         self._rules = {rule.sender.lower(): rule for rule in settings.sender_rules}
-        self._listeners: dict[str, StreamChoice] = {}
-        self._narrowed: dict[tuple[str, str, str], StreamChoice] = {}
+        self._listeners = {listener.name: listener for listener in settings.listeners}
         self._users = {c.user: c for c in settings.credentials if c.user is not None}
         self._certificates = {
             c.certificate: c for c in settings.credentials if c.certificate is not None
         }
-        for listener in settings.listeners:
-            self._listeners[listener.name] = self._limited(listener, None, None)
-            for credential in (None, *settings.credentials):
-                name = "" if credential is None else credential.name
-                self._narrowed[listener.name, name, ""] = self._limited(listener, credential, None)
-                for key, rule in self._rules.items():
-                    choice = self._limited(listener, credential, rule)
-                    self._narrowed[listener.name, name, key] = choice
+        # Made when mail needs them: a hundred listeners, a thousand credentials and ten thousand
+        # rules could be combined in a billion ways, most of which narrow to the same few choices.
+        self._found: dict[tuple[str, str, str], StreamChoice] = {}
+        self._choices: dict[tuple[Sequence[str], str | None, frozenset[str]], StreamChoice] = {}
 
     def choice(
         self, listener: str, reverse_path: str, credential: Credential | None = None
     ) -> StreamChoice:
-        name = "" if credential is None else credential.name
+        name, rule = "" if credential is None else credential.name, ""
         if self._rules:
             sender = _sender(reverse_path)
             for key in (sender, "@" + sender.rpartition("@")[2]):
                 if key in self._rules:
-                    return self._narrowed[listener, name, key]
-        return self._narrowed[listener, name, ""] if name else self._listeners[listener]
+                    rule = key
+                    break
+        try:
+            return self._found[listener, name, rule]
+        except KeyError:
+            found = self._limited(self._listeners[listener], credential, self._rules.get(rule))
+        if len(self._found) >= _MOST_FOUND:
+            self._found.clear()
+        self._found[listener, name, rule] = found
+        return found
 
     def of_user(self, user: str) -> Credential | None:
         """Return what a user may do; None: whatever the listener allows."""
@@ -239,18 +246,22 @@ class StreamTable:
             if limit is not None and limit.streams is not None:
                 names = tuple(name for name in limit.streams if name in names)
                 default = limit.default_stream or default
-        choice = self._choice(names, default if default in names else None)
-        if credential is None or not credential.from_domains:
-            return choice
-        narrowed = {s.name: _within(s, credential.from_domains) for s in choice.candidates}
-        return StreamChoice.of(
-            [narrowed[stream.name] for stream in choice.permitted], narrowed[choice.default.name]
-        )
+        domains = credential.from_domains if credential is not None else frozenset[str]()
+        key = names, default if default in names else None, domains
+        if key not in self._choices:
+            self._choices[key] = self._choice(*key)
+        return self._choices[key]
 
-    def _choice(self, names: Sequence[str], default: str | None) -> StreamChoice:
-        streams: Mapping[str, Stream] = self._streams
-        permitted = [streams[name] for name in names]
-        return StreamChoice.of(permitted, streams[default] if default else self._undeclared)
+    def _choice(
+        self, names: Sequence[str], default: str | None, domains: frozenset[str]
+    ) -> StreamChoice:
+        """`domains`: the From domains that a credential allows; empty for all."""
+        chosen = self._streams[default] if default else self._undeclared
+        permitted = [self._streams[name] for name in names]
+        if not domains:
+            return StreamChoice.of(permitted, chosen)
+        narrowed = {one.name: _within(one, domains) for one in (chosen, *permitted)}
+        return StreamChoice.of([narrowed[one.name] for one in permitted], narrowed[chosen.name])
 
 
 def permits(credential: Credential, reverse_path: str) -> bool:
