@@ -325,7 +325,7 @@ def test_people_can_read_it(bench: Bench) -> None:
     assert "550 5.7.1 <withdrawn@people.example> refused: consent_withdrawn" in text
     assert "Was consent withdrawn? [withdrawn: refused]" in text
     law = "RGPD, art. 7, § 3; RGPD, art. 21, § 2"
-    assert f"Source: {law} (docs/design.md 4.2; docs/law.md A31 A35)" in text
+    assert f"Source: {law} (docs/design.md 4.2; docs/law.md A31, A35)" in text
 
 
 def test_observe_mode_is_mentioned(bench: Bench, tmp_path: Path) -> None:

@@ -49,9 +49,9 @@ def transactional(case: RecipientCase) -> Verdict | None:
 
 
 _FIRST: tuple[Rule[RecipientCase], ...] = (
-    Rule("suppression", recipient.suppressed, "design 4.0; A29 to A32, A35 A36 A39 A41"),
+    Rule("suppression", recipient.suppressed, "design 4.0; A29 to A32, A35, A36, A39, A41"),
     Rule("transactional", transactional, "design 4.1; A1", applies=_is_transactional),
-    Rule("withdrawn", bases.withdrawn, "design 4.2; A31 A35"),
+    Rule("withdrawn", bases.withdrawn, "design 4.2; A31, A35"),
 )
 _RECORD: tuple[Rule[RecipientCase], ...] = (
     Rule("no_record", recipient.no_record, "design 4.4; A1"),
@@ -60,23 +60,23 @@ _RECORD: tuple[Rule[RecipientCase], ...] = (
 )
 BASES: dict[Basis, Rule[RecipientCase]] = {
     Basis.GENERIC_ADDRESS: Rule("generic_address", recipient.generic_address, "design 4.3; A15"),
-    Basis.CONSENT: Rule("consent", bases.valid_consent, "design 4.7, 5; A1 to A5, A17 A23 A44"),
+    Basis.CONSENT: Rule("consent", bases.valid_consent, "design 4.7, 5; A1 to A5, A17, A23, A44"),
     Basis.EXISTING_CUSTOMER: Rule(
         "existing_customer", bases.existing_customer, "design 4.8; A6 to A9, A11"
     ),
     Basis.CHARITY: Rule(
         "charity",
         bases.charity,
-        "design 4.9; A10 A11 A17 A44",
+        "design 4.9; A10, A11, A17, A44",
         applies=lambda stream: stream.nature is Nature.CHARITY,
     ),
     Basis.PROFESSIONAL: Rule(
-        "professional", bases.professional, "design 4.10; A11 A13 A14 A17 A44"
+        "professional", bases.professional, "design 4.10; A11, A13, A14, A17, A44"
     ),
     Basis.OPT_OUT: Rule("opt_out", bases.opt_out, "design 4, by rulebook; A16"),
 }
 _LAST: tuple[Rule[RecipientCase], ...] = (
-    Rule("nearest_basis", bases.nearest_refusal, "design 4.11; A1 A16"),
+    Rule("nearest_basis", bases.nearest_refusal, "design 4.11; A1, A16"),
 )
 
 PERMISSION_RULES: tuple[Rule[RecipientCase], ...] = (
@@ -133,14 +133,14 @@ LIMITS: tuple[Rule[RecipientCase], ...] = (
     Rule(
         "list_stale",
         deferrals.list_stale,
-        "design 4.12; A37 A41",
+        "design 4.12; A37, A41",
         applies=lambda stream: stream.asks_for_snapshots,
     ),
 )
 DEFERRALS = (*PAUSES, *LIMITS)
 
 TRIALS: tuple[Rule[DeliveryCase], ...] = (
-    Rule("campaign", deferrals.campaign, "design 4.12; A28 A29"),
+    Rule("campaign", deferrals.campaign, "design 4.12; A28, A29"),
 )
 
 MESSAGE_RULES: tuple[Rule[MessageCase], ...] = (
