@@ -36,6 +36,7 @@ def asked(look: TableLook, known: Known, answers: Answers) -> Answers:
         while questions := propose(look, known, answers).questions:
             answers = _answer(questions[0])
     except click.Abort:
+        click.echo(err=True)  # the line of the question is open
         left = _listed(propose(look, known, answers).questions)
         fail(
             "\n".join(

@@ -95,6 +95,7 @@ def _change(config: Path, name: str, mode: Mode, options: ModeOptions) -> Result
         try:
             agreed = click.confirm("Write this?", err=True)
         except click.Abort:  # Ctrl-C, or there is no terminal
+            click.echo(err=True)  # the line of the question is open
             fail("nothing was changed; --yes writes without asking")
         if not agreed:
             fail("nothing was changed")

@@ -40,7 +40,7 @@ def test_it_is_asked(stored: Stored, answer: str, becomes: str) -> None:
         assert NOT_RUNNING in result.stdout
     else:
         assert result.exit_code == 1
-        assert "nothing was changed" in result.stderr
+        assert "\nError: nothing was changed" in result.stderr
 
 
 def test_what_is_so_already(stored: Stored) -> None:
