@@ -3,6 +3,7 @@
 import os
 import resource
 import sys
+from contextlib import suppress
 
 
 def raise_limit() -> None:
@@ -10,8 +11,10 @@ def raise_limit() -> None:
 
     The usual 1,024 are for programs that use select(2), which ours do not.
     """
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if now != most:
+        with suppress(OSError, ValueError):  # a sandbox may forbid it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def room_for_clients() -> int:

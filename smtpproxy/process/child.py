@@ -8,12 +8,17 @@ from pathlib import Path
 
 from smtpproxy.process.children import WEB, Start, name_of
 
+_OOM_SCORE = 100
+"""Thousandths of the memory: more than what the supervisor has over a child, and less than what a
+process has that takes the memory of the whole machine."""
+
 
 def work(given: int, channel: int, *listening: int) -> int:
     """Do the work that the file `given` describes; return the exit code. All are file numbers."""
     with open(given, "rb") as file:
         start: Start = pickle.load(file)
     be_called(name_of(start.role, start.number))
+    _be_killed_first()
     to_supervisor = socket.socket(fileno=channel)
     sockets = {
         name: socket.socket(fileno=number)
@@ -29,6 +34,14 @@ def be_called(name: str) -> None:
     """Set the name of this process in `ps -e`, `top` and `pgrep`."""
     with suppress(OSError):
         Path("/proc/self/comm").write_text(name)
+
+
+def _be_killed_first() -> None:
+    """Let a kernel short of memory kill this process rather than the supervisor, which starts it
+    anew."""
+    path = Path("/proc/self/oom_score_adj")
+    with suppress(OSError):
+        path.write_text(str(min(int(path.read_text()) + _OOM_SCORE, 1000)))
 
 
 def _run(start: Start, sockets: dict[str, socket.socket], channel: socket.socket) -> int:

@@ -108,6 +108,16 @@ def test_nothing_of_the_supervisor_comes_along(tmp_path: Path) -> None:
         assert not sockets[nursing] & (sockets[relay.pid] | sockets[worker])
 
 
+def test_a_kernel_short_of_memory_kills_a_worker_rather_than_the_supervisor(tmp_path: Path) -> None:
+    def adjustment(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+    with FakeUpstream() as mta, RelayProcess(tmp_path, mta.address) as relay:
+        nursing, worker = descendants(relay.pid)
+        assert adjustment(relay.pid) == adjustment(nursing)
+        assert adjustment(worker) == adjustment(relay.pid) + 100
+
+
 _FORKING = """
 import os, sys, threading
 from smtpproxy.process import nursery
