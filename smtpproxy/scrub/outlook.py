@@ -31,6 +31,7 @@ from smtpproxy.scrub.verdicts import most_frequent_first
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.compare import facts_beside
 from smtpproxy.store.keys import is_key_text
+from smtpproxy.store.merge import oldest_first
 from smtpproxy.store.protocols import ContactUpdate, FactReader, Store, SuppressionEntry
 
 Standing = tuple[str, str, tuple[str, ...]]
@@ -279,7 +280,15 @@ def _order(entry: SuppressionEntry) -> Suppression:
 
 
 def _with_orders(known: RecipientFacts, orders: Sequence[Suppression]) -> RecipientFacts:
-    return replace(known, suppressions=(*known.suppressions, *orders)) if orders else known
+    """Add orders as the store does: one of the same scope and origin moves to the later time."""
+    if not orders:
+        return known
+    held = list(known.suppressions)
+    for order in orders:
+        same = [one for one in held if one == replace(order, since=one.since, note=one.note)]
+        if all(one.since < order.since for one in same):
+            held = [one for one in held if one not in same] + [order]
+    return replace(known, suppressions=oldest_first(held))
 
 
 def _parts(addresses: Sequence[str]) -> Iterable[Sequence[str]]:

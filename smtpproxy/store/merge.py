@@ -227,7 +227,8 @@ def ordered_acts(acts: tuple[ConsentAct, ...]) -> tuple[ConsentAct, ...]:
 
 
 def oldest_first(suppressions: Iterable[Suppression]) -> tuple[Suppression, ...]:
-    return tuple(sorted(suppressions, key=lambda suppression: suppression.since))
+    """Return them in one order, however a database returns those of one moment."""
+    return tuple(sorted(suppressions, key=lambda one: (one.since, one.scope, one.origin)))
 
 
 def with_readings(

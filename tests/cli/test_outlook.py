@@ -254,6 +254,18 @@ def test_suppressions(stored: Stored) -> None:
     assert "--set" not in shown
 
 
+def test_a_dry_run_moves_a_suppression_to_the_later_time(stored: Stored) -> None:
+    """Of several as wide, the oldest says why."""
+    for origin, since in (("objection", "2024-01-01"), ("manual", "2025-01-01")):
+        order = ("--scope", "marketing", "--origin", origin, "--since", since)
+        stored.run("suppress", "add", "anna@people.example", *order)
+    rows = "address,scope,origin,since\nanna@people.example,marketing,objection,2026-01-01\n"
+    command = ("suppress", "import", stored.file("list.csv", rows))
+    for more in (["--dry-run"], []):
+        found = stored.json(*command, *more)["outlook"]
+        assert on(found, "shop-offers")["by_reason"] == {"suppressed_manual": 1}
+
+
 def test_observed_streams_let_mail_pass(tmp_path: Path) -> None:
     stored = Stored(tmp_path)
     overrides = {"stream": [{**STREAMS[0], "mode": "observe"}], "brand": BRANDS}

@@ -171,7 +171,7 @@ class Found:
             return None
         acts = tuple(act for _, act in sorted(self._acts.get(name, ()), key=itemgetter(0)))
         return RecipientFacts(
-            oldest_first(sorted(suppressions, key=lambda one: (one.scope, one.origin))),
+            oldest_first(suppressions),
             None if person is None else rows.contact(person, ordered_acts(acts)),
             snapshot_at=self._snapshot_at if of_snapshots else None,
             newest_snapshot_at=self._newest_snapshot_at if of_snapshots else None,
