@@ -168,8 +168,12 @@ def _scrub(
         unreadable.close()
         drafts.commit()
     if unreadable.path is not None and run.counts.unreadable:
-        lines_are = counted(run.counts.unreadable, "line is", "lines are")
-        warn(f"{lines_are} set aside, with their reasons: {unreadable.path}")
+        unread = counted(
+            run.counts.unreadable,
+            "line is set aside with its reason",
+            "lines are set aside with their reasons",
+        )
+        warn(f"{unread}: {unreadable.path}")
     return findings, unreadable.header
 
 

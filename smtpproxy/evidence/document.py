@@ -347,8 +347,8 @@ class _Writer:
         proof = msgspec.json.decode(raw, type=Proof)
         words = [self._term(proof.basis)]
         if proof.consent is not None:
-            at, purpose, act, method, evidence, _ = self._act(proof.consent)
-            words.append(f"{act} {at}, {purpose}, {method}, {evidence}")
+            at, purpose, _, method, evidence, _ = self._act(proof.consent)
+            words.append(f"{self._say('given_on', at=at)}, {purpose}, {method}, {evidence}")
         if proof.request is not None:
             words.append(self._say("request", at=self._time(proof.request.at)))
         words += [self._purchase(purchase) for purchase in proof.purchases]
