@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
@@ -154,6 +155,20 @@ async def test_a_write_to_a_file_that_is_gone_fails(database: Database) -> None:
     move(database, "elsewhere")
     with pytest.raises(StoreUnavailable):
         await store.add_suppressions([entry("bert@people.example")])
+
+
+async def test_a_write_without_a_thread_fails_and_the_next_one_succeeds(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    store = database.open()
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr(threading.Thread, "start", start)
+        with pytest.raises(StoreUnavailable, match="new thread"):
+            await store.add_suppressions([entry()])
+    await store.add_suppressions([entry()])
 
 
 async def test_a_file_that_is_replaced_is_read_at_once(database: Database, reader: Store) -> None:

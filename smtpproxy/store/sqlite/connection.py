@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, closing, suppress
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -242,9 +243,11 @@ class SqliteWriter:
             await self.close()
         if self._connection is None:
             self._watch = FileWatch(self._path)
-            self._connection = await aiosqlite.Connection(
-                lambda: open_writer(self._path, self._timeout), iter_chunk_size=1000
-            )
+            connect = partial(open_writer, self._path, self._timeout)
+            try:
+                self._connection = await aiosqlite.Connection(connect, iter_chunk_size=1000)
+            except RuntimeError as error:  # the system has no thread left
+                raise StoreUnavailable(str(error)) from error
         return self._connection
 
     async def _shorten_log(self) -> None:
