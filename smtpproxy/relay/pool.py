@@ -10,22 +10,18 @@ limit of its own refuses the rest.
 
 import asyncio
 import contextlib
-import ssl
 from collections import Counter, deque
-from typing import Any
 
 from smtpproxy.mail.reply import Reply
+from smtpproxy.relay.connecting import Connector
 from smtpproxy.relay.connection import (
-    StartTls,
     UpstreamConnection,
     UpstreamError,
     UpstreamFull,
-    UpstreamInsecure,
     UpstreamLost,
     UpstreamUnreachable,
 )
-from smtpproxy.settings import TcpAddress, UpstreamSettings
-from smtpproxy.tls import client_context
+from smtpproxy.settings import UpstreamSettings
 from smtpproxy.waiting import NEVER, Deadlines
 from smtpproxy.wire.commands import ClientInfo
 
@@ -43,6 +39,7 @@ class UpstreamShareUsed(UpstreamBusy):
 
 
 _PATIENCE = 1.0  # seconds until a message opens one connection more
+_GREETED_WITHIN = 2.0  # seconds; then one connection more may be faster
 _SEEN_WITHIN = 2.0  # seconds until an upstream that takes no more knows of one that has ended
 _AT_ONCE = 0.0
 
@@ -71,7 +68,7 @@ class UpstreamPool:
         self.deadlines = deadlines
         self._most, self._share = settings.max_connections, settings.share
         self._hostname = hostname
-        self._replies = replies
+        self._connector = Connector(settings, hostname, deadlines, replies)
         self._idle: list[UpstreamConnection] = []  # all of them alive
         self._busy = 0  # messages that have a slot
         self._lent = 0  # connections that they have
@@ -80,17 +77,10 @@ class UpstreamPool:
         # Messages with a slot but no connection, and the one for which each is being opened:
         self._wanted: dict[_Wanted, None] = {}  # the next first
         self._opening: dict[asyncio.Task[UpstreamConnection], _Wanted] = {}
+        self._begun_at = 0.0  # when the last was begun
         self._again: asyncio.TimerHandle | None = None
         self._most_taken = self._most  # at `_full_at`: see _refused
         self._full_at = self._ended_at = -_SEEN_WITHIN
-        self._start_tls: StartTls | None = None
-        self._implicit: dict[str, Any] = {}
-        if settings.tls != "none":
-            tls = StartTls(client_context(settings.ca_file), _tls_name(settings))
-            if settings.tls == "starttls":
-                self._start_tls = tls
-            else:
-                self._implicit = {"ssl": tls.context, "server_hostname": tls.name}
         self._trimmer: asyncio.TimerHandle | None = None
 
     @property
@@ -196,14 +186,19 @@ class UpstreamPool:
     def _open_more(self) -> None:
         """Begin to open connections for the messages that wait, as many as may be, in their order.
 
-        A message first waits for one that nobody else waits for any more.
+        A message first waits for one that nobody else waits for any more. If the upstream greets on
+        none, the first message begins another.
         """
         now = self.deadlines.now()
+        first = next((each for each in self._wanted if not each.done()), None)
+        if first is not None and not self._open and now >= self._begun_at + _GREETED_WITHIN:
+            first.opens = min(first.opens, now)
         left = [attempt for attempt, its in self._opening.items() if its.done()]
         later = False
         for wanted in self._wanted:
-            if wanted.opens == NEVER or wanted.done():
+            if wanted.done():
                 continue
+            later = True
             if left and wanted.opens == _AT_ONCE:
                 self._opening[left.pop()] = wanted
                 wanted.opens = now + _PATIENCE
@@ -211,12 +206,9 @@ class UpstreamPool:
                 attempt = wanted.get_loop().create_task(self._connect())
                 attempt.add_done_callback(self._opened)
                 self._opening[attempt] = wanted
-                wanted.opens = NEVER
-                continue
+                wanted.opens, self._begun_at = NEVER, now
             elif now >= wanted.until and wanted not in self._opening.values():
                 wanted.set_exception(UpstreamBusy(f"{self._open} connections, and no more"))
-                continue
-            later = True
             if not left and wanted.opens <= now < wanted.until:
                 break  # no more may be opened, and whoever came later has more time
         if later and self._again is None:
@@ -292,32 +284,7 @@ class UpstreamPool:
             self._trim()
 
     async def _connect(self) -> UpstreamConnection:
-        settings = self.settings
-        loop = asyncio.get_running_loop()
-
-        def protocol() -> UpstreamConnection:
-            return UpstreamConnection(self.deadlines, self._replies, self._drop_dead)
-
-        try:
-            async with asyncio.timeout(settings.connect_timeout):
-                if isinstance(settings.address, TcpAddress):
-                    _, connection = await loop.create_connection(
-                        protocol, settings.address.host, settings.address.port, **self._implicit
-                    )
-                else:
-                    _, connection = await loop.create_unix_connection(
-                        protocol, str(settings.address.path), **self._implicit
-                    )
-        except ssl.SSLError as error:
-            raise UpstreamInsecure(f"{settings.address}: {error}") from error
-        except (OSError, TimeoutError) as error:
-            raise UpstreamUnreachable(f"{settings.address}: {error!r}") from error
-        try:
-            await connection.open(self._hostname, settings.command_timeout, self._start_tls)
-        except BaseException:  # a cancellation too
-            connection.close()
-            raise
-        return connection
+        return await self._connector.open(self._drop_dead)
 
     def _may_have(self, client: str) -> bool:
         return not client or self._held.get(client, 0) < self._share
@@ -388,10 +355,3 @@ class UpstreamPool:
             if self._idle
             else None
         )
-
-
-def _tls_name(settings: UpstreamSettings) -> str:
-    if settings.tls_name is not None:
-        return settings.tls_name
-    address = settings.address
-    return address.host if isinstance(address, TcpAddress) else "localhost"

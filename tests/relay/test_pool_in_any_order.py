@@ -213,6 +213,23 @@ def test_who_waits_for_a_full_upstream_is_not_overtaken() -> None:
     run(work())
 
 
+def test_messages_at_once_that_get_no_greeting_try_one_connection_more() -> None:
+    """The kernel may drop all of them half open, if the queue of the upstream is short."""
+    greets = iter([300.0] * 20 + [0.0])
+
+    async def work() -> None:
+        pool = Pool(1_000, lambda: next(greets))
+
+        async def message() -> None:
+            pool.release(await pool.acquire())
+
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(message() for _ in range(20)))
+        assert len(pool.connections) == 21
+
+    run(work())
+
+
 def test_a_refusal_because_of_a_connection_that_has_ended_since_fails_nobody() -> None:
     async def work() -> None:
         pool = Pool(1)
