@@ -22,6 +22,7 @@ from smtpproxy.policy.rules import RecipientCase
 from smtpproxy.policy.rules.bases import confirmed_request
 from smtpproxy.settings import Settings
 from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
+from smtpproxy.terminal import few
 
 
 class NotConfirmable(ValueError):
@@ -41,14 +42,14 @@ def brand_of(settings: Settings, asked: str | None) -> str | None:
     if asked is not None:
         check_brand(settings, asked)
     elif len(known) > 1:
-        raise ValueError(f"say whom the person agreed with, one of {', '.join(known)}")
+        raise ValueError(f"say whom the person agreed with, one of {few(known)}")
     return asked or next(iter(known), None)
 
 
 def check_brand(settings: Settings, brand: str) -> None:
     """Raises ValueError for an unknown brand, which is misspelt or lacks its [[brand]]."""
     if brand not in settings.brand_names:
-        known = ", ".join(sorted(settings.brand_names))
+        known = few(sorted(settings.brand_names), brand)
         right = f"known are {known}" if known else "the configuration has no [[brand]]"
         raise ValueError(f"there is no brand {brand!r}; {right}")
 
@@ -56,7 +57,7 @@ def check_brand(settings: Settings, brand: str) -> None:
 def check_purpose(settings: Settings, purpose: str) -> None:
     """Raises ValueError for a purpose that no stream has: agreement to it permits nothing."""
     if purpose not in settings.purposes:
-        known = ", ".join(sorted(settings.purposes))
+        known = few(sorted(settings.purposes), purpose)
         raise ValueError(f"no stream has the purpose {purpose!r}; known are {known}")
 
 

@@ -1,4 +1,7 @@
-"""Text that others wrote, made safe to show on a terminal."""
+"""Text that others wrote, made safe to show on a terminal, and lists that are not too long."""
+
+from collections.abc import Collection
+from difflib import get_close_matches
 
 _SPACES = "\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}"  # used in French
 
@@ -12,6 +15,17 @@ def printable(text: str, *, typeset: bool = False) -> str:
         return text
     kept = _SPACES if typeset else ""
     return "".join(c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text)
+
+
+_FEW = 20
+
+
+def few(names: Collection[str], like: str = "") -> str:
+    """Return names with commas; of more than twenty, those most like `like`, and how many more."""
+    if len(names) <= _FEW:
+        return ", ".join(names)
+    shown = get_close_matches(like, names, _FEW, cutoff=0.0) if like else [*names][:_FEW]
+    return f"{', '.join(shown)} and {len(names) - _FEW:,} more"
 
 
 def counted(count: int, one: str, many: str = "") -> str:

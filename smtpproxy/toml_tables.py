@@ -343,7 +343,10 @@ def _names(tables: object) -> list[str | None]:
     """The names of the entries in a list of tables; None for those that identify none."""
     if not isinstance(tables, list):
         return []
-    names = [t.get("name", t.get("address")) if isinstance(t, dict) else None for t in tables]
+    names = [
+        t.get("name", t.get("address", t.get("user"))) if isinstance(t, dict) else None
+        for t in tables
+    ]
     times = Counter(name for name in names if isinstance(name, str))
     return [
         name

@@ -23,6 +23,7 @@ import click
 
 from smtpproxy import ctrl_c
 from smtpproxy.ctrl_c import INTERRUPTED
+from smtpproxy.terminal import few
 
 _UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 BROKEN_PIPE = 1  # as in click, which catches most of them first
@@ -63,7 +64,7 @@ def valid_parameter(hint: str | None = None) -> Iterator[None]:
 
 def unknown(kind: str, name: str, known: Iterable[str], option: str = "") -> NoReturn:
     """End the command: the configuration, read with exit code 2, has no `kind` of this name."""
-    names = ", ".join(known)
+    names = few([*known], name)
     right = f"known are {names}" if names else f"the configuration has no [[{kind}]]"
     fail(f"{option and option + ': '}there is no {kind} {name!r}; {right}", 2)
 

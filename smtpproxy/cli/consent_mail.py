@@ -26,6 +26,7 @@ from smtpproxy.policy.model import Evidence, Source
 from smtpproxy.settings import Settings
 from smtpproxy.store import open_confirmation_limit
 from smtpproxy.store.protocols import Store
+from smtpproxy.terminal import few
 
 if TYPE_CHECKING:
     from smtpproxy.web.consent_by_mail import ConsentRequest
@@ -105,7 +106,7 @@ def _request(settings: Settings, address: str, options: StartOptions) -> "Consen
     with failing(ValueError, "--brand: ", code=2):
         brand = brand_of(settings, options.brand)
     if options.purpose not in (purposes := settings.purposes_of(brand)):
-        known = ", ".join(sorted(purposes))
+        known = few(sorted(purposes), options.purpose)
         wrong = f"no stream of brand {brand} has the purpose {options.purpose!r}"
         fail(f"--purpose: {wrong}; known are {known}", 2)
     return ConsentRequest(

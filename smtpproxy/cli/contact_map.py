@@ -26,7 +26,7 @@ from smtpproxy.store.exchange.mapping import FIELDS, MappingFault, mapping_of, z
 from smtpproxy.store.exchange.mapping_text import mapping_text
 from smtpproxy.store.exchange.proposal import LEFT_OPEN, NONE, Answers, Known, Proposal
 from smtpproxy.store.exchange.rows import column_key
-from smtpproxy.terminal import counted, printable
+from smtpproxy.terminal import counted, few, printable
 from smtpproxy.toml import loads
 
 
@@ -142,7 +142,7 @@ def _answers(settings: Settings, look: TableLook, options: MapOptions) -> Answer
             fail(f"--column {name}={field}: no such field; known are none, {', '.join(FIELDS)}", 2)
     for name, purpose in options.consent:
         if purpose not in (*settings.purposes, NONE):
-            known = ", ".join(sorted(settings.purposes))
+            known = few(sorted(settings.purposes), purpose)
             fail(f"--consent {name}={purpose}: no stream has this purpose; known are {known}", 2)
     columns = [name for name, _ in (*options.column, *options.consent)]
     for name in filter(None, (*columns, options.given_at, options.withdrawn_at)):

@@ -22,7 +22,7 @@ from smtpproxy.store.exchange.compare import Compare, compare
 from smtpproxy.store.exchange.files import Source
 from smtpproxy.store.exchange.run import BATCH_ROWS, Format, Look
 from smtpproxy.store.protocols import BatchResult, Store, StoreUnavailable
-from smtpproxy.terminal import counted
+from smtpproxy.terminal import counted, few
 
 T = TypeVar("T")
 
@@ -227,7 +227,7 @@ def _effect(address: str, found: Findings) -> Iterator[Part]:
         for reason in one.reasons:
             observed = " (only observed)" if one.stream.mode is Mode.OBSERVE else ""
             refusing.setdefault(reason, []).append(one.stream.name + observed)
-    yield f"{address}: may be mailed on {', '.join(allowed) or 'no stream'}"
+    yield f"{address}: may be mailed on {few(allowed) or 'no stream'}"
     if refusing:
-        refused = [f"{', '.join(names)}: {reason}" for reason, names in refusing.items()]
+        refused = [f"{few(names)}: {reason}" for reason, names in refusing.items()]
         yield f"{address}: not on {'; '.join(refused)}"

@@ -27,9 +27,12 @@ from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.feedback import Waiting
 from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.protocols import Store, StoreUnavailable
+from smtpproxy.terminal import counted
 
 _EVERY = 2.0  # seconds between two requests
 _READY_WITHIN = 5.0
+_MANY_STREAMS = 50
+"""If there are more, only those that had mail are shown."""
 _MOST_REASONS = 10
 _MOST_WAITING = 100_000
 
@@ -285,12 +288,21 @@ def _text(found: dict[str, Any], rates: Rates) -> list[Part]:
             *lists.items(),
         ]
     )
+    shown = found["streams"]
+    if len(shown) > _MANY_STREAMS:
+        shown = {
+            name: mode
+            for name, mode in shown.items()
+            if any(found["messages"].get(name, {}).values())
+        }
     streams = [
         (name, mode, *(_count(found, rates, name, verdict) for verdict in _VERDICTS))
-        for name, mode in found["streams"].items()
+        for name, mode in shown.items()
     ]
     columns = [Column("stream"), Column("mode"), *(Column(v, right=True) for v in _VERDICTS)]
     parts: list[Part] = [fields, "", Table(columns, streams)]
+    if silent := len(found["streams"]) - len(shown):
+        parts.append(f"{counted(silent, 'more stream', 'more streams')} had no mail")
     reasons = list(found["refusals"].items())[:_MOST_REASONS]
     if reasons:
         rows = [(reason, str(n)) for reason, n in reasons]

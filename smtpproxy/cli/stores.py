@@ -36,6 +36,7 @@ from smtpproxy.store.exchange.plausible import FREE_TEXT, GRACE
 from smtpproxy.store.exchange.rows import Row, first_line, read_header, read_rows, rejected_header
 from smtpproxy.store.exchange.suppression_record import OWN_MOTIVES, is_motive, read_scope
 from smtpproxy.store.protocols import NoStoreYet, Store
+from smtpproxy.terminal import few
 
 T = TypeVar("T")
 
@@ -158,7 +159,7 @@ def known_scope(settings: Settings, scope: str) -> str:
         wrong, known = f"there is no brand {name!r}", settings.brand_names
     else:
         return scope
-    right = f"; known are {', '.join(sorted(known))}" if known else ""
+    right = f"; known are {few(sorted(known), name)}" if known else ""
     warn(f"{wrong}, so this counts for all marketing{right}")
     return "marketing"
 

@@ -20,6 +20,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.settings import Address, StreamSettings, TcpAddress, UnixAddress
 from smtpproxy.settings.places import address as read_address
+from smtpproxy.terminal import few
 from smtpproxy.toml import shown
 from smtpproxy.toml_tables import Fault, Location, key_path, keys_of, tables
 
@@ -120,8 +121,8 @@ def _stream_choice(document: Document, section: str) -> Iterator[Fault]:
                 yield Fault((section, index, "streams", at), f'"{stream}" is listed twice')
         chosen = table.get("default_stream")
         if isinstance(chosen, str) and chosen not in named:
-            names = dict.fromkeys(shown(name) for name in named)
-            right = f"one of {', '.join(names)}" if names else "leave it out, or set streams"
+            names = few(dict.fromkeys(map(shown, named)), shown(chosen))
+            right = f"one of {names}" if names else "leave it out, or set streams"
             yield Fault(
                 (section, index, "default_stream"),
                 f"{shown(chosen)} is not among streams: {right}",

@@ -16,6 +16,7 @@ from smtpproxy.config.machine_checks import user_name
 from smtpproxy.disk import flush, sync_path
 from smtpproxy.policy.model import DEFAULT_STREAM, Mode, Stream
 from smtpproxy.settings import Settings
+from smtpproxy.terminal import few
 
 _BOM = b"\xef\xbb\xbf"
 _STANDS_BEFORE = ("purpose", "class", "rulebook", "name")
@@ -69,7 +70,7 @@ def edited(path: Path, name: str, mode: Mode) -> Edit:
     text = before.decode("utf-8-sig")
     old = parse(text, str(path))
     if name not in old.streams:
-        raise CannotChange(f"there is no stream {name!r}; known are {', '.join(old.streams)}")
+        raise CannotChange(f"there is no stream {name!r}; known are {few(old.streams, name)}")
     if name not in {DEFAULT_STREAM.name, *(each.name for each in old.declared_streams)}:
         raise CannotChange(f"{name} is built in: it is always enforced")
     if old.streams[name].mode is mode:

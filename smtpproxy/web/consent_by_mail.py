@@ -37,6 +37,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.store.key_files import load_keys
 from smtpproxy.store.protocols import ContactUpdate, Store
 from smtpproxy.store.sql.web_tables import ConfirmationLimit
+from smtpproxy.terminal import few
 from smtpproxy.version import VERSION
 from smtpproxy.web.confirmation import State
 from smtpproxy.web.own_mail import (
@@ -255,7 +256,7 @@ def brand_of(settings: Settings, asked: str | None) -> str:
     if asked is None and len(settings.brands) == 1:
         return next(iter(settings.brands))
     if asked is None or asked not in settings.brands:
-        known = ", ".join(sorted(settings.brands))
+        known = few(sorted(settings.brands), asked or "")
         unknown = f"there is no brand {asked!r}; known are {known}"
         raise ValueError(unknown if asked else f"one of {known} is needed")
     return asked

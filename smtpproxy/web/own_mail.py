@@ -19,6 +19,7 @@ from smtpproxy.policy.model import PERSONAL_STREAM, Stream
 from smtpproxy.policy.periods import end
 from smtpproxy.settings import ConfirmationSettings, Settings
 from smtpproxy.store.link_keys import link_ring
+from smtpproxy.terminal import few
 
 _TIMEOUT = 60.0  # seconds for each answer of the relay
 
@@ -87,7 +88,7 @@ class Writer:
         if found is None or not found.permission or window is None:
             known = [s.name for s in self._settings.streams.values() if s.permission]
             raise ValueError(
-                f'{stream!r} is not a stream of class "permission"; known are {", ".join(known)}'
+                f'{stream!r} is not a stream of class "permission"; known are {few(known, stream)}'
                 if known
                 else 'no stream has the class "permission"'
             )

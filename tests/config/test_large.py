@@ -110,3 +110,13 @@ def test_what_combinations_narrow_to_is_not_kept_without_end(
     found = {id(table.choice("apps", f"app{n}@shop.example")) for n in range(100)}
     assert len(found) == 1
     assert len(table._found) <= 10
+
+
+def test_of_hundreds_of_names_the_likely_ones_are_named() -> None:
+    names = [f"stream-{n}" for n in range(500)]
+    listener = {"name": "apps", "address": "127.0.0.1:2525", "streams": names}
+    stream = [{"name": name, "class": "transactional"} for name in names]
+    with pytest.raises(ConfigError) as caught:
+        parse(file(listener=[{**listener, "default_stream": "steam-77"}], stream=stream), "x")
+    assert 'is not among streams: one of "stream-77", ' in caught.value.faults[0]
+    assert caught.value.faults[0].endswith(" and 480 more")

@@ -23,7 +23,7 @@ from click.testing import CliRunner
 
 from smtpproxy.cli import main
 from tests.kit.dkim import KeyFile
-from tests.kit.messages import marketing
+from tests.kit.messages import marketing, message
 from tests.kit.ports import LOOPBACK, free_port, wait_for
 from tests.kit.processes import Running
 from tests.kit.relay import COMMAND, RelayProcess, listener
@@ -316,6 +316,15 @@ def test_a_deep_state_directory(tmp_path: Path, mta: FakeUpstream) -> None:
     deep.mkdir(parents=True)
     with RelayProcess(deep, f"{LOOPBACK}:{mta.port}") as relay:
         assert relay.command("reload")[0] == 0
+
+
+def test_status_leaves_out_the_silent_streams_of_many(tmp_path: Path, mta: FakeUpstream) -> None:
+    streams = [{"name": f"s{n}", "class": "transactional"} for n in range(60)]
+    with RelayProcess(tmp_path, f"{LOOPBACK}:{mta.port}", {"stream": streams}) as relay:
+        relay.send(message(stream="s41"), PERSON)
+        told = relay.command("status")[1]
+        assert [line.split()[0] for line in told.splitlines() if "enforce" in line][1:] == ["s41"]
+        assert "60 more streams had no mail" in told  # s0 to s59 without s41, and `default`
 
 
 def test_status_names_the_part_that_keeps_mail_from_being_relayed(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from smtpproxy.mail.address import recipient
 from smtpproxy.mail.mailboxes import entered
 from smtpproxy.policy.model import Evidence, Source
 from smtpproxy.settings import Settings
+from smtpproxy.terminal import few
 from smtpproxy.web.api.operation import (
     MOST_ADDRESSES,
     Call,
@@ -71,7 +72,7 @@ def _read(asked: ConsentStart, access: Access, settings: Settings) -> ConsentReq
         brand = brand_of(settings, access.brand(asked.brand))
         client = asked.client and str(ipaddress.ip_address(asked.client))
     if asked.purpose not in (purposes := settings.purposes_of(brand)):
-        known = ", ".join(sorted(purposes))
+        known = few(sorted(purposes), asked.purpose[:80])
         text = f"no stream of brand {brand} has the purpose {asked.purpose!r}; known are {known}"
         raise Refused("purpose_unknown", text)
     return ConsentRequest(

@@ -18,6 +18,7 @@ from smtpproxy.store.exchange.contact_record import Hash, Word
 from smtpproxy.store.exchange.plausible import SKEW, by_now
 from smtpproxy.store.exchange.times import read_time
 from smtpproxy.store.protocols import Store
+from smtpproxy.terminal import few
 from smtpproxy.web.api.operation import (
     Call,
     Mailbox,
@@ -150,7 +151,9 @@ class Consents:
         known = asked.purpose in purposes
         if not known and not call.access.everything:
             text = f"no stream has the purpose {asked.purpose[:40]!r}"
-            raise Refused("purpose_unknown", f"{text}; known are {', '.join(sorted(purposes))}")
+            raise Refused(
+                "purpose_unknown", f"{text}; known are {few(sorted(purposes), asked.purpose[:40])}"
+            )
         with refusing("body_wrong", "brand"):
             if brand is not None:
                 recorded_consent.check_brand(settings, brand)

@@ -13,6 +13,7 @@ from smtpproxy.store.exchange.suppression_record import change_object, read_scop
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.propagation import Action, ChangeLog, ChangesGone, SuppressionChange
 from smtpproxy.store.protocols import FactReader, StoreUnavailable
+from smtpproxy.terminal import few
 from smtpproxy.web.api.operation import (
     MOST_ADDRESSES,
     Call,
@@ -239,7 +240,7 @@ def _counting(
         whose = read
     name = "" if whose is None else whose.removeprefix("brand:")
     if name and known_brands and name not in known_brands:
-        known = ", ".join(sorted(known_brands))
+        known = few(sorted(known_brands), name[:80])
         raise Refused("scope_wrong", f"there is no brand {name[:80]!r}; known are {known}")
 
     def counts(found: str) -> bool:

@@ -21,6 +21,7 @@ from smtpproxy.sinks.audit.reader import Record, find, read
 from smtpproxy.store.exchange.times import read_time
 from smtpproxy.store.journals import IndexQuery
 from smtpproxy.store.protocols import FactReader
+from smtpproxy.terminal import few
 from smtpproxy.web.api.elsewhere import DecisionElsewhere, elsewhere
 from smtpproxy.web.api.operation import (
     MOST_ADDRESSES,
@@ -194,7 +195,7 @@ class Verdicts:
         streams = self._settings.streams
         known = sorted(s.name for s in streams.values() if call.access.sees_brand(s.brand))
         if asked.stream not in known:
-            names = ", ".join(known)
+            names = few(known, asked.stream[:80])
             raise Refused(
                 "stream_wrong", f"there is no stream {asked.stream[:80]!r}; known are {names}"
             )
