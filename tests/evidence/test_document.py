@@ -196,6 +196,12 @@ def test_every_basis_has_its_proof(basis: Basis) -> None:
     assert re.search(rf"^- \*\*P1\*\*: .*{re.escape(says)}", text, re.M)
 
 
+def test_the_proof_says_on_which_day_consent_was_given() -> None:
+    proof = PROOFS[Basis.CONSENT][0]
+    for lang, says in ("en", "given on 1 March 2026"), ("fr", "donné le 1er mars 2026"):
+        assert says in text_of(evidence(mailing(proof)), lang)
+
+
 def test_one_proof_of_many_messages_stands_once() -> None:
     proof = PROOFS[Basis.CONSENT][0]
     blocks = document(evidence(mailing(proof), mailing(proof), mailing(None)), "en")
