@@ -208,6 +208,14 @@ def _orcpt(value: str | None) -> str:
     return value
 
 
+_UNICODE_ORCPT = re.compile(r"(?<!\S)ORCPT=utf-8;\S+", re.IGNORECASE | re.ASCII)
+
+
+def _in_ascii(text: str) -> str:
+    """Return an address of type utf-8 in the form that any server takes (RFC 6533 section 3)."""
+    return "".join(each if each.isascii() else f"\\x{{{ord(each):X}}}" for each in text)
+
+
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([\x21-\x3c\x3e-\x7e]+))?")
 
 
@@ -245,6 +253,8 @@ def parse_rcpt(
     _refuse_unicode(path, smtputf8=smtputf8)
     if not rest:
         return Rcpt(path)
+    if smtputf8 and not rest.isascii():
+        rest = _UNICODE_ORCPT.sub(lambda found: _in_ascii(found[0]), rest)
     given = _parameters("RCPT", rest, extended=extended)
     return Rcpt(path, **_read("RCPT", given, _RCPT_PARAMETERS, offered))
 

@@ -316,6 +316,10 @@ ORCPT_SYNTAX = "501 5.5.4 ORCPT must be a type of address, a semicolon and xtext
         ("ORCPT=a@b.example", ORCPT_SYNTAX),
         ("ORCPT=rfc822;", ORCPT_SYNTAX),
         (f"ORCPT=rfc822;{'x' * 500}", ORCPT_SYNTAX),
+        (
+            "ORCPT=utf-8;é@b.example",
+            "501 5.5.4 bad parameter syntax; write KEYWORD or KEYWORD=value",
+        ),
         ("NOTIFY=NEVER NOTIFY=NEVER", "501 5.5.4 RCPT parameter NOTIFY is given twice"),
         ("RET=FULL", "555 5.5.4 RCPT parameter RET not recognised"),
         ("SIZE=1", "555 5.5.4 RCPT parameter SIZE not recognised"),
@@ -333,6 +337,28 @@ def test_dsn_parameters_are_kept_as_they_came() -> None:
     rcpt = "RCPT TO:<a@b.example> NOTIFY=success,Delay ORCPT=rfc822;A+2Bx@B.example"
     expected = Rcpt("a@b.example", "success,Delay", "rfc822;A+2Bx@B.example")
     assert said(rcpt, before=b"MAIL FROM:<>\r\n")[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "passed_on"),
+    [
+        ("utf-8;jérôme@bücher.example", r"utf-8;j\x{E9}r\x{F4}me@b\x{FC}cher.example"),
+        (r"UTF-8;j\x{E9}+2Bx@b.example", r"UTF-8;j\x{E9}+2Bx@b.example"),
+        ("utf-8;😀@b.example", r"utf-8;\x{1F600}@b.example"),
+    ],
+)
+def test_an_original_recipient_in_utf_8(given: str, passed_on: str) -> None:
+    """It may come as it is where SMTPUTF8 was given; ASCII passes everywhere."""
+    rcpt = f"RCPT TO:<a@b.example> NOTIFY=NEVER ORCPT={given}"
+    found, _ = said(rcpt, before=b"MAIL FROM:<> SMTPUTF8\r\n")
+    assert found == Rcpt("a@b.example", "NEVER", passed_on)
+
+
+@pytest.mark.parametrize("parameter", ["ORCPT=rfc822;é@b.example", "NOTIFY=é"])
+def test_other_parameters_are_ascii(parameter: str) -> None:
+    reply = "501 5.5.4 bad parameter syntax; write KEYWORD or KEYWORD=value"
+    rcpt = f"RCPT TO:<a@b.example> {parameter}"
+    assert said(rcpt, before=b"MAIL FROM:<> SMTPUTF8\r\n") == (None, [reply])
 
 
 def test_after_helo_there_are_no_parameters() -> None:
