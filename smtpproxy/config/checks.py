@@ -44,6 +44,7 @@ def cross_check(document: Document) -> Iterator[Fault]:
     yield from brand_checks(document)
     for section in ("listener", "sender", "credential", "dkim"):
         yield from _stream_choice(document, section)
+    yield from _number_of_listeners(document)
     yield from _addresses(document)
     yield from _replica(document)
     yield from access_checks(document)
@@ -161,6 +162,19 @@ def _replica(document: Document) -> Iterator[Fault]:
         yield Fault(
             ("store", "replica_url"),
             "is store.url itself: name the standby, or leave it out",
+        )
+
+
+_MOST_LISTENERS = 240
+"""Their sockets, and a few others, are handed to a worker in one message of the kernel."""
+
+
+def _number_of_listeners(document: Document) -> Iterator[Fault]:
+    number = len([*tables(document, "listener")])
+    if number > _MOST_LISTENERS:
+        yield Fault(
+            ("listener", _MOST_LISTENERS),
+            f"there are {number} listeners: a relay has at most {_MOST_LISTENERS}",
         )
 
 

@@ -319,6 +319,9 @@ def _propagation(settings: Settings) -> Iterator[str]:
     """Yield what deserves a second look, as `key.path: what and why`."""
     for webhook in settings.webhooks:
         where = f'webhook "{webhook.name}"'
+        for scope in sorted(webhook.scopes):
+            if not settings.scopes.knows(scope):
+                yield f"{where}.scopes: {scope} is not configured: the receiver hears nothing of it"
         late = [
             f"{book.name} ({book.honour_within})"
             for book in settings.rulebooks.values()
@@ -335,8 +338,7 @@ def _propagation(settings: Settings) -> Iterator[str]:
                 " is overdue before it becomes a dead letter"
             )
         if "added" not in webhook.events and webhook.events & {"moved", "lifted"}:
-            yield f'{where}.events: without "added" the receiver never learns who must not be'
-            " mailed"
+            yield f'{where}.events: without "added" the receiver never learns whom not to mail'
     if settings.tokens and settings.web is None:
         yield "token: useless without a [web] address"
 

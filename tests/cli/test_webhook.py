@@ -119,7 +119,10 @@ def test_check_shows_who_is_told_by_when(stored: Stored) -> None:
     assert (row["name"], row["deadline_seconds"]) == ("crm", 48 * 3600)
     assert "within 48 hours" in stored.run("check").stdout
     late = stored.config_path.read_text() + 'deadline = "3d"\ngive_up_after = "4d"\n'
+    late += 'scopes = ["all", "brand:gone", "purpose:offers", "purpose:gone"]\n'
     stored.config_path.write_text(late)
     warned = " ".join(stored.json("check")["warnings"])
     assert "later than the honour_within of fr (48 hours)" in warned
     assert "give_up_after: later than its deadline" in warned
+    assert 'webhook "crm".scopes: brand:gone is not configured' in warned
+    assert warned.count("is not configured: the receiver hears") == 2

@@ -120,3 +120,15 @@ def test_of_hundreds_of_names_the_likely_ones_are_named() -> None:
         parse(file(listener=[{**listener, "default_stream": "steam-77"}], stream=stream), "x")
     assert 'is not among streams: one of "stream-77", ' in caught.value.faults[0]
     assert caught.value.faults[0].endswith(" and 480 more")
+
+
+def test_more_listeners_than_a_worker_can_be_given_are_a_fault() -> None:
+    def listeners(number: int) -> list[dict[str, Any]]:
+        return [{"name": f"l{n}", "address": f"unix:/run/l{n}"} for n in range(number)]
+
+    parse(file(listener=listeners(240)), "x")
+    with pytest.raises(ConfigError) as caught:
+        parse(file(listener=listeners(300)), "x")
+    assert caught.value.faults == (
+        'x: listener "l240": there are 300 listeners: a relay has at most 240',
+    )
