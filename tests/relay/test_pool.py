@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from smtpproxy.relay.connection import (
     UpstreamError,
@@ -408,6 +409,31 @@ async def test_an_upstream_on_a_unix_socket(tmp_path: Path) -> None:
     server = await asyncio.start_unix_server(handle, path)
     async with server, pooled(UnixAddress(path)) as pool:
         assert (await send(pool)).last.code == 250
+
+
+def test_a_unix_socket_whose_queue_is_full_is_used_within_it(tmp_path: Path) -> None:
+    """The kernel refuses further connections; those of TCP it keeps waiting."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            await converse(reader, writer, TO_DATA)
+            while True:
+                await reader.readuntil(b"\r\n.\r\n")
+                writer.write(OK)
+                for reply in TO_DATA[1:]:
+                    await reader.readuntil(b"\r\n")
+                    writer.write(reply)
+        writer.close()
+
+    async def work() -> None:
+        path = tmp_path / "upstream"
+        server = await asyncio.start_unix_server(handle, path, backlog=3)
+        async with server, pooled(UnixAddress(path)) as pool:
+            sent = await asyncio.gather(*(send(pool) for _ in range(100)))
+            assert {each.last.code for each in sent} == {250}
+            server.close()
+
+    uvloop.run(work())  # a worker's loop, which tells of it
 
 
 @pytest.mark.parametrize("step", ["connect", "ehlo", "mail", "rcpt", "data", "end"])
