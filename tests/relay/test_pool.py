@@ -20,7 +20,7 @@ from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
 from smtpproxy.settings import UnixAddress
 from smtpproxy.wire.commands import ClientInfo, Rcpt
 from tests.kit.ports import LOOPBACK, free_port, wait_for
-from tests.kit.upstream import Action, At, Close, FakeUpstream, Hold, Raw, Reply
+from tests.kit.upstream import Action, At, Close, Delay, FakeUpstream, Hold, Raw, Reply
 from tests.relay.sending import (
     CONTENT,
     JEANNE,
@@ -120,6 +120,8 @@ async def test_nobody_waits_long_for_a_greeting_that_only_others_waited_for() ->
 
 async def test_an_attempt_that_fails_fails_one_message(upstream: FakeUpstream) -> None:
     upstream.behaviours.append(At("connect", Reply("554 5.3.2 not you"), nth=1))
+    # Only then, or its message could have another's connection before it fails:
+    upstream.behaviours += [At("connect", Delay(0.3), nth=nth) for nth in (2, 3)]
     async with pooled(upstream.port) as pool:
         sent = await asyncio.gather(*(send(pool) for _ in range(3)), return_exceptions=True)
         assert [isinstance(each, UpstreamError) for each in sent].count(True) == 1
