@@ -19,7 +19,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.rulebook import DOUBLE_OPT_IN
 from smtpproxy.policy.rules import RecipientCase
-from smtpproxy.policy.rules.bases import confirmed_request
+from smtpproxy.policy.rules.bases import confirmed_request, states
 from smtpproxy.settings import Settings
 from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
 from smtpproxy.terminal import few
@@ -147,7 +147,7 @@ def unproven(
     } or {"": frozenset({"wording"})}
     for name in ("wording", "version", "form", "ip", "document_hash"):
         where = [stream for stream, names in asking.items() if name in names]
-        if where and not any(getattr(one, name) for one in stated):
+        if where and not any(states(one, name) for one in stated):
             yield name, () if len(where) == len(asking) else where
 
 

@@ -9,9 +9,21 @@ from msgspec.structs import replace as changed
 
 from smtpproxy.config import parse
 from smtpproxy.policy.decide import judge_recipient
-from smtpproxy.policy.model import Action, ConsentAct, Contact, RecipientFacts, Source
+from smtpproxy.policy.model import (
+    Action,
+    ConsentAct,
+    Contact,
+    Evidence,
+    RecipientFacts,
+    Source,
+)
 from smtpproxy.policy.rules import RecipientCase
-from smtpproxy.recorded_consent import refused_still, source_refused, still_suppressed
+from smtpproxy.recorded_consent import (
+    refused_still,
+    source_refused,
+    still_suppressed,
+    unproven,
+)
 from smtpproxy.settings import Settings
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml
@@ -55,3 +67,11 @@ def test_only_streams_that_refuse_are_named(
         book = settings.rulebooks[stream.rulebook]
         decided = judge_recipient(RecipientCase(ADDRESS, stream, known, book, NOW))
         assert (verdict.action, verdict.reason) == (Action.REFUSE, decided.reason)
+
+
+@pytest.mark.parametrize("wording", [None, " ", "\u200b"])
+def test_what_states_nothing_is_named_as_missing(settings: Settings, wording: str | None) -> None:
+    act = changed(AGREED, evidence=Evidence(wording))
+    contact = changed(PERSON, acts=(act,))
+    assert list(unproven(settings, act, contact)) == [("wording", ())]
+    assert list(unproven(settings, AGREED, contact)) == []
