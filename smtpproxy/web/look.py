@@ -132,14 +132,16 @@ class Look:
 
 def looks(settings: Settings) -> dict[str, Look]:
     """Return the look of each brand, and as `BUILT_IN_BRAND` that of pages without one."""
-    made = {name: _look(brand, settings) for name, brand in settings.brands.items()}
-    if BUILT_IN_BRAND not in made:
+    brands = dict(settings.brands)
+    if BUILT_IN_BRAND not in brands:
         nobody = BrandSettings(BUILT_IN_BRAND, title="", legal_name="", address="")
-        made[BUILT_IN_BRAND] = _look(nobody, settings)
-    return made
+        brands[BUILT_IN_BRAND] = nobody
+    # Hundreds of brands have to name each other's marketing: read the streams once for each.
+    labels = {name: _labels(_streams(name, settings), settings) for name in brands}
+    return {name: _look(brand, settings, labels) for name, brand in brands.items()}
 
 
-def _look(brand: BrandSettings, settings: Settings) -> Look:
+def _look(brand: BrandSettings, settings: Settings, all_labels: Mapping[str, Labels]) -> Look:
     own = _streams(brand.name, settings)
     transactional = [
         stream
@@ -150,7 +152,7 @@ def _look(brand: BrandSettings, settings: Settings) -> Look:
     colours = {"light": light, "dark": dark}
     colours |= {f"on_{name}": readable_on(colour) for name, colour in colours.items()}
     style = Markup(_STYLE % colours)
-    declared_brand = any(each.name == brand.name for each in settings.declared_brands)
+    others = settings.brands if len(settings.brands) > 1 else {}
     same = [b for b in settings.brands.values() if b.legal_name == brand.legal_name]
     return Look(
         brand.name,
@@ -159,18 +161,14 @@ def _look(brand: BrandSettings, settings: Settings) -> Look:
         brand.address or "",
         brand.help or (settings.controller.contact if settings.controller else ""),
         brand.languages or PAGE_LANGS,
-        _labels(own, settings),
+        all_labels[brand.name],
         tuple((each, settings.rulebooks[each.rulebook]) for each in _marketing(own, settings)),
-        {
-            name: _labels(_streams(name, settings), settings)
-            for name in settings.brands
-            if name != brand.name and len(settings.brands) > 1
-        },
+        {name: all_labels[name] for name in others if name != brand.name},
         frozenset(stream.purpose for stream in transactional if stream.purpose),
         any(s.tracking_pixels in (TrackingPixels.REFUSE, TrackingPixels.STRIP) for s in own),
         tuple((each.name, each.title or each.name) for each in same),
         {each.name: each.title or each.name for each in settings.brands.values()},
-        f"brand:{brand.name}" if declared_brand else "marketing",
+        "marketing" if brand.name == BUILT_IN_BRAND else f"brand:{brand.name}",
         _shown_logo(brand.logo),
         style,
         _headers(style),
@@ -179,10 +177,11 @@ def _look(brand: BrandSettings, settings: Settings) -> Look:
 
 def _streams(brand: str, settings: Settings) -> list[Stream]:
     """Return the brand's streams that have a purpose; if there is only one brand, all such."""
+    alone = len(settings.brands) < 2
     return [
         stream
         for stream in settings.streams.values()
-        if stream.purpose and (stream.brand == brand or len(settings.brands) < 2)
+        if stream.purpose and (stream.brand == brand or alone)
     ]
 
 

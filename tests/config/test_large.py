@@ -13,6 +13,7 @@ from smtpproxy.config import ConfigError, parse
 from smtpproxy.config.warnings import example_values
 from smtpproxy.core import services
 from smtpproxy.core.services import StreamTable
+from smtpproxy.web.look import looks
 from tests.kit.toml import to_toml
 
 
@@ -132,3 +133,20 @@ def test_more_listeners_than_a_worker_can_be_given_are_a_fault() -> None:
     assert caught.value.faults == (
         'x: listener "l240": there are 300 listeners: a relay has at most 240',
     )
+
+
+def test_the_pages_of_many_brands_are_looked_up_once_for_each() -> None:
+    def made(number: int) -> int:
+        names = [f"b{n}" for n in range(number)]
+        brands = [{"name": n, "legal_name": n, "address": "1 rue X"} for n in names]
+        streams = [
+            {"name": f"s-{n}", "class": "marketing", "brand": n, "purpose": "offers"} for n in names
+        ]
+        listener = {"name": "apps", "address": "127.0.0.1:2525", "streams": ["s-b0"]}
+        settings = parse(file(brand=brands, stream=streams, listener=[listener]), "x")
+        with calls() as counted:
+            found = looks(settings)
+        assert list(found["b0"].elsewhere["b1"]["offers"]) == ["s-b1"]
+        return counted.made
+
+    assert made(160) < 6 * made(40)
