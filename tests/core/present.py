@@ -435,14 +435,15 @@ class _Pool(UpstreamPool):
         self._world = world
         self._loop = loop
         settings = UpstreamSettings(TcpAddress("192.0.2.1", 25), max_connections=64)
-        super().__init__(settings, "relay.example", Deadlines(loop), Counter())
+        self._counts: Counter[int] = Counter()
+        super().__init__(settings, "relay.example", Deadlines(loop), self._counts)
 
     async def _connect(self) -> UpstreamConnection:
         asked: asyncio.Future[Result] = self._loop.create_future()
         self._world.ask("connect", [], asked.set_result)
         if await asked != "ok":
             raise UpstreamUnreachable("refused")
-        connection = UpstreamConnection(self.deadlines, self._replies, self._drop_dead)
+        connection = UpstreamConnection(self.deadlines, self._counts, self._drop_dead)
         on_loop = self._loop.call_soon  # as what comes over a socket does
         upstream = Upstream(
             self._world,
