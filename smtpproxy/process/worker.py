@@ -262,7 +262,7 @@ class Worker:
         pool = self._pool
         self.metrics.upstream(
             pool.idle,
-            pool.busy,
+            pool.in_use,
             limit=pool.settings.max_connections,
             waiting=pool.waiting,
             saturated=pool.saturated,

@@ -92,13 +92,20 @@ class UpstreamPool:
         return self._busy
 
     @property
+    def in_use(self) -> int:
+        """How many connections messages have."""
+        return self._lent
+
+    @property
     def waiting(self) -> int:
         """How many messages are waiting for a connection."""
-        return sum(map(len, self._waiting.values()))
+        return sum(map(len, self._waiting.values())) + self._busy - self._lent
 
     @property
     def saturated(self) -> bool:
-        """Whether all connections are in use and a message is waiting for one."""
+        """Whether a message is waiting for a connection, and no more may be opened."""
+        if any(each.opens < NEVER and not each.done() for each in self._wanted):
+            return self._open + len(self._opening) >= self._limit
         return self._busy >= self._most and bool(self._waiting)
 
     def acquire_idle(self, client: str) -> UpstreamConnection | None:
@@ -220,11 +227,17 @@ class UpstreamPool:
 
     def _may_open(self, wanted: _Wanted, now: float) -> bool:
         """Whether there may be one connection more; an idle one makes room for a `fresh` one."""
-        most = min(self._most, self._most_taken + int((now - self._full_at) / _PATIENCE))
-        if wanted.fresh and self._idle and self._open + len(self._opening) >= most:
+        limit = self._limit
+        if wanted.fresh and self._idle and self._open + len(self._opening) >= limit:
             self._idle[0].quit()
             self._ended_at = now
-        return self._open + len(self._opening) < most
+        return self._open + len(self._opening) < limit
+
+    @property
+    def _limit(self) -> int:
+        """How many connections there may be now: ours, or what the upstream takes."""
+        later = int((self.deadlines.now() - self._full_at) / _PATIENCE)
+        return min(self._most, self._most_taken + later)
 
     @property
     def _open(self) -> int:

@@ -183,8 +183,14 @@ async def test_a_message_waits_for_a_full_upstream_as_for_a_full_pool() -> None:
     few = Few(1)
     async with serving(few) as port, pooled(port, wait_timeout=0.2) as pool:
         busy = await pool.acquire()
+        asking = asyncio.create_task(pool.acquire())
+        await until(lambda: few.refused > 0, "the refusal")
+        await asyncio.sleep(0.05)
+        assert pool.saturated
+        assert (pool.in_use, pool.waiting) == (1, 1)
         with pytest.raises(UpstreamBusy):
-            await pool.acquire()
+            await asking
+        assert not pool.saturated
         pool.release(busy)
         assert (pool.busy, pool.idle) == (0, 1)
 

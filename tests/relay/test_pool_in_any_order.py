@@ -60,10 +60,10 @@ class Pool(UpstreamPool):
         )
         self.connections: set[Connection] = set()
         self.refusing = 0
-        self._limit, self._greets, self._fails, self._refuses = limit, greets, fails, refuses
+        self._takes, self._greets, self._fails, self._refuses = limit, greets, fails, refuses
 
     async def _connect(self) -> Any:
-        if len(self.connections) >= self._limit:
+        if len(self.connections) >= self._takes:
             self.refusing += 1
             try:
                 self.check()
