@@ -83,14 +83,22 @@ def parse(text: str, filename: str) -> Settings:
 
 
 def _rulebooks(document: Mapping[str, Any]) -> tuple[dict[str, Rulebook], list[Fault]]:
-    """Return the rulebooks by their references in the file, and the faults of the others."""
+    """Return the rulebooks by their references in the file, and the faults of the others.
+
+    Faults within a rulebook file are given once, for the first place that names it.
+    """
     books: dict[str, Rulebook] = {}
     faults: list[Fault] = []
+    wrong: set[str] = set()  # files: hundreds of streams may name the same
     for location, reference in _rulebook_references(document):
+        if reference in wrong:
+            continue
         try:
             book = books.get(reference) or read_rulebook(reference)
         except RulebookError as error:
             faults += [Fault(location, text) for text in error.faults]
+            if reference.startswith("/") and Path(reference).exists():
+                wrong.add(reference)
             continue
         twin = next((r for r, b in books.items() if b.name == book.name and r != reference), None)
         if twin is not None:

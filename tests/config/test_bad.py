@@ -58,3 +58,17 @@ def test_a_rulebook_file_with_a_wrong_key(tmp_path: Path) -> None:
     assert len(caught.value.faults) == 1
     assert caught.value.faults[0].startswith(f"x.toml: policy.rulebook: {rulebook}: ")
     assert "consent_yaers" in caught.value.faults[0]
+
+
+def test_the_faults_of_a_rulebook_file_are_named_once(tmp_path: Path) -> None:
+    rulebook = tmp_path / "own.toml"
+    rulebook.write_text('name = "own"\nconsent_yaers = 2\n')
+    good = (Path(__file__).parent / "good" / "smallest.toml").read_text()
+    streams = "".join(
+        f'[[stream]]\nname = "s{n}"\nclass = "transactional"\nrulebook = "{path}"\n'
+        for n, path in enumerate([rulebook, rulebook, "/nowhere/r.toml", "/nowhere/r.toml"])
+    )
+    with pytest.raises(ConfigError) as caught:
+        parse(good + streams, "x.toml")
+    places = [line.partition(".rulebook: ")[0] for line in caught.value.faults]
+    assert places == [f'x.toml: stream "{name}"' for name in ("s0", "s2", "s3")]
