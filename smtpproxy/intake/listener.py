@@ -122,20 +122,25 @@ class Listener:
         """Whether logins reported by this host, the socket's own peer, count."""
         return self._login_trusted is None or peer in self._login_trusted
 
-    def admit(self, session: Session, peer: str) -> Refusal | None:
+    def admit(
+        self, session: Session, peer: str, transport: asyncio.BaseTransport
+    ) -> Refusal | None:
         """Admit and count a new connection, or return why not."""
         drained = self.draining and self.deadlines.now() >= self._drained_from
         refusal: Refusal | None = "draining" if drained else None
         if refusal is None:  # with implicit TLS, the rate was checked before the handshake
-            refusal = self._refusal(peer, rated=self.settings.tls != "implicit")
+            few_files = next_file() > self._room // 2 and (
+                transport.get_extra_info("socket").fileno() >= self._room  # costs 0.2 KB
+            )
+            refusal = self._refusal(peer, few_files, rated=self.settings.tls != "implicit")
         if refusal is None:
             self._limits.opened(peer)
             self._sessions.add(session)
         return refusal
 
-    def _refusal(self, peer: str, *, rated: bool) -> Refusal | None:
+    def _refusal(self, peer: str, few_files: bool, *, rated: bool) -> Refusal | None:
         refusal: Refusal | None = self._limits.refusal(peer)
-        if refusal is None and next_file() >= self._room:
+        if refusal is None and few_files:
             return "files"
         if refusal is None and rated and self.rates is not None:
             return None if self.rates.connection(peer) else "rate"
@@ -207,12 +212,14 @@ class Listener:
         implicit = self.handshakes if self.settings.tls == "implicit" else None
 
         async def connect(connection: socket.socket, client: str) -> None:
-            refusal = self._refusal(client, rated=True) if implicit is not None else None
+            number = connection.fileno()
+            refusal: Refusal | None = None
+            if implicit is not None:
+                refusal = self._refusal(client, number >= self._room, rated=True)
             if refusal is not None:  # before an expensive handshake
                 self.services.emit(ConnectionRefused(self.settings.name, client, refusal))
                 connection.close()
                 return
-            number = connection.fileno()
             self._named[number] = client
             self._limits.opened(client)
             try:

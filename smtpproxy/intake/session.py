@@ -151,7 +151,7 @@ class Session(asyncio.Protocol, ABC):
         self._peer = self._listener.peer(transport)
         self._began = self._now()
         try:
-            refusal = self._listener.admit(self, self._peer)
+            refusal = self._listener.admit(self, self._peer, transport)
         except Exception as error:  # an uncounted session must not continue
             self._cause, self._stops, self._ended = "error", ENDING, True
             self._report(error)
