@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from itertools import takewhile
 from typing import Literal
 
@@ -119,6 +120,15 @@ class Outcome:
     retry_after: timedelta | None = None
 
 
+@cache
+def _trusting(ca_file: str | None) -> ssl.SSLContext:
+    """Return what to check receivers by. Webhooks share it, as each takes a megabyte.
+
+    Raises OSError.
+    """
+    return ssl.create_default_context(cafile=ca_file)
+
+
 class Poster:
     """The HTTP client of one webhook. Follows no redirects, uses no environment variables.
 
@@ -138,7 +148,7 @@ class Poster:
         self._now = now
         trusted = None if webhook.ca_file is None else str(webhook.ca_file)
         self._client = httpx.AsyncClient(
-            verify=ssl.create_default_context(cafile=trusted),
+            verify=_trusting(trusted),
             follow_redirects=False,
             trust_env=False,
             timeout=webhook.timeout,

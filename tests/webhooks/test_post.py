@@ -1,6 +1,7 @@
 """Deliveries to a real HTTPS receiver: what each behaviour of it comes to."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -52,6 +53,26 @@ async def test_it_is_signed_and_taken(crm: Receiver) -> None:
     assert (delivery.id, delivery.body) == ("msg_1", b'{"a": 1}')
     assert delivery.timestamp == int(NOW.timestamp())
     assert delivery.signed
+
+
+async def test_many_webhooks_read_the_certificates_that_they_trust_once(
+    crm: Receiver, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    read: list[str | None] = []
+    make = ssl.create_default_context
+
+    def counting(*, cafile: str | None) -> ssl.SSLContext:
+        read.append(cafile)
+        return make(cafile=cafile)
+
+    monkeypatch.setattr(ssl, "create_default_context", counting)
+    own = tmp_path / "ca.pem"
+    assert crm.ca_file is not None
+    own.write_bytes(crm.ca_file.read_bytes())
+    async with poster(crm, ca_file=own) as one, poster(crm, ca_file=own) as other:
+        for each in (one, other):
+            assert await each.post("msg_1", b"{}") == Outcome("delivered", "HTTP 204")
+    assert read == [str(own)]
 
 
 @pytest.mark.parametrize(
