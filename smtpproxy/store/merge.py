@@ -6,6 +6,7 @@ withdrawals and objections are kept as suppressions, which name nobody (A35).
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 from msgspec import Struct
@@ -228,7 +229,7 @@ def ordered_acts(acts: tuple[ConsentAct, ...]) -> tuple[ConsentAct, ...]:
 
 def oldest_first(suppressions: Iterable[Suppression]) -> tuple[Suppression, ...]:
     """Return them in one order, however a database returns those of one moment."""
-    return tuple(sorted(suppressions, key=lambda one: (one.since, one.scope, one.origin)))
+    return tuple(sorted(suppressions, key=attrgetter("since", "scope", "origin")))
 
 
 def with_readings(

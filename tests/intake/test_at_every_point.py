@@ -56,6 +56,7 @@ def test_a_client_that_is_gone_at_any_point(
         client.rest()
     wait_for(lambda: intake.door._limits.open == 0, "all sessions to end")
     wait_for(lambda: intake.pool.busy == 0, "the upstream connections to come back")
+    wait_for(lambda: not intake.pool._opening, "what nobody waits for to have opened")
     assert not intake.door._sessions
     assert len(intake.door.deadlines._watched) <= intake.pool.idle
     assert not intake.pool._held
