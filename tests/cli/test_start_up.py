@@ -55,7 +55,7 @@ def test_structlog_loads_no_rich_into_commands(stored: Stored) -> None:
 def test_help_loads_no_command() -> None:
     loaded = modules_of("--help")
     ours = {name for name in loaded if name.startswith("smtpproxy.")}
-    assert ours == {"smtpproxy.cli", "smtpproxy.ctrl_c"}
+    assert ours == {"smtpproxy.cli", "smtpproxy.ctrl_c", "smtpproxy.terminal"}
     assert not loaded & {"asyncio", "msgspec", "rich", "sqlite3"}
 
 
