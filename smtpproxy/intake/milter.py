@@ -90,6 +90,12 @@ class MilterSession(Session):
         self._within = False  # whether a packet has begun, with a deadline
         self._progress: asyncio.TimerHandle | None = None
 
+    # asyncio.Protocol
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._acknowledge()
+
     # the session
 
     def _in_message(self) -> bool:

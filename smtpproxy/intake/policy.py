@@ -72,6 +72,13 @@ class PolicySession(Session):
         self._asked: set[str] = set()  # its recipients that were not refused
         self._refusals = 0  # how many were
 
+    # asyncio.Protocol
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._engine.buffered:
+            self._acknowledge()
+
     # the session
 
     def _in_message(self) -> bool:

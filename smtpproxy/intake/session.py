@@ -4,6 +4,7 @@ from __future__ import annotations  # of functions within functions: each costs 
 
 import asyncio
 import contextlib
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol, TypeVar, cast
@@ -329,6 +330,18 @@ class Session(asyncio.Protocol, ABC):
     def _write(self, data: bytes) -> None:
         if not self._transport.is_closing():
             self._transport.write(data)
+
+    def _acknowledge(self) -> None:
+        """Acknowledge what has come and needs no answer yet.
+
+        The kernel would wait for 40 ms (RFC 1122 section 4.2.3.2), and a client that writes in
+        several pieces sends the last one only then (RFC 896): Postfix to a milter, PHP, Java.
+        """
+        sock = self._transport.get_extra_info("socket")
+        if sock is None or sock.family == socket.AF_UNIX or self._transport.is_closing():
+            return
+        with contextlib.suppress(OSError):  # the client has gone
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def _limited(self, limit: Limit) -> None:
         self._listener.services.emit(Limited(self._settings.name, self._peer, limit))

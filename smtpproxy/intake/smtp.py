@@ -212,6 +212,12 @@ class SmtpSession(Session):
         self._spool_failed = False
         self._content_began = self._now()
         self.at = self._content_began + content_timeout(self._settings, 0)
+        if begins is not None:  # BDAT: its octets may come in a packet of their own
+            self._acknowledge()
+
+    def _part(self, chunk: ContentChunk) -> None:
+        self._chunk(chunk)
+        self._acknowledge()
 
     def _chunk(self, chunk: ContentChunk | EndOfContent) -> None:
         content = self._content
@@ -363,7 +369,7 @@ class SmtpSession(Session):
         Rcpt: _recipients,
         Data: _data,
         ContentBegins: _content_begins,
-        ContentChunk: _chunk,
+        ContentChunk: _part,
         EndOfContent: _end_of_content,
         Hello: _hello,
         Reset: _reset,

@@ -40,7 +40,7 @@ class Wire(asyncio.Transport):
         return False
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return ("192.0.2.1", 4000)
+        return None if name == "socket" else ("192.0.2.1", 4000)
 
     def pause_reading(self) -> None:
         pass
