@@ -356,7 +356,9 @@ class UpstreamPool:
         return UpstreamShareUsed(f"{self._held.get(client, 0)} connections in use by one client")
 
     def _drop_dead(self) -> None:
-        self._idle = [connection for connection in self._idle if connection.alive]
+        alive = [connection for connection in self._idle if connection.alive]
+        if len(alive) < len(self._idle):
+            self._idle, self._ended_at = alive, self.deadlines.now()
 
     def _trim(self) -> None:
         """Close connections that were idle for too long; check again while any are idle."""

@@ -243,6 +243,19 @@ def test_a_refusal_because_of_a_connection_that_has_ended_since_fails_nobody() -
     run(work())
 
 
+def test_nor_does_one_because_of_an_idle_connection_that_has_ended_since() -> None:
+    async def work() -> None:
+        pool = Pool(1)
+        pool.release(await pool.acquire())
+        waiting = asyncio.create_task(pool.acquire(fresh=True))
+        await asyncio.sleep(0.005)  # its attempt is under way
+        (idle,) = pool._idle
+        idle.close()
+        pool.release(await waiting)
+
+    run(work())
+
+
 def test_an_attempt_that_others_left_does_not_fail_the_message_that_took_it_over() -> None:
     greets = iter([0.0, 9.0, 0.0])
     fails = iter([False, True, False])
