@@ -122,10 +122,7 @@ def import_contacts(settings: Settings, file: Path, options: ContactImport) -> R
         if constants:
             fail("--set works with tables only; in our own NDJSON each line has every field", 2)
         if purpose or wanted.layout:
-            fail(
-                "our own NDJSON takes no provider's --format, and has a purpose in each consent",
-                2,
-            )
+            fail("our own NDJSON takes no provider's --format; each consent has a purpose", 2)
         return check.checked(contact_ndjson.read_ndjson(read_lines(opened, "utf-8"), age))
 
     def put(store: Store) -> Put[ContactUpdate]:
@@ -137,12 +134,9 @@ def import_contacts(settings: Settings, file: Path, options: ContactImport) -> R
         return into
 
     async def look(
-        outlook: Outlook,
-        store: Store,
-        updates: Sequence[ContactUpdate],
-        after: Mapping[str, Contact],
+        outlook: Outlook, store: Store, new: Sequence[ContactUpdate], after: Mapping[str, Contact]
     ) -> None:
-        await outlook.imported(store, updates, after, check.orders(updates))
+        await outlook.imported(store, new, after, check.orders(new))
 
     judged = [(stream, settings.rulebooks[stream.rulebook]) for stream in settings.streams.values()]
     return run_import(

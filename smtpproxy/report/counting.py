@@ -191,16 +191,11 @@ def _count(lines: Iterable[bytes], selection: Selection, counts: Counts) -> None
             continue
         counts.decisions += 1
         counts.classes[stream] = entry.stream.stream_class
-        day, observed, message, verdicts = (
-            second[:10],
-            entry.observed,
-            entry.message,
-            entry.recipients,
-        )
+        day, observed, message = second[:10], entry.observed, entry.message
         if message is not None:
             fault = Fault(day, stream, observed, message.reason)
             messages[fault] = messages.get(fault, 0) + 1
-        parts = personal if len(personal) == len(verdicts) else personal[1:]
+        parts = personal if len(personal) == len(entry.recipients) else personal[1:]
         head = personal[0] if personal else ""
         client = entry.client
         login = None if isinstance(head, str) else head.login
@@ -218,23 +213,36 @@ def _count(lines: Iterable[bytes], selection: Selection, counts: Counts) -> None
             counts.example(stream, bad.reason, entry.id)
         if entry.permitted_before:
             _subtract_permitted(entry, rows, counts.domains if domains else None, parts)
-        permitted = 0
-        for index, verdict in enumerate(verdicts):
-            if bad is not None and verdict.action is allow:
-                verdict = bad
-            action = verdict.action
-            if action is allow:
-                permitted += 1
-                what = RecipientOutcome(stream, observed, action, verdict.basis or "")
-            else:
-                what = RecipientOutcome(stream, observed, action, verdict.reason)
-                counts.example(stream, verdict.reason, entry.id)
-            for row in rows:
-                row[what] = row.get(what, 0) + 1
-            if domains:
-                _count_domain(counts.domains, parts[index] if index < len(parts) else "", what)
-        if observed and 0 < permitted < len(verdicts):
-            counts.alongside[stream] = counts.alongside.get(stream, 0) + permitted
+        _count_recipients(entry, bad, rows, counts, parts if domains else None)
+
+
+def _count_recipients(
+    entry: _Entry,
+    bad: _Verdict | None,
+    rows: Sequence[Row],
+    counts: Counts,
+    parts: Sequence[_Part | str] | None,
+) -> None:
+    """Count each; those who were permitted get `bad`, if the message was refused. With `parts`, by
+    domain too."""
+    stream, observed, verdicts, permitted = entry.stream.name, entry.observed, entry.recipients, 0
+    allow = Action.ALLOW
+    for index, verdict in enumerate(verdicts):
+        if bad is not None and verdict.action is allow:
+            verdict = bad
+        action = verdict.action
+        if action is allow:
+            permitted += 1
+            what = RecipientOutcome(stream, observed, action, verdict.basis or "")
+        else:
+            what = RecipientOutcome(stream, observed, action, verdict.reason)
+            counts.example(stream, verdict.reason, entry.id)
+        for row in rows:
+            row[what] = row.get(what, 0) + 1
+        if parts is not None:
+            _count_domain(counts.domains, parts[index] if index < len(parts) else "", what)
+    if observed and 0 < permitted < len(verdicts):
+        counts.alongside[stream] = counts.alongside.get(stream, 0) + permitted
 
 
 def _subtract_permitted(

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
@@ -27,6 +28,7 @@ from tests.relay.sending import (
     OK,
     SENDER,
     TO_DATA,
+    Pool,
     converse,
     pooled,
     send,
@@ -72,50 +74,44 @@ async def test_a_message_takes_what_comes_back_while_the_upstream_does_not_greet
             await until(lambda: pool.idle == 2, "the greeting of the second connection")
 
 
-async def test_connections_that_are_opening_count_too() -> None:
+@contextlib.asynccontextmanager
+async def left_alone(**settings: Any) -> AsyncIterator[tuple[FakeUpstream, Pool]]:
+    """One idle connection, and one whose greeting is held and whose message took the first."""
     with FakeUpstream(At("connect", Hold(), nth=2)) as upstream:
-        async with pooled(upstream.port, max_connections=2) as pool:
+        async with pooled(upstream.port, **settings) as pool:
             busy = await pool.acquire()
             sending = asyncio.create_task(send(pool))
             await until(lambda: upstream.connections == 2, "the second connection")
             pool.release(busy)
             await sending
-            sent = await asyncio.gather(*(send(pool) for _ in range(4)))
-            assert [each.last.code for each in sent] == [250] * 4
-            assert upstream.connections == 2
+            yield upstream, pool
             upstream.release()
+
+
+async def test_connections_that_are_opening_count_too() -> None:
+    async with left_alone(max_connections=2) as (upstream, pool):
+        sent = await asyncio.gather(*(send(pool) for _ in range(4)))
+        assert [each.last.code for each in sent] == [250] * 4
+        assert upstream.connections == 2
 
 
 async def test_an_attempt_that_nobody_waits_for_is_the_next_messages() -> None:
-    with FakeUpstream(At("connect", Hold(), nth=2)) as upstream:
-        async with pooled(upstream.port) as pool:
-            busy = await pool.acquire()
-            sending = asyncio.create_task(send(pool))
-            await until(lambda: upstream.connections == 2, "the second connection")
-            pool.release(busy)
-            await sending
-            busy = await pool.acquire()
-            sending = asyncio.create_task(send(pool))
-            await asyncio.sleep(0.05)
-            upstream.release()
-            assert (await sending).last.code == 250
-            assert upstream.connections == 2
-            pool.release(busy)
+    async with left_alone() as (upstream, pool):
+        busy = await pool.acquire()
+        sending = asyncio.create_task(send(pool))
+        await asyncio.sleep(0.05)
+        upstream.release()
+        assert (await sending).last.code == 250
+        assert upstream.connections == 2
+        pool.release(busy)
 
 
 async def test_nobody_waits_long_for_a_greeting_that_only_others_waited_for() -> None:
-    with FakeUpstream(At("connect", Hold(), nth=2)) as upstream:
-        async with pooled(upstream.port) as pool:
-            busy = await pool.acquire()
-            sending = asyncio.create_task(send(pool))
-            await until(lambda: upstream.connections == 2, "the second connection")
-            pool.release(busy)
-            await sending
-            busy = await pool.acquire()
-            assert (await send(pool)).last.code == 250
-            assert upstream.connections == 3
-            pool.release(busy)
-            upstream.release()
+    async with left_alone() as (upstream, pool):
+        busy = await pool.acquire()
+        assert (await send(pool)).last.code == 250
+        assert upstream.connections == 3
+        pool.release(busy)
 
 
 async def test_an_attempt_that_fails_fails_one_message(upstream: FakeUpstream) -> None:
