@@ -13,7 +13,11 @@ _LONGEST_VALUE = 4_096  # octets of a Content-… field
 _MOST_PIECES = 100  # of one parameter
 # None of these can fail after its first octet, so no octet is read twice.
 _PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"?|([^\s;"]*))', re.DOTALL)
-_ONE_VALUE: Mapping[str, Callable[[str], str]] = {"boundary": str, "charset": str.lower}
+_ONE_VALUE: Mapping[str, Callable[[str], str]] = {
+    "boundary": str,
+    "charset": str.lower,
+    "start": str,
+}
 """The parameters by which a text is found and read, each with the form in which values compare."""
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 
@@ -84,8 +88,8 @@ def doubled_field(headers: HeaderBlock) -> str | None:
 def _reading(value: str) -> tuple[str, ...]:
     """All of a Content-Type by which a text is found and read."""
     kind = content_type(value)
-    charset = kind.parameters.get("charset", "").lower()
-    return kind.type, kind.parameters.get("boundary", ""), charset
+    given = kind.parameters
+    return kind.type, *(folded(given.get(name, "")) for name, folded in _ONE_VALUE.items())
 
 
 def is_attached(headers: HeaderBlock) -> bool:

@@ -155,7 +155,7 @@ class TextPart(Struct, frozen=True):
     """One text: its decoded source. HTML unless `plain`.
 
     `shown`: by most programs, which choose the last alternative, HTML if there is any, and of
-    related parts the first.
+    related parts the root.
     """
 
     plain: bool
@@ -245,20 +245,27 @@ class _Reader:
             self.whole = False
             return
         groups: list[range] = []
+        root: range | None = None
+        start_id = _content_id(kind.parameters.get("start", ""))
         for start, end in part_places(body, boundary):
             if self._parts <= 0:
                 self.whole = False
                 break
             before = len(self.found)
-            self._read_part(body[start:end], at + start, depth + 1)
+            content_id = self._read_part(body[start:end], at + start, depth + 1)
             groups.append(range(before, len(self.found)))
-        shown = self._shown(kind, [group for group in groups if group])
+            if root is None and start_id and content_id == start_id:
+                root = groups[-1]
+        shown = self._shown(kind, [group for group in groups if group], root)
         self.unshown.update(n for group in groups if group not in shown for n in group)
 
-    def _shown(self, kind: ContentType, groups: list[range]) -> list[range]:
-        """Return the parts with text that most programs show, as places in `found`."""
-        if kind.type == "multipart/related" and "start" not in kind.parameters:
-            return groups[:1]
+    def _shown(self, kind: ContentType, groups: list[range], root: range | None) -> list[range]:
+        """Return the parts with text that most programs show, as places in `found`.
+
+        The root of related parts is the one that `start` names (RFC 2387 3.2), else the first.
+        """
+        if kind.type == "multipart/related":
+            return groups[:1] if root is None else [root]
         if kind.type != "multipart/alternative":
             return groups
         rich = [
@@ -268,13 +275,15 @@ class _Reader:
         ]
         return (rich or groups)[-1:]
 
-    def _read_part(self, raw: bytes, at: int, depth: int) -> None:
-        """Read a part, which begins with the line end of its delimiter."""
+    def _read_part(self, raw: bytes, at: int, depth: int) -> str:
+        """Read a part, which begins with the line end of its delimiter; return its Content-ID."""
         end = raw.find(b"\r\n\r\n", 0, _LONGEST_HEADER)
         if end < 0:
             self.whole = self.whole and len(raw) <= 2
-            return
-        self.read(HeaderBlock(raw[2 : end + 4]), raw[end + 4 :], at + end + 4, depth)
+            return ""
+        headers = HeaderBlock(raw[2 : end + 4])
+        self.read(headers, raw[end + 4 :], at + end + 4, depth)
+        return _content_id(first_value(headers, "Content-ID"))
 
     def _read_text(self, headers: HeaderBlock, body: bytes, at: int, kind: ContentType) -> None:
         encoding = first_word(first_value(headers, "Content-Transfer-Encoding"))
@@ -288,6 +297,11 @@ class _Reader:
         plain = kind.type == "text/plain"
         text = EncodedText(plain, octets, charset, encoding, at, at + len(body))
         self.found.append(text)
+
+
+def _content_id(value: str) -> str:
+    """The identifier, however it is bracketed."""
+    return value.strip(" \t<>")
 
 
 def split_parts(body: bytes, boundary: str) -> Iterator[bytes]:

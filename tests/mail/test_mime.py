@@ -110,16 +110,29 @@ def test_a_charset_is_the_same_in_capitals() -> None:
         assert read(head + b"\r\n\r\none").malformed is None
 
 
+def test_the_root_of_related_parts_is_named_once() -> None:
+    head = b"Content-Type: multipart/related; start=<a>; boundary=b; "
+    assert read(head + b"start=<a>\r\n\r\n--b--").malformed is None
+    assert read(head + b"start=<b>\r\n\r\n--b--").malformed is not None
+
+
 def part(kind: str, text: str = "") -> str:
     return f"--b\r\nContent-Type: {kind}\r\n\r\n{text or kind}\r\n"
 
 
+ROOT_SECOND = ["text/html\r\nContent-ID: <1>", "text/html\r\nContent-ID: <2>"]
 SHOWN = [
     ("alternative", ["text/plain", "text/html"], [False, True]),
     ("alternative", ["text/html; n=1", "text/html; n=2"], [False, True]),
     ("alternative", ["text/html", "text/plain"], [True, False]),
     ("alternative", ["text/plain; n=1", "text/plain; n=2", "text/calendar"], [False, True]),
     ("related", ["text/html; n=1", "image/png", "text/html; n=2"], [True, False]),
+    ("related; start=<2>", [*ROOT_SECOND, "text/html\r\nContent-ID: <2>"], [False, True, False]),
+    ('related; start=" 2@x "', ["text/html", "text/html\r\ncontent-id: <2@x>"], [False, True]),
+    ("related; start=<3>", ROOT_SECOND, [True, False]),  # no part is called so
+    ("related; start=<>", ["text/html", "text/html\r\nContent-ID:"], [True, False]),
+    ("related; start=<p>", ["text/html", "image/png\r\nContent-ID: <p>"], [False]),
+    ("mixed; start=<2>", ROOT_SECOND, [True, True]),
     ("mixed", ["text/plain", "text/html"], [True, True]),
 ]
 

@@ -131,6 +131,15 @@ def test_a_part_that_is_not_shown_offers_no_way_out() -> None:
         assert reason(OPTOUT, raw.replace(kind, "mixed")) == "none"
 
 
+def test_the_root_that_start_names_is_shown_and_the_first_related_part_is_not() -> None:
+    named = "--b\r\nContent-Type: text/html\r\nContent-ID: <root>\r\n\r\n"
+    first = "--b\r\nContent-Type: text/html\r\n\r\n"
+    out, sale = f"Unsubscribe {LINK}\r\n", "<p>Sale</p>\r\n"
+    head = f"{HEAD}Content-Type: multipart/related; boundary=b; start=<root>\r\n\r\n"
+    assert reason(OPTOUT, f"{head}{first}{out}{named}{sale}--b--") == "body_optout_missing"
+    assert reason(OPTOUT, f"{head}{first}{sale}{named}{out}--b--") == "none"
+
+
 ADDED = HEAD.replace("List-Unsubscribe: ", "X-Was: ")
 
 
