@@ -4,6 +4,7 @@ Frozen data, times in UTC. The audit journal and the store keep these records fo
 values that equal their defaults.
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from msgspec import Struct
@@ -112,6 +113,24 @@ class Preference(Struct, frozen=True, omit_defaults=True):
     frequency: Frequency
     at: datetime
     brand: str = BUILT_IN_BRAND
+
+
+def wishes_about(told: Iterable[Preference], purpose: str | None, brand: str) -> list[Preference]:
+    """Return the wishes that hold for a brand's mail of one purpose; the strictest of them counts.
+
+    What was said about another brand that matches, such as the built-in one before there were
+    brands, ends with what is said later about this one.
+    """
+    matching = [one for one in told if one.purpose == purpose and same_brand(one.brand, brand)]
+    own = next((one for one in matching if one.brand == brand), None)
+    if own is None:
+        return matching
+    return [one for one in matching if one is own or one.at >= own.at]
+
+
+def same_brand(one: str, other: str) -> bool:
+    """Whether a wish about one brand applies to another; the built-in brand matches every brand."""
+    return one == other or BUILT_IN_BRAND in (one, other)
 
 
 class Contact(Struct, frozen=True, omit_defaults=True):

@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from smtpproxy.policy.contact import wishes_about
 from smtpproxy.policy.model import (
     Collection,
     ConsentAct,
@@ -190,6 +191,12 @@ def _with_marks(contact: Contact, told: Contact) -> Contact:
 
 STRICTNESS = tuple(Frequency)
 """Frequencies, the least strict first."""
+
+
+def wanted(contact: Contact | None, purpose: str, brand: str) -> Frequency | None:
+    """Return how often a person wants a brand's mail of one purpose; None: they never said."""
+    told = () if contact is None else wishes_about(contact.preferences, purpose, brand)
+    return max((one.frequency for one in told), key=STRICTNESS.index, default=None)
 
 
 def newest_preferences(told: Iterable[Preference]) -> tuple[Preference, ...]:

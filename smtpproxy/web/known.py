@@ -17,8 +17,8 @@ from smtpproxy.policy.model import (
     Suppression,
 )
 from smtpproxy.policy.rules import RecipientCase
-from smtpproxy.policy.rules.recipient import TRACKING, same_brand
-from smtpproxy.store.merge import STRICTNESS
+from smtpproxy.policy.rules.recipient import TRACKING
+from smtpproxy.store.merge import wanted
 from smtpproxy.store.operations import Rectification
 from smtpproxy.terminal import printable
 from smtpproxy.web.look import Look
@@ -76,12 +76,7 @@ class Known:
         ]
         if all(verdict.rule in ("suppression", "withdrawn") for verdict in verdicts):
             return "none"
-        wishes = [
-            wish.frequency
-            for wish in (stored.contact.preferences if stored.contact else ())
-            if wish.purpose == purpose and same_brand(wish.brand, look.brand)
-        ]
-        return str(max(wishes, key=STRICTNESS.index, default=Frequency.ALL))
+        return str(wanted(stored.contact, purpose, look.brand) or Frequency.ALL)
 
     def tracking(self) -> list[str | None]:
         """Return the brands, as acts name them, that may track when the person opens a message."""

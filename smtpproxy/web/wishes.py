@@ -17,7 +17,7 @@ from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription
 from smtpproxy.policy.model import ConsentAct, Contact, Frequency, Origin, Preference
 from smtpproxy.policy.rules.recipient import TRACKING
 from smtpproxy.store.link_keys import LinkReader
-from smtpproxy.store.merge import STRICTNESS
+from smtpproxy.store.merge import STRICTNESS, wanted
 from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
 from smtpproxy.web.group_commit import GroupCommit
 
@@ -104,7 +104,7 @@ class Wishes:
         cannot be stored, so the purpose is stopped. Raises as `stop` does.
         """
         address, contact = await self._person(link.recipient)
-        before = {} if contact is None else standing(contact, brand)
+        before = {purpose: wanted(contact, purpose, brand) for purpose in wished}
         none = [purpose for purpose, often in wished.items() if often == "none" or contact is None]
         undo = Undo(link.id, link.recipient, self._now())
         if none:
@@ -112,11 +112,11 @@ class Wishes:
         news = {
             purpose: Frequency(often)
             for purpose, often in wished.items()
-            if purpose not in none and _stricter(Frequency(often), before.get(purpose))
+            if purpose not in none and _stricter(Frequency(often), before[purpose])
         }
         if news:
             await self._note(address, brand, news, undo.at)
-        was = [Preference(p, before.get(p, Frequency.ALL), undo.at, brand) for p in news]
+        was = [Preference(p, before[p] or Frequency.ALL, undo.at, brand) for p in news]
         return replace(undo, wishes=tuple(was))
 
     async def untrack(self, link: Unsubscription, brand: str | None) -> bool:
@@ -185,11 +185,6 @@ class Wishes:
         wishes = tuple(Preference(purpose, each, at, brand) for purpose, each in often.items())
         update = ContactUpdate(Contact(recipient, preferences=wishes), given=frozenset())
         await self._writer().put_contacts([update])
-
-
-def standing(contact: Contact, brand: str) -> dict[str, Frequency]:
-    """Return how often a person wants mail from a brand, by purpose."""
-    return {p.purpose: p.frequency for p in contact.preferences if p.brand == brand}
 
 
 def _stricter(one: Frequency, other: Frequency | None) -> bool:

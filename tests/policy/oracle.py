@@ -46,8 +46,12 @@ def expected(
     if not answer.startswith("allow") or stream.stream_class != "marketing":
         return answer
     # what they want
-    for wish in facts.contact.preferences if facts.contact else ():
+    wishes = facts.contact.preferences if facts.contact else ()
+    own = [w.at for w in wishes if (w.purpose, w.brand) == (stream.purpose, stream.brand)]
+    for wish in wishes:
         brands = {wish.brand, stream.brand}
+        if any(wish.at < later for later in own):
+            continue  # said before what they said about this very brand
         if wish.purpose != stream.purpose:
             continue
         if len(brands) == 2 and "default" not in brands:

@@ -92,6 +92,28 @@ def test_which_mail_a_wish_is_about(
     assert judged(stream, facts(wish, *sent)).startswith(expected)
 
 
+@pytest.mark.parametrize(
+    ("stream", "before", "later", "expected"),
+    [
+        (SHOP, "default", "shop", ALLOWED),  # said before there were brands, and since
+        (SHOP, "shop", "default", REFUSED),  # who is not the shop by name loosens nothing of it
+        (BOOTS, "default", "shop", REFUSED),  # only the shop may send more
+        (OFFERS, "shop", "default", ALLOWED),  # there are no brands any more
+        (OFFERS, "default", "shop", REFUSED),
+    ],
+)
+def test_more_is_wanted_again(stream: Stream, before: str, later: str, expected: str) -> None:
+    wishes = (
+        Preference("offers", WEEKLY, NOW - DAY, before),
+        Preference("offers", ALL, NOW - DAY / 2, later),
+    )
+    known = RecipientFacts(contact=replace(SUBSCRIBED, preferences=wishes))
+    assert judged(stream, known) == expected
+    at_once = tuple(replace(one, at=NOW) for one in wishes)
+    known = RecipientFacts(contact=replace(SUBSCRIBED, preferences=at_once))
+    assert judged(stream, known) == REFUSED
+
+
 def test_other_refusals_come_first_and_deferrals_last() -> None:
     wish = Preference("offers", WEEKLY, NOW)
     known = facts(wish)

@@ -28,7 +28,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.store import open_confirmation_limit
 from smtpproxy.store.link_keys import LinkReader, ensure_link_keys, link_ring
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.protocols import ContactUpdate, SuppressionEntry
 from smtpproxy.web.confirmation import ConfirmationLinks
 from smtpproxy.web.known import Known, Stored
 from smtpproxy.web.look import looks
@@ -203,6 +203,7 @@ AGREED = ConsentAct(
 )
 WITHDRAWN = ConsentAct("offers", T0 - DAY, withdrawal=True)
 WEEKLY = Preference("offers", Frequency.WEEKLY, T0 - 9 * DAY, "shop")
+EARLIER = changed(WEEKLY, brand="default", at=T0 - 10 * DAY)
 
 
 @pytest.mark.parametrize(
@@ -217,6 +218,8 @@ WEEKLY = Preference("offers", Frequency.WEEKLY, T0 - 9 * DAY, "shop")
         ((), [], (WEEKLY,), "weekly"),
         ((), [], (changed(WEEKLY, brand="boots"),), "all"),
         ((), [], (changed(WEEKLY, brand="default"),), "weekly"),  # from when there was one brand
+        ((), [], (EARLIER, changed(WEEKLY, frequency=Frequency.ALL)), "all"),
+        ((), [], (changed(EARLIER, at=T0), changed(WEEKLY, frequency=Frequency.ALL)), "weekly"),
     ],
 )
 def test_what_is_wanted_is_said_as_the_relay_obeys_it(
@@ -279,6 +282,14 @@ async def test_more_mail_is_for_the_owner_of_the_address_alone(site: Site) -> No
     assert [one.frequency for one in contact.preferences] == ["all"]
     (held,) = await site.store.suppressions(JEANNE)
     assert (held.scope, held.origin) == ("purpose:news", "unsubscribe")
+
+
+async def test_a_wish_from_before_there_were_brands_is_ended_by_its_owner(site: Site) -> None:
+    before = Preference("offers", Frequency.MONTHLY, T0 - DAY / 2)
+    update = ContactUpdate(Contact(JEANNE, preferences=(before,)), given=frozenset())
+    await site.store.put_contacts([update])
+    page = await site.post(await site.link(), do="prefer", **{"often:offers": "all"})
+    assert 'name="often:offers" value="all" checked' in page
 
 
 async def test_a_consent_to_tracking_is_withdrawn_from_each_brand_that_has_it(site: Site) -> None:

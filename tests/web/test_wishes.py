@@ -431,6 +431,20 @@ async def test_a_link_that_anybody_may_hold_gives_nobody_more_mail(site: Site) -
     assert await site.wishes() == {"shop/offers": "monthly"}
 
 
+async def test_a_wish_from_before_there_were_brands_can_be_made_stricter_and_no_more(
+    site: Site,
+) -> None:
+    weekly = Preference("offers", Frequency.WEEKLY, T0 - timedelta(days=1))
+    await site.store.put_contacts([Contact(JEANNE, acts=(AGREED,), preferences=(weekly,))])
+    await prefer(site, offers="all")
+    await prefer(site, offers="weekly")
+    assert await site.wishes() == {"default/offers": "weekly"}
+    saved = await prefer(site, offers="monthly")
+    assert await site.wishes() == {"default/offers": "weekly", "shop/offers": "monthly"}
+    await site.undo(site.link(), saved, MINUTE)
+    assert await site.wishes() == {"default/offers": "weekly", "shop/offers": "weekly"}
+
+
 TRACKED = TWO_BRANDS.replace(
     'purpose = "news"\n', 'purpose = "news"\ntracking_pixels = "strip"\n', 1
 )

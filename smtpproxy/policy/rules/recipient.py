@@ -11,6 +11,7 @@ from datetime import date, datetime
 from msgspec.structs import replace
 
 from smtpproxy.mail.visible_text import folded
+from smtpproxy.policy.contact import same_brand, wishes_about
 from smtpproxy.policy.model import (
     BUILT_IN_BRAND,
     Action,
@@ -375,10 +376,8 @@ def preferred(case: RecipientCase) -> tuple[Preference, date] | None:
     mailed = [mailing.at for mailing in case.facts.mailings if _is_like(mailing, stream)]
     wishes = [
         (wish, _NEXT[wish.frequency](max([wish.at, *mailed]).date()))
-        for wish in contact.preferences
+        for wish in wishes_about(contact.preferences, stream.purpose, stream.brand)
         if wish.frequency in _NEXT
-        and wish.purpose == stream.purpose
-        and same_brand(wish.brand, stream.brand)
     ]
     return max(wishes, key=lambda one: one[1], default=None)
 
@@ -387,8 +386,3 @@ def _is_like(mailing: Mailing, stream: Stream) -> bool:
     if mailing.purpose is None:
         return mailing.stream == stream.name
     return mailing.purpose == stream.purpose and same_brand(mailing.brand, stream.brand)
-
-
-def same_brand(one: str, other: str) -> bool:
-    """Whether a wish about one brand applies to another; the built-in brand matches every brand."""
-    return one == other or BUILT_IN_BRAND in (one, other)
