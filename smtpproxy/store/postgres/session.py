@@ -176,17 +176,21 @@ async def _commit(connection: "Connection", within: float | None) -> None:
     except gone as error:
         raise StoreUnavailable(_UNKNOWN) from error
     finally:
-        committing.cancel()  # if we are cancelled ourselves
-        await asyncio.wait({committing})
         if not is_over(connection):
             connection.remove_log_listener(warned)
+        if not committing.done():  # we are cancelled ourselves
+            committing.cancel()
+            await asyncio.wait({committing})
     if warnings:  # "canceling wait for synchronous replication": an operator cancelled the wait
         raise StoreUnavailable(f"the database wrote it, but the standby did not ({warnings[0]})")
 
 
 async def _roll_back(connection: "Connection", within: float | None) -> None:
-    """Roll back; without an answer in time, end the connection and with it the transaction."""
-    if is_over(connection) or not connection.is_in_transaction():
+    """Roll back; without an answer in time, end the connection and with it the transaction.
+
+    If we were cancelled, a transaction may have begun that asyncpg does not know of yet.
+    """
+    if is_over(connection):
         return
     try:
         await connection.execute("ROLLBACK", timeout=within)

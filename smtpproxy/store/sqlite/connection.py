@@ -194,11 +194,11 @@ class SqliteWriter:
     async def transaction(self) -> AsyncIterator[SqliteSession]:
         """Raises StoreUnavailable if there is no write lock in time, or the write fails."""
         async with self._exclusive() as connection:
-            await self._begin(connection)
             try:
+                await self._begin(connection)
                 yield SqliteSession(connection)
                 await connection.execute("COMMIT")
-            except BaseException:
+            except BaseException:  # a cancellation too: the thread still does what it was told
                 await connection.rollback()
                 raise
             if self.committed is not None:
