@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 
-from smtpproxy.mail.visible_text import plain_of
+from smtpproxy.mail.html_syntax import ATTRIBUTE, COMMENT_END, attributes_of, plain_of
 
 _UNSHOWN = ("style", "script", "title", "textarea", "template")
 _PICTURES = frozenset(
@@ -24,12 +24,8 @@ _PICTURES = frozenset(
 _SAYING = "|".join((*_UNSHOWN, *_PICTURES))
 _DULL = re.compile(rf"""(?>(?:[^<]++|</?+(?!(?:{_SAYING})[\s/>])[a-z][^<>=]*+>){{0,999}})""", re.I)
 _START = re.compile(r"<(?:(!--)|([!?])|/?+([a-z][^\s/>]{0,30}+))", re.I)
-_COMMENT_END = re.compile("--!?>")
 _CLOSING = {name: re.compile(f"</{name}", re.I) for name in _UNSHOWN}
 _REST = re.compile(r"""((?>(?:[^>=]++|=\s*+(?:"[^"]*+"|'[^']*+'|(?!["'])[^\s>]*+))*))>""")
-_ATTRIBUTE = re.compile(
-    r"""([^\s"'<>/=]{1,30}+)(?:\s{0,9}+=\s{0,9}+(?:"([^"]*+)"|'([^']*+)'|([^\s"'>][^\s>]*+)))?"""
-)
 _NEVER_CLOSED = re.compile(r"""=\s*+(?:"[^"<]*+<[^"]*+(?<==)"|'[^'<]*+<[^']*+(?<==)')""")
 """A value that ends where the next one begins, with a tag in it."""
 _IN_STYLE = re.compile(r"url\(\s*+([^)]{1,4096}+)\)", re.I)
@@ -63,7 +59,7 @@ def pictures(source: str) -> Iterator[Picture]:
         tag = source[begin : end - closed]
         name = name.lower()
         if name in _PICTURES:
-            attributes = _attributes(tag)
+            attributes = attributes_of(tag)
             urls = tuple(_urls(name, attributes))
             if urls:
                 yield Picture(urls, attributes, start, end, closed=closed, commented=commented)
@@ -83,8 +79,8 @@ def _urls(name: str, attributes: Mapping[str, str]) -> Iterator[str]:
 
 
 def _backgrounds(tag: str, offset: int) -> Iterator[Picture]:
-    attributes = _attributes(tag)
-    for attribute in _ATTRIBUTE.finditer(tag):
+    attributes = attributes_of(tag)
+    for attribute in ATTRIBUTE.finditer(tag):
         name, group = attribute[1].lower(), attribute.lastindex or 0
         value, at = attribute[group] if group > 1 else "", offset + attribute.start(group)
         if name == "background" and value.strip():
@@ -95,13 +91,6 @@ def _backgrounds(tag: str, offset: int) -> Iterator[Picture]:
                 yield Picture(
                     (url,), attributes, at + found.start(1), at + found.end(1), background=True
                 )
-
-
-def _attributes(tag: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, double, single, bare in _ATTRIBUTE.findall(tag):
-        found.setdefault(name.lower(), double or single or bare)
-    return found
 
 
 _Tag = tuple[str, int, int, int, bool, bool]
@@ -119,7 +108,7 @@ def _tags(source: str) -> Iterator[_Tag]:
         if start[1]:
             position = _after_comment(source, start.end())
             if source.startswith("[if", start.end()) and position >= comment_end:
-                mark = _COMMENT_END.search(source, position)
+                mark = COMMENT_END.search(source, position)
                 comment_end = mark.end() if mark is not None else len(source)
         elif start[2]:
             position = source.find(">", start.end()) + 1 or len(source)
@@ -160,5 +149,5 @@ def _after_comment(source: str, position: int) -> int:
         return position
     if source.startswith((">", "->"), position):
         return position
-    end = _COMMENT_END.search(source, position)
+    end = COMMENT_END.search(source, position)
     return end.end() if end is not None else len(source)

@@ -8,10 +8,10 @@ applied. Whatever is hidden by the element itself (`hidden`, `display:none`, `vi
 
 import re
 import unicodedata
-from html import unescape
 
 from msgspec import Struct
 
+from smtpproxy.mail.html_syntax import COMMENT_END, attributes_of, plain_of
 from smtpproxy.mail.mime import Body
 
 _UNSEEN = frozenset({"script", "style", "title", "template", "noscript", "textarea"})
@@ -48,29 +48,25 @@ _TAG = re.compile(
 )
 # Any other, as HTML 5 reads it: a quote means nothing unless it stands behind a =.
 _REST = re.compile(r"""(?>(?:[^>=]++|=\s*+(?:"[^"]*+"|'[^']*+'|(?!["'])[^\s>]*+))*)>""")
-_COMMENT_END = re.compile("--!?>")
 _NAME = re.compile(r"/?([a-zA-Z][^\s/>]{0,30})")
-_ATTRIBUTE = re.compile(
-    r"""([^\s"'<>/=]{1,99}+)(?:\s{0,9}+=\s{0,9}+(?:"([^"]*+)"?|'([^']*+)'?|([^\s"'>][^\s>]*+)))?"""
-)
 _HIDING = re.compile(
-    r"display\s{0,9}:\s{0,9}none|visibility\s{0,9}:\s{0,9}(?:hidden|collapse)"
-    r"|(?:opacity|max-height)\s{0,9}:\s{0,9}[0.]",
+    r"display\s*+:\s*+none|visibility\s*+:\s*+(?:hidden|collapse)"
+    r"|(?:opacity|max-height)\s*+:\s*+[0.]",
     re.IGNORECASE,
 )
-_DECLARATION = re.compile(r"(?<![a-z-])([a-z-]{1,30}+)\s{0,9}+:([^;]{0,200}+)", re.IGNORECASE)
+_DECLARATION = re.compile(r"(?<![a-z-])([a-z-]{1,30}+)\s*+:([^;]{0,200}+)", re.IGNORECASE)
 _CSS_COMMENT = re.compile(r"/\*.*?(?:\*/|\Z)", re.DOTALL)
-_FONT = re.compile(r"(?<![a-z-])font(-size)?\s{0,9}:\s{0,9}([^;!]{0,99})", re.IGNORECASE)
+_FONT = re.compile(r"(?<![a-z-])font(-size)?\s*+:\s*+([^;!]{0,99})", re.IGNORECASE)
 _LENGTH = re.compile(r"(?<!\S)[0-9.][^\s/]{0,20}")  # the first of `font` is the size
 _ZERO = re.compile(r"0{0,9}\.?0{1,9}(?:[a-z]{1,4}|%)?")
-_NOTHING = re.compile(_ZERO.pattern + r"\s{0,9}(?:!|\Z)")
+_NOTHING = re.compile(_ZERO.pattern + r"\s*+(?:!|\Z)")
 _NUMBER = r"[+-]?(?:[0-9]{1,9}(?:\.[0-9]{1,9})?|\.[0-9]{1,9})"
 _UNIT = r"(?:px|pt|r?em|ex|ch|in|cm|mm|pc|q|v(?:w|h|min|max)|%)"
 _SIZE = re.compile(
     rf"{_NUMBER}{_UNIT}?|(?:calc|clamp|min|max)\(.*|x{{0,3}}-?(?:small|large)|medium", re.DOTALL
 )
 _VALID = {
-    name: re.compile(f"(?:{values}|inherit|initial|unset|revert)(?:\\s{{0,9}}!.*)?", re.DOTALL)
+    name: re.compile(f"(?:{values}|inherit|initial|unset|revert)(?:\\s*+!.*)?", re.DOTALL)
     for name, values in {
         "display": "none|block|contents|flex|flow-root|grid|list-item"
         "|inline(?:-(?:block|flex|grid|table))?"
@@ -83,7 +79,6 @@ _VALID = {
 """Of the properties that may hide: what browsers understand. They ignore all else."""
 _LIKE_AROUND = re.compile(r".{0,20}(?:(?<!r)em|ex|ch|%)|inherit|unset|revert|smaller|larger")
 _MOST_SIZES = 1_000  # nested font sizes
-_ENDLESS_NUMBER = re.compile(r"&#[xX]?[0-9a-fA-F]{8,}")
 _MAX_TAGS = 20_000  # later ones are ignored
 _LONGEST_TAG = 16_384  # characters; attributes after that are ignored
 _MAX_OPEN = 100  # tags with a quote that is never closed, or not soon
@@ -101,13 +96,6 @@ def read_html(source: str) -> VisibleHtml:
     reader = _Reader(source)
     reader.read()
     return VisibleHtml(plain_of("".join(reader.text)), tuple(reader.links))
-
-
-def plain_of(text: str) -> str:
-    """Return text with its character references decoded."""
-    if "&" not in text:
-        return text
-    return unescape(_ENDLESS_NUMBER.sub("", text))
 
 
 class _Reader:
@@ -151,7 +139,7 @@ class _Reader:
         """Read what a < begins that is not a usual tag; return where it ends, or -1 for never."""
         source = self._source
         if source.startswith("<!--", start):
-            comment = _COMMENT_END.search(source, start + 2)  # <!--> is one, too
+            comment = COMMENT_END.search(source, start + 2)  # <!--> is one, too
             return -1 if comment is None else comment.end()
         name = _NAME.match(source, start + 1)
         if name is None and source[start + 1 : start + 2] not in ("!", "?", "/"):
@@ -203,7 +191,7 @@ class _Reader:
         if style or self._sizes:
             self._size(name, style)
         if (name == "a" or name == "area") and not (self._sizes and not self._sizes[-1][2]):
-            href = _attributes(attributes).get("href")
+            href = attributes_of(attributes).get("href")
             if href:
                 self.links.append(plain_of(href).strip())
 
@@ -230,19 +218,12 @@ class _Reader:
                 self._hidden = ""
 
 
-def _attributes(tag: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, double, single, bare in _ATTRIBUTE.findall(tag):
-        found.setdefault(name.lower(), double or single or bare)
-    return found
-
-
 def _style(tag: str) -> str:
     """The style of an element from its attributes, as CSS; `hidden` is one of them."""
     lower = tag.lower()
     if "style" not in lower and "hidden" not in lower:
         return ""
-    attributes = _attributes(tag)
+    attributes = attributes_of(tag)
     style = plain_of(attributes.get("style", ""))
     if "/*" in style:
         style = _CSS_COMMENT.sub(" ", style)

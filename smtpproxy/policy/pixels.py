@@ -19,9 +19,9 @@ from msgspec import Struct
 
 from smtpproxy.mail.cutting import COMMENT, NO_PICTURE, NOTHING, CannotCut, Piece, cut
 from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.mail.html_syntax import plain_of
 from smtpproxy.mail.mime import EncodedText, decode_text, is_ascii_wise, read_texts
 from smtpproxy.mail.pictures import Picture, pictures
-from smtpproxy.mail.visible_text import plain_of
 from smtpproxy.policy.model import Pixel, PixelSign
 from smtpproxy.policy.trackers import known_trackers
 
@@ -29,8 +29,8 @@ _MAX_PICTURES = 5_000  # later ones are ignored
 _LONGEST_URL = 4_096
 _MAX_HOSTS = 10  # that are recorded
 
-_NUMBER = re.compile(r"\s{0,9}\+?(\d{1,5})(?:\.\d{1,9})?\s{0,9}(px|pt)?\s{0,9}(?:!|;|\Z)", re.I)
-_DECLARATION = re.compile(r"(?:\A|;)\s{0,99}+([a-z-]{1,20}+)\s{0,9}+:([^;]{0,99}+)", re.I)
+_NUMBER = re.compile(r"\s*+\+?(\d{1,5})(?:\.\d{1,9})?\s*+(px|pt)?\s*+(?:!|;|\Z)", re.I)
+_DECLARATION = re.compile(r"(?:\A|;)\s*+([a-z-]{1,20}+)\s*+:([^;]{0,99}+)", re.I)
 _URL = re.compile(r"(?:https?:[/\\]*+|[/\\]{2,}+)([^/\\?#]{1,255}+)([^#]*+)", re.I)
 _BLANK = re.compile(r"[\t\r\n]+")
 _NOTHING = re.compile(r"\s*0?(?:0|\.0{1,9})%?\s*(?:!.*)?")

@@ -61,6 +61,8 @@ SEEN = [
         "ac",
     ),
     ("a<a href='/'style='display:none'>b</a>c<i id=x hidden='' >d</i><i HIDDEN=hidden>e</i>", "ac"),
+    (f"<i style{' ' * 20}='display{' ' * 20}:{' ' * 20}none'>a</i>b", "b"),
+    (f"<i data-{'x' * 99}style='display:none'>a</i>b", "ab"),
     ('<img alt="a>b" src=x>c', "c"),
     ("<a title='never closed>c", "c"),
     # what real templates have: a quote too many, a head within the body or never closed
@@ -92,6 +94,10 @@ LINKS = [
     ("<a style=display:none href=https://x.example/>", ()),
     ("<div hidden><a href=https://x.example/></a></div>", ()),
     ("<img src=https://x.example/><a name=x><a href=''>", ()),
+    (
+        f"<a {'x' * 99}href=https://y.example/ href{' ' * 20}=https://x.example/>",
+        ("https://x.example/",),
+    ),
     ("<area href=https://x.example/>", ("https://x.example/",)),
 ]
 

@@ -14,6 +14,7 @@ from smtpproxy.policy.pixels import find_pixels, pixels_of, without_pixels
 
 TOKEN = "606e942a5af74291533850"
 ONE = 'width="1" height="1"'
+BLANKS = " " * 20
 PIXEL = f'<img src="https://t.example/o/{TOKEN}" width="1" height="1">'
 
 TRACKING = {
@@ -35,6 +36,10 @@ TRACKING = {
     "for one program": '<!--[if mso]><img src="//a.example/o?i=1" width=1 height=1><![endif]-->',
     "of AMP": '<amp-img src="https://a.example/o?i=1" width="1" height="1"></amp-img>',
     "of Outlook": '<!--[if mso]><v:fill src="https://l.emltrk.com/x?d=1"/><![endif]-->',
+    "behind a long name": f'<img data-{"x" * 30}src="//a.example/" src="//a.example/o" {ONE}>',
+    "by a style with many blanks": f'<img src="//a.example/o" style="width:{BLANKS}1{BLANKS}px">',
+    "with many blanks": f'<img src{BLANKS}=\n{BLANKS}"https://a.example/o?i=1" {ONE}>',
+    "behind a blank of no HTML": f'<img a\xa0src="https://a.example/" src="//a.example/o" {ONE}>',
     "after a quote that is never closed": '<p title="x>' + PIXEL,
     "the other name of img": f'<image src="https://a.example/o?i=1" {ONE}>',
     "a button": f'<input type="IMAGE" src="https://a.example/o?i=1" {ONE}>',
