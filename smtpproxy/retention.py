@@ -118,7 +118,7 @@ async def _remove(
         await store.trim_changes(beginning(at, keep.changes), webhooks=names)
         await asyncio.to_thread(Journal(audit).expire, beginning(at, keep.changes))
         await store.trim_stream_events(beginning(at, keep.changes))
-    mailings = await _prune_mailings(settings, at, dry_run=dry_run)
+    mailings = await _prune_mailings(settings, at, clock(), dry_run=dry_run)
     purged.removed["mailings"] = Kind(mailings)
     if not dry_run:
         await _prune_counts(settings, at)
@@ -210,9 +210,12 @@ def _requested_before(settings: Settings, at: datetime) -> datetime:
 _MONTH = timedelta(days=32)  # for those who want mail once a month
 
 
-async def _prune_mailings(settings: Settings, at: datetime, *, dry_run: bool) -> int:
+async def _prune_mailings(settings: Settings, at: datetime, now: datetime, *, dry_run: bool) -> int:
     """Remove messages once the longest cap or permission window is over, and at least a month old;
-    that somebody was mailed is kept as long as a contact."""
+    that somebody was mailed is kept as long as a contact.
+
+    A purge has its clock checked, so it also corrects what a clock that was ahead has counted.
+    """
     windows = [book.permission_window for book in _asking(settings)]
     caps = [
         cap
@@ -221,6 +224,8 @@ async def _prune_mailings(settings: Settings, at: datetime, *, dry_run: bool) ->
         if cap is not None
     ]
     with closing(open_mailings(settings.store)) as log:
+        if not dry_run:
+            await log.correct(now)
         return await log.prune(
             min(
                 [

@@ -238,6 +238,21 @@ async def test_messages_go_when_no_cap_counts_them(settings: Settings, store: St
     log.close()
 
 
+async def test_messages_counted_while_a_clock_was_ahead_defer_nobody_until_that_day(
+    settings: Settings, store: Store
+) -> None:
+    offers = Stream("offers", purpose="offers", frequency_cap=parse_cap("1/7d"))
+    settings = replace(settings, streams={"offers": offers})
+    log = open_mailings(settings.store)
+    await log.reserve("1", offers, [ANNA], NOW + 200 * DAY)
+    await run(settings, store, dry=True)
+    assert (await log.known([ANNA]))[ANNA].mailings[0].at == NOW + 200 * DAY
+    await run(settings, store)
+    (mailing,) = (await log.known([ANNA]))[ANNA].mailings
+    assert mailing.at == NOW
+    log.close()
+
+
 def asking(tmp_path: Path, **retention: str) -> Settings:
     """With a stream that asks people whether to go on."""
     renewal = {**STREAMS[0], "name": "renewal", "class": "permission"}

@@ -1,4 +1,5 @@
-"""Answers that are kept for whoever asks again with the same key, whatever the database."""
+"""Answers that are kept for whoever asks again with the same key, and the count of the relay's own
+mails, whatever the database."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -7,7 +8,7 @@ import asyncpg
 import pytest
 
 from smtpproxy.settings import StoreSettings
-from smtpproxy.store import open_answers
+from smtpproxy.store import open_answers, open_confirmation_limit
 from smtpproxy.store.sql import web_tables
 from smtpproxy.store.sql.web_tables import KeptAnswer, KeptAnswers
 from tests.store.conftest import Database
@@ -86,3 +87,15 @@ async def test_only_the_newest_are_kept_and_no_request_holds_up_those_of_others(
         locked = await connection.fetchval("SELECT count(*) FROM answer WHERE xmax <> 0")
         await connection.close()
         assert locked == 0, "a request with a key wrote to the rows of all others"
+
+
+async def test_mails_counted_while_a_clock_was_ahead_count_for_a_day(
+    any_database: Database,
+) -> None:
+    limit = any_database.part(open_confirmation_limit(any_database.settings()))
+    bounds = {"per_address": 1, "per_day": 9}
+    address, now = "lea@people.example", Clock.now
+    assert await limit.take(address, now + timedelta(days=200), **bounds)
+    assert not await limit.take(address, now, **bounds)
+    assert await limit.take(address, now + timedelta(days=1), **bounds)
+    limit.close()

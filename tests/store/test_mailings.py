@@ -62,6 +62,25 @@ async def test_the_first_mailing_outlives_the_count(log: MailingLog) -> None:
     log.close()
 
 
+async def test_what_was_counted_while_a_clock_was_ahead_is_dated_as_of_its_correction(
+    log: MailingLog,
+) -> None:
+    await log.correct(T0)
+    for number, at in enumerate((T0 + 200 * DAY, T0 + 201 * DAY)):
+        await log.reserve(f"ahead {number}", OFFERS, [ANNA], at)
+    await log.reserve("right", NEWS, [ANNA, BEN], T0 - DAY)
+    await log.reserve("another clock", NEWS, [BEN], T0 + DAY)
+    await log.correct(T0)
+    known = await log.known([ANNA, BEN])
+    sent = [(one.stream, one.at) for one in known[ANNA].mailings]
+    assert sent == [("news", T0 - DAY), ("offers", T0), ("offers", T0)]
+    assert known[ANNA].first_at == T0 - DAY
+    assert [one.at for one in known[BEN].mailings] == [T0 - DAY, T0 + DAY]
+    await log.release("ahead 0", [ANNA])
+    assert len((await log.known([ANNA]))[ANNA].mailings) == 2
+    log.close()
+
+
 async def test_nothing_is_left_of_a_person_who_is_forgotten(log: MailingLog) -> None:
     await log.reserve("A", OFFERS, [ANNA, BEN], T0)
     await log.forget(ANNA)

@@ -7,7 +7,7 @@ stays, since the message may have been accepted.
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -25,7 +25,17 @@ _PRUNE_FIRST = """
 DELETE FROM first_mailing WHERE person IN
     (SELECT person FROM first_mailing WHERE at < ? LIMIT ?)
 """
-_PRUNED_AT_ONCE = 5_000  # rows in one transaction, while other writers wait
+_CORRECT = """
+UPDATE mailing SET at = ?1 WHERE (person, at, id) IN
+    (SELECT person, at, id FROM mailing WHERE at > ?2 LIMIT ?3)
+"""
+_CORRECT_FIRST = """
+UPDATE first_mailing SET at = ?1 WHERE person IN
+    (SELECT person FROM first_mailing WHERE at > ?2 LIMIT ?3)
+"""
+_AHEAD = timedelta(days=1)
+"""How far in the future messages may be dated: the clocks of relays differ."""
+_AT_ONCE = 5_000  # rows changed in one transaction, while other writers wait
 _FORGET = ("DELETE FROM mailing WHERE person = ?", "DELETE FROM first_mailing WHERE person = ?")
 
 
@@ -68,17 +78,26 @@ class MailingLog(SideTable):
                 return int((await session.fetch_all(_OLDER, to_micros(before)))[0][0])
         if not self._tables.exist():
             return 0
-        removed = await self._prune(_PRUNE, before)
-        await self._prune(_PRUNE_FIRST, first_before)
+        removed = await self._in_steps(_PRUNE, before)
+        await self._in_steps(_PRUNE_FIRST, first_before)
         return removed
 
-    async def _prune(self, statement: str, before: datetime) -> int:
-        removed, some = 0, _PRUNED_AT_ONCE
-        while some == _PRUNED_AT_ONCE:
+    async def correct(self, now: datetime) -> None:
+        """Date as of now what was counted while a clock was ahead, which would count until then.
+
+        `now` is by a clock that is right.
+        """
+        if self._tables.exist():
+            for statement in (_CORRECT, _CORRECT_FIRST):
+                await self._in_steps(statement, now, now + _AHEAD)
+
+    async def _in_steps(self, statement: str, *moments: datetime) -> int:
+        done, some = 0, _AT_ONCE
+        while some == _AT_ONCE:
             async with self._tables.writing() as session:
-                some = await session.run(statement, to_micros(before), _PRUNED_AT_ONCE)
-            removed += some
-        return removed
+                some = await session.run(statement, *map(to_micros, moments), _AT_ONCE)
+            done += some
+        return done
 
     async def forget(self, address: str) -> None:
         """Erase a person."""

@@ -79,6 +79,7 @@ class KeptAnswers(SideTable):
 
 
 _PRUNE_CONFIRMATIONS = "DELETE FROM confirmation WHERE at <= ?"
+_CORRECT_CONFIRMATIONS = "UPDATE confirmation SET at = ?1 WHERE at > ?2"
 _COUNTED = "SELECT count(*) FILTER (WHERE person = ?), count(*) FROM confirmation"
 _COUNT = "INSERT INTO confirmation (person, at) VALUES (?, ?)"
 _GIVE_BACK = "DELETE FROM confirmation WHERE person = ? AND at = ?"
@@ -99,6 +100,8 @@ class ConfirmationLimit(SideTable):
             # Processes take turns, as the limit for a day is for all people together.
             await self._tables.lock(session, "confirmation")
             await session.run(_PRUNE_CONFIRMATIONS, to_micros(at - _DAY))
+            # Counted while a clock was ahead, these would count until that day.
+            await session.run(_CORRECT_CONFIRMATIONS, to_micros(at), to_micros(at + _DAY))
             of_person, of_all = (await session.fetch_all(_COUNTED, person))[0]
             if of_person >= per_address or of_all >= per_day:
                 return False
