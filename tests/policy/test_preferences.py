@@ -73,6 +73,8 @@ def test_what_another_worker_counted_meanwhile_counts(ahead: timedelta) -> None:
         (OFFERS, Preference("offers", WEEKLY, NOW - 6 * DAY), (), REFUSED),
         (OFFERS, Preference("offers", WEEKLY, NOW - 7 * DAY), (), ALLOWED),
         (OFFERS, Preference("offers", WEEKLY, NOW + DAY), (), REFUSED),  # a clock that is ahead
+        (OFFERS, Preference("offers", WEEKLY, NOW + 90 * DAY), (), ALLOWED),  # that was far ahead
+        (OFFERS, Preference("offers", WEEKLY, NOW + 90 * DAY), ("s", "offers", "default"), REFUSED),
         (OFFERS, Preference("news", WEEKLY, NOW), (), ALLOWED),
         # every stream of the purpose counts, of this brand
         (OFFERS, Preference("offers", WEEKLY, LONG_AGO), ("sales", "offers", "default"), REFUSED),

@@ -290,6 +290,12 @@ async def test_a_wish_from_before_there_were_brands_is_ended_by_its_owner(site: 
     await site.store.put_contacts([update])
     page = await site.post(await site.link(), do="prefer", **{"often:offers": "all"})
     assert 'name="often:offers" value="all" checked' in page
+    ahead = changed(
+        update, contact=Contact(JEANNE, preferences=(changed(before, at=T0 + 90 * DAY),))
+    )
+    await site.store.put_contacts([ahead])
+    page = await site.post(await site.link(), do="prefer", **{"often:offers": "weekly"})
+    assert 'name="often:offers" value="weekly" checked' in page, "whatever a clock has dated before"
 
 
 async def test_a_consent_to_tracking_is_withdrawn_from_each_brand_that_has_it(site: Site) -> None:

@@ -6,7 +6,7 @@ first message must say (A24; RGPD art. 14(3)(b)), and how much mail a person wan
 
 import re
 from collections.abc import Collection, Iterable, Iterator
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 from msgspec.structs import replace
 
@@ -359,13 +359,14 @@ def preference(case: RecipientCase) -> Verdict | None:
     return refuse("preference", Reason.PREFERENCE_FREQUENCY, detail)
 
 
+_WISH_AHEAD = timedelta(days=1)
 _NEXT = {Frequency.WEEKLY: next_weekly, Frequency.MONTHLY: next_monthly}
 
 
 def preferred(case: RecipientCase) -> tuple[Preference, date] | None:
     """Return the strictest wish about mail of the stream's purpose, and the day (UTC) from which
     more is allowed: counted from the last message, and from the wish, which was made in answer to
-    one.
+    one, unless a clock that was ahead has dated it.
 
     Messages on record count even if dated later than now: another worker, or a machine whose clock
     is ahead, counted them before this one.
@@ -375,9 +376,10 @@ def preferred(case: RecipientCase) -> tuple[Preference, date] | None:
         return None
     mailed = [mailing.at for mailing in case.facts.mailings if _is_like(mailing, stream)]
     wishes = [
-        (wish, _NEXT[wish.frequency](max([wish.at, *mailed]).date()))
+        (wish, _NEXT[wish.frequency](max(since).date()))
         for wish in wishes_about(contact.preferences, stream.purpose, stream.brand)
         if wish.frequency in _NEXT
+        and (since := [*mailed, *([wish.at] if wish.at - case.now <= _WISH_AHEAD else ())])
     ]
     return max(wishes, key=lambda one: one[1], default=None)
 
