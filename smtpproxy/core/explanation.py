@@ -36,7 +36,7 @@ _NOT_JUDGED = Verdict(Action.ALLOW)
 
 @dataclass(frozen=True, slots=True)
 class ExplainedRecipient:
-    """`reply` is None if the upstream's would be given, or if the message's is, which differs.
+    """`reply` is None if the client gets the upstream's, or the message's, which differs.
 
     `account` has the verdict in words.
     """
@@ -51,7 +51,7 @@ class ExplainedRecipient:
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """`message` is None if no message was judged: a recorded refusal at RCPT. `message_reply` is
-    None too if each recipient has their own.
+    None too if each recipient has their own, or if the client gets the upstream's.
 
     `at` is when it was, or would be, judged; `id` is that of a recorded decision. `observed`: in
     observe mode, so that the mail passed or would pass all the same. `relayed`: recorded as offered
@@ -79,8 +79,6 @@ class Explanation:
     def allowed(self) -> bool:
         """Whether the message and every recipient are allowed."""
         verdicts = [recipient.verdict for recipient in self.recipients]
-        if self.message_reply is not None:
-            return False
         if self.message is not None:
             verdicts.append(self.message)
         return all(verdict.action is Action.ALLOW for verdict in verdicts)
@@ -188,8 +186,7 @@ def _explained(
                 continue
             explained = case.judged(key, entry.verdict, stream, decided.features)
             explained = _with_message(explained, decided.decision.message, case)
-            if _has_one_reply(record, reply_for_each=reply_for_each) and explained.reply != whole:
-                explained = dataclasses.replace(explained, reply=None)
+            explained = _as_heard(explained, record, whole, case, reply_for_each=reply_for_each)
             recipients.append(_with_own_answer(explained, record, index, lang))
     last = records[-1].decided
     stream, message = last.decision.stream, last.decision.message
@@ -272,6 +269,28 @@ def _with_message(
     return _with_note(explained, Phrase(f"note.whole.{case.tense}"), case.lang)
 
 
+def _as_heard(
+    explained: ExplainedRecipient,
+    record: Record,
+    whole: Reply | None,
+    case: _Case,
+    *,
+    reply_for_each: bool,
+) -> ExplainedRecipient:
+    """Leave out a reply that the client does not get; the sender may get it in a notification."""
+    decided = record.decided
+    if explained.reply is None:
+        return explained
+    if decided.observed:
+        return dataclasses.replace(explained, reply=None)
+    if _has_one_reply(record, reply_for_each=reply_for_each):
+        return explained if explained.reply == whole else dataclasses.replace(explained, reply=None)
+    if decided.stage != "data" or reply_for_each:
+        return explained
+    told = Phrase(f"note.notified.{case.tense}", {"reply": str(explained.reply)})
+    return dataclasses.replace(_with_note(explained, told, case.lang), reply=None)
+
+
 def _with_own_answer(
     explained: ExplainedRecipient, record: Record, index: int, lang: Lang
 ) -> ExplainedRecipient:
@@ -311,7 +330,9 @@ def _has_one_reply(record: Record, *, reply_for_each: bool) -> bool:
 def _message_reply(record: Record, *, reply_for_each: bool) -> Reply | None:
     decided = record.decided
     verdict, stream = decided.decision.message, decided.decision.stream.name
-    if verdict is None or not _has_one_reply(record, reply_for_each=reply_for_each):
+    if verdict is None or decided.observed or not decided.recipients:
+        return None  # with all refused at RCPT there is no DATA
+    if not _has_one_reply(record, reply_for_each=reply_for_each):
         return None
     refused = [
         (r.address, r.verdict) for r in decided.recipients if r.verdict.action is not Action.ALLOW

@@ -183,13 +183,27 @@ def test_split_mails_the_permitted_unless_the_reverse_path_is_null(
     path.write_text(to_toml({**bench.relay.config, "policy": {"on_mixed": "split"}}))
     rcpts = ["--rcpt", address("consent"), "--rcpt", address("nothing"), "--json"]
 
-    def verdict(sender: str) -> str:
+    def explained(sender: str) -> Any:
         arguments = ("explain", "-", "--mail-from", sender, *rcpts)
         out, _ = bench.run(*arguments, stdin=messages.marketing(), code=1, config_path=path)
-        return str(json.loads(out)["message"]["verdict"])
+        return json.loads(out)
 
-    assert verdict("news@shop.example") == "allow"
-    assert verdict("") == "refuse"
+    split, whole = explained("news@shop.example"), explained("")
+    assert split["message"]["verdict"] == "allow"
+    assert whole["message"]["verdict"] == "refuse"
+    refusal = whole["message"]["reply"]
+    (note,) = split["recipients"][1]["notes"]
+    assert note.endswith(f"would be told of this recipient by a notification: {refusal}")
+    assert [each["reply"] for each in split["recipients"]] == [None, None], "the client gets a 250"
+
+
+def test_nobody_hears_of_the_message_when_all_are_refused_before_it(bench: Bench) -> None:
+    rcpt, stream = ("--rcpt", address("nothing")), ("--stream", "offers")
+    message = messages.message()  # without a way out
+    result = explain(bench, message, *rcpt, *stream, code=1)
+    assert result["message"]["reason"] == "unsubscribe_missing"
+    assert result["message"]["reply"] is None
+    assert result["recipients"][0]["reply"].startswith("550 5.7.1 <")
 
 
 def test_listener_and_sender_rules_narrow_the_choice(bench: Bench, tmp_path: Path) -> None:
@@ -334,6 +348,7 @@ def test_observe_mode_is_mentioned(bench: Bench, tmp_path: Path) -> None:
     arguments = ("-", "--mail-from", "x@y.example", "--rcpt", address("nothing"))
     out, _ = bench.run("explain", *arguments, stdin=messages.marketing(), code=1, config_path=path)
     assert "observe mode" in out
+    assert "Reply to the sending server" not in out
 
 
 @pytest.mark.parametrize(

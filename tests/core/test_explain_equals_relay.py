@@ -177,8 +177,9 @@ def differs(case: Case) -> str:
     does, says = relayed(case), explained(case)
     if does.mailed != says.mailed:
         return f"mailed: {sorted(does.mailed)}, explained: {sorted(says.mailed)}"
-    unsaid = does.refusals - says.refusals
-    return f"heard: {unsaid}, explained: {sorted(says.refusals)}" if unsaid else ""
+    if does.refusals != says.refusals:
+        return f"heard: {sorted(does.refusals)}, explained: {sorted(says.refusals)}"
+    return ""
 
 
 OBSERVED = {"mode": Mode.OBSERVE}
