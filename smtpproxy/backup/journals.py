@@ -1,7 +1,9 @@
 """Checking where the journals end: anchors show what a copy of them lacks."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from smtpproxy.disk import give_to_owner_of, sync_path
@@ -53,12 +55,34 @@ def trust(own: Path) -> None:
     (own / _COPIED).unlink(missing_ok=True)
 
 
+def written_since(own: Path, restored: datetime, begin: Position) -> frozenset[Head]:
+    """Return the ends after `begin` that the machine's own journal has had since a restore.
+
+    No copy of the lost journal has these changes, so anchors of them show nothing that it lacks.
+    """
+    journal = Journal(own)
+    lines = list(journal.readable(begin.n))
+    ends = {line.n - 1: line.after for line in lines}
+    with suppress(JournalGap):
+        end, _ = journal.end()
+        ends[end.n] = end.hash
+    since = [line.n for line in lines if line.change.at >= restored]
+    return frozenset(Head(n, ends[n]) for n in since if n in ends)
+
+
 def missing_changes(
-    journals: Journals, begin: Position, lines: Sequence[Line], kept: Iterable[Head], *, whole: bool
+    journals: Journals,
+    begin: Position,
+    lines: Sequence[Line],
+    kept: Iterable[Head],
+    *,
+    whole: bool,
+    ours: Set[Head],
 ) -> Iterator[str]:
     """Yield the changes that the journal lacks, by its anchors and those `kept` elsewhere.
 
-    `lines` follow `begin`; unless `whole` they are only those that could be read.
+    `lines` follow `begin`; unless `whole` they are only those that could be read. Anchors of `ours`
+    do not count.
     """
     journal = Journal(journals.changes)
     try:
@@ -67,12 +91,14 @@ def missing_changes(
         return  # already reported
     found = {line.n - 1: line.after for line in lines} | {end.n: end.hash}
     known = [*kept, *(head for folder in journals.folders for head in _anchored(folder))]
-    known = [head for head in known if head.n > begin.n]
+    known = [head for head in known if head.n > begin.n and head not in ours]
     last = max((head.n for head in known), default=0)
     if last > end.n:
-        many = f"changes {end.n + 1} to {last} are" if last > end.n + 1 else f"change {last} is"
+        many, them = f"change {last} is", "it"
+        if last > end.n + 1:
+            many, them = f"changes {end.n + 1} to {last} are", "them"
         yield (
-            f"{many} missing: an anchor has them, but {journals.changes} ends before them;"
+            f"{many} missing: an anchor has {them}, but {journals.changes} ends before {them};"
             " it is an older copy"
         )
     for head in known:
@@ -82,6 +108,17 @@ def missing_changes(
                 " journal of another relay, or was rewritten"
             )
             return
+
+
+def unconfirmed(journals: Journals, own: Path, end: int, at: datetime) -> str:
+    """Say that a copy ends with a change, and how to confirm that the original did too."""
+    given = "" if journals.changes == own else f" --journals {journals.changes}"
+    return (
+        f"any changes after change {end} of {at:%Y-%m-%dT%H:%M:%SZ}, with which this copy of the"
+        " journals ends. If there were none (the relay had stopped before it was copied, or it was"
+        f" moved, not copied), run: smtpproxy restore{given} --journals-whole --by NAME"
+        " --reason TEXT"
+    )
 
 
 def missing_decisions(folder: Path, at_backup: Mapping[str, After]) -> Iterator[str]:

@@ -3,9 +3,17 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import get_args
 
-from smtpproxy.backup.journals import Journals, missing_changes, missing_decisions, trust
+from smtpproxy.backup.journals import (
+    Journals,
+    missing_changes,
+    missing_decisions,
+    trust,
+    unconfirmed,
+    written_since,
+)
 from smtpproxy.backup.mailed import count_again
 from smtpproxy.backup.restoring import Pending, pending
 from smtpproxy.policy.breaker import MARKETING, RESTORE
@@ -103,7 +111,8 @@ async def replay(
     done = Replayed(waiting)
     ring = load_keys(settings.server.state_dir)
     known = {key.fingerprint for key in ring.keys}
-    changes, gaps = _changes(journals, waiting, known, kept, whole)
+    own = settings.server.state_dir / FOLDER
+    changes, gaps = _changes(journals, own, waiting, known, kept, whole)
     until = max((one.at for one in changes), default=None)
     mine = [one for one in changes if one.key and _fingerprint(one.key) in known]
     found = _gathered(mine, lifting=not gaps)
@@ -127,17 +136,18 @@ async def replay(
 
     done.mailed = await count_again(settings, journals.folders, waiting, erased)
     if not gaps:
-        audit, stated = settings.server.state_dir / FOLDER, whole or Statement("", "")
+        stated = whole or Statement("", "")
         author = {"by": stated.by, "reason": stated.reason}
         at = waiting.taken_at
-        anchors.note_restored(audit, now, "replayed", at, replayed=done.changes, **author)
-        trust(audit)
+        anchors.note_restored(own, now, "replayed", at, replayed=done.changes, **author)
+        trust(own)
         await store.note_stream(StreamEvent(now(), MARKETING, "resumed", RESTORE))
     return done
 
 
 def _changes(
     journals: Journals,
+    own: Path,
     waiting: Pending,
     known: Set[str],
     kept: Sequence[Head],
@@ -149,7 +159,9 @@ def _changes(
     """
     lines, gaps = _lines(Journal(journals.changes), waiting)
     changes = [line.change for line in lines]
-    gaps += missing_changes(journals, waiting.changes, lines, kept, whole=not gaps)
+    begin = waiting.changes
+    ours = frozenset() if waiting.at is None else written_since(own, waiting.at, begin)
+    gaps += missing_changes(journals, begin, lines, kept, whole=not gaps, ours=ours)
     strange = [one for one in changes if one.key and _fingerprint(one.key) not in known]
     if strange:
         names = ", ".join(sorted({_fingerprint(one.key) for one in strange}))
@@ -158,7 +170,8 @@ def _changes(
             " it was taken before the keys were renewed; restore one taken after that"
         )
     if journals.is_copy and whole is None and not gaps:
-        gaps.append(_copied(lines, waiting))
+        end, at = (lines[-1].n, lines[-1].change.at) if lines else (begin.n, waiting.taken_at)
+        gaps.append(unconfirmed(journals, own, end, at))
     return changes, gaps
 
 
@@ -183,17 +196,6 @@ def _lines(journal: Journal, waiting: Pending) -> tuple[list[Line], list[str]]:
         return list(journal.after(waiting.changes)), []
     except JournalGap as gap:
         return list(journal.readable(waiting.changes.n)), [str(gap)]
-
-
-def _copied(lines: Sequence[Line], waiting: Pending) -> str:
-    end, at = waiting.changes.n, waiting.taken_at
-    if lines:
-        end, at = lines[-1].n, lines[-1].change.at
-    return (
-        f"any changes after change {end} of {at:%Y-%m-%dT%H:%M:%SZ}, with which this copy of the"
-        " journals ends. If there were none (the relay had stopped before it was copied, or it was"
-        " moved, not copied), restore again with --journals-whole --by NAME --reason TEXT"
-    )
 
 
 def _gathered(changes: Iterable[Change], *, lifting: bool) -> _Found:

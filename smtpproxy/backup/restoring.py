@@ -35,12 +35,13 @@ from smtpproxy.store.change_journal import FOLDER, Journal, JournalGap, Position
 from smtpproxy.store.sqlite.copying import hold
 
 
-class Pending(Struct, frozen=True):
+class Pending(Struct, frozen=True, omit_defaults=True):
     """A restore whose journal has yet to be replayed, from `changes` on."""
 
     taken_at: datetime
     changes: Position
     audit: dict[str, After] = {}  # where the decisions ended at the backup
+    at: datetime | None = None  # when it was restored
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,10 @@ class Placed:
 def pending(pause: Pause) -> Pending:
     """Return the restore that pauses all marketing. Raises BackupFault."""
     try:
-        return msgspec.json.decode(pause.reason or "", type=Pending)
+        found = msgspec.json.decode(pause.reason or "", type=Pending)
     except msgspec.DecodeError as error:
         raise BackupFault(f"the database's record of the restore is damaged ({error})") from None
+    return msgspec.structs.replace(found, at=pause.at)
 
 
 def place(

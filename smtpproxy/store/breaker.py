@@ -16,6 +16,7 @@ from smtpproxy.events import time_of
 from smtpproxy.policy.breaker import (
     BRAND,
     MILLION,
+    RESTORE,
     STREAM,
     Feedback,
     Finding,
@@ -36,6 +37,8 @@ SENT_EVERY = 1.0
 
 _ALL_SENT = 2 * SENT_EVERY
 """Seconds after which all mail sent before has been counted."""
+
+_RESTORE = "smtpproxy restore says what is missing"
 
 _CACHE_TIME, _WARNING_INTERVAL = timedelta(seconds=1), timedelta(seconds=10)
 
@@ -86,7 +89,9 @@ def status_object(status: StreamStatus) -> dict[str, Any]:
         paused |= {"cause": "configuration", "reason": None}
     elif pause is not None:
         paused = {"subject": pause.subject, "since": pause.at, "until": pause.until}
-        paused |= {"cause": pause.cause, "reason": pause.reason}
+        # The reason of a restore is for programs: where its journals are to be read from.
+        reason = _RESTORE if pause.cause == RESTORE else pause.reason
+        paused |= {"cause": pause.cause, "reason": reason}
     return {
         "stream": status.name,
         "brand": status.brand,

@@ -134,6 +134,39 @@ def test_the_machine_own_journal_that_lost_its_end(machine: Machine, backup: Pat
     assert machine.verdict(EVE) == WAITS
 
 
+def test_the_same_command_again_with_the_word_goes_on_although_the_relay_ran_meanwhile(
+    machine: Machine, backup: Path
+) -> None:
+    """The replay and the relay wrote changes of their own, which no copy can have."""
+    unsubscribed(machine, ANNE)
+    copy = machine.journals(machine.state)
+    machine.burn()
+    given = ("restore", "--journals", str(copy))
+    machine.json(*given, str(backup), code=1)
+    unsubscribed(machine, BEN)
+    anchored(machine)
+    machine.json(*given, *WHOLE)
+    assert machine.verdict(EVE) == "allow"
+    assert [machine.verdict(each) for each in (ANNE, BEN)] == ["suppressed_unsubscribe"] * 2
+
+
+def test_newer_journals_count_although_the_relay_ran_meanwhile(
+    machine: Machine, backup: Path, short: Path, tmp_path: Path
+) -> None:
+    """Anchors of the changes that were written here since the restore say nothing of them."""
+    left = machine.burn()
+    machine.json("restore", str(backup), "--journals", str(short), code=1)
+    unsubscribed(machine, EVE)
+    taken = anchored(machine).row
+    assert isinstance(taken, anchors.AnchorRow)
+    assert taken.changes is not None
+    kept = tmp_path / "kept.json"
+    told = {"n": taken.changes.n, "hash": taken.changes.hash}
+    kept.write_text(json.dumps({"n": 1, "hash": "0" * 64, "heads": {}, "changes": told}))
+    machine.json("restore", "--journals", str(left), "--anchors", str(kept), *WHOLE)
+    assert [machine.verdict(each) for each in (ANNE, BEN, EVE)] == ["suppressed_unsubscribe"] * 3
+
+
 def test_a_word_has_a_name_and_a_reason(machine: Machine, backup: Path) -> None:
     machine.burn()
     for wrong in (WHOLE[:1], WHOLE[:3], (*WHOLE, "--journals-lost"), WHOLE[1:]):

@@ -131,3 +131,12 @@ async def test_mail_that_went_out_is_counted_again(machine: Machine) -> None:
     known = await log.known(everybody)
     assert [len(known[each].mailings) for each in everybody] == [1, 0, 1, 0]
     log.close()
+
+
+def test_a_stream_that_waits_says_what_for(machine: Machine) -> None:
+    machine.people([ANNE])
+    backup = machine.backup()
+    machine.burn()
+    machine.run("restore", str(backup), code=1)
+    (offers,) = [one for one in machine.json("stream", "show") if one["stream"] == "offers"]
+    assert offers["paused"]["reason"] == "smtpproxy restore says what is missing"
