@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import IO, Any
 
+_LITTLE = 64 * 1024 * 1024  # octets of a disk
+
 
 def read_fault(path: Path, error: OSError) -> str:
     """Return why the relay cannot read a file that it needs, and what would be right."""
@@ -11,6 +13,21 @@ def read_fault(path: Path, error: OSError) -> str:
     if isinstance(error, PermissionError):
         text += "; it has to belong to the user that smtpproxy runs as"
     return text
+
+
+def little_left(folder: Path) -> str | None:
+    """Return how little room is left on the disk of a folder; None if that is enough, or unknown.
+
+    Audit log and store write little at a time, but always.
+    """
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return None
+    if found.f_files and not found.f_favail:  # Btrfs has no limit, and says 0 of 0
+        return f"no files left on the disk of {folder}"
+    free = found.f_bavail * found.f_frsize
+    return f"{free / 1e6:.0f} MB left on the disk of {folder}" if free < _LITTLE else None
 
 
 def sync_path(path: Path) -> None:

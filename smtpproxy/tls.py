@@ -162,8 +162,12 @@ def _readable(key: str, path: Path) -> bytes:
         raise TlsError(key, read_fault(path, error)) from None
 
 
+_OTHER_KEY = ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+"""What OpenSSL calls a key that is not the certificate's, of the same type and of another."""
+
+
 def _pair_error(files: TlsFiles, error: ssl.SSLError) -> TlsError:
-    if error.reason == "KEY_VALUES_MISMATCH":
+    if error.reason in _OTHER_KEY:
         return TlsError("private_key", f"{files.private_key} is not the key of {files.certificate}")
     if error.reason and ("TOO_SMALL" in error.reason or "TOO_WEAK" in error.reason):
         return TlsError("certificate", f"{files.certificate}: too weak: {error.reason}")

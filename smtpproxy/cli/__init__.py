@@ -189,8 +189,8 @@ def _message(error: Exception) -> str:
 COMMANDS = {
     "init": ("init", "init", "Write a first configuration, and the files that go with it."),
     "serve": ("operation", "serve", "Run the relay until SIGTERM or SIGINT."),
-    "status": ("running", "status", "Show the state of the running relay."),
-    "reload": ("running", "reload", "Have the running relay reload its configuration."),
+    "status": ("status", "status", "Show the state of the running relay."),
+    "reload": ("reload", "reload", "Have the running relay reload its configuration."),
     "demo": ("operation", "demo", "Show the relay at work on invented people."),
     "check": ("operation", "check", "Check the configuration, and whether the relay can start."),
     "doctor": ("doctor", "doctor", "Check everything that mailbox providers check."),

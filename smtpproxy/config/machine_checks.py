@@ -8,13 +8,13 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from smtpproxy.disk import little_left
 from smtpproxy.settings import Address, Settings, TcpAddress, UnixAddress
 
 PRIVILEGED = (
     "a port below 1024 needs the capability CAP_NET_BIND_SERVICE (docs/operations.md, Install)"
 )
 _PRIVILEGED_PORTS = 1024
-_LITTLE = 64 * 1024 * 1024  # octets of a disk
 
 
 def folder_fault(folder: Path) -> str | None:
@@ -49,19 +49,9 @@ def user(settings: Settings) -> Iterator[str]:
 
 def disk(settings: Settings) -> Iterator[str]:
     """Yield a warning if the disk is nearly full: no decision could be recorded."""
-    state = settings.server.state_dir
-    try:
-        found = os.statvfs(state)
-    except OSError:
-        return
-    free = found.f_bavail * found.f_frsize
-    no_files = found.f_files and not found.f_favail  # Btrfs has no limit, and says 0 of 0
-    if free < _LITTLE or no_files:
-        left = "no files" if no_files else f"{free / 1e6:.0f} MB"
-        yield (
-            f"server.state_dir: {left} left on the disk of {state}; once it is full, all mail is"
-            " answered 451"
-        )
+    left = little_left(settings.server.state_dir)
+    if left is not None:
+        yield f"server.state_dir: {left}; once it is full, all mail is answered 451"
 
 
 def addresses(settings: Settings) -> Iterator[tuple[str, str, bool]]:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from smtpproxy.disk import little_left
 from smtpproxy.doctor.finding import Check, Finding, Status
 from smtpproxy.policy.rules.deferrals import restore_in_force
 from smtpproxy.settings import ListenerSettings, Settings
-from smtpproxy.store import is_postgresql, opened_store, replica_fault
+from smtpproxy.store import is_postgresql, opened_store, replica_fault, store_path
 from smtpproxy.store.closed import without_password
 from smtpproxy.store.key_files import FILE_NAME
 from smtpproxy.store.key_places import key_place
@@ -32,6 +33,7 @@ SOON = 14
 """Days before expiry when somebody should act, as in `smtpproxy check`."""
 
 _RENEW_CERTIFICATE = "renew it, and automate the renewal"
+_MAKE_ROOM = "make room: once it is full, mail is answered 451, and unsubscribes fail"
 
 
 def certificate(listener: ListenerSettings, now: datetime) -> Finding | None:
@@ -48,6 +50,21 @@ def certificate(listener: ListenerSettings, now: datetime) -> Finding | None:
     return Finding(Check.CERTIFICATE, where, *judge_days(left))
 
 
+def disks(settings: Settings) -> list[Finding]:
+    """Judge the room for decisions, and for the store where that is elsewhere."""
+    folders = [settings.server.state_dir]
+    if not is_postgresql(settings.store):
+        folders.append(store_path(settings.store).parent)
+    return [_room(folder) for folder in dict.fromkeys(folders)]
+
+
+def _room(folder: Path) -> Finding:
+    left = little_left(folder)
+    if left is not None:
+        return Finding(Check.DISK, str(folder), Status.FAIL, left, _MAKE_ROOM)
+    return Finding(Check.DISK, str(folder), Status.PASS, "its disk has room")
+
+
 def days_left(expires: datetime | None, now: datetime) -> float | None:
     return None if expires is None else (expires - now).total_seconds() / 86_400
 
@@ -57,7 +74,8 @@ def judge_days(left: float | None) -> tuple[Status, str, str]:
     if left is None:
         return Status.UNKNOWN, "the expiry date of its certificate cannot be read", ""
     if left < 0:
-        return Status.FAIL, f"its certificate expired {-left:.0f} days ago", _RENEW_CERTIFICATE
+        ago = f"{counted(int(-left), 'day')} ago" if left <= -1 else "less than a day ago"
+        return Status.FAIL, f"its certificate expired {ago}", _RENEW_CERTIFICATE
     if left < SOON:
         return Status.WARN, f"its certificate expires in {left:.0f} days", _RENEW_CERTIFICATE
     return Status.PASS, f"its certificate is valid for another {left:.0f} days", ""

@@ -21,7 +21,15 @@ from smtpproxy.doctor.dmarc import (
 )
 from smtpproxy.doctor.finding import Check, Finding, Line, Lookup, Status, checklist
 from smtpproxy.doctor.hosts import mx, ptr, sending_addresses, upstream
-from smtpproxy.doctor.machine import certificate, check_clock, failover, keys, replica, restore
+from smtpproxy.doctor.machine import (
+    certificate,
+    check_clock,
+    disks,
+    failover,
+    keys,
+    replica,
+    restore,
+)
 from smtpproxy.doctor.spf import NAME_THEM, NO_ADDRESSES, spf
 from smtpproxy.doctor.spf_record import IpAddress
 from smtpproxy.doctor.unsubscribe import own_token, unsubscribe
@@ -132,6 +140,7 @@ class Doctor:
         jobs.append((Check.REPLICA, "store.replica_url", lambda: replica(settings)))
         jobs.append((Check.FAILOVER, place, lambda: failover(settings)))
         jobs.append((Check.STORE, place, lambda: store_fits(settings, now)))
+        jobs.append((Check.DISK, "disks", _ready(disks(settings))))
         jobs.append((Check.CLOCK, "clock", _ready([check_clock()])))
         jobs.append((Check.TRACKING, "streams", _ready(tracking(settings))))
         jobs.append((Check.UNSUBSCRIBE, "suppressions", lambda: suppressions(settings)))

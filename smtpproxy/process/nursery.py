@@ -110,11 +110,11 @@ class Nursery:
         self._numbers = itertools.count()
         self._answers: dict[int, asyncio.Future[ChildProcess]] = {}
         self._children: dict[int, ChildProcess] = {}
-        self._lost: Callable[[], None] = lambda: None
+        self._lost: Callable[[int], None] = lambda _: None
 
-    def open(self, lost: Callable[[], None]) -> None:
-        """Receive its messages. `lost` is called if it ends unexpectedly: then no child can be
-        started, and which ones have ended is unknown."""
+    def open(self, lost: Callable[[int], None]) -> None:
+        """Receive its messages. `lost` is called with its exit code if it ends unexpectedly: then
+        no child can be started, and which ones have ended is unknown."""
         self._lost = lost
         asyncio.get_running_loop().add_reader(self._ours, self._heard)
 
@@ -172,7 +172,8 @@ class Nursery:
                 answer.set_exception(OSError("the process that starts others has ended"))
         for one in self._children.values():
             one.end(None)
-        self._lost()
+        _, status = os.waitpid(self._pid, 0)
+        self._lost(os.waitstatus_to_exitcode(status))
 
 
 def _file_of(start: Start) -> int:

@@ -113,9 +113,10 @@ class Supervisor:
         watchdog.cancel()
         return 0 if (started or told_to_end) and not self._failed else 1
 
-    def _nursery_ended(self) -> None:
+    def _nursery_ended(self, code: int) -> None:
         """End the relay, since no child can be started; whatever started it will restart it."""
-        log.error("child ended", child="nursery", outcome="the relay ends with it")
+        outcome = f"exit code {code}: no others can be started, so the relay ends"
+        log.error("child ended", child="nursery", outcome=outcome)
         self._failed = True
         self._ending.set()
 

@@ -14,7 +14,7 @@ from smtpproxy.disk import flush
 from smtpproxy.mail.dkim import zone_line
 from smtpproxy.settings import UnixAddress
 from smtpproxy.settings.places import hostname as read_hostname
-from smtpproxy.setup import UNIT_CONFIG
+from smtpproxy.setup import UNIT_CONFIG, UNIT_STATE
 from smtpproxy.setup.answers import STREAM_HEADER, Answers, Route
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ OWNER = "smtpproxy"
 """The user of the service unit, who has to own the keys."""
 
 UNIT_COMMAND = Path("/usr/bin/smtpproxy")
-UNIT_STATE = Path("/var/lib/smtpproxy")
 """The defaults in smtpproxy.service."""
 
 INSTALL = "install"

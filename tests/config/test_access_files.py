@@ -50,6 +50,9 @@ def test_a_pair_that_will_expire_soon_or_has(tmp_path: Path, authority: Authorit
 
 
 def test_files_that_cannot_serve(tmp_path: Path, authority: Authority) -> None:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
     pair, other = authority.issue("relay.example"), authority.issue("other.example")
     missing, rubbish = tmp_path / "missing", tmp_path / "rubbish"
     rubbish.write_text("rubbish")
@@ -65,6 +68,17 @@ def test_files_that_cannot_serve(tmp_path: Path, authority: Authority) -> None:
     ]
     assert found(tmp_path, **tls(pair.certificate, other.key)) == [
         f"{where}private_key: {other.key} is not the key of {pair.certificate}"
+    ]
+    rsa_key = tmp_path / "rsa.key"
+    rsa_key.write_bytes(
+        rsa.generate_private_key(65537, 2048).private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    assert found(tmp_path, **tls(pair.certificate, rsa_key)) == [
+        f"{where}private_key: {rsa_key} is not the key of {pair.certificate}"
     ]
     assert found(tmp_path, client_ca=str(rubbish), **tls(pair.certificate, pair.key)) == [
         f"{where}client_ca: {rubbish} holds no certificate that can be read (PEM)"

@@ -15,6 +15,7 @@ from smtpproxy.doctor.hosts import sending_addresses
 from smtpproxy.doctor.machine import (
     ClockSeen,
     KeyFile,
+    disks,
     failover,
     judge_clock,
     judge_key,
@@ -31,7 +32,9 @@ from smtpproxy.settings import (
     TcpAddress,
 )
 from smtpproxy.store.protocols import StoreUnavailable
+from tests.kit.disk import fill, tiny_disk
 from tests.kit.dns import NameServer
+from tests.kit.parts import needs
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 DOMAIN = "shop.example"
@@ -104,6 +107,18 @@ def test_links_keys_count_from_the_day_that_stands_in_them(
     path.chmod(0o600)
     (found,) = keys(settings, NOW)
     assert (found.subject, found.text) == ("unsubscribe", "10 days old")
+
+
+@needs("tmpfs")
+def test_the_room_on_the_disks(settings: Settings, tmp_path: Path) -> None:
+    (found,) = disks(settings)
+    assert (found.check, found.subject, found.status) == ("disk", str(tmp_path), "pass")
+    with tiny_disk(tmp_path / "store") as full:
+        fill(full)
+        store = StoreSettings(url=f"sqlite://{full}/relay.db")
+        first, second = disks(replace(settings, store=store))
+    assert (first.status, second.status) == ("pass", "fail")
+    assert second.text == f"0 MB left on the disk of {full}"
 
 
 @pytest.mark.parametrize(

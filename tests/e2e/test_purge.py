@@ -135,7 +135,7 @@ async def test_it_comes_at_its_time(relay: RelayProcess, monkeypatch: pytest.Mon
     failures: list[int] = []
     settings = load(relay.config_path)
     nursery = Nursery(settings)
-    nursery.open(lambda: None)
+    nursery.open(lambda _: None)
     daily = asyncio.create_task(DailyPurge(settings, nursery, failures.append).run())
     await asyncio.to_thread(wait_for, lambda: len(runs(relay)) == 2, "the daily run", timeout=60)
     daily.cancel()

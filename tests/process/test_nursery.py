@@ -56,7 +56,7 @@ def of(pid: int) -> list[str]:
 
 
 async def test_how_a_child_ends_is_known(nursery: Nursery, settings: Settings) -> None:
-    nursery.open(lambda: None)
+    nursery.open(lambda _: None)
     first, ours = await started(nursery, settings)
     with ours:
         assert await asyncio.wait_for(first.wait(), 30) == 0
@@ -70,7 +70,7 @@ async def test_how_a_child_ends_is_known(nursery: Nursery, settings: Settings) -
 async def test_who_gave_up_on_a_child_gets_no_other_one_for_it(
     nursery: Nursery, settings: Settings
 ) -> None:
-    nursery.open(lambda: None)
+    nursery.open(lambda _: None)
     given_up = asyncio.create_task(started(nursery, settings))
     await asyncio.sleep(0)
     given_up.cancel()
@@ -84,8 +84,8 @@ async def test_ctrl_c_is_for_the_supervisor(
     nursery: Nursery, settings: Settings, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """A terminal sends it to all of its processes."""
-    lost: list[bool] = []
-    nursery.open(lambda: lost.append(True))
+    lost: list[int] = []
+    nursery.open(lost.append)
     child, ours = await started(nursery, settings)
     (nursing,) = {pid for pid in descendants(os.getpid()) if name(pid) == "nursery"} - {child.pid}
     with ours:
@@ -95,6 +95,17 @@ async def test_ctrl_c_is_for_the_supervisor(
     assert not lost
     assert "KeyboardInterrupt" not in capfd.readouterr().err
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+async def test_how_it_ends_itself_is_known(nursery: Nursery, settings: Settings) -> None:
+    lost: list[int] = []
+    nursery.open(lost.append)
+    child, ours = await started(nursery, settings)
+    (nursing,) = {pid for pid in descendants(os.getpid()) if name(pid) == "nursery"} - {child.pid}
+    with ours:
+        os.kill(nursing, signal.SIGKILL)
+        await asyncio.wait_for(child.wait(), 30)
+    assert lost == [-signal.SIGKILL]
 
 
 def test_nothing_of_the_supervisor_comes_along(tmp_path: Path) -> None:
@@ -181,7 +192,7 @@ async def test_a_child_whose_end_would_not_show_does_not_live_on(
     monkeypatch.setattr(os, "pidfd_open", fail)
     nursery = Nursery(settings)
     try:
-        nursery.open(lambda: None)
+        nursery.open(lambda _: None)
         with pytest.raises(OSError, match="Too many open files"):
             await started(nursery, settings)
         (nursing,) = set(descendants(os.getpid())) - set(before)

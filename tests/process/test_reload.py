@@ -278,6 +278,26 @@ def test_status_tells_how_it_is(relay: RelayProcess) -> None:
     assert (seen["alive"], seen["rates"]["refuse"]) == (1, 0)
 
 
+def test_status_tells_how_it_is_although_the_file_has_faults(relay: RelayProcess) -> None:
+    """A health check that asks for it must not end a relay that works, and cannot start again."""
+    assert "the file was changed" not in relay.command("status")[1]
+    configure(relay, observe)
+    assert "the file was changed since: smtpproxy reload" in relay.command("status")[1]
+    relay.config_path.write_text(relay.config_path.read_text() + "\n[policy.nonsense]\n")
+    code, told, _ = relay.command("status")
+    assert code == 0
+    assert "the file has 1 fault, and the relay goes on without it: smtpproxy check" in told
+    assert "1 of 1 alive" in told
+    found = json.loads(relay.command("status", "--json")[1])
+    assert (found["ready"], found["keys"], found["alive"]) == (None, None, 1)
+    assert "nonsense" in found["faults"][0]
+    assert relay.terminate() == 0
+    code, _, told = relay.command("status")
+    assert code == 2
+    assert "nonsense" in told
+    assert "no relay runs" in told
+
+
 def test_a_file_that_the_relay_does_not_read_is_not_what_was_reloaded(relay: RelayProcess) -> None:
     other = relay.config_path.with_name("other.toml")
     other.write_text(relay.config_path.read_text())

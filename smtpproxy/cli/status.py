@@ -1,25 +1,31 @@
-"""`smtpproxy status` and `smtpproxy reload`: requests to the running relay."""
+"""`smtpproxy status`: what the running relay says of itself, and what its files and store say."""
 
 import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
 import httpx
 
-from smtpproxy.cli import fail, failing
+from smtpproxy.cli import fail
 from smtpproxy.cli.options import command, flag
-from smtpproxy.cli.printer import Column, Fields, Part, Result, Table, print_json, print_text
+from smtpproxy.cli.printer import print_json, print_text
+from smtpproxy.cli.status_text import MOST_WAITING, Rates, status_text
 from smtpproxy.cli.stores import using_store
+from smtpproxy.config import ConfigError, load
+from smtpproxy.disk import little_left
 from smtpproxy.doctor.machine import key_files
 from smtpproxy.policy.model import Reason
-from smtpproxy.process.control import NotRunning, Reload, Response, Status, ask
+from smtpproxy.process.control import NotRunning, Response, Status, ask
 from smtpproxy.purge_runs import newest_run
 from smtpproxy.settings import Settings, UnixAddress
+from smtpproxy.setup import UNIT_STATE
 from smtpproxy.sinks.snapshots import Samples, Snapshot
 from smtpproxy.store import is_postgresql, open_breaker, open_feedback
 from smtpproxy.store.breaker import StreamStatus
@@ -27,62 +33,87 @@ from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.feedback import Waiting
 from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.protocols import Store, StoreUnavailable
-from smtpproxy.terminal import counted
+from smtpproxy.toml import TomlError, read
 
 _EVERY = 2.0  # seconds between two requests
 _READY_WITHIN = 5.0
-_MANY_STREAMS = 50
-"""If there are more, only those that had mail are shown."""
-_MOST_REASONS = 10
-_MOST_WAITING = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the relay is asked. Its own settings are in force, even if the file has faults now."""
+
+    state_dir: Path
+    settings: Settings | None  # None: the file has faults
+    faults: tuple[str, ...] = ()
 
 
 @command("status")
 def status(
-    settings: Settings,
+    config: Path,
     as_json: bool,
     watch: bool = flag("Show it every two seconds, with rates, until Ctrl-C."),
 ) -> int:
     """Show the state of the running relay; exits with 1 when none runs, or a worker is missing.
 
-    Counts are totals of all workers since the relay started.
+    Counts are totals of all workers since the relay started. A configuration file that has faults
+    is said to have them: the relay goes on with what it has read.
     """
-    found = _look(settings)
+    place = _place(config)
+    found = _look(place)
     while watch:
         before, at = found, time.monotonic()
         time.sleep(_EVERY)
-        found = _look(settings)
+        found = _look(place)
         rates = _rates(before, found, time.monotonic() - at)
         if as_json:
             print_json({**found, "rates": rates}, one_line=True)
         else:
             click.clear()
-            print_text(_text(found, rates))
+            print_text(status_text(found, rates))
     if as_json:
         print_json(found)
     else:
-        print_text(_text(found, {}))
+        print_text(status_text(found, {}))
     return 0 if found["alive"] >= found["workers"] else 1
 
 
-def _look(settings: Settings) -> dict[str, Any]:
+def _place(config: Path) -> _Place:
     try:
-        response, _ = ask(settings.server.state_dir, Status(), timeout=10.0)
-    except NotRunning as error:
-        fail(str(error))
+        settings = load(config)
+    except ConfigError as error:
+        try:
+            written = read(config)["server"]["state_dir"]
+        except (TomlError, LookupError, TypeError):
+            written = None
+        state = Path(written) if isinstance(written, str) else UNIT_STATE
+        return _Place(state, None, error.faults)
+    return _Place(settings.server.state_dir, settings)
+
+
+def _look(place: _Place) -> dict[str, Any]:
+    try:
+        response, _ = ask(place.state_dir, Status(), timeout=10.0)
     except TimeoutError:
         fail("the relay is running but does not answer within 10 seconds: see its log")
-    return _object(settings, response)
+    except (NotRunning, OSError) as error:
+        if place.faults:
+            click.echo("\n".join(place.faults), err=True)
+        fail(str(error), 2 if place.faults else 1)
+    return _object(place, response)
 
 
-def _object(settings: Settings, response: Response) -> dict[str, Any]:
+def _object(place: _Place, response: Response) -> dict[str, Any]:
     state, numbers = response.told, response.snapshot
     counters, gauges = numbers.counters, numbers.gauges
     started = datetime.fromtimestamp(state["started_at"], UTC)
-    purge = newest_run(settings.server.state_dir)
+    purge = newest_run(place.state_dir)
     upstream = {use: int(n) for (use,), n in gauges.get("upstream_connections", {}).items()}
+    settings = place.settings
     return {
         **state,
+        "faults": place.faults,
+        "reloaded": settings is not None and settings.hash == state["hash"],
         "started_at": written_time(started),
         "uptime_seconds": round(time.time() - state["started_at"]),
         "connections": _by(gauges.get("connections", {}), 0),
@@ -95,20 +126,32 @@ def _object(settings: Settings, response: Response) -> dict[str, Any]:
             "limit": _sum(gauges, "upstream_connections_limit"),
             "waiting": _sum(gauges, "upstream_waiting"),
         },
-        "replica": _replica(settings, numbers),
-        "ready": _ready(settings),
         "failures": _by(counters.get("failures_total", {}), 1),
-        "audit_index": _index(settings, gauges),
-        "streams_held_back": _held_back(settings),
-        "store_copy": _begun_copies(settings),
         "last_purge": None if purge is None else written_time(purge.ended),
         "certificates": {
             name: written_time(datetime.fromtimestamp(until, UTC))
             for (name,), until in gauges.get("certificate_expiry_timestamp_seconds", {}).items()
         },
-        "keys": _keys(settings),
-        "feedback": _feedback(settings),
+        "disk": little_left(place.state_dir),
+        **(dict.fromkeys(_ASKED) if settings is None else _asked(settings, numbers)),
     }
+
+
+_ASKED = ("replica", "ready", "audit_index", "streams_held_back", "store_copy", "keys", "feedback")
+
+
+def _asked(settings: Settings, numbers: Snapshot) -> dict[str, Any]:
+    """Return what only the settings lead to, in the order of `_ASKED`."""
+    found = (
+        _replica(settings, numbers),
+        _ready(settings),
+        _index(settings, numbers.gauges),
+        _held_back(settings),
+        _begun_copies(settings),
+        _keys(settings),
+        _feedback(settings),
+    )
+    return dict(zip(_ASKED, found, strict=True))
 
 
 def _ready(settings: Settings) -> dict[str, str] | None:
@@ -228,14 +271,11 @@ def _feedback(settings: Settings) -> dict[str, Any] | None:
     names = ("waiting", "kept", "to_hand_on", "elsewhere", "heard")
     found: dict[str, Any] = dict.fromkeys(names)
     with suppress(OSError):
-        found["waiting"] = Maildir(settings.feedback_dir).waiting(_MOST_WAITING)
+        found["waiting"] = Maildir(settings.feedback_dir).waiting(MOST_WAITING)
     with suppress(StoreUnavailable):
         totals, (found["kept"], found["to_hand_on"], found["elsewhere"]) = asyncio.run(ask())
         found["heard"] = _by(totals, 0)
     return found
-
-
-Rates = Mapping[str, float]
 
 
 def _rates(before: dict[str, Any], after: dict[str, Any], seconds: float) -> Rates:
@@ -247,140 +287,3 @@ def _rates(before: dict[str, Any], after: dict[str, Any], seconds: float) -> Rat
             rates[verdict] += max(more, 0)
             rates[f"{stream} {verdict}"] += max(more, 0)
     return {name: n / seconds for name, n in rates.items()}
-
-
-def _text(found: dict[str, Any], rates: Rates) -> list[Part]:
-    upstream, held = found["upstream"], found["streams_held_back"]
-    now = written_time(datetime.now(UTC))
-    valid = {
-        name: f"{until} (expired)" if until <= now else until
-        for name, until in found["certificates"].items()
-    }
-    lists = {
-        "draining": f"{found['draining']} earlier configurations" if found["draining"] else None,
-        "standby": _standby(found["replica"]),
-        "failures": _listed(found["failures"]),
-        "held back": "not known: the store cannot answer" if held is None else _listed(held),
-        "store copy": "; ".join(found["store_copy"] or ()) or None,
-        "certificates": _listed(valid),
-        "replace keys by": _listed(
-            {name: "not known" if day is None else day[:10] for name, day in found["keys"].items()}
-        ),
-        "feedback": _mailbox(found["feedback"]),
-        "audit index": _behind(found["audit_index"]),
-        "heard": _listed((found["feedback"] or {}).get("heard") or {}),
-    }
-    fields = Fields(
-        [
-            ("version", f"{found['version']}, configuration {found['hash']}"),
-            ("running", f"{timedelta(seconds=found['uptime_seconds'])}, process {found['pid']}"),
-            ("mode", found["mode"]),
-            ("workers", f"{found['alive']} of {found['workers']} alive"),
-            ("ready", _readiness(found["ready"])),
-            ("connections", _listed(found["connections"]) or "none"),
-            (
-                "upstream",
-                f"{upstream.get('busy', 0)} busy, {upstream.get('idle', 0)} idle,"
-                f" {upstream['waiting']} waiting, at most {upstream['limit']}",
-            ),
-            ("answers", _listed(found["relayed"]) or "none yet"),
-            ("last purge", found["last_purge"] or "none yet"),
-            *lists.items(),
-        ]
-    )
-    shown = found["streams"]
-    if len(shown) > _MANY_STREAMS:
-        shown = {
-            name: mode
-            for name, mode in shown.items()
-            if any(found["messages"].get(name, {}).values())
-        }
-    streams = [
-        (name, mode, *(_count(found, rates, name, verdict) for verdict in _VERDICTS))
-        for name, mode in shown.items()
-    ]
-    columns = [Column("stream"), Column("mode"), *(Column(v, right=True) for v in _VERDICTS)]
-    parts: list[Part] = [fields, "", Table(columns, streams)]
-    if silent := len(found["streams"]) - len(shown):
-        parts.append(f"{counted(silent, 'more stream', 'more streams')} had no mail")
-    reasons = list(found["refusals"].items())[:_MOST_REASONS]
-    if reasons:
-        rows = [(reason, str(n)) for reason, n in reasons]
-        parts += ["", Table([Column("not allowed because of"), Column("count", right=True)], rows)]
-    return parts
-
-
-def _readiness(parts: dict[str, str] | None) -> str:
-    if parts is None:
-        return "not known: no [web] answers"
-    not_ok = {part: state for part, state in parts.items() if state != "ok"}
-    return f"no: {_listed(not_ok)}" if not_ok else "yes"
-
-
-def _behind(index: dict[str, Any] | None) -> str | None:
-    if index is None:
-        return None
-    if not index["rows_behind"]:
-        return "has every decision"
-    return f"{index['rows_behind']:,} rows behind, {index['seconds_behind']:.0f} s"
-
-
-def _standby(replica: dict[str, Any] | None) -> str | None:
-    if replica is None:
-        return None
-    if replica["used"] is None:
-        return "not asked yet"
-    state = "read from" if replica["used"] else "not read from"
-    reads = _listed({f"by {server}": f"{n:,}" for server, n in replica["reads"].items()})
-    return f"{state}, {replica['lag_seconds']:.1f} s behind; reads answered {reads or 'none'}"
-
-
-def _mailbox(feedback: dict[str, Any] | None) -> str | None:
-    if feedback is None:
-        return None
-    numbers = {
-        name: "?" if feedback[name] is None else f"{feedback[name]:,}"
-        for name in ("waiting", "kept", "to_hand_on", "elsewhere")
-    }
-    more = " or more" if feedback["waiting"] == _MOST_WAITING else ""
-    others = (
-        f", {numbers['elsewhere']} waiting for answers from other relays"
-        if feedback["elsewhere"]
-        else ""
-    )
-    return (
-        f"{numbers['waiting']}{more} to be read, {numbers['kept']} kept for a person,"
-        f" {numbers['to_hand_on']} to be handed on{others}"
-    )
-
-
-_VERDICTS = ("allow", "refuse", "defer")
-
-
-def _count(found: dict[str, Any], rates: Rates, stream: str, verdict: str) -> str:
-    n = found["messages"].get(stream, {}).get(verdict, 0)
-    rate = rates.get(f"{stream} {verdict}", 0.0)
-    return f"{n} ({rate:.1f}/s)" if rate else str(n)
-
-
-def _listed(values: Mapping[str, object]) -> str | None:
-    return ", ".join(f"{name} {value}" for name, value in values.items()) or None
-
-
-@command("reload")
-def reload(settings: Settings) -> Result:
-    """Have the running relay reload its configuration: all of it, or none if it is faulty.
-
-    Messages in progress finish under the old one. If the relay keeps the old one, prints the
-    faults and exits with 1. Only server.state_dir needs a restart.
-    """
-    with failing(NotRunning):
-        response, _ = ask(settings.server.state_dir, Reload())
-    if response.faults:
-        return Result({"reloaded": False, "faults": response.faults}, response.faults, 1)
-    new = response.told
-    text = f"reloaded: {new['workers']} workers, mode {new['mode']}, configuration {new['hash']}"
-    if new["hash"] != settings.hash:
-        other = "the running relay has read its own file, which differs from this one"
-        return Result({"reloaded": True, "faults": [other], **new}, [text], error=other)
-    return Result({"reloaded": True, "faults": [], **new}, [text])
