@@ -17,7 +17,9 @@ from smtpproxy.settings import Settings
 
 if TYPE_CHECKING:
     from smtpproxy.doctor.run import Report
+    from smtpproxy.doctor.upstream_connections import InUse
 
+_RELAY_WITHIN = 5.0  # seconds
 _STYLES = {
     Status.PASS: "green",
     Status.WARN: "yellow",
@@ -52,19 +54,22 @@ def doctor(
     """Check everything that mailbox providers check.
 
     Asks the DNS for SPF, DKIM, DMARC and MX of each From domain and for the names of the
-    sending addresses, connects to the upstream and to the unsubscribe link, checks keys,
-    certificates and the clock, and compares it all with what Gmail, Yahoo, Microsoft, Orange
-    and La Poste require. Sends no mail and changes nothing. Exits with 1 when anything fails.
+    sending addresses, connects to the upstream and to the unsubscribe link, counts the
+    connections that the upstream takes at once, checks keys, certificates and the clock, and
+    compares it all with what Gmail, Yahoo, Microsoft, Orange and La Poste require. Sends no
+    mail and changes nothing. Exits with 1 when anything fails.
     """
     from smtpproxy.doctor.run import Doctor, from_domains
+    from smtpproxy.doctor.upstream_connections import InUse
     from smtpproxy.resolver import Resolver
 
     checks = [Check(each) for each in only] or list(Check)
     domains = list(dict.fromkeys(domain)) or from_domains(settings)
+    in_use = _in_use(settings) if Check.CONNECTIONS in checks else InUse()
 
     async def examine() -> "Report":
         resolver = Resolver(settings.dns, time.monotonic)
-        doctor = Doctor(settings, resolver.lookup, now=datetime.now(UTC), timeout=timeout)
+        doctor = Doctor(settings, resolver.lookup, datetime.now(UTC), timeout, in_use)
         return await doctor.examine(domains, checks)
 
     report = asyncio.run(examine())
@@ -75,6 +80,24 @@ def doctor(
         "checklist": report.checklist,
     }
     return Result(data, _report_text(report), 1 if report.failed else 0)
+
+
+def _in_use(settings: Settings) -> "InUse":
+    """Ask the relay, if it runs, what it uses of the upstream."""
+    from smtpproxy.doctor.upstream_connections import InUse
+    from smtpproxy.process import control
+
+    try:
+        response, _ = control.ask(
+            settings.server.state_dir, control.Status(), timeout=_RELAY_WITHIN
+        )
+    except (control.NotRunning, OSError):
+        return InUse()
+    gauges = response.snapshot.gauges
+    connections, waiting = (
+        int(sum(gauges.get(f"upstream_{name}", {}).values())) for name in ("connections", "waiting")
+    )
+    return InUse(connections, waiting)
 
 
 def _report_text(report: "Report") -> Iterator[Part]:

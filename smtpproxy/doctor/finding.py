@@ -33,6 +33,7 @@ class Check(StrEnum):
     MX = "mx"
     PTR = "ptr"
     UPSTREAM = "upstream"
+    CONNECTIONS = "connections"
     DISK = "disk"
     CLOCK = "clock"
     KEYS = "keys"

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from msgspec import Struct
@@ -20,7 +20,7 @@ from smtpproxy.doctor.dmarc import (
     signs,
 )
 from smtpproxy.doctor.finding import Check, Finding, Line, Lookup, Status, checklist
-from smtpproxy.doctor.hosts import mx, ptr, sending_addresses, upstream
+from smtpproxy.doctor.hosts import mx, ptr, sending_addresses
 from smtpproxy.doctor.machine import (
     certificate,
     check_clock,
@@ -33,6 +33,8 @@ from smtpproxy.doctor.machine import (
 from smtpproxy.doctor.spf import NAME_THEM, NO_ADDRESSES, spf
 from smtpproxy.doctor.spf_record import IpAddress
 from smtpproxy.doctor.unsubscribe import own_token, unsubscribe
+from smtpproxy.doctor.upstream import upstream
+from smtpproxy.doctor.upstream_connections import InUse, upstream_connections
 from smtpproxy.policy.model import StreamClass, TrackingPixels
 from smtpproxy.relay.dkimpy import Dkimpy
 from smtpproxy.resolver import DnsFailure
@@ -69,12 +71,14 @@ class Report(Struct, frozen=True):
 
 @dataclass(eq=False)
 class Doctor:
-    """Examines one configuration. `timeout`: seconds that one check may take."""
+    """Examines one configuration. `timeout`: seconds that one check may take. `in_use` is known of
+    a running relay."""
 
     settings: Settings
     lookup: Lookup
     now: datetime
     timeout: float
+    in_use: InUse = field(default_factory=InUse)
 
     def __post_init__(self) -> None:
         self._slots = asyncio.Semaphore(CONCURRENT)
@@ -82,7 +86,7 @@ class Doctor:
 
     async def examine(self, domains: Sequence[str], checks: Collection[Check]) -> Report:
         """Run the checks. `providers` needs all others, and alone shows only its list."""
-        wanted = set(checks)
+        wanted, settings = set(checks), self.settings
         run = set(Check) if Check.PROVIDERS in wanted else wanted
         addresses = await self._addresses()
         jobs = self._others(run, addresses)
@@ -90,6 +94,10 @@ class Doctor:
             jobs += [(Check.SPF, name, self._of_domain(name, addresses)) for name in domains]
         try:
             found = await asyncio.gather(*(self._bounded(*job) for job in jobs))
+            if Check.CONNECTIONS in wanted:  # the check of the upstream has none any more
+                count = _single(upstream_connections, settings, self.in_use)
+                where = str(settings.upstream.address)
+                found.append(await self._bounded(Check.CONNECTIONS, where, count))
         finally:
             await self._dkimpy.close()
         findings = [each for one in found for each in one]

@@ -11,9 +11,9 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Sink
 
 from smtpproxy.doctor.finding import Finding, Lookup
-from smtpproxy.doctor.hosts import UpstreamSeen, judge_upstream, look, upstream
 from smtpproxy.doctor.machine import certificate
 from smtpproxy.doctor.unsubscribe import unsubscribe
+from smtpproxy.doctor.upstream import UpstreamSeen, judge_upstream, look, upstream
 from smtpproxy.settings import ListenerSettings, TcpAddress, UpstreamSettings
 from tests.kit.certificates import Authority
 from tests.kit.dns import NameServer

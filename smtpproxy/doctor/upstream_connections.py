@@ -1,0 +1,158 @@
+"""How many connections at once the MTA behind the relay takes, and how many the relay may open.
+
+The relay may be at work meanwhile, so the check is short: it opens a few connections at a time,
+stops at the first that the MTA does not take, and holds them for no more than two seconds.
+"""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from smtpproxy.doctor.finding import Check, Finding, Status
+from smtpproxy.doctor.upstream import Conversation
+from smtpproxy.settings import Settings, UpstreamSettings
+from smtpproxy.tls import TlsError, client_context
+from smtpproxy.wire.client import ReplyError
+
+_MOST = 64  # connections, with those of the relay
+_AT_A_TIME = 8
+_SECONDS = 2.0  # for all of them
+_SILENT = 1.0  # seconds; then the MTA is taken not to greet
+_QUIT_WITHIN = 0.5
+
+
+class InUse(Struct, frozen=True):
+    """The running relay's connections to the upstream, and how many messages wait for one."""
+
+    connections: int = 0
+    waiting: int = 0
+
+
+class Taken(Struct, frozen=True):
+    """On how many connections at once the MTA greeted, and what it did on one more; empty if it
+    greeted on all that were tried. `slow`: it greets too late to be counted."""
+
+    count: int
+    refusal: str = ""
+    slow: bool = False
+
+
+async def upstream_connections(settings: Settings, in_use: InUse) -> Finding:
+    """Connect as often at once as the relay may, within bounds, and judge it. Says only QUIT."""
+    if in_use.waiting:
+        text = "not tried: messages of the relay wait for a connection"
+        return _finding(settings, Status.UNKNOWN, text, "run it again while less mail is sent")
+    more = min(_may_open(settings), _MOST) - in_use.connections
+    return judge_connections(settings, in_use, await count_taken(settings.upstream, more))
+
+
+def judge_connections(settings: Settings, in_use: InUse, taken: Taken) -> Finding:
+    count, may = taken.count + in_use.connections, _may_open(settings)
+    if taken.slow or (taken.refusal and not count):
+        text = f"not known how many it takes: {taken.refusal}"
+        return _finding(settings, Status.UNKNOWN, text, "see the check upstream, or run it again")
+    text = f"it takes {count} at once"
+    if in_use.connections:
+        text += f" ({in_use.connections} for the running relay)"
+    if not taken.refusal:
+        return _finding(settings, Status.PASS, f"{text}; the relay may open {may}")
+    text += f", and the relay may open {may}: on one more {taken.refusal}"
+    return _finding(settings, Status.WARN, text, _fix(count, settings.server.workers))
+
+
+def _may_open(settings: Settings) -> int:
+    return settings.upstream.max_connections * settings.server.workers
+
+
+def _fix(count: int, workers: int) -> str:
+    if workers > count:
+        lower = f"set [server] workers = {count} and [upstream] max_connections = 1"
+    else:
+        lower = f"set [upstream] max_connections = {count // workers}"
+        if workers > 1:
+            lower += f" ({count} divided by {workers} workers)"
+    return f"{lower}, or have the MTA take more"
+
+
+def _finding(settings: Settings, status: Status, text: str, fix: str = "") -> Finding:
+    return Finding(Check.CONNECTIONS, str(settings.upstream.address), status, text, fix)
+
+
+async def count_taken(settings: UpstreamSettings, most: int) -> Taken:
+    """Open up to `most` connections, a few at a time, and keep them until one is not taken."""
+    open_ones: list[Conversation] = []
+    try:
+        context = client_context(settings.ca_file)
+        return await _filled(settings, context, most, open_ones)
+    except TlsError as error:
+        return Taken(0, str(error))
+    finally:
+        await _quit(open_ones)
+
+
+async def _filled(
+    settings: UpstreamSettings, context: ssl.SSLContext, most: int, open_ones: list[Conversation]
+) -> Taken:
+    now = asyncio.get_running_loop().time
+    until = now() + _SECONDS
+    while len(open_ones) < most:
+        number = min(_AT_A_TIME, most - len(open_ones)) if open_ones else 1
+        refusals, silent = await _opened(settings, context, number, open_ones)
+        if refusals or silent:
+            refusal = refusals[0] if refusals else f"it does not greet within {_SILENT:g} s"
+            return Taken(len(open_ones), refusal, slow=not (open_ones or refusals))
+        if now() > until and len(open_ones) < most:
+            refusal = f"it greeted on {len(open_ones)} within {_SECONDS:g} s"
+            return Taken(len(open_ones), refusal, slow=True)
+    return Taken(len(open_ones))
+
+
+async def _opened(
+    settings: UpstreamSettings, context: ssl.SSLContext, number: int, open_ones: list[Conversation]
+) -> tuple[Sequence[str], int]:
+    """Open some more. Returns how the MTA refuses some, and on how many it keeps silent."""
+    opening = [asyncio.ensure_future(_open(settings, context, open_ones)) for _ in range(number)]
+    try:
+        done, silent = await asyncio.wait(opening, timeout=_SILENT)
+    finally:
+        for each in opening:
+            each.cancel()  # without effect on those that are done
+    return [refusal for each in done if (refusal := each.result())], len(silent)
+
+
+async def _open(
+    settings: UpstreamSettings, context: ssl.SSLContext, open_ones: list[Conversation]
+) -> str:
+    """Open one, or return how the MTA refuses it."""
+    try:
+        conversation = await Conversation.open(settings, context)
+    except OSError as error:
+        return f"there is no connection: {error}"
+    try:
+        code, text, _ = await conversation.reply()
+        if code != 220:
+            return f"it greets with {code} {text}"
+        open_ones.append(conversation)
+        return ""
+    except (OSError, EOFError, ReplyError) as error:
+        return f"it ends without a greeting: {error}"
+    finally:
+        if conversation not in open_ones:
+            conversation.close()
+
+
+async def _quit(open_ones: Sequence[Conversation]) -> None:
+    async def leave(one: Conversation) -> None:
+        with contextlib.suppress(OSError, EOFError, ReplyError):
+            await one.say("QUIT")
+
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_QUIT_WITHIN):
+                await asyncio.gather(*map(leave, open_ones))
+    finally:
+        for one in open_ones:
+            one.close()
