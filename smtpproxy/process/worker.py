@@ -30,6 +30,7 @@ from smtpproxy.process.memory import IdleTrimmer, freeze_loaded, keep_freed
 from smtpproxy.relay.content import Spool
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.transaction import UpstreamTransaction
+from smtpproxy.relay.upstream_limit import Workers
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.journal import Journal
 from smtpproxy.sinks.log import Log, configure_logging
@@ -124,6 +125,7 @@ async def _beat(worker: "Worker", channel: Channel) -> None:
     while True:
         snapshot = worker.snapshot()
         channel.send(Beat(snapshot, worker.paused))
+        worker.pool.make_room()
         trimmer.beat(sum(snapshot.counters["messages_total"].values()))
         await asyncio.sleep(BEAT)
 
@@ -157,8 +159,12 @@ class Worker:
         new_id = new_ids()
         deadlines = Deadlines(asyncio.get_running_loop())
         server = settings.server
-        self._pool = UpstreamPool(
-            settings.upstream, server.hostname, deadlines, self.metrics.replies
+        self.pool = UpstreamPool(
+            settings.upstream,
+            server.hostname,
+            deadlines,
+            self.metrics.replies,
+            Workers.sharing(server.state_dir / "upstream", deadlines.now),
         )
         self._store = open_store(settings.store, server.state_dir, read_only=True)
         self._mailings = open_mailings(settings.store)
@@ -178,7 +184,7 @@ class Worker:
             new_id=new_id,
             emit=self._emit,
             note_outcome=self._journal.outcome,
-            open_upstream=partial(UpstreamTransaction, self._pool),
+            open_upstream=partial(UpstreamTransaction, self.pool),
             links=self._links(),
             return_path=self._return_path(),
             signing_keys=None if signer is None else signer.keys,
@@ -242,7 +248,7 @@ class Worker:
             self._rates.close()
         if self._signing is not None:
             self._signing.close()
-        self._pool.close()
+        self.pool.close()
         self._journal.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._mailings.close()
@@ -259,7 +265,7 @@ class Worker:
         return self._breaker.paused
 
     def snapshot(self) -> Snapshot:
-        pool = self._pool
+        pool = self.pool
         self.metrics.upstream(
             pool.idle,
             pool.in_use,

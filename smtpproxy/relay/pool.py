@@ -21,6 +21,7 @@ from smtpproxy.relay.connection import (
     UpstreamLost,
     UpstreamUnreachable,
 )
+from smtpproxy.relay.upstream_limit import MORE_EVERY, UpstreamLimit, Workers
 from smtpproxy.settings import UpstreamSettings
 from smtpproxy.waiting import NEVER, Deadlines
 from smtpproxy.wire.commands import ClientInfo
@@ -38,9 +39,8 @@ class UpstreamShareUsed(UpstreamBusy):
     reply = Reply.of(451, "4.4.5", "too many messages of this client under way; try later")
 
 
-_PATIENCE = 1.0  # seconds until a message opens one connection more
 _GREETED_WITHIN = 2.0  # seconds; then one connection more may be faster
-_SEEN_WITHIN = 2.0  # seconds until an upstream that takes no more knows of one that has ended
+_UNUSED_FOR = 1.0  # seconds; then another worker may need it more
 _AT_ONCE = 0.0
 
 
@@ -61,12 +61,21 @@ class UpstreamPool:
     """Hands out live connections, the most recently used first."""
 
     def __init__(
-        self, settings: UpstreamSettings, hostname: str, deadlines: Deadlines, replies: Counter[int]
+        self,
+        settings: UpstreamSettings,
+        hostname: str,
+        deadlines: Deadlines,
+        replies: Counter[int],
+        workers: Workers | None = None,
     ) -> None:
         """`replies` counts the upstream's by the first digit of their code; 0: none came."""
         self.settings = settings
         self.deadlines = deadlines
         self._most, self._share = settings.max_connections, settings.share
+        self._limit = UpstreamLimit(
+            self._most, workers or Workers.alone(deadlines.now), deadlines.now
+        )
+        self._surplus = 0  # connections that another worker is to have
         self._hostname = hostname
         self._connector = Connector(settings, hostname, deadlines, replies)
         self._idle: list[UpstreamConnection] = []  # all of them alive
@@ -79,8 +88,6 @@ class UpstreamPool:
         self._opening: dict[asyncio.Task[UpstreamConnection], _Wanted] = {}
         self._begun_at = 0.0  # when the last was begun
         self._again: asyncio.TimerHandle | None = None
-        self._most_taken = self._most  # at `_full_at`: see _refused
-        self._full_at = self._ended_at = -_SEEN_WITHIN
         self._trimmer: asyncio.TimerHandle | None = None
 
     @property
@@ -105,7 +112,7 @@ class UpstreamPool:
     def saturated(self) -> bool:
         """Whether a message is waiting for a connection, and no more may be opened."""
         if any(each.opens < NEVER and not each.done() for each in self._wanted):
-            return self._open + len(self._opening) >= self._limit
+            return self._open + len(self._opening) >= self._limit()
         return self._busy >= self._most and bool(self._waiting)
 
     def acquire_idle(self, client: str) -> UpstreamConnection | None:
@@ -150,14 +157,24 @@ class UpstreamPool:
     def release(self, connection: UpstreamConnection) -> None:
         """Take back a connection, for further use if it is alive."""
         self._lent -= 1
-        if connection.private:
+        if connection.private or self._surplus:
             connection.quit()
+            self._surplus = max(self._surplus - 1, 0)
         elif connection.alive:
             self._hand_out(connection)
         self._free(connection.client)
         if not connection.alive:
-            self._ended_at = self.deadlines.now()
+            self._limit.ended()
             self._open_more()
+
+    def make_room(self) -> None:
+        """Give up connections that another worker needs more; to be called every second."""
+        unused_since = self.deadlines.now() - _UNUSED_FOR
+        unused = sum(each.idle_since <= unused_since for each in self._idle)
+        self._surplus = self._limit.surplus(self._open, unused)
+        for idle in self._idle[: self._surplus]:
+            idle.quit()
+            self._surplus -= 1
 
     def close(self) -> None:
         """Close the idle connections; busy ones are closed when they come back."""
@@ -208,7 +225,7 @@ class UpstreamPool:
             later = True
             if left and wanted.opens == _AT_ONCE:
                 self._opening[left.pop()] = wanted
-                wanted.opens = now + _PATIENCE
+                wanted.opens = now + MORE_EVERY
             elif wanted.opens <= now and self._may_open(wanted, now):
                 attempt = wanted.get_loop().create_task(self._connect())
                 attempt.add_done_callback(self._opened)
@@ -219,7 +236,7 @@ class UpstreamPool:
             if not left and wanted.opens <= now < wanted.until:
                 break  # no more may be opened, and whoever came later has more time
         if later and self._again is None:
-            self._again = asyncio.get_running_loop().call_later(_PATIENCE, self._try_again)
+            self._again = asyncio.get_running_loop().call_later(MORE_EVERY, self._try_again)
 
     def _try_again(self) -> None:
         self._again = None
@@ -227,17 +244,11 @@ class UpstreamPool:
 
     def _may_open(self, wanted: _Wanted, now: float) -> bool:
         """Whether there may be one connection more; an idle one makes room for a `fresh` one."""
-        limit = self._limit
+        limit = self._limit()
         if wanted.fresh and self._idle and self._open + len(self._opening) >= limit:
             self._idle[0].quit()
-            self._ended_at = now
+            self._limit.ended()
         return self._open + len(self._opening) < limit
-
-    @property
-    def _limit(self) -> int:
-        """How many connections there may be now: ours, or what the upstream takes."""
-        later = int((self.deadlines.now() - self._full_at) / _PATIENCE)
-        return min(self._most, self._most_taken + later)
 
     @property
     def _open(self) -> int:
@@ -268,20 +279,15 @@ class UpstreamPool:
             else:
                 self._lent += 1
                 wanted.set_result(connection)
-            return
+            self._limit.opened(self._open)
         self._open_more()
 
     def _refused(self, error: UpstreamError) -> None:
-        """Make do with the connections that the upstream takes, if any; each second may try one
-        more. An MTA that has enough greets with 421, or does not listen for a while (Sendmail)."""
-        self._most_taken = self._open + len(self._opening)
-        self._full_at = now = self.deadlines.now()
-        if self._most_taken or now < self._ended_at + _SEEN_WITHIN:
-            return
-        self._most_taken = 1  # the next message tries again
-        for each in self._wanted:
-            if not each.done():
-                each.set_exception(error)
+        """Make do with the connections that the upstream takes, if any."""
+        if self._limit.refused(self._open + len(self._opening)):
+            for each in self._wanted:
+                if not each.done():
+                    each.set_exception(error)
 
     def _hand_out(self, connection: UpstreamConnection) -> None:
         """Keep a connection, or give it to the message that has waited longest for one."""
@@ -358,7 +364,8 @@ class UpstreamPool:
     def _drop_dead(self) -> None:
         alive = [connection for connection in self._idle if connection.alive]
         if len(alive) < len(self._idle):
-            self._idle, self._ended_at = alive, self.deadlines.now()
+            self._idle = alive
+            self._limit.ended()
 
     def _trim(self) -> None:
         """Close connections that were idle for too long; check again while any are idle."""

@@ -1,6 +1,7 @@
 """Messages that wait for connections, in every order, with an upstream that has no network."""
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from random import Random
@@ -15,6 +16,7 @@ from smtpproxy.relay.connection import (
     UpstreamUnreachable,
 )
 from smtpproxy.relay.pool import UpstreamPool
+from smtpproxy.relay.upstream_limit import TABLE_SIZE, Workers
 from smtpproxy.settings import TcpAddress, UpstreamSettings
 from smtpproxy.waiting import Deadlines
 from tests.kit.jumping_loop import run
@@ -30,18 +32,23 @@ class Connection:
         self.alive, self.private, self.client, self.idle_since = True, False, "", 0.0
         self._pool = pool
         pool.connections.add(self)
+        pool.upstream.add(self)
 
     def close(self) -> None:
         if self.alive:
             self.alive = False
             self._pool.connections.discard(self)
+            self._pool.upstream.discard(self)
             self._pool._drop_dead()
 
     quit = close
 
 
 class Pool(UpstreamPool):
-    """A pool with its upstream, which takes `limit` connections and `refuses` others."""
+    """A pool with its upstream, which takes `limit` connections and `refuses` others.
+
+    Pools with the same `upstream` and `table` are those of the workers of a relay.
+    """
 
     def __init__(
         self,
@@ -49,21 +56,26 @@ class Pool(UpstreamPool):
         greets: Callable[[], float] = lambda: 0.01,
         fails: Callable[[], bool] = lambda: False,
         refuses: type[UpstreamError] = UpstreamFull,
+        upstream: set[Connection] | None = None,
+        table: bytearray | None = None,
         **settings: Any,
     ) -> None:
         """`greets` says after how many seconds, `fails` whether that is an error."""
+        deadlines = Deadlines(asyncio.get_running_loop())
         super().__init__(
             UpstreamSettings(TcpAddress("upstream.example", 25), **settings),
             "relay.example",
-            Deadlines(asyncio.get_running_loop()),
+            deadlines,
             Counter(),
+            Workers(bytearray(TABLE_SIZE) if table is None else table, deadlines.now),
         )
         self.connections: set[Connection] = set()
+        self.upstream: set[Connection] = set() if upstream is None else upstream
         self.refusing = 0
         self._takes, self._greets, self._fails, self._refuses = limit, greets, fails, refuses
 
     async def _connect(self) -> Any:
-        if len(self.connections) >= self._takes:
+        if len(self.upstream) >= self._takes:
             self.refusing += 1
             try:
                 self.check()
@@ -81,6 +93,13 @@ class Pool(UpstreamPool):
             connection.close()
             raise
         return connection
+
+    async def keep_making_room(self) -> None:
+        """As each worker does."""
+        while True:
+            await asyncio.sleep(1)
+            self.make_room()
+            self.check()
 
     def check(self) -> None:
         """What holds at any time."""
@@ -111,26 +130,21 @@ class Walk:
 
     async def run(self) -> None:
         draw = self.draw
-        self.pool = pool = Pool(
-            self.limit,
-            lambda: 60 if draw.random() < self.hangs else draw.choice([0, 0.01, 0.2]),
-            lambda: draw.random() < self.fails,
-            draw.choice([UpstreamFull, UpstreamUnreachable, UpstreamLost]),
-            max_connections=self.most,
-            max_connections_per_address=draw.choice([None, 1, self.most]),
-            wait_timeout=self.waits,
-            idle_timeout=draw.choice([1, 60]),
-        )
+        await asyncio.sleep(1)  # a clock has never stood at 0
+        upstream: set[Connection] = set()
+        table = bytearray(TABLE_SIZE)
+        self.pools = [self._pool(upstream, table) for _ in range(draw.choice([1, 1, 2, 3]))]
+        beats = [asyncio.create_task(pool.keep_making_room()) for pool in self.pools]
         messages = []
         for _ in range(draw.choice([5, 50, 200])):
             messages.append(asyncio.create_task(self._message(draw.choice(["", "a", "b", "c"]))))
             if draw.random() < 0.3:
                 await asyncio.sleep(draw.choice([0, 0, 0.01]))
-            pool.check()
+            self._check()
         for _ in range(draw.choice([0, 0, 30])):
             await asyncio.sleep(draw.choice([0, 0.01]))
             draw.choice(messages).cancel()
-            for idle in pool._idle[: draw.choice([0, 0, 1])]:
+            for idle in draw.choice(self.pools)._idle[: draw.choice([0, 0, 1])]:
                 idle.close()
         async with asyncio.timeout(2_000):  # seconds that pass in no time
             await asyncio.gather(*messages, return_exceptions=True)
@@ -138,14 +152,39 @@ class Walk:
             if not message.cancelled():
                 message.result()
         await asyncio.sleep(100)  # until hanging attempts end
-        pool.check_nobody_waits()
+        for pool in self.pools:
+            pool.check_nobody_waits()
         await asyncio.sleep(100)
-        assert not pool.connections  # idle for too long
+        assert not upstream  # idle for too long
         if not self.hangs and not self.fails and self.waits == 1_000:
             assert self.results.keys() <= {"sent"}
+        for beat in beats:
+            beat.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await beat
+
+    def _pool(self, upstream: set[Connection], table: bytearray) -> Pool:
+        draw = self.draw
+        return Pool(
+            self.limit,
+            lambda: 60 if draw.random() < self.hangs else draw.choice([0, 0.01, 0.2]),
+            lambda: draw.random() < self.fails,
+            draw.choice([UpstreamFull, UpstreamUnreachable, UpstreamLost]),
+            upstream,
+            table,
+            max_connections=self.most,
+            max_connections_per_address=draw.choice([None, 1, self.most]),
+            wait_timeout=self.waits,
+            idle_timeout=draw.choice([1, 60]),
+        )
+
+    def _check(self) -> None:
+        for pool in self.pools:
+            pool.check()
 
     async def _message(self, client: str) -> None:
-        pool, draw, fresh = self.pool, self.draw, False
+        draw, fresh = self.draw, False
+        pool = draw.choice(self.pools)
         for _ in range(2):
             connection: Any = None if fresh else pool.acquire_idle(client)
             try:
@@ -270,5 +309,85 @@ def test_an_attempt_that_others_left_does_not_fail_the_message_that_took_it_over
         await asyncio.sleep(8.5)
         pool.release(await pool.acquire())
         pool.release(busy)
+
+    run(work())
+
+
+async def _beside(count: int, limit: int, **settings: Any) -> tuple[list[Pool], list[Any]]:
+    """The pools of a relay's workers before an MTA with a limit, and what they do each second."""
+    await asyncio.sleep(1)  # a clock has never stood at 0
+    upstream: set[Connection] = set()
+    table = bytearray(TABLE_SIZE)
+    pools = [Pool(limit, upstream=upstream, table=table, **settings) for _ in range(count)]
+    return pools, [asyncio.create_task(pool.keep_making_room()) for pool in pools]
+
+
+async def _send(pool: Pool, seconds: float) -> None:
+    connection = pool.acquire_idle("") or await pool.acquire()
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        pool.release(connection)
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_workers_share_what_the_upstream_takes(workers: int) -> None:
+    """The first had all 20, the others none: their messages were refused at once."""
+
+    async def work() -> None:
+        pools, beats = await _beside(workers, 20)
+        async with asyncio.timeout(60):
+            for _ in range(2):
+                await asyncio.gather(
+                    *(_send(pool, 0.2) for pool in pools for _ in range(600 // workers))
+                )
+        for beat in beats:
+            beat.cancel()
+
+    run(work())
+
+
+def test_a_worker_that_comes_later_gets_its_share_of_what_is_busy_all_the_time() -> None:
+    async def work() -> None:
+        (first, second), beats = await _beside(2, 20)
+
+        async def keep_sending(pool: Pool) -> None:
+            while True:
+                await _send(pool, 0.05)
+
+        busy = [asyncio.create_task(keep_sending(first)) for _ in range(40)]
+        await asyncio.sleep(10)
+        assert first.in_use == 20
+        async with asyncio.timeout(4):
+            await _send(second, 0.05)
+        busy += [asyncio.create_task(keep_sending(second)) for _ in range(40)]
+        await asyncio.sleep(5)
+        assert (first.in_use, second.in_use) in [(9, 11), (10, 10), (11, 9), (10, 9), (9, 10)]
+        for task in busy[:40]:
+            task.cancel()
+        await asyncio.sleep(5)
+        assert second.in_use >= 19  # and what the first does not use
+        for task in (*busy[40:], *beats):
+            task.cancel()
+        await asyncio.sleep(0)
+
+    run(work())
+
+
+def test_a_worker_that_has_ended_holds_nothing() -> None:
+    """Messages do not wait for connections that it had: the upstream takes none at all."""
+
+    async def work() -> None:
+        (first, second), beats = await _beside(2, 1)
+        held = await first.acquire()
+        beats[0].cancel()
+        waiting = asyncio.create_task(second.acquire())
+        await asyncio.sleep(4)
+        assert not waiting.done()  # the first might give it up
+        async with asyncio.timeout(4):
+            with pytest.raises(UpstreamFull):
+                await waiting
+        first.release(held)
+        beats[1].cancel()
 
     run(work())
