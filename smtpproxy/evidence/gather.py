@@ -71,8 +71,11 @@ class Mailing:
         """The mail server's reply, unless it may name another recipient of the message."""
         outcome, recipients = self.outcome, self.record.decided.recipients
         reply = outcome.reply if outcome else None
-        alone = len(recipients) == 1 or (outcome is not None and outcome is not self.record.outcome)
-        return reply if reply is not None and (alone or "@" not in reply) else None
+        if reply is None or "@" not in reply or len(recipients) == 1:
+            return reply
+        each = self.record.outcome.each if self.record.outcome else ()
+        # Of a copy that was refused, the others have the reply without being tried.
+        return reply if each.count(reply) == 1 else None
 
     @property
     def fate(self) -> Literal["passed", "refused", "undetermined"]:
@@ -304,6 +307,8 @@ def _mailing_object(mailing: Mailing, evidence: Evidence) -> dict[str, Any]:
     upstream = outcome and {"at": outcome.at, "code": outcome.code, "reply": mailing.reply}
     others = {"other_recipients": len(recipients) - 1, "based_on": mailing.proof}
     own = whole["recipients"][index]
+    if "upstream" in own:
+        own = {**own, "upstream": mailing.reply}
     return {**whole, "recipients": [own], "upstream": upstream, **others}
 
 

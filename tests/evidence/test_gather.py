@@ -3,12 +3,15 @@
 from msgspec.structs import replace
 
 from smtpproxy.events import JudgedRecipient
-from smtpproxy.evidence.gather import proof_of
+from smtpproxy.evidence.gather import Evidence as Gathered
+from smtpproxy.evidence.gather import Mailing, evidence_object, proof_of
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import Action, Decision, Evidence, RecipientFacts, Transaction
 from smtpproxy.policy.rulebooks import builtin
-from smtpproxy.sinks.audit.reader import Record
+from smtpproxy.sinks.audit.chain import Report
+from smtpproxy.sinks.audit.reader import Outcome, Place, Record
 from tests.kit.journal import Clock, decided
+from tests.kit.traffic import ALLOWED
 from tests.policy.cases import AGREED, COLLECTED, NOW, OFFERS, PERSON
 
 
@@ -31,3 +34,19 @@ def test_of_two_acts_of_one_moment_the_one_that_the_rulebook_counted() -> None:
     proof = proof_of(Record(entry), recipient, {book.name: book})
     assert proof is not None
     assert proof.consent == page
+
+
+def test_an_answer_about_the_copy_of_another_recipient_names_them_to_nobody() -> None:
+    """Once the first copy is refused, nobody else is tried, and all have its answer on record."""
+    full = "552 5.2.2 <ann@people.example>: mailbox full"
+    people = [JudgedRecipient(f"{n}@people.example", f"{n}@people.example", ALLOWED) for n in "ab"]
+    for each, told in (((full, full), None), ((full, "550 <b@x> no"), "550 <b@x> no")):
+        entry = decided(Clock(), recipients=tuple(people))
+        outcome = Outcome(entry.id, NOW, 552, full, each)
+        about = Mailing(Record(entry, outcome, Place("f", 7, "c" * 64)), people[1], None)
+        found = Gathered(
+            people[1].address, NOW, "relay.example", None, (), (), [about], Report(lines=1, files=1)
+        )
+        (shown,) = evidence_object(found)["decisions"]
+        assert "ann@" not in str(shown)
+        assert shown["upstream"]["reply"] == shown["recipients"][0]["upstream"] == told
