@@ -174,6 +174,12 @@ def _scrub(
             "lines are set aside with their reasons",
         )
         warn(f"{unread}: {unreadable.path}")
+    if run.counts.unannounced:
+        people = counted(run.counts.unannounced, "address", "addresses")
+        warn(
+            f"{people} came from somebody else: the first message must say from whom (RGPD art."
+            f" 14(3)(b)), and stream {stream.name} does not check it; see first_contact_notice"
+        )
     return findings, unreadable.header
 
 

@@ -22,13 +22,14 @@ from smtpproxy.policy.model import (
     RecipientFacts,
     Rulebook,
     Stream,
+    StreamClass,
     Transaction,
     Verdict,
 )
 from smtpproxy.policy.rules import RecipientCase, refuse
 from smtpproxy.policy.rules.bases import newest_act, withdrawn_at
 from smtpproxy.policy.rules.brands import by_collection
-from smtpproxy.policy.rules.recipient import day
+from smtpproxy.policy.rules.recipient import day, known_source
 from smtpproxy.store.protocols import FactReader
 from smtpproxy.terminal import printable
 
@@ -50,6 +51,7 @@ class LineVerdict(Struct, frozen=True):
     since: str = ""
     duplicate: bool = False  # the same mailbox appeared further up
     profiling_objected: bool = False  # for selecting recipients by their profile
+    unannounced: bool = False  # nothing checks that a first message says where the address is from
 
 
 async def judge_addresses(
@@ -79,6 +81,7 @@ async def judge_addresses(
             _since(verdict, of, request),
             profiling_objected=of.contact is not None
             and of.contact.profiling_objected_at is not None,
+            unannounced=_is_unannounced(verdict, of, request),
         )
         for verdict, of in zip(verdicts, known, strict=True)
     ]
@@ -117,6 +120,27 @@ def _since(verdict: Verdict, known: RecipientFacts, request: ScrubRequest) -> st
     return ""
 
 
+def _is_unannounced(verdict: Verdict, known: RecipientFacts, request: ScrubRequest) -> bool:
+    """Whether somebody else gave the address of a person who was never mailed, and the stream does
+    not check that the first message says so (RGPD art. 14(3)(b))."""
+    contact, stream, passed_on = known.contact, request.stream, request.rulebook.disclosed_sources
+    if (
+        contact is None
+        or verdict.action is not Action.ALLOW
+        or verdict.basis is Basis.GENERIC_ADDRESS  # not personal data
+        or stream.first_contact_notice
+        or stream.stream_class is not StreamClass.MARKETING
+        or passed_on.isdisjoint([contact.source, *(way.source for way in contact.others)])
+        or any(
+            first is not None and first <= request.now
+            for first in (contact.first_contacted_at, known.first_mailed_at)
+        )
+    ):
+        return False
+    whole = RecipientCase("", stream, known, request.rulebook, request.now)
+    return known_source(_deciding(whole)) in passed_on
+
+
 def _deciding(whole: RecipientCase) -> RecipientCase:
     """Return the case that decides; where there is only one, nothing is judged again."""
     cases = by_collection(whole)
@@ -129,6 +153,7 @@ class Counts:
 
     unreadable: int = 0
     duplicates: int = 0  # among the readable lines
+    unannounced: int = 0  # among those allowed
     bases: Counter[str] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
     deferrals: Counter[str] = field(default_factory=Counter)
@@ -142,6 +167,7 @@ class Counts:
         else:
             self.deferrals[str(verdict.reason)] += 1
         self.duplicates += judged.duplicate
+        self.unannounced += judged.unannounced
 
     @property
     def allowed(self) -> int:
@@ -218,6 +244,7 @@ class Findings:
             "by_reason": {reason: lines for _, reason, lines in counts.reasons},
             "unreadable": counts.unreadable,
             "duplicates": counts.duplicates,
+            "unannounced": counts.unannounced,
         }
 
 

@@ -16,8 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from smtpproxy.policy.model import Origin
+from smtpproxy.policy.model import (
+    Collection,
+    ConsentAct,
+    Contact,
+    Evidence,
+    Origin,
+    Provenance,
+    Source,
+)
 from smtpproxy.scrub import run as scrub_run
 from smtpproxy.store.protocols import SuppressionEntry
 from tests.cli.conftest import Bench
@@ -319,6 +328,39 @@ def test_the_rulebook_and_the_state_of_the_stream_count(bench: Bench, tmp_path: 
     assert [row["reason"] for row in rows(out)] == ["stream_paused", "suppressed_complaint"]
     assert "rulebook us" in summary
     assert "observe mode" in summary
+
+
+def test_addresses_whose_first_message_has_to_name_their_source_are_told(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """RGPD art. 14(3)(b): unless the stream checks that, the sender has to."""
+    at = datetime.now(UTC) - timedelta(days=9)
+    passed_on = Contact(
+        "passed-on@people.example",
+        source=Source.PURCHASED,
+        collected_at=at,
+        provenance=Provenance("Lists Ltd", True),
+        acts=(ConsentAct("offers", at, method="signed_form", evidence=Evidence("form v3")),),
+    )
+    told = replace(passed_on, address="told@people.example", first_contacted_at=at)
+    bought = (Collection(source=Source.PURCHASED, provenance=passed_on.provenance),)
+    own = replace(passed_on, source=Source.DIRECT, provenance=None)
+    direct = replace(own, address="direct@people.example", others=bought)
+    refused = replace(passed_on, address="refused@people.example", acts=())
+    listed = [passed_on, told, direct, refused]
+    bench.store(lambda people: people.put_contacts(listed))
+    text = "\n".join([*(one.address for one in listed), address("consent")])
+    out, err = scrub(bench, tmp_path, text, "--stream", "offers", "--json", code=1)
+    assert (json.loads(out)["allowed"], json.loads(out)["unannounced"]) == (4, 1)
+    assert "1 address came from somebody else: the first message must say from whom" in err
+    config = json.loads(json.dumps(bench.relay.config))
+    config["stream"][0] |= {"first_contact_notice": True}
+    path = tmp_path / "checked.toml"
+    path.write_text(to_toml(config))
+    out, err = bench.run(
+        "scrub", "-", "--stream", "offers", stdin=text.encode(), code=1, config_path=path
+    )
+    assert "came from somebody else" not in err
 
 
 def test_the_report(bench: Bench, tmp_path: Path) -> None:
