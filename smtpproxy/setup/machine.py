@@ -30,8 +30,9 @@ PARAMETERS = (
     "smtpd_milters",
     "smtpd_recipient_restrictions",
     "smtpd_end_of_data_restrictions",
+    "recipient_delimiter",
 )
-"""Parameters of Postfix that proposals and the lines for Postfix are made from."""
+"""Parameters of Postfix that proposals, notes and the lines for Postfix are made from."""
 
 _SEARCH = ":/usr/local/sbin:/usr/sbin:/sbin"  # not in a user's PATH
 _LONGEST = 64 * 1024  # octets of postconf's answer
@@ -81,6 +82,11 @@ async def _postfix(timeout: float) -> tuple[dict[str, str], list[str]]:
             found[name.strip()] = text
         elif value.strip():
             notes.append(f"postconf: {name.strip()} is not plain text: check it yourself")
+    if signs := found.get("recipient_delimiter", "").replace("+", ""):
+        notes.append(
+            f"postconf: recipient_delimiter has {signs}, and here only + separates a tag: at your"
+            f" own domains, anna{signs[0]}news is another person than anna"
+        )
     return found, notes
 
 

@@ -39,6 +39,12 @@ def test_what_it_knows_is_read(postconf: Postconf) -> None:
     assert looked().postfix == {"myhostname": "mx.shop.example"}
 
 
+def test_another_sign_for_tags_than_plus_is_told(postconf: Postconf) -> None:
+    for signs, told in (("", False), ("+", False), ("-", True), ("+-", True)):
+        postconf(f"echo 'recipient_delimiter = {signs}'")
+        assert any("anna-news is another person" in note for note in looked().notes) is told
+
+
 def test_control_characters_are_left_out_and_told(postconf: Postconf) -> None:
     postconf(r"printf 'myhostname = a\033]0;b\007\nmyorigin = shop.example\n'")
     machine = looked()
