@@ -42,7 +42,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.replies import message_reply, recipient_reply, recipients_reply
 from smtpproxy.relay.connection import UpstreamError
-from smtpproxy.relay.pool import UpstreamShareUsed
+from smtpproxy.relay.shares import UpstreamShareUsed
 from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.sinks.audit.lines import ERASED
 from smtpproxy.store.protocols import StoreUnavailable

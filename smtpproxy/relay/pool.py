@@ -1,7 +1,4 @@
-"""The connections to the upstream: opened on demand, kept while idle, counted, shared fairly.
-
-Clients are identified by address. One may hold `max_connections_per_address`; if all are in use,
-the waiting clients take turns, however many messages each has waiting.
+"""The connections to the upstream: opened on demand, kept while idle, counted.
 
 A message takes the first connection that opens or comes back: an MTA with a short queue for new
 connections may not greet on some of them for minutes, while it answers on others, and one with a
@@ -9,10 +6,8 @@ limit of its own refuses the rest.
 """
 
 import asyncio
-import contextlib
-from collections import Counter, deque
+from collections import Counter
 
-from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.connecting import Connector
 from smtpproxy.relay.connection import (
     UpstreamConnection,
@@ -21,23 +16,11 @@ from smtpproxy.relay.connection import (
     UpstreamLost,
     UpstreamUnreachable,
 )
+from smtpproxy.relay.shares import Shares, UpstreamBusy
 from smtpproxy.relay.upstream_limit import MORE_EVERY, UpstreamLimit, Workers
 from smtpproxy.settings import UpstreamSettings
 from smtpproxy.waiting import NEVER, Deadlines
 from smtpproxy.wire.commands import ClientInfo
-
-
-class UpstreamBusy(UpstreamError):
-    """All connections are in use, and none became free in time."""
-
-    reply = Reply.of(451, "4.4.5", "too many messages under way; try later")
-
-
-class UpstreamShareUsed(UpstreamBusy):
-    """The client's own messages hold as many connections as one client may."""
-
-    reply = Reply.of(451, "4.4.5", "too many messages of this client under way; try later")
-
 
 _GREETED_WITHIN = 2.0  # seconds; then one connection more may be faster
 _UNUSED_FOR = 1.0  # seconds; then another worker may need it more
@@ -71,18 +54,15 @@ class UpstreamPool:
         """`replies` counts the upstream's by the first digit of their code; 0: none came."""
         self.settings = settings
         self.deadlines = deadlines
-        self._most, self._share = settings.max_connections, settings.share
+        self._shares = Shares(settings)
         self._limit = UpstreamLimit(
-            self._most, workers or Workers.alone(deadlines.now), deadlines.now
+            settings.max_connections, workers or Workers.alone(deadlines.now), deadlines.now
         )
         self._surplus = 0  # connections that another worker is to have
         self._hostname = hostname
         self._connector = Connector(settings, hostname, deadlines, replies)
         self._idle: list[UpstreamConnection] = []  # all of them alive
-        self._busy = 0  # messages that have a slot
-        self._lent = 0  # connections that they have
-        self._held: dict[str, int] = {}  # busy ones, by client
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # the next client first
+        self._lent = 0  # those that messages have
         # Messages with a slot but no connection, and the one for which each is being opened:
         self._wanted: dict[_Wanted, None] = {}  # the next first
         self._opening: dict[asyncio.Task[UpstreamConnection], _Wanted] = {}
@@ -96,7 +76,8 @@ class UpstreamPool:
 
     @property
     def busy(self) -> int:
-        return self._busy
+        """How many messages have a connection or a right to the next."""
+        return self._shares.taken
 
     @property
     def in_use(self) -> int:
@@ -106,28 +87,21 @@ class UpstreamPool:
     @property
     def waiting(self) -> int:
         """How many messages are waiting for a connection."""
-        return sum(map(len, self._waiting.values())) + self._busy - self._lent
+        return self._shares.waiting + self.busy - self._lent
 
     @property
     def saturated(self) -> bool:
         """Whether a message is waiting for a connection, and no more may be opened."""
         if any(each.opens < NEVER and not each.done() for each in self._wanted):
             return self._open + len(self._opening) >= self._limit()
-        return self._busy >= self._most and bool(self._waiting)
+        return self._shares.all_taken and self._shares.waiting > 0
 
     def acquire_idle(self, client: str) -> UpstreamConnection | None:
         """Return a connection if one is ready for `client`; otherwise use `acquire`."""
-        idle, held = self._idle, self._held.get(client, 0)
-        if (
-            not idle
-            or client in self._waiting
-            or self._busy >= self._most
-            or (client and held >= self._share)
-        ):
+        idle = self._idle
+        if not idle or not self._shares.take(client):
             return None
-        self._busy += 1
         self._lent += 1
-        self._held[client] = held + 1
         connection = idle.pop()
         connection.client = client
         return connection
@@ -137,15 +111,12 @@ class UpstreamPool:
 
         `fresh`: do not take an idle one. Raises UpstreamError.
         """
-        full = self._busy >= self._most
-        if full or client in self._waiting or not self._may_have(client):
-            await self._wait(client)
-        else:
-            self._take(client)
+        if not self._shares.take(client):
+            await self._shares.wait(client)
         try:
             connection = await self._next(fresh)
         except BaseException:
-            self._free(client)
+            self._shares.free(client)
             raise
         connection.client = client
         return connection
@@ -162,7 +133,7 @@ class UpstreamPool:
             self._surplus = max(self._surplus - 1, 0)
         elif connection.alive:
             self._hand_out(connection)
-        self._free(connection.client)
+        self._shares.free(connection.client)
         if not connection.alive:
             self._limit.ended()
             self._open_more()
@@ -304,62 +275,6 @@ class UpstreamPool:
 
     async def _connect(self) -> UpstreamConnection:
         return await self._connector.open(self._drop_dead)
-
-    def _may_have(self, client: str) -> bool:
-        return not client or self._held.get(client, 0) < self._share
-
-    def _take(self, client: str) -> None:
-        self._busy += 1
-        self._held[client] = self._held.get(client, 0) + 1
-
-    def _free(self, client: str) -> None:
-        """Release a slot directly to a waiting message, so that nobody jumps the queue."""
-        self._busy -= 1
-        left = self._held.pop(client) - 1
-        if left:
-            self._held[client] = left
-        if self._waiting and self._busy < self._most:
-            self._serve()
-
-    def _serve(self) -> None:
-        """Give slots to the next messages that may have one; clients take turns."""
-        while (client := next(filter(self._may_have, self._waiting), None)) is not None:
-            queue = self._waiting.pop(client)
-            slot = queue.popleft()
-            if queue:
-                self._waiting[client] = queue  # behind all others
-            if not slot.done():  # otherwise it is just giving up
-                self._take(client)
-                slot.set_result(None)
-                return
-
-    async def _wait(self, client: str) -> None:
-        """Wait for a slot, which `_serve` has already taken for us. Raises UpstreamBusy."""
-        slot: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(client, deque()).append(slot)
-        try:
-            async with asyncio.timeout(self.settings.wait_timeout):
-                await slot
-        except BaseException as error:
-            if slot.done() and not slot.cancelled():
-                self._free(client)  # it came just now
-            else:
-                self._forget(client, slot)
-            if isinstance(error, TimeoutError):
-                raise self._refusal(client) from None
-            raise
-
-    def _forget(self, client: str, slot: asyncio.Future[None]) -> None:
-        queue = self._waiting.get(client, deque())
-        with contextlib.suppress(ValueError):
-            queue.remove(slot)
-        if not queue:
-            self._waiting.pop(client, None)
-
-    def _refusal(self, client: str) -> UpstreamBusy:
-        if self._may_have(client):
-            return UpstreamBusy(f"{self._busy} connections in use")
-        return UpstreamShareUsed(f"{self._held.get(client, 0)} connections in use by one client")
 
     def _drop_dead(self) -> None:
         alive = [connection for connection in self._idle if connection.alive]

@@ -16,7 +16,7 @@ from smtpproxy.relay.connection import (
     UpstreamLost,
     UpstreamUnreachable,
 )
-from smtpproxy.relay.pool import UpstreamBusy
+from smtpproxy.relay.shares import UpstreamBusy
 from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
 from smtpproxy.settings import UnixAddress
 from smtpproxy.wire.commands import ClientInfo, Rcpt

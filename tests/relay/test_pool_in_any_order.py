@@ -103,16 +103,19 @@ class Pool(UpstreamPool):
 
     def check(self) -> None:
         """What holds at any time."""
-        assert len(self.connections) + self.refusing <= self._most
-        assert sum(self._held.values()) == self._busy <= self._most
-        assert self._lent <= self._busy
+        most, shares = self.settings.max_connections, self._shares
+        assert len(self.connections) + self.refusing <= most
+        assert sum(shares._held.values()) == shares.taken <= most
+        assert self._lent <= shares.taken
         assert all(idle.alive and not idle.private for idle in self._idle)
         assert len(set(map(id, self._idle))) == len(self._idle)
 
     def check_nobody_waits(self) -> None:
         self.check()
-        assert (self._busy, self._lent, self._held, self.refusing) == (0, 0, {}, 0)
-        assert (self._waiting, self._wanted, self._opening, self._again) == ({}, {}, {}, None)
+        shares = self._shares
+        assert (shares.taken, shares._held, shares._waiting) == (0, {}, {})
+        assert (self._lent, self.refusing) == (0, 0)
+        assert (self._wanted, self._opening, self._again) == ({}, {}, None)
         assert self.connections == set(self._idle)
 
 
