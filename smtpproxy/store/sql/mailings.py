@@ -33,6 +33,10 @@ _CORRECT_FIRST = """
 UPDATE first_mailing SET at = ?1 WHERE person IN
     (SELECT person FROM first_mailing WHERE at > ?2 LIMIT ?3)
 """
+_ARE_AHEAD = """
+SELECT 1 WHERE EXISTS (SELECT 1 FROM mailing WHERE at > ?1)
+OR EXISTS (SELECT 1 FROM first_mailing WHERE at > ?1)
+"""
 _AHEAD = timedelta(days=1)
 """How far in the future messages may be dated: the clocks of relays differ."""
 _AT_ONCE = 5_000  # rows changed in one transaction, while other writers wait
@@ -87,9 +91,14 @@ class MailingLog(SideTable):
 
         `now` is by a clock that is right.
         """
-        if self._tables.exist():
-            for statement in (_CORRECT, _CORRECT_FIRST):
-                await self._in_steps(statement, now, now + _AHEAD)
+        if not self._tables.exist():
+            return
+        latest = now + _AHEAD
+        async with self._tables.reading() as session:  # the search would hold up writers
+            if not await session.fetch_all(_ARE_AHEAD, to_micros(latest)):
+                return
+        for statement in (_CORRECT, _CORRECT_FIRST):
+            await self._in_steps(statement, now, latest)
 
     async def _in_steps(self, statement: str, *moments: datetime) -> int:
         done, some = 0, _AT_ONCE
