@@ -69,7 +69,9 @@ class Position:
 def held(state_dir: Path, target: str) -> Iterator[Position]:
     """Lock the position of a target. Raises AlreadyShipping, OSError."""
     folder = state_dir / FOLDER
-    folder.mkdir(mode=0o700, exist_ok=True)
+    if not folder.is_dir():
+        folder.mkdir(mode=0o700, exist_ok=True)
+        give_to_owner_of(state_dir, folder)
     name = sha256(target.encode()).hexdigest()[:16]
     lock = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

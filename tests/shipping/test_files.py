@@ -344,3 +344,12 @@ async def test_a_full_disk_at_the_target_is_a_failure_and_leaves_what_was_there(
         filler.unlink()
         ship(folder, DirectoryTarget(disk, RELAY))
         assert alike(folder, disk / RELAY)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_after_root_the_relays_user_can_ship(tmp_path: Path) -> None:
+    os.chown(tmp_path, 65534, 65534)
+    with held(tmp_path, "x") as position:
+        position.save()
+    made = [tmp_path / "shipped", *(tmp_path / "shipped").iterdir()]
+    assert [path.stat().st_uid for path in made] == [65534] * 3
