@@ -197,6 +197,11 @@ FAMILIES: tuple[Family, ...] = (
         rows.listeners_and("part", rows.FAILING_PARTS),
     ),
     Family(
+        "web_failures_total",
+        "Requests to pages and the API that the store did not answer: a 503.",
+        rows.each("page", ("unsubscribe", "confirmation", "api")),
+    ),
+    Family(
         "confirmations_total",
         "Buttons pressed on the pages of confirm links, by what the link was for.",
         rows.by_confirmation,

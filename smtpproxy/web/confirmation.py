@@ -22,7 +22,7 @@ from smtpproxy.mail.confirmation_token import PATH, Confirmation, Kind
 from smtpproxy.mail.unsubscribe_token import TokenError
 from smtpproxy.policy.model import BUILT_IN_BRAND
 from smtpproxy.sinks.rows import CONFIRMATION_ANSWERS
-from smtpproxy.sinks.snapshots import Labels, Snapshot
+from smtpproxy.sinks.snapshots import Labels, Samples, Snapshot
 from smtpproxy.store.link_keys import LinkReader
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.web.forms import OtherType, read_form
@@ -79,6 +79,7 @@ class ConfirmationLinks:
         self._now = now
         self._rates = LinkRates(clock)
         self._counted: dict[Labels, float] = {}
+        self._failed = 0
         load_pages()
 
     @property
@@ -86,7 +87,10 @@ class ConfirmationLinks:
         return [Route(PATH + "{token:path}", self._endpoint, methods=["GET", "POST"])]
 
     def snapshot(self) -> Snapshot:
-        return Snapshot(counters={"confirmations_total": dict(self._counted)})
+        failed: Samples = {("confirmation",): self._failed}
+        return Snapshot(
+            counters={"confirmations_total": dict(self._counted), "web_failures_total": failed}
+        )
 
     async def _endpoint(self, request: Request) -> Response:
         token = request.path_params["token"]
@@ -105,6 +109,7 @@ class ConfirmationLinks:
             found = "unknown"
         except StoreUnavailable as error:
             log.error("confirmation_failed", error=str(error))
+            self._failed += 1
             found = "trouble"
         return found if isinstance(found, Response) else self._page(found, confirmation, look, lang)
 

@@ -28,7 +28,7 @@ from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription, stream_
 from smtpproxy.policy.breaker import Feedback
 from smtpproxy.policy.model import BUILT_IN_BRAND, Stream
 from smtpproxy.policy.scopes import Scopes
-from smtpproxy.sinks.snapshots import Labels, Snapshot
+from smtpproxy.sinks.snapshots import Labels, Samples, Snapshot
 from smtpproxy.store.breaker import Breaker
 from smtpproxy.store.link_keys import LinkReader
 from smtpproxy.store.protocols import Store, StoreUnavailable
@@ -95,6 +95,7 @@ class Unsubscribe:
         self._personal = personal
         self._rates = LinkRates(clock)
         self._counted: dict[Labels, float] = {}
+        self._failed = 0
         load_pages()
 
     @property
@@ -102,7 +103,10 @@ class Unsubscribe:
         return [Route("/u/{token:path}", self._endpoint, methods=["GET", "POST"])]
 
     def snapshot(self) -> Snapshot:
-        return Snapshot(counters={"feedback_total": dict(self._counted)})
+        failed: Samples = {("unsubscribe",): self._failed}
+        return Snapshot(
+            counters={"feedback_total": dict(self._counted), "web_failures_total": failed}
+        )
 
     async def _endpoint(self, request: Request) -> Response:
         token = request.path_params["token"]
@@ -122,6 +126,7 @@ class Unsubscribe:
             return visit.page("ask", status=415)
         except StoreUnavailable as error:
             log.error("unsubscribe_failed", error=str(error))
+            self._failed += 1
             return visit.page("trouble")
         except _Void as error:
             log.error("unsubscribe_link_void", id=visit.id, error=str(error))

@@ -119,6 +119,11 @@ CASES = (
         UP | {FAILURES % "store": "7x40"},
     ),
     Case(
+        "SmtpproxyUnsubscribesFailing",
+        UP | {"smtpproxy_web_failures_total{page=unsubscribe}": "0x28 1x10"},
+        UP | {"smtpproxy_web_failures_total{page=unsubscribe}": "0x10 1x30"},
+    ),
+    Case(
         "SmtpproxyAuditFailing",
         UP | {FAILURES % "audit": "0x28 1x10"},
         UP | {FAILURES % "audit": "0x10 1x30"},

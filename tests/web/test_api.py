@@ -261,6 +261,8 @@ async def test_a_store_that_does_not_answer_is_503(served: Served) -> None:
         assert (answer.status, answer.json["error"]) == (503, "store_unavailable")
         assert answer.headers["retry-after"] == "5"
         assert "locked" not in answer.text
+    shown = parse_metrics((await served.ask("/metrics", None)).text)
+    assert shown['smtpproxy_web_failures_total{page="api"}'] == 3
 
 
 async def test_other_methods_are_refused(served: Served) -> None:

@@ -87,7 +87,7 @@ class Site:
         self.by_mail = ConsentByMail(
             self.settings, self._writer, self._submit, self.limit, lambda: self.now
         )
-        links = ConfirmationLinks(
+        self.links = links = ConfirmationLinks(
             LinkReader(self.folder),
             {"consent": self.by_mail, "permission": self.by_mail},
             looks(self.settings),
@@ -247,6 +247,7 @@ async def test_trouble_is_said_and_nothing_recorded(site: Site) -> None:
     answer = await site.client.post(path, data=YES)
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "60")
     assert "nothing is confirmed yet" in answer.text
+    assert site.links.snapshot().counters["web_failures_total"] == {("confirmation",): 1}
     site.down = False
     (site.folder / LINK_KEY_FILE).unlink()
     assert (await site.client.post(path, data=YES)).status_code == 200, "the key is in memory"

@@ -220,6 +220,7 @@ async def test_trouble_is_said_and_does_not_look_done(site: Site) -> None:
     assert response.status_code == 503
     assert response.headers["Retry-After"] == "60"
     assert "not unsubscribed yet" in response.text
+    assert site.links.snapshot().counters["web_failures_total"] == {("unsubscribe",): 1}
     site.down = False
     assert (await site.client.post(site.link(), data=ONE_CLICK)).status_code == 200
 

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from smtpproxy.access import Access, OthersConcerned
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.snapshots import Labels, Snapshot
+from smtpproxy.sinks.snapshots import Labels, Samples, Snapshot
 from smtpproxy.store.breaker import StreamStatus
 from smtpproxy.store.protocols import Store, StoreUnavailable
 from smtpproxy.store.sql.web_tables import KeptAnswer, KeptAnswers
@@ -87,6 +87,7 @@ class Api:
         self.operations = [each for part in parts for each in operations_of(part)]
         self._version = version
         self._counted: dict[Labels, float] = {}
+        self._failed = 0
 
     @cached_property
     def _document(self) -> Json:
@@ -113,7 +114,10 @@ class Api:
         ]
 
     def snapshot(self) -> Snapshot:
-        return Snapshot(counters={"api_requests_total": dict(self._counted)})
+        failed: Samples = {("api",): self._failed}
+        return Snapshot(
+            counters={"api_requests_total": dict(self._counted), "web_failures_total": failed}
+        )
 
     def _answering(
         self, operation: Operation, answer: Answer
@@ -137,6 +141,7 @@ class Api:
                 response = _refused(Refused("gone", "the request ended early"))
             except StoreUnavailable as error:
                 log.warning("api_store_failed", operation=operation.name, error=str(error))
+                self._failed += 1
                 again = {"Retry-After": "5"}
                 response = _refused(
                     Refused("store_unavailable", "try again in a few seconds", headers=again)
