@@ -8,7 +8,6 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import fields, is_dataclass
 from datetime import datetime
 from hashlib import file_digest
 from pathlib import Path
@@ -190,27 +189,7 @@ def in_state(settings: Settings) -> dict[str, Path]:
 
 def named_files(settings: Settings) -> list[Path]:
     """Return the existing files that the configuration names."""
-    return [path for path in named_paths(settings) if path.is_file()]
-
-
-def named_paths(settings: Settings) -> list[Path]:
-    """Return the paths that the configuration names: keys, certificates, users and so on."""
-    found: dict[Path, None] = {}
-    skipped = {settings.server.state_dir, settings.feedback_dir}
-
-    def look(value: object) -> None:
-        if isinstance(value, Path):
-            if value not in skipped:
-                found[value] = None
-        elif is_dataclass(value) and not isinstance(value, type):
-            for field in fields(value):
-                look(getattr(value, field.name))
-        elif isinstance(value, tuple | list):
-            for each in value:
-                look(each)
-
-    look(settings)
-    return list(found)
+    return [path for path in settings.named_paths if path.is_file()]
 
 
 _TRIES = 2

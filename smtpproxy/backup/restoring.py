@@ -21,7 +21,6 @@ from smtpproxy.backup.manifest import (
     Manifest,
     digest,
     in_state,
-    named_paths,
     proven,
 )
 from smtpproxy.disk import give_to_owner_of, sync_path
@@ -200,7 +199,7 @@ def _put_named(
 ) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """Restore missing files that the configuration names, if they may be written."""
     written, left = [], []
-    named = {str(path) for path in named_paths(settings)}
+    named = {str(path) for path in settings.named_paths}
     for kept in manifest.files:
         if kept.path is None:
             continue

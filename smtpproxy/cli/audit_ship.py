@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from select import select
 from types import FrameType
 
@@ -11,6 +12,7 @@ import click
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import audit_folder, command, flag, option
+from smtpproxy.cli.outputs import own
 from smtpproxy.cli.printer import Part, Result
 from smtpproxy.cli.stores import warn
 from smtpproxy.settings import Settings
@@ -50,6 +52,8 @@ def ship(
     did not accept everything. With --follow a second signal ends it at once.
     """
     audit_folder(settings)
+    if target and "://" not in target and (why := own(settings, Path(target))):
+        fail(f"{target}: it {why}; name a folder on another disk", 2)
     try:
         with shipper(settings, target) as shipping:
             if not follow:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.outputs import check_outputs, written_to
+from smtpproxy.cli.outputs import check_not_own, check_outputs, written_to
 from smtpproxy.cli.printer import Result, show
 from smtpproxy.locale import language_tag as read_language
 from smtpproxy.setup import UNIT_CONFIG
@@ -294,6 +294,7 @@ def command(
             check_outputs(given, outputs)
             if "settings" in asked:
                 given["settings"] = settings_in(given.pop("config"))
+                check_not_own(given["settings"], given, outputs)
             if record is not None:
                 given["options"] = record(**{each.name: given.pop(each.name) for each in in_record})
             with ExitStack() as stack:

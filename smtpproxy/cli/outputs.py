@@ -1,16 +1,20 @@
 """Files that a command writes."""
 
 import os
+import re
 import stat
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from smtpproxy.cli import discard_stdout, fail
+
+if TYPE_CHECKING:
+    from smtpproxy.settings import Settings
 
 
 @contextmanager
@@ -42,6 +46,59 @@ def check_outputs(given: Mapping[str, object], outputs: Collection[str]) -> None
             output = files[name]
             if output.is_file() and path.is_file() and output.samefile(path):
                 raise click.UsageError(f"--{name}: {output} is to be read; name another file")
+
+
+def check_not_own(
+    settings: "Settings", given: Mapping[str, object], outputs: Collection[str]
+) -> None:
+    """Refuse to write to the relay's own files, even to those that are not there at the moment."""
+    for name in sorted(outputs):
+        output = given.get(name)
+        if isinstance(output, Path) and str(output) != "-" and (why := own(settings, output)):
+            raise click.UsageError(f"--{name}: {output} {why}; name another file")
+
+
+def own(settings: "Settings", path: Path) -> str:
+    """Say why a path is the relay's own; empty if it is not."""
+    place = path.resolve()
+    for name, folder in (
+        ("server.state_dir", settings.server.state_dir),
+        ("feedback.maildir", settings.feedback_dir),
+    ):
+        if place.is_relative_to(folder.resolve()):
+            return f"is in {name}, which is for the relay's own files"
+    if any(_is_same(path, each) for each in settings.named_paths):
+        return "is a file that the configuration names"
+    if any(_is_same(path, each) for each in _of_the_store(settings, place)):
+        return "belongs to the store"
+    return ""
+
+
+def _of_the_store(settings: "Settings", place: Path) -> Iterator[Path]:
+    """Yield the files of the store that a path could be."""
+    from smtpproxy.store import is_postgresql, store_path
+    from smtpproxy.store.key_files import FILE_NAME
+    from smtpproxy.store.key_places import key_place
+    from smtpproxy.store.link_keys import LINK_KEY_FILE
+    from smtpproxy.store.protocols import StoreMisconfigured
+
+    for name in (FILE_NAME, LINK_KEY_FILE):
+        with suppress(StoreMisconfigured):
+            yield key_place(settings.server.state_dir, name).path
+    if is_postgresql(settings.store):
+        return
+    database = store_path(settings.store)
+    yield database
+    names = re.escape(database.name), re.escape(database.stem)
+    if re.fullmatch("{}-.*|{}-.*[.]db(-.*)?".format(*names), place.name):
+        yield database.with_name(place.name)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one is not there, or may not be looked at
+        return one.resolve() == other.resolve()
 
 
 def private(path: str, flags: int) -> int:

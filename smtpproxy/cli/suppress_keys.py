@@ -20,6 +20,7 @@ from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.mailboxes import entered_name, recorded
 from smtpproxy.settings import Settings
 from smtpproxy.store import is_postgresql, store_path
+from smtpproxy.store.exchange.files import STDIN
 from smtpproxy.store.exchange.lines import no_rows
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.key_files import FILE_NAME, load_keys
@@ -30,9 +31,14 @@ from smtpproxy.store.register import Relay
 from smtpproxy.terminal import counted
 
 
+def _address_or_file(value: str) -> Path | str:
+    path = Path(value)
+    return path if path == STDIN or path.is_file() else value
+
+
 @command("key")
-@click.argument("address_or_file", metavar="ADDRESS|FILE")
-def key(settings: Settings, address_or_file: str, output: BinaryIO, as_json: bool) -> int:
+@click.argument("address_or_file", type=_address_or_file, metavar="ADDRESS|FILE")
+def key(settings: Settings, address_or_file: Path | str, output: BinaryIO, as_json: bool) -> int:
     """Print the key text of an address, or of each line of a file (- is standard input).
 
     Each line of a file becomes KEY,ADDRESS. While the key is being replaced there are two
@@ -41,12 +47,11 @@ def key(settings: Settings, address_or_file: str, output: BinaryIO, as_json: boo
     if not is_postgresql(settings.store) and not store_path(settings.store).exists():
         fail("there is no key yet: smtpproxy serve, or an import, makes it with the database")
     ring = load_keys(settings.server.state_dir)
-    path = Path(address_or_file)
-    if address_or_file == "-":
-        return _write_keys(ring, path, sys.stdin.buffer, output, as_json)
-    if path.is_file():
-        with path.open("rb") as lines:
-            return _write_keys(ring, path, lines, output, as_json)
+    if address_or_file == STDIN:
+        return _write_keys(ring, STDIN, sys.stdin.buffer, output, as_json)
+    if isinstance(address_or_file, Path):
+        with address_or_file.open("rb") as lines:
+            return _write_keys(ring, address_or_file, lines, output, as_json)
     try:
         texts = _key_texts(ring, address_or_file)
     except ValueError as error:

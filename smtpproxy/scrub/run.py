@@ -15,8 +15,8 @@ from smtpproxy.policy.model import Action
 from smtpproxy.scrub.formats import AddressList, Entry
 from smtpproxy.scrub.marked import MarkedAddresses
 from smtpproxy.scrub.verdicts import Counts, ScrubRequest, judge_addresses
-from smtpproxy.store.exchange.files import RejectedFile
-from smtpproxy.store.exchange.lines import MAX_LINE, ImportFault, Rejected
+from smtpproxy.store.exchange.files import OF_A_SCRUB, RejectedFile, is_of_a_scrub
+from smtpproxy.store.exchange.lines import ImportFault, Rejected
 from smtpproxy.store.protocols import FactReader
 
 _READ_BUFFER = 256 * 1024
@@ -131,7 +131,7 @@ class Unreadable:
             if self._file is None:
                 self._file = self._opened(self.path)
                 self._file.header = self.header
-            self._file.write(replace(rejected, reason=f"{rejected.reason} {_OURS}"))
+            self._file.write(replace(rejected, reason=f"{rejected.reason} {OF_A_SCRUB}"))
         elif self._count <= _REPORTED:
             self.report(f"line {rejected.number}: {rejected.reason}")
         elif self._count == _REPORTED + 1:
@@ -140,7 +140,7 @@ class Unreadable:
     def _opened(self, path: Path) -> RejectedFile:
         if path.exists() and not path.is_file():
             return RejectedFile(path)
-        if path.exists() and path.stat().st_size and not _is_of_a_scrub(path):
+        if path.exists() and path.stat().st_size and not is_of_a_scrub(path):
             raise ImportFault(
                 f"{path} exists, and no scrub wrote it; move it away, or name another one with"
                 " --rejected"
@@ -151,23 +151,8 @@ class Unreadable:
         """Finish the file; without unreadable lines, remove that of an earlier run."""
         if self._file is not None:
             self._file.close()
-        elif self.usual and self.path is not None and _is_of_a_scrub(self.path):
+        elif self.usual and self.path is not None and is_of_a_scrub(self.path):
             self.path.unlink()
-
-
-_OURS = "(scrub)"
-"""What ends the comments above unreadable lines; the comments of an import have no such end."""
-
-
-def _is_of_a_scrub(path: Path) -> bool:
-    """Return whether a file begins with a scrub's comment, below any CSV header."""
-    try:
-        with path.open("rb") as file:
-            lines = [file.readline(MAX_LINE).rstrip() for _ in range(3)]
-    except OSError:
-        return False
-    first = next((line for line in lines if line.startswith(b"# line ")), b"")
-    return first.endswith(_OURS.encode())
 
 
 BATCH_LINES = 4_000

@@ -5,7 +5,7 @@ are bytes, times are seconds. CONTRIBUTING.md says how to add one.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -224,6 +224,26 @@ class Settings:
         """The maildir of the feedback mailbox."""
         chosen = None if self.feedback is None else self.feedback.maildir
         return chosen or self.server.state_dir / "feedback"
+
+    @property
+    def named_paths(self) -> tuple[Path, ...]:
+        """The files that the configuration names: keys, certificates, users and so on."""
+        found: dict[Path, None] = {}
+        skipped = {self.server.state_dir, self.feedback_dir}
+
+        def look(value: object) -> None:
+            if isinstance(value, Path):
+                if value not in skipped:
+                    found[value] = None
+            elif is_dataclass(value) and not isinstance(value, type):
+                for each in fields(value):
+                    look(getattr(value, each.name))
+            elif isinstance(value, tuple | list):
+                for each in value:
+                    look(each)
+
+        look(self)
+        return tuple(found)
 
     @property
     def counts_mailings(self) -> bool:

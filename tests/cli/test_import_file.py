@@ -74,6 +74,22 @@ class TestRejected:
         assert Path(precious).read_text() == "do not\nlose\n"
         assert not [*stored.folder.rglob("*.db")]
 
+    @pytest.mark.parametrize("content", [GOOD, BAD])
+    @pytest.mark.parametrize("named", [True, False])
+    def test_nor_are_the_lines_that_a_scrub_could_not_read_overwritten_or_removed(
+        self, stored: Stored, content: str, named: bool
+    ) -> None:
+        stored.run(
+            "scrub", stored.file("list.csv", "address\nnobody\n"), "--stream", "offers", code=1
+        )
+        aside = stored.folder / "list.csv.rejected"
+        lines = aside.read_text()
+        path = stored.file("list.csv", content)
+        options = ["--rejected", str(aside)] if named else []
+        error = stored.run("suppress", "import", path, *options, code=2).stderr
+        assert error.startswith(f"Error: {aside}: there is a file that a scrub wrote; move it away")
+        assert aside.read_text() == lines
+
     def test_one_of_an_earlier_import_is_replaced(self, stored: Stored) -> None:
         path = stored.file("list.csv", BAD)
         aside = stored.folder / "aside"

@@ -4,10 +4,13 @@ import resource
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 
 from tests.cli.stored import Stored
-from tests.kit.relay import COMMAND, REPOSITORY
+from tests.cli.test_help import COMMANDS_OF_HELP
+from tests.kit.relay import COMMAND, REPOSITORY, relay_config
+from tests.kit.toml import to_toml
 
 EXPORTS = pytest.mark.parametrize("kind", ["contact", "suppress"])
 
@@ -98,3 +101,91 @@ def test_nor_are_anchors_that_were_kept(stored: Stored) -> None:
     command = ("contact", "export", "user1@people.example", "--evidence", "--anchors", kept)
     assert "is to be read" in stored.run(*command, "--output", kept, code=2).stderr
     assert Path(kept).read_text() == '{"n":1,"hash":"x"}\n'
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Stored:
+    """A store, keys and bounces that are not in `state_dir`."""
+    stored = Stored(tmp_path_factory.mktemp("own"))
+    for name in ("s1.pem", "people.csv", "list.txt"):
+        stored.file(name, "address\nanna@people.example\n")
+    returns = {"domain": "returns.shop.example", "maildir": str(stored.folder / "returns")}
+    more = {
+        "store": {"url": f"sqlite://{stored.folder / 'mail.db'}"},
+        "dkim": [{"domain": "a.example", "selector": "s1", "key": str(stored.folder / "s1.pem")}],
+        "feedback": {**returns, "address": "127.0.0.1:2600"},
+    }
+    stored.config_path.write_text(to_toml(relay_config(stored.folder, "127.0.0.1:25", more)))
+    stored.run("suppress", "add", "anna@people.example")
+    return stored
+
+
+OWN = {
+    "state/audit/0.ndjson": "is in server.state_dir, which is for the relay's own files",
+    "state/new": "is in server.state_dir",
+    "state/suppression.key": "is in server.state_dir",
+    "returns/new/1": "is in feedback.maildir",
+    "mail.db": "belongs to the store",
+    "mail.db-wal": "belongs to the store",
+    "mail-bulk.db": "belongs to the store",
+    "s1.pem": "is a file that the configuration names",
+    "linked.pem": "is a file that the configuration names",
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_nor_is_a_file_of_the_relay(own: Stored, name: str) -> None:
+    link = own.folder / "linked.pem"
+    if not link.exists():
+        link.hardlink_to(own.folder / "s1.pem")
+    path = own.folder / name
+    before = path.read_bytes() if path.exists() else None
+    told = own.run("suppress", "export", "--output", str(path), code=2).stderr
+    assert f"--output: {path} {OWN[name]}" in told
+    assert (path.read_bytes() if path.exists() else None) == before
+
+
+GIVEN = {
+    "scrub": "{list} --stream offers",
+    "suppress import": "{people}",
+    "suppress key": "{list}",
+    "contact import": "{people}",
+    "contact map": "{people} --yes",
+    "consent export": "anna@people.example",
+}
+"""What else a command that writes a file needs."""
+
+WRITING = [
+    (f"{name} {GIVEN.get(name, '')}", parameter.opts[0])
+    for name, command in COMMANDS_OF_HELP.items()
+    for parameter in command.params
+    if isinstance(parameter, click.Option) and parameter.opts[0] != "--config"
+    if isinstance(parameter.type, click.Path) and not parameter.type.exists
+]
+
+
+def test_the_files_that_commands_write_are_known() -> None:
+    assert {option for _, option in WRITING} == {
+        "--allowed", "--html", "--output", "--refused", "--rejected", "--report"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "option"), WRITING)
+def test_no_command_writes_to_one(own: Stored, command: str, option: str) -> None:
+    files = {"list": own.folder / "list.txt", "people": own.folder / "people.csv"}
+    words = [word.format_map(files) for word in command.split()]
+    path = own.folder / "mail.db"
+    told = own.run(*words, option, str(path), code=2).stderr
+    assert f"{option}: {path} belongs to the store; name another file" in told
+
+
+def test_the_audit_log_is_not_shipped_into_itself(own: Stored) -> None:
+    folder = own.folder / "state" / "audit"
+    told = own.run("audit", "ship", str(folder), code=2).stderr
+    assert f"{folder}: it is in server.state_dir" in told
+
+
+def test_a_list_is_not_overwritten_with_its_keys(stored: Stored) -> None:
+    path = stored.file("keys.txt", "anna@people.example\n")
+    assert "is to be read" in stored.run("suppress", "key", path, "--output", path, code=2).stderr
+    assert Path(path).read_text() == "anna@people.example\n"

@@ -163,8 +163,9 @@ class RejectedFile:
                     f"{self.path}: is the file to be imported; name another with --rejected"
                 )
             if stat.S_ISREG(found.st_mode) and found.st_size and not self._is_ours():
+                whose = "a scrub" if is_of_a_scrub(self.path) else "no import"
                 raise RejectedFault(
-                    f"{self.path}: there is a file that no import wrote; move it away, or name "
+                    f"{self.path}: there is a file that {whose} wrote; move it away, or name "
                     "another with --rejected"
                 )
             os.close(os.open(self.path, os.O_WRONLY))
@@ -232,15 +233,9 @@ class RejectedFile:
         return os.fdopen(descriptor, "wb")
 
     def _is_ours(self) -> bool:
-        """Whether it has our comment in its first line, or below a CSV header."""
-        try:
-            if not stat.S_ISREG(os.stat(self.path).st_mode):  # noqa: PTH116
-                return False
-            with self.path.open("rb") as file:
-                # There may be a line `sep=` above the header.
-                return any(_is_comment(file.readline(_LONGEST_LINE)) for _ in range(3))
-        except FileNotFoundError:
-            return False
+        """Whether an import wrote it."""
+        comment = _first_comment(self.path)
+        return comment is not None and not comment.endswith(OF_A_SCRUB.encode())
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
@@ -256,5 +251,24 @@ def _private(path: str, flags: int) -> int:
     return descriptor
 
 
-def _is_comment(line: bytes) -> bool:
-    return bool(line.strip()) and Line(0, line).is_void
+OF_A_SCRUB = "(scrub)"
+"""What ends the comments above the lines that a scrub could not read."""
+
+
+def is_of_a_scrub(path: Path) -> bool:
+    """Return whether a scrub wrote a FILE.rejected. Raises OSError, unless there is none."""
+    comment = _first_comment(path)
+    return comment is not None and comment.endswith(OF_A_SCRUB.encode())
+
+
+def _first_comment(path: Path) -> bytes | None:
+    """Return the comment in the first line of a FILE.rejected, or below a CSV header."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
+            return None
+        with path.open("rb") as file:
+            # There may be a line `sep=` above the header.
+            lines = [file.readline(_LONGEST_LINE).strip() for _ in range(3)]
+    except FileNotFoundError:
+        return None
+    return next((line for line in lines if line and Line(0, line).is_void), None)
