@@ -21,7 +21,8 @@ from smtpproxy.store.relays import relay_id
 from smtpproxy.version import VERSION
 from smtpproxy.webhooks import SecretFault, read_secrets
 from smtpproxy.webhooks.delivery import Kind, Poster
-from smtpproxy.webhooks.dispatcher import Environment, PropagationStore, WebhookDispatcher
+from smtpproxy.webhooks.dispatcher import Environment, WebhookDispatcher
+from smtpproxy.webhooks.shared_store import PropagationStore, SharedStore
 
 _AFTER_TROUBLE = 30.0
 
@@ -46,8 +47,9 @@ async def _deliver(settings: Settings, sock: socket.socket) -> int:
         relay=relay_id(settings.server.state_dir),
     )
     await _forget_others(settings, store, around)
+    shared = SharedStore(store)
     tasks = [
-        asyncio.create_task(_keep_delivering(webhook, store, around))
+        asyncio.create_task(_keep_delivering(webhook, shared, around))
         for webhook in settings.webhooks
     ]
     ending = threading.Event()
@@ -59,6 +61,7 @@ async def _deliver(settings: Settings, sock: socket.socket) -> int:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    await shared.close()
     channel.send(Beat(counts.snapshot()))
     channel.close()
     await store.close()
@@ -79,7 +82,7 @@ async def _forget_others(settings: Settings, store: PropagationStore, around: En
 
 
 async def _keep_delivering(
-    webhook: WebhookSettings, store: PropagationStore, around: Environment
+    webhook: WebhookSettings, store: SharedStore, around: Environment
 ) -> None:
     """Deliver to one webhook; its faults do not affect others."""
     while True:

@@ -100,6 +100,15 @@ class Holding(Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
+class WebhookProgress:
+    """How far all webhooks are, at one moment."""
+
+    newest: int  # the number of the newest change there ever was
+    states: Mapping[str, WebhookState]
+    holdings: Mapping[str, Holding]  # which relay delivers to each, or did last
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetter:
     """A message that could not be delivered in time, kept until an operator decides."""
 
@@ -186,14 +195,23 @@ class WebhookStore(Protocol):
         """Return which relay delivers to each webhook, or did last."""
         ...
 
-    async def hold_webhook(self, name: str, holding: Holding, now: datetime) -> bool:
-        """Reserve a webhook for a relay for some time; False if another one has it at `now`."""
+    async def hold_webhooks(
+        self, holdings: Mapping[str, Holding], now: datetime
+    ) -> Collection[str]:
+        """Reserve webhooks for a relay for some time; return which, without those that another one
+        has at `now`."""
         ...
 
     async def webhook_states(self) -> Mapping[str, WebhookState]: ...
 
-    async def put_webhook_state(self, state: WebhookState, dead: DeadLetter | None = None) -> None:
-        """Store all but `woken`, and `dead`, if given, as a dead letter in the same commit."""
+    async def webhook_progress(self) -> WebhookProgress:
+        """Return all states and holdings, and the newest change."""
+        ...
+
+    async def put_webhook_states(
+        self, states: Sequence[WebhookState], dead: Sequence[DeadLetter] = ()
+    ) -> None:
+        """Store all but `woken`, and dead letters, in one commit."""
         ...
 
     async def forget_webhooks(self, kept: Collection[str]) -> None:

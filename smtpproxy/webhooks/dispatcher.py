@@ -15,12 +15,11 @@ import structlog
 
 from smtpproxy.settings import WebhookSettings
 from smtpproxy.store.propagation import (
-    ChangeLog,
     ChangesGone,
     DeadLetter,
     Holding,
+    WebhookProgress,
     WebhookState,
-    WebhookStore,
 )
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.webhooks.delivery import (
@@ -33,16 +32,13 @@ from smtpproxy.webhooks.delivery import (
     pause,
     wants,
 )
+from smtpproxy.webhooks.shared_store import SharedStore
 
 _POLL = 1.0  # seconds between two polls of the log
 _AFTER_TROUBLE = 5.0
 _LEASE = timedelta(seconds=60)
 
 log = structlog.get_logger()
-
-
-class PropagationStore(ChangeLog, WebhookStore, Protocol):
-    """The store that the dispatcher needs."""
 
 
 class Post(Protocol):
@@ -65,7 +61,7 @@ class WebhookDispatcher:
     """The deliveries of one webhook."""
 
     webhook: WebhookSettings
-    store: PropagationStore
+    store: SharedStore
     post: Post
     environment: Environment
 
@@ -75,7 +71,10 @@ class WebhookDispatcher:
         self._held_until = datetime.fromtimestamp(0, UTC)
 
     async def run(self) -> None:
-        """Deliver until cancelled; when the store does not answer, try again."""
+        """Deliver until cancelled; when the store does not answer, try again.
+
+        All webhooks look at the log at the same moment of each second, and so together.
+        """
         while True:
             wait = _POLL
             try:
@@ -84,13 +83,14 @@ class WebhookDispatcher:
             except StoreUnavailable as error:
                 self._log.warning("webhook waits for the store", error=str(error))
                 wait = _AFTER_TROUBLE
-            await asyncio.sleep(wait)
+            await asyncio.sleep(wait - asyncio.get_running_loop().time() % _POLL)
 
     async def step(self) -> bool:
         """Do the next thing that is due; False when there is nothing to do now."""
-        if not await self._holds():
+        progress = await self.store.progress()
+        if not await self._holds(progress):
             return False
-        state = await self._state()
+        state = await self._state(progress)
         if state.woken:
             state = await self._wake(state)
         if state.disabled_at is not None:
@@ -100,7 +100,7 @@ class WebhookDispatcher:
             if timedelta() < wait <= LONGEST:  # longer only after a clock that was ahead
                 return False
         try:
-            due = await self._due(state)
+            due = await self._due(state, progress.newest)
         except ChangesGone as error:
             await self._restart(state, error)
             return True
@@ -108,16 +108,16 @@ class WebhookDispatcher:
             return False
         state, what = due
         if what is None:  # this part of the log has no wanted change
-            await self.store.put_webhook_state(state)
+            await self.store.put(state)
             return True
         if state.message_id is None:
             state = replace(state, message_id=what.id, message_end=what.end)
-            await self.store.put_webhook_state(state)
+            await self.store.put(state)
         outcome = await self._deliver(what.id, what.body)
         await self._note(state, what, outcome)
         return outcome.kind == "delivered"
 
-    async def _holds(self) -> bool:
+    async def _holds(self, progress: WebhookProgress) -> bool:
         """Return whether this relay holds the lease to deliver, among those that share the store.
 
         If it is killed, another relay follows after the lease. If it only hangs that long, a
@@ -128,11 +128,11 @@ class WebhookDispatcher:
         if self._lease / 2 < self._held_until - now <= self._lease:
             return True
         name, relay = self.webhook.name, self.environment.relay
-        held = (await self.store.webhook_holdings()).get(name)
+        held = progress.holdings.get(name)
         if held is not None and held.relay != relay and held.until > now:
             return False
         until = now + self._lease
-        if not await self.store.hold_webhook(name, Holding(relay, until), now):
+        if not await self.store.hold(name, Holding(relay, until), now):
             return False
         self._held_until = until
         return True
@@ -143,18 +143,22 @@ class WebhookDispatcher:
         if self._held_until > now:
             self._held_until = now
             holding = Holding(self.environment.relay, now)
-            await self.store.hold_webhook(self.webhook.name, holding, now)
+            await self.store.hold(self.webhook.name, holding, now)
 
-    async def _state(self) -> WebhookState:
+    async def _state(self, progress: WebhookProgress) -> WebhookState:
         """Return the state; a new webhook starts with changes from now on."""
-        state = (await self.store.webhook_states()).get(self.webhook.name)
+        state = progress.states.get(self.webhook.name)
         if state is None:
-            state = WebhookState(self.webhook.name, await self.store.newest_change())
-            await self.store.put_webhook_state(state)
+            state = WebhookState(self.webhook.name, progress.newest)
+            await self.store.put(state)
         return state
 
-    async def _due(self, state: WebhookState) -> tuple[WebhookState, Message | None] | None:
+    async def _due(
+        self, state: WebhookState, newest: int
+    ) -> tuple[WebhookState, Message | None] | None:
         """Return the next message with its state, or only a state with a later position."""
+        if state.position == newest:
+            return None
         if state.message_end is not None:
             limit = state.message_end - state.position
         else:
@@ -183,12 +187,10 @@ class WebhookDispatcher:
         if outcome.kind == "delivered":
             if state.failures:
                 self._log.info("webhook works again", failures=state.failures)
-            await self.store.put_webhook_state(WebhookState(state.name, what.end, delivered_at=now))
+            await self.store.put(WebhookState(state.name, what.end, delivered_at=now))
         elif outcome.kind == "gone":
             self._log.error("webhook disabled", error=outcome.text)
-            await self.store.put_webhook_state(
-                replace(state, disabled_at=now, last_error=outcome.text)
-            )
+            await self.store.put(replace(state, disabled_at=now, last_error=outcome.text))
         else:
             await self._failed(state, what, outcome, now)
 
@@ -213,7 +215,7 @@ class WebhookDispatcher:
                 failures=failures,
                 again_in=round(wait.total_seconds(), 1),
             )
-            await self.store.put_webhook_state(state)
+            await self.store.put(state)
             return
         self._log.error(
             "webhook message is dead", error=outcome.text, id=what.id, changes=what.changes
@@ -229,19 +231,19 @@ class WebhookDispatcher:
             outcome.text,
         )
         buried = replace(state, position=what.end, message_id=None, message_end=None)
-        await self.store.put_webhook_state(buried, dead)
+        await self.store.put(buried, dead)
 
     async def _wake(self, state: WebhookState) -> WebhookState:
         """Carry out a requested retry, of marked dead letters and of everything waiting."""
         self._log.info("webhook retry was asked for")
-        for letter in await self.store.dead_letters(self.webhook.name):
-            if letter.retry and await self._holds():
+        for letter in await self.store.letters.dead_letters(self.webhook.name):
+            if letter.retry and await self._holds(await self.store.progress()):
                 outcome = await self._deliver(letter.message_id, letter.body)
                 error = None if outcome.kind == "delivered" else outcome.text
-                await self.store.settle_dead_letter(letter.id, error)
+                await self.store.letters.settle_dead_letter(letter.id, error)
         awake = replace(state, disabled_at=None, retry_at=None)
-        await self.store.put_webhook_state(awake)
-        await self.store.take_wake(state.name)
+        await self.store.put(awake)
+        await self.store.letters.take_wake(state.name)
         return replace(awake, woken=False)
 
     async def _restart(self, state: WebhookState, error: ChangesGone) -> None:
@@ -251,7 +253,7 @@ class WebhookDispatcher:
             " a whole export"
         )
         self._log.error("webhook missed changes", since=error.since, newest=error.newest)
-        await self.store.put_webhook_state(
+        await self.store.put(
             replace(
                 state,
                 position=error.newest,

@@ -50,11 +50,11 @@ def within(stored: Stored, work: Callable[[Store], Awaitable[None]]) -> None:
 def failing(stored: Stored, letters: int = 2) -> None:
     async def work(store: Store) -> None:
         state = WebhookState("crm", 0, failures=3, failing_since=NOW, last_error="HTTP 500")
-        await store.put_webhook_state(state)
+        await store.put_webhook_states([state])
         for number in range(letters):
             died = NOW - timedelta(hours=number)
             dead = DeadLetter("crm", f"msg_{number}", b"{}", 1, died, died, 9, "HTTP 500")
-            await store.put_webhook_state(state, dead)
+            await store.put_webhook_states([state], [dead])
 
     within(stored, work)
 

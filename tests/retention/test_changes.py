@@ -25,7 +25,7 @@ async def test_what_is_older_than_its_period_goes(tmp_path: Path) -> None:
         await store.add_suppressions(
             [SuppressionEntry(f"p{n}@people.example", "all", Origin.MANUAL, now) for n in range(5)]
         )
-        await store.put_webhook_state(WebhookState("crm", 3))
+        await store.put_webhook_states([WebhookState("crm", 3)])
         for days, left in ((390, 5), (400, 2)):
             at = now + timedelta(days=days)
             await purge(settings, store, at=at, clock=lambda: now)

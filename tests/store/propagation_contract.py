@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from smtpproxy.policy.model import Origin
-from smtpproxy.store.propagation import ChangesGone, DeadLetter, NewEvent, WebhookState
+from smtpproxy.store.propagation import ChangesGone, DeadLetter, Holding, NewEvent, WebhookState
 from smtpproxy.store.protocols import Store, SuppressionEntry
 
 T0 = datetime(2026, 3, 1, 10, 0, 0, 123456, tzinfo=UTC)
@@ -114,8 +114,8 @@ class ChangesContract:
 
     async def test_what_a_webhook_has_not_been_told_is_not_trimmed(self, store: Store) -> None:
         await add(store, 3)
-        await store.put_webhook_state(WebhookState("crm", 1))
-        await store.put_webhook_state(WebhookState("off", 0, disabled_at=T0))
+        await store.put_webhook_states([WebhookState("crm", 1)])
+        await store.put_webhook_states([WebhookState("off", 0, disabled_at=T0)])
         soon = datetime.now(UTC) + DAY
         assert await store.trim_changes(soon, webhooks=["crm", "off"]) == 1
         assert [change.seq for change in await store.changes(1, 10)] == [2, 3]
@@ -127,26 +127,42 @@ class WebhookContract:
         state = WebhookState(
             "crm", 12, "msg_1", 20, 3, T0, T0 + DAY, None, "HTTP 500", T0 - DAY
         )  # fmt: skip
-        await store.put_webhook_state(WebhookState("crm", 1))
-        await store.put_webhook_state(state)
+        await store.put_webhook_states([WebhookState("crm", 1)])
+        await store.put_webhook_states([state])
         assert await store.webhook_states() == {"crm": state}
-        await store.put_webhook_state(WebhookState("dwh", 2, disabled_at=T0))
+        await store.put_webhook_states([WebhookState("dwh", 2, disabled_at=T0)])
         await store.forget_webhooks(["crm"])
         assert set(await store.webhook_states()) == {"crm"}
 
+    async def test_a_relay_holds_what_no_other_one_holds(self, store: Store) -> None:
+        def held(relay: str, *names: str) -> dict[str, Holding]:
+            return dict.fromkeys(names, Holding(relay, T0 + DAY))
+
+        assert set(await store.hold_webhooks(held("one", "crm", "dwh"), T0)) == {"crm", "dwh"}
+        assert set(await store.hold_webhooks(held("two", "crm", "erp"), T0)) == {"erp"}
+        assert set(await store.hold_webhooks(held("one", "crm"), T0)) == {"crm"}
+        expected = held("one", "crm", "dwh") | held("two", "erp")
+        assert await store.webhook_holdings() == expected
+        assert set(await store.hold_webhooks(held("two", "crm"), T0 + DAY)) == {"crm"}
+        await add(store, 2)
+        await store.put_webhook_states([WebhookState("crm", 1), WebhookState("dwh", 2)])
+        progress = await store.webhook_progress()
+        assert (progress.newest, progress.states) == (2, await store.webhook_states())
+        assert progress.holdings == expected | held("two", "crm")
+
     async def test_a_wake_is_taken_once_and_no_state_undoes_it(self, store: Store) -> None:
         assert not await store.wake_webhook("crm")
-        await store.put_webhook_state(WebhookState("crm", 1))
+        await store.put_webhook_states([WebhookState("crm", 1)])
         assert await store.wake_webhook("crm")
-        await store.put_webhook_state(WebhookState("crm", 2))
+        await store.put_webhook_states([WebhookState("crm", 2)])
         assert (await store.webhook_states())["crm"].woken
         assert await store.take_wake("crm")
         assert not await store.take_wake("crm")
 
     async def test_dead_letters_stay_until_somebody_decides(self, store: Store) -> None:
-        await store.put_webhook_state(WebhookState("crm", 1), letter())
-        await store.put_webhook_state(WebhookState("crm", 2), letter(message_id="msg_2"))
-        await store.put_webhook_state(WebhookState("dwh", 2), letter("dwh"))
+        await store.put_webhook_states([WebhookState("crm", 1)], [letter()])
+        await store.put_webhook_states([WebhookState("crm", 2)], [letter(message_id="msg_2")])
+        await store.put_webhook_states([WebhookState("dwh", 2)], [letter("dwh")])
         first, second = await store.dead_letters("crm")
         assert (first.message_id, first.body, first.retry) == ("msg_1", b"{}", False)
         assert len(await store.dead_letters()) == 3
@@ -165,9 +181,9 @@ class WebhookContract:
     async def test_the_backlog_is_the_oldest_change_that_was_not_told(self, store: Store) -> None:
         await add(store, 2)
         oldest = (await store.changes(0, 1))[0].at
-        await store.put_webhook_state(WebhookState("behind", 0))
-        await store.put_webhook_state(WebhookState("even", 2))
-        await store.put_webhook_state(WebhookState("dead", 2, disabled_at=T0), letter("dead"))
+        await store.put_webhook_states([WebhookState("behind", 0)])
+        await store.put_webhook_states([WebhookState("even", 2)])
+        await store.put_webhook_states([WebhookState("dead", 2, disabled_at=T0)], [letter("dead")])
         backlog = await store.backlog()
         assert backlog["behind"].oldest == oldest
         assert backlog["even"].oldest is None

@@ -315,8 +315,8 @@ async def test_the_lag_of_webhooks_is_shown_whoever_delivers(served: Served) -> 
     dead = DeadLetter(
         "dead", "msg_1", b"{}", 1, datetime.now(UTC) - timedelta(hours=3), T0, 1, "HTTP 500"
     )
-    await served.store.put_webhook_state(WebhookState("dead", 1, disabled_at=T0), dead)
-    await served.store.put_webhook_state(WebhookState("even", 1))
+    await served.store.put_webhook_states([WebhookState("dead", 1, disabled_at=T0)], [dead])
+    await served.store.put_webhook_states([WebhookState("even", 1)])
     shown = parse_metrics((await served.ask("/metrics", None)).text)
     assert 3 * 3600 <= shown['smtpproxy_webhook_lag_seconds{webhook="dead"}'] < 3 * 3600 + 60
     assert shown['smtpproxy_webhook_dead_letters{webhook="dead"}'] == 1

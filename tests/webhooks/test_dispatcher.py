@@ -17,6 +17,7 @@ from smtpproxy.store.protocols import SuppressionEntry
 from smtpproxy.store.streams import StreamEvent
 from smtpproxy.webhooks.delivery import Kind, Outcome
 from smtpproxy.webhooks.dispatcher import Environment, WebhookDispatcher
+from smtpproxy.webhooks.shared_store import SharedStore
 from tests.kit.receiver import Delivery
 from tests.kit.store import TrialStore
 
@@ -48,7 +49,7 @@ class Bench:
             count=lambda webhook, kind: self.counted.append((webhook, kind)),
             relay=relay,
         )
-        return WebhookDispatcher(self.webhook, self.store, self._post, around)
+        return WebhookDispatcher(self.webhook, SharedStore(self.store), self._post, around)
 
     async def _post(self, id: str, body: bytes) -> Outcome:
         self.sent.append(Delivery(id, 0, "", body, ""))

@@ -21,6 +21,7 @@ from smtpproxy.store.propagation import (
     NewEvent,
     StreamChange,
     SuppressionChange,
+    WebhookProgress,
     WebhookState,
 )
 from smtpproxy.store.sql.rows import (
@@ -67,7 +68,7 @@ _NOTE_SOURCE = """
 INSERT INTO event_source (name, state) VALUES (?, ?)
 ON CONFLICT (name) DO UPDATE SET state = excluded.state
 """
-_SOURCE = "SELECT state FROM event_source WHERE name = ?"
+_SOURCES = "SELECT name, state FROM event_source"
 _HOLDING = "webhook:"
 _FORGET_SOURCES = "DELETE FROM event_source WHERE name IN (SELECT value FROM json_each(?))"
 _PUT = f"""
@@ -140,53 +141,44 @@ class Propagation(Connections):
 
     async def event_sources(self) -> Mapping[str, str]:
         async with self._reading() as session:
-            return dict(await session.fetch_all("SELECT name, state FROM event_source"))
+            return dict(await session.fetch_all(_SOURCES))
 
     async def forget_event_sources(self, names: Collection[str]) -> None:
         await self._change(_FORGET_SOURCES, _listed(names))
 
     async def webhook_holdings(self) -> Mapping[str, Holding]:
-        sources = await self.event_sources()
-        return {
-            name.removeprefix(_HOLDING): msgspec.json.decode(state, type=Holding)
-            for name, state in sources.items()
-            if name.startswith(_HOLDING)
-        }
+        async with self._reading() as session:
+            return await _holdings(session)
 
-    async def hold_webhook(self, name: str, holding: Holding, now: datetime) -> bool:
-        source = _HOLDING + name
+    async def hold_webhooks(
+        self, holdings: Mapping[str, Holding], now: datetime
+    ) -> Collection[str]:
         async with self._to_write().transaction() as session:
-            for (state,) in await session.fetch_all(_SOURCE, source):
-                held = msgspec.json.decode(state, type=Holding)
-                if held.relay != holding.relay and held.until > now:
-                    return False
-            await session.run(_NOTE_SOURCE, source, msgspec.json.encode(holding).decode())
-        return True
+            held = await _holdings(session)
+            free = {
+                name: holding
+                for name, holding in holdings.items()
+                if name not in held or held[name].relay == holding.relay or held[name].until <= now
+            }
+            rows = [(_HOLDING + name, _encoded(holding)) for name, holding in free.items()]
+            await session.run_many(_NOTE_SOURCE, rows)
+        return free
 
     async def webhook_states(self) -> Mapping[str, WebhookState]:
         async with self._reading() as session:
-            found = await session.fetch_all(f"SELECT {_STATE}, woken FROM webhook_state")
-        return {row[0]: _state(row) for row in found}
+            return await _states(session)
 
-    async def put_webhook_state(self, state: WebhookState, dead: DeadLetter | None = None) -> None:
-        row = (
-            state.name,
-            state.position,
-            state.message_id,
-            state.message_end,
-            state.failures,
-            optional_micros(state.failing_since),
-            optional_micros(state.retry_at),
-            optional_micros(state.disabled_at),
-            state.last_error,
-            optional_micros(state.delivered_at),
-        )
+    async def webhook_progress(self) -> WebhookProgress:
+        async with self._reading(snapshot=True) as session:
+            newest = await self._newest(session)
+            return WebhookProgress(newest, await _states(session), await _holdings(session))
+
+    async def put_webhook_states(
+        self, states: Sequence[WebhookState], dead: Sequence[DeadLetter] = ()
+    ) -> None:
         async with self._to_write().transaction() as session:
-            await session.run(_PUT, *row)
-            if dead is not None:
-                webhook, message_id, body, changes, oldest, died, *rest = astuple(dead)[:-1]
-                moments = to_micros(oldest), to_micros(died)
-                await session.run(_BURY, webhook, message_id, body, changes, *moments, *rest)
+            await session.run_many(_PUT, [_state_row(state) for state in states])
+            await session.run_many(_BURY, [_letter_row(letter) for letter in dead])
 
     async def forget_webhooks(self, kept: Collection[str]) -> None:
         await self._change(_FORGET, _listed(kept))
@@ -248,6 +240,23 @@ def _listed(names: Collection[str]) -> str:
     return msgspec.json.encode(list(names)).decode()
 
 
+def _encoded(holding: Holding) -> str:
+    return msgspec.json.encode(holding).decode()
+
+
+async def _holdings(session: Session) -> Mapping[str, Holding]:
+    return {
+        name.removeprefix(_HOLDING): msgspec.json.decode(state, type=Holding)
+        for name, state in await session.fetch_all(_SOURCES)
+        if name.startswith(_HOLDING)
+    }
+
+
+async def _states(session: Session) -> Mapping[str, WebhookState]:
+    found = await session.fetch_all(f"SELECT {_STATE}, woken FROM webhook_state")
+    return {row[0]: _state(row) for row in found}
+
+
 def _change(row: Row) -> LoggedChange:
     seq, at, action, data, fingerprint, wide, exact, scope, origin, moment, id, *event = row
     if data is not None:
@@ -258,6 +267,26 @@ def _change(row: Row) -> LoggedChange:
     return SuppressionChange(
         seq, from_micros(at), action, key, scope, Origin(origin), from_micros(moment)
     )
+
+
+def _state_row(state: WebhookState) -> Row:
+    return (
+        state.name,
+        state.position,
+        state.message_id,
+        state.message_end,
+        state.failures,
+        optional_micros(state.failing_since),
+        optional_micros(state.retry_at),
+        optional_micros(state.disabled_at),
+        state.last_error,
+        optional_micros(state.delivered_at),
+    )
+
+
+def _letter_row(letter: DeadLetter) -> Row:
+    webhook, message_id, body, changes, oldest, died, *rest = astuple(letter)[:-1]
+    return (webhook, message_id, body, changes, to_micros(oldest), to_micros(died), *rest)
 
 
 def _state(row: Row) -> WebhookState:
