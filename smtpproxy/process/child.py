@@ -36,6 +36,12 @@ def be_called(name: str) -> None:
         Path("/proc/self/comm").write_text(name)
 
 
+def give_way(steps: int) -> None:
+    """Let processes that handle mail have the processor first, unless a sandbox forbids it."""
+    with suppress(OSError):
+        os.nice(steps)
+
+
 def _be_killed_first() -> None:
     """Let a kernel short of memory kill this process rather than the supervisor, which starts it
     anew."""

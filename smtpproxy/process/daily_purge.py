@@ -1,7 +1,6 @@
 """The daily purge: when it is due, and the separate process that does it."""
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,6 +9,7 @@ from datetime import UTC, datetime
 
 import structlog
 
+from smtpproxy.process.child import give_way
 from smtpproxy.process.children import Channel, Drain, Start
 from smtpproxy.process.nursery import Nursery
 from smtpproxy.purge_runs import check_clock, is_due, newest_run, note_run
@@ -102,7 +102,7 @@ _LOCK_TIMEOUT = 30.0
 def run_purge(settings: Settings, channel: socket.socket) -> int:
     """Run once; return the exit code: 0 if done or told to end, 1 if it failed."""
     configure_logging(settings.server, process="purge")
-    os.nice(19)
+    give_way(19)
     return asyncio.run(_run(settings, channel))
 
 

@@ -4,7 +4,6 @@ back to others. No mail waits for it, and nothing is lost while it waits, becaus
 journal and continues where the index ends."""
 
 import asyncio
-import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -18,6 +17,7 @@ from smtpproxy.clock import now
 from smtpproxy.erasure import carry_out
 from smtpproxy.mailbox.messages import on_record
 from smtpproxy.policy.model import Action, Reason
+from smtpproxy.process.child import give_way
 from smtpproxy.process.children import Channel
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.chain import DECISION, NotALine
@@ -50,7 +50,7 @@ log = structlog.get_logger()
 def run_journals(settings: Settings, channel: socket.socket) -> int:
     """Work until told to end, or until the supervisor is gone; return the exit code."""
     configure_logging(settings.server, process="journals")
-    os.nice(10)
+    give_way(10)
     return asyncio.run(_work(settings, channel))
 
 

@@ -122,6 +122,7 @@ class RelayProcess:
         Path(self.config["server"]["state_dir"]).mkdir(parents=True, exist_ok=True)
         self.write_config()
         self.cold = False  # see tests/kit/warm.py
+        self.before: tuple[str, ...] = ()  # a program that becomes the relay
         self._running: Running | None = None
 
     def write_config(self) -> None:
@@ -188,7 +189,7 @@ class RelayProcess:
             told.setblocking(False)
             ours = told.getsockname().replace(b"\0", b"@").decode()
             self._running = Running(
-                [*COMMAND, "serve", "--config", str(self.config_path)],
+                [*self.before, *COMMAND, "serve", "--config", str(self.config_path)],
                 output=self.root / "relay.log",
                 env={"NOTIFY_SOCKET": ours, **os.environ},
                 cwd=REPOSITORY,
