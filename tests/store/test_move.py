@@ -310,6 +310,14 @@ async def test_nothing_is_copied_onto_what_others_wrote(tmp_path: Path, empty: s
     await Database(tmp_path, url).open().close()  # goes on as if nothing had been
 
 
+async def test_the_key_of_links_that_migrate_made_gives_way(tmp_path: Path, empty: str) -> None:
+    url = await filled(tmp_path)
+    sql(empty, "INSERT INTO link_key (version, fingerprint, used_from) VALUES (1, 'made', 0)")
+    await moved(url, empty, tmp_path)
+    assert sql(empty, "SELECT count(*) FROM link_key WHERE fingerprint = 'made'") == "0"
+    assert sql(empty, "SELECT count(*) FROM link_key") == "1"
+
+
 async def test_another_key_in_state_dir_is_refused(tmp_path: Path, empty: str) -> None:
     url = await filled(tmp_path)
     (tmp_path / "suppression.key").write_text("1 " + "0" * 64 + "\n")

@@ -66,8 +66,8 @@ TABLES = tuple(KEYS)
 UNIQUE = {"contact": "address", "import": "id", "suppression_change": "event_key"}
 """Columns that are unique in addition to the key."""
 
-MADE_WITH_A_STORE = frozenset({"suppression_key", "tally"})
-"""Tables that have rows in a new store."""
+MADE_WITH_A_STORE = frozenset({"suppression_key", "link_key", "tally"})
+"""Tables that have rows in a new store: `smtpproxy migrate` makes the keys, also those of links."""
 
 NUMBERED = {
     "import": "number",
