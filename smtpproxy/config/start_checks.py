@@ -192,11 +192,12 @@ async def _open_and_close(settings: Settings) -> None:
 
 def _fit(settings: Settings) -> Findings:
     """Yield warnings about misfits with the store; `_state` reports its faults."""
-    from smtpproxy.store.move.traces import traces
+    from smtpproxy.store.move.traces import traces, uncopied
 
     async def look() -> list[Misfit]:
         async with opened_store(settings, read_only=True) as store:
             found = await of_rows(settings, store) + await traces(settings.store)
+            found += uncopied(settings)
             return found + await of_relays(settings, store, now=datetime.now(UTC))
 
     with suppress(StoreUnavailable, OSError):

@@ -42,7 +42,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.store import opened_store
 from smtpproxy.store.closed import without_password
 from smtpproxy.store.configurations import of_consents, of_relays
-from smtpproxy.store.move.traces import traces
+from smtpproxy.store.move.traces import traces, uncopied
 from smtpproxy.store.protocols import (
     NoStoreYet,
     StoreMisconfigured,
@@ -254,7 +254,7 @@ async def store_fits(settings: Settings, now: datetime) -> list[Finding]:
             if settings.makes_tokens:
                 await check_link_keys(store, state_dir, await store.link_keys())
             found = await of_consents(settings, store) + await of_relays(settings, store, now=now)
-            found += await traces(settings.store)
+            found += await traces(settings.store) + uncopied(settings)
             others = len(living(await store.relays(), now))
     except (NoStoreYet, StoreOutdated):
         return []

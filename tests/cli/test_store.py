@@ -9,6 +9,8 @@ from smtpproxy.store.protocols import StoreUnavailable
 from tests.cli.stored import Stored
 from tests.kit import postgres
 from tests.kit.parts import needs
+from tests.kit.relay import relay_config
+from tests.kit.toml import to_toml
 
 FILE = "sqlite:////srv/smtpproxy.db"
 WRONG = (
@@ -27,6 +29,21 @@ def test_a_url_that_cannot_be_is_refused_without_its_password(tmp_path: Path, ur
         said = stored.run("store", *words, code=2).stderr
         assert "Invalid value for" in said
         assert "sec" not in said
+
+
+@needs("postgresql")
+def test_a_file_that_a_database_replaces_uncopied_is_named(tmp_path: Path) -> None:
+    """With another store.url the people in it would be unknown, and those who refused mail too."""
+    stored = Stored(tmp_path)
+    stored.run("suppress", "add", "anna@people.example", "--scope", "all", "--origin", "manual")
+    new = postgres.cluster().url(postgres.cluster().create())
+    postgres.migrated(new, tmp_path / "state")
+    of_database = relay_config(tmp_path, "127.0.0.1:25", {"store": {"url": new}})
+    stored.config_path.write_text(to_toml(of_database))
+    told = stored.run("check").stdout
+    assert "smtpproxy.db: has contacts or suppressions, and was not copied to the store" in told
+    stored.run("store", "copy", f"sqlite://{tmp_path}/state/smtpproxy.db", new)
+    assert "was not copied" not in stored.run("check").stdout
 
 
 @needs("postgresql")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from smtpproxy.settings import StoreSettings
+from smtpproxy.settings import Settings, StoreSettings
 from smtpproxy.store import is_postgresql, store_path
 from smtpproxy.store.closed import without_password
 from smtpproxy.store.configurations import Misfit
@@ -21,6 +21,7 @@ SELECT moved_to IS NULL AND (EXISTS (SELECT 1 FROM pg_trigger WHERE tgname = 'co
                              OR to_regclass('{STATE}') IS NOT NULL),
        obj_description(to_regclass('{STATE}'), 'pg_class') FROM store_state
 """  # a store that is closed or being filled refuses anyway, and says why
+_ROWS = "SELECT EXISTS (SELECT 1 FROM contact) OR EXISTS (SELECT 1 FROM suppression)"
 _WAIT = 5.0  # seconds for a lock
 
 
@@ -30,6 +31,24 @@ async def traces(settings: StoreSettings) -> list[Misfit]:
         return await _in_database(settings)
     with store_errors():
         return [*_in_files(store_path(settings)), *_beside(store_path(settings))]
+
+
+def uncopied(settings: Settings) -> list[Misfit]:
+    """Return the file that a relay used before it got its database, if nobody copied it there.
+
+    Raises StoreUnavailable.
+    """
+    path, url = settings.server.state_dir / "smtpproxy.db", without_password(settings.store.url)
+    if not is_postgresql(settings.store) or not path.exists():
+        return []
+    with store_errors():
+        opened = sqlite3.connect(uri(path, read_only=True), uri=True, timeout=_WAIT)
+        with closing(opened) as connection:
+            if moved_to(connection) is not None or not connection.execute(_ROWS).fetchone()[0]:
+                return []
+    text = "has contacts or suppressions, and was not copied to the store that is in use"
+    fix = f"stop the relay, and run smtpproxy store copy 'sqlite://{path}' '{url}', or move it away"
+    return [Misfit(str(path), text, fix)]
 
 
 async def _in_database(settings: StoreSettings) -> list[Misfit]:
