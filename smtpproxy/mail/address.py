@@ -110,7 +110,7 @@ def compose(local: str, domain: str) -> str:
                 ' "(),:;<>[\\], which no two MTAs read alike: write the address without them',
                 form,
             )
-        found = _read_on(local, domain)
+        found = _read_on(local, domain, form)
         if not written.isascii() and set(found) != set(_read_on(written, domain)):
             raise AmbiguousAddress(  # readings are made from the canonical form
                 "the local part holds a domain with \u00df or \u03c2, which is another one in the"
@@ -169,8 +169,11 @@ def domains_over(name: str) -> tuple[str, ...]:
     return tuple(over)
 
 
-def _read_on(local: str, domain: str) -> tuple[str, ...]:
-    """Return the readings of an unquoted local part at a domain, with its routes in any order."""
+def _read_on(local: str, domain: str, form: str | None = None) -> tuple[str, ...]:
+    """Return the readings of an unquoted local part at a domain, with its routes in any order.
+
+    Raises AmbiguousAddress; with `form`, also for a host in other letters that is not a domain.
+    """
     found: dict[str, None] = {}
     if domain.endswith(_UUCP):
         found[f"{_quoted(local)}@{domain.removesuffix(_UUCP)}"] = None
@@ -180,11 +183,12 @@ def _read_on(local: str, domain: str) -> tuple[str, ...]:
             if user not in rests:
                 rests.append(user)
             try:
-                there = _canonical_domain(host)
+                there = _canonical_domain(host.strip("."))  # as Sendmail does
                 for one in (there, there.removesuffix(_UUCP)):
                     found[f"{_quoted(_folded(user))}@{one}"] = None
-            except AddressError:
-                continue  # nothing delivers there, but the rest may be another route
+            except AddressError as error:
+                if form is not None and not host.isascii():
+                    raise AmbiguousAddress(f"in the local part, {error}", form) from None
         if len(found) > MAX_READINGS or len(rests) > 4 * MAX_READINGS:
             raise AmbiguousAddress(
                 f"the local part may be read as more than {MAX_READINGS} other addresses:"

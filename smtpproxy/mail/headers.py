@@ -6,10 +6,13 @@ from functools import lru_cache
 
 _NUL, _LF = 0, 10  # as numbers, which `in` tries first
 _EMPTY_LINE = re.compile(rb"\n\r?\n")
+_NAME = rb"(?!--)[!-9;-~]{1,100}"  # Sendmail takes a line with any other for the body's first
+_ANY_NAME = re.compile(rb"[!-9;-~]++[ \t]*+:")
 # The name of a field, and its line with those that continue it; the name is empty if the line is
 # not a field. Possessive, so that it takes linear time.
-_FIELD = re.compile(rb"(?:([!-9;-~]++)[ \t]*+:|(?!\Z))([^\n]*+\n?(?>(?:[ \t][^\n]*+\n?)*))")
-_NO_FIELD = re.compile(rb"\n(?![ \t]|[!-9;-~]+[ \t]*:|\Z)")
+_FIELD = re.compile(rb"(?:(%b+)[ \t]*+:|(?!\Z))([^\n]*+\n?(?>(?:[ \t][^\n]*+\n?)*))" % _NAME)
+_NO_FIELD = re.compile(rb"\n(?![ \t]|%b+[ \t]*+:|\Z)" % _NAME)
+_SPACED_COLON = re.compile(rb"(?:\A|\n)%b+[ \t]++:" % _NAME)
 
 
 class HeaderBlock:
@@ -103,11 +106,29 @@ class HeaderBlock:
             return "line 1 continues a field, and there is none before it"
         broken = _NO_FIELD.search(head)
         if broken is not None:
+            line = head.count(10, 0, broken.end())
+            if _ANY_NAME.match(head, broken.end()):
+                return (
+                    f"line {line} has a field name that begins with -- or is longer than 100"
+                    " characters: some MTAs take it for the body's first"
+                )
             return (
-                f"line {head.count(10, 0, broken.end())} is not a header field: a field is a name"
-                " of printable ASCII without spaces, a colon, and a value"
+                f"line {line} is not a header field: a field is a name of printable ASCII without"
+                " spaces, a colon, and a value"
             )
         return None
+
+    @property
+    def spaced_colon(self) -> str | None:
+        """Which field has white space before its colon, where some programs end the header."""
+        head = self._head
+        if b" :" not in head and b"\t:" not in head:
+            return None
+        found = _SPACED_COLON.search(head)
+        if found is None:
+            return None
+        line = head.count(10, 0, found.end()) + 1
+        return f"line {line} has a space before its colon, where some programs end the header"
 
     def without(self, name: str) -> bytes:
         """The raw block without any field of that name; other bytes are unchanged."""
@@ -135,6 +156,16 @@ def _gathered(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, tuple[bytes,
 def lowered(name: str) -> bytes:
     """Return a field name as a key of `by_name`."""
     return name.lower().encode("ascii")
+
+
+LONGEST_LINE = 990
+"""Octets of a line that every MTA leaves whole: RFC 5322 2.1.1 has 998, Sendmail cuts earlier."""
+
+
+def has_long_line(name: str, value: bytes) -> bool:
+    """Whether an MTA may cut a line of a field, given the text after its colon, in the middle."""
+    lines = (name.encode("ascii") + b":" + value).replace(b"\r\n", b"\n").split(b"\n")
+    return any(len(line) > LONGEST_LINE for line in lines)
 
 
 def unfolded(value: bytes) -> bytes:

@@ -41,10 +41,10 @@ _TOKEN = re.compile(
 )
 
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
-_ROUTE = re.compile(r",*@[^@,\"]+(?:,(?:@[^@,\"]+)?)*")
 _LONGEST = 16_384  # octets: nobody reads a longer From field
 
-_Token = tuple[str, str]  # kind, text; the kind of a special is the special itself
+_Token = tuple[str, str, bool]
+"""Kind, text, and whether spaces or comments come before. The kind of a special is itself."""
 
 
 class MailboxError(ValueError):
@@ -54,8 +54,8 @@ class MailboxError(ValueError):
 def addresses(value: bytes) -> tuple[str, ...]:
     """Return the canonical address of every mailbox in an unfolded field value, in order.
 
-    Members of groups count (RFC 6854), source routes do not. Raises `MailboxError` if the value
-    cannot be read or has an invalid address; a value without a mailbox gives an empty tuple.
+    Members of groups count (RFC 6854). Raises `MailboxError` if the value cannot be read or has an
+    invalid address; a value without a mailbox gives an empty tuple.
     """
     if len(value) > _LONGEST:
         raise MailboxError(f"the field is longer than {_LONGEST} octets")
@@ -70,7 +70,7 @@ def addresses(value: bytes) -> tuple[str, ...]:
 
 def _tokens(text: str) -> list[_Token]:
     tokens = []
-    position = skip_cfws(text, 0)
+    ended, position = 0, skip_cfws(text, 0)
     while position < len(text):
         token = _TOKEN.match(text, position)
         if token is None and text[position] == '"':
@@ -80,8 +80,10 @@ def _tokens(text: str) -> list[_Token]:
                 f"{_named(text[position])} is outside quotes: put the name in double quotes"
             )
         kind = token.lastgroup or ""
-        tokens.append((token[0] if kind == "special" else kind, token[0]))
-        position = skip_cfws(text, token.end())
+        spaced = position > ended
+        tokens.append((token[0] if kind == "special" else kind, token[0], spaced))
+        ended = token.end()
+        position = skip_cfws(text, ended)
     return tokens
 
 
@@ -136,9 +138,9 @@ class _Reader:
             case ">" if not self.pending:
                 raise MailboxError("there is no address between < and >")
             case ">":
-                self.found.append(_address(_without_route(self.pending)))
+                self.found.append(_address(self.pending))
                 self.pending, self.in_brackets, self.closed = [], False, True
-            case "<" | ";":
+            case "<" | ";" | ":":  # before a : is a route (RFC 5322 4.4): some read only that
                 raise MailboxError(f"a {token[0]} inside < >")
             case _:
                 self.pending.append(token)
@@ -151,25 +153,14 @@ class _Reader:
 
 
 def _check_phrase(tokens: list[_Token]) -> None:
-    for kind, text in tokens:
+    for kind, text, _ in tokens:
         if kind not in ("atom", "quoted", "."):
             raise MailboxError(f"a name contains {_named(text[0])}: put the name in double quotes")
 
 
-def _without_route(tokens: list[_Token]) -> list[_Token]:
-    """The tokens without a source route (RFC 5322 4.4), which says nothing about the author."""
-    kinds = [kind for kind, _ in tokens]
-    if ":" not in kinds:
-        return tokens
-    colon = kinds.index(":")
-    if _ROUTE.fullmatch("".join(text for _, text in tokens[:colon])) is None:
-        raise MailboxError("a : inside < >")
-    return tokens[colon + 1 :]
-
-
 def _address(tokens: list[_Token]) -> str:
     """Return the canonical address of an addr-spec's tokens."""
-    at = [i for i, (kind, _) in enumerate(tokens) if kind == "@"]
+    at = [i for i, (kind, *_) in enumerate(tokens) if kind == "@"]
     if len(at) != 1:
         raise MailboxError(
             "an address has one @: local-part@domain" if at else "a name without an address"
@@ -177,7 +168,9 @@ def _address(tokens: list[_Token]) -> str:
     local, domain = tokens[: at[0]], tokens[at[0] + 1 :]
     if not local or not domain:
         raise MailboxError("an address is local-part@domain")
-    if [kind for kind, _ in domain] == ["literal"]:
+    if any(spaced for *_, spaced in domain[1:]):
+        raise MailboxError("the domain of an address contains a space or a comment")
+    if [kind for kind, *_ in domain] == ["literal"]:
         return compose(_dotted(local, "quoted"), domain[0][1])
     return compose(_dotted(local, "quoted"), _dotted(domain))
 
@@ -186,7 +179,7 @@ def _dotted(tokens: list[_Token], *also: str) -> str:
     """Join dotted words, from which comments and spaces are already removed (RFC 5322 4.4)."""
     words = []
     after_word = False
-    for kind, text in tokens:
+    for kind, text, _ in tokens:
         if kind != ".":
             if kind != "atom" and kind not in also:
                 raise MailboxError(f"an address contains {_named(text[0])}")

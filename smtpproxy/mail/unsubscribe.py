@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 from msgspec import Struct
 
 from smtpproxy.mail.address import AddressError, canonical
-from smtpproxy.mail.headers import CommentError, HeaderBlock, skip_cfws
+from smtpproxy.mail.headers import LONGEST_LINE, CommentError, HeaderBlock, skip_cfws
 from smtpproxy.mail.mime import decode_words
 
 _SHOWN = 60  # characters of the wrong part
@@ -23,10 +23,11 @@ class FaultKind(StrEnum):
     CHARACTERS = "characters"
     HOST = "host"
     ADDRESS = "address"
+    LINE = "line"
 
 
 class UriFault(Struct, frozen=True):
-    """Why a URI is unusable; `found` is the wrong part of it."""
+    """Why a URI is unusable; `found` is the wrong part of it, or of its line."""
 
     kind: FaultKind
     found: str
@@ -153,7 +154,7 @@ def _fault(kind: FaultKind, found: str) -> UriFault:
 
 
 _LONGEST = 16_384  # octets: no client reads a longer list
-_LONGEST_LINE = 990  # octets of a decoded URI, which cannot be folded
+_LONGEST_URI = LONGEST_LINE - len("List-Unsubscribe: <>,")  # octets: it cannot be folded
 
 # RFC 8058 5: "List-Unsubscribe-Post:" 0*1WSP "List-Unsubscribe=One-Click" CRLF
 _ONE_CLICK = re.compile(rb"(?:\r?\n(?=[ \t]))?[ \t]?List-Unsubscribe=One-Click(?:\r?\n)?")
@@ -226,7 +227,7 @@ def plain_unsubscribe(value: bytes) -> bytes | None:
     `value` is one in which `read_unsubscribe` found no fault.
     """
     uris = _uris(decode_words(value.decode("utf-8", "replace")))
-    if not uris or any(len(uri) > _LONGEST_LINE or header_fault(uri) for uri in uris):
+    if not uris or any(len(uri) > _LONGEST_URI or header_fault(uri) for uri in uris):
         return None
     return ",\r\n ".join(f"<{uri}>" for uri in uris).encode("ascii")
 

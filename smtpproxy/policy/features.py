@@ -5,10 +5,16 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from smtpproxy.mail.content_fields import doubled_field
-from smtpproxy.mail.headers import HeaderBlock, lowered, unfolded
+from smtpproxy.mail.headers import LONGEST_LINE, HeaderBlock, has_long_line, lowered, unfolded
 from smtpproxy.mail.mailboxes import MailboxError, addresses
 from smtpproxy.mail.mime import decode_words
-from smtpproxy.mail.unsubscribe import UnsubscribeUris, is_one_click, read_unsubscribe
+from smtpproxy.mail.unsubscribe import (
+    FaultKind,
+    UnsubscribeUris,
+    UriFault,
+    is_one_click,
+    read_unsubscribe,
+)
 from smtpproxy.policy.model import MessageFeatures
 
 _MAX_TEXT = 16_384  # octets of all fields of one name
@@ -19,6 +25,8 @@ _FROM, _SUBJECT, _MESSAGE_ID = b"from", b"subject", b"message-id"
 _UNSUBSCRIBE, _ONE_CLICK = b"list-unsubscribe", b"list-unsubscribe-post"
 _SIGNATURE = b"dkim-signature"
 _NOTHING_OFFERED = UnsubscribeUris()
+_SHORT = 960  # octets: a field of these has no long line
+_CUT = UnsubscribeUris(fault=UriFault(FaultKind.LINE, str(LONGEST_LINE)))
 
 
 class MessageIdentity(Struct, frozen=True):
@@ -45,6 +53,8 @@ def read_features(
     except MailboxError as error:
         malformed = malformed or str(error)
     fields = found.get(_UNSUBSCRIBE, ())
+    if fields and malformed is None:
+        malformed = headers.spaced_colon
     offered = _offered(fields) if fields else _NOTHING_OFFERED
     posts = found.get(_ONE_CLICK, ()) if fields else ()
     named = found.get(lowered(stream_header))
@@ -83,6 +93,8 @@ def _doubled(headers: HeaderBlock) -> str | None:
 def _offered(fields: Sequence[bytes]) -> UnsubscribeUris:
     """The URIs of List-Unsubscribe; several fields are invalid, but all are read."""
     if len(fields) == 1:
+        if len(fields[0]) > _SHORT and has_long_line("List-Unsubscribe", fields[0]):
+            return _CUT
         return read_unsubscribe(unfolded(fields[0]))
     read = [read_unsubscribe(value) for value in _first([unfolded(field) for field in fields])]
     return UnsubscribeUris(
@@ -120,6 +132,8 @@ def _from_domains(values: Sequence[bytes]) -> tuple[str, ...]:
         raise MailboxError(
             "there is no From field" if not values else f"there are {len(values)} From fields"
         )
+    if len(values[0]) > _SHORT and has_long_line("From", values[0]):
+        raise MailboxError(f"a line of the From field is longer than {LONGEST_LINE} octets")
     found = addresses(unfolded(values[0]))
     if not found:
         raise MailboxError("the From field holds no address")

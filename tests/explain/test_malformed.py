@@ -12,7 +12,8 @@ from tests.explain.test_trace import OFFERS
 
 FROM = {
     "from_empty": "",
-    "long": "a" * 20_000,
+    "long": "\r\n ".join(["a" * 900] * 20),
+    "from_long": "a" * 990,
     "comment": "a@b (c",
     "quote": 'a "b',
     "outside_quotes": "a \\b <a@b>",
@@ -29,6 +30,7 @@ FROM = {
     "no_at": "Shop",
     "incomplete": "a@",
     "space": "a b@c",
+    "domain_spaced": "a@b .c",
     "in_address": "a@[192.0.2.1]x",
     "control": '"\\\x01"@b',
     "left_out": '"(x)a"@b',
@@ -50,6 +52,8 @@ HEADERS = {
     "lf": b"From: a@b\nTo: c@d\r\n",
     "continues": b" From: a@b\r\n",
     "no_field": b"From: a@b\r\nnonsense\r\n",
+    "field_name": b"From: a@b\r\n--x: y\r\n",
+    "spaced_colon": b"From: a@b\r\nX : y\r\nList-Unsubscribe: <https://u.test/>\r\n",
     "local_utf8": b"From: \xff@b\r\n",
 } | {key: f"From: {value}\r\n".encode() for key, value in FROM.items()}
 PARTS = {

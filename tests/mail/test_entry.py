@@ -34,6 +34,10 @@ READ = [
     ("user%bücher.test@x", ["user@xn--bcher-kva.test"]),
     ("user@x.test.uucp", ["user@x.test"]),
     ("a%b.uucp@c", ["a@b.uucp", "a@b"]),
+    ('"user@x.test.."@y', ["user@x.test"]),  # for Sendmail
+    ("..x.test..!user@y", ["user@x.test"]),
+    ("user%vict\u200dim.test@x", None),  # some MTAs leave out what is not allowed
+    ("fa\u1e9e.test!user@x", None),
     ("user%stra\u00dfe.test@x", None),  # its canonical form has ss
     ("\u03b2\u03cc\u03bb\u03bf\u03c2.test!user@x", None),
     ("stra\u00dfe%x.test@localhost", ["strasse@x.test"]),
@@ -60,6 +64,7 @@ def test_what_an_mta_may_read(address: str, expected: list[str] | None) -> None:
 def test_what_was_recorded_before_it_was_refused_has_a_form() -> None:
     assert recorded('"(X)anna"@Example.com') == '"(x)anna"@example.com'
     assert recorded(' "a B%c.test"@example.com,', entered) == '"a b%c.test"@example.com'
+    assert recorded("A%\u2665\u200d.test@example.com") == "a%\u2665\u200d.test@example.com"
     assert recorded("@example.com", entered_name) == "@example.com"
     for never in ("anna", "%".join("abcdefghijklmnopqr") + "@x", '"(a%b%' + "c%" * 20 + 'd"@x'):
         with pytest.raises(AddressError):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.mail.headers import HeaderBlock, has_long_line
 from tests.kit.soak import times
 
 BLOCK = (
@@ -67,7 +67,52 @@ def test_fields_in_order_as_written() -> None:
     assert fields == [(b"A ", b" 1\r\n"), (b"b", b"2\r\n 3\r\n")]
 
 
-@pytest.mark.parametrize("raw", [b"", b"\r\n", b"A: 1", b"A: 1\r\n", b"A:\r\n\r\n", BLOCK])
+@pytest.mark.parametrize(
+    ("raw", "line"),
+    [
+        (b"A : 1\r\n", 1),
+        (b"A: 1 :\r\n\t:\r\nB\t: 2\r\n", 3),
+        (BLOCK, 7),
+        (b"A: b :\r\n c :\r\n", 0),
+    ],
+)
+def test_a_space_before_a_colon_is_named(raw: bytes, line: int) -> None:
+    said = HeaderBlock(raw).spaced_colon
+    assert said == (
+        f"line {line} has a space before its colon, where some programs end the header"
+        if line
+        else None
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "cut"),
+    [
+        (b"x" * 987, False),
+        (b"x" * 988, True),
+        (b"\r\n x" * 500, False),
+        (b"\n" + b"x" * 990, False),
+        (b"\r\n" + b"x" * 990 + b"\r\n", False),
+        (b"\n" + b"x" * 991, True),
+    ],
+)
+def test_lines_that_an_mta_cuts(value: bytes, cut: bool) -> None:
+    assert has_long_line("AB", value) is cut
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"\r\n",
+        b"A: 1",
+        b"-A: 1\r\n",
+        b"A" * 100 + b": 1\r\n",
+        b"A: 1\r\n",
+        b"A:\r\n\r\n",
+        BLOCK,
+    ],
+)
 def test_nothing_wrong(raw: bytes) -> None:
     assert HeaderBlock(raw).defect is None
 
@@ -91,6 +136,8 @@ DEFECTS = [
     (b"A\x7f: 1\r\n\r\n", "line 1 is not a header field"),
     (b"A\x0b: 1\r\n\r\n", "line 1 is not a header field"),
     (b"A: 1\r\nlast", "line 2 is not a header field"),
+    (b"A: 1\r\n--B: 2\r\nC: 3\r\n", "line 2 has a field name that begins with --"),
+    (b"A" * 101 + b": 1\r\n", "line 1 has a field name that begins with -- or is longer than 100"),
 ]
 
 
