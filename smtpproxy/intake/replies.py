@@ -32,7 +32,7 @@ REFUSED = {
     "draining": Reply.of(421, "4.3.2", "the relay is shutting down; try again later"),
 }
 TOO_MANY_ERRORS = Reply.of(421, "4.7.0", "too many errors; closing the connection")
-SHUTDOWN = Reply.of(421, "4.3.2", "the relay is shutting down; try again soon")
+SHUTDOWN = Reply.of(421, "4.3.2", "the connection ends for a restart or reload; reconnect")
 INTERNAL = Reply.of(421, "4.3.0", "temporary_failure; closing the connection")
 BARE_NEWLINE = Reply.of(554, "5.6.0", "content contains a bare <CR> or <LF>")
 LIMITED: dict[ContentProblem, Limit] = {

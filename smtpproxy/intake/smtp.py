@@ -40,6 +40,7 @@ from smtpproxy.wire.session import (
     ContentProblem,
     EndOfContent,
     Signal,
+    State,
 )
 from smtpproxy.wire.verbs import TOO_MANY_RECIPIENTS, TOO_MANY_REFUSED
 
@@ -186,6 +187,8 @@ class SmtpSession(Session):
 
     def _mail_from(self, mail: Mail) -> None:
         listener, client = self._listener, self._client
+        if self._engine.state is State.MAIL:  # it gives up the transaction that is open
+            self._abort()
         if listener.draining and self._served:
             self._shut_down()
             return

@@ -173,7 +173,7 @@ def read_bdat(session: SessionState, argument: str) -> Chunk | Broken:
     if session.state not in (State.MAIL, State.CHUNKS):
         refusal = _NO_TRANSACTION
     elif not session.recipients:
-        refusal = _NO_RECIPIENTS
+        refusal = session.refusal or _NO_RECIPIENTS
     return Chunk(int(found[1]), found[2] is not None, refusal)
 
 

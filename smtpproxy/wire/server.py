@@ -134,7 +134,10 @@ class ServerConnection(SessionState):
         if handler is not None:
             return handler(self, event)
         if isinstance(event, Answered):
-            if not self.idle and line[:5].strip().upper() == b"DATA":
+            verb = line[:5].strip().upper()
+            if verb == b"RCPT":
+                self.recipient_refused(event.data)
+            elif verb == b"DATA" and not self.idle:
                 self.state = State.OUT_OF_STEP
             return event
         asked: Command = event
@@ -161,6 +164,7 @@ class ServerConnection(SessionState):
                 self.recipients -= 1
                 self.refused += 1
                 self.refused_in_all += 1
+                self.recipient_refused(reply.wire)
         else:
             command, self._pending = self._pending, None
             _ANSWERED[type(command)](self, command, code)

@@ -142,7 +142,8 @@ class SessionState:
 
     __slots__ = (
         *("authenticated", "barred", "extended", "extensions", "keywords", "recipients"),
-        *("refused", "refused_in_all", "secure", "terms", "smtputf8", "state", "unanswered"),
+        *("refusal", "refused", "refused_in_all", "secure", "terms", "smtputf8", "state"),
+        *("unanswered",),
     )
 
     def __init__(self, terms: Terms) -> None:
@@ -155,6 +156,7 @@ class SessionState:
         self.recipients = 0  # of the transaction, accepted or unanswered
         self.unanswered = 0  # of these
         self.refused = 0  # of the transaction
+        self.refusal = b""  # why, to one of these, or to a RCPT that could not be read
         self.refused_in_all = 0
         self.secure = False
         self.authenticated = False
@@ -172,6 +174,12 @@ class SessionState:
         """Offer more extensions to this client."""
         self.extensions = (*self.extensions, *extensions)
         self.keywords |= {extension.keyword for extension in extensions}
+
+    def recipient_refused(self, reply: bytes) -> None:
+        """Keep the reply for clients that look only at the one to DATA: the first, or the first
+        temporary one, since the client is to try again then."""
+        if not self.refusal or self.refusal[:1] > reply[:1]:
+            self.refusal = reply
 
     def restart(self, login: str | None = None) -> None:
         """Start again with another client, which has to greet first.

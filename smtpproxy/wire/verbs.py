@@ -63,6 +63,7 @@ _HELLO_FIRST = _refusal("send EHLO first")
 _LHLO_FIRST = _refusal("send LHLO first")
 _IN_TRANSACTION = _refusal("not in a transaction; send RSET first")
 _CHUNKING = _refusal("BDAT has begun; go on with BDAT, or send RSET")
+_OPEN = _refusal("a transaction is open; send RSET first")
 _NO_RECIPIENTS = Answered(Reply.of(554, "5.5.1", "no valid recipients").encode())
 _NO_RECIPIENTS_LMTP = Answered(Reply.of(503, "5.5.1", "no valid recipients").encode())
 TOO_MANY_RECIPIENTS = Answered(
@@ -97,6 +98,10 @@ def _rcpt(session: SessionState, argument: str) -> Command | Answered:
 
 
 def _mail(session: SessionState, argument: str) -> Command | Answered | Broken:
+    """In a transaction with a refused recipient MAIL begins another: clients of Ruby, Go and Perl
+    give the message up then, and send the next one without RSET."""
+    if session.state is State.MAIL and not session.refusal:
+        return _OPEN
     if session.refused_in_all >= session.terms.max_refused_in_all:
         return _REFUSED_IN_ALL
     if session.barred is not None:
@@ -114,7 +119,9 @@ def _mail(session: SessionState, argument: str) -> Command | Answered | Broken:
 
 def _data(session: SessionState, argument: str) -> Command | Answered:
     no_argument("DATA", argument)
-    return _DATA if session.recipients else _NO_RECIPIENTS
+    if session.recipients:
+        return _DATA
+    return Answered(session.refusal) if session.refusal else _NO_RECIPIENTS
 
 
 def _ehlo(session: SessionState, argument: str) -> Command | Answered:
@@ -206,7 +213,6 @@ VERBS: Mapping[str, Verb] = {
         _mail,
         {
             State.START: _HELLO_FIRST,
-            State.MAIL: _refusal("a transaction is open; send RSET first"),
             State.CHUNKS: _CHUNKING,
         },
     ),
@@ -248,7 +254,7 @@ def _not_lmtp(session: SessionState, argument: str) -> Command | Answered:
 def _lmtp_data(session: SessionState, argument: str) -> Command | Answered:
     """RFC 2033 4.2: without a recipient it must be 503."""
     command = _data(session, argument)
-    return _NO_RECIPIENTS_LMTP if command is _NO_RECIPIENTS else command
+    return command if session.recipients else _NO_RECIPIENTS_LMTP
 
 
 def _lmtp_help(session: SessionState, argument: str) -> Command | Answered:
@@ -327,10 +333,10 @@ def read_command(
 
 
 def _mail_answered(session: SessionState, mail: Mail, code: int) -> None:
-    if code < 400:
-        session.state = State.MAIL
-        session.smtputf8 = mail.smtputf8
-        session.recipients = session.refused = 0
+    session.state = State.MAIL if code < 400 else State.READY
+    session.smtputf8 = mail.smtputf8
+    session.recipients = session.refused = 0
+    session.refusal = b""
 
 
 def _auth_answered(session: SessionState, command: Auth | AuthResponse, code: int) -> None:

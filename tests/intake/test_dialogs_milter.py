@@ -17,7 +17,7 @@ VERDICTS = {
     "nul_in_content": 2,
     "pipelined": 5,
     "refused_message": 4,
-    "refused_recipients": 4,
+    "refused_recipients": 5,
     "rset": 4,
     "smtputf8": 2,
     "too_many_recipients": 4,

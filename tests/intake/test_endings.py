@@ -17,7 +17,7 @@ from tests.kit.ports import wait_for
 from tests.kit.upstream import At, FakeUpstream, Hold
 
 BARE_LF = "521 5.5.2 bare <LF> received; lines must end with <CR><LF>; closing the connection"
-SHUTDOWN = "421 4.3.2 the relay is shutting down; try again soon"
+SHUTDOWN = "421 4.3.2 the connection ends for a restart or reload; reconnect"
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def test_refused_recipients_do_not_end_a_session(listen: Listen) -> None:
             assert [reply[:9] for reply in client.replies(3)] == [
                 "250 2.1.0",
                 "550 5.7.1",
-                "554 5.5.1",
+                "550 5.7.1",
             ]
             assert client.say("RSET") == "250 2.0.0 OK"
 

@@ -159,4 +159,4 @@ def test_draining_closes_who_has_not_come_in(listen: Listen) -> None:
         wait_for(lambda: len(intake.door._acceptor._waiting) == 1, "the first")  # type: ignore[union-attr]
         intake.call(intake.door.drain()).result(10)
         assert waiting.rest() == []
-        assert inside.rest() == ["421 4.3.2 the relay is shutting down; try again soon"]
+        assert inside.rest() == ["421 4.3.2 the connection ends for a restart or reload; reconnect"]

@@ -201,7 +201,7 @@ def test_draining_ends_a_session_inside_tls(listen: Listen, authority: Authority
         client.secure(authority.client_context())
         client.greet()
         intake.call(intake.door.drain()).result(10)
-        assert client.rest() == ["421 4.3.2 the relay is shutting down; try again soon"]
+        assert client.rest() == ["421 4.3.2 the connection ends for a restart or reload; reconnect"]
 
 
 def test_a_large_message_inside_tls(

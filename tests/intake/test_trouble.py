@@ -30,7 +30,7 @@ def test_a_store_that_fails_at_rcpt(listen: Listen, upstream: FakeUpstream) -> N
         client.greet()
         client.say("MAIL FROM:<news@shop.example>")
         assert client.say("RCPT TO:<consent@people.example>") == TEMPORARY
-        assert client.say("DATA").startswith("554 5.5.1 ")
+        assert client.say("DATA") == TEMPORARY
         intake.store.fail_with = None
         assert client.say("RCPT TO:<consent@people.example>").startswith("250 ")
         assert client.say("DATA").startswith("354 ")

@@ -2,8 +2,9 @@
 
 from tests.kit.dialog import Line
 
-_WORDS = (("EHLO", "LHLO"), (" ESMTP ", " LMTP "), ("554 5.5.1 no valid", "503 5.5.1 no valid"))
+_WORDS = (("EHLO", "LHLO"), (" ESMTP ", " LMTP "))
 _CONTENT = "content"
+_NOBODY = "s: 503 5.5.1 no valid recipients"  # RFC 2033 4.2, where SMTP repeats a refusal
 
 
 def in_lmtp(lines: list[Line]) -> str:
@@ -18,6 +19,8 @@ def in_lmtp(lines: list[Line]) -> str:
             words = "" if told[-1] != "s: ..." else "s: 250 LIMITS *"
         answer = line.text if line.kind == "s" and line.text[3:4] == " " else ""
         about = asked.pop(0) if answer and asked else ""
+        if about == "DATA" and not answer.startswith(("354", "503")):
+            words = _NOBODY
         told += [words] * (accepted if about == _CONTENT else 1)
         if line.kind == "c":
             asked.append(line.text.partition(" ")[0])

@@ -82,7 +82,7 @@ def test_a_refused_chunk_is_read_over() -> None:
         return Reply.of(550, "5.1.1", "no") if isinstance(asked, Rcpt) else accept(asked)
 
     talked = settled(BEGUN + bdat(command, last=True) + b"NOOP\r\n", nobody)
-    assert talked.codes[-2:] == ["554 5.5.1", "250 2.0.0"]
+    assert talked.codes[-2:] == ["550 5.1.1", "250 2.0.0"]
 
 
 @pytest.mark.parametrize("argument", [b"", b" x", b" -1", b" 1 FIRST", b" 1 LAST x", b" 1LAST"])

@@ -110,8 +110,58 @@ def test_recipients_that_were_refused_do_not_make_data_possible() -> None:
         return accept(command)
 
     no = b"RCPT TO:<no@people.example>\r\n"
-    assert settled(HELLO + MAIL + no + no + b"DATA\r\n", answer).codes[-1] == "554 5.5.1"
+    assert settled(HELLO + MAIL + no + no + b"DATA\r\n", answer).codes[-1] == "550 5.7.1"
     assert settled(HELLO + MAIL + no + RCPT + b"DATA\r\n", answer).codes[-1] == "354 go"
+
+
+def by_name(command: Command) -> Reply:
+    """Refuse `no…` for good and `later…` for now, each by its name."""
+    name = getattr(command, "forward_path", "").partition("@")[0]
+    if name.startswith(("no", "later")):
+        return Reply.of(450 if name.startswith("later") else 550, None, name)
+    return accept(command)
+
+
+@pytest.mark.parametrize(
+    ("names", "reply"),
+    [
+        (["no1", "no2"], "550 no1"),
+        (["no1", "later1", "later2"], "450 later1"),
+        (["later1", "no1"], "450 later1"),
+        (["no1", "unreadable", "later1"], "450 later1"),
+        (["unreadable", "no1"], "501 5.5.4 syntax: RCPT TO:<address>"),
+    ],
+)
+@pytest.mark.parametrize("command", [b"DATA\r\n", b"BDAT 3 LAST\r\nx\r\n"])
+def test_who_looks_only_at_the_reply_to_data_sees_why(
+    names: list[str], reply: str, command: bytes
+) -> None:
+    """Swift Mailer pipelines RCPT and DATA, and then throws the last reply alone."""
+    recipients = b"".join(
+        f"RCPT TO:<{name}@people.example>\r\n".encode() if name != "unreadable" else b"RCPT x\r\n"
+        for name in names
+    )
+    assert settled(HELLO + MAIL + recipients + command, by_name).lines[-1] == reply
+
+
+@pytest.mark.parametrize("names", [["no"], ["yes", "no"], ["unreadable"]])
+def test_mail_gives_up_a_transaction_with_a_refused_recipient(names: list[str]) -> None:
+    """Libraries that keep their connection leave it without RSET. What was accepted is forgotten,
+    also where the new MAIL is refused."""
+    recipients = b"".join(
+        f"RCPT TO:<{name}@people.example>\r\n".encode() if name != "unreadable" else b"RCPT x\r\n"
+        for name in names
+    )
+    again = settled(HELLO + MAIL + recipients + MAIL + b"DATA\r\n", by_name)
+    assert again.codes[-2:] == [OK, "554 5.5.1"]
+
+    def once(command: Command) -> Reply:
+        if isinstance(command, Mail) and command.reverse_path == "no@shop.example":
+            return Reply.of(550, None, "not from there")
+        return by_name(command)
+
+    refused = settled(HELLO + MAIL + recipients + b"MAIL FROM:<no@shop.example>\r\n" + RCPT, once)
+    assert refused.lines[-2:] == ["550 not from there", "503 5.5.1 send MAIL first"]
 
 
 def test_data_behind_refused_recipients_is_not_the_clients_error() -> None:

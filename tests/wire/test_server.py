@@ -100,7 +100,7 @@ def test_data_is_refused_when_all_its_recipients_were() -> None:
     engine.answer(Reply.of(550, "5.7.1", "no"))
     event = engine.next_event()
     assert isinstance(event, Answered)
-    assert event.data == b"554 5.5.1 no valid recipients\r\n"
+    assert event.data == b"550 5.7.1 no\r\n"
 
 
 @pytest.mark.parametrize("refused_by", ["the engine", "the caller"])
