@@ -59,7 +59,7 @@ def test_a_client_that_is_gone_at_any_point(
     wait_for(lambda: not intake.pool._opening, "what nobody waits for to have opened")
     assert not intake.door._sessions
     assert len(intake.door.deadlines._watched) <= intake.pool.idle
-    assert not intake.pool._held
+    assert not intake.pool._shares._held
     assert intake.door.spool.in_memory == 0
     ended = sum(DIALOG[:point].count(b"\r\n.\r\n") for point in points)
     if how == "eof":
