@@ -3,7 +3,7 @@
 from smtpproxy.cli import failing
 from smtpproxy.cli.options import command
 from smtpproxy.cli.printer import Result
-from smtpproxy.process.control import NotRunning, Reload, ask
+from smtpproxy.process.control import RELOADS_WITHIN, NotRunning, Reload, ask
 from smtpproxy.settings import Settings
 
 
@@ -15,7 +15,7 @@ def reload(settings: Settings) -> Result:
     faults and exits with 1. Only server.state_dir needs a restart.
     """
     with failing(NotRunning):
-        response, _ = ask(settings.server.state_dir, Reload())
+        response, _ = ask(settings.server.state_dir, Reload(), RELOADS_WITHIN)
     if response.faults:
         return Result({"reloaded": False, "faults": response.faults}, response.faults, 1)
     new = response.told

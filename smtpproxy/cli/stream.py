@@ -21,7 +21,7 @@ from smtpproxy.locale import REFERENCE
 from smtpproxy.policy.breaker import BRAND, STREAM, Feedback
 from smtpproxy.policy.campaign import Campaign, Trial, held_until
 from smtpproxy.policy.model import Mode
-from smtpproxy.process.control import NotRunning, Reload, ask
+from smtpproxy.process.control import RELOADS_WITHIN, NotRunning, Reload, ask
 from smtpproxy.report import judgement_object, outcomes
 from smtpproxy.report.judgement import StreamReport
 from smtpproxy.settings import Settings
@@ -116,7 +116,7 @@ NOT_RUNNING = "No relay is running: it takes effect at the next start."
 def _reload(settings: Settings, hash: str) -> tuple[Sequence[str], str]:
     """Have the running relay reload its configuration; return faults, and the effect."""
     try:
-        response, _ = ask(settings.server.state_dir, Reload())
+        response, _ = ask(settings.server.state_dir, Reload(), RELOADS_WITHIN)
     except NotRunning:
         return (), NOT_RUNNING
     except OSError as error:

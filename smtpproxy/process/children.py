@@ -16,6 +16,9 @@ from smtpproxy.settings import Settings
 from smtpproxy.sinks.snapshots import Snapshot
 
 BEAT = 1.0  # seconds
+SLOWEST_START = 600.0
+"""Seconds for a child that is only slow, for its disk or too few processors: another try would take
+as long."""
 _LENGTH = 4
 
 

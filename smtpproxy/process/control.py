@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from smtpproxy.process.children import SLOWEST_START
 from smtpproxy.process.listening import answers
 from smtpproxy.sinks.snapshots import Snapshot
 
@@ -144,6 +145,10 @@ async def _received(connection: socket.socket) -> bytes:
             raise EOFError("no complete request")
         data += more
     return data[_LENGTH:]
+
+
+RELOADS_WITHIN = SLOWEST_START + 60.0
+"""Seconds until a reload is done, or was undone."""
 
 
 def ask(state_dir: Path, request: Request, timeout: float = 120.0) -> Answer:

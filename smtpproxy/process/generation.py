@@ -14,6 +14,7 @@ import structlog
 
 from smtpproxy.process.children import (
     FEEDBACK,
+    SLOWEST_START,
     WEB,
     Answer,
     Ask,
@@ -33,6 +34,8 @@ from smtpproxy.store import is_postgresql
 _ALIVE_WITHIN = 10.0
 """A worker silent for longer (seconds) does not count as alive."""
 _STARTS_WITHIN = 30.0
+"""Seconds in which a child that ends before it works is tried again, at a start or a reload."""
+_LOOK_EVERY = 0.5
 _LONGEST_PAUSE = 30.0
 _DOWN_FOR = 90.0
 """If a worker could not be restarted for this long (seconds), systemd has to restart the relay."""
@@ -57,6 +60,7 @@ class Child:
         self.ready = asyncio.Event()
         self.closed = asyncio.Event()  # it accepts no more connections, or is gone
         self.heard = 0.0
+        self.began = 0.0  # the last try to start it
         self.down_since: float | None = None  # since it ended, until it is ready again
         self.channel: Channel | None = None
         self.process: ChildProcess | None = None
@@ -64,6 +68,13 @@ class Child:
     @property
     def key(self) -> tuple[str, int]:
         return self.name, self.process.pid if self.process is not None else 0
+
+    def down_for(self, now: float) -> float:
+        """How long it could not be started again; a try that is under way may be only slow."""
+        if self.down_since is None:
+            return 0.0
+        is_at_it = self.channel is not None and now < self.began + SLOWEST_START
+        return (self.began if is_at_it else now) - self.down_since
 
     def tell(self, message: Drain | Ask | Answer) -> None:
         if self.channel is not None:
@@ -116,9 +127,14 @@ class Generation:
         waiting = [asyncio.create_task(child.ready.wait()) for child in children]
         ending = asyncio.create_task(told_to_end.wait())
         everybody = asyncio.gather(*waiting)
-        await asyncio.wait(
-            (everybody, ending), timeout=_STARTS_WITHIN, return_when=asyncio.FIRST_COMPLETED
-        )
+        began, told = time.monotonic(), False
+        while not (everybody.done() or ending.done() or self._is_hopeless(began)):
+            await asyncio.wait(
+                (everybody, ending), timeout=_LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not told and time.monotonic() > began + _STARTS_WITHIN and self.missing:
+                log.warning("still starting", missing=self.missing)
+                told = True
         ready = everybody.done()
         for task in (ending, *waiting):
             task.cancel()
@@ -126,6 +142,12 @@ class Generation:
         if self.missing and not told_to_end.is_set():
             log.error("not started", missing=self.missing)
         return ready
+
+    def _is_hopeless(self, began: float) -> bool:
+        """Whether a child keeps ending, or takes longer than the slowest start."""
+        now = time.monotonic()
+        ends = any(child.down_for(now) > _STARTS_WITHIN for child in self._keepers)
+        return ends or now > began + SLOWEST_START
 
     @property
     def missing(self) -> list[str]:
@@ -161,6 +183,7 @@ class Generation:
         child.ready.clear()
         child.closed.clear()
         child.process = None
+        child.began = time.monotonic()
         try:
             child.process = await self._nursery.start(start, theirs, self.sockets)
         except BaseException:
@@ -214,10 +237,7 @@ class Generation:
         """Whether a worker hangs, or could not be restarted for a long time."""
         now = time.monotonic()
         silent = any(child.heard < now - _ALIVE_WITHIN for child in self.answering)
-        return silent or any(
-            child.down_since is not None and child.down_since < now - _DOWN_FOR
-            for child in self.workers
-        )
+        return silent or any(child.down_for(now) > _DOWN_FOR for child in self.workers)
 
     async def closed(self, within: float) -> None:
         """Wait until none of its workers accepts connections, at most `within` seconds."""

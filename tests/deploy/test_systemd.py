@@ -68,6 +68,10 @@ def test_it_tells_systemd_how_it_is(service: configparser.SectionProxy) -> None:
     assert service["KillMode"] == "mixed"  # the main process drains its workers itself
 
 
+def test_systemd_does_not_cut_a_slow_start_short(service: configparser.SectionProxy) -> None:
+    assert service["TimeoutStartSec"] == "infinity"
+
+
 def test_a_wrong_configuration_is_not_tried_again(service: configparser.SectionProxy) -> None:
     assert service["RestartPreventExitStatus"] == "2"
     assert service["ExecReload"].startswith("/usr/bin/smtpproxy reload ")

@@ -14,7 +14,7 @@ import pytest
 from smtpproxy.app import prepare
 from smtpproxy.config import parse
 from smtpproxy.process import generation as module
-from smtpproxy.process.children import Answer, Ask, Channel, Drain, Start
+from smtpproxy.process.children import SLOWEST_START, Answer, Ask, Channel, Drain, Start
 from smtpproxy.process.listening import Sockets
 from smtpproxy.process.notifier import Notifier
 from smtpproxy.process.nursery import ChildProcess, Nursery
@@ -131,6 +131,35 @@ async def test_a_child_that_cannot_be_started_is_tried_again(
     assert greeted == b"220 relay.example ESMTP smtpproxy\r\n"
     assert code == 0
     assert tries >= 3
+
+
+async def test_a_child_that_is_only_slow_to_start_is_waited_for(
+    settings: Settings, nursery: Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, tries = nursery.start, 0
+
+    async def slowly(start: Start, *given: Any) -> ChildProcess:
+        nonlocal tries
+        tries += 1
+        await asyncio.sleep(1.5)
+        return await begin(start, *given)
+
+    monkeypatch.setattr(nursery, "start", slowly)
+    monkeypatch.setattr(module, "_STARTS_WITHIN", 0.2)
+    code, greeted = await supervised(settings, Told(), nursery, lambda: greeting(settings))
+    assert greeted == b"220 relay.example ESMTP smtpproxy\r\n"
+    assert (code, tries) == (0, 2), "a worker and the web process"
+
+
+def test_a_slow_try_is_no_time_without_a_worker() -> None:
+    """The watchdog would have systemd restart the whole relay, which is as slow."""
+    child = module.Child("worker", 0)
+    assert child.down_for(1_000.0) == 0.0
+    child.down_since, child.began = 100.0, 101.0
+    assert child.down_for(200.0) == 100.0, "between two tries"
+    child.channel = Channel.__new__(Channel)
+    assert child.down_for(200.0) == 1.0
+    assert child.down_for(101.0 + SLOWEST_START) == SLOWEST_START + 1.0
 
 
 async def test_a_generation_that_does_not_start_leaves_the_one_before_at_work(
