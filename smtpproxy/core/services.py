@@ -212,7 +212,7 @@ class StreamTable:
     ) -> StreamChoice:
         name, rule = "" if credential is None else credential.name, ""
         if self._rules:
-            sender = _sender(reverse_path)
+            sender = _sender(reverse_path) if reverse_path else "<>"
             for key in (sender, "@" + sender.rpartition("@")[2]):
                 if key in self._rules:
                     rule = key

@@ -29,7 +29,6 @@ from smtpproxy.settings.amounts import (
     TimeOfDay,
 )
 from smtpproxy.settings.names import (
-    AllowedSender,
     Certificate,
     Country,
     FieldName,
@@ -133,7 +132,7 @@ class Credential:
     certificate: Certificate | None = None
     streams: Annotated[tuple[Name, ...], Key(example=("offers",)), AT_LEAST_ONE] | None = None
     default_stream: Name | None = None
-    senders: tuple[AllowedSender, ...] = ()  # "news@example.com", "@example.com" or "<>"
+    senders: tuple[Sender, ...] = ()  # "news@example.com", "@example.com" or "<>"
     from_domains: frozenset[Domain] = frozenset()
     message_rate: PerTime | None = None
     recipient_rate: PerTime | None = None

@@ -67,8 +67,10 @@ def field_name(value: object) -> str:
 
 
 def sender(value: object) -> str:
-    """Return a reverse path, `news@example.com`, or all of a domain, `@example.com`."""
-    right = '"news@example.com", or "@example.com" for a whole domain'
+    """Return a reverse path, all of a domain, or `<>` for the null path."""
+    right = '"news@example.com", "@example.com" for a whole domain, or "<>" for the null path'
+    if value == "<>":
+        return "<>"
     if not isinstance(value, str) or "@" not in value:
         raise ValueError(f"{shown(value)} is not {right}")
     if value.startswith("@"):
@@ -77,11 +79,6 @@ def sender(value: object) -> str:
         return entered(value)
     except ValueError as error:
         raise ValueError(f"{shown(value)} is not {right}: {error}") from None
-
-
-def allowed_sender(value: object) -> str:
-    """Return a reverse path, all of a domain, or `<>` for the null path."""
-    return "<>" if value == "<>" else sender(value)
 
 
 def mailbox(value: object) -> str:
@@ -201,7 +198,6 @@ Purpose = Annotated[str, Written(purpose)]
 Scope = Annotated[str, Written(scope)]
 FieldName = Annotated[str, Written(field_name)]
 Sender = Annotated[str, Written(sender)]
-AllowedSender = Annotated[str, Written(allowed_sender)]
 Mailbox = Annotated[str, Written(mailbox)]
 ListId = Annotated[str, Written(list_id)]
 User = Annotated[str, Written(user)]

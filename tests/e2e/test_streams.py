@@ -20,6 +20,7 @@ SENDERS = [
     {"address": "@till.example", "streams": ["receipts"], "default_stream": "receipts"},
     {"address": "news@till.example", "streams": ["offers"], "default_stream": "offers"},
     {"address": "greedy@shop.example", "streams": ["b2b"], "default_stream": "b2b"},
+    {"address": "<>", "streams": ["receipts"], "default_stream": "receipts"},
 ]
 
 
@@ -149,6 +150,15 @@ def test_sender_rules_choose_and_the_address_goes_before_its_domain(shop: Shop) 
     code, text = shop.send(narrowed, "stranger", sender="orders@till.example")
     assert "stream_not_permitted" in text
     assert len(shop.mailed()) == 2
+
+
+def test_a_rule_for_the_null_path_is_for_bounces_alone(shop: Shop) -> None:
+    assert shop.send(message(), "stranger", sender="")[0] == 250
+    code, text = shop.send(marketing(), "stranger", sender="nobody@shop.example")
+    assert code == 550
+    assert re.fullmatch(refusal("stranger", "no_record", "offers"), text)
+    code, text = shop.send(message(), "stranger", sender="", via="shop")
+    assert re.fullmatch(refusal("stranger", "no_record", "default"), text)
 
 
 def test_sender_rules_grant_nothing_that_the_listener_does_not(shop: Shop) -> None:

@@ -68,3 +68,16 @@ def test_local_programs(postfix: PostfixInstance, mta: FakeUpstream) -> None:
     postfix.submit(receipt, SENDER, ["stranger@people.example"])
     (got,) = arrived(mta, "<cron@shop.example>")
     assert b"x-mail-stream" not in got.data.lower()
+
+
+def test_a_bounce_for_another_host_reaches_the_sender(
+    postfix: PostfixInstance, mta: FakeUpstream
+) -> None:
+    mail = marketing(message_id="<elsewhere@shop.example>")
+    with session(postfix.port) as client:
+        assert send(client, mail, address("withdrawn"), sender="news@elsewhere.example")[0] == 250
+    (bounce,) = arrived(mta, "<elsewhere@shop.example>")
+    assert (bounce.sender, bounce.recipients) == ("", ("news@elsewhere.example",))
+    assert b"<withdrawn@people.example> refused: consent_withdrawn" in bounce.data.replace(
+        b"\r\n ", b""
+    )
