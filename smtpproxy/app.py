@@ -29,6 +29,7 @@ from smtpproxy.store.configurations import of_rows
 from smtpproxy.store.key_places import key_place
 from smtpproxy.store.link_keys import LINK_KEY_FILE
 from smtpproxy.store.maildir import Maildir
+from smtpproxy.store.move.traces import uncopied
 from smtpproxy.store.protocols import Store, StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.shared_keys import settle_link_keys
 
@@ -110,7 +111,7 @@ def _prepare_state(settings: Settings) -> None:
 async def _open_and_close(settings: Settings) -> None:
     async with opened_store(settings) as store:
         await _settle_keys(settings, store)
-        found = await of_rows(settings, store)
+        found = await of_rows(settings, store) + uncopied(settings)
     for one in found:
         structlog.get_logger().warning(
             "does not fit the store", subject=one.subject, text=one.text, fix=one.fix

@@ -149,11 +149,12 @@ def _text(copied: CopyResult, old: CopyEnd, new: CopyEnd, behind: Sequence[str])
     rows = [(table, f"{sum.rows:,}", str(sum)) for table, sum in copied.sums.items() if sum.rows]
     done = "the copy was already complete" if copied.already_there else "copied and verified"
     stop = "" if copied.already_there else f"nobody could write for {copied.seconds:.1f} s; "
+    role = ", with the relays' own role" if new.shown.startswith("postgresql") else ""
     return [
         Table([Column("table"), Column("rows", right=True), Column("checksum")], rows),
         "",
         Styled(f"{new.shown}: {done}; {old.shown} is closed", "green"),
-        f"{stop}now set store.url to {new.shown}",
+        f"{stop}now set store.url to {new.shown}{role}",
         *(f"erased people are still in the audit log of {relay}" for relay in behind),
     ]
 

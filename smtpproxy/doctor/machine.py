@@ -19,7 +19,7 @@ from smtpproxy.store.closed import without_password
 from smtpproxy.store.key_files import FILE_NAME
 from smtpproxy.store.key_places import key_place
 from smtpproxy.store.link_keys import LINK_KEY_FILE, load_link_keys
-from smtpproxy.store.postgres.standby_checks import commits_wait
+from smtpproxy.store.postgres.standby_checks import standby_awaited
 from smtpproxy.store.protocols import (
     NoStoreYet,
     StoreInaccessible,
@@ -132,16 +132,20 @@ async def failover(settings: Settings) -> list[Finding]:
         return []
     where = without_password(settings.store.url)
     try:
-        waits = await commits_wait(settings.store)
+        found = await standby_awaited(settings.store)
     except StoreUnavailable as fault:
         return [Finding(Check.FAILOVER, where, Status.UNKNOWN, f"the store cannot answer: {fault}")]
-    if waits:
+    if found.waits and not found.connected:
+        text = "commits wait for a standby, and none is connected: nothing can be written"
+        return [Finding(Check.FAILOVER, where, Status.FAIL, text, _BRING_BACK)]
+    if found.waits:
         return [Finding(Check.FAILOVER, where, Status.PASS, "a commit waits for a standby")]
     text = "commits do not wait for a standby: a failover loses the last ones, even an unsubscribe"
     status = Status.FAIL if settings.store.require_synchronous else Status.WARN
     return [Finding(Check.FAILOVER, where, status, text, _WAIT)]
 
 
+_BRING_BACK = "bring the standby back, or take it out of synchronous_standby_names, and reload"
 _WAIT = "set synchronous_standby_names, and synchronous_commit = on (store.require_synchronous)"
 _REPLAY = "run smtpproxy restore --journals DIR, or --journals-lost if none are left"
 

@@ -71,14 +71,15 @@ class RelayTeller:
             await self._store.close()
 
     async def _tell(self) -> str:
-        """Report once; return what is wrong."""
-        settings = self._settings
+        """Report once; return what is wrong with the keys."""
+        settings, told = self._settings, False
         try:
             now = await asyncio.to_thread(state_of, settings)
             if now == self._last and time.monotonic() < self._again_at:
                 return self._fault
             store = self._store
             await store.tell(relay_id(settings.server.state_dir), now, at=datetime.now(UTC))
+            told = True
             await check_suppression_keys(store, settings.server.state_dir)
             if settings.makes_tokens:
                 used = await store.link_keys()
@@ -87,7 +88,7 @@ class RelayTeller:
             self._last, self._again_at = now, time.monotonic() + _TELL
         except StoreMisconfigured as error:
             self._last = None  # compare again
-            return str(error)
+            return str(error) if told else self._fault  # without an answer nothing is known of keys
         except (StoreUnavailable, OSError):
             return self._fault  # those that need the store report it
         except Exception as error:  # a fault of the program: mail goes on

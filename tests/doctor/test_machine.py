@@ -31,6 +31,7 @@ from smtpproxy.settings import (
     StoreSettings,
     TcpAddress,
 )
+from smtpproxy.store.postgres.standby_checks import Awaited
 from smtpproxy.store.protocols import StoreUnavailable
 from tests.kit.disk import fill, tiny_disk
 from tests.kit.dns import NameServer
@@ -216,28 +217,34 @@ def test_the_worst_of_what_a_demand_needs_is_what_it_gets(settings: Settings) ->
 
 
 @pytest.mark.parametrize(
-    ("waits", "required", "status"),
-    [(False, False, "warn"), (False, True, "fail"), (True, True, "pass"), (None, True, "unknown")],
+    ("found", "required", "status"),
+    [
+        (Awaited(waits=False, connected=True), False, "warn"),
+        (Awaited(waits=False, connected=True), True, "fail"),
+        (Awaited(waits=True, connected=True), True, "pass"),
+        (Awaited(waits=True, connected=False), True, "fail"),
+        (None, True, "unknown"),
+    ],
 )
 async def test_whether_a_failover_may_lose_what_was_acknowledged(
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
-    waits: bool | None,
+    found: Awaited | None,
     required: bool,
     status: str,
 ) -> None:
-    async def asked(_: StoreSettings) -> bool:
-        if waits is None:
+    async def asked(_: StoreSettings) -> Awaited:
+        if found is None:
             raise StoreUnavailable("the database failed")
-        return waits
+        return found
 
-    monkeypatch.setattr(machine, "commits_wait", asked)
+    monkeypatch.setattr(machine, "standby_awaited", asked)
     assert await failover(settings) == [], "SQLite has none"
     url = "postgresql://relay:secret@db.example/smtpproxy"
     store = StoreSettings(url, require_synchronous=required)
-    [found] = await failover(replace(settings, store=store))
-    assert (found.check, found.status) == (Check.FAILOVER, status)
-    assert "secret" not in found.subject
+    [judged] = await failover(replace(settings, store=store))
+    assert (judged.check, judged.status) == (Check.FAILOVER, status)
+    assert "secret" not in judged.subject
 
 
 async def test_a_store_that_cannot_answer_fails(

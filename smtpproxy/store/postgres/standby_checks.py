@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _WHICH = "SELECT system_identifier, current_database()::text FROM pg_control_system()"
 _VERSION = "SELECT version, commit_id::text FROM store_state"
+_CONNECTED = "EXISTS (SELECT 1 FROM pg_stat_replication)"  # any role sees how many there are
 _PAUSE = 0.02  # seconds
 _MOST = 5.0  # seconds that a command waits for a standby
 
@@ -60,11 +61,18 @@ async def look_at_replica(settings: StoreSettings) -> ReplicaLook | None:
             return ReplicaLook(None, str(error) or "store.replica_url: does not answer")
 
 
-async def commits_wait(settings: StoreSettings) -> bool:
-    """Return whether commits wait for a standby. Raises StoreUnavailable."""
+class Awaited(NamedTuple):
+    """Whether commits wait for a standby, and whether any is there."""
+
+    waits: bool
+    connected: bool
+
+
+async def standby_awaited(settings: StoreSettings) -> Awaited:
+    """Return what commits wait for. Raises StoreUnavailable."""
     with closing(Lease(replace(target(settings), synchronous=False))) as lease:
         async with lease.database.connection() as connection:
-            return bool(await connection.fetchval(f"SELECT {WAITS}"))
+            return Awaited(*await connection.fetchrow(f"SELECT {WAITS}, {_CONNECTED}"))
 
 
 async def _which(connection: "Connection") -> tuple[int, str]:
