@@ -32,11 +32,13 @@ class Delivered(Struct, frozen=True):
     """What became of one copy.
 
     `for_all`: the reply is about the message or the upstream, not about the recipient.
+    `to_content`: it is the upstream's reply to the content, which may yet be about the recipient.
     """
 
     reply: Reply
     in_doubt: bool = False  # it was sent but not answered: it may have been accepted
     for_all: bool = False
+    to_content: bool = False
     again: bool = False  # the connection failed, and it was certainly not sent
     notifies: bool = True  # the upstream sends the notifications asked for
 
@@ -79,9 +81,9 @@ class PerRecipientDelivery:
         """Return what became of each, in order.
 
         While nobody is mailed the first failure for all ends it; later, several in a row do, as do
-        several refusals for good where each recipient gets its own reply: nobody is told of what
-        may be another's. Those who certainly got nothing are tried again at the end, one by one,
-        because the upstream may allow fewer connections.
+        several refusals of the content where each recipient gets its own reply: nobody is told of
+        what may be another's. Those who certainly got nothing are tried again at the end, one by
+        one, because the upstream may allow fewer connections.
         """
         outcomes: list[Delivered | None] = [None] * len(recipients)
         refusals = 0
@@ -90,7 +92,8 @@ class PerRecipientDelivery:
             if outcome.accepted:
                 break
             refusals += outcome.for_all
-            if outcome.for_all and (outcome.reply.code < 500 or refusals >= self._most_refusals):
+            passing = outcome.reply.code < 500 and not outcome.to_content
+            if outcome.for_all and (passing or refusals >= self._most_refusals):
                 return [known or Delivered(outcome.reply) for known in outcomes]
         left = [index for index, known in enumerate(outcomes) if known is None]
 
@@ -149,7 +152,7 @@ class PerRecipientDelivery:
             raise
         if reply.code < 300:
             yield from self._note_mailed(recipient)
-        return Delivered(reply, for_all=True, notifies=upstream.notifies)
+        return Delivered(reply, for_all=True, to_content=True, notifies=upstream.notifies)
 
 
 FAILURES = (UpstreamError, StoreUnavailable, AuditUnavailable, SigningFailed, OSError)

@@ -15,7 +15,7 @@ from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.wire.commands import Rcpt
 
-ANN, BOB, CYD = (Recipient(Rcpt(f"{n}@x.example"), f"{n}@x.example") for n in ("a", "b", "c"))
+ANN, BOB, CYD, DAN = (Recipient(Rcpt(f"{n}@x.example"), f"{n}@x.example") for n in "abcd")
 OK = Reply.of(250, "2.0.0", "queued")
 
 
@@ -33,7 +33,10 @@ class Services:
 
 
 def delivered(
-    answers: dict[Recipient, Reply], failure: Exception | None = None
+    answers: dict[Recipient, Reply],
+    failure: Exception | None = None,
+    *,
+    reply_for_each: bool = False,
 ) -> tuple[list[Delivered], list[Exception], list[str]]:
     """What becomes of a copy each; `failure` comes when BOB is looked at again."""
     failures, noted = list[Exception](), list[str]()
@@ -63,6 +66,7 @@ def delivered(
         answer_instead=answered,
         note_mailed=mailed,
         report_failure=failed,
+        reply_for_each=reply_for_each,
     )
 
     def run(steps: Steps[Any]) -> Any:
@@ -110,3 +114,15 @@ def test_a_message_that_the_first_is_refused_for_goes_to_nobody() -> None:
     results, _, noted = delivered({ANN: refused, BOB: OK, CYD: OK})
     assert [result.reply.code for result in results] == [552, 552, 552]
     assert noted == []
+
+
+@pytest.mark.parametrize("code", [452, 552])
+def test_over_lmtp_the_content_is_refused_to_the_others_after_three_in_a_row(code: int) -> None:
+    """The mailbox of the first alone may be full, at this attempt and the next ones."""
+    full = Reply.of(code, f"{code // 100}.2.2", "mailbox full")
+    results, _, noted = delivered({ANN: full, BOB: OK, CYD: OK}, reply_for_each=True)
+    assert [result.reply.code for result in results] == [code, 250, 250]
+    assert noted == [BOB.path, CYD.path]
+    three = dict.fromkeys((ANN, BOB, CYD), full)
+    results, _, _ = delivered({**three, DAN: OK}, reply_for_each=True)
+    assert [result.reply.code for result in results] == [code] * 4
