@@ -155,9 +155,9 @@ class Session(asyncio.Protocol, ABC):
             refusal = self._listener.admit(self, self._peer, transport)
         except Exception as error:  # an uncounted session must not continue
             self._cause, self._stops, self._ended = "error", ENDING, True
-            self._report(error)
             self._send_internal_failure()
             self._transport.close()
+            self._report(error)
             return
         if refusal is not None:
             self._cause, self._stops, self._ended = "refused", ENDING, True
@@ -287,10 +287,12 @@ class Session(asyncio.Protocol, ABC):
     def _fault(self, error: BaseException) -> None:
         """End the session after an internal failure, which must not pass mail or reach the
         caller."""
-        if isinstance(error, Exception):
-            self._report(error)
-            self._send_internal_failure()
-        self._end("error")  # CancelledError: the process ends
+        try:
+            if isinstance(error, Exception):
+                self._send_internal_failure()
+                self._report(error)  # last, as it may fail where there is no memory
+        finally:
+            self._end("error")  # CancelledError: the process ends
 
     def _report(self, error: Exception) -> None:
         text = f"{type(error).__name__}: {error}"

@@ -6,6 +6,7 @@ It begins in nursery.py and works in the module of its role.
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -98,7 +99,8 @@ class Channel:
     async def keep_beating(self, snapshot: Callable[[], Snapshot]) -> None:
         """Report metrics until cancelled."""
         while True:
-            self.send(Beat(snapshot()))
+            with suppress(MemoryError):  # the next one may find some
+                self.send(Beat(snapshot()))
             await asyncio.sleep(BEAT)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Freed memory: kept for the next message, given back to the system if none comes.
+"""Memory: freed, kept for the next message, given back to the system if none comes; and used up.
 
 glibc keeps what a process frees unless it is at the very end of the heap. Other C libraries give
 memory back by themselves, and lack these functions.
@@ -84,3 +84,45 @@ class IdleTrimmer:
         self._quiet += 1
         if self._quiet == _QUIET:
             self._give_back()
+
+
+_NEEDED = 1024 * 1024  # octets, for one message
+_MOST_BEATS = 5
+
+
+class MemoryWatch:
+    """Ends a process that has no memory left, for five seconds, and gets nothing done.
+
+    Each client would be answered 421, or cut off, for ever: Python and the libraries keep what they
+    have, and a new process begins with less.
+    """
+
+    def __init__(self, end: Callable[[], None], has_room: Callable[[int], bool]) -> None:
+        self._end = end
+        self._has_room = has_room
+        self._messages = 0.0
+        self._failed = 0  # beats in a row
+
+    def beat(self, messages: float) -> None:
+        """Call this every second with the number of messages until then."""
+        if messages != self._messages or self._has_room(_NEEDED):
+            self._messages, self._failed = messages, 0
+        else:
+            self.failed()
+
+    def failed(self) -> None:
+        """Call this instead where there was no memory to find that out."""
+        self._failed += 1
+        if self._failed >= _MOST_BEATS:
+            self._end()
+
+
+def has_room(octets: int) -> bool:
+    """Return whether so much can be allocated in one piece. Nothing is written to it."""
+    library = ctypes.CDLL(None)
+    allocate, free = library.malloc, library.free
+    allocate.argtypes, allocate.restype = (ctypes.c_size_t,), ctypes.c_void_p
+    free.argtypes, free.restype = (ctypes.c_void_p,), None
+    piece = allocate(octets)
+    free(piece)
+    return piece is not None

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,13 @@ from smtpproxy.intake.smtp import SmtpSession
 from smtpproxy.policy.model import Alignment
 from smtpproxy.process.breaker import WorkerBreaker
 from smtpproxy.process.children import BEAT, Answer, Ask, Beat, Channel, Closed, Drain, Ready
-from smtpproxy.process.memory import IdleTrimmer, freeze_loaded, keep_freed
+from smtpproxy.process.memory import (
+    IdleTrimmer,
+    MemoryWatch,
+    freeze_loaded,
+    has_room,
+    keep_freed,
+)
 from smtpproxy.relay.content import Spool
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.transaction import UpstreamTransaction
@@ -121,13 +128,21 @@ def _processors(settings: Settings) -> int:
 
 
 async def _beat(worker: "Worker", channel: Channel) -> None:
-    trimmer = IdleTrimmer()
+    trimmer, memory = IdleTrimmer(), MemoryWatch(worker.end_at_once, has_room)
     while True:
-        snapshot = worker.snapshot()
-        channel.send(Beat(snapshot, worker.paused))
-        worker.pool.make_room()
-        trimmer.beat(sum(snapshot.counters["messages_total"].values()))
-        await asyncio.sleep(BEAT)
+        try:
+            snapshot = worker.snapshot()
+            channel.send(Beat(snapshot, worker.paused))
+            worker.pool.make_room()
+            messages = sum(snapshot.counters["messages_total"].values())
+            trimmer.beat(messages)
+            memory.beat(messages)
+        except MemoryError:
+            memory.failed()
+        try:
+            await asyncio.sleep(BEAT)
+        except MemoryError:
+            time.sleep(BEAT)  # noqa: ASYNC251 - there is no memory for anything else either
 
 
 def _store_snapshot() -> Snapshot:
@@ -259,6 +274,14 @@ class Worker:
             self._campaigns.close()
         await self._store.close()
         structlog.get_logger().info("worker drained")
+
+    def end_at_once(self) -> None:
+        """End the process, which has no memory left; the supervisor starts another one."""
+        with suppress(MemoryError):
+            structlog.get_logger().error("no memory left", outcome="the worker ends")
+        with suppress(Exception):
+            self._journal.close()  # what it has yet to write
+        os._exit(1)
 
     @property
     def paused(self) -> tuple[str, ...]:

@@ -70,3 +70,25 @@ def test_the_session_ends_and_keeps_nothing(
         client.greet()
         client.begin()
         assert client.say(marketing(), b".\r\n").startswith("250 ")
+
+
+@pytest.mark.parametrize("name", ["admit", "_answer_recipients"])
+def test_where_not_even_a_report_finds_memory_the_client_is_told_all_the_same(
+    listen: Listen, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def no_memory(*_: object) -> Any:
+        raise MemoryError
+
+    intake = listen(streams=["offers"], default_stream="offers")
+    with monkeypatch.context() as patch:
+        patch.setattr(Listener if name == "admit" else SmtpSession, name, no_memory)
+        patch.setattr(SmtpSession, "_report", no_memory)
+        with intake.client() as client:
+            if name != "admit":
+                client.greet()
+                client.send("MAIL FROM:<news@shop.example>", "RCPT TO:<consent@people.example>")
+                assert client.reply().startswith("250 2.1.0 ")
+            assert client.rest() == ["421 4.3.0 temporary_failure; closing the connection"]
+    wait_for(lambda: not intake.door._sessions, "the session to end")
+    with intake.client() as client:
+        client.greet()

@@ -4,10 +4,13 @@ import ctypes
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from smtpproxy.process.memory import IdleTrimmer
+from smtpproxy.process import worker
+from smtpproxy.process.children import Channel
+from smtpproxy.process.memory import IdleTrimmer, MemoryWatch
 from tests.kit.load import SmtpSink, smtp_source
 from tests.kit.parts import needs
 from tests.kit.ports import wait_for
@@ -44,6 +47,57 @@ def test_what_the_start_left_is_given_back_before_the_first_message() -> None:
     for _ in range(3):
         trimmer.beat(0)
     assert given.times == 1
+
+
+class Ended(Exception):
+    pass
+
+
+def ended() -> None:
+    raise Ended
+
+
+def test_a_process_that_has_no_room_and_gets_nothing_done_ends_after_five_seconds() -> None:
+    memory = MemoryWatch(ended, lambda octets: False)
+    for messages in (0, 0, 0, 0, 7, 7, 7, 8, 8, 8, 8):  # with small ones it gets on
+        memory.beat(messages)
+    memory.failed()
+    with pytest.raises(Ended):
+        memory.beat(8)
+
+
+def test_one_that_has_room_in_between_goes_on() -> None:
+    room = iter([False] * 4 + [True] + [False] * 4)
+    memory = MemoryWatch(ended, lambda octets: next(room))
+    for _ in range(9):
+        memory.beat(0)
+
+
+def test_room_is_what_the_system_gives() -> None:
+    code = (
+        "import resource\nfrom smtpproxy.process.memory import has_room\n"
+        "before = has_room(1 << 28)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 20, 1 << 20))\n"
+        "print(before, has_room(1 << 28))"
+    )
+    assert run(sys.executable, "-c", code).stdout == "True False\n"
+
+
+async def test_a_worker_without_memory_for_its_beat_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Exhausted:
+        snapshots = 0
+
+        def snapshot(self) -> None:
+            self.snapshots += 1
+            raise MemoryError
+
+        end_at_once = staticmethod(ended)
+
+    exhausted: Any = Exhausted()
+    monkeypatch.setattr(worker, "BEAT", 0.0)
+    with pytest.raises(Ended):
+        await worker._beat(exhausted, Channel.__new__(Channel))
+    assert exhausted.snapshots == 5
 
 
 @of_glibc
