@@ -19,7 +19,7 @@ from benchmarks import data
 from smtpproxy.policy.model import Lookups
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_store
-from smtpproxy.store.protocols import Store
+from smtpproxy.store.sql.store import Store
 
 ROUNDS = 7
 READS = 5_000

@@ -26,8 +26,8 @@ from smtpproxy.store.followed import Followed
 from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.operations import Limits, PurgedSuppressions, Removed
 from smtpproxy.store.propagation import of_others
-from smtpproxy.store.protocols import Store
 from smtpproxy.store.relays import known_relay_id
+from smtpproxy.store.sql.store import Store
 
 NOTES_FOR = years(1)
 """How long the free text of a suppression's note is kept."""

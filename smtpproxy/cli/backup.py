@@ -28,7 +28,7 @@ from smtpproxy.events import picked
 from smtpproxy.process.control import NotRunning, Status, ask
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.protocols import Store
+from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import counted
 
 T = TypeVar("T")

@@ -49,7 +49,7 @@ from smtpproxy.policy.rulebook import DOUBLE_OPT_IN
 from smtpproxy.recorded_consent import brand_of, check_method
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.plausible import SKEW, by_now
-from smtpproxy.store.protocols import Store
+from smtpproxy.store.sql.store import Store
 
 _BATCH = 500  # receipts
 _EVIDENCE = {

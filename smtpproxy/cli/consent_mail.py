@@ -25,7 +25,7 @@ from smtpproxy.mail.address import names_domain
 from smtpproxy.policy.model import Evidence, Source
 from smtpproxy.settings import Settings
 from smtpproxy.store import open_confirmation_limit
-from smtpproxy.store.protocols import Store
+from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import few
 
 if TYPE_CHECKING:

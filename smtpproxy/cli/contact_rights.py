@@ -36,7 +36,8 @@ from smtpproxy.clock import now
 from smtpproxy.policy.model import Audience, Contact, Origin, Source
 from smtpproxy.settings import Settings
 from smtpproxy.store.operations import Change, Correction
-from smtpproxy.store.protocols import ContactUpdate, Store, SuppressionEntry
+from smtpproxy.store.protocols import ContactUpdate, SuppressionEntry
+from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import counted
 
 

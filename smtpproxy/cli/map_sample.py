@@ -35,7 +35,8 @@ from smtpproxy.store.exchange.lines import ImportFault, Passed, Read, Rejected
 from smtpproxy.store.exchange.mapping import Mapping
 from smtpproxy.store.exchange.plausible import ContactCheck
 from smtpproxy.store.exchange.tables import read_table
-from smtpproxy.store.protocols import ContactUpdate, Store
+from smtpproxy.store.protocols import ContactUpdate
+from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import counted, printable
 
 ROWS = 1_000

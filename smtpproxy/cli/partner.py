@@ -29,7 +29,7 @@ from smtpproxy.store.exchange.snapshot import (
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.key_files import create_partner_key, load_partner_key
 from smtpproxy.store.keys import Coverage, PartnerSnapshot, SnapshotRow, SuppressionKey
-from smtpproxy.store.protocols import Store
+from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import counted
 
 _BATCH = 5_000

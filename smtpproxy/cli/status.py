@@ -32,7 +32,8 @@ from smtpproxy.store.breaker import StreamStatus
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.feedback import Waiting
 from smtpproxy.store.maildir import Maildir
-from smtpproxy.store.protocols import Store, StoreUnavailable
+from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.sql.store import Store
 from smtpproxy.toml import TomlError, read
 
 _EVERY = 2.0  # seconds between two requests

@@ -28,7 +28,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.store import open_breaker, open_stream_counts
 from smtpproxy.store.breaker import StreamStatus, status_object, subject_of
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.protocols import Store
+from smtpproxy.store.sql.store import Store
 from smtpproxy.store.streams import PERSON, StreamEvent, event_object
 from smtpproxy.terminal import counted
 

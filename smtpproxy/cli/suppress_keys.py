@@ -26,8 +26,9 @@ from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.key_files import FILE_NAME, load_keys
 from smtpproxy.store.key_places import key_place
 from smtpproxy.store.keys import KeyRing, is_key_text
-from smtpproxy.store.protocols import KeyStatus, Store
+from smtpproxy.store.protocols import KeyStatus
 from smtpproxy.store.register import Relay
+from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import counted
 
 

@@ -15,7 +15,7 @@ from smtpproxy.events import picked
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.propagation import Backlog, DeadLetter, WebhookState
-from smtpproxy.store.protocols import Store
+from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import counted
 
 _NUMBER = click.IntRange(1, 2**63 - 1)

@@ -20,9 +20,10 @@ from smtpproxy.policy.periods import beginning
 from smtpproxy.settings import FeedbackSettings, WebhookSettings
 from smtpproxy.store.breaker import Breaker
 from smtpproxy.store.feedback import HeardEvent, ReadReport
-from smtpproxy.store.propagation import EventLog, NewEvent
-from smtpproxy.store.protocols import SuppressionEntry, SuppressionStore
+from smtpproxy.store.propagation import NewEvent
+from smtpproxy.store.protocols import SuppressionEntry
 from smtpproxy.store.sql.feedback import FeedbackLog
+from smtpproxy.store.sql.store import Store
 
 SUPPRESSIONS = {
     Class.DEAD: (Origin.BOUNCE, "no such mailbox"),
@@ -59,7 +60,7 @@ class Actor:
     """Acts on reports. Raises StoreUnavailable; then the reports have to be read again."""
 
     settings: FeedbackSettings
-    store: Callable[[], SuppressionStore]
+    store: Callable[[], Store]
     log: FeedbackLog
     breaker: Breaker | None = None
     tell: Callable[[Sequence[NewEvent]], Awaitable[None]] | None = None  # logs events for webhooks
@@ -199,7 +200,7 @@ def heard_event(
 
 
 def telling(
-    webhooks: Iterable[WebhookSettings], store: Callable[[], EventLog]
+    webhooks: Iterable[WebhookSettings], store: Callable[[], Store]
 ) -> Callable[[Sequence[NewEvent]], Awaitable[None]] | None:
     """Return a function that logs feedback for webhooks; None if no webhook wants it."""
     if not any("feedback" in webhook.events for webhook in webhooks):

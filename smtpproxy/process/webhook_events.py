@@ -24,9 +24,10 @@ from smtpproxy.report.counts import Row
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.following import newest_rows, unread
 from smtpproxy.store import open_stream_counts
-from smtpproxy.store.propagation import EventLog, NewEvent
+from smtpproxy.store.propagation import NewEvent
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.relays import relay_id
+from smtpproxy.store.sql.store import Store
 from smtpproxy.store.sql.stream_counts import StreamCounts
 
 CAMPAIGNS, REFUSALS = "campaigns", "refusals"
@@ -58,7 +59,7 @@ class _Ended(Exception):
 class RefusalSummaries:
     """Sums up the audit journal once in a period (seconds, from midnight in UTC)."""
 
-    store: EventLog
+    store: Store
     relay: str  # its host name
     id: str  # and what distinguishes its journal from others
     audit: Path
@@ -149,7 +150,7 @@ class CampaignTrials:
 
     def __init__(
         self,
-        store: EventLog,
+        store: Store,
         counts: StreamCounts,
         trials: Mapping[str, Trial],
         now: Clock,
@@ -235,7 +236,7 @@ def _ended(
     return NewEvent(f"{campaign.key}:{began}:{held}", "campaign", data)
 
 
-async def keep_logging(settings: Settings, store: EventLog, now: Clock, ending: Flag) -> None:
+async def keep_logging(settings: Settings, store: Store, now: Clock, ending: Flag) -> None:
     """Log what any webhook wants, until cancelled; after a failure it tries again."""
     wanted = frozenset(event for webhook in settings.webhooks for event in webhook.events)
     periods = {one.refusals_every for one in settings.webhooks if "refusals" in one.events}
@@ -260,7 +261,7 @@ async def keep_logging(settings: Settings, store: EventLog, now: Clock, ending: 
             await asyncio.sleep(_LOOK)
 
 
-async def _forget_others(store: EventLog, id: str, kept: Sequence[str]) -> None:
+async def _forget_others(store: Store, id: str, kept: Sequence[str]) -> None:
     """Forget this relay's sources that no webhook wants: they begin afresh if wanted again."""
     ours = (CAMPAIGNS, f"{REFUSALS}:{id}:")
     known = await store.event_sources()

@@ -18,11 +18,12 @@ from smtpproxy.store import open_store
 from smtpproxy.store.propagation import of_others
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.relays import relay_id
+from smtpproxy.store.sql.store import Store
 from smtpproxy.version import VERSION
 from smtpproxy.webhooks import SecretFault, read_secrets
 from smtpproxy.webhooks.delivery import Kind, Poster
 from smtpproxy.webhooks.dispatcher import Environment, WebhookDispatcher
-from smtpproxy.webhooks.shared_store import PropagationStore, SharedStore
+from smtpproxy.webhooks.shared_store import SharedStore
 
 _AFTER_TROUBLE = 30.0
 
@@ -68,7 +69,7 @@ async def _deliver(settings: Settings, sock: socket.socket) -> int:
     return 0
 
 
-async def _forget_others(settings: Settings, store: PropagationStore, around: Environment) -> None:
+async def _forget_others(settings: Settings, store: Store, around: Environment) -> None:
     """Forget webhooks that are no longer configured, so that one configured again starts afresh.
 
     Those of other relays stay.

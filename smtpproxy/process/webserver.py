@@ -27,8 +27,9 @@ from smtpproxy.store import (
     open_store,
 )
 from smtpproxy.store.link_keys import LinkReader
-from smtpproxy.store.protocols import Store, StoreUnavailable
+from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sql.feedback import FeedbackLog
+from smtpproxy.store.sql.store import Store
 from smtpproxy.version import VERSION
 from smtpproxy.web.api import Api
 from smtpproxy.web.app import create_app

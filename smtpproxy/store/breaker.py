@@ -29,8 +29,9 @@ from smtpproxy.policy.model import Pause, Stream, StreamClass
 from smtpproxy.policy.rules.deferrals import pause_in_force
 from smtpproxy.settings import BreakerSettings
 from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.sql.store import Store
 from smtpproxy.store.sql.stream_counts import StreamCounts
-from smtpproxy.store.streams import StreamEvent, StreamStates
+from smtpproxy.store.streams import StreamEvent
 
 SENT_EVERY = 1.0
 """Seconds between two counts of sent mail in each process."""
@@ -124,7 +125,7 @@ class Breaker:
         settings: BreakerSettings,
         streams: Iterable[Stream],
         counts: StreamCounts,
-        states: Callable[[], StreamStates],
+        states: Callable[[], Store],
         *,
         now: Callable[[], datetime],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,

@@ -7,10 +7,11 @@ from msgspec import Struct
 
 from smtpproxy.policy.model import Stream
 from smtpproxy.settings import Settings
-from smtpproxy.store.register import Relay, RelayRegister, RelayState, living
+from smtpproxy.store.register import Relay, RelayState, living
 from smtpproxy.store.relays import known_relay_id
-from smtpproxy.store.scopes import ScopeStore, lost_scopes
+from smtpproxy.store.scopes import lost_scopes
 from smtpproxy.store.shared_keys import held_keys
+from smtpproxy.store.sql.store import Store
 
 
 class Misfit(Struct, frozen=True):
@@ -39,7 +40,7 @@ def _described(stream: Stream) -> str:
     return ", ".join([*parts, *([f"purpose {stream.purpose}"] if stream.purpose else [])])
 
 
-async def of_rows(settings: Settings, store: ScopeStore) -> list[Misfit]:
+async def of_rows(settings: Settings, store: Store) -> list[Misfit]:
     """Return names in the rows that are not configured. Raises StoreUnavailable."""
     scopes = await lost_scopes(settings.scopes, store)
     return [
@@ -48,7 +49,7 @@ async def of_rows(settings: Settings, store: ScopeStore) -> list[Misfit]:
     ]
 
 
-async def of_consents(settings: Settings, store: ScopeStore) -> list[Misfit]:
+async def of_consents(settings: Settings, store: Store) -> list[Misfit]:
     """Return purposes of consents that no stream has. Raises StoreUnavailable."""
     lost = set(await store.consent_purposes()) - settings.purposes
     return [_purpose(name) for name in sorted(lost)]
@@ -59,7 +60,7 @@ def _purpose(name: str) -> Misfit:
     return Misfit(f'purpose "{name}"', text, "give a stream the purpose that people agreed to")
 
 
-async def of_relays(settings: Settings, store: RelayRegister, *, now: datetime) -> list[Misfit]:
+async def of_relays(settings: Settings, store: Store, *, now: datetime) -> list[Misfit]:
     """Return how the configurations of other live relays differ. Raises StoreUnavailable."""
     others = living(await store.relays(), now)
     own = known_relay_id(settings.server.state_dir)

@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Struct
 
 from smtpproxy.settings import ServerSettings
-from smtpproxy.store.propagation import EventLog
 from smtpproxy.store.relays import known_relay_id, relay_id
+from smtpproxy.store.sql.store import Store
 
 _SOURCE = "matches:"
 _FRESH = timedelta(hours=12)
@@ -36,12 +36,12 @@ class _Progress(Struct):
 class Followed:
     """The progress of one relay. Methods raise StoreUnavailable."""
 
-    store: EventLog
+    store: Store
     source: str
     progress: _Progress
 
     @classmethod
-    async def of(cls, store: EventLog, server: ServerSettings, *, dry_run: bool = False) -> Self:
+    async def of(cls, store: Store, server: ServerSettings, *, dry_run: bool = False) -> Self:
         """Raises StoreUnavailable, OSError."""
         id_of = known_relay_id if dry_run else relay_id
         source = f"{_SOURCE}{id_of(server.state_dir)}"
@@ -75,7 +75,7 @@ class Followed:
         return sorted(name for name, age in ages if _FRESH < age < _GONE or age < -_FRESH)
 
 
-async def _all(store: EventLog) -> dict[str, _Progress]:
+async def _all(store: Store) -> dict[str, _Progress]:
     sources = await store.event_sources()
     return {
         name: msgspec.json.decode(state, type=_Progress)

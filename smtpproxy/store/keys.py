@@ -8,18 +8,18 @@ shows that it is a domain, though not which.
 """
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
 from hmac import digest
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from smtpproxy.mail.address import domains_over, names_domain, whole_domain, widened
 from smtpproxy.mail.mailboxes import recorded
 from smtpproxy.mail.unsubscribe_token import KEY_TEXT
-from smtpproxy.policy.model import Origin, Suppression
+from smtpproxy.policy.model import Origin
 
 _BLOCK = 64  # of SHA-256, RFC 2104 section 2
 _WIDE_BYTES = 16  # truncated as RFC 2104 section 5 allows: it only finds candidates
@@ -202,43 +202,3 @@ class Coverage:
 
     covered: int
     total: int
-
-
-class PartnerStore(Protocol):
-    """The exchange with the partners that the store was opened with.
-
-    Methods raise `KeyError` for the name of any other partner.
-    """
-
-    async def cover(self, addresses: Sequence[str]) -> int:
-        """Store every partner's hash of those canonical addresses that are suppressed.
-
-        Returns how many are new. Suppressions added with their address are covered at once; this is
-        for older ones, and for those added as key texts.
-        """
-        ...
-
-    async def forget_partners(self) -> int:
-        """Delete the hashes under keys that are no longer a partner's."""
-        ...
-
-    async def coverage(self, partner: str) -> Coverage: ...
-
-    def export_to_partner(
-        self, partner: str
-    ) -> AsyncGenerator[tuple[KeyPair | None, Suppression], None]:
-        """Yield every suppression with its keys for the partner, or None if not covered."""
-        ...
-
-    async def snapshots(self) -> Mapping[str, PartnerSnapshot]:
-        """Return the snapshots of known partners that were made with their current key."""
-        ...
-
-    async def take_snapshot(
-        self, partner: str, snapshot: PartnerSnapshot, batches: AsyncIterable[Sequence[SnapshotRow]]
-    ) -> None:
-        """Replace the partner's snapshot atomically.
-
-        If it fails, even by an error in `batches`, the former one stays.
-        """
-        ...

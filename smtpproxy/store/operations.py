@@ -1,9 +1,9 @@
 """The operations of a store beside reads and writes: imports, retention, rectification."""
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Literal, Protocol
+from typing import Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -96,44 +96,6 @@ def brands_of(record: ImportRecord) -> frozenset[str]:
     return frozenset(filter(None, record.options.get(BRANDS, "").split(",")))
 
 
-class ImportStore(Protocol):
-    """The imports on record, and undoing them. Methods raise KeyError for an unknown id."""
-
-    async def begin_import(self, record: ImportRecord) -> None:
-        """Record an import, before its first batch."""
-        ...
-
-    async def mark_import(
-        self, id: str, state: State, *, at: datetime | None, place: Checkpoint | None = None
-    ) -> None:
-        """Record the state of an import, when it ended, and how far it got."""
-        ...
-
-    async def imports(self) -> Sequence[ImportRecord]:
-        """Return all imports, the oldest first."""
-        ...
-
-    async def undo_import(
-        self, id: str, *, at: datetime, by: str, may_lift: Callable[[str], bool] | None = None
-    ) -> Undone | None:
-        """Undo a part of an import, in one commit; return None once all of it is undone.
-
-        Call it until it returns None. New contacts are removed with their acts and purchases;
-        profiles and suppressions are restored, and new suppressions lifted, which stays on
-        record. What others have changed or confirmed since stays, and so do suppressions of a scope
-        that may not be lifted.
-        """
-        ...
-
-    def without_import(self, id: str) -> AsyncGenerator[Mapping[str, Contact | None], None]:
-        """Yield contacts, by address, as an undo of the import would leave them; None: removed."""
-        ...
-
-    async def would_undo(self, id: str, *, at: datetime) -> Undone:
-        """Return what `undo_import` would do in all, without doing it."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Contacts stay with a sign of life since `prospects`, or a dealing since `customers`.
@@ -186,59 +148,6 @@ class PurgedSuppressions:
 
     removed: Removed = NOTHING
     held: int = 0
-
-
-class RetentionStore(Protocol):
-    """Removing what has outlived its period, in small steps, so that others can write.
-
-    `at` is now; anything dated later has not happened. With `dry_run` nothing is changed, and
-    the results are what would be done.
-    """
-
-    async def purge_contacts(
-        self, limits: Limits, *, at: datetime, dry_run: bool = False
-    ) -> PurgedContacts:
-        """Remove contacts, after turning their withdrawals and objections into suppressions.
-
-        Of people who objected to all marketing only that suppression is kept.
-
-        The period of the suppressions of a removed contact's address starts now.
-        """
-        ...
-
-    async def trim_notes(
-        self, before: datetime, is_motive: Callable[[str], bool], *, dry_run: bool = False
-    ) -> int:
-        """Delete older notes of suppressions, and reasons for lifting one, if they are free text.
-
-        Return how many.
-        """
-        ...
-
-    async def renew_suppressions(self, matched: Mapping[str, datetime]) -> int:
-        """Restart the period of the suppressions that count for these canonical addresses.
-
-        Returns how many were renewed.
-        """
-        ...
-
-    async def purge_suppressions(
-        self,
-        before: datetime,
-        *,
-        dry_run: bool = False,
-        matched: Iterable[Mapping[str, datetime]] = (),
-    ) -> PurgedSuppressions:
-        """Remove those last given, added, matched and held before a time, and no longer held.
-
-        A suppression is held while it counts for the address of a contact. `matched`, for a dry
-        run, are matches that have not renewed anything.
-        """
-        ...
-
-    async def purge_lifted(self, before: datetime, *, dry_run: bool = False) -> Removed:
-        """Remove the record of suppressions that were lifted before a time."""
-        ...
 
 
 _NOTHING: frozenset[str] = frozenset()

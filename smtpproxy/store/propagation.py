@@ -1,9 +1,9 @@
 """Propagation to others: the log of changes, the progress of webhooks, and dead letters."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal, Protocol
+from typing import Literal
 
 from msgspec import Struct
 
@@ -143,105 +143,3 @@ def of_others(holdings: Mapping[str, Holding], relay: str, now: datetime) -> Seq
         for name, held in holdings.items()
         if held.relay != relay and now - held.until < _THEIRS
     ]
-
-
-class ChangeLog(Protocol):
-    """The log of changes, which every write of suppressions appends to."""
-
-    async def changes(self, since: int, limit: int) -> Sequence[LoggedChange]:
-        """Return up to `limit` changes after number `since`, in order.
-
-        Raises `ChangesGone` if the log does not reach back to it, or never had that number.
-        """
-        ...
-
-    async def newest_change(self) -> int:
-        """Return the number of the newest change there ever was; 0 before the first."""
-        ...
-
-    async def trim_changes(self, before: datetime, *, webhooks: Collection[str] = ()) -> int:
-        """Delete the changes from before a time; return how many.
-
-        Those that one of `webhooks` has yet to receive stay, unless it is disabled.
-        """
-        ...
-
-
-class EventLog(Protocol):
-    """Other events in the log of changes. Methods raise StoreUnavailable."""
-
-    async def log_events(
-        self, events: Sequence[NewEvent], source: tuple[str, str] | None = None
-    ) -> None:
-        """Log new events, in order, and save how far a source has been read, in one commit.
-
-        `source` is its name, and its progress in any form.
-        """
-        ...
-
-    async def event_sources(self) -> Mapping[str, str]:
-        """Return the progress of each source, by name."""
-        ...
-
-    async def forget_event_sources(self, names: Collection[str]) -> None:
-        """Delete the progress of these; they start again."""
-        ...
-
-
-class WebhookStore(Protocol):
-    """The progress of webhooks. One relay writes that of each; operators may request retries."""
-
-    async def webhook_holdings(self) -> Mapping[str, Holding]:
-        """Return which relay delivers to each webhook, or did last."""
-        ...
-
-    async def hold_webhooks(
-        self, holdings: Mapping[str, Holding], now: datetime
-    ) -> Collection[str]:
-        """Reserve webhooks for a relay for some time; return which, without those that another one
-        has at `now`."""
-        ...
-
-    async def webhook_states(self) -> Mapping[str, WebhookState]: ...
-
-    async def webhook_progress(self) -> WebhookProgress:
-        """Return all states and holdings, and the newest change."""
-        ...
-
-    async def put_webhook_states(
-        self, states: Sequence[WebhookState], dead: Sequence[DeadLetter] = ()
-    ) -> None:
-        """Store all but `woken`, and dead letters, in one commit."""
-        ...
-
-    async def forget_webhooks(self, kept: Collection[str]) -> None:
-        """Delete the progress of all but these; dead letters stay."""
-        ...
-
-    async def wake_webhook(self, name: str) -> bool:
-        """Request a retry now, even of a disabled webhook; False if there is no such webhook."""
-        ...
-
-    async def take_wake(self, name: str) -> bool:
-        """Return whether a retry was requested, and clear the request."""
-        ...
-
-    async def dead_letters(self, webhook: str | None = None) -> Sequence[DeadLetter]:
-        """Return those of one webhook, or all, the oldest first."""
-        ...
-
-    async def retry_dead_letters(self, webhook: str, letter: int | None = None) -> int:
-        """Mark one, or all, for another try; return how many."""
-        ...
-
-    async def settle_dead_letter(self, letter: int, error: str | None) -> None:
-        """Delete a delivered letter (no error), or keep one that failed again, unmarked."""
-        ...
-
-    async def drop_dead_letters(self, webhook: str, letter: int | None = None) -> int:
-        """Give up one, or all; return how many."""
-        ...
-
-    async def backlog(self) -> Mapping[str, Backlog]:
-        """Return the backlog of each webhook that was ever started."""
-        ...

@@ -6,9 +6,11 @@ differ, which makes relays judge the same message differently.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Protocol
 
 from msgspec import Struct, field
+
+from smtpproxy.store.link_keys import LINK_KEY_FILE
+from smtpproxy.store.protocols import StoreUnavailable
 
 SILENT_AFTER = timedelta(hours=1)
 """A relay that has been silent for longer is not waited for: it has ended, or cannot reach the
@@ -44,32 +46,29 @@ class Relay(Struct, frozen=True):
         return self.state.keys.get(file, {}).get(version) == fingerprint
 
 
-class RelayRegister(Protocol):
-    async def tell(self, id: str, state: RelayState, *, at: datetime) -> None:
-        """Register a relay's state; remove relays that have been silent for FORGOTTEN_AFTER."""
-        ...
+class NotEverywhere(StoreUnavailable):
+    """Not every relay has a new key yet, so it is not used."""
 
-    async def relays(self) -> Sequence[Relay]:
-        """Return all registered relays, in the order of their hosts."""
-        ...
+    def __init__(self, file: str, version: int, relays: Sequence[Relay]) -> None:
+        self.version = version
+        self.relays = relays
+        names = ", ".join(relay.name for relay in relays)
+        super().__init__(
+            f"key {version} is in {file} on this machine, but not yet on {names}: copy the file "
+            "there, and run the same command again after some seconds, when they have read it, or "
+            "with --force, if a relay will not come back. Until then the new key is not used"
+        )
 
-    async def link_keys(self) -> Fingerprints:
-        """Return the keys in use for links; the newest seals new ones."""
-        ...
 
-    async def register_link_keys(self, held: Fingerprints, *, at: datetime) -> Fingerprints:
-        """Take these into use if there are none; return those in use afterwards."""
-        ...
+class OtherKeyCounts(StoreUnavailable):
+    """Another machine made a key of the same version, and that one is used."""
 
-    async def use_link_key(
-        self, version: int, fingerprint: str, *, at: datetime, force: bool = False
-    ) -> None:
-        """Seal new links with a key. Raises NotEverywhere, unless `force`; OtherKeyCounts."""
-        ...
-
-    async def retire_link_key(self, version: int, *, at: datetime) -> bool:
-        """Stop requiring a key, so that its links no longer work; False if it is not in use."""
-        ...
+    def __init__(self, version: int, counts: str, having: Sequence[Relay]) -> None:
+        where = f"relay {having[0].name}" if having else "the machine that made it"
+        super().__init__(
+            f"key {version} of links ({counts}) was just made on another machine, and is used "
+            f"instead of the one made here; copy {LINK_KEY_FILE} from {where}"
+        )
 
 
 def living(relays: Sequence[Relay], now: datetime) -> list[Relay]:

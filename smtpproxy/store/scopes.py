@@ -1,43 +1,13 @@
 """Counting the suppressions and wishes that name a brand or a purpose, and renaming those."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 from msgspec import Struct
 
 from smtpproxy.policy.model import BUILT_IN_BRAND
 from smtpproxy.policy.scopes import Scopes
+from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import counted
-
-
-class ScopeStore(Protocol):
-    async def named_scopes(self) -> Mapping[str, int]:
-        """Return the number of suppressions by scope, for those that name a brand or a purpose."""
-        ...
-
-    async def consent_purposes(self) -> Sequence[str]:
-        """Return every purpose that a consent act was ever recorded for."""
-        ...
-
-    async def move_scope(self, old: str, new: str) -> int:
-        """Change the scope of suppressions, in small steps; return how many.
-
-        If the address already has one with the new scope, the later time holds.
-        """
-        ...
-
-    async def named_wishes(self) -> Mapping[tuple[str, str], int]:
-        """Return the number of wishes for a frequency by brand and purpose."""
-        ...
-
-    async def move_wishes(self, old: str, new: str) -> int:
-        """Change the brand or the purpose (given as scopes) of wishes; return how many.
-
-        From a brand to `marketing`: they then hold for every brand; from a purpose: they stay.
-        If there is already one with the new name, the later one holds.
-        """
-        ...
 
 
 class LostScope(Struct, frozen=True):
@@ -48,7 +18,7 @@ class LostScope(Struct, frozen=True):
     fix: str
 
 
-async def lost_scopes(scopes: Scopes, store: ScopeStore) -> list[LostScope]:
+async def lost_scopes(scopes: Scopes, store: Store) -> list[LostScope]:
     """Return the lost scopes of suppressions and wishes. Raises StoreUnavailable."""
     suppressed = await store.named_scopes()
     wished: Counter[str] = Counter()

@@ -1,6 +1,5 @@
 """Checking that this machine and all others have the keys that the relays of a store need."""
 
-from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -14,33 +13,9 @@ from smtpproxy.store.link_keys import (
     load_link_keys,
     note_sealing,
 )
-from smtpproxy.store.protocols import KeyRotation, StoreMisconfigured, StoreUnavailable
-from smtpproxy.store.register import Fingerprints, Relay, RelayRegister
-
-
-class NotEverywhere(StoreUnavailable):
-    """Not every relay has a new key yet, so it is not used."""
-
-    def __init__(self, file: str, version: int, relays: Sequence[Relay]) -> None:
-        self.version = version
-        self.relays = relays
-        names = ", ".join(relay.name for relay in relays)
-        super().__init__(
-            f"key {version} is in {file} on this machine, but not yet on {names}: copy the file "
-            "there, and run the same command again after some seconds, when they have read it, or "
-            "with --force, if a relay will not come back. Until then the new key is not used"
-        )
-
-
-class OtherKeyCounts(StoreUnavailable):
-    """Another machine made a key of the same version, and that one is used."""
-
-    def __init__(self, version: int, counts: str, having: Sequence[Relay]) -> None:
-        where = f"relay {having[0].name}" if having else "the machine that made it"
-        super().__init__(
-            f"key {version} of links ({counts}) was just made on another machine, and is used "
-            f"instead of the one made here; copy {LINK_KEY_FILE} from {where}"
-        )
+from smtpproxy.store.protocols import StoreMisconfigured
+from smtpproxy.store.register import Fingerprints
+from smtpproxy.store.sql.store import Store
 
 
 def held_keys(state_dir: Path) -> dict[str, dict[int, str]]:
@@ -59,7 +34,7 @@ def _links_here(state_dir: Path) -> dict[int, str]:
     return {version: key.fingerprint for version, key in load_link_keys(state_dir).items()}
 
 
-async def check_suppression_keys(store: KeyRotation, state_dir: Path) -> None:
+async def check_suppression_keys(store: Store, state_dir: Path) -> None:
     """Raise StoreMisconfigured unless this machine has every live key of the suppressions."""
     here = {key.version: key.fingerprint for key in load_keys(state_dir).keys}
     for key in await store.keys():
@@ -71,7 +46,7 @@ async def check_suppression_keys(store: KeyRotation, state_dir: Path) -> None:
             )
 
 
-async def settle_link_keys(store: RelayRegister, state_dir: Path, *, at: datetime) -> bool:
+async def settle_link_keys(store: Store, state_dir: Path, *, at: datetime) -> bool:
     """Create a store's first key of links, or check that this machine has those in use.
 
     Returns whether one was created. Raises StoreMisconfigured if one is missing or different.
@@ -86,7 +61,7 @@ async def settle_link_keys(store: RelayRegister, state_dir: Path, *, at: datetim
     return made
 
 
-async def check_link_keys(store: RelayRegister, state_dir: Path, used: Fingerprints) -> None:
+async def check_link_keys(store: Store, state_dir: Path, used: Fingerprints) -> None:
     """Raise StoreMisconfigured unless this machine has every key of links in use."""
     held = _links_here(state_dir)
     wrong = {version: name for version, name in used.items() if held.get(version) != name}

@@ -1,13 +1,11 @@
 """The pauses of streams, and the warnings before them."""
 
-from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal
 
 from msgspec import Struct
 
 from smtpproxy.policy.breaker import MILLION
-from smtpproxy.policy.model import Pause
 
 PERSON, TIME = "person", "time"
 """Causes other than those of `Feedback`: an operator, or the end of a pause."""
@@ -39,42 +37,3 @@ def event_object(event: StreamEvent) -> dict[str, object]:
         "until": event.until,
         "reason": event.reason,
     }
-
-
-class StreamStates(Protocol):
-    """The pauses of streams and their history. The mail path gets the pauses by `FactReader`.
-
-    Methods raise StoreUnavailable.
-    """
-
-    async def pauses(self) -> Sequence[Pause]:
-        """Return all pauses on record, even those whose time is over."""
-        ...
-
-    async def note_stream(
-        self, event: StreamEvent, *, unless_since: datetime | None = None
-    ) -> bool:
-        """Pause, resume or warn, and record it; if it is so already, return False.
-
-        Only an operator can change a pause in force. A warning given `unless_since` for the same
-        cause is not repeated.
-        """
-        ...
-
-    async def resume_due(self, now: datetime) -> Sequence[StreamEvent]:
-        """Resume the streams whose pause is over; return the events."""
-        ...
-
-    async def stream_events(
-        self, subject: str | None = None, limit: int = 100
-    ) -> Sequence[StreamEvent]:
-        """Return the events of one subject, or of all, the newest first."""
-        ...
-
-    async def trim_stream_events(self, before: datetime) -> int:
-        """Delete the events from before a time; return how many."""
-        ...
-
-    async def resumed_at(self) -> Mapping[str, datetime]:
-        """Return when each subject was last resumed."""
-        ...

@@ -8,7 +8,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from smtpproxy.store.protocols import SuppressionEntry, SuppressionStore
+from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.sql.store import Store
 
 _MOST = 500  # requests, so that a commit does not block the loop longer than a message may wait
 
@@ -19,7 +20,7 @@ Before = Sequence[datetime | None]
 class GroupCommit:
     """Adds suppressions. `writer` returns the store, opened at first use."""
 
-    def __init__(self, writer: Callable[[], SuppressionStore]) -> None:
+    def __init__(self, writer: Callable[[], Store]) -> None:
         self._writer = writer
         self._waiting: list[tuple[Sequence[SuppressionEntry], asyncio.Future[Before]]] = []
         self._working: asyncio.Task[None] | None = None

@@ -7,25 +7,20 @@ connection: 200 webhooks would commit 400 times for a change.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from smtpproxy.store.propagation import (
-    ChangeLog,
     ChangesGone,
     DeadLetter,
     Holding,
     LoggedChange,
     WebhookProgress,
     WebhookState,
-    WebhookStore,
 )
+from smtpproxy.store.sql.store import Store
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-class PropagationStore(ChangeLog, WebhookStore, Protocol):
-    """The store that webhooks need."""
 
 
 class Together(Generic[Item, Result]):
@@ -72,8 +67,8 @@ Part = tuple[int, int]
 class SharedStore:
     """What the dispatchers need. Methods raise StoreUnavailable."""
 
-    def __init__(self, store: PropagationStore) -> None:
-        self.letters: WebhookStore = store
+    def __init__(self, store: Store) -> None:
+        self.letters: Store = store
         self._store = store
         self._looking: Together[None, WebhookProgress] = Together(self._look)
         self._reading: Together[Part, dict[Part, Sequence[LoggedChange] | ChangesGone]] = Together(
@@ -87,7 +82,7 @@ class SharedStore:
         return await self._looking(None)
 
     async def changes(self, since: int, limit: int) -> Sequence[LoggedChange]:
-        """Return what `ChangeLog.changes` does, or raise ChangesGone."""
+        """Return what `Store.changes` does, or raise ChangesGone."""
         found = (await self._reading((since, limit)))[since, limit]
         if isinstance(found, ChangesGone):
             raise found

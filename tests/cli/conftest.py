@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from smtpproxy.cli import main
 from smtpproxy.config import load
 from smtpproxy.store import open_store
-from smtpproxy.store.protocols import Store
+from smtpproxy.store.sql.store import Store
 from tests.kit import store
 from tests.kit.relay import RelayProcess
 from tests.kit.upstream import FakeUpstream

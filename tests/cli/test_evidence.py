@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from smtpproxy.policy.model import ConsentAct, Evidence, Origin
-from smtpproxy.store.protocols import Store, SuppressionEntry
+from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.sql.store import Store
 from tests.cli.conftest import Bench
 from tests.kit import audit, messages
 from tests.kit.journal import segments

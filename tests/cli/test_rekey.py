@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from smtpproxy.policy.model import Contact
-from smtpproxy.store.protocols import Store
+from smtpproxy.store.sql.store import Store
 from tests.cli.conftest import Bench
 from tests.kit.messages import marketing
 

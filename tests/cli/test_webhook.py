@@ -10,7 +10,7 @@ import pytest
 from smtpproxy.config import load
 from smtpproxy.store import open_store
 from smtpproxy.store.propagation import DeadLetter, WebhookState
-from smtpproxy.store.protocols import Store
+from smtpproxy.store.sql.store import Store
 from tests.cli.stored import Stored
 
 NOW = datetime.now(UTC)

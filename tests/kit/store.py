@@ -34,13 +34,9 @@ from smtpproxy.policy.model import (
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_store
 from smtpproxy.store.key_files import FILE_NAME
-from smtpproxy.store.protocols import (
-    ContactStore,
-    StoreUnavailable,
-    SuppressionEntry,
-    SuppressionStore,
-)
+from smtpproxy.store.protocols import StoreUnavailable, SuppressionEntry
 from smtpproxy.store.sql.session import Session, Writer
+from smtpproxy.store.sql.store import Store
 from smtpproxy.store.sqlite import SqliteStore, live_keys, make
 from smtpproxy.store.sqlite.connection import migrate, open_writer
 
@@ -158,7 +154,7 @@ def suppression_entries(now: datetime = NOW) -> list[SuppressionEntry]:
     ]
 
 
-async def fill(store: ContactStore, suppressions: SuppressionStore, now: datetime = NOW) -> None:
+async def fill(store: Store, suppressions: Store, now: datetime = NOW) -> None:
     """Put everybody into a store; usually both arguments are the same object."""
     await store.put_contacts(contacts(now))
     await suppressions.add_suppressions(suppression_entries(now))

@@ -24,7 +24,7 @@ from smtpproxy.store.breaker import Breaker
 from smtpproxy.store.link_keys import LinkReader, ensure_link_keys, link_ring, load_link_keys
 from smtpproxy.store.maildir import Arrived
 from smtpproxy.store.propagation import LoggedEvent, NewEvent
-from smtpproxy.store.protocols import Store
+from smtpproxy.store.sql.store import Store
 from tests.kit import journal, traffic
 from tests.kit.reports import attached_complaint, bounce, complaint, letter
 

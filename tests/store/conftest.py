@@ -9,8 +9,8 @@ import pytest
 
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_store
-from smtpproxy.store.protocols import Store
 from smtpproxy.store.sql import imports
+from smtpproxy.store.sql.store import Store
 from tests.kit import lent_databases, postgres
 from tests.kit.parts import needs
 from tests.kit.store import put_tables

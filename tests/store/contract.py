@@ -35,10 +35,10 @@ from smtpproxy.store.protocols import (
     BatchResult,
     ContactUpdate,
     LiftedSuppression,
-    Store,
     StoreUnavailable,
     SuppressionEntry,
 )
+from smtpproxy.store.sql.store import Store
 from tests.kit import store as kit
 from tests.store.imports_contract import ImportContract
 from tests.store.propagation_contract import PropagationContract

@@ -18,7 +18,8 @@ from smtpproxy.policy.model import (
     Suppression,
 )
 from smtpproxy.store.operations import Batch, Checkpoint, ImportRecord, Kind, Undone
-from smtpproxy.store.protocols import BatchResult, ContactUpdate, Store, SuppressionEntry
+from smtpproxy.store.protocols import BatchResult, ContactUpdate, SuppressionEntry
+from smtpproxy.store.sql.store import Store
 
 T0 = datetime(2026, 3, 1, 10, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -25,7 +25,8 @@ from smtpproxy.policy.model import (
     Source,
 )
 from smtpproxy.store.collected import included_in
-from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate, Store, SuppressionEntry
+from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate, SuppressionEntry
+from smtpproxy.store.sql.store import Store
 from tests.kit.parts import needs
 from tests.kit.soak import times
 from tests.kit.store import put_tables

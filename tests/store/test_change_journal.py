@@ -10,7 +10,8 @@ import pytest
 
 from smtpproxy.policy.model import ConsentAct, Contact, Origin
 from smtpproxy.store.change_journal import Change, Journal, JournalGap, Position, files
-from smtpproxy.store.protocols import Store, StoreUnavailable, SuppressionEntry
+from smtpproxy.store.protocols import StoreUnavailable, SuppressionEntry
+from smtpproxy.store.sql.store import Store
 from tests.store.conftest import Database
 
 NOW = datetime(2026, 11, 29, 10, tzinfo=UTC)

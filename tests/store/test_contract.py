@@ -2,7 +2,7 @@
 
 import pytest
 
-from smtpproxy.store.protocols import Store
+from smtpproxy.store.sql.store import Store
 from tests.store.conftest import Database
 from tests.store.contract import StoreContract
 

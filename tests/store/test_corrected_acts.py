@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from smtpproxy.policy.model import ConsentAct, Contact, Evidence
-from smtpproxy.store.protocols import Store
+from smtpproxy.store.sql.store import Store
 from tests.store.conftest import Database
 from tests.store.imports_contract import ANNA, T0, begun
 

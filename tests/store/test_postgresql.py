@@ -17,7 +17,8 @@ from smtpproxy.store import open_confirmation_limit, open_store, store_connectio
 from smtpproxy.store.postgres import migrations, target
 from smtpproxy.store.postgres.connection import Lease
 from smtpproxy.store.postgres.session import translated
-from smtpproxy.store.protocols import Store, StoreInaccessible, StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.sql.store import Store
 from tests.kit import postgres
 from tests.kit.parts import needs
 from tests.kit.ports import wait_for

@@ -4,9 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from smtpproxy.store.register import Relay, RelayState, living
+from smtpproxy.store.register import NotEverywhere, OtherKeyCounts, Relay, RelayState, living
 from smtpproxy.store.relays import relay_id
-from smtpproxy.store.shared_keys import NotEverywhere, OtherKeyCounts
 from tests.store.conftest import Database
 from tests.store.contract import T0
 

@@ -21,8 +21,9 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.periods import beginning, years
 from smtpproxy.store.operations import Limits, PurgedContacts, PurgedSuppressions, Removed
-from smtpproxy.store.protocols import Store, SuppressionEntry
+from smtpproxy.store.protocols import SuppressionEntry
 from smtpproxy.store.sql import retention
+from smtpproxy.store.sql.store import Store
 from tests.store.conftest import Database
 
 NOW = datetime(2040, 6, 1, 12, tzinfo=UTC)  # what is added now was added long before

@@ -20,7 +20,8 @@ from smtpproxy.policy.model import (
     Suppression,
 )
 from smtpproxy.store.operations import Change, Correction, Rectification
-from smtpproxy.store.protocols import BatchResult, ContactUpdate, Store, SuppressionEntry
+from smtpproxy.store.protocols import BatchResult, ContactUpdate, SuppressionEntry
+from smtpproxy.store.sql.store import Store
 from tests.store.conftest import Database
 from tests.store.contract import AGREEMENT, ANNA, DAY, T0, WHOLE, facts_of
 

@@ -20,7 +20,7 @@ from smtpproxy.settings import Settings, StoreSettings, TokenSettings
 from smtpproxy.sinks.collector import SnapshotCollector
 from smtpproxy.sinks.snapshots import Snapshot
 from smtpproxy.store import open_answers, open_breaker, open_store
-from smtpproxy.store.protocols import Store
+from smtpproxy.store.sql.store import Store
 from smtpproxy.web.api import Api
 from smtpproxy.web.app import create_app
 from smtpproxy.web.health import Health, Readiness

@@ -18,7 +18,7 @@ from smtpproxy.store.postgres.statements import DIALECT
 from smtpproxy.store.protocols import ReplicaState, StoreUnavailable
 from smtpproxy.store.sql.live_keys import LiveKeys
 from smtpproxy.store.sql.session import Session
-from smtpproxy.store.sql.store import SqlStore
+from smtpproxy.store.sql.store import Store
 
 _LOCK_SNAPSHOTS = "SELECT pg_try_advisory_xact_lock(hashtext('smtpproxy partner snapshots'))"
 
@@ -36,7 +36,7 @@ class PostgresWriter:
         """PostgreSQL recycles its log itself (docs/store.md)."""
 
 
-class PostgresStore(SqlStore):
+class PostgresStore(Store):
     """A `Store` for one process and one event loop. The database is only contacted, and its version
     checked, with the first use."""
 

@@ -1,18 +1,16 @@
 """The tables of contacts, their acts, wishes and rectifications."""
 
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import AsyncGenerator, Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
-from msgspec.structs import replace
 
 from smtpproxy.mail.address import widened
 from smtpproxy.mail.mailboxes import recorded
-from smtpproxy.policy.model import BUILT_IN_BRAND, ConsentAct, Contact, Preference, Suppression
+from smtpproxy.policy.model import ConsentAct, Contact, Suppression
 from smtpproxy.policy.rules.recipient import restricting
-from smtpproxy.store.merge import Known, Tally, merge, newest_preferences, refusals
+from smtpproxy.store.merge import Known, Tally, merge, refusals
 from smtpproxy.store.operations import Change, Correction, Rectification
 from smtpproxy.store.protocols import BatchResult, ContactUpdate, SuppressionEntry
 from smtpproxy.store.rectifying import corrected, following
@@ -254,7 +252,7 @@ _read_changes = msgspec.json.Decoder(tuple[Change, ...]).decode
 
 
 class Contacts(Connections):
-    """Implements `RightsStore` and the reads of contacts, for the store it is mixed into."""
+    """The part of a store about people's contacts and their right to have them corrected."""
 
     @abstractmethod
     async def suppressions(self, address: str) -> Sequence[Suppression]: ...
@@ -280,11 +278,13 @@ class Contacts(Connections):
     async def profiles(
         self, addresses: Sequence[str]
     ) -> Mapping[str, tuple[Contact, datetime | None]]:
+        """Return the contacts of canonical addresses, each with the age of its profile."""
         async with self._reading() as session:
             found = await stored(session, list(addresses))
         return {name: (known.contact, known.as_of) for name, known in found.items()}
 
     async def export_contacts(self) -> AsyncGenerator[Contact, None]:
+        """Yield every contact. Others can write meanwhile: it is not one snapshot."""
         # Page by page: during one long read the log could not be emptied.
         last = 0
         async with self._reading() as session:
@@ -297,6 +297,12 @@ class Contacts(Connections):
     async def rectify(
         self, address: str, correction: Correction, *, at: datetime, reason: str
     ) -> Rectification | None:
+        """Rectify a contact and record that; None if there is no contact.
+
+        With a new address, acts, purchases and suppressions follow, except bounces, which are
+        about a mailbox, not the person's wishes; so do later suppressions of the old address,
+        which stays suppressed. If nothing changes, nothing is recorded.
+        """
         name = recorded(address)
         new = correction.new_address or name
         if new != name:
@@ -320,16 +326,19 @@ class Contacts(Connections):
         return done
 
     async def rectifications(self, address: str) -> Sequence[Rectification]:
+        """Return the rectifications of exactly this address, oldest first."""
         async with self._reading() as session:
             found = await session.fetch_all(_RECORDED, recorded(address))
         return [Rectification(from_micros(at), why, _read_changes(what)) for at, why, what in found]
 
     async def moved_to(self, address: str) -> Sequence[str]:
+        """Return the present addresses of contacts that had exactly this one before."""
         async with self._reading() as session:
             found = await moved_to(session, [recorded(address)])
         return sorted({new for _, new in found})
 
     async def variants(self, address: str) -> Sequence[str]:
+        """Return the other contacts whose addresses differ only by a plus-tag."""
         name = recorded(address)
         local, _, domain = name.rpartition("@")
         base = local.partition("+")[0] or local
@@ -348,51 +357,3 @@ async def _record(session: Session, name: str, new: str, done: Rectification) ->
         await erase(session, name)
     changes = msgspec.json.encode(done.changes).decode()
     await session.run_many(_RECORD, [(number, to_micros(done.at), done.reason, changes)])
-
-
-# The condition is that of the index on contacts with wishes, which are few.
-_WISHING = """
-SELECT id, more FROM contact WHERE id > ? AND more LIKE '%"preferences":%' ORDER BY id LIMIT ?
-"""
-_PUT = "UPDATE contact SET more = ? WHERE id = ?"
-
-
-class Wishes(Connections):
-    """Implements the wishes of `ScopeStore`, for the store it is mixed into."""
-
-    async def named_wishes(self) -> Mapping[tuple[str, str], int]:
-        found: Counter[tuple[str, str]] = Counter()
-        last = 0
-        async with self._reading() as session:
-            while page := await session.fetch_all(_WISHING, last, _PAGE_SIZE):
-                for _, more in page:
-                    found.update((wish.brand, wish.purpose) for wish in rows.preferences(more))
-                last = page[-1][0]
-        return found
-
-    async def move_wishes(self, old: str, new: str) -> int:
-        moved = last = 0
-        while True:  # commits are small, so that the mail path need not wait
-            changed = []
-            async with self._to_write().transaction() as session:
-                page = await session.fetch_all(_WISHING, last, _PAGE_SIZE)
-                for number, more in page:
-                    wishes = rows.preferences(more)
-                    now = [_renamed(wish, old, new) for wish in wishes]
-                    if n := sum(a is not b for a, b in zip(wishes, now, strict=True)):
-                        moved += n
-                        newest = newest_preferences(now)
-                        changed.append((rows.with_preferences(more, newest), number))
-                await session.run_many(_PUT, changed)
-            if not page:
-                return moved
-            last = page[-1][0]
-
-
-def _renamed(wish: Preference, old: str, new: str) -> Preference:
-    """Return the wish with the new brand or purpose; `marketing` as a brand means all brands."""
-    if old == f"brand:{wish.brand}":
-        return replace(wish, brand=new.partition(":")[2] or BUILT_IN_BRAND)
-    if old == f"purpose:{wish.purpose}" and new != "marketing":
-        return replace(wish, purpose=new.partition(":")[2])
-    return wish

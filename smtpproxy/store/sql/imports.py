@@ -103,9 +103,10 @@ async def _put(session: Session, number: int, record: ImportRecord) -> None:
 
 
 class Imports(Connections):
-    """Implements `ImportStore` for the store it is mixed into."""
+    """The part of a store about imports. Methods raise KeyError for an unknown id."""
 
     async def begin_import(self, record: ImportRecord) -> None:
+        """Record an import, before its first batch."""
         async with self._to_write().transaction() as session:
             oldest = (record.started_at - UNDO_FOR).isoformat()
             if (old := (await session.fetch_all(_OLD, oldest))[0][0]) is not None:
@@ -115,6 +116,7 @@ class Imports(Connections):
     async def mark_import(
         self, id: str, state: State, *, at: datetime | None, place: Checkpoint | None = None
     ) -> None:
+        """Record the state of an import, when it ended, and how far it got."""
         async with self._to_write().transaction() as session:
             stored = await _found(session, id)
             place = place or stored.record.place
@@ -122,12 +124,20 @@ class Imports(Connections):
             await _put(session, stored.number, record)
 
     async def imports(self) -> Sequence[ImportRecord]:
+        """Return all imports, the oldest first."""
         async with self._reading() as session:
             return [_decode(row[0]) for row in await session.fetch_all(_ALL)]
 
     async def undo_import(
         self, id: str, *, at: datetime, by: str, may_lift: Callable[[str], bool] | None = None
     ) -> Undone | None:
+        """Undo a part of an import, in one commit; return None once all of it is undone.
+
+        Call it until it returns None. New contacts are removed with their acts and purchases;
+        profiles and suppressions are restored, and new suppressions lifted, which stays on
+        record. What others have changed or confirmed since stays, and so do suppressions of a scope
+        that may not be lifted.
+        """
         async with self._reading() as session:
             stored = await _found(session, id)
             if stored.record.state == "undone":
@@ -154,6 +164,7 @@ class Imports(Connections):
             return undone
 
     async def without_import(self, id: str) -> AsyncGenerator[Mapping[str, Contact | None], None]:
+        """Yield contacts, by address, as an undo of the import would leave them; None: removed."""
         async with self._reading() as session:
             stored = await _found(session, id)
             if stored.record.kind == "suppressions":
@@ -169,6 +180,7 @@ class Imports(Connections):
                     yield await _left_of(session, stored, confirmed)
 
     async def would_undo(self, id: str, *, at: datetime) -> Undone:
+        """Return what `undo_import` would do in all, without doing it."""
         async with self._reading() as session:
             stored = await _found(session, id)
             undone = Undone(at, "")

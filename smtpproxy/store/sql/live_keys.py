@@ -147,7 +147,10 @@ def moves_of(keys: KeyRing, addresses: Sequence[str]) -> list[Row]:
 
 
 class Rekeying(Register):
-    """Implements `KeyRotation` for the store it is mixed into."""
+    """The part of a store about replacing the key that addresses of suppressions are hashed with.
+
+    Meanwhile both keys are live: no lookup misses a row under either.
+    """
 
     _keys: LiveKeys
 
@@ -155,6 +158,7 @@ class Rekeying(Register):
         """Notify readers, in the transaction that changed the keys."""
 
     async def keys(self) -> Sequence[KeyStatus]:
+        """Return the live keys, the newest last."""
         async with self._reading() as session:
             return [
                 KeyStatus(version, fingerprint, optional_moment(made_at), suppressions, lifted)
@@ -164,6 +168,11 @@ class Rekeying(Register):
             ]
 
     async def start_rekey(self, *, at: datetime, force: bool = False) -> int:
+        """Make a new key the newest, unless there are already two; return its version.
+
+        The key is added to the key file of this machine first. Raises `NotEverywhere` as long as
+        another relay lacks it, unless `force`.
+        """
         async with self._to_write().transaction() as session:
             keys = await self._keys.current(session)
             if len(keys.versions) > 1:
@@ -180,11 +189,13 @@ class Rekeying(Register):
             return newest.version
 
     async def rekey(self, addresses: Sequence[str]) -> int:
+        """Move the rows of addresses to the newest key; return how many."""
         async with self._to_write().transaction() as session:
             keys = await self._keys.current(session)
             return await move(session, moves_of(keys, addresses))
 
     async def contact_addresses(self) -> AsyncGenerator[Sequence[str], None]:
+        """Yield the address of every contact, a few thousand at a time."""
         last = 0
         async with self._reading() as session:
             while page := await session.fetch_all(ADDRESSES, last, _PAGE_SIZE):
@@ -192,6 +203,7 @@ class Rekeying(Register):
                 last = page[-1][0]
 
     async def finish_rekey(self, *, at: datetime) -> bool:
+        """Retire the older key. Returns False and changes nothing if a row is still under it."""
         async with self._to_write().transaction() as session:
             newest = (await self._keys.current(session)).newest.version
             if (await session.fetch_all(_REMAINS, newest))[0][0]:

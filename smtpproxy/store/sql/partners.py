@@ -93,7 +93,10 @@ async def cover(
 
 
 class PartnerExchange(Connections):
-    """Implements `PartnerStore` for the store it is mixed into."""
+    """The part of a store about the partners that it was opened with.
+
+    Methods raise `KeyError` for the name of any other partner.
+    """
 
     _partners: Sequence[Partner]
     _keys: LiveKeys
@@ -105,11 +108,17 @@ class PartnerExchange(Connections):
         raise KeyError(name)
 
     async def cover(self, addresses: Sequence[str]) -> int:
+        """Store every partner's hash of those canonical addresses that are suppressed.
+
+        Returns how many are new. Suppressions added with their address are covered at once; this is
+        for older ones, and for those added as key texts.
+        """
         async with self._to_write().transaction() as session:
             keys = await self._keys.current(session)
             return await cover(session, keys, self._partners, addresses)
 
     async def forget_partners(self) -> int:
+        """Delete the hashes under keys that are no longer a partner's."""
         known = msgspec.json.encode([key.fingerprint for _, key in self._partners]).decode()
         async with self._to_write().transaction() as session:
             return await session.run_many(_FORGET, [(known,)])
@@ -123,6 +132,7 @@ class PartnerExchange(Connections):
     async def export_to_partner(
         self, partner: str
     ) -> AsyncGenerator[tuple[KeyPair | None, Suppression], None]:
+        """Yield every suppression with its keys for the partner, or None if not covered."""
         key, last = self._partner(partner).key.fingerprint, (b"", b"", "", "")
         async with self._reading() as session:
             while page := await session.fetch_all(_PAGE, *last, key, _PAGE_SIZE):
@@ -132,6 +142,7 @@ class PartnerExchange(Connections):
                 last = page[-1][:4]
 
     async def snapshots(self) -> Mapping[str, PartnerSnapshot]:
+        """Return the snapshots of known partners that were made with their current key."""
         async with self._reading() as session:
             found = await session.fetch_all(_SNAPSHOTS)
         return {

@@ -99,9 +99,14 @@ FROM webhook_state
 
 
 class Propagation(Connections):
-    """Implements `ChangeLog`, `EventLog` and `WebhookStore` for the store it is mixed into."""
+    """The part of a store about the log of changes, which every write of suppressions appends to,
+    and about webhooks. One relay writes the progress of each; operators may request retries."""
 
     async def changes(self, since: int, limit: int) -> Sequence[LoggedChange]:
+        """Return up to `limit` changes after number `since`, in order.
+
+        Raises `ChangesGone` if the log does not reach back to it, or never had that number.
+        """
         # One snapshot, so that changes trimmed meanwhile are not missed unnoticed.
         async with self._reading(snapshot=True) as session:
             newest = await self._newest(session)
@@ -111,10 +116,15 @@ class Propagation(Connections):
             return [_change(row) for row in await session.fetch_all(_AFTER, since, limit)]
 
     async def newest_change(self) -> int:
+        """Return the number of the newest change there ever was; 0 before the first."""
         async with self._reading() as session:
             return await self._newest(session)
 
     async def trim_changes(self, before: datetime, *, webhooks: Collection[str] = ()) -> int:
+        """Delete the changes from before a time; return how many.
+
+        Those that one of `webhooks` has yet to receive stay, unless it is disabled.
+        """
         async with self._reading() as session:
             kept = await session.fetch_all(_FIRST_TO_KEEP, to_micros(before))
             upto = kept[0][0] - 1 if kept else await self._newest(session)
@@ -129,6 +139,10 @@ class Propagation(Connections):
     async def log_events(
         self, events: Sequence[NewEvent], source: tuple[str, str] | None = None
     ) -> None:
+        """Log new events, in order, and save how far a source has been read, in one commit.
+
+        `source` is its name, and its progress in any form.
+        """
         at = to_micros(datetime.now(UTC)) // 1000 * 1000
         rows = [
             (at, one.topic, msgspec.json.encode(one.data).decode(), f"{one.topic}:{one.key}")
@@ -140,19 +154,24 @@ class Propagation(Connections):
                 await session.run(_NOTE_SOURCE, *source)
 
     async def event_sources(self) -> Mapping[str, str]:
+        """Return the progress of each source, by name."""
         async with self._reading() as session:
             return dict(await session.fetch_all(_SOURCES))
 
     async def forget_event_sources(self, names: Collection[str]) -> None:
+        """Delete the progress of these; they start again."""
         await self._change(_FORGET_SOURCES, _listed(names))
 
     async def webhook_holdings(self) -> Mapping[str, Holding]:
+        """Return which relay delivers to each webhook, or did last."""
         async with self._reading() as session:
             return await _holdings(session)
 
     async def hold_webhooks(
         self, holdings: Mapping[str, Holding], now: datetime
     ) -> Collection[str]:
+        """Reserve webhooks for a relay for some time; return which, without those that another one
+        has at `now`."""
         async with self._to_write().transaction() as session:
             held = await _holdings(session)
             free = {
@@ -169,6 +188,7 @@ class Propagation(Connections):
             return await _states(session)
 
     async def webhook_progress(self) -> WebhookProgress:
+        """Return all states and holdings, and the newest change."""
         async with self._reading(snapshot=True) as session:
             newest = await self._newest(session)
             return WebhookProgress(newest, await _states(session), await _holdings(session))
@@ -176,24 +196,29 @@ class Propagation(Connections):
     async def put_webhook_states(
         self, states: Sequence[WebhookState], dead: Sequence[DeadLetter] = ()
     ) -> None:
+        """Store all but `woken`, and dead letters, in one commit."""
         async with self._to_write().transaction() as session:
             await session.run_many(_PUT, [_state_row(state) for state in states])
             await session.run_many(_BURY, [_letter_row(letter) for letter in dead])
 
     async def forget_webhooks(self, kept: Collection[str]) -> None:
+        """Delete the progress of all but these; dead letters stay."""
         await self._change(_FORGET, _listed(kept))
         gone = set(await self.webhook_holdings()) - set(kept)
         if gone:
             await self.forget_event_sources([_HOLDING + name for name in gone])
 
     async def wake_webhook(self, name: str) -> bool:
+        """Request a retry now, even of a disabled webhook; False if there is no such webhook."""
         return await self._change("UPDATE webhook_state SET woken = 1 WHERE name = ?", name) > 0
 
     async def take_wake(self, name: str) -> bool:
+        """Return whether a retry was requested, and clear the request."""
         sql = "UPDATE webhook_state SET woken = 0 WHERE name = ? AND woken = 1"
         return await self._change(sql, name) > 0
 
     async def dead_letters(self, webhook: str | None = None) -> Sequence[DeadLetter]:
+        """Return those of one webhook, or all, the oldest first."""
         async with self._reading() as session:
             found = await session.fetch_all(_LETTERS_OF, webhook or "")
         return [
@@ -205,20 +230,24 @@ class Propagation(Connections):
         ]  # fmt: skip
 
     async def retry_dead_letters(self, webhook: str, letter: int | None = None) -> int:
+        """Mark one, or all, for another try; return how many."""
         sql = f"UPDATE webhook_dead_letter SET retry = 1 WHERE {_WHICH}"
         return await self._change(sql, webhook, letter or 0)
 
     async def settle_dead_letter(self, letter: int, error: str | None) -> None:
+        """Delete a delivered letter (no error), or keep one that failed again, unmarked."""
         if error is None:
             await self._change("DELETE FROM webhook_dead_letter WHERE id = ?", letter)
         else:
             await self._change(_FAILED_AGAIN, error, letter)
 
     async def drop_dead_letters(self, webhook: str, letter: int | None = None) -> int:
+        """Give up one, or all; return how many."""
         sql = f"DELETE FROM webhook_dead_letter WHERE {_WHICH}"
         return await self._change(sql, webhook, letter or 0)
 
     async def backlog(self) -> Mapping[str, Backlog]:
+        """Return the backlog of each webhook that was ever started."""
         found = {}
         async with self._reading() as session:
             for name, disabled, waiting, dead, count in await session.fetch_all(_BACKLOG):

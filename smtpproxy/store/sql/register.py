@@ -6,9 +6,16 @@ from datetime import datetime
 import msgspec
 
 from smtpproxy.store.link_keys import LINK_KEY_FILE
-from smtpproxy.store.register import FORGOTTEN_AFTER, Fingerprints, Relay, RelayState, living
+from smtpproxy.store.register import (
+    FORGOTTEN_AFTER,
+    Fingerprints,
+    NotEverywhere,
+    OtherKeyCounts,
+    Relay,
+    RelayState,
+    living,
+)
 from smtpproxy.store.relays import known_relay_id
-from smtpproxy.store.shared_keys import NotEverywhere, OtherKeyCounts
 from smtpproxy.store.sql.rows import optional_moment, to_micros
 from smtpproxy.store.sql.session import Connections, Session
 
@@ -41,23 +48,27 @@ async def relays(session: Session) -> Sequence[Relay]:
 
 
 class Register(Connections):
-    """Implements `RelayRegister` for the store it is mixed into."""
+    """The part of a store about relays and the keys of their links."""
 
     async def tell(self, id: str, state: RelayState, *, at: datetime) -> None:
+        """Register a relay's state; remove relays that have been silent for FORGOTTEN_AFTER."""
         written = msgspec.json.encode(state).decode()
         async with self._to_write().transaction() as session:
             await session.run(_TELL, id, to_micros(at), written)
             await session.run(_FORGET, to_micros(at - FORGOTTEN_AFTER))
 
     async def relays(self) -> Sequence[Relay]:
+        """Return all registered relays, in the order of their hosts."""
         async with self._reading() as session:
             return await relays(session)
 
     async def link_keys(self) -> Fingerprints:
+        """Return the keys in use for links; the newest seals new ones."""
         async with self._reading() as session:
             return dict(await _used(session))
 
     async def register_link_keys(self, held: Fingerprints, *, at: datetime) -> Fingerprints:
+        """Take these into use if there are none; return those in use afterwards."""
         async with self._to_write().transaction() as session:
             if (await session.fetch_all(_NONE_COUNTS))[0][0]:
                 rows = [(version, name, to_micros(at)) for version, name in held.items()]
@@ -67,6 +78,7 @@ class Register(Connections):
     async def use_link_key(
         self, version: int, fingerprint: str, *, at: datetime, force: bool = False
     ) -> None:
+        """Seal new links with a key. Raises NotEverywhere, unless `force`; OtherKeyCounts."""
         async with self._to_write().transaction() as session:
             if not force:
                 await self._refuse_to_lack(session, LINK_KEY_FILE, version, fingerprint, at)
@@ -78,6 +90,7 @@ class Register(Connections):
                 raise OtherKeyCounts(version, counts, having)
 
     async def retire_link_key(self, version: int, *, at: datetime) -> bool:
+        """Stop requiring a key, so that its links no longer work; False if it is not in use."""
         async with self._to_write().transaction() as session:
             return await session.run(_RETIRE, to_micros(at), version) > 0
 

@@ -94,7 +94,11 @@ _LIFTED = "SELECT id, lifted_at FROM lifted_suppression WHERE id > ? AND lifted_
 
 
 class Retention(Connections):
-    """Implements `RetentionStore` for the store it is mixed into."""
+    """The part of a store that removes what has outlived its period.
+
+    It does so in small steps, so that others can write. `at` is now; anything dated later has not
+    happened. With `dry_run` nothing is changed, and the results are what would be done.
+    """
 
     _keys: LiveKeys
 
@@ -106,6 +110,12 @@ class Retention(Connections):
     async def purge_contacts(
         self, limits: Limits, *, at: datetime, dry_run: bool = False
     ) -> PurgedContacts:
+        """Remove contacts, after turning their withdrawals and objections into suppressions.
+
+        Of people who objected to all marketing only that suppression is kept.
+
+        The period of the suppressions of a removed contact's address starts now.
+        """
         total, became, last, objected = NOTHING, 0, 0, 0
         first, now = to_micros(limits.prospects), to_micros(at)
         async with self._reading() as session:
@@ -173,6 +183,10 @@ class Retention(Connections):
     async def trim_notes(
         self, before: datetime, is_motive: Callable[[str], bool], *, dry_run: bool = False
     ) -> int:
+        """Delete older notes of suppressions, and reasons for lifting one, if they are free text.
+
+        Return how many.
+        """
         limit, count = to_micros(before), 0
         async with self._reading() as session:
             for select, count_of, update in (self._dialect.earlier_texts, *_FREE):
@@ -188,6 +202,10 @@ class Retention(Connections):
         return count
 
     async def renew_suppressions(self, matched: Mapping[str, datetime]) -> int:
+        """Restart the period of the suppressions that count for these canonical addresses.
+
+        Returns how many were renewed.
+        """
         count = 0
         for some in _batches(matched):
             async with self._to_write().transaction() as session:
@@ -204,6 +222,11 @@ class Retention(Connections):
         dry_run: bool = False,
         matched: Iterable[Mapping[str, datetime]] = (),
     ) -> PurgedSuppressions:
+        """Remove those last given, added, matched and held before a time, and no longer held.
+
+        A suppression is held while it counts for the address of a contact. `matched`, for a dry
+        run, are matches that have not renewed anything.
+        """
         limit, total = to_micros(before), NOTHING
         async with self._reading() as session:
             if not (await session.fetch_all(_ANY_OLD, limit))[0][0]:
@@ -246,6 +269,7 @@ class Retention(Connections):
         await asyncio.sleep(_PAUSE)
 
     async def purge_lifted(self, before: datetime, *, dry_run: bool = False) -> Removed:
+        """Remove the record of suppressions that were lifted before a time."""
         total, last = NOTHING, 0
         async with self._reading() as reading:
             while page := await reading.fetch_all(_LIFTED, last, to_micros(before), _BATCH):

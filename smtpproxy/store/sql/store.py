@@ -1,5 +1,11 @@
-"""A `Store` in an SQL database."""
+"""The store, in a database of either kind.
 
+All methods raise `StoreUnavailable` if it cannot answer (locked, full, gone): the mail path turns
+that into 451 4.3.0, never into a pass. Methods canonicalise the addresses that they are given, or
+raise `AddressError`. Both kinds pass the same tests (tests/store/).
+"""
+
+from abc import abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
@@ -13,39 +19,38 @@ from smtpproxy.policy.scopes import SCOPE_KINDS
 from smtpproxy.store.keys import KeyRing, is_key_text, suppressed_name
 from smtpproxy.store.merge import as_update
 from smtpproxy.store.operations import Batch
-from smtpproxy.store.protocols import BatchResult, ContactUpdate, ReplicaState, SuppressionEntry
+from smtpproxy.store.protocols import (
+    BatchResult,
+    ContactUpdate,
+    FactReader,
+    ReplicaState,
+    SuppressionEntry,
+)
 from smtpproxy.store.rectifying import follows
 from smtpproxy.store.sql import contacts as contact_table
 from smtpproxy.store.sql import imports as import_table
 from smtpproxy.store.sql import suppressions as suppression_table
-from smtpproxy.store.sql.contacts import Contacts, Wishes
+from smtpproxy.store.sql.contacts import Contacts
 from smtpproxy.store.sql.live_keys import Rekeying
 from smtpproxy.store.sql.mailings import MailingLog, with_mailings
 from smtpproxy.store.sql.partners import PartnerExchange
 from smtpproxy.store.sql.propagation import Propagation
 from smtpproxy.store.sql.retention import Retention
+from smtpproxy.store.sql.scopes import NamedScopes
 from smtpproxy.store.sql.session import Session
 from smtpproxy.store.sql.streams import Streams
 from smtpproxy.store.sql.suppressions import Suppressions
 
-_PURPOSES = "SELECT purpose FROM consent_purpose ORDER BY purpose"
 
-
-class Reader(Protocol):
+class Reader(FactReader, Protocol):
     """The reads of the mail path, in the fastest way for the database."""
-
-    def read(self, lookups: Lookups) -> Awaitable[tuple[Facts, object]]: ...
-
-    def facts(self, lookups: Lookups) -> Awaitable[Facts]: ...
-
-    def version(self) -> Awaitable[object]: ...
 
     def tally(self) -> Awaitable[dict[tuple[str, str], int]]:
         """Return the count of each (kind, origin); contacts are ("contact", "")."""
         ...
 
 
-class SqlStore(
+class Store(
     Suppressions,
     Contacts,
     Propagation,
@@ -54,9 +59,12 @@ class SqlStore(
     import_table.Imports,
     Retention,
     Streams,
-    Wishes,
+    NamedScopes,
 ):
-    """A `Store` except for opening and closing its database."""
+    """Suppressions, contacts and consent acts, and all that is on record about them.
+
+    It is a `FactReader`. What the kinds of database do differently is in their subclasses.
+    """
 
     _reader: Reader
     _mailings: MailingLog
@@ -81,6 +89,13 @@ class SqlStore(
     async def add_suppressions(
         self, entries: Sequence[SuppressionEntry], batch: Batch | None = None
     ) -> BatchResult:
+        """Add a batch, and the checkpoint of its import, in one commit.
+
+        There is one suppression per address, scope and origin. A later `since` moves it forward
+        (unsubscribing again outweighs a consent in between); the same or an earlier one changes
+        nothing. If the address was corrected since (`moved_to`), the new one is suppressed as
+        well, and not counted.
+        """
         async with self._to_write().transaction() as session:
             keys = await self._keys.current(session)
             importer = await import_table.number_of(session, batch)
@@ -90,6 +105,7 @@ class SqlStore(
             return result
 
     async def suppress(self, entries: Sequence[SuppressionEntry]) -> Sequence[datetime | None]:
+        """Add a batch as `add_suppressions` does; return the result of `standing` before that."""
         async with self._to_write().transaction() as session:
             keys = await self._keys.current(session)
             before = await suppression_table.standing(session, keys, entries)
@@ -127,6 +143,7 @@ class SqlStore(
             await suppression_table.add(session, keys, moved, self._partners, importer)
 
     async def suppressions(self, address: str) -> Sequence[Suppression]:
+        """Return the suppressions that count for the address, as in `facts`: also widened ones."""
         name = suppressed_name(address)
         facts = await self._reader.facts(Lookups((name,), contacts=False))
         return facts[name].suppressions if name in facts else ()
@@ -134,6 +151,13 @@ class SqlStore(
     async def put_contacts(
         self, contacts: Sequence[Contact | ContactUpdate], batch: Batch | None = None
     ) -> BatchResult:
+        """Insert or update a batch, and the checkpoint of its import, in one commit.
+
+        An import (with `batch`) leaves out people who were erased; of those who have come back
+        by themselves it stores only refusals. Purchases and consent acts are added, never
+        removed; an act is replaced only by a more complete one of the same fact. A bare `Contact`
+        is an update of its whole profile without a date.
+        """
         updates = [as_update(contact) for contact in contacts]
         async with self._to_write().transaction() as session:
             importer = await import_table.number_of(session, batch)
@@ -150,6 +174,10 @@ class SqlStore(
     async def put_contact(
         self, update: ContactUpdate, only_if: Callable[[Contact | None], bool]
     ) -> BatchResult | None:
+        """Insert or update one contact as an import would, if `only_if` accepts the stored one.
+
+        Otherwise returns None and changes nothing.
+        """
         address = update.contact.address
         async with self._to_write().transaction() as session:
             known = (await contact_table.stored(session, [address])).get(address)
@@ -165,6 +193,11 @@ class SqlStore(
         return facts[name].contact if name in facts else None
 
     async def erase_contact(self, address: str, *, at: datetime, scope: str = "marketing") -> bool:
+        """Remove profile and acts, and leave an `erasure` suppression.
+
+        Notes and reasons in free text of the address's suppressions are removed too. Returns
+        False if there was no contact; the suppression is left all the same.
+        """
         entry = SuppressionEntry(recorded(address), scope, Origin.ERASURE, at)
         writer = self._to_write()
         async with writer.transaction() as session:
@@ -177,6 +210,11 @@ class SqlStore(
         return erased
 
     async def record_act(self, address: str, act: ConsentAct) -> bool:
+        """Add one act to the history; create the contact if there is none.
+
+        A withdrawal also counts for contacts that had this address before a correction
+        (`moved_to`). Returns False if the same act is already there.
+        """
         name = recorded(address)
         people = [name, *(await self.moved_to(name) if act.withdrawal else ())]
         contacts = [Contact(each, acts=(act,)) for each in people]
@@ -184,6 +222,10 @@ class SqlStore(
         return (await self.put_contacts(updates)).unchanged < len(updates)
 
     async def counts(self) -> tuple[int, Mapping[tuple[str, str], int]]:
+        """Return the number of contacts and suppressions by (scope kind, origin).
+
+        It has every pair of the kinds `all`, `marketing` and `purpose` and an origin.
+        """
         tally = await self._reader.tally()
         contacts = tally.pop(("contact", ""))
         found: Counter[tuple[str, str]] = Counter()
@@ -193,6 +235,7 @@ class SqlStore(
         return contacts, found
 
     async def named_scopes(self) -> Mapping[str, int]:
+        """Return the number of suppressions by scope, for those that name a brand or a purpose."""
         found: Counter[str] = Counter()
         for (scope, _), n in (await self._reader.tally()).items():
             if ":" in scope and n:
@@ -200,11 +243,12 @@ class SqlStore(
         return found
 
     def replica(self) -> ReplicaState | None:
+        """Return the state of the standby, or None if there is none."""
         return None
 
-    async def consent_purposes(self) -> Sequence[str]:
-        async with self._reading() as session:
-            return [name for (name,) in await session.fetch_all(_PURPOSES)]
-
     async def ping(self) -> None:
+        """Raise `StoreUnavailable` unless a read works now."""
         await self._reader.tally()
+
+    @abstractmethod
+    async def close(self) -> None: ...

@@ -36,15 +36,21 @@ _RESUMED = "SELECT subject, max(at) FROM stream_event WHERE action = 'resumed' G
 
 
 class Streams(Connections):
-    """Implements `StreamStates` for the store it is mixed into."""
+    """The part of a store about pauses of streams; the mail path gets these by `FactReader`."""
 
     async def pauses(self) -> Sequence[Pause]:
+        """Return all pauses on record, even those whose time is over."""
         async with self._reading() as session:
             return [read_pause(row) for row in await session.fetch_all(PAUSES)]
 
     async def note_stream(
         self, event: StreamEvent, *, unless_since: datetime | None = None
     ) -> bool:
+        """Pause, resume or warn, and record it; if it is so already, return False.
+
+        Only an operator can change a pause in force. A warning given `unless_since` for the same
+        cause is not repeated.
+        """
         async with self._to_write().transaction() as session:
             if await _is_so(session, event, unless_since):
                 return False
@@ -57,6 +63,7 @@ class Streams(Connections):
             return True
 
     async def resume_due(self, now: datetime) -> Sequence[StreamEvent]:
+        """Resume the streams whose pause is over; return the events."""
         async with self._to_write().transaction() as session:
             due = [
                 StreamEvent(from_micros(until), subject, "resumed", TIME)
@@ -70,15 +77,18 @@ class Streams(Connections):
     async def stream_events(
         self, subject: str | None = None, limit: int = 100
     ) -> Sequence[StreamEvent]:
+        """Return the events of one subject, or of all, the newest first."""
         async with self._reading() as session:
             found = await session.fetch_all(_EVENTS, subject or "", limit)
         return [read_event(row) for row in found]
 
     async def trim_stream_events(self, before: datetime) -> int:
+        """Delete the events from before a time; return how many."""
         async with self._to_write().transaction() as session:
             return await session.run(_TRIM, to_micros(before))
 
     async def resumed_at(self) -> Mapping[str, datetime]:
+        """Return when each subject was last resumed."""
         async with self._reading() as session:
             return {name: from_micros(at) for name, at in await session.fetch_all(_RESUMED)}
 

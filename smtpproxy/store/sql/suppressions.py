@@ -73,22 +73,6 @@ ORDER BY wide_key, exact_key, scope, origin LIMIT ?
 """
 _PAGE_OF_SCOPES = _PAGE.replace("\nORDER", " AND scope IN (SELECT value FROM json_each(?))\nORDER")
 _PAGE_SIZE = 2_000
-_OF_SCOPE = """
-SELECT wide_key, exact_key, scope, origin FROM suppression
-WHERE (wide_key, exact_key, scope, origin) > (?, ?, ?, ?) AND scope = ?5
-ORDER BY wide_key, exact_key, scope, origin LIMIT ?6
-"""
-_MOVED = (
-    "wide_key, exact_key, origin, since, key_version, note, given_by, import, also, earlier,"
-    " renewed_at"
-)
-_AS_SCOPE = f"""
-INSERT INTO suppression (scope, {_MOVED}) SELECT ?, {_MOVED} FROM suppression
-WHERE wide_key = ? AND exact_key = ? AND scope = ? AND origin = ?
-ON CONFLICT (wide_key, exact_key, scope, origin)
-DO UPDATE SET since = excluded.since, renewed_at = excluded.renewed_at
-WHERE excluded.since > suppression.since
-"""
 # ?1 holds the keys, 16 and 32 octets each; ?2 the scope and origin of each, as JSON.
 _ENTRIES = """
 SELECT asked.key AS place, suppression.* FROM json_each(?2) AS asked CROSS JOIN suppression
@@ -103,24 +87,22 @@ _ERASED = """
 SELECT DISTINCT asked.key FROM json_each(?2) AS asked CROSS JOIN suppression
 WHERE wide_key = substr(CAST(?1 AS BLOB), asked.key * 16 + 1, 16) AND origin = 'erasure'
 """
-_KEY = "wide_key = ? AND exact_key = ? AND scope = ? AND origin = ?"
+KEY = "wide_key = ? AND exact_key = ? AND scope = ? AND origin = ?"
 _COLUMNS = "since, note, import, also, earlier"
 _KNOWN = f"""
 SELECT place, {_COLUMNS} FROM ({_ENTRIES}) AS found
 WHERE import IS NOT NULL OR CAST(?3 AS BIGINT) IS NOT NULL
 """
-_PUT = f"UPDATE suppression SET also = ?, earlier = ? WHERE {_KEY}"
+_PUT = f"UPDATE suppression SET also = ?, earlier = ? WHERE {KEY}"
 _OF_IMPORT = """
 SELECT wide_key, exact_key, scope, origin FROM suppression
 WHERE (wide_key, exact_key, scope, origin) > (?, ?, ?, ?)
 AND (import = ?5 OR also = ?5 OR earlier LIKE ?6)
 ORDER BY wide_key, exact_key, scope, origin LIMIT ?7
 """
-_STANDING_ONE = f"SELECT {_COLUMNS} FROM suppression WHERE {_KEY}"
-_BACK = (
-    f"UPDATE suppression SET since = ?, note = ?, import = ?, also = ?, earlier = ? WHERE {_KEY}"
-)
-_LIFT_ONE = f"{_LIFT} SELECT {_LIFTABLE}, ?, ?, NULL FROM suppression WHERE {_KEY}"
+_STANDING_ONE = f"SELECT {_COLUMNS} FROM suppression WHERE {KEY}"
+_BACK = f"UPDATE suppression SET since = ?, note = ?, import = ?, also = ?, earlier = ? WHERE {KEY}"
+_LIFT_ONE = f"{_LIFT} SELECT {_LIFTABLE}, ?, ?, NULL FROM suppression WHERE {KEY}"
 FIRST: Row = (b"", b"", "", "")
 
 # The number of an import is in quotes, so that it can be searched for.
@@ -199,7 +181,7 @@ async def forget_texts(session: Session, places: Sequence[tuple[SuppressionKey, 
 
 
 class Suppressions(Connections):
-    """Implements `SuppressionStore`, except adding, for the store it is mixed into."""
+    """The part of a store about suppressions, except adding them."""
 
     _keys: LiveKeys
 
@@ -215,6 +197,11 @@ class Suppressions(Connections):
         up_to: datetime | None = None,
         by: str | None = None,
     ) -> Sequence[Suppression]:
+        """Lift suppressions of the exact address; return those that were lifted.
+
+        One whose time is no longer `since`, or is later than `up_to`, stays. The reason and `by`,
+        the program over the API, stay on record.
+        """
         async with self._to_write().transaction() as session:
             (key, pair), *older = (await self._keys.current(session)).places(address)
             await live_keys.move(session, [(*old, *pair, key.version) for _, old in older])
@@ -226,12 +213,14 @@ class Suppressions(Connections):
         return [rows.suppression(*row, widened=False) for row in found]
 
     async def authors(self, address: str) -> Mapping[tuple[str, str], str]:
+        """Return the programs that suppressed exactly this address, by scope and origin."""
         async with self._reading() as session:
             places = (await self._keys.current(session)).places(address)
             found = [row for _, pair in places for row in await session.fetch_all(_AUTHORS, *pair)]
         return {(scope, origin): by for scope, origin, by in found}
 
     async def lifted_suppressions(self, address: str) -> Sequence[LiftedSuppression]:
+        """Return the lifted suppressions of exactly this address, in the order of lifting."""
         async with self._reading() as session:
             places = (await self._keys.current(session)).places(address)
             found = [row for _, (_, exact) in places
@@ -246,12 +235,17 @@ class Suppressions(Connections):
         ]
 
     async def standing(self, entries: Sequence[SuppressionEntry]) -> Sequence[datetime | None]:
+        """Return since when the same suppression exists, for each entry; None if it does not."""
         async with self._reading() as session:
             return await standing(session, await self._keys.current(session), entries)
 
     async def suppression_page(
         self, after: str | None, limit: int, scopes: Collection[str] | None = None
     ) -> SuppressionPage:
+        """Return up to `limit` suppressions, of all or some scopes, in the order of their keys.
+
+        `after` is the `next` of the previous page. Raises ValueError if it is not.
+        """
         start = FIRST if after is None else _read_place(after)
         async with self._reading() as session:
             if scopes is None:
@@ -267,18 +261,11 @@ class Suppressions(Connections):
         last = _written_place(page[limit - 1][:4]) if len(page) > limit else None
         return SuppressionPage(found, last)
 
-    async def move_scope(self, old: str, new: str) -> int:
-        moved, last = 0, FIRST
-        while True:  # commits are small, so that the mail path need not wait
-            async with self._to_write().transaction() as session:
-                page = await session.fetch_all(_OF_SCOPE, *last, old, _PAGE_SIZE)
-                await session.run_many(_AS_SCOPE, [(new, *key) for key in page])
-                await session.run_many(f"DELETE FROM suppression WHERE {_KEY}", page)
-            if not page:
-                return moved
-            moved, last = moved + len(page), page[-1]
-
     async def export_suppressions(self) -> AsyncGenerator[tuple[str, Suppression], None]:
+        """Yield (key text, suppression), as the address itself is not stored.
+
+        Under the same key, a `SuppressionEntry` may have the key text instead of the address.
+        """
         # Page by page: during one long read the log could not be emptied. A suppression that is
         # moved to another key meanwhile may come twice; adding it twice changes nothing.
         last = FIRST
@@ -356,7 +343,7 @@ async def undo(
     if lift is not None:
         await session.run_many(_BACK, put)
         await session.run_many(_LIFT_ONE, [(*lift, *key) for key in lifted])
-        await session.run_many(f"DELETE FROM suppression WHERE {_KEY}", lifted)
+        await session.run_many(f"DELETE FROM suppression WHERE {KEY}", lifted)
     return fates["removed"], fates["put back"], fates["kept"]
 
 

@@ -26,7 +26,7 @@ from smtpproxy.store.protocols import (
 from smtpproxy.store.sql.live_keys import LiveKeys
 from smtpproxy.store.sql.rows import to_micros
 from smtpproxy.store.sql.session import Session
-from smtpproxy.store.sql.store import SqlStore
+from smtpproxy.store.sql.store import Store
 from smtpproxy.store.sqlite import live_keys
 from smtpproxy.store.sqlite.connection import (
     SqliteWriter,
@@ -51,7 +51,7 @@ INSERT INTO refusal_change (at, contact, action, purpose) VALUES (?, ?, 'restric
 """
 
 
-class SqliteStore(SqlStore):
+class SqliteStore(Store):
     """A `Store` in one SQLite file, for one process and one event loop: open it after a fork."""
 
     _dialect = DIALECT

@@ -17,7 +17,8 @@ from smtpproxy.access import Access, OthersConcerned
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.snapshots import Labels, Samples, Snapshot
 from smtpproxy.store.breaker import StreamStatus
-from smtpproxy.store.protocols import Store, StoreUnavailable
+from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.sql.store import Store
 from smtpproxy.store.sql.web_tables import KeptAnswer, KeptAnswers
 from smtpproxy.web.api.by_mail import ByMail
 from smtpproxy.web.api.consents import Consents

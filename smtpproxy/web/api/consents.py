@@ -17,7 +17,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.contact_record import Hash, Word
 from smtpproxy.store.exchange.plausible import SKEW, by_now
 from smtpproxy.store.exchange.times import read_time
-from smtpproxy.store.protocols import Store
+from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import few
 from smtpproxy.web.api.operation import (
     Call,

@@ -17,7 +17,8 @@ from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.mapping import FIELDS, SUPPRESSION_FIELDS, MappingFault, mapping_of
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.import_jobs import MAPPING, UPLOAD, ImportJob, ImportJobs, private
-from smtpproxy.store.operations import UNDO_FOR, ImportRecord, ImportStore, brands_of
+from smtpproxy.store.operations import UNDO_FOR, ImportRecord, brands_of
+from smtpproxy.store.sql.store import Store
 from smtpproxy.web.api.imports import (
     MOST_WAITING,
     ImportList,
@@ -42,7 +43,7 @@ _FOR_ONE = {"contacts": ("as_of",), "suppressions": ("scope", "origin")}
 class Imports:
     """The operations on imports."""
 
-    def __init__(self, settings: Settings, store: ImportStore, now: Callable[[], datetime]) -> None:
+    def __init__(self, settings: Settings, store: Store, now: Callable[[], datetime]) -> None:
         self._settings = settings
         self._store = store
         self._now = now

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -11,8 +11,9 @@ from starlette.requests import Request
 from smtpproxy.policy.model import Facts, Lookups, Origin, Suppression
 from smtpproxy.store.exchange.suppression_record import change_object, read_scope
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.propagation import Action, ChangeLog, ChangesGone, SuppressionChange
-from smtpproxy.store.protocols import FactReader, StoreUnavailable
+from smtpproxy.store.propagation import Action, ChangesGone, SuppressionChange
+from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import few
 from smtpproxy.web.api.operation import (
     MOST_ADDRESSES,
@@ -25,11 +26,6 @@ from smtpproxy.web.api.operation import (
 )
 from smtpproxy.web.api.problems import Refused, RefusedChanges
 from smtpproxy.web.health import Cached
-
-
-class ChangeStore(ChangeLog, FactReader, Protocol):
-    """The log of changes, and the facts."""
-
 
 MOST_CHANGES = 10_000  # in an answer
 LONGEST_WAIT = 60  # seconds
@@ -130,7 +126,7 @@ class Results(Struct, frozen=True):
 class Propagation:
     """Answers what other systems ask. All waiting requests share one poll of the log."""
 
-    def __init__(self, store: ChangeStore, stop: asyncio.Event) -> None:
+    def __init__(self, store: Store, stop: asyncio.Event) -> None:
         self._store = store
         self._stop = stop
         self._newest = Cached(self._look, _EVERY)

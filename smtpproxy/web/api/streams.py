@@ -14,7 +14,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.store import open_stream_counts
 from smtpproxy.store.breaker import StreamStatus, status_object, subject_of
 from smtpproxy.store.exchange.times import read_time
-from smtpproxy.store.protocols import Store
+from smtpproxy.store.sql.store import Store
 from smtpproxy.store.streams import PERSON, StreamEvent
 from smtpproxy.web.api.operation import Call, Time, When, about, operation, refusing
 from smtpproxy.web.api.problems import Refused

@@ -21,7 +21,8 @@ from smtpproxy.store.exchange.suppression_record import (
     read_scope,
 )
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.protocols import Store, SuppressionEntry
+from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.sql.store import Store
 from smtpproxy.web.api.operation import Call, Scope, Time, When, about, operation, refusing
 from smtpproxy.web.api.problems import Refused
 from smtpproxy.web.api.propagation import AddressSuppression, bearing_suppression

@@ -16,7 +16,7 @@ from smtpproxy.store.exchange.lines import Contents, read_lines
 from smtpproxy.store.exchange.mapping import PLAIN, Mapping
 from smtpproxy.store.exchange.run import Format, Import, Progress
 from smtpproxy.store.exchange.suppression_record import Defaults
-from smtpproxy.store.protocols import Store
+from smtpproxy.store.sql.store import Store
 
 T = TypeVar("T")
 A = TypeVar("A")
