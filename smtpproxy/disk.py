@@ -1,6 +1,9 @@
 """Files that survive a crash of the machine, and that the relay can read."""
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -50,3 +53,25 @@ def give_to_owner_of(other: Path, file: Path | int) -> None:
     if os.geteuid() == 0:
         owner = other.stat()
         os.chown(file, owner.st_uid, owner.st_gid)
+
+
+@contextmanager
+def locked(
+    path: Path, busy: Exception, *, makes: bool = False, shared: bool = False
+) -> Iterator[None]:
+    """Hold the lock of a folder; of a file, which is made if it is missing, with `makes`.
+
+    Raises `busy` if another process has the lock; OSError.
+    """
+    flags = os.O_RDWR | os.O_CREAT if makes else os.O_RDONLY | os.O_DIRECTORY
+    handle = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    try:
+        if makes:
+            give_to_owner_of(path.parent, handle)
+        try:
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise busy from None
+        yield
+    finally:
+        os.close(handle)

@@ -4,15 +4,13 @@ A run finds such data and removes it a little at a time; `purge_runs.py` keeps t
 """
 
 import asyncio
-import fcntl
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from smtpproxy.disk import give_to_owner_of
+from smtpproxy.disk import locked
 from smtpproxy.policy.periods import Period, beginning, years
 from smtpproxy.policy.rulebook import Rulebook
 from smtpproxy.purge_runs import Kind, note_run
@@ -74,24 +72,10 @@ async def purge(
     if dry_run:
         await _remove(settings, store, purged, clock)
         return purged
-    with _alone(state):
+    with locked(state / LOCK_NAME, AlreadyRunning("another purge is running"), makes=True):
         await _remove(settings, store, purged, clock)
         note_run(state, purged.began, clock(), purged.removed)
     return purged
-
-
-@contextmanager
-def _alone(state_dir: Path) -> Iterator[None]:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-    file = os.open(state_dir / LOCK_NAME, flags, 0o600)
-    try:
-        give_to_owner_of(state_dir, file)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise AlreadyRunning("another purge is running") from None
-    finally:
-        os.close(file)
 
 
 async def _remove(

@@ -1,6 +1,5 @@
 """Taking a backup while the relay runs, and its manifest, by which it is checked."""
 
-import fcntl
 import os
 import re
 import secrets
@@ -15,7 +14,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from smtpproxy.disk import flush, sync_path
+from smtpproxy.disk import flush, locked, sync_path
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.chain import Head
@@ -244,22 +243,16 @@ def _work_folder(target: Path) -> Iterator[Path]:
             _remove_if_left(left)
     folder = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     folder.mkdir(mode=0o700)
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+    with locked(folder, BackupFault(f"{folder}: another backup removes it; try again")):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_if_left(folder: Path) -> None:
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with locked(folder, BlockingIOError()):
         shutil.rmtree(folder)
-    finally:
-        os.close(lock)
 
 
 def _filled(

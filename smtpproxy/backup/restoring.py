@@ -1,6 +1,5 @@
 """Restoring a backup, with all marketing held back from the first moment."""
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,7 +22,7 @@ from smtpproxy.backup.manifest import (
     in_state,
     proven,
 )
-from smtpproxy.disk import give_to_owner_of, sync_path
+from smtpproxy.disk import give_to_owner_of, locked, sync_path
 from smtpproxy.policy.model import Pause
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
@@ -133,17 +132,12 @@ def _locked(settings: Settings) -> Iterator[None]:
     audit = state / FOLDER
     audit.mkdir(mode=0o700, parents=True, exist_ok=True)
     give_to_owner_of(state, audit)
-    lock = os.open(audit, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    busy = BackupFault(f"{state}: another restore is running there; wait for it")
+    with locked(audit, busy):
         for folder in {audit, *(path.parent for path in in_state(settings).values())}:
             for left in folder.glob(".*.restoring*"):  # left by a restore that was killed
                 left.unlink()
         yield
-    except BlockingIOError:
-        raise BackupFault(f"{state}: another restore is running there; wait for it") from None
-    finally:
-        os.close(lock)
 
 
 def _refuse_what_is_there(settings: Settings, places: dict[str, Path], manifest: Manifest) -> None:

@@ -1,7 +1,5 @@
 """How far a target is, in one file for each target, so that the next run continues from there."""
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
@@ -10,7 +8,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from smtpproxy.disk import flush, give_to_owner_of, sync_path
+from smtpproxy.disk import flush, give_to_owner_of, locked, sync_path
 from smtpproxy.sinks.audit.chain import UNREADABLE
 
 FOLDER = "shipped"
@@ -73,13 +71,6 @@ def held(state_dir: Path, target: str) -> Iterator[Position]:
         folder.mkdir(mode=0o700, exist_ok=True)
         give_to_owner_of(state_dir, folder)
     name = sha256(target.encode()).hexdigest()[:16]
-    lock = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        give_to_owner_of(folder, lock)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlreadyShipping(f"another process ships to {target}") from None
+    busy = AlreadyShipping(f"another process ships to {target}")
+    with locked(folder / f"{name}.lock", busy, makes=True):
         yield Position(folder / f"{name}.json", target)
-    finally:
-        os.close(lock)

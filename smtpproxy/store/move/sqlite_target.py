@@ -1,6 +1,5 @@
 """A store in SQLite as the target of a copy: made in a work folder, then linked into place."""
 
-import fcntl
 import os
 import shutil
 import sqlite3
@@ -8,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 
-from smtpproxy.disk import give_to_owner_of, sync_path
+from smtpproxy.disk import give_to_owner_of, locked, sync_path
 from smtpproxy.store.change_journal import FOLDER, Journal, JournalGap, Mark
 from smtpproxy.store.move.ends import (
     COPY_ROW,
@@ -327,12 +326,7 @@ def _work_folder(path: Path) -> Iterator[Path]:
     if not folder.exists():
         _refuse_existing(folder, path)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreUnavailable(f"{path}: another copy to it is running") from None
+    with locked(folder, StoreUnavailable(f"{path}: another copy to it is running")):
         if not (folder / path.name).exists() or _has_two_names(folder / path.name):
             for file in folder.iterdir():  # left by a copy that was killed after it was valid
                 file.unlink()
@@ -343,8 +337,6 @@ def _work_folder(path: Path) -> Iterator[Path]:
                 folder.rmdir()  # unless it holds an unfinished copy
             raise
         yield folder
-    finally:
-        os.close(lock)
 
 
 def _has_two_names(file: Path) -> bool:

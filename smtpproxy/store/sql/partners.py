@@ -1,22 +1,18 @@
 """The hashes of suppressions for partners, and the snapshots from them."""
 
-import fcntl
-import os
 import secrets
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
-    Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
+from contextlib import asynccontextmanager
 
 import msgspec
 
-from smtpproxy.disk import give_to_owner_of
+from smtpproxy.disk import locked
 from smtpproxy.policy.model import Suppression
 from smtpproxy.store.keys import Coverage, KeyPair, KeyRing, Partner, PartnerSnapshot, SnapshotRow
 from smtpproxy.store.protocols import StoreUnavailable
@@ -164,7 +160,8 @@ class PartnerExchange(Connections):
     @asynccontextmanager
     async def _importing(self) -> AsyncIterator[None]:
         """Lock out a second import, which would remove the rows written so far."""
-        with _locked(self._state_dir / "partner.lock"):
+        busy = StoreUnavailable("another snapshot is being imported; try again later")
+        with locked(self._state_dir / "partner.lock", busy, makes=True):
             yield
 
     async def _take(
@@ -192,20 +189,6 @@ class PartnerExchange(Connections):
             while swept:
                 async with self._to_write().transaction() as session:
                     swept = await session.run_many(_SWEEP, [number])
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a file. Raises StoreUnavailable if another process has it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        give_to_owner_of(path.parent, path)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise StoreUnavailable("another snapshot is being imported; try again later") from error
-    finally:
-        os.close(descriptor)
 
 
 def _snapshot_row(partner: str, number: int, snapshot: PartnerSnapshot) -> Row:

@@ -1,12 +1,10 @@
 """The tables and triggers of `store copy` in a store's files, and locks against other commands."""
 
-import fcntl
-import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from smtpproxy.disk import locked
 from smtpproxy.store.protocols import StoreUnavailable
 
 STATE = "store_copy"
@@ -53,29 +51,17 @@ def forget_changes(connection: sqlite3.Connection) -> bool:
     return left
 
 
-@contextmanager
-def locked_for_move(path: Path) -> Iterator[None]:
+def locked_for_move(path: Path) -> AbstractContextManager[None]:
     """Keep others from moving the store or changing its tables. Raises StoreUnavailable."""
-    with _locked(path, fcntl.LOCK_EX, "wait until that has ended"):
-        yield
+    return locked(path.parent, _busy(path, "wait until that has ended"))
 
 
-@contextmanager
-def locked_for_migration(path: Path) -> Iterator[None]:
+def locked_for_migration(path: Path) -> AbstractContextManager[None]:
     """Keep others from moving the store while its tables change. Raises StoreUnavailable."""
-    with _locked(path, fcntl.LOCK_SH, "migrate its tables after that has ended"):
-        yield
+    return locked(path.parent, _busy(path, "migrate its tables after that has ended"), shared=True)
 
 
-@contextmanager
-def _locked(path: Path, kind: int, advice: str) -> Iterator[None]:
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(folder, kind | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise StoreUnavailable(
-            f"{path}: store copy, store reopen or migrate is running on it; {advice}"
-        ) from None
-    finally:
-        os.close(folder)
+def _busy(path: Path, advice: str) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"{path}: store copy, store reopen or migrate is running on it; {advice}"
+    )
