@@ -22,7 +22,7 @@ from smtpproxy.process.children import Channel
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.chain import DECISION, NotALine
 from smtpproxy.sinks.audit.erase import StillWritten
-from smtpproxy.sinks.audit.following import PlacedRow, Tail
+from smtpproxy.sinks.audit.following import Row, Tail
 from smtpproxy.sinks.audit.lines import DecisionEntry, decided, is_erased, read_line
 from smtpproxy.sinks.audit.reader import verdicts
 from smtpproxy.sinks.log import configure_logging
@@ -141,7 +141,7 @@ class Indexer:
             self._told_at = _NEVER  # perhaps another database answers next
             raise
 
-    async def _add(self, slot: int, rows: Iterator[PlacedRow]) -> bool:
+    async def _add(self, slot: int, rows: Iterator[Row]) -> bool:
         """Add some rows; return whether there were any."""
         async with self.alone:
             batch = list(islice(rows, _AT_ONCE))
@@ -206,7 +206,7 @@ class Teller:
         return {id: on_record(self._audit, id) for id in ids}
 
 
-def index_rows(relay: str, placed: PlacedRow) -> Iterator[IndexRow]:
+def index_rows(relay: str, placed: Row) -> Iterator[IndexRow]:
     """Yield the index rows of a line: one for each recipient of a decision."""
     file, number, raw = placed
     if DECISION not in raw:

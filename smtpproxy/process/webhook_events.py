@@ -22,7 +22,7 @@ from smtpproxy.policy.model import Action
 from smtpproxy.report.counting import count_rows
 from smtpproxy.report.counts import Row
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.audit.following import newest_rows, unread
+from smtpproxy.sinks.audit.following import Tail, newest_rows
 from smtpproxy.store import open_stream_counts
 from smtpproxy.store.propagation import NewEvent
 from smtpproxy.store.protocols import StoreUnavailable
@@ -103,14 +103,14 @@ class RefusalSummaries:
     def _count(self, before: Mapping[int, int]) -> tuple[Row, dict[int, int]]:
         rows = dict(before)
         counted: Row = {}
-        for slot, lines in unread(self.audit, before):
+        for slot, lines in Tail(self.audit).unread(before):
             count_rows(self._lines(slot, lines, rows), counted)
         return counted, rows
 
     def _lines(
-        self, slot: int, lines: Iterable[tuple[int, bytes]], rows: dict[int, int]
+        self, slot: int, lines: Iterable[tuple[str, int, bytes]], rows: dict[int, int]
     ) -> Iterator[bytes]:
-        for number, raw in lines:
+        for _, number, raw in lines:
             if self.ending.is_set():
                 raise _Ended
             rows[slot] = number

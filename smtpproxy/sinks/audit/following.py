@@ -18,11 +18,7 @@ _MOST = 2_000
 _ROWS = 1_000_000
 
 
-Row = tuple[int, bytes]
-"""The number in the slot, and the line."""
-
-
-PlacedRow = tuple[str, int, bytes]
+Row = tuple[str, int, bytes]
 """The file's name, the number in the slot, and the line."""
 
 
@@ -39,12 +35,6 @@ def newest_rows(folder: Path) -> dict[int, int]:
     """Return the number of the last row of each slot. Raises OSError."""
     lasts = {slot: last_line(files) for slot, files in segments(folder).items()}
     return {slot: last.head.n for slot, last in lasts.items() if last is not None}
-
-
-def unread(folder: Path, read: Mapping[int, int]) -> Iterator[tuple[int, Iterator[Row]]]:
-    """Yield each slot with rows after `read`, and these rows. Raises OSError."""
-    for slot, files, after in _with_more(folder, read):
-        yield slot, _rows(_from(files, after), after)
 
 
 def _with_more(
@@ -70,7 +60,7 @@ class Tail:
 
     def unread(
         self, read: Mapping[int, int], *, moves: bool = True
-    ) -> Iterator[tuple[int, Iterator[PlacedRow]]]:
+    ) -> Iterator[tuple[int, Iterator[Row]]]:
         """Yield each slot with rows after `read`, and these rows. Raises OSError.
 
         Callers that will not continue from there pass `moves=False`.
@@ -93,7 +83,7 @@ class Tail:
 
     def _of_slot(
         self, slot: int, files: Sequence[Segment], after: int, moves: bool
-    ) -> Iterator[PlacedRow]:
+    ) -> Iterator[Row]:
         known, name, start = self._last.get(slot, (0, "", 0))
         begin = [place for place, file in enumerate(files) if file.name == name]
         files = files[begin[0] :] if known == after and begin else _from(files, after)
@@ -130,8 +120,8 @@ def matches(folder: Path, read: Mapping[int, int]) -> Iterator[Matches]:
 
     About a thousand at a time; a slot's last part may be empty. Raises OSError.
     """
-    for slot, rows in unread(folder, read):
-        yield from _of_slot(slot, rows)
+    for slot, rows in Tail(folder).unread(read):
+        yield from _matches_of(slot, rows)
 
 
 def _from(files: Sequence[Segment], after: int) -> Sequence[Segment]:
@@ -146,24 +136,10 @@ def _from(files: Sequence[Segment], after: int) -> Sequence[Segment]:
     return files
 
 
-def _rows(files: Sequence[Segment], after: int) -> Iterator[Row]:
-    for segment in files:
-        with segment.path.open("rb") as lines:
-            for raw in lines:
-                if not raw.endswith(b"\n"):
-                    break  # it is being written, or was cut short
-                try:
-                    number = number_of(raw)
-                except NotALine:
-                    continue
-                if number > after:
-                    yield number, raw
-
-
-def _of_slot(slot: int, rows: Iterator[Row]) -> Iterator[Matches]:
+def _matches_of(slot: int, rows: Iterator[Row]) -> Iterator[Matches]:
     newest: dict[str, datetime] = {}
     n = pending = 0
-    for number, raw in rows:
+    for _, number, raw in rows:
         n = max(n, number)
         pending += 1
         if _MATCHED in raw:
