@@ -152,40 +152,21 @@ def unproven(
             yield name, () if len(where) == len(asking) else where
 
 
-def still_suppressed(
-    settings: Settings, address: str, act: ConsentAct, known: RecipientFacts, now: datetime
-) -> Iterator[tuple[str, Verdict]]:
-    """Yield the streams of the purpose on which a suppression outweighs the consent."""
-    yield from _refused(settings, address, act, known, now, "suppression")
+_OUTWEIGHING = frozenset({"suppression", "withdrawn", "restricted", "source"})
+"""The rules that may refuse in spite of consent."""
 
 
 def refused_still(
     settings: Settings, address: str, act: ConsentAct, known: RecipientFacts, now: datetime
 ) -> Iterator[tuple[str, Verdict]]:
-    """Yield the streams on which a later withdrawal or a restriction outweighs the consent."""
-    yield from _refused(settings, address, act, known, now, "withdrawn", "restricted")
+    """Yield the streams of the purpose that refuse despite the consent, and why.
 
-
-def source_refused(
-    settings: Settings, address: str, act: ConsentAct, known: RecipientFacts, now: datetime
-) -> Iterator[tuple[str, Verdict]]:
-    """Yield the streams of the purpose that refuse because of the recorded source."""
-    if sources(known.contact, settings, act.brand):
-        yield from _refused(settings, address, act, known, now, "source")
-
-
-def _refused(
-    settings: Settings,
-    address: str,
-    act: ConsentAct,
-    known: RecipientFacts,
-    now: datetime,
-    *rules: str,
-) -> Iterator[tuple[str, Verdict]]:
-    """Yield the streams of the purpose on which one of these rules decides, and refuses."""
+    Because of a suppression, a later withdrawal, a restriction, or the source if that is on record.
+    """
+    has_source = bool(sources(known.contact, settings, act.brand))
     for stream in settings.streams.values():
         if stream.purpose == act.purpose and act.brand in (None, stream.brand):
             rulebook = settings.rulebooks[stream.rulebook]
             _, verdict = decisive(RecipientCase(address, stream, known, rulebook, now))
-            if verdict.rule in rules:
+            if verdict.rule in _OUTWEIGHING and (has_source or verdict.rule != "source"):
                 yield stream.name, verdict

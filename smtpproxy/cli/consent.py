@@ -178,18 +178,17 @@ def _warn_if_not_mailable(
     for name, streams in recorded_consent.unproven(settings, act, known.contact):
         where = f" on {', '.join(streams)}" if streams else ""
         warn(f"without {_EVIDENCE[name]} the consent proves nothing, so it allows nothing{where}")
-    for stream, verdict in recorded_consent.still_suppressed(settings, address, act, known, now()):
-        warn(
-            f"{address} will still not be mailed on the stream {stream}: {verdict.reason} "
-            f"({verdict.detail}); see smtpproxy suppress show {address}"
-        )
-    for stream, verdict in recorded_consent.source_refused(settings, address, act, known, now()):
-        warn(
-            f"{address} will still not be mailed on the stream {stream}: {verdict.reason}, since "
-            f"the source of the address on record is {sources}. Consent does not change where an"
-            " address came from; if the person gave it themselves, correct the record: smtpproxy"
-            f" contact rectify {address} --source direct --reason TEXT"
-        )
+    for stream, verdict in recorded_consent.refused_still(settings, address, act, known, now()):
+        text = f"{address} will still not be mailed on the stream {stream}: {verdict.reason}"
+        if verdict.rule == "suppression":
+            text += f" ({verdict.detail}); see smtpproxy suppress show {address}"
+        elif verdict.rule == "source":
+            text += (
+                f", since the source of the address on record is {sources}. Consent does not change"
+                " where an address came from; if the person gave it themselves, correct the record:"
+                f" smtpproxy contact rectify {address} --source direct --reason TEXT"
+            )
+        warn(text)
 
 
 @command("withdraw", consent)

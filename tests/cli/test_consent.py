@@ -64,6 +64,12 @@ def test_a_suppression_that_outweighs_the_consent_is_pointed_out(stored: Stored)
     assert f"see smtpproxy suppress show {ANNA}" in warned
 
 
+def test_a_withdrawal_since_that_outweighs_the_consent_is_pointed_out(stored: Stored) -> None:
+    stored.run("consent", "withdraw", ANNA, "--purpose", "offers", "--withdrawn-at", "2026-03-05")
+    warned = stored.run(*RECORD, *KNOWN).stderr
+    assert f"{ANNA} will still not be mailed on the stream offers: consent_withdrawn" in warned
+
+
 def test_an_unsubscribe_of_before_gives_way_to_the_consent(stored: Stored) -> None:
     stored.run("suppress", "add", ANNA, "--origin", "unsubscribe", "--since", "2026-02-01")
     assert stored.run(*RECORD, *KNOWN).stderr == ""

@@ -18,12 +18,7 @@ from smtpproxy.policy.model import (
     Source,
 )
 from smtpproxy.policy.rules import RecipientCase
-from smtpproxy.recorded_consent import (
-    refused_still,
-    source_refused,
-    still_suppressed,
-    unproven,
-)
+from smtpproxy.recorded_consent import refused_still, unproven
 from smtpproxy.settings import Settings
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml
@@ -60,7 +55,7 @@ def test_only_streams_that_refuse_are_named(
     contact: Contact = changed(PERSON, **{"acts": (AGREED,), **more})
     known = RecipientFacts(contact=contact)
     asked = (settings, ADDRESS, AGREED, known, NOW)
-    said = [*still_suppressed(*asked), *refused_still(*asked), *source_refused(*asked)]
+    said = list(refused_still(*asked))
     assert [stream for stream, _ in said] == streams
     for name, verdict in said:
         stream = settings.streams[name]

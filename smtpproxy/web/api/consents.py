@@ -212,10 +212,6 @@ class Consents:
             found.append(
                 f"without `{name}` the consent proves nothing, so it allows nothing{where}"
             )
-        for stream, verdict in (
-            *recorded_consent.still_suppressed(settings, address, act, known, now),
-            *recorded_consent.refused_still(settings, address, act, known, now),
-            *recorded_consent.source_refused(settings, address, act, known, now),
-        ):
+        for stream, verdict in recorded_consent.refused_still(settings, address, act, known, now):
             found.append(f"they will still not be mailed on the stream {stream}: {verdict.reason}")
         return found
