@@ -7,35 +7,27 @@ from datetime import UTC, datetime, tzinfo
 from itertools import islice
 from pathlib import Path
 
-from msgspec.structs import replace
-
 from smtpproxy.cli.imports import input_time
 from smtpproxy.cli.printer import Column, Fields, Part, Styled, Table
 from smtpproxy.cli.stores import using_store
 from smtpproxy.clock import now
 from smtpproxy.locale import REFERENCE
-from smtpproxy.policy.decide import judge_recipient, needs
 from smtpproxy.policy.model import (
-    NO_FACTS,
-    Action,
     ConsentAct,
     Contact,
-    Rulebook,
     StreamClass,
-    Suppression,
-    Transaction,
 )
-from smtpproxy.policy.rules import RecipientCase
 from smtpproxy.report import fix
+from smtpproxy.scrub.outlook import Outlook, StreamOutlook
 from smtpproxy.settings import Settings
-from smtpproxy.store.exchange.compare import ContactComparison, facts_beside
+from smtpproxy.store.exchange.compare import ContactComparison
 from smtpproxy.store.exchange.contact_csv import read_csv
 from smtpproxy.store.exchange.files import Source
 from smtpproxy.store.exchange.lines import ImportFault, Passed, Read, Rejected
 from smtpproxy.store.exchange.mapping import Mapping
 from smtpproxy.store.exchange.plausible import ContactCheck
 from smtpproxy.store.exchange.tables import read_table
-from smtpproxy.store.protocols import ContactUpdate
+from smtpproxy.store.protocols import ContactUpdate, SuppressionEntry
 from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import counted, printable
 
@@ -140,10 +132,7 @@ def sample(settings: Settings, path: Path, mapping: Mapping) -> Sample:
         except ImportFault as error:
             found.rejected.append(str(error))
             found.faults += 1
-    orders: dict[str, list[Suppression]] = {}
-    for entry in check.orders([one.value for one in updates]):
-        order = Suppression(entry.scope, entry.origin, entry.since)
-        orders.setdefault(entry.address, []).append(order)
+    orders = check.orders([one.value for one in updates])
     using_store(
         settings, lambda store: _judge(settings, store, updates, orders, found),
         read_only=True, or_empty=True,
@@ -155,43 +144,40 @@ async def _judge(
     settings: Settings,
     store: Store,
     updates: Sequence[Read[ContactUpdate]],
-    orders: abc.Mapping[str, Sequence[Suppression]],
+    orders: Sequence[SuppressionEntry],
     found: Sample,
 ) -> None:
     marketing = [
         one for one in settings.streams.values() if one.stream_class is StreamClass.MARKETING
     ]
     declared = {one.name for one in settings.declared_streams}
-    streams = [one for one in marketing if one.name in declared] or marketing
-    judged = [(stream, settings.rulebooks[stream.rulebook]) for stream in streams]
-    found.refused = {stream.name: Counter() for stream in streams}
+    streams = {one.name for one in marketing if one.name in declared}
+    streams = streams or {one.name for one in marketing}
     moment = now()
     people: dict[str, Contact] = {}
 
-    async def look(_: Sequence[ContactUpdate], after: abc.Mapping[str, Contact]) -> None:
-        people.update(after)
+    async def judged(some: Sequence[ContactUpdate]) -> list[StreamOutlook]:
+        outlook = Outlook(settings, moment, foresees=True)
+        await outlook.imported(store, some, people, orders)
+        return [one for one in outlook.findings().streams if one.stream.name in streams]
 
-    await ContactComparison(store, judged, moment, look)(updates)
+    async def look(some: Sequence[ContactUpdate], after: abc.Mapping[str, Contact]) -> None:
+        people.update(after)
+        for one in await judged(some):
+            found.allowed[one.stream.name] = one.allowed
+            found.refused[one.stream.name] = Counter(one.reasons)
+
+    await ContactComparison(store, (), moment, look)(updates)
     lines: dict[str, int] = {}
     for one in updates:
         lines.setdefault(one.value.contact.address, one.number)
-    limited = {address for address, contact in people.items() if contact.preferences}
-    lookups = needs(Transaction(tuple(streams), tuple(lines)), Rulebook(""))
-    facts = await facts_beside(store, lookups, limited)
-    for address, line in lines.items():
-        contact = people.get(address)  # None: they were erased, and are left out
-        known = facts.get(address, NO_FACTS)
-        suppressions = (*known.suppressions, *orders.get(address, ()))
-        known = replace(known, suppressions=suppressions, contact=contact)
-        verdicts = {}
-        for stream, rulebook in judged:
-            verdict = judge_recipient(RecipientCase(address, stream, known, rulebook, moment))
-            if verdict.action is Action.ALLOW:
-                found.allowed[stream.name] += 1
-                verdicts[stream.name] = f"may be mailed ({verdict.basis})"
-            else:
-                found.refused[stream.name][str(verdict.reason)] += 1
-                verdicts[stream.name] = str(verdict.reason)
-        if len(found.people) < _PEOPLE:
-            shown = contact or Contact(address)
-            found.people.append(Person(line, shown, verdicts, found.zone))
+    for address, line in list(lines.items())[:_PEOPLE]:
+        contact = people.get(address, Contact(address))  # or they were erased, and are left out
+        own = [one.value for one in updates if one.value.contact.address == address]
+        verdicts = {
+            one.stream.name: f"may be mailed ({next(iter(one.bases))})"
+            if one.allowed
+            else next(iter(one.reasons))
+            for one in await judged(own)
+        }
+        found.people.append(Person(line, contact, verdicts, found.zone))
