@@ -23,7 +23,7 @@ from smtpproxy.store.journals import Behind, Outstanding, PersonKey, SharedJourn
 from smtpproxy.store.key_files import replace_secret
 from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.operations import former_addresses
-from smtpproxy.store.relays import known_relay_id, relay_id
+from smtpproxy.store.register import known_relay_id, relay_id
 from smtpproxy.store.sql.store import Store
 
 _SOON = 5.0

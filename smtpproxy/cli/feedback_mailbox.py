@@ -26,7 +26,7 @@ from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.feedback import UNKNOWN, HeardEvent, ReadReport
 from smtpproxy.store.maildir import Arrived, Maildir
 from smtpproxy.store.protocols import SuppressionEntry
-from smtpproxy.store.relays import relay_id
+from smtpproxy.store.register import relay_id
 from smtpproxy.store.sql.feedback import FeedbackLog
 from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import counted

@@ -30,7 +30,7 @@ from smtpproxy.sinks.metrics import Metrics
 from smtpproxy.store import open_breaker, open_feedback, open_store
 from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.protocols import StoreUnavailable
-from smtpproxy.store.relays import relay_id
+from smtpproxy.store.register import relay_id
 from smtpproxy.waiting import Deadlines
 
 _LOOK = 1.0

@@ -31,7 +31,7 @@ from smtpproxy.store import open_asked_messages, open_journals
 from smtpproxy.store.feedback import SentMessage
 from smtpproxy.store.journals import AskedMessages, IndexRow, SharedJournals
 from smtpproxy.store.protocols import StoreUnavailable
-from smtpproxy.store.relays import relay_id
+from smtpproxy.store.register import relay_id
 
 _LOOK = 1.0  # seconds
 _TELL = timedelta(seconds=10)

@@ -17,8 +17,7 @@ from smtpproxy.sinks.snapshots import Samples
 from smtpproxy.store import is_postgresql, open_store, opened_store
 from smtpproxy.store.configurations import Misfit, of_relays, state_of
 from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
-from smtpproxy.store.register import RelayState
-from smtpproxy.store.relays import relay_id
+from smtpproxy.store.register import RelayState, relay_id
 from smtpproxy.store.shared_keys import check_link_keys, check_suppression_keys
 
 _LOOK = 2.0  # seconds between two checks of the key files

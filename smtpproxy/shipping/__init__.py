@@ -11,7 +11,7 @@ from smtpproxy.shipping.files import FileShipper
 from smtpproxy.shipping.lines import LineShipper
 from smtpproxy.shipping.position import held
 from smtpproxy.shipping.targets import DirectoryTarget, FileTarget, LineTarget, TargetWrong
-from smtpproxy.store.relays import relay_id
+from smtpproxy.store.register import relay_id
 
 _SYSLOG_PORT = 601  # of syslog over TCP (RFC 3195)
 _FORMS = "a folder, s3://BUCKET/PREFIX, https://HOST/PATH or syslog://HOST:PORT"

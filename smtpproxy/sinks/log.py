@@ -4,12 +4,17 @@ An upstream's reply, a client's command, an exception's text: any of them may na
 recipient. Redacting too much is a nuisance, too little a breach: whatever may be an address goes.
 """
 
+import fcntl
 import logging
+import os
 import re
+import socket
+import stat
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, MutableMapping
+from functools import partial
 from typing import Any, TextIO, cast
 
 import structlog
@@ -30,7 +35,6 @@ from smtpproxy.events import (
 )
 from smtpproxy.policy.model import Action
 from smtpproxy.settings import ServerSettings
-from smtpproxy.sinks.log_output import LogOutput
 
 ADDRESS, TOKEN = "[address]", "[secret]"
 
@@ -278,3 +282,74 @@ class Log:
             self._log.info(f"{event.what} read again", **where)
         else:
             self._log.error(f"{event.what} not read again", error=event.error, **where)
+
+
+Send = Callable[[bytes], int]
+"""Writes without waiting; returns how many octets it took. Raises OSError."""
+
+
+class LogOutput:
+    """A file for lines of text, each by one `write`.
+
+    Mail never waits for the reader of the log, and is never refused or lost because of it: what
+    cannot be written at once is left out, and counted.
+    """
+
+    def __init__(self) -> None:
+        self._send = _sender(sys.stderr)
+        self._rest = b""  # of a line that was taken in part
+        self._lost = 0
+
+    @property
+    def gap(self) -> Mapping[str, int]:
+        """How many lines were lost since the last one, for the next one to say."""
+        return {"lines_lost": self._lost} if self._lost else {}
+
+    def write(self, line: str) -> None:
+        data = self._rest + line.encode("utf-8", "backslashreplace")
+        try:
+            sent = self._send(data)
+        except OSError:  # its reader is slow or gone, or the disk is full
+            sent = 0
+        if sent < len(self._rest) or not sent:
+            self._rest = self._rest[sent:]
+            self._lost += 1
+        else:
+            self._rest = data[sent:]
+            self._lost = 0
+
+    def flush(self) -> None:
+        """Nothing waits here but the rest of a line, which goes with the next one."""
+
+
+def _sender(stream: TextIO) -> Send:
+    try:
+        number = stream.fileno()
+        mode = os.fstat(number).st_mode
+    except OSError:  # it is no file
+        return partial(_print, stream)
+    if stat.S_ISSOCK(mode):
+        connection = socket.socket(fileno=os.dup(number))
+        return lambda data: connection.send(data, socket.MSG_DONTWAIT)
+    if stat.S_ISFIFO(mode):
+        _stop_waiting(number)
+    return partial(os.write, number)
+
+
+def _stop_waiting(number: int) -> None:
+    """Let writes to this pipe fail instead of wait: ours alone, if others have it too."""
+    if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_NONBLOCK:
+        return
+    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        ours = os.open(f"/proc/self/fd/{number}", flags)
+    except OSError:  # nobody reads it, or it belongs to another user
+        return
+    os.dup2(ours, number)
+    os.close(ours)
+
+
+def _print(stream: TextIO, data: bytes) -> int:
+    stream.write(data.decode())
+    stream.flush()
+    return len(data)

@@ -13,7 +13,7 @@ from smtpproxy.settings import Settings, StoreSettings
 from smtpproxy.store.breaker import Breaker
 from smtpproxy.store.journals import AskedMessages, IndexQuery, IndexRow, SharedJournals
 from smtpproxy.store.protocols import StoreMisconfigured
-from smtpproxy.store.relays import known_relay_id
+from smtpproxy.store.register import known_relay_id
 from smtpproxy.store.sql.bulk import BulkCounter
 from smtpproxy.store.sql.copies import CopyLedger
 from smtpproxy.store.sql.feedback import FeedbackLog

@@ -7,8 +7,7 @@ from msgspec import Struct
 
 from smtpproxy.policy.model import Stream
 from smtpproxy.settings import Settings
-from smtpproxy.store.register import Relay, RelayState, living
-from smtpproxy.store.relays import known_relay_id
+from smtpproxy.store.register import Relay, RelayState, known_relay_id, living
 from smtpproxy.store.scopes import lost_scopes
 from smtpproxy.store.shared_keys import held_keys
 from smtpproxy.store.sql.store import Store

@@ -1,14 +1,19 @@
-"""The register of the relays that use one store.
+"""The register of the relays that use one store, and the ids by which it knows them.
 
 It shows whether every relay has a new key, which counts only then, and whether configurations
 differ, which makes relays judge the same message differently.
 """
 
+import re
+import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from msgspec import Struct, field
 
+from smtpproxy.store.key_files import create_secret
 from smtpproxy.store.link_keys import LINK_KEY_FILE
 from smtpproxy.store.protocols import StoreUnavailable
 
@@ -73,3 +78,36 @@ class OtherKeyCounts(StoreUnavailable):
 
 def living(relays: Sequence[Relay], now: datetime) -> list[Relay]:
     return [relay for relay in relays if now - relay.at <= SILENT_AFTER]
+
+
+_ID_FILE = "relay.id"
+"""The file with the id of a relay, as host names may be the same, or change."""
+_ID = re.compile(r"[0-9a-f]{16}")
+
+
+def relay_id(state_dir: Path) -> str:
+    """Return the id of the relay whose journals are in this folder; create it with the first use.
+
+    It moves with the journals: their progress is stored under it. Raises OSError.
+    """
+    path = state_dir / _ID_FILE
+    with suppress(FileNotFoundError):
+        return _read_id(path)
+    with suppress(FileExistsError):
+        create_secret(path, secrets.token_hex(8) + "\n")
+    return _read_id(path)
+
+
+def known_relay_id(state_dir: Path) -> str | None:
+    """Return the id if there is one. Raises OSError."""
+    try:
+        return _read_id(state_dir / _ID_FILE)
+    except FileNotFoundError:
+        return None
+
+
+def _read_id(path: Path) -> str:
+    text = path.read_bytes()[:64].decode("ascii", "replace").strip()
+    if not _ID.fullmatch(text):
+        raise OSError(f"{path}: not the id of a relay; remove the file to get a new one")
+    return text

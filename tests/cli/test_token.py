@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.config import ConfigError, parse
-from smtpproxy.web.api.tokens import Gate
+from smtpproxy.web.api import Gate
 from tests.cli.stored import Stored
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from smtpproxy.sinks.log_output import LogOutput
+from smtpproxy.sinks.log import LogOutput
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from smtpproxy.config import load
 from smtpproxy.policy.model import ConsentAct
 from smtpproxy.settings import Settings
 from smtpproxy.store.configurations import of_consents, of_relays, of_rows, state_of
-from smtpproxy.store.relays import relay_id
+from smtpproxy.store.register import relay_id
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml
 from tests.store.conftest import Database

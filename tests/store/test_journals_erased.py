@@ -14,7 +14,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.store import open_journals
 from smtpproxy.store.import_jobs import ImportJob, ImportJobs, JobEnd
 from smtpproxy.store.journals import IndexQuery, SharedJournals
-from smtpproxy.store.relays import relay_id
+from smtpproxy.store.register import relay_id
 from tests.kit import postgres
 from tests.kit.journal import Clock, decided, journal
 from tests.kit.parts import needs

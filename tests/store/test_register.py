@@ -4,8 +4,14 @@ from datetime import timedelta
 
 import pytest
 
-from smtpproxy.store.register import NotEverywhere, OtherKeyCounts, Relay, RelayState, living
-from smtpproxy.store.relays import relay_id
+from smtpproxy.store.register import (
+    NotEverywhere,
+    OtherKeyCounts,
+    Relay,
+    RelayState,
+    living,
+    relay_id,
+)
 from tests.store.conftest import Database
 from tests.store.contract import T0
 

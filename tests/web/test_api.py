@@ -14,8 +14,8 @@ from smtpproxy.policy.model import Origin
 from smtpproxy.settings.mail import Right
 from smtpproxy.store.propagation import DeadLetter, WebhookState
 from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.web.api import Gate
 from smtpproxy.web.api.description import document
-from smtpproxy.web.api.tokens import Gate
 from smtpproxy.web.rates import Bucket
 from tests.kit.relay import parse_metrics
 from tests.kit.traffic import settings

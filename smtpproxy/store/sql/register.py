@@ -13,9 +13,9 @@ from smtpproxy.store.register import (
     OtherKeyCounts,
     Relay,
     RelayState,
+    known_relay_id,
     living,
 )
-from smtpproxy.store.relays import known_relay_id
 from smtpproxy.store.sql.rows import optional_moment, to_micros
 from smtpproxy.store.sql.session import Connections, Session
 
