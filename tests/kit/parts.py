@@ -58,6 +58,7 @@ PARTS = {
         ("php",),
         library="/usr/share/php/libphp-phpmailer/autoload.php",
     ),
+    "perl": Part("perl", ("perl",)),  # Net::SMTP comes with it
     "postfix": Part(
         "postfix libsasl2-modules",  # which it only recommends, and needs to log in
         ("postfix", "postconf"),
@@ -70,11 +71,20 @@ PARTS = {
     "promtool": Part("prometheus", ("promtool",)),
     "sendmail": Part("util-linux", ("unshare",), root=True, unpacked=SENDMAIL, module="sendmail"),
     "s-nail": Part("s-nail", ("s-nail",)),
+    "ruby-mail": Part("ruby-mail", ("ruby",), library="/usr/lib/ruby/vendor_ruby/mail.rb"),
     "rspamd": Part("rspamd", ("rspamd", "rspamadm")),
     "smtp-sink": Part("postfix", ("smtp-sink",)),
     "smtp-source": Part("postfix", ("smtp-source",)),
     "sqlite3": Part("sqlite3", ("sqlite3",)),
     "strace": Part("strace", ("strace",), root=True),
+    "swiftmailer": Part(
+        "php-cli php-swiftmailer", ("php",), library="/usr/share/php/Swift/autoload.php"
+    ),
+    "symfony-mailer": Part(
+        "php-cli php-symfony-mailer",
+        ("php",),
+        library="/usr/share/php/Symfony/Component/Mailer/autoload.php",
+    ),
     "swaks": Part(
         "swaks libnet-ssleay-perl",  # which it only recommends, and needs for TLS
         ("swaks",),
