@@ -126,12 +126,12 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "proxy_headers_total",
         "Connections to listeners with the PROXY protocol, by the outcome of their header.",
-        rows.by_proxy_outcome,
+        rows.listeners_and("outcome", rows.PROXY_OUTCOMES, lambda x: x.proxy_protocol),
     ),
     Family(
         "tls_handshakes_total",
         "TLS handshakes with clients, by how they ended.",
-        rows.by_tls_outcome,
+        rows.listeners_and("outcome", rows.TLS_OUTCOMES, rows.has_tls),
     ),
     Family(
         "certificate_expiry_timestamp_seconds",
@@ -141,7 +141,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "certificate_reloads_total",
         "Certificate files reloaded after a change; failed: the old certificate stays in use.",
-        rows.by_certificate_reading,
+        rows.listeners_and("outcome", ("ok", "failed"), rows.has_tls),
     ),
     Family("auth_total", "AUTH exchanges, by how they ended.", rows.by_auth_outcome),
     Family(

@@ -188,16 +188,6 @@ def by_listener(settings: Settings) -> Iterable[Labels]:
     return ((listener.name,) for listener in settings.listeners)
 
 
-@_labelled("listener", "outcome")
-def by_tls_outcome(settings: Settings) -> Iterable[Labels]:
-    return product((x.name for x in settings.listeners if x.tls != "none"), TLS_OUTCOMES)
-
-
-@_labelled("listener", "outcome")
-def by_certificate_reading(settings: Settings) -> Iterable[Labels]:
-    return product((x.name for x in settings.listeners if x.tls != "none"), ("ok", "failed"))
-
-
 @_labelled("listener", "mechanism", "outcome")
 def by_auth_outcome(settings: Settings) -> Iterable[Labels]:
     names = (x.name for x in settings.listeners if x.auth != "off")
@@ -207,11 +197,6 @@ def by_auth_outcome(settings: Settings) -> Iterable[Labels]:
 @_labelled("listener")
 def by_authenticating_listener(settings: Settings) -> Iterable[Labels]:
     return ((x.name,) for x in settings.listeners if x.auth != "off" or x.client_ca is not None)
-
-
-@_labelled("listener", "outcome")
-def by_proxy_outcome(settings: Settings) -> Iterable[Labels]:
-    return product((x.name for x in settings.listeners if x.proxy_protocol), PROXY_OUTCOMES)
 
 
 @_labelled("partner")
@@ -275,11 +260,20 @@ def by_confirmation(settings: Settings) -> Iterable[Labels]:
     return product(get_args(Kind), CONFIRMATION_ANSWERS)
 
 
-def listeners_and(label: str, values: Iterable[str]) -> Rows:
+def listeners_and(
+    label: str,
+    values: Iterable[str],
+    which: Callable[[ListenerSettings], bool] = lambda listener: True,
+) -> Rows:
     kept = tuple(values)
     return Rows(
-        ("listener", label), lambda settings: product((x.name for x in settings.listeners), kept)
+        ("listener", label),
+        lambda settings: product((x.name for x in settings.listeners if which(x)), kept),
     )
+
+
+def has_tls(listener: ListenerSettings) -> bool:
+    return listener.tls != "none"
 
 
 @_labelled("webhook", "outcome")

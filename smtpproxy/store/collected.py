@@ -101,7 +101,7 @@ def joined(
     told = with_given(told, given)
     index = index_of(ways, told, given)
     known = None if index is None else ways[index]
-    behind = known is not None and _no_newer(told.as_of, known.as_of)
+    behind = known is not None and no_newer(told.as_of, known.as_of)
     if index is None or known is None or (behind and known.source is None is not told.source):
         return _added(ways, told), False
     now = corrected(known, told, given)
@@ -112,7 +112,7 @@ def joined(
         now = replace(now, as_of=told.as_of)
     elif now == known:
         return tuple(ways), False
-    if index and rest and _no_newer(told.as_of, rest[0].as_of):
+    if index and rest and no_newer(told.as_of, rest[0].as_of):
         return (*ways[:index], now, *ways[index + 1 :]), False
     return (now, *rest), False
 
@@ -126,12 +126,12 @@ def _added(ways: Sequence[Collection], told: Collection) -> tuple[Collection, ..
         for way in ways
         if not (_includes_collection(told, way) or (is_void(way) and way.brand == told.brand))
     ]
-    if ways and _no_newer(told.as_of, ways[0].as_of):
+    if ways and no_newer(told.as_of, ways[0].as_of):
         return (*ways, told)
     return (told, *ways)
 
 
-def _no_newer(told: datetime | None, known: datetime | None) -> bool:
+def no_newer(told: datetime | None, known: datetime | None) -> bool:
     return told is not None and known is not None and told <= known
 
 

@@ -34,6 +34,7 @@ from smtpproxy.store.collected import (
     alike,
     joined,
     joined_items,
+    no_newer,
     renamed,
 )
 from smtpproxy.store.operations import Limits, Removed
@@ -84,7 +85,7 @@ def merge(known: Known | None, update: ContactUpdate) -> Merged:
     profile = _with_profile(before, update)
     if update.rectifies:
         profile = renamed(profile, collections(told)[0].name)
-    older = _no_newer(update.as_of, known.as_of)
+    older = no_newer(update.as_of, known.as_of)
     ways, behind = _with_collections(known, update)
     acts = joined_items(profile.acts, told.acts)
     contact = before if older else profile
@@ -155,10 +156,6 @@ def _restrictions(known: Known, update: ContactUpdate) -> frozenset[str]:
     if update.as_of is not None and known.as_of is not None and update.as_of < known.as_of:
         return frozenset()
     return restricting(update.contact.tags, update.restricted_tags) - known.contact.tags
-
-
-def _no_newer(update: datetime | None, stored: datetime | None) -> bool:
-    return update is not None and stored is not None and update <= stored
 
 
 def _with_profile(before: Contact, update: ContactUpdate) -> Contact:

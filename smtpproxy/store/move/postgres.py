@@ -78,8 +78,7 @@ class PostgresSource(Tables):
 
     async def begin(self, copy: RunningCopy) -> None:
         await self._forget_changes()
-        transaction = await self._locked("SHARE ROW EXCLUSIVE")
-        try:
+        async with self._locking("SHARE ROW EXCLUSIVE"):
             await self._run(f"CREATE TABLE {STATE} (name text, value bytea)")
             await self._connection.execute(
                 f"INSERT INTO {STATE} VALUES ($1, $2)", COPY_ROW, encode(copy)
@@ -98,13 +97,6 @@ class PostgresSource(Tables):
                 }
                 for statement in (_RECORD, _NUMBERED, _FUNCTION, _TRIGGER, ALWAYS):
                     await self._run(statement.format(**names))
-            await transaction.commit()
-        finally:
-            await self._roll_back(transaction)
-
-    async def _roll_back(self, transaction: Any) -> None:
-        if self._connection.is_in_transaction():
-            await transaction.rollback()
 
     async def _forget_changes(self) -> bool:
         """Return whether anything was left of a copy. The state goes first: no copy resumes without
@@ -115,13 +107,9 @@ class PostgresSource(Tables):
         for table in TABLES:
             record = record_of(table)
             if record in left:
-                transaction = await self._locked(EXCLUSIVE, [table])
-                try:
+                async with self._locking(EXCLUSIVE, [table]):
                     await self._run(f'DROP FUNCTION IF EXISTS "{record}"() CASCADE')
                     await self._run(f'DROP TABLE IF EXISTS "{record}"')
-                    await transaction.commit()
-                finally:
-                    await self._roll_back(transaction)
         return bool(first or left)
 
     async def _left(self, names: Sequence[str]) -> set[str]:
@@ -177,15 +165,11 @@ class PostgresSource(Tables):
         """Undo `close` in one transaction, then `begin`; return whether anything was left of a
         copy."""
         if await self.moved_to() is not None:
-            transaction = await self._locked(EXCLUSIVE)
-            try:
+            async with self._locking(EXCLUSIVE):
                 for table in LOCKED:
                     await self._run(f'DROP TRIGGER IF EXISTS closed ON "{table}"')
                 await self._run(f"DROP TABLE IF EXISTS {STATE}")
                 await self._connection.execute(MOVE, None)
-                await transaction.commit()
-            finally:
-                await self._roll_back(transaction)
         return await self._forget_changes()
 
 

@@ -130,6 +130,20 @@ class Tables:
             await asyncio.sleep(_RETRY_SECONDS)
             timeout = min(2 * timeout, self._timeout)
 
+    @asynccontextmanager
+    async def _locking(self, mode: str, tables: Iterable[str] = LOCKED) -> AsyncIterator[None]:
+        """Run a transaction that has locked tables, and commit it."""
+        transaction = await self._locked(mode, tables)
+        try:
+            yield
+            await transaction.commit()
+        finally:
+            await self._roll_back(transaction)
+
+    async def _roll_back(self, transaction: Any) -> None:
+        if self._connection.is_in_transaction():
+            await transaction.rollback()
+
     async def _run(self, *statements: str) -> None:
         for statement in statements:
             await self._connection.execute(statement)

@@ -82,8 +82,7 @@ class PostgresTarget(Tables):
         return bool(await self._connection.fetchval(f'SELECT EXISTS (SELECT 1 FROM "{table}")'))
 
     async def begin(self, copy: RunningCopy) -> None:
-        transaction = await self._locked(EXCLUSIVE)
-        try:
+        async with self._locking(EXCLUSIVE):
             place = f"{FILLING} {copy.other}"
             await self.write_as(copy)
             await self._keep_others_out(copy, closed_text("", place))
@@ -96,10 +95,6 @@ class PostgresTarget(Tables):
             await self._run(f"TRUNCATE {quoted(TABLES)}")
             await self._connection.execute(_FORGET, TABLES)
             await self._put_state(COPY_ROW, copy)
-            await transaction.commit()
-        finally:
-            if self._connection.is_in_transaction():
-                await transaction.rollback()
 
     async def write_as(self, copy: RunningCopy) -> None:
         """Make this session the one that may write."""

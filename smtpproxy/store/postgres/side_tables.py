@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from smtpproxy.store.postgres.connection import Lease, Target
 from smtpproxy.store.postgres.errors import unavailable
@@ -26,26 +26,20 @@ class PostgresTables(SideTables):
     def exist(self) -> bool:
         return True
 
-    @asynccontextmanager
-    async def writing(self, *, flushed: bool = False) -> AsyncIterator[PostgresSession]:
+    def writing(self, *, flushed: bool = False) -> AbstractAsyncContextManager[PostgresSession]:
         settings = {} if flushed else {"synchronous_commit": "off"}
-        try:
-            async with (
-                asyncio.timeout(self._lease.target.timeout),
-                self._lease.database.transaction(**settings) as session,
-            ):
-                yield session
-        except TimeoutError as error:
-            raise unavailable(error) from error
+        return self._in_time(self._lease.database.transaction(**settings))
+
+    def reading(self) -> AbstractAsyncContextManager[PostgresSession]:
+        """Each statement sees its own snapshot."""
+        return self._in_time(self._lease.database.reading())
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[PostgresSession]:
-        """Each statement sees its own snapshot."""
+    async def _in_time(
+        self, lent: AbstractAsyncContextManager[PostgresSession]
+    ) -> AsyncIterator[PostgresSession]:
         try:
-            async with (
-                asyncio.timeout(self._lease.target.timeout),
-                self._lease.database.reading() as session,
-            ):
+            async with asyncio.timeout(self._lease.target.timeout), lent as session:
                 yield session
         except TimeoutError as error:
             raise unavailable(error) from error
