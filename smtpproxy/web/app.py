@@ -1,6 +1,7 @@
 """The web application: /metrics, /healthz, /readyz, links for people, and the API under /v1."""
 
 import asyncio
+import gzip
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 import structlog
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import choose_encoder, gzip_accepted
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -228,7 +229,11 @@ class _Monitoring:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         self.collector.snapshot = snapshot.with_gauges(gauges)
         self.collector.openmetrics = content_type.startswith("application/openmetrics-text")
-        return Response(encode(self.collector), headers={"Content-Type": content_type})
+        page, headers = encode(self.collector), {"Content-Type": content_type}
+        if gzip_accepted(request.headers.get("accept-encoding", "")):
+            page = gzip.compress(page, compresslevel=1)  # to a twentieth
+            headers["Content-Encoding"] = "gzip"
+        return Response(page, headers={**headers, "Vary": "Accept, Accept-Encoding"})
 
     async def healthz(self, request: Request) -> Response:
         """Answer whether the workers are alive; if not, a restart may help."""

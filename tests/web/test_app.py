@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import gzip
 import http.client
 import json
 import logging
@@ -87,7 +88,10 @@ def request(port: int, path: str, method: str, headers: dict[str, str]) -> Answe
         connection.request(method, path, headers=headers)
         response = connection.getresponse()
         found = {key.lower(): value for key, value in response.getheaders()}
-        return Answer(response.status, found, response.read().decode())
+        body = response.read()
+        if found.get("content-encoding") == "gzip":
+            body = gzip.decompress(body)
+        return Answer(response.status, found, body.decode())
     finally:
         connection.close()
 
@@ -159,6 +163,16 @@ async def test_openmetrics_to_who_asks_for_it(relay: Relay) -> None:
     assert answer.body.endswith("# EOF\n")
     assert any(family.name == "smtpproxy_messages" for family in parse_openmetrics(answer.body))
     assert "# TYPE smtpproxy_connections_total counter" in plain.body
+
+
+async def test_a_page_is_compressed_for_who_takes_it_so(relay: Relay) -> None:
+    async with served(relay) as get:
+        plain = await get("/metrics")
+        small = await get("/metrics", Accept_Encoding="gzip")  # as Prometheus asks
+    assert "content-encoding" not in plain.headers
+    assert small.headers["content-encoding"] == "gzip"
+    assert int(small.headers["content-length"]) < int(plain.headers["content-length"]) / 5
+    assert parse_metrics(small.body).keys() == parse_metrics(plain.body).keys()
 
 
 @needs("promtool")
