@@ -82,9 +82,9 @@ def test_a_list_that_is_too_long_is_cut_and_counted() -> None:
     shown = line.count("<")
     assert 8 <= shown < 100
     assert f" consent_missing and {100 - shown} more (stream offers) id={ID}\r\n" in line
-    assert len(line) <= 512
+    assert len(line) <= 511
     # none is left out that would have fitted
-    assert len(line) > 512 - len(", <recipient000@customer.example> consent_missing")
+    assert len(line) > 511 - len(", <recipient000@customer.example> consent_missing")
 
 
 def test_what_is_not_printable_ascii_is_shown_by_its_code_point() -> None:
@@ -144,13 +144,13 @@ def test_help_is_added_where_it_fits_and_changes_nothing_else(
          first.reason),
     ):  # fmt: skip
         with_url = bare.encode()[:-2] + f" see {url}/{reason}\r\n".encode()
-        assert helping.encode() == (with_url if len(with_url) <= 512 else bare.encode())
+        assert helping.encode() == (with_url if len(with_url) <= 511 else bare.encode())
 
 
 def _check(line: bytes, verdict: Verdict) -> None:
     code, enhanced = reply_codes(verdict)
     assert line.isascii()
-    assert len(line) <= 512
+    assert len(line) <= 511
     assert line.startswith(f"{code} {enhanced} ".encode())
     assert line.endswith(b"\r\n")
     assert line[:-2].decode().isprintable()
