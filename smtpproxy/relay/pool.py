@@ -19,25 +19,20 @@ from smtpproxy.relay.connection import (
 from smtpproxy.relay.shares import Shares, UpstreamBusy
 from smtpproxy.relay.upstream_limit import MORE_EVERY, UpstreamLimit, Workers
 from smtpproxy.settings import UpstreamSettings
-from smtpproxy.waiting import NEVER, Deadlines
+from smtpproxy.waiting import Deadlines
 from smtpproxy.wire.commands import ClientInfo
 
-_GREETED_WITHIN = 2.0  # seconds; then one connection more may be faster
-_UNUSED_FOR = 1.0  # seconds; then another worker may need it more
-_AT_ONCE = 0.0
+_AT_A_TIME = 8  # connections being opened: the upstream's queue for new ones may be short
+_GREETED_WITHIN = 2.0  # seconds; then others may be faster
 
 
 class _Wanted(asyncio.Future[UpstreamConnection]):
-    """The connection for a message that has a slot: any that comes, or only a `fresh` one.
+    """The connection for a message that has a slot: any that comes, or only a `fresh` one."""
 
-    From `opens` on one may be opened for it. After `until` it is given up if none is.
-    """
-
-    def __init__(self, until: float, fresh: bool) -> None:
+    def __init__(self, since: float, fresh: bool) -> None:
         super().__init__()
-        self.until = until
+        self.since = since
         self.fresh = fresh
-        self.opens = _AT_ONCE
 
 
 class UpstreamPool:
@@ -63,10 +58,8 @@ class UpstreamPool:
         self._connector = Connector(settings, hostname, deadlines, replies)
         self._idle: list[UpstreamConnection] = []  # all of them alive
         self._lent = 0  # those that messages have
-        # Messages with a slot but no connection, and the one for which each is being opened:
-        self._wanted: dict[_Wanted, None] = {}  # the next first
-        self._opening: dict[asyncio.Task[UpstreamConnection], _Wanted] = {}
-        self._begun_at = 0.0  # when the last was begun
+        self._wanted: dict[_Wanted, None] = {}  # by messages with a slot, the next first
+        self._opening: dict[asyncio.Task[UpstreamConnection], float] = {}  # since when, in order
         self._again: asyncio.TimerHandle | None = None
         self._trimmer: asyncio.TimerHandle | None = None
 
@@ -92,7 +85,7 @@ class UpstreamPool:
     @property
     def saturated(self) -> bool:
         """Whether a message is waiting for a connection, and no more may be opened."""
-        if any(each.opens < NEVER and not each.done() for each in self._wanted):
+        if len(self._still_waiting()) > len(self._opening):
             return self._open + len(self._opening) >= self._limit()
         return self._shares.all_taken and self._shares.waiting > 0
 
@@ -140,9 +133,7 @@ class UpstreamPool:
 
     def make_room(self) -> None:
         """Give up connections that another worker needs more; to be called every second."""
-        unused_since = self.deadlines.now() - _UNUSED_FOR
-        unused = sum(each.idle_since <= unused_since for each in self._idle)
-        self._surplus = self._limit.surplus(self._open, unused)
+        self._surplus = self._limit.surplus(self._open, self.waiting > 0)
         for idle in self._idle[: self._surplus]:
             idle.quit()
             self._surplus -= 1
@@ -151,8 +142,7 @@ class UpstreamPool:
         """Close the idle connections; busy ones are closed when they come back."""
         if self._trimmer is not None:
             self._trimmer.cancel()
-        for attempt in [each for each, wanted in self._opening.items() if wanted.done()]:
-            attempt.cancel()
+        self._cancel_needless()
         while self._idle:
             self._idle.pop().quit()
 
@@ -162,14 +152,13 @@ class UpstreamPool:
         if self._idle and not fresh:
             self._lent += 1
             return self._idle.pop()
-        wanted = _Wanted(self.deadlines.now() + self.settings.wait_timeout, fresh)
+        wanted = _Wanted(self.deadlines.now(), fresh)
         self._wanted[wanted] = None
         self._open_more()
         try:
             return await wanted
         except asyncio.CancelledError:
-            for attempt in [each for each, its in self._opening.items() if its is wanted]:
-                attempt.cancel()
+            self._cancel_needless()
             if not wanted.cancelled() and wanted.exception() is None:  # it came just now
                 self._lent -= 1
                 if wanted.result().alive:
@@ -179,44 +168,41 @@ class UpstreamPool:
             self._wanted.pop(wanted, None)
 
     def _open_more(self) -> None:
-        """Begin to open connections for the messages that wait, as many as may be, in their order.
-
-        A message first waits for one that nobody else waits for any more. If the upstream greets on
-        none, the first message begins another.
-        """
-        now = self.deadlines.now()
-        first = next((each for each in self._wanted if not each.done()), None)
-        if first is not None and not self._open and now >= self._begun_at + _GREETED_WITHIN:
-            first.opens = min(first.opens, now)
-        left = [attempt for attempt, its in self._opening.items() if its.done()]
-        later = False
-        for wanted in self._wanted:
-            if wanted.done():
-                continue
-            later = True
-            if left and wanted.opens == _AT_ONCE:
-                self._opening[left.pop()] = wanted
-                wanted.opens = now + MORE_EVERY
-            elif wanted.opens <= now and self._may_open(wanted, now):
-                attempt = wanted.get_loop().create_task(self._connect())
-                attempt.add_done_callback(self._opened)
-                self._opening[attempt] = wanted
-                wanted.opens, self._begun_at = NEVER, now
-            elif now >= wanted.until and wanted not in self._opening.values():
+        """Begin to open connections for the messages that wait, a few at a time."""
+        waiting = self._still_waiting()
+        while self._hopeful() < min(len(waiting), _AT_A_TIME) and self._may_open():
+            attempt = asyncio.get_running_loop().create_task(self._connect())
+            attempt.add_done_callback(self._opened)
+            self._opening[attempt] = self.deadlines.now()
+        expired = self.deadlines.now() - self.settings.wait_timeout
+        for wanted in waiting[len(self._opening) :]:
+            if wanted.since <= expired:
                 wanted.set_exception(UpstreamBusy(f"{self._open} connections, and no more"))
-            if not left and wanted.opens <= now < wanted.until:
-                break  # no more may be opened, and whoever came later has more time
-        if later and self._again is None:
+        if waiting and self._again is None:
             self._again = asyncio.get_running_loop().call_later(MORE_EVERY, self._try_again)
+
+    def _hopeful(self) -> int:
+        """How many attempts may soon bring a connection."""
+        since = self.deadlines.now() - _GREETED_WITHIN
+        return sum(begun > since for begun in self._opening.values())
+
+    def _still_waiting(self) -> list[_Wanted]:
+        return [wanted for wanted in self._wanted if not wanted.done()]
+
+    def _cancel_needless(self) -> None:
+        """Give up attempts that no message waits for."""
+        for attempt in list(self._opening)[len(self._still_waiting()) :]:
+            attempt.cancel()
 
     def _try_again(self) -> None:
         self._again = None
         self._open_more()
 
-    def _may_open(self, wanted: _Wanted, now: float) -> bool:
-        """Whether there may be one connection more; an idle one makes room for a `fresh` one."""
+    def _may_open(self) -> bool:
+        """Whether there may be one connection more. Whoever waits although some are idle needs a
+        fresh one: an idle one makes room for it."""
         limit = self._limit()
-        if wanted.fresh and self._idle and self._open + len(self._opening) >= limit:
+        if self._idle and self._open + len(self._opening) >= limit:
             self._idle[0].quit()
             self._limit.ended()
         return self._open + len(self._opening) < limit
@@ -227,43 +213,36 @@ class UpstreamPool:
         return self._lent + len(self._idle)
 
     def _opened(self, attempt: asyncio.Task[UpstreamConnection]) -> None:
-        """Give the connection to whoever waits for it. A failure is that of its message, unless
-        that only took it over, or waits for another."""
-        wanted = self._opening.pop(attempt)
+        """Give the connection to whoever waits for it. A failure is that of one message for which
+        the attempt was made, if no other attempt may serve it."""
+        begun = self._opening.pop(attempt)
         try:
             connection = attempt.result()
             if not connection.alive:
                 raise UpstreamLost("closed after its greeting")
         except asyncio.CancelledError:
-            wanted.opens = _AT_ONCE
+            pass
         except (UpstreamFull, UpstreamUnreachable, UpstreamLost) as error:
-            wanted.opens = _AT_ONCE
             self._refused(error)
         except Exception as error:
-            if wanted.opens < NEVER:
-                wanted.opens = _AT_ONCE
-            elif not wanted.done() and wanted not in self._opening.values():
-                wanted.set_exception(error)
+            waiting = self._still_waiting()
+            if len(waiting) > self._hopeful() and waiting[0].since <= begun:
+                waiting[0].set_exception(error)
         else:
-            if wanted.done():  # its message has another by now
-                self._hand_out(connection)
-            else:
-                self._lent += 1
-                wanted.set_result(connection)
+            self._hand_out(connection, fresh=True)
             self._limit.opened(self._open)
         self._open_more()
 
     def _refused(self, error: UpstreamError) -> None:
         """Make do with the connections that the upstream takes, if any."""
         if self._limit.refused(self._open + len(self._opening)):
-            for each in self._wanted:
-                if not each.done():
-                    each.set_exception(error)
+            for wanted in self._still_waiting():
+                wanted.set_exception(error)
 
-    def _hand_out(self, connection: UpstreamConnection) -> None:
+    def _hand_out(self, connection: UpstreamConnection, *, fresh: bool = False) -> None:
         """Keep a connection, or give it to the message that has waited longest for one."""
         for wanted in self._wanted:
-            if not wanted.fresh and not wanted.done():
+            if not wanted.done() and (fresh or not wanted.fresh):
                 del self._wanted[wanted]
                 self._lent += 1
                 wanted.set_result(connection)

@@ -13,9 +13,11 @@ from pathlib import Path
 
 MORE_EVERY = 1.0
 """Seconds until one connection more than the upstream took is tried."""
-_SEEN_WITHIN = 2.0
-"""Seconds until an upstream that takes no more knows of a connection that has ended, and until it
-has greeted other workers that asked at the same moment."""
+_SEEN_WITHIN = 6.0
+"""Seconds until an upstream that takes no more takes one for a connection that has ended: Sendmail
+listens again after five."""
+_GREETED_WITHIN = 2.0
+"""Seconds until it has greeted other workers that asked at the same moment."""
 _ASKS_FOR = 2.0  # seconds that a worker's wish for more counts
 _LIVES_FOR = 5.0  # seconds that a worker counts after its last sign of life
 _ENTRY = struct.Struct("=dddq")  # when it was alive, asked for more, had any; its connections
@@ -65,6 +67,10 @@ class Workers:
         self._write()
         return max((now if held else had for _, had, held in self._others()), default=None)
 
+    def is_content(self) -> None:
+        """Ask for no more."""
+        self._asked = -_ASKS_FOR
+
     def share(self) -> int | None:
         """This worker's fair share, if another asks for more."""
         now = self._now()
@@ -97,7 +103,7 @@ class UpstreamLimit:
         self.most = most
         self._workers, self._now = workers, now
         self._taken = most  # at `_full_at`
-        self._full_at = self._ended_at = -_SEEN_WITHIN
+        self._full_at = self._ended_at = self._gave_at = -_SEEN_WITHIN
         self._refused_since = 0.0
 
     def __call__(self) -> int:
@@ -121,25 +127,25 @@ class UpstreamLimit:
         it has none of ours, nor of another worker, which could give one up."""
         now, before = self._now(), self._full_at
         self._taken, self._full_at = count, now
-        if now > before + _SEEN_WITHIN:
+        if now > before + _GREETED_WITHIN:
             self._refused_since = now
         theirs = self._workers.ask()
-        since = self._ended_at
+        until = self._ended_at + _SEEN_WITHIN
         if theirs is not None:
-            since = max(since, theirs, self._refused_since)
-        if count or now < since + _SEEN_WITHIN:
+            until = max(until, theirs + _SEEN_WITHIN, self._refused_since + _GREETED_WITHIN)
+        if count or now < until:
             return False
         self._taken = 1  # the next message tries again
         return True
 
-    def surplus(self, count: int, unused: int) -> int:
-        """How many of `count` connections, of which some were `unused` for a while, another worker
-        needs more. This one tries no more for a second."""
+    def surplus(self, count: int, waiting: bool) -> int:
+        """How many of `count` connections are beyond this worker's share, while another asks for
+        more. Then this one tries no more for a second."""
+        if not waiting:
+            self._workers.is_content()
         self._workers.hold(count)
-        share = self._workers.share()
-        if share is None:
+        share, now = self._workers.share(), self._now()
+        if share is None or count <= share or now < self._gave_at + _SEEN_WITHIN:
             return 0
-        surplus = max(count - share, unused)
-        if surplus:
-            self._taken, self._full_at = count - surplus, self._now()
-        return surplus
+        self._taken, self._full_at, self._gave_at = share, now, now
+        return count - share
