@@ -216,6 +216,7 @@ def test_memory_of_a_closed_connection_is_free_at_once(tmp_path: Path, protocol:
     with FakeUpstream() as upstream:
         worker = Counted(tmp_path, f"{LOOPBACK}:{upstream.port}", protocol=protocol)
         with worker:
+            gc.collect()  # what other tests have left
             gc.disable()
             try:
                 with socket.create_connection((LOOPBACK, worker.port), timeout=10) as connection:
@@ -263,6 +264,7 @@ def test_a_connection_between_messages_keeps_nothing_of_the_last(tmp_path: Path)
         Counted(tmp_path, f"{LOOPBACK}:{upstream.port}") as worker,
         connected(worker.port) as client,
     ):
+        gc.collect()  # what other tests have left
         gc.disable()
         try:
             send(client)
