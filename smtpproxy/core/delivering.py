@@ -9,7 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from msgspec import Struct
 
-from smtpproxy.core.effects import AskUpstream, BeginData, RunConcurrently, SendContent, Steps
+from smtpproxy.core.effects import (
+    AskUpstream,
+    BeginData,
+    RunConcurrently,
+    SendContent,
+    Steps,
+)
 from smtpproxy.core.recording import TEMPORARY_FAILURE, Recipient
 from smtpproxy.core.services import Services
 from smtpproxy.mail.dkim import SigningFailed
@@ -140,7 +146,14 @@ class PerRecipientDelivery:
             if answer is not None:
                 upstream.abort()
                 return Delivered(answer)
-            reply = yield from SendContent(upstream, copy)
+            content: Iterable[bytes] = copy
+            while (sent := (yield from SendContent(upstream, content))) is None:
+                answer = yield from self._answer_instead(recipient)
+                if answer is not None:
+                    upstream.abort()
+                    return Delivered(answer)
+                content = ()
+            reply = sent
         except UpstreamError as error:
             reply, doubt = self._report_failure(error), upstream.in_doubt
             return Delivered(reply, in_doubt=doubt, for_all=True, again=not doubt)

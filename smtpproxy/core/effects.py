@@ -189,8 +189,11 @@ class BeginData(Effect[Reply | None], frozen=True):
     upstream: Upstream
 
 
-class SendContent(Effect[Reply], frozen=True):
-    """Send dot-stuffed content; return the final reply. Raises UpstreamError, OSError."""
+class SendContent(Effect[Reply | None], frozen=True):
+    """Send dot-stuffed content and its end; return the final reply. Raises UpstreamError, OSError.
+
+    None: the upstream was slow to read it, and its end goes with the next content, which is empty.
+    """
 
     stage: ClassVar[Stage] = "upstream"
     upstream: Upstream

@@ -194,7 +194,13 @@ class Notices:
             if not (yield from self.permitted()):
                 upstream.abort()
                 return None
-            return (yield from SendContent(upstream, [stuffed(notice)]))
+            content = [stuffed(notice)]
+            while (sent := (yield from SendContent(upstream, content))) is None:
+                if not (yield from self.permitted()):
+                    upstream.abort()
+                    return None
+                content = []
+            return sent
         except BaseException:  # a cancellation too
             upstream.abort()
             raise

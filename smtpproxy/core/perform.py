@@ -126,7 +126,7 @@ class Performer:
             effects.WriteRecord: lambda e: audit.commit(e.decided),
             effects.AskUpstream: lambda e: e.upstream.recipients(e.recipients),
             effects.BeginData: lambda e: e.upstream.begin_data(),
-            effects.SendContent: lambda e: e.upstream.finish(e.content),
+            effects.SendContent: lambda e: e.upstream.send_content(e.content),
             effects.AskDomains: lambda e: _required(self.domains).null_mx(e.addresses),
             effects.FindOrganisations: self._find_organisations,
             effects.CheckSignatures: lambda e: _required(self.verifier).check(

@@ -263,6 +263,7 @@ class RelayTransaction(CopyingTransaction):
     def _deliver(self, outcome: Outcome, outgoing: Iterator[bytes]) -> Steps[Reply | Outcome]:
         """Send the content to the upstream; the decision is recorded before the end of data.
 
+        If the upstream is slow to read it, the store is asked once more before its end.
         Returns a new outcome if the store has changed; then the upstream has nothing.
         """
         upstream = self._upstream
@@ -279,8 +280,12 @@ class RelayTransaction(CopyingTransaction):
         if failure is not None:
             raise failure
         if reply is None:
-            sent: Reply = yield SendContent(upstream, outgoing)
-            reply = sent
+            while (reply := (yield SendContent(upstream, outgoing))) is None:
+                changed = yield from self._recheck_recorded(outcome)
+                if changed is not None:
+                    self.abort()
+                    return changed
+                outgoing = iter(())
         yield from self._note_outcome(reply, len(upstream.accepted))
         if reply.code >= 300:
             yield from self._not_mailed()

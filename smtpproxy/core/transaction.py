@@ -279,13 +279,21 @@ class Transaction(CountedTransaction):
         if changed is None:
             yield from self._record_passing(outcome.decided)
             if self._services.record_waits:
-                changed = yield from self._recheck(outcome)
-                if changed is not None and not outcome.refused:
-                    verdicts = outcome.decided.decision.recipients
-                    bases = tuple([verdict.basis or "" for verdict in verdicts])
-                    decided = replace(changed.decided, permitted_before=bases)
-                    changed = replace(changed, decided=decided)
-        if changed is not None and self._counted:
+                return (yield from self._recheck_recorded(outcome))
+        elif self._counted:
+            yield from self._release_refused(changed)
+        return changed
+
+    def _recheck_recorded(self, outcome: Outcome) -> Steps[Outcome | None]:
+        """Look again at an outcome that is on record; return the new one if it no longer holds."""
+        changed = yield from self._recheck(outcome)
+        if changed is None:
+            return None
+        if not outcome.refused:
+            verdicts = outcome.decided.decision.recipients
+            bases = tuple([verdict.basis or "" for verdict in verdicts])
+            changed = replace(changed, decided=replace(changed.decided, permitted_before=bases))
+        if self._counted:
             yield from self._release_refused(changed)
         return changed
 

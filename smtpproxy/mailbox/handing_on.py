@@ -140,9 +140,9 @@ class BounceRelay:
 
         send = self.handlers[SendContent]
 
-        async def noted(effect: SendContent) -> Reply:
-            reply: Reply = await send(effect)
-            if reply.code < 300:
+        async def noted(effect: SendContent) -> Reply | None:
+            reply: Reply | None = await send(effect)
+            if reply is not None and reply.code < 300:
                 with suppress(StoreUnavailable):  # it is recorded again at the end
                     await self._is_over(bounce)
             return reply

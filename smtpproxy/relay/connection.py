@@ -6,9 +6,10 @@ import ssl
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from smtpproxy.mail.reply import Reply
+from smtpproxy.relay.exchange import ContentSent, Exchange
 from smtpproxy.waiting import NEVER, Deadline, Deadlines, Pending
 from smtpproxy.wire.client import Capabilities, ReplyError, ReplyReader
 from smtpproxy.wire.commands import ClientInfo
@@ -54,11 +55,8 @@ class UpstreamTimeout(UpstreamError):
     reply = Reply.of(451, "4.4.2", "the next mail server did not answer in time; try later")
 
 
-T = TypeVar("T")
-
 _RSET = b"RSET\r\n"
 _QUIT = b"QUIT\r\n"
-_BATCH = 64 * 1024
 _MOST_RESETS = 10  # without a message; after more, Postfix slows down (smtpd_soft_error_limit)
 _HELO_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Za-z:.]+\]")
 
@@ -71,34 +69,10 @@ class StartTls:
     name: str
 
 
-class Exchange(Pending[T]):
-    """Commands sent together, and their replies so far, which `answered` makes the answer.
-
-    It is called once, with all `count` replies, or with the error instead: UpstreamError, or
-    whatever reading the content raised. A 421 is always the last reply, because the upstream then
-    closes the connection.
-    """
-
-    __slots__ = ("answered", "count", "replies")
-
-    def __init__(
-        self, answered: Callable[[Any, list[Reply], Exception | None], None], count: int = 1
-    ) -> None:
-        super().__init__()
-        self.answered = answered
-        self.count = count
-        self.replies: list[Reply] = []
-
-    def lost(self, error: Exception) -> None:
-        """No replies will come. If `answered` raises, that is the answer: nobody waits for ever."""
-        try:
-            self.answered(self, [], error)
-        except Exception as fault:
-            self.fail(fault)
-
-
 class UpstreamConnection(asyncio.Protocol):
     """An SMTP client's connection. Call `open` once, then `exchange` and `send_content`."""
+
+    BATCH = 64 * 1024  # octets of content that are written at once
 
     def __init__(
         self, deadlines: Deadlines, replies: Counter[int], closed: Callable[[], None]
@@ -122,7 +96,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._reset: Exchange[None] | None = None
         self._held: Callable[[], None] | None = None  # called if a hold takes too long
         # Content that waits for the upstream to read:
-        self._writing: tuple[Iterator[bytes], Exchange[Any], float] | None = None
+        self._writing: tuple[Iterator[bytes], ContentSent, float] | None = None
         self._paused = False
         self._error: UpstreamError | None = None
 
@@ -215,9 +189,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._deadline.at = self._deadlines.now() + timeout
         self._transport.write(data)
 
-    def send_content(self, pieces: Iterator[bytes], end: Exchange[Any], timeout: float) -> None:
-        """Write content, waiting whenever the upstream is slower; then the reply to its end is due.
-        An exception from the content becomes its answer."""
+    def send_content(self, pieces: Iterator[bytes], end: ContentSent, timeout: float) -> None:
+        """Write content, waiting whenever the upstream is slower; then the reply to its end is due,
+        if it has come to that. An exception from the content becomes its answer."""
         self._writing = None
         try:
             batch: list[bytes] = []
@@ -225,7 +199,7 @@ class UpstreamConnection(asyncio.Protocol):
             for piece in pieces:
                 batch.append(piece)
                 size += len(piece)
-                if size >= _BATCH:
+                if size >= self.BATCH:
                     self._write(batch)
                     batch, size = [], 0
                     if self._paused:
@@ -234,6 +208,8 @@ class UpstreamConnection(asyncio.Protocol):
                 self._write(batch)
             if self._paused:
                 self._writing = pieces, end, timeout
+            elif end.unended:
+                end.settle(None)
             else:
                 self._waiting.append(end)
         except Exception as error:
@@ -363,6 +339,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._reader.line or self._reader.texts:
             self._fail(UpstreamLost("unasked: half a reply"))
         else:
+            self._writing[1].slow = True
             self.send_content(*self._writing)
 
     def _expired(self) -> None:

@@ -10,7 +10,8 @@ from msgspec import Struct
 
 from smtpproxy.mail.eight_bit import EIGHT_BIT, EXTENSIONS, UTF8
 from smtpproxy.mail.reply import Reply
-from smtpproxy.relay.connection import Exchange, UpstreamConnection, UpstreamError, UpstreamLost
+from smtpproxy.relay.connection import UpstreamConnection, UpstreamError, UpstreamLost
+from smtpproxy.relay.exchange import ContentSent, Exchange
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.waiting import Pending
 from smtpproxy.wire.client import Capabilities, rcpt_command
@@ -191,26 +192,30 @@ class UpstreamTransaction(Struct, eq=False):
         self.abort()
         return _mirrored(reply)
 
-    def finish(self, content: Iterable[bytes]) -> Pending[Reply]:
+    def send_content(self, content: Iterable[bytes]) -> Pending[Reply | None]:
         """Send dot-stuffed content with ended lines, and its end; the answer is the final reply.
 
-        The answer is OSError if the content cannot be read: then it must not look complete.
+        The answer is None if the upstream was slow to read it: the end goes with the next call. It
+        is OSError if the content cannot be read: then it must not look complete.
         """
         connection = self._connection
         if connection is None:
             return Pending.failed(self._error or UpstreamLost("no transaction"))
-        end: Exchange[Reply] = Exchange(self._content_answered)
-        pieces = chain(content, self._end(connection))
-        connection.send_content(pieces, end, self._pool.settings.data_timeout)
-        return end
+        sent = ContentSent(self._content_answered)
+        pieces = chain(content, self._end(connection, sent))
+        connection.send_content(pieces, sent, self._pool.settings.data_timeout)
+        return sent
 
-    def _end(self, connection: UpstreamConnection) -> Iterator[bytes]:
+    def _end(self, connection: UpstreamConnection, sent: ContentSent) -> Iterator[bytes]:
         """Yield the end of the content, after which the upstream may have accepted it."""
+        if sent.slow:
+            sent.unended = True
+            return
         self.in_doubt = connection.alive
         yield _END
 
     def _content_answered(
-        self, end: Exchange[Reply], replies: list[Reply], error: Exception | None
+        self, end: ContentSent, replies: list[Reply], error: Exception | None
     ) -> None:
         if error is not None:
             self._lose(error)

@@ -4,6 +4,7 @@ A suppression or a withdrawal that is committed before the upstream has the end 
 obeyed, in every intake, whatever the client was told of the recipient before.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -130,6 +131,45 @@ def test_who_is_suppressed_while_the_upstream_hesitates_is_not_mailed(
         code, _ = client.answers()[0]
     assert not mailed(mta, recipient)
     assert code >= 400
+
+
+LONG = marketing(body=("x" * 70 + "\r\n") * 100_000)
+"""More than fits between the relay and an upstream that does not read."""
+
+
+@pytest.mark.parametrize("protocol", INTAKES)
+def test_who_is_suppressed_while_the_upstream_reads_is_not_mailed(
+    relay: RelayProcess, mta: FakeUpstream, protocol: str
+) -> None:
+    recipient = firm()
+    mta.begin(At("content", Hold(), to=recipient))
+    with submission(INTAKES[protocol], relay.port(f"{protocol}-offers"), recipient) as client:
+        client.docmd("DATA")
+        client.send(LONG + b".\r\n")
+        mta.wait_held()
+        suppress(relay, recipient, "complaint")
+        mta.release()
+        code, text = client.answers()[0]
+    assert not mailed(mta, recipient)
+    assert (code, "suppressed_complaint" in text) == (550, True)
+    found = relay.must("audit", "export", "--recipient", recipient).splitlines()
+    verdicts = {(one["relayed"], one["recipients"][0]["verdict"]) for one in map(json.loads, found)}
+    assert verdicts == {(True, "allow"), (False, "refuse")}  # permitted, and then not
+
+
+def test_what_the_upstream_reads_slowly_arrives_whole(
+    relay: RelayProcess, mta: FakeUpstream
+) -> None:
+    recipient = firm()
+    mta.begin(At("content", Hold(), to=recipient))
+    with submission(Smtp, relay.port("smtp-offers"), recipient) as client:
+        client.docmd("DATA")
+        client.send(LONG + b".\r\n")
+        mta.wait_held()
+        suppress(relay, firm())  # the store changes, and forbids nothing here
+        mta.release()
+        assert client.answers()[0][0] == 250
+    assert mta.messages[0].data.endswith(LONG)
 
 
 def test_lmtp_refuses_only_who_was_suppressed(relay: RelayProcess, mta: FakeUpstream) -> None:
@@ -287,6 +327,23 @@ def adds(mta: FakeUpstream, filled: StartFilled) -> RelayProcess:
         listener(intake, "offers", default="offers", protocol=intake) for intake in INTAKES
     ]
     return filled(mta.address, adding() | {"listener": listeners})
+
+
+@pytest.mark.parametrize("intake", INTAKES)
+def test_a_copy_that_the_upstream_reads_is_not_for_who_is_suppressed_meanwhile(
+    adds: RelayProcess, mta: FakeUpstream, intake: str
+) -> None:
+    first, second = firm(), firm()
+    bare = marketing(unsubscribe=None, one_click=None, body=LONG.decode())
+    mta.begin(At("content", Hold(), to=first))
+    with submission(INTAKES[intake], adds.port(intake), first, second) as client:
+        client.docmd("DATA")
+        client.send(bare + b".\r\n")
+        mta.wait_held()
+        suppress(adds, first)
+        mta.release()
+        client.answers()
+    assert (mailed(mta, first), mailed(mta, second)) == (False, True)
 
 
 @pytest.mark.parametrize("intake", INTAKES)

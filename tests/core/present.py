@@ -456,7 +456,7 @@ class _Pool(UpstreamPool):
         self._world.ask("connect", [], asked.set_result)
         if await asked != "ok":
             raise UpstreamUnreachable("refused")
-        connection = UpstreamConnection(self.deadlines, self._counts, self._drop_dead)
+        connection = _Connection(self.deadlines, self._counts, self._drop_dead)
         on_loop = self._loop.call_soon  # as what comes over a socket does
         upstream = Upstream(
             self._world,
@@ -465,22 +465,35 @@ class _Pool(UpstreamPool):
         )
         self.upstreams.append(upstream)
         self.connections.append(connection)
-        connection.connection_made(_Transport(upstream))
+        connection.connection_made(_Transport(upstream, connection, on_loop))
         upstream.greet()
         await connection.open("relay.example", 60.0)
         return connection
 
 
+class _Connection(UpstreamConnection):
+    BATCH = 1  # so that an upstream may be slow with little content
+
+
 class _Transport(asyncio.WriteTransport):
-    def __init__(self, upstream: Upstream) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        connection: UpstreamConnection,
+        on_loop: Callable[[Callable[[], None]], object],
+    ) -> None:
         super().__init__()
         self._upstream = upstream
+        self._connection = connection
+        self._on_loop = on_loop
 
     def write(self, data: Any) -> None:
         self._upstream.receive(bytes(data))
 
     def writelines(self, list_of_data: Iterable[Any]) -> None:
         self._upstream.receive(b"".join(list_of_data))
+        if self._upstream.reads_slowly(lambda: self._on_loop(self._connection.resume_writing)):
+            self._connection.pause_writing()
 
     def close(self) -> None:
         self._upstream.hang_up()

@@ -14,7 +14,7 @@ from tests.kit.messages import marketing
 
 FAILURES: list[Result] = ["later", "never", "lost"]
 CHANGES = ("withdraws", "all", "marketing", "purpose:offers", "wants it", "wants it")
-KINDS = (*OWN, "connect", "mail", "rcpt", "data", "end", "rset")
+KINDS = (*OWN, "connect", "mail", "rcpt", "data", "read", "end", "rset")
 LOUD = PEOPLE[0].replace("ann", "ANN")
 """Another spelling of the first of them."""
 

@@ -169,6 +169,7 @@ class Upstream:
         self._sender: str | None = None
         self._recipients: list[str] = []
         self._in_content = False
+        self._reading: Effect | None = None
         self._sent: Sent | None = None
         self.closed = False
 
@@ -182,6 +183,21 @@ class Upstream:
         while not self.closed and self._take():
             pass
 
+    def reads_slowly(self, resume: Callable[[], None]) -> bool:
+        """Whether content has begun and not ended; then the rest waits for an answer."""
+        if self.closed or not self._in_content:
+            return False
+
+        def answer(result: Result) -> None:
+            self._reading = None
+            if result == "lost":
+                self.drop()
+            else:
+                resume()
+
+        self._reading = self._world.ask("read", [], answer)
+        return True
+
     def drop(self) -> None:
         """The upstream goes away in the middle."""
         self.closed = True
@@ -190,8 +206,9 @@ class Upstream:
     def hang_up(self) -> None:
         """The client closed. What it has asked is nobody's to answer any more."""
         self.closed = True
-        if self._effect in self._world.outstanding:
-            self._world.outstanding.remove(self._effect)
+        for effect in (self._effect, self._reading):
+            if effect in self._world.outstanding:
+                self._world.outstanding.remove(effect)
 
     def _take(self) -> bool:
         """Take a command or a whole content from what has come."""

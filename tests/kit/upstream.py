@@ -17,7 +17,7 @@ from typing import BinaryIO, Literal
 
 from tests.kit.ports import LOOPBACK, wait_for
 
-Step = Literal["connect", "ehlo", "mail", "rcpt", "data", "end", "rset", "noop", "quit"]
+Step = Literal["connect", "ehlo", "mail", "rcpt", "data", "content", "end", "rset", "noop", "quit"]
 
 KEYWORDS = ("PIPELINING", "SIZE 52428800", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN")
 USUAL = {
@@ -25,6 +25,7 @@ USUAL = {
     "mail": "250 2.1.0 sender ok",
     "rcpt": "250 2.1.5 recipient ok",
     "data": "354 go on",
+    "content": "",  # after its first octets have come
     "end": "250 2.0.0 queued as FAKE",
     "rset": "250 2.0.0 reset",
     "noop": "250 2.0.0 ok",
@@ -227,6 +228,8 @@ class FakeUpstream:
                     case "DATA":
                         to = tuple(session.recipients)
                         if self._answer(session, "data", to=to).startswith(b"3"):
+                            stream.peek(1)  # some of it has come
+                            self._answer(session, "content", to=to)
                             self._take(session, _unstuffed(stream))
                     case "XCLIENT" if any(k.startswith("XCLIENT") for k in self.keywords):
                         session.socket.sendall(b"220 upstream.example ESMTP, again\r\n")
@@ -299,7 +302,7 @@ class FakeUpstream:
 
 def _lines(text: str) -> bytes:
     """One reply of one or more lines, `-` after the code of all but the last."""
-    lines = text.split("\n")
+    lines = text.split("\n") if text else []
     marked = [f"{line[:3]}-{line[4:]}" for line in lines[:-1]] + lines[-1:]
     return "".join(f"{line}\r\n" for line in marked).encode()
 

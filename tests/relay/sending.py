@@ -68,7 +68,8 @@ async def send(
     if not transaction.accepted:
         transaction.abort()
         return Sent(replies, None)
-    return Sent(replies, await transaction.begin_data() or await transaction.finish(content))
+    final = await transaction.begin_data() or await transaction.send_content(content)
+    return Sent(replies, final or await transaction.send_content(()))
 
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -235,6 +235,6 @@ async def test_before_the_content_is_there_only_addresses_are_refused(
             told = [transaction.refusal_of(needs) for needs in (NEEDS_8BIT, NEEDS_UTF8)]
             assert tuple(reply and str(reply) for reply in told) == refusals
             assert transaction.refusal_of(frozenset()) is None
-            reply = await transaction.begin_data() or await transaction.finish([CONTENT])
+            reply = await transaction.begin_data() or await transaction.send_content([CONTENT])
             assert reply.code == 250
     assert mta.messages[0].parameters == parameters

@@ -1,0 +1,54 @@
+"""What was sent to the upstream, and the replies that are due for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from smtpproxy.mail.reply import Reply
+from smtpproxy.waiting import Pending
+
+T = TypeVar("T")
+
+
+class Exchange(Pending[T]):
+    """Commands sent together, and their replies so far, which `answered` makes the answer.
+
+    It is called once, with all `count` replies, or with the error instead: UpstreamError, or
+    whatever reading the content raised. A 421 is always the last reply, because the upstream then
+    closes the connection.
+    """
+
+    __slots__ = ("answered", "count", "replies")
+
+    def __init__(
+        self, answered: Callable[[Any, list[Reply], Exception | None], None], count: int = 1
+    ) -> None:
+        super().__init__()
+        self.answered = answered
+        self.count = count
+        self.replies: list[Reply] = []
+
+    def lost(self, error: Exception) -> None:
+        """No replies will come. If `answered` raises, that is the answer: nobody waits for ever."""
+        try:
+            self.answered(self, [], error)
+        except Exception as fault:
+            self.fail(fault)
+
+
+class ContentSent(Exchange[Reply | None]):
+    """Content, and the upstream's reply to its end.
+
+    If the upstream was slower than we are, the end waits for `sent`: much may have happened since
+    the message was judged. Then the answer is None, and the content is not ended.
+    """
+
+    __slots__ = ("slow", "unended")
+
+    def __init__(
+        self, answered: Callable[[Any, list[Reply], Exception | None], None], slow: bool = False
+    ) -> None:
+        super().__init__(answered)
+        self.slow = slow  # the upstream was, at least once
+        self.unended = False
