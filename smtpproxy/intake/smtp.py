@@ -42,7 +42,7 @@ from smtpproxy.wire.session import (
     Signal,
     State,
 )
-from smtpproxy.wire.verbs import TOO_MANY_RECIPIENTS, TOO_MANY_REFUSED
+from smtpproxy.wire.verbs import NOOP, TOO_MANY_RECIPIENTS, TOO_MANY_REFUSED
 
 _LAST_WORD = 1.0
 """Seconds that a client whose message was answered has for its QUIT: some libraries take a 421
@@ -254,6 +254,10 @@ class SmtpSession(Session):
         self._end("quit")
 
     def _answered(self, answered: Answered) -> None:
+        over = self._listener.draining and self._served and not self._in_message()
+        if over and answered is NOOP:  # of a pool that asks before its next message
+            self._shut_down()
+            return
         self._write(answered.data)
         if answered is TOO_MANY_RECIPIENTS:
             self._limited("recipients")

@@ -76,7 +76,7 @@ _REFUSED_IN_ALL = Broken(
     Reply.of(421, "4.7.0", "too many recipients were refused; closing the connection").encode(),
     "errors",
 )
-_NOOP = Answered(Reply.of(250, "2.0.0", "OK").encode())
+NOOP = Answered(Reply.of(250, "2.0.0", "OK").encode())
 _DATA, _RESET, _QUIT = Data(), Reset(), Quit()
 _VRFY = Answered(Reply.of(252, "2.5.2", "cannot verify; send mail and it will be tried").encode())
 
@@ -170,7 +170,7 @@ def _auth(session: SessionState, argument: str) -> Command | Answered:
 
 
 def _noop(session: SessionState, argument: str) -> Command | Answered:
-    return _NOOP
+    return NOOP
 
 
 def _vrfy(session: SessionState, argument: str) -> Command | Answered:

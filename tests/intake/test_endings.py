@@ -184,6 +184,30 @@ def test_draining(listen: Listen, upstream: FakeUpstream) -> None:
     assert set(intake.wait_closed(4)) == {"shutdown"}
 
 
+@pytest.mark.parametrize(
+    ("command", "reply"),
+    [
+        ("NOOP", SHUTDOWN),
+        ("MAIL FROM:<news@shop.example>", SHUTDOWN),
+        ("RSET", "250 2.0.0 OK"),
+        ("QUIT", "221 2.0.0 bye"),
+    ],
+)
+def test_a_pool_that_asks_before_its_next_message_hears_that_it_has_to_connect(
+    listen: Listen, upstream: FakeUpstream, command: str, reply: str
+) -> None:
+    """JavaMail asks with NOOP. PHPMailer sends RSET behind each message, and would miss why."""
+    intake = listen()
+    with intake.client() as client:
+        client.greet()
+        client.begin()
+        assert client.say(marketing(), b".\r\n").startswith("250 ")
+        drained = intake.call(intake.door.drain())
+        wait_for(lambda: intake.door.draining, "the drain")
+        assert client.say(command) == reply
+        drained.result(30)
+
+
 def test_who_comes_at_the_last_moment_may_send_a_message(
     listen: Listen, upstream: FakeUpstream
 ) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from tests.intake.conftest import Listen
 from tests.kit.messages import marketing
+from tests.kit.ports import wait_for
 from tests.kit.upstream import FakeUpstream
 
 MAIL = "MAIL FROM:<news@shop.example>"
@@ -29,6 +30,20 @@ def test_the_next_message_is_another_transaction(
         assert client.say(marketing(), b".\r\n").startswith("250 ")
     assert [sent.recipients for sent in upstream.messages] == [("consent@people.example",)]
     assert [each.stage for each in intake.records.decided] == ["rcpt", "rcpt", "data"]
+
+
+def test_no_other_one_begins_while_the_relay_drains(listen: Listen) -> None:
+    intake = listen(streams=["offers"], default_stream="offers")
+    with intake.client() as client:
+        client.greet()
+        client.begin()
+        assert client.say(marketing(), b".\r\n").startswith("250 ")
+        client.send(MAIL, STRANGER)
+        assert client.replies(2)[1].startswith("550 ")
+        drained = intake.call(intake.door.drain())
+        wait_for(lambda: intake.door.draining, "the drain")
+        assert client.say(MAIL).startswith("421 4.3.2 ")
+        drained.result(30)
 
 
 def test_without_a_refusal_rset_is_needed(listen: Listen) -> None:
