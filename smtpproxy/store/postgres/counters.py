@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from smtpproxy.policy.model import Mailing, Stream
+from smtpproxy.policy.model import Stream
 from smtpproxy.store.sql.bulk import COUNT, BulkCounter, Texts
-from smtpproxy.store.sql.mailings import Mailed, MailingLog
-from smtpproxy.store.sql.rows import Row, from_micros, to_micros
+from smtpproxy.store.sql.mailings import Mailed, MailingLog, mailed
+from smtpproxy.store.sql.rows import to_micros
 from smtpproxy.store.sql.session import Session
 from smtpproxy.store.sql.side_tables import person_hash, reader_hash
 
@@ -49,7 +49,7 @@ class PostgresMailings(MailingLog):
             await session.fetch_all(_LOCK_PERSONS, [int.from_bytes(key[:7]) for key in keys])
             values = (stream.counted_as, stream.purpose, stream.brand)
             rows = await session.fetch_all(_COUNT, keys, moment, id, *values)
-        return _mailed(persons, rows)
+        return mailed(persons, rows)
 
     async def release(self, id: str, addresses: Iterable[str]) -> None:
         keys = list((await self._persons(addresses)).values())
@@ -64,25 +64,11 @@ class PostgresMailings(MailingLog):
         persons = await self._persons(addresses)
         async with self._tables.reading() as session:
             rows = await session.fetch_all(_KNOWN, list(persons.values()))
-        return _mailed(persons, rows)
+        return mailed(persons, rows)
 
     async def _persons(self, addresses: Iterable[str]) -> dict[str, bytes]:
         secret = await self._tables.hash_key()
         return {one: person_hash(one, secret) for one in addresses}
-
-
-def _mailed(persons: Mapping[str, bytes], rows: Iterable[Row]) -> dict[str, Mailed]:
-    mailings: dict[bytes, list[Mailing]] = {person: [] for person in persons.values()}
-    first: dict[bytes, datetime] = {}
-    for person, at, stream, purpose, brand in rows:
-        moment = from_micros(at)
-        first.setdefault(person, moment)
-        if stream is not None:
-            mailings[person].append(Mailing(stream, moment, purpose, brand))
-    return {
-        address: Mailed(tuple(mailings[person]), first.get(person))
-        for address, person in persons.items()
-    }
 
 
 # Ordered, so that two relays that count the same people cannot deadlock.

@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from smtpproxy.policy.model import NO_FACTS, Facts, Mailing, Stream
-from smtpproxy.store.sql.rows import to_micros
+from smtpproxy.store.sql.rows import Row, from_micros, to_micros
 from smtpproxy.store.sql.side_tables import SideTable, person_hash
 
 _OLDER = "SELECT count(*) FROM mailing WHERE at < ?"
@@ -48,6 +48,22 @@ class Mailed(Struct, frozen=True):
 
     mailings: tuple[Mailing, ...] = ()
     first_at: datetime | None = None
+
+
+def mailed(persons: Mapping[str, bytes], rows: Iterable[Row]) -> dict[str, Mailed]:
+    """Return what each address was mailed, from rows (person, at, stream, purpose, brand) in order
+    of time."""
+    mailings: dict[bytes, list[Mailing]] = {person: [] for person in persons.values()}
+    first: dict[bytes, datetime] = {}
+    for person, at, stream, purpose, brand in rows:
+        moment = from_micros(at)
+        first.setdefault(person, moment)
+        if stream is not None:
+            mailings[person].append(Mailing(stream, moment, purpose, brand))
+    return {
+        address: Mailed(tuple(mailings[person]), first.get(person))
+        for address, person in persons.items()
+    }
 
 
 class MailingLog(SideTable):

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from smtpproxy.policy.model import Mailing, Stream
+from smtpproxy.policy.model import Stream
 from smtpproxy.store.sql.bulk import COUNT, BulkCounter, Texts
-from smtpproxy.store.sql.mailings import Mailed, MailingLog
-from smtpproxy.store.sql.rows import from_micros, to_micros
+from smtpproxy.store.sql.mailings import Mailed, MailingLog, mailed
+from smtpproxy.store.sql.rows import Row, to_micros
 from smtpproxy.store.sql.side_tables import person_hash, reader_hash
 from smtpproxy.store.sqlite.side_file import SideFile
 
 _KNOWN = """
-SELECT at, stream, purpose, brand FROM mailing WHERE person = ?1
-UNION ALL SELECT at, NULL, NULL, NULL FROM first_mailing WHERE person = ?1 ORDER BY at
+SELECT person, at, stream, purpose, brand FROM mailing WHERE person = ?1
+UNION ALL SELECT person, at, NULL, NULL, NULL FROM first_mailing WHERE person = ?1 ORDER BY at
 """
 _COUNT = "INSERT INTO mailing (person, at, id, stream, purpose, brand) VALUES (?, ?, ?, ?, ?, ?)"
 _COUNT_FIRST = "INSERT OR IGNORE INTO first_mailing (person, at, id) VALUES (?, ?, ?)"
@@ -52,7 +52,7 @@ class SqliteMailings(MailingLog):
 
         def count(connection: sqlite3.Connection) -> dict[str, Mailed]:
             persons = {address: self._person(address) for address in addresses}
-            known = {address: _known(connection, person) for address, person in persons.items()}
+            known = _known(connection, persons)
             sent = (moment, id, stream.counted_as, stream.purpose, stream.brand)
             connection.executemany(_COUNT, [(p, *sent) for p in persons.values()])
             connection.executemany(_COUNT_FIRST, [(p, moment, id) for p in persons.values()])
@@ -92,7 +92,7 @@ class SqliteMailings(MailingLog):
             return {}
 
         def read(connection: sqlite3.Connection) -> dict[str, Mailed]:
-            return {address: _known(connection, self._person(address)) for address in addresses}
+            return _known(connection, {address: self._person(address) for address in addresses})
 
         return await self._file.ask(read)
 
@@ -100,20 +100,11 @@ class SqliteMailings(MailingLog):
         return person_hash(address, self._file.secret)
 
 
-def _known(connection: sqlite3.Connection, person: bytes) -> Mailed:
-    found = connection.execute(_KNOWN, (person,)).fetchall()
-    if not found:
-        return Mailed()
-    return Mailed(
-        tuple(
-            [
-                Mailing(stream, from_micros(at), purpose, brand)
-                for at, stream, purpose, brand in found
-                if stream is not None
-            ]
-        ),
-        from_micros(found[0][0]),
-    )
+def _known(connection: sqlite3.Connection, persons: Mapping[str, bytes]) -> dict[str, Mailed]:
+    found: list[Row] = []
+    for person in persons.values():
+        found += connection.execute(_KNOWN, (person,))
+    return mailed(persons, found)
 
 
 _BULK_SENT = """
