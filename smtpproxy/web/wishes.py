@@ -20,7 +20,7 @@ from smtpproxy.store.link_keys import LinkReader
 from smtpproxy.store.merge import STRICTNESS, wanted
 from smtpproxy.store.protocols import ContactUpdate, SuppressionEntry
 from smtpproxy.store.sql.store import Store
-from smtpproxy.web.group_commit import GroupCommit
+from smtpproxy.store.together import Together
 
 UNDO_WITHIN = timedelta(hours=1)
 _SAME_PRESS = timedelta(seconds=10)  # a button pressed twice
@@ -60,6 +60,51 @@ def opened(token: str, sealing: LinkReader) -> Undo:
 class Stopped(Struct, frozen=True):
     undo: Undo
     again: bool  # it was already so
+
+
+_MOST = 500  # requests, so that a commit does not block the loop longer than a message may wait
+
+Entries = Sequence[SuppressionEntry]
+Before = Sequence[datetime | None]
+"""For each entry, since when the same suppression already existed, or None."""
+
+
+class GroupCommit:
+    """Adds the suppressions of many requests in one commit. Each request is answered only when its
+    own are on disk. `writer` returns the store, opened at first use."""
+
+    def __init__(self, writer: Callable[[], Store]) -> None:
+        self._writer = writer
+        self._adding: Together[Entries, Before] = Together(self._commit, _MOST)
+
+    async def add(self, entries: Entries) -> Before:
+        """Return once the entries are on disk. Raises StoreUnavailable, ValueError."""
+        return await self._adding(entries)
+
+    async def _commit(self, batch: Sequence[Entries]) -> Sequence[Before | Exception]:
+        try:
+            return await self._added(batch)
+        except ValueError:  # one names a retired key: the others must not fail for it
+            return [await self._alone(entries) for entries in batch]
+
+    async def _alone(self, entries: Entries) -> Before | Exception:
+        try:
+            return (await self._added([entries]))[0]
+        except Exception as error:
+            return error
+
+    async def _added(self, batch: Sequence[Entries]) -> list[Before]:
+        every = [entry for entries in batch for entry in entries]
+        before = dict(zip(map(_key, every), await self._writer().suppress(every), strict=True))
+        found: list[Before] = []
+        for entries in batch:
+            found.append([before[_key(entry)] for entry in entries])
+            before.update((_key(entry), entry.since) for entry in entries)
+        return found
+
+
+def _key(entry: SuppressionEntry) -> tuple[str, str, str]:
+    return entry.address, entry.scope, entry.origin
 
 
 class Wishes:

@@ -8,7 +8,7 @@ import pytest
 
 from smtpproxy.policy.model import Origin
 from smtpproxy.store.protocols import StoreUnavailable, SuppressionEntry
-from smtpproxy.web.group_commit import GroupCommit
+from smtpproxy.web.wishes import GroupCommit
 from tests.kit.store import TrialStore
 
 T0 = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)

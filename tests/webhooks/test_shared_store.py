@@ -14,9 +14,10 @@ import pytest
 from smtpproxy.policy.model import Origin
 from smtpproxy.settings import WebhookSettings
 from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.together import Together
 from smtpproxy.webhooks.delivery import Outcome
 from smtpproxy.webhooks.dispatcher import Environment, WebhookDispatcher
-from smtpproxy.webhooks.shared_store import SharedStore, Together
+from smtpproxy.webhooks.shared_store import SharedStore
 from tests.kit.store import TrialStore
 
 T0 = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)
@@ -77,10 +78,10 @@ async def test_who_asks_meanwhile_is_served_by_the_next_run() -> None:
     runs: list[Sequence[int]] = []
     go_on = asyncio.Event()
 
-    async def work(items: Sequence[int]) -> int:
+    async def work(items: Sequence[int]) -> Sequence[int]:
         runs.append(items)
         await go_on.wait()
-        return len(runs)
+        return [len(runs)] * len(items)
 
     together = Together(work)
     first = [asyncio.create_task(together(n)) for n in (1, 2)]
@@ -95,10 +96,10 @@ async def test_who_asks_meanwhile_is_served_by_the_next_run() -> None:
 
 
 async def test_a_failure_is_that_of_all_who_shared_the_run() -> None:
-    async def work(items: Sequence[int]) -> int:
+    async def work(items: Sequence[int]) -> Sequence[int]:
         if 2 in items:
             raise ValueError(str(items))
-        return 0
+        return [0] * len(items)
 
     together = Together(work)
     found = await asyncio.gather(together(1), together(2), return_exceptions=True)
