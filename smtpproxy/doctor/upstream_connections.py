@@ -18,9 +18,10 @@ from smtpproxy.tls import TlsError, client_context
 from smtpproxy.wire.client import ReplyError
 
 _MOST = 64  # connections, with those of the relay
-_AT_A_TIME = 8
+_AT_A_TIME = 4  # fewer than the queue for new connections of OpenSMTPD, 5
 _SECONDS = 2.0  # for all of them
-_SILENT = 1.0  # seconds; then the MTA is taken not to greet
+_SILENT = 0.7  # seconds; then the MTA is taken not to greet
+_NO_GREETING = f"it does not greet within {_SILENT:g} s"
 _QUIT_WITHIN = 0.5
 
 
@@ -83,12 +84,24 @@ def _finding(settings: Settings, status: Status, text: str, fix: str = "") -> Fi
 
 async def count_taken(settings: UpstreamSettings, most: int) -> Taken:
     """Open up to `most` connections, a few at a time, and keep them until one is not taken."""
-    open_ones: list[Conversation] = []
     try:
         context = client_context(settings.ca_file)
-        return await _filled(settings, context, most, open_ones)
     except TlsError as error:
         return Taken(0, str(error))
+    if most < 1:
+        return Taken(0)
+    taken = await _while_kept(settings, context, most)
+    if taken.refusal == _NO_GREETING:
+        # It has a limit if it greets now that there is room.
+        again = await _while_kept(settings, context, 1)
+        return Taken(taken.count, taken.refusal, slow=not again.count)
+    return taken
+
+
+async def _while_kept(settings: UpstreamSettings, context: ssl.SSLContext, most: int) -> Taken:
+    open_ones: list[Conversation] = []
+    try:
+        return await _filled(settings, context, most, open_ones)
     finally:
         await _quit(open_ones)
 
@@ -97,13 +110,21 @@ async def _filled(
     settings: UpstreamSettings, context: ssl.SSLContext, most: int, open_ones: list[Conversation]
 ) -> Taken:
     now = asyncio.get_running_loop().time
-    until = now() + _SECONDS
+    refusals, silent = await _opened(settings, context, 1, open_ones, within=_SECONDS)
+    if refusals:
+        return Taken(0, refusals[0])
+    if silent:
+        return Taken(0, f"it does not greet within {_SECONDS:g} s", slow=True)
+    until, silent_before = now() + _SECONDS, False
     while len(open_ones) < most:
-        number = min(_AT_A_TIME, most - len(open_ones)) if open_ones else 1
-        refusals, silent = await _opened(settings, context, number, open_ones)
-        if refusals or silent:
-            refusal = refusals[0] if refusals else f"it does not greet within {_SILENT:g} s"
-            return Taken(len(open_ones), refusal, slow=not (open_ones or refusals))
+        number = min(_AT_A_TIME, most - len(open_ones))
+        refusals, silent = await _opened(settings, context, number, open_ones, within=_SILENT)
+        if refusals:
+            return Taken(len(open_ones), refusals[0])
+        # Where it greets on others at once, it was only slow: it asked the DNS for our name.
+        if silent == number and silent_before:
+            return Taken(len(open_ones), _NO_GREETING)
+        silent_before = silent == number
         if now() > until and len(open_ones) < most:
             refusal = f"it greeted on {len(open_ones)} within {_SECONDS:g} s"
             return Taken(len(open_ones), refusal, slow=True)
@@ -111,12 +132,17 @@ async def _filled(
 
 
 async def _opened(
-    settings: UpstreamSettings, context: ssl.SSLContext, number: int, open_ones: list[Conversation]
+    settings: UpstreamSettings,
+    context: ssl.SSLContext,
+    number: int,
+    open_ones: list[Conversation],
+    *,
+    within: float,
 ) -> tuple[Sequence[str], int]:
     """Open some more. Returns how the MTA refuses some, and on how many it keeps silent."""
     opening = [asyncio.ensure_future(_open(settings, context, open_ones)) for _ in range(number)]
     try:
-        done, silent = await asyncio.wait(opening, timeout=_SILENT)
+        done, silent = await asyncio.wait(opening, timeout=within)
     finally:
         for each in opening:
             each.cancel()  # without effect on those that are done

@@ -30,21 +30,42 @@ def refusing(*, after: int, how: At) -> list[At]:
     [
         (At("connect", Reply("421 4.3.2 too many")), "it greets with 421 too many"),
         (At("connect", Close()), "it ends without a greeting: connection closed"),
-        (At("connect", Hold()), "it does not greet within 1 s"),
     ],
 )
 async def test_it_stops_at_the_first_that_is_not_taken(how: At, refusal: str) -> None:
     with FakeUpstream(*refusing(after=19, how=how)) as mta:
         assert await count_taken(upstream(mta.port), 64) == Taken(19, refusal)
-        assert mta.connections <= 25
+        assert mta.connections <= 23
     assert [line for _, line in mta.commands] == ["QUIT"] * 19
+
+
+NO_GREETING = "it does not greet within 0.7 s"
+
+
+def silent(*numbers: int) -> list[At]:
+    return [At("connect", Hold(), nth=number) for number in numbers]
+
+
+async def test_an_mta_that_greets_on_no_more_has_a_limit_if_it_greets_once_there_is_room() -> None:
+    with FakeUpstream(*silent(*range(18, 26))) as mta:
+        assert await count_taken(upstream(mta.port), 64) == Taken(17, NO_GREETING)
+    with FakeUpstream(*silent(*range(18, 30))) as mta:
+        taken = await count_taken(upstream(mta.port), 64)
+        assert taken == Taken(17, NO_GREETING, slow=True)
+        assert [line for _, line in mta.commands] == ["QUIT"] * 17
+
+
+async def test_one_that_is_slow_to_greet_now_and_then_has_no_limit() -> None:
+    """OpenSMTPD asks the DNS for the client's name, and others wait for the answer."""
+    with FakeUpstream(*silent(3, 6, 7, 8, 9)) as mta:
+        assert await count_taken(upstream(mta.port), 12) == Taken(12)
+        assert mta.connections == 17
 
 
 async def test_nothing_is_known_of_one_that_is_slow_to_greet_or_not_there() -> None:
     with FakeUpstream(At("connect", Hold())) as mta:
-        assert await count_taken(upstream(mta.port), 64) == Taken(
-            0, "it does not greet within 1 s", slow=True
-        )
+        taken = await count_taken(upstream(mta.port), 64)
+        assert taken == Taken(0, "it does not greet within 2 s", slow=True)
         assert (mta.connections, mta.commands) == (1, [])
     taken = await count_taken(upstream(free_port()), 64)
     assert (taken.count, "there is no connection" in taken.refusal) == (0, True)
@@ -116,12 +137,13 @@ async def test_exim_takes_twenty() -> None:
             },
             "421",
         ),
-        ({"default_process_limit": "10"}, "it does not greet within 1 s"),
+        ({"default_process_limit": "10"}, NO_GREETING),
     ],
 )
 async def test_postfix_takes_as_many_as_it_is_told(main: dict[str, str], refusal: str) -> None:
     exempt = {"smtpd_client_event_limit_exceptions": ""}  # nobody
     with PostfixInstance(main=exempt | main) as postfix:
+        await count_taken(upstream(postfix.port), 9)  # its processes take a while to start
         taken = await count_taken(upstream(postfix.port), 64)
         assert (taken.count, taken.slow, refusal in taken.refusal) == (10, False, True)
         smtplib.SMTP(LOOPBACK, postfix.port, timeout=10).quit()
