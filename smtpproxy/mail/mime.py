@@ -282,6 +282,8 @@ class _Reader:
             self.whole = self.whole and len(raw) <= 2
             return ""
         headers = HeaderBlock(raw[2 : end + 4])
+        if self.malformed is None and headers.spaced_colon is not None:
+            self.malformed = "a part has a space before the colon of a field"
         self.read(headers, raw[end + 4 :], at + end + 4, depth)
         return _content_id(first_value(headers, "Content-ID"))
 

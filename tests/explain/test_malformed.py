@@ -58,13 +58,15 @@ HEADERS = {
 } | {key: f"From: {value}\r\n".encode() for key, value in FROM.items()}
 PARTS = {
     "part_doubled": b"Content-Type: text/plain\r\nContent-Type: text/html\r\n",
+    "part_spaced": b"Content-Type: multipart/mixed; boundary=b\r\n",
     "parameter_doubled": b"Content-Type: multipart/mixed; boundary=a; boundary=b\r\n",
 }
 
 
 def malformed(key: str) -> str:
     if key in PARTS:
-        said = read_body(HeaderBlock(PARTS[key] + b"\r\n"), b"").malformed
+        body = b"--b\r\nContent-Type : text/html\r\n\r\nx\r\n--b--\r\n"
+        said = read_body(HeaderBlock(PARTS[key] + b"\r\n"), body).malformed
     else:
         said = read_features(HeaderBlock(HEADERS[key] + b"\r\n"), "X-Mail-Stream").malformed
     assert said is not None
