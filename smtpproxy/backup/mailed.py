@@ -11,7 +11,7 @@ from smtpproxy.policy.model import Action, StreamClass
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.reader import Record, read
 from smtpproxy.store import store_path
-from smtpproxy.store.sqlite.counters import Counted, SqliteMailings
+from smtpproxy.store.sqlite.mailings import Counted, SqliteMailings
 
 _SLACK = timedelta(minutes=5)  # harmless: a message is never counted twice
 _AT_ONCE = 2_000

@@ -53,25 +53,18 @@ def open_store(settings: StoreSettings, state_dir: Path, *, read_only: bool = Fa
 def open_mailings(settings: StoreSettings) -> MailingLog:
     """Open the record of who was mailed when, for one event loop. Raises StoreMisconfigured."""
     if is_postgresql(settings):
-        from smtpproxy.store.postgres.counters import PostgresMailings
+        from smtpproxy.store.postgres.mailings import PostgresMailings
 
         return PostgresMailings(_side_tables(settings, "mailings"))
     path = store_path(settings)
-    from smtpproxy.store.sqlite.counters import SqliteMailings
+    from smtpproxy.store.sqlite.mailings import SqliteMailings
 
     return SqliteMailings(path, settings.timeout)
 
 
 def open_bulk_counter(settings: StoreSettings) -> BulkCounter:
     """Open the counter of people sent the same text. Raises StoreMisconfigured."""
-    if is_postgresql(settings):
-        from smtpproxy.store.postgres.counters import PostgresBulkCounter
-
-        return PostgresBulkCounter(_side_tables(settings, "bulk"))
-    path = store_path(settings)
-    from smtpproxy.store.sqlite.counters import SqliteBulkCounter
-
-    return SqliteBulkCounter(path, settings.timeout)
+    return BulkCounter(_side_tables(settings, "bulk"))
 
 
 def open_stream_counts(settings: StoreSettings, *, read_only: bool = False) -> StreamCounts:

@@ -10,7 +10,7 @@ import pytest
 from smtpproxy.store import open_bulk_counter
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sql.bulk import BulkCounter
-from smtpproxy.store.sqlite.counters import SqliteBulkCounter
+from smtpproxy.store.sqlite.side_file import SideFile
 from tests.store.conftest import Database
 
 T0 = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -87,7 +87,7 @@ async def test_estimates_are_merged_after_a_second(opened: Open) -> None:
 
 async def test_exact_counts_fail_and_estimates_do_not(tmp_path: Path) -> None:
     (tmp_path / "store-bulk.db").write_bytes(b"no database" * 200)
-    log = SqliteBulkCounter(tmp_path / "store.db", 0.05)
+    log = BulkCounter(SideFile(tmp_path / "store.db", "bulk", 0.05))
     with pytest.raises(StoreUnavailable):
         await log.count(TEXT, ["a@x"], T0, HOUR, 10)
     assert await log.estimate(TEXT, ["a@x"], T0, HOUR, 10) == 1
@@ -113,7 +113,7 @@ async def test_what_no_window_reaches_is_removed(opened: Open) -> None:
 
 
 async def test_nobody_is_named_on_the_disk(tmp_path: Path) -> None:
-    log = SqliteBulkCounter(tmp_path / "store.db", 2.0)
+    log = BulkCounter(SideFile(tmp_path / "store.db", "bulk", 2.0))
     await log.count(TEXT, ["anna@x.example"], T0, HOUR, 10)
     for name in ("store-bulk.db", "store-bulk.db-wal"):
         octets = (tmp_path / name).read_bytes()

@@ -14,7 +14,7 @@ from smtpproxy.policy.model import Lookups, Mailing, Stream
 from smtpproxy.store import open_mailings
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sql.mailings import Mailed, MailingLog
-from smtpproxy.store.sqlite.counters import SqliteMailings
+from smtpproxy.store.sqlite.mailings import SqliteMailings
 from tests.store.conftest import Database
 
 T0 = datetime(2026, 3, 1, 10, 0, 0, 123456, tzinfo=UTC)
@@ -153,7 +153,7 @@ import asyncio, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from smtpproxy.policy.model import Stream
-from smtpproxy.store.sqlite.counters import SqliteMailings
+from smtpproxy.store.sqlite.mailings import SqliteMailings
 
 async def main():
     log = SqliteMailings(Path(sys.argv[1]), 20.0)

@@ -9,7 +9,7 @@ from smtpproxy.settings import StoreSettings
 from smtpproxy.store.key_files import load_partner_key
 from smtpproxy.store.keys import Partner
 from smtpproxy.store.postgres.connection import Lease, Target
-from smtpproxy.store.postgres.counters import PostgresMailings
+from smtpproxy.store.postgres.mailings import PostgresMailings
 from smtpproxy.store.postgres.reader import PostgresReader
 from smtpproxy.store.postgres.replica import ReplicaReader
 from smtpproxy.store.postgres.session import PostgresSession

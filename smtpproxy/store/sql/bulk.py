@@ -1,19 +1,28 @@
 """Counting the people sent one text: estimates without extra commits, and pruning."""
 
 import asyncio
-from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 
 from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sql.rows import to_micros
-from smtpproxy.store.sql.side_tables import SideTable, SideTables
+from smtpproxy.store.sql.side_tables import SideTable, SideTables, reader_hash
 
 Texts = Mapping[bytes, Mapping[str, datetime]]
 """When each person was sent each text."""
 
-COUNT = "SELECT count(*) FROM bulk WHERE fingerprint = ? AND at > ?"
+_SENT = """
+INSERT INTO bulk (fingerprint, person, at) VALUES (?, ?, ?)
+ON CONFLICT (fingerprint, person) DO UPDATE SET at = excluded.at WHERE excluded.at > bulk.at
+"""
+_COUNT = "SELECT count(*) FROM bulk WHERE fingerprint = ? AND at > ?"
+_TRIM = f"""
+DELETE FROM bulk WHERE (fingerprint, person) IN (
+    SELECT fingerprint, person FROM bulk WHERE fingerprint = ?1
+    ORDER BY at DESC LIMIT {2**62} OFFSET ?2{{skip_locked}}
+)
+"""
 _PRUNE = """
 DELETE FROM bulk WHERE (fingerprint, person) IN
     (SELECT fingerprint, person FROM bulk WHERE at < ? ORDER BY at LIMIT ?{skip_locked})
@@ -42,12 +51,27 @@ class BulkCounter(SideTable):
         self._merged: dict[bytes, int] = {}  # people, as of the last merge
         self._merged_at: datetime | None = None
 
-    @abstractmethod
     async def _add(self, texts: Texts, since: int, most: int) -> dict[bytes, int]:
         """Store who was sent what; return the number of people sent each text after `since`.
 
         Of a text sent to many more than `most` people only the newest rows are kept.
         """
+        secret = await self._tables.hash_key()
+        sent = [
+            (text, reader_hash(one, secret), to_micros(at))
+            for text, people in texts.items()
+            for one, at in people.items()
+        ]
+        counted: dict[bytes, int] = {}
+        async with self._tables.writing() as session:
+            # Ordered, so that two relays that count the same people cannot deadlock.
+            await session.run_many(_SENT, sorted(sent))
+            for text in texts:
+                counted[text] = int((await session.fetch_all(_COUNT, text, since))[0][0])
+                if counted[text] > 2 * most + 1:
+                    trim = _TRIM.format(skip_locked=self._tables.skip_locked)
+                    await session.run(trim, text, most + 1)
+        return counted
 
     async def count(
         self, fingerprint: bytes, people: Collection[str], at: datetime, window: float, most: int

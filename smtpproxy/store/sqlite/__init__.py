@@ -40,8 +40,8 @@ from smtpproxy.store.sqlite.connection import (
     unavailable,
     version_of,
 )
-from smtpproxy.store.sqlite.counters import SqliteMailings
 from smtpproxy.store.sqlite.journaling import ChangeFollower
+from smtpproxy.store.sqlite.mailings import SqliteMailings
 from smtpproxy.store.sqlite.moves import locked_for_migration
 from smtpproxy.store.sqlite.reader import SqliteReader
 from smtpproxy.store.sqlite.statements import DIALECT

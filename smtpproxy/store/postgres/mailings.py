@@ -1,14 +1,12 @@
-"""Counting mailings, and people sent the same text, on the mail path, for all relays."""
+"""Counting mailings on the mail path, for all relays."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from smtpproxy.policy.model import Stream
-from smtpproxy.store.sql.bulk import COUNT, BulkCounter, Texts
 from smtpproxy.store.sql.mailings import Mailed, MailingLog, mailed
 from smtpproxy.store.sql.rows import to_micros
-from smtpproxy.store.sql.session import Session
-from smtpproxy.store.sql.side_tables import person_hash, reader_hash
+from smtpproxy.store.sql.side_tables import person_hash
 
 _KNOWN = """
 SELECT person, at, stream, purpose, brand FROM mailing WHERE person = ANY (?1)
@@ -69,39 +67,3 @@ class PostgresMailings(MailingLog):
     async def _persons(self, addresses: Iterable[str]) -> dict[str, bytes]:
         secret = await self._tables.hash_key()
         return {one: person_hash(one, secret) for one in addresses}
-
-
-# Ordered, so that two relays that count the same people cannot deadlock.
-_SENT = """
-INSERT INTO bulk (fingerprint, person, at)
-SELECT text, who, moment
-FROM unnest(?::bytea[], ?::bytea[], ?::bigint[]) AS sent (text, who, moment) ORDER BY text, who
-ON CONFLICT (fingerprint, person) DO UPDATE SET at = greatest(bulk.at, excluded.at)
-"""
-_TRIM = """
-DELETE FROM bulk WHERE (fingerprint, person) IN (
-    SELECT fingerprint, person FROM bulk WHERE fingerprint = ?1 ORDER BY at DESC OFFSET ?2
-    FOR UPDATE SKIP LOCKED
-)
-"""
-
-
-class PostgresBulkCounter(BulkCounter):
-    async def _add(self, texts: Texts, since: int, most: int) -> dict[bytes, int]:
-        secret = await self._tables.hash_key()
-        sent = [
-            (text, reader_hash(one, secret), to_micros(at))
-            for text, people in texts.items()
-            for one, at in people.items()
-        ]
-        async with self._tables.writing() as session:
-            columns = ([row[place] for row in sent] for place in range(3))
-            await session.run(_SENT, *columns)
-            return {text: await _people(session, text, since, most) for text in texts}
-
-
-async def _people(session: Session, fingerprint: bytes, since: int, most: int) -> int:
-    found = int((await session.fetch_all(COUNT, fingerprint, since))[0][0])
-    if found > 2 * most + 1:
-        await session.run(_TRIM, fingerprint, most + 1)
-    return found

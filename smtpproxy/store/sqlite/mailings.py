@@ -1,4 +1,4 @@
-"""Counting mailings, and people sent the same text, on the mail path of one relay."""
+"""Counting mailings on the mail path of one relay."""
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,10 +8,9 @@ from pathlib import Path
 from msgspec import Struct
 
 from smtpproxy.policy.model import Stream
-from smtpproxy.store.sql.bulk import COUNT, BulkCounter, Texts
 from smtpproxy.store.sql.mailings import Mailed, MailingLog, mailed
 from smtpproxy.store.sql.rows import Row, to_micros
-from smtpproxy.store.sql.side_tables import person_hash, reader_hash
+from smtpproxy.store.sql.side_tables import person_hash
 from smtpproxy.store.sqlite.side_file import SideFile
 
 _KNOWN = """
@@ -105,41 +104,3 @@ def _known(connection: sqlite3.Connection, persons: Mapping[str, bytes]) -> dict
     for person in persons.values():
         found += connection.execute(_KNOWN, (person,))
     return mailed(persons, found)
-
-
-_BULK_SENT = """
-INSERT INTO bulk (fingerprint, person, at) VALUES (?, ?, ?)
-ON CONFLICT DO UPDATE SET at = max(at, excluded.at)
-"""
-_BULK_TRIM = """
-DELETE FROM bulk WHERE (fingerprint, person) IN (
-    SELECT fingerprint, person FROM bulk WHERE fingerprint = ?1 ORDER BY at DESC LIMIT -1 OFFSET ?2
-)
-"""
-
-
-class SqliteBulkCounter(BulkCounter):
-    """Opened with the first use, on the event loop."""
-
-    def __init__(self, database: Path, timeout: float) -> None:
-        self._file = SideFile(database, "bulk", timeout)
-        super().__init__(self._file)
-
-    async def _add(self, texts: Texts, since: int, most: int) -> dict[bytes, int]:
-        def add(connection: sqlite3.Connection) -> dict[bytes, int]:
-            for text, people in texts.items():
-                sent = [(text, self._person(one), to_micros(at)) for one, at in people.items()]
-                connection.executemany(_BULK_SENT, sent)
-            return {text: _people(connection, text, since, most) for text in texts}
-
-        return await self._file.write(add)
-
-    def _person(self, address: str) -> bytes:
-        return reader_hash(address, self._file.secret)
-
-
-def _people(connection: sqlite3.Connection, fingerprint: bytes, since: int, most: int) -> int:
-    found = int(connection.execute(COUNT, (fingerprint, since)).fetchone()[0])
-    if found > 2 * most + 1:
-        connection.execute(_BULK_TRIM, (fingerprint, most + 1))
-    return found
