@@ -167,6 +167,7 @@ async def test_a_store_that_was_copied_answers_nobody_who_has_it_open(
     assert (await facts_of(store, ANNA)).suppressions
     await moved(old, new, tmp_path)
     for refused in (
+        store.ping,  # over the connection that it has: /readyz asks so
         lambda: store.facts(Lookups((ANNA,))),
         store.version,
         lambda: store.add_suppressions([entry("late@people.example")]),

@@ -41,6 +41,8 @@ from smtpproxy.store.sql.session import Session
 from smtpproxy.store.sql.streams import Streams
 from smtpproxy.store.sql.suppressions import Suppressions
 
+_ANYBODY = Lookups(("nobody@store.invalid",))
+
 
 class Reader(FactReader, Protocol):
     """The reads of the mail path, in the fastest way for the database."""
@@ -247,8 +249,9 @@ class Store(
         return None
 
     async def ping(self) -> None:
-        """Raise `StoreUnavailable` unless a read works now."""
-        await self._reader.tally()
+        """Raise `StoreUnavailable` unless recipients can be judged now: the mail path asks so."""
+        await self._reader.read(_ANYBODY)
+        await self._reader.version()
 
     @abstractmethod
     async def close(self) -> None: ...
