@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from smtpproxy.process.memory import freeze_loaded
+from smtpproxy.process.memory import end_without_memory, freeze_loaded
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.snapshots import Snapshot
 
@@ -97,11 +97,15 @@ class Channel:
                 return
 
     async def keep_beating(self, snapshot: Callable[[], Snapshot]) -> None:
-        """Report metrics until cancelled."""
-        while True:
-            with suppress(MemoryError):  # the next one may find some
-                self.send(Beat(snapshot()))
-            await asyncio.sleep(BEAT)
+        """Report metrics until cancelled; end the process once it has no memory left."""
+        watching = asyncio.create_task(end_without_memory())
+        try:
+            while True:
+                with suppress(MemoryError):
+                    self.send(Beat(snapshot()))
+                await asyncio.sleep(BEAT)
+        finally:
+            watching.cancel()
 
     def close(self) -> None:
         self._writer.close()

@@ -4,10 +4,15 @@ glibc keeps what a process frees unless it is at the very end of the heap. Other
 memory back by themselves, and lack these functions.
 """
 
+import asyncio
 import ctypes
 import gc
+import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
+
+import structlog
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _KEPT = 32 * 1024 * 1024  # octets
@@ -115,6 +120,27 @@ class MemoryWatch:
         self._failed += 1
         if self._failed >= _MOST_BEATS:
             self._end()
+
+
+async def end_without_memory() -> None:
+    """Watch the memory of a process that does other work than mail; run it beside that."""
+    memory = MemoryWatch(end_at_once, has_room)
+    while True:
+        try:
+            memory.beat(0.0)
+            await asyncio.sleep(1.0)
+        except MemoryError:
+            memory.failed()
+            time.sleep(1.0)  # noqa: ASYNC251 - there is no memory for anything else either
+
+
+def end_at_once(save: Callable[[], None] = lambda: None) -> None:
+    """End the process, which has no memory left; the supervisor starts another one."""
+    with suppress(MemoryError):
+        structlog.get_logger().error("no memory left", outcome="the process ends")
+    with suppress(Exception):
+        save()
+    os._exit(1)
 
 
 def has_room(octets: int) -> bool:

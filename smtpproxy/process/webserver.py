@@ -13,7 +13,7 @@ from smtpproxy.intake.accept import TrustedHosts
 from smtpproxy.policy.model import BUILT_IN_BRAND
 from smtpproxy.process.breaker import StoreToWrite
 from smtpproxy.process.children import Answer, Ask, Channel, Drain, Ready
-from smtpproxy.process.memory import freeze_loaded
+from smtpproxy.process.memory import end_without_memory, freeze_loaded
 from smtpproxy.purge_runs import run_metrics
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.collector import SnapshotCollector, relay_processes
@@ -63,9 +63,11 @@ async def _serve(
     serving = asyncio.create_task(serve_web(app, listening, stop, trusts=trusts))
     supervisor.ready()
     answers = asyncio.create_task(supervisor.listen(stop))
+    watching = asyncio.create_task(end_without_memory())
     await stop.wait()
     await serving  # requests from before the end are still answered
     answers.cancel()
+    watching.cancel()
     await stores.close()
     return 0
 

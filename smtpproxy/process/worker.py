@@ -6,7 +6,6 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING
 
@@ -30,6 +29,7 @@ from smtpproxy.process.children import BEAT, Answer, Ask, Beat, Channel, Closed,
 from smtpproxy.process.memory import (
     IdleTrimmer,
     MemoryWatch,
+    end_at_once,
     freeze_loaded,
     has_room,
     keep_freed,
@@ -276,12 +276,8 @@ class Worker:
         structlog.get_logger().info("worker drained")
 
     def end_at_once(self) -> None:
-        """End the process, which has no memory left; the supervisor starts another one."""
-        with suppress(MemoryError):
-            structlog.get_logger().error("no memory left", outcome="the worker ends")
-        with suppress(Exception):
-            self._journal.close()  # what it has yet to write
-        os._exit(1)
+        """End without memory, but record what has yet to be written."""
+        end_at_once(self._journal.close)
 
     @property
     def paused(self) -> tuple[str, ...]:

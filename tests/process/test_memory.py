@@ -1,5 +1,6 @@
 """What processes give back of the memory that they have freed, and what a fork copies."""
 
+import asyncio
 import ctypes
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from smtpproxy.process import worker
+from smtpproxy.process import memory, worker
 from smtpproxy.process.children import Channel
 from smtpproxy.process.memory import IdleTrimmer, MemoryWatch
 from tests.kit.load import SmtpSink, smtp_source
@@ -58,19 +59,19 @@ def ended() -> None:
 
 
 def test_a_process_that_has_no_room_and_gets_nothing_done_ends_after_five_seconds() -> None:
-    memory = MemoryWatch(ended, lambda octets: False)
+    watch = MemoryWatch(ended, lambda octets: False)
     for messages in (0, 0, 0, 0, 7, 7, 7, 8, 8, 8, 8):  # with small ones it gets on
-        memory.beat(messages)
-    memory.failed()
+        watch.beat(messages)
+    watch.failed()
     with pytest.raises(Ended):
-        memory.beat(8)
+        watch.beat(8)
 
 
 def test_one_that_has_room_in_between_goes_on() -> None:
     room = iter([False] * 4 + [True] + [False] * 4)
-    memory = MemoryWatch(ended, lambda octets: next(room))
+    watch = MemoryWatch(ended, lambda octets: next(room))
     for _ in range(9):
-        memory.beat(0)
+        watch.beat(0)
 
 
 def test_room_is_what_the_system_gives() -> None:
@@ -98,6 +99,20 @@ async def test_a_worker_without_memory_for_its_beat_ends(monkeypatch: pytest.Mon
     with pytest.raises(Ended):
         await worker._beat(exhausted, Channel.__new__(Channel))
     assert exhausted.snapshots == 5
+
+
+async def test_so_does_any_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    async def wait(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(memory, "has_room", lambda octets: False)
+    monkeypatch.setattr(memory, "end_at_once", ended)
+    monkeypatch.setattr(asyncio, "sleep", wait)
+    with pytest.raises(Ended):
+        await memory.end_without_memory()
+    assert waits == [1.0] * 4
 
 
 @of_glibc
