@@ -206,6 +206,9 @@ def _newest_link_key(state_dir: Path) -> datetime | None:
     return datetime(newest.year, newest.month, newest.day, tzinfo=UTC)
 
 
+_BRING_KEY = "copy it from the backup or another relay; make a new one only if it is lost"
+
+
 def judge_key(key: KeyFile, now: datetime) -> Finding | None:
     """Judge a key file by its status alone; None if it is missing and not required."""
     try:
@@ -213,7 +216,8 @@ def judge_key(key: KeyFile, now: datetime) -> Finding | None:
     except FileNotFoundError:
         if not key.required:
             return None
-        return Finding(Check.KEYS, key.name, Status.FAIL, f"{key.path} does not exist", key.renew)
+        text = f"{key.path} does not exist"
+        return Finding(Check.KEYS, key.name, Status.FAIL, text, _BRING_KEY)
     except OSError as error:
         text = f"{key.path}: {error.strerror}"
         return Finding(
