@@ -92,6 +92,19 @@ def _reading(value: str) -> tuple[str, ...]:
     return kind.type, *(folded(given.get(name, "")) for name, folded in _ONE_VALUE.items())
 
 
+def unclear_field(headers: HeaderBlock) -> str | None:
+    """Return the name of a field that not all programs understand; None: there is none.
+
+    It has spaces, quotes or a comment before its parameters, an encoding with parameters, or a type
+    without a subtype.
+    """
+    for name, clear in _CLEAR.items():
+        value = first_value(headers, name)
+        if value and clear.fullmatch(value) is None:
+            return name
+    return None
+
+
 def is_attached(headers: HeaderBlock) -> bool:
     return first_word(first_value(headers, "Content-Disposition")) == "attachment"
 
@@ -104,6 +117,12 @@ def first_word(value: str) -> str:
     return "".join(value.partition(";")[0].split()).lower()
 
 
+_TOKEN = r"[^\x00-\x20\x7f()<>@,;:\\\"/\[\]?=]+"  # RFC 2045 5.1
+_CLEAR = {
+    "Content-Type": re.compile(rf"{_TOKEN}/{_TOKEN}\s*(?:;.*)?", re.DOTALL),
+    "Content-Transfer-Encoding": re.compile(_TOKEN),
+    "Content-Disposition": re.compile(rf"{_TOKEN}\s*(?:;.*)?", re.DOTALL),
+}
 _ONE_OF_EACH: dict[str, Callable[[str], object]] = {
     "Content-Type": _reading,
     "Content-Transfer-Encoding": first_word,

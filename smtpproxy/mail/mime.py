@@ -23,6 +23,7 @@ from smtpproxy.mail.content_fields import (
     first_value,
     first_word,
     is_attached,
+    unclear_field,
 )
 from smtpproxy.mail.headers import HeaderBlock
 
@@ -223,18 +224,24 @@ class _Reader:
         self._room = limits.text
         self._depth = limits.depth
 
-    def read(self, headers: HeaderBlock, body: bytes, at: int, depth: int) -> None:
-        """Read a part, whose body begins at `at` in the message's."""
+    def read(
+        self, headers: HeaderBlock, body: bytes, at: int, depth: int, default: str = ""
+    ) -> None:
+        """Read a part, whose body begins at `at` in the message's. `default` is its type unless it
+        says."""
         self._parts -= 1
         if self._parts < 0:
             self.whole = False
             return
-        kind = content_type(first_value(headers, "Content-Type"))
+        kind = content_type(first_value(headers, "Content-Type") or default)
         if headers.repeats and (name := doubled_field(headers)) is not None:
             self.malformed = self.malformed or f"a part has two different {name} fields"
         if kind.doubled is not None:
             self.malformed = self.malformed or f"a Content-Type has two values of {kind.doubled}"
-        if kind.type.startswith("multipart/"):
+        many = kind.type.startswith("multipart/")
+        if (many or kind.type in self._types) and (name := unclear_field(headers)) is not None:
+            self.malformed = self.malformed or f"some programs cannot read the {name} of a part"
+        if many:
             self._read_parts(body, kind, at, depth)
         elif kind.type in self._types and not is_attached(headers):
             self._read_text(headers, body, at, kind)
@@ -244,6 +251,7 @@ class _Reader:
         if not boundary or len(boundary) > _LONGEST_BOUNDARY or depth >= self._depth:
             self.whole = False
             return
+        default = "message/rfc822" if kind.type == "multipart/digest" else ""  # RFC 2046 5.1.5
         groups: list[range] = []
         root: range | None = None
         start_id = _content_id(kind.parameters.get("start", ""))
@@ -252,7 +260,7 @@ class _Reader:
                 self.whole = False
                 break
             before = len(self.found)
-            content_id = self._read_part(body[start:end], at + start, depth + 1)
+            content_id = self._read_part(body[start:end], at + start, depth + 1, default)
             groups.append(range(before, len(self.found)))
             if root is None and start_id and content_id == start_id:
                 root = groups[-1]
@@ -275,7 +283,7 @@ class _Reader:
         ]
         return (rich or groups)[-1:]
 
-    def _read_part(self, raw: bytes, at: int, depth: int) -> str:
+    def _read_part(self, raw: bytes, at: int, depth: int, default: str) -> str:
         """Read a part, which begins with the line end of its delimiter; return its Content-ID."""
         end = raw.find(b"\r\n\r\n", 0, _LONGEST_HEADER)
         if end < 0:
@@ -284,7 +292,7 @@ class _Reader:
         headers = HeaderBlock(raw[2 : end + 4])
         if self.malformed is None and headers.spaced_colon is not None:
             self.malformed = "a part has a space before the colon of a field"
-        self.read(headers, raw[end + 4 :], at + end + 4, depth)
+        self.read(headers, raw[end + 4 :], at + end + 4, depth, default)
         return _content_id(first_value(headers, "Content-ID"))
 
     def _read_text(self, headers: HeaderBlock, body: bytes, at: int, kind: ContentType) -> None:

@@ -59,6 +59,7 @@ HEADERS = {
 PARTS = {
     "part_doubled": b"Content-Type: text/plain\r\nContent-Type: text/html\r\n",
     "part_spaced": b"Content-Type: multipart/mixed; boundary=b\r\n",
+    "part_unclear": b"Content-Type: text /html\r\n",
     "parameter_doubled": b"Content-Type: multipart/mixed; boundary=a; boundary=b\r\n",
 }
 

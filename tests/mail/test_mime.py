@@ -220,3 +220,45 @@ def test_charsets_are_loaded_by_the_first_text_in_them_and_unknown_names_are_not
     for number in range(100):
         decode_text(b"caf\xe9", f"charset-{number}")
     assert set(encodings._cache) == kept  # type: ignore[attr-defined]
+
+
+UNCLEAR = [
+    b"Content-Type: text /plain",  # Python, mailparser and postal-mime show none of these texts
+    b"Content-Type: (c) text/plain",
+    b"Content-Type: text",
+    b'Content-Disposition: "attachment"',
+    b"Content-Disposition: inline, attachment",
+    b"Content-Disposition: ; attachment",
+    b"Content-Transfer-Encoding: base64;",  # which Python shows as base64
+    b"Content-Transfer-Encoding: base64 (c)",
+    b'Content-Transfer-Encoding: "base64"',
+]
+CLEAR = [
+    b"Content-Type: text/plain ; charset=utf-8 (c)",
+    b"Content-Type: Text/HTML;charset=utf-8",
+    b"Content-Type:\r\n text/html",
+    b"Content-Disposition: inline; filename=a",
+    b"Content-Disposition: attachment",
+    b"Content-Transfer-Encoding: BASE64 ",
+    b"Content-Transfer-Encoding:",
+    b"Content-Type: image / png",  # no text
+    b"X-Other: text /plain",
+]
+
+
+@pytest.mark.parametrize("field", [*UNCLEAR, *CLEAR])
+def test_fields_of_a_text_that_not_all_programs_understand(field: bytes) -> None:
+    name = field.partition(b":")[0].decode()
+    expected = f"some programs cannot read the {name} of a part" if field in UNCLEAR else None
+    assert read_body(HeaderBlock(field + b"\r\n\r\n"), b"x").malformed == expected
+    outer = HeaderBlock(b"Content-Type: multipart/mixed; boundary=b\r\n\r\n")
+    assert read_body(outer, b"--b\r\n" + field + b"\r\n\r\nx\r\n--b--\r\n").malformed == expected
+
+
+def test_a_digest_is_of_messages_and_not_of_texts() -> None:
+    body = (
+        b"--b\r\n\r\nSubject: x\r\n\r\ny\r\n--b\r\nContent-Type: text/plain\r\n\r\nz\r\n--b--\r\n"
+    )
+    for kind, texts in (("mixed", ["Subject: x\r\n\r\ny", "z"]), ("digest", ["z"])):
+        headers = HeaderBlock(f"Content-Type: multipart/{kind}; boundary=b\r\n\r\n".encode())
+        assert [part.text for part in read_body(headers, body).parts] == texts
