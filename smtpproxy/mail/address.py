@@ -27,8 +27,8 @@ _LEFT_OUT = re.compile(r"[()<>]")  # Sendmail takes them for comments and bracke
 _WHOLE_DOMAIN = re.compile(r"(?:\*?@|(?=\*\.))(\*\.)?([^*@]*)")
 
 _UUCP = ".uucp"  # not a domain: before it is a host of bang paths
-
 _HAS_READINGS = re.compile(r'[%!]|\A"|\.uucp\Z')
+_NO_DOMAIN = "the local part holds a route to what is no domain: write it without %, ! and quotes"
 
 MAX_READINGS = 16
 """How many other addresses one address may be read as."""
@@ -172,7 +172,7 @@ def domains_over(name: str) -> tuple[str, ...]:
 def _read_on(local: str, domain: str, form: str | None = None) -> tuple[str, ...]:
     """Return the readings of an unquoted local part at a domain, with its routes in any order.
 
-    Raises AmbiguousAddress; with `form`, also for a host in other letters that is not a domain.
+    Raises AmbiguousAddress; with `form`, also for a host that only some MTAs take for a domain's.
     """
     found: dict[str, None] = {}
     if domain.endswith(_UUCP):
@@ -186,9 +186,9 @@ def _read_on(local: str, domain: str, form: str | None = None) -> tuple[str, ...
                 there = _canonical_domain(host.strip("."))  # as Sendmail does
                 for one in (there, there.removesuffix(_UUCP)):
                     found[f"{_quoted(_folded(user))}@{one}"] = None
-            except AddressError as error:
-                if form is not None and not host.isascii():
-                    raise AmbiguousAddress(f"in the local part, {error}", form) from None
+            except AddressError:
+                if form is not None and ("." in host.strip(".") or not host.isascii()):
+                    raise AmbiguousAddress(_NO_DOMAIN, form) from None
         if len(found) > MAX_READINGS or len(rests) > 4 * MAX_READINGS:
             raise AmbiguousAddress(
                 f"the local part may be read as more than {MAX_READINGS} other addresses:"

@@ -36,6 +36,7 @@ FROM = {
     "left_out": '"(x)a"@b',
     "route": '"a b%c"@d',
     "route_domain": "a%stra\u00dfe.test@b",
+    "route_host": "a%&b.test@c",
     "routes": "%".join("abcdefghijklmnopqr") + "@x",
     "domain_long": "a@" + "b." * 130 + "c",
     "domain_capital": "a@\u1e9e.test",

@@ -38,6 +38,9 @@ READ = [
     ("..x.test..!user@y", ["user@x.test"]),
     ("user%vict\u200dim.test@x", None),  # some MTAs leave out what is not allowed
     ("fa\u1e9e.test!user@x", None),
+    ("user%&a.x.test@y", None),  # below *.x.test, for Sendmail
+    ("a_!b?.x.test!user@y", None),
+    ("user%&a@y", []),
     ("user%stra\u00dfe.test@x", None),  # its canonical form has ss
     ("\u03b2\u03cc\u03bb\u03bf\u03c2.test!user@x", None),
     ("stra\u00dfe%x.test@localhost", ["strasse@x.test"]),
