@@ -258,6 +258,8 @@ class SmtpSession(Session):
         if over and answered is NOOP:  # of a pool that asks before its next message
             self._shut_down()
             return
+        if self._transaction is not None and not self._in_message():
+            self._abort()  # given up by a MAIL that could not be read
         self._write(answered.data)
         if answered is TOO_MANY_RECIPIENTS:
             self._limited("recipients")

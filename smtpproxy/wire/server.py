@@ -137,6 +137,8 @@ class ServerConnection(SessionState):
             verb = line[:5].strip().upper()
             if verb == b"RCPT":
                 self.recipient_refused(event.data)
+            elif verb == b"MAIL" and self.refusal and self.state is State.MAIL:
+                self.state = State.READY  # it gave up the transaction all the same
             elif verb == b"DATA" and not self.idle:
                 self.state = State.OUT_OF_STEP
             return event

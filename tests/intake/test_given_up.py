@@ -32,6 +32,25 @@ def test_the_next_message_is_another_transaction(
     assert [each.stage for each in intake.records.decided] == ["rcpt", "rcpt", "data"]
 
 
+@pytest.mark.parametrize("fault", ["MAIL x", "MAIL FROM:<news@shop.example> SIZE=999999999999"])
+def test_a_mail_that_is_no_good_gives_it_up_too(
+    listen: Listen, upstream: FakeUpstream, fault: str
+) -> None:
+    """What is pipelined behind it must not reach those who were accepted before."""
+    intake = listen(streams=["offers"], default_stream="offers")
+    with intake.client() as client:
+        client.greet()
+        client.send(MAIL, CUSTOMER, STRANGER)
+        assert client.replies(3)[-1].startswith("550 ")
+        client.send(fault, CONSENT)
+        assert client.replies(2)[1] == "503 5.5.1 send MAIL first"
+        client.send(MAIL, CONSENT)
+        assert client.replies(2)[1].startswith("250 ")
+        assert client.say("DATA").startswith("354 ")
+        assert client.say(marketing(), b".\r\n").startswith("250 ")
+    assert [sent.recipients for sent in upstream.messages] == [("consent@people.example",)]
+
+
 def test_no_other_one_begins_while_the_relay_drains(listen: Listen) -> None:
     intake = listen(streams=["offers"], default_stream="offers")
     with intake.client() as client:

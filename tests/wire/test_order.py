@@ -163,6 +163,10 @@ def test_mail_gives_up_a_transaction_with_a_refused_recipient(names: list[str]) 
     refused = settled(HELLO + MAIL + recipients + b"MAIL FROM:<no@shop.example>\r\n" + RCPT, once)
     assert refused.lines[-2:] == ["550 not from there", "503 5.5.1 send MAIL first"]
 
+    for fault, code in ((b"x", "501 5.5.4"), (b"FROM:<a@shop.example> SIZE=9999999", "552 5.3.4")):
+        unread = settled(HELLO + MAIL + recipients + b"MAIL " + fault + b"\r\n" + RCPT, by_name)
+        assert unread.codes[-2:] == [code, FIRST]
+
 
 def test_data_behind_refused_recipients_is_not_the_clients_error() -> None:
     """It was pipelined, as it may be; who counts errors must not count this."""
