@@ -9,7 +9,7 @@ import binascii
 import codecs
 import re
 from binascii import a2b_base64, a2b_qp
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from encodings import normalize_encoding
 from encodings.aliases import aliases
 from string import ascii_letters, digits
@@ -166,11 +166,12 @@ class TextPart(Struct, frozen=True):
 
 class Body(Struct, frozen=True):
     """The texts in order. `whole`: nothing that may have been text was left out. `malformed`: why
-    a reader may see others."""
+    a reader may see others; `unclear`: why a reader may see none of one."""
 
     parts: tuple[TextPart, ...]
     whole: bool
     malformed: str | None = None
+    unclear: str | None = None
 
 
 _LONGEST_BOUNDARY = 200  # RFC 2046 5.1.1 has 70
@@ -194,32 +195,33 @@ def read_body(headers: HeaderBlock, body: bytes, limits: MimeLimits = LIMITS) ->
         TextPart(one.plain, decode_text(one.octets, one.charset), place not in reader.unshown)
         for place, one in enumerate(reader.found)
     ]
-    return Body(tuple(texts), reader.whole, reader.malformed)
+    return Body(tuple(texts), reader.whole, reader.malformed, reader.unclear)
 
 
 def read_texts(
     headers: HeaderBlock, body: bytes, limits: MimeLimits = LIMITS
 ) -> tuple[tuple[EncodedText, ...], bool, str | None]:
     """Return the same texts as `read_body` with their positions, whether they are all, and why a
-    reader may see others.
+    reader may see others, or none.
 
     AMP, which only some programs show, is included.
     """
     reader = _Reader(limits, (*_READ_BY_MOST, AMP))
     reader.read(headers, body, 0, 0)
-    return tuple(reader.found), reader.whole, reader.malformed
+    return tuple(reader.found), reader.whole, reader.malformed or reader.unclear
 
 
 _READ_BY_MOST = ("text/plain", "text/html")
 
 
 class _Reader:
-    def __init__(self, limits: MimeLimits, types: Collection[str]) -> None:
+    def __init__(self, limits: MimeLimits, types: tuple[str, ...]) -> None:
         self._types = types
         self.found: list[EncodedText] = []
         self.unshown: set[int] = set()  # places in `found`
         self.whole = True
         self.malformed: str | None = None
+        self.unclear: str | None = None
         self._parts = limits.parts
         self._room = limits.text
         self._depth = limits.depth
@@ -239,8 +241,9 @@ class _Reader:
         if kind.doubled is not None:
             self.malformed = self.malformed or f"a Content-Type has two values of {kind.doubled}"
         many = kind.type.startswith("multipart/")
-        if (many or kind.type in self._types) and (name := unclear_field(headers)) is not None:
-            self.malformed = self.malformed or f"some programs cannot read the {name} of a part"
+        like_text = many or kind.type.startswith(self._types)  # text/html charset=utf-8 is, to some
+        if like_text and (name := unclear_field(headers)) is not None:
+            self.unclear = self.unclear or f"some programs cannot read the {name} of a part"
         if many:
             self._read_parts(body, kind, at, depth)
         elif kind.type in self._types and not is_attached(headers):

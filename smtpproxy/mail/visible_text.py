@@ -264,13 +264,14 @@ class VisibleText(Struct, frozen=True):
     """`text` is folded (see `folded`); `links` are URIs as written, in order.
 
     `whole`: nothing that may have been text was left out. `malformed`: why a reader may see another
-    text.
+    text; `unclear`: why a reader may see less.
     """
 
     text: str
     links: tuple[str, ...]
     whole: bool = True
     malformed: str | None = None
+    unclear: str | None = None
 
 
 _URI = re.compile(r"(?:https?://|mailto:)[^\s<>\"]{1,2000}", re.IGNORECASE)
@@ -332,4 +333,4 @@ def visible_text(body: Body) -> VisibleText:
         links += read.links
     text = "\n".join(texts)
     links += map(_without_marks, _URI.findall(text))
-    return VisibleText(folded(text), tuple(links), body.whole, body.malformed)
+    return VisibleText(folded(text), tuple(links), body.whole, body.malformed, body.unclear)

@@ -53,6 +53,8 @@ def check_content(
         signs = bulk_signs(headers, None if visible is None else visible.text)
         look = ContentFeatures(senders=senders, bulk_markers=signs.fields, bulk_text=signs.text)
         return features if look == _NOTHING else replace(features, content=look)
+    if visible is not None and visible.unclear is not None:  # it must not count as seen
+        features = replace(features, malformed=features.malformed or visible.unclear)
     prefix = _fake_prefix(headers) if stream.honest_subject else None
     if visible is None:
         return replace(features, content=ContentFeatures(senders=senders, fake_prefix=prefix))

@@ -68,7 +68,8 @@ PARTS = {
 def malformed(key: str) -> str:
     if key in PARTS:
         body = b"--b\r\nContent-Type : text/html\r\n\r\nx\r\n--b--\r\n"
-        said = read_body(HeaderBlock(PARTS[key] + b"\r\n"), body).malformed
+        read = read_body(HeaderBlock(PARTS[key] + b"\r\n"), body)
+        said = read.malformed or read.unclear
     else:
         said = read_features(HeaderBlock(HEADERS[key] + b"\r\n"), "X-Mail-Stream").malformed
     assert said is not None

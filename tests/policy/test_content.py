@@ -255,6 +255,22 @@ def test_what_readers_see_differently_cannot_be_judged(raw: str) -> None:
     assert reason(OPTOUT, f"{HEAD}{SAME_TWICE}\r\nUnsubscribe: {HOST}") == "none"
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "Content-Type: text\r\n",  # by mailx of Solaris
+        "Content-Type: text/html charset=utf-8\r\n",
+        "Content-Transfer-Encoding: 8bit;\r\n",
+    ],
+)
+def test_what_some_programs_cannot_read_is_refused_only_where_it_speaks_for_the_sender(
+    fields: str,
+) -> None:
+    raw = f"{HEAD}{fields}\r\nUnsubscribe: {HOST}"
+    assert reason(OPTOUT, raw) == "header_malformed"
+    assert reason(replace(RECEIPTS, bulk_recipients=100), raw) == "none"
+
+
 RELAXED = replace(OFFERS, alignment=Alignment.RELAXED, from_domains=frozenset())
 STRICT = replace(RELAXED, alignment=Alignment.STRICT)
 SIGNED = "DKIM-Signature: v=1; a=rsa-sha256; bh=x; d={}; s=a;\r\n b=abc\r\n"
