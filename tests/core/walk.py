@@ -42,6 +42,8 @@ class Walk:
         self.content: tuple[str, str | None, int] = ("", None, 0)
         self.copied: dict[tuple[str, str | None, int], set[str]] = {}  # whose client has no answer
         self.told: dict[tuple[str, str | None, int], set[str]] = {}  # of whom its sender was told
+        self.unsure: dict[tuple[str, str | None, int], set[str]] = {}  # may be kept, or not
+        self.ledger_failed = False
         self.known: set[str] = set()  # the store has answered about them
         self.unreleased: set[str] = set()  # who stay counted, since that could not be taken back
         self.failures: dict[str, Result] = {}  # of the effects of this question, by kind
@@ -124,6 +126,7 @@ class Walk:
             self.steps.append("the spool breaks")
             self.driver.spool_is_broken = True
             self.failures["spool"] = "lost"
+            self.ledger_failed = True  # it goes by the content
 
     def _an_effect_is_answered(self) -> None:
         self._answer(self.draw.choice(self.world.outstanding))
@@ -149,6 +152,8 @@ class Walk:
             result = "ok"
         if self.asked is not None and effect.kind in OWN:
             self.failures[effect.kind] = result
+        if effect.kind == "copies" and result != "ok":
+            self.ledger_failed = True
         if effect.kind == "release" and result != "ok":
             self.unreleased |= _people(effect.about)
         self.steps.append(f"{effect.kind} {', '.join(effect.about)}: {result}")
@@ -185,7 +190,7 @@ class Walk:
         self.contents += not again
         self.content = self._current.reverse_path, header, self.contents
         mail = marketing(stream=header, message_id=f"<{self.contents}@shop.example>", **links)  # type: ignore[arg-type]
-        self.ending, self.failures = True, {}
+        self.ending, self.failures, self.ledger_failed = True, {}, False
         self.driver.client_is_there = self.draw.random() < 0.8
         self.steps.append(f"DATA {self.content}, client is there: {self.driver.client_is_there}")
         self.asked = self.open.data(mail)
@@ -240,10 +245,12 @@ class Walk:
         told = {name for name in (*PEOPLE, LOUD) if any(name in notice for notice in notices)}
         taken = [r for s in current.sent if s.code == 250 and not s.is_notice for r in s.recipients]
         before = self.copied.pop(self.content, set())
-        told_before = self.told.pop(self.content, set())
+        told_before = self.told.get(self.content, set())
         assert not before.intersection(taken), "mailed at this attempt and at one before"
+        unsure = self.unsure.pop(self.content, set())
+        twice = told & told_before - unsure
         if self.failures.get("copies", "ok") == "ok":
-            assert not told & told_before, f"told twice of {told & told_before}"
+            assert not twice, f"told twice of {twice}"
         deferred, gone = any(400 <= a.code < 500 for a in answers), not self.driver.client_is_there
         kept = deferred or (gone and sum(not each.is_notice for each in current.sent) > 1)
         copies = self.setting.adds_links or (self.setting.returns and current.reverse_path)
@@ -251,23 +258,33 @@ class Walk:
             if each.sender.endswith("@bounces.example"):
                 (person,) = {name.lower().replace("@", "=") for name in each.recipients}
                 assert each.sender == f"{person}@bounces.example"
-        if copies and self.setting.intake == "smtp" and (kept or (gone and before)):
+        retried = bool(before.intersection(self.accepted))
+        if copies and self.setting.intake == "smtp" and (kept or (gone and retried)):
             self.copied[self.content] = before.union(taken)
         elif others := before - set(self.accepted):
             self.copied[self.content] = others  # they wait for another transaction's answer
-        if deferred or (gone and self.setting.relays):
+        if deferred or gone:
             self.told[self.content] = told | told_before
+            lost = told if self.ledger_failed else ()
+            self.unsure[self.content] = unsure.union(lost, taken if gone else ())
+        elif all(answer.code >= 500 for answer in answers):  # nobody looked for what was kept
+            self.unsure[self.content] = unsure | self.told.pop(self.content, set())
+        else:
+            self.told[self.content] = told_before - set(self.accepted)
+            self.unsure[self.content] = unsure - set(self.accepted)
         for name, answer in zip(asked.about, answers, strict=True):
             mailed = name in taken or name in current.handed_over or name in before
             assert taken.count(name) <= self.accepted.count(name), f"{name} is mailed twice"
-            self._failures_defer(answer.code, ("facts", "record", "count"))
+            if self.setting.intake != "lmtp":  # else the failure may be another's
+                self._failures_defer(answer.code, ("facts", "record", "count"))
             if not _people([name]) & self.known and "facts" not in self.failures:
                 assert answer.code >= 400, f"{answer} for {name}, of whom nothing is known"
             if answer.code < 300:
-                known = name in told or name in told_before
+                known = name in told | told_before | unsure
                 assert mailed or known, f"250 for {name}: not mailed, and nobody was told"
             elif answer.code >= 500:
                 unspoken = self.world.people[SENDER].scopes or not current.reverse_path
+                unspoken = unspoken or any(SENDER in who or not who for who in current.refusals)
                 assert name not in taken, f"{answer} for {name}, who is mailed"
                 assert not mailed or unspoken, f"{answer} for {name}, who was mailed"
                 self._refusal_is_known(name, answer.text)
