@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from smtpproxy.config import parse
 from smtpproxy.store.move import CopyResult
+from smtpproxy.store.move.traces import uncopied
 from smtpproxy.store.protocols import StoreUnavailable
 from tests.cli.stored import Stored
 from tests.kit import postgres
@@ -44,6 +46,21 @@ def test_a_file_that_a_database_replaces_uncopied_is_named(tmp_path: Path) -> No
     assert "smtpproxy.db: has contacts or suppressions, and was not copied to the store" in told
     stored.run("store", "copy", f"sqlite://{tmp_path}/state/smtpproxy.db", new)
     assert "was not copied" not in stored.run("check").stdout
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 5_000])
+def test_one_that_cannot_be_read_is_named_and_keeps_no_relay_from_starting(
+    tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "state").mkdir()
+    left = tmp_path / "state" / "smtpproxy.db"
+    left.write_bytes(content)
+    of_database = {"store": {"url": "postgresql://relay@db.example/smtpproxy"}}
+    settings = parse(to_toml(relay_config(tmp_path, "127.0.0.1:25", of_database)), "x.toml")
+    (found,) = uncopied(settings)
+    assert found.subject == str(left)
+    assert found.text.startswith("may have contacts or suppressions that are not in the store in")
+    assert found.fix.startswith("move it away")
 
 
 @needs("postgresql")

@@ -12,6 +12,7 @@ from smtpproxy.store.configurations import Misfit
 from smtpproxy.store.move.ends import copy_of
 from smtpproxy.store.move.sqlite_files import read_state, store_errors
 from smtpproxy.store.move.tables import PARTS
+from smtpproxy.store.protocols import StoreUnavailable
 from smtpproxy.store.sqlite.connection import moved_to, uri
 from smtpproxy.store.sqlite.moves import CLOSING, NOTING, STATE, triggers
 from smtpproxy.store.sqlite.side_file import part_path
@@ -36,16 +37,20 @@ async def traces(settings: StoreSettings) -> list[Misfit]:
 def uncopied(settings: Settings) -> list[Misfit]:
     """Return the file that a relay used before it got its database, if nobody copied it there.
 
-    Raises StoreUnavailable.
+    One that cannot be read keeps no relay from starting, as it is not in use.
     """
     path, url = settings.server.state_dir / "smtpproxy.db", without_password(settings.store.url)
     if not is_postgresql(settings.store) or not path.exists():
         return []
-    with store_errors():
-        opened = sqlite3.connect(uri(path, read_only=True), uri=True, timeout=_WAIT)
-        with closing(opened) as connection:
-            if moved_to(connection) is not None or not connection.execute(_ROWS).fetchone()[0]:
-                return []
+    try:
+        with store_errors():
+            opened = sqlite3.connect(uri(path, read_only=True), uri=True, timeout=_WAIT)
+            with closing(opened) as connection:
+                if moved_to(connection) is not None or not connection.execute(_ROWS).fetchone()[0]:
+                    return []
+    except StoreUnavailable as error:
+        text = f"may have contacts or suppressions that are not in the store in use: {error}"
+        return [Misfit(str(path), text, "move it away if it is no longer needed")]
     text = "has contacts or suppressions, and was not copied to the store that is in use"
     fix = f"stop the relay, and run smtpproxy store copy 'sqlite://{path}' '{url}', or move it away"
     return [Misfit(str(path), text, fix)]
