@@ -55,6 +55,8 @@ from smtpproxy.store.shared_keys import check_link_keys, check_suppression_keys
 
 CONCURRENT = 8
 DOMAIN_CHECKS = frozenset({Check.SPF, Check.DKIM, Check.DMARC, Check.ALIGNMENT, Check.MX})
+_OF_ADDRESSES = DOMAIN_CHECKS | {Check.PTR}
+"""Only these wait for the DNS, which may be what is down, to name the sending addresses."""
 
 Job = Callable[[], Awaitable[Sequence[Finding]]]
 
@@ -88,13 +90,13 @@ class Doctor:
         """Run the checks. `providers` needs all others, and alone shows only its list."""
         wanted, settings = set(checks), self.settings
         run = set(Check) if Check.PROVIDERS in wanted else wanted
-        addresses = await self._addresses()
+        addresses = await self._addresses() if run & _OF_ADDRESSES else ()
         jobs = self._others(run, addresses)
         if run & DOMAIN_CHECKS:
             jobs += [(Check.SPF, name, self._of_domain(name, addresses)) for name in domains]
         try:
             found = await asyncio.gather(*(self._bounded(*job) for job in jobs))
-            if Check.CONNECTIONS in wanted:  # the check of the upstream has none any more
+            if Check.CONNECTIONS in wanted:  # last, so as not to count the upstream check's own
                 count = _single(upstream_connections, settings, self.in_use)
                 where = str(settings.upstream.address)
                 found.append(await self._bounded(Check.CONNECTIONS, where, count))

@@ -23,6 +23,7 @@ from smtpproxy.doctor.machine import (
     look,
 )
 from smtpproxy.policy.model import Mode
+from smtpproxy.resolver import Answer
 from smtpproxy.settings import (
     Credential,
     DkimSettings,
@@ -122,6 +123,15 @@ def test_the_room_on_the_disks(settings: Settings, tmp_path: Path) -> None:
         first, second = disks(replace(settings, store=store))
     assert (first.status, second.status) == ("pass", "fail")
     assert second.text == f"0 MB left on the disk of {full}"
+
+
+async def test_what_is_of_this_machine_alone_does_not_wait_for_the_dns(settings: Settings) -> None:
+    async def lookup(*_: object) -> Answer:
+        raise AssertionError
+
+    only = [Check.DISK, Check.KEYS, Check.CERTIFICATE]
+    report = await run.Doctor(settings, lookup, NOW, 20.0).examine([DOMAIN], only)
+    assert [each.check for each in report.findings] == ["disk"]
 
 
 @pytest.mark.parametrize(
