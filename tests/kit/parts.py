@@ -58,7 +58,7 @@ PARTS = {
         ("php",),
         library="/usr/share/php/libphp-phpmailer/autoload.php",
     ),
-    "perl": Part("perl", ("perl",)),  # Net::SMTP comes with it
+    "perl": Part("perl", ("perl",), library="/usr/share/perl/*/Net/SMTP.pm"),  # not in perl-base
     "postfix": Part(
         "postfix libsasl2-modules",  # which it only recommends, and needs to log in
         ("postfix", "postconf"),
