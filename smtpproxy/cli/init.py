@@ -16,7 +16,7 @@ from smtpproxy.cli import fail
 from smtpproxy.cli.options import choice, command, flag, option, several
 from smtpproxy.cli.printer import Part, Result, Styled, print_text
 from smtpproxy.cli.prompter import Prompter
-from smtpproxy.setup import UNIT_STATE
+from smtpproxy.settings.mail import UNIT_STATE
 from smtpproxy.setup.answers import Answers, Route
 from smtpproxy.setup.files import UNIT_COMMAND
 

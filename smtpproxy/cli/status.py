@@ -25,7 +25,7 @@ from smtpproxy.policy.model import Reason
 from smtpproxy.process.control import NotRunning, Response, Status, ask
 from smtpproxy.purge_runs import newest_run
 from smtpproxy.settings import Settings, UnixAddress
-from smtpproxy.setup import UNIT_STATE
+from smtpproxy.settings.mail import UNIT_STATE
 from smtpproxy.sinks.snapshots import Samples, Snapshot
 from smtpproxy.store import is_postgresql, open_breaker, open_feedback
 from smtpproxy.store.breaker import StreamStatus

@@ -57,11 +57,14 @@ from smtpproxy.toml_tables import AT_LEAST_ONE, DERIVED, Bounds, Key
 
 Tls = Literal["none", "starttls", "implicit"]
 
+UNIT_STATE = Path("/var/lib/smtpproxy")
+"""The `StateDirectory` of smtpproxy.service."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
     hostname: Annotated[Hostname, Key(example="relay.example.com")]
-    state_dir: File = Path("/var/lib/smtpproxy")
+    state_dir: File = UNIT_STATE
     workers: Annotated[int, Bounds(0, 256)] = 1  # 0, in the file: one per CPU
     data_size_limit: Size = 25 * MIB
     header_size_limit: HeaderSize = 256 * KIB

@@ -4,6 +4,3 @@ from pathlib import Path
 
 UNIT_CONFIG = Path("/etc/smtpproxy/smtpproxy.toml")
 """The configuration of smtpproxy.service, and of every command without --config."""
-
-UNIT_STATE = Path("/var/lib/smtpproxy")
-"""The `state_dir` of smtpproxy.service, and of a configuration that names none."""

@@ -13,8 +13,9 @@ from msgspec import Struct
 from smtpproxy.disk import flush
 from smtpproxy.mail.dkim import zone_line
 from smtpproxy.settings import UnixAddress
+from smtpproxy.settings.mail import UNIT_STATE
 from smtpproxy.settings.places import hostname as read_hostname
-from smtpproxy.setup import UNIT_CONFIG, UNIT_STATE
+from smtpproxy.setup import UNIT_CONFIG
 from smtpproxy.setup.answers import STREAM_HEADER, Answers, Route
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ OWNER = "smtpproxy"
 """The user of the service unit, who has to own the keys."""
 
 UNIT_COMMAND = Path("/usr/bin/smtpproxy")
-"""The defaults in smtpproxy.service."""
+"""The program that smtpproxy.service runs."""
 
 INSTALL = "install"
 """The folder, beside the configuration, with files for Postfix, systemd and the DNS."""
