@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from shlex import quote
 
 from smtpproxy.disk import give_to_owner_of, sync_path
 from smtpproxy.settings import Settings
@@ -112,7 +113,7 @@ def missing_changes(
 
 def unconfirmed(journals: Journals, own: Path, end: int, at: datetime) -> str:
     """Say that a copy ends with a change, and how to confirm that the original did too."""
-    given = "" if journals.changes == own else f" --journals {journals.changes}"
+    given = "" if journals.changes == own else f" --journals {quote(str(journals.changes))}"
     return (
         f"any changes after change {end} of {at:%Y-%m-%dT%H:%M:%SZ}, with which this copy of the"
         " journals ends. If there were none (the relay had stopped before it was copied, or it was"
