@@ -28,7 +28,7 @@ _WHOLE_DOMAIN = re.compile(r"(?:\*?@|(?=\*\.))(\*\.)?([^*@]*)")
 
 _UUCP = ".uucp"  # not a domain: before it is a host of bang paths
 _HAS_READINGS = re.compile(r'[%!]|\A"|\.uucp\Z')
-_NO_DOMAIN = "the local part holds a route to what is no domain: write it without %, ! and quotes"
+_NO_DOMAIN = "the local part routes to an invalid domain: write it without %, ! and quotes"
 
 MAX_READINGS = 16
 """How many other addresses one address may be read as."""

@@ -110,7 +110,7 @@ class HeaderBlock:
             if _ANY_NAME.match(head, broken.end()):
                 return (
                     f"line {line} has a field name that begins with -- or is longer than 100"
-                    " characters: some MTAs take it for the body's first"
+                    " characters: some MTAs take it for the first line of the body"
                 )
             return (
                 f"line {line} is not a header field: a field is a name of printable ASCII without"
