@@ -28,7 +28,7 @@ def little_left(folder: Path) -> str | None:
     except OSError:
         return None
     if found.f_files and not found.f_favail:  # Btrfs has no limit, and says 0 of 0
-        return f"no files left on the disk of {folder}"
+        return f"no inodes left on the disk of {folder}"
     free = found.f_bavail * found.f_frsize
     return f"{free / 1e6:.0f} MB left on the disk of {folder}" if free < _LITTLE else None
 
@@ -59,7 +59,7 @@ def give_to_owner_of(other: Path, file: Path | int) -> None:
 def locked(
     path: Path, busy: Exception, *, makes: bool = False, shared: bool = False
 ) -> Iterator[None]:
-    """Hold the lock of a folder; of a file, which is made if it is missing, with `makes`.
+    """Hold the lock of a folder, or, with `makes`, of a file that may not exist yet.
 
     Raises `busy` if another process has the lock; OSError.
     """

@@ -265,6 +265,6 @@ def test_a_disk_that_is_nearly_full(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(found))
         return command("check", path, code=0)[1]
 
-    for changed, said in (({4: 100}, "0 MB left"), ({7: 0}, "no files left")):
+    for changed, said in (({4: 100}, "0 MB left"), ({7: 0}, "no inodes left")):
         assert f"warning: server.state_dir: {said} on the disk" in warned(changed)
     assert "on the disk" not in warned({5: 0, 6: 0, 7: 0}), "Btrfs counts no files"
