@@ -9,13 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from msgspec import Struct
 
-from smtpproxy.core.effects import (
-    AskUpstream,
-    BeginData,
-    RunConcurrently,
-    SendContent,
-    Steps,
-)
+from smtpproxy.core.effects import AskUpstream, BeginData, RunConcurrently, SendContent, Steps
 from smtpproxy.core.recording import TEMPORARY_FAILURE, Recipient
 from smtpproxy.core.services import Services
 from smtpproxy.mail.dkim import SigningFailed
@@ -98,8 +92,8 @@ class PerRecipientDelivery:
             if outcome.accepted:
                 break
             refusals += outcome.for_all
-            passing = outcome.reply.code < 500 and not outcome.to_content
-            if outcome.for_all and (passing or refusals >= self._most_refusals):
+            upstream_fails = outcome.reply.code < 500 and not outcome.to_content
+            if outcome.for_all and (upstream_fails or refusals >= self._most_refusals):
                 return [known or Delivered(outcome.reply) for known in outcomes]
         left = [index for index, known in enumerate(outcomes) if known is None]
 

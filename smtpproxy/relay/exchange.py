@@ -46,9 +46,7 @@ class ContentSent(Exchange[Reply | None]):
 
     __slots__ = ("slow", "unended")
 
-    def __init__(
-        self, answered: Callable[[Any, list[Reply], Exception | None], None], slow: bool = False
-    ) -> None:
+    def __init__(self, answered: Callable[[Any, list[Reply], Exception | None], None]) -> None:
         super().__init__(answered)
-        self.slow = slow  # the upstream was, at least once
+        self.slow = False  # whether the upstream was, at least once
         self.unended = False

@@ -67,8 +67,7 @@ class Workers:
         self._write()
         return max((now if held else had for _, had, held in self._others()), default=None)
 
-    def is_content(self) -> None:
-        """Ask for no more."""
+    def stop_asking(self) -> None:
         self._asked = -_ASKS_FOR
 
     def share(self) -> int | None:
@@ -142,7 +141,7 @@ class UpstreamLimit:
         """How many of `count` connections are beyond this worker's share, while another asks for
         more. Then this one tries no more for a second."""
         if not waiting:
-            self._workers.is_content()
+            self._workers.stop_asking()
         self._workers.hold(count)
         share, now = self._workers.share(), self._now()
         if share is None or count <= share or now < self._gave_at + _SEEN_WITHIN:
