@@ -305,14 +305,14 @@ def _one_reply(results: Sequence[Delivered], mailed: int, done: int, id: str) ->
     temporary failure makes it a 4xx; otherwise it is 250 if anybody was mailed.
     """
     failed = [result.reply for result in results if not result.accepted]
-    passing = next((reply for reply in failed if reply.code < 500), None)
+    deferral = next((reply for reply in failed if reply.code < 500), None)
     taken, of_all = len(results) - len(failed) + mailed, len(results) + done
     if not taken:
-        return passing or failed[0]
-    if passing is not None:
+        return deferral or failed[0]
+    if deferral is not None:
         people = counted(of_all, "recipient")
         text = f"relayed to {taken} of {people}, try again for the others, id={id}"
-        return Reply.of(451, passing.enhanced or "4.0.0", text)
+        return Reply.of(451, deferral.enhanced or "4.0.0", text)
     return _copies_relayed(taken, of_all, id)
 
 

@@ -17,13 +17,12 @@ from smtpproxy.relay.connection import (
     UpstreamUnreachable,
 )
 from smtpproxy.relay.shares import Shares, UpstreamBusy
-from smtpproxy.relay.upstream_limit import MORE_EVERY, UpstreamLimit, Workers
+from smtpproxy.relay.upstream_limit import GREETED_WITHIN, MORE_EVERY, UpstreamLimit, Workers
 from smtpproxy.settings import UpstreamSettings
 from smtpproxy.waiting import Deadlines
 from smtpproxy.wire.commands import ClientInfo
 
 _AT_A_TIME = 8  # connections being opened: the upstream's queue for new ones may be short
-_GREETED_WITHIN = 2.0  # seconds; then others may be faster
 
 
 class _Wanted(asyncio.Future[UpstreamConnection]):
@@ -183,7 +182,7 @@ class UpstreamPool:
 
     def _hopeful(self) -> int:
         """How many attempts may soon bring a connection."""
-        since = self.deadlines.now() - _GREETED_WITHIN
+        since = self.deadlines.now() - GREETED_WITHIN
         return sum(begun > since for begun in self._opening.values())
 
     def _still_waiting(self) -> list[_Wanted]:

@@ -16,8 +16,8 @@ MORE_EVERY = 1.0
 _SEEN_WITHIN = 6.0
 """Seconds until an upstream that takes no more takes one for a connection that has ended: Sendmail
 listens again after five."""
-_GREETED_WITHIN = 2.0
-"""Seconds until it has greeted other workers that asked at the same moment."""
+GREETED_WITHIN = 2.0
+"""Seconds until it has greeted those who asked, unless it leaves them waiting."""
 _ASKS_FOR = 2.0  # seconds that a worker's wish for more counts
 _LIVES_FOR = 5.0  # seconds that a worker counts after its last sign of life
 _ENTRY = struct.Struct("=dddq")  # when it was alive, asked for more, had any; its connections
@@ -126,12 +126,12 @@ class UpstreamLimit:
         it has none of ours, nor of another worker, which could give one up."""
         now, before = self._now(), self._full_at
         self._taken, self._full_at = count, now
-        if now > before + _GREETED_WITHIN:
+        if now > before + GREETED_WITHIN:
             self._refused_since = now
         theirs = self._workers.ask()
         until = self._ended_at + _SEEN_WITHIN
         if theirs is not None:
-            until = max(until, theirs + _SEEN_WITHIN, self._refused_since + _GREETED_WITHIN)
+            until = max(until, theirs + _SEEN_WITHIN, self._refused_since + GREETED_WITHIN)
         if count or now < until:
             return False
         self._taken = 1  # the next message tries again

@@ -216,7 +216,7 @@ def _in_ascii(text: str) -> str:
     return "".join(each if each.isascii() else f"\\x{{{ord(each):X}}}" for each in text)
 
 
-_PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([\x21-\x3c\x3e-\x7e]+))?")
+_PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]{0,63})(?:=([\x21-\x3c\x3e-\x7e]+))?")
 
 
 SIMPLE_MAIL = re.compile(rf"[Ff][Rr][Oo][Mm]:{SIMPLE_PATH}")

@@ -295,6 +295,8 @@ def test_mail_parameters(parameters: str, mail: Mail) -> None:
         ("SIZE=1=2", "501 5.5.4 bad parameter syntax; write KEYWORD or KEYWORD=value"),
         ("SIZE = 1", "501 5.5.4 bad parameter syntax; write KEYWORD or KEYWORD=value"),
         ("-X", "501 5.5.4 bad parameter syntax; write KEYWORD or KEYWORD=value"),
+        ("X" * 64, f"555 5.5.4 MAIL parameter {'X' * 64} not recognised"),
+        ("X" * 65, "501 5.5.4 bad parameter syntax; write KEYWORD or KEYWORD=value"),
         ("X=é", "501 5.5.4 bad parameter syntax; write KEYWORD or KEYWORD=value"),
     ],
 )
