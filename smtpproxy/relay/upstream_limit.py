@@ -5,10 +5,10 @@ relay share what it takes: who holds more than its share gives some up for who a
 """
 
 import fcntl
-import mmap
 import os
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 MORE_EVERY = 1.0
@@ -25,34 +25,67 @@ TABLE_SIZE = 512 * _ENTRY.size
 """Octets, with room for as many workers as there may be, twice: those of a reload drain."""
 
 
-class Workers:
-    """What each worker holds and asks for, in memory that they share; this one writes its entry."""
+class Table:
+    """What the workers share: TABLE_SIZE octets. This one is of a worker that is alone."""
 
-    def __init__(self, table: bytearray | mmap.mmap, now: Callable[[], float]) -> None:
+    def __init__(self) -> None:
+        self._octets = bytearray(TABLE_SIZE)
+
+    def read(self) -> bytes:
+        return bytes(self._octets)
+
+    def write(self, octets: bytes, place: int) -> None:
+        self._octets[place : place + len(octets)] = octets
+
+
+class _File(Table):
+    """A table in a file, which is not mapped: a mapping ends the worker with SIGBUS where the file
+    is cut short or the disk is full. If it cannot be read or written, each worker is alone."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+
+    def read(self) -> bytes:
+        octets = b""
+        with suppress(OSError):
+            octets = os.pread(self._file, TABLE_SIZE, 0)
+        return octets.ljust(TABLE_SIZE, b"\0")
+
+    def write(self, octets: bytes, place: int) -> None:
+        with suppress(OSError):
+            os.pwrite(self._file, octets, place)
+
+    def __del__(self) -> None:
+        os.close(self._file)
+
+
+class Workers:
+    """What each worker holds and asks for, in a table; this one writes its entry."""
+
+    def __init__(self, table: Table, now: Callable[[], float]) -> None:
         """Take an entry that no living worker has. `now` is the same clock in all workers."""
         self._table, self._now = table, now
         self._asked = self._had = -_ASKS_FOR
         self._held = 0
         places = range(0, TABLE_SIZE, _ENTRY.size)
-        self._place = next((place for place in places if not self._alive(place)), 0)
+        octets = table.read()
+        self._place = next((place for place in places if not self._alive(octets, place)), 0)
         self._write()
 
     @classmethod
     def alone(cls, now: Callable[[], float]) -> "Workers":
-        return cls(bytearray(TABLE_SIZE), now)
+        return cls(Table(), now)
 
     @classmethod
     def sharing(cls, path: Path, now: Callable[[], float]) -> "Workers":
         """Share a file, which the first creates. Raises OSError."""
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        table = _File(file)
+        fcntl.flock(file, fcntl.LOCK_EX)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if os.fstat(file).st_size < TABLE_SIZE:
-                os.ftruncate(file, TABLE_SIZE)
-            return cls(mmap.mmap(file, TABLE_SIZE), now)
+            return cls(table, now)
         finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # the mapping keeps the file open
-            os.close(file)
+            fcntl.flock(file, fcntl.LOCK_UN)
 
     def hold(self, count: int) -> None:
         """Say how many connections this worker has, and that it is alive."""
@@ -70,29 +103,35 @@ class Workers:
     def stop_asking(self) -> None:
         self._asked = -_ASKS_FOR
 
-    def share(self) -> int | None:
-        """This worker's fair share, if another asks for more."""
-        now = self._now()
+    def surplus(self, idle: int) -> int:
+        """How many this worker gives up to others that ask for more, with `idle` of its own."""
+        now, mine = self._now(), self._held
         others = [(abs(now - asked) < _ASKS_FOR, held) for asked, _, held in self._others()]
-        if not any(asks for asks, _ in others):
-            return None
-        all_held = self._held + sum(held for _, held in others)
-        return -(-all_held // (1 + sum(asks or held > 0 for asks, held in others)))
+        poorest = min((held for asks, held in others if asks), default=None)
+        if poorest is None or not mine:
+            return 0
+        all_held = mine + sum(held for _, held in others)
+        share = -(-all_held // (1 + sum(asks or held > 0 for asks, held in others)))
+        # With fewer connections than workers, one that has none takes its turn.
+        one = not poorest or poorest + 1 < mine
+        return max(mine - share, -(-idle // 2), int(one))
 
     def _others(self) -> list[tuple[float, float, int]]:
         """When each asked for more, when it had a connection, how many it has."""
+        octets = self._table.read()
         return [
-            _ENTRY.unpack_from(self._table, place)[1:]
+            _ENTRY.unpack_from(octets, place)[1:]
             for place in range(0, TABLE_SIZE, _ENTRY.size)
-            if place != self._place and self._alive(place)
+            if place != self._place and self._alive(octets, place)
         ]
 
-    def _alive(self, place: int) -> bool:
-        seen: float = _ENTRY.unpack_from(self._table, place)[0]
+    def _alive(self, octets: bytes, place: int) -> bool:
+        seen: float = _ENTRY.unpack_from(octets, place)[0]
         return seen > 0 and abs(self._now() - seen) < _LIVES_FOR  # a loop's clock may be behind
 
     def _write(self) -> None:
-        _ENTRY.pack_into(self._table, self._place, self._now(), self._asked, self._had, self._held)
+        entry = _ENTRY.pack(self._now(), self._asked, self._had, self._held)
+        self._table.write(entry, self._place)
 
 
 class UpstreamLimit:
@@ -107,7 +146,7 @@ class UpstreamLimit:
 
     def __call__(self) -> int:
         """Each second after a refusal may try one more."""
-        later = int((self._now() - self._full_at) / MORE_EVERY)
+        later = max(0, int((self._now() - self._full_at) / MORE_EVERY))
         return min(self.most, self._taken + later)
 
     def opened(self, count: int) -> None:
@@ -137,14 +176,15 @@ class UpstreamLimit:
         self._taken = 1  # the next message tries again
         return True
 
-    def surplus(self, count: int, waiting: bool) -> int:
-        """How many of `count` connections are beyond this worker's share, while another asks for
-        more. Then this one tries no more for a second."""
+    def surplus(self, count: int, idle: int, waiting: bool) -> int:
+        """How many of `count` connections to give up, while another worker asks for more. That one
+        tries each second, so this one tries no more for two."""
         if not waiting:
             self._workers.stop_asking()
         self._workers.hold(count)
-        share, now = self._workers.share(), self._now()
-        if share is None or count <= share or now < self._gave_at + _SEEN_WITHIN:
+        now = self._now()
+        surplus = self._workers.surplus(idle)
+        if not surplus or now < self._gave_at + _SEEN_WITHIN:
             return 0
-        self._taken, self._full_at, self._gave_at = share, now, now
-        return count - share
+        self._taken, self._full_at, self._gave_at = count - surplus, now + MORE_EVERY, now
+        return surplus

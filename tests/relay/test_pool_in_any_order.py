@@ -17,7 +17,7 @@ from smtpproxy.relay.connection import (
     UpstreamUnreachable,
 )
 from smtpproxy.relay.pool import UpstreamPool
-from smtpproxy.relay.upstream_limit import TABLE_SIZE, Workers
+from smtpproxy.relay.upstream_limit import Table, Workers
 from smtpproxy.settings import TcpAddress, UpstreamSettings
 from smtpproxy.waiting import Deadlines
 from tests.kit.jumping_loop import run
@@ -58,7 +58,7 @@ class Pool(UpstreamPool):
         fails: Callable[[], bool] = lambda: False,
         refuses: type[UpstreamError] = UpstreamFull,
         upstream: set[Connection] | None = None,
-        table: bytearray | None = None,
+        table: Table | None = None,
         **settings: Any,
     ) -> None:
         """`greets` says after how many seconds, `fails` whether that is an error."""
@@ -68,7 +68,7 @@ class Pool(UpstreamPool):
             "relay.example",
             deadlines,
             Counter(),
-            Workers(bytearray(TABLE_SIZE) if table is None else table, deadlines.now),
+            Workers(Table() if table is None else table, deadlines.now),
         )
         self.connections: set[Connection] = set()
         self.upstream: set[Connection] = set() if upstream is None else upstream
@@ -136,7 +136,7 @@ class Walk:
         draw = self.draw
         await asyncio.sleep(1)  # a clock has never stood at 0
         upstream: set[Connection] = set()
-        table = bytearray(TABLE_SIZE)
+        table = Table()
         self.pools = [self._pool(upstream, table) for _ in range(draw.choice([1, 1, 2, 3]))]
         beats = [asyncio.create_task(pool.keep_making_room()) for pool in self.pools]
         messages = []
@@ -167,7 +167,7 @@ class Walk:
             with contextlib.suppress(asyncio.CancelledError):
                 await beat
 
-    def _pool(self, upstream: set[Connection], table: bytearray) -> Pool:
+    def _pool(self, upstream: set[Connection], table: Table) -> Pool:
         draw = self.draw
         return Pool(
             self.limit,
@@ -348,7 +348,7 @@ async def _beside(count: int, limit: int, **settings: Any) -> tuple[list[Pool], 
     """The pools of a relay's workers before an MTA with a limit, and what they do each second."""
     await asyncio.sleep(1)  # a clock has never stood at 0
     upstream: set[Connection] = set()
-    table = bytearray(TABLE_SIZE)
+    table = Table()
     pools = [Pool(limit, upstream=upstream, table=table, **settings) for _ in range(count)]
     return pools, [asyncio.create_task(pool.keep_making_room()) for pool in pools]
 
@@ -412,5 +412,24 @@ def test_a_worker_that_has_ended_holds_nothing() -> None:
                 await waiting
         first.release(held)
         beats[1].cancel()
+
+    run(work())
+
+
+@pytest.mark.parametrize(("workers", "limit"), [(4, 3), (4, 5), (3, 2), (2, 1)])
+def test_workers_have_their_turns_where_the_upstream_takes_few(workers: int, limit: int) -> None:
+    """Those that had one kept it, busy or idle, and the others' messages were refused."""
+
+    async def work() -> None:
+        pools, beats = await _beside(workers, limit)
+        for _ in range(2):
+            await asyncio.gather(
+                *(_send(pool, 0.02) for pool in pools for _ in range(400 // workers))
+            )
+        first = [asyncio.create_task(_send(pools[0], 0.02)) for _ in range(4_000)]
+        await asyncio.gather(*(_send(pool, 0.02) for pool in pools[1:]))
+        for task in (*first, *beats):
+            task.cancel()
+        await asyncio.gather(*first, return_exceptions=True)
 
     run(work())
