@@ -14,7 +14,7 @@ import click
 import httpx
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.options import command, flag
+from smtpproxy.cli.options import command, flag, settings_in
 from smtpproxy.cli.printer import print_json, print_text
 from smtpproxy.cli.status_text import MOST_WAITING, Rates, status_text
 from smtpproxy.cli.stores import using_store
@@ -26,6 +26,7 @@ from smtpproxy.process.control import NotRunning, Response, Status, ask
 from smtpproxy.purge_runs import newest_run
 from smtpproxy.settings import Settings, UnixAddress
 from smtpproxy.settings.mail import UNIT_STATE
+from smtpproxy.setup import UNIT_CONFIG
 from smtpproxy.sinks.snapshots import Samples, Snapshot
 from smtpproxy.store import is_postgresql, open_breaker, open_feedback
 from smtpproxy.store.breaker import StreamStatus
@@ -57,8 +58,8 @@ def status(
 ) -> int:
     """Show the state of the running relay; exits with 1 when none runs, or a worker is missing.
 
-    Counts are totals of all workers since the relay started. A configuration file that has faults
-    is said to have them: the relay goes on with what it has read.
+    Counts are totals of all workers since the relay started. If the configuration file has faults
+    by now, it says so: the relay goes on with what it has read.
     """
     place = _place(config)
     found = _look(place)
@@ -83,13 +84,21 @@ def _place(config: Path) -> _Place:
     try:
         settings = load(config)
     except ConfigError as error:
-        try:
-            written = read(config)["server"]["state_dir"]
-        except (TomlError, LookupError, TypeError):
-            written = None
-        state = Path(written) if isinstance(written, str) else UNIT_STATE
-        return _Place(state, None, error.faults)
+        return _Place(_state_dir(config), None, error.faults)
     return _Place(settings.server.state_dir, settings)
+
+
+def _state_dir(config: Path) -> Path:
+    """Return where the relay of a faulty file is; if only guessing is left, exit with 2."""
+    written = None
+    try:
+        written = read(config)["server"]["state_dir"]
+    except TomlError:
+        if config != UNIT_CONFIG:  # the relay of the unit is another one
+            settings_in(config)
+    except (LookupError, TypeError):
+        pass
+    return Path(written) if isinstance(written, str) else UNIT_STATE
 
 
 def _look(place: _Place) -> dict[str, Any]:

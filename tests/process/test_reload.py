@@ -25,7 +25,7 @@ from smtpproxy.cli import main
 from tests.kit.dkim import KeyFile
 from tests.kit.messages import marketing, message
 from tests.kit.ports import LOOPBACK, free_port, wait_for
-from tests.kit.processes import Running
+from tests.kit.processes import Running, run
 from tests.kit.relay import COMMAND, RelayProcess, listener
 from tests.kit.reports import letter
 from tests.kit.upstream import FakeUpstream
@@ -296,6 +296,20 @@ def test_status_tells_how_it_is_although_the_file_has_faults(relay: RelayProcess
     assert code == 2
     assert "nonsense" in told
     assert "no relay runs" in told
+
+
+@pytest.mark.parametrize("text", [None, "no TOML"])
+def test_status_shows_no_other_relay_where_the_file_does_not_say_which(
+    tmp_path: Path, text: str | None
+) -> None:
+    """`/var/lib/smtpproxy` is that of the unit, and of files that can be read and name none."""
+    path = tmp_path / "typo.toml"
+    if text is not None:
+        path.write_text(text)
+    done = run(*COMMAND, "status", "--config", str(path))
+    assert done.returncode == 2
+    assert "typo.toml: " in done.stderr
+    assert "no relay runs" not in done.stderr
 
 
 def test_a_file_that_the_relay_does_not_read_is_not_what_was_reloaded(relay: RelayProcess) -> None:
