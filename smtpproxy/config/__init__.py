@@ -184,6 +184,7 @@ def _completed(found: Settings, books: Mapping[str, Rulebook], digest: str) -> S
         streams={stream.name: stream for stream in (default, *declared)},
         brands=brands,
         rulebooks={book.name: book for book in books.values()},
+        rulebook_files=tuple(Path(name) for name in books if name.startswith("/")),
         hash=digest,
     )
     return with_confirmations(made)

@@ -114,6 +114,7 @@ class Settings:
     brands: Annotated[Mapping[str, BrandSettings], DERIVED] = field(default_factory=dict)
     """By name; the built-in one if none is declared. All have a title and a controller."""
     rulebooks: Annotated[Mapping[str, Rulebook], DERIVED] = field(default_factory=dict)
+    rulebook_files: Annotated[tuple[Path, ...], DERIVED] = ()
     hash: Annotated[str, DERIVED] = ""
     """SHA-256 of the file, 12 hex digits, for config_info."""
 
@@ -227,7 +228,7 @@ class Settings:
 
     @property
     def named_paths(self) -> tuple[Path, ...]:
-        """The files that the configuration names: keys, certificates, users and so on."""
+        """The files that the configuration names: keys, certificates, rulebooks and so on."""
         found: dict[Path, None] = {}
         skipped = {self.server.state_dir, self.feedback_dir}
 

@@ -17,6 +17,8 @@ from smtpproxy.store import open_answers
 from smtpproxy.store.sql.web_tables import KeptAnswer
 from tests.backup.conftest import WHOLE, Machine
 from tests.kit.journal import Clock, decided, journal
+from tests.kit.relay import relay_config
+from tests.kit.toml import to_toml
 
 ANNE, BEN, CLEO, DAN, EVE = (
     f"{name}@people.example" for name in ("anne", "ben", "cleo", "dan", "eve")
@@ -48,6 +50,17 @@ def test_a_backup_is_private_and_holds_all_that_it_says(machine: Machine, backup
     assert names | {"manifest.json"} == {path.name for path in backup.iterdir()}
     assert (manifest["contacts"], manifest["suppressions"]) == (5, 0)
     assert not list(machine.folder.glob(".*.partial"))
+
+
+def test_a_backup_holds_the_rulebooks_that_the_configuration_names(machine: Machine) -> None:
+    book = machine.file("rulebook.toml", 'name = "own"\n')
+    config = relay_config(machine.folder, "127.0.0.1:25", {"policy": {"rulebook": book}})
+    machine.config_path.write_text(to_toml(config))
+    machine.people([ANNE])
+    backup = machine.backup()
+    manifest = json.loads((backup / "manifest.json").read_text())
+    (name,) = [kept["name"] for kept in manifest["files"] if kept.get("path") == book]
+    assert (backup / name).read_text() == 'name = "own"\n'
 
 
 def test_a_backup_overwrites_nothing(machine: Machine, backup: Path) -> None:

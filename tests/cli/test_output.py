@@ -115,6 +115,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Stored:
         "dkim": [{"domain": "a.example", "selector": "s1", "key": str(stored.folder / "s1.pem")}],
         "feedback": {**returns, "address": "127.0.0.1:2600"},
     }
+    more["policy"] = {"rulebook": stored.file("rulebook.toml", 'name = "own"\n')}
     stored.config_path.write_text(to_toml(relay_config(stored.folder, "127.0.0.1:25", more)))
     stored.run("suppress", "add", "anna@people.example")
     return stored
@@ -130,6 +131,7 @@ OWN = {
     "mail-bulk.db": "belongs to the store",
     "s1.pem": "is a file that the configuration names",
     "linked.pem": "is a file that the configuration names",
+    "rulebook.toml": "is a file that the configuration names",
 }
 
 
