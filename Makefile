@@ -26,7 +26,7 @@ tests: compiled
 	$(BIN)/pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 soak: $(VENV)/.dev parts  ## load, fuzzing and promises, for long; TESTS=tests/fuzz is a part
-	SMTPPROXY_TEST_SOAK=1 $(BIN)/pytest -m soak -n $(JOBS) --dist worksteal $(TESTS)
+	SMTPPROXY_TEST_SOAK=1 $(BIN)/pytest -m soak -n $(JOBS) --dist worksteal -o timeout=1800 $(TESTS)
 
 lint: $(VENV)/.dev  ## formatting, lint, types, import floors
 	$(BIN)/ruff check

@@ -178,7 +178,7 @@ class MilterTransaction(NotifyingTransaction):
         # The sender is told first: once the MTA mails the others, it may be too late.
         changed = yield from self._notify_refused(outcome, headers.raw)
         if changed is None:
-            changed = yield from self._recheck(outcome)
+            changed = yield from self._recheck_recorded(outcome)
         if changed is not None:
             return changed
         yield from self._left_to_the_mta(self.recipients - len(outcome.refused))

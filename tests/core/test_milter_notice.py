@@ -3,8 +3,9 @@
 from smtpproxy.events import Decided
 from tests.core.driving import PEOPLE, Setting
 from tests.core.scene import Scene, codes
+from tests.core.world import Effect
 
-ANN, BOB, _ = PEOPLE
+ANN, BOB, CYD = PEOPLE
 
 
 def test_the_record_of_a_notice_does_not_name_the_place_of_the_message_in_the_queue() -> None:
@@ -21,3 +22,22 @@ def test_the_record_of_a_notice_does_not_name_the_place_of_the_message_in_the_qu
         ("data", "4QID"),
         ("notice", ""),
     ]
+
+
+def test_who_withdraws_while_the_sender_is_told_of_another_is_counted_no_more() -> None:
+    scene = Scene(Setting("milter", "split", refuses_at_data=True))
+
+    def withdraws(effect: Effect) -> None:
+        if effect.kind == "end":
+            scene.world.passes_time()
+            scene.world.people[CYD].consents = False
+
+    try:
+        for name in (ANN, BOB, CYD):
+            question = scene.rcpt(name) if name != ANN else scene.mail(name)
+            assert codes(question) == [250]
+        scene.world.people[BOB].scopes = {"all"}
+        assert codes(scene.send(answers=withdraws)) == [250, 250, 250]
+        assert scene.counted == {ANN}
+    finally:
+        scene.driver.close()

@@ -150,7 +150,7 @@ class Walk:
             result = self.draw.choice(FAILURES)
         if effect.kind == "rset" and self.frozen and result != "lost":
             result = "ok"
-        if self.asked is not None and effect.kind in OWN:
+        if self.asked is not None and effect.kind in OWN and not self._is_for_the_outcome(effect):
             self.failures[effect.kind] = result
         if effect.kind == "copies" and result != "ok":
             self.ledger_failed = True
@@ -160,6 +160,11 @@ class Walk:
         self.world.answer(effect, result)
         self.driver.settle()
         self._look()
+
+    def _is_for_the_outcome(self, effect: Effect) -> bool:
+        """Whether this only asks who may be named on record with the answer: all is sent."""
+        sent = self.ending and any(not each.is_notice for each in self._current.sent)
+        return sent and effect.kind == "facts" and _people(effect.about) == _people(self.accepted)
 
     # the client
 
@@ -249,7 +254,7 @@ class Walk:
         assert not before.intersection(taken), "mailed at this attempt and at one before"
         unsure = self.unsure.pop(self.content, set())
         twice = told & told_before - unsure
-        if self.failures.get("copies", "ok") == "ok":
+        if not self.ledger_failed:
             assert not twice, f"told twice of {twice}"
         deferred, gone = any(400 <= a.code < 500 for a in answers), not self.driver.client_is_there
         kept = deferred or (gone and sum(not each.is_notice for each in current.sent) > 1)
