@@ -76,7 +76,7 @@ class RateTable:
             if os.fstat(self._file).st_size != _SIZE:
                 os.ftruncate(self._file, 0)
                 os.pwrite(self._file, os.urandom(_SECRET), 0)
-                os.ftruncate(self._file, _SIZE)
+            os.posix_fallocate(self._file, 0, _SIZE)  # on a full disk, a hole is a SIGBUS
             self._map = mmap.mmap(self._file, _SIZE)
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)

@@ -91,6 +91,12 @@ def rates(table: RateTable, **keys: Rate) -> ClientRates:
     return ClientRates(ListenerSettings("apps", TcpAddress("127.0.0.1", 25), **keys), table)  # type: ignore[arg-type]
 
 
+def test_the_table_has_no_holes(tmp_path: Path, table: RateTable) -> None:
+    """If the disk is full, whoever writes to one is killed by SIGBUS."""
+    file = (tmp_path / "rates").stat()
+    assert file.st_blocks * 512 >= file.st_size
+
+
 def test_an_ipv6_client_counts_by_its_network(table: RateTable) -> None:
     limited = rates(table, message_rate=Rate(2, 60.0))
     asked = [limited.message(f"2001:db8::{n}", None) for n in range(1, 4)]
