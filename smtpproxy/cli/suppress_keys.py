@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -34,7 +34,10 @@ from smtpproxy.terminal import counted
 
 def _address_or_file(value: str) -> Path | str:
     path = Path(value)
-    return path if path == STDIN or path.is_file() else value
+    with suppress(OSError):  # too long for the name of a file
+        if path == STDIN or path.is_file():
+            return path
+    return value
 
 
 @command("key")

@@ -87,5 +87,6 @@ def test_of_a_file_each_line_becomes_key_and_address(stored: Stored) -> None:
 
 def test_what_is_neither_is_wrong_usage(stored: Stored) -> None:
     exported_key(stored, "anna@people.example")
-    result = stored.run("suppress", "key", "list.txt", code=2)
-    assert "neither a file nor an address" in result.stderr
+    for wrong in ("list.txt", "a" * 300, f"a\x01{'a' * 300}@x.example"):
+        result = stored.run("suppress", "key", wrong, code=2)
+        assert "neither a file nor an address" in result.stderr
