@@ -151,8 +151,10 @@ class Unreadable:
         """Finish the file; without unreadable lines, remove that of an earlier run."""
         if self._file is not None:
             self._file.close()
-        elif self.usual and self.path is not None and is_of_a_scrub(self.path):
-            self.path.unlink()
+        elif self.usual and self.path is not None:
+            with suppress(PermissionError):  # another user's stays
+                if is_of_a_scrub(self.path):
+                    self.path.unlink()
 
 
 BATCH_LINES = 4_000

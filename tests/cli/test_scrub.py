@@ -32,7 +32,8 @@ from smtpproxy.store.protocols import SuppressionEntry
 from tests.cli.conftest import Bench
 from tests.kit import store
 from tests.kit.ports import wait_for
-from tests.kit.relay import COMMAND, STREAMS, RelayProcess, listener
+from tests.kit.processes import run
+from tests.kit.relay import COMMAND, REPOSITORY, STREAMS, RelayProcess, listener
 from tests.kit.store import SUPPRESSED, address, people
 from tests.kit.toml import to_toml
 from tests.kit.upstream import FakeUpstream
@@ -208,6 +209,20 @@ def test_rejected_lines_of_an_import_are_neither_overwritten_nor_removed(
         _, told = scrub(bench, tmp_path, "email\nnobody\n", "--stream", "offers", code=2)
         assert f"{aside} exists, and no scrub wrote it" in told
         assert aside.read_text() == text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="works only as root, who may become another user")
+def test_unreadable_lines_of_another_user_end_no_scrub_that_has_none(tmp_path: Path) -> None:
+    aside = tmp_path / "list.csv.rejected"
+    aside.write_text("# line 2: no @ (scrub)\nnobody\n")
+    aside.chmod(0o600)
+    program = (
+        "import os, sys; from pathlib import Path; from smtpproxy.scrub.run import Unreadable;"
+        " os.setuid(65534); Unreadable(None, Path(sys.argv[1]), print, usual=True).close()"
+    )
+    done = run(COMMAND[0], "-c", program, str(aside), cwd=REPOSITORY)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert aside.exists()
 
 
 def test_only_a_file_of_a_scrub_is_overwritten_with_unreadable_lines(
