@@ -5,7 +5,7 @@ values that equal their defaults.
 """
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -14,6 +14,7 @@ from smtpproxy.policy.rulebook import Audience, Dealing, Frequency, Source
 
 BUILT_IN_BRAND = "default"
 """The brand of a stream if the configuration names no brand, or several but not the stream's."""
+_TICK = timedelta(microseconds=1)
 
 
 class Evidence(Struct, frozen=True, omit_defaults=True):
@@ -126,6 +127,12 @@ def wishes_about(told: Iterable[Preference], purpose: str | None, brand: str) ->
     if own is None:
         return matching
     return [one for one in matching if one is own or one.at >= own.at]
+
+
+def said_last(told: Iterable[Preference], purpose: str, brand: str, now: datetime) -> datetime:
+    """Return the time of a wish that is expressed now: later than those before it, even if a clock
+    that was ahead has dated them."""
+    return max([now, *(one.at + _TICK for one in wishes_about(told, purpose, brand))])
 
 
 def same_brand(one: str, other: str) -> bool:

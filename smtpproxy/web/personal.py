@@ -16,7 +16,7 @@ from smtpproxy.erasure import erase_record, forget_reports
 from smtpproxy.locale import PAGE_LANGS, Lang, texts
 from smtpproxy.locale.pages import environment
 from smtpproxy.mail.confirmation_token import Confirmation
-from smtpproxy.policy.contact import wishes_about
+from smtpproxy.policy.contact import said_last
 from smtpproxy.policy.model import Audience, ConsentAct, Contact, Frequency, Origin, Preference
 from smtpproxy.policy.rules.recipient import TRACKING
 from smtpproxy.settings import Settings
@@ -30,7 +30,6 @@ from smtpproxy.web.look import Look
 from smtpproxy.web.own_mail import RelayUnavailable, Submit, Writer, send
 
 VALID_FOR = timedelta(days=1)
-_TICK = timedelta(microseconds=1)
 _MOST_WORDS = 50  # occupations
 _LONGEST_WORD = 200  # characters
 _OFTEN = tuple(str(each) for each in Frequency)
@@ -178,13 +177,7 @@ class PersonalPages:
         stored, look = await self._stored(confirmation), self.looks[confirmation.brand]
         before = Known(stored, look, "en").wishes(now)
         wished = {purpose: form.get(f"often:{purpose}", "") for purpose in before}
-
-        def said_at(stored: Stored, purpose: str) -> datetime:
-            """Later than what they said before, which a clock that was ahead may have dated."""
-            told = stored.contact.preferences if stored.contact else ()
-            about = wishes_about(told, purpose, confirmation.brand)
-            return max([now, *(one.at + _TICK for one in about)])
-
+        told, brand = stored.contact.preferences if stored.contact else (), confirmation.brand
         none = [
             SuppressionEntry(
                 address, f"purpose:{purpose}", Origin.UNSUBSCRIBE, now, _by_the_person(confirmation)
@@ -195,7 +188,7 @@ class PersonalPages:
         if none:
             await store.add_suppressions(none)
         wishes = tuple(
-            Preference(purpose, Frequency(often), said_at(stored, purpose), confirmation.brand)
+            Preference(purpose, Frequency(often), said_last(told, purpose, brand, now), brand)
             for purpose, often in wished.items()
             if often in _OFTEN and often != before[purpose]
         )

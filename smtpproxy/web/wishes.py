@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription
+from smtpproxy.policy.contact import said_last
 from smtpproxy.policy.model import ConsentAct, Contact, Frequency, Origin, Preference
 from smtpproxy.policy.rules.recipient import TRACKING
 from smtpproxy.store.link_keys import LinkReader
@@ -36,7 +37,7 @@ class Undo(Struct, frozen=True, array_like=True):
     recipient: str
     at: datetime
     scopes: tuple[str, ...] = ()  # not suppressed before
-    wishes: tuple[Preference, ...] = ()  # as they were before
+    wishes: tuple[Preference, ...] = ()  # as they were before, but with the time of the request
     moved: tuple[tuple[str, str], ...] = ()  # (address, scope) at a later address of the person
 
 
@@ -160,9 +161,14 @@ class Wishes:
             for purpose, often in wished.items()
             if purpose not in none and _stricter(Frequency(often), before[purpose])
         }
-        if news:
-            await self._note(address, brand, news, undo.at)
-        was = [Preference(p, before[p] or Frequency.ALL, undo.at, brand) for p in news]
+        told = () if contact is None else contact.preferences
+        new = [
+            Preference(purpose, often, said_last(told, purpose, brand, undo.at), brand)
+            for purpose, often in news.items()
+        ]
+        if new:
+            await self._note(address, new)
+        was = [replace(one, frequency=before[one.purpose] or Frequency.ALL) for one in new]
         return replace(undo, wishes=tuple(was))
 
     async def untrack(self, link: Unsubscription, brand: str | None) -> bool:
@@ -202,8 +208,9 @@ class Wishes:
         if contact is not None:
             newest = {(p.brand, p.purpose): p.at for p in contact.preferences}
             for wish in undo.wishes:
-                if newest.get((wish.brand, wish.purpose)) == undo.at:
-                    await self._note(address, wish.brand, {wish.purpose: wish.frequency}, now)
+                if newest.get((wish.brand, wish.purpose)) == wish.at:
+                    at = said_last(contact.preferences, wish.purpose, wish.brand, now)
+                    await self._note(address, [replace(wish, at=at)])
                 else:
                     done = False
         return done
@@ -225,11 +232,9 @@ class Wishes:
         except AddressError:
             return ()
 
-    async def _note(
-        self, recipient: str, brand: str, often: Mapping[str, Frequency], at: datetime
-    ) -> None:
-        wishes = tuple(Preference(purpose, each, at, brand) for purpose, each in often.items())
-        update = ContactUpdate(Contact(recipient, preferences=wishes), given=frozenset())
+    async def _note(self, recipient: str, wishes: Sequence[Preference]) -> None:
+        contact = Contact(recipient, preferences=tuple(wishes))
+        update = ContactUpdate(contact, given=frozenset())
         await self._writer().put_contacts([update])
 
 

@@ -431,6 +431,15 @@ async def test_a_link_that_anybody_may_hold_gives_nobody_more_mail(site: Site) -
     assert await site.wishes() == {"shop/offers": "monthly"}
 
 
+async def test_a_wish_that_a_clock_has_dated_ahead_can_be_made_stricter_too(site: Site) -> None:
+    ahead = Preference("offers", Frequency.WEEKLY, T0 + timedelta(days=90), "shop")
+    await site.store.put_contacts([Contact(JEANNE, acts=(AGREED,), preferences=(ahead,))])
+    saved = await prefer(site, offers="monthly")
+    assert await site.wishes() == {"shop/offers": "monthly"}
+    await site.undo(site.link(), saved, MINUTE)
+    assert await site.wishes() == {"shop/offers": "weekly"}
+
+
 async def test_a_wish_from_before_there_were_brands_can_be_made_stricter_and_no_more(
     site: Site,
 ) -> None:
