@@ -132,7 +132,9 @@ class UpstreamPool:
 
     def make_room(self) -> None:
         """Give up connections that another worker needs more; to be called every second."""
-        self._surplus = self._limit.surplus(self._open, len(self._idle), self.waiting > 0)
+        self._surplus = self._limit.surplus(
+            self._open, len(self._idle), self.waiting > 0, self._surplus
+        )
         for idle in self._idle[: self._surplus]:
             idle.quit()
             self._surplus -= 1

@@ -176,15 +176,21 @@ class UpstreamLimit:
         self._taken = 1  # the next message tries again
         return True
 
-    def surplus(self, count: int, idle: int, waiting: bool) -> int:
+    def surplus(self, count: int, idle: int, waiting: bool, owed: int) -> int:
         """How many of `count` connections to give up, while another worker asks for more. That one
-        tries each second, so this one tries no more for two."""
+        tries each second, so this one tries no more for two.
+
+        `owed`: of the last surplus, those that messages still use.
+        """
         if not waiting:
             self._workers.stop_asking()
         self._workers.hold(count)
         now = self._now()
         surplus = self._workers.surplus(idle)
-        if not surplus or now < self._gave_at + _SEEN_WITHIN:
-            return 0
-        self._taken, self._full_at, self._gave_at = count - surplus, now + MORE_EVERY, now
+        if now < self._gave_at + _SEEN_WITHIN:
+            surplus = min(surplus, owed)
+        elif surplus:
+            self._gave_at = now
+        if surplus:
+            self._taken, self._full_at = count - surplus, now + MORE_EVERY
         return surplus

@@ -397,6 +397,29 @@ def test_a_worker_that_comes_later_gets_its_share_of_what_is_busy_all_the_time()
     run(work())
 
 
+@pytest.mark.parametrize("limit", [1, 4])
+def test_a_worker_gets_its_share_however_long_messages_take(limit: int) -> None:
+    """What the other was to give up within a second it kept, if no message ended by then."""
+
+    async def work() -> None:
+        (first, second), beats = await _beside(2, limit)
+
+        async def keep_sending(after: float) -> None:
+            await asyncio.sleep(after)
+            while True:
+                await _send(first, 15)
+
+        busy = [asyncio.create_task(keep_sending(number)) for number in range(3 * limit)]
+        await asyncio.sleep(30)
+        async with asyncio.timeout(20):
+            await _send(second, 0.05)
+        for task in (*busy, *beats):
+            task.cancel()
+        await asyncio.sleep(0)
+
+    run(work())
+
+
 def test_a_worker_that_has_ended_holds_nothing() -> None:
     """Messages do not wait for connections that it had: the upstream takes none at all."""
 
