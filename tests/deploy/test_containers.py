@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from smtpproxy.config import parse
+from smtpproxy.process.children import SLOWEST_START
 from tests.kit.pages import section
 from tests.kit.parts import needs, program, tool
 from tests.kit.ports import wait_for
@@ -106,6 +107,14 @@ def test_a_pod_is_given_the_time_to_drain() -> None:
     (_, pause) = relay["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
     left = relay["terminationGracePeriodSeconds"] - int(pause)
     assert left >= settings.server.drain_timeout + 20
+
+
+def test_nothing_cuts_a_slow_start_short() -> None:
+    (relay,) = [pod for pod in pods() if "terminationGracePeriodSeconds" in pod]
+    probe = relay["containers"][0]["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= SLOWEST_START
+    (minutes,) = re.findall(r"--start-period=(\d+)m ", CONTAINERFILE.read_text())
+    assert int(minutes) * 60 >= SLOWEST_START
 
 
 def test_journals_are_shipped_once_more_when_the_relay_has_ended(tmp_path: Path) -> None:
