@@ -32,6 +32,7 @@ from smtpproxy.settings import (
     StreamSettings,
     WebhookSettings,
 )
+from smtpproxy.settings.mail import DATABASE
 from smtpproxy.toml_tables import Fault, Location, as_meant, read_table, report, tables
 
 _REPLACED: Mapping[Location, str] = {
@@ -173,7 +174,7 @@ def _completed(found: Settings, books: Mapping[str, Rulebook], digest: str) -> S
         )
         for each in found.declared_streams
     ]
-    url = found.store.url or f"sqlite://{server.state_dir}/smtpproxy.db"
+    url = found.store.url or f"sqlite://{server.state_dir / DATABASE}"
     strictest = min(shortest_seconds(book.honour_within) for book in books.values())
     made = replace(
         found,

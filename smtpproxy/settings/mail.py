@@ -59,6 +59,8 @@ Tls = Literal["none", "starttls", "implicit"]
 
 UNIT_STATE = Path("/var/lib/smtpproxy")
 """The `StateDirectory` of smtpproxy.service."""
+DATABASE = "smtpproxy.db"
+"""The store in `state_dir`, unless `store.url` names another."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from smtpproxy.settings import Settings, StoreSettings
+from smtpproxy.settings.mail import DATABASE
 from smtpproxy.store import is_postgresql, store_path
 from smtpproxy.store.closed import without_password
 from smtpproxy.store.configurations import Misfit
@@ -39,7 +40,7 @@ def uncopied(settings: Settings) -> list[Misfit]:
 
     One that cannot be read keeps no relay from starting, as it is not in use.
     """
-    path, url = settings.server.state_dir / "smtpproxy.db", without_password(settings.store.url)
+    path, url = settings.server.state_dir / DATABASE, without_password(settings.store.url)
     if not is_postgresql(settings.store) or not path.exists():
         return []
     try:
