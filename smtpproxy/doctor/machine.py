@@ -59,6 +59,9 @@ def disks(settings: Settings) -> list[Finding]:
 
 
 def _room(folder: Path) -> Finding:
+    if not os.access(folder, os.F_OK):
+        text = "the folder does not exist, or this user may not see it"
+        return Finding(Check.DISK, str(folder), Status.UNKNOWN, text, "run smtpproxy check")
     left = little_left(folder)
     if left is not None:
         return Finding(Check.DISK, str(folder), Status.FAIL, left, _MAKE_ROOM)

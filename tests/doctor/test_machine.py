@@ -123,6 +123,8 @@ def test_the_room_on_the_disks(settings: Settings, tmp_path: Path) -> None:
         first, second = disks(replace(settings, store=store))
     assert (first.status, second.status) == ("pass", "fail")
     assert second.text == f"0 MB left on the disk of {full}"
+    gone = StoreSettings(url=f"sqlite://{tmp_path}/gone/relay.db")
+    assert [each.status for each in disks(replace(settings, store=gone))] == ["pass", "unknown"]
 
 
 async def test_what_is_of_this_machine_alone_does_not_wait_for_the_dns(settings: Settings) -> None:
