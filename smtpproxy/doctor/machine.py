@@ -76,11 +76,11 @@ def judge_days(left: float | None) -> tuple[Status, str, str]:
     """Return status, text and fix for a certificate with so many days left."""
     if left is None:
         return Status.UNKNOWN, "the expiry date of its certificate cannot be read", ""
+    days = counted(round(abs(left)), "day") if abs(left) >= 1 else "less than a day"
     if left < 0:
-        ago = f"{counted(int(-left), 'day')} ago" if left <= -1 else "less than a day ago"
-        return Status.FAIL, f"its certificate expired {ago}", _RENEW_CERTIFICATE
+        return Status.FAIL, f"its certificate expired {days} ago", _RENEW_CERTIFICATE
     if left < SOON:
-        return Status.WARN, f"its certificate expires in {left:.0f} days", _RENEW_CERTIFICATE
+        return Status.WARN, f"its certificate expires in {days}", _RENEW_CERTIFICATE
     return Status.PASS, f"its certificate is valid for another {left:.0f} days", ""
 
 

@@ -18,6 +18,7 @@ from smtpproxy.doctor.machine import (
     disks,
     failover,
     judge_clock,
+    judge_days,
     judge_key,
     keys,
     look,
@@ -111,6 +112,21 @@ def test_links_keys_count_from_the_day_that_stands_in_them(
     path.chmod(0o600)
     (found,) = keys(settings, NOW)
     assert (found.subject, found.text) == ("unsubscribe", "10 days old")
+
+
+@pytest.mark.parametrize(
+    ("left", "text"),
+    [
+        (-2.2, "expired 2 days ago"),
+        (-1.2, "expired 1 day ago"),
+        (-0.2, "expired less than a day ago"),
+        (0.7, "expires in less than a day"),
+        (1.2, "expires in 1 day"),
+        (13.0, "expires in 13 days"),
+    ],
+)
+def test_the_days_of_a_certificate(left: float, text: str) -> None:
+    assert judge_days(left)[1] == f"its certificate {text}"
 
 
 @needs("tmpfs")
