@@ -1,11 +1,15 @@
 """SMTP's texts: replies (RFC 5321 4.2), xtext (RFC 3461 4), the trace field (RFC 5321 4.4)."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
 
 from msgspec import Struct
+
+LINE_OCTETS = 511
+"""Of a reply's line with code and CRLF. RFC 5321 4.5.3.1.5 allows one more, but PHPMailer reads up
+to 511, and takes the LF that is left for the next reply."""
 
 
 class Reply(Struct, frozen=True, gc=False):
@@ -31,9 +35,13 @@ class Reply(Struct, frozen=True, gc=False):
 
     @classmethod
     def with_texts(cls, code: int, enhanced: str | None, texts: Sequence[bytes]) -> "Reply":
-        """Make a reply of one or more lines, which contain no line ends."""
-        *others, last = texts
+        """Make a reply of one or more lines, which contain no line ends; too long ones become
+        several."""
         prefix = b"" if enhanced is None else enhanced.encode() + b" "
+        room = LINE_OCTETS - len(b"250 \r\n") - len(prefix)
+        if max(map(len, texts)) > room:
+            texts = [piece for text in texts for piece in _pieces(text, room)]
+        *others, last = texts
         wire = b"".join([b"%d-%b%b\r\n" % (code, prefix, text) for text in others])
         return cls(code, enhanced, b"%b%d %b%b\r\n" % (wire, code, prefix, last))
 
@@ -55,6 +63,15 @@ class Reply(Struct, frozen=True, gc=False):
 
     def __str__(self) -> str:
         return self.wire[:-2].decode("utf-8", "replace").replace("\r\n", " / ")
+
+
+def _pieces(text: bytes, room: int) -> Iterator[bytes]:
+    """Divide a text at spaces, if it has any."""
+    while len(text) > room:
+        end = text.rfind(b" ", 1, room + 1)
+        yield text[: end if end > 0 else room]
+        text = text[end + 1 if end > 0 else room :]
+    yield text
 
 
 _ESCAPED = re.compile(rb"\+([0-9A-F]{2})")

@@ -6,12 +6,9 @@ With a `help_url` a reply ends with ` see URL/REASON`, if all of that fits besid
 import re
 from collections.abc import Sequence
 
-from smtpproxy.mail.reply import Reply
+from smtpproxy.mail.reply import LINE_OCTETS, Reply
 from smtpproxy.policy.model import Action, Reason, Verdict
 
-LINE_OCTETS = 511
-"""With code and CRLF. RFC 5321 4.5.3.1.5 allows one more, but PHPMailer reads up to 511, and takes
-the LF that is left for the next reply."""
 _NAME_OCTETS = 64  # of a stream's name or an id, to leave room for an address
 
 _CUT_ESCAPE = re.compile(r"\\(x(\{[0-9A-F]*)?)?\Z")

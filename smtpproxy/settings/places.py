@@ -18,7 +18,7 @@ from smtpproxy.toml import shown
 from smtpproxy.toml_tables import Written
 
 _UNIX_PATH_LIMIT = 107  # octets of sun_path, without its NUL
-_LONGEST_HELP = 128  # a reply line has 511 octets, with an address and names (policy/replies.py)
+_LONGEST_HELP = 128  # a reply line has 511 octets, with an address and names (mail/reply.py)
 _DATABASE_HOST = re.compile(r"/.*|(?:\[[^\[\]]+\]|[^\[\]:]+)(?::(?P<port>.*))?")
 _WRONG_HOST = (
     "must have hosts with ports from 1 to 65535, or none, and NAME=VALUE after the ?, as in"

@@ -39,6 +39,11 @@ from tests.relay.sending import (
         ("550 5.7.1 one\n550 two", "550-5.7.1 one / 550 5.7.1 two"),
         ("599 9.9.9 odd", "599 5.0.0 9.9.9 odd"),
         ("550", "550 5.0.0 "),
+        (  # 512 octets with the enhanced code and CRLF, of which PHPMailer reads 511
+            f"550 {'x' * 400} {'y' * 99}",
+            f"550-5.0.0 {'x' * 400} / 550 5.0.0 {'y' * 99}",
+        ),
+        (f"550 5.7.1 {'x' * 600}", f"550-5.7.1 {'x' * 499} / 550 5.7.1 {'x' * 101}"),
     ],
 )
 async def test_a_refusal_is_the_upstreams_own(step: Step, says: str, mirrored: str) -> None:
