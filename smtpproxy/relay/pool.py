@@ -225,10 +225,12 @@ class UpstreamPool:
             pass
         except (UpstreamFull, UpstreamUnreachable, UpstreamLost) as error:
             self._refused(error)
+            self._give_up(begun, error)
         except Exception as error:
             waiting = self._still_waiting()
             if len(waiting) > self._hopeful() and waiting[0].since <= begun:
                 waiting[0].set_exception(error)
+            self._give_up(begun, error)
         else:
             self._hand_out(connection, fresh=True)
             self._limit.opened(self._open)
@@ -238,6 +240,14 @@ class UpstreamPool:
         """Make do with the connections that the upstream takes, if any."""
         if self._limit.refused(self._open + len(self._opening)):
             for wanted in self._still_waiting():
+                wanted.set_exception(error)
+
+    def _give_up(self, begun: float, error: Exception) -> None:
+        """Fail messages that waited for long, and for this attempt too: there is always another,
+        which may fail as well."""
+        until = min(begun, self.deadlines.now() - self.settings.wait_timeout)
+        for wanted in self._still_waiting():
+            if wanted.since <= until:
                 wanted.set_exception(error)
 
     def _hand_out(self, connection: UpstreamConnection, *, fresh: bool = False) -> None:

@@ -17,6 +17,7 @@ from smtpproxy.relay.connection import (
     UpstreamUnreachable,
 )
 from smtpproxy.relay.pool import UpstreamPool
+from smtpproxy.relay.shares import UpstreamBusy
 from smtpproxy.relay.upstream_limit import Table, Workers
 from smtpproxy.settings import TcpAddress, UpstreamSettings
 from smtpproxy.waiting import Deadlines
@@ -296,6 +297,30 @@ def test_messages_at_once_that_get_no_greeting_try_others() -> None:
         pool = Pool(1_000, lambda: next(greets))
         async with asyncio.timeout(5):
             await asyncio.gather(*(_send(pool, 0) for _ in range(20)))
+
+    run(work())
+
+
+@pytest.mark.parametrize("error", [UpstreamError, UpstreamFull, UpstreamUnreachable, UpstreamLost])
+@pytest.mark.parametrize("messages", [1, 20])
+def test_nobody_waits_for_ever_where_each_attempt_fails_after_long(
+    error: type[UpstreamError], messages: int
+) -> None:
+    """The next had begun by then, and might have brought a connection."""
+
+    class Failing(Pool):
+        async def _connect(self) -> Any:
+            await asyncio.sleep(10)
+            raise error("no answer")
+
+    async def work() -> None:
+        pool = Failing(0, wait_timeout=30)
+        async with asyncio.timeout(60):
+            sent = await asyncio.gather(
+                *(_send(pool, 0) for _ in range(messages)), return_exceptions=True
+            )
+        assert type(sent[0]) is error
+        assert {type(each) for each in sent} <= {error, UpstreamBusy}
 
     run(work())
 
