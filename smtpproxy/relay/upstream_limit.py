@@ -66,7 +66,7 @@ class Workers:
         """Take an entry that no living worker has. `now` is the same clock in all workers."""
         self._table, self._now = table, now
         self._asked = self._had = -_ASKS_FOR
-        self._held = 0
+        self._held, self._since = 0, 0.0  # and since when it has any
         places = range(0, TABLE_SIZE, _ENTRY.size)
         octets = table.read()
         self._place = next((place for place in places if not self._alive(octets, place)), 0)
@@ -91,6 +91,8 @@ class Workers:
         """Say how many connections this worker has, and that it is alive."""
         if count or self._held:
             self._had = self._now()
+        if not self._held:
+            self._since = self._now()
         self._held = count
         self._write()
 
@@ -112,8 +114,10 @@ class Workers:
             return 0
         all_held = mine + sum(held for _, held in others)
         share = -(-all_held // (1 + sum(asks or held > 0 for asks, held in others)))
-        # With fewer connections than workers, one that has none takes its turn.
-        one = not poorest or poorest + 1 < mine
+        # With fewer connections than workers, one that has none takes its turn: not at once, since
+        # the upstream may not listen before it is the next one's.
+        turn_over = bool(idle) or now - self._since >= _SEEN_WITHIN
+        one = (not poorest and turn_over) or poorest + 1 < mine
         return max(mine - share, -(-idle // 2), int(one))
 
     def _others(self) -> list[tuple[float, float, int]]:

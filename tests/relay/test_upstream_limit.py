@@ -21,6 +21,9 @@ def test_workers_see_each_other_through_a_file(tmp_path: Path) -> None:
     assert first.surplus(0) == 0
     assert third.ask() == clock.now
     assert (first.surplus(0), second.surplus(0)) == (6, 1)  # the third has none
+    second.hold(1)
+    assert (second.surplus(0), second.surplus(1)) == (0, 1)  # its only one is busy, or idle
+    second.hold(6)
     third.hold(5)
     assert (first.surplus(0), second.surplus(0)) == (4, 0)
     assert second.surplus(3) == 2  # idle ones
