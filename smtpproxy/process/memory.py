@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 
 import structlog
 
@@ -145,10 +146,16 @@ def end_at_once(save: Callable[[], None] = lambda: None) -> None:
 
 def has_room(octets: int) -> bool:
     """Return whether so much can be allocated in one piece. Nothing is written to it."""
-    library = ctypes.CDLL(None)
-    allocate, free = library.malloc, library.free
-    allocate.argtypes, allocate.restype = (ctypes.c_size_t,), ctypes.c_void_p
-    free.argtypes, free.restype = (ctypes.c_void_p,), None
+    allocate, free = _allocator()
     piece = allocate(octets)
     free(piece)
     return piece is not None
+
+
+@cache
+def _allocator() -> tuple[Callable[[int], int | None], Callable[[int | None], None]]:
+    """malloc(3) and free(3). Each CDLL makes a class of its own, which only a collection frees."""
+    library = ctypes.CDLL(None)
+    library.malloc.argtypes, library.malloc.restype = (ctypes.c_size_t,), ctypes.c_void_p
+    library.free.argtypes, library.free.restype = (ctypes.c_void_p,), None
+    return library.malloc, library.free
