@@ -18,6 +18,15 @@ Rates = Mapping[str, float]
 
 
 def status_text(found: dict[str, Any], rates: Rates) -> list[Part]:
+    parts: list[Part] = [_fields(found), "", *_streams(found, rates)]
+    reasons = list(found["refusals"].items())[:_MOST_REASONS]
+    if reasons:
+        rows = [(reason, str(n)) for reason, n in reasons]
+        parts += ["", Table([Column("not allowed because of"), Column("count", right=True)], rows)]
+    return parts
+
+
+def _fields(found: dict[str, Any]) -> Fields:
     upstream, held = found["upstream"], found["streams_held_back"]
     now = written_time(datetime.now(UTC))
     valid = {
@@ -45,7 +54,7 @@ def status_text(found: dict[str, Any], rates: Rates) -> list[Part]:
         "audit index": _behind(found["audit_index"]),
         "heard": _listed((found["feedback"] or {}).get("heard") or {}),
     }
-    fields = Fields(
+    return Fields(
         [
             ("version", f"{found['version']}, configuration {found['hash']}"),
             ("running", f"{timedelta(seconds=found['uptime_seconds'])}, process {found['pid']}"),
@@ -63,6 +72,9 @@ def status_text(found: dict[str, Any], rates: Rates) -> list[Part]:
             *lists.items(),
         ]
     )
+
+
+def _streams(found: dict[str, Any], rates: Rates) -> list[Part]:
     shown = found["streams"]
     if len(shown) > _MANY_STREAMS:
         shown = {
@@ -75,13 +87,9 @@ def status_text(found: dict[str, Any], rates: Rates) -> list[Part]:
         for name, mode in shown.items()
     ]
     columns = [Column("stream"), Column("mode"), *(Column(v, right=True) for v in _VERDICTS)]
-    parts: list[Part] = [fields, "", Table(columns, streams)]
+    parts: list[Part] = [Table(columns, streams)]
     if silent := len(found["streams"]) - len(shown):
         parts.append(f"{counted(silent, 'more stream', 'more streams')} had no mail")
-    reasons = list(found["refusals"].items())[:_MOST_REASONS]
-    if reasons:
-        rows = [(reason, str(n)) for reason, n in reasons]
-        parts += ["", Table([Column("not allowed because of"), Column("count", right=True)], rows)]
     return parts
 
 

@@ -174,12 +174,9 @@ class Worker:
         new_id = new_ids()
         deadlines = Deadlines(asyncio.get_running_loop())
         server = settings.server
+        workers = Workers.sharing(server.state_dir / "upstream", deadlines.now)
         self.pool = UpstreamPool(
-            settings.upstream,
-            server.hostname,
-            deadlines,
-            self.metrics.replies,
-            Workers.sharing(server.state_dir / "upstream", deadlines.now),
+            settings.upstream, server.hostname, deadlines, self.metrics.replies, workers
         )
         self._store = open_store(settings.store, server.state_dir, read_only=True)
         self._mailings = open_mailings(settings.store)
