@@ -5,11 +5,11 @@ credential, in one table for all workers.
 """
 
 import fcntl
-import mmap
 import os
 import struct
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
@@ -65,7 +65,10 @@ _SIZE = _SECRET + _BUCKETS * _BUCKET.size
 
 
 class RateTable:
-    """Keeps rates. `now` must be the same clock in all workers and across restarts."""
+    """Keeps rates. `now` must be the same clock in all workers and across restarts.
+
+    The file is not mapped: a mapping ends the worker with SIGBUS where the file is cut short.
+    """
 
     def __init__(self, path: Path, now: Callable[[], float]) -> None:
         """Create the file, or use the one that another worker created. Raises OSError."""
@@ -75,16 +78,18 @@ class RateTable:
         try:
             if os.fstat(self._file).st_size != _SIZE:
                 os.ftruncate(self._file, 0)
-                os.pwrite(self._file, os.urandom(_SECRET), 0)
-            os.posix_fallocate(self._file, 0, _SIZE)  # on a full disk, a hole is a SIGBUS
-            self._map = mmap.mmap(self._file, _SIZE)
+                self._make(os.urandom(_SECRET))
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
-        self._secret = self._map[:_SECRET]  # or a client could choose whose bucket it shares
+        # Without a secret, a client could choose whose bucket it shares.
+        self._secret = os.pread(self._file, _SECRET, 0)
 
     def close(self) -> None:
-        self._map.close()
         os.close(self._file)
+
+    def _make(self, secret: bytes) -> None:
+        os.pwrite(self._file, secret, 0)
+        os.posix_fallocate(self._file, 0, _SIZE)  # a full disk would not take what is counted
 
     def take(self, key: str, rate: Rate, count: int = 1) -> int:
         """Return how many of `count` the rate still permits, and use them up."""
@@ -101,7 +106,7 @@ class RateTable:
         fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
             now = self._now()
-            entries = _BUCKET.unpack_from(self._map, start)
+            entries = _BUCKET.unpack(self._read(start))
             place, moment = _find(entries, name)
             if not now < moment <= now + rate.period * 1.001:  # unused, or from before a reboot
                 moment = now
@@ -109,12 +114,21 @@ class RateTable:
             if count > 0:
                 count = min(count, int((now + rate.period - moment) / each + 1e-6))
             if count:
-                _ENTRY.pack_into(
-                    self._map, start + place * _ENTRY.size, name, moment + count * each
-                )
+                entry = _ENTRY.pack(name, moment + count * each)
+                with suppress(OSError):
+                    os.pwrite(self._file, entry, start + place * _ENTRY.size)
             return count
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _read(self, start: int) -> bytes:
+        """Return a bucket. Whoever finds that the file was cut short makes it whole again."""
+        bucket = b""
+        with suppress(OSError):
+            bucket = os.pread(self._file, _BUCKET.size, start)
+            if len(bucket) < _BUCKET.size:
+                self._make(self._secret)  # the one that the other workers have
+        return bucket.ljust(_BUCKET.size, b"\0")
 
 
 def _find(entries: tuple[float, ...], name: int) -> tuple[int, float]:

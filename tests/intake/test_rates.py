@@ -1,5 +1,6 @@
 """Rates: what a client may send in a time, over sessions, workers and restarts."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,12 +88,30 @@ def test_a_file_that_was_cut_is_made_again(tmp_path: Path, clock: Clock) -> None
     assert (tmp_path / "rates").stat().st_mode & 0o077 == 0o044  # it was the test's file
 
 
+@pytest.mark.parametrize("left", [0, 5, 700_000])
+def test_a_file_that_is_cut_while_workers_run(
+    table: RateTable, tmp_path: Path, clock: Clock, left: int
+) -> None:
+    """They forget what was counted, and go on counting together, with those that start later."""
+    file = tmp_path / "rates"
+    other = RateTable(file, clock)
+    size = file.stat().st_size
+    os.truncate(file, left)
+    for number in range(50):  # in buckets all over the file
+        assert [each.take(f"client {number}", SIXTY, 40) for each in (table, other)] == [40, 20]
+    assert file.stat().st_size == size
+    later = RateTable(file, clock)
+    assert not any(later.take(f"client {number}", SIXTY) for number in range(50))
+    for each in (other, later):
+        each.close()
+
+
 def rates(table: RateTable, **keys: Rate) -> ClientRates:
     return ClientRates(ListenerSettings("apps", TcpAddress("127.0.0.1", 25), **keys), table)  # type: ignore[arg-type]
 
 
 def test_the_table_has_no_holes(tmp_path: Path, table: RateTable) -> None:
-    """If the disk is full, whoever writes to one is killed by SIGBUS."""
+    """On a full disk nothing could be counted in one."""
     file = (tmp_path / "rates").stat()
     assert file.st_blocks * 512 >= file.st_size
 
