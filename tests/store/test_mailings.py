@@ -81,6 +81,20 @@ async def test_what_was_counted_while_a_clock_was_ahead_is_dated_as_of_its_corre
     log.close()
 
 
+async def test_a_message_counted_twice_while_a_clock_was_ahead_counts_once(log: MailingLog) -> None:
+    """As where a count could not be taken back, and was then made again."""
+    for at in (T0, T0 + 200 * DAY):
+        await log.reserve("A", OFFERS, [ANNA], at)
+    for at in (T0 + 200 * DAY, T0 + 201 * DAY, T0 + 202 * DAY):
+        await log.reserve("B", NEWS, [ANNA, BEN], at)
+    await log.correct(T0)
+    known = await log.known([ANNA, BEN])
+    sent = [(one.stream, one.at) for one in known[ANNA].mailings]
+    assert sorted(sent) == [("news", T0), ("offers", T0)]
+    assert [one.stream for one in known[BEN].mailings] == ["news"]
+    log.close()
+
+
 async def test_nothing_is_left_of_a_person_who_is_forgotten(log: MailingLog) -> None:
     await log.reserve("A", OFFERS, [ANNA, BEN], T0)
     await log.forget(ANNA)

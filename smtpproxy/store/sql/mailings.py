@@ -25,6 +25,15 @@ _PRUNE_FIRST = """
 DELETE FROM first_mailing WHERE person IN
     (SELECT person FROM first_mailing WHERE at < ? LIMIT ?)
 """
+_ONCE = """
+DELETE FROM mailing WHERE (person, at, id) IN (
+    SELECT person, at, id FROM mailing AS again WHERE at > ?1 AND EXISTS (
+        SELECT 1 FROM mailing WHERE person = again.person AND id = again.id AND at < again.at
+    ) LIMIT ?2
+)
+"""
+"""A message may be counted twice: where a count was not taken back, or its answer was lost. With
+the same date, both would be the same row."""
 _CORRECT = """
 UPDATE mailing SET at = ?1 WHERE (person, at, id) IN
     (SELECT person, at, id FROM mailing WHERE at > ?2 LIMIT ?3)
@@ -113,6 +122,7 @@ class MailingLog(SideTable):
         async with self._tables.reading() as session:  # the search would hold up writers
             if not await session.fetch_all(_ARE_AHEAD, to_micros(latest)):
                 return
+        await self._in_steps(_ONCE, latest)
         for statement in (_CORRECT, _CORRECT_FIRST):
             await self._in_steps(statement, now, latest)
 
