@@ -41,7 +41,7 @@ from smtpproxy.settings.mail import (
     UpstreamSettings,
     WebSettings,
 )
-from smtpproxy.settings.places import Address, TcpAddress, UnixAddress
+from smtpproxy.settings.places import Address, TcpAddress, UnixAddress, files_named
 from smtpproxy.settings.streams import BreakerSettings, PolicySettings, StreamSettings
 from smtpproxy.settings.webhooks import WebhookSettings
 from smtpproxy.toml_tables import AT_LEAST_ONE, DERIVED, Key
@@ -244,6 +244,7 @@ class Settings:
                     look(each)
 
         look(self)
+        look([files_named(url) for url in (self.store.url, self.store.replica_url or "")])
         return tuple(found)
 
     @property

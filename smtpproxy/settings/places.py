@@ -277,6 +277,15 @@ def replica_url(value: object) -> str:
     return _postgresql_url(value)
 
 
+_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile")
+
+
+def files_named(url: str) -> list[Path]:
+    """Return the certificates, keys and passwords that the URL of a PostgreSQL database names."""
+    given = parse_qsl(urlsplit(url).query)
+    return [Path(value) for name, value in given if name in _FILES and value.startswith("/")]
+
+
 def file(value: object) -> Path:
     """Return an absolute path."""
     if not isinstance(value, str) or not value.startswith("/"):

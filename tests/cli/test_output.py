@@ -147,6 +147,21 @@ def test_nor_is_a_file_of_the_relay(own: Stored, name: str) -> None:
     assert (path.read_bytes() if path.exists() else None) == before
 
 
+@pytest.mark.parametrize("name", ["sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile"])
+@pytest.mark.parametrize("key", ["url", "replica_url"])
+def test_nor_is_a_file_by_which_the_relay_logs_in_to_its_database(
+    tmp_path: Path, key: str, name: str
+) -> None:
+    stored = Stored(tmp_path)
+    path = stored.file("own", "secret")
+    urls = dict.fromkeys(("url", "replica_url"), "postgresql://relay@db.example/mail")
+    urls[key] += f"?sslmode=verify-full&{name}={path}"
+    stored.config_path.write_text(to_toml(relay_config(tmp_path, "127.0.0.1:25", {"store": urls})))
+    told = stored.run("suppress", "export", "--output", path, code=2).stderr
+    assert f"--output: {path} is a file that the configuration names" in told
+    assert Path(path).read_text() == "secret"
+
+
 GIVEN = {
     "scrub": "{list} --stream offers",
     "suppress import": "{people}",
