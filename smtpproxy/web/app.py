@@ -210,6 +210,7 @@ class _Monitoring:
     def __post_init__(self) -> None:
         self._counted: Mapping[str, Samples] = {}
         self._count_again = Cached(self._count, COUNTS_EVERY)
+        self._writing = asyncio.Lock()
 
     async def metrics(self, request: Request) -> Response:
         snapshot, (health, readiness), _ = await asyncio.gather(
@@ -227,13 +228,19 @@ class _Monitoring:
             },
         }
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        self.collector.snapshot = snapshot.with_gauges(gauges)
-        self.collector.openmetrics = content_type.startswith("application/openmetrics-text")
-        page, headers = encode(self.collector), {"Content-Type": content_type}
-        if gzip_accepted(request.headers.get("accept-encoding", "")):
-            page = gzip.compress(page, compresslevel=1)  # to a twentieth
+        headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
+        zipped = gzip_accepted(request.headers.get("accept-encoding", ""))
+        if zipped:
             headers["Content-Encoding"] = "gzip"
-        return Response(page, headers={**headers, "Vary": "Accept, Accept-Encoding"})
+
+        def page() -> bytes:
+            self.collector.snapshot = snapshot.with_gauges(gauges)
+            self.collector.openmetrics = content_type.startswith("application/openmetrics-text")
+            written: bytes = encode(self.collector)
+            return gzip.compress(written, compresslevel=1) if zipped else written  # to a twentieth
+
+        async with self._writing:  # in a thread: with many streams it takes long
+            return Response(await asyncio.to_thread(page), headers=headers)
 
     async def healthz(self, request: Request) -> Response:
         """Answer whether the workers are alive; if not, a restart may help."""

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,7 +97,9 @@ def request(port: int, path: str, method: str, headers: dict[str, str]) -> Answe
 
 
 @asynccontextmanager
-async def served(relay: Relay) -> AsyncIterator[Get]:
+async def served(
+    relay: Relay, processes: Callable[[], Sequence[int]] = tuple
+) -> AsyncIterator[Get]:
     sock = socket.create_server(("127.0.0.1", 0))
     port = sock.getsockname()[1]
     stop = asyncio.Event()
@@ -105,7 +107,9 @@ async def served(relay: Relay) -> AsyncIterator[Get]:
         relay.ask_stats,
         relay.ask_health,
         relay.ask_ready,
-        collector=SnapshotCollector(settings(), version="0.1.0", started_at=1.0),
+        collector=SnapshotCollector(
+            settings(), version="0.1.0", started_at=1.0, processes=processes
+        ),
         counts=relay.counts,
     )
     serving = asyncio.create_task(serve_web(app, sock, stop))
@@ -143,6 +147,29 @@ async def test_metrics_are_the_workers_the_stores_and_the_parts(relay: Relay) ->
     assert shown['smtpproxy_ready{part="store"}'] == 1
     assert shown['smtpproxy_ready{part="upstream"}'] == 0
     assert shown['smtpproxy_ready{part="workers"}'] == 1
+
+
+async def test_others_are_answered_while_metrics_are_written(relay: Relay) -> None:
+    """With 500 streams that takes a quarter of a second, and an unsubscribe must not wait."""
+    begun, answered = threading.Event(), threading.Event()
+    in_time = []
+
+    def processes() -> Sequence[int]:
+        begun.set()
+        in_time.append(answered.wait(10))
+        return ()
+
+    openmetrics = {"Accept": "application/openmetrics-text"}
+    async with served(relay, processes) as get:
+        scrapes = [asyncio.create_task(get("/metrics", **more)) for more in (openmetrics, {}) * 2]
+        await asyncio.to_thread(begun.wait, 10)
+        assert (await get("/healthz")).status == 200
+        answered.set()
+        pages = [await scrape for scrape in scrapes]
+    assert in_time == [True] * 4
+    for number, page in enumerate(pages):  # each in the format that it asked for
+        assert page.headers["content-type"].startswith(("application/openm", "text/")[number % 2])
+        assert page.body.endswith("# EOF\n") is (number % 2 == 0)
 
 
 async def test_metrics_move_from_scrape_to_scrape(relay: Relay) -> None:
