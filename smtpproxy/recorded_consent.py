@@ -83,13 +83,22 @@ async def record(
 
     `confirm`: the act confirms a request. Raises NotConfirmable, StoreUnavailable.
     """
-    before = await store.contact(address)
-    if confirm and not _can_be_confirmed(address, before, act):
-        return Recorded(False, (await store.facts(Lookups((address,))))[address])
-    new = await store.record_act(address, act)
-    if source and not sources(before, settings, act.brand):
-        named = Contact(address, source=source, brand=act.brand)
-        await store.put_contacts([ContactUpdate(named, given=frozenset({"source"}))])
+
+    def agreed(known: Contact | None) -> ContactUpdate | None:
+        if confirm and not _can_be_confirmed(address, known, act):
+            return None
+        return ContactUpdate(Contact(address, acts=(act,)), given=frozenset())
+
+    def named(known: Contact | None) -> ContactUpdate | None:
+        if source is None or known is None or sources(known, settings, act.brand):
+            return None
+        contact = Contact(address, source=source, brand=act.brand)
+        return ContactUpdate(contact, given=frozenset({"source"}))
+
+    done = await store.put_contact(address, agreed)
+    if done is not None:
+        await store.put_contact(address, named)
+    new = done is not None and not done.unchanged
     return Recorded(new, (await store.facts(Lookups((address,))))[address])
 
 

@@ -4,7 +4,6 @@ A request is an act that is `pending` and allows nothing. The confirmation is a 
 the sentence agreed to, the time, and a keyed hash of the IP address. See docs/consent.md.
 """
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -86,7 +85,6 @@ class ConsentByMail:
 
     def __post_init__(self) -> None:
         self._mails = Writer(self.settings)
-        self._one_at_a_time = asyncio.Lock()  # two clicks must give one act
 
     async def start(self, asked: ConsentRequest) -> Started:
         """Record a request and mail its link, unless this person may not be mailed.
@@ -183,23 +181,29 @@ class ConsentByMail:
         `over`: the request is no longer open, was withdrawn, or the person has objected since,
         which no yes overrides.
         """
-        async with self._one_at_a_time:
-            store = self.writer()
-            contact = await store.contact(confirmation.recipient)
-            state = confirmable(contact, confirmation)
-            if state == "ask" and await self._is_refused_by_now(confirmation):
-                state = "over"
-            if state == "ask":
-                # Not before: anybody may have typed the address.
-                if confirmation.source is not None:
-                    brand, source = self._on_record(confirmation.brand), Source(confirmation.source)
-                    named = Contact(confirmation.recipient, source=source, brand=brand)
-                    await store.put_contacts([ContactUpdate(named, given=frozenset({"source"}))])
-                await store.record_act(
-                    confirmation.recipient, self._act(confirmation, client, lang)
-                )
-                state = "done"
-        return state
+        # Dated before anything is read: what is suppressed meanwhile outweighs it.
+        yes = self._yes(confirmation, self._act(confirmation, client, lang))
+        refused = await self._is_refused_by_now(confirmation)
+        state: State = "over"
+
+        def once(known: Contact | None) -> ContactUpdate | None:
+            nonlocal state
+            state = confirmable(known, confirmation)
+            return yes if state == "ask" and not refused else None
+
+        done = await self.writer().put_contact(confirmation.recipient, once)
+        if done is not None:
+            return "done"
+        return "over" if state == "ask" else state
+
+    def _yes(self, confirmation: Confirmation, act: ConsentAct) -> ContactUpdate:
+        """Return the act with the source, not recorded before: anybody may have typed the
+        address."""
+        yes = Contact(confirmation.recipient, acts=(act,))
+        if confirmation.source is None:
+            return ContactUpdate(yes, given=frozenset())
+        brand, source = self._on_record(confirmation.brand), Source(confirmation.source)
+        return ContactUpdate(replace(yes, source=source, brand=brand), given=frozenset({"source"}))
 
     def _on_record(self, brand: str) -> str | None:
         """Return the brand as acts record it; None for the built-in one."""

@@ -177,7 +177,6 @@ class PersonalPages:
         stored, look = await self._stored(confirmation), self.looks[confirmation.brand]
         before = Known(stored, look, "en").wishes(now)
         wished = {purpose: form.get(f"often:{purpose}", "") for purpose in before}
-        told, brand = stored.contact.preferences if stored.contact else (), confirmation.brand
         none = [
             SuppressionEntry(
                 address, f"purpose:{purpose}", Origin.UNSUBSCRIBE, now, _by_the_person(confirmation)
@@ -187,15 +186,24 @@ class PersonalPages:
         ]
         if none:
             await store.add_suppressions(none)
-        wishes = tuple(
-            Preference(purpose, Frequency(often), said_last(told, purpose, brand, now), brand)
+        brand = confirmation.brand
+        new = {
+            purpose: Frequency(often)
             for purpose, often in wished.items()
             if often in _OFTEN and often != before[purpose]
-        )
-        if wishes and stored.contact is not None:
-            update = ContactUpdate(Contact(address, preferences=wishes), given=frozenset())
-            await store.put_contacts([update])
-        return "preferred" if none or (wishes and stored.contact is not None) else "nothing"
+        }
+
+        def wishes(known: Contact | None) -> ContactUpdate | None:
+            if known is None:
+                return None
+            told = tuple(
+                Preference(each, often, said_last(known.preferences, each, brand, now), brand)
+                for each, often in new.items()
+            )
+            return ContactUpdate(Contact(address, preferences=told), given=frozenset())
+
+        done = await store.put_contact(address, wishes) if new else None
+        return "preferred" if none or done is not None else "nothing"
 
     async def _untrack(self, confirmation: Confirmation, lang: Lang) -> str:
         """Withdraw consent to tracking from each brand of the controller that has it."""
@@ -203,7 +211,7 @@ class PersonalPages:
         brands = known.tracking()
         for brand in brands:
             act = ConsentAct(TRACKING, self.now(), withdrawal=True, brand=brand)
-            await self.writer().record_act(confirmation.recipient, act)
+            await self.writer().record_act(confirmation.recipient, act, only_if=_is_known)
         return "preferred" if brands else "nothing"
 
     async def _erase(self, confirmation: Confirmation) -> str:
@@ -224,6 +232,10 @@ class PersonalPages:
                 log.error("erasure_unfinished", error=str(error))
             else:
                 log.info("erased_from_record", rows=rows, relays_to_follow=list(behind))
+
+
+def _is_known(contact: Contact | None) -> bool:
+    return contact is not None
 
 
 def _by_the_person(confirmation: Confirmation) -> str:

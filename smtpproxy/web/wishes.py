@@ -4,7 +4,7 @@ Anybody may hold the link, since messages are forwarded. So a link never allows 
 what it stopped itself within the last hour, and only for whoever has the page that confirmed it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -151,24 +151,22 @@ class Wishes:
         cannot be stored, so the purpose is stopped. Raises as `stop` does.
         """
         address, contact = await self._person(link.recipient)
-        before = {purpose: wanted(contact, purpose, brand) for purpose in wished}
         none = [purpose for purpose, often in wished.items() if often == "none" or contact is None]
         undo = Undo(link.id, link.recipient, self._now())
         if none:
             undo = (await self.stop(link, [f"purpose:{purpose}" for purpose in none])).undo
-        news = {
-            purpose: Frequency(often)
-            for purpose, often in wished.items()
-            if purpose not in none and _stricter(Frequency(often), before[purpose])
-        }
-        told = () if contact is None else contact.preferences
-        new = [
-            Preference(purpose, often, said_last(told, purpose, brand, undo.at), brand)
-            for purpose, often in news.items()
-        ]
-        if new:
-            await self._note(address, new)
-        was = [replace(one, frequency=before[one.purpose] or Frequency.ALL) for one in new]
+        was: list[Preference] = []
+
+        def stricter(known: Contact) -> Iterator[Preference]:
+            for purpose, often in wished.items():
+                before = wanted(known, purpose, brand)
+                if often != "none" and _stricter(Frequency(often), before):
+                    at = said_last(known.preferences, purpose, brand, undo.at)
+                    was.append(Preference(purpose, before or Frequency.ALL, at, brand))
+                    yield Preference(purpose, Frequency(often), at, brand)
+
+        if len(none) < len(wished):
+            await self._note(address, stricter)
         return replace(undo, wishes=tuple(was))
 
     async def untrack(self, link: Unsubscription, brand: str | None) -> bool:
@@ -176,14 +174,16 @@ class Wishes:
 
         Returns whether that is new. Raises StoreUnavailable.
         """
-        address, contact = await self._person(link.recipient)
-        if contact is None:
-            return False
-        own = [act for act in contact.acts if (act.purpose, act.brand) == (TRACKING, brand)]
-        if own and max(own, key=lambda act: act.at).withdrawal:
-            return False
+        address, _ = await self._person(link.recipient)
+
+        def agrees(contact: Contact | None) -> bool:
+            acts = () if contact is None else contact.acts
+            own = [act for act in acts if (act.purpose, act.brand) == (TRACKING, brand)]
+            withdrawn = own and max(own, key=lambda act: act.at).withdrawal
+            return contact is not None and not withdrawn
+
         act = ConsentAct(TRACKING, self._now(), withdrawal=True, brand=brand)
-        return await self._writer().record_act(address, act)
+        return await self._writer().record_act(address, act, only_if=agrees)
 
     async def undo(self, link: Unsubscription, undo: Undo) -> bool:
         """Undo one request; False if it is too late, changed nothing, or was changed since.
@@ -204,16 +204,20 @@ class Wishes:
                 since=undo.at,
             )
             done = done and bool(lifted)
-        address, contact = await self._person(link.recipient) if undo.wishes else ("", None)
-        if contact is not None:
-            newest = {(p.brand, p.purpose): p.at for p in contact.preferences}
+        restored: list[Preference] = []
+
+        def earlier(known: Contact) -> Iterator[Preference]:
+            newest = {(p.brand, p.purpose): p.at for p in known.preferences}
             for wish in undo.wishes:
                 if newest.get((wish.brand, wish.purpose)) == wish.at:
-                    at = said_last(contact.preferences, wish.purpose, wish.brand, now)
-                    await self._note(address, [replace(wish, at=at)])
-                else:
-                    done = False
-        return done
+                    at = said_last(known.preferences, wish.purpose, wish.brand, now)
+                    restored.append(replace(wish, at=at))
+            yield from restored
+
+        if undo.wishes:
+            address, _ = await self._person(link.recipient)
+            await self._note(address, earlier)
+        return done and len(restored) == len(undo.wishes)
 
     async def _person(self, recipient: str) -> tuple[str, Contact | None]:
         """Return the current address and contact of a message's recipient."""
@@ -232,10 +236,15 @@ class Wishes:
         except AddressError:
             return ()
 
-    async def _note(self, recipient: str, wishes: Sequence[Preference]) -> None:
-        contact = Contact(recipient, preferences=tuple(wishes))
-        update = ContactUpdate(contact, given=frozenset())
-        await self._writer().put_contacts([update])
+    async def _note(self, address: str, wishes: Callable[[Contact], Iterable[Preference]]) -> None:
+        """Store what `wishes` makes of the contact, unless the person has none by now."""
+
+        def update(known: Contact | None) -> ContactUpdate | None:
+            new = () if known is None else tuple(wishes(known))
+            contact = Contact(address, preferences=new)
+            return ContactUpdate(contact, given=frozenset()) if new else None
+
+        await self._writer().put_contact(address, update)
 
 
 def _stricter(one: Frequency, other: Frequency | None) -> bool:

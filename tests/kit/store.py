@@ -7,7 +7,7 @@ gives them to a store, `ndjson()` and `suppressions()` to the import commands.
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
@@ -256,6 +256,33 @@ class TrialStore(SqliteStore):
     async def close(self) -> None:
         await super().close()
         self.folder.cleanup()
+
+
+class _Late:
+    """A writer to which somebody else comes first."""
+
+    def __init__(self, writer: Writer, other: Callable[[], Awaitable[object]]) -> None:
+        self._writer = writer
+        self._other = other
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Session]:
+        await self._other()
+        async with self._writer.transaction() as session:
+            yield session
+
+    async def purge_log(self) -> None:
+        await self._writer.purge_log()
+
+
+def before_next_write(store: Store, other: Callable[[], Awaitable[object]]) -> None:
+    """Have somebody else write just before the store's next transaction begins."""
+
+    def to_write() -> Writer:
+        del vars(store)["_to_write"]
+        return _Late(store._to_write(), other)
+
+    vars(store)["_to_write"] = to_write
 
 
 def ndjson(now: datetime = NOW) -> list[str]:

@@ -45,12 +45,12 @@ async def test_a_page_of_some_scopes_begins_after_one_of_them(any_database: Data
 async def test_a_contact_is_written_only_where_it_is_as_expected(any_database: Database) -> None:
     store = any_database.open()
     update = ContactUpdate(Contact(ANNA, language="fr"), frozenset({"language"}))
-    assert await store.put_contact(update, lambda known: known is not None) is None
+    assert await store.put_contact(ANNA, lambda known: update if known else None) is None
     assert await store.contact(ANNA) is None
-    made = await store.put_contact(update, lambda known: known is None)
+    made = await store.put_contact(ANNA, lambda known: None if known else update)
     assert made is not None
     assert made.added == 1
     await store.erase_contact(ANNA, at=T0)
-    left_out = await store.put_contact(update, lambda known: True)
+    left_out = await store.put_contact(ANNA, lambda known: update, imported=True)
     assert left_out is not None
     assert (left_out.erased, await store.contact(ANNA)) == (1, None)

@@ -22,6 +22,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.store.operations import Change, Correction, Rectification
 from smtpproxy.store.protocols import BatchResult, ContactUpdate, SuppressionEntry
 from smtpproxy.store.sql.store import Store
+from tests.kit.store import before_next_write
 from tests.store.conftest import Database
 from tests.store.contract import AGREEMENT, ANNA, DAY, T0, WHOLE, facts_of
 
@@ -200,6 +201,15 @@ class TestNewAddress:
         assert list(await store.suppressions(NEW)) == [complained]
         assert list(await store.moved_to(ANNA)) == [newest]
         assert list(await store.moved_to(newest)) == []
+
+    async def test_who_moves_while_they_withdraw_has_withdrawn(self, store: Store) -> None:
+        await store.put_contacts([WHOLE])
+        withdrawal = ConsentAct("offers", T0, withdrawal=True)
+        before_next_write(store, lambda: rectify(store, MOVE))
+        assert await store.record_act(ANNA, withdrawal)
+        contact = await store.contact(NEW)
+        assert contact is not None
+        assert withdrawal in contact.acts
 
     async def test_nothing_that_is_asked_for_meanwhile_is_lost(
         self, store: Store, monkeypatch: pytest.MonkeyPatch

@@ -174,19 +174,28 @@ class Store(
             return result
 
     async def put_contact(
-        self, update: ContactUpdate, only_if: Callable[[Contact | None], bool]
+        self,
+        address: str,
+        decide: Callable[[Contact | None], ContactUpdate | None],
+        *,
+        imported: bool = False,
     ) -> BatchResult | None:
-        """Insert or update one contact as an import would, if `only_if` accepts the stored one.
+        """Insert or update one contact by what `decide` returns for the stored one.
 
-        Otherwise returns None and changes nothing.
+        Nobody writes in between: who was erased or withdrew meanwhile is met as such. If it
+        returns None, so does this, and nothing changes. `imported`: leaves out people who were
+        erased, as an import would.
         """
-        address = update.contact.address
+        name = recorded(address)
         async with self._to_write().transaction() as session:
-            known = (await contact_table.stored(session, [address])).get(address)
-            if not only_if(known.contact if known else None):
+            known = (await contact_table.stored(session, [name])).get(name)
+            update = decide(known.contact if known else None)
+            if update is None:
                 return None
-            keys = await self._keys.current(session)
-            erased = await suppression_table.erased(session, keys, [address])
+            erased: set[str] = set()
+            if imported:
+                keys = await self._keys.current(session)
+                erased = await suppression_table.erased(session, keys, [name])
             return await self._put(session, [update], None, erased)
 
     async def contact(self, address: str) -> Contact | None:
@@ -211,17 +220,28 @@ class Store(
         await writer.purge_log()
         return erased
 
-    async def record_act(self, address: str, act: ConsentAct) -> bool:
+    async def record_act(
+        self,
+        address: str,
+        act: ConsentAct,
+        only_if: Callable[[Contact | None], bool] = lambda _: True,
+    ) -> bool:
         """Add one act to the history; create the contact if there is none.
 
         A withdrawal also counts for contacts that had this address before a correction
-        (`moved_to`). Returns False if the same act is already there.
+        (`moved_to`). Returns False if the same act is already there, or if `only_if` does not
+        accept the contact as stored.
         """
-        name = recorded(address)
-        people = [name, *(await self.moved_to(name) if act.withdrawal else ())]
-        contacts = [Contact(each, acts=(act,)) for each in people]
-        updates = [ContactUpdate(contact, given=frozenset()) for contact in contacts]
-        return (await self.put_contacts(updates)).unchanged < len(updates)
+        people = [recorded(address)]
+        async with self._to_write().transaction() as session:
+            known = (await contact_table.stored(session, people)).get(people[0])
+            if not only_if(known.contact if known else None):
+                return False
+            if act.withdrawal:
+                people += [new for _, new in await contact_table.moved_to(session, people)]
+            contacts = [Contact(each, acts=(act,)) for each in dict.fromkeys(people)]
+            updates = [ContactUpdate(contact, given=frozenset()) for contact in contacts]
+            return (await self._put(session, updates)).unchanged < len(updates)
 
     async def counts(self) -> tuple[int, Mapping[tuple[str, str], int]]:
         """Return the number of contacts and suppressions by (scope kind, origin).

@@ -153,7 +153,11 @@ class Contacts:
             if not unchanged_since(await writer.contact(update.contact.address)):
                 raise _changed()
             await writer.add_suppressions(orders)
-        done = await writer.put_contact(update, unchanged_since)
+        done = await writer.put_contact(
+            update.contact.address,
+            lambda known: update if unchanged_since(known) else None,
+            imported=True,
+        )
         if done is None:
             raise _changed()
         contact = await writer.contact(update.contact.address)
