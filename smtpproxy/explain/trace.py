@@ -288,8 +288,9 @@ def _ask(
         verdict = rule.judge(case)
         if verdict is not None:
             phrase = phrases.decided(verdict, case)
-            if verdict.reason is Reason.SUPPRESSED_BOUNCE:
-                law = ""  # hygiene: the person did not object
+            law = phrases.law.get(verdict.reason, law)
+            if verdict.reason in (Reason.SUPPRESSED_BOUNCE, Reason.SUPPRESSED_MANUAL):
+                law = ""  # hygiene, or an order: the person did not object
             steps.append(_step(asked, verdict.action.value, phrase, phrases.lang, law, verdict))
             return steps, verdict
         steps.append(_step(asked, "passed", phrases.passed(rule.name, case), phrases.lang, law))

@@ -20,7 +20,7 @@ from smtpproxy.policy.model import (
     Suppression,
     Transaction,
 )
-from smtpproxy.policy.rulebook import Rulebook
+from smtpproxy.policy.rulebook import Reason, Rulebook
 from smtpproxy.policy.rulebooks import builtin
 from smtpproxy.policy.rules import tables
 from tests.policy.cases import (
@@ -213,13 +213,30 @@ def test_why_other_bases_did_not_hold() -> None:
 
 
 @pytest.mark.parametrize(
-    ("origin", "law"), [(Origin.BOUNCE, False), (Origin.OBJECTION, True), (Origin.ERASURE, True)]
+    ("origin", "law"),
+    [
+        (Origin.BOUNCE, ""),
+        (Origin.MANUAL, ""),
+        (Origin.OBJECTION, "RGPD, art. 21, § 3"),
+        (Origin.ERASURE, "RGPD, art. 17"),
+    ],
 )
-def test_a_bounce_is_hygiene_and_no_right_of_the_person(origin: Origin, law: bool) -> None:
+def test_a_bounce_or_an_order_is_no_right_of_the_person(origin: Origin, law: str) -> None:
     facts = {ADDRESS: RecipientFacts((suppression(origin=origin),), SUBSCRIBER)}
     (step,) = trace(Transaction((OFFERS,), ("x@y", ADDRESS)), 1, facts, builtin("fr"), NOW)
-    assert ("RGPD, art. 21, § 3" in step.source, bool(step.law)) == (law, law)
+    assert step.law == law
+    assert step.source.endswith(law or "A41")
     assert "design 4.0" in step.source
+
+
+def test_a_refusal_names_the_law_of_its_reason() -> None:
+    """CPCE art. L. 34-5 knows no three years: the CNIL does."""
+    agreed = replace(AGREED, at=THREE_YEARS_AGO - DAY)
+    contact = replace(PERSON, collected_at=agreed.at, last_activity_at=None, acts=(agreed,))
+    facts = {ADDRESS: RecipientFacts((), contact)}
+    *_, step = trace(Transaction((OFFERS,), (ADDRESS,)), 0, facts, builtin("fr"), NOW)
+    assert step.reason is Reason.CONSENT_EXPIRED
+    assert step.law == "CNIL, délib. n° 2021-131"
 
 
 def test_why_an_address_is_not_generic() -> None:

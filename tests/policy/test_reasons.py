@@ -8,6 +8,7 @@ import pytest
 from smtpproxy.locale import REFERENCE, texts
 from smtpproxy.policy.model import Action, Reason, Verdict
 from smtpproxy.policy.replies import reply_codes
+from smtpproxy.policy.rulebooks import builtin
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "reasons.md").read_text("utf-8")
 PARAGRAPHS = dict(re.findall(r"^### (\w+)\n\n(.+?)\n(?=\n|\Z)", DOCUMENT, re.MULTILINE | re.DOTALL))
@@ -32,6 +33,18 @@ def test_every_reason_says_what_to_do() -> None:
     phrases = texts(REFERENCE).phrases
     lacking = [reason for reason in Reason if f"fix.{reason}" not in phrases]
     assert lacking == [Reason.NONE], "add them to [fix] in smtpproxy/locale/en.toml and fr.toml"
+
+
+@pytest.mark.parametrize("reason", sorted(set(builtin("fr").law) & set(Reason)))
+def test_explain_names_the_articles_that_the_paragraph_names(reason: str) -> None:
+    rule = " ".join(PARAGRAPHS[reason].split()).partition(" Rule: ")[2]
+    told = rule.partition(" What to do: ")[0].partition("; ")[2]
+    assert _numbers(builtin("fr").law[reason]) == _numbers(told)
+
+
+def _numbers(law: str) -> set[str]:
+    """The numbers of articles and deliberations, whatever the language."""
+    return set(re.findall(r"\d+(?:-\d+)?", law))
 
 
 @pytest.mark.parametrize("reason", Reason)

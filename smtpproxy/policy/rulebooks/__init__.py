@@ -24,6 +24,7 @@ from smtpproxy.policy.model import (
     Dealing,
     Evidence,
     Origin,
+    Reason,
     Rulebook,
     Sign,
     Source,
@@ -98,7 +99,7 @@ PARAMETERS: dict[str, Kind] = {
     "imprint_required": FlagKind(),
     "notice_each_use": FlagKind(),
     "unsubscribe_valid": PeriodKind((Unit.DAYS,)),
-    "law": TextsKind(_RULES),
+    "law": TextsKind((*_RULES, *Reason)),
 }
 
 SHORTHANDS: dict[str, tuple[str, Unit]] = {
