@@ -6,14 +6,14 @@ from difflib import get_close_matches
 _SPACES = "\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}"  # used in French
 
 
-def printable(text: str, *, typeset: bool = False) -> str:
+def printable(text: str, *, exact: bool = False) -> str:
     """Return `text` with control characters, line ends and lone surrogates escaped.
 
-    `typeset` text is our own and keeps its no-break spaces.
+    `exact` escapes no-break spaces too, which look like others.
     """
     if text.isprintable():
         return text
-    kept = _SPACES if typeset else ""
+    kept = "" if exact else _SPACES
     return "".join(c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text)
 
 

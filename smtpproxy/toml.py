@@ -101,7 +101,7 @@ def shown(value: object) -> str:
     if isinstance(value, bool):
         text = str(value).lower()
     elif isinstance(value, str):
-        text = f'"{printable(value)}"'
+        text = f'"{printable(value, exact=True)}"'
     elif isinstance(value, list | tuple):
         text = "[" + ", ".join(map(shown, value)) + "]"
     else:

@@ -274,7 +274,9 @@ def export(
     evidence: bool = flag(
         "Everything about ADDRESS as a document: what is stored, what was sent, and the proof."
     ),
-    lang: Lang = option("The language of the document.", choice(LANGS), default=REFERENCE),
+    lang: Lang | None = option(
+        "The language of the document (default: the person's, or server.language).", choice(LANGS)
+    ),
     kept: Path | None = ANCHORS,
 ) -> int:
     """Export every contact, or that of ADDRESS, as NDJSON, in the format that `import` reads.
@@ -305,11 +307,18 @@ def export(
     return 0
 
 
+def _language_of(person: Contact | None, settings: Settings) -> Lang:
+    """Return the language of a document for a person: theirs, or English if there is none in it."""
+    read = (person and person.language) or settings.server.language
+    primary = read.partition("-")[0].lower()
+    return primary if primary in LANGS else REFERENCE
+
+
 def _write_evidence(
     settings: Settings,
     address: str,
     output: BinaryIO,
-    lang: Lang,
+    lang: Lang | None,
     kept: Path | None,
     *,
     as_json: bool,
@@ -354,6 +363,7 @@ def _write_evidence(
     if as_json or controller is None:
         output.write(data)
     else:
+        lang = lang or _language_of(found.contact, settings)
         blocks = document(found, controller, lang)
         text = html(blocks, lang) if suffix in _HTML else markdown(blocks, lang)
         output.write(text.encode("utf-8", "backslashreplace"))

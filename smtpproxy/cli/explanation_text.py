@@ -168,9 +168,7 @@ class _Page:
     def _lines(
         self, text: str, first: str = "", others: str | None = None, style: str = ""
     ) -> Iterator[Part]:
-        for line in _wrapped(
-            printable(text, typeset=True), first, first if others is None else others
-        ):
+        for line in _wrapped(printable(text), first, first if others is None else others):
             yield Styled(line, style) if style else line
 
     def _source(self, step: TraceStep) -> str:

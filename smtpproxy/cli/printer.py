@@ -231,7 +231,7 @@ def _field_lines(fields: Fields, width: int) -> Iterator[str]:
 
 
 def _safe(text: str) -> str:
-    plain = printable(text, typeset=True)
+    plain = printable(text)
     return Styled(plain, text.style) if isinstance(text, Styled) else plain
 
 

@@ -42,7 +42,7 @@ def environment(lang: Lang) -> "jinja2.Environment":
     for name in ("number", "percent", "date", "short_date", "time", "term"):
         made.filters[name] = getattr(spoken, name)
     made.filters["coded"] = _coded
-    made.filters["printable"] = lambda text: printable(text, typeset=True)
+    made.filters["printable"] = printable
     made.filters["strong"] = lambda text: f"{_STRONG}{text}{_PLAIN}"
     return made
 

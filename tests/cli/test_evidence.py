@@ -124,6 +124,22 @@ def test_markdown_holds_one_cell_a_value(bench: Bench, sent: list[str], tmp_path
     assert out.splitlines()[0] == text.splitlines()[0]
 
 
+@pytest.mark.parametrize(("language", "title"), [("fr-BE", "Ce qui est connu"), ("de", "What is")])
+def test_a_person_gets_the_document_in_their_language(
+    bench: Bench, language: str, title: str, tmp_path: Path
+) -> None:
+    """GDPR 12(1): intelligible. What has no text in their language is in English."""
+    address = f"reads-{language}@people.example".lower()
+    people = tmp_path / "people.ndjson"
+    people.write_text(json.dumps({"address": address, "source": "direct", "language": language}))
+    bench.run("contact", "import", str(people), code=0)
+    out, _ = bench.run("contact", "export", address, "--evidence", code=0)
+    assert out.startswith(f"# {title}")
+    other = "en" if language.startswith("fr") else "fr"
+    out, _ = bench.run("contact", "export", address, "--evidence", "--lang", other, code=0)
+    assert not out.startswith(f"# {title}")
+
+
 def test_a_file_that_nobody_named_is_not_overwritten(
     bench: Bench, sent: list[str], tmp_path: Path
 ) -> None:

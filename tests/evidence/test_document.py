@@ -366,4 +366,7 @@ def test_what_a_person_agreed_to_stands_in_quotation_marks() -> None:
         text = text_of(evidence(contact=contact), lang)
         assert told in text
     assert "| courriel |" in text
+    spaced = msgspec.structs.replace(ACT, evidence=ConsentEvidence("«\u202fOffres\xa0!"))
+    told = text_of(evidence(contact=Contact("a@b.example", acts=(spaced,))), "fr")
+    assert "\u202fOffres\xa0\\!" in told, "the no-break spaces of what they read are theirs"
     assert "; " not in text.replace("\u202f; ", ""), "French has a space before a semicolon"
