@@ -100,9 +100,10 @@ class _Writer:
 
     def _contact(self) -> Iterator[Block]:
         yield Heading(self._say("contact"))
-        contact = self._it.contact
+        it, contact = self._it, self._it.contact
         if contact is None:
-            yield Paragraph(self._say("nothing"))
+            more = it.suppressions or it.lifted or it.mailings or it.elsewhere
+            yield Paragraph(self._say("nothing_else" if more else "nothing"))
         else:
             newest, *others = collections(contact)
             rows = [*self._profile(contact), *self._collected(newest), *self._did(contact)]
@@ -189,10 +190,10 @@ class _Writer:
             return "–"
         if field in ("audience", "source"):
             return self._term(text)
+        if field in ("informed_at", "optout_offered") and text in ("true", "false"):
+            return self._say("yes" if text == "true" else "no")
         if field.endswith("_at"):
             return self._time(datetime.fromisoformat(text))
-        if field == "optout_offered":
-            return self._say("yes" if text == "true" else "no")
         return printable(text)
 
     def _acts(self) -> Iterator[Block]:

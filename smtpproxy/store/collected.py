@@ -124,7 +124,9 @@ def _added(ways: Sequence[Collection], told: Collection) -> tuple[Collection, ..
     ways = [
         way
         for way in ways
-        if not (_includes_collection(told, way) or (is_void(way) and way.brand == told.brand))
+        if not (
+            _includes_collection(told, way) or (is_void(way) and way.brand in (None, told.brand))
+        )
     ]
     if ways and no_newer(told.as_of, ways[0].as_of):
         return (*ways, told)

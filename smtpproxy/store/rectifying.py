@@ -83,7 +83,7 @@ def _has_profile(contact: Contact) -> bool:
 
 
 def _changes(before: Contact, after: Contact) -> tuple[Change, ...]:
-    pairs = [(name, getattr(before, name), getattr(after, name)) for name in _FIELDS]
+    pairs = [(name, _value(before, name), _value(after, name)) for name in _FIELDS]
     earlier = {key_of(way): way for way in before.others}
     pairs += [
         (name, getattr(earlier[key], name), getattr(way, name))
@@ -93,6 +93,12 @@ def _changes(before: Contact, after: Contact) -> tuple[Change, ...]:
     ]
     changes = [Change(name, _text(b), _text(a)) for name, b, a in pairs if b != a]
     return tuple(dict.fromkeys(changes))
+
+
+def _value(contact: Contact, name: str) -> Any:
+    if name == "informed_at" and contact.never_informed:
+        return False  # on record, unlike a notice of which nothing is
+    return getattr(contact, name)
 
 
 def _text(value: Any) -> str | None:

@@ -108,15 +108,20 @@ class Known:
             for wish in contact.preferences:
                 if wish.brand in self._brands:
                     often = self._word(f"often.{wish.frequency}")
-                    yield "preferences", f"{self._label(wish.purpose, wish.brand)}: {often}"
+                    label = self._label(wish.purpose, wish.brand)
+                    yield "preferences", self._say("pair", what=label, text=often)
         for one in self._stored.suppressions:
             if (what := self._stopped(one.scope)) and one.domain is None and one.read_as is None:
                 why = self._word(f"why.{one.origin}")
                 yield "stopped", self._say("since", what=what, at=one.since, why=why)
         for correction in self._stored.corrections:
             for change in correction.changes:
-                text = f"{change.before or '–'} → {change.after or '–'}"
-                yield "corrected", f"{self._date(correction.at)}: {printable(text)}"
+                field = "supplier" if change.field == "provenance" else change.field
+                what = f"{self._date(correction.at)}, {self._say(field)}"
+                before, after = [
+                    self._value(change.field, text) for text in (change.before, change.after)
+                ]
+                yield "corrected", self._say("pair", what=what, text=f"{before} → {after}")
 
     def _collection(self, one: Collection) -> Iterator[tuple[str, str]]:
         yield "audience", self._word(f"audience.{one.audience}")
@@ -134,6 +139,20 @@ class Known:
         yield "optout_offered", self._say(offered)
         if one.last_activity_at is not None:
             yield "last_activity_at", self._date(one.last_activity_at)
+
+    def _value(self, field: str, text: str | None) -> str:
+        """Return in words what a field was or became."""
+        if text is None:
+            return "–"
+        if field in ("audience", "source"):
+            return self._word(f"{field}.{text}")
+        if field == "language":
+            return language_name(text) or "–"
+        if field in ("informed_at", "optout_offered") and text in ("true", "false"):
+            return self._say("yes" if text == "true" else "no")
+        if field.endswith("_at"):
+            return self._date(datetime.fromisoformat(text))
+        return printable(text)
 
     def _act(self, act: ConsentAct) -> str:
         state = "withdrawn" if act.withdrawal else "pending" if act.pending else "given"

@@ -359,6 +359,14 @@ def test_motives_are_told_in_the_language_of_the_document() -> None:
         assert told in text_of(evidence(suppressions=[order]), "fr")
 
 
+def test_nothing_is_stored_is_said_only_where_that_is_so() -> None:
+    order = Suppression("marketing", Origin.ERASURE, AT)
+    whole = text_of(evidence(contact=None, suppressions=[]))
+    rest = text_of(evidence(contact=None, suppressions=[order]))
+    assert "\nNothing is stored about this address" in whole
+    assert "\nApart from what follows, nothing is stored about this address" in rest
+
+
 def test_what_a_person_agreed_to_stands_in_quotation_marks() -> None:
     """Without them a court cannot tell the person's words from ours."""
     contact = Contact("a@b.example", acts=(ACT,))

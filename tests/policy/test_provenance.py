@@ -30,14 +30,23 @@ CHAINS = [
     # the two fields of old are one hand, and beside a chain the last one
     (Provenance("Collector", True), ""),
     (Provenance("Broker", True, (COLLECTOR,)), ""),
-    (Provenance("Broker", False, (COLLECTOR,)), "supplier 2 of 2, Broker did not disclose"),
+    (
+        Provenance("Broker", False, (COLLECTOR,)),
+        "there is no record that supplier 2 of 2, Broker, disclosed",
+    ),
     (Provenance(None, True, (COLLECTOR,)), ""),
     # one hand is enough to break it
-    (Provenance(chain=(COLLECTOR, SILENT)), "supplier 2 of 2, Broker did not disclose"),
-    (Provenance(chain=(SILENT, COLLECTOR)), "supplier 1 of 2, Broker did not disclose"),
+    (
+        Provenance(chain=(COLLECTOR, SILENT)),
+        "there is no record that supplier 2 of 2, Broker, disclosed",
+    ),
+    (
+        Provenance(chain=(SILENT, COLLECTOR)),
+        "there is no record that supplier 1 of 2, Broker, disclosed",
+    ),
     (
         Provenance(chain=(COLLECTOR, NAMELESS, BROKER)),
-        "supplier 2 of 3, whose name is not on record, did not disclose",
+        "there is no record that supplier 2 of 3, whose name is not on record, disclosed",
     ),
     (Provenance(chain=(NAMELESS,)), "there is no record that a supplier disclosed"),
     (Provenance(chain=(Link(),)), "there is no record that a supplier disclosed"),

@@ -81,6 +81,13 @@ def test_an_older_file_about_another_source_is_kept_behind() -> None:
     assert sources(found) == [(None, "direct"), (None, "web")]
 
 
+def test_a_contact_of_which_nothing_was_told_is_no_other_way_of_obtaining_the_address() -> None:
+    """`consent record` makes the contact first, and says then how its brand obtained it."""
+    agreed = told(1, frozenset(), acts=(replace(AGREED, brand="shop"),))
+    found = after(agreed, told(1, source=Source.DIRECT, brand="shop"))
+    assert sources(found) == [("shop", "direct")]
+
+
 def test_a_file_that_says_no_source_is_about_the_newest_of_its_brand() -> None:
     click = frozenset({"last_activity_at"})
     found = after(

@@ -101,6 +101,14 @@ async def test_what_the_person_is_is_put_right_in_every_collection(store: Store)
     assert not any("finance" in way.occupations for way in collections(found))
 
 
+async def test_that_nobody_was_told_was_on_record(store: Store) -> None:
+    """A court has to see that the notice was added afterwards."""
+    untold = replace(WHOLE, informed_at=None, never_informed=True)
+    await store.put_contacts([ContactUpdate(untold)])
+    done = await rectify(store, Correction(informed_at=T0 - DAY))
+    assert done.changes == (Change("informed_at", "false", "2026-02-28T10:00:00Z"),)
+
+
 async def test_records_add_up(store: Store) -> None:
     await store.put_contacts([WHOLE])
     first = await rectify(store, Correction(audience=Audience.CONSUMER))

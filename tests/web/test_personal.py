@@ -254,6 +254,20 @@ async def test_what_is_stored_is_shown_and_can_do_no_harm(site: Site) -> None:
     assert "<form v3>" not in page
 
 
+CORRECTED = {
+    "en": [
+        "1 March 2026, You are: somebody reached at work → a private person",
+        "1 March 2026, Language: English → français",
+        "1 March 2026, Occupations: art, finance → art, carpentry",
+    ],
+    "fr": [
+        "1er mars 2026, Vous êtes\u202f: contacté à titre professionnel → un particulier",
+        "1er mars 2026, Langue\u202f: English → français",
+        "1er mars 2026, Professions\u202f: art, finance → art, carpentry",
+    ],
+}
+
+
 async def test_a_correction_is_on_record(site: Site) -> None:
     link = await site.link()
     page = await site.post(
@@ -266,6 +280,9 @@ async def test_a_correction_is_on_record(site: Site) -> None:
     assert contact.occupations == {"art", "carpentry"}
     (done,) = await site.store.rectifications(JEANNE)
     assert done.reason == "by the person, on the page whose link was mailed on 2026-03-01"
+    assert facts(page)["Corrected"] == CORRECTED["en"]
+    read = {"data": {"confirm": "yes"}, "headers": {"Accept-Language": "fr"}}
+    assert facts((await site.client.post(link, **read)).text)["Rectifié"] == CORRECTED["fr"]
     await site.post(link, do="correct", language="xx", audience="generic", occupations="x" * 201)
     assert len(await site.store.rectifications(JEANNE)) == 1, "only what was offered"
 
