@@ -49,11 +49,18 @@ class UpstreamLost(UpstreamError):
     reply = Reply.of(451, "4.4.2", "connection to the next mail server lost; try later")
 
 
+class UpstreamClosing(UpstreamLost):
+    """The upstream answers a command with 421, and closes the connection (RFC 5321 section 3.8)."""
+
+
 class UpstreamTimeout(UpstreamError):
     """The upstream did not answer in time."""
 
     reply = Reply.of(451, "4.4.2", "the next mail server did not answer in time; try later")
 
+
+NO_MORE = (UpstreamFull, UpstreamUnreachable, UpstreamLost)
+"""What becomes of a new connection where the upstream takes no more: a queue may be full, too."""
 
 _RSET = b"RSET\r\n"
 _QUIT = b"QUIT\r\n"
@@ -83,6 +90,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.resets = 0  # since the last message
         self.private = False  # it is one client's: see `introduce`
         self.client = ""  # it is in use for: see UpstreamPool.acquire
+        self.wanted_since = NEVER  # when its message began to wait for one
         self.idle_since = 0.0
         self._loop = asyncio.get_running_loop()
         self._deadlines = deadlines
@@ -128,14 +136,17 @@ class UpstreamConnection(asyncio.Protocol):
         command = xclient_command(client, self.capabilities.xclient)
         self.private = True  # even if nobody waits for the reply
         reply = await self.command(command, timeout)
-        if reply.code != 220:
+        if reply.code == 220:
+            name = client.helo if client.helo and _HELO_NAME.fullmatch(client.helo) else hostname
+            reply = await self._hello(name, timeout)
+            if reply.code != 250:
+                self.close()
+        elif reply.code != 421:
             self.private = False  # it does not trust us: the mail comes from us
             return
-        name = client.helo if client.helo and _HELO_NAME.fullmatch(client.helo) else hostname
-        reply = await self._hello(name, timeout)
         if reply.code != 250:
-            self.close()
-            raise UpstreamError(f"upstream answers EHLO after XCLIENT with {reply}")
+            failure = UpstreamClosing if reply.code == 421 else UpstreamError
+            raise failure(f"upstream answers XCLIENT or EHLO after it with {reply}")
 
     async def _hello(self, hostname: str, timeout: float) -> Reply:
         reply = await self.command(f"EHLO {hostname}\r\n".encode(), timeout)
@@ -152,7 +163,8 @@ class UpstreamConnection(asyncio.Protocol):
         reply = await self.command(b"STARTTLS\r\n", timeout)
         if reply.code != 220:
             self.close()
-            raise UpstreamInsecure(f"upstream answers STARTTLS with {reply}")
+            failure = UpstreamFull if reply.code == 421 else UpstreamInsecure
+            raise failure(f"upstream answers STARTTLS with {reply}")
         if self._error is not None:  # a handshake would never end
             raise UpstreamInsecure(f"after the answer to STARTTLS: {self._error}")
         try:

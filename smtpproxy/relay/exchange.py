@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from smtpproxy.mail.reply import Reply
 from smtpproxy.waiting import Pending
+from smtpproxy.wire.commands import Rcpt
 
 T = TypeVar("T")
 
@@ -50,3 +51,23 @@ class ContentSent(Exchange[Reply | None]):
         super().__init__(answered)
         self.slow = False  # whether the upstream was, at least once
         self.unended = False
+
+
+class Offer(Exchange[list[Reply]]):
+    """Recipients that are being offered to the upstream; the answer is the reply to each."""
+
+    __slots__ = ("asked", "before", "connection", "opening", "retries", "used")
+
+    def __init__(
+        self,
+        answered: Callable[[Any, list[Reply], Exception | None], None],
+        asked: Sequence[Rcpt],
+        before: int = 0,
+    ) -> None:
+        super().__init__(answered)
+        self.asked = asked
+        self.before = before  # how many were accepted on an earlier connection
+        self.connection: object = None  # that they were sent on
+        self.used = False  # it, for an earlier transaction
+        self.opening = 0  # how many commands precede them: XFORWARD, MAIL
+        self.retries = 2  # on other connections

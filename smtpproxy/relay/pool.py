@@ -9,29 +9,22 @@ import asyncio
 from collections import Counter
 
 from smtpproxy.relay.connecting import Connector
-from smtpproxy.relay.connection import (
-    UpstreamConnection,
-    UpstreamError,
-    UpstreamFull,
-    UpstreamLost,
-    UpstreamUnreachable,
-)
+from smtpproxy.relay.connection import NO_MORE, UpstreamConnection, UpstreamError, UpstreamLost
 from smtpproxy.relay.shares import Shares, UpstreamBusy
 from smtpproxy.relay.upstream_limit import GREETED_WITHIN, MORE_EVERY, UpstreamLimit, Workers
 from smtpproxy.settings import UpstreamSettings
-from smtpproxy.waiting import Deadlines
+from smtpproxy.waiting import NEVER, Deadlines
 from smtpproxy.wire.commands import ClientInfo
 
 _AT_A_TIME = 8  # connections being opened: the upstream's queue for new ones may be short
 
 
-class _Wanted(asyncio.Future[UpstreamConnection]):
-    """The connection for a message that has a slot: any that comes, or only a `fresh` one."""
+class _Waiter(asyncio.Future[UpstreamConnection]):
+    """A message that has a slot: it waits for any connection, or only for a `new` one."""
 
-    def __init__(self, since: float, fresh: bool) -> None:
+    def __init__(self, client: str, since: float, *, new: bool = False) -> None:
         super().__init__()
-        self.since = since
-        self.fresh = fresh
+        self.client, self.since, self.new = client, since, new
 
 
 class UpstreamPool:
@@ -57,7 +50,7 @@ class UpstreamPool:
         self._connector = Connector(settings, hostname, deadlines, replies)
         self._idle: list[UpstreamConnection] = []  # all of them alive
         self._lent = 0  # those that messages have
-        self._wanted: dict[_Wanted, None] = {}  # by messages with a slot, the next first
+        self._waiters: dict[_Waiter, None] = {}  # the next first
         self._opening: dict[asyncio.Task[UpstreamConnection], float] = {}  # since when, in order
         self._again: asyncio.TimerHandle | None = None
         self._trimmer: asyncio.TimerHandle | None = None
@@ -95,23 +88,33 @@ class UpstreamPool:
             return None
         self._lent += 1
         connection = idle.pop()
-        connection.client = client
+        connection.client, connection.wanted_since = client, NEVER
         return connection
 
-    async def acquire(self, client: str = "", *, fresh: bool = False) -> UpstreamConnection:
+    async def acquire(self, client: str = "") -> UpstreamConnection:
         """Return a connection that has greeted us, for use by `client`; empty: the relay itself.
-
-        `fresh`: do not take an idle one. Raises UpstreamError.
-        """
+        Raises UpstreamError."""
         if not self._shares.take(client):
             await self._shares.wait(client)
-        try:
-            connection = await self._next(fresh)
-        except BaseException:
-            self._shares.free(client)
-            raise
-        connection.client = client
-        return connection
+        return await self._next(_Waiter(client, self.deadlines.now()))
+
+    async def replace(
+        self, ended: UpstreamConnection, full: UpstreamError | None = None
+    ) -> UpstreamConnection:
+        """Return another connection for the same message, which keeps its turn: a new one, since
+        those that are idle may have ended too. If the upstream took no more (`full`), any.
+        Raises UpstreamError."""
+        now = self.deadlines.now()
+        waiter = _Waiter(ended.client, min(ended.wanted_since, now), new=full is None)
+        ended.close()
+        self._lent -= 1
+        self._waiters = dict.fromkeys(sorted([*self._waiters, waiter], key=lambda w: w.since))
+        if full is None:
+            self._surplus = max(self._surplus - 1, 0)
+            self._limit.ended()
+        else:
+            self._refused(now, full)
+        return await self._next(waiter)
 
     async def introduce(self, connection: UpstreamConnection, client: ClientInfo) -> None:
         """Make a connection that of the client named by XCLIENT. Raises UpstreamError."""
@@ -119,13 +122,14 @@ class UpstreamPool:
 
     def release(self, connection: UpstreamConnection) -> None:
         """Take back a connection, for further use if it is alive."""
+        client = connection.client  # not the one that has it next
         self._lent -= 1
         if connection.private or self._surplus:
             connection.quit()
             self._surplus = max(self._surplus - 1, 0)
         elif connection.alive:
             self._hand_out(connection)
-        self._shares.free(connection.client)
+        self._shares.free(client)
         if not connection.alive:
             self._limit.ended()
             self._open_more()
@@ -147,48 +151,48 @@ class UpstreamPool:
         while self._idle:
             self._idle.pop().quit()
 
-    async def _next(self, fresh: bool) -> UpstreamConnection:
+    async def _next(self, waiter: _Waiter) -> UpstreamConnection:
         """Return an idle connection, or the first that opens or comes back. Raises UpstreamError
         if one cannot be opened."""
-        if self._idle and not fresh:
-            self._lent += 1
-            return self._idle.pop()
-        wanted = _Wanted(self.deadlines.now(), fresh)
-        self._wanted[wanted] = None
+        if self._idle and not (waiter.new or waiter.done()):
+            self._give(self._idle.pop(), waiter)
+        self._waiters.setdefault(waiter)
         self._open_more()
         try:
-            return await wanted
-        except asyncio.CancelledError:
-            self._cancel_needless()
-            if not wanted.cancelled() and wanted.exception() is None:  # it came just now
-                self._lent -= 1
-                if wanted.result().alive:
-                    self._hand_out(wanted.result())
+            return await waiter
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                self._cancel_needless()
+                if not waiter.cancelled() and waiter.exception() is None:  # it came just now
+                    self._lent -= 1
+                    if waiter.result().alive:
+                        self._hand_out(waiter.result())
+            self._shares.free(waiter.client)
             raise
         finally:
-            self._wanted.pop(wanted, None)
+            self._waiters.pop(waiter, None)
 
     def _open_more(self) -> None:
         """Begin to open connections for the messages that wait, a few at a time."""
         waiting = self._still_waiting()
-        while self._hopeful() < min(len(waiting), _AT_A_TIME) and self._may_open():
+        while self._recent_attempts() < min(len(waiting), _AT_A_TIME) and self._may_open():
             attempt = asyncio.get_running_loop().create_task(self._connect())
             attempt.add_done_callback(self._opened)
             self._opening[attempt] = self.deadlines.now()
         expired = self.deadlines.now() - self.settings.wait_timeout
-        for wanted in waiting[len(self._opening) :]:
-            if wanted.since <= expired:
-                wanted.set_exception(UpstreamBusy(f"{self._open} connections, and no more"))
+        for waiter in waiting[len(self._opening) :]:
+            if waiter.since <= expired:
+                waiter.set_exception(UpstreamBusy(f"{self._open} connections, and no more"))
         if waiting and self._again is None:
             self._again = asyncio.get_running_loop().call_later(MORE_EVERY, self._try_again)
 
-    def _hopeful(self) -> int:
-        """How many attempts may soon bring a connection."""
+    def _recent_attempts(self) -> int:
+        """How many attempts began so recently that they may soon bring a connection."""
         since = self.deadlines.now() - GREETED_WITHIN
         return sum(begun > since for begun in self._opening.values())
 
-    def _still_waiting(self) -> list[_Wanted]:
-        return [wanted for wanted in self._wanted if not wanted.done()]
+    def _still_waiting(self) -> list[_Waiter]:
+        return [waiter for waiter in self._waiters if not waiter.done()]
 
     def _cancel_needless(self) -> None:
         """Give up attempts that no message waits for."""
@@ -223,45 +227,47 @@ class UpstreamPool:
                 raise UpstreamLost("closed after its greeting")
         except asyncio.CancelledError:
             pass
-        except (UpstreamFull, UpstreamUnreachable, UpstreamLost) as error:
-            self._refused(error)
-            self._give_up(begun, error)
+        except NO_MORE as error:
+            self._refused(begun, error)
         except Exception as error:
             waiting = self._still_waiting()
-            if len(waiting) > self._hopeful() and waiting[0].since <= begun:
+            if len(waiting) > self._recent_attempts() and waiting[0].since <= begun:
                 waiting[0].set_exception(error)
-            self._give_up(begun, error)
+            self._fail(begun, error)
         else:
-            self._hand_out(connection, fresh=True)
+            self._hand_out(connection, new=True)
             self._limit.opened(self._open)
         self._open_more()
 
-    def _refused(self, error: UpstreamError) -> None:
-        """Make do with the connections that the upstream takes, if any."""
-        if self._limit.refused(self._open + len(self._opening)):
-            for wanted in self._still_waiting():
-                wanted.set_exception(error)
+    def _refused(self, begun: float, error: UpstreamError) -> None:
+        """Make do with the connections that the upstream takes. If there are none, all fail."""
+        in_vain = self._limit.refused(self._open + len(self._opening))
+        self._fail(NEVER if in_vain else begun, error)
 
-    def _give_up(self, begun: float, error: Exception) -> None:
-        """Fail messages that waited for long, and for this attempt too: there is always another,
-        which may fail as well."""
-        until = min(begun, self.deadlines.now() - self.settings.wait_timeout)
-        for wanted in self._still_waiting():
-            if wanted.since <= until:
-                wanted.set_exception(error)
+    def _fail(self, begun: float, error: Exception) -> None:
+        """Fail messages that waited for long, and for an attempt that was `begun` too: there is
+        always another, which may fail as well."""
+        limit = self.deadlines.now() - self.settings.wait_timeout
+        for waiter in self._still_waiting():
+            if begun == NEVER or waiter.since <= min(begun, limit):
+                waiter.set_exception(error)
 
-    def _hand_out(self, connection: UpstreamConnection, *, fresh: bool = False) -> None:
+    def _hand_out(self, connection: UpstreamConnection, *, new: bool = False) -> None:
         """Keep a connection, or give it to the message that has waited longest for one."""
-        for wanted in self._wanted:
-            if not wanted.done() and (fresh or not wanted.fresh):
-                del self._wanted[wanted]
-                self._lent += 1
-                wanted.set_result(connection)
+        for waiter in self._waiters:
+            if not waiter.done() and (new or not waiter.new):
+                self._give(connection, waiter)
                 return
         connection.idle_since = self.deadlines.now()
         self._idle.append(connection)
         if self._trimmer is None:
             self._trim()
+
+    def _give(self, connection: UpstreamConnection, waiter: _Waiter) -> None:
+        self._waiters.pop(waiter, None)
+        self._lent += 1
+        connection.client, connection.wanted_since = waiter.client, waiter.since
+        waiter.set_result(connection)
 
     async def _connect(self) -> UpstreamConnection:
         return await self._connector.open(self._drop_dead)

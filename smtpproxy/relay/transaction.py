@@ -10,8 +10,13 @@ from msgspec import Struct
 
 from smtpproxy.mail.eight_bit import EIGHT_BIT, EXTENSIONS, UTF8
 from smtpproxy.mail.reply import Reply
-from smtpproxy.relay.connection import UpstreamConnection, UpstreamError, UpstreamLost
-from smtpproxy.relay.exchange import ContentSent, Exchange
+from smtpproxy.relay.connection import (
+    UpstreamClosing,
+    UpstreamConnection,
+    UpstreamError,
+    UpstreamLost,
+)
+from smtpproxy.relay.exchange import ContentSent, Exchange, Offer
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.waiting import Pending
 from smtpproxy.wire.client import Capabilities, rcpt_command
@@ -62,25 +67,6 @@ class MailParameters(Struct, frozen=True):
         return [forward, mail] if forward else [mail]
 
 
-class _Offer(Exchange[list[Reply]]):
-    """Recipients that are being offered to the upstream; the answer is the reply to each."""
-
-    __slots__ = ("asked", "before", "connection", "opening", "retriable")
-
-    def __init__(
-        self,
-        answered: Callable[[_Offer, list[Reply], Exception | None], None],
-        asked: Sequence[Rcpt],
-        before: int = 0,
-    ) -> None:
-        super().__init__(answered)
-        self.asked = asked
-        self.before = before  # how many were accepted on an earlier connection
-        self.connection: UpstreamConnection | None = None  # that they were sent on
-        self.opening = 0  # how many commands precede them: XFORWARD, MAIL
-        self.retriable = False  # on a new connection: this one was used before
-
-
 class UpstreamTransaction(Struct, eq=False):
     """MAIL and RCPT as the client sends them, then the content.
 
@@ -106,14 +92,15 @@ class UpstreamTransaction(Struct, eq=False):
             return Pending.settled([self._mail_refusal] * len(asked))
         if self._connection is not None:
             self._connection.end_hold()
-            offer = _Offer(self._answered, asked)
+            offer = Offer(self._answered, asked)
+            offer.retries = 0  # the upstream has accepted MAIL
             self._send(self._connection, offer, [])
             return offer
         # If the connection was given back, the accepted recipients are offered again.
-        offer = _Offer(self._answered, [*self.accepted, *asked], len(self.accepted))
+        offer = Offer(self._answered, [*self.accepted, *asked], len(self.accepted))
         connection = self._pool.acquire_idle(self._mail.owner)
         if connection is None:
-            offer.after(self._connect_and_begin(offer, fresh=False), partial(self._failed, offer))
+            offer.after(self._connect_and_begin(offer), partial(self._failed, offer))
         else:
             self._begin_on(connection, offer)
         return offer
@@ -244,27 +231,26 @@ class UpstreamTransaction(Struct, eq=False):
             connection.end_hold()
         self._release()
 
-    async def _connect_and_begin(self, offer: _Offer, *, fresh: bool) -> None:
-        connection = await self._pool.acquire(self._mail.owner, fresh=fresh)
-        self._begin_on(connection, offer)
+    async def _connect_and_begin(self, offer: Offer) -> None:
+        self._begin_on(await self._pool.acquire(self._mail.owner), offer)
 
-    def _begin_on(self, connection: UpstreamConnection, offer: _Offer) -> None:
-        """Begin on this connection. If it was used before and is dead, or takes no more messages,
-        `_failed` takes a new one."""
-        offer.retriable, connection.used = connection.used, True
+    def _begin_on(self, connection: UpstreamConnection, offer: Offer) -> None:
+        """Begin on this connection; `_failed` takes another if this one turns out to be dead, or to
+        take no more messages."""
+        offer.used, connection.used = connection.used, True
         self._connection = connection
         if self._mail.xclient_override and connection.capabilities.xclient:
             offer.after(self._introduce_and_send(connection, offer), partial(self._failed, offer))
         else:
             self._send_mail(connection, offer)
 
-    async def _introduce_and_send(self, connection: UpstreamConnection, offer: _Offer) -> None:
+    async def _introduce_and_send(self, connection: UpstreamConnection, offer: Offer) -> None:
         if self._mail.client is not None:
             await connection.settled()
             await self._pool.introduce(connection, self._mail.client)
         self._send_mail(connection, offer)
 
-    def _send_mail(self, connection: UpstreamConnection, offer: _Offer) -> None:
+    def _send_mail(self, connection: UpstreamConnection, offer: Offer) -> None:
         knows, mail = connection.capabilities, self._mail
         self._offered = offered = knows.keywords
         self.notifies = "DSN" in offered
@@ -279,7 +265,7 @@ class UpstreamTransaction(Struct, eq=False):
             self._release()
             self._refuse_mail(offer, refusal)
 
-    def _send(self, connection: UpstreamConnection, offer: _Offer, commands: list[bytes]) -> None:
+    def _send(self, connection: UpstreamConnection, offer: Offer, commands: list[bytes]) -> None:
         """Send MAIL (if any) and RCPTs, in one go if the upstream supports that."""
         knows, timeout = connection.capabilities, self._pool.settings.command_timeout
         asked, utf8 = offer.asked, UTF8 in self._offered
@@ -292,21 +278,21 @@ class UpstreamTransaction(Struct, eq=False):
         else:
             offer.after(self._send_each(connection, offer, commands), partial(self._failed, offer))
 
-    def _answered(self, offer: _Offer, replies: list[Reply], error: Exception | None) -> None:
+    def _answered(self, offer: Offer, replies: list[Reply], error: Exception | None) -> None:
         """Handle the replies to MAIL (if any) and RCPTs, or the error instead."""
         connection = self._connection
         if connection is None or connection is not offer.connection:
             offer.fail(error or UpstreamLost("given up before its answer"))
             return
         if replies and replies[-1].code == 421:
-            error = UpstreamLost(f"upstream answered {replies[-1]}")
+            error = UpstreamClosing(f"upstream answered {replies[-1]}")
         if error is not None:
             self._failed(offer, error)
             return
         asked, opening = offer.asked, offer.opening
         if opening:  # a refusal of XFORWARD does not matter
             first = replies[opening - 1]
-            if offer.retriable and first.code // 100 == 4:
+            if offer.used and offer.retries and first.code // 100 == 4:
                 connection.quit()  # MTAs limit the messages of a connection
                 self._failed(offer, UpstreamLost(f"upstream answers MAIL with {first}"))
                 return
@@ -331,7 +317,7 @@ class UpstreamTransaction(Struct, eq=False):
                 self.accepted.append(rcpt)
         offer.settle(answers)
 
-    def _refuse_mail(self, offer: _Offer, refusal: Reply) -> None:
+    def _refuse_mail(self, offer: Offer, refusal: Reply) -> None:
         self._mail_refusal = refusal
         if offer.before:
             self._failed(
@@ -340,19 +326,33 @@ class UpstreamTransaction(Struct, eq=False):
         else:
             offer.settle([refusal] * len(offer.asked))
 
-    def _failed(self, offer: _Offer, error: BaseException) -> None:
-        """Fail, unless the connection was used before: then try a new one."""
-        if offer.retriable and isinstance(error, UpstreamLost):
-            offer.retriable = False
-            self._drop()
-            offer.after(self._connect_and_begin(offer, fresh=True), partial(self._failed, offer))
+    def _failed(self, offer: Offer, error: BaseException) -> None:
+        """Fail, unless another connection may do: this one was used before, or is one too many for
+        the upstream, which says 421 to it."""
+        connection, pool = self._connection, self._pool
+        lost = UpstreamLost if offer.used else UpstreamClosing
+        if connection is not None and offer.retries and isinstance(error, lost):
+            if offer.used:
+                offer.retries = 0
+            elif pool.in_use + pool.idle == 1:
+                offer.retries -= 1  # it may say so to any
+            full = None if offer.used else error
+            offer.after(self._begin_again(connection, offer, full), partial(self._failed, offer))
             return
         if isinstance(error, UpstreamError):
             self._lose(error)
         offer.fail(error)
 
+    async def _begin_again(
+        self, ended: UpstreamConnection, offer: Offer, full: UpstreamError | None
+    ) -> None:
+        if self._connection is not ended:
+            raise UpstreamLost("given up before its answer")
+        self._connection = None
+        self._begin_on(await self._pool.replace(ended, full), offer)
+
     async def _send_each(
-        self, connection: UpstreamConnection, offer: _Offer, commands: Sequence[bytes]
+        self, connection: UpstreamConnection, offer: Offer, commands: Sequence[bytes]
     ) -> None:
         """Send one command after the other, and none after a refused MAIL."""
         timeout = self._pool.settings.command_timeout

@@ -210,6 +210,17 @@ async def test_octets_behind_the_answer_to_starttls_end_the_connection_at_once(
         assert str(error.reply) == INSECURE
 
 
+async def test_421_to_starttls_says_that_the_upstream_takes_no_more() -> None:
+    """The client was told that the connection was not secure."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        offers = EHLO.replace(b"PIPELINING", b"STARTTLS")
+        await converse(reader, writer, [offers, b"421 4.3.2 too many\r\n"])
+
+    async with serving(handle) as port, pooled(port, tls="starttls") as pool:
+        assert str((await failing(pool)).reply) == FULL
+
+
 # in the middle of the content
 
 

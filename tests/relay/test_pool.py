@@ -24,6 +24,8 @@ from tests.kit.ports import LOOPBACK, free_port, wait_for
 from tests.kit.upstream import Action, At, Close, Delay, FakeUpstream, Hold, Raw, Reply
 from tests.relay.sending import (
     CONTENT,
+    EHLO,
+    GO_ON,
     JEANNE,
     OK,
     SENDER,
@@ -199,6 +201,76 @@ async def test_an_upstream_that_refuses_all_connections_keeps_nobody_waiting() -
         assert pool.busy == 0
         few.most = 1
         assert (await send(pool)).last.code == 250
+
+
+class GreetsAll(Few):
+    """An upstream that greets as many as come, and answers 421 to a command of those too many."""
+
+    def __init__(self, most: int, until_421: list[bytes]) -> None:
+        super().__init__(most)
+        self.until_421 = until_421
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.open < self.most:
+            await super().__call__(reader, writer)
+        else:
+            self.refused += 1
+            await converse(reader, writer, [*self.until_421, b"421 4.3.2 too many\r\n"])
+
+
+XCLIENT = b"250-upstream.example\r\n250 XCLIENT ADDR\r\n"
+GREETING = b"220 upstream.example\r\n"
+APART = b"250 upstream.example\r\n"  # no PIPELINING
+
+
+@pytest.mark.parametrize(
+    "until_421",
+    [[], [EHLO], [EHLO, OK], [APART], [APART, OK], [XCLIENT], [XCLIENT, GREETING]],
+    ids=["ehlo", "mail", "rcpt", "mail-apart", "rcpt-apart", "xclient", "ehlo-again"],
+)
+async def test_an_upstream_that_greets_all_is_used_within_its_limit(until_421: list[bytes]) -> None:
+    """384 of 400 messages at once were answered 451."""
+    few = GreetsAll(4, until_421)
+    client = ClientInfo("192.0.2.1", port=1, helo="shop.example")
+    mail = MailParameters(SENDER, client=client, xclient_override=True)
+    async with serving(few) as port, pooled(port) as pool:
+        sent = await asyncio.gather(*(send(pool, mail=mail) for _ in range(40)))
+        assert {each.last.code for each in sent} == {250}
+    assert few.refused <= 50
+
+
+@pytest.mark.parametrize("messages", [1, 40])
+async def test_421_to_whatever_is_sent_keeps_nobody_waiting(messages: int) -> None:
+    few = GreetsAll(0, [EHLO])
+    async with serving(few) as port, pooled(port) as pool, asyncio.timeout(10):
+        sent = await asyncio.gather(*(send(pool) for _ in range(messages)), return_exceptions=True)
+    assert {str(error.reply) for error in sent} == {str(UpstreamLost.reply)}  # type: ignore[union-attr]
+    assert few.refused <= messages
+
+
+async def test_421_to_one_message_is_its_answer_whatever_the_connection() -> None:
+    """It may be the upstream's policy; others that use other connections are relayed."""
+    said = 0
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal said
+        await converse(reader, writer, [EHLO])
+        while (line := await reader.readline()) and b"paul@" not in line:
+            writer.write(GO_ON if line == b"DATA\r\n" else OK)
+            if line == b"DATA\r\n":
+                await reader.readuntil(b"\r\n.\r\n")
+                await asyncio.sleep(0.2)
+                writer.write(OK)
+        said += bool(line)
+        writer.write(b"421 4.7.0 not from you\r\n" if line else b"")
+
+    async with serving(handle) as port, pooled(port) as pool, asyncio.timeout(20):
+        others = [asyncio.create_task(send(pool)) for _ in range(4)]
+        await asyncio.sleep(0.1)
+        with pytest.raises(UpstreamLost):
+            await send(pool, mail=MailParameters("paul@shop.example"))
+        assert {(await each).last.code for each in others} == {250}
+    assert said == 3
 
 
 async def test_a_connection_that_brings_no_message_is_given_up(upstream: FakeUpstream) -> None:

@@ -30,8 +30,10 @@ pytestmark = pytest.mark.soak
 class Connection:
     """As much of an UpstreamConnection as a pool knows."""
 
-    def __init__(self, pool: "Pool") -> None:
-        self.alive, self.private, self.client, self.idle_since = True, False, "", 0.0
+    def __init__(self, pool: "Pool", *, refused: bool = False) -> None:
+        self.alive, self.private, self.client = True, False, ""
+        self.idle_since = self.wanted_since = 0.0
+        self.refused = refused  # MAIL is answered 421
         self._pool = pool
         pool.connections.add(self)
         pool.upstream.add(self)
@@ -60,9 +62,12 @@ class Pool(UpstreamPool):
         refuses: type[UpstreamError] = UpstreamFull,
         upstream: set[Connection] | None = None,
         table: Table | None = None,
+        *,
+        greets_all: bool = False,
         **settings: Any,
     ) -> None:
-        """`greets` says after how many seconds, `fails` whether that is an error."""
+        """`greets` says after how many seconds, `fails` whether that is an error. If it
+        `greets_all`, it refuses the others' messages."""
         deadlines = Deadlines(asyncio.get_running_loop())
         super().__init__(
             UpstreamSettings(TcpAddress("upstream.example", 25), **settings),
@@ -75,9 +80,11 @@ class Pool(UpstreamPool):
         self.upstream: set[Connection] = set() if upstream is None else upstream
         self.refusing = 0
         self._takes, self._greets, self._fails, self._refuses = limit, greets, fails, refuses
+        self._greets_all = greets_all
 
     async def _connect(self) -> Any:
-        if len(self.upstream) >= self._takes:
+        refused = len(self.upstream) >= self._takes
+        if refused and not self._greets_all:
             self.refusing += 1
             try:
                 self.check()
@@ -85,7 +92,7 @@ class Pool(UpstreamPool):
             finally:
                 self.refusing -= 1
             raise self._refuses("too many")
-        connection = Connection(self)
+        connection = Connection(self, refused=refused)
         try:
             self.check()
             await asyncio.sleep(self._greets())
@@ -117,7 +124,7 @@ class Pool(UpstreamPool):
         shares = self._shares
         assert (shares.taken, shares._held, shares._waiting) == (0, {}, {})
         assert (self._lent, self.refusing) == (0, 0)
-        assert (self._wanted, self._opening, self._again) == ({}, {}, None)
+        assert (self._waiters, self._opening, self._again) == ({}, {}, None)
         assert self.connections == set(self._idle)
 
 
@@ -129,7 +136,7 @@ class Walk:
         self.most = draw.choice([1, 2, 3, 20])
         self.limit = draw.choice([1_000, 1, 2, self.most])
         self.hangs, self.fails = draw.choice([0, 0, 0.05]), draw.choice([0, 0, 0.1])
-        self.waits = draw.choice([0.5, 30, 1_000])
+        self.waits, self.greets_all = draw.choice([0.5, 30, 1_000]), draw.random() < 0.3
         self.results: Counter[str] = Counter()
         self.using: set[Any] = set()
 
@@ -177,6 +184,7 @@ class Walk:
             draw.choice([UpstreamFull, UpstreamUnreachable, UpstreamLost]),
             upstream,
             table,
+            greets_all=self.greets_all,
             max_connections=self.most,
             max_connections_per_address=draw.choice([None, 1, self.most]),
             wait_timeout=self.waits,
@@ -188,30 +196,37 @@ class Walk:
             pool.check()
 
     async def _message(self, client: str) -> None:
-        draw, fresh = self.draw, False
-        pool = draw.choice(self.pools)
-        for _ in range(2):
-            connection: Any = None if fresh else pool.acquire_idle(client)
-            try:
-                connection = connection or await pool.acquire(client, fresh=fresh)
-            except UpstreamError as error:
-                self.results[type(error).__name__] += 1
-                return
-            assert connection not in self.using
-            self.using.add(connection)
-            try:
-                await asyncio.sleep(draw.choice([0, 0, 0.01, 0.1, 1]))
-            finally:
-                self.using.discard(connection)
-                if draw.random() < 0.1:
-                    connection.close()
-                connection.private = draw.random() < 0.1
+        draw, pool = self.draw, self.draw.choice(self.pools)
+        try:
+            connection: Any = pool.acquire_idle(client) or await pool.acquire(client)
+            for again in (draw.random() < 0.5, False):
+                while connection.refused:
+                    connection = await pool.replace(connection, UpstreamLost("421"))
+                if await self._use(pool, connection, again=again):
+                    break
+                connection = await pool.replace(connection)
+            self.results["sent"] += 1
+        except UpstreamError as error:
+            self.results[type(error).__name__] += 1
+        pool.check()
+
+    async def _use(self, pool: Pool, connection: Any, *, again: bool) -> bool:
+        """Use a connection and release it, unless it has ended and another is to follow."""
+        draw = self.draw
+        assert connection not in self.using
+        self.using.add(connection)
+        released = True
+        try:
+            await asyncio.sleep(draw.choice([0, 0, 0.01, 0.1, 1]))
+            if draw.random() < 0.1:
+                connection.close()
+            released = connection.alive or not again
+        finally:
+            self.using.discard(connection)
+            connection.private = draw.random() < 0.1
+            if released:
                 pool.release(connection)
-                pool.check()
-            fresh = not connection.alive
-            if not fresh or draw.random() < 0.5:
-                break
-        self.results["sent"] += 1
+        return released
 
 
 async def _send(pool: Pool, seconds: float) -> None:
@@ -228,19 +243,15 @@ def test_nobody_waits_for_ever_and_nothing_is_left_over() -> None:
 
 
 def test_a_message_that_needs_a_new_connection_gets_the_place_of_an_idle_one() -> None:
-    """Otherwise it waits for nothing: others take the idle one, and give it back."""
+    """Otherwise it waits for nothing: the idle one may have died as well."""
 
     async def work() -> None:
-        pool = Pool(1_000, max_connections=1)
-        dying: Any = await pool.acquire("a")
-        other = asyncio.create_task(pool.acquire("b"))
-        await asyncio.sleep(0)
-        dying.close()
-        pool.release(dying)
-        again = asyncio.create_task(pool.acquire("a", fresh=True))
-        pool.release(await other)
+        pool = Pool(1)
+        ended: Any = await pool.acquire("a")
+        ended.close()
+        pool.release(await pool.acquire("b"))
         async with asyncio.timeout(5):
-            pool.release(await again)
+            pool.release(await pool.replace(ended))
         assert len(pool.connections) == 1
 
     run(work())
@@ -341,8 +352,10 @@ def test_a_refusal_because_of_a_connection_that_has_ended_since_fails_nobody() -
 def test_nor_does_one_because_of_an_idle_connection_that_has_ended_since() -> None:
     async def work() -> None:
         pool = Pool(1)
+        ended: Any = await pool.acquire()
+        ended.close()
         pool.release(await pool.acquire())
-        waiting = asyncio.create_task(pool.acquire(fresh=True))
+        waiting = asyncio.create_task(pool.replace(ended))
         await asyncio.sleep(0.005)  # its attempt is under way
         (idle,) = pool._idle
         idle.close()
