@@ -1,11 +1,15 @@
 """`smtpproxy consent`: acts of agreement and withdrawal, as a history."""
 
 import hashlib
+import shlex
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from smtpproxy.clock import now
 from tests.cli.stored import DAY_ONE, Stored, first_line
+from tests.kit.relay import REPOSITORY
 
 ANNA = "anna@people.example"
 RECORD = (
@@ -73,6 +77,31 @@ def test_a_withdrawal_since_that_outweighs_the_consent_is_pointed_out(stored: St
 def test_an_unsubscribe_of_before_gives_way_to_the_consent(stored: Stored) -> None:
     stored.run("suppress", "add", ANNA, "--origin", "unsubscribe", "--since", "2026-02-01")
     assert stored.run(*RECORD, *KNOWN).stderr == ""
+
+
+AGAIN = (*RECORD[:-2], *KNOWN)
+
+
+def test_what_docs_say_of_a_suppression_by_a_clock_that_was_ahead(stored: Stored) -> None:
+    ahead = (now() + timedelta(hours=20)).isoformat()
+    stored.run("suppress", "add", ANNA, "--origin", "unsubscribe", "--since", ahead)
+    assert "not be mailed on the stream offers: suppressed_unsub" in stored.run(*AGAIN).stderr
+    lifted = ("suppress", "remove", ANNA, "--origin", "unsubscribe")
+    assert f"{ANNA}: may be mailed on offers" in stored.run(*lifted, *_documented_reason()).stdout
+
+
+def _documented_reason() -> list[str]:
+    text = " ".join((REPOSITORY / "docs/data.md").read_text().split())
+    command = "smtpproxy suppress remove ADDRESS --origin unsubscribe "
+    return shlex.split(text.partition(command)[2].partition("`")[0])
+
+
+def test_what_docs_say_of_a_withdrawal_by_a_clock_that_was_ahead(stored: Stored) -> None:
+    ahead = (now() + timedelta(hours=20)).isoformat()
+    stored.run("consent", "withdraw", ANNA, "--purpose", "offers", "--withdrawn-at", ahead)
+    assert "not be mailed on the stream offers: consent_withdrawn" in stored.run(*AGAIN).stderr
+    stored.run("contact", "erase", ANNA)
+    assert f"{ANNA}: may be mailed on offers" in stored.run(*AGAIN).stdout
 
 
 REQUEST = ("consent", "record", ANNA, "--purpose", "offers", "--pending", "--source", "direct")
