@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from smtpproxy.cli.feedback_mailbox import act_on, assign, list_reports, show, would_be_done
-from smtpproxy.cli.options import command, flag
+from smtpproxy.cli.options import command, flag, settings_in
 from smtpproxy.cli.printer import Column, Part, Table, print_json, print_text
 from smtpproxy.events import picked
 from smtpproxy.feedback import FeedbackReport, read_report
@@ -106,13 +106,7 @@ def _settings(config: Path, *, needed: bool) -> Settings | None:
     """Load the configuration; None if it is not in the usual place and not needed."""
     if config == UNIT_CONFIG and not config.exists() and not needed:
         return None
-    from smtpproxy.config import ConfigError, load
-
-    try:
-        return load(config)
-    except ConfigError as error:
-        click.echo("\n".join(error.faults), err=True)
-        raise click.exceptions.Exit(2) from error
+    return settings_in(config)
 
 
 def _contents(places: tuple[Path, ...], empty: list[str]) -> Iterator[tuple[str, bytes]]:

@@ -32,7 +32,7 @@ def serve(
     from smtpproxy.app import serve
     from smtpproxy.config import load
 
-    settings = settings_in(config)
+    settings = settings_in(config, meanwhile="")
     os.environ["SMTPPROXY_CONFIG"] = str(config.resolve())  # for the commands that the relay runs
     sys.exit(serve(settings, lambda: load(config), take_over=take_over))
 

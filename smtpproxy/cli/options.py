@@ -35,14 +35,24 @@ FILE_OR_STDIN = click.Path(path_type=Path, exists=True, dir_okay=False, allow_da
 TIME_HELP = "A time like 2025-03-01T10:00:00Z, or a date"
 
 
-def settings_in(config: Path) -> "Settings":
-    """Read a configuration; a faulty file ends the command with exit 2."""
+_MEANWHILE = (
+    "Nothing was done. A running relay goes on with the settings it has read; commands that cannot"
+    " wait for this file to be right take a copy of the former one: --config FILE"
+)
+
+
+def settings_in(config: Path, *, meanwhile: str = _MEANWHILE) -> "Settings":
+    """Read a configuration; a faulty file ends the command with exit 2.
+
+    `meanwhile`: what to do until it is right.
+    """
     from smtpproxy.config import ConfigError, load
 
     try:
         settings = load(config)
     except ConfigError as error:
-        click.echo("\n".join([*error.faults, *_unread(error)]), err=True)
+        advice = [*_unread(error)] or [meanwhile]
+        click.echo("\n".join(filter(None, [*error.faults, *advice])), err=True)
         raise click.exceptions.Exit(2) from error
     _check_folder(settings.server.state_dir)
     return settings

@@ -139,6 +139,26 @@ def test_another_command_says_the_same_about_a_faulty_file() -> None:
     assert done.stderr == f"{path}: server.workers: -1 is too small: at least 0\n"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "suppress show a@b.example",
+        "audit verify",
+        "reload",
+        "feedback -",
+        "stream enforce offers",
+    ],
+)
+def test_a_command_says_what_can_be_done_until_the_file_is_right(command: str) -> None:
+    path = CONFIGS / "bad" / "workers.toml"
+    done = run(*COMMAND, *command.split(), "--config", str(path), cwd=REPOSITORY)
+    assert (done.returncode, done.stdout) == (2, "")
+    fault, advice = done.stderr.splitlines()
+    assert fault == f"{path}: server.workers: -1 is too small: at least 0"
+    assert "A running relay goes on with the settings it has read" in advice
+    assert "--config FILE" in advice
+
+
 def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
     done = run(*COMMAND, "serve", "--config", str(tmp_path / "none.toml"), cwd=REPOSITORY)
     assert done.returncode == 2
