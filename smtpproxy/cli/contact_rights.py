@@ -10,6 +10,8 @@ from smtpproxy import erasure
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import (
     TIME_HELP,
+    YES,
+    ask_first,
     canonical_address,
     choice,
     command,
@@ -71,6 +73,7 @@ class RectifyOptions:
     add_tag: tuple[str, ...] = several("A tag, such as restricted.", plain_text)
     remove_tag: tuple[str, ...] = several("A tag that is wrong.", plain_text)
     reason: str = option("Why: who asked for it, and how it is known.", plain_text, required=True)
+    yes: bool = YES
 
     def correction(self, restricted_tags: frozenset[str]) -> Correction:
         """Return the correction that these options describe."""
@@ -104,6 +107,8 @@ def rectify(settings: Settings, address: str, options: RectifyOptions) -> Result
         raise click.UsageError(
             "nothing to correct: give an option such as --new-address or --audience"
         )
+    if (new := options.new_address) is not None and new != address:
+        ask_first(lambda: _merging(settings, address, new), yes=options.yes)
     done = using_store(
         settings,
         lambda store: store.rectify(address, correction, at=now(), reason=options.reason),
@@ -119,6 +124,24 @@ def rectify(settings: Settings, address: str, options: RectifyOptions) -> Result
 
     name = options.new_address or address
     return with_effect(settings, name, Result({"address": name, "rectification": done}, text()))
+
+
+def _merging(settings: Settings, address: str, new: str) -> str | None:
+    """Return what is asked before two contacts become one; None: there are not two."""
+    if _known(settings, address) is None or (other := _known(settings, new)) is None:
+        return None
+    return f"{new} is {other}: a merged history cannot be separated again. Merge the two?"
+
+
+def _known(settings: Settings, address: str) -> str | None:
+    """Say what a contact holds; None: there is none."""
+    contact = using_store(
+        settings, lambda store: store.contact(address), read_only=True, or_empty=True
+    )
+    if contact is None:
+        return None
+    acts = counted(len(contact.acts), "act of consent", "acts of consent")
+    return f"a contact with {counted(len(contact.purchases), 'purchase')} and {acts}"
 
 
 def in_words(change: Change) -> str:
@@ -195,6 +218,7 @@ def erase(
         choice(["marketing", "all"]),
         default="marketing",
     ),
+    yes: bool = YES,
 ) -> Result:
     """Erase a contact with its whole history, and the person from the audit log (RGPD 17).
 
@@ -207,6 +231,11 @@ def erase(
     the contact, are listed for you to erase one by one.
     """
 
+    def question() -> str:
+        found = _known(settings, address) or "no contact"
+        return f"{address} is {found}: erase the person, in the audit log too, for good?"
+
+    ask_first(question, yes=yes)
     done = using_store(
         settings, lambda store: erasure.erase(settings, store, address, at=now(), scope=scope)
     )

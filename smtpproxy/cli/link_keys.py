@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.options import command, flag
+from smtpproxy.cli.options import YES, ask_first, command, flag
 from smtpproxy.cli.printer import Column, Part, Result, Table
 from smtpproxy.cli.stores import using_store
 from smtpproxy.clock import now
@@ -92,7 +92,7 @@ def rekey(
 
 @command("retire", unsubscribe)
 @click.argument("version", type=int, metavar="VERSION")
-def retire(settings: Settings, version: int) -> Result:
+def retire(settings: Settings, version: int, yes: bool = YES) -> Result:
     """Retire the key VERSION: links sealed under it stop working.
 
     For a key that has leaked, or whose links no longer have to work. It is removed from
@@ -100,6 +100,8 @@ def retire(settings: Settings, version: int) -> Result:
     be retired unless it is lost: make a newer one first.
     """
     state_dir = settings.server.state_dir
+
+    ask_first(lambda: _losing(state_dir, version), yes=yes)
 
     async def work(store: Store) -> tuple[Fingerprints, Sequence[Relay]]:
         used = await store.link_keys()
@@ -123,6 +125,18 @@ def retire(settings: Settings, version: int) -> Result:
     left = _drop_key(state_dir, version)
     shown = _shown(load_link_keys(state_dir), used, relays)
     return Result(shown.data, (*shown.text, *left))
+
+
+def _losing(state_dir: Path, version: int) -> str | None:
+    """Return what is asked before a key is retired; None: it is not here, or must not be."""
+    keys = load_link_keys(state_dir) if has_link_keys(state_dir) else {}
+    if version not in keys or version == max(keys):
+        return None
+    return (
+        f"Key {version} was made on {keys[version].made.isoformat()}: everybody who was sent a link"
+        " sealed with it can no longer unsubscribe by that link, unless the key comes back from a"
+        f" copy of {LINK_KEY_FILE}. Retire it?"
+    )
 
 
 def _drop_key(state_dir: Path, version: int) -> list[str]:

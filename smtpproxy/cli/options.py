@@ -9,6 +9,7 @@ import json
 import os
 import re
 import stat
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -106,6 +107,28 @@ def flag(help: str, *, name: str = "") -> Any:
 def several(help: str, type: Any = None, *, name: str = "", **settings: Any) -> Any:
     """Return an option with the values of every `--its-name` given, in a tuple."""
     return option(f"{help} Repeat for more.", type, name=name, multiple=True, **settings)
+
+
+YES: Any = flag("Do not ask for confirmation.")
+
+
+def ask_first(question: Callable[[], str | None], *, yes: bool) -> None:
+    """Ask before what cannot be undone, unless there is no question or no terminal to ask at."""
+    if yes or sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    if (text := question()) is not None:
+        confirm(text)
+
+
+def confirm(question: str) -> None:
+    """Ask, and end the command unless the answer is yes."""
+    try:
+        if click.confirm(question, err=True):
+            return
+    except click.Abort:  # Ctrl-C, or there is nobody to answer
+        click.echo(err=True)  # the line of the question is open
+        fail("nothing was changed; --yes goes on without asking")
+    fail("nothing was changed")
 
 
 def choice(values: Any) -> click.Choice[str]:

@@ -10,8 +10,16 @@ from typing import Any
 import click
 from msgspec import structs
 
-from smtpproxy.cli import fail, failing
-from smtpproxy.cli.options import command, flag, moment, option, plain_text, settings_in
+from smtpproxy.cli import failing
+from smtpproxy.cli.options import (
+    YES,
+    command,
+    confirm,
+    moment,
+    option,
+    plain_text,
+    settings_in,
+)
 from smtpproxy.cli.printer import Aside, Column, Part, Result, Table, print_text
 from smtpproxy.cli.report import ReportOptions, judged, read_report, since
 from smtpproxy.cli.stores import using_store
@@ -46,7 +54,7 @@ class ModeOptions:
         "How far back to look at mail, or from which time.",
         since, metavar="7d|TIME", default="7d",
     )  # fmt: skip
-    yes: bool = flag("Do not ask for confirmation.")
+    yes: bool = YES
 
 
 @command("enforce", stream)
@@ -92,13 +100,7 @@ def _change(config: Path, name: str, mode: Mode, options: ModeOptions) -> Result
     if not options.yes:
         print_text(plan, err=True)
         plan = []
-        try:
-            agreed = click.confirm("Write this?", err=True)
-        except click.Abort:  # Ctrl-C, or there is no terminal
-            click.echo(err=True)  # the line of the question is open
-            fail("nothing was changed; --yes writes without asking")
-        if not agreed:
-            fail("nothing was changed")
+        confirm("Write this?")
     with failing(CannotChange):
         edit.write()
     written = f"Written to {config}."

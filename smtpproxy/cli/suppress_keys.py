@@ -12,7 +12,7 @@ import click
 
 from smtpproxy.cli import fail, unknown
 from smtpproxy.cli.link_keys import holdings, relay_lines
-from smtpproxy.cli.options import FILE_OR_STDIN, command, flag, option
+from smtpproxy.cli.options import FILE_OR_STDIN, YES, ask_first, command, flag, option
 from smtpproxy.cli.printer import Part, Result, json_bytes
 from smtpproxy.cli.stores import AddressFile, scope_type, using_store
 from smtpproxy.clock import now
@@ -115,6 +115,7 @@ class RekeyOptions:
     status: bool = flag("Only show how much is stored under each key.")
     force: bool = flag("Begin even if a relay lacks the new key: it will answer 451.")
     finish: bool = flag("Retire the old key if nothing is stored under it.")
+    yes: bool = YES
 
 
 @command("rekey")
@@ -137,6 +138,8 @@ def rekey(settings: Settings, options: RekeyOptions) -> Result:
         data = {"keys": keys, "relays": holdings(relays, FILE_NAME)}
         return Result(data, (*_key_lines(keys), *relay_lines(relays, FILE_NAME)))
 
+    if finish:
+        ask_first(_before_finishing, yes=options.yes)
     listed = AddressFile(options.addresses) if options.addresses is not None else None
 
     async def work(store: Store) -> tuple[int, bool, Sequence[KeyStatus]]:
@@ -158,6 +161,13 @@ def rekey(settings: Settings, options: RekeyOptions) -> Result:
     done = {"moved": moved, "finished": finished, "keys": keys}
     unreadable = listed is not None and listed.unreadable
     return Result(done, text(), 1 if unreadable or (finish and not finished) else 0)
+
+
+def _before_finishing() -> str:
+    return (
+        "Exports made under the old key can then no longer be imported, and unsubscribe links of"
+        " long addresses no longer work. Retire it for good?"
+    )
 
 
 async def _status(store: Store) -> tuple[Sequence[KeyStatus], Sequence[Relay]]:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from smtpproxy.cli import unknown
-from smtpproxy.cli.options import command, flag, option
+from smtpproxy.cli.options import YES, ask_first, command, flag, option
 from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Table
 from smtpproxy.cli.stores import using_store
 from smtpproxy.clock import now
@@ -144,6 +144,7 @@ def drop(
     name: str,
     letter: int | None = _LETTER,
     everything: bool = flag("All dead letters of the webhook.", name="--all"),
+    yes: bool = YES,
 ) -> Result:
     """Drop dead letters: the receiver will not get these changes from this relay.
 
@@ -151,6 +152,18 @@ def drop(
     """
     if (letter is None) is not everything:
         raise click.UsageError("name one with --letter ID, or drop them all with --all")
+
+    def question() -> str | None:
+        letters = using_store(
+            settings, lambda store: store.dead_letters(name), read_only=True, or_empty=True
+        )
+        chosen = [one for one in letters if everything or one.id == letter]
+        if not chosen:
+            return None
+        changes = counted(sum(one.changes for one in chosen), "change")
+        return f"{name} will never be told of {changes}. Drop them for good?"
+
+    ask_first(question, yes=yes)
     dropped = using_store(settings, lambda store: store.drop_dead_letters(name, letter))
     if not dropped:  # a webhook that was removed may have left some
         _check_name(settings, name)

@@ -1,0 +1,122 @@
+"""Commands ask at a terminal before what cannot be undone, and only there."""
+
+import os
+import pty
+import subprocess
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription
+from smtpproxy.store.link_keys import LINK_KEY_FILE, link_ring
+from tests.cli.stored import Stored
+from tests.cli.test_help import COMMANDS_OF_HELP
+from tests.cli.test_webhook import TABLE, failing
+from tests.kit.relay import COMMAND, REPOSITORY
+
+ANNA, OLD, NEW = "anna@people.example", "old@people.example", "new@people.example"
+AGREED = ("--purpose", "offers", "--method", "signed_form", "--source", "direct")
+QUESTIONS = {
+    f"contact erase {ANNA}": (
+        f"{ANNA} is a contact with 0 purchases and 1 act of consent: erase the person, in the audit"
+        " log too, for good? [y/N]:"
+    ),
+    "contact erase gone@people.example": "gone@people.example is no contact: erase the person,",
+    f"contact rectify {OLD} --new-address {NEW} --reason told": (
+        f"{NEW} is a contact with 0 purchases and 1 act of consent: a merged history cannot be"
+        " separated again. Merge the two? [y/N]:"
+    ),
+    "unsubscribe retire 1": f"Key 1 was made on {datetime.now(UTC):%Y-%m}-",
+    "webhook drop crm --all": "crm will never be told of 2 changes. Drop them for good? [y/N]:",
+    "webhook drop crm --letter 1": "crm will never be told of 1 change. Drop them for good? [y/N]:",
+    "suppress rekey --finish": "Exports made under the old key can then no longer be imported",
+}
+NOTHING_TO_ASK = (
+    f"contact rectify {OLD} --new-address other@people.example --reason told",
+    "unsubscribe retire 2",  # seals new links
+    "unsubscribe retire 7",
+    "webhook drop crm --letter 7",
+)
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Stored:
+    stored = Stored(tmp_path)
+    secret = tmp_path / "crm.secret"
+    secret.touch(0o600)
+    secret.write_text("whsec_" + "c2VjcmV0" * 4 + "\n")
+    with stored.config_path.open("a") as file:
+        file.write(TABLE.format(secret=secret))
+    for address in (ANNA, OLD, NEW):
+        stored.run("consent", "record", address, *AGREED)
+    for command in ("unsubscribe", "unsubscribe", "suppress"):
+        stored.run(command, "rekey")
+    failing(stored)
+    return stored
+
+
+def at_terminal(stored: Stored, command: str, answer: str) -> tuple[int, str]:
+    """Run a command at a terminal, where `answer` is typed; (exit code, what it says there)."""
+    ours, theirs = pty.openpty()
+    os.write(ours, answer.encode())
+    run = [*COMMAND, *command.split(), "--config", str(stored.config_path)]
+    done = subprocess.run(
+        run, stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, cwd=REPOSITORY, timeout=60
+    )
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # there is no more
+        while read := os.read(ours, 65_536):
+            shown += read
+    os.close(ours)
+    return done.returncode, " ".join(shown.decode().split())
+
+
+@pytest.mark.parametrize("command", QUESTIONS)
+def test_a_no_changes_nothing(stored: Stored, command: str) -> None:
+    code, shown = at_terminal(stored, command, "n\n")
+    assert QUESTIONS[command] in shown
+    assert (code, shown.rpartition("Error: ")[2]) == (1, "nothing was changed")
+    code, shown = at_terminal(stored, f"{command} --yes", "")
+    assert (code, "[y/N]" in shown) == (0, False), "there is still something to do"
+
+
+def test_a_yes_goes_on_and_a_script_is_not_asked(stored: Stored) -> None:
+    drop = "webhook drop crm --letter"
+    code, shown = at_terminal(stored, f"{drop} 1", "\x04")  # the end of input
+    assert (code, shown.rpartition("Error: ")[2][:20]) == (1, "nothing was changed;")
+    assert at_terminal(stored, f"{drop} 1", "y\n")[0] == 0
+    assert "1 dead letter dropped" in stored.run(*drop.split(), "2").stdout
+
+
+@pytest.mark.parametrize("command", NOTHING_TO_ASK)
+def test_what_changes_nothing_that_matters_is_not_asked(stored: Stored, command: str) -> None:
+    assert "[y/N]" not in at_terminal(stored, command, "n\n")[1]
+
+
+def test_every_command_that_asks_is_tested() -> None:
+    asking = {
+        name
+        for name, command in COMMANDS_OF_HELP.items()
+        if any("--yes" in parameter.opts for parameter in command.params)
+    }
+    others = {"init", "contact map", "stream enforce", "stream observe"}  # with other questions
+    assert {" ".join(command.split()[:2]) for command in QUESTIONS} == asking - others
+
+
+def test_a_retired_key_comes_back_from_a_copy(stored: Stored) -> None:
+    state = stored.folder / "state"
+    file = state / LINK_KEY_FILE
+    ring = link_ring(state)
+    token = ring.seal(Unsubscription(ANNA, "marketing", "01J9ZK3W5V7Q8R9S0T1V2W3X4Y"))
+    copy = file.read_text()
+    stored.run("unsubscribe", "rekey")
+    stored.run("unsubscribe", "retire", "2")
+    with pytest.raises(TokenError):
+        link_ring(state).open(token)
+    (line,) = (line for line in copy.splitlines() if line.startswith("2 "))
+    file.write_text(f"{file.read_text()}{line}\n")
+    assert link_ring(state).open(token).recipient == ANNA
+    assert "key 2" in stored.run("unsubscribe", "keys").stdout
