@@ -22,7 +22,7 @@ def organisational_domain(domain: str) -> str:
     `domain` is a lower-case A-label; a public suffix, or something that is not a domain (an address
     literal), is its own. The list is the installed one.
     """
-    if not domain or domain.startswith("["):
+    if domain.startswith("["):
         return domain
     return _suffixes().privatesuffix(domain) or domain
 

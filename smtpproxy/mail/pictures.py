@@ -68,7 +68,7 @@ def pictures(source: str) -> Iterator[Picture]:
 
 
 def _urls(name: str, attributes: Mapping[str, str]) -> Iterator[str]:
-    if name == "input" and attributes.get("type", "").strip().lower() != "image":
+    if name == "input" and attributes.get("type", "").lower() != "image":
         return
     if name != "source" and attributes.get("src"):
         yield attributes["src"]

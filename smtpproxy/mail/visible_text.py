@@ -19,7 +19,6 @@ _RAW_END = {
     name: re.compile(f"</{name}", re.IGNORECASE)
     for name in ("script", "style", "title", "textarea")  # no tag within is one
 }
-_IN_HEAD = frozenset({*_UNSEEN, "base", "basefont", "bgsound", "head", "html", "link", "meta"})
 _VOID = frozenset(
     {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}
 )
@@ -108,8 +107,6 @@ class _Reader:
         # Elements with a font size, once there was one of 0: the name, how many of it are open
         # in it, and whether its text has a size.
         self._sizes: list[tuple[str, int, bool]] = []
-        self._in_head = False
-        self._begun = False  # something was shown
         self._open_quotes = 0  # tags with a quote that is not closed
 
     def read(self) -> None:
@@ -156,10 +153,7 @@ class _Reader:
     def _show(self, text: str) -> None:
         if self._hidden or (self._sizes and not self._sizes[-1][2]):
             return
-        if not self._begun and text.strip():
-            self._begun, self._in_head = True, False  # a head need not be closed
-        if not self._in_head:
-            self.text.append(text)
+        self.text.append(text)
 
     def _end_of_tag(self, start: int) -> int:
         """Where its > is; one between quotes does not end it, unless they are never closed."""
@@ -168,16 +162,12 @@ class _Reader:
             if end is not None:
                 return end.end() - 1
             self._open_quotes += 1
-        return self._source.find(">", start + 1)
+        return self._source.find(">", start)
 
     def _tag(self, name: str, closing: bool, attributes: str) -> None:
         if self._hidden:
             self._in_hidden(name, closing)
             return
-        if name == "head":
-            self._in_head = not closing and not self._begun
-        elif self._in_head and not closing and name not in _IN_HEAD:
-            self._in_head = False
         if name not in _INLINE:
             self.text.append("\n")
         if closing:
@@ -197,7 +187,7 @@ class _Reader:
 
     def _size(self, name: str, style: str) -> None:
         """Note the font size of an element; of most mail none is 0, and nothing is noted."""
-        size, sizes = _font_size(style) if style else None, self._sizes
+        size, sizes = _font_size(style), self._sizes
         if sizes and sizes[-1][0] == name:
             if name == "p":
                 sizes.pop()  # a p ends where another begins

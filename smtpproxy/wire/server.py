@@ -203,8 +203,7 @@ class ServerConnection(SessionState):
         """Without a whole line, ask for more, unless the line is already invalid."""
         head = self._buffer[self._taken : self._taken + limit + 1]
         name = bare_newline(head.removesuffix(b"\r"))  # an LF may follow
-        too_long = self.buffered > limit + 1 or (len(head) > limit and not head.endswith(b"\r"))
-        if name is None and not too_long:
+        if name is None and self.buffered <= limit + 1:
             return NEED_DATA
         if self.unanswered:
             return BLOCKED
@@ -275,7 +274,6 @@ class ServerConnection(SessionState):
             lines, self._taken = content.take(self._buffer, self._taken)
             return ContentChunk(lines) if lines else self._next_chunk()
         if content.last:
-            self._chunks = None
             self.state = State.CONTENT  # until the end is answered
             return self._end_of(content, content.end())
         self.state = self._after_chunk
