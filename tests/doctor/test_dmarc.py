@@ -51,6 +51,7 @@ async def found(zone: dict[str, str], domain: str) -> tuple[str | None, str, str
             "mail.giant.bank",
             ("bank", "giant.bank", "reject"),
         ),
+        ({"bank": "v=DMARC1; p=reject; psd=y"}, "bank", ("bank", "bank", "reject")),
         ({"com": "not dmarc"}, "example.com", (None, "example.com", None)),
     ],
 )
@@ -89,7 +90,7 @@ def test_a_record_without_a_usable_policy_counts_for_its_reports() -> None:
 RUA = "rua=mailto:d@example.com"
 JUDGED = [
     (f"v=DMARC1; p=reject; {RUA}", "pass", ""),
-    (f"v = DMARC1 ;p = Reject ;\t{RUA},mailto:e%2Bf@example.net ; fo=1:d:s;", "pass", ""),
+    (f"v = DMARC1 ;p\t= Reject ;\t{RUA},mailto:e%2Bf@example.net ; fo=1:d:s;", "pass", ""),
     (f"v=DMARC1;p=reject;x=y;{RUA};;sp=quarantine;psd=n;t=n;ruf=mailto:d@e.example", "pass", ""),
     # receivers take none of these for a record
     (f"v=DMARC12; p=reject; {RUA}", "fail", "does not begin with"),
@@ -104,15 +105,19 @@ JUDGED = [
     ("v=DMARC1", "fail", "there is no p="),
     (f"v=DMARC1; p=none, {RUA}", "fail", "semicolons"),
     (f"v=DMARC1; p=none {RUA}", "fail", "semicolons"),
+    ("v=DMARC1; p=none,sp=none", "fail", "semicolons"),
+    ("v=DMARC1; p=none\\; adkim=s", "fail", "semicolons"),
     (f"v=DMARC1; p=none\\; {RUA}x@", "fail", "none\\"),
     ("v=DMARC1; p=rejct", "fail", "p=rejct is not one of"),
     ("v=DMARC1; p=", "fail", "p="),
     (f"v=DMARC1; p=reject; p=none; {RUA}", "fail", "twice"),
+    (f"v=DMARC1; v=DMARC1; p=reject; {RUA}", "fail", "twice"),
     # nobody gets the reports
     ("v=DMARC1; p=reject", "warn", "nobody gets reports"),
     ("v=DMARC1; p=reject; rua=", "fail", "rua= holds no URI"),
     ("v=DMARC1; p=none; rua=", "fail", "rua= holds no URI"),
     ("v=DMARC1; p=reject; rua=d@example.com", "fail", "rua= holds no URI"),
+    (f"v=DMARC1; p=reject; {RUA}!x", "fail", "rua= holds no URI"),
     ("v=DMARC1; p=reject; rua=mailto:", "fail", "rua= holds no URI"),
     ("v=DMARC1; p=reject; rua=mailto:d@localhost", "fail", "rua= holds no URI"),
     ("v=DMARC1; p=reject; rua=mailto:d e@example.com", "fail", "rua= holds no URI"),
@@ -132,6 +137,7 @@ JUDGED = [
     (f"v=DMARC1; p=reject; fo=1,d; {RUA}", "warn", "fo=1,d is not a list"),
     (f"v=DMARC1; p=reject; ruf=nobody; {RUA}", "warn", "ruf= holds no URI"),
     (f"v=DMARC1; p=reject; nonsense; {RUA}", "warn", "“nonsense” is not tag=value"),
+    (f"v=DMARC1; p=reject; x=; {RUA}", "warn", "“x=” is not tag=value"),
     (f"v=DMARC1; p=reject; pct=50; {RUA}", "warn", "pct= is gone"),
     (f"v=DMARC1; p=reject; ri=3600; rf=afrf; {RUA}", "warn", "ri= is gone"),
 ]

@@ -51,6 +51,7 @@ def test_pieces_go_and_nothing_else(encoding: bytes) -> None:
         edited = cut(body, text, pieces)
         left = read(head, edited).octets
         assert re.sub(rb"<!-- {0,2}-->", TAG, left) == text.octets
+        assert edited.count(b"\n") == edited.count(b"\r\n")
         assert all(len(line) <= 76 for line in edited.split(b"\r\n")) or encoding == b"8bit"
         assert _decoded(head + edited) == left  # as another reader has it
 

@@ -45,6 +45,7 @@ SEEN = [
     # and unless browsers do not understand it
     ("<i style='display:none;display:x'>a</i><i style='opacity:0;opacity:1x'>b</i>c", "c"),
     ("<i style='max-height:0;max-height:9zz'>a</i><i style='font-size:0;font-size:x'>b</i>c", "c"),
+    ("<i style='font-size:0;font-size:12zz'>a</i>b", "b"),
     (
         "<i style='visibility:hidden;visibility:visible'>a</i><i style='opacity:0;opacity:50%'>b",
         "ab",

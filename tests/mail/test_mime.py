@@ -76,6 +76,7 @@ def test_boundaries(body: bytes, expected: list[str]) -> None:
 LEFT_OUT = [
     b"Content-Type: multipart/mixed\r\n\r\n--b\r\n\r\none",
     b"Content-Type: multipart/mixed; boundary=" + b"b" * 300 + b"\r\n\r\none",
+    b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\none\r\n--b--",
 ]
 
 
@@ -94,6 +95,7 @@ PIECES = [
     b"boundary*0*=us-ascii''%62; boundary*1=c",
     b"boundary*=us-ascii'en'b%63",
     b"BOUNDARY*1=c; boundary*0=b; boundary*3=x",
+    b"boundary*0*=us-ascii''b; boundary*1*=%63",
 ]
 
 
@@ -102,6 +104,11 @@ def test_a_boundary_may_be_in_pieces(pieces: bytes) -> None:
     head = b"Content-Type: multipart/mixed; " + pieces
     assert texts(head + b"\r\n\r\n--bc\r\n\r\none\r\n--bc--") == ["one"]
     assert read(head + b"; boundary=x\r\n\r\n--bc--").malformed is not None
+
+
+def test_an_apostrophe_in_a_later_piece_is_no_end_of_a_language() -> None:
+    head = b"Content-Type: multipart/mixed; boundary*0*=us-ascii''b; boundary*1*=c'd\r\n\r\n"
+    assert texts(head + b"--bc'd\r\n\r\none\r\n--bc'd--") == ["one"]
 
 
 def test_a_charset_is_the_same_in_capitals() -> None:

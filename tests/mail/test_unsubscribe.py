@@ -80,6 +80,7 @@ FAULTS = [
     ("<%unsubscribe_url%>", "placeholder", "%unsubscribe_url%"),
     ("<[unsubscribe]>", "placeholder", "[unsubscribe]"),
     ("[unsubscribe]", "placeholder", "[unsubscribe]"),
+    ("see [unsubscribe]", "placeholder", "[unsubscribe]"),
     ("<https://[unsubscribe]>", "placeholder", "[unsubscribe]"),
     ("<https://u.example/[[token]]>", "placeholder", "[[token]]"),
     ("<https://u.example/__UNSUB_TOKEN__>", "placeholder", "__UNSUB_TOKEN__"),
@@ -114,7 +115,7 @@ FAULTS = [
     ("<mailto:stop@%5B192.0.2.1%5D>", "host", "[192.0.2.1]"),
     ("<https://a..example/>", "host", "a..example"),
     ("<https://-a.example/>", "host", "-a.example"),
-    ("<https://shop.example:99999/>", "host", "shop.example:99999"),
+    ("<https://shop.example:65536/>", "host", "shop.example:65536"),
 ]
 
 
@@ -132,6 +133,7 @@ GOOD = [
     "https://u.shop.example/u/a__b__c-__Ab3_",
     "https://u.shop.example/?u=user%5Bid%5D%3D1",
     "https://myexample.com/u",
+    "https://shop.4example:65535/u",
     "https://example.co/u",
     "https://xn--caf-dma.test:8443",
     "https://my_app.shop.example/",

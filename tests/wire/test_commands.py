@@ -77,7 +77,8 @@ def test_ehlo_offers_what_there_is_and_helo_nothing() -> None:
 
 @pytest.mark.parametrize("verb", ["EHLO", "HELO"])
 @pytest.mark.parametrize(
-    "argument", ["", " ", " a b", " <a.example>", " a@b", " a,b", " (a)", " " + DOMAIN_255 + "x"]
+    "argument",
+    ["", " ", " a b", " <a.example>", " a@b", " a,b", " (a)", " a/b", " " + DOMAIN_255 + "x"],
 )
 def test_bad_hello(verb: str, argument: str) -> None:
     reply = f"501 5.5.4 {verb} needs a domain or an address literal"
@@ -318,6 +319,7 @@ ORCPT_SYNTAX = "501 5.5.4 ORCPT must be a type of address, a semicolon and xtext
         ("ORCPT=a@b.example", ORCPT_SYNTAX),
         ("ORCPT=rfc822;", ORCPT_SYNTAX),
         (f"ORCPT=rfc822;{'x' * 500}", ORCPT_SYNTAX),
+        ("ORCPT=rfc822;a+zz@b.example", ORCPT_SYNTAX),
         (
             "ORCPT=utf-8;é@b.example",
             "501 5.5.4 bad parameter syntax; write KEYWORD or KEYWORD=value",

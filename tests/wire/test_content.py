@@ -14,7 +14,9 @@ from smtpproxy.wire.content import (
     ContentReader,
     bare_newline,
     stuffed,
+    stuffed_pieces,
     unstuffed,
+    unstuffed_pieces,
 )
 from smtpproxy.wire.session import BareNewline
 from tests.wire.feeding import SIZES, cut, quick
@@ -262,6 +264,14 @@ def test_a_stray_newline_is_found_in_every_short_text() -> None:
 @example(b".\r\n..\r\n")
 def test_stuffing_is_undone_by_unstuffing(content: bytes) -> None:
     assert unstuffed(stuffed(content)) == content
+
+
+@quick
+@given(octets, SIZES)
+@example(b"a\r\n.b\r\n.", [1, 1])
+def test_pieces_are_stuffed_and_unstuffed_as_the_whole_is(content: bytes, sizes: list[int]) -> None:
+    assert b"".join(stuffed_pieces(cut(content, sizes))) == stuffed(content)
+    assert b"".join(unstuffed_pieces(cut(content, sizes))) == unstuffed(content)
 
 
 @quick

@@ -73,6 +73,9 @@ def test_an_upstream_is_told_what_it_takes() -> None:
         b"XFORWARD ADDR=IPV6:2001:db8::1 NAME=[UNAVAILABLE] PROTO=ESMTP HELO=a+20b+3Dc"
         b" IDENT=4Abc SOURCE=REMOTE\r\n"
     )
+    assert xforward_command(ClientInfo("192.0.2.7"), frozenset({"ADDR"})) == (
+        b"XFORWARD ADDR=192.0.2.7\r\n"
+    )
     assert xforward_command(told, frozenset({"PROTO"})) == b"XFORWARD PROTO=ESMTP\r\n"
     assert xforward_command(told, frozenset({"LOGIN"})) == b""
 

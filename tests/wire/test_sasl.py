@@ -1,6 +1,8 @@
 """The SASL machines, against the RFCs' own examples and against anything at all."""
 
 import base64
+import hmac
+from hashlib import pbkdf2_hmac, sha256
 
 import pytest
 from hypothesis import given
@@ -67,6 +69,45 @@ def test_a_wrong_proof(final: bytes) -> None:
     scram = machine()
     scram.step(CLIENT_FIRST)
     assert scram.step(final) == Refused(user="user")
+
+
+def proven(said: bytes) -> bytes:
+    """A final message with the proof that belongs to what it says."""
+    key = hmac.digest(pbkdf2_hmac("sha256", b"pencil", SALT, 4096), b"Client Key", "sha256")
+    signed = b",".join([CLIENT_FIRST.removeprefix(b"n,,"), SERVER_FIRST, said])
+    signature = hmac.digest(sha256(key).digest(), signed, "sha256")
+    return (
+        said + b",p=" + base64.b64encode(bytes(a ^ b for a, b in zip(key, signature, strict=True)))
+    )
+
+
+def test_a_proof_of_other_words_than_were_said_before_is_none() -> None:
+    said = CLIENT_FINAL.partition(b",p=")[0]
+    assert proven(said) == CLIENT_FINAL
+    for other in (said.replace(b"biws", b"eSws"), said + b"x", said.replace(b"%hv", b"%hV")):
+        scram = machine()
+        scram.step(CLIENT_FIRST)
+        assert scram.step(proven(other)) == Refused(user="user")
+
+
+@pytest.mark.parametrize(
+    "final",
+    [
+        b"",
+        CLIENT_FINAL.replace(b",p=", b"p="),
+        CLIENT_FINAL.replace(b",p=", b",x="),
+        CLIENT_FINAL.replace(b"c=", b"x="),
+        CLIENT_FINAL.replace(b"c=biws,", b""),
+        CLIENT_FINAL.replace(b"c=biws", b"c=bi!ws"),
+        CLIENT_FINAL.replace(b"p=dHz", b"p=d!Hz"),
+        CLIENT_FINAL + b"=",
+        b"\xff" + CLIENT_FINAL,
+    ],
+)
+def test_a_final_message_that_is_none(final: bytes) -> None:
+    scram = machine()
+    scram.step(CLIENT_FIRST)
+    assert scram.step(final) == Refused(malformed=True)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +182,14 @@ def test_anything_at_all_never_proves_anybody(
 
 @pytest.mark.parametrize(
     ("text", "prepared"),
-    [("I\xadX", "IX"), ("user", "user"), ("USER", "USER"), ("\xaa", "a"), ("\u2168", "IX")],
+    [
+        ("I\xadX", "IX"),
+        ("user", "user"),
+        ("USER", "USER"),
+        ("\xaa", "a"),
+        ("\u2168", "IX"),
+        ("a\u1680b", "a b"),
+    ],
 )
 def test_the_examples_of_rfc_4013(text: str, prepared: str) -> None:
     assert saslprep(text) == prepared

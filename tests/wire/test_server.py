@@ -265,7 +265,8 @@ def test_a_line_that_is_too_long_ends_the_session(rest: bytes) -> None:
 
 
 def test_recipients_before_a_broken_line_are_answered_first() -> None:
-    for broken in (b"RCPT TO:<b\n", b"\n", b"x" * (COMMAND_LIMIT + 2)):
+    too_long = (b"x" * (COMMAND_LIMIT + 2), b"x" * COMMAND_LIMIT + b"\rx")
+    for broken in (b"RCPT TO:<b\n", b"\n", *too_long):
         talked = settled(HELLO + MAIL + rcpt("a") + broken)
         assert talked.lines[-2].startswith("250 2.0.0 Rcpt")
         assert talked.lines[-1].startswith("5")
