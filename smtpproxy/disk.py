@@ -57,20 +57,22 @@ def give_to_owner_of(other: Path, file: Path | int) -> None:
 
 @contextmanager
 def locked(
-    path: Path, busy: Exception, *, makes: bool = False, shared: bool = False
+    path: Path, busy: Exception | None, *, makes: bool = False, shared: bool = False
 ) -> Iterator[None]:
     """Hold the lock of a folder, or, with `makes`, of a file that may not exist yet.
 
-    Raises `busy` if another process has the lock; OSError.
+    Raises `busy` if another process has the lock, or waits if that is None; OSError.
     """
     flags = os.O_RDWR | os.O_CREAT if makes else os.O_RDONLY | os.O_DIRECTORY
     handle = os.open(path, flags | os.O_CLOEXEC, 0o600)
     try:
         if makes:
             give_to_owner_of(path.parent, handle)
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
-            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            fcntl.flock(handle, kind if busy is None else kind | fcntl.LOCK_NB)
         except BlockingIOError:
+            assert busy is not None
             raise busy from None
         yield
     finally:

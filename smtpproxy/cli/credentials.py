@@ -3,7 +3,8 @@
 import dataclasses
 import secrets
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -13,6 +14,7 @@ import click
 from smtpproxy.cli import fail, failing, valid_parameter
 from smtpproxy.cli.options import choice, command, flag, several
 from smtpproxy.cli.printer import Result
+from smtpproxy.disk import locked
 from smtpproxy.settings import Settings
 from smtpproxy.settings.mail import Right
 from smtpproxy.settings.names import name as token_name
@@ -104,14 +106,20 @@ def add(
     from smtpproxy.auth.users import User, empty
 
     path = _users_file(settings)
-    users = _read(path) if path.exists() and path.stat().st_size else empty()
-    exists = name in users.by_name
-    if exists and not replace:
-        fail(f"{name!r} already exists; --replace sets a new password")
+
+    def known() -> "Users":
+        users = _read(path) if path.exists() and path.stat().st_size else empty()
+        if name in users.by_name and not replace:
+            fail(f"{name!r} already exists; --replace sets a new password")
+        return users
+
+    known()
     with failing(ValueError, "the password ", code=2):
         user = User.of(name, _password(confirm=True))
-    _write(settings, dataclasses.replace(users, by_name={**users.by_name, name: user}))
-    click.echo(f"{name}: {'password replaced' if exists else 'added'}")
+    with _changing(path):
+        users = known()
+        _write(settings, dataclasses.replace(users, by_name={**users.by_name, name: user}))
+    click.echo(f"{name}: {'password replaced' if name in users.by_name else 'added'}")
 
 
 @command("remove", user)
@@ -119,11 +127,12 @@ def add(
 def remove(settings: Settings, name: str) -> None:
     """Remove a user. Sessions that have already authenticated continue."""
     path = _users_file(settings)
-    users = _read(path)
-    if name not in users.by_name:
-        fail(f"no user {name!r} in {path}")
-    kept = {other: user for other, user in users.by_name.items() if other != name}
-    _write(settings, dataclasses.replace(users, by_name=kept))
+    with _changing(path):
+        users = _read(path)
+        if name not in users.by_name:
+            fail(f"no user {name!r} in {path}")
+        kept = {other: user for other, user in users.by_name.items() if other != name}
+        _write(settings, dataclasses.replace(users, by_name=kept))
     click.echo(f"{name}: removed")
 
 
@@ -167,14 +176,20 @@ def _read(path: Path) -> "Users":
         return read(path)
 
 
+@contextmanager
+def _changing(path: Path) -> Iterator[None]:
+    """Hold the lock of the file's folder: of two changes at once, one would undo the other."""
+    try:
+        with locked(path.parent, None):
+            yield
+    except OSError as error:
+        fail(f"{path} cannot be written: {error.strerror}")
+
+
 def _write(settings: Settings, users: "Users") -> None:
     from smtpproxy.auth.users import write
 
-    path = _users_file(settings)
-    try:
-        write(path, users, settings.server.state_dir)
-    except OSError as error:
-        fail(f"{path} cannot be written: {error.strerror}")
+    write(_users_file(settings), users, settings.server.state_dir)
 
 
 def _password(*, confirm: bool) -> str:

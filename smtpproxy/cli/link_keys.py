@@ -12,6 +12,7 @@ from smtpproxy.cli.stores import using_store
 from smtpproxy.clock import now
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.times import written_time
+from smtpproxy.store.key_files import replacing
 from smtpproxy.store.key_places import key_place
 from smtpproxy.store.link_keys import (
     LINK_KEY_FILE,
@@ -69,25 +70,31 @@ def rekey(
     state_dir = settings.server.state_dir
 
     async def work(store: Store) -> tuple[Fingerprints, Sequence[Relay]]:
-        if not await settle_link_keys(store, state_dir, at=now()):
-            used = await store.link_keys()
-            await check_link_keys(store, state_dir, used)  # another machine may be doing the same
-            newest = max(used, default=0)
-            held = load_link_keys(state_dir)
-            if max(held) == newest:  # otherwise an earlier run made it, or somebody copied it
-                add_link_key(state_dir, now().date())
-                held = load_link_keys(state_dir)
-            key = held[max(held)]
-            try:
-                await store.use_link_key(key.version, key.fingerprint, at=now(), force=force)
-            except OtherKeyCounts:
-                drop_link_key(state_dir, key.version)
-                raise
-            note_sealing(state_dir, key.version)
+        with replacing(state_dir):
+            if not await settle_link_keys(store, state_dir, at=now()):
+                await _use_newest(store, state_dir, force=force)
         return await store.link_keys(), await store.relays()
 
     used, relays = using_store(settings, work)
     return _shown(load_link_keys(state_dir), used, relays)
+
+
+async def _use_newest(store: Store, state_dir: Path, *, force: bool) -> None:
+    """Bring the newest key of the file into use, once there is one that is not."""
+    used = await store.link_keys()
+    await check_link_keys(store, state_dir, used)  # another machine may be doing the same
+    newest = max(used, default=0)
+    held = load_link_keys(state_dir)
+    if max(held) == newest:  # otherwise an earlier run made it, or somebody copied it
+        add_link_key(state_dir, now().date())
+        held = load_link_keys(state_dir)
+    key = held[max(held)]
+    try:
+        await store.use_link_key(key.version, key.fingerprint, at=now(), force=force)
+    except OtherKeyCounts:
+        drop_link_key(state_dir, key.version)
+        raise
+    note_sealing(state_dir, key.version)
 
 
 @command("retire", unsubscribe)
@@ -103,7 +110,7 @@ def retire(settings: Settings, version: int, yes: bool = YES) -> Result:
 
     ask_first(lambda: _losing(state_dir, version), yes=yes)
 
-    async def work(store: Store) -> tuple[Fingerprints, Sequence[Relay]]:
+    async def work(store: Store) -> tuple[Fingerprints, Sequence[Relay], Sequence[str]]:
         used = await store.link_keys()
         if version not in used:
             known = ", ".join(map(str, used)) or "none"
@@ -114,15 +121,16 @@ def retire(settings: Settings, version: int, yes: bool = YES) -> Result:
                 f"key {version} seals new links; make a newer one with smtpproxy unsubscribe rekey,"
                 " reload every relay, then retire this one"
             )
-        await store.retire_link_key(version, at=now())
-        return await store.link_keys(), await store.relays()
+        with replacing(state_dir):
+            await store.retire_link_key(version, at=now())
+            left = _drop_key(state_dir, version) if has_link_keys(state_dir) else []
+        return await store.link_keys(), await store.relays(), left
 
-    used, relays = using_store(settings, work)
+    used, relays, left = using_store(settings, work)
     if not has_link_keys(state_dir):
         return Result(
             {"keys": []}, [f"key {version} is retired; smtpproxy serve will make a new one"]
         )
-    left = _drop_key(state_dir, version)
     shown = _shown(load_link_keys(state_dir), used, relays)
     return Result(shown.data, (*shown.text, *left))
 

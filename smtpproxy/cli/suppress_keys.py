@@ -23,7 +23,7 @@ from smtpproxy.store import is_postgresql, store_path
 from smtpproxy.store.exchange.files import STDIN
 from smtpproxy.store.exchange.lines import no_rows
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.key_files import FILE_NAME, load_keys
+from smtpproxy.store.key_files import FILE_NAME, load_keys, replacing
 from smtpproxy.store.key_places import key_place
 from smtpproxy.store.keys import KeyRing, is_key_text
 from smtpproxy.store.protocols import KeyStatus
@@ -143,10 +143,11 @@ def rekey(settings: Settings, options: RekeyOptions) -> Result:
     listed = AddressFile(options.addresses) if options.addresses is not None else None
 
     async def work(store: Store) -> tuple[int, bool, Sequence[KeyStatus]]:
-        if not finish:
-            await store.start_rekey(at=now(), force=options.force)
-        moved = await _move(store, listed)
-        finished = finish and await store.finish_rekey(at=now())
+        with replacing(settings.server.state_dir):
+            if not finish:
+                await store.start_rekey(at=now(), force=options.force)
+            moved = await _move(store, listed)
+            finished = finish and await store.finish_rekey(at=now())
         return moved, finished, await store.keys()
 
     moved, finished, keys = using_store(settings, work)

@@ -13,7 +13,7 @@ from tomlkit.exceptions import TOMLKitError
 
 from smtpproxy.config import ConfigError, parse
 from smtpproxy.config.machine_checks import user_name
-from smtpproxy.disk import flush, sync_path
+from smtpproxy.disk import flush, locked, sync_path
 from smtpproxy.policy.model import DEFAULT_STREAM, Mode, Stream
 from smtpproxy.settings import Settings
 from smtpproxy.terminal import few
@@ -50,9 +50,10 @@ class Edit(Struct, frozen=True):
         """
         path = self.path.resolve()
         try:
-            if path.read_bytes() != self.before:
-                raise CannotChange(f"{self.path}: it changed in the meantime; run this again")
-            _replace(path, self.after)
+            with locked(path.parent, None):  # of two at once, one would undo the other
+                if path.read_bytes() != self.before:
+                    raise CannotChange(f"{self.path}: it changed in the meantime; run this again")
+                _replace(path, self.after)
         except OSError as error:
             where = "; ".join(f'{c.table}: mode = "{c.after}"' for c in self.changes)
             raise CannotChange(

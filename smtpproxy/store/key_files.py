@@ -9,10 +9,10 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-from smtpproxy.disk import flush, give_to_owner_of, sync_path
+from smtpproxy.disk import flush, give_to_owner_of, locked, sync_path
 from smtpproxy.store.key_places import KeyPlace, key_place, not_written, secret_lines
 from smtpproxy.store.keys import KeyRing, SuppressionKey
 from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
@@ -99,6 +99,12 @@ def create_partner_key(path: Path, owned_as: Path | None = None) -> SuppressionK
     return load_partner_key(path)
 
 
+def replacing(state_dir: Path) -> AbstractContextManager[None]:
+    """Hold the lock of whoever replaces keys: of two at once, one would remove the other's key."""
+    busy = StoreInaccessible("another command is replacing a key; wait until it has ended")
+    return locked(state_dir / "keys.lock", busy, makes=True)
+
+
 def add_key(state_dir: Path, live: Mapping[int, str]) -> KeyRing:
     """Add the next key to the file and return its keys.
 
@@ -144,12 +150,23 @@ def replace_key_file(place: KeyPlace, text: str, what: str) -> None:
 def replace_secret(path: Path, text: str) -> None:
     """Replace a file atomically, keeping its owner and mode. Raises OSError."""
     for left in path.parent.glob(f"{path.name}.*.aside"):
-        left.unlink(missing_ok=True)  # left by a process that was killed
+        if not _is_running(left.name.removeprefix(path.name).split(".")[1]):
+            left.unlink(missing_ok=True)  # left by a process that was killed
     with _written_aside(path, text) as aside:
         with suppress(FileNotFoundError):
             aside.chmod(path.stat().st_mode & 0o777)
             give_to_owner_of(path, aside)
         aside.replace(path)
+
+
+def _is_running(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def create_secret(path: Path, text: str, owned_as: Path | None = None) -> None:

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from smtpproxy.cli import link_keys, main
+from smtpproxy.store.key_files import load_keys, replacing
 from smtpproxy.store.link_keys import LINK_KEY_FILE, LinkKey, add_link_key, load_link_keys
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml
@@ -66,6 +67,22 @@ def test_two_machines_that_make_a_key_at_once_have_one_key_in_the_end(
     code, _, err = invoke(config, "rekey", "--force")
     assert (code, "key 2 of links (bbbb0002) is missing" in err) == (2, True)
     assert list(load_link_keys(state)) == [1]
+
+
+def test_commands_that_replace_keys_run_one_at_a_time(config: Path) -> None:
+    state = config.parent / "state"
+    for _ in range(2):
+        assert invoke(config, "rekey")[0] == 0
+    before = load_link_keys(state)
+    with replacing(state):
+        for command in (("rekey",), ("retire", "1")):
+            code, _, err = invoke(config, *command)
+            assert (code, "another command is replacing a key" in err) == (1, True)
+        done = CliRunner().invoke(main, ["suppress", "rekey", "--config", str(config)])
+        assert (done.exit_code, "another command" in done.stderr) == (1, True)
+    assert load_link_keys(state) == before
+    assert load_keys(state).versions == (1,)
+    assert invoke(config, "retire", "1")[0] == 0
 
 
 def test_no_key_and_a_wrong_file(config: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from smtpproxy.cli import main
+from smtpproxy.cli import credentials, main
 from smtpproxy.config import load
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml
@@ -97,3 +97,18 @@ def test_a_broken_file_is_left_as_it_is(user: Users) -> None:
     assert result.exit_code == 1
     assert "line 1 cannot be read" in result.stderr
     assert user.path.read_text() == "nonsense\n"
+
+
+def test_whoever_is_removed_while_another_password_is_asked_for_stays_removed(
+    user: Users, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user("add", "leaked", stdin=f"{PASSWORD}\n")
+
+    def slowly(*, confirm: bool) -> str:
+        monkeypatch.undo()
+        assert user("remove", "leaked").exit_code == 0
+        return PASSWORD
+
+    monkeypatch.setattr(credentials, "_password", slowly)
+    assert user("add", "shop").stdout == "shop: added\n"
+    assert user("list").stdout == "shop  receipts\n"

@@ -1,12 +1,14 @@
 """A stream's mode is written into the configuration, and nothing else changes there."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from smtpproxy.config import load
 from smtpproxy.config.mode import CannotChange, edited
+from smtpproxy.disk import locked
 from smtpproxy.policy.model import Mode
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml
@@ -132,6 +134,20 @@ def test_what_somebody_else_wrote_meanwhile_is_not_lost(tmp_path: Path) -> None:
     path.write_text(HEAD + STREAMS + "# mine\n")
     with pytest.raises(CannotChange, match="changed in the meantime"):
         edit.write()
+    assert path.read_text().endswith("# mine\n")
+
+
+def test_of_two_at_once_one_is_told_to_run_again(tmp_path: Path) -> None:
+    path = tmp_path / "smtpproxy.toml"
+    path.write_text(HEAD + STREAMS)
+    edit = edited(path, "offers", Mode.OBSERVE)
+    with ThreadPoolExecutor(1) as aside, locked(tmp_path, None):
+        written = aside.submit(edit.write)
+        with pytest.raises(TimeoutError):
+            written.result(0.2)
+        path.write_text(HEAD + STREAMS + "# mine\n")
+    with pytest.raises(CannotChange, match="run this again"):
+        written.result(10)
     assert path.read_text().endswith("# mine\n")
 
 

@@ -1,6 +1,7 @@
 """Replacing the key while others read and write, and when it is killed half-way."""
 
 import asyncio
+import os
 import signal
 import sqlite3
 import subprocess
@@ -153,6 +154,15 @@ async def test_a_kill_leaves_every_suppression_in_force(database: Database) -> N
     assert await store.finish_rekey(at=T0)
     assert len(key_files.load_keys(database.folder).keys) == 1
     assert [path.name for path in database.folder.glob("*.aside")] == []
+
+
+def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / key_files.FILE_NAME
+    key_files.create_secret(path, "1\n")
+    others = tmp_path / f"{path.name}.{os.getppid()}.0a1b2c3d.aside"
+    others.touch()
+    key_files.replace_secret(path, "2\n")
+    assert others.exists()
 
 
 async def test_a_key_in_the_file_alone_is_taken_the_next_time(database: Database) -> None:
