@@ -30,7 +30,7 @@ from smtpproxy.store.key_places import key_place
 from smtpproxy.store.link_keys import LINK_KEY_FILE
 from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.move.traces import uncopied
-from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.shared_keys import settle_link_keys
 from smtpproxy.store.sql.store import Store
 

@@ -21,7 +21,7 @@ from smtpproxy.policy.rulebook import DOUBLE_OPT_IN
 from smtpproxy.policy.rules import RecipientCase
 from smtpproxy.policy.rules.bases import confirmed_request, states
 from smtpproxy.settings import Settings
-from smtpproxy.store.protocols import ContactUpdate, SuppressionEntry
+from smtpproxy.store.records import ContactUpdate, SuppressionEntry
 from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import few
 

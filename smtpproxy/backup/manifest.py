@@ -24,7 +24,7 @@ from smtpproxy.store.change_journal import FOLDER, Change, Journal, JournalGap, 
 from smtpproxy.store.key_files import FILE_NAME as SUPPRESSION_KEY
 from smtpproxy.store.key_places import key_place
 from smtpproxy.store.link_keys import LINK_KEY_FILE, load_link_keys
-from smtpproxy.store.protocols import NoStoreYet, StoreMisconfigured
+from smtpproxy.store.records import NoStoreYet, StoreMisconfigured
 from smtpproxy.store.sqlite import check_there
 from smtpproxy.store.sqlite.copying import counts, integrity, proven_keys, snapshot
 from smtpproxy.version import VERSION

@@ -35,7 +35,7 @@ from smtpproxy.store.change_journal import FOLDER, Change, Journal, JournalGap, 
 from smtpproxy.store.key_files import load_keys
 from smtpproxy.store.keys import KeyRing
 from smtpproxy.store.merge import newest_preferences
-from smtpproxy.store.protocols import ContactUpdate, SuppressionEntry
+from smtpproxy.store.records import ContactUpdate, SuppressionEntry
 from smtpproxy.store.sql.store import Store
 from smtpproxy.store.streams import PERSON, StreamEvent
 from smtpproxy.terminal import counted

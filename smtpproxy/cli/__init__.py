@@ -167,7 +167,7 @@ def _report(error: Exception) -> int:
 
 
 def _message(error: Exception) -> str:
-    from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+    from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable
 
     if isinstance(error, StoreMisconfigured):
         return str(error)

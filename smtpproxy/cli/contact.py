@@ -57,7 +57,7 @@ from smtpproxy.store.exchange.run import Format
 from smtpproxy.store.exchange.tables import read_table
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.operations import Batch, Rectification
-from smtpproxy.store.protocols import BatchResult, ContactUpdate
+from smtpproxy.store.records import BatchResult, ContactUpdate
 from smtpproxy.store.sql.store import Store
 
 _HTML = (".html", ".htm")

@@ -38,7 +38,7 @@ from smtpproxy.clock import now
 from smtpproxy.policy.model import Audience, Contact, Origin, Source
 from smtpproxy.settings import Settings
 from smtpproxy.store.operations import Change, Correction
-from smtpproxy.store.protocols import ContactUpdate, SuppressionEntry
+from smtpproxy.store.records import ContactUpdate, SuppressionEntry
 from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import counted
 

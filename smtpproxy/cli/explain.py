@@ -35,7 +35,7 @@ from smtpproxy.settings import ListenerSettings, Settings
 from smtpproxy.sinks.audit.verify import seal
 from smtpproxy.store import open_stream_counts
 from smtpproxy.store.journals import IndexQuery
-from smtpproxy.store.protocols import FactReader
+from smtpproxy.store.records import FactReader
 from smtpproxy.terminal import printable
 from smtpproxy.wire.content import HeaderCounter, stuffed
 from smtpproxy.wire.session import ContentProblem, HeaderLimits

@@ -25,7 +25,7 @@ from smtpproxy.store import open_breaker, open_feedback
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.feedback import UNKNOWN, HeardEvent, ReadReport
 from smtpproxy.store.maildir import Arrived, Maildir
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.records import SuppressionEntry
 from smtpproxy.store.register import relay_id
 from smtpproxy.store.sql.feedback import FeedbackLog
 from smtpproxy.store.sql.store import Store

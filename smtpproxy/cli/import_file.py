@@ -42,7 +42,7 @@ from smtpproxy.store.exchange.files import STDIN, RejectedFault, RejectedFile, S
 from smtpproxy.store.exchange.lines import Contents, ImportFault, no_rows
 from smtpproxy.store.exchange.run import Format, Import, Progress, format_of
 from smtpproxy.store.operations import Batch, Checkpoint, ImportRecord, Undone
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import counted
 

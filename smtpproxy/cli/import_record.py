@@ -23,7 +23,7 @@ from smtpproxy.store.exchange.files import Source
 from smtpproxy.store.exchange.plausible import SKEW
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.operations import UNDO_FOR, Checkpoint, ImportRecord, Kind, Undone, brands_of
-from smtpproxy.store.protocols import NoStoreYet
+from smtpproxy.store.records import NoStoreYet
 from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import counted
 

@@ -44,7 +44,7 @@ from smtpproxy.store.exchange.lines import Contents
 from smtpproxy.store.exchange.run import Format
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.operations import BRANDS, Batch, ImportRecord, Kind
-from smtpproxy.store.protocols import BatchResult
+from smtpproxy.store.records import BatchResult
 from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import counted
 

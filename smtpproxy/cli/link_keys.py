@@ -23,7 +23,7 @@ from smtpproxy.store.link_keys import (
     load_link_keys,
     note_sealing,
 )
-from smtpproxy.store.protocols import NoStoreYet, StoreInaccessible
+from smtpproxy.store.records import NoStoreYet, StoreInaccessible
 from smtpproxy.store.register import Fingerprints, OtherKeyCounts, Relay, living
 from smtpproxy.store.shared_keys import check_link_keys, settle_link_keys
 from smtpproxy.store.sql.store import Store

@@ -27,7 +27,7 @@ from smtpproxy.store.exchange.lines import ImportFault, Passed, Read, Rejected
 from smtpproxy.store.exchange.mapping import Mapping
 from smtpproxy.store.exchange.plausible import ContactCheck
 from smtpproxy.store.exchange.tables import read_table
-from smtpproxy.store.protocols import ContactUpdate, SuppressionEntry
+from smtpproxy.store.records import ContactUpdate, SuppressionEntry
 from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import counted, printable
 

@@ -21,7 +21,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.compare import Compare, compare
 from smtpproxy.store.exchange.files import Source
 from smtpproxy.store.exchange.run import BATCH_ROWS, Format, Look
-from smtpproxy.store.protocols import BatchResult, StoreUnavailable
+from smtpproxy.store.records import BatchResult, StoreUnavailable
 from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import counted, few
 

@@ -80,7 +80,7 @@ def _of_the_store(settings: "Settings", place: Path) -> Iterator[Path]:
     from smtpproxy.store.key_files import FILE_NAME
     from smtpproxy.store.key_places import key_place
     from smtpproxy.store.link_keys import LINK_KEY_FILE
-    from smtpproxy.store.protocols import StoreMisconfigured
+    from smtpproxy.store.records import StoreMisconfigured
 
     for name in (FILE_NAME, LINK_KEY_FILE):
         with suppress(StoreMisconfigured):

@@ -33,7 +33,7 @@ from smtpproxy.store.breaker import StreamStatus
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.feedback import Waiting
 from smtpproxy.store.maildir import Maildir
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql.store import Store
 from smtpproxy.toml import TomlError, read
 

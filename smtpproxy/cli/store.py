@@ -18,7 +18,7 @@ from smtpproxy.settings.places import store_url
 from smtpproxy.store import is_postgresql, store_path
 from smtpproxy.store.closed import closed_text, without_password
 from smtpproxy.store.move import CopyEnd, CopyResult, move
-from smtpproxy.store.protocols import StoreInaccessible
+from smtpproxy.store.records import StoreInaccessible
 from smtpproxy.store.register import relay_id
 from smtpproxy.store.shared_keys import settle_link_keys
 from smtpproxy.store.sql.store import Store

@@ -35,7 +35,7 @@ from smtpproxy.store.exchange.mapping import FIELDS
 from smtpproxy.store.exchange.plausible import FREE_TEXT, GRACE
 from smtpproxy.store.exchange.rows import Row, first_line, read_header, read_rows, rejected_header
 from smtpproxy.store.exchange.suppression_record import OWN_MOTIVES, is_motive, read_scope
-from smtpproxy.store.protocols import NoStoreYet
+from smtpproxy.store.records import NoStoreYet
 from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import few
 

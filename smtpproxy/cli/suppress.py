@@ -55,7 +55,7 @@ from smtpproxy.store.exchange.run import Format
 from smtpproxy.store.exchange.suppression_record import LIFT_MOTIVES, Defaults, check_origin
 from smtpproxy.store.exchange.tables import read_table
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.protocols import LiftedSuppression, StoreUnavailable, SuppressionEntry
+from smtpproxy.store.records import LiftedSuppression, StoreUnavailable, SuppressionEntry
 from smtpproxy.store.sql.store import Store
 
 SCOPE_HELP = "all, marketing, brand:NAME or purpose:NAME"

@@ -26,7 +26,7 @@ from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.key_files import FILE_NAME, load_keys, replacing
 from smtpproxy.store.key_places import key_place
 from smtpproxy.store.keys import KeyRing, is_key_text
-from smtpproxy.store.protocols import KeyStatus
+from smtpproxy.store.records import KeyStatus
 from smtpproxy.store.register import Relay
 from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import counted

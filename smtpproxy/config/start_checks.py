@@ -22,7 +22,7 @@ from smtpproxy.store import opened_store, replica_fault, side_file_faults, store
 from smtpproxy.store.configurations import Misfit, of_relays, of_rows
 from smtpproxy.store.key_files import load_partner_key
 from smtpproxy.store.link_keys import has_link_keys, load_link_keys
-from smtpproxy.store.protocols import (
+from smtpproxy.store.records import (
     NoStoreYet,
     StoreMisconfigured,
     StoreOutdated,

@@ -37,7 +37,7 @@ from smtpproxy.policy.model import Action, Decision, Mode, Verdict
 from smtpproxy.relay.connection import UpstreamError
 from smtpproxy.relay.content import Body
 from smtpproxy.sinks.audit.journal import AuditUnavailable
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.wire.commands import Rcpt
 
 _NOBODY = Reply.of(554, "5.5.1", "no valid recipients")

@@ -27,7 +27,7 @@ from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.model import Action, Reason, Stream, Verdict
 from smtpproxy.relay.connection import UpstreamError
 from smtpproxy.relay.transaction import MailParameters
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.terminal import counted
 
 _SINGLE_RECIPIENT = Verdict(

@@ -13,7 +13,7 @@ from smtpproxy.core.effects import (
 )
 from smtpproxy.core.recording import Outcome, RecordedTransaction
 from smtpproxy.policy.model import Action, MessageFeatures, Mode, Stream, StreamClass, Verdict
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 
 
 class CountedTransaction(RecordedTransaction):

@@ -17,7 +17,7 @@ from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.connection import UpstreamError
 from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.sinks.audit.journal import AuditUnavailable
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 
 CopyMaker = Callable[[Recipient], Steps[Iterator[bytes]]]
 """Makes a recipient's copy."""

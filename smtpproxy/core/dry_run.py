@@ -23,7 +23,7 @@ from smtpproxy.relay.content import Body, Content
 from smtpproxy.relay.dkim_signing import fitting
 from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.settings import Settings
-from smtpproxy.store.protocols import FactReader
+from smtpproxy.store.records import FactReader
 from smtpproxy.store.sql.stream_counts import StreamCounts
 from smtpproxy.wire.commands import Rcpt
 

@@ -44,7 +44,7 @@ from smtpproxy.policy.model import NOTICE_STREAM, Action, Decision, Facts, Looku
 from smtpproxy.policy.replies import recipient_reply
 from smtpproxy.relay.connection import UpstreamError
 from smtpproxy.relay.transaction import MailParameters
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.wire.commands import Rcpt
 from smtpproxy.wire.content import stuffed
 

@@ -12,7 +12,7 @@ from smtpproxy.core.effects import Handlers, Steps
 from smtpproxy.events import Stage
 from smtpproxy.policy.model import MessageFeatures
 from smtpproxy.sinks.audit.journal import Journal
-from smtpproxy.store.protocols import FactReader, StoreUnavailable
+from smtpproxy.store.records import FactReader, StoreUnavailable
 from smtpproxy.store.sql.bulk import BulkCounter
 from smtpproxy.store.sql.copies import CopyLedger
 from smtpproxy.store.sql.mailings import MailingLog

@@ -45,7 +45,7 @@ from smtpproxy.relay.connection import UpstreamError
 from smtpproxy.relay.shares import UpstreamShareUsed
 from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.sinks.audit.lines import ERASED
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.wire.commands import Rcpt
 
 TEMPORARY_FAILURE = Reply.of(451, "4.3.0", "temporary_failure")

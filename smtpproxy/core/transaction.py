@@ -31,7 +31,7 @@ from smtpproxy.policy.model import NO_FACTS, Action, Decision, Facts, Lookups, M
 from smtpproxy.policy.replies import recipient_reply
 from smtpproxy.policy.rules.message import stream_in_force
 from smtpproxy.sinks.audit.journal import AuditUnavailable
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.wire.commands import Rcpt
 
 T = TypeVar("T")

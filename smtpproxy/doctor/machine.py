@@ -20,7 +20,7 @@ from smtpproxy.store.key_files import FILE_NAME
 from smtpproxy.store.key_places import key_place
 from smtpproxy.store.link_keys import LINK_KEY_FILE, load_link_keys
 from smtpproxy.store.postgres.standby_checks import standby_awaited
-from smtpproxy.store.protocols import (
+from smtpproxy.store.records import (
     NoStoreYet,
     StoreInaccessible,
     StoreMisconfigured,

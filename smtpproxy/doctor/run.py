@@ -43,7 +43,7 @@ from smtpproxy.store import opened_store
 from smtpproxy.store.closed import without_password
 from smtpproxy.store.configurations import of_consents, of_relays
 from smtpproxy.store.move.traces import traces, uncopied
-from smtpproxy.store.protocols import (
+from smtpproxy.store.records import (
     NoStoreYet,
     StoreMisconfigured,
     StoreOutdated,

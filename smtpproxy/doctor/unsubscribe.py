@@ -21,7 +21,7 @@ from smtpproxy.doctor.machine import days_left, judge_days
 from smtpproxy.mail.unsubscribe_token import Unsubscription
 from smtpproxy.resolver import DnsFailure
 from smtpproxy.store.link_keys import link_ring
-from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
+from smtpproxy.store.records import StoreInaccessible, StoreMisconfigured
 
 _FORM = {"content-type": "application/x-www-form-urlencoded"}
 _ONE_CLICK = b"List-Unsubscribe=One-Click"

@@ -24,7 +24,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.policy.rules.recipient import links
 from smtpproxy.settings import ControllerSettings
 from smtpproxy.sinks.audit.verify import State
-from smtpproxy.store.protocols import LiftedSuppression
+from smtpproxy.store.records import LiftedSuppression
 from smtpproxy.terminal import printable
 
 

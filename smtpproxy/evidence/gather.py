@@ -33,7 +33,7 @@ from smtpproxy.sinks.audit.verify import State, verify
 from smtpproxy.store import decisions_elsewhere, opened_store
 from smtpproxy.store.journals import IndexQuery, IndexRow
 from smtpproxy.store.operations import Rectification, former_addresses
-from smtpproxy.store.protocols import LiftedSuppression
+from smtpproxy.store.records import LiftedSuppression
 
 
 class Proof(Struct, frozen=True):

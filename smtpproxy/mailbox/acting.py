@@ -21,7 +21,7 @@ from smtpproxy.settings import FeedbackSettings, WebhookSettings
 from smtpproxy.store.breaker import Breaker
 from smtpproxy.store.feedback import HeardEvent, ReadReport
 from smtpproxy.store.propagation import NewEvent
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.records import SuppressionEntry
 from smtpproxy.store.sql.feedback import FeedbackLog
 from smtpproxy.store.sql.store import Store
 

@@ -22,7 +22,7 @@ from smtpproxy.settings import FeedbackSettings
 from smtpproxy.sinks.audit.lines import ERASED
 from smtpproxy.store.feedback import HandingOn, SentMessage
 from smtpproxy.store.maildir import Arrived, Maildir
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql.feedback import FeedbackLog
 
 _AT_ONCE = 50

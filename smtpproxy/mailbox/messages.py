@@ -13,7 +13,7 @@ from smtpproxy.sinks.audit.reader import decision
 from smtpproxy.store import open_asked_messages
 from smtpproxy.store.feedback import SentMessage
 from smtpproxy.store.journals import AskedMessages
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 
 _RETENTION = RetentionSettings()
 

@@ -23,7 +23,7 @@ from smtpproxy.settings import FeedbackSettings, Settings
 from smtpproxy.store.feedback import UNKNOWN, SentMessage
 from smtpproxy.store.link_keys import LinkReader
 from smtpproxy.store.maildir import Arrived
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 
 _CHECKED_AT_ONCE = 20  # reports whose signatures are checked at the same time
 _HEADER = 64 * 1024  # octets

@@ -10,7 +10,7 @@ import structlog
 from smtpproxy.settings import Settings
 from smtpproxy.store import open_breaker, open_store
 from smtpproxy.store.breaker import SENT_EVERY, Breaker
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql.store import Store
 
 _LOOK_EVERY = 5  # counts

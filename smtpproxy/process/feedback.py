@@ -29,7 +29,7 @@ from smtpproxy.sinks.log import Log, configure_logging
 from smtpproxy.sinks.metrics import Metrics
 from smtpproxy.store import open_breaker, open_feedback, open_store
 from smtpproxy.store.maildir import Maildir
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.register import relay_id
 from smtpproxy.waiting import Deadlines
 

@@ -30,7 +30,7 @@ from smtpproxy.sinks.snapshots import Snapshot
 from smtpproxy.store import open_asked_messages, open_journals
 from smtpproxy.store.feedback import SentMessage
 from smtpproxy.store.journals import AskedMessages, IndexRow, SharedJournals
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.register import relay_id
 
 _LOOK = 1.0  # seconds

@@ -16,7 +16,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.sinks.snapshots import Samples
 from smtpproxy.store import is_postgresql, open_store, opened_store
 from smtpproxy.store.configurations import Misfit, of_relays, state_of
-from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.register import RelayState, relay_id
 from smtpproxy.store.shared_keys import check_link_keys, check_suppression_keys
 

@@ -26,7 +26,7 @@ from smtpproxy.process.register import tell_others
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.log import configure_logging
 from smtpproxy.sinks.snapshots import Samples, Snapshot, Totals
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.version import VERSION
 
 _ANSWERS_WITHIN = 1.0

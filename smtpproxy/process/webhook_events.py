@@ -25,7 +25,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.following import Tail, newest_rows
 from smtpproxy.store import open_stream_counts
 from smtpproxy.store.propagation import NewEvent
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.register import relay_id
 from smtpproxy.store.sql.store import Store
 from smtpproxy.store.sql.stream_counts import StreamCounts

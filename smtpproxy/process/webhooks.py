@@ -16,7 +16,7 @@ from smtpproxy.sinks.log import configure_logging
 from smtpproxy.sinks.snapshots import Snapshot
 from smtpproxy.store import open_store
 from smtpproxy.store.propagation import of_others
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.register import relay_id
 from smtpproxy.store.sql.store import Store
 from smtpproxy.version import VERSION

@@ -27,7 +27,7 @@ from smtpproxy.store import (
     open_store,
 )
 from smtpproxy.store.link_keys import LinkReader
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql.feedback import FeedbackLog
 from smtpproxy.store.sql.store import Store
 from smtpproxy.version import VERSION

@@ -32,7 +32,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.compare import facts_beside
 from smtpproxy.store.keys import is_key_text
 from smtpproxy.store.merge import oldest_first
-from smtpproxy.store.protocols import ContactUpdate, FactReader, SuppressionEntry
+from smtpproxy.store.records import ContactUpdate, FactReader, SuppressionEntry
 from smtpproxy.store.sql.store import Store
 
 Standing = tuple[str, str, tuple[str, ...]]

@@ -17,7 +17,7 @@ from smtpproxy.scrub.marked import MarkedAddresses
 from smtpproxy.scrub.verdicts import Counts, ScrubRequest, judge_addresses
 from smtpproxy.store.exchange.files import OF_A_SCRUB, RejectedFile, is_of_a_scrub
 from smtpproxy.store.exchange.lines import ImportFault, Rejected
-from smtpproxy.store.protocols import FactReader
+from smtpproxy.store.records import FactReader
 
 _READ_BUFFER = 256 * 1024
 

@@ -30,7 +30,7 @@ from smtpproxy.policy.rules import RecipientCase, refuse
 from smtpproxy.policy.rules.bases import newest_act, withdrawn_at
 from smtpproxy.policy.rules.brands import by_collection
 from smtpproxy.policy.rules.recipient import day, known_source
-from smtpproxy.store.protocols import FactReader
+from smtpproxy.store.records import FactReader
 from smtpproxy.terminal import printable
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from smtpproxy.settings import Settings, StoreSettings
 from smtpproxy.store.breaker import Breaker
 from smtpproxy.store.journals import AskedMessages, IndexQuery, IndexRow, SharedJournals
-from smtpproxy.store.protocols import StoreMisconfigured
+from smtpproxy.store.records import StoreMisconfigured
 from smtpproxy.store.register import known_relay_id
 from smtpproxy.store.sql.bulk import BulkCounter
 from smtpproxy.store.sql.copies import CopyLedger

@@ -28,7 +28,7 @@ from smtpproxy.policy.breaker import (
 from smtpproxy.policy.model import Pause, Stream, StreamClass
 from smtpproxy.policy.rules.deferrals import pause_in_force
 from smtpproxy.settings import BreakerSettings
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql.store import Store
 from smtpproxy.store.sql.stream_counts import StreamCounts
 from smtpproxy.store.streams import StreamEvent

@@ -15,7 +15,7 @@ from pathlib import Path
 from smtpproxy.disk import flush, give_to_owner_of, locked, sync_path
 from smtpproxy.store.key_places import KeyPlace, key_place, not_written, secret_lines
 from smtpproxy.store.keys import KeyRing, SuppressionKey
-from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
+from smtpproxy.store.records import StoreInaccessible, StoreMisconfigured
 
 FILE_NAME = "suppression.key"
 _PREAMBLE = """\

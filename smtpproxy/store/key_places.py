@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
+from smtpproxy.store.records import StoreInaccessible, StoreMisconfigured
 
 CREDENTIALS = "CREDENTIALS_DIRECTORY"
 """Set by systemd, only for the processes of the unit."""

@@ -38,7 +38,7 @@ from smtpproxy.store.collected import (
     renamed,
 )
 from smtpproxy.store.operations import Limits, Removed
-from smtpproxy.store.protocols import PROFILE_FIELDS, BatchResult, ContactUpdate, SuppressionEntry
+from smtpproxy.store.records import PROFILE_FIELDS, BatchResult, ContactUpdate, SuppressionEntry
 
 FROZEN = GATHERED | {"tags"}
 """Fields that no import changes after an objection to profiling."""

@@ -11,7 +11,7 @@ from smtpproxy.policy.rules.recipient import restricting
 from smtpproxy.store.collected import is_void, key_of, renamed
 from smtpproxy.store.merge import Known
 from smtpproxy.store.operations import Change, Correction
-from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate, SuppressionEntry
+from smtpproxy.store.records import PROFILE_FIELDS, ContactUpdate, SuppressionEntry
 
 _EMPTY = Contact("")
 _FIELDS = ("address", *sorted(PROFILE_FIELDS))

@@ -15,7 +15,7 @@ from msgspec import Struct, field
 
 from smtpproxy.store.key_files import create_secret
 from smtpproxy.store.link_keys import LINK_KEY_FILE
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 
 SILENT_AFTER = timedelta(hours=1)
 """A relay that has been silent for longer is not waited for: it has ended, or cannot reach the

@@ -13,7 +13,7 @@ from smtpproxy.store.link_keys import (
     load_link_keys,
     note_sealing,
 )
-from smtpproxy.store.protocols import StoreMisconfigured
+from smtpproxy.store.records import StoreMisconfigured
 from smtpproxy.store.register import Fingerprints
 from smtpproxy.store.sql.store import Store
 

@@ -28,7 +28,7 @@ from smtpproxy.store.collected import (
     with_given,
 )
 from smtpproxy.store.merge import Known
-from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate
+from smtpproxy.store.records import PROFILE_FIELDS, ContactUpdate
 from smtpproxy.store.undo import Fate
 
 _MOST_REPEATS = 4  # imports whose repeated items are kept

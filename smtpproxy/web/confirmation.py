@@ -24,7 +24,7 @@ from smtpproxy.policy.model import BUILT_IN_BRAND
 from smtpproxy.sinks.rows import CONFIRMATION_ANSWERS
 from smtpproxy.sinks.snapshots import Labels, Samples, Snapshot
 from smtpproxy.store.link_keys import LinkReader
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.web.forms import OtherType, read_form
 from smtpproxy.web.look import Look
 from smtpproxy.web.rates import LinkRates, forwarded_client

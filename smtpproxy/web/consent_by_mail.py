@@ -34,7 +34,7 @@ from smtpproxy.policy.rules.recipient import restricted, suppressed
 from smtpproxy.policy.rules.recipient import source as refused_source
 from smtpproxy.settings import Settings
 from smtpproxy.store.key_files import load_keys
-from smtpproxy.store.protocols import ContactUpdate
+from smtpproxy.store.records import ContactUpdate
 from smtpproxy.store.sql.store import Store
 from smtpproxy.store.sql.web_tables import ConfirmationLimit
 from smtpproxy.terminal import few

@@ -22,7 +22,7 @@ from smtpproxy.policy.rules.recipient import TRACKING
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.erase import StillWritten
 from smtpproxy.store.operations import Correction
-from smtpproxy.store.protocols import ContactUpdate, StoreUnavailable, SuppressionEntry
+from smtpproxy.store.records import ContactUpdate, StoreUnavailable, SuppressionEntry
 from smtpproxy.store.sql.store import Store
 from smtpproxy.store.sql.web_tables import ConfirmationLimit
 from smtpproxy.web.known import Known, Stored

@@ -31,7 +31,7 @@ from smtpproxy.policy.scopes import Scopes
 from smtpproxy.sinks.snapshots import Labels, Samples, Snapshot
 from smtpproxy.store.breaker import Breaker
 from smtpproxy.store.link_keys import LinkReader
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql.store import Store
 from smtpproxy.web.forms import OtherType, read_form
 from smtpproxy.web.look import Look

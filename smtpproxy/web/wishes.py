@@ -19,7 +19,7 @@ from smtpproxy.policy.model import ConsentAct, Contact, Frequency, Origin, Prefe
 from smtpproxy.policy.rules.recipient import TRACKING
 from smtpproxy.store.link_keys import LinkReader
 from smtpproxy.store.merge import STRICTNESS, wanted
-from smtpproxy.store.protocols import ContactUpdate, SuppressionEntry
+from smtpproxy.store.records import ContactUpdate, SuppressionEntry
 from smtpproxy.store.sql.store import Store
 from smtpproxy.store.together import Together
 

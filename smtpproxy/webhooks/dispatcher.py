@@ -21,7 +21,7 @@ from smtpproxy.store.propagation import (
     WebhookProgress,
     WebhookState,
 )
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.webhooks.delivery import (
     LONGEST,
     Kind,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from smtpproxy.policy.model import ConsentAct, Evidence, Origin
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.records import SuppressionEntry
 from smtpproxy.store.sql.store import Store
 from tests.cli.conftest import Bench
 from tests.kit import audit, messages

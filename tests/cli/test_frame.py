@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from smtpproxy.cli import COMMANDS, CommandFrame, fail, main, thread_failed
-from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.records import StoreInaccessible, StoreMisconfigured, StoreUnavailable
 from tests.kit.ports import wait_for
 from tests.kit.relay import COMMAND
 

@@ -8,7 +8,7 @@ import pytest
 
 from smtpproxy.scrub.outlook import Outlook
 from smtpproxy.store.exchange import compare, run
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from tests.cli.stored import BATCH, Stored
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml

@@ -28,7 +28,7 @@ from smtpproxy.policy.model import (
     Source,
 )
 from smtpproxy.scrub import run as scrub_run
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.records import SuppressionEntry
 from tests.cli.conftest import Bench
 from tests.kit import store
 from tests.kit.ports import wait_for

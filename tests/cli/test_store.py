@@ -7,7 +7,7 @@ import pytest
 from smtpproxy.config import parse
 from smtpproxy.store.move import CopyResult
 from smtpproxy.store.move.traces import uncopied
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from tests.cli.stored import Stored
 from tests.kit import postgres
 from tests.kit.parts import needs

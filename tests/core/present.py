@@ -40,7 +40,7 @@ from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
 from smtpproxy.settings import TcpAddress, UpstreamSettings
 from smtpproxy.sinks.audit.journal import AuditUnavailable
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql.mailings import Mailed
 from smtpproxy.waiting import Deadlines
 from smtpproxy.wire.commands import Rcpt

@@ -20,7 +20,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.rulebooks import BUILTIN_NAMES
 from smtpproxy.settings import Settings
-from smtpproxy.store.protocols import ContactUpdate, SuppressionEntry
+from smtpproxy.store.records import ContactUpdate, SuppressionEntry
 from smtpproxy.store.sqlite import SqliteStore
 from smtpproxy.store.streams import StreamEvent
 from tests.kit.relay import listener, relay_config

@@ -12,7 +12,7 @@ from smtpproxy.core.recording import Recipient
 from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.transaction import MailParameters
 from smtpproxy.sinks.audit.journal import AuditUnavailable
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.wire.commands import Rcpt
 
 ANN, BOB, CYD, DAN = (Recipient(Rcpt(f"{n}@x.example"), f"{n}@x.example") for n in "abcd")

@@ -26,7 +26,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.reader import Record
 from smtpproxy.store.exchange.compare import ContactComparison
 from smtpproxy.store.exchange.lines import Read
-from smtpproxy.store.protocols import ContactUpdate
+from smtpproxy.store.records import ContactUpdate
 from smtpproxy.store.sqlite import SqliteStore, open_sqlite
 from smtpproxy.web.known import Known, Stored
 from smtpproxy.web.look import looks

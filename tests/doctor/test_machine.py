@@ -34,7 +34,7 @@ from smtpproxy.settings import (
     TcpAddress,
 )
 from smtpproxy.store.postgres.standby_checks import Awaited
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from tests.kit.disk import fill, tiny_disk
 from tests.kit.dns import NameServer
 from tests.kit.parts import needs

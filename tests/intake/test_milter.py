@@ -6,7 +6,7 @@ import pytest
 
 from smtpproxy.events import Client, ConnectionRefused, Decided, Failed, TransactionEnded
 from smtpproxy.sinks.audit.journal import AuditUnavailable
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from tests.intake.conftest import Listen
 from tests.intake.listening import Intake
 from tests.kit.messages import marketing, message

@@ -11,7 +11,7 @@ import pytest
 from smtpproxy.events import Client, ConnectionRefused, Decided, Failed, Relayed, SenderRefused
 from smtpproxy.policy.model import Action, Basis, Reason
 from smtpproxy.sinks.audit.journal import AuditUnavailable
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.streams import StreamEvent
 from tests.intake.conftest import Listen
 from tests.intake.listening import Intake

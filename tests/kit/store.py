@@ -34,7 +34,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_store
 from smtpproxy.store.key_files import FILE_NAME
-from smtpproxy.store.protocols import StoreUnavailable, SuppressionEntry
+from smtpproxy.store.records import StoreUnavailable, SuppressionEntry
 from smtpproxy.store.sql.session import Session, Writer
 from smtpproxy.store.sql.store import Store
 from smtpproxy.store.sqlite import SqliteStore, live_keys, make

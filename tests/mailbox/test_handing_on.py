@@ -21,7 +21,7 @@ from smtpproxy.sinks.audit.erase import pseudonymise
 from smtpproxy.store import open_feedback
 from smtpproxy.store.feedback import HandingOn, ReadReport, SentMessage
 from smtpproxy.store.maildir import Maildir
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from tests.kit import journal
 from tests.kit.other_relays import OtherRelays
 

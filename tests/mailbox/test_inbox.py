@@ -21,7 +21,7 @@ from smtpproxy.store import open_feedback, open_store
 from smtpproxy.store.feedback import SentMessage
 from smtpproxy.store.link_keys import LinkReader, ensure_link_keys, load_link_keys
 from smtpproxy.store.maildir import Maildir
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql.store import Store
 from tests.kit import journal
 from tests.kit.other_relays import OtherRelays as Others

@@ -10,7 +10,7 @@ import pytest
 from smtpproxy.config import parse
 from smtpproxy.process import register
 from smtpproxy.process.register import RelayTeller
-from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.records import StoreInaccessible, StoreMisconfigured, StoreUnavailable
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml
 

@@ -8,7 +8,7 @@ from smtpproxy.policy.model import Origin
 from smtpproxy.retention import purge
 from smtpproxy.store import open_store
 from smtpproxy.store.propagation import WebhookState
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.records import SuppressionEntry
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml
 

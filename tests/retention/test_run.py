@@ -27,7 +27,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.chain import Kind as Found
 from smtpproxy.sinks.audit.verify import verify
 from smtpproxy.store import open_mailings, open_store
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.records import SuppressionEntry
 from smtpproxy.store.sql.store import Store
 from tests.kit.journal import Clock, decided, journal, segments
 from tests.kit.relay import STREAMS, relay_config

@@ -31,7 +31,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.scopes import SCOPE_KINDS
 from smtpproxy.store.merge import MARKS
-from smtpproxy.store.protocols import (
+from smtpproxy.store.records import (
     BatchResult,
     ContactUpdate,
     LiftedSuppression,

@@ -18,7 +18,7 @@ from smtpproxy.policy.model import (
     Suppression,
 )
 from smtpproxy.store.operations import Batch, Checkpoint, ImportRecord, Kind, Undone
-from smtpproxy.store.protocols import BatchResult, ContactUpdate, SuppressionEntry
+from smtpproxy.store.records import BatchResult, ContactUpdate, SuppressionEntry
 from smtpproxy.store.sql.store import Store
 
 T0 = datetime(2026, 3, 1, 10, tzinfo=UTC)

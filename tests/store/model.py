@@ -25,7 +25,7 @@ from smtpproxy.store.merge import (
     oldest_first,
     with_readings,
 )
-from smtpproxy.store.protocols import BatchResult, ContactUpdate, SuppressionEntry
+from smtpproxy.store.records import BatchResult, ContactUpdate, SuppressionEntry
 
 Place = tuple[bytes, bytes, str, Origin]  # wide key, exact key, scope, origin
 

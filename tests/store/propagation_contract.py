@@ -6,7 +6,7 @@ import pytest
 
 from smtpproxy.policy.model import Origin
 from smtpproxy.store.propagation import ChangesGone, DeadLetter, Holding, NewEvent, WebhookState
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.records import SuppressionEntry
 from smtpproxy.store.sql.store import Store
 
 T0 = datetime(2026, 3, 1, 10, 0, 0, 123456, tzinfo=UTC)

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from smtpproxy.policy.model import ConsentAct, Contact, Evidence, Origin
 from smtpproxy.store.operations import Batch, Checkpoint, ImportRecord
-from smtpproxy.store.protocols import ContactUpdate, SuppressionEntry
+from smtpproxy.store.records import ContactUpdate, SuppressionEntry
 from tests.store.conftest import Database
 
 T0 = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)

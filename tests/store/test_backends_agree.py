@@ -25,7 +25,7 @@ from smtpproxy.policy.model import (
     Source,
 )
 from smtpproxy.store.collected import included_in
-from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate, SuppressionEntry
+from smtpproxy.store.records import PROFILE_FIELDS, ContactUpdate, SuppressionEntry
 from smtpproxy.store.sql.store import Store
 from tests.kit.parts import needs
 from tests.kit.soak import times

@@ -11,7 +11,7 @@ from smtpproxy.policy.model import Lookups, Pause, Stream, StreamClass
 from smtpproxy.settings import BreakerSettings
 from smtpproxy.store import open_stream_counts
 from smtpproxy.store.breaker import SENT_EVERY, Breaker
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql.store import Store
 from smtpproxy.store.streams import PERSON, StreamEvent
 from tests.store.conftest import Database

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.store import open_bulk_counter
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql.bulk import BulkCounter
 from smtpproxy.store.sqlite.side_file import SideFile
 from tests.store.conftest import Database

@@ -10,7 +10,7 @@ import pytest
 
 from smtpproxy.policy.model import ConsentAct, Contact, Origin
 from smtpproxy.store.change_journal import Change, Journal, JournalGap, Position, files
-from smtpproxy.store.protocols import StoreUnavailable, SuppressionEntry
+from smtpproxy.store.records import StoreUnavailable, SuppressionEntry
 from smtpproxy.store.sql.store import Store
 from tests.store.conftest import Database
 
@@ -87,7 +87,7 @@ from pathlib import Path
 from smtpproxy.policy.model import Origin
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_store
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.records import SuppressionEntry
 
 async def write(folder, name):
     store = open_store(StoreSettings(f"sqlite://{folder}/store.db", 20.0), Path(folder))

@@ -20,7 +20,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.store import collected
 from smtpproxy.store.collected import included_in, joined_items
 from smtpproxy.store.merge import Known, merge
-from smtpproxy.store.protocols import ContactUpdate
+from smtpproxy.store.records import ContactUpdate
 from tests.kit.soak import times
 
 T0 = datetime(2026, 3, 1, 10, tzinfo=UTC)

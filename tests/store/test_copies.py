@@ -10,7 +10,7 @@ import pytest
 
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_copies
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql.copies import CopyLedger
 from tests.store.conftest import Database
 

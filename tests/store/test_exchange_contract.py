@@ -16,7 +16,7 @@ from smtpproxy.settings import PartnerSettings, StoreSettings
 from smtpproxy.store import open_store
 from smtpproxy.store.key_files import create_partner_key
 from smtpproxy.store.keys import Coverage, PartnerSnapshot, SnapshotRow, SuppressionKey
-from smtpproxy.store.protocols import BatchResult, LiftedSuppression
+from smtpproxy.store.records import BatchResult, LiftedSuppression
 from smtpproxy.store.sql.store import Store
 from tests.store.conftest import Database
 from tests.store.contract import ANNA, DAY, T0, assert_counts_are_right, entry, facts_of

@@ -7,7 +7,7 @@ import pytest
 
 from smtpproxy.store.key_files import add_key, drop_keys, load_keys, load_or_create_keys
 from smtpproxy.store.link_keys import LinkReader, add_link_key, ensure_link_keys, load_link_keys
-from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
+from smtpproxy.store.records import StoreInaccessible, StoreMisconfigured
 
 DAY = date(2026, 3, 1)
 VARIABLE = "SMTPPROXY_SUPPRESSION_KEY_FILE"

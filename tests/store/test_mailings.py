@@ -12,7 +12,7 @@ import pytest
 
 from smtpproxy.policy.model import Lookups, Mailing, Stream
 from smtpproxy.store import open_mailings
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql.mailings import Mailed, MailingLog
 from smtpproxy.store.sqlite.mailings import SqliteMailings
 from tests.store.conftest import Database

@@ -36,7 +36,7 @@ from smtpproxy.store.move import (
 from smtpproxy.store.move.ends import Reopened
 from smtpproxy.store.move.sqlite_files import part_path
 from smtpproxy.store.operations import Correction, Limits
-from smtpproxy.store.protocols import StoreUnavailable, SuppressionEntry
+from smtpproxy.store.records import StoreUnavailable, SuppressionEntry
 from smtpproxy.store.sql.store import Store
 from tests.kit import postgres as server
 from tests.kit.parts import needs

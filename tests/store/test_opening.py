@@ -13,7 +13,7 @@ import pytest
 from smtpproxy.policy.model import Lookups
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_store, side_file_faults
-from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sqlite import connection as opening
 from smtpproxy.store.sqlite.side_file import SideFile
 from smtpproxy.store.sqlite.side_tables import SIDE_TABLES

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from smtpproxy.policy.model import Contact, Origin
-from smtpproxy.store.protocols import ContactUpdate, SuppressionEntry
+from smtpproxy.store.records import ContactUpdate, SuppressionEntry
 from tests.store.conftest import Database
 
 T0 = datetime(2026, 3, 1, 10, 0, tzinfo=UTC)

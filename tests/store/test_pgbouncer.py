@@ -13,7 +13,7 @@ from smtpproxy.policy.model import Lookups
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_asked_messages, open_journals
 from smtpproxy.store.feedback import SentMessage
-from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sql.store import Store
 from tests.kit import lent_databases, postgres
 from tests.kit.parts import needs

@@ -17,7 +17,7 @@ from smtpproxy.store import open_confirmation_limit, open_store, store_connectio
 from smtpproxy.store.postgres import migrations, target
 from smtpproxy.store.postgres.connection import Lease
 from smtpproxy.store.postgres.session import translated
-from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.records import StoreInaccessible, StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sql.store import Store
 from tests.kit import postgres
 from tests.kit.parts import needs

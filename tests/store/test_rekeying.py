@@ -15,7 +15,7 @@ import pytest
 from smtpproxy.policy.model import Lookups
 from smtpproxy.store import key_files
 from smtpproxy.store.keys import KeyRing
-from smtpproxy.store.protocols import StoreMisconfigured
+from smtpproxy.store.records import StoreMisconfigured
 from smtpproxy.store.sql.store import Store
 from tests.store.answering import REPOSITORY, Answering
 from tests.store.conftest import Database

@@ -13,7 +13,7 @@ import pytest
 from smtpproxy.policy.model import Lookups
 from smtpproxy.store import open_store
 from smtpproxy.store.postgres.replica import Lag
-from smtpproxy.store.protocols import ReplicaState
+from smtpproxy.store.records import ReplicaState
 from smtpproxy.store.sql.store import Store
 from tests.kit import postgres
 from tests.kit.parts import needs

@@ -21,7 +21,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.periods import beginning, years
 from smtpproxy.store.operations import Limits, PurgedContacts, PurgedSuppressions, Removed
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.records import SuppressionEntry
 from smtpproxy.store.sql import retention
 from smtpproxy.store.sql.store import Store
 from tests.store.conftest import Database

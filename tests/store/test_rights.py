@@ -20,7 +20,7 @@ from smtpproxy.policy.model import (
     Suppression,
 )
 from smtpproxy.store.operations import Change, Correction, Rectification
-from smtpproxy.store.protocols import BatchResult, ContactUpdate, SuppressionEntry
+from smtpproxy.store.records import BatchResult, ContactUpdate, SuppressionEntry
 from smtpproxy.store.sql.store import Store
 from tests.kit.store import before_next_write
 from tests.store.conftest import Database

@@ -23,7 +23,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.policy.rulebooks import builtin
 from smtpproxy.policy.rules import RecipientCase
 from smtpproxy.store.operations import Correction
-from smtpproxy.store.protocols import ContactUpdate, SuppressionEntry
+from smtpproxy.store.records import ContactUpdate, SuppressionEntry
 from smtpproxy.store.sql.store import Store
 from tests.store.conftest import Database
 from tests.store.imports_contract import ANNA, begun

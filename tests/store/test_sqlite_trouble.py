@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.policy.model import Contact, Lookups
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql.store import Store
 from tests.store.conftest import Database
 from tests.store.contract import ANNA, T0, WHOLE, entry, facts_of

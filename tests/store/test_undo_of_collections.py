@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from smtpproxy.store.collected import included_in
-from smtpproxy.store.protocols import ContactUpdate
+from smtpproxy.store.records import ContactUpdate
 from tests.kit.soak import times
 from tests.store.conftest import Database
 from tests.store.imports_contract import begun

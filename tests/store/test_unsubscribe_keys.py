@@ -15,7 +15,7 @@ from smtpproxy.store.link_keys import (
     link_ring,
     load_link_keys,
 )
-from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
+from smtpproxy.store.records import StoreInaccessible, StoreMisconfigured
 
 DAY = date(2026, 3, 1)
 TOLD = Unsubscription("jeanne@people.example", "marketing", "01JKB3Q00020CT1R0RZ1H6E7A8", b"abcd")

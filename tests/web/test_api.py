@@ -13,7 +13,7 @@ import pytest
 from smtpproxy.policy.model import Origin
 from smtpproxy.settings.mail import Right
 from smtpproxy.store.propagation import DeadLetter, WebhookState
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.records import SuppressionEntry
 from smtpproxy.web.api import Gate
 from smtpproxy.web.api.description import document
 from smtpproxy.web.rates import Bucket

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from smtpproxy.policy.model import ConsentAct, Contact, Evidence, Origin, Source
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.records import SuppressionEntry
 from tests.kit.journal import Clock, decided, journal, relayed
 from tests.web.serving import serving
 from tests.web.test_api_writes import (

@@ -24,7 +24,7 @@ from smtpproxy.policy.model import (
     Source,
     Verdict,
 )
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.records import SuppressionEntry
 from tests.kit.journal import Clock, decided, journal
 from tests.web.serving import serving
 from tests.web.test_api_writes import (

@@ -18,7 +18,7 @@ from smtpproxy.policy.contact import collections
 from smtpproxy.policy.model import ConsentAct, Contact, Evidence, Origin, Source
 from smtpproxy.settings import Settings
 from smtpproxy.settings.mail import Right
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.records import SuppressionEntry
 from tests.kit.relay import relay_config
 from tests.kit.toml import to_toml
 from tests.web.serving import Answer, Site, serving, token

@@ -36,7 +36,7 @@ from smtpproxy.store.link_keys import (
     ensure_link_keys,
     link_ring,
 )
-from smtpproxy.store.protocols import StoreUnavailable, SuppressionEntry
+from smtpproxy.store.records import StoreUnavailable, SuppressionEntry
 from smtpproxy.web.api.description import document
 from smtpproxy.web.confirmation import ConfirmationLinks
 from smtpproxy.web.consent_by_mail import ConsentByMail, ConsentRequest

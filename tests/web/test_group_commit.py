@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from smtpproxy.policy.model import Origin
-from smtpproxy.store.protocols import StoreUnavailable, SuppressionEntry
+from smtpproxy.store.records import StoreUnavailable, SuppressionEntry
 from smtpproxy.web.wishes import GroupCommit
 from tests.kit.store import TrialStore
 

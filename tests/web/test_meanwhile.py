@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from smtpproxy import recorded_consent
 from smtpproxy.policy.model import ConsentAct, Contact, Evidence, Frequency, Origin, Preference
 from smtpproxy.recorded_consent import NotConfirmable
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.records import SuppressionEntry
 from tests.kit.store import before_next_write
 from tests.web import test_confirmation as confirming
 from tests.web import test_personal as personal

@@ -28,7 +28,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.store import open_confirmation_limit
 from smtpproxy.store.link_keys import LinkReader, ensure_link_keys, link_ring
-from smtpproxy.store.protocols import ContactUpdate, SuppressionEntry
+from smtpproxy.store.records import ContactUpdate, SuppressionEntry
 from smtpproxy.web.confirmation import ConfirmationLinks
 from smtpproxy.web.known import Known, Stored
 from smtpproxy.web.look import looks

@@ -21,7 +21,7 @@ from smtpproxy.store.link_keys import (
     ensure_link_keys,
     link_ring,
 )
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.web.look import looks
 from smtpproxy.web.unsubscribe import Unsubscribe
 from tests.kit.store import TrialStore

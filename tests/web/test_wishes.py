@@ -24,7 +24,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.store.link_keys import LinkReader, ensure_link_keys, link_ring
 from smtpproxy.store.operations import Correction
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.records import SuppressionEntry
 from smtpproxy.web.look import looks
 from smtpproxy.web.unsubscribe import Unsubscribe, render
 from tests.kit.store import TrialStore

@@ -13,7 +13,7 @@ import pytest
 from smtpproxy.policy.model import Origin
 from smtpproxy.settings import WebhookSettings
 from smtpproxy.store.propagation import NewEvent, of_others
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.records import SuppressionEntry
 from smtpproxy.store.streams import StreamEvent
 from smtpproxy.webhooks.delivery import Kind, Outcome
 from smtpproxy.webhooks.dispatcher import Environment, WebhookDispatcher

@@ -13,7 +13,7 @@ import pytest
 
 from smtpproxy.policy.model import Origin
 from smtpproxy.settings import WebhookSettings
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.records import SuppressionEntry
 from smtpproxy.store.together import Together
 from smtpproxy.webhooks.delivery import Outcome
 from smtpproxy.webhooks.dispatcher import Environment, WebhookDispatcher

@@ -31,7 +31,7 @@ from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected
 from smtpproxy.store.exchange.run import BATCH_ROWS
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.merge import FROZEN, MARKS, Known, Merged, merge, refusals
-from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate, FactReader, SuppressionEntry
+from smtpproxy.store.records import PROFILE_FIELDS, ContactUpdate, FactReader, SuppressionEntry
 from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import counted
 

@@ -35,7 +35,7 @@ from smtpproxy.store.exchange.rows import (
     rejected_header,
 )
 from smtpproxy.store.exchange.times import Notation
-from smtpproxy.store.protocols import ContactUpdate
+from smtpproxy.store.records import ContactUpdate
 
 _WORDS = frozenset({"occupations", "tags", "consent_channels"})
 _FREE = frozenset(

@@ -19,7 +19,7 @@ from smtpproxy.store.exchange.lines import (
     legible_json,
     names_in,
 )
-from smtpproxy.store.protocols import ContactUpdate
+from smtpproxy.store.records import ContactUpdate
 
 EVERY_PURPOSE = "*"
 """The purpose of a withdrawal that names none."""

@@ -31,7 +31,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.store.exchange.lines import read_object
 from smtpproxy.store.exchange.times import EXAMPLE, in_utc
 from smtpproxy.store.merge import MARKS
-from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate
+from smtpproxy.store.records import PROFILE_FIELDS, ContactUpdate
 
 Time = Annotated[datetime, Meta(tz=True)]
 Word = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*\Z")]

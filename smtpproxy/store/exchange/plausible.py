@@ -17,7 +17,7 @@ from smtpproxy.store.exchange.contact_ndjson import EVERY_PURPOSE
 from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.merge import refusals
-from smtpproxy.store.protocols import ContactUpdate, SuppressionEntry
+from smtpproxy.store.records import ContactUpdate, SuppressionEntry
 from smtpproxy.terminal import counted
 
 GRACE = timedelta(days=1)

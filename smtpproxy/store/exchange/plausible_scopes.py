@@ -11,7 +11,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected
 from smtpproxy.store.exchange.plausible import FREE_TEXT, by_now, counted_purposes, named
 from smtpproxy.store.exchange.suppression_record import is_motive
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.records import SuppressionEntry
 from smtpproxy.terminal import counted
 
 

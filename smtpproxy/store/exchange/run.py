@@ -9,7 +9,7 @@ from typing import BinaryIO, Generic, Literal, TypeVar
 from smtpproxy.store.exchange.files import RejectedFile, Source
 from smtpproxy.store.exchange.lines import Contents, Passed, Read, Rejected
 from smtpproxy.store.operations import Checkpoint
-from smtpproxy.store.protocols import BatchResult
+from smtpproxy.store.records import BatchResult
 
 T = TypeVar("T")
 

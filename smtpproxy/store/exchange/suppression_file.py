@@ -48,7 +48,7 @@ from smtpproxy.store.exchange.suppression_record import (
     read_record,
     refusal_in,
 )
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.records import SuppressionEntry
 
 SCOPES = {
     Origin.BOUNCE: "all",

@@ -16,7 +16,7 @@ from smtpproxy.store.exchange.rows import check_no_error, is_error, row_writer
 from smtpproxy.store.exchange.times import Notation, read_time, written_time
 from smtpproxy.store.keys import is_key_text
 from smtpproxy.store.propagation import SuppressionChange
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.records import SuppressionEntry
 
 COLUMNS = ("address", "scope", "origin", "since", "note")
 _SCOPE = re.compile(

@@ -19,7 +19,7 @@ from smtpproxy.store.key_files import load_keys
 from smtpproxy.store.move.copying import Copying
 from smtpproxy.store.move.ends import Source, Target
 from smtpproxy.store.move.tables import Sum
-from smtpproxy.store.protocols import StoreMisconfigured
+from smtpproxy.store.records import StoreMisconfigured
 from smtpproxy.store.sql.live_keys import live_ring
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from smtpproxy.store.move.ends import Progress, RunningCopy, Source, Target
 from smtpproxy.store.move.reading import changes, count_of, pages, prefetched, sum_of
 from smtpproxy.store.move.tables import KEYS, MADE_WITH_A_STORE, PARTS, TABLES, UNIQUE, Key, Sum
-from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sql.live_keys import Live
 from smtpproxy.store.sql.migrations import numbered
 from smtpproxy.store.sql.rows import Row

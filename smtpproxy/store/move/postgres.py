@@ -18,7 +18,7 @@ from smtpproxy.store.move.postgres_tables import (
 )
 from smtpproxy.store.move.reading import NOTED, listed, record_of, same
 from smtpproxy.store.move.tables import BESIDE, KEYS, NUMBERED, PARTS, TABLES
-from smtpproxy.store.protocols import StoreMisconfigured
+from smtpproxy.store.records import StoreMisconfigured
 
 if TYPE_CHECKING:
     from asyncpg import Connection

@@ -13,7 +13,7 @@ from smtpproxy.store.postgres.connection import Lease, Target
 from smtpproxy.store.postgres.errors import unavailable
 from smtpproxy.store.postgres.migrations import LOCK, check_version
 from smtpproxy.store.postgres.session import PostgresSession
-from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sql.live_keys import LIVE, Live
 from smtpproxy.store.sql.rows import Row
 

@@ -31,7 +31,7 @@ from smtpproxy.store.move.postgres_tables import (
 )
 from smtpproxy.store.move.reading import listed, same
 from smtpproxy.store.move.tables import NUMBERED, TABLES, Key
-from smtpproxy.store.protocols import StoreMisconfigured
+from smtpproxy.store.records import StoreMisconfigured
 from smtpproxy.store.sql.rows import Row
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from smtpproxy.store.move.ends import COPY_ROW, Reopened, RunningCopy, copy_of, 
 from smtpproxy.store.move.reading import NOTED, listed, record_of
 from smtpproxy.store.move.sqlite_files import Files, open_part, read_state, store_errors
 from smtpproxy.store.move.tables import BESIDE, NUMBERED, PARTS, STORE
-from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sqlite import live_keys
 from smtpproxy.store.sqlite.connection import (
     check_not_newer,

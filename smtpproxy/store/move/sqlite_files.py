@@ -7,7 +7,7 @@ from pathlib import Path
 
 from smtpproxy.store.move.ends import FIND_STATE, STATE
 from smtpproxy.store.move.tables import PARTS, STORE
-from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sql.live_keys import Live
 from smtpproxy.store.sql.rows import Row
 from smtpproxy.store.sqlite import live_keys

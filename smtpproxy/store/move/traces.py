@@ -13,7 +13,7 @@ from smtpproxy.store.configurations import Misfit
 from smtpproxy.store.move.ends import copy_of
 from smtpproxy.store.move.sqlite_files import read_state, store_errors
 from smtpproxy.store.move.tables import PARTS
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sqlite.connection import moved_to, uri
 from smtpproxy.store.sqlite.moves import CLOSING, NOTING, STATE, triggers
 from smtpproxy.store.sqlite.side_file import part_path

@@ -15,7 +15,7 @@ from smtpproxy.store.postgres.replica import ReplicaReader
 from smtpproxy.store.postgres.session import PostgresSession
 from smtpproxy.store.postgres.side_tables import PostgresTables
 from smtpproxy.store.postgres.statements import DIALECT
-from smtpproxy.store.protocols import ReplicaState, StoreUnavailable
+from smtpproxy.store.records import ReplicaState, StoreUnavailable
 from smtpproxy.store.sql.live_keys import LiveKeys
 from smtpproxy.store.sql.session import Session
 from smtpproxy.store.sql.store import Store

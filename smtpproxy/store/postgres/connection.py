@@ -23,7 +23,7 @@ from smtpproxy.store.postgres.session import (
     is_over,
     transaction,
 )
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 
 if TYPE_CHECKING:
     from asyncpg import Connection, Record

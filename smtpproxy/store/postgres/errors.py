@@ -1,7 +1,7 @@
 """Errors of PostgreSQL as errors of the store, with what would be right."""
 
 from smtpproxy.store.closed import says_closed
-from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.records import StoreInaccessible, StoreMisconfigured, StoreUnavailable
 
 NO_PRIMARY = "the database is a standby, or read-only"
 NO_STANDBY = "store.replica_url: names a primary, not a standby"

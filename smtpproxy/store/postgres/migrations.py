@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from smtpproxy.store.closed import closed_text
 from smtpproxy.store.key_files import load_keys, load_or_create_keys
 from smtpproxy.store.keys import KeyRing
-from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured
+from smtpproxy.store.records import StoreInaccessible, StoreMisconfigured
 from smtpproxy.store.sql.live_keys import LIVE, Live, live_ring
 from smtpproxy.store.sql.migrations import numbered
 

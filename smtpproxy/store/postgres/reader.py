@@ -14,7 +14,7 @@ from smtpproxy.store.postgres.connection import Database, Lease
 from smtpproxy.store.postgres.errors import NO_PRIMARY, NO_STANDBY, unavailable
 from smtpproxy.store.postgres.session import check_waits
 from smtpproxy.store.postgres.statements import VERSION, facts_query
-from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable
 from smtpproxy.waiting import Pending
 
 _MOST_NAMES = 1_000  # in one statement

@@ -14,7 +14,7 @@ import structlog
 from smtpproxy.policy.model import Facts, Lookups
 from smtpproxy.store.postgres.batch import Version
 from smtpproxy.store.postgres.reader import PostgresReader
-from smtpproxy.store.protocols import ReplicaState, StoreUnavailable
+from smtpproxy.store.records import ReplicaState, StoreUnavailable
 from smtpproxy.waiting import Pending
 
 _GRAIN = 50  # times kept within the longest lag allowed

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from smtpproxy.store.protocols import StoreInaccessible, StoreUnavailable
+from smtpproxy.store.records import StoreInaccessible, StoreUnavailable
 from smtpproxy.store.sql.rows import Row
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from smtpproxy.store.postgres import standby, target
 from smtpproxy.store.postgres.connection import Lease
 from smtpproxy.store.postgres.errors import NO_STANDBY
 from smtpproxy.store.postgres.session import WAITS
-from smtpproxy.store.protocols import StoreInaccessible, StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.records import StoreInaccessible, StoreMisconfigured, StoreUnavailable
 
 if TYPE_CHECKING:
     from asyncpg import Connection

@@ -12,7 +12,7 @@ from smtpproxy.policy.model import ConsentAct, Contact, Suppression
 from smtpproxy.policy.rules.recipient import restricting
 from smtpproxy.store.merge import Known, Tally, merge, refusals
 from smtpproxy.store.operations import Change, Correction, Rectification
-from smtpproxy.store.protocols import BatchResult, ContactUpdate, SuppressionEntry
+from smtpproxy.store.records import BatchResult, ContactUpdate, SuppressionEntry
 from smtpproxy.store.rectifying import corrected, following
 from smtpproxy.store.sql import imported_contacts, rows
 from smtpproxy.store.sql.rows import ACT_COLUMNS, CONTACT_COLUMNS, Row, from_micros, to_micros

@@ -9,7 +9,7 @@ from msgspec import Struct
 from smtpproxy.policy.model import Contact
 from smtpproxy.store.collected import included_in
 from smtpproxy.store.merge import Known
-from smtpproxy.store.protocols import ContactUpdate
+from smtpproxy.store.records import ContactUpdate
 from smtpproxy.store.sql.rows import Row
 from smtpproxy.store.sql.session import Session
 from smtpproxy.store.undo_contact import Repeated, Replaced

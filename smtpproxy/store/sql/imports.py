@@ -10,7 +10,7 @@ import msgspec
 from smtpproxy.policy.model import Contact
 from smtpproxy.store.merge import Known
 from smtpproxy.store.operations import UNDO_FOR, Batch, Checkpoint, ImportRecord, State, Undone
-from smtpproxy.store.protocols import BatchResult
+from smtpproxy.store.records import BatchResult
 from smtpproxy.store.sql import contacts as contact_table
 from smtpproxy.store.sql import imported_contacts
 from smtpproxy.store.sql import suppressions as suppression_table

@@ -4,7 +4,7 @@ import re
 from functools import cache
 from importlib.resources import files
 
-from smtpproxy.store.protocols import StoreMisconfigured
+from smtpproxy.store.records import StoreMisconfigured
 
 _NAME = re.compile(r"(\d{4})_\w+\.sql")
 

@@ -15,7 +15,7 @@ import msgspec
 from smtpproxy.disk import locked
 from smtpproxy.policy.model import Suppression
 from smtpproxy.store.keys import Coverage, KeyPair, KeyRing, Partner, PartnerSnapshot, SnapshotRow
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql import rows
 from smtpproxy.store.sql.live_keys import LiveKeys
 from smtpproxy.store.sql.rows import Row, from_micros, to_micros

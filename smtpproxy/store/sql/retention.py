@@ -16,7 +16,7 @@ from smtpproxy.policy.model import Contact
 from smtpproxy.store.keys import KeyPair, KeyRing
 from smtpproxy.store.merge import is_undated, orders, outlived, removed
 from smtpproxy.store.operations import NOTHING, Limits, PurgedContacts, PurgedSuppressions, Removed
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.records import SuppressionEntry
 from smtpproxy.store.sql import contacts as contact_table
 from smtpproxy.store.sql.live_keys import ADDRESSES, LiveKeys
 from smtpproxy.store.sql.rows import WIDENED, Row, from_micros, optional_moment, to_micros

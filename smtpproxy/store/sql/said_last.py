@@ -13,7 +13,7 @@ from smtpproxy.mail.address import widened
 from smtpproxy.policy.model import Contact, Origin, Preference
 from smtpproxy.store.keys import is_key_text, suppressed_name
 from smtpproxy.store.merge import STRICTNESS, Known
-from smtpproxy.store.protocols import ContactUpdate, SuppressionEntry
+from smtpproxy.store.records import ContactUpdate, SuppressionEntry
 from smtpproxy.store.sql.rows import from_micros, to_micros
 from smtpproxy.store.sql.session import Session
 

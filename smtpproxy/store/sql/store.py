@@ -19,7 +19,7 @@ from smtpproxy.policy.scopes import SCOPE_KINDS
 from smtpproxy.store.keys import KeyRing, is_key_text, suppressed_name
 from smtpproxy.store.merge import as_update
 from smtpproxy.store.operations import Batch
-from smtpproxy.store.protocols import (
+from smtpproxy.store.records import (
     BatchResult,
     ContactUpdate,
     FactReader,

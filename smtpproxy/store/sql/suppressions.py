@@ -17,7 +17,7 @@ from smtpproxy.store.keys import (
     is_key_text,
     suppressed_name,
 )
-from smtpproxy.store.protocols import (
+from smtpproxy.store.records import (
     BatchResult,
     LiftedSuppression,
     SuppressionEntry,

@@ -17,7 +17,7 @@ from smtpproxy.settings import PartnerSettings
 from smtpproxy.store.change_journal import FOLDER, files
 from smtpproxy.store.key_files import load_or_create_keys, load_partner_key
 from smtpproxy.store.keys import Partner
-from smtpproxy.store.protocols import (
+from smtpproxy.store.records import (
     NoStoreYet,
     StoreInaccessible,
     StoreMisconfigured,

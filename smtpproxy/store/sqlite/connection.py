@@ -16,7 +16,7 @@ from urllib.parse import quote
 import aiosqlite
 
 from smtpproxy.store.closed import closed_text, says_closed
-from smtpproxy.store.protocols import StoreMisconfigured, StoreOutdated, StoreUnavailable
+from smtpproxy.store.records import StoreMisconfigured, StoreOutdated, StoreUnavailable
 from smtpproxy.store.sql.migrations import numbered
 from smtpproxy.store.sql.rows import Row
 from smtpproxy.store.sqlite.moves import forget_changes

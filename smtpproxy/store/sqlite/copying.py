@@ -13,7 +13,7 @@ from urllib.parse import quote
 from smtpproxy.policy.breaker import MARKETING, RESTORE
 from smtpproxy.store.change_journal import Mark
 from smtpproxy.store.key_files import load_keys
-from smtpproxy.store.protocols import StoreMisconfigured
+from smtpproxy.store.records import StoreMisconfigured
 from smtpproxy.store.sql.live_keys import live_ring
 from smtpproxy.store.sql.rows import to_micros
 from smtpproxy.store.sqlite import live_keys

@@ -11,7 +11,7 @@ import msgspec
 from smtpproxy.policy.model import Preference
 from smtpproxy.store.change_journal import FOLDER, Change, Journal, JournalGap, Mark, Refusal
 from smtpproxy.store.keys import key_text
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql.live_keys import LiveKeys
 from smtpproxy.store.sql.rows import act_brand, from_micros, optional_moment
 from smtpproxy.store.sql.session import Session

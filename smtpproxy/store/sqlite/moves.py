@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from smtpproxy.disk import locked
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 
 STATE = "store_copy"
 """The table with the state of the copy that a file is the source, or the target, of."""

@@ -15,7 +15,7 @@ from smtpproxy.mail.address import domains_over, readings
 from smtpproxy.policy.model import NO_FACTS, Facts, Lookups, Pause, RecipientFacts
 from smtpproxy.store.keys import Partner
 from smtpproxy.store.merge import oldest_first, ordered_acts, with_readings
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql import rows
 from smtpproxy.store.sql.rows import PAUSES, read_pause
 from smtpproxy.store.sqlite import live_keys

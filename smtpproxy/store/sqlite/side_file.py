@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from smtpproxy.disk import give_to_owner_of
-from smtpproxy.store.protocols import StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable
 from smtpproxy.store.sql.rows import Row
 from smtpproxy.store.sql.session import Session
 from smtpproxy.store.sql.side_tables import SideTables

@@ -4,7 +4,7 @@ import mmap
 import os
 from pathlib import Path
 
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 
 
 class FileWatch:

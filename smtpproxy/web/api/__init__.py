@@ -19,7 +19,7 @@ from smtpproxy.access import Access, OthersConcerned
 from smtpproxy.settings import Settings, TokenSettings
 from smtpproxy.sinks.snapshots import Labels, Samples, Snapshot
 from smtpproxy.store.breaker import StreamStatus
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql.store import Store
 from smtpproxy.store.sql.web_tables import KeptAnswer, KeptAnswers
 from smtpproxy.web.api.by_mail import ByMail

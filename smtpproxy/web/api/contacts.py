@@ -16,7 +16,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.contact_line import written_contact
 from smtpproxy.store.exchange.contact_record import ContactRecord, read_contact
 from smtpproxy.store.exchange.plausible import ContactCheck
-from smtpproxy.store.protocols import BatchResult, ContactUpdate
+from smtpproxy.store.records import BatchResult, ContactUpdate
 from smtpproxy.store.sql.store import Store
 from smtpproxy.web.api.operation import (
     Call,

@@ -12,7 +12,7 @@ from smtpproxy.policy.model import Facts, Lookups, Origin, Suppression
 from smtpproxy.store.exchange.suppression_record import change_object, read_scope
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.propagation import Action, ChangesGone, SuppressionChange
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import few
 from smtpproxy.web.api.operation import (

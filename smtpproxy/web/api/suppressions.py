@@ -21,7 +21,7 @@ from smtpproxy.store.exchange.suppression_record import (
     read_scope,
 )
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.records import SuppressionEntry
 from smtpproxy.store.sql.store import Store
 from smtpproxy.web.api.operation import Call, Scope, Time, When, about, operation, refusing
 from smtpproxy.web.api.problems import Refused

@@ -20,7 +20,7 @@ from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.reader import Record, find, read
 from smtpproxy.store.exchange.times import read_time
 from smtpproxy.store.journals import IndexQuery
-from smtpproxy.store.protocols import FactReader
+from smtpproxy.store.records import FactReader
 from smtpproxy.terminal import few
 from smtpproxy.web.api.elsewhere import DecisionElsewhere, elsewhere
 from smtpproxy.web.api.operation import (

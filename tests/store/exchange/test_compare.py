@@ -23,7 +23,7 @@ from smtpproxy.store.exchange.compare import (
 from smtpproxy.store.exchange.lines import Line, Lines
 from smtpproxy.store.exchange.suppression_file import read_csv
 from smtpproxy.store.exchange.suppression_record import Defaults
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.records import SuppressionEntry
 from smtpproxy.store.sql.store import Store
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)

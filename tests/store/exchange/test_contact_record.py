@@ -23,7 +23,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.store.exchange.contact_line import written_contact
 from smtpproxy.store.exchange.contact_record import read_contact
 from smtpproxy.store.merge import merge
-from smtpproxy.store.protocols import PROFILE_FIELDS, ContactUpdate
+from smtpproxy.store.records import PROFILE_FIELDS, ContactUpdate
 from tests.store.contract import AGREEMENT, ANNA, T0, WHOLE
 from tests.store.exchange.importing import FILE_TIME
 

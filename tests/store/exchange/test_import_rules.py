@@ -13,7 +13,7 @@ from smtpproxy.store.exchange import contact_ndjson
 from smtpproxy.store.exchange.lines import Line, Lines, Read
 from smtpproxy.store.exchange.suppression_file import read_csv
 from smtpproxy.store.exchange.suppression_record import Defaults
-from smtpproxy.store.protocols import SuppressionEntry
+from smtpproxy.store.records import SuppressionEntry
 from tests.kit.soak import times
 from tests.kit.store import TrialStore
 

@@ -13,7 +13,7 @@ from smtpproxy.policy.model import Origin, Suppression
 from smtpproxy.store.exchange import run
 from smtpproxy.store.exchange.lines import MAX_LINE, ImportFault
 from smtpproxy.store.exchange.run import format_of
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sqlite import SqliteStore
 from tests.kit.soak import times
 from tests.store.exchange.importing import FILE_TIME, Importing
