@@ -240,7 +240,9 @@ class _Writer:
             if value is not None
         ]
         if act.came_by:
-            words.append(self._say("came_by", collection=printable(act.came_by)))
+            words.append(
+                self._say("came_by", collection=writing.collection(act.came_by, self._lang))
+            )
         if act.conditional:
             words.append(self._say("conditional"))
         elif act.conditional is None and not act.withdrawal:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, TypeAlias
 
-from smtpproxy.locale import Lang, Phrase, Value, has_words, recognised, say
+from smtpproxy.locale import Lang, Phrase, Value, has_words, recognised, say, texts
 from smtpproxy.locale.pages import environment
+from smtpproxy.policy.model import Source
 from smtpproxy.policy.periods import Period
 from smtpproxy.settings import BrandSettings, ControllerSettings, RetentionSettings
 from smtpproxy.sinks.audit.chain import Kind, Report
@@ -104,6 +105,15 @@ def channel(name: str, lang: Lang) -> str:
     """Return the name of a channel; files may name unknown ones."""
     key = f"channel.{name}"
     return _say(key, lang) if has_words(f"evidence.{key}") else printable(name)
+
+
+def collection(name: str, lang: Lang) -> str:
+    """Return the name of a collection, `purchased: List Ltd`, with its source in words."""
+    source, _, suppliers = name.partition(": ")
+    if source not in list(Source):
+        return printable(name)
+    word = texts(lang).term(source)
+    return _say("named", lang, name=word, text=printable(suppliers)) if suppliers else word
 
 
 def motive(note: str | None, lang: Lang) -> str:

@@ -367,6 +367,20 @@ def test_nothing_is_stored_is_said_only_where_that_is_so() -> None:
     assert "\nApart from what follows, nothing is stored about this address" in rest
 
 
+@pytest.mark.parametrize(
+    ("came_by", "en", "fr"),
+    [
+        ("purchased: X Ltd", "known by purchased: X Ltd", "«\u202fachetée\u202f: X Ltd\u202f»"),
+        ("rented", "known by rented", "connu par l’adresse «\u202flouée\u202f»"),
+        ("a fair", "known by a fair", "connu par l’adresse «\u202fa fair\u202f»"),
+    ],
+)
+def test_what_a_consent_came_by_is_said_in_words(came_by: str, en: str, fr: str) -> None:
+    contact = Contact("a@b.example", acts=(msgspec.structs.replace(ACT, came_by=came_by),))
+    assert en in text_of(evidence(contact=contact), "en")
+    assert fr in text_of(evidence(contact=contact), "fr")
+
+
 def test_what_a_person_agreed_to_stands_in_quotation_marks() -> None:
     """Without them a court cannot tell the person's words from ours."""
     contact = Contact("a@b.example", acts=(ACT,))
