@@ -33,7 +33,7 @@ from smtpproxy.cli.outputs import private
 from smtpproxy.cli.printer import Fields, Part, Result, Styled, json_bytes, verify_progress
 from smtpproxy.cli.stores import check_brand, contact_constants, no_contact, using_store, warn
 from smtpproxy.clock import now
-from smtpproxy.locale import LANGS, REFERENCE, Lang
+from smtpproxy.locale import PAGE_LANGS, REFERENCE, Lang
 from smtpproxy.policy.model import (
     BUILT_IN_BRAND,
     Collection,
@@ -275,7 +275,8 @@ def export(
         "Everything about ADDRESS as a document: what is stored, what was sent, and the proof."
     ),
     lang: Lang | None = option(
-        "The language of the document (default: the person's, or server.language).", choice(LANGS)
+        "The language of the document (default: the person's, or server.language).",
+        choice(PAGE_LANGS),
     ),
     kept: Path | None = ANCHORS,
 ) -> int:
@@ -311,7 +312,7 @@ def _language_of(person: Contact | None, settings: Settings) -> Lang:
     """Return the language of a document for a person: theirs, or English if there is none in it."""
     read = (person and person.language) or settings.server.language
     primary = read.partition("-")[0].lower()
-    return primary if primary in LANGS else REFERENCE
+    return primary if primary in PAGE_LANGS else REFERENCE
 
 
 def _write_evidence(

@@ -42,8 +42,11 @@ PAGE_LANGS = _languages()
 LANGS: tuple[Lang, ...] = (REFERENCE, "fr")
 """The languages that have all texts."""
 
-FOR_PEOPLE = ("page.", "confirm.", "mail.", "term.", "why.", "fix.", "help.")
-"""The sections that every language has: what people read who follow a link."""
+FOR_PEOPLE = (
+    "page.", "confirm.", "mail.", "term.", "why.", "fix.", "help.",
+    "evidence.", "unit.", "part.purpose", "part.brand",
+)  # fmt: skip
+"""What every language has: what people read who follow a link, or ask what is known about them."""
 
 
 _TAG = re.compile(r"[a-z]{2,3}(-[a-z0-9]{1,8}){0,4}")

@@ -12,7 +12,7 @@ from smtpproxy.events import JudgedRecipient
 from smtpproxy.evidence import document as whole
 from smtpproxy.evidence.gather import Evidence, Mailing, Proof, record_object
 from smtpproxy.evidence.writing import Block, Facts, Heading, Table, html, markdown
-from smtpproxy.locale import Lang, texts
+from smtpproxy.locale import PAGE_LANGS, Lang, texts
 from smtpproxy.policy.model import (
     Action,
     Audience,
@@ -246,7 +246,18 @@ def test_nothing_that_others_wrote_reaches_a_terminal_or_a_browser() -> None:
     assert r"\<i\>" in text
 
 
-@pytest.mark.parametrize("lang", ["en", "fr"])
+@pytest.mark.parametrize("lang", PAGE_LANGS[1:])
+def test_nothing_is_left_in_english(lang: Lang) -> None:
+    english = [
+        text
+        for key, text in texts("en").phrases.items()
+        if key.startswith(("evidence.", "term.", "unit.", "part.")) and isinstance(text, str)
+    ]
+    told = text_of(evidence(rectifications=[RECTIFIED]), lang)
+    assert [text for text in english if len(text) > 12 and text in told] == []
+
+
+@pytest.mark.parametrize("lang", PAGE_LANGS)
 def test_spaces_of_our_own_typography_are_not_escaped(lang: Lang) -> None:
     purchases = (Purchase("shoes", AT), Purchase("boots", AT))
     contact = Contact("a@b.example", purchases=purchases, acts=(ACT,), tags=frozenset({"x", "y"}))
