@@ -182,11 +182,9 @@ def hashed_signature(field: bytes, *, relaxed: bool = True) -> bytes:
     name, _, value = field.partition(b":")
     specs = value.split(b";")
     for index, spec in enumerate(specs):
-        tag, equals, said = spec.partition(b"=")
-        if equals and tag.strip(b" \t\r\n") == b"b":
-            last = index == len(specs) - 1
-            end = said[len(said.rstrip(b"\r\n")) :] if last else b""
-            specs[index] = b"%b=%b" % (tag, end)
+        tag = spec.partition(b"=")[0]
+        if tag.strip(b" \t\r\n") == b"b":
+            specs[index] = tag + b"="
     value = b";".join(specs)
     if relaxed:
         return b"dkim-signature:" + relaxed_value(value)

@@ -223,9 +223,9 @@ def _negotiation(data: bytes) -> Negotiation:
 
 
 def _connect(data: bytes) -> Connect:
-    hostname, nul, rest = data.partition(b"\0")
+    hostname, _, rest = data.partition(b"\0")
     family = rest[:1].decode("latin-1")
-    if not nul or family not in ("4", "6", "L", "U"):
+    if family not in ("4", "6", "L", "U"):
         raise MilterError("connect: not a name and one of the families 4, 6, L, U")
     if family == "U":
         return Connect(_text(hostname), family)
