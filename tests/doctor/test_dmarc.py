@@ -124,7 +124,7 @@ JUDGED = [
     (f"v=DMARC1; p=reject; {RUA} mailto:e@example.com", "fail", "rua= holds no URI"),
     # what is wrong is as if it were not there
     (f"v=DMARC1; p=reject; {RUA},e@example.com", "warn", "“e@example.com” in rua= is no URI"),
-    (f"v=DMARC1; p=reject; {RUA}!10m", "warn", "!10m in rua= is gone"),
+    (f"v=DMARC1; p=reject; {RUA}!10M", "warn", "!10M in rua= is gone"),
     ("v=DMARC1; p=reject; rua=https://example.com/d", "warn", "no mailto URI"),
     (f"v=DMARC1; p=rejct; {RUA}", "warn", "p=none at"),
     (f"v=DMARC1; p=reject; sp=rejct; {RUA}", "warn", "p=none at"),

@@ -78,6 +78,7 @@ SEEN = [
     ("a<!-->b<!--->c<?php echo '<p>' ?>d", "abc' ?>d"),
     ("&#99999999999999999999999999;x", ";x"),
     ("a</p", "a"),
+    ("<STYLE>a</style>b<style>c</STYLE>d", "b d"),
     ("<!doctype html><?xml?>a", "a"),
     ("", ""),
 ]
@@ -114,6 +115,10 @@ def test_most_readers_see_the_html() -> None:
     assert visible_text(Body((plain,), whole=True)) == VisibleText(
         "plain https://p.example/x).", ("https://p.example/x",)
     )
+    links = visible_text(
+        Body((TextPart(True, "http://p.example or MailTo:a@b.example"),), True)
+    ).links
+    assert links == ("http://p.example", "MailTo:a@b.example")
     unshown = TextPart(True, plain.text, shown=False)
     assert visible_text(Body((unshown, html), whole=False)) == VisibleText(
         "html here https://t.example", ("https://h.example/", "https://t.example"), whole=False

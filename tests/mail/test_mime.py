@@ -68,7 +68,7 @@ BOUNDARIES = [
 
 @pytest.mark.parametrize(("body", "expected"), BOUNDARIES)
 def test_boundaries(body: bytes, expected: list[str]) -> None:
-    for value in (b'"b"', b"b", b"b; charset=x", b'"\\b"'):
+    for value in (b'"b"', b"b", b"b; charset=x", b'"\\b"', b"b ; charset=x", b'"b', b"b c"):
         head = b"Content-Type: Multipart/MIXED; x=y;\r\n boundary=" + value + b"\r\n\r\n"
         assert texts(head + body) == expected
 
@@ -136,6 +136,7 @@ SHOWN = [
     ("related", ["text/html; n=1", "image/png", "text/html; n=2"], [True, False]),
     ("related; start=<2>", [*ROOT_SECOND, "text/html\r\nContent-ID: <2>"], [False, True, False]),
     ('related; start=" 2@x "', ["text/html", "text/html\r\ncontent-id: <2@x>"], [False, True]),
+    ("related", ["text/html\r\nContent-ID: <1>", "text/html"], [True, False]),
     ("related; start=<3>", ROOT_SECOND, [True, False]),  # no part is called so
     ("related; start=<>", ["text/html", "text/html\r\nContent-ID:"], [True, False]),
     ("related; start=<p>", ["text/html", "image/png\r\nContent-ID: <p>"], [False]),
@@ -159,11 +160,12 @@ def test_limits_hold_and_are_said() -> None:
     many = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n" + b"--b\r\n\r\nx\r\n" * 50
     assert len(read(many, limits).parts) == 4
     assert not read(many, limits).whole
-    deep = b"x"
+    deep = b"\r\nx"
     for level in range(5):
         name = b"%d" % level
         deep = b"Content-Type: multipart/mixed; boundary=%b\r\n\r\n--%b\r\n" % (name, name) + deep
-    assert read(deep, limits) == Body((), whole=False)
+    assert read(deep, MimeLimits(depth=5)) == Body((TextPart(True, "x"),), whole=True)
+    assert read(deep, MimeLimits(depth=4)) == Body((), whole=False)
 
 
 def test_broken_base64_gives_what_it_holds() -> None:
@@ -197,7 +199,18 @@ def test_charsets(octets: bytes, charset: str, text: str) -> None:
 
 NAMES = [
     *("utf-8", "UTF8", "utf-16le", "UTF-7", "iso-8859-1", "ISO 8859-15", "iso.8859.2", "latin1"),
-    *("l2", "cp437", "cp1252", "Windows-1251", "macintosh", "koi8-r", "KOI8-U", "gb2312", "GBK"),
+    *(
+        "l2",
+        "cp437",
+        "cp874",
+        "cp1252",
+        "Windows-1251",
+        "macintosh",
+        "koi8-r",
+        "KOI8-U",
+        "gb2312",
+        "GBK",
+    ),
     *("gb18030", "big5", "Shift_JIS", "sjis", "euc-jp", "ks_c_5601-1987", "tis-620", "iso-2022-jp"),
 ]
 

@@ -108,6 +108,7 @@ FAULTS = [
     ("<https://user@[::1]:443/>", "host", "[::1]:443"),
     ("<https://intranet/u>", "host", "intranet"),
     ("<https://mail.local/u>", "host", "mail.local"),
+    ("<https://mail.localdomain/u>", "host", "mail.localdomain"),
     ("<https://example.com/u>", "host", "example.com"),
     ("<https://www.Example.ORG./u>", "host", "www.Example.ORG."),
     ("<mailto:stop@example.net>", "host", "example.net"),
@@ -115,6 +116,7 @@ FAULTS = [
     ("<mailto:stop@%5B192.0.2.1%5D>", "host", "[192.0.2.1]"),
     ("<https://a..example/>", "host", "a..example"),
     ("<https://-a.example/>", "host", "-a.example"),
+    ("<https://shop.example:8o/>", "host", "shop.example:8o"),
     ("<https://shop.example:65536/>", "host", "shop.example:65536"),
 ]
 

@@ -44,6 +44,7 @@ REPLIES = {
         550, "5.7.1", "no", "see https://up.example"
     ),
     b"550-no\r\n550 5.7.1 really\r\n": Reply.of(550, None, "no", "5.7.1 really"),
+    b"550 no 5.7.1 here\r\n": Reply.of(550, None, "no 5.7.1 here"),
     b"550 5.7.123 x\r\n": Reply.of(550, "5.7.123", "x"),
     b"550 5.7.1x\r\n": Reply.of(550, None, "5.7.1x"),
     b"550 2.7.1 of another class\r\n": Reply.of(550, None, "2.7.1 of another class"),

@@ -371,6 +371,7 @@ def test_after_helo_there_are_no_parameters() -> None:
     for parameter in ("SIZE=1", "BODY=8BITMIME", "SMTPUTF8", "X"):
         assert said(f"MAIL FROM:<a@b.example> {parameter}", greeting=greeting) == (None, [reply])
     before = b"MAIL FROM:<a@b.example>\r\n"
+    assert said('RCPT TO:<"a b"@b.example>', before=before, greeting=greeting)[0] is not None
     said_ = said("RCPT TO:<a@b.example> NOTIFY=NEVER", before=before, greeting=greeting)
     assert said_ == (None, [reply])
     assert said("MAIL FROM:<a@b.example> ", greeting=greeting)[0] == Mail("a@b.example")

@@ -70,6 +70,7 @@ def test_good_headers(data: bytes, source: str | None, local: bool) -> None:
         b"PROXY " + b"x" * V1_LIMIT,
         b"PROXY UNKNOWN" + b" " * V1_LIMIT + b"\r\n",
         SIGNATURE[:-1] + b"\r" + b"\0" * 20,
+        version_2(0x21, 0x11, addresses("192.0.2.7")).replace(b"QUIT", b"QUIX"),
         version_2(0x11, 0x11, addresses("192.0.2.7")),
         version_2(0x22, 0x11, addresses("192.0.2.7")),
         version_2(0x21, 0x41, addresses("192.0.2.7")),
