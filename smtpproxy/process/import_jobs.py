@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import msgspec
 import structlog
 
+from smtpproxy.config import ConfigError, load
 from smtpproxy.settings import Settings
 from smtpproxy.store.import_jobs import (
     MAPPING,
@@ -43,6 +44,7 @@ class ImportRunner:
     def __init__(self, settings: Settings) -> None:
         self._jobs = ImportJobs(settings.server.state_dir)
         self._tries: dict[str, int] = {}
+        self._faults: tuple[str, ...] = ()
 
     async def run(self) -> None:
         """Run until cancelled; a job interrupted by that continues at the next start."""
@@ -64,6 +66,9 @@ class ImportRunner:
         undos, waiting = self._jobs.undos(), self._jobs.waiting()
         if not undos and not waiting:
             return
+        if await self._commands_would_refuse():
+            await asyncio.sleep(20 * _LOOK)
+            return
         lock = self._jobs.lock()
         if lock is None:
             return
@@ -74,6 +79,14 @@ class ImportRunner:
                 await self._import(waiting[0], lock)
         finally:
             os.close(lock)
+
+    async def _commands_would_refuse(self) -> bool:
+        """Whether the configuration has faults, as while somebody edits it: then work waits."""
+        faults = await asyncio.to_thread(_faults)
+        if faults and faults != self._faults:
+            log.warning("imports wait for the configuration", faults=faults)
+        self._faults = faults
+        return bool(faults)
 
     async def _undo(self, id: str, by: str, lock: int) -> None:
         arguments = ("import", "undo", id, "--json", f"--job={id} {by}")
@@ -138,6 +151,16 @@ def command_of(job: ImportJob, folder: Path) -> list[str]:
     if (folder / MAPPING).exists():
         arguments.append(f"--mapping={folder / MAPPING}")
     return arguments
+
+
+def _faults() -> tuple[str, ...]:
+    try:
+        load(Path(os.environ["SMTPPROXY_CONFIG"]))
+    except ConfigError as error:
+        return error.faults
+    except KeyError:  # not by `serve`
+        pass
+    return ()
 
 
 def _created(path: Path) -> BinaryIO:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
 
 from smtpproxy.client import ApiProblem, Client, ImportQuery, NotPermitted, TryLater
 from smtpproxy.config import load
@@ -185,6 +187,36 @@ async def test_a_job_whose_process_dies_is_tried_three_times(
     end = jobs.end(id)
     assert end is not None
     assert (tries, end.outcome, end.error) == (3, "failed", "the process ended without a word")
+
+
+async def test_work_waits_while_the_configuration_has_faults(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while somebody edits it: the command for it would refuse to act."""
+    whole = desk.config_path.read_text()
+    id = await asyncio.to_thread(desk.send, "all", "address\na@p.example\n", CONTACTS)
+    monkeypatch.setenv("SMTPPROXY_CONFIG", str(desk.config_path))
+    monkeypatch.setattr(runner, "_LOOK", 0.01)
+    jobs = ImportJobs(desk.folder / "state")
+    jobs.ask_undo("01JKB3Q00020CT1R0RZ1H6E7A8", "token all")
+
+    def told(logs: list[EventDict]) -> list[str]:
+        event = "imports wait for the configuration"
+        return [line["faults"][0] for line in logs if line["event"] == event]
+
+    with capture_logs() as logs:
+        relay = asyncio.create_task(ImportRunner(load(desk.config_path)).run())
+        desk.config_path.write_text(f"{whole}\n[polcy]\n")
+        await asyncio.to_thread(wait_for, lambda: told(logs), "a word that it waits")
+        await asyncio.sleep(0.5)
+        assert (len(told(logs)), len(jobs.undos()), jobs.end(id)) == (1, 1, None)
+        desk.config_path.write_text(whole)
+        await asyncio.to_thread(wait_for, lambda: jobs.end(id) and not jobs.undos(), "the end")
+    relay.cancel()
+    end = jobs.end(id)
+    assert end is not None
+    assert end.outcome == "complete", end
+    assert "polcy" in told(logs)[0]
 
 
 @pytest.mark.parametrize(("codes", "runs"), [([1, 0], 2), ([1, 1, 0], 3), ([1, 1, 1], 3)])
