@@ -7,15 +7,16 @@ from urllib.parse import unquote
 
 from msgspec import Struct
 
-from smtpproxy.mail.headers import CommentError, HeaderBlock, skip_cfws
+from smtpproxy.mail.headers import CommentError, HeaderBlock, has_long_line, skip_cfws
 
 _LONGEST_VALUE = 4_096  # octets of a Content-… field
+_SHORT = 900  # octets: no line of a field of these is long
 _MOST_PIECES = 100  # of one parameter
 # None of these can fail after its first octet, so no octet is read twice.
 _PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"?|([^\s;"]*))', re.DOTALL)
 _ONE_VALUE: Mapping[str, Callable[[str], str]] = {
     "boundary": str,
-    "charset": str.lower,
+    "charset": lambda name: name.lower().replace("-", "").replace("_", ""),  # UTF8 is utf-8
     "start": str,
 }
 """The parameters by which a text is found and read, each with the form in which values compare."""
@@ -74,6 +75,12 @@ def _unquoted(text: str) -> str:
     return unquote(text.rpartition("'")[2])
 
 
+def content_types(headers: HeaderBlock, default: str) -> list[ContentType]:
+    """Read every Content-Type, or the default if there is none."""
+    values = list(_values(headers, "Content-Type")) or [""]
+    return [content_type(value or default) for value in values]
+
+
 def doubled_field(headers: HeaderBlock) -> str | None:
     """Return the name of a field that says in two ways how a text is read; None: there is none.
 
@@ -95,18 +102,22 @@ def _reading(value: str) -> tuple[str, ...]:
 def unclear_field(headers: HeaderBlock) -> str | None:
     """Return the name of a field that not all programs understand; None: there is none.
 
-    It has spaces, quotes or a comment before its parameters, an encoding with parameters, or a type
-    without a subtype.
+    It has spaces, quotes or a comment before its parameters, base64 or quoted-printable with
+    parameters, a type without a subtype, or a line that MTAs cut.
     """
     for name, clear in _CLEAR.items():
         value = first_value(headers, name)
         if value and clear.fullmatch(value) is None:
             return name
+        if len(value) > _SHORT and has_long_line(name, headers.raw_values(name)[0]):
+            return name
     return None
 
 
 def is_attached(headers: HeaderBlock) -> bool:
-    return first_word(first_value(headers, "Content-Disposition")) == "attachment"
+    """Whether every program takes it for a file, and not for a text to be shown."""
+    values = list(_values(headers, "Content-Disposition"))
+    return bool(values) and all(map(_ATTACHED.fullmatch, values))
 
 
 def first_word(value: str) -> str:
@@ -117,15 +128,20 @@ def first_word(value: str) -> str:
     return "".join(value.partition(";")[0].split()).lower()
 
 
+AS_IT_IS = frozenset({"", "7bit", "8bit", "binary"})
+"""The encodings that encode nothing (RFC 2045 6.2)."""
 _TOKEN = r"[^\x00-\x20\x7f()<>@,;:\\\"/\[\]?=]+"  # RFC 2045 5.1
 _CLEAR = {
     "Content-Type": re.compile(rf"{_TOKEN}/{_TOKEN}\s*(?:;.*)?", re.DOTALL),
-    "Content-Transfer-Encoding": re.compile(_TOKEN),
+    "Content-Transfer-Encoding": re.compile(  # after 8bit, whatever follows decodes nothing
+        rf"{_TOKEN}|(?:7bit|8bit|binary)\s*[;,(].*", re.DOTALL | re.IGNORECASE
+    ),
     "Content-Disposition": re.compile(rf"{_TOKEN}\s*(?:;.*)?", re.DOTALL),
 }
+_ATTACHED = re.compile(r"attachment\s*(?:;.*)?", re.DOTALL | re.IGNORECASE)
 _ONE_OF_EACH: dict[str, Callable[[str], object]] = {
     "Content-Type": _reading,
-    "Content-Transfer-Encoding": first_word,
+    "Content-Transfer-Encoding": lambda value: first_word(value) in AS_IT_IS or first_word(value),
     "Content-Disposition": first_word,
 }
 

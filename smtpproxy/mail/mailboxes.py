@@ -12,6 +12,7 @@ an error, because once stored they would match nobody.
 import re
 import unicodedata
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
@@ -95,6 +96,7 @@ class _Reader:
     pending: list[_Token] = field(default_factory=list)
     in_group: bool = False
     in_brackets: bool = False
+    named: str | None = None  # the address in place of a name
     closed: bool = False  # a mailbox or group has ended: only a delimiter may follow
 
     def read(self, tokens: list[_Token]) -> tuple[str, ...]:
@@ -123,7 +125,7 @@ class _Reader:
         elif kind == ">":
             raise MailboxError("a > without a <: put the name in double quotes")
         elif kind == "<":
-            _check_phrase(self.pending)
+            self.named = _named_address(self.pending)
             self.pending, self.in_brackets = [], True
         elif kind == ":":
             if self.in_group or not self.pending:
@@ -139,6 +141,8 @@ class _Reader:
                 raise MailboxError("there is no address between < and >")
             case ">":
                 self.found.append(_address(self.pending))
+                if self.named not in (None, self.found[-1]):
+                    raise MailboxError("a name contains @: put the name in double quotes")
                 self.pending, self.in_brackets, self.closed = [], False, True
             case "<" | ";" | ":":  # before a : is a route (RFC 5322 4.4): some read only that
                 raise MailboxError(f"a {token[0]} inside < >")
@@ -150,6 +154,18 @@ class _Reader:
         if self.pending:
             self.found.append(_address(self.pending))
         self.pending, self.closed = [], False
+
+
+def _named_address(tokens: list[_Token]) -> str | None:
+    """Return the address that is there in place of a name: some programs read it as the sender.
+
+    Raises `MailboxError` if it is neither a name nor an address.
+    """
+    if any(kind == "@" for kind, *_ in tokens):
+        with suppress(AddressError, MailboxError):
+            return _address(tokens)
+    _check_phrase(tokens)
+    return None
 
 
 def _check_phrase(tokens: list[_Token]) -> None:

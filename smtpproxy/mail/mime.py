@@ -17,8 +17,9 @@ from string import ascii_letters, digits
 from msgspec import Struct
 
 from smtpproxy.mail.content_fields import (
+    AS_IT_IS,
     ContentType,
-    content_type,
+    content_types,
     doubled_field,
     first_value,
     first_word,
@@ -179,7 +180,6 @@ _LONGEST_HEADER = 65_536  # octets of one part's header section
 _DELIMITER_END = re.compile(rb"(--)?[ \t]*(?:\r?\n|\Z)")
 _BASE64 = f"{ascii_letters}{digits}+/=".encode()
 _NOT_BASE64 = bytes(set(range(256)) - set(_BASE64))
-_PLAIN = frozenset({"", "7bit", "8bit", "binary"})
 
 
 def read_body(headers: HeaderBlock, body: bytes, limits: MimeLimits = LIMITS) -> Body:
@@ -217,6 +217,7 @@ _READ_BY_MOST = ("text/plain", "text/html")
 class _Reader:
     def __init__(self, limits: MimeLimits, types: tuple[str, ...]) -> None:
         self._types = types
+        self._like_text = ("multipart/", *types)
         self.found: list[EncodedText] = []
         self.unshown: set[int] = set()  # places in `found`
         self.whole = True
@@ -235,19 +236,27 @@ class _Reader:
         if self._parts < 0:
             self.whole = False
             return
-        kind = content_type(first_value(headers, "Content-Type") or default)
+        kinds = content_types(headers, default)
+        kind = kinds[0]
+        many = kind.type.startswith("multipart/")
+        if not many and is_attached(headers):
+            return
+        # "text/html" and text/html charset=utf-8 are texts to some
+        if any(one.type.lstrip('"').startswith(self._like_text) for one in kinds):
+            self._check(headers, kind)
+        if many:
+            self._read_parts(body, kind, at, depth)
+        elif kind.type in self._types:
+            self._read_text(headers, body, at, kind)
+
+    def _check(self, headers: HeaderBlock, kind: ContentType) -> None:
+        """Note what programs read in different ways."""
         if headers.repeats and (name := doubled_field(headers)) is not None:
             self.malformed = self.malformed or f"a part has two different {name} fields"
         if kind.doubled is not None:
             self.malformed = self.malformed or f"a Content-Type has two values of {kind.doubled}"
-        many = kind.type.startswith("multipart/")
-        like_text = many or kind.type.startswith(self._types)  # text/html charset=utf-8 is, to some
-        if like_text and (name := unclear_field(headers)) is not None:
+        if (name := unclear_field(headers)) is not None:
             self.unclear = self.unclear or f"some programs cannot read the {name} of a part"
-        if many:
-            self._read_parts(body, kind, at, depth)
-        elif kind.type in self._types and not is_attached(headers):
-            self._read_text(headers, body, at, kind)
 
     def _read_parts(self, body: bytes, kind: ContentType, at: int, depth: int) -> None:
         boundary = kind.parameters.get("boundary", "")
@@ -353,7 +362,7 @@ def part_places(body: bytes, boundary: str) -> Iterator[tuple[int, int]]:
 
 def plain_octets(body: bytes, encoding: str, room: int) -> bytes | None:
     """Decode at least `room + 1` octets, if there are as many; None for an unknown encoding."""
-    if encoding in _PLAIN:
+    if encoding in AS_IT_IS:
         return body[: room + 1]
     if encoding == "quoted-printable":
         return a2b_qp(body[: 4 * room + 4])

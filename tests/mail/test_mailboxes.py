@@ -25,6 +25,7 @@ READ = [
     (b"a@[192.0.2.1]", ["a@[192.0.2.1]"]),
     (b"a@x, B <b@y> ,, c@z,", ["a@x", "b@y", "c@z"]),
     (b"Team: a@x, B <b@y>;", ["a@x", "b@y"]),
+    (b"Shop@Example.org <shop@example.org>", ["shop@example.org"]),  # whichever is read
     (b"Team: a@x;, c@z, Others: ;", ["a@x", "c@z"]),
     (b"a\t<a@x>\t", ["a@x"]),
     (b"Undisclosed: ;", []),
@@ -45,6 +46,9 @@ UNREADABLE = [
     (b"Shop, Inc. <shop@example.org>", "a name without an address"),
     (b"Shop @ Home <shop@example.org>", "double quotes"),
     (b"shop@evil.example <shop@example.org>", "double quotes"),
+    (b"x@example.org <shop@example.org>", "double quotes"),
+    (b"a@x <a@x>, a@x <b@y>", "double quotes"),
+    (b"a@x b@y <b@y>", "double quotes"),
     (b"[Shop] <shop@example.org>", "double quotes"),
     (b"Shop: the best <shop@example.org>", "a group is opened"),
     (b"Shop; <shop@example.org>", "without a group"),

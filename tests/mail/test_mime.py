@@ -248,6 +248,8 @@ UNCLEAR = [
     b"Content-Type: text",
     b"Content-Type: text/html charset=utf-8",  # which Thunderbird shows
     b"Content-Type: text/html, charset=utf-8",
+    b'Content-Type: "text/html"',  # which mailparser and postal-mime show
+    b"Content-Type: text/plain; x=" + b"x" * 970,  # which Sendmail and Postfix cut
     b'Content-Disposition: "attachment"',
     b"Content-Disposition: inline, attachment",
     b"Content-Disposition: ; attachment",
@@ -259,8 +261,12 @@ CLEAR = [
     b"Content-Type: text/plain ; charset=utf-8 (c)",
     b"Content-Type: Text/HTML;charset=utf-8",
     b"Content-Type:\r\n text/html",
+    b"Content-Type: text/plain; x=\r\n " + b"x" * 970,
     b"Content-Disposition: inline; filename=a",
     b"Content-Disposition: attachment",
+    b"Content-Transfer-Encoding: 8bit;",  # which some libraries write
+    b"Content-Transfer-Encoding: 7BIT (c)",
+    b"Content-Transfer-Encoding: binary; charset=utf-8",
     b"Content-Transfer-Encoding: BASE64 ",
     b"Content-Transfer-Encoding:",
     b"Content-Type: image / png",  # no text
@@ -277,6 +283,46 @@ def test_fields_of_a_text_that_not_all_programs_understand(field: bytes) -> None
     assert read_body(HeaderBlock(field + b"\r\n\r\n"), b"x").unclear == expected
     outer = HeaderBlock(b"Content-Type: multipart/mixed; boundary=b\r\n\r\n")
     assert read_body(outer, b"--b\r\n" + field + b"\r\n\r\nx\r\n--b--\r\n").unclear == expected
+
+
+NO_TEXT = b"Content-Disposition: Attachment; filename=a"
+TWICE = [
+    (b"Content-Transfer-Encoding: 7bit\r\nContent-Transfer-Encoding: 8bit", False),
+    (b"Content-Transfer-Encoding: 8bit\r\nContent-Transfer-Encoding: base64", True),
+    (b'Content-Type: text/plain; charset="utf-8"; charset=UTF8', False),
+    (b"Content-Type: text/plain; charset=utf-8; charset=utf-7", True),
+    (b"Content-Type: application/pdf\r\nContent-Type: image/png", False),
+    (b"Content-Type: application/pdf\r\nContent-Type: text/html", True),
+    (b"Content-Type: application/pdf; charset=utf-8; charset=binary", False),
+    (b"Content-Type: application/pdf\r\nContent-Disposition: inline\r\n" + NO_TEXT, False),
+    (b"Content-Disposition: inline\r\n" + NO_TEXT, True),
+]
+
+
+def faults(part: bytes) -> tuple[str | None, str | None]:
+    outer = HeaderBlock(b"Content-Type: multipart/mixed; boundary=b\r\n\r\n")
+    body = read_body(outer, b"--b\r\n" + part + b"\r\n\r\nx\r\n--b--\r\n")
+    return body.malformed, body.unclear
+
+
+@pytest.mark.parametrize(("part", "differs"), TWICE)
+def test_what_is_there_twice_matters_if_a_program_may_show_another_text(
+    part: bytes, differs: bool
+) -> None:
+    assert (faults(part)[0] is not None) == differs
+
+
+@pytest.mark.parametrize(
+    "field", [b"X-A: b", *UNCLEAR[:7], *UNCLEAR[10:], *(part for part, _ in TWICE[:7])]
+)
+def test_an_attachment_is_no_text_to_any_program(field: bytes) -> None:
+    assert faults(field + b"\r\n" + NO_TEXT) == (None, None)
+    assert faults(NO_TEXT + b"\r\n" + field) == (None, None)
+
+
+def test_parts_within_an_attachment_are_texts() -> None:
+    part = b"Content-Type: multipart/mixed; boundary=c\r\n" + NO_TEXT
+    assert faults(part + b"\r\n\r\n--c\r\n" + UNCLEAR[0]) != (None, None)
 
 
 def test_a_digest_is_of_messages_and_not_of_texts() -> None:

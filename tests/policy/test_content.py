@@ -260,7 +260,7 @@ def test_what_readers_see_differently_cannot_be_judged(raw: str) -> None:
     [
         "Content-Type: text\r\n",  # by mailx of Solaris
         "Content-Type: text/html charset=utf-8\r\n",
-        "Content-Transfer-Encoding: 8bit;\r\n",
+        "Content-Transfer-Encoding: quoted-printable;\r\n",
     ],
 )
 def test_what_some_programs_cannot_read_is_refused_only_where_it_speaks_for_the_sender(
