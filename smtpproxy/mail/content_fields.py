@@ -103,7 +103,7 @@ def unclear_field(headers: HeaderBlock) -> str | None:
     """Return the name of a field that not all programs understand; None: there is none.
 
     It has spaces, quotes or a comment before its parameters, base64 or quoted-printable with
-    parameters, a type without a subtype, or a line that MTAs cut.
+    parameters, a type without a subtype, a boundary in pieces, or a line that MTAs cut.
     """
     for name, clear in _CLEAR.items():
         value = first_value(headers, name)
@@ -132,7 +132,9 @@ AS_IT_IS = frozenset({"", "7bit", "8bit", "binary"})
 """The encodings that encode nothing (RFC 2045 6.2)."""
 _TOKEN = r"[^\x00-\x20\x7f()<>@,;:\\\"/\[\]?=]+"  # RFC 2045 5.1
 _CLEAR = {
-    "Content-Type": re.compile(rf"{_TOKEN}/{_TOKEN}\s*(?:;.*)?", re.DOTALL),
+    "Content-Type": re.compile(
+        rf"{_TOKEN}/{_TOKEN}\s*(?:;(?!.*boundary\*).*)?", re.DOTALL | re.IGNORECASE
+    ),
     "Content-Transfer-Encoding": re.compile(  # after 8bit, whatever follows decodes nothing
         rf"{_TOKEN}|(?:7bit|8bit|binary)\s*[;,(].*", re.DOTALL | re.IGNORECASE
     ),

@@ -43,9 +43,11 @@ _TOKEN = re.compile(
 
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 _LONGEST = 16_384  # octets: nobody reads a longer From field
+_LONGEST_MAILBOX = 250  # octets, with its name; Sendmail cuts an address that goes beyond 255
 
-_Token = tuple[str, str, bool]
-"""Kind, text, and whether spaces or comments come before. The kind of a special is itself."""
+_Token = tuple[str, str, int]
+"""Kind, text, and how many octets of spaces and comments come before. The kind of a special is
+itself."""
 
 
 class MailboxError(ValueError):
@@ -60,7 +62,7 @@ def addresses(value: bytes) -> tuple[str, ...]:
     """
     if len(value) > _LONGEST:
         raise MailboxError(f"the field is longer than {_LONGEST} octets")
-    plain = _PLAIN.fullmatch(value)
+    plain = _PLAIN.fullmatch(value) if len(value) <= _LONGEST_MAILBOX else None
     try:
         if plain is not None:
             return (canonical((plain[1] or plain[2]).decode("ascii")),)
@@ -81,8 +83,8 @@ def _tokens(text: str) -> list[_Token]:
                 f"{_named(text[position])} is outside quotes: put the name in double quotes"
             )
         kind = token.lastgroup or ""
-        spaced = position > ended
-        tokens.append((token[0] if kind == "special" else kind, token[0], spaced))
+        spaces = len(_octets(text[ended:position]))
+        tokens.append((token[0] if kind == "special" else kind, token[0], spaces))
         ended = token.end()
         position = skip_cfws(text, ended)
     return tokens
@@ -97,6 +99,7 @@ class _Reader:
     in_group: bool = False
     in_brackets: bool = False
     named: str | None = None  # the address in place of a name
+    octets: int = 0  # of this mailbox so far
     closed: bool = False  # a mailbox or group has ended: only a delimiter may follow
 
     def read(self, tokens: list[_Token]) -> tuple[str, ...]:
@@ -110,7 +113,8 @@ class _Reader:
         return tuple(self.found)
 
     def _take(self, token: _Token) -> None:
-        kind = token[0]
+        kind, text, spaces = token
+        self.octets += spaces + len(_octets(text))
         if self.in_brackets:
             self._take_in_brackets(token)
         elif kind == ",":
@@ -153,7 +157,9 @@ class _Reader:
         """End at a comma, a semicolon or the end, when nothing or a bare address is pending."""
         if self.pending:
             self.found.append(_address(self.pending))
-        self.pending, self.closed = [], False
+        if self.octets > _LONGEST_MAILBOX:
+            raise MailboxError(f"an address and its name are longer than {_LONGEST_MAILBOX} octets")
+        self.pending, self.closed, self.octets = [], False, 0
 
 
 def _named_address(tokens: list[_Token]) -> str | None:
@@ -166,6 +172,10 @@ def _named_address(tokens: list[_Token]) -> str | None:
             return _address(tokens)
     _check_phrase(tokens)
     return None
+
+
+def _octets(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _check_phrase(tokens: list[_Token]) -> None:

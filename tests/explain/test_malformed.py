@@ -26,6 +26,7 @@ FROM = {
     "group_name": ": a@b",
     "comma": "<a@b> <c@d>",
     "in_name": "a@b <c@d>",
+    "mailbox_long": f"{'a' * 250} <a@b>",
     "one_at": "a@b@c",
     "no_at": "Shop",
     "incomplete": "a@",
@@ -61,13 +62,14 @@ PARTS = {
     "part_doubled": b"Content-Type: text/plain\r\nContent-Type: text/html\r\n",
     "part_spaced": b"Content-Type: multipart/mixed; boundary=b\r\n",
     "part_unclear": b"Content-Type: text /html\r\n",
+    "part_header": b"Content-Type: multipart/mixed; boundary=c\r\n",
     "parameter_doubled": b"Content-Type: multipart/mixed; boundary=a; boundary=b\r\n",
 }
 
 
 def malformed(key: str) -> str:
     if key in PARTS:
-        body = b"--b\r\nContent-Type : text/html\r\n\r\nx\r\n--b--\r\n"
+        body = b"--b\r\nContent-Type : text/html\r\n\r\nx\r\n--b--\r\n--c\r\nx\r\n--c--\r\n"
         read = read_body(HeaderBlock(PARTS[key] + b"\r\n"), body)
         said = read.malformed or read.unclear
     else:

@@ -25,6 +25,7 @@ READ = [
     (b"a@[192.0.2.1]", ["a@[192.0.2.1]"]),
     (b"a@x, B <b@y> ,, c@z,", ["a@x", "b@y", "c@z"]),
     (b"Team: a@x, B <b@y>;", ["a@x", "b@y"]),
+    (b"x" * 238 + b" <a@b.test>, " + b"x" * 238 + b"<a@b.test>", ["a@b.test"] * 2),
     (b"Shop@Example.org <shop@example.org>", ["shop@example.org"]),  # whichever is read
     (b"Team: a@x;, c@z, Others: ;", ["a@x", "c@z"]),
     (b"a\t<a@x>\t", ["a@x"]),
@@ -49,6 +50,10 @@ UNREADABLE = [
     (b"x@example.org <shop@example.org>", "double quotes"),
     (b"a@x <a@x>, a@x <b@y>", "double quotes"),
     (b"a@x b@y <b@y>", "double quotes"),
+    (b"x" * 240 + b" <a@b.test>", "longer than 250 octets"),
+    (b'a@x, "' + b"x, " * 80 + b'" <a@b.test>', "longer than 250 octets"),
+    ("é".encode() * 120 + b" <a@b.test>", "longer than 250 octets"),
+    (b"Team: a@x, " + b"x" * 240 + b" <a@b.test>;", "longer than 250 octets"),
     (b"[Shop] <shop@example.org>", "double quotes"),
     (b"Shop: the best <shop@example.org>", "a group is opened"),
     (b"Shop; <shop@example.org>", "without a group"),

@@ -249,6 +249,7 @@ UNCLEAR = [
     b"Content-Type: text/html charset=utf-8",  # which Thunderbird shows
     b"Content-Type: text/html, charset=utf-8",
     b'Content-Type: "text/html"',  # which mailparser and postal-mime show
+    b"Content-Type: text/plain; boundary*0=b",  # of which Sendmail and Claws know nothing
     b"Content-Type: text/plain; x=" + b"x" * 970,  # which Sendmail and Postfix cut
     b'Content-Disposition: "attachment"',
     b"Content-Disposition: inline, attachment",
@@ -313,11 +314,21 @@ def test_what_is_there_twice_matters_if_a_program_may_show_another_text(
 
 
 @pytest.mark.parametrize(
-    "field", [b"X-A: b", *UNCLEAR[:7], *UNCLEAR[10:], *(part for part, _ in TWICE[:7])]
+    "field", [b"X-A: b", *UNCLEAR[:8], *UNCLEAR[11:], *(part for part, _ in TWICE[:7])]
 )
 def test_an_attachment_is_no_text_to_any_program(field: bytes) -> None:
     assert faults(field + b"\r\n" + NO_TEXT) == (None, None)
     assert faults(NO_TEXT + b"\r\n" + field) == (None, None)
+
+
+@pytest.mark.parametrize("line", [b"text", b"--x: y", b" Content-Type: text/html", b"\xc3\xa9: x"])
+@pytest.mark.parametrize("end", [b"", b"\r\n"])
+def test_lines_in_the_header_of_a_part_that_are_no_fields(line: bytes, end: bytes) -> None:
+    """Python ends that header there, Sendmail too, when it writes the text for other MTAs."""
+    outer = HeaderBlock(b"Content-Type: multipart/mixed; boundary=b\r\n\r\n")
+    part = b"\r\n--b\r\n" + line + b"\r\n" + NO_TEXT + b"\r\n" + end
+    assert read_body(outer, part + b"x\r\n--b--\r\n").unclear is not None
+    assert read_body(outer, part.replace(line + b"\r\n", b"") + b"--b--\r\n").unclear is None
 
 
 def test_parts_within_an_attachment_are_texts() -> None:
