@@ -272,7 +272,9 @@ class _Reader:
                 self.whole = False
                 break
             before = len(self.found)
-            content_id = self._read_part(body[start:end], at + start, depth + 1, default)
+            content_id = self._read_part(
+                body[start:end], at + start, depth + 1, default, closed=end < len(body)
+            )
             groups.append(range(before, len(self.found)))
             if root is None and start_id and content_id == start_id:
                 root = groups[-1]
@@ -295,11 +297,14 @@ class _Reader:
         ]
         return (rich or groups)[-1:]
 
-    def _read_part(self, raw: bytes, at: int, depth: int, default: str) -> str:
-        """Read a part, which begins with the line end of its delimiter; return its Content-ID."""
+    def _read_part(self, raw: bytes, at: int, depth: int, default: str, *, closed: bool) -> str:
+        """Read a part, which begins with the line end of its delimiter; return its Content-ID.
+
+        `closed`: another delimiter follows, so that it was not cut off.
+        """
         end = raw.find(b"\r\n\r\n", 0, _LONGEST_HEADER)
         headers = HeaderBlock(raw[2 : _LONGEST_HEADER if end < 0 else end + 4])
-        if headers.defect is not None:
+        if headers.defect is not None and (end >= 0 or closed):
             self.unclear = self.unclear or "a part has a line in its header that is not a field"
         if end < 0:
             self.whole = self.whole and len(raw) <= 2

@@ -82,7 +82,7 @@ LEFT_OUT = [
 
 @pytest.mark.parametrize("raw", LEFT_OUT)
 def test_what_cannot_be_read_is_said(raw: bytes) -> None:
-    assert read(raw) == Body((), whole=False)
+    assert (read(raw).parts, read(raw).whole) == ((), False)
 
 
 def test_an_encoding_that_is_unknown_is_read_as_most_programs_show_it() -> None:
@@ -329,6 +329,12 @@ def test_lines_in_the_header_of_a_part_that_are_no_fields(line: bytes, end: byte
     part = b"\r\n--b\r\n" + line + b"\r\n" + NO_TEXT + b"\r\n" + end
     assert read_body(outer, part + b"x\r\n--b--\r\n").unclear is not None
     assert read_body(outer, part.replace(line + b"\r\n", b"") + b"--b--\r\n").unclear is None
+    assert read_body(outer, part + b"x\r\n--b\r\nContent-Ty").unclear is not None
+
+
+def test_a_header_that_was_cut_off_is_no_fault_of_its_part() -> None:
+    outer = HeaderBlock(b"Content-Type: multipart/mixed; boundary=b\r\n\r\n")
+    assert read_body(outer, b"--b\r\n\r\nx\r\n--b\r\nContent-Ty").unclear is None
 
 
 def test_parts_within_an_attachment_are_texts() -> None:
