@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from smtpproxy.events import Decided
 from smtpproxy.evidence import writing
 from smtpproxy.evidence.gather import Evidence, Mailing, Proof
 from smtpproxy.evidence.writing import Block, Cell, Facts, Heading, Paragraph, Table
@@ -325,18 +324,11 @@ class _Writer:
         return [
             (self._time(decided.at), decided.id),
             (printable(stream.name), self._term(stream.class_name)),
-            self._subject(decided),
+            writing.subject(decided, mailing.reports_to, self._lang),
             (action, self._term(verdict.basis or verdict.reason)),
             proof,
             self._upstream(mailing),
         ]
-
-    def _subject(self, decided: Decided) -> str | Cell:
-        subject = printable(decided.subject or "–")
-        announced = decided.features.source_statement if decided.features else None
-        if not announced:
-            return subject
-        return subject, self._say("source_announced", text=printable(announced))
 
     def _upstream(self, mailing: Mailing) -> str | Cell:
         outcome = mailing.outcome
@@ -350,15 +342,21 @@ class _Writer:
         proof = msgspec.json.decode(raw, type=Proof)
         words = [self._term(proof.basis)]
         if proof.consent is not None:
-            at, purpose, _, method, evidence, _ = self._act(proof.consent)
-            words.append(f"{self._say('given_on', at=at)}, {purpose}, {method}, {evidence}")
+            words.append(self._agreed(proof.consent))
         if proof.request is not None:
             words.append(self._say("request", at=self._time(proof.request.at)))
         words += [self._purchase(purchase) for purchase in proof.purchases]
         if proof.collection is not None:
             way = self._collected(proof.collection)
             words += [self._say("named", name=self._say(name), text=text) for name, text in way]
+        if proof.tracking is not None:
+            text = self._agreed(proof.tracking)
+            words.append(self._say("named", name=self._say("tracking"), text=text))
         return self._say("separator").join(words)
+
+    def _agreed(self, act: ConsentAct) -> str:
+        at, purpose, _, method, evidence, _ = self._act(act)
+        return f"{self._say('given_on', at=at)}, {purpose}, {method}, {evidence}"
 
     # what proves it
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from smtpproxy.events import JudgedRecipient, picked
+from smtpproxy.events import Decided, JudgedRecipient, picked
 from smtpproxy.policy.decide import decisive
 from smtpproxy.policy.model import (
     NO_FACTS,
@@ -21,10 +21,12 @@ from smtpproxy.policy.model import (
     Purchase,
     Rulebook,
     Suppression,
+    TrackingPixels,
     collections,
 )
 from smtpproxy.policy.rules import RecipientCase
 from smtpproxy.policy.rules.bases import confirmed_request, newest_act
+from smtpproxy.policy.rules.recipient import TRACKING, agreed_to_tracking
 from smtpproxy.settings import BrandSettings, ControllerSettings, RetentionSettings, Settings
 from smtpproxy.sinks.audit.chain import Head, Report
 from smtpproxy.sinks.audit.lines import is_erased
@@ -46,6 +48,7 @@ class Proof(Struct, frozen=True):
     informed_at: datetime | None = None
     occupations: frozenset[str] = frozenset()
     collection: Collection | None = None  # how the address was obtained, and what was said then
+    tracking: ConsentAct | None = None  # to the message's opening being reported, if it is
 
 
 MOST_ELSEWHERE = 10_000
@@ -65,6 +68,11 @@ class Mailing:
         recipients = self.record.decided.recipients
         index = next(i for i, each in enumerate(recipients) if each is self.recipient)
         return self.record.outcome_of(index)
+
+    @property
+    def reports_to(self) -> Sequence[str]:
+        """The hosts that learn when this recipient opens the message."""
+        return reports_to(self.record.decided, self.recipient)
 
     @property
     def reply(self) -> str | None:
@@ -185,6 +193,18 @@ async def _stored(settings: Settings, address: str) -> tuple[_Known, Mapping[tup
         return known, await store.authors(address)
 
 
+def reports_to(decided: Decided, recipient: JudgedRecipient) -> Sequence[str]:
+    """Return the hosts of a message's tracking pixels, unless they may have been removed."""
+    content = decided.features.content if decided.features else None
+    if content is None or not decided.relayed or recipient.verdict.action is not Action.ALLOW:
+        return ()
+    strips = decided.decision.stream.tracking_pixels is TrackingPixels.STRIP
+    unconsented = any(each.verdict.unconsented_pixels for each in decided.recipients)
+    if strips and unconsented and not decided.observed:
+        return ()
+    return [pixel.host for pixel in content.pixels]
+
+
 def proof_of(
     record: Record, recipient: JudgedRecipient, rulebooks: Mapping[str, Rulebook]
 ) -> Proof | None:
@@ -199,19 +219,25 @@ def proof_of(
     whole = RecipientCase(recipient.canonical, stream, facts, rulebook, record.decided.at)
     case, _ = decisive(whole, record.decided.features)
     contact = case.facts.contact
-    if contact is None or basis is Basis.TRANSACTIONAL:
+    if contact is None:
         return Proof(basis)
     # The time of the last click is left out: it would make a proof for each message.
     way = msgspec.structs.replace(collections(contact)[0], last_activity_at=None)
+    tracked = None
+    if reports_to(record.decided, recipient) and agreed_to_tracking(case):
+        tracked = newest_act(contact, TRACKING, rulebook)
+    if basis is Basis.TRANSACTIONAL:
+        return Proof(basis, tracking=tracked)
     if basis is Basis.CONSENT:
         act = newest_act(contact, stream.purpose, rulebook)
         request = confirmed_request(contact.acts, act) if act else None
-        return Proof(basis, act, request, collection=way)
+        return Proof(basis, act, request, collection=way, tracking=tracked)
     if basis is Basis.GENERIC_ADDRESS:
-        return Proof(basis, collection=way)
+        return Proof(basis, collection=way, tracking=tracked)
     return Proof(
         basis,
         collection=way,
+        tracking=tracked,
         purchases=contact.purchases if basis is Basis.EXISTING_CUSTOMER else (),
         informed_at=contact.informed_at,
         occupations=contact.occupations if basis is Basis.PROFESSIONAL else frozenset(),
@@ -305,7 +331,11 @@ def _mailing_object(mailing: Mailing, evidence: Evidence) -> dict[str, Any]:
     index = next(i for i, each in enumerate(recipients) if each is mailing.recipient)
     outcome = mailing.outcome
     upstream = outcome and {"at": outcome.at, "code": outcome.code, "reply": mailing.reply}
-    others = {"other_recipients": len(recipients) - 1, "based_on": mailing.proof}
+    others = {
+        "other_recipients": len(recipients) - 1,
+        "based_on": mailing.proof,
+        "reports_opening_to": mailing.reports_to,
+    }
     own = whole["recipients"][index]
     if "upstream" in own:
         own = {**own, "upstream": mailing.reply}

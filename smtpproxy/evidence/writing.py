@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, TypeAlias
 
+from smtpproxy.events import Decided
 from smtpproxy.locale import Lang, Phrase, Value, has_words, recognised, say, texts
 from smtpproxy.locale.pages import environment
 from smtpproxy.policy.model import Source
@@ -114,6 +115,18 @@ def collection(name: str, lang: Lang) -> str:
         return printable(name)
     word = texts(lang).term(source)
     return _say("named", lang, name=word, text=printable(suppliers)) if suppliers else word
+
+
+def subject(of: Decided, reports_to: Sequence[str], lang: Lang) -> Cell:
+    """Return the subject of a message, with where it says the address comes from, and who learns
+    that it is opened."""
+    announced = of.features.source_statement if of.features else None
+    lines = [printable(of.subject or "–")]
+    if announced:
+        lines.append(_say("source_announced", lang, text=printable(announced)))
+    if reports_to:
+        lines.append(_say("tracked", lang, hosts=printable(", ".join(reports_to))))
+    return tuple(lines)
 
 
 def motive(note: str | None, lang: Lang) -> str:

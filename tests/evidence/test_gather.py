@@ -1,18 +1,29 @@
 """The proof that the evidence names for a decision is the one that the decision rests on."""
 
+import pytest
 from msgspec.structs import replace
 
 from smtpproxy.events import JudgedRecipient
 from smtpproxy.evidence.gather import Evidence as Gathered
 from smtpproxy.evidence.gather import Mailing, evidence_object, proof_of
+from smtpproxy.evidence.writing import subject
 from smtpproxy.policy.decide import judge
-from smtpproxy.policy.model import Action, Decision, Evidence, RecipientFacts, Transaction
+from smtpproxy.policy.model import (
+    Action,
+    Decision,
+    Evidence,
+    RecipientFacts,
+    TrackingPixels,
+    Transaction,
+)
 from smtpproxy.policy.rulebooks import builtin
 from smtpproxy.sinks.audit.chain import Report
 from smtpproxy.sinks.audit.reader import Outcome, Place, Record
 from tests.kit.journal import Clock, decided
 from tests.kit.traffic import ALLOWED
-from tests.policy.cases import AGREED, COLLECTED, NOW, OFFERS, PERSON
+from tests.policy.cases import AGREED, COLLECTED, NOW, OFFERS, PERSON, SUBSCRIBER
+from tests.policy.test_tracking import AGREED as TRACKING
+from tests.policy.test_tracking import TRACKED
 
 
 def test_of_two_acts_of_one_moment_the_one_that_the_rulebook_counted() -> None:
@@ -34,6 +45,42 @@ def test_of_two_acts_of_one_moment_the_one_that_the_rulebook_counted() -> None:
     proof = proof_of(Record(entry), recipient, {book.name: book})
     assert proof is not None
     assert proof.consent == page
+
+
+@pytest.mark.parametrize(
+    ("fate", "agreed", "observed", "hosts"),
+    [
+        ("refuse", True, False, ["t.example"]),
+        ("strip", True, False, ["t.example"]),
+        ("strip", False, False, []),
+        ("strip", False, True, ["t.example"]),
+        ("observe", False, False, ["t.example"]),
+    ],
+)
+def test_who_learns_of_an_opening_and_by_what_consent(
+    fate: str, agreed: bool, observed: bool, hosts: list[str]
+) -> None:
+    book = builtin("fr")
+    stream = replace(OFFERS, tracking_pixels=TrackingPixels(fate))
+    person = TRACKING if agreed else SUBSCRIBER
+    facts = {person.address: RecipientFacts(contact=person)}
+    asked = Transaction((stream,), (person.address,), message=TRACKED)
+    (verdict,) = judge(asked, facts, book, NOW).recipients
+    recipient = JudgedRecipient(person.address, person.address, verdict)
+    entry = replace(
+        decided(Clock(), recipients=(recipient,), observed=observed, features=TRACKED),
+        at=NOW,
+        decision=Decision(stream, book.name, (verdict,)),
+        facts=facts,
+    )
+    proof = proof_of(Record(entry), recipient, {book.name: book})
+    assert proof is not None
+    assert (proof.tracking is not None) == agreed
+    mailing = Mailing(Record(entry), recipient, proof)
+    assert list(mailing.reports_to) == hosts
+    assert list(subject(entry, mailing.reports_to, "fr"))[1:] == [
+        f"Signale son ouverture à\u202f: {host}" for host in hosts
+    ]
 
 
 def test_an_answer_about_the_copy_of_another_recipient_names_them_to_nobody() -> None:
