@@ -78,7 +78,6 @@ def _quoted(raw: bytes, octets: bytes, pieces: Sequence[Piece]) -> list[Piece]:
         known.append(raw[position : found.start()])
         size += found.start() - position
         if found[1]:
-            places.mark(size, found.start())
             known.append(bytes((int(found[1], 16),)))
             size += 1
         position = found.end()

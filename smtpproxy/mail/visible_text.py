@@ -76,7 +76,7 @@ _VALID = {
     }.items()
 }
 """Of the properties that may hide: what browsers understand. They ignore all else."""
-_LIKE_AROUND = re.compile(r".{0,20}(?:(?<!r)em|ex|ch|%)|inherit|unset|revert|smaller|larger")
+_LIKE_AROUND = re.compile(r".{0,20}(?:(?<!r)em|ex|ch|%)")
 _MOST_SIZES = 1_000  # nested font sizes
 _MAX_TAGS = 20_000  # later ones are ignored
 _LONGEST_TAG = 16_384  # characters; attributes after that are ignored
@@ -136,7 +136,7 @@ class _Reader:
         """Read what a < begins that is not a usual tag; return where it ends, or -1 for never."""
         source = self._source
         if source.startswith("<!--", start):
-            comment = COMMENT_END.search(source, start + 2)  # <!--> is one, too
+            comment = COMMENT_END.search(source, start)  # <!--> is one, too
             return -1 if comment is None else comment.end()
         name = _NAME.match(source, start + 1)
         if name is None and source[start + 1 : start + 2] not in ("!", "?", "/"):
