@@ -90,8 +90,8 @@ def test_a_record_without_a_usable_policy_counts_for_its_reports() -> None:
 RUA = "rua=mailto:d@example.com"
 JUDGED = [
     (f"v=DMARC1; p=reject; {RUA}", "pass", ""),
-    (f"v = DMARC1 ;p\t= Reject ;\t{RUA},mailto:e%2Bf@example.net ; fo=1:d:s;", "pass", ""),
-    (f"v=DMARC1;p=reject;x=y;{RUA};;sp=quarantine;psd=n;t=n;ruf=mailto:d@e.example", "pass", ""),
+    (f"v = DMARC1 ;p\t= Reject ;\t{RUA},mailto:e%2Bf@example.net ; fo=0:1:D:s;", "pass", ""),
+    (f"v=DMARC1;;p=reject;x=y;{RUA};;sp=quarantine;psd=n;t=n;ruf=mailto:d@e.example", "pass", ""),
     # receivers take none of these for a record
     (f"v=DMARC12; p=reject; {RUA}", "fail", "does not begin with"),
     (f"v=DMARC2; p=reject; {RUA}", "fail", "does not begin with"),
@@ -117,7 +117,8 @@ JUDGED = [
     ("v=DMARC1; p=reject; rua=", "fail", "rua= holds no URI"),
     ("v=DMARC1; p=none; rua=", "fail", "rua= holds no URI"),
     ("v=DMARC1; p=reject; rua=d@example.com", "fail", "rua= holds no URI"),
-    (f"v=DMARC1; p=reject; {RUA}!x", "fail", "rua= holds no URI"),
+    ("v=DMARC1; p=reject; rua=https://example.com/ d", "fail", "rua= holds no URI"),
+    (f"v=DMARC1; p=reject; {RUA}!k", "fail", "rua= holds no URI"),
     ("v=DMARC1; p=reject; rua=mailto:", "fail", "rua= holds no URI"),
     ("v=DMARC1; p=reject; rua=mailto:d@localhost", "fail", "rua= holds no URI"),
     ("v=DMARC1; p=reject; rua=mailto:d e@example.com", "fail", "rua= holds no URI"),

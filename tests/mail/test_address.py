@@ -93,7 +93,7 @@ NO_ADDRESSES = [
     ("a@STRA\u1e9eE.de", "write the one that is meant"),
     ("a@é" + "\u0301" * 300 + ".fr", "253"),
     ("a@[]", "address literal"),
-    ("a@[192.0.2.1", "address literal"),
+    ("a@[192.0.2.11", "address literal"),
     ("a@[192.0.2.256]", "address literal"),
     ("a@[2001:db8::1]", "address literal"),
     ("a@[IPv6:fe80::1%eth0]", "address literal"),

@@ -38,6 +38,7 @@ FIELDS = frozenset({EIGHT_BIT, UTF8})
             "Content-Type: message/rfc822\r\nX: y\r\n\r\nSubject: caf\u00e9\r\n\r\nbody\r\n",
             FIELDS,
         ),
+        ("Content-Type: message/global\r\n\r\nSubject: caf\u00e9\r\n\r\nbody\r\n", FIELDS),
         (f"Subject: caf\u00e9{'x' * 99_999}\r\n\r\nbody\r\n", FIELDS),
         ("Content-Type:\r\n message/global\r\n\r\nSubject: x\r\n\r\ncaf\u00e9\r\n", BODY),
     ],

@@ -30,7 +30,7 @@ SEEN = [
         "a b",
     ),
     (
-        "<p style='font-size:0'>a<b style='font:13px/2 Arial'>b</b>c<i style='font-size:1em'>d</i>",
+        "<p style='font-size:0'>a<b style='font:bold 1px/2 x'>b</b>c<i style='font-size:1em'>d</i>",
         "b",
     ),
     ("<td style='font:0/0 a'>a<td>b</td>c</td>d", "d"),
@@ -42,6 +42,7 @@ SEEN = [
     # of two declarations the last counts, unless the first is important
     ("<i style='display:none;DISPLAY:block'>a</i><i style='opacity:0;opacity:1'>b</i>", "ab"),
     ("<i style='display:none ! important;display:block'>a</i>", ""),
+    ("<i style='display:none!important;display:block!important'>a</i>", "a"),
     # and unless browsers do not understand it
     ("<i style='display:none;display:x'>a</i><i style='opacity:0;opacity:1x'>b</i>c", "c"),
     ("<i style='max-height:0;max-height:9zz'>a</i><i style='font-size:0;font-size:x'>b</i>c", "c"),
@@ -65,6 +66,9 @@ SEEN = [
     (f"<i style{' ' * 20}='display{' ' * 20}:{' ' * 20}none'>a</i>b", "b"),
     (f"<i data-{'x' * 99}style='display:none'>a</i>b", "ab"),
     ('<img alt="a>b" src=x>c', "c"),
+    ("a<img style='display:none' src=x><br hidden>b", "a b"),
+    ("<div hidden>a<br><b>c</b></div>d", "d"),
+    ("<p style='font-size:0'>a</p><i style='mso-ansi-font-size:0'>b</i>", "b"),
     ("<a title='never closed>c", "c"),
     # what real templates have: a quote too many, a head within the body or never closed
     ('<td height="1""><img src="a.gif" border=0">a</td><b c="d">e</b>', "a e"),
@@ -78,6 +82,8 @@ SEEN = [
     ("a<!-->b<!--->c<?php echo '<p>' ?>d", "abc' ?>d"),
     ("&#99999999999999999999999999;x", ";x"),
     ("a</p", "a"),
+    ("<style>a<style>b</style>c<script>'<!--'</script>d", "c d"),
+    ("<textarea>a</textarea><noscript>b</noscript><template>c</template>d", "d"),
     ("<STYLE>a</style>b<style>c</STYLE>d", "b d"),
     ("<!doctype html><?xml?>a", "a"),
     ("", ""),
@@ -96,11 +102,17 @@ LINKS = [
     ("<a style=display:none href=https://x.example/>", ()),
     ("<div hidden><a href=https://x.example/></a></div>", ()),
     ("<img src=https://x.example/><a name=x><a href=''>", ()),
+    ("<link href=https://x.example/><base href=https://x.example/>", ()),
     (
         f"<a {'x' * 99}href=https://y.example/ href{' ' * 20}=https://x.example/>",
         ("https://x.example/",),
     ),
     ("<area href=https://x.example/>", ("https://x.example/",)),
+    ("<p style='font-size:0'><a href=https://x.example/>a</a>", ()),
+    (
+        "<p style='font-size:0'><i style='font-size:9px'><a href=https://x.example/>a</a>",
+        ("https://x.example/",),
+    ),
 ]
 
 

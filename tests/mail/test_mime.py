@@ -85,6 +85,11 @@ def test_what_cannot_be_read_is_said(raw: bytes) -> None:
     assert (read(raw).parts, read(raw).whole) == ((), False)
 
 
+def test_a_part_of_nothing_at_all_leaves_nothing_out() -> None:
+    raw = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n--b\r\n\r\none\r\n--b--"
+    assert read(raw) == Body((TextPart(True, "one"),), whole=True)
+
+
 def test_an_encoding_that_is_unknown_is_read_as_most_programs_show_it() -> None:
     raw = b"Content-Transfer-Encoding: utf-8\r\n\r\n=20 one"
     assert read(raw) == Body((TextPart(True, "=20 one"),), whole=False)

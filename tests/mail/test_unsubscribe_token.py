@@ -64,6 +64,15 @@ def test_every_address_comes_back_or_is_said_not_to_fit(
     assert re.fullmatch(r"[A-Za-z0-9_-]+", token)
 
 
+@pytest.mark.parametrize("scope", ["marketing", "brand:shop", "purpose:offers"])
+def test_what_fits_is_what_has_room(scope: str) -> None:
+    domain = f"@{'d' * 63}.example"
+    length = max(n for n in range(1, 250) if fits("a" * n + domain, scope))
+    RING.seal(Unsubscription("a" * length + domain, scope, ID, OFFERS))
+    with pytest.raises(ValueError, match="room"):
+        RING.seal(Unsubscription("a" * (length + 1) + domain, scope, ID, OFFERS))
+
+
 def test_a_key_text_fits_beside_the_longest_purpose() -> None:
     told = Unsubscription(KEY_TEXT, "purpose:" + "p" * 63, ID)
     token = RING.seal(told)

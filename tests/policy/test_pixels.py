@@ -58,6 +58,7 @@ TRACKING = {
     "a background of one pixel": (
         "<div style=\"width:1px;height:1px;background-image: url( 'https://a.example/o?i=1' )\">"
     ),
+    "a picture before a list": '<ul style="list-style-image:URL(https://l.emltrk.com/x?d=1)">',
     "a background attribute": f'<TD BACKGROUND="https://a.example/o?i=1" {ONE}>',
     "a background with character references": (
         '<p style="width:0;height:0;background:url(&quot;https://a.example/o?i=1&quot;)">x</p>'

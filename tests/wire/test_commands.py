@@ -317,7 +317,9 @@ ORCPT_SYNTAX = "501 5.5.4 ORCPT must be a type of address, a semicolon and xtext
         ("NOTIFY=", "501 5.5.4 bad parameter syntax; write KEYWORD or KEYWORD=value"),
         ("NOTIFY", NOTIFY_SYNTAX),
         ("ORCPT=a@b.example", ORCPT_SYNTAX),
+        ("ORCPT", ORCPT_SYNTAX),
         ("ORCPT=rfc822;", ORCPT_SYNTAX),
+        ("ORCPT=rfc_822;a@b.example", ORCPT_SYNTAX),
         (f"ORCPT=rfc822;{'x' * 500}", ORCPT_SYNTAX),
         ("ORCPT=rfc822;a+zz@b.example", ORCPT_SYNTAX),
         (

@@ -189,13 +189,14 @@ def test_anything_at_all_never_proves_anybody(
         ("\xaa", "a"),
         ("\u2168", "IX"),
         ("a\u1680b", "a b"),
+        ("\u0627\u0628", "\u0627\u0628"),
     ],
 )
 def test_the_examples_of_rfc_4013(text: str, prepared: str) -> None:
     assert saslprep(text) == prepared
 
 
-@pytest.mark.parametrize("text", ["\x07", "\u0627\u0031", "a\x7f", "\ue000"])
+@pytest.mark.parametrize("text", ["\x07", "\u0627\u0031", "1\u0627", "a\x7f", "\ue000"])
 def test_what_cannot_be_prepared(text: str) -> None:
     with pytest.raises(NotPreparable):
         saslprep(text)

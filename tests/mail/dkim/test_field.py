@@ -56,7 +56,7 @@ def test_forms_that_are_not_said_are_simple() -> None:
         ({"v": None}, "no v="),
         ({"a": "rsa-sha1"}, "neither rsa-sha256"),
         ({"b": ""}, "no b="),
-        ({"b": "not base64!"}, "not base64"),
+        ({"b": "Zm9v!"}, "not base64"),
         ({"bh": None}, "no bh="),
         ({"d": None}, "no d="),
         ({"d": "a b"}, "d= cannot be read"),
@@ -85,6 +85,11 @@ def test_what_is_no_list_of_tags_is_said_to_be_none(text: str) -> None:
     with pytest.raises(TagError):
         read_signature(f"DKIM-Signature: {text}\r\n".encode(), NOW)
     assert signed_names(f"DKIM-Signature: {text}\r\n".encode()) <= {b""}
+
+
+def test_a_domain_that_is_not_utf_8_is_named() -> None:
+    with pytest.raises(TagError, match="d= cannot be read"):
+        read_signature(_field().replace(b"; d=", b"; d=\xff"), NOW)
 
 
 def test_a_signature_may_be_dated_by_a_clock_that_is_an_hour_fast() -> None:

@@ -116,6 +116,10 @@ def test_every_command(raw: bytes, meant: Command) -> None:
     assert settled(before + raw + b"\0\0\0") == talked  # what is not complete is waited for
 
 
+def test_an_mta_may_leave_before_it_has_said_anything() -> None:
+    assert settled(encode("Q")).error is None
+
+
 def test_a_whole_connection_with_two_messages() -> None:
     mail = [
         encode("M", strings("<a@b>")),
