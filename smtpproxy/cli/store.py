@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from smtpproxy.cli import fail, valid_parameter
-from smtpproxy.cli.options import command, several
+from smtpproxy.cli.options import YES, ask_first, command, several
 from smtpproxy.cli.printer import Column, Part, Result, Styled, Table
 from smtpproxy.cli.stores import open_patiently, using_store
 from smtpproxy.clock import now
@@ -84,14 +84,16 @@ async def _copied(
 
 @command("reopen", store)
 @click.argument("url", metavar="URL", callback=_url)
-def reopen(settings: Settings, url: str) -> Result:
+def reopen(settings: Settings, url: str, yes: bool = YES) -> Result:
     """Reopen the store at URL, which was copied to another; it is as it was then.
 
     Anything written to the other store since is not in it: use this only if nobody has used the
     copy. An incomplete copy is given up, and URL no longer records changes for it.
     """
     del settings  # like every command, only for users who may read the configuration
-    place = StoreSettings(url)
+    place, shown = StoreSettings(url), without_password(url)
+    question = f"Whoever has refused mail since {shown} was copied is not in it. Reopen it?"
+    ask_first(lambda: question, yes=yes)
     if is_postgresql(place):
         from smtpproxy.store.move.postgres import reopen as reopen_postgres
 
@@ -100,7 +102,6 @@ def reopen(settings: Settings, url: str) -> Result:
         from smtpproxy.store.move.sqlite import reopen as reopen_sqlite
 
         reopened = asyncio.run(reopen_sqlite(store_path(place), _TIMEOUT))
-    shown = without_password(url)
     if reopened is None:
         fail(f"{shown}: already open; only a store that was copied is closed")
     done = "reopened" if reopened.was_closed else f"the copy to {reopened.other} is given up"

@@ -221,6 +221,7 @@ def move(
     old: str,
     new: str,
     dry_run: bool = flag("Show how many would be moved; change nothing."),
+    yes: bool = YES,
 ) -> Result:
     """Move suppressions, and wishes for less mail, to the new name of a brand or purpose.
 
@@ -238,13 +239,30 @@ def move(
         unknown(what, name, sorted(known))
     if new not in (f"{kind}:{new.partition(':')[2]}", "marketing"):
         fail(f"{new} is narrower than {old}, or of another kind; give {kind}:NAME or marketing", 2)
+
+    def question() -> str | None:
+        found = using_store(
+            settings, lambda store: _would_be_moved(store, old, new), read_only=True
+        )
+        return (
+            f"{_named(*found)} will be moved from {old} to {new}, and cannot be told from its own"
+            " any more. Move them?"
+            if any(found)
+            else None
+        )
+
+    ask_first(question, yes=yes or dry_run)
     work = _would_be_moved if dry_run else _moved
     moved, wishes = using_store(settings, lambda store: work(store, old, new), read_only=dry_run)
     done = "would be moved" if dry_run else "moved"
-    what = counted(moved, "suppression")
-    what += f" and {counted(wishes, 'wish', 'wishes')} for less mail" if wishes else ""
+    what = _named(moved, wishes)
     data = {"old": old, "new": new, "moved": moved, "wishes": wishes, "dry_run": dry_run}
     return Result(data, [f"{what} {done} from {old} to {new}"])
+
+
+def _named(moved: int, wishes: int) -> str:
+    what = counted(moved, "suppression")
+    return f"{what} and {counted(wishes, 'wish', 'wishes')} for less mail" if wishes else what
 
 
 async def _would_be_moved(store: Store, old: str, new: str) -> tuple[int, int]:

@@ -10,10 +10,15 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription
+from smtpproxy.policy.model import Origin
 from smtpproxy.store.link_keys import LINK_KEY_FILE, link_ring
+from smtpproxy.store.records import SuppressionEntry
+from smtpproxy.store.sql.store import Store
 from tests.cli.stored import Stored
 from tests.cli.test_help import COMMANDS_OF_HELP
-from tests.cli.test_webhook import TABLE, failing
+from tests.cli.test_webhook import TABLE, failing, within
+from tests.kit import postgres
+from tests.kit.parts import needs
 from tests.kit.relay import COMMAND, REPOSITORY
 
 ANNA, OLD, NEW = "anna@people.example", "old@people.example", "new@people.example"
@@ -31,6 +36,10 @@ QUESTIONS = {
     "unsubscribe retire 1": f"Key 1 was made on {datetime.now(UTC):%Y-%m}-",
     "webhook drop crm --all": "crm will never be told of 2 changes. Drop them for good? [y/N]:",
     "webhook drop crm --letter 1": "crm will never be told of 1 change. Drop them for good? [y/N]:",
+    "suppress move purpose:former marketing": (
+        "1 suppression will be moved from purpose:former to marketing, and cannot be told from its"
+        " own any more. Move them? [y/N]:"
+    ),
     "suppress rekey --finish": "Exports made under the old key can then no longer be imported",
 }
 NOTHING_TO_ASK = (
@@ -38,6 +47,8 @@ NOTHING_TO_ASK = (
     "unsubscribe retire 2",  # seals new links
     "unsubscribe retire 7",
     "webhook drop crm --letter 7",
+    "suppress move brand:former marketing",
+    "suppress move purpose:former marketing --dry-run",
 )
 
 
@@ -51,10 +62,16 @@ def stored(tmp_path: Path) -> Stored:
         file.write(TABLE.format(secret=secret))
     for address in (ANNA, OLD, NEW):
         stored.run("consent", "record", address, *AGREED)
+    within(stored, _suppress_for_a_former_purpose)
     for command in ("unsubscribe", "unsubscribe", "suppress"):
         stored.run(command, "rekey")
     failing(stored)
     return stored
+
+
+async def _suppress_for_a_former_purpose(store: Store) -> None:
+    entry = SuppressionEntry(ANNA, "purpose:former", Origin.UNSUBSCRIBE, datetime.now(UTC))
+    await store.add_suppressions([entry])
 
 
 def at_terminal(stored: Stored, command: str, answer: str) -> tuple[int, str]:
@@ -96,6 +113,19 @@ def test_what_changes_nothing_that_matters_is_not_asked(stored: Stored, command:
     assert "[y/N]" not in at_terminal(stored, command, "n\n")[1]
 
 
+@needs("postgresql")
+def test_a_store_is_not_reopened_unasked(stored: Stored) -> None:
+    """Whoever unsubscribed since would be mailed."""
+    state = stored.folder / "state"
+    old, new = f"sqlite://{state}/smtpproxy.db", postgres.cluster().url(postgres.cluster().create())
+    postgres.migrated(new, state)
+    stored.run("store", "copy", old, new)
+    code, shown = at_terminal(stored, f"store reopen {old}", "n\n")
+    assert f"Whoever has refused mail since {old} was copied is not in it. Reopen it?" in shown
+    assert code == 1
+    assert at_terminal(stored, f"store reopen {old} --yes", "")[0] == 0
+
+
 def test_every_command_that_asks_is_tested() -> None:
     asking = {
         name
@@ -103,7 +133,8 @@ def test_every_command_that_asks_is_tested() -> None:
         if any("--yes" in parameter.opts for parameter in command.params)
     }
     others = {"init", "contact map", "stream enforce", "stream observe"}  # with other questions
-    assert {" ".join(command.split()[:2]) for command in QUESTIONS} == asking - others
+    tested = {" ".join(command.split()[:2]) for command in QUESTIONS}
+    assert {*tested, "store reopen"} == asking - others
 
 
 def test_a_retired_key_comes_back_from_a_copy(stored: Stored) -> None:
