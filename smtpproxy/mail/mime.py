@@ -304,13 +304,13 @@ class _Reader:
         """
         end = raw.find(b"\r\n\r\n", 0, _LONGEST_HEADER)
         headers = HeaderBlock(raw[2 : _LONGEST_HEADER if end < 0 else end + 4])
+        if headers.spaced_colon is not None:
+            self.unclear = self.unclear or "a part has a space before the colon of a field"
         if headers.defect is not None and (end >= 0 or closed):
             self.unclear = self.unclear or "a part has a line in its header that is not a field"
         if end < 0:
             self.whole = self.whole and len(raw) <= 2
             return ""
-        if self.malformed is None and headers.spaced_colon is not None:
-            self.malformed = "a part has a space before the colon of a field"
         self.read(headers, raw[end + 4 :], at + end + 4, depth, default)
         return _content_id(first_value(headers, "Content-ID"))
 

@@ -23,11 +23,13 @@ UNSUBSCRIBE = {
     ),
     "fr": listed(
         """
-        desinscri, desabonn, desinscrip, ne plus recevoir, ne souhaitez plus recevoir, ne desirez
-        plus recevoir, ne voulez plus recevoir, veux plus recevoir, arreter de recevoir, cesser de
-        recevoir, retirer de la liste, retirer de cette liste, preferences de communication,
-        preferences d'envoi, preferences d'e-mail, gerer mes abonnements, gerer vos abonnements,
-        gerer vos preferences, gerer mes preferences, vous opposer a, resilier votre abonnement
+        desinscri, desabonn, ne plus recevoir, souhaitez plus recevoir, souhaite plus recevoir,
+        desirez plus recevoir, desire plus recevoir, voulez plus recevoir, veux plus recevoir,
+        arreter de recevoir, cesser de recevoir, ne plus etre contacte, ne plus etre sollicite,
+        retirer de la liste, retirer de cette liste, retirer mon adresse, retirer votre adresse,
+        preferences de communication, preferences d'envoi, preferences d'e-mail, gerer mes
+        abonnements, gerer vos abonnements, gerer vos preferences, gerer mes preferences, vous
+        opposer a, m'opposer a, resilier votre abonnement
         """
     ),
     "de": listed(

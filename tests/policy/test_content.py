@@ -96,6 +96,10 @@ SENTENCES = {
         "Pour vous désabonner, cliquez",
         "Si vous ne souhaitez plus recevoir nos offres",
         "Pour cesser de recevoir nos messages",
+        "Je ne souhaite plus recevoir d’offres",
+        "Pour ne plus être sollicité par e-mail",
+        "M’opposer à ces envois",
+        "Retirer mon adresse",
     ),
     "de": ("Newsletter abbestellen", "Sie möchten keine E-Mails mehr? Hier abmelden"),
     "es": ("Darse de baja", "Si no desea recibir más correos, cancelar la suscripción"),
@@ -261,6 +265,8 @@ def test_what_readers_see_differently_cannot_be_judged(raw: str) -> None:
         "Content-Type: text\r\n",  # by mailx of Solaris
         "Content-Type: text/html charset=utf-8\r\n",
         "Content-Transfer-Encoding: quoted-printable;\r\n",
+        "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nX-A : b\r\n",
+        "Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\nno field\r\n",
     ],
 )
 def test_what_some_programs_cannot_read_is_refused_only_where_it_speaks_for_the_sender(
