@@ -335,7 +335,7 @@ def test_the_source_that_a_message_announced_is_in_the_document() -> None:
     features = MessageFeatures(source_statement=said)
     entry = msgspec.structs.replace(sent.record.decided, features=features)
     sent = replace(sent, record=replace(sent.record, decided=entry))
-    for lang, label in (("en", "Announced source: "), ("fr", "Origine annoncée\u202f: ")):
+    for lang, label in (("en", "Announced source: "), ("fr", "Origine indiquée\u202f: ")):
         assert label + said in text_of(evidence(sent), lang)
         assert label + said in html(document(evidence(sent), lang), lang)
 
