@@ -116,6 +116,12 @@ def test_base64_may_lack_its_padding(octets: bytes) -> None:
     assert re.sub(rb"<!-- {0,2}-->", TAG, left) == octets
 
 
+def test_every_character_of_a_piece_may_be_escaped() -> None:
+    raw = b"a" + b"".join(b"=%02X" % octet for octet in TAG[:20]) + b"z"
+    text = read(HEAD % b"quoted-printable", raw)
+    assert cut(raw, text, [(1, 21, COMMENT)]) == b"a<!---->z"
+
+
 def test_a_boundary_is_not_made() -> None:
     """What followed the piece on its line does not begin one."""
     body = b"x\r\n" + TAG + b"--edge\r\nContent-Type: text/plain\r\n\r\ny"

@@ -68,6 +68,9 @@ SEEN = [
     ('<img alt="a>b" src=x>c', "c"),
     ("a<img style='display:none' src=x><br hidden>b", "a b"),
     ("<div hidden>a<br><b>c</b></div>d", "d"),
+    ("<i style='display: none ;color:red'>a</i><i style='font-size: 0 ;color:red'>b</i>c", "c"),
+    ("<div style='font-size:0'>a<b>b</b>c<div style='font-size:9px'>d</div>e</div>f", "d f"),
+    ("<p style='font-size:0'>a<i style='font-size:calc(1em + 9px)'>b</i>", "b"),
     ("<p style='font-size:0'>a</p><i style='mso-ansi-font-size:0'>b</i>", "b"),
     ("<a title='never closed>c", "c"),
     # what real templates have: a quote too many, a head within the body or never closed
@@ -98,7 +101,7 @@ def test_what_is_seen(source: str, text: str) -> None:
 LINKS = [
     ('<a href="https://x.example/?a=1&amp;b=2">', ("https://x.example/?a=1&b=2",)),
     ("<A class=b HREF=https://x.example/>t</A>", ("https://x.example/",)),
-    ("<a title='a > b' href = ' mailto:a@b '>", ("mailto:a@b",)),
+    ("<A title='a > b' href = ' mailto:a@b '>", ("mailto:a@b",)),
     ("<a style=display:none href=https://x.example/>", ()),
     ("<div hidden><a href=https://x.example/></a></div>", ()),
     ("<img src=https://x.example/><a name=x><a href=''>", ()),

@@ -77,6 +77,7 @@ LEFT_OUT = [
     b"Content-Type: multipart/mixed\r\n\r\n--b\r\n\r\none",
     b"Content-Type: multipart/mixed; boundary=" + b"b" * 300 + b"\r\n\r\none",
     b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\none\r\n--b--",
+    b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\none\r\n--b\r\n--b--",
 ]
 
 

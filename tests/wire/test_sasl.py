@@ -196,7 +196,9 @@ def test_the_examples_of_rfc_4013(text: str, prepared: str) -> None:
     assert saslprep(text) == prepared
 
 
-@pytest.mark.parametrize("text", ["\x07", "\u0627\u0031", "1\u0627", "a\x7f", "\ue000"])
+@pytest.mark.parametrize(
+    "text", ["\x07", "\u0627\u0031", "1\u0627", "\u0627a\u0628", "a\x7f", "\ue000"]
+)
 def test_what_cannot_be_prepared(text: str) -> None:
     with pytest.raises(NotPreparable):
         saslprep(text)
