@@ -157,7 +157,7 @@ _LONGEST = 16_384  # octets: no client reads a longer list
 _LONGEST_URI = LONGEST_LINE - len("List-Unsubscribe: <>,")  # octets: it cannot be folded
 
 # RFC 8058 5: "List-Unsubscribe-Post:" 0*1WSP "List-Unsubscribe=One-Click" CRLF
-_ONE_CLICK = re.compile(rb"(?:\r?\n(?=[ \t]))?[ \t]?List-Unsubscribe=One-Click(?:\r?\n)?")
+_ONE_CLICK = re.compile(rb"(?:\r?\n)?[ \t]?List-Unsubscribe=One-Click(?:\r?\n)?")
 
 # What nearly every field has: a link, a mailbox, or both. Without "__" and "=?" they cannot contain
 # a placeholder or an encoded word, so only the host and the mailbox need checking.
