@@ -117,9 +117,16 @@ def test_base64_may_lack_its_padding(octets: bytes) -> None:
 
 
 def test_every_character_of_a_piece_may_be_escaped() -> None:
-    raw = b"a" + b"".join(b"=%02X" % octet for octet in TAG[:20]) + b"z"
+    raw = b"a" + b"".join(b"=%02x" % octet for octet in TAG[:20]) + b"z"
     text = read(HEAD % b"quoted-printable", raw)
     assert cut(raw, text, [(1, 21, COMMENT)]) == b"a<!---->z"
+
+
+def test_what_stands_behind_the_text_stays() -> None:
+    body = b"--b\r\nContent-Type: text/html\r\n\r\n" + TAG + b"\r\n--b\r\n\r\ntwo\r\n--b--\r\n"
+    head = HeaderBlock(b"Content-Type: multipart/mixed; boundary=b\r\n\r\n")
+    (text, _), *_ = read_texts(head, body)
+    assert cut(body, text, pieces_of(text.octets)) == body.replace(TAG, b"<!---->")
 
 
 def test_a_boundary_is_not_made() -> None:

@@ -5,6 +5,7 @@ import pytest
 from smtpproxy.mail.mime import Body, TextPart
 from smtpproxy.mail.visible_text import VisibleText, folded, read_html, visible_text
 
+VOID = ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"]
 SEEN = [
     ("<p>one<br>two</p>three", "one two three"),
     ("Un<b>sub</b><wbr>scribe", "Unsubscribe"),
@@ -68,6 +69,8 @@ SEEN = [
     ('<img alt="a>b" src=x>c', "c"),
     ("a<img style='display:none' src=x><br hidden>b", "a b"),
     ("<div hidden>a<br><b>c</b></div>d", "d"),
+    (f"{''.join(f'<{name} hidden>' for name in VOID)}a", "a"),
+    ("<p style='font-size:0'>a<i style='font-size:90%'>b</i>", ""),
     ("<i style='display: none ;color:red'>a</i><i style='font-size: 0 ;color:red'>b</i>c", "c"),
     ("<div style='font-size:0'>a<b>b</b>c<div style='font-size:9px'>d</div>e</div>f", "d f"),
     ("<p style='font-size:0'>a<i style='font-size:calc(1em + 9px)'>b</i>", "b"),
@@ -85,6 +88,7 @@ SEEN = [
     ("a<!-->b<!--->c<?php echo '<p>' ?>d", "abc' ?>d"),
     ("&#99999999999999999999999999;x", ";x"),
     ("a</p", "a"),
+    *((f"<{name}>a<{name}>b</{name}>c", "c") for name in ("script", "title", "textarea")),
     ("<style>a<style>b</style>c<script>'<!--'</script>d", "c d"),
     ("<textarea>a</textarea><noscript>b</noscript><template>c</template>d", "d"),
     ("<STYLE>a</style>b<style>c</STYLE>d", "b d"),
