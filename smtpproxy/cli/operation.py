@@ -60,8 +60,9 @@ def check(config: Path) -> Result:
     relay's own user: it also checks files, folders and addresses.
     """
     from smtpproxy.config import ConfigError, load
+    from smtpproxy.config.brands import without_controller
     from smtpproxy.config.start_checks import check_start
-    from smtpproxy.config.warnings import example_values, warnings, without_controller
+    from smtpproxy.config.warnings import example_values, warnings
 
     try:
         settings = load(config)

@@ -118,6 +118,24 @@ def completed(found: Settings) -> dict[str, BrandSettings]:
     return brands
 
 
+def without_controller(settings: Settings) -> Iterator[str]:
+    """Yield warnings about what has to name who processes the data, and cannot."""
+    if settings.controller is not None:
+        return
+    yield (
+        "controller: not set, so `contact export ADDRESS --evidence` writes no document: it"
+        " must name who processes the data (RGPD 15(1)); add [controller] if you answer"
+        " requests with it"
+    )
+    if settings.confirmation is not None and not settings.declared_brands:
+        host = settings.server.hostname
+        yield (
+            f"confirmation: people are asked to agree to mail of {host}, which names nobody: that"
+            " is no informed consent (RGPD 4(11), 13(1)(a)); add [controller], or [[brand]] with"
+            " its legal_name"
+        )
+
+
 def brand_of(stream: StreamSettings | None, brands: Mapping[str, BrandSettings]) -> str:
     """Return the brand of a stream; None is undeclared mail."""
     if stream is not None and stream.brand:

@@ -356,17 +356,6 @@ _NETWORKS = [
 _ADDRESS = re.compile(r"(?<![\w.:])[0-9a-f]*[.:][0-9a-f.:]+(?![\w.:])", re.IGNORECASE)
 
 
-def without_controller(settings: Settings) -> list[str]:
-    """Return a warning if no evidence document can be written (RGPD 15(1))."""
-    if settings.controller is not None:
-        return []
-    return [
-        "controller: not set, so `contact export ADDRESS --evidence` writes no document: it"
-        " must name who processes the data (RGPD 15(1)); add [controller] if you answer"
-        " requests with it"
-    ]
-
-
 def example_values(path: Path) -> list[str]:
     """Return a warning about each value of a valid file that only an example would have."""
     document = toml.read(path)

@@ -108,6 +108,29 @@ def test_the_key_of_a_partner_has_to_be_there(tmp_path: Path) -> None:
     assert f"partner firm key {key}" in " ".join(out.split())
 
 
+@pytest.mark.parametrize(
+    ("named", "warned"),
+    [
+        ("", True),
+        (
+            '[controller]\nname = "Shop SA"\naddress = "1 rue X"\ncontact = "a@shop.example"\n'
+            'purposes = ["offers"]\nrecipients = ["Hosting"]\nauthority = "CNIL"\n',
+            False,
+        ),
+    ],
+)
+def test_consent_to_mail_of_nobody_by_name_is_warned_about(
+    tmp_path: Path, named: str, warned: bool
+) -> None:
+    path = tmp_path / "smtpproxy.toml"
+    whole = (CONFIGS / "good" / "smallest.toml").read_text()
+    whole += '[web]\naddress = "127.0.0.1:8025"\npublic_url = "https://c.shop.example"\n'
+    path.write_text(f'{whole}[confirmation]\nsender = "hello@shop.example"\n{named}')
+    code, out, _ = check(path, "--json")
+    found = [one for one in json.loads(out)["warnings"] if one.startswith("confirmation: people")]
+    assert (code, bool(found)) == (0, warned)
+
+
 def test_a_relay_without_web_is_warned_about() -> None:
     code, out, _ = check(CONFIGS / "good" / "smallest.toml", "--json")
     result = json.loads(out)
