@@ -106,11 +106,9 @@ def unclear_field(headers: HeaderBlock) -> str | None:
     parameters, a type without a subtype, a boundary in pieces, or a line that MTAs cut.
     """
     for name, clear in _CLEAR.items():
-        value = first_value(headers, name)
-        if value and clear.fullmatch(value) is None:
-            return name
-        if len(value) > _SHORT and has_long_line(name, headers.raw_values(name)[0]):
-            return name
+        for raw, value in zip(headers.raw_values(name), _values(headers, name), strict=True):
+            if clear.fullmatch(value) is None or (len(value) > _SHORT and has_long_line(name, raw)):
+                return name
     return None
 
 
@@ -136,9 +134,9 @@ _CLEAR = {
         rf"{_TOKEN}/{_TOKEN}\s*(?:;(?!.*boundary\*).*)?", re.DOTALL | re.IGNORECASE
     ),
     "Content-Transfer-Encoding": re.compile(  # after 8bit, whatever follows decodes nothing
-        rf"{_TOKEN}|(?:7bit|8bit|binary)\s*[;,(].*", re.DOTALL | re.IGNORECASE
+        rf"(?:{_TOKEN})?|(?:7bit|8bit|binary)\s*[;,(].*", re.DOTALL | re.IGNORECASE
     ),
-    "Content-Disposition": re.compile(rf"{_TOKEN}\s*(?:;.*)?", re.DOTALL),
+    "Content-Disposition": re.compile(rf"(?:{_TOKEN}\s*(?:;.*)?)?", re.DOTALL),
 }
 _ATTACHED = re.compile(r"attachment\s*(?:;.*)?", re.DOTALL | re.IGNORECASE)
 _ONE_OF_EACH: dict[str, Callable[[str], object]] = {
