@@ -127,6 +127,25 @@ def test_sendmail_leaves_the_fields_in_what_you_accept(
 
 
 @needs("sendmail")
+@pytest.mark.parametrize("name", ["x" * 230, "x " * 115, f'"{"x," * 114}"', "x" * 231, "x" * 240])
+def test_sendmail_leaves_the_sender_in_what_you_accept(
+    relay: tuple[RelayProcess, FakeUpstream], name: str
+) -> None:
+    """It cuts an address that goes beyond 255 octets with its name."""
+    process, mta = relay
+    about = f"<{len(name)}{name[:2].strip(' ,')}@shop.example>".replace('"', "q")
+    mail = marketing(sender=f"{name} <news@shop.example>", message_id=about)
+    code, _ = process.send(mail, address("consent"), listener="apps")
+    if len(name) > 230:
+        assert code == 554
+        return
+    assert code == 250
+    (got,) = wait_for(lambda: [m for m in mta.messages if about.encode() in m.data], "the mail")
+    read: EmailMessage = message_from_bytes(got.data, policy=policy.SMTP)
+    assert [each.addr_spec for each in read["From"].addresses] == ["news@shop.example"]
+
+
+@needs("sendmail")
 @pytest.mark.parametrize("dots", [".", "..", "..."])
 def test_sendmail_takes_dots_off_the_end_of_a_route(
     relay: tuple[RelayProcess, FakeUpstream], dots: str
