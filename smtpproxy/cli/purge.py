@@ -5,8 +5,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from smtpproxy.cli import fail, failing
-from smtpproxy.cli.options import command, flag, moment, option
-from smtpproxy.cli.printer import Column, Part, Result, Table
+from smtpproxy.cli.options import YES, ask_first, command, flag, moment, option
+from smtpproxy.cli.printer import Column, Part, Result, Table, print_text
 from smtpproxy.policy.periods import Period
 from smtpproxy.settings import RetentionSettings, Settings
 from smtpproxy.terminal import counted
@@ -36,6 +36,7 @@ def purge(
     clock_is_right: bool = flag(
         "Purge though the clock is far from the last purge: somebody has checked it."
     ),
+    yes: bool = YES,
 ) -> Result:
     """Remove data that has outlived its retention period ([retention] of the configuration).
 
@@ -54,13 +55,25 @@ def purge(
     if not (dry_run or clock_is_right):
         with failing(ClockDoubtful):
             check_clock(settings.server.state_dir, now())
-    with failing(AlreadyRunning), failing(OverflowError, "--at: ", code=2):
-        purged = using_store(
+
+    def run(*, dry_run: bool) -> "Purged":
+        return using_store(
             settings,
             lambda store: purge(settings, store, at=at or now(), clock=now, dry_run=dry_run),
             read_only=dry_run,
             or_empty=True,
         )
+
+    def question() -> str | None:
+        due = run(dry_run=True)
+        if not (due.notes or any(kind.rows for kind in due.removed.values())):
+            return None
+        print_text(_text(due, settings.retention), err=True)
+        return "Remove this for good?"
+
+    with failing(AlreadyRunning), failing(OverflowError, "--at: ", code=2):
+        ask_first(question, yes=yes or dry_run)
+        purged = run(dry_run=dry_run)
     data = {
         "at": purged.at,
         "dry_run": purged.dry_run,

@@ -40,6 +40,7 @@ QUESTIONS = {
         "1 suppression will be moved from purpose:former to marketing, and cannot be told from its"
         " own any more. Move them? [y/N]:"
     ),
+    "purge": "contacts 3 years would go 1 oldest 2019-05-04",
     "suppress rekey --finish": "Exports made under the old key can then no longer be imported",
 }
 NOTHING_TO_ASK = (
@@ -62,6 +63,8 @@ def stored(tmp_path: Path) -> Stored:
         file.write(TABLE.format(secret=secret))
     for address in (ANNA, OLD, NEW):
         stored.run("consent", "record", address, *AGREED)
+    people = stored.file("old.csv", "address,collected_at\nold@b.example,2019-05-04\n")
+    stored.run("contact", "import", people)
     within(stored, _suppress_for_a_former_purpose)
     for command in ("unsubscribe", "unsubscribe", "suppress"):
         stored.run(command, "rekey")
