@@ -1,0 +1,56 @@
+"""A message that not all of its recipients may get, or not now."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import pytest
+from msgspec.structs import replace
+
+from smtpproxy.policy.model import Mailing
+from smtpproxy.policy.periods import parse_cap
+from smtpproxy.store.sql.mailings import Mailed
+from tests.core.driving import PEOPLE, Setting
+from tests.core.present import streams
+from tests.core.scene import Scene, codes
+
+ANN, BOB, CYD = PEOPLE
+SPLIT = Setting("smtp", "split", refuses_at_data=True)
+SPLIT_COPIES = Setting("smtp", "split", adds_links=True, refuses_at_data=True)
+MILTER = Setting("milter", "split", refuses_at_data=True)
+LMTP = Setting("lmtp")
+
+
+@pytest.fixture(name="capped", params=[SPLIT, SPLIT_COPIES, MILTER, LMTP], ids=lambda s: s.name)
+def _capped(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    """Bob has had what the stream may send for today."""
+    given = streams(request.param)
+    given["offers"] = replace(given["offers"], frequency_cap=parse_cap("1/1d"))
+    scene = Scene(request.param, given)
+    outside, count = scene.driver.outside, scene.driver.outside.reserve
+
+    async def reserve(
+        id: str, stream: str, addresses: Iterable[str], at: object
+    ) -> Mapping[str, Mailed]:
+        await count(id, stream, addresses, at)
+        had = Mailed((Mailing("offers", scene.world.now),), scene.world.now)
+        return {name: had if name == BOB else Mailed() for name in addresses}
+
+    monkeypatch.setattr(outside, "reserve", reserve)
+    yield scene
+    scene.driver.close()
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_deferral_is_told_to_nobody_as_a_refusal(capped: Scene, refused: bool) -> None:
+    """Whoever gets one answer for all is to try again with all, or not at all."""
+    capped.mail(ANN, suppressed=[CYD] if refused else [])
+    capped.rcpt(BOB)
+    capped.rcpt(CYD)
+    answers = codes(capped.send())
+    if capped.setting is LMTP:
+        assert answers == ([250, 450] if refused else [250, 450, 250])  # 550 at RCPT
+        assert capped.counted == capped.mailed == ({ANN} if refused else {ANN, CYD})
+        return
+    assert set(answers) == {550 if refused else 450}
+    assert capped.world.current is not None
+    assert capped.world.current.handed_over | capped.counted == set()
+    assert capped.sent == []
