@@ -194,10 +194,7 @@ def replay(decided: Decided, rulebook: Rulebook) -> Replayed:
     Under the recorded rulebook nothing changes. That a message is refused because of its recipients
     follows from their verdicts and is not a change of its own.
     """
-    message = decided.decision.message
     recipients = [r for r in decided.recipients if r.verdict.reason not in _NOT_JUDGED]
-    if message is not None and message.reason is Reason.STREAM_NOT_PERMITTED:
-        recipients = []
     known = [recipient for recipient in recipients if not is_erased(recipient)]
     changes = [] if not known else list(_changes(decided, known, rulebook))
     return Replayed(len(known), len(recipients) - len(known), tuple(changes))

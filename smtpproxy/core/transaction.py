@@ -309,8 +309,6 @@ class Transaction(CountedTransaction):
     def _read(self, addresses: Sequence[str], *, provisional: bool = False) -> Steps[None]:
         evaluation = self._evaluation
         lookups = evaluation.lookups(addresses, provisional=provisional)
-        if self._counted and all(address in evaluation.facts for address in addresses):
-            lookups = replace(lookups, mailings=False)  # known, and would include this message
         answer: tuple[Facts, object] = yield ReadFacts(lookups)
         evaluation.learn(addresses, *answer)
         if evaluation.limited and (few := evaluation.limited - self._counted):

@@ -183,12 +183,19 @@ def test_a_bad_source_taints_only_what_came_by_it() -> None:
         assert said(verdict(known)) == "refuse consent_missing"
         alone = replace(PERSON, acts=(tainted,), source=bad.source)
         assert said(verdict(alone)) in ("refuse source_forbidden", "refuse source_undisclosed")
+        bought = replace(PERSON, purchases=(replace(BOUGHT, came_by=bad.name),))
+        for others in ((bad,), ()):
+            assert said(verdict(replace(bought, others=others))) == "refuse consent_missing"
 
 
 def test_what_a_good_source_brought_counts() -> None:
     acts = (replace(AGREED, came_by=GOOD_LIST.name),)
     known = replace(PERSON, acts=acts, source=Source.WEB, others=(GOOD_LIST,))
     assert said(verdict(known)) == "allow consent"
+    long_ago = replace(known, acts=(replace(acts[0], at=THREE_YEARS_AGO - DAY),))
+    assert said(verdict(long_ago)) == "refuse source_forbidden"
+    customer = replace(long_ago, purchases=(replace(BOUGHT, came_by=GOOD_LIST.name),))
+    assert said(verdict(customer)) == "allow consent"  # a purchase is a sign of life
 
 
 def test_a_notice_at_one_collection_is_none_at_another() -> None:
@@ -212,7 +219,8 @@ def test_what_somebody_is_by_one_collection_they_are_not_by_another() -> None:
 
 def test_a_click_keeps_consent_alive_for_its_brand_alone() -> None:
     old = replace(AGREED, at=COLLECTED - 1000 * DAY)
-    silent = of("shop", replace(PERSON, acts=(old,), collected_at=old.at))
+    clicked = replace(PERSON, collected_at=old.at, last_activity_at=old.at)
+    silent = of("shop", replace(clicked, acts=(old,)))
     assert said(verdict(silent, stream=SHOP)) == "refuse consent_expired"
     for brand, expected in (("mill", "refuse consent_expired"), ("shop", "allow consent")):
         click = Collection(brand, Source.WEB, last_activity_at=NOW - DAY)

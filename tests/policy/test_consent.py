@@ -38,6 +38,11 @@ SINGLE = [
     ({"evidence": Evidence(wording=" \t")}, "refuse consent_unproven"),
     ({"evidence": Evidence(wording="\u200b\u00a0\u3164")}, "refuse consent_unproven"),
     ({"evidence": Evidence(wording="form v3", ip=None)}, "allow consent"),
+    (
+        {"evidence": Evidence(wording="J’accepte vos offres par e-mail, à tout moment")},
+        "allow consent",
+    ),
+    ({"evidence": Evidence(wording="同意")}, "allow consent"),
     ({"at": NOW}, "allow consent"),
     ({"at": NOW + TICK}, "refuse consent_unproven"),
     ({"channels": frozenset({"sms", "phone"})}, "refuse consent_channel"),

@@ -5,14 +5,18 @@ from msgspec.structs import replace
 
 from smtpproxy.policy.decide import choose_stream, judge, needs
 from smtpproxy.policy.model import (
+    CONFIRMATION_STREAM,
     DEFAULT_STREAM,
     Decision,
     Facts,
     RecipientFacts,
     Stream,
+    TrackingPixels,
     Transaction,
+    UndeclaredBulk,
     Verdict,
 )
+from smtpproxy.policy.periods import parse_cap
 from tests.policy.cases import (
     ADDRESS,
     BOOK,
@@ -37,14 +41,36 @@ def _judge(streams: tuple[Stream, ...], facts: Facts, *recipients: str) -> Decis
 def test_what_is_asked_of_the_store() -> None:
     asked = needs(Transaction((OFFERS,), (ADDRESS, OTHER, ADDRESS)), BOOK)
     assert asked.addresses == (ADDRESS, OTHER)
-    assert asked.contacts
     assert needs(Transaction((OFFERS,), (), GOOD_MESSAGE), BOOK).addresses == ()
 
 
-def test_contacts_are_asked_for_wherever_consent_could_count() -> None:
-    assert not needs(Transaction((RECEIPTS,), (ADDRESS,)), BOOK).contacts
-    assert needs(Transaction((RECEIPTS, OFFERS), (ADDRESS,)), BOOK).contacts
-    assert needs(Transaction((replace(RECEIPTS, purpose="offers"),), (ADDRESS,)), BOOK).contacts
+MARKETING_IF_BULK = replace(RECEIPTS, undeclared_bulk=UndeclaredBulk.MARKETING)
+CAPPED = replace(OFFERS, frequency_cap=parse_cap("1/1d"))
+SCREENED = replace(OFFERS, max_snapshot_age=86_400.0)
+
+NEEDED = [
+    ((RECEIPTS,), set()),
+    ((replace(RECEIPTS, purpose="offers"),), {"contacts"}),  # consent ends an unsubscribe
+    ((replace(RECEIPTS, tracking_pixels=TrackingPixels.OBSERVE),), set()),
+    ((replace(RECEIPTS, tracking_pixels=TrackingPixels.REFUSE),), {"contacts"}),
+    ((replace(RECEIPTS, tracking_pixels=TrackingPixels.STRIP),), {"contacts"}),
+    ((MARKETING_IF_BULK,), {"contacts", "mailings", "pauses"}),
+    ((CONFIRMATION_STREAM,), {"pauses"}),
+    ((OFFERS,), {"contacts", "pauses"}),
+    ((CAPPED,), {"contacts", "mailings", "pauses"}),
+    ((SCREENED,), {"contacts", "snapshots", "pauses"}),
+    # whichever stream it will be
+    ((RECEIPTS, CAPPED, SCREENED), {"contacts", "mailings", "snapshots", "pauses"}),
+]
+
+
+@pytest.mark.parametrize(("streams", "expected"), NEEDED)
+def test_whatever_could_decide_is_asked_for(
+    streams: tuple[Stream, ...], expected: set[str]
+) -> None:
+    asked = needs(Transaction(streams, (ADDRESS,)), BOOK)
+    kinds = ("contacts", "mailings", "snapshots", "pauses")
+    assert {kind for kind in kinds if getattr(asked, kind)} == expected
 
 
 def test_verdicts_come_in_the_order_of_the_recipients() -> None:

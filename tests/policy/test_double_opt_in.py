@@ -66,6 +66,15 @@ HISTORIES = [
     ((CONFIRMED, replace(REQUEST, at=LATER)), "refuse consent_unproven"),
     ((replace(REQUEST, purpose="news"), CONFIRMED), "refuse consent_unproven"),
     ((replace(REQUEST, evidence=Evidence()), CONFIRMED), "refuse consent_unproven"),
+    # the newest request is the one that it confirms
+    ((replace(REQUEST, at=OLD, conditional=True), REQUEST, CONFIRMED), "allow consent"),
+    ((REQUEST, replace(REQUEST, at=OLD, evidence=Evidence()), CONFIRMED), "allow consent"),
+    # made to the same brand, or to none by name
+    ((REQUEST, replace(CONFIRMED, brand="default")), "allow consent"),
+    (
+        (replace(REQUEST, brand="default"), replace(CONFIRMED, brand="default")),
+        "allow consent",
+    ),
     # another method is proven by itself alone
     ((REQUEST, replace(CONFIRMED, method="signed_form")), "refuse consent_unproven"),
     # a condition is one, whichever of the two says so

@@ -132,7 +132,6 @@ def _strictness(act: ConsentAct, rulebook: Rulebook) -> tuple[bool, ...]:
     evidence found later does not make a new act."""
     return (
         act.withdrawal,
-        act.method in rulebook.preticked_methods,
         bool(act.conditional) and not rulebook.conditional_allowed,
         act.method not in rulebook.valid_methods,
         "email" not in act.channels,
@@ -186,12 +185,7 @@ def _is_withdrawn(case: RecipientCase, acts: Sequence[ConsentAct]) -> bool:
         return False
     now = case.now
     later = [
-        act
-        for act in acts
-        if newest < act.at <= now
-        and act.purpose == purpose
-        and not act.withdrawal
-        and not act.pending
+        act for act in acts if newest < act.at <= now and act.purpose == purpose and not act.pending
     ]
     void = {act.at for act in later if not _was_agreement(act, case)}
     return not any(act.at not in void and _act_failure(act, acts, case) is _VALID for act in later)

@@ -80,6 +80,13 @@ def refused_since() -> Contact:
     return replace(contact, acts=(*contact.acts, ConsentAct("offers", NOW - DAY, withdrawal=True)))
 
 
+def agreed_since(*, conditional: bool) -> Contact:
+    """Somebody who had taken it back, and agreed again."""
+    withdrawal = ConsentAct("offers", NOW - 2 * DAY, withdrawal=True)
+    contact = agreed(conditional=conditional)
+    return replace(contact, acts=(withdrawal, *contact.acts))
+
+
 def bought(product: str = "shoes", at: datetime = NOW - DAY) -> Contact:
     return replace(PERSON, purchases=(Purchase(product, at),))
 

@@ -9,10 +9,12 @@ from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import (
     Audience,
     Contact,
+    Dealing,
     Evidence,
     Link,
     Origin,
     Provenance,
+    Purchase,
     RecipientFacts,
     Source,
     Stream,
@@ -31,6 +33,7 @@ from tests.policy.rulebooks.people import (
     TICK,
     account,
     agreed,
+    agreed_since,
     asked,
     at_work,
     bought,
@@ -43,7 +46,12 @@ from tests.policy.rulebooks.people import (
 TWO_HANDS = Provenance(chain=(Link("Collector", True), Link("Broker", True)))
 NINETY_DAYS_AGO = NOW - 90 * DAY
 EIGHTEEN_MONTHS_AGO = datetime(2025, 2, 28, 12, tzinfo=UTC)
-COLLECTED_TWICE = seen(agreed(at=datetime(2020, 1, 1, tzinfo=UTC)), NOW)
+LONG_SILENT = agreed(at=datetime(2020, 1, 1, tzinfo=UTC))
+COLLECTED_TWICE = seen(LONG_SILENT, NOW)
+AGREED_TO_NEWS = replace(
+    LONG_SILENT, acts=(*LONG_SILENT.acts, replace(agreed().acts[0], purpose="news"))
+)
+DONATION = Purchase("support", NOW - DAY, Dealing.DONATION)
 
 THREE_YEARS_AGO = NOW.replace(year=NOW.year - 3)
 ENDED_LATELY = seen(agreed(at=THREE_YEARS_AGO - 7 * DAY), THREE_YEARS_AGO - 7 * DAY)
@@ -84,6 +92,8 @@ CASES: list[Case] = [
      "allow consent"),
     ("conditional_allowed = true", agreed(conditional=True), "refuse consent_conditional",
      "allow consent"),
+    ("conditional_allowed = true", agreed_since(conditional=True), "refuse consent_withdrawn",
+     "allow consent"),
     ("consent_days = 90", seen(agreed(at=NINETY_DAYS_AGO), NINETY_DAYS_AGO),
      "allow consent", "allow consent"),
     ("consent_days = 90", seen(agreed(at=NINETY_DAYS_AGO - TICK), NINETY_DAYS_AGO - TICK),
@@ -101,9 +111,21 @@ CASES: list[Case] = [
      "allow existing_customer"),
     ('professional_requires = ["notice", "topic"]', told(at_work("retail"), free=False),
      "refuse optout_not_offered", "allow professional"),
+    ('professional_requires = ["active"]', replace(at_work(), collected_at=None),
+     "refuse notice_missing", "refuse inactive"),
     ('activity_period = "unlimited"', at_work("retail"), "refuse inactive",
      "allow professional"),
     ('signs_of_life = ["consent"]', COLLECTED_TWICE, "allow consent", "refuse consent_expired"),
+    ('signs_of_life = ["consent"]', replace(LONG_SILENT, purchases=bought("hats").purchases),
+     "allow consent", "refuse consent_expired"),
+    ('signs_of_life = ["consent"]', replace(LONG_SILENT, last_activity_at=NOW),
+     "allow consent", "refuse consent_expired"),
+    ('signs_of_life = ["purchase"]', AGREED_TO_NEWS, "allow consent", "refuse consent_expired"),
+    # a purchase of a kind that the rulebook does not know says nothing
+    ('dealings = ["sale", "inquiry"]', replace(LONG_SILENT, purchases=asked("hats").purchases),
+     "refuse consent_expired", "allow consent"),
+    ('charity_dealings = ["donation"]', replace(LONG_SILENT, purchases=(DONATION,)),
+     "refuse consent_expired", "allow consent"),
 ]  # fmt: skip
 
 ADDRESSES = [
