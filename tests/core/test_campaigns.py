@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from smtpproxy.policy.campaign import Campaign, Trial
 from smtpproxy.policy.model import Mode
-from smtpproxy.store.protocols import StoreUnavailable
+from smtpproxy.store.records import StoreUnavailable
 from tests.core.driving import PEOPLE, Setting
 from tests.core.present import streams
 from tests.core.scene import Scene, codes, failing

@@ -11,6 +11,9 @@ from smtpproxy.store.sql.mailings import Mailed
 from tests.core.driving import PEOPLE, Setting
 from tests.core.present import streams
 from tests.core.scene import Scene, codes
+from tests.core.world import Person
+from tests.kit.messages import marketing
+from tests.policy.cases import said
 
 ANN, BOB, CYD = PEOPLE
 SPLIT = Setting("smtp", "split", refuses_at_data=True)
@@ -51,6 +54,33 @@ def test_a_deferral_is_told_to_nobody_as_a_refusal(capped: Scene, refused: bool)
         assert capped.counted == capped.mailed == ({ANN} if refused else {ANN, CYD})
         return
     assert set(answers) == {550 if refused else 450}
+    message = capped.decided[-1].decision.message
+    assert message is not None
+    assert said(message) == f"{'refuse' if refused else 'defer'} recipients_refused"
     assert capped.world.current is not None
     assert capped.world.current.handed_over | capped.counted == set()
     assert capped.sent == []
+
+
+@pytest.mark.parametrize("unsubscribe", [None, "<https://shop.example/u/1>"])
+def test_a_message_that_nobody_gets_is_refused_for_its_own_fault(unsubscribe: str | None) -> None:
+    """To each whose own refusal would be told otherwise."""
+    scene = Scene(Setting("lmtp", refuses_at_data=True))
+    scene.mail(ANN, BOB, withdrawn=[ANN], suppressed=[BOB])
+    answers = scene.send(marketing(unsubscribe=unsubscribe)).answers
+    assert answers is not None
+    own = ["suppressed_complaint"] * 2 if unsubscribe else ["unsubscribe_missing"] * 2
+    own = ["consent_withdrawn", own[1]] if unsubscribe else own
+    assert [reason in each.text for each, reason in zip(answers, own, strict=True)] == [True, True]
+    scene.driver.close()
+
+
+def test_a_recipient_without_a_domain_is_one_at_the_relays_own() -> None:
+    given = streams(LMTP)
+    given["offers"] = replace(given["receipts"], name="offers")
+    scene = Scene(LMTP, given)
+    scene.world.people["postmaster@relay.example"] = scene.world.people["postmaster"] = Person()
+    assert codes(scene.mail("postmaster")) == [250]
+    scene.suppress("postmaster@relay.example")
+    assert codes(scene.send()) == [550]
+    scene.driver.close()

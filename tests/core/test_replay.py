@@ -131,6 +131,10 @@ def test_a_period_that_ended_between_rcpt_and_the_record_makes_no_difference() -
     )
     assert replay(decided, builtin("fr")).changes == ()
     assert replay(changed(decided, id="no id of ours"), builtin("fr")).changes != ()
+    late = judge(Transaction((OFFERS,), (person.address,)), facts, builtin("fr"), decided.at)
+    assert late.recipients[0].action is Action.REFUSE
+    others = (*decided.recipients, JudgedRecipient("B", person.address, late.recipients[0]))
+    assert replay(changed(decided, recipients=others), builtin("fr")).changes == ()
 
 
 @pytest.mark.parametrize("reason", [Reason.TEMPORARY_FAILURE, Reason.STREAM_NOT_PERMITTED])

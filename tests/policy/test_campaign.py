@@ -56,10 +56,17 @@ def test_how_long_the_others_wait(campaign: Campaign, wait: timedelta | None) ->
     for now, holds in ((NOW, wait is not None), (NOW + 4 * HOUR, False)):
         verdict = judge(Transaction((TRIED,), (ADDRESS,), message), facts, BOOK, now).recipients[0]
         assert said(verdict) == ("defer campaign_on_trial" if holds else "allow consent")
+        if until is not None and holds:
+            assert verdict.rule == "campaign"
+            assert verdict.detail == (
+                f"of the first 100 recipients {campaign.strangers} strangers, {campaign.dead} dead"
+                f"; until {until:%Y-%m-%dT%H:%M:%SZ}"
+            )
     other = judge(Transaction((OFFERS,), (ADDRESS,), message), facts, BOOK, NOW).recipients[0]
     assert said(other) == "allow consent"
-    at_rcpt = judge(Transaction((TRIED,), (ADDRESS,)), facts, BOOK, NOW).recipients[0]
-    assert said(at_rcpt) == "allow consent"  # of which campaign it is is not known yet
+    for unknown in (None, GOOD_MESSAGE):  # of which campaign it is, at RCPT and later
+        asked = Transaction((TRIED,), (ADDRESS,), unknown)
+        assert said(judge(asked, facts, BOOK, NOW).recipients[0]) == "allow consent"
 
 
 def test_bounds_may_be_off() -> None:
@@ -81,7 +88,7 @@ SILENT = Contact(ADDRESS, collected_at=NOW - 2 * YEAR, last_activity_at=NOW - YE
 @pytest.mark.parametrize(
     ("contact", "first_mailed", "stranger"),
     [
-        (ACTIVE, NOW - DAY, False),
+        (ACTIVE, NOW, False),
         (ACTIVE, None, True),  # never mailed
         (ACTIVE, NOW + DAY, True),
         (replace(ACTIVE, first_contacted_at=NOW - DAY), None, False),  # by another system

@@ -304,6 +304,18 @@ def test_alignment(sender: str, signer: str, relaxed: str, strict: str) -> None:
     assert reason(receipts, unlisted, path) == relaxed
 
 
+def test_an_organisation_answers_for_nobody_where_the_domain_itself_has_to() -> None:
+    look = ContentFeatures(
+        senders=("news.example.com",),
+        organisations=(("example.com", "example.com"), ("news.example.com", "example.com")),
+    )
+    message = replace(GOOD_MESSAGE, content=look)
+    for stream, expected in ((RELAXED, "none"), (STRICT, "from_misaligned")):
+        verdict = judge(Transaction((stream,), (), message), {}, BOOK, NOW).message
+        assert verdict is not None
+        assert verdict.reason == expected
+
+
 def test_nobody_answers_for_the_null_path() -> None:
     assert reason(RELAXED, HEAD + "\r\n", "") == "from_misaligned"
     assert reason(RELAXED, HEAD + SIGNED.format("example.com") + "\r\n", "") == "none"
@@ -369,6 +381,11 @@ def test_marks_of_bulk_free_no_message_of_the_limits_of_its_own_stream() -> None
         "strict",
         "refuse",
     )
+    strips = replace(own, alignment=Alignment.RELAXED, tracking_pixels=TrackingPixels.STRIP)
+    judged = stream_in_force(strips, bulk, DEFAULT_STREAM)
+    assert (judged.alignment, judged.tracking_pixels) == ("relaxed", "strip")
+    stricter = replace(DEFAULT_STREAM, alignment=Alignment.STRICT)
+    assert stream_in_force(strips, bulk, stricter).alignment == "strict"
 
 
 def test_what_may_be_marketing_is_asked_about_as_such() -> None:

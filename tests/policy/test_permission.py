@@ -8,17 +8,20 @@ from msgspec.structs import replace
 
 from smtpproxy.policy.decide import judge, judge_message
 from smtpproxy.policy.model import (
+    Collection,
     ConfirmLink,
     ConsentAct,
     Contact,
     ContentFeatures,
     Mailing,
     Origin,
+    Provenance,
     Purchase,
     Reason,
     RecipientFacts,
     Source,
     Transaction,
+    collected,
 )
 from tests.policy.cases import (
     ADDRESS,
@@ -138,6 +141,18 @@ def test_nobody_who_is_suppressed(scope: str, origin: Origin) -> None:
 )
 def test_once(mailing: Mailing, expected: str) -> None:
     assert answer(LAPSED, mailings=(mailing,)) == expected
+
+
+def test_what_is_too_late_by_one_collection_is_not_by_another() -> None:
+    lists = [
+        Collection(source=Source.PURCHASED, collected_at=at, provenance=Provenance(name, True))
+        for name, at in (("One Ltd", WINDOW - DAY), ("Two Ltd", LATELY))
+    ]
+    acts = [replace(AGREED, at=each.collected_at, came_by=each.name) for each in lists]
+    for ways in (lists, lists[::-1]):
+        person = replace(collected(PERSON, tuple(ways)), acts=tuple(acts))
+        assert answer(person) == "allow permission"
+        assert answer(collected(person, (lists[0],))) == "refuse permission_not_due"
 
 
 def test_all_streams_of_a_brand_are_one_and_no_stream_can_be_called_so() -> None:

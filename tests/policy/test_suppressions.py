@@ -77,6 +77,8 @@ def test_the_widest_scope_is_named_and_of_these_the_oldest() -> None:
     assert said(verdict(None, narrow, middle, newer)) == "refuse suppressed_bounce"
     assert said(verdict(None, narrow, middle)) == "refuse suppressed_manual"
     assert said(verdict(None, narrow)) == "refuse suppressed_complaint"
+    of_the_brand = suppression("brand:shop", Origin.OBJECTION, COLLECTED)
+    assert said(verdict(None, narrow, of_the_brand)) == "refuse suppressed_objection"
     # one that does not hold on the stream does not count, however wide
     assert said(verdict(None, narrow, middle, stream=NOTES)) == "refuse suppressed_complaint"
 
@@ -85,6 +87,13 @@ def test_the_verdict_tells_which_one_it_was() -> None:
     refusal = verdict(None, suppression("marketing", Origin.COMPLAINT, COLLECTED, widened=True))
     assert refusal.detail == (
         "scope marketing since 2025-03-01, of another spelling of the address"
+    )
+    entry = suppression(origin=Origin.MANUAL, since=COLLECTED)
+    of_a_domain = verdict(None, replace(entry, domain="*.example.org"))
+    assert of_a_domain.detail == ("scope all since 2025-03-01, of the whole domain *.example.org")
+    of_a_reading = verdict(None, replace(entry, read_as="jeanne@example.net"))
+    assert of_a_reading.detail == (
+        "scope all since 2025-03-01, of jeanne@example.net, which an MTA may take the address for"
     )
 
 
@@ -177,14 +186,21 @@ ASKING_OFFERS = replace(ASKING, purpose="offers")
 
 
 @pytest.mark.parametrize("origin", Origin)
-@pytest.mark.parametrize("scope", ["all", "marketing", "purpose:offers", "purpose:news"])
+@pytest.mark.parametrize(
+    "scope", ["all", "marketing", "brand:shop", "brand:mill", "purpose:offers", "purpose:news"]
+)
 def test_who_is_asked_to_confirm(scope: str, origin: Origin) -> None:
     """Nobody who objected, and nobody whose yes would change nothing."""
     entry = suppression(scope, origin)
     anew = origin in (Origin.UNSUBSCRIBE, Origin.ERASURE) and scope != "all"
     objected = origin in (Origin.COMPLAINT, Origin.OBJECTION)
-    for stream, purposes in ((ASKING, ()), (ASKING_OFFERS, ("purpose:offers",))):
-        covered = objected or scope in ("all", "marketing", *purposes)
+    shop = replace(ASKING_OFFERS, brand="shop")
+    for stream, own in (
+        (ASKING, {"brand:shop", "brand:mill"}),
+        (ASKING_OFFERS, {"brand:shop", "brand:mill", "purpose:offers"}),
+        (shop, {"brand:shop", "purpose:offers"}),
+    ):
+        covered = objected or scope in {"all", "marketing", *own}
         expected = "allow transactional" if anew or not covered else f"refuse suppressed_{origin}"
         assert said(verdict(None, entry, stream=stream)) == expected
 

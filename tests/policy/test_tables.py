@@ -97,7 +97,12 @@ def test_a_rule_that_is_not_asked_would_not_have_decided() -> None:
     random = Random(20261129)
     off: dict[str, int] = {}
     decided = set()
-    of_recipients = (*tables.recipient_rules(tuple(tables.BASES)), *tables.DEFERRALS)
+    of_recipients = (
+        *tables.recipient_rules(tuple(tables.BASES)),
+        *tables.DOMAIN_RULES,
+        *tables.WISHES,
+        *tables.DEFERRALS,
+    )
     for _ in range(2_500):
         address, stream, facts = random_case(random)
         stream, features = _stream(random, stream), _features(random)
@@ -110,6 +115,7 @@ def test_a_rule_that_is_not_asked_would_not_have_decided() -> None:
             *[(rule, rule.judge(message)) for rule in tables.message_rules(stream)],
         ]
         for rule, verdict in judged:
+            assert verdict is None or verdict.rule == rule.name
             if rule.applies(stream):
                 decided |= {rule.name} if verdict is not None else set()
                 continue

@@ -26,7 +26,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.policy.rulebook import ExistingUnsubscribe
 from smtpproxy.policy.rules import MessageCase, defer, refuse
 
-_KEEP, _REPLACE = ExistingUnsubscribe.KEEP, ExistingUnsubscribe.REPLACE
+_REPLACE, _REFUSE = ExistingUnsubscribe.REPLACE, ExistingUnsubscribe.REFUSE
 
 
 def adds_unsubscribe(stream: Stream, features: MessageFeatures) -> bool:
@@ -46,7 +46,7 @@ def unwanted_unsubscribe(stream: Stream, features: MessageFeatures) -> bool:
     return (
         stream.unsubscribe_scope is not None
         and features.unsubscribe_fields > 0
-        and stream.existing_unsubscribe not in (_KEEP, _REPLACE)
+        and stream.existing_unsubscribe is _REFUSE
     )
 
 
@@ -195,8 +195,8 @@ def subject(case: MessageCase) -> Verdict | None:
 def confirm_link(case: MessageCase) -> Verdict | None:
     """Refuse a permission message without a link by which its reader can consent."""
     content = case.features.content
-    found = (content and content.confirm_link) or ConfirmLink.MISSING
-    return None if found is ConfirmLink.VALID else _CONFIRM_LINK
+    valid = content is not None and content.confirm_link is ConfirmLink.VALID
+    return None if valid else _CONFIRM_LINK
 
 
 def bulk(case: MessageCase) -> Verdict | None:
@@ -248,6 +248,4 @@ def _limited(undeclared: Stream, own: Stream) -> Stream:
     """The undeclared stream, with the stricter of both streams' checks of content."""
     alignment = max(undeclared.alignment, own.alignment, key=_ALIGNMENTS.index)
     pixels = max(undeclared.tracking_pixels, own.tracking_pixels, key=_PIXELS.index)
-    if (alignment, pixels) == (undeclared.alignment, undeclared.tracking_pixels):
-        return undeclared
     return replace(undeclared, alignment=alignment, tracking_pixels=pixels)
