@@ -70,6 +70,7 @@ class Supervisor:
         self._ending = asyncio.Event()
         self._failed = False
         self._reloading = asyncio.Lock()
+        self._next_reload: asyncio.Task[list[str]] | None = None
         self._reloads = {"done": 0, "failed": 0}
         self._generation = self._made(settings, sockets.listening)
         self._control = Control(settings.server.state_dir, self._asked_for)
@@ -182,9 +183,16 @@ class Supervisor:
     async def reload(self) -> list[str]:
         """Read and apply the settings again, or return the faults and change nothing.
 
-        Work in progress goes on under the settings with which it began.
+        Work in progress goes on under the settings with which it began. All who ask while a reload
+        is in progress share the next one.
         """
+        if self._next_reload is None:
+            self._next_reload = asyncio.create_task(self._reload())
+        return await asyncio.shield(self._next_reload)
+
+    async def _reload(self) -> list[str]:
         async with self._reloading:
+            self._next_reload = None  # the file may change again once it is read
             if self._ending.is_set():
                 return ["the relay is ending"]
             self._notifier.reloading()

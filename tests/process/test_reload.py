@@ -105,6 +105,16 @@ def test_a_message_goes_on_with_what_it_began_with(relay: RelayProcess, mta: Fak
     assert relay.send(marketing(), PERSON)[0] == 550
 
 
+def test_many_at_once_are_few(relay: RelayProcess) -> None:
+    for _ in range(50):
+        os.kill(relay.pid, signal.SIGHUP)
+        time.sleep(0.002)
+    configure(relay, observe)
+    relay.must("reload")
+    assert relay.send(marketing(), PERSON)[0] == 250, "it was read after it was asked for"
+    assert sum(line["event"] == "ready" for line in relay.log) < 25, "of 52"
+
+
 def test_listeners_come_and_go(relay: RelayProcess) -> None:
     first, second = relay.port(), listener("second", "receipts", default="receipts")
     configure(relay, lambda config: config["listener"].append(second))
