@@ -22,7 +22,13 @@ from smtpproxy.settings import ServerSettings, Settings
 from smtpproxy.sinks.audit.expire import expirable, expire
 from smtpproxy.sinks.audit.files import segments
 from smtpproxy.sinks.audit.following import matches
-from smtpproxy.store import open_feedback, open_journals, open_mailings, open_stream_counts
+from smtpproxy.store import (
+    open_bulk_counter,
+    open_feedback,
+    open_journals,
+    open_mailings,
+    open_stream_counts,
+)
 from smtpproxy.store.change_journal import Journal
 from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.operations import Limits, PurgedSuppressions, Removed
@@ -108,8 +114,8 @@ async def _remove(
     mailings = await _prune_mailings(settings, at, clock(), dry_run=dry_run)
     purged.removed["mailings"] = Kind(mailings)
     if not dry_run:
-        await _prune_counts(settings, at)
-    purged.removed["reports"] = await _purge_reports(settings, at, dry_run=dry_run)
+        await _prune_counts(settings, at, clock())
+    purged.removed["reports"] = await _purge_reports(settings, at, clock(), dry_run=dry_run)
     before = beginning(at, keep.audit)
     # In a thread: it may wait for `audit verify`, which must not delay ending.
     purged.removed["audit"] = await asyncio.to_thread(_expire, audit, before, clock, dry_run)
@@ -226,10 +232,14 @@ async def _prune_mailings(settings: Settings, at: datetime, now: datetime, *, dr
         )
 
 
-async def _prune_counts(settings: Settings, at: datetime) -> None:
-    """Remove the breaker's counts, which are useless after its window."""
+async def _prune_counts(settings: Settings, at: datetime, now: datetime) -> None:
+    """Remove the breaker's counts, which are useless after its window, and correct what a clock
+    that was ahead has counted."""
     with closing(open_stream_counts(settings.store)) as counts:
+        await counts.correct(now)
         await counts.prune(at - timedelta(seconds=settings.breaker.window))
+    with closing(open_bulk_counter(settings.store)) as texts:
+        await texts.correct(now)
 
 
 async def _prune_index(settings: Settings, before: datetime, journals_before: datetime) -> int:
@@ -241,12 +251,13 @@ async def _prune_index(settings: Settings, before: datetime, journals_before: da
         return await journals.prune(before, journals_before=journals_before)
 
 
-async def _purge_reports(settings: Settings, at: datetime, *, dry_run: bool) -> Kind:
+async def _purge_reports(settings: Settings, at: datetime, now: datetime, *, dry_run: bool) -> Kind:
     mailbox = known_relay_id(settings.server.state_dir) or ""
     log, maildir = open_feedback(settings.store, mailbox), Maildir(settings.feedback_dir)
     with closing(log):
         gone = await log.purge(beginning(at, settings.retention.reports), dry_run=dry_run)
         if not dry_run:
+            await log.correct(now)
             maildir.remove(gone)
     return Kind(len(gone))
 

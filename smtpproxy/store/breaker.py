@@ -253,7 +253,7 @@ class Breaker:
     ) -> tuple[Mapping[str, datetime], frozenset[str]]:
         """Return the start of each stream's window, and the paused subjects."""
         if fresh or self._known is None or not timedelta(0) <= now - self._known[0] < _CACHE_TIME:
-            since = await self._since(now - timedelta(seconds=self._settings.window))
+            since = await self._since(now)
             pauses = await self._states().pauses()
             paused = frozenset(one.subject for one in pauses if one.holds(now))
             self._known = now, since, paused
@@ -275,7 +275,7 @@ class Breaker:
     async def status(self) -> Sequence[StreamStatus]:
         """Return the state of all streams now."""
         states, now = self._states(), self._now()
-        since = await self._since(now - timedelta(seconds=self._settings.window))
+        since = await self._since(now)
         pauses = await states.pauses()
         tallies = await self._counts.tallies({name: since[name] for name in self._brands})
         reached = judged(tallies, self._brands, self._rules)
@@ -291,10 +291,11 @@ class Breaker:
             for name, brand in self._brands.items()
         ]
 
-    async def _since(self, beginning: datetime) -> Mapping[str, datetime]:
+    async def _since(self, now: datetime) -> Mapping[str, datetime]:
         """Return when counting starts, by stream name and by subject: not before the last resume,
         as the pause has already dealt with earlier mail."""
-        resumed = await self._states().resumed_at()
+        beginning = now - timedelta(seconds=self._settings.window)
+        resumed = await self._states().resumed_at(now)
         since = {subject: max(at, beginning) for subject, at in resumed.items()}
         return since | {
             name: max(since.get(s, beginning) for s in (STREAM + name, BRAND + brand))

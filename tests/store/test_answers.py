@@ -46,6 +46,17 @@ async def test_a_request_is_done_once(answers: KeptAnswers) -> None:
     assert await answers.begin("crm", "k", b"asked") == DONE, "what is done is not forgotten"
 
 
+async def test_what_began_while_a_clock_was_ahead_does_not_run_until_that_day(
+    answers: KeptAnswers, clock: Clock
+) -> None:
+    clock.now += timedelta(days=300)
+    await answers.begin("crm", "died", b"asked")
+    clock.now -= timedelta(days=300)
+    assert await answers.begin("crm", "died", b"asked") == "running"
+    clock.now += timedelta(minutes=11)
+    assert await answers.begin("crm", "died", b"asked") == "new"
+
+
 async def test_what_was_not_done_is_new_again(answers: KeptAnswers) -> None:
     await answers.begin("crm", "k", b"asked")
     await answers.forget("crm", "k")

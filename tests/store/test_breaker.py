@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from smtpproxy.events import UlidFactory
-from smtpproxy.policy.breaker import Feedback
+from smtpproxy.policy.breaker import Feedback, Tally
 from smtpproxy.policy.model import Lookups, Pause, Stream, StreamClass
 from smtpproxy.settings import BreakerSettings
 from smtpproxy.store import open_stream_counts
@@ -345,3 +345,20 @@ async def test_old_counts_go(here: Process) -> None:
     assert await here.counts.prune(T0 - HOUR) == 0
     assert await here.counts.prune(T0 + HOUR) == 5  # two counts and three people
     assert await here.counts.prune(T0 + HOUR) == 0
+
+
+async def test_a_clock_that_was_ahead_neither_dilutes_nor_stops_the_breaker(here: Process) -> None:
+    here.at = T0 + 300 * DAY
+    await here.send(100_000)
+    ahead = here.id()
+    await here.store.note_stream(StreamEvent(here.at, "stream:offers", "paused", PERSON))
+    await here.store.note_stream(StreamEvent(here.at, "stream:offers", "resumed", PERSON))
+    here.at = T0
+    await here.counts.correct(T0)
+    here.at += 30 * DAY
+    id = await here.send(1_000)
+    assert await here.hear(Feedback.COMPLAINT, 1, ahead, name="late") == 1
+    later = await here.counts.tallies({"offers": T0 + 100 * DAY})
+    assert later["offers"] == Tally()
+    await here.hear(Feedback.COMPLAINT, 20, id)
+    assert "offers" in " ".join(await here.paused())

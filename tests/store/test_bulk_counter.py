@@ -55,6 +55,15 @@ async def test_what_is_older_than_the_window_does_not_count(opened: Open) -> Non
     log.close()
 
 
+async def test_what_was_counted_while_a_clock_was_ahead_is_corrected(opened: Open) -> None:
+    log = opened()
+    await log.count(TEXT, ["a@x", "b@x"], T0 + timedelta(days=300), HOUR, 10)
+    assert await log.count(TEXT, ["c@x"], T0, HOUR, 10) == 3
+    await log.correct(T0)
+    assert await log.count(TEXT, ["c@x"], T0 + SECOND, HOUR, 10) == 3
+    assert await log.count(TEXT, ["c@x"], T0 + 3_601 * SECOND, HOUR, 10) == 1
+
+
 async def test_two_workers_count_together(opened: Open) -> None:
     one, two = opened(), opened()
     assert await one.count(TEXT, ["a@x"], T0, HOUR, 10) == 1

@@ -68,6 +68,9 @@ async def test_full_mailboxes_are_counted_within_the_time(log: FeedbackLog) -> N
     assert await log.note_full(ANN, b"2", NOW, NOW - 30 * DAY) == 1, "the same report"
     assert await log.note_full(ANN, b"3", NOW, NOW - 30 * DAY) == 2
     assert await log.note_full(BOB, b"3", NOW, NOW - 30 * DAY) == 1
+    await log.note_full(BOB, b"4", NOW + 300 * DAY, NOW)  # by a clock that was ahead
+    await log.correct(NOW)
+    assert await log.note_full(BOB, b"5", NOW + 40 * DAY, NOW + 10 * DAY) == 1
 
 
 async def test_what_is_kept_is_listed_until_it_is_settled(log: FeedbackLog) -> None:

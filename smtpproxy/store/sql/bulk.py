@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.sql.rows import to_micros
-from smtpproxy.store.sql.side_tables import SideTable, SideTables, reader_hash
+from smtpproxy.store.sql.side_tables import AHEAD, SideTable, SideTables, reader_hash
 
 Texts = Mapping[bytes, Mapping[str, datetime]]
 """When each person was sent each text."""
@@ -26,6 +26,10 @@ DELETE FROM bulk WHERE (fingerprint, person) IN (
 _PRUNE = """
 DELETE FROM bulk WHERE (fingerprint, person) IN
     (SELECT fingerprint, person FROM bulk WHERE at < ? ORDER BY at LIMIT ?{skip_locked})
+"""
+_CORRECT = """
+UPDATE bulk SET at = ?1 WHERE (fingerprint, person) IN
+    (SELECT fingerprint, person FROM bulk WHERE at > ?2 LIMIT ?3)
 """
 _PRUNED_AT_ONCE = 500  # rows in one transaction, while other writers wait
 _PRUNE_EVERY = 2_000  # rows written
@@ -135,6 +139,11 @@ class BulkCounter(SideTable):
                     prune = _PRUNE.format(skip_locked=self._tables.skip_locked)
                     removed = await session.run(prune, before, _PRUNED_AT_ONCE)
                 await asyncio.sleep(_PRUNE_PAUSE)
+
+    async def correct(self, now: datetime) -> None:
+        """Date as of now what was counted while a clock was ahead, which would count until then."""
+        if self._tables.exist():
+            await self._in_steps(_CORRECT, now, now + AHEAD)
 
     def close(self) -> None:
         if self._pruning is not None:

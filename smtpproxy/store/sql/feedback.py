@@ -8,7 +8,7 @@ from typing import NamedTuple
 from smtpproxy.store.feedback import HandingOn, HeardEvent, ReadReport, Waiting
 from smtpproxy.store.sql.rows import Row, from_micros, to_micros
 from smtpproxy.store.sql.session import Session
-from smtpproxy.store.sql.side_tables import SideTable, SideTables, person_hash
+from smtpproxy.store.sql.side_tables import AHEAD, SideTable, SideTables, person_hash
 
 _CONCERNED = "INSERT INTO concerned (person, report) VALUES (?, ?) ON CONFLICT DO NOTHING"
 _EVENT = "INSERT INTO event (key, at) VALUES (?, ?) ON CONFLICT DO NOTHING"
@@ -17,6 +17,7 @@ INSERT INTO total (kind, stream, n) VALUES (?, ?, 1)
 ON CONFLICT (kind, stream) DO UPDATE SET n = total.n + 1
 """
 _FULL = "INSERT INTO mailbox_full (person, key, at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+_CORRECT_FULL = "UPDATE mailbox_full SET at = ?1 WHERE at > ?2"
 _HOW_FULL = "SELECT count(*) FROM mailbox_full WHERE person = ? AND at > ?"
 _HANDED_ON = "UPDATE hand_on SET due = NULL WHERE key = ?"
 _HAND_ON_LATER = "UPDATE hand_on SET due = ?, tries = tries + 1 WHERE key = ?"
@@ -145,6 +146,12 @@ class FeedbackLog(SideTable):
         """Keep a report for a person to look at; `why` says what could not be done."""
         async with self._tables.writing(flushed=True) as session:
             await session.run(self._sql.keep, why, id)
+
+    async def correct(self, now: datetime) -> None:
+        """Date as of now the mailboxes that were full while a clock was ahead."""
+        if self._tables.exist():
+            async with self._tables.writing() as session:
+                await session.run(_CORRECT_FULL, to_micros(now), to_micros(now + AHEAD))
 
     async def totals(self) -> Mapping[tuple[str, ...], float]:
         """Return the number of events ever recorded, by kind and stream."""

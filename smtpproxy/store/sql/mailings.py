@@ -7,14 +7,14 @@ stays, since the message may have been accepted.
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from smtpproxy.policy.model import NO_FACTS, Facts, Mailing, Stream
 from smtpproxy.store.sql.rows import Row, from_micros, to_micros
-from smtpproxy.store.sql.side_tables import SideTable, person_hash
+from smtpproxy.store.sql.side_tables import AHEAD, SideTable, person_hash
 
 _OLDER = "SELECT count(*) FROM mailing WHERE at < ?"
 _PRUNE = """
@@ -46,9 +46,6 @@ _ARE_AHEAD = """
 SELECT 1 WHERE EXISTS (SELECT 1 FROM mailing WHERE at > ?1)
 OR EXISTS (SELECT 1 FROM first_mailing WHERE at > ?1)
 """
-_AHEAD = timedelta(days=1)
-"""How far in the future messages may be dated: the clocks of relays differ."""
-_AT_ONCE = 5_000  # rows changed in one transaction, while other writers wait
 _FORGET = ("DELETE FROM mailing WHERE person = ?", "DELETE FROM first_mailing WHERE person = ?")
 
 
@@ -118,21 +115,13 @@ class MailingLog(SideTable):
         """
         if not self._tables.exist():
             return
-        latest = now + _AHEAD
+        latest = now + AHEAD
         async with self._tables.reading() as session:  # the search would hold up writers
             if not await session.fetch_all(_ARE_AHEAD, to_micros(latest)):
                 return
         await self._in_steps(_ONCE, latest)
         for statement in (_CORRECT, _CORRECT_FIRST):
             await self._in_steps(statement, now, latest)
-
-    async def _in_steps(self, statement: str, *moments: datetime) -> int:
-        done, some = 0, _AT_ONCE
-        while some == _AT_ONCE:
-            async with self._tables.writing() as session:
-                some = await session.run(statement, *map(to_micros, moments), _AT_ONCE)
-            done += some
-        return done
 
     async def forget(self, address: str) -> None:
         """Erase a person."""

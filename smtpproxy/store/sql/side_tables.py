@@ -6,10 +6,11 @@ They hold people and requests as keyed hashes.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime, timedelta
 from hashlib import blake2b
 
 from smtpproxy.mail.address import widened
-from smtpproxy.store.sql.rows import Row
+from smtpproxy.store.sql.rows import Row, to_micros
 from smtpproxy.store.sql.session import Session
 
 
@@ -62,6 +63,11 @@ class SideTables(ABC):
     def close(self) -> None: ...
 
 
+AHEAD = timedelta(days=1)
+"""How far in the future rows may be dated: the clocks of relays differ."""
+_AT_ONCE = 5_000  # rows changed in one transaction, while other writers wait
+
+
 class SideTable(ABC):  # noqa: B024 - what is abstract is in some subclasses
     """The base of what keeps its rows in side tables."""
 
@@ -70,6 +76,15 @@ class SideTable(ABC):  # noqa: B024 - what is abstract is in some subclasses
 
     def close(self) -> None:
         self._tables.close()
+
+    async def _in_steps(self, statement: str, *moments: datetime) -> int:
+        """Run a statement whose last value limits the rows, until none are left."""
+        done, some = 0, _AT_ONCE
+        while some == _AT_ONCE:
+            async with self._tables.writing() as session:
+                some = await session.run(statement, *map(to_micros, moments), _AT_ONCE)
+            done += some
+        return done
 
 
 def keyed_hash(octets: bytes, secret: bytes) -> bytes:

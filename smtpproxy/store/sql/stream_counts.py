@@ -9,7 +9,13 @@ from smtpproxy.policy.breaker import Feedback, Tally
 from smtpproxy.policy.campaign import Campaign
 from smtpproxy.store.sql.rows import Row, optional_moment, to_micros
 from smtpproxy.store.sql.session import Session
-from smtpproxy.store.sql.side_tables import SideTable, SideTables, keyed_hash, person_hash
+from smtpproxy.store.sql.side_tables import (
+    AHEAD,
+    SideTable,
+    SideTables,
+    keyed_hash,
+    person_hash,
+)
 
 _SENT = "sent"
 _COUNT = """
@@ -25,6 +31,14 @@ ON CONFLICT (person) DO UPDATE SET at = excluded.at WHERE heard.at <= ?3
 _SUMS = """
 SELECT kind, CAST(sum(n) AS BIGINT) FROM stream_count WHERE stream = ? AND at > ? GROUP BY kind
 """
+_CORRECT = """
+INSERT INTO stream_count (stream, kind, at, n)
+SELECT stream, kind, CAST(?1 AS BIGINT), CAST(sum(n) AS BIGINT) FROM stream_count WHERE at > ?2
+GROUP BY stream, kind
+ON CONFLICT (stream, kind, at) DO UPDATE SET n = stream_count.n + excluded.n
+"""
+_FORGET_AHEAD = "DELETE FROM stream_count WHERE at > ?"
+_CORRECT_HEARD = "UPDATE heard SET at = ?1 WHERE at > ?2"
 _PRUNE = ("DELETE FROM stream_count WHERE at < ?", "DELETE FROM heard WHERE at < ?")
 
 _CAMPAIGN = "key, people, strangers, dead, full_at, dead_at"
@@ -117,7 +131,8 @@ class StreamCounts(SideTable):
         is not among those counted, and not so new that it soon will be. `person` is a canonical
         address or a key text.
         """
-        part, width = _window_part(sent_at, window), _window_part_width(window)
+        # A message sent while a clock was ahead counts as of now.
+        part, width = _window_part(min(sent_at, at), window), _window_part_width(window)
         mailbox = widened(person) if "@" in person else person  # with any plus-tag it counts once
         octets = f"{stream}\0{kind}\0{mailbox}".encode()
         key = keyed_hash(octets, await self._tables.hash_key())
@@ -223,6 +238,15 @@ class StreamCounts(SideTable):
                 name: _read_tally(await session.fetch_all(_SUMS, name, to_micros(since)))
                 for name, since in streams.items()
             }
+
+    async def correct(self, now: datetime) -> None:
+        """Date as of now what was counted while a clock was ahead, which would count until then."""
+        if self._tables.exist():
+            moments = to_micros(now), to_micros(now + AHEAD)
+            async with self._tables.writing() as session:
+                await session.run(_CORRECT, *moments)
+                await session.run(_FORGET_AHEAD, moments[1])
+                await session.run(_CORRECT_HEARD, *moments)
 
     async def prune(self, before: datetime) -> int:
         """Remove older rows; return how many."""

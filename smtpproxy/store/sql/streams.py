@@ -28,11 +28,14 @@ ON CONFLICT (subject) DO UPDATE SET at = excluded.at, cause = excluded.cause,
 """
 _RESUME = "DELETE FROM stream_pause WHERE subject = ?"
 _WARNED = """
-SELECT 1 FROM stream_event WHERE subject = ? AND action = 'warned' AND cause = ? AND at >= ? LIMIT 1
+SELECT 1 FROM stream_event WHERE subject = ? AND action = 'warned' AND cause = ?
+AND at BETWEEN ? AND ? LIMIT 1
 """
 _DUE = "SELECT subject, until FROM stream_pause WHERE until <= ? ORDER BY until"
 _TRIM = "DELETE FROM stream_event WHERE at < ?"
-_RESUMED = "SELECT subject, max(at) FROM stream_event WHERE action = 'resumed' GROUP BY subject"
+_RESUMED = """
+SELECT subject, max(at) FROM stream_event WHERE action = 'resumed' AND at <= ? GROUP BY subject
+"""
 
 
 class Streams(Connections):
@@ -87,17 +90,20 @@ class Streams(Connections):
         async with self._to_write().transaction() as session:
             return await session.run(_TRIM, to_micros(before))
 
-    async def resumed_at(self) -> Mapping[str, datetime]:
-        """Return when each subject was last resumed."""
+    async def resumed_at(self, now: datetime) -> Mapping[str, datetime]:
+        """Return when each subject was last resumed; a clock that was ahead has resumed nothing."""
         async with self._reading() as session:
-            return {name: from_micros(at) for name, at in await session.fetch_all(_RESUMED)}
+            return {
+                name: from_micros(at)
+                for name, at in await session.fetch_all(_RESUMED, to_micros(now))
+            }
 
 
 async def _is_so(session: Session, event: StreamEvent, unless_since: datetime | None) -> bool:
     at = to_micros(event.at)
     if event.action == "warned":
         since = at if unless_since is None else to_micros(unless_since)
-        return bool(await session.fetch_all(_WARNED, event.subject, event.cause, since))
+        return bool(await session.fetch_all(_WARNED, event.subject, event.cause, since, at))
     paused = bool(await session.fetch_all(_PAUSED, event.subject, at))
     if event.action == "paused":
         return paused and event.cause != PERSON

@@ -8,7 +8,7 @@ from typing import Literal
 from msgspec import Struct
 
 from smtpproxy.store.sql.rows import to_micros
-from smtpproxy.store.sql.side_tables import SideTable, SideTables, keyed_hash, mailbox_hash
+from smtpproxy.store.sql.side_tables import AHEAD, SideTable, SideTables, keyed_hash, mailbox_hash
 
 _KEPT = timedelta(hours=24)
 _UNFINISHED = timedelta(minutes=10)
@@ -17,6 +17,7 @@ _MOST = 20_000
 """Answers kept; the oldest go first."""
 
 _PRUNE = "DELETE FROM answer WHERE at < ? OR (body IS NULL AND at < ?)"
+_CORRECT = "UPDATE answer SET at = ?1 WHERE at > ?2"
 _TOO_MANY = """
 SELECT request FROM answer WHERE at < (SELECT at FROM answer ORDER BY at DESC LIMIT 1 OFFSET ?)
 """
@@ -50,6 +51,8 @@ class KeptAnswers(SideTable):
         now, request = self._now(), await self._request(token, key)
         digest = keyed_hash(asked, await self._tables.hash_key())
         async with self._tables.writing() as session:
+            # Of a clock that was ahead, these would be the newest, or running, until that day.
+            await session.run(_CORRECT, to_micros(now), to_micros(now + AHEAD))
             await session.run(_PRUNE, to_micros(now - _KEPT), to_micros(now - _UNFINISHED))
             gone = f"{_TOO_MANY}{self._tables.skip_locked}"
             await session.run(f"DELETE FROM answer WHERE request IN ({gone})", _MOST - 1)
@@ -101,7 +104,7 @@ class ConfirmationLimit(SideTable):
             await self._tables.lock(session, "confirmation")
             await session.run(_PRUNE_CONFIRMATIONS, to_micros(at - _DAY))
             # Counted while a clock was ahead, these would count until that day.
-            await session.run(_CORRECT_CONFIRMATIONS, to_micros(at), to_micros(at + _DAY))
+            await session.run(_CORRECT_CONFIRMATIONS, to_micros(at), to_micros(at + AHEAD))
             of_person, of_all = (await session.fetch_all(_COUNTED, person))[0]
             if of_person >= per_address or of_all >= per_day:
                 return False
