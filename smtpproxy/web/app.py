@@ -148,6 +148,7 @@ StoreCounts = tuple[int, Mapping[tuple[str, str], int]]
 
 ANSWER_TIMEOUT = 5.0  # seconds; Prometheus gives up on a scrape after 10
 COUNTS_EVERY = 30.0  # counting a large table takes longer than a scrape should
+COUNTS_WITHIN = 0.5  # seconds that /readyz waits for them, as balancers and Kubernetes wait for 1
 
 
 def create_app(
@@ -214,7 +215,7 @@ class _Monitoring:
 
     async def metrics(self, request: Request) -> Response:
         snapshot, (health, readiness), _ = await asyncio.gather(
-            _answer(self.stats), self._state(), _answer(self._count_again)
+            _answer(self.stats), self._state(), self._counted_within(ANSWER_TIMEOUT)
         )
         if snapshot is None:
             return _json(503, {"error": "the numbers of the workers are not available"})
@@ -257,7 +258,7 @@ class _Monitoring:
         _, readiness = await self._state()
         if readiness is None:
             return _json(503, {"status": "failing"})
-        await _answer(self._count_again)
+        await self._counted_within(COUNTS_WITHIN)
         paused = sorted(name for name, _ in self._counted.get("stream_paused", ()))
         body = {
             "parts": readiness.parts,
@@ -276,6 +277,10 @@ class _Monitoring:
         if readiness is not None and readiness.listeners == "ok" and not (health and health.alive):
             readiness = replace(readiness, listeners="failing")
         return health, readiness
+
+    async def _counted_within(self, seconds: float) -> None:
+        """Refresh the store's counts if need be, but wait no longer than that for the new ones."""
+        await asyncio.wait({asyncio.ensure_future(self._count_again())}, timeout=seconds)
 
     async def _count(self) -> None:
         """Refresh the store's counts; keep the old ones when it does not answer."""

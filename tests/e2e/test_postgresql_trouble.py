@@ -152,21 +152,40 @@ def test_the_old_primary_comes_back_and_nobody_fenced_it(trouble: Trouble) -> No
         pair.rejoin()
     pair.fail_over()
     trouble.is_over()
-    old, (one, two) = pair.standby, trouble.each
+    old, one = pair.standby, trouble.each[0]
     old.start()
     assert trouble.answers() == [250, 250], "they know the new one"
     pair.end_connections()
-    wait_for(lambda: trouble.answers() == [451, 451], "the relays to meet the old one")
-    assert trouble.answers(trouble.acknowledged[-1]) == [451, 451]
-    assert not trouble.suppress()
+    trouble.is_over()
+    one.kill()
+    one.start()  # it asks the old one first
+    trouble.is_over()
+    assert "is an old primary, on timeline" in one.output
+    pair.network[pair.primary].cut()
+    trouble.stops_all()
     one.kill()
     code, _, stderr = one.command("serve")
     assert (code, "is an old primary, on timeline" in stderr) == (1, True), stderr
-    assert "is an old primary, on timeline" in two.output
+    pair.network[pair.primary].mend()
     old.kill()  # it is fenced
     one.start()
     trouble.is_over()
     pair.rejoin()
+
+
+def test_the_primary_falls_silent_and_the_standby_takes_over(trouble: Trouble) -> None:
+    """Its machine is dead: nothing says so, and nothing is answered from its address."""
+    old = trouble.pair.network[trouble.pair.primary]
+    old.fall_silent()
+    trouble.stops_all()
+    trouble.pair.fail_over()
+    trouble.is_over()
+    trouble.each[0].kill()
+    trouble.each[0].start()
+    trouble.is_over()
+    old.mend()
+    trouble.pair.rejoin()
+    trouble.is_over()
 
 
 @only_at_length

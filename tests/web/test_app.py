@@ -26,7 +26,7 @@ from smtpproxy.sinks.metrics import Metrics
 from smtpproxy.sinks.snapshots import Snapshot
 from smtpproxy.web import app as web_app
 from smtpproxy.web import server as web_server
-from smtpproxy.web.app import create_app
+from smtpproxy.web.app import ANSWER_TIMEOUT, COUNTS_WITHIN, create_app
 from smtpproxy.web.health import Health, Readiness
 from smtpproxy.web.server import serve_web
 from tests.kit.parts import needs
@@ -235,6 +235,20 @@ async def test_a_store_that_can_not_be_counted_costs_only_its_own_rows(relay: Re
     assert answer.status == 200
     assert "smtpproxy_contacts" not in parse_metrics(answer.body)
     assert "smtpproxy_workers" in parse_metrics(answer.body)
+
+
+async def test_readiness_does_not_wait_for_a_count(relay: Relay) -> None:
+    counting = asyncio.Event()
+
+    async def slow() -> tuple[int, dict[tuple[str, str], int]]:
+        counting.set()
+        await asyncio.sleep(60)
+        return 7, {}
+
+    relay.counts = slow  # type: ignore[method-assign]
+    async with served(relay) as get, asyncio.timeout(ANSWER_TIMEOUT - COUNTS_WITHIN):
+        assert (await get("/readyz")).status == 200
+    assert counting.is_set()
 
 
 async def test_healthz_while_all_workers_live(relay: Relay) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 from smtpproxy.store.postgres.errors import unavailable
+from smtpproxy.store.postgres.hosts import Hosts
 from smtpproxy.store.postgres.kept import KeptConnections, Lent
 from smtpproxy.store.postgres.lineage import Lineage
 from smtpproxy.store.postgres.session import (
@@ -209,6 +210,7 @@ class Database:
                     self.target.url,
                     min_size=0,
                     max_size=self.target.connections,
+                    connect=Hosts(self.target.url, self.target.timeout / 4, self._admit).connect,
                     timeout=min(_CONNECT, self.target.timeout),
                     command_timeout=self.target.statement_timeout,
                     server_settings=(
@@ -216,13 +218,14 @@ class Database:
                     ),
                     statement_cache_size=100 if self.target.prepares else 0,
                     reset=_left_as_it_is,
-                    init=self._admit if self.target.prepares else None,
                     target_session_attrs=self.target.session_attributes,
                 )
                 self._kept = KeptConnections(pool, self.loop)
         return self._kept
 
     async def _admit(self, connection: "Connection") -> None:
+        if not self.target.prepares:  # the next transaction may reach another server
+            return
         await self.lineage.admit(connection)
         if self.target.synchronous:
             check_waits(await connection.fetchval(f"SELECT {WAITS}"))

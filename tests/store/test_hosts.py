@@ -1,0 +1,106 @@
+"""Of several hosts in a URL, the right one is used, also when another one says nothing."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from smtpproxy.store.postgres.connection import Database, Target
+from smtpproxy.store.postgres.hosts import each_host
+from smtpproxy.store.protocols import StoreUnavailable
+from tests.kit import postgres
+from tests.kit.parts import needs
+from tests.kit.ports import LOOPBACK
+
+
+@pytest.mark.parametrize(
+    ("url", "urls"),
+    [
+        (
+            "postgresql://smtpproxy@db1.example,10.0.0.22:5433/mail?sslmode=require",
+            [
+                "postgresql://smtpproxy@db1.example/mail?sslmode=require",
+                "postgresql://smtpproxy@10.0.0.22:5433/mail?sslmode=require",
+            ],
+        ),
+        ("postgresql://a:p%40w@db/mail", ["postgresql://a:p%40w@db/mail"]),
+        ("postgresql:///mail?host=/run/pg&port=6", ["postgresql:///mail?host=/run/pg&port=6"]),
+        ("postgresql:///mail?user=a", ["postgresql:///mail?user=a"]),
+    ],
+)
+def test_a_url_is_had_once_for_each_of_its_hosts(url: str, urls: list[str]) -> None:
+    assert each_host(url) == urls
+
+
+@pytest.mark.parametrize(
+    ("ports", "each"),
+    [("", ["", ""]), ("&port=7", ["&port=7"] * 2), ("&port=7,8", ["&port=7", "&port=8"])],
+)
+def test_hosts_among_the_parameters_keep_their_ports(ports: str, each: list[str]) -> None:
+    one, two = each_host(f"postgresql:///mail?user=a&host=db1,db2{ports}")
+    assert one.partition("?")[2] == f"user=a&host=db1{each[0]}"
+    assert two.partition("?")[2] == f"user=a&host=db2{each[1]}"
+
+
+@pytest.fixture
+def silent() -> Iterator[socket.socket]:
+    """A machine whose connections are made, and which then says nothing."""
+    with closing(socket.create_server((LOOPBACK, 0))) as server:
+        server.setblocking(False)
+        yield server
+
+
+def _met(server: socket.socket) -> int:
+    """How many have connected meanwhile."""
+    for count in range(100):
+        try:
+            server.accept()[0].close()
+        except BlockingIOError:
+            return count
+    raise AssertionError("all too many")
+
+
+@needs("postgresql")
+@pytest.mark.parametrize("kind", ["primary", "prefer-standby"])
+async def test_a_host_that_says_nothing_does_not_keep_us_from_the_next(
+    silent: socket.socket, kind: str
+) -> None:
+    cluster = postgres.cluster()
+    port = silent.getsockname()[1]
+    url = (
+        f"postgresql:///postgres?user={postgres.USER}"
+        f"&host={LOOPBACK},{cluster.root}&port={port},{cluster.port}"
+    )
+    target = Target(url, 4.0, 2, server="primary" if kind == "primary" else "prefer-standby")
+    database = Database(target)
+    try:
+        async with database.connection() as one:
+            assert await one.fetchval("SELECT 1") == 1
+            assert _met(silent)
+            async with database.connection() as two:
+                assert await two.fetchval("SELECT 1") == 1
+        assert kind != "primary" or not _met(silent), "the one that worked is asked first"
+    finally:
+        database.terminate()
+
+
+@needs("postgresql")
+async def test_when_no_host_is_a_primary_the_silent_one_is_waited_for(
+    silent: socket.socket,
+) -> None:
+    port = silent.getsockname()[1]
+    url = f"postgresql://{LOOPBACK}:{port},{LOOPBACK}:{_refusing()}/postgres"
+    database = Database(Target(url, 0.4, 2))
+    try:
+        with pytest.raises(StoreUnavailable, match="did not answer in time"):
+            async with asyncio.timeout(10), database.connection():
+                raise AssertionError("connected")
+    finally:
+        database.terminate()
+
+
+def _refusing() -> int:
+    with closing(socket.create_server((LOOPBACK, 0))) as server:
+        return int(server.getsockname()[1])
