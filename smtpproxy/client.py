@@ -113,6 +113,7 @@ T = TypeVar("T", bound=Struct)
 
 _LONGEST_WAIT = 30  # seconds between two attempts
 _PAUSE = 1  # second after an attempt without an answer
+_NO_ANSWER = (502, 504)  # of a proxy that got none itself
 
 
 class StoredContact(Struct, frozen=True):
@@ -225,7 +226,9 @@ class Client:
     def get_contact(self, address: str) -> StoredContact | None:
         try:
             return self._ask(Contacts.get_contact, StoredContact, ContactQuestion(address))
-        except NotFound:
+        except NotFound as error:
+            if error.error != "not_found":  # of a proxy in between
+                raise
             return None
 
     def upsert_contact(
@@ -346,6 +349,8 @@ class Client:
             if used and isinstance(error, ConnectionError):  # it was closed meanwhile
                 return self._exchange(method, target, body, headers)
             raise NoAnswer(f"no answer of the API: {error}") from error
+        if response.status in _NO_ANSWER:
+            raise NoAnswer(f"no answer of the API: a proxy answered {response.status}")
         return response.status, content, int(retry) if retry.isdecimal() else None
 
     def _send(

@@ -1,10 +1,10 @@
 """Shipping the lines of an audit log to a collector, each at least once, with its place."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -14,8 +14,11 @@ from smtpproxy.sinks.audit.chain import NotALine, take_apart
 from smtpproxy.sinks.audit.files import ANCHORS
 from smtpproxy.sinks.audit.following import Tail
 
-_AT_ONCE = 250
-"""Lines in a request: some 500 KB, and rarely more than a few MB."""
+_AT_ONCE = 250  # lines in a request
+_MOST = 768 * 1024
+"""Octets in a request of several lines, as web servers take 1 MiB unless they are told."""
+
+T = TypeVar("T", bound=tuple[Any, ...])
 
 
 @dataclass(slots=True)
@@ -46,13 +49,12 @@ class LineShipper:
         """Send what is new. Raises TargetUnavailable, OSError; the next call sends the rest."""
         sent = Sent()
         for slot, rows in self._tail.unread(self._position.rows):
-            while batch := list(islice(rows, _AT_ONCE)):
+            for batch in _batches(rows):
                 self._send([self._written(file, n, raw) for file, n, raw in batch])
                 self._position.rows[slot] = batch[-1][1]
                 self._position.save()
                 sent.rows += len(batch)
-        anchors = self._new_anchors()
-        while some := list(islice(anchors, _AT_ONCE)):
+        for some in _batches(self._new_anchors()):
             self._send([self._written(ANCHORS, n, raw) for n, raw in some])
             self._position.anchor = some[-1][0]
             self._position.save()
@@ -90,3 +92,17 @@ class LineShipper:
                             yield n, raw
                     offset += len(raw)
                     self._anchors = (inode, offset)
+
+
+def _batches(rows: Iterable[T]) -> Iterator[list[T]]:
+    """Yield the rows, each of which ends with its octets, in the batches of a request."""
+    batch: list[T] = []
+    size = 0
+    for row in rows:
+        size += len(row[-1])
+        if batch and (len(batch) == _AT_ONCE or size > _MOST):
+            yield batch
+            batch, size = [], len(row[-1])
+        batch.append(row)
+    if batch:
+        yield batch

@@ -29,6 +29,9 @@ MOST = 1_000  # connections
 PER_ADDRESS = 100  # connections waiting for their client
 GRACE = 1.0  # seconds each may wait before PER_ADDRESS applies, so that bursts are served
 KEEP_ALIVE = 5  # seconds between two requests
+PROXY_KEEP_ALIVE = 180.0
+"""The same for a trusted proxy, longer than most keep an idle connection: a POST that crosses with
+our close is lost, and its client gets 502."""
 FIRST_WITHIN = 2.0  # seconds for a first request to begin once the server is stopping
 
 Phase = Literal["idle", "header", "body", "answer", "unread"]
@@ -213,6 +216,8 @@ class HttpConnection(H11Protocol):
             self._count_as(network_of(self._peer if phase == "idle" else self._client()))
         self._stop_timer()
         within = WITHIN.get(phase)
+        if phase == "idle" and self._table.trusts(self._peer):
+            within = PROXY_KEEP_ALIVE
         if within is not None:
             self._timer = self.loop.call_later(within, self.end, "timeout")
         if self._counted_as is None:
@@ -328,7 +333,7 @@ async def serve_web(
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE,
+        timeout_keep_alive=int(PROXY_KEEP_ALIVE),  # ours ends earlier for all others
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
     )
     server = _Server(config)

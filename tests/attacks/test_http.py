@@ -305,6 +305,22 @@ async def test_an_idle_connection_ends_and_begins_a_header_at_no_gain(
     assert await idle.ended() == b""
 
 
+async def test_a_proxy_may_keep_a_connection_for_longer(
+    site: Site, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It closes first: else what it sends meanwhile is lost, and its client gets 502."""
+    monkeypatch.setattr(web_server, "PROXY_KEEP_ALIVE", 1.5)
+    site.trusted = frozenset({"127.0.0.1"})
+    connection = await site.connect()
+    begun = asyncio.get_running_loop().time()
+    for pause in (0.9, 0.0):
+        await connection.send(request("/healthz"))
+        assert (await connection.answer()).status == 200
+        await asyncio.sleep(pause)
+    assert await connection.ended() == b""
+    assert asyncio.get_running_loop().time() - begun > 0.9 + 1.5
+
+
 async def test_answers_that_nobody_reads_are_not_kept(site: Site, impatient: None) -> None:
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -539,6 +555,9 @@ def test_the_limits_are_those_of_the_document() -> None:
         "connections at once": f"{web_server.MOST}",
         "connections at once from one address": f"{web_server.PER_ADDRESS}",
         "time between two requests": f"{within['idle']:.0f} s",
+        "time between two requests of a proxy in `[web] trusted`": (
+            f"{web_server.PROXY_KEEP_ALIVE:.0f} s"
+        ),
         "time for a whole header section": f"{within['header']:.0f} s",
         "time for a whole body": f"{within['body']:.0f} s",
         "time to read an answer, for each 64 KB": f"{within['unread']:.0f} s",

@@ -47,6 +47,7 @@ PARTS = {
     "msmtp": Part("msmtp", ("msmtp",)),
     "opendkim": Part("opendkim", ("opendkim",)),
     "namespaces": Part("util-linux iproute2", ("unshare", "ip"), root=True),
+    "nginx": Part("nginx", ("nginx",)),
     "nodemailer": Part(
         "nodejs node-nodemailer",
         ("node",),

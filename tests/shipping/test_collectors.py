@@ -27,11 +27,13 @@ class Collector:
         self.lines: list[dict[str, Any]] = []
         self.raw: list[bytes] = []
         self.codes: list[int] = []
+        self.sizes: list[int] = []
         collector = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                collector.sizes.append(len(body))
                 code = collector.codes.pop(0) if collector.codes else 200
                 if code == 200:
                     collector.raw += body.splitlines()
@@ -116,6 +118,28 @@ async def test_it_goes_on_where_it_was_taken(folder: Path, collector: Collector)
     ship(folder, HttpTarget(collector.url))
     keys = [(each["file"], each["row"]) for each in collector.lines]
     assert len(keys) == 2 * len(set(keys)), "doubles can be told by their place"
+
+
+def _longest_line(folder: Path) -> int:
+    (file,) = folder.glob("0*.ndjson")
+    return max(map(len, file.read_bytes().splitlines()))
+
+
+async def test_a_request_has_no_more_than_web_servers_take(
+    folder: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(folder, Clock(), *(f"person{n}@people.example" for n in range(20)))
+    largest = _longest_line(folder)
+    monkeypatch.setattr("smtpproxy.shipping.lines._MOST", 3 * largest)
+    sent = ship(folder, HttpTarget(collector.url))
+    assert len(collector.lines) == sent.rows + sent.anchors
+    assert 3 < len(collector.sizes) < sent.rows / 2
+    assert max(collector.sizes) < 4 * largest
+    monkeypatch.setattr("smtpproxy.shipping.lines._MOST", 1)
+    next((folder.parent / "shipped").glob("*.json")).unlink()
+    collector.sizes.clear()
+    ship(folder, HttpTarget(collector.url))
+    assert len(collector.sizes) == sent.rows + sent.anchors, "each alone, however large"
 
 
 async def test_syslog_has_a_message_for_each_line_and_a_lost_one_is_no_success(

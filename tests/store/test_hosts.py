@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
-from smtpproxy.store.protocols import StoreUnavailable
 
 from smtpproxy.store.postgres.connection import Database, Target
 from smtpproxy.store.postgres.hosts import each_host
+from smtpproxy.store.records import StoreUnavailable
 from tests.kit import postgres
 from tests.kit.parts import needs
 from tests.kit.ports import LOOPBACK

@@ -138,10 +138,10 @@ BUSY = (503, "Retry-After: 5\r\n", b"<html>")
 
 
 async def test_what_is_to_be_asked_again_is_with_the_same_key() -> None:
-    script = Scripted(BUSY, None, DONE)
-    assert await script.ask() is True
-    assert script.waited == [5, 1]
-    assert len(script.keys) == 3
+    script = Scripted(BUSY, None, (502, "", b"<html>"), DONE)
+    assert await script.ask(retries=3) is True
+    assert script.waited == [5, 1, 1]
+    assert len(script.keys) == 4
     assert len(set(script.keys)) == 1
 
 
@@ -151,6 +151,7 @@ async def test_what_is_to_be_asked_again_is_with_the_same_key() -> None:
         ([BUSY] * 3, client.TryLater),
         ([(429, "Retry-After: 3600\r\n", b"")], client.TryLater),
         ([None] * 3, client.NoAnswer),
+        ([(504, "", b"<html>")] * 3, client.NoAnswer),
         ([(401, "", b"{}")], client.NotPermitted),
         ([(404, "", b"")], client.NotFound),
         ([(412, "", b"")], client.ChangedMeanwhile),
@@ -163,6 +164,21 @@ async def test_what_is_not_done_is_an_error_of_a_kind(
     script = Scripted(*answers)
     assert type(await script.ask()) is kind
     assert script.answers == [], "asked as often as it makes sense"
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b'{"error":"Not Found"}'])
+async def test_a_proxy_that_knows_no_such_page_does_not_say_that_there_is_no_contact(
+    body: bytes,
+) -> None:
+    def get(port: int) -> None:
+        with (
+            Client(f"http://127.0.0.1:{port}", "x") as api,
+            pytest.raises(client.NotFound, match="a proxy in between"),
+        ):
+            api.get_contact(ANNA)
+
+    async with await asyncio.start_server(Scripted((404, "", body)), "127.0.0.1", 0) as server:
+        await asyncio.to_thread(get, server.sockets[0].getsockname()[1])
 
 
 def test_what_is_no_url_is_told() -> None:

@@ -224,14 +224,14 @@ def _expected(call: Call) -> Callable[[Contact | None], bool]:
     none_match = header_once(call.request, "if-none-match")
     if none_match not in (None, "*"):
         raise Refused("changed_meanwhile", "If-None-Match: only * is supported here")
-    wanted = None if match is None else {tag.strip().strip('"') for tag in match.split(",")}
 
     def expected(known: Contact | None) -> bool:
         if none_match is not None and known is not None:
             return False
-        if wanted is None:
+        if match is None:
             return True
-        return known is not None and ("*" in wanted or version_of(known) in wanted)
+        # A proxy that compresses answers makes W/"…" or "…-gzip" of an ETag.
+        return known is not None and (match.strip() == "*" or version_of(known) in match)
 
     return expected
 
