@@ -73,7 +73,7 @@ _UNANSWERED: dict[type, Steps] = {
 _OF_A_MESSAGE = frozenset({Rcpt, Data, Header, EndOfHeaders, Body, EndOfMessage})
 _ENDS_A_MESSAGE = frozenset({Abort, Helo, Connect, NextConnection, Quit})
 _STAGES_OF_A_CONNECTION = frozenset("CH")
-_LETTERS = {Mail: "M", Rcpt: "R", Data: "T", EndOfHeaders: "N", EndOfMessage: "E"}
+_LETTERS = {Rcpt: "R", Data: "T", EndOfHeaders: "N", EndOfMessage: "E"}
 """Commands of a message that macros are sent for; those of an earlier message do not count."""
 
 

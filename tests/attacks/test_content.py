@@ -253,6 +253,11 @@ def test_which_fields_are_signed_is_remembered_where_there_are_few() -> None:
     assert _listed.cache_info().currsize == before
 
 
+def test_address_literals_that_end_alike_are_not_of_one_organisation() -> None:
+    assert not all_aligned(["[192.0.2.1]"], ["[198.51.2.1]"])
+    assert all_aligned(["[192.0.2.1]"], ["[192.0.2.1]"])
+
+
 def test_from_domains_by_thousands_are_each_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 

@@ -67,6 +67,8 @@ NO_ADDRESSES = [
     ("@x", "local part is empty"),
     ("a@", "domain"),
     ("a@b@c", "only in quotes"),
+    *((f"a{character}b@x", "only in quotes") for character in '(),:;<>[\\]"'),
+    *((f'"a{character}b"@x', "leave a part of it out") for character in "()<>"),
     ("a b@x", "only in quotes"),
     (" a@x", "only in quotes"),
     ("<a@x>", "only in quotes"),

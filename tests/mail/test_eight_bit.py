@@ -29,7 +29,7 @@ FIELDS = frozenset({EIGHT_BIT, UTF8})
             FIELDS,
         ),
         (
-            "Content-Type: multipart/mixed; boundary=a\r\n\r\n--a\r\n"
+            "Content-Type: multipart/mixed; boundary=a; x=y\r\n\r\n--a\r\n"
             "Content-Type: multipart/alternative; boundary=i\r\n\r\n--i\r\nX: \u00e9\r\n\r\n",
             FIELDS,
         ),

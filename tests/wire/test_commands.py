@@ -340,8 +340,8 @@ def test_bad_rcpt_parameters(parameters: str, reply: str) -> None:
 def test_dsn_parameters_are_kept_as_they_came() -> None:
     mail = "MAIL FROM:<a@b.example> ret=hdrs ENVID=QQ314+2Bx SIZE=7"
     assert said(mail)[0] == Mail("a@b.example", 7, ret="hdrs", envid="QQ314+2Bx")
-    rcpt = "RCPT TO:<a@b.example> NOTIFY=success,Delay ORCPT=rfc822;A+2Bx@B.example"
-    expected = Rcpt("a@b.example", "success,Delay", "rfc822;A+2Bx@B.example")
+    rcpt = "RCPT TO:<a@b.example> NOTIFY=success,Delay,FAILURE ORCPT=rfc822;A+2Bx@B.example"
+    expected = Rcpt("a@b.example", "success,Delay,FAILURE", "rfc822;A+2Bx@B.example")
     assert said(rcpt, before=b"MAIL FROM:<>\r\n")[0] == expected
 
 
