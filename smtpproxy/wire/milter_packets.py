@@ -308,7 +308,6 @@ def agreed(offer: Negotiation, actions: Actions, steps: Steps) -> Negotiation:
 
 _HEAD = struct.Struct("!IB")
 _NUMBER = struct.Struct("!I")
-_NUL_OR_LINE_END = str.maketrans({"\0": " ", "\r": " ", "\n": " "})
 
 
 def packet(letter: str, data: bytes = b"") -> bytes:
@@ -336,13 +335,8 @@ def reply_code(reply: Reply) -> bytes:
     """
     if reply.code // 100 not in (4, 5):
         raise ValueError(f"a milter's reply is 4xx or 5xx, not {reply.code}")
-    enhanced = f"{reply.enhanced} " if reply.enhanced else ""
-    last = len(reply.lines) - 1
-    lines = [
-        f"{reply.code}{' ' if at == last else '-'}{enhanced}{line.translate(_NUL_OR_LINE_END)}"
-        for at, line in enumerate(reply.lines)
-    ]
-    return packet("y", _string("\r\n".join(lines).replace("%", "%%")))
+    lines = reply.wire.removesuffix(b"\r\n").replace(b"\0", b" ")
+    return packet("y", _value(lines.replace(b"%", b"%%")))
 
 
 def delete_recipient(path: str) -> bytes:

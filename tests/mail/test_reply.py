@@ -31,3 +31,20 @@ def test_every_line_has_the_code_and_the_enhanced_code(
 
 def test_the_text_is_of_all_lines() -> None:
     assert Reply.of(550, "5.7.1", "no", "really").text == "no really"
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("x" * 499, ("x" * 499,)),
+        ("x" * 500, ("x" * 499, "x")),
+        ("x" * 499 + " y", ("x" * 499, "y")),
+        (" ".join(["word"] * 200), (" ".join(["word"] * 100),) * 2),
+    ],
+)
+def test_a_line_has_at_most_511_octets_and_is_divided_at_a_space(
+    text: str, lines: tuple[str, ...]
+) -> None:
+    reply = Reply.of(550, "5.7.1", text)
+    assert reply.lines == lines
+    assert max(map(len, reply.encode().splitlines(keepends=True))) <= 511
