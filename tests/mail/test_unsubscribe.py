@@ -101,6 +101,7 @@ FAULTS = [
     # nobody else's network
     ("<https://localhost/u>", "host", "localhost"),
     ("<https://localhost:8025/u>", "host", "localhost"),
+    ("<https://localhost/u>, <{{unsubscribe_url}}>", "host", "localhost"),
     ("<https://app.localhost/u>", "host", "app.localhost"),
     ("<https://127.0.0.1/u>", "host", "127.0.0.1"),
     ("<https://0x7f.0.0.0x1/u>", "host", "0x7f.0.0.0x1"),

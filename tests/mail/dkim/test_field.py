@@ -100,6 +100,11 @@ def test_a_signature_may_be_dated_by_a_clock_that_is_an_hour_fast() -> None:
     assert read_signature(_field(t=str(NOW + 3_600)), NOW).domain == "shop.example"
 
 
+@pytest.mark.parametrize("changes", [{"t": None}, {"t": None, "x": str(NOW)}, {"x": str(NOW + 9)}])
+def test_a_signature_need_not_say_when_it_was_made_or_ends(changes: dict[str, str | None]) -> None:
+    assert read_signature(_field(**changes), NOW).domain == "shop.example"
+
+
 def test_an_identity_below_the_domain_is_told_apart() -> None:
     assert read_signature(_field(i="news@shop.example"), NOW).of_domain
     assert not read_signature(_field(i="@mail.shop.example"), NOW).of_domain

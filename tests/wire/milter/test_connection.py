@@ -167,6 +167,8 @@ WRONG = {
     "Rcpt without a message": READY + encode("R", strings("<a@b>")),
     "EndOfMessage without a message": READY + encode("E"),
     "Header without a message": BEGUN + encode("A") + encode("L", strings("a", "b")),
+    "EndOfHeaders without a message": BEGUN + encode("H", strings("h")) + encode("N"),
+    "Data without a message": BEGUN + encode("K") + encode("T"),
     "Body without a message": BEGUN + encode("E") + encode("B", b"more"),
     "mail: a string without its NUL": READY + encode("M", b"<>"),
     "rcpt: a string without its NUL": BEGUN + encode("R"),
