@@ -44,7 +44,7 @@ def _is_transactional(stream: Stream) -> bool:
 
 
 def transactional(case: RecipientCase) -> Verdict | None:
-    """Allow mail that sells nothing, which needs no consent."""
+    """Allow mail that promotes nothing, which needs no consent."""
     return _TRANSACTIONAL if _is_transactional(case.stream) else None
 
 
