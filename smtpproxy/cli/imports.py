@@ -29,7 +29,16 @@ from smtpproxy.cli.import_record import (
     undo_import,
     undone_in_words,
 )
-from smtpproxy.cli.options import EXISTING_FILE, OUTPUT_FILE, command, flag, option, several
+from smtpproxy.cli.options import (
+    EXISTING_FILE,
+    OUTPUT_FILE,
+    YES,
+    ask_first,
+    command,
+    flag,
+    option,
+    several,
+)
 from smtpproxy.cli.printer import Column, Fields, Part, Result, Table
 from smtpproxy.cli.stores import constant, using_store, warn
 from smtpproxy.clock import now
@@ -43,7 +52,7 @@ from smtpproxy.store.exchange.layouts import PROVIDERS, layouts
 from smtpproxy.store.exchange.lines import Contents
 from smtpproxy.store.exchange.run import Format
 from smtpproxy.store.exchange.times import written_time
-from smtpproxy.store.operations import BRANDS, Batch, ImportRecord, Kind
+from smtpproxy.store.operations import BRANDS, Batch, ImportRecord, Kind, Undone
 from smtpproxy.store.records import BatchResult
 from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import counted
@@ -308,6 +317,7 @@ def undo(
     settings: Settings,
     id: str,
     dry_run: bool = flag("Show what would be undone; change nothing."),
+    yes: bool = YES,
     job: Behalf | None = option("Used by the relay to undo uploaded imports.", behalf, hidden=True),
 ) -> Result:
     """Undo an import, except for what has been changed since.
@@ -322,11 +332,19 @@ def undo(
     access = access_of(settings, job)
     record = find(settings, id, access)
     check_undoable(settings, record)
-    found = outlook_without(settings, record.id)
-    if dry_run:
-        undone = using_store(
+
+    def would_undo() -> Undone:
+        return using_store(
             settings, lambda store: store.would_undo(record.id, at=now()), read_only=True
         )
+
+    ask_first(
+        lambda: f"{record.id}: {undone_in_words(record, would_undo())}. Undo it?",
+        yes=yes or dry_run,
+    )
+    found = outlook_without(settings, record.id)
+    if dry_run:
+        undone = would_undo()
     else:
         undone = undo_import(settings, record, access, job.by if job else "")
         _warn_of_later(settings, record)

@@ -40,6 +40,7 @@ QUESTIONS = {
         "1 suppression will be moved from purpose:former to marketing, and cannot be told from its"
         " own any more. Move them? [y/N]:"
     ),
+    "import undo {import}": ": 1 contact removed, 0 put back, 0 kept that others changed",
     "purge": "contacts 3 years would go 1 oldest 2019-05-04",
     "suppress rekey --finish": "Exports made under the old key can then no longer be imported",
 }
@@ -81,6 +82,8 @@ def at_terminal(stored: Stored, command: str, answer: str) -> tuple[int, str]:
     """Run a command at a terminal, where `answer` is typed; (exit code, what it says there)."""
     ours, theirs = pty.openpty()
     os.write(ours, answer.encode())
+    if "{import}" in command:
+        command = command.replace("{import}", stored.json("import", "list")[0]["id"])
     run = [*COMMAND, *command.split(), "--config", str(stored.config_path)]
     done = subprocess.run(
         run, stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, cwd=REPOSITORY, timeout=60
