@@ -89,6 +89,8 @@ class Present:
         """`given` are streams in the place of those that the setting makes."""
         self.client_is_there = True  # and waits for its answer
         self.spool_is_broken = False
+        self.notify: str | None = None  # what clients want to be told of, RFC 3461
+        self.eight_bit = False  # clients say BODY=8BITMIME
         self.events: list[object] = []  # what a transaction told the sinks
         self.outcomes: list[Relayed] = []  # the answers of clients, for the record
         self.loop = _Loop()
@@ -129,7 +131,7 @@ class Present:
         choice = StreamChoice.of(permitted, permitted[0])
         if self._setting.relays:
             each = "each" if self._setting.intake == "lmtp" else None
-            mail = MailParameters(reverse_path)
+            mail = MailParameters(reverse_path, eight_bit=self.eight_bit)
             transaction = RelayTransaction(self.services, _CLIENT, mail, choice, "ESMTP", each)
             return _Relayed(self, transaction)
         if self._setting.intake == "milter":
@@ -204,7 +206,8 @@ class _Relayed:
 
     def rcpt(self, *paths: str) -> Question:
         async def work() -> Sequence[Answer]:
-            asked = self._transaction.recipients([Rcpt(path) for path in paths])
+            rcpts = [Rcpt(path, notify=self._driver.notify) for path in paths]
+            asked = self._transaction.recipients(rcpts)
             replies = await self._driver.drive(asked)
             self._accepted += [p for p, r in zip(paths, replies, strict=True) if r.code < 300]
             return _answers(replies)

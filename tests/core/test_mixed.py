@@ -75,6 +75,35 @@ def test_a_message_that_nobody_gets_is_refused_for_its_own_fault(unsubscribe: st
     scene.driver.close()
 
 
+@pytest.mark.parametrize("notify", ["NEVER", "SUCCESS", "FAILURE", None])
+def test_whoever_wants_no_notice_is_left_out_of_nothing_silently(notify: str | None) -> None:
+    scene = Scene(SPLIT)
+    scene.driver.notify = notify
+    scene.mail(ANN, BOB, suppressed=[BOB])
+    told = notify in ("FAILURE", None)
+    assert codes(scene.send()) == ([250, 250] if told else [550, 550])
+    assert (scene.mailed, len(scene.notices)) == (({ANN}, 1) if told else (set(), 0))
+    scene.driver.close()
+
+
+@pytest.mark.parametrize(
+    "setting", [SPLIT, Setting("lmtp", refuses_at_data=True)], ids=lambda s: s.name
+)
+def test_content_that_the_upstream_cannot_take_is_refused_to_whoever_may_get_it(
+    setting: Setting,
+) -> None:
+    scene = Scene(setting)
+    scene.world.keywords, scene.driver.eight_bit = ("PIPELINING",), True
+    scene.mail(BOB, ANN, CYD, suppressed=[BOB])
+    question = scene.send(marketing().replace(b"shoes are in", "arrivées".encode()))
+    assert question.answers is not None
+    own = ["suppressed_complaint" in each.text for each in question.answers]
+    assert own == ([True, False, False] if setting.intake == "lmtp" else [False] * 3)
+    assert codes(question) == [550 if each else 554 for each in own]
+    assert (scene.sent, scene.counted, scene.outcomes) == ([], set(), [554])
+    scene.driver.close()
+
+
 def test_a_recipient_without_a_domain_is_one_at_the_relays_own() -> None:
     given = streams(LMTP)
     given["offers"] = replace(given["receipts"], name="offers")

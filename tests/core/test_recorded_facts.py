@@ -1,15 +1,19 @@
 """A decision is on record with the facts that it was made by, whatever the store says later."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 import pytest
 
 from smtpproxy.core.evaluation import replay
+from smtpproxy.core.recording import was_erased
 from smtpproxy.events import Decided
-from smtpproxy.policy.model import Reason
+from smtpproxy.policy.model import Origin, Reason, RecipientFacts
 from smtpproxy.policy.rulebooks import builtin
 from tests.core.driving import PEOPLE, Protocols, Setting
-from tests.core.scene import Scene
+from tests.core.scene import Scene, codes
+from tests.core.world import Effect, Result
+from tests.policy.cases import NOW, TICK, suppression
 
 ANN, BOB, _ = PEOPLE
 
@@ -42,3 +46,43 @@ def test_a_refusal_stays_while_another_is_added() -> None:
         scene.suppress(name)
     scene.send()
     assert reasons(scene.decided) == [[Reason.CONSENT_WITHDRAWN, Reason.SUPPRESSED_COMPLAINT]]
+
+
+@pytest.mark.parametrize(
+    ("origin", "since", "widened", "erased"),
+    [
+        (Origin.ERASURE, NOW, False, True),
+        (Origin.ERASURE, NOW + TICK, False, True),
+        (Origin.ERASURE, NOW - TICK, False, False),  # and is mailed again, for another reason
+        (Origin.ERASURE, NOW, True, False),  # somebody else
+        (Origin.OBJECTION, NOW, False, False),
+    ],
+)
+def test_who_is_erased_while_a_message_is_under_way(
+    origin: Origin, since: datetime, widened: bool, erased: bool
+) -> None:
+    entry = suppression("marketing", origin, since, widened=widened)
+    assert was_erased(RecipientFacts((entry,)), NOW) is erased
+
+
+@pytest.mark.parametrize("setting", [Setting("smtp"), Setting("smtp", adds_links=True)])
+@pytest.mark.parametrize("after", ["nothing", "an erasure", "a failure"])
+def test_the_upstreams_answer_is_on_record_without_the_address_of_who_was_erased(
+    setting: Setting, after: str
+) -> None:
+    scene = Scene(setting)
+    scene.world.says = f"<{ANN}> is fine"
+
+    def answers(effect: Effect) -> Result | None:
+        if effect.kind == "end" and after == "an erasure":
+            scene.world.people[ANN].erased = True
+        at_its_end = after == "a failure" and "end" in scene.asked[-1:]
+        return "later" if effect.kind == "version" and at_its_end else None
+
+    scene.mail(ANN, BOB)
+    assert codes(scene.send(answers=answers)) == [250, 250]
+    noted = scene.driver.outcomes[-1]
+    assert noted.each == () or [one[:9] for one in noted.each] == ["250 2.0.0"] * 2
+    told = [noted.reply, *noted.each]
+    assert any(ANN in one for one in told) is (after == "nothing"), told
+    scene.driver.close()

@@ -90,6 +90,8 @@ class World:
         self.counted: dict[str, set[str]] = {}
         self.current: UnderWay | None = None
         self.violations: list[str] = []
+        self.says = "so be it"  # the upstream, in every answer
+        self.keywords: tuple[str, ...] = KEYWORDS  # that it offers
 
     # what is asked
 
@@ -230,7 +232,7 @@ class Upstream:
         verb, _, argument = line.decode().partition(" ")
         match verb.upper():
             case "EHLO":
-                lines = ["upstream.example", *KEYWORDS]
+                lines = ["upstream.example", *self._world.keywords]
                 marked = [f"250-{each}\r\n" for each in lines[:-1]] + [f"250 {lines[-1]}\r\n"]
                 self._reply("".join(marked).encode())
             case "MAIL" | "RCPT" | "DATA" | "RSET":
@@ -272,7 +274,8 @@ class Upstream:
         if kind == "end" and self._sent is not None:
             self._sent.code = code
         self._next()
-        self._reply(b"%d %d.0.0 so be it\r\n" % (code, code // 100 if code != 354 else 2))
+        told = f"{code} {code // 100 if code != 354 else 2}.0.0 {self._world.says}\r\n"
+        self._reply(told.encode())
         if self._in_content:
             self.receive(b"")
 

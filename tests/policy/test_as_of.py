@@ -3,12 +3,17 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from smtpproxy.policy.as_of import known_at
 from smtpproxy.policy.model import (
     ConsentAct,
     Contact,
+    Frequency,
+    Mailing,
     Origin,
+    Pause,
+    Preference,
     Purchase,
     RecipientFacts,
     Suppression,
@@ -70,3 +75,27 @@ def test_a_contact_of_later_was_not_known() -> None:
 def test_a_contact_without_a_date_was_always_known() -> None:
     contact = Contact("jeanne@example.org")
     assert known_at(RecipientFacts((), contact), START).contact == contact
+
+
+def test_what_else_was_known_by_then_still_is_and_what_came_later_is_not() -> None:
+    at = START + DAY
+    contact = Contact(
+        "jeanne@example.org",
+        first_contacted_at=at,
+        profiling_objected_at=at,
+        preferences=(Preference("offers", Frequency.WEEKLY, at),),
+    )
+    facts = RecipientFacts(
+        contact=contact,
+        mailings=(Mailing("offers", at),),
+        first_mailed_at=at,
+        snapshot_at=at,
+        pauses=(Pause("marketing", at, "person"),),
+    )
+    assert known_at(facts, at) == facts
+    before = RecipientFacts(contact=Contact("jeanne@example.org"))
+    assert known_at(facts, at - timedelta(microseconds=1)) == before
+    # a snapshot of later replaced one that is not known any more
+    newer = replace(facts, newest_snapshot_at=at + DAY)
+    assert known_at(newer, at) == replace(facts, snapshot_at=None)
+    assert known_at(newer, at + DAY) == newer

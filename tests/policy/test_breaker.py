@@ -55,6 +55,16 @@ def test_several_are_told_and_what_pauses_first() -> None:
     ]
 
 
+def test_much_of_everything_is_told_of_each() -> None:
+    tally = Tally(1_000, dict.fromkeys(Feedback, 50))
+    assert said(tally) == [
+        "pause complaint 50/1000",
+        "pause dead_address 50/1000",
+        "warn unsubscribe 50/1000",
+        "warn block 50/1000",
+    ]
+
+
 def test_a_bound_that_is_off_is_never_reached() -> None:
     rules = BreakerSettings(complaints_pause=None, dead_addresses_warn=None).rules
     assert said(Tally(1_000, {COMPLAINT: 1_000, DEAD: 40}), rules) == ["warn complaint 1000/1000"]

@@ -344,6 +344,13 @@ REFUSE = replace(OBSERVE, undeclared_bulk=UndeclaredBulk.REFUSE)
 RECAST = replace(OBSERVE, undeclared_bulk=UndeclaredBulk.MARKETING)
 
 
+def test_the_text_of_a_receipt_is_read_where_it_is_counted() -> None:
+    raw = f"{HEAD}\r\nView in your browser. In this issue: shoes."
+    for stream, signs in ((OBSERVE, ("browser", "newsletter")), (RECEIPTS, ())):
+        content = features_of(stream, raw).content
+        assert (content or ContentFeatures()).bulk_text == signs
+
+
 @pytest.mark.parametrize(("alike", "bulk"), [(0, False), (100, False), (101, True)])
 def test_one_text_to_many(alike: int, bulk: bool) -> None:
     message = replace(GOOD_MESSAGE, content=ContentFeatures(alike=alike))

@@ -91,6 +91,12 @@ def test_the_reply_and_the_trace_say_so() -> None:
     assert (step.rule, step.outcome) == ("frequency", "defer")
 
 
+def test_a_cap_is_free_again_once_enough_is_old_in_whatever_order_it_was_sent() -> None:
+    mailed = [NOW - DAY, NOW - 3 * DAY, NOW - 2 * DAY]
+    assert parse_cap("2/7d").free_at(mailed, NOW) == NOW + 5 * DAY
+    assert parse_cap("4/7d").free_at(mailed, NOW) is None
+
+
 def test_mail_is_counted_only_where_a_verdict_depends_on_it() -> None:
     def asks(stream: Stream) -> bool:
         return needs(Transaction((stream,), (ADDRESS,)), BOOK).mailings

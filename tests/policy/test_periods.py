@@ -11,6 +11,7 @@ from smtpproxy.policy.periods import (
     beginning,
     end,
     months,
+    shortest_seconds,
     within,
     years,
 )
@@ -145,3 +146,15 @@ def test_looking_back_agrees_with_looking_ahead_on_every_day() -> None:
 )
 def test_what_is_never_shorter_than_three_years(period: Period, enough: bool) -> None:
     assert at_least_years(period, 3) is enough
+
+
+@pytest.mark.parametrize(
+    ("period", "hours"),
+    [
+        (Period(48, Unit.HOURS), 48),
+        (Period(2, Unit.DAYS), 48),
+        (Period(10, Unit.BUSINESS_DAYS), 240),  # at least
+    ],
+)
+def test_the_shortest_that_a_deadline_can_be(period: Period, hours: int) -> None:
+    assert shortest_seconds(period) == hours * 3_600

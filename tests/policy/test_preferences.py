@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from smtpproxy.explain.trace import trace
+from smtpproxy.policy.contact import said_last
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import (
     Frequency,
@@ -16,7 +17,7 @@ from smtpproxy.policy.model import (
     Transaction,
 )
 from smtpproxy.policy.replies import recipient_reply
-from tests.policy.cases import ADDRESS, BOOK, DAY, OFFERS, RECEIPTS, SUBSCRIBER, said
+from tests.policy.cases import ADDRESS, BOOK, DAY, OFFERS, RECEIPTS, SUBSCRIBER, TICK, said
 
 NOW = datetime(2026, 3, 10, 8, tzinfo=UTC)
 LONG_AGO = NOW - 90 * DAY
@@ -45,6 +46,7 @@ def judged(stream: Stream, known: RecipientFacts, now: datetime = NOW) -> str:
         (MONTHLY, "2026-03-31T09:00", "2026-04-27T23:59", REFUSED),  # four weeks
         (MONTHLY, "2026-03-31T09:00", "2026-04-28T00:00", ALLOWED),
         (MONTHLY, "2025-12-31T09:00", "2026-01-28T00:00", ALLOWED),
+        (MONTHLY, "2026-01-31T09:00", "2026-02-28T00:00", ALLOWED),
         (ALL, "2026-03-03T09:00", "2026-03-03T09:01", ALLOWED),
     ],
 )
@@ -135,3 +137,13 @@ def test_the_reply_is_permanent_and_the_reason_names_the_day() -> None:
     assert verdict.detail == "weekly at most, said on 2026-03-10; again from 2026-03-17"
     steps = trace(Transaction((OFFERS,), (ADDRESS,)), 0, {ADDRESS: known}, BOOK, NOW)
     assert steps[-1].text.endswith("the next may go from 17 March 2026")
+
+
+def test_a_wish_is_later_than_those_that_a_fast_clock_has_dated() -> None:
+    told = [
+        Preference("offers", MONTHLY, NOW + DAY, "shop"),
+        Preference("offers", ALL, NOW, "shop"),
+    ]
+    assert said_last(told, "offers", "shop", NOW) == NOW + DAY + TICK
+    assert said_last(told[1:], "offers", "shop", NOW) == NOW + TICK
+    assert said_last(told, "offers", "boots", NOW) == said_last(told, "news", "shop", NOW) == NOW
