@@ -199,7 +199,8 @@ class _Writer:
         yield Heading(self._say("acts"))
         acts = self._it.contact.acts if self._it.contact else ()
         if not acts:
-            yield Paragraph(self._say("no_acts"))
+            kept = any(each.proof and each.proof.consent for each in self._it.mailings)
+            yield Paragraph(self._say("no_acts_left" if kept else "no_acts"))
             return
         names = ("at", "purpose", "act", "method", "evidence", "channels")
         yield self._table(names, [self._act(act) for act in acts])

@@ -306,6 +306,13 @@ def test_what_article_15_asks_for_is_told() -> None:
             assert part in text, part
 
 
+def test_no_consent_is_said_only_where_no_message_was_based_on_one() -> None:
+    """A contact is removed before the record of the mail that it got."""
+    sent, gone = mailing(Proof(Basis.CONSENT, ACT)), "No consent is on record"
+    assert f"{gone} any more, except" in text_of(evidence(sent, contact=None))
+    assert f"{gone}." in text_of(evidence(contact=None))
+
+
 def test_who_never_agreed_has_refused() -> None:
     refusal = msgspec.structs.replace(ACT, withdrawal=True)
     for acts, told in (((refusal,), "refused"), ((ACT, refusal), "withdrawn")):
