@@ -23,12 +23,14 @@ class UpstreamError(Exception):
     """
 
     reply = Reply.of(451, "4.4.0", "the next mail server did not answer as it should; try later")
+    listens = True
 
 
 class UpstreamUnreachable(UpstreamError):
     """No connection could be made."""
 
     reply = Reply.of(451, "4.4.1", "the next mail server cannot be reached; try later")
+    listens = False
 
 
 class UpstreamFull(UpstreamError):

@@ -241,7 +241,7 @@ class UpstreamPool:
 
     def _refused(self, begun: float, error: UpstreamError) -> None:
         """Make do with the connections that the upstream takes. If there are none, all fail."""
-        in_vain = self._limit.refused(self._open + len(self._opening))
+        in_vain = self._limit.refused(self._open + len(self._opening), error.listens)
         self._fail(NEVER if in_vain else begun, error)
 
     def _fail(self, begun: float, error: Exception) -> None:

@@ -10,17 +10,25 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
+
+from smtpproxy.waiting import NEVER
 
 MORE_EVERY = 1.0
 """Seconds until one connection more than the upstream took is tried."""
 _SEEN_WITHIN = 6.0
-"""Seconds until an upstream that takes no more takes one for a connection that has ended: Sendmail
-listens again after five."""
+"""Seconds until an upstream that takes no more takes one for a connection that has ended."""
+_CLOSED_FOR = 16.0
+"""Seconds until Sendmail, which had enough and does not listen, looks whether it still has."""
+_TURN = 2.5
+"""Seconds that a worker keeps its last connection; until another has taken what was given up."""
 GREETED_WITHIN = 2.0
 """Seconds until it has greeted those who asked, unless it leaves them waiting."""
 _ASKS_FOR = 2.0  # seconds that a worker's wish for more counts
 _LIVES_FOR = 5.0  # seconds that a worker counts after its last sign of life
-_ENTRY = struct.Struct("=dddq")  # when it was alive, asked for more, had any; its connections
+_ENTRY = struct.Struct("=dddq")
+"""When it was alive, asked for more (below zero: of an upstream that did not listen) and had any;
+how many connections it has."""
 TABLE_SIZE = 512 * _ENTRY.size
 """Octets, with room for as many workers as there may be, twice: those of a reload drain."""
 
@@ -59,13 +67,22 @@ class _File(Table):
         os.close(self._file)
 
 
+class _Other(NamedTuple):
+    """What another worker says."""
+
+    asks: bool  # for more
+    closed: bool  # the upstream did not listen to it
+    had: float  # when it had a connection
+    held: int
+
+
 class Workers:
     """What each worker holds and asks for, in a table; this one writes its entry."""
 
     def __init__(self, table: Table, now: Callable[[], float]) -> None:
         """Take an entry that no living worker has. `now` is the same clock in all workers."""
         self._table, self._now = table, now
-        self._asked = self._had = -_ASKS_FOR
+        self._asked = self._had = -NEVER
         self._held, self._since = 0, 0.0  # and since when it has any
         places = range(0, TABLE_SIZE, _ENTRY.size)
         octets = table.read()
@@ -96,37 +113,67 @@ class Workers:
         self._held = count
         self._write()
 
-    def ask(self) -> float | None:
-        """Ask for more; return when another worker had a connection, None if there is no other."""
-        self._asked = now = self._now()
+    def ask(self, *, listens: bool) -> None:
+        """Ask for more, of an upstream that says that it takes no more, or does not listen."""
+        self._asked = self._now() if listens else -self._now()
         self._write()
-        return max((now if held else had for _, had, held in self._others()), default=None)
 
     def stop_asking(self) -> None:
-        self._asked = -_ASKS_FOR
+        self._asked = -NEVER
 
-    def surplus(self, idle: int) -> int:
-        """How many this worker gives up to others that ask for more, with `idle` of its own."""
-        now, mine = self._now(), self._held
-        others = [(abs(now - asked) < _ASKS_FOR, held) for asked, _, held in self._others()]
-        poorest = min((held for asks, held in others if asks), default=None)
-        if poorest is None or not mine:
-            return 0
-        all_held = mine + sum(held for _, held in others)
-        share = -(-all_held // (1 + sum(asks or held > 0 for asks, held in others)))
-        # With fewer connections than workers, one that has none takes its turn: not at once, since
-        # the upstream may not listen before it is the next one's.
-        turn_over = bool(idle) or now - self._since >= _SEEN_WITHIN
-        one = (not poorest and turn_over) or poorest + 1 < mine
-        return max(mine - share, -(-idle // 2), int(one))
+    def others_had(self) -> float | None:
+        """When another worker had a connection, None if there is no other."""
+        now = self._now()
+        return max((now if other.held else other.had for other in self._others()), default=None)
 
-    def _others(self) -> list[tuple[float, float, int]]:
-        """When each asked for more, when it had a connection, how many it has."""
-        octets = self._table.read()
+    def surplus(self, idle: int) -> tuple[int, float]:
+        """How many this worker gives up to others that ask for more, with `idle` of its own; and
+        for how many seconds it then gives up no more."""
+        others = self._others()
+        asking = [other.held for other in others if other.asks]
+        if not asking:
+            return 0, 0.0
+        mine, poorest = self._held, min(asking)
+        # One that does not listen has room at its next look: to give up more before is no use.
+        closed = any(other.asks and other.closed for other in others)
+        turn = _CLOSED_FOR if closed else _TURN
+        # With fewer connections than workers, those that have none take turns.
+        over = self._now() - self._since >= turn - MORE_EVERY or (idle and not closed)
+        one = not poorest or poorest + 1 < mine
+        surplus = max(mine - self._share(others), -(-idle // 2), int(one))
+        surplus = min(surplus, mine if over else max(mine - 1, 0))
+        return surplus, turn
+
+    def another_is_next(self) -> bool:
+        """Whether another that asks has been without a connection for longer than this one, which
+        then asks on without trying. Not if it does not listen, or nobody has had any lately."""
+        others, now = self._others(), self._now()
+        lately = any(other.held or other.had > now - _SEEN_WITHIN for other in others)
+        if self._asked < 0 or not lately:
+            return False
+        if any(other.asks and not other.held and other.had < self._had for other in others):
+            self._asked = now
+            return True
+        return False
+
+    def may_have_more(self) -> bool:
+        """Whether one more is this worker's share, if others ask for more."""
+        others = self._others()
+        asked = any(other.asks for other in others)
+        return not asked or self._held < self._share(others, more=1)
+
+    def _share(self, others: list[_Other], more: int = 0) -> int:
+        """An equal share of all connections, and of so many `more`."""
+        count = self._held + sum(other.held for other in others) + more
+        return -(-count // (1 + sum(other.asks or other.held > 0 for other in others)))
+
+    def _others(self) -> list[_Other]:
+        octets, now = self._table.read(), self._now()
         return [
-            _ENTRY.unpack_from(octets, place)[1:]
+            _Other(abs(now - abs(asked)) < _ASKS_FOR, asked < 0, had, held)
             for place in range(0, TABLE_SIZE, _ENTRY.size)
             if place != self._place and self._alive(octets, place)
+            for _, asked, had, held in (_ENTRY.unpack_from(octets, place),)
         ]
 
     def _alive(self, octets: bytes, place: int) -> bool:
@@ -145,33 +192,38 @@ class UpstreamLimit:
         self.most = most
         self._workers, self._now = workers, now
         self._taken = most  # at `_full_at`
-        self._full_at = self._ended_at = self._gave_at = -_SEEN_WITHIN
-        self._refused_since = 0.0
+        self._full_at = self._ended_at = -_SEEN_WITHIN
+        self._refused_since = self._gives_at = 0.0  # it gives up none before
+        self._waits = False  # it is another worker's turn
 
     def __call__(self) -> int:
         """Each second after a refusal may try one more."""
+        if self._waits:
+            return 0
         later = max(0, int((self._now() - self._full_at) / MORE_EVERY))
         return min(self.most, self._taken + later)
 
     def opened(self, count: int) -> None:
         """Note one more, `count` now; if that is more than the upstream took before, another may
-        follow at once."""
+        follow at once, unless it is the share of another worker."""
         self._workers.hold(count)
         if count > self._taken:
-            self._taken, self._full_at = count, self._now() - MORE_EVERY
+            at_once = self._workers.may_have_more()
+            self._taken, self._full_at = count, self._now() - (MORE_EVERY if at_once else 0)
 
     def ended(self) -> None:
         """Note the end of one: the upstream may not know yet that it may take another."""
         self._ended_at = self._now()
 
-    def refused(self, count: int) -> bool:
+    def refused(self, count: int, listens: bool) -> bool:
         """Note that the upstream took no more than `count`. Return whether messages wait in vain:
         it has none of ours, nor of another worker, which could give one up."""
         now, before = self._now(), self._full_at
         self._taken, self._full_at = count, now
         if now > before + GREETED_WITHIN:
             self._refused_since = now
-        theirs = self._workers.ask()
+        self._workers.ask(listens=listens)
+        theirs = self._workers.others_had()
         until = self._ended_at + _SEEN_WITHIN
         if theirs is not None:
             until = max(until, theirs + _SEEN_WITHIN, self._refused_since + GREETED_WITHIN)
@@ -186,15 +238,16 @@ class UpstreamLimit:
 
         `owed`: of the last surplus, those that messages still use.
         """
+        now = self._now()
         if not waiting:
             self._workers.stop_asking()
+        self._waits = waiting and not count and self._workers.another_is_next()
         self._workers.hold(count)
-        now = self._now()
-        surplus = self._workers.surplus(idle)
-        if now < self._gave_at + _SEEN_WITHIN:
+        surplus, pause = self._workers.surplus(idle)
+        if now < self._gives_at:
             surplus = min(surplus, owed)
         elif surplus:
-            self._gave_at = now
+            self._gives_at = now + pause
         if surplus:
             self._taken, self._full_at = count - surplus, now + MORE_EVERY
         return surplus

@@ -494,3 +494,78 @@ def test_workers_have_their_turns_where_the_upstream_takes_few(workers: int, lim
         await asyncio.gather(*first, return_exceptions=True)
 
     run(work())
+
+
+def test_eight_workers_share_the_only_connection() -> None:
+    """Each kept it for six seconds, and any had it next: some had none for thirty."""
+
+    async def work() -> None:
+        pools, beats = await _beside(8, 1)
+
+        async def keep_sending(pool: Pool, after: float) -> None:
+            await asyncio.sleep(after)
+            while True:
+                await _send(pool, 0.05)
+
+        busy = [
+            asyncio.create_task(keep_sending(pool, (7 * number + again) / 10))
+            for number, pool in enumerate(pools)
+            for again in range(5)
+        ]
+        done, _ = await asyncio.wait(busy, timeout=300, return_when=asyncio.FIRST_EXCEPTION)
+        assert not done, [task.exception() for task in done]
+        for task in (*busy, *beats):
+            task.cancel()
+        await asyncio.gather(*busy, *beats, return_exceptions=True)
+
+    run(work())
+
+
+class Sendmail:
+    """Takes `most` connections; once it had them it does not listen, and looks after 15 seconds."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.closed = most, False
+        self.connections: set[Connection] = set()
+
+    async def keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(15 if self.closed else 0.01)
+            self.closed = len(self.connections) >= self.most
+
+    def pool(self, table: Table) -> Pool:
+        sendmail = self
+
+        class OfSendmail(Pool):
+            async def _connect(self) -> Any:
+                if sendmail.closed:
+                    raise UpstreamUnreachable("it does not listen")
+                return await super()._connect()
+
+        return OfSendmail(1_000, upstream=self.connections, table=table, wait_timeout=60)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_workers_keep_connections_while_a_full_sendmail_does_not_listen(seed: int) -> None:
+    """They gave up one after the other, until there were none, and messages were refused."""
+
+    async def message(draw: Random, pool: Pool) -> None:
+        await asyncio.sleep(draw.random() / 5)
+        await _send(pool, 0.05)
+
+    async def work() -> None:
+        draw = Random(seed)
+        await asyncio.sleep(1)  # a clock has never stood at 0
+        sendmail, table = Sendmail(10), Table()
+        pools = [sendmail.pool(table) for _ in range(8)]
+        tasks = [asyncio.create_task(sendmail.keep_looking())]
+        for pool in pools:
+            await asyncio.sleep(draw.random())
+            tasks.append(asyncio.create_task(pool.keep_making_room()))
+        for _ in range(4):
+            await asyncio.gather(*(message(draw, draw.choice(pools)) for _ in range(150)))
+            await asyncio.sleep(0.5)
+        for task in tasks:
+            task.cancel()
+
+    run(work())
