@@ -10,6 +10,7 @@ from smtpproxy.core.recording import was_erased
 from smtpproxy.events import Decided
 from smtpproxy.policy.model import Origin, Reason, RecipientFacts
 from smtpproxy.policy.rulebooks import builtin
+from smtpproxy.sinks.audit.lines import ERASED
 from tests.core.driving import PEOPLE, Protocols, Setting
 from tests.core.scene import Scene, codes
 from tests.core.world import Effect, Result
@@ -85,4 +86,23 @@ def test_the_upstreams_answer_is_on_record_without_the_address_of_who_was_erased
     assert noted.each == () or [one[:9] for one in noted.each] == ["250 2.0.0"] * 2
     told = [noted.reply, *noted.each]
     assert any(ANN in one for one in told) is (after == "nothing"), told
+    scene.driver.close()
+
+
+@pytest.mark.parametrize("intake", ["smtp", "lmtp", "milter"])
+def test_a_refusal_is_recorded_without_the_name_of_who_was_erased_meanwhile(
+    intake: Protocols,
+) -> None:
+    scene = refused_at_data(intake)
+    scene.world.people[ANN].erased = True
+    scene.send()
+    (decided,) = scene.decided
+    assert [one.address.startswith(ERASED) for one in decided.recipients] == [True]
+    scene.driver.close()
+
+
+def test_a_recipient_that_is_refused_is_on_record_once() -> None:
+    scene = Scene(Setting("policy"))
+    assert codes(scene.mail(ANN, suppressed=[ANN])) == [550]
+    assert reasons(scene.decided) == [[Reason.SUPPRESSED_COMPLAINT]]
     scene.driver.close()

@@ -9,6 +9,7 @@ from tests.core.driving import PEOPLE, SENDER, Setting
 from tests.core.present import streams
 from tests.core.scene import Scene, Told, codes, failing
 from tests.core.world import Effect
+from tests.kit.messages import marketing
 
 ANN, BOB, CYD = PEOPLE
 SPLIT = Setting("smtp", "split", refuses_at_data=True)
@@ -141,6 +142,26 @@ def test_copies_of_a_message_that_is_refused_for_good_in_the_end_are_forgotten(
     scene.suppress(BOB)
     assert codes(scene.send()) == [554, 554]
     assert scene.ledger == set()
+
+
+@of(COPIES)
+def test_whose_copy_was_enough_for_them_is_no_obstacle_to_the_retry_for_others(
+    scene: Scene,
+) -> None:
+    """At RCPT all that is known is that some message to them has no final answer yet."""
+    scene.mail(ANN, BOB)
+    assert codes(scene.send(answers=failing("rcpt", about=ANN))) == [451, 451]
+    assert scene.mailed == {BOB}
+    for content, answer in ((marketing(subject="Other shoes"), 550), (None, 250)):
+        scene.mail(ANN)
+        for name in (BOB, CYD):
+            scene.world.people[name].wished_at = scene.world.now  # one a week
+        assert codes(scene.rcpt(BOB, CYD)) == [250, 550]
+        assert codes(scene.send(content)) == [answer, answer]
+    assert scene.mailed == {ANN}
+    scene.mail(ANN)
+    scene.world.people[BOB].wished_at = scene.world.now
+    assert codes(scene.rcpt(BOB)) == [550], "its client has its answer"
 
 
 @of(COPIES)

@@ -90,6 +90,26 @@ def test_ways_out(raw: str, expected: str) -> None:
     assert reason(OFFERS, raw) == "none"  # nobody asks
 
 
+@pytest.mark.parametrize(
+    ("offered", "link", "expected"),
+    [
+        (HOST, HOST, "none"),
+        (HOST, BOX, "body_optout_missing"),
+        (BOX, BOX, "none"),
+        (BOX, HOST, "body_optout_missing"),
+    ],
+)
+def test_the_way_out_in_the_text_is_one_that_the_header_offers(
+    offered: str, link: str, expected: str
+) -> None:
+    stream = replace(OPTOUT, one_click_required=False)
+    raw = f"From: Shop <shop@example.com>\r\nList-Unsubscribe: <{offered}>\r\n"
+    assert reason(stream, f"{raw}\r\nTo unsubscribe: {link}") == expected
+    adding = replace(OPTOUT, unsubscribe_scope="marketing")  # which has its own by then
+    bare = "From: Shop <shop@example.com>\r\n"
+    assert reason(adding, f"{bare}\r\nTo unsubscribe: {link}") == "none"
+
+
 SENTENCES = {
     "en": ("You no longer wish to receive our news? Opt out", "Manage your e-mail preferences"),
     "fr": (
@@ -222,6 +242,18 @@ SUBJECTS = [
 ]
 
 
+def test_a_message_without_a_subject_is_no_reply() -> None:
+    assert reason(HONEST, HEAD + "\r\n") == "none"
+
+
+def test_where_the_text_is_read_the_subject_is_looked_at_too() -> None:
+    both = replace(HONEST, body_optout=True)
+    out = f"\r\nTo unsubscribe: {HOST}"
+    assert reason(both, f"{HEAD}Subject: Re: your order\r\n{out}") == "subject_misleading"
+    assert reason(both, f"{HEAD}Subject: Your order\r\n{out}") == "none"
+    assert features_of(both, HEAD + out).content == ContentFeatures(shows_unsubscribe=True)
+
+
 @pytest.mark.parametrize(("subject", "expected"), SUBJECTS)
 def test_subjects(subject: str, expected: str) -> None:
     raw = f"{HEAD}Subject: {subject}\r\n\r\n"
@@ -319,6 +351,12 @@ def test_an_organisation_answers_for_nobody_where_the_domain_itself_has_to() -> 
 def test_nobody_answers_for_the_null_path() -> None:
     assert reason(RELAXED, HEAD + "\r\n", "") == "from_misaligned"
     assert reason(RELAXED, HEAD + SIGNED.format("example.com") + "\r\n", "") == "none"
+
+
+def test_a_signature_without_a_domain_is_nobodys() -> None:
+    unsigned = HEAD + "DKIM-Signature: v=1; a=rsa-sha256; b=abc\r\n\r\n"
+    assert reason(RELAXED, unsigned, "b@example.com") == "none"
+    assert reason(RELAXED, unsigned, "b@other.example") == "from_misaligned"
 
 
 def test_the_relays_own_signature_answers() -> None:

@@ -41,6 +41,11 @@ def test_a_good_message() -> None:
     )
 
 
+def test_the_signatures_that_it_came_with_are_counted() -> None:
+    assert _read(GOOD).dkim_fields == 0
+    assert _read(b"DKIM-Signature: v=1\r\ndkim-signature: v=1\r\n" + GOOD).dkim_fields == 2
+
+
 MALFORMED = [
     (b"To: a@x\r\n", "there is no From field"),
     (b"From: a@x\r\nfrom : b@x\r\n", "there are 2 From fields"),

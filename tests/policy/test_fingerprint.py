@@ -63,6 +63,9 @@ SAME = [
     (f"Here is {NEWS}, dear friend ANNA", f"Here is {NEWS}, dear friend Bob"),
     (f"Here is {NEWS} at anna@b.example", f"Here is {NEWS} at bob@c.example"),
     (f"Here is {NEWS} https://x.example/a?t=1", f"Here is {NEWS} https://x.example/a?t=2"),
+    (f"Here is {NEWS} mailto:no+1@x.example", f"Here is {NEWS} mailto:no+2@X.example?subject=2"),
+    # however late in the text
+    (f"{'shoes and ' * 7_000}boots for Anna", f"{'shoes and ' * 7_000}boots for Bob"),
 ]
 
 
@@ -77,6 +80,8 @@ def test_other_texts_and_links_have_other_fingerprints() -> None:
     assert first != text("Here is the news of our shop https://x.example/boots/1 for you")
     assert first != text("Here is the news of our shop https://y.example/sale/1 for you")
     assert first != text("Here is the news of their shop https://x.example/sale/1 for you")
+    assert first != text("Here is the news of our shop mailto:no@x.example for you")
+    assert text(f"{'shoes and ' * 7_000}boots") != text(f"{'shoes and ' * 7_000}hats")
     assert text("Too short to tell") is None
 
 
