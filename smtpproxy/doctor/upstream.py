@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from smtpproxy.doctor.finding import Check, Finding, Status
 from smtpproxy.doctor.machine import days_left, judge_days
+from smtpproxy.first_address import first_address
 from smtpproxy.settings import UnixAddress, UpstreamSettings
 from smtpproxy.settings.places import is_loopback
 from smtpproxy.tls import TlsError, client_context
@@ -100,7 +101,8 @@ class Conversation:
             path = str(address.path)
             return cls(*await asyncio.open_unix_connection(path, ssl=tls, server_hostname=name))
         host, port = address.host, address.port
-        return cls(*await asyncio.open_connection(host, port, ssl=tls, server_hostname=name))
+        connect = partial(asyncio.open_connection, ssl=tls, server_hostname=name)
+        return cls(*await first_address(host, port, connect))
 
     async def hold(
         self, settings: UpstreamSettings, context: ssl.SSLContext, hostname: str

@@ -4,8 +4,10 @@ import asyncio
 import ssl
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from smtpproxy.first_address import first_address
 from smtpproxy.relay.connection import (
     StartTls,
     UpstreamConnection,
@@ -42,11 +44,13 @@ class Connector:
         def protocol() -> UpstreamConnection:
             return UpstreamConnection(self._deadlines, self._replies, closed)
 
+        connection: UpstreamConnection
         try:
             async with asyncio.timeout(settings.connect_timeout):
                 if isinstance(settings.address, TcpAddress):
-                    _, connection = await loop.create_connection(
-                        protocol, settings.address.host, settings.address.port, **self._implicit
+                    connect = partial(loop.create_connection, protocol, **self._implicit)
+                    _, connection = await first_address(
+                        settings.address.host, settings.address.port, connect
                     )
                 else:
                     _, connection = await loop.create_unix_connection(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
+from smtpproxy.first_address import first_address
 from smtpproxy.settings import Address, UnixAddress
 
 T = TypeVar("T")
@@ -139,7 +140,7 @@ async def greet(address: Address) -> None:
     if isinstance(address, UnixAddress):
         reader, writer = await asyncio.open_unix_connection(address.path)
     else:
-        reader, writer = await asyncio.open_connection(address.host, address.port)
+        reader, writer = await first_address(address.host, address.port, asyncio.open_connection)
     try:
         greeting = await reader.readline()
         if not greeting.startswith(b"220"):

@@ -1,14 +1,31 @@
-"""A network between a client and a server, which can fall silent: nobody is told, all waits."""
+"""Networks that are silent: nobody is told, all waits."""
 
 import contextlib
 import socket
 import threading
+from collections.abc import Iterator
 
 from tests.kit.ports import LOOPBACK
 
 
+@contextlib.contextmanager
+def dead_machine() -> Iterator[int]:
+    """The port of an address that does not even answer who connects: its queue is full."""
+    with contextlib.ExitStack() as held:
+        server = held.enter_context(socket.socket())
+        server.bind((LOOPBACK, 0))
+        server.listen(0)
+        for _ in range(3):
+            filling = held.enter_context(socket.socket())
+            filling.setblocking(False)
+            filling.connect_ex(server.getsockname())
+        yield int(server.getsockname()[1])
+
+
 class SilentNetwork:
-    """Passes on what comes to `port`. While it is `silent`, octets wait, as while packets are lost
+    """A network between a client and a server, which can fall silent.
+
+    It passes on what comes to `port`. While it is `silent`, octets wait, as while packets are lost
     and sent again; `cut` ends every connection, and refuses new ones until `mend`."""
 
     def __init__(self, server: int) -> None:

@@ -8,10 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from smtpproxy.relay.connection import UpstreamError, UpstreamLost, UpstreamTimeout
 from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
+from smtpproxy.settings import TcpAddress
+from smtpproxy.web.health import greet
 from smtpproxy.wire.commands import Rcpt
+from tests.kit.ports import LOOPBACK
+from tests.kit.silent_network import dead_machine
 from tests.kit.upstream import (
     At,
     Close,
@@ -74,6 +79,34 @@ async def test_an_upstream_that_says_nothing(step: Step) -> None:
             assert str(error.reply) == LATE
             upstream.release()
             assert (await send(pool)).last.code == 250
+
+
+async def test_a_name_whose_first_address_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeUpstream() as upstream, dead_machine() as dead:
+        known = [
+            (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (LOOPBACK, port))
+            for port in (dead, upstream.port)
+        ]
+
+        async def look_up(*_: object, **__: object) -> object:
+            return known
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+        address = TcpAddress("mta.shop.example", 25)
+        async with pooled(address, connect_timeout=10.0) as pool:
+            assert (await send(pool)).last.code == 250
+        await greet(address)
+
+
+def test_a_name_in_the_loop_of_workers() -> None:
+    async def deliver(port: int) -> None:
+        address = TcpAddress("localhost", port)
+        async with pooled(address) as pool:
+            assert (await send(pool)).last.code == 250
+        await greet(address)
+
+    with FakeUpstream() as upstream:
+        uvloop.run(deliver(upstream.port))
 
 
 @pytest.mark.parametrize("step", STEPS)

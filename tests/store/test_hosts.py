@@ -4,12 +4,13 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from smtpproxy.store.postgres.connection import Database, Target
 from smtpproxy.store.postgres.hosts import each_host
-from smtpproxy.store.records import StoreUnavailable
+from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable
 from tests.kit import postgres
 from tests.kit.parts import needs
 from tests.kit.ports import LOOPBACK
@@ -96,6 +97,19 @@ async def test_when_no_host_is_a_primary_the_silent_one_is_waited_for(
     try:
         with pytest.raises(StoreUnavailable, match="did not answer in time"):
             async with asyncio.timeout(10), database.connection():
+                raise AssertionError("connected")
+    finally:
+        database.terminate()
+
+
+async def test_a_root_certificate_that_is_missing_is_named_on_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    database = Database(Target("postgresql://db1,db2/mail?sslmode=verify-full", 1.0, 2))
+    try:
+        with pytest.raises(StoreMisconfigured, match=r"^store\.url: .*root\.crt.* HINT: .*$"):
+            async with database.connection():
                 raise AssertionError("connected")
     finally:
         database.terminate()

@@ -42,5 +42,6 @@ def unavailable(error: BaseException, where: str = "store.url") -> StoreUnavaila
         case pg.DiskFullError():
             return StoreUnavailable("the disk of the database is full")
         case pg.ClientConfigurationError():
-            return StoreMisconfigured(f"{where}: {error}")
+            text = " ".join(str(error).split())  # its hint is on a line of its own
+            return StoreMisconfigured(f"{where}: {text}")
     return StoreUnavailable("the database failed")
