@@ -23,10 +23,12 @@ from smtpproxy.mailbox.reading import Reader
 from smtpproxy.process.children import FEEDBACK, Beat, Channel
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.transaction import UpstreamTransaction
+from smtpproxy.relay.upstream_limit import Workers
 from smtpproxy.settings import FeedbackSettings, Settings
 from smtpproxy.sinks.audit.journal import Journal
 from smtpproxy.sinks.log import Log, configure_logging
 from smtpproxy.sinks.metrics import Metrics
+from smtpproxy.sinks.snapshots import Snapshot
 from smtpproxy.store import open_breaker, open_feedback, open_store
 from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.records import StoreUnavailable
@@ -58,7 +60,7 @@ async def _work(
     channel = await Channel.over(sock)
     mailbox = Mailbox(settings, feedback)
     await mailbox.open(listening)
-    beating = asyncio.create_task(channel.keep_beating(mailbox.metrics.snapshot))
+    beating = asyncio.create_task(channel.keep_beating(mailbox.beat))
     acting = asyncio.create_task(mailbox.keep_acting())
     handing_on = asyncio.create_task(mailbox.keep_handing_on())
     await channel.until_drain()
@@ -87,11 +89,10 @@ class Mailbox:
         self._journal = Journal(
             server.state_dir / "audit", server.workers, settings.audit, now=now, new_id=new_id
         )
+        deadlines = Deadlines(asyncio.get_running_loop())
+        workers = Workers.sharing(server.state_dir / "upstream", deadlines.now)
         self._pool = UpstreamPool(
-            settings.upstream,
-            server.hostname,
-            Deadlines(asyncio.get_running_loop()),
-            self.metrics.replies,
+            settings.upstream, server.hostname, deadlines, self.metrics.replies, workers
         )
         services = services_of(
             settings,
@@ -129,6 +130,11 @@ class Mailbox:
             self._maildir.give_back(id)
         if listening is not None:
             await self._listener.open(listening)
+
+    def beat(self) -> Snapshot:
+        """Leave connections to workers that need them more, each second; return the metrics."""
+        self._pool.make_room()
+        return self.metrics.snapshot()
 
     async def keep_acting(self) -> None:
         """Act on reports as they come."""

@@ -17,7 +17,7 @@ from tests.kit.relay import STREAMS, RelayProcess, listener
 from tests.kit.reports import bounce, complaint, letter
 from tests.kit.soak import times
 from tests.kit.store import address
-from tests.kit.upstream import Accepted, At, FakeUpstream, Hold
+from tests.kit.upstream import Accepted, At, FakeUpstream, Hold, Step
 
 JEANNE, PAUL, DESK = address("consent"), address("customer"), address("desk")
 DOMAIN, APP = "bounces.shop.example", "orders@shop.example"
@@ -231,3 +231,24 @@ def test_observed_mail_and_other_streams_are_as_before(
 ) -> None:
     assert relay.send(marketing(), DESK)[0] == 250
     assert mailed(upstream, DESK).sender == "news@shop.example"
+
+
+class TakesOne(FakeUpstream):
+    """It takes one connection at a time."""
+
+    def _usual(self, step: Step) -> str:
+        if step == "connect" and len(self._open) > 1:
+            return "421 4.3.2 too many connections"
+        return super()._usual(step)
+
+
+def test_bounces_and_mail_share_the_connections_that_the_upstream_takes(
+    filled: StartFilled,
+) -> None:
+    """Bounces waited until the workers' connections had been idle for long, and mail likewise."""
+    with TakesOne() as upstream:
+        relay = filled(upstream.address, config())
+        for person in ("anna@people.example", "bernard@people.example"):
+            (mail,) = receipts(relay, upstream, person)
+            deliver(relay, (mail.sender, bounce(person, to=mail.sender)))
+            wait_for(lambda person=person: person in handed_on(upstream), "the bounce", timeout=20)
