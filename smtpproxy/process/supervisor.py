@@ -186,6 +186,8 @@ class Supervisor:
         Work in progress goes on under the settings with which it began. All who ask while a reload
         is in progress share the next one.
         """
+        if self._ending.is_set():  # which would wait for this, and this for it
+            return ["the relay is ending"]
         if self._next_reload is None:
             self._next_reload = asyncio.create_task(self._reload())
         return await asyncio.shield(self._next_reload)

@@ -1,5 +1,7 @@
 """SIGTERM: no new work, what is under way is finished, exit code 0."""
 
+import os
+import signal
 import smtplib
 import socket
 import time
@@ -141,6 +143,17 @@ def test_who_is_told_to_end_again_and_again_ends_well(relay: Start, upstream: Fa
         with suppress(ProcessLookupError):
             running.ask_to_end()
         time.sleep(0.0005)
+    assert running.terminate() == 0
+
+
+def test_who_is_told_to_reload_while_it_ends_ends(relay: Start, upstream: FakeUpstream) -> None:
+    running = relay(upstream.address, till())
+    with smtplib.SMTP(LOOPBACK, running.port()) as slow:
+        slow.ehlo()
+        slow.mail("orders@shop.example")
+        running.ask_to_end()
+        wait_for(lambda: not listens(running.port()), "the listener to close")
+        os.kill(running.pid, signal.SIGHUP)
     assert running.terminate() == 0
 
 
