@@ -63,6 +63,10 @@ def _met(server: socket.socket) -> int:
     raise AssertionError("all too many")
 
 
+def test_the_pause_leaves_time_for_every_host_and_does_not_hold_up_commands() -> None:
+    assert [Target("", timeout, 1).pause for timeout in (0.4, 2.0, 30.0)] == [0.1, 0.5, 0.5]
+
+
 @needs("postgresql")
 @pytest.mark.parametrize("kind", ["primary", "prefer-standby"])
 async def test_a_host_that_says_nothing_does_not_keep_us_from_the_next(

@@ -37,6 +37,7 @@ _NETWORK = 5.0  # seconds longer than that: the network is dead, or the machine
 _MARGIN = 1.0  # seconds
 _LONGEST_WAIT = 2_000_000  # seconds: the milliseconds have to fit into 31 bits
 _CONNECT = 5.0  # seconds
+_PAUSE = 0.5  # seconds
 
 Server = Literal["primary", "standby", "prefer-standby"]
 """A standby may lack the last objection."""
@@ -57,6 +58,11 @@ class Target:
     server: Server = "primary"
     synchronous: bool = False  # refuse everything unless commits wait for a standby
     prepares: bool = True
+
+    @property
+    def pause(self) -> float:
+        """Seconds that a host may say nothing before the next one is asked too."""
+        return min(_PAUSE, self.timeout / 4)
 
     @property
     def statement_timeout(self) -> float | None:
@@ -210,7 +216,7 @@ class Database:
                     self.target.url,
                     min_size=0,
                     max_size=self.target.connections,
-                    connect=Hosts(self.target.url, self.target.timeout / 4, self._admit).connect,
+                    connect=Hosts(self.target.url, self.target.pause, self._admit).connect,
                     timeout=min(_CONNECT, self.target.timeout),
                     command_timeout=self.target.statement_timeout,
                     server_settings=(
