@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpproxy.mail.headers import HeaderBlock
+from smtpproxy.mail.unsubscribe import FaultKind
 from smtpproxy.policy.features import MessageIdentity, read_features, read_identity
 from smtpproxy.policy.model import MessageFeatures
 
@@ -44,6 +45,27 @@ def test_a_good_message() -> None:
 def test_the_signatures_that_it_came_with_are_counted() -> None:
     assert _read(GOOD).dkim_fields == 0
     assert _read(b"DKIM-Signature: v=1\r\ndkim-signature: v=1\r\n" + GOOD).dkim_fields == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        (b"List-Unsubscribe: <https://shop.example/u/1>\r\n", None),
+        (b"List-Unsubscribe: <https://shop.example/{{token}}>\r\n", FaultKind.PLACEHOLDER),
+        (
+            b"List-Unsubscribe: <https://shop.example/u/1>\r\n"
+            b"List-Unsubscribe: <https://shop.example/{{token}}>\r\n",
+            FaultKind.PLACEHOLDER,
+        ),
+        # MTAs cut a line so long
+        (b"List-Unsubscribe: <https://shop.example/" + b"a" * 949 + b">\r\n", None),
+        (b"List-Unsubscribe: <https://shop.example/" + b"a" * 950 + b">\r\n", FaultKind.LINE),
+    ],
+)
+def test_what_keeps_a_way_out_from_working(fields: bytes, kind: FaultKind | None) -> None:
+    found = _read(b"From: a@b.example\r\n" + fields + b"\r\n")
+    assert (found.unsubscribe_fault and found.unsubscribe_fault.kind) == kind
+    assert found.malformed is None
 
 
 MALFORMED = [
