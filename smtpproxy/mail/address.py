@@ -22,7 +22,7 @@ _UNQUOTED = re.compile(r'[^\x00-\x20\x7f"(),:;<>@\[\\\]]+')
 _QUOTED = re.compile(r'"((?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*)"')
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ROUTED = re.compile(r"[%!@]")  # in a local part, an MTA may take these for a route
-_OBSCURED = re.compile(r'[\x00-\x20\x7f"(),:;<>\[\\\]]')  # other characters that split an address
+_OBSCURED = re.compile(r'[ ",:;\[\\\]]')  # other characters that split an address
 _LEFT_OUT = re.compile(r"[()<>]")  # Sendmail takes them for comments and brackets, in quotes too
 _WHOLE_DOMAIN = re.compile(r"(?:\*?@|(?=\*\.))(\*\.)?([^*@]*)")
 

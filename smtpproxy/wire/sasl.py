@@ -231,7 +231,6 @@ def _hmac(key: bytes, message: bytes) -> bytes:
 
 
 _PROHIBITED = (
-    stringprep.in_table_c12,
     stringprep.in_table_c21_c22,
     stringprep.in_table_c3,
     stringprep.in_table_c4,
