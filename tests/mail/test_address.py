@@ -68,6 +68,7 @@ NO_ADDRESSES = [
     ("a@", "domain"),
     ("a@b@c", "only in quotes"),
     *((f"a{character}b@x", "only in quotes") for character in '(),:;<>[\\]"'),
+    *((f'"a%b{character}"@x', "beside a space") for character in (*" ,:;[]", '\\"', "\\\\")),
     *((f'"a{character}b"@x', "leave a part of it out") for character in "()<>"),
     ("a b@x", "only in quotes"),
     (" a@x", "only in quotes"),

@@ -58,6 +58,7 @@ UNREADABLE = [
     (b"Shop: the best <shop@example.org>", "a group is opened"),
     (b"Shop; <shop@example.org>", "without a group"),
     (b": a@x;", "without a group name"),
+    (b"a@x: b@x;", "a name contains @"),
     (b"A: B: a@x;", "without a group name"),
     (b"a@x b@y", "one @"),
     (b"a@b@x", "one @"),

@@ -62,6 +62,7 @@ BOUNDARIES = [
     (b"--b\r\n\r\none\r\n--b\r\nContent-Type: text/plain\r\n\r\ntw", ["one", "tw"]),
     (b"--b\r\nContent-Type: text/plain\r\n", []),
     (b"--b--\r\n\r\n--b\r\n\r\none", []),
+    (b"--bc\r\n\r\none\r\n--b\r\n\r\ntwo\r\n--b--", ["two"]),
     (b"", []),
 ]
 

@@ -106,6 +106,7 @@ FAULTS = [
     ("<https://127.0.0.1/u>", "host", "127.0.0.1"),
     ("<https://0x7f.0.0.0x1/u>", "host", "0x7f.0.0.0x1"),
     ("<https://[2001:db8::1]/>", "host", "[2001:db8::1]"),
+    ("<https://[192.0.2.1]/>", "host", "[192.0.2.1]"),
     ("<https://user@[::1]:443/>", "host", "[::1]:443"),
     ("<https://intranet/u>", "host", "intranet"),
     ("<https://mail.local/u>", "host", "mail.local"),

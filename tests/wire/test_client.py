@@ -173,3 +173,21 @@ def test_mail_has_the_parameters_that_the_upstream_knows(
 def test_commands() -> None:
     assert MailParameters("").commands(EVERYTHING) == [b"MAIL FROM:<>\r\n"]
     assert rcpt_command(Rcpt('"a b"@c.example'), EVERYTHING) == b'RCPT TO:<"a b"@c.example>\r\n'
+
+
+@pytest.mark.parametrize(
+    ("notify", "orcpt", "told"),
+    [
+        (None, None, b""),
+        ("never", None, b" NOTIFY=never"),
+        (None, "rfc822;A+2Bb@c.example", b" ORCPT=rfc822;A+2Bb@c.example"),
+        ("DELAY", "x;y", b" NOTIFY=DELAY ORCPT=x;y"),
+    ],
+)
+def test_an_upstream_with_dsn_is_told_what_the_client_said(
+    notify: str | None, orcpt: str | None, told: bytes
+) -> None:
+    rcpt = Rcpt("b@c.example", notify, orcpt)
+    dsn = Capabilities.of(Reply.of(250, None, "up.example", "DSN"))
+    assert rcpt_command(rcpt, dsn) == b"RCPT TO:<b@c.example>" + told + b"\r\n"
+    assert rcpt_command(rcpt, EVERYTHING) == b"RCPT TO:<b@c.example>\r\n"

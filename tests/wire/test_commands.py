@@ -78,7 +78,18 @@ def test_ehlo_offers_what_there_is_and_helo_nothing() -> None:
 @pytest.mark.parametrize("verb", ["EHLO", "HELO"])
 @pytest.mark.parametrize(
     "argument",
-    ["", " ", " a b", " <a.example>", " a@b", " a,b", " (a)", " a/b", " " + DOMAIN_255 + "x"],
+    [
+        "",
+        " ",
+        " a b",
+        " <a.example>",
+        " a@b",
+        " a,b",
+        " (a)",
+        " a/b",
+        " a\\b",
+        " " + DOMAIN_255 + "x",
+    ],
 )
 def test_bad_hello(verb: str, argument: str) -> None:
     reply = f"501 5.5.4 {verb} needs a domain or an address literal"

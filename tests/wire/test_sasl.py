@@ -197,7 +197,15 @@ def test_the_examples_of_rfc_4013(text: str, prepared: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["\x07", "\u0627\u0031", "1\u0627", "\u0627a\u0628", "a\x7f", "\ue000"]
+    "text",
+    [
+        "\x07",
+        "\u0627\u0031",
+        "1\u0627",
+        "\u0627a\u0628",
+        "a\x7f",
+        *"\ue000\ufdd0\ufffd\u2ff0\u200e\U000e0001",
+    ],
 )
 def test_what_cannot_be_prepared(text: str) -> None:
     with pytest.raises(NotPreparable):

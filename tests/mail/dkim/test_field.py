@@ -106,7 +106,7 @@ def test_a_signature_need_not_say_when_it_was_made_or_ends(changes: dict[str, st
 
 
 def test_an_identity_below_the_domain_is_told_apart() -> None:
-    assert read_signature(_field(i="news@shop.example"), NOW).of_domain
+    assert read_signature(_field(i="news@SHOP.example"), NOW).of_domain
     assert not read_signature(_field(i="@mail.shop.example"), NOW).of_domain
 
 
