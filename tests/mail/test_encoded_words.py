@@ -16,6 +16,7 @@ DECODED = [
     # white space between two encoded words is theirs
     ("=?utf-8?q?a?= \t =?utf-8?q?b?=", "ab"),
     ("=?utf-8?q?a?= =?iso-8859-1?q?=E9?=", "aé"),
+    ("=?iso-8859-1?q?=E9?= =?utf-8?q?=C3=A9?=", "éé"),
     # one character split between two words
     ("=?utf-8?q?Caf=C3?= =?utf-8?q?=A9?=", "Café"),
     # a character set that is not known, or is none

@@ -138,6 +138,7 @@ GOOD = [
     "https://u.shop.example/?u=user%5Bid%5D%3D1",
     "https://myexample.com/u",
     "https://shop.4example:65535/u",
+    "https://shop.example?u=1",
     "https://example.co/u",
     "https://xn--caf-dma.test:8443",
     "https://my_app.shop.example/",

@@ -378,6 +378,12 @@ def test_other_parameters_are_ascii(parameter: str) -> None:
     assert said(rcpt, before=b"MAIL FROM:<> SMTPUTF8\r\n") == (None, [reply])
 
 
+def test_who_a_client_says_has_sent_it_is_not_believed() -> None:
+    argument = "FROM:<a@b.example> AUTH=boss@b.example"
+    mail = parse_mail(argument, extended=True, size_limit=9, offered={"AUTH"})
+    assert mail == Mail("a@b.example")
+
+
 def test_after_helo_there_are_no_parameters() -> None:
     reply = "555 5.5.4 parameters need EHLO first"
     greeting = b"HELO client.example\r\n"

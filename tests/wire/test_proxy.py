@@ -64,6 +64,8 @@ def test_good_headers(data: bytes, source: str | None, local: bool) -> None:
         b"PROXY TCP4 192.0.2.777 198.51.100.1 1 25\r\n",
         b"PROXY TCP4 2001:db8::1 2001:db8::2 1 25\r\n",
         b"PROXY TCP6 192.0.2.7 198.51.100.1 1 25\r\n",
+        b"PROXY TCP4 2001:db8::1 198.51.100.1 1 25\r\n",
+        b"PROXY TCP4 192.0.2.7 2001:db8::1 1 25\r\n",
         b"PROXY TCP4 192.0.2.7 198.51.100.1 65536 25\r\n",
         b"PROXY TCP4 192.0.2.7 198.51.100.1 1 25 \r\n",
         b"PROXY UDP4 192.0.2.7 198.51.100.1 1 25\r\n",

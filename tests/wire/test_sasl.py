@@ -50,6 +50,10 @@ def test_the_example_of_rfc_7677() -> None:
     assert scram.step(b"") == Proven("user")
 
 
+def test_a_client_that_could_bind_the_channel_need_not() -> None:
+    assert isinstance(machine().step(b"y" + CLIENT_FIRST[1:]), Challenge)
+
+
 def test_without_an_initial_response() -> None:
     scram = machine()
     assert scram.step(None) == Challenge(b"")
