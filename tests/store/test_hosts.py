@@ -92,6 +92,24 @@ async def test_a_host_that_says_nothing_does_not_keep_us_from_the_next(
 
 
 @needs("postgresql")
+async def test_a_primary_whose_commits_wait_for_nobody_is_named_beside_a_silent_host(
+    silent: socket.socket,
+) -> None:
+    cluster = postgres.cluster()
+    url = (
+        f"postgresql:///postgres?user={postgres.USER}"
+        f"&host={LOOPBACK},{cluster.root}&port={silent.getsockname()[1]},{cluster.port}"
+    )
+    database = Database(Target(url, 2.0, 2, synchronous=True))
+    try:
+        with pytest.raises(StoreUnavailable, match="do not wait for a standby"):
+            async with database.connection():
+                raise AssertionError("connected")
+    finally:
+        database.terminate()
+
+
+@needs("postgresql")
 async def test_when_no_host_is_a_primary_the_silent_one_is_waited_for(
     silent: socket.socket,
 ) -> None:

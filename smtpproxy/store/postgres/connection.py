@@ -217,6 +217,7 @@ class Database:
                     min_size=0,
                     max_size=self.target.connections,
                     connect=Hosts(self.target.url, self.target.pause, self._admit).connect,
+                    init=self._check,
                     timeout=min(_CONNECT, self.target.timeout),
                     command_timeout=self.target.statement_timeout,
                     server_settings=(
@@ -230,10 +231,11 @@ class Database:
         return self._kept
 
     async def _admit(self, connection: "Connection") -> None:
-        if not self.target.prepares:  # the next transaction may reach another server
-            return
-        await self.lineage.admit(connection)
-        if self.target.synchronous:
+        if self.target.prepares:  # else the next transaction may reach another server
+            await self.lineage.admit(connection)
+
+    async def _check(self, connection: "Connection") -> None:
+        if self.target.prepares and self.target.synchronous:
             check_waits(await connection.fetchval(f"SELECT {WAITS}"))
 
     async def _expire(self) -> None:
