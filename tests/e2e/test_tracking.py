@@ -177,6 +177,8 @@ def test_what_others_signed_is_refused_and_what_the_relay_signs_is_not(
     with FakeUpstream() as mta:
         relay = started(mta.address, "strip", {"check_dkim": False})
         assert relay.send(signed(html(), theirs, ["From", "Subject"]), AGREED)[0] == 550
+        sealed = b"ARC-Message-Signature: i=1; d=lists.example; s=a\r\n" + html()
+        assert relay.send(sealed, AGREED)[0] == 550
         agree(relay, AGREED)
         assert relay.send(signed(html(), theirs, ["From", "Subject"]), AGREED)[0] == 250
         assert verdicts(mta.messages[0].data, theirs) == [True]

@@ -168,5 +168,7 @@ def test_choice_of_the_stream(
 def test_undeclared_mail_meets_the_strict_rules() -> None:
     stream = choose_stream((), None, ())
     assert stream is DEFAULT_STREAM
+    assert (stream.purpose, stream.check_dkim) == ("marketing", True)
+    assert stream.tracking_pixels is TrackingPixels.OBSERVE
     decision = _judge((DEFAULT_STREAM,), KNOWN)
     assert said(decision.recipients[0]) == "refuse consent_missing"
