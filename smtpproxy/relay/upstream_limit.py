@@ -29,8 +29,9 @@ _LIVES_FOR = 5.0  # seconds that a worker counts after its last sign of life
 _ENTRY = struct.Struct("=dddq")
 """When it was alive, asked for more (below zero: of an upstream that did not listen) and had any;
 how many connections it has."""
-TABLE_SIZE = 512 * _ENTRY.size
-"""Octets, with room for as many workers as there may be, twice: those of a reload drain."""
+TABLE_SIZE = 514 * _ENTRY.size
+"""Octets, with room for as many workers as there may be and the process that hands bounces on,
+twice: those of a reload drain."""
 
 
 class Table:
