@@ -101,6 +101,24 @@ def test_nothing_in_an_address_can_end_the_line_or_the_brackets() -> None:
     assert line.count(b"<") == line.count(b">") == 1
 
 
+def test_a_bracket_in_an_address_is_shown_by_its_code_point() -> None:
+    for path, shown in (("a>b@x", "<a\\x{3E}b@x>"), ("a<b@x", "<a\\x{3C}b@x>")):
+        assert recipient_reply(path, MISSING, "offers", ID).text.startswith(f"{shown} refused:")
+
+
+def test_an_address_that_is_too_long_leaves_room_for_the_number_of_the_others() -> None:
+    named = [(f"{'a' * 600}@x", MISSING), ("b@x", MISSING)]
+    line = recipients_reply(named, "offers", ID).encode()
+    assert b"aaa...> consent_missing and 1 more (stream offers)" in line
+    assert len(line) <= 511
+
+
+def test_help_that_does_not_fit_is_left_out() -> None:
+    path, url = f"{'a' * 350}@x.example", f"https://consent.example.com/{'w' * 99}"
+    without = recipient_reply(path, MISSING, "offers", ID)
+    assert recipient_reply(path, MISSING, "offers", ID, url) == without
+
+
 def test_what_is_allowed_has_no_reply_of_ours() -> None:
     with pytest.raises(ValueError, match="allowed"):
         message_reply(Verdict(Action.ALLOW), "offers", ID)
