@@ -80,6 +80,7 @@ NO_ADDRESSES = [
     ("a\x00@x", "control"),
     ('"a\r\nb"@x', "quoted local part is broken"),
     ('"a@x', "quoted local part is broken"),
+    ('"a\\"@x', "quoted local part is broken"),
     ('"a"b@x', "quoted local part is broken"),
     ('"a"."b"@x', "quoted local part is broken"),
     ('a"b@x', "only in quotes"),

@@ -71,6 +71,7 @@ SEEN = [
     ("<div hidden>a<br><b>c</b></div>d", "d"),
     (f"{''.join(f'<{name} hidden>' for name in VOID)}a", "a"),
     ("<p style='font-size:0'>a<i style='font-size:90%'>b</i>", ""),
+    ("<i style='font-size:0%'>a</i>b", "b"),
     ("<i style='display: none ;color:red'>a</i><i style='font-size: 0 ;color:red'>b</i>c", "c"),
     ("<div style='font-size:0'>a<b>b</b>c<div style='font-size:9px'>d</div>e</div>f", "d f"),
     ("<p style='font-size:0'>a<i style='font-size:calc(1em + 9px)'>b</i>", "b"),

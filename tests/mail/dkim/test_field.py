@@ -91,6 +91,11 @@ def test_what_is_no_list_of_tags_is_said_to_be_none(text: str) -> None:
     assert signed_names(f"DKIM-Signature: {text}\r\n".encode()) <= {b""}
 
 
+def test_of_two_domains_neither_counts() -> None:
+    with pytest.raises(TagError, match="d= appears twice"):
+        read_signature(_field().replace(b"; s=", b"; d=evil.example; s="), NOW)
+
+
 def test_a_domain_that_is_not_utf_8_is_named() -> None:
     with pytest.raises(TagError, match="d= cannot be read"):
         read_signature(_field().replace(b"; d=", b"; d=\xff"), NOW)
