@@ -121,11 +121,11 @@ def _object(place: _Place, response: Response) -> dict[str, Any]:
     upstream = {use: int(n) for (use,), n in gauges.get("upstream_connections", {}).items()}
     settings = place.settings
     return {
+        "uptime_seconds": 0,  # a relay of an earlier version does not say it
         **state,
         "faults": place.faults,
         "reloaded": settings is not None and settings.hash == state["hash"],
         "started_at": written_time(started),
-        "uptime_seconds": round(time.time() - state["started_at"]),
         "connections": _by(gauges.get("connections", {}), 0),
         "messages": _by(counters.get("messages_total", {}), 1, 2),
         "recipients": _by(counters.get("recipients_total", {}), 1, 2),

@@ -63,7 +63,7 @@ class Supervisor:
         self._source = source
         self._notifier = notifier
         self._totals = Totals()
-        self._started_at = time.time()
+        self._started_at, self._began = time.time(), time.monotonic()
         self._paused: tuple[str, ...] = ()
         self._numbers = itertools.count()
         self._asked: dict[int, asyncio.Future[None]] = {}
@@ -324,6 +324,7 @@ class Supervisor:
         summary = _summary(generation.settings) | {
             "pid": os.getpid(),
             "started_at": self._started_at,
+            "uptime_seconds": round(time.monotonic() - self._began),
             "alive": generation.alive,
             "draining": len(self._former),
             "reloads": self._reloads,

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from smtpproxy.cli import main
+from smtpproxy.cli import main, status
 from tests.kit.dkim import KeyFile
 from tests.kit.messages import marketing, message
 from tests.kit.ports import LOOPBACK, free_port, wait_for
@@ -286,6 +286,20 @@ def test_status_tells_how_it_is(relay: RelayProcess) -> None:
         seen = json.loads(process.stdout.readline())
         process.terminate()
     assert (seen["alive"], seen["rates"]["refuse"]) == (1, 0)
+
+
+def test_status_tells_how_long_it_runs_though_the_clock_was_set_back(
+    relay: RelayProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = status.ask
+
+    def later(*arguments: Any, **more: Any) -> Any:
+        response, files = asked(*arguments, **more)
+        response.told["started_at"] += 86_400.0
+        return response, files
+
+    monkeypatch.setattr(status, "ask", later)
+    assert 0 <= json.loads(relay.must("status", "--json"))["uptime_seconds"] < 3_600
 
 
 def test_status_tells_how_it_is_although_the_file_has_faults(relay: RelayProcess) -> None:
