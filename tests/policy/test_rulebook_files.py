@@ -145,6 +145,14 @@ FAULTS = [
         'accepted_sources = ["direct", "web"]',
         'forbidden_sources: "web" is in accepted_sources too: it can be in one only',
     ),
+    (
+        'accepted_sources = ["direct", "partner"]',
+        'disclosed_sources: "partner" is in accepted_sources too: it can be in one only',
+    ),
+    (
+        'disclosed_sources = ["web"]',
+        'forbidden_sources: "web" is in disclosed_sources too: it can be in one only',
+    ),
     ('lifted_by_consent = ["bounce"]', 'lifted_by_consent: "bounce" is not allowed here'),
     ('required_evidence = ["hash"]', 'required_evidence: "hash" is not allowed here'),
     ('record_required = "no"', 'record_required: must be true or false, without quotes, not "no"'),
