@@ -46,7 +46,7 @@ def judged(stream: Stream, known: RecipientFacts, now: datetime = NOW) -> str:
         (MONTHLY, "2026-03-31T09:00", "2026-04-27T23:59", REFUSED),  # four weeks
         (MONTHLY, "2026-03-31T09:00", "2026-04-28T00:00", ALLOWED),
         (MONTHLY, "2025-12-31T09:00", "2026-01-28T00:00", ALLOWED),
-        (MONTHLY, "2026-01-31T09:00", "2026-02-28T00:00", ALLOWED),
+        (MONTHLY, "2026-04-01T09:00", "2026-05-01T00:00", ALLOWED),
         (ALL, "2026-03-03T09:00", "2026-03-03T09:01", ALLOWED),
     ],
 )
