@@ -8,9 +8,9 @@ import asyncio
 import ipaddress
 import socket
 from asyncio.staggered import staggered_race
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 _PAUSE = 0.25  # seconds for each address before the next is asked too (RFC 8305)
 
@@ -18,17 +18,37 @@ T = TypeVar("T")
 
 
 async def first_address(host: str, port: int, connect: Callable[[str, int], Awaitable[T]]) -> T:
-    """Return the first connection that `connect` makes. Raises what it raises, and OSError."""
+    """Return the first connection that `connect` makes: a pair, the second of which closes it.
+    Raises what it raises, and OSError."""
     if _is_literal(host):
         return await connect(host, port)
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     places = dict.fromkeys((str(where[0]), int(where[1])) for *_, where in found)
-    made: T | None
-    made, _, errors = await staggered_race([partial(connect, *place) for place in places], _PAUSE)
+    attempts = [partial(connect, *place) for place in places]
+    made, _, errors = await first_made(attempts, _PAUSE, lambda made: made[1].close())
     if made is None:
         raise next(error for error in errors if error is not None)
     return made
+
+
+async def first_made(
+    attempts: Sequence[Callable[[], Awaitable[T]]], pause: float, close: Callable[[Any], None]
+) -> tuple[T | None, int | None, list[Exception | None]]:
+    """Return what the first attempt makes, as `staggered_race` does, which waits until the others
+    have ended: what it would lose if it is cancelled meanwhile is closed."""
+    made: list[T] = []
+
+    async def noted(attempt: Callable[[], Awaitable[T]]) -> T:
+        made.append(await attempt())
+        return made[-1]
+
+    try:
+        return await staggered_race([partial(noted, attempt) for attempt in attempts], pause)
+    except BaseException:
+        for each in made:
+            close(each)
+        raise
 
 
 def _is_literal(host: str) -> bool:

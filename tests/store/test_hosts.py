@@ -9,11 +9,16 @@ from pathlib import Path
 import pytest
 
 from smtpproxy.store.postgres.connection import Database, Target
-from smtpproxy.store.postgres.hosts import each_host
+from smtpproxy.store.postgres.hosts import Hosts, each_host
 from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable
 from tests.kit import postgres
 from tests.kit.parts import needs
 from tests.kit.ports import LOOPBACK
+
+_OTHERS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
 
 
 @pytest.mark.parametrize(
@@ -122,6 +127,31 @@ async def test_when_no_host_is_a_primary_the_silent_one_is_waited_for(
                 raise AssertionError("connected")
     finally:
         database.terminate()
+
+
+@needs("postgresql")
+async def test_a_connection_whose_attempt_is_given_up_is_closed() -> None:
+    """It was one of the server's `max_connections` until the process ended."""
+    cluster = postgres.cluster()
+    url = cluster.url(cluster.create())
+    admitted = asyncio.Event()
+
+    async def admit(_: object) -> None:
+        admitted.set()
+
+    attempt = asyncio.create_task(
+        Hosts(url, 1.0, admit).connect("", target_session_attrs="primary")
+    )
+    await admitted.wait()
+    await asyncio.sleep(0)
+    attempt.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attempt
+    watching = await Hosts(url, 1.0, admit).connect("", target_session_attrs="primary")
+    async with asyncio.timeout(10):
+        while await watching.fetchval(_OTHERS):
+            pass
+    await watching.close()
 
 
 async def test_a_root_certificate_that_is_missing_is_named_on_one_line(

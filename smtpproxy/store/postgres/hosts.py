@@ -4,7 +4,6 @@ asyncpg asks one host after the other and gives up after one timeout for all of 
 never get past a dead machine, which does not say that it is dead.
 """
 
-from asyncio.staggered import staggered_race
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import structlog
 
+from smtpproxy.first_address import first_made
 from smtpproxy.store.records import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ class Hosts:
             for kind in kinds
             for url in self._urls
         ]
-        connection, place, results = await staggered_race(attempts, self._pause)
+        connection, place, results = await first_made(
+            attempts, self._pause, lambda made: made.terminate()
+        )
         errors = [each for each in results if each is not None]
         if connection is None or place is None:
             raise _most_telling(errors)

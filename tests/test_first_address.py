@@ -1,0 +1,35 @@
+"""A connection that is made as nobody waits for it any more is closed again."""
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from smtpproxy.first_address import first_address
+from tests.relay.sending import serving
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_connection_whose_attempt_is_given_up_is_closed(turns: int) -> None:
+    """It was kept until the upstream gave up on it, and counted for its limit until then."""
+    made, ended = asyncio.Event(), asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        ended.set()
+
+    async def connect(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        connection = await asyncio.open_connection(host, port)
+        made.set()
+        return connection
+
+    async with serving(handle) as port, asyncio.timeout(10):
+        attempt = asyncio.create_task(first_address("localhost", port, connect))
+        await made.wait()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if not attempt.cancel():
+            attempt.result()[1].close()
+        with suppress(asyncio.CancelledError):
+            await attempt
+        await ended.wait()
