@@ -128,17 +128,17 @@ def first_word(value: str) -> str:
 
 AS_IT_IS = frozenset({"", "7bit", "8bit", "binary"})
 """The encodings that encode nothing (RFC 2045 6.2)."""
-_TOKEN = r"[^\x00-\x20\x7f()<>@,;:\\\"/\[\]?=]+"  # RFC 2045 5.1
+_TOKEN = r"[!#-'*+.0-9A-Z^-~-]+"  # RFC 2045 5.1; no space is one, so no octet is tried twice
 _CLEAR = {
     "Content-Type": re.compile(
-        rf"{_TOKEN}/{_TOKEN}\s*(?:;(?!.*boundary\*).*)?", re.DOTALL | re.IGNORECASE
+        rf"{_TOKEN}/{_TOKEN}[ \t]*(?:(?=;)(?!.*[;)]\s*(?i:boundary)\*).*)?", re.DOTALL
     ),
     "Content-Transfer-Encoding": re.compile(  # after 8bit, whatever follows decodes nothing
-        rf"(?:{_TOKEN})?|(?:7bit|8bit|binary)\s*[;,(].*", re.DOTALL | re.IGNORECASE
+        rf"(?:{_TOKEN})?|(?i:7bit|8bit|binary)[ \t]*[;,(].*", re.DOTALL
     ),
-    "Content-Disposition": re.compile(rf"(?:{_TOKEN}\s*(?:;.*)?)?", re.DOTALL),
+    "Content-Disposition": re.compile(rf"(?:{_TOKEN}[ \t]*(?:;.*)?)?", re.DOTALL),
 }
-_ATTACHED = re.compile(r"attachment\s*(?:;.*)?", re.DOTALL | re.IGNORECASE)
+_ATTACHED = re.compile(r"(?i:attachment)[ \t]*(?:;.*)?", re.DOTALL)
 _ONE_OF_EACH: dict[str, Callable[[str], object]] = {
     "Content-Type": _reading,
     "Content-Transfer-Encoding": lambda value: first_word(value) in AS_IT_IS or first_word(value),
