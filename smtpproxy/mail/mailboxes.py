@@ -43,7 +43,12 @@ _TOKEN = re.compile(
 
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 _LONGEST = 16_384  # octets: nobody reads a longer From field
-_LONGEST_MAILBOX = 250  # octets, with its name; Sendmail cuts an address that goes beyond 255
+# Sendmail cuts an address that, with its name and the quotes that it adds, has over 256 octets. A
+# name that alone has 252 it leaves out, unless it takes a long word or a very long name for another
+# address.
+_WHOLE = 254
+_LONG_NAME = 252
+_LONGEST_MAILBOX = 600
 
 _Token = tuple[str, str, int]
 """Kind, text, and how many octets of spaces and comments come before. The kind of a special is
@@ -54,19 +59,21 @@ class MailboxError(ValueError):
     """A field that cannot be read as a list of mailboxes; the message says why."""
 
 
-def addresses(value: bytes) -> tuple[str, ...]:
+def addresses(value: bytes, folds: int = 0) -> tuple[str, ...]:
     """Return the canonical address of every mailbox in an unfolded field value, in order.
 
-    Members of groups count (RFC 6854). Raises `MailboxError` if the value cannot be read or has an
-    invalid address; a value without a mailbox gives an empty tuple.
+    Members of groups count (RFC 6854). Raises `MailboxError` if the value cannot be read, has an
+    invalid address, or one that MTAs cut, for which each of the `folds` in the field counts as an
+    octet. A value without a mailbox gives an empty tuple.
     """
     if len(value) > _LONGEST:
         raise MailboxError(f"the field is longer than {_LONGEST} octets")
-    plain = _PLAIN.fullmatch(value) if len(value) <= _LONGEST_MAILBOX else None
+    added = folds + value.count(b'"') + value.count(b"\\")
+    plain = _PLAIN.fullmatch(value) if len(value) + added <= _WHOLE else None
     try:
         if plain is not None:
             return (canonical((plain[1] or plain[2]).decode("ascii")),)
-        return _Reader().read(_tokens(value.decode("utf-8", "surrogateescape")))
+        return _Reader(added).read(_tokens(value.decode("utf-8", "surrogateescape")))
     except (AddressError, CommentError) as error:
         raise MailboxError(str(error)) from None
 
@@ -94,12 +101,14 @@ def _tokens(text: str) -> list[_Token]:
 class _Reader:
     """Walks over the tokens once, keeping those since the last delimiter."""
 
+    added: int  # octets in Sendmail: line ends, and a \ before each of " and \
     found: list[str] = field(default_factory=list)
     pending: list[_Token] = field(default_factory=list)
     in_group: bool = False
     in_brackets: bool = False
     named: str | None = None  # the address in place of a name
     octets: int = 0  # of this mailbox so far
+    name_is_long: bool = False
     closed: bool = False  # a mailbox or group has ended: only a delimiter may follow
 
     def read(self, tokens: list[_Token]) -> tuple[str, ...]:
@@ -130,6 +139,8 @@ class _Reader:
             raise MailboxError("a > without a <: put the name in double quotes")
         elif kind == "<":
             self.named = _named_address(self.pending)
+            words = [len(_octets(text)) for _, text, _ in self.pending]
+            self.name_is_long = sum(words) >= _LONG_NAME and max(words) <= _WHOLE
             self.pending, self.in_brackets = [], True
         elif kind == ":":
             if self.in_group or not self.pending:
@@ -157,9 +168,13 @@ class _Reader:
         """End at a comma, a semicolon or the end, when nothing or a bare address is pending."""
         if self.pending:
             self.found.append(_address(self.pending))
-        if self.octets > _LONGEST_MAILBOX:
-            raise MailboxError(f"an address and its name are longer than {_LONGEST_MAILBOX} octets")
-        self.pending, self.closed, self.octets = [], False, 0
+        octets = self.octets + self.added
+        if octets > (_LONGEST_MAILBOX if self.name_is_long else _WHOLE):
+            raise MailboxError(
+                f"an address that with its name has {octets} octets is cut by some MTAs: shorten"
+                " the name"
+            )
+        self.pending, self.closed, self.octets, self.name_is_long = [], False, 0, False
 
 
 def _named_address(tokens: list[_Token]) -> str | None:

@@ -134,7 +134,7 @@ def _from_domains(values: Sequence[bytes]) -> tuple[str, ...]:
         )
     if len(values[0]) > _SHORT and has_long_line("From", values[0]):
         raise MailboxError(f"a line of the From field is longer than {LONGEST_LINE} octets")
-    found = addresses(unfolded(values[0]))
+    found = addresses(unfolded(values[0]), values[0].rstrip().count(b"\n"))
     if not found:
         raise MailboxError("the From field holds no address")
     return tuple([address.rpartition("@")[2] for address in found])

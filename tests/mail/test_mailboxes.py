@@ -25,7 +25,9 @@ READ = [
     (b"a@[192.0.2.1]", ["a@[192.0.2.1]"]),
     (b"a@x, B <b@y> ,, c@z,", ["a@x", "b@y", "c@z"]),
     (b"Team: a@x, B <b@y>;", ["a@x", "b@y"]),
-    (b"x" * 238 + b" <a@b.test>, " + b"x" * 238 + b"<a@b.test>", ["a@b.test"] * 2),
+    (b"x" * 242 + b" <a@b.test>, " + b"x" * 242 + b" <a@b.test>", ["a@b.test"] * 2),
+    (b"xxx " * 84 + b"<a@b.test>", ["a@b.test"]),  # the name is left out
+    (b"=?utf-8?q?" + b"=D0=BC" * 10 + b"?= " * 7 + b"<a@b.test>", ["a@b.test"]),
     (b"Shop@Example.org <shop@example.org>", ["shop@example.org"]),  # whichever is read
     (b"Team: a@x;, c@z, Others: ;", ["a@x", "c@z"]),
     (b"a\t<a@x>\t", ["a@x"]),
@@ -50,10 +52,15 @@ UNREADABLE = [
     (b"x@example.org <shop@example.org>", "double quotes"),
     (b"a@x <a@x>, a@x <b@y>", "double quotes"),
     (b"a@x b@y <b@y>", "double quotes"),
-    (b"x" * 240 + b" <a@b.test>", "longer than 250 octets"),
-    (b'a@x, "' + b"x, " * 80 + b'" <a@b.test>', "longer than 250 octets"),
-    ("é".encode() * 120 + b" <a@b.test>", "longer than 250 octets"),
-    (b"Team: a@x, " + b"x" * 240 + b" <a@b.test>;", "longer than 250 octets"),
+    (b"x" * 244 + b" <a@b.test>", "has 255 octets is cut"),
+    (b'a@x, "' + b"x, " * 80 + b'" <a@b.test>', "octets is cut"),
+    ("é".encode() * 122 + b" <a@b.test>", "octets is cut"),
+    (b"Team: a@x, " + b"x" * 244 + b" <a@b.test>;", "octets is cut"),
+    (b"x " * 126 + b" <a@b.test>", "octets is cut"),
+    (b"xxx " * 150 + b"<a@b.test>", "octets is cut"),
+    (b"xxx " * 84 + b"y" * 255 + b" <a@b.test>", "octets is cut"),
+    (b"Shop <" + b"a." * 22 + b"a@" + b"b." * 100 + b"test>", "octets is cut"),
+    (b"(" + b"c" * 244 + b") a@b.test", "octets is cut"),
     (b"[Shop] <shop@example.org>", "double quotes"),
     (b"Shop: the best <shop@example.org>", "a group is opened"),
     (b"Shop; <shop@example.org>", "without a group"),
@@ -117,3 +124,15 @@ def test_every_address_that_was_written_is_found(written: list[tuple[str, str, s
     value = "".join(f"{name}<{email}>{comma}" for name, email, comma in written)
     assert list(addresses(value.encode())) == [email for _, email, _ in written]
     assert addresses(f"Group: {value};".encode()) == addresses(value.encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "folds", "left"), [("xx " * 77, 13, True), ("xx " * 77, 14, False)]
+)
+def test_line_ends_count_where_an_address_is_cut(name: str, folds: int, left: bool) -> None:
+    value = f"{name}<a@b.test>".encode()
+    if left:
+        assert addresses(value, folds) == ("a@b.test",)
+        return
+    with pytest.raises(MailboxError, match="is cut by some MTAs"):
+        addresses(value, folds)
