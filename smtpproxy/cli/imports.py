@@ -338,10 +338,13 @@ def undo(
             settings, lambda store: store.would_undo(record.id, at=now()), read_only=True
         )
 
-    ask_first(
-        lambda: f"{record.id}: {undone_in_words(record, would_undo())}. Undo it?",
-        yes=yes or dry_run,
-    )
+    def question() -> str | None:
+        undone = would_undo()
+        if not (undone.removed or undone.put_back):
+            return None
+        return f"{record.id}: it would be {undone_in_words(record, undone)}. Undo it?"
+
+    ask_first(question, yes=yes or dry_run)
     found = outlook_without(settings, record.id)
     if dry_run:
         undone = would_undo()

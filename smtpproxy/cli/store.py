@@ -92,7 +92,7 @@ def reopen(settings: Settings, url: str, yes: bool = YES) -> Result:
     """
     del settings  # like every command, only for users who may read the configuration
     place, shown = StoreSettings(url), without_password(url)
-    question = f"Whoever has refused mail since {shown} was copied is not in it. Reopen it?"
+    question = f"{shown} lacks what was written to its copy, refusals too. Reopen it?"
     ask_first(lambda: question, yes=yes)
     if is_postgresql(place):
         from smtpproxy.store.move.postgres import reopen as reopen_postgres

@@ -40,7 +40,7 @@ QUESTIONS = {
         "1 suppression will be moved from purpose:former to marketing, and cannot be told from its"
         " own any more. Move them? [y/N]:"
     ),
-    "import undo {import}": ": 1 contact removed, 0 put back, 0 kept that others changed",
+    "import undo {import}": ": it would be 1 contact removed, 0 put back, 0 kept that others",
     "purge": "contacts 3 years would go 1 oldest 2019-05-04",
     "suppress rekey --finish": "Exports made under the old key can then no longer be imported",
 }
@@ -119,6 +119,12 @@ def test_what_changes_nothing_that_matters_is_not_asked(stored: Stored, command:
     assert "[y/N]" not in at_terminal(stored, command, "n\n")[1]
 
 
+def test_an_import_that_brought_nothing_is_undone_unasked(stored: Stored) -> None:
+    stored.run("contact", "import", str(stored.folder / "old.csv"))
+    code, shown = at_terminal(stored, "import undo {import}", "n\n")
+    assert (code, "[y/N]" in shown) == (0, False)
+
+
 @needs("postgresql")
 def test_a_store_is_not_reopened_unasked(stored: Stored) -> None:
     """Whoever unsubscribed since would be mailed."""
@@ -127,7 +133,7 @@ def test_a_store_is_not_reopened_unasked(stored: Stored) -> None:
     postgres.migrated(new, state)
     stored.run("store", "copy", old, new)
     code, shown = at_terminal(stored, f"store reopen {old}", "n\n")
-    assert f"Whoever has refused mail since {old} was copied is not in it. Reopen it?" in shown
+    assert f"{old} lacks what was written to its copy, refusals too. Reopen it?" in shown
     assert code == 1
     assert at_terminal(stored, f"store reopen {old} --yes", "")[0] == 0
 
