@@ -357,8 +357,10 @@ def _connected_to(port: int) -> int:
     """How many sockets this process has open to that port."""
     count = 0
     for file in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(file.name))) as found:
-            count += found.getpeername()[1:2] == (port,)
+        with contextlib.suppress(OSError):
+            if str(file.readlink()).startswith("socket:"):
+                with socket.socket(fileno=os.dup(int(file.name))) as found:
+                    count += found.getpeername()[1:2] == (port,)
     return count
 
 
