@@ -144,7 +144,7 @@ class UpstreamPool:
             self._surplus -= 1
 
     def close(self) -> None:
-        """Close the idle connections; busy ones are closed when they come back."""
+        """Close the connections, once no message has one any more."""
         if self._trimmer is not None:
             self._trimmer.cancel()
         self._cancel_needless()
