@@ -85,7 +85,7 @@ async def record(
     """
 
     def agreed(known: Contact | None) -> ContactUpdate | None:
-        if confirm and not _can_be_confirmed(address, known, act):
+        if confirm and not _can_be_confirmed(known, act):
             return None
         return ContactUpdate(Contact(address, acts=(act,)), given=frozenset())
 
@@ -122,7 +122,7 @@ def sources(contact: Contact | None, settings: Settings, brand: str | None) -> s
     return " and ".join(dict.fromkeys(known))
 
 
-def _can_be_confirmed(address: str, contact: Contact | None, act: ConsentAct) -> bool:
+def _can_be_confirmed(contact: Contact | None, act: ConsentAct) -> bool:
     """Whether a request is waiting; False if it is already confirmed. Raises NotConfirmable."""
     request = None if contact is None else confirmed_request(contact.acts, act)
     if contact is None or request is None:

@@ -79,7 +79,7 @@ def read_key(path: Path) -> SigningKey:
     if mode & stat.S_IRWXO:
         raise KeyFault(f"{path} may be read by others (mode {mode:04o}): chmod o= {path}")
     try:
-        return signing_key(_private_key(text, path))
+        return signing_key(_private_key(text))
     except KeyFault as fault:
         raise KeyFault(f"{path} {fault}") from None
 
@@ -113,7 +113,7 @@ def new_key(kind: KeyType, bits: int = GOOD_BITS) -> tuple[bytes, SigningKey]:
     return pem, signing_key(key)
 
 
-def _private_key(text: bytes, path: Path) -> RSAPrivateKey | Ed25519PrivateKey:
+def _private_key(text: bytes) -> RSAPrivateKey | Ed25519PrivateKey:
     if not text.strip().startswith(b"-----"):
         try:
             return Ed25519PrivateKey.from_private_bytes(b64decode(text, validate=False))

@@ -58,7 +58,7 @@ class ConnectionTable:
         self._waiting: dict[str, dict[HttpConnection, float]] = {}
         self._logged: dict[str, float] = {}
 
-    def opened(self, connection: "HttpConnection", address: str) -> bool:
+    def opened(self, address: str) -> bool:
         """Admit a connection, closing another if need be; False if all others are busy."""
         if self.open >= min(MOST, self._room):
             longest = self._of_the_most_crowded()
@@ -133,7 +133,7 @@ class HttpConnection(H11Protocol):
         super().connection_made(cast(asyncio.Transport, transport))
         self._peer = self.client[0] if self.client else "unix"
         address = network_of(self._peer)
-        if self._table.opened(self, address):
+        if self._table.opened(address):
             self._counted_as = address
             self._settle()
         else:

@@ -104,14 +104,14 @@ def read_csv(
     notices = (*lines.notices, *notices)
     above = rejected_header(header, in_named_encoding=mapping.encoding is not None) or None
     reader = _Reader(mapping, defaults, layout, wanted.constants)
-    convert = _row_entry(header, reader, mapping, layout)
-    refusal = _row_refusal(header, reader, mapping, convert)
+    convert = _row_entry(header, reader, mapping)
+    refusal = _row_refusal(header, mapping, convert)
     items = converted(read_rows(lines, header), convert, refusal)
     return Contents(items, above, notices, lines.decoder)
 
 
 def _row_entry(
-    header: Header, reader: "_Reader", mapping: Mapping, layout: Layout | None
+    header: Header, reader: "_Reader", mapping: Mapping
 ) -> Callable[[Row], SuppressionEntry | None]:
     """Return the converter of rows. Raises ImportFault if the header has no address, or two."""
     places = header.places(mapping.columns)
@@ -149,10 +149,7 @@ def _row_entry(
 
 
 def _row_refusal(
-    header: Header,
-    reader: "_Reader",
-    mapping: Mapping,
-    convert: Callable[[Row], SuppressionEntry | None],
+    header: Header, mapping: Mapping, convert: Callable[[Row], SuppressionEntry | None]
 ) -> Callable[[Row], SuppressionEntry | None]:
     """Return the converter of rejected rows, for those with only a faulty time or note."""
     places = header.places(mapping.columns)
