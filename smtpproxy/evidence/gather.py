@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from smtpproxy.events import Decided, JudgedRecipient, picked
+from smtpproxy.events import JudgedRecipient, picked
 from smtpproxy.policy.decide import decisive
 from smtpproxy.policy.model import (
     NO_FACTS,
@@ -72,7 +72,7 @@ class Mailing:
     @property
     def reports_to(self) -> Sequence[str]:
         """The hosts that learn when this recipient opens the message."""
-        return reports_to(self.record.decided, self.recipient)
+        return reports_to(self.record, self.recipient)
 
     @property
     def reply(self) -> str | None:
@@ -193,13 +193,19 @@ async def _stored(settings: Settings, address: str) -> tuple[_Known, Mapping[tup
         return known, await store.authors(address)
 
 
-def reports_to(decided: Decided, recipient: JudgedRecipient) -> Sequence[str]:
-    """Return the hosts of a message's tracking pixels, unless they may have been removed."""
+def reports_to(record: Record, recipient: JudgedRecipient) -> Sequence[str]:
+    """Return the hosts of a message's tracking pixels, unless they may have been removed.
+
+    They were if the recipient did not agree, or anybody else who got the same copy.
+    """
+    decided = record.decided
     content = decided.features.content if decided.features else None
     if content is None or not decided.relayed or recipient.verdict.action is not Action.ALLOW:
         return ()
     strips = decided.decision.stream.tracking_pixels is TrackingPixels.STRIP
-    unconsented = any(each.verdict.unconsented_pixels for each in decided.recipients)
+    own_copy = record.outcome is not None and record.outcome.each
+    readers = (recipient,) if own_copy else decided.recipients
+    unconsented = any(each.verdict.unconsented_pixels for each in readers)
     if strips and unconsented and not decided.observed:
         return ()
     return [pixel.host for pixel in content.pixels]
@@ -224,7 +230,7 @@ def proof_of(
     # The time of the last click is left out: it would make a proof for each message.
     way = msgspec.structs.replace(collections(contact)[0], last_activity_at=None)
     tracked = None
-    if reports_to(record.decided, recipient) and agreed_to_tracking(case):
+    if reports_to(record, recipient) and agreed_to_tracking(case):
         tracked = newest_act(contact, TRACKING, rulebook)
     if basis is Basis.TRANSACTIONAL:
         return Proof(basis, tracking=tracked)

@@ -83,6 +83,42 @@ def test_who_learns_of_an_opening_and_by_what_consent(
     ]
 
 
+@pytest.mark.parametrize(
+    ("own_copies", "hosts"), [(True, (["t.example"], [])), (False, ([], [])), (None, ([], []))]
+)
+def test_pixels_removed_for_another_recipient_are_still_in_a_copy_of_ones_own(
+    own_copies: bool | None, hosts: tuple[list[str], list[str]]
+) -> None:
+    """None: the relay died before it could record the upstream's answer."""
+    book = builtin("fr")
+    stream = replace(OFFERS, tracking_pixels=TrackingPixels.STRIP)
+    people = [replace(TRACKING, address="a@example.org"), SUBSCRIBER]
+    addresses = tuple(person.address for person in people)
+    facts = {person.address: RecipientFacts(contact=person) for person in people}
+    verdicts = judge(Transaction((stream,), addresses, message=TRACKED), facts, book, NOW)
+    recipients = tuple(map(JudgedRecipient, addresses, addresses, verdicts.recipients))
+    entry = replace(
+        decided(Clock(), recipients=recipients, features=TRACKED),
+        at=NOW,
+        decision=Decision(stream, book.name, verdicts.recipients),
+        facts=facts,
+    )
+    each = ("250 2.0.0 ok",) * 2 if own_copies else ()
+    outcome = None if own_copies is None else Outcome(entry.id, NOW, 250, "250 2.0.0 ok", each)
+    record = Record(entry, outcome)
+    proofs = [proof_of(record, recipient, {book.name: book}) for recipient in recipients]
+    assert (
+        tuple(
+            list(Mailing(record, recipient, proof).reports_to)
+            for recipient, proof in zip(recipients, proofs, strict=True)
+        )
+        == hosts
+    )
+    assert [proof is not None and proof.tracking is not None for proof in proofs] == [
+        bool(found) for found in hosts
+    ]
+
+
 def test_an_answer_about_the_copy_of_another_recipient_names_them_to_nobody() -> None:
     """Once the first copy is refused, nobody else is tried, and all have its answer on record."""
     full = "552 5.2.2 <ann@people.example>: mailbox full"
