@@ -276,6 +276,16 @@ async def test_a_match_of_a_variant_renews_what_counts_for_it(store: Store) -> N
     assert [one.origin for one in await orders_of(store, VARIANT)] == [Origin.UNSUBSCRIBE]
 
 
+async def test_what_moves_to_another_scope_lasts_as_long_as_either(store: Store) -> None:
+    await store.add_suppressions([entry(scope="brand:old", since=OLD - DAY)])
+    await store.renew_suppressions({ANNA: EDGE})
+    await store.add_suppressions([entry(scope="brand:new")])
+    await store.move_scope("brand:old", "brand:new")
+    assert await store.purge_suppressions(EDGE) == PurgedSuppressions()
+    assert await orders_of(store, ANNA) == [Suppression("brand:new", Origin.UNSUBSCRIBE, OLD)]
+    assert (await store.purge_suppressions(EDGE + TICK)).removed == Removed(1, EDGE, EDGE)
+
+
 async def test_a_dry_run_counts_with_the_matches_that_have_not_renewed_yet(store: Store) -> None:
     await store.add_suppressions([entry(), entry("eve@people.example")])
     matched = [{ANNA: EDGE}, {"eve@people.example": OLD}]

@@ -25,8 +25,11 @@ _AS_SCOPE = f"""
 INSERT INTO suppression (scope, {_MOVED}) SELECT ?, {_MOVED} FROM suppression
 WHERE wide_key = ? AND exact_key = ? AND scope = ? AND origin = ?
 ON CONFLICT (wide_key, exact_key, scope, origin)
-DO UPDATE SET since = excluded.since, renewed_at = excluded.renewed_at
-WHERE excluded.since > suppression.since
+DO UPDATE SET
+    since = CASE WHEN excluded.since > suppression.since THEN excluded.since
+            ELSE suppression.since END,
+    renewed_at = CASE WHEN excluded.renewed_at > suppression.renewed_at THEN excluded.renewed_at
+                 ELSE suppression.renewed_at END
 """
 _PURPOSES = "SELECT purpose FROM consent_purpose ORDER BY purpose"
 # The condition is that of the index on contacts with wishes, which are few.
