@@ -412,6 +412,8 @@ class ContactContract:
         await store.put_contacts([ContactUpdate(WHOLE, as_of=T0)])
         older = ContactUpdate(Contact(ANNA, tags=frozenset()), as_of=T0 - age)
         assert await store.put_contacts([older]) == BatchResult(unchanged=1, older=1)
+        between = replace(older, as_of=T0 - age / 2)  # the known one is no older for that
+        assert await store.put_contacts([between]) == BatchResult(unchanged=1, older=1)
         assert await store.contact(ANNA) == WHOLE
 
     async def test_the_age_of_a_profile_is_that_of_its_newest_source(self, store: Store) -> None:
@@ -626,6 +628,16 @@ class StateContract:
             found = await store.suppressions(f"{who}@people.example")
             assert {(one.scope, one.origin, (one.since - T0).days) for one in found} == standing
         assert await store.move_scope("brand:old", "brand:new") == 0
+
+    async def test_of_the_wishes_that_a_new_contact_comes_with_the_newest_holds(
+        self, store: Store
+    ) -> None:
+        weekly = Preference("offers", Frequency.WEEKLY, T0 + DAY)
+        monthly = Preference("offers", Frequency.MONTHLY, T0)
+        people = {ANNA: (weekly, monthly), "bob@people.example": (monthly, weekly)}
+        await store.put_contacts([Contact(who, preferences=told) for who, told in people.items()])
+        async for found in store.export_contacts():
+            assert found.preferences == (weekly,)
 
     async def test_wishes_get_the_name_that_a_brand_has_now(self, store: Store) -> None:
         weekly, monthly = Frequency.WEEKLY, Frequency.MONTHLY

@@ -1,6 +1,7 @@
 """Imports on record, and what taking one back leaves: the same on every backend."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import permutations
 
 import pytest
 from msgspec.structs import replace
@@ -185,6 +186,15 @@ class ContactUndoContract:
         assert await store.contact(ANNA) == Contact(ANNA, acts=(AGREEMENT, WITHDRAWAL))
         await two.undo()
         assert await store.contact(ANNA) == Contact(ANNA, acts=(WITHDRAWAL,))
+
+    async def test_who_repeats_the_consent_has_not_repeated_the_withdrawal(
+        self, store: Store
+    ) -> None:
+        one, two = await begun(store), await begun(store)
+        await one.contacts(Contact(ANNA, acts=(AGREEMENT, WITHDRAWAL)))
+        await two.contacts(Contact(ANNA, acts=(AGREEMENT,)))
+        assert counts(await one.undo()) == (0, 0, 1)
+        assert await store.contact(ANNA) == Contact(ANNA, acts=(AGREEMENT,))
 
     async def test_what_a_later_import_said_too_stays_and_goes_with_it(self, store: Store) -> None:
         one, two = await begun(store), await begun(store)
@@ -378,13 +388,36 @@ class SuppressionUndoContract:
         assert counts(await two.undo()) == (1, 0, 0)
         assert await since(store) is None
 
+    async def test_what_two_imports_said_goes_with_the_first(self, store: Store) -> None:
+        one, two = await begun(store, "suppressions"), await begun(store, "suppressions")
+        await one.suppress()
+        await two.suppress()
+        assert counts(await two.undo()) == (0, 0, 0)
+        assert await since(store) == 0
+        assert counts(await one.undo()) == (1, 0, 0)
+        assert await since(store) is None
+
     async def test_what_the_newer_of_two_imports_moved_goes_back(self, store: Store) -> None:
         one, two = await begun(store, "suppressions"), await begun(store, "suppressions")
         await one.suppress(days=1)
+        await two.suppress(days=1)
         await two.suppress(days=2)
         assert counts(await two.undo()) == (0, 1, 0)
         assert await since(store) == 1
         assert counts(await one.undo()) == (1, 0, 0)
+
+    @pytest.mark.parametrize("order", list(permutations(range(3))))
+    async def test_what_one_repeated_and_one_moved_goes_with_the_last(
+        self, store: Store, order: tuple[int, int, int]
+    ) -> None:
+        imports = [await begun(store, "suppressions") for _ in range(3)]
+        for days, importing in zip((0, 0, 2), imports, strict=True):
+            await importing.suppress(days=days)
+        left = {0, 1, 2}
+        for place in order:
+            await imports[place].undo()
+            left.remove(place)
+            assert await since(store) == (None if not left else 2 if 2 in left else 0)
 
     async def test_what_several_said_stays(self, store: Store) -> None:
         imports = [await begun(store, "suppressions") for _ in range(3)]

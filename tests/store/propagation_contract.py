@@ -33,6 +33,7 @@ def happened(key: str, **data: object) -> NewEvent:
 class EventsContract:
     async def test_events_are_logged_once_among_the_changes(self, store: Store) -> None:
         await add(store, 1)
+        before = datetime.now(UTC) - timedelta(milliseconds=1)
         await store.log_events([happened("a", stream="offers"), happened("b")])
         await store.log_events([happened("b"), happened("c")])
         _, *told = await store.changes(0, 10)
@@ -41,6 +42,7 @@ class EventsContract:
         ]  # fmt: skip
         assert [one.seq for one in told] == sorted({one.seq for one in told})
         assert {one.topic for one in told} == {"feedback"}
+        assert all(before <= one.at <= datetime.now(UTC) for one in told)
 
     async def test_how_far_a_source_is_is_kept_until_it_is_forgotten(self, store: Store) -> None:
         await store.log_events([happened("a")], ("mail", "1"))

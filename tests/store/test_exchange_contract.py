@@ -1,6 +1,7 @@
 """Two live keys and partners' hashes: the same on every backend."""
 
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
 
 import pytest
 
@@ -14,8 +15,9 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.settings import PartnerSettings, StoreSettings
 from smtpproxy.store import open_store
-from smtpproxy.store.key_files import create_partner_key
+from smtpproxy.store.key_files import create_partner_key, load_keys
 from smtpproxy.store.keys import Coverage, PartnerSnapshot, SnapshotRow, SuppressionKey
+from smtpproxy.store.operations import PurgedSuppressions
 from smtpproxy.store.records import BatchResult, LiftedSuppression
 from smtpproxy.store.sql.store import Store
 from tests.store.conftest import Database
@@ -105,6 +107,24 @@ async def test_what_stands_under_both_keys_becomes_one(store: Store, days: int) 
         assert one.note == ("old" if days > 0 else "new")
     assert await left(store) == [(1, 0, 0), (2, 1, 0)]
     await assert_counts_are_right(store)
+
+
+@pytest.mark.parametrize("later", ["old", "new"])
+async def test_what_stands_under_both_keys_lasts_as_long_as_either(
+    any_database: Database, later: str
+) -> None:
+    store, ahead = any_database.open(), datetime.now(UTC) + 9 * DAY
+    await store.start_rekey(at=T0)
+    texts = {
+        name: key.text(key.pair(ANNA))
+        for name, key in zip(("old", "new"), load_keys(any_database.folder).keys, strict=True)
+    }
+    await store.add_suppressions([entry(texts.pop(later))])
+    await store.renew_suppressions({ANNA: ahead})
+    await store.add_suppressions([entry(*texts.values())])
+    await store.rekey([ANNA])
+    assert await store.purge_suppressions(ahead) == PurgedSuppressions()
+    assert (await store.purge_suppressions(ahead + DAY)).removed.rows == 1
 
 
 async def test_lifting_and_what_was_lifted_know_both_keys(store: Store) -> None:
