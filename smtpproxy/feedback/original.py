@@ -74,7 +74,6 @@ def _addresses(headers: HeaderBlock, name: str) -> list[str]:
     return found_in(" , ".join(text_of(value) for value in values))
 
 
-_MAX_VALUES = 20
 _URI = re.compile(r"<\s{0,5}([^<>\s]{1,1000})\s{0,5}>")
 _ID = re.compile(r"<[^<>\s]{1,250}>")
 _TO_US = ("Delivered-To", "X-Original-To", "Envelope-To", "X-Envelope-To", "To")

@@ -32,7 +32,6 @@ class Class(StrEnum):
 class Action(StrEnum):
     SUPPRESS = "suppress"
     COUNT = "count"
-    NONE = "none"
 
 
 class Event(Struct, frozen=True):

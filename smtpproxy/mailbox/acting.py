@@ -12,7 +12,7 @@ from hashlib import sha256
 
 import structlog
 
-from smtpproxy.feedback import Action, Class, Event, Kind, Sent
+from smtpproxy.feedback import Class, Event, Kind, Sent
 from smtpproxy.mailbox.reading import Understood
 from smtpproxy.policy.breaker import Feedback
 from smtpproxy.policy.model import Origin
@@ -96,7 +96,7 @@ class Actor:
         at = one.arrived.at
         if event.address is None:
             return ()
-        if event.action is Action.SUPPRESS and event.scope is not None:
+        if event.scope is not None:
             origin, note = SUPPRESSIONS[event.event_class]
             if event.event_class is Class.UNSUBSCRIBE and one.report.sent is not None:
                 note = _of_link(one.report.sent) or note
@@ -162,7 +162,6 @@ def _webhook_events(one: Understood, news: Sequence[_Keyed]) -> Iterator[NewEven
     sent = one.report.sent
     for event, key in news:
         if one.kept or (event is not None and event.event_class in _TOLD):
-            suppresses = event is not None and event.action is Action.SUPPRESS
             yield heard_event(
                 key,
                 at=one.arrived.at,
@@ -170,7 +169,7 @@ def _webhook_events(one: Understood, news: Sequence[_Keyed]) -> Iterator[NewEven
                 heard="other" if event is None else event.event_class,
                 stream=one.stream,
                 decision=None if sent is None else sent.decision_id,
-                suppressed=event.scope if event is not None and suppresses else None,
+                suppressed=None if event is None else event.scope,
                 kept=one.kept,
             )
 
@@ -243,8 +242,7 @@ def _noted(one: Understood, news: Sequence[_Keyed]) -> ReadReport:
 def _why(one: Understood) -> str:
     if one.lacks is None:
         return one.report.why
-    lacks = f"the record of message {one.lacks.id} is not found"
-    return f"{one.report.why}; {lacks}" if one.report.why else lacks
+    return f"{one.report.why}; the record of message {one.lacks.id} is not found"
 
 
 def _done(one: Understood, news: Sequence[_Keyed]) -> Done:

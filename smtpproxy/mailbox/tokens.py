@@ -46,12 +46,10 @@ class Tokens:
         self._scopes = Scopes.of(streams)
         self._message = message
 
-    def of(
-        self, content: bytes, elsewhere: Mapping[str, SentMessage] | None = None
-    ) -> "ReportTokens":
+    def of(self, content: bytes, elsewhere: Mapping[str, SentMessage]) -> "ReportTokens":
         """Return the `feedback.TokenReader` for one report; `elsewhere` is what other relays know
         about messages."""
-        return ReportTokens(self, content[:_READ], elsewhere or {})
+        return ReportTokens(self, content[:_READ], elsewhere)
 
     def return_path(self, texts: Iterable[str]) -> ReturnPath | None:
         """Return the first return path that we made. Raises StoreMisconfigured."""
@@ -71,14 +69,8 @@ class Tokens:
                 unsubscription = self._links.open(token)
             except TokenError:
                 continue
-            scope = self._scopes.of_link(
-                unsubscription.scope, self._streams.get(unsubscription.stream)
-            )
-            return (
-                unsubscription
-                if scope == unsubscription.scope
-                else replace(unsubscription, scope=scope)
-            )
+            stream = self._streams.get(unsubscription.stream)
+            return replace(unsubscription, scope=self._scopes.of_link(unsubscription.scope, stream))
         return None
 
     def message(self, id: str) -> SentMessage | None:
@@ -123,17 +115,15 @@ class ReportTokens:
         self.path = tokens.return_path(clues.recipients)
         asked = tokens.link(self._asked(clues))
         if asked is not None:
-            return self._of_link(asked, asked.scope)
+            return self._sent(asked.stream, asked.recipient, asked.id, asked.scope)
         places = (*clues.reverse_paths, *clues.message_ids, *clues.feedback_ids, self._text)
         path = self.path or tokens.return_path(places)
         if path is not None:
             recipient = self._went_to(path)
             if recipient is not None:
-                stream = tokens.stream(path.stream)
-                name, brand = (None, None) if stream is None else (stream.name, stream.brand)
-                return Sent(recipient, name, brand, path.id)
+                return self._sent(path.stream, recipient, path.id)
         link = tokens.link(_LINK.findall(" ".join((*clues.unsubscribe_uris, self._text))))
-        return None if link is None else self._of_link(link, None)
+        return None if link is None else self._sent(link.stream, link.recipient, link.id)
 
     def _went_to(self, path: ReturnPath) -> str | None:
         """Return the canonical recipient of the message: an address in the report, or in the
@@ -159,10 +149,10 @@ class ReportTokens:
         for value in (*self._headers.values("Subject"), *map(str.encode, clues.recipients)):
             yield from _SUBJECT.findall(value.decode("latin-1"))
 
-    def _of_link(self, unsubscription: Unsubscription, scope: str | None) -> Sent:
-        stream = self._tokens.stream(unsubscription.stream)
+    def _sent(self, tag: bytes, recipient: str, id: str, scope: str | None = None) -> Sent:
+        stream = self._tokens.stream(tag)
         name, brand = (None, None) if stream is None else (stream.name, stream.brand)
-        return Sent(unsubscription.recipient, name, brand, unsubscription.id, scope)
+        return Sent(recipient, name, brand, id, scope)
 
 
 def _addresses(text: str, ours: str) -> Iterator[str]:

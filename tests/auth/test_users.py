@@ -128,16 +128,24 @@ def test_an_ipv6_client_has_a_whole_network() -> None:
         counted.failed(host, None)
     assert counted.barred("2001:db8::3") == "address"
     assert counted.barred("2001:db8:0:1::3") is None
+    for _ in range(3):
+        counted.failed("no:address", None)
+    assert counted.barred("no:address") == "address"
+    assert counted.barred("another:address") is None
 
 
 def test_a_user_is_barred_but_not_where_they_are_at_home() -> None:
-    counted = attempts([0.0])
+    clock = [0.0]
+    counted = attempts(clock)
     counted.succeeded("192.0.2.1", "shop")
+    clock[0] = 86_399.0
     counted.failed("192.0.2.2", "shop")
     counted.failed("192.0.2.3", "shop")
     assert counted.barred("192.0.2.4", "shop") == "user"
     assert counted.barred("192.0.2.1", "shop") is None
     assert counted.barred("192.0.2.4", "other") is None
+    clock[0] = 86_400.0
+    assert counted.barred("192.0.2.1", "shop") == "user", "at home until a day ago"
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,8 +153,16 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = attempts([0.0])
     for number in range(100):
         counted.failed(f"192.0.2.{number}", f"user{number}")
+        counted.failed("192.0.2.250", None)
+        assert number < 2 or counted.barred("192.0.2.250") == "address"
         counted.succeeded(f"192.0.2.{number}", f"user{number}")
-    assert len(counted._addresses) == len(counted._users) == len(counted._succeeded) == 10
+        counted.succeeded("192.0.2.250", "shop")
+    newest = [f"user{number}" for number in range(90, 100)]
+    assert list(counted._users) == newest
+    homes = [*(user for user, _ in counted._succeeded)]
+    assert homes == [*newest[1:], "shop"], "the oldest are forgotten first"
+    assert len(counted._addresses) == 10
+    assert len(counted._addresses["192.0.2.250"]) == 3
 
 
 def test_the_file_keeps_its_owner(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import pytest
 
@@ -176,11 +176,39 @@ async def test_a_token_of_ones_own_suppresses_nobody_else(mailbox: Mailbox) -> N
     assert traffic.OFFERS.name == "offers"
 
 
+async def test_the_path_that_it_came_to_outweighs_those_in_the_report(mailbox: Mailbox) -> None:
+    paths = f"Return-Path: <{mailbox.path(BOB)}>", f"X-Other: {BOB}"
+    await mailbox.take(bounce(ANN, *paths, to=mailbox.path(ANN)))
+    assert await mailbox.suppressed(ANN) == [("all", Origin.BOUNCE)]
+    assert await mailbox.suppressed(BOB) == []
+
+
+async def test_a_stream_or_a_purpose_may_be_gone(mailbox: Mailbox) -> None:
+    breaker = HeardBy()
+    mailbox.actor = replace(mailbox.actor, breaker=cast(Breaker, breaker))
+    await mailbox.take(bounce(ANN, to=mailbox.paths.make(ID, "gone", ANN)))
+    assert await mailbox.suppressed(ANN) == [("all", Origin.BOUNCE)]
+    assert breaker.heard_of == []
+    gone = mailbox.token(BOB, "purpose:gone")
+    await mailbox.take(letter(f"unsubscribe {gone}", to=f"stop@{DOMAIN}", sender=BOB))
+    assert await mailbox.suppressed(BOB) == [("purpose:offers", Origin.UNSUBSCRIBE)]
+
+
+def test_addresses_of_our_own_and_repeated_ones_take_no_room(mailbox: Mailbox) -> None:
+    ours = " ".join(f"b={number}@{DOMAIN}" for number in range(300))
+    others = " ".join(f"{number}@people.example" for number in range(300))
+    named = list(mailbox.reader.tokens.named(f"{ours} {f'{ANN} ' * 300} a@-.example {others}"))
+    assert (named[0], named[1], len(named)) == (ANN, "0@people.example", 199)
+
+
 async def test_without_tokens_reports_are_believed_where_that_is_set(mailbox: Mailbox) -> None:
     mailbox.set(FeedbackSettings(DOMAIN, require_token=False))
-    await mailbox.take(bounce(ANN), complaint(BOB))
+    wish = letter("unsubscribe", to=f"stop@{DOMAIN}", sender="eve@people.example")
+    await mailbox.take(bounce(ANN), complaint(BOB), wish)
     assert await mailbox.suppressed(ANN) == [("all", Origin.BOUNCE)]
     assert await mailbox.suppressed(BOB) == [("marketing", Origin.COMPLAINT)]
+    (standing,) = await mailbox.standing("eve@people.example")
+    assert (standing.scope, standing.note) == ("marketing", "by e-mail")
 
 
 async def test_a_complaint_is_about_the_brand_of_its_stream(mailbox: Mailbox) -> None:
@@ -283,7 +311,31 @@ async def test_full_mailboxes_are_suppressed_when_that_happens_often(mailbox: Ma
         path = mailbox.path(ANN, f"01J9ZZZZZZ0123456789ABCD{day}0")
         report = bounce(ANN, to=path, status="5.2.2", said="552 5.2.2 mailbox full")
         await mailbox.take(report, report, at=NOW + timedelta(days=day))
+        path = mailbox.path(BOB, f"01J9ZZZZZZ0123456789ABCD{day}0")
+        await mailbox.take(bounce(BOB, to=path, status="5.7.1", said="550 5.7.1 blocked by policy"))
     assert await mailbox.suppressed(ANN) == [("all", Origin.BOUNCE)]
+    assert await mailbox.suppressed(BOB) == []
+
+
+@pytest.mark.parametrize(
+    ("require_token", "authenticate", "believed"),
+    [(True, "optional", False), (False, "required", False), (False, "optional", True)],
+)
+async def test_a_full_mailbox_is_believed_as_a_dead_one_is(
+    mailbox: Mailbox,
+    require_token: bool,
+    authenticate: Literal["required", "optional"],
+    believed: bool,
+) -> None:
+    settings = FeedbackSettings(
+        DOMAIN,
+        require_token=require_token,
+        authenticate=authenticate,
+        suppress_full=parse_cap("1/30d"),
+    )
+    mailbox.set(settings)
+    await mailbox.take(bounce(ANN, status="5.2.2", said="552 5.2.2 mailbox full"))
+    assert await mailbox.suppressed(ANN) == ([("all", Origin.BOUNCE)] if believed else [])
 
 
 async def told(mailbox: Mailbox) -> list[dict[str, object]]:
@@ -299,7 +351,8 @@ async def test_webhooks_are_told_once_and_without_an_address(mailbox: Mailbox) -
     full = bounce(ANN, to=mailbox.path(ANN), status="5.2.2", said="552 5.2.2 mailbox full")
     wish = letter(f"unsubscribe {mailbox.token(BOB)}", to=f"stop@{DOMAIN}", sender=BOB)
     strange = letter("Hello", to=mailbox.path(ANN), sender=BOB, body="How are you?")
-    reports = (bounce(ANN, to=mailbox.path(ANN)), full, complaint(BOB), wish, strange)
+    away = letter("Out of office", "Auto-Submitted: auto-replied", to="x@y.example", sender=BOB)
+    reports = (bounce(ANN, to=mailbox.path(ANN)), full, complaint(BOB), wish, strange, away)
     await mailbox.take(*reports)
     found = await told(mailbox)
     assert [(one["report"], one["heard"], one["suppressed"], one["kept"]) for one in found] == [
@@ -351,11 +404,28 @@ async def test_the_breaker_hears_what_a_token_proves_and_nothing_else(mailbox: M
     path = mailbox.path(ANN)
     spam = bounce(ANN, to=path, status="5.7.1", said="550 5.7.1 rejected as spam")
     full = bounce(ANN, to=path, status="5.2.2", said="552 5.2.2 mailbox full")
-    await mailbox.take(bounce(ANN, to=path), spam, full, complaint(ANN), bounce(BOB))
-    assert breaker.heard_of == [
-        ("dead_address", "offers", ID, ANN),
-        ("block", "offers", ID, ANN),
-    ]
+    policy = bounce(ANN, to=path, status="5.7.1", said="550 5.7.1 blocked by our policy")
+    angry = complaint("", f"Return-Path: <{path}>", f"To: {ANN}")
+    wish = letter(f"unsubscribe {mailbox.token(ANN)}", to=f"stop@{DOMAIN}", sender=ANN)
+    proven = bounce(ANN, to=path), spam, policy, angry, wish
+    await mailbox.take(*proven, full, complaint(ANN), bounce(BOB))
+    kinds = "dead_address", "block", "block", "complaint", "unsubscribe"
+    assert breaker.heard_of == [(kind, "offers", ID, ANN) for kind in kinds]
+
+
+async def test_whom_a_report_concerns_finds_it_when_they_are_erased(mailbox: Mailbox) -> None:
+    answer = letter("Out of office", to=mailbox.path(ANN), sender=ANN)
+    await mailbox.take(bounce(ANN), answer, complaint(BOB))
+    assert sorted(await mailbox.log.forget(ANN)) == ["r1", "r2"]
+
+
+async def test_only_a_wish_outlives_the_other_reports(mailbox: Mailbox) -> None:
+    dead = bounce(ANN, to=mailbox.path(ANN))
+    wish = letter(f"unsubscribe {mailbox.token(BOB)}", to=f"stop@{DOMAIN}", sender=BOB)
+    await mailbox.take(dead, wish)
+    await mailbox.log.purge(NOW + timedelta(days=1))
+    done = await mailbox.take(dead, wish)
+    assert [len(each.news) for each in done] == [1, 0]
 
 
 async def test_what_tells_nothing_is_kept_for_a_person(mailbox: Mailbox) -> None:

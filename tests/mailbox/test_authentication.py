@@ -7,7 +7,8 @@ from pathlib import Path
 import dkim
 import pytest
 
-from smtpproxy.feedback import Action, read_report
+from smtpproxy.feedback import Action, Clues, Sent, TokenReader, read_report
+from smtpproxy.feedback.proof import vouched
 from smtpproxy.mailbox.authentication import Authentication
 from smtpproxy.relay.dkimpy import Dkimpy
 from smtpproxy.resolver import Answer
@@ -23,7 +24,10 @@ def crlf(mail: bytes) -> bytes:
 
 
 async def verdict(
-    content: bytes, *keys: KeyFile, dkimpy: Dkimpy | None = None
+    content: bytes,
+    *keys: KeyFile,
+    dkimpy: Dkimpy | None = None,
+    tokens: TokenReader | None = None,
 ) -> tuple[Action, str | None]:
     """What becomes of the one event of a report."""
     records = {key.name: str(key.record).encode() for key in keys}
@@ -33,7 +37,7 @@ async def verdict(
 
     with ThreadPoolExecutor(1) as threads:
         authentication = Authentication(texts, threads, time.time, dkimpy)
-        report = await authentication.checked(content, read_report(content))
+        report = await authentication.checked(content, read_report(content, tokens=tokens))
         await authentication.close()
     (event,) = report.events
     return event.action, event.scope
@@ -75,6 +79,36 @@ async def test_a_service_that_is_known_speaks_for_others(tmp_path: Path) -> None
 async def test_what_is_not_signed_is_counted(people: KeyFile) -> None:
     report = crlf(complaint(ARF, sender="feedback@people.example"))
     assert await verdict(report, people) == (Action.COUNT, None)
+    nobodys = report.replace(b"From: ", b"X-From: ", 1)
+    assert await verdict(nobodys, people) == (Action.COUNT, None)
+
+
+def test_only_what_would_suppress_lacks_a_signature() -> None:
+    both = failed("5.1.1") + "\n" + failed("5.2.2", "mailbox full", recipient="b@x.example")
+    dead, full = vouched(read_report(bounce(fields=both)), None, ()).events
+    assert "no valid signature of a domain that speaks for jeanne@people.example" in dead.why
+    assert full.why == "mailbox full"
+
+
+class Token:
+    """A token of ours, wherever it is."""
+
+    def read(self, clues: Clues) -> Sent:
+        return Sent(JEANNE, "offers", "shop")
+
+
+async def test_a_token_needs_no_signature() -> None:
+    report = crlf(complaint(ARF, sender="feedback@people.example"))
+    assert await verdict(report, tokens=Token()) == (Action.SUPPRESS, "brand:shop")
+
+
+async def test_no_key_is_looked_up_for_a_report_that_suppresses_nobody(people: KeyFile) -> None:
+    full = by(bounce(fields=failed("5.2.2"), sender="MAILER-DAEMON@people.example"), people)
+    with ThreadPoolExecutor(1) as threads:
+        authentication = Authentication(pytest.fail, threads, time.time)
+        report = read_report(full)
+        assert await authentication.checked(full, report) == report
+        await authentication.close()
 
 
 async def test_what_was_changed_is_counted(people: KeyFile) -> None:
@@ -89,16 +123,21 @@ class Recorded(Dkimpy):
         super().__init__()
         self.answer = answer
         self.asked: list[tuple[int, str]] = []
+        self.closed = False
 
     async def is_valid(self, message: bytes, index: int, domain: str, record: bytes) -> bool:
         self.asked.append((index, domain))
         return self.answer
+
+    async def close(self) -> None:
+        self.closed = True
 
 
 async def test_what_dkimpy_does_not_confirm_is_counted(people: KeyFile) -> None:
     report = by(complaint(ARF, sender="feedback@people.example"), people)
     assert await verdict(report, people, dkimpy=(no := Recorded(False))) == (Action.COUNT, None)
     assert no.asked == [(0, "people.example")]
+    assert no.closed
     assert (await verdict(report, people, dkimpy=Recorded(True)))[0] is Action.SUPPRESS
 
 
@@ -109,6 +148,7 @@ async def test_dkimpy_is_spared_what_would_suppress_nobody(
         crlf(complaint(ARF, sender="feedback@people.example")),
         by(complaint(ARF, sender="feedback@elsewhere.example"), anybody),
         by(complaint(ARF, sender="mallory@people.example"), people),
+        by(complaint(ARF, sender="feedback@people.example"), people) + b"changed",
     ):
         await verdict(report, people, anybody, dkimpy=(spared := Recorded(True)))
         assert spared.asked == []
@@ -143,7 +183,8 @@ async def test_a_signature_of_a_part_of_the_body_proves_nothing(people: KeyFile)
     mail = crlf(complaint(ARF, sender="feedback@people.example"))
     names = (people.selector.encode(), people.domain.encode(), people.pem)
     limited = dkim.sign(mail, *names, include_headers=[b"From"], length=True) + mail
-    assert await verdict(limited, people) == (Action.COUNT, None)
+    for dkimpy in (None, Recorded(True)):
+        assert await verdict(limited, people, dkimpy=dkimpy) == (Action.COUNT, None)
 
 
 @pytest.mark.parametrize(
@@ -154,12 +195,13 @@ async def test_a_signature_of_a_part_of_the_body_proves_nothing(people: KeyFile)
         f"From: {JEANNE}\r\nSubject: unsubscribe\r\nX-Long: {'a' * 65_536}\r\n",
         f"From: {JEANNE}\r\nSubject: unsubscribe\r\n\r\n",
         f"From: {JEANNE}\nSubject: unsubscribe\n\r",
+        "no field\r\n",
     ],
-    ids=["bare-cr", "folded", "long", "empty-line", "mixed"],
+    ids=["bare-cr", "folded", "long", "empty-line", "mixed", "no-field"],
 )
 async def test_a_signed_mail_is_no_proof_for_a_from_put_above_it(
     people: KeyFile, before: str
 ) -> None:
     mail = by(plain("", subject="unsubscribe", sender="mallory@people.example", more=""), people)
-    action, scope = await verdict(before.encode() + mail, people)
-    assert (action, scope) == (Action.COUNT, None)
+    for dkimpy in (None, Recorded(True)):
+        assert await verdict(before.encode() + mail, people, dkimpy=dkimpy) == (Action.COUNT, None)

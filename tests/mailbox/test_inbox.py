@@ -164,6 +164,18 @@ async def test_of_whom_was_erased_meanwhile_nothing_is_left(
     assert others.open == set()
 
 
+async def test_that_another_recipient_was_erased_hides_nothing(
+    mailbox: Mailbox, others: Others
+) -> None:
+    id = mailbox.clock.new_id()
+    mailbox.deliver("A", mailbox.hidden(id))
+    others.told[id] = SentMessage(SENT.client, APP, ("erased:1f", ANN))
+    assert await mailbox.look() == []
+    assert await mailbox.look() == ["A"]
+    assert await mailbox.suppressed() == [Origin.COMPLAINT]
+    assert len(list(mailbox.maildir.settled())) == 1
+
+
 async def test_what_came_long_ago_waits_a_moment_too(mailbox: Mailbox, others: Others) -> None:
     """A mailbox that was put back: nobody was asked yet."""
     id = mailbox.clock.new_id()
