@@ -29,7 +29,8 @@ _REST = re.compile(r"""((?>(?:[^>=]++|=\s*+(?:"[^"]*+"|'[^']*+'|(?!["'])[^\s>]*+
 _NEVER_CLOSED = re.compile(r"""=\s*+(?:"[^"<]*+<[^"]*+(?<==)"|'[^'<]*+<[^']*+(?<==)')""")
 """A value that ends where the next one begins, with a tag in it."""
 _IN_STYLE = re.compile(r"url\(\s*+([^)]{1,4096}+)\)", re.I)
-_CANDIDATE = re.compile(r"[\s,]*+(\S++)(?:(?<=,)|[^,]*+)")
+# The end is matched too: what fails there is tried again from each space before it.
+_CANDIDATE = re.compile(r"[\s,]*+(?:\Z|(\S++)(?:(?<=,)|[^,]*+))")
 _MAX_CANDIDATES = 20  # of a srcset
 _MAX_TAGS = 50_000  # later ones are ignored
 _MAX_ODD = 100  # tags with unpaired quotes
@@ -75,7 +76,8 @@ def _urls(name: str, attributes: Mapping[str, str]) -> Iterator[str]:
     if "srcset" in attributes:
         found = _CANDIDATE.finditer(plain_of(attributes["srcset"]))
         for candidate, _ in zip(found, range(_MAX_CANDIDATES), strict=False):
-            yield candidate[1].rstrip(",")
+            if candidate[1]:
+                yield candidate[1].rstrip(",")
 
 
 def _backgrounds(tag: str, offset: int) -> Iterator[Picture]:

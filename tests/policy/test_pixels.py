@@ -1,5 +1,6 @@
 """What is a tracking pixel, and what only looks like one; and a message without them."""
 
+import time
 from base64 import encodebytes
 from email import message_from_bytes
 from email.message import EmailMessage
@@ -281,3 +282,11 @@ def test_the_beginning_of_a_message_is_cut_only_where_it_surely_ends() -> None:
     beginning = body[: body.rindex(b"\r\n--b--")]
     with pytest.raises(CannotCut):
         without_pixels(headers, beginning, whole=False)
+
+
+@pytest.mark.parametrize("ends", [" ", "\xa0", " ,"])
+def test_the_end_of_a_list_of_pictures_is_read_once(ends: str) -> None:
+    """Tried again from each of its spaces, 240 KB took three seconds."""
+    began = time.process_time()
+    assert find_pixels(f'<img srcset="a,{ends * 4_000}">' * 60) == ()
+    assert time.process_time() - began < 1
