@@ -221,7 +221,7 @@ def _is_personal(path: str) -> bool:
     name = _STATIC.sub("", segments[-1])
     if name == segments[-1]:
         return True  # not a picture by its name: a program answers
-    if mark and query and not _VERSION.fullmatch(mark + query):
+    if mark and not _VERSION.fullmatch(mark + query):
         return True
     if _WORD.search(place):
         return True

@@ -1,12 +1,14 @@
 """The file of users, and how often somebody may fail."""
 
+import asyncio
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from smtpproxy.auth import Attempts
+from smtpproxy.auth import Attempts, Authenticator, Outcome
 from smtpproxy.auth.users import (
     PasswordChecker,
     TooBusy,
@@ -18,6 +20,8 @@ from smtpproxy.auth.users import (
     verify,
     write,
 )
+from smtpproxy.settings import AuthSettings
+from smtpproxy.wire.sasl import CheckPassword, Proven
 
 PASSWORD = "pass wörd"
 SHOP = User.of("shop", PASSWORD)
@@ -37,6 +41,7 @@ def test_what_is_written_is_read_and_holds_no_password(tmp_path: Path) -> None:
     assert PASSWORD not in path.read_text("utf-8")
     assert list(tmp_path.iterdir()) == [path]
     assert SHOP.hash not in repr(users)
+    assert "scram" not in repr(users)
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
@@ -48,11 +53,20 @@ def test_a_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> No
         read(path)
 
 
+_KEY = "A" * 43 + "="
+
+
 @pytest.mark.parametrize(
     ("line", "wrong"),
     [
         ("shop", "line 4 cannot be read"),
         ("shop nonsense SCRAM-SHA-256$1:AA==$AA==:AA==", "line 4 cannot be read"),
+        (f"new {SHOP.hash} SCRAM-SHA-1$4096:AAAA${_KEY}:{_KEY}", "line 4 cannot be read"),
+        (f"a\0b {SHOP.hash} SCRAM-SHA-256$4096:AAAA${_KEY}:{_KEY}", "line 4 cannot be read"),
+        (f"new {SHOP.hash} SCRAM-SHA-256$4096:AAAA${_KEY}:AAAA", "line 4 cannot be read"),
+        (f"new {SHOP.hash} SCRAM-SHA-256$4096:${_KEY}:{_KEY}", "line 4 cannot be read"),
+        (f"new {SHOP.hash} SCRAM-SHA-256$0:AAAA${_KEY}:{_KEY}", "line 4 cannot be read"),
+        (f"new nonsense SCRAM-SHA-256$4096:AAAA${_KEY}:{_KEY}", "line 4 cannot be read"),
         (None, "line 4: the user appears twice"),
         ("%key 00", "has no line %key"),
     ],
@@ -61,10 +75,23 @@ def test_a_faulty_line_is_named_and_not_shown(tmp_path: Path, line: str | None, 
     path = tmp_path / "users"
     stored(path)
     lines = path.read_text("utf-8").splitlines()
-    path.write_text("\n".join([*lines, line or lines[-1]]) + "\n", "utf-8")
+    path.write_text("\n".join([*lines, line or lines[-1]]) + "\n\n", "utf-8")
     with pytest.raises(UsersError, match=wrong) as caught:
         read(path)
     assert "argon2" not in str(caught.value)
+
+
+def test_an_empty_line_is_no_user(tmp_path: Path) -> None:
+    path = tmp_path / "users"
+    stored(path)
+    with path.open("a") as file:
+        file.write(f" \nnew {SHOP.hash} SCRAM-SHA-256$4096:AAAA${_KEY}:{_KEY}\n")
+    assert set(read(path).by_name) == {"shop", "new"}
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UsersError, match=str(tmp_path)):
+        read(tmp_path)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -92,7 +119,7 @@ async def test_what_was_right_is_remembered_until_the_hash_changes() -> None:
     assert len(checker._right) == 1
     checker.close()
     assert await checker.check(SHOP, PASSWORD), "without a thread"
-    clock[0] = 301.0
+    clock[0] = 300.0
     with pytest.raises(RuntimeError):  # the threads are gone, and it was forgotten
         await checker.check(SHOP, PASSWORD)
 
@@ -103,6 +130,61 @@ async def test_too_many_passwords_at_once_are_put_off(monkeypatch: pytest.Monkey
     with pytest.raises(TooBusy):
         await checker.check(SHOP, PASSWORD)
     checker.close()
+
+
+async def test_of_two_passwords_at_once_the_second_is_put_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("smtpproxy.auth.users._WAITING", 1)
+    checker = PasswordChecker(lambda: 0.0)
+    two = [checker.check(SHOP, "wrong") for _ in range(2)]
+    first, second = await asyncio.gather(*two, return_exceptions=True)
+    assert (first, type(second)) == (False, TooBusy)
+    assert await checker.check(SHOP, PASSWORD)
+    checker.close()
+
+
+async def test_of_right_passwords_the_oldest_is_forgotten_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("smtpproxy.auth.users._REMEMBERED", 1)
+    checker = PasswordChecker(lambda: 0.0)
+    for name in ("first", "second"):
+        assert await checker.check(User(name, SHOP.hash, SHOP.scram), PASSWORD)
+    assert len(checker._right) == 1
+    checker.close()
+    assert await checker.check(User("second", SHOP.hash, SHOP.scram), PASSWORD)
+
+
+@pytest.fixture
+def authenticator(tmp_path: Path) -> Iterator[Authenticator]:
+    stored(tmp_path / "users")
+    settings = AuthSettings(tmp_path / "users", max_failures_per_user=1)
+    authenticator = Authenticator(settings, 1, lambda error: None)
+    yield authenticator
+    authenticator.close()
+
+
+async def test_a_barred_user_is_not_even_checked(authenticator: Authenticator) -> None:
+    right = CheckPassword("shop", PASSWORD), Proven("shop")
+    for step in right:
+        assert await authenticator.judge(step, "192.0.2.1") == Outcome("ok", "shop")
+    await authenticator.judge(CheckPassword("shop", "wrong"), "192.0.2.2")
+    for step in right:
+        assert await authenticator.judge(step, "192.0.2.3") == Outcome("limited")
+
+
+async def test_who_is_removed_meanwhile_proves_nothing(authenticator: Authenticator) -> None:
+    assert await authenticator.judge(Proven("gone"), "192.0.2.1") == Outcome("failed")
+
+
+async def test_a_password_that_cannot_be_checked_now_is_no_failure(
+    authenticator: Authenticator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smtpproxy.auth.users._WAITING", 0)
+    for _ in range(2):
+        step = CheckPassword("shop", PASSWORD)
+        assert await authenticator.judge(step, "192.0.2.1") == Outcome("busy")
 
 
 def attempts(clock: list[float]) -> Attempts:

@@ -3,6 +3,7 @@
 import pytest
 
 from smtpproxy.feedback import Action, Class, Clues, FeedbackReport, Kind, Sent, read_report
+from smtpproxy.feedback.addresses import of_field
 from tests.feedback.samples import ORIGINAL, bounce, complaint, failed, plain
 
 JEANNE = "jeanne@people.example"
@@ -158,6 +159,12 @@ ARF = "Feedback-Type: abuse\nUser-Agent: Provider/1\nVersion: 1\n"
         (ARF.replace("abuse", "fraud"), ORIGINAL, {JEANNE}),
         (ARF.replace("abuse", "something-new"), ORIGINAL, {JEANNE}),
         (ARF, ORIGINAL.replace("jeanne@", "redacted@"), {None}),
+        (ARF, ORIGINAL.replace("jeanne@", "postmaster@"), {None}),
+        (
+            ARF,
+            "Received: from a by b for <Jeanne@People.example>; Sat, 28 Nov 2026 12:00:00 +0000",
+            {JEANNE},
+        ),
     ],
 )
 def test_who_complained(fields: str, original: str, who: set[str | None]) -> None:
@@ -170,16 +177,60 @@ def test_who_complained(fields: str, original: str, who: set[str | None]) -> Non
         assert event.scope == ("marketing" if named else None)
 
 
+def test_a_complaint_may_be_labelled_as_text() -> None:
+    named = complaint(f"{ARF}Original-Rcpt-To: {JEANNE}", "")
+    mail = named.replace(b"Content-Type: message/feedback-report", b"Content-Type: text/plain")
+    assert summary(read_report(mail)) == [(JEANNE, "complaint", "suppress", "marketing")]
+    other = mail.replace(b"report-type=feedback-report", b"report-type=other")
+    assert read_report(other).kind is not Kind.COMPLAINT
+
+
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "kind"),
     [
-        ARF.replace("abuse", "auth-failure") + "Original-Rcpt-To: jeanne@people.example",
-        ARF + "Auth-Failure: dmarc\nOriginal-Rcpt-To: jeanne@people.example",
-        ARF.replace("abuse", "not-spam") + "Original-Rcpt-To: jeanne@people.example",
+        (ARF.replace("abuse", "auth-failure"), Kind.OTHER),
+        (f"{ARF}Auth-Failure: dmarc\n", Kind.OTHER),
+        (ARF.replace("abuse", "not-spam"), Kind.COMPLAINT),
     ],
 )
-def test_a_report_in_which_nobody_complains_does_nothing(fields: str) -> None:
-    assert read_report(complaint(fields)).events == ()
+def test_a_report_in_which_nobody_complains_does_nothing(fields: str, kind: Kind) -> None:
+    report = read_report(complaint(f"{fields}Original-Rcpt-To: {JEANNE}"))
+    assert (report.kind, report.events) == (kind, ())
+
+
+@pytest.mark.parametrize(
+    ("value", "address"),
+    [
+        ("rfc822; Jeanne@People.example", JEANNE),
+        ("rfc822; jeanne@people.example (paul@people.example)", JEANNE),
+        ("rfc822; Jeanne <jeanne@people.example>", JEANNE),
+        (r"utf-8; jean\x{6E}e@people.example", JEANNE),
+        (r"utf-8; jeanne\x{D800}\x{DFFF}\x{110000}@people.example", JEANNE),
+        ("x400; /G=Jeanne/", None),
+    ],
+)
+def test_the_address_of_a_field(value: str, address: str | None) -> None:
+    assert of_field(value) == address
+
+
+def test_a_dead_mailbox_without_a_name_suppresses_nobody() -> None:
+    fields = "Final-Recipient: x400; /G=Jeanne/\nAction: failed\nStatus: 5.1.1\n"
+    report = read_report(bounce(fields=fields, original="Subject: x"))
+    assert summary(report) == [(None, "dead", "count", None)]
+
+
+@pytest.mark.parametrize(
+    "sender", [f"{JEANNE}, paul@people.example", f"{JEANNE}\nFrom: b@x.example"]
+)
+def test_a_wish_from_two_is_nobodys(sender: str) -> None:
+    report = read_report(plain("", subject="unsubscribe", sender=sender, more=""))
+    assert (report.kind, report.events) == (Kind.UNSUBSCRIBE, ())
+
+
+def test_a_long_subject_is_no_wish() -> None:
+    subject = "Stop emailing me about " + "your other offers " * 5
+    mail = plain("Hello", subject=subject, sender=JEANNE, more="")
+    assert read_report(mail).kind is Kind.OTHER
 
 
 @pytest.mark.parametrize(
@@ -267,6 +318,16 @@ def test_a_token_says_whom_a_report_is_about() -> None:
     assert summary(dead) == [("paul@people.example", "dead", "suppress", "all")]
     angry = read_report(complaint(ARF), tokens=tokens, require_token=True)
     assert summary(angry) == [("paul@people.example", "complaint", "suppress", "brand:shop")]
+
+
+def test_a_token_may_name_neither_brand_nor_scope() -> None:
+    tokens = Tokens(Sent(JEANNE, stream="offers"))
+    angry = read_report(complaint(ARF), tokens=tokens)
+    assert summary(angry) == [(JEANNE, "complaint", "suppress", "marketing")]
+    wish = read_report(
+        plain("", subject="unsubscribe", sender="a@b.example", more=""), tokens=tokens
+    )
+    assert summary(wish) == [(JEANNE, "unsubscribe", "suppress", "marketing")]
 
 
 def test_a_token_is_looked_for_wherever_one_may_be() -> None:

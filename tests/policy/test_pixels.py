@@ -31,6 +31,9 @@ TRACKING = {
     "a program's name": '<img src="https://a.example/marker" width="1" height="1">',
     "a word": '<img src="https://a.example/images/opens2.gif" width="1" height="1">',
     "hidden": '<img style="display: none" src="https://a.example/track?id=9">',
+    "transparent": '<img style="opacity:0" src="https://a.example/track?id=9">',
+    "a query of its own": f'<img src="https://a.example/spacer.gif?id=77" {ONE}>',
+    "a style that says nothing": f'<img style="width:;height:" src="//a.example/o?i=1" {ONE}>',
     "hidden by an attribute": '<img hidden src="https://a.example/opened/9.gif">',
     "on several lines": '<img\r\n src="https://a.example/o?i=1"\r\n width="1"\r\n height="1">',
     "character references": '<img src="http&#58;//a&#46;example/o?i=1" width="1" height="1">',
@@ -82,6 +85,10 @@ OTHERS = {
     "a picture with a query": '<img src="https://a.example/i.png?w=600&h=20" width="600">',
     "a spacer": '<img src="https://a.example/images/spacer.gif" width="1" height="1">',
     "a spacer of a version": f'<img src="https://a.example/spacer.gif?v=20240101" {ONE}>',
+    "a spacer with an empty query": f'<img src="https://a.example/spacer.gif?" {ONE}>',
+    "a background of a file that is called so": (
+        '<td background="https://a.example/images/open.gif?v=2" width="600">x</td>'
+    ),
     "a spacer in a folder of a hash": f'<img src="https://a.example/{TOKEN}/pixel.gif" {ONE}>',
     "a rule": '<img src="https://a.example/l.php?id=1" width="600" height="1">',
     "a rule by its style": '<img style="width:100%;height:1px" src="https://a.example/l?i=1">',
@@ -119,6 +126,15 @@ OTHERS = {
 def test_it_tells_of_an_opening(name: str) -> None:
     (found,) = find_pixels("<html><body><p>Hello</p>" + TRACKING[name] + "</body></html>")
     assert found.pixel.host == found.pixel.host.lower()
+
+
+@pytest.mark.parametrize(
+    ("name", "sign"),
+    [("known, whatever its size", "known"), ("one pixel", "tiny"), ("hidden", "hidden")],
+)
+def test_what_it_is_known_by(name: str, sign: str) -> None:
+    (found,) = find_pixels(TRACKING[name])
+    assert found.pixel.sign == sign
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -210,6 +226,21 @@ def test_a_part_that_only_some_programs_show() -> None:
     assert [part.plain for part in read_body(headers, body).parts] == [True]
 
 
+def test_several_parts_have_theirs() -> None:
+    headers, body = message(f"<p>a</p>{PIXEL}")
+    text, html, end = body.split(b"--b")[1:]
+    amp = html.replace(b"text/html", b"text/x-amp-html")
+    edited = without_pixels(headers, b"--b".join([b"", text, amp, html, end]))
+    assert edited.count(b"<p>a</p><!-- -->") + edited.count(b"<p>a</p><!---->") == 2
+
+
+def test_a_message_that_ends_with_one() -> None:
+    headers = HeaderBlock(b"Content-Type: text/html\r\n\r\n")
+    assert PIXEL.encode() not in without_pixels(headers, b"<p>a</p>" + PIXEL.encode())
+    headers, body = message(PIXEL)
+    assert PIXEL.encode() not in without_pixels(headers, body, whole=False)
+
+
 @pytest.mark.parametrize("kind", ["text/html (a; b)", "(a) text/html; x=y", "Text / HTML"])
 def test_a_type_with_comments_and_spaces(kind: str) -> None:
     head = f"Content-Type: {kind}\r\nContent-Transfer-Encoding: base64 (as ever)\r\n\r\n".encode()
@@ -267,6 +298,7 @@ SIGNED = b"Content-Type: application/pkcs7-mime; smime-type=signed-data\r\n\r\nM
         (b"Content-Type: multipart/signed; boundary=b\r\n\r\n", b"--b\r\n%b\r\n--b--\r\n"),
         (b"Content-Type: multipart/mixed; boundary=b\r\n\r\n", b"--b\r\n%b\r\n--b--\r\n" + SIGNED),
         (b"Content-Type: text/html; charset=utf-16\r\n\r\n", None),
+        (b"Content-Type: text/html\r\nContent-Type: multipart/signed\r\n\r\n", b"%b"),
     ],
 )
 def test_what_cannot_be_taken_out(head: bytes, body: bytes | None) -> None:

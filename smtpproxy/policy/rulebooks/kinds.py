@@ -42,7 +42,7 @@ class PeriodKind:
     without: str | None = UNLIMITED
 
     def read(self, value: object, fault: Fault) -> Period | None:
-        if self.without is not None and value == self.without:
+        if value == self.without:
             return None
         text = value if isinstance(value, str) else ""
         if wrong := minutes_fault(text):
