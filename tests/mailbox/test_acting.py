@@ -5,10 +5,11 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import pytest
 
+from smtpproxy.feedback import FeedbackReport, read_report
 from smtpproxy.mail.return_path import ReturnPaths
 from smtpproxy.mail.unsubscribe_token import Unsubscription, stream_tag
 from smtpproxy.mailbox.acting import Actor, Done, telling
@@ -283,6 +284,37 @@ async def test_a_wish_that_comes_again_is_no_new_one(mailbox: Mailbox) -> None:
     await mailbox.take(wish.replace(b"<wish@", b"<second@"), at=later)
     (standing,) = await mailbox.standing(ANN)
     assert standing.since == later, "who writes again wants it again"
+
+
+@pytest.mark.parametrize(
+    "fields", [(), ("Message-ID: odd",), ("Message-ID: <1@x.example>", "Message-ID: <2@x.example>")]
+)
+async def test_a_wish_without_a_name_is_known_by_its_words(
+    mailbox: Mailbox, fields: Sequence[str]
+) -> None:
+    for day in range(3):
+        body = f"since day {day // 2}"
+        subject = f"unsubscribe {mailbox.token(ANN)}"
+        wish = letter(subject, *fields, to=f"stop@{DOMAIN}", sender=ANN, body=body)
+        await mailbox.take(wish, at=NOW + timedelta(days=day))
+        (standing,) = await mailbox.standing(ANN)
+        assert standing.since == NOW + timedelta(days=2 * (day // 2))
+
+
+async def test_a_report_that_cannot_be_read_holds_no_other_up(
+    mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faulty(content: bytes, **more: Any) -> FeedbackReport:
+        if content == b"odd":
+            raise ValueError("a fault")
+        return read_report(content, **more)
+
+    monkeypatch.setattr("smtpproxy.mailbox.reading.read_report", faulty)
+    await mailbox.take(b"odd", bounce(ANN, to=mailbox.path(ANN)))
+    assert await mailbox.suppressed(ANN) == [("all", Origin.BOUNCE)]
+    (kept,) = await mailbox.log.kept()
+    assert (kept.id, kept.kind) == ("r1", "other")
+    assert "fault of the program" in kept.why
 
 
 async def test_a_wish_is_about_the_person_and_the_mail_of_its_token(mailbox: Mailbox) -> None:
