@@ -159,6 +159,31 @@ async def test_it_waits_for_the_upstream_and_is_given_up_after_days(
     assert await mailbox.why() == ["not handed on: down"]
 
 
+@pytest.mark.parametrize("failure", [NoticeDeferred("452"), RuntimeError("a fault")])
+async def test_whatever_puts_it_off_does_so_for_days_only(
+    mailbox: Mailbox, app: App, failure: Exception
+) -> None:
+    await mailbox.bounced()
+    app.failure = failure
+    await mailbox.hand_on(days=4)
+    assert await mailbox.waits()
+    await mailbox.hand_on(days=2)
+    assert not await mailbox.waits()
+    assert await mailbox.why() == [f"not handed on: {failure}"]
+
+
+async def test_while_the_upstream_is_down_only_the_first_is_tried(
+    mailbox: Mailbox, app: App
+) -> None:
+    await mailbox.bounced(id="r1")
+    await mailbox.bounced(id="r2")
+    app.failure = UpstreamError("down")
+    await mailbox.hand_on()
+    app.failure = None
+    await mailbox.hand_on()
+    assert len(app.got) == 1, "the other at once, as it was not tried"
+
+
 async def test_what_was_put_off_while_the_clock_was_ahead_is_tried_once_it_is_right(
     mailbox: Mailbox, app: App
 ) -> None:
