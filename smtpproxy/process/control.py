@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -77,7 +78,8 @@ class Control:
 
     def open(self) -> None:
         """Listen, unless another relay already does so for this state_dir."""
-        with _path(self._state_dir) as path:
+        with _path(self._state_dir, os.O_RDONLY) as (path, folder):
+            fcntl.flock(folder, fcntl.LOCK_EX)  # of relays that start together, one listens
             if answers(path):
                 log.warning("another relay is controlled here", state_dir=str(self._state_dir))
                 return
@@ -90,16 +92,16 @@ class Control:
                 self._listening.bind(path)
             finally:
                 os.umask(mask)
-        self._listening.listen(16)
+            self._listening.listen(16)
         self._accepting = asyncio.create_task(self._accept(self._listening))
 
     def leave(self) -> None:
         """Accept no further requests, so that another relay may listen here."""
         if self._listening is not None:
             self._accepting.cancel()
+            (self._state_dir / NAME).unlink(missing_ok=True)  # once closed, it may be another's
             self._listening.close()
             self._listening = None
-            (self._state_dir / NAME).unlink(missing_ok=True)
 
     async def close(self) -> None:
         """Stop answering, after the current answers."""
@@ -169,7 +171,7 @@ def _asked(state_dir: Path, request: Request, timeout: float) -> Answer:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         try:
-            with _path(state_dir) as path:
+            with _path(state_dir) as (path, _):
                 connection.connect(path)
         except (FileNotFoundError, ConnectionRefusedError):
             raise NotRunning(f"no relay runs with server.state_dir = {state_dir}") from None
@@ -192,10 +194,13 @@ def _asked(state_dir: Path, request: Request, timeout: float) -> Answer:
 
 
 @contextmanager
-def _path(state_dir: Path) -> Iterator[str]:
-    """Yield the socket's path, within 107 octets however deep the folder is (unix(7))."""
-    folder = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+def _path(state_dir: Path, access: int = os.O_PATH) -> Iterator[tuple[str, int]]:
+    """Yield the socket's path, within 107 octets however deep the folder is (unix(7)).
+
+    With it comes the folder's descriptor, open for `access`.
+    """
+    folder = os.open(state_dir, access | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield f"/proc/self/fd/{folder}/{NAME}"
+        yield f"/proc/self/fd/{folder}/{NAME}", folder
     finally:
         os.close(folder)

@@ -1,0 +1,57 @@
+"""The socket on which a relay takes commands, where two relays share a state_dir."""
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+
+from smtpproxy.process import control
+from smtpproxy.process.control import Control, Request
+from smtpproxy.process.listening import answers
+
+
+async def _unasked(request: Request) -> control.Answer:
+    raise AssertionError(request)
+
+
+def _opened_in_thread(folder: Path, is_open: threading.Event, over: threading.Event) -> None:
+    async def run() -> None:
+        second = Control(folder, _unasked)
+        second.open()
+        is_open.set()
+        await asyncio.to_thread(over.wait, 10)
+        await second.close()
+
+    asyncio.run(run())
+
+
+def test_of_relays_that_start_together_the_first_is_controlled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_open, over = threading.Event(), threading.Event()
+    args = (tmp_path, is_open, over)
+    thread = threading.Thread(target=_opened_in_thread, args=args)
+    found: list[bool] = []
+
+    def answers_late(path: Path | str) -> bool:
+        result = answers(path)
+        found.append(result)
+        if len(found) == 1:
+            thread.start()
+            is_open.wait(0.3)  # without a lock, the second takes the place meanwhile
+        return result
+
+    async def run() -> None:
+        first = Control(tmp_path, _unasked)
+        first.open()
+        assert await asyncio.to_thread(is_open.wait, 10)
+        assert found == [False, True]
+        over.set()
+        await asyncio.to_thread(thread.join)
+        assert answers(tmp_path / control.NAME)
+        await first.close()
+        assert not (tmp_path / control.NAME).exists()
+
+    monkeypatch.setattr(control, "answers", answers_late)
+    asyncio.run(run())
