@@ -101,6 +101,11 @@ def map_contacts(settings: Settings, file: Path, options: MapOptions) -> Result:
         fail(
             f"{file}: its first row holds an address; put a header above it that names the columns"
         )
+    if look.title:
+        fail(
+            f"{file}: its first row has only {printable(look.title)!r}, and most rows have more:"
+            " delete what is above the row that names the columns, or name every column"
+        )
     for notice in look.notices:
         warn(f"{file}: {notice}")
     known = _known(settings)

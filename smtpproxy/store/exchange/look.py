@@ -10,6 +10,7 @@ from pathlib import Path
 from smtpproxy.store.exchange.files import Source
 from smtpproxy.store.exchange.lines import ImportFault, Lines, Rejected, no_rows, read_lines
 from smtpproxy.store.exchange.rows import (
+    Row,
     bare_address,
     cell_text,
     column_key,
@@ -96,6 +97,7 @@ class TableLook:
     encoding: str | None  # None: not CSV
     notices: tuple[str, ...]
     is_headless: bool  # its first row holds an address
+    title: str  # the only cell of its first row, if most others have more; otherwise empty
 
     def column(self, name: str) -> ColumnLook | None:
         key = column_key(name)
@@ -122,9 +124,11 @@ def look_at(path: Path, tick: Callable[[int, int | None], None]) -> TableLook:
             for place, name in enumerate(header.columns[:_MOST_COLUMNS])
             if name and keys.count(keys[place]) == 1
         ]
-        rows, rejected = 0, []
+        named = [] if of_json else [name for name in header.columns if name]
+        rows, rejected, wider = 0, [], 0
         for row in read_rows(lines, header):
             rows += 1
+            wider += len(named) == 1 and _is_wider(row)
             if rows % _TICK == 0:
                 tick(file.tell(), rows)
             if isinstance(row, Rejected):
@@ -147,7 +151,15 @@ def look_at(path: Path, tick: Callable[[int, int | None], None]) -> TableLook:
             lines.decoder.found() if is_csv else None,
             (*lines.notices, *([note] if note else [])),
             any(_ADDRESS.fullmatch(name) for name in header.columns),
+            named[0] if wider * 2 > rows else "",
         )  # fmt: skip
+
+
+def _is_wider(row: Row | Rejected) -> bool:
+    """Whether a row has more than one cell, or would have if it were split."""
+    full = row.legible if isinstance(row, Rejected) else row
+    cells = [cell for cell in full.cells if cell.strip()] if isinstance(full, Row) else []
+    return len(cells) > 1 or any(sign in cell for cell in cells for sign in ";\t")
 
 
 def _json_lines(path: Path, file: Source) -> Lines:
