@@ -88,10 +88,7 @@ def widened(canonical_address: str) -> str:
 
 
 def compose(local: str, domain: str) -> str:
-    """Return the canonical address of an unquoted local part and a domain.
-
-    Raises `AddressError`.
-    """
+    """Return the canonical address of an unquoted local part and a domain; raise AddressError."""
     if _CONTROL.search(local):
         raise AddressError("the local part holds a control character")
     written = local
@@ -220,6 +217,10 @@ def _unquoted(local: str) -> str:
     if not local:
         raise AddressError("the local part is empty: an address is local-part@domain")
     if _UNQUOTED.fullmatch(local) is None:
+        if "@" in local:
+            raise AddressError(
+                "there is a second @, which is allowed only in quotes: write one address"
+            )
         raise AddressError(
             "the local part holds a space, a control character or one of"
             ' "(),:;<>@[\\]: spaces and ,:;@[\\] are allowed, but only in quotes'
@@ -282,9 +283,8 @@ def _literal(domain: str) -> str:
             raise ValueError(inner)
         packed = IPv6Address(inner[5:]).packed
     except ValueError:
-        raise AddressError(
-            "the address literal is neither [192.0.2.1] nor [IPv6:2001:db8::1]"
-        ) from None
+        text = "the address literal is neither [192.0.2.1] nor [IPv6:2001:db8::1]"
+        raise AddressError(text) from None
     groups = (packed[i] << 8 | packed[i + 1] for i in range(0, 16, 2))
     return f"[ipv6:{':'.join(f'{group:x}' for group in groups)}]"
 

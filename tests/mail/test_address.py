@@ -67,6 +67,7 @@ NO_ADDRESSES = [
     ("@x", "local part is empty"),
     ("a@", "domain"),
     ("a@b@c", "only in quotes"),
+    ("a@x.example, b@x.example", "there is a second @, which is allowed only in quotes: write one"),
     *((f"a{character}b@x", "only in quotes") for character in '(),:;<>[\\]"'),
     *((f'"a%b{character}"@x', "beside a space") for character in (*" ,:;[]", '\\"', "\\\\")),
     *((f'"a{character}b"@x', "leave a part of it out") for character in "()<>"),

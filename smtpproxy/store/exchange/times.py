@@ -10,6 +10,7 @@ EXAMPLE = "2025-03-01T10:00:00Z"
 _EPOCH_NUMBER = re.compile(r"\d{9,13}(?:\.\d+)?")
 _MILLISECONDS = 10**11  # seconds would be the year 5138
 _GO = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d(?:\.\d+)?) ([+-]\d{4})(?: [A-Za-z0-9+-]+)?")
+_EXCEL_DAY = re.compile(r"\d{5}(?:[.,]\d+)?")
 _EXCEL_NUMBER = re.compile(r"\d{1,6}(?:[.,]\d+)?")
 _EXCEL_DAY_0 = datetime(1899, 12, 30)  # noqa: DTZ001 - the caller sets the zone
 _PARTED = re.compile(r"(\d{1,2})([/.-])(\d{1,2})\2(\d{4}|\d\d)(?:[ T]\d{1,2}:\d\d(:\d\d)?)?")
@@ -61,6 +62,8 @@ class Notation:
             right = f"is not a time in the mapping's time_format {self.pattern}"
             if self.pattern is None:
                 right = _guess(text)
+            elif day := _excel_day(text):
+                right += f"; in Excel it is {day}: add |excel to it"
         raise ValueError(f"{text[:40]!r} {right}")
 
 
@@ -108,14 +111,16 @@ def _guess(text: str) -> str:
             "may be two different days; choose one in a mapping: "
             f'time_format = "{day_first}" or "{month_first}"'
         )
-    if _EXCEL_NUMBER.fullmatch(text) and len(text) >= len("10000"):
-        day = _of_one(text, "excel")[0]
-        return (
-            f'is not a time; in Excel it is {day:%Y-%m-%d}: set time_format = "excel" in a mapping'
-        )
+    if day := _excel_day(text):
+        return f'is not a time; in Excel it is {day}: set time_format = "excel" in a mapping'
     if _EPOCH_NUMBER.fullmatch(text):
         return 'is not a time; for seconds since 1970 set time_format = "epoch" in a mapping'
     return f"is not a time; write it like {EXAMPLE}, or set time_format in a mapping"
+
+
+def _excel_day(text: str) -> str:
+    """Return the day of a number that Excel shows as a date, as it exports some; otherwise ''."""
+    return f"{_of_one(text, 'excel')[0]:%Y-%m-%d}" if _EXCEL_DAY.fullmatch(text) else ""
 
 
 def _of_any(text: str, patterns: str) -> tuple[datetime, bool]:

@@ -97,6 +97,12 @@ def test_suppressions(
         ("46027", {}, 'is not a time; in Excel it is 2026-01-05: set time_format = "excel"'),
         ("1767600000", {}, 'is not a time; for seconds since 1970 set time_format = "epoch"'),
         ("30/02/2026", FRENCH, "is not a time in the mapping's time_format"),
+        (
+            "45678,5",
+            FRENCH,
+            "is not a time in the mapping's time_format %d/%m/%Y %H:%M|%d/%m/%Y;"
+            " in Excel it is 2025-01-21: add |excel to it",
+        ),
         ("#VALUE!", {}, "is an error of the spreadsheet"),
     ],
 )
