@@ -244,6 +244,7 @@ async def test_gone_ends_it_until_somebody_asks(bench: Bench) -> None:
     bench.answers = [Outcome("gone", "HTTP 410")]
     await bench.add("a", "b", "c")
     await bench.later(days=9)
+    await bench.later(days=9)
     assert bench.told == [[1, 2]]
     assert (await bench.store.backlog())["crm"].disabled
     await bench.store.wake_webhook("crm")
@@ -271,6 +272,17 @@ async def test_only_what_is_wanted_is_told_and_the_rest_passed_over(store: Trial
     await bench.run()
     assert bench.told == [[4]]
     assert (await bench.store.backlog())["crm"].oldest is None
+
+
+@pytest.mark.parametrize(("origin", "told"), [("unsubscribe", [[1]]), ("bounce", [])])
+async def test_only_the_wanted_origins_are_told(
+    store: TrialStore, origin: str, told: list[list[int]]
+) -> None:
+    bench = Bench(store, replace(HOOK, origins=frozenset({Origin(origin)})))
+    await bench.start()
+    await bench.add("a")
+    await bench.run()
+    assert bench.told == told
 
 
 async def test_changes_that_were_trimmed_are_said_to_be_missing(bench: Bench) -> None:

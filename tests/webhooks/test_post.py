@@ -79,6 +79,7 @@ async def test_many_webhooks_read_the_certificates_that_they_trust_once(
     ("say", "kind"),
     [
         (Say(200), "delivered"),
+        (Say(300), "redirected"),
         (Say(302, (("location", "/elsewhere"),)), "redirected"),
         (Say(307, (("location", "/elsewhere"),)), "redirected"),
         (Say(400), "refused"),
@@ -107,7 +108,11 @@ async def test_one_that_hangs_or_drips_ends_in_time(crm: Receiver, say: Say) -> 
 
 
 async def test_retry_after_in_seconds_is_read(crm: Receiver) -> None:
-    for written, read in (("120", timedelta(minutes=2)), ("Wed, 21 Oct 2026 07:28:00 GMT", None)):
+    for written, read in (
+        ("120", timedelta(minutes=2)),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("\xb2", None),
+    ):
         crm.answer = lambda delivery, text=written: Say(429, (("retry-after", text),))  # type: ignore[misc]
         async with poster(crm) as crm_poster:
             assert (await crm_poster.post("msg_1", b"{}")).retry_after == read

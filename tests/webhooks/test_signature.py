@@ -42,6 +42,8 @@ def test_two_secrets_give_two_signatures_while_one_replaces_the_other(tmp_path: 
         "whsec_short",
         "whsec_!!!!",
         "whsec_" + base64.b64encode(b"x" * 65).decode(),
+        "whsec_" + base64.b64encode(b"x" * 23).decode(),
+        "whsec_!MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
         "whsec_\xe9",
     ],
 )
@@ -54,12 +56,21 @@ def test_what_is_no_secret_is_a_fault_that_does_not_show_it(tmp_path: Path, text
     assert not text or text not in str(caught.value)
 
 
+@pytest.mark.parametrize("octets", [24, 64])
+def test_a_secret_has_24_to_64_octets(tmp_path: Path, octets: int) -> None:
+    secret = b"x" * octets
+    path = written(tmp_path / "secret", f"whsec_{base64.b64encode(secret).decode()}")
+    assert read_secrets(path) == (secret,)
+
+
 def test_a_secret_that_others_can_read_is_a_fault(tmp_path: Path) -> None:
     path = written(tmp_path / "secret", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", 0o640)
     with pytest.raises(SecretFault, match=r"mode 0640 .* chmod 600"):
         read_secrets(path)
     with pytest.raises(SecretFault, match="No such file"):
         read_secrets(tmp_path / "none")
+    with pytest.raises(SecretFault, match="a folder, not the file"):
+        read_secrets(tmp_path)
 
 
 def test_every_outcome_is_a_row_of_the_metric() -> None:
