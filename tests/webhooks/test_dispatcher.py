@@ -129,16 +129,6 @@ async def test_a_failure_holds_back_what_follows_until_it_is_delivered(bench: Be
     assert (first.id, first.body) == (second.id, second.body) == (third.id, third.body)
 
 
-async def test_a_message_that_is_repeated_has_no_more_in_it(bench: Bench) -> None:
-    bench.answers = [Outcome("failed", "HTTP 500")]
-    await bench.add("a")
-    await bench.run()
-    await bench.add("b")
-    await bench.later(hours=1)
-    assert bench.told == [[1], [1], [2]]
-    assert bench.sent[0].body == bench.sent[1].body
-
-
 async def test_one_that_was_killed_sends_the_same_message_again(bench: Bench) -> None:
     await bench.add("a")
 
