@@ -130,7 +130,10 @@ class Reader:
 
         async def checked(one: Understood) -> Understood:
             async with some:
-                report = await authentication.checked(one.arrived.content, one.report)
+                try:
+                    report = await authentication.checked(one.arrived.content, one.report)
+                except Exception as error:
+                    report = _not_read(one.arrived, error)
             return replace(one, report=report)
 
         return await asyncio.gather(*(checked(one) for one in understood))
@@ -142,9 +145,8 @@ class Reader:
             report = read_report(arrived.content, tokens=tokens, require_token=require_token)
         except (StoreUnavailable, OSError):
             raise
-        except Exception as error:  # one report must not block the others
-            log.error("internal error", report=arrived.id, exc_info=error)
-            report = FeedbackReport(Kind.OTHER, "a fault of the program: it could not be read")
+        except Exception as error:
+            report = _not_read(arrived, error)
         path, sent = tokens.path, report.sent
         stream = None if sent is None else sent.stream
         if stream is None and path is not None:
@@ -153,6 +155,12 @@ class Reader:
         lacks = tokens.lacks if report.events else None
         about = (path, stream or UNKNOWN, _digest(arrived.content), lacks, tokens.is_of_erased)
         return Understood(arrived, report, *about)
+
+
+def _not_read(arrived: Arrived, error: Exception) -> FeedbackReport:
+    """Return what is kept of a report after a fault, so that it does not block the others."""
+    log.error("internal error", report=arrived.id, exc_info=error)
+    return FeedbackReport(Kind.OTHER, "a fault of the program: it could not be read")
 
 
 def _digest(content: bytes) -> bytes:

@@ -13,6 +13,7 @@ from smtpproxy.feedback import FeedbackReport, read_report
 from smtpproxy.mail.return_path import ReturnPaths
 from smtpproxy.mail.unsubscribe_token import Unsubscription, stream_tag
 from smtpproxy.mailbox.acting import Actor, Done, telling
+from smtpproxy.mailbox.authentication import Authentication
 from smtpproxy.mailbox.messages import on_record
 from smtpproxy.mailbox.reading import Reader
 from smtpproxy.mailbox.tokens import Tokens
@@ -314,6 +315,20 @@ async def test_a_report_that_cannot_be_read_holds_no_other_up(
     assert await mailbox.suppressed(ANN) == [("all", Origin.BOUNCE)]
     (kept,) = await mailbox.log.kept()
     assert (kept.id, kept.kind) == ("r1", "other")
+    assert "fault of the program" in kept.why
+
+
+async def test_nor_does_one_whose_signatures_cannot_be_checked(mailbox: Mailbox) -> None:
+    class Faulty:
+        async def checked(self, content: bytes, report: FeedbackReport) -> FeedbackReport:
+            if content == b"odd":
+                raise ValueError("a fault")
+            return report
+
+    mailbox.reader = replace(mailbox.reader, authentication=cast("Authentication", Faulty()))
+    await mailbox.take(b"odd", bounce(ANN, to=mailbox.path(ANN)))
+    assert await mailbox.suppressed(ANN) == [("all", Origin.BOUNCE)]
+    (kept,) = await mailbox.log.kept()
     assert "fault of the program" in kept.why
 
 
