@@ -481,6 +481,7 @@ async def test_a_clock_that_is_set_back_by_much_is_noted_by_the_relay(
     await other.commit(decided(clock))
     log.close()
     other.close()
+    assert State.BROKEN not in [seal(folder, [one]).state for one in read(folder)]
     report = verify(folder)
     assert faults(report) == []
     assert len(notes(report, Kind.CLOCK)) >= 2, "of the rows, and of the anchors"
@@ -584,6 +585,7 @@ def test_a_crash_between_the_entry_and_the_erasure_is_finished(
     assert faults(report) == []
     assert not any("still there" in note for note in notes(report, Kind.ERASED))
     assert report.erased == 4
+    assert anchors.unfinished(record.folder) == {}
 
 
 # whatever I do
@@ -680,25 +682,61 @@ def test_what_is_true_is_called_proven_wherever_it_stands(record: Record) -> Non
         assert found.at is not None
         assert found.at >= one.decided.at
         assert seal(record.folder, [one]).state is State.LOCAL
+    assert seal(record.folder, records, record.collected).state is State.KEPT
 
 
 def test_what_i_edit_is_called_so(record: Record) -> None:
     """Also with its hash made anew, and the rest of its slot's."""
-    path = of(record.folder, 0)[1]
+    path = of(record.folder, 1)[1]
+    id = edit(path)
+    (edited,) = find(record.folder, id)
+    (sound,) = find(record.folder, find_id(lines(path)[1]))
+    for one in ([edited], [edited, sound], [sound, edited]):
+        assert seal(record.folder, one, record.collected).state is State.BROKEN
+    make_hashes_anew(path)
+    (edited,) = find(record.folder, id)
+    assert "the anchor saw another row" in str(seal(record.folder, [edited], record.collected).what)
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_what_i_edit_with_the_anchors_that_saw_it_is_called_so(
+    record: Record, *, anew: bool
+) -> None:
+    """Also with the hashes of the anchors made anew, but for the one that was collected."""
+    path, at = of(record.folder, 1)[-1], record.folder / "anchors.ndjson"
+    before = lines(path)
+    id = edit(path)
+    make_hashes_anew(path)
+    seen = at.read_bytes()
+    for was, now in zip(before, lines(path), strict=True):
+        seen = seen.replace(take_apart(was).hash, take_apart(now).hash)
+    at.write_bytes(seen)
+    if anew:
+        chain = Chain()
+        rows = [anchors.read_anchor(line).row for line in lines(at)]
+        write(at, [chain.seal(msgspec.json.encode(row)) for row in rows])
+    (edited,) = find(record.folder, id)
+    found = seal(record.folder, [edited], record.collected)
+    assert found.state is State.BROKEN
+    assert ("differs from the one that was kept" if anew else "was altered") in str(found.what)
+
+
+def edit(path: Path) -> str:
+    """Change a verdict; return its id."""
     all_lines = lines(path)
-    id = find_id(all_lines[3])
     all_lines[3] = all_lines[3].replace(b'"action":"allow"', b'"action":"defer"')
     write(path, all_lines)
-    (edited,) = find(record.folder, id)
-    assert seal(record.folder, [edited], record.collected).state is State.BROKEN
+    return find_id(all_lines[3])
+
+
+def make_hashes_anew(path: Path) -> None:
+    all_lines = lines(path)
     chain = Chain(take_apart(all_lines[2]).head)
     for number, line in enumerate(all_lines[3:], 3):
         sealed = take_apart(line)
         before, _, entry = sealed.rest.removesuffix(b',"personal":[').partition(b'"entry":')
         all_lines[number] = chain.seal(entry, sealed.parts, before.split(b",", 2)[2])
     write(path, all_lines)
-    (edited,) = find(record.folder, id)
-    assert seal(record.folder, [edited], record.collected).state is State.BROKEN
 
 
 def find_id(line: bytes) -> str:

@@ -423,6 +423,14 @@ class ContactContract:
         assert await store.put_contacts([between]) == BatchResult(unchanged=1, older=1)
         assert await store.contact(ANNA) == WHOLE
 
+    async def test_each_collection_is_as_old_as_its_first_source(self, store: Store) -> None:
+        mill = Collection("mill", source=Source.DIRECT)
+        told = Contact(ANNA, source=Source.DIRECT, brand="shop", others=(mill,))
+        await store.put_contacts([ContactUpdate(told, as_of=T0)])
+        found = await store.contact(ANNA)
+        assert found is not None
+        assert found.others == (replace(mill, as_of=T0),)
+
     async def test_activity_does_not_go_back(self, store: Store) -> None:
         await store.put_contacts([WHOLE])
         for earlier in (None, T0):

@@ -316,6 +316,18 @@ async def test_what_a_purged_contact_held_begins_its_time_then(store: Store) -> 
     assert (await store.purge_suppressions(NOW + TICK)).removed == Removed(1, NOW, NOW)
 
 
+async def test_old_notes_in_free_text_go_and_younger_ones_and_motives_stay(store: Store) -> None:
+    eve, paul = "eve@people.example", "paul@people.example"
+    told = ((ANNA, OLD, "ask Eve"), (eve, EDGE, "ask Eve"), (paul, OLD, "by phone"))
+    await store.add_suppressions(
+        [SuppressionEntry(who, "all", Origin.MANUAL, at, note) for who, at, note in told]
+    )
+    for dry_run in (True, False):
+        assert await store.trim_notes(EDGE, "by phone".__eq__, dry_run=dry_run) == 1
+    notes = [one.note for who, _, _ in told for one in await orders_of(store, who)]
+    assert notes == [None, "ask Eve", "by phone"]
+
+
 async def test_the_record_of_what_was_lifted_goes(store: Store) -> None:
     for name, at in (("anna", OLD - DAY), ("eve", OLD), ("paul", EDGE)):
         await store.add_suppressions([entry(f"{name}@people.example", since=OLD - 9 * DAY)])

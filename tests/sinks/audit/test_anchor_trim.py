@@ -90,6 +90,20 @@ async def test_trimming_again_and_again_carries_on_what_counts(folder: Path, clo
     assert verify(folder).wrong == 1
 
 
+async def test_what_retention_took_of_a_worker_that_went_is_known_after_every_trimming(
+    folder: Path, clock: Clock
+) -> None:
+    for comes in (True, False, False, True, False, False):
+        if comes:
+            other = journal(folder, clock, 1)
+            await other.commit(decided(clock))
+            other.close()
+        await write_days(folder, clock, 3)
+        expire(folder, clock.now() - 2 * DAY, now=clock.now)
+        assert trim(folder, now=clock.now, worth=1) > 0
+        sound(folder)
+
+
 async def test_a_beginning_that_somebody_removed_is_another_matter(
     folder: Path, clock: Clock
 ) -> None:

@@ -189,6 +189,12 @@ TAMPERINGS = [
     Tampering("a file's last line dropped", on_lines(lambda a: end(a, 1)), Kind.MISSING, 2, 1),
     Tampering("two swapped", on_lines(lambda a: [*a[:3], a[4], a[3], *a[5:]]), Kind.REORDERED),
     Tampering("one copied", on_lines(lambda a: [*a[:4], a[2], *a[4:]]), Kind.INSERTED),
+    Tampering(
+        "one copied for another",
+        on_lines(lambda a: [*a[:3], *a[4:6], a[2], *a[6:]]),
+        Kind.MISSING,
+        line=4,
+    ),
     Tampering("the end cut off", on_lines(end, 2), Kind.CUT, 2, None),
     Tampering(
         "the end cut within a line", on_lines(lambda a: [*a[:-1], a[-1][:-9]], 2), Kind.CUT, 2, None
