@@ -160,13 +160,14 @@ def _report(error: Exception) -> int:
     if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code
-    text = ": ".join([_message(error), *getattr(error, "__notes__", ())])
+    text = ": ".join([message_of(error), *getattr(error, "__notes__", ())])
     click.echo("Error: " + " ".join(text.split()), err=True)
     code: int = getattr(error, "exit_code", 1)  # 2 for StoreMisconfigured
     return code
 
 
-def _message(error: Exception) -> str:
+def message_of(error: Exception) -> str:
+    """Return what a person is told of an error that ends a command."""
     from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable
 
     if isinstance(error, StoreMisconfigured):
@@ -177,7 +178,9 @@ def _message(error: Exception) -> str:
         text = f"the store cannot answer: {error}"
         return text if why in text else f"{text} ({why})"
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+        text = f"{error.filename}: {error.strerror}"
+        who = "; run this as root, or as the user that smtpproxy runs as"
+        return text + who if isinstance(error, PermissionError) else text
     if isinstance(error, OSError) and error.errno in _UNWRITTEN:
         return f"standard output, or a file being written, is incomplete: {error.strerror}"
     return (

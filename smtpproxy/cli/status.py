@@ -13,7 +13,7 @@ from typing import Any
 import click
 import httpx
 
-from smtpproxy.cli import fail
+from smtpproxy.cli import fail, message_of
 from smtpproxy.cli.options import command, flag, settings_in
 from smtpproxy.cli.printer import print_json, print_text
 from smtpproxy.cli.status_text import MOST_WAITING, Rates, status_text
@@ -109,7 +109,8 @@ def _look(place: _Place) -> dict[str, Any]:
     except (NotRunning, OSError) as error:
         if place.faults:
             click.echo("\n".join(place.faults), err=True)
-        fail(str(error), 2 if place.faults else 1)
+        text = str(error) if isinstance(error, NotRunning) else message_of(error)
+        fail(text, 2 if place.faults else 1)
     return _object(place, response)
 
 

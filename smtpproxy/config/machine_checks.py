@@ -48,7 +48,14 @@ def user(settings: Settings) -> Iterator[str]:
 
 
 def disk(settings: Settings) -> Iterator[str]:
-    """Yield a warning if the disk is nearly full: no decision could be recorded."""
+    """Yield a warning if the disk may not be there, or is nearly full: no decision could be
+    recorded."""
+    above = settings.server.state_dir.parent
+    if not above.exists():
+        yield (
+            f"server.state_dir: there is no {above} yet: serve makes it, and knows nobody; is a"
+            " disk not mounted?"
+        )
     left = little_left(settings.server.state_dir)
     if left is not None:
         yield f"server.state_dir: {left}; once it is full, all mail is answered 451"

@@ -163,6 +163,8 @@ def listen(name: str, address: Address) -> socket.socket:
                 reason = error.strerror or str(error)
                 if error.errno == errno.EACCES and isinstance(address, TcpAddress):
                     reason += f": {PRIVILEGED}"
+                if error.errno == errno.EADDRINUSE:
+                    reason += ": stop the program that listens there, or give another address"
                 raise CannotListen(f'"{name}" cannot listen on {address}: {reason}') from error
         time.sleep(0.1)
 

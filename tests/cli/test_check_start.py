@@ -255,6 +255,14 @@ def test_root_is_told_that_the_relay_has_another_user(tmp_path: Path) -> None:
     )
 
 
+def test_a_disk_that_may_not_be_mounted(tmp_path: Path) -> None:
+    warning = f"server.state_dir: there is no {tmp_path / 'disk'} yet"
+    path = configuration(tmp_path, state="disk/state")
+    assert warning in command("check", path, code=0)[1]
+    (tmp_path / "disk").mkdir()
+    assert warning not in command("check", path, code=0)[1]
+
+
 def test_a_disk_that_is_nearly_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = configuration(tmp_path)
     (tmp_path / "state").mkdir()
