@@ -1,6 +1,6 @@
 """`smtpproxy purge`: remove data that has outlived its retention period."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -74,7 +74,11 @@ def purge(
     with failing(AlreadyRunning), failing(OverflowError, "--at: ", code=2):
         ask_first(question, yes=yes or dry_run)
         purged = run(dry_run=dry_run)
-    data = {
+    return Result(_data(purged), _text(purged, settings.retention))
+
+
+def _data(purged: "Purged") -> Mapping[str, object]:
+    return {
         "at": purged.at,
         "dry_run": purged.dry_run,
         "removed": purged.removed,
@@ -86,7 +90,6 @@ def purge(
         "index_rows": purged.indexed,
         "suppressions_wait_for": purged.behind,
     }
-    return Result(data, _text(purged, settings.retention))
 
 
 def _text(purged: "Purged", keep: RetentionSettings) -> Iterator[Part]:
