@@ -192,6 +192,15 @@ def test_i_append_a_row_and_have_the_relay_anchor_it(record: Record) -> None:
     assert report.unproven == 0
 
 
+def test_i_append_a_row_and_anchor_it_myself(record: Record) -> None:
+    """Nobody else keeps that anchor: it proves nothing."""
+    append(of(record.folder, 0)[-1], record.clock.now())
+    anchors.take(record.folder, "asked", record.clock.now)
+    report = record.verified()
+    assert faults(report) == []
+    assert report.unproven == 1
+
+
 def test_i_say_that_the_clock_went_back_first(record: Record) -> None:
     """That is said too."""
     step = plain(ClockEntry(PAST, record.clock.now()))
@@ -220,6 +229,18 @@ def test_i_date_a_row_in_the_future(record: Record) -> None:
     assert faults(report) == [Kind.POSTDATED]
     record.collect()
     assert faults(record.verified()) == [Kind.POSTDATED]
+
+
+def test_i_date_a_row_in_the_future_long_after_a_clock_was_set_back(record: Record) -> None:
+    record.clock.tick(days=-1)
+    for _ in range(3):
+        append(of(record.folder, 0)[-1], record.clock.now())
+        record.collect()
+        record.clock.tick(hours=1)
+    before = faults(record.verified())
+    append(of(record.folder, 0)[-1], record.clock.now() + timedelta(days=300))
+    record.collect()
+    assert faults(record.verified()) == [*before, Kind.POSTDATED]
 
 
 def test_i_make_a_file_of_a_slot_that_never_was(record: Record) -> None:
