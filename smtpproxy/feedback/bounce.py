@@ -84,7 +84,7 @@ def is_bounce(mail: Mail) -> bool:
     said = _text(mail)[:4096]
     text = _TEXT.search(said) is not None or says_nobody_is_there(said[:1024])
     by_machine = daemon or report or any(True for _ in mail.of_type(*RETURNED_TYPES))
-    return by_machine and report + daemon + subject + text >= 2 and (text or subject or report)
+    return by_machine and report + daemon + subject + text >= 2
 
 
 def inner_bounce(mail: Mail) -> Mail | None:
