@@ -12,14 +12,14 @@ from smtpproxy.open_files import next_file, raise_limit, room_for_clients
 
 @pytest.fixture
 def hard() -> Iterator[int]:
-    """The limit that a process may set itself; this one has a lower one."""
+    """The limit that a process may set itself."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (800, hard))
     yield hard
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_the_limit_is_the_highest_that_is_permitted(hard: int) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (800, hard))
     assert room_for_clients() == 700
     raise_limit()
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
