@@ -11,23 +11,12 @@ from tests.kit.ports import LOOPBACK, free_port, listens, wait_for
 from tests.kit.postgres import USER, PostgresCluster
 from tests.kit.processes import Running
 
-PASSED = (
-    "statement_timeout, lock_timeout, idle_in_transaction_session_timeout, enable_seqscan,"
-    " plan_cache_mode, jit, max_parallel_workers_per_gather"
-)
-"""What docs/store.md says of ignore_startup_parameters."""
-
 
 class PgBouncer:
     """Started by `with`; lends out up to `size` connections to a database."""
 
     def __init__(
-        self,
-        server: PostgresCluster,
-        mode: Literal["session", "transaction"],
-        *,
-        size: int = 20,
-        passed: str = PASSED,
+        self, server: PostgresCluster, mode: Literal["session", "transaction"], *, size: int = 20
     ) -> None:
         self._port = free_port()
         self._folder = tempfile.TemporaryDirectory(prefix="smtpproxy-pgbouncer-")
@@ -37,7 +26,7 @@ class PgBouncer:
             f"[databases]\n* = host={server.root} port={server.port} user={USER}\n"
             f"[pgbouncer]\nlisten_addr = {LOOPBACK}\nlisten_port = {self._port}\n"
             f"unix_socket_dir =\nauth_type = any\nadmin_users = {USER}\npool_mode = {mode}\n"
-            f"default_pool_size = {size}\nignore_startup_parameters = {passed}\n"
+            f"default_pool_size = {size}\n"
         )
         self._running: Running | None = None
 

@@ -148,11 +148,17 @@ async def test_prepared_statements_that_are_gone_are_a_fault_that_says_what_to_d
         await store.close()
 
 
-async def test_settings_that_pgbouncer_does_not_pass_are_a_fault_that_says_what_to_do(
-    tmp_path: Path,
+async def test_a_session_gets_its_settings_whatever_pgbouncer_passes_on(
+    database: Database, tmp_path: Path
 ) -> None:
-    with PgBouncer(postgres.cluster(), "session", passed="extra_float_digits") as pooler:
-        store = Database(tmp_path, pooler.url("postgres")).open()
+    name = database.url.rpartition("/")[2]
+    with PgBouncer(postgres.cluster(), "session") as pooler:
+        store = Database(tmp_path, pooler.url(name)).open()
+        async with store._reading() as session:  # type: ignore[attr-defined]
+            for setting, value in {"enable_seqscan": "off", "lock_timeout": "2s"}.items():
+                assert await session.fetch_all(f"SHOW {setting}") == [(value,)]
+        await store.close()
+        store = Database(tmp_path, f"{pooler.url(name)}?jit=off").open()
         with pytest.raises(StoreMisconfigured, match="ignore_startup_parameters"):
             await store.version()
         await store.close()

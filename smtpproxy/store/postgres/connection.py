@@ -217,12 +217,9 @@ class Database:
                     min_size=0,
                     max_size=self.target.connections,
                     connect=Hosts(self.target.url, self.target.pause, self._admit).connect,
-                    init=self._check,
+                    init=self._begin,
                     timeout=min(_CONNECT, self.target.timeout),
                     command_timeout=self.target.statement_timeout,
-                    server_settings=(
-                        session_settings(self.target.timeout) if self.target.prepares else None
-                    ),
                     statement_cache_size=100 if self.target.prepares else 0,
                     reset=_left_as_it_is,
                     target_session_attrs=self.target.session_attributes,
@@ -234,8 +231,14 @@ class Database:
         if self.target.prepares:  # else the next transaction may reach another server
             await self.lineage.admit(connection)
 
-    async def _check(self, connection: "Connection") -> None:
-        if self.target.prepares and self.target.synchronous:
+    async def _begin(self, connection: "Connection") -> None:
+        """Begin a session. Its settings are not sent when connecting: PgBouncer would refuse them,
+        or drop them unnoticed."""
+        if not self.target.prepares:
+            return
+        settings = session_settings(self.target.timeout).items()
+        await connection.execute("; ".join(f"SET {name} = '{value}'" for name, value in settings))
+        if self.target.synchronous:
             check_waits(await connection.fetchval(f"SELECT {WAITS}"))
 
     async def _expire(self) -> None:
