@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
-import msgspec
 import structlog
 from prometheus_client.exposition import choose_encoder, gzip_accepted
 from starlette.applications import Starlette
@@ -26,7 +25,7 @@ from smtpproxy.store.breaker import StreamStatus
 from smtpproxy.store.keys import PartnerSnapshot
 from smtpproxy.store.propagation import Backlog
 from smtpproxy.web.api import Api
-from smtpproxy.web.api.problems import MEDIA_TYPE, problem_of
+from smtpproxy.web.api.problems import MEDIA_TYPE, encoded, problem_of
 from smtpproxy.web.confirmation import ConfirmationLinks
 from smtpproxy.web.health import Cached, Health, Readiness
 from smtpproxy.web.unsubscribe import Unsubscribe
@@ -68,24 +67,19 @@ class Boundary:
             await send(message)
 
         names = {name for name, _ in scope["headers"]}
-        path: bytes = scope.get("raw_path") or b""
+        path = (scope.get("raw_path") or b"").decode("latin-1")
         if sum(len(name) + len(value) for name, value in scope["headers"]) > LARGEST_HEADER:
-            await _send_error(
-                protected,
-                scope["path"],
-                431,
-                f"a header section has at most {LARGEST_HEADER} octets",
-            )
+            text = f"a header section has at most {LARGEST_HEADER} octets"
+            await _send_error(protected, path, 431, text)
         elif {b"content-length", b"transfer-encoding"} <= names:
             # A proxy in front may use the other one and see a second request (RFC 9112 6.3).
             text = "a request has Content-Length or Transfer-Encoding, not both"
-            await _send_error(protected, scope["path"], 400, text, (b"connection", b"close"))
+            await _send_error(protected, path, 400, text, (b"connection", b"close"))
         elif len(path) + len(scope["query_string"]) > LONGEST_TARGET:
-            await _send_error(
-                protected, scope["path"], 414, f"a target has at most {LONGEST_TARGET} octets"
-            )
-        elif b"%2f" in path.lower():
-            await _send_error(protected, scope["path"], 404, "Not Found")
+            text = f"a target has at most {LONGEST_TARGET} octets"
+            await _send_error(protected, path, 414, text)
+        elif "%2f" in path.lower():
+            await _send_error(protected, path, 404, "Not Found")
         else:
             try:
                 await self._app(scope, receive, protected)
@@ -93,14 +87,14 @@ class Boundary:
                 log.error("internal error", exc_info=error)
                 if started:
                     raise  # the server then closes: half an answer must not look whole
-                await _send_error(protected, scope["path"], 500, "internal error")
+                await _send_error(protected, path, 500, "internal error")
 
 
 def _error(path: str, status: int, error: str) -> tuple[bytes, str]:
     """Return the body of an error and its media type, under /v1 in the API's format."""
     problem = problem_of(status, error) if path.startswith("/v1/") else None
     if problem is not None:
-        return msgspec.json.encode(problem), MEDIA_TYPE
+        return encoded(problem, path), MEDIA_TYPE
     return json.dumps({"error": error}).encode(), "application/json"
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import get_args
+from urllib.parse import urljoin
 
 import pytest
 
@@ -288,6 +289,17 @@ async def test_the_description_is_of_what_is_there(served: Served) -> None:
     assert (request["required"], request["additionalProperties"]) == (["addresses"], False)
 
 
+@pytest.mark.parametrize(
+    "path", [CHECK, "/v1/decisions/1", "/v1/imports/1/cancel", "/v1/", "/v1/a%2Fb/"]
+)
+async def test_links_lead_to_the_api_below_any_path_of_a_proxy(served: Served, path: str) -> None:
+    proxy = "https://mail.example/relay"
+    problem = (await served.ask(path, None)).json
+    assert urljoin(proxy + path, problem["type"]) == f"{proxy}/v1/docs#{problem['error']}"
+    described = (await served.ask("/v1/openapi.json", None)).json
+    assert urljoin(f"{proxy}/v1/openapi.json", described["servers"][0]["url"]) == f"{proxy}/"
+
+
 async def test_every_route_is_described_and_nothing_else(served: Served) -> None:
     api = api_over(served.store, settings())
     own = {"/v1/openapi.json", "/v1/docs"}
@@ -306,7 +318,7 @@ async def test_the_page_loads_nothing_from_elsewhere(served: Served) -> None:
     assert answer.headers["content-type"].startswith("text/html")
     assert CHANGES in answer.text
     assert CHECK in answer.text
-    assert not re.search(r"<script|<link|<img|(?:src|href)=\"(?!#|/v1/openapi\.json)", answer.text)
+    assert not re.search(r"<script|<link|<img|(?:src|href)=\"(?!#|openapi\.json)", answer.text)
     assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 

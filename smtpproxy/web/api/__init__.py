@@ -37,7 +37,7 @@ from smtpproxy.web.api.operation import (
     operations_of,
     read_octets,
 )
-from smtpproxy.web.api.problems import MEDIA_TYPE, Refused
+from smtpproxy.web.api.problems import MEDIA_TYPE, Refused, encoded
 from smtpproxy.web.api.propagation import Propagation
 from smtpproxy.web.api.streams import Streams
 from smtpproxy.web.api.suppressions import Suppressions
@@ -137,18 +137,17 @@ class Api:
                 call = Call(request, self._access[admitted.name], body)
                 response = _answered(operation, await self._answer(operation, answer, call))
             except Refused as refused:
-                response = _refused(refused)
+                response = _refused(request, refused)
             except OthersConcerned as error:
-                response = _refused(Refused("not_of_your_brand", str(error)))
+                response = _refused(request, Refused("not_of_your_brand", str(error)))
             except ClientDisconnect:
-                response = _refused(Refused("gone", "the request ended early"))
+                response = _refused(request, Refused("gone", "the request ended early"))
             except StoreUnavailable as error:
                 log.warning("api_store_failed", operation=operation.name, error=str(error))
                 self._failed += 1
                 again = {"Retry-After": "5"}
-                response = _refused(
-                    Refused("store_unavailable", "try again in a few seconds", headers=again)
-                )
+                problem = Refused("store_unavailable", "try again in a few seconds", headers=again)
+                response = _refused(request, problem)
             if token is not None:
                 response.headers.update(self._gate.rate(token))
             name = token.name if token else UNKNOWN
@@ -238,8 +237,8 @@ def _answered(operation: Operation, answer: KeptAnswer) -> Response:
     return Response(answer.body, operation.status, headers, "application/json")
 
 
-def _refused(refused: Refused) -> Response:
-    body = msgspec.json.encode(refused.body)
+def _refused(request: Request, refused: Refused) -> Response:
+    body = encoded(refused.body, request.scope["path"])
     return Response(body, refused.status, refused.headers, MEDIA_TYPE)
 
 

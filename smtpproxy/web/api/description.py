@@ -75,6 +75,7 @@ def document(operations: Sequence[Operation], version: str) -> Json:
             "description": "Who may be mailed and who may not, for other systems of the company."
             " docs/api.md describes how to use it.",
         },
+        "servers": [{"url": ".."}],  # of this document: a proxy may serve it below another path
         "paths": paths,
         "components": {
             "securitySchemes": {

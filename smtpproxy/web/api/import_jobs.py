@@ -121,7 +121,7 @@ class Imports:
         keyed=True,
         takes_file=True,
         status=202,
-        location="/v1/imports/{id}",
+        location="imports/{id}",
     )
     async def start_import(self, call: Call, asked: ImportQuery) -> ImportShown:
         """Import a file of contacts or suppressions.

@@ -71,7 +71,7 @@ class Operation(Struct, frozen=True, kw_only=True):
     answers: type[Struct]
     answer: str
     status: Literal[200, 202] = 200
-    location: str = ""  # where to ask for progress, with {id} from the answer
+    location: str = ""  # where to ask for progress, relative to `path`, with {id} from the answer
     query: type[Struct] | None = None
     body: type[Struct] | None = None
     problems: tuple[str, ...] = ()

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta, Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -87,6 +88,15 @@ def problem_of(status: int, detail: str) -> Problem | None:
     return None
 
 
+def encoded(problem: Problem, path: str) -> bytes:
+    """Return the answer to a request for a path under /v1.
+
+    `type` becomes relative to that path: a proxy may serve the API below another one.
+    """
+    up = "../" * (path.count("/") - 2)
+    return msgspec.json.encode(replace(problem, type=up + problem.type))
+
+
 class Refused(Exception):
     """A refused request; `error` is one of KINDS."""
 
@@ -96,7 +106,7 @@ class Refused(Exception):
         super().__init__(detail)
         kind = KINDS[error]
         self.status = kind.status
-        self.body = Problem(f"/v1/docs#{error}", kind.title, kind.status, detail, error)
+        self.body = Problem(f"docs#{error}", kind.title, kind.status, detail, error)
         self.headers = dict(headers or {})
 
 
