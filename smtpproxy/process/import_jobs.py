@@ -63,8 +63,7 @@ class ImportRunner:
             await asyncio.sleep(_LOOK)
 
     async def _work(self) -> None:
-        undos, waiting = self._jobs.undos(), self._jobs.waiting()
-        if not undos and not waiting:
+        if not self._jobs.undos() and not self._jobs.waiting():
             return
         if await self._commands_would_refuse():
             await asyncio.sleep(20 * _LOOK)
@@ -72,11 +71,11 @@ class ImportRunner:
         lock = self._jobs.lock()
         if lock is None:
             return
-        try:
-            for id, by in undos:
+        try:  # another relay may have done some of it by now
+            for id, by in self._jobs.undos():
                 await self._undo(id, by, lock)
-            if waiting:
-                await self._import(waiting[0], lock)
+            for job in self._jobs.waiting()[:1]:
+                await self._import(job, lock)
         finally:
             os.close(lock)
 

@@ -1,7 +1,9 @@
 """Imports that are sent, and wait: what is refused, what is asked twice, and who works on them."""
 
 import asyncio
+import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,8 +122,10 @@ def test_a_file_that_is_sent_again_with_its_key_is_imported_once(desk: Desk) -> 
             head = f"POST /v1/imports?{query} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
             head += f"Authorization: Bearer all\r\nIdempotency-Key: {key}\r\n"
             sock.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
-            told = sock.makefile().read()
-        return int(told.split()[1]), told.partition("\n\n")[2]
+            head, _, told = sock.makefile().read().partition("\n\n")
+        if head.startswith("HTTP/1.1 202"):
+            assert f"\nlocation: imports/{json.loads(told)['id']}\n" in head
+        return int(head.split()[1]), told
 
     first, again = post(text), post(text)
     assert first == again
@@ -154,7 +158,12 @@ async def test_two_relays_work_on_one_at_a_time(
         at_once -= 1
         return 0
 
+    def no_faults() -> tuple[str, ...]:
+        time.sleep(0.06)  # the other relay ends a job meanwhile
+        return ()
+
     monkeypatch.setattr(ImportRunner, "_run_command", run)
+    monkeypatch.setattr(runner, "_faults", no_faults)
     monkeypatch.setattr(runner, "_LOOK", 0.01)
     relays = [asyncio.create_task(ImportRunner(settings).run()) for _ in range(2)]
     await asyncio.to_thread(wait_for, lambda: len(done) == 3, "all to be done")
