@@ -1,12 +1,11 @@
 """Collectors of lines, over HTTP or syslog. They cannot erase anything, so they do not get the
 personal parts: the chain can still be verified with the digests in their place."""
 
-import logging
 import os
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
-from logging.handlers import SysLogHandler
 
 import httpx
 
@@ -17,6 +16,7 @@ TOKEN = "SMTPPROXY_SHIP_TOKEN"
 """The environment variable with the bearer token of an HTTP collector."""
 
 _TIMEOUT = 30.0
+_PRIORITY = "<134>"  # facility local0, severity info (RFC 5424, section 6.2.1)
 
 
 class HttpTarget:
@@ -54,49 +54,37 @@ class HttpTarget:
         self._client.close()
 
 
-class _Handler(SysLogHandler):
-    append_nul = False
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        raise
-
-
 class SyslogTarget:
     """A `LineTarget`: RFC 5424 messages over TCP, each a line (RFC 6587, section 3.4.2)."""
 
     def __init__(self, host: str, port: int, name: str) -> None:
         self._address = (host, port)
         self._name = name
-        self._handler: _Handler | None = None
+        self._connection: socket.socket | None = None
 
     def send(self, lines: Sequence[bytes]) -> None:
         """Send; as there are no answers, what the kernel accepts on a live connection counts."""
+        head = f"{_PRIORITY}1 {datetime.now(UTC).isoformat()} {self._name} smtpproxy - audit - "
         try:
-            if self._handler is None:
-                self._handler = _Handler(
-                    self._address, SysLogHandler.LOG_LOCAL0, socket.SOCK_STREAM
-                )
-            for line in lines:
-                text = f"1 {datetime.now(UTC).isoformat()} {self._name} smtpproxy - audit - "
-                self._handler.handle(
-                    logging.makeLogRecord({"msg": text + line.decode(), "levelname": "INFO"})
-                )
-            self._check()
+            if self._connection is None:
+                self._connection = socket.create_connection(self._address, _TIMEOUT)
+            self._connection.sendall(b"".join(head.encode() + line for line in lines))
+            _check(self._connection)
         except OSError as error:
             self.close()
             place = ":".join(map(str, self._address))
             raise TargetUnavailable(f"syslog at {place}: {error.strerror or error}") from error
 
-    def _check(self) -> None:
-        """Raises OSError if the collector has closed the connection."""
-        connection: socket.socket | None = getattr(self._handler, "socket", None)
-        try:
-            if connection and not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
-                raise ConnectionResetError("it closed the connection")
-        except BlockingIOError:
-            pass
-
     def close(self) -> None:
-        handler, self._handler = self._handler, None
-        if handler is not None:
-            handler.close()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+def _check(connection: socket.socket) -> None:
+    """Raises OSError if the collector has closed the connection."""
+    connection.setblocking(False)
+    with suppress(BlockingIOError):
+        if not connection.recv(1, socket.MSG_PEEK):
+            raise ConnectionResetError("it closed the connection")
+    connection.settimeout(_TIMEOUT)

@@ -43,7 +43,7 @@ class LineShipper:
         self._target = target
         self._position = position
         self._tail = Tail(folder)
-        self._anchors = (0, 0)  # the inode and the offset up to which anchors were read
+        self._anchors = (0, 0, 0)  # the last one read, its file's inode, and the offset after it
 
     def look(self) -> Sent:
         """Send what is new. Raises TargetUnavailable, OSError; the next call sends the rest."""
@@ -79,19 +79,19 @@ class LineShipper:
         path = self._folder / ANCHORS
         with suppress(FileNotFoundError):
             inode, offset = path.stat().st_ino, 0
-            if inode == self._anchors[0]:
-                offset = self._anchors[1]
+            if self._anchors[:2] == (self._position.anchor, inode):  # all that was read was sent
+                offset = self._anchors[2]
             with path.open("rb") as file:
                 file.seek(offset)
                 for raw in file:
                     if not raw.endswith(b"\n"):
                         return
+                    offset += len(raw)
                     with suppress(NotALine):
                         n = take_apart(raw).n
+                        self._anchors = (n, inode, offset)
                         if n > self._position.anchor:
                             yield n, raw
-                    offset += len(raw)
-                    self._anchors = (inode, offset)
 
 
 def _batches(rows: Iterable[T]) -> Iterator[list[T]]:

@@ -120,6 +120,22 @@ async def test_it_goes_on_where_it_was_taken(folder: Path, collector: Collector)
     assert len(keys) == 2 * len(set(keys)), "doubles can be told by their place"
 
 
+async def test_anchors_that_were_not_taken_are_sent_with_the_next_look(
+    folder: Path, collector: Collector
+) -> None:
+    await fill(folder, Clock(), ANNA)
+    collector.codes = [200, 503]
+    target = HttpTarget(collector.url)
+    with held(folder.parent, "x") as position:
+        shipper = LineShipper(folder, "00aa", "mx1.example", target, position)
+        with pytest.raises(TargetUnavailable):
+            shipper.look()
+        assert shipper.look() == Sent(anchors=1)
+        assert shipper.look() == Sent()
+    target.close()
+    assert collector.lines[-1]["file"] == "anchors.ndjson"
+
+
 def _longest_line(folder: Path) -> int:
     (file,) = folder.glob("0*.ndjson")
     return max(map(len, file.read_bytes().splitlines()))
@@ -161,6 +177,17 @@ async def test_syslog_has_a_message_for_each_line_and_a_lost_one_is_no_success(
     await fill(folder, Clock(), ANNA)
     with pytest.raises(TargetUnavailable, match="refused"):
         ship(folder, SyslogTarget(host, port, "mx1.example"))
+
+
+def test_a_syslog_collector_that_reads_nothing_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("smtpproxy.shipping.collectors._TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host, port = server.getsockname()
+        target = SyslogTarget(host, port, "mx1.example")
+        with pytest.raises(TargetUnavailable, match="timed out"):
+            target.send([b"x" * 1_000_000] * 20)
 
 
 def test_lines_go_nowhere_unencrypted() -> None:
