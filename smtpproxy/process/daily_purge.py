@@ -28,16 +28,15 @@ log = structlog.get_logger()
 
 
 class DailyPurge:
-    """Starts a child at the configured time; `failed` is called with the number of failed runs.
+    """Starts a child at the configured time; `failed` is called after each failed run.
 
     After runs that were missed while the relay was down, or that failed, one is made up for.
     """
 
-    def __init__(self, settings: Settings, nursery: Nursery, failed: Callable[[int], None]) -> None:
+    def __init__(self, settings: Settings, nursery: Nursery, failed: Callable[[], None]) -> None:
         self._settings = settings
         self._nursery = nursery
         self._failed = failed
-        self._failures = 0
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -66,8 +65,7 @@ class DailyPurge:
         return True
 
     def _failure(self, outcome: str) -> float:
-        self._failures += 1
-        self._failed(self._failures)
+        self._failed()
         log.error("purge failed", outcome=outcome, again_in=_AGAIN)
         return _AGAIN
 

@@ -92,10 +92,10 @@ class Generation:
         *,
         nursery: Nursery,
         heard: Callable[[Child, Channel, Message], None],
-        ended: Callable[[Child], None],
+        ended: Callable[[Child, bool], None],
     ) -> None:
         """`sockets` by listener, WEB and FEEDBACK. `heard` is called with the children's messages,
-        `ended` when a child's process is gone."""
+        `ended` when a child's process is gone, with whether it was told to end."""
         self.settings = settings
         self.sockets = sockets
         self.workers = [Child("worker", n) for n in range(settings.server.workers)]
@@ -165,8 +165,8 @@ class Generation:
                 outcome = f"exit code {await self._run_once(child)}"
             except Exception as error:  # no process, no memory, no file left: try again
                 outcome = f"not started: {error}"
-            self._ended(child)
-            if self._ending.is_set():
+            self._ended(child, told := self._ending.is_set())
+            if told:
                 return
             if child.down_since is None:
                 child.down_since = time.monotonic()
@@ -191,16 +191,16 @@ class Generation:
             raise
         finally:
             theirs.close()
-        child.channel = await Channel.over(ours)
-        listening_to = asyncio.create_task(self._listen(child, child.channel))
-        if self._ending.is_set():
-            child.tell(Drain())
-        await listening_to
-        child.closed.set()
-        code = await child.process.wait()
-        child.channel.close()
-        child.channel = None
-        return code
+        channel = child.channel = await Channel.over(ours)
+        try:
+            if self._ending.is_set():
+                child.tell(Drain())
+            await self._listen(child, channel)
+            child.closed.set()
+            return await child.process.wait()
+        finally:
+            channel.close()  # without it, the child ends
+            child.channel = None
 
     def _listening(self, role: Role) -> tuple[str, ...]:
         if role == "worker":

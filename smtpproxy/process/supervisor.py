@@ -72,6 +72,7 @@ class Supervisor:
         self._reloading = asyncio.Lock()
         self._next_reload: asyncio.Task[list[str]] | None = None
         self._reloads = {"done": 0, "failed": 0}
+        self._purge_failures = 0
         self._generation = self._made(settings, sockets.listening)
         self._control = Control(settings.server.state_dir, self._asked_for)
         self._under_way: set[asyncio.Task[Any]] = set()
@@ -162,10 +163,11 @@ class Supervisor:
         )
 
     async def _purge(self, settings: Settings) -> None:
-        """Run the daily purge; its number of failures is a metric."""
+        """Run the daily purge; its number of failures, across reloads, is a metric."""
 
-        def failed(times: int) -> None:
-            counted = Snapshot(counters={"purge_failures_total": {(): times}})
+        def failed() -> None:
+            self._purge_failures += 1
+            counted = Snapshot(counters={"purge_failures_total": {(): self._purge_failures}})
             self._totals.update("purge", counted)
 
         await DailyPurge(settings, self._nursery, failed).run()
@@ -267,9 +269,9 @@ class Supervisor:
         elif isinstance(message, Ask):
             asyncio.get_running_loop().create_task(self._answer(channel, message.number))
 
-    def _child_ended(self, child: Child) -> None:
+    def _child_ended(self, child: Child, told: bool) -> None:
         if child.role != "web":
-            self._totals.retire(child.key, takes_mail=child.role == "worker")
+            self._totals.retire(child.key, counts=child.role == "worker" and not told)
 
     async def _answer(self, web: Channel, number: int) -> None:
         web.send(await self._numbers_of_all(number))

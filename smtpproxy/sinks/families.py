@@ -326,9 +326,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("workers", "Relay processes alive.", rows.one_row),
     Family("workers_configured", "Relay processes there should be.", rows.unknown()),
-    Family(
-        "worker_exits_total", "Relay processes that ended while the relay ran on.", rows.one_row
-    ),
+    Family("worker_exits_total", "Relay processes that ended without being told to.", rows.one_row),
     Family("cpu_seconds_total", "Processor time used by all relay processes.", rows.one_row),
     Family(
         "observe_mode",

@@ -87,10 +87,10 @@ class Totals:
         """Replace a worker's snapshot by its newest one."""
         self._live[worker] = snapshot
 
-    def retire(self, worker: Hashable, *, takes_mail: bool = True) -> None:
-        """Keep the counts of a dead process; its gauges go."""
+    def retire(self, worker: Hashable, *, counts: bool = True) -> None:
+        """Keep the counts of a dead process; its gauges go. `counts`: as an exit of a worker."""
         last = self._live.pop(worker, Snapshot())
-        ended = Snapshot(counters={"worker_exits_total": {(): 1}} if takes_mail else {})
+        ended = Snapshot(counters={"worker_exits_total": {(): 1}} if counts else {})
         counted = Snapshot(counters=last.counters, histograms=last.histograms)
         self._retired = merge((self._retired, counted, ended))
 

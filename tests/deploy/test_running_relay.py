@@ -100,6 +100,13 @@ def test_a_worker_that_is_killed_takes_no_counts_with_it(
     assert after["smtpproxy_workers"] == 2
 
 
+def test_workers_that_a_reload_ends_are_no_exits(relay: StartRelay, upstream: FakeUpstream) -> None:
+    running = relay(upstream.address, TWO_WORKERS)
+    running.must("reload")
+    wait_for(lambda: running.metric("smtpproxy_workers") == 2, "the former workers to be gone")
+    assert running.metric("smtpproxy_worker_exits_total") == 0
+
+
 def test_readyz_follows_the_upstream(relay: StartRelay, upstream: FakeUpstream) -> None:
     running = relay(upstream.address, WATCHED)
     parts = {"listeners": "ok", "store": "ok", "audit": "ok", "upstream": "ok"}

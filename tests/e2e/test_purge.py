@@ -132,11 +132,11 @@ async def test_it_comes_at_its_time(relay: RelayProcess, monkeypatch: pytest.Mon
     at = datetime.now().replace(microsecond=0) + timedelta(seconds=2)  # noqa: DTZ005 - on the wall
     relay.config["retention"] = {"at": at.strftime("%H:%M:%S")}
     relay.write_config()
-    failures: list[int] = []
+    failures: list[str] = []
     settings = load(relay.config_path)
     nursery = Nursery(settings)
     nursery.open(lambda _: None)
-    daily = asyncio.create_task(DailyPurge(settings, nursery, failures.append).run())
+    daily = asyncio.create_task(DailyPurge(settings, nursery, lambda: failures.append("one")).run())
     await asyncio.to_thread(wait_for, lambda: len(runs(relay)) == 2, "the daily run", timeout=60)
     daily.cancel()
     await asyncio.wait((daily,))
@@ -160,6 +160,8 @@ def test_a_run_that_fails_is_counted_and_mail_goes_on(relay: RelayProcess) -> No
     relay.start()
     wait_for(lambda: relay.metric("smtpproxy_purge_failures_total") == 1, "the failure", timeout=60)
     assert [entry["level"] for entry in relay.log if entry["event"] == "purge failed"]
+    relay.must("reload")
+    wait_for(lambda: relay.metric("smtpproxy_purge_failures_total") == 2, "the next", timeout=60)
     assert relay.send(message(), "paul@people.example", sender="orders@shop.example")[0] == 250
     assert len(runs(relay)) == 1
 

@@ -133,6 +133,35 @@ async def test_a_child_that_cannot_be_started_is_tried_again(
     assert tries >= 3
 
 
+async def test_a_worker_whose_message_could_not_be_handled_does_not_live_on_beside_the_next(
+    settings: Settings, nursery: Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, heard = nursery.start, Supervisor._heard
+    workers: list[ChildProcess] = []
+    failures, second = [MemoryError()], asyncio.Event()
+
+    async def start(given: Start, *more: Any) -> ChildProcess:
+        process = await begin(given, *more)
+        if given.role == "worker":
+            workers.append(process)
+            if len(workers) == 2:
+                second.set()
+        return process
+
+    def hear(supervisor: Supervisor, child: module.Child, *more: Any) -> None:
+        if failures and child.role == "worker":
+            raise failures.pop()
+        heard(supervisor, child, *more)
+
+    async def replaced() -> int:
+        await second.wait()
+        return await asyncio.wait_for(workers[0].wait(), 20)
+
+    monkeypatch.setattr(nursery, "start", start)
+    monkeypatch.setattr(Supervisor, "_heard", hear)
+    assert await supervised(settings, Told(), nursery, replaced) == (0, 0)
+
+
 async def test_a_child_that_is_only_slow_to_start_is_waited_for(
     settings: Settings, nursery: Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
