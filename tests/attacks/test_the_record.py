@@ -498,6 +498,9 @@ async def test_a_clock_that_is_set_back_by_much_is_noted_by_the_relay(
     for _ in range(3):
         await log.commit(decided(clock))
         clock.tick(seconds=1)
+    await asyncio.sleep(0.2)
+    assert State.BROKEN not in [seal(folder, [one]).state for one in read(folder)], "at once"
+    assert faults(verify(folder, now=clock.now())) == []
     anchors.take(folder, "asked", clock.now)
     await other.commit(decided(clock))
     log.close()

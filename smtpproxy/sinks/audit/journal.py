@@ -144,6 +144,7 @@ class Journal:
             self._waiting.append(plain(ClockEntry(at, latest)))
             self._segment.latest = at
             self._set_bounds()
+            self._anchor_scheduler.time_went_back()
         else:
             self._time_passed(at)
 
