@@ -290,13 +290,16 @@ def _rows(record: Record) -> Iterator[tuple[str, ...]]:
     decided = record.decided
     for entry, verdict in zip(decided.recipients, verdicts(decided), strict=True):
         passed = verdict.action is Action.ALLOW or decided.observed
+        why = _why(verdict)  # what the app was told; then why they would get nothing anyway
+        if entry.verdict.action is not Action.ALLOW and entry.verdict.reason != verdict.reason:
+            why = f"{why}, {entry.verdict.reason}"
         yield (
             f"{decided.at:%Y-%m-%d %H:%M:%S}",
             decided.id,
             decided.decision.stream.name,
             entry.address,
             f"{verdict.action} (observed)" if decided.observed else str(verdict.action),
-            _why(verdict),
+            why,
             _upstream_code(record) if passed else "",
         )
 

@@ -22,6 +22,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.rules.recipient import links
 from smtpproxy.settings import ControllerSettings
+from smtpproxy.sinks.audit.reader import told
 from smtpproxy.sinks.audit.verify import State
 from smtpproxy.store.records import LiftedSuppression
 from smtpproxy.terminal import printable
@@ -310,10 +311,11 @@ class _Writer:
             yield Facts([(name, self._proof(raw)) for raw, name in self._proofs.items()])
 
     def _mailing(self, mailing: Mailing) -> list[str | Cell]:
-        decided, verdict = mailing.record.decided, mailing.recipient.verdict
-        message = decided.decision.message
-        if verdict.action is Action.ALLOW and message and message.action is not Action.ALLOW:
-            verdict = message
+        decided, own = mailing.record.decided, mailing.recipient.verdict
+        verdict = told(decided, own)
+        why = self._term(verdict.basis or verdict.reason)
+        if own.action is not Action.ALLOW and own.reason != verdict.reason:
+            why = f"{why}, {self._term(own.reason)}"
         stream = decided.decision.stream
         action = self._say(verdict.action.value)
         proof = "–"
@@ -326,7 +328,7 @@ class _Writer:
             (self._time(decided.at), decided.id),
             (printable(stream.name), self._term(stream.class_name)),
             writing.subject(decided, mailing.reports_to, self._lang),
-            (action, self._term(verdict.basis or verdict.reason)),
+            (action, why),
             proof,
             self._upstream(mailing),
         ]

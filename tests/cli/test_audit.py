@@ -102,6 +102,18 @@ def test_the_list_for_people_has_a_line_for_each_recipient(bench: Bench) -> None
     assert re.search(r"nothing@people.example\s+refuse\s+consent_missing", lines[1])
 
 
+def test_the_list_has_what_the_app_was_told_before_what_else_refuses_a_recipient(
+    bench: Bench,
+) -> None:
+    decision_id = sent(bench, messages.message(), "consent", "nothing")
+    out, _ = bench.run("audit", "show", "--reason", "unsubscribe_missing", code=0)
+    lines = [line for line in out.splitlines() if decision_id in line]
+    assert re.search(r"consent@people.example +refuse +unsubscribe_missing +$", lines[0] + " ")
+    assert re.search(r"refuse +unsubscribe_missing, consent_missing", lines[1])
+    found = bench.json("audit", "show", "--reason", "consent_missing", code=0)
+    assert decision_id in [record["id"] for record in found]
+
+
 def test_it_is_said_when_there_are_more(bench: Bench) -> None:
     sent(bench, messages.marketing(), "bounced")
     sent(bench, messages.marketing(), "bounced")

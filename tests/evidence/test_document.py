@@ -222,6 +222,15 @@ def test_the_summary_counts_what_became_of_the_messages() -> None:
     assert summary["Messages not accepted, or with unknown outcome"] == "2"
 
 
+def test_the_fault_of_a_refused_message_is_told_too() -> None:
+    found = mailing(None)
+    fault = Verdict(Action.DEFER, Reason.SENDER_NOT_PERMITTED)
+    decision = msgspec.structs.replace(found.record.decided.decision, message=fault)
+    entry = msgspec.structs.replace(found.record.decided, decision=decision)
+    text = text_of(evidence(Mailing(Record(entry), found.recipient, None)))
+    assert "| deferred; sender not permitted, consent expired |" in text
+
+
 @pytest.mark.parametrize("lang", ["fr", "en"])
 def test_a_fault_of_the_record_is_in_the_document(lang: Lang) -> None:
     report = Report(lines=9, files=1)

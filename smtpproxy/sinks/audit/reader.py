@@ -348,9 +348,10 @@ class Filter(Struct, frozen=True):
     def _has_verdict(self, decided: Decided) -> bool:
         message = decided.decision.message
         found = [] if message is None or message.action is Action.ALLOW else [message]
+        own = [one.verdict for one in decided.recipients if one.verdict.action is not Action.ALLOW]
         return any(
             self.verdict in (None, verdict.action) and self.reason in (None, verdict.reason)
-            for verdict in (*found, *verdicts(decided))
+            for verdict in (*found, *own, *verdicts(decided))
         )
 
 
@@ -359,8 +360,14 @@ def _bare(message_id: str | None) -> str:
 
 
 def verdicts(decided: Decided) -> list[Verdict]:
-    """Return each recipient's final verdict: that of the message, if it was refused."""
-    message, each = decided.decision.message, [one.verdict for one in decided.recipients]
+    """Return what the app was told of each recipient, whose own verdict may be another."""
+    return [told(decided, one.verdict) for one in decided.recipients]
+
+
+def told(decided: Decided, own: Verdict) -> Verdict:
+    """Return a recipient's own verdict, or that of the message if the app was told that one."""
+    message = decided.decision.message
     if message is None or message.action is Action.ALLOW:
-        return each
-    return [message if verdict.action is Action.ALLOW else verdict for verdict in each]
+        return own
+    names_them = message.reason is Reason.RECIPIENTS_REFUSED  # the refused ones
+    return own if names_them and own.action is not Action.ALLOW else message
