@@ -6,10 +6,9 @@ replaced by an erasure are replaced there, and files deleted by retention delete
 """
 
 import json
-import mmap
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +18,7 @@ from smtpproxy.shipping.position import Placed, Position
 from smtpproxy.shipping.targets import FileTarget, TargetUnavailable
 from smtpproxy.sinks.audit.anchors import ExpiredFile, ExpiredRow, TrimmedRow, read_anchor
 from smtpproxy.sinks.audit.chain import ANCHOR, NotALine, head_of
-from smtpproxy.sinks.audit.files import ANCHORS, is_segment, segments, slot_of
+from smtpproxy.sinks.audit.files import ANCHORS, Octets, is_segment, segments, slot_of
 from smtpproxy.sinks.audit.lines import AnchorEntry, BeginEntry, read_line
 
 RELAY_FILE = "relay.json"
@@ -174,20 +173,18 @@ class FileShipper:
 
 def _shippable(file: BinaryIO, begin: int, newest: int) -> tuple[int, bool]:
     """Return the end of the lines that name no later anchor, and whether that is the file's end."""
-    if os.fstat(file.fileno()).st_size == 0:
-        return 0, True
-    with closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as data:
-        end = data.rfind(b"\n") + 1
-        if begin == 0 and _names(data[: data.find(b"\n") + 1]) > newest:
-            return 0, False
-        found = data.find(ANCHOR, begin, end)
-        while found >= 0:
-            start = data.rfind(b"\n", 0, found) + 1
-            stop = data.find(b"\n", found) + 1
-            if _names(data[start:stop]) > newest:
-                return start, False
-            found = data.find(ANCHOR, stop, end)
-        return end, True
+    data = Octets(file)
+    end = data.line_start(len(data))
+    if begin == 0 and _names(data[: data.find(b"\n") + 1]) > newest:
+        return 0, False
+    found = data.find(ANCHOR, begin, end)
+    while found >= 0:
+        start = data.line_start(found)
+        stop = data.find(b"\n", found) + 1
+        if _names(data[start:stop]) > newest:
+            return start, False
+        found = data.find(ANCHOR, stop, end)
+    return end, True
 
 
 def _is_same(placed: Placed, status: os.stat_result) -> bool:
@@ -228,16 +225,16 @@ def _names(line: bytes) -> int:
 
 def _last_anchor(file: BinaryIO | None) -> tuple[int, int]:
     """Return the number of the last complete anchor, and the octets up to its end."""
-    if file is None or os.fstat(file.fileno()).st_size == 0:
+    if file is None:
         return 0, 0
-    with closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as data:
-        size = end = data.rfind(b"\n") + 1
-        while end > 0:
-            start = data.rfind(b"\n", 0, end - 1) + 1
-            with suppress(NotALine):
-                return read_anchor(data[start:end]).n, size
-            end = start
-        return 0, size
+    data = Octets(file)
+    size = end = data.line_start(len(data))
+    while end > 0:
+        start = data.line_start(end - 1)
+        with suppress(NotALine):
+            return read_anchor(data[start:end]).n, size
+        end = start
+    return 0, size
 
 
 def _expired(folder: Path) -> Mapping[int, str]:

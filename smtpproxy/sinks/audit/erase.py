@@ -17,7 +17,6 @@ from contextlib import suppress
 from datetime import datetime
 from enum import IntFlag
 from functools import partial
-from mmap import mmap
 from pathlib import Path
 
 import msgspec
@@ -29,7 +28,7 @@ from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit import files as journal_files
 from smtpproxy.sinks.audit.anchors import Parts
 from smtpproxy.sinks.audit.chain import NotALine, take_apart
-from smtpproxy.sinks.audit.files import Segment, is_written, locked, mapped, segments
+from smtpproxy.sinks.audit.files import Segment, blocks, is_written, locked, segments
 from smtpproxy.sinks.audit.lines import DecisionEntry, Personal, PersonalAnswerEntry, read_line
 
 _FLAGS = 2
@@ -179,14 +178,16 @@ class _Person:
                             self.parts(raw)
 
     def may_be_in(self, segment: Segment) -> bool:
-        with mapped(segment.path) as data:
-            odd = {name: text for name, text in odd_names(data) if self._is_theirs(text)}
+        found = False
+        for lines in blocks(segment.path):
+            odd = {name: text for name, text in odd_names(lines) if self._is_theirs(text)}
             self._odd |= odd
-            return (
+            found |= (
                 bool(odd)
-                or data.find(self._needle) >= 0
-                or (bool(self._messages) and data.find(_PERSONAL_ANSWER) >= 0)
+                or self._needle in lines
+                or (bool(self._messages) and _PERSONAL_ANSWER in lines)
             )
+        return found
 
     def _names(self, raw: bytes) -> bool:
         """Whether a line may be about the person."""
@@ -320,7 +321,7 @@ _CANONICAL = re.compile(rb'"canonical":("(?:[^"\\]|\\.)*")')
 _text = msgspec.json.Decoder(str).decode
 
 
-def odd_names(octets: bytes | mmap) -> Iterator[tuple[bytes, str]]:
+def odd_names(octets: bytes) -> Iterator[tuple[bytes, str]]:
     """Yield each canonical address in the octets that an MTA may take for another one, as written
     there and decoded."""
     for match in _CANONICAL.finditer(octets):
@@ -335,8 +336,8 @@ def addressed(folder: Path) -> Iterator[str]:
     Torn ends are searched too. Raises OSError."""
     for files in segments(folder).values():
         for segment in files:
-            with mapped(segment.path) as data:
-                for match in _CANONICAL.finditer(data):
+            for lines in blocks(segment.path):
+                for match in _CANONICAL.finditer(lines):
                     try:
                         yield _text(match[1])
                     except (msgspec.DecodeError, UnicodeDecodeError):

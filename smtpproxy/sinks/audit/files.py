@@ -5,8 +5,8 @@ of a slot ascend. It holds the slot's lock meanwhile: only the newest file of a 
 lock is held is being written.
 """
 
+import errno
 import fcntl
-import mmap
 import os
 import re
 import time
@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from smtpproxy.disk import give_to_owner_of
 from smtpproxy.events import successor, time_of
@@ -76,14 +76,77 @@ def new_name(id: str, slot: int, last: str) -> str:
     return f"{max(id, successor(newest)) if newest else id}-{slot}.ndjson"
 
 
-@contextmanager
-def mapped(path: Path) -> Iterator[mmap.mmap | bytes]:
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            yield b""  # an empty file cannot be mapped
+_BLOCK = 256 * 1024
+
+
+class Octets:
+    """What a file has when this is made, to be searched as bytes are.
+
+    It is read block by block: a mapped file that is cut short ends its reader with SIGBUS. Methods
+    raise OSError, also if that happens.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._size = os.fstat(file.fileno()).st_size
+        self._start, self._block = 0, b""
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, end, _ = part.indices(self._size)
+        end = max(start, end)
+        self._load(start, end)
+        return self._block[start - self._start : end - self._start]
+
+    def find(self, wanted: bytes, start: int = 0, end: int | None = None) -> int:
+        stop = self._size if end is None else min(end, self._size)
+        while stop - start >= len(wanted):
+            self._load(start, start + len(wanted))
+            high = min(self._start + len(self._block), stop)
+            found = self._block.find(wanted, start - self._start, high - self._start)
+            if found >= 0:
+                return self._start + found
+            start = high - len(wanted) + 1
+        return -1
+
+    def line_start(self, position: int) -> int:
+        """Return where the line begins that goes on, or would go on, at a position."""
+        while position > 0:
+            if not self._has(position - 1, position):
+                self._load(max(position - _BLOCK, 0), position)
+            found = self._block.rfind(b"\n", 0, position - self._start)
+            if found >= 0:
+                return self._start + found + 1
+            position = self._start
+        return 0
+
+    def _has(self, start: int, end: int) -> bool:
+        return self._start <= start and end <= self._start + len(self._block)
+
+    def _load(self, start: int, end: int) -> None:
+        """Have that part in the block, and what follows it."""
+        if self._has(start, end):
             return
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            yield data
+        size = min(max(end - start, _BLOCK), self._size - start)
+        block = os.pread(self._file.fileno(), size, start)
+        if len(block) < size:
+            raise OSError(errno.EIO, "it was cut short while it was read", self._file.name)
+        self._start, self._block = start, block
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Octets]:
+    with path.open("rb") as file:
+        yield Octets(file)
+
+
+def blocks(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file, many at once. Raises OSError."""
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            yield block + file.readline()
 
 
 def last_of(path: Path, read: Callable[[bytes], T]) -> tuple[T | None, int]:
@@ -91,11 +154,11 @@ def last_of(path: Path, read: Callable[[bytes], T]) -> tuple[T | None, int]:
 
     Those are of a write that was cut short, or is in progress. `read` raises NotALine.
     """
-    with mapped(path) as data:
-        end = data.rfind(b"\n") + 1
+    with opened(path) as data:
+        end = data.line_start(len(data))
         torn = len(data) - end
         while end > 0:
-            start = data.rfind(b"\n", 0, end - 1) + 1
+            start = data.line_start(end - 1)
             with suppress(NotALine):
                 return read(data[start:end]), torn
             end = start

@@ -3,7 +3,6 @@
 Works on a running relay's files: a line that is just being written is left out.
 """
 
-import mmap
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from smtpproxy.policy.model import Action, Reason, Verdict
 from smtpproxy.sinks.audit import files as journal_files
 from smtpproxy.sinks.audit import lines as journal_lines
 from smtpproxy.sinks.audit.chain import LONGEST_TRANSACTION, NotALine
-from smtpproxy.sinks.audit.files import mapped
+from smtpproxy.sinks.audit.files import Octets, opened
 from smtpproxy.sinks.audit.lines import CLOCK_TOLERANCE, DecisionEntry, PersonalAnswerEntry
 
 _OUTCOME_WITHIN = 64 * 1024 * 1024
@@ -187,7 +186,7 @@ def _matching(
     `since` and `until` narrow the search; if the clock was set back, some may be missed.
     """
     for number, path in enumerate(paths):
-        with mapped(path) as data:
+        with opened(path) as data:
             begin = 0 if since is None else _offset(data, since, path)
             stop = len(data) if until is None else _offset(data, until, path) + _NEAR
             position = _find(data, needle, begin, stop, between)
@@ -207,9 +206,7 @@ def _matching(
 _AT_ONCE = 8 * 1024 * 1024
 
 
-def _find(
-    data: mmap.mmap | bytes, needle: bytes, begin: int, stop: int, between: Callable[[], None]
-) -> int:
+def _find(data: Octets, needle: bytes, begin: int, stop: int, between: Callable[[], None]) -> int:
     """Find as `data.find` does, but let other threads run now and then."""
     for start in range(begin, max(stop, begin + 1), _AT_ONCE):
         between()
@@ -222,7 +219,7 @@ def _find(
 _NEAR = 256 * 1024  # octets that are searched through, not halved again
 
 
-def _offset(data: mmap.mmap | bytes, moment: datetime, path: Path) -> int:
+def _offset(data: Octets, moment: datetime, path: Path) -> int:
     """Return where a file's lines from that moment on begin, or an earlier offset: times ascend."""
     low, high = 0, len(data)
     while high - low > _NEAR:
@@ -243,7 +240,7 @@ def _at(entry: _Entry) -> datetime:
 
 
 def _outcome(
-    data: mmap.mmap | bytes, position: int, path: Path, following: Sequence[Path], id: str
+    data: Octets, position: int, path: Path, following: Sequence[Path], id: str
 ) -> list[Outcome]:
     """Find the upstream's answer: soon after the decision, or early in the next file."""
     needle = b'"of":"%b"' % id.encode()
@@ -255,19 +252,19 @@ def _outcome(
         return []  # another decision took its place, and the answer is about that one
     outcomes = _outcomes_at(data, found, path, id)
     if not outcomes and following:
-        with mapped(following[0]) as next_file:
+        with opened(following[0]) as next_file:
             found = next_file.find(needle, 0, _OUTCOME_WITHIN)
             outcomes = _outcomes_at(next_file, found, following[0], id)
     return outcomes
 
 
-def _outcomes_at(data: mmap.mmap | bytes, position: int, path: Path, id: str) -> list[Outcome]:
+def _outcomes_at(data: Octets, position: int, path: Path, id: str) -> list[Outcome]:
     entries = _line_at(data, position, path) if position >= 0 else ()
     return [entry for entry in entries if isinstance(entry, Outcome) and entry.id == id]
 
 
-def _line_at(data: mmap.mmap | bytes, position: int, path: Path) -> Iterator[_Entry]:
-    start, end = data.rfind(b"\n", 0, position) + 1, data.find(b"\n", position)
+def _line_at(data: Octets, position: int, path: Path) -> Iterator[_Entry]:
+    start, end = data.line_start(position), data.find(b"\n", position)
     if end >= 0:
         yield from _decoded(data[start:end], path)
 

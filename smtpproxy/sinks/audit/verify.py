@@ -1,6 +1,5 @@
 """Proves that the journal is as it was written: all, the files of a period, or one record."""
 
-import mmap
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -27,10 +26,11 @@ from smtpproxy.sinks.audit.chain_verifier import ChainVerifier
 from smtpproxy.sinks.audit.files import (
     ANCHORS,
     MAINTENANCE_LOCK,
+    Octets,
     Segment,
     is_written,
     locked,
-    mapped,
+    opened,
     segments,
 )
 from smtpproxy.sinks.audit.reader import Place, Record
@@ -90,7 +90,7 @@ def _weakness(seal: Seal) -> tuple[int, int]:
 def _of_row(folder: Path, place: Place, made: datetime, kept: Sequence[Head]) -> Seal:
     if not (folder / ANCHORS).exists():
         return UNPROVEN
-    with mapped(folder / ANCHORS) as data:
+    with opened(folder / ANCHORS) as data:
         start = _first_that_saw(data, place)
         try:
             _compare_date(data, start, made)
@@ -109,15 +109,15 @@ def _of_row(folder: Path, place: Place, made: datetime, kept: Sequence[Head]) ->
     return Seal(state, anchor.n, anchor.row.at)
 
 
-def _compare_date(data: mmap.mmap | bytes, start: int | None, made: datetime) -> None:
+def _compare_date(data: Octets, start: int | None, made: datetime) -> None:
     """Compare the date of a record with the last anchor that did not see it.
 
     Raises NotALine if it is older by more than a decision may wait for the upstream.
     """
-    end = data.rfind(b"\n") + 1 if start is None else start
+    end = data.line_start(len(data)) if start is None else start
     if end == 0:
         return
-    last = read_anchor(_line(data, data.rfind(b"\n", 0, end - 1) + 1))
+    last = read_anchor(_line(data, data.line_start(end - 1)))
     set_back = start is not None and read_anchor(_line(data, start)).row.set_back_from is not None
     if last.row.at - made > LONGEST_TRANSACTION and not set_back:
         seen = f"anchor {last.n} of {last.row.at:{TIME}} did not see it"
@@ -128,16 +128,16 @@ def _number(head: Head) -> int:
     return head.n
 
 
-def _line(data: mmap.mmap | bytes, start: int) -> bytes:
-    return bytes(data[start : data.find(b"\n", start) + 1])
+def _line(data: Octets, start: int) -> bytes:
+    return data[start : data.find(b"\n", start) + 1]
 
 
-def _first_that_saw(data: mmap.mmap | bytes, place: Place) -> int | None:
+def _first_that_saw(data: Octets, place: Place) -> int | None:
     """Return the offset of the first anchor with the row or a later one; they are in order."""
-    low, high = 0, data.rfind(b"\n") + 1  # line beginnings; before `low` none has
+    low, high = 0, data.line_start(len(data))  # line beginnings; before `low` none has
     found = None
     while low < high:
-        middle = data.rfind(b"\n", 0, (low + high) // 2) + 1
+        middle = data.line_start((low + high) // 2)
         start = max(middle, low)
         try:
             head = read_anchor(_line(data, start)).row.heads.get(str(place.slot))
@@ -172,19 +172,19 @@ def _rows(folder: Path, place: Place, stack: ExitStack) -> Iterator[Sealed]:
     """Yield the rows of the slot's files, from the one before the place on."""
     files = [s.path for s in segments(folder).get(place.slot, ()) if s.name >= place.file]
     for path in files:
-        data = stack.enter_context(mapped(path))
+        data = stack.enter_context(opened(path))
         start = 0
         if path.name == place.file:
             found = data.find(b'","n":%d,' % place.n)
-            start = data.rfind(b"\n", 0, max(data.rfind(b"\n", 0, max(found, 0)), 0)) + 1
+            start = data.line_start(max(data.line_start(max(found, 0)) - 1, 0))
         while (end := data.find(b"\n", start)) >= 0:
-            yield take_apart(bytes(data[start : end + 1]))
+            yield take_apart(data[start : end + 1])
             start = end + 1
 
 
-def _follow_anchors(data: mmap.mmap | bytes, start: int, to: Head) -> None:
+def _follow_anchors(data: Octets, start: int, to: Head) -> None:
     """Follow the anchors from one to one that was kept. Raises NotALine if the chain is broken."""
-    before = data.rfind(b"\n", 0, max(start - 1, 0)) + 1
+    before = data.line_start(max(start - 1, 0))
     previous = START if start == 0 else take_apart(_line(data, before)).head
     while start < len(data):
         sealed = take_apart(_line(data, start))

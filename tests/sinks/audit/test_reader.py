@@ -2,12 +2,17 @@
 
 import asyncio
 import itertools
+import os
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from smtpproxy.sinks.audit import files
 from smtpproxy.sinks.audit.reader import Record, decision, find, read
 from tests.kit import traffic
 from tests.kit.journal import START, Clock, decided, journal, relayed, segments
@@ -229,3 +234,35 @@ async def test_one_decision_is_found_in_a_journal_of_any_size(folder: Path, cloc
     assert decision(folder / "none", entries[0].id) is None
     with pytest.raises(ValueError, match="not a decision id"):
         decision(folder, "x")
+
+
+async def test_a_file_that_is_cut_while_it_is_read_is_said_so(
+    folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mapped into memory, it ended the reader with SIGBUS."""
+    monkeypatch.setattr(files, "_BLOCK", 1024)
+    log = journal(folder, clock)
+    for _ in range(20):
+        await log.commit(decided(clock))
+    log.close()
+    (path,) = segments(folder)
+    with files.opened(path) as found:
+        assert found.find(b'"kind":"begin"') > 0
+        os.truncate(path, 2000)
+        with pytest.raises(OSError, match="cut short while it was read"):
+            found.find(b"nowhere")
+
+
+@given(st.text("ab\n", max_size=40), st.text("ab\n", min_size=1, max_size=9), st.integers(0, 40))
+def test_a_file_is_searched_as_its_octets_are(text: str, wanted: str, position: int) -> None:
+    octets, needle = text.encode(), wanted.encode()
+    with TemporaryFile() as file, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "_BLOCK", 8)
+        file.write(octets)
+        file.seek(0)
+        found = files.Octets(file)
+        place = min(position, len(octets))
+        assert found.line_start(place) == octets.rfind(b"\n", 0, place) + 1
+        for start, end in ((0, None), (place, None), (0, place), (place, place + 12)):
+            assert found.find(needle, start, end) == octets.find(needle, start, end)
+            assert found[start:end] == octets[start:end]
