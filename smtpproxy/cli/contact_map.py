@@ -114,7 +114,7 @@ def map_contacts(settings: Settings, file: Path, options: MapOptions) -> Result:
     if not options.yes:
         answers = asked(look, known, answers)
         proposal = propose(look, known, answers)
-    notes = (*_exports(look), *proposal.notes)
+    notes = (*dict.fromkeys(_exports(look)), *proposal.notes)
     check_known(file, proposal, notes, leave_open=options.leave_open)
     answers = left_open(answers, proposal)
     text = _written(file, output, look, proposal, answers)

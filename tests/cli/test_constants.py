@@ -20,7 +20,7 @@ def stored(tmp_path: Path) -> Stored:
 
 
 def test_a_provider_s_export_becomes_provable(stored: Stored) -> None:
-    path = stored.file("audience.csv", MAILCHIMP)
+    path = stored.file("subscribed.csv", MAILCHIMP)
     stored.run(
         "contact", "import", path, "--purpose", "offers", "--set", "source=direct",
         "--set", "consent_method=double_opt_in", "--set", "evidence.wording=I want news",

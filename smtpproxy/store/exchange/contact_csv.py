@@ -1,7 +1,7 @@
 """Contacts from CSV: cells become fields of the NDJSON form, and are checked as such."""
 
 import re
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from collections.abc import Mapping as MappingOf
 from contextlib import suppress
 from dataclasses import replace
@@ -11,7 +11,14 @@ from typing import Any
 from smtpproxy.store.exchange.consent_columns import EVIDENCE, ConsentReader, may_be_a_date
 from smtpproxy.store.exchange.contact_ndjson import EVERY_PURPOSE, common_refusal, words_in
 from smtpproxy.store.exchange.contact_record import convert_contact
-from smtpproxy.store.exchange.layouts import Layout, Wanted, known_columns, recognised
+from smtpproxy.store.exchange.layouts import (
+    Blocked,
+    Layout,
+    Wanted,
+    is_blocked,
+    known_columns,
+    recognised,
+)
 from smtpproxy.store.exchange.lines import (
     ILLEGIBLE,
     Contents,
@@ -65,14 +72,15 @@ def read_csv(
         then = "map the columns to fields with --mapping (smtpproxy contact map writes one)"
         raise header.without_address(repr(wanting[0]), then)
     header.check_once(mapping.columns_read.__contains__)
-    notices = (*lines.notices, *header.unread(mapping.columns_read))
+    blocked = layout.blocked_columns(header.columns) if layout else []
+    keys = {column_key(column) for _, column, _ in blocked}
+    notices = (*lines.notices, *header.unread(mapping.columns_read | keys))
     if layout is not None:
-        notices = (layout.notice, *_left_out(layout, mapping), *notices)
+        notices = (layout.notice, *_left_out(layout, mapping, blocked), *notices)
     reader = _Reader(mapping, places, header.columns)
-    passed_over = _passed_over(layout, header.columns)
 
     def update(row: Row) -> ContactUpdate | None:
-        if passed_over and any(row.cells[p].strip().casefold() in no for p, no in passed_over):
+        if is_blocked(blocked, row.cells):
             return None
         checked_address(bare_address(row.cells[places["address"]]), row)
         return reader.update(row.cells, as_of)
@@ -157,24 +165,18 @@ def _check_dated(mapping: Mapping, header: Header, wanted: Wanted) -> None:
         )
 
 
-def _left_out(layout: Layout, mapping: Mapping) -> tuple[str, ...]:
-    """Return a notice if the export has consents that are not read."""
-    if set(layout.mapping.columns) <= set(mapping.columns):
-        return ()
-    return (
-        "consents are left out, as the export does not say what people agreed to: give it with"
-        " --purpose NAME; without it nobody may be mailed by consent",
-    )
-
-
-def _passed_over(
-    layout: Layout | None, columns: tuple[str, ...]
-) -> list[tuple[int, frozenset[str]]]:
-    """Return the columns whose cells exclude a row, with those cells."""
-    if layout is None:
-        return []
-    places = {column_key(column): place for place, column in enumerate(columns)}
-    return [(places[name], cells) for name, cells in layout.passed_over.items() if name in places]
+def _left_out(layout: Layout, mapping: Mapping, blocked: Blocked) -> Iterator[str]:
+    """Yield notices of what the export has, but contacts have not."""
+    if not set(layout.mapping.columns) <= set(mapping.columns):
+        yield (
+            "consents are left out, as the export does not say what people agreed to: give it with"
+            " --purpose NAME; without it nobody may be mailed by consent"
+        )
+    if blocked:
+        yield (
+            "rows of people who must not be mailed are skipped: import the file with suppress"
+            " import as well"
+        )
 
 
 class _Reader:

@@ -7,6 +7,7 @@ general knowledge.
 """
 
 from collections.abc import Mapping as MappingOf
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, tzinfo
 from functools import cache
@@ -74,8 +75,9 @@ class Layout:
     no_hints: tuple[str, ...] = ()  # parts of a file's name that rule it out
     of_list: bool = False  # its unsubscribes are from one list, group or stream
     when: tuple[When, ...] = ()
-    passed_over: MappingOf[str, frozenset[str]] = field(default_factory=dict)
     also: MappingOf[str, str] = field(default_factory=dict)  # other names of columns, by key
+    blocked: MappingOf[str, MappingOf[str, bool]] = field(default_factory=dict)
+    """By column key, which cells mean that a person may not be mailed."""
 
     @property
     def notice(self) -> str:
@@ -98,13 +100,36 @@ class Layout:
     def may_be(self, origin: str) -> bool:
         """Whether its rows may have that origin; an empty one means any."""
         fixed = self.mapping.constants.get("origin")
-        return not origin or fixed is None or fixed == origin
+        return origin in ("", fixed) or fixed is None or "origin" in self.mapping.columns.values()
+
+    def blocked_columns(self, columns: Sequence[str]) -> "Blocked":
+        return [
+            (place, column, cells)
+            for place, column in enumerate(columns)
+            if (cells := self.blocked.get(column_key(column)))
+        ]
 
     def says_less_than(self, other: "Layout") -> bool:
         return self._required() < other._required()
 
     def _required(self) -> frozenset[str]:
         return frozenset(column.casefold() for column in self.header)
+
+
+Blocked = list[tuple[int, str, MappingOf[str, bool]]]
+"""The places and names of columns that say who may not be mailed, and their cells."""
+
+
+def is_blocked(columns: Blocked, cells: Sequence[str]) -> bool:
+    """Whether a row is of somebody who may not be mailed. Raises ValueError if it is unclear."""
+    found = False
+    for place, column, known in columns:
+        cell = cells[place].strip()
+        if (meaning := known.get(cell.casefold())) is None:
+            right = ", ".join(filter(None, known))
+            raise ValueError(f'"{column}": {cell[:40]!r} is unknown; right would be {right}')
+        found |= meaning
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +145,7 @@ class _LayoutTable(MappingFile):
     no_hints: tuple[str, ...] = ()
     of_list: bool = False
     when: tuple[When, ...] = ()
-    passed_over: MappingOf[str, tuple[str, ...]] = field(default_factory=dict)
+    blocked_in: str = ""  # of contacts: the layout that reads the same file's suppressions
     # Providers' times without a zone are UTC.
     time_zone: Annotated[tzinfo | None, Written(zone)] = UTC
 
@@ -183,12 +208,27 @@ def _layout(path: str, file: _LayoutFile, kind: Kind, table: _LayoutTable) -> La
         table.no_hints,
         table.of_list,
         whens,
-        {
-            column.casefold(): frozenset(cell.casefold() for cell in cells)
-            for column, cells in table.passed_over.items()
-        },
         also,
+        _blocked(where, file, table, also),
     )
+
+
+def _blocked(
+    where: str, file: _LayoutFile, table: _LayoutTable, also: MappingOf[str, str]
+) -> dict[str, dict[str, bool]]:
+    """Return which cells of `table.blocked_in` are suppressions."""
+    if not table.blocked_in:
+        return {}
+    other = next((one for one in file.suppressions if one.name == table.blocked_in), None)
+    if other is None or "origin" not in other.values:
+        raise MappingFault(f"{where}: blocked_in: must be suppressions with values.origin")
+    cells = {
+        cell.casefold(): name != NO_SUPPRESSION for cell, name in other.values["origin"].items()
+    }
+    if other.constants.get("origin") == NO_SUPPRESSION:
+        cells[""] = False
+    keys = [column_key(column) for column, name in other.columns.items() if name == "origin"]
+    return {key: cells for one in keys for key in (one, *(k for k, n in also.items() if n == one))}
 
 
 def _check_origins(where: str, kind: Kind, mapping: Mapping, whens: tuple[When, ...]) -> None:

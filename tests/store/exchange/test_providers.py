@@ -127,6 +127,13 @@ EXPORTS = [
         ("marketing", "unsubscribe", NOON),
     ),
     (
+        "brevo-blocklisted",
+        "of-the-api.csv",
+        "EMAIL;_SUBSCRIBED;_BLOCKLISTED;ADDED_TIME;MODIFIED_TIME\n"
+        f"{ANNA};[sms_marketing];[email_marketing];01-01-2020;01-03-2024\n",
+        ("marketing", "unsubscribe", datetime(2024, 3, 1, 23, 59, 59, 999_999, tzinfo=UTC)),
+    ),
+    (
         "brevo-blocked",
         "x.csv",
         f"email,reason,blockedAt\n{ANNA},contactFlaggedAsSpam,2024-03-01T12:00:00.000+00:00\n",
@@ -156,7 +163,8 @@ def test_an_export_is_known_by_its_header(
 
 
 def test_every_layout_is_tested() -> None:
-    assert [layout.name for layout in layouts("suppressions")] == [name for name, *_ in EXPORTS]
+    tested = dict.fromkeys(name for name, *_ in EXPORTS)
+    assert [layout.name for layout in layouts("suppressions")] == list(tested)
     assert {layout.provider for layout in layouts("suppressions")} == set(PROVIDERS)
 
 
@@ -321,15 +329,44 @@ class TestContacts:
         assert (done.added, done.passed) == (1, 1)
         assert importing.contact(ANNA).collected_at == NOON
 
+    @pytest.mark.parametrize(
+        "content",
+        [
+            "EMAIL;_BLOCKLISTED;ADDED_TIME\n%s;email_marketing;{0}\n%s;;{0}\n%s;all;{0}\n",
+            "EMAIL;EMAIL_BLACKLISTED;ADDED_TIME\n%s;Yes;{0}\n%s;No;{0}\n%s;oui;{0}\n",
+            "uuid,email,name,attributes,status,created_at,updated_at\nu,%s,N,,blacklisted,,\n"
+            "u,%s,N,,enabled,,\nu,%s,N,,bounced,,\n",
+            "Email,IsExcludedFromCampaigns,CreatedAt\n%s,True,\n%s,False,\n%s,,\n",
+        ],
+    )
+    def test_who_is_not_blocked_beyond_doubt_is_no_contact(
+        self, importing: Importing, content: str
+    ) -> None:
+        people = ("blocked@people.example", ANNA, "doubtful@people.example")
+        done = importing.contacts((content.format("01-03-2024") % people).encode(), "csv", None)
+        assert (done.added, done.passed, done.rejected) == (1, 1, 1), importing.rejected
+        assert importing.contact(ANNA).address == ANNA
+        assert "is unknown; right would be " in importing.rejected
+        assert people[2] in importing.rejected
+
+    def test_people_who_did_not_subscribe_have_no_consent(self, importing: Importing) -> None:
+        """Mailchimp's files of subscribed and other contacts have the same columns."""
+        with pytest.raises(ImportFault, match="mailchimp-subscribed, mailchimp-nonsubscribed"):
+            importing.contacts(self.MAILCHIMP, "csv", None, wanted=Wanted("people.csv"))
+        wanted = Wanted("nonsubscribed_email_audience_export_1a2b.csv", purpose="offers")
+        assert importing.contacts(self.MAILCHIMP, "csv", None, wanted=wanted).added == 1
+        assert importing.contact(ANNA).acts == ()
+
     def test_a_consent_without_wording_stays_unproven(self, importing: Importing) -> None:
-        wanted = Wanted(purpose="offers")
+        wanted = Wanted("subscribed_email_audience_export_1a2b.csv", purpose="offers")
         assert importing.contacts(self.MAILCHIMP, "csv", None, wanted=wanted).added == 1
         (act,) = importing.contact(ANNA).acts
         assert (act.purpose, act.at, act.method) == ("offers", NOON, None)
         assert (act.evidence.wording, act.evidence.ip) == (None, "192.0.2.1")
 
     def test_without_a_purpose_there_is_no_consent(self, importing: Importing) -> None:
-        importing.contacts(self.MAILCHIMP, "csv", None)
+        wanted = Wanted("subscribed_members_export.csv")
+        importing.contacts(self.MAILCHIMP, "csv", None, wanted=wanted)
         assert importing.contact(ANNA).acts == ()
 
     @pytest.mark.parametrize("name", ["mailgun-complaints", "mailchimp-unsubscribed"])
@@ -371,6 +408,7 @@ constants = { origin = "bounce" }
         ("[[suppressions]]", "[[suppression]]", "suppression: unknown key"),
         ('provider = "x"', 'provider = "y"', "provider: must be 'x'"),
         ("columns", "colums", "colums: unknown key; did you mean columns?"),
+        ("columns", 'blocked_in = "x"\ncolumns', "blocked_in: must be suppressions"),
         ("[[", "[", ": not TOML: "),
     ],
 )
@@ -464,7 +502,8 @@ class TestLanguagesOfMailchimp:
             f"{name},MEMBER_RATING,OPTIN_TIME,CONFIRM_TIME\n"
             "carl@people.example,2,2026-01-05 10:00:00,2026-01-05 11:00:00\n"
         )
-        assert importing.contacts(content.encode(), "csv", None).added == 1
+        wanted = Wanted(layout="mailchimp-subscribed")
+        assert importing.contacts(content.encode(), "csv", None, wanted=wanted).added == 1
         assert importing.contact("carl@people.example").collected_at is not None
 
     def test_an_address_in_two_languages_is_none(self, importing: Importing) -> None:
