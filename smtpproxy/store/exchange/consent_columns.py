@@ -136,6 +136,32 @@ def may_be_a_date(text: str) -> bool:
     return any(digit in text for digit in "123456789")
 
 
+def dated_no(at: datetime, agreed: Sequence[datetime], as_of: datetime) -> datetime:
+    """Return the time of a no, at least that of the file if an agreement is newer than its date.
+
+    That date is of an earlier refusal, since which they agreed; but now the file says no.
+    """
+    last = max(agreed, default=at)
+    return at if at >= last else max(last, as_of)
+
+
+def consents_of(
+    readers: Sequence["ConsentReader"],
+    cells: Sequence[str],
+    common: MappingOf[str, Any],
+    evidence: MappingOf[str, Any],
+    as_of: datetime,
+) -> list[dict[str, Any]]:
+    """Return a row's consents in NDJSON form. Raises ValueError."""
+    found = [(one, act) for one in readers for act in one.consents(cells, common, evidence, as_of)]
+    for reader, no in found:
+        if "given_at" not in no and reader.refuses(cells):
+            same = [act for _, act in found if act["purpose"] == no["purpose"]]
+            agreed = [act["given_at"] for act in same if "given_at" in act]
+            no["withdrawn_at"] = dated_no(no["withdrawn_at"], agreed, as_of)
+    return [act for _, act in found]
+
+
 class ConsentReader:
     """Reads a row's consent to one purpose."""
 
@@ -190,23 +216,20 @@ class ConsentReader:
                 "withdrawn_at": withdrawn,
                 "evidence": proof or None,
             }
-        elif withdrawn is not None:
-            yield {"purpose": table.purpose, "withdrawn_at": withdrawn, **brand}
-        elif self._refuses(cells):
-            yield {"purpose": table.purpose, "withdrawn_at": as_of, **brand}
+        elif (refused := self._refused_at(withdrawn, cells, as_of)) is not None:
+            yield {"purpose": table.purpose, "withdrawn_at": refused, **brand}
 
     def refusal(self, cells: Sequence[str], as_of: datetime) -> dict[str, Any] | None:
         """Return the row's refusal in NDJSON form, whatever else is wrong with the row."""
         column = self._table.withdrawn_at
         try:
-            at = as_of if self._refuses(cells) else None
+            dated = self._time(column, cells, last_moment=True)
         except ValueError:
-            at = None
+            dated = as_of if column and may_be_a_date(self._cell(column, cells)) else None
         try:
-            at = self._time(column, cells, last_moment=True) or at
+            at = self._refused_at(dated, cells, as_of)
         except ValueError:
-            if column and may_be_a_date(self._cell(column, cells)):
-                at = as_of
+            at = dated
         if at is None:
             return None
         brand = {"brand": self._table.brand} if self._table.brand else {}
@@ -218,7 +241,20 @@ class ConsentReader:
             return bool(self._table.given_at and self._cell(self._table.given_at, cells))
         return self._flag(self._table.column, cells) is True
 
-    def _refuses(self, cells: Sequence[str]) -> bool:
+    def _refused_at(
+        self, dated: datetime | None, cells: Sequence[str], as_of: datetime
+    ) -> datetime | None:
+        """Return the time of the row's refusal; `dated` is that in its column."""
+        if not self.refuses(cells):
+            return dated
+        try:
+            given = self._time(self._table.given_at, cells)
+        except ValueError:
+            given = None
+        return dated_no(dated or as_of, [given] if given else [], as_of)
+
+    def refuses(self, cells: Sequence[str]) -> bool:
+        """Whether the row says no, and that withdraws an earlier yes. Raises ValueError."""
         if self._table.column is None or self._table.no != "withdrawal":
             return False
         return self._flag(self._table.column, cells) is False

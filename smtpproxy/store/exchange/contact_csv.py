@@ -8,7 +8,12 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from smtpproxy.store.exchange.consent_columns import EVIDENCE, ConsentReader, may_be_a_date
+from smtpproxy.store.exchange.consent_columns import (
+    EVIDENCE,
+    ConsentReader,
+    consents_of,
+    may_be_a_date,
+)
 from smtpproxy.store.exchange.contact_ndjson import EVERY_PURPOSE, common_refusal, words_in
 from smtpproxy.store.exchange.contact_record import convert_contact
 from smtpproxy.store.exchange.layouts import (
@@ -294,11 +299,7 @@ class _Reader:
         evidence = parts.get("consents.evidence", {})
         given, withdrawn = consent.get("given_at"), consent.get("withdrawn_at")
         if self._consents:
-            record["consents"] = [
-                one
-                for reader in self._consents
-                for one in reader.consents(cells, consent, evidence, as_of)
-            ]
+            record["consents"] = consents_of(self._consents, cells, consent, evidence, as_of)
         elif given or withdrawn:
             time = "consent_given_at" if given else "consent_withdrawn_at"
             self._check_named("consent_purpose", consent.get("purpose"), time)

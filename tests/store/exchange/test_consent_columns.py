@@ -37,6 +37,8 @@ no = "nothing"
 given_at = "Date d'inscription"
 withdrawn_at = "Désinscrit le"
 """
+DATED = NEWS + 'withdrawn_at = "Désinscrit le"\n'
+NEW_YEAR = datetime(2025, 1, 1, 23, 59, 59, 999999, tzinfo=UTC)
 HEADER = "Adresse e-mail,Opt-in newsletter,Offres,Date d'inscription,Désinscrit le\n"
 
 
@@ -96,8 +98,47 @@ def test_a_no_is_a_withdrawal_of_the_age_of_the_file_or_nothing(mapped: Mapped) 
 
 
 def test_a_no_has_the_date_of_its_column(mapped: Mapped) -> None:
-    at = datetime(2025, 1, 1, 23, 59, 59, 999999, tzinfo=UTC)
-    assert mapped.acts(",0,31/12/2024,01/01/2025") == [("offers", True, at)]
+    assert mapped.acts(",0,31/12/2024,01/01/2025") == [("offers", True, NEW_YEAR)]
+
+
+REFUSED = """
+[[consent]]
+purpose = "news"
+column = "Offres"
+true = []
+false = ["1"]
+no = "withdrawal"
+withdrawn_at = "Désinscrit le"
+"""
+
+
+@pytest.mark.parametrize(
+    ("row", "tables", "at"),
+    [
+        ("non,,31/12/2024,01/01/2024", DATED, FILE_TIME),
+        ("non,,31/12/2026,01/01/2024", DATED, datetime(2026, 12, 31, tzinfo=UTC)),
+        ("non,,31/12/2026,", DATED, datetime(2026, 12, 31, tzinfo=UTC)),
+        ("non,,31/12/2024,01/01/2025", DATED, NEW_YEAR),
+        ("non,,,01/01/2025", DATED, NEW_YEAR),
+        ("non,,99/99/2024,01/01/2025", DATED, NEW_YEAR),
+        ("oui,1,31/12/2024,01/01/2024", NEWS + REFUSED, FILE_TIME),  # another column says no
+        ("oui,1,31/12/2024,01/01/2025", NEWS + REFUSED, NEW_YEAR),
+    ],
+)
+def test_a_no_outweighs_the_yes_beside_it_although_its_date_is_older(
+    mapped: Mapped, row: str, tables: str, at: datetime
+) -> None:
+    """The date is of an earlier refusal: they agreed again, but the file says no."""
+    assert [act for act in mapped.acts(row, HEAD + tables) if act[1]] == [("news", True, at)]
+
+
+def test_so_does_that_of_a_rejected_row(mapped: Mapped) -> None:
+    mapped.path.write_text(HEAD.replace("[columns]", "[columns]\nOffres = 'audience'") + DATED)
+    content = HEADER + "anna@people.example,non,?,31/12/2024,01/01/2024\n"
+    done = mapped.importing.contacts(content.encode(), "csv", read_mapping(mapped.path))
+    assert (done.rejected, done.refusals) == (1, 1)
+    (act,) = mapped.importing.contact("anna@people.example").acts
+    assert (act.withdrawal, act.at) == (True, FILE_TIME)
 
 
 def test_a_yes_that_was_withdrawn_later_is_both(mapped: Mapped) -> None:
