@@ -41,6 +41,7 @@ class Line(Struct, frozen=True):
     number: int
     content: bytes  # without its end
     is_guessed: bool = False  # not UTF-8, and its encoding is a guess
+    is_open: bool = False  # the file ends before it does
 
     @property
     def original(self) -> bytes:
@@ -140,7 +141,10 @@ def _read_lines(file: BinaryIO, decoder: Decoder) -> Iterator[Line | Rejected]:
             for _ in rest:
                 pass
         else:
-            yield _line(number, content.removeprefix(BOM).rstrip(b"\r\n"), decoder)
+            line = _line(number, content.removeprefix(BOM).rstrip(b"\r\n"), decoder)
+            if isinstance(line, Line) and not content.endswith(b"\n"):
+                line = replace(line, is_open=True)
+            yield line
         content = opened.readline(MAX_LINE)
 
 

@@ -235,6 +235,14 @@ def read_rows(lines: Lines, header: Header) -> Iterator[Row | Rejected]:
 
 def _of_width(row: Row, width: int, delimiter: str) -> Row | Rejected:
     """Pad a short row, and drop empty cells from the end of a long one."""
+    if len(row.cells) < width and row.is_open:
+        return Rejected(
+            row.number,
+            f"{len(row.cells)} of {width} cells, and no line end: the file may be cut off here; if"
+            " it is not, end the line",
+            (row.original,),
+            legible=row,
+        )
     if any(cell.strip() for cell in row.cells[width:]):
         return Rejected(
             row.number,
@@ -261,10 +269,12 @@ def _row(line: Line, lines: Lines, delimiter: str) -> Row | Rejected:
             try:
                 cells = _cells([decoded(part.content) for part in taken], delimiter)
                 if len(taken) == 1:
-                    return Row(line.number, line.content, line.is_guessed, cells=cells)
+                    return Row(
+                        line.number, line.content, line.is_guessed, line.is_open, cells=cells
+                    )
                 content = b"\n".join([part.content for part in taken])
                 guessed = any(part.is_guessed for part in taken)
-                return Row(line.number, content, guessed, cells=cells)
+                return Row(line.number, content, guessed, taken[-1].is_open, cells=cells)
             except (ValueError, csv.Error) as error:
                 fault = str(error)
         may_go_on = fault == _OPEN_QUOTE and len(taken) < _MAX_ROW_LINES

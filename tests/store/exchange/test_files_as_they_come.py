@@ -71,6 +71,22 @@ class TestShapes:
         done = importing.suppressions(b"address,scope,origin\n%s,all,bounce,x\n" % ANNA.encode())
         assert (done.added, done.rejected) == (0, 1)
 
+    @pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+    @pytest.mark.parametrize("wording", [b"a", b'"a\n b"'])
+    def test_a_last_row_that_is_cut_off_is_no_consent(
+        self, importing: Importing, line_end: bytes, wording: bytes
+    ) -> None:
+        columns = b"consent_purpose,consent_given_at,tags,consent_wording,consent_withdrawn_at"
+        row = b"%s,offers,2024-01-01,restricted,%s" % (ANNA.encode(), wording)
+        content = b"address,%s\n%s,,,,\n%s" % (columns, BERT.encode(), row)
+        content = content.replace(b"\n", line_end)
+        done = importing.contacts(content, "csv")
+        assert (done.added, done.rejected, done.refusals) == (2, 1, 1)  # the tag counts
+        assert importing.contact(ANNA).acts == ()
+        assert "5 of 6 cells, and no line end: the file may be cut off here" in importing.rejected
+        assert importing.contacts(content + line_end, "csv").rejected == 0
+        assert importing.contacts(content + b",2025-01-01", "csv").rejected == 0
+
     def test_rows_without_a_word_are_blank_lines(self, importing: Importing) -> None:
         content = f"address;scope;origin\n;;\n{ANNA};all;complaint\n ; ;\n;;;;\n"
         done = importing.suppressions(content.encode())
