@@ -24,7 +24,14 @@ from smtpproxy.store.exchange.lines import ImportFault
 from smtpproxy.store.exchange.look import TableLook, look_at
 from smtpproxy.store.exchange.mapping import FIELDS, MappingFault, mapping_of, zone
 from smtpproxy.store.exchange.mapping_text import mapping_text
-from smtpproxy.store.exchange.proposal import LEFT_OPEN, NONE, Answers, Known, Proposal
+from smtpproxy.store.exchange.proposal import (
+    LEFT_OPEN,
+    NONE,
+    Answers,
+    Known,
+    Proposal,
+    is_title,
+)
 from smtpproxy.store.exchange.rows import column_key
 from smtpproxy.terminal import counted, few, printable
 from smtpproxy.toml import loads
@@ -105,6 +112,11 @@ def map_contacts(settings: Settings, file: Path, options: MapOptions) -> Result:
         fail(
             f"{file}: its first row has only {printable(look.title)!r}, and most rows have more:"
             " delete what is above the row that names the columns, or name every column"
+        )
+    if is_title(look):
+        fail(
+            f"{file}: its first row names no column of addresses, but a row below it does: delete"
+            " what is above the row that names the columns"
         )
     for notice in look.notices:
         warn(f"{file}: {notice}")

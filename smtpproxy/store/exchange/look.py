@@ -98,6 +98,7 @@ class TableLook:
     notices: tuple[str, ...]
     is_headless: bool  # its first row holds an address
     title: str  # the only cell of its first row, if most others have more; otherwise empty
+    above: tuple[str, ...]  # the cells between its first row and the first row with an address
 
     def column(self, name: str) -> ColumnLook | None:
         key = column_key(name)
@@ -125,10 +126,15 @@ def look_at(path: Path, tick: Callable[[int, int | None], None]) -> TableLook:
             if name and keys.count(keys[place]) == 1
         ]
         named = [] if of_json else [name for name in header.columns if name]
-        rows, rejected, wider = 0, [], 0
+        rows, rejected, wider, with_address = 0, [], 0, 0
+        above: list[str] = []
         for row in read_rows(lines, header):
             rows += 1
-            wider += len(named) == 1 and _is_wider(row)
+            cells = _cells(row)
+            wider += len(named) == 1 and _is_wider(cells)
+            with_address += any("@" in cell for cell in cells)
+            if not with_address and len(above) < _MOST_COLUMNS:
+                above += cells
             if rows % _TICK == 0:
                 tick(file.tell(), rows)
             if isinstance(row, Rejected):
@@ -152,13 +158,18 @@ def look_at(path: Path, tick: Callable[[int, int | None], None]) -> TableLook:
             (*lines.notices, *([note] if note else [])),
             any(_ADDRESS.fullmatch(name) for name in header.columns),
             named[0] if wider * 2 > rows else "",
+            tuple(above),
         )  # fmt: skip
 
 
-def _is_wider(row: Row | Rejected) -> bool:
-    """Whether a row has more than one cell, or would have if it were split."""
+def _cells(row: Row | Rejected) -> list[str]:
+    """Return the cells of a row that are not empty, as far as it can be read."""
     full = row.legible if isinstance(row, Rejected) else row
-    cells = [cell for cell in full.cells if cell.strip()] if isinstance(full, Row) else []
+    return [cell for cell in full.cells if cell.strip()] if isinstance(full, Row) else []
+
+
+def _is_wider(cells: Sequence[str]) -> bool:
+    """Whether a row has more than one cell, or would have if it were split."""
     return len(cells) > 1 or any(sign in cell for cell in cells for sign in ";\t")
 
 

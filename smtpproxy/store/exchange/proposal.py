@@ -8,7 +8,7 @@ from typing import Literal
 
 from smtpproxy import toml
 from smtpproxy.store.exchange.consent_columns import ConsentTable
-from smtpproxy.store.exchange.look import plain_words
+from smtpproxy.store.exchange.look import TableLook, plain_words
 
 LEFT_OPEN = "?"
 """A constant that its user does not know, and that is not written."""
@@ -86,6 +86,13 @@ def fitting(header: str, names: Iterable[str]) -> dict[str, int]:
         for name in names
     }
     return {name: length for name, length in found.items() if length}
+
+
+def is_title(look: TableLook) -> bool:
+    """Whether a row below the first names a column of addresses, and the first does not."""
+    names = [one.name for one in look.columns]
+    first, below = (any(fitting(cell, ["address"]) for cell in row) for row in (names, look.above))
+    return below and not first
 
 
 def begins(header: str, kind: Literal["out", "refusal", "mail"]) -> bool:

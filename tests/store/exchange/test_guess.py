@@ -7,7 +7,7 @@ import pytest
 from smtpproxy.store.exchange.guess import propose
 from smtpproxy.store.exchange.look import TableLook, look_at, plain_words
 from smtpproxy.store.exchange.mapping import FIELDS
-from smtpproxy.store.exchange.proposal import Answers, Known, Proposal, words
+from smtpproxy.store.exchange.proposal import Answers, Known, Proposal, is_title, words
 
 ONE = Known(("offers",), (), ("unticked_box",))
 TWO = Known(("newsletter", "offers"), (), ("unticked_box",))
@@ -219,6 +219,12 @@ def test_an_address_is_asked_where_several_could_be(table: Table) -> None:
     found = table.proposal("contact,backup", "a@b.example,b@b.example")
     assert found.questions[0].choices == ("contact", "backup")
     assert table.proposal("email,backup", "a@b.example,b@b.example").columns == {"email": "address"}
+
+
+def test_a_cell_with_the_name_of_a_column_does_not_make_the_header_a_title(table: Table) -> None:
+    assert is_title(table.look("Export;Channel", "Mail;Channel", "anna@x.example;mail"))
+    assert not is_title(table.look("Mail;Channel", ";mail", "anna@x.example;phone"))
+    assert not is_title(table.look("Login;Channel", "anna@x.example;mail", ";mail"))
 
 
 def test_columns_of_one_name_are_left_out_and_named(table: Table) -> None:
