@@ -30,7 +30,7 @@ from smtpproxy.store.key_places import key_place
 from smtpproxy.store.link_keys import LINK_KEY_FILE
 from smtpproxy.store.maildir import Maildir
 from smtpproxy.store.move.traces import uncopied
-from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable
+from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable, with_cause
 from smtpproxy.store.shared_keys import settle_link_keys
 from smtpproxy.store.sql.store import Store
 
@@ -53,7 +53,7 @@ def serve(settings: Settings, read: Callable[[], Settings], *, take_over: bool =
         print("\n".join(error.faults), file=sys.stderr)
         return error.exit_code
     except (CannotListen, NotRunning, StoreUnavailable, OSError) as error:
-        print(f"smtpproxy: cannot start: {error}", file=sys.stderr)
+        print(f"smtpproxy: cannot start: {with_cause(error)}", file=sys.stderr)
         return error.exit_code if isinstance(error, StoreMisconfigured) else 1
     state_dir = settings.server.state_dir
     take_place = (lambda: _step_down(state_dir)) if take_over else None

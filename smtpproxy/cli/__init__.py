@@ -168,15 +168,12 @@ def _report(error: Exception) -> int:
 
 def message_of(error: Exception) -> str:
     """Return what a person is told of an error that ends a command."""
-    from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable
+    from smtpproxy.store.records import StoreMisconfigured, StoreUnavailable, with_cause
 
     if isinstance(error, StoreMisconfigured):
         return str(error)
     if isinstance(error, StoreUnavailable):
-        cause = error.__cause__
-        why = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause or "")
-        text = f"the store cannot answer: {error}"
-        return text if why in text else f"{text} ({why})"
+        return f"the store cannot answer: {with_cause(error)}"
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
         who = "; run this as root, or as the user that smtpproxy runs as"

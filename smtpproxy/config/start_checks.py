@@ -27,6 +27,7 @@ from smtpproxy.store.records import (
     StoreMisconfigured,
     StoreOutdated,
     StoreUnavailable,
+    with_cause,
 )
 from smtpproxy.store.shared_keys import check_link_keys
 from smtpproxy.tls import TlsError, TlsFiles, client_context, server_context
@@ -178,7 +179,7 @@ def _store_faults(settings: Settings) -> Iterator[tuple[str, str]]:
     except StoreMisconfigured as error:
         yield "store", str(error)
     except StoreUnavailable as error:
-        yield "store", f"{error}{f' ({error.__cause__})' if error.__cause__ else ''}"
+        yield "store", with_cause(error)
     yield from (("store", fault) for fault in side_file_faults(settings.store))
 
 

@@ -25,6 +25,7 @@ from smtpproxy.store.records import (
     StoreInaccessible,
     StoreMisconfigured,
     StoreUnavailable,
+    with_cause,
 )
 from smtpproxy.terminal import counted
 from smtpproxy.tls import TlsError, TlsFiles, server_context
@@ -98,7 +99,8 @@ async def restore(settings: Settings) -> list[Finding]:
     except NoStoreYet:
         return []
     except StoreUnavailable as fault:
-        return [Finding(Check.RESTORE, where, Status.UNKNOWN, f"the store cannot answer: {fault}")]
+        text = f"the store cannot answer: {with_cause(fault)}"
+        return [Finding(Check.RESTORE, where, Status.UNKNOWN, text)]
     if pause is None:
         return [
             Finding(Check.RESTORE, where, Status.PASS, "no restore is waiting for its journals")
@@ -137,7 +139,8 @@ async def failover(settings: Settings) -> list[Finding]:
     try:
         found = await standby_awaited(settings.store)
     except StoreUnavailable as fault:
-        return [Finding(Check.FAILOVER, where, Status.UNKNOWN, f"the store cannot answer: {fault}")]
+        text = f"the store cannot answer: {with_cause(fault)}"
+        return [Finding(Check.FAILOVER, where, Status.UNKNOWN, text)]
     if found.waits and not found.connected:
         text = "commits wait for a standby, and none is connected: nothing can be written"
         return [Finding(Check.FAILOVER, where, Status.FAIL, text, _BRING_BACK)]

@@ -33,7 +33,7 @@ from smtpproxy.doctor.machine import (
 from smtpproxy.doctor.spf import NAME_THEM, NO_ADDRESSES, spf
 from smtpproxy.doctor.spf_record import IpAddress
 from smtpproxy.doctor.unsubscribe import own_token, unsubscribe
-from smtpproxy.doctor.upstream import upstream
+from smtpproxy.doctor.upstream import START_IT, upstream
 from smtpproxy.doctor.upstream_connections import InUse, upstream_connections
 from smtpproxy.policy.model import StreamClass, TrackingPixels
 from smtpproxy.relay.dkimpy import Dkimpy
@@ -48,6 +48,7 @@ from smtpproxy.store.records import (
     StoreMisconfigured,
     StoreOutdated,
     StoreUnavailable,
+    with_cause,
 )
 from smtpproxy.store.register import living
 from smtpproxy.store.scopes import lost_scopes
@@ -199,6 +200,8 @@ class Doctor:
                     return await job()
             except TimeoutError:
                 text = f"not finished within {self.timeout:g} s"
+                if check is Check.UPSTREAM:  # mail would wait for it too
+                    return [Finding(check, subject, Status.FAIL, text, START_IT)]
                 return [Finding(check, subject, Status.UNKNOWN, text, _AGAIN)]
 
 
@@ -263,7 +266,7 @@ async def store_fits(settings: Settings, now: datetime) -> list[Finding]:
     except StoreMisconfigured as fault:
         return [Finding(Check.STORE, where, Status.FAIL, str(fault), "see docs/store.md")]
     except (StoreUnavailable, OSError) as fault:
-        text = f"the store cannot answer: {fault}"
+        text = f"the store cannot answer: {with_cause(fault)}"
         return [Finding(Check.STORE, where, Status.FAIL, text, _STORE_FAILS)]
     if not found:
         what = f"{others} relays have the same streams and brands" if others > 1 else "they fit"

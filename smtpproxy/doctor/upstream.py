@@ -16,6 +16,7 @@ from smtpproxy.settings.places import is_loopback
 from smtpproxy.tls import TlsError, client_context
 from smtpproxy.wire.client import Capabilities, ReplyError, ReplyReader
 
+START_IT = "start the MTA, or fix [upstream]"
 _READ = 65_536
 
 
@@ -56,9 +57,7 @@ def judge_upstream(settings: UpstreamSettings, seen: UpstreamSeen, now: datetime
     """Require valid TLS if mail leaves this machine on its way to the MTA."""
     address = str(settings.address)
     if seen.failure:
-        return _upstream_finding(
-            address, Status.FAIL, seen.failure, "start the MTA, or fix [upstream]"
-        )
+        return _upstream_finding(address, Status.FAIL, seen.failure, START_IT)
     near, asked = is_loopback(settings.address), settings.tls != "none"
     if near and not asked:
         text = "it greets, and mail to it does not leave this machine"

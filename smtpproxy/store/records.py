@@ -35,6 +35,15 @@ class NoStoreYet(StoreInaccessible):
     """The store does not exist, as nobody has written to it yet."""
 
 
+def with_cause(error: Exception) -> str:
+    """Return the text of a failure for the operator: with its cause, unless it has it already."""
+    if isinstance(error, StoreMisconfigured):
+        return str(error)
+    cause = error.__cause__
+    why = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause or "")
+    return str(error) if why in str(error) else f"{error} ({why})"
+
+
 class SuppressionEntry(Struct, frozen=True):
     """A suppression to add. Its address is hashed before it is stored."""
 

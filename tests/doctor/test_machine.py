@@ -32,12 +32,15 @@ from smtpproxy.settings import (
     Settings,
     StoreSettings,
     TcpAddress,
+    UpstreamSettings,
 )
 from smtpproxy.store.postgres.standby_checks import Awaited
 from smtpproxy.store.records import StoreUnavailable
 from tests.kit.disk import fill, tiny_disk
 from tests.kit.dns import NameServer
 from tests.kit.parts import needs
+from tests.kit.ports import LOOPBACK
+from tests.kit.upstream import At, FakeUpstream, Hold
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 DOMAIN = "shop.example"
@@ -150,6 +153,17 @@ async def test_what_is_of_this_machine_alone_does_not_wait_for_the_dns(settings:
     only = [Check.DISK, Check.KEYS, Check.CERTIFICATE]
     report = await run.Doctor(settings, lookup, NOW, 20.0).examine([DOMAIN], only)
     assert [each.check for each in report.findings] == ["disk"]
+
+
+async def test_an_upstream_that_says_nothing_fails(settings: Settings, lookup: Lookup) -> None:
+    with FakeUpstream(At("connect", Hold())) as mta:
+        address = TcpAddress(LOOPBACK, int(mta.address.rpartition(":")[2]))
+        silent = replace(settings, upstream=UpstreamSettings(address))
+        report = await run.Doctor(silent, lookup, NOW, 0.2).examine([], [Check.UPSTREAM])
+        mta.release()
+    assert [(each.status, each.text) for each in report.findings] == [
+        ("fail", "not finished within 0.2 s")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -281,10 +295,10 @@ async def test_a_store_that_cannot_answer_fails(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def opened(*_: object, **__: object) -> None:
-        raise StoreUnavailable("the database is damaged")
+        raise StoreUnavailable("the database failed") from OSError(111, "Connection refused")
 
     monkeypatch.setattr(run, "opened_store", opened)
     [found] = await run.store_fits(settings, NOW)
     assert (found.check, found.status) == (Check.STORE, Status.FAIL)
-    assert "damaged" in found.text
+    assert "the database failed (Connection refused)" in found.text
     assert "docs/operations.md" in found.fix
