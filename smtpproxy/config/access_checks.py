@@ -150,16 +150,20 @@ Networks = Sequence[tuple[int, Network | None]]
 """With their index in the list; None is `unix`."""
 
 _KEYS = ("proxy_trusted", "xclient_trusted", "login_trusted")
+_EVERY_HOST = 'covers every host: name those to be trusted, "10.0.0.5"'
 ANSWERING = ("milter", "policy")
 """Protocols in which an MTA asks and keeps the mail."""
 
 
 def _trust(document: Document) -> Iterator[Fault]:
-    """Yield the faults in `proxy_trusted`, `xclient_trusted` and `login_trusted`."""
+    """Yield the faults in `proxy_trusted`, `xclient_trusted`, `login_trusted`, `web.trusted`."""
     users = any("user" in table for _, table in tables(document, "credential"))
     for index, listener in tables(document, "listener"):
         for location, text in _of_listener(listener, users):
             yield Fault(("listener", index, *location), text)
+    web = document.get("web")
+    if isinstance(web, dict) and _is_everybody(_networks(web, "trusted")):
+        yield Fault(("web", "trusted"), _EVERY_HOST)
 
 
 def _of_listener(
@@ -168,7 +172,7 @@ def _of_listener(
     proxy, xclient, login = (_networks(listener, key) for key in _KEYS)
     for key, networks in zip(_KEYS, (proxy, xclient, login), strict=True):
         if _is_everybody(networks):
-            yield (key,), 'covers every host: name those to be trusted, "10.0.0.5"'
+            yield (key,), _EVERY_HOST
     if listener.get("protocol", "smtp") in ANSWERING:
         if users and "login_trusted" not in listener and not _is_near(listener.get("address")):
             yield (

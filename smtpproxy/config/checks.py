@@ -32,6 +32,7 @@ _NAMED = (
     ("brand", "name"),
     ("sender", "address"),
     ("token", "name"),
+    ("token", "sha256"),
     ("webhook", "name"),
     ("partner", "name"),
 )

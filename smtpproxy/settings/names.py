@@ -4,6 +4,7 @@ Each function takes a TOML value and returns its canonical form, or raises Value
 wrong and what would be right. The types below apply them.
 """
 
+import hashlib
 import re
 from typing import Annotated
 
@@ -22,6 +23,7 @@ _PURPOSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _LIST_ID = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+")
 _FIELD_NAME = re.compile(r"[!-9;-~]{1,70}")  # RFC 5322 2.2: printable ASCII, no colon
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_OF_NOTHING = hashlib.sha256().hexdigest()
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _SELECTOR = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 
@@ -140,6 +142,8 @@ def sha256(value: object) -> str:
             "must be the SHA-256 of a token, 64 hexadecimal digits, never the token itself:"
             " `smtpproxy token` makes both"
         )
+    if value.lower() == _OF_NOTHING:
+        raise ValueError("is the SHA-256 of nothing: the token was empty; make another")
     return value.lower()
 
 
