@@ -147,7 +147,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "senders_refused_total",
         "MAIL commands refused because the client's credential does not permit the reverse path.",
-        rows.by_authenticating_listener,
+        rows.by_listener,
     ),
     Family(
         "upstream_connections",

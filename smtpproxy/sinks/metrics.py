@@ -201,8 +201,8 @@ class Metrics:
                 ),
                 "allowed_total": _summed(
                     (_text((stream, basis)), n)
-                    for (_, stream, action, _, basis, relayed), n in self._recipients.items()
-                    if relayed and basis is not None and action is Action.ALLOW
+                    for (_, stream, _, _, basis, relayed), n in self._recipients.items()
+                    if relayed and basis is not None
                 ),
                 "relayed_total": _summed(
                     ((listener, stream, _code_class(digit)), answered.messages)
@@ -297,7 +297,7 @@ class Metrics:
         if event.undecided:
             self._counts["undecided_total"][(stream,)] += 1
         verdicts = [recipient.verdict for recipient in event.recipients]
-        if event.stage == "data" and event.decision.message is not None:
+        if event.decision.message is not None:
             verdicts.append(event.decision.message)
         for verdict in verdicts:
             if verdict.action is not Action.ALLOW:

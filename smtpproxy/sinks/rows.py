@@ -194,11 +194,6 @@ def by_auth_outcome(settings: Settings) -> Iterable[Labels]:
     return product(names, AUTH_MECHANISMS, AUTH_OUTCOMES)
 
 
-@_labelled("listener")
-def by_authenticating_listener(settings: Settings) -> Iterable[Labels]:
-    return ((x.name,) for x in settings.listeners if x.auth != "off" or x.client_ca is not None)
-
-
 @_labelled("partner")
 def by_partner(settings: Settings) -> Iterable[Labels]:
     return [(partner.name,) for partner in settings.store.partners]

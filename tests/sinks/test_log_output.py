@@ -66,6 +66,29 @@ def test_a_socket_that_nobody_reads() -> None:
         assert kept > 1
 
 
+def test_a_line_that_is_taken_in_pieces_is_whole_or_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output, takes, sent = LogOutput(), [3, 2, 1, 99], b""
+
+    def send(data: bytes) -> int:
+        nonlocal sent
+        taken = data[: takes.pop(0)]
+        sent += taken
+        return len(taken)
+
+    monkeypatch.setattr(output, "_send", send)
+    for line, gap in (
+        ("first\n", {}),
+        ("second\n", {"lines_lost": 1}),  # more of the first
+        ("third\n", {}),  # the end of the first; this one is the rest now
+        ("fourth\n", {}),
+    ):
+        output.write(line)
+        assert output.gap == gap
+    assert sent == b"first\nthird\nfourth\n"
+
+
 def test_a_full_disk() -> None:
     with output_to(os.open("/dev/full", os.O_WRONLY)) as output:
         output.write("line\n")

@@ -57,9 +57,18 @@ def test_a_refusal_at_rcpt_is_no_message(metrics: Metrics) -> None:
 
 def test_message_refusals_carry_their_reason(metrics: Metrics) -> None:
     metrics(decided(OFFERS, ALLOWED, message=NO_UNSUBSCRIBE, listener="legacy"))
-    assert metrics.snapshot().counters["messages_total"] == {
-        ("legacy", "offers", "refuse", "unsubscribe_missing"): 1
-    }
+    counters = metrics.snapshot().counters
+    assert counters["messages_total"] == {("legacy", "offers", "refuse", "unsubscribe_missing"): 1}
+    assert counters["allowed_total"] == {}, "it was not put to the upstream"
+
+
+def test_what_is_shown_without_its_listener_is_the_sum_of_all(metrics: Metrics) -> None:
+    for listener in ("apps", "legacy"):
+        metrics(decided(OFFERS, ALLOWED, listener=listener))
+        metrics(Relayed("1", listener, "offers", 250, "ok", 1000, 2))
+    assert metrics.snapshot().counters["allowed_total"] == {("offers", "consent"): 2}
+    assert metrics.snapshot().counters["mailed_total"] == {("offers",): 4}
+    assert metrics.mailed() == {"offers": 4}
 
 
 def test_a_message_that_no_rule_looked_at_passed(metrics: Metrics) -> None:
@@ -100,11 +109,13 @@ def test_only_accepted_bytes_count(metrics: Metrics) -> None:
     metrics(Relayed("1", "apps", "offers", 250, "ok", 1000, 1))
     metrics(Relayed("2", "apps", "offers", 452, "full", 7000, 1))
     metrics(Relayed("3", "apps", "offers", 0, "", 7000, 1))
+    metrics(Relayed("4", "apps", "offers", 554, "no", 7000, 1))
     counters = metrics.snapshot().counters
     assert counters["message_bytes_total"] == {("apps", "offers"): 1000}
     assert counters["relayed_total"] == {
         ("apps", "offers", "2xx"): 1,
         ("apps", "offers", "4xx"): 1,
+        ("apps", "offers", "5xx"): 1,
         ("apps", "offers", "none"): 1,
     }
 
@@ -118,6 +129,7 @@ def test_connections_come_and_go(metrics: Metrics) -> None:
     snapshot = metrics.snapshot()
     assert snapshot.gauges["connections"] == {("apps",): 1}
     assert snapshot.counters["connections_total"] == {("apps",): 2}
+    assert snapshot.counters["connections_ended_total"] == {("apps", "timeout"): 1}
     assert snapshot.counters["connections_refused_total"] == {("apps", "limit"): 1}
     assert snapshot.gauges["upstream_connections"] == {("idle",): 3, ("busy",): 1}
 
@@ -147,8 +159,13 @@ def test_upstream_replies_and_failures(metrics: Metrics) -> None:
     metrics.replies.update((2, 0))
     metrics(Failed("apps", "store", "locked"))
     counters = metrics.snapshot().counters
+    assert counters["messages_total"] == counters["recipients_total"] == {}
+    metrics(Failed("apps", "audit", "disk full", "offers", 3, 1))
+    counters = metrics.snapshot().counters
+    row = ("apps", "offers", "defer", "temporary_failure")
+    assert (counters["messages_total"], counters["recipients_total"]) == ({row: 1}, {row: 3})
     assert counters["upstream_replies_total"] == {("2xx",): 1, ("none",): 1}
-    assert counters["failures_total"] == {("apps", "store"): 1}
+    assert counters["failures_total"] == {("apps", "store"): 1, ("apps", "audit"): 1}
     assert counters["cpu_seconds_total"] == {(): 1.5}
 
 

@@ -1,6 +1,8 @@
 """The page that Prometheus reads: names, labels, zeros, both formats, and its document."""
 
+import dataclasses
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -21,7 +23,7 @@ from smtpproxy.events import (
     Failed,
     Limited,
 )
-from smtpproxy.policy.model import Origin, Reason
+from smtpproxy.policy.model import Origin, Reason, Stream, UndeclaredBulk
 from smtpproxy.sinks.collector import SnapshotCollector, store_gauges
 from smtpproxy.sinks.families import FAMILIES, PREFIX
 from smtpproxy.sinks.metrics import Metrics
@@ -34,7 +36,7 @@ from smtpproxy.sinks.rows import (
 from smtpproxy.sinks.snapshots import Samples, Snapshot
 from tests.kit.parts import needs
 from tests.kit.processes import run
-from tests.kit.traffic import OFFERS, RECEIPTS, busy_minute, settings
+from tests.kit.traffic import LISTENERS, OFFERS, RECEIPTS, busy_minute, settings
 
 REPOSITORY = Path(__file__).parents[2]
 READY: dict[str, Samples] = {
@@ -122,6 +124,8 @@ def test_what_can_happen_is_zero_before_it_does() -> None:
     assert sample(fresh, "transaction_seconds_bucket", listener="legacy", le="+Inf") == 0
     assert sample(fresh, "failures_total", listener="apps", part="audit") == 0
     assert sample(fresh, "observed_refusals_total", stream="trial", reason="no_record") == 0
+    assert sample(fresh, "api_requests_total", token="crm", code_class="4xx") == 0
+    assert sample(fresh, "api_requests_total", token="unknown", code_class="4xx") == 0
 
 
 def test_what_can_not_happen_is_not_shown() -> None:
@@ -134,6 +138,57 @@ def test_what_can_not_happen_is_not_shown() -> None:
     assert not [r for r in shown if (r["listener"], r["stream"]) == ("legacy", "offers")]
     assert not [r for r in shown if r["stream"] == "receipts" and r["reason"] == "no_record"]
     assert not [r for r in shown if r["verdict"] == "allow" and r["reason"] != "none"]
+
+
+def test_rows_follow_the_configuration() -> None:
+    apps = dataclasses.replace(
+        LISTENERS[0], auth="optional", tls="starttls", proxy_protocol=True, streams=("receipts",),
+        default_stream="receipts",
+    )  # fmt: skip
+    mta = dataclasses.replace(
+        LISTENERS[1], name="mta", protocol="milter", streams=("offers",), default_stream="offers"
+    )
+    falls = replace(RECEIPTS, undeclared_bulk=UndeclaredBulk.MARKETING)
+    asks = Stream(name="asks", purpose="offers", permission=True)
+    config = settings()
+    config = dataclasses.replace(
+        config,
+        listeners=(apps, mta),
+        streams={**config.streams, "receipts": falls, "asks": asks},
+        feedback=None,
+        tokens=(),
+    )
+    rows = {each.name: set(each.rows.of(config)) for each in FAMILIES}
+    judged = {row[:2] for row in rows["messages_total"]}
+    assert judged == {("apps", "receipts"), ("apps", "default"), ("mta", "offers")}
+    assert {row[:2] for row in rows["recipients_total"]} == judged
+    assert rows["message_bytes_total"] == {("apps", "receipts"), ("apps", "default")}
+    assert rows["relayed_total"] == {
+        ("apps", stream, answer)
+        for stream in ("receipts", "default")
+        for answer in ("2xx", "4xx", "5xx", "none")
+    }
+    bases = Counter(stream for stream, _ in rows["allowed_total"])
+    assert bases == {"default": 6, "offers": 6, "trial": 6, "receipts": 1, "asks": 1}
+    assert {("receipts", "transactional"), ("asks", "permission")} <= rows["allowed_total"]
+    assert {stream for stream, _ in rows["undeclared_bulk_total"]} == {"receipts"}
+    assert {stream for stream, _ in rows["tracking_pixels_total"]} == {"default"}
+    assert {stream for stream, _ in rows["observed_refusals_total"]} == {"trial"}
+    assert ("trial", "none") not in rows["observed_refusals_total"]
+    marketing = {"default", "offers", "trial", "asks"}
+    assert {stream for stream, _ in rows["stream_paused"]} == marketing
+    assert {stream for _, stream in rows["feedback_total"]} == {*marketing, "unknown"}
+    assert rows["senders_refused_total"] == {("apps",), ("mta",)}
+    for name in ("auth_total", "tls_handshakes_total", "proxy_headers_total"):
+        assert {row[0] for row in rows[name]} == {"apps"}, name
+    assert rows["api_requests_total"] == rows["feedback_reports"] == set()
+
+
+def test_reasons_of_permission_messages_are_shown_on_their_streams_alone() -> None:
+    of_them = {Reason.PERMISSION_NOT_DUE, Reason.PERMISSION_REPEATED, Reason.CONFIRM_LINK_MISSING}
+    for stream, shown in ((OFFERS, set()), (replace(OFFERS, permission=True), of_them)):
+        verdicts = (*message_verdicts(stream), *recipient_verdicts(stream))
+        assert of_them & {reason for _, reason in verdicts} == shown
 
 
 def test_every_reason_has_its_place_in_a_verdict() -> None:
