@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from smtpproxy.shipping.collectors import HttpTarget, SyslogTarget
+from smtpproxy.shipping.collectors import TOKEN, HttpTarget, SyslogTarget
 from smtpproxy.shipping.lines import LineShipper, Sent
 from smtpproxy.shipping.position import held
 from smtpproxy.shipping.targets import LineTarget, TargetUnavailable, TargetWrong
@@ -28,12 +28,14 @@ class Collector:
         self.raw: list[bytes] = []
         self.codes: list[int] = []
         self.sizes: list[int] = []
+        self.tokens: set[str | None] = set()
         collector = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 collector.sizes.append(len(body))
+                collector.tokens.add(self.headers["Authorization"])
                 code = collector.codes.pop(0) if collector.codes else 200
                 if code == 200:
                     collector.raw += body.splitlines()
@@ -99,6 +101,15 @@ async def test_each_line_comes_with_its_place_and_without_a_name(
             sealed = take_apart(raw[raw.index(b'"line":') + 7 : -1] + b"\n")
             assert sealed.hash_after(previous) == sealed.hash
             previous = sealed.hash
+
+
+async def test_the_token_of_the_environment_comes_along(
+    folder: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TOKEN, "s3cret")
+    await fill(folder, Clock(), ANNA)
+    ship(folder, HttpTarget(collector.url))
+    assert collector.tokens == {"Bearer s3cret"}
 
 
 async def test_it_goes_on_where_it_was_taken(folder: Path, collector: Collector) -> None:
@@ -177,6 +188,19 @@ async def test_syslog_has_a_message_for_each_line_and_a_lost_one_is_no_success(
     await fill(folder, Clock(), ANNA)
     with pytest.raises(TargetUnavailable, match="refused"):
         ship(folder, SyslogTarget(host, port, "mx1.example"))
+
+
+def test_what_a_syslog_collector_that_has_closed_would_lose_is_no_success() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host, port = server.getsockname()
+        target = SyslogTarget(host, port, "mx1.example")
+        for _ in range(2):  # it connects anew
+            target.send([b"{}\n"])
+            connection, _ = server.accept()
+            with connection:
+                assert connection.recv(1000).endswith(b" - audit - {}\n")
+            with pytest.raises(TargetUnavailable, match="closed the connection"):
+                target.send([b"{}\n"])
 
 
 def test_a_syslog_collector_that_reads_nothing_is_given_up(
