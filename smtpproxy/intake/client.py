@@ -103,7 +103,7 @@ class Identity:
         self._sender = None
         self.helo = info.helo or ""
         if info.login is not None:
-            self.login, self._authenticated, self.credential = "", False, None
+            self._log_out()
         if info.login:
             self.authenticated(info.login)
 
@@ -119,10 +119,11 @@ class Identity:
             self._sender = None
 
     def secured(self, transport: asyncio.BaseTransport) -> bool:
-        """Begin TLS: forget the greeting; return whether a certificate identifies the client."""
+        """Begin TLS: forget the greeting and the login; return whether a certificate identifies
+        the client."""
         self.secure = True
         self.helo = ""
-        self._sender = None
+        self._log_out()
         shown = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
         certificate = certificate_of(shown) if shown else None
         if certificate is not None:
@@ -133,6 +134,10 @@ class Identity:
             return False
         self.login = self.credential.name
         return True
+
+    def _log_out(self) -> None:
+        self.login, self._authenticated, self.credential = "", False, None
+        self._sender = None
 
     def authenticated(self, user: str) -> None:
         """Continue as an authenticated user, whose rights replace those of a certificate."""
@@ -153,7 +158,7 @@ _REPLIES: dict[AuthOutcome, Reply] = {
 
 
 class AuthDialog:
-    """The SASL exchanges of one session. `user` is set once one has succeeded."""
+    """The SASL exchanges of one session. `user` is set by a line with which one has succeeded."""
 
     def __init__(self, authenticator: Authenticator, listener: str, peer: str, emit: Emit) -> None:
         self.user = ""
@@ -173,6 +178,7 @@ class AuthDialog:
 
     async def reply(self, event: Auth | AuthResponse) -> Reply:
         """Return the reply to the next line of an exchange."""
+        self.user = ""
         if isinstance(event, Auth):
             self._mechanism = event.mechanism
             if self._authenticator.barred(self._peer):

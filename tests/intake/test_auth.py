@@ -192,6 +192,34 @@ def test_auth_is_offered_inside_tls_only(
         assert client.say("RSET").startswith("250 ")
 
 
+def test_a_login_from_before_tls_does_not_count_inside(
+    listen: Listen, config: dict[str, Any], tmp_path: Path
+) -> None:
+    """Anybody on the way could have sent it."""
+    authority = Authority(tmp_path)
+    pair = authority.issue("relay.example")
+    intake = listen(
+        config,
+        auth="optional",
+        auth_without_tls=True,
+        tls="starttls",
+        certificate=str(pair.certificate),
+        private_key=str(pair.key),
+        streams=["receipts"],
+        default_stream="receipts",
+    )
+    with intake.client() as client:
+        client.greet()
+        assert client.say(plain()) == OK
+        client.starttls(authority.client_context())
+        assert client.say("AUTH PLAIN") == "334 "
+        assert client.say("*").startswith("501 5.7.0 ")
+        client.begin()
+        assert client.say("From: a@shop.example", "Subject: x", "", "hello", ".").startswith("250 ")
+    (decided,) = intake.records.decided
+    assert decided.client.login == ""
+
+
 def test_auth_is_not_there_where_it_is_off(listen: Listen) -> None:
     with listen().client() as client:
         client.greet()
