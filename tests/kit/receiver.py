@@ -135,7 +135,11 @@ def _handler(owner: Receiver) -> type[BaseHTTPRequestHandler]:
         timeout = 30
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
+            length = int(self.headers["content-length"])
+            body = self.rfile.read(length)
+            if len(body) < length:  # the sender died: no delivery
+                self.close_connection = True
+                return
             delivery = Delivery(
                 self.headers["webhook-id"],
                 int(self.headers["webhook-timestamp"]),
