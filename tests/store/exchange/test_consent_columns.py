@@ -101,6 +101,21 @@ def test_a_no_has_the_date_of_its_column(mapped: Mapped) -> None:
     assert mapped.acts(",0,31/12/2024,01/01/2025") == [("offers", True, NEW_YEAR)]
 
 
+def test_a_yes_after_a_refusal_is_both_and_counts(mapped: Mapped) -> None:
+    old = datetime(2024, 1, 1, 23, 59, 59, 999999, tzinfo=UTC)
+    acts = [("news", False, DAY), ("news", True, old)]
+    assert mapped.acts("oui,,31/12/2024,01/01/2024", HEAD + DATED) == acts
+
+
+def test_dates_alone_do_not_say_that_somebody_came_back(mapped: Mapped) -> None:
+    table = (
+        "[[consent]]\npurpose = 'news'\ngiven_at = \"Date d'inscription\"\n"
+        "withdrawn_at = 'Désinscrit le'\n"
+    )
+    fault = mapped.rejected(",,31/12/2024,01/01/2024", HEAD + table)
+    assert '"Désinscrit le" (consent to news) is before "Date d\'inscription"' in fault
+
+
 REFUSED = """
 [[consent]]
 purpose = "news"

@@ -245,6 +245,24 @@ def test_postmark_tells_an_unsubscribe_by_who_did_it(importing: Importing) -> No
     assert importing.suppressed("bert@people.example")[0].origin == "manual"
 
 
+def test_a_column_that_tells_the_origin_comes_once(importing: Importing) -> None:
+    content = b"EmailAddress,SuppressionReason,CreatedAt,Origin,origin\n"
+    with pytest.raises(ImportFault, match="the header has origin more than once"):
+        importing.suppressions(content + b"a@b.example,ManualSuppression,,Recipient,Customer\n")
+
+
+@pytest.mark.parametrize(
+    ("reason", "origin"), [("HardBounce", "external"), ("ManualSuppression", "manual")]
+)
+def test_a_domain_that_a_provider_blocks_is_blocked(
+    importing: Importing, reason: str, origin: str
+) -> None:
+    content = f"EmailAddress,SuppressionReason,CreatedAt\n@people.example,{reason},\n"
+    importing.suppressions(content.encode())
+    (found,) = importing.suppressed(ANNA)
+    assert (found.origin, found.domain, found.scope) == (origin, "@people.example", "all")
+
+
 def test_rows_of_subscribers_are_passed_over(importing: Importing) -> None:
     content = f"Email,IsUnsubscribed\n{ANNA},false\nbert@people.example,true\n"
     done = importing.suppressions(content.encode())

@@ -1,14 +1,18 @@
 """Suppressions from any CSV, through a mapping file."""
 
+import io
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from smtpproxy.store.exchange.layouts import Wanted
-from smtpproxy.store.exchange.lines import ImportFault
+from smtpproxy.store.exchange.lines import ImportFault, Rejected
 from smtpproxy.store.exchange.mapping import SUPPRESSION_FIELDS, MappingFault, read_mapping
-from tests.store.exchange.importing import Importing
+from smtpproxy.store.exchange.suppression_file import read_csv
+from smtpproxy.store.exchange.suppression_record import Defaults
+from smtpproxy.store.exchange.tables import read_table
+from tests.store.exchange.importing import FILE_TIME, Importing
 
 MAPPING = """
 delimiter = ";"
@@ -78,6 +82,40 @@ def test_a_brand_narrows_what_would_count_for_all_marketing(
 def test_a_scope_that_was_asked_for_counts(importing: Importing, wanted: Wanted) -> None:
     importing.suppressions(CONTENT, wanted=wanted, scope="all")
     assert importing.suppressed("anna@people.example")[0].scope == "all"
+
+
+@pytest.mark.parametrize(
+    ("origin", "scope"),
+    [
+        ("bounce", "all"),
+        ("complaint", "all"),
+        ("manual", "all"),
+        ("external", "all"),
+        ("erasure", "marketing"),
+        ("unsubscribe", "purpose:news"),
+        ("objection", "purpose:news"),
+    ],
+)
+def test_the_origin_says_what_a_row_without_a_scope_refuses(
+    importing: Importing, wanted: Wanted, origin: str, scope: str
+) -> None:
+    row = f"anna@people.example;{origin};;Autre;\nbert@people.example;{origin};;;\n"
+    importing.suppressions(
+        CONTENT.split(b"\n")[0] + b"\n" + row.encode(), wanted=wanted, purpose="news"
+    )
+    assert importing.suppressed("anna@people.example")[0].scope == scope
+    assert importing.suppressed("bert@people.example")[0].scope == scope.replace(
+        "purpose:news", "marketing"
+    )
+
+
+def test_what_half_a_character_spoils_is_no_address(wanted: Wanted) -> None:
+    rows = b'{"e-mail":"a%s@x.example","motif":"%s"}\n'
+    content = rows % (b"\\ud83d", b"Plainte") + rows % (b"", b'Plainte","date":"\\ud83d')
+    lines = read_table(io.BufferedReader(io.BytesIO(content)), wanted.mapping)
+    found = [*read_csv(lines, Defaults(FILE_TIME), wanted).items]
+    refusals = [one.refusal for one in found if isinstance(one, Rejected)]
+    assert [one and (one.address, one.scope) for one in refusals] == [None, ("a@x.example", "all")]
 
 
 def test_a_column_that_is_not_there_is_named(importing: Importing, wanted: Wanted) -> None:
