@@ -127,6 +127,10 @@ class _Guess:
         is_flag = column.values is not None and (is_named or is_purpose)
         if purpose != NONE and (is_flag or purpose is not None):
             self._flags.append(Flag(column, self._is_about_refusals(column)))
+        elif purpose is None and any(map(_refuses, column.values or ())):
+            self._flags.append(Flag(column, is_refusal=True))
+        elif purpose is None and column.values is None and self._is_about_refusals(column):
+            self._ask_if_dated(column)
         elif name == "audience" and self._map_audience(column):
             self._put(column, name)
         elif name in _TEXTS:
@@ -135,6 +139,27 @@ class _Guess:
             self._notes.append(
                 f"{column.name!r} is not read; if a yes in it is a refusal, rename it to 'Opt-out'"
             )
+
+    def _ask_if_dated(self, column: ColumnLook) -> None:
+        """Ask about cells that may be dates of refusals in a notation that is not known."""
+        answers, key = self._answers, column_key(column.name)
+        if column_key(answers.withdrawn_at or "") == key:
+            return
+
+        def answered(text: str) -> Answers:
+            if text == "yes":
+                return replace(answers, withdrawn_at=column.name)
+            return replace(answers, consents={**answers.consents, key: NONE})
+
+        self._questions.append(
+            Question(
+                f"{column.name!r} seems to say who refused, with cells like {column.examples[0]!r},"
+                " too many to ask about each: are they the dates of refusals?",
+                f"--withdrawn-at {column.name!r}, or --consent '{column.name}=none'",
+                answered,
+                ("no",) if answers.withdrawn_at else ("yes", "no"),
+            )
+        )
 
     def _put(self, column: ColumnLook, name: str) -> None:
         if not self._has(name) or name in self._answers.constants:
@@ -296,6 +321,11 @@ class _Guess:
                 may_stay_open=True,
             )
         )
+
+
+def _refuses(cell: str) -> bool:
+    """Whether a cell refuses mail whatever its column is called, as in `Status: unsubscribed`."""
+    return bool(fitting(cell, ["opt_out"])) or begins(cell, "out")
 
 
 def _is_negative(header: str) -> bool:

@@ -93,6 +93,53 @@ def test_a_cell_may_say_no_by_itself(table: Table, cell: str) -> None:
     assert table.flag("Newsletter", cell) == ((), (cell.casefold(),))
 
 
+def test_refusals_with_dates_in_a_notation_that_is_not_known_are_not_lost(table: Table) -> None:
+    days = [f"Mar {day}, 2024 {day}:00" for day in range(1, 30)]
+    rows = ["email;Opt-in;Opt-in date;Unsubscribed at"]
+    rows += [f"{n}@x.example;yes;2024-01-01;{day}" for n, day in enumerate(days)]
+    (question,) = [one for one in table.proposal(*rows).questions if " seems to " in one.text]
+    assert question.text.startswith("'Unsubscribed at' seems to say who refused, with cells like")
+    assert (
+        question.option == "--withdrawn-at 'Unsubscribed at', or --consent 'Unsubscribed at=none'"
+    )
+    for answer, column in (("yes", "Unsubscribed at"), ("no", None)):
+        found = table.proposal(*rows, answers=question.answered(answer))
+        assert [one.withdrawn_at for one in found.consents] == [column]
+        assert not [one for one in found.questions if " seems to " in one.text]
+        assert ("'Unsubscribed at': 29 cells are not dates" in found.notes) is (answer == "yes")
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "asked"),
+    [
+        ("Statut", ("Abonné", "Désabonné"), None),
+        ("Email status", ("subscribed", "unsubscribed"), None),
+        ("Status", ("Active", "Unsubscribed"), "'Status' says 'active' in 1 row: does that mean"),
+        ("State", ("", "Opt-out"), None),
+        ("Segment", ("B2B", "blacklisted"), "'Segment' says 'blacklisted' in 1 row"),
+    ],
+)
+def test_a_cell_may_refuse_whatever_its_column_is_called(
+    table: Table, column: str, cells: tuple[str, str], asked: str | None
+) -> None:
+    rows = [
+        f"{name}@x.example;yes;2024-01-01;{cell}" for name, cell in zip("ab", cells, strict=True)
+    ]
+    found = table.proposal(f"email;Opt-in;Opt-in date;{column}", *rows)
+    agreed, refused = found.consents
+    assert (agreed.column, refused.column, refused.yes) == ("Opt-in", column, ())
+    questions = [one.text for one in found.questions if " says " in one.text]
+    if asked is None:
+        assert (questions, refused.false) == ([], (cells[1].casefold(),))
+    else:
+        assert any(text.startswith(asked) for text in questions)
+    answers = Answers(consents={column.casefold(): "none"})
+    assert (
+        len(table.proposal(f"email;Opt-in;Opt-in date;{column}", *rows, answers=answers).consents)
+        == 1
+    )
+
+
 def test_what_a_cell_means_is_asked_where_nobody_knows(table: Table) -> None:
     rows = ("email,newsletter,opt-in date", "a@b.example,peut-être,2024-01-01")
     (asked, *_) = table.proposal(*rows).questions
