@@ -26,7 +26,7 @@ from smtpproxy.mail.dsn import RefusedRecipient
 from smtpproxy.mail.reply import Reply
 from smtpproxy.policy.model import Action, Reason, Stream, Verdict
 from smtpproxy.relay.connection import UpstreamError
-from smtpproxy.relay.transaction import MailParameters
+from smtpproxy.relay.mail_parameters import MailParameters
 from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.terminal import counted
 

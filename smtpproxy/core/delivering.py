@@ -15,7 +15,7 @@ from smtpproxy.core.services import Services
 from smtpproxy.mail.dkim import SigningFailed
 from smtpproxy.mail.reply import Reply
 from smtpproxy.relay.connection import UpstreamError
-from smtpproxy.relay.transaction import MailParameters
+from smtpproxy.relay.mail_parameters import MailParameters
 from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.records import StoreUnavailable
 

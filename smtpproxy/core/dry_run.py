@@ -21,7 +21,7 @@ from smtpproxy.policy.campaign import Campaign
 from smtpproxy.policy.model import MessageFeatures, SignatureFinding, Stream
 from smtpproxy.relay.content import Body, Content
 from smtpproxy.relay.dkim_signing import fitting
-from smtpproxy.relay.transaction import MailParameters
+from smtpproxy.relay.mail_parameters import MailParameters
 from smtpproxy.settings import Settings
 from smtpproxy.store.records import FactReader
 from smtpproxy.store.sql.stream_counts import StreamCounts

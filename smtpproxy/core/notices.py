@@ -43,7 +43,7 @@ from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import NOTICE_STREAM, Action, Decision, Facts, Lookups, Reason, Verdict
 from smtpproxy.policy.replies import recipient_reply
 from smtpproxy.relay.connection import UpstreamError
-from smtpproxy.relay.transaction import MailParameters
+from smtpproxy.relay.mail_parameters import MailParameters
 from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.wire.commands import Rcpt
 from smtpproxy.wire.content import stuffed

@@ -21,7 +21,7 @@ from smtpproxy.mail.reply import RECEIVED_LIMIT, Reply, received
 from smtpproxy.policy.rules.message import adds_unsubscribe
 from smtpproxy.relay.connection import UpstreamError
 from smtpproxy.relay.content import Body, Content
-from smtpproxy.relay.transaction import MailParameters
+from smtpproxy.relay.mail_parameters import MailParameters
 from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.wire.commands import Rcpt
 from smtpproxy.wire.content import unstuffed

@@ -25,7 +25,7 @@ from smtpproxy.policy.model import (
     Stream,
     Transaction,
 )
-from smtpproxy.relay.transaction import MailParameters
+from smtpproxy.relay.mail_parameters import MailParameters
 from smtpproxy.settings import Credential, ListenerSettings, SenderRule, Settings
 from smtpproxy.store.link_keys import LinkReader
 

@@ -14,7 +14,7 @@ from smtpproxy.events import Authentication, AuthOutcome, Client, Emit
 from smtpproxy.intake import replies
 from smtpproxy.intake.listener import Listener
 from smtpproxy.mail.reply import Reply
-from smtpproxy.relay.transaction import MailParameters
+from smtpproxy.relay.mail_parameters import MailParameters
 from smtpproxy.settings import Credential, ListenerSettings
 from smtpproxy.tls import peer as certificate_of
 from smtpproxy.wire.commands import Auth, AuthResponse, ClientInfo, Mail

@@ -56,18 +56,14 @@ class ContentSent(Exchange[Reply | None]):
 class Offer(Exchange[list[Reply]]):
     """Recipients that are being offered to the upstream; the answer is the reply to each."""
 
-    __slots__ = ("asked", "before", "connection", "opening", "retries", "used")
+    __slots__ = ("asked", "connection", "named", "opening")
 
     def __init__(
         self,
         answered: Callable[[Any, list[Reply], Exception | None], None],
         asked: Sequence[Rcpt],
-        before: int = 0,
     ) -> None:
         super().__init__(answered)
-        self.asked = asked
-        self.before = before  # how many were accepted on an earlier connection
+        self.asked = self.named = asked  # behind MAIL `named` begins with those accepted before
         self.connection: object = None  # that they were sent on
-        self.used = False  # it, for an earlier transaction
         self.opening = 0  # how many commands precede them: XFORWARD, MAIL
-        self.retries = 2  # on other connections

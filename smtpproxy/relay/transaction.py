@@ -7,6 +7,7 @@ from functools import partial
 from itertools import chain
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from smtpproxy.mail.eight_bit import EIGHT_BIT, EXTENSIONS, UTF8
 from smtpproxy.mail.reply import Reply
@@ -17,54 +18,16 @@ from smtpproxy.relay.connection import (
     UpstreamLost,
 )
 from smtpproxy.relay.exchange import ContentSent, Exchange, Offer
+from smtpproxy.relay.mail_parameters import MailParameters
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.waiting import Pending
-from smtpproxy.wire.client import Capabilities, rcpt_command
-from smtpproxy.wire.commands import ClientInfo, Rcpt
-from smtpproxy.wire.forwarding import xforward_command
+from smtpproxy.wire.client import rcpt_command
+from smtpproxy.wire.commands import Rcpt
 
 _NO_ADDRESS = Reply.of(550, "5.6.7", "the next mail server does not take SMTPUTF8")
-_NO_UTF8 = Reply.of(554, "5.6.9", "the next mail server does not take UTF-8 in header fields")
-_NO_EIGHT_BIT = Reply.of(554, "5.6.3", "the next mail server does not take 8-bit content")
 
 _DATA = b"DATA\r\n"
 _END = b".\r\n"
-
-
-class MailParameters(Struct, frozen=True):
-    """The parts of the client's MAIL command that go to the upstream.
-
-    `needs` are the extensions that the content needs, None while there is no content: until then
-    nothing is refused, because the content may be ASCII.
-    """
-
-    reverse_path: str
-    size: int | None = None
-    eight_bit: bool = False
-    utf8: bool = False
-    ret: str | None = None
-    envid: str | None = None
-    client: ClientInfo | None = None  # for an upstream that trusts us about it
-    xclient_override: bool = False  # XCLIENT named the client
-    needs: frozenset[str] | None = None
-    owner: str = ""  # the client that the connection counts for; empty: the relay
-
-    def commands(self, knows: Capabilities) -> list[bytes]:
-        """MAIL, after XFORWARD if supported. Unsupported parameters are left out."""
-        offered = knows.keywords
-        parameters = f" SIZE={self.size}" if self.size is not None and "SIZE" in offered else ""
-        if (self.eight_bit or (self.utf8 and UTF8 not in offered)) and EIGHT_BIT in offered:
-            parameters += f" BODY={EIGHT_BIT}"
-        if self.utf8 and UTF8 in offered:
-            parameters += f" {UTF8}"
-        if (self.ret or self.envid) and "DSN" in offered:
-            parameters += f" RET={self.ret}" if self.ret else ""
-            parameters += f" ENVID={self.envid}" if self.envid else ""
-        mail = f"MAIL FROM:<{self.reverse_path}>{parameters}\r\n".encode()
-        if self.client is None or not knows.xforward:
-            return [mail]
-        forward = xforward_command(self.client, knows.xforward)
-        return [forward, mail] if forward else [mail]
 
 
 class UpstreamTransaction(Struct, eq=False):
@@ -83,6 +46,8 @@ class UpstreamTransaction(Struct, eq=False):
     _mail_refusal: Reply | None = None
     _data_sent: bool = False  # and not refused: content follows
     _error: UpstreamError | None = None
+    _used: bool = False  # the connection, for an earlier transaction
+    _last: bool = False  # it is the last that is tried for this step of the client
 
     def recipients(self, asked: Sequence[Rcpt]) -> Pending[list[Reply]]:
         """Offer recipients to the upstream; the first call sends MAIL before them."""
@@ -90,14 +55,13 @@ class UpstreamTransaction(Struct, eq=False):
             return Pending.failed(self._error)
         if self._mail_refusal is not None:
             return Pending.settled([self._mail_refusal] * len(asked))
-        if self._connection is not None:
-            self._connection.end_hold()
-            offer = Offer(self._answered, asked)
-            offer.retries = 0  # the upstream has accepted MAIL
-            self._send(self._connection, offer, [])
+        offer = Offer(self._answered, asked)
+        self._last = False
+        connection = self._connection
+        if connection is not None:
+            connection.end_hold()
+            self._send(connection, offer, [])
             return offer
-        # If the connection was given back, the accepted recipients are offered again.
-        offer = Offer(self._answered, [*self.accepted, *asked], len(self.accepted))
         connection = self._pool.acquire_idle(self._mail.owner)
         if connection is None:
             offer.after(self._connect_and_begin(offer), partial(self._failed, offer))
@@ -140,39 +104,51 @@ class UpstreamTransaction(Struct, eq=False):
         return not mail.eight_bit or EIGHT_BIT in self._offered
 
     def refusal_of(self, needs: frozenset[str]) -> Reply | None:
-        """Refuse content that the upstream would garble (RFC 6531 3.5, RFC 6152 section 3)."""
-        mail = self._mail
-        if not (mail.utf8 or mail.eight_bit):
-            return None
-        lacking = needs - self._offered
-        if mail.utf8 and UTF8 in lacking:
-            return _NO_UTF8
-        return _NO_EIGHT_BIT if EIGHT_BIT in lacking else None
+        """Refuse content that needs an extension which the upstream lacks."""
+        return self._mail.refusal(needs, self._offered)
 
     def begin_data(self) -> Pending[Reply | None]:
-        """Send DATA. The answer is None if the upstream says 354, and then the content has to
-        follow; otherwise it is the refusal. Raises UpstreamError if there is no transaction."""
+        """Send DATA, on another connection if this one is lost. The answer is None if the upstream
+        says 354, and then the content has to follow; otherwise it is the refusal. Raises
+        UpstreamError if there is no transaction."""
         connection = self._connection
         if connection is None:
             raise self._error or UpstreamLost("no transaction")
-        self._data_sent = True
         go_ahead: Exchange[Reply | None] = Exchange(self._data_answered)
-        connection.exchange(_DATA, go_ahead, self._pool.settings.command_timeout)
+        self._last = False
+        self._send_data(connection, go_ahead)
         return go_ahead
+
+    def _send_data(self, connection: UpstreamConnection, go_ahead: Exchange[Reply | None]) -> None:
+        self._data_sent = True
+        go_ahead.replies = []
+        connection.exchange(_DATA, go_ahead, self._pool.settings.command_timeout)
 
     def _data_answered(
         self, go_ahead: Exchange[Reply | None], replies: list[Reply], error: Exception | None
     ) -> None:
+        if replies and replies[0].code == 421:
+            error = UpstreamClosing(f"upstream answered DATA with {replies[0]}")
         if error is None:
             go_ahead.settle(self._data_refusal(replies[0]))
-        else:
-            self._lose(error)
-            go_ahead.fail(error)
+            return
+        self._data_sent = False
+        if self._mail.needs is None:  # the content was found to need no more than was offered
+            self._mail = replace(self._mail, needs=EXTENSIONS & self._offered)
+        recipients = Offer(self._answered, [])  # those who were accepted, again
+        self._failed(recipients, error)
+        go_ahead.after(self._send_data_after(recipients, go_ahead), go_ahead.fail)
+
+    async def _send_data_after(self, recipients: Offer, go_ahead: Exchange[Reply | None]) -> None:
+        await recipients
+        if self._connection is None:
+            raise UpstreamLost("given up before its answer")
+        self._send_data(self._connection, go_ahead)
 
     def _data_refusal(self, reply: Reply) -> Reply | None:
         if reply.code == 354:
             return None
-        if reply.code < 400 or reply.code == 421:
+        if reply.code < 400:
             self._lose(UpstreamLost(f"upstream answered DATA with {reply}"))
             return UpstreamLost.reply
         self._data_sent = False
@@ -237,8 +213,8 @@ class UpstreamTransaction(Struct, eq=False):
     def _begin_on(self, connection: UpstreamConnection, offer: Offer) -> None:
         """Begin on this connection; `_failed` takes another if this one turns out to be dead, or to
         take no more messages."""
-        offer.used, connection.used = connection.used, True
         self._connection = connection
+        self._used, connection.used = connection.used, True
         if self._mail.xclient_override and connection.capabilities.xclient:
             offer.after(self._introduce_and_send(connection, offer), partial(self._failed, offer))
         else:
@@ -268,8 +244,10 @@ class UpstreamTransaction(Struct, eq=False):
     def _send(self, connection: UpstreamConnection, offer: Offer, commands: list[bytes]) -> None:
         """Send MAIL (if any) and RCPTs, in one go if the upstream supports that."""
         knows, timeout = connection.capabilities, self._pool.settings.command_timeout
-        asked, utf8 = offer.asked, UTF8 in self._offered
-        commands += [rcpt_command(r, knows) for r in asked if utf8 or r.forward_path.isascii()]
+        if commands:
+            offer.named = [*self.accepted, *offer.asked]
+        named, utf8 = offer.named, UTF8 in self._offered
+        commands += [rcpt_command(r, knows) for r in named if utf8 or r.forward_path.isascii()]
         offer.connection, offer.count, offer.replies = connection, len(commands), []
         if not commands:
             self._answered(offer, [], None)
@@ -289,10 +267,10 @@ class UpstreamTransaction(Struct, eq=False):
         if error is not None:
             self._failed(offer, error)
             return
-        asked, opening = offer.asked, offer.opening
+        named, opening = offer.named, offer.opening
         if opening:  # a refusal of XFORWARD does not matter
             first = replies[opening - 1]
-            if offer.used and offer.retries and first.code // 100 == 4:
+            if self._used and not self._last and first.code // 100 == 4:
                 connection.quit()  # MTAs limit the messages of a connection
                 self._failed(offer, UpstreamLost(f"upstream answers MAIL with {first}"))
                 return
@@ -302,24 +280,24 @@ class UpstreamTransaction(Struct, eq=False):
                 self._refuse_mail(offer, _mirrored(first))
                 return
         answers = list(map(_mirrored, replies[opening:]))
-        if len(answers) < len(asked):  # some were not sent
+        if len(answers) < len(named):  # some were not sent
             sent = iter(answers)
-            answers = [next(sent) if rcpt.forward_path.isascii() else _NO_ADDRESS for rcpt in asked]
-        if offer.before:
-            for reply in answers[: offer.before]:
-                if reply.code >= 300:  # the client already has a 250 for it
-                    lost = f"a recipient accepted earlier is now refused: {reply.code}"
-                    self._failed(offer, UpstreamError(lost))
-                    return
-            answers, asked = answers[offer.before :], asked[offer.before :]
-        for rcpt, reply in zip(asked, answers, strict=True):
+            answers = [next(sent) if rcpt.forward_path.isascii() else _NO_ADDRESS for rcpt in named]
+        before = len(named) - len(offer.asked)
+        for reply in answers[:before]:
+            if reply.code >= 300:  # the client already has a 250 for it
+                lost = f"a recipient accepted earlier is now refused: {reply.code}"
+                self._failed(offer, UpstreamError(lost))
+                return
+        answers = answers[before:]
+        for rcpt, reply in zip(offer.asked, answers, strict=True):
             if reply.code < 300:
                 self.accepted.append(rcpt)
         offer.settle(answers)
 
     def _refuse_mail(self, offer: Offer, refusal: Reply) -> None:
         self._mail_refusal = refusal
-        if offer.before:
+        if self.accepted:
             self._failed(
                 offer, UpstreamError(f"MAIL accepted earlier is now refused: {refusal.code}")
             )
@@ -327,16 +305,15 @@ class UpstreamTransaction(Struct, eq=False):
             offer.settle([refusal] * len(offer.asked))
 
     def _failed(self, offer: Offer, error: BaseException) -> None:
-        """Fail, unless another connection may do: this one was used before, or is one too many for
-        the upstream, which says 421 to it."""
-        connection, pool = self._connection, self._pool
-        lost = UpstreamLost if offer.used else UpstreamClosing
-        if connection is not None and offer.retries and isinstance(error, lost):
-            if offer.used:
-                offer.retries = 0
-            elif pool.in_use + pool.idle == 1:
-                offer.retries -= 1  # it may say so to any
-            full = None if offer.used else error
+        """Fail, unless another connection may do, since no content was sent: while the upstream
+        says 421 to new ones it takes no more, and the next may be one that it took; one that is
+        lost, or was used before, is replaced once."""
+        connection = self._connection
+        if connection is not None and isinstance(error, UpstreamLost) and not self._last:
+            takes_no_more = isinstance(error, UpstreamClosing) and not self._used
+            self._last = not takes_no_more
+            full = error if takes_no_more else None
+            connection.close()  # nobody else may have it
             offer.after(self._begin_again(connection, offer, full), partial(self._failed, offer))
             return
         if isinstance(error, UpstreamError):

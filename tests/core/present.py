@@ -36,8 +36,9 @@ from smtpproxy.policy.model import (
 from smtpproxy.policy.rulebooks import builtin
 from smtpproxy.relay.connection import UpstreamConnection, UpstreamUnreachable
 from smtpproxy.relay.content import Content, Spool
+from smtpproxy.relay.mail_parameters import MailParameters
 from smtpproxy.relay.pool import UpstreamPool
-from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
+from smtpproxy.relay.transaction import UpstreamTransaction
 from smtpproxy.settings import TcpAddress, UpstreamSettings
 from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.records import StoreUnavailable

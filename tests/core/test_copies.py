@@ -10,7 +10,7 @@ from smtpproxy.core.delivering import Delivered, PerRecipientDelivery
 from smtpproxy.core.effects import Steps
 from smtpproxy.core.recording import Recipient
 from smtpproxy.mail.reply import Reply
-from smtpproxy.relay.transaction import MailParameters
+from smtpproxy.relay.mail_parameters import MailParameters
 from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.wire.commands import Rcpt

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from smtpproxy.mail.reply import Reply
+from smtpproxy.relay.mail_parameters import MailParameters
 from smtpproxy.relay.pool import UpstreamPool
-from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
+from smtpproxy.relay.transaction import UpstreamTransaction
+from smtpproxy.relay.upstream_limit import Table, Workers
 from smtpproxy.settings import Address, TcpAddress, UpstreamSettings
 from smtpproxy.waiting import Deadlines
 from smtpproxy.wire.commands import Rcpt
@@ -23,15 +25,18 @@ CONTENT = b"Subject: x\r\n\r\nbody\r\n"
 class Pool(UpstreamPool):
     """A pool with what it emitted."""
 
-    def __init__(self, address: Address | int, **settings: Any) -> None:
+    def __init__(self, address: Address | int, table: Table | None = None, **settings: Any) -> None:
+        """`table` is shared by the workers of a relay."""
         self.replies: Counter[int] = Counter()
         if isinstance(address, int):
             address = TcpAddress(LOOPBACK, address)
+        deadlines = Deadlines(asyncio.get_running_loop(), resolution=0.02)
         super().__init__(
             UpstreamSettings(address, **settings),
             "relay.example",
-            Deadlines(asyncio.get_running_loop(), resolution=0.02),
+            deadlines,
             self.replies,
+            None if table is None else Workers(table, deadlines.now),
         )
 
 

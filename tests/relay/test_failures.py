@@ -11,7 +11,8 @@ import pytest
 import uvloop
 
 from smtpproxy.relay.connection import UpstreamError, UpstreamLost, UpstreamTimeout
-from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
+from smtpproxy.relay.mail_parameters import MailParameters
+from smtpproxy.relay.transaction import UpstreamTransaction
 from smtpproxy.settings import TcpAddress
 from smtpproxy.web.health import greet
 from smtpproxy.wire.commands import Rcpt
@@ -61,10 +62,13 @@ STEPS: list[Step] = ["connect", "ehlo", "mail", "rcpt", "data", "end"]
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("reset", [False, True])
 async def test_an_upstream_that_closes(step: Step, reset: bool) -> None:
-    with FakeUpstream(At(step, Close(reset), nth=1)) as upstream:
+    """Once it is replaced, if it had not asked for the content."""
+    times = 2 if step in ("mail", "rcpt", "data") else 1
+    with FakeUpstream(*(At(step, Close(reset), nth=nth + 1) for nth in range(times))) as upstream:
         async with pooled(upstream.port) as pool:
             reply = str((await failing(pool)).reply)
             assert reply == LOST or (reset and step == "connect" and reply == UNREACHABLE)
+            assert upstream.connections == times
             assert (await send(pool)).last.code == 250
         assert [message.data for message in upstream.messages] == [CONTENT]
 

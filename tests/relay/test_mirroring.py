@@ -6,7 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from smtpproxy.relay.connection import UpstreamError
-from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
+from smtpproxy.relay.mail_parameters import MailParameters
+from smtpproxy.relay.transaction import UpstreamTransaction
 from smtpproxy.wire.commands import Rcpt
 from tests.kit.upstream import (
     KEYWORDS,

@@ -16,12 +16,14 @@ from smtpproxy.relay.connection import (
     UpstreamLost,
     UpstreamUnreachable,
 )
+from smtpproxy.relay.mail_parameters import MailParameters
 from smtpproxy.relay.shares import UpstreamBusy
-from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
+from smtpproxy.relay.transaction import UpstreamTransaction
+from smtpproxy.relay.upstream_limit import Table
 from smtpproxy.settings import UnixAddress
 from smtpproxy.wire.commands import ClientInfo, Rcpt
 from tests.kit.ports import LOOPBACK, free_port, wait_for
-from tests.kit.upstream import Action, At, Close, Delay, FakeUpstream, Hold, Raw, Reply
+from tests.kit.upstream import Action, At, Close, Delay, FakeUpstream, Hold, Raw, Reply, Step
 from tests.relay.sending import (
     CONTENT,
     EHLO,
@@ -225,8 +227,17 @@ APART = b"250 upstream.example\r\n"  # no PIPELINING
 
 @pytest.mark.parametrize(
     "until_421",
-    [[], [EHLO], [EHLO, OK], [APART], [APART, OK], [XCLIENT], [XCLIENT, GREETING]],
-    ids=["ehlo", "mail", "rcpt", "mail-apart", "rcpt-apart", "xclient", "ehlo-again"],
+    [
+        pytest.param([], id="ehlo"),
+        pytest.param([EHLO], id="mail"),
+        pytest.param([EHLO, OK], id="rcpt"),
+        pytest.param([EHLO, OK, OK], id="data"),
+        pytest.param([APART], id="mail-apart"),
+        pytest.param([APART, OK], id="rcpt-apart"),
+        pytest.param([APART, OK, OK], id="data-apart"),
+        pytest.param([XCLIENT], id="xclient"),
+        pytest.param([XCLIENT, GREETING], id="ehlo-again"),
+    ],
 )
 async def test_an_upstream_that_greets_all_is_used_within_its_limit(until_421: list[bytes]) -> None:
     """384 of 400 messages at once were answered 451."""
@@ -246,6 +257,21 @@ async def test_421_to_whatever_is_sent_keeps_nobody_waiting(messages: int) -> No
         sent = await asyncio.gather(*(send(pool) for _ in range(messages)), return_exceptions=True)
     assert {str(error.reply) for error in sent} == {str(UpstreamLost.reply)}  # type: ignore[union-attr]
     assert few.refused <= messages
+
+
+async def test_a_worker_without_a_connection_waits_for_what_another_gives_up() -> None:
+    """The third 421 to its message was the answer: 2 of 2,000 messages on eight workers."""
+    few, table = GreetsAll(1, [EHLO]), Table()
+    async with serving(few) as port, pooled(port, table=table) as first:
+        only = await first.acquire()
+        async with pooled(port, table=table) as second:
+            sending = asyncio.create_task(send(second))
+            while few.refused < 4:
+                first.make_room()
+                await asyncio.sleep(0.1)
+            only.close()
+            first.release(only)
+            assert (await sending).last.code == 250
 
 
 async def test_421_to_one_message_is_its_answer_whatever_the_connection() -> None:
@@ -363,12 +389,13 @@ async def test_a_second_death_is_an_error_and_no_endless_loop() -> None:
         assert upstream.connections == 2
 
 
-async def test_a_new_connection_that_dies_is_not_tried_again() -> None:
-    with FakeUpstream(At("mail", Close())) as upstream:
+@pytest.mark.parametrize("step", ["mail", "rcpt", "data"])
+async def test_a_new_connection_that_dies_is_replaced_once(step: Step) -> None:
+    with FakeUpstream(At(step, Close())) as upstream:
         async with pooled(upstream.port) as pool:
             with pytest.raises(UpstreamLost):
                 await send(pool)
-        assert upstream.connections == 1
+        assert upstream.connections == 2
 
 
 async def test_a_connection_idle_for_too_long_is_ended_in_good_order(

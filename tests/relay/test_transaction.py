@@ -7,7 +7,8 @@ import pytest
 
 from smtpproxy.mail.reply import Reply as ClientReply
 from smtpproxy.relay.connection import UpstreamError, UpstreamLost
-from smtpproxy.relay.transaction import MailParameters, UpstreamTransaction
+from smtpproxy.relay.mail_parameters import MailParameters
+from smtpproxy.relay.transaction import UpstreamTransaction
 from smtpproxy.wire.commands import Rcpt
 from tests.kit.upstream import (
     USUAL,
@@ -115,7 +116,7 @@ async def test_a_transaction_given_up_before_its_answer_is_over(ending: bytes) -
 
 async def test_an_error_stays_until_the_transaction_is_over(upstream: FakeUpstream) -> None:
     """What was accepted before it cannot be mailed any more."""
-    upstream.behaviours.append(At("rcpt", Close(), nth=2))
+    upstream.behaviours += [At("rcpt", Close(), nth=2), At("rcpt", Close(), nth=3)]
     async with pooled(upstream.port) as pool:
         transaction = UpstreamTransaction(pool, MailParameters(SENDER))
         await transaction.recipients([Rcpt(JEANNE)])
@@ -125,7 +126,100 @@ async def test_an_error_stays_until_the_transaction_is_over(upstream: FakeUpstre
         with pytest.raises(UpstreamLost):
             transaction.begin_data()
         transaction.abort()
-    assert upstream.connections == 1
+    assert upstream.connections == 2
+
+
+PAUL = "paul@people.example"
+CLOSING = Says("421 4.3.2 shutting down")
+
+
+@pytest.mark.parametrize("lost_by", [None, Close(), Close(reset=True), CLOSING], ids=str)
+@pytest.mark.parametrize("step", ["rcpt", "data"])
+@pytest.mark.parametrize("used", [False, True])
+async def test_a_connection_lost_before_the_content_is_replaced(
+    step: Step, lost_by: Action | None, used: bool, upstream: FakeUpstream
+) -> None:
+    """It is lost at that step, or before it (None). The client, which was told 451, hears nothing
+    of it."""
+    async with pooled(upstream.port) as pool:
+        other = await pool.acquire()  # so 421 may be for want of connections
+        if used:
+            await send(pool)
+        transaction = UpstreamTransaction(pool, MailParameters(SENDER))
+        replies = await transaction.recipients([Rcpt(JEANNE)])
+        if step == "data":
+            replies += await transaction.recipients([Rcpt(PAUL)])
+        transaction.begin_client_turn(lambda: None)
+        if lost_by is None:
+            upstream.drop_connections()
+            await asyncio.sleep(0.05)
+        else:
+            upstream.begin(At(step, lost_by, nth=1))
+        if step == "rcpt":
+            replies += await transaction.recipients([Rcpt(PAUL)])
+        transaction.end_client_turn()
+        assert [reply.code for reply in replies] == [250, 250]
+        assert await transaction.begin_data() is None
+        assert await transaction.send_content([CONTENT]) is not None
+        pool.release(other)
+    arrived = [message for message in upstream.messages if PAUL in message.recipients]
+    assert [message.recipients for message in arrived] == [(JEANNE, PAUL)]
+    assert len(upstream.messages) <= 1 + used
+
+
+@pytest.mark.parametrize("step", ["mail", "rcpt"])
+async def test_who_was_accepted_and_is_now_refused_ends_the_transaction(
+    step: Step, upstream: FakeUpstream
+) -> None:
+    """The client has a 250 for them, which no refusal of others may follow."""
+    upstream.behaviours += [At("data", Close(), nth=1), At(step, Says("550 5.1.1 no"), nth=2)]
+    async with pooled(upstream.port) as pool:
+        transaction = UpstreamTransaction(pool, MailParameters(SENDER))
+        await transaction.recipients([Rcpt(JEANNE)])
+        with pytest.raises(UpstreamError, match="accepted earlier is now refused"):
+            await transaction.begin_data()
+    assert upstream.messages == []
+
+
+@pytest.mark.parametrize(
+    ("mail", "lacks"),
+    [
+        (MailParameters(SENDER, eight_bit=True), "8BITMIME"),
+        (MailParameters(SENDER, utf8=True), "SMTPUTF8"),
+    ],
+)
+async def test_content_goes_to_no_other_connection_that_offers_less(
+    mail: MailParameters, lacks: str, upstream: FakeUpstream
+) -> None:
+    """An address of the upstream's name may be another machine, which would garble it."""
+    upstream.behaviours.append(At("data", Close(), nth=1))
+    async with pooled(upstream.port) as pool:
+        transaction = UpstreamTransaction(pool, mail)
+        await transaction.recipients([Rcpt(JEANNE)])
+        assert transaction.offers_all
+        upstream.keywords = tuple(word for word in upstream.keywords if word != lacks)
+        with pytest.raises(UpstreamError, match="now refused: 554"):
+            await transaction.begin_data()
+        assert (await send(pool)).last.code == 250
+
+
+async def test_a_transaction_given_up_as_its_connection_is_replaced(
+    upstream: FakeUpstream,
+) -> None:
+    """The next message does not get a connection to which the upstream says 421."""
+    upstream.behaviours += [At("data", CLOSING), At("connect", Delay(0.1))]
+    async with pooled(upstream.port) as pool:
+        other = await pool.acquire()
+        transaction = UpstreamTransaction(pool, MailParameters(SENDER))
+        await transaction.recipients([Rcpt(JEANNE)])
+        answer = transaction.begin_data()
+        await asyncio.sleep(0.05)
+        answer.cancel()
+        transaction.abort()
+        pool.release(other)
+        upstream.begin()
+        assert (await send(pool)).last.code == 250
+        assert pool.idle == 1
 
 
 async def test_a_message_is_whole_or_not_there_whatever_happens() -> None:
@@ -167,6 +261,7 @@ async def test_a_message_is_whole_or_not_there_whatever_happens() -> None:
         arrived = [(message.recipients[0], message.data) for message in upstream.messages]
     assert len(accepted) > 100
     assert set(accepted) <= set(arrived), "answered 250 and not there"
+    assert len(arrived) == len({to for to, _ in arrived}), "sent twice"
     for to, content in arrived:
         number = to.partition("@")[0].encode()
         head, _, body = content.partition(b"\r\n\r\n")

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtpproxy.mail.reply import Reply
-from smtpproxy.relay.transaction import MailParameters
+from smtpproxy.relay.mail_parameters import MailParameters
 from smtpproxy.wire.client import (
     LINE_LIMIT,
     LINES_LIMIT,
