@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from itertools import repeat
+from itertools import chain, repeat
 from multiprocessing import parent_process
 from pathlib import Path
 from threading import Thread
@@ -25,6 +25,7 @@ from smtpproxy.policy.model import Action, Basis, Reason, StreamClass
 from smtpproxy.report.counts import OTHERS, Breakdown, Counts, Fault, RecipientOutcome, Row, add
 from smtpproxy.sinks.audit.chain import DECISION, LONGEST_TRANSACTION, UNREADABLE
 from smtpproxy.sinks.audit.files import segments
+from smtpproxy.sinks.audit.periods import of_period
 
 _PIECE = 32 * 1024 * 1024
 _BLOCK = 1024 * 1024
@@ -127,15 +128,9 @@ def _end_with_the_command() -> None:
 
 def _pieces(folder: Path, selection: Selection) -> Iterator[Piece]:
     """Yield the pieces of files that may hold decisions of the period."""
+    until = selection.until and selection.until + LONGEST_TRANSACTION
     for files in segments(folder).values():
-        for segment, following in zip(files, [*files[1:], None], strict=True):
-            if (
-                selection.until is not None
-                and segment.begun >= selection.until + LONGEST_TRANSACTION
-            ):
-                continue
-            if selection.since is not None and following and following.begun < selection.since:
-                continue
+        for segment in chain.from_iterable(of_period(files, selection.since, until, and_next=True)):
             size = segment.path.stat().st_size
             for start in range(0, size, _PIECE):
                 yield Piece(segment.path, start, min(start + _PIECE, size))

@@ -3,7 +3,6 @@
 Works on a running relay's files: a line that is just being written is left out.
 """
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -19,6 +18,7 @@ from smtpproxy.sinks.audit import lines as journal_lines
 from smtpproxy.sinks.audit.chain import LONGEST_TRANSACTION, NotALine
 from smtpproxy.sinks.audit.files import Octets, opened
 from smtpproxy.sinks.audit.lines import CLOCK_TOLERANCE, DecisionEntry, PersonalAnswerEntry
+from smtpproxy.sinks.audit.periods import of_period
 
 _OUTCOME_WITHIN = 64 * 1024 * 1024
 _NAMED = 3
@@ -153,17 +153,12 @@ _Entry = Record | Outcome
 
 
 def _journals(folder: Path, since: datetime | None, until: datetime | None) -> list[list[Path]]:
-    """Return each slot's files that may hold records of the period, or their outcomes.
-
-    A file's name tells when it was begun; it ends where the slot's next one begins.
-    """
-    journals = []
-    for files in journal_files.segments(folder).values():
-        times = [segment.begun for segment in files]
-        first = 0 if since is None else max(bisect_left(times, since - _CLOCK_SLACK) - 1, 0)
-        last = len(files) if until is None else bisect_left(times, until) + 1
-        journals.append([segment.path for segment in files[first:last]])
-    return journals
+    """Return each slot's files that may hold records of the period, or their outcomes."""
+    return [
+        [segment.path for segment in chosen]
+        for files in journal_files.segments(folder).values()
+        for chosen in of_period(files, since and since - _CLOCK_SLACK, until, and_next=True)
+    ]
 
 
 def _entries(paths: Sequence[Path]) -> Iterator[_Entry]:

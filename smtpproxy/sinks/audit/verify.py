@@ -1,11 +1,11 @@
 """Proves that the journal is as it was written: all, the files of a period, or one record."""
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 
 from smtpproxy.sinks.audit.anchor_check import AnchorCheck
@@ -33,6 +33,7 @@ from smtpproxy.sinks.audit.files import (
     opened,
     segments,
 )
+from smtpproxy.sinks.audit.periods import of_period
 from smtpproxy.sinks.audit.reader import Place, Record
 from smtpproxy.terminal import counted
 
@@ -229,7 +230,8 @@ def verify(
         found = segments(folder)
         for slot in sorted(anchors.slots | found.keys()):
             files = found.get(slot, [])
-            chosen, first, last = of_period(files, since, until)
+            chosen = _chosen(files, since, until)
+            first, last = chosen[:1] == files[:1], chosen[-1:] == files[-1:]
             verifier = ChainVerifier(slot, report, anchors, named, progressed, now)
             for segment in chosen:
                 verifier.file(segment, whole=first)
@@ -266,18 +268,13 @@ def size(folder: Path, since: datetime | None = None, until: datetime | None = N
     return sum(
         segment.path.stat().st_size
         for files in segments(folder).values()
-        for segment in of_period(files, since, until)[0]
+        for segment in _chosen(files, since, until)
     )
 
 
-def of_period(
+def _chosen(
     files: Sequence[Segment], since: datetime | None, until: datetime | None
-) -> tuple[Sequence[Segment], bool, bool]:
-    """Return the files that may hold lines of a period, and if they include the first, the last.
-
-    A file begins at the time in its name and ends where the next one begins.
-    """
-    begun = [segment.begun for segment in files]
-    first = 0 if since is None else max(bisect_left(begun, since) - 1, 0)
-    last = len(files) if until is None else bisect_left(begun, until)
-    return files[first:last], first == 0, last == len(files)
+) -> Sequence[Segment]:
+    """Return the files that may hold lines of a period, with those between them."""
+    found = list(chain.from_iterable(of_period(files, since, until)))
+    return files[files.index(found[0]) : files.index(found[-1]) + 1] if found else files[:0]

@@ -12,8 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smtpproxy.events import UlidFactory
+from smtpproxy.report.counting import Selection, count
 from smtpproxy.sinks.audit import files
 from smtpproxy.sinks.audit.reader import Record, decision, find, read
+from smtpproxy.sinks.audit.verify import verify
 from tests.kit import traffic
 from tests.kit.journal import START, Clock, decided, journal, relayed, segments
 from tests.kit.ports import wait_for
@@ -169,6 +172,44 @@ async def test_an_outcome_in_the_next_segment_is_joined(
     for record in (found, by_recipient, by_all, by_time):
         assert record.decided == entries[-1]
         assert record.outcome is not None
+
+
+@pytest.mark.parametrize("wrong", [timedelta(days=365), timedelta(hours=1), timedelta(days=-2)])
+async def test_what_came_around_a_wrong_clock_is_found(
+    folder: Path, clock: Clock, wrong: timedelta
+) -> None:
+    """A file that is begun while the clock is behind the one before only sorts behind that."""
+    entries = []
+    for ahead in (timedelta(), timedelta(), wrong, -wrong, timedelta(), timedelta()):
+        clock.time += ahead
+        clock.new_id = UlidFactory(lambda: int(clock.time.timestamp() * 1000), os.urandom)
+        log = journal(folder, clock)
+        for _ in range(2):
+            entries.append(decided(clock))
+            await log.commit(entries[-1])
+            clock.tick(minutes=10)
+        log.close()
+    for entry in entries:
+        assert [record.decided for record in find(folder, entry.id)] == [entry]
+        assert decision(folder, entry.id) == entry
+        since, until = entry.at, entry.at + timedelta(minutes=1)
+        assert entry in [record.decided for record in read(folder, since=since, until=until)]
+        assert count(folder, Selection(since, until), processes=1).decisions
+        assert verify(folder, since=since, until=until).decisions
+
+
+async def test_ids_of_a_process_whose_clock_was_set_back_are_found(
+    folder: Path, clock: Clock
+) -> None:
+    log, entries = journal(folder, clock), []
+    for step in (1, -3600, 1, 1):
+        clock.tick(seconds=step)
+        entries.append(decided(clock))
+        await log.commit(entries[-1])
+        log.rotate()
+    log.close()
+    for entry in entries:
+        assert [record.decided for record in find(folder, entry.id)] == [entry]
 
 
 # what is broken
