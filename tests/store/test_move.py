@@ -138,6 +138,23 @@ async def test_all_that_is_stored_goes_to_postgresql_and_comes_back(
     await database.close()
 
 
+async def test_numbers_of_rows_that_are_gone_are_not_given_again(
+    tmp_path: Path, empty: str
+) -> None:
+    first = await filled(tmp_path)
+    query = "SELECT name, seq FROM sqlite_sequence"
+    with closing(sqlite3.connect(tmp_path / "store.db")) as old, old:
+        old.execute("UPDATE sqlite_sequence SET seq = 70")
+    await moved(first, empty, tmp_path)
+    await moved(empty, f"sqlite://{tmp_path}/back.db", tmp_path)
+    with (
+        closing(sqlite3.connect(tmp_path / "store.db")) as old,
+        closing(sqlite3.connect(tmp_path / "back.db")) as new,
+    ):
+        given = dict(old.execute(query)).keys() & tables.NUMBERED.keys()
+        assert {dict(new.execute(query))[table] for table in given} == {70}
+
+
 async def test_whom_was_mailed_is_known_after_the_move(tmp_path: Path, empty: str) -> None:
     database = Database(tmp_path)
     await database.open().put_contacts([WHOLE])

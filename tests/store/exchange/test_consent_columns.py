@@ -299,6 +299,17 @@ def test_what_a_rejected_row_refuses_counts(mapped: Mapped, row: str, refused: l
     assert sorted(act.purpose for act in acts if not act.withdrawal) == ["news", "offers"]
 
 
+@pytest.mark.parametrize(("cell", "at"), [("31/02/2025", FILE_TIME), ("no", None)])
+def test_so_does_an_objection_to_profiling(
+    importing: Importing, cell: str, at: datetime | None
+) -> None:
+    content = f"address,profiling_objected_at\nanna@people.example,{cell}\n"
+    done = importing.contacts(content.encode(), "csv")
+    assert (done.rejected, done.refusals) == (1, int(at is not None))
+    if at:
+        assert importing.contact("anna@people.example").profiling_objected_at == at
+
+
 def test_so_does_the_withdrawal_of_a_plain_file(importing: Importing) -> None:
     header = "address,consent_purpose,consent_given_at,consent_withdrawn_at\n"
     said = "news,2024-02-31,2025-01-01\n"

@@ -210,6 +210,24 @@ def test_a_consent_without_a_date_is_asked_for(table: Table) -> None:
         asked.check("once")
 
 
+@pytest.mark.parametrize(
+    ("columns", "given_at", "expected"),
+    [
+        ("Opt-in date;Created", None, "Opt-in date"),
+        ("Opt-in date;Created", "Created", "Created"),
+        ("Opt-in;Created", "opt-in", "Opt-in"),
+        ("Opt-in;Created", None, None),
+    ],
+)
+def test_a_date_of_consent_alone_is_a_consent(
+    table: Table, columns: str, given_at: str | None, expected: str | None
+) -> None:
+    rows = (f"email;{columns};Opt-out date", "a@x.example;2024-01-01;2024-01-02;2024-02-01")
+    (found,) = table.proposal(*rows, answers=Answers(given_at=given_at)).consents
+    assert (found.purpose, found.column, found.withdrawn_at) == ("offers", None, "Opt-out date")
+    assert found.given_at == expected
+
+
 def test_a_sign_up_alone_is_no_consent(table: Table) -> None:
     found = table.proposal("email,date d'inscription", "a@b.example,2024-01-01")
     assert found.consents == ()

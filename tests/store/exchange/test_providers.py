@@ -298,6 +298,14 @@ class TestJson:
         (found,) = importing.suppressed(ANNA)
         assert (found.origin, found.since) == ("bounce", NOON.replace(microsecond=250_000))
 
+    def test_our_own_form_may_be_asked_for(self, importing: Importing) -> None:
+        content = b'{"address":"anna@people.example","created_at":""}\n'
+        own = {"origin": "manual", "scope": "brand:shop"}
+        done = importing.suppressions(content, "ndjson", Wanted(own=True), **own)
+        assert done.rejected == 1
+        assert "created_at" in importing.rejected  # which our form does not have
+        assert [one.scope for one in importing.suppressed(ANNA)] == ["brand:shop"]
+
     def test_as_the_command_line_of_aws_prints_it(self, importing: Importing) -> None:
         content = f"""{{
     "SuppressedDestinationSummaries": [
