@@ -52,6 +52,7 @@ def refused(importing: Importing, content: bytes, file_format: Any = "ndjson") -
         ({"consents": [{**NO, "withdrawn_at": True}]}, {"news"}),
         ({"consents": [{**NO, "brand": 7}]}, {"news"}),
         ({"consents": [NO], "unknown": 1, "brand": None}, {"news"}),
+        ({"consents": [NO], "unknown": 1, "brand": "shop"}, {"news"}),
         ({"profiling_objected_at": AT, "source": "unheard of"}, {"profiling"}),
         ({"profiling_objected_at": "31/12/2024"}, {"profiling"}),
         ({"profiling_objected_at": AT, "consents": [{**NO, "given_at": 1}]}, {"news", "profiling"}),

@@ -207,6 +207,13 @@ class TestWordsOfColumns:
         found = importing.contact(ANNA)
         assert (found.acts, found.purchases, found.provenance) == ((), (), None)
 
+    def test_a_text_may_begin_like_an_error(self, importing: Importing) -> None:
+        content = f"address,source,supplier\n{ANNA},purchased,#1 lists!\n".encode()
+        importing.contacts(content, "csv")
+        provenance = importing.contact(ANNA).provenance
+        assert provenance is not None
+        assert provenance.supplier == "#1 lists!"
+
     def test_a_suppression_is_not_lost_by_its_note(self, importing: Importing) -> None:
         content = f"address,scope,origin,since,note\n{ANNA},all,complaint,,#REF!\n".encode()
         assert importing.suppressions(content).added == 1
