@@ -7,6 +7,7 @@ from smtpproxy.policy.model import Origin
 from smtpproxy.settings.amounts import DAY, HOUR, Duration, duration
 from smtpproxy.settings.names import Name, Scope
 from smtpproxy.settings.places import File, WebhookUrl
+from smtpproxy.toml import shown
 from smtpproxy.toml_tables import AT_LEAST_ONE, Bounds, Key, Written
 
 SHORTEST = 10.0  # seconds
@@ -16,7 +17,7 @@ def summary_period(value: object) -> float:
     """Return how many seconds a summary covers."""
     seconds = duration(value)
     if not SHORTEST <= seconds <= DAY:
-        raise ValueError(f"{value!r} is not from 10s to 1d")
+        raise ValueError(f"{shown(value)} is not from 10s to 1d")
     return seconds
 
 

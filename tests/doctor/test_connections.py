@@ -138,6 +138,7 @@ async def test_an_upstream_on_this_machine_needs_no_tls() -> None:
         (At("connect", Close()), "went away"),
         (At("connect", Raw(b"\xff\xfe\x00 HTTP/1.1 400\r\n")), "not a reply line"),
         (At("ehlo", Reply("502 what?")), "answers EHLO with 502"),
+        (At("ehlo", Raw(b"250-mta\r\n250 STARTTLS\r\n")), "answers STARTTLS with 50"),
     ],
 )
 async def test_an_upstream_in_trouble(behaviour: At, text: str) -> None:

@@ -33,6 +33,7 @@ from smtpproxy.settings import (
     StoreSettings,
     TcpAddress,
     UpstreamSettings,
+    WebhookSettings,
 )
 from smtpproxy.store.postgres.standby_checks import Awaited
 from smtpproxy.store.records import StoreUnavailable
@@ -222,6 +223,9 @@ def test_demands_that_the_configuration_answers(settings: Settings) -> None:
     assert [_line(observed, each) for each in (click, body, soon)] == ["unknown"] * 3
     assert _line(_with_streams(settings, one_click_required=False), click) == "unknown"
     assert _line(_with_streams(settings, body_optout=True), body) == "pass"
+    for hours, status in ((48, "pass"), (49, "fail")):
+        crm = WebhookSettings("crm", "https://crm.example", Path("/crm"), deadline=hours * 3600.0)
+        assert _line(replace(settings, webhooks=(crm,)), soon) == status
 
 
 def test_the_built_in_stream_counts_only_where_mail_can_be_on_it(settings: Settings) -> None:
@@ -258,6 +262,7 @@ def test_the_worst_of_what_a_demand_needs_is_what_it_gets(settings: Settings) ->
 
     assert [line("pass", "pass"), line("warn", "pass")] == ["pass", "pass"]
     assert [line("fail", "unknown"), line("pass", "unknown")] == ["fail", "unknown"]
+    assert _line(settings, "SPF and DKIM both pass") == "unknown", "nothing was checked"
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,9 @@ async def check(dns: NameServer, record: str | None, ip: str = FOUR) -> Spf:
         ("v=spf1 ip4:mail.shop.example -all", FOUR, "permerror"),
         ("v=spf1 ip4:192.0.2.25/33 -all", FOUR, "permerror"),
         ("v=spf1 a/33 -all", FOUR, "permerror"),
+        ("v=spf1 a//129 -all", FOUR, "permerror"),
+        ("v=spf1 a.example -all", FOUR, "permerror"),
+        ("v=spf1 !all", FOUR, "permerror"),
         ("v=spf1 allow:all", FOUR, "permerror"),
         ("v=spf1 unknown=modifier ip4:192.0.2.25", FOUR, "pass"),
         ("v=spf1 redirect=a.example redirect=b.example", FOUR, "permerror"),
@@ -108,6 +111,14 @@ async def test_ten_terms_may_ask_the_dns(dns: NameServer, terms: int, expected: 
     includes = " ".join(f"include:n{number}.example" for number in range(terms))
     found = await check(dns, f"v=spf1 {includes} ip4:{FOUR}")
     assert found.result == expected
+
+
+@pytest.mark.parametrize(("hosts", "expected"), [(10, "pass"), (11, "permerror")])
+async def test_mx_may_name_ten_hosts(dns: NameServer, hosts: int, expected: str) -> None:
+    for number in range(hosts):
+        dns.add(f"many.example MX {number} h{number}.example.")
+        dns.add(f"h{number}.example A {'192.0.2.25' if number == 9 else '198.51.100.1'}")
+    assert (await check(dns, "v=spf1 mx:many.example -all")).result == expected
 
 
 @pytest.mark.parametrize(
