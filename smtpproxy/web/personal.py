@@ -151,7 +151,7 @@ class PersonalPages:
 
     async def _correct(self, confirmation: Confirmation, form: Mapping[str, str]) -> str:
         stored = await self._stored(confirmation)
-        if stored.contact is None or "occupations" not in form:
+        if "occupations" not in form:
             return "nothing"
         known = Known(stored, self.looks[confirmation.brand], "en")
         stored_words = _occupations(known)

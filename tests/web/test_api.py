@@ -310,6 +310,16 @@ async def test_every_route_is_described_and_nothing_else(served: Served) -> None
     assert routes == {
         (path, method) for path, methods in described["paths"].items() for method in methods
     }
+    fields = [
+        (path, parameter["name"])
+        for path, methods in described["paths"].items()
+        for method in methods.values()
+        for parameter in method.get("parameters", ())
+        if parameter["in"] == "header"
+    ]
+    assert ("/v1/imports", "Idempotency-Key") in fields
+    assert (CHECK, "Idempotency-Key") not in fields
+    assert [path for path, name in fields if name == "If-Match"] == ["/v1/contacts"]
 
 
 async def test_the_page_loads_nothing_from_elsewhere(served: Served) -> None:

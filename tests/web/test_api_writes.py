@@ -73,6 +73,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Writes]:
 
 async def test_a_suppression_is_added_moved_shown_and_lifted(site: Writes) -> None:
     asked = {"address": "Anna@People.example", "origin": "objection", "scope": "marketing"}
+    asked["note"] = "by phone"
     first = await site.suppress(asked | {"since": "2026-03-01T10:00:00Z"})
     assert (first.status, first.json["results"]) == (
         200,
@@ -82,7 +83,11 @@ async def test_a_suppression_is_added_moved_shown_and_lifted(site: Writes) -> No
         again = await site.suppress(asked | {"since": since})
         assert again.json["results"][0]["result"] == result
     assert await site.known() == [("marketing", "objection")]
+    (listed,) = (await site.ask(SUPPRESS, "all")).json["suppressions"]
+    assert (listed["since"], listed["note"]) == ("2026-03-02T10:00:00Z", "by phone")
     lift = {"address": ANNA, "origin": "objection", "reason": "added by mistake"}
+    told = await site.post(LIFT, lift | {"reason": "Anna called"}, "all")
+    assert (told.status, told.json["error"]) == (400, "reason_wrong")
     lifted = await site.post(LIFT, lift, "all")
     assert [one["origin"] for one in lifted.json["lifted"]] == ["objection"]
     assert (await site.post(LIFT, lift, "all")).json["lifted"] == []
@@ -114,6 +119,15 @@ async def test_what_no_stream_is_for_counts_for_all_marketing(site: Writes) -> N
     assert answer.json["results"] == [{"result": "added", "scope": "marketing"}]
 
 
+async def test_an_erasure_stops_marketing_and_no_suppression_counts_from_tomorrow(
+    site: Writes,
+) -> None:
+    answer = await site.suppress({"address": ANNA, "origin": "erasure", "since": "2999-01-01"})
+    assert answer.json["results"] == [{"result": "added", "scope": "marketing"}]
+    (shown,) = (await site.post(SHOW, {"address": ANNA}, "all")).json["suppressions"]
+    assert shown["since"] < "2999"
+
+
 async def test_all_suppressions_are_listed_page_by_page(site: Writes) -> None:
     await site.suppress(*[{"address": f"a{n}@people.example"} for n in range(25)])
     found, after = [], ""
@@ -137,6 +151,9 @@ async def test_a_consent_is_recorded_confirmed_and_withdrawn(site: Writes) -> No
     assert pending.json["warnings"] == ["it allows no mail until the person confirms"]
     done = await site.post(RECORD, asked | {"confirm": True}, "all")
     assert done.json == {"recorded": True, "warnings": []}
+    nobody = {"address": ANNA, "purpose": "offers", "brand": "nobody"}
+    wrong = await site.post(WITHDRAW, nobody, "all")
+    assert (wrong.status, wrong.json["error"]) == (400, "body_wrong")
     gone = await site.post(WITHDRAW, {"address": ANNA, "purpose": "offers"}, "all")
     assert gone.json["recorded"] is True
     contact = await site.store.contact(ANNA)

@@ -335,9 +335,13 @@ async def test_a_question_that_hangs_is_given_up(
     async with served(relay) as get:
         assert (await get("/readyz")).status == 503
         page = await get("/metrics")
-    assert page.status == 200
+    relay.ask_health = never  # type: ignore[assignment, method-assign]
+    async with served(relay) as get:
+        without = await get("/metrics")
+    assert (page.status, without.status) == (200, 200)
     assert 'smtpproxy_ready{part="workers"} 1.0' in page.body
     assert 'smtpproxy_ready{part="upstream"}' not in page.body
+    assert 'smtpproxy_ready{part="workers"} 0.0' in without.body
 
 
 async def test_errors_are_plain_json(relay: Relay) -> None:

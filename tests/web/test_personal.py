@@ -162,7 +162,7 @@ async def test_the_link_is_mailed_and_shows_nothing_before_its_button(site: Site
     (mail,) = site.sent
     assert (mail.recipient, mail.stream) == (JEANNE, "personal")
     read = message_from_bytes(mail.message, policy=policy.default)
-    assert read["Subject"] == "Your link to your data at The Shop"
+    assert (read["To"], read["Subject"]) == (JEANNE, "Your link to your data at The Shop")
     assert "2 March 2026 at 10:00:00 UTC" in read.get_content()  # type: ignore[attr-defined]
     page = (await site.client.get(await site.link())).text
     assert "Show my data" in page
@@ -171,9 +171,10 @@ async def test_the_link_is_mailed_and_shows_nothing_before_its_button(site: Site
 
 
 def test_what_is_stored_is_said_as_far_as_it_is_this_controllers() -> None:
+    flour = Preference("flour", Frequency.WEEKLY, T0 - DAY, "mill")
     stored = Stored(
         JEANNE,
-        WHOLE,
+        changed(WHOLE, tags=frozenset({"vip"}), preferences=(*WHOLE.preferences, flour)),
         [
             Suppression("brand:mill", Origin.OBJECTION, T0 - DAY),
             Suppression("brand:boots", Origin.UNSUBSCRIBE, T0 - DAY),
@@ -190,6 +191,7 @@ def test_what_is_stored_is_said_as_far_as_it_is_this_controllers() -> None:
         "You were told of its use on": ["1 December 2025"],
         "You were offered a way to refuse": ["yes"],
         "Occupations": ["art, finance"],
+        "Labels": ["vip"],
         "Purchases and other dealings": ["shoes, 20 February 2026"],
         "Agreements": ["offers (Boots & Co): agreed on 20 February 2026 (<form v3>)"],
         "How often": ["Special offers, Sales & clearance: Once a month at most"],
@@ -285,6 +287,8 @@ async def test_a_correction_is_on_record(site: Site) -> None:
     assert facts((await site.client.post(link, **read)).text)["Rectifié"] == CORRECTED["fr"]
     await site.post(link, do="correct", language="xx", audience="generic", occupations="x" * 201)
     assert len(await site.store.rectifications(JEANNE)) == 1, "only what was offered"
+    same = await site.post(link, do="correct", language="fr", occupations="art, carpentry")
+    assert "Nothing was changed." in same
 
 
 async def test_more_mail_is_for_the_owner_of_the_address_alone(site: Site) -> None:
@@ -363,6 +367,9 @@ async def test_an_objection_to_profiling(site: Site) -> None:
     assert "Your objection is on record." in page
     assert facts(page)["You objected to profiling on"] == ["1 March 2026"]
     assert "I object to profiling" not in page
+    contact = await site.store.contact(JEANNE)
+    assert contact is not None
+    assert (contact.language, contact.occupations) == (WHOLE.language, WHOLE.occupations)
 
 
 async def test_an_erasure_takes_a_tick_and_leaves_no_advertising(site: Site) -> None:

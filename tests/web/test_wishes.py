@@ -186,6 +186,8 @@ async def test_all_three_buttons_are_on_the_first_page(site: Site) -> None:
     ]
     told = "Stopping “Special offers” stops Sales &amp; clearance as well."
     assert told in page, "it is of the same purpose"
+    assert "write to help@shop.example." in page
+    assert 'value="link"' not in page, "it cannot send mail"
     assert "This stops Sales &amp; clearance as well." in await site.press(site.link())
 
 
