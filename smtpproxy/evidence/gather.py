@@ -1,7 +1,7 @@
 """Gathers everything known about one address, and returns it as objects for JSON."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -150,7 +150,7 @@ def evidence(
     mailings = [
         Mailing(record, recipient, proof_of(record, recipient, settings.rulebooks))
         for name in names
-        for record in read(folder, recipient=name)
+        for record in last_decisions(read(folder, recipient=name))
         for recipient in record.decided.recipients
         if recipient.canonical == name
     ]
@@ -175,6 +175,18 @@ def evidence(
         None if of_others is None else settings.retention.indexed_since(at),
         authors,
     )
+
+
+def last_decisions(about_one: Iterable[Record]) -> Iterable[Record]:
+    """Return the last decision about somebody on each message: it replaces those before it, which
+    never became mail."""
+    last: dict[str, Record] = {}
+    for record in about_one:
+        id, place = record.decided.id, record.place
+        before = last[id].place if id in last else None
+        if before is None or place is None or place.n > before.n:
+            last[id] = record
+    return last.values()
 
 
 _Known = tuple[

@@ -1,25 +1,29 @@
 """The proof that the evidence names for a decision is the one that the decision rests on."""
 
+from pathlib import Path
+
 import pytest
 from msgspec.structs import replace
 
 from smtpproxy.events import JudgedRecipient
 from smtpproxy.evidence.gather import Evidence as Gathered
-from smtpproxy.evidence.gather import Mailing, evidence_object, proof_of
+from smtpproxy.evidence.gather import Mailing, evidence_object, last_decisions, proof_of
 from smtpproxy.evidence.writing import subject
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import (
     Action,
     Decision,
     Evidence,
+    Reason,
     RecipientFacts,
     TrackingPixels,
     Transaction,
+    Verdict,
 )
 from smtpproxy.policy.rulebooks import builtin
 from smtpproxy.sinks.audit.chain import Report
-from smtpproxy.sinks.audit.reader import Outcome, Place, Record
-from tests.kit.journal import Clock, decided
+from smtpproxy.sinks.audit.reader import Outcome, Place, Record, read
+from tests.kit.journal import Clock, decided, journal
 from tests.kit.traffic import ALLOWED
 from tests.policy.cases import AGREED, COLLECTED, NOW, OFFERS, PERSON, SUBSCRIBER
 from tests.policy.test_tracking import AGREED as TRACKING
@@ -133,3 +137,19 @@ def test_an_answer_about_the_copy_of_another_recipient_names_them_to_nobody() ->
         (shown,) = evidence_object(found)["decisions"]
         assert "ann@" not in str(shown)
         assert shown["upstream"]["reply"] == shown["recipients"][0]["upstream"] == told
+
+
+async def test_a_permission_that_was_replaced_before_the_message_was_sent_is_no_mailing(
+    tmp_path: Path,
+) -> None:
+    clock, refused = Clock(), Verdict(Action.REFUSE, Reason.SUPPRESSED_COMPLAINT)
+    log = journal(tmp_path, clock)
+    first = decided(clock, "a@b.example")
+    person = JudgedRecipient("a@b.example", "a@b.example", refused)
+    await log.commit(first)
+    await log.commit(replace(first, recipients=(person,), relayed=False))
+    await log.commit(decided(clock, "a@b.example"))
+    log.close()
+    found = last_decisions(read(tmp_path, recipient="a@b.example"))
+    actions = [record.decided.recipients[0].verdict.action for record in found]
+    assert sorted(actions) == [Action.ALLOW, Action.REFUSE]
