@@ -167,11 +167,13 @@ def _explained(
     *,
     reply_for_each: bool,
 ) -> Explanation:
-    whole = _message_reply(records[-1], reply_for_each=reply_for_each)
     recipients: list[ExplainedRecipient] = []
     last_of = {  # a later decision about somebody replaces an earlier one
         entry.canonical: record for record in records for entry in record.decided.recipients
     }
+    sent = [one for one in last_of.values() if one.decided.stage == "data" and one.decided.relayed]
+    about_all = sent[-1] if sent else records[-1]  # others may be about one refused copy
+    whole = _message_reply(about_all, reply_for_each=reply_for_each)
     for record in records:
         decided = record.decided
         case = _Case(
@@ -188,7 +190,7 @@ def _explained(
             explained = _with_message(explained, decided.decision.message, case)
             explained = _as_heard(explained, record, whole, case, reply_for_each=reply_for_each)
             recipients.append(_with_own_answer(explained, record, index, lang))
-    last = records[-1].decided
+    last = about_all.decided
     stream, message = last.decision.stream, last.decision.message
     steps: tuple[TraceStep, ...] = ()
     if message is not None and message.reason is Reason.STREAM_NOT_PERMITTED:
@@ -209,7 +211,7 @@ def _explained(
         last.observed,
         lang,
         last.relayed,
-        records[-1].outcome,
+        about_all.outcome,
         source_announced=None if last.features is None else last.features.source_statement,
     )
 

@@ -1,20 +1,24 @@
 """A refusal after a permission on record replaces it, in reports and explanations."""
 
+import asyncio
 from collections import Counter
+from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from smtpproxy.core.explanation import recall
+from smtpproxy.core.explanation import Explanation, recall
 from smtpproxy.policy.model import Action, Basis
 from smtpproxy.policy.rulebooks import builtin
 from smtpproxy.report.counting import count_rows
 from smtpproxy.report.counts import RecipientOutcome
 from smtpproxy.sinks.audit.chain import Chain
 from smtpproxy.sinks.audit.lines import LineMaker
-from smtpproxy.sinks.audit.reader import Record
+from smtpproxy.sinks.audit.reader import Record, find
 from tests.core.driving import PEOPLE, Protocols, Setting
 from tests.core.scene import Answers, Scene
 from tests.core.world import Effect
+from tests.kit.journal import Clock, journal, relayed
 
 ANN, BOB, _ = PEOPLE
 
@@ -52,10 +56,7 @@ def test_who_is_suppressed_after_the_record_is_counted_once(links: bool) -> None
     assert found == {Basis.CONSENT: 1, "suppressed_complaint": 1}
 
 
-@pytest.mark.parametrize("intake", ["smtp", "lmtp"])
-def test_who_is_suppressed_before_their_own_copy_is_counted_once(intake: Protocols) -> None:
-    scene = Scene(Setting(intake, "split", adds_links=True))
-    scene.mail(ANN, BOB)
+def suppressing_bob_before_his_copy(scene: Scene) -> Answers:
     begun: list[Effect] = []
 
     def answers(effect: Effect) -> None:
@@ -63,7 +64,14 @@ def test_who_is_suppressed_before_their_own_copy_is_counted_once(intake: Protoco
             begun.append(effect)
             scene.suppress(BOB)
 
-    scene.send(answers=answers)
+    return answers
+
+
+@pytest.mark.parametrize("intake", ["smtp", "lmtp"])
+def test_who_is_suppressed_before_their_own_copy_is_counted_once(intake: Protocols) -> None:
+    scene = Scene(Setting(intake, "split", adds_links=True))
+    scene.mail(ANN, BOB)
+    scene.send(answers=suppressing_bob_before_his_copy(scene))
     scene.driver.close()
     found = counted(scene)
     assert found == {Basis.CONSENT: 1, "suppressed_complaint": 1}
@@ -83,3 +91,42 @@ def test_an_explanation_of_a_decision_says_of_everybody_what_came_last() -> None
     ]
     assert found.message is not None
     assert found.message.action is Action.REFUSE
+
+
+async def recalled(scene: Scene, folder: Path, *, outcome: bool) -> Explanation:
+    """What `explain --id` says of a message, from the journal."""
+    clock = Clock()
+    log, id = journal(folder, clock), clock.new_id()
+    for each in scene.decided:
+        if each.id == scene.decided[0].id:  # no notice
+            await log.commit(replace(each, id=id))
+    if outcome:
+        log.outcome(relayed(id))
+    log.close()
+    return recall(find(folder, id), {"fr": builtin("fr")})
+
+
+def test_the_journal_tells_of_a_permission_that_was_replaced_as_a_refusal(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(Setting("smtp"))
+    scene.mail(ANN, BOB)
+    scene.send(answers=suppressing_bob_after_the_record(scene))
+    scene.driver.close()
+    assert [each.relayed for each in scene.decided] == [True, False]
+    found = asyncio.run(recalled(scene, tmp_path, outcome=False))
+    assert not found.relayed
+    assert [one.verdict.action for one in found.recipients] == [Action.ALLOW, Action.REFUSE]
+    assert "suppressed_complaint" in str(found.message_reply)
+
+
+def test_the_journal_tells_of_a_copy_that_was_refused_beside_the_answer_to_the_message(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(Setting("smtp", "split", adds_links=True))
+    scene.mail(ANN, BOB)
+    scene.send(answers=suppressing_bob_before_his_copy(scene))
+    scene.driver.close()
+    found = asyncio.run(recalled(scene, tmp_path, outcome=True))
+    assert (found.relayed, found.outcome and found.outcome.code) == (True, 250)
+    assert [one.verdict.action for one in found.recipients] == [Action.ALLOW, Action.REFUSE]

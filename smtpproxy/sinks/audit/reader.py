@@ -83,7 +83,7 @@ class Record:
 
 
 def find(folder: Path, id: str) -> list[Record]:
-    """Return every record of that id, refusals at RCPT first; empty if there is none.
+    """Return every record of that id, as they were recorded; empty if there is none.
 
     The first characters of an id suffice. Raises ValueError if `id` is not a decision id, or
     several begin with it.
@@ -98,7 +98,7 @@ def find(folder: Path, id: str) -> list[Record]:
     if len(found) > 1:
         several = ", ".join(found[:_NAMED]) + (" …" if len(found) > _NAMED else "")
         raise ValueError(f"{len(found)} decisions begin with {id}: {several}")
-    return list(_joined(entries))
+    return sorted(_joined(entries), key=_row)
 
 
 def decision(folder: Path, id: str) -> Decided | None:
@@ -279,6 +279,10 @@ def _decoded(raw: bytes, path: Path) -> Iterator[_Entry]:
             )
     except NotALine:
         return
+
+
+def _row(record: Record) -> int:
+    return 0 if record.place is None else record.place.n
 
 
 def _id(entry: _Entry) -> str:
