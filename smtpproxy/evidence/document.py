@@ -5,11 +5,13 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from smtpproxy.events import picked
 from smtpproxy.evidence import writing
 from smtpproxy.evidence.gather import Evidence, Mailing, Proof
 from smtpproxy.evidence.writing import Block, Cell, Facts, Heading, Paragraph, Table
 from smtpproxy.locale import Lang, Phrase, Time, Value, has_words, say, texts
 from smtpproxy.policy.model import (
+    BUILT_IN_BRAND,
     Action,
     Collection,
     ConsentAct,
@@ -140,7 +142,8 @@ class _Writer:
         if contact.language:
             yield "language", contact.language
         for wish in contact.preferences:
-            text = f"{wish.purpose}, {self._term(wish.frequency)}, {self._time(wish.at)}"
+            brand = "" if wish.brand == BUILT_IN_BRAND else f" ({wish.brand})"
+            text = f"{wish.purpose}{brand}, {self._term(wish.frequency)}, {self._time(wish.at)}"
             yield "preference", printable(text)
 
     def _did(self, contact: Contact) -> Iterator[tuple[str, str]]:
@@ -366,15 +369,8 @@ class _Writer:
     def _integrity(self) -> Iterator[Block]:
         report = self._it.chain
         yield Heading(self._say("integrity"))
-        yield Paragraph(
-            self._say(
-                "integrity_text",
-                lines=report.lines,
-                files=report.files,
-                compared=report.compared,
-                wrong=report.wrong,
-            )
-        )
+        counts = picked(report, "lines", "files", "compared", "wrong")
+        yield Paragraph(self._say("integrity_text", **counts))
         witness = report.witness
         if witness is None or not witness.n:
             yield Paragraph(self._say("no_witness"))

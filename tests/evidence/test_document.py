@@ -71,7 +71,7 @@ def mailing(proof: Proof | None, code: int | None = 250) -> Mailing:
     recipient = JudgedRecipient("a@b.example", "a@b.example", verdict)
     entry = decided(Clock(), recipients=(recipient,), relayed=proof is not None)
     outcome = None if code is None else Outcome(entry.id, AT, code, f"{code} <x@y.example> said")
-    record = Record(entry, outcome if proof else None, Place("f", 7, "c" * 64))
+    record = Record(entry, outcome if proof else None, Place("f-0.ndjson", 7, "c" * 64))
     return Mailing(record, recipient, proof)
 
 

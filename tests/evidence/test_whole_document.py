@@ -1,0 +1,112 @@
+"""The whole evidence document of a person about whom everything is on record, word for word.
+
+After a change of its words: python -m tests.evidence.test_whole_document > tests/evidence/whole.txt
+"""
+
+import re
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+from msgspec.structs import replace as changed
+
+from smtpproxy.evidence.gather import Evidence, Mailing
+from smtpproxy.policy.model import (
+    Audience,
+    Basis,
+    Collection,
+    Contact,
+    Dealing,
+    Frequency,
+    Origin,
+    Preference,
+    Purchase,
+    Source,
+    Suppression,
+)
+from smtpproxy.policy.model import Evidence as ConsentEvidence
+from smtpproxy.settings import BrandSettings
+from smtpproxy.sinks.audit.chain import Head, Report, Witness
+from smtpproxy.store.records import LiftedSuppression
+from tests.evidence.test_document import ACT, AT, PROOFS, RECTIFIED, evidence, mailing, text_of
+
+DAY = timedelta(days=1)
+
+AGREED = changed(ACT, brand="b1", came_by="partner: X Ltd", channels=frozenset({"email", "sms"}))
+ASKED = changed(AGREED, pending=True, conditional=True, method="double_opt_in", came_by=None)
+REFUSED = changed(
+    AGREED, withdrawal=True, method=None, evidence=ConsentEvidence(), came_by=None, at=AT + DAY
+)
+CONTACT = Contact(
+    "a@b.example",
+    Audience.PROFESSIONAL,
+    collected_at=AT - DAY,
+    last_activity_at=AT,
+    tags=frozenset({"vip", "old"}),
+    language="fr",
+    occupations=frozenset({"law", "finance"}),
+    never_informed=True,
+    preferences=(
+        Preference("offers", Frequency.MONTHLY, AT, "b1"),
+        Preference("news", Frequency.WEEKLY, AT),
+    ),
+    first_contacted_at=AT,
+    profiling_objected_at=AT,
+    purchases=(Purchase("shoes", AT), Purchase("hats", AT, Dealing.INQUIRY, brand="b1")),
+    others=(
+        Collection(
+            brand="b1", source=Source.DIRECT, collected_at=AT, informed_at=AT, optout_offered=False
+        ),
+    ),
+    acts=(AGREED, ASKED, changed(REFUSED, brand=None), changed(REFUSED, brand="b2")),
+)
+ORDERS = (
+    Suppression("all", Origin.UNSUBSCRIBE, AT, note="by letter"),
+    Suppression("marketing", Origin.OBJECTION, AT, widened=True),
+    Suppression("purpose:news", Origin.MANUAL, AT, domain="b.example"),
+    Suppression("brand:b1", Origin.COMPLAINT, AT, read_as="x%b.example@mx.example"),
+)
+LIFTED = (
+    LiftedSuppression("all", Origin.BOUNCE, AT, None, AT + DAY, "by mistake"),
+    LiftedSuppression("all", Origin.BOUNCE, AT, None, AT + DAY, "by mistake", "shop", "crm"),
+)
+RECORD = Report(
+    files=2,
+    lines=9,
+    compared=3,
+    unproven=4,
+    witness=Witness(7, AT, kept=True),
+    proven={0: 9},
+    heads={0: Head(9, "d" * 64)},
+)
+
+
+def everything() -> Evidence:
+    proof, refused = PROOFS[Basis.CONSENT][0], mailing(None)
+    former = changed(refused.recipient, canonical="old@b.example")
+    entry = changed(refused.record.decided, recipients=(former,))
+    found = evidence(
+        mailing(proof),
+        mailing(proof, 451),
+        mailing(proof, None),
+        Mailing(replace(refused.record, decided=entry), former, None),
+        chain=RECORD,
+        contact=CONTACT,
+        suppressions=ORDERS,
+        brands=(BrandSettings("b1", "B One", "B One SA", "1 rue B, Paris"),),
+        rectifications=[RECTIFIED],
+        authors={("all", "unsubscribe"): "shop"},
+    )
+    return replace(found, lifted=LIFTED)
+
+
+def written() -> str:
+    return re.sub(r"\b01KJ\w{22}\b", "01KJ…", text_of(everything()))
+
+
+def test_everything_is_in_the_document() -> None:
+    assert written() == Path(__file__).with_name("whole.txt").read_text()
+
+
+if __name__ == "__main__":
+    print(written(), end="")
