@@ -12,8 +12,10 @@ from smtpproxy.evidence.writing import subject
 from smtpproxy.policy.decide import judge
 from smtpproxy.policy.model import (
     Action,
+    Basis,
     Decision,
     Evidence,
+    Purchase,
     Reason,
     RecipientFacts,
     TrackingPixels,
@@ -21,13 +23,16 @@ from smtpproxy.policy.model import (
     Verdict,
 )
 from smtpproxy.policy.rulebooks import builtin
-from smtpproxy.sinks.audit.chain import Report
+from smtpproxy.sinks.audit.chain import Report, Witness
 from smtpproxy.sinks.audit.reader import Outcome, Place, Record, read
+from smtpproxy.sinks.audit.verify import State
 from tests.kit.journal import Clock, decided, journal
 from tests.kit.traffic import ALLOWED
 from tests.policy.cases import AGREED, COLLECTED, NOW, OFFERS, PERSON, SUBSCRIBER
 from tests.policy.test_tracking import AGREED as TRACKING
 from tests.policy.test_tracking import TRACKED
+
+GIVEN = Decision(OFFERS, "fr", ())
 
 
 def test_of_two_acts_of_one_moment_the_one_that_the_rulebook_counted() -> None:
@@ -153,3 +158,50 @@ async def test_a_permission_that_was_replaced_before_the_message_was_sent_is_no_
     found = last_decisions(read(tmp_path, recipient="a@b.example"))
     actions = [record.decided.recipients[0].verdict.action for record in found]
     assert sorted(actions) == [Action.ALLOW, Action.REFUSE]
+
+
+@pytest.mark.parametrize(
+    ("basis", "has"),
+    [
+        (Basis.CONSENT, {"consent", "collection"}),
+        (Basis.EXISTING_CUSTOMER, {"collection", "purchases", "informed_at"}),
+        (Basis.PROFESSIONAL, {"collection", "occupations", "informed_at"}),
+        (Basis.CHARITY, {"collection", "informed_at"}),
+        (Basis.GENERIC_ADDRESS, {"collection"}),
+        (Basis.TRANSACTIONAL, set()),
+        (None, None),
+    ],
+)
+def test_a_proof_holds_what_its_basis_rests_on(basis: Basis | None, has: set[str] | None) -> None:
+    person = replace(
+        SUBSCRIBER, purchases=(Purchase("shoes", NOW),), occupations=frozenset({"law"})
+    )
+    verdict = replace(ALLOWED, basis=basis)
+    recipient = JudgedRecipient(person.address, person.address, verdict)
+    facts = {person.address: RecipientFacts(contact=person)}
+    entry = decided(Clock(), recipients=(recipient,), facts=facts, decision=GIVEN)
+    proof = proof_of(Record(entry), recipient, {})
+    assert (proof and {name for name in proof.__struct_fields__ if getattr(proof, name)}) == (
+        has if has is None else {*has, "basis"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("witness", "proven", "state"),
+    [
+        (None, 8, State.UNPROVEN),
+        (Witness(1, NOW, kept=False), 8, State.LOCAL),
+        (Witness(1, NOW, kept=True), 8, State.KEPT),
+        (Witness(1, NOW, kept=True), 7, State.UNPROVEN),
+    ],
+)
+def test_a_decision_is_proven_with_its_outcome(
+    witness: Witness | None, proven: int, state: State
+) -> None:
+    entry = decided(Clock())
+    places = [Place("f-0.ndjson", n, "c" * 64) for n in (7, 8)]
+    record = Record(entry, Outcome(entry.id, NOW, 250, "250 ok", place=places[1]), places[0])
+    about = Mailing(record, entry.recipients[0], None)
+    chain = Report(witness=witness, proven={0: proven})
+    found = Gathered("a@b.example", NOW, "relay.example", None, (), (), [about], chain)
+    assert found.state(about) is state

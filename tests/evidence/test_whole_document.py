@@ -1,6 +1,6 @@
-"""The whole evidence document of a person about whom everything is on record, word for word.
+"""All that is on record about a person, as the document and as its JSON, word for word.
 
-After a change of its words: python -m tests.evidence.test_whole_document > tests/evidence/whole.txt
+After a change of the words: python -m tests.evidence.test_whole_document
 """
 
 import re
@@ -8,10 +8,14 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
+import pytest
+from msgspec.json import encode
 from msgspec.structs import replace as changed
 
-from smtpproxy.evidence.gather import Evidence, Mailing
+from smtpproxy.evidence.gather import Evidence, Mailing, evidence_object
 from smtpproxy.policy.model import (
+    Action,
     Audience,
     Basis,
     Collection,
@@ -21,12 +25,14 @@ from smtpproxy.policy.model import (
     Origin,
     Preference,
     Purchase,
+    Reason,
     Source,
     Suppression,
 )
 from smtpproxy.policy.model import Evidence as ConsentEvidence
 from smtpproxy.settings import BrandSettings
-from smtpproxy.sinks.audit.chain import Head, Report, Witness
+from smtpproxy.sinks.audit.chain import Finding, Head, Kind, Report, Witness
+from smtpproxy.store.journals import IndexRow
 from smtpproxy.store.records import LiftedSuppression
 from tests.evidence.test_document import ACT, AT, PROOFS, RECTIFIED, evidence, mailing, text_of
 
@@ -79,6 +85,11 @@ RECORD = Report(
     proven={0: 9},
     heads={0: Head(9, "d" * 64)},
 )
+RECORD.add(Finding(Kind.CHANGED, "f-0.ndjson", 3, "row 3 does not match its hash", 3, "01ID"))
+ELSEWHERE = IndexRow(
+    *("id", "g-1.ndjson", 5, 0, "01ID", AT, "offers", "b1", Action.REFUSE),
+    *(Reason.NO_RECORD, False, None, "mx2.example"),
+)
 
 
 def everything() -> Evidence:
@@ -97,16 +108,23 @@ def everything() -> Evidence:
         rectifications=[RECTIFIED],
         authors={("all", "unsubscribe"): "shop"},
     )
-    return replace(found, lifted=LIFTED)
+    return replace(found, lifted=LIFTED, elsewhere=(ELSEWHERE,), elsewhere_since=AT)
 
 
-def written() -> str:
-    return re.sub(r"\b01KJ\w{22}\b", "01KJ…", text_of(everything()))
+def written() -> dict[str, str]:
+    found = everything()
+    texts = {
+        "whole.txt": text_of(found),
+        "whole.json": msgspec.json.format(encode(evidence_object(found), order="sorted")).decode(),
+    }
+    return {name: re.sub(r"\b01KJ\w{22}\b", "01KJ…", text) for name, text in texts.items()}
 
 
-def test_everything_is_in_the_document() -> None:
-    assert written() == Path(__file__).with_name("whole.txt").read_text()
+@pytest.mark.parametrize("name", ["whole.txt", "whole.json"])
+def test_everything_is_told(name: str) -> None:
+    assert written()[name] == Path(__file__).with_name(name).read_text()
 
 
 if __name__ == "__main__":
-    print(written(), end="")
+    for name, text in written().items():
+        Path(__file__).with_name(name).write_text(text)

@@ -14,6 +14,7 @@ from smtpproxy.policy.decide import judge, judge_message, judge_recipient
 from smtpproxy.policy.model import (
     Action,
     Contact,
+    Evidence,
     Mailing,
     MessageFeatures,
     Origin,
@@ -21,6 +22,7 @@ from smtpproxy.policy.model import (
     RecipientFacts,
     Rulebook,
     Stream,
+    Suppression,
     Transaction,
     Verdict,
 )
@@ -36,6 +38,7 @@ from tests.policy.cases import (
     NOW,
     OFFERS,
     PERSON,
+    RECEIPTS,
     SUBSCRIBER,
     WITHDRAWN,
     suppression,
@@ -195,3 +198,57 @@ def test_a_refused_message_says_what_its_developer_must_do(
         assert steps[-1].text in account.happened
         assert len(account.changes) == 1
         assert lang == "fr" or advice in account.changes[0]
+
+
+AGREES = "The person agrees to “offers” by an active choice"
+AGAIN = "The person agrees to “offers” again, after 2 March 2025"
+BUYS, WORKS = "The person is a customer", "The address belongs to a professional"
+LIFTS = "Nothing the sender can do. If the person asks"
+CHANGES: list[tuple[Contact, tuple[Suppression, ...], str, list[str]]] = [
+    (PERSON, (), "fr", [AGREES, BUYS, WORKS]),
+    (PERSON, (), "de", [AGREES, BUYS]),
+    (replace(PERSON, acts=(replace(AGREED, method="preticked_box"),)), (), "fr", [AGREES]),
+    (
+        replace(PERSON, acts=(replace(AGREED, evidence=Evidence()),)),
+        (),
+        "fr",
+        ["The missing proof of that consent", AGREES],
+    ),
+    (
+        replace(PERSON, acts=(replace(AGREED, pending=True),)),
+        (),
+        "fr",
+        ["The person confirms their request.", AGREES],
+    ),
+    (
+        replace(PERSON, collected_at=None, acts=(replace(AGREED, at=NOW - 2000 * DAY),)),
+        (),
+        "fr",
+        ["The person shows that they are still there", AGREES],
+    ),
+    (replace(PERSON, acts=(AGREED, WITHDRAWN)), (), "fr", [AGAIN]),
+    (replace(PERSON, source=None), (), "fr", ["The true source of the address is recorded."]),
+    (PERSON, (suppression(),), "fr", [AGAIN, "The person asks for the mail again"]),
+    (PERSON, (replace(suppression(), read_as="x@b.example"),), "fr", [LIFTS]),
+    (PERSON, (replace(suppression(), domain="b.example"),), "fr", ["Nothing the sender or"]),
+    (PERSON, (suppression("all", Origin.COMPLAINT),), "fr", [LIFTS]),
+    (PERSON, (suppression("all", Origin.BOUNCE),), "fr", ["The mailbox is known to work again"]),
+]
+
+
+@pytest.mark.parametrize(("contact", "orders", "rulebook", "changes"), CHANGES)
+def test_any_one_of_these_would_change_it(
+    contact: Contact, orders: tuple[Suppression, ...], rulebook: str, changes: list[str]
+) -> None:
+    stream, book = replace(OFFERS, rulebook=rulebook), builtin(rulebook)
+    account = told((ADDRESS, stream, RecipientFacts(orders, contact)), "en", book)[2]
+    assert [text[: len(given)] for text, given in zip(account.changes, changes, strict=True)] == (
+        changes
+    )
+
+
+def test_an_order_on_a_stream_without_a_purpose_is_lifted_by_nobodys_consent() -> None:
+    facts = RecipientFacts((suppression("all"),), PERSON)
+    assert [text[: len(LIFTS)] for text in told((ADDRESS, RECEIPTS, facts), "en")[2].changes] == [
+        LIFTS
+    ]

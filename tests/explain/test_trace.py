@@ -9,18 +9,24 @@ from smtpproxy.explain.trace import TraceStep, message_trace, trace
 from smtpproxy.mail.unsubscribe import FaultKind, UriFault
 from smtpproxy.policy.decide import judge_message
 from smtpproxy.policy.model import (
+    Alignment,
     Audience,
+    ConfirmLink,
     Contact,
+    ContentFeatures,
     MessageFeatures,
     Origin,
     Purchase,
     RecipientFacts,
+    SignatureFinding,
+    SignatureState,
     Source,
     Stream,
     Suppression,
     Transaction,
+    UndeclaredBulk,
 )
-from smtpproxy.policy.rulebook import Reason, Rulebook
+from smtpproxy.policy.rulebook import ExistingUnsubscribe, Reason, Rulebook
 from smtpproxy.policy.rulebooks import builtin
 from smtpproxy.policy.rules import tables
 from tests.policy.cases import (
@@ -280,6 +286,16 @@ def test_candidates_that_do_not_agree_and_that_do() -> None:
     assert (refused[-1].rule, refused[-1].outcome) == ("no_record", "refuse")
 
 
+def _signed(domain: str, state: str) -> SignatureFinding:
+    return SignatureFinding(domain, "s", SignatureState(state))
+
+
+BROKEN = _signed("b.example", "broken")
+ALIGNED = replace(OFFERS, alignment=Alignment.RELAXED)
+ADDS = replace(OFFERS, unsubscribe_scope="purpose:offers")
+NO_BULK = replace(RECEIPTS, undeclared_bulk=UndeclaredBulk.REFUSE, bulk_recipients=50)
+BULK = "it is bulk mail on a stream that is not for bulk"
+SIGNED = replace(OFFERS, check_dkim=True)
 MAILTO = ("mailto:leave@example.com",)
 MESSAGES = [
     (OFFERS, {}, "message", "the message meets every rule of stream offers"),
@@ -355,6 +371,87 @@ MESSAGES = [
         "message",
         "the message meets every rule of stream receipts",
     ),
+    (
+        ALIGNED,
+        {"content": ContentFeatures(senders=("other.org", "x.net"))},
+        "alignment",
+        "its From domain is example.com, but it is authenticated by other.org, x.net",
+    ),
+    (
+        ALIGNED,
+        {"content": ContentFeatures()},
+        "alignment",
+        "neither the envelope sender nor a signature matches its From domain",
+    ),
+    (
+        replace(OFFERS, honest_subject=True),
+        {"content": ContentFeatures(fake_prefix="Re:")},
+        "subject",
+        "its subject begins with “Re:”, but it is not a reply",
+    ),
+    (
+        replace(ADDS, existing_unsubscribe=ExistingUnsubscribe.REFUSE),
+        {},
+        "unsubscribe_usable",
+        "it has its own List-Unsubscribe, and on stream offers only the relay may add one",
+    ),
+    (
+        NO_BULK,
+        {"content": ContentFeatures(bulk_markers=("list-id", "precedence"))},
+        "bulk",
+        f"{BULK}: its header has list-id, precedence",
+    ),
+    (
+        NO_BULK,
+        {"content": ContentFeatures(bulk_text=("unsubscribe",))},
+        "bulk",
+        f"{BULK}: its text has words about unsubscribing",
+    ),
+    (
+        NO_BULK,
+        {"content": ContentFeatures(bulk_text=("unsubscribe",), bulk_markers=("list-id",))},
+        "bulk",
+        f"{BULK}: its header has list-id, and its text has words about unsubscribing",
+    ),
+    (
+        NO_BULK,
+        {"content": ContentFeatures(alike=51)},
+        "bulk",
+        f"{BULK}: the same text was addressed to 51 people; the limit is 50",
+    ),
+    (
+        SIGNED,
+        {
+            "dkim_fields": 2,
+            "signatures": (_signed("", "uncovered"), BROKEN),
+        },
+        "unsubscribe_signed",
+        "no signature is known to cover its unsubscribe header: that of ? does not cover it and"
+        " that of b.example does not match the message",
+    ),
+    (
+        SIGNED,
+        {"dkim_fields": 1, "signatures": (_signed("b.example", "unknown"),)},
+        "unsubscribe_signed",
+        "no signature is known to cover its unsubscribe header: the DNS gave no answer for the key"
+        " of b.example",
+    ),
+    (
+        replace(ADDS, check_dkim=True),
+        {
+            "unsubscribe_fields": 0,
+            "dkim_fields": 1,
+            "signatures": (BROKEN,),
+        },
+        "unsubscribe_signed",
+        "its signature does not cover the unsubscribe header, which the relay adds without signing",
+    ),
+    (
+        replace(OFFERS, permission=True),
+        {"recipients": 1, "content": ContentFeatures(confirm_link=ConfirmLink.OVER)},
+        "confirm_link",
+        "its confirm link is no longer valid",
+    ),
 ]
 
 
@@ -377,3 +474,39 @@ def test_what_a_good_message_has() -> None:
         "List-Unsubscribe has 2 usable URIs, after decoding encoded words"
     )
     assert told["one_click"] == "stream offers does not require one-click"
+
+
+PASSED = [
+    (OFFERS, {}, "alignment", "stream offers does not ask for it"),
+    (ALIGNED, {"signed_by_relay": True}, "alignment", "the relay signs for the From domain"),
+    (OFFERS, {}, "imprint", "stream offers names no imprint to look for"),
+    (OFFERS, {}, "subject", "stream offers does not ask for it"),
+    (ADDS, {"unsubscribe_fields": 0}, "unsubscribe_present", "the relay adds it, as stream offers"),
+    (
+        replace(NO_BULK, undeclared_bulk=UndeclaredBulk.OBSERVE),
+        {"content": ContentFeatures(alike=51)},
+        "bulk",
+        "the same text was addressed to 51 people; the limit is 50; stream receipts lets it pass",
+    ),
+    (SIGNED, {}, "unsubscribe_signed", "the message came without a DKIM signature"),
+    (OFFERS, {"dkim_fields": 1}, "unsubscribe_signed", "its DKIM signatures were not checked"),
+    (
+        OFFERS,
+        {"dkim_fields": 1, "signatures": (_signed("b.example", "valid"),)},
+        "unsubscribe_signed",
+        "its DKIM signatures were not checked",
+    ),
+    (
+        SIGNED,
+        {"dkim_fields": 2, "signatures": (_signed("a.example", "valid"), BROKEN)},
+        "unsubscribe_signed",
+        "a valid DKIM signature of a.example covers it",
+    ),
+]
+
+
+@pytest.mark.parametrize(("stream", "changes", "rule", "text"), PASSED)
+def test_why_a_rule_passed(stream: Stream, changes: dict[str, Any], rule: str, text: str) -> None:
+    outcome, said = _told(message_trace(stream, replace(GOOD_MESSAGE, **changes)), rule)
+    assert outcome == "passed"
+    assert said.startswith(text)
