@@ -208,6 +208,7 @@ def test_a_help_url_without_pages_is_warned_about(tmp_path: Path) -> None:
     text += '\n[web]\naddress = "127.0.0.1:8025"\npublic_url = "https://stop.shop.fr"\n'
     said = 'policy.help_url: there is no page there; the pages about reasons are at "https://stop'
     for url, wrong in (("https://stop.shop.fr", True), ("https://stop.shop.fr/why", False),
-                       ("https://help.shop.fr/mail", False)):  # fmt: skip
+                       ("https://help.shop.fr/mail", False),
+                       ("https://stop.shop.free.fr", False)):  # fmt: skip
         path.write_text(f'{text}[policy]\nhelp_url = "{url}"\n')
         assert (said in check(path)[1]) is wrong

@@ -28,6 +28,12 @@ def test_a_duration_is_at_most_a_hundred_years(text: object) -> None:
         duration(text)
 
 
+@pytest.mark.parametrize("text", [0, "0B", "1.5B", "1.0005KB"])
+def test_a_size_is_of_whole_octets(text: object) -> None:
+    with pytest.raises(ValueError, match="whole number of bytes above 0"):
+        size(text)
+
+
 @pytest.mark.parametrize("text", [f"{'9' * 400}.5GiB", "9" * 5000])
 def test_a_size_that_no_number_holds_is_none(text: str) -> None:
     with pytest.raises(ValueError, match="is not a size such as"):

@@ -94,3 +94,4 @@ def test_texts_are_counted_only_where_that_is_asked_for(
     assert settings.streams["receipts"].bulk_recipients == most
     assert settings.counts_bulk == counts
     assert settings.streams["receipts"].reads_text == counts
+    assert settings.streams["receipts"].bulk_window == (600 if "bulk_window" in keys else 3600)

@@ -23,7 +23,6 @@ TLS = 'tls = "starttls"\ncertificate = "/relay.pem"\nprivate_key = "/relay.key"\
 LOGIN = 'auth = "required"\n'
 USERS = '[auth]\nusers = "/users"\n'
 WEB = '[web]\naddress = "127.0.0.1:8025"\npublic_url = "https://u.example.com/x"\n'
-HELP = '[policy]\nhelp_url = "https://u.example.com/x'
 TOKEN = f'[[token]]\nname = "crm"\nsha256 = "{"0" * 64}"\nmay = ["check"]\n'
 HOOK = '[[webhook]]\nname = "crm"\nurl = "https://crm.example.com"\nsecret_file = "/secret"\n'
 
@@ -40,9 +39,6 @@ HOOK = '[[webhook]]\nname = "crm"\nurl = "https://crm.example.com"\nsecret_file 
         (FAR + LOGIN + "auth_without_tls = true\n" + USERS, "cross the network in the clear", True),
         (NEAR + LOGIN + "auth_without_tls = true\n" + USERS, "in the clear", False),
         (FAR + TLS + LOGIN + USERS, "in the clear", False),
-        (NEAR + WEB + HELP + '/help"\n', 'are at "https://u.example.com/x/why"', True),
-        (NEAR + WEB + HELP + '/why"\n', "policy.help_url", False),
-        (NEAR + WEB + HELP + 'y"\n', "policy.help_url", False),
         (NEAR + TOKEN, "token: useless without a [web] address", True),
         (NEAR + TOKEN + WEB, "token:", False),
         (NEAR, "token:", False),

@@ -243,6 +243,7 @@ def test_the_built_in_stream_counts_only_where_mail_can_be_on_it(settings: Setti
     assert [one.subject for one in run.tracking(settings)] == ["offers"]
     narrowed = (Credential(user="shop", streams=("offers",)),)
     assert _line(replace(settings, credentials=narrowed), click) == "unknown"
+    assert _line(replace(settings, listeners=(chosen, listener)), click) == "unknown"
 
 
 @pytest.mark.parametrize("status", ["pass", "warn", "fail", "unknown"])
