@@ -40,7 +40,7 @@ from smtpproxy.store.records import StoreUnavailable
 from tests.kit.disk import fill, tiny_disk
 from tests.kit.dns import NameServer
 from tests.kit.parts import needs
-from tests.kit.ports import LOOPBACK
+from tests.kit.ports import LOOPBACK, free_port
 from tests.kit.upstream import At, FakeUpstream, Hold
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -297,14 +297,10 @@ async def test_whether_a_failover_may_lose_what_was_acknowledged(
     assert "secret" not in judged.subject
 
 
-async def test_a_store_that_cannot_answer_fails(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def opened(*_: object, **__: object) -> None:
-        raise StoreUnavailable("the database failed") from OSError(111, "Connection refused")
-
-    monkeypatch.setattr(run, "opened_store", opened)
-    [found] = await run.store_fits(settings, NOW)
+@needs("postgresql")
+async def test_a_store_that_cannot_be_reached_fails(settings: Settings) -> None:
+    away = StoreSettings(f"postgresql://relay@{LOOPBACK}:{free_port()}/smtpproxy")
+    [found] = await run.store_fits(replace(settings, store=away), NOW)
     assert (found.check, found.status) == (Check.STORE, Status.FAIL)
-    assert "the database failed (Connection refused)" in found.text
+    assert "Connect call failed" in found.text
     assert "docs/operations.md" in found.fix
