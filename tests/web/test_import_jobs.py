@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 from structlog.testing import capture_logs
@@ -89,6 +90,26 @@ def test_an_erasure_takes_a_person_out_of_what_was_rejected(
     assert left.count("# line ") == 1
     with Client(desk.url, "all", retries=0) as api:
         assert [one.line for one in api.rejected_lines(id)] == [3]
+
+
+def test_rejected_lines_come_page_by_page(desk: Desk) -> None:
+    id = desk.send("all", "address,source\n" + "x,?\n" * 5, CONTACTS)
+    desk.work()
+    lines, after = [], 0
+    for _ in range(3):
+        url = f"{desk.url}/v1/imports/{id}/rejected?limit=2&after={after}"
+        asked = Request(url, headers={"Authorization": "Bearer all"})
+        page = json.load(urlopen(asked, timeout=30))
+        lines.append([one["line"] for one in page["rejected"]])
+        after = page["next"]
+    assert (lines, after) == ([[2, 3], [4, 5], [6]], None)
+
+
+def test_a_brand_that_is_not_configured_is_refused_before_the_file_is_read(desk: Desk) -> None:
+    with Client(desk.url, "all", retries=0) as api, pytest.raises(ApiProblem) as error:
+        api.start_import(Path(desk.file("people.csv", "")), ImportQuery("contacts", brand="no"))
+    assert error.value.error == "parameter_wrong"
+    assert error.value.problem.detail.startswith("brand: ")
 
 
 def test_only_so_many_wait(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

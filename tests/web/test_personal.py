@@ -28,6 +28,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.store import open_confirmation_limit
 from smtpproxy.store.link_keys import LinkReader, ensure_link_keys, link_ring
+from smtpproxy.store.operations import Change, Rectification
 from smtpproxy.store.records import ContactUpdate, SuppressionEntry
 from smtpproxy.web.confirmation import ConfirmationLinks
 from smtpproxy.web.known import Known, Stored
@@ -180,6 +181,7 @@ def test_what_is_stored_is_said_as_far_as_it_is_this_controllers() -> None:
             Suppression("brand:boots", Origin.UNSUBSCRIBE, T0 - DAY),
             Suppression("marketing", Origin.MANUAL, T0, domain="@people.example"),
         ],
+        [Rectification(T0 - DAY, "by letter", (Change("optout_offered", "false", "true"),))],
     )
     shop = looks(parse(TWO_BRANDS, "x.toml"))["shop"]
     assert dict(Known(stored, shop, "en").lines()) == {
@@ -196,6 +198,7 @@ def test_what_is_stored_is_said_as_far_as_it_is_this_controllers() -> None:
         "Agreements": ["offers (Boots & Co): agreed on 20 February 2026 (<form v3>)"],
         "How often": ["Special offers, Sales & clearance: Once a month at most"],
         "Stopped": ["advertising from Boots & Co, since 28 February 2026: you unsubscribed"],
+        "Corrected": ["28 February 2026, You were offered a way to refuse: no → yes"],
     }
 
 
