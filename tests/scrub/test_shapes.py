@@ -131,6 +131,21 @@ def test_people_of_one_shape_stand_alike() -> None:
     assert alike > 500
 
 
+@pytest.mark.parametrize(
+    "period", ["consent_period", "customer_period", "inquiry_period", "activity_period"]
+)
+def test_each_period_of_a_rulebook_makes_shapes(period: str) -> None:
+    two_years = builtin("ca").customer_period
+    book = replace(builtin("uk"), **{"activity_period": None, period: two_years})
+    people = [
+        RecipientFacts(contact=Contact(ADDRESS, collected_at=NOW - timedelta(days)))
+        for days in (700, 720, 740, 760)
+    ]
+    shapes = Shapes([book], NOW)
+    one, same, other, like = [shapes.of(ADDRESS, known, ()) for known in people]
+    assert one == same != other == like
+
+
 def test_what_only_some_people_have_makes_no_shape() -> None:
     shapes = Shapes(BOOKS, NOW)
     assert shapes.of("contact@firm.example", RecipientFacts(), ()) is None

@@ -45,6 +45,8 @@ def refused(importing: Importing, content: bytes, file_format: Any = "ndjson") -
             {"preferences": [WISH, {**WISH, "purpose": "offers", "at": 1}]},
             {"weekly news", "weekly offers"},
         ),
+        ({"preferences": [{**WISH, "frequency": "never"}, WISH]}, {"weekly news"}),
+        ({"preferences": [{**WISH, "at": "no"}, WISH], "tags": 3}, {"weekly news"}),
         ({"preferences": [{**WISH, "frequency": "all"}], "tags": 3}, set()),
         ({"preferences": [{**WISH, "frequency": "never"}, {**WISH, "brand": 7}]}, set()),
         ({"consents": [{**NO, "withdrawn_at": "2025-02-31"}]}, {"news"}),
