@@ -242,6 +242,7 @@ def test_a_sign_up_alone_is_no_consent(table: Table) -> None:
         "Retrait du consentement", "Einwilligung verweigert", "Newsletter Abmeldung",
         "Newsletter gesperrt", "subscription cancelled", "ancien abonné", "former subscriber",
         "hors newsletter", "boletín cancelado", "permission denied", "DoNotEmail", "ex-abonné",
+        "IsExcludedFromCampaigns", "Exclu des campagnes",
     ],
 )  # fmt: skip
 def test_a_yes_in_a_column_that_says_no_is_a_refusal(table: Table, name: str) -> None:

@@ -198,6 +198,14 @@ class TestAmbiguous:
     def test_an_origin_can_tell(self, importing: Importing) -> None:
         assert importing.suppressions(self.CONTENT, origin="complaint").added == 1
 
+    def test_an_origin_does_not_rule_out_an_export_that_says_it_in_each_row(
+        self, importing: Importing
+    ) -> None:
+        content = f"EMAIL,BLACKLISTED,ADDED_TIME\n{ANNA},yes,\nbert@people.example,,\n".encode()
+        done = importing.suppressions(content, origin="complaint")
+        assert (done.added, done.passed) == (1, 1)
+        assert importing.suppressed(ANNA)[0].origin == "unsubscribe"
+
     def test_a_format_that_does_not_fit_says_what_would(self, importing: Importing) -> None:
         with pytest.raises(ImportFault) as caught:
             importing.suppressions(self.CONTENT, wanted=Wanted(layout="ses"))
