@@ -112,11 +112,19 @@ def _fill(connection: sqlite3.Connection, table: str) -> None:
     connection.execute(f'INSERT INTO "{table}" ({names}) VALUES ({places})', values)
 
 
+_TRIGGERS = """
+SELECT concat_ws(' ', tgrelid::regclass, tgname, tgenabled) FROM pg_trigger
+WHERE NOT tgisinternal ORDER BY 1
+"""
+
+
 async def test_all_that_is_stored_goes_to_postgresql_and_comes_back(
     tmp_path: Path, empty: str
 ) -> None:
     first = await filled(tmp_path)
+    made = sql(empty, _TRIGGERS)
     there = await moved(first, empty, tmp_path)
+    assert sql(empty, _TRIGGERS) == made  # all of them enabled: they note each change
     assert [table for table, sum in there.sums.items() if not sum.rows] == []
     back = f"sqlite://{tmp_path}/back.db"
     again = await moved(empty, back, tmp_path)
