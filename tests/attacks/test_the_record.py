@@ -511,6 +511,29 @@ async def test_a_clock_that_is_set_back_by_much_is_noted_by_the_relay(
     assert len(notes(report, Kind.CLOCK)) >= 2, "of the rows, and of the anchors"
 
 
+@pytest.mark.parametrize("restart", [False, True])
+async def test_a_clock_that_was_ahead_between_two_anchors_is_noted(
+    tmp_path: Path, restart: bool
+) -> None:
+    """The next anchor is older than the rows that it saw."""
+    clock, folder = Clock(), tmp_path / "audit"
+    log = journal(folder, clock)
+    await log.commit(decided(clock))
+    anchors.take(folder, "asked", clock.now)
+    clock.tick(hours=1)
+    await log.commit(decided(clock))
+    clock.tick(seconds=20 - 3600)
+    if restart:  # killed
+        log._segment.close()
+        log = journal(folder, clock)
+    await log.commit(decided(clock))
+    anchors.take(folder, "asked", clock.now)
+    log.close()
+    report = verify(folder, now=clock.now())
+    assert faults(report) == []
+    assert len(notes(report, Kind.CLOCK)) == 1
+
+
 async def test_an_erasure_leaves_the_machine_without_any_mail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

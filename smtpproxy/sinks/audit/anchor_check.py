@@ -320,6 +320,7 @@ class TimeOrder:
                 return None
             if isinstance(entry, ClockEntry):
                 self._latest = _written(entry.at)
+                self._set_back(entry.before)
                 return None
             if not isinstance(entry, DecisionEntry):
                 return None  # the upstream's answer may be recorded late
@@ -330,6 +331,8 @@ class TimeOrder:
     def begin(self, begin: BeginEntry) -> str | None:
         """Check a file's first line."""
         at = _written(begin.at)
+        if begin.set_back_from is not None:
+            self._set_back(begin.set_back_from)
         self._since = max(self._since, at)
         if begin.set_back_from is None:
             return self._after_all(at)
@@ -346,6 +349,11 @@ class TimeOrder:
                 f" at {seen.at:{TIME}}"
             )
         return None
+
+    def _set_back(self, before: datetime) -> None:
+        """Excuse lines up to that time: the clock was ahead, and no anchor was taken meanwhile."""
+        if self._since <= _written(before):
+            self._since = b""
 
     def end(self, now: datetime | None) -> str | None:
         """Check that nothing is dated in the future."""
