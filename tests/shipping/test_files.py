@@ -2,6 +2,7 @@
 rid of whom the log is rid of."""
 
 import asyncio
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -194,6 +195,52 @@ async def test_an_erasure_is_noticed_though_the_file_looks_like_the_one_before(
     assert alike(folder, place.copy())
 
 
+async def test_what_happens_while_files_are_opened_is_shipped_as_a_copy_that_verifies(
+    folder: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = InFolder(folder.parent)
+    log = journal(folder, clock)
+    await write(log, clock, ANNA)
+
+    def look_while(happens: Callable[[], object], step: str) -> None:
+        with held(folder.parent, "x") as position:
+            shipper = FileShipper(folder, RELAY, "mx1.example", place.open(), position)
+            taken, pending = getattr(shipper, step), [happens]
+
+            def taken_meanwhile(*given: Any) -> Any:
+                while pending:
+                    pending.pop()()
+                return taken(*given)
+
+            monkeypatch.setattr(shipper, step, taken_meanwhile)
+            shipper.look()
+        assert list(verify(place.copy()).faults()) == []
+
+    def rotated_and_anchored() -> None:
+        log.rotate()
+        clock.tick(minutes=2)
+        assert take(folder, "time", clock.now) is not None
+
+    def anchored_in_a_row() -> None:
+        clock.tick(minutes=2)
+        anchor = take(folder, "time", clock.now)
+        assert anchor is not None
+        log._anchored(anchor)
+        log._write()
+
+    look_while(rotated_and_anchored, "_opened_anchors")
+    await write(log, clock, ANNA)
+    look_while(anchored_in_a_row, "_ship")
+    assert not alike(folder, place.copy()), "the row waits for its anchor"
+    ship(folder, place.open())
+    assert alike(folder, place.copy())
+    log.close()
+    ship(folder, place.open())
+    look_while(lambda: pseudonymise(folder, ANNA, now=clock.now), "_opened_anchors")
+    ship(folder, place.open())
+    assert alike(folder, place.copy())
+
+
 async def test_what_somebody_deletes_here_stays_there(folder: Path, clock: Clock) -> None:
     place = InFolder(folder.parent)
     for _ in range(2):
@@ -302,9 +349,35 @@ async def test_a_target_that_lost_something_gets_it_again(folder: Path, clock: C
     shutil.rmtree(place.copy())
     ship(folder, place.open())
     assert alike(folder, place.copy())
+    log = journal(folder, clock)
+    await write(log, clock, ANNA)
+    ship(folder, place.open(), rounds=2)
+    os.truncate(segments(place.copy())[-1], 100)
+    await write(log, clock, ANNA)
+    log.close()
+    ship(folder, place.open())
+    assert alike(folder, place.copy()), "it is not appended to what is left"
     shutil.rmtree(folder.parent / "shipped")  # nobody knows any more what is there
     ship(folder, place.open())
     assert alike(folder, place.copy())
+
+
+async def test_a_target_that_was_away_is_looked_at_again(folder: Path, clock: Clock) -> None:
+    place = InFolder(folder.parent)
+    log = journal(folder, clock)
+    await write(log, clock, ANNA)
+    with held(folder.parent, "x") as position:
+        shipper = FileShipper(folder, RELAY, "mx1.example", place.open(), position)
+        shipper.look()
+        shutil.rmtree(place.copy())
+        await write(log, clock, ANNA)
+        log.close()
+        with pytest.raises(TargetUnavailable):
+            shipper.look()
+        shipper.look()
+    assert alike(folder, place.copy())
+    whose = json.loads((place.copy() / "relay.json").read_text())
+    assert whose == {"relay": RELAY, "host": "mx1.example"}
 
 
 async def test_an_object_grows_by_what_is_new(
