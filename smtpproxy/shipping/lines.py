@@ -84,8 +84,6 @@ class LineShipper:
             with path.open("rb") as file:
                 file.seek(offset)
                 for raw in file:
-                    if not raw.endswith(b"\n"):
-                        return
                     offset += len(raw)
                     with suppress(NotALine):
                         n = take_apart(raw).n

@@ -94,8 +94,6 @@ class S3Target:
     ) -> Iterator[Mapping[str, Any]]:
         while begin < end:
             until = min(begin + _PART, end)
-            if end - until < _LEAST_PART:  # the rest could not become a middle part later
-                until = end
             done = self._client.upload_part(
                 Bucket=self._bucket, Key=self._prefix + name, UploadId=upload,
                 PartNumber=number, Body=b"".join(blocks(source, begin, until)),

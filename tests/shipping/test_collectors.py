@@ -15,7 +15,7 @@ from smtpproxy.shipping.lines import LineShipper, Sent
 from smtpproxy.shipping.position import held
 from smtpproxy.shipping.targets import LineTarget, TargetUnavailable, TargetWrong
 from smtpproxy.sinks.audit.chain import START, take_apart
-from tests.kit.journal import Clock, decided, journal, relayed
+from tests.kit.journal import Clock, decided, journal, relayed, segments
 
 ANNA = "anna@people.example"
 
@@ -135,16 +135,45 @@ async def test_anchors_that_were_not_taken_are_sent_with_the_next_look(
     folder: Path, collector: Collector
 ) -> None:
     await fill(folder, Clock(), ANNA)
-    collector.codes = [200, 503]
+    collector.codes = [200, 503, 503]
     target = HttpTarget(collector.url)
     with held(folder.parent, "x") as position:
         shipper = LineShipper(folder, "00aa", "mx1.example", target, position)
-        with pytest.raises(TargetUnavailable):
-            shipper.look()
+        for _ in range(2):
+            with pytest.raises(TargetUnavailable):
+                shipper.look()
+    target.close()
+    assert ship(folder, HttpTarget(collector.url)) == Sent(anchors=1)
+    assert collector.lines[-1]["file"] == "anchors.ndjson"
+
+
+async def test_an_anchor_that_is_being_written_is_sent_once_it_is_whole(
+    folder: Path, collector: Collector
+) -> None:
+    await fill(folder, Clock(), ANNA)
+    anchors = folder / "anchors.ndjson"
+    whole = anchors.read_bytes()
+    anchors.write_bytes(whole[:50])
+    target = HttpTarget(collector.url)
+    with held(folder.parent, "x") as position:
+        shipper = LineShipper(folder, "00aa", "mx1.example", target, position)
+        assert shipper.look().anchors == 0
+        with anchors.open("ab") as file:
+            file.write(whole[50:])
         assert shipper.look() == Sent(anchors=1)
         assert shipper.look() == Sent()
     target.close()
-    assert collector.lines[-1]["file"] == "anchors.ndjson"
+
+
+async def test_nothing_is_sent_of_a_line_whose_personal_parts_cannot_be_told(
+    folder: Path, collector: Collector
+) -> None:
+    await fill(folder, Clock(), ANNA)
+    (path,) = segments(folder)
+    path.write_bytes(path.read_bytes().replace(b'"personal":[{', b'"personal":[ {'))
+    assert ANNA.encode() in path.read_bytes()
+    ship(folder, HttpTarget(collector.url))
+    assert b"people.example" not in b"".join(collector.raw)
 
 
 def _longest_line(folder: Path) -> int:

@@ -2,6 +2,7 @@
 rid of whom the log is rid of."""
 
 import asyncio
+import io
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from msgspec import structs
 from smtpproxy.shipping.files import FileShipper, Shipped
 from smtpproxy.shipping.position import AlreadyShipping, held
 from smtpproxy.shipping.s3 import S3Target
-from smtpproxy.shipping.targets import DirectoryTarget, FileTarget, TargetUnavailable
+from smtpproxy.shipping.targets import DirectoryTarget, FileTarget, TargetUnavailable, blocks
 from smtpproxy.sinks.audit.anchors import take
 from smtpproxy.sinks.audit.chain import Kind
 from smtpproxy.sinks.audit.erase import pseudonymise
@@ -380,17 +381,58 @@ async def test_a_target_that_was_away_is_looked_at_again(folder: Path, clock: Cl
     assert whose == {"relay": RELAY, "host": "mx1.example"}
 
 
+async def test_only_their_owner_may_read_the_copies(folder: Path, clock: Clock) -> None:
+    place = InFolder(folder.parent)
+    log = journal(folder, clock)
+    await write(log, clock, ANNA)
+    log.close()
+    mask = os.umask(0)
+    try:
+        ship(folder, place.open())
+    finally:
+        os.umask(mask)
+    copies = [place.copy(), *place.copy().iterdir()]
+    assert [path.name for path in copies if path.stat().st_mode & 0o077] == []
+    (place.copy() / ".0.ndjson.shipping").touch()  # of a run that was killed
+    ship(folder, place.open())
+    assert list(place.copy().glob(".*")) == []
+
+
+def test_a_file_that_became_shorter_is_not_taken_for_whole() -> None:
+    with pytest.raises(TargetUnavailable, match="shorter"):
+        list(blocks(io.BytesIO(b"abc"), 0, 4))
+
+
 async def test_an_object_grows_by_what_is_new(
     folder: Path, clock: Clock, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Above S3's least part, the object that is there is copied by the store itself."""
+    for least in ("smtpproxy.shipping.s3._LEAST_PART", "moto.s3.models.S3_UPLOAD_PART_MIN_SIZE"):
+        monkeypatch.setattr(least, 50_000)
+    monkeypatch.setattr("smtpproxy.shipping.s3._PART", 60_000)
+    sent: list[int] = []
+
+    def counted(source: Any, begin: int, end: int) -> Iterator[bytes]:
+        sent.append(end - begin)
+        return blocks(source, begin, end)
+
+    monkeypatch.setattr("smtpproxy.shipping.s3.blocks", counted)
     place = InObjects(folder.parent, store)
     log = journal(folder, clock)
-    await write(log, clock, *[f"{'x' * 60}{n}@people.example" for n in range(4_000)])
+    await write(log, clock, *[f"{n}@people.example" for n in range(250)])
     ship(folder, place.open(), rounds=2)
+    assert alike(folder, place.copy())
+    assert max(sent) == 60_000 < sum(sent), "in several parts"
+    sent.clear()
     await write(log, clock, ANNA)
     log.close()
+    with monkeypatch.context() as broken:
+        broken.setattr("smtpproxy.shipping.s3.blocks", broken_after(100))
+        with pytest.raises(TargetUnavailable):
+            ship(folder, place.open())
+    assert "Uploads" not in store.list_multipart_uploads(Bucket="record")
     assert 0 < ship(folder, place.open()).octets < 10_000
+    assert sum(sent) < 20_000
     assert alike(folder, place.copy())
 
 
@@ -414,6 +456,7 @@ async def test_a_full_disk_at_the_target_is_a_failure_and_leaves_what_was_there(
         with pytest.raises(TargetUnavailable, match="No space left"):
             ship(folder, DirectoryTarget(disk, RELAY))
         assert list(verify(disk / RELAY).faults()) == []
+        assert list((disk / RELAY).glob(".*")) == []
         filler.unlink()
         ship(folder, DirectoryTarget(disk, RELAY))
         assert alike(folder, disk / RELAY)
