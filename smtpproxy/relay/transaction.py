@@ -305,14 +305,14 @@ class UpstreamTransaction(Struct, eq=False):
             offer.settle([refusal] * len(offer.asked))
 
     def _failed(self, offer: Offer, error: BaseException) -> None:
-        """Fail, unless another connection may do, since no content was sent: while the upstream
-        says 421 to new ones it takes no more, and the next may be one that it took; one that is
-        lost, or was used before, is replaced once."""
+        """Fail, unless another connection may do, since no content was sent. One that is lost, or
+        was used before, is replaced once. With 421 to a new one the upstream says that it takes no
+        more, and the next may be one that it took."""
         connection = self._connection
-        if connection is not None and isinstance(error, UpstreamLost) and not self._last:
-            takes_no_more = isinstance(error, UpstreamClosing) and not self._used
-            self._last = not takes_no_more
-            full = error if takes_no_more else None
+        full = error if isinstance(error, UpstreamClosing) and not self._used else None
+        lost = isinstance(error, UpstreamLost) and not self._last
+        if connection is not None and (full or lost):
+            self._last = self._last or full is None
             connection.close()  # nobody else may have it
             offer.after(self._begin_again(connection, offer, full), partial(self._failed, offer))
             return
