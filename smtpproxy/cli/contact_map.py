@@ -18,7 +18,7 @@ from smtpproxy.cli.printer import Part, Result, progress
 from smtpproxy.cli.stores import constant, contact_constants, warn
 from smtpproxy.clock import now
 from smtpproxy.settings import Settings
-from smtpproxy.store.exchange.guess import propose
+from smtpproxy.store.exchange.guess import is_about_refusals, propose
 from smtpproxy.store.exchange.layouts import Kind, layouts
 from smtpproxy.store.exchange.lines import ImportFault
 from smtpproxy.store.exchange.look import TableLook, look_at
@@ -117,6 +117,11 @@ def map_contacts(settings: Settings, file: Path, options: MapOptions) -> Result:
         fail(
             f"{file}: its first row names no column of addresses, but a row below it does: delete"
             " what is above the row that names the columns"
+        )
+    if refused := [name for name in look.twice if is_about_refusals(name)]:
+        fail(
+            f"{file}: several columns are called {printable(refused[0])!r}, and say who refused:"
+            " give each a name of its own"
         )
     for notice in look.notices:
         warn(f"{file}: {notice}")

@@ -257,6 +257,7 @@ def test_a_file_is_never_overwritten(stored: Stored) -> None:
         ("Export;30/11\nE-mail;no;on\na@b.example;yes;15/09/2026\n", 1, "a row below it does"),
         ("Export;30/11;\nCRM;;\n\nMail;no;on\na@b.example;yes;\n", 1, "a row below it does"),
         ("Export, 30/11\nE-mail;no\na@b.example;yes\n", 1, "a row below it does: delete what is"),
+        ("email,Opt-out,opt-out\na@b.example,,yes\n", 1, "columns are called 'Opt-out', and say"),
         ("email,Email\na@b.example,b@b.example\n", 2, "several columns have this name"),
         (b"PK\x03\x04 no", 1, "cannot be read"),
         ("{}\n", 1, "no line is a JSON object"),

@@ -110,7 +110,7 @@ class _Guess:
         purpose = self._answers.consents.get(column_key(column.name))
         if column.holds_times or (purpose is None and column.holds_numbers_for_times):
             name = longest(fitting(column.name, _TIMES))
-            if self._is_about_refusals(column):
+            if is_about_refusals(column.name):
                 name = "withdrawn_at"
             elif purpose not in (None, NONE):
                 name = "given_at"
@@ -123,13 +123,13 @@ class _Guess:
         fits = fitting(column.name, (*_TEXTS, "audience", "opt_in", "opt_out"))
         name = longest(fits)
         is_purpose = plain_words(column.name) in map(plain_words, self._known.purposes)
-        is_named = name in ("opt_in", "opt_out") or self._is_about_refusals(column)
+        is_named = name in ("opt_in", "opt_out") or is_about_refusals(column.name)
         is_flag = column.values is not None and (is_named or is_purpose)
         if purpose != NONE and (is_flag or purpose is not None):
-            self._flags.append(Flag(column, self._is_about_refusals(column)))
+            self._flags.append(Flag(column, is_about_refusals(column.name)))
         elif purpose is None and any(map(_refuses, column.values or ())):
             self._flags.append(Flag(column, is_refusal=True))
-        elif purpose is None and column.values is None and self._is_about_refusals(column):
+        elif purpose is None and column.values is None and is_about_refusals(column.name):
             self._ask_if_dated(column)
         elif name == "audience" and self._map_audience(column):
             self._put(column, name)
@@ -166,15 +166,6 @@ class _Guess:
             self._columns.setdefault(column.name, name)
         else:
             self._notes.append(f"{column.name!r} may also be {name}; it is not read")
-
-    @staticmethod
-    def _is_about_refusals(column: ColumnLook) -> bool:
-        """Whether a yes is a refusal: one such word in the name is enough."""
-        fits = fitting(column.name, ("withdrawn_at", "opt_in", "opt_out", "given_at"))
-        if {"withdrawn_at", "opt_out"} & fits.keys() or begins(column.name, "out"):
-            return True
-        is_about_mail = {"opt_in", "given_at"} & fits.keys() or begins(column.name, "mail")
-        return bool(is_about_mail) and _is_negative(column.name)
 
     def _map_audience(self, column: ColumnLook) -> bool:
         """Map the cells to consumers and professionals; return False if none is either."""
@@ -321,6 +312,15 @@ class _Guess:
                 may_stay_open=True,
             )
         )
+
+
+def is_about_refusals(header: str) -> bool:
+    """Whether a yes in a column is a refusal: one such word in its name is enough."""
+    fits = fitting(header, ("withdrawn_at", "opt_in", "opt_out", "given_at"))
+    if {"withdrawn_at", "opt_out"} & fits.keys() or begins(header, "out"):
+        return True
+    is_about_mail = {"opt_in", "given_at"} & fits.keys() or begins(header, "mail")
+    return bool(is_about_mail) and _is_negative(header)
 
 
 def _refuses(cell: str) -> bool:
