@@ -323,6 +323,9 @@ def _json_entry(reader: _Reader) -> Callable[[Line], SuppressionEntry | None]:
             fields = read_object(decode, line.content)
         except msgspec.MsgspecError as error:
             raise ValueError(f"not a JSON object of plain values: {error}") from None
+        keys = [key.casefold() for key in fields]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise ValueError(f"{twice[0][:40]!r} comes twice in one object; right would be once")
         return reader.entry(
             {
                 key.casefold(): str(value).lower() if isinstance(value, bool) else str(value)

@@ -77,6 +77,7 @@ def json_rows(lines: Lines, columns: Sequence[str], separator: str, delimiter: s
     A column is a key, or keys joined with dots, in any case.
     """
     keys = [column_key(column) for column in columns]
+    wanted = frozenset(keys)
 
     def rows() -> Iterator[Line | Rejected]:
         yield csv_line(0, columns, delimiter)
@@ -94,7 +95,11 @@ def json_rows(lines: Lines, columns: Sequence[str], separator: str, delimiter: s
                 yield Rejected(line.number, str(error), (line.content,), legible=read_as_far(line))
 
     def row(number: int, content: bytes) -> Line:
-        found = {column_key(name): text for name, text in flat(content, separator)}
+        found: dict[str, str] = {}
+        for name, text in flat(content, separator):
+            if (key := column_key(name)) in found and key in wanted:
+                raise ValueError(f"{name[:40]!r} comes twice in one object; right would be once")
+            found[key] = text
         return csv_line(number, [found.get(key, "") for key in keys], delimiter)
 
     def read_as_far(line: Line) -> Line | None:

@@ -300,9 +300,11 @@ class TestJson:
             f'{{"EmailAddress":"{ANNA}","Reason":"BOUNCE","LastUpdateTime":{EPOCH}.25}}\n'
             '{"EmailAddress":"bert@people.example","Reason":"COMPLAINT"}\n'
             '{"EmailAddress":{"x":1}}\n'
+            '{"EmailAddress":"carl@people.example","Reason":"BOUNCE","reason":"COMPLAINT"}\n'
         )
         done = importing.suppressions(content.encode(), "ndjson")
-        assert (done.added, done.rejected) == (2, 1)
+        assert (done.added, done.rejected) == (2, 2)
+        assert "'reason' comes twice in one object" in importing.rejected
         (found,) = importing.suppressed(ANNA)
         assert (found.origin, found.since) == ("bounce", NOON.replace(microsecond=250_000))
 

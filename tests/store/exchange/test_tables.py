@@ -212,3 +212,14 @@ def test_json_becomes_rows_of_the_columns_of_the_mapping() -> None:
     )  # type: ignore[arg-type]
     lines = [line.content.decode() for line in read_table(file, mapping) if isinstance(line, Line)]
     assert lines == ["properties.email,seen", "a@b.example,", "", ",2025-01-01"]
+
+
+def test_a_key_that_comes_twice_in_any_case_is_a_fault() -> None:
+    """Which of them counts nobody can say: one may refuse what the other agrees to."""
+    mapping = Mapping({"email": "address", "tags": "tags"})
+    content = b'{"email":"a@b.example","Tags":"restricted","tags":"","x":1,"X":2}\n'
+    _, row = read_table(io.BufferedReader(io.BytesIO(content)), mapping)  # type: ignore[arg-type]
+    assert isinstance(row, Rejected)
+    assert row.reason == "'tags' comes twice in one object; right would be once"
+    _, row = read_table(io.BufferedReader(io.BytesIO(content.replace(b"Tags", b"y"))), mapping)  # type: ignore[arg-type]
+    assert isinstance(row, Line)
