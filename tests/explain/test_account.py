@@ -200,13 +200,23 @@ def test_a_refused_message_says_what_its_developer_must_do(
         assert lang == "fr" or advice in account.changes[0]
 
 
-AGREES = "The person agrees to “offers” by an active choice"
-AGAIN = "The person agrees to “offers” again, after 2 March 2025"
-BUYS, WORKS = "The person is a customer", "The address belongs to a professional"
+METHODS = "double opt-in, signed form, box they ticked or recorded spoken agreement"
+AGREES = (
+    f"The person agrees to “offers” by an active choice ({METHODS}), for e-mail and not as a"
+    " condition of a service"
+)
+STRICTLY = "The person agrees to “offers” by an active choice (double opt-in or signed form)"
+AGAIN = f"The person agrees to “offers” again, after 2 March 2025, by an active choice ({METHODS})"
+BUYS = (
+    "The person is a customer, and the law's conditions are met: a recent purchase, the mail is"
+    " about similar products, they gave you the address themselves"
+)
+WORKS = "The address belongs to a professional, and the law's conditions are met: it is used for"
 LIFTS = "Nothing the sender can do. If the person asks"
 CHANGES: list[tuple[Contact, tuple[Suppression, ...], str, list[str]]] = [
     (PERSON, (), "fr", [AGREES, BUYS, WORKS]),
-    (PERSON, (), "de", [AGREES, BUYS]),
+    (PERSON, (), "de", [STRICTLY.replace(" or signed", ", signed")[:-1], BUYS]),
+    (PERSON, (), "eu-strict", [STRICTLY, BUYS[:64]]),
     (replace(PERSON, acts=(replace(AGREED, method="preticked_box"),)), (), "fr", [AGREES]),
     (
         replace(PERSON, acts=(replace(AGREED, evidence=Evidence()),)),
@@ -252,3 +262,25 @@ def test_an_order_on_a_stream_without_a_purpose_is_lifted_by_nobodys_consent() -
     assert [text[: len(LIFTS)] for text in told((ADDRESS, RECEIPTS, facts), "en")[2].changes] == [
         LIFTS
     ]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "notes"),
+    [
+        (Verdict(Action.REFUSE, Reason.RECIPIENTS_REFUSED, rule="on_mixed"), 0),
+        (Verdict(Action.ALLOW, rule="message"), 0),
+        (Verdict(Action.REFUSE, Reason.UNSUBSCRIBE_MISSING, rule="unsubscribe_present"), 1),
+    ],
+)
+def test_a_message_is_told_as_it_is_on_record(recorded: Verdict, notes: int) -> None:
+    steps = message_trace(OFFERS, GOOD_MESSAGE, BOOK)
+    account = message_account(recorded, OFFERS, steps, "was", "en")
+    assert len(account.notes) == notes
+
+
+def test_who_was_not_judged_yet_has_nothing_but_that_told() -> None:
+    account = recipient_account(ADDRESS, Verdict(Action.ALLOW), OFFERS, (), None, "was", "en")
+    assert (account.happened, account.changes, len(account.notes)) == ("", (), 1)
+    uncertain = Verdict(Action.ALLOW, rule="stream_uncertain")
+    account = recipient_account(ADDRESS, uncertain, OFFERS, (), None, "was", "en")
+    assert texts("en").phrases["note.not_yet"] in account.happened  # type: ignore[operator]

@@ -1,5 +1,6 @@
 """What people read when they ask why."""
 
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from msgspec.structs import replace
 
 from smtpproxy.explain.trace import TraceStep, message_trace, trace
 from smtpproxy.mail.unsubscribe import FaultKind, UriFault
+from smtpproxy.policy.campaign import Campaign, Trial
 from smtpproxy.policy.decide import judge_message
 from smtpproxy.policy.model import (
     Alignment,
@@ -14,8 +16,10 @@ from smtpproxy.policy.model import (
     ConfirmLink,
     Contact,
     ContentFeatures,
+    Mailing,
     MessageFeatures,
     Origin,
+    Pause,
     Purchase,
     RecipientFacts,
     SignatureFinding,
@@ -46,9 +50,11 @@ from tests.policy.cases import (
     RECEIPTS,
     SUBSCRIBER,
     THREE_YEARS_AGO,
+    TICK,
     WITHDRAWN,
     suppression,
 )
+from tests.policy.test_permission import AGREED_ONCE, ASKING, LAPSED, WINDOW, silent
 
 
 def _steps(
@@ -510,3 +516,86 @@ def test_why_a_rule_passed(stream: Stream, changes: dict[str, Any], rule: str, t
     outcome, said = _told(message_trace(stream, replace(GOOD_MESSAGE, **changes)), rule)
     assert outcome == "passed"
     assert said.startswith(text)
+
+
+def _paused(subject: str, cause: str, until: datetime | None = None) -> RecipientFacts:
+    return RecipientFacts(contact=SUBSCRIBER, pauses=(Pause(subject, NOW - DAY, cause, until),))
+
+
+ON_TRIAL = replace(OFFERS, trial=Trial(100, wait=3600.0))
+NEW = ContentFeatures(campaign=Campaign("k", 100, 60, 7, NOW - 2 * TICK, NOW - TICK))
+FACTS = [
+    (
+        _paused("stream:offers", "complaint", NOW + DAY),
+        OFFERS,
+        "stream offers has been paused since 31 May 2026 at 12:00:00 UTC, because too many"
+        " recipients complained, until 2 June 2026 at 12:00:00 UTC",
+    ),
+    (
+        _paused("brand:default", "person"),
+        OFFERS,
+        "all marketing of the brand default has been paused since 31 May 2026 at 12:00:00 UTC, by"
+        " the operator of the relay, until somebody resumes it",
+    ),
+    (
+        RecipientFacts(contact=replace(CUSTOMER, informed_at=None, never_informed=True)),
+        OFFERS,
+        "the person was not told at collection",
+    ),
+    (
+        RecipientFacts(contact=replace(CUSTOMER, informed_at=None)),
+        OFFERS,
+        "there is no record that the person was told at collection",
+    ),
+    (
+        RecipientFacts(contact=replace(CUSTOMER, optout_offered=False)),
+        OFFERS,
+        "no way to refuse was offered at collection",
+    ),
+    (
+        RecipientFacts(contact=replace(CUSTOMER, optout_offered=None)),
+        OFFERS,
+        "there is no record of a way to refuse at collection",
+    ),
+    (
+        RecipientFacts(
+            contact=replace(BUYER, occupations=frozenset(), profiling_objected_at=NOW - DAY)
+        ),
+        OFFERS,
+        "the person objected to profiling, and no topic of stream offers matches an occupation",
+    ),
+    (
+        RecipientFacts(contact=SUBSCRIBER),
+        ON_TRIAL,
+        "the campaign is new, and too many of its first 100 recipients do not know the sender (60)"
+        " or do not exist (7): the others wait until 1 June 2026 at 12:59:59 UTC",
+    ),
+    (
+        RecipientFacts(contact=AGREED_ONCE),
+        ASKING,
+        "a basis still holds, so there is nothing to ask",
+    ),
+    (
+        RecipientFacts(contact=LAPSED),
+        ASKING,
+        "last activity on 25 May 2023; within 30 days after the end, the person may be asked once",
+    ),
+    (
+        RecipientFacts(contact=LAPSED, mailings=(Mailing("permission:default", NOW - DAY),)),
+        ASKING,
+        "the person was asked on 31 May 2026 whether to go on, and may be asked once",
+    ),
+    (
+        RecipientFacts(contact=silent(AGREED_ONCE, WINDOW - DAY)),
+        ASKING,
+        "the last basis did not end within the 30 days in which the person may be asked once",
+    ),
+]
+
+
+@pytest.mark.parametrize(("facts", "stream", "text"), FACTS)
+def test_the_last_step_tells_the_facts(facts: RecipientFacts, stream: Stream, text: str) -> None:
+    message = replace(GOOD_MESSAGE, content=NEW if stream is ON_TRIAL else None)
+    asked = Transaction((stream,), (ADDRESS,), message)
+    steps = trace(asked, 0, {ADDRESS: facts}, BOOK, NOW)
+    assert [step for step in steps if step.outcome != "passed"][-1].text.startswith(text)
