@@ -63,7 +63,7 @@ def judge_upstream(settings: UpstreamSettings, seen: UpstreamSeen, now: datetime
         text = "it greets, and mail to it does not leave this machine"
         return _upstream_finding(address, Status.PASS, text)
     if seen.untrusted:
-        text = f"its certificate is not valid for {_name(settings)}: {seen.untrusted}"
+        text = f"its certificate is not valid for {settings.certificate_name}: {seen.untrusted}"
         fix = "give it a valid one, or set ca_file or tls_name in [upstream]"
         status = Status.FAIL if asked else Status.WARN
         return _upstream_finding(address, status, text, fix)
@@ -95,7 +95,7 @@ class Conversation:
     async def open(cls, settings: UpstreamSettings, context: ssl.SSLContext) -> "Conversation":
         address = settings.address
         tls = context if settings.tls == "implicit" else None
-        name = _name(settings) if tls else None
+        name = settings.certificate_name if tls else None
         if isinstance(address, UnixAddress):
             path = str(address.path)
             return cls(*await asyncio.open_unix_connection(path, ssl=tls, server_hostname=name))
@@ -118,7 +118,7 @@ class Conversation:
             if code != 220:
                 return UpstreamSeen(failure=f"it answers STARTTLS with {code} {text}")
             try:
-                await self._writer.start_tls(context, server_hostname=_name(settings))
+                await self._writer.start_tls(context, server_hostname=settings.certificate_name)
             except ssl.SSLError as error:
                 return UpstreamSeen(untrusted=_reason(error))
         seen = self._seen()
@@ -148,13 +148,6 @@ class Conversation:
     def close(self) -> None:
         with contextlib.suppress(OSError, RuntimeError):
             self._writer.close()
-
-
-def _name(settings: UpstreamSettings) -> str:
-    address = settings.address
-    if settings.tls_name is not None:
-        return settings.tls_name
-    return "localhost" if isinstance(address, UnixAddress) else address.host
 
 
 def _reason(error: ssl.SSLError) -> str:

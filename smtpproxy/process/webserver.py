@@ -165,7 +165,7 @@ def _readiness(settings: Settings, supervisor: "Supervisor", store: Store) -> Re
     return ReadinessProbe(
         listeners=supervisor.listeners,
         store=store.ping,
-        upstream=lambda: greet(settings.upstream.address),
+        upstream=lambda: greet(settings.upstream),
         audit=lambda: take(settings.server.state_dir / "audit"),
     )
 

@@ -30,7 +30,7 @@ class Connector:
         self._start_tls: StartTls | None = None
         self._implicit: dict[str, Any] = {}
         if settings.tls != "none":
-            tls = StartTls(client_context(settings.ca_file), _tls_name(settings))
+            tls = StartTls(client_context(settings.ca_file), settings.certificate_name)
             if settings.tls == "starttls":
                 self._start_tls = tls
             else:
@@ -66,10 +66,3 @@ class Connector:
             connection.close()
             raise
         return connection
-
-
-def _tls_name(settings: UpstreamSettings) -> str:
-    if settings.tls_name is not None:
-        return settings.tls_name
-    address = settings.address
-    return address.host if isinstance(address, TcpAddress) else "localhost"

@@ -52,6 +52,7 @@ from smtpproxy.settings.places import (
     PublicUrl,
     ReplicaUrl,
     StoreUrl,
+    UnixAddress,
 )
 from smtpproxy.toml_tables import AT_LEAST_ONE, DERIVED, Bounds, Key
 
@@ -174,6 +175,13 @@ class UpstreamSettings:
     tls: Tls = "none"
     ca_file: File | None = None  # None: the system's
     tls_name: Hostname | None = None  # the name in its certificate; None: the host of `address`
+
+    @property
+    def certificate_name(self) -> str:
+        """The name for which its certificate has to be valid."""
+        if self.tls_name is not None:
+            return self.tls_name
+        return "localhost" if isinstance(self.address, UnixAddress) else self.address.host
 
     @property
     def share(self) -> int:

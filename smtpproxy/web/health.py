@@ -5,11 +5,13 @@ import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from smtpproxy.first_address import first_address
-from smtpproxy.settings import Address, UnixAddress
+from smtpproxy.settings import UnixAddress, UpstreamSettings
+from smtpproxy.tls import client_context
 
 T = TypeVar("T")
 
@@ -135,12 +137,17 @@ def _write_and_forget(folder: Path) -> None:
         file.write(bytes(_ROOM))
 
 
-async def greet(address: Address) -> None:
-    """Return if an SMTP server at `address` greets with 220; raise `OSError` otherwise."""
+async def greet(upstream: UpstreamSettings) -> None:
+    """Return if the upstream greets with 220; raise `OSError` otherwise."""
+    address, tls = upstream.address, dict[str, Any]()
+    if upstream.tls == "implicit":
+        context = await asyncio.to_thread(client_context, upstream.ca_file)
+        tls = {"ssl": context, "server_hostname": upstream.certificate_name}
     if isinstance(address, UnixAddress):
-        reader, writer = await asyncio.open_unix_connection(address.path)
+        reader, writer = await asyncio.open_unix_connection(address.path, **tls)
     else:
-        reader, writer = await first_address(address.host, address.port, asyncio.open_connection)
+        connect = partial(asyncio.open_connection, **tls)
+        reader, writer = await first_address(address.host, address.port, connect)
     try:
         greeting = await reader.readline()
         if not greeting.startswith(b"220"):

@@ -13,7 +13,7 @@ import uvloop
 from smtpproxy.relay.connection import UpstreamError, UpstreamLost, UpstreamTimeout
 from smtpproxy.relay.mail_parameters import MailParameters
 from smtpproxy.relay.transaction import UpstreamTransaction
-from smtpproxy.settings import TcpAddress
+from smtpproxy.settings import TcpAddress, UpstreamSettings
 from smtpproxy.web.health import greet
 from smtpproxy.wire.commands import Rcpt
 from tests.kit.ports import LOOPBACK
@@ -99,7 +99,7 @@ async def test_a_name_whose_first_address_is_dead(monkeypatch: pytest.MonkeyPatc
         address = TcpAddress("mta.shop.example", 25)
         async with pooled(address, connect_timeout=10.0) as pool:
             assert (await send(pool)).last.code == 250
-        await greet(address)
+        await greet(UpstreamSettings(address))
 
 
 def test_a_name_in_the_loop_of_workers() -> None:
@@ -107,7 +107,7 @@ def test_a_name_in_the_loop_of_workers() -> None:
         address = TcpAddress("localhost", port)
         async with pooled(address) as pool:
             assert (await send(pool)).last.code == 250
-        await greet(address)
+        await greet(UpstreamSettings(address))
 
     with FakeUpstream() as upstream:
         uvloop.run(deliver(upstream.port))

@@ -2,14 +2,18 @@
 
 import asyncio
 import os
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from smtpproxy.settings import TcpAddress, UnixAddress
+from smtpproxy.settings import TcpAddress, UnixAddress, UpstreamSettings
+from smtpproxy.tls import TlsFiles, server_context
 from smtpproxy.web.health import Health, Readiness, ReadinessProbe, State, greet, take
+from tests.kit.certificates import Authority
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -113,10 +117,12 @@ async def test_it_is_asked_again_and_recovers() -> None:
 
 
 @asynccontextmanager
-async def smtp_server(handler: Handler) -> AsyncIterator[TcpAddress]:
-    server = await asyncio.start_server(handler, "127.0.0.1", 0)
+async def smtp_server(
+    handler: Handler, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[UpstreamSettings]:
+    server = await asyncio.start_server(handler, "127.0.0.1", 0, ssl=tls)
     async with server:
-        yield TcpAddress("127.0.0.1", server.sockets[0].getsockname()[1])
+        yield UpstreamSettings(TcpAddress("127.0.0.1", server.sockets[0].getsockname()[1]))
 
 
 def answering(greeting: bytes, heard: list[bytes]) -> Handler:
@@ -131,8 +137,21 @@ def answering(greeting: bytes, heard: list[bytes]) -> Handler:
 
 async def test_greet_says_goodbye() -> None:
     heard: list[bytes] = []
-    async with smtp_server(answering(b"220 mta.example ESMTP\r\n", heard)) as address:
-        await greet(address)
+    async with smtp_server(answering(b"220 mta.example ESMTP\r\n", heard)) as upstream:
+        await greet(upstream)
+    assert heard == [b"QUIT\r\n"]
+
+
+async def test_greet_speaks_tls_from_the_first_octet_where_the_relay_does(tmp_path: Path) -> None:
+    heard: list[bytes] = []
+    authority = Authority(tmp_path)
+    pair = authority.issue("mta.example")
+    context, _ = server_context(TlsFiles(pair.certificate, pair.key))
+    async with smtp_server(answering(b"220 mta.example ESMTP\r\n", heard), context) as upstream:
+        upstream = replace(upstream, tls="implicit", ca_file=authority.path)
+        await greet(replace(upstream, tls_name="mta.example"))
+        with pytest.raises(OSError, match="certificate"):
+            await greet(replace(upstream, tls_name="other.example"))
     assert heard == [b"QUIT\r\n"]
 
 
@@ -142,16 +161,16 @@ async def test_an_upstream_that_does_not_want_us_does_not_work(greeting: bytes) 
         writer.write(greeting)
         writer.close()
 
-    async with smtp_server(handler) as address:
+    async with smtp_server(handler) as upstream:
         with pytest.raises(OSError, match="220"):
-            await greet(address)
+            await greet(upstream)
 
 
 async def test_nobody_listens() -> None:
-    async with smtp_server(answering(b"", [])) as address:
+    async with smtp_server(answering(b"", [])) as upstream:
         pass
     with pytest.raises(OSError, match=r"refused|failed"):
-        await greet(address)
+        await greet(upstream)
 
 
 async def test_greet_over_a_unix_socket(tmp_path: Path) -> None:
@@ -159,5 +178,5 @@ async def test_greet_over_a_unix_socket(tmp_path: Path) -> None:
     path = tmp_path / "mta.sock"
     server = await asyncio.start_unix_server(answering(b"220 mta\r\n", heard), path)
     async with server:
-        await greet(UnixAddress(path))
+        await greet(UpstreamSettings(UnixAddress(path)))
     assert heard == [b"QUIT\r\n"]
