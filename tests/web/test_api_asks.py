@@ -52,6 +52,8 @@ async def test_the_relay_s_verdict_is_told(site: Writes) -> None:
         assert (carl["verdict"], carl["reason"]) == ("refuse", "suppressed_complaint")
         assert nobody == {"address": "nobody", "error": "not a mail address"}
         assert other["reason"] == "no_record"
+    many = await site.post(CHECK, {"stream": "offers", "addresses": [ANNA] * 1_001}, "all")
+    assert (many.status, many.json["error"]) == (413, "too_large")
     for stream in ("grain", "nowhere"):
         answer = await site.post(CHECK, {"stream": stream, "addresses": [ANNA]}, "shop")
         assert (answer.status, answer.json["error"]) == (400, "stream_wrong")
@@ -114,6 +116,19 @@ async def test_decisions_are_found_by_id_recipient_and_message_id(site: Writes) 
         if after is None:
             break
     assert pages == [[ids[4], ids[3]], [ids[2], ids[1]], [ids[0]]]
+
+
+async def test_decisions_are_found_within_a_period_and_on_a_stream(site: Writes) -> None:
+    ids = await recorded(site)
+    middle = (await site.ask(f"/v1/decisions/{ids[2]}", "all")).json["decisions"][0]["at"]
+    for more, expected in (
+        ({"since": middle}, ids[:1:-1]),
+        ({"until": middle}, ids[1::-1]),
+        ({"stream": "offers"}, ids[::-1]),
+        ({"stream": "grain"}, []),
+    ):
+        found = (await site.post(SEARCH, {"recipient": ANNA, **more}, "all")).json["decisions"]
+        assert [each["id"] for each in found] == expected, more
 
 
 async def test_a_brand_sees_the_decisions_on_its_streams(site: Writes) -> None:

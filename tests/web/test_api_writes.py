@@ -94,6 +94,8 @@ async def test_a_suppression_is_added_moved_shown_and_lifted(site: Writes) -> No
     shown = (await site.post(SHOW, {"address": ANNA}, "all")).json
     assert shown["suppressions"] == []
     assert [one["reason"] for one in shown["lifted"]] == ["added by mistake"]
+    (lifted_by_others,) = (await site.post(SHOW, {"address": ANNA}, "shop")).json["lifted"]
+    assert "reason" not in lifted_by_others
 
 
 async def test_one_wrong_suppression_adds_none(site: Writes) -> None:
@@ -250,6 +252,7 @@ async def test_an_update_that_others_would_lose_is_refused(site: Writes) -> None
         answer = await site.post(CONTACT, {"address": ANNA}, "all", {"If-Match": tag})
         assert (answer.status, answer.json.get("result")) == (200, "unchanged"), tag
     none = {"If-Match": "*"}
+    assert (await site.post(CONTACT, {"address": ANNA}, "all", none)).status == 200
     assert (await site.post(CONTACT, {"address": "b@x.example"}, "all", none)).status == 412
 
 

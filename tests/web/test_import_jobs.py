@@ -92,6 +92,26 @@ def test_an_erasure_takes_a_person_out_of_what_was_rejected(
         assert [one.line for one in api.rejected_lines(id)] == [3]
 
 
+def test_what_has_imported_nothing_is_not_undone_and_what_has_ended_not_cancelled(
+    desk: Desk,
+) -> None:
+    def undone(id: str) -> tuple[str, str]:
+        with Client(desk.url, "all", retries=0) as api, pytest.raises(ApiProblem) as error:
+            api.undo_import(id)
+        return error.value.error, error.value.problem.detail
+
+    id = desk.send("all", "address\n", ImportQuery("contacts", as_of="soon"))
+    assert undone(id) == ("not_undoable", "it is waiting, or was a dry run")
+    desk.work()
+    assert undone(id) == ("not_undoable", "it has imported nothing")
+    with Client(desk.url, "all") as api:
+        assert api.cancel_import(id).state == "failed"
+    assert not (desk.folder / "state" / "imports" / id / "cancel").exists()
+    dry = ImportQuery("contacts", dry_run="true")
+    shown = desk.imported("all", f"{HEADER}\na@p.example,{SAID}\n", dry)
+    assert undone(shown.id) == ("not_undoable", "it is complete, or was a dry run")
+
+
 def test_rejected_lines_come_page_by_page(desk: Desk) -> None:
     id = desk.send("all", "address,source\n" + "x,?\n" * 5, CONTACTS)
     desk.work()
