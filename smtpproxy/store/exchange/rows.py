@@ -228,14 +228,15 @@ def read_rows(lines: Lines, header: Header) -> Iterator[Row | Rejected]:
             continue
         row = _row(line, lines, header.delimiter)
         if isinstance(row, Row) and len(row.cells) != width:
-            row = _of_width(row, width, header.delimiter)
+            row = _of_width(row, header)
         if isinstance(row, Rejected) or not row.is_void:
             yield row
 
 
-def _of_width(row: Row, width: int, delimiter: str) -> Row | Rejected:
+def _of_width(row: Row, header: Header) -> Row | Rejected:
     """Pad a short row, and drop empty cells from the end of a long one."""
-    if len(row.cells) < width and row.is_open:
+    width = len(header.columns)
+    if len(row.cells) < width and row.is_open and header.content:  # else its width is unknown
         return Rejected(
             row.number,
             f"{len(row.cells)} of {width} cells, and no line end: the file may be cut off here; if"
@@ -247,7 +248,7 @@ def _of_width(row: Row, width: int, delimiter: str) -> Row | Rejected:
         return Rejected(
             row.number,
             f"{len(row.cells)} cells, but the header has {width}: "
-            f"quote a cell that holds {delimiter!r}",
+            f"quote a cell that holds {header.delimiter!r}",
             (row.original,),
             legible=row,
         )

@@ -87,6 +87,13 @@ class TestShapes:
         assert importing.contacts(content + line_end, "csv").rejected == 0
         assert importing.contacts(content + b",2025-01-01", "csv").rejected == 0
 
+    def test_without_a_header_the_last_row_may_be_as_short_as_all(
+        self, importing: Importing
+    ) -> None:
+        content = f"{ANNA}\n{BERT}".encode()
+        done = importing.suppressions(content, origin="manual", scope="all")
+        assert (done.added, done.rejected) == (2, 0)
+
     def test_rows_without_a_word_are_blank_lines(self, importing: Importing) -> None:
         content = f"address;scope;origin\n;;\n{ANNA};all;complaint\n ; ;\n;;;;\n"
         done = importing.suppressions(content.encode())
