@@ -195,6 +195,27 @@ def test_a_migration_that_fails_leaves_nothing_behind(
     database.open()
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize(
+    ("change", "lacks"),
+    [
+        ("ALTER TABLE contact RENAME COLUMN audience TO public", "contact.audience"),
+        ("DROP TABLE import", "import.first_contact"),
+    ],
+)
+def test_a_database_of_a_preview_is_refused(
+    database: Database, change: str, lacks: str, *, read_only: bool
+) -> None:
+    """Previews numbered their databases as well, and no migration fits them."""
+    with closing(sqlite3.connect(database.path)) as connection:
+        for script in (*opening.migrations()[:5], change, "PRAGMA user_version = 5"):
+            connection.executescript(script)
+    before = database.path.read_bytes()
+    said = "Export contacts and suppressions with the program that made it"
+    assert_refused(database, str(database.path), "preview", lacks, said, read_only=read_only)
+    assert database.path.read_bytes() == before
+
+
 def test_a_file_of_another_kind_is_refused(database: Database) -> None:
     database.path.write_text("address,scope\n" * 1000)
     assert_refused(database, str(database.path), "not an SQLite database")

@@ -43,6 +43,7 @@ from smtpproxy.store.sqlite.connection import (
 from smtpproxy.store.sqlite.journaling import ChangeFollower
 from smtpproxy.store.sqlite.mailings import SqliteMailings
 from smtpproxy.store.sqlite.moves import locked_for_migration
+from smtpproxy.store.sqlite.previews import check_can_migrate
 from smtpproxy.store.sqlite.reader import SqliteReader
 from smtpproxy.store.sqlite.statements import DIALECT
 
@@ -179,6 +180,8 @@ def _check_made(path: Path, state_dir: Path) -> None:
     if path.exists():
         with closing(open_reader(path)) as connection:
             check_ours(connection, path)
+            if version_of(connection) < len(migrations()):
+                check_can_migrate(connection, path)
             if version_of(connection) and live_keys.knows_a_key(connection):
                 return
     raise NoStoreYet(f"{path}: there is no database yet; smtpproxy serve or an import creates it")
@@ -191,6 +194,8 @@ def make(path: Path, state_dir: Path, timeout: float) -> None:
     with closing(open_writer(path, timeout)) as connection:
         check_ours(connection, path)
         behind = version_of(connection) < len(migrations())
+        if behind:
+            check_can_migrate(connection, path)
         with locked_for_migration(path) if behind else nullcontext():
             migrate(connection, path, live_keys.name)
         if not live_keys.knows_a_key(connection):
