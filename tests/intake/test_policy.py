@@ -8,7 +8,16 @@ from typing import Literal
 
 import pytest
 
-from smtpproxy.events import Client, ConnectionRefused, Decided, Failed, Relayed, SenderRefused
+from smtpproxy.events import (
+    Client,
+    ConnectionRefused,
+    Decided,
+    Failed,
+    Limited,
+    Relayed,
+    SenderRefused,
+    TransactionEnded,
+)
 from smtpproxy.policy.model import Action, Basis, Reason
 from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.records import StoreUnavailable
@@ -67,6 +76,8 @@ def test_mail_that_passed_is_counted_at_its_end(intake: Intake) -> None:
         assert peer.end(WITHDRAWN, size="99").startswith("550 ")
     (told,) = intake.of(Relayed)
     assert (told.stream, told.code, told.size, told.recipients) == ("offers", 250, 2345, 1)
+    intake.wait_closed()
+    assert len(intake.of(TransactionEnded)) == 2
     assert intake.records.relayed == []  # what became of it is not known
 
 
@@ -127,6 +138,8 @@ def test_a_pause_and_its_end_hold_from_the_next_question_on(listen: Listen) -> N
 def test_what_is_no_address_is_refused(intake: Intake, path: str) -> None:
     with policy_client(intake.port) as peer:
         assert peer.rcpt(path) == "553 5.1.3 recipient address cannot be read"
+        peer.mail(path or "@")
+        assert peer.rcpt(CONSENT) == "553 5.1.7 sender address cannot be read"
 
 
 def test_addresses_come_without_their_quotes(intake: Intake) -> None:
@@ -247,7 +260,11 @@ def test_recipients_of_another_message_do_not_count(intake: Intake) -> None:
         peer.rcpt(CONSENT)
         peer.rcpt(CUSTOMER)
         assert peer.end(CONSENT, CUSTOMER) == TROUBLE
-    assert len({decided.id for decided in intake.records.decided}) == 3
+        peer.mail()
+        assert peer.rcpt(CONSENT) == "DUNNO"
+        peer.mail()
+        assert peer.end(CONSENT) == "DUNNO", "it was judged for this message too"
+    assert len({decided.id for decided in intake.records.decided}) == 5
 
 
 # observe mode and trouble
@@ -365,6 +382,18 @@ def test_too_many_recipients(listen: Listen) -> None:
         assert peer.rcpt(CONSENT) == "452 4.5.3 too many recipients"
         peer.mail()
         assert peer.rcpt(CONSENT) == "DUNNO"
+    assert [limited.limit for limited in intake.of(Limited)] == ["recipients"]
+
+
+def test_too_many_refused_recipients(listen: Listen) -> None:
+    intake = listen(**CERTAIN, max_refused_recipients=2)
+    with policy_client(intake.port) as peer:
+        for each in (WITHDRAWN, "@"):
+            assert peer.rcpt(each).startswith("55")
+        assert peer.rcpt(CONSENT).startswith("452 4.5.3 too many recipients were refused")
+        peer.mail()
+        assert peer.rcpt(CONSENT) == "DUNNO"
+    assert [limited.limit for limited in intake.of(Limited)] == ["refused_recipients"]
 
 
 def test_too_many_connections_end_without_a_word(listen: Listen) -> None:
