@@ -1,10 +1,18 @@
 """The milter intake, with an MTA of the kit: what it is told, edited and put on record."""
 
 import threading
+import time
 
 import pytest
 
-from smtpproxy.events import Client, ConnectionRefused, Decided, Failed, TransactionEnded
+from smtpproxy.events import (
+    Client,
+    ConnectionRefused,
+    Decided,
+    Failed,
+    Limited,
+    TransactionEnded,
+)
 from smtpproxy.sinks.audit.journal import AuditUnavailable
 from smtpproxy.store.records import StoreUnavailable
 from tests.intake.conftest import Listen
@@ -138,19 +146,31 @@ def test_the_stream_header_is_taken_away(milter: Intake, numbers: list[int]) -> 
         ]
 
 
-def test_encoded_words_in_list_unsubscribe_are_written_plainly(milter: Intake) -> None:
+def test_an_mta_that_takes_no_changes_of_headers_gets_none(milter: Intake) -> None:
+    with mta(milter.port) as peer:
+        peer.negotiate(actions=0x1FF & ~0x10)  # without SMFIF_CHGHDRS
+        peer.connect()
+        peer.mail(SENDER)
+        assert peer.rcpt("stranger@people.example").final == "c"
+        outcome = peer.message(message(stream="receipts"))
+        assert (outcome.final, outcome.edits) == ("c", [])
+
+
+@pytest.mark.parametrize(("steps", "space"), [(0x1FFFFF, b" "), (0xFFFFF, b"")])
+def test_encoded_words_in_list_unsubscribe_are_written_plainly(
+    milter: Intake, steps: int, space: bytes
+) -> None:
     encoded = "=?utf-8?q?=3Chttps=3A//u=2Eshop=2Eexample/AZm2=3E?=, <mailto:stop@shop.example>"
     plain = b"<https://u.shop.example/AZm2>,\n <mailto:stop@shop.example>"
     signature = ("DKIM-Signature", "v=1; d=shop.example; h=from:list-unsubscribe; b=YQ==")
     with mta(milter.port) as peer:
-        begin(peer, "consent@people.example")
+        peer.negotiate(steps=steps)
+        peer.connect()
+        peer.mail(SENDER)
+        assert peer.rcpt("consent@people.example").final == "c"
         outcome = peer.message(marketing(unsubscribe=encoded))
         assert outcome.final == "c"
-        ((kind, edit),) = outcome.edits
-        assert (kind, edit.replace(b"\0 <", b"\0<")) == (
-            "m",
-            b"\0\0\0\1List-Unsubscribe\0" + plain + b"\0",
-        )
+        assert outcome.edits == [("m", b"\0\0\0\1List-Unsubscribe\0" + space + plain + b"\0")]
         peer.mail(SENDER)
         assert peer.rcpt("consent@people.example").final == "c"
         outcome = peer.message(marketing(unsubscribe=encoded, headers=[signature]))
@@ -359,6 +379,18 @@ def test_too_many_recipients(listen: Listen) -> None:
         assert peer.message(marketing()).final == "c"
 
 
+def test_too_many_refused_recipients(listen: Listen) -> None:
+    intake = listen(protocol="milter", streams=["offers"], max_refused_recipients=1)
+    with mta(intake.port) as peer:
+        begin(peer, "consent@people.example")
+        assert peer.rcpt("withdrawn@people.example").reply.startswith("550 ")
+        assert peer.rcpt("customer@people.example").reply.startswith("452 4.5.3 ")
+        assert peer.message(marketing()).final == "c"
+        peer.mail(SENDER)
+        assert peer.rcpt("customer@people.example").final == "c"
+    assert [limited.limit for limited in intake.of(Limited)] == ["refused_recipients"]
+
+
 # trouble of ours
 
 
@@ -425,13 +457,22 @@ def test_hostile_packets_end_the_connection(milter: Intake, hostile: bytes) -> N
     assert [failed.part for failed in milter.of(Failed)] == ["protocol"]
 
 
+def trickle(peer: Mta) -> None:
+    for _ in range(100):
+        peer.send(b"x")
+        time.sleep(0.05)
+
+
 def test_a_packet_that_does_not_go_on(listen: Listen) -> None:
-    intake = listen(protocol="milter", command_timeout="0.2s")
-    with mta(intake.port) as peer:
-        peer.send(b"\0\0\0\x0dO\0\0")
+    intake = listen(protocol="milter", command_timeout="0.2s", data_timeout="30s")
+    with mta(intake.port) as silent, mta(intake.port) as slow:
+        silent.send(b"\0\0\0\x0dO\0\0")
         with pytest.raises(EOFError):
-            peer.read()
-    assert intake.wait_closed() == ["timeout"]
+            silent.read()
+        slow.send(b"\0\0\x10\0B")
+        with pytest.raises(ConnectionError):
+            trickle(slow)
+    assert intake.wait_closed(2) == ["timeout"] * 2
 
 
 def test_an_mta_that_is_silent_for_long(listen: Listen) -> None:
