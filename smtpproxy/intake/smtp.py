@@ -44,6 +44,7 @@ from smtpproxy.wire.session import (
 )
 from smtpproxy.wire.verbs import NOOP, TOO_MANY_RECIPIENTS, TOO_MANY_REFUSED
 
+_MAIL = State.MAIL  # an Enum's members are slow to look up
 _LAST_WORD = 1.0
 """Seconds that a client whose message was answered has for its QUIT: some libraries take a 421
 there as the loss of the message, and send it again."""
@@ -187,7 +188,7 @@ class SmtpSession(Session):
 
     def _mail_from(self, mail: Mail) -> None:
         listener, client = self._listener, self._client
-        if self._engine.state is State.MAIL:  # it gives up the transaction that is open
+        if self._engine.state is _MAIL:  # it gives up the transaction that is open
             self._abort()
         if listener.draining and self._served:
             self._shut_down()

@@ -122,7 +122,7 @@ class HeaderBlock:
     def spaced_colon(self) -> str | None:
         """Which field has white space before its colon, where some programs end the header."""
         head = self._head
-        if b" :" not in head and b"\t:" not in head:
+        if head.find(b" :") < 0 and head.find(b"\t:") < 0:  # `in` would try them as numbers first
             return None
         found = _SPACED_COLON.search(head)
         if found is None:

@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from urllib.parse import unquote
 
 from smtpproxy.mail.address import (
@@ -69,13 +70,20 @@ def addresses(value: bytes, folds: int = 0) -> tuple[str, ...]:
     if len(value) > _LONGEST:
         raise MailboxError(f"the field is longer than {_LONGEST} octets")
     added = folds + value.count(b'"') + value.count(b"\\")
-    plain = _PLAIN.fullmatch(value) if len(value) + added <= _WHOLE else None
     try:
-        if plain is not None:
-            return (canonical((plain[1] or plain[2]).decode("ascii")),)
+        sole = _sole(value) if len(value) + added <= _WHOLE else None
+        if sole is not None:
+            return sole
         return _Reader(added).read(_tokens(value.decode("utf-8", "surrogateescape")))
     except (AddressError, CommentError) as error:
         raise MailboxError(str(error)) from None
+
+
+@lru_cache(maxsize=256)  # the messages of a campaign share it
+def _sole(value: bytes) -> tuple[str] | None:
+    """The canonical address of a value that is one plain mailbox. Raises AddressError."""
+    plain = _PLAIN.fullmatch(value)
+    return None if plain is None else (canonical((plain[1] or plain[2]).decode("ascii")),)
 
 
 def _tokens(text: str) -> list[_Token]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from functools import lru_cache
 
 from msgspec import Struct
@@ -104,15 +104,15 @@ RECEIVED_LIMIT = 100
 
 def date_time(moment: datetime) -> str:
     """Return an RFC 5322 date-time of a UTC moment."""
-    return _date_time(moment.replace(microsecond=0))
+    return _date_time(moment.date(), moment.hour, moment.minute, moment.second)
 
 
 @lru_cache(maxsize=4)
-def _date_time(moment: datetime) -> str:
+def _date_time(day: date, hour: int, minute: int, second: int) -> str:
     """The date-time of a whole second, cached for a busy relay."""
     return (
-        f"{_DAYS[moment.weekday()]}, {moment.day} {_MONTHS[moment.month - 1]} {moment.year} "
-        f"{moment.hour:02}:{moment.minute:02}:{moment.second:02} +0000"
+        f"{_DAYS[day.weekday()]}, {day.day} {_MONTHS[day.month - 1]} {day.year} "
+        f"{hour:02}:{minute:02}:{second:02} +0000"
     )
 
 

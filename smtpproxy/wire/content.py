@@ -220,9 +220,6 @@ class ChunkReader(Struct):
         return start + data.replace(b"\r\n.", b"\r\n..")
 
 
-_FIELD = re.compile(rb"\r\n(?=[^ \t])")
-
-
 class HeaderCounter(Struct):
     """Counts a header section that comes in pieces, each line ended by CRLF.
 
@@ -256,7 +253,9 @@ class HeaderCounter(Struct):
         if over > 0:
             self.problem = ContentProblem.HEADER_TOO_LARGE
             end = max(end - over, begun)  # fields after that do not count
-        self._fields += len(_FIELD.findall(piece, 0, end))
+        lines = piece.count(b"\r\n", 0, end) - piece.endswith(b"\r\n", 0, end)
+        continued = piece.count(b"\r\n ", 0, end) + piece.count(b"\r\n\t", 0, end)
+        self._fields += lines - continued
         if self._fields > self.limits.fields:
             self.problem = ContentProblem.TOO_MANY_FIELDS
 

@@ -69,6 +69,8 @@ from smtpproxy.wire.session import (
 )
 from smtpproxy.wire.verbs import ANSWERED, LMTP_COMMANDS, SMTP_COMMANDS, read_command
 
+# An Enum's members are slow to look up.
+_START, _READY, _CONTENT = State.START, State.READY, State.CONTENT
 _EACH = Reply.of(353, None, "a reply for each recipient follows").encode()
 
 
@@ -211,7 +213,7 @@ class ServerConnection(SessionState):
 
     def _next_non_command(self) -> Event | Signal:
         """The next event in a state in which the input is not a command."""
-        if self.state is State.CONTENT:
+        if self.state is _CONTENT:
             return self._next_content()
         if self.state is State.CHUNK:
             return self._next_chunk()
@@ -320,7 +322,7 @@ class ServerConnection(SessionState):
 
     def _data_answered(self, data: Data, code: int) -> None:
         if code == 354:
-            self.state = State.CONTENT
+            self.state = _CONTENT
             terms = self.terms
             header = HeaderCounter(terms.header_limits)
             reader = ContentReader(terms.bare_newline)
@@ -330,8 +332,8 @@ class ServerConnection(SessionState):
 
     def _transaction_ended(self, command: EndOfContent | Reset, code: int) -> None:
         self._chunks = None
-        if self.state is not State.START:  # RSET before EHLO is not a greeting
-            self.state = State.READY
+        if self.state is not _START:  # RSET before EHLO is not a greeting
+            self.state = _READY
 
     def _tls_answered(self, command: StartTls, code: int) -> None:
         self._forget_input()

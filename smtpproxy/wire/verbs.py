@@ -45,6 +45,8 @@ from smtpproxy.wire.session import (
     bare_newline_received,
 )
 
+_READY, _MAIL = State.READY, State.MAIL  # an Enum's members are slow to look up
+
 Read = Callable[[SessionState, str], Command | Answered | Chunk | Broken]
 
 
@@ -100,7 +102,7 @@ def _rcpt(session: SessionState, argument: str) -> Command | Answered:
 def _mail(session: SessionState, argument: str) -> Command | Answered | Broken:
     """In a transaction with a refused recipient MAIL begins another: clients of Ruby, Go and Perl
     give the message up then, and send the next one without RSET."""
-    if session.state is State.MAIL and not session.refusal:
+    if session.state is _MAIL and not session.refusal:
         return _OPEN
     if session.refused_in_all >= session.terms.max_refused_in_all:
         return _REFUSED_IN_ALL
@@ -333,7 +335,7 @@ def read_command(
 
 
 def _mail_answered(session: SessionState, mail: Mail, code: int) -> None:
-    session.state = State.MAIL if code < 400 else State.READY
+    session.state = _MAIL if code < 400 else _READY
     session.smtputf8 = mail.smtputf8
     session.recipients = session.refused = 0
     session.refusal = b""
