@@ -62,6 +62,11 @@ def test_the_secret_of_a_webhook_is_missing(tmp_path: Path) -> None:
         assert fault in command(name, path, code=2)[1]
 
 
+def test_authorities_of_the_upstream_that_cannot_be_read(tmp_path: Path) -> None:
+    path = configuration(tmp_path, more='tls = "starttls"\nca_file = "/nowhere/ca.pem"\n')
+    assert command("check", path, code=2)[1].startswith(f"{path}: upstream.ca_file: ")
+
+
 def _state_is_a_file(root: Path) -> str:
     (root / "state").touch()
     return "state"

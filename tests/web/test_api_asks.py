@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -141,6 +142,9 @@ async def test_a_brand_sees_the_decisions_on_its_streams(site: Writes) -> None:
     assert (other.status, other.json) == (404, nobody.json)
 
 
+WITHOUT_ZONE = b64encode(msgspec.msgpack.encode(("2026-03-01T10:00:00", "", "", 0))).decode()
+
+
 @pytest.mark.parametrize(
     "asked",
     [
@@ -156,6 +160,7 @@ async def test_a_brand_sees_the_decisions_on_its_streams(site: Writes) -> None:
         {"recipient": ANNA, "since": "soon"},
         {"recipient": ANNA, "after": "x"},
         {"recipient": ANNA, "after": "gA"},
+        {"recipient": ANNA, "after": WITHOUT_ZONE},
         {"recipient": ANNA, "limit": 101},
     ],
 )

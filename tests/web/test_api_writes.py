@@ -79,8 +79,8 @@ async def test_a_suppression_is_added_moved_shown_and_lifted(site: Writes) -> No
         200,
         [{"result": "added", "scope": "marketing"}],
     )
-    for since, result in (("2026-03-02T10:00:00Z", "moved"), ("2026-02-01T10:00:00Z", "unchanged")):
-        again = await site.suppress(asked | {"since": since})
+    for day, result in (("03-02", "moved"), ("03-02", "unchanged"), ("02-01", "unchanged")):
+        again = await site.suppress(asked | {"since": f"2026-{day}T10:00:00Z"})
         assert again.json["results"][0]["result"] == result
     assert await site.known() == [("marketing", "objection")]
     (listed,) = (await site.ask(SUPPRESS, "all")).json["suppressions"]
@@ -164,6 +164,28 @@ async def test_a_consent_is_recorded_confirmed_and_withdrawn(site: Writes) -> No
         (True, False),
         (False, False),
         (False, True),
+    ]
+
+
+async def test_who_withdraws_from_what_no_stream_is_for_gets_no_marketing(site: Writes) -> None:
+    asked = {"address": ANNA, "purpose": "lotery"}
+    told = (await site.post(WITHDRAW, asked, "all")).json
+    assert told["warnings"] == ["no stream has the purpose: it counts as all marketing"]
+    assert [scope for scope, _ in await site.known()] == ["marketing"]
+
+
+async def test_a_consent_counts_from_the_beginning_of_a_day_a_withdrawal_from_its_end(
+    site: Writes,
+) -> None:
+    asked = {"address": ANNA, "purpose": "offers", "brand": "shop"}
+    given = asked | {"method": "unticked_box", "given_at": "2026-03-01"}
+    assert (await site.post(RECORD, given, "all")).status == 200
+    assert (await site.post(WITHDRAW, asked | {"withdrawn_at": "2026-03-01"}, "all")).status == 200
+    contact = await site.store.contact(ANNA)
+    assert contact is not None
+    assert [(act.withdrawal, act.at.day, act.at.hour) for act in contact.acts] == [
+        (False, 1, 0),
+        (True, 1, 23),
     ]
 
 
