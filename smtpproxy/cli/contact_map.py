@@ -19,7 +19,7 @@ from smtpproxy.cli.stores import constant, contact_constants, warn
 from smtpproxy.clock import now
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.guess import is_about_refusals, propose
-from smtpproxy.store.exchange.layouts import Kind, layouts
+from smtpproxy.store.exchange.layouts import Kind, layouts, without_consents
 from smtpproxy.store.exchange.lines import ImportFault
 from smtpproxy.store.exchange.look import TableLook, look_at
 from smtpproxy.store.exchange.mapping import FIELDS, MappingFault, mapping_of, zone
@@ -102,27 +102,7 @@ def map_contacts(settings: Settings, file: Path, options: MapOptions) -> Result:
         fail(f"{output}: already exists and is not overwritten; name another with --output", 2)
     with failing(ImportFault, f"{file}: "), progress(file.name, file.stat().st_size) as show:
         look = look_at(file, show)
-    if not look.rows:
-        fail(f"{file}: no rows below its header")
-    if look.is_headless:
-        fail(
-            f"{file}: its first row holds an address; put a header above it that names the columns"
-        )
-    if look.title:
-        fail(
-            f"{file}: its first row has only {printable(look.title)!r}, and most rows have more:"
-            " delete what is above the row that names the columns, or name every column"
-        )
-    if is_title(look):
-        fail(
-            f"{file}: its first row names no column of addresses, but a row below it does: delete"
-            " what is above the row that names the columns"
-        )
-    if refused := [name for name in look.twice if is_about_refusals(name)]:
-        fail(
-            f"{file}: several columns are called {printable(refused[0])!r}, and say who refused:"
-            " give each a name of its own"
-        )
+    _check(file, look)
     for notice in look.notices:
         warn(f"{file}: {notice}")
     known = _known(settings)
@@ -144,6 +124,37 @@ def map_contacts(settings: Settings, file: Path, options: MapOptions) -> Result:
         _as_object(file, output, look, proposal, answers, found, notes),
         _text(file, output, look, proposal, found, notes, shown=not options.yes),
     )
+
+
+def _check(file: Path, look: TableLook) -> None:
+    """End the command if the columns cannot be told, or their names mislead."""
+    if not look.rows:
+        fail(f"{file}: no rows below its header")
+    if look.is_headless:
+        fail(
+            f"{file}: its first row holds an address; put a header above it that names the columns"
+        )
+    if look.title:
+        fail(
+            f"{file}: its first row has only {printable(look.title)!r}, and most rows have more:"
+            " delete what is above the row that names the columns, or name every column"
+        )
+    if is_title(look):
+        fail(
+            f"{file}: its first row names no column of addresses, but a row below it does: delete"
+            " what is above the row that names the columns"
+        )
+    if refused := [name for name in look.twice if is_about_refusals(name)]:
+        fail(
+            f"{file}: several columns are called {printable(refused[0])!r}, and say who refused:"
+            " give each a name of its own"
+        )
+    columns = tuple(column.name for column in look.columns)
+    if (one := without_consents(columns, file.name)) is not None:
+        fail(
+            f"{file}: by its name an export of {one.title} ({one.name}): these people agreed to"
+            " nothing, whatever its columns are called; import it without a mapping"
+        )
 
 
 def _known(settings: Settings) -> Known:

@@ -234,6 +234,16 @@ def test_answers_that_end_name_the_options(stored: Stored) -> None:
     assert "--set evidence.wording=…" in done.stderr
 
 
+def test_people_who_did_not_subscribe_are_mapped_to_no_consent(stored: Stored) -> None:
+    head = "Email Address,MEMBER_RATING,OPTIN_TIME,CONFIRM_TIME\n"
+    content = f"{head}anna@people.example,2,2024-03-01 11:00:00,2024-03-01 12:00:00\n"
+    path = stored.file("nonsubscribed_email_audience_export_1a.csv", content)
+    result = stored.run("contact", "map", path, "--yes", code=1)
+    assert "an export of Mailchimp (mailchimp-nonsubscribed): these people agreed" in result.stderr
+    path = stored.file("subscribed_email_audience_export_1a.csv", content)
+    assert "agreed to nothing" not in stored.run("contact", "map", path, "--yes", code=2).stderr
+
+
 def test_a_file_is_never_overwritten(stored: Stored) -> None:
     path = stored.file("crm.csv", FRENCH)
     stored.file("crm.mapping.toml", "precious")

@@ -102,6 +102,10 @@ class Layout:
         fixed = self.mapping.constants.get("origin")
         return origin in ("", fixed) or fixed is None or "origin" in self.mapping.columns.values()
 
+    @property
+    def has_consents(self) -> bool:
+        return "consent_given_at" in self.mapping.columns.values()
+
     def blocked_columns(self, columns: Sequence[str]) -> "Blocked":
         return [
             (place, column, cells)
@@ -311,6 +315,16 @@ def recognise(
         wanted = "; ".join(f"{one.name} has {', '.join(one.header)}" for one in candidates)
         raise ImportFault(f"the header does not have the columns of {name}: {wanted}"[:400])
     return found[0] if found else None
+
+
+def without_consents(columns: tuple[str, ...], file_name: str) -> Layout | None:
+    """Return the layout of people who agreed to nothing, if only the file's name tells them from
+    others who did, with the same columns."""
+    fitting = [one for one in layouts("contacts") if one.fits(columns)]
+    if not any(one.has_consents for one in fitting):
+        return None
+    lowered = file_name.casefold()
+    return next((one for one in fitting if one.is_hinted(lowered) and not one.has_consents), None)
 
 
 _OF_OTHERS: dict[Kind, str] = {
