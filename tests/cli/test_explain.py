@@ -408,3 +408,22 @@ def test_addresses_are_read_as_the_listener_reads_them(bench: Bench, tmp_path: P
     run(0, "--rcpt", " <consent@people.example>")
     _, err = run(2, "--rcpt", "a@b.example", "--mail-from", "@r.test:news@shop.example")
     assert "source routes are not taken" in err
+
+
+@pytest.mark.parametrize(("protocol", "reads"), [("milter", True), ("policy", False)])
+def test_a_listener_that_never_sees_the_content_does_not_judge_it(
+    bench: Bench, tmp_path: Path, protocol: str, reads: bool
+) -> None:
+    mta = {"name": "mta", "address": f"unix:{tmp_path}/mta", "protocol": protocol}
+    offers = {"streams": ["offers"], "default_stream": "offers"}
+    path = tmp_path / "mta.toml"
+    path.write_text(
+        to_toml({**bench.relay.config, "listener": [*bench.relay.config["listener"], mta | offers]})
+    )
+    asked = ("-", "--mail-from", "<news@shop.example>", "--rcpt", address("consent"))
+    asked += ("--listener", "mta", "--json")
+    out, _ = bench.run(
+        "explain", *asked, stdin=messages.message(), code=1 if reads else 0, config_path=path
+    )
+    message = json.loads(out)["message"]
+    assert (message and message["reason"]) == ("unsubscribe_missing" if reads else None)
