@@ -268,6 +268,34 @@ def test_a_message_whose_recipients_are_refused_has_no_fault_of_its_own(tmp_path
     assert [one.reason for one in report.figures] == [Reason.NO_RECORD]
 
 
+def test_those_who_would_have_been_mailed_alone_are_counted_where_mail_is_only_observed(
+    tmp_path: Path,
+) -> None:
+    no = Verdict(Action.REFUSE, Reason.NO_RECORD)
+    people = [JudgedRecipient(f"{n}@b.example", f"{n}@b.example", ALLOWED) for n in "abc"]
+    mixed: dict[str, Any] = {
+        "decision": Decision(OFFERS, "fr", (ALLOWED, ALLOWED, no)),
+        "recipients": (*people[:2], JudgedRecipient(people[2].address, people[2].canonical, no)),
+        "observed": True,
+    }
+    alike = {**mixed, "decision": Decision(OFFERS, "fr", (ALLOWED,) * 3), "recipients": people}
+    enforced = {**mixed, "observed": False}
+    messages = [("", over) for over in (mixed, mixed, alike, enforced)]
+    counts = count(recorded(tmp_path, *messages), Selection())
+    assert counts.alongside == {"offers": 4}
+    counts.merge(counts)
+    assert counts.alongside == {"offers": 8}
+    notes = StreamReport("offers", StreamClass.MARKETING, Mode.OBSERVE, counts).judgement.notes
+    assert [one.values for one in notes if one.key == "alongside"] == [{"count": 8}]
+
+
+def test_the_newest_examples_are_kept() -> None:
+    counts = Counts()
+    for id in ("B", "D", "A", "C", "D", "E"):
+        counts.example("offers", "no_record", id)
+    assert counts.examples == {("offers", "no_record"): ["E", "D", "C"]}
+
+
 def test_who_is_refused_after_all_counts_once(tmp_path: Path) -> None:
     """An MTA that asked about two was told yes, and at DATA no: one of them was suppressed."""
     clock = Clock()

@@ -93,6 +93,30 @@ def test_a_stream_with_its_reasons() -> None:
     }
 
 
+def test_streams_are_told_apart() -> None:
+    """One has twice the mail of the other, on one day, and other faults of its messages."""
+    counts, day = Counts(), "2026-03-01"
+    row = counts.days[day] = {}
+    for times, name in ((1, "offers"), (2, "news")):
+        row[RecipientOutcome(name, True, Action.ALLOW, "professional")] = 300 * times
+        row[RecipientOutcome(name, True, Action.ALLOW, "consent")] = 700 * times
+        row[RecipientOutcome(name, True, Action.REFUSE, "no_record")] = 10 * times
+        counts.messages[Fault(day, name, True, "none")] = 1_000 * times
+    counts.messages[Fault(day, "news", True, "unsubscribe_missing")] = 500
+    classes = dict.fromkeys(("offers", "news"), StreamClass.MARKETING)
+    modes = dict.fromkeys(classes, Mode.OBSERVE)
+    news, offers = Report.of(counts, Selection(), NOW, modes, classes).streams
+    assert (news.recipients, news.messages) == (2_020, 2_500)
+    assert (offers.recipients, offers.messages) == (1_010, 1_000)
+    assert list(news.bases.items()) == [("consent", 1_400), ("professional", 600)]
+    assert [one.reason for one in news.figures] == ["unsubscribe_missing", "no_record"]
+    assert [one.reason for one in offers.figures] == ["no_record"]
+    assert [one.values for one in news.judgement.obstacles] == [
+        {"count": 500, "reason": "unsubscribe_missing"}
+    ]
+    assert offers.judgement.obstacles == ()
+
+
 def test_bars_of_days() -> None:
     assert spark({"a": 5, "b": 20, "c": 0}) == [(0, 5.0), (1, 20.0), (2, 0.0)]
     assert spark({"a": 0}) == [(0, 0.0)]
