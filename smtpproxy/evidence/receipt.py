@@ -10,7 +10,10 @@ from datetime import datetime
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
+from msgspec.structs import replace
+
 from smtpproxy.policy.model import (
+    BUILT_IN_BRAND,
     ConsentAct,
     Contact,
     Origin,
@@ -184,13 +187,15 @@ def _orders(suppressions: Iterable[Suppression], stream: Stream) -> Iterable[Sup
 
 
 def _stream(settings: Settings, brand: str, purpose: str) -> Stream:
-    """Return the stream for such mail, or a stand-in if no stream has the purpose."""
+    """Return the stream for such mail, or a stand-in if the brand has none with the purpose."""
     own = [s for s in settings.streams.values() if s.purpose == purpose]
-    of_brand = [stream for stream in own if stream.brand == brand]
-    for stream in (*of_brand, *own):
-        return stream
+    for stream in own:
+        if stream.brand == brand:
+            return stream
     kind = StreamClass.TRANSACTIONAL if purpose in BUILT_IN_PURPOSES else StreamClass.MARKETING
-    return Stream(purpose, kind, purpose, rulebook=settings.policy.rulebook)
+    alone = Stream(purpose, kind, purpose, rulebook=settings.policy.rulebook)
+    like = own[0] if own else alone
+    return replace(like, brand=brand or BUILT_IN_BRAND, all_brands=settings.brand_names)
 
 
 def _controller(controller: ControllerSettings, brand: BrandSettings | None) -> Node:

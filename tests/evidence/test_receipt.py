@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from msgspec.structs import replace
 from pyshacl import validate
 from rdflib import Graph
 
@@ -143,10 +144,8 @@ def test_who_unsubscribed_agrees_no_longer(
     assert faults(document) == ""
 
 
-def test_each_brand_has_its_own_and_a_withdrawal_of_all_is_in_each(tmp_path: Path) -> None:
-    config = relay_config(
-        tmp_path, "127.0.0.1:25", {"controller": {**CONTROLLER, "storage": ["FR"]}}
-    )
+def branded(folder: Path) -> Settings:
+    config = relay_config(folder, "127.0.0.1:25", {"controller": {**CONTROLLER, "storage": ["FR"]}})
     config["brand"] = [
         {"name": "shoes", "legal_name": "Shoes SA", "address": "2 rue Y, Lyon"},
         {"name": "hats", "title": "Hats!"},
@@ -155,7 +154,11 @@ def test_each_brand_has_its_own_and_a_withdrawal_of_all_is_in_each(tmp_path: Pat
         {**{k: v for k, v in stream.items() if k != "from_domains"}, "brand": "shoes"}
         for stream in config["stream"]
     ]
-    settings = parse(to_toml(config), "test.toml")
+    return parse(to_toml(config), "test.toml")
+
+
+def test_each_brand_has_its_own_and_a_withdrawal_of_all_is_in_each(tmp_path: Path) -> None:
+    settings = branded(tmp_path)
     of_shoes = ConsentAct(
         "offers", AT, method="unticked_box", brand="shoes", evidence=GIVEN.evidence
     )
@@ -168,6 +171,44 @@ def test_each_brand_has_its_own_and_a_withdrawal_of_all_is_in_each(tmp_path: Pat
     }
     assert told["Shoes SA"] == told[CONTROLLER["name"]] == 2
     assert faults(document) == ""
+
+
+@pytest.mark.parametrize("brand", ["shoes", "hats"])
+def test_an_objection_to_one_brand_leaves_the_consent_to_another(
+    tmp_path: Path, brand: str
+) -> None:
+    """Only one of them has a stream of the purpose."""
+    acts = [replace(GIVEN, brand="shoes"), replace(GIVEN, brand="hats")]
+    order = Suppression(f"brand:{brand}", Origin.OBJECTION, AT + DAY)
+    document = made(branded(tmp_path), *acts, suppressions=(order,))
+    told = {
+        each["dpv:hasDataController"]["dpv:hasName"]: len(each["dpv:hasConsentStatus"])
+        for each in document["dpv:hasRecordOfActivity"]
+    }
+    ended, other = ("Shoes SA", CONTROLLER["name"])[:: 1 if brand == "shoes" else -1]
+    assert told == {ended: 2, other: 1}
+
+
+def test_the_whole_receipt(tmp_path: Path) -> None:
+    """Where this fails, `written` is what belongs into receipt.json."""
+    acts = [
+        replace(GIVEN, brand="shoes", channels=frozenset({"sms", "email"})),
+        replace(GIVEN, brand="shoes", at=AT - DAY, method="silence", conditional=True),
+        replace(GIVEN, brand="hats", method="signed_form", evidence=Evidence()),
+        ConsentAct("offers", AT + DAY, withdrawal=True),
+        ConsentAct("offers", AT + 3 * DAY, withdrawal=True, brand="shoes"),
+        replace(PENDING, brand="shoes"),
+        replace(CONFIRMED, brand="shoes", evidence=Evidence("Yes", form="/confirm")),
+    ]
+    orders = (
+        Suppression("brand:shoes", Origin.OBJECTION, AT + 2 * DAY),
+        Suppression("all", Origin.UNSUBSCRIBE, AT + 2 * DAY, widened=True),
+        Suppression("all", Origin.COMPLAINT, AT + 2 * DAY, domain="people.example"),
+        Suppression("all", Origin.COMPLAINT, AT + 2 * DAY, read_as="x@y.example"),
+    )
+    document = made(branded(tmp_path), *acts, suppressions=orders)
+    written = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    assert written == SHAPES.with_name("receipt.json").read_text()
 
 
 def test_what_the_configuration_has_to_say(tmp_path: Path, settings: Settings) -> None:
