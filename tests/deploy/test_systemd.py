@@ -56,6 +56,12 @@ def test_exposure_is_at_most_three(installed: Path) -> None:
     assert float(found[1]) <= 3.0
 
 
+def test_it_starts_once_the_clock_is_set() -> None:
+    """Where the machine waits for that: people are judged by the clock."""
+    (after,) = re.findall(r"^After=(.*)$", UNIT.read_text(), re.MULTILINE)
+    assert "time-sync.target" in after.split()
+
+
 def test_systemd_waits_longer_than_the_drain(service: configparser.SectionProxy) -> None:
     drain = ServerSettings(hostname="relay.example").drain_timeout
     assert float(service["TimeoutStopSec"]) >= drain + 15
