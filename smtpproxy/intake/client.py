@@ -97,11 +97,10 @@ class Identity:
         self._sender = None
 
     def apply_xclient(self, info: ClientInfo) -> None:
-        """Continue as the client that XCLIENT names."""
+        """Continue as the client that XCLIENT names, which greets next."""
         self._xclient = info
         self._xforward = _NO_INFO
         self._sender = None
-        self.helo = info.helo or ""
         if info.login is not None:
             self._log_out()
         if info.login:
@@ -119,10 +118,8 @@ class Identity:
             self._sender = None
 
     def secured(self, transport: asyncio.BaseTransport) -> bool:
-        """Begin TLS: forget the greeting and the login; return whether a certificate identifies
-        the client."""
+        """Begin TLS: forget the login; return whether a certificate identifies the client."""
         self.secure = True
-        self.helo = ""
         self._log_out()
         shown = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
         certificate = certificate_of(shown) if shown else None

@@ -123,7 +123,8 @@ def test_a_login_that_does_not_count_is_on_no_record(listen: Listen) -> None:
     with intake.client() as client:
         client.reply()
         offered(client)
-        client.say("XCLIENT ADDR=192.0.2.7 LOGIN=boss")
+        assert client.say("XFORWARD ADDR=192.0.2.9").startswith("250 ")
+        client.say("XCLIENT ADDR=192.0.2.7 LOGIN=boss")  # which ends what XFORWARD said
         offered(client)
         client.begin()
         assert client.say("From: a@shop.example", "", "hello", ".").startswith("250 ")

@@ -105,9 +105,11 @@ def test_an_upstream_that_lets_us_has_the_session_of_that_client(
     relay: RelayProcess, mta: FakeUpstream
 ) -> None:
     """On a connection of its own: nobody else's mail goes over it."""
-    with saying(mta, "XCLIENT NAME ADDR PROTO HELO LOGIN"):
+    with saying(mta, "XCLIENT NAME ADDR PORT PROTO HELO LOGIN"):
         _send(relay)
-        _send(relay, "XCLIENT ADDR=192.0.2.7 NAME=a.example HELO=spike.example LOGIN=shop")
+        _send(
+            relay, "XCLIENT ADDR=192.0.2.7 PORT=4711 NAME=a.example HELO=spike.example LOGIN=shop"
+        )
         _send(relay)
     assert len(mta.messages) == 6
     said = [(n, line) for n, line in mta.commands if line.startswith(("XCLIENT", "MAIL"))]
@@ -117,7 +119,8 @@ def test_an_upstream_that_lets_us_has_the_session_of_that_client(
         *[(1, "XCLIENT"), (1, "MAIL"), (2, "XCLIENT"), (2, "MAIL")],
         *[(3, "MAIL")] * 2,
     ]
-    command = "XCLIENT ADDR=192.0.2.7 NAME=a.example PROTO=ESMTP HELO=client.example LOGIN=shop"
+    named = "ADDR=192.0.2.7 NAME=a.example PORT=4711"
+    command = f"XCLIENT {named} PROTO=ESMTP HELO=client.example LOGIN=shop"
     assert [line for _, line in said if line.startswith("XCLIENT")] == [command] * 2
 
 
