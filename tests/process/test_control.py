@@ -1,13 +1,14 @@
 """The socket on which a relay takes commands, where two relays share a state_dir."""
 
 import asyncio
+import socket
 import threading
 from pathlib import Path
 
 import pytest
 
 from smtpproxy.process import control
-from smtpproxy.process.control import Control, Request
+from smtpproxy.process.control import Control, NotRunning, Request, Status, ask
 from smtpproxy.process.listening import answers
 
 
@@ -55,3 +56,37 @@ def test_of_relays_that_start_together_the_first_is_controlled(
 
     monkeypatch.setattr(control, "answers", answers_late)
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("answer", [b"", b"\0\0", b"\0\0\0\x10", b"\0\0\0\x10half"])
+def test_a_relay_that_ends_while_it_answers(tmp_path: Path, answer: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / control.NAME))
+        listening.listen()
+
+        def end() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=end)
+        thread.start()
+        with pytest.raises(NotRunning, match="ended before it answered"):
+            ask(tmp_path, Status())
+        thread.join()
+
+
+async def test_a_command_that_breaks_off_keeps_no_other_from_its_answer(tmp_path: Path) -> None:
+    async def answered(request: Request) -> control.Answer:
+        return control.Response(told={"mode": "enforce"}), []
+
+    relay = Control(tmp_path, answered)
+    relay.open()
+    for part in (b"", b"\0\0", b"\0\0\0\x10half", b"\0\0\0\1?", b"x" * 70_000):
+        with socket.socket(socket.AF_UNIX) as broken:
+            broken.connect(str(tmp_path / control.NAME))
+            broken.sendall(part)
+    response, _ = await asyncio.to_thread(ask, tmp_path, Status())
+    assert response.told == {"mode": "enforce"}
+    await relay.close()

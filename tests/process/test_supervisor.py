@@ -6,6 +6,7 @@ import signal
 import socket
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from smtpproxy.app import prepare
 from smtpproxy.config import parse
 from smtpproxy.process import generation as module
-from smtpproxy.process.children import SLOWEST_START, Answer, Ask, Channel, Drain, Start
+from smtpproxy.process.children import SLOWEST_START, Answer, Ask, Channel, Drain, Ready, Start
 from smtpproxy.process.listening import Sockets
 from smtpproxy.process.notifier import Notifier
 from smtpproxy.process.nursery import ChildProcess, Nursery
@@ -162,6 +163,28 @@ async def test_a_worker_whose_message_could_not_be_handled_does_not_live_on_besi
     assert await supervised(settings, Told(), nursery, replaced) == (0, 0)
 
 
+async def test_a_worker_that_does_not_end_is_killed(
+    settings: Settings, nursery: Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(settings, server=replace(settings.server, drain_timeout=0.2))
+    monkeypatch.setattr(module, "_GRACE", 0.5)
+    begin, workers = nursery.start, []
+
+    async def start(given: Start, *more: Any) -> ChildProcess:
+        process = await begin(given, *more)
+        if given.role == "worker":
+            workers.append(process)
+        return process
+
+    async def hang() -> None:
+        await greeting(settings)
+        os.kill(workers[0].pid, signal.SIGSTOP)
+
+    monkeypatch.setattr(nursery, "start", start)
+    assert await supervised(settings, Told(), nursery, hang) == (0, None)
+    assert [worker.returncode for worker in workers] == [-signal.SIGKILL]
+
+
 async def test_a_child_that_is_only_slow_to_start_is_waited_for(
     settings: Settings, nursery: Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +212,27 @@ def test_a_slow_try_is_no_time_without_a_worker() -> None:
     child.channel = Channel.__new__(Channel)
     assert child.down_for(200.0) == 1.0
     assert child.down_for(101.0 + SLOWEST_START) == SLOWEST_START + 1.0
+
+
+async def test_a_worker_that_works_again_was_never_down_for_the_watchdog(
+    settings: Settings, nursery: Nursery
+) -> None:
+    """Otherwise systemd would restart the whole relay, minutes after one worker was replaced."""
+    generation = module.Generation(
+        settings, {}, 0.0, nursery=nursery, heard=lambda *_: None, ended=lambda *_: None
+    )
+    (child,) = generation.workers
+    child.down_since = 1.0
+    ours, theirs = socket.socketpair()
+    for sock in (ours, theirs):
+        sock.setblocking(False)
+    channel, worker = await Channel.over(ours), await Channel.over(theirs)
+    worker.send(Ready())
+    worker.close()
+    await generation._listen(child, channel)
+    channel.close()
+    assert child.ready.is_set()
+    assert child.down_for(10_000.0) == 0.0
 
 
 async def test_a_generation_that_does_not_start_leaves_the_one_before_at_work(
