@@ -23,7 +23,7 @@ from smtpproxy.doctor.machine import (
     keys,
     look,
 )
-from smtpproxy.policy.model import Mode
+from smtpproxy.policy.model import Mode, StreamClass, TrackingPixels
 from smtpproxy.resolver import Answer
 from smtpproxy.settings import (
     Credential,
@@ -226,6 +226,17 @@ def test_demands_that_the_configuration_answers(settings: Settings) -> None:
     for hours, status in ((48, "pass"), (49, "fail")):
         crm = WebhookSettings("crm", "https://crm.example", Path("/crm"), deadline=hours * 3600.0)
         assert _line(replace(settings, webhooks=(crm,)), soon) == status
+
+
+@pytest.mark.parametrize(
+    ("pixels", "status"),
+    [("allow", "warn"), ("observe", "warn"), ("refuse", "pass"), ("strip", "pass")],
+)
+def test_tracking_on_marketing_streams(settings: Settings, pixels: str, status: str) -> None:
+    marketing = _with_streams(settings, tracking_pixels=TrackingPixels(pixels))
+    assert {one.status for one in run.tracking(marketing)} == {status}
+    transactional = _with_streams(marketing, stream_class=StreamClass.TRANSACTIONAL)
+    assert run.tracking(transactional) == []
 
 
 def test_the_built_in_stream_counts_only_where_mail_can_be_on_it(settings: Settings) -> None:

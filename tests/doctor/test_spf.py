@@ -59,6 +59,7 @@ async def check(dns: NameServer, record: str | None, ip: str = FOUR) -> Spf:
         ("v=spf1 a/24 -all", FOUR, "pass"),
         ("v=spf1 a:mail.shop.example -all", FOUR, "pass"),
         ("v=spf1 a:mail.shop.example/32//64 -all", "2001:db8::1", "pass"),
+        ("v=spf1 a:mail.shop.example/32//64 -all", "2001:db8:1::1", "fail"),
         ("v=spf1 mx -all", FOUR, "pass"),
         ("v=spf1 mx -all", SIX, "pass"),
         ("v=spf1 mx -all", "192.0.2.26", "fail"),
