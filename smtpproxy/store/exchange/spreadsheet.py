@@ -8,7 +8,13 @@ from typing import Any, BinaryIO
 from zipfile import ZipFile, ZipInfo
 
 from openpyxl.reader.excel import ExcelReader
+from openpyxl.worksheet import _read_only
+from openpyxl.worksheet._reader import FORMULA_TAG, WorkSheetParser
 from openpyxl.xml.constants import SHARED_STRINGS
+
+_NOT_CALCULATED = "#FORMULA!"
+"""The value of a formula whose result is not in the file, as of a program that cannot calculate. If
+it read as empty, a refusal that a formula finds would be lost."""
 
 
 class _Archive(ZipFile):
@@ -21,6 +27,18 @@ class _Archive(ZipFile):
     def read(self, name: Any, pwd: bytes | None = None) -> bytes:
         self._check(name if isinstance(name, ZipInfo) else self.getinfo(name))
         return super().read(name, pwd)
+
+
+class _Parser(WorkSheetParser):  # type: ignore[misc]  # openpyxl has no types
+    def parse_cell(self, element: Any) -> Any:
+        cell = super().parse_cell(element)
+        is_formula = element.find(FORMULA_TAG) is not None
+        if is_formula and cell["value"] is None and element.get("t") != "str":  # an empty text
+            cell["value"] = _NOT_CALCULATED
+        return cell
+
+
+_read_only.WorkSheetParser = _Parser
 
 
 class _Reader(ExcelReader):  # type: ignore[misc]  # openpyxl has no types

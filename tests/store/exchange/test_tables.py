@@ -15,6 +15,7 @@ from openpyxl.utils.datetime import CALENDAR_MAC_1904
 from smtpproxy.store.exchange import tables
 from smtpproxy.store.exchange.lines import ImportFault, Line, Rejected
 from smtpproxy.store.exchange.mapping import Mapping
+from smtpproxy.store.exchange.rows import is_error
 from smtpproxy.store.exchange.tables import flat, read_table
 from smtpproxy.store.exchange.times import Notation
 
@@ -85,6 +86,22 @@ def test_a_date_that_is_none_is_an_error_of_the_spreadsheet(tmp_path: Path) -> N
     book.active["B2"].number_format = "yyyy-mm-dd"
     book.save(path)
     assert texts(path) == ["address,given", "x,#VALUE!"]
+
+
+def test_a_formula_without_its_result_is_an_error_of_the_spreadsheet(tmp_path: Path) -> None:
+    rows = [["email", "Opt-out", "x"], ["a@b.example", '=IF(TRUE, "yes", "no")', 1]]
+    found = texts(workbook(tmp_path / "people.xlsx", rows))
+    assert found == ["email,Opt-out,x", "a@b.example,#FORMULA!,1"]
+    assert is_error("#FORMULA!")
+
+
+def test_a_formula_whose_result_is_an_empty_text_is_an_empty_cell(tmp_path: Path) -> None:
+    whole = workbook(tmp_path / "whole.xlsx", [["a", "b", "c"], [1, '=""', 2]])
+    path = tmp_path / "people.xlsx"
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name).replace(b'<c r="B2">', b'<c r="B2" t="str">'))
+    assert texts(path) == ["a,b,c", "1,,2"]
 
 
 def test_the_first_sheet_with_rows_is_read_and_the_others_named(tmp_path: Path) -> None:
