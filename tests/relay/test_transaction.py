@@ -6,7 +6,8 @@ import random
 import pytest
 
 from smtpproxy.mail.reply import Reply as ClientReply
-from smtpproxy.relay.connection import UpstreamError, UpstreamLost
+from smtpproxy.relay.connection import UpstreamClosing, UpstreamError, UpstreamLost
+from smtpproxy.relay.exchange import Exchange
 from smtpproxy.relay.mail_parameters import MailParameters
 from smtpproxy.relay.transaction import UpstreamTransaction
 from smtpproxy.wire.commands import Rcpt
@@ -203,23 +204,27 @@ async def test_content_goes_to_no_other_connection_that_offers_less(
         assert (await send(pool)).last.code == 250
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
 async def test_a_transaction_given_up_as_its_connection_is_replaced(
-    upstream: FakeUpstream,
+    cancelled: bool, upstream: FakeUpstream
 ) -> None:
-    """The next message does not get a connection to which the upstream says 421."""
-    upstream.behaviours += [At("data", CLOSING), At("connect", Delay(0.1))]
+    """Nobody else gets a connection to which the upstream says 421."""
+    upstream.behaviours += [At("data", CLOSING), At("connect", Delay(0.1), nth=2)]
     async with pooled(upstream.port) as pool:
-        other = await pool.acquire()
         transaction = UpstreamTransaction(pool, MailParameters(SENDER))
         await transaction.recipients([Rcpt(JEANNE)])
         answer = transaction.begin_data()
-        await asyncio.sleep(0.05)
-        answer.cancel()
-        transaction.abort()
-        pool.release(other)
-        upstream.begin()
-        assert (await send(pool)).last.code == 250
-        assert pool.idle == 1
+        if cancelled:
+            await asyncio.sleep(0.05)
+            answer.cancel()
+            transaction.abort()
+        else:
+            assert isinstance(answer, Exchange)
+            answer.lost(UpstreamClosing("421"))
+            transaction.abort()
+            with pytest.raises(UpstreamLost):
+                await answer
+        assert (pool.idle, pool.busy) == (0, 0)
 
 
 async def test_a_message_is_whole_or_not_there_whatever_happens() -> None:
