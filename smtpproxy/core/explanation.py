@@ -106,7 +106,7 @@ def explain(
     if any(record.decided.stage == "data" for record in records):
         return explained
     refusal = next((reply for reply in answers.replies if reply.code >= 300), None)
-    return explained if refusal is None else _not_judged(explained, question, refusal, rulebooks)
+    return explained if refusal is None else _not_judged(explained, question, refusal)
 
 
 def _nothing_decided(question: Question, lang: Lang) -> Explanation:
@@ -120,24 +120,17 @@ def _nothing_decided(question: Question, lang: Lang) -> Explanation:
     )
 
 
-def _not_judged(
-    explained: Explanation, question: Question, refusal: Reply, rulebooks: Mapping[str, Rulebook]
-) -> Explanation:
+def _not_judged(explained: Explanation, question: Question, refusal: Reply) -> Explanation:
     """The explanation of content refused before it is judged, on every stream, in every mode."""
-    verdict = Verdict(Action.REFUSE, Reason.HEADER_MALFORMED, rule="header")
-    features = MessageFeatures(malformed=refusal.text)
-    steps = message_trace(
-        explained.stream, features, rulebooks.get(explained.rulebook), explained.lang
-    )
     given = {recipient.address for recipient in explained.recipients}
     case = _Case({}, {}, question.now, NO_ID, "would", explained.lang)
     others = [case.not_judged(p, explained.stream) for p in question.recipients if p not in given]
+    said = say(Phrase("note.unasked", {"reply": refusal.text}), explained.lang)
     return dataclasses.replace(
         explained,
-        message=verdict,
+        message=Verdict(Action.REFUSE),
         message_reply=refusal,
-        message_trace=steps,
-        message_account=message_account(verdict, explained.stream, steps, "would", explained.lang),
+        message_account=Account(said),
         recipients=(*explained.recipients, *others),
         observed=False,
     )

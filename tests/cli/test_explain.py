@@ -427,3 +427,39 @@ def test_a_listener_that_never_sees_the_content_does_not_judge_it(
     )
     message = json.loads(out)["message"]
     assert (message and message["reason"]) == ("unsubscribe_missing" if reads else None)
+
+
+@pytest.mark.parametrize(
+    ("limit", "reply"),
+    [
+        ({"data_size_limit": "1KiB"}, "552 5.3.4 message is larger than the limit"),
+        ({"max_header_fields": 20}, "554 5.6.0 header section has more fields than the limit"),
+    ],
+)
+def test_a_message_beyond_a_limit_is_told_as_that(
+    bench: Bench, tmp_path: Path, limit: dict[str, Any], reply: str
+) -> None:
+    """It was told as a header that cannot be read."""
+    path = tmp_path / "limits.toml"
+    server = {**bench.relay.config["server"], **limit}
+    path.write_text(to_toml({**bench.relay.config, "server": server}))
+    much = b"".join(b"X-%d: %s\r\n" % (n, b"y" * 50) for n in range(20)) + messages.marketing()
+    asked = ("-", "--mail-from", "<news@shop.example>", "--rcpt", address("consent"))
+    asked += ("--stream", "offers", "--json")
+    out, _ = bench.run("explain", *asked, stdin=much, code=1, config_path=path)
+    message, (recipient,) = json.loads(out)["message"], json.loads(out)["recipients"]
+    assert message["reply"].startswith(reply)
+    assert (message["verdict"], message["reason"]) == ("refuse", "none")
+    assert message["explanation"].startswith("The relay would refuse the message before any rule")
+    assert (message["changes"], message["trace"]) == ([], [])
+    assert "No rule was applied to this recipient" in recipient["notes"][0]
+
+
+def test_in_observe_mode_nobody_is_told_a_reply(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "observe.toml"
+    path.write_text(to_toml({**bench.relay.config, "policy": {"mode": "observe"}}))
+    asked = ("-", "--mail-from", "<x@shop.example>", "--rcpt", address("complained"))
+    asked += ("--stream", "offers", "--json")
+    out, _ = bench.run("explain", *asked, stdin=messages.marketing(), code=1, config_path=path)
+    (recipient,) = json.loads(out)["recipients"]
+    assert (recipient["verdict"], recipient["reply"]) == ("refuse", None)
