@@ -1,0 +1,63 @@
+"""What is told of a decision on record: of its message, and of each of its recipients."""
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from smtpproxy.core.explanation import Explanation, recall
+from smtpproxy.events import JudgedRecipient
+from smtpproxy.policy.decide import judge
+from smtpproxy.policy.model import Action, Reason, RecipientFacts, Transaction, Verdict
+from smtpproxy.sinks.audit.reader import Outcome, Record
+from tests.kit.journal import Clock, decided
+from tests.policy.cases import ADDRESS, BOOK, GOOD_MESSAGE, NOW, OFFERS, SUBSCRIBER
+
+FACTS = {ADDRESS: RecipientFacts(contact=SUBSCRIBER)}
+STRANGER = "x@y.example"
+
+
+def told(outcome: Outcome | None = None, message: Any = GOOD_MESSAGE, **over: Any) -> Explanation:
+    """A subscriber and a stranger are mailed together, with `each` getting a copy of their own."""
+    asked = Transaction((OFFERS,), (ADDRESS, STRANGER), message)
+    decision = judge(asked, FACTS, BOOK, NOW)
+    people = [
+        JudgedRecipient(name, name, verdict)
+        for name, verdict in zip(asked.recipients, decision.recipients, strict=True)
+    ]
+    decision = replace(decision, message=over.pop("verdict", decision.message))
+    entry = decided(
+        Clock(), at=NOW, facts=FACTS, features=message, decision=decision, recipients=people, **over
+    )
+    return recall([Record(entry, outcome)], {"fr": BOOK})
+
+
+def test_a_refused_message_is_told_step_by_step_and_to_whom_it_was_not_sent() -> None:
+    found = told(message=replace(GOOD_MESSAGE, unsubscribe_fields=0), relayed=False)
+    assert (found.message_trace[-1].rule, found.allowed) == ("unsubscribe_present", False)
+    assert found.message_account is not None
+    assert found.message_trace[-1].text in found.message_account.happened
+    permitted, stranger = found.recipients
+    assert "still got nothing" in permitted.account.notes[0]
+    assert stranger.account.notes == ()
+
+
+def test_a_message_that_passed_takes_nothing_from_its_recipients() -> None:
+    found = told()
+    assert found.message_trace[-1].outcome == "allow"
+    assert found.recipients[0].account.notes == ()
+    assert found.source_announced is None
+
+
+def test_a_message_on_no_stream_has_that_told_alone() -> None:
+    nowhere = Verdict(Action.REFUSE, Reason.STREAM_NOT_PERMITTED, rule="stream_choice")
+    found = told(verdict=nowhere, relayed=False)
+    assert [step.rule for step in found.message_trace] == ["stream_choice"]
+
+
+def test_a_copy_has_the_answer_to_it() -> None:
+    each = ("250 2.0.0 for the subscriber", "")
+    found = told(Outcome("id", NOW, 250, "250 2.0.0 relayed to 1 of 2", each))
+    notes = [one.account.notes for one in found.recipients]
+    assert "250 2.0.0 for the subscriber" in notes[0][0]
+    assert not any("for the subscriber" in note for note in notes[1])
+    assert told(Outcome("id", NOW, 250, "250 2.0.0 ok")).recipients[0].account.notes == ()
