@@ -81,7 +81,10 @@ def test_given_up_requests_do_not_confuse_the_others(
 ) -> None:
     rsa, *_ = keyring.keys
 
+    faults: list[object] = []
+
     async def work() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
         tasks = [asyncio.create_task(processes.sign(rsa, digest)) for digest in DIGESTS]
         await asyncio.sleep(0)
         for task in tasks[::2]:
@@ -90,6 +93,7 @@ def test_given_up_requests_do_not_confuse_the_others(
             verify(rsa, await task, digest)
 
     run(processes, work)
+    assert faults == []
 
 
 def test_a_key_that_fails_fails_its_message_alone(tmp_path: Path) -> None:

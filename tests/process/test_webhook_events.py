@@ -15,7 +15,13 @@ from smtpproxy.events import JudgedRecipient, UlidFactory
 from smtpproxy.mailbox.acting import heard_event
 from smtpproxy.policy.campaign import Trial
 from smtpproxy.policy.model import Action, Basis, Decision, Reason, Verdict
-from smtpproxy.process.webhook_events import CampaignTrials, RefusalSummaries
+from smtpproxy.process.webhook_events import (
+    CAMPAIGNS,
+    REFUSALS,
+    CampaignTrials,
+    RefusalSummaries,
+    _forget_others,
+)
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_stream_counts
 from smtpproxy.store.propagation import LoggedEvent
@@ -289,3 +295,13 @@ def shape(value: Any) -> Any:
     if isinstance(value, list):
         return [shape(each) for each in value]
     return type(value).__name__
+
+
+async def test_what_no_webhook_wants_any_more_is_forgotten_and_nothing_else(
+    store: TrialStore,
+) -> None:
+    wanted, theirs = f"{REFUSALS}:mine:3600", f"{REFUSALS}:theirs:60"
+    for source in (CAMPAIGNS, f"{REFUSALS}:mine:60", wanted, theirs):
+        await store.log_events((), (source, "read"))
+    await _forget_others(store, "mine", [wanted])
+    assert set(await store.event_sources()) == {wanted, theirs}
