@@ -126,6 +126,13 @@ def test_whatever_others_say_no_address_is_in_the_log(
     whatever()
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_no_form_of_an_address_is_in_the_log(form: str) -> None:
+    address = form.format(l=LOCAL, d=DOMAIN)
+    for text in (address, f"no {address} here", f"<{address}> ({address})"):
+        clean(redacted(text))
+
+
 def test_a_sign_that_ends_like_an_address_hides_nothing_behind_it() -> None:
     assert DOMAIN not in redacted(f"@ jeanne&#64;{DOMAIN} said no")
 
