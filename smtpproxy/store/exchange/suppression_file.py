@@ -1,5 +1,6 @@
 """Files of suppressions: our own form, an export of a provider, or any CSV with a mapping."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from collections.abc import Mapping as MappingOf
 from itertools import chain
@@ -265,6 +266,7 @@ class _Reader:
         self._of_provider = layout is not None
         self._of_list = layout is not None and layout.of_list
         self.when: tuple[When, ...] = layout.when if layout else ()
+        self.columns = (*mapping.columns, *chain.from_iterable(w.columns for w in self.when))
         self._is_own = mapping is _OWN  # no scope by origin, and no row is skipped
 
     def entry(self, cells: dict[str, str]) -> SuppressionEntry | None:
@@ -323,8 +325,8 @@ def _json_entry(reader: _Reader) -> Callable[[Line], SuppressionEntry | None]:
             fields = read_object(decode, line.content)
         except msgspec.MsgspecError as error:
             raise ValueError(f"not a JSON object of plain values: {error}") from None
-        keys = [key.casefold() for key in fields]
-        if twice := [key for key in keys if keys.count(key) > 1]:
+        keys = Counter(map(str.casefold, fields))
+        if twice := [key for key in reader.columns if keys[key] > 1]:
             raise ValueError(f"{twice[0][:40]!r} comes twice in one object; right would be once")
         return reader.entry(
             {

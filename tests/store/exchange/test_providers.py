@@ -308,6 +308,16 @@ class TestJson:
         (found,) = importing.suppressed(ANNA)
         assert (found.origin, found.since) == ("bounce", NOON.replace(microsecond=250_000))
 
+    @pytest.mark.timeout(20)
+    def test_keys_that_nobody_reads_may_have_one_name(self, importing: Importing) -> None:
+        """However many there are: to count each among all took minutes for one line."""
+        others = ",".join(f'"{n:x}":1' for n in range(80_000))
+        content = (
+            f'{{"EmailAddress":"bert@people.example","Reason":"BOUNCE","LastUpdateTime":{EPOCH}}}\n'
+            f'{{"EmailAddress":"{ANNA}","Reason":"BOUNCE","id":1,"ID":2,{others}}}\n'
+        )
+        assert importing.suppressions(content.encode(), "ndjson").added == 2
+
     def test_our_own_form_may_be_asked_for(self, importing: Importing) -> None:
         content = b'{"address":"anna@people.example","created_at":""}\n'
         own = {"origin": "manual", "scope": "brand:shop"}
