@@ -38,12 +38,13 @@ class HeaderBlock:
         elif empty is not None:
             raw = raw[: empty.start() + 1]
         self._head = raw
-        written, values = zip(*_FIELD.findall(raw), strict=True) if raw else ((), ())
-        names = b"\n".join(written).lower().split(b"\n")  # all at once, since no name contains LF
-        found: dict[bytes, tuple[bytes, ...]] = dict(zip(names, zip(values), strict=False))
-        self.repeats = len(found) < len(values)
+        fields = _FIELD.findall(raw) if raw else ()
+        found: dict[bytes, tuple[bytes, ...]] = {}
+        for name, value in fields:
+            found[name.lower()] = (value,)
+        self.repeats = len(found) < len(fields)
         if self.repeats:
-            found = _gathered(zip(names, values, strict=True))
+            found = _gathered(fields)
         self._all_fields = found.pop(b"", None) is None
         self.by_name = found
 
@@ -145,10 +146,10 @@ class HeaderBlock:
 
 
 def _gathered(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, tuple[bytes, ...]]:
-    """The values by name, for names that occur more than once."""
+    """The values by lower-case name, for names that occur more than once."""
     found: dict[bytes, list[bytes]] = {}
     for name, value in fields:
-        found.setdefault(name, []).append(value)
+        found.setdefault(name.lower(), []).append(value)
     return {name: tuple(values) for name, values in found.items()}
 
 
