@@ -188,7 +188,7 @@ class TransactionEnded(Struct, frozen=True):
 
     listener: str
     seconds: float
-    stages: tuple[tuple[Stage, float], ...]
+    stages: Mapping[Stage, float]
 
 
 class Failed(Struct, frozen=True):

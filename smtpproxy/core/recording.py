@@ -318,7 +318,7 @@ class RecordedTransaction:
         """Report that the message has its final answer."""
         worked, spent = self._worked, self.spent
         ours = worked - sum(spent.values()) + spent.get("policy", 0.0)  # work in threads is ours
-        stages = tuple({**spent, "policy": ours}.items())
+        stages = {**spent, "policy": ours}
         self._services.emit(TransactionEnded(self.client.listener, worked, stages))
 
     def _resume(self) -> None:

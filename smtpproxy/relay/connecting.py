@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -23,7 +23,11 @@ class Connector:
     """Opens connections that have greeted us."""
 
     def __init__(
-        self, settings: UpstreamSettings, hostname: str, deadlines: Deadlines, replies: Counter[int]
+        self,
+        settings: UpstreamSettings,
+        hostname: str,
+        deadlines: Deadlines,
+        replies: defaultdict[int, int],
     ) -> None:
         self._settings, self._hostname = settings, hostname
         self._deadlines, self._replies = deadlines, replies

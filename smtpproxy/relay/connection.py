@@ -3,7 +3,7 @@
 import asyncio
 import re
 import ssl
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -84,7 +84,7 @@ class UpstreamConnection(asyncio.Protocol):
     BATCH = 64 * 1024  # octets of content that are written at once
 
     def __init__(
-        self, deadlines: Deadlines, replies: Counter[int], closed: Callable[[], None]
+        self, deadlines: Deadlines, replies: defaultdict[int, int], closed: Callable[[], None]
     ) -> None:
         self.capabilities = Capabilities()
         self.alive = False

@@ -6,7 +6,7 @@ limit of its own refuses the rest.
 """
 
 import asyncio
-from collections import Counter
+from collections import defaultdict
 
 from smtpproxy.relay.connecting import Connector
 from smtpproxy.relay.connection import NO_MORE, UpstreamConnection, UpstreamError, UpstreamLost
@@ -35,7 +35,7 @@ class UpstreamPool:
         settings: UpstreamSettings,
         hostname: str,
         deadlines: Deadlines,
-        replies: Counter[int],
+        replies: defaultdict[int, int],
         workers: Workers | None = None,
     ) -> None:
         """`replies` counts the upstream's by the first digit of their code; 0: none came."""

@@ -36,6 +36,7 @@ from smtpproxy.events import (
 from smtpproxy.policy.model import Action
 from smtpproxy.settings import ServerSettings
 
+_ALLOW = Action.ALLOW
 ADDRESS, TOKEN = "[address]", "[secret]"
 
 LONGEST = 1_000
@@ -245,10 +246,10 @@ class Log:
         verdict = event.decision.message
         if event.stage == "rcpt":
             first = event.recipients[0].verdict
-            if first.action is Action.ALLOW:  # a policy listener records these as well
+            if first.action is _ALLOW:  # a policy listener records these as well
                 return
             reason = first.reason
-        elif verdict is None or verdict.action is Action.ALLOW:
+        elif verdict is None or verdict.action is _ALLOW:
             return  # it is in the audit journal; a line per message would cost more than relaying
         else:
             reason = verdict.reason

@@ -1,6 +1,6 @@
 """What the stages of a transaction take adds up to its whole time, and none of it is negative."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +9,7 @@ from smtpproxy.core.advice import DelegatedTransaction, MilterTransaction
 from smtpproxy.core.content_checks import ON_LOOP
 from smtpproxy.core.perform import Run
 from smtpproxy.core.services import StreamChoice
-from smtpproxy.events import Client, TransactionEnded
+from smtpproxy.events import Client, Stage, TransactionEnded
 from smtpproxy.policy.model import Stream
 from smtpproxy.relay.content import Body
 from smtpproxy.waiting import Pending
@@ -51,10 +51,10 @@ class Timed:
     def run(self, transaction: Any, steps: effects.Steps[Any]) -> Run[Any]:
         return Run(steps, self.handlers, transaction.spent, self.services.ticks)
 
-    def stages(self) -> list[tuple[str, float]]:
+    def stages(self) -> Mapping[Stage, float]:
         (ended,) = [event for event in self._told if isinstance(event, TransactionEnded)]
-        assert sum(seconds for _, seconds in ended.stages) == ended.seconds
-        return list(ended.stages)
+        assert sum(ended.stages.values()) == ended.seconds
+        return ended.stages
 
     def _in_a_second(self, answer: Callable[[Any], Any]) -> Callable[[Any], Pending[Any]]:
         def handler(effect: Any) -> Pending[Any]:
@@ -76,8 +76,8 @@ def test_what_a_thread_does_is_one_time_of_the_policy_with_what_the_loop_does() 
     steps = transaction.message(header, len(header) + len(text), "", body)
     timed.run(transaction, steps).result()
     stages = timed.stages()
-    assert sorted(name for name, _ in stages) == ["audit", "policy", "store"]
-    assert dict(stages)["policy"] == 1.0
+    assert sorted(stages) == ["audit", "policy", "store"]
+    assert stages["policy"] == 1.0
 
 
 def test_the_time_up_to_a_fault_of_ours_is_told_with_the_rest() -> None:
@@ -90,4 +90,4 @@ def test_the_time_up_to_a_fault_of_ours_is_told_with_the_rest() -> None:
     timed.handlers[effects.WriteRecord] = fails
     assert timed.run(transaction, transaction.recipient(ANN)).error is not None
     transaction.ended()
-    assert dict(timed.stages())["policy"] == 0.0
+    assert timed.stages()["policy"] == 0.0

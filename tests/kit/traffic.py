@@ -114,7 +114,7 @@ def delivery(
     """All events of one accepted message to one recipient."""
     yield decided(stream, verdict)
     yield Relayed("01J9", "apps", stream.name, code, f"{code} answer", 4096, 1)
-    yield TransactionEnded("apps", seconds, tuple((stage, seconds / 5) for stage in STAGES))
+    yield TransactionEnded("apps", seconds, dict.fromkeys(STAGES, seconds / 5))
 
 
 def busy_minute() -> Iterator[Event]:

@@ -1,7 +1,7 @@
 """Messages put through an upstream pool, and upstreams of a test's own making."""
 
 import asyncio
-from collections import Counter
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Pool(UpstreamPool):
 
     def __init__(self, address: Address | int, table: Table | None = None, **settings: Any) -> None:
         """`table` is shared by the workers of a relay."""
-        self.replies: Counter[int] = Counter()
+        self.replies: defaultdict[int, int] = defaultdict(int)
         if isinstance(address, int):
             address = TcpAddress(LOOPBACK, address)
         deadlines = Deadlines(asyncio.get_running_loop(), resolution=0.02)

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from itertools import chain, repeat
 from random import Random
@@ -73,7 +73,7 @@ class Pool(UpstreamPool):
             UpstreamSettings(TcpAddress("upstream.example", 25), **settings),
             "relay.example",
             deadlines,
-            Counter(),
+            defaultdict(int),
             Workers(Table() if table is None else table, deadlines.now),
         )
         self.connections: set[Connection] = set()

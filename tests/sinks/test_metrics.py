@@ -145,7 +145,7 @@ def test_connections_come_and_go(metrics: Metrics) -> None:
     ],
 )
 def test_a_duration_falls_into_its_bucket(metrics: Metrics, seconds: float, bucket: int) -> None:
-    metrics(TransactionEnded("apps", seconds, (("upstream", seconds),)))
+    metrics(TransactionEnded("apps", seconds, {"upstream": seconds}))
     snapshot = metrics.snapshot()
     for histogram in (
         snapshot.histograms["transaction_seconds"][("apps",)],
@@ -156,7 +156,7 @@ def test_a_duration_falls_into_its_bucket(metrics: Metrics, seconds: float, buck
 
 
 def test_upstream_replies_and_failures(metrics: Metrics) -> None:
-    metrics.replies.update((2, 0))
+    metrics.replies.update({2: 1, 0: 1})
     metrics(Failed("apps", "store", "locked"))
     counters = metrics.snapshot().counters
     assert counters["messages_total"] == counters["recipients_total"] == {}

@@ -13,7 +13,7 @@ def worker(messages: int) -> Metrics:
     metrics.upstream(idle=2, busy=1)
     for _ in range(messages):
         metrics(decided(OFFERS, ALLOWED))
-        metrics(TransactionEnded("apps", 0.25, ()))
+        metrics(TransactionEnded("apps", 0.25, {}))
     return metrics
 
 

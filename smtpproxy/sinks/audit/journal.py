@@ -36,6 +36,7 @@ __all__ = ["AuditUnavailable", "Journal"]
 _OUTCOMES_WITHIN = 0.2
 _MOST_WAITING = 10_000
 _SOON = timedelta(seconds=1)
+_BACK = CLOCK_TOLERANCE / 2
 _MIN = datetime.min.replace(tzinfo=UTC)
 _MAX = datetime.max.replace(tzinfo=UTC)
 _DONE = Pending.settled(None)
@@ -157,7 +158,7 @@ class Journal:
     def _set_bounds(self) -> None:
         latest = self._segment.latest
         if latest is not None:
-            self._earliest, self._newest = latest - CLOCK_TOLERANCE / 2, latest + _SOON
+            self._earliest, self._newest = latest - _BACK, latest + _SOON
 
     def _anchored(self, anchor: Anchor) -> None:
         self._waiting.append(plain(AnchorEntry(anchor.head)))
