@@ -1,6 +1,5 @@
 """What is found out about a message only if its stream requires it: text, signatures, copies."""
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -42,7 +41,6 @@ _FEEDBACK_ID = "Feedback-ID"
 _LONGEST_FIELD = 4_096  # octets of To and Cc that are read
 _ALLOW_PIXELS = TrackingPixels.ALLOW
 _ACTS_ON_PIXELS = (TrackingPixels.REFUSE, TrackingPixels.STRIP)
-_HTML_WITHIN = re.compile(rb"html|multipart", re.IGNORECASE)
 
 T = TypeVar("T")
 
@@ -105,9 +103,10 @@ def _reads_text(stream: Stream, headers: HeaderBlock) -> bool:
 
 
 def _looks_for_pixels(stream: Stream, headers: HeaderBlock) -> bool:
-    return stream.looks_for_pixels and any(
-        map(_HTML_WITHIN.search, headers.raw_values("Content-Type"))
-    )
+    if not stream.looks_for_pixels:
+        return False
+    types = b"".join(headers.raw_values("Content-Type")).lower()
+    return types.find(b"html") >= 0 or types.find(b"multipart") >= 0
 
 
 def with_dns(

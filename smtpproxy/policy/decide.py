@@ -5,8 +5,6 @@ and their order are in rules/tables.py (design.md sections 4 and 6).
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache
-from itertools import repeat
-from operator import call
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -202,7 +200,11 @@ def _by_basis(case: RecipientCase, message: MessageFeatures | None) -> Verdict:
 
 def _first(rules: tuple[Callable[[Case], Verdict | None], ...], case: Case) -> Verdict | None:
     """Return the verdict of the first rule that decides."""
-    return next(filter(None, map(call, rules, repeat(case))), None)
+    for rule in rules:
+        verdict = rule(case)
+        if verdict is not None:
+            return verdict
+    return None
 
 
 _RecipientRule = Callable[[RecipientCase], Verdict | None]

@@ -19,6 +19,7 @@ class Unit(StrEnum):
     YEARS = "years"
 
 
+_MONTHS, _YEARS = Unit.MONTHS, Unit.YEARS
 _WRITTEN = re.compile(r"([0-9]{1,6}) *([a-z]+(?: [a-z]+)?)")
 _UNITS = {"h": Unit.HOURS, "d": Unit.DAYS, "mo": Unit.MONTHS, "y": Unit.YEARS}
 _UNITS |= {name: unit for unit in Unit for name in (unit.value, unit.removesuffix("s"))}
@@ -73,12 +74,12 @@ def within(moment: datetime, period: Period | None, now: datetime) -> bool:
     if period is None:
         return True
     unit = period.unit
-    if unit is Unit.YEARS:
+    if unit is _YEARS:
         passed = now.year - moment.year
         if passed != period.count:
             return passed < period.count
         return now <= _moved(moment, now.year, moment.month)
-    if unit is Unit.MONTHS:
+    if unit is _MONTHS:
         passed = 12 * (now.year - moment.year) + now.month - moment.month
         if passed != period.count:
             return passed < period.count
