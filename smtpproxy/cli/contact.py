@@ -29,7 +29,7 @@ from smtpproxy.cli.options import (
     read_kept,
     recorded_address,
 )
-from smtpproxy.cli.outputs import private
+from smtpproxy.cli.outputs import written_to
 from smtpproxy.cli.printer import Fields, Part, Result, Styled, json_bytes, verify_progress
 from smtpproxy.cli.stores import check_brand, contact_constants, no_contact, using_store, warn
 from smtpproxy.clock import now
@@ -365,7 +365,7 @@ def _write_evidence(
         text = html(blocks, lang) if suffix in _HTML else markdown(blocks, lang)
         output.write(text.encode("utf-8", "backslashreplace"))
         if beside is not None:
-            with open(beside, "wb", opener=private) as file:
+            with written_to(beside) as file:
                 file.write(data)
             click.echo(f"written: {path} and {beside}", err=True)
     if found.chain.wrong:

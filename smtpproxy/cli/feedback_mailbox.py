@@ -63,11 +63,11 @@ def _arrived(contents: Sequence[bytes]) -> Sequence[Arrived]:
     ]
 
 
-def _feedback(settings: Settings | None) -> FeedbackSettings:
+def _feedback(settings: Settings | None, instead: str = "") -> FeedbackSettings:
     if settings is None or settings.feedback is None:
         fail(
-            "there is no feedback mailbox: add [feedback] with its domain to the configuration,"
-            " or give --dry-run",
+            "there is no feedback mailbox: add [feedback] with its domain to the configuration"
+            + instead,
             2,
         )
     return settings.feedback
@@ -77,7 +77,7 @@ def act_on(
     settings: Settings | None, contents: Iterator[tuple[str, bytes]]
 ) -> Iterator[tuple[str, FeedbackReport, dict[str, Any]]]:
     """Act on reports; yield each with what was done about it."""
-    feedback = _feedback(settings)
+    feedback = _feedback(settings, ", or give --dry-run")
     assert settings is not None
     maildir = Maildir(settings.feedback_dir)
     maildir.make()

@@ -299,10 +299,8 @@ def _compare(
     """
     start = time.monotonic()
     contents = handling.contents(file, file_format)
-    if not task.replacing.both:
-        record = task.job.record(task.path, file.size)
-        if former := imported_otherwise(task.access, record, file):
-            warn(imported_before(task.shown, former))
+    if file.size is not None:
+        _warn_if_before(task, file)
     _warn(task, contents.notices)
     with progress(task.path.name, file.size) as show:
         done = using_store(
@@ -315,6 +313,8 @@ def _compare(
             read_only=True,
             or_empty=True,
         )
+    if file.size is None:
+        _warn_if_before(task, file, Checkpoint(octets=file.tell(), digest=file.digest()))
     if contents.decoder is not None and (note := contents.decoder.note()):
         _warn(task, [note])
     for notice in handling.notices():
@@ -340,6 +340,15 @@ def _compare(
         1 if done.counts["rejected"] else 0,
         _no_rows(task, contents, done.lines),
     )
+
+
+def _warn_if_before(task: Task, file: Source, place: Checkpoint | None = None) -> None:
+    """Warn when the file was imported under another mapping; `place` is the end of a pipe."""
+    record = task.job.record(task.path, file.size)
+    if task.replacing.both:
+        return
+    if former := imported_otherwise(task.access, record, file, place):
+        warn(imported_before(task.shown, former))
 
 
 def _sample(one: Difference, *, with_address: bool) -> dict[str, object]:

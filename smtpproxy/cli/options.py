@@ -323,7 +323,8 @@ def command(
         @functools.wraps(function)
         def run(**given: Any) -> int | None:
             as_json = given.pop("as_json") if shows else False
-            _check_period(given.get("since"), given.get("until"))
+            if "until" in given:
+                _check_period(given.get("since"), given["until"])
             check_outputs(given, outputs)
             if "settings" in asked:
                 given["settings"] = settings_in(given.pop("config"))
@@ -332,7 +333,8 @@ def command(
                 given["options"] = record(**{each.name: given.pop(each.name) for each in in_record})
             with ExitStack() as stack:
                 if "output" in asked:
-                    given["output"] = stack.enter_context(written_to(given["output"]))
+                    output = None if given["output"] == Path("-") else given["output"]
+                    given["output"] = stack.enter_context(written_to(output))
                 result: Result | int | None = function(**given)
             return show(result, as_json=as_json) if isinstance(result, Result) else result
 
@@ -386,8 +388,12 @@ def _option(name: str, field: "dataclasses.Field[Any]") -> click.Option:
 def _check_period(since: datetime | timedelta | None, until: datetime | None) -> None:
     """Raise BadParameter where nothing can be in a period: a command that looks at nothing would
     find nothing wrong."""
-    start = datetime.now(UTC) - since if isinstance(since, timedelta) else since
-    if start is not None and until is not None and until <= start:
+    now = datetime.now(UTC)
+    start = now - since if isinstance(since, timedelta) else since
+    if start and not until and start > now + timedelta(days=1):  # a local date may be tomorrow's
+        text = f"{start:%Y-%m-%d %H:%M} UTC is in the future"
+        raise click.BadParameter(text, param_hint="--since")
+    if start and until and until <= start:
         raise click.BadParameter(
             f"{until:%Y-%m-%d %H:%M} UTC is not after --since, {start:%Y-%m-%d %H:%M} UTC",
             param_hint="--until",

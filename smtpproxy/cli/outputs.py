@@ -1,8 +1,6 @@
 """Files that a command writes."""
 
-import os
 import re
-import stat
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from smtpproxy.cli import discard_stdout, fail
+from smtpproxy.drafts import Drafts, is_direct
 
 if TYPE_CHECKING:
     from smtpproxy.settings import Settings
@@ -21,21 +20,24 @@ if TYPE_CHECKING:
 def written_to(output: Path | None) -> Iterator[BinaryIO]:
     """Open a file that only its owner may read, or standard output.
 
-    A full disk ends the command with one line that says how much was written.
+    The file is written once the command is done: until then, and if it fails, a former file stays.
+    A full disk ends the command with one line that says what was written.
     """
     try:
         if output is None:
             yield sys.stdout.buffer
             sys.stdout.buffer.flush()
         else:
-            with open(output, "wb", opener=private) as file:
-                yield file
+            with Drafts() as drafts:
+                yield drafts.open(output)
+                drafts.commit()
     except OSError as error:
         if error.filename is not None or isinstance(error, BrokenPipeError):
             raise
         if output is None:
             discard_stdout()
-        fail(f"{output or 'standard output'}: {error.strerror}: {_written(output)}")
+        written = "the output is incomplete" if not output or is_direct(output) else "not written"
+        fail(f"{output or 'standard output'}: {error.strerror}: {written}")
 
 
 def check_outputs(given: Mapping[str, object], outputs: Collection[str]) -> None:
@@ -99,22 +101,3 @@ def _is_same(one: Path, other: Path) -> bool:
         return one.samefile(other)
     except OSError:  # one is not there, or may not be looked at
         return one.resolve() == other.resolve()
-
-
-def private(path: str, flags: int) -> int:
-    """Open a new or existing file so that only its owner can read it. For `opener=`."""
-    descriptor = os.open(path, flags & ~os.O_TRUNC, 0o600)
-    try:
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.fchmod(descriptor, 0o600)
-            os.ftruncate(descriptor, 0)
-    except OSError as error:  # it belongs to somebody else
-        os.close(descriptor)
-        raise OSError(error.errno, error.strerror, path) from error
-    return descriptor
-
-
-def _written(output: Path | None) -> str:
-    if output is None or not output.is_file():
-        return "the output is incomplete"
-    return f"incomplete, only {output.stat().st_size:,} octets were written"

@@ -11,7 +11,7 @@ import click
 
 from smtpproxy.cli.journals import COPIES, check_stream, journals
 from smtpproxy.cli.options import OUTPUT_FILE, choice, command, moment, option
-from smtpproxy.cli.outputs import private
+from smtpproxy.cli.outputs import written_to
 from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Styled, Table
 from smtpproxy.clock import now
 from smtpproxy.locale import LANGS, REFERENCE, Lang, texts
@@ -69,8 +69,8 @@ def report(settings: Settings, options: ReportOptions, shipped: Path | None = CO
     check_stream(settings, shipped, options.stream)
     made = read_report(settings, options, shipped)
     if options.html is not None:
-        with open(options.html, "w", encoding="utf-8", opener=private) as file:
-            file.write(html(made, options.lang))
+        with written_to(options.html) as file:
+            file.write(html(made, options.lang).encode())
     written = [] if options.html is None else [Aside(f"written: {options.html}")]
     return Result(made.as_object(options.by, REFERENCE), chain(_text(made, options.by), written))
 

@@ -29,10 +29,11 @@ from smtpproxy.cli.printer import (
 )
 from smtpproxy.cli.stores import is_past, using_store, warn
 from smtpproxy.clock import now
+from smtpproxy.drafts import Drafts
 from smtpproxy.locale import LANGS, REFERENCE, Lang, texts
 from smtpproxy.policy.model import Mode
 from smtpproxy.scrub.formats import Format, open_list
-from smtpproxy.scrub.run import Drafts, HashedSource, Outputs, Scrub, Unreadable
+from smtpproxy.scrub.run import HashedSource, Outputs, Scrub, Unreadable
 from smtpproxy.scrub.verdicts import (
     Bar,
     Counts,

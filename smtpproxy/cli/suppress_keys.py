@@ -35,7 +35,7 @@ from smtpproxy.terminal import counted
 def _address_or_file(value: str) -> Path | str:
     path = Path(value)
     with suppress(OSError):  # too long for the name of a file
-        if path == STDIN or path.is_file():
+        if path == STDIN or (path.exists() and not path.is_dir()):
             return path
     return value
 
@@ -242,7 +242,10 @@ def move(
 
     def question() -> str | None:
         found = using_store(
-            settings, lambda store: _would_be_moved(store, old, new), read_only=True
+            settings,
+            lambda store: _would_be_moved(store, old, new),
+            read_only=True,
+            or_empty=True,
         )
         return (
             f"{_named(*found)} will be moved from {old} to {new}, and cannot be told from its own"
@@ -253,7 +256,9 @@ def move(
 
     ask_first(question, yes=yes or dry_run)
     work = _would_be_moved if dry_run else _moved
-    moved, wishes = using_store(settings, lambda store: work(store, old, new), read_only=dry_run)
+    moved, wishes = using_store(
+        settings, lambda store: work(store, old, new), read_only=dry_run, or_empty=dry_run
+    )
     done = "would be moved" if dry_run else "moved"
     what = _named(moved, wishes)
     data = {"old": old, "new": new, "moved": moved, "wishes": wishes, "dry_run": dry_run}

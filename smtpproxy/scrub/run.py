@@ -2,15 +2,15 @@
 
 import hashlib
 import io
-import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from msgspec.structs import replace
 
+from smtpproxy.drafts import Drafts
 from smtpproxy.policy.model import Action
 from smtpproxy.scrub.formats import AddressList, Entry
 from smtpproxy.scrub.marked import MarkedAddresses
@@ -51,55 +51,6 @@ class HashedSource(io.RawIOBase):
     def lines(self) -> io.BufferedReader:
         """Return the file that lines are read from."""
         return io.BufferedReader(self, _READ_BUFFER)
-
-
-_BUFFER = 256 * 1024
-
-
-class Drafts:
-    """Files under temporary names beside their destinations, moved there by `commit`.
-
-    Without `commit`, all are removed at the end of `with`. Only their owner may read them. A
-    destination that is not a file (a pipe, /dev/null) is written to directly.
-    """
-
-    def __init__(self) -> None:
-        self._open = ExitStack()
-        self._drafts: list[tuple[Path, Path]] = []
-
-    def __enter__(self) -> "Drafts":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        with suppress(OSError):  # what is still buffered is not needed
-            self._open.close()
-        self.discard()
-
-    def discard(self) -> None:
-        """Remove them."""
-        for draft, _ in self._drafts:
-            draft.unlink(missing_ok=True)
-
-    def open(self, path: Path) -> BinaryIO:
-        """Open a draft for writing."""
-        if path.exists() and not path.is_file():
-            return self._open.enter_context(path.open("wb", _BUFFER))
-        return self._open.enter_context(self.reserve(path).open("wb", _BUFFER))
-
-    def reserve(self, path: Path) -> Path:
-        """Make an empty draft and return its name."""
-        place = path.resolve()
-        draft = place.with_name(f".{place.name}.{os.getpid()}.partial")
-        # Noted first: an interruption after the next line must not leave it behind.
-        self._drafts.append((draft, place))
-        os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
-        return draft
-
-    def commit(self) -> None:
-        """Move all drafts to their destinations, replacing existing files."""
-        self._open.close()
-        for draft, place in self._drafts:
-            draft.replace(place)
 
 
 _REPORTED = 5

@@ -57,6 +57,7 @@ def filled_in(stored: Stored, arguments: tuple[str, ...]) -> list[str]:
         (("scrub", "LIST", "--stream", "offers"), 1, ANNA),
         (("import", "list"), 0, "no imports are on record"),
         (("import", "show", "01"), 1, "no such import"),
+        (("suppress", "move", "brand:x", "marketing", "--dry-run"), 0, "0 suppressions would be"),
         (("purge", "--dry-run"), 0, "would go"),
         (("webhook", "list"), 0, ""),
         (("partner", "show"), 0, ""),
@@ -249,3 +250,5 @@ def test_a_period_that_ends_before_it_begins_is_2(stored: Stored, command: tuple
     """Looking at nothing, `verify` would find nothing wrong."""
     result = stored.run(*command, "--until", "2026-01-12", code=2)
     assert "--until: 2026-01-12 00:00 UTC is not after --since" in result.stderr
+    result = stored.run(*command, "--since", "2126-12-01", code=2)
+    assert "--since: 2126-12-01 00:00 UTC is in the future" in result.stderr

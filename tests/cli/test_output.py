@@ -1,5 +1,6 @@
 """Exports whose output is full, closed or was there before."""
 
+import os
 import resource
 import subprocess
 from pathlib import Path
@@ -63,13 +64,52 @@ def test_a_full_disk_is_one_line(stored: Stored, kind: str, to: str) -> None:
     )
 
 
-def test_a_full_disk_under_a_file_tells_how_much_was_written(stored: Stored) -> None:
-    output = stored.folder / "out"
-    done = shell(stored, f"$SMTPPROXY contact export --output {output}", limit=100_000)
-    assert (done.returncode, output.stat().st_size) == (1, 100_000)
-    assert done.stderr == (
-        f"Error: {output}: File too large: incomplete, only 100,000 octets were written\n"
-    )
+@EXPORTS
+def test_on_a_full_disk_the_former_file_stays(stored: Stored, kind: str, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.write_text("yesterday's")
+    done = shell(stored, f"$SMTPPROXY {kind} export --output {output}", limit=100_000)
+    assert (done.returncode, done.stderr) == (1, f"Error: {output}: File too large: not written\n")
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [
+        ("out", "yesterday's")
+    ]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("contact", "export", "nobody@people.example"),
+        ("consent", "export", "nobody@people.example"),
+        ("suppress", "export", "--partner", "nobody"),
+        ("suppress", "key", "nobody"),
+        ("audit", "export", "--stream", "none"),
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_fails_leaves_the_former_file(
+    stored: Stored, command: tuple[str, ...], tmp_path: Path
+) -> None:
+    """An empty list of suppressions would mean that nobody is suppressed."""
+    output = tmp_path / "out"
+    output.write_text("yesterday's")
+    assert stored.run(*command, "--output", str(output), code=None).exit_code
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [
+        ("out", "yesterday's")
+    ]
+
+
+def test_dash_is_standard_output(stored: Stored) -> None:
+    assert stored.run("suppress", "export", "--output", "-").stdout.startswith("address,scope,")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_the_owner_of_the_former_file_can_read_the_new_one(stored: Stored, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.touch()
+    os.chown(output, 65534, -1)
+    stored.run("suppress", "export", "--output", str(output))
+    found = output.stat()
+    assert (found.st_uid, found.st_mode & 0o777, found.st_size > 0) == (65534, 0o600, True)
 
 
 @EXPORTS
