@@ -135,19 +135,19 @@ def test_split_refuses_when_nobody_is_left(
 @pytest.mark.parametrize(
     ("trouble", "answer"),
     [
-        (At("end", Reply("550 5.7.1 no notices here"), nth=1), 550),
-        (At("end", Reply("452 4.3.1 full"), nth=1), 451),
-        (At("end", Close(), nth=1), 451),
-        (At("data", Close(), nth=1), 451),
-        (At("data", Reply("451 4.3.0 not now"), nth=1), 451),
+        ([At("end", Reply("550 5.7.1 no notices here"), nth=1)], 550),
+        ([At("end", Reply("452 4.3.1 full"), nth=1)], 451),
+        ([At("end", Close(), nth=1)], 451),
+        ([At("data", Close(), nth=nth) for nth in (1, 2)], 451),  # a lost connection is replaced
+        ([At("data", Reply("451 4.3.0 not now"), nth=1)], 451),
     ],
     ids=["end-550", "end-452", "end-closed", "data-closed", "data-451"],
 )
 def test_split_mails_nobody_when_the_notice_is_not_taken(
-    splitting: RelayProcess, split_mta: FakeUpstream, trouble: At, answer: int
+    splitting: RelayProcess, split_mta: FakeUpstream, trouble: list[At], answer: int
 ) -> None:
     """Where it will never be taken, the whole message is refused."""
-    split_mta.begin(trouble)
+    split_mta.begin(*trouble)
     before = len(records(splitting))
     code, text = splitting.send(marketing(), *MIXED, sender=SENDER)
     assert code == answer

@@ -104,21 +104,19 @@ def test_a_fault_in_our_own_code_passes_nothing_and_keeps_nothing(
 
 
 def test_an_upstream_that_is_lost_after_rcpt(listen: Listen, upstream: FakeUpstream) -> None:
-    """The client has 250 for its recipient, and hears 451 at the end of its message."""
+    """The client has 250 for its recipient; nothing was sent yet that could arrive twice."""
     intake = listen()
     with intake.client() as client:
         client.greet()
         client.begin()
         upstream.drop_connections()
         wait_for(lambda: intake.pool.idle == 0, "the loss to be seen")
-        assert client.say(marketing(), b".\r\n").startswith("451 4.4.2 ")
-        client.begin()
         assert client.say(marketing(), b".\r\n").startswith("250 ")
     assert len(upstream.messages) == 1
 
 
 def test_recipients_after_the_upstream_was_lost(listen: Listen, upstream: FakeUpstream) -> None:
-    upstream.behaviours.append(At("rcpt", Close(), nth=2))
+    upstream.behaviours.append(At("rcpt", Close(), to="customer@people.example"))
     intake = listen()
     with intake.client() as client:
         client.greet()

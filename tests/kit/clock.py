@@ -5,7 +5,8 @@ from datetime import datetime
 from pathlib import Path
 
 _LIBRARY = "usr/lib/*/faketime/libfaketime.so.1"
-_READ_EVERY = 1  # seconds between two looks of a program at the file
+_CACHED = "0"  # whole seconds that must have passed: a program looks at the file in each second
+_SEEN_WITHIN = 2.1  # seconds: the call that looks still tells the old time, the next the new
 
 
 class MovedClock:
@@ -18,7 +19,7 @@ class MovedClock:
         self.env = {
             "LD_PRELOAD": str(library),
             "FAKETIME_TIMESTAMP_FILE": str(path),
-            "FAKETIME_CACHE_DURATION": str(_READ_EVERY),
+            "FAKETIME_CACHE_DURATION": _CACHED,
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "FAKETIME_FORCE_MONOTONIC_FIX": "0",  # which has threads wait busily
             "NO_FAKE_STAT": "1",  # a file has the time that the test gave it
@@ -28,7 +29,7 @@ class MovedClock:
     def move(self, to: datetime) -> None:
         """Move it, and wait until all that runs has seen it. UTC; from there it goes on."""
         self._set(to)
-        time.sleep(_READ_EVERY + 0.5)
+        time.sleep(_SEEN_WITHIN)
 
     def _set(self, to: datetime) -> None:
         beside = self._path.with_suffix(".new")
