@@ -16,7 +16,7 @@ from tests.kit import messages, parts
 from tests.kit.dialog import DIALOGS, DialogError, run_dialog
 from tests.kit.load import SmtpSink, smtp_source
 from tests.kit.parts import needs, program
-from tests.kit.ports import LOOPBACK, free_port, listens
+from tests.kit.ports import LOOPBACK, free_port, listens, wait_for
 from tests.kit.postfix import PostfixInstance
 from tests.kit.processes import Running, kill_all, run, running, wait_exit
 from tests.kit.relay import COMMAND, RelayProcess, parse_metrics
@@ -200,7 +200,7 @@ def test_a_relay_that_is_forked_can_be_killed(tmp_path: Path, upstream: FakeUpst
         assert workers
         os.kill(pid, signal.SIGKILL)
         wait_exit(pid)
-        assert not relay.alive
+        wait_for(lambda: not relay.alive, "who forked it to say so")
         for each in workers:
             wait_exit(each)
 

@@ -140,7 +140,7 @@ async def test_a_connection_whose_attempt_is_given_up_is_closed() -> None:
         admitted.set()
 
     attempt = asyncio.create_task(
-        Hosts(url, 1.0, admit).connect("", target_session_attrs="primary")
+        Hosts(url, 1.0, admit).connect("", target_session_attrs="prefer-standby")
     )
     await admitted.wait()
     await asyncio.sleep(0)
