@@ -11,6 +11,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import chain
@@ -131,8 +132,12 @@ class ImportJobs:
 
     def undos(self) -> list[tuple[str, str]]:
         """Return the imports to undo, and on whose behalf."""
-        found = [path for path in self._entries() if path.suffix == ".undo"]
-        return [(path.stem, path.read_text()) for path in sorted(found)]
+        found = []
+        for path in self._entries():
+            if path.suffix == ".undo":
+                with suppress(FileNotFoundError):  # another relay has just undone it
+                    found.append((path.stem, path.read_text()))
+        return sorted(found)
 
     def rejected(self, id: str) -> Path:
         """Return the file of the rejected lines, which need not exist."""
@@ -149,8 +154,9 @@ class ImportJobs:
         A job that has not ended still writes to its file, which goes after KEPT.
         """
         for id in self._names():
-            if self.end(id) is not None and self.rejected(id).exists():
-                _rewrite_without(self.rejected(id), names)
+            if self.end(id) is not None:
+                with suppress(FileNotFoundError):  # it rejected none, or expires just now
+                    _rewrite_without(self.rejected(id), names)
 
     # for the worker
 
@@ -190,8 +196,9 @@ class ImportJobs:
         """Remove jobs that ended long ago, and abandoned uploads."""
         for folder in list(self._entries()):
             if folder.name.startswith("."):
-                if _idle(folder) > _ABANDONED:
-                    shutil.rmtree(folder, ignore_errors=True)
+                with suppress(FileNotFoundError):  # it is accepted or discarded just now
+                    if _idle(folder) > _ABANDONED:
+                        shutil.rmtree(folder, ignore_errors=True)
             elif _ID.fullmatch(folder.name):
                 end = self.end(folder.name)
                 if end is not None and end.at < now - KEPT:

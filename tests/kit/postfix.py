@@ -233,7 +233,8 @@ class PostfixInstance:
     def wait_empty(self, timeout: float = 30.0) -> None:
         """Wait until nothing is queued any more.
 
-        Postfix may look at its queue just before a try has ended, and then not for long.
+        Postfix may look at its queue just before a try has ended, and then not for long. A look
+        may miss what is moved meanwhile, so it takes two.
         """
         flushed = time.monotonic()
 
@@ -242,7 +243,7 @@ class PostfixInstance:
             if time.monotonic() > flushed + 2:
                 self.flush()
                 flushed = time.monotonic()
-            return not self.queued()
+            return not self.queued() and not self.queued()
 
         wait_for(empty, "the queue to empty", timeout=timeout, every=0.1)
 

@@ -5,6 +5,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -16,7 +17,7 @@ from smtpproxy.client import ApiProblem, Client, ImportQuery, NotPermitted, TryL
 from smtpproxy.config import load
 from smtpproxy.process import import_jobs as runner
 from smtpproxy.process.import_jobs import ImportRunner
-from smtpproxy.store.import_jobs import ImportJobs
+from smtpproxy.store.import_jobs import KEPT, UPLOAD, ImportJob, ImportJobs, JobEnd
 from smtpproxy.web.api import import_jobs, uploads
 from tests.kit.ports import wait_for
 from tests.web.serving import served_aside
@@ -290,3 +291,26 @@ async def test_an_undo_that_fails_is_tried_again(
     await asyncio.to_thread(wait_for, lambda: not jobs.undos(), "its end")
     relay.cancel()
     assert ran == runs
+
+
+def test_what_goes_while_it_is_looked_at_is_no_fault(tmp_path: Path) -> None:
+    """Two relays, and an erasure, look at one folder."""
+    jobs = ImportJobs(tmp_path)
+    jobs.ask_undo("01JKB3Q00020CT1R0RZ1H6E7A9", "me")
+    (tmp_path / "imports/01JKB3Q00020CT1R0RZ1H6E7A8.undo").symlink_to("gone")
+    assert jobs.undos() == [("01JKB3Q00020CT1R0RZ1H6E7A9", "me")]
+    (jobs.receive("01JKB3Q00020CT1R0RZ1H6E7B0") / UPLOAD).symlink_to("gone")
+    folder = jobs.receive("01JKB3Q00020CT1R0RZ1H6E7B1")
+    now = datetime(2025, 6, 1, tzinfo=UTC)
+    jobs.accept(ImportJob("01JKB3Q00020CT1R0RZ1H6E7B1", "contacts", "me", now, False, 1))
+    jobs.finish("01JKB3Q00020CT1R0RZ1H6E7B1", JobEnd("complete", now))
+    rejected = jobs.rejected("01JKB3Q00020CT1R0RZ1H6E7B1")
+    rejected.write_text("# line 2: no\na@p.example\n")
+
+    def expires(lines: bytes) -> bool:
+        jobs.expire(now + 2 * KEPT)
+        return True
+
+    jobs.forget_those(expires)
+    assert not rejected.parent.exists()
+    assert folder.name not in [path.name for path in (tmp_path / "imports").iterdir()]
