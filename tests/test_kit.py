@@ -19,7 +19,7 @@ from tests.kit.parts import needs, program
 from tests.kit.ports import LOOPBACK, free_port, listens, wait_for
 from tests.kit.postfix import PostfixInstance
 from tests.kit.processes import Running, kill_all, run, running, wait_exit
-from tests.kit.relay import COMMAND, RelayProcess, parse_metrics
+from tests.kit.relay import COMMAND, REPOSITORY, RelayProcess, parse_metrics
 from tests.kit.store import SUPPRESSED, address, ndjson, people, suppressions_csv
 from tests.kit.toml import to_toml
 from tests.kit.upstream import At, Close, Drip, FakeUpstream, Hold, Reply
@@ -277,3 +277,27 @@ def test_the_relay_judges_the_invented_people_as_told(
         assert relay.terminate() == 0
         for pid in pids[1:]:
             wait_exit(pid)
+
+
+def test_what_a_killed_run_leaves_the_next_removes(tmp_path: Path) -> None:
+    code = "from tests.kit.folders import server_folder; print(server_folder('mta'), flush=True)"
+
+    def folder(then: str) -> tuple[Path, subprocess.Popen[str]]:
+        begun = subprocess.Popen(
+            [sys.executable, "-c", f"{code}; {then}"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "TMPDIR": str(tmp_path)}, cwd=REPOSITORY,
+        )  # fmt: skip
+        assert begun.stdout is not None
+        return Path(begun.stdout.readline().strip()), begun
+
+    left, killed = folder("input()")
+    (left / "data").write_text("much")
+    living, runs = folder("input()")
+    assert left.exists(), "its owner lives"
+    killed.kill()
+    killed.communicate()
+    another, ended = folder("pass")
+    ended.communicate()
+    assert sorted(tmp_path.iterdir()) == sorted([living, another])
+    runs.communicate("\n")

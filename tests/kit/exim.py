@@ -1,9 +1,8 @@
 """A private Exim: Debian's light daemon, see tests/kit/unpacked.py. Needs root."""
 
 import shutil
-import tempfile
-from pathlib import Path
 
+from tests.kit.folders import server_folder
 from tests.kit.parts import EXIM
 from tests.kit.ports import listens, wait_for
 from tests.kit.processes import Running
@@ -50,7 +49,7 @@ class EximInstance:
 
     def __init__(self, router: str, transport: str, port: int, upstream: str) -> None:
         self.port = port
-        self.root = Path(tempfile.mkdtemp(prefix="smtpproxy-exim-"))
+        self.root = server_folder("exim")
         self.root.chmod(0o755)
         (self.root / "spool").mkdir()
         host, _, upstream_port = upstream.rpartition(":")

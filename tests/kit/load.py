@@ -4,11 +4,11 @@ import os
 import pwd
 import re
 import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.kit.folders import server_folder
 from tests.kit.parts import program
 from tests.kit.ports import LOOPBACK, free_port, listens, wait_for
 from tests.kit.processes import Running, run
@@ -34,7 +34,7 @@ class SmtpSink:
         self, *options: str, dump: bool = False, count: bool = True, sessions: int = 2_000
     ) -> None:
         self.port = free_port()
-        self.root = Path(tempfile.mkdtemp(prefix="smtpproxy-sink-"))
+        self.root = server_folder("sink")
         self.root.chmod(0o755)
         self._options = [*options, *(["-c"] if count else []), "-m", str(sessions)]
         if dump:

@@ -1,9 +1,8 @@
 """A private OpenSMTPD: Debian's package, see tests/kit/unpacked.py. Needs root."""
 
 import shutil
-import tempfile
-from pathlib import Path
 
+from tests.kit.folders import server_folder
 from tests.kit.parts import OPENSMTPD
 from tests.kit.ports import LOOPBACK, listens, wait_for
 from tests.kit.processes import Running
@@ -23,7 +22,7 @@ class OpensmtpdInstance:
 
     def __init__(self, lines: str, port: int, upstream: str) -> None:
         self.port = port
-        self.root = Path(tempfile.mkdtemp(prefix="smtpproxy-opensmtpd-"))
+        self.root = server_folder("opensmtpd")
         self.root.chmod(0o755)
         config = PRIVATE.format(loopback=LOOPBACK, port=port, upstream=upstream, lines=lines)
         (self.root / "smtpd.conf").write_text(config)

@@ -10,13 +10,13 @@ import json
 import os
 import pwd
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.kit.folders import server_folder
 from tests.kit.parts import program
 from tests.kit.ports import LOOPBACK, free_port, listens, wait_for
 from tests.kit.processes import Running, run
@@ -76,7 +76,7 @@ class PostfixInstance:
     ) -> None:
         self.hostname = hostname
         self.port = free_port()
-        self.root = Path(tempfile.mkdtemp(prefix="smtpproxy-postfix-"))
+        self.root = server_folder("postfix")
         self.config = self.root / "config"
         self.log_path = self.root / "maillog"
         self.maildir = self.root / "mail"

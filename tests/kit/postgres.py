@@ -13,7 +13,6 @@ import signal
 import socket
 import struct
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,6 +24,7 @@ from urllib.parse import quote
 
 from smtpproxy.store.postgres.connection import Database, Target
 from smtpproxy.store.postgres.migrations import migrate
+from tests.kit.folders import server_folder
 from tests.kit.parts import program
 from tests.kit.ports import LOOPBACK, wait_for
 from tests.kit.processes import descendants
@@ -60,7 +60,7 @@ class PostgresCluster:
         standby_of: "PostgresCluster | None" = None,
         own_identifier: bool = False,
     ) -> None:
-        self.root = Path(tempfile.mkdtemp(prefix="smtpproxy-pg-"))
+        self.root = server_folder("pg")
         self.port = port or _PORT
         self._bin = _programs()
         self._sql = str(self._bin / "psql")  # in PATH is a script, seven times as slow
@@ -245,7 +245,7 @@ def _run(name: str, *arguments: "str | Path", cwd: Path) -> None:
 @lru_cache(maxsize=1)
 def _initialised() -> Path:
     """A folder of data that no server has had; a copy of it costs a tenth of making one."""
-    root = Path(tempfile.mkdtemp(prefix="smtpproxy-pg-"))
+    root = server_folder("pg")
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     _given(root)
     _initialise(root / "data")

@@ -5,11 +5,11 @@
 
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.kit import unpacked
+from tests.kit.folders import server_folder
 from tests.kit.parts import SENDMAIL
 from tests.kit.ports import listens, wait_for
 from tests.kit.processes import Running, run
@@ -59,7 +59,7 @@ class SendmailInstance:
         self, smart_host: str, macros: str, port: int, aliases: Sequence[str] = ()
     ) -> None:
         self.port = port
-        self.root = Path(tempfile.mkdtemp(prefix="smtpproxy-sendmail-"))
+        self.root = server_folder("sendmail")
         self._running: Running | None = None
         host, _, smart_port = smart_host.rpartition(":")
         text = PRIVATE.format(root=self.root, host=host, port=smart_port, macros=macros)
