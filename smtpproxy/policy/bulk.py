@@ -20,12 +20,11 @@ from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.mailboxes import MailboxError, addresses
 from smtpproxy.mail.mime import decode_words
 from smtpproxy.mail.visible_text import folded
-from smtpproxy.policy.bulk_text import listed, newsletter_signs, speaks_of_unsubscribing
+from smtpproxy.policy.bulk_text import by_language, listed, newsletter_signs
 
-PERSONAL_WORDS = {
-    "en": listed(
-        """
-        receipt, invoice, payment, paid, refund, billing, statement, your bill, order confirm, order
+PERSONAL_WORDS = by_language(
+    """
+    en: receipt, invoice, payment, paid, refund, billing, statement, your bill, order confirm, order
         no, order #, your order, order received, order update, ordered:, purchase, transaction,
         shipped, shipping confirm, shipment, delivered, delivery, dispatched, on its way, tracking,
         your package, return label, your return, booking, reservation, itinerary, e-ticket, your
@@ -41,11 +40,7 @@ PERSONAL_WORDS = {
         address, has changed, been changed, approved, denied, confirmed, activated, deactivated,
         reset, email changed, email removed, e-mail changed, e-mail removed, recovery code,
         registering, waiting list, waitinglist, waitlist
-        """
-    ),
-    "fr": listed(
-        """
-        facture, recu de, votre recu, paiement, remboursement, releve de compte, commande n, votre
+    fr: facture, recu de, votre recu, paiement, remboursement, releve de compte, commande n, votre
         commande, confirmation, expedi, livraison, livre, colis, suivi de, reservation, votre
         billet, votre rendez-vous, mot de passe, votre code, code de, verification, verifiez,
         confirmez, connexion, bienvenue, votre compte, votre demande, votre dossier, votre contrat,
@@ -54,11 +49,7 @@ PERSONAL_WORDS = {
         inscription confirmee, inscription a, refuse, approuve, compte client, reinitialis,
         modification de, liste d'attente, compte tiers, ce compte, compte inconnu, mail modifie,
         mail retire, codes de recuperation, enregistre, vos ordres
-        """
-    ),
-    "de": listed(
-        """
-        rechnung, quittung, zahlung, bezahlt, erstattung, gutschrift, kontoauszug, bestellung,
+    de: rechnung, quittung, zahlung, bezahlt, erstattung, gutschrift, kontoauszug, bestellung,
         bestellbestatigung, bestatigung, versand, versendet, lieferung, zugestellt, paket, sendung,
         buchung, reservierung, ihr ticket, termin, willkommen, passwort, kennwort, code, bestatigen,
         anmeldung, ihr konto, dein konto, ihre anfrage, deine anfrage, ihr vertrag, storn, mahnung,
@@ -66,62 +57,40 @@ PERSONAL_WORDS = {
         e-mail-adresse, geandert, anderung, authenti, deaktiviert, aktiviert, bestatigt,
         zurucksetzen, genehmigt, abgelehnt, warteliste, drittanbieterkonto, registrieren,
         wiederherstellungscode, e-mail entfernt
-        """
-    ),
-    "es": listed(
-        """
-        factura, recibo, pago, reembolso, tu pedido, su pedido, pedido n, confirmacion, confirma tu,
+    es: factura, recibo, pago, reembolso, tu pedido, su pedido, pedido n, confirmacion, confirma tu,
         confirme su, enviado, envio, entrega, entregado, reserva, tu billete, cita, contrasena,
         codigo, verifica, inicio de sesion, tu cuenta, su cuenta, tu solicitud, su solicitud,
         transferencia, cancelad, clave de, autenticacion, registro, correo electronico, ha cambiado,
         denegad, rechazad, aprobad, pedido, pedidos, restablec, seguridad, cuenta, lista de espera,
         registrarse, registrarte
-        """
-    ),
-    "it": listed(
-        """
-        fattura, ricevuta, pagamento, rimborso, il tuo ordine, ordine n, conferma, spedit, spediz,
+    it: fattura, ricevuta, pagamento, rimborso, il tuo ordine, ordine n, conferma, spedit, spediz,
         consegna, prenotazione, biglietto, appuntamento, password, codice, verifica, accesso, il tuo
         account, la tua richiesta, bonifico, annullat, autenticazione, chiave di, indirizzo,
         account, ordine, iscrizione confermata, iscrizione a, rifiutat, approvat, sicurezza,
         reimposta, modifiche al, lista d'attesa, mail modificata, mail rimossa, codici di recupero,
         registrazione, i tuoi ordini
-        """
-    ),
-    "nl": listed(
-        """
-        factuur, betaling, betaald, terugbetaling, bestelling, bevestig, verzonden, verzending,
+    nl: factuur, betaling, betaald, terugbetaling, bestelling, bevestig, verzonden, verzending,
         bezorg, levering, pakket, boeking, reservering, afspraak, wachtwoord, code, inloggen, je
         account, uw account, uw aanvraag, geannuleerd, aanmeld, authenticat, beveilig, sleutel,
         e-mailadres, emailadres, gewijzigd, account, registratie, afgewezen, goedgekeurd, opnieuw
         instellen, wachtlijst, registreren, herstelcode
-        """
-    ),
-    "pt": listed(
-        """
-        fatura, recibo, pagamento, reembolso, seu pedido, sua encomenda, confirma, enviado, envio,
+    pt: fatura, recibo, pagamento, reembolso, seu pedido, sua encomenda, confirma, enviado, envio,
         entrega, reserva, bilhete, consulta, senha, codigo, sua conta, transferencia, cancelad, nota
         fiscal, boleto, autentica, chave de, endereco, alterado, alterada, pedido, pedidos,
         inscricao, recusad, aprovad, seguranca, redefin, conta, lista de espera, palavra-passe,
         e-mail removido, registrar, registar, suas ordens
-        """
-    ),
-    "pl": listed(
-        """
-        faktur, rachunek, platnosc, zwrot, zamowieni, potwierd, wyslan, dostaw, przesylk, rezerwacj,
+    pl: faktur, rachunek, platnosc, zwrot, zamowieni, potwierd, wyslan, dostaw, przesylk, rezerwacj,
         bilet, wizyta, haslo, hasla, kod, logowani, konto, uwierzytel, bezpiecz, hasło, hasła, adres
         e-mail, płatność, płatności, platnosci, konta, kontem, zamówieni, rejestrac, zmienion,
         potwierdz, wysłan, przesyłk, odrzucon, zatwierdzon, weryfik, listy rezerwowej, mail
         usuniety, kody odzyskiwania
-        """
-    ),
-}
+    """
+)
 """Words of receipts, codes and appointments: mail that one person has occasioned."""
 
-OFFER_WORDS = {
-    "en": listed(
-        """
-        sale, % off, $ off, save up to, save $, save on, deals, deal of, discount, special offer,
+OFFER_WORDS = by_language(
+    """
+    en: sale, % off, $ off, save up to, save $, save on, deals, deal of, discount, special offer,
         exclusive, limited time, last chance, ends tonight, ends soon, don't miss, hurry, free
         shipping, coupon, promo, clearance, black friday, cyber monday, gift guide, new arrivals,
         new collection, just dropped, back in, shop now, best seller, bestseller, newsletter,
@@ -130,54 +99,25 @@ OFFER_WORDS = {
         early access, giveaway, win a, earn, bonus, upgrade now, try it free, free trial, tips, how
         to, survey, we miss you, come back, season, holiday, left in your cart, forgot something,
         still thinking
-        """
-    ),
-    "fr": listed(
-        """
-        solde, promo, % de r, remise, offre, bon plan, bons plans, profitez, derniere chance,
+    fr: solde, promo, % de r, remise, offre, bon plan, bons plans, profitez, derniere chance,
         derniers jours, exclusi, nouvelle collection, nouveaute, livraison offerte, livraison
         gratuite, cadeau, infolettre, lettre d'information, vente privee, ventes privees, decouvrez,
         a ne pas manquer, actualites
-        """
-    ),
-    "de": listed(
-        """
-        rabatt, angebot, aktion, sale, % auf, sparen, spare, gutschein, nur heute, letzte chance,
+    de: rabatt, angebot, aktion, sale, % auf, sparen, spare, gutschein, nur heute, letzte chance,
         neue kollektion, neuheiten, entdecken, entdecke, gratisversand, gewinnspiel, jetzt sichern,
         rundbrief, exklusiv
-        """
-    ),
-    "es": listed(
-        """
-        oferta, descuento, rebaja, promocion, ahorra, ultima oportunidad, boletin, ultimos dias,
+    es: oferta, descuento, rebaja, promocion, ahorra, ultima oportunidad, boletin, ultimos dias,
         novedades, envio gratis, exclusiv, descubre, no te pierdas
-        """
-    ),
-    "it": listed(
-        """
-        offert, sconto, sconti, saldi, promozion, risparmia, ultima occasione, novita, spedizione
+    it: offert, sconto, sconti, saldi, promozion, risparmia, ultima occasione, novita, spedizione
         gratuita, esclusiv, scopri, non perdere
-        """
-    ),
-    "nl": listed(
-        """
-        korting, aanbieding, actie, uitverkoop, bespaar, laatste kans, nieuwsbrief, nieuwe
+    nl: korting, aanbieding, actie, uitverkoop, bespaar, laatste kans, nieuwsbrief, nieuwe
         collectie, gratis verzending, exclusief, ontdek, mis het niet
-        """
-    ),
-    "pt": listed(
-        """
-        oferta, desconto, promoc, liquidac, economize, poupe, ultima oportunidade, novidade, frete
+    pt: oferta, desconto, promoc, liquidac, economize, poupe, ultima oportunidade, novidade, frete
         gratis, exclusiv, descubra, nao perca
-        """
-    ),
-    "pl": listed(
-        """
-        promocj, rabat, wyprzedaz, znizk, okazj, ostatnia szansa, nowosci, darmowa dostawa, odkryj,
+    pl: promocj, rabat, wyprzedaz, znizk, okazj, ostatnia szansa, nowosci, darmowa dostawa, odkryj,
         biuletyn
-        """
-    ),
-}
+    """
+)
 """Words of offers and news, which go to many."""
 
 NEWS_SENDERS = listed(
@@ -321,7 +261,7 @@ def bulk_signs(headers: HeaderBlock, text: str | None = None) -> BulkSigns:
         return _signs(fields + offers)
     if personal or text is None:
         return _NOTHING
-    text_signs = _text_signs(text[:LONGEST_TEXT])
+    text_signs = newsletter_signs(text[:LONGEST_TEXT])
     way_out = b"list-unsubscribe" in found.usual and "unsubscribe" not in text_signs
     if len(text_signs) + way_out + bool(offers) < _MIN_SIGNS:
         return _NOTHING
@@ -336,11 +276,6 @@ def asks_for_text(headers: HeaderBlock) -> bool:
     if found.decisive or not found.usual or _is_personal(headers):
         return False
     return found.weight < _HEAVY and not _offers(headers)
-
-
-def _text_signs(text: str) -> tuple[str, ...]:
-    text_signs = newsletter_signs(text)
-    return (*text_signs, "unsubscribe") if speaks_of_unsubscribing(text) else text_signs
 
 
 def _signs(fields: Sequence[bytes], text: tuple[str, ...] = ()) -> BulkSigns:

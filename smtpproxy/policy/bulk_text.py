@@ -5,88 +5,66 @@ kind is one sign, however often and in however many phrases it occurs. Those for
 chosen for precision: phrases that newsletters also use otherwise are left out.
 """
 
+import re
+from collections.abc import Mapping
+
 
 def listed(text: str) -> tuple[str, ...]:
     """Return the parts between commas, with single spaces."""
     return tuple(" ".join(word.split()) for word in text.split(","))
 
 
-UNSUBSCRIBE = {
-    "en": listed(
-        """
-        unsubscribe, unsubscribing, opt out, opt-out, optout, opting out, stop receiving, no longer
+def by_language(text: str) -> Mapping[str, tuple[str, ...]]:
+    """Return the lists of a text in which each begins a line with its language: `en: …`."""
+    _, *found = re.split(r"^ +([a-z]{2}): ", text, flags=re.MULTILINE)
+    return {lang: listed(words) for lang, words in zip(found[::2], found[1::2], strict=True)}
+
+
+UNSUBSCRIBE = by_language(
+    """
+    en: unsubscribe, unsubscribing, opt out, opt-out, optout, opting out, stop receiving, no longer
         receive, no longer wish to receive, not to receive, don't want to receive, do not want to
         receive, do not wish to receive, email preferences, e-mail preferences, mail preferences,
         mailing preferences, subscription preferences, communication preferences, manage your
         subscription, manage subscription, remove me from, be removed from, cancel your subscription
-        """
-    ),
-    "fr": listed(
-        """
-        desinscri, desabonn, ne plus recevoir, souhaitez plus recevoir, souhaite plus recevoir,
+    fr: desinscri, desabonn, ne plus recevoir, souhaitez plus recevoir, souhaite plus recevoir,
         desirez plus recevoir, desire plus recevoir, voulez plus recevoir, veux plus recevoir,
         arreter de recevoir, cesser de recevoir, ne plus etre contacte, ne plus etre sollicite,
         retirer de la liste, retirer de cette liste, retirer mon adresse, retirer votre adresse,
         preferences de communication, preferences d'envoi, preferences d'e-mail, gerer mes
         abonnements, gerer vos abonnements, gerer vos preferences, gerer mes preferences, vous
         opposer a, m'opposer a, resilier votre abonnement
-        """
-    ),
-    "de": listed(
-        """
-        abmelden, abmeldung, abzumelden, abbestell, abzubestellen, austragen, auszutragen, melden
+    de: abmelden, abmeldung, abzumelden, abbestell, abzubestellen, austragen, auszutragen, melden
         sie sich ab, melde dich ab, bestellen sie den newsletter ab, nicht mehr erhalten, nicht
         langer erhalten, keine weiteren e-mails, keine e-mails mehr, keinen newsletter mehr,
         newsletter kundigen, der nutzung widersprechen, dem erhalt widersprechen,
         e-mail-einstellungen
-        """
-    ),
-    "es": listed(
-        """
-        darse de baja, darte de baja, dese de baja, date de baja, darme de baja, cancelar la
+    es: darse de baja, darte de baja, dese de baja, date de baja, darme de baja, cancelar la
         suscripcion, cancelar su suscripcion, cancelar tu suscripcion, cancelar suscripcion, anular
         la suscripcion, anular su suscripcion, anular tu suscripcion, anular suscripcion, dejar de
         recibir, no recibir mas, no desea recibir, no deseas recibir, no quieres recibir, desuscrib,
         gestionar sus preferencias, gestionar tus preferencias, solicitar la baja
-        """
-    ),
-    "it": listed(
-        """
-        disiscri, disiscriv, annulla iscrizione, annulla l'iscrizione, annullare l'iscrizione,
+    it: disiscri, disiscriv, annulla iscrizione, annulla l'iscrizione, annullare l'iscrizione,
         annullare la sottoscrizione, cancella iscrizione, cancella l'iscrizione, cancellare
         l'iscrizione, cancellati, cancellarti dalla, cancellarsi dalla, non ricevere piu, non
         desideri piu ricevere, non desidera piu ricevere, non vuoi piu ricevere, smettere di
         ricevere, gestisci le preferenze, gestisci le tue preferenze, revocare il consenso
-        """
-    ),
-    "nl": listed(
-        """
-        uitschrijv, schrijf je uit, schrijf u uit, schrijf je hier uit, afmelden, af te melden, meld
+    nl: uitschrijv, schrijf je uit, schrijf u uit, schrijf je hier uit, afmelden, af te melden, meld
         je af, meld u af, meld je hier af, afmeldlink, uit te schrijven, abonnement opzeggen, niet
         meer ontvangen, geen e-mails meer, niet langer ontvangen, e-mailvoorkeuren, voorkeuren
         beheren, voorkeuren aanpassen
-        """
-    ),
-    "pt": listed(
-        """
-        cancelar a subscricao, cancelar subscricao, cancelar a inscricao, cancelar inscricao,
+    pt: cancelar a subscricao, cancelar subscricao, cancelar a inscricao, cancelar inscricao,
         cancelar a sua subscricao, anular a subscricao, deixar de receber, nao receber mais,
         descadastr, remover a sua subscricao
-        """
-    ),
-    "pl": listed(
-        """
-        wypisz sie, wypisac sie, rezygnacja z subskrypcji, zrezygnuj z subskrypcji, zrezygnowac z,
+    pl: wypisz sie, wypisac sie, rezygnacja z subskrypcji, zrezygnuj z subskrypcji, zrezygnowac z,
         anuluj subskrypcje, nie chcesz otrzymywac
-        """
-    ),
-}
+    """
+)
 """How to unsubscribe."""
 
-SUBSCRIBED = {
-    "en": listed(
-        """
-        because you subscribed, because you are subscribed, because you're subscribed, because you
+SUBSCRIBED = by_language(
+    """
+    en: because you subscribed, because you are subscribed, because you're subscribed, because you
         are a subscriber, because you have subscribed, because you opted in, because you have opted
         in, because you are on our, because you're on our, because you requested news, you are
         subscribed, you're subscribed, you are currently subscribed, you have subscribed to, you
@@ -96,64 +74,34 @@ SUBSCRIBED = {
         yourself from, change your subscri, subscription changes, subscription information,
         subscriber information, subscription options, your subscription to this, you signed up for
         our, signed up to receive, you asked to receive
-        """
-    ),
-    "fr": listed(
-        """
-        car vous etes abonn, parce que vous etes abonn, car vous etes inscrit, parce que vous etes
+    fr: car vous etes abonn, parce que vous etes abonn, car vous etes inscrit, parce que vous etes
         inscrit, vous recevez cette newsletter, vous etes abonne, vous recevez cette lettre, car
         vous avez accepte de recevoir, liste de diffusion, vous vous etes inscrit a, vous avez
         souscrit a notre newsletter
-        """
-    ),
-    "de": listed(
-        """
-        sie erhalten diesen newsletter, du erhaltst diesen newsletter, sie sich fur unseren, du dich
+    de: sie erhalten diesen newsletter, du erhaltst diesen newsletter, sie sich fur unseren, du dich
         fur unseren, weil sie den newsletter, weil du den newsletter, zum newsletter angemeldet,
         newsletter abonniert, diesen newsletter abonniert, aus unserem verteiler, in unserem
         verteiler, fur den newsletter angemeldet, fur unseren newsletter, newsletter-anmeldung
-        """
-    ),
-    "es": listed(
-        """
-        porque te suscribiste, porque se suscribio, porque estas suscrit, porque esta suscrit,
+    es: porque te suscribiste, porque se suscribio, porque estas suscrit, porque esta suscrit,
         recibes este boletin, lista de correo, lista de distribucion, recibe este boletin, te has
         suscrito a, se ha suscrito a
-        """
-    ),
-    "it": listed(
-        """
-        perche sei iscritt, perche ti sei iscritt, perche si e iscritt, mailing list, ricevi questa
+    it: perche sei iscritt, perche ti sei iscritt, perche si e iscritt, mailing list, ricevi questa
         newsletter, hai ricevuto questa newsletter, iscritto alla newsletter, iscritto alla nostra
         newsletter, lista di distribuzione
-        """
-    ),
-    "nl": listed(
-        """
-        omdat je bent ingeschreven, omdat u bent ingeschreven, omdat je je hebt, omdat u zich heeft,
+    nl: omdat je bent ingeschreven, omdat u bent ingeschreven, omdat je je hebt, omdat u zich heeft,
         omdat u zich hebt, ontvangt deze nieuwsbrief, mailinglijst, je bent aangemeld voor, u bent
         aangemeld voor, onze verzendlijst
-        """
-    ),
-    "pt": listed(
-        """
-        porque subscreveu, porque se inscreveu, porque voce se inscreveu, recebe esta newsletter,
+    pt: porque subscreveu, porque se inscreveu, porque voce se inscreveu, recebe esta newsletter,
         recebeu esta newsletter, lista de e-mails
-        """
-    ),
-    "pl": listed(
-        """
-        poniewaz zapisal, poniewaz jestes zapisan, otrzymujesz ten newsletter, subskrybujesz,
+    pl: poniewaz zapisal, poniewaz jestes zapisan, otrzymujesz ten newsletter, subskrybujesz,
         zapisales sie, zapisalas sie, lista mailingow
-        """
-    ),
-}
+    """
+)
 """The reader is a subscriber."""
 
-BROWSER = {
-    "en": listed(
-        """
-        view online, read online, view this email online, view as a web page, view as web page, web
+BROWSER = by_language(
+    """
+    en: view online, read online, view this email online, view as a web page, view as web page, web
         version, webversion, online version, view as webpage, on the web version, not displaying
         properly, not display properly, properly display, trouble viewing, trouble reading this,
         can't see this email, can't view this, cannot see this, can't see the images, having
@@ -167,149 +115,87 @@ BROWSER = {
         in, see it in your browser, email in your browser, e-mail in your browser, message in your
         browser, newsletter in your browser, email in a browser, view in web browser, launch it in
         your browser
-        """
-    ),
-    "fr": listed(
-        """
-        version en ligne, version web, s'affiche pas correctement, visualiser ce message, voir en
+    fr: version en ligne, version web, s'affiche pas correctement, visualiser ce message, voir en
         ligne, lire en ligne, consulter en ligne, afficher en ligne, ne parvenez pas a lire,
         n'arrivez pas a lire, voir dans votre navigateur, afficher dans votre navigateur, lire dans
         votre navigateur, voir dans le navigateur, message dans votre navigateur, mail dans votre
         navigateur, mail dans le navigateur, newsletter dans votre navigateur
-        """
-    ),
-    "de": listed(
-        """
-        webansicht, online-version, onlineversion, online-ansicht, nicht richtig dargestellt, nicht
+    de: webansicht, online-version, onlineversion, online-ansicht, nicht richtig dargestellt, nicht
         korrekt dargestellt, nicht richtig angezeigt, nicht korrekt angezeigt, darstellungsprobleme,
         newsletter online, online ansehen, online lesen, fehlerhaft dargestellt, probleme mit der
         darstellung, e-mail nicht lesen konnen, nicht lesen kannst, mail nicht lesbar, im browser
-        ansehen, im browser anzeigen, im browser lesen, im browser betrachten,
-        ansicht im browser, newsletter im browser, e-mail im browser, mail im browser, nachricht im
-        browser
-        """
-    ),
-    "es": listed(
-        """
-        version online, version web, ver en linea, no se ve correctamente, no puedes ver, no puede
+        ansehen, im browser anzeigen, im browser lesen, im browser betrachten, ansicht im browser,
+        newsletter im browser, e-mail im browser, mail im browser, nachricht im browser
+    es: version online, version web, ver en linea, no se ve correctamente, no puedes ver, no puede
         ver este, no puedes leer este, no puede leer este, ver en tu navegador, ver en su navegador,
         ver en el navegador, verlo en tu navegador, verlo en su navegador, correo en tu navegador,
         mail en tu navegador, mensaje en tu navegador, mail en el navegador
-        """
-    ),
-    "it": listed(
-        """
-        versione online, versione web, visualizza online, non visualizzi correttamente, non
+    it: versione online, versione web, visualizza online, non visualizzi correttamente, non
         visualizza correttamente, non riesci a leggere, non riesci a visualizzare, non riesce a
         visualizzare, visualizza nel browser, visualizza nel tuo browser, vedi nel browser, guarda
         nel browser, leggi nel browser, mail nel browser, mail nel tuo browser, messaggio nel
         browser
-        """
-    ),
-    "nl": listed(
-        """
-        webversie, online versie, onlineversie, bekijk online, niet goed weergegeven, niet correct
+    nl: webversie, online versie, onlineversie, bekijk online, niet goed weergegeven, niet correct
         weergegeven, niet goed lezen, niet goed te lezen, bekijk in je browser, bekijk in uw
         browser, bekijk in de browser, bekijk deze e-mail in, bekijk deze nieuwsbrief in, mail in je
         browser, mail in uw browser, nieuwsbrief in je browser, lees in je browser
-        """
-    ),
-    "pt": listed(
-        """
-        versao online, versao web, ver online, nao consegue visualizar, nao consegue ver este, ver
+    pt: versao online, versao web, ver online, nao consegue visualizar, nao consegue ver este, ver
         no navegador, veja no navegador, visualizar no navegador, ver no browser, veja no seu
         navegador, mail no navegador, mail no seu navegador, mensagem no navegador
-        """
-    ),
-    "pl": listed(
-        """
-        wersja online, wersje online, nie wyswietla sie poprawnie, zobacz w przegladarce, wyswietl w
+    pl: wersja online, wersje online, nie wyswietla sie poprawnie, zobacz w przegladarce, wyswietl w
         przegladarce, wiadomosc w przegladarce, newsletter w przegladarce
-        """
-    ),
-}
+    """
+)
 """The message can be viewed in a browser."""
 
-NEWSLETTER = {
-    "en": listed(
-        """
-        this newsletter, newsletter #, weekly newsletter, monthly newsletter, daily newsletter,
+NEWSLETTER = by_language(
+    """
+    en: this newsletter, newsletter #, weekly newsletter, monthly newsletter, daily newsletter,
         e-zine, ezine, in this issue, this week's issue, back issues, past issues, previous issues,
         our sponsor, sponsored by, advertise in, advertise with, advertiser, advertisement, to
         subscribe, forward to a friend, forward it to a friend, forward this to, tell a friend,
         press release, for immediate release, today's headlines, top stories, special offer, limited
         time offer, shop now, while supplies last, offer expires, offer ends, offer valid, terms and
         conditions of the offer
-        """
-    ),
-    "fr": listed(
-        """
-        cette newsletter, notre newsletter, cette lettre d'information, offre valable, dans ce
+    fr: cette newsletter, notre newsletter, cette lettre d'information, offre valable, dans ce
         numero, partager a un ami, transferer a un ami, j'en profite, communique de presse, offre
         non cumulable, dans la limite des stocks
-        """
-    ),
-    "de": listed(
-        """
-        dieser newsletter, dieses newsletters, newsletter vom, unser newsletter, unseren ersten
+    de: dieser newsletter, dieses newsletters, newsletter vom, unser newsletter, unseren ersten
         newsletter, dieser ausgabe, aktuelle angebote, angebote ab, unsere angebote, an freunde
         weiter, newsletter weiterempfehlen, jetzt kaufen, jetzt bestellen, jetzt shoppen, nur
         solange der vorrat, gultig bis, pressemitteilung, newsletter versendet
-        """
-    ),
-    "es": listed(
-        """
-        este boletin, esta newsletter, oferta valida, en este numero, comprar ahora, reenviar a un
+    es: este boletin, esta newsletter, oferta valida, en este numero, comprar ahora, reenviar a un
         amigo, hasta agotar existencias, nota de prensa
-        """
-    ),
-    "it": listed(
-        """
-        questa newsletter, la nostra newsletter, offerta valida, in questo numero, inoltra a un
+    it: questa newsletter, la nostra newsletter, offerta valida, in questo numero, inoltra a un
         amico, acquista ora, fino a esaurimento, comunicato stampa
-        """
-    ),
-    "nl": listed(
-        """
-        deze nieuwsbrief, onze nieuwsbrief, in dit nummer, aanbieding geldig, stuur door naar een
+    nl: deze nieuwsbrief, onze nieuwsbrief, in dit nummer, aanbieding geldig, stuur door naar een
         vriend, shop nu, zolang de voorraad, persbericht
-        """
-    ),
-    "pt": listed(
-        """
-        esta newsletter, oferta valida, nesta edicao, compre agora, comprar agora, enquanto durarem
+    pt: esta newsletter, oferta valida, nesta edicao, compre agora, comprar agora, enquanto durarem
         os estoques, comunicado de imprensa
-        """
-    ),
-    "pl": listed(
-        """
-        ten newsletter, naszego newslettera, w tym numerze, oferta wazna, kup teraz, do wyczerpania
+    pl: ten newsletter, naszego newslettera, w tym numerze, oferta wazna, kup teraz, do wyczerpania
         zapasow
-        """
-    ),
-}
+    """
+)
 """The message calls itself news or an offer."""
 
-_UNSUBSCRIBE = tuple(
-    dict.fromkeys(phrase for phrases in UNSUBSCRIBE.values() for phrase in phrases)
-)
 _KINDS = {
-    kind: tuple(dict.fromkeys(phrase for phrases in by_language.values() for phrase in phrases))
-    for kind, by_language in (
+    kind: tuple(dict.fromkeys(phrase for phrases in languages.values() for phrase in phrases))
+    for kind, languages in (
         ("subscribed", SUBSCRIBED),
         ("browser", BROWSER),
         ("newsletter", NEWSLETTER),
+        ("unsubscribe", UNSUBSCRIBE),
     )
 }
 
 
 def speaks_of_unsubscribing(text: str) -> bool:
     """Whether folded text contains a phrase for unsubscribing."""
-    return any(phrase in text for phrase in _UNSUBSCRIBE)
+    return any(phrase in text for phrase in _KINDS["unsubscribe"])
 
 
 def newsletter_signs(text: str) -> tuple[str, ...]:
-    """Return which of "subscribed", "browser" and "newsletter" a folded text has."""
+    """Return which of the kinds a folded text has, such as "subscribed" or "unsubscribe"."""
     return tuple(
         kind for kind, phrases in _KINDS.items() if any(phrase in text for phrase in phrases)
     )
