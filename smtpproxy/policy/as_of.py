@@ -18,15 +18,15 @@ def known_at(facts: RecipientFacts, moment: datetime) -> RecipientFacts:
     """
     suppressions = tuple(s for s in facts.suppressions if s.since <= moment)
     contact = None if facts.contact is None else _contact_at(facts.contact, moment)
-    one_is_later = _later(facts.newest_snapshot_at or facts.snapshot_at, moment)
+    snapshots_at = _known(facts.newest_snapshot_at or facts.snapshot_at, moment)
     return replace(
         facts,
         suppressions=suppressions,
         contact=contact,
         mailings=tuple(m for m in facts.mailings if m.at <= moment),
-        first_mailed_at=None if _later(facts.first_mailed_at, moment) else facts.first_mailed_at,
-        snapshot_at=None if one_is_later else facts.snapshot_at,
-        newest_snapshot_at=None if one_is_later else facts.newest_snapshot_at,
+        first_mailed_at=_known(facts.first_mailed_at, moment),
+        snapshot_at=facts.snapshot_at if snapshots_at else None,
+        newest_snapshot_at=facts.newest_snapshot_at if snapshots_at else None,
         pauses=tuple(p for p in facts.pauses if p.at <= moment),
     )
 
@@ -36,13 +36,11 @@ def _contact_at(contact: Contact, moment: datetime) -> Contact | None:
     ways = tuple(
         replace(
             each,
-            informed_at=None if _later(each.informed_at, moment) else each.informed_at,
-            last_activity_at=(
-                None if _later(each.last_activity_at, moment) else each.last_activity_at
-            ),
+            informed_at=_known(each.informed_at, moment),
+            last_activity_at=_known(each.last_activity_at, moment),
         )
         for each in collections(contact)
-        if not _later(each.collected_at, moment)
+        if each.collected_at is None or each.collected_at <= moment
     )
     if not ways:
         return None
@@ -50,15 +48,11 @@ def _contact_at(contact: Contact, moment: datetime) -> Contact | None:
         collected(contact, ways),
         purchases=tuple(p for p in contact.purchases if p.at <= moment),
         acts=tuple(a for a in contact.acts if a.at <= moment),
-        first_contacted_at=(
-            None if _later(contact.first_contacted_at, moment) else contact.first_contacted_at
-        ),
-        profiling_objected_at=(
-            None if _later(contact.profiling_objected_at, moment) else contact.profiling_objected_at
-        ),
+        first_contacted_at=_known(contact.first_contacted_at, moment),
+        profiling_objected_at=_known(contact.profiling_objected_at, moment),
         preferences=tuple(p for p in contact.preferences if p.at <= moment),
     )
 
 
-def _later(at: datetime | None, moment: datetime) -> bool:
-    return at is not None and at > moment
+def _known(at: datetime | None, moment: datetime) -> datetime | None:
+    return None if at is None or at > moment else at

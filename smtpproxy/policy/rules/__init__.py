@@ -79,8 +79,15 @@ def refuse(rule: str, reason: Reason, detail: str | None = None) -> Verdict:
     return Verdict(Action.REFUSE, reason, rule=rule, detail=detail)
 
 
-def defer(rule: str, reason: Reason) -> Verdict:
-    return Verdict(Action.DEFER, reason, rule=rule)
+def defer(rule: str, reason: Reason, detail: str | None = None) -> Verdict:
+    return Verdict(Action.DEFER, reason, rule=rule, detail=detail)
+
+
+def was_mailed_before(case: RecipientCase) -> bool:
+    """Whether a first mail on any marketing stream is on record, here or with the contact."""
+    contact, first_mailed_at = case.facts.contact, case.facts.first_mailed_at
+    contacted_at = None if contact is None else contact.first_contacted_at
+    return any(at is not None and at <= case.now for at in (contacted_at, first_mailed_at))
 
 
 # Looking up an enum member costs more than comparing with it.

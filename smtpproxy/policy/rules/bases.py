@@ -225,7 +225,6 @@ _CHARITY = allow("charity", Basis.CHARITY)
 _PROFESSIONAL = allow("professional", Basis.PROFESSIONAL)
 _OPT_OUT = allow("opt_out", Basis.OPT_OUT)
 # Looking up an enum member costs more than comparing with it.
-_HOLDS, _NOT_THERE = Reason.NONE, Reason.CONSENT_MISSING
 _INQUIRY, _SIMILAR_PRODUCT = Dealing.INQUIRY, Condition.SIMILAR_PRODUCT
 _DIRECT, _AS_PROFESSIONAL, _OF_CHARITY = Source.DIRECT, Audience.PROFESSIONAL, Nature.CHARITY
 
@@ -233,15 +232,15 @@ _REFUSALS = {reason: refuse("nearest_basis", reason) for reason in Reason}
 
 
 def existing_customer(case: RecipientCase) -> Verdict | None:
-    return _CUSTOMER if customer_failure(case) is _HOLDS else None
+    return _CUSTOMER if customer_failure(case) is _VALID else None
 
 
 def charity(case: RecipientCase) -> Verdict | None:
-    return _CHARITY if charity_failure(case) is _HOLDS else None
+    return _CHARITY if charity_failure(case) is _VALID else None
 
 
 def professional(case: RecipientCase) -> Verdict | None:
-    return _PROFESSIONAL if professional_failure(case) is _HOLDS else None
+    return _PROFESSIONAL if professional_failure(case) is _VALID else None
 
 
 def opt_out(case: RecipientCase) -> Verdict:
@@ -253,17 +252,17 @@ def nearest_refusal(case: RecipientCase) -> Verdict:
     """Refuse with what is missing from the nearest basis: the first with anything on record."""
     for basis in case.rulebook.bases:
         failure = FAILURES.get(basis)
-        reason = _NOT_THERE if failure is None else failure(case)
-        if reason is not _NOT_THERE:
+        reason = _MISSING if failure is None else failure(case)
+        if reason is not _MISSING:
             return _REFUSALS[reason]
-    return _REFUSALS[_NOT_THERE]
+    return _REFUSALS[_MISSING]
 
 
 def customer_failure(case: RecipientCase) -> Reason:
     """A customer, informed and able to refuse at collection (A6 to A9, A11)."""
     contact, rulebook = case.facts.contact, case.rulebook
     if contact is None or not contact.purchases:
-        return _NOT_THERE
+        return _MISSING
     now, stale, recent = case.now, False, set()
     for purchase in contact.purchases:
         if purchase.at <= now and purchase.kind in rulebook.dealings:
@@ -274,7 +273,7 @@ def customer_failure(case: RecipientCase) -> Reason:
             else:
                 stale = True
     if not recent:
-        return Reason.CUSTOMER_STALE if stale else _NOT_THERE
+        return Reason.CUSTOMER_STALE if stale else _MISSING
     for condition in rulebook.customer_requires:
         if condition is _SIMILAR_PRODUCT:
             if recent.isdisjoint(case.stream.products):
@@ -283,7 +282,7 @@ def customer_failure(case: RecipientCase) -> Reason:
         holds, reason = _CONDITIONS[condition]
         if not holds(contact, case):
             return reason
-    return _HOLDS
+    return _VALID
 
 
 def charity_failure(case: RecipientCase) -> Reason:
@@ -293,13 +292,13 @@ def charity_failure(case: RecipientCase) -> Reason:
     """
     contact = case.facts.contact
     if contact is None or case.stream.nature is not _OF_CHARITY:
-        return _NOT_THERE
+        return _MISSING
     since, collected = case.rulebook.charity_since, contact.collected_at
     if since is not None and (collected is None or not since <= collected <= case.now):
-        return _NOT_THERE
+        return _MISSING
     wanted = case.rulebook.charity_dealings
     if wanted and not any(p.kind in wanted and p.at <= case.now for p in contact.purchases):
-        return _NOT_THERE
+        return _MISSING
     return _first_missing(case.rulebook.charity_requires, contact, case)
 
 
@@ -307,7 +306,7 @@ def professional_failure(case: RecipientCase) -> Reason:
     """A professional, informed, mailed about their occupation, and not inactive (A13, A14)."""
     contact = case.facts.contact
     if contact is None or contact.audience is not _AS_PROFESSIONAL:
-        return _NOT_THERE
+        return _MISSING
     return _first_missing(case.rulebook.professional_requires, contact, case)
 
 
@@ -327,7 +326,7 @@ def _first_missing(
         holds, reason = _CONDITIONS[condition]
         if not holds(contact, case):
             return reason
-    return _HOLDS
+    return _VALID
 
 
 def _is_direct(contact: Contact, case: RecipientCase) -> bool:

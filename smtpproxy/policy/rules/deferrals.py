@@ -5,18 +5,22 @@ from datetime import UTC, datetime, timedelta
 
 from smtpproxy.policy.breaker import BRAND, MARKETING, STREAM
 from smtpproxy.policy.campaign import held_until
-from smtpproxy.policy.model import Action, Pause, Reason, StreamClass, Verdict
+from smtpproxy.policy.model import Pause, Reason, StreamClass, Verdict
 from smtpproxy.policy.periods import Cap
-from smtpproxy.policy.rules import DeliveryCase, RecipientCase, defer, last_activity
+from smtpproxy.policy.rules import (
+    DeliveryCase,
+    RecipientCase,
+    defer,
+    last_activity,
+    was_mailed_before,
+)
 
 SNAPSHOT_AHEAD = timedelta(minutes=5)
 """How far a partner's clock may be ahead of ours."""
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 _PAUSED = defer("paused", Reason.STREAM_PAUSED)
-_MISSING = Verdict(
-    Action.DEFER, Reason.LIST_STALE, rule="list_stale", detail="a snapshot is missing"
-)
+_MISSING = defer("list_stale", Reason.LIST_STALE, "a snapshot is missing")
 
 
 def restored(case: RecipientCase) -> Verdict | None:
@@ -27,7 +31,7 @@ def restored(case: RecipientCase) -> Verdict | None:
     if pause is None:
         return None
     detail = f"restored {pause.at:%Y-%m-%dT%H:%M:%SZ}; what came after the backup is not replayed"
-    return Verdict(Action.DEFER, Reason.RESTORE_PENDING, rule="restored", detail=detail)
+    return defer("restored", Reason.RESTORE_PENDING, detail)
 
 
 def restore_in_force(pauses: Iterable[Pause]) -> Pause | None:
@@ -47,7 +51,7 @@ def paused(case: RecipientCase) -> Verdict | None:
         return None
     until = "" if pause.until is None else f"; until {pause.until:%Y-%m-%dT%H:%M:%SZ}"
     detail = f"{pause.subject}, {pause.cause}, since {pause.at:%Y-%m-%dT%H:%M:%SZ}{until}"
-    return Verdict(Action.DEFER, Reason.STREAM_PAUSED, rule="paused", detail=detail)
+    return defer("paused", Reason.STREAM_PAUSED, detail)
 
 
 def pause_in_force(stream: str, brand: str, pauses: Iterable[Pause], now: datetime) -> Pause | None:
@@ -68,12 +72,8 @@ def frequency(case: RecipientCase) -> Verdict | None:
     if reached is None:
         return None
     cap, free_at = reached
-    return Verdict(
-        Action.DEFER,
-        Reason.FREQUENCY_CAP,
-        rule="frequency",
-        detail=f"{cap}; again after {free_at:%Y-%m-%dT%H:%M:%SZ}",
-    )
+    detail = f"{cap}; again after {free_at:%Y-%m-%dT%H:%M:%SZ}"
+    return defer("frequency", Reason.FREQUENCY_CAP, detail)
 
 
 def list_stale(case: RecipientCase) -> Verdict | None:
@@ -92,7 +92,7 @@ def list_stale(case: RecipientCase) -> Verdict | None:
         detail = f"the oldest snapshot is of {taken_at:%Y-%m-%dT%H:%M:%SZ}"
     else:
         return None
-    return Verdict(Action.DEFER, Reason.LIST_STALE, rule="list_stale", detail=detail)
+    return defer("list_stale", Reason.LIST_STALE, detail)
 
 
 def reached_cap(case: RecipientCase) -> tuple[Cap, datetime] | None:
@@ -123,22 +123,17 @@ def campaign(case: DeliveryCase) -> Verdict | None:
     if until is None or until <= case.recipient.now:
         return None
     first = content.campaign
-    return Verdict(
-        Action.DEFER,
-        Reason.CAMPAIGN_ON_TRIAL,
-        rule="campaign",
-        detail=(
-            f"of the first {first.people} recipients {first.strangers} strangers, {first.dead} dead"
-            f"; until {until:%Y-%m-%dT%H:%M:%SZ}"
-        ),
+    detail = (
+        f"of the first {first.people} recipients {first.strangers} strangers, {first.dead} dead"
+        f"; until {until:%Y-%m-%dT%H:%M:%SZ}"
     )
+    return defer("campaign", Reason.CAMPAIGN_ON_TRIAL, detail)
 
 
 def is_stranger(case: RecipientCase) -> bool:
     """Whether somebody was never mailed, or has been inactive for longer than a trial allows."""
     trial, contact, now = case.stream.trial, case.facts.contact, case.now
-    contacted_at = None if contact is None else contact.first_contacted_at
-    if not any(at is not None and at <= now for at in (contacted_at, case.facts.first_mailed_at)):
+    if not was_mailed_before(case):
         return True
     if contact is None or trial is None:
         return False

@@ -14,7 +14,6 @@ from smtpproxy.mail.visible_text import folded
 from smtpproxy.policy.contact import same_brand, wishes_about
 from smtpproxy.policy.model import (
     BUILT_IN_BRAND,
-    Action,
     Audience,
     Basis,
     ConsentAct,
@@ -36,7 +35,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.periods import next_monthly, next_weekly
 from smtpproxy.policy.rulebook import WIDENED_ORIGINS
-from smtpproxy.policy.rules import DeliveryCase, RecipientCase, allow, refuse
+from smtpproxy.policy.rules import DeliveryCase, RecipientCase, allow, refuse, was_mailed_before
 from smtpproxy.policy.rules.bases import consent_failure, newest_act
 from smtpproxy.policy.rules.brands import is_own
 
@@ -62,7 +61,7 @@ def suppressed(case: RecipientCase) -> Verdict | None:
         detail += f", of the whole domain {entry.domain}"
     if entry.read_as:
         detail += f", of {entry.read_as}, which an MTA may take the address for"
-    return Verdict(Action.REFUSE, _REASONS[entry.origin], rule="suppression", detail=detail)
+    return refuse("suppression", _REASONS[entry.origin], detail)
 
 
 def decisive(case: RecipientCase) -> Suppression | None:
@@ -301,13 +300,7 @@ def source_announced(case: DeliveryCase) -> Verdict | None:
         or known_source(recipient) is Source.DIRECT
     ):
         return None
-    known = recipient.facts
-    contacted_at = None if known.contact is None else known.contact.first_contacted_at
-    before = any(
-        first is not None and first <= recipient.now
-        for first in (contacted_at, known.first_mailed_at)
-    )
-    return None if before else _NOT_ANNOUNCED
+    return None if was_mailed_before(recipient) else _NOT_ANNOUNCED
 
 
 TRACKING = "tracking"
