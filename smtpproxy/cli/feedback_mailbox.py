@@ -137,9 +137,7 @@ class _ByHand:
             ready.append(one)
         done = iter(await self._actor.act(ready))
         return [
-            Done(one, (), kept=False, hands_on=False)
-            if one.arrived.id in self.waiting
-            else next(done)
+            Done(one, (), kept=False) if one.arrived.id in self.waiting else next(done)
             for one in understood
         ]
 

@@ -74,7 +74,7 @@ class Failure(Struct, frozen=True):
 
 def is_bounce(mail: Mail) -> bool:
     """Whether a mail reports what became of another one, in any form."""
-    if any(True for _ in mail.of_type(*STATUS_TYPES)) or mail.headers.count("X-Failed-Recipients"):
+    if mail.has(*STATUS_TYPES) or mail.headers.count("X-Failed-Recipients"):
         return True
     report = mail.type == "multipart/report"
     sender = field(mail.headers, "From")
@@ -83,17 +83,17 @@ def is_bounce(mail: Mail) -> bool:
     subject = _SUBJECT.search(field(mail.headers, "Subject")) is not None
     said = _text(mail)[:4096]
     text = _TEXT.search(said) is not None or says_nobody_is_there(said[:1024])
-    by_machine = daemon or report or any(True for _ in mail.of_type(*RETURNED_TYPES))
+    by_machine = daemon or report or mail.has(*RETURNED_TYPES)
     return by_machine and report + daemon + subject + text >= 2
 
 
 def inner_bounce(mail: Mail) -> Mail | None:
     """Return the bounce that a gateway wrapped in an uninformative one of its own."""
-    if any(True for _ in mail.of_type(*STATUS_TYPES)):
+    if mail.has(*STATUS_TYPES):
         return None
     for part in mail.of_type("message/rfc822"):
         inner = read_mail(part.octets)
-        if any(True for _ in inner.of_type(*STATUS_TYPES)):
+        if inner.has(*STATUS_TYPES):
             return inner
     return None
 

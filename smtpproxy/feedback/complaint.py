@@ -52,7 +52,7 @@ def _only_attaches(mail: Mail) -> bool:
     return (
         mail.type in ("multipart/mixed", "message/rfc822")
         and writer(mail) in _ATTACHING
-        and any(True for _ in mail.of_type("message/rfc822"))
+        and mail.has("message/rfc822")
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from smtpproxy.feedback.addresses import of_field
-from smtpproxy.feedback.parts import Mail, header_block, text_of
+from smtpproxy.feedback.parts import Mail, field, header_block
 from smtpproxy.mail.headers import HeaderBlock
 
 STATUS_TYPES = ("message/delivery-status", "message/global-delivery-status")
@@ -50,18 +50,13 @@ def _groups(mail: Mail) -> Iterator[HeaderBlock]:
 def _outcome(group: HeaderBlock) -> Outcome:
     address = None
     for name in ("Original-Recipient", "Final-Recipient", "X-Actual-Recipient"):
-        address = address or of_field(_field(group, name))
-    status, _, comment = _field(group, "Status").partition("(")
-    kind, _, said = _field(group, "Diagnostic-Code").partition(";")
-    action = _field(group, "Action").partition("(")[0]
+        address = address or of_field(field(group, name))
+    status, _, comment = field(group, "Status").partition("(")
+    kind, _, said = field(group, "Diagnostic-Code").partition(";")
+    action = field(group, "Action").partition("(")[0]
     return Outcome(
         address=address,
         action=action.strip().lower(),
         status=status.strip(" ;,").partition(" ")[0],
         said=(said or kind or comment).strip(" )"),
     )
-
-
-def _field(group: HeaderBlock, name: str) -> str:
-    values = group.values(name)
-    return text_of(values[0]) if values else ""

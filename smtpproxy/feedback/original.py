@@ -84,7 +84,8 @@ def clues_of(mail: Mail, original: Original, recipient: str) -> Clues:
     recipients = [recipient] if recipient else []
     for name in _TO_US:
         recipients += _written(field(mail.headers, name))
-    ids = [*original.values("Message-ID"), *_fields(mail, "In-Reply-To", "References")]
+    replied_to = [field(mail.headers, name) for name in ("In-Reply-To", "References")]
+    ids = [*original.values("Message-ID"), *replied_to]
     return Clues(
         recipients=_once(recipients),
         message_ids=_once(found for value in ids for found in _ID.findall(value)),
@@ -96,10 +97,6 @@ def clues_of(mail: Mail, original: Original, recipient: str) -> Clues:
             found for value in original.values("Return-Path") for found in _written(value)
         ),
     )
-
-
-def _fields(mail: Mail, *names: str) -> list[str]:
-    return [field(mail.headers, name) for name in names]
 
 
 def _written(value: str) -> list[str]:

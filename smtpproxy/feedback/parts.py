@@ -48,6 +48,9 @@ class Mail(Struct, frozen=True):
     def of_type(self, *types: str) -> Iterator[Part]:
         return (part for part in self.parts if part.type in types)
 
+    def has(self, *types: str) -> bool:
+        return any(part.type in types for part in self.parts)
+
 
 def read_mail(content: bytes) -> Mail:
     """Split a message into parts. Line ends may be of any kind."""

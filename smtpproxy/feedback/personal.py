@@ -59,7 +59,7 @@ _BY_PROGRAM = re.compile(
 
 def is_receipt(mail: Mail) -> bool:
     """Whether it says what became of a message after its arrival (RFC 8098)."""
-    return any(True for _ in mail.of_type("message/disposition-notification"))
+    return mail.has("message/disposition-notification")
 
 
 def asks_by_program(mail: Mail) -> bool:

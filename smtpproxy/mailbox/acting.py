@@ -52,7 +52,6 @@ class Done:
     understood: Understood
     news: Sequence[Event]  # its events that were not recorded before
     kept: bool
-    hands_on: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,10 @@ class Actor:
             if log_done:
                 await self.tell(log_done)
         await self.log.note([_noted(one, news[one.arrived.id]) for one in understood])
-        return [_done(one, news[one.arrived.id]) for one in understood]
+        return [
+            Done(one, [event for event, _ in new if event is not None], one.kept and bool(new))
+            for one, new in ((one, news[one.arrived.id]) for one in understood)
+        ]
 
     async def _suppressions(
         self, one: Understood, event: Event, key: bytes
@@ -99,7 +101,8 @@ class Actor:
         if event.scope is not None:
             origin, note = SUPPRESSIONS[event.event_class]
             if event.event_class is Class.UNSUBSCRIBE and one.report.sent is not None:
-                note = _of_link(one.report.sent) or note
+                id = one.report.sent.decision_id
+                note = note if id is None else f"link of id={id}"
             return (SuppressionEntry(event.address, event.scope, origin, at, note),)
         cap = self.settings.suppress_full
         if event.event_class is not Class.FULL or cap is None or not self._trusts(one):
@@ -121,10 +124,6 @@ class Actor:
     def _trusts(self, one: Understood) -> bool:
         unproven = self.settings.require_token or self.settings.authenticate == "required"
         return one.report.sent is not None or not unproven
-
-
-def _of_link(sent: Sent) -> str | None:
-    return None if sent.decision_id is None else f"link of id={sent.decision_id}"
 
 
 _Keyed = tuple[Event | None, bytes]
@@ -243,11 +242,6 @@ def _why(one: Understood) -> str:
     if one.lacks is None:
         return one.report.why
     return f"{one.report.why}; the record of message {one.lacks.id} is not found"
-
-
-def _done(one: Understood, news: Sequence[_Keyed]) -> Done:
-    heard = [event for event, _ in news if event is not None]
-    return Done(one, heard, one.kept and bool(news), one.hands_on)
 
 
 def _hand_on_key(one: Understood) -> bytes:

@@ -32,10 +32,6 @@ class _Wait:
     came: datetime
     since: datetime
 
-    @property
-    def decision(self) -> str:
-        return self.path.id
-
 
 @dataclass(frozen=True, slots=True)
 class Inbox:
@@ -52,7 +48,7 @@ class Inbox:
 
     async def work_off(self, ending: Callable[[], bool]) -> Sequence[Done]:
         """Act on some of the reports. Raises StoreUnavailable, OSError."""
-        answers = await self.messages.elsewhere({wait.decision for wait in self._waiting.values()})
+        answers = await self.messages.elsewhere({wait.path.id for wait in self._waiting.values()})
         again = self._again(answers)
         most = self.actor.settings.size_limit + 1
         while not ending():
@@ -73,9 +69,9 @@ class Inbox:
         over = (
             id
             for id, wait in self._waiting.items()
-            if wait.decision in answers or self._is_over(wait)
+            if wait.path.id in answers or self._is_over(wait)
         )
-        again = {id: self._waiting[id].decision for id in islice(over, _AT_ONCE)}
+        again = {id: self._waiting[id].path.id for id in islice(over, _AT_ONCE)}
         for id in again:
             path = self._waiting.pop(id).path
             self._of_path[path] -= 1
@@ -85,7 +81,7 @@ class Inbox:
 
     def _is_over(self, wait: _Wait) -> bool:
         now = self.now()
-        patience = self.messages.patience(wait.decision)
+        patience = self.messages.patience(wait.path.id)
         return now - wait.came >= patience and now - wait.since >= _AT_LEAST
 
     def _waits(self, one: Understood) -> bool:

@@ -93,7 +93,7 @@ class Listener:
             transport.abort()
 
     def _protocol(self) -> SMTP:
-        kind = _Lmtp if self._settings.protocol == "lmtp" else _Smtp
+        kind = _Lmtp if self._settings.protocol == "lmtp" else _Bounded
         return kind(
             self._reports,
             data_size_limit=self._settings.size_limit,
@@ -174,10 +174,6 @@ class _Bounded(SMTP):
                 kept.clear()
             else:
                 kept += piece
-
-
-class _Smtp(_Bounded):
-    pass
 
 
 class _Lmtp(_Bounded, LMTP):

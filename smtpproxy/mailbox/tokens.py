@@ -6,6 +6,7 @@ recipient that a return path was made for.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 
 from msgspec.structs import replace
@@ -13,7 +14,7 @@ from msgspec.structs import replace
 from smtpproxy.feedback import Clues, Sent
 from smtpproxy.mail.address import AddressError, canonical
 from smtpproxy.mail.headers import HeaderBlock
-from smtpproxy.mail.return_path import ReturnPath, ReturnPaths, candidates
+from smtpproxy.mail.return_path import ReturnPath, candidates
 from smtpproxy.mail.unsubscribe_token import TokenError, Unsubscription, stream_tag
 from smtpproxy.policy.model import Stream
 from smtpproxy.policy.scopes import Scopes
@@ -44,7 +45,7 @@ class Tokens:
         self._domain = domain
         self._streams = {stream_tag(name): stream for name, stream in streams.items()}
         self._scopes = Scopes.of(streams)
-        self._message = message
+        self.message = message
 
     def of(self, content: bytes, elsewhere: Mapping[str, SentMessage]) -> "ReportTokens":
         """Return the `feedback.TokenReader` for one report; `elsewhere` is what other relays know
@@ -57,7 +58,7 @@ class Tokens:
             (each for text in texts for each in candidates(text)), _MAX_TOKENS
         ):
             try:
-                return self._paths(local_part).read(local_part)
+                return self._links.return_paths(local_part).read(local_part)
             except TokenError:
                 continue
         return None
@@ -73,24 +74,25 @@ class Tokens:
             return replace(unsubscription, scope=self._scopes.of_link(unsubscription.scope, stream))
         return None
 
-    def message(self, id: str) -> SentMessage | None:
-        """Return this relay's record of a message. Raises OSError."""
-        return self._message(id)
-
     def went_to(self, path: ReturnPath, addresses: Iterable[str]) -> str | None:
         """Return which of these canonical addresses the return path was made for."""
-        paths = self._paths("")
+        paths = self._links.return_paths("")
         return next((each for each in addresses if paths.concerns(path, each)), None)
 
-    def named(self, content: str) -> Iterator[str]:
+    def named(self, text: str) -> Iterator[str]:
         """Yield the canonical addresses that a report names, each once."""
-        return _addresses(content, self._domain)
+        seen: set[str] = set()
+        for found in _ADDRESS.finditer(text):
+            if found[0] in seen or found[0].lower().endswith("@" + self._domain):
+                continue
+            if len(seen) >= _MAX_ADDRESSES:
+                return
+            seen.add(found[0])
+            with suppress(AddressError):
+                yield canonical(found[0])
 
     def stream(self, tag: bytes) -> Stream | None:
         return self._streams.get(tag)
-
-    def _paths(self, local_part: str) -> ReturnPaths:
-        return self._links.return_paths(local_part)
 
 
 class ReportTokens:
@@ -153,18 +155,3 @@ class ReportTokens:
         stream = self._tokens.stream(tag)
         name, brand = (None, None) if stream is None else (stream.name, stream.brand)
         return Sent(recipient, name, brand, id, scope)
-
-
-def _addresses(text: str, ours: str) -> Iterator[str]:
-    """Yield the canonical addresses in a text, each once."""
-    seen: set[str] = set()
-    for found in _ADDRESS.finditer(text):
-        if found[0] in seen or found[0].lower().endswith("@" + ours):
-            continue
-        if len(seen) >= _MAX_ADDRESSES:
-            return
-        seen.add(found[0])
-        try:
-            yield canonical(found[0])
-        except AddressError:
-            continue

@@ -167,7 +167,7 @@ class Mailbox:
 
     async def _act_on_some(self) -> int:
         done = await self._inbox.work_off(self._is_ending)
-        if any(each.hands_on for each in done):
+        if any(each.understood.hands_on for each in done):
             self._acted.set()
         return len(done)
 

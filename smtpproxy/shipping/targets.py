@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol, runtime_checkable
 
@@ -78,47 +78,41 @@ class DirectoryTarget:
         self._top = folder
 
     def sizes(self) -> Mapping[str, int]:
-        try:
+        with _asking():
             if not self._folder.is_dir():
                 self._folder.mkdir(mode=0o700)
                 sync_path(self._top)
             for left in self._folder.glob(".*.shipping"):
                 left.unlink()
             return {path.name: path.stat().st_size for path in self._folder.glob("*json")}
-        except OSError as error:
-            raise _failed(error) from error
 
     def append(self, name: str, source: BinaryIO, begin: int, end: int) -> None:
-        try:
-            with (self._folder / name).open("r+b") as file:
-                file.truncate(begin)  # drops the unfinished part of a run that was killed
-                file.seek(begin)
-                for block in blocks(source, begin, end):
-                    file.write(block)
-                flush(file)
-        except OSError as error:
-            raise _failed(error) from error
+        with _asking(), (self._folder / name).open("r+b") as file:
+            file.truncate(begin)  # drops the unfinished part of a run that was killed
+            file.seek(begin)
+            for block in blocks(source, begin, end):
+                file.write(block)
+            flush(file)
 
     def put(self, name: str, source: BinaryIO, end: int) -> None:
         aside = self._folder / f".{name}.shipping"
-        try:
-            with open(aside, "wb", opener=_private) as file:
-                for block in blocks(source, 0, end):
-                    file.write(block)
-                flush(file)
-            aside.replace(self._folder / name)
-            sync_path(self._folder)
-        except OSError as error:
-            with suppress(OSError):
-                aside.unlink()
-            raise _failed(error) from error
+        with _asking():
+            try:
+                with open(aside, "wb", opener=_private) as file:
+                    for block in blocks(source, 0, end):
+                        file.write(block)
+                    flush(file)
+                aside.replace(self._folder / name)
+                sync_path(self._folder)
+            except OSError:
+                with suppress(OSError):
+                    aside.unlink()
+                raise
 
     def remove(self, name: str) -> None:
-        try:
+        with _asking():
             (self._folder / name).unlink(missing_ok=True)
             sync_path(self._folder)
-        except OSError as error:
-            raise _failed(error) from error
 
     def close(self) -> None:
         """Nothing is open."""
@@ -128,5 +122,10 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _failed(error: OSError) -> TargetUnavailable:
-    return TargetUnavailable(f"{error.filename or 'the target'}: {error.strerror or error}")
+@contextmanager
+def _asking() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or "the target"
+        raise TargetUnavailable(f"{where}: {error.strerror or error}") from error
