@@ -4,9 +4,11 @@ import os
 import pickle
 import socket
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
-from smtpproxy.process.children import WEB, Start, name_of
+from smtpproxy.process.children import MODULES, Start, name_of
+from smtpproxy.sinks.log import configure_logging
 
 _OOM_SCORE = 100
 """Thousandths of the memory: more than what the supervisor has over a child, and less than what a
@@ -17,7 +19,8 @@ def work(given: int, channel: int, *listening: int) -> int:
     """Do the work that the file `given` describes; return the exit code. All are file numbers."""
     with open(given, "rb") as file:
         start: Start = pickle.load(file)
-    be_called(name_of(start.role, start.number))
+    name = name_of(start.role, start.number)
+    be_called(name)
     _be_killed_first()
     to_supervisor = socket.socket(fileno=channel)
     sockets = {
@@ -27,7 +30,9 @@ def work(given: int, channel: int, *listening: int) -> int:
     for sock in (*sockets.values(), to_supervisor):
         sock.setblocking(False)
         os.set_inheritable(sock.fileno(), False)
-    return _run(start, sockets, to_supervisor)
+    configure_logging(start.settings.server, process=name)
+    code: int = import_module(MODULES[start.role]).run(start, sockets, to_supervisor)
+    return code
 
 
 def be_called(name: str) -> None:
@@ -48,30 +53,3 @@ def _be_killed_first() -> None:
     path = Path("/proc/self/oom_score_adj")
     with suppress(OSError):
         path.write_text(str(min(int(path.read_text()) + _OOM_SCORE, 1000)))
-
-
-def _run(start: Start, sockets: dict[str, socket.socket], channel: socket.socket) -> int:
-    settings = start.settings
-    if start.role == "worker":
-        from smtpproxy.process.worker import run_worker
-
-        return run_worker(settings, start.number, sockets, channel)
-    if start.role == "purge":
-        from smtpproxy.process.daily_purge import run_purge
-
-        return run_purge(settings, channel)
-    if start.role == "webhooks":
-        from smtpproxy.process.webhooks import run_webhooks
-
-        return run_webhooks(settings, channel)
-    if start.role == "journals":
-        from smtpproxy.process.journals import run_journals
-
-        return run_journals(settings, channel)
-    if start.role == "feedback":
-        from smtpproxy.process.feedback import run_feedback
-
-        return run_feedback(settings, sockets, channel)
-    from smtpproxy.process.webserver import run_web
-
-    return run_web(settings, sockets[WEB], channel, start.started_at)

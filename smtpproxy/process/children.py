@@ -5,22 +5,27 @@ It begins in nursery.py and works in the module of its role.
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
+import structlog
 
 from smtpproxy.process.memory import end_without_memory, freeze_loaded
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.snapshots import Snapshot
+from smtpproxy.store import is_postgresql
+from smtpproxy.store.records import StoreUnavailable
 
 BEAT = 1.0  # seconds
 SLOWEST_START = 600.0
 """Seconds for a child that is only slow, for its disk or too few processors: another try would take
 as long."""
 _LENGTH = 4
+
+log = structlog.get_logger()
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -111,10 +116,51 @@ class Channel:
         self._writer.close()
 
 
+_AFTER_TROUBLE = 10.0
+
+
+async def until_it_works(
+    work: Callable[[], Awaitable[None]],
+    waits: str,
+    expected: tuple[type[Exception], ...] = (StoreUnavailable, OSError),
+) -> None:
+    """Try until it succeeds; `waits` is what to log when it fails as `expected`."""
+    while True:
+        try:
+            return await work()
+        except expected as error:
+            log.warning(waits, error=str(error))
+        except Exception as error:  # a fault of the program: mail and all other work go on
+            log.error("internal error", exc_info=error)
+        await asyncio.sleep(_AFTER_TROUBLE)
+
+
 WEB, FEEDBACK = "[web]", "[feedback]"
 """The names of these roles' sockets, which no listener can have."""
 
 Role = Literal["worker", "web", "webhooks", "feedback", "journals", "purge"]
+
+MODULES: Mapping[Role, str] = {
+    "worker": "smtpproxy.process.worker",
+    "web": "smtpproxy.process.webserver",
+    "webhooks": "smtpproxy.process.webhooks",
+    "feedback": "smtpproxy.process.feedback",
+    "journals": "smtpproxy.process.journals",
+    "purge": "smtpproxy.process.daily_purge",
+}
+"""Where each role has its `run`, which is given a `Start`, the sockets and the channel, works until
+told to end, or until the supervisor is gone, and returns the exit code."""
+
+
+def other_roles(settings: Settings) -> list[Role]:
+    """Return the roles beside workers whose children always run with these settings."""
+    wanted: dict[Role, bool] = {
+        "web": settings.web is not None,
+        "webhooks": bool(settings.webhooks),
+        "feedback": settings.feedback is not None,
+        "journals": is_postgresql(settings.store),
+    }
+    return [role for role in wanted if wanted[role]]
 
 
 def name_of(role: Role, number: int) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,7 +15,6 @@ from smtpproxy.process.nursery import Nursery
 from smtpproxy.purge_runs import check_clock, is_due, newest_run, note_run
 from smtpproxy.retention import AlreadyRunning, Purged, purge
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.log import configure_logging
 from smtpproxy.store import open_store
 
 _LOOK = 15.0
@@ -70,15 +69,8 @@ class DailyPurge:
         return _AGAIN
 
     async def _run_once(self) -> int:
-        ours, theirs = socket.socketpair()
-        try:
-            process = await self._nursery.start(Start("purge", 0, self._settings), theirs, {})
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        channel = await Channel.over(ours)
+        start = Start("purge", 0, self._settings)
+        process, channel = await self._nursery.start_with_channel(start, {})
         try:
             return await process.wait()
         except asyncio.CancelledError:
@@ -97,11 +89,10 @@ _LOCK_TIMEOUT = 30.0
 """Seconds to wait for a lock of the store, which an import may hold."""
 
 
-def run_purge(settings: Settings, channel: socket.socket) -> int:
-    """Run once; return the exit code: 0 if done or told to end, 1 if it failed."""
-    configure_logging(settings.server, process="purge")
+def run(start: Start, sockets: Mapping[str, socket.socket], channel: socket.socket) -> int:
+    """Purge once; return the exit code: 0 if done or told to end, 1 if it failed."""
     give_way(19)
-    return asyncio.run(_run(settings, channel))
+    return asyncio.run(_run(start.settings, channel))
 
 
 async def _run(settings: Settings, sock: socket.socket) -> int:

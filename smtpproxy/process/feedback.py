@@ -20,13 +20,13 @@ from smtpproxy.mailbox.inbox import Inbox
 from smtpproxy.mailbox.listener import Listener
 from smtpproxy.mailbox.messages import Messages
 from smtpproxy.mailbox.reading import Reader
-from smtpproxy.process.children import FEEDBACK, Beat, Channel
+from smtpproxy.process.children import FEEDBACK, Beat, Channel, Start
 from smtpproxy.relay.pool import UpstreamPool
 from smtpproxy.relay.transaction import UpstreamTransaction
 from smtpproxy.relay.upstream_limit import Workers
 from smtpproxy.settings import FeedbackSettings, Settings
 from smtpproxy.sinks.audit.journal import Journal
-from smtpproxy.sinks.log import Log, configure_logging
+from smtpproxy.sinks.log import Log
 from smtpproxy.sinks.metrics import Metrics
 from smtpproxy.sinks.snapshots import Snapshot
 from smtpproxy.store import open_breaker, open_feedback, open_store
@@ -42,11 +42,8 @@ _AFTER_TROUBLE = 5.0
 log = structlog.get_logger()
 
 
-def run_feedback(
-    settings: Settings, sockets: Mapping[str, socket.socket], channel: socket.socket
-) -> int:
-    """Work until told to end, or until the supervisor is gone; return the exit code."""
-    configure_logging(settings.server, process="feedback")
+def run(start: Start, sockets: Mapping[str, socket.socket], channel: socket.socket) -> int:
+    settings = start.settings
     assert settings.feedback is not None
     return asyncio.run(_work(settings, settings.feedback, sockets.get(FEEDBACK), channel))
 

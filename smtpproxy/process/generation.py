@@ -26,10 +26,10 @@ from smtpproxy.process.children import (
     Role,
     Start,
     name_of,
+    other_roles,
 )
 from smtpproxy.process.nursery import ChildProcess, Nursery
 from smtpproxy.settings import Settings
-from smtpproxy.store import is_postgresql
 
 _ALIVE_WITHIN = 10.0
 """A worker silent for longer (seconds) does not count as alive."""
@@ -99,13 +99,7 @@ class Generation:
         self.settings = settings
         self.sockets = sockets
         self.workers = [Child("worker", n) for n in range(settings.server.workers)]
-        wanted: dict[Role, bool] = {
-            "web": settings.web is not None,
-            "webhooks": bool(settings.webhooks),
-            "feedback": settings.feedback is not None,
-            "journals": is_postgresql(settings.store),
-        }
-        self._others = [Child(role, 0) for role in wanted if wanted[role]]
+        self._others = [Child(role, 0) for role in other_roles(settings)]
         self._started_at = started_at
         self._nursery = nursery
         self._heard = heard
@@ -177,21 +171,14 @@ class Generation:
                     await self._ending.wait()
 
     async def _run_once(self, child: Child) -> int:
-        ours, theirs = socket.socketpair()
         wanted = self._listening(child.role)
         start = Start(child.role, child.number, self.settings, wanted, self._started_at)
         child.ready.clear()
         child.closed.clear()
         child.process = None
         child.began = time.monotonic()
-        try:
-            child.process = await self._nursery.start(start, theirs, self.sockets)
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        channel = child.channel = await Channel.over(ours)
+        child.process, channel = await self._nursery.start_with_channel(start, self.sockets)
+        child.channel = channel
         try:
             if self._ending.is_set():
                 child.tell(Drain())

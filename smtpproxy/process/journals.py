@@ -18,14 +18,13 @@ from smtpproxy.erasure import carry_out
 from smtpproxy.mailbox.messages import on_record
 from smtpproxy.policy.model import Action, Reason
 from smtpproxy.process.child import give_way
-from smtpproxy.process.children import Channel
+from smtpproxy.process.children import Channel, Start, until_it_works
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.chain import DECISION, NotALine
 from smtpproxy.sinks.audit.erase import StillWritten
 from smtpproxy.sinks.audit.following import Row, Tail
 from smtpproxy.sinks.audit.lines import DecisionEntry, decided, is_erased, read_line
 from smtpproxy.sinks.audit.reader import verdicts
-from smtpproxy.sinks.log import configure_logging
 from smtpproxy.sinks.snapshots import Snapshot
 from smtpproxy.store import open_asked_messages, open_journals
 from smtpproxy.store.feedback import SentMessage
@@ -39,7 +38,6 @@ _TELL = timedelta(seconds=10)
 _FORGET = timedelta(minutes=1)
 """How often unclaimed answers are removed."""
 _NEVER = datetime.min.replace(tzinfo=UTC)
-_AFTER_TROUBLE = 10.0
 _AT_ONCE = 100
 """Lines per commit: some milliseconds in the database, for which mail may have to wait."""
 _ANSWERED_AT_ONCE = 100
@@ -47,11 +45,9 @@ _ANSWERED_AT_ONCE = 100
 log = structlog.get_logger()
 
 
-def run_journals(settings: Settings, channel: socket.socket) -> int:
-    """Work until told to end, or until the supervisor is gone; return the exit code."""
-    configure_logging(settings.server, process="journals")
+def run(start: Start, sockets: Mapping[str, socket.socket], channel: socket.socket) -> int:
     give_way(10)
-    return asyncio.run(_work(settings, channel))
+    return asyncio.run(_work(start.settings, channel))
 
 
 async def _work(settings: Settings, sock: socket.socket) -> int:
@@ -81,16 +77,8 @@ async def _work(settings: Settings, sock: socket.socket) -> int:
 
 async def _keep(work: Callable[[], Awaitable[None]]) -> None:
     while True:
-        pause = _LOOK
-        try:
-            await work()
-        except (StoreUnavailable, StillWritten, OSError) as error:
-            log.warning("journals wait", error=str(error))
-            pause = _AFTER_TROUBLE
-        except Exception as error:  # a fault of the program: it is tried again
-            log.error("internal error", exc_info=error)
-            pause = _AFTER_TROUBLE
-        await asyncio.sleep(pause)
+        await until_it_works(work, "journals wait", (StoreUnavailable, StillWritten, OSError))
+        await asyncio.sleep(_LOOK)
 
 
 async def _erase(

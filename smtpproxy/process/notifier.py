@@ -17,13 +17,9 @@ class Notifier:
         self._address = environ.get("NOTIFY_SOCKET", "")
         if self._address.startswith("@"):  # an abstract socket: a NUL byte instead of a file
             self._address = "\0" + self._address[1:]
-        self._is_unit = bool(self._address) and "INVOCATION_ID" in environ
-        self.watchdog_interval = _watchdog_interval(environ, os.getpid() if pid is None else pid)
-
-    @property
-    def is_unit(self) -> bool:
+        self.is_unit = bool(self._address) and "INVOCATION_ID" in environ
         """Whether the process is the main process of a systemd unit."""
-        return self._is_unit
+        self.watchdog_interval = _watchdog_interval(environ, os.getpid() if pid is None else pid)
 
     def ready(self) -> None:
         self._send("READY=1")

@@ -17,6 +17,7 @@ import sys
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,10 +26,9 @@ import msgspec
 from smtpproxy.locale import texts
 from smtpproxy.locale.pages import load_pages
 from smtpproxy.process import child
-from smtpproxy.process.children import Start
+from smtpproxy.process.children import MODULES, Channel, Start, other_roles
 from smtpproxy.process.memory import fill_gaps, freeze_loaded
 from smtpproxy.settings import Settings
-from smtpproxy.store import is_postgresql
 
 _LONGEST = 4096  # octets of a packet
 _MAX_FILES = 253  # that fit into one message of the kernel
@@ -134,6 +134,19 @@ class Nursery:
         finally:
             os.close(given)
 
+    async def start_with_channel(
+        self, start: Start, sockets: Mapping[str, socket.socket]
+    ) -> tuple[ChildProcess, Channel]:
+        """Start a child; return it with our end of its channel. Raises OSError."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                process = await self.start(start, theirs, sockets)
+        except BaseException:
+            ours.close()
+            raise
+        return process, await Channel.over(ours)
+
     def close(self) -> None:
         """Let it end, which it does once it has no children. Call this after the loop has ended."""
         self._ours.close()
@@ -187,21 +200,13 @@ def _file_of(start: Start) -> int:
 
 def _load(settings: Settings) -> None:
     """Load what children with these settings run, and the texts that they always read."""
-    import smtpproxy.process.worker
-
+    for role in ("worker", *other_roles(settings)):
+        import_module(MODULES[role])
     texts(settings.server.language)  # of notices
     if settings.web is not None:
-        import smtpproxy.process.webserver
-
         load_pages()
-    if settings.feedback is not None:
-        import smtpproxy.process.feedback
     if settings.webhooks:
         import httpcore  # noqa: F401 - which httpx would load with its first client
-
-        import smtpproxy.process.webhooks
-    if is_postgresql(settings.store):
-        import smtpproxy.process.journals
     if any(stream.check_dkim for stream in settings.streams.values()):
         import smtpproxy.relay.dkim_verifying
         import smtpproxy.resolver

@@ -77,8 +77,7 @@ class Supervisor:
         self._control = Control(settings.server.state_dir, self._asked_for)
         self._under_way: set[asyncio.Task[Any]] = set()
         self._former: list[Generation] = []
-        self._purging: asyncio.Task[None] | None = None
-        self._telling: asyncio.Task[None] | None = None
+        self._alone: list[asyncio.Task[None]] = []  # by the current settings
         self._importing: asyncio.Task[None] | None = None
 
     async def run(self, take_place: Callable[[], None] | None = None) -> int:
@@ -101,8 +100,7 @@ class Supervisor:
                 await asyncio.to_thread(take_place)
                 generation.start(ALONE)
             self._control.open()
-            self._purging = asyncio.create_task(self._purge(generation.settings))
-            self._telling = asyncio.create_task(self._tell(generation.settings))
+            self._begin_alone(generation.settings)
             self._importing = asyncio.create_task(ImportRunner(generation.settings).run())
             self._say_ready()
             await self._ending.wait()
@@ -130,8 +128,7 @@ class Supervisor:
     async def _end(self) -> None:
         """Drain the workers while the web process still answers, then end the others."""
         generation = self._generation
-        tasks = (self._purging, self._importing, self._telling)
-        alone = [task for task in tasks if task is not None]
+        alone = [*self._alone, *([self._importing] if self._importing else ())]
         self._sockets.close()
         for task in alone:
             task.cancel()
@@ -161,6 +158,10 @@ class Supervisor:
             heard=self._heard,
             ended=self._child_ended,
         )
+
+    def _begin_alone(self, settings: Settings) -> None:
+        works = (self._purge(settings), self._tell(settings))
+        self._alone = [asyncio.create_task(work) for work in works]
 
     async def _purge(self, settings: Settings) -> None:
         """Run the daily purge; its number of failures, across reloads, is a metric."""
@@ -239,13 +240,11 @@ class Supervisor:
         self._sockets.keep(sockets)
         self._begin(self._drain(former))
         await former.closed(_CLOSED_WITHIN)  # whoever connects later gets the new settings
-        if self._purging is not None and self._telling is not None:
-            former_tasks = self._purging, self._telling
-            for task in former_tasks:
+        if self._alone:
+            for task in self._alone:
                 task.cancel()
-            await asyncio.wait(former_tasks)
-            self._purging = asyncio.create_task(self._purge(settings))
-            self._telling = asyncio.create_task(self._tell(settings))
+            await asyncio.wait(self._alone)
+            self._begin_alone(settings)
         return []
 
     async def _drain(self, former: Generation) -> None:

@@ -5,7 +5,7 @@ that each is logged once even if the process is killed.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,19 +13,18 @@ from pathlib import Path
 from threading import Event as Flag
 
 import msgspec
-import structlog
 from msgspec import Struct
 
 from smtpproxy.events import time_of
 from smtpproxy.policy.campaign import Campaign, Trial, held_until
 from smtpproxy.policy.model import Action
+from smtpproxy.process.children import until_it_works
 from smtpproxy.report.counting import count_rows
 from smtpproxy.report.counts import Row
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.following import Tail, newest_rows
 from smtpproxy.store import open_stream_counts
 from smtpproxy.store.propagation import NewEvent
-from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.register import relay_id
 from smtpproxy.store.sql.store import Store
 from smtpproxy.store.sql.stream_counts import StreamCounts
@@ -34,14 +33,12 @@ CAMPAIGNS, REFUSALS = "campaigns", "refusals"
 """The sources; for refusals one per relay and period, since each has its own journal."""
 
 _LOOK = 2.0  # seconds
-_AFTER_TROUBLE = 10.0
+_WAITS = "webhook events wait"
 _AT_ONCE = 100  # campaigns in one look
 LEAST = 10
 """How many people must get a campaign before it is reported."""
 
 Clock = Callable[[], datetime]
-
-log = structlog.get_logger()
 
 
 class _Read(Struct):
@@ -254,10 +251,10 @@ async def keep_logging(settings: Settings, store: Store, now: Clock, ending: Fla
         looks.append(CampaignTrials(store, counts, trials, now).look)
         kept.append(CAMPAIGNS)
     with closing(counts):
-        await _until_it_works(lambda: _forget_others(store, id, kept))
+        await until_it_works(lambda: _forget_others(store, id, kept), _WAITS)
         while looks:
             for look in looks:
-                await _until_it_works(look)
+                await until_it_works(look, _WAITS)
             await asyncio.sleep(_LOOK)
 
 
@@ -266,15 +263,3 @@ async def _forget_others(store: Store, id: str, kept: Sequence[str]) -> None:
     ours = (CAMPAIGNS, f"{REFUSALS}:{id}:")
     known = await store.event_sources()
     await store.forget_event_sources([n for n in known if n.startswith(ours) and n not in kept])
-
-
-async def _until_it_works(work: Callable[[], Awaitable[None]]) -> None:
-    while True:
-        try:
-            await work()
-            return
-        except (StoreUnavailable, OSError) as error:
-            log.warning("webhook events wait", error=str(error))
-        except Exception as error:  # a fault of the program: deliveries go on
-            log.error("internal error", exc_info=error)
-        await asyncio.sleep(_AFTER_TROUBLE)

@@ -4,15 +4,15 @@ import asyncio
 import random
 import socket
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 
 import structlog
 
 from smtpproxy.clock import new_ids, now
-from smtpproxy.process.children import Beat, Channel
+from smtpproxy.process.children import Beat, Channel, Start
 from smtpproxy.process.webhook_events import keep_logging
 from smtpproxy.settings import Settings, WebhookSettings
-from smtpproxy.sinks.log import configure_logging
 from smtpproxy.sinks.snapshots import Snapshot
 from smtpproxy.store import open_store
 from smtpproxy.store.propagation import of_others
@@ -30,10 +30,8 @@ _AFTER_TROUBLE = 30.0
 log = structlog.get_logger()
 
 
-def run_webhooks(settings: Settings, channel: socket.socket) -> int:
-    """Deliver until told to end, or until the supervisor is gone; return the exit code."""
-    configure_logging(settings.server, process="webhooks")
-    return asyncio.run(_deliver(settings, channel))
+def run(start: Start, sockets: Mapping[str, socket.socket], channel: socket.socket) -> int:
+    return asyncio.run(_deliver(start.settings, channel))
 
 
 async def _deliver(settings: Settings, sock: socket.socket) -> int:

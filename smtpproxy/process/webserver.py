@@ -12,12 +12,11 @@ from smtpproxy.clock import now
 from smtpproxy.intake.accept import TrustedHosts
 from smtpproxy.policy.model import BUILT_IN_BRAND
 from smtpproxy.process.breaker import StoreToWrite
-from smtpproxy.process.children import Answer, Ask, Channel, Drain, Ready
+from smtpproxy.process.children import WEB, Answer, Ask, Channel, Drain, Ready, Start
 from smtpproxy.process.memory import end_without_memory, freeze_loaded
 from smtpproxy.purge_runs import run_metrics
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.collector import SnapshotCollector, relay_processes
-from smtpproxy.sinks.log import configure_logging
 from smtpproxy.sinks.snapshots import Snapshot, merge
 from smtpproxy.store import (
     open_answers,
@@ -44,11 +43,8 @@ from smtpproxy.web.unsubscribe import Unsubscribe
 from smtpproxy.web.why import ReasonPages
 
 
-def run_web(
-    settings: Settings, listening: socket.socket, channel: socket.socket, started_at: float
-) -> int:
-    configure_logging(settings.server, process="web")
-    return uvloop.run(_serve(settings, listening, channel, started_at))
+def run(start: Start, sockets: Mapping[str, socket.socket], channel: socket.socket) -> int:
+    return uvloop.run(_serve(start.settings, sockets[WEB], channel, start.started_at))
 
 
 async def _serve(

@@ -25,7 +25,7 @@ from smtpproxy.intake.policy import PolicySession
 from smtpproxy.intake.smtp import SmtpSession
 from smtpproxy.policy.model import Alignment
 from smtpproxy.process.breaker import WorkerBreaker
-from smtpproxy.process.children import BEAT, Answer, Ask, Beat, Channel, Closed, Drain, Ready
+from smtpproxy.process.children import BEAT, Answer, Ask, Beat, Channel, Closed, Drain, Ready, Start
 from smtpproxy.process.memory import (
     IdleTrimmer,
     MemoryWatch,
@@ -40,7 +40,7 @@ from smtpproxy.relay.transaction import UpstreamTransaction
 from smtpproxy.relay.upstream_limit import Workers
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.journal import Journal
-from smtpproxy.sinks.log import Log, configure_logging
+from smtpproxy.sinks.log import Log
 from smtpproxy.sinks.metrics import Metrics
 from smtpproxy.sinks.snapshots import Snapshot, merge
 from smtpproxy.store import (
@@ -73,14 +73,10 @@ SESSIONS: Mapping[str, Callable[[Listener], asyncio.Protocol]] = {
 """The sessions by `protocol` of the listener, one for each connection."""
 
 
-def run_worker(
-    settings: Settings, number: int, sockets: Mapping[str, socket.socket], channel: socket.socket
-) -> int:
-    """Work until told to drain, or until the supervisor is gone; return the exit code."""
-    configure_logging(settings.server, process=f"worker-{number}")
+def run(start: Start, sockets: Mapping[str, socket.socket], channel: socket.socket) -> int:
     keep_freed()
-    signing = _signing(settings, number)
-    return uvloop.run(_work(settings, number, sockets, channel, signing))
+    signing = _signing(start.settings, start.number)
+    return uvloop.run(_work(start.settings, start.number, sockets, channel, signing))
 
 
 def _signing(settings: Settings, number: int) -> "SigningProcesses | None":

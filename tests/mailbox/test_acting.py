@@ -94,7 +94,7 @@ async def test_a_dead_mailbox_gets_no_more_mail_at_all(mailbox: Mailbox) -> None
     assert (standing.scope, standing.origin, standing.since) == ("all", Origin.BOUNCE, NOW)
     assert standing.note == "no such mailbox"
     assert await mailbox.log.totals() == {("dead", "offers"): 1}
-    assert done.hands_on
+    assert done.understood.hands_on
     assert [due.decision for due in await mailbox.log.due(NOW, 9)] == [ID]
 
 
