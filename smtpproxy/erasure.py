@@ -50,12 +50,18 @@ class Erasure(Struct, frozen=True):
 
 
 async def erase(
-    settings: Settings, store: Store, address: str, *, at: datetime, scope: str
+    settings: Settings,
+    store: Store,
+    address: str,
+    *,
+    at: datetime,
+    scope: str,
+    keep_record: bool = False,
 ) -> Erasure:
     """Erase a canonical address and leave a suppression of that scope.
 
-    The audit log is rewritten in a thread. Calling it again erases what was left. Raises
-    StoreUnavailable, OSError.
+    The audit log is rewritten in a thread, unless it is kept as proof (RGPD 17(3)(e)). Calling it
+    again erases what was left. Raises StoreUnavailable, OSError.
     """
     others = [
         *await store.variants(address),
@@ -67,7 +73,8 @@ async def erase(
     rows, left = 0, None
     behind: tuple[str, ...] = ()
     try:
-        rows, behind = await erase_record(settings, address, at)
+        if not keep_record:
+            rows, behind = await erase_record(settings, address, at)
     except StillWritten as error:
         left = str(error)
     others = list(dict.fromkeys(others))

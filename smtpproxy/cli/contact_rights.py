@@ -218,6 +218,7 @@ def erase(
         choice(["marketing", "all"]),
         default="marketing",
     ),
+    keep_record: bool = flag("Leave the audit log as it is, to defend legal claims."),
     yes: bool = YES,
 ) -> Result:
     """Erase a contact with its whole history, and the person from the audit log (RGPD 17).
@@ -225,7 +226,8 @@ def erase(
     An `erasure` suppression stays, which holds no address: the person gets no marketing
     again, and imports leave them out. It yields only to consent that the person gives later,
     recorded by `consent record`. The decisions stay on record without the person, and the
-    record stays provable.
+    record stays provable. With --keep-record they also keep the person and the proof of consent,
+    as you may while claims are to be expected (RGPD 17(3)(e)): tell the person so.
 
     Only the exact address is erased: variants with another plus-tag, and former addresses of
     the contact, are listed for you to erase one by one.
@@ -233,11 +235,15 @@ def erase(
 
     def question() -> str:
         found = _known(settings, address) or "no contact"
-        return f"{address} is {found}: erase the person, in the audit log too, for good?"
+        where = "" if keep_record else ", in the audit log too,"
+        return f"{address} is {found}: erase the person{where} for good?"
 
     ask_first(question, yes=yes)
     done = using_store(
-        settings, lambda store: erasure.erase(settings, store, address, at=now(), scope=scope)
+        settings,
+        lambda store: erasure.erase(
+            settings, store, address, at=now(), scope=scope, keep_record=keep_record
+        ),
     )
     for other in done.others:
         warn(
@@ -254,6 +260,8 @@ def erase(
         data["reports"] = done.reports
         reports = counted(done.reports, "report is", "reports are")
         text.append(f"feedback mailbox: {reports} removed")
+    if keep_record:
+        text.append("audit log: unchanged, the decisions about the person stay on record")
     if done.rows:
         text.append(f"audit log: {counted(done.rows, 'row is', 'rows are')} pseudonymised")
     if done.behind:

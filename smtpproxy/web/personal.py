@@ -4,7 +4,6 @@ Messages get forwarded, so an unsubscribe link does not lead here. A link mailed
 does, for a day (kind `personal` of the confirmations).
 """
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,15 +11,15 @@ from datetime import datetime, timedelta
 import structlog
 from starlette.responses import HTMLResponse, Response
 
-from smtpproxy.erasure import erase_record, forget_reports
+from smtpproxy.erasure import forget_reports
 from smtpproxy.locale import PAGE_LANGS, Lang, texts
 from smtpproxy.locale.pages import environment
 from smtpproxy.mail.confirmation_token import Confirmation
 from smtpproxy.policy.contact import said_last
 from smtpproxy.policy.model import Audience, ConsentAct, Contact, Frequency, Origin, Preference
+from smtpproxy.policy.periods import Period
 from smtpproxy.policy.rules.recipient import TRACKING
 from smtpproxy.settings import Settings
-from smtpproxy.sinks.audit.erase import StillWritten
 from smtpproxy.store.operations import Correction
 from smtpproxy.store.records import ContactUpdate, StoreUnavailable, SuppressionEntry
 from smtpproxy.store.sql.store import Store
@@ -38,8 +37,11 @@ _AUDIENCES = (Audience.CONSUMER, Audience.PROFESSIONAL)
 log = structlog.get_logger(__name__)
 
 
-def page(stored: Stored, look: Look, lang: Lang, now: datetime, notice: str = "") -> str:
-    """Return the page; `notice` names what was just done."""
+def page(
+    stored: Stored, look: Look, lang: Lang, now: datetime, record: Period, notice: str = ""
+) -> str:
+    """Return the page. `record` is how long decisions are kept; `notice` names what was just
+    done."""
     known = Known(stored, look, lang)
     return (
         environment(lang)
@@ -47,6 +49,7 @@ def page(stored: Stored, look: Look, lang: Lang, now: datetime, notice: str = ""
         .render(
             look=look,
             notice=notice,
+            record=record,
             contact=stored.contact,
             lines=known.lines(),
             languages=[(each, texts(each).language.name) for each in PAGE_LANGS],
@@ -81,8 +84,6 @@ class PersonalPages:
 
     def __post_init__(self) -> None:
         self._mails = Writer(self.settings)
-        self._erasing = asyncio.Lock()
-        self._work: set[asyncio.Task[None]] = set()
 
     async def send(self, address: str, brand: str, lang: Lang) -> None:
         """Mail a link to an address, unless it may not be mailed, or was mailed too often.
@@ -146,7 +147,7 @@ class PersonalPages:
 
     async def _page(self, confirmation: Confirmation, lang: Lang, notice: str) -> Response:
         stored, look = await self._stored(confirmation), self.looks[confirmation.brand]
-        text = page(stored, look, lang, self.now(), notice)
+        text = page(stored, look, lang, self.now(), self.settings.retention.audit, notice)
         return HTMLResponse(text, headers=dict(look.headers))
 
     async def _correct(self, confirmation: Confirmation, form: Mapping[str, str]) -> str:
@@ -215,23 +216,14 @@ class PersonalPages:
         return "preferred" if brands else "nothing"
 
     async def _erase(self, confirmation: Confirmation) -> str:
-        """Erase the contact now, and the person from the audit log in the background."""
+        """Erase the contact, not the audit log: the proof that mail was lawful is not the person's
+        to destroy (RGPD 7(1), 17(3)(e))."""
         await self.writer().erase_contact(confirmation.recipient, at=self.now())
-        task = asyncio.create_task(self._erase_record(confirmation.recipient))
-        self._work.add(task)
-        task.add_done_callback(self._work.discard)
+        try:
+            await forget_reports(self.settings, confirmation.recipient)
+        except (StoreUnavailable, OSError) as error:
+            log.error("erasure_unfinished", error=str(error))
         return "erased"
-
-    async def _erase_record(self, address: str) -> None:
-        async with self._erasing:
-            try:
-                await forget_reports(self.settings, address)
-                rows, behind = await erase_record(self.settings, address, self.now())
-            # `contact erase` completes it
-            except (StillWritten, StoreUnavailable, OSError) as error:
-                log.error("erasure_unfinished", error=str(error))
-            else:
-                log.info("erased_from_record", rows=rows, relays_to_follow=list(behind))
 
 
 def _is_known(contact: Contact | None) -> bool:

@@ -240,10 +240,19 @@ def test_a_record_that_was_changed_is_said_so(
 # erased at last: after this nothing above would be there
 
 
-def test_erasing_reaches_the_running_relay_s_record(bench: Bench, sent: list[str]) -> None:
+def test_erasing_reaches_the_running_relay_s_record_unless_that_is_kept(
+    bench: Bench, sent: list[str]
+) -> None:
+    out, _ = bench.run("contact", "erase", JEANNE, "--keep-record", code=0)
+    assert out.startswith(f"{JEANNE}: erased; suppressed for marketing\naudit log: unchanged")
+    bench.run("contact", "show", JEANNE, code=1)
+    proof, _ = bench.run("contact", "export", JEANNE, "--evidence", code=0)
+    assert "192.0.2.7" in proof, "what the consent was proven with"
+    assert sent[0] in proof
     out, _ = bench.run("contact", "erase", JEANNE, code=0)
     assert out.startswith(
-        f"{JEANNE}: erased; suppressed for marketing\naudit log: 3 rows are pseudonymised\n"
+        f"{JEANNE}: there was no contact; suppressed for marketing\n"
+        "audit log: 3 rows are pseudonymised\n"
     )
     folder = audit.folder(bench.relay)
     everything = b"".join(path.read_bytes() for path in segments(folder))

@@ -13,7 +13,6 @@ from tests.e2e.test_ways_out import bare, config, tokens
 from tests.kit.audit import records
 from tests.kit.chromium import Chromium
 from tests.kit.page_pictures import LOGO
-from tests.kit.ports import wait_for
 from tests.kit.relay import RelayProcess
 from tests.kit.upstream import FakeUpstream
 
@@ -61,17 +60,15 @@ def test_from_a_message_to_what_is_stored_and_to_nothing(
         (kept,) = [each["consents"] for each in lines if each["address"] == JEANNE]
         assert [c["withdrawn_at"] is None for c in kept if c["purpose"] == "tracking"] == [False]
         browser.run("document.querySelector('input[name=sure]').click()")
-        assert "Your data has been erased." in browser.press("form:has(input[value=erase]) button")
+        page = browser.press("form:has(input[value=erase]) button")
+        assert "Your profile, your agreements and your purchases are erased." in page
+        assert "is kept for 5 years from each message" in page
     code, _, _ = relay.command("contact", "show", JEANNE)
     assert code == 1
     assert JEANNE not in relay.output
     (record,) = [one for one in records(relay) if one.decided.decision.stream.name == "personal"]
     assert record.decided.relayed
-
-    def erased() -> bool:
-        done = [each for each in relay.log if each["event"] == "erased_from_record"]
-        return bool(done) and done[0]["rows"] > 0
-
-    wait_for(erased, "the record to be without the person")
+    proof = relay.must("contact", "export", JEANNE, "--evidence", "--lang", "en")
+    assert "box they ticked, wording “form v3”" in proof, "the proof outlives the profile"
     shown = json.loads(relay.must("suppress", "show", JEANNE, "--json"))
     assert "erasure" in json.dumps(shown)

@@ -18,12 +18,14 @@ from smtpproxy.policy.model import (
     Source,
     Suppression,
 )
+from smtpproxy.policy.periods import Period, Unit
 from smtpproxy.web.known import Stored
 from smtpproxy.web.look import Look, looks
 from smtpproxy.web.personal import page
 from smtpproxy.web.unsubscribe import render
 from tests.kit.chromium import Chromium
 
+FIVE_YEARS = Period(5, Unit.YEARS)
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 CONFIG = """
 [server]
@@ -87,8 +89,8 @@ def pages(look: Look, lang: str = "en") -> dict[str, str]:
         "confirm": environment(lang)
         .get_template("confirmation.html")
         .render(look=look, state="ask", title="Offers?", text="Yes, send me them.", button="Yes"),
-        "personal": page(stored(), *about, NOW, "corrected"),
-        "tracked": page(stored("tracking"), *about, NOW),
+        "personal": page(stored(), *about, NOW, FIVE_YEARS, "corrected"),
+        "tracked": page(stored("tracking"), *about, NOW, FIVE_YEARS),
         "unknown": render(*about, "unknown", "", "unknown", "this", ""),
     }
 

@@ -382,7 +382,8 @@ async def test_an_erasure_takes_a_tick_and_leaves_no_advertising(site: Site) -> 
     assert "Nothing was erased" in page
     assert "This covers The Shop, Boots &amp; Co and Mill Ltd.</p>" in page
     page = await site.post(link, do="erase", sure="yes")
-    assert "Your data has been erased." in page
+    assert "Your profile, your agreements and your purchases are erased." in page
+    assert "is kept for 5 years from each message" in page
     assert await site.store.contact(JEANNE) is None
     (held,) = await site.store.suppressions(JEANNE)
     assert (held.scope, held.origin) == ("marketing", "erasure")

@@ -68,6 +68,9 @@ class Erasing(Struct, frozen=True, forbid_unknown_fields=True):
     scope: Annotated[Literal["marketing", "all"], about("`all`: receipts and passwords too.")] = (
         "marketing"
     )
+    keep_record: Annotated[
+        bool, about("Leave the audit log as it is, to defend legal claims (RGPD 17(3)(e)).")
+    ] = False
 
 
 class Erased(Struct, frozen=True):
@@ -181,14 +184,19 @@ class Contacts:
     async def erase_contact(self, call: Call, asked: Erasing) -> Erased:
         """Erase a person (RGPD 17).
 
-        Removes the contact with its history, and the person from the audit log and the feedback
-        mailbox; an `erasure` suppression stays, which holds no address. The time it takes depends
-        on the size of the audit log. Needs a token for all brands.
+        Removes the contact with its history, and the person from the feedback mailbox and, unless
+        it is kept, the audit log; an `erasure` suppression stays, which holds no address. The time
+        it takes depends on the size of the audit log. Needs a token for all brands.
         """
         call.access.check_everything("an erasure")
         address = recorded_address(asked.address)
         done = await erasure.erase(
-            self.settings, self.writer(), address, at=self.now(), scope=asked.scope
+            self.settings,
+            self.writer(),
+            address,
+            at=self.now(),
+            scope=asked.scope,
+            keep_record=asked.keep_record,
         )
         others, left = len(done.others), done.left or UNSET
         return Erased(done.erased, done.reports, done.rows, others, left, done.behind or UNSET)
