@@ -143,7 +143,7 @@ class _Reading:
         return record(**fields) if len(self.faults) == before else None
 
     def value(self, annotation: Any, value: object, at: Location) -> Any:
-        kind, marks = _unwrapped(annotation)
+        kind, marks = unwrapped(annotation)
         for mark in marks:
             if isinstance(mark, Written):
                 try:
@@ -228,7 +228,7 @@ _WANTED: dict[Any, str] = {
 }
 
 
-def _unwrapped(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
+def unwrapped(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
     """Return a type without `| None`, and its marks."""
     marks: tuple[Any, ...] = ()
     while True:
@@ -244,20 +244,20 @@ def _unwrapped(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
 
 def is_table_list(annotation: Any) -> bool:
     """Whether a key is written `[[key]]`."""
-    kind, _ = _unwrapped(annotation)
-    return get_origin(kind) is tuple and is_dataclass(_unwrapped(get_args(kind)[0])[0])
+    kind, _ = unwrapped(annotation)
+    return get_origin(kind) is tuple and is_dataclass(unwrapped(get_args(kind)[0])[0])
 
 
 def _example(name: str, key: KnownKey) -> str:
     """Return what to write for a required key."""
     if key.example is not None:
         return f"; for example {name} = {shown(key.example)}"
-    kind, _ = _unwrapped(key.type)
+    kind, _ = unwrapped(key.type)
     header = f"[{name}]"
     if not is_dataclass(kind) and not is_table_list(key.type):
         return ""
     if is_table_list(key.type):
-        kind, header = _unwrapped(get_args(kind)[0])[0], f"[[{name}]]"
+        kind, header = unwrapped(get_args(kind)[0])[0], f"[[{name}]]"
     needed = (
         f"{each} = {shown(known.example)}"
         for each, known in keys_of(kind).items()

@@ -6,6 +6,7 @@ from datetime import datetime
 from heapq import nlargest
 from itertools import chain
 from pathlib import Path
+from typing import Annotated
 
 import click
 
@@ -14,15 +15,17 @@ from smtpproxy.cli.audit_export import Filters, export
 from smtpproxy.cli.audit_ship import ship
 from smtpproxy.cli.audit_verify import anchor, replay_command, verify
 from smtpproxy.cli.journals import (
+    ANCHORS,
     COPIES,
     Journal,
     elsewhere,
     find_records,
     indexed_object,
     journals,
+    read_kept,
     record_place,
 )
-from smtpproxy.cli.options import ANCHORS, command, option, read_kept
+from smtpproxy.cli.options import ExistingFile, ExistingFolder, command, option
 from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Table
 from smtpproxy.evidence.gather import record_object
 from smtpproxy.policy.model import NO_FACTS, Action, RecipientFacts, Verdict, collections
@@ -67,19 +70,18 @@ for subcommand in (export, verify, anchor, ship, replay_command):
 class ShowOptions(Filters):
     """Which decisions, and how many."""
 
-    limit: int = option(
-        "Show the newest N decisions.", click.IntRange(min=1), metavar="N", default=50
+    limit: Annotated[int, click.IntRange(min=1)] = option(
+        "Show the newest N decisions.", metavar="N", default=50
     )
 
 
 @command("show", audit)
-@click.argument("decision_id", required=False, metavar="[ID]")
 def show(
     settings: Settings,
-    decision_id: str | None,
+    id: str | None,
     options: ShowOptions,
-    kept: Path | None = ANCHORS,
-    shipped: Path | None = COPIES,
+    kept: ExistingFile | None = ANCHORS,
+    shipped: ExistingFolder | None = COPIES,
 ) -> Result:
     """Show one decision by its id, or the newest ones, oldest first.
 
@@ -92,10 +94,10 @@ def show(
     the relay that has the record; with --from it shows the records that were shipped.
     """
     logs = journals(settings, shipped)
-    if decision_id is not None:
+    if id is not None:
         if options.any:
             raise click.UsageError("an ID takes no filters")
-        return _one(settings, logs, decision_id, kept, indexed=shipped is None)
+        return _one(settings, logs, id, kept, indexed=shipped is None)
     if kept is not None:
         raise click.UsageError("--anchors needs an ID")
     options.check(settings, shipped)

@@ -4,14 +4,13 @@ import csv
 import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import msgspec
 
 from smtpproxy.cli.journals import COPIES, check_app, check_stream, journals
-from smtpproxy.cli.options import choice, command, moment, option, recorded_address
+from smtpproxy.cli.options import ExistingFolder, Moment, RecordedAddress, command, option
 from smtpproxy.events import Decided, JudgedRecipient
 from smtpproxy.evidence.gather import record_object
 from smtpproxy.policy.model import Action, Reason, Verdict
@@ -27,19 +26,18 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 class Filters:
     """Which decisions."""
 
-    recipient: str | None = option("Only decisions about this recipient.", recorded_address)
+    recipient: RecordedAddress | None = option("Only decisions about this recipient.")
     stream: str | None = option("Only decisions on this stream.", metavar="NAME")
-    verdict: str | None = option("Only decisions with this verdict.", choice(Action))
-    reason: str | None = option(
-        "Only decisions with this reason, for a recipient or for the message.",
-        choice(Reason), metavar="REASON",
-    )  # fmt: skip
+    verdict: Action | None = option("Only decisions with this verdict.")
+    reason: Reason | None = option(
+        "Only decisions with this reason, for a recipient or for the message.", metavar="REASON"
+    )
     app: str | None = option(
         "Only mail from this application: LISTENER, LISTENER/LOGIN or LISTENER/IP.", metavar="APP"
     )
     message_id: str | None = option("Only messages with this Message-ID.", metavar="MESSAGE-ID")
-    since: datetime | None = option("Only decisions from TIME on.", moment)
-    until: datetime | None = option("Only decisions before TIME.", moment)
+    since: Moment | None = option("Only decisions from TIME on.")
+    until: Moment | None = option("Only decisions before TIME.")
 
     @property
     def any(self) -> bool:
@@ -51,8 +49,8 @@ class Filters:
         return IndexQuery(
             recipients=() if self.recipient is None else (self.recipient,),
             stream=self.stream,
-            verdict=Action(self.verdict) if self.verdict else None,
-            reason=Reason(self.reason) if self.reason else None,
+            verdict=self.verdict,
+            reason=self.reason,
             since=self.since,
             until=self.until,
         )
@@ -70,8 +68,8 @@ class Filters:
             until=self.until,
             recipient=self.recipient,
             stream=self.stream,
-            verdict=Action(self.verdict) if self.verdict else None,
-            reason=Reason(self.reason) if self.reason else None,
+            verdict=self.verdict,
+            reason=self.reason,
             app=self.app,
             message_id=self.message_id,
         )
@@ -81,15 +79,17 @@ class Filters:
 class ExportOptions(Filters):
     """Which decisions, and in what form."""
 
-    export_format: str = option(
-        "One JSON object a decision, or one CSV row a recipient.",
-        choice(["ndjson", "csv"]), name="--format", default="ndjson",
-    )  # fmt: skip
+    export_format: Literal["ndjson", "csv"] = option(
+        "One JSON object a decision, or one CSV row a recipient.", name="--format", default="ndjson"
+    )
 
 
 @command("export")
 def export(
-    settings: Settings, output: BinaryIO, options: ExportOptions, shipped: Path | None = COPIES
+    settings: Settings,
+    output: BinaryIO,
+    options: ExportOptions,
+    shipped: ExistingFolder | None = COPIES,
 ) -> None:
     """Write decisions with everything they were based on, one worker after another.
 

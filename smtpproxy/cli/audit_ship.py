@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from select import select
 from types import FrameType
+from typing import Annotated
 
 import click
 
@@ -27,18 +28,14 @@ _LONGEST_PAUSE = 60.0
 
 
 @command("ship")
-@click.argument("target")
 def ship(
     settings: Settings,
     target: str,
     follow: bool = flag(
         "Keep shipping new records until Ctrl-C or SIGTERM; then ship the rest and end."
     ),
-    every: float = option(
-        "With --follow, look every N seconds.",
-        click.FloatRange(min=0.1, max=3600),
-        metavar="N",
-        default=2.0,
+    every: Annotated[float, click.FloatRange(min=0.1, max=3600)] = option(
+        "With --follow, look every N seconds.", metavar="N", default=2.0
     ),
 ) -> Result:
     """Copy the audit log to TARGET, and keep the copy up to date.

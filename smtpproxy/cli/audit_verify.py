@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from smtpproxy.cli import fail
-from smtpproxy.cli.journals import COPIES, Journal, check_stream, journals
-from smtpproxy.cli.options import ANCHORS, audit_folder, command, flag, moment, option, read_kept
+from smtpproxy.cli.journals import ANCHORS, COPIES, Journal, check_stream, journals, read_kept
+from smtpproxy.cli.options import (
+    ExistingFile,
+    ExistingFolder,
+    Moment,
+    audit_folder,
+    command,
+    flag,
+    option,
+)
 from smtpproxy.cli.printer import (
     Column,
     Part,
@@ -44,10 +51,10 @@ _SHOWN = 100
 @command("verify")
 def verify(
     settings: Settings,
-    since: datetime | None = option("Only files with lines from TIME on.", moment),
-    until: datetime | None = option("Only files with lines before TIME.", moment),
-    kept: Path | None = ANCHORS,
-    shipped: Path | None = COPIES,
+    since: Moment | None = option("Only files with lines from TIME on."),
+    until: Moment | None = option("Only files with lines before TIME."),
+    kept: ExistingFile | None = ANCHORS,
+    shipped: ExistingFolder | None = COPIES,
 ) -> Result:
     """Find what was changed, removed, added, moved or cut off, and where.
 
@@ -171,15 +178,18 @@ class ReplayOptions:
         "The rulebook: built in, named in the configuration, or a file of your own.",
         name="--rulebook", required=True, metavar="NAME|FILE",
     )  # fmt: skip
-    since: datetime | None = option("Only decisions from TIME on.", moment)
-    until: datetime | None = option("Only decisions before TIME.", moment)
+    since: Moment | None = option("Only decisions from TIME on.")
+    until: Moment | None = option("Only decisions before TIME.")
     stream: str | None = option("Only decisions on this stream.", metavar="NAME")
     listed: bool = flag("Print every verdict that would differ.", name="--list")
 
 
 @command("replay")
 def replay_command(
-    settings: Settings, options: ReplayOptions, as_json: bool, shipped: Path | None = COPIES
+    settings: Settings,
+    options: ReplayOptions,
+    as_json: bool,
+    shipped: ExistingFolder | None = COPIES,
 ) -> None:
     """Judge recorded decisions again under another rulebook, and count the differences.
 

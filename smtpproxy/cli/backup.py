@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import click
 
@@ -12,13 +12,14 @@ from smtpproxy.backup.manifest import BackupFault, Manifest, take
 from smtpproxy.backup.replay import Replayed, Statement, give_up, replay, waiting_restore
 from smtpproxy.backup.restoring import Pending, Placed, bring_journals, place
 from smtpproxy.cli import fail
+from smtpproxy.cli.journals import ANCHORS, read_kept_changes
 from smtpproxy.cli.options import (
-    ANCHORS,
+    ExistingFile,
+    ExistingFolder,
+    Text,
     command,
     flag,
     option,
-    plain_text,
-    read_kept_changes,
     settings_in,
 )
 from smtpproxy.cli.printer import Fields, Part, Result, Styled
@@ -32,12 +33,11 @@ from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import counted
 
 T = TypeVar("T")
-_FOLDER = click.Path(path_type=Path)
+_Folder = Annotated[Path, click.Path(path_type=Path)]
 
 
 @command("backup")
-@click.argument("folder", type=_FOLDER)
-def backup(config: Path, folder: Path) -> Result:
+def backup(config: Path, folder: _Folder) -> Result:
     """Copy everything the relay knows to a new FOLDER, while it runs.
 
     That is the databases, the keys, the configuration with the files that it names, and the
@@ -72,24 +72,25 @@ def backup(config: Path, folder: Path) -> Result:
 class RestoreOptions:
     """Where the journals since the backup are, or who says that they are lost."""
 
-    journals: Path | None = option(
-        "A copy of the journals: of state_dir, or of its folder audit.",
-        click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR",
-    )  # fmt: skip
+    journals: ExistingFolder | None = option(
+        "A copy of the journals: of state_dir, or of its folder audit.", metavar="DIR"
+    )
     journals_whole: bool = flag(
         "Confirm that nothing came after the end of this copy of the journals."
     )
     journals_lost: bool = flag(
         "Confirm that whatever came after the backup is lost: marketing resumes."
     )
-    by: str | None = option("Who confirms it.", plain_text, metavar="NAME")
-    reason: str | None = option("Why.", plain_text, metavar="TEXT")
+    by: Text | None = option("Who confirms it.", metavar="NAME")
+    reason: Text | None = option("Why.")
 
 
 @command("restore")
-@click.argument("backup", type=_FOLDER, required=False)
 def restore(
-    config: Path, backup: Path | None, options: RestoreOptions, kept: Path | None = ANCHORS
+    config: Path,
+    backup: _Folder | None,
+    options: RestoreOptions,
+    kept: ExistingFile | None = ANCHORS,
 ) -> Result:
     """Restore a BACKUP where nothing exists yet, and replay the changes made after it.
 

@@ -1,12 +1,13 @@
 """`smtpproxy consent`: acts of consent and their withdrawal, one at a time."""
 
 import hashlib
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 from uuid import uuid4
 
 import click
@@ -16,20 +17,19 @@ from smtpproxy import recorded_consent
 from smtpproxy.cli import fail, failing
 from smtpproxy.cli.consent_mail import link, start
 from smtpproxy.cli.options import (
-    EXISTING_FILE,
     TIME_HELP,
-    canonical_address,
-    choice,
+    CanonicalAddress,
+    ExistingFile,
+    IpAddress,
+    LastMoment,
+    RecordedAddress,
+    Text,
+    Value,
     command,
     flag,
-    ip_address,
-    last_moment,
     moment,
     option,
-    plain_text,
-    recorded_address,
     several,
-    sha256_text,
 )
 from smtpproxy.cli.outlook import with_effect
 from smtpproxy.cli.printer import Result, json_bytes
@@ -61,12 +61,17 @@ _EVIDENCE = {
 }
 
 
-def past_moment(value: str) -> datetime:
-    """Read a time that is not in the future. For `type=past_moment`."""
+def _past_moment(value: str) -> datetime:
     at = moment(value)
     if at > now() + SKEW:
-        raise click.BadParameter(f"{value!r} is in the future: consent cannot be post-dated")
+        raise ValueError(f"{value!r} is in the future: consent cannot be post-dated")
     return at
+
+
+def _sha256(value: str) -> str:
+    if re.fullmatch(r"[0-9A-Fa-f]{64}", value.strip()) is None:
+        raise ValueError(f"{value!r} is not a SHA-256, which has 64 hexadecimal digits")
+    return value.strip().lower()
 
 
 @click.group("consent")
@@ -78,46 +83,40 @@ def consent() -> None:
 class RecordOptions:
     """What was agreed to, how, and what proves it."""
 
-    purpose: str = option(
-        "What the person agreed to, such as newsletter.", plain_text, required=True
-    )
-    method: str | None = option(
+    purpose: Text = option("What the person agreed to, such as newsletter.", required=True)
+    method: Text | None = option(
         "How they agreed: unticked_box, double_opt_in, signed_form … Required unless"
-        " --pending or --confirm makes it a double opt-in.",
-        plain_text,
+        " --pending or --confirm makes it a double opt-in."
     )
     pending: bool = flag("The person was asked to confirm but has not yet: this allows no mail.")
     confirm: bool = flag(
         "The person confirmed what is on record as --pending: this second act is what counts."
     )
-    wording: str | None = option(
-        "The text that the person agreed to. Without it nothing is proven.", plain_text
+    wording: Text | None = option(
+        "The text that the person agreed to. Without it nothing is proven."
     )
-    version: str | None = option("The version of the wording.", plain_text)
-    form: str | None = option("Where consent was given: a page, a till, a stand.", plain_text)
-    document: Path | None = option(
-        "The proof, such as a scan: its SHA-256 is kept, not the document.",
-        EXISTING_FILE, metavar="FILE",
-    )  # fmt: skip
-    document_hash: str | None = option("The SHA-256 itself, in hex.", sha256_text)
-    given_at: datetime | None = option(
-        f"When the person agreed (default: now). {TIME_HELP}.", past_moment, metavar="TIME"
+    version: Text | None = option("The version of the wording.")
+    form: Text | None = option("Where consent was given: a page, a till, a stand.")
+    document: ExistingFile | None = option(
+        "The proof, such as a scan: its SHA-256 is kept, not the document.", metavar="FILE"
     )
-    ip: str | None = option("The IP address that the person agreed from.", ip_address)
-    conditional: str | None = option(
-        "Whether consent was a condition of the service (default: not on record).",
-        choice(["yes", "no"]),
+    document_hash: Annotated[str, Value("SHA256", _sha256)] | None = option(
+        "The SHA-256 itself, in hex."
     )
-    channels: tuple[str, ...] = several(
-        "A channel to reach the person by.", plain_text, name="--channel", default=["email"]
+    given_at: Annotated[datetime, Value("TIME", _past_moment)] | None = option(
+        f"When the person agreed (default: now). {TIME_HELP}."
     )
-    brand: str | None = option(
-        "The brand that the person agreed with; required if there are several.",
-        plain_text, metavar="NAME",
-    )  # fmt: skip
-    source: str | None = option(
-        "How the address was obtained, if that is not known yet.", choice(Source)
+    ip: IpAddress | None = option("The IP address that the person agreed from.")
+    conditional: bool | None = option(
+        "Whether consent was a condition of the service (default: not on record)."
     )
+    channels: tuple[Text, ...] = several(
+        "A channel to reach the person by.", name="--channel", default=["email"]
+    )
+    brand: Text | None = option(
+        "The brand that the person agreed with; required if there are several.", metavar="NAME"
+    )
+    source: Source | None = option("How the address was obtained, if that is not known yet.")
 
     def act(self, method: str) -> ConsentAct:
         """Return the act that these options describe."""
@@ -128,7 +127,7 @@ class RecordOptions:
             self.purpose,
             self.given_at or now(),
             method=method,
-            conditional=None if self.conditional is None else self.conditional == "yes",
+            conditional=self.conditional,
             channels=frozenset(self.channels),
             evidence=Evidence(self.wording, self.ip, self.version, self.form, proof),
             pending=self.pending,
@@ -136,8 +135,7 @@ class RecordOptions:
 
 
 @command("record", consent)
-@click.argument("address", type=canonical_address)
-def record(settings: Settings, address: str, options: RecordOptions) -> Result:
+def record(settings: Settings, address: CanonicalAddress, options: RecordOptions) -> Result:
     """Record that a person agreed to one purpose; creates the contact if there is none.
 
     A double opt-in is two acts: the request, recorded with --pending, and its confirmation,
@@ -147,11 +145,10 @@ def record(settings: Settings, address: str, options: RecordOptions) -> Result:
         brand = brand_of(settings, options.brand)
     act = replace(options.act(_method(settings, options)), brand=brand)
     check_purpose(settings, options.purpose)
-    source = Source(options.source) if options.source else None
 
     async def add(store: Store) -> recorded_consent.Recorded:
         return await recorded_consent.record(
-            settings, store, address, act, confirm=options.confirm, source=source
+            settings, store, address, act, confirm=options.confirm, source=options.source
         )
 
     try:
@@ -192,16 +189,15 @@ def _warn_if_not_mailable(
 
 
 @command("withdraw", consent)
-@click.argument("address", type=recorded_address)
 def withdraw(
     settings: Settings,
-    address: str,
-    purpose: str = option("What the person no longer agrees to.", plain_text, required=True),
-    brand: str | None = option(
-        "The brand that it is withdrawn from (default: every brand).", plain_text, metavar="NAME"
+    address: RecordedAddress,
+    purpose: Text = option("What the person no longer agrees to.", required=True),
+    brand: Text | None = option(
+        "The brand that it is withdrawn from (default: every brand).", metavar="NAME"
     ),
-    withdrawn_at: datetime | None = option(
-        f"When the person withdrew it (default: now). {TIME_HELP}.", last_moment
+    withdrawn_at: LastMoment | None = option(
+        f"When the person withdrew it (default: now). {TIME_HELP}."
     ),
 ) -> Result:
     """Record that a person withdraws consent to one purpose.
@@ -249,8 +245,7 @@ def _result(settings: Settings, address: str, act: ConsentAct, recorded: bool) -
 
 
 @command("export")
-@click.argument("address", type=recorded_address, required=False)
-def export(settings: Settings, address: str | None, output: BinaryIO) -> int:
+def export(settings: Settings, address: RecordedAddress | None, output: BinaryIO) -> int:
     """Write the consent receipt of ADDRESS as JSON-LD, or everybody's, one per line.
 
     A receipt says who agreed to what with whom, when, how and to which text, and what was

@@ -2,25 +2,22 @@
 
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-import click
 
 from smtpproxy.cli import fail, failing
 from smtpproxy.cli.options import (
-    FILE_OR_STDIN,
-    canonical_address,
-    choice,
+    CanonicalAddress,
+    FileOrStdin,
+    IpAddress,
+    PageLanguage,
+    Text,
+    argument,
     command,
-    ip_address,
     option,
-    plain_text,
 )
 from smtpproxy.cli.printer import Csv, Result
 from smtpproxy.cli.stores import AddressFile, check_purpose, using_store, warn
 from smtpproxy.clock import now
-from smtpproxy.locale import PAGE_LANGS
 from smtpproxy.mail.address import names_domain
 from smtpproxy.policy.model import Evidence, Source
 from smtpproxy.settings import Settings
@@ -36,26 +33,22 @@ if TYPE_CHECKING:
 class StartOptions:
     """What the person asked for, and what they were shown."""
 
-    purpose: str = option(
-        "What the person asked for, such as newsletter.", plain_text, required=True
+    purpose: Text = option("What the person asked for, such as newsletter.", required=True)
+    brand: Text | None = option("The brand; required if there are several.")
+    wording: Text = option("The text that the person agreed to.", required=True)
+    version: Text | None = option("The version of the wording.")
+    form: Text | None = option("Where consent was given: a page, a till, a stand.")
+    ip: IpAddress | None = option("The person's IP address; only a keyed hash of it is kept.")
+    language: PageLanguage | None = option(
+        "The language of the mail (default: the contact's, or the brand's first)."
     )
-    brand: str | None = option("The brand; required if there are several.", plain_text)
-    wording: str = option("The text that the person agreed to.", plain_text, required=True)
-    version: str | None = option("The version of the wording.", plain_text)
-    form: str | None = option("Where consent was given: a page, a till, a stand.", plain_text)
-    ip: str | None = option("The person's IP address; only a keyed hash of it is kept.", ip_address)
-    language: str | None = option(
-        "The language of the mail (default: the contact's, or the brand's first).",
-        choice(PAGE_LANGS),
-    )
-    source: str | None = option(
-        "How the address was obtained; recorded once consent is confirmed.", choice(Source)
+    source: Source | None = option(
+        "How the address was obtained; recorded once consent is confirmed."
     )
 
 
 @command("start")
-@click.argument("address", type=canonical_address)
-def start(settings: Settings, address: str, options: StartOptions) -> Result:
+def start(settings: Settings, address: CanonicalAddress, options: StartOptions) -> Result:
     """Ask somebody by mail to confirm (double opt-in).
 
     The request is recorded, and a mail with a link is sent to the address. Consent is recorded
@@ -115,18 +108,17 @@ def _request(settings: Settings, address: str, options: StartOptions) -> "Consen
         brand,
         Evidence(options.wording, options.ip, options.version, options.form),
         options.language,
-        Source(options.source) if options.source else None,
+        options.source,
     )
 
 
 @command("link")
-@click.argument("file", type=FILE_OR_STDIN, default="-")
 def link(
     settings: Settings,
-    file: Path,
-    stream: str = option("The stream; its class must be permission.", plain_text, required=True),
-    language: str | None = option(
-        "The language of the page (default: the brand's first, or the relay's).", choice(PAGE_LANGS)
+    file: FileOrStdin = argument(default="-"),
+    stream: Text = option("The stream; its class must be permission.", required=True),
+    language: PageLanguage | None = option(
+        "The language of the page (default: the brand's first, or the relay's)."
     ),
 ) -> Result:
     """Make the links that messages on a stream of class permission have to carry.

@@ -16,18 +16,18 @@ from smtpproxy.cli.contact_map import map_contacts
 from smtpproxy.cli.contact_rights import erase, in_words, object_, rectify
 from smtpproxy.cli.import_file import run_import
 from smtpproxy.cli.import_record import access_of, rejecting
-from smtpproxy.cli.imports import Handling, ImportOptions, Put, file_argument, prepare
+from smtpproxy.cli.imports import Handling, ImportOptions, InputFile, Put, prepare
+from smtpproxy.cli.journals import ANCHORS, read_kept
 from smtpproxy.cli.options import (
-    ANCHORS,
     TIME_HELP,
-    choice,
+    ExistingFile,
+    Moment,
+    PageLanguage,
+    RecordedAddress,
+    Text,
     command,
     flag,
-    moment,
     option,
-    plain_text,
-    read_kept,
-    recorded_address,
 )
 from smtpproxy.cli.outputs import written_to
 from smtpproxy.cli.printer import Fields, Part, Result, Styled, json_bytes, verify_progress
@@ -76,24 +76,21 @@ for subcommand in (map_contacts, rectify, object_, erase):
 class ContactImport(ImportOptions):
     """How contacts are imported."""
 
-    as_of: datetime | None = option(
+    as_of: Moment | None = option(
         "The time that the file describes (default: its last modification). A profile no newer"
-        f" than the stored one changes nothing. {TIME_HELP}.",
-        moment,
+        f" than the stored one changes nothing. {TIME_HELP}."
     )
-    purpose: str | None = option(
-        "The purpose of the consents in a provider's export; without it they are left out.",
-        plain_text,
+    purpose: Text | None = option(
+        "The purpose of the consents in a provider's export; without it they are left out."
     )
-    brand: str | None = option(
+    brand: Text | None = option(
         "The brand that owns the file: everything in it that names no brand belongs to this one.",
-        plain_text, metavar="NAME",
-    )  # fmt: skip
+        metavar="NAME",
+    )
 
 
 @command("import", contact)
-@file_argument
-def import_contacts(settings: Settings, file: Path, options: ContactImport) -> Result:
+def import_contacts(settings: Settings, file: InputFile, options: ContactImport) -> Result:
     """Import contacts from NDJSON, CSV or a provider's export.
 
     Exports of Mailchimp, Mailjet, Brevo and listmonk are recognised by their headers.
@@ -153,8 +150,7 @@ def import_contacts(settings: Settings, file: Path, options: ContactImport) -> R
 
 
 @command("show", contact)
-@click.argument("address", type=recorded_address)
-def show(settings: Settings, address: str) -> Result:
+def show(settings: Settings, address: RecordedAddress) -> Result:
     """Show what is stored about an address; exits with 1 when there is no contact."""
 
     async def read(store: Store) -> tuple[Contact, int, Sequence[Rectification]]:
@@ -265,20 +261,18 @@ def _time(moment: datetime | None) -> str:
 
 
 @command("export", contact)
-@click.argument("address", type=recorded_address, required=False)
 def export(
     settings: Settings,
-    address: str | None,
+    address: RecordedAddress | None,
     output: BinaryIO,
     as_json: bool,
     evidence: bool = flag(
         "Everything about ADDRESS as a document: what is stored, what was sent, and the proof."
     ),
-    lang: Lang | None = option(
-        "The language of the document (default: the person's, or server.language).",
-        choice(PAGE_LANGS),
+    lang: PageLanguage | None = option(
+        "The language of the document (default: the person's, or server.language)."
     ),
-    kept: Path | None = ANCHORS,
+    kept: ExistingFile | None = ANCHORS,
 ) -> int:
     """Export every contact, or that of ADDRESS, as NDJSON, in the format that `import` reads.
 

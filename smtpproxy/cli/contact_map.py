@@ -4,18 +4,16 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-import click
-
-from smtpproxy.cli import fail, failing, valid_parameter
+from smtpproxy.cli import fail, failing
 from smtpproxy.cli.import_file import on_a_terminal
-from smtpproxy.cli.imports import input_file
-from smtpproxy.cli.map_questions import asked, check_known, column_pair, guessed, left_open
+from smtpproxy.cli.imports import InputFile
+from smtpproxy.cli.map_questions import ColumnPair, asked, check_known, guessed, left_open
 from smtpproxy.cli.map_sample import Sample, sample
-from smtpproxy.cli.options import OUTPUT_FILE, choice, command, flag, option, plain_text, several
+from smtpproxy.cli.options import OutputFile, Text, Value, command, flag, option, several
 from smtpproxy.cli.printer import Part, Result, progress
-from smtpproxy.cli.stores import constant, contact_constants, warn
+from smtpproxy.cli.stores import Constant, contact_constants, warn
 from smtpproxy.clock import now
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.guess import is_about_refusals, propose
@@ -38,8 +36,7 @@ from smtpproxy.toml import loads
 
 
 def _zone(value: str) -> str:
-    with valid_parameter():
-        zone(value)
+    zone(value)
     return value
 
 
@@ -47,40 +44,37 @@ def _zone(value: str) -> str:
 class MapOptions:
     """Answers to everything that the command would ask about the file."""
 
-    output: Path | None = option(
+    output: OutputFile | None = option(
         "The mapping (default: FILE with .mapping.toml as its suffix). A file is never"
         " overwritten.",
-        OUTPUT_FILE, metavar="FILE.toml",
-    )  # fmt: skip
-    yes: bool = flag("Ask nothing: accept the guesses, and fail if they are not enough.")
-    column: tuple[tuple[str, str], ...] = several(
-        "The field that a column holds, or none.", column_pair, metavar="COLUMN=FIELD"
+        metavar="FILE.toml",
     )
-    consent: tuple[tuple[str, str], ...] = several(
-        "The purpose of a consent column (yes and no, or dates), or none.",
-        column_pair, metavar="COLUMN=PURPOSE",
-    )  # fmt: skip
+    yes: bool = flag("Ask nothing: accept the guesses, and fail if they are not enough.")
+    column: tuple[ColumnPair, ...] = several(
+        "The field that a column holds, or none.", metavar="COLUMN=FIELD"
+    )
+    consent: tuple[ColumnPair, ...] = several(
+        "The purpose of a consent column (yes and no, or dates), or none.", metavar="COLUMN=PURPOSE"
+    )
     given_at: str | None = option("The column with the date of consents.", metavar="COLUMN")
     withdrawn_at: str | None = option("The column with the date of refusals.", metavar="COLUMN")
     true: tuple[str, ...] = several("A cell that means yes.", metavar="CELL")
     false: tuple[str, ...] = several("A cell that means no.", metavar="CELL")
     nothing: tuple[str, ...] = several("A cell that means neither: it is ignored.", metavar="CELL")
     no: Literal["withdrawal", "nothing"] | None = option(
-        "What a no means: that earlier consent is withdrawn (the proposal), or nothing.",
-        choice(["withdrawal", "nothing"]),
+        "What a no means: that earlier consent is withdrawn (the proposal), or nothing."
     )
-    time_format: str | None = option(
-        "How times are written, as in a mapping: %d/%m/%Y, iso, excel …", plain_text,
-        metavar="FORMAT",
-    )  # fmt: skip
-    time_zone: str | None = option(
-        "The zone of times that have none: Europe/Paris, UTC …", _zone, metavar="NAME"
+    time_format: Text | None = option(
+        "How times are written, as in a mapping: %d/%m/%Y, iso, excel …", metavar="FORMAT"
     )
-    constants: tuple[tuple[str, str], ...] = several(
+    time_zone: Annotated[str, Value("NAME", _zone)] | None = option(
+        "The zone of times that have none: Europe/Paris, UTC …"
+    )
+    constants: tuple[Constant, ...] = several(
         "The value of a field in every row: source=direct, consent_method=unticked_box,"
         " evidence.wording=TEXT, evidence.form=TEXT, brand=NAME.",
-        constant, name="--set", metavar="FIELD=VALUE",
-    )  # fmt: skip
+        name="--set",
+    )
     leave_open: bool = flag(
         "Write the mapping even if wording, method, source or brand is not known; the file says"
         " what is missing."
@@ -88,8 +82,7 @@ class MapOptions:
 
 
 @command("map")
-@click.argument("file", type=input_file)
-def map_contacts(settings: Settings, file: Path, options: MapOptions) -> Result:
+def map_contacts(settings: Settings, file: InputFile, options: MapOptions) -> Result:
     """Look at a CSV, XLSX or NDJSON file of people, and write the mapping that imports it.
 
     Guesses columns by their names, in English, French, German or Spanish, and by everything in

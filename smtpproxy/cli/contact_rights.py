@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from typing import Annotated, Literal
 
 import click
 
@@ -11,23 +11,22 @@ from smtpproxy.cli import fail
 from smtpproxy.cli.options import (
     TIME_HELP,
     YES,
+    CanonicalAddress,
+    LastMoment,
+    RecordedAddress,
+    Text,
+    Value,
     ask_first,
-    canonical_address,
-    choice,
     command,
     flag,
-    language_tag,
-    last_moment,
     option,
-    plain_text,
-    recorded_address,
     several,
 )
 from smtpproxy.cli.outlook import with_effect
 from smtpproxy.cli.printer import Part, Result
 from smtpproxy.cli.stores import (
+    FactMoment,
     NoteOptions,
-    fact_moment,
     known_scope,
     no_contact,
     using_store,
@@ -35,6 +34,7 @@ from smtpproxy.cli.stores import (
     warn_of_the_future,
 )
 from smtpproxy.clock import now
+from smtpproxy.locale import language_tag
 from smtpproxy.policy.model import Audience, Contact, Origin, Source
 from smtpproxy.settings import Settings
 from smtpproxy.store.operations import Change, Correction
@@ -43,48 +43,46 @@ from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import counted
 
 
+def _language(value: str) -> str:
+    try:
+        return language_tag(value.strip())
+    except ValueError as error:
+        raise ValueError(f"{value!r} {error}") from None
+
+
 @dataclass(frozen=True, slots=True)
 class RectifyOptions:
     """What is corrected."""
 
-    new_address: str | None = option(
-        "The right address, if it was wrong or has changed.", canonical_address
+    new_address: CanonicalAddress | None = option(
+        "The right address, if it was wrong or has changed."
     )
-    audience: str | None = option(
-        "What kind of recipient they are, whatever any import says.", choice(Audience)
+    audience: Audience | None = option("What kind of recipient they are, whatever any import says.")
+    source: Source | None = option("How the address was obtained.")
+    collected_at: FactMoment | None = option(f"When the address was obtained. {TIME_HELP}.")
+    informed_at: FactMoment | None = option(
+        f"When the person was told that the address would be used for mail. {TIME_HELP}."
     )
-    source: str | None = option("How the address was obtained.", choice(Source))
-    collected_at: datetime | None = option(
-        f"When the address was obtained. {TIME_HELP}.", fact_moment, metavar="TIME"
+    optout_offered: bool | None = option("Whether they could opt out at collection.")
+    language: Annotated[str, Value("LANGUAGE", _language)] | None = option(
+        'The language they read: a language tag, such as "fr".'
     )
-    informed_at: datetime | None = option(
-        f"When the person was told that the address would be used for mail. {TIME_HELP}.",
-        fact_moment,
-        metavar="TIME",
-    )
-    optout_offered: str | None = option(
-        "Whether they could opt out at collection.", choice(["yes", "no"])
-    )
-    language: str | None = option(
-        'The language they read: a language tag, such as "fr".', language_tag
-    )
-    add_occupation: tuple[str, ...] = several("An occupation they have.", plain_text)
-    remove_occupation: tuple[str, ...] = several("An occupation they do not have.", plain_text)
-    add_tag: tuple[str, ...] = several("A tag, such as restricted.", plain_text)
-    remove_tag: tuple[str, ...] = several("A tag that is wrong.", plain_text)
-    reason: str = option("Why: who asked for it, and how it is known.", plain_text, required=True)
+    add_occupation: tuple[Text, ...] = several("An occupation they have.")
+    remove_occupation: tuple[Text, ...] = several("An occupation they do not have.")
+    add_tag: tuple[Text, ...] = several("A tag, such as restricted.")
+    remove_tag: tuple[Text, ...] = several("A tag that is wrong.")
+    reason: Text = option("Why: who asked for it, and how it is known.", required=True)
     yes: bool = YES
 
     def correction(self, restricted_tags: frozenset[str]) -> Correction:
         """Return the correction that these options describe."""
-        offered = self.optout_offered
         return Correction(
             self.new_address,
-            Audience(self.audience) if self.audience else None,
-            Source(self.source) if self.source else None,
+            self.audience,
+            self.source,
             self.collected_at,
             self.informed_at,
-            None if offered is None else offered == "yes",
+            self.optout_offered,
             self.language,
             frozenset(self.add_occupation),
             frozenset(self.remove_occupation),
@@ -95,8 +93,7 @@ class RectifyOptions:
 
 
 @command("rectify")
-@click.argument("address", type=recorded_address)
-def rectify(settings: Settings, address: str, options: RectifyOptions) -> Result:
+def rectify(settings: Settings, address: RecordedAddress, options: RectifyOptions) -> Result:
     """Correct what is stored about a person (RGPD 16). The former values stay on record.
 
     With --new-address the contact moves with its whole history. Whatever suppresses the old
@@ -152,20 +149,15 @@ def in_words(change: Change) -> str:
 class ObjectOptions(NoteOptions):
     """What the person objects to."""
 
-    purpose: str | None = option(
-        "Object only to mail of this purpose (default: all marketing).", plain_text
-    )
-    brand: str | None = option(
-        "Object only to marketing of this brand.", plain_text, metavar="NAME"
-    )
+    purpose: Text | None = option("Object only to mail of this purpose (default: all marketing).")
+    brand: Text | None = option("Object only to marketing of this brand.", metavar="NAME")
     profiling: bool = flag("Object to profiling too: the profile is frozen.")
     only_profiling: bool = flag("Object to profiling, but not to the mail.")
-    since: datetime | None = option(f"When they said so (default: now). {TIME_HELP}.", last_moment)
+    since: LastMoment | None = option(f"When they said so (default: now). {TIME_HELP}.")
 
 
 @command("object")
-@click.argument("address", type=recorded_address)
-def object_(settings: Settings, address: str, options: ObjectOptions) -> Result:
+def object_(settings: Settings, address: RecordedAddress, options: ObjectOptions) -> Result:
     """Record that a person objects to marketing (RGPD 21(2)), and to profiling for it.
 
     It adds a suppression of origin `objection`, which no consent overrides. After an objection
@@ -209,14 +201,11 @@ def object_(settings: Settings, address: str, options: ObjectOptions) -> Result:
 
 
 @command("erase")
-@click.argument("address", type=recorded_address)
 def erase(
     settings: Settings,
-    address: str,
-    scope: str = option(
-        "What they no longer receive; `all` includes receipts and passwords.",
-        choice(["marketing", "all"]),
-        default="marketing",
+    address: RecordedAddress,
+    scope: Literal["marketing", "all"] = option(
+        "What they no longer receive; `all` includes receipts and passwords.", default="marketing"
     ),
     keep_record: bool = flag("Leave the audit log as it is, to defend legal claims."),
     yes: bool = YES,

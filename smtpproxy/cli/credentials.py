@@ -7,17 +7,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import click
 
 from smtpproxy.cli import fail, failing, valid_parameter
-from smtpproxy.cli.options import choice, command, flag, several
+from smtpproxy.cli.options import Value, argument, command, flag, several
 from smtpproxy.cli.printer import Result
 from smtpproxy.disk import locked
 from smtpproxy.settings import Settings
 from smtpproxy.settings.mail import Right
 from smtpproxy.settings.names import name as token_name
+from smtpproxy.wire.sasl import USER_NAME_RULE, is_user_name
 
 if TYPE_CHECKING:
     from smtpproxy.auth.users import Users
@@ -30,13 +31,10 @@ _PLACEHOLDER = "NAME"
 
 
 @command("token")
-@click.argument("name", required=False, default=_PLACEHOLDER)
 def token(
     settings: Settings,
-    name: str,
-    may: tuple[str, ...] = several(
-        "A right of the token (default: changes and check).", choice(_RIGHTS)
-    ),
+    name: str = argument(default=_PLACEHOLDER),
+    may: tuple[Right, ...] = several("A right of the token (default: changes and check)."),
     brands: tuple[str, ...] = several(
         "A brand that the token is for (default: all).", name="--brand", metavar="NAME"
     ),
@@ -86,20 +84,16 @@ def user() -> None:
     """
 
 
-def user_name(value: str) -> str:
-    """Read a user's name. For `type=user_name`."""
-    from smtpproxy.wire.sasl import USER_NAME_RULE, is_user_name
-
+def _user_name(value: str) -> str:
     if not is_user_name(value):
-        raise click.BadParameter(f"{value!r} is not the name of a user: {USER_NAME_RULE}")
+        raise ValueError(f"{value!r} is not the name of a user: {USER_NAME_RULE}")
     return value
 
 
 @command("add", user, short_help="Add a user; asks for the password.")
-@click.argument("name", type=user_name)
 def add(
     settings: Settings,
-    name: str,
+    name: Annotated[str, Value("NAME", _user_name)],
     replace: bool = flag("Set a new password for an existing user."),
 ) -> None:
     """Add a user; asks for the password twice, or reads it from standard input."""
@@ -123,7 +117,6 @@ def add(
 
 
 @command("remove", user)
-@click.argument("name")
 def remove(settings: Settings, name: str) -> None:
     """Remove a user. Sessions that have already authenticated continue."""
     path = _users_file(settings)
@@ -152,7 +145,6 @@ def list_users(settings: Settings) -> Result:
 
 
 @command("check", user)
-@click.argument("name")
 def check(settings: Settings, name: str) -> None:
     """Check a password; exits with 0 when it is right and 1 when it is not."""
     from smtpproxy.auth.users import verify

@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
 
 import click
 from msgspec import Struct
 
 from smtpproxy.cli import fail, failing
-from smtpproxy.cli.options import EXISTING_FILE, choice, command, option, several
+from smtpproxy.cli.options import ExistingFile, argument, command, option, several
 from smtpproxy.cli.printer import Aside, Part, Result
 from smtpproxy.core.perform import UNSUBSCRIBE
 from smtpproxy.disk import give_to_owner_of
@@ -36,6 +36,7 @@ _LINE = re.compile(r"^\s*(\S+?)\.?\s+(?:\d+\s+)?(?:IN\s+)?TXT\s+(.+)$", re.IGNOR
 _STRINGS = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _VALID = (Verdict.VALID, Verdict.PARTLY)
 
+_File = Annotated[Path, click.Path(path_type=Path)]
 Texts = Callable[[str], Awaitable[Answer]]
 
 
@@ -54,24 +55,23 @@ class KeygenOptions:
 
     domain: str = option("The domain whose mail it signs.", required=True, metavar="DOMAIN")
     selector: str = option("The selector to publish it under.", required=True, metavar="NAME")
-    kind: str = option(
+    kind: Literal["rsa", "ed25519"] = option(
         "The kind of key. Everyone can verify RSA; use Ed25519 only for a second key.",
-        choice(["rsa", "ed25519"]), name="--type", default="rsa",
-    )  # fmt: skip
-    bits: str = option(
-        "The size of an RSA key; 2048 works with every DNS and every verifier.",
-        choice(["2048", "3072", "4096"]), default="2048",
-    )  # fmt: skip
+        name="--type",
+        default="rsa",
+    )
+    bits: Literal["2048", "3072", "4096"] = option(
+        "The size of an RSA key; 2048 works with every DNS and every verifier.", default="2048"
+    )
 
 
 @command("keygen", dkim)
-@click.argument("file", type=click.Path(path_type=Path))
-def keygen(file: Path, options: KeygenOptions, config: Path) -> Result:
+def keygen(file: _File, options: KeygenOptions, config: Path) -> Result:
     """Make a key in a new FILE (mode 0600), and print its DNS record."""
     from smtpproxy.relay.dkim_signing import new_key
 
     domain, selector = _names(options.domain, options.selector)
-    pem, key = new_key("ed25519" if options.kind == "ed25519" else "rsa", int(options.bits))
+    pem, key = new_key(options.kind, int(options.bits))
     try:
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "wb") as written:
@@ -107,10 +107,9 @@ def _give_to_relay(config: Path, handle: int) -> None:
 
 
 @command("record", dkim)
-@click.argument("file", type=click.Path(path_type=Path), required=False)
 def record(
     settings: Settings,
-    file: Path | None,
+    file: _File | None,
     domain: str | None = option(
         "The key's domain; without FILE, only the configured keys of it.", metavar="DOMAIN"
     ),
@@ -140,13 +139,11 @@ def record(
 
 
 @command("verify", dkim)
-@click.argument("message", type=click.File("rb"), metavar="MESSAGE.eml")
 def verify(
     settings: Settings,
-    message: BinaryIO,
-    records: tuple[Path, ...] = several(
+    message: Annotated[BinaryIO, click.File("rb")] = argument(metavar="MESSAGE.eml"),
+    records: tuple[ExistingFile, ...] = several(
         "Read records from FILE, as keygen prints them, instead of the DNS.",
-        EXISTING_FILE,
         name="--record",
         metavar="FILE",
     ),

@@ -5,15 +5,15 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from smtpproxy.cli import valid_parameter
-from smtpproxy.cli.options import choice, command, option, several
+from smtpproxy.cli.options import Value, command, option, several
 from smtpproxy.cli.printer import Column, Part, Result, Styled, Table
 from smtpproxy.doctor.finding import Check, Status
 from smtpproxy.settings import Settings
+from smtpproxy.settings.places import domain as read_domain
 
 if TYPE_CHECKING:
     from smtpproxy.doctor.run import Report
@@ -28,27 +28,15 @@ _STYLES = {
 }
 
 
-def _domain(value: str) -> str:
-    from smtpproxy.settings.places import domain
-
-    with valid_parameter():
-        return domain(value)
-
-
 @command("doctor")
 def doctor(
     settings: Settings,
-    only: tuple[str, ...] = several("Run only this check.", choice(Check)),
-    domain: tuple[str, ...] = several(
-        "Check this From domain instead of those in the configuration.",
-        _domain,
-        metavar="DOMAIN",
+    only: tuple[Check, ...] = several("Run only this check."),
+    domain: tuple[Annotated[str, Value("DOMAIN", read_domain)], ...] = several(
+        "Check this From domain instead of those in the configuration."
     ),
-    timeout: float = option(
-        "The longest that one check may take.",
-        click.FloatRange(min=0.1, max=600),
-        metavar="SECONDS",
-        default=20.0,
+    timeout: Annotated[float, click.FloatRange(min=0.1, max=600)] = option(
+        "The longest that one check may take.", metavar="SECONDS", default=20.0
     ),
 ) -> Result:
     """Check everything that mailbox providers check.
@@ -63,7 +51,7 @@ def doctor(
     from smtpproxy.doctor.upstream_connections import InUse
     from smtpproxy.resolver import Resolver
 
-    checks = [Check(each) for each in only] or list(Check)
+    checks = only or tuple(Check)
     domains = list(dict.fromkeys(domain)) or from_domains(settings)
     in_use = _in_use(settings) if Check.CONNECTIONS in checks else InUse()
 

@@ -7,16 +7,32 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Annotated, Any, BinaryIO
 
 import click
 
 from smtpproxy.cli import fail, unknown, valid_parameter
 from smtpproxy.cli.explanation_text import as_object, text
-from smtpproxy.cli.journals import COPIES, elsewhere, find_records, journals, record_place
-from smtpproxy.cli.options import ANCHORS, choice, command, moment, option, read_kept, several
+from smtpproxy.cli.journals import (
+    ANCHORS,
+    COPIES,
+    elsewhere,
+    find_records,
+    journals,
+    read_kept,
+    record_place,
+)
+from smtpproxy.cli.options import (
+    ExistingFile,
+    ExistingFolder,
+    Language,
+    Moment,
+    argument,
+    command,
+    option,
+    several,
+)
 from smtpproxy.cli.printer import Result
 from smtpproxy.cli.stores import is_past, using_store
 from smtpproxy.clock import now
@@ -25,7 +41,7 @@ from smtpproxy.core.explanation import Explanation, recall
 from smtpproxy.core.explanation import explain as explained
 from smtpproxy.core.services import StreamChoice, StreamTable
 from smtpproxy.intake.replies import content_problem
-from smtpproxy.locale import LANGS, Lang
+from smtpproxy.locale import Lang
 from smtpproxy.mail.address import canonical, parse_path, qualified
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.mail.reply import Reply
@@ -53,11 +69,11 @@ class ExplainOptions:
     listener: str | None = option(
         "The listener it arrives at (default: the first).", metavar="NAME"
     )
-    at: datetime | None = option("Judge as of TIME.", moment)
+    at: Moment | None = option("Judge as of TIME.")
     decision_id: str | None = option(
         "Explain a recorded decision instead.", name="--id", metavar="ID"
     )
-    lang: Lang = option("The language of the explanation.", choice(LANGS), default="en")
+    lang: Language = option("The language of the explanation.", default="en")
 
     @property
     def is_about_a_message(self) -> bool:
@@ -82,13 +98,12 @@ class _Message(click.File):
 
 
 @command("explain")
-@click.argument("message", type=_Message("rb"), required=False, metavar="[MESSAGE.eml]")
 def explain(
     settings: Settings,
-    message: BinaryIO | None,
     options: ExplainOptions,
-    kept: Path | None = ANCHORS,
-    shipped: Path | None = COPIES,
+    message: Annotated[BinaryIO, _Message("rb")] | None = argument(metavar="[MESSAGE.eml]"),
+    kept: ExistingFile | None = ANCHORS,
+    shipped: ExistingFolder | None = COPIES,
 ) -> Result:
     """Explain in plain words what would happen to a message, and why.
 

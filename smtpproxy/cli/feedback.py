@@ -3,12 +3,12 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
 
 from smtpproxy.cli.feedback_mailbox import act_on, assign, list_reports, show, would_be_done
-from smtpproxy.cli.options import command, flag, settings_in
+from smtpproxy.cli.options import argument, command, flag, settings_in
 from smtpproxy.cli.printer import Column, Part, Table, print_json, print_text
 from smtpproxy.events import picked
 from smtpproxy.feedback import FeedbackReport, read_report
@@ -26,6 +26,7 @@ _COLUMNS = (
     Column("scope"),
     Column("why", prose=True),
 )
+_Place = Annotated[Path, click.Path(path_type=Path, exists=True, allow_dash=True)]
 _TABLE_ROWS = 1000  # files in one table, whose rows are all in memory
 
 
@@ -51,17 +52,10 @@ for subcommand in (list_reports, show, assign):
 
 
 @command("read", feedback)
-@click.argument(
-    "places",
-    type=click.Path(path_type=Path, exists=True, allow_dash=True),
-    nargs=-1,
-    required=True,
-    metavar="FILE|DIR|-",
-)
 def read(
-    places: tuple[Path, ...],
     config: Path,
     as_json: bool,
+    places: tuple[_Place, ...] = argument(nargs=-1, metavar="FILE|DIR|-"),
     dry_run: bool = flag("Only show what would be done."),
 ) -> int:
     """Read reports and act on them, or with --dry-run show what would be done.

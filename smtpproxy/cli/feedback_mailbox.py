@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from hashlib import sha256
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import click
 
 from smtpproxy.cli import fail, unknown
-from smtpproxy.cli.options import canonical_address, choice, command, option
+from smtpproxy.cli.options import CanonicalAddress, choice, command, option
 from smtpproxy.cli.printer import Column, Part, Result, Table
 from smtpproxy.cli.stores import open_patiently, using_store
 from smtpproxy.clock import now
@@ -176,10 +176,9 @@ def list_reports(settings: Settings) -> Result:
 
 
 @command("show")
-@click.argument("report", metavar="ID")
-def show(settings: Settings, report: str) -> Result:
+def show(settings: Settings, id: str) -> Result:
     """Show a report that was kept; the first characters of its id are enough."""
-    one = _one(settings, report)
+    one = _one(settings, id)
     arrived = Maildir(settings.feedback_dir).read(one.id, _SHOWN)
     if arrived is None:
         elsewhere = f"; it is at relay {one.relay}" if one.relay else ""
@@ -199,17 +198,12 @@ def _one(settings: Settings, beginning: str) -> ReadReport:
 
 
 @command("assign")
-@click.argument("report", metavar="ID")
-@click.argument("address", type=canonical_address, required=False)
 def assign(
     settings: Settings,
-    report: str,
-    address: str | None,
-    meaning: str = option(
-        "What the report says about the address.",
-        choice((*SUPPRESSIONS, "nothing")),
-        name="--as",
-        required=True,
+    id: str,
+    address: CanonicalAddress | None,
+    meaning: Annotated[str, choice((*SUPPRESSIONS, "nothing"))] = option(
+        "What the report says about the address.", name="--as", required=True
     ),
     stream: str | None = option("The stream of the message that the report is about."),
 ) -> Result:
@@ -220,7 +214,7 @@ def assign(
     """
     if stream is not None and stream not in settings.streams:
         unknown("stream", stream, settings.streams, "--stream")
-    one = _one(settings, report)
+    one = _one(settings, id)
     if meaning == "nothing":
         _with_log(settings, lambda log: log.looked_at(one.id, None, None))
         return Result({"id": one.id, "suppressed": None}, [f"{one.id}: off the list"])

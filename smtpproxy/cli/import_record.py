@@ -9,12 +9,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import ParamSpec
+from typing import Annotated, ParamSpec
 
 import click
 
 from smtpproxy.access import Access, OthersConcerned
 from smtpproxy.cli import fail
+from smtpproxy.cli.options import Value
 from smtpproxy.cli.stores import using_store, warn
 from smtpproxy.clock import new_ids, now
 from smtpproxy.disk import give_to_owner_of
@@ -42,10 +43,12 @@ class Behalf:
     by: str
 
 
-def behalf(value: str) -> Behalf:
-    """Read `ID WHO`. For `type=behalf`."""
+def _behalf(value: str) -> Behalf:
     id, _, by = value.partition(" ")
     return Behalf(id, by)
+
+
+BehalfOf = Annotated[Behalf, Value("ID WHO", _behalf)]
 
 
 def access_of(settings: Settings, job: Behalf | None) -> Access:

@@ -6,19 +6,18 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, Generic, TypeVar
+from typing import Annotated, BinaryIO, Generic, TypeVar
 
 import click
 
 from smtpproxy.access import Access
 from smtpproxy.cli import fail
 from smtpproxy.cli.import_record import (
-    Behalf,
+    BehalfOf,
     Job,
     Replacing,
     access_of,
     age_of,
-    behalf,
     check_undoable,
     digest_of,
     find,
@@ -30,9 +29,10 @@ from smtpproxy.cli.import_record import (
     undone_in_words,
 )
 from smtpproxy.cli.options import (
-    EXISTING_FILE,
-    OUTPUT_FILE,
     YES,
+    ExistingFile,
+    OutputFile,
+    Value,
     ask_first,
     command,
     flag,
@@ -40,7 +40,7 @@ from smtpproxy.cli.options import (
     several,
 )
 from smtpproxy.cli.printer import Column, Fields, Part, Result, Table
-from smtpproxy.cli.stores import constant, using_store, warn
+from smtpproxy.cli.stores import Constant, using_store, warn
 from smtpproxy.clock import now
 from smtpproxy.events import picked
 from smtpproxy.policy.model import Contact
@@ -63,17 +63,16 @@ Put = Callable[[Sequence[T], Batch], Awaitable[BatchResult]]
 _OWN: dict[str, Format] = {"csv": "csv", "ndjson": "ndjson"}
 
 
-def format_type(value: str) -> str:
-    """Read an option's format. For `type=format_type`."""
+def _format(value: str) -> str:
     names = {one.name for kind in ("suppressions", "contacts") for one in layouts(kind)}
     if value not in (*_OWN, *PROVIDERS, *names):
         known = ", ".join((*_OWN, *PROVIDERS, *sorted(names)))
-        raise click.BadParameter(f"{value!r} is not one of {known}")
+        raise ValueError(f"{value!r} is not one of {known}")
     return value
 
 
 def input_file(value: str) -> Path:
-    """Read the argument FILE; `-` is standard input. For `type=input_file`."""
+    """Read the argument FILE; `-` is standard input."""
     path = Path(value)
     if path == STDIN:
         return path
@@ -90,50 +89,48 @@ def input_file(value: str) -> Path:
     return path
 
 
-file_argument = click.argument("file", type=input_file)
+InputFile = Annotated[Path, Value("FILE", input_file)]
 
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
     """The options that every import has."""
 
-    rejected: Path | None = option(
+    rejected: OutputFile | None = option(
         "Where rejected lines go, with their reasons (default: FILE.rejected; for standard"
-        " input, stdin.rejected). Only a file that an import wrote is overwritten.",
-        OUTPUT_FILE,
+        " input, stdin.rejected). Only a file that an import wrote is overwritten."
     )
-    file_format: str | None = option(
+    file_format: Annotated[str, Value("FORMAT", _format)] | None = option(
         "csv or ndjson, our own formats; or a provider's export, such as mailgun or"
         " sendgrid-bounces (default: recognised by the file's name and header).",
-        format_type, name="--format", metavar="FORMAT",
-    )  # fmt: skip
+        name="--format",
+    )
     resume: str | None = option(
         "Continue an interrupted import where it stopped. FILE and the other"
         " options must be the same.",
         metavar="ID",
-    )  # fmt: skip
+    )
     replace: str | None = option(
         "The import that this one corrects: it is undone when this one is complete. none: keep"
         " an earlier import of the same file under another mapping.",
         metavar="ID",
-    )  # fmt: skip
-    mapping: Path | None = option(
+    )
+    mapping: ExistingFile | None = option(
         "A mapping from columns of CSV, XLSX or JSON to fields. Without it, columns must be named"
         " after the fields, or as in a provider's export.",
-        EXISTING_FILE, metavar="FILE.toml",
-    )  # fmt: skip
-    constants: tuple[tuple[str, str], ...] = several(
+        metavar="FILE.toml",
+    )
+    constants: tuple[Constant, ...] = several(
         "The value of a field in rows that do not set it: source=direct,"
         " consent_method=unticked_box, evidence.wording=TEXT … Works with a mapping and with a"
         " provider's layout.",
-        constant, name="--set", metavar="FIELD=VALUE",
-    )  # fmt: skip
+        name="--set",
+    )
     dry_run: bool = flag(
         "Show what would be new, changed or ignored, who is refused now but would be mailed again,"
         " and who could be mailed; write nothing."
     )
-    job: Behalf | None = option("Used by the relay to run uploaded imports.", behalf,
-                                hidden=True)  # fmt: skip
+    job: BehalfOf | None = option("Used by the relay to run uploaded imports.", hidden=True)
 
     @property
     def own_format(self) -> Format | None:
@@ -269,7 +266,6 @@ def list_imports(settings: Settings) -> Result:
 
 
 @command("show", imports)
-@click.argument("id")
 def show(settings: Settings, id: str) -> Result:
     """Show one import: its file, who ran it, what it did, and its state."""
     record = find(settings, id)
@@ -312,13 +308,12 @@ def _text(record: ImportRecord, state: str) -> Iterator[Part]:
 
 
 @command("undo", imports)
-@click.argument("id")
 def undo(
     settings: Settings,
     id: str,
     dry_run: bool = flag("Show what would be undone; change nothing."),
     yes: bool = YES,
-    job: Behalf | None = option("Used by the relay to undo uploaded imports.", behalf, hidden=True),
+    job: BehalfOf | None = option("Used by the relay to undo uploaded imports.", hidden=True),
 ) -> Result:
     """Undo an import, except for what has been changed since.
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 from smtpproxy.cli import fail
@@ -34,7 +34,9 @@ class InitOptions:
     """The answers; None, or empty, for what is to be asked."""
 
     hostname: str | None = option("The relay's own name, as other servers see it.", metavar="NAME")
-    route: str | None = option("How mail gets to smtpproxy (docs/deploy).", choice(Route))
+    route: Annotated[str, choice(Route)] | None = option(
+        "How mail gets to smtpproxy (docs/deploy)."
+    )
     upstream: str | None = option("Where the MTA behind smtpproxy listens.", metavar="ADDRESS")
     listen: str | None = option("Where smtpproxy listens.", metavar="ADDRESS")
     brand: tuple[str, ...] = several(
@@ -60,7 +62,7 @@ class InitOptions:
     purpose: tuple[str, ...] = several(
         "What people consent to on a marketing stream (default: its name).",
         metavar="[STREAM=]PURPOSE",
-    )  # fmt: skip
+    )
     product: tuple[str, ...] = several(
         "A product that the stream advertises, for buyers of similar products.",
         metavar="[STREAM=]TEXT",

@@ -2,13 +2,14 @@
 the decisions of other relays."""
 
 import asyncio
+import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import msgspec
 
 from smtpproxy.cli import fail, unknown
@@ -17,16 +18,69 @@ from smtpproxy.events import picked
 from smtpproxy.policy.model import NOTICE_STREAM
 from smtpproxy.settings import Settings
 from smtpproxy.shipping.files import RELAY_FILE
-from smtpproxy.sinks.audit.chain import UNREADABLE
-from smtpproxy.sinks.audit.files import ANCHORS, segments
+from smtpproxy.sinks.audit.chain import UNREADABLE, Head
+from smtpproxy.sinks.audit.files import ANCHORS as ANCHORS_FILE
+from smtpproxy.sinks.audit.files import segments
 from smtpproxy.sinks.audit.reader import Record, find, read
 from smtpproxy.store import decisions_elsewhere
 from smtpproxy.store.journals import IndexQuery, IndexRow
 
+ANCHORS: Any = option(
+    "Anchors kept elsewhere: lines of the log, or of `audit anchor --json`.",
+    name="--anchors",
+    metavar="FILE",
+)
+
+
+def read_kept(path: Path | None) -> list[Head]:
+    """Read the anchors of a log or of `audit anchor --json`; other lines are skipped."""
+    return [head for entry in _kept(path) if (head := _head(entry.get("n"), entry.get("hash")))]
+
+
+def read_kept_changes(path: Path | None) -> list[Head]:
+    """Read the ends of the journal of changes recorded in such anchors."""
+    found = []
+    for entry in _kept(path):
+        end = entry.get("changes")
+        if isinstance(end, str):  # as in the log
+            n, _, hash = end.partition(" ")
+            end = {"n": int(n) if n.isdecimal() and len(n) < 20 else None, "hash": hash}
+        if isinstance(end, dict) and (head := _head(end.get("n"), end.get("hash"))):
+            found.append(head)
+    return found
+
+
+def _head(n: object, hash: object) -> Head | None:
+    if isinstance(n, int) and isinstance(hash, str) and re.fullmatch("[0-9a-f]{64}", hash):
+        return Head(n, hash)
+    return None
+
+
+def _kept(path: Path | None) -> list[dict[str, Any]]:
+    if path is None:
+        return []
+    found = []
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            start = line.find("{")
+            try:
+                entry = json.loads(line[start:]) if start >= 0 else None
+            except (ValueError, RecursionError):
+                continue
+            if not isinstance(entry, dict) or "heads" not in entry:
+                continue
+            if _head(entry.get("n"), entry.get("hash")):
+                found.append(entry)
+    if not found:
+        fail(f"{path}: no anchor in it; expected lines of the log or of audit anchor --json", 2)
+    return found
+
+
 COPIES: Any = option(
     "Read a folder that `audit ship` has filled, of one relay or several.",
-    click.Path(path_type=Path, exists=True, file_okay=False), name="--from", metavar="DIR",
-)  # fmt: skip
+    name="--from",
+    metavar="DIR",
+)
 
 _LONGEST = 4096  # octets of the file that names a copy's relay
 
@@ -57,7 +111,7 @@ def journals(settings: Settings, shipped: Path | None) -> list[Journal]:
 
 
 def _is_journal(folder: Path) -> bool:
-    return (folder / ANCHORS).exists() or bool(segments(folder))
+    return (folder / ANCHORS_FILE).exists() or bool(segments(folder))
 
 
 def _relay(folder: Path) -> str:

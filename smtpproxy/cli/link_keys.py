@@ -98,7 +98,6 @@ async def _use_newest(store: Store, state_dir: Path, *, force: bool) -> None:
 
 
 @command("retire", unsubscribe)
-@click.argument("version", type=int, metavar="VERSION")
 def retire(settings: Settings, version: int, yes: bool = YES) -> Result:
     """Retire the key VERSION: links sealed under it stop working.
 

@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import click
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.import_file import on_a_terminal
+from smtpproxy.cli.options import Value
 from smtpproxy.cli.printer import Column, Styled, Table, print_text
 from smtpproxy.cli.prompter import NEEDED
 from smtpproxy.store.exchange.guess import propose
@@ -22,11 +24,14 @@ _SHOWN = 6  # different cells of a column
 
 
 def column_pair(value: str) -> tuple[str, str]:
-    """Read COLUMN=WORD; a column may have `=` in its name. For `type=column_pair`."""
+    """Read COLUMN=WORD; a column may have `=` in its name."""
     name, equals, word = value.rpartition("=")
     if not equals or not name.strip() or not word.strip():
-        raise click.BadParameter(f"{value!r} is not COLUMN=WORD")
+        raise ValueError(f"{value!r} is not COLUMN=WORD")
     return name.strip(), word.strip()
+
+
+ColumnPair = Annotated[tuple[str, str], Value("COLUMN=WORD", column_pair)]
 
 
 def asked(look: TableLook, known: Known, answers: Answers) -> Answers:
@@ -58,8 +63,8 @@ def _confirmed(look: TableLook, known: Known, answers: Answers) -> Answers:
         )
         try:
             name, word = column_pair(text)
-        except click.BadParameter as error:
-            click.echo(error.message, err=True)
+        except ValueError as error:
+            click.echo(str(error), err=True)
             continue
         if look.column(name) is None or word not in (*FIELDS, NONE):
             click.echo(f"no such column or field; fields are {', '.join(FIELDS)}", err=True)

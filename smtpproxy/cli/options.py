@@ -1,38 +1,35 @@
-"""Commands, their options, and the types of the options' values."""
+"""Commands, their parameters, and the types of these."""
 
 import contextlib
 import dataclasses
 import functools
 import inspect
 import ipaddress
-import json
 import os
-import re
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import click
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.outputs import check_not_own, check_outputs, written_to
 from smtpproxy.cli.printer import Result, show
-from smtpproxy.locale import language_tag as read_language
+from smtpproxy.locale import LANGS, PAGE_LANGS, Lang
+from smtpproxy.mail.address import AddressError
+from smtpproxy.mail.mailboxes import entered, entered_name, recorded
 from smtpproxy.setup import UNIT_CONFIG
+from smtpproxy.toml_tables import unwrapped
 
 if TYPE_CHECKING:
     from smtpproxy.settings import Settings
-    from smtpproxy.sinks.audit.chain import Head
 
-OUTPUT_FILE = click.Path(path_type=Path, dir_okay=False)
-"""The type of a file to write."""
-EXISTING_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-FILE_OR_STDIN = click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True)
-"""The type of an existing file; - is standard input."""
 TIME_HELP = "A time like 2025-03-01T10:00:00Z, or a date"
 
 
@@ -90,13 +87,13 @@ def audit_folder(settings: "Settings") -> Path:
     return folder
 
 
-def option(help: str, type: Any = None, *, name: str = "", **settings: Any) -> Any:
+def option(help: str, *, name: str = "", **settings: Any) -> Any:
     """Return an option, `--its-name` unless `name` is given: a field of a record of options, or the
     default of a command's parameter.
 
     A default is shown; `settings` go to `click.Option`.
     """
-    return dataclasses.field(metadata={"option": (help, type, name, settings)})
+    return dataclasses.field(metadata={"option": (help, name, settings)})
 
 
 def flag(help: str, *, name: str = "") -> Any:
@@ -104,9 +101,14 @@ def flag(help: str, *, name: str = "") -> Any:
     return option(help, name=name, is_flag=True)
 
 
-def several(help: str, type: Any = None, *, name: str = "", **settings: Any) -> Any:
+def several(help: str, *, name: str = "", **settings: Any) -> Any:
     """Return an option with the values of every `--its-name` given, in a tuple."""
-    return option(f"{help} Repeat for more.", type, name=name, multiple=True, **settings)
+    return option(f"{help} Repeat for more.", name=name, multiple=True, **settings)
+
+
+def argument(**settings: Any) -> Any:
+    """Return an argument of which more is to be said than its type: `settings` for click."""
+    return dataclasses.field(metadata={"argument": settings})
 
 
 YES: Any = flag("Do not ask for confirmation.")
@@ -131,23 +133,56 @@ def confirm(question: str) -> None:
     fail("nothing was changed")
 
 
-def choice(values: Any) -> click.Choice[str]:
-    """Return the type of an option with a closed set of values, such as an Enum."""
-    return click.Choice([str(value) for value in values])
+class Value(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases alone
+    """A type of parameter: `read` returns the value of a text, or raises ValueError."""
+
+    def __init__(self, metavar: str, read: Callable[[str], Any]) -> None:
+        self.name = metavar
+        self._read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self._read(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Choice(click.Choice[Any]):
+    """A type of parameter with few values, by their texts."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        super().__init__(list(values))
+        self._values = values
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return self._values[super().convert(value, param, ctx)]
+
+
+def choice(values: Iterable[Any]) -> Choice:
+    return Choice({str(value): value for value in values})
+
+
+OUTPUT_FILE = click.Path(path_type=Path, dir_okay=False)
+ExistingFile = Annotated[Path, click.Path(path_type=Path, exists=True, dir_okay=False)]
+FileOrStdin = Annotated[
+    Path, click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True)
+]
+"""An existing file; - is standard input."""
+ExistingFolder = Annotated[Path, click.Path(path_type=Path, exists=True, file_okay=False)]
+OutputFile = Annotated[Path, OUTPUT_FILE]
 
 
 def moment(value: str) -> datetime:
-    """Read a time: ISO 8601, in UTC if it has no offset. For `type=moment`."""
+    """Read a time: ISO 8601, in UTC if it has no offset."""
     try:
         read = datetime.fromisoformat(value)
         return (read if read.tzinfo else read.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         right = "2026-03-01T10:00:00Z or 2026-03-01"
-        raise click.BadParameter(f"{value!r} is not a time such as {right}") from None
+        raise ValueError(f"{value!r} is not a time such as {right}") from None
 
 
-def last_moment(value: str) -> datetime:
-    """Read a time as `moment` does, but a date alone as the end of that day."""
+def _last_moment(value: str) -> datetime:
     from smtpproxy.store.exchange.times import read_time
 
     try:
@@ -156,139 +191,51 @@ def last_moment(value: str) -> datetime:
         return moment(value)
 
 
-def canonical_address(value: str) -> str:
-    """Read an address, in canonical form. For `type=canonical_address`."""
-    from smtpproxy.mail.mailboxes import entered
-
-    return _read(entered, value)
+Moment = Annotated[datetime, Value("TIME", moment)]
+LastMoment = Annotated[datetime, Value("TIME", _last_moment)]
+"""A date alone is the end of that day."""
 
 
-def address_or_domain(value: str) -> str:
-    """Read an address, or a whole domain as in `@example.com`. For `type=address_or_domain`."""
-    from smtpproxy.mail.mailboxes import entered_name
+def _address(read: Callable[[str], str]) -> Value:
+    def named(value: str) -> str:
+        try:
+            return read(value)
+        except AddressError as error:
+            raise ValueError(f"{value!r}: {error}") from None
 
-    return _read(entered_name, value)
-
-
-def recorded_address(value: str) -> str:
-    """Read an address that may be on record, though mail to it is refused. For `type=`."""
-    from smtpproxy.mail.mailboxes import entered, recorded
-
-    return _read(functools.partial(recorded, read=entered), value)
+    return Value("ADDRESS", named)
 
 
-def recorded_name(value: str) -> str:
-    """Read an address that may be on record, or a whole domain. For `type=recorded_name`."""
-    from smtpproxy.mail.mailboxes import entered_name, recorded
-
-    return _read(functools.partial(recorded, read=entered_name), value)
-
-
-def _read(read: Callable[[str], str], value: str) -> str:
-    from smtpproxy.mail.address import AddressError
-
-    try:
-        return read(value)
-    except AddressError as error:
-        raise click.BadParameter(f"{value!r}: {error}") from None
+CanonicalAddress = Annotated[str, _address(entered)]
+AddressOrDomain = Annotated[str, _address(entered_name)]
+"""An address, or a whole domain as in `@example.com`."""
+RecordedAddress = Annotated[str, _address(functools.partial(recorded, read=entered))]
+"""An address that may be on record, though mail to it is refused."""
+RecordedName = Annotated[str, _address(functools.partial(recorded, read=entered_name))]
 
 
 def plain_text(value: str) -> str:
-    """Read text that is not empty, in UTF-8. For `type=plain_text`."""
+    """Read text that is not empty, in UTF-8."""
     text = value.strip()
     if not text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise click.BadParameter(f"{value!r} must be text in UTF-8")
+        raise ValueError(f"{value!r} must be text in UTF-8")
     return text
 
 
-def language_tag(value: str) -> str:
-    """Read a language tag (RFC 5646). For `type=language_tag`."""
-    try:
-        return read_language(value.strip())
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r} {error}") from None
+Text = Annotated[str, Value("TEXT", plain_text)]
 
 
-def ip_address(value: str) -> str:
-    """Read an IP address. For `type=ip_address`."""
+def _ip_address(value: str) -> str:
     try:
         return str(ipaddress.ip_address(value.strip()))
     except ValueError:
         right = "192.0.2.7 or 2001:db8::7"
-        raise click.BadParameter(f"{value!r} is not an IP address such as {right}") from None
+        raise ValueError(f"{value!r} is not an IP address such as {right}") from None
 
 
-def sha256_text(value: str) -> str:
-    """Read a hash. For `type=sha256_text`."""
-    if re.fullmatch(r"[0-9A-Fa-f]{64}", value.strip()) is None:
-        raise click.BadParameter(f"{value!r} is not a SHA-256, which has 64 hexadecimal digits")
-    return value.strip().lower()
-
-
-METAVARS: dict[Any, str] = {
-    moment: "TIME",
-    last_moment: "TIME",
-    canonical_address: "ADDRESS",
-    address_or_domain: "ADDRESS",
-    recorded_address: "ADDRESS",
-    recorded_name: "ADDRESS",
-    plain_text: "TEXT",
-    ip_address: "IP",
-    sha256_text: "SHA256",
-    language_tag: "LANGUAGE",
-}
-
-
-ANCHORS: Any = option(
-    "Anchors kept elsewhere: lines of the log, or of `audit anchor --json`.",
-    EXISTING_FILE, name="--anchors", metavar="FILE",
-)  # fmt: skip
-
-
-def read_kept(path: Path | None) -> "list[Head]":
-    """Read the anchors of a log or of `audit anchor --json`; other lines are skipped."""
-    return [head for entry in _kept(path) if (head := _head(entry.get("n"), entry.get("hash")))]
-
-
-def read_kept_changes(path: Path | None) -> "list[Head]":
-    """Read the ends of the journal of changes recorded in such anchors."""
-    found = []
-    for entry in _kept(path):
-        end = entry.get("changes")
-        if isinstance(end, str):  # as in the log
-            n, _, hash = end.partition(" ")
-            end = {"n": int(n) if n.isdecimal() and len(n) < 20 else None, "hash": hash}
-        if isinstance(end, dict) and (head := _head(end.get("n"), end.get("hash"))):
-            found.append(head)
-    return found
-
-
-def _head(n: object, hash: object) -> "Head | None":
-    from smtpproxy.sinks.audit.chain import Head
-
-    if isinstance(n, int) and isinstance(hash, str) and re.fullmatch("[0-9a-f]{64}", hash):
-        return Head(n, hash)
-    return None
-
-
-def _kept(path: Path | None) -> list[dict[str, Any]]:
-    if path is None:
-        return []
-    found = []
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            start = line.find("{")
-            try:
-                entry = json.loads(line[start:]) if start >= 0 else None
-            except (ValueError, RecursionError):
-                continue
-            if not isinstance(entry, dict) or "heads" not in entry:
-                continue
-            if _head(entry.get("n"), entry.get("hash")):
-                found.append(entry)
-    if not found:
-        fail(f"{path}: no anchor in it; expected lines of the log or of audit anchor --json", 2)
-    return found
+IpAddress = Annotated[str, Value("IP", _ip_address)]
+Language = Annotated[Lang, choice(LANGS)]
+PageLanguage = Annotated[Lang, choice(PAGE_LANGS)]
 
 
 Function = Callable[..., Any]
@@ -299,11 +246,11 @@ def command(
 ) -> Callable[[Function], click.Command]:
     """Make a function the command `name`, of `group` if it is given; `more` goes to click.
 
-    Its arguments are decorators, as in click. Its parameters ask for options: a default made by
-    `options.option`, `flag` or `several` for one; `options` for those in the fields of a record;
-    `settings` for `--config`, read, or `config` for its path; `output` for `--output`, open;
-    `as_json` for `--json`, which any command has that returns a Result. An int that it returns is
-    the exit code.
+    Its parameters are those of the command, each of the type that it is annotated with. One is an
+    argument unless its default is made by `option`, `flag` or `several`; `options` are those in the
+    fields of a record. Others are given to it: `settings` for `--config`, read, or `config` for its
+    path; `output` for `--output`, open; `as_json` for `--json`, which any command has that returns
+    a Result. An int that it returns is the exit code.
     """
 
     def decorate(function: Function) -> click.Command:
@@ -312,13 +259,14 @@ def command(
         shows = Result in (returned, *get_args(returned))
         record = asked["options"].annotation if "options" in asked else None
         in_record = [] if record is None else [*dataclasses.fields(record)]
-        fields: dict[str, Any] = {each.name: each for each in in_record}
-        for each in asked.values():
-            if isinstance(each.default, dataclasses.Field):
-                fields[each.name] = each.default
-
-        types = {name: each.metadata["option"][1] for name, each in fields.items()}
-        outputs = {"output", *(name for name, type in types.items() if type is OUTPUT_FILE)}
+        fields = [(each.name, each.type, each) for each in in_record]
+        fields += [
+            (name, each.annotation, each.default)
+            for name, each in asked.items()
+            if name not in _GIVEN
+        ]
+        params = sorted(map(_parameter, fields), key=lambda made: isinstance(made, click.Option))
+        outputs = {"output", *(made.name for made in params if made.type is OUTPUT_FILE)}
 
         @functools.wraps(function)
         def run(**given: Any) -> int | None:
@@ -338,8 +286,6 @@ def command(
                 result: Result | int | None = function(**given)
             return show(result, as_json=as_json) if isinstance(result, Result) else result
 
-        arguments: list[click.Parameter] = vars(run).pop("__click_params__", [])
-        params = [*reversed(arguments), *(_option(name, each) for name, each in fields.items())]
         if "output" in asked:
             params.append(_OUTPUT)
         if "settings" in asked or "config" in asked:
@@ -373,16 +319,38 @@ _JSON = click.Option(
 )
 
 
-def _option(name: str, field: "dataclasses.Field[Any]") -> click.Option:
-    help, type, written, settings = field.metadata["option"]
-    given: Mapping[str, Any] = {"metavar": METAVARS.get(type), **settings}
-    return click.Option(
-        [written or "--" + name.replace("_", "-"), name],
-        type=type,
-        help=help,
-        show_default="default" in settings,
-        **given,
-    )
+_GIVEN = ("settings", "config", "options", "output", "as_json")
+
+
+def _parameter(declared: tuple[str, Any, Any]) -> click.Parameter:
+    name, annotation, field = declared
+    metadata = field.metadata if isinstance(field, dataclasses.Field) else {}
+    if "option" in metadata:
+        help, written, settings = metadata["option"]
+        return click.Option(
+            [written or "--" + name.replace("_", "-"), name],
+            type=None if "is_flag" in settings else _type(annotation),
+            help=help,
+            show_default="default" in settings,
+            **settings,
+        )
+    settings = metadata.get("argument", {})
+    required = NoneType not in get_args(annotation) and "default" not in settings
+    return click.Argument([name], type=_type(annotation), required=required, **settings)
+
+
+def _type(annotation: Any) -> Any:
+    """Return the type for click that an annotation is marked with, or that follows from it."""
+    kind, marks = unwrapped(annotation)
+    if get_origin(kind) is tuple and not marks:  # of one that may be repeated
+        kind, marks = unwrapped(get_args(kind)[0])
+    if marks:
+        return marks[0]
+    if kind is bool:
+        return Choice({"yes": True, "no": False})
+    if get_origin(kind) is Literal:
+        return choice(get_args(kind))
+    return choice(kind) if issubclass(kind, Enum) else kind
 
 
 def _check_period(since: datetime | timedelta | None, until: datetime | None) -> None:

@@ -10,7 +10,7 @@ from typing import BinaryIO, cast
 import click
 
 from smtpproxy.cli import fail, failing, unknown
-from smtpproxy.cli.options import EXISTING_FILE, FILE_OR_STDIN, command, option
+from smtpproxy.cli.options import ExistingFile, FileOrStdin, argument, command, option
 from smtpproxy.cli.outlook import outlook_object, outlook_text
 from smtpproxy.cli.printer import Aside, Csv, Part, Result
 from smtpproxy.cli.stores import AddressFile, using_store
@@ -42,7 +42,6 @@ def partner() -> None:
 
 
 @command("key", partner)
-@click.argument("name")
 def key(settings: Settings, name: str) -> Result:
     """Make the key to share with partner NAME, in its key_file; an existing key stays.
 
@@ -66,9 +65,8 @@ def key(settings: Settings, name: str) -> Result:
 @command("cover", partner)
 def cover(
     settings: Settings,
-    addresses: Path | None = option(
+    addresses: FileOrStdin | None = option(
         "Look up these addresses too, one per line (- is standard input).",
-        FILE_OR_STDIN,
         name="--from",
         metavar="FILE",
     ),
@@ -136,18 +134,12 @@ def _described(snapshot: PartnerSnapshot) -> str:
 
 
 @command("screen", partner)
-@click.argument("name")
-@click.argument("addresses", type=FILE_OR_STDIN, metavar="LIST")
 def screen(
     settings: Settings,
     name: str,
-    addresses: Path,
-    taken: Path = option(
-        "The snapshot from partner NAME.",
-        EXISTING_FILE,
-        name="--snapshot",
-        metavar="FILE",
-        required=True,
+    addresses: FileOrStdin = argument(metavar="LIST"),
+    taken: ExistingFile = option(
+        "The snapshot from partner NAME.", name="--snapshot", metavar="FILE", required=True
     ),
 ) -> Result:
     """Show who on LIST is in the snapshot of partner NAME; needs and changes no store.

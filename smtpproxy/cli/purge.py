@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from smtpproxy.cli import fail, failing
-from smtpproxy.cli.options import YES, ask_first, command, flag, moment, option
+from smtpproxy.cli.options import YES, Moment, ask_first, command, flag, option
 from smtpproxy.cli.printer import Column, Part, Result, Table, print_text
 from smtpproxy.policy.periods import Period
 from smtpproxy.settings import RetentionSettings, Settings
@@ -28,10 +28,8 @@ _KINDS = {
 def purge(
     settings: Settings,
     dry_run: bool = flag("Show what would be removed; remove nothing."),
-    at: datetime | None = option(
-        "Remove what has outlived its period by TIME (default: now). A future time needs"
-        " --dry-run.",
-        moment,
+    at: Moment | None = option(
+        "Remove what has outlived its period by TIME (default: now). A future time needs --dry-run."
     ),
     clock_is_right: bool = flag(
         "Purge though the clock is far from the last purge: somebody has checked it."

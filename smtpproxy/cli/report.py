@@ -6,15 +6,24 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain
 from pathlib import Path
-
-import click
+from typing import Annotated
 
 from smtpproxy.cli.journals import COPIES, check_stream, journals
-from smtpproxy.cli.options import OUTPUT_FILE, choice, command, moment, option
+from smtpproxy.cli.options import (
+    ExistingFolder,
+    Language,
+    Moment,
+    OutputFile,
+    Value,
+    choice,
+    command,
+    moment,
+    option,
+)
 from smtpproxy.cli.outputs import written_to
 from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Styled, Table
 from smtpproxy.clock import now
-from smtpproxy.locale import LANGS, REFERENCE, Lang, texts
+from smtpproxy.locale import REFERENCE, texts
 from smtpproxy.policy.model import Mode
 from smtpproxy.report import BY, Report, Selection, count, fix, html, in_words, mostly, outcomes
 from smtpproxy.report.counts import Counts
@@ -26,39 +35,41 @@ _STYLES = {Readiness.READY: "green", Readiness.BLOCKED: "red"}
 _ROWS = 30  # of a breakdown, for people
 
 
-def since(value: str) -> datetime | timedelta:
-    """Read a length of time such as 7d, or a time. For `type=since`."""
+def _since(value: str) -> datetime | timedelta:
     found = re.fullmatch(r"([0-9]{1,4})([hdw])", value.strip())
     if found is None:
         try:
             return moment(value)
-        except click.BadParameter:
-            raise click.BadParameter(
+        except ValueError:
+            raise ValueError(
                 f"{value!r} is neither a length of time such as 24h, 7d or 4w, nor a time such as"
                 " 2026-03-01T10:00:00Z or 2026-03-01"
             ) from None
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
+Since = Annotated[datetime | timedelta, Value("7d|TIME", _since)]
+"""A length of time such as 7d, or a time."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReportOptions:
     """Which mail, and how it is broken down."""
 
-    since: datetime | timedelta = option(
-        "How far back, or from which time.", since, metavar="7d|TIME", default="7d"
-    )
-    until: datetime | None = option("Only mail before TIME.", moment)
+    since: Since = option("How far back, or from which time.", metavar="7d|TIME", default="7d")
+    until: Moment | None = option("Only mail before TIME.")
     stream: str | None = option("Only mail on this stream.", metavar="NAME")
-    by: str = option("How to break it down.", choice(BY), default="reason")
-    html: Path | None = option(
-        "Write a report for people as one HTML file, readable only by its owner.",
-        OUTPUT_FILE,
+    by: Annotated[str, choice(BY)] = option("How to break it down.", default="reason")
+    html: OutputFile | None = option(
+        "Write a report for people as one HTML file, readable only by its owner."
     )
-    lang: Lang = option("The language of the HTML file.", choice(LANGS), default=REFERENCE)
+    lang: Language = option("The language of the HTML file.", default=REFERENCE)
 
 
 @command("report")
-def report(settings: Settings, options: ReportOptions, shipped: Path | None = COPIES) -> Result:
+def report(
+    settings: Settings, options: ReportOptions, shipped: ExistingFolder | None = COPIES
+) -> Result:
     """Show what passed, what would be refused and why, and which streams are ready.
 
     Reads the audit log, even while the relay runs. Mail that passed in observe mode is counted

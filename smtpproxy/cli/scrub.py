@@ -8,15 +8,22 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO, NoReturn
+from typing import Annotated, BinaryIO, NoReturn
 
 import click
 
 from smtpproxy.cli import fail, failing, unknown
-from smtpproxy.cli.options import FILE_OR_STDIN, OUTPUT_FILE, choice, command, moment, option
+from smtpproxy.cli.options import (
+    FileOrStdin,
+    Language,
+    Moment,
+    OutputFile,
+    argument,
+    command,
+    option,
+)
 from smtpproxy.cli.printer import (
     VERDICT_STYLES,
     Column,
@@ -30,7 +37,7 @@ from smtpproxy.cli.printer import (
 from smtpproxy.cli.stores import is_past, using_store, warn
 from smtpproxy.clock import now
 from smtpproxy.drafts import Drafts
-from smtpproxy.locale import LANGS, REFERENCE, Lang, texts
+from smtpproxy.locale import REFERENCE, texts
 from smtpproxy.policy.model import Mode
 from smtpproxy.scrub.formats import Format, open_list
 from smtpproxy.scrub.run import HashedSource, Outputs, Scrub, Unreadable
@@ -62,28 +69,33 @@ class ScrubOptions:
         "The column with the address (default: address or email).", metavar="NAME"
     )
     form: Format | None = option(
-        "The format (default: by the first line); plain has one address per line.",
-        choice(["csv", "ndjson", "plain"]), name="--format",
-    )  # fmt: skip
-    at: datetime | None = option("Judge as of TIME.", moment)
-    output: Path | None = option(
-        "Write all lines with their verdicts here (default: standard output, if piped).",
-        click.Path(path_type=Path, dir_okay=False, allow_dash=True), metavar="FILE",
-    )  # fmt: skip
-    allowed: Path | None = option("Write the lines of people who may be mailed here.", OUTPUT_FILE)
-    refused: Path | None = option(
-        "Write all other readable lines here: refused, or not to be mailed now.", OUTPUT_FILE
+        "The format (default: by the first line); plain has one address per line.", name="--format"
     )
-    rejected: Path | None = option(
-        "Write unreadable lines with their reasons here (default: LIST.rejected).", OUTPUT_FILE
+    at: Moment | None = option("Judge as of TIME.")
+    output: Annotated[Path, click.Path(path_type=Path, dir_okay=False, allow_dash=True)] | None = (
+        option(
+            "Write all lines with their verdicts here (default: standard output, if piped).",
+            metavar="FILE",
+        )
     )
-    report: Path | None = option("Write a report for people here, as one HTML file.", OUTPUT_FILE)
-    lang: Lang = option("The language of the report.", choice(LANGS), default=REFERENCE)
+    allowed: OutputFile | None = option("Write the lines of people who may be mailed here.")
+    refused: OutputFile | None = option(
+        "Write all other readable lines here: refused, or not to be mailed now."
+    )
+    rejected: OutputFile | None = option(
+        "Write unreadable lines with their reasons here (default: LIST.rejected)."
+    )
+    report: OutputFile | None = option("Write a report for people here, as one HTML file.")
+    lang: Language = option("The language of the report.", default=REFERENCE)
 
 
 @command("scrub")
-@click.argument("list_path", type=FILE_OR_STDIN, metavar="LIST")
-def scrub(settings: Settings, list_path: Path, options: ScrubOptions, as_json: bool) -> int:
+def scrub(
+    settings: Settings,
+    options: ScrubOptions,
+    as_json: bool,
+    list_path: FileOrStdin = argument(metavar="LIST"),
+) -> int:
     """Show who on a list may be mailed, and why the others may not.
 
     Judges each address of LIST (- for standard input) as the running relay would at RCPT

@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import click
 
-from smtpproxy.cli import fail, valid_parameter
-from smtpproxy.cli.options import YES, ask_first, command, several
+from smtpproxy.cli import fail
+from smtpproxy.cli.options import YES, Value, argument, ask_first, command, several
 from smtpproxy.cli.printer import Column, Part, Result, Styled, Table
 from smtpproxy.cli.stores import open_patiently, using_store
 from smtpproxy.clock import now
@@ -27,9 +28,7 @@ from smtpproxy.terminal import counted
 _TIMEOUT = 30.0  # seconds that running writers get to finish
 
 
-def _url(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    with valid_parameter():
-        return store_url(value)
+_Url = Annotated[str, Value("URL", store_url)]
 
 
 @click.group("store")
@@ -38,9 +37,11 @@ def store() -> None:
 
 
 @command("copy", store)
-@click.argument("source", metavar="FROM", callback=_url)
-@click.argument("target", metavar="TO", callback=_url)
-def copy(settings: Settings, source: str, target: str) -> Result:
+def copy(
+    settings: Settings,
+    source: _Url = argument(metavar="FROM"),
+    target: _Url = argument(metavar="TO"),
+) -> Result:
     """Copy the store at the URL FROM to the one at the URL TO, verify the copy, and close FROM.
 
     One of them is sqlite:///FILE, the other postgresql://…, with the role that owns the tables;
@@ -83,8 +84,7 @@ async def _copied(
 
 
 @command("reopen", store)
-@click.argument("url", metavar="URL", callback=_url)
-def reopen(settings: Settings, url: str, yes: bool = YES) -> Result:
+def reopen(settings: Settings, url: _Url, yes: bool = YES) -> Result:
     """Reopen the store at URL, which was copied to another; it is as it was then.
 
     Anything written to the other store since is not in it: use this only if nobody has used the

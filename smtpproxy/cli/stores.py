@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, TypeVar, cast
+from typing import Annotated, BinaryIO, TypeVar, cast
 
 import click
 
 from smtpproxy import recorded_consent
-from smtpproxy.cli import fail, failing, valid_parameter
-from smtpproxy.cli.options import flag, moment, option, plain_text
+from smtpproxy.cli import fail, failing
+from smtpproxy.cli.options import Text, Value, flag, moment, option, plain_text
 from smtpproxy.clock import now
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.mailboxes import entered_name
@@ -82,12 +82,15 @@ def open_patiently(settings: Settings, *, read_only: bool = False) -> Store:
     return open_store(patient, settings.server.state_dir, read_only=read_only)
 
 
-def fact_moment(value: str) -> datetime:
-    """Read the time of a past event, at most a day ahead of this clock. For `type=fact_moment`."""
+def _fact_moment(value: str) -> datetime:
     at = moment(value)
     if at > now() + GRACE:
-        raise click.BadParameter(f"{value!r} is in the future; give the time when it happened")
+        raise ValueError(f"{value!r} is in the future; give the time when it happened")
     return at
+
+
+FactMoment = Annotated[datetime, Value("TIME", _fact_moment)]
+"""The time of a past event, at most a day ahead of this clock."""
 
 
 def is_past(at: datetime | None) -> bool:
@@ -102,7 +105,7 @@ KEEP_NOTES_HELP = "Keep free text as a note for a year. It must hold no personal
 class NoteOptions:
     """Why a suppression is made."""
 
-    note: str | None = option("The motive, from a closed list.", plain_text)
+    note: Text | None = option("The motive, from a closed list.")
     keep_notes: bool = flag(KEEP_NOTES_HELP)
 
     def checked_note(self) -> str | None:
@@ -145,10 +148,7 @@ def warn_of_the_future(option: str, at: datetime | None, effect: str) -> None:
         warn(f"{option}: {at:%Y-%m-%d} is in the future; {effect}")
 
 
-def scope_type(value: str) -> str:
-    """Read an option's scope. For `type=scope_type`."""
-    with valid_parameter():
-        return read_scope(value)
+Scope = Annotated[str, Value("SCOPE", read_scope)]
 
 
 def known_scope(settings: Settings, scope: str) -> str:
@@ -178,14 +178,17 @@ def check_purpose(settings: Settings, purpose: str) -> None:
 
 
 def constant(value: str) -> tuple[str, str]:
-    """Read FIELD=VALUE; `evidence.wording` is `consent_wording`. For `type=constant`."""
+    """Read FIELD=VALUE; `evidence.wording` is `consent_wording`."""
     name, equals, text = value.partition("=")
     name, text = name.strip(), plain_text(text) if text.strip() else ""
     if not equals or not text:
-        raise click.BadParameter(f"{value!r} is not FIELD=VALUE, such as source=direct")
+        raise ValueError(f"{value!r} is not FIELD=VALUE, such as source=direct")
     for prefix in ("evidence.", "consent.", "consents."):
         name = f"consent_{name.removeprefix(prefix)}" if name.startswith(prefix) else name
     return name, text
+
+
+Constant = Annotated[tuple[str, str], Value("FIELD=VALUE", constant)]
 
 
 def constants_of(given: Iterable[tuple[str, str]], fields: Sequence[str]) -> dict[str, str]:

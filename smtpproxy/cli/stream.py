@@ -11,17 +11,9 @@ import click
 from msgspec import structs
 
 from smtpproxy.cli import failing
-from smtpproxy.cli.options import (
-    YES,
-    command,
-    confirm,
-    moment,
-    option,
-    plain_text,
-    settings_in,
-)
+from smtpproxy.cli.options import YES, Moment, Text, command, confirm, option, settings_in
 from smtpproxy.cli.printer import Aside, Column, Part, Result, Table, print_text
-from smtpproxy.cli.report import ReportOptions, judged, read_report, since
+from smtpproxy.cli.report import ReportOptions, Since, judged, read_report
 from smtpproxy.cli.stores import using_store
 from smtpproxy.clock import now
 from smtpproxy.config.mode import CannotChange, Edit, edited
@@ -50,15 +42,13 @@ def stream() -> None:
 class ModeOptions:
     """How much mail to look at first, and whether to ask."""
 
-    since: datetime | timedelta = option(
-        "How far back to look at mail, or from which time.",
-        since, metavar="7d|TIME", default="7d",
-    )  # fmt: skip
+    since: Since = option(
+        "How far back to look at mail, or from which time.", metavar="7d|TIME", default="7d"
+    )
     yes: bool = YES
 
 
 @command("enforce", stream)
-@click.argument("name")
 def enforce(config: Path, name: str, options: ModeOptions) -> Result:
     """Refuse from now on what a stream only observes: sets its mode in the configuration, which a
     running relay then reloads.
@@ -70,7 +60,6 @@ def enforce(config: Path, name: str, options: ModeOptions) -> Result:
 
 
 @command("observe", stream)
-@click.argument("name")
 def observe(config: Path, name: str, options: ModeOptions) -> Result:
     """Let all mail of a stream pass again: sets its mode in the configuration, which a running
     relay then reloads.
@@ -152,11 +141,10 @@ def _plan(edit: Edit, found: StreamReport, mode: Mode) -> Iterator[Part]:
         yield f'{edit.path}: {change.table}: mode = "{change.after}"{before}'
 
 
-_REASON: Any = option("Why; must hold no personal data.", plain_text)
+_REASON: Any = option("Why; must hold no personal data.")
 
 
 @command("show", stream)
-@click.argument("name", required=False)
 def show(settings: Settings, name: str | None) -> Result:
     """Show all marketing streams, or one with its history."""
     if name is not None:
@@ -189,12 +177,11 @@ def show(settings: Settings, name: str | None) -> Result:
 
 
 @command("pause", stream)
-@click.argument("name")
 def pause(
     settings: Settings,
     name: str,
-    until: datetime | None = option("When the pause ends automatically.", moment),
-    reason: str | None = _REASON,
+    until: Moment | None = option("When the pause ends automatically."),
+    reason: Text | None = _REASON,
 ) -> Result:
     """Defer the mail of a stream until it is resumed. NAME is a stream or brand:NAME."""
     if until is not None and until <= now():
@@ -209,8 +196,7 @@ def pause(
 
 
 @command("resume", stream)
-@click.argument("name")
-def resume(settings: Settings, name: str, reason: str | None = _REASON) -> Result:
+def resume(settings: Settings, name: str, reason: Text | None = _REASON) -> Result:
     """End a pause, and the waits of new campaigns; exits with 1 when there are none.
 
     NAME is a stream or brand:NAME.

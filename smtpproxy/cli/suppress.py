@@ -4,8 +4,6 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
-from datetime import datetime
-from pathlib import Path
 from typing import BinaryIO, Literal
 
 import click
@@ -13,17 +11,16 @@ import click
 from smtpproxy.cli import fail, failing
 from smtpproxy.cli.import_file import run_import
 from smtpproxy.cli.import_record import access_of, rejecting
-from smtpproxy.cli.imports import Handling, ImportOptions, file_argument, prepare
+from smtpproxy.cli.imports import Handling, ImportOptions, InputFile, prepare
 from smtpproxy.cli.options import (
     TIME_HELP,
-    address_or_domain,
-    choice,
+    AddressOrDomain,
+    LastMoment,
+    RecordedName,
+    Text,
     command,
     flag,
-    last_moment,
     option,
-    plain_text,
-    recorded_name,
 )
 from smtpproxy.cli.outlook import with_effect
 from smtpproxy.cli.partner import export_snapshot, import_snapshot
@@ -31,11 +28,11 @@ from smtpproxy.cli.printer import Aside, Part, Result
 from smtpproxy.cli.stores import (
     KEEP_NOTES_HELP,
     NoteOptions,
+    Scope,
     check_brand,
     check_motive,
     constants_of,
     known_scope,
-    scope_type,
     using_store,
     warn_of_the_future,
 )
@@ -75,22 +72,19 @@ suppress.add_command(move)
 class AddOptions(NoteOptions):
     """What must not be sent, and by whose order."""
 
-    scope: str | None = option(
-        f"{SCOPE_HELP} (default: all; for an erasure, marketing).", scope_type, metavar="SCOPE"
-    )
-    origin: str = option("Where the order comes from.", choice(Origin), default="manual")
-    since: datetime | None = option(f"When it began (default: now). {TIME_HELP}.", last_moment)
+    scope: Scope | None = option(f"{SCOPE_HELP} (default: all; for an erasure, marketing).")
+    origin: Origin = option("Where the order comes from.", default="manual")
+    since: LastMoment | None = option(f"When it began (default: now). {TIME_HELP}.")
 
 
 @command("add", suppress)
-@click.argument("address", type=address_or_domain)
-def add(settings: Settings, address: str, options: AddOptions) -> Result:
+def add(settings: Settings, address: AddressOrDomain, options: AddOptions) -> Result:
     """Suppress an address from now on. The address itself is not stored.
 
     @example.com means everybody at that domain, *.example.com everybody at it and its
     subdomains.
     """
-    origin, since = Origin(options.origin), options.since
+    origin, since = options.origin, options.since
     scope = options.scope or ("marketing" if origin is Origin.ERASURE else "all")
     try:
         check_origin(address, origin)
@@ -115,21 +109,19 @@ def add(settings: Settings, address: str, options: AddOptions) -> Result:
 class RemoveOptions:
     """Which suppressions are lifted, and why."""
 
-    scope: str | None = option(f"Lift only this scope: {SCOPE_HELP}.", scope_type, metavar="SCOPE")
-    origin: str | None = option("Lift only this origin.", choice(Origin))
+    scope: Scope | None = option(f"Lift only this scope: {SCOPE_HELP}.")
+    origin: Origin | None = option("Lift only this origin.")
     everything: bool = flag("Lift every origin.", name="--all")
-    reason: str = option(
-        "On whose authority it is lifted, from a closed list; stays on record.",
-        plain_text, required=True,
-    )  # fmt: skip
+    reason: Text = option(
+        "On whose authority it is lifted, from a closed list; stays on record.", required=True
+    )
     keep_notes: bool = flag(
         "Keep free text as the reason for a year. It must hold no personal data."
     )
 
 
 @command("remove", suppress)
-@click.argument("address", type=recorded_name)
-def remove(settings: Settings, address: str, options: RemoveOptions) -> Result:
+def remove(settings: Settings, address: RecordedName, options: RemoveOptions) -> Result:
     """Lift suppressions of exactly this address, and show which; exits with 1 if there is none."""
     if (options.origin is None) is not options.everything:
         raise click.UsageError("name one with --origin, or lift every origin with --all")
@@ -141,7 +133,7 @@ def remove(settings: Settings, address: str, options: RemoveOptions) -> Result:
             at=now(),
             reason=options.reason,
             scope=options.scope,
-            origin=Origin(options.origin) if options.origin else None,
+            origin=options.origin,
         )
         return lifted, await store.suppressions(address)
 
@@ -162,8 +154,7 @@ def remove(settings: Settings, address: str, options: RemoveOptions) -> Result:
 
 
 @command("show", suppress)
-@click.argument("address", type=recorded_name)
-def show(settings: Settings, address: str) -> Result:
+def show(settings: Settings, address: RecordedName) -> Result:
     """Show what suppresses an address, and what was lifted; exits with 1 if nothing does now."""
 
     async def read(
@@ -221,16 +212,15 @@ def _described(suppression: Suppression) -> str:
 class SuppressionImport(ImportOptions):
     """How suppressions are imported."""
 
-    scope: str | None = option("The scope of lines that have none.", scope_type, metavar="SCOPE")
-    origin: str | None = option("The origin of lines that have none.", choice(Origin))
-    purpose: str | None = option(
-        "The purpose of the list these people left: they are suppressed for purpose:NAME.",
-        plain_text,
+    scope: Scope | None = option("The scope of lines that have none.")
+    origin: Origin | None = option("The origin of lines that have none.")
+    purpose: Text | None = option(
+        "The purpose of the list these people left: they are suppressed for purpose:NAME."
     )
-    brand: str | None = option(
+    brand: Text | None = option(
         "The brand whose list it is: lines for all marketing count for brand:NAME instead.",
-        plain_text, metavar="NAME",
-    )  # fmt: skip
+        metavar="NAME",
+    )
     keep_notes: bool = flag(KEEP_NOTES_HELP)
     partner: str | None = option(
         "Import FILE as this partner's snapshot, which replaces the former one.", metavar="NAME"
@@ -238,8 +228,7 @@ class SuppressionImport(ImportOptions):
 
 
 @command("import", suppress)
-@file_argument
-def import_suppressions(settings: Settings, file: Path, options: SuppressionImport) -> Result:
+def import_suppressions(settings: Settings, file: InputFile, options: SuppressionImport) -> Result:
     """Import suppressions: CSV (address,scope,origin,since,note), the same as NDJSON, or an export.
 
     Exports of SendGrid, Amazon SES, Mailgun, Postmark, Mailchimp, Mailjet, Brevo and
@@ -301,7 +290,7 @@ def export(
         metavar="NAME",
     ),
     file_format: Literal["csv", "ndjson"] = option(
-        "The format of the file.", choice(["csv", "ndjson"]), name="--format", default="csv"
+        "The format of the file.", name="--format", default="csv"
     ),
 ) -> None:
     """Export every suppression in the format that `import` reads.

@@ -6,15 +6,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
 import click
 
 from smtpproxy.cli import fail, unknown
 from smtpproxy.cli.link_keys import holdings, relay_lines
-from smtpproxy.cli.options import FILE_OR_STDIN, YES, ask_first, command, flag, option
+from smtpproxy.cli.options import (
+    YES,
+    FileOrStdin,
+    Value,
+    argument,
+    ask_first,
+    command,
+    flag,
+    option,
+)
 from smtpproxy.cli.printer import Part, Result, json_bytes
-from smtpproxy.cli.stores import AddressFile, scope_type, using_store
+from smtpproxy.cli.stores import AddressFile, Scope, using_store
 from smtpproxy.clock import now
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.mailboxes import entered_name, recorded
@@ -41,8 +50,14 @@ def _address_or_file(value: str) -> Path | str:
 
 
 @command("key")
-@click.argument("address_or_file", type=_address_or_file, metavar="ADDRESS|FILE")
-def key(settings: Settings, address_or_file: Path | str, output: BinaryIO, as_json: bool) -> int:
+def key(
+    settings: Settings,
+    output: BinaryIO,
+    as_json: bool,
+    address_or_file: Annotated[Path | str, Value("ADDRESS|FILE", _address_or_file)] = argument(
+        metavar="ADDRESS|FILE"
+    ),
+) -> int:
     """Print the key text of an address, or of each line of a file (- is standard input).
 
     Each line of a file becomes KEY,ADDRESS. While the key is being replaced there are two
@@ -108,10 +123,11 @@ def _line(address: str, texts: Sequence[str]) -> bytes:
 class RekeyOptions:
     """What to move or show."""
 
-    addresses: Path | None = option(
+    addresses: FileOrStdin | None = option(
         "Also move the rows of these addresses, one per line (- is standard input).",
-        FILE_OR_STDIN, name="--from", metavar="FILE",
-    )  # fmt: skip
+        name="--from",
+        metavar="FILE",
+    )
     status: bool = flag("Only show how much is stored under each key.")
     force: bool = flag("Begin even if a relay lacks the new key: it will answer 451.")
     finish: bool = flag("Retire the old key if nothing is stored under it.")
@@ -214,12 +230,10 @@ def _key_lines(keys: Sequence[KeyStatus]) -> Iterator[Part]:
 
 
 @command("move")
-@click.argument("old", type=scope_type, metavar="OLD")
-@click.argument("new", type=scope_type, metavar="NEW")
 def move(
     settings: Settings,
-    old: str,
-    new: str,
+    old: Scope,
+    new: Scope,
     dry_run: bool = flag("Show how many would be moved; change nothing."),
     yes: bool = YES,
 ) -> Result:

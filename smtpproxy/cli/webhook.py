@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import click
 
@@ -18,8 +18,8 @@ from smtpproxy.store.propagation import Backlog, DeadLetter, WebhookState
 from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import counted
 
-_NUMBER = click.IntRange(1, 2**63 - 1)
-_LETTER: Any = option("Only the dead letter ID.", _NUMBER, metavar="ID")
+_Number = Annotated[int, click.IntRange(1, 2**63 - 1)]
+_LETTER: Any = option("Only the dead letter ID.", metavar="ID")
 _SHOWN = ("id", "message_id", "changes", "oldest_at", "died_at", "attempts", "error", "retry")
 _STATE = ("failures", "failing_since", "retry_at", "delivered_at", "last_error")
 
@@ -62,11 +62,10 @@ def list_webhooks(settings: Settings) -> Result:
 
 
 @command("show", webhook)
-@click.argument("name")
 def show(
     settings: Settings,
     name: str,
-    letter: int | None = option("Print the body of the dead letter ID.", _NUMBER, metavar="ID"),
+    letter: _Number | None = option("Print the body of the dead letter ID.", metavar="ID"),
 ) -> Result | int:
     """Show one webhook and its dead letters; exits with 1 when there is no such letter."""
     _check_name(settings, name)
@@ -113,8 +112,7 @@ def _show_body(letters: Sequence[DeadLetter], wanted: int) -> int:
 
 
 @command("retry", webhook)
-@click.argument("name")
-def retry(settings: Settings, name: str, letter: int | None = _LETTER) -> Result:
+def retry(settings: Settings, name: str, letter: _Number | None = _LETTER) -> Result:
     """Deliver dead letters once more, and everything waiting at once.
 
     A webhook that was disabled (410) is enabled again. The running relay delivers; a letter that
@@ -138,11 +136,10 @@ def retry(settings: Settings, name: str, letter: int | None = _LETTER) -> Result
 
 
 @command("drop", webhook)
-@click.argument("name")
 def drop(
     settings: Settings,
     name: str,
-    letter: int | None = _LETTER,
+    letter: _Number | None = _LETTER,
     everything: bool = flag("All dead letters of the webhook.", name="--all"),
     yes: bool = YES,
 ) -> Result:
