@@ -14,8 +14,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
@@ -48,7 +47,6 @@ from smtpproxy.web.api.imports import (
     ImportQuery,
     ImportShown,
     RejectedLine,
-    RejectedLines,
 )
 from smtpproxy.web.api.operation import operation_of
 from smtpproxy.web.api.propagation import Changes, CheckRequest, Propagation, Results
@@ -69,7 +67,6 @@ from smtpproxy.web.api.suppressions import (
     ListedSuppression,
     NewSuppression,
     NewSuppressions,
-    SuppressionList,
     Suppressions,
 )
 from smtpproxy.web.api.verdicts import (
@@ -163,73 +160,59 @@ class Client:
     def __enter__(self) -> "Client":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
         self._connection.close()
 
     def changes(self, since: int, *, limit: int = 1_000, wait: int = 0) -> Changes:
-        return self._ask(
-            Propagation.changes, Changes, query={"since": since, "limit": limit, "wait": wait}
-        )
+        query = {"since": since, "limit": limit, "wait": wait}
+        return self._ask(Propagation.changes, query=query)
 
     def check_suppressions(self, asked: CheckRequest) -> Results:
-        return self._ask(Propagation.check_suppressions, Results, asked)
+        return self._ask(Propagation.check_suppressions, asked)
 
     def suppress(
         self, *suppressions: NewSuppression, keep_notes: bool = False
     ) -> AddedSuppressions:
-        return self._ask(
-            Suppressions.suppress,
-            AddedSuppressions,
-            NewSuppressions(list(suppressions), keep_notes),
-        )
+        return self._ask(Suppressions.suppress, NewSuppressions(list(suppressions), keep_notes))
 
     def list_suppressions(self) -> Iterator[ListedSuppression]:
         """Yield all of them, page by page."""
         after: str | None = ""
         while after is not None:
-            page = self._ask(
-                Suppressions.list_suppressions,
-                SuppressionList,
-                query={"after": after, "limit": 1_000},
-            )
+            query = {"after": after, "limit": 1_000}
+            page = self._ask(Suppressions.list_suppressions, query=query)
             yield from page.suppressions
             after = page.next
 
     def show_suppressions(self, address: str) -> KnownSuppressions:
-        return self._ask(
-            Suppressions.show_suppressions, KnownSuppressions, AddressQuestion(address)
-        )
+        return self._ask(Suppressions.show_suppressions, AddressQuestion(address))
 
     def lift_suppressions(self, asked: Lift) -> Lifted:
-        return self._ask(Suppressions.lift_suppressions, Lifted, asked)
+        return self._ask(Suppressions.lift_suppressions, asked)
 
     def start_consent(self, asked: ConsentStart) -> ConsentStarted:
-        return self._ask(ByMail.start_consent, ConsentStarted, asked)
+        return self._ask(ByMail.start_consent, asked)
 
     def permission_links(self, asked: PermissionLinksRequest) -> PermissionLinks:
-        return self._ask(ByMail.permission_links, PermissionLinks, asked)
+        return self._ask(ByMail.permission_links, asked)
 
     def record_consent(self, asked: ConsentToRecord) -> RecordedConsent:
-        return self._ask(Consents.record_consent, RecordedConsent, asked)
+        return self._ask(Consents.record_consent, asked)
 
     def withdraw_consent(self, asked: Withdrawal) -> RecordedConsent:
-        return self._ask(Consents.withdraw_consent, RecordedConsent, asked)
+        return self._ask(Consents.withdraw_consent, asked)
 
     def get_contact(self, address: str) -> StoredContact | None:
         try:
-            return self._ask(Contacts.get_contact, StoredContact, ContactQuestion(address))
+            found = self._answer(Contacts.get_contact, ContactQuestion(address))
         except NotFound as error:
             if error.error != "not_found":  # of a proxy in between
                 raise
             return None
+        return msgspec.json.decode(found, type=StoredContact)
 
     def upsert_contact(
         self, contact: ContactRecord, *, version: str | None = None
@@ -239,40 +222,41 @@ class Client:
         headers = {} if version is None else {"If-Match": f'"{version}"'}
         if version == "":
             headers = {"If-None-Match": "*"}
-        return self._ask(Contacts.upsert_contact, WrittenContact, contact, headers=headers)
+        written = self._answer(Contacts.upsert_contact, contact, headers=headers)
+        return msgspec.json.decode(written, type=WrittenContact)
 
     def erase_contact(self, asked: Erasing) -> Erased:
-        return self._ask(Contacts.erase_contact, Erased, asked)
+        return self._ask(Contacts.erase_contact, asked)
 
     def check(self, stream: str, addresses: list[str]) -> AddressVerdicts:
-        return self._ask(Verdicts.check, AddressVerdicts, VerdictRequest(stream, addresses))
+        return self._ask(Verdicts.check, VerdictRequest(stream, addresses))
 
     def get_decision(self, id: str) -> Decisions:
-        return self._ask(Verdicts.get_decision, Decisions, id=id)
+        return self._ask(Verdicts.get_decision, id=id)
 
     def find_decisions(self, asked: DecisionSearch) -> Iterator[DecisionShown]:
         """Yield all matching decisions, page by page, the newest first."""
         while True:
-            page = self._ask(Verdicts.find_decisions, Decisions, asked)
+            page = self._ask(Verdicts.find_decisions, asked)
             yield from page.decisions
             if page.next is None:
                 return
             asked = msgspec.structs.replace(asked, after=page.next)
 
     def list_streams(self) -> StreamList:
-        return self._ask(Streams.list_streams, StreamList)
+        return self._ask(Streams.list_streams)
 
     def pause_stream(self, asked: PauseRequest) -> Paused:
-        return self._ask(Streams.pause_stream, Paused, asked)
+        return self._ask(Streams.pause_stream, asked)
 
     def resume_stream(self, asked: ResumeRequest) -> Resumed:
-        return self._ask(Streams.resume_stream, Resumed, asked)
+        return self._ask(Streams.resume_stream, asked)
 
     def list_imports(self) -> ImportList:
-        return self._ask(Imports.list_imports, ImportList)
+        return self._ask(Imports.list_imports)
 
     def get_import(self, id: str) -> ImportShown:
-        return self._ask(Imports.get_import, ImportShown, id=id)
+        return self._ask(Imports.get_import, id=id)
 
     def start_import(self, file: Path, asked: ImportQuery) -> ImportShown:
         """Send a file; `get_import` returns its progress."""
@@ -281,33 +265,36 @@ class Client:
             for name, content in msgspec.to_builtins(asked).items()
             if content not in (None, [], ())
         }
-        return self._ask(Imports.start_import, ImportShown, query=query, file=file)
+        return self._ask(Imports.start_import, query=query, file=file)
 
     def rejected_lines(self, id: str) -> Iterator[RejectedLine]:
         """Yield all of them, page by page."""
         after: int | None = 0
         while after is not None:
-            page = self._ask(Imports.rejected_lines, RejectedLines, id=id, query={"after": after})
+            page = self._ask(Imports.rejected_lines, id=id, query={"after": after})
             yield from page.rejected
             after = page.next
 
     def cancel_import(self, id: str) -> ImportShown:
-        return self._ask(Imports.cancel_import, ImportShown, id=id)
+        return self._ask(Imports.cancel_import, id=id)
 
     def undo_import(self, id: str) -> ImportShown:
-        return self._ask(Imports.undo_import, ImportShown, id=id)
+        return self._ask(Imports.undo_import, id=id)
 
-    def _ask(
+    def _ask(self, method: Callable[..., Awaitable[T]], *asked: Struct, **more: Any) -> T:
+        answers = cast(type[T], operation_of(method).answers)
+        return msgspec.json.decode(self._answer(method, *asked, **more), type=answers)
+
+    def _answer(
         self,
         method: Callable[..., Awaitable[Struct]],
-        answers: type[T],
         asked: Struct | None = None,
         *,
         id: str = "",
         query: Mapping[str, object] | None = None,
         headers: Mapping[str, str] | None = None,
         file: Path | None = None,
-    ) -> T:
+    ) -> bytes:
         asked_for = f"?{urlencode(query, doseq=True)}" if query else ""
         operation = operation_of(method)
         target = self._base + operation.path.replace("{id}", quote(id, safe="")) + asked_for
@@ -328,7 +315,7 @@ class Client:
                 self._sleep(_PAUSE)
                 continue
             if status == operation.status:
-                return msgspec.json.decode(content, type=answers)
+                return content
             if not left or retry is None or retry > _LONGEST_WAIT:
                 raise problem_of(status, content, retry)
             self._sleep(retry)

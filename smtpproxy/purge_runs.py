@@ -16,17 +16,10 @@ from smtpproxy.sinks.audit.chain import UNREADABLE, NotALine
 from smtpproxy.sinks.audit.files import last_of
 from smtpproxy.sinks.rows import PURGED_KINDS
 from smtpproxy.sinks.snapshots import Snapshot
+from smtpproxy.store.operations import NOTHING, Removed
 from smtpproxy.terminal import counted
 
 FILE_NAME = "purges.ndjson"
-
-
-class Kind(Struct, frozen=True):
-    """What was removed of one kind."""
-
-    rows: int = 0
-    oldest: datetime | None = None
-    newest: datetime | None = None
 
 
 class Run(Struct, frozen=True):
@@ -34,7 +27,7 @@ class Run(Struct, frozen=True):
 
     began: datetime
     ended: datetime
-    removed: dict[str, Kind]
+    removed: dict[str, Removed]
     total: dict[str, int]
 
 
@@ -57,11 +50,13 @@ def _read(line: bytes) -> Run:
         raise NotALine(str(error)) from None
 
 
-def note_run(state_dir: Path, began: datetime, ended: datetime, removed: Mapping[str, Kind]) -> Run:
+def note_run(
+    state_dir: Path, began: datetime, ended: datetime, removed: Mapping[str, Removed]
+) -> Run:
     """Add a run to the record. Raises OSError."""
     last = newest_run(state_dir)
     before = {} if last is None else last.total
-    total = {kind: before.get(kind, 0) + removed.get(kind, Kind()).rows for kind in PURGED_KINDS}
+    total = {kind: before.get(kind, 0) + removed.get(kind, NOTHING).rows for kind in PURGED_KINDS}
     run = Run(began, ended, dict(removed), total)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
     file = os.open(state_dir / FILE_NAME, flags, 0o600)

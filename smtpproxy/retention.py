@@ -17,7 +17,7 @@ from msgspec import Struct
 from smtpproxy.disk import locked
 from smtpproxy.policy.periods import Period, beginning, years
 from smtpproxy.policy.rulebook import Rulebook
-from smtpproxy.purge_runs import Kind, note_run
+from smtpproxy.purge_runs import note_run
 from smtpproxy.settings import ServerSettings, Settings
 from smtpproxy.sinks.audit.expire import expirable, expire
 from smtpproxy.sinks.audit.files import segments
@@ -53,7 +53,7 @@ class Purged:
     began: datetime
     at: datetime
     dry_run: bool
-    removed: dict[str, Kind] = field(default_factory=dict)
+    removed: dict[str, Removed] = field(default_factory=dict)
     orders: int = 0  # withdrawals and objections kept as suppressions
     objected: int = 0  # contacts of people who objected to all marketing
     matched: int = 0  # addresses whose suppressions mail matched since the last run
@@ -112,7 +112,7 @@ async def _remove(
         await asyncio.to_thread(Journal(audit).expire, beginning(at, keep.changes))
         await store.trim_stream_events(beginning(at, keep.changes))
     mailings = await _prune_mailings(settings, at, clock(), dry_run=dry_run)
-    purged.removed["mailings"] = Kind(mailings)
+    purged.removed["mailings"] = Removed(mailings)
     if not dry_run:
         await _prune_counts(settings, at, clock())
     purged.removed["reports"] = await _purge_reports(settings, at, clock(), dry_run=dry_run)
@@ -136,7 +136,7 @@ async def _remove_people(
         _requested_before(settings, at),
     )
     contacts = await store.purge_contacts(limits, at=at, dry_run=dry_run)
-    purged.removed["contacts"] = _kind(contacts.removed)
+    purged.removed["contacts"] = contacts.removed
     purged.orders = contacts.orders
     purged.objected = contacts.objected
     suppressions = PurgedSuppressions()
@@ -146,13 +146,13 @@ async def _remove_people(
             dry_run=dry_run,
             matched=matched,
         )
-    purged.removed["suppressions"] = _kind(suppressions.removed)
+    purged.removed["suppressions"] = suppressions.removed
     purged.held = suppressions.held
     lifted = Removed()
     if keep.lifted_suppressions is not None:
         limit = beginning(at, keep.lifted_suppressions)
         lifted = await store.purge_lifted(limit, dry_run=dry_run)
-    purged.removed["lifted_suppressions"] = _kind(lifted)
+    purged.removed["lifted_suppressions"] = lifted
     from smtpproxy.store.exchange.suppression_record import is_motive  # 15 ms to load the layouts
 
     purged.notes = await store.trim_notes(beginning(at, NOTES_FOR), is_motive, dry_run=dry_run)
@@ -251,7 +251,9 @@ async def _prune_index(settings: Settings, before: datetime, journals_before: da
         return await journals.prune(before, journals_before=journals_before)
 
 
-async def _purge_reports(settings: Settings, at: datetime, now: datetime, *, dry_run: bool) -> Kind:
+async def _purge_reports(
+    settings: Settings, at: datetime, now: datetime, *, dry_run: bool
+) -> Removed:
     mailbox = known_relay_id(settings.server.state_dir) or ""
     log, maildir = open_feedback(settings.store, mailbox), Maildir(settings.feedback_dir)
     with closing(log):
@@ -259,7 +261,7 @@ async def _purge_reports(settings: Settings, at: datetime, now: datetime, *, dry
         if not dry_run:
             await log.correct(now)
             maildir.remove(gone)
-    return Kind(len(gone))
+    return Removed(len(gone))
 
 
 def _unread(
@@ -270,15 +272,11 @@ def _unread(
         yield part.newest, {part.slot: part.n}
 
 
-def _expire(audit: Path, before: datetime, clock: Callable[[], datetime], dry_run: bool) -> Kind:
+def _expire(audit: Path, before: datetime, clock: Callable[[], datetime], dry_run: bool) -> Removed:
     begun = {file.name: file.begun for files in segments(audit).values() for file in files}
     expired = expirable(audit, before) if dry_run else expire(audit, before, now=clock)
     dates = [begun[name] for name in expired.files if name in begun]
-    return Kind(expired.lines, min(dates, default=None), max(dates, default=None))
-
-
-def _kind(removed: Removed) -> Kind:
-    return Kind(removed.rows, removed.oldest, removed.newest)
+    return Removed(expired.lines, min(dates, default=None), max(dates, default=None))
 
 
 _SOURCE = "matches:"

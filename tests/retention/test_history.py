@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from smtpproxy import purge_runs
-from smtpproxy.purge_runs import Kind
 from smtpproxy.sinks.snapshots import Snapshot
+from smtpproxy.store.operations import Removed
 
 T0 = datetime(2026, 3, 1, 3, 30, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -20,9 +20,9 @@ def test_nothing_yet(tmp_path: Path) -> None:
 
 def test_totals_add_up(tmp_path: Path) -> None:
     purge_runs.note_run(tmp_path, T0, T0, {})
-    purge_runs.note_run(tmp_path, T0 + DAY, T0 + DAY, {"contacts": Kind(3, T0, T0)})
+    purge_runs.note_run(tmp_path, T0 + DAY, T0 + DAY, {"contacts": Removed(3, T0, T0)})
     run = purge_runs.note_run(
-        tmp_path, T0 + 2 * DAY, T0 + 2 * DAY, {"contacts": Kind(4), "audit": Kind(9)}
+        tmp_path, T0 + 2 * DAY, T0 + 2 * DAY, {"contacts": Removed(4), "audit": Removed(9)}
     )
     assert purge_runs.newest_run(tmp_path) == run
     assert run.total == {
@@ -42,11 +42,11 @@ def test_totals_add_up(tmp_path: Path) -> None:
 
 
 def test_a_line_that_was_cut_short_never_counted(tmp_path: Path) -> None:
-    first = purge_runs.note_run(tmp_path, T0, T0, {"contacts": Kind(3)})
+    first = purge_runs.note_run(tmp_path, T0, T0, {"contacts": Removed(3)})
     with (tmp_path / purge_runs.FILE_NAME).open("a") as file:
         file.write('{"began":"2026')
     assert purge_runs.newest_run(tmp_path) == first
-    second = purge_runs.note_run(tmp_path, T0 + DAY, T0 + DAY, {"contacts": Kind(1)})
+    second = purge_runs.note_run(tmp_path, T0 + DAY, T0 + DAY, {"contacts": Removed(1)})
     assert purge_runs.newest_run(tmp_path) == second
     assert second.total["contacts"] == 4
 
