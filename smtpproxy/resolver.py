@@ -27,7 +27,7 @@ class DnsFailure(Exception):
     """There was no answer, so it is unknown whether the name exists. The text is private."""
 
 
-class MxRecord(Struct, frozen=True):
+class MxRecord(Struct, frozen=True, order=True):
     """`host` is lower-case without its last dot; "" is a null MX (RFC 7505)."""
 
     preference: int
@@ -131,7 +131,7 @@ class Resolver:
             return Answer(texts=tuple(b"".join(each.strings) for each in rrset)), ttl
         if kind == "MX":
             exchangers = [MxRecord(each.preference, _text(each.exchange)) for each in rrset]
-            return Answer(exchangers=tuple(sorted(exchangers, key=_by_preference))), ttl
+            return Answer(exchangers=tuple(sorted(exchangers))), ttl
         if kind == "PTR":
             return Answer(values=tuple(_text(each.target) for each in rrset)), ttl
         return Answer(values=tuple(each.address for each in rrset)), ttl
@@ -163,10 +163,6 @@ def _why(error: Exception) -> str:
 
 def _any(answer: Answer) -> bool:
     return bool(answer.texts or answer.exchangers or answer.values)
-
-
-def _by_preference(record: MxRecord) -> tuple[int, str]:
-    return record.preference, record.host
 
 
 def _text(name: "dns.name.Name") -> str:

@@ -69,6 +69,7 @@ def client_context(ca_file: Path | None) -> ssl.SSLContext:
     return context
 
 
+@dataclass(eq=False)
 class ServerTls:
     """The context of a listener. When its files change, new connections use the new ones.
 
@@ -76,18 +77,14 @@ class ServerTls:
     error or None. Raises TlsError if the first files cannot be used.
     """
 
-    def __init__(
-        self,
-        files: TlsFiles,
-        clock: Callable[[], float],
-        changed: Callable[[TlsError | None], None] = lambda error: None,
-    ) -> None:
-        self._files = files
-        self._clock = clock
-        self._changed = changed
+    files: TlsFiles
+    clock: Callable[[], float]
+    changed: Callable[[TlsError | None], None] = lambda error: None
+
+    def __post_init__(self) -> None:
         self._stamp = self._now()
-        self._context, self._expires = server_context(files)
-        self._looked = clock()
+        self._context, self._expires = server_context(self.files)
+        self._looked = self.clock()
 
     def context(self) -> ssl.SSLContext:
         self._look()
@@ -99,7 +96,7 @@ class ServerTls:
         return self._expires
 
     def _look(self) -> None:
-        now = self._clock()
+        now = self.clock()
         if now - self._looked < _LOOK_EVERY:
             return
         self._looked = now
@@ -107,15 +104,15 @@ class ServerTls:
         if stamp == self._stamp:
             return
         try:
-            self._context, self._expires = server_context(self._files)
+            self._context, self._expires = server_context(self.files)
         except TlsError as error:
-            self._changed(error)
+            self.changed(error)
         else:
-            self._changed(None)
+            self.changed(None)
         self._stamp = stamp  # broken files are reported once, until they change again
 
     def _now(self) -> tuple[tuple[int, int, int] | None, ...]:
-        files = self._files
+        files = self.files
         return tuple(map(file_stamp, (files.certificate, files.private_key, files.client_ca)))
 
 

@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import structlog
@@ -26,20 +26,20 @@ _GRACE = 5.0
 log = structlog.get_logger()
 
 
+@dataclass(eq=False)
 class DailyPurge:
     """Starts a child at the configured time; `failed` is called after each failed run.
 
     After runs that were missed while the relay was down, or that failed, one is made up for.
     """
 
-    def __init__(self, settings: Settings, nursery: Nursery, failed: Callable[[], None]) -> None:
-        self._settings = settings
-        self._nursery = nursery
-        self._failed = failed
+    settings: Settings
+    nursery: Nursery
+    failed: Callable[[], None]
 
     async def run(self) -> None:
         """Run until cancelled."""
-        if not self._settings.retention.enabled:
+        if not self.settings.retention.enabled:
             return
         while True:
             pause = _LOOK
@@ -56,21 +56,21 @@ class DailyPurge:
 
         Raises ClockDoubtful.
         """
-        state, now = self._settings.server.state_dir, datetime.now(UTC)
+        state, now = self.settings.server.state_dir, datetime.now(UTC)
         last = newest_run(state) or note_run(state, now, now, {})
-        if not is_due(last.began, now, self._settings.retention.at):
+        if not is_due(last.began, now, self.settings.retention.at):
             return False
         check_clock(state, now)
         return True
 
     def _failure(self, outcome: str) -> float:
-        self._failed()
+        self.failed()
         log.error("purge failed", outcome=outcome, again_in=_AGAIN)
         return _AGAIN
 
     async def _run_once(self) -> int:
-        start = Start("purge", 0, self._settings)
-        process, channel = await self._nursery.start_with_channel(start, {})
+        start = Start("purge", 0, self.settings)
+        process, channel = await self.nursery.start_with_channel(start, {})
         try:
             return await process.wait()
         except asyncio.CancelledError:

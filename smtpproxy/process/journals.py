@@ -7,6 +7,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -161,37 +162,29 @@ class Indexer:
         )
 
 
+@dataclass(eq=False)
 class Teller:
     """Answers other relays about messages that this one sent and that came back to them."""
 
-    def __init__(
-        self,
-        audit: Path,
-        asked: AskedMessages,
-        relay: str,
-        alone: asyncio.Lock,
-        *,
-        now: Callable[[], datetime],
-    ) -> None:
-        self._audit = audit
-        self._asked = asked
-        self._relay = relay
-        self._alone = alone
-        self._now = now
-        self._forgot_at = _NEVER
+    audit: Path
+    asked: AskedMessages
+    relay: str
+    alone: asyncio.Lock
+    now: Callable[[], datetime]
+    _forgot_at: datetime = _NEVER
 
     async def look(self) -> None:
         """Answer all questions. Raises StoreUnavailable, OSError."""
-        if not timedelta() <= self._now() - self._forgot_at < _FORGET:
-            await self._asked.forget(self._now())
-            self._forgot_at = self._now()
-        while ids := await self._asked.asked(self._relay, _ANSWERED_AT_ONCE):
-            async with self._alone:
+        if not timedelta() <= self.now() - self._forgot_at < _FORGET:
+            await self.asked.forget(self.now())
+            self._forgot_at = self.now()
+        while ids := await self.asked.asked(self.relay, _ANSWERED_AT_ONCE):
+            async with self.alone:
                 messages = await asyncio.to_thread(self._found, ids)
-                await self._asked.answer(self._relay, messages, self._now())
+                await self.asked.answer(self.relay, messages, self.now())
 
     def _found(self, ids: Sequence[str]) -> Mapping[str, SentMessage | None]:
-        return {id: on_record(self._audit, id) for id in ids}
+        return {id: on_record(self.audit, id) for id in ids}
 
 
 def index_rows(relay: str, placed: Row) -> Iterator[IndexRow]:

@@ -7,7 +7,7 @@ that each is logged once even if the process is killed.
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event as Flag
@@ -142,33 +142,35 @@ def _by_stream(counted: Row) -> Iterator[dict[str, object]]:
         yield {"stream": stream, "passed": max(passed, 0), **reasons}
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A campaign's first decision, and the keys of what was logged about it."""
+
+    began: str
+    noted: set[str]
+
+
+@dataclass(slots=True)
 class CampaignTrials:
     """Logs which campaigns were on trial, and the result."""
 
-    def __init__(
-        self,
-        store: Store,
-        counts: StreamCounts,
-        trials: Mapping[str, Trial],
-        now: Clock,
-    ) -> None:
-        self._store = store
-        self._counts = counts
-        self._trials = trials
-        self._now = now
-        self._known: dict[str, _Known] = {}
+    store: Store
+    counts: StreamCounts
+    trials: Mapping[str, Trial]
+    now: Clock
+    _known: dict[str, _Known] = field(default_factory=dict)
 
     async def look(self) -> None:
         """Log what is new. Raises StoreUnavailable."""
-        noted = (await self._store.event_sources()).get(CAMPAIGNS)
-        since = self._now() if noted is None else datetime.fromisoformat(noted)
+        noted = (await self.store.event_sources()).get(CAMPAIGNS)
+        since = self.now() if noted is None else datetime.fromisoformat(noted)
         if noted is None:
-            await self._store.log_events((), (CAMPAIGNS, since.isoformat()))
-        found = await self._counts.tried_since(since, LEAST)
+            await self.store.log_events((), (CAMPAIGNS, since.isoformat()))
+        found = await self.counts.tried_since(since, LEAST)
         known, self._known = self._known, {}
         news: list[NewEvent] = []
         for stream, campaign in found:
-            trial = self._trials.get(stream)
+            trial = self.trials.get(stream)
             if trial is None or len(news) >= _AT_ONCE:
                 continue
             of_it = known.get(campaign.key) or await self._first_seen(campaign.key)
@@ -180,57 +182,36 @@ class CampaignTrials:
                     if each.key not in of_it.noted
                 ]
         if news:
-            await self._store.log_events(news)
+            await self.store.log_events(news)
         for one in news:
             self._known[str(one.data["campaign"])].noted.add(one.key)
 
-    async def _first_seen(self, campaign: str) -> "_Known | None":
-        began = await self._counts.campaign_began(campaign)
+    async def _first_seen(self, campaign: str) -> _Known | None:
+        began = await self.counts.campaign_began(campaign)
         return None if began is None else _Known(began, set())
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A campaign's first decision, and the keys of what was logged about it."""
-
-    began: str
-    noted: set[str]
-
-
 def _events(stream: str, campaign: Campaign, trial: Trial, began: str) -> Iterator[NewEvent]:
-    yield _begun(stream, campaign, trial, began)
+    """Yield the beginning of a trial, and its end; another one if the campaign waits longer for
+    dead addresses."""
+
+    def event(key: str, at: datetime, action: str, **more: object) -> NewEvent:
+        about = {"subject": f"stream:{stream}", "action": action, "campaign": campaign.key}
+        return NewEvent(f"{campaign.key}:{began}:{key}", "campaign", {"at": at, **about, **more})
+
+    begun_at = datetime.fromtimestamp(time_of(began) / 1000, UTC)
+    yield event("begun", begun_at, "trial_begun", recipients=trial.recipients)
     if campaign.full_at is not None:
-        yield _ended(stream, campaign, trial, began, campaign.full_at)
-
-
-def _begun(stream: str, campaign: Campaign, trial: Trial, began: str) -> NewEvent:
-    data = {
-        "at": datetime.fromtimestamp(time_of(began) / 1000, UTC),
-        "subject": f"stream:{stream}",
-        "action": "trial_begun",
-        "campaign": campaign.key,
-        "recipients": trial.recipients,
-    }
-    return NewEvent(f"{campaign.key}:{began}:begun", "campaign", data)
-
-
-def _ended(
-    stream: str, campaign: Campaign, trial: Trial, began: str, full_at: datetime
-) -> NewEvent:
-    """The end of a trial; another one if the campaign waits longer for dead addresses."""
-    until = held_until(campaign, trial)
-    data = {
-        "at": full_at if until is None else until - timedelta(seconds=trial.wait),
-        "subject": f"stream:{stream}",
-        "action": "trial_ended",
-        "campaign": campaign.key,
-        "recipients": campaign.people,
-        "strangers": campaign.strangers,
-        "dead_addresses": campaign.dead,
-        "until": until,
-    }
-    held = "free" if until is None else until.isoformat()
-    return NewEvent(f"{campaign.key}:{began}:{held}", "campaign", data)
+        until = held_until(campaign, trial)
+        yield event(
+            "free" if until is None else until.isoformat(),
+            campaign.full_at if until is None else until - timedelta(seconds=trial.wait),
+            "trial_ended",
+            recipients=campaign.people,
+            strangers=campaign.strangers,
+            dead_addresses=campaign.dead,
+            until=until,
+        )
 
 
 async def keep_logging(settings: Settings, store: Store, now: Clock, ending: Flag) -> None:

@@ -31,7 +31,7 @@ from smtpproxy.store.sql.feedback import FeedbackLog
 from smtpproxy.store.sql.store import Store
 from smtpproxy.version import VERSION
 from smtpproxy.web.api import Api
-from smtpproxy.web.app import create_app
+from smtpproxy.web.app import Monitoring, create_app
 from smtpproxy.web.confirmation import ConfirmationLinks
 from smtpproxy.web.consent_by_mail import ConsentByMail
 from smtpproxy.web.health import Health, ReadinessProbe, State, greet, take
@@ -113,40 +113,42 @@ def _app(
         workers, feedback = await supervisor.stats(), await _heard(stores.feedback)
         return merge((workers, run_metrics(state_dir), feedback))
 
-    return create_app(
+    api = Api(
+        settings,
+        stores.read,
+        stores.write,
+        answers=stores.answers,
+        streams=stores.watched.status,
+        now=now,
+        version=VERSION,
+        stop=stop,
+        by_mail=by_mail,
+    )
+    unsubscribe = Unsubscribe(
+        links,
+        stores.write,
+        settings.streams,
+        pages,
+        now=now,
+        breaker=stores.breaker,
+        personal=personal,
+    )
+    parts = [api, unsubscribe, *([confirmations] if confirmations else ())]
+    monitoring = Monitoring(
         stats,
         supervisor.health,
         _readiness(settings, supervisor, stores.read),
-        collector=SnapshotCollector(
+        SnapshotCollector(
             settings, version=VERSION, started_at=started_at, processes=relay_processes
         ),
         counts=stores.read.counts,
         backlog=stores.read.backlog if settings.webhooks else None,
         snapshots=stores.read.snapshots if settings.store.partners else None,
         streams=stores.watched.status,
-        api=Api(
-            settings,
-            stores.read,
-            stores.write,
-            answers=stores.answers,
-            streams=stores.watched.status,
-            now=now,
-            version=VERSION,
-            stop=stop,
-            by_mail=by_mail,
-        ),
-        unsubscribe=Unsubscribe(
-            links,
-            stores.write,
-            settings.streams,
-            pages,
-            now=now,
-            breaker=stores.breaker,
-            personal=personal,
-        ),
-        confirmations=confirmations,
-        why=ReasonPages(pages[BUILT_IN_BRAND]),
+        counting=[part.snapshot for part in parts],
     )
+    why = ReasonPages(pages[BUILT_IN_BRAND])
+    return create_app(*(part.routes for part in (monitoring, *parts, why)))
 
 
 def _asking(

@@ -24,12 +24,8 @@ from smtpproxy.sinks.snapshots import Labels, Samples, Snapshot, merge
 from smtpproxy.store.breaker import StreamStatus
 from smtpproxy.store.keys import PartnerSnapshot
 from smtpproxy.store.propagation import Backlog
-from smtpproxy.web.api import Api
 from smtpproxy.web.api.problems import MEDIA_TYPE, encoded, problem_of
-from smtpproxy.web.confirmation import ConfirmationLinks
 from smtpproxy.web.health import Cached, Health, Readiness
-from smtpproxy.web.unsubscribe import Unsubscribe
-from smtpproxy.web.why import ReasonPages
 
 LONGEST_TARGET = 8_000  # octets of path and query (RFC 9110 4.1)
 LARGEST_HEADER = 16 * 1024  # octets
@@ -66,49 +62,41 @@ class Boundary:
                     headers.setdefault(name, value)
             await send(message)
 
-        names = {name for name, _ in scope["headers"]}
         path = (scope.get("raw_path") or b"").decode("latin-1")
-        if sum(len(name) + len(value) for name, value in scope["headers"]) > LARGEST_HEADER:
-            text = f"a header section has at most {LARGEST_HEADER} octets"
-            await _send_error(protected, path, 431, text)
-        elif {b"content-length", b"transfer-encoding"} <= names:
-            # A proxy in front may use the other one and see a second request (RFC 9112 6.3).
-            text = "a request has Content-Length or Transfer-Encoding, not both"
-            await _send_error(protected, path, 400, text, (b"connection", b"close"))
-        elif len(path) + len(scope["query_string"]) > LONGEST_TARGET:
-            text = f"a target has at most {LONGEST_TARGET} octets"
-            await _send_error(protected, path, 414, text)
-        elif "%2f" in path.lower():
-            await _send_error(protected, path, 404, "Not Found")
-        else:
-            try:
-                await self._app(scope, receive, protected)
-            except Exception as error:
-                log.error("internal error", exc_info=error)
-                if started:
-                    raise  # the server then closes: half an answer must not look whole
-                await _send_error(protected, path, 500, "internal error")
+        refusal = _out_of_bounds(scope, path)
+        if refusal is not None:
+            await refusal(scope, receive, protected)
+            return
+        try:
+            await self._app(scope, receive, protected)
+        except Exception as error:
+            log.error("internal error", exc_info=error)
+            if started:
+                raise  # the server then closes: half an answer must not look whole
+            await _error(path, 500, "internal error")(scope, receive, protected)
 
 
-def _error(path: str, status: int, error: str) -> tuple[bytes, str]:
-    """Return the body of an error and its media type, under /v1 in the API's format."""
+def _out_of_bounds(scope: Scope, path: str) -> Response | None:
+    names = {name for name, _ in scope["headers"]}
+    if sum(len(name) + len(value) for name, value in scope["headers"]) > LARGEST_HEADER:
+        return _error(path, 431, f"a header section has at most {LARGEST_HEADER} octets")
+    if {b"content-length", b"transfer-encoding"} <= names:
+        # A proxy in front may use the other one and see a second request (RFC 9112 6.3).
+        text = "a request has Content-Length or Transfer-Encoding, not both"
+        return _error(path, 400, text, {"Connection": "close"})
+    if len(path) + len(scope["query_string"]) > LONGEST_TARGET:
+        return _error(path, 414, f"a target has at most {LONGEST_TARGET} octets")
+    return _error(path, 404, "Not Found") if "%2f" in path.lower() else None
+
+
+def _error(
+    path: str, status: int, error: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return the answer to a request with an error, under /v1 in the API's format."""
     problem = problem_of(status, error) if path.startswith("/v1/") else None
     if problem is not None:
-        return encoded(problem, path), MEDIA_TYPE
-    return json.dumps({"error": error}).encode(), "application/json"
-
-
-async def _send_error(
-    send: Send, path: str, status: int, error: str, *more: tuple[bytes, bytes]
-) -> None:
-    body, media_type = _error(path, status, error)
-    headers = [
-        (b"content-type", media_type.encode()),
-        (b"content-length", b"%d" % len(body)),
-        *more,
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+        return Response(encoded(problem, path), status, headers, MEDIA_TYPE)
+    return Response(json.dumps({"error": error}), status, headers, "application/json")
 
 
 def webhook_gauges(backlog: Mapping[str, Backlog], now: datetime) -> Mapping[str, Samples]:
@@ -145,42 +133,10 @@ COUNTS_EVERY = 30.0  # counting a large table takes longer than a scrape should
 COUNTS_WITHIN = 0.5  # seconds that /readyz waits for them, as balancers and Kubernetes wait for 1
 
 
-def create_app(
-    stats: Ask[Snapshot],
-    health: Ask[Health],
-    ready: Ask[Readiness],
-    *,
-    collector: SnapshotCollector,
-    counts: Ask[StoreCounts] | None = None,
-    backlog: Ask[Mapping[str, Backlog]] | None = None,
-    snapshots: Ask[Mapping[str, PartnerSnapshot]] | None = None,
-    streams: Ask[Sequence[StreamStatus]] | None = None,
-    api: Api | None = None,
-    unsubscribe: Unsubscribe | None = None,
-    confirmations: ConfirmationLinks | None = None,
-    why: ReasonPages | None = None,
-) -> Starlette:
-    """Return the application.
-
-    `stats` returns the totals of all workers, `health` the state of the workers, `ready` which
-    parts work now, `counts` what the store holds (`store.counts`), `backlog` what webhooks have
-    yet to deliver (`store.backlog`), `snapshots` those of the partners (`store.snapshots`),
-    `streams` the state of the streams (`breaker.status`).
-    """
-    counting = [part.snapshot for part in (api, unsubscribe, confirmations) if part is not None]
-    monitoring = _Monitoring(
-        stats, health, ready, collector, counts, backlog, snapshots, streams, counting
-    )
+def create_app(*routes: Sequence[Route]) -> Starlette:
+    """Return the application with these routes."""
     app = Starlette(
-        routes=[
-            Route("/metrics", monitoring.metrics),
-            Route("/healthz", monitoring.healthz),
-            Route("/readyz", monitoring.readyz),
-            *(api.routes if api is not None else ()),
-            *(unsubscribe.routes if unsubscribe is not None else ()),
-            *(confirmations.routes if confirmations is not None else ()),
-            *(why.routes if why is not None else ()),
-        ],
+        routes=[each for some in routes for each in some],
         middleware=[Middleware(Boundary)],
         exception_handlers={HTTPException: _plain_error},
     )
@@ -189,30 +145,45 @@ def create_app(
 
 
 @dataclass
-class _Monitoring:
-    """The three monitoring endpoints."""
+class Monitoring:
+    """The three monitoring endpoints.
+
+    `stats` returns the totals of all workers, `health` the state of the workers, `ready` which
+    parts work now, `counts` what the store holds (`store.counts`), `backlog` what webhooks have
+    yet to deliver (`store.backlog`), `snapshots` those of the partners (`store.snapshots`),
+    `streams` the state of the streams (`breaker.status`), `counting` what parts of this process
+    have counted.
+    """
 
     stats: Ask[Snapshot]
     health: Ask[Health]
     ready: Ask[Readiness]
     collector: SnapshotCollector
-    counts: Ask[StoreCounts] | None
-    backlog: Ask[Mapping[str, Backlog]] | None
-    snapshots: Ask[Mapping[str, PartnerSnapshot]] | None
-    streams: Ask[Sequence[StreamStatus]] | None
-    counting: Sequence[Callable[[], Snapshot]]
+    counts: Ask[StoreCounts] | None = None
+    backlog: Ask[Mapping[str, Backlog]] | None = None
+    snapshots: Ask[Mapping[str, PartnerSnapshot]] | None = None
+    streams: Ask[Sequence[StreamStatus]] | None = None
+    counting: Sequence[Callable[[], Snapshot]] = ()
 
     def __post_init__(self) -> None:
         self._counted: Mapping[str, Samples] = {}
         self._count_again = Cached(self._count, COUNTS_EVERY)
         self._writing = asyncio.Lock()
 
+    @property
+    def routes(self) -> list[Route]:
+        return [
+            Route("/metrics", self.metrics),
+            Route("/healthz", self.healthz),
+            Route("/readyz", self.readyz),
+        ]
+
     async def metrics(self, request: Request) -> Response:
         snapshot, (health, readiness), _ = await asyncio.gather(
             _answer(self.stats), self._state(), self._counted_within(ANSWER_TIMEOUT)
         )
         if snapshot is None:
-            return _json(503, {"error": "the numbers of the workers are not available"})
+            return JSONResponse({"error": "the numbers of the workers are not available"}, 503)
         parts = {} if readiness is None else readiness.parts
         snapshot = merge((snapshot, *(count() for count in self.counting)))
         gauges: dict[str, Samples] = {
@@ -241,17 +212,17 @@ class _Monitoring:
         """Answer whether the workers are alive; if not, a restart may help."""
         health = await _answer(self.health)
         if health is None:
-            return _json(503, {"status": "failing"})
+            return JSONResponse({"status": "failing"}, 503)
         workers = {"configured": health.workers, "alive": health.alive}
         if health.ok:
-            return _json(200, {"status": "ok", "workers": workers})
-        return _json(503, {"status": "failing", "workers": workers})
+            return JSONResponse({"status": "ok", "workers": workers}, 200)
+        return JSONResponse({"status": "failing", "workers": workers}, 503)
 
     async def readyz(self, request: Request) -> Response:
         """Answer whether mail would be accepted and relayed now."""
         _, readiness = await self._state()
         if readiness is None:
-            return _json(503, {"status": "failing"})
+            return JSONResponse({"status": "failing"}, 503)
         await self._counted_within(COUNTS_WITHIN)
         paused = sorted(name for name, _ in self._counted.get("stream_paused", ()))
         body = {
@@ -260,9 +231,9 @@ class _Monitoring:
             **({"streams_paused": paused} if paused else {}),
         }
         if readiness.ok:
-            return _json(200, {"status": "ok", **body})
+            return JSONResponse({"status": "ok", **body}, 200)
         status = "draining" if readiness.listeners == "draining" else "failing"
-        return _json(503, {"status": status, **body})
+        return JSONResponse({"status": status, **body}, 503)
 
     async def _state(self) -> tuple[Health | None, Readiness | None]:
         """Return both; without a live worker the listeners are failing."""
@@ -319,16 +290,10 @@ def _upstream_pool(snapshot: Snapshot | None) -> Mapping[str, object]:
     }
 
 
-def _json(status: int, content: Mapping[str, object]) -> JSONResponse:
-    return JSONResponse(content, status)
-
-
 async def _plain_error(request: Request, error: Exception) -> Response:
     """Answer 404, 405 and the like as JSON."""
     assert isinstance(error, HTTPException)
     token = request.path_params.get("token")
     if error.status_code == 405 and token is not None and (not token or "/" in token):
         error = HTTPException(404)  # cut off or too long: no link, whatever the method
-    body, media_type = _error(request.scope["path"], error.status_code, error.detail)
-    headers = dict(error.headers or {})
-    return Response(body, error.status_code, headers, media_type)
+    return _error(request.scope["path"], error.status_code, error.detail, error.headers)

@@ -8,6 +8,7 @@ answers reveal nothing about that address.
 import ipaddress
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 
@@ -58,26 +59,21 @@ class Confirmed(Protocol):
         ...
 
 
+@dataclass(eq=False)
 class ConfirmationLinks:
-    """The routes of the links. `kinds` act on each kind."""
+    """The routes of the links. `kinds` act on each kind; `trusts` returns whether a peer is a proxy
+    whose X-Forwarded-For is trusted."""
 
-    def __init__(
-        self,
-        tokens: LinkReader,
-        kinds: Mapping[Kind, Confirmed],
-        looks: Mapping[str, Look],
-        *,
-        trusts: Callable[[str], bool],
-        now: Callable[[], datetime],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """`trusts` returns whether a peer is a proxy whose X-Forwarded-For is trusted."""
-        self._tokens = tokens
-        self._kinds = kinds
-        self._looks = looks
-        self._trusts = trusts
-        self._now = now
-        self._rates = LinkRates(clock)
+    tokens: LinkReader
+    kinds: Mapping[Kind, Confirmed]
+    looks: Mapping[str, Look]
+    _: KW_ONLY
+    trusts: Callable[[str], bool]
+    now: Callable[[], datetime]
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._rates = LinkRates(self.clock)
         self._counted: dict[Labels, float] = {}
         self._failed = 0
         load_pages()
@@ -94,13 +90,13 @@ class ConfirmationLinks:
 
     async def _endpoint(self, request: Request) -> Response:
         token = request.path_params["token"]
-        look = self._looks[BUILT_IN_BRAND]
+        look = self.looks[BUILT_IN_BRAND]
         lang = look.language(request.headers.get("accept-language", "")) or REFERENCE
         confirmation: Confirmation | None = None
         found: State | Response
         try:
-            confirmation = self._tokens.open_confirmation(token)
-            look = self._looks.get(confirmation.brand, look)
+            confirmation = self.tokens.open_confirmation(token)
+            look = self.looks.get(confirmation.brand, look)
             accepted = request.headers.get("accept-language", "")
             lang = look.language(accepted) or look.language_of(confirmation.lang)
             found = await self._answer(request, token, confirmation, lang)
@@ -116,10 +112,10 @@ class ConfirmationLinks:
     async def _answer(
         self, request: Request, token: str, confirmation: Confirmation, lang: Lang
     ) -> State | Response:
-        if confirmation.kind not in self._kinds:
+        if confirmation.kind not in self.kinds:
             return "unknown"
-        gone = confirmation.brand and confirmation.brand not in self._looks  # from the settings
-        if gone or self._now() > confirmation.until:
+        gone = confirmation.brand and confirmation.brand not in self.looks  # from the settings
+        if gone or self.now() > confirmation.until:
             return "over"
         if request.method != "POST":
             return "ask"
@@ -131,8 +127,8 @@ class ConfirmationLinks:
             form = {}
         if form.get("confirm") != "yes":
             return "ask"
-        client = client_address(request, self._trusts)
-        found = await self._kinds[confirmation.kind].confirm(confirmation, client, lang, form)
+        client = client_address(request, self.trusts)
+        found = await self.kinds[confirmation.kind].confirm(confirmation, client, lang, form)
         state: State = "done" if isinstance(found, Response) else found
         if state in CONFIRMATION_ANSWERS:
             row = (confirmation.kind, state)
@@ -147,11 +143,11 @@ class ConfirmationLinks:
         key: str = state
         if (
             confirmation is not None
-            and confirmation.kind in self._kinds
+            and confirmation.kind in self.kinds
             and state in ("ask", "done")
         ):
             words, key = (
-                self._kinds[confirmation.kind].words(confirmation, lang),
+                self.kinds[confirmation.kind].words(confirmation, lang),
                 f"{state}.{confirmation.kind}",
             )
         texts = {

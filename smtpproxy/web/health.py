@@ -25,19 +25,16 @@ class Cached(Generic[T]):
     def __init__(self, ask: Callable[[], Awaitable[T]], every: float) -> None:
         self._ask = ask
         self._every = every
-        self._asking: asyncio.Task[T] | None = None
+        self._asking: asyncio.Future[T] | None = None
         self._good_until = 0.0
 
     async def __call__(self) -> T:
         now = asyncio.get_running_loop().time()
         if self._asking is None or (self._asking.done() and now >= self._good_until):
-            self._asking = asyncio.create_task(self._answer())
+            self._asking = asyncio.ensure_future(self._ask())
             self._good_until = now + self._every
         # shielded: a caller that gives up must not cancel it for the others
         return await asyncio.shield(self._asking)
-
-    async def _answer(self) -> T:
-        return await self._ask()
 
 
 _ROOM = 256 * 1024
@@ -81,6 +78,11 @@ class Readiness:
         return all(state == "ok" for state in self.parts.values())
 
 
+async def _always() -> None:
+    """The probe of a part that is not configured."""
+
+
+@dataclass(eq=False, kw_only=True)
 class ReadinessProbe:
     """Asks each part whether it works.
 
@@ -88,43 +90,32 @@ class ReadinessProbe:
     not, within `timeout` seconds, and are asked again after `every` seconds.
     """
 
-    def __init__(
-        self,
-        *,
-        listeners: Callable[[], State],
-        store: Callable[[], Awaitable[None]],
-        upstream: Callable[[], Awaitable[None]],
-        audit: Callable[[], Awaitable[None]] | None = None,
-        timeout: float = 3.0,
-        every: float = 5.0,
-    ) -> None:
-        self._listeners = listeners
-        self._store = store
-        self._upstream = upstream
-        self._audit = audit or _always
-        self._timeout = timeout
-        self._probed = Cached(self._probe, every)
+    listeners: Callable[[], State]
+    store: Callable[[], Awaitable[None]]
+    upstream: Callable[[], Awaitable[None]]
+    audit: Callable[[], Awaitable[None]] = _always
+    timeout: float = 3.0
+    every: float = 5.0
+
+    def __post_init__(self) -> None:
+        self._probed = Cached(self._probe, self.every)
 
     async def __call__(self) -> Readiness:
         store, upstream, audit = await self._probed()
-        return Readiness(listeners=self._listeners(), store=store, upstream=upstream, audit=audit)
+        return Readiness(listeners=self.listeners(), store=store, upstream=upstream, audit=audit)
 
     async def _probe(self) -> tuple[State, State, State]:
         return await asyncio.gather(
-            self._works(self._store), self._works(self._upstream), self._works(self._audit)
+            self._works(self.store), self._works(self.upstream), self._works(self.audit)
         )
 
     async def _works(self, ask: Callable[[], Awaitable[None]]) -> State:
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self.timeout):
                 await ask()
         except Exception:  # whatever it raises, it does not work
             return "failing"
         return "ok"
-
-
-async def _always() -> None:
-    """The probe of a part that is not configured."""
 
 
 async def take(folder: Path) -> None:

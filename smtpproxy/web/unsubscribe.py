@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Literal, cast
@@ -63,6 +64,7 @@ _OFTEN = ("weekly", "monthly", "none")
 log = structlog.get_logger(__name__)
 
 
+@dataclass(eq=False)
 class Unsubscribe:
     """The routes of the links, with counts of what was asked for.
 
@@ -70,31 +72,25 @@ class Unsubscribe:
     settings. Without `personal` the page cannot send mail.
     """
 
-    def __init__(
-        self,
-        tokens: LinkReader,
-        writer: Callable[[], Store],
-        streams: Mapping[str, Stream],
-        looks: Mapping[str, Look],
-        *,
-        now: Callable[[], datetime],
-        breaker: Breaker | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        personal: PersonalPages | None = None,
-    ) -> None:
-        self._tokens = tokens
-        self._writer = writer
-        self._wishes = Wishes(writer, now)
-        self._streams = {stream_tag(name): stream for name, stream in streams.items()}
-        self._scopes = Scopes.of(streams, looks)
-        self._looks = looks
-        brands = [look for look in looks.values() if look.brand != BUILT_IN_BRAND]
-        self._otherwise = brands[0] if len(brands) == 1 else looks[BUILT_IN_BRAND]
-        self._breaker = breaker
+    tokens: LinkReader
+    writer: Callable[[], Store]
+    streams: Mapping[str, Stream]
+    looks: Mapping[str, Look]
+    _: KW_ONLY
+    now: Callable[[], datetime]
+    breaker: Breaker | None = None
+    clock: Callable[[], float] = time.monotonic
+    personal: PersonalPages | None = None
+
+    def __post_init__(self) -> None:
+        self._wishes = Wishes(self.writer, self.now)
+        self._streams = {stream_tag(name): stream for name, stream in self.streams.items()}
+        self._scopes = Scopes.of(self.streams, self.looks)
+        brands = [look for look in self.looks.values() if look.brand != BUILT_IN_BRAND]
+        self._otherwise = brands[0] if len(brands) == 1 else self.looks[BUILT_IN_BRAND]
         self._heard: deque[tuple[Unsubscription, str]] = deque()
         self._telling: asyncio.Task[None] | None = None
-        self._personal = personal
-        self._rates = LinkRates(clock)
+        self._rates = LinkRates(self.clock)
         self._counted: dict[Labels, float] = {}
         self._failed = 0
         load_pages()
@@ -111,9 +107,9 @@ class Unsubscribe:
 
     async def _endpoint(self, request: Request) -> Response:
         token = request.path_params["token"]
-        visit = Visit(self._looks[BUILT_IN_BRAND], request.headers.get("accept-language", ""))
+        visit = Visit(self.looks[BUILT_IN_BRAND], request.headers.get("accept-language", ""))
         try:
-            link = self._as_of_now(self._tokens.open(token))
+            link = self._as_of_now(self.tokens.open(token))
             visit = await self._visit(request, link)
             if request.method != "POST":
                 return visit.page("ask")
@@ -142,11 +138,11 @@ class Unsubscribe:
         stream = self._streams.get(link.stream)
         accepted = request.headers.get("accept-language", "")
         visit = Visit(
-            self._looks.get(stream.brand, self._otherwise) if stream else self._otherwise,
+            self.looks.get(stream.brand, self._otherwise) if stream else self._otherwise,
             accepted,
             link,
             stream.name if stream else UNKNOWN,
-            personal=self._personal is not None,
+            personal=self.personal is not None,
         )
         # Otherwise it is a mail program.
         if visit.asked is None and (accepted or request.method != "POST"):
@@ -156,7 +152,7 @@ class Unsubscribe:
     async def _language_of(self, recipient: str) -> str | None:
         """Return a person's language, if it is on record and the store answers."""
         try:
-            contact = await self._writer().contact(canonical(recipient))
+            contact = await self.writer().contact(canonical(recipient))
         except (AddressError, StoreUnavailable):
             return None
         return contact.language if contact else None
@@ -173,8 +169,8 @@ class Unsubscribe:
                     return await self._prefer(visit, link, form)
                 case "untrack" if visit.is_identified:
                     return await self._untrack(visit, link)
-                case "link" if self._personal is not None and visit.is_identified:
-                    await self._personal.send(visit.address, visit.look.brand, visit.lang)
+                case "link" if self.personal is not None and visit.is_identified:
+                    await self.personal.send(visit.address, visit.look.brand, visit.lang)
                     return visit.page("mailed")
         except ValueError as error:  # the key of a hashed address was retired
             if isinstance(error, TokenError):
@@ -204,14 +200,14 @@ class Unsubscribe:
             again=done.again,
         )
         self._hear(link, visit.stream)
-        undo = sealed(done.undo, self._tokens) if by_page else ""
+        undo = sealed(done.undo, self.tokens) if by_page else ""
         return visit.page("done", stopped, undo=undo)
 
     def _hear(self, link: Unsubscription, stream: str) -> None:
-        if self._breaker is not None:
+        if self.breaker is not None:
             self._heard.append((link, stream))
             if self._telling is None:
-                self._telling = asyncio.create_task(self._tell(self._breaker))
+                self._telling = asyncio.create_task(self._tell(self.breaker))
 
     async def _tell(self, breaker: Breaker) -> None:
         """Have unsubscribes counted; no answer waits for it, as the suppression is on disk."""
@@ -228,7 +224,7 @@ class Unsubscribe:
 
     async def _undo(self, visit: "Visit", link: Unsubscription, token: str) -> Response:
         try:
-            undo = opened(token, self._tokens)
+            undo = opened(token, self.tokens)
         except TokenError:
             return visit.page("late")
         done = await self._wishes.undo(link, undo)
@@ -252,7 +248,7 @@ class Unsubscribe:
         if "none" in wished.values():
             self._hear(link, visit.stream)
         log.info("preference", id=link.id, stream=visit.stream, brand=visit.look.brand)
-        return visit.page("saved", undo=sealed(undo, self._tokens), held=wished)
+        return visit.page("saved", undo=sealed(undo, self.tokens), held=wished)
 
     async def _untrack(self, visit: "Visit", link: Unsubscription) -> Response:
         brand = None if visit.look.brand == BUILT_IN_BRAND else visit.look.brand

@@ -21,7 +21,7 @@ from smtpproxy.web import app as web_app
 from smtpproxy.web import forms, rates
 from smtpproxy.web import server as web_server
 from smtpproxy.web.api import operation
-from smtpproxy.web.app import create_app
+from smtpproxy.web.app import Monitoring, create_app
 from smtpproxy.web.health import Health, Readiness
 from smtpproxy.web.look import looks
 from smtpproxy.web.server import serve_web
@@ -150,16 +150,13 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 
     stop = asyncio.Event()
     token = TokenSettings("crm", sha256(b"crm").hexdigest(), frozenset({"changes", "check"}))
-    app = create_app(
-        stats,
-        health,
-        ready,
-        collector=SnapshotCollector(settings(), version="0", started_at=1.0),
-        api=api_over(site.store, replace(settings(), tokens=(token,)), stop=stop),
-        unsubscribe=Unsubscribe(
-            LinkReader(tmp_path), lambda: site.store, {}, looks(settings()), now=lambda: T0
-        ),
+    collector = SnapshotCollector(settings(), version="0", started_at=1.0)
+    api = api_over(site.store, replace(settings(), tokens=(token,)), stop=stop)
+    unsubscribe = Unsubscribe(
+        LinkReader(tmp_path), lambda: site.store, {}, looks(settings()), now=lambda: T0
     )
+    parts = (Monitoring(stats, health, ready, collector), api, unsubscribe)
+    app = create_app(*(part.routes for part in parts))
     sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
     site.port = sock.getsockname()[1]
     serving = asyncio.create_task(

@@ -22,7 +22,7 @@ from smtpproxy.sinks.snapshots import Snapshot
 from smtpproxy.store import open_answers, open_breaker, open_store
 from smtpproxy.store.sql.store import Store
 from smtpproxy.web.api import Api
-from smtpproxy.web.app import create_app
+from smtpproxy.web.app import Monitoring, create_app
 from smtpproxy.web.health import Health, Readiness
 from smtpproxy.web.server import serve_web
 from tests.kit.store import TrialStore
@@ -123,7 +123,10 @@ def _app(store: Store, settings: Settings, api: Api) -> Starlette:
         return Readiness("ok", "ok", "ok")
 
     collector = SnapshotCollector(settings, version="0", started_at=1.0)
-    return create_app(stats, health, ready, collector=collector, backlog=store.backlog, api=api)
+    monitoring = Monitoring(
+        stats, health, ready, collector, backlog=store.backlog, counting=[api.snapshot]
+    )
+    return create_app(monitoring.routes, api.routes)
 
 
 @contextmanager

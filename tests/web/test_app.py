@@ -26,7 +26,7 @@ from smtpproxy.sinks.metrics import Metrics
 from smtpproxy.sinks.snapshots import Snapshot
 from smtpproxy.web import app as web_app
 from smtpproxy.web import server as web_server
-from smtpproxy.web.app import ANSWER_TIMEOUT, COUNTS_WITHIN, create_app
+from smtpproxy.web.app import ANSWER_TIMEOUT, COUNTS_WITHIN, Monitoring, create_app
 from smtpproxy.web.health import Health, Readiness
 from smtpproxy.web.server import serve_web
 from tests.kit.parts import needs
@@ -103,7 +103,7 @@ async def served(
     sock = socket.create_server(("127.0.0.1", 0))
     port = sock.getsockname()[1]
     stop = asyncio.Event()
-    app = create_app(
+    monitoring = Monitoring(
         relay.ask_stats,
         relay.ask_health,
         relay.ask_ready,
@@ -112,6 +112,7 @@ async def served(
         ),
         counts=relay.counts,
     )
+    app = create_app(monitoring.routes)
     serving = asyncio.create_task(serve_web(app, sock, stop))
 
     async def get(path: str, method: str = "GET", **headers: str) -> Answer:
@@ -393,12 +394,13 @@ def test_it_leaves_the_signals_to_its_process(relay: Relay) -> None:
 
 
 def health_app(relay: Relay) -> Starlette:
-    return create_app(
+    monitoring = Monitoring(
         relay.ask_stats,
         relay.ask_health,
         relay.ask_ready,
         collector=SnapshotCollector(settings(), version="0.1.0", started_at=1.0),
     )
+    return create_app(monitoring.routes)
 
 
 async def test_a_unix_socket_does_as_well(relay: Relay, tmp_path: Path) -> None:

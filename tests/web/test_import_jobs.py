@@ -60,10 +60,10 @@ def test_a_file_for_which_there_is_no_room(desk: Desk, monkeypatch: pytest.Monke
 def test_a_disk_that_fails_is_told_without_its_names(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path) -> None:
+    def full(path: Path, *_: str, **__: object) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(uploads, "_create", full)
+    monkeypatch.setattr(uploads, "open", full, raising=False)
     error = refused(desk)
     assert (error.problem.status, error.error) == (507, "disk_full")
     assert "No space left" in error.problem.detail

@@ -77,13 +77,14 @@ class Api:
             token.name: Access(token.name, token.brands, settings) for token in settings.tokens
         }
         self._imports = Imports(settings, store, now)
+        given = (settings, store, writer, now)
         parts = (
             Propagation(store, stop or asyncio.Event()),
-            Suppressions(settings, store, writer, now),
-            Consents(settings, writer, now),
-            Contacts(settings, store, writer, now),
+            Suppressions(*given),
+            Consents(*given),
+            Contacts(*given),
             Verdicts(settings, store, now),
-            Streams(settings, streams, writer, now),
+            Streams(*given, streams),
             self._imports,
             *(() if by_mail is None else (ByMail(by_mail),)),
         )

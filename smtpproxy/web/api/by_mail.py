@@ -16,7 +16,7 @@ from smtpproxy.web.api.operation import (
     MOST_ADDRESSES,
     Call,
     about,
-    canonical_or_none,
+    canonical_names,
     operation,
     refusing,
 )
@@ -154,14 +154,12 @@ class ByMail:
         Each message has to carry its own recipient's link. Nothing of the request is kept. A link
         does not mean that the person may be asked: the relay decides that when the message comes.
         """
-        if len(asked.addresses) > MOST_ADDRESSES:
-            raise Refused("too_large", f"at most {MOST_ADDRESSES} addresses in a request")
+        names = canonical_names(asked.addresses)
         own = [one.name for one in call.access.settings.streams.values() if one.permission]
         if asked.stream not in own:
             known = ", ".join(own)
             text = f"{asked.stream[:80]!r} is not a stream of class permission; known: {known}"
             raise Refused("stream_wrong", text)
-        names = {address: canonical_or_none(address) for address in asked.addresses}
         wanted = [name for name in names.values() if name is not None]
         with refusing("stream_wrong"):
             made = self.by_mail.permission_links(asked.stream, wanted, asked.language)

@@ -1,8 +1,6 @@
 """API operations that record consent and its withdrawal, as `smtpproxy consent` does."""
 
 import ipaddress
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
 
@@ -13,15 +11,14 @@ from smtpproxy.access import Access
 from smtpproxy.policy.model import ConsentAct, Evidence, Source
 from smtpproxy.policy.rulebook import DOUBLE_OPT_IN
 from smtpproxy.recorded_consent import NotConfirmable
-from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.contact_record import Hash, Word
 from smtpproxy.store.exchange.plausible import SKEW, by_now
 from smtpproxy.store.exchange.times import read_time
-from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import few
 from smtpproxy.web.api.operation import (
     Call,
     Mailbox,
+    Operations,
     When,
     about,
     canonical_address,
@@ -91,13 +88,8 @@ class Withdrawal(Struct, frozen=True, forbid_unknown_fields=True):
     withdrawn_at: Annotated[When | None, about("Default: now.")] = None
 
 
-@dataclass(frozen=True, slots=True)
-class Consents:
+class Consents(Operations):
     """The operations on consent."""
-
-    settings: Settings
-    writer: Callable[[], Store]
-    now: Callable[[], datetime]
 
     @operation(
         "record",

@@ -2,8 +2,6 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -12,15 +10,14 @@ from msgspec.structs import replace
 
 from smtpproxy import erasure
 from smtpproxy.policy.model import Contact
-from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.contact_line import written_contact
 from smtpproxy.store.exchange.contact_record import ContactRecord, read_contact
 from smtpproxy.store.exchange.plausible import ContactCheck
 from smtpproxy.store.records import BatchResult, ContactUpdate
-from smtpproxy.store.sql.store import Store
 from smtpproxy.web.api.operation import (
     Call,
     Mailbox,
+    Operations,
     Versioned,
     about,
     header_once,
@@ -90,14 +87,8 @@ class Erased(Struct, frozen=True):
     ] = UNSET
 
 
-@dataclass(frozen=True, slots=True)
-class Contacts:
+class Contacts(Operations):
     """The operations on contacts."""
-
-    settings: Settings
-    store: Store
-    writer: Callable[[], Store]
-    now: Callable[[], datetime]
 
     @operation(
         "contacts",

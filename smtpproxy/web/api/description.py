@@ -18,25 +18,20 @@ EVERYWHERE = (
 )
 """The problems of every operation."""
 
-_RETRY: Json = {
-    "Retry-After": {
-        "description": "Seconds to wait before the next try.",
-        "schema": {"type": "integer", "minimum": 1},
-    }
-}
+
+def _header(name: str, description: str, **schema: object) -> Json:
+    return {name: {"description": description, "schema": schema or {"type": "string"}}}
+
+
+_RETRY = _header("Retry-After", "Seconds to wait before the next try.", type="integer", minimum=1)
 _RATE: Json = {
-    "RateLimit-Policy": {
-        "description": "`q`: requests allowed to the token in `w` seconds.",
-        "schema": {"type": "string"},
-    },
-    "RateLimit": {
-        "description": "`r`: requests allowed at once now; `t`: if none, seconds until one is.",
-        "schema": {"type": "string"},
-    },
+    **_header("RateLimit-Policy", "`q`: requests allowed to the token in `w` seconds."),
+    **_header(
+        "RateLimit",
+        "`r`: requests allowed at once now; `t`: if none, seconds until one is.",
+    ),
 }
-_CHALLENGE: Json = {
-    "WWW-Authenticate": {"description": "Bearer (RFC 6750).", "schema": {"type": "string"}}
-}
+_CHALLENGE = _header("WWW-Authenticate", "Bearer (RFC 6750).")
 _HEADERS: dict[int, Json] = {
     401: _CHALLENGE,
     403: _CHALLENGE,
@@ -44,10 +39,8 @@ _HEADERS: dict[int, Json] = {
     429: {**_RETRY, **_RATE},
     503: _RETRY,
 }
-_ETAG: Json = {"ETag": {"description": "The version of the answer.", "schema": {"type": "string"}}}
-_LOCATION: Json = {
-    "Location": {"description": "Where to ask for its progress.", "schema": {"type": "string"}}
-}
+_ETAG = _header("ETag", "The version of the answer.")
+_LOCATION = _header("Location", "Where to ask for its progress.")
 _FILE: Json = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _CONDITIONS = {
     "If-Match": "An ETag: change it only if this is still its version, otherwise 412.",

@@ -97,7 +97,7 @@ class Imports:
         self._receiving.add(id)
         try:
             folder = await asyncio.to_thread(self._jobs.receive, id)
-            _, digest = await receive_file(call.request, folder / UPLOAD)
+            digest = await receive_file(call.request, folder / UPLOAD)
         except BaseException as error:
             self.discard(id)
             if isinstance(error, OSError):

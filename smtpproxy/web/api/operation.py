@@ -4,6 +4,8 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
@@ -14,9 +16,11 @@ from starlette.requests import Request
 from smtpproxy.access import Access
 from smtpproxy.mail.address import AddressError, recipient
 from smtpproxy.mail.mailboxes import entered, recorded
+from smtpproxy.settings import Settings
 from smtpproxy.settings.mail import Right
 from smtpproxy.store.exchange import lines
 from smtpproxy.store.exchange.lines import check_escapes
+from smtpproxy.store.sql.store import Store
 from smtpproxy.web.api.problems import Refused
 
 MOST_ADDRESSES = 1_000  # in a request
@@ -90,6 +94,16 @@ class Call(Struct, frozen=True):
     access: Access
     body: bytes = b""
     received: str = ""  # id of the received file
+
+
+@dataclass(frozen=True)
+class Operations:
+    """What operations of one subject work with. `writer` returns the store to write to."""
+
+    settings: Settings
+    store: Store
+    writer: Callable[[], Store]
+    now: Callable[[], datetime]
 
 
 class Versioned(Struct, frozen=True):
@@ -261,11 +275,18 @@ def _number(name: str, text: str, schema: Mapping[str, int]) -> int:
     return number
 
 
-def canonical_or_none(address: str) -> str | None:
-    try:
-        return recipient(entered(address))
-    except AddressError:
-        return None
+def canonical_names(addresses: Sequence[str]) -> dict[str, str | None]:
+    """Return the canonical form of each, None for what is no address. Raises Refused if there are
+    too many."""
+    if len(addresses) > MOST_ADDRESSES:
+        raise Refused("too_large", f"at most {MOST_ADDRESSES} addresses in a request")
+    names: dict[str, str | None] = {}
+    for address in addresses:
+        try:
+            names[address] = recipient(entered(address))
+        except AddressError:
+            names[address] = None
+    return names
 
 
 def canonical_address(address: str) -> str:

@@ -21,7 +21,7 @@ from smtpproxy.web.api.operation import (
     Scope,
     Time,
     about,
-    canonical_or_none,
+    canonical_names,
     operation,
 )
 from smtpproxy.web.api.problems import Refused, RefusedChanges
@@ -181,24 +181,17 @@ class Propagation:
 
         Nothing of the request is kept.
         """
-        if len(asked.addresses) > MOST_ADDRESSES:
-            raise Refused("too_large", f"at most {MOST_ADDRESSES} addresses in a request")
+        names = canonical_names(asked.addresses)
         counts = _counting(asked.scope, asked.brand, call.access.known_brands)
         if asked.brand is not None:
             call.access.check_brands([asked.brand])
-        names = [canonical_or_none(address) for address in asked.addresses]
-        known = dict.fromkeys(name for name in names if name is not None)
+        known = dict.fromkeys(name for name in names.values() if name is not None)
         facts = await self._store.facts(Lookups(tuple(known), contacts=False))
 
         def bears(scope: str) -> bool:
             return counts(scope) and call.access.sees_scope(scope)
 
-        return Results(
-            tuple(
-                _result(address, name, facts, bears)
-                for address, name in zip(asked.addresses, names, strict=True)
-            )
-        )
+        return Results(tuple(_result(each, names[each], facts, bears) for each in asked.addresses))
 
     async def _wait(self, request: Request, since: int, seconds: int) -> None:
         """Return when there is a change, the time is up, or the client has gone."""

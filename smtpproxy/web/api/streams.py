@@ -3,20 +3,17 @@
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Struct
 
 from smtpproxy.access import Access
-from smtpproxy.settings import Settings
 from smtpproxy.store import open_stream_counts
 from smtpproxy.store.breaker import StreamStatus, status_object, subject_of
 from smtpproxy.store.exchange.times import read_time
-from smtpproxy.store.sql.store import Store
 from smtpproxy.store.streams import PERSON, StreamEvent
-from smtpproxy.web.api.operation import Call, Time, When, about, operation, refusing
+from smtpproxy.web.api.operation import Call, Operations, Time, When, about, operation, refusing
 from smtpproxy.web.api.problems import Refused
 
 
@@ -95,14 +92,11 @@ class Resumed(Struct, frozen=True):
     campaigns: Annotated[int, about("New campaigns that no longer have to wait.")]
 
 
-@dataclass(frozen=True, slots=True)
-class Streams:
-    """The operations on streams."""
+@dataclass(frozen=True)
+class Streams(Operations):
+    """The operations on streams; `status` returns their states."""
 
-    settings: Settings
     status: Callable[[], Awaitable[Sequence[StreamStatus]]]
-    writer: Callable[[], Store]
-    now: Callable[[], datetime]
 
     @operation(
         "streams",

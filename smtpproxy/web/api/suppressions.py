@@ -1,7 +1,6 @@
 """API operations that add, list, show and lift suppressions, as `smtpproxy suppress` does."""
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Collection
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -11,7 +10,6 @@ from msgspec.structs import replace
 from smtpproxy.access import Access
 from smtpproxy.mail.mailboxes import entered_name, recorded
 from smtpproxy.policy.model import Origin
-from smtpproxy.settings import Settings
 from smtpproxy.store.exchange.plausible import FREE_TEXT, by_now
 from smtpproxy.store.exchange.suppression_record import (
     LIFT_MOTIVES,
@@ -22,8 +20,16 @@ from smtpproxy.store.exchange.suppression_record import (
 )
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.records import SuppressionEntry
-from smtpproxy.store.sql.store import Store
-from smtpproxy.web.api.operation import Call, Scope, Time, When, about, operation, refusing
+from smtpproxy.web.api.operation import (
+    Call,
+    Operations,
+    Scope,
+    Time,
+    When,
+    about,
+    operation,
+    refusing,
+)
 from smtpproxy.web.api.problems import Refused
 from smtpproxy.web.api.propagation import AddressSuppression, bearing_suppression
 
@@ -145,14 +151,8 @@ class Lifted(Struct, frozen=True):
     left: tuple[AddressSuppression, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Suppressions:
+class Suppressions(Operations):
     """The operations on suppressions."""
-
-    settings: Settings
-    store: Store
-    writer: Callable[[], Store]
-    now: Callable[[], datetime]
 
     @operation(
         "suppress",

@@ -5,7 +5,6 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 from starlette.requests import Request
 
@@ -23,8 +22,8 @@ EXTEND_TIME = "smtpproxy.patience"
 """The ASGI scope extension that extends the server's time limit for a body."""
 
 
-async def receive_file(request: Request, path: Path) -> tuple[int, str]:
-    """Write the body of a request to a new file; return its size in octets and its SHA-256.
+async def receive_file(request: Request, path: Path) -> str:
+    """Write the body of a request to a new file; return its SHA-256.
 
     The time limit starts again with every MiB received.
 
@@ -33,7 +32,9 @@ async def receive_file(request: Request, path: Path) -> tuple[int, str]:
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length[:20]) > LARGEST_FILE:
         raise _too_large()
-    extend_time: Callable[[], None] = request.scope.get("extensions", {}).get(EXTEND_TIME, _nothing)
+    extend_time: Callable[[], None] = request.scope.get("extensions", {}).get(
+        EXTEND_TIME, lambda: None
+    )
     digest, size, pending = hashlib.sha256(), 0, bytearray()
 
     def write() -> None:
@@ -44,7 +45,7 @@ async def receive_file(request: Request, path: Path) -> tuple[int, str]:
         file.write(pending)
         pending.clear()
 
-    with await asyncio.to_thread(_create, path) as file:
+    with await asyncio.to_thread(open, path, "xb", opener=private) as file:
         async for chunk in request.stream():
             pending += chunk
             size += len(chunk)
@@ -56,16 +57,8 @@ async def receive_file(request: Request, path: Path) -> tuple[int, str]:
         await asyncio.to_thread(write)
         file.flush()
         await asyncio.to_thread(os.fsync, file.fileno())
-    return size, digest.hexdigest()
-
-
-def _create(path: Path) -> BinaryIO:
-    return open(path, "xb", opener=private)
+    return digest.hexdigest()
 
 
 def _too_large() -> Refused:
     return Refused("too_large", f"a file has at most {LARGEST_FILE} octets")
-
-
-def _nothing() -> None:
-    pass

@@ -30,7 +30,7 @@ from smtpproxy.web.api.operation import (
     Time,
     When,
     about,
-    canonical_or_none,
+    canonical_names,
     operation,
     recorded_address,
     refusing,
@@ -190,8 +190,7 @@ class Verdicts:
         By the same rules and facts. Nothing of the request is kept, and no message is counted.
         Rules about the message itself apply only when it comes.
         """
-        if len(asked.addresses) > MOST_ADDRESSES:
-            raise Refused("too_large", f"at most {MOST_ADDRESSES} addresses in a request")
+        names_of = canonical_names(asked.addresses)
         streams = self._settings.streams
         known = sorted(s.name for s in streams.values() if call.access.sees_brand(s.brand))
         if asked.stream not in known:
@@ -200,7 +199,6 @@ class Verdicts:
                 "stream_wrong", f"there is no stream {asked.stream[:80]!r}; known are {names}"
             )
         stream = streams[asked.stream]
-        names_of = {address: canonical_or_none(address) for address in asked.addresses}
         wanted = list(dict.fromkeys(name for name in names_of.values() if name is not None))
         request = ScrubRequest(stream, self._settings.rulebooks[stream.rulebook], self._now())
         lines = await judge_addresses(self._store, request, wanted, _hidden_from(call.access))
