@@ -298,6 +298,12 @@ def as_meant(document: Mapping[str, Any], record: type) -> dict[str, Any]:
     return meant
 
 
+def table(document: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    """Return `[section]`; an empty table if there is none, or something else is called so."""
+    found = document.get(section)
+    return found if isinstance(found, dict) else {}
+
+
 def tables(document: Mapping[str, Any], section: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the entries of `[[section]]` that are tables, with their indexes."""
     entries = document.get(section)
@@ -332,7 +338,7 @@ def key_paths(document: Mapping[str, Any], locations: Iterable[Location]) -> lis
                 continue
             at = location[:depth]
             if at not in names:
-                names[at] = _names(_at(document, at))
+                names[at] = _names(value_at(document, at))
             name = names[at][step] if names[at] else None
             path += f"[{step}]" if name is None else f' "{name}"'
         paths.append(path)
@@ -374,7 +380,7 @@ def _position(document: Mapping[str, Any], location: Location) -> tuple[int, ...
     return tuple(position)
 
 
-def _at(value: object, location: Location) -> object:
+def value_at(value: object, location: Location) -> object:
     for step in location:
         value = _child(value, step)
     return value

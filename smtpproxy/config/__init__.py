@@ -13,6 +13,7 @@ from smtpproxy import toml
 from smtpproxy.config.brands import brand_of, completed, from_domains
 from smtpproxy.config.checks import cross_check
 from smtpproxy.config.confirmations import permission_checks, with_confirmations
+from smtpproxy.events import picked
 from smtpproxy.policy.model import (
     BUILT_IN_BRAND,
     DEFAULT_STREAM,
@@ -33,7 +34,7 @@ from smtpproxy.settings import (
     WebhookSettings,
 )
 from smtpproxy.settings.mail import DATABASE
-from smtpproxy.toml_tables import Fault, Location, as_meant, read_table, report, tables
+from smtpproxy.toml_tables import Fault, Location, as_meant, read_table, report, table, tables
 
 _REPLACED: Mapping[Location, str] = {
     ("listener", "trusted"): "is now three keys: proxy_trusted (hosts that may send a PROXY"
@@ -109,8 +110,7 @@ def _rulebooks(document: Mapping[str, Any]) -> tuple[dict[str, Rulebook], list[F
 
 
 def _rulebook_references(document: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
-    policy, default = document.get("policy"), PolicySettings().rulebook
-    reference = policy.get("rulebook", default) if isinstance(policy, dict) else default
+    reference = table(document, "policy").get("rulebook", PolicySettings().rulebook)
     if isinstance(reference, str):
         yield ("policy", "rulebook"), reference
     for index, stream in tables(document, "stream"):
@@ -196,6 +196,14 @@ def _webhook(webhook: WebhookSettings, strictest: float) -> WebhookSettings:
     return webhook if webhook.deadline else replace(webhook, deadline=strictest)
 
 
+_SAME = (
+    *("name", "purpose", "nature", "products", "topics", "paused", "alignment", "verp"),
+    *("max_recipients", "first_contact_notice", "frequency_cap", "max_snapshot_age"),
+    *("existing_unsubscribe", "unsubscribe_mailto", "undeclared_bulk", "bulk_window"),
+)
+"""What a stream has as it is configured."""
+
+
 def _stream(
     stream: StreamSettings,
     policy: PolicySettings,
@@ -210,43 +218,28 @@ def _stream(
     brand = brand_of(stream, brands)
     own_domains, foreign_domains = from_domains(stream.from_domains, brand, brands)
     return Stream(
-        name=stream.name,
+        **picked(stream, *_SAME),
         brand=brand,
         many_brands=len(brands) > 1,
         all_brands=frozenset(brands) - {BUILT_IN_BRAND},
         stream_class=StreamClass.MARKETING if marketing else StreamClass.TRANSACTIONAL,
         permission=stream.stream_class == "permission",
-        purpose=stream.purpose,
-        nature=stream.nature,
-        products=stream.products,
-        topics=stream.topics,
         from_domains=own_domains,
         foreign_domains=foreign_domains,
         one_click_required=stream.one_click == "required",
         rulebook=rulebook.name,
         mode=stream.mode or policy.mode,
-        paused=stream.paused,
-        max_recipients=stream.max_recipients,
-        first_contact_notice=stream.first_contact_notice,
-        frequency_cap=stream.frequency_cap,
         marketing_cap=policy.frequency_cap,
         refuse_at_data=stream.refuse_at == "data",
-        max_snapshot_age=stream.max_snapshot_age,
         trial=trials.trial(stream.campaign_trial) if marketing else None,
         unsubscribe_scope=_unsubscribe_scope(stream, brand) if adds else None,
-        existing_unsubscribe=stream.existing_unsubscribe,
-        unsubscribe_mailto=stream.unsubscribe_mailto,
         list_id=(stream.list_id or f"{stream.name}.{hostname}") if adds else None,
         check_dkim=stream.check_dkim and marketing,
-        alignment=stream.alignment,
         body_optout=stream.body_optout and marketing,
         imprint=imprint if marketing else (),
         source_statement=stream.source_statement if marketing else (),
         honest_subject=stream.honest_subject and marketing,
-        undeclared_bulk=stream.undeclared_bulk,
         bulk_recipients=None if marketing else _bulk_recipients(stream),
-        bulk_window=stream.bulk_window,
-        verp=stream.verp,
         tracking_pixels=_tracking_pixels(stream, policy),
     )
 

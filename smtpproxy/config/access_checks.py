@@ -12,15 +12,14 @@ from smtpproxy.settings.places import address as read_address
 from smtpproxy.settings.places import is_loopback
 from smtpproxy.settings.places import network as read_network
 from smtpproxy.toml import shown
-from smtpproxy.toml_tables import Fault, keys_of, tables
+from smtpproxy.toml_tables import Fault, keys_of, table, tables
 
 Document = Mapping[str, Any]
 
 
 def access_checks(document: Document) -> Iterator[Fault]:
     """Yield the faults in the keys for access."""
-    auth = document.get("auth")
-    users = isinstance(auth, dict) and "users" in auth
+    users = "users" in table(document, "auth")
     certificates = any("certificate" in table for _, table in tables(document, "credential"))
     for index, listener in tables(document, "listener"):
         for key, text in (*_tls(listener), *_auth(listener, users, certificates)):
@@ -28,8 +27,8 @@ def access_checks(document: Document) -> Iterator[Fault]:
     yield from _protocols(document)
     yield from _trust(document)
     yield from _credentials(document)
-    upstream = document.get("upstream")
-    if isinstance(upstream, dict) and upstream.get("tls", "none") == "none":
+    upstream = table(document, "upstream")
+    if upstream.get("tls", "none") == "none":
         for key in ("ca_file", "tls_name"):
             if key in upstream:
                 yield Fault(
@@ -161,8 +160,7 @@ def _trust(document: Document) -> Iterator[Fault]:
     for index, listener in tables(document, "listener"):
         for location, text in _of_listener(listener, users):
             yield Fault(("listener", index, *location), text)
-    web = document.get("web")
-    if isinstance(web, dict) and _is_everybody(_networks(web, "trusted")):
+    if _is_everybody(_networks(table(document, "web"), "trusted")):
         yield Fault(("web", "trusted"), _EVERY_HOST)
 
 

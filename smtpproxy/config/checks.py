@@ -22,20 +22,24 @@ from smtpproxy.settings import Address, StreamSettings, TcpAddress, UnixAddress
 from smtpproxy.settings.places import address as read_address
 from smtpproxy.terminal import few
 from smtpproxy.toml import shown
-from smtpproxy.toml_tables import Fault, Location, key_path, keys_of, tables
+from smtpproxy.toml_tables import Fault, Location, key_path, keys_of, table, tables, value_at
 
 Document = Mapping[str, Any]
 
-_NAMED = (
-    ("listener", "name"),
-    ("stream", "name"),
-    ("brand", "name"),
-    ("sender", "address"),
-    ("token", "name"),
-    ("token", "sha256"),
-    ("webhook", "name"),
-    ("partner", "name"),
-)
+_TAKEN = "{name} is taken by {place}: choose another"
+_NAMED = {
+    ("listener", "name"): _TAKEN,
+    ("stream", "name"): _TAKEN,
+    ("brand", "name"): _TAKEN,
+    ("sender", "address"): "{name} is in {place} too: write a single rule",
+    ("token", "name"): _TAKEN,
+    ("token", "sha256"): _TAKEN,
+    ("webhook", "name"): _TAKEN,
+    ("partner", "name"): _TAKEN,
+    ("dkim", "domain", "selector"): "{name} is the selector of {place} too: each key has its own,"
+    " keys of RSA and Ed25519 as well (RFC 8463 section 3)",
+}
+"""Tables, the keys that identify an entry, and what to say of a second one."""
 
 
 def cross_check(document: Document) -> Iterator[Fault]:
@@ -47,31 +51,27 @@ def cross_check(document: Document) -> Iterator[Fault]:
         yield from _stream_choice(document, section)
     yield from _number_of_listeners(document)
     yield from _addresses(document)
-    yield from _replica(document)
+    yield from _standby(document)
     yield from access_checks(document)
-    yield from _dkim(document)
     yield from _content(document)
     yield from _unsubscribe(document)
     yield from _tracking(document)
-    yield from _synchronous(document)
     yield from _verp(document)
     yield from confirmation_checks(document)
 
 
 def _unique_names(document: Document) -> Iterator[Fault]:
-    for section, key in _NAMED:
-        seen: dict[str, int] = {}
-        for index, table in tables(document, section):
-            name = table.get(key)
-            if not isinstance(name, str):
+    for (section, *keys), text in _NAMED.items():
+        seen: dict[tuple[str, ...], int] = {}
+        for index, entry in tables(document, section):
+            names = [entry.get(key) for key in keys]
+            if not all(isinstance(name, str) for name in names):
                 continue
-            same = name.lower()
-            if same in seen:
-                text = f"{shown(name)} is taken by {section}[{seen[same]}]: choose another"
-                if section == "sender":
-                    text = f"{shown(name)} is in sender[{seen[same]}] too: write a single rule"
-                yield Fault((section, index, key), text)
-            seen.setdefault(same, index)
+            first = seen.setdefault(tuple(str(name).lower() for name in names), index)
+            if first != index:
+                place = f"{section}[{first}]"
+                said = text.format(name=shown(names[-1]), place=place)
+                yield Fault((section, index, keys[-1]), said)
 
 
 _BUILT_IN = {
@@ -110,8 +110,8 @@ def _stream_choice(document: Document, section: str) -> Iterator[Fault]:
     defined += [s["name"] for _, s in tables(document, "stream") if isinstance(s.get("name"), str)]
     known = frozenset(defined)
     undefined: dict[str, str] = {}  # thousands of rules may name the same
-    for index, table in tables(document, section):
-        named = table.get("streams", [])
+    for index, entry in tables(document, section):
+        named = entry.get("streams", [])
         if not isinstance(named, list):
             continue
         for at, stream in enumerate(named):
@@ -121,7 +121,7 @@ def _stream_choice(document: Document, section: str) -> Iterator[Fault]:
                 yield Fault((section, index, "streams", at), text)
             elif stream in named[:at]:
                 yield Fault((section, index, "streams", at), f'"{stream}" is listed twice')
-        chosen = table.get("default_stream")
+        chosen = entry.get("default_stream")
         if isinstance(chosen, str) and chosen not in named:
             names = few(dict.fromkeys(map(shown, named)), shown(chosen))
             right = f"one of {names}" if names else "leave it out, or set streams"
@@ -141,29 +141,21 @@ def _undefined(stream: str, defined: list[str]) -> str:
     return f"no stream {shown(stream)} is defined{hint}"
 
 
-def _replica(document: Document) -> Iterator[Fault]:
-    store = document.get("store")
-    if not isinstance(store, dict):
-        return
+def _standby(document: Document) -> Iterator[Fault]:
+    store = table(document, "store")
     url, replica = store.get("url"), store.get("replica_url")
-    if replica is None:
-        if "max_replica_lag" in store:
-            yield Fault(
-                ("store", "max_replica_lag"),
-                "there is no replica_url whose lag it could limit: add one, or leave it out",
-            )
-        return
-    if not isinstance(url, str) or not url.startswith("postgresql://"):
-        yield Fault(
-            ("store", "replica_url"),
-            "a store in SQLite has no standby: let url name the primary of PostgreSQL, or leave"
-            " it out",
-        )
-    elif replica == url:
-        yield Fault(
-            ("store", "replica_url"),
-            "is store.url itself: name the standby, or leave it out",
-        )
+    none = "a store in SQLite has no standby: let url name {} of PostgreSQL, or leave it out"
+    is_file = not str(url).startswith("postgresql://")
+    if store.get("require_synchronous") is True and is_file:
+        yield Fault(("store", "require_synchronous"), none.format("a database"))
+    if replica is None and "max_replica_lag" in store:
+        text = "there is no replica_url whose lag it could limit: add one, or leave it out"
+        yield Fault(("store", "max_replica_lag"), text)
+    elif replica is not None and is_file:
+        yield Fault(("store", "replica_url"), none.format("the primary"))
+    elif replica is not None and replica == url:
+        text = "is store.url itself: name the standby, or leave it out"
+        yield Fault(("store", "replica_url"), text)
 
 
 _MOST_LISTENERS = 240
@@ -205,13 +197,8 @@ def _addresses(document: Document) -> Iterator[Fault]:
 
 
 def _address(document: Document, place: Location) -> Address | None:
-    found: Any = document
-    for step in place:
-        if isinstance(step, str) and not isinstance(found, dict):
-            return None
-        found = found.get(step) if isinstance(step, str) else found[step]
     try:
-        return read_address(found)
+        return read_address(value_at(document, place))
     except ValueError:
         return None  # a separate fault
 
@@ -239,23 +226,6 @@ def _host(address: TcpAddress) -> ipaddress.IPv4Address | ipaddress.IPv6Address 
         return ipaddress.ip_address(host)
     except ValueError:
         return host
-
-
-def _dkim(document: Document) -> Iterator[Fault]:
-    """Yield selectors that two keys share."""
-    seen: dict[tuple[str, str], int] = {}
-    for index, table in tables(document, "dkim"):
-        domain, name = table.get("domain"), table.get("selector")
-        if not isinstance(domain, str) or not isinstance(name, str):
-            continue
-        same = domain.lower(), name.lower()
-        if same in seen:
-            text = (
-                f"{shown(name)} is the selector of dkim[{seen[same]}] too: each key has its own,"
-                " keys of RSA and Ed25519 as well (RFC 8463 section 3)"
-            )
-            yield Fault(("dkim", index, "selector"), text)
-        seen.setdefault(same, index)
 
 
 _ON_MARKETING = ("campaign_trial", "body_optout", "imprint", "source_statement", "honest_subject")
@@ -311,8 +281,7 @@ _OF_ADDING = ("existing_unsubscribe", "unsubscribe_scope", "unsubscribe_mailto",
 
 def _unsubscribe(document: Document) -> Iterator[Fault]:
     """Yield the faults of streams whose unsubscribe headers the relay is to add."""
-    web = document.get("web")
-    public = isinstance(web, dict) and "public_url" in web
+    public = "public_url" in table(document, "web")
     adding = set()
     for index, stream in tables(document, "stream"):
         if stream.get("unsubscribe") != "add":
@@ -353,8 +322,7 @@ def _left_to_the_mta(
 
 def _tracking(document: Document) -> Iterator[Fault]:
     """Yield the listeners whose MTA keeps messages that a stream has to change."""
-    policy = document.get("policy")
-    common = policy.get("tracking_pixels") if isinstance(policy, dict) else None
+    common = table(document, "policy").get("tracking_pixels")
     stripped = {
         stream.get("name")
         for _, stream in tables(document, "stream")
@@ -364,18 +332,6 @@ def _tracking(document: Document) -> Iterator[Fault]:
     yield from _left_to_the_mta(
         document, stripped, 'tracking_pixels = "strip"', "change a message's text"
     )
-
-
-def _synchronous(document: Document) -> Iterator[Fault]:
-    store = document.get("store")
-    if not isinstance(store, dict) or store.get("require_synchronous") is not True:
-        return
-    if not str(store.get("url")).startswith("postgresql://"):
-        yield Fault(
-            ("store", "require_synchronous"),
-            "a store in SQLite has no standby: let url name a database of PostgreSQL, or leave"
-            " it out",
-        )
 
 
 def _without_adding(index: int, stream: Mapping[str, Any]) -> Iterator[Fault]:

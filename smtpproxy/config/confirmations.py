@@ -10,7 +10,7 @@ from smtpproxy.policy.model import CONFIRMATION_STREAM, PERSONAL_STREAM
 from smtpproxy.policy.rulebook import Rulebook
 from smtpproxy.settings import ListenerSettings, PolicySettings, Settings, UnixAddress
 from smtpproxy.toml import shown
-from smtpproxy.toml_tables import Fault, tables
+from smtpproxy.toml_tables import Fault, table, tables
 
 LISTENER = CONFIRMATION_STREAM.name
 """The name of the listener, which is that of the stream."""
@@ -20,8 +20,7 @@ def confirmation_checks(document: Mapping[str, Any]) -> Iterator[Fault]:
     """Yield what confirmations lack, and names that are reserved for them."""
     if "confirmation" not in document:
         return
-    web = document.get("web")
-    if not (isinstance(web, dict) and "public_url" in web):
+    if "public_url" not in table(document, "web"):
         yield Fault(
             ("confirmation",),
             "needs the address of the links: set web.public_url, for example"
@@ -47,8 +46,7 @@ def confirmation_checks(document: Mapping[str, Any]) -> Iterator[Fault]:
 
 def _senders(document: Mapping[str, Any]) -> Iterator[Fault]:
     """Yield brands whose confirmations would not come from their own domains."""
-    confirmation = document.get("confirmation")
-    common = confirmation.get("sender") if isinstance(confirmation, dict) else None
+    common = table(document, "confirmation").get("sender")
     for index, brand in tables(document, "brand"):
         sender, domains = brand.get("help", common), brand.get("from_domains")
         if not (isinstance(sender, str) and isinstance(domains, list) and domains):
@@ -66,9 +64,7 @@ def permission_checks(
     document: Mapping[str, Any], books: Mapping[str, Rulebook]
 ) -> Iterator[Fault]:
     """Yield what permission streams lack; `books` are by their references in the file."""
-    policy = document.get("policy")
-    common = PolicySettings().rulebook
-    common = policy.get("rulebook", common) if isinstance(policy, dict) else common
+    common = table(document, "policy").get("rulebook", PolicySettings().rulebook)
     asking = set()
     for index, stream in tables(document, "stream"):
         if stream.get("class") != "permission":
