@@ -190,7 +190,7 @@ COMMANDS = {
     "init": ("init", "init", "Write a first configuration, and the files that go with it."),
     "serve": ("operation", "serve", "Run the relay until SIGTERM or SIGINT."),
     "status": ("status", "status", "Show the state of the running relay."),
-    "reload": ("reload", "reload", "Have the running relay reload its configuration."),
+    "reload": ("status", "reload", "Have the running relay reload its configuration."),
     "demo": ("operation", "demo", "Show the relay at work on invented people."),
     "check": ("operation", "check", "Check the configuration, and whether the relay can start."),
     "doctor": ("doctor", "doctor", "Check everything that mailbox providers check."),

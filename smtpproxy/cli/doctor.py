@@ -17,7 +17,7 @@ from smtpproxy.settings.places import domain as read_domain
 
 if TYPE_CHECKING:
     from smtpproxy.doctor.run import Report
-    from smtpproxy.doctor.upstream_connections import InUse
+    from smtpproxy.doctor.upstream import InUse
 
 _RELAY_WITHIN = 5.0  # seconds
 _STYLES = {
@@ -48,7 +48,7 @@ def doctor(
     mail and changes nothing. Exits with 1 when anything fails.
     """
     from smtpproxy.doctor.run import Doctor, from_domains
-    from smtpproxy.doctor.upstream_connections import InUse
+    from smtpproxy.doctor.upstream import InUse
     from smtpproxy.resolver import Resolver
 
     checks = only or tuple(Check)
@@ -72,7 +72,7 @@ def doctor(
 
 def _in_use(settings: Settings) -> "InUse":
     """Ask the relay, if it runs, what it uses of the upstream."""
-    from smtpproxy.doctor.upstream_connections import InUse
+    from smtpproxy.doctor.upstream import InUse
     from smtpproxy.process import control
 
     try:

@@ -1,4 +1,5 @@
-"""`smtpproxy status`: what the running relay says of itself, and what its files and store say."""
+"""`smtpproxy status` and `reload`: what the running relay says of itself, what its files and store
+say, and having it read its configuration again."""
 
 import asyncio
 import time
@@ -13,16 +14,16 @@ from typing import Any
 import click
 import httpx
 
-from smtpproxy.cli import fail, message_of
+from smtpproxy.cli import fail, failing, message_of
 from smtpproxy.cli.options import command, flag, settings_in
-from smtpproxy.cli.printer import print_json, print_text
+from smtpproxy.cli.printer import Result, print_json, print_text
 from smtpproxy.cli.status_text import MOST_WAITING, Rates, status_text
 from smtpproxy.cli.stores import using_store
 from smtpproxy.config import ConfigError, load
 from smtpproxy.disk import little_left
 from smtpproxy.doctor.machine import key_files
 from smtpproxy.policy.model import Reason
-from smtpproxy.process.control import NotRunning, Response, Status, ask
+from smtpproxy.process.control import RELOADS_WITHIN, NotRunning, Reload, Response, Status, ask
 from smtpproxy.purge_runs import newest_run
 from smtpproxy.settings import Settings, UnixAddress
 from smtpproxy.settings.mail import UNIT_STATE
@@ -298,3 +299,22 @@ def _rates(before: dict[str, Any], after: dict[str, Any], seconds: float) -> Rat
             rates[verdict] += max(more, 0)
             rates[f"{stream} {verdict}"] += max(more, 0)
     return {name: n / seconds for name, n in rates.items()}
+
+
+@command("reload")
+def reload(settings: Settings) -> Result:
+    """Have the running relay reload its configuration: all of it, or none if it is faulty.
+
+    Messages in progress finish under the old one. If the relay keeps the old one, prints the
+    faults and exits with 1. Only server.state_dir needs a restart.
+    """
+    with failing(NotRunning):
+        response, _ = ask(settings.server.state_dir, Reload(), RELOADS_WITHIN)
+    if response.faults:
+        return Result({"reloaded": False, "faults": response.faults}, response.faults, 1)
+    new = response.told
+    text = f"reloaded: {new['workers']} workers, mode {new['mode']}, configuration {new['hash']}"
+    if new["hash"] != settings.hash:
+        other = "the running relay has read its own file, which differs from this one"
+        return Result({"reloaded": True, "faults": [other], **new}, [text], error=other)
+    return Result({"reloaded": True, "faults": [], **new}, [text])

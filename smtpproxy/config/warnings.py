@@ -281,9 +281,7 @@ def _dkim(settings: Settings) -> Iterator[str]:
 
 def _signs_domain(settings: Settings, domain: str, stream: str) -> bool:
     return any(
-        (key.domain == domain or (key.subdomains and domain.endswith(f".{key.domain}")))
-        and (not key.streams or stream in key.streams)
-        for key in settings.dkim
+        key.signs(domain) and (not key.streams or stream in key.streams) for key in settings.dkim
     )
 
 

@@ -121,24 +121,16 @@ class PublishedKey(Struct, frozen=True):
         return f"{self.settings.selector}._domainkey.{self.settings.domain}"
 
 
-def signs(settings: DkimSettings, domain: str) -> bool:
-    """Return whether a key signs mail whose From is in `domain`."""
-    below = settings.subdomains and domain.endswith(f".{settings.domain}")
-    return settings.domain == domain or below
-
-
 async def published(lookup: Lookup, settings: DkimSettings) -> PublishedKey:
     """Read the key file, and ask the DNS for its public half."""
     try:
-        key, fault = read_key(settings.key), ""
+        found = PublishedKey(settings, read_key(settings.key))
     except KeyFault as error:
-        key, fault = None, str(error)
-    found = PublishedKey(settings, key, fault)
+        found = PublishedKey(settings, None, str(error))
     try:
-        texts = (await lookup(found.name, "TXT")).texts
+        return replace(found, texts=(await lookup(found.name, "TXT")).texts)
     except DnsFailure as error:
-        return PublishedKey(settings, key, fault, failure=str(error))
-    return PublishedKey(settings, key, fault, texts)
+        return replace(found, failure=str(error))
 
 
 async def checked_by_dkimpy(dkimpy: Dkimpy, found: PublishedKey, now: datetime) -> PublishedKey:
@@ -167,20 +159,14 @@ def _judge_key(found: PublishedKey) -> tuple[Status, str, str]:
     if key is None:
         return Status.FAIL, found.fault, "put the key back, or name another in [[dkim]]"
     if found.failure:
-        return (
-            Status.UNKNOWN,
-            f"no answer: {found.failure}",
-            "check the name servers, then ask again",
-        )
+        fix = "check the name servers, then ask again"
+        return Status.UNKNOWN, f"no answer: {found.failure}", fix
     publish = f'publish TXT "{key.record}" at {name}'
     if not found.texts:
         return Status.FAIL, f"{name} has no record, so signatures do not verify", publish
     if len(found.texts) > 1:
-        return (
-            Status.FAIL,
-            f"{name} has {len(found.texts)} records, where only one is allowed",
-            (f"leave one record at {name}"),
-        )
+        text = f"{name} has {len(found.texts)} records, where only one is allowed"
+        return Status.FAIL, text, f"leave one record at {name}"
     try:
         record = read_record(found.texts[0])
     except TagError as error:
@@ -217,9 +203,6 @@ def _comparable(record: KeyRecord) -> bytes:
     except (ValueError, UnsupportedAlgorithm):
         return record.public
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-_RECORD = "v=DMARC1; p=none; rua=mailto:dmarc@{domain}"
 
 
 def judge_dmarc(domain: str, found: Dmarc) -> Finding:
@@ -301,7 +284,7 @@ def _aligned(
 
 
 def _example(domain: str) -> str:
-    return _RECORD.format(domain=domain)
+    return f"v=DMARC1; p=none; rua=mailto:dmarc@{domain}"
 
 
 _dmarc = partial(Finding, Check.DMARC)

@@ -17,7 +17,6 @@ from smtpproxy.doctor.dmarc import (
     judge_dmarc,
     organisation_of,
     published,
-    signs,
 )
 from smtpproxy.doctor.finding import Check, Finding, Line, Lookup, Status, checklist
 from smtpproxy.doctor.hosts import mx, ptr, sending_addresses
@@ -33,8 +32,7 @@ from smtpproxy.doctor.machine import (
 from smtpproxy.doctor.spf import NAME_THEM, NO_ADDRESSES, spf
 from smtpproxy.doctor.spf_record import IpAddress
 from smtpproxy.doctor.unsubscribe import own_token, unsubscribe
-from smtpproxy.doctor.upstream import START_IT, upstream
-from smtpproxy.doctor.upstream_connections import InUse, upstream_connections
+from smtpproxy.doctor.upstream import START_IT, InUse, upstream, upstream_connections
 from smtpproxy.policy.model import StreamClass, TrackingPixels
 from smtpproxy.relay.dkimpy import Dkimpy
 from smtpproxy.resolver import DnsFailure
@@ -163,7 +161,7 @@ class Doctor:
 
     def _of_domain(self, domain: str, addresses: tuple[IpAddress, ...]) -> Job:
         async def job() -> Sequence[Finding]:
-            own = [each for each in self.settings.dkim if signs(each, domain)]
+            own = [each for each in self.settings.dkim if each.signs(domain)]
             sender, received = await asyncio.gather(
                 spf(self.lookup, domain, addresses), mx(self.lookup, domain)
             )

@@ -154,24 +154,17 @@ def expand(text: str, domain: str, query: SpfQuery) -> str:
 
 def _value(letter: str, domain: str, query: SpfQuery) -> str:
     local, _, sender_domain = query.sender.rpartition("@")
-    match letter:
-        case "s":
-            return query.sender
-        case "l":
-            return local or "postmaster"
-        case "o":
-            return sender_domain
-        case "d":
-            return domain
-        case "i":
-            return _dotted(query.ip)
-        case "c":
-            return str(query.ip)
-        case "v":
-            return "in-addr" if query.ip.version == 4 else "ip6"
-        case "h":
-            return query.helo
-    return "unknown"  # p is discouraged (7.3), r and t do not apply here
+    values = {
+        "s": query.sender,
+        "l": local or "postmaster",
+        "o": sender_domain,
+        "d": domain,
+        "i": _dotted(query.ip),
+        "c": str(query.ip),
+        "v": "in-addr" if query.ip.version == 4 else "ip6",
+        "h": query.helo,
+    }
+    return values.get(letter, "unknown")  # p is discouraged (7.3), r and t do not apply here
 
 
 def _dotted(ip: IpAddress) -> str:

@@ -1,8 +1,14 @@
-"""The MTA behind the relay: whether it greets, and whether its TLS is valid."""
+"""The MTA behind the relay: whether it greets, whether its TLS is valid, and how many connections
+it takes at once.
+
+The relay may be at work meanwhile, so they are counted briefly: a few are opened at a time, up to
+the first that the MTA does not take, and held for no more than two seconds.
+"""
 
 import asyncio
 import contextlib
 import ssl
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 
@@ -11,7 +17,7 @@ from msgspec import Struct
 from smtpproxy.doctor.finding import Check, Finding, Status
 from smtpproxy.doctor.machine import days_left, judge_days
 from smtpproxy.first_address import first_address
-from smtpproxy.settings import UnixAddress, UpstreamSettings
+from smtpproxy.settings import Settings, UnixAddress, UpstreamSettings
 from smtpproxy.settings.places import is_loopback
 from smtpproxy.tls import TlsError, client_context
 from smtpproxy.wire.client import Capabilities, ReplyError, ReplyReader
@@ -57,30 +63,28 @@ def judge_upstream(settings: UpstreamSettings, seen: UpstreamSeen, now: datetime
     """Require valid TLS if mail leaves this machine on its way to the MTA."""
     address = str(settings.address)
     if seen.failure:
-        return _upstream_finding(address, Status.FAIL, seen.failure, START_IT)
+        return _finding(address, Status.FAIL, seen.failure, START_IT)
     near, asked = is_loopback(settings.address), settings.tls != "none"
     if near and not asked:
         text = "it greets, and mail to it does not leave this machine"
-        return _upstream_finding(address, Status.PASS, text)
+        return _finding(address, Status.PASS, text)
     if seen.untrusted:
         text = f"its certificate is not valid for {settings.certificate_name}: {seen.untrusted}"
         fix = "give it a valid one, or set ca_file or tls_name in [upstream]"
         status = Status.FAIL if asked else Status.WARN
-        return _upstream_finding(address, status, text, fix)
+        return _finding(address, status, text, fix)
     if not seen.protocol:
         if asked:
             fix = "have the MTA offer STARTTLS; until then nothing is relayed"
-            return _upstream_finding(address, Status.FAIL, "it does not offer STARTTLS", fix)
+            return _finding(address, Status.FAIL, "it does not offer STARTTLS", fix)
         fix = 'have the MTA offer it, and set tls = "starttls" in [upstream]'
-        return _upstream_finding(address, Status.FAIL, "mail goes to it in the clear", fix)
+        return _finding(address, Status.FAIL, "mail goes to it in the clear", fix)
     status, validity, fix = judge_days(days_left(seen.expires, now))
     text = f"{seen.protocol}, {validity}"
     if not asked and status is Status.PASS:
         fix = 'set tls = "starttls" in [upstream]'
-        return _upstream_finding(
-            address, Status.WARN, f"{text}; but the relay does not require it", fix
-        )
-    return _upstream_finding(address, status, text, fix)
+        return _finding(address, Status.WARN, f"{text}; but the relay does not require it", fix)
+    return _finding(address, status, text, fix)
 
 
 class Conversation:
@@ -154,4 +158,173 @@ def _reason(error: ssl.SSLError) -> str:
     return getattr(error, "verify_message", "") or error.reason or str(error)
 
 
-_upstream_finding = partial(Finding, Check.UPSTREAM)
+_finding = partial(Finding, Check.UPSTREAM)
+
+
+_MOST = 64  # connections, with those of the relay
+_AT_A_TIME = 4  # fewer than the queue for new connections of OpenSMTPD, 5
+_SECONDS = 2.0  # for all of them
+_SILENT = 0.7  # seconds; then the MTA is taken not to greet
+_NO_GREETING = f"it does not greet within {_SILENT:g} s"
+_QUIT_WITHIN = 0.5
+
+
+class InUse(Struct, frozen=True):
+    """The running relay's connections to the upstream, and how many messages wait for one."""
+
+    connections: int = 0
+    waiting: int = 0
+
+
+class Taken(Struct, frozen=True):
+    """On how many connections at once the MTA greeted, and what it did on one more; empty if it
+    greeted on all that were tried. `slow`: it greets too late to be counted."""
+
+    count: int
+    refusal: str = ""
+    slow: bool = False
+
+
+async def upstream_connections(settings: Settings, in_use: InUse) -> Finding:
+    """Connect as often at once as the relay may, within bounds, and judge it. Says only QUIT."""
+    if in_use.waiting:
+        text = "not tried: messages of the relay wait for a connection"
+        return _connections(settings, Status.UNKNOWN, text, "run it again while less mail is sent")
+    more = min(_may_open(settings), _MOST) - in_use.connections
+    return judge_connections(settings, in_use, await count_taken(settings.upstream, more))
+
+
+def judge_connections(settings: Settings, in_use: InUse, taken: Taken) -> Finding:
+    count, may = taken.count + in_use.connections, _may_open(settings)
+    if taken.slow or (taken.refusal and not count):
+        text = f"not known how many it takes: {taken.refusal}"
+        return _connections(
+            settings, Status.UNKNOWN, text, "see the check upstream, or run it again"
+        )
+    text = f"it takes {count} at once"
+    if in_use.connections:
+        text += f" ({in_use.connections} for the running relay)"
+    if not taken.refusal:
+        return _connections(settings, Status.PASS, f"{text}; the relay may open {may}")
+    text += f", and the relay may open {may}: on one more {taken.refusal}"
+    return _connections(settings, Status.WARN, text, _fix(count, settings.server.workers))
+
+
+def _may_open(settings: Settings) -> int:
+    return settings.upstream.max_connections * settings.server.workers
+
+
+def _fix(count: int, workers: int) -> str:
+    if workers > count:
+        lower = f"set [server] workers = {count} and [upstream] max_connections = 1"
+    else:
+        lower = f"set [upstream] max_connections = {count // workers}"
+        if workers > 1:
+            lower += f" ({count} divided by {workers} workers)"
+    return f"{lower}, or have the MTA take more"
+
+
+def _connections(settings: Settings, status: Status, text: str, fix: str = "") -> Finding:
+    return Finding(Check.CONNECTIONS, str(settings.upstream.address), status, text, fix)
+
+
+async def count_taken(settings: UpstreamSettings, most: int) -> Taken:
+    """Open up to `most` connections, a few at a time, and keep them until one is not taken."""
+    try:
+        context = client_context(settings.ca_file)
+    except TlsError as error:
+        return Taken(0, str(error))
+    if most < 1:
+        return Taken(0)
+    taken = await _while_kept(settings, context, most)
+    if taken.refusal == _NO_GREETING:
+        # It has a limit if it greets now that there is room.
+        again = await _while_kept(settings, context, 1)
+        return Taken(taken.count, taken.refusal, slow=not again.count)
+    return taken
+
+
+async def _while_kept(settings: UpstreamSettings, context: ssl.SSLContext, most: int) -> Taken:
+    open_ones: list[Conversation] = []
+    try:
+        return await _filled(settings, context, most, open_ones)
+    finally:
+        await _quit(open_ones)
+
+
+async def _filled(
+    settings: UpstreamSettings, context: ssl.SSLContext, most: int, open_ones: list[Conversation]
+) -> Taken:
+    now = asyncio.get_running_loop().time
+    refusals, silent = await _opened(settings, context, 1, open_ones, within=_SECONDS)
+    if refusals:
+        return Taken(0, refusals[0])
+    if silent:
+        return Taken(0, f"it does not greet within {_SECONDS:g} s", slow=True)
+    until, silent_before = now() + _SECONDS, False
+    while len(open_ones) < most:
+        number = min(_AT_A_TIME, most - len(open_ones))
+        refusals, silent = await _opened(settings, context, number, open_ones, within=_SILENT)
+        if refusals:
+            return Taken(len(open_ones), refusals[0])
+        # Where it greets on others at once, it was only slow: it asked the DNS for our name.
+        if silent == number and silent_before:
+            return Taken(len(open_ones), _NO_GREETING)
+        silent_before = silent == number
+        if now() > until and len(open_ones) < most:
+            refusal = f"it greeted on {len(open_ones)} within {_SECONDS:g} s"
+            return Taken(len(open_ones), refusal, slow=True)
+    return Taken(len(open_ones))
+
+
+async def _opened(
+    settings: UpstreamSettings,
+    context: ssl.SSLContext,
+    number: int,
+    open_ones: list[Conversation],
+    *,
+    within: float,
+) -> tuple[Sequence[str], int]:
+    """Open some more. Returns how the MTA refuses some, and on how many it keeps silent."""
+    opening = [asyncio.ensure_future(_open(settings, context, open_ones)) for _ in range(number)]
+    try:
+        done, silent = await asyncio.wait(opening, timeout=within)
+    finally:
+        for each in opening:
+            each.cancel()  # without effect on those that are done
+    return [refusal for each in done if (refusal := each.result())], len(silent)
+
+
+async def _open(
+    settings: UpstreamSettings, context: ssl.SSLContext, open_ones: list[Conversation]
+) -> str:
+    """Open one, or return how the MTA refuses it."""
+    try:
+        conversation = await Conversation.open(settings, context)
+    except OSError as error:
+        return f"there is no connection: {error}"
+    try:
+        code, text, _ = await conversation.reply()
+        if code != 220:
+            return f"it greets with {code} {text}"
+        open_ones.append(conversation)
+        return ""
+    except (OSError, EOFError, ReplyError) as error:
+        return f"it ends without a greeting: {error}"
+    finally:
+        if conversation not in open_ones:
+            conversation.close()
+
+
+async def _quit(open_ones: Sequence[Conversation]) -> None:
+    async def leave(one: Conversation) -> None:
+        with contextlib.suppress(OSError, EOFError, ReplyError):
+            await one.say("QUIT")
+
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_QUIT_WITHIN):
+                await asyncio.gather(*map(leave, open_ones))
+    finally:
+        for one in open_ones:
+            one.close()

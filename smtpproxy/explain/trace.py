@@ -40,6 +40,14 @@ def message_passed(rule: str, case: MessageCase) -> Phrase:
     """Return why a message rule did not refuse."""
     features, key = case.features, f"passed.{rule}"
     words: Words = {"stream": case.stream.name, "domains": ", ".join(features.from_domains)}
+    asked = {
+        "alignment": case.stream.alignment is not Alignment.OFF,
+        "body_optout": case.stream.body_optout,
+        "imprint": bool(case.stream.imprint),
+        "subject": case.stream.honest_subject,
+    }
+    if not asked.get(rule, True):
+        return Phrase(f"{key}.off", words)
     match rule:
         case "unsubscribe_present" | "unsubscribe_usable" | "one_click" if adds_unsubscribe(
             case.stream, features
@@ -51,16 +59,8 @@ def message_passed(rule: str, case: MessageCase) -> Phrase:
             if not features.unsubscribe_encoded:
                 return found
             return Phrase(f"{key}.decoded", {"found": found})
-        case "alignment" if case.stream.alignment is Alignment.OFF:
-            return Phrase(f"{key}.off", words)
         case "alignment" if features.signed_by_relay:
             return Phrase(f"{key}.relay", words)
-        case "body_optout" if not case.stream.body_optout:
-            return Phrase(f"{key}.off", words)
-        case "imprint" if not case.stream.imprint:
-            return Phrase(f"{key}.off", words)
-        case "subject" if not case.stream.honest_subject:
-            return Phrase(f"{key}.off", words)
         case "bulk" if is_undeclared_bulk(case.stream, features):
             return Phrase(f"{key}.observed", words | _bulk_words(case))
         case "one_click" if not case.stream.one_click_required:
@@ -252,19 +252,15 @@ def _recipient_steps(
         steps += more
         if refusal is not None:
             return steps
-    if case.facts.null_mx is not None:
-        more, refusal = _ask(tables.DOMAIN_RULES, case, phrases)
-        steps += more
-        if refusal is not None:
-            return steps
-    if case.facts.contact is not None and case.facts.contact.preferences:
-        more, refusal = _ask(tables.WISHES, case, phrases)
-        steps += more
-        if refusal is not None:
-            return steps
-    more, deferral = _ask(tables.DEFERRALS, case, phrases)
+    contact = case.facts.contact
+    others = [
+        *(tables.DOMAIN_RULES if case.facts.null_mx is not None else ()),
+        *(tables.WISHES if contact is not None and contact.preferences else ()),
+        *tables.DEFERRALS,
+    ]
+    more, held = _ask(others, case, phrases)
     steps += more
-    if deferral is None and message is not None and case.stream.trial is not None:
+    if held is None and message is not None and case.stream.trial is not None:
         steps += _ask(tables.TRIALS, DeliveryCase(case, verdict.basis, message), both)[0]
     return steps
 

@@ -42,8 +42,12 @@ from smtpproxy.settings.mail import (
     WebSettings,
 )
 from smtpproxy.settings.places import Address, TcpAddress, UnixAddress, files_named
-from smtpproxy.settings.streams import BreakerSettings, PolicySettings, StreamSettings
-from smtpproxy.settings.webhooks import WebhookSettings
+from smtpproxy.settings.streams import (
+    BreakerSettings,
+    PolicySettings,
+    StreamSettings,
+    WebhookSettings,
+)
 from smtpproxy.toml_tables import AT_LEAST_ONE, DERIVED, Key
 
 __all__ = [

@@ -200,6 +200,10 @@ class DkimSettings:
     since: Annotated[Moment | None, Key("from")] = None  # UTC; signs from then on
     subdomains: bool = False  # for subdomains too
 
+    def signs(self, domain: str) -> bool:
+        """Whether it signs mail whose From is in a domain, on some stream."""
+        return domain == self.domain or (self.subdomains and domain.endswith(f".{self.domain}"))
+
 
 @dataclass(frozen=True, slots=True)
 class DnsSettings:

@@ -14,7 +14,6 @@ from smtpproxy.doctor.dmarc import (
     judge_dkim,
     judge_dmarc,
     published,
-    signs,
 )
 from smtpproxy.doctor.finding import Check, Finding, Lookup, Status
 from smtpproxy.doctor.hosts import mx, ptr
@@ -124,8 +123,8 @@ def test_a_domain_that_the_relay_does_not_sign() -> None:
 
 def test_which_keys_are_for_a_domain() -> None:
     own, wide = (DkimSettings(DOMAIN, "s", Path("k"), subdomains=wide) for wide in (False, True))
-    assert (signs(own, DOMAIN), signs(own, "a.shop.example")) == (True, False)
-    assert (signs(wide, "a.shop.example"), signs(wide, "myshop.example")) == (True, False)
+    assert (own.signs(DOMAIN), own.signs("a.shop.example")) == (True, False)
+    assert (wide.signs("a.shop.example"), wide.signs("myshop.example")) == (True, False)
 
 
 @pytest.mark.parametrize(

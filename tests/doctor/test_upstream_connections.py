@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from smtpproxy.doctor.upstream_connections import InUse, Taken, count_taken, judge_connections
+from smtpproxy.doctor.upstream import InUse, Taken, count_taken, judge_connections
 from smtpproxy.settings import ServerSettings, Settings, TcpAddress, UpstreamSettings
 from tests.kit.exim import EximInstance
 from tests.kit.parts import needs
