@@ -13,6 +13,7 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the parent process: `>&-`
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123 - until the end
+        getattr(sys, name).reconfigure(errors="backslashreplace")  # a locale may lack characters
     gc.set_threshold(50_000, 20, 50)  # the modules loaded now all stay
     sys.modules["rich"] = None  # type: ignore[assignment]  # a third of a start, see cli/printer.py
     import threading

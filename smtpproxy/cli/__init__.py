@@ -23,7 +23,7 @@ import click
 
 from smtpproxy import ctrl_c
 from smtpproxy.ctrl_c import INTERRUPTED
-from smtpproxy.terminal import few
+from smtpproxy.terminal import few, printable
 
 _UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 BROKEN_PIPE = 1  # as in click, which catches most of them first
@@ -158,10 +158,12 @@ def _report(error: Exception) -> int:
     if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
         error = Failure(f"{error.object[:80]!r} is not text in UTF-8", 2)
     if isinstance(error, click.ClickException):
+        lines = map(printable, error.message.split("\n"))  # it may quote the heading of a file
+        error.message = "\n".join(lines)  # type: ignore[misc]  # a Final of ClickException
         error.show()
         return error.exit_code
     text = ": ".join([message_of(error), *getattr(error, "__notes__", ())])
-    click.echo("Error: " + " ".join(text.split()), err=True)
+    click.echo("Error: " + printable(" ".join(text.split())), err=True)
     code: int = getattr(error, "exit_code", 1)  # 2 for StoreMisconfigured
     return code
 

@@ -9,7 +9,7 @@ import click
 
 from smtpproxy.cli.feedback_mailbox import act_on, assign, list_reports, show, would_be_done
 from smtpproxy.cli.options import argument, command, flag, settings_in
-from smtpproxy.cli.printer import Column, Part, Table, print_json, print_text
+from smtpproxy.cli.printer import Aside, Column, Part, Table, print_json, print_text
 from smtpproxy.events import picked
 from smtpproxy.feedback import FeedbackReport, read_report
 from smtpproxy.feedback.parts import MAX_OCTETS
@@ -116,10 +116,10 @@ def _contents(places: tuple[Path, ...], empty: list[str]) -> Iterator[tuple[str,
                 yield name, content
             else:
                 empty.append(name)
-                click.echo(f"{name}: empty, so no mail", err=True)
+                print_text([Aside(f"{name}: empty, so no mail")])
         if not found:
             empty.append(str(place))
-            click.echo(f"{place}: no files in it", err=True)
+            print_text([Aside(f"{place}: no files in it")])
 
 
 def _files(place: Path) -> Iterator[tuple[str, bytes]]:

@@ -20,7 +20,7 @@ import click
 
 from smtpproxy.cli import fail
 from smtpproxy.cli.outputs import check_not_own, check_outputs, written_to
-from smtpproxy.cli.printer import Result, show
+from smtpproxy.cli.printer import Result, print_text, show
 from smtpproxy.locale import LANGS, PAGE_LANGS, Lang
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.mailboxes import entered, entered_name, recorded
@@ -50,7 +50,7 @@ def settings_in(config: Path, *, meanwhile: str = _MEANWHILE) -> "Settings":
         settings = load(config)
     except ConfigError as error:
         advice = [*_unread(error)] or [meanwhile]
-        click.echo("\n".join(filter(None, [*error.faults, *advice])), err=True)
+        print_text(filter(None, [*error.faults, *advice]), err=True)
         raise click.exceptions.Exit(2) from error
     _check_folder(settings.server.state_dir)
     return settings

@@ -2,8 +2,10 @@
 
 import csv
 import dataclasses
+import io
 import json
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -24,6 +26,8 @@ VERDICT_STYLES = {"allow": "green", "refuse": "red", "defer": "yellow"}
 
 _GAP = "  "
 _SHORTEST_ID = 12  # of an id: its time, and enough to distinguish ids of one millisecond
+_STEERS = re.compile(r"[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Control characters that JSON leaves as they are, and what turns the direction of text."""
 _NARROWEST = 24  # columns: a cell of prose narrower than this is hard to read
 
 
@@ -120,6 +124,8 @@ def print_text(parts: Iterable[Part], *, err: bool = False) -> None:
             case Fields():
                 _print_lines(_field_lines(part, width), err)
             case Csv():
+                if isinstance(sys.stdout, io.TextIOWrapper):  # whatever the terminal's encoding
+                    sys.stdout.reconfigure(encoding="utf-8")
                 rows = csv.writer(sys.stdout, lineterminator="\n")
                 rows.writerow(part.columns)
                 rows.writerows(part.rows)
@@ -236,8 +242,9 @@ def _safe(text: str) -> str:
 
 
 def _styled(text: str, like: str) -> str:
-    """Return `text` in the style of `like`, if it has any."""
-    if not isinstance(like, Styled) or not text:
+    """Return `text` in the style of `like`, if it has any and the terminal may show it."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    if not isinstance(like, Styled) or not text or plain:
         return text
     if like.style in ("bold", "dim"):
         return click.style(text, **{like.style: True})
@@ -283,6 +290,7 @@ def print_json(value: object, *, one_line: bool = False) -> None:
 def json_bytes(value: object, *, indent: int | None = 2) -> bytes:
     """Return `value` as `print_json` prints it."""
     text = json.dumps(value, default=_plain, ensure_ascii=False, indent=indent)
+    text = _STEERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     # An undecodable octet of an address becomes \udcXX, which is JSON's own escape.
     return text.encode("utf-8", "backslashreplace")
 

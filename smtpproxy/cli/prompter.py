@@ -107,10 +107,14 @@ class Prompter:
         if optional:
             question += f" ({NOTHING}: none)"
         default = proposal if proposal is not None else NOTHING if optional else ""
-        answer: T | None = click.prompt(
-            printable(question), default=default, value_proc=value, err=True,
-            show_default=bool(default),
-        )  # fmt: skip
+        try:
+            answer: T | None = click.prompt(
+                printable(question), default=default, value_proc=value, err=True,
+                show_default=bool(default),
+            )  # fmt: skip
+        except click.Abort:
+            click.echo(err=True)  # the line of the question is open
+            raise
         return answer
 
 

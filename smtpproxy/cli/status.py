@@ -109,7 +109,7 @@ def _look(place: _Place) -> dict[str, Any]:
         fail("the relay is running but does not answer within 10 seconds: see its log")
     except (NotRunning, OSError) as error:
         if place.faults:
-            click.echo("\n".join(place.faults), err=True)
+            print_text(place.faults, err=True)
         text = str(error) if isinstance(error, NotRunning) else message_of(error)
         fail(text, 2 if place.faults else 1)
     return _object(place, response)

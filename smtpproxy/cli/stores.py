@@ -15,6 +15,7 @@ import click
 from smtpproxy import recorded_consent
 from smtpproxy.cli import fail, failing
 from smtpproxy.cli.options import Text, Value, flag, moment, option, plain_text
+from smtpproxy.cli.printer import Aside, print_text
 from smtpproxy.clock import now
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.mailboxes import entered_name
@@ -139,7 +140,7 @@ async def no_contact(store: Store, address: str) -> str:
 
 
 def warn(text: str) -> None:
-    click.echo(f"warning: {text}", err=True)
+    print_text([Aside(f"warning: {text}")])
 
 
 def warn_of_the_future(option: str, at: datetime | None, effect: str) -> None:

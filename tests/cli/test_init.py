@@ -279,6 +279,11 @@ def talk(root: Path, *answers: str) -> tuple[int, str]:
         return process.wait(60), seen.decode()
 
 
+def test_whoever_leaves_has_a_line_of_their_own(tmp_path: Path) -> None:
+    code, seen = talk(tmp_path)
+    assert (code, seen[-2:]) == (130, "\r\n")
+
+
 def test_a_person_is_asked_and_asked_again(tmp_path: Path) -> None:
     code, seen = talk(
         tmp_path,

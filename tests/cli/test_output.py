@@ -7,7 +7,9 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
+from smtpproxy.cli import main
 from tests.cli.stored import Stored
 from tests.cli.test_help import COMMANDS_OF_HELP
 from tests.kit.relay import COMMAND, REPOSITORY, relay_config
@@ -96,6 +98,32 @@ def test_a_command_that_fails_leaves_the_former_file(
     assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [
         ("out", "yesterday's")
     ]
+
+
+def test_a_terminal_may_lack_characters(stored: Stored) -> None:
+    stored.run("suppress", "add", "日@people.example")
+    done = shell(stored, "PYTHONIOENCODING=latin-1 $SMTPPROXY suppress show 日@people.example")
+    assert (done.returncode, done.stdout.partition(":")[0]) == (0, "\\u65e5@people.example")
+
+
+@pytest.mark.parametrize("heading", ["e-mail", "address"])
+@pytest.mark.parametrize(
+    "command", ["contact import FILE", "suppress import FILE", "scrub FILE --stream offers"]
+)
+def test_a_heading_does_not_steer_the_terminal(stored: Stored, command: str, heading: str) -> None:
+    steers = "\x1b]0;x\x07\x9b2J"
+    path = stored.file("steers.csv", f"{heading}{steers * (heading != 'address')},{steers}\n,x\n")
+    told = stored.run(*command.replace("FILE", path).split(), code=None).stderr
+    assert not set("\x1b\x07\x9b") & set(told), told
+
+
+def test_nor_does_the_name_of_a_configuration(tmp_path: Path) -> None:
+    named = str(tmp_path / "\x1b[2J\x9b2J")
+    for command in ("suppress export", "status", "check"):
+        result = CliRunner().invoke(main, [*command.split(), "--config", named])
+        told = result.stdout + result.stderr
+        assert (result.exit_code, r"\x1b[2J\x9b2J: cannot be read" in told) == (2, True), told
+        assert not set("\x1b\x9b") & set(told)
 
 
 def test_dash_is_standard_output(stored: Stored) -> None:

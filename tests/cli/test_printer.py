@@ -1,5 +1,7 @@
 """The printer: what fits, what does not, and what others wrote."""
 
+import io
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -69,9 +71,41 @@ def test_what_others_wrote_does_not_steer_the_terminal(capsys: pytest.CaptureFix
     assert err == "\\x1b[31mred\\nline\n"
 
 
-def test_csv_is_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "steers", ["\x1b[2J", "\x7f", "\x9b2J", "\N{RIGHT-TO-LEFT OVERRIDE}", "\N{LINE SEPARATOR}"]
+)
+def test_nor_does_it_in_json(steers: str) -> None:
+    text = json_bytes([steers, "é\N{EN DASH}\N{NO-BREAK SPACE}日"]).decode()
+    assert steers not in text
+    assert json.loads(text) == [steers, "é\N{EN DASH}\N{NO-BREAK SPACE}日"]
+    assert '"é\N{EN DASH}\N{NO-BREAK SPACE}日"' in text
+
+
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_colours_can_be_refused(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("click._compat.should_strip_ansi", lambda *_: False)
+    monkeypatch.setattr("click.utils.should_strip_ansi", lambda *_: False)
+    for each in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(each, raising=False)
+    print_text([Styled("good", "green")])
+    assert capsys.readouterr().out == "\x1b[32mgood\x1b[0m\n"
+    monkeypatch.setenv(name, value)
+    print_text([Styled("good", "green"), Table([Column()], [[Styled("bad", "red")]])])
+    assert capsys.readouterr().out == "good\nbad\n"
+
+
+def test_csv_is_for_programs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     print_text([Csv(("a", "b"), [("1", "x,y")])])
     assert capsys.readouterr().out == 'a,b\n1,"x,y"\n'
+    latin = io.TextIOWrapper(io.BytesIO(), "latin-1", "backslashreplace")
+    monkeypatch.setattr("sys.stdout", latin)
+    print_text([Csv(("a",), [("日é",)])])
+    latin.seek(0)
+    assert latin.buffer.read() == "a\n日é\n".encode()
 
 
 def test_json_of_what_nobody_knows_is_refused() -> None:
