@@ -76,8 +76,8 @@ class Layout:
     of_list: bool = False  # its unsubscribes are from one list, group or stream
     when: tuple[When, ...] = ()
     also: MappingOf[str, str] = field(default_factory=dict)  # other names of columns, by key
-    blocked: MappingOf[str, MappingOf[str, bool]] = field(default_factory=dict)
-    """By column key, which cells mean that a person may not be mailed."""
+    blocked: MappingOf[str, MappingOf[str, str]] = field(default_factory=dict)
+    """By column key, the origins that cells stand for, in columns that say who is suppressed."""
 
     @property
     def notice(self) -> str:
@@ -120,7 +120,20 @@ class Layout:
         return frozenset(column.casefold() for column in self.header)
 
 
-Blocked = list[tuple[int, str, MappingOf[str, bool]]]
+def origin_in(cell: str, known: MappingOf[str, str]) -> str | None:
+    """Return the origin that a cell stands for; None: it is unknown.
+
+    Of several words, `[one|other]`, one that is a suppression is enough.
+    """
+    text = cell.strip().casefold()
+    if text in known:
+        return known[text]
+    found = [known.get(word.strip()) for word in text.strip("[]").split("|")]
+    suppressed = next((each for each in found if each not in (None, NO_SUPPRESSION)), None)
+    return suppressed or (None if None in found else NO_SUPPRESSION)
+
+
+Blocked = list[tuple[int, str, MappingOf[str, str]]]
 """The places and names of columns that say who may not be mailed, and their cells."""
 
 
@@ -129,10 +142,10 @@ def is_blocked(columns: Blocked, cells: Sequence[str]) -> bool:
     found = False
     for place, column, known in columns:
         cell = cells[place].strip()
-        if (meaning := known.get(cell.casefold())) is None:
+        if (origin := origin_in(cell, known)) is None:
             right = ", ".join(filter(None, known))
             raise ValueError(f'"{column}": {cell[:40]!r} is unknown; right would be {right}')
-        found |= meaning
+        found |= origin != NO_SUPPRESSION
     return found
 
 
@@ -219,18 +232,16 @@ def _layout(path: str, file: _LayoutFile, kind: Kind, table: _LayoutTable) -> La
 
 def _blocked(
     where: str, file: _LayoutFile, table: _LayoutTable, also: MappingOf[str, str]
-) -> dict[str, dict[str, bool]]:
-    """Return which cells of `table.blocked_in` are suppressions."""
+) -> dict[str, dict[str, str]]:
+    """Return the origins of `table.blocked_in`, by column key and cell."""
     if not table.blocked_in:
         return {}
     other = next((one for one in file.suppressions if one.name == table.blocked_in), None)
     if other is None or "origin" not in other.values:
         raise MappingFault(f"{where}: blocked_in: must be suppressions with values.origin")
-    cells = {
-        cell.casefold(): name != NO_SUPPRESSION for cell, name in other.values["origin"].items()
-    }
+    cells = {cell.casefold(): name for cell, name in other.values["origin"].items()}
     if other.constants.get("origin") == NO_SUPPRESSION:
-        cells[""] = False
+        cells[""] = NO_SUPPRESSION
     keys = [column_key(column) for column, name in other.columns.items() if name == "origin"]
     return {key: cells for one in keys for key in (one, *(k for k, n in also.items() if n == one))}
 

@@ -14,6 +14,7 @@ from smtpproxy.store.exchange.layouts import (
     Wanted,
     When,
     known_columns,
+    origin_in,
     recognised,
 )
 from smtpproxy.store.exchange.lines import (
@@ -277,7 +278,9 @@ class _Reader:
         fields = dict(self._constants)
         for column, name, values in self._columns:
             text = cells.get(column, "").strip()
-            if values and text:
+            if values and text and self._of_provider and name == "origin":
+                text = origin_in(text, values) or text
+            elif values and text:
                 text = values.get(text.casefold(), text).strip()
             if text and text not in NULLS:
                 fields[name] = text

@@ -130,7 +130,7 @@ EXPORTS = [
         "brevo-blocklisted",
         "of-the-api.csv",
         "EMAIL;_SUBSCRIBED;_BLOCKLISTED;ADDED_TIME;MODIFIED_TIME\n"
-        f"{ANNA};[sms_marketing];[email_marketing];01-01-2020;01-03-2024\n",
+        f"{ANNA};[];[whatsapp_marketing|sms_marketing|email_marketing];01-01-2020;01-03-2024\n",
         ("marketing", "unsubscribe", datetime(2024, 3, 1, 23, 59, 59, 999_999, tzinfo=UTC)),
     ),
     (
@@ -379,6 +379,8 @@ class TestContacts:
         "content",
         [
             "EMAIL;_BLOCKLISTED;ADDED_TIME\n%s;email_marketing;{0}\n%s;;{0}\n%s;all;{0}\n",
+            "EMAIL;_BLOCKLISTED;ADDED_TIME\n%s;[other|email_marketing];{0}\n"
+            "%s;[whatsapp_marketing|sms_marketing];{0}\n%s;[sms_marketing|other];{0}\n",
             "EMAIL;EMAIL_BLACKLISTED;ADDED_TIME\n%s;Yes;{0}\n%s;No;{0}\n%s;oui;{0}\n",
             "uuid,email,name,attributes,status,created_at,updated_at\nu,%s,N,,blacklisted,,\n"
             "u,%s,N,,enabled,,\nu,%s,N,,bounced,,\n",
