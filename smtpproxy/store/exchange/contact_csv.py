@@ -70,6 +70,7 @@ def read_csv(
     header = read_header(lines, mapping.delimiter if mapping else None, known)
     if header is None:
         return Contents(iter(()))
+    header = header.named()
     mapping, layout = _chosen(mapping, header, wanted)
     places = header.places(mapping.columns)
     if "address" not in places:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, BinaryIO, Generic, TypeVar
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -321,6 +322,15 @@ def check_names_once(content: bytes) -> None:
         raise
     except (ValueError, RecursionError):  # not JSON: whoever reads it says what is wrong
         return
+
+
+def keys_of(content: bytes) -> tuple[str, ...]:
+    """Return the keys of a JSON object, or none if it is something else."""
+    try:
+        found = msgspec.json.decode(legible_json(content))
+    except msgspec.MsgspecError:
+        return ()
+    return tuple(found) if isinstance(found, dict) else ()
 
 
 def legible_json(content: bytes) -> bytes:

@@ -1,10 +1,10 @@
 """Reading rows of CSV (RFC 4180) and JSON objects, so that a faulty one cannot spoil the next."""
 
 import csv
+import dataclasses
 import re
 import unicodedata
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 
@@ -18,7 +18,6 @@ from smtpproxy.store.exchange.lines import (
     Lines,
     Rejected,
     decoded,
-    legible_json,
     names_in,
 )
 
@@ -37,7 +36,7 @@ NULLS = frozenset({"NULL", "null", "(null)", "\\N", "NaN"})
 _ERROR = re.compile(r"#(?:N/A|NV|[A-ZÀ-Ý/0-9_]{2,12}[!?])")  # #REF!, #NOM?, #DIV/0!
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Header:
     """The line with the names of the columns, and the delimiter of the file."""
 
@@ -57,6 +56,12 @@ class Header:
                 f"line {self.number}: the header has {', '.join(sorted(twice))} more than once; "
                 "give each column a unique name"
             )
+
+    def named(self) -> "Header":
+        """Return the header without nameless columns at its end: what spills over into them is in
+        no column."""
+        width = max((place for place, name in enumerate(self.columns, 1) if name), default=0)
+        return dataclasses.replace(self, columns=self.columns[:width])
 
     def places(self, fields: Mapping[str, str]) -> dict[str, int]:
         """Return the index of the cell of each field; `fields` are by the keys of columns.
@@ -248,7 +253,7 @@ def _of_width(row: Row, header: Header) -> Row | Rejected:
         return Rejected(
             row.number,
             f"{len(row.cells)} cells, but the header has {width}: "
-            f"quote a cell that holds {header.delimiter!r}",
+            f"quote a cell that holds {header.delimiter!r}, or name the column",
             (row.original,),
             legible=row,
         )
@@ -339,15 +344,6 @@ def row_writer(delimiter: str = ",", ending: str = "") -> Callable[[Iterable[str
 
 _MOST_LINES = 100  # of one object
 _LIST = re.compile(rb"\[\s*\{")
-
-
-def keys_of(content: bytes) -> tuple[str, ...]:
-    """Return the keys of a JSON object, or none if it is something else."""
-    try:
-        found = msgspec.json.decode(legible_json(content))
-    except msgspec.MsgspecError:
-        return ()
-    return tuple(found) if isinstance(found, dict) else ()
 
 
 def one_object_a_line(lines: Iterator[Line | Rejected]) -> Iterator[Line | Rejected]:

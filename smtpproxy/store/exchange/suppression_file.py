@@ -25,6 +25,7 @@ from smtpproxy.store.exchange.lines import (
     Lines,
     checked_address,
     converted,
+    keys_of,
     read_object,
 )
 from smtpproxy.store.exchange.mapping import Mapping
@@ -34,7 +35,6 @@ from smtpproxy.store.exchange.rows import (
     Row,
     bare_address,
     column_key,
-    keys_of,
     one_object_a_line,
     read_header,
     read_rows,

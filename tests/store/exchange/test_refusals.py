@@ -188,6 +188,11 @@ def test_of_a_row_that_says_two_things_only_what_all_its_readings_say(importing:
             {EVERY_PURPOSE},
         ),
         ("address,consent_purpose,consent_withdrawn_at", f"{ANNA},,no", set()),
+        (  # columns of a spreadsheet without a name
+            "address,name,profiling_objected_at,,",
+            f"{ANNA},Doe,Anna,2025-01-01,",
+            {"profiling"},
+        ),
         (
             "address,tags,name,profiling_objected_at",
             f"{ANNA},vip,Doe,Anna,2025-01-01",
