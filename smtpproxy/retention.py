@@ -22,6 +22,7 @@ from smtpproxy.settings import ServerSettings, Settings
 from smtpproxy.sinks.audit.expire import expirable, expire
 from smtpproxy.sinks.audit.files import segments
 from smtpproxy.sinks.audit.following import matches
+from smtpproxy.sinks.audit.periods import begun_times
 from smtpproxy.store import (
     open_bulk_counter,
     open_feedback,
@@ -273,8 +274,12 @@ def _unread(
 
 
 def _expire(audit: Path, before: datetime, clock: Callable[[], datetime], dry_run: bool) -> Removed:
-    begun = {file.name: file.begun for files in segments(audit).values() for file in files}
-    expired = expirable(audit, before) if dry_run else expire(audit, before, now=clock)
+    begun = {
+        file.name: time
+        for files in segments(audit).values()
+        for file, time in zip(files, begun_times(files), strict=True)
+    }
+    expired = expirable(audit, before, now=clock) if dry_run else expire(audit, before, now=clock)
     dates = [begun[name] for name in expired.files if name in begun]
     return Removed(expired.lines, min(dates, default=None), max(dates, default=None))
 

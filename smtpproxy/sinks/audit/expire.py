@@ -9,7 +9,6 @@ younger than the file it is about.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
 
 from smtpproxy import clock
@@ -20,6 +19,7 @@ from smtpproxy.sinks.audit.anchors import Anchor, ExpiredFile, ExpiredRow, Trimm
 from smtpproxy.sinks.audit.chain import START, Head, NotALine, head_of
 from smtpproxy.sinks.audit.files import ANCHORS, Segment, is_written, last_of, locked, segments
 from smtpproxy.sinks.audit.lines import BeginEntry, read_line, time_of
+from smtpproxy.sinks.audit.periods import begun_times
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,11 @@ class Expired:
     octets: int = 0
 
 
-def expirable(folder: Path, before: datetime) -> Expired:
+def expirable(
+    folder: Path, before: datetime, *, now: Callable[[], datetime] = clock.now
+) -> Expired:
     """Return what `expire` would delete now."""
-    return _summary([(segment, _span(segment)) for segment in _outlived(folder, before)])
+    return _summary([(segment, _span(segment)) for segment in _outlived(folder, before, now())])
 
 
 def expire(folder: Path, before: datetime, *, now: Callable[[], datetime] = clock.now) -> Expired:
@@ -45,7 +47,7 @@ def expire(folder: Path, before: datetime, *, now: Callable[[], datetime] = cloc
         return Expired()
     with locked(folder / journal_files.MAINTENANCE_LOCK):
         erase.finish(folder, now)
-        chosen = [(segment, _span(segment)) for segment in _outlived(folder, before)]
+        chosen = [(segment, _span(segment)) for segment in _outlived(folder, before, now())]
         if chosen:
             files = tuple(
                 ExpiredFile(segment.name, segment.slot, after, last)
@@ -61,19 +63,23 @@ def expire(folder: Path, before: datetime, *, now: Callable[[], datetime] = cloc
         return summary
 
 
-def _outlived(folder: Path, before: datetime) -> Iterator[Segment]:
-    """Yield the oldest files of each slot; each ends where the next one begins."""
+def _outlived(folder: Path, before: datetime, now: datetime) -> Iterator[Segment]:
+    """Yield the oldest files of each slot.
+
+    Each ends with its last line, or where the next one begins, whichever is later; times in the
+    future, of a clock that was ahead, tell nothing.
+    """
     for slot, files in segments(folder).items():
-        for segment, following in pairwise(files):
-            if following.begun > before:
+        begun = begun_times(files)
+        for number, segment in enumerate(files):
+            if number + 1 == len(files) and is_written(folder, slot):
+                break
+            last, _ = last_of(segment.path, time_of)
+            times = [*begun[number : number + 2], last or begun[number]]
+            end = max((time for time in times if time <= now), default=now)
+            if end > before or last == before:
                 break
             yield segment
-        else:
-            last = files[-1]
-            if not is_written(folder, slot):
-                time, _ = last_of(last.path, time_of)
-                if (time or last.begun) < before:
-                    yield last
 
 
 def _span(segment: Segment) -> tuple[Head, Head]:

@@ -46,7 +46,7 @@ def _spans(files: Sequence[Segment], early: bool) -> Iterator[tuple[datetime, da
     So it is where the next one is dated earlier: the clock was set back, perhaps in this one. A
     file ends where one begins that is dated later.
     """
-    begun = _begun(files)
+    begun = begun_times(files)
     for number, time in enumerate(begun):
         following = (begun[later] for later in range(number + 1, len(begun)))
         end = next((later for later in following if later > time), _MAX)
@@ -55,7 +55,8 @@ def _spans(files: Sequence[Segment], early: bool) -> Iterator[tuple[datetime, da
         yield min(before, time) if early or set_back else time, end
 
 
-def _begun(files: Sequence[Segment]) -> list[datetime]:
+def begun_times(files: Sequence[Segment]) -> list[datetime]:
+    """Return when each file of a slot was begun, by the clock of that time."""
     times = [segment.begun for segment in files]
     for number, (before, segment) in enumerate(pairwise(files), 1):
         if segment.begun == before.begun:

@@ -60,6 +60,24 @@ async def test_files_all_of_whose_lines_are_older_are_deleted(
     assert expire(folder, before) == Expired()
 
 
+@pytest.mark.parametrize("years", [-20, 20])
+async def test_a_clock_that_was_wrong_keeps_no_file_longer_or_shorter(
+    folder: Path, clock: Clock, years: int
+) -> None:
+    """From then on, a clock that was ahead gives its time to the name of each file."""
+    wrong = timedelta(days=365 * years)
+    await write_days(folder, clock, 2)
+    clock.tick(days=wrong.days)
+    await write_days(folder, clock, 1)
+    clock.tick(days=-wrong.days)
+    await write_days(folder, clock, 3)
+    before = START + 4 * DAY
+    assert len(expirable(folder, before, now=clock.now).files) == 4
+    assert len(expire(folder, before, now=clock.now).files) == 4
+    assert len(segments(folder)) == 2
+    assert list(verify(folder, now=clock.now()).faults()) == []
+
+
 async def test_a_file_that_is_gone_without_record_is_another_matter(
     folder: Path, clock: Clock
 ) -> None:
