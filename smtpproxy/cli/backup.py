@@ -1,6 +1,7 @@
 """`smtpproxy backup` and `smtpproxy restore`: everything the relay knows, saved and put back."""
 
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -11,7 +12,7 @@ from smtpproxy.backup.journals import own_journals
 from smtpproxy.backup.manifest import BackupFault, Manifest, take
 from smtpproxy.backup.replay import Replayed, Statement, give_up, replay, waiting_restore
 from smtpproxy.backup.restoring import Pending, Placed, bring_journals, place
-from smtpproxy.cli import fail
+from smtpproxy.cli import fail, failing
 from smtpproxy.cli.journals import ANCHORS, read_kept_changes
 from smtpproxy.cli.options import (
     ExistingFile,
@@ -45,7 +46,8 @@ def backup(config: Path, folder: _Folder) -> Result:
     folder gets its name.
     """
     settings = settings_in(config)
-    manifest, digest = _or_fail(lambda: take(settings, config, folder, now))
+    with _failing():
+        manifest, digest = take(settings, config, folder, now)
     data = {
         "folder": folder,
         "manifest_sha256": digest,
@@ -113,8 +115,8 @@ def restore(
         placed = _place(settings, config, backup, options.journals)
     journals = own_journals(settings)
     if options.journals is not None:
-        given = options.journals
-        journals = _or_fail(lambda: bring_journals(settings, given))
+        with _failing():
+            journals = bring_journals(settings, options.journals)
     done = _with_waiting(
         settings,
         lambda store, waiting: replay(
@@ -143,10 +145,8 @@ def _place(settings: Settings, config: Path, backup: Path, journals: Path | None
     else:
         fail(f"a relay is running with {settings.server.state_dir}: stop it first")
 
-    def act() -> Placed:
+    with _failing():
         return place(settings, config, backup, now, journals)
-
-    return _or_fail(act)
 
 
 def _lost(settings: Settings, backup: Path | None, options: RestoreOptions) -> Result:
@@ -186,14 +186,15 @@ def _with_waiting(settings: Settings, act: Callable[[Store, Pending], Awaitable[
             raise BackupFault("no restore is waiting for its journals: marketing is not held back")
         return await act(store, waiting)
 
-    return _or_fail(lambda: using_store(settings, use))
+    with _failing():
+        return using_store(settings, use)
 
 
-def _or_fail(act: Callable[[], T]) -> T:
+@contextmanager
+def _failing() -> Iterator[None]:
     try:
-        return act()
-    except BackupFault as fault:
-        fail(str(fault))
+        with failing(BackupFault):
+            yield
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         fail(f"{where}{error.strerror or error}; fix this, then run the same command again")

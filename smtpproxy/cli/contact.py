@@ -31,7 +31,14 @@ from smtpproxy.cli.options import (
 )
 from smtpproxy.cli.outputs import written_to
 from smtpproxy.cli.printer import Fields, Part, Result, Styled, json_bytes, verify_progress
-from smtpproxy.cli.stores import check_brand, contact_constants, no_contact, using_store, warn
+from smtpproxy.cli.stores import (
+    check_brand,
+    contact_constants,
+    no_contact,
+    read_store,
+    using_store,
+    warn,
+)
 from smtpproxy.clock import now
 from smtpproxy.locale import PAGE_LANGS, REFERENCE, Lang
 from smtpproxy.policy.model import (
@@ -113,7 +120,7 @@ def import_contacts(settings: Settings, file: InputFile, options: ContactImport)
     check = ContactCheck(settings, now(), options.brand, limit)
 
     def contents(opened: BinaryIO, found: Format) -> Contents[ContactUpdate]:
-        age = task.job.as_of
+        age = task.as_of
         if found == "csv":
             lines = read_table(opened, columns)
             return check.checked(contact_csv.read_csv(lines, columns, age, wanted))
@@ -160,7 +167,7 @@ def show(settings: Settings, address: RecordedAddress) -> Result:
             fail(await no_contact(store, address) + hint)
         return contact, len(suppressions), await store.rectifications(address)
 
-    contact, suppressions, rectified = using_store(settings, read, read_only=True, or_empty=True)
+    contact, suppressions, rectified = read_store(settings, read)
     hint = f"suppressed: see smtpproxy suppress show {address}" if suppressions else ""
     data = json.loads(written_contact(contact))
     if rectified:
@@ -369,10 +376,7 @@ def _write_evidence(
 
 
 def _warn_of_new_addresses(settings: Settings, address: str) -> None:
-    moved = using_store(
-        settings, lambda store: store.moved_to(address), read_only=True, or_empty=True
-    )
-    for new in moved:
+    for new in read_store(settings, lambda store: store.moved_to(address)):
         warn(f"{address} was corrected to {new}: the document about {new} has what is stored")
 
 

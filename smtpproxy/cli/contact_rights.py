@@ -29,6 +29,7 @@ from smtpproxy.cli.stores import (
     NoteOptions,
     known_scope,
     no_contact,
+    read_store,
     using_store,
     warn,
     warn_of_the_future,
@@ -111,7 +112,7 @@ def rectify(settings: Settings, address: RecordedAddress, options: RectifyOption
         lambda store: store.rectify(address, correction, at=now(), reason=options.reason),
     )
     if done is None:
-        fail(using_store(settings, lambda store: no_contact(store, address), read_only=True))
+        fail(read_store(settings, lambda store: no_contact(store, address)))
 
     def text() -> Iterator[Part]:
         for change in done.changes:
@@ -132,9 +133,7 @@ def _merging(settings: Settings, address: str, new: str) -> str | None:
 
 def _known(settings: Settings, address: str) -> str | None:
     """Say what a contact holds; None: there is none."""
-    contact = using_store(
-        settings, lambda store: store.contact(address), read_only=True, or_empty=True
-    )
+    contact = read_store(settings, lambda store: store.contact(address))
     if contact is None:
         return None
     acts = counted(len(contact.acts), "act of consent", "acts of consent")

@@ -34,7 +34,7 @@ from smtpproxy.cli.options import (
     several,
 )
 from smtpproxy.cli.printer import Result
-from smtpproxy.cli.stores import is_past, using_store
+from smtpproxy.cli.stores import is_past, read_store
 from smtpproxy.clock import now
 from smtpproxy.core.dry_run import Answers, Question, dry_run
 from smtpproxy.core.explanation import Explanation, recall
@@ -170,7 +170,7 @@ def _answers(settings: Settings, question: Question, raw: bytes, *, at_present: 
             network = _Dns(settings, threads)
             return await dry_run(settings, question, content, store, network, campaigns)
 
-    return using_store(settings, ask, read_only=True, or_empty=True)
+    return read_store(settings, ask)
 
 
 def _on_the_wire(raw: bytes) -> bytes:

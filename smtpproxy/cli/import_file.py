@@ -32,7 +32,7 @@ from smtpproxy.cli.outlook import (
     outlook_text,
 )
 from smtpproxy.cli.printer import Part, Result, progress
-from smtpproxy.cli.stores import using_store, warn
+from smtpproxy.cli.stores import read_store, using_store, warn
 from smtpproxy.clock import now
 from smtpproxy.events import picked
 from smtpproxy.scrub.outlook import Findings, Outlook
@@ -79,7 +79,7 @@ def run_import(task: Task, handling: Handling[T]) -> Result:
 def _import(
     task: Task, handling: Handling[T], file: Source, file_format: Format, outlook: Outlook
 ) -> Result:
-    earlier, rejected = task.job.earlier, task.options.rejected
+    earlier, rejected = task.earlier, task.options.rejected
     aside = RejectedFile(rejected or rejected_of(task.path), named=rejected is not None)
     start = time.monotonic()
     if file.has_cr_alone:
@@ -90,7 +90,7 @@ def _import(
         try:
             contents = handling.contents(file, file_format)
             _warn(task, contents.notices)
-            record = task.job.record(task.path, file.size)
+            record = task.record(file.size)
             if file.size is not None and earlier is None:
                 _check_not_before(task, record, file)
             aside.prepare(file.identity)
@@ -134,7 +134,7 @@ def _check_not_before(
     Contacts are then not imported: a second consent act for the same fact would stay. With
     suppressions the worst that can happen is too many of them.
     """
-    if task.replacing.both or task.replacing.record is not None:
+    if task.keeps_both or task.replaces is not None:
         return
     if former := imported_otherwise(task.access, record, file, place):
         text = imported_before(task.shown, former)
@@ -190,7 +190,7 @@ async def _run(
 ) -> None:
     put, look = handling.put(store), batch_judge(store, handling, outlook)
     with locked(task.settings, record.id):
-        if task.job.earlier is not None:
+        if task.earlier is not None:
             await store.mark_import(record.id, "running", at=None)
         else:
             await store.begin_import(record)
@@ -213,7 +213,7 @@ async def _run(
 
 def _replaced(task: Task, progress: Progress) -> Undone | None:
     """Undo the import that this one corrects, if this one is complete."""
-    former = task.replacing.record
+    former = task.replaces
     if former is None or not progress.lines or progress.rejected:
         return None
     return undo_import(task.settings, former, task.access)
@@ -249,7 +249,7 @@ class _Imported:
     file_format: Format
 
     def data(self) -> dict[str, object]:
-        former, undone = self.task.replacing.record, self.replaced
+        former, undone = self.task.replaces, self.replaced
         replaced = None
         if former and undone:
             replaced = {"id": former.id, **picked(undone, "removed", "put_back", "kept")}
@@ -265,7 +265,7 @@ class _Imported:
         }
 
     def text(self) -> Iterator[Part]:
-        done, record, former = self.progress, self.record, self.task.replacing.record
+        done, record, former = self.progress, self.record, self.task.replaces
         yield f"{self.task.shown}: {_counts(done, self.task.access)} in {self.seconds:.1f} s"
         if self.decoder is not None and (note := self.decoder.note()):
             yield note
@@ -303,15 +303,13 @@ def _compare(
         _warn_if_before(task, file)
     _warn(task, contents.notices)
     with progress(task.path.name, file.size) as show:
-        done = using_store(
+        done = read_store(
             task.settings,
             lambda store: compare(
                 contents,
                 comparing(store, handling, outlook),
                 lambda lines: show(file.tell(), lines),
             ),
-            read_only=True,
-            or_empty=True,
         )
     if file.size is None:
         _warn_if_before(task, file, Checkpoint(octets=file.tell(), digest=file.digest()))
@@ -344,8 +342,8 @@ def _compare(
 
 def _warn_if_before(task: Task, file: Source, place: Checkpoint | None = None) -> None:
     """Warn when the file was imported under another mapping; `place` is the end of a pipe."""
-    record = task.job.record(task.path, file.size)
-    if task.replacing.both:
+    record = task.record(file.size)
+    if task.keeps_both:
         return
     if former := imported_otherwise(task.access, record, file, place):
         warn(imported_before(task.shown, former))

@@ -4,10 +4,11 @@ import fcntl
 import hashlib
 import os
 import pwd
-from collections.abc import Callable, Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, ParamSpec
 
@@ -16,11 +17,11 @@ import click
 from smtpproxy.access import Access, OthersConcerned
 from smtpproxy.cli import fail
 from smtpproxy.cli.options import Value
-from smtpproxy.cli.stores import using_store, warn
-from smtpproxy.clock import new_ids, now
+from smtpproxy.cli.stores import read_store, using_store, warn
+from smtpproxy.clock import now
 from smtpproxy.disk import give_to_owner_of
 from smtpproxy.settings import Settings
-from smtpproxy.store.exchange.files import Source
+from smtpproxy.store.exchange.files import STDIN, Source
 from smtpproxy.store.exchange.plausible import SKEW
 from smtpproxy.store.exchange.times import written_time
 from smtpproxy.store.operations import UNDO_FOR, Checkpoint, ImportRecord, Kind, Undone, brands_of
@@ -30,7 +31,8 @@ from smtpproxy.terminal import counted
 
 P = ParamSpec("P")
 
-_BOTH = "none"
+BOTH = "none"
+"""The --replace with which an earlier import of the same file is kept."""
 _READING = ("mapping", "format", "purpose", "brand", "scope", "origin", "set")
 """Options that decide how a file is interpreted."""
 
@@ -77,32 +79,6 @@ def rejecting(check: Callable[P, None]) -> Callable[P, None]:
     return checked
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """An import that is to be run or resumed.
-
-    `options` are the command's options that decide how the file is read.
-    """
-
-    kind: Kind
-    as_of: datetime
-    options: Mapping[str, str]
-    earlier: ImportRecord | None = None
-    behalf: "Behalf | None" = None
-
-    def record(self, file: Path, size: int | None) -> ImportRecord:
-        """Return the record as it is when the import starts."""
-        started = now()
-        if self.earlier is not None:
-            return replace(self.earlier, state="running", ended_at=None)
-        name = os.fsencode(file).decode(errors="replace")
-        if self.behalf is not None:
-            id, by = self.behalf.id, self.behalf.by
-        else:
-            id, by = new_ids()(), user()
-        return ImportRecord(id, self.kind, name, by, started, self.as_of, size, self.options)
-
-
 def user() -> str:
     """Return the operating system's user, and under sudo the user behind it."""
     try:
@@ -116,6 +92,14 @@ def user() -> str:
 def digest_of(path: Path | None) -> str:
     """Return a digest that identifies a mapping; empty without one."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path else ""
+
+
+def input_time(file: Path) -> datetime:
+    """Return when the file was last written; for a pipe, now."""
+    found = os.fstat(0) if file == STDIN else file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        return now()
+    return datetime.fromtimestamp(found.st_mtime_ns // 1000 / 1e6, UTC)
 
 
 def age_of(file_time: datetime, as_of: datetime | None = None) -> datetime:
@@ -138,11 +122,14 @@ def age_of(file_time: datetime, as_of: datetime | None = None) -> datetime:
 
 def is_on_record(settings: Settings, id: str) -> bool:
     """Return whether an import with that id has begun."""
+    return any(record.id == id for record in _on_record(settings))
+
+
+def _on_record(settings: Settings) -> Sequence[ImportRecord]:
     try:
-        records = using_store(settings, lambda store: store.imports(), read_only=True)
+        return using_store(settings, Store.imports, read_only=True)
     except NoStoreYet:
-        return False
-    return any(record.id == id for record in records)
+        return ()
 
 
 def to_resume(
@@ -190,9 +177,7 @@ def find(settings: Settings, id: str, access: Access | None = None) -> ImportRec
     """
     found = [
         record
-        for record in using_store(
-            settings, lambda store: store.imports(), read_only=True, or_empty=True
-        )
+        for record in read_store(settings, Store.imports)
         if record.id.startswith(id.upper())
         and (access is None or access.sees_import(brands_of(record)))
     ]
@@ -250,30 +235,15 @@ def _lock_file(settings: Settings) -> Iterator[int]:
         os.close(descriptor)
 
 
-@dataclass(frozen=True, slots=True)
-class Replacing:
-    """The meaning of --replace: the import that this one corrects, or that both are kept."""
-
-    record: ImportRecord | None = None
-    both: bool = False
-
-    def age(self, age: datetime) -> datetime:
-        """Return the age of the file, made newer than that of the import it corrects."""
-        if self.record is None:
-            return age
-        return max(age, self.record.as_of + timedelta(microseconds=1))
-
-
-def to_replace(access: Access, id: str | None, kind: Kind) -> Replacing:
-    """Read --replace; end the command if that import cannot be undone."""
-    if id is None or id == _BOTH:
-        return Replacing(both=id is not None)
-    settings = access.settings
-    record = find(settings, id, access)
+def to_replace(access: Access, id: str | None, kind: Kind) -> ImportRecord | None:
+    """Return the import that --replace names; end the command if that cannot be undone."""
+    if id is None or id == BOTH:
+        return None
+    record = find(access.settings, id, access)
     if record.kind != kind:
         fail(f"{record.id} is an import of {record.kind}", 2)
-    check_undoable(settings, record)
-    return Replacing(record)
+    check_undoable(access.settings, record)
+    return record
 
 
 def imported_otherwise(
@@ -284,13 +254,9 @@ def imported_otherwise(
     An import whose lines were all rejected does not count. `record` is the import at hand,
     `place` its end when it was read from a pipe.
     """
-    try:
-        known = using_store(access.settings, lambda store: store.imports(), read_only=True)
-    except NoStoreYet:
-        return None
     same = [
         one
-        for one in known
+        for one in _on_record(access.settings)
         if one.kind == record.kind
         and access.sees_import(brands_of(one))
         and one.id != record.id

@@ -3,8 +3,8 @@
 import os
 import stat
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, BinaryIO, Generic, TypeVar
 
@@ -13,20 +13,22 @@ import click
 from smtpproxy.access import Access
 from smtpproxy.cli import fail
 from smtpproxy.cli.import_record import (
+    BOTH,
+    Behalf,
     BehalfOf,
-    Job,
-    Replacing,
     access_of,
     age_of,
     check_undoable,
     digest_of,
     find,
+    input_time,
     is_on_record,
     shown_state,
     to_replace,
     to_resume,
     undo_import,
     undone_in_words,
+    user,
 )
 from smtpproxy.cli.options import (
     YES,
@@ -40,8 +42,8 @@ from smtpproxy.cli.options import (
     several,
 )
 from smtpproxy.cli.printer import Column, Fields, Part, Result, Table
-from smtpproxy.cli.stores import Constant, using_store, warn
-from smtpproxy.clock import now
+from smtpproxy.cli.stores import Constant, read_store, warn
+from smtpproxy.clock import new_ids, now
 from smtpproxy.events import picked
 from smtpproxy.policy.model import Contact
 from smtpproxy.scrub.outlook import Outlook
@@ -65,9 +67,9 @@ _OWN: dict[str, Format] = {"csv": "csv", "ndjson": "ndjson"}
 
 def _format(value: str) -> str:
     names = {one.name for kind in ("suppressions", "contacts") for one in layouts(kind)}
-    if value not in (*_OWN, *PROVIDERS, *names):
-        known = ", ".join((*_OWN, *PROVIDERS, *sorted(names)))
-        raise ValueError(f"{value!r} is not one of {known}")
+    known = (*_OWN, *PROVIDERS, *sorted(names))
+    if value not in known:
+        raise ValueError(f"{value!r} is not one of {', '.join(known)}")
     return value
 
 
@@ -149,9 +151,12 @@ class Task:
 
     access: Access
     path: Path
-    job: Job
-    replacing: Replacing
+    kind: Kind
     options: ImportOptions
+    as_of: datetime
+    deciding: Mapping[str, str]  # options that decide how the file is read
+    earlier: ImportRecord | None  # the import to resume
+    replaces: ImportRecord | None  # the import that this one corrects
 
     @property
     def settings(self) -> Settings:
@@ -161,12 +166,27 @@ class Task:
     @property
     def hint(self) -> str:
         """The file name, which hints at the format."""
-        earlier = self.job.earlier
-        return (Path(earlier.file) if earlier else self.path).name.removesuffix(".rejected")
+        path = Path(self.earlier.file) if self.earlier else self.path
+        return path.name.removesuffix(".rejected")
 
     @property
     def shown(self) -> str:
         return "standard input" if self.path == STDIN else str(self.path)
+
+    @property
+    def keeps_both(self) -> bool:
+        """Whether an earlier import of the same file is to stay."""
+        return self.options.replace == BOTH
+
+    def record(self, size: int | None) -> ImportRecord:
+        """Return the record as it is when the import starts."""
+        if self.earlier is not None:
+            return replace(self.earlier, state="running", ended_at=None)
+        name = os.fsencode(self.path).decode(errors="replace")
+        given = self.options.job or Behalf(new_ids()(), user())
+        return ImportRecord(
+            given.id, self.kind, name, given.by, now(), self.as_of, size, self.deciding
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,20 +227,11 @@ def prepare(
     if options.job is not None and not options.dry_run and is_on_record(settings, options.job.id):
         resume = options.job.id
     earlier = to_resume(settings, resume, kind, deciding)
-    replacing = to_replace(access, options.replace, kind)
+    replaces = to_replace(access, options.replace, kind)
     age = earlier.as_of if earlier else age_of(input_time(file), as_of)
-    if kind == "contacts" and not earlier:
-        age = replacing.age(age)
-    job = Job(kind, age, deciding, earlier, options.job)
-    return Task(access, file, job, replacing, options)
-
-
-def input_time(file: Path) -> datetime:
-    """Return when the file was last written; for a pipe, now."""
-    found = os.fstat(0) if file == STDIN else file.stat()
-    if not stat.S_ISREG(found.st_mode):
-        return now()
-    return datetime.fromtimestamp(found.st_mtime_ns // 1000 / 1e6, UTC)
+    if kind == "contacts" and not earlier and replaces:
+        age = max(age, replaces.as_of + timedelta(microseconds=1))  # so as to count
+    return Task(access, file, kind, options, age, deciding, earlier, replaces)
 
 
 _COLUMNS = [
@@ -244,10 +255,8 @@ def imports() -> None:
 @command("list", imports)
 def list_imports(settings: Settings) -> Result:
     """List all imports, oldest first."""
-    records = using_store(settings, lambda store: store.imports(), read_only=True, or_empty=True)
+    records = read_store(settings, Store.imports)
     data = [_as_object(record, shown_state(settings, record)) for record in records]
-    if not records:
-        return Result(data, ["no imports are on record"])
     rows = [
         (
             record.id,
@@ -262,7 +271,7 @@ def list_imports(settings: Settings) -> Result:
         )
         for record, one in zip(records, data, strict=True)
     ]
-    return Result(data, [Table(_COLUMNS, rows)])
+    return Result(data, [Table(_COLUMNS, rows) if rows else "no imports are on record"])
 
 
 @command("show", imports)
@@ -329,9 +338,7 @@ def undo(
     check_undoable(settings, record)
 
     def would_undo() -> Undone:
-        return using_store(
-            settings, lambda store: store.would_undo(record.id, at=now()), read_only=True
-        )
+        return read_store(settings, lambda store: store.would_undo(record.id, at=now()))
 
     def question() -> str | None:
         undone = would_undo()
@@ -361,10 +368,9 @@ def undo(
 
 def _warn_of_later(settings: Settings, record: ImportRecord) -> None:
     """Warn of later imports that lost to the profiles now removed."""
-    later = using_store(settings, lambda store: store.imports(), read_only=True)
     others = [
         one.id
-        for one in later
+        for one in read_store(settings, Store.imports)
         if one.id > record.id and one.kind == record.kind and one.state != "undone" and one.older
     ]
     if others:

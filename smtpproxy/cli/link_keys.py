@@ -34,6 +34,10 @@ def unsubscribe() -> None:
     """Show, renew and retire the keys of unsubscribe links (unsubscribe = "add")."""
 
 
+async def _look(store: Store) -> tuple[Fingerprints, Sequence[Relay]]:
+    return await store.link_keys(), await store.relays()
+
+
 @command("keys", unsubscribe)
 def keys(settings: Settings) -> Result:
     """Show the keys, which one seals new links, and which relay has which keys."""
@@ -44,11 +48,8 @@ def keys(settings: Settings) -> Result:
             " is no [confirmation]"
         )
 
-    async def look(store: Store) -> tuple[Fingerprints, Sequence[Relay]]:
-        return await store.link_keys(), await store.relays()
-
     try:
-        used, relays = using_store(settings, look, read_only=True)
+        used, relays = using_store(settings, _look, read_only=True)
     except NoStoreYet:
         used, relays = {}, ()
     return _shown(load_link_keys(state_dir), used, relays)
@@ -73,7 +74,7 @@ def rekey(
         with replacing(state_dir):
             if not await settle_link_keys(store, state_dir, at=now()):
                 await _use_newest(store, state_dir, force=force)
-        return await store.link_keys(), await store.relays()
+        return await _look(store)
 
     used, relays = using_store(settings, work)
     return _shown(load_link_keys(state_dir), used, relays)
@@ -123,7 +124,7 @@ def retire(settings: Settings, version: int, yes: bool = YES) -> Result:
         with replacing(state_dir):
             await store.retire_link_key(version, at=now())
             left = _drop_key(state_dir, version) if has_link_keys(state_dir) else []
-        return await store.link_keys(), await store.relays(), left
+        return *await _look(store), left
 
     used, relays, left = using_store(settings, work)
     if not has_link_keys(state_dir):

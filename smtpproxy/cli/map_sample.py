@@ -7,9 +7,9 @@ from datetime import UTC, datetime, tzinfo
 from itertools import islice
 from pathlib import Path
 
-from smtpproxy.cli.imports import input_time
+from smtpproxy.cli.import_record import input_time
 from smtpproxy.cli.printer import Column, Fields, Part, Styled, Table
-from smtpproxy.cli.stores import using_store
+from smtpproxy.cli.stores import read_store
 from smtpproxy.clock import now
 from smtpproxy.locale import REFERENCE
 from smtpproxy.policy.model import (
@@ -133,10 +133,7 @@ def sample(settings: Settings, path: Path, mapping: Mapping) -> Sample:
             found.rejected.append(str(error))
             found.faults += 1
     orders = check.orders([one.value for one in updates])
-    using_store(
-        settings, lambda store: _judge(settings, store, updates, orders, found),
-        read_only=True, or_empty=True,
-    )  # fmt: skip
+    read_store(settings, lambda store: _judge(settings, store, updates, orders, found))
     return found
 
 

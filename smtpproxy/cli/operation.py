@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from smtpproxy.cli import failing
 from smtpproxy.cli.options import command, flag, settings_in
@@ -12,9 +12,6 @@ from smtpproxy.cli.printer import Column, Part, Result, Styled, Table
 from smtpproxy.events import picked
 from smtpproxy.policy.model import Stream
 from smtpproxy.settings import FeedbackSettings, ListenerSettings, Settings
-
-if TYPE_CHECKING:
-    pass
 
 
 @command("serve")

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from smtpproxy.cli.imports import Handling, Task
 from smtpproxy.cli.printer import Column, Fields, Part, Result, Styled, Table
-from smtpproxy.cli.stores import using_store, warn
+from smtpproxy.cli.stores import read_store, warn
 from smtpproxy.clock import now
 from smtpproxy.events import picked
 from smtpproxy.locale import REFERENCE, texts
@@ -36,7 +36,7 @@ _FREEING_COLUMNS = [Column(), Column(right=True), Column(prose=True)]
 
 def outlook_for(task: Task) -> Outlook:
     """Return the outlook that will judge the people of an import."""
-    fixes = task.job.kind == "contacts"
+    fixes = task.kind == "contacts"
     access, foresees = task.access, task.options.dry_run
     hides = None if access.everything else access.hides
     return Outlook(access.settings, now(), fixes=fixes, foresees=foresees, hides=hides)
@@ -65,12 +65,11 @@ def judged_again(task: Task, handling: Handling[T], file_format: Format) -> Outl
     with closing(Source(task.path)) as file:
         contents = handling.contents(file, file_format)
         try:
-            using_store(
+            read_store(
                 task.settings,
                 lambda store: compare(
                     contents, comparing(store, handling, outlook), lambda _: None
                 ),
-                read_only=True,
             )
         except StoreUnavailable as error:
             warn(f"not everybody could be counted: {error}")
@@ -86,7 +85,7 @@ def outlook_without(settings: Settings, id: str) -> Findings:
             async for left in parts:
                 await outlook.left(store, left)
 
-    using_store(settings, look, read_only=True)
+    read_store(settings, look)
     return outlook.findings()
 
 
@@ -204,7 +203,7 @@ def with_effect(settings: Settings, address: str, result: Result) -> Result:
     if name is None or not isinstance(result.data, dict):
         return result
     outlook = Outlook(settings, now())
-    using_store(settings, lambda store: outlook.add(store, {name: ()}), read_only=True)
+    read_store(settings, lambda store: outlook.add(store, {name: ()}))
     found = outlook.findings()
     streams = {
         one.stream.name: {

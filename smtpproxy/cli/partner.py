@@ -13,7 +13,7 @@ from smtpproxy.cli import fail, failing, unknown
 from smtpproxy.cli.options import ExistingFile, FileOrStdin, argument, command, option
 from smtpproxy.cli.outlook import outlook_object, outlook_text
 from smtpproxy.cli.printer import Aside, Csv, Part, Result
-from smtpproxy.cli.stores import AddressFile, using_store
+from smtpproxy.cli.stores import AddressFile, read_store, using_store
 from smtpproxy.clock import now
 from smtpproxy.mail.address import readings
 from smtpproxy.policy.rulebook import WIDENED_ORIGINS
@@ -106,7 +106,7 @@ def show(settings: Settings) -> Result:
 
     One dated in the future is not valid.
     """
-    taken = using_store(settings, lambda store: store.snapshots(), read_only=True, or_empty=True)
+    taken = read_store(settings, Store.snapshots)
     keys = {
         partner.name: load_partner_key(partner.key_file).fingerprint
         for partner in settings.store.partners
@@ -236,7 +236,7 @@ def import_snapshot(settings: Settings, name: str, path: Path) -> Result:
     if former:
         text += f", in place of {former.count:,}"
     outlook = Outlook(settings, now())
-    using_store(settings, lambda store: _look(store, key, keys, outlook), read_only=True)
+    read_store(settings, lambda store: _look(store, key, keys, outlook))
     found = outlook.findings()
     data = {"partner": name, "snapshot": snapshot, "former": former}
     data["outlook"] = outlook_object(found, "ndjson")

@@ -34,7 +34,7 @@ from smtpproxy.cli.printer import (
     print_text,
     progress,
 )
-from smtpproxy.cli.stores import is_past, using_store, warn
+from smtpproxy.cli.stores import is_past, read_store, warn
 from smtpproxy.clock import now
 from smtpproxy.drafts import Drafts
 from smtpproxy.locale import REFERENCE, texts
@@ -157,7 +157,8 @@ def _scrub(
             allowed=_written(drafts, options.allowed),
             refused=_written(drafts, options.refused),
         )
-        unreadable = _unreadable(drafts, list_path, options.rejected)
+        aside = options.rejected or _usual(list_path)
+        unreadable = Unreadable(drafts, aside, warn, usual=options.rejected is None)
         with (
             failing(ImportFault, f"{name}: ", code=2),
             source.lines() as lines,
@@ -172,7 +173,7 @@ def _scrub(
                 unreadable.put,
                 lambda counts: show(source.octets, counts.total),
             )
-            using_store(settings, run.through, read_only=True, or_empty=True)
+            read_store(settings, run.through)
         if addresses.decoder is not None and (note := addresses.decoder.note()):
             warn(f"{name}: {note}; the output is UTF-8")
         findings = Findings(name, source.sha256, request, run.counts)
@@ -194,10 +195,6 @@ def _scrub(
             f" 14(3)(b)), and stream {stream.name} does not check it; see first_contact_notice"
         )
     return findings, unreadable.header
-
-
-def _unreadable(drafts: Drafts, list_path: Path, rejected: Path | None) -> Unreadable:
-    return Unreadable(drafts, rejected or _usual(list_path), warn, usual=rejected is None)
 
 
 def _usual(list_path: Path) -> Path | None:

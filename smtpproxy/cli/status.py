@@ -18,7 +18,7 @@ from smtpproxy.cli import fail, failing, message_of
 from smtpproxy.cli.options import command, flag, settings_in
 from smtpproxy.cli.printer import Result, print_json, print_text
 from smtpproxy.cli.status_text import MOST_WAITING, Rates, status_text
-from smtpproxy.cli.stores import using_store
+from smtpproxy.cli.stores import read_store
 from smtpproxy.config import ConfigError, load
 from smtpproxy.disk import little_left
 from smtpproxy.doctor.machine import key_files
@@ -244,7 +244,7 @@ def _held_back(settings: Settings) -> dict[str, str] | None:
             return await breaker.status()
 
     try:
-        found = using_store(settings, read, read_only=True, or_empty=True)
+        found = read_store(settings, read)
     except StoreUnavailable:
         return None
     return {each.name: each.cause for each in found if each.cause is not None}

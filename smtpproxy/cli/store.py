@@ -22,7 +22,6 @@ from smtpproxy.store.move import CopyEnd, CopyResult, move
 from smtpproxy.store.records import StoreInaccessible
 from smtpproxy.store.register import relay_id
 from smtpproxy.store.shared_keys import settle_link_keys
-from smtpproxy.store.sql.store import Store
 from smtpproxy.terminal import counted
 
 _TIMEOUT = 30.0  # seconds that running writers get to finish
@@ -180,7 +179,8 @@ def migrate(
     if is_postgresql(settings.store):
         before, after = asyncio.run(_migrate(settings, grant_read, grant_write))
         if settings.makes_tokens:
-            using_store(settings, lambda store: _settle(store, settings))
+            folder = settings.server.state_dir
+            using_store(settings, lambda store: settle_link_keys(store, folder, at=now()))
     elif grant_read or grant_write:
         raise click.UsageError("only PostgreSQL has roles; this store is a file")
     else:
@@ -210,10 +210,6 @@ async def _migrate(
         ) from error.__cause__
     finally:
         lease.close()
-
-
-async def _settle(store: Store, settings: Settings) -> None:
-    await settle_link_keys(store, settings.server.state_dir, at=now())
 
 
 async def _open_and_close(settings: Settings) -> int:

@@ -77,6 +77,11 @@ def using_store(
     return asyncio.run(session())
 
 
+def read_store(settings: Settings, use: Callable[[Store], Awaitable[T]]) -> T:
+    """Run `use` with the store, only to look into it; one that does not exist yet is empty."""
+    return using_store(settings, use, read_only=True, or_empty=True)
+
+
 def open_patiently(settings: Settings, *, read_only: bool = False) -> Store:
     """Open the store for a command, which may wait. The caller closes it."""
     patient = dataclasses.replace(settings.store, timeout=max(settings.store.timeout, _TIMEOUT))

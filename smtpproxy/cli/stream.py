@@ -14,7 +14,7 @@ from smtpproxy.cli import failing
 from smtpproxy.cli.options import YES, Moment, Text, command, confirm, option, settings_in
 from smtpproxy.cli.printer import Aside, Column, Part, Result, Table, print_text
 from smtpproxy.cli.report import ReportOptions, Since, judged, read_report
-from smtpproxy.cli.stores import using_store
+from smtpproxy.cli.stores import read_store, using_store
 from smtpproxy.clock import now
 from smtpproxy.config.mode import CannotChange, Edit, edited
 from smtpproxy.locale import REFERENCE
@@ -149,9 +149,7 @@ def show(settings: Settings, name: str | None) -> Result:
     """Show all marketing streams, or one with its history."""
     if name is not None:
         _subject(settings, name)
-    found, events, campaigns = using_store(
-        settings, lambda store: _read(settings, store, name), read_only=True, or_empty=True
-    )
+    found, events, campaigns = read_store(settings, lambda store: _read(settings, store, name))
     chosen = [each for each in found if name in (None, each.name, BRAND + each.brand)]
     data = [status_object(each) for each in chosen]
     columns = [

@@ -33,6 +33,7 @@ from smtpproxy.cli.stores import (
     check_motive,
     constants_of,
     known_scope,
+    read_store,
     using_store,
     warn_of_the_future,
 )
@@ -166,7 +167,7 @@ def show(settings: Settings, address: RecordedName) -> Result:
             await store.authors(address),
         )
 
-    found, lifted, authors = using_store(settings, read, read_only=True, or_empty=True)
+    found, lifted, authors = read_store(settings, read)
     _move_to_newest_key(settings, address)
 
     def text() -> Iterator[Part]:
@@ -251,7 +252,7 @@ def import_suppressions(settings: Settings, file: InputFile, options: Suppressio
     task = prepare(access, file, "suppressions", options, given | notes)
     with failing(MappingFault, code=2):
         columns = read_mapping(options.mapping, SUPPRESSION_FIELDS) if options.mapping else None
-    age = task.job.as_of
+    age = task.as_of
     defaults = Defaults(age, **{name: text or "" for name, text in given.items()})
     constants = constants_of(options.constants, SUPPRESSION_FIELDS)
     wanted = Wanted(

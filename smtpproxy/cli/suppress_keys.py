@@ -23,7 +23,7 @@ from smtpproxy.cli.options import (
     option,
 )
 from smtpproxy.cli.printer import Part, Result, json_bytes
-from smtpproxy.cli.stores import AddressFile, Scope, using_store
+from smtpproxy.cli.stores import AddressFile, Scope, read_store, using_store
 from smtpproxy.clock import now
 from smtpproxy.mail.address import AddressError
 from smtpproxy.mail.mailboxes import entered_name, recorded
@@ -255,12 +255,7 @@ def move(
         fail(f"{new} is narrower than {old}, or of another kind; give {kind}:NAME or marketing", 2)
 
     def question() -> str | None:
-        found = using_store(
-            settings,
-            lambda store: _would_be_moved(store, old, new),
-            read_only=True,
-            or_empty=True,
-        )
+        found = read_store(settings, lambda store: _would_be_moved(store, old, new))
         return (
             f"{_named(*found)} will be moved from {old} to {new}, and cannot be told from its own"
             " any more. Move them?"
@@ -269,10 +264,10 @@ def move(
         )
 
     ask_first(question, yes=yes or dry_run)
-    work = _would_be_moved if dry_run else _moved
-    moved, wishes = using_store(
-        settings, lambda store: work(store, old, new), read_only=dry_run, or_empty=dry_run
-    )
+    if dry_run:
+        moved, wishes = read_store(settings, lambda store: _would_be_moved(store, old, new))
+    else:
+        moved, wishes = using_store(settings, lambda store: _moved(store, old, new))
     done = "would be moved" if dry_run else "moved"
     what = _named(moved, wishes)
     data = {"old": old, "new": new, "moved": moved, "wishes": wishes, "dry_run": dry_run}

@@ -9,7 +9,7 @@ import click
 from smtpproxy.cli import unknown
 from smtpproxy.cli.options import YES, ask_first, command, flag, option
 from smtpproxy.cli.printer import Aside, Column, Fields, Part, Result, Table
-from smtpproxy.cli.stores import using_store
+from smtpproxy.cli.stores import read_store, using_store
 from smtpproxy.clock import now
 from smtpproxy.events import picked
 from smtpproxy.settings import Settings
@@ -36,7 +36,7 @@ def list_webhooks(settings: Settings) -> Result:
     async def read(store: Store) -> tuple[Mapping[str, WebhookState], Mapping[str, Backlog]]:
         return await store.webhook_states(), await store.backlog()
 
-    states, backlog = using_store(settings, read, read_only=True, or_empty=True)
+    states, backlog = read_store(settings, read)
     found = [
         _summary(name, states.get(name), backlog.get(name, Backlog()), now())
         for name in [webhook.name for webhook in settings.webhooks]
@@ -74,7 +74,7 @@ def show(
         states, backlog = await store.webhook_states(), await store.backlog()
         return states.get(name), backlog.get(name, Backlog()), await store.dead_letters(name)
 
-    state, owed, letters = using_store(settings, read, read_only=True, or_empty=True)
+    state, owed, letters = read_store(settings, read)
     if letter is not None:
         return _show_body(letters, letter)
     summary = _summary(name, state, owed, now())
@@ -151,9 +151,7 @@ def drop(
         raise click.UsageError("name one with --letter ID, or drop them all with --all")
 
     def question() -> str | None:
-        letters = using_store(
-            settings, lambda store: store.dead_letters(name), read_only=True, or_empty=True
-        )
+        letters = read_store(settings, lambda store: store.dead_letters(name))
         chosen = [one for one in letters if everything or one.id == letter]
         if not chosen:
             return None
