@@ -20,16 +20,6 @@ from urllib.parse import quote, urlencode, urlsplit
 import msgspec
 from msgspec import Struct
 
-from smtpproxy.client_errors import (
-    ApiError,
-    ApiProblem,
-    ChangedMeanwhile,
-    NoAnswer,
-    NotFound,
-    NotPermitted,
-    TryLater,
-    problem_of,
-)
 from smtpproxy.policy.model import Origin, Source
 from smtpproxy.store.exchange.contact_record import ContactRecord
 from smtpproxy.web.api.by_mail import (
@@ -49,6 +39,7 @@ from smtpproxy.web.api.imports import (
     RejectedLine,
 )
 from smtpproxy.web.api.operation import operation_of
+from smtpproxy.web.api.problems import Problem
 from smtpproxy.web.api.propagation import Changes, CheckRequest, Propagation, Results
 from smtpproxy.web.api.streams import (
     Paused,
@@ -111,6 +102,60 @@ T = TypeVar("T", bound=Struct)
 _LONGEST_WAIT = 30  # seconds between two attempts
 _PAUSE = 1  # second after an attempt without an answer
 _NO_ANSWER = (502, 504)  # of a proxy that got none itself
+
+
+class ApiError(Exception):
+    """The request was not carried out, or that is not known."""
+
+
+class NoAnswer(ApiError):
+    """No attempt got an answer; the cause is chained."""
+
+
+class ApiProblem(ApiError):
+    """The API says why the request is refused. `retry_after` is in seconds, if a retry may help."""
+
+    def __init__(self, problem: Problem, retry_after: int | None) -> None:
+        super().__init__(f"{problem.error}: {problem.detail}")
+        self.problem = problem
+        self.error = problem.error
+        self.retry_after = retry_after
+
+
+class NotPermitted(ApiProblem):
+    """The token is not known, or lacks a right or a brand."""
+
+
+class NotFound(ApiProblem):
+    """There is nothing of that name."""
+
+
+class ChangedMeanwhile(ApiProblem):
+    """Somebody else has changed it: get it again and decide again."""
+
+
+class TryLater(ApiProblem):
+    """Too many requests, or not possible now."""
+
+
+_KINDS: Mapping[int, type[ApiProblem]] = {
+    401: NotPermitted,
+    403: NotPermitted,
+    404: NotFound,
+    412: ChangedMeanwhile,
+    429: TryLater,
+    503: TryLater,
+}
+
+
+def _problem_of(status: int, content: bytes, retry: int | None) -> ApiProblem:
+    """Return the error for an answer other than success."""
+    try:
+        problem = msgspec.json.decode(content, type=Problem)
+    except msgspec.MsgspecError:  # a proxy in between
+        text = f"status {status}, and not of the API: a proxy in between?"
+        problem = Problem("about:blank", "No answer of the API", status, text, "unknown")
+    return _KINDS.get(status, ApiProblem)(problem, retry)
 
 
 class StoredContact(Struct, frozen=True):
@@ -317,7 +362,7 @@ class Client:
             if status == operation.status:
                 return content
             if not left or retry is None or retry > _LONGEST_WAIT:
-                raise problem_of(status, content, retry)
+                raise _problem_of(status, content, retry)
             self._sleep(retry)
         raise AssertionError("unreachable")
 

@@ -5,8 +5,10 @@ that sort by time and increase within a process.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from itertools import chain
 from typing import Any, Literal, get_args
 
 from msgspec import Struct
@@ -38,19 +40,23 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 DNS_OUTCOMES: tuple[DnsOutcome, ...] = get_args(DnsOutcome)
 
 
-class ConnectionOpened(Struct, frozen=True):
+class Event(Struct, frozen=True):
+    """Something that happened."""
+
+
+class ConnectionOpened(Event, frozen=True):
     listener: str
     peer: str
 
 
-class ConnectionClosed(Struct, frozen=True):
+class ConnectionClosed(Event, frozen=True):
     listener: str
     peer: str
     seconds: float
     cause: str  # one of ENDS, in sinks/rows.py
 
 
-class ConnectionRefused(Struct, frozen=True):
+class ConnectionRefused(Event, frozen=True):
     """A connection over a limit was answered 421 and closed."""
 
     listener: str
@@ -58,7 +64,7 @@ class ConnectionRefused(Struct, frozen=True):
     cause: Literal["limit", "address_limit", "files", "rate", "draining"]
 
 
-class ProxyHeaderRead(Struct, frozen=True):
+class ProxyHeaderRead(Event, frozen=True):
     """A connection to a listener with the PROXY protocol; `peer` is the balancer."""
 
     listener: str
@@ -67,7 +73,7 @@ class ProxyHeaderRead(Struct, frozen=True):
     detail: str = ""  # private, for the log
 
 
-class TlsHandshake(Struct, frozen=True):
+class TlsHandshake(Event, frozen=True):
     """A TLS handshake ended."""
 
     listener: str
@@ -76,7 +82,7 @@ class TlsHandshake(Struct, frozen=True):
     detail: str = ""  # private, for the log
 
 
-class Authentication(Struct, frozen=True):
+class Authentication(Event, frozen=True):
     """An AUTH exchange ended. It names no user, because a password may have been typed there."""
 
     listener: str
@@ -85,14 +91,14 @@ class Authentication(Struct, frozen=True):
     outcome: AuthOutcome
 
 
-class SenderRefused(Struct, frozen=True):
+class SenderRefused(Event, frozen=True):
     """A client gave a reverse path that its credential does not permit."""
 
     listener: str
     peer: str
 
 
-class Limited(Struct, frozen=True):
+class Limited(Event, frozen=True):
     """A limit was reached: a command or message was refused, and the session continues. With
     `upstream_hold` nothing is refused: the upstream connection no longer waits for the client."""
 
@@ -101,7 +107,7 @@ class Limited(Struct, frozen=True):
     limit: Limit
 
 
-class FilesRead(Struct, frozen=True):
+class FilesRead(Event, frozen=True):
     """Changed files were read again; with an `error` the old content stays in use."""
 
     listener: str  # empty: the users file, which all listeners share
@@ -132,7 +138,7 @@ class JudgedRecipient(Struct, frozen=True):
     verdict: Verdict
 
 
-class Decided(Struct, frozen=True):
+class Decided(Event, frozen=True):
     """A decision, before anything is done about it; the audit log commits this.
 
     `stage` is `rcpt` for recipients refused at RCPT, `data` for the whole message, `notice` for a
@@ -164,7 +170,7 @@ class Decided(Struct, frozen=True):
     this one replaces. Empty: it replaces none."""
 
 
-class Relayed(Struct, frozen=True):
+class Relayed(Event, frozen=True):
     """The upstream's answer to a message, which is also the client's."""
 
     id: str
@@ -177,13 +183,13 @@ class Relayed(Struct, frozen=True):
     each: tuple[str, ...] = ()  # by recipient of the decision; empty: one reply for all
 
 
-class DnsAsked(Struct, frozen=True):
+class DnsAsked(Event, frozen=True):
     """A lookup ended; failed: there was no answer."""
 
     outcome: DnsOutcome
 
 
-class TransactionEnded(Struct, frozen=True):
+class TransactionEnded(Event, frozen=True):
     """A message got its final answer. `stages` are seconds spent, without the client's time."""
 
     listener: str
@@ -191,7 +197,7 @@ class TransactionEnded(Struct, frozen=True):
     stages: Mapping[Stage, float]
 
 
-class Failed(Struct, frozen=True):
+class Failed(Event, frozen=True):
     """An internal failure: the client got 451. `part` names what failed.
 
     `recipients` and `messages` could not be decided because of it, and were deferred.
@@ -205,23 +211,6 @@ class Failed(Struct, frozen=True):
     messages: int = 0
 
 
-Event = (
-    ConnectionOpened
-    | ConnectionClosed
-    | ConnectionRefused
-    | ProxyHeaderRead
-    | TlsHandshake
-    | Authentication
-    | SenderRefused
-    | Limited
-    | FilesRead
-    | Decided
-    | Relayed
-    | DnsAsked
-    | TransactionEnded
-    | Failed
-)
-
 Emit = Callable[[Event], None]
 
 EventHandlers = Mapping[type[Struct], Callable[[Any], None]]
@@ -230,7 +219,9 @@ EventHandlers = Mapping[type[Struct], Callable[[Any], None]]
 
 def emitter(*sinks: EventHandlers) -> Emit:
     """Return a function that passes each event to the sinks with a handler for its type."""
-    handlers = {kind: [sink[kind] for sink in sinks if kind in sink] for kind in get_args(Event)}
+    handlers: dict[type[Struct], list[Callable[[Any], None]]] = defaultdict(list)
+    for kind, handle in chain.from_iterable(sink.items() for sink in sinks):
+        handlers[kind].append(handle)
 
     def emit(event: Event) -> None:
         for handle in handlers[type(event)]:
@@ -299,10 +290,7 @@ def time_of(id: str) -> int:
     """Return the time in an id, in milliseconds since 1970. Raises ValueError."""
     if _ID.fullmatch(id) is None:
         raise ValueError(_wrong(id))
-    number = 0
-    for character in id[:10].upper():
-        number = number * 32 + ULID_ALPHABET.index(character)
-    return number
+    return _decoded(id[:10])
 
 
 def _wrong(id: str) -> str:
@@ -319,10 +307,14 @@ def _wrong(id: str) -> str:
 
 def successor(id: str) -> str:
     """Return the id that comes next after `id`."""
+    return encoded(_decoded(id) + 1, 26)
+
+
+def _decoded(digits: str) -> int:
     number = 0
-    for character in id.upper():
+    for character in digits.upper():
         number = number * 32 + ULID_ALPHABET.index(character)
-    return encoded(number + 1, 26)
+    return number
 
 
 def picked(record: object, *names: str) -> dict[str, Any]:

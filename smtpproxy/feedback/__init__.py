@@ -50,21 +50,20 @@ def read_report(
     content: bytes,
     *,
     tokens: TokenReader | None = None,
-    recipient: str = "",
     require_token: bool = False,
 ) -> FeedbackReport:
     """Return what a mail reports, and what is to be done about it.
 
-    `content` is the whole mail, however hostile or broken; `recipient` is the envelope's, if known.
-    A valid token says whom the mail concerns, whatever the report says. Without one, nobody is
-    suppressed if `require_token` is set. Never raises.
+    `content` is the whole mail, however hostile or broken. A valid token says whom the mail
+    concerns, whatever the report says. Without one, nobody is suppressed if `require_token` is set.
+    Never raises.
     """
     mail = read_mail(content)
     mail = as_report(mail) or inner_bounce(mail) or mail
     original = original_of(mail)
     sent = None
     if tokens is not None:
-        sent = tokens.read(clues_of(mail, original, recipient))
+        sent = tokens.read(clues_of(mail, original))
     lacking = _NO_TOKEN if require_token and sent is None else ""
     complaint = complaint_of(mail, original)
     if complaint is not None:

@@ -79,11 +79,9 @@ _ID = re.compile(r"<[^<>\s]{1,250}>")
 _TO_US = ("Delivered-To", "X-Original-To", "Envelope-To", "X-Envelope-To", "To")
 
 
-def clues_of(mail: Mail, original: Original, recipient: str) -> Clues:
+def clues_of(mail: Mail, original: Original) -> Clues:
     """Return everything that may contain a token, unread. Local parts keep their case."""
-    recipients = [recipient] if recipient else []
-    for name in _TO_US:
-        recipients += _written(field(mail.headers, name))
+    recipients = [one for name in _TO_US for one in _written(field(mail.headers, name))]
     replied_to = [field(mail.headers, name) for name in ("In-Reply-To", "References")]
     ids = [*original.values("Message-ID"), *replied_to]
     return Clues(

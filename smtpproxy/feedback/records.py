@@ -51,7 +51,7 @@ class Event(Struct, frozen=True):
 class Clues(Struct, frozen=True):
     """The texts of a report that may contain our tokens, as written and untrusted."""
 
-    recipients: tuple[str, ...] = ()  # of the report: envelope first, then its fields
+    recipients: tuple[str, ...] = ()  # of the report
     message_ids: tuple[str, ...] = ()  # of the message that it is about
     unsubscribe_uris: tuple[str, ...] = ()
     feedback_ids: tuple[str, ...] = ()

@@ -332,9 +332,8 @@ def test_a_token_may_name_neither_brand_nor_scope() -> None:
 
 def test_a_token_is_looked_for_wherever_one_may_be() -> None:
     tokens = Tokens(None)
-    read_report(
-        bounce(fields=failed("5.1.1")), tokens=tokens, recipient="b=Abc@bounces.shop.example"
-    )
+    delivered = b"Delivered-To: b=Abc@bounces.shop.example\r\n"
+    read_report(delivered + bounce(fields=failed("5.1.1")), tokens=tokens)
     assert tokens.clues == Clues(
         recipients=("b=Abc@bounces.shop.example", "bounces@shop.example"),
         message_ids=("<1@shop.example>",),
