@@ -86,11 +86,6 @@ def prepare(settings: Settings) -> None:
     """
     for warning in check_named_files(settings, "smtpproxy"):
         structlog.get_logger().warning("configuration", text=warning)
-    _prepare_state(settings)
-
-
-def _prepare_state(settings: Settings) -> None:
-    """Make the folders and the store; see `prepare`."""
     state = settings.server.state_dir
     for folder in (state, *(state / name for name in FOLDERS)):
         try:
@@ -111,7 +106,8 @@ def _prepare_state(settings: Settings) -> None:
 
 async def _open_and_close(settings: Settings) -> None:
     async with opened_store(settings) as store:
-        await _settle_keys(settings, store)
+        if settings.makes_tokens:
+            await _settle_link_keys(settings.server.state_dir, store)
         found = await of_rows(settings, store) + uncopied(settings)
     for one in found:
         structlog.get_logger().warning(
@@ -119,10 +115,9 @@ async def _open_and_close(settings: Settings) -> None:
         )
 
 
-async def _settle_keys(settings: Settings, store: Store) -> None:
+async def _settle_link_keys(state: Path, store: Store) -> None:
     """Compare the keys that relays share with the store's. Raises StoreUnavailable."""
-    state, now = settings.server.state_dir, datetime.now(UTC)
-    if settings.makes_tokens and await settle_link_keys(store, state, at=now):
+    if await settle_link_keys(store, state, at=datetime.now(UTC)):
         file = key_place(state, LINK_KEY_FILE).path
         structlog.get_logger().info("key of links made", file=str(file))
 

@@ -54,24 +54,20 @@ def note_run(
     state_dir: Path, began: datetime, ended: datetime, removed: Mapping[str, Removed]
 ) -> Run:
     """Add a run to the record. Raises OSError."""
-    last = newest_run(state_dir)
+    path, last = state_dir / FILE_NAME, newest_run(state_dir)
     before = {} if last is None else last.total
     total = {kind: before.get(kind, 0) + removed.get(kind, NOTHING).rows for kind in PURGED_KINDS}
     run = Run(began, ended, dict(removed), total)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-    file = os.open(state_dir / FILE_NAME, flags, 0o600)
+    file = os.open(path, flags, 0o600)
     try:
         give_to_owner_of(state_dir, file)
-        # Ends a line that a crash cut short, so that it is not read.
-        os.write(file, b"\n" * _torn(state_dir / FILE_NAME) + _encode(run) + b"\n")
+        is_torn = last_of(path, _read)[1] > 0  # a line that a crash cut short, which then ends
+        os.write(file, b"\n" * is_torn + _encode(run) + b"\n")
         os.fsync(file)
     finally:
         os.close(file)
     return run
-
-
-def _torn(path: Path) -> bool:
-    return last_of(path, _read)[1] > 0
 
 
 def run_metrics(state_dir: Path) -> Snapshot:

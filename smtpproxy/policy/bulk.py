@@ -144,39 +144,29 @@ PERSONAL_SENDERS = listed(
 
 # Lower-case names of fields that only list servers and campaign software write.
 _DECISIVE = frozenset(
-    (
-        *(b"list-post", b"list-subscribe", b"list-archive", b"list-owner", b"x-mailing-list"),
-        *(b"mailing-list", b"x-beenthere", b"x-mailman-version", b"x-listmember", b"x-list-id"),
-        *(b"x-campaign", b"x-campaign-id", b"x-campaignid", b"x-campaign-name", b"campaign-id"),
-        *(b"x-mc-user", b"x-mailchimp-campaign", b"x-mailin-campaign", b"x-roving-id"),
-        *(b"x-campaign-activity-id", b"x-kmail-account", b"x-kmail-message", b"x-hs-cid"),
-        b"x-marketoid",
-        *(b"x-mailer-lid", b"x-mailer-sid", b"x-mailerlite-campaign", b"x-acymailing"),
-        *(b"x-mailpoet", b"x-phplist-version", b"x-listmonk-campaign", b"x-mautic-campaign"),
-        *(b"x-sendy", b"x-newsletter", b"x-newsletter-id", b"x-bulkmail", b"x-bulk-mail"),
-        *(b"x-subscriber-id", b"x-subscriberid", b"x-ac-campaign", b"x-mailing-id"),
-    )
+    b"""
+    list-post list-subscribe list-archive list-owner x-mailing-list mailing-list x-beenthere
+    x-mailman-version x-listmember x-list-id x-campaign x-campaign-id x-campaignid x-campaign-name
+    campaign-id x-mc-user x-mailchimp-campaign x-mailin-campaign x-roving-id x-campaign-activity-id
+    x-kmail-account x-kmail-message x-hs-cid x-marketoid x-mailer-lid x-mailer-sid
+    x-mailerlite-campaign x-acymailing x-mailpoet x-phplist-version x-listmonk-campaign
+    x-mautic-campaign x-sendy x-newsletter x-newsletter-id x-bulkmail x-bulk-mail x-subscriber-id
+    x-subscriberid x-ac-campaign x-mailing-id
+    """.split()
 )
 # Fields that are on receipts too, with their weights. Those that senders of receipts add by default
 # count once together (RFC 2369, RFC 8058, Feedback-ID); then RFC 2919, Precedence, which itself
 # says bulk, and the fields of large senders.
-_USUAL: tuple[tuple[int, tuple[bytes, ...]], ...] = (
+_USUAL: tuple[tuple[int, list[bytes]], ...] = (
+    (1, b"list-unsubscribe list-unsubscribe-post list-help feedback-id x-feedback-id".split()),
+    (1, [b"list-id"]),
+    (2, [b"precedence"]),
     (
         1,
-        (
-            *(b"list-unsubscribe", b"list-unsubscribe-post", b"list-help"),
-            *(b"feedback-id", b"x-feedback-id"),
-        ),
-    ),
-    (1, (b"list-id",)),
-    (2, (b"precedence",)),
-    (
-        1,
-        (
-            *(b"x-job", b"x-sfmc-stack", b"x-rpcampaign", b"x-emarsys-id", b"x-cm-message-id"),
-            *(b"x-mailgun-campaign-id", b"x-mj-campaign", b"x-mailjet-campaign"),
-            *(b"x-sib-campaign", b"x-csa-complaints", b"x-csa-compliance-source"),
-        ),
+        b"""
+        x-job x-sfmc-stack x-rpcampaign x-emarsys-id x-cm-message-id x-mailgun-campaign-id
+        x-mj-campaign x-mailjet-campaign x-sib-campaign x-csa-complaints x-csa-compliance-source
+        """.split(),
     ),
 )
 _HEAVY = 3

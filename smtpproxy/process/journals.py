@@ -5,7 +5,7 @@ journal and continues where the index ends."""
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,6 @@ from smtpproxy.sinks.audit.lines import DecisionEntry, decided, is_erased, read_
 from smtpproxy.sinks.audit.reader import verdicts
 from smtpproxy.sinks.snapshots import Snapshot
 from smtpproxy.store import open_asked_messages, open_journals
-from smtpproxy.store.feedback import SentMessage
 from smtpproxy.store.journals import AskedMessages, IndexRow, SharedJournals
 from smtpproxy.store.records import StoreUnavailable
 from smtpproxy.store.register import relay_id
@@ -180,11 +179,10 @@ class Teller:
             self._forgot_at = self.now()
         while ids := await self.asked.asked(self.relay, _ANSWERED_AT_ONCE):
             async with self.alone:
-                messages = await asyncio.to_thread(self._found, ids)
+                messages = await asyncio.to_thread(
+                    lambda ids: {id: on_record(self.audit, id) for id in ids}, ids
+                )
                 await self.asked.answer(self.relay, messages, self.now())
-
-    def _found(self, ids: Sequence[str]) -> Mapping[str, SentMessage | None]:
-        return {id: on_record(self.audit, id) for id in ids}
 
 
 def index_rows(relay: str, placed: Row) -> Iterator[IndexRow]:

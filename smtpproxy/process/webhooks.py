@@ -4,6 +4,7 @@ import asyncio
 import random
 import socket
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -13,7 +14,7 @@ from smtpproxy.clock import new_ids, now
 from smtpproxy.process.children import Beat, Channel, Start
 from smtpproxy.process.webhook_events import keep_logging
 from smtpproxy.settings import Settings, WebhookSettings
-from smtpproxy.sinks.snapshots import Snapshot
+from smtpproxy.sinks.snapshots import Labels, Snapshot
 from smtpproxy.store import open_store
 from smtpproxy.store.propagation import of_others
 from smtpproxy.store.records import StoreUnavailable
@@ -37,12 +38,19 @@ def run(start: Start, sockets: Mapping[str, socket.socket], channel: socket.sock
 async def _deliver(settings: Settings, sock: socket.socket) -> int:
     channel = await Channel.over(sock)
     store = open_store(settings.store, settings.server.state_dir)
-    counts = Counts()
+    counted: Counter[Labels] = Counter()
+
+    def count(webhook: str, outcome: Kind) -> None:
+        counted[webhook, str(outcome)] += 1
+
+    def counts() -> Snapshot:
+        return Snapshot(counters={"webhook_deliveries_total": dict(counted)})
+
     around = Environment(
         now=now,
         random=random.random,
         new_id=new_ids(),
-        count=counts,
+        count=count,
         relay=relay_id(settings.server.state_dir),
     )
     await _forget_others(settings, store, around)
@@ -53,7 +61,7 @@ async def _deliver(settings: Settings, sock: socket.socket) -> int:
     ]
     ending = threading.Event()
     tasks.append(asyncio.create_task(keep_logging(settings, store, around.now, ending)))
-    tasks.append(asyncio.create_task(channel.keep_beating(counts.snapshot)))
+    tasks.append(asyncio.create_task(channel.keep_beating(counts)))
     await channel.until_drain()
     # Deliveries in progress are broken off, and sent again under the same id.
     ending.set()
@@ -61,7 +69,7 @@ async def _deliver(settings: Settings, sock: socket.socket) -> int:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await shared.close()
-    channel.send(Beat(counts.snapshot()))
+    channel.send(Beat(counts()))
     channel.close()
     await store.close()
     return 0
@@ -104,17 +112,3 @@ async def _keep_delivering(
         except Exception as error:
             log.error("internal error", webhook=webhook.name, exc_info=error)
         await asyncio.sleep(_AFTER_TROUBLE)
-
-
-class Counts:
-    """How many deliveries had which outcome."""
-
-    def __init__(self) -> None:
-        self._counted: dict[tuple[str, ...], float] = {}
-
-    def __call__(self, webhook: str, outcome: Kind) -> None:
-        row = (webhook, str(outcome))
-        self._counted[row] = self._counted.get(row, 0) + 1
-
-    def snapshot(self) -> Snapshot:
-        return Snapshot(counters={"webhook_deliveries_total": dict(self._counted)})

@@ -212,7 +212,9 @@ class PersonalPages:
         brands = known.tracking()
         for brand in brands:
             act = ConsentAct(TRACKING, self.now(), withdrawal=True, brand=brand)
-            await self.writer().record_act(confirmation.recipient, act, only_if=_is_known)
+            await self.writer().record_act(
+                confirmation.recipient, act, only_if=lambda known: known is not None
+            )
         return "preferred" if brands else "nothing"
 
     async def _erase(self, confirmation: Confirmation) -> str:
@@ -224,10 +226,6 @@ class PersonalPages:
         except (StoreUnavailable, OSError) as error:
             log.error("erasure_unfinished", error=str(error))
         return "erased"
-
-
-def _is_known(contact: Contact | None) -> bool:
-    return contact is not None
 
 
 def _by_the_person(confirmation: Confirmation) -> str:

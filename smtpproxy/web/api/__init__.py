@@ -83,7 +83,7 @@ class Api:
             Suppressions(*given),
             Consents(*given),
             Contacts(*given),
-            Verdicts(settings, store, now),
+            Verdicts(*given),
             Streams(*given, streams),
             self._imports,
             *(() if by_mail is None else (ByMail(by_mail),)),

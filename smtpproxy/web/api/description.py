@@ -100,11 +100,12 @@ def statuses(operation: Operation) -> dict[int, list[str]]:
 
 def _records(operation: Operation) -> list[type[msgspec.Struct]]:
     body = [] if operation.body is None else [operation.body]
-    return [operation.answers, *body, Problem, *([Gone] if _has_changes_gone(operation) else [])]
-
-
-def _has_changes_gone(operation: Operation) -> bool:
-    return "changes_gone" in operation.problems
+    return [
+        operation.answers,
+        *body,
+        Problem,
+        *([Gone] if "changes_gone" in operation.problems else []),
+    ]
 
 
 def _operation(operation: Operation) -> Json:

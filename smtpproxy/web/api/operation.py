@@ -96,7 +96,7 @@ class Call(Struct, frozen=True):
     received: str = ""  # id of the received file
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Operations:
     """What operations of one subject work with. `writer` returns the store to write to."""
 

@@ -92,7 +92,7 @@ class Resumed(Struct, frozen=True):
     campaigns: Annotated[int, about("New campaigns that no longer have to wait.")]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Streams(Operations):
     """The operations on streams; `status` returns their states."""
 

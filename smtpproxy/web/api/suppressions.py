@@ -261,7 +261,9 @@ class Suppressions(Operations):
         """
         address = _name(asked.address)
         if asked.scope is not None:
-            call.access.check_scope(_scope(asked.scope))
+            with refusing("scope_wrong"):
+                scope = read_scope(asked.scope)
+            call.access.check_scope(scope)
         else:
             call.access.check_everything("every scope")
         if (asked.origin is None) is not asked.any_origin:
@@ -324,11 +326,6 @@ def _result(before: datetime | None, since: datetime) -> Literal["added", "moved
 def _name(address: str) -> str:
     with refusing("body_wrong", "address"):
         return recorded(address, entered_name)
-
-
-def _scope(scope: str) -> str:
-    with refusing("scope_wrong"):
-        return read_scope(scope)
 
 
 def _check_motive(field: str, text: str, like: tuple[str, ...], *, keep: bool) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from heapq import nlargest
 from typing import Annotated, Any
@@ -16,17 +17,16 @@ from smtpproxy.events import JudgedRecipient
 from smtpproxy.evidence.gather import record_object
 from smtpproxy.policy.model import NO_FACTS, Action, Basis, Contact, Reason
 from smtpproxy.scrub.verdicts import HIDDEN, ScrubRequest, judge_addresses
-from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit.reader import Record, find, read
 from smtpproxy.store.exchange.times import read_time
 from smtpproxy.store.journals import IndexQuery
-from smtpproxy.store.records import FactReader
 from smtpproxy.terminal import few
 from smtpproxy.web.api.elsewhere import DecisionElsewhere, elsewhere
 from smtpproxy.web.api.operation import (
     MOST_ADDRESSES,
     Call,
     Mailbox,
+    Operations,
     Time,
     When,
     about,
@@ -167,14 +167,12 @@ class DecisionSearch(Struct, frozen=True, forbid_unknown_fields=True):
     limit: Annotated[int, about("How many at most.", ge=1, le=MOST_DECISIONS)] = 20
 
 
-class Verdicts:
+@dataclass(eq=False)
+class Verdicts(Operations):
     """The operations on verdicts and recorded decisions."""
 
-    def __init__(self, settings: Settings, store: FactReader, now: Callable[[], datetime]) -> None:
-        self._settings = settings
-        self._store = store
-        self._now = now
-        self._folder = settings.server.state_dir / "audit"
+    def __post_init__(self) -> None:
+        self._folder = self.settings.server.state_dir / "audit"
         self._reading = asyncio.Semaphore(1)
 
     @operation(
@@ -191,7 +189,7 @@ class Verdicts:
         Rules about the message itself apply only when it comes.
         """
         names_of = canonical_names(asked.addresses)
-        streams = self._settings.streams
+        streams = self.settings.streams
         known = sorted(s.name for s in streams.values() if call.access.sees_brand(s.brand))
         if asked.stream not in known:
             names = few(known, asked.stream[:80])
@@ -200,8 +198,8 @@ class Verdicts:
             )
         stream = streams[asked.stream]
         wanted = list(dict.fromkeys(name for name in names_of.values() if name is not None))
-        request = ScrubRequest(stream, self._settings.rulebooks[stream.rulebook], self._now())
-        lines = await judge_addresses(self._store, request, wanted, _hidden_from(call.access))
+        request = ScrubRequest(stream, self.settings.rulebooks[stream.rulebook], self.now())
+        lines = await judge_addresses(self.store, request, wanted, _hidden_from(call.access))
         judged = dict(zip(wanted, lines, strict=True))
         found = []
         for address in asked.addresses:
@@ -243,7 +241,7 @@ class Verdicts:
         others: Sequence[DecisionElsewhere] = ()
         if not own:
             wanted = IndexQuery(id=id.upper())
-            others = await elsewhere(self._settings, call.access, wanted, MOST_DECISIONS)
+            others = await elsewhere(self.settings, call.access, wanted, MOST_DECISIONS)
             if not others:
                 raise Refused("not_found", "no decision of that id is on record")
         shown = tuple(_shown(one, call.access) for one in own)
@@ -263,7 +261,7 @@ class Verdicts:
         if (asked.recipient is None) is (asked.message_id is None):
             raise Refused("body_wrong", "give either a recipient or a message_id")
         recipient = None if asked.recipient is None else recorded_address(asked.recipient)
-        until = _time("until", asked.until) or self._now()
+        until = _time("until", asked.until) or self.now()
         since = _time("since", asked.since) or max(until, _FIRST_UNTIL) - _USUAL_PERIOD
         if not timedelta(0) < until - since <= LONGEST_PERIOD:
             raise Refused("body_wrong", f"since: at most {LONGEST_PERIOD.days} days before until")
@@ -296,7 +294,7 @@ class Verdicts:
             wanted = IndexQuery(
                 recipients=(recipient,), stream=asked.stream, since=since, until=until
             )
-            others = await elsewhere(self._settings, call.access, wanted, asked.limit)
+            others = await elsewhere(self.settings, call.access, wanted, asked.limit)
         async with self._reading:
             try:
                 records = await asyncio.to_thread(search)
