@@ -88,7 +88,7 @@ class UpstreamConnection(asyncio.Protocol):
     ) -> None:
         self.capabilities = Capabilities()
         self.alive = False
-        self.used = False  # for a transaction, at least once
+        self.used = False  # the upstream took a message on it: MAIL was answered
         self.resets = 0  # since the last message
         self.private = False  # it is one client's: see `introduce`
         self.client = ""  # it is in use for: see UpstreamPool.acquire

@@ -7,9 +7,16 @@ limit of its own refuses the rest.
 
 import asyncio
 from collections import defaultdict
+from itertools import chain
 
 from smtpproxy.relay.connecting import Connector
-from smtpproxy.relay.connection import NO_MORE, UpstreamConnection, UpstreamError, UpstreamLost
+from smtpproxy.relay.connection import (
+    NO_MORE,
+    UpstreamClosing,
+    UpstreamConnection,
+    UpstreamError,
+    UpstreamLost,
+)
 from smtpproxy.relay.shares import Shares, UpstreamBusy
 from smtpproxy.relay.upstream_limit import GREETED_WITHIN, MORE_EVERY, UpstreamLimit, Workers
 from smtpproxy.settings import UpstreamSettings
@@ -49,7 +56,7 @@ class UpstreamPool:
         self._hostname = hostname
         self._connector = Connector(settings, hostname, deadlines, replies)
         self._idle: list[UpstreamConnection] = []  # all of them alive
-        self._lent = 0  # those that messages have
+        self._lent: set[UpstreamConnection] = set()  # those that messages have
         self._waiters: dict[_Waiter, None] = {}  # the next first
         self._opening: dict[asyncio.Task[UpstreamConnection], float] = {}  # since when, in order
         self._again: asyncio.TimerHandle | None = None
@@ -67,12 +74,12 @@ class UpstreamPool:
     @property
     def in_use(self) -> int:
         """How many connections messages have."""
-        return self._lent
+        return len(self._lent)
 
     @property
     def waiting(self) -> int:
         """How many messages are waiting for a connection."""
-        return self._shares.waiting + self.busy - self._lent
+        return self._shares.waiting + self.busy - len(self._lent)
 
     @property
     def saturated(self) -> bool:
@@ -86,8 +93,8 @@ class UpstreamPool:
         idle = self._idle
         if not idle or not self._shares.take(client):
             return None
-        self._lent += 1
         connection = idle.pop()
+        self._lent.add(connection)
         connection.client, connection.wanted_since = client, NEVER
         return connection
 
@@ -107,11 +114,11 @@ class UpstreamPool:
         now = self.deadlines.now()
         waiter = _Waiter(ended.client, min(ended.wanted_since, now), new=full is None)
         ended.close()
-        self._lent -= 1
+        self._lent.remove(ended)
         self._waiters = dict.fromkeys(sorted([*self._waiters, waiter], key=lambda w: w.since))
         if full is None:
             self._surplus = max(self._surplus - 1, 0)
-            self._limit.ended()
+            self._limit.ended(took=ended.used)
         else:
             self._refused(now, full)
         return await self._next(waiter)
@@ -123,7 +130,7 @@ class UpstreamPool:
     def release(self, connection: UpstreamConnection) -> None:
         """Take back a connection, for further use if it is alive."""
         client = connection.client  # not the one that has it next
-        self._lent -= 1
+        self._lent.remove(connection)
         if connection.private or self._surplus:
             connection.quit()
             self._surplus = max(self._surplus - 1, 0)
@@ -131,13 +138,13 @@ class UpstreamPool:
             self._hand_out(connection)
         self._shares.free(client)
         if not connection.alive:
-            self._limit.ended()
+            self._limit.ended(took=connection.used)
             self._open_more()
 
     def make_room(self) -> None:
         """Give up connections that another worker needs more; to be called every second."""
         self._surplus = self._limit.surplus(
-            self._open, len(self._idle), self.waiting > 0, self._surplus
+            self._open, len(self._idle), self.waiting > 0, self._surplus, took=self._took
         )
         for idle in self._idle[: self._surplus]:
             idle.quit()
@@ -164,7 +171,7 @@ class UpstreamPool:
             if isinstance(error, asyncio.CancelledError):
                 self._cancel_needless()
                 if not waiter.cancelled() and waiter.exception() is None:  # it came just now
-                    self._lent -= 1
+                    self._lent.remove(waiter.result())
                     if waiter.result().alive:
                         self._hand_out(waiter.result())
             self._shares.free(waiter.client)
@@ -209,13 +216,17 @@ class UpstreamPool:
         limit = self._limit()
         if self._idle and self._open + len(self._opening) >= limit:
             self._idle[0].quit()
-            self._limit.ended()
         return self._open + len(self._opening) < limit
 
     @property
     def _open(self) -> int:
         """How many connections are idle or in use by a message."""
-        return self._lent + len(self._idle)
+        return len(self._lent) + len(self._idle)
+
+    @property
+    def _took(self) -> bool:
+        """Whether the upstream has taken a message on one of them."""
+        return any(connection.used for connection in chain(self._lent, self._idle))
 
     def _opened(self, attempt: asyncio.Task[UpstreamConnection]) -> None:
         """Give the connection to whoever waits for it. A failure is that of one message for which
@@ -241,7 +252,13 @@ class UpstreamPool:
 
     def _refused(self, begun: float, error: UpstreamError) -> None:
         """Make do with the connections that the upstream takes. If there are none, all fail."""
-        in_vain = self._limit.refused(self._open + len(self._opening), error.listens)
+        greets_all = isinstance(error, UpstreamClosing)
+        in_vain = self._limit.refused(
+            self._open + len(self._opening),
+            self._took if greets_all else self._open > 0,
+            listens=error.listens,
+            greets_all=greets_all,
+        )
         self._fail(NEVER if in_vain else begun, error)
 
     def _fail(self, begun: float, error: Exception) -> None:
@@ -265,7 +282,7 @@ class UpstreamPool:
 
     def _give(self, connection: UpstreamConnection, waiter: _Waiter) -> None:
         self._waiters.pop(waiter, None)
-        self._lent += 1
+        self._lent.add(connection)
         connection.client, connection.wanted_since = waiter.client, waiter.since
         waiter.set_result(connection)
 
@@ -273,10 +290,10 @@ class UpstreamPool:
         return await self._connector.open(self._drop_dead)
 
     def _drop_dead(self) -> None:
-        alive = [connection for connection in self._idle if connection.alive]
-        if len(alive) < len(self._idle):
-            self._idle = alive
-            self._limit.ended()
+        dead = [connection for connection in self._idle if not connection.alive]
+        if dead:
+            self._idle = [connection for connection in self._idle if connection.alive]
+            self._limit.ended(took=any(connection.used for connection in dead))
 
     def _trim(self) -> None:
         """Close connections that were idle for too long; check again while any are idle."""

@@ -214,7 +214,7 @@ class UpstreamTransaction(Struct, eq=False):
         """Begin on this connection; `_failed` takes another if this one turns out to be dead, or to
         take no more messages."""
         self._connection = connection
-        self._used, connection.used = connection.used, True
+        self._used = connection.used
         if self._mail.xclient_override and connection.capabilities.xclient:
             offer.after(self._introduce_and_send(connection, offer), partial(self._failed, offer))
         else:
@@ -267,6 +267,7 @@ class UpstreamTransaction(Struct, eq=False):
         if error is not None:
             self._failed(offer, error)
             return
+        connection.used = True
         named, opening = offer.named, offer.opening
         if opening:  # a refusal of XFORWARD does not matter
             first = replies[opening - 1]

@@ -27,8 +27,8 @@ GREETED_WITHIN = 2.0
 _ASKS_FOR = 2.0  # seconds that a worker's wish for more counts
 _LIVES_FOR = 5.0  # seconds that a worker counts after its last sign of life
 _ENTRY = struct.Struct("=dddq")
-"""When it was alive, asked for more (below zero: of an upstream that did not listen) and had any;
-how many connections it has."""
+"""When it was alive, asked for more (below zero: of an upstream that did not listen) and had a
+connection on which the upstream took a message; how many connections it has."""
 TABLE_SIZE = 514 * _ENTRY.size
 """Octets, with room for as many workers as there may be and the process that hands bounces on,
 twice: those of a reload drain."""
@@ -73,7 +73,7 @@ class _Other(NamedTuple):
 
     asks: bool  # for more
     closed: bool  # the upstream did not listen to it
-    had: float  # when it had a connection
+    had: float  # when it had a connection on which the upstream took a message
     held: int
 
 
@@ -107,11 +107,14 @@ class Workers:
 
     def hold(self, count: int) -> None:
         """Say how many connections this worker has, and that it is alive."""
-        if count or self._held:
-            self._had = self._now()
         if not self._held:
             self._since = self._now()
         self._held = count
+        self._write()
+
+    def have_one(self) -> None:
+        """Say that this worker has, or had until now, one on which the upstream took a message."""
+        self._had = self._now()
         self._write()
 
     def ask(self, *, listens: bool) -> None:
@@ -122,10 +125,13 @@ class Workers:
     def stop_asking(self) -> None:
         self._asked = -NEVER
 
-    def others_had(self) -> float | None:
-        """When another worker had a connection, None if there is no other."""
-        now = self._now()
-        return max((now if other.held else other.had for other in self._others()), default=None)
+    def others_had(self, *, greets_all: bool = False) -> float | None:
+        """When another worker had a connection, None if there is no other. If the upstream
+        `greets_all`, one on which it took a message."""
+        now, others = self._now(), self._others()
+        return max(
+            (now if other.held and not greets_all else other.had for other in others), default=None
+        )
 
     def surplus(self, idle: int) -> tuple[int, float]:
         """How many this worker gives up to others that ask for more, with `idle` of its own; and
@@ -194,7 +200,8 @@ class UpstreamLimit:
         self._workers, self._now = workers, now
         self._taken = most  # at `_full_at`
         self._full_at = self._ended_at = -_SEEN_WITHIN
-        self._refused_since = self._gives_at = 0.0  # it gives up none before
+        self._refused_since = NEVER  # while messages wait and it takes none
+        self._gives_at = 0.0  # it gives up none before
         self._waits = False  # it is another worker's turn
 
     def __call__(self) -> int:
@@ -212,36 +219,45 @@ class UpstreamLimit:
             at_once = self._workers.may_have_more()
             self._taken, self._full_at = count, self._now() - (MORE_EVERY if at_once else 0)
 
-    def ended(self) -> None:
-        """Note the end of one: the upstream may not know yet that it may take another."""
+    def ended(self, *, took: bool) -> None:
+        """Note the end of one: the upstream may not know yet that it may take another. `took`:
+        whether it has taken a message on it."""
         self._ended_at = self._now()
+        if took:
+            self._workers.have_one()
 
-    def refused(self, count: int, listens: bool) -> bool:
+    def refused(self, count: int, took: bool, *, listens: bool, greets_all: bool) -> bool:
         """Note that the upstream took no more than `count`. Return whether messages wait in vain:
-        it has none of ours, nor of another worker, which could give one up."""
-        now, before = self._now(), self._full_at
+        it `took` none of ours, nor of another worker, which could give one up."""
+        now = self._now()
         self._taken, self._full_at = count, now
-        if now > before + GREETED_WITHIN:
-            self._refused_since = now
+        self._refused_since = min(self._refused_since, now)
         self._workers.ask(listens=listens)
-        theirs = self._workers.others_had()
+        theirs = self._workers.others_had(greets_all=greets_all)
         until = self._ended_at + _SEEN_WITHIN
+        if count:  # it may answer them later than those that it refuses
+            until = max(until, self._refused_since + _SEEN_WITHIN)
         if theirs is not None:
             until = max(until, theirs + _SEEN_WITHIN, self._refused_since + GREETED_WITHIN)
-        if count or now < until:
+        if took or now < until:
             return False
-        self._taken = 1  # the next message tries again
+        self._taken = max(count, 1)  # the next message tries again
         return True
 
-    def surplus(self, count: int, idle: int, waiting: bool, owed: int) -> int:
+    def surplus(self, count: int, idle: int, waiting: bool, owed: int, *, took: bool) -> int:
         """How many of `count` connections to give up, while another worker asks for more. That one
         tries each second, so this one tries no more for two.
 
-        `owed`: of the last surplus, those that messages still use.
+        `owed`: of the last surplus, those that messages still use. `took`: whether the upstream has
+        taken a message on any.
         """
         now = self._now()
+        if took:
+            self._workers.have_one()
         if not waiting:
             self._workers.stop_asking()
+        if took or (not waiting and count == idle):
+            self._refused_since = NEVER
         self._waits = waiting and not count and self._workers.another_is_next()
         self._workers.hold(count)
         surplus, pause = self._workers.surplus(idle)

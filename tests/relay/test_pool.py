@@ -264,6 +264,7 @@ async def test_a_worker_without_a_connection_waits_for_what_another_gives_up() -
     few, table = GreetsAll(1, [EHLO]), Table()
     async with serving(few) as port, pooled(port, table=table) as first:
         only = await first.acquire()
+        only.used = True
         async with pooled(port, table=table) as second:
             sending = asyncio.create_task(send(second))
             while few.refused < 4:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from smtpproxy.relay.connection import (
+    UpstreamClosing,
     UpstreamError,
     UpstreamFull,
     UpstreamLost,
@@ -31,7 +32,7 @@ class Connection:
     """As much of an UpstreamConnection as a pool knows."""
 
     def __init__(self, pool: "Pool", *, refused: bool = False) -> None:
-        self.alive, self.private, self.client = True, False, ""
+        self.alive, self.used, self.private, self.client = True, False, False, ""
         self.idle_since = self.wanted_since = 0.0
         self.refused = refused  # MAIL is answered 421
         self._pool = pool
@@ -115,7 +116,7 @@ class Pool(UpstreamPool):
         most, shares = self.settings.max_connections, self._shares
         assert len(self.connections) + self.refusing <= most
         assert sum(shares._held.values()) == shares.taken <= most
-        assert self._lent <= shares.taken
+        assert len(self._lent) <= shares.taken
         assert all(idle.alive and not idle.private for idle in self._idle)
         assert len(set(map(id, self._idle))) == len(self._idle)
 
@@ -123,7 +124,7 @@ class Pool(UpstreamPool):
         self.check()
         shares = self._shares
         assert (shares.taken, shares._held, shares._waiting) == (0, {}, {})
-        assert (self._lent, self.refusing) == (0, 0)
+        assert (self._lent, self.refusing) == (set(), 0)
         assert (self._waiters, self._opening, self._again) == ({}, {}, None)
         assert self.connections == set(self._idle)
 
@@ -201,7 +202,7 @@ class Walk:
             connection: Any = pool.acquire_idle(client) or await pool.acquire(client)
             for again in (draw.random() < 0.5, False):
                 while connection.refused:
-                    connection = await pool.replace(connection, UpstreamLost("421"))
+                    connection = await pool.replace(connection, UpstreamClosing("421"))
                 if await self._use(pool, connection, again=again):
                     break
                 connection = await pool.replace(connection)
@@ -215,7 +216,7 @@ class Walk:
         draw = self.draw
         assert connection not in self.using
         self.using.add(connection)
-        released = True
+        released = connection.used = True
         try:
             await asyncio.sleep(draw.choice([0, 0, 0.01, 0.1, 1]))
             if draw.random() < 0.1:
@@ -231,6 +232,7 @@ class Walk:
 
 async def _send(pool: Pool, seconds: float) -> None:
     connection = pool.acquire_idle("") or await pool.acquire()
+    connection.used = True
     try:
         await asyncio.sleep(seconds)
     finally:
@@ -473,6 +475,35 @@ def test_a_worker_that_has_ended_holds_nothing() -> None:
                 await waiting
         first.release(held)
         beats[1].cancel()
+
+    run(work())
+
+
+@pytest.mark.parametrize("greets_all", [False, True])
+@pytest.mark.parametrize("after", [0.01, 0.5, 1.2])
+@pytest.mark.parametrize("workers", [1, 4])
+def test_421_to_all_keeps_nobody_waiting(workers: int, after: float, greets_all: bool) -> None:
+    """A worker took the attempts of others, and its own, for connections: for 30 seconds."""
+
+    async def message(pool: Pool) -> None:
+        connection: Any = pool.acquire_idle("") or await pool.acquire()
+        while True:
+            await asyncio.sleep(after)
+            connection = await pool.replace(connection, UpstreamClosing("421"))
+
+    async def work() -> None:
+        pools, beats = await _beside(workers, 0, greets=lambda: after, greets_all=greets_all)
+        for _ in range(3):
+            async with asyncio.timeout(20):
+                failed = await asyncio.gather(
+                    *(message(pool) for pool in pools for _ in range(5)), return_exceptions=True
+                )
+            assert {type(each) for each in failed} == {
+                UpstreamClosing if greets_all else UpstreamFull
+            }
+            await asyncio.sleep(0.5)
+        for beat in beats:
+            beat.cancel()
 
     run(work())
 

@@ -56,8 +56,7 @@ def test_the_next_turn_is_that_of_who_has_been_without_for_longest(tmp_path: Pat
     workers = [Workers.sharing(tmp_path / "upstream", clock) for _ in range(3)]
     for worker in workers:
         clock.now += 1
-        worker.hold(1)
-        worker.hold(0)
+        worker.have_one()
     for worker in workers:
         worker.ask(listens=True)
     assert [worker.another_is_next() for worker in workers] == [False, True, True]
