@@ -111,8 +111,14 @@ def map_contacts(settings: Settings, file: InputFile, options: MapOptions) -> Re
     with failing(MappingFault, code=2):
         mapping = mapping_of(str(output), loads(text), FIELDS)
     found = sample(settings, file, mapping)
-    with output.open("x", encoding="utf-8") as out:
-        out.write(text)
+    try:
+        with output.open("x", encoding="utf-8") as out:
+            out.write(text)
+    except OSError as error:
+        if error.filename is not None:  # it was not even opened
+            raise
+        output.unlink()
+        fail(f"{output}: {error.strerror}: not written")
     return Result(
         _as_object(file, output, look, proposal, answers, found, notes),
         _text(file, output, look, proposal, found, notes, shown=not options.yes),

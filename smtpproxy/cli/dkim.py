@@ -1,7 +1,6 @@
 """`smtpproxy dkim`: keys for signing, their DNS records, and the signatures of a message."""
 
 import asyncio
-import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,6 @@ from smtpproxy.cli import fail, failing
 from smtpproxy.cli.options import ExistingFile, argument, command, option, several
 from smtpproxy.cli.printer import Aside, Part, Result
 from smtpproxy.core.perform import UNSUBSCRIBE
-from smtpproxy.disk import give_to_owner_of
 from smtpproxy.mail.dkim import NAME, signed_names
 from smtpproxy.mail.headers import HeaderBlock
 from smtpproxy.policy.model import SignatureFinding, SignatureState
@@ -28,6 +26,7 @@ from smtpproxy.resolver import Answer, Resolver
 from smtpproxy.settings import DkimSettings, Settings
 from smtpproxy.settings.names import selector as read_selector
 from smtpproxy.settings.places import domain as read_domain
+from smtpproxy.store.key_files import create_secret
 
 if TYPE_CHECKING:
     from smtpproxy.relay.dkim_signing import SigningKey
@@ -73,10 +72,7 @@ def keygen(file: _File, options: KeygenOptions, config: Path) -> Result:
     domain, selector = _names(options.domain, options.selector)
     pem, key = new_key(options.kind, int(options.bits))
     try:
-        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as written:
-            _give_to_relay(config, handle)
-            written.write(pem)
+        create_secret(file, pem.decode("ascii"), _state_dir(config))
     except FileExistsError:
         fail(f"{file} already exists: a key is never overwritten")
     except OSError as error:
@@ -94,16 +90,14 @@ def keygen(file: _File, options: KeygenOptions, config: Path) -> Result:
     return Result(_as_object(file, domain, selector, key), text)
 
 
-def _give_to_relay(config: Path, handle: int) -> None:
-    """Give root's file to the owner of `state_dir`, the relay's user, if that is known already."""
+def _state_dir(config: Path) -> Path | None:
+    """Return the folder whose owner, the relay's user, gets the key, if that is known already."""
     from smtpproxy.config import ConfigError, load
 
     try:
-        state_dir = load(config).server.state_dir
+        return load(config).server.state_dir
     except ConfigError:
-        return  # the key may come before the configuration
-    if state_dir.is_dir():
-        give_to_owner_of(state_dir, handle)
+        return None  # the key may come before the configuration
 
 
 @command("record", dkim)

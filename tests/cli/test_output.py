@@ -78,6 +78,27 @@ def test_on_a_full_disk_the_former_file_stays(stored: Stored, kind: str, tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("command", "limit"),
+    [
+        ("dkim keygen {new} --domain shop.example --selector s1", 100),
+        ("contact map {wide} --yes --leave-open --set source=direct --output {new}", 100_000),
+    ],
+)
+def test_a_full_disk_leaves_no_part_of_a_new_file(
+    stored: Stored, command: str, limit: int, tmp_path: Path
+) -> None:
+    """It is never overwritten: the name would be taken."""
+    new, headings = tmp_path / "new", ",".join(f"{n}{'x' * 400}" for n in range(300))
+    wide = stored.file("wide.csv", f"address,{headings}\nanna@people.example\n")
+    line = "$SMTPPROXY " + command.format(new=new, wide=wide)
+    done = shell(stored, line, limit)
+    assert (done.returncode, done.stderr.splitlines()[-1][:30]) == (1, f"Error: {new}"[:30])
+    assert "File too large" in done.stderr
+    assert not new.exists()
+    assert shell(stored, line).returncode == 0
+
+
+@pytest.mark.parametrize(
     "command",
     [
         ("contact", "export", "nobody@people.example"),
