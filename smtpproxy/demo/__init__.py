@@ -17,6 +17,7 @@ from smtpproxy.demo.sending import Outcome, send
 
 _COUNTED = ("allowed_total", "messages_total", "recipients_total", "relayed_total")
 """The metrics to show; `allowed_total` counts what was let through."""
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
 _OUTCOME = (
     *(Column(heading) for heading in ("to", "stream", "verdict", "basis or reason")),
     Column("the reply", prose=True),
@@ -80,9 +81,11 @@ def _try_it(relay: DemoRelay, keep: bool) -> Iterator[str]:
 def run(*, keep: bool) -> None:
     """Run the whole demo; with `keep`, leave the relay running until Ctrl-C.
 
-    Raises DemoError. Removes everything it started or wrote before it returns or raises.
+    Raises DemoError. Removes everything it started or wrote before it returns or raises, also when
+    the terminal is closed (SIGHUP, unless nohup has it ignored).
     """
-    ended = signal.signal(signal.SIGTERM, _interrupt)
+    numbers = [n for n in _ENDING if signal.getsignal(n) is not signal.SIG_IGN]
+    former = {number: signal.signal(number, _interrupt) for number in numbers}
     try:
         with (
             tempfile.TemporaryDirectory(prefix="smtpproxy-demo-") as folder,
@@ -93,7 +96,8 @@ def run(*, keep: bool) -> None:
             if keep:
                 _stay(relay, mta)
     finally:
-        signal.signal(signal.SIGTERM, ended)
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def _show(relay: DemoRelay, mta: CaptureMta, folder: Path, keep: bool) -> None:

@@ -88,7 +88,7 @@ def test_the_demo_shows_every_basis_and_refusal_and_leaves_nothing(
     assert seconds < 60 * busy
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_kept_it_takes_mail_until_told_to_end(
     tmp_path: Path, temporary: dict[str, str], number: signal.Signals
 ) -> None:
