@@ -11,8 +11,8 @@ from smtpproxy.disk import give_to_owner_of, sync_path
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit.anchors import AnchorRow
-from smtpproxy.sinks.audit.chain import Head, NotALine
-from smtpproxy.sinks.audit.files import ANCHORS, last_line, segments
+from smtpproxy.sinks.audit.chain import Head
+from smtpproxy.sinks.audit.files import last_line, segments
 from smtpproxy.sinks.audit.lines import After
 from smtpproxy.store.change_journal import FOLDER, Journal, JournalGap, Line, Position
 
@@ -141,16 +141,6 @@ def missing_decisions(folder: Path, at_backup: Mapping[str, After]) -> Iterator[
 
 def _anchored(folder: Path) -> Iterator[Head]:
     """Yield the ends of the journal of changes in the anchors of a folder."""
-    path = folder / ANCHORS
-    if not path.exists():
-        return
-    with path.open("rb") as lines:
-        for raw in lines:
-            if b'"changes"' not in raw:
-                continue
-            try:
-                row = anchors.read_anchor(raw).row
-            except NotALine:
-                continue  # `audit verify` reports it
-            if isinstance(row, AnchorRow) and row.changes is not None:
-                yield row.changes
+    for anchor in filter(None, anchors.each(folder, b'"changes"')):
+        if isinstance(anchor.row, AnchorRow) and anchor.row.changes is not None:
+            yield anchor.row.changes

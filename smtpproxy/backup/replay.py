@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -28,6 +29,7 @@ from smtpproxy.policy.model import (
 from smtpproxy.policy.rules.deferrals import restore_in_force
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
+from smtpproxy.sinks.audit.anchors import RestoredRow
 from smtpproxy.sinks.audit.chain import Head
 from smtpproxy.sinks.audit.erase import StillWritten, pseudonymise
 from smtpproxy.sinks.audit.reader import read
@@ -138,9 +140,8 @@ async def replay(
     done.mailed = await count_again(settings, journals.folders, waiting, erased)
     if not gaps:
         stated = whole or Statement("", "")
-        author = {"by": stated.by, "reason": stated.reason}
-        at = waiting.taken_at
-        anchors.note_restored(own, now, "replayed", at, replayed=done.changes, **author)
+        row = partial(RestoredRow, what="replayed", of=waiting.taken_at, replayed=done.changes)
+        anchors.note(own, now, partial(row, by=stated.by, reason=stated.reason))
         trust(own)
         await store.note_stream(StreamEvent(now(), MARKETING, "resumed", RESTORE))
     return done
@@ -185,7 +186,8 @@ async def give_up(
 ) -> None:
     """Resume marketing although the changes since the backup are lost; record who decided it."""
     audit = settings.server.state_dir / FOLDER
-    anchors.note_restored(audit, now, "lost", waiting.taken_at, by=stated.by, reason=stated.reason)
+    row = partial(RestoredRow, what="lost", of=waiting.taken_at)
+    anchors.note(audit, now, partial(row, by=stated.by, reason=stated.reason))
     trust(audit)
     await store.note_stream(
         StreamEvent(now(), MARKETING, "resumed", PERSON, reason=f"{stated.by}: {stated.reason}")

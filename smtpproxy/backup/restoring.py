@@ -26,6 +26,7 @@ from smtpproxy.disk import give_to_owner_of, locked, sync_path
 from smtpproxy.policy.model import Pause
 from smtpproxy.settings import Settings
 from smtpproxy.sinks.audit import anchors
+from smtpproxy.sinks.audit.anchors import RestoredRow
 from smtpproxy.sinks.audit.files import ANCHORS, is_written, segments
 from smtpproxy.sinks.audit.lines import After
 from smtpproxy.store import is_postgresql
@@ -101,7 +102,8 @@ def place(
 
         def put_database(path: Path) -> None:
             _forget_answers(path)
-            anchors.note_restored(audit, now, "restored", manifest.taken_at)
+            row = partial(RestoredRow, what="restored", of=manifest.taken_at)
+            anchors.note(audit, now, row)
             _put(backup / DATABASE, path, lambda copy: hold(copy, now(), waiting, mark))
 
         written = tuple(_put_state(backup, places, put_database))
@@ -243,7 +245,8 @@ def _bring(settings: Settings, given: Path) -> Journals:
         kept = [source / ANCHORS] if (source / ANCHORS).exists() else []
         _put_missing((*decisions, *kept), own)
     for row in before:
-        anchors.note_restored(own, partial(_same, row.at), row.what, row.of)
+        again = partial(RestoredRow, what=row.what, of=row.of)
+        anchors.note(own, partial(_same, row.at), again)
     left = sum(not (own / path.name).exists() for path in decisions)
     if not follows:
         return Journals(source, (own,), is_copy=True, left=left)

@@ -8,7 +8,7 @@ anchor_scheduler.py says when they are taken.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +21,6 @@ from msgspec.structs import replace
 from smtpproxy.disk import sync_path
 from smtpproxy.sinks.audit import files as journal_files
 from smtpproxy.sinks.audit.chain import START, UNREADABLE, Chain, Head, NotALine, take_apart
-from smtpproxy.sinks.audit.files import Segment
 from smtpproxy.sinks.audit.lines import CLOCK_TOLERANCE, After
 
 _ERASURE = b'"entry":{"kind":"eras'
@@ -116,6 +115,9 @@ class RestoredRow(Struct, frozen=True, omit_defaults=True, tag="restored", tag_f
 
 Row = AnchorRow | ExpiredRow | ErasingRow | ErasedRow | TrimmedRow | RestoredRow
 
+Make = Callable[[datetime, Heads], Row]
+"""Makes a row of the present time and heads."""
+
 
 class Anchor(Struct, frozen=True):
     """A row with its place in the chain of anchors."""
@@ -161,63 +163,19 @@ def take(
             since = now() - newest.row.at
             if timedelta() <= since < timedelta(seconds=unless_within):
                 return None
-        return _append(folder, file, now, row)
+        return append(folder, file, now, row)
 
 
-def note_expired(
-    folder: Path, now: Callable[[], datetime], before: datetime, files: tuple[ExpiredFile, ...]
-) -> Anchor:
-    """Record which files are about to be deleted. Raises OSError."""
-    with journal_files.locked(folder / journal_files.ANCHORS) as file:
-        return _append(folder, file, now, lambda at, heads: ExpiredRow(at, heads, before, files))
-
-
-def note_erasing(
-    folder: Path, now: Callable[[], datetime], why: str, segment: Segment, parts: Parts
-) -> Anchor:
-    """Record which personal parts of a file are about to be erased. Raises OSError."""
-
-    def row(at: datetime, heads: Heads) -> ErasingRow:
-        return ErasingRow(at, heads, why, segment.name, segment.slot, parts)
-
-    with journal_files.locked(folder / journal_files.ANCHORS) as file:
-        return _append(folder, file, now, row)
-
-
-def note_erased(folder: Path, now: Callable[[], datetime], of: int) -> Anchor:
-    """Record that the parts named by row `of` are gone. Raises OSError."""
-    with journal_files.locked(folder / journal_files.ANCHORS) as file:
-        return _append(folder, file, now, lambda at, heads: ErasedRow(at, heads, of))
-
-
-def note_restored(
-    folder: Path,
-    now: Callable[[], datetime],
-    what: Restored,
-    of: datetime,
-    *,
-    by: str = "",
-    reason: str = "",
-    replayed: int = 0,
-) -> Anchor:
-    """Record the state of a restore. Raises OSError."""
+def note(folder: Path, now: Callable[[], datetime], make: Make) -> Anchor:
+    """Record what is about to be done, or was done. Raises OSError."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with journal_files.locked(folder / journal_files.ANCHORS) as file:
-        return _append(
-            folder,
-            file,
-            now,
-            lambda at, heads: RestoredRow(at, heads, what, of, by, reason, replayed),
-        )
+        return append(folder, file, now, make)
 
 
 def restored_alone(folder: Path) -> tuple[RestoredRow, ...]:
     """Return the anchors if all of them are of restores that began; otherwise none."""
-    try:
-        with (folder / journal_files.ANCHORS).open("rb") as lines:
-            rows = [read_anchor(line).row for line in lines]
-    except (FileNotFoundError, NotALine):
-        return ()
+    rows = [anchor and anchor.row for anchor in each(folder)]
     begun = tuple(row for row in rows if isinstance(row, RestoredRow) and row.what == "restored")
     return begun if len(begun) == len(rows) else ()
 
@@ -228,36 +186,30 @@ def position(folder: Path) -> tuple[Head | None, Heads]:
     return None if last is None else last.head, _heads(folder, last)[0]
 
 
-def note_trimmed(
-    folder: Path,
-    file: int,
-    now: Callable[[], datetime],
-    last: Head,
-    expired: tuple[ExpiredFile, ...],
-) -> Anchor:
-    """Record which anchors are about to be deleted; the caller holds the lock."""
-    return _append(folder, file, now, lambda at, heads: TrimmedRow(at, heads, last, expired))
-
-
 def unfinished(folder: Path) -> dict[int, ErasingRow]:
     """Return the erasures that a crash interrupted, by anchor number."""
     found: dict[int, ErasingRow] = {}
+    for anchor in filter(None, each(folder, _ERASURE)):
+        if isinstance(anchor.row, ErasingRow):
+            found[anchor.n] = anchor.row
+        elif isinstance(anchor.row, ErasedRow):
+            found.pop(anchor.row.of, None)
+    return found
+
+
+def each(folder: Path, containing: bytes = b"") -> Iterator[Anchor | None]:
+    """Yield the anchors whose lines contain these octets; None for one that cannot be read, which
+    `audit verify` reports. Raises OSError."""
     path = folder / journal_files.ANCHORS
     if not path.exists():
-        return found
+        return
     with path.open("rb") as lines:
         for raw in lines:
-            if _ERASURE not in raw:
-                continue
-            try:
-                anchor = read_anchor(raw)
-            except NotALine:
-                continue  # `audit verify` reports it
-            if isinstance(anchor.row, ErasingRow):
-                found[anchor.n] = anchor.row
-            elif isinstance(anchor.row, ErasedRow):
-                found.pop(anchor.row.of, None)
-    return found
+            if containing in raw:
+                try:
+                    yield read_anchor(raw)
+                except NotALine:
+                    yield None
 
 
 def newest(folder: Path) -> Anchor | None:
@@ -281,10 +233,9 @@ def _newest(folder: Path) -> Anchor | None:
     return journal_files.last_of(folder / journal_files.ANCHORS, read_anchor)[0]
 
 
-def _append(
-    folder: Path, file: int, now: Callable[[], datetime], make: Callable[[datetime, Heads], Row]
-) -> Anchor:
-    """Seal a row. Its time is taken after the heads, so that they are not younger."""
+def append(folder: Path, file: int, now: Callable[[], datetime], make: Make) -> Anchor:
+    """Seal a row in the locked `file`. Its time is taken after the heads, so that they are not
+    younger."""
     newest, torn = journal_files.last_of(folder / journal_files.ANCHORS, read_anchor)
     heads, changed = _heads(folder, newest)
     row = make(now(), heads)

@@ -26,7 +26,7 @@ from smtpproxy.disk import give_to_owner_of, sync_path
 from smtpproxy.mail.address import readings
 from smtpproxy.sinks.audit import anchors
 from smtpproxy.sinks.audit import files as journal_files
-from smtpproxy.sinks.audit.anchors import Parts
+from smtpproxy.sinks.audit.anchors import ErasedRow, ErasingRow, Parts
 from smtpproxy.sinks.audit.chain import NotALine, take_apart
 from smtpproxy.sinks.audit.files import Segment, blocks, is_written, locked, segments
 from smtpproxy.sinks.audit.lines import DecisionEntry, Personal, PersonalAnswerEntry, read_line
@@ -145,7 +145,7 @@ def finish(folder: Path, now: Callable[[], datetime]) -> None:
         if segment is not None:
             without = partial(_without, {n: set(places) for n, *places in row.parts})
             _replace(folder, _copied(folder, segment, without), segment)
-        anchors.note_erased(folder, now, number)
+        anchors.note(folder, now, partial(ErasedRow, of=number))
 
 
 def _without(parts: dict[int, set[int]], raw: bytes) -> bytes:
@@ -291,9 +291,10 @@ def _erase(folder: Path, segment: Segment, person: _Person, now: Callable[[], da
     if not erased:  # only a torn end, which is not a record
         _replace(folder, aside, segment)
         return 0
-    erasing = anchors.note_erasing(folder, now, CONTACT_ERASE, segment, tuple(erased))
+    row = partial(ErasingRow, why=CONTACT_ERASE, file=segment.name, slot=segment.slot)
+    erasing = anchors.note(folder, now, partial(row, parts=tuple(erased)))
     _replace(folder, aside, segment)
-    anchors.note_erased(folder, now, erasing.n)
+    anchors.note(folder, now, partial(ErasedRow, of=erasing.n))
     return len(erased)
 
 

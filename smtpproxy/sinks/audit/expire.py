@@ -6,9 +6,10 @@ remaining chain records that, with what they said of expired files. No erasure i
 younger than the file it is about.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from smtpproxy import clock
@@ -53,7 +54,7 @@ def expire(folder: Path, before: datetime, *, now: Callable[[], datetime] = cloc
                 ExpiredFile(segment.name, segment.slot, after, last)
                 for segment, (after, last) in chosen
             )
-            anchors.note_expired(folder, now, before, files)
+            anchors.note(folder, now, partial(ExpiredRow, before=before, files=files))
         summary = _summary(chosen)
         for segment, _ in chosen:
             segment.path.unlink()
@@ -120,10 +121,11 @@ def trim(folder: Path, *, now: Callable[[], datetime], worth: int = _WORTH) -> i
         return 0
     with locked(path) as file:
         first = _first_named(folder)
-        cut, last, count = _cut(path, first)
+        cut, last, count = _cut(folder, first)
         if last is None or cut < max(worth, count // _SHARE):
             return 0
-        anchors.note_trimmed(folder, file, now, last, _carried(path, cut))
+        row = partial(TrimmedRow, last=last, expired=_carried(folder, cut))
+        anchors.append(folder, file, now, row)
         _write_rest(path, cut)
         sync_path(folder)
         return cut
@@ -143,23 +145,14 @@ def _first_named(folder: Path) -> int | None:
     return min(named, default=None)
 
 
-def _read(path: Path) -> Iterable[Anchor | None]:
-    with path.open("rb") as lines:
-        for raw in lines:
-            try:
-                yield anchors.read_anchor(raw)
-            except NotALine:
-                yield None
-
-
-def _cut(path: Path, first: int | None) -> tuple[int, Head | None, int]:
+def _cut(folder: Path, first: int | None) -> tuple[int, Head | None, int]:
     """Return how many lines go, the last anchor among them, and how many lines there are.
 
     The newest anchor always stays.
     """
     cut, last, number = 0, None, 0
     previous: Anchor | None = None
-    for number, anchor in enumerate(_read(path)):
+    for number, anchor in enumerate(anchors.each(folder)):
         if anchor is None:
             return 0, None, 0  # it was altered: `audit verify` has to see it
         if previous is not None and (first is None or previous.n < first):
@@ -168,12 +161,12 @@ def _cut(path: Path, first: int | None) -> tuple[int, Head | None, int]:
     return cut, last, number + 1
 
 
-def _carried(path: Path, cut: int) -> tuple[ExpiredFile, ...]:
+def _carried(folder: Path, cut: int) -> tuple[ExpiredFile, ...]:
     """Return what the first lines say of expired files that still counts."""
     expired: dict[int, ExpiredFile] = {}
-    beginning = next(iter(_read(path)), None)
+    beginning = next(anchors.each(folder), None)
     before = beginning.n - 1 if beginning is not None else 0
-    for number, anchor in enumerate(_read(path)):
+    for number, anchor in enumerate(anchors.each(folder)):
         row = None if anchor is None else anchor.row
         # The row about an earlier trimming may come later.
         if isinstance(row, TrimmedRow) and row.last.n == before:
