@@ -33,7 +33,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.model import Evidence as ConsentEvidence
 from smtpproxy.settings import ControllerSettings, RetentionSettings
-from smtpproxy.sinks.audit.chain import Finding, Kind, Report
+from smtpproxy.sinks.audit.chain import Kind, Report
 from smtpproxy.sinks.audit.reader import Outcome, Place, Record
 from smtpproxy.store.exchange.suppression_record import LIFT_MOTIVES, OWN_MOTIVES
 from smtpproxy.store.operations import Change, Rectification
@@ -234,8 +234,8 @@ def test_the_fault_of_a_refused_message_is_told_too() -> None:
 @pytest.mark.parametrize("lang", ["fr", "en"])
 def test_a_fault_of_the_record_is_in_the_document(lang: Lang) -> None:
     report = Report(lines=9, files=1)
-    report.add(Finding(Kind.CHANGED, "01J9.ndjson", 7, "it does not agree"))
-    report.add(Finding(Kind.UNPROVEN, "01J9.ndjson", None, "behind the last anchor"))
+    report.add(Kind.CHANGED, "01J9.ndjson", 7, "it does not agree")
+    report.add(Kind.UNPROVEN, "01J9.ndjson", None, "behind the last anchor")
     page = html(document(evidence(chain=report), lang), lang)
     told = {
         "en": "changed: 01J9.ndjson, row 7: it",

@@ -31,7 +31,7 @@ from smtpproxy.policy.model import (
 )
 from smtpproxy.policy.model import Evidence as ConsentEvidence
 from smtpproxy.settings import BrandSettings
-from smtpproxy.sinks.audit.chain import Finding, Head, Kind, Report, Witness
+from smtpproxy.sinks.audit.chain import Head, Kind, Report, Witness
 from smtpproxy.store.journals import IndexRow
 from smtpproxy.store.records import LiftedSuppression
 from tests.evidence.test_document import ACT, AT, PROOFS, RECTIFIED, evidence, mailing, text_of
@@ -85,7 +85,7 @@ RECORD = Report(
     proven={0: 9},
     heads={0: Head(9, "d" * 64)},
 )
-RECORD.add(Finding(Kind.CHANGED, "f-0.ndjson", 3, "row 3 does not match its hash", 3, "01ID"))
+RECORD.add(Kind.CHANGED, "f-0.ndjson", 3, "row 3 does not match its hash", 3, "01ID")
 ELSEWHERE = IndexRow(
     *("id", "g-1.ndjson", 5, 0, "01ID", AT, "offers", "b1", Action.REFUSE),
     *(Reason.NO_RECORD, False, None, "mx2.example"),

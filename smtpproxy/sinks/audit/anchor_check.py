@@ -20,7 +20,6 @@ from smtpproxy.sinks.audit.anchors import (
 from smtpproxy.sinks.audit.chain import (
     START,
     TIME,
-    Finding,
     Head,
     Kind,
     NotALine,
@@ -163,10 +162,10 @@ class AnchorCheck:
             return
         if row.set_back_from is None:
             what = f"anchor {n} is dated {row.at:{TIME}}, after one of {newest:{TIME}}"
-            self._report.add(Finding(Kind.BACKDATED, ANCHORS, self._line, what, n))
+            self._report.add(Kind.BACKDATED, ANCHORS, self._line, what, n)
         else:
             what = f"the clock was set back from {newest:{TIME}} to {row.at:{TIME}}"
-            self._report.add(Finding(Kind.CLOCK, ANCHORS, self._line, what, n))
+            self._report.add(Kind.CLOCK, ANCHORS, self._line, what, n)
 
     def _add_erased(self, n: int, *, done: bool) -> None:
         row = self._unfinished.pop(n, None)
@@ -196,7 +195,7 @@ class AnchorCheck:
         if not self._begins_well and self._first is not None:
             n = self._first.n
             what = f"anchor {n} comes first, but no anchor says that those before it were deleted"
-            self._report.add(Finding(Kind.ANCHOR, ANCHORS, 1, what, n))
+            self._report.add(Kind.ANCHOR, ANCHORS, 1, what, n)
 
     def _remember(self, head: Head, at: datetime) -> None:
         start = (head.n - 1 - self._before) * _DIGEST
@@ -214,7 +213,7 @@ class AnchorCheck:
 
     def _wrong(self, what: str, n: int | None) -> None:
         self._broken.add(self._line)
-        self._report.add(Finding(Kind.ANCHOR, ANCHORS, self._line, what, n))
+        self._report.add(Kind.ANCHOR, ANCHORS, self._line, what, n)
 
     def knows(self, head: Head) -> str | None:
         """Return what is wrong with an anchor named by the journal or a copy elsewhere."""
@@ -287,10 +286,10 @@ class AnchorCheck:
                 what = (
                     f"it is said to be older than {claim.before:{TIME}}, but anchors say otherwise"
                 )
-                self._report.add(Finding(Kind.MISSING, name, None, what, file.last.n))
+                self._report.add(Kind.MISSING, name, None, what, file.last.n)
             else:
                 what = f"anchor {claim.anchor}, which says that it was deleted, {UNSEALED}"
-                self._report.add(Finding(Kind.UNPROVEN, name, None, what, file.last.n))
+                self._report.add(Kind.UNPROVEN, name, None, what, file.last.n)
 
 
 _DATED = re.compile(

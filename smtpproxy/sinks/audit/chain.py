@@ -267,10 +267,19 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     counts: dict[Kind, int] = field(default_factory=dict)
 
-    def add(self, finding: Finding) -> None:
-        self.counts[finding.kind] = self.counts.get(finding.kind, 0) + 1
-        if self.counts[finding.kind] <= MAX_FINDINGS:
-            self.findings.append(finding)
+    def add(
+        self,
+        kind: Kind,
+        file: str,
+        line: int | None,
+        what: str,
+        n: int | None = None,
+        id: str | None = None,
+    ) -> None:
+        """Add a finding, with the fields of `Finding`."""
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        if self.counts[kind] <= MAX_FINDINGS:
+            self.findings.append(Finding(kind, file, line, what, n, id))
 
     @property
     def wrong(self) -> int:

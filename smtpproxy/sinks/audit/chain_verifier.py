@@ -10,7 +10,6 @@ from smtpproxy.sinks.audit.chain import (
     DECISION,
     START,
     TIME,
-    Finding,
     Head,
     Kind,
     NotALine,
@@ -68,13 +67,13 @@ class ChainVerifier:
         slot: int,
         report: Report,
         anchors: AnchorCheck,
-        named: list[tuple[Head, Finding]],
+        named: list[tuple[Head, str, int]],
         progressed: Callable[[int], None],
         now: datetime | None,
     ) -> None:
         self._slot = slot
         self._now = now
-        self._report = report
+        self._report, self._add = report, report.add
         self._anchors = anchors
         self._named = named
         self._progressed = progressed
@@ -349,20 +348,8 @@ class ChainVerifier:
             self._add(Kind.UNPROVEN, name, None, what)
 
     def _name(self, anchor: Head, name: str, number: int) -> None:
-        wrong = self._anchors.knows(anchor)
-        if wrong is not None:  # it may have been written since the anchors were read
-            self._named.append((anchor, Finding(Kind.ANCHOR, name, number, wrong, anchor.n)))
-
-    def _add(
-        self,
-        kind: Kind,
-        file: str,
-        line: int | None,
-        what: str,
-        n: int | None = None,
-        id: str | None = None,
-    ) -> None:
-        self._report.add(Finding(kind, file, line, what, n, id))
+        if self._anchors.knows(anchor):  # it may have been written since the anchors were read
+            self._named.append((anchor, name, number))
 
 
 def _rows(first: int, last: int) -> str:

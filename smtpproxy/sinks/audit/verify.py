@@ -14,7 +14,6 @@ from smtpproxy.sinks.audit.chain import (
     LONGEST_TRANSACTION,
     START,
     TIME,
-    Finding,
     Head,
     Kind,
     NotALine,
@@ -218,7 +217,7 @@ def verify(
     written.
     """
     report = Report()
-    named: list[tuple[Head, Finding]] = []
+    named: list[tuple[Head, str, int]] = []
     with ExitStack() as stack:
         if (folder / MAINTENANCE_LOCK).exists():
             stack.enter_context(locked(folder / MAINTENANCE_LOCK, shared=True))
@@ -241,10 +240,10 @@ def verify(
         anchors.check_beginning()
         if anchors.torn:
             what = f"it ends in {counted(anchors.torn, 'octet')} of an incomplete line"
-            report.add(Finding(Kind.TORN, ANCHORS, None, what))
-        for head, finding in named:
-            if anchors.knows(head) is not None:  # it was not written in the meantime either
-                report.add(finding)
+            report.add(Kind.TORN, ANCHORS, None, what)
+        for head, file, line in named:
+            if wrong := anchors.knows(head):  # it was not written in the meantime either
+                report.add(Kind.ANCHOR, file, line, wrong, head.n)
         _compare_kept(kept, anchors, report)
     return report
 
@@ -257,10 +256,10 @@ def _compare_kept(kept: Sequence[Head], anchors: AnchorCheck, report: Report) ->
             report.compared += 1
         else:
             wrong = True
-            report.add(Finding(Kind.ANCHOR, ANCHORS, None, what, head.n))
+            report.add(Kind.ANCHOR, ANCHORS, None, what, head.n)
     if kept and not wrong and report.witness is not None and not report.witness.n:
         what = "all anchors kept elsewhere are said to be deleted: they prove nothing here"
-        report.add(Finding(Kind.ANCHOR, ANCHORS, None, what))
+        report.add(Kind.ANCHOR, ANCHORS, None, what)
 
 
 def size(folder: Path, since: datetime | None = None, until: datetime | None = None) -> int:
