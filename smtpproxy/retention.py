@@ -20,9 +20,8 @@ from smtpproxy.policy.rulebook import Rulebook
 from smtpproxy.purge_runs import note_run
 from smtpproxy.settings import ServerSettings, Settings
 from smtpproxy.sinks.audit.expire import expirable, expire
-from smtpproxy.sinks.audit.files import segments
+from smtpproxy.sinks.audit.files import begun_times, segments
 from smtpproxy.sinks.audit.following import matches
-from smtpproxy.sinks.audit.periods import begun_times
 from smtpproxy.store import (
     open_bulk_counter,
     open_feedback,

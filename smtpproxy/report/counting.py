@@ -24,8 +24,7 @@ from msgspec import Struct
 from smtpproxy.policy.model import Action, Basis, Reason, StreamClass
 from smtpproxy.report.counts import OTHERS, Breakdown, Counts, Fault, RecipientOutcome, Row, add
 from smtpproxy.sinks.audit.chain import DECISION, LONGEST_TRANSACTION, UNREADABLE
-from smtpproxy.sinks.audit.files import segments
-from smtpproxy.sinks.audit.periods import of_period
+from smtpproxy.sinks.audit.files import of_period, segments
 
 _PIECE = 32 * 1024 * 1024
 _BLOCK = 1024 * 1024

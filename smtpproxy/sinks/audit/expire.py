@@ -18,9 +18,16 @@ from smtpproxy.sinks.audit import anchors, erase
 from smtpproxy.sinks.audit import files as journal_files
 from smtpproxy.sinks.audit.anchors import Anchor, ExpiredFile, ExpiredRow, TrimmedRow
 from smtpproxy.sinks.audit.chain import START, Head, NotALine, head_of
-from smtpproxy.sinks.audit.files import ANCHORS, Segment, is_written, last_of, locked, segments
+from smtpproxy.sinks.audit.files import (
+    ANCHORS,
+    Segment,
+    begun_times,
+    is_written,
+    last_of,
+    locked,
+    segments,
+)
 from smtpproxy.sinks.audit.lines import BeginEntry, read_line, time_of
-from smtpproxy.sinks.audit.periods import begun_times
 
 
 @dataclass(frozen=True, slots=True)

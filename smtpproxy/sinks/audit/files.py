@@ -14,12 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from smtpproxy.disk import give_to_owner_of
-from smtpproxy.events import successor, time_of
+from smtpproxy.events import successor
+from smtpproxy.events import time_of as time_of_id
 from smtpproxy.sinks.audit.chain import Head, NotALine, head_of
+from smtpproxy.sinks.audit.lines import time_of
 
 T = TypeVar("T")
 
@@ -32,6 +35,8 @@ _NAME = re.compile(r"([0-3][0-9A-HJKMNP-TV-Z]{25})-([0-9]{1,6})\.ndjson")
 _OTHER_SLOTS = 100
 """If a worker's slot is taken (two relays on one folder), it tries one this much further on."""
 _TRIES = 3
+_EARLIEST = datetime.min.replace(tzinfo=UTC)
+_LATEST = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ def segments(folder: Path) -> dict[int, list[Segment]]:
     for path in sorted(folder.glob("*.ndjson")):
         name = _NAME.fullmatch(path.name)
         if name is not None:
-            begun = datetime.fromtimestamp(time_of(name[1]) / 1000, UTC)
+            begun = datetime.fromtimestamp(time_of_id(name[1]) / 1000, UTC)
             found.setdefault(int(name[2]), []).append(Segment(path, int(name[2]), begun))
     return dict(sorted(found.items()))
 
@@ -184,6 +189,58 @@ def last_line(files: Sequence[Segment]) -> LastLine | None:
         if head is not None:
             return LastLine(segment, head, torn)
     return None
+
+
+def of_period(
+    files: Sequence[Segment],
+    since: datetime | None,
+    until: datetime | None,
+    *,
+    and_next: bool = False,
+) -> Iterator[Sequence[Segment]]:
+    """Yield the files of a slot that may hold lines of a period; adjacent ones come together.
+
+    `and_next`: with the file behind them, which has answers to the last messages, and may have
+    been begun while the clock was ahead.
+    """
+    chosen = [
+        ((until is None or first < until) and (since is None or last >= since))
+        # A process whose clock was set back goes on with ids of the time before.
+        or (since is not None and until is not None and since <= segment.begun < until)
+        for segment, (first, last) in zip(files, _spans(files, and_next), strict=True)
+    ]
+    for wanted, group in groupby(zip(chosen, files, strict=True), key=lambda each: each[0]):
+        if wanted:
+            yield [segment for _, segment in group]
+
+
+def _spans(files: Sequence[Segment], early: bool) -> Iterator[tuple[datetime, datetime]]:
+    """Yield between which times each file was written; `early`: from that of the one before on.
+
+    So it is where the next one is dated earlier: the clock was set back, perhaps in this one. A
+    file ends where one begins that is dated later.
+    """
+    begun = begun_times(files)
+    for number, at in enumerate(begun):
+        following = (begun[later] for later in range(number + 1, len(begun)))
+        end = next((later for later in following if later > at), _LATEST)
+        before = begun[number - 1] if number else _EARLIEST
+        set_back = number + 1 < len(begun) and begun[number + 1] < at
+        yield min(before, at) if early or set_back else at, end
+
+
+def begun_times(files: Sequence[Segment]) -> list[datetime]:
+    """Return when each file of a slot was begun, by the clock of that time.
+
+    One that was begun while the clock was behind the file before it has that one's time in its
+    name, to be sorted behind it: only its first line tells.
+    """
+    times = [segment.begun for segment in files]
+    for number, (before, segment) in enumerate(pairwise(files), 1):
+        if segment.begun == before.begun:
+            with segment.path.open("rb") as lines, suppress(NotALine):
+                times[number] = time_of(lines.readline())
+    return times
 
 
 class SlotLock:

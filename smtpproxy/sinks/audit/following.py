@@ -37,18 +37,6 @@ def newest_rows(folder: Path) -> dict[int, int]:
     return {slot: last.head.n for slot, last in lasts.items() if last is not None}
 
 
-def _with_more(
-    folder: Path, read: Mapping[int, int]
-) -> Iterator[tuple[int, Sequence[Segment], int]]:
-    """Yield each slot with rows after `read`, its files, and the row to continue after."""
-    for slot, files in segments(folder).items():
-        last = last_line(files)
-        after = read.get(slot, 0)
-        if last is None or last.head.n == after:
-            continue
-        yield slot, files, after if last.head.n > after else 0  # 0: not the journal that was read
-
-
 class Tail:
     """The rows after those read. Remembers where a row ends in its file, so that checking a long
     file that has grown a little is fast."""
@@ -65,8 +53,12 @@ class Tail:
 
         Callers that will not continue from there pass `moves=False`.
         """
-        for slot, files, after in _with_more(self._folder, read):
-            yield slot, self._of_slot(slot, files, after, moves)
+        for slot, files in segments(self._folder).items():
+            last, after = last_line(files), read.get(slot, 0)
+            if last is not None and last.head.n != after:
+                if last.head.n < after:
+                    after = 0  # not the journal that was read
+                yield slot, self._of_slot(slot, files, after, moves)
 
     def backlog(self, read: Mapping[int, int]) -> tuple[int, datetime | None]:
         """Return how many rows come after `read`, and the time of the oldest. Raises OSError."""
@@ -121,7 +113,18 @@ def matches(folder: Path, read: Mapping[int, int]) -> Iterator[Matches]:
     About a thousand at a time; a slot's last part may be empty. Raises OSError.
     """
     for slot, rows in Tail(folder).unread(read):
-        yield from _matches_of(slot, rows)
+        newest: dict[str, datetime] = {}
+        n = pending = 0
+        for _, number, raw in rows:
+            n = max(n, number)
+            pending += 1
+            if _MATCHED in raw:
+                _note(raw, newest)
+            if len(newest) >= _MOST or pending >= _ROWS:
+                yield Matches(slot, n, newest)
+                newest, pending = {}, 0
+        if pending:
+            yield Matches(slot, n, newest)
 
 
 def _from(files: Sequence[Segment], after: int) -> Sequence[Segment]:
@@ -134,21 +137,6 @@ def _from(files: Sequence[Segment], after: int) -> Sequence[Segment]:
             except NotALine:
                 continue
     return files
-
-
-def _matches_of(slot: int, rows: Iterator[Row]) -> Iterator[Matches]:
-    newest: dict[str, datetime] = {}
-    n = pending = 0
-    for _, number, raw in rows:
-        n = max(n, number)
-        pending += 1
-        if _MATCHED in raw:
-            _note(raw, newest)
-        if len(newest) >= _MOST or pending >= _ROWS:
-            yield Matches(slot, n, newest)
-            newest, pending = {}, 0
-    if pending:
-        yield Matches(slot, n, newest)
 
 
 def _note(raw: bytes, newest: dict[str, datetime]) -> None:

@@ -16,9 +16,8 @@ from smtpproxy.policy.model import Action, Reason, Verdict
 from smtpproxy.sinks.audit import files as journal_files
 from smtpproxy.sinks.audit import lines as journal_lines
 from smtpproxy.sinks.audit.chain import LONGEST_TRANSACTION, NotALine
-from smtpproxy.sinks.audit.files import Octets, opened
+from smtpproxy.sinks.audit.files import Octets, of_period, opened
 from smtpproxy.sinks.audit.lines import CLOCK_TOLERANCE, DecisionEntry, PersonalAnswerEntry
-from smtpproxy.sinks.audit.periods import of_period
 
 _OUTCOME_WITHIN = 64 * 1024 * 1024
 _NAMED = 3

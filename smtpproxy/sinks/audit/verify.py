@@ -29,10 +29,10 @@ from smtpproxy.sinks.audit.files import (
     Segment,
     is_written,
     locked,
+    of_period,
     opened,
     segments,
 )
-from smtpproxy.sinks.audit.periods import of_period
 from smtpproxy.sinks.audit.reader import Place, Record
 from smtpproxy.terminal import counted
 
