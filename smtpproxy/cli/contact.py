@@ -55,7 +55,7 @@ from smtpproxy.scrub.outlook import Outlook
 from smtpproxy.settings import Settings
 from smtpproxy.store.exchange import contact_csv, contact_ndjson
 from smtpproxy.store.exchange.compare import ContactComparison
-from smtpproxy.store.exchange.contact_line import written_contact
+from smtpproxy.store.exchange.contact_ndjson import written_contact
 from smtpproxy.store.exchange.layouts import Wanted
 from smtpproxy.store.exchange.lines import Contents, read_lines
 from smtpproxy.store.exchange.mapping import MappingFault, read_mapping

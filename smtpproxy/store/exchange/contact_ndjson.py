@@ -1,15 +1,33 @@
-"""Contacts from NDJSON, and the refusals in records that are rejected for another reason."""
+"""Contacts as NDJSON, and the refusals in lines that are rejected for another reason."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from smtpproxy.policy.model import Frequency
+from smtpproxy.policy.model import (
+    Audience,
+    Collection,
+    ConsentAct,
+    Contact,
+    Evidence,
+    Frequency,
+    Provenance,
+    Purchase,
+    came_by,
+)
 from smtpproxy.store.exchange.consent_columns import may_be_a_date
-from smtpproxy.store.exchange.contact_record import Time, Word, Words, convert_contact, read_contact
+from smtpproxy.store.exchange.contact_record import (
+    LinesOwn,
+    PurchaseRecord,
+    Time,
+    Word,
+    Words,
+    convert_contact,
+    read_contact,
+)
 from smtpproxy.store.exchange.lines import (
     ILLEGIBLE,
     Contents,
@@ -19,6 +37,7 @@ from smtpproxy.store.exchange.lines import (
     legible_json,
     names_in,
 )
+from smtpproxy.store.merge import MARKS
 from smtpproxy.store.records import ContactUpdate
 
 EVERY_PURPOSE = "*"
@@ -149,3 +168,102 @@ def _refused(update: ContactUpdate | None) -> frozenset[object]:
     contact = update.contact
     acts = ((act.purpose, act.brand) for act in contact.acts)
     return frozenset({contact.address, contact.profiling_objected_at is not None, *acts})
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def written_contact(contact: Contact) -> bytes:
+    """Return the contact as one line of NDJSON, without LF; importing it changes nothing."""
+    own = LinesOwn(contact.brand, came_by(contact.source, contact.provenance))
+    further = (*MARKS, "language", "preferences", "brand")
+    return _encode(
+        {
+            "address": contact.address,
+            "audience": contact.audience,
+            "source": contact.source,
+            "collected_at": contact.collected_at,
+            "informed_at": False if contact.never_informed else contact.informed_at,
+            "optout_offered": contact.optout_offered,
+            "last_activity_at": contact.last_activity_at,
+            "occupations": sorted(contact.occupations),
+            "tags": sorted(contact.tags),
+            "provenance": contact.provenance and _provenance(contact.provenance),
+            "purchases": [_purchase(purchase, own) for purchase in contact.purchases],
+            "consents": _consents(contact.acts, own),
+            **{name: value for name in further if (value := getattr(contact, name))},
+            **({"collections": [*map(_collection, contact.others)]} if contact.others else {}),
+        }
+    )
+
+
+def _provenance(provenance: Provenance) -> dict[str, Any]:
+    told = {name: getattr(provenance, name) for name in ("supplier", "sender_disclosed")}
+    chain = [
+        {name: getattr(link, name) for name in link.__struct_fields__} for link in provenance.chain
+    ]
+    return told | ({"chain": chain} if chain else {})
+
+
+def _collection(way: Collection) -> dict[str, Any]:
+    told = {
+        "brand": way.brand,
+        "source": way.source,
+        "collected_at": way.collected_at,
+        "informed_at": False if way.never_informed else way.informed_at,
+        "optout_offered": way.optout_offered,
+        "last_activity_at": way.last_activity_at,
+        "provenance": way.provenance and _provenance(way.provenance),
+        "as_of": way.as_of,
+        "audience": None if way.audience is Audience.UNKNOWN else way.audience,
+        "occupations": sorted(way.occupations) or None,
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _purchase(purchase: Purchase, own: LinesOwn) -> PurchaseRecord:
+    return PurchaseRecord(purchase.product, purchase.at, purchase.kind, **_said_to(purchase, own))
+
+
+def _said_to(item: ConsentAct | Purchase, own: LinesOwn) -> dict[str, Any]:
+    """Return the brand and the collection where they differ from the line's."""
+    told: dict[str, Any] = {}
+    if item.brand != own.brand:
+        told["brand"] = item.brand
+    if item.came_by != own.came_by and not (isinstance(item, ConsentAct) and item.withdrawal):
+        told["came_by"] = item.came_by
+    return told
+
+
+def _evidence(evidence: Evidence) -> dict[str, Any]:
+    more = {name: getattr(evidence, name) for name in ("version", "form", "document_hash")}
+    told = {"wording": evidence.wording, "ip": evidence.ip}
+    return told | {name: text for name, text in more.items() if text is not None}
+
+
+def _consents(acts: Iterable[ConsentAct], own: LinesOwn) -> list[dict[str, Any]]:
+    """Pair each withdrawal with the agreement it ends; an act without a pair stands alone."""
+    consents: list[dict[str, Any]] = []
+    standing: dict[tuple[str, str | None], dict[str, Any]] = {}  # the newest agreement of each
+    for act in acts:
+        purpose = act.purpose, act.brand
+        agreement = standing.pop(purpose, None) if act.withdrawal else None
+        bare = ConsentAct(act.purpose, act.at, withdrawal=True, brand=act.brand)
+        if agreement and act == bare:
+            agreement["withdrawn_at"] = act.at
+            continue
+        consent = {
+            "purpose": act.purpose,
+            "method": act.method,
+            "given_at": None if act.withdrawal else act.at,
+            "withdrawn_at": act.at if act.withdrawal else None,
+            "conditional": act.conditional,
+            "channels": sorted(act.channels),
+            "evidence": _evidence(act.evidence),
+            **({"pending": True} if act.pending else {}),
+            **_said_to(act, own),
+        }
+        consents.append(consent)
+        if not act.withdrawal:
+            standing[purpose] = consent
+    return consents

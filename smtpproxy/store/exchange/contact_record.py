@@ -41,7 +41,7 @@ Words = list[Word]
 Hash = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f]{64}\Z")]
 
 
-class Line(NamedTuple):
+class LinesOwn(NamedTuple):
     """Defaults for the entries of a line."""
 
     brand: str | None
@@ -93,7 +93,7 @@ class ProvenanceRecord(Struct, forbid_unknown_fields=True):
         return Provenance(self.supplier, self.sender_disclosed, tuple(chain))
 
 
-class PurchaseRecord(Struct, forbid_unknown_fields=True):
+class PurchaseRecord(Struct, forbid_unknown_fields=True, omit_defaults=True):
     """What a person bought."""
 
     product: Word
@@ -102,7 +102,7 @@ class PurchaseRecord(Struct, forbid_unknown_fields=True):
     brand: Word | UnsetType | None = UNSET
     came_by: str | UnsetType | None = UNSET
 
-    def told(self, line: "Line") -> Purchase:
+    def told(self, line: LinesOwn) -> Purchase:
         return Purchase(self.product, in_utc(self.at), self.kind, *line.said_to(self))
 
 
@@ -120,7 +120,7 @@ class ConsentRecord(Struct, forbid_unknown_fields=True):
     brand: Word | UnsetType | None = UNSET
     came_by: str | UnsetType | None = UNSET
 
-    def acts(self, line: "Line") -> list[ConsentAct]:
+    def acts(self, line: LinesOwn) -> list[ConsentAct]:
         """Return the agreement and the withdrawal, as far as each took place."""
         told = self.evidence.told() if self.evidence else _NO_EVIDENCE
         brand, came_by = line.said_to(self)
@@ -219,7 +219,7 @@ class ContactRecord(Struct, forbid_unknown_fields=True):
                 f"informed_at: true is not a time; right would be {_RIGHT['informed_at']}"
             )
         provenance = self.provenance.told() if self.provenance else None
-        line = Line(self.brand, came_by(self.source or None, provenance))
+        line = LinesOwn(self.brand, came_by(self.source or None, provenance))
         try:
             return ContactUpdate(
                 Contact(

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from smtpproxy import erasure
 from smtpproxy.policy.model import Contact
-from smtpproxy.store.exchange.contact_line import written_contact
+from smtpproxy.store.exchange.contact_ndjson import written_contact
 from smtpproxy.store.exchange.contact_record import ContactRecord, read_contact
 from smtpproxy.store.exchange.plausible import ContactCheck
 from smtpproxy.store.records import BatchResult, ContactUpdate

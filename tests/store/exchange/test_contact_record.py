@@ -20,7 +20,7 @@ from smtpproxy.policy.model import (
     Purchase,
     Source,
 )
-from smtpproxy.store.exchange.contact_line import written_contact
+from smtpproxy.store.exchange.contact_ndjson import written_contact
 from smtpproxy.store.exchange.contact_record import read_contact
 from smtpproxy.store.merge import merge
 from smtpproxy.store.records import PROFILE_FIELDS, ContactUpdate
