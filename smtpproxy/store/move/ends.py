@@ -57,49 +57,39 @@ def progress_of(state: Mapping[str, bytes], table: str) -> Progress:
 class Source(Rows, Protocol):
     async def moved_to(self) -> str | None:
         """Return where it was copied to if it is closed, or that it is still being filled."""
-        ...
 
     async def live_keys(self) -> Live: ...
 
     async def running_copy(self) -> RunningCopy | None:
         """Return the copy for which all changes are recorded."""
-        ...
 
     async def schema(self) -> object:
         """Return a value that differs after any change of tables or triggers, even if undone."""
-        ...
 
     async def begin(self, copy: RunningCopy) -> None:
         """Record changes from now on; those recorded for another copy are deleted."""
-        ...
 
     def snapshot(self, part: str) -> AbstractAsyncContextManager[None]:
         """Read from one snapshot; at the end, delete the changes that were recorded before it."""
-        ...
 
     def writes_stopped(self) -> AbstractAsyncContextManager[None]: ...
 
     async def numbers(self) -> Mapping[str, int]:
         """Return the highest number ever assigned, by table."""
-        ...
 
     async def secrets(self) -> Mapping[str, bytes]:
         """Return the secrets that persons are hashed with, by part."""
-        ...
 
     async def close(self, text: str, place: str) -> None:
         """Refuse all reads and writes from now on, with `text`; on disk when it returns."""
-        ...
 
     async def tidy(self) -> None:
         """Delete what is left of the state and the recorded changes."""
-        ...
 
 
 class Target(Rows, Protocol):
     async def running_copy(self) -> RunningCopy | None:
         """Return the unfinished copy that it holds."""
-        ...
 
     async def has_rows(self, table: str) -> bool: ...
 
@@ -107,11 +97,9 @@ class Target(Rows, Protocol):
 
     async def begin(self, copy: RunningCopy) -> None:
         """Delete all rows, and answer nobody until `commit`."""
-        ...
 
     async def invalidate(self) -> None:
         """Make sure that nobody can resume the copy."""
-        ...
 
     async def progress(self, table: str) -> Progress: ...
 
@@ -119,7 +107,6 @@ class Target(Rows, Protocol):
 
     def transaction(self, table: str, *, flushed: bool) -> AbstractAsyncContextManager[None]:
         """Write to a table in one transaction; if `flushed`, it is on disk at the end."""
-        ...
 
     async def write(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None: ...
 
@@ -131,36 +118,27 @@ class Target(Rows, Protocol):
         self, table: str, columns: Sequence[str], by: Sequence[str], keys: Sequence[Key]
     ) -> list[Row]:
         """Remove the rows whose columns `by` are among `keys`; return them."""
-        ...
 
     async def optimize(self) -> None:
         """Vacuum, analyze or checkpoint, so that counting rows and the first queries are quick."""
-        ...
 
     async def watch(self) -> None:
         """Detect from now on whether anybody else writes to it."""
-        ...
 
     async def lock(self) -> None:
         """Keep everybody else from the tables until `commit` or `rollback`."""
-        ...
 
     async def rollback(self) -> None:
         """Undo `lock` and `finish`."""
-        ...
 
     async def is_untouched(self) -> bool:
         """Return whether nobody else can have written since `watch`."""
-        ...
 
     async def finish(self, numbers: Mapping[str, int], secrets: Mapping[str, bytes]) -> None:
         """Do all that is left to do before `commit`."""
-        ...
 
     async def commit(self) -> None:
         """Make it a store that answers; on disk when it returns."""
-        ...
 
     async def tidy(self) -> None:
         """Do what can wait until it is in use."""
-        ...

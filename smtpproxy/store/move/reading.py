@@ -23,11 +23,9 @@ class Rows(Protocol):
 
     async def fetch(self, table: str, sql: str, *values: object) -> list[Row]:
         """Run a statement in the database that has `table`."""
-        ...
 
     def shown(self, table: str, column: str, of: str = "") -> str:
         """Return the SQL for the value of a column to copy; `of` goes before its name."""
-        ...
 
 
 def record_of(table: str) -> str:
