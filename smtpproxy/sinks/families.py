@@ -103,7 +103,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "stage_seconds",
         "Time spent on a message in each stage.",
-        rows.each("stage", STAGES),
+        rows.crossed(stage=STAGES),
         histogram=True,
     ),
     Family("connections", "Client connections open now.", rows.by_listener),
@@ -111,27 +111,27 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "connections_refused_total",
         "Client connections answered 421 at once, by cause.",
-        rows.listeners_and("cause", rows.REFUSAL_CAUSES),
+        rows.crossed(listener=rows.listeners, cause=rows.REFUSAL_CAUSES),
     ),
     Family(
         "connections_ended_total",
         "Client connections that ended, by cause.",
-        rows.listeners_and("cause", rows.ENDS),
+        rows.crossed(listener=rows.listeners, cause=rows.ENDS),
     ),
     Family(
         "limited_total",
         "Limits met without ending the session: commands and messages were refused.",
-        rows.listeners_and("limit", LIMITS),
+        rows.crossed(listener=rows.listeners, limit=LIMITS),
     ),
     Family(
         "proxy_headers_total",
         "Connections to listeners with the PROXY protocol, by the outcome of their header.",
-        rows.listeners_and("outcome", rows.PROXY_OUTCOMES, lambda x: x.proxy_protocol),
+        rows.crossed(listener=rows.proxied, outcome=rows.PROXY_OUTCOMES),
     ),
     Family(
         "tls_handshakes_total",
         "TLS handshakes with clients, by how they ended.",
-        rows.listeners_and("outcome", rows.TLS_OUTCOMES, rows.has_tls),
+        rows.crossed(listener=rows.with_tls, outcome=rows.TLS_OUTCOMES),
     ),
     Family(
         "certificate_expiry_timestamp_seconds",
@@ -141,7 +141,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "certificate_reloads_total",
         "Certificate files reloaded after a change; failed: the old certificate stays in use.",
-        rows.listeners_and("outcome", ("ok", "failed"), rows.has_tls),
+        rows.crossed(listener=rows.with_tls, outcome=("ok", "failed")),
     ),
     Family("auth_total", "AUTH exchanges, by how they ended.", rows.by_auth_outcome),
     Family(
@@ -152,7 +152,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "upstream_connections",
         "Connections to the upstream open now.",
-        rows.each("state", ("idle", "busy")),
+        rows.crossed(state=("idle", "busy")),
     ),
     Family(
         "upstream_connections_limit",
@@ -168,7 +168,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "store_connections",
         "Connections of the workers to the database open now; none for a store in SQLite.",
-        rows.each("state", ("idle", "busy")),
+        rows.crossed(state=("idle", "busy")),
     ),
     Family(
         "store_connections_limit",
@@ -184,22 +184,22 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "upstream_replies_total",
         "Replies of the upstream to MAIL, RCPT, DATA and the end of data; none: no answer.",
-        rows.each("code_class", rows.CODE_CLASSES),
+        rows.crossed(code_class=rows.CODE_CLASSES),
     ),
     Family(
         "dns_lookups_total",
         "DNS lookups, by outcome; failed: no answer.",
-        rows.each("outcome", DNS_OUTCOMES),
+        rows.crossed(outcome=DNS_OUTCOMES),
     ),
     Family(
         "failures_total",
         "Internal failures, by the part that failed: a 451, except in observe mode.",
-        rows.listeners_and("part", rows.FAILING_PARTS),
+        rows.crossed(listener=rows.listeners, part=rows.FAILING_PARTS),
     ),
     Family(
         "web_failures_total",
         "Requests to pages and the API that the store did not answer: a 503.",
-        rows.each("page", ("unsubscribe", "confirmation", "api")),
+        rows.crossed(page=("unsubscribe", "confirmation", "api")),
     ),
     Family(
         "confirmations_total",
@@ -257,7 +257,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "replica_reads_total",
         "Reads of the mail path where the store has a standby, by the server that answered.",
-        rows.each("server", rows.SERVERS),
+        rows.crossed(server=rows.SERVERS),
     ),
     Family(
         "replica_lag_seconds",
@@ -305,7 +305,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "purged_total",
         "Rows removed because their retention period was over, by kind of data.",
-        rows.each("kind", rows.PURGED_KINDS),
+        rows.crossed(kind=rows.PURGED_KINDS),
     ),
     Family("purge_failures_total", "Daily purges that failed.", rows.one_row),
     Family(
@@ -316,13 +316,13 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "reloads_total",
         "How often the configuration was reloaded; failed: the old one is kept.",
-        rows.each("outcome", ("done", "failed")),
+        rows.crossed(outcome=("done", "failed")),
     ),
     Family(
         "store_misfits",
         "key: 1 while a key that the store's relays share is missing here; configuration: how many"
         " streams and brands differ from another relay's.",
-        rows.each("kind", ("key", "configuration")),
+        rows.crossed(kind=("key", "configuration")),
     ),
     Family("workers", "Relay processes alive.", rows.one_row),
     Family("workers_configured", "Relay processes there should be.", rows.unknown()),

@@ -57,6 +57,11 @@ TLS_OUTCOMES: tuple[str, ...] = get_args(TlsOutcome)
 AUTH_OUTCOMES: tuple[str, ...] = get_args(AuthOutcome)
 AUTH_MECHANISMS = ("PLAIN", "LOGIN", "SCRAM-SHA-256")
 PROXY_OUTCOMES: tuple[str, ...] = get_args(ProxyOutcome)
+CONFIRMATION_ANSWERS = ("done", "again", "over")
+PAUSE_CAUSES = (
+    *("configuration", "person", RESTORE),
+    *map(str, (Feedback.COMPLAINT, Feedback.DEAD_ADDRESS)),
+)
 FEEDBACK_KINDS = (
     *("complaint", "dead", "full", "blocked", "spam", "transient", "unknown"),
     *("auto_reply", "other"),
@@ -66,8 +71,6 @@ FEEDBACK_KINDS = (
 PURGED_KINDS = (
     *("contacts", "suppressions", "lifted_suppressions", "mailings", "reports", "audit"),
 )
-TRACKING_ACTIONS = ("passed", "stripped", "refused", "consented")
-API_CODE_CLASSES = ("2xx", "4xx", "5xx")
 WEBHOOK_OUTCOMES = (
     "delivered",
     "refused",
@@ -98,8 +101,6 @@ _FOR_RECIPIENTS = tuple(
 _OF_PERMISSION = frozenset(
     {Reason.PERMISSION_NOT_DUE, Reason.PERMISSION_REPEATED, Reason.CONFIRM_LINK_MISSING}
 )
-
-CONFIRMATION_ANSWERS = ("done", "again", "over")
 
 Verdicts = tuple[tuple[Action, Reason], ...]
 
@@ -140,10 +141,6 @@ def bases(stream: Stream) -> tuple[Basis, ...]:
     return tuple(b for b in Basis if b not in (Basis.TRANSACTIONAL, Basis.PERMISSION))
 
 
-def _streams(settings: Settings) -> Iterable[Stream]:
-    return settings.streams.values()
-
-
 def _reachable(settings: Settings, listener: ListenerSettings) -> Iterable[Stream]:
     """Yield the streams that mail from this listener can be on."""
     names = dict.fromkeys(listener.streams)
@@ -164,44 +161,74 @@ def unknown(*labels: str) -> Rows:
     return Rows(labels, lambda settings: ())
 
 
-@_labelled()
-def one_row(settings: Settings) -> Iterable[Labels]:
-    return ((),)
+def crossed(**labels: Iterable[str] | Callable[[Settings], Iterable[str]]) -> Rows:
+    """Rows with all combinations of these values; a function finds them in the settings."""
+    return Rows(
+        tuple(labels),
+        lambda settings: product(
+            *(each(settings) if callable(each) else each for each in labels.values())
+        ),
+    )
 
 
-@_labelled("stream", "action")
-def by_bulk_action(settings: Settings) -> Iterable[Labels]:
-    """Yield each transactional stream with every action on undeclared bulk."""
-    streams = settings.streams.values()
-    transactional = [s.name for s in streams if s.stream_class is StreamClass.TRANSACTIONAL]
-    return product(transactional, map(str, UndeclaredBulk))
+def listeners(settings: Settings) -> Iterable[str]:
+    return [listener.name for listener in settings.listeners]
 
 
-@_labelled("stream", "action")
-def by_tracking(settings: Settings) -> Iterable[Labels]:
-    """Yield each stream that looks for tracking pixels with every action on them."""
-    return product((s.name for s in _streams(settings) if s.looks_for_pixels), TRACKING_ACTIONS)
+def proxied(settings: Settings) -> Iterable[str]:
+    """Return the listeners that read PROXY headers."""
+    return [listener.name for listener in settings.listeners if listener.proxy_protocol]
 
 
-@_labelled("listener")
-def by_listener(settings: Settings) -> Iterable[Labels]:
-    return ((listener.name,) for listener in settings.listeners)
+def with_tls(settings: Settings) -> Iterable[str]:
+    return [listener.name for listener in settings.listeners if listener.tls != "none"]
 
 
-@_labelled("listener", "mechanism", "outcome")
-def by_auth_outcome(settings: Settings) -> Iterable[Labels]:
-    names = (x.name for x in settings.listeners if x.auth != "off")
-    return product(names, AUTH_MECHANISMS, AUTH_OUTCOMES)
+def _with_auth(settings: Settings) -> Iterable[str]:
+    return [listener.name for listener in settings.listeners if listener.auth != "off"]
 
 
-@_labelled("partner")
-def by_partner(settings: Settings) -> Iterable[Labels]:
-    return [(partner.name,) for partner in settings.store.partners]
+def _streams(settings: Settings) -> Iterable[str]:
+    return settings.streams
 
 
-@_labelled("stream")
-def by_stream(settings: Settings) -> Iterable[Labels]:
-    return ((stream.name,) for stream in _streams(settings))
+def _of_class(stream_class: StreamClass) -> Callable[[Settings], Iterable[str]]:
+    return lambda settings: [
+        stream.name for stream in settings.streams.values() if stream.stream_class is stream_class
+    ]
+
+
+_marketing, _transactional = map(_of_class, (StreamClass.MARKETING, StreamClass.TRANSACTIONAL))
+
+
+def _tokens(settings: Settings) -> Iterable[str]:
+    """Requests without a known token count too, where there are tokens at all."""
+    return [*(token.name for token in settings.tokens), "unknown"] if settings.tokens else ()
+
+
+one_row = crossed()
+by_listener = crossed(listener=listeners)
+by_stream = crossed(stream=_streams)
+by_marketing_stream = crossed(stream=_marketing)
+by_bulk_action = crossed(stream=_transactional, action=tuple(map(str, UndeclaredBulk)))
+by_tracking = crossed(
+    stream=lambda settings: [s.name for s in settings.streams.values() if s.looks_for_pixels],
+    action=("passed", "stripped", "refused", "consented"),
+)
+by_auth_outcome = crossed(listener=_with_auth, mechanism=AUTH_MECHANISMS, outcome=AUTH_OUTCOMES)
+by_partner = crossed(partner=lambda settings: [one.name for one in settings.store.partners])
+by_confirmation = crossed(link=get_args(Kind), answer=CONFIRMATION_ANSWERS)
+by_webhook_outcome = crossed(
+    webhook=lambda settings: [webhook.name for webhook in settings.webhooks],
+    outcome=WEBHOOK_OUTCOMES,
+)
+by_feedback_state = crossed(
+    # `elsewhere` is 0 where one relay has the store to itself.
+    state=lambda settings: ("kept", "hand_on", "elsewhere") if settings.feedback else ()
+)
+by_pause_cause = crossed(stream=_marketing, cause=PAUSE_CAUSES)
+by_heard = crossed(stream=_marketing, cause=tuple(map(str, Feedback)))
+by_token = crossed(token=_tokens, code_class=("2xx", "4xx", "5xx"))
 
 
 @_labelled("listener", "stream")
@@ -235,14 +262,14 @@ def by_verdict(verdicts: Callable[[Stream], Verdicts]) -> Rows:
 
 @_labelled("stream", "basis")
 def by_basis(settings: Settings) -> Iterable[Labels]:
-    for stream in _streams(settings):
+    for stream in settings.streams.values():
         for basis in bases(stream):
             yield stream.name, str(basis)
 
 
 @_labelled("stream", "reason")
 def by_observed_reason(settings: Settings) -> Iterable[Labels]:
-    for stream in _streams(settings):
+    for stream in settings.streams.values():
         if stream.mode is Mode.OBSERVE:
             verdicts = dict.fromkeys((*recipient_verdicts(stream), *message_verdicts(stream)))
             for action, reason in verdicts:
@@ -250,82 +277,10 @@ def by_observed_reason(settings: Settings) -> Iterable[Labels]:
                     yield stream.name, str(reason)
 
 
-@_labelled("link", "answer")
-def by_confirmation(settings: Settings) -> Iterable[Labels]:
-    return product(get_args(Kind), CONFIRMATION_ANSWERS)
-
-
-def listeners_and(
-    label: str,
-    values: Iterable[str],
-    which: Callable[[ListenerSettings], bool] = lambda listener: True,
-) -> Rows:
-    kept = tuple(values)
-    return Rows(
-        ("listener", label),
-        lambda settings: product((x.name for x in settings.listeners if which(x)), kept),
-    )
-
-
-def has_tls(listener: ListenerSettings) -> bool:
-    return listener.tls != "none"
-
-
-@_labelled("webhook", "outcome")
-def by_webhook_outcome(settings: Settings) -> Iterable[Labels]:
-    return product((webhook.name for webhook in settings.webhooks), WEBHOOK_OUTCOMES)
-
-
 @_labelled("kind", "stream")
 def by_feedback(settings: Settings) -> Iterable[Labels]:
     """A link's stream may no longer exist; a report may name none."""
-    marketing = [s.name for s in _streams(settings) if s.stream_class is StreamClass.MARKETING]
-    yield from product(("unsubscribe", "undo", "preference", "untrack"), [*marketing, "unknown"])
+    links = ("unsubscribe", "undo", "preference", "untrack")
+    yield from product(links, [*_marketing(settings), "unknown"])
     if settings.feedback is not None:
-        streams = [stream.name for stream in _streams(settings)]
-        yield from product(FEEDBACK_KINDS, [*streams, "unknown"])
-
-
-@_labelled("state")
-def by_feedback_state(settings: Settings) -> Iterable[Labels]:
-    """`elsewhere` is 0 where one relay has the store to itself."""
-    return (("kept",), ("hand_on",), ("elsewhere",)) if settings.feedback is not None else ()
-
-
-def _marketing(settings: Settings) -> list[str]:
-    return [s.name for s in _streams(settings) if s.stream_class is StreamClass.MARKETING]
-
-
-PAUSE_CAUSES = (
-    "configuration",
-    "person",
-    RESTORE,
-    *map(str, (Feedback.COMPLAINT, Feedback.DEAD_ADDRESS)),
-)
-
-
-@_labelled("stream", "cause")
-def by_pause_cause(settings: Settings) -> Iterable[Labels]:
-    return product(_marketing(settings), PAUSE_CAUSES)
-
-
-@_labelled("stream")
-def by_marketing_stream(settings: Settings) -> Iterable[Labels]:
-    return ((name,) for name in _marketing(settings))
-
-
-@_labelled("stream", "cause")
-def by_heard(settings: Settings) -> Iterable[Labels]:
-    return product(_marketing(settings), map(str, Feedback))
-
-
-@_labelled("token", "code_class")
-def by_token(settings: Settings) -> Iterable[Labels]:
-    """Requests without a known token count too, where there are tokens at all."""
-    names = [token.name for token in settings.tokens]
-    return product([*names, "unknown"] if names else (), API_CODE_CLASSES)
-
-
-def each(label: str, values: Iterable[str]) -> Rows:
-    rows = tuple((value,) for value in values)
-    return Rows((label,), lambda settings: rows)
+        yield from product(FEEDBACK_KINDS, [*_streams(settings), "unknown"])
