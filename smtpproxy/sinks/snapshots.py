@@ -1,7 +1,7 @@
 """What a process has counted, as it is sent to another, and the sums over all workers."""
 
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Self
+from typing import Self, TypeVar
 
 import msgspec
 
@@ -51,6 +51,9 @@ class Snapshot(msgspec.Struct, frozen=True):
         return msgspec.msgpack.decode(data, type=cls)
 
 
+V = TypeVar("V", float, Histogram)
+
+
 def merge(snapshots: Iterable[Snapshot]) -> Snapshot:
     """Return the sum of counters, gauges and histograms."""
     counters: dict[str, dict[Labels, float]] = {}
@@ -59,18 +62,15 @@ def merge(snapshots: Iterable[Snapshot]) -> Snapshot:
     for snapshot in snapshots:
         _add(counters, snapshot.counters)
         _add(gauges, snapshot.gauges)
-        for name, rows in snapshot.histograms.items():
-            total = histograms.setdefault(name, {})
-            for labels, histogram in rows.items():
-                total[labels] = total[labels] + histogram if labels in total else histogram
+        _add(histograms, snapshot.histograms)
     return Snapshot(counters, gauges, histograms)
 
 
-def _add(totals: dict[str, dict[Labels, float]], more: Mapping[str, Samples]) -> None:
+def _add(totals: dict[str, dict[Labels, V]], more: Mapping[str, Mapping[Labels, V]]) -> None:
     for name, rows in more.items():
         total = totals.setdefault(name, {})
         for labels, value in rows.items():
-            total[labels] = total.get(labels, 0) + value
+            total[labels] = total[labels] + value if labels in total else value
 
 
 class Totals:
