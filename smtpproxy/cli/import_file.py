@@ -37,7 +37,7 @@ from smtpproxy.clock import now
 from smtpproxy.events import picked
 from smtpproxy.scrub.outlook import Findings, Outlook
 from smtpproxy.store.exchange.compare import Comparison, Difference, Kind, compare
-from smtpproxy.store.exchange.encodings import Decoder
+from smtpproxy.store.exchange.encodings import Decoder, has_cr_alone
 from smtpproxy.store.exchange.files import STDIN, RejectedFault, RejectedFile, Source
 from smtpproxy.store.exchange.lines import Contents, ImportFault, no_rows
 from smtpproxy.store.exchange.run import Format, Import, Progress, format_of
@@ -64,7 +64,7 @@ def run_import(task: Task, handling: Handling[T]) -> Result:
     gc.set_threshold(500_000)
     with closing(Source(task.path)) as file:
         found = "csv" if task.options.mapping else task.options.own_format
-        file_format = found or format_of(task.path, file.peek(64))
+        file_format = found or format_of(task.path, file.start[:64])
         try:
             outlook = outlook_for(task)
             if task.options.dry_run:
@@ -82,7 +82,7 @@ def _import(
     earlier, rejected = task.earlier, task.options.rejected
     aside = RejectedFile(rejected or rejected_of(task.path), named=rejected is not None)
     start = time.monotonic()
-    if file.has_cr_alone:
+    if has_cr_alone(file.start):
         warn(f"{task.shown}: its lines end in CR only; each is read as a line")
     if earlier is not None:
         check_same(earlier, file, task.shown)

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -40,7 +40,7 @@ from smtpproxy.drafts import Drafts
 from smtpproxy.locale import REFERENCE, texts
 from smtpproxy.policy.model import Mode
 from smtpproxy.scrub.formats import Format, open_list
-from smtpproxy.scrub.run import HashedSource, Outputs, Scrub, Unreadable
+from smtpproxy.scrub.run import Outputs, Scrub, Unreadable
 from smtpproxy.scrub.verdicts import (
     Bar,
     Counts,
@@ -52,7 +52,7 @@ from smtpproxy.scrub.verdicts import (
     share,
 )
 from smtpproxy.settings import Settings
-from smtpproxy.store.exchange.files import STDIN
+from smtpproxy.store.exchange.files import STDIN, Source
 from smtpproxy.store.exchange.lines import ImportFault, no_rows
 from smtpproxy.terminal import counted
 
@@ -150,8 +150,7 @@ def _scrub(
     stream = settings.streams[options.stream]
     rulebook = settings.rulebooks[stream.rulebook]
     request = ScrubRequest(stream, rulebook, options.at or now(), as_of=is_past(options.at))
-    with Drafts() as drafts, _opened(list_path) as (raw, size), _interruptible(drafts):
-        source = HashedSource(raw)
+    with Drafts() as drafts, closing(Source(list_path)) as source, _interruptible(drafts):
         outputs = Outputs(
             every=_written(drafts, output),
             allowed=_written(drafts, options.allowed),
@@ -159,24 +158,20 @@ def _scrub(
         )
         aside = options.rejected or _usual(list_path)
         unreadable = Unreadable(drafts, aside, warn, usual=options.rejected is None)
-        with (
-            failing(ImportFault, f"{name}: ", code=2),
-            source.lines() as lines,
-            progress(name, size) as show,
-        ):
-            addresses = open_list(lines, options.form, options.column)
+        with failing(ImportFault, f"{name}: ", code=2), progress(name, source.size) as show:
+            addresses = open_list(source, options.form, options.column)
             unreadable.header = addresses.original_header
             run = Scrub(
                 addresses,
                 request,
                 outputs,
                 unreadable.put,
-                lambda counts: show(source.octets, counts.total),
+                lambda counts: show(source.tell(), counts.total),
             )
             read_store(settings, run.through)
         if addresses.decoder is not None and (note := addresses.decoder.note()):
             warn(f"{name}: {note}; the output is UTF-8")
-        findings = Findings(name, source.sha256, request, run.counts)
+        findings = Findings(name, source.digest(), request, run.counts)
         if options.report is not None:
             drafts.open(options.report).write(html(findings, options.lang).encode())
         unreadable.close()
@@ -250,16 +245,6 @@ def _written(drafts: Drafts, path: Path | None) -> Sequence[BinaryIO]:
     if path is None:
         return ()
     return (sys.stdout.buffer if path == STDIN else drafts.open(path),)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[BinaryIO, int | None]]:
-    """Yield the list, and its size in octets if known."""
-    if path == STDIN:
-        yield sys.stdin.buffer, None
-        return
-    with path.open("rb") as file:
-        yield file, path.stat().st_size if path.is_file() else None
 
 
 @contextmanager

@@ -1,12 +1,10 @@
 """Runs a scrub: read the list, judge some thousand lines at a time, write them in order."""
 
-import hashlib
-import io
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from msgspec.structs import replace
 
@@ -18,40 +16,6 @@ from smtpproxy.scrub.verdicts import Counts, ScrubRequest, judge_addresses
 from smtpproxy.store.exchange.files import OF_A_SCRUB, RejectedFile, is_of_a_scrub
 from smtpproxy.store.exchange.lines import ImportFault, Rejected
 from smtpproxy.store.records import FactReader
-
-_READ_BUFFER = 256 * 1024
-
-
-class HashedSource(io.RawIOBase):
-    """Passes on the content of `raw`; `sha256` and `octets` cover everything read so far."""
-
-    def __init__(self, raw: BinaryIO) -> None:
-        self._raw = raw
-        self._hash = hashlib.sha256()
-        self.octets = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        content = self._raw.read(size)
-        self._hash.update(content)
-        self.octets += len(content)
-        return content
-
-    def readinto(self, buffer: Any, /) -> int:
-        content = self.read(len(buffer))
-        buffer[: len(content)] = content
-        return len(content)
-
-    @property
-    def sha256(self) -> str:
-        return self._hash.hexdigest()
-
-    def lines(self) -> io.BufferedReader:
-        """Return the file that lines are read from."""
-        return io.BufferedReader(self, _READ_BUFFER)
-
 
 _REPORTED = 5
 

@@ -15,6 +15,7 @@ _UTF_16 = {
 _ASCII = bytes(range(128))
 _NO_TEXT = frozenset({"idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined"})
 _CHUNK = 256 * 1024
+START = 64 * 1024  # octets of a file that show what it is
 
 
 def encoding_named(name: str) -> str | None:
@@ -67,8 +68,8 @@ class Decoder:
             self.encoding, self._is_utf8 = transcoded.encoding, True
             self.replaces = True
             text = io.BufferedReader(transcoded, _CHUNK)
-            return _EndingWithCR.opened(text) if _has_cr_alone(text.peek()) else text
-        return _EndingWithCR.opened(file, start) if _has_cr_alone(start) else file
+            return _EndingWithCR.opened(text) if has_cr_alone(text.peek()) else text
+        return _EndingWithCR.opened(file, start) if has_cr_alone(start) else file
 
     def expect_utf8(self) -> None:
         """Stop guessing, as for JSON, which is always UTF-8."""
@@ -129,8 +130,9 @@ def _decoded(line: bytes, encoding: str, is_not: str = "not") -> str:
         ) from None
 
 
-def _has_cr_alone(start: bytes) -> bool:
-    return b"\r" in start and b"\n" not in start
+def has_cr_alone(start: bytes) -> bool:
+    """Whether lines end with CR alone, by the first 64 KiB."""
+    return b"\r" in start[:START] and b"\n" not in start[:START]
 
 
 class _EndingWithCR(io.RawIOBase):

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from smtpproxy.store.exchange.encodings import START
 from smtpproxy.store.exchange.lines import ImportFault, Line, Rejected, comment
 
 STDIN = Path("-")
-_START = 64 * 1024  # octets; if there is a CR but no LF in them, lines end with CR
 _READ_AT_ONCE = 1024 * 1024
 _POLL_SECONDS = 0.3  # how often a read from a slow pipe checks for an interruption
 
@@ -26,8 +26,7 @@ _POLL_SECONDS = 0.3  # how often a read from a slow pipe checks for an interrupt
 class Source(io.BufferedReader):
     """An open file. It is read once, from its start, without seeking.
 
-    `size` is None if it is unknown, as for a pipe. CR alone at the end of lines (old
-    spreadsheets) is read as LF.
+    `size` is None if it is unknown, as for a pipe; `start` are its first octets.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,8 +35,8 @@ class Source(io.BufferedReader):
         found = self._octets.found
         self.identity = (found.st_dev, found.st_ino)
         self.size = found.st_size if stat.S_ISREG(found.st_mode) else None
-        self.has_cr_alone = self._octets.has_cr_alone
-        super().__init__(self._octets, _START)
+        self.start = self._octets.start
+        super().__init__(self._octets, START)
 
     def tell(self) -> int:
         """Return the number of octets read so far, for pipes too."""
@@ -49,7 +48,13 @@ class Source(io.BufferedReader):
 
     def starts_with(self, count: int, digest: str) -> bool:
         """Return whether the first `count` octets of this regular file have that digest."""
-        return self._octets.starts_with(count, digest)
+        found, file = hashlib.sha256(), self._octets.file.fileno()
+        left, place = count, 0
+        while left and (chunk := os.pread(file, min(left, _READ_AT_ONCE), place)):
+            found.update(chunk)
+            place += len(chunk)
+            left -= len(chunk)
+        return not left and found.hexdigest() == digest
 
 
 class _Octets(io.RawIOBase):
@@ -60,16 +65,14 @@ class _Octets(io.RawIOBase):
         self.hash = hashlib.sha256()
         self._path = path
         where: Any = 0 if path == STDIN else path
-        self._file = open(where, "rb", buffering=0, closefd=path != STDIN)  # noqa: SIM115
-        self.found = os.fstat(self._file.fileno())
+        self.file = open(where, "rb", buffering=0, closefd=path != STDIN)  # noqa: SIM115
+        self.found = os.fstat(self.file.fileno())
         self._waits = not stat.S_ISREG(self.found.st_mode)
-        self.has_cr_alone = False
-        self._start = self._read_start()
-        self.has_cr_alone = b"\r" in self._start and b"\n" not in self._start
+        self.start = self._unread = self._read_start()
 
     def _read_start(self) -> bytes:
         start = b""
-        while b"\n" not in start and len(start) < _START and (more := self._read(_START)):
+        while b"\n" not in start and len(start) < START and (more := self._read(START)):
             start += more
         return start
 
@@ -77,29 +80,18 @@ class _Octets(io.RawIOBase):
         return True
 
     def readinto(self, target: Any) -> int:
-        chunk = self._start[: len(target)] or self._read(len(target))
-        self._start = self._start[len(chunk) :]
+        chunk = self._unread[: len(target)] or self._read(len(target))
+        self._unread = self._unread[len(chunk) :]
         self.hash.update(chunk)
-        if self.has_cr_alone:
-            chunk = chunk.replace(b"\r", b"\n")
         target[: len(chunk)] = chunk
         self.count += len(chunk)
         return len(chunk)
-
-    def starts_with(self, count: int, digest: str) -> bool:
-        found = hashlib.sha256()
-        left, place = count, 0
-        while left and (chunk := os.pread(self._file.fileno(), min(left, _READ_AT_ONCE), place)):
-            found.update(chunk)
-            place += len(chunk)
-            left -= len(chunk)
-        return not left and found.hexdigest() == digest
 
     def _read(self, count: int) -> bytes:
         try:
             if self._waits:
                 self._wait()
-            return self._file.read(count) or b""
+            return self.file.read(count) or b""
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
 
@@ -108,7 +100,7 @@ class _Octets(io.RawIOBase):
 
         asyncio turns the first Ctrl-C into a cancellation, which a blocking read would not notice.
         """
-        while not select.select([self._file], [], [], _POLL_SECONDS)[0]:
+        while not select.select([self.file], [], [], _POLL_SECONDS)[0]:
             try:
                 task = asyncio.current_task()
             except RuntimeError:  # before the import's own loop
@@ -118,7 +110,7 @@ class _Octets(io.RawIOBase):
 
     def close(self) -> None:
         if not self.closed:
-            self._file.close()
+            self.file.close()
         super().close()
 
 

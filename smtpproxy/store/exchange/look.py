@@ -113,7 +113,7 @@ def look_at(path: Path, tick: Callable[[int, int | None], None]) -> TableLook:
         OSError: it cannot be read.
     """
     with Source(path) as file:
-        start = file.peek(64)[:64]
+        start = file.start[:64]
         is_sheet, of_json = start.startswith(b"PK\x03\x04"), is_json(start)
         lines = _json_lines(path, file) if of_json else read_table(file)
         header = read_header(lines)

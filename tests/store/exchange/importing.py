@@ -10,7 +10,7 @@ from smtpproxy.policy.model import Contact, Suppression
 from smtpproxy.settings import StoreSettings
 from smtpproxy.store import open_store
 from smtpproxy.store.exchange import contact_csv, contact_ndjson, suppression_file
-from smtpproxy.store.exchange.files import RejectedFile
+from smtpproxy.store.exchange.files import RejectedFile, Source
 from smtpproxy.store.exchange.layouts import Wanted
 from smtpproxy.store.exchange.lines import Contents, read_lines
 from smtpproxy.store.exchange.mapping import PLAIN, Mapping
@@ -46,7 +46,7 @@ class Importing:
         wanted: Wanted | None = None,
     ) -> Progress:
         self.path.write_bytes(content)
-        with self.path.open("rb") as file:
+        with Source(self.path) as file:
             if file_format == "ndjson":
                 return self.import_open(file, as_of)
             lines = read_lines(file, mapping.encoding if mapping else None)
@@ -68,7 +68,7 @@ class Importing:
         csv = file_format == "csv"
         read = suppression_file.read_csv if csv else suppression_file.read_ndjson
         encoding = wanted.mapping.encoding if wanted and wanted.mapping else None
-        with self.path.open("rb") as file:
+        with Source(self.path) as file:
             contents = read(read_lines(file, encoding), Defaults(FILE_TIME, **defaults), wanted)
             return self._run(file, contents, "add_suppressions")
 

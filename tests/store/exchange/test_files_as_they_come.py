@@ -168,6 +168,12 @@ class TestEncodings:
         assert self.note(importing) == self.NOTE
         assert "# line 3: " in importing.rejected
 
+    @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+    def test_a_letter_is_no_line_end(self, importing: Importing, encoding: str) -> None:
+        content = self.content("utf-8").decode().replace("\r\n", "\r").replace(self.NOTE, "Kovačič")
+        assert importing.suppressions(content.encode(encoding)).added == 1
+        assert self.note(importing) == "Kovačič"  # U+010D has the octet of CR
+
     def test_a_mapping_names_the_encoding(self, importing: Importing) -> None:
         text = f"E-mail;Commentaire\n{ANNA};Été\nbert;Noël\n"
         wanted = Wanted(mapping=suppressions_mapping(encoding="cp850"))
