@@ -112,7 +112,7 @@ class RateTable:
                 moment = now
             each = rate.period / rate.count
             if count > 0:
-                count = min(count, int((now + rate.period - moment) / each + 1e-6))
+                count = max(0, min(count, int((now + rate.period - moment) / each + 1e-6)))
             if count:
                 entry = _ENTRY.pack(name, moment + count * each)
                 with suppress(OSError):

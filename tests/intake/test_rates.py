@@ -54,6 +54,14 @@ def test_as_many_as_are_left(table: RateTable, clock: Clock) -> None:
     assert table.take("a", SIXTY, 50) == 5
 
 
+def test_a_rate_that_was_slower_until_now_permits_no_less_than_nothing(table: RateTable) -> None:
+    """It was a negative number, which was given back."""
+    slower, faster = Rate(2_000, 1_000.5), Rate(2_000, 1_000.0)
+    assert table.take("a", slower, 2_000) == 2_000
+    assert table.take("a", faster) == 0
+    assert table.take("a", slower) == 0
+
+
 def test_clients_do_not_share(table: RateTable) -> None:
     for number in range(5_000):
         assert table.take(f"client {number}", Rate(1, 60.0)) == 1
