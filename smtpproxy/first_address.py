@@ -8,7 +8,7 @@ import asyncio
 import ipaddress
 import socket
 from asyncio.staggered import staggered_race
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,15 +17,26 @@ _PAUSE = 0.25  # seconds for each address before the next is asked too (RFC 8305
 T = TypeVar("T")
 
 
-async def first_address(host: str, port: int, connect: Callable[[str, int], Awaitable[T]]) -> T:
-    """Return the first connection that `connect` makes: a pair, the second of which closes it.
-    Raises what it raises, and OSError."""
-    if _is_literal(host):
-        return await connect(host, port)
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    places = dict.fromkeys((str(where[0]), int(where[1])) for *_, where in found)
-    attempts = [partial(connect, *place) for place in places]
+Place = tuple[str, int]
+"""An address and a port."""
+
+
+async def first_address(
+    host: str,
+    port: int,
+    connect: Callable[[str, int], Awaitable[T]],
+    without: Container[Place] = (),
+) -> T:
+    """Return the first connection that `connect` makes, to a place that is not among `without`: a
+    pair, the second of which closes it. Raises what it raises, and OSError."""
+    places = [(host, port)]
+    if not _is_literal(host):
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        places = list(dict.fromkeys((str(where[0]), int(where[1])) for *_, where in found))
+    attempts = [partial(connect, *place) for place in places if place not in without]
+    if not attempts:
+        raise OSError(f"{host} has no other address")
     made, _, errors = await first_made(attempts, _PAUSE, lambda made: made[1].close())
     if made is None:
         raise next(error for error in errors if error is not None)

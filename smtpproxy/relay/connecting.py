@@ -4,13 +4,14 @@ import asyncio
 import ssl
 from collections import defaultdict
 from collections.abc import Callable
-from functools import partial
+from contextlib import suppress
 from typing import Any
 
-from smtpproxy.first_address import first_address
+from smtpproxy.first_address import Place, first_address
 from smtpproxy.relay.connection import (
     StartTls,
     UpstreamConnection,
+    UpstreamError,
     UpstreamInsecure,
     UpstreamUnreachable,
 )
@@ -40,33 +41,45 @@ class Connector:
             else:
                 self._implicit = {"ssl": tls.context, "server_hostname": tls.name}
 
-    async def open(self, closed: Callable[[], None]) -> UpstreamConnection:
-        """Open one; `closed` is called when it ends. Raises UpstreamError."""
+    async def open(
+        self, closed: Callable[[], None], without: tuple[Place, ...] = ()
+    ) -> UpstreamConnection:
+        """Open one, at the first address that takes us and is not among `without`; `closed` is
+        called when it ends. Raises UpstreamError."""
+        place, connection = await self._connect(closed, without)
+        try:
+            await connection.open(self._hostname, self._settings.command_timeout, self._start_tls)
+        except BaseException as error:  # a cancellation too
+            connection.close()
+            if place is not None and isinstance(error, UpstreamError):
+                with suppress(UpstreamUnreachable):
+                    return await self.open(closed, (*without, place))
+            raise
+        return connection
+
+    async def _connect(
+        self, closed: Callable[[], None], without: tuple[Place, ...]
+    ) -> tuple[Place | None, UpstreamConnection]:
         settings = self._settings
         loop = asyncio.get_running_loop()
 
         def protocol() -> UpstreamConnection:
             return UpstreamConnection(self._deadlines, self._replies, closed)
 
-        connection: UpstreamConnection
+        async def connect(host: str, port: int) -> tuple[Place, UpstreamConnection]:
+            _, connection = await loop.create_connection(protocol, host, port, **self._implicit)
+            return (host, port), connection
+
         try:
             async with asyncio.timeout(settings.connect_timeout):
                 if isinstance(settings.address, TcpAddress):
-                    connect = partial(loop.create_connection, protocol, **self._implicit)
-                    _, connection = await first_address(
-                        settings.address.host, settings.address.port, connect
-                    )
-                else:
-                    _, connection = await loop.create_unix_connection(
-                        protocol, str(settings.address.path), **self._implicit
-                    )
+                    address = settings.address
+                    return await first_address(address.host, address.port, connect, without)
+                _, connection = await loop.create_unix_connection(
+                    protocol, str(settings.address.path), **self._implicit
+                )
+                return None, connection
         except ssl.SSLError as error:
             raise UpstreamInsecure(f"{settings.address}: {error}") from error
         except (OSError, TimeoutError) as error:
             raise UpstreamUnreachable(f"{settings.address}: {error!r}") from error
-        try:
-            await connection.open(self._hostname, settings.command_timeout, self._start_tls)
-        except BaseException:  # a cancellation too
-            connection.close()
-            raise
-        return connection

@@ -2,14 +2,14 @@
 
 import asyncio
 import tempfile
+from asyncio import StreamReader, StreamWriter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from smtpproxy.first_address import first_address
+from smtpproxy.first_address import Place, first_address
 from smtpproxy.settings import UnixAddress, UpstreamSettings
 from smtpproxy.tls import client_context
 
@@ -128,20 +128,29 @@ def _write_and_forget(folder: Path) -> None:
         file.write(bytes(_ROOM))
 
 
-async def greet(upstream: UpstreamSettings) -> None:
-    """Return if the upstream greets with 220; raise `OSError` otherwise."""
+async def greet(upstream: UpstreamSettings, without: tuple[Place, ...] = ()) -> None:
+    """Return if the upstream greets with 220, at one of its addresses that is not among `without`;
+    raise `OSError` otherwise."""
     address, tls = upstream.address, dict[str, Any]()
     if upstream.tls == "implicit":
         context = await asyncio.to_thread(client_context, upstream.ca_file)
         tls = {"ssl": context, "server_hostname": upstream.certificate_name}
+    place: Place | None = None
     if isinstance(address, UnixAddress):
         reader, writer = await asyncio.open_unix_connection(address.path, **tls)
     else:
-        connect = partial(asyncio.open_connection, **tls)
-        reader, writer = await first_address(address.host, address.port, connect)
+
+        async def connect(host: str, port: int) -> tuple[tuple[Place, StreamReader], StreamWriter]:
+            reader, writer = await asyncio.open_connection(host, port, **tls)
+            return ((host, port), reader), writer
+
+        (place, reader), writer = await first_address(address.host, address.port, connect, without)
     try:
         greeting = await reader.readline()
         if not greeting.startswith(b"220"):
+            if place is not None:
+                with suppress(OSError):
+                    return await greet(upstream, (*without, place))
             raise ConnectionRefusedError(f"{address} does not greet with 220: {greeting[:80]!r}")
         writer.write(b"QUIT\r\n")
         with suppress(OSError):

@@ -2,13 +2,17 @@
 
 import asyncio
 import contextlib
+import io
 import os
 import socket
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import uvloop
+from aiosmtpd.controller import Controller
+from aiosmtpd.handlers import Debugging
 
 from smtpproxy.relay.connection import UpstreamError, UpstreamLost, UpstreamTimeout
 from smtpproxy.relay.mail_parameters import MailParameters
@@ -16,9 +20,11 @@ from smtpproxy.relay.transaction import UpstreamTransaction
 from smtpproxy.settings import TcpAddress, UpstreamSettings
 from smtpproxy.web.health import greet
 from smtpproxy.wire.commands import Rcpt
-from tests.kit.ports import LOOPBACK
+from tests.kit.certificates import Authority
+from tests.kit.ports import LOOPBACK, free_port
 from tests.kit.silent_network import dead_machine
 from tests.kit.upstream import (
+    Action,
     At,
     Close,
     FakeUpstream,
@@ -85,21 +91,75 @@ async def test_an_upstream_that_says_nothing(step: Step) -> None:
             assert (await send(pool)).last.code == 250
 
 
+NAME = TcpAddress("mta.shop.example", 25)
+
+
+def named(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
+    """Give NAME several addresses, which are ports here."""
+
+    async def look_up(*_: object, **__: object) -> object:
+        kind = socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, ""
+        return [(*kind, (LOOPBACK, port)) for port in ports]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+
+
 async def test_a_name_whose_first_address_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeUpstream() as upstream, dead_machine() as dead:
-        known = [
-            (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (LOOPBACK, port))
-            for port in (dead, upstream.port)
-        ]
-
-        async def look_up(*_: object, **__: object) -> object:
-            return known
-
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
-        address = TcpAddress("mta.shop.example", 25)
-        async with pooled(address, connect_timeout=10.0) as pool:
+        named(monkeypatch, dead, upstream.port)
+        async with pooled(NAME, connect_timeout=10.0) as pool:
             assert (await send(pool)).last.code == 250
-        await greet(UpstreamSettings(address))
+        await greet(UpstreamSettings(NAME))
+
+
+@pytest.mark.parametrize(
+    "says", [Says("421 4.3.2 too many"), Says("554 5.3.2 no mail here"), Close()], ids=str
+)
+async def test_a_name_whose_first_address_takes_nobody(
+    monkeypatch: pytest.MonkeyPatch, says: Action
+) -> None:
+    """All mail was answered 451, though the second takes it."""
+    with FakeUpstream(At("connect", says)) as first, FakeUpstream() as second:
+        named(monkeypatch, first.port, second.port)
+        async with pooled(NAME) as pool:
+            assert (await send(pool)).last.code == 250
+        await greet(UpstreamSettings(NAME))
+        named(monkeypatch, first.port, first.port + 1)
+        async with pooled(NAME) as pool:
+            await failing(pool)
+        with pytest.raises(OSError, match="does not greet"):
+            await greet(UpstreamSettings(NAME))
+
+
+async def test_a_name_whose_first_address_has_no_tls(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.issue(NAME.host)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.certificate, pair.key)
+    other = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    expired = Authority(tmp_path, "other").issue(NAME.host)
+    other.load_cert_chain(expired.certificate, expired.key)
+    with mta() as plain, mta(other) as untrusted, mta(context) as good:
+        named(monkeypatch, plain, untrusted, good)
+        async with pooled(NAME, tls="starttls", ca_file=authority.path) as pool:
+            assert (await send(pool)).last.code == 250
+        named(monkeypatch, plain, untrusted)
+        async with pooled(NAME, tls="starttls", ca_file=authority.path) as pool:
+            assert str((await failing(pool)).reply) == INSECURE
+
+
+@contextlib.contextmanager
+def mta(tls: ssl.SSLContext | None = None) -> Iterator[int]:
+    """An independent MTA, with STARTTLS if `tls`; yield its port."""
+    port = free_port()
+    controller = Controller(Debugging(io.StringIO()), hostname=LOOPBACK, port=port, tls_context=tls)
+    controller.start()
+    try:
+        yield port
+    finally:
+        controller.stop()
 
 
 def test_a_name_in_the_loop_of_workers() -> None:
