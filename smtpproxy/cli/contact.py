@@ -16,11 +16,12 @@ from smtpproxy.cli.contact_map import map_contacts
 from smtpproxy.cli.contact_rights import erase, in_words, object_, rectify
 from smtpproxy.cli.import_file import run_import
 from smtpproxy.cli.import_record import access_of, rejecting
-from smtpproxy.cli.imports import Handling, ImportOptions, InputFile, Put, prepare
+from smtpproxy.cli.imports import Handling, ImportOptions, Put, prepare
 from smtpproxy.cli.journals import ANCHORS, read_kept
 from smtpproxy.cli.options import (
     TIME_HELP,
     ExistingFile,
+    FileOrStdin,
     Moment,
     PageLanguage,
     RecordedAddress,
@@ -97,7 +98,7 @@ class ContactImport(ImportOptions):
 
 
 @command("import", contact)
-def import_contacts(settings: Settings, file: InputFile, options: ContactImport) -> Result:
+def import_contacts(settings: Settings, file: FileOrStdin, options: ContactImport) -> Result:
     """Import contacts from NDJSON, CSV or a provider's export.
 
     Exports of Mailchimp, Mailjet, Brevo and listmonk are recognised by their headers.

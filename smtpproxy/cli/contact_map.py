@@ -8,10 +8,18 @@ from typing import Annotated, Literal
 
 from smtpproxy.cli import fail, failing
 from smtpproxy.cli.import_file import on_a_terminal
-from smtpproxy.cli.imports import InputFile
 from smtpproxy.cli.map_questions import ColumnPair, asked, check_known, guessed, left_open
 from smtpproxy.cli.map_sample import Sample, sample
-from smtpproxy.cli.options import OutputFile, Text, Value, command, flag, option, several
+from smtpproxy.cli.options import (
+    FileOrStdin,
+    OutputFile,
+    Text,
+    Value,
+    command,
+    flag,
+    option,
+    several,
+)
 from smtpproxy.cli.printer import Part, Result, progress
 from smtpproxy.cli.stores import Constant, contact_constants, warn
 from smtpproxy.clock import now
@@ -82,7 +90,7 @@ class MapOptions:
 
 
 @command("map")
-def map_contacts(settings: Settings, file: InputFile, options: MapOptions) -> Result:
+def map_contacts(settings: Settings, file: FileOrStdin, options: MapOptions) -> Result:
     """Look at a CSV, XLSX or NDJSON file of people, and write the mapping that imports it.
 
     Guesses columns by their names, in English, French, German or Spanish, and by everything in

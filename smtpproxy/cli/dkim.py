@@ -13,7 +13,7 @@ import click
 from msgspec import Struct
 
 from smtpproxy.cli import fail, failing
-from smtpproxy.cli.options import ExistingFile, argument, command, option, several
+from smtpproxy.cli.options import ExistingFile, MessageFile, argument, command, option, several
 from smtpproxy.cli.printer import Aside, Part, Result
 from smtpproxy.core.perform import UNSUBSCRIBE
 from smtpproxy.mail.dkim import NAME, signed_names
@@ -135,7 +135,7 @@ def record(
 @command("verify", dkim)
 def verify(
     settings: Settings,
-    message: Annotated[BinaryIO, click.File("rb")] = argument(metavar="MESSAGE.eml"),
+    message: Annotated[BinaryIO, MessageFile("rb")] = argument(metavar="MESSAGE.eml"),
     records: tuple[ExistingFile, ...] = several(
         "Read records from FILE, as keygen prints them, instead of the DNS.",
         name="--record",

@@ -27,6 +27,7 @@ from smtpproxy.cli.options import (
     ExistingFile,
     ExistingFolder,
     Language,
+    MessageFile,
     Moment,
     argument,
     command,
@@ -81,7 +82,7 @@ class ExplainOptions:
         return self.mail_from is not None or bool(self.rcpt) or any(asked)
 
 
-class _Message(click.File):
+class _Message(MessageFile):
     """A file with a message, for someone who may rather have wanted to ask about a person."""
 
     def convert(

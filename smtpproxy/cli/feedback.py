@@ -3,12 +3,12 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import click
 
 from smtpproxy.cli.feedback_mailbox import act_on, assign, list_reports, show, would_be_done
-from smtpproxy.cli.options import argument, command, flag, settings_in
+from smtpproxy.cli.options import FileFolderOrStdin, argument, command, flag, settings_in
 from smtpproxy.cli.printer import Aside, Column, Part, Table, print_json, print_text
 from smtpproxy.events import picked
 from smtpproxy.feedback import FeedbackReport, read_report
@@ -26,7 +26,6 @@ _COLUMNS = (
     Column("scope"),
     Column("why", prose=True),
 )
-_Place = Annotated[Path, click.Path(path_type=Path, exists=True, allow_dash=True)]
 _TABLE_ROWS = 1000  # files in one table, whose rows are all in memory
 
 
@@ -55,7 +54,7 @@ for subcommand in (list_reports, show, assign):
 def read(
     config: Path,
     as_json: bool,
-    places: tuple[_Place, ...] = argument(nargs=-1, metavar="FILE|DIR|-"),
+    places: tuple[FileFolderOrStdin, ...] = argument(nargs=-1, metavar="FILE|DIR|-"),
     dry_run: bool = flag("Only show what would be done."),
 ) -> int:
     """Read reports and act on them, or with --dry-run show what would be done.

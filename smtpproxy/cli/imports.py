@@ -1,7 +1,6 @@
 """`smtpproxy import`, the imports on record; and the options that every import takes."""
 
 import os
-import stat
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -11,7 +10,6 @@ from typing import Annotated, BinaryIO, Generic, TypeVar
 import click
 
 from smtpproxy.access import Access
-from smtpproxy.cli import fail
 from smtpproxy.cli.import_record import (
     BOTH,
     Behalf,
@@ -71,27 +69,6 @@ def _format(value: str) -> str:
     if value not in known:
         raise ValueError(f"{value!r} is not one of {', '.join(known)}")
     return value
-
-
-def input_file(value: str) -> Path:
-    """Read the argument FILE; `-` is standard input."""
-    path = Path(value)
-    if path == STDIN:
-        return path
-    try:
-        found = path.stat()
-    except PermissionError:
-        fail(f"{value}: permission denied: this user cannot enter the folder")
-    except OSError as error:
-        raise click.BadParameter(f"{value!r}: {error.strerror}") from None
-    if stat.S_ISDIR(found.st_mode):
-        raise click.BadParameter(f"{value!r} is a folder")
-    if not os.access(path, os.R_OK):
-        fail(f"{value}: permission denied: this user cannot read it")
-    return path
-
-
-InputFile = Annotated[Path, Value("FILE", input_file)]
 
 
 @dataclass(frozen=True, slots=True)

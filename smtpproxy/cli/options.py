@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import click
 
@@ -162,13 +162,45 @@ def choice(values: Iterable[Any]) -> Choice:
     return Choice({str(value): value for value in values})
 
 
+def check_permitted(path: Path) -> None:
+    """End the command if this user may not read a path; it may also not be there."""
+    try:
+        path.stat()
+    except PermissionError:
+        fail(f"{path}: permission denied: this user cannot enter the folder")
+    except OSError:
+        return
+    if not os.access(path, os.R_OK):
+        fail(f"{path}: permission denied: this user cannot read it")
+
+
+class _Permitted(click.Path):
+    """A path that this user may read."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not self.allow_dash or str(value) != "-":
+            check_permitted(Path(value))
+        return super().convert(value, param, ctx)
+
+
+class MessageFile(click.File):
+    """A file with a message; - is standard input."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> IO[Any]:
+        if isinstance(value, str) and value != "-":
+            check_permitted(Path(value))
+        return super().convert(value, param, ctx)
+
+
+_existing = functools.partial(_Permitted, path_type=Path, exists=True, readable=False)
 OUTPUT_FILE = click.Path(path_type=Path, dir_okay=False)
-ExistingFile = Annotated[Path, click.Path(path_type=Path, exists=True, dir_okay=False)]
-FileOrStdin = Annotated[
-    Path, click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True)
-]
+ExistingFile = Annotated[Path, _existing(dir_okay=False)]
+FileOrStdin = Annotated[Path, _existing(dir_okay=False, allow_dash=True)]
 """An existing file; - is standard input."""
-ExistingFolder = Annotated[Path, click.Path(path_type=Path, exists=True, file_okay=False)]
+FileFolderOrStdin = Annotated[Path, _existing(allow_dash=True)]
+ExistingFolder = Annotated[Path, _existing(file_okay=False)]
 OutputFile = Annotated[Path, OUTPUT_FILE]
 
 

@@ -11,10 +11,11 @@ import click
 from smtpproxy.cli import fail, failing
 from smtpproxy.cli.import_file import run_import
 from smtpproxy.cli.import_record import access_of, rejecting
-from smtpproxy.cli.imports import Handling, ImportOptions, InputFile, prepare
+from smtpproxy.cli.imports import Handling, ImportOptions, prepare
 from smtpproxy.cli.options import (
     TIME_HELP,
     AddressOrDomain,
+    FileOrStdin,
     LastMoment,
     RecordedName,
     Text,
@@ -229,7 +230,9 @@ class SuppressionImport(ImportOptions):
 
 
 @command("import", suppress)
-def import_suppressions(settings: Settings, file: InputFile, options: SuppressionImport) -> Result:
+def import_suppressions(
+    settings: Settings, file: FileOrStdin, options: SuppressionImport
+) -> Result:
     """Import suppressions: CSV (address,scope,origin,since,note), the same as NDJSON, or an export.
 
     Exports of SendGrid, Amazon SES, Mailgun, Postmark, Mailchimp, Mailjet, Brevo and

@@ -214,6 +214,43 @@ def test_a_configuration_that_may_not_be_read_is_2(stored: Stored) -> None:
         )
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run as somebody else")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("suppress", "import", "FILE"),
+        ("suppress", "rekey", "--from", "FILE"),
+        ("contact", "import", "FILE"),
+        ("contact", "map", "FILE"),
+        ("contact", "export", ANNA, "--evidence", "--anchors", "FILE"),
+        ("consent", "link", "FILE", "--stream", "offers"),
+        ("scrub", "FILE", "--stream", "offers"),
+        ("explain", "FILE", "--mail-from", "", "--rcpt", ANNA),
+        ("dkim", "verify", "FILE"),
+        ("feedback", "FILE"),
+        ("audit", "verify", "--from", "FOLDER"),
+    ],
+    ids=" ".join,
+)
+def test_a_file_that_may_not_be_read_is_1(stored: Stored, arguments: tuple[str, ...]) -> None:
+    shut = stored.folder / "shut"
+    shut.mkdir()
+    file = shut / "list.csv"
+    file.write_text(f"address\n{ANNA}\n")
+    places = {"FILE": str(file), "FOLDER": str(shut)}
+    command = [places.get(each, each) for each in arguments]
+    command += ["--config", str(stored.config_path)]
+    stored.config_path.chmod(0o644)
+    for closed, mode in ((file, 0o600), (shut, 0o700)):
+        if closed == shut or "FILE" in arguments:
+            before = closed.stat().st_mode
+            closed.chmod(mode)
+            code, error = as_nobody(command)
+            closed.chmod(before)
+            assert (code, error.count("\n")) == (1, 1), error
+            assert ": permission denied: this user cannot " in error
+
+
 def as_nobody(command: list[str]) -> tuple[int, str]:
     """Run a command in a child without rights; return its exit code and stderr."""
     CliRunner().invoke(main, [*command, "--help"])  # loads what nobody may not read
